@@ -1,0 +1,115 @@
+"""Clips -> windows, on the device."""
+
+# Shape suffixes in this file: B clips, N windows (B x windows_per_clip), T frames of a clip,
+# F frames of a stack, H height, W width, C channels.
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lafp.data.randomness import keyed_uniform
+from lafp.types import ClipBatch, Window
+
+_DRAW_K, _DRAW_T = 1, 2  # keys of a window's two draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """Which frames of a clip make one training window."""
+
+    frame_stack: int = 1
+    """F, frames per observation (LAOM: 3)."""
+    max_offset_steps: int = 1
+    """K: the IDM sees o_t and o_{t+k}, k ~ U{1..K} (LAOM: 10)."""
+    windows_per_clip: int = 4
+    """Windows drawn from a clip each time it is visited."""
+
+    def __post_init__(self) -> None:
+        for name in ("frame_stack", "max_offset_steps", "windows_per_clip"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    @property
+    def min_clip_frames(self) -> int:
+        """Frames that the shortest window needs: F and one more."""
+        return self.frame_stack + 1
+
+
+def draw_windows(batch: ClipBatch, cfg: WindowConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws k, then t, uniformly where the window t-F+1 .. t+k fits into its clip.
+
+    Keyed by (seed, epoch, clip, window index): the same on any number of workers.
+
+    Returns:
+        t and k, int64 [B, windows_per_clip].
+    """
+    num_frames_B1 = batch.num_frames.cpu().numpy()[:, None]
+    keys = (
+        seed,
+        batch.epoch.cpu().numpy()[:, None],
+        batch.clip_key.cpu().numpy()[:, None],
+        np.arange(cfg.windows_per_clip),
+    )
+    if num_frames_B1.min() < cfg.min_clip_frames:
+        raise ValueError(
+            f"A clip has {num_frames_B1.min()} frames, a window needs {cfg.min_clip_frames}: "
+            "lower frame_stack, or preprocess with a larger clip.min_frames."
+        )
+    max_k_B1 = np.minimum(cfg.max_offset_steps, num_frames_B1 - cfg.frame_stack)
+    k_BN = 1 + (keyed_uniform(*keys, _DRAW_K) * max_k_B1).astype(np.int64)
+    num_starts_BN = num_frames_B1 - k_BN - (cfg.frame_stack - 1)
+    t_BN = cfg.frame_stack - 1 + (keyed_uniform(*keys, _DRAW_T) * num_starts_BN).astype(np.int64)
+    return t_BN, k_BN
+
+
+def cut_windows(batch: ClipBatch, cfg: WindowConfig, seed: int) -> Window:
+    """Cuts ``windows_per_clip`` random windows from every clip, on the clips' device.
+
+    Args:
+        batch: B clips.
+        cfg: Frame stack, K, windows per clip.
+        seed: The run's seed.
+
+    Returns:
+        N = B x windows_per_clip windows, the windows of a clip side by side.
+    """
+    t_BN, k_BN = draw_windows(batch, cfg, seed)
+    device = batch.frames.device
+    clip_N = torch.arange(len(t_BN), device=device).repeat_interleave(cfg.windows_per_clip)
+    t_N = torch.from_numpy(t_BN).reshape(-1).to(device)
+    k_N = torch.from_numpy(k_BN).reshape(-1).to(device)
+    return windows_at(batch, clip_N, t_N, k_N, cfg.frame_stack)
+
+
+def windows_at(
+    batch: ClipBatch, clip_N: Tensor, t_N: Tensor, k_N: Tensor, frame_stack: int
+) -> Window:
+    """The windows (clip, t, k), int64 [N] each, on the clips' device."""
+    obs = stack_frames(batch.frames, clip_N, t_N, frame_stack)
+    next_obs = stack_frames(batch.frames, clip_N, t_N + 1, frame_stack)
+    is_single_step = bool((k_N == 1).all())
+    return Window(
+        obs=obs,
+        next_obs=next_obs,
+        future_obs=(
+            next_obs
+            if is_single_step
+            else stack_frames(batch.frames, clip_N, t_N + k_N, frame_stack)
+        ),
+        offset_steps=k_N,
+        true_action=None if batch.true_action is None else batch.true_action[clip_N, t_N],
+    )
+
+
+def stack_frames(frames: Tensor, clip_N: Tensor, t_N: Tensor, frame_stack: int) -> Tensor:
+    """Observations at times t: uint8 [B, T, H, W, 3] -> float [N, 3 F, H, W] in [-1, 1]."""
+    times_NF = t_N[:, None] + torch.arange(1 - frame_stack, 1, device=t_N.device)
+    stacks_NFHWC = frames[clip_N[:, None], times_NF]
+    return pixels_to_float(stacks_NFHWC.permute(0, 1, 4, 2, 3).flatten(1, 2))
+
+
+def pixels_to_float(pixels: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return pixels.float().div_(127.5).sub_(1)

@@ -1,0 +1,69 @@
+"""Finished models on disk: ``model.safetensors`` and ``model.json``. Nothing is unpickled."""
+
+import json
+from typing import Any, Literal
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from lafp import storage
+from lafp.config import ConfigError, config_to_dict
+
+FORMAT_VERSION = 1
+ModelKind = Literal["lam", "policy", "decoder"]
+
+
+def save_model(
+    uri: str,
+    *,
+    kind: ModelKind,
+    config: Any,
+    specs: dict[str, Any],
+    module: nn.Module,
+    metrics: dict[str, float],
+) -> None:
+    """Writes a finished model into the folder ``uri``.
+
+    Args:
+        uri: Folder, local or S3.
+        kind: What it is; checked when it is loaded.
+        config: The component's config dataclass (with its ``name``), to rebuild the module from.
+        specs: What else its constructor needs: dataclasses (``ObsSpec``, ``ActionSpec``) or
+            scalars.
+        module: Whole, on any device.
+        metrics: Last measured metrics, for the reader of the file.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    card = {
+        "format": FORMAT_VERSION,
+        "kind": kind,
+        "config": config_to_dict(config),
+        "specs": {name: config_to_dict(spec) for name, spec in specs.items()},
+        "num_parameters": sum(p.numel() for p in module.parameters()),
+        "metrics": metrics,
+    }
+    storage.write_bytes(storage.join(uri, "model.safetensors"), safetensors.torch.save(state))
+    storage.write_text(storage.join(uri, "model.json"), json.dumps(card, indent=1))
+
+
+def load_model(uri: str, kind: ModelKind) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads what ``save_model`` wrote.
+
+    Returns:
+        ``model.json`` and the state dict, on the CPU.
+
+    Raises:
+        ConfigError: No such model, another kind, or a format this version does not read.
+    """
+    path = storage.join(uri, "model.json")
+    if not storage.is_file(path):
+        raise ConfigError(f"No finished {kind} at {uri}: model.json is missing. Train it first.")
+    card = json.loads(storage.read_text(path))
+    if card.get("kind") != kind:
+        raise ConfigError(f"{path} holds a {card.get('kind')}, expected a {kind}.")
+    if card.get("format") != FORMAT_VERSION:
+        raise ConfigError(
+            f"{path} has format {card.get('format')}, this lafp reads {FORMAT_VERSION}. "
+            "Export the model again with this version, or use the version that wrote it."
+        )
+    return card, safetensors.torch.load(storage.read_bytes(storage.join(uri, "model.safetensors")))

@@ -1,0 +1,50 @@
+"""Where a result came from: versions, git revision, hardware."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("lafp", "ray", "torch", "deepspeed", "av", "decord", "numpy", "pyarrow", "omegaconf")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git revision and hardware of this process, ready for JSON."""
+    return {
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "num_cpus": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def git_revision() -> str | None:
+    """The checkout's commit, with ``+dirty`` when files differ from it; None outside of git.
+
+    Jobs submitted with a working directory run without ``.git``: pass ``LAFP_GIT_REVISION``.
+    """
+    if revision := os.environ.get("LAFP_GIT_REVISION"):
+        return revision
+    folder = Path(__file__).parent
+    try:
+        head = _git(folder, "rev-parse", "HEAD")
+        return head + ("+dirty" if _git(folder, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *args: str) -> str:
+    result = subprocess.run(
+        ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
+    )
+    return result.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

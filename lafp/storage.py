@@ -1,0 +1,249 @@
+"""Files by URI: a local path or ``s3://bucket/key``. Writes are atomic in both worlds.
+
+S3 goes through boto3, so credentials, region and ``AWS_ENDPOINT_URL`` (MinIO, Ceph, R2 ...) work
+the standard way. URIs are ``str``: ``pathlib`` would turn ``s3://b/k`` into ``s3:/b/k``.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import boto3
+import pyarrow.fs
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+_local = threading.local()
+
+
+class StorageError(OSError):
+    """A read, write or listing failed. The message names the URI and the cause."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """One listed file."""
+
+    uri: str
+    num_bytes: int
+
+
+def is_s3(uri: str) -> bool:
+    """Whether ``uri`` names an S3 object or prefix."""
+    return uri.startswith("s3://")
+
+
+def join(uri: str, *parts: str) -> str:
+    """``uri`` and ``parts`` with single slashes between them."""
+    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+
+
+def absolute(uri: str) -> str:
+    """A URI that means the same in every working directory, hence on every Ray worker."""
+    return uri if is_s3(uri) else str(Path(uri).expanduser().absolute())
+
+
+def exists(uri: str) -> bool:
+    """Whether ``uri`` is a file, or a folder or prefix that holds one."""
+    if not is_s3(uri):
+        return Path(uri).exists()
+    return is_file(uri) or next(list_files(uri), None) is not None
+
+
+def is_file(uri: str) -> bool:
+    """Whether ``uri`` is a file (an object), not a folder (a prefix)."""
+    if not is_s3(uri):
+        return Path(uri).is_file()
+    bucket, key = _split(uri)
+    if not key or key.endswith("/"):
+        return False
+    try:
+        _client().head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+            return False
+        raise _failed("look up", uri, error) from error
+    except BotoCoreError as error:
+        raise _failed("look up", uri, error) from error
+    return True
+
+
+def num_bytes(uri: str) -> int:
+    """Size of the file at ``uri``."""
+    if not is_s3(uri):
+        return Path(uri).stat().st_size
+    bucket, key = _split(uri)
+    with _s3_errors("look up", uri):
+        return int(_client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+
+
+def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
+    """The file's bytes, or ``length`` of them from ``offset`` (a ranged GET on S3).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StorageError: S3 did not answer.
+    """
+    if not is_s3(uri):
+        with open(uri, "rb") as file:
+            file.seek(offset)
+            return file.read() if length is None else file.read(length)
+    bucket, key = _split(uri)
+    extra: dict[str, Any] = {}
+    if offset or length is not None:
+        extra["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
+    with _s3_errors("read", uri):
+        return bytes(_client().get_object(Bucket=bucket, Key=key, **extra)["Body"].read())
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes the whole file or nothing: temporary name, then rename (S3: one PUT)."""
+    if is_s3(uri):
+        bucket, key = _split(uri)
+        with _s3_errors("write", uri):
+            _client().put_object(Bucket=bucket, Key=key, Body=data)
+        return
+    path = Path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(tmp, 0o644)
+        os.replace(tmp, path)
+    except BaseException:
+        Path(tmp).unlink(missing_ok=True)
+        raise
+
+
+def write_text(uri: str, text: str) -> None:
+    """``write_bytes`` of UTF-8."""
+    write_bytes(uri, text.encode())
+
+
+def read_text(uri: str) -> str:
+    """``read_bytes`` as UTF-8."""
+    return read_bytes(uri).decode()
+
+
+def upload(local: str | Path, uri: str) -> None:
+    """Moves a finished local file to ``uri`` atomically. The local file is gone afterwards."""
+    if is_s3(uri):
+        bucket, key = _split(uri)
+        with _s3_errors("write", uri):
+            _client().upload_file(str(local), bucket, key, Config=TransferConfig(use_threads=False))
+        Path(local).unlink()
+        return
+    path = Path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.move(local, tmp)  # across file systems this copies, so the rename comes after it
+    os.replace(tmp, path)
+
+
+@contextmanager
+def local_file(uri: str) -> Iterator[Path]:
+    """A local path with the file's content: the file itself, or a copy that lives in the block."""
+    if not is_s3(uri):
+        yield Path(uri)
+        return
+    bucket, key = _split(uri)
+    with tempfile.TemporaryDirectory(prefix="lafp-") as tmp:
+        path = Path(tmp) / Path(key).name
+        with _s3_errors("read", uri):
+            _client().download_file(bucket, key, str(path))
+        yield path
+
+
+def list_files(uri: str) -> Iterator[FileInfo]:
+    """Every file under a folder or prefix, sorted by name, hidden ones left out.
+
+    Streams: pages of 1,000 objects on S3, one directory at a time on disk.
+    """
+    if not is_s3(uri):
+        yield from _list_local(Path(uri))
+        return
+    bucket, prefix = _split(uri)
+    prefix = prefix.rstrip("/") + "/" if prefix else ""
+    pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    with _s3_errors("list", uri):
+        for page in pages:
+            for item in page.get("Contents", []):
+                relative = item["Key"].removeprefix(prefix)
+                hidden = any(part.startswith(".") for part in relative.split("/"))
+                if not hidden and not relative.endswith("/"):
+                    yield FileInfo(uri=f"s3://{bucket}/{item['Key']}", num_bytes=item["Size"])
+
+
+def _list_local(folder: Path) -> Iterator[FileInfo]:
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _list_local(Path(entry.path))
+        elif entry.is_file():
+            yield FileInfo(uri=entry.path, num_bytes=entry.stat().st_size)
+
+
+def delete(uri: str) -> None:
+    """Deletes a file; a missing one is no error."""
+    if not is_s3(uri):
+        Path(uri).unlink(missing_ok=True)
+        return
+    bucket, key = _split(uri)
+    with _s3_errors("delete", uri):
+        _client().delete_object(Bucket=bucket, Key=key)
+
+
+def pyarrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The pyarrow file system and path of ``uri``, as Ray Train's ``RunConfig`` wants them."""
+    if not is_s3(uri):
+        return pyarrow.fs.LocalFileSystem(), absolute(uri)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    options: dict[str, Any] = {}
+    if endpoint:
+        parsed = urlparse(endpoint)
+        options = {"endpoint_override": parsed.netloc, "scheme": parsed.scheme}
+    bucket, key = _split(uri)
+    return pyarrow.fs.S3FileSystem(**options), f"{bucket}/{key}"
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise StorageError(f"{uri!r} names no bucket. Write it as s3://bucket/key.")
+    return bucket, key
+
+
+def _client() -> Any:
+    """One client per thread: creating one costs about 50 ms, sharing sessions is not safe."""
+    if not hasattr(_local, "client"):
+        retries = Config(retries={"max_attempts": 8, "mode": "adaptive"})
+        _local.client = boto3.session.Session().client("s3", config=retries)
+    return _local.client
+
+
+@contextmanager
+def _s3_errors(verb: str, uri: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+            raise FileNotFoundError(f"No such object: {uri}") from error
+        raise _failed(verb, uri, error) from error
+    except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
+        raise _failed(verb, uri, error) from error
+
+
+def _failed(verb: str, uri: str, error: Exception) -> StorageError:
+    return StorageError(f"Could not {verb} {uri}: {error}")

@@ -1,0 +1,58 @@
+"""What the training loop trains. A LAM, a policy and an action decoder are each one Task."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from lafp.data.shards import ClipOrder
+from lafp.types import ClipBatch, LossOutput
+
+
+class TrainedModule(Protocol):
+    """The ``nn.Module`` that the engine wraps: everything with gradients, and nothing else."""
+
+    def forward(self, inputs: Any) -> LossOutput:
+        """Loss of one micro-batch of ``Task.inputs``."""
+        ...
+
+    def after_step(self) -> None:
+        """After each optimizer step, e.g. the EMA of a target encoder."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipDemand:
+    """A stream of clips that a task wants at every step."""
+
+    order: ClipOrder
+    clips_per_step: int
+    """Over all ranks, all gradient-accumulation rounds of a step included."""
+
+
+class Task(Protocol):
+    """A module, the clips it wants, and how clips become its inputs.
+
+    Frozen models (a policy's LAM) belong to the task, not to its module, so that engines neither
+    shard nor checkpoint them.
+    """
+
+    module: nn.Module
+    """A ``TrainedModule``."""
+
+    def demands(self) -> Mapping[str, ClipDemand]:
+        """The streams, by name."""
+        ...
+
+    def inputs(self, clips: Mapping[str, ClipBatch]) -> Any:
+        """Clips on the device -> what ``module`` takes. Without gradients."""
+        ...
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Metrics on held-out clips, e.g. the linear probe. Runs on rank 0, no collectives."""
+        ...
+
+    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+        """Writes the finished model (``lafp.export``) below ``uri``. Runs on rank 0."""
+        ...

@@ -1,0 +1,156 @@
+"""What crosses module borders. Every type checks its own shapes.
+
+Shape letters: B batch (clips or windows), T frames of a clip, C channels, F frames of a stack,
+H height, W width, Z latent action, A true action.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionSpec:
+    """What one true action is, in the environment's units."""
+
+    dim: int
+    """Number of values; for discrete actions the number of choices."""
+    is_discrete: bool = False
+    low: tuple[float, ...] = ()
+    """Lower bound per dimension (continuous only)."""
+    high: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.is_discrete and not len(self.low) == len(self.high) == self.dim:
+            raise ValueError(
+                f"A continuous action of {self.dim} dimensions needs as many bounds, "
+                f"got {len(self.low)} low and {len(self.high)} high."
+            )
+
+    def normalize(self, action: Tensor) -> Tensor:
+        """Environment units -> [-1, 1] per dimension. Constant dimensions become 0."""
+        low, high = self._bounds(action)
+        return (2 * action - low - high) / torch.where(high > low, high - low, 1.0)
+
+    def denormalize(self, action: Tensor) -> Tensor:
+        """[-1, 1] per dimension -> environment units."""
+        low, high = self._bounds(action)
+        return (action * (high - low) + low + high) / 2
+
+    def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self.is_discrete:
+            raise ValueError("Discrete actions have no bounds to normalize by.")
+        return like.new_tensor(self.low), like.new_tensor(self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObsSpec:
+    """What a model sees. Stored with every model, checked at deployment."""
+
+    height_px: int
+    width_px: int
+    frame_stack: int
+    """F, frames per observation, oldest first along the channels."""
+    fps: float
+    """Frames per second: one step is 1/fps seconds."""
+
+    @property
+    def num_channels(self) -> int:
+        """3 F."""
+        return 3 * self.frame_stack
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipBatch:
+    """Decoded clips, as they cross the wire: a frame once, however many windows use it."""
+
+    frames: Tensor
+    """uint8 [B, T, H, W, 3], padded at the end to a common T."""
+    num_frames: Tensor
+    """int64 [B]: how many of T are real."""
+    clip_key: Tensor
+    """int64 [B]: 63 bits of the clip id; keys the clip's random draws."""
+    epoch: Tensor
+    """int64 [B]: which visit to the clip this is; keys its random draws too."""
+    true_action: Tensor | None = None
+    """float32 [B, T, A] (discrete: int64 [B, T]): row t acts between frames t and t+1."""
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 5 or self.frames.shape[-1] != 3 or self.frames.dtype != torch.uint8:
+            raise ValueError(
+                "ClipBatch.frames must be uint8 [B, T, H, W, 3], got "
+                f"{self.frames.dtype} {tuple(self.frames.shape)}."
+            )
+        num_clips = self.frames.shape[0]
+        for name in ("num_frames", "clip_key", "epoch"):
+            if getattr(self, name).shape != (num_clips,):
+                raise ValueError(f"ClipBatch.{name} must have shape [{num_clips}].")
+        if self.true_action is not None and self.true_action.shape[:2] != self.frames.shape[:2]:
+            raise ValueError(
+                f"ClipBatch.true_action must be [B, T, ...] with B, T = "
+                f"{tuple(self.frames.shape[:2])}, got {tuple(self.true_action.shape)}."
+            )
+
+    def to(self, device: torch.device) -> "ClipBatch":
+        """The batch on ``device``."""
+        return replace(
+            self,
+            frames=self.frames.to(device, non_blocking=True),
+            num_frames=self.num_frames.to(device, non_blocking=True),
+            true_action=None if self.true_action is None else self.true_action.to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What training samples: observations one step and k steps apart, on the device.
+
+    Observations are float [B, 3 F, H, W] in [-1, 1], stacked frames oldest first.
+    """
+
+    obs: Tensor
+    """o_t."""
+    next_obs: Tensor
+    """o_{t+1}."""
+    future_obs: Tensor
+    """o_{t+k}; the same tensor as ``next_obs`` when K = 1."""
+    offset_steps: Tensor
+    """int64 [B]: k, in 1..K."""
+    true_action: Tensor | None = None
+    """a_t: float32 [B, A] or int64 [B]; None in unlabeled data."""
+
+    def __post_init__(self) -> None:
+        if not self.obs.shape == self.next_obs.shape == self.future_obs.shape:
+            raise ValueError(
+                "Window.obs, next_obs and future_obs must have one shape, got "
+                f"{tuple(self.obs.shape)}, {tuple(self.next_obs.shape)} and "
+                f"{tuple(self.future_obs.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return self.obs.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOutput:
+    """What every forward pass of a trained module returns."""
+
+    loss: Tensor
+    """Scalar, with gradient."""
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """Detached scalars, left on the device until a report step."""
+
+    def __post_init__(self) -> None:
+        if self.loss.ndim != 0:
+            raise ValueError(f"LossOutput.loss must be a scalar, got {tuple(self.loss.shape)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyState:
+    """What a policy remembers between the steps of its episodes. Explicit, so episodes batch."""
+
+    noise: Tensor
+    """float [B, Z]: x_0 of the episode (`persistent` noise)."""
+    latent_action: Tensor | None = None
+    """float [B, Z]: the previous latent action (`warm_start`)."""

@@ -1,0 +1,54 @@
+"""The command line that all jobs share."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from lafp import storage
+from lafp.config import ConfigError, config_to_yaml, load_config
+from lafp.config_help import describe
+from lafp.run_dir import RunDir
+from lafp.storage import StorageError
+from ray_jobs.cluster import check
+from ray_jobs.job import Job, execute
+
+
+def main(job: Job, doc: str | None) -> None:
+    """Parses the command line, runs ``job`` and exits: 0 done, 1 failed, 2 wrong usage."""
+    try:
+        _main(job, doc)
+    except ConfigError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except StorageError as error:
+        print(f"Error: {error}\nRun the same command again to resume.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _main(job: Job, doc: str | None) -> None:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m ray_jobs.{job.name}",
+        description=doc,
+        epilog=f"config keys:\n{describe(job.schema)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG.yaml", help="the job's config")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--run-name", help="default: the config's file name")
+    parser.add_argument(
+        "--storage", default="runs", help="folder or s3:// URI of all runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print config and plan, check, write nothing"
+    )
+    args = parser.parse_intermixed_args()
+    cfg: Any = load_config(job.schema, args.config, args.overrides)
+    name = args.run_name or Path(args.config).stem
+    run = RunDir(storage.absolute(storage.join(args.storage, name)))
+    if args.dry_run:
+        print(config_to_yaml(cfg))
+        for line in [*job.plan(cfg, run), *check(job.demand(cfg))]:
+            print(line)
+        return
+    execute(job, cfg, run)

@@ -1,0 +1,68 @@
+"""Joining a Ray cluster, or starting one on this machine, with enough of what a job needs."""
+
+import logging
+import os
+from dataclasses import dataclass
+
+import ray
+
+from lafp.config import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """Logical resources that a job holds at the same time. Without them Ray waits for ever."""
+
+    num_cpus: float = 1
+    num_gpus: float = 0
+
+    def __or__(self, other: "Demand") -> "Demand":
+        """What either of two jobs needs, when they run one after the other."""
+        return Demand(
+            num_cpus=max(self.num_cpus, other.num_cpus), num_gpus=max(self.num_gpus, other.num_gpus)
+        )
+
+
+def connect(demand: Demand) -> None:
+    """Joins the cluster that ``RAY_ADDRESS`` names, else starts a local one. Idempotent.
+
+    A local cluster gets as many logical CPUs as the job needs, if those are more than the cores:
+    workers then share cores, which is slow but works.
+
+    Raises:
+        ConfigError: The cluster is too small.
+    """
+    if not ray.is_initialized():
+        _start(demand)
+    total = ray.cluster_resources()
+    _check_enough(demand, total.get("CPU", 0), total.get("GPU", 0))
+
+
+def check(demand: Demand) -> list[str]:
+    """Lines for ``--dry-run``: what is needed. Starts nothing."""
+    where = os.environ.get("RAY_ADDRESS")
+    cluster = f"the cluster at {where}" if where else "a local Ray that the job starts"
+    return [f"resources: {demand.num_cpus:g} CPUs, {demand.num_gpus:g} GPUs on {cluster}"]
+
+
+def _start(demand: Demand) -> None:
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        return
+    num_cpus = max(os.cpu_count() or 1, -(-demand.num_cpus // 1))
+    ray.init(
+        address="local",
+        num_cpus=int(num_cpus),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def _check_enough(demand: Demand, num_cpus: float, num_gpus: float) -> None:
+    if demand.num_cpus > num_cpus or demand.num_gpus > num_gpus:
+        raise ConfigError(
+            f"The job needs {demand.num_cpus:g} CPUs and {demand.num_gpus:g} GPUs at the same "
+            f"time, the cluster has {num_cpus:g} and {num_gpus:g}. Lower num_workers, add nodes, "
+            "or start Ray with more logical CPUs (`ray start --num-cpus`)."
+        )

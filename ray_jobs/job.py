@@ -1,0 +1,51 @@
+"""What every job is, and how it runs: alike alone, in a pipeline, or under ``ray job submit``."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lafp.progress import duration
+from lafp.run_dir import RunDir, StageDir
+from ray_jobs.cluster import Demand, connect
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage of the system as a command."""
+
+    name: str
+    """``python -m ray_jobs.<name>``."""
+    schema: type
+    """Its config dataclass."""
+    stage: Callable[[Any], str]
+    """Config -> folder of the run, e.g. ``lam``."""
+    inputs: Callable[[Any, RunDir], Mapping[str, str]]
+    """Config, run -> fingerprints of what the stage reads. Raises ConfigError if one is missing."""
+    demand: Callable[[Any], Demand]
+    """Config -> what the stage needs of the cluster."""
+    plan: Callable[[Any, RunDir], list[str]]
+    """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
+    run: Callable[[Any, RunDir, StageDir], dict[str, Any]]
+    """Does the work; resumes what it finds. Returns the summary."""
+
+
+def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
+    """Runs one job to completion, or finds it complete. Returns its summary."""
+    stage = run.stage(job.stage(cfg))
+    inputs = dict(job.inputs(cfg, run))
+    state = stage.state(cfg, inputs)
+    if state == "complete":
+        print(f"{stage.name}: complete, nothing to do ({stage.uri})", flush=True)
+        return stage.summary()
+    connect(job.demand(cfg))
+    print(f"{stage.name}: {'starting' if state == 'new' else 'resuming'}", flush=True)
+    stage.begin(cfg, inputs)
+    start = time.monotonic()
+    summary = job.run(cfg, run, stage) | {"wall_s": round(time.monotonic() - start, 1)}
+    stage.finish(summary)
+    print(f"{stage.name}: done in {duration(summary['wall_s'])}. Outputs: {stage.uri}", flush=True)
+    for key, value in summary.items():
+        if isinstance(value, str | int | float | bool):
+            print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
+    return summary
