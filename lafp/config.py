@@ -44,7 +44,8 @@ def load_config(schema: type[T], path: str | Path, overrides: Sequence[str] = ()
 
     Args:
         schema: The frozen dataclass to build, e.g. ``TrainLamConfig``.
-        path: A YAML file. Its optional ``extends`` key names a parent, relative to the file.
+        path: A YAML file. ``extends: other.yaml`` in the file, or in any section of it, names a
+            parent for that section, relative to the file.
         overrides: Dotlist items, e.g. ``["optim.lr=1e-4", "objective.name=laom"]``. Last one wins.
             ``sources.0.uri=x`` changes one element of a list.
 
@@ -103,10 +104,26 @@ def _load_yaml(schema: type, path: Path, seen: tuple[Path, ...] = ()) -> dict[An
         raise ConfigError(f"{path} is not readable as YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}.")
-    parent = raw.pop("extends", None)
-    if parent is None:
+    return _resolve_extends(schema, raw, path.parent, (*seen, path.resolve()))
+
+
+def _resolve_extends(schema: Any, raw: Any, folder: Path, seen: tuple[Path, ...]) -> Any:
+    """Merges every mapping with the file that its ``extends`` names, children first."""
+    if isinstance(raw, list):
+        return [_resolve_extends(schema, item, folder, seen) for item in raw]
+    if not isinstance(raw, dict):
         return raw
-    return _merge(schema, _load_yaml(schema, path.parent / parent, (*seen, path.resolve())), raw)
+    known = _fields_with_types(schema) if _is_section(schema) else {}
+    resolved = {
+        key: _resolve_extends(
+            _section_of(known[key][1]) if key in known else None, value, folder, seen
+        )
+        for key, value in raw.items()
+    }
+    parent = resolved.pop("extends", None)
+    if parent is None:
+        return resolved
+    return _merge(schema, _load_yaml(schema, folder / str(parent), seen), resolved)
 
 
 def _near_files(path: Path) -> str:

@@ -43,7 +43,7 @@ def is_s3(uri: str) -> bool:
 
 def join(uri: str, *parts: str) -> str:
     """``uri`` and ``parts`` with single slashes between them."""
-    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def absolute(uri: str) -> str:

@@ -1,0 +1,92 @@
+"""The same contract on a local folder and on a real S3 API (moto's server on loopback)."""
+
+import pytest
+
+from lafp import storage
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request, tmp_path):
+    if request.param == "local":
+        return str(tmp_path / "root")
+    return request.getfixturevalue("s3_bucket")
+
+
+def test_what_is_written_is_read_back(root):
+    uri = storage.join(root, "a", "b.bin")
+    storage.write_bytes(uri, b"0123456789")
+    assert storage.read_bytes(uri) == b"0123456789"
+    assert storage.read_bytes(uri, offset=2, length=3) == b"234"
+    assert storage.read_bytes(uri, offset=8) == b"89"
+    assert storage.num_bytes(uri) == 10
+    with storage.local_file(uri) as path:
+        assert path.read_bytes() == b"0123456789"
+
+
+def test_upload_moves_the_file(root, tmp_path):
+    local = tmp_path / "local.bin"
+    local.write_bytes(b"x" * 100)
+    storage.upload(local, storage.join(root, "up.bin"))
+    assert storage.num_bytes(storage.join(root, "up.bin")) == 100
+    assert not local.exists()
+
+
+def test_listing_is_recursive_sorted_and_leaves_hidden_files_out(root):
+    for name in ("b/2.txt", "a.txt", "b/1 ü.txt", ".hidden", "b/.tmp/x"):
+        storage.write_bytes(storage.join(root, name), b"1")
+    listed = list(storage.list_files(root))
+    names = [item.uri.removeprefix(root).strip("/") for item in listed]
+    assert names == ["a.txt", "b/1 ü.txt", "b/2.txt"]
+    assert {item.num_bytes for item in listed} == {1}
+
+
+def test_missing_files_are_told_apart_from_empty_ones(root):
+    uri = storage.join(root, "missing")
+    assert not storage.exists(uri)
+    assert not storage.is_file(uri)
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(uri)
+    storage.delete(uri)
+    storage.write_bytes(uri, b"")
+    assert storage.is_file(uri)
+    assert storage.read_bytes(uri) == b""
+    storage.delete(uri)
+    assert not storage.is_file(uri)
+
+
+def test_a_folder_exists_but_is_no_file(root):
+    storage.write_bytes(storage.join(root, "f", "x"), b"1")
+    assert storage.exists(storage.join(root, "f"))
+    assert not storage.is_file(storage.join(root, "f"))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    uri = str(tmp_path / "x")
+    storage.write_bytes(uri, b"old")
+    monkeypatch.setattr(storage.os, "replace", _out_of_space)
+    with pytest.raises(OSError, match="No space"):
+        storage.write_bytes(uri, b"new")
+    assert storage.read_bytes(uri) == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def _out_of_space(*_):
+    raise OSError("No space left on device")
+
+
+def test_a_dead_endpoint_is_a_storage_error_that_names_the_uri(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(storage, "_local", type(storage._local)())
+    with pytest.raises(storage.StorageError, match="Could not read s3://bucket/key"):
+        storage.read_bytes("s3://bucket/key")
+
+
+def test_joined_uris_have_single_slashes():
+    assert storage.join("s3://b/", "/a/", "c") == "s3://b/a/c"
+    assert storage.join("/", "a") == "/a"
+    assert storage.absolute("s3://b/k") == "s3://b/k"
+    assert storage.absolute("x").endswith("/x")
