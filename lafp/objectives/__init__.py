@@ -1,0 +1,11 @@
+"""Every pretraining objective, by the name that ``objective.name`` takes in YAML."""
+
+from lafp.registry import Registry
+
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "laom": "lafp.objectives.laom:Laom",
+        "lapo": "lafp.objectives.lapo:Lapo",
+    },
+)

@@ -1,0 +1,80 @@
+"""What every latent action model is: a loss over windows, and labels for pairs of observations."""
+
+# Shape suffixes in this file: B windows, Z latent action.
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lafp.types import LossOutput, ObsSpec, Window
+
+NEAR_NULL = 0.1
+"""A latent nearer to the batch's mean than this share of the RMS distance counts as near-null."""
+
+
+class Objective(nn.Module, ABC):
+    """A latent action model with its training loss. Subclasses: one file, Config and class."""
+
+    Config: Any
+    latent_action_dim: int
+    """Z, the size of what ``label`` returns."""
+
+    def __init__(self, cfg: Any, obs: ObsSpec) -> None:
+        super().__init__()
+        self.cfg, self.obs = cfg, obs
+
+    @abstractmethod
+    def forward(self, window: Window) -> LossOutput:
+        """Loss of a batch of windows, and metrics of its parts."""
+
+    @abstractmethod
+    def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """Infers z_t, what the policy learns to predict.
+
+        Before any quantization or bottleneck noise. With gradients where they are enabled, so
+        that action supervision reaches the IDM.
+
+        Args:
+            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
+            next_obs: o_{t+1}, same shape.
+
+        Returns:
+            z_t, float [B, Z].
+        """
+
+    @abstractmethod
+    def embed(self, obs: Tensor) -> Tensor:
+        """What the model sees in o_t alone: float [B, 3 F, H, W] -> [B, E].
+
+        The control of the linear probe: a latent action that predicts no better than this holds
+        nothing about the action that the observation did not hold already.
+        """
+
+    def after_step(self) -> None:
+        """Called after each optimizer step, e.g. for the EMA of a target encoder."""
+        return
+
+
+@torch.no_grad()
+def latent_metrics(latent_BZ: Tensor) -> dict[str, Tensor]:
+    """Is the latent alive? Norm, effective rank and share of near-null actions of a batch.
+
+    The effective rank is the participation ratio of the covariance's spectrum,
+    (sum_i l_i)^2 / sum_i l_i^2: 1 when all latents lie on a line, Z (or B - 1) when they spread
+    evenly. Computed from traces, so it costs one B x B product and no decomposition.
+    """
+    centred_BZ = latent_BZ.float() - latent_BZ.float().mean(0)
+    gram_BB = centred_BZ @ centred_BZ.T
+    squared_distance_B = gram_BB.diagonal()
+    total = squared_distance_B.sum()
+    eps = torch.finfo(torch.float32).tiny
+    return {
+        "latent/norm": latent_BZ.float().norm(dim=1).mean(),
+        "latent/std": (total / latent_BZ.numel()).sqrt(),
+        "latent/effective_rank": total.square() / gram_BB.square().sum().clamp_min(eps),
+        "latent/near_null_share": (squared_distance_B <= NEAR_NULL**2 * total / len(latent_BZ))
+        .float()
+        .mean(),
+    }
