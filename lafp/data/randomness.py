@@ -33,6 +33,12 @@ def keyed_uniform(*keys: int | np.ndarray) -> np.ndarray:
     return (keyed_uint64(*keys) >> np.uint64(11)) * (1.0 / (1 << 53))
 
 
+def keyed_normal(*keys: int | np.ndarray) -> np.ndarray:
+    """float64 standard normal (Box-Muller), one per broadcast element of ``keys``."""
+    radius = np.sqrt(-2 * np.log1p(-keyed_uniform(*keys, 0)))
+    return radius * np.cos(2 * np.pi * keyed_uniform(*keys, 1))
+
+
 def keyed_permutation(n: int, *keys: int) -> np.ndarray:
     """A permutation of range(n), int64."""
     return np.argsort(keyed_uint64(*keys, np.arange(n)), kind="stable")

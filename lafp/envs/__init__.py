@@ -1,0 +1,5 @@
+"""Every environment, by the name that ``env.name`` takes in YAML."""
+
+from lafp.registry import Registry
+
+ENVS = Registry("environment", {"slalom": "lafp.envs.slalom:Slalom"})
