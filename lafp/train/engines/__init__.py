@@ -1,0 +1,11 @@
+"""Every training engine, by the name that ``engine.name`` takes in YAML."""
+
+from lafp.registry import Registry
+
+ENGINES = Registry(
+    "engine",
+    {
+        "ddp": "lafp.train.engines.ddp:DdpEngine",
+        "deepspeed": "lafp.train.engines.deepspeed:DeepSpeedEngine",
+    },
+)

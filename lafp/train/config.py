@@ -1,0 +1,90 @@
+"""What every training job lets its user choose about the loop."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lafp.config import choice, may_change
+from lafp.train.engines import ENGINES
+from lafp.train.engines.ddp import DdpConfig
+from lafp.train.optim import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """How clips come from shards to the training workers."""
+
+    mode: Literal["ray", "direct"] = may_change(default="ray")
+    """``ray``: Ray Data readers, on any node, feed each worker through the object store.
+    ``direct``: a thread inside of each worker reads."""
+    num_readers: int = may_change(default=1)
+    """Reader processes per worker, in mode ``ray``."""
+    cache_bytes: int = may_change(default=1 << 30)
+    """Decoded frames that one reader keeps, so that a small set is decoded once."""
+    pool_shards: int = 16
+    """Shards whose clips are shuffled together; memory holds the index of one pool."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_readers", "pool_shards"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.cache_bytes < 0:
+            raise ValueError(f"cache_bytes must not be negative, got {self.cache_bytes}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop: steps, batch, optimizer, engine, workers, checkpoints."""
+
+    seed: int = 0
+    """Of initial weights, order of clips, windows and noise."""
+    num_steps: int = may_change()
+    """Optimizer steps of the whole run; a larger number continues a finished run."""
+    global_batch_size: int
+    """Windows per optimizer step, over all workers."""
+    gradient_accumulation: int = 1
+    """Micro-batches per worker and optimizer step."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: Any = choice(ENGINES, default=DdpConfig())
+    """``{name: ddp}`` or ``{name: deepspeed, zero_stage: 2}``."""
+    num_workers: int = may_change(default=1)
+    """Training processes; each takes one CPU, or one GPU with ``use_gpu``."""
+    use_gpu: bool = may_change(default=False)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16``: autocast, over fp32 weights."""
+    report_every_steps: int = may_change(default=50)
+    """Metrics leave the device, and are written, at these steps only."""
+    checkpoint_every_steps: int = may_change(default=500)
+    evaluate_every_steps: int = may_change(default=500)
+    """Steps between two measurements on held-out clips (the probe)."""
+    num_checkpoints_to_keep: int = may_change(default=2)
+    max_failures: int = may_change(default=3)
+    """Lost workers that a run survives by resuming from its last checkpoint."""
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    wandb: Literal["off", "auto", "online", "offline"] = may_change(default="off")
+    """``auto``: online where the user is logged in, else offline."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_steps",
+            "global_batch_size",
+            "gradient_accumulation",
+            "num_workers",
+            "report_every_steps",
+            "checkpoint_every_steps",
+            "evaluate_every_steps",
+            "num_checkpoints_to_keep",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures must not be negative, got {self.max_failures}.")
+        if self.global_batch_size % (self.num_workers * self.gradient_accumulation):
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} does not divide into "
+                f"{self.num_workers} workers x {self.gradient_accumulation} micro-batches."
+            )
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Windows per worker and forward pass."""
+        return self.global_batch_size // (self.num_workers * self.gradient_accumulation)

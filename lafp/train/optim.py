@@ -1,0 +1,78 @@
+"""AdamW and its learning rate, a pure function of the step."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up; ``weight_decay: 0`` is Adam."""
+
+    lr: float = 3e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the first and second moment."""
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    """Applied to parameters with two or more dimensions only."""
+    warmup_steps: int = 0
+    """Steps of linear growth from 0 to ``lr``."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """How ``lr`` goes after the warm-up; ``linear`` and ``cosine`` reach 0 at ``num_steps``."""
+    max_grad_norm: float | None = None
+    """Gradients are scaled down to this global norm; null leaves them alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}.")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm must be positive or null, got {self.max_grad_norm}.")
+
+
+def learning_rate(cfg: OptimConfig, step: int, num_steps: int) -> float:
+    """The learning rate of one optimizer step.
+
+    Args:
+        cfg: Peak, warm-up and decay.
+        step: Steps done before this one, from 0.
+        num_steps: Steps of the whole run, where ``linear`` and ``cosine`` reach 0.
+
+    Returns:
+        ``lr (step + 1) / warmup_steps`` while warming up; then ``lr`` times the decay at the share
+        of the remaining steps that is done, so that the first step after the warm-up runs at the
+        peak.
+    """
+    if step < cfg.warmup_steps:
+        return cfg.lr * (step + 1) / cfg.warmup_steps
+    done = (step - cfg.warmup_steps) / max(1, num_steps - cfg.warmup_steps)
+    if cfg.decay == "linear":
+        return cfg.lr * max(0.0, 1 - done)
+    if cfg.decay == "cosine":
+        return cfg.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return cfg.lr
+
+
+def build_optimizer(module: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over what has gradients: weights decay, biases, scales and other vectors do not."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=cfg.lr,
+        betas=cfg.betas,
+        eps=cfg.eps,
+        fused=True,
+    )
