@@ -150,7 +150,7 @@ class LossOutput:
 class PolicyState:
     """What a policy remembers between the steps of its episodes. Explicit, so episodes batch."""
 
-    noise: Tensor
+    noise: Tensor | None = None
     """float [B, Z]: x_0 of the episode (`persistent` noise)."""
     latent_action: Tensor | None = None
     """float [B, Z]: the previous latent action (`warm_start`)."""

@@ -1,0 +1,11 @@
+"""Policies over latent actions, by the name that ``policy.name`` takes in YAML."""
+
+from lafp.registry import Registry
+
+POLICIES = Registry(
+    "policy",
+    {
+        "latent_bc": "lafp.policies.latent_bc:LatentBc",
+        "latent_flow": "lafp.policies.latent_flow:LatentFlow",
+    },
+)

@@ -1,0 +1,151 @@
+"""What every policy is: a loss over (observation, latent action), and a way to act."""
+
+# Shape suffixes in this file: B batch, E embedding, Z latent action.
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lafp.config import choice, config_from_dict
+from lafp.export import load_model
+from lafp.models import ENCODERS
+from lafp.policies import POLICIES
+from lafp.policies.standardizer import LatentStandardizer
+from lafp.types import LossOutput, ObsSpec, PolicyState
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """What all policies share, so that comparisons between them are fair."""
+
+    encoder: Any = choice(ENCODERS)
+    hidden_dims: tuple[int, ...] = (256, 256)
+    """Widths of the head's hidden layers."""
+
+    def __post_init__(self) -> None:
+        if not self.hidden_dims or min(self.hidden_dims) < 1:
+            raise ValueError(
+                f"hidden_dims must be one or more positive widths, got {self.hidden_dims}."
+            )
+
+
+class Policy(nn.Module, ABC):
+    """o_t -> z_t. Latent actions go in and come out in the LAM's own units.
+
+    Subclasses: one file, Config and class. The observation is encoded once; everything that a
+    policy does with it then starts from the embedding.
+    """
+
+    Config: Any
+
+    def __init__(self, cfg: Any, obs: ObsSpec, latent_action_dim: int) -> None:
+        super().__init__()
+        self.cfg, self.obs, self.latent_action_dim = cfg, obs, latent_action_dim
+        self.encoder = ENCODERS.get(cfg.encoder.name)(cfg.encoder, obs)
+        self.standardizer = LatentStandardizer(latent_action_dim)
+
+    @abstractmethod
+    def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
+        """Training loss. In training mode it also updates the standardization statistics.
+
+        Args:
+            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
+            latent_action: z_t of the frozen LAM, float [B, Z].
+        """
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """h(o_t): float [B, 3 F, H, W] in [-1, 1] -> [B, E]."""
+        return self.encoder(obs)
+
+    def act(
+        self,
+        obs: Tensor,
+        state: PolicyState | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, PolicyState]:
+        """Chooses latent actions for B episodes side by side.
+
+        Args:
+            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
+            state: What the previous step of these episodes returned; None at their start.
+            generator: Source of noise, on any device; None is torch's default.
+
+        Returns:
+            z_t, float32 [B, Z], and the state for the next step.
+        """
+        return self.act_on(self.encode(obs), state, generator)
+
+    @abstractmethod
+    def act_on(
+        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, PolicyState]:
+        """``act``, from h(o_t), [B, E]."""
+
+    def anchored_latent_action(
+        self,
+        obs: Tensor,
+        latent_action: Tensor,
+        anchor_time: float | Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The policy's own latent action in the demonstrated mode, to train action decoders on.
+
+        Args:
+            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
+            latent_action: z_IDM, what the LAM infers from the demonstration, float [B, Z].
+            anchor_time: 0 is the policy's own choice, 1 is z_IDM itself. A flow policy takes
+                anything between, and one value per element too, float [B].
+            generator: Source of noise, on any device; None is torch's default.
+
+        Returns:
+            float32 [B, Z].
+
+        Raises:
+            ValueError: ``anchor_time`` is one that this policy has no meaning for.
+        """
+        return self.anchored_on(self.encode(obs), latent_action, anchor_time, generator)
+
+    @abstractmethod
+    def anchored_on(
+        self,
+        embedding: Tensor,
+        latent_action: Tensor,
+        anchor_time: float | Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """``anchored_latent_action``, from h(o_t), [B, E]."""
+
+    def _training_target(self, latent_action_BZ: Tensor) -> Tensor:
+        """The standardized latent action, after it has entered the statistics."""
+        if self.training:
+            self.standardizer.update(latent_action_BZ)
+        return self.standardizer.standardize(latent_action_BZ)
+
+
+def load_policy(
+    uri: str,
+    device: torch.device | str = "cpu",
+    overrides: Mapping[str, Any] | None = None,
+) -> Policy:
+    """Loads a finished policy, frozen and in eval mode.
+
+    Args:
+        uri: Folder with ``model.safetensors`` and ``model.json``.
+        device: Where it shall run.
+        overrides: Config values to change, e.g. ``{"num_solver_steps": 1}``: those that matter
+            when it acts.
+
+    Raises:
+        ConfigError: There is no policy, or an override is no key of its config.
+    """
+    card, weights = load_model(uri, "policy")
+    policy_class = POLICIES.get(card["config"]["name"])
+    cfg = config_from_dict(policy_class.Config, {**card["config"], **(overrides or {})})
+    obs = config_from_dict(ObsSpec, card["specs"]["obs"])
+    policy = policy_class(cfg, obs, card["specs"]["latent_action_dim"])
+    policy.load_state_dict(weights)
+    return policy.to(device).eval().requires_grad_(False)
