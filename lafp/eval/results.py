@@ -1,0 +1,107 @@
+"""The long table of results, ``evaluation/results.parquet``: its columns, once.
+
+Metrics and the methods that have them:
+
+========================  ======================================================================
+``success``               share of episodes; ``low`` and ``high`` are its 95 % interval
+``return``                mean sum of rewards, with interval
+``return_normalized``     ``return`` over the demonstrators'
+``length``                mean steps of an episode
+``side_entropy``          mean over forks of the entropy of the way taken, over the demonstrators'
+``mode_coverage``         entropy of the whole path (all forks jointly), over the demonstrators'
+``action_mse``            of the whole stack on held-out labeled clips, in [-1, 1] action units
+``action_r2``             1 - MSE / variance of the held-out actions
+``latency_b1_ms``         median time of one ``act`` for 1 (``latency_b64_ms``: 64) observations
+``latency_b1_ratio``      ``latency_b1_ms`` over latent_bc's in the same interleaved run
+``probe_mse, probe_r2``   linear probe of latent actions on held-out episodes; the method says of
+                          what: ``lam``, and the controls ``embedding``, ``random_lam``, ``nothing``
+========================  ======================================================================
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lafp import storage
+
+DEMONSTRATOR = "demonstrator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What was measured: a method (policy, decoder and noise) or a latent action model."""
+
+    label: str
+    """Unique within a run; names the method in charts."""
+    method: str
+    """``latent_bc``, ``latent_bc_idm_decoder``, ``latent_flow``, ``demonstrator``, or a probe's."""
+    study: str | None = None
+    task: str | None = None
+    distractors: bool | None = None
+    objective: str | None = None
+    supervision_weight: float | None = None
+    anchor_time: float | None = None
+    """Of the decoder's training."""
+    noise: str | None = None
+    """At deployment."""
+    solver_steps: int | None = None
+    label_fraction: float | None = None
+    """Share of the labeled clips that training saw."""
+    label_scope: str | None = None
+    """Whose training that was: ``decoder``, ``lam`` or ``both``."""
+    seed: int | None = None
+    """Of the policy's training (for probes, the LAM's)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Subject):
+    """One row of the table."""
+
+    metric: str
+    value: float
+    """NaN where it is undefined, e.g. the coverage of a policy that passes no fork."""
+    low: float | None = None
+    """95 % bootstrap interval over episodes, where there is one."""
+    high: float | None = None
+    n: int
+    """Episodes, transitions or timings behind ``value``."""
+
+    @classmethod
+    def of(
+        cls,
+        subject: Subject,
+        metric: str,
+        value: float,
+        n: int,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> "Result":
+        """A row about ``subject``."""
+        return cls(**asdict(subject), metric=metric, value=value, n=n, low=low, high=high)
+
+
+_ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), float: pa.float64(), int: pa.int64()}
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    return next(_ARROW_TYPES[t] for t in (hint, *get_args(hint)) if t in _ARROW_TYPES)
+
+
+SCHEMA = pa.schema([(f.name, _arrow_type(f.type)) for f in fields(Result)])
+
+
+def write_results(uri: str, rows: Sequence[Result]) -> None:
+    """Writes the table to ``uri``, whole."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA), buffer)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def read_results(uri: str) -> list[Result]:
+    """Reads what ``write_results`` wrote."""
+    with storage.local_file(uri) as path:
+        return [Result(**row) for row in pq.read_table(path).to_pylist()]
