@@ -4,10 +4,23 @@ import pyarrow.parquet as pq
 
 from lafp.eval.results import SCHEMA, Result, Subject, read_results, write_results
 
-LONG_FORM = (
-    "study task distractors objective supervision_weight method anchor_time noise solver_steps "
-    "label_fraction label_scope seed metric value n"
-).split()
+LONG_FORM = [
+    "study",
+    "task",
+    "distractors",
+    "objective",
+    "supervision_weight",
+    "method",
+    "anchor_time",
+    "noise",
+    "solver_steps",
+    "label_fraction",
+    "label_scope",
+    "seed",
+    "metric",
+    "value",
+    "n",
+]
 
 
 def test_the_table_has_the_columns_of_every_study():
