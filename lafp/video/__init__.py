@@ -1,0 +1,14 @@
+"""Video in and out: decoders of source videos by name, and the codec of a shard's clips."""
+
+from lafp.registry import Registry
+from lafp.video.clip_codec import EncodeConfig, decode_clip, encode_clip
+
+VIDEO_DECODERS = Registry(
+    "video decoder",
+    {
+        "decord": "lafp.video.decord_decoder:DecordDecoder",
+        "pyav": "lafp.video.pyav_decoder:PyAVDecoder",
+    },
+)
+
+__all__ = ["VIDEO_DECODERS", "EncodeConfig", "decode_clip", "encode_clip"]
