@@ -1,0 +1,79 @@
+"""Mode coverage: does a policy go every way that its demonstrators go?"""
+
+# Shape letters in this file: N episodes, M forks.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeEntropy:
+    """Entropy of the ways taken, in bits. NaN where no episode got far enough to count."""
+
+    per_fork: float
+    """Mean over forks, each over the episodes that passed it."""
+    joint: float
+    """Of the whole path, over the episodes that passed every fork."""
+    num_decided: int
+    """Episodes behind ``joint``."""
+
+
+def mode_entropy(modes: np.ndarray, mode_sizes: Sequence[int]) -> ModeEntropy:
+    """Plug-in entropy of the ways that episodes took.
+
+    The plug-in estimate is biased down by about (K - 1) / (2 n ln 2) bits for K ways and n
+    episodes (Miller, 1955): 0.007 bits for the 4 paths of slalom at n = 300, 0.1 at n = 20. No
+    correction is made; ``mode_coverage`` compares with as many demonstrations, so most of it
+    cancels there. Read it beside the success rate: episodes that failed early do not count.
+
+    Args:
+        modes: int [N, M]: way taken at each fork, -1 where the episode did not pass it.
+        mode_sizes: Ways at each of the M forks.
+    """
+    if modes.ndim != 2 or modes.shape[1] != len(mode_sizes) or not len(mode_sizes):
+        raise ValueError(f"Expected modes [N, {len(mode_sizes)}], got {modes.shape}.")
+    per_fork = [
+        _entropy(way_N[way_N >= 0], size) for way_N, size in zip(modes.T, mode_sizes, strict=True)
+    ]
+    passed_all = modes[(modes >= 0).all(axis=1)]
+    paths = np.ravel_multi_index(tuple(passed_all.T), tuple(mode_sizes))
+    return ModeEntropy(
+        per_fork=float(np.mean(per_fork)),
+        joint=_entropy(paths, int(np.prod(mode_sizes))),
+        num_decided=len(passed_all),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeCoverage:
+    """A policy's mode entropy over its demonstrators': 1 keeps all modes, 0 keeps one."""
+
+    side_entropy: float
+    mode_coverage: float
+    num_decided: int
+
+
+def mode_coverage(
+    modes: np.ndarray, expert_modes: np.ndarray, mode_sizes: Sequence[int]
+) -> ModeCoverage:
+    """Compares the ways of a policy with its demonstrators', int [N, M] each, N about the same."""
+    policy, expert = mode_entropy(modes, mode_sizes), mode_entropy(expert_modes, mode_sizes)
+    if not expert.joint > 0:
+        raise ValueError(
+            f"The demonstrators take one way only (entropy {expert.joint}): no modes to cover."
+        )
+    return ModeCoverage(
+        side_entropy=policy.per_fork / expert.per_fork,
+        mode_coverage=policy.joint / expert.joint,
+        num_decided=policy.num_decided,
+    )
+
+
+def _entropy(ways: np.ndarray, size: int) -> float:
+    if not len(ways):
+        return float("nan")
+    share = np.bincount(ways, minlength=size) / len(ways)
+    share = share[share > 0]
+    return float(-(share * np.log2(share)).sum()) + 0.0  # no -0.0

@@ -1,0 +1,114 @@
+"""Episodes of an agent in an environment, many at once."""
+
+# Shape letters in this file: N episodes, T steps of the longest, H height, W width, A true action,
+# S state, M forks.
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from lafp.envs.base import VectorEnv
+
+
+class Actor(Protocol):
+    """Whatever chooses actions for N episodes side by side, e.g. ``lafp.agent.Agent``."""
+
+    def reset(self, num_episodes: int, seed: int) -> None:
+        """Forgets earlier episodes. ``seed`` determines its noise."""
+        ...
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Observations, uint8 [N, H, W, 3] -> actions in the environment's units, [N, A]."""
+        ...
+
+
+class Expert:
+    """The environment's demonstrator as an actor."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        self.env = env
+
+    def reset(self, num_episodes: int, seed: int) -> None:
+        """Its noise comes from the episodes' own seeds."""
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """See ``Actor``; ``obs`` must be the environment's current one."""
+        return self.env.expert()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """One episode, frame by frame."""
+
+    frames: np.ndarray
+    """uint8 [L + 1, H, W, 3]: the first observation and one after each of L steps."""
+    actions: np.ndarray
+    """float32 [L, A] or int64 [L]: row t acts between frames t and t + 1."""
+    state: np.ndarray
+    """float32 [L + 1, S]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutResult:
+    """How N episodes went."""
+
+    seeds: np.ndarray
+    """int64 [N]."""
+    success: np.ndarray
+    """bool [N]."""
+    episode_return: np.ndarray
+    """float32 [N]: sum of rewards."""
+    length: np.ndarray
+    """int64 [N]: steps until the end."""
+    modes: np.ndarray
+    """int64 [N, M]: way taken at each fork, -1 where undecided."""
+    path: np.ndarray
+    """float32 [N, T + 1, S]: states; an episode that is over stays at its last."""
+    recordings: tuple[Recording, ...]
+    """Of the first episodes."""
+
+
+def rollout(
+    env: VectorEnv, actor: Actor, seeds: np.ndarray, *, num_recorded: int = 0, seed: int = 0
+) -> RolloutResult:
+    """Runs one episode per seed to its end, all at once.
+
+    Args:
+        env: Environment; its episodes depend on ``seeds`` alone.
+        actor: Chooses the actions.
+        seeds: Of the episodes, int64 [N].
+        num_recorded: Keep the frames of that many episodes, the first ones.
+        seed: Of the actor's noise.
+    """
+    obs = env.reset(seeds)
+    actor.reset(len(seeds), seed)
+    frames, actions, states = [obs[:num_recorded]], [], [env.state()]
+    length = np.zeros(len(seeds), np.int64)
+    episode_return = np.zeros(len(seeds), np.float32)
+    done = np.zeros(len(seeds), bool)
+    while not done.all():
+        action = actor.act(obs)
+        result = env.step(action)
+        length += ~done
+        episode_return += np.where(done, 0, result.reward)
+        obs, done = result.obs, result.done
+        frames.append(obs[:num_recorded])
+        actions.append(action[:num_recorded])
+        states.append(env.state())
+    return RolloutResult(
+        seeds=np.asarray(seeds, np.int64),
+        success=result.success,
+        episode_return=episode_return,
+        length=length,
+        modes=env.modes(),
+        path=np.stack(states, axis=1),
+        recordings=tuple(
+            Recording(
+                frames=np.stack([step[n] for step in frames[: length[n] + 1]]),
+                actions=np.stack([step[n] for step in actions[: length[n]]]),
+                state=np.stack([step[n] for step in states[: length[n] + 1]]),
+            )
+            for n in range(min(num_recorded, len(seeds)))
+        ),
+    )
