@@ -14,7 +14,7 @@ from lafp.config import choice, config_from_dict
 from lafp.export import load_model
 from lafp.models import ENCODERS
 from lafp.policies import POLICIES
-from lafp.policies.standardizer import LatentStandardizer
+from lafp.models.standardizer import LatentStandardizer
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
 

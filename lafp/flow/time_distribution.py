@@ -1,0 +1,95 @@
+"""Where on the path a flow is trained: distributions of the flow time t in [0, 1]."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class TimeDistribution(Protocol):
+    """Draws flow times from torch's default generator."""
+
+    Config: Any
+
+    def sample(self, num: int, device: torch.device) -> Tensor:
+        """Float32 [num] in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformTimeConfig:
+    """Every time alike."""
+
+    name: str = "uniform"
+
+
+class UniformTime:
+    """t ~ U(0, 1)."""
+
+    Config = UniformTimeConfig
+
+    def __init__(self, cfg: UniformTimeConfig) -> None:
+        del cfg
+
+    def sample(self, num: int, device: torch.device) -> Tensor:
+        """Draws ``num`` times."""
+        return torch.rand(num, device=device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitNormalTimeConfig:
+    """More of the middle of the path (Esser et al., arXiv:2403.03206)."""
+
+    name: str = "logit_normal"
+    mean: float = 0.0
+    """Below 0 moves weight towards noise (JiT: -0.8)."""
+    std: float = 1.0
+    """Spread; JiT takes 0.8."""
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"std must be positive, got {self.std}.")
+
+
+class LogitNormalTime:
+    """t = sigmoid(mean + std n), n ~ N(0, 1)."""
+
+    Config = LogitNormalTimeConfig
+
+    def __init__(self, cfg: LogitNormalTimeConfig) -> None:
+        self.cfg = cfg
+
+    def sample(self, num: int, device: torch.device) -> Tensor:
+        """Draws ``num`` times."""
+        return torch.sigmoid(self.cfg.mean + self.cfg.std * torch.randn(num, device=device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetaTimeConfig:
+    """t ~ Beta(alpha, beta)."""
+
+    name: str = "beta"
+    alpha: float = 1.0
+    """Below ``beta`` moves weight towards noise (pi0, arXiv:2410.24164, has 1 and 1.5 in our
+    direction of time)."""
+    beta: float = 1.5
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+
+
+class BetaTime:
+    """t ~ Beta(alpha, beta)."""
+
+    Config = BetaTimeConfig
+
+    def __init__(self, cfg: BetaTimeConfig) -> None:
+        self.cfg = cfg
+
+    def sample(self, num: int, device: torch.device) -> Tensor:
+        """Draws ``num`` times."""
+        parameters = torch.tensor([self.cfg.alpha, self.cfg.beta], device=device)
+        return torch.distributions.Beta(*parameters).sample((num,))

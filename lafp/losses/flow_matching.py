@@ -1,0 +1,62 @@
+"""Flow-matching losses. Pure functions: tensors in, scalar out, no state and no config."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafp.flow.path import point_on_path, velocity_towards
+
+Model = Callable[[Tensor, Tensor], Tensor]
+"""(x_t [B, ...], t [B]) -> velocity or data of x_t's shape. Close over conditioning."""
+
+
+def conditional_flow_matching_loss(
+    velocity_field: Model, x_0: Tensor, x_1: Tensor, t: Tensor
+) -> Tensor:
+    """Conditional flow matching on the straight (CondOT) path.
+
+        x_t = (1 - t) x_0 + t x_1,    target velocity u_t = x_1 - x_0
+        loss = E || v(x_t, t) - u_t ||^2          (Lipman et al., arXiv:2210.02747, sigma_min = 0)
+
+    Args:
+        velocity_field: v(x_t, t).
+        x_0: Source sample (noise), float [B, ...].
+        x_1: Target sample (data), same shape as x_0.
+        t: Times in [0, 1], float [B].
+
+    Returns:
+        Scalar mean squared error, averaged over batch and elements.
+
+    Raises:
+        ValueError: Shapes disagree.
+    """
+    x_t = point_on_path(x_0, x_1, t)
+    return F.mse_loss(velocity_field(x_t, t), x_1 - x_0)
+
+
+def data_prediction_flow_matching_loss(
+    data_predictor: Model, x_0: Tensor, x_1: Tensor, t: Tensor
+) -> Tensor:
+    """Flow matching for a model that predicts the data; the loss stays in velocity space.
+
+        v = (x_1_hat(x_t, t) - x_t) / (1 - t),    loss = E || v - (x_1 - x_t) / (1 - t) ||^2
+
+    with 1 - t floored alike in both (JiT, Li & He 2025, arXiv:2511.13720). Away from the floor
+    the target is x_1 - x_0, as above.
+
+    Args:
+        data_predictor: x_1_hat(x_t, t).
+        x_0: Source sample (noise), float [B, ...].
+        x_1: Target sample (data), same shape as x_0.
+        t: Times in [0, 1], float [B].
+
+    Returns:
+        Scalar mean squared error, averaged over batch and elements.
+
+    Raises:
+        ValueError: Shapes disagree.
+    """
+    x_t = point_on_path(x_0, x_1, t)
+    predicted = velocity_towards(data_predictor(x_t, t), x_t, t)
+    return F.mse_loss(predicted, velocity_towards(x_1, x_t, t))

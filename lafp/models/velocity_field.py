@@ -1,0 +1,53 @@
+"""v(x_t, t, h(o)): a small head that the solver calls many times per observation."""
+
+# Shape suffixes in this file: B batch, E embedding, Z latent action, D hidden, K time features.
+
+import torch
+from torch import Tensor, nn
+
+from lafp.models.heads import mlp
+
+NUM_TIME_FEATURES = 8
+
+
+class VelocityField(nn.Module):
+    """An MLP over [x_t, features of t, h(o)], as deep and wide as the cloning head.
+
+    Its first layer is split: what depends on the observation alone is ``condition``, computed once
+    however many times the rest runs. The sum is the same linear map of the concatenation. It may
+    predict the data instead of the velocity; the shape is the same.
+    """
+
+    frequency: Tensor
+
+    def __init__(
+        self, latent_action_dim: int, embed_dim: int, hidden_dims: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        first, *rest = hidden_dims
+        point_dim = latent_action_dim + NUM_TIME_FEATURES
+        self.from_embedding = nn.Linear(embed_dim, first)
+        self.from_point = nn.Linear(point_dim, first, bias=False)
+        self.head = nn.Sequential(nn.SiLU(), *mlp(first, tuple(rest), latent_action_dim))
+        frequency = torch.pi * torch.arange(1, NUM_TIME_FEATURES + 1)
+        self.register_buffer("frequency", frequency, persistent=False)
+
+    def condition(self, embedding: Tensor) -> Tensor:
+        """What ``forward`` needs of the observation: h(o), [B, E] -> [B, D]."""
+        return self.from_embedding(embedding)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """Velocity at x_t.
+
+        Args:
+            x_t: Points on the path, float [B, Z].
+            t: Flow times in [0, 1], float [B].
+            condition: What ``condition`` returned for the observations, [B, D].
+
+        Returns:
+            [B, Z], in the condition's dtype.
+        """
+        # cos(k pi t) is a complete basis on [0, 1] that, unlike sines, does not tie its ends.
+        features_BK = torch.cos(t[:, None] * self.frequency)
+        point = torch.cat([x_t, features_BK], dim=1).to(condition.dtype)
+        return self.head(self.from_point(point) + condition)

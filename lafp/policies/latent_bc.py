@@ -1,0 +1,56 @@
+"""Latent behavior cloning: the baseline, one latent action per observation."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafp.models.heads import mlp
+from lafp.policies.base import Policy, PolicyConfig
+from lafp.types import LossOutput, ObsSpec, PolicyState
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentBcConfig(PolicyConfig):
+    """Mean squared error on standardized latent actions."""
+
+    name: str = "latent_bc"
+
+
+class LatentBc(Policy):
+    """z_t = MLP(h(o_t)), trained with MSE (LAPO, LAOM). It averages over modes."""
+
+    Config = LatentBcConfig
+
+    def __init__(self, cfg: LatentBcConfig, obs: ObsSpec, latent_action_dim: int) -> None:
+        super().__init__(cfg, obs, latent_action_dim)
+        self.head = mlp(self.encoder.embed_dim, cfg.hidden_dims, latent_action_dim)
+
+    def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
+        """MSE in standardized units. See ``Policy.forward``."""
+        target = self._training_target(latent_action)
+        return LossOutput(loss=F.mse_loss(self.head(self.encode(obs)).float(), target))
+
+    def act_on(
+        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, PolicyState]:
+        """Deterministic: neither state nor generator matters. See ``Policy.act``."""
+        return self.standardizer.restore(self.head(embedding)), PolicyState()
+
+    def anchored_on(
+        self,
+        embedding: Tensor,
+        latent_action: Tensor,
+        anchor_time: float | Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """0: its own prediction; 1: the raw IDM latent. See ``Policy.anchored_latent_action``."""
+        if anchor_time == 0:
+            return self.act_on(embedding, None)[0]
+        if anchor_time == 1:
+            return latent_action.float()
+        raise ValueError(
+            f"latent_bc knows anchor_time 0 (its own prediction) and 1 (the raw IDM latent), got "
+            f"{anchor_time}: between them lies no point of its making."
+        )

@@ -1,0 +1,143 @@
+"""Latent flow policy (LAFP): a distribution of latent actions per observation, all its modes."""
+
+# Shape suffixes in this file: B batch, N B x num_time_draws, Z latent action.
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lafp.config import choice
+from lafp.flow import TIME_DISTRIBUTIONS
+from lafp.flow.anchor import anchored_sample
+from lafp.flow.path import velocity_towards
+from lafp.flow.solver import SolverName, VelocityField, integrate
+from lafp.flow.time_distribution import UniformTimeConfig
+from lafp.losses.flow_matching import (
+    conditional_flow_matching_loss,
+    data_prediction_flow_matching_loss,
+)
+from lafp.models import velocity_field
+from lafp.policies.base import Policy, PolicyConfig
+from lafp.types import LossOutput, ObsSpec, PolicyState
+
+Noise = Literal["fresh", "persistent", "warm_start"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentFlowConfig(PolicyConfig):
+    """Flow matching on standardized latent actions. The last five matter only when it acts."""
+
+    name: str = "latent_flow"
+    prediction: Literal["velocity", "x"] = "velocity"
+    """What the head predicts: the velocity, or the data (JiT); the loss is in velocity space."""
+    time: Any = choice(TIME_DISTRIBUTIONS, default=UniformTimeConfig())
+    """Distribution of flow times in training."""
+    num_time_draws: int = 8
+    """(x_0, t) draws per encoded observation: they cost the head only, and lower the variance."""
+    solver: SolverName = "euler"
+    num_solver_steps: int = 4
+    """Steps from noise to data. Midpoint and heun evaluate the head twice per step."""
+    noise: Noise = "fresh"
+    """Where the solver starts: new noise at each step of an episode, one noise per episode, or
+    on the way to the previous latent action."""
+    warm_start_time: float = 0.5
+    """Flow time at which `warm_start` begins; it takes only the steps that are left from there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_time_draws", "num_solver_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0.0 <= self.warm_start_time < 1.0:
+            raise ValueError(f"warm_start_time must be in [0, 1), got {self.warm_start_time}.")
+        if self.prediction == "x" and self.solver == "heun":
+            raise ValueError(
+                "heun evaluates the velocity at t = 1, where predicted data has none. "
+                "With prediction x take midpoint, of the same order."
+            )
+
+
+class LatentFlow(Policy):
+    """z_t ~ the flow of v(x_t, t, h(o_t)) from N(0, I) (Lipman et al., arXiv:2210.02747)."""
+
+    Config = LatentFlowConfig
+
+    def __init__(self, cfg: LatentFlowConfig, obs: ObsSpec, latent_action_dim: int) -> None:
+        super().__init__(cfg, obs, latent_action_dim)
+        self.head = velocity_field.VelocityField(
+            latent_action_dim, self.encoder.embed_dim, cfg.hidden_dims
+        )
+        self.time = TIME_DISTRIBUTIONS.get(cfg.time.name)(cfg.time)
+
+    def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
+        """Flow-matching loss in standardized units. See ``Policy.forward``."""
+        x_1_NZ = self._training_target(latent_action).repeat_interleave(self.cfg.num_time_draws, 0)
+        condition = self.head.condition(self.encode(obs))
+        condition = condition.repeat_interleave(self.cfg.num_time_draws, 0)
+        x_0_NZ = torch.randn_like(x_1_NZ)
+        t_N = self.time.sample(len(x_1_NZ), x_1_NZ.device)
+
+        def head(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.head(x_t, t, condition).float()
+
+        loss = (
+            conditional_flow_matching_loss
+            if self.cfg.prediction == "velocity"
+            else data_prediction_flow_matching_loss
+        )
+        return LossOutput(loss=loss(head, x_0_NZ, x_1_NZ, t_N))
+
+    def act_on(
+        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, PolicyState]:
+        """Samples latent actions, starting as ``noise`` says. See ``Policy.act``."""
+        cfg = self.cfg
+        noise_BZ = state.noise if state and cfg.noise == "persistent" else None
+        if noise_BZ is None:
+            noise_BZ = self._noise(embedding, generator)
+        field = self._velocity_field(embedding)
+        if state and state.latent_action is not None and cfg.noise == "warm_start":
+            z_BZ = anchored_sample(
+                field,
+                noise_BZ,
+                self.standardizer.standardize(state.latent_action),
+                cfg.warm_start_time,
+                num_steps=max(1, round(cfg.num_solver_steps * (1 - cfg.warm_start_time))),
+                solver=cfg.solver,
+            )
+        else:
+            z_BZ = integrate(field, noise_BZ, num_steps=cfg.num_solver_steps, solver=cfg.solver)
+        latent_action_BZ = self.standardizer.restore(z_BZ)
+        return latent_action_BZ, PolicyState(noise=noise_BZ, latent_action=latent_action_BZ)
+
+    def anchored_on(
+        self,
+        embedding: Tensor,
+        latent_action: Tensor,
+        anchor_time: float | Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Interpolates, with fresh noise. See ``Policy.anchored_latent_action``."""
+        z_BZ = anchored_sample(
+            self._velocity_field(embedding),
+            self._noise(embedding, generator),
+            self.standardizer.standardize(latent_action),
+            anchor_time,
+            num_steps=self.cfg.num_solver_steps,
+            solver=self.cfg.solver,
+        )
+        return self.standardizer.restore(z_BZ)
+
+    def _velocity_field(self, embedding: Tensor) -> VelocityField:
+        condition = self.head.condition(embedding)
+        if self.cfg.prediction == "velocity":
+            return lambda x_t, t: self.head(x_t, t, condition).float()
+        return lambda x_t, t: velocity_towards(self.head(x_t, t, condition).float(), x_t, t)
+
+    def _noise(self, embedding: Tensor, generator: torch.Generator | None) -> Tensor:
+        """N(0, I), float32 [B, Z]; drawn where the generator is, so a seed fits any device."""
+        device = generator.device if generator else embedding.device
+        shape = (len(embedding), self.latent_action_dim)
+        return torch.randn(shape, generator=generator, device=device).to(embedding.device)
