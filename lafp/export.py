@@ -1,5 +1,6 @@
 """Finished models on disk: ``model.safetensors`` and ``model.json``. Nothing is unpickled."""
 
+import hashlib
 import json
 from typing import Any, Literal
 
@@ -34,15 +35,17 @@ def save_model(
         metrics: Last measured metrics, for the reader of the file.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    weights = safetensors.torch.save(state)
     card = {
         "format": FORMAT_VERSION,
         "kind": kind,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "config": config_to_dict(config),
         "specs": {name: config_to_dict(spec) for name, spec in specs.items()},
         "num_parameters": sum(p.numel() for p in module.parameters()),
         "metrics": metrics,
     }
-    storage.write_bytes(storage.join(uri, "model.safetensors"), safetensors.torch.save(state))
+    storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
     storage.write_text(storage.join(uri, "model.json"), json.dumps(card, indent=1))
 
 
@@ -53,7 +56,24 @@ def load_model(uri: str, kind: ModelKind) -> tuple[dict[str, Any], dict[str, Ten
         ``model.json`` and the state dict, on the CPU.
 
     Raises:
-        ConfigError: No such model, another kind, or a format this version does not read.
+        ConfigError: No such model, another kind, a format this version does not read, or weights
+            that are not those that ``model.json`` describes.
+    """
+    card = read_card(uri, kind)
+    weights = storage.read_bytes(storage.join(uri, "model.safetensors"))
+    if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
+        raise ConfigError(
+            f"{uri}: model.safetensors is not the file that model.json describes. "
+            "Export the model again, or copy both files anew."
+        )
+    return card, safetensors.torch.load(weights)
+
+
+def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
+    """``model.json`` alone. Its ``weights_sha256`` says which model exactly this is.
+
+    Raises:
+        ConfigError: As ``load_model``.
     """
     path = storage.join(uri, "model.json")
     if not storage.is_file(path):
@@ -66,4 +86,4 @@ def load_model(uri: str, kind: ModelKind) -> tuple[dict[str, Any], dict[str, Ten
             f"{path} has format {card.get('format')}, this lafp reads {FORMAT_VERSION}. "
             "Export the model again with this version, or use the version that wrote it."
         )
-    return card, safetensors.torch.load(storage.read_bytes(storage.join(uri, "model.safetensors")))
+    return card
