@@ -1,0 +1,200 @@
+"""Demonstrations: an environment's expert, rendered to mp4 on Ray tasks.
+
+``videos/`` looks like any corpus of videos: ``episode_000123.mp4``, no labels. ``labeled/`` and
+``labeled_val/`` hold a few other episodes whose ``episode_000123.npz`` has the actions. Episodes
+are functions of their seeds, and seeds of (``seed``, subset, number): what is written does not
+depend on the number of workers or on interruptions.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.ray_tasks import run_tasks
+from lafp import storage
+from lafp.config import choice
+from lafp.data.randomness import derive_seed
+from lafp.envs import ENVS
+from lafp.envs.base import VectorEnv
+from lafp.eval.rollout import Expert, Recording, rollout
+from lafp.video import EncodeConfig, encode_clip
+
+Subset = Literal["videos", "labeled", "labeled_val"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig:
+    """Which demonstrations to render."""
+
+    env: Any = choice(ENVS)
+    num_episodes: int = 700
+    """Unlabeled episodes: the corpus of videos."""
+    num_labeled_episodes: int = 15
+    """Episodes with actions, to train on."""
+    num_labeled_val_episodes: int = 30
+    """Episodes with actions, held out from all training."""
+    seed: int = 0
+    episodes_per_task: int = 25
+    """Rendered side by side in one Ray task; what an interruption loses at most, per task."""
+    encode: EncodeConfig = field(
+        default_factory=lambda: EncodeConfig(crf=10, pixel_format="yuv444p")
+    )
+    """Near lossless, colour at full resolution: preprocessing encodes again."""
+
+    def __post_init__(self) -> None:
+        if self.num_episodes < 1 or self.episodes_per_task < 1:
+            raise ValueError(
+                "num_episodes and episodes_per_task must be at least 1, "
+                f"got {self.num_episodes} and {self.episodes_per_task}."
+            )
+        for name in ("num_labeled_episodes", "num_labeled_val_episodes", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+
+    def num_of(self, subset: Subset) -> int:
+        """Episodes of one subset."""
+        return {
+            "videos": self.num_episodes,
+            "labeled": self.num_labeled_episodes,
+            "labeled_val": self.num_labeled_val_episodes,
+        }[subset]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The episodes ``first .. last - 1`` of one subset: the work of one Ray task."""
+
+    subset: Subset
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def record_uri(self, uri: str) -> str:
+        """Where the batch says that it is complete, with an ``EpisodeRecord`` per episode."""
+        return storage.join(uri, "batches", f"{self.subset}-{self.first:06d}-{self.last:06d}.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRecord:
+    """A row of ``episodes.parquet``."""
+
+    subset: Subset
+    episode: int
+    seed: int
+    num_frames: int
+    success: bool
+    episode_return: float
+    modes: list[int]
+    """Way taken at each fork of the task, -1 where undecided."""
+    num_bytes: int
+    """Size of the mp4."""
+
+
+def batches(cfg: CollectConfig) -> list[Batch]:
+    """All work, labeled episodes first: they are few and everything needs them."""
+    return list(_batches(cfg))
+
+
+def _batches(cfg: CollectConfig) -> Iterator[Batch]:
+    subsets: tuple[Subset, ...] = ("labeled", "labeled_val", "videos")
+    for subset in subsets:
+        num = cfg.num_of(subset)
+        for first in range(0, num, cfg.episodes_per_task):
+            yield Batch(subset=subset, first=first, last=min(num, first + cfg.episodes_per_task))
+
+
+def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
+    """Renders what is missing below ``uri``, then writes ``episodes.parquet``.
+
+    Needs Ray to be initialized.
+
+    Args:
+        cfg: What to render.
+        uri: Folder of the stage, local or S3.
+
+    Returns:
+        The stage's summary.
+    """
+    work = batches(cfg)
+    missing = [batch for batch in work if not storage.is_file(batch.record_uri(uri))]
+    num_done = sum(map(len, work)) - sum(map(len, missing))
+    calls = [(cfg, batch, uri) for batch in missing]
+    sizes = [len(batch) for batch in missing]
+    for _ in run_tasks(
+        render_batch, calls, sizes=sizes, label="collect", unit="episodes", num_done=num_done
+    ):
+        pass
+    records = [
+        EpisodeRecord(**record)
+        for batch in work
+        for record in json.loads(storage.read_text(batch.record_uri(uri)))
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(record) for record in records]), buffer)
+    storage.write_bytes(storage.join(uri, "episodes.parquet"), buffer.getvalue())
+    return {
+        "num_episodes": cfg.num_episodes,
+        "num_labeled_episodes": cfg.num_labeled_episodes,
+        "num_labeled_val_episodes": cfg.num_labeled_val_episodes,
+        "num_frames": sum(record.num_frames for record in records),
+        "num_bytes": sum(record.num_bytes for record in records),
+        "success": float(np.mean([record.success for record in records])),
+        "mean_frames": float(np.mean([record.num_frames for record in records])),
+    }
+
+
+def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
+    """Renders and writes one batch. The record comes last, so a batch is whole or not there."""
+    env: VectorEnv = ENVS.get(cfg.env.name)(cfg.env)
+    seeds = np.array(
+        [derive_seed(cfg.seed, batch.subset, n) for n in range(batch.first, batch.last)]
+    )
+    result = rollout(env, Expert(env), seeds, num_recorded=len(seeds))
+    records = []
+    for n, recording in enumerate(result.recordings):
+        stem = storage.join(uri, batch.subset, f"episode_{batch.first + n:06d}")
+        if batch.subset != "videos":
+            storage.write_bytes(f"{stem}.npz", _labels(recording, result.modes[n], env))
+        video = encode_clip(recording.frames, env.fps, cfg.encode)
+        storage.write_bytes(f"{stem}.mp4", video)
+        records.append(
+            EpisodeRecord(
+                subset=batch.subset,
+                episode=batch.first + n,
+                seed=int(seeds[n]),
+                num_frames=len(recording.frames),
+                success=bool(result.success[n]),
+                episode_return=float(result.episode_return[n]),
+                modes=result.modes[n].tolist(),
+                num_bytes=len(video),
+            )
+        )
+    record_uri = batch.record_uri(uri)
+    storage.write_text(record_uri, json.dumps([asdict(record) for record in records]))
+
+
+def _labels(recording: Recording, modes: np.ndarray, env: VectorEnv) -> bytes:
+    """The sidecar: one row per frame, the last action zero because no frame follows it."""
+    spec = env.action_spec
+    no_action = np.zeros_like(recording.actions[:1])
+    arrays = {
+        "action": np.concatenate([recording.actions, no_action]),
+        "state": recording.state,
+        "mode": modes,
+    }
+    if not spec.is_discrete:
+        arrays |= {
+            "action_low": np.array(spec.low, np.float32),
+            "action_high": np.array(spec.high, np.float32),
+        }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()

@@ -1,0 +1,40 @@
+r"""Render demonstrations in an environment: mp4 files, and labels for a few of them.
+
+python -m ray_jobs.collect configs/collect/slalom.yaml --run-name demo
+"""
+
+from typing import Any
+
+from data_pipelines.collect import CollectConfig, batches, collect
+from lafp.run_dir import RunDir, StageDir
+from ray_jobs.cli import main
+from ray_jobs.cluster import Demand
+from ray_jobs.job import Job
+
+
+def plan(cfg: CollectConfig, run: RunDir) -> list[str]:
+    """What would be rendered."""
+    return [
+        f"{cfg.num_episodes} unlabeled, {cfg.num_labeled_episodes} labeled and "
+        f"{cfg.num_labeled_val_episodes} held-out labeled episodes of {cfg.env.name}, "
+        f"in {len(batches(cfg))} tasks, to {run.stage('demonstrations').uri}"
+    ]
+
+
+def run_stage(cfg: CollectConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+    """Renders what is missing."""
+    return collect(cfg, stage.uri)
+
+
+JOB = Job(
+    name="collect",
+    schema=CollectConfig,
+    stage=lambda _: "demonstrations",
+    inputs=lambda _, run: {},
+    demand=lambda _: Demand(num_cpus=1),
+    plan=plan,
+    run=run_stage,
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)

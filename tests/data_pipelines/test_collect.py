@@ -1,0 +1,140 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data_pipelines.collect import Batch, CollectConfig, batches, render_batch
+from lafp import storage
+from lafp.config import load_config
+from lafp.envs.slalom import Slalom, SlalomConfig
+from lafp.video import decode_clip
+
+ROOT = Path(__file__).parents[2]
+CFG = CollectConfig(
+    env=SlalomConfig(distractors=True),
+    num_episodes=7,
+    num_labeled_episodes=3,
+    num_labeled_val_episodes=2,
+    episodes_per_task=3,
+)
+
+
+def test_batches_cover_every_episode_once():
+    covered = [(batch.subset, n) for batch in batches(CFG) for n in range(batch.first, batch.last)]
+    assert sorted(covered) == sorted(
+        (subset, n)
+        for subset in ("videos", "labeled", "labeled_val")
+        for n in range(CFG.num_of(subset))
+    )
+
+
+def test_a_labeled_episode_replays_to_its_own_video(tmp_path):
+    batch = Batch(subset="labeled", first=0, last=3)
+    render_batch(CFG, batch, str(tmp_path))
+    records = json.loads(storage.read_text(batch.record_uri(str(tmp_path))))
+    for n, record in enumerate(records):
+        frames = decode_clip((tmp_path / f"labeled/episode_{n:06d}.mp4").read_bytes())
+        labels = np.load(tmp_path / f"labeled/episode_{n:06d}.npz", allow_pickle=False)
+        assert len(frames) == len(labels["action"]) == len(labels["state"]) == record["num_frames"]
+        assert (labels["action"].dtype, labels["state"].dtype) == (np.float32, np.float32)
+        np.testing.assert_array_equal(labels["action"][-1], 0)
+        np.testing.assert_array_equal(labels["action_low"], [-1, -1])
+        np.testing.assert_array_equal(labels["action_high"], [1, 1])
+        env = Slalom(CFG.env)
+        replayed = [env.reset(np.array([record["seed"]]))[0]]
+        for action in labels["action"][:-1]:
+            result = env.step(action[None])
+            replayed.append(result.obs[0])
+        assert result.success[0] and record["success"]
+        np.testing.assert_array_equal(env.modes()[0], labels["mode"])
+        # H.264 rounds, but keeps every pixel near its own value.
+        error = np.abs(np.stack(replayed).astype(int) - frames)
+        assert error.mean() < 1.5 and np.quantile(error, 0.999) < 25
+
+
+def test_the_subsets_hold_different_episodes(tmp_path):
+    seeds = []
+    for batch in batches(CFG):
+        render_batch(CFG, batch, str(tmp_path))
+        seeds += [r["seed"] for r in json.loads(storage.read_text(batch.record_uri(str(tmp_path))))]
+    assert len(set(seeds)) == len(seeds) == 12
+    assert not list((tmp_path / "videos").glob("*.npz"))
+
+
+def test_demonstrations_go_to_s3_too(s3_bucket):
+    render_batch(CFG, Batch(subset="labeled_val", first=0, last=2), s3_bucket)
+    names = [info.uri.removeprefix(s3_bucket) for info in storage.list_files(s3_bucket)]
+    assert names == [
+        "/batches/labeled_val-000000-000002.json",
+        *(f"/labeled_val/episode_00000{n}.{suffix}" for n in (0, 1) for suffix in ("mp4", "npz")),
+    ]
+
+
+@pytest.mark.parametrize("values", [{"num_episodes": 0}, {"seed": -1}, {"episodes_per_task": 0}])
+def test_impossible_numbers_are_rejected(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        CollectConfig(env=SlalomConfig(), **values)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/collect").glob("*.yaml")), ids=str)
+def test_every_config_loads(path):
+    assert load_config(CollectConfig, path).num_episodes == 700
+
+
+def run_job(storage_dir: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "ray_jobs.collect", "configs/collect/slalom.yaml"]
+    command += ["num_episodes=120", "num_labeled_episodes=4", "num_labeled_val_episodes=2"]
+    command += ["episodes_per_task=3", "--run-name", "run", "--storage", str(storage_dir)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"RAY_ADDRESS": ""},
+    )  # fmt: skip
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for subset in ("videos", "labeled", "labeled_val")
+        for path in sorted((folder / subset).iterdir())
+        if not path.name.startswith(".")
+    }
+
+
+def test_a_killed_job_resumes_to_the_same_files(tmp_path):
+    killed = run_job(tmp_path)
+    batch_folder = tmp_path / "run/demonstrations/batches"
+    deadline = time.monotonic() + 120
+    while len(list(batch_folder.glob("*.json")) if batch_folder.is_dir() else []) < 3:
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    time.sleep(2)  # Ray's processes follow their driver
+    finished = {path: path.stat().st_mtime_ns for path in batch_folder.glob("*.json")}
+    assert 3 <= len(finished) < 42, "killed too late to test anything"
+
+    resumed = run_job(tmp_path)
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
+    assert "demonstrations: resuming" in output
+    assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
+
+    cfg = load_config(CollectConfig, tmp_path / "run/demonstrations/config.yaml")
+    undisturbed = tmp_path / "undisturbed"
+    for batch in batches(cfg):
+        render_batch(cfg, batch, str(undisturbed))
+    assert digests(tmp_path / "run/demonstrations") == digests(undisturbed)
+    episodes = pq.read_table(tmp_path / "run/demonstrations/episodes.parquet").to_pylist()
+    assert len(episodes) == 126 and all(episode["success"] for episode in episodes)
+
+    again = run_job(tmp_path)
+    output, _ = again.communicate(timeout=120)
+    assert "complete, nothing to do" in output
