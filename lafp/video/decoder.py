@@ -1,0 +1,145 @@
+"""What every video decoder does: probe a file, then yield its frames in order of presentation.
+
+A decoder plugs in by name (``VIDEO_DECODERS``). It runs sequentially in bounded memory, never
+raises anything but ``VideoError`` for a bad file, and never yields a frame that it knows to be
+damaged: it yields a ``DamagedSpan`` instead.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+# A frame that lies further than this share of a step from the regular grid makes a rate variable.
+_GRID_TOLERANCE = 0.2
+# Time stamps of some containers count whole milliseconds: a declared rate this close is the rate.
+_DECLARED_RATE_TOLERANCE = 0.005
+
+
+class VideoError(Exception):
+    """A file that cannot be decoded (further). It becomes a reject row, never a failed job."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VideoError, (self.reason, self.detail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orientation:
+    """How a picture must be turned and mirrored to be upright: transpose first, then flip."""
+
+    is_turned: bool = False
+    """Rows become columns: width and height change places."""
+    flip_x: bool = False
+    flip_y: bool = False
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Coded picture [H, W, 3] -> upright picture."""
+        if self.is_turned:
+            pixels = pixels.swapaxes(0, 1)
+        return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a probe finds. It reads all of the file's packets but decodes one frame only."""
+
+    codec: str
+    width_px: int
+    """Upright and with square pixels, like ``height_px``: what a player shows."""
+    height_px: int
+    coded_pixels: int
+    """Width x height as coded: what one frame costs to decode."""
+    orientation: Orientation
+    """What makes the coded picture upright."""
+    times_s: np.ndarray = field(repr=False)
+    """float64 [N], ascending: when each coded frame is shown, the first at 0."""
+    first_pts_s: float
+    """Presentation time of the first frame on the file's own clock."""
+    fps: float
+    """Frames per second: exact where the rate is constant, else of the median step."""
+    is_constant_rate: bool
+    duration_s: float
+    """End of the last frame that is there, whatever the header says."""
+    declared_duration_s: float
+    """End of the last frame that the header promises; at least ``duration_s``."""
+
+
+@dataclass(frozen=True)
+class DecodedFrame:
+    """One sound frame. Pixels are converted when asked for: skipped frames cost no scaling."""
+
+    time_s: float
+    """Presentation time; the first frame of the file is at 0."""
+    pixels: Callable[[], np.ndarray] = field(repr=False)
+    """-> uint8 RGB [height, width, 3] of the size that was asked for, upright."""
+
+
+@dataclass(frozen=True)
+class DamagedSpan:
+    """A span that was cut out because it does not decode to what was encoded."""
+
+    start_s: float
+    end_s: float
+    detail: str
+
+
+class VideoDecoder(Protocol):
+    """A named decoder. ``Config`` is its config dataclass, with its ``name``."""
+
+    Config: type
+
+    def probe(self, path: str, max_pixels: int, deadline: float) -> VideoInfo:
+        """Reads what ``path`` is.
+
+        Args:
+            path: A local file.
+            max_pixels: Largest width x height to decode.
+            deadline: ``time.monotonic()`` at which to give up.
+
+        Raises:
+            VideoError: It is no video, its frames are too large, or the deadline passed.
+        """
+        ...
+
+    def frames(
+        self, path: str, info: VideoInfo, width_px: int, height_px: int, deadline: float
+    ) -> Iterator[DecodedFrame | DamagedSpan]:
+        """Yields every frame, ascending in time, and every damaged span between them.
+
+        Args:
+            path: The file that was probed.
+            info: The probe's result.
+            width_px: Width to scale to, upright. The aspect ratio is the caller's business.
+            height_px: Height to scale to.
+            deadline: ``time.monotonic()`` at which to give up.
+
+        Raises:
+            VideoError: Reading cannot go on. What was yielded until then is sound.
+        """
+        ...
+
+
+def measure_rate(times_s: np.ndarray, declared_fps: float | None) -> tuple[float, bool]:
+    """The frame rate that time stamps show, and whether it is constant.
+
+    Args:
+        times_s: float64 [N], ascending.
+        declared_fps: The header's rate. Taken where it agrees, because it is exact.
+
+    Returns:
+        Frames per second; of the median step when the steps differ.
+    """
+    if len(times_s) < 2:
+        return declared_fps or 1.0, True
+    step_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1)
+    off_grid_s = np.abs(times_s - times_s[0] - step_s * np.arange(len(times_s)))
+    is_constant = bool(off_grid_s.max() <= _GRID_TOLERANCE * step_s)
+    fps = 1 / (step_s if is_constant else float(np.median(np.diff(times_s))))
+    if declared_fps and abs(fps / declared_fps - 1) < _DECLARED_RATE_TOLERANCE:
+        fps = declared_fps
+    return fps, is_constant

