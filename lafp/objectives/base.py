@@ -52,6 +52,10 @@ class Objective(nn.Module, ABC):
         nothing about the action that the observation did not hold already.
         """
 
+    def augment(self, window: Window) -> Window:
+        """The window as this objective wants to be trained on it. Without gradients."""
+        return window
+
     def after_step(self) -> None:
         """Called after each optimizer step, e.g. for the EMA of a target encoder."""
         return

@@ -1,0 +1,180 @@
+"""Random shifts, rotations and perspectives: one homography and one sampling per image.
+
+LAOM's augmentation (arXiv:2502.00379). There every image gets one of eight kinds at random. Ours
+draws every parameter per image (LAOM's code draws rotations and perspectives once per batch and
+kind), and repeats the border without end where LAOM pads by a fixed width and then with black.
+"""
+
+# Shape suffixes in this file: B windows, N images, C channels, H height, W width, K kinds.
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafp.types import Window
+
+AugmentKind = Literal[
+    "none",
+    "shift",
+    "rotate",
+    "perspective",
+    "shift-rotate",
+    "rotate-shift",
+    "rotate-perspective",
+    "perspective-rotate",
+]
+ALL_KINDS: tuple[str, ...] = get_args(AugmentKind)
+_OPERATIONS = ("none", "shift", "rotate", "perspective")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Which distortions an image gets. Defaults are LAOM's."""
+
+    kinds: tuple[AugmentKind, ...] = ALL_KINDS  # type: ignore[assignment]
+    """Every image gets one of these; ``a-b`` does a, then b. Empty: no augmentation."""
+    max_shift: float = 14 / 64
+    """As a share of the image's size, along each axis."""
+    max_rotation_deg: float = 90.0
+    perspective_scale: float = 0.5
+    """How far a corner may move towards the centre, as a share of half of the padded size."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_shift <= 1:
+            raise ValueError(f"max_shift must be in [0, 1], got {self.max_shift}.")
+        if not 0 <= self.max_rotation_deg <= 180:
+            raise ValueError(f"max_rotation_deg must be in [0, 180], got {self.max_rotation_deg}.")
+        if not 0 <= self.perspective_scale < 1:
+            raise ValueError(f"perspective_scale must be in [0, 1), got {self.perspective_scale}.")
+
+
+PERSPECTIVE_PAD = 30 / 64
+"""LAOM pads the image by this share of its size before a perspective, and crops it after."""
+
+
+def augment_window(window: Window, cfg: AugmentConfig) -> Window:
+    """Augments o_t, o_{t+1} and o_{t+k}, each by a draw of its own, as LAOM does.
+
+    Independent draws are the point: what the IDM could say about the distortion of o_{t+k} does
+    not help the FDM to predict a target distorted otherwise, so the latent need not carry it. The
+    frames of one stack share their draw, so motion inside of a stack stays true.
+    """
+    if not cfg.kinds:
+        return window
+    observations = torch.cat([window.obs, window.next_obs, window.future_obs])
+    obs, next_obs, future_obs = augment_images(observations, cfg).chunk(3)
+    return Window(
+        obs=obs,
+        next_obs=next_obs,
+        future_obs=future_obs,
+        offset_steps=window.offset_steps,
+        true_action=window.true_action,
+    )
+
+
+def augment_images(images_NCHW: Tensor, cfg: AugmentConfig) -> Tensor:
+    """Distorts every image by a draw of its own, from torch's generator on the images' device.
+
+    Args:
+        images_NCHW: float [N, C, H, W].
+        cfg: Kinds and strengths.
+
+    Returns:
+        The same shape. Outside of the image its border repeats.
+    """
+    num_images, _, height, width = images_NCHW.shape
+    matrices = draw_homographies(num_images, height, width, cfg, images_NCHW.device)
+    return warp(images_NCHW, matrices)
+
+
+def draw_homographies(
+    num_images: int, height: int, width: int, cfg: AugmentConfig, device: torch.device
+) -> Tensor:
+    """Random maps from output to input coordinates, float [N, 3, 3].
+
+    Coordinates are pixels over half of the height, from the centre, so circles stay circles.
+    """
+    operations = torch.stack(
+        [
+            torch.eye(3, device=device).expand(num_images, 3, 3),
+            _shifts(num_images, height, width, cfg.max_shift, device),
+            _rotations(num_images, cfg.max_rotation_deg, device),
+            _perspectives(num_images, width / height, cfg.perspective_scale, device),
+        ]
+    )
+    first_K, second_K = zip(*(_operations_of(kind) for kind in cfg.kinds), strict=True)
+    kind_N = torch.randint(len(cfg.kinds), (num_images,), device=device)
+    image_N = torch.arange(num_images, device=device)
+    first_N = torch.tensor(first_K, device=device)[kind_N]
+    second_N = torch.tensor(second_K, device=device)[kind_N]
+    # Maps go from output to input, so the operation done last is applied to a coordinate first.
+    return operations[first_N, image_N] @ operations[second_N, image_N]
+
+
+def warp(images_NCHW: Tensor, matrices_N33: Tensor) -> Tensor:
+    """Samples each image bilinearly where its map (see ``draw_homographies``) points."""
+    _, _, height, width = images_NCHW.shape
+    aspect = width / height
+    device = images_NCHW.device
+    y_H = (torch.arange(height, device=device) + 0.5) * 2 / height - 1
+    x_W = ((torch.arange(width, device=device) + 0.5) * 2 / width - 1) * aspect
+    ones_HW = torch.ones(height, width, device=device)
+    points_HW3 = torch.stack([x_W.expand(height, -1), y_H[:, None].expand(-1, width), ones_HW], -1)
+    mapped_NHW3 = (points_HW3.view(1, -1, 3) @ matrices_N33.transpose(1, 2)).view(
+        -1, height, width, 3
+    )
+    grid_NHW2 = mapped_NHW3[..., :2] / mapped_NHW3[..., 2:]
+    grid_NHW2 = grid_NHW2 / torch.tensor([aspect, 1.0], device=device)
+    return F.grid_sample(
+        images_NCHW, grid_NHW2.to(images_NCHW.dtype), padding_mode="border", align_corners=False
+    )
+
+
+def _operations_of(kind: str) -> tuple[int, int]:
+    first, _, second = kind.partition("-")
+    return _OPERATIONS.index(first), _OPERATIONS.index(second or "none")
+
+
+def _shifts(
+    num_images: int, height: int, width: int, max_shift: float, device: torch.device
+) -> Tensor:
+    """Whole pixels, so that a shift alone does not blur."""
+    reach_px = torch.tensor([max_shift * width, max_shift * height], device=device).round()
+    drawn_N2 = 2 * torch.rand(num_images, 2, device=device) - 1
+    shift_px_N2 = (drawn_N2 * (reach_px + 0.5)).round().clamp(-reach_px, reach_px)
+    matrices = torch.eye(3, device=device).repeat(num_images, 1, 1)
+    matrices[:, :2, 2] = shift_px_N2 * 2 / height
+    return matrices
+
+
+def _rotations(num_images: int, max_rotation_deg: float, device: torch.device) -> Tensor:
+    angle_N = math.radians(max_rotation_deg) * (2 * torch.rand(num_images, device=device) - 1)
+    cos_N, sin_N = angle_N.cos(), angle_N.sin()
+    matrices = torch.eye(3, device=device).repeat(num_images, 1, 1)
+    matrices[:, 0, 0], matrices[:, 0, 1] = cos_N, -sin_N
+    matrices[:, 1, 0], matrices[:, 1, 1] = sin_N, cos_N
+    return matrices
+
+
+def _perspectives(num_images: int, aspect: float, scale: float, device: torch.device) -> Tensor:
+    """Moves the four corners of the padded image inwards, each by a draw of its own.
+
+    The map solves, for each corner (x, y) -> (u, v) with h_33 = 1,
+        u (h_31 x + h_32 y + 1) = h_11 x + h_12 y + h_13, and alike for v.
+    """
+    half_size = torch.tensor([aspect + 2 * PERSPECTIVE_PAD, 1 + 2 * PERSPECTIVE_PAD], device=device)
+    signs_42 = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], device=device)
+    corners_N42 = (signs_42 * half_size).expand(num_images, 4, 2)
+    moved_N42 = corners_N42 * (1 - scale * torch.rand(num_images, 4, 2, device=device))
+    # The picture's corners move inwards: outputs are the moved corners, inputs the true ones.
+    x, y = moved_N42.unbind(-1)
+    u, v = corners_N42.unbind(-1)
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    rows_u = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
+    rows_v = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
+    solution_N8 = torch.linalg.solve(torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1))
+    return F.pad(solution_N8, (0, 1), value=1.0).view(num_images, 3, 3)

@@ -1,0 +1,79 @@
+"""Inverse dynamics models: which latent action explains the change between two observations?"""
+
+# Shape suffixes in this file: B batch, C channels (3 F), H height, W width, E embedding,
+# Z latent action.
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lafp.models import ENCODERS
+from lafp.models.mlp import RereadingMlp
+from lafp.types import ObsSpec
+
+SecondInput = Literal["frame", "difference"]
+
+
+class PixelIdm(nn.Module):
+    """LAPO's IDM: one CNN over o_t and the newest frame of o_{t+1}, stacked along channels.
+
+    With a frame stack of 2 that is LAPO's (o_{t-1}, o_t, o_{t+1}) (arXiv:2312.10812). Given the
+    difference to o_t's newest frame instead of the frame, a small CNN need not learn to subtract.
+    """
+
+    def __init__(
+        self, encoder: Any, obs: ObsSpec, latent_action_dim: int, second_input: SecondInput
+    ) -> None:
+        super().__init__()
+        self.second_input = second_input
+        pair = replace(obs, frame_stack=obs.frame_stack + 1)
+        self.encoder = ENCODERS.get(encoder.name)(encoder, pair)
+        self.head = nn.Linear(self.encoder.embed_dim, latent_action_dim)
+
+    def forward(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """Infers latent actions, before any bottleneck.
+
+        Args:
+            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
+            next_obs: o_{t+1}, same shape and range.
+
+        Returns:
+            z_t, float [B, Z], unbounded.
+        """
+        return self.head(self.embed(obs, next_obs))
+
+    def embed(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """The CNN's features of the pair, float [B, E]."""
+        second = next_obs[:, -3:]
+        if self.second_input == "difference":
+            # Halved, so that it lies in [-1, 1] as frames do.
+            second = (second - obs[:, -3:]) / 2
+        return self.encoder(torch.cat([obs, second], dim=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """LAOM's IDM and FDM heads: residual MLP blocks that read their inputs again."""
+
+    hidden_dim: int = 1024
+    num_blocks: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_dim", "num_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+class EmbeddingIdm(nn.Module):
+    """LAOM's IDM: residual MLP blocks over two embeddings, read again at every block."""
+
+    def __init__(self, cfg: HeadConfig, embed_dim: int, latent_action_dim: int) -> None:
+        super().__init__()
+        self.mlp = RereadingMlp(0, 2 * embed_dim, cfg.hidden_dim, latent_action_dim, cfg.num_blocks)
+
+    def forward(self, obs_BE: Tensor, next_obs_BE: Tensor) -> Tensor:
+        """Embeddings of o_t and o_{t+k}, float [B, E] each -> z_t, float [B, Z]."""
+        context_B2E = torch.cat([obs_BE, next_obs_BE], dim=-1)
+        return self.mlp(context_B2E[:, :0], context_B2E)

@@ -1,0 +1,47 @@
+"""The residual MLP of LAOM's heads, which reads its context again at every block."""
+
+# Shape suffixes in this file: B batch, I input, K context, H hidden.
+
+import torch
+from torch import Tensor, nn
+
+
+class RereadingMlp(nn.Module):
+    """Residual MLP blocks, each behind a linear layer over its input and the context.
+
+        h_0 = block_0(W_0 [input, context]),   h_i = block_i(W_i [h_{i-1}, context])
+
+    LAOM's ``LatentActHead`` and ``LatentObsHead`` (Nikulin et al., arXiv:2502.00379). A latent
+    action is small beside an observation's embedding: reading it once loses it among the rest.
+    """
+
+    def __init__(
+        self, input_dim: int, context_dim: int, hidden_dim: int, output_dim: int, num_blocks: int
+    ) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(
+            nn.Linear((hidden_dim if i else input_dim) + context_dim, hidden_dim)
+            for i in range(num_blocks)
+        )
+        self.blocks = nn.ModuleList(MlpBlock(hidden_dim) for _ in range(num_blocks))
+        self.output = nn.Linear(hidden_dim, output_dim)
+
+    def forward(self, inputs_BI: Tensor, context_BK: Tensor) -> Tensor:
+        """float [B, I] (I may be 0) and [B, K] -> float [B, output_dim]."""  # noqa: D403
+        hidden_BH = inputs_BI
+        for projection, block in zip(self.projections, self.blocks, strict=True):
+            hidden_BH = block(projection(torch.cat([hidden_BH, context_BK], dim=-1)))
+        return self.output(hidden_BH)
+
+
+class MlpBlock(nn.Module):
+    """LayerNorm(x + W_2 ReLU6(W_1 x)), four times as wide inside."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU6(), nn.Linear(4 * dim, dim))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, hidden_BH: Tensor) -> Tensor:
+        """Features [B, H] -> the same shape."""
+        return self.norm(hidden_BH + self.layers(hidden_BH))

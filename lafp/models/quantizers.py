@@ -1,0 +1,332 @@
+"""Bottlenecks between the IDM and the FDM: they keep z_t from carrying the whole next frame.
+
+A bottleneck splits in two. ``normalize`` is its deterministic, continuous part and belongs to the
+latent action that policies learn; ``forward`` adds what only the FDM sees: quantization or noise.
+"""
+
+# Shape suffixes in this file: B batch, Z latent action, N codebooks, L discrete latents per
+# codebook, K codes, D code dimension, P positions (B x L).
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class BottleneckOutput:
+    """What the FDM gets."""
+
+    latent: Tensor
+    """float [B, Z]; gradients pass straight through quantization."""
+    loss: Tensor
+    """Scalar, e.g. the commitment loss; 0 where there is none."""
+    metrics: dict[str, Tensor]
+
+
+class Bottleneck(nn.Module):
+    """No bottleneck (``none``), and the base of the others."""
+
+    Config: Any
+
+    def normalize(self, latent_BZ: Tensor) -> Tensor:
+        """The continuous part: IDM output -> the latent action that policies learn."""
+        return latent_BZ
+
+    def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
+        """Normalized latents -> what the FDM sees."""
+        return BottleneckOutput(latent=latent_BZ, loss=latent_BZ.new_zeros(()), metrics={})
+
+    def after_step(self) -> None:
+        """After each optimizer step."""
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoBottleneckConfig:
+    """A plain continuous latent: only its size limits it."""
+
+    name: str = "none"
+
+
+class NoBottleneck(Bottleneck):
+    """The identity."""
+
+    Config = NoBottleneckConfig
+
+    def __init__(self, cfg: NoBottleneckConfig, latent_action_dim: int) -> None:
+        super().__init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNormNoiseConfig:
+    """LayerNorm without parameters, and Gaussian noise in training: a channel of fixed capacity."""
+
+    name: str = "layernorm_noise"
+    noise_std: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.noise_std < 0:
+            raise ValueError(f"noise_std must not be negative, got {self.noise_std}.")
+
+
+class LayerNormNoise(Bottleneck):
+    """z = LayerNorm(IDM output); the FDM sees z + noise_std * N(0, I) in training, z otherwise."""
+
+    Config = LayerNormNoiseConfig
+
+    def __init__(self, cfg: LayerNormNoiseConfig, latent_action_dim: int) -> None:
+        super().__init__()
+        if latent_action_dim < 3:
+            raise ValueError(
+                f"layernorm_noise needs a latent_action_dim of at least 3, got {latent_action_dim}:"
+                " LayerNorm takes two degrees of freedom."
+            )
+        self.noise_std = cfg.noise_std
+        self.norm = nn.LayerNorm(latent_action_dim, elementwise_affine=False)
+
+    def normalize(self, latent_BZ: Tensor) -> Tensor:
+        """LayerNorm over Z."""
+        return self.norm(latent_BZ)
+
+    def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
+        """Adds the noise."""
+        if self.training:
+            latent_BZ = latent_BZ + self.noise_std * torch.randn_like(latent_BZ)
+        return super().forward(latent_BZ)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FsqConfig:
+    """Finite scalar quantization (Mentzer et al., arXiv:2309.15505)."""
+
+    name: str = "fsq"
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    """Values per dimension of one discrete latent; Z must be a multiple of their number."""
+
+    def __post_init__(self) -> None:
+        if not self.levels or min(self.levels) < 2:
+            raise ValueError(f"levels must be numbers of at least 2, got {self.levels}.")
+
+
+class Fsq(Bottleneck):
+    """Rounds each bounded dimension to one of its levels; straight-through gradients."""
+
+    Config = FsqConfig
+
+    def __init__(self, cfg: FsqConfig, latent_action_dim: int) -> None:
+        super().__init__()
+        if latent_action_dim % len(cfg.levels):
+            raise ValueError(
+                f"latent_action_dim must be a multiple of the number of fsq levels "
+                f"({len(cfg.levels)}), got {latent_action_dim}."
+            )
+        self.levels = cfg.levels
+        self.num_codes = math.prod(cfg.levels)
+
+    def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
+        """Quantizes to values in [-1, 1]."""
+        bounded = self._bound(latent_BZ)
+        level_index = bounded + (bounded.round() - bounded).detach()
+        codes_BZ = level_index / (self._levels(latent_BZ) // 2)
+        with torch.no_grad():
+            indices_BL = self.codes_to_indices(codes_BZ)
+            counts_K = torch.bincount(indices_BL.flatten(), minlength=self.num_codes)
+        return BottleneckOutput(
+            latent=codes_BZ,
+            loss=latent_BZ.new_zeros(()),
+            metrics=_codebook_metrics(counts_K.float()[None]),
+        )
+
+    def codes_to_indices(self, codes_BZ: Tensor) -> Tensor:
+        """Quantized values, float [B, Z] -> index of each discrete latent, int64 [B, L]."""
+        levels = self._levels(codes_BZ)
+        half = levels // 2
+        digits = (codes_BZ * half + half).round().long().unflatten(-1, (-1, len(self.levels)))
+        return (digits * self._basis(digits)).sum(-1)
+
+    def indices_to_codes(self, indices_BL: Tensor) -> Tensor:
+        """The inverse of ``codes_to_indices``: int64 [B, L] -> float [B, Z]."""
+        levels = torch.tensor(self.levels, device=indices_BL.device)
+        digits = (indices_BL[..., None] // self._basis(indices_BL)) % levels
+        half = levels // 2
+        return ((digits - half) / half).flatten(-2)
+
+    def _bound(self, latent_BZ: Tensor) -> Tensor:
+        """Squashes each dimension so that rounding gives exactly its number of levels."""
+        levels = self._levels(latent_BZ)
+        half_width = (levels - 1) * (1 + 1e-3) / 2
+        # An even number of levels has none at 0: shift by half a level.
+        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
+        shift = (offset / half_width).atanh()
+        return (latent_BZ + shift).tanh() * half_width - offset
+
+    def _levels(self, like_BZ: Tensor) -> Tensor:
+        repeats = like_BZ.shape[-1] // len(self.levels)
+        return torch.tensor(self.levels * repeats, device=like_BZ.device)
+
+    def _basis(self, like: Tensor) -> Tensor:
+        levels = torch.tensor((1, *self.levels[:-1]), device=like.device)
+        return levels.cumprod(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqConfig:
+    """Vector quantization with EMA codebooks, as in LAPO (arXiv:2312.10812)."""
+
+    name: str = "vq"
+    num_codebooks: int = 2
+    num_discrete_latents: int = 4
+    """Per codebook. Codes have Z / (codebooks x discrete latents) dimensions (LAPO: 16)."""
+    num_codes: int = 64
+    """Per codebook."""
+    commitment_weight: float = 0.05
+    decay: float = 0.999
+    """Of the codebooks' moving averages, per optimizer step."""
+    revive_after_steps: int = 100
+    """A code that no latent chose for so many steps becomes one of the batch's latents."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_codebooks", "num_discrete_latents", "num_codes", "revive_after_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"decay must be in [0, 1), got {self.decay}.")
+        if self.commitment_weight < 0:
+            raise ValueError(f"commitment_weight must not be negative: {self.commitment_weight}.")
+
+
+class Vq(Bottleneck):
+    """Nearest code per discrete latent; codes are moving averages of the latents they stand for.
+
+        count <- decay * count + (1 - decay) * n,    sum <- decay * sum + (1 - decay) * sum(z)
+        code = sum / count
+
+    Forward passes collect n and sum(z); ``after_step`` adds them up over ranks and moves the
+    codes. So codebooks depend neither on gradient accumulation nor on the number of workers, and
+    no forward pass communicates. The first step sets all codes to latents of its batch. LAPO
+    instead starts from uniform noise, updates in every forward pass and has no revival.
+    """
+
+    Config = VqConfig
+    codebook: Tensor
+    ema_count: Tensor
+    ema_sum: Tensor
+    steps_unused: Tensor
+    num_updates: Tensor
+
+    def __init__(self, cfg: VqConfig, latent_action_dim: int) -> None:
+        super().__init__()
+        num_latents = cfg.num_codebooks * cfg.num_discrete_latents
+        if latent_action_dim % num_latents:
+            raise ValueError(
+                f"latent_action_dim must be a multiple of the number of discrete latents "
+                f"({num_latents}), got {latent_action_dim}."
+            )
+        self.cfg = cfg
+        shape = (cfg.num_codebooks, cfg.num_codes)
+        codebook = torch.randn(*shape, latent_action_dim // num_latents)
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("ema_count", torch.zeros(shape))
+        self.register_buffer("ema_sum", torch.zeros_like(codebook))
+        self.register_buffer("steps_unused", torch.zeros(shape))
+        self.register_buffer("num_updates", torch.zeros(()))
+        # Not a buffer: DDP would overwrite every rank's statistics with those of rank 0.
+        self._collected: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Vq":
+        """Moves the buffers but keeps them in fp32: averages do not survive bf16."""
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers(recurse=False):
+            setattr(self, name, buffer.float())
+        return self
+
+    def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
+        """Replaces each discrete latent by its nearest code."""
+        latent_NPD = self._split(latent_BZ)
+        with torch.no_grad(), torch.autocast(latent_BZ.device.type, enabled=False):
+            values_NPD = latent_NPD.float()
+            squared_norm_N1K = self.codebook.square().sum(-1)[:, None]
+            distance_NPK = squared_norm_N1K - 2 * values_NPD @ self.codebook.transpose(1, 2)
+            indices_NP = distance_NPK.argmin(-1)
+            codes_NPD = self.codebook.gather(1, indices_NP[..., None].expand_as(values_NPD))
+            counts_NK = self._collect(values_NPD, indices_NP)
+        codes_BZ = self._join(codes_NPD.to(latent_BZ.dtype), len(latent_BZ))
+        return BottleneckOutput(
+            latent=latent_BZ + (codes_BZ - latent_BZ).detach(),
+            loss=self.cfg.commitment_weight * F.mse_loss(latent_BZ.float(), codes_BZ.float()),
+            metrics=_codebook_metrics(counts_NK),
+        )
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Moves the codes to what this step's latents were, over all ranks. A collective."""
+        if self._collected is None:
+            return
+        counts_NK, sums_NKD, candidates_NKD = self._collected
+        self._collected = None
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            # One message: the sum over ranks of rank 0's candidates is rank 0's candidates.
+            candidates_NKD = candidates_NKD * (dist.get_rank() == 0)
+            message = torch.cat([t.flatten() for t in (counts_NK, sums_NKD, candidates_NKD)])
+            dist.all_reduce(message)
+            sizes = [counts_NK.numel(), sums_NKD.numel(), candidates_NKD.numel()]
+            counts, sums, candidates = message.split(sizes)
+            counts_NK, sums_NKD = counts.view_as(counts_NK), sums.view_as(sums_NKD)
+            candidates_NKD = candidates.view_as(candidates_NKD)
+        self._move_codes(counts_NK, sums_NKD, candidates_NKD)
+
+    def _move_codes(self, counts_NK: Tensor, sums_NKD: Tensor, candidates_NKD: Tensor) -> None:
+        decay = self.cfg.decay
+        self.ema_count.lerp_(counts_NK, 1 - decay)
+        self.ema_sum.lerp_(sums_NKD, 1 - decay)
+        self.steps_unused.add_(1).mul_(counts_NK == 0)
+        is_first = self.num_updates == 0
+        is_dead_NK = (self.steps_unused >= self.cfg.revive_after_steps) | is_first
+        # A new code weighs as much as one average step gives it, so that it still moves quickly.
+        fresh_count = (1 - decay) * counts_NK.mean()
+        self.ema_count.copy_(torch.where(is_dead_NK, fresh_count, self.ema_count))
+        self.ema_sum.copy_(
+            torch.where(is_dead_NK[..., None], candidates_NKD * fresh_count, self.ema_sum)
+        )
+        self.steps_unused.mul_(~is_dead_NK)
+        self.num_updates.add_(1)
+        self.codebook.copy_(self.ema_sum / self.ema_count[..., None])
+
+    def _collect(self, values_NPD: Tensor, indices_NP: Tensor) -> Tensor:
+        """Adds a forward pass to this step's statistics. Returns its own counts [N, K]."""
+        one_hot_NPK = F.one_hot(indices_NP, self.cfg.num_codes).to(values_NPD.dtype)
+        counts_NK = one_hot_NPK.sum(1)
+        if self.training:
+            sums_NKD = one_hot_NPK.transpose(1, 2) @ values_NPD
+            shape = (len(values_NPD), self.cfg.num_codes)
+            chosen_NK = torch.randint(values_NPD.shape[1], shape, device=values_NPD.device)
+            index_NKD = chosen_NK[..., None].expand(-1, -1, values_NPD.shape[-1])
+            candidates_NKD = values_NPD.gather(1, index_NKD)
+            if self._collected is None:
+                self._collected = counts_NK, sums_NKD, candidates_NKD
+            else:
+                counts, sums, _ = self._collected
+                self._collected = counts + counts_NK, sums + sums_NKD, candidates_NKD
+        return counts_NK
+
+    def _split(self, latent_BZ: Tensor) -> Tensor:
+        shape = (self.cfg.num_codebooks, self.cfg.num_discrete_latents, self.codebook.shape[-1])
+        return latent_BZ.unflatten(1, shape).transpose(0, 1).flatten(1, 2)
+
+    def _join(self, codes_NPD: Tensor, batch_size: int) -> Tensor:
+        return codes_NPD.unflatten(1, (batch_size, -1)).transpose(0, 1).flatten(1)
+
+
+def _codebook_metrics(counts_NK: Tensor) -> dict[str, Tensor]:
+    """Perplexity (mean over codebooks) and share of codes in use, in one batch."""
+    shares_NK = counts_NK / counts_NK.sum(-1, keepdim=True)
+    entropy_N = -(shares_NK * shares_NK.clamp_min(1e-10).log()).sum(-1)
+    return {
+        "codebook/perplexity": entropy_N.exp().mean(),
+        "codebook/usage": (counts_NK > 0).float().mean(),
+    }
