@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lafp.config import choice, config_from_dict
 from lafp.export import load_model
 from lafp.models import ENCODERS
-from lafp.policies import POLICIES
 from lafp.models.standardizer import LatentStandardizer
+from lafp.policies import POLICIES
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
 

@@ -46,11 +46,12 @@ class LatentBc(Policy):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """0: its own prediction; 1: the raw IDM latent. See ``Policy.anchored_latent_action``."""
-        if anchor_time == 0:
-            return self.act_on(embedding, None)[0]
-        if anchor_time == 1:
-            return latent_action.float()
+        if not isinstance(anchor_time, Tensor):
+            if anchor_time == 0:
+                return self.act_on(embedding, None)[0]
+            if anchor_time == 1:
+                return latent_action.float()
         raise ValueError(
-            f"latent_bc knows anchor_time 0 (its own prediction) and 1 (the raw IDM latent), got "
+            "latent_bc knows anchor_time 0 (its own prediction) and 1 (the raw IDM latent), got "
             f"{anchor_time}: between them lies no point of its making."
         )

@@ -1,0 +1,297 @@
+"""Training an action decoder: the few labeled clips, behind a frozen LAM and a frozen policy."""
+
+# Shape suffixes in this file: B clips, N windows.
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafp.config import ConfigError
+from lafp.data.labels import action_spec, labeled_subset
+from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
+from lafp.data.windows import WindowConfig, cut_windows, draw_windows, windows_at
+from lafp.export import read_card, save_model
+from lafp.lam import load_lam
+from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
+from lafp.policies.base import load_policy
+from lafp.train.config import TrainConfig
+from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, cuda_devices
+from lafp.train.tasks.policy import check_clips_per_step
+from lafp.types import ActionSpec, ClipBatch, LossOutput
+
+MAX_VAL_CLIPS = 64
+MAX_REMEMBERED_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDecoderConfig:
+    """Stage 3: latent action -> true action. As many updates whatever the labeled fraction."""
+
+    name: str
+    """Folder of the run: ``decoder/<name>``."""
+    labeled_shards: str | None = None
+    """Shard set with actions; the run's own ``shards/labeled`` if null."""
+    policy: str
+    """Which of the run's policies it decodes: ``policy/<policy>``."""
+    anchor_time: float | int | tuple[float, float] = 0.5
+    """Where the policy's solver starts, from 0 (noise: naive flow) to 1 (the raw IDM latent), or a
+    range to draw from. A cloning policy takes 0 (its own prediction) or 1."""
+    label_fraction: float = 1.0
+    """Share of the training clips whose actions may be seen."""
+    label_seed: int = 0
+    """Which clips those are. The subsets of one seed are nested."""
+    windows_per_clip: int = 8
+    """Transitions drawn from a clip each time it is visited."""
+    decoder: ActionDecoderConfig = field(default_factory=ActionDecoderConfig)
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        low, high = self.anchor_range
+        if not 0 <= low <= high <= 1:
+            raise ValueError(
+                f"anchor_time must be in [0, 1], or a range within it, got {self.anchor_time}."
+            )
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}.")
+        if self.windows_per_clip < 1:
+            raise ValueError(f"windows_per_clip must be at least 1, got {self.windows_per_clip}.")
+        check_clips_per_step(self.train.global_batch_size, self.windows_per_clip)
+
+    @property
+    def anchor_range(self) -> tuple[float, float]:
+        """Lowest and highest anchor time."""
+        if isinstance(self.anchor_time, tuple):
+            return self.anchor_time
+        return float(self.anchor_time), float(self.anchor_time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderInputs:
+    """One micro-batch."""
+
+    latent_action: Tensor
+    """The policy's latent action near the demonstrated one, float [B, Z]."""
+    embedding: Tensor
+    """The policy's h(o_t), float [B, E]."""
+    true_action: Tensor
+    """float [B, A] in the environment's units, or int64 [B]."""
+
+
+class TrainedDecoder(nn.Module):
+    """See ``TrainedModule``. MSE in normalized units; cross-entropy for discrete actions."""
+
+    def __init__(self, action_decoder: ActionDecoder) -> None:
+        super().__init__()
+        self.action_decoder = action_decoder
+
+    def forward(self, inputs: DecoderInputs) -> LossOutput:
+        """Error of the predicted actions."""
+        predicted = self.action_decoder(inputs.latent_action, inputs.embedding)
+        spec = self.action_decoder.action
+        if spec.is_discrete:
+            return LossOutput(loss=F.cross_entropy(predicted, inputs.true_action))
+        return LossOutput(loss=F.mse_loss(predicted, spec.normalize(inputs.true_action)))
+
+    def after_step(self) -> None:
+        """Nothing follows the optimizer."""
+
+
+@dataclass(frozen=True)
+class _Transitions:
+    """What the frozen models say about N transitions: the noise of the policy aside, all."""
+
+    embedding: Tensor
+    idm_latent: Tensor
+    true_action: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "_Transitions":
+        return _Transitions(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @staticmethod
+    def cat(parts: Sequence["_Transitions"]) -> "_Transitions":
+        return _Transitions(
+            *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(_Transitions))
+        )
+
+
+class DecoderTask:
+    """See ``Task``."""
+
+    def __init__(
+        self, cfg: TrainDecoderConfig, labeled_shards: str, policy_uri: str, lam_uri: str
+    ) -> None:
+        self.cfg, self.shards = cfg, labeled_shards
+        self.lam, self.policy = load_lam(lam_uri, "cpu"), load_policy(policy_uri)
+        self._policy_sha256 = _policy_of_lam(policy_uri, lam_uri)
+        check_frame_size(labeled_shards, self.lam.obs)
+        self.action = action_spec(labeled_shards)
+        self._window = WindowConfig(
+            frame_stack=self.policy.obs.frame_stack, windows_per_clip=cfg.windows_per_clip
+        )
+        self._val_clips = HeldOutClips(labeled_shards, MAX_VAL_CLIPS)
+        embed_dim, latent_dim = self.policy.encoder.embed_dim, self.policy.latent_action_dim
+        num_frames = open_shard_set(labeled_shards).num_frames["train"] * cfg.label_fraction
+        self._is_remembering = num_frames * (embed_dim + latent_dim) * 4 <= MAX_REMEMBERED_BYTES
+        self._remembered: dict[int, _Transitions] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.train.seed)
+            decoder = ActionDecoder(cfg.decoder, self.action, latent_dim, embed_dim)
+        self.module: nn.Module = TrainedDecoder(decoder)
+        try:  # before the cluster starts, not at the first step
+            self._anchored(torch.zeros(1, embed_dim), torch.zeros(1, latent_dim))
+        except ValueError as error:
+            raise ConfigError(f"anchor_time: {error}") from None
+
+    def demands(self) -> Mapping[str, ClipDemand]:
+        """See ``Task``."""
+        cfg = self.cfg
+        order = ClipOrder(
+            shard_set=self.shards,
+            split="train",
+            seed=cfg.train.seed,
+            pool_shards=cfg.train.ingest.pool_shards,
+            only_clips=labeled_subset(self.shards, "train", cfg.label_fraction, cfg.label_seed),
+        )
+        clips_per_step = cfg.train.global_batch_size // cfg.windows_per_clip
+        return {"labeled": ClipDemand(order=order, clips_per_step=clips_per_step)}
+
+    @torch.no_grad()
+    def inputs(self, clips: Mapping[str, ClipBatch]) -> DecoderInputs:
+        """Random transitions, with the policy's latent actions drawn anew. See ``Task``."""
+        drawn = (self._recalled if self._is_remembering else self._drawn)(clips["labeled"])
+        return DecoderInputs(
+            latent_action=self._anchored(drawn.embedding, drawn.idm_latent),
+            embedding=drawn.embedding,
+            true_action=drawn.true_action,
+        )
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Action error on held-out labeled episodes, of all their transitions.
+
+        ``anchored``: decoding what the decoder is trained on. ``deployed``: decoding what the
+        policy does by itself, which may rightly be another mode than the demonstrated one.
+        MSE in the environment's units; R^2 over all dimensions in normalized units.
+        """
+        assert isinstance(module, TrainedDecoder)
+        decoder, was_training = module.action_decoder, module.training
+        device = next(module.parameters()).device
+        batches = list(self._val_clips.batches(device))
+        if not batches:
+            return {}
+        held_out = _Transitions.cat(
+            [self._all_of(batch, b) for batch in batches for b in range(len(batch.num_frames))]
+        )
+        module.eval()
+        with torch.random.fork_rng(devices=cuda_devices(device)):
+            torch.manual_seed(0)
+            latents = {
+                "anchored": self._anchored(held_out.embedding, held_out.idm_latent),
+                "deployed": self.policy.act_on(held_out.embedding, None)[0],
+            }
+        metrics = {"val/num_transitions": float(len(held_out.true_action))}
+        for name, latent_action in latents.items():
+            predicted = decoder.decode(latent_action, held_out.embedding)
+            for metric, value in action_errors(
+                predicted, held_out.true_action, self.action
+            ).items():
+                metrics[f"val/{metric}_{name}"] = value
+        module.train(was_training)
+        return metrics
+
+    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+        """See ``Task``."""
+        assert isinstance(module, TrainedDecoder)
+        save_model(
+            uri,
+            kind="decoder",
+            config=self.cfg.decoder,
+            specs={
+                "action": self.action,
+                "latent_action_dim": self.policy.latent_action_dim,
+                "embed_dim": self.policy.encoder.embed_dim,
+                "policy": self.cfg.policy,
+                "policy_sha256": self._policy_sha256,
+            },
+            module=module.action_decoder,
+            metrics=metrics,
+        )
+
+    def _anchored(self, embedding_NE: Tensor, idm_latent_NZ: Tensor) -> Tensor:
+        low, high = self.cfg.anchor_range
+        anchor_time: float | Tensor = low
+        if low < high:
+            anchor_time = low + (high - low) * torch.rand(
+                len(embedding_NE), device=embedding_NE.device
+            )
+        return self.policy.anchored_on(embedding_NE, idm_latent_NZ, anchor_time)
+
+    def _drawn(self, batch: ClipBatch) -> _Transitions:
+        window = cut_windows(batch, self._window, self.cfg.train.seed)
+        return self._seen(window.obs, window.next_obs, window.true_action)
+
+    def _recalled(self, batch: ClipBatch) -> _Transitions:
+        """As ``_drawn``, but each clip goes through the frozen models once in the whole run."""
+        t_BN, _ = draw_windows(batch, self._window, self.cfg.train.seed)
+        rows_BN = torch.from_numpy(t_BN).to(batch.frames.device) - (self._window.frame_stack - 1)
+        parts = []
+        for b, key in enumerate(batch.clip_key.tolist()):
+            if key not in self._remembered:
+                self._remembered[key] = self._all_of(batch, b)
+            parts.append(self._remembered[key][rows_BN[b]])
+        return _Transitions.cat(parts)
+
+    def _all_of(self, batch: ClipBatch, b: int) -> _Transitions:
+        """Every transition of one clip, in order."""
+        first, last = self._window.frame_stack - 1, int(batch.num_frames[b]) - 1
+        t_N = torch.arange(first, last)
+        window = windows_at(
+            batch, torch.full_like(t_N, b), t_N, torch.ones_like(t_N), self._window.frame_stack
+        )
+        return self._seen(window.obs, window.next_obs, window.true_action)
+
+    def _seen(self, obs: Tensor, next_obs: Tensor, true_action: Tensor | None) -> _Transitions:
+        if true_action is None:
+            raise ConfigError(f"{self.shards} holds clips without actions.")
+        if self.lam.device != obs.device:
+            self.lam.to(obs.device)
+            self.policy.to(obs.device)
+        latent = self.lam.label(obs, next_obs).float()
+        return _Transitions(self.policy.encode(obs).float(), latent, true_action)
+
+
+def action_errors(predicted: Tensor, true_action: Tensor, spec: ActionSpec) -> dict[str, float]:
+    """How far predicted actions are from true ones.
+
+    Args:
+        predicted: float [N, A] in the environment's units, or int64 [N].
+        true_action: Same shape and units.
+        spec: What an action is.
+
+    Returns:
+        ``action_mse`` (environment's units) and ``action_r2`` (over all dimensions, normalized),
+        or ``action_accuracy`` for discrete actions.
+    """
+    if spec.is_discrete:
+        return {"action_accuracy": float((predicted == true_action).float().mean())}
+    normalized = spec.normalize(true_action)
+    error = (spec.normalize(predicted) - normalized).square().mean()
+    variance = normalized.var(dim=0, correction=0).mean()
+    return {
+        "action_mse": float(F.mse_loss(predicted, true_action)),
+        "action_r2": float(1 - error / variance.clamp_min(torch.finfo(torch.float32).tiny)),
+    }
+
+
+def _policy_of_lam(policy_uri: str, lam_uri: str) -> str:
+    """The policy's checksum, once it is known to speak the LAM's latent actions."""
+    policy, lam = read_card(policy_uri, "policy"), read_card(lam_uri, "lam")
+    if policy["specs"]["lam_sha256"] != lam["weights_sha256"]:
+        raise ConfigError(
+            f"The policy at {policy_uri} was trained on another latent action model than "
+            f"{lam_uri}. Train the policy again, or name its own LAM."
+        )
+    return policy["weights_sha256"]

@@ -1,0 +1,50 @@
+"""Checks of a shard set against a model, and clips held out from training."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+
+from lafp.config import ConfigError
+from lafp.data.shards import ClipCache, ClipOrder, ClipReader, open_shard_set
+from lafp.types import ClipBatch, ObsSpec
+
+CLIPS_PER_BATCH = 8
+
+
+def check_frame_size(shards: str, obs: ObsSpec) -> None:
+    """Raises ConfigError where the set's frames are not what a model was trained on."""
+    spec = open_shard_set(shards)
+    if (spec.height_px, spec.width_px) != (obs.height_px, obs.width_px):
+        raise ConfigError(
+            f"{shards} holds frames of {spec.height_px}x{spec.width_px} px, the latent action "
+            f"model was trained on {obs.height_px}x{obs.width_px}. Preprocess to that size."
+        )
+
+
+class HeldOutClips:
+    """The first clips of a set's validation split, in a fixed order. Empty without such a split.
+
+    Args:
+        shards: URI of the shard set.
+        max_clips: Upper bound of how many are read.
+    """
+
+    def __init__(self, shards: str, max_clips: int) -> None:
+        self.num_clips = min(max_clips, open_shard_set(shards).num_clips.get("val", 0))
+        if self.num_clips:
+            self._order = ClipOrder(shard_set=shards, split="val", seed=0)
+            self._reader = ClipReader(shards, ClipCache(max_bytes=1 << 28))
+
+    def batches(self, device: torch.device) -> Iterator[ClipBatch]:
+        """The clips, ``CLIPS_PER_BATCH`` at a time."""
+        refs = list(islice(self._order.visits(), self.num_clips)) if self.num_clips else []
+        for start in range(0, len(refs), CLIPS_PER_BATCH):
+            arrays = self._reader.read_batch(refs[start : start + CLIPS_PER_BATCH])
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            yield ClipBatch(**tensors).to(device)
+
+
+def cuda_devices(device: torch.device) -> list[torch.device]:
+    """What ``torch.random.fork_rng`` takes for a model on ``device``."""
+    return [device] if device.type == "cuda" else []

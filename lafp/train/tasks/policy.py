@@ -1,0 +1,169 @@
+"""Training a policy: observations in, latent actions of a frozen LAM as targets. No labels."""
+
+# Shape suffixes in this file: B windows, Z latent action.
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafp.config import ConfigError, choice
+from lafp.data.shards import ClipDemand, ClipOrder
+from lafp.data.windows import WindowConfig, cut_windows
+from lafp.export import read_card, save_model
+from lafp.lam import load_lam
+from lafp.policies import POLICIES
+from lafp.policies.base import Policy
+from lafp.train.config import TrainConfig
+from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, cuda_devices
+from lafp.types import ClipBatch, LossOutput
+
+MAX_VAL_CLIPS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPolicyConfig:
+    """Stage 2: a policy over the latent actions of a finished LAM."""
+
+    shards: str | None = None
+    """Shard set of videos; the run's own ``shards/videos`` if null."""
+    lam: str | None = None
+    """Folder of a finished LAM; the run's own ``lam`` if null."""
+    policy: Any = choice(POLICIES)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    """``frame_stack`` must be the LAM's. A policy learns single steps: no ``max_offset_steps``."""
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        if self.window.max_offset_steps != 1:
+            raise ValueError(
+                "window.max_offset_steps must be 1, got "
+                f"{self.window.max_offset_steps}: a policy acts one step at a time."
+            )
+        check_clips_per_step(self.train.global_batch_size, self.window.windows_per_clip)
+
+
+def check_clips_per_step(global_batch_size: int, windows_per_clip: int) -> None:
+    """Raises ValueError where windows per step are no whole number of clips."""
+    if global_batch_size % windows_per_clip:
+        raise ValueError(
+            f"train.global_batch_size {global_batch_size} is no multiple of windows_per_clip "
+            f"{windows_per_clip}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyInputs:
+    """One micro-batch."""
+
+    obs: Tensor
+    """float [B, 3 F, H, W] in [-1, 1]."""
+    latent_action: Tensor
+    """The LAM's z_t, float [B, Z]."""
+
+
+class TrainedPolicy(nn.Module):
+    """See ``TrainedModule``."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, inputs: PolicyInputs) -> LossOutput:
+        """The policy's loss."""
+        return self.policy(inputs.obs, inputs.latent_action)
+
+    def after_step(self) -> None:
+        """Nothing follows the optimizer."""
+
+
+class PolicyTask:
+    """See ``Task``."""
+
+    def __init__(self, cfg: TrainPolicyConfig, shards: str, lam_uri: str) -> None:
+        self.cfg, self.shards = cfg, shards
+        self.lam = load_lam(lam_uri, "cpu")
+        self._lam_sha256 = read_card(lam_uri, "lam")["weights_sha256"]
+        check_frame_size(shards, self.lam.obs)
+        if cfg.window.frame_stack != self.lam.obs.frame_stack:
+            raise ConfigError(
+                f"window.frame_stack is {cfg.window.frame_stack}, the LAM at {lam_uri} was trained "
+                f"with {self.lam.obs.frame_stack}. Use the same."
+            )
+        self._val_clips = HeldOutClips(shards, MAX_VAL_CLIPS)
+        policy_class = POLICIES.get(cfg.policy.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.train.seed)
+            policy = policy_class(cfg.policy, self.lam.obs, self.lam.latent_action_dim)
+        self.module: nn.Module = TrainedPolicy(policy)
+
+    def demands(self) -> Mapping[str, ClipDemand]:
+        """See ``Task``."""
+        train = self.cfg.train
+        order = ClipOrder(
+            shard_set=self.shards,
+            split="train",
+            seed=train.seed,
+            pool_shards=train.ingest.pool_shards,
+        )
+        clips_per_step = train.global_batch_size // self.cfg.window.windows_per_clip
+        return {"videos": ClipDemand(order=order, clips_per_step=clips_per_step)}
+
+    @torch.no_grad()
+    def inputs(self, clips: Mapping[str, ClipBatch]) -> PolicyInputs:
+        """Windows, and their latent actions by the frozen LAM. See ``Task``."""
+        window = cut_windows(clips["videos"], self.cfg.window, self.cfg.train.seed)
+        if self.lam.device != window.obs.device:
+            self.lam.to(window.obs.device)
+        latent_action = self.lam.label(window.obs, window.next_obs).float()
+        return PolicyInputs(obs=window.obs, latent_action=latent_action)
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Loss, and error of what the policy would do, on clips of the val split.
+
+        ``val/latent_mse`` is in units of the latent actions' variance: 1 is no better than their
+        mean. A policy that keeps several modes has more of it than one that averages them.
+        """
+        assert isinstance(module, TrainedPolicy)
+        was_training = module.training
+        device = next(module.parameters()).device
+        losses, errors = [], []
+        with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(device)):
+            torch.manual_seed(0)
+            module.eval()
+            for batch in self._val_clips.batches(device):
+                inputs = self.inputs({"videos": batch})
+                losses.append(module(inputs).loss)
+                errors.append(self._latent_mse(module.policy, inputs))
+        module.train(was_training)
+        if not losses:
+            return {}
+        return {
+            "val/loss": float(torch.stack(losses).mean()),
+            "val/latent_mse": float(torch.stack(errors).mean()),
+        }
+
+    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+        """See ``Task``."""
+        assert isinstance(module, TrainedPolicy)
+        policy = module.policy
+        save_model(
+            uri,
+            kind="policy",
+            config=self.cfg.policy,
+            specs={
+                "obs": policy.obs,
+                "latent_action_dim": policy.latent_action_dim,
+                "lam_sha256": self._lam_sha256,
+            },
+            module=policy,
+            metrics=metrics,
+        )
+
+    def _latent_mse(self, policy: Policy, inputs: PolicyInputs) -> Tensor:
+        chosen, _ = policy.act(inputs.obs)
+        standardize = policy.standardizer.standardize
+        return F.mse_loss(standardize(chosen), standardize(inputs.latent_action))
