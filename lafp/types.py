@@ -93,11 +93,14 @@ class ClipBatch:
             )
 
     def to(self, device: torch.device) -> "ClipBatch":
-        """The batch on ``device``."""
+        """The batch with frames and actions on ``device``.
+
+        ``num_frames``, ``clip_key`` and ``epoch`` stay on the host: they key random draws there,
+        and asking a GPU for them would make every step wait for it.
+        """
         return replace(
             self,
             frames=self.frames.to(device, non_blocking=True),
-            num_frames=self.num_frames.to(device, non_blocking=True),
             true_action=None if self.true_action is None else self.true_action.to(device),
         )
 

@@ -6,7 +6,7 @@ step the same way, and nothing is lost or read twice after a resume.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -118,8 +118,17 @@ def _read_manifest(uri: str, split: str) -> list[tuple[str, int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipDemand:
+    """A stream of clips that a task wants at every step."""
+
+    order: ClipOrder
+    clips_per_step: int
+    """Over all ranks, all gradient-accumulation rounds of a step included."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClipStream:
-    """The clips that one rank reads, step by step. Picklable: Ray's readers get it."""
+    """The clips that one rank reads, step by step."""
 
     order: ClipOrder
     clips_per_step: int
@@ -127,8 +136,6 @@ class ClipStream:
     rank: int = 0
     world_size: int = 1
     start_step: int = 0
-    cache_bytes: int = 0
-    """Decoded frames that one reader may keep, so that small sets decode once."""
 
     def __post_init__(self) -> None:
         if self.clips_per_step % self.world_size:
@@ -146,36 +153,74 @@ class ClipStream:
                 yield ref
 
 
+class ClipCache:
+    """Decoded clips by URI and id, the least recently used dropped first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._clips: OrderedDict[tuple[str, str], tuple[np.ndarray, Labels | None]] = OrderedDict()
+
+    def get(self, key: tuple[str, str]) -> tuple[np.ndarray, Labels | None] | None:
+        """Frames and labels of a clip, if they are kept."""
+        if key not in self._clips:
+            return None
+        self._clips.move_to_end(key)
+        return self._clips[key]
+
+    def put(self, key: tuple[str, str], frames: np.ndarray, labels: Labels | None) -> None:
+        """Keeps a clip, at the price of older ones. One larger than the whole cache is not kept."""
+        if frames.nbytes > self._max_bytes:
+            return
+        self._clips[key] = frames, labels
+        self._num_bytes += frames.nbytes
+        while self._num_bytes > self._max_bytes:
+            _, (old, _) = self._clips.popitem(last=False)
+            self._num_bytes -= old.nbytes
+
+
 class ClipReader:
     """Reads and decodes clips of one shard set to arrays of fixed shape."""
 
-    def __init__(self, shard_set: str, cache_bytes: int = 0) -> None:
+    def __init__(self, shard_set: str, cache: ClipCache | None = None) -> None:
         self.uri = shard_set
         self.spec = open_shard_set(shard_set)
-        self._cache: OrderedDict[str, tuple[np.ndarray, Labels | None]] = OrderedDict()
-        self._cache_bytes = cache_bytes
-        self._cached_bytes = 0
+        self._cache = cache or ClipCache(0)
 
     def read(self, ref: ClipRef) -> dict[str, np.ndarray]:
         """One clip: the fields of ``ClipBatch`` without their batch axis."""
-        frames, labels = self._decoded(ref)
-        num_frames = len(frames)
-        max_frames = self.spec.max_clip_frames
-        row: dict[str, np.ndarray] = {
-            "frames": _pad(frames, max_frames),
-            "num_frames": np.asarray(num_frames),
-            "clip_key": np.asarray(ref.location.key),
-            "epoch": np.asarray(ref.epoch),
+        return {name: array[0] for name, array in self.read_batch([ref]).items()}
+
+    def read_batch(self, refs: Sequence[ClipRef]) -> dict[str, np.ndarray]:
+        """Several clips, stacked: the fields of ``ClipBatch``.
+
+        Returns:
+            ``frames`` uint8 [B, T, H, W, 3], zero beyond a clip's end; ``num_frames``,
+            ``clip_key`` and ``epoch`` int64 [B]; in labeled sets ``true_action`` [B, T, ...].
+            T is the set's longest clip, so every batch of a set has one shape.
+
+        Raises:
+            RuntimeError: A shard is damaged.
+        """
+        clips = [self._decoded(ref) for ref in refs]
+        length = self.spec.max_clip_frames
+        batch = {
+            "frames": _stack([frames for frames, _ in clips], length),
+            "num_frames": np.array([len(frames) for frames, _ in clips], np.int64),
+            "clip_key": np.array([ref.location.key for ref in refs], np.int64),
+            "epoch": np.array([ref.epoch for ref in refs], np.int64),
         }
-        if labels is not None:
-            row["true_action"] = _pad(labels.true_action, max_frames)
-        return row
+        actions = [labels.true_action for _, labels in clips if labels is not None]
+        if actions:
+            if len(actions) < len(clips):
+                raise RuntimeError(f"Some clips of {self.uri} have labels and some have none.")
+            batch["true_action"] = _stack(actions, length)
+        return batch
 
     def _decoded(self, ref: ClipRef) -> tuple[np.ndarray, Labels | None]:
         location = ref.location
-        if location.clip_id in self._cache:
-            self._cache.move_to_end(location.clip_id)
-            return self._cache[location.clip_id]
+        key = self.uri, location.clip_id
+        if (kept := self._cache.get(key)) is not None:
+            return kept
         shard = storage.join(self.uri, ref.shard)
         frames = decode_clip(storage.read_bytes(shard, location.video_offset, location.video_bytes))
         if len(frames) != location.num_frames:
@@ -187,18 +232,14 @@ class ClipReader:
         if location.labels_bytes:
             data = storage.read_bytes(shard, location.labels_offset, location.labels_bytes)
             labels = Labels.from_bytes(data)
-        if frames.nbytes <= self._cache_bytes:
-            self._cache[location.clip_id] = frames, labels
-            self._cached_bytes += frames.nbytes
-            while self._cached_bytes > self._cache_bytes:
-                _, (old, _) = self._cache.popitem(last=False)
-                self._cached_bytes -= old.nbytes
+        self._cache.put(key, frames, labels)
         return frames, labels
 
 
-def _pad(array: np.ndarray, length: int) -> np.ndarray:
-    if len(array) == length:
-        return array
-    padded = np.zeros((length, *array.shape[1:]), array.dtype)
-    padded[: len(array)] = array
-    return padded
+def _stack(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """Stacks arrays whose first axes differ, zero-padded at the end to ``length``."""
+    stacked = np.empty((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[: len(array)] = array
+        row[len(array) :] = 0
+    return stacked

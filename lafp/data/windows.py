@@ -45,11 +45,11 @@ def draw_windows(batch: ClipBatch, cfg: WindowConfig, seed: int) -> tuple[np.nda
     Returns:
         t and k, int64 [B, windows_per_clip].
     """
-    num_frames_B1 = batch.num_frames.cpu().numpy()[:, None]
+    num_frames_B1 = batch.num_frames.numpy()[:, None]
     keys = (
         seed,
-        batch.epoch.cpu().numpy()[:, None],
-        batch.clip_key.cpu().numpy()[:, None],
+        batch.epoch.numpy()[:, None],
+        batch.clip_key.numpy()[:, None],
         np.arange(cfg.windows_per_clip),
     )
     if num_frames_B1.min() < cfg.min_clip_frames:
@@ -76,20 +76,20 @@ def cut_windows(batch: ClipBatch, cfg: WindowConfig, seed: int) -> Window:
         N = B x windows_per_clip windows, the windows of a clip side by side.
     """
     t_BN, k_BN = draw_windows(batch, cfg, seed)
-    device = batch.frames.device
-    clip_N = torch.arange(len(t_BN), device=device).repeat_interleave(cfg.windows_per_clip)
-    t_N = torch.from_numpy(t_BN).reshape(-1).to(device)
-    k_N = torch.from_numpy(k_BN).reshape(-1).to(device)
+    clip_N = torch.arange(len(t_BN)).repeat_interleave(cfg.windows_per_clip)
+    t_N, k_N = torch.from_numpy(t_BN).reshape(-1), torch.from_numpy(k_BN).reshape(-1)
     return windows_at(batch, clip_N, t_N, k_N, cfg.frame_stack)
 
 
 def windows_at(
     batch: ClipBatch, clip_N: Tensor, t_N: Tensor, k_N: Tensor, frame_stack: int
 ) -> Window:
-    """The windows (clip, t, k), int64 [N] each, on the clips' device."""
+    """The windows (clip, t, k), int64 [N] each, preferably on the host: nothing then waits."""
+    is_single_step = bool((k_N == 1).all())
+    device = batch.frames.device
+    clip_N, t_N, k_N = (i.to(device, non_blocking=True) for i in (clip_N, t_N, k_N))
     obs = stack_frames(batch.frames, clip_N, t_N, frame_stack)
     next_obs = stack_frames(batch.frames, clip_N, t_N + 1, frame_stack)
-    is_single_step = bool((k_N == 1).all())
     return Window(
         obs=obs,
         next_obs=next_obs,

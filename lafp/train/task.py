@@ -1,13 +1,14 @@
 """What the training loop trains. A LAM, a policy and an action decoder are each one Task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import nn
 
-from lafp.data.shards import ClipOrder
+from lafp.data.shards import ClipDemand
 from lafp.types import ClipBatch, LossOutput
+
+__all__ = ["ClipDemand", "Task", "TrainedModule"]
 
 
 class TrainedModule(Protocol):
@@ -20,15 +21,6 @@ class TrainedModule(Protocol):
     def after_step(self) -> None:
         """After each optimizer step, e.g. the EMA of a target encoder."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipDemand:
-    """A stream of clips that a task wants at every step."""
-
-    order: ClipOrder
-    clips_per_step: int
-    """Over all ranks, all gradient-accumulation rounds of a step included."""
 
 
 class Task(Protocol):

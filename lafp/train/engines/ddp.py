@@ -1,6 +1,23 @@
 """Plain data parallelism: torch DDP, or the bare module in one process."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lafp.config import ConfigError
+from lafp.train.engines.base import Engine, autocast, whole, world_size
+from lafp.train.optim import build_optimizer, clip_gradients
+from lafp.types import LossOutput
+
+if TYPE_CHECKING:
+    from lafp.train.config import TrainConfig
+
+FILE = "ddp.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -8,3 +25,67 @@ class DdpConfig:
     """Every worker holds the whole model."""
 
     name: str = "ddp"
+
+
+class DdpEngine(Engine):
+    """See ``Engine``. A checkpoint is rank 0's and fits any number of workers."""
+
+    Config = DdpConfig
+
+    def __init__(self, cfg: "TrainConfig", module: nn.Module, device: torch.device) -> None:
+        self.cfg, self.device = cfg, device
+        self.module = module.to(device)
+        self._optimizer = build_optimizer(self.module, cfg.optim)
+        self._parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self._wrapped: nn.Module = self.module
+        if world_size() > 1:
+            # Buffers (codebooks, running statistics) are the module's own affair: it reduces
+            # them where it must, and broadcasting them in every forward pass would cost more.
+            self._wrapped = nn.parallel.DistributedDataParallel(
+                self.module, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
+        """See ``Engine``."""
+        is_wrapped = self._wrapped is not self.module
+        with self._wrapped.no_sync() if is_wrapped and not is_last_round else nullcontext():  # type: ignore[operator]
+            with autocast(self.cfg, self.device):
+                out = self._wrapped(inputs)
+            (out.loss / self.cfg.gradient_accumulation).backward()
+        return LossOutput(loss=out.loss.detach(), metrics=out.metrics)
+
+    def step(self, lr: float) -> Tensor:
+        """See ``Engine``."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        norm = clip_gradients(self._parameters, self.cfg.optim.max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return norm
+
+    def gathered(self) -> AbstractContextManager[nn.Module]:
+        """See ``Engine``."""
+        return whole(self.module)
+
+    def save(self, folder: Path, step: int) -> None:
+        """See ``Engine``."""
+        if dist.is_initialized() and dist.get_rank() > 0:
+            return
+        state = {
+            "step": step,
+            "module": self.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        torch.save(state, folder / FILE)
+
+    def load(self, folder: Path) -> int:
+        """See ``Engine``."""
+        if not (folder / FILE).is_file():
+            raise ConfigError(
+                "The checkpoint was not written by engine ddp. Resume with the engine that wrote "
+                "it, or use another --run-name."
+            )
+        state = torch.load(folder / FILE, map_location=self.device, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        return state["step"]

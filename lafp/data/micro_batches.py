@@ -1,0 +1,118 @@
+"""Steps -> micro-batches: what one rank reads for each step, from all streams of a task.
+
+Torch-free, as it also runs in Ray's readers.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count, islice
+
+import numpy as np
+
+from lafp.config import ConfigError
+from lafp.data.shards import ClipCache, ClipDemand, ClipReader, ClipRef, ClipStream
+
+MicroBatch = dict[str, dict[str, np.ndarray]]
+"""Stream -> field of ``ClipBatch`` -> array."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatchPlan:
+    """Which clips one rank reads. Picklable: readers in other processes get it."""
+
+    demands: Mapping[str, ClipDemand]
+    rank: int
+    world_size: int
+    num_rounds: int
+    """Micro-batches per step and rank: gradient accumulation."""
+
+    def __post_init__(self) -> None:
+        parts = self.world_size * self.num_rounds
+        for name, demand in self.demands.items():
+            if demand.clips_per_step % parts:
+                raise ConfigError(
+                    f"The stream '{name}' takes {demand.clips_per_step} clips per step, which do "
+                    f"not divide among {self.world_size} workers x {self.num_rounds} "
+                    "micro-batches. Change the batch size, windows_per_clip, num_workers or "
+                    "gradient_accumulation."
+                )
+
+
+class MicroBatchReader:
+    """Reads the micro-batches of any step; steps in a row cost no search."""
+
+    def __init__(self, plan: MicroBatchPlan, cache_bytes: int = 0) -> None:
+        self.plan = plan
+        cache = ClipCache(cache_bytes)
+        shard_sets = {demand.order.shard_set for demand in plan.demands.values()}
+        self._readers = {uri: ClipReader(uri, cache) for uri in shard_sets}
+        self._refs: dict[str, Iterator[ClipRef]] = {}
+        self._next_step = -1
+
+    def read(self, step: int) -> Iterator[MicroBatch]:
+        """The ``num_rounds`` micro-batches of one step."""
+        if step != self._next_step:
+            self._seek(step)
+        self._next_step = -1  # until this step is read to its end
+        for _ in range(self.plan.num_rounds):
+            yield {name: self._read_stream(name) for name in self.plan.demands}
+        self._next_step = step + 1
+
+    def read_from(self, start_step: int) -> Iterator[MicroBatch]:
+        """The micro-batches of every step from ``start_step``, endless."""
+        for step in count(start_step):
+            yield from self.read(step)
+
+    def _seek(self, step: int) -> None:
+        for name, demand in self.plan.demands.items():
+            self._refs[name] = ClipStream(
+                order=demand.order,
+                clips_per_step=demand.clips_per_step,
+                rank=self.plan.rank,
+                world_size=self.plan.world_size,
+                start_step=step,
+            ).refs()
+
+    def _read_stream(self, name: str) -> dict[str, np.ndarray]:
+        demand = self.plan.demands[name]
+        num_clips = demand.clips_per_step // (self.plan.world_size * self.plan.num_rounds)
+        refs = list(islice(self._refs[name], num_clips))
+        return self._readers[demand.order.shard_set].read_batch(refs)
+
+
+def read_ahead(batches: Iterator[MicroBatch], depth: int) -> Iterator[MicroBatch]:
+    """Reads up to ``depth`` micro-batches ahead in a thread; an error comes out in its place.
+
+    The thread ends when the iterator is closed or collected.
+    """
+    ready: queue.Queue[MicroBatch | BaseException] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: MicroBatch | BaseException) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+        except BaseException as error:
+            put(error)
+
+    threading.Thread(target=read, name="read-ahead", daemon=True).start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()

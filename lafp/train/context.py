@@ -1,0 +1,88 @@
+"""Where training runs, seen from the loop: ranks, clips, checkpoints. The launcher hides behind."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
+from lafp.data.shards import ClipDemand
+from lafp.types import ClipBatch
+
+
+class TrainContext(Protocol):
+    """What the loop asks of its launcher."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    uri: str
+    """The stage's folder: metrics and the finished model go there."""
+
+    def restore_dir(self) -> Path | None:
+        """A local copy of the last checkpoint; None at a run's begin."""
+        ...
+
+    def clips(
+        self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int
+    ) -> Iterator[dict[str, ClipBatch]]:
+        """This rank's micro-batches, ``num_rounds`` per step, endless, on the host."""
+        ...
+
+    def report(self, metrics: dict[str, float], checkpoint_dir: Path) -> None:
+        """Stores this rank's files of a checkpoint; all ranks call it.
+
+        On return the checkpoint is what ``restore_dir`` gives, even if this process is killed at
+        once. The folder is the caller's to delete.
+        """
+        ...
+
+
+class LocalContext:
+    """One process, without Ray: reads shards in the loop, keeps checkpoints in the stage's folder.
+
+    Args:
+        uri: A local folder.
+        device: Where the model goes.
+        cache_bytes: Decoded frames to keep.
+    """
+
+    rank, world_size = 0, 1
+
+    def __init__(self, uri: str, device: str = "cpu", cache_bytes: int = 1 << 30) -> None:
+        self.uri = uri
+        self.device = torch.device(device)
+        self._cache_bytes = cache_bytes
+        self._checkpoints = Path(uri) / "checkpoints"
+
+    def restore_dir(self) -> Path | None:
+        """See ``TrainContext``."""
+        return max(self._checkpoints.glob("step-*"), default=None)
+
+    def clips(
+        self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int
+    ) -> Iterator[dict[str, ClipBatch]]:
+        """See ``TrainContext``."""
+        plan = MicroBatchPlan(demands=demands, rank=0, world_size=1, num_rounds=num_rounds)
+        reader = MicroBatchReader(plan, self._cache_bytes)
+        return map(to_clip_batches, reader.read_from(start_step))
+
+    def report(self, metrics: dict[str, float], checkpoint_dir: Path) -> None:
+        """See ``TrainContext``. Only the last checkpoint is kept."""
+        incoming = self._checkpoints / "incoming"
+        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.copytree(checkpoint_dir, incoming)
+        older = list(self._checkpoints.glob("step-*"))
+        incoming.rename(self._checkpoints / f"step-{int(metrics['step']):09d}")
+        for folder in older:
+            shutil.rmtree(folder)
+
+
+def to_clip_batches(batch: MicroBatch) -> dict[str, ClipBatch]:
+    """Arrays -> tensors over the same memory, stream by stream."""
+    return {
+        stream: ClipBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        for stream, arrays in batch.items()
+    }

@@ -1,0 +1,78 @@
+"""What a training engine does: it owns the module's gradients, its optimizer and its state."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lafp.types import LossOutput
+
+if TYPE_CHECKING:
+    from lafp.train.config import TrainConfig
+
+
+class Engine(ABC):
+    """Wraps one module for one run.
+
+    Args of every engine's constructor: the training config, the module (its weights may lie
+    anywhere; all ranks start from rank 0's) and the device. Where the world has several
+    processes, ``torch.distributed`` is initialised before.
+    """
+
+    Config: Any
+    module: nn.Module
+    """The task's module on the device. Under ZeRO-3 its parameters are cut over the ranks."""
+
+    @abstractmethod
+    def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
+        """Adds one micro-batch's gradients; those of the last round are averaged over ranks.
+
+        Returns:
+            The micro-batch's loss, detached, and its metrics.
+        """
+
+    @abstractmethod
+    def step(self, lr: float) -> Tensor:
+        """One optimizer step with the gradients since the last one.
+
+        Returns:
+            Their global norm before clipping, on the device.
+        """
+
+    @abstractmethod
+    def gathered(self) -> AbstractContextManager[nn.Module]:
+        """The whole module, for reading on rank 0. All ranks enter; others get any module."""
+
+    @abstractmethod
+    def save(self, folder: Path, step: int) -> None:
+        """Writes this rank's part of a checkpoint into a local folder. All ranks call it."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> int:
+        """Restores what ``save`` wrote, and returns its step. All ranks call it, before training.
+
+        Raises:
+            ConfigError: The checkpoint is another engine's, or of another number of workers where
+                that matters.
+        """
+
+
+def autocast(cfg: "TrainConfig", device: torch.device) -> AbstractContextManager:
+    """bf16 where the config says so; weights stay fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
+
+
+def world_size() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def whole(module: nn.Module) -> Iterator[nn.Module]:
+    """``Engine.gathered`` of an engine that never cuts its module."""
+    yield module

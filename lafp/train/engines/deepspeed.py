@@ -1,0 +1,188 @@
+"""DeepSpeed ZeRO: optimizer state, gradients and parameters cut over the workers."""
+
+import contextlib
+import copy
+import importlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lafp.config import ConfigError
+from lafp.train.engines.base import Engine, autocast, whole, world_size
+from lafp.train.optim import build_optimizer, clip_gradients
+from lafp.types import LossOutput
+
+if TYPE_CHECKING:
+    from lafp.train.config import TrainConfig
+
+TAG = "deepspeed"
+CARD = "deepspeed.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedConfig:
+    """ZeRO (Rajbhandari et al., 2020) over fp32 weights."""
+
+    name: str = "deepspeed"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What is cut over the workers: 0 nothing, 1 optimizer state, 2 and gradients, 3 and
+    parameters."""
+
+
+class DeepSpeedEngine(Engine):
+    """See ``Engine``. A checkpoint fits the number of workers that wrote it."""
+
+    Config = DeepSpeedConfig
+
+    def __init__(self, cfg: "TrainConfig", module: nn.Module, device: torch.device) -> None:
+        self.cfg, self.device = cfg, device
+        self.stage: int = cfg.engine.zero_stage
+        self.module = module.to(device)
+        self._copy = None
+        if self.stage == 3 and _rank() == 0:
+            # A plain copy to gather into: ZeRO-3's hooks would make every forward pass collective.
+            self._copy = copy.deepcopy(module).cpu()
+        self._parameters = [p for p in self.module.parameters() if p.requires_grad]
+        deepspeed = _import_deepspeed(device)
+        self._engine, *_ = deepspeed.initialize(
+            model=_Autocast(self.module, cfg, device),
+            optimizer=build_optimizer(self.module, cfg.optim),
+            config=self._deepspeed_config(),
+        )
+
+    def _deepspeed_config(self) -> dict[str, Any]:
+        num_parameters = sum(p.numel() for p in self.module.parameters())
+        # DeepSpeed allocates whole buckets, and wants them aligned.
+        bucket = min(500_000_000, -(-num_parameters // 1024) * 1024)
+        return {
+            "train_micro_batch_size_per_gpu": self.cfg.micro_batch_size,
+            "gradient_accumulation_steps": self.cfg.gradient_accumulation,
+            # Stage 0 clips without telling the norm, so it is done here.
+            "gradient_clipping": (self.cfg.optim.max_grad_norm or 0.0) if self.stage else 0.0,
+            "steps_per_print": sys.maxsize,
+            "zero_optimization": {
+                "stage": self.stage,
+                "overlap_comm": self.device.type == "cuda",
+                "reduce_bucket_size": bucket,
+                "allgather_bucket_size": bucket,
+            },
+        }
+
+    def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
+        """See ``Engine``."""
+        out: LossOutput = self._engine(inputs)
+        self._engine.backward(out.loss)  # divides by the rounds itself
+        if not is_last_round:
+            self._engine.step()  # only counts the round
+        return LossOutput(loss=out.loss.detach(), metrics=out.metrics)
+
+    def step(self, lr: float) -> Tensor:
+        """See ``Engine``."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        if self.stage == 0:
+            norm: Any = clip_gradients(self._parameters, self.cfg.optim.max_grad_norm)
+            self._engine.step()
+        else:
+            self._engine.step()
+            norm = self._engine.get_global_grad_norm()
+        return torch.as_tensor(norm, device=self.device)
+
+    def gathered(self) -> AbstractContextManager[nn.Module]:
+        """See ``Engine``."""
+        return self._gathered_copy() if self.stage == 3 else whole(self.module)
+
+    @contextmanager
+    def _gathered_copy(self) -> Iterator[nn.Module]:
+        import deepspeed
+
+        mine = [None] * len(list(self.module.parameters()))
+        copies = list(self._copy.parameters()) if self._copy else mine
+        with torch.no_grad():
+            for parameter, whole_copy in zip(self.module.parameters(), copies, strict=True):
+                # One at a time: the peak is one parameter, not the model.
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    if whole_copy is not None:
+                        whole_copy.copy_(parameter)
+            if self._copy:
+                for buffer, copied in zip(self.module.buffers(), self._copy.buffers(), strict=True):
+                    copied.copy_(buffer)
+        yield self._copy.to(self.device) if self._copy else self.module
+        if self._copy:
+            self._copy.cpu()
+
+    def save(self, folder: Path, step: int) -> None:
+        """See ``Engine``."""
+        (folder / TAG).mkdir()  # DeepSpeed makes rank 0's only
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        if _rank() == 0:
+            card = {"step": step, "world_size": world_size(), "zero_stage": self.stage}
+            (folder / CARD).write_text(json.dumps(card))
+
+    def load(self, folder: Path) -> int:
+        """See ``Engine``."""
+        if not (folder / CARD).is_file():
+            raise ConfigError(
+                "The checkpoint was not written by engine deepspeed. Resume with the engine that "
+                "wrote it, or use another --run-name."
+            )
+        card = json.loads((folder / CARD).read_text())
+        if card["world_size"] != world_size():
+            raise ConfigError(
+                f"The checkpoint was written by {card['world_size']} workers, now there are "
+                f"{world_size()}. Engine deepspeed resumes on as many: set num_workers back, or "
+                "use another --run-name."
+            )
+        self._engine.load_checkpoint(str(folder), tag=TAG)
+        return card["step"]
+
+
+class _Autocast(nn.Module):
+    """The module under autocast: DeepSpeed switches off one that is entered outside of it."""
+
+    def __init__(self, module: nn.Module, cfg: "TrainConfig", device: torch.device) -> None:
+        super().__init__()
+        self.module = module
+        self._cfg, self._device = cfg, device
+
+    def forward(self, inputs: Any) -> LossOutput:
+        with autocast(self._cfg, self._device):
+            return self.module(inputs)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    """Imports DeepSpeed for ``device``, quietly, with a process group even for one process."""
+    os.environ["DS_ACCELERATOR"] = device.type  # it would take a GPU that the run does not use
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed calls collectives by names that torch has renamed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if device.type == "cpu":
+        # The op speeds up all_reduce in tensor-parallel inference. Training never calls it, and
+        # compiling it would cost every new machine a minute and a C++ compiler. The attribute
+        # `deepspeed.comm.torch` is torch itself, hence by name.
+        communication: Any = importlib.import_module("deepspeed.comm.torch")
+        communication.build_shm_op = lambda: None
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+    with contextlib.redirect_stdout(sys.stderr):
+        deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, verbose=False)
+    return deepspeed

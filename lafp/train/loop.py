@@ -1,0 +1,117 @@
+"""The one training loop. Every task, engine and launcher goes through ``train``."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from lafp.data.randomness import derive_seed
+from lafp.train.config import TrainConfig
+from lafp.train.context import TrainContext
+from lafp.train.engines import ENGINES
+from lafp.train.engines.base import Engine
+from lafp.train.metrics import Meter, MetricsLog
+from lafp.train.optim import learning_rate
+from lafp.train.task import Task, TrainedModule
+from lafp.types import ClipBatch
+
+
+def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
+    """Trains ``task.module`` to ``cfg.num_steps`` optimizer steps and exports it.
+
+    Resumes from the context's last checkpoint. Interrupted and resumed anywhere, it does the same
+    steps on the same data with the same noise as an undisturbed run.
+
+    Args:
+        cfg: Steps, batch, optimizer, engine.
+        task: What to train. All ranks hold equal frozen parts; the module starts from rank 0's.
+        ctx: Where this process stands, and its clips.
+
+    Returns:
+        The last value of every metric, on rank 0; elsewhere without the evaluation's.
+
+    Raises:
+        NonFiniteLossError: The loss became NaN or infinite.
+        ConfigError: Batch and workers do not divide, or the checkpoint fits another engine.
+    """
+    engine: Engine = ENGINES.get(cfg.engine.name)(cfg, task.module, ctx.device)
+    checkpoint = ctx.restore_dir()
+    step = engine.load(checkpoint) if checkpoint else 0
+    log = MetricsLog(ctx.uri, step, cfg.wandb, cfg) if ctx.rank == 0 else None
+    metrics = log.last if log else {}
+    batches = ctx.clips(task.demands(), cfg.gradient_accumulation, start_step=step)
+    meter = Meter(ctx.device, cfg.global_batch_size)
+    while step < cfg.num_steps:
+        grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, step)
+        step += 1
+        if not _is_due(cfg, step):
+            continue
+        record = meter.read() | {"lr": lr, "grad_norm": float(grad_norm)}
+        if _every(cfg.evaluate_every_steps, step, cfg):
+            record |= _evaluate(task, ctx, engine)
+        if log:
+            log.write(step, record)
+        metrics |= {"step": step, **record}
+        if _every(cfg.checkpoint_every_steps, step, cfg):
+            _checkpoint(engine, ctx, step, metrics)
+        meter.restart()
+    with engine.gathered() as module:
+        if ctx.rank == 0:
+            task.export(module.eval(), ctx.uri, metrics)
+    if log:
+        log.close()
+    return metrics
+
+
+def _train_step(
+    cfg: TrainConfig,
+    task: Task,
+    ctx: TrainContext,
+    engine: Engine,
+    batches: Iterator[dict[str, ClipBatch]],
+    meter: Meter,
+    step: int,
+) -> tuple[torch.Tensor, float]:
+    # Not one long stream of noise: a resumed run must draw what an undisturbed one would.
+    torch.manual_seed(derive_seed(cfg.seed, "step", step, ctx.rank))
+    for round_index in range(cfg.gradient_accumulation):
+        with meter.waiting():
+            host_clips = next(batches)
+        clips = {name: batch.to(ctx.device) for name, batch in host_clips.items()}
+        with torch.no_grad():
+            inputs = task.inputs(clips)
+        is_last = round_index == cfg.gradient_accumulation - 1
+        out = engine.forward_backward(inputs, is_last)
+        meter.add(step, out, host_clips)
+    lr = learning_rate(cfg.optim, step, cfg.num_steps)
+    grad_norm = engine.step(lr)
+    cast(TrainedModule, task.module).after_step()
+    return grad_norm, lr
+
+
+def _every(interval: int, step: int, cfg: TrainConfig) -> bool:
+    return step % interval == 0 or step == cfg.num_steps
+
+
+def _is_due(cfg: TrainConfig, step: int) -> bool:
+    """Whether metrics leave the device: to be reported, or because something else waits anyway."""
+    intervals = (cfg.report_every_steps, cfg.evaluate_every_steps, cfg.checkpoint_every_steps)
+    return any(_every(interval, step, cfg) for interval in intervals)
+
+
+def _evaluate(task: Task, ctx: TrainContext, engine: Engine) -> dict[str, float]:
+    with engine.gathered() as module, torch.no_grad():
+        if ctx.rank > 0:
+            return {}
+        module.eval()
+        metrics = task.evaluate(module)
+        module.train()
+        return metrics
+
+
+def _checkpoint(engine: Engine, ctx: TrainContext, step: int, metrics: dict[str, float]) -> None:
+    with tempfile.TemporaryDirectory(prefix="lafp-checkpoint-") as folder:
+        engine.save(Path(folder), step)
+        ctx.report(metrics, Path(folder))

@@ -1,0 +1,128 @@
+"""Small shard sets, written record by record as preprocessing does."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lafp.data.shard_format import ClipRecord, Labels, ShardEntry, ShardSet, ShardWriter
+from lafp.video import EncodeConfig, encode_clip
+
+FPS = 10.0
+
+
+def moving_dot(num_frames: int, seed: int, size_px: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """A bright dot on a dark ground that walks at random.
+
+    Returns:
+        Frames uint8 [T, H, W, 3] and the steps taken, float32 [T, 2] in pixels; the last is zero.
+    """
+    rng = np.random.default_rng(seed)
+    steps = rng.integers(-2, 3, (num_frames, 2)).astype(np.float32)
+    steps[-1] = 0
+    start = rng.integers(0, size_px, 2)
+    at = (start + np.concatenate([[[0, 0]], np.cumsum(steps[:-1], 0)])).astype(int) % size_px
+    frames = np.full((num_frames, size_px, size_px, 3), 20, np.uint8)
+    for frame, (y, x) in zip(frames, at, strict=True):
+        frame[y, x] = (255, 255, 255)
+        frame[(y + 1) % size_px, x] = (255, 200, 0)
+    return frames, steps
+
+
+def write_shard_set(
+    folder: Path,
+    num_clips: int = 12,
+    clips_per_shard: int = 4,
+    frames: tuple[int, int] = (6, 9),
+    size_px: int = 16,
+    has_labels: bool = False,
+    split: str = "train",
+    seed: int = 0,
+) -> str:
+    """Writes a finished shard set of moving dots and returns its URI.
+
+    Args:
+        folder: Made where it is missing.
+        num_clips: Clips in all.
+        clips_per_shard: The last shard may hold fewer.
+        frames: Shortest and longest clip.
+        size_px: Height and width.
+        has_labels: Whether the dot's steps are stored as true actions.
+        split: Of every clip.
+        seed: Of the dots.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths = np.random.default_rng(seed).integers(frames[0], frames[1] + 1, num_clips)
+    lengths[0] = frames[1]
+    entries = []
+    for first in range(0, num_clips, clips_per_shard):
+        name = f"{split}-{len(entries):06d}.tar"
+        writer = ShardWriter(folder / name)
+        for index in range(first, min(first + clips_per_shard, num_clips)):
+            pixels, steps = moving_dot(int(lengths[index]), seed * 10_000 + index, size_px)
+            video = encode_clip(pixels, FPS, EncodeConfig(crf=0, pixel_format="yuv444p"))
+            labels = Labels(true_action=steps) if has_labels else None
+            writer.add(_record(seed, index, pixels, len(video), split, has_labels), video, labels)
+        writer.close()
+        entry = ShardEntry(
+            shard=name,
+            split=split,
+            num_clips=len(writer.clips),
+            num_frames=sum(clip.num_frames for clip in writer.clips),
+            num_bytes=(folder / name).stat().st_size,
+            sha256=hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+            clips=tuple(writer.clips),
+        )
+        (folder / name.replace(".tar", ".json")).write_text(entry.to_json())
+        entries.append(entry)
+    _write_set(folder, entries, lengths, size_px, has_labels, split)
+    return str(folder)
+
+
+def _write_set(folder, entries, lengths, size_px, has_labels, split) -> None:
+    columns = ("shard", "split", "num_clips", "num_frames", "num_bytes", "sha256")
+    rows = [{name: getattr(entry, name) for name in columns} for entry in entries]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
+    action = {"dim": 2, "is_discrete": False, "low": [-2.0, -2.0], "high": [2.0, 2.0]}
+    action |= {"mean": [0.0, 0.0], "std": [1.4, 1.4]}
+    spec = ShardSet(
+        source="synthetic",
+        width_px=size_px,
+        height_px=size_px,
+        fps=FPS,
+        num_clips={split: len(lengths)},
+        num_frames={split: int(lengths.sum())},
+        num_hours=float(lengths.sum()) / FPS / 3600,
+        min_clip_frames=int(lengths.min()),
+        max_clip_frames=int(lengths.max()),
+        action=action if has_labels else None,
+    )
+    (folder / "shard_set.json").write_text(spec.to_json())
+
+
+def _record(seed, index, pixels, num_bytes, split, has_labels) -> ClipRecord:
+    clip_id = hashlib.sha256(f"{seed}/{index}".encode()).hexdigest()[:32]
+    num_frames, height, width = pixels.shape[:3]
+    return ClipRecord(
+        clip_id=clip_id,
+        video_id=clip_id,
+        video_uri=f"synthetic/{index}.mp4",
+        source="synthetic",
+        episode_id=clip_id,
+        split=split,
+        start_s=0.0,
+        end_s=num_frames / FPS,
+        fps=FPS,
+        width_px=width,
+        height_px=height,
+        num_frames=num_frames,
+        source_fps=FPS,
+        source_width_px=width,
+        source_height_px=height,
+        source_codec="h264",
+        motion=0.1,
+        has_labels=has_labels,
+        num_bytes=num_bytes,
+    )

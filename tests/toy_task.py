@@ -1,0 +1,79 @@
+"""A Task small enough to train in a test, with all that makes state: weights, buffers, an EMA."""
+
+import copy
+import json
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from lafp import storage
+from lafp.data.shards import ClipDemand, ClipOrder
+from lafp.data.windows import WindowConfig, cut_windows
+from lafp.models.ema import ema_update_
+from lafp.types import LossOutput
+
+WINDOW = WindowConfig(windows_per_clip=2)
+
+
+class ToyModule(nn.Module):
+    """Predicts the next frame; keeps a running mean of its input and an EMA of its encoder."""
+
+    def __init__(self, width: int = 16, num_inputs: int = 3 * 16 * 16) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(num_inputs, width), nn.GELU())
+        self.head = nn.Linear(width, num_inputs)
+        self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.running_mean: torch.Tensor
+        self.register_buffer("running_mean", torch.zeros(num_inputs))
+
+    def forward(self, window) -> LossOutput:
+        obs, next_obs = window.obs.flatten(1), window.next_obs.flatten(1)
+        mean = obs.mean(0)
+        if dist.is_initialized():
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        self.running_mean.lerp_(mean, 0.1)
+        noisy = obs + 0.1 * torch.randn_like(obs)
+        hidden = self.encoder(noisy - self.running_mean)
+        with torch.no_grad():
+            target = self.target_encoder(next_obs - self.running_mean)
+        frame_loss = (self.head(hidden) - next_obs).float().square().mean()
+        latent_loss = (hidden - target).float().square().mean()
+        return LossOutput(
+            loss=frame_loss + latent_loss,
+            metrics={"frame_loss": frame_loss.detach(), "latent_loss": latent_loss.detach()},
+        )
+
+    def after_step(self) -> None:
+        ema_update_(self.target_encoder, self.encoder, 0.9)
+
+
+class ToyTask:
+    """Trains a ``ToyModule`` on the clips of one shard set, or of two."""
+
+    def __init__(self, shards: str, clips_per_step: int = 4, labeled: str | None = None) -> None:
+        self.module = ToyModule()
+        self._demands = {"videos": demand(shards, clips_per_step)}
+        if labeled:
+            self._demands["labeled"] = demand(labeled, 2)
+
+    def demands(self):
+        return self._demands
+
+    def inputs(self, clips):
+        return cut_windows(clips["videos"], WINDOW, seed=0)
+
+    def evaluate(self, module) -> dict[str, float]:
+        assert not module.training
+        return {"eval/weight_norm": float(module.head.weight.norm())}
+
+    def export(self, module, uri: str, metrics) -> None:
+        torch.save(module.state_dict(), uri + "/toy.pt")
+        storage.write_text(uri + "/toy.json", json.dumps(metrics))
+
+
+def demand(shards: str, clips_per_step: int) -> ClipDemand:
+    return ClipDemand(
+        order=ClipOrder(shard_set=shards, split="train", seed=0), clips_per_step=clips_per_step
+    )
