@@ -1,0 +1,72 @@
+"""Labeled shard sets: what their actions are, and which episodes' actions may be seen."""
+
+import math
+from dataclasses import fields
+
+import pyarrow.parquet as pq
+
+from lafp import storage
+from lafp.config import ConfigError, config_from_dict
+from lafp.data.randomness import derive_seed
+from lafp.data.shard_format import Split
+from lafp.data.shards import open_shard_set
+from lafp.types import ActionSpec
+
+
+def action_spec(labeled_shards: str) -> ActionSpec:
+    """What an action of a labeled set is.
+
+    Raises:
+        ConfigError: There is no such set, or it has no labels.
+    """
+    action = open_shard_set(labeled_shards).action
+    if action is None:
+        raise ConfigError(
+            f"{labeled_shards} has no actions. Preprocess a source that has labels, or train "
+            "without labeled shards."
+        )
+    known = {f.name for f in fields(ActionSpec)}
+    return config_from_dict(ActionSpec, {k: v for k, v in action.items() if k in known})
+
+
+def labeled_episodes(shards: str, split: Split) -> dict[str, str]:
+    """Episode of every labeled clip of a split: clip id -> episode id."""
+    open_shard_set(shards)  # a clear error when there is none
+    with storage.local_file(storage.join(shards, "clips.parquet")) as path:
+        columns = ["clip_id", "episode_id", "split", "has_labels"]
+        rows = pq.read_table(path, columns=columns).to_pylist()
+    return {
+        row["clip_id"]: row["episode_id"]
+        for row in rows
+        if row["split"] == split and row["has_labels"]
+    }
+
+
+def labeled_subset(shards: str, split: Split, fraction: float, seed: int) -> frozenset[str]:
+    """Clips of a random share of a split's labeled episodes.
+
+    Episodes are ranked by a hash of (seed, episode id), so subsets of one seed are nested (1 % in
+    2.5 % in 5 %), do not depend on the order of files, and never part the clips of an episode.
+
+    Args:
+        shards: URI of the labeled set.
+        split: Which split.
+        fraction: In (0, 1]; rounded up to whole episodes.
+        seed: Which ranking.
+
+    Returns:
+        Clip ids.
+
+    Raises:
+        ValueError: ``fraction`` is out of range.
+        ConfigError: The split has no labeled clips.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be in (0, 1], got {fraction}.")
+    episode_of = labeled_episodes(shards, split)
+    if not episode_of:
+        raise ConfigError(f"No labeled {split} clips in {shards}.")
+    ranked = sorted(set(episode_of.values()), key=lambda e: (derive_seed(seed, "label", e), e))
+    # Rounded first: 0.07 * 100 is 7.000000000000001.
+    chosen = set(ranked[: math.ceil(round(fraction * len(ranked), 9))])
+    return frozenset(clip for clip, episode in episode_of.items() if episode in chosen)

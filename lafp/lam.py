@@ -1,0 +1,65 @@
+"""A finished latent action model, as later stages and users hold it."""
+
+import torch
+from torch import Tensor
+
+from lafp.config import config_from_dict
+from lafp.export import load_model
+from lafp.objectives import OBJECTIVES
+from lafp.objectives.base import Objective
+from lafp.types import ObsSpec
+
+
+class Lam:
+    """A frozen latent action model.
+
+    Args:
+        objective: The trained model; put into eval mode and frozen.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective.eval().requires_grad_(False)
+
+    @property
+    def obs(self) -> ObsSpec:
+        """What its observations are."""
+        return self.objective.obs
+
+    @property
+    def latent_action_dim(self) -> int:
+        """Z."""
+        return self.objective.latent_action_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return next(self.objective.parameters()).device
+
+    def to(self, device: torch.device | str) -> "Lam":
+        """Moves it, in place. Returns itself."""
+        self.objective.to(device)
+        return self
+
+    @torch.no_grad()
+    def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """Latent actions of pairs: float [B, 3 F, H, W] in [-1, 1], twice -> float [B, Z]."""
+        return self.objective.label(obs, next_obs)
+
+    @torch.no_grad()
+    def embed(self, obs: Tensor) -> Tensor:
+        """The model's embedding of o_t alone, float [B, E]."""
+        return self.objective.embed(obs)
+
+
+def load_lam(uri: str, device: torch.device | str = "cpu") -> Lam:
+    """Loads the latent action model that ``train_lam`` wrote into the folder ``uri``.
+
+    Raises:
+        ConfigError: There is no finished LAM, or this version does not read it.
+    """
+    card, weights = load_model(uri, "lam")
+    objective_class = OBJECTIVES.get(card["config"]["name"])
+    config = config_from_dict(objective_class.Config, card["config"])
+    objective = objective_class(config, config_from_dict(ObsSpec, card["specs"]["obs"]))
+    objective.load_state_dict(weights)
+    return Lam(objective.to(device))

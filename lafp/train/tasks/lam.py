@@ -1,0 +1,282 @@
+"""Training a latent action model: videos, and, where there are some, labeled clips."""
+
+# Shape suffixes in this file: B windows, A true action.
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafp.config import ConfigError, choice
+from lafp.data.labels import action_spec, labeled_subset
+from lafp.data.randomness import derive_seed
+from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
+from lafp.data.windows import WindowConfig, cut_windows
+from lafp.eval.lam_probe import LamProbe, ProbeConfig
+from lafp.export import save_model
+from lafp.objectives import OBJECTIVES
+from lafp.objectives.base import Objective
+from lafp.train.config import TrainConfig
+from lafp.train.tasks.held_out import HeldOutClips, cuda_devices
+from lafp.types import ActionSpec, ClipBatch, LossOutput, ObsSpec, Window
+
+MAX_VAL_CLIPS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisionConfig:
+    """Action supervision, an option of every objective: weight x error of a linear read-out of z.
+
+    LAOM's main finding (arXiv:2502.00379). Its code supervises z of (o_t, o_{t+k}); ours that of
+    (o_t, o_{t+1}), which a_t fully explains and which policies learn.
+    """
+
+    weight: float = 0.0
+    """Of the supervised loss; 0 trains without labels (LAOM: 0.001; small models: 0.1)."""
+    batch_size: int = 128
+    """Labeled windows per optimizer step, over all workers."""
+    label_fraction: float = 1.0
+    """Share of the labeled training episodes whose actions may be seen."""
+    label_seed: int = 0
+    """Which episodes those are. The subsets of one seed are nested."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"weight must not be negative, got {self.weight}.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(
+                f"label_fraction must be in (0, 1], got {self.label_fraction}. "
+                "To train without labels, set weight to 0."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLamConfig:
+    """Stage 1: a latent action model from videos without actions."""
+
+    shards: str | None = None
+    """Shard set of videos; the run's own ``shards/videos`` if null."""
+    labeled_shards: str | None = None
+    """Shard set with actions, for supervision and for the probe; the run's own
+    ``shards/labeled``, if there is one, when null."""
+    objective: Any = choice(OBJECTIVES)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    supervision: SupervisionConfig = field(default_factory=SupervisionConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        num_windows = self.window.windows_per_clip
+        for name, batch_size in (
+            ("train.global_batch_size", self.train.global_batch_size),
+            ("supervision.batch_size", self.supervision.batch_size),
+        ):
+            if batch_size % num_windows:
+                raise ValueError(
+                    f"{name} {batch_size} is no multiple of window.windows_per_clip {num_windows}."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LamInputs:
+    """One micro-batch."""
+
+    window: Window
+    labeled: Window | None
+    """Windows with actions, for supervision."""
+
+
+class TrainedLam(nn.Module):
+    """See ``TrainedModule``. The objective, and a linear action head when there is supervision."""
+
+    def __init__(
+        self, objective: Objective, supervision_weight: float, action: ActionSpec | None
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.supervision_weight, self.action = supervision_weight, action
+        self.action_head = None
+        if action is not None:
+            self.action_head = nn.Linear(objective.latent_action_dim, action.dim)
+
+    def forward(self, inputs: LamInputs) -> LossOutput:
+        """L_objective + weight * error of the labeled windows' predicted actions."""
+        out: LossOutput = self.objective(inputs.window)
+        if inputs.labeled is None:
+            return out
+        supervision_loss = self._supervision_loss(inputs.labeled)
+        return LossOutput(
+            loss=out.loss + self.supervision_weight * supervision_loss,
+            metrics={**out.metrics, "supervision_loss": supervision_loss.detach()},
+        )
+
+    def after_step(self) -> None:
+        """See ``TrainedModule``."""
+        self.objective.after_step()
+
+    def _supervision_loss(self, labeled: Window) -> Tensor:
+        """MSE in normalized units; cross-entropy for discrete actions."""
+        assert self.action is not None and self.action_head is not None
+        assert labeled.true_action is not None
+        latent_action = self.objective.label(labeled.obs, labeled.next_obs)
+        predicted_BA = self.action_head(latent_action).float()
+        if self.action.is_discrete:
+            return F.cross_entropy(predicted_BA, labeled.true_action)
+        return F.mse_loss(predicted_BA, self.action.normalize(labeled.true_action))
+
+
+class LamTask:
+    """See ``Task``.
+
+    Args:
+        cfg: The job's config.
+        shards: URI of the videos' shard set. Image size and frame rate come from it.
+        labeled_shards: URI of the labeled set; None trains without supervision and probe.
+
+    Raises:
+        ConfigError: A shard set is missing or does not fit.
+    """
+
+    def __init__(self, cfg: TrainLamConfig, shards: str, labeled_shards: str | None) -> None:
+        self.cfg, self.shards = cfg, shards
+        self.obs = obs_spec(shards, cfg.window.frame_stack)
+        self.is_supervised = cfg.supervision.weight > 0
+        if labeled_shards is None and self.is_supervised:
+            raise ConfigError(
+                f"supervision.weight is {cfg.supervision.weight}, but there are no labeled shards. "
+                "Set labeled_shards, or supervision.weight=0."
+            )
+        if labeled_shards is not None:
+            _check_labeled(labeled_shards, self.obs)
+        self.labeled_shards = labeled_shards
+        self._labeled_window = WindowConfig(
+            frame_stack=cfg.window.frame_stack, windows_per_clip=cfg.window.windows_per_clip
+        )
+        self._val_clips = HeldOutClips(shards, MAX_VAL_CLIPS)
+        self._probe: LamProbe | None = None
+        self.module: nn.Module = self._build()
+
+    def demands(self) -> Mapping[str, ClipDemand]:
+        """``train``: the videos. ``labeled``: the episodes whose actions may be seen."""
+        cfg = self.cfg
+        demands = {"train": self._demand(self.shards, cfg.train.global_batch_size, None)}
+        if self.is_supervised and self.labeled_shards is not None:
+            supervision = cfg.supervision
+            subset = labeled_subset(
+                self.labeled_shards, "train", supervision.label_fraction, supervision.label_seed
+            )
+            demands["labeled"] = self._demand(self.labeled_shards, supervision.batch_size, subset)
+        return demands
+
+    @torch.no_grad()
+    def inputs(self, clips: Mapping[str, ClipBatch]) -> LamInputs:
+        """Random windows, augmented as the objective wants. See ``Task``."""
+        objective, seed = self._objective(self.module), self.cfg.train.seed
+        labeled = None
+        if "labeled" in clips:
+            labeled = cut_windows(clips["labeled"], self._labeled_window, seed)
+            labeled = objective.augment(labeled)
+        window = objective.augment(cut_windows(clips["train"], self.cfg.window, seed))
+        return LamInputs(window=window, labeled=labeled)
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Losses on the videos' val split (``val/...``), and the linear probe (``probe/...``)."""
+        objective = self._objective(module)
+        metrics = self._val_metrics(objective)
+        if self.labeled_shards is not None:
+            if self._probe is None:
+                self._probe = LamProbe(self.labeled_shards, self.cfg.probe, self.cfg.train.seed)
+            metrics |= self._probe.measure(objective)
+        return metrics
+
+    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+        """Writes the objective; the action head has done its work. See ``Task``."""
+        objective = self._objective(module)
+        save_model(
+            uri,
+            kind="lam",
+            config=self.cfg.objective,
+            specs={"obs": self.obs},
+            module=objective,
+            metrics=metrics,
+        )
+
+    def _build(self) -> "TrainedLam":
+        action = None
+        if self.is_supervised and self.labeled_shards is not None:
+            action = action_spec(self.labeled_shards)
+        objective_class = OBJECTIVES.get(self.cfg.objective.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.cfg.train.seed, "lam"))
+            try:
+                objective = objective_class(self.cfg.objective, self.obs)
+            except ValueError as error:
+                raise ConfigError(f"objective: {error}") from None
+            return TrainedLam(objective, self.cfg.supervision.weight, action)
+
+    def _demand(self, shards: str, batch_size: int, clips: frozenset[str] | None) -> ClipDemand:
+        train = self.cfg.train
+        order = ClipOrder(
+            shard_set=shards,
+            split="train",
+            seed=train.seed,
+            pool_shards=train.ingest.pool_shards,
+            only_clips=clips,
+        )
+        clips_per_step = batch_size // self.cfg.window.windows_per_clip
+        return ClipDemand(order=order, clips_per_step=clips_per_step)
+
+    @torch.no_grad()
+    def _val_metrics(self, objective: Objective) -> dict[str, float]:
+        device = next(objective.parameters()).device
+        was_training = objective.training
+        objective.eval()
+        outputs = []
+        with torch.random.fork_rng(devices=cuda_devices(device)):
+            torch.manual_seed(0)
+            for batch in self._val_clips.batches(device):
+                out = objective(cut_windows(batch, self.cfg.window, seed=0))
+                outputs.append({"loss": out.loss, **out.metrics})
+        objective.train(was_training)
+        return {
+            f"val/{name}": float(torch.stack([out[name] for out in outputs]).mean())
+            for name in (outputs[0] if outputs else {})
+        }
+
+    @staticmethod
+    def _objective(module: nn.Module) -> Objective:
+        assert isinstance(module, TrainedLam)
+        return module.objective
+
+
+def obs_spec(shards: str, frame_stack: int) -> ObsSpec:
+    """What the observations of a shard set are.
+
+    Raises:
+        ConfigError: There is no such set, or its clips have no common frame rate.
+    """
+    spec = open_shard_set(shards)
+    if spec.fps is None:
+        raise ConfigError(
+            f"The clips of {shards} keep the frame rates of their videos, so a step has no fixed "
+            "length. Preprocess with one frame rate."
+        )
+    return ObsSpec(
+        height_px=spec.height_px, width_px=spec.width_px, frame_stack=frame_stack, fps=spec.fps
+    )
+
+
+def _check_labeled(labeled_shards: str, obs: ObsSpec) -> None:
+    action_spec(labeled_shards)  # a clear error when there are no actions
+    labeled = obs_spec(labeled_shards, obs.frame_stack)
+    if labeled != obs:
+        raise ConfigError(
+            f"{labeled_shards} holds frames of {labeled.height_px}x{labeled.width_px} px at "
+            f"{labeled.fps:g} per second, the videos' shards {obs.height_px}x{obs.width_px} at "
+            f"{obs.fps:g}. Preprocess both alike."
+        )
