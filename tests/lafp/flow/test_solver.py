@@ -85,6 +85,4 @@ def test_a_point_at_the_end_stays_where_it_is(start_time):
 )
 def test_impossible_solves_are_refused(start_time, num_steps, message):
     with pytest.raises(ValueError, match=message):
-        integrate(
-            gaussian_velocity, torch.zeros(2, 1), start_time=start_time, num_steps=num_steps
-        )
+        integrate(gaussian_velocity, torch.zeros(2, 1), start_time=start_time, num_steps=num_steps)

@@ -12,7 +12,7 @@ def draw(name, **settings):
     distribution = TIME_DISTRIBUTIONS.get(name)
     times = distribution(config_from_dict(distribution.Config, settings)).sample(20_000, CPU)
     assert times.shape == (20_000,) and times.dtype == torch.float32
-    assert 0 <= times.min() and times.max() <= 1
+    assert times.min() >= 0 and times.max() <= 1
     return times
 
 

@@ -1,0 +1,79 @@
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from lafp.models.standardizer import LatentStandardizer
+
+
+def seen(batches):
+    standardizer = LatentStandardizer(batches[0].shape[1])
+    for batch in batches:
+        standardizer.update(batch)
+    return standardizer
+
+
+@pytest.mark.parametrize("sizes", [[100], [1, 99], [30, 30, 40], [1] * 100])
+def test_statistics_are_those_of_everything_seen_however_it_came(sizes):
+    latents = 3 + 0.2 * torch.randn(100, 5)
+    standardizer = seen(latents.split(sizes))
+    torch.testing.assert_close(standardizer.mean.float(), latents.mean(0))
+    torch.testing.assert_close(standardizer.std(), latents.std(0, correction=0))
+
+
+def test_small_spread_around_a_large_offset_is_not_lost():
+    latents = 1e4 + torch.randn(64, 2)
+    standardizer = seen(latents.split(8))
+    torch.testing.assert_close(
+        standardizer.std(), latents.double().std(0, correction=0).float(), rtol=1e-4, atol=0
+    )
+
+
+def test_restore_inverts_standardize():
+    latents = 5 + 3 * torch.randn(50, 4)
+    standardizer = seen([latents])
+    standardized = standardizer.standardize(latents)
+    torch.testing.assert_close(standardized.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standardizer.restore(standardized), latents)
+
+
+def test_constant_dimensions_and_unseen_data_leave_finite_values():
+    latents = torch.tensor([[1.0, 2.0], [1.0, 4.0]])
+    assert torch.equal(seen([latents]).standardize(latents)[:, 0], torch.zeros(2))
+    assert torch.equal(LatentStandardizer(2).standardize(latents), latents)
+
+
+def test_a_model_cast_to_bf16_keeps_exact_statistics():
+    latents = torch.randn(1000, 3)
+    standardizer = seen([latents]).bfloat16()
+    standardizer.update(latents)
+    assert standardizer.count.item() == 2000
+    torch.testing.assert_close(standardizer.mean.float(), latents.mean(0))
+
+
+def test_statistics_travel_in_the_state_dict():
+    latents = 2 + torch.randn(20, 3)
+    standardizer, other = seen([latents]), LatentStandardizer(3)
+    other.load_state_dict(standardizer.state_dict())
+    assert torch.equal(other.standardize(latents), standardizer.standardize(latents))
+
+
+def update_on_rank(rank: int, rendezvous: str, latents: torch.Tensor, out: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2
+    )
+    standardizer = LatentStandardizer(latents.shape[1])
+    for batch in latents[rank * 20 : rank * 20 + 20].split(5):
+        standardizer.update(batch)
+    torch.save(standardizer.state_dict(), f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_all_ranks_hold_the_statistics_of_all_latents(tmp_path):
+    latents = 4 + torch.randn(40, 3)
+    arguments = (str(tmp_path / "rendezvous"), latents, str(tmp_path))
+    mp.start_processes(update_on_rank, arguments, nprocs=2, start_method="fork")
+    alone = seen([latents]).state_dict()
+    for rank in range(2):
+        state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, value in alone.items():
+            torch.testing.assert_close(state[name], value)

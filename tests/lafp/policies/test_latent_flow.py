@@ -1,0 +1,104 @@
+"""How a flow policy acts: noise, state, solver, cost."""
+
+import pytest
+import torch
+
+from lafp.config import config_from_dict
+from lafp.policies.latent_flow import LatentFlow
+from lafp.types import ObsSpec
+
+OBS = ObsSpec(height_px=8, width_px=8, frame_stack=2, fps=10)
+
+
+def make(**config):
+    cfg = {"encoder": {"name": "small_cnn", "channels": [8], "embed_dim": 16}, **config}
+    torch.manual_seed(0)
+    policy = LatentFlow(config_from_dict(LatentFlow.Config, cfg), OBS, 3)
+    policy(torch.rand(16, 6, 8, 8), 5 + 2 * torch.randn(16, 3))
+    return policy.eval().requires_grad_(False)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_one_seed_gives_one_episode():
+    policy, obs = make(), torch.rand(4, 6, 8, 8)
+    episodes = []
+    for _ in range(2):
+        generator, state, actions = seeded(), None, []
+        for _ in range(3):
+            z, state = policy.act(obs, state, generator)
+            actions.append(z)
+        episodes.append(torch.stack(actions))
+    assert torch.equal(*episodes)
+    assert not torch.equal(episodes[0], policy.act(obs, None, seeded(1))[0].expand(3, -1, -1))
+
+
+def test_fresh_noise_differs_from_step_to_step():
+    policy, obs, generator = make(noise="fresh"), torch.rand(4, 6, 8, 8), seeded()
+    first, state = policy.act(obs, None, generator)
+    second, _ = policy.act(obs, state, generator)
+    assert not torch.isclose(first, second).any()
+
+
+def test_persistent_noise_makes_an_episode_deterministic():
+    policy, obs, generator = make(noise="persistent"), torch.rand(4, 6, 8, 8), seeded()
+    first, state = policy.act(obs, None, generator)
+    second, _ = policy.act(obs, state, generator)
+    other_episode, _ = policy.act(obs, None, generator)
+    assert torch.equal(first, second)
+    assert not torch.isclose(first, other_episode).any()
+
+
+def test_warm_start_begins_on_the_way_to_the_previous_latent_action():
+    policy, obs = make(noise="warm_start", warm_start_time=0.5), torch.rand(4, 6, 8, 8)
+    first, state = policy.act(obs, None, seeded())
+    second, _ = policy.act(obs, state, seeded(1))
+    # Two of its four steps are left, so it is the anchored sample of a policy with two.
+    halved = make(num_solver_steps=2)
+    expected = halved.anchored_latent_action(obs, first, 0.5, seeded(1))
+    torch.testing.assert_close(second, expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "evaluations"),
+    [
+        ({"num_solver_steps": 1}, 1),
+        ({"num_solver_steps": 4}, 4),
+        ({"num_solver_steps": 4, "solver": "midpoint"}, 8),
+    ],
+)
+def test_the_encoder_runs_once_per_observation_whatever_the_solver_does(config, evaluations):
+    policy = make(**config)
+    calls = {"encoder": 0, "head": 0}
+    for name in calls:
+        module = getattr(policy, name)
+        module.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
+    policy.act(torch.rand(4, 6, 8, 8))
+    assert calls == {"encoder": 1, "head": evaluations}
+
+
+def test_training_encodes_each_observation_once_for_all_time_draws():
+    policy = make(num_time_draws=8).train()
+    sizes = []
+    for module in (policy.encoder, policy.head):
+        module.register_forward_hook(lambda m, inputs, output: sizes.append(len(output)))
+    policy(torch.rand(5, 6, 8, 8), torch.randn(5, 3))
+    assert sizes == [5, 40]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_solver_steps": 0}, "num_solver_steps must be at least 1, got 0"),
+        ({"num_time_draws": 0}, "num_time_draws must be at least 1, got 0"),
+        ({"warm_start_time": 1.0}, r"warm_start_time must be in \[0, 1\), got 1.0"),
+        ({"prediction": "x", "solver": "heun"}, "take midpoint"),
+        ({"noise": "pink"}, "pink"),
+        ({"hidden_dims": []}, "hidden_dims must be one or more positive widths"),
+    ],
+)
+def test_impossible_settings_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        make(**config)
