@@ -48,10 +48,14 @@ class LatencyConfig:
     batch_sizes: tuple[int, ...] = (1, 64)
     num_rounds: int = 60
     """Timings per method and batch size; the median counts."""
+    solver_steps: tuple[int, ...] = (1, 2, 4, 8)
+    """The first flow method is timed with these numbers of steps too."""
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError(f"batch_sizes must be positive, got {self.batch_sizes}.")
+        if self.solver_steps and min(self.solver_steps) < 1:
+            raise ValueError(f"solver_steps must be positive, got {self.solver_steps}.")
         if self.num_rounds < 1:
             raise ValueError(f"num_rounds must be at least 1, got {self.num_rounds}.")
 
@@ -62,6 +66,12 @@ class EvaluateConfig:
 
     study: str | None = None
     """Name of the study that this run belongs to, for result tables."""
+    lam: str | None = None
+    """Folder of a finished LAM; the run's own ``lam`` if null."""
+    shards: str | None = None
+    """Shard set of videos to look at through the LAM; the run's own ``shards/videos`` if null."""
+    labeled_shards: str | None = None
+    """Shard set with held-out labeled clips; the run's own ``shards/labeled`` if null."""
     env: Any = choice(ENVS, default=None)
     """Where rollouts happen; must look like the videos that the models were trained on."""
     methods: tuple[MethodConfig, ...] = ()

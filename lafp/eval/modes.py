@@ -58,17 +58,20 @@ class ModeCoverage:
 def mode_coverage(
     modes: np.ndarray, expert_modes: np.ndarray, mode_sizes: Sequence[int]
 ) -> ModeCoverage:
-    """Compares the ways of a policy with its demonstrators', int [N, M] each, N about the same."""
+    """Compares the ways of a policy with its demonstrators', int [N, M] each, N about the same.
+
+    NaN where the demonstrators themselves take one way only: there is nothing to cover.
+    """
     policy, expert = mode_entropy(modes, mode_sizes), mode_entropy(expert_modes, mode_sizes)
-    if not expert.joint > 0:
-        raise ValueError(
-            f"The demonstrators take one way only (entropy {expert.joint}): no modes to cover."
-        )
     return ModeCoverage(
-        side_entropy=policy.per_fork / expert.per_fork,
-        mode_coverage=policy.joint / expert.joint,
+        side_entropy=_share(policy.per_fork, expert.per_fork),
+        mode_coverage=_share(policy.joint, expert.joint),
         num_decided=policy.num_decided,
     )
+
+
+def _share(entropy: float, of: float) -> float:
+    return entropy / of if of > 0 else float("nan")
 
 
 def _entropy(ways: np.ndarray, size: int) -> float:

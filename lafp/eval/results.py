@@ -9,10 +9,11 @@ Metrics and the methods that have them:
 ``length``                mean steps of an episode
 ``side_entropy``          mean over forks of the entropy of the way taken, over the demonstrators'
 ``mode_coverage``         entropy of the whole path (all forks jointly), over the demonstrators'
-``action_mse``            of the whole stack on held-out labeled clips, in [-1, 1] action units
-``action_r2``             1 - MSE / variance of the held-out actions
+``action_mse``            of the whole stack on held-out labeled clips, in the environment's units
+``action_r2``             1 - MSE / variance, over all dimensions, in [-1, 1] action units
+``action_accuracy``       instead of both, for discrete actions
 ``latency_b1_ms``         median time of one ``act`` for 1 (``latency_b64_ms``: 64) observations
-``latency_b1_ratio``      ``latency_b1_ms`` over latent_bc's in the same interleaved run
+``latency_b1_ratio``      median over rounds of the time over latent_bc's in the same round
 ``probe_mse, probe_r2``   linear probe of latent actions on held-out episodes; the method says of
                           what: ``lam``, and the controls ``embedding``, ``random_lam``, ``nothing``
 ========================  ======================================================================

@@ -49,6 +49,6 @@ def test_the_bias_is_the_documented_one():
     assert 2 - np.mean(entropies) == pytest.approx(3 / (2 * n * math.log(2)), rel=0.15)
 
 
-def test_demonstrators_of_a_single_way_are_an_error():
-    with pytest.raises(ValueError, match="one way only"):
-        mode_coverage(EVEN, np.zeros((10, 2), int), (2, 2))
+def test_where_demonstrators_take_one_way_there_is_nothing_to_cover():
+    coverage = mode_coverage(EVEN, np.zeros((10, 2), int), (2, 2))
+    assert math.isnan(coverage.mode_coverage) and math.isnan(coverage.side_entropy)

@@ -1,0 +1,74 @@
+"""Which models, trained how, stand behind a method: read from a run directory."""
+
+from dataclasses import replace
+from typing import Any
+
+from lafp import storage
+from lafp.envs.base import VectorEnv
+from lafp.eval.config import MethodConfig
+from lafp.eval.results import DEMONSTRATOR, Subject
+from lafp.eval.run_record import StageRecord
+from lafp.export import read_card
+
+
+def lam_subject(lam_uri: str, study: str | None) -> Subject:
+    """The latent action model, for its probes."""
+    config = StageRecord(lam_uri, "lam").config
+    return Subject(
+        label="lam",
+        method="lam",
+        study=study,
+        objective=read_card(lam_uri, "lam")["config"]["name"],
+        supervision_weight=config["supervision"]["weight"],
+        seed=config["train"]["seed"],
+    )
+
+
+def demonstrator_subject(env: VectorEnv, study: str | None) -> Subject:
+    """The environment's expert."""
+    return Subject(
+        label=DEMONSTRATOR,
+        method=DEMONSTRATOR,
+        study=study,
+        task=env.task,
+        distractors=env.has_distractors,
+    )
+
+
+def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: VectorEnv) -> Subject:
+    """A policy with its action decoder, as the run's folders describe them.
+
+    Args:
+        run_uri: The run's folder.
+        method: What is compared.
+        lam: The latent action model behind it.
+        env: Where it acts.
+    """
+    policy_uri = storage.join(run_uri, "policy", method.policy)
+    policy = read_card(policy_uri, "policy")["config"] | method.overrides
+    decoder = StageRecord(storage.join(run_uri, "decoder", method.decoder), "decoder").config
+    anchor_time = _single(decoder["anchor_time"])
+    return replace(
+        lam,
+        label=method.label,
+        method=_method_name(policy["name"], anchor_time),
+        task=env.task,
+        distractors=env.has_distractors,
+        anchor_time=anchor_time,
+        noise=policy.get("noise"),
+        solver_steps=policy.get("num_solver_steps"),
+        label_fraction=decoder["label_fraction"],
+        label_scope="both" if lam.supervision_weight else "decoder",
+        seed=StageRecord(policy_uri, "policy").config["train"]["seed"],
+    )
+
+
+def _method_name(policy: str, anchor_time: float | None) -> str:
+    if policy == "latent_bc" and anchor_time == 1:
+        return "latent_bc_idm_decoder"
+    return policy
+
+
+def _single(anchor_time: Any) -> float | None:
+    """None for a range of anchor times."""
+    return None if isinstance(anchor_time, list | tuple) else float(anchor_time)

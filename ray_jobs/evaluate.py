@@ -1,0 +1,241 @@
+r"""Measure a finished run: rollouts, modes kept, action error, probe, latency, latent views.
+
+python -m ray_jobs.evaluate configs/evaluate/slalom.yaml --run-name demo
+
+Writes results.parquet (long form), episodes.parquet (every outcome), rollouts/ and latent_views/.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.ray_tasks import run_tasks
+from lafp import storage
+from lafp.data.randomness import derive_seed
+from lafp.envs import ENVS
+from lafp.envs.base import VectorEnv
+from lafp.eval import measurements, tables
+from lafp.eval.config import EvaluateConfig, MethodConfig
+from lafp.eval.latency import Latency
+from lafp.eval.outcomes import (
+    Episode,
+    is_measured,
+    read_outcomes,
+    write_episodes,
+    write_outcomes,
+)
+from lafp.eval.results import DEMONSTRATOR, Result, Subject, write_results
+from lafp.eval.rollout import RolloutResult
+from lafp.eval.subjects import demonstrator_subject, lam_subject, method_subject
+from lafp.export import read_card
+from lafp.run_dir import RunDir, StageDir
+from ray_jobs.cli import main
+from ray_jobs.cluster import Demand
+from ray_jobs.job import Job
+
+
+def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
+    """What is measured, all of it complete."""
+    stages = ["lam"] if cfg.lam is None else []
+    stages += ["shards/videos"] if cfg.shards is None else []
+    if cfg.methods:
+        stages += ["shards/labeled"] if cfg.labeled_shards is None else []
+        stages += [f"policy/{method.policy}" for method in cfg.methods]
+        stages += [f"decoder/{method.decoder}" for method in cfg.methods]
+    found = {name: run.stage(name).fingerprint() for name in dict.fromkeys(stages)}
+    if cfg.lam is not None:
+        found["lam"] = read_card(cfg.lam, "lam")["weights_sha256"]
+    given = {"shards/videos": cfg.shards, "shards/labeled": cfg.labeled_shards}
+    return found | {name: uri for name, uri in given.items() if uri is not None}
+
+
+def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:
+    """What would be measured."""
+    inputs(cfg, run)
+    lines = [f"latent views of {_lam(cfg, run)}"]
+    if cfg.env is not None:
+        labels = ", ".join([DEMONSTRATOR, *(method.label for method in cfg.methods)])
+        lines.append(f"{cfg.num_episodes} episodes of {cfg.env.name} for each of: {labels}")
+    return lines
+
+
+def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+    """Measures what is missing, then writes the tables."""
+    _look_at_latents(cfg, run, stage)
+    lam_uri = _lam(cfg, run)
+    lam = lam_subject(lam_uri, cfg.study)
+    rows = tables.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
+    if cfg.env is not None:
+        rows += _measure_methods(cfg, run, stage, lam)
+    write_results(stage.path("results.parquet"), rows)
+    summary: dict[str, Any] = {
+        f"success {label}": text for label, text in tables.success_lines(rows).items()
+    }
+    probes = {row.method: row.value for row in rows if row.metric == "probe_r2"}
+    return summary | {f"probe R2 {method}": value for method, value in probes.items()}
+
+
+def _measure_methods(
+    cfg: EvaluateConfig, run: RunDir, stage: StageDir, lam: Subject
+) -> list[Result]:
+    env: VectorEnv = ENVS.get(cfg.env.name)(cfg.env)
+    subjects = {DEMONSTRATOR: demonstrator_subject(env, cfg.study)}
+    for method in cfg.methods:
+        subjects[method.label] = method_subject(run.uri, method, lam, env)
+    _roll_out(cfg, run, stage, subjects, env.fps)
+    episodes = {label: read_outcomes(stage.uri, label) for label in subjects}
+    write_episodes(stage.path("episodes.parquet"), _flat(episodes))
+    rows = []
+    for label, subject in subjects.items():
+        rows += tables.rollout_rows(
+            subject, episodes[label], episodes[DEMONSTRATOR], env.mode_sizes
+        )
+    errors = _once(stage, "action_errors.json", lambda: _action_errors(cfg, run))
+    for label, error in errors.items():
+        rows += tables.action_error_rows(subjects[label], error) if error else []
+    return rows + _latency_rows(cfg, run, stage, subjects)
+
+
+# ---------------------------------------------------------------------------------------------
+# Rollouts
+
+
+def _roll_out(
+    cfg: EvaluateConfig, run: RunDir, stage: StageDir, subjects: Mapping[str, Subject], fps: float
+) -> None:
+    """Runs the episodes of every label that has none yet."""
+    methods: dict[str, MethodConfig | None] = {DEMONSTRATOR: None}
+    methods |= {method.label: method for method in cfg.methods}
+    missing = [label for label in subjects if not is_measured(stage.uri, label)]
+    starts = range(0, cfg.num_episodes, cfg.episodes_per_task)
+    seeds = np.array([derive_seed(cfg.seed, "evaluate", n) for n in range(cfg.num_episodes)])
+    work = [(label, start) for label in missing for start in starts]
+    calls, sizes = [], []
+    for label, start in work:
+        part = seeds[start : start + cfg.episodes_per_task]
+        num_recorded = 0 if start else min(cfg.save_rollouts, len(part))
+        # The same noise for all methods: they differ in nothing else.
+        noise_seed = derive_seed(cfg.seed, "noise", start)
+        calls.append((run.uri, cfg.env, methods[label], part, num_recorded, noise_seed))
+        sizes.append(len(part))
+    num_done = cfg.num_episodes * (len(subjects) - len(missing))
+    results: dict[str, dict[int, RolloutResult]] = {label: {} for label in missing}
+    for index, result in run_tasks(
+        measurements.measure_rollouts,
+        calls,
+        sizes=sizes,
+        label="rollouts",
+        unit="episodes",
+        num_done=num_done,
+    ):
+        label, start = work[index]
+        results[label][start] = result
+        if len(results[label]) == len(starts):
+            parts = [results[label][start] for start in starts]
+            write_outcomes(stage.uri, subjects[label], parts, fps)
+            del results[label]
+
+
+def _flat(episodes: Mapping[str, list[Episode]]) -> list[Episode]:
+    return [episode for of_label in episodes.values() for episode in of_label]
+
+
+# ---------------------------------------------------------------------------------------------
+# Action error, latency, views
+
+
+def _action_errors(cfg: EvaluateConfig, run: RunDir) -> dict[str, Any]:
+    shards = cfg.labeled_shards or run.stage("shards/labeled").uri
+    calls = [(run.uri, method, shards, cfg.seed) for method in cfg.methods]
+    done = run_tasks(
+        measurements.measure_action_error,
+        calls,
+        sizes=[1] * len(calls),
+        label="action error",
+        unit="methods",
+    )
+    return {cfg.methods[index].label: errors for index, errors in done}
+
+
+def _latency_rows(
+    cfg: EvaluateConfig, run: RunDir, stage: StageDir, subjects: Mapping[str, Subject]
+) -> list[Result]:
+    if not cfg.methods:
+        return []
+    timed = {method.label: (method, subjects[method.label]) for method in cfg.methods}
+    timed |= _with_other_steps(cfg, subjects)
+    baseline = next((label for label, (_, s) in timed.items() if s.method == "latent_bc"), None)
+    call = (run.uri, cfg.env, [method for method, _ in timed.values()], baseline, cfg.latency)
+
+    def measure() -> dict[str, Any]:
+        ((_, by_size),) = run_tasks(
+            measurements.measure_latencies, [call], sizes=[1], label="latency", unit="runs"
+        )
+        return {
+            str(size): {label: asdict(latency) for label, latency in of_size.items()}
+            for size, of_size in by_size.items()
+        }
+
+    rows = []
+    for size, of_size in _once(stage, "latency.json", measure).items():
+        for label, latency in of_size.items():
+            rows += tables.latency_rows(timed[label][1], int(size), Latency(**latency))
+    return rows
+
+
+def _with_other_steps(
+    cfg: EvaluateConfig, subjects: Mapping[str, Subject]
+) -> dict[str, tuple[MethodConfig, Subject]]:
+    """The first flow method with every number of solver steps that is not its own."""
+    flow = next((m for m in cfg.methods if subjects[m.label].solver_steps is not None), None)
+    if flow is None:
+        return {}
+    variants = {}
+    for num in cfg.latency.solver_steps:
+        label = f"{flow.label}_{num}_steps"
+        if num != subjects[flow.label].solver_steps:
+            variants[label] = (
+                replace(flow, label=label, num_solver_steps=num),
+                replace(subjects[flow.label], label=label, solver_steps=num),
+            )
+    return variants
+
+
+def _look_at_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
+    folder = stage.path("latent_views")
+    if storage.is_file(storage.join(folder, "latent_views.json")):
+        return
+    shards = cfg.shards or run.stage("shards/videos").uri
+    call = (_lam(cfg, run), shards, folder, cfg.seed)
+    for _ in run_tasks(
+        measurements.measure_latent_views, [call], sizes=[1], label="latent views", unit="sets"
+    ):
+        pass
+
+
+def _once(stage: StageDir, name: str, measure: Any) -> dict[str, Any]:
+    """What an earlier run stored under ``name``, else the measurement, stored."""
+    if not storage.is_file(stage.path(name)):
+        storage.write_text(stage.path(name), json.dumps(measure()))
+    return json.loads(storage.read_text(stage.path(name)))
+
+
+def _lam(cfg: EvaluateConfig, run: RunDir) -> str:
+    return cfg.lam or run.stage("lam").uri
+
+
+JOB = Job(
+    name="evaluate",
+    schema=EvaluateConfig,
+    stage=lambda _: "evaluation",
+    inputs=inputs,
+    demand=lambda _: Demand(num_cpus=1),
+    plan=plan,
+    run=run_stage,
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)

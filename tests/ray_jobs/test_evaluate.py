@@ -1,0 +1,193 @@
+"""The evaluate job on a run whose models are real but untrained."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from lafp.config import ConfigError
+from lafp.envs.slalom import SlalomConfig
+from lafp.eval.config import EvaluateConfig, LatencyConfig, MethodConfig
+from lafp.models.action_decoder import ActionDecoderConfig
+from lafp.models.encoders import SmallCnnConfig
+from lafp.objectives.lapo import LapoConfig
+from lafp.policies.latent_bc import LatentBcConfig
+from lafp.policies.latent_flow import LatentFlowConfig
+from lafp.run_dir import RunDir
+from lafp.train.config import TrainConfig
+from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
+from lafp.train.tasks.lam import LamTask, SupervisionConfig, TrainLamConfig
+from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
+from ray_jobs.evaluate import JOB, plan
+from ray_jobs.job import execute
+from tests.synthetic_shards import write_shard_set
+
+ENCODER = SmallCnnConfig(channels=(4, 4, 4), embed_dim=8)
+TRAIN = TrainConfig(num_steps=1, global_batch_size=8, seed=5)
+CFG = EvaluateConfig(
+    env=SlalomConfig(),
+    methods=(
+        MethodConfig(label="bc", policy="latent_bc", decoder="bc"),
+        MethodConfig(label="bc_idm", policy="latent_bc", decoder="bc_idm"),
+        MethodConfig(label="flow", policy="latent_flow", decoder="flow", noise="persistent"),
+    ),
+    num_episodes=10,
+    episodes_per_task=6,
+    latency=LatencyConfig(batch_sizes=(1, 4), num_rounds=3, solver_steps=(1, 2)),
+    save_rollouts=3,
+)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def export(stage, cfg, task, metrics):
+    stage.begin(cfg, {})
+    task.export(task.module, stage.uri, metrics)
+    stage.finish({})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunDir:
+    """LAM, two policies and three action decoders, exported by their own tasks."""
+    folder = tmp_path_factory.mktemp("run")
+    run = RunDir(str(folder))
+    videos = write_shard_set(folder / "shards/videos", size_px=48, num_clips=8)
+    labeled = write_shard_set(
+        folder / "shards/labeled", size_px=48, num_clips=8, num_val_clips=4, has_labels=True
+    )
+    for name in ("shards/videos", "shards/labeled"):
+        run.stage(name).begin(CFG, {})
+        run.stage(name).finish({})
+    lam_cfg = TrainLamConfig(
+        objective=LapoConfig(latent_action_dim=8, encoder=ENCODER),
+        supervision=SupervisionConfig(weight=0.5),
+        train=TRAIN,
+    )
+    lam = run.stage("lam")
+    probe = {"r2": 0.5, "r2_low": 0.4, "r2_high": 0.6, "mse": 0.1, "action_variance": 0.2, "n": 20}
+    probe |= {"r2_obs_embedding": 0.1, "r2_random_lam": 0.2}
+    metrics = {f"probe/{name}": float(value) for name, value in probe.items()}
+    export(lam, lam_cfg, LamTask(lam_cfg, videos, labeled), metrics)
+    for policy in (LatentBcConfig(encoder=ENCODER), LatentFlowConfig(encoder=ENCODER)):
+        policy_cfg = TrainPolicyConfig(policy=policy, train=replace(TRAIN, seed=7))
+        stage = run.stage(f"policy/{policy.name}")
+        export(stage, policy_cfg, PolicyTask(policy_cfg, videos, lam.uri), {})
+    for name, policy_name, anchor_time in (
+        ("bc", "latent_bc", 0.0), ("bc_idm", "latent_bc", 1.0), ("flow", "latent_flow", 0.5),
+    ):  # fmt: skip
+        decoder_cfg = TrainDecoderConfig(
+            name=name, policy=policy_name, anchor_time=anchor_time, label_fraction=0.5,
+            decoder=ActionDecoderConfig(hidden_dims=(8,)), train=TRAIN,
+        )  # fmt: skip
+        policy_uri = run.stage(f"policy/{policy_name}").uri
+        task = DecoderTask(decoder_cfg, labeled, policy_uri, lam.uri)
+        export(run.stage(f"decoder/{name}"), decoder_cfg, task, {})
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, cluster):
+    execute(JOB, CFG, run)
+    return run.stage("evaluation")
+
+
+def test_the_table_holds_every_method_and_metric(evaluated):
+    table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
+    success = table[table.metric == "success"].set_index("label")
+    assert list(success.index) == ["demonstrator", "bc", "bc_idm", "flow"]
+    assert (success.n == 10).all()
+    assert success.value["demonstrator"] == 1
+    assert success.low.le(success.value).all() and success.value.le(success.high).all()
+    of_flow = set(table[table.label == "flow"].metric)
+    assert of_flow >= {"return_normalized", "length", "side_entropy", "mode_coverage"}
+    assert of_flow >= {"action_mse", "action_r2", "latency_b1_ms", "latency_b4_ratio"}
+    num_transitions = table[(table.label == "bc") & (table.metric == "action_mse")].n.item()
+    assert 4 * 5 <= num_transitions <= 4 * 8
+
+
+def test_rows_say_what_stands_behind_them(evaluated):
+    table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
+    rows = table[table.metric == "success"].set_index("label").to_dict("index")
+    assert rows["bc"]["method"] == "latent_bc"
+    assert rows["bc_idm"]["method"] == "latent_bc_idm_decoder"
+    flow = rows["flow"]
+    expected = {
+        "method": "latent_flow", "task": "slalom", "distractors": False, "objective": "lapo",
+        "supervision_weight": 0.5, "anchor_time": 0.5, "noise": "persistent", "solver_steps": 4,
+        "label_fraction": 0.5, "label_scope": "both", "seed": 7,
+    }  # fmt: skip
+    assert {key: flow[key] for key in expected} == expected
+    assert pd.isna(rows["bc"]["noise"]) and pd.isna(rows["bc"]["solver_steps"])
+
+
+def test_flow_is_timed_with_other_numbers_of_steps_too(evaluated):
+    table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
+    timed = table[table.metric == "latency_b1_ms"].set_index("label")
+    assert set(timed.index) == {"bc", "bc_idm", "flow", "flow_1_steps", "flow_2_steps"}
+    assert timed.solver_steps["flow_2_steps"] == 2
+    ratio = table[table.metric == "latency_b1_ratio"].set_index("label").value
+    assert ratio["bc"] == 1.0
+
+
+def test_the_probe_stands_beside_its_controls(evaluated):
+    table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
+    r2 = table[table.metric == "probe_r2"].set_index("method").value.to_dict()
+    assert r2 == {"lam": 0.5, "nothing": 0.0, "embedding": 0.1, "random_lam": 0.2}
+
+
+def test_every_outcome_is_kept_and_methods_share_their_episodes(evaluated):
+    episodes = pq.read_table(evaluated.path("episodes.parquet")).to_pandas()
+    assert len(episodes) == 40
+    seeds = episodes.groupby("label").episode_seed.apply(tuple)
+    assert seeds.nunique() == 1
+    table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
+    success = table[table.metric == "success"].set_index("label").value
+    for label, mean in episodes.groupby("label").success.mean().items():
+        assert success[label] == mean
+
+
+def test_a_second_evaluation_repeats_nothing_that_is_there(run, evaluated):
+    folder = run.stage("evaluation")
+    before = pq.read_table(folder.path("episodes.parquet"))
+    kept = {name: mtime(folder, name) for name in ("rollouts/bc.parquet", "latency.json")}
+    for name in ("summary.json", "rollouts/flow.parquet", "results.parquet"):
+        Path(folder.path(name)).unlink()
+    execute(JOB, CFG, run)
+    assert pq.read_table(folder.path("episodes.parquet")).equals(before)
+    assert {name: mtime(folder, name) for name in kept} == kept
+
+
+def mtime(stage, name):
+    return Path(stage.path(name)).stat().st_mtime_ns
+
+
+def test_the_plan_names_everything_and_writes_nothing(run):
+    text = "\n".join(plan(CFG, run))
+    assert "10 episodes of slalom" in text
+    assert "demonstrator, bc, bc_idm, flow" in text
+
+
+def test_a_missing_decoder_is_named_before_anything_starts(run):
+    method = MethodConfig(label="x", policy="latent_bc", decoder="no_such")
+    with pytest.raises(ConfigError, match="decoder/no_such"):
+        plan(replace(CFG, methods=(method,)), run)
+
+
+def test_without_an_environment_only_the_latents_are_looked_at(run, cluster, tmp_path):
+    other = RunDir(str(tmp_path))
+    cfg = EvaluateConfig(
+        lam=run.stage("lam").uri,
+        shards=run.stage("shards/videos").uri,
+    )
+    execute(JOB, cfg, other)
+    table = pq.read_table(other.stage("evaluation").path("results.parquet")).to_pandas()
+    assert set(table.metric) == {"probe_r2", "probe_mse"}
+    assert (tmp_path / "evaluation/latent_views/latent_views.json").is_file()
