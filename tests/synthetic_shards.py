@@ -1,6 +1,8 @@
 """Small shard sets, written record by record as preprocessing does."""
 
 import hashlib
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,7 @@ def write_shard_set(
     has_labels: bool = False,
     split: str = "train",
     seed: int = 0,
+    num_val_clips: int = 0,
 ) -> str:
     """Writes a finished shard set of moving dots and returns its URI.
 
@@ -50,21 +53,30 @@ def write_shard_set(
         frames: Shortest and longest clip.
         size_px: Height and width.
         has_labels: Whether the dot's steps are stored as true actions.
-        split: Of every clip.
+        split: Of every clip but the last ``num_val_clips``, which are of split ``val``.
         seed: Of the dots.
+        num_val_clips: How many clips are held out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lengths = np.random.default_rng(seed).integers(frames[0], frames[1] + 1, num_clips)
     lengths[0] = frames[1]
-    entries = []
-    for first in range(0, num_clips, clips_per_shard):
+    num_train = num_clips - num_val_clips
+    splits = {split: range(num_train), "val": range(num_train, num_clips)}
+    shards = [
+        (name, indices[first : first + clips_per_shard])
+        for name, indices in splits.items()
+        for first in range(0, len(indices), clips_per_shard)
+    ]
+    entries, records = [], []
+    for split, indices in shards:
         name = f"{split}-{len(entries):06d}.tar"
         writer = ShardWriter(folder / name)
-        for index in range(first, min(first + clips_per_shard, num_clips)):
+        for index in indices:
             pixels, steps = moving_dot(int(lengths[index]), seed * 10_000 + index, size_px)
             video = encode_clip(pixels, FPS, EncodeConfig(crf=0, pixel_format="yuv444p"))
             labels = Labels(true_action=steps) if has_labels else None
-            writer.add(_record(seed, index, pixels, len(video), split, has_labels), video, labels)
+            records.append(_record(seed, index, pixels, len(video), split, has_labels))
+            writer.add(records[-1], video, labels)
         writer.close()
         entry = ShardEntry(
             shard=name,
@@ -77,11 +89,12 @@ def write_shard_set(
         )
         (folder / name.replace(".tar", ".json")).write_text(entry.to_json())
         entries.append(entry)
-    _write_set(folder, entries, lengths, size_px, has_labels, split)
+    pq.write_table(pa.Table.from_pylist([asdict(r) for r in records]), folder / "clips.parquet")
+    _write_set(folder, entries, lengths, size_px, has_labels)
     return str(folder)
 
 
-def _write_set(folder, entries, lengths, size_px, has_labels, split) -> None:
+def _write_set(folder, entries, lengths, size_px, has_labels) -> None:
     columns = ("shard", "split", "num_clips", "num_frames", "num_bytes", "sha256")
     rows = [{name: getattr(entry, name) for name in columns} for entry in entries]
     pq.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
@@ -92,14 +105,21 @@ def _write_set(folder, entries, lengths, size_px, has_labels, split) -> None:
         width_px=size_px,
         height_px=size_px,
         fps=FPS,
-        num_clips={split: len(lengths)},
-        num_frames={split: int(lengths.sum())},
+        num_clips=_totals(entries, "num_clips"),
+        num_frames=_totals(entries, "num_frames"),
         num_hours=float(lengths.sum()) / FPS / 3600,
         min_clip_frames=int(lengths.min()),
         max_clip_frames=int(lengths.max()),
         action=action if has_labels else None,
     )
     (folder / "shard_set.json").write_text(spec.to_json())
+
+
+def _totals(entries, field) -> dict[str, int]:
+    totals = Counter()
+    for entry in entries:
+        totals[entry.split] += getattr(entry, field)
+    return dict(totals)
 
 
 def _record(seed, index, pixels, num_bytes, split, has_labels) -> ClipRecord:
