@@ -42,7 +42,10 @@ class Task(Protocol):
         ...
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Metrics on held-out clips, e.g. the linear probe. Runs on rank 0, no collectives."""
+        """Metrics on held-out clips, e.g. the linear probe. Runs on rank 0, no collectives.
+
+        ``module`` comes in eval mode and without gradients.
+        """
         ...
 
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:

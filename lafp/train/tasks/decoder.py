@@ -177,7 +177,6 @@ class DecoderTask:
         MSE in the environment's units; R^2 over all dimensions in normalized units.
         """
         assert isinstance(module, TrainedDecoder)
-        decoder, was_training = module.action_decoder, module.training
         device = next(module.parameters()).device
         batches = list(self._val_clips.batches(device))
         if not batches:
@@ -185,7 +184,6 @@ class DecoderTask:
         held_out = _Transitions.cat(
             [self._all_of(batch, b) for batch in batches for b in range(len(batch.num_frames))]
         )
-        module.eval()
         with torch.random.fork_rng(devices=cuda_devices(device)):
             torch.manual_seed(0)
             latents = {
@@ -194,12 +192,11 @@ class DecoderTask:
             }
         metrics = {"val/num_transitions": float(len(held_out.true_action))}
         for name, latent_action in latents.items():
-            predicted = decoder.decode(latent_action, held_out.embedding)
+            predicted = module.action_decoder.decode(latent_action, held_out.embedding)
             for metric, value in action_errors(
                 predicted, held_out.true_action, self.action
             ).items():
                 metrics[f"val/{metric}_{name}"] = value
-        module.train(was_training)
         return metrics
 
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:

@@ -121,6 +121,7 @@ class PolicyTask:
         latent_action = self.lam.label(window.obs, window.next_obs).float()
         return PolicyInputs(obs=window.obs, latent_action=latent_action)
 
+    @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Loss, and error of what the policy would do, on clips of the val split.
 
@@ -128,17 +129,14 @@ class PolicyTask:
         mean. A policy that keeps several modes has more of it than one that averages them.
         """
         assert isinstance(module, TrainedPolicy)
-        was_training = module.training
         device = next(module.parameters()).device
         losses, errors = [], []
-        with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(device)):
+        with torch.random.fork_rng(devices=cuda_devices(device)):
             torch.manual_seed(0)
-            module.eval()
             for batch in self._val_clips.batches(device):
                 inputs = self.inputs({"videos": batch})
                 losses.append(module(inputs).loss)
                 errors.append(self._latent_mse(module.policy, inputs))
-        module.train(was_training)
         if not losses:
             return {}
         return {

@@ -1,0 +1,176 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import lafp
+from lafp.config import ConfigError, config_from_dict
+from lafp.data.windows import windows_at
+from lafp.export import read_card, save_model
+from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig, load_action_decoder
+from lafp.policies import POLICIES
+from lafp.policies.base import load_policy
+from lafp.types import ActionSpec, ClipBatch, ObsSpec
+
+OBS = ObsSpec(height_px=12, width_px=16, frame_stack=2, fps=10)
+ACTION = ActionSpec(dim=3, low=(-1.0, 0.0, 5.0), high=(1.0, 10.0, 6.0))
+ENCODER = {"name": "small_cnn", "channels": [4], "embed_dim": 8}
+
+
+def write_policy(run, name, seed=0):
+    policy_class = POLICIES.get(name)
+    cfg = config_from_dict(policy_class.Config, {"encoder": ENCODER, "hidden_dims": [16]})
+    torch.manual_seed(seed)
+    policy = policy_class(cfg, OBS, 4)
+    policy(torch.rand(8, 6, 12, 16), 3 + torch.randn(8, 4))
+    specs = {"obs": OBS, "latent_action_dim": 4}
+    uri = f"{run}/policy/{name}"
+    save_model(uri, kind="policy", config=cfg, specs=specs, module=policy, metrics={})
+
+
+def write_decoder(run, name, policy, action=ACTION):
+    cfg = ActionDecoderConfig(hidden_dims=(8,), use_obs_embedding=True)
+    torch.manual_seed(1)
+    decoder = ActionDecoder(cfg, action, 4, 8)
+    sha = read_card(f"{run}/policy/{policy}", "policy")["weights_sha256"]
+    specs = {"action": action, "latent_action_dim": 4, "embed_dim": 8}
+    specs |= {"policy": policy, "policy_sha256": sha}
+    uri = f"{run}/decoder/{name}"
+    save_model(uri, kind="decoder", config=cfg, specs=specs, module=decoder, metrics={})
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_policy(tmp_path, "latent_flow")
+    write_decoder(tmp_path, "flow", "latent_flow")
+    return str(tmp_path)
+
+
+def video(num_frames, num_episodes=1, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (num_frames, num_episodes, 12, 16, 3), dtype=np.uint8)
+
+
+def play(agent, frames, seed=0):
+    agent.reset(frames.shape[1], seed)
+    return np.stack([agent.act(frame) for frame in frames])
+
+
+def test_the_agent_does_what_its_models_do_on_training_windows(run):
+    frames = video(5)
+    actions = play(lafp.Agent.load(run, noise="persistent"), frames, seed=7)
+    clip = ClipBatch(
+        frames=torch.from_numpy(frames).movedim(1, 0),
+        num_frames=torch.tensor([5]),
+        clip_key=torch.tensor([0]),
+        epoch=torch.tensor([0]),
+    )
+    t = torch.arange(1, 4)
+    window = windows_at(clip, torch.zeros_like(t), t, torch.ones_like(t), frame_stack=2)
+    policy = load_policy(f"{run}/policy/latent_flow", overrides={"noise": "persistent"})
+    decoder, _ = load_action_decoder(f"{run}/decoder/flow")
+    _, state = policy.act(window.obs[:1], None, torch.Generator().manual_seed(7))
+    for i in range(3):
+        embedding = policy.encode(window.obs[i : i + 1])
+        z, state = policy.act_on(embedding, state)
+        torch.testing.assert_close(torch.from_numpy(actions[1 + i]), decoder.decode(z, embedding))
+
+
+def test_the_first_frame_fills_its_own_stack(run):
+    agent = lafp.Agent.load(run)
+    frames = video(1)
+    agent.reset(1, seed=3)
+    action = agent.act(frames[0])
+    obs = torch.from_numpy(frames[0]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    embedding = agent.policy.encode(torch.cat([obs, obs], dim=1))
+    z, _ = agent.policy.act_on(embedding, None, torch.Generator().manual_seed(3))
+    expected = agent.action_decoder.decode(z, embedding)
+    torch.testing.assert_close(torch.from_numpy(action), expected)
+
+
+def test_one_observation_gives_one_action_in_the_environments_units(run):
+    agent = lafp.Agent.load(run)
+    action = agent.act(video(1)[0, 0])
+    assert action.shape == (3,) and action.dtype == np.float32
+    assert (action >= ACTION.low).all() and (action <= ACTION.high).all()
+
+
+def test_many_episodes_run_side_by_side(run):
+    agent = lafp.Agent.load(run)
+    assert play(agent, video(3, num_episodes=5)).shape == (3, 5, 3)
+
+
+def test_a_seed_fixes_an_episode_and_reset_forgets_the_last(run):
+    agent, frames = lafp.Agent.load(run), video(4, num_episodes=2)
+    first = play(agent, frames, seed=1)
+    play(agent, video(3, num_episodes=1, seed=9))
+    np.testing.assert_array_equal(play(agent, frames, seed=1), first)
+    assert not np.isclose(play(agent, frames, seed=2), first).all()
+
+
+def test_options_of_acting_are_taken_when_loading(run):
+    agent = lafp.Agent.load(run, noise="persistent", num_solver_steps=1)
+    assert (agent.policy.cfg.noise, agent.policy.cfg.num_solver_steps) == ("persistent", 1)
+    still = np.repeat(video(1), 3, axis=0)
+    actions = play(agent, still)
+    np.testing.assert_array_equal(actions[0], actions[2])
+
+
+def test_options_that_a_policy_does_not_have_are_refused(run):
+    write_policy(run, "latent_bc")
+    write_decoder(run, "cloned", "latent_bc")
+    with pytest.raises(ConfigError, match="Key 'noise' is not in LatentBcConfig"):
+        lafp.Agent.load(run, decoder="cloned", noise="fresh")
+
+
+def test_discrete_actions_come_out_as_choices(run):
+    write_decoder(run, "buttons", "latent_flow", ActionSpec(dim=5, is_discrete=True))
+    agent = lafp.Agent.load(run, decoder="buttons")
+    action = agent.act(video(1)[0, 0])
+    assert action.dtype == np.int64 and action.shape == () and 0 <= action < 5
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (np.zeros((16, 12, 3), np.uint8), r"Expected observations \[12, 16, 3\].*\[16, 12, 3\]"),
+        (np.zeros((3, 12, 16), np.uint8), r"shape \[3, 12, 16\]"),
+        (np.zeros((2, 12, 16, 3), np.uint8), r"of 1 episode\(s\).*reset\(num_episodes"),
+        (np.full((12, 16, 3), 0.5, np.float32), "got float32 from 0.5 to 0.5"),
+        (np.zeros((12, 16, 3), np.int64), "Expected uint8 pixels"),
+    ],
+)
+def test_observations_of_another_kind_are_refused(run, obs, message):
+    with pytest.raises(ValueError, match=message):
+        lafp.Agent.load(run).act(obs)
+
+
+def test_the_decoder_is_found_where_only_one_fits(run):
+    write_policy(run, "latent_bc")
+    write_decoder(run, "cloned", "latent_bc")
+    with pytest.raises(ConfigError, match=r"several action decoders.*cloned, flow"):
+        lafp.Agent.load(run)
+    assert lafp.Agent.load(run, policy="latent_bc").policy.cfg.name == "latent_bc"
+    assert lafp.Agent.load(run, decoder="flow").policy.cfg.name == "latent_flow"
+
+
+def test_models_that_do_not_belong_together_are_refused(run, tmp_path):
+    write_policy(run, "latent_bc")
+    with pytest.raises(ConfigError, match="another policy"):
+        lafp.Agent.load(run, policy="latent_bc", decoder="flow")
+    write_policy(run, "latent_flow", seed=5)  # trained again, its decoder is not
+    with pytest.raises(ConfigError, match="Train the decoder again"):
+        lafp.Agent.load(run)
+    with pytest.raises(ConfigError, match="No finished action decoder"):
+        lafp.Agent.load(str(tmp_path / "empty"))
+
+
+def test_an_agent_needs_neither_ray_nor_pipelines(run):
+    code = (
+        "import sys, lafp, numpy as np\n"
+        f"lafp.Agent.load({run!r}).act(np.zeros((12, 16, 3), np.uint8))\n"
+        "sys.exit(bool({'ray', 'data_pipelines', 'deepspeed'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,216 @@
+"""A tiny run of both tasks through the real loop, on real shards, behind a real LAM."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lafp.config import ConfigError, config_from_dict
+from lafp.data.labels import labeled_subset
+from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.export import read_card, save_model
+from lafp.lam import load_lam
+from lafp.models.action_decoder import load_action_decoder
+from lafp.objectives.lapo import Lapo
+from lafp.policies.base import load_policy
+from lafp.train.context import LocalContext, to_clip_batches
+from lafp.train.loop import train
+from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig, action_errors
+from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
+from lafp.types import ActionSpec, ObsSpec
+from tests.synthetic_shards import write_shard_set
+
+ENCODER = {"name": "small_cnn", "channels": [8], "embed_dim": 16}
+TRAIN = {"num_steps": 6, "global_batch_size": 8, "optim": {"lr": 1e-3}}
+
+
+def policy_config(name="latent_flow", **settings):
+    raw = {"policy": {"name": name, "encoder": ENCODER}, "train": TRAIN, **settings}
+    return config_from_dict(TrainPolicyConfig, raw)
+
+
+def decoder_config(**settings):
+    raw = {"name": "d", "policy": "latent_flow", "windows_per_clip": 4, "train": TRAIN, **settings}
+    return config_from_dict(TrainDecoderConfig, raw)
+
+
+def write_lam(uri, seed=0, size_px=16):
+    cfg = config_from_dict(
+        Lapo.Config,
+        {
+            "latent_action_dim": 4,
+            "encoder": ENCODER,
+            "fdm": {"channels": [8, 8]},
+            "bottleneck": {"name": "none"},
+        },
+    )
+    obs = ObsSpec(height_px=size_px, width_px=size_px, frame_stack=1, fps=10)
+    torch.manual_seed(seed)
+    lam = Lapo(cfg, obs)
+    save_model(uri, kind="lam", config=cfg, specs={"obs": obs}, module=lam, metrics={})
+    return uri
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Shards, a LAM, and both policies, trained a little."""
+    folder = tmp_path_factory.mktemp("run")
+    uris = {
+        "videos": write_shard_set(folder / "videos", 16, num_val_clips=4),
+        "labeled": write_shard_set(folder / "labeled", 16, num_val_clips=4, has_labels=True),
+        "lam": write_lam(str(folder / "lam")),
+    }
+    for name in ("latent_bc", "latent_flow"):
+        uris[name] = str(folder / name)
+        task = PolicyTask(policy_config(name), uris["videos"], uris["lam"])
+        uris[f"{name}_metrics"] = train(task.cfg.train, task, LocalContext(uris[name]))
+    return uris
+
+
+def first_batches(task, num_steps=1):
+    plan = MicroBatchPlan(demands=task.demands(), rank=0, world_size=1, num_rounds=1)
+    batches = map(to_clip_batches, MicroBatchReader(plan, 1 << 24).read_from(0))
+    return [next(batches) for _ in range(num_steps)]
+
+
+@pytest.mark.parametrize("name", ["latent_bc", "latent_flow"])
+def test_a_trained_policy_is_exported_with_its_lam_and_its_statistics(run, name):
+    assert {"val/loss", "val/latent_mse", "loss"} <= run[f"{name}_metrics"].keys()
+    policy = load_policy(run[name])
+    card = read_card(run[name], "policy")
+    assert card["specs"]["lam_sha256"] == read_card(run["lam"], "lam")["weights_sha256"]
+    assert policy.standardizer.count.item() == 6 * 8
+    assert policy.obs == load_lam(run["lam"]).obs
+
+
+def test_targets_are_the_frozen_lams_latent_actions_of_single_steps(run):
+    task = PolicyTask(policy_config(), run["videos"], run["lam"])
+    (clips,) = first_batches(task)
+    inputs = task.inputs(clips)
+    frames = clips["videos"].frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+    lam = load_lam(run["lam"])
+    for obs, z in zip(inputs.obs, inputs.latent_action, strict=True):
+        clip, t = (frames[:, :-1] == obs).all(dim=(2, 3, 4)).nonzero(as_tuple=True)
+        candidates = lam.label(obs.expand(len(t), -1, -1, -1), frames[clip, t + 1])
+        assert torch.isclose(candidates, z, atol=1e-5).all(dim=1).any()
+    assert not inputs.latent_action.requires_grad
+
+
+def test_equal_seeds_begin_with_equal_encoders(run):
+    states = [
+        PolicyTask(policy_config(n), run["videos"], run["lam"]).module.policy.encoder.state_dict()
+        for n in ("latent_bc", "latent_flow")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_decoder_learns_exports_and_names_its_policy(run, tmp_path):
+    task = DecoderTask(decoder_config(), run["labeled"], run["latent_flow"], run["lam"])
+    metrics = train(task.cfg.train, task, LocalContext(str(tmp_path)))
+    for name in ("anchored", "deployed"):
+        assert np.isfinite(
+            [metrics[f"val/action_mse_{name}"], metrics[f"val/action_r2_{name}"]]
+        ).all()
+    decoder, specs = load_action_decoder(str(tmp_path))
+    assert decoder.action == ActionSpec(dim=2, low=(-2.0, -2.0), high=(2.0, 2.0))
+    assert specs["policy"] == "latent_flow"
+    assert specs["policy_sha256"] == read_card(run["latent_flow"], "policy")["weights_sha256"]
+    assert json.loads((tmp_path / "model.json").read_text())["metrics"] == pytest.approx(metrics)
+
+
+def test_features_remembered_per_clip_equal_those_computed_anew(run):
+    inputs = []
+    for is_remembering in (True, False):
+        cfg = decoder_config(anchor_time=1.0)
+        task = DecoderTask(cfg, run["labeled"], run["latent_flow"], run["lam"])
+        assert task._is_remembering
+        task._is_remembering = is_remembering
+        inputs.append([task.inputs(clips) for clips in first_batches(task, num_steps=8)])
+    for remembered, anew in zip(*inputs, strict=True):
+        torch.testing.assert_close(remembered.latent_action, anew.latent_action)
+        torch.testing.assert_close(remembered.embedding, anew.embedding)
+        assert torch.equal(remembered.true_action, anew.true_action)
+
+
+def test_latents_near_the_demonstration_are_drawn_anew_at_every_step(run):
+    task = DecoderTask(decoder_config(), run["labeled"], run["latent_flow"], run["lam"])
+    (clips,) = first_batches(task)
+    first, second = task.inputs(clips), task.inputs(clips)
+    assert torch.equal(first.embedding, second.embedding)
+    assert not torch.isclose(first.latent_action, second.latent_action).any()
+
+
+def test_a_range_of_anchor_times_is_drawn_per_transition(run):
+    def moved(anchor_time):
+        cfg = decoder_config(anchor_time=anchor_time)
+        task = DecoderTask(cfg, run["labeled"], run["latent_flow"], run["lam"])
+        raw_cfg = decoder_config(anchor_time=1)
+        raw = DecoderTask(raw_cfg, run["labeled"], run["latent_flow"], run["lam"])
+        (clips,) = first_batches(task)
+        difference = task.inputs(clips).latent_action - raw.inputs(clips).latent_action
+        return difference.norm(dim=1)
+
+    torch.manual_seed(0)
+    assert moved([1.0, 1.0]).max() < 1e-5
+    assert moved([0.99, 1.0]).max() < moved([0.0, 0.1]).min()
+
+
+def test_a_label_fraction_limits_the_clips_that_are_read(run):
+    cfg = decoder_config(label_fraction=0.25, label_seed=3)
+    task = DecoderTask(cfg, run["labeled"], run["latent_flow"], run["lam"])
+    allowed = labeled_subset(run["labeled"], "train", 0.25, 3)
+    order = task.demands()["labeled"].order
+    assert order.only_clips == allowed and order.num_clips == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"anchor_time": 1.5}, r"anchor_time must be in \[0, 1\]"),
+        ({"anchor_time": [0.6, 0.4]}, r"anchor_time must be in \[0, 1\]"),
+        ({"label_fraction": 0.0}, r"label_fraction must be in \(0, 1\]"),
+        ({"windows_per_clip": 3}, "no multiple of windows_per_clip 3"),
+    ],
+)
+def test_impossible_decoder_configs_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        decoder_config(**settings)
+
+
+def test_a_policy_of_many_steps_is_refused():
+    with pytest.raises(ConfigError, match="max_offset_steps must be 1, got 10"):
+        policy_config(window={"max_offset_steps": 10})
+
+
+def test_what_does_not_belong_together_is_refused(run, tmp_path):
+    other_lam = write_lam(str(tmp_path / "lam"), seed=1)
+    with pytest.raises(ConfigError, match="trained on another latent action model"):
+        DecoderTask(decoder_config(), run["labeled"], run["latent_flow"], other_lam)
+    with pytest.raises(ConfigError, match="anchor_time: latent_bc knows anchor_time 0"):
+        DecoderTask(decoder_config(), run["labeled"], run["latent_bc"], run["lam"])
+    with pytest.raises(ConfigError, match="has no actions"):
+        DecoderTask(decoder_config(), run["videos"], run["latent_flow"], run["lam"])
+    with pytest.raises(ConfigError, match=r"window.frame_stack is 2, the LAM .* with 1"):
+        PolicyTask(policy_config(window={"frame_stack": 2}), run["videos"], run["lam"])
+    small = write_lam(str(tmp_path / "small"), size_px=8)
+    with pytest.raises(ConfigError, match="holds frames of 16x16 px"):
+        PolicyTask(policy_config(), run["videos"], small)
+
+
+def test_sets_without_a_val_split_are_trained_on_without_measurements(run, tmp_path):
+    shards = write_shard_set(tmp_path / "train_only")
+    task = PolicyTask(policy_config(), shards, run["lam"])
+    assert task.evaluate(task.module) == {}
+
+
+def test_action_errors_are_zero_for_the_truth_and_r2_zero_for_the_mean():
+    spec = ActionSpec(dim=2, low=(-1.0, 0.0), high=(1.0, 100.0))
+    true = torch.rand(50, 2) * torch.tensor([2.0, 100.0]) - torch.tensor([1.0, 0.0])
+    assert action_errors(true, true, spec) == {"action_mse": 0.0, "action_r2": 1.0}
+    mean = true.mean(0).expand(50, 2)
+    assert action_errors(mean, true, spec)["action_r2"] == pytest.approx(0, abs=1e-5)
+    buttons = replace(spec, dim=4, is_discrete=True)
+    choices = torch.tensor([0, 1, 2, 3])
+    assert action_errors(choices, torch.tensor([0, 1, 0, 0]), buttons) == {"action_accuracy": 0.5}
