@@ -2,15 +2,19 @@
 
 import copy
 import json
+import shutil
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from lafp import storage
+from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder
 from lafp.data.windows import WindowConfig, cut_windows
 from lafp.models.ema import ema_update_
+from lafp.train.context import to_clip_batches
 from lafp.types import LossOutput
 
 WINDOW = WindowConfig(windows_per_clip=2)
@@ -19,7 +23,7 @@ WINDOW = WindowConfig(windows_per_clip=2)
 class ToyModule(nn.Module):
     """Predicts the next frame; keeps a running mean of its input and an EMA of its encoder."""
 
-    def __init__(self, width: int = 16, num_inputs: int = 3 * 16 * 16) -> None:
+    def __init__(self, width: int, num_inputs: int = 3 * 16 * 16) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(num_inputs, width), nn.GELU())
         self.head = nn.Linear(width, num_inputs)
@@ -52,8 +56,10 @@ class ToyModule(nn.Module):
 class ToyTask:
     """Trains a ``ToyModule`` on the clips of one shard set, or of two."""
 
-    def __init__(self, shards: str, clips_per_step: int = 4, labeled: str | None = None) -> None:
-        self.module = ToyModule()
+    def __init__(
+        self, shards: str, clips_per_step: int = 4, labeled: str | None = None, width: int = 16
+    ) -> None:
+        self.module = ToyModule(width)
         self._demands = {"videos": demand(shards, clips_per_step)}
         if labeled:
             self._demands["labeled"] = demand(labeled, 2)
@@ -77,3 +83,27 @@ def demand(shards: str, clips_per_step: int) -> ClipDemand:
     return ClipDemand(
         order=ClipOrder(shard_set=shards, split="train", seed=0), clips_per_step=clips_per_step
     )
+
+
+class GroupContext:
+    """A TrainContext for a plain torch.distributed group on one machine."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+
+    def restore_dir(self) -> Path | None:
+        return max(Path(self.uri).glob("checkpoint-*"), default=None)
+
+    def clips(self, demands, num_rounds, start_step):
+        plan = MicroBatchPlan(
+            demands=demands, rank=self.rank, world_size=self.world_size, num_rounds=num_rounds
+        )
+        return map(to_clip_batches, MicroBatchReader(plan, 1 << 24).read_from(start_step))
+
+    def report(self, metrics, checkpoint_dir) -> None:
+        target = Path(self.uri) / f"checkpoint-{metrics['step']:06d}"
+        shutil.copytree(checkpoint_dir, target, dirs_exist_ok=True)
+        dist.barrier()

@@ -1,0 +1,149 @@
+"""Two processes: every engine and stage trains alike, and resumes as if nothing had happened."""
+
+import itertools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from lafp.config import ConfigError
+from lafp.train.config import TrainConfig
+from lafp.train.context import LocalContext
+from lafp.train.engines.ddp import DdpConfig
+from lafp.train.engines.deepspeed import DeepSpeedConfig
+from lafp.train.loop import train
+from lafp.train.metrics import read_metrics
+from lafp.train.optim import OptimConfig
+from tests.synthetic_shards import write_shard_set
+from tests.toy_task import GroupContext, ToyTask
+
+NUM_STEPS = 20
+# Wide enough that ZeRO-3 cuts the weights (over 100,000 values) and keeps the biases whole.
+WIDTH = 160
+ENGINES = {"ddp": DdpConfig()} | {
+    f"zero{stage}": DeepSpeedConfig(zero_stage=stage) for stage in range(4)
+}
+PRECISIONS = ("fp32", "bf16")
+
+
+def config(engine: str, num_steps: int = NUM_STEPS, precision: str = "fp32") -> TrainConfig:
+    return TrainConfig(
+        num_steps=num_steps,
+        global_batch_size=16,
+        gradient_accumulation=2,
+        optim=OptimConfig(lr=3e-3, weight_decay=0.1, warmup_steps=5, max_grad_norm=0.2),
+        engine=ENGINES[engine],
+        num_workers=2,
+        precision=precision,
+        report_every_steps=1,
+        checkpoint_every_steps=NUM_STEPS // 2,
+        evaluate_every_steps=7,
+    )
+
+
+def run(cfg: TrainConfig, shards: str, folder: Path) -> None:
+    """One run of one rank. Weights differ between ranks until the engine makes them equal."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0 if dist.get_rank() == 0 else 1)
+    train(cfg, ToyTask(shards, clips_per_step=8, width=WIDTH), GroupContext(str(folder)))
+    dist.barrier()
+
+
+def worker(rank: int, shards: str, root: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=rank, world_size=2)
+    os.environ["LOCAL_RANK"] = str(rank)
+    for precision, engine in itertools.product(PRECISIONS, ENGINES):
+        run(config(engine, precision=precision), shards, root / precision / engine)
+    for engine in ENGINES:
+        for num_steps in (NUM_STEPS // 2, NUM_STEPS):
+            run(config(engine, num_steps), shards, root / "halves" / engine)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("engines")
+    shards = write_shard_set(root / "shards", num_clips=20)
+    mp.spawn(worker, (shards, root), nprocs=2)
+    return root
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "toy.pt")
+
+
+def losses(folder: Path) -> torch.Tensor:
+    return torch.tensor([record["loss"] for record in read_metrics(str(folder))])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "ddp"])
+def test_every_zero_stage_trains_as_ddp_does(runs, engine, precision):
+    ours, ddp = runs / precision / engine, runs / precision / "ddp"
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-5} if precision == "fp32" else {"rtol": 2e-2, "atol": 1e-2}
+    )
+    assert len(losses(ours)) == NUM_STEPS and losses(ours)[-1] < losses(ours)[0] / 1.5
+    torch.testing.assert_close(losses(ours), losses(ddp), **tolerance)
+    theirs = weights(ddp)
+    for name, value in weights(ours).items():
+        torch.testing.assert_close(
+            value, theirs[name], **tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    norms = [
+        torch.tensor([record["grad_norm"] for record in read_metrics(str(folder))])
+        for folder in (ours, ddp)
+    ]
+    assert (norms[1] > 0.2).any(), "clipping is part of what is compared"
+    torch.testing.assert_close(*norms, **tolerance)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_halves_equal_the_whole(runs, engine):
+    """Weights, EMA and buffers to the last bit; the learning rate warms up across no seam."""
+    halves, whole = runs / "halves" / engine, runs / "fp32" / engine
+    whole_weights = weights(whole)
+    for name, value in weights(halves).items():
+        assert torch.equal(value, whole_weights[name]), name
+    assert torch.equal(losses(halves), losses(whole))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_ema_and_the_buffers_moved(runs, engine):
+    state = weights(runs / "fp32" / engine)
+    online, target = state["encoder.0.weight"], state["target_encoder.0.weight"]
+    assert 0 < (online - target).abs().max() < 0.1
+    assert state["running_mean"].abs().max() > 0.1
+
+
+def test_a_checkpoint_of_two_workers_does_not_resume_deepspeed_on_one(runs, tmp_path):
+    cfg = config("zero2", NUM_STEPS + 1)
+    with pytest.raises(ConfigError, match="written by 2 workers, now there are 1"):
+        train(cfg, ToyTask(str(runs / "shards"), 8, width=WIDTH), halfway(runs, "zero2", tmp_path))
+
+
+def test_a_checkpoint_of_two_workers_resumes_ddp_on_one(runs, tmp_path):
+    ctx = halfway(runs, "ddp", tmp_path)
+    train(config("ddp"), ToyTask(str(runs / "shards"), 8, width=WIDTH), ctx)
+    assert read_metrics(ctx.uri)[0]["step"] == NUM_STEPS // 2 + 1
+    # The same clips in other micro-batches: what they leave behind is close, not equal.
+    ours, theirs = weights(tmp_path), weights(runs / "fp32" / "ddp")
+    torch.testing.assert_close(ours["running_mean"], theirs["running_mean"], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("wrote", "reads"), [("ddp", "zero1"), ("zero1", "ddp")])
+def test_a_checkpoint_of_another_engine_is_an_error(runs, tmp_path, wrote, reads):
+    with pytest.raises(ConfigError, match="The checkpoint was not written by engine"):
+        train(config(reads), ToyTask(str(runs / "shards"), 8), halfway(runs, wrote, tmp_path))
+
+
+def halfway(runs: Path, engine: str, folder: Path) -> LocalContext:
+    """A context of one process that resumes from the middle of a run of two."""
+    source = runs / "fp32" / engine / f"checkpoint-{NUM_STEPS // 2:06d}"
+    shutil.copytree(source, folder / "checkpoints" / "step-000000010")
+    return LocalContext(str(folder))
