@@ -1,6 +1,7 @@
 """The command line that all jobs share."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,26 @@ def _main(job: Job, doc: str | None) -> None:
     )
     args = parser.parse_intermixed_args()
     cfg: Any = load_config(job.schema, args.config, args.overrides)
-    name = args.run_name or Path(args.config).stem
-    run = RunDir(storage.absolute(storage.join(args.storage, name)))
+    run = RunDir(storage.join(_storage(args.storage), args.run_name or Path(args.config).stem))
     if args.dry_run:
         print(config_to_yaml(cfg))
         for line in [*job.plan(cfg, run), *check(job.demand(cfg))]:
             print(line)
         return
     execute(job, cfg, run)
+
+
+def _storage(uri: str) -> str:
+    """The absolute storage URI.
+
+    Raises:
+        ConfigError: A relative path in a submitted job. It would mean a temporary folder of one
+            node, which Ray deletes.
+    """
+    is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if is_submitted and not storage.is_s3(uri) and not Path(uri).expanduser().is_absolute():
+        raise ConfigError(
+            f"--storage {uri!r} is a relative path. A submitted job needs storage that every node "
+            "sees: an s3:// URI, or the absolute path of a shared folder."
+        )
+    return storage.absolute(uri)

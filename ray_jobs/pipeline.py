@@ -1,0 +1,86 @@
+r"""All stages in their order: video in, policy and report out. Complete stages are skipped.
+
+python -m ray_jobs.pipeline configs/pipeline/demo.yaml
+python -m ray_jobs.pipeline configs/pipeline/videos.yaml preprocess.source=DIR --run-name mine
+"""
+
+import functools
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from lafp.config import ConfigError
+from lafp.run_dir import RunDir, StageDir
+from ray_jobs import (
+    collect,
+    evaluate,
+    preprocess,
+    report,
+    train_decoder,
+    train_lam,
+    train_policy,
+)
+from ray_jobs.cli import main
+from ray_jobs.cluster import Demand
+from ray_jobs.job import Job, execute
+from ray_jobs.pipeline_config import PipelineConfig
+
+
+def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, Any]]:
+    """The jobs of the pipeline with their configs, in order."""
+    if cfg.collect:
+        yield collect.JOB, cfg.collect
+    if cfg.preprocess:
+        yield preprocess.JOB, cfg.preprocess
+    if cfg.preprocess_labeled:
+        yield preprocess.JOB, cfg.preprocess_labeled
+    yield train_lam.JOB, cfg.train_lam
+    for policy in cfg.train_policy:
+        yield train_policy.JOB, policy
+    for decoder in cfg.train_decoder:
+        yield train_decoder.JOB, decoder
+    yield evaluate.JOB, cfg.evaluate
+    yield report.JOB, cfg.report
+
+
+def plan(cfg: PipelineConfig, run: RunDir) -> list[str]:
+    """One paragraph per stage. Stages behind an unfinished one cannot be looked into yet."""
+    lines, is_waiting = [], False
+    for job, section in steps(cfg):
+        stage = run.stage(job.stage(section))
+        try:
+            state = stage.state(section, dict(job.inputs(section, run)))
+            details = job.plan(section, run)
+        except ConfigError:
+            if not is_waiting:
+                raise
+            state, details = "new", ["waits for the stages before it"]
+        is_waiting = is_waiting or state != "complete"
+        lines += [f"{stage.name}: {state}", *(f"  {line}" for line in details)]
+    return lines
+
+
+def run_steps(cfg: PipelineConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
+    """Runs every stage that is not complete."""
+    jobs = list(steps(cfg))
+    summary: dict[str, Any] = {}
+    for number, (job, section) in enumerate(jobs, start=1):
+        print(f"\n=== {number} of {len(jobs)}: {job.name} ===", flush=True)
+        summary[job.stage(section)] = execute(job, section, run)
+    return summary | {"report": run.stage("report.html").uri}
+
+
+JOB = Job(
+    name="pipeline",
+    schema=PipelineConfig,
+    stage=lambda _: "",
+    inputs=lambda _, run: {},
+    demand=lambda cfg: functools.reduce(
+        operator.or_, (job.demand(section) for job, section in steps(cfg)), Demand()
+    ),
+    plan=plan,
+    run=run_steps,
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)

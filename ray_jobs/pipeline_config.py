@@ -1,0 +1,31 @@
+"""The pipeline's config: the jobs' configs, composed."""
+
+from dataclasses import dataclass
+
+from data_pipelines.config import PreprocessConfig
+from lafp.train.tasks.lam import TrainLamConfig
+
+from data_pipelines.collect import CollectConfig
+from lafp.eval.config import EvaluateConfig
+from lafp.eval.report import ReportConfig
+from lafp.train.tasks.decoder import TrainDecoderConfig
+from lafp.train.tasks.policy import TrainPolicyConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """All stages of one run, in their order. A missing section skips its stage."""
+
+    collect: CollectConfig | None = None
+    """Render demonstrations in an environment, instead of bringing videos."""
+    preprocess: PreprocessConfig | None = None
+    """Videos without actions -> shards/videos."""
+    preprocess_labeled: PreprocessConfig | None = None
+    """The few episodes with actions -> shards/labeled."""
+    train_lam: TrainLamConfig
+    train_policy: tuple[TrainPolicyConfig, ...] = ()
+    """One policy each: policy/<name>."""
+    train_decoder: tuple[TrainDecoderConfig, ...] = ()
+    """One action decoder each: decoder/<name>."""
+    evaluate: EvaluateConfig
+    report: ReportConfig = ReportConfig()

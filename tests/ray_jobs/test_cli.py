@@ -1,0 +1,73 @@
+"""What a user sees on the command line, through real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted(
+    path.stem
+    for path in (ROOT / "ray_jobs").glob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
+)
+DEMO = "configs/pipeline/demo.yaml"
+
+
+def run_job(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"ray_jobs.{job}", *args],
+        cwd=ROOT,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_every_job_of_the_readme_exists():
+    expected = {"collect", "preprocess", "train_lam", "train_policy", "train_decoder"}
+    assert expected | {"evaluate", "report", "pipeline"} <= set(JOBS)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_lists_the_config_keys_with_docs_and_defaults(job):
+    result = run_job(job, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "config keys:" in result.stdout
+    assert "--dry-run" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["no/such.yaml"], "No config file at no/such.yaml"),
+        ([DEMO, "train_lam.train.lrr=1"], "Key 'train_lam.train.lrr' is not in TrainConfig"),
+        ([DEMO, "train_lam.train.optim.lr=-1"], "train_lam.train.optim: lr must be positive"),
+        ([DEMO, "seed"], "has no '='"),
+        (["configs/pipeline/videos.yaml", "preprocess.source=/no/such/dir"], "/no/such/dir"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_wrong_command_ends_with_one_clear_line_and_code_2(args, message, tmp_path):
+    result = run_job("pipeline", *args, "--storage", str(tmp_path))
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path):
+    result = run_job("pipeline", DEMO, "--storage", str(tmp_path), "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert "num_steps" in result.stdout
+    assert "demonstrations: new" in result.stdout
+    assert "resources:" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_submitted_job_refuses_storage_that_other_nodes_cannot_see():
+    result = run_job("pipeline", DEMO, "--storage", "runs", RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
+    assert result.returncode == 2
+    assert "relative path" in result.stderr
