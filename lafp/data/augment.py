@@ -48,8 +48,11 @@ class AugmentConfig:
             raise ValueError(f"max_shift must be in [0, 1], got {self.max_shift}.")
         if not 0 <= self.max_rotation_deg <= 180:
             raise ValueError(f"max_rotation_deg must be in [0, 180], got {self.max_rotation_deg}.")
-        if not 0 <= self.perspective_scale < 1:
-            raise ValueError(f"perspective_scale must be in [0, 1), got {self.perspective_scale}.")
+        if not 0 <= self.perspective_scale <= 0.6:
+            raise ValueError(
+                f"perspective_scale must be in [0, 0.6], got {self.perspective_scale}: "
+                "beyond that, corners may fold over."
+            )
 
 
 PERSPECTIVE_PAD = 30 / 64

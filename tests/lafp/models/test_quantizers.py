@@ -1,0 +1,215 @@
+import itertools
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from lafp.models.quantizers import (
+    Fsq,
+    FsqConfig,
+    LayerNormNoise,
+    LayerNormNoiseConfig,
+    NoBottleneck,
+    NoBottleneckConfig,
+    Vq,
+    VqConfig,
+)
+
+VQ = VqConfig(num_codebooks=2, num_discrete_latents=3, num_codes=5, revive_after_steps=4)
+Z = 12
+
+
+def naive_quantize(vq: Vq, latent: torch.Tensor) -> tuple[torch.Tensor, dict]:
+    """Loops over everything; also returns which latents chose each (codebook, code)."""
+    quantized = torch.empty_like(latent)
+    chosen = {key: [] for key in itertools.product(range(2), range(5))}
+    for b in range(len(latent)):
+        for n in range(2):
+            for i in range(3):
+                part = slice((n * 3 + i) * 2, (n * 3 + i + 1) * 2)
+                value = latent[b, part]
+                k = min(range(5), key=lambda k: float((value - vq.codebook[n, k]).square().sum()))
+                quantized[b, part] = vq.codebook[n, k]
+                chosen[n, k].append(value)
+    return quantized, chosen
+
+
+def step(vq: Vq, *micro_batches: torch.Tensor) -> None:
+    for latent in micro_batches:
+        vq(latent)
+    vq.after_step()
+
+
+def test_vq_replaces_every_latent_by_its_nearest_code():
+    torch.manual_seed(0)
+    vq, latent = Vq(VQ, Z), torch.randn(7, Z)
+    out = vq(latent)
+    torch.testing.assert_close(out.latent, naive_quantize(vq, latent)[0])
+    expected = VQ.commitment_weight * (latent - out.latent).square().mean()
+    torch.testing.assert_close(out.loss, expected)
+
+
+def test_vq_codes_follow_the_moving_averages_of_a_naive_reference():
+    torch.manual_seed(0)
+    vq = Vq(VqConfig(num_codebooks=2, num_discrete_latents=3, num_codes=5, decay=0.8), Z)
+    step(vq, torch.randn(64, Z))  # the first step sets the codes
+    count, total = vq.ema_count.clone(), vq.ema_sum.clone()
+    for _ in range(5):
+        latent = torch.randn(64, Z)
+        _, chosen = naive_quantize(vq, latent)
+        for (n, k), values in chosen.items():
+            count[n, k] = 0.8 * count[n, k] + 0.2 * len(values)
+            total[n, k] = 0.8 * total[n, k] + 0.2 * sum(values, torch.zeros(2))
+        step(vq, latent)
+        torch.testing.assert_close(vq.codebook, total / count[..., None])
+
+
+def test_vq_codes_do_not_depend_on_gradient_accumulation():
+    torch.manual_seed(0)
+    whole = Vq(VQ, Z)
+    step(whole, torch.randn(32, Z))
+    parts = Vq(VQ, Z)
+    parts.load_state_dict(whole.state_dict())
+    latent = torch.randn(32, Z)
+    step(whole, latent)
+    step(parts, *latent.chunk(4))
+    torch.testing.assert_close(whole.codebook, parts.codebook)
+
+
+def test_vq_passes_gradients_straight_through_and_pulls_latents_to_their_codes():
+    torch.manual_seed(0)
+    vq, latent = Vq(VQ, Z), torch.randn(4, Z, requires_grad=True)
+    out = vq(latent)
+    (out.latent.sum() + 0 * out.loss).backward()
+    torch.testing.assert_close(latent.grad, torch.ones(4, Z))
+    latent.grad = None
+    vq(latent).loss.backward()
+    assert torch.equal(latent.grad.sign(), (latent - out.latent).detach().sign())
+
+
+def test_vq_revives_codes_that_no_latent_chooses():
+    torch.manual_seed(0)
+    vq = Vq(VQ, Z)
+    step(vq, torch.randn(32, Z))
+    vq.codebook[:, 0] = vq.ema_sum[:, 0] = 1e6
+    vq.ema_count[:, 0] = 1
+    for _ in range(VQ.revive_after_steps - 1):
+        step(vq, torch.randn(32, Z))
+        assert (vq.codebook[:, 0] > 1e3).all()
+    step(vq, torch.randn(32, Z))
+    assert (vq.codebook.abs() < 10).all()
+
+
+def test_vq_does_not_learn_in_eval_mode():
+    vq = Vq(VQ, Z).eval()
+    before = vq.codebook.clone()
+    step(vq, torch.randn(8, Z))
+    assert torch.equal(vq.codebook, before)
+
+
+def test_vq_keeps_its_averages_in_fp32_when_the_model_is_cast():
+    assert Vq(VQ, Z).bfloat16().codebook.dtype == torch.float32
+
+
+def test_vq_reports_how_many_codes_are_in_use():
+    vq = Vq(VqConfig(num_codebooks=1, num_discrete_latents=1, num_codes=4), 2)
+    vq.codebook.copy_(torch.tensor([[[0.0, 0], [10, 0], [0, 10], [10, 10]]]))
+    metrics = vq(torch.tensor([[0.0, 0.0], [0.1, 0.0], [10.0, 0.0], [10.0, 0.2]])).metrics
+    assert metrics["codebook/usage"] == 0.5
+    torch.testing.assert_close(metrics["codebook/perplexity"], torch.tensor(2.0))
+
+
+def _two_steps_of_rank(rank: int, path: str, queue: mp.Queue) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    vq, first, second = seeded_vq_and_batches()
+    step(vq, first.chunk(2)[rank])
+    torch.manual_seed(rank)
+    step(vq, second.chunk(2)[rank])
+    queue.put((rank, vq.codebook.tolist()))
+    dist.destroy_process_group()
+
+
+def seeded_vq_and_batches() -> tuple[Vq, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return Vq(VQ, Z), torch.randn(16, Z), torch.randn(16, Z)
+
+
+def test_vq_codes_are_those_of_one_process_on_all_ranks(tmp_path):
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    args = (str(tmp_path / "store"), queue)
+    processes = [context.Process(target=_two_steps_of_rank, args=(r, *args)) for r in range(2)]
+    for process in processes:
+        process.start()
+    ranks = dict(queue.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    assert ranks[0] == ranks[1]
+    # One process draws other starting codes from its batch, so start it from rank 0's share.
+    vq, first, second = seeded_vq_and_batches()
+    vq(first)
+    counts, sums, _ = vq._collected
+    torch.manual_seed(0)
+    other, first, _ = seeded_vq_and_batches()
+    other(first.chunk(2)[0])
+    vq._collected = counts, sums, other._collected[2]
+    vq.after_step()
+    step(vq, second)
+    torch.testing.assert_close(torch.tensor(ranks[0]), vq.codebook)
+
+
+@pytest.mark.parametrize("levels", [(8, 5, 5, 5), (2, 2), (3, 4)])
+def test_fsq_indices_and_codes_invert_each_other(levels):
+    fsq = Fsq(FsqConfig(levels=levels), 2 * len(levels))
+    indices = torch.arange(fsq.num_codes)[:, None].repeat(1, 2)
+    codes = fsq.indices_to_codes(indices)
+    assert codes.shape == (fsq.num_codes, 2 * len(levels))
+    assert len(codes.unique(dim=0)) == fsq.num_codes
+    assert torch.equal(fsq.codes_to_indices(codes), indices)
+
+
+@pytest.mark.parametrize("levels", [(8, 5, 5, 5), (2, 2), (3, 4)])
+def test_fsq_outputs_lie_on_its_grid_and_reach_every_level(levels):
+    torch.manual_seed(0)
+    fsq = Fsq(FsqConfig(levels=levels), len(levels))
+    codes = fsq(4 * torch.randn(4000, len(levels))).latent
+    torch.testing.assert_close(fsq.indices_to_codes(fsq.codes_to_indices(codes)), codes)
+    assert [len(codes[:, i].unique()) for i in range(len(levels))] == list(levels)
+    assert codes.abs().max() <= 1
+
+
+def test_fsq_passes_gradients():
+    fsq, latent = Fsq(FsqConfig(levels=(5, 5)), 2), torch.zeros(3, 2, requires_grad=True)
+    fsq(latent).latent.sum().backward()
+    assert (latent.grad > 0).all()
+
+
+def test_layernorm_noise_is_noisy_in_training_only_and_never_in_the_label():
+    torch.manual_seed(0)
+    bottleneck = LayerNormNoise(LayerNormNoiseConfig(noise_std=0.3), 64)
+    latent = bottleneck.normalize(5 + 3 * torch.randn(512, 64))
+    torch.testing.assert_close(latent.mean(1), torch.zeros(512), atol=1e-5, rtol=0)
+    noise = bottleneck(latent).latent - latent
+    assert abs(noise.std().item() - 0.3) < 0.01
+    assert torch.equal(bottleneck.eval()(latent).latent, latent)
+
+
+def test_no_bottleneck_is_the_identity():
+    latent = torch.randn(2, 3)
+    out = NoBottleneck(NoBottleneckConfig(), 3)(latent)
+    assert torch.equal(out.latent, latent) and out.loss == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Vq(VqConfig(), 100), "multiple of the number of discrete latents"),
+        (lambda: Fsq(FsqConfig(), 6), "multiple of the number of fsq levels"),
+        (lambda: LayerNormNoise(LayerNormNoiseConfig(), 2), "at least 3"),
+    ],
+)
+def test_a_latent_size_that_does_not_fit_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

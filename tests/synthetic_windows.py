@@ -1,0 +1,48 @@
+"""Windows with a known motion, made in memory."""
+
+import torch
+
+from lafp.types import ObsSpec, Window
+
+SIZE_PX = 24
+
+
+def obs_spec(frame_stack: int = 1, size_px: int = SIZE_PX) -> ObsSpec:
+    return ObsSpec(height_px=size_px, width_px=size_px, frame_stack=frame_stack, fps=10.0)
+
+
+def moving_square_windows(
+    num_windows: int, seed: int, frame_stack: int = 1, max_offset_steps: int = 1
+) -> Window:
+    """A white square of 8 px on grey, moving at a constant velocity; the action is the velocity.
+
+    Edges are antialiased, so that motions of a part of a pixel show.
+
+    Returns:
+        ``true_action`` float [B, 2]: pixels per step along x and y, over 2, so in [-1, 1].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    velocity = 4 * torch.rand(num_windows, 2, generator=generator) - 2
+    start = 8 + 8 * torch.rand(num_windows, 2, generator=generator)
+    offset = torch.randint(1, max_offset_steps + 1, (num_windows,), generator=generator)
+
+    def stack_at(steps: torch.Tensor) -> torch.Tensor:
+        times = [steps + i for i in range(1 - frame_stack, 1)]
+        return torch.cat([_draw(start + velocity * t[:, None]) for t in times], dim=1)
+
+    zero = torch.zeros(num_windows, dtype=torch.int64)
+    return Window(
+        obs=stack_at(zero),
+        next_obs=stack_at(zero + 1),
+        future_obs=stack_at(offset),
+        offset_steps=offset,
+        true_action=velocity / 2,
+    )
+
+
+def _draw(center: torch.Tensor) -> torch.Tensor:
+    """Squares at (x, y) in pixels -> float [B, 3, H, W] in [-1, 1]."""
+    pixel = torch.arange(SIZE_PX) + 0.5
+    cover = (4.5 - (pixel - center[..., None]).abs()).clamp(0, 1)  # [B, 2, SIZE]
+    square = cover[:, 1, :, None] * cover[:, 0, None, :]
+    return (1.5 * square - 0.5)[:, None].repeat(1, 3, 1, 1)
