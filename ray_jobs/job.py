@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lafp.config import ConfigError
 from lafp.progress import duration
-from lafp.run_dir import RunDir, StageDir
+from lafp.run_dir import RunDir, StageDir, StageState
 from ray_jobs.cluster import Demand, connect
 
 
@@ -28,17 +29,21 @@ class Job:
     """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
     run: Callable[[Any, RunDir, StageDir], dict[str, Any]]
     """Does the work; resumes what it finds. Returns the summary."""
+    is_remade: bool = False
+    """Made anew when config or inputs changed, where that is an error for other stages: for cheap
+    outputs that no stage reads."""
 
 
 def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
     """Runs one job to completion, or finds it complete. Returns its summary."""
     stage = run.stage(job.stage(cfg))
     inputs = dict(job.inputs(cfg, run))
-    state = stage.state(cfg, inputs)
+    state = _state(job, stage, cfg, inputs)
     if state == "complete":
         print(f"{stage.name}: complete, nothing to do ({stage.uri})", flush=True)
         return stage.summary()
-    connect(job.demand(cfg))
+    if (demand := job.demand(cfg)).num_cpus:
+        connect(demand)
     print(f"{stage.name}: {'starting' if state == 'new' else 'resuming'}", flush=True)
     stage.begin(cfg, inputs)
     start = time.monotonic()
@@ -49,3 +54,12 @@ def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
         if isinstance(value, str | int | float | bool):
             print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
     return summary
+
+
+def _state(job: Job, stage: StageDir, cfg: Any, inputs: dict[str, str]) -> StageState:
+    try:
+        return stage.state(cfg, inputs)
+    except ConfigError:
+        if not job.is_remade:
+            raise
+        return "new"

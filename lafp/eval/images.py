@@ -1,0 +1,100 @@
+"""Frames as pictures: tiles, change images, motion heat maps, PNG bytes."""
+
+# Shape suffixes in this file: H height, W width. Colour images are uint8 [H, W, 3].
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+GAP_PX = 3
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def thumbnail(frame: np.ndarray, size_px: int) -> np.ndarray:
+    """A frame scaled to ``size_px`` on its longer side; enlarged pixels stay square blocks.
+
+    Args:
+        frame: uint8 [H, W, 3].
+        size_px: Longer side of the result.
+
+    Returns:
+        uint8 [h, w, 3].
+    """
+    height, width = frame.shape[:2]
+    scale = size_px / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(frame).resize(size, method))
+
+
+def change(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+    """Signed change of brightness, float32 [H, W] in [-1, 1]."""
+    return (next_obs.astype(np.float32) - obs.astype(np.float32)) @ _LUMA / 255
+
+
+def paint_change(signed_HW: np.ndarray, scale: float) -> np.ndarray:
+    """A change image: grey = unchanged, orange = darker, blue = brighter.
+
+    Args:
+        signed_HW: float [H, W].
+        scale: Change that gets full colour.
+    """
+    share = np.clip(signed_HW / max(scale, 1e-6), -1, 1)
+    return _colored("PuOr", 0.5 + 0.5 * share)
+
+
+def overlay_change(frame: np.ndarray, signed_HW: np.ndarray, scale: float) -> np.ndarray:
+    """The frame in pale grey with what changed in colour on top."""
+    share_HW1 = np.clip(np.abs(signed_HW) / max(scale, 1e-6), 0, 1)[..., None] ** 0.7
+    grey_HW1 = 90 + 0.6 * (frame @ _LUMA)[..., None]
+    color = np.where(signed_HW[..., None] > 0, (40, 70, 190), (225, 110, 20))
+    return ((1 - share_HW1) * grey_HW1 + share_HW1 * color).clip(0, 255).astype(np.uint8)
+
+
+def overlay_heat(frame: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
+    """The frame in dim grey with a heat map of [0, 1] on top."""
+    heat_HW1 = np.clip(heat_HW, 0, 1)[..., None]
+    grey_HW1 = 0.45 * (frame @ _LUMA)[..., None]
+    color = _colored("inferno", 0.15 + 0.85 * heat_HW1[..., 0])
+    return ((1 - heat_HW1) * grey_HW1 + heat_HW1 * color).clip(0, 255).astype(np.uint8)
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]], group: int = 0, background: int = 255) -> np.ndarray:
+    """Tiles of one size, side by side.
+
+    Args:
+        rows: Equally long rows of uint8 [h, w, 3].
+        group: After so many columns the gap is wider; 0 for none.
+        background: Grey level of the gaps.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    height = max(tile.shape[0] for row in rows for tile in row)
+    width = max(tile.shape[1] for row in rows for tile in row)
+    columns = len(rows[0])
+    lefts = [
+        i * (width + GAP_PX) + (4 * GAP_PX * (i // group) if group else 0) for i in range(columns)
+    ]
+    shape = (len(rows) * (height + GAP_PX) - GAP_PX, lefts[-1] + width, 3)
+    canvas = np.full(shape, background, np.uint8)
+    for i, row in enumerate(rows):
+        for left, tile in zip(lefts, row, strict=True):
+            top = i * (height + GAP_PX) + (height - tile.shape[0]) // 2
+            left += (width - tile.shape[1]) // 2
+            canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return canvas
+
+
+def png(image: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def _colored(name: str, share_HW: np.ndarray) -> np.ndarray:
+    return (np.asarray(colormaps[name](share_HW))[..., :3] * 255).astype(np.uint8)

@@ -1,0 +1,367 @@
+"""Charts of the report, as SVG text. One look for all: thin axes, direct labels, no chart junk.
+
+Every function takes plain numbers and returns a complete SVG document with a transparent
+background; the report embeds it as a data URI.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
+
+PAGE_WIDTH_IN = 9.2
+PANEL_WIDTH_IN = PAGE_WIDTH_IN / 4
+INK, MUTED, FAINT = "#24292f", "#6e7781", "#d0d7de"
+BLUE, ORANGE, TEAL, GREY, LIGHT_GREY, PURPLE = (
+    "#1f5fa8",
+    "#d2762a",
+    "#2f9e8f",
+    "#7d8590",
+    "#afb8c1",
+    "#8250a8",
+)
+CYCLE = (BLUE, ORANGE, TEAL, PURPLE, GREY)
+
+_STYLE: Any = {
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "axes.titlecolor": INK,
+    "axes.titlepad": 8,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.size": 9,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
+    "savefig.facecolor": "none",
+    # Text stays text: the viewer's own font, selectable, small files.
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    # The same data gives the same bytes.
+    "svg.hashsalt": "lafp",
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
+# For the browser, where matplotlib measured with DejaVu Sans (wider, so nothing overflows).
+_VIEWER_FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """One row of a dot-and-interval plot."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    color: str = BLUE
+    is_open: bool = False
+    """Draw a ring: controls and baselines."""
+    starts_group: bool = False
+    """Leave a gap above."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One curve."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    color: str = BLUE
+    is_dashed: bool = False
+
+
+def draw(
+    width_in: float, height_in: float, paint: Callable[[Any], None], panels: int = 1, rows: int = 1
+) -> str:
+    """An SVG of ``rows`` x ``panels`` axes, painted by ``paint(axes)``: one Axes, or a list."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        axes = figure.subplots(rows, panels, squeeze=False).flatten().tolist()
+        paint(axes[0] if len(axes) == 1 else axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", _VIEWER_FONT)
+
+
+def dots(
+    rows: Sequence[Dot],
+    xlabel: str,
+    *,
+    xlim: tuple[float, float] | None = None,
+    reference: tuple[float, str] | None = None,
+    form: Callable[[float], str] = "{:.2f}".format,
+    width_in: float = 8.4,
+) -> str:
+    """Dots with intervals, one row each, first row on top, the value written at the right.
+
+    Args:
+        rows: What to show.
+        xlabel: Quantity and unit.
+        xlim: Axis range; None fits the data.
+        reference: A vertical line and its label, e.g. the demonstrators' success.
+        form: How a value is written.
+        width_in: Width of the figure in inches.
+    """
+    y = np.arange(len(rows), dtype=float) + np.cumsum([0.55 * row.starts_group for row in rows])
+
+    def paint(ax: Axes) -> None:
+        for row, at in zip(rows, y, strict=True):
+            ax.axhline(at, color=FAINT, lw=0.5, zorder=0)
+            if row.low is not None and row.high is not None:
+                ax.plot([row.low, row.high], [at, at], color=row.color, lw=2.2, alpha=0.55)
+            face = "white" if row.is_open else row.color
+            ax.plot(row.value, at, "o", ms=6.5, mfc=face, mec=row.color, mew=1.4)
+            ax.annotate(
+                form(row.value),
+                (1.0, at),
+                xycoords=("axes fraction", "data"),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                color=INK,
+            )
+        ax.set_yticks(y, [row.label for row in rows])
+        ax.tick_params(axis="y", length=0, colors=INK, labelsize=9)
+        ax.set_ylim(y[-1] + 0.6, -0.6)
+        ax.spines["left"].set_visible(False)
+        if xlim:
+            ax.set_xlim(*xlim)
+        ax.set_xlabel(xlabel)
+        if reference:
+            ax.axvline(reference[0], color=MUTED, lw=0.8, ls=(0, (3, 2)), zorder=0)
+            ax.annotate(
+                reference[1],
+                (reference[0], 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                color=MUTED,
+                size=8.5,
+            )
+
+    return draw(width_in, 0.62 + 0.29 * (y[-1] + 1.2), paint)
+
+
+def curves(
+    panels: Mapping[str, Sequence[Line]],
+    *,
+    xlabel: str = "optimizer step",
+    log_y: Sequence[str] = (),
+    height_in: float = 2.1,
+) -> str:
+    """Small multiples of curves, one panel per title.
+
+    Args:
+        panels: Title -> curves.
+        xlabel: Shared quantity of the x axes.
+        log_y: Titles of panels with a logarithmic y axis.
+        height_in: Height of the figure in inches.
+    """
+    legends: set[tuple[str, ...]] = set()
+
+    def paint(axes: Any) -> None:
+        for ax, (title, lines) in zip(_listed(axes), panels.items(), strict=True):
+            for line in lines:
+                style = (0, (4, 2)) if line.is_dashed else "-"
+                # A single report would be an invisible line.
+                marker = "o" if len(line.x) == 1 else None
+                ax.plot(
+                    line.x, line.y, color=line.color, ls=style, marker=marker, ms=4,
+                    label=line.label,
+                )  # fmt: skip
+            ax.set_title(title)
+            ax.set_xlabel(xlabel)
+            ax.grid(axis="y")
+            if title in log_y:
+                _set_log_y(ax)
+            labels = tuple(line.label for line in lines)
+            if len(lines) > 1 and labels not in legends:
+                legends.add(labels)
+                ax.legend(frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0.2)
+            ax.locator_params(axis="x", nbins=4)
+
+    return draw(PANEL_WIDTH_IN * max(2, len(panels)), height_in, paint, panels=len(panels))
+
+
+def _set_log_y(ax: Axes) -> None:
+    """Logarithmic, with plain numbers at 1, 2 and 5."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _listed(axes: Any) -> list[Axes]:
+    return axes if isinstance(axes, list) else [axes]
+
+
+def histograms(
+    panels: Mapping[str, Sequence[float]],
+    *,
+    bins: int = 30,
+    marks: Mapping[str, float] | None = None,
+    height_in: float = 1.7,
+) -> str:
+    """Small multiples of histograms, one panel per quantity.
+
+    Args:
+        panels: Axis label (quantity and unit) -> values.
+        bins: Bars per panel; a quantity of few distinct values gets one bar each.
+        marks: Axis label -> a threshold to mark.
+        height_in: Height of the figure in inches.
+    """
+
+    def paint(axes: Any) -> None:
+        for ax, (label, values) in zip(_listed(axes), panels.items(), strict=True):
+            data = np.asarray(values, float)
+            distinct = np.unique(data)
+            if len(distinct) <= 8:
+                counts = [(data == value).sum() for value in distinct]
+                ax.bar(range(len(distinct)), counts, color=BLUE, alpha=0.8, width=0.6)
+                ax.set_xticks(range(len(distinct)), [f"{value:.4g}" for value in distinct])
+                ax.set_xlim(-0.9, len(distinct) - 0.1)
+            else:
+                ax.hist(data, bins=bins, color=BLUE, alpha=0.8)
+                ax.locator_params(axis="x", nbins=4)
+            if marks and label in marks:
+                ax.axvline(marks[label], color=ORANGE, lw=1)
+            ax.set_xlabel(label)
+            ax.locator_params(axis="y", nbins=3, integer=True)
+
+    return draw(PANEL_WIDTH_IN * len(panels), height_in, paint, panels=len(panels))
+
+
+def bars(
+    labels: Sequence[str],
+    values: Sequence[float],
+    xlabel: str,
+    *,
+    colors: Sequence[str] | None = None,
+    notes: Sequence[str] | None = None,
+    width_in: float = 8.4,
+) -> str:
+    """Horizontal bars, first on top, a note behind each.
+
+    Args:
+        labels: One per bar.
+        values: Lengths.
+        xlabel: Quantity and unit.
+        colors: One per bar; None draws all in blue.
+        notes: Text behind each bar; None writes the values.
+        width_in: Width of the figure in inches.
+    """
+
+    def paint(ax: Axes) -> None:
+        y = np.arange(len(labels))
+        ax.barh(y, values, color=colors or BLUE, height=0.62)
+        for at, value, note in zip(y, values, notes or [f"{v:.3g}" for v in values], strict=True):
+            ax.annotate(
+                note, (value, at), xytext=(5, 0), textcoords="offset points", va="center",
+                color=INK, size=8.5,
+            )  # fmt: skip
+        ax.set_yticks(y, labels)
+        ax.tick_params(axis="y", length=0, colors=INK)
+        ax.set_ylim(len(labels) - 0.45, -0.55)
+        ax.set_xlim(0, max(values, default=1.0) * 1.28 or 1.0)
+        ax.spines["left"].set_visible(False)
+        ax.set_xlabel(xlabel)
+
+    return draw(width_in, 0.55 + 0.27 * len(labels), paint)
+
+
+def latent_statistics(norms: Sequence[float], spectrum: Sequence[float]) -> str:
+    """Norm histogram beside the share of variance per principal component.
+
+    Args:
+        norms: |z| of each pair.
+        spectrum: Eigenvalues of the latents' covariance, largest first.
+    """
+
+    def paint(axes: list[Axes]) -> None:
+        axes[0].hist(norms, bins=30, color=BLUE, alpha=0.8)
+        axes[0].set_xlabel("norm of the latent action")
+        axes[0].set_ylabel("frame pairs")
+        shares = np.asarray(spectrum, float)
+        shares = shares / max(shares.sum(), 1e-30)
+        shown = shares[:64]
+        axes[1].bar(np.arange(1, len(shown) + 1), shown, color=BLUE, alpha=0.8)
+        axes[1].set_xlabel("principal component" + (" (first 64)" if len(shares) > 64 else ""))
+        axes[1].set_ylabel("share of variance")
+        axes[1].locator_params(axis="x", integer=True)
+        for ax in axes:
+            ax.locator_params(axis="y", nbins=4)
+
+    return draw(7.0, 2.0, paint, panels=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathPanel:
+    """Episodes of one method in the plane."""
+
+    title: str
+    paths: np.ndarray
+    """float [N, T, 2]: positions; an episode that is over stays at its last."""
+    success: np.ndarray
+    """bool [N]."""
+
+
+def paths(
+    panels: Sequence[PathPanel],
+    *,
+    discs: np.ndarray,
+    goal: tuple[float, float],
+    num_columns: int = 4,
+) -> str:
+    """Small multiples of paths through the middle of the unit square, y down.
+
+    Args:
+        panels: One per method.
+        discs: Centres of obstacles, float [P, 2].
+        goal: x of the goal line, and its half height about 0.5.
+        num_columns: Panels per row.
+    """
+    num_rows = -(-len(panels) // num_columns)
+
+    def paint(axes: list[Axes]) -> None:
+        for ax in axes:
+            ax.set_axis_off()
+        for ax, panel in zip(axes, panels, strict=False):
+            ax.add_patch(Rectangle((0, 0.1), 1, 0.8, fc="none", ec=FAINT, lw=0.8))
+            ax.plot([goal[0]] * 2, [0.5 - goal[1], 0.5 + goal[1]], color=TEAL, lw=2)
+            for center in discs:
+                ax.add_patch(Circle((center[0], center[1]), 0.05, color=LIGHT_GREY, zorder=0))
+            for path_T2, is_success in zip(panel.paths, panel.success, strict=True):
+                color = BLUE if is_success else ORANGE
+                ax.plot(*path_T2.T, color=color, lw=0.6, alpha=0.55)
+                if not is_success:
+                    ax.plot(*path_T2[-1], "x", color=color, ms=3.5, mew=0.9, alpha=0.8)
+            ax.set_title(panel.title, size=8.5)
+            ax.set(xlim=(-0.02, 1.02), ylim=(0.92, 0.08), aspect="equal")
+
+    size = PANEL_WIDTH_IN * num_columns, (0.45 + 0.8 * PANEL_WIDTH_IN) * num_rows
+    return draw(*size, paint, panels=num_columns, rows=num_rows)

@@ -1,0 +1,270 @@
+"""What the latent action model learned: probe with its controls, and the latent views."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lafp import storage
+from lafp.eval import plots
+from lafp.eval.report_sections.blocks import (
+    NO_VALUE,
+    Block,
+    Note,
+    Section,
+    Table,
+    Text,
+    chart,
+    percent,
+    picture,
+)
+from lafp.eval.results import Result
+from lafp.eval.run_record import RunRecord
+
+_FOLDER = "latent_views"
+_PROBES = {
+    "lam": "Latent action z",
+    "embedding": "Control: observation embedding",
+    "random_lam": "Control: untrained LAM's z",
+    "nothing": "Control: nothing (mean action)",
+}
+
+
+def probe_rows(rows: Sequence[Result], metric: str) -> dict[str, Result]:
+    """Subject of the probe -> its row, in the order of the table."""
+    found = {row.method: row for row in rows if row.metric == metric}
+    return {method: found[method] for method in _PROBES if method in found}
+
+
+def warnings(rows: Sequence[Result], views: Mapping[str, Any] | None) -> list[Note]:
+    """Plain words for a LAM that holds nothing: constant latents, or no more than the state."""
+    notes = []
+    if views and views["is_collapsed"]:
+        notes.append(
+            Note(
+                level="warning",
+                text="The latent actions are constant: the LAM gives every frame pair the same z, "
+                "so policies trained on it have nothing to learn. Look at its loss curve first; "
+                "then try a lower learning rate, a wider bottleneck or less bottleneck noise.",
+            )
+        )
+    r2 = probe_rows(rows, "probe_r2")
+    latent, embedding = r2.get("lam"), r2.get("embedding")
+    if latent and embedding and not _is_above(latent, embedding):
+        notes.append(
+            Note(
+                level="warning",
+                text="The probe reads the true action no better from z than from the observation "
+                f"alone (R² {latent.value:.2f} against {embedding.value:.2f}): what z knows about "
+                "actions may be what the state gives away. More data, action supervision "
+                "(`supervision.weight`), or fewer distractors help.",
+            )
+        )
+    return notes
+
+
+def headline(rows: Sequence[Result], views: Mapping[str, Any] | None) -> str | None:
+    """The main result of a run without rollouts; None before there is one."""
+    sentences = []
+    r2 = probe_rows(rows, "probe_r2")
+    if "lam" in r2:
+        against = [
+            f"{r2[method].value:.2f} {words}"
+            for method, words in (
+                ("embedding", "from the observation alone"),
+                ("random_lam", "from an untrained model's latents"),
+            )
+            if method in r2
+        ]
+        sentences.append(
+            f"A linear probe reads the true action from the latent actions with R² "
+            f"{_with_interval(r2['lam'])}, against {' and '.join(against)}."
+        )
+    if views and views["is_collapsed"]:
+        sentences.append("The latent actions have collapsed to a constant.")
+    elif views and views["prediction_error"] is not None:
+        sentences.append(_prediction_in_words(views))
+    elif views:
+        sentences.append(
+            f"The latent actions of {_split_of(views)} clips spread over "
+            f"{views['effective_rank']:.1f} effective dimensions of {views['latent_action_dim']}."
+        )
+    return " ".join(sentences) or None
+
+
+def _with_interval(row: Result) -> str:
+    interval = "" if row.low is None else f" [{row.low:.2f}, {row.high:.2f}]"
+    return f"{row.value:.2f}{interval}"
+
+
+def _prediction_in_words(views: Mapping[str, Any]) -> str:
+    error, wrong, copy = (
+        max(views[f"{name}_error"], 1e-12) for name in ("prediction", "wrong_latent", "copy")
+    )
+    compared = (
+        f"{percent(1 - error / copy)} less squared error than by assuming no change"
+        if error < copy
+        else "more squared error than by assuming no change"
+    )
+    return (
+        f"On {_split_of(views)} clips the next frame is predicted with {compared}; with the "
+        f"latent action of another pair the error is {wrong / error:.1f} times as large."
+    )
+
+
+def _split_of(views: Mapping[str, Any]) -> str:
+    return "held-out" if views["split"] == "val" else "training"
+
+
+def _is_above(row: Result, control: Result) -> bool:
+    if row.low is not None and control.high is not None:
+        return row.low > control.high
+    return row.value > control.value
+
+
+def probe_section(rows: Sequence[Result]) -> Section | None:
+    """Linear probes as dots with intervals, and as a table."""
+    r2 = probe_rows(rows, "probe_r2")
+    if "lam" not in r2:
+        return None
+    mse = probe_rows(rows, "probe_mse")
+    dots = [
+        plots.Dot(
+            label=_PROBES[method],
+            value=row.value,
+            low=row.low,
+            high=row.high,
+            color=plots.BLUE if method == "lam" else plots.GREY,
+            is_open=method != "lam",
+        )
+        for method, row in r2.items()
+    ]
+    body = []
+    for method, row in r2.items():
+        interval = NO_VALUE if row.low is None else f"[{row.low:.2f}, {row.high:.2f}]"
+        error = f"{mse[method].value:.4f}" if method in mse else NO_VALUE
+        body.append([_PROBES[method], f"{row.value:.2f}", interval, error, f"{row.n:,}"])
+    return Section(
+        id="probe",
+        title="Do the latent actions hold the true ones?",
+        blocks=[
+            Text(
+                text="A linear map is fitted from z to the true action on some labeled episodes "
+                "and measured on others. It says little alone: experts' actions are predictable "
+                "from the state, so the same probe runs on the observation embedding, on an "
+                "untrained LAM of the same shape, and on nothing. z is worth what it has above "
+                "them."
+            ),
+            chart(
+                plots.dots(dots, "R² on held-out episodes", form="{:.2f}".format),
+                alt="R² of the linear probe and its controls, with 95 % intervals.",
+            ),
+            Table(
+                head=["Probe from", "R²", "95 % interval", "MSE", "Transitions"],
+                rows=body,
+                emphasized=frozenset([0]),
+                caption="Intervals: bootstrap over the held-out episodes. MSE: actions in [-1, 1].",
+            ),
+        ],
+    )
+
+
+def load_views(run: RunRecord) -> dict[str, Any] | None:
+    """The numbers of ``write_latent_views``; None before evaluation."""
+    stage = run.complete("evaluation")
+    if stage is None or not stage.has(_FOLDER, "latent_views.json"):
+        return None
+    return json.loads(storage.read_text(stage.path(_FOLDER, "latent_views.json")))
+
+
+def views_section(run: RunRecord, views: Mapping[str, Any] | None) -> Section | None:
+    """Predictions, neighbours, statistics and motion, from ``write_latent_views``."""
+    stage = run.complete("evaluation")
+    if views is None or stage is None:
+        return None
+    folder = stage.path(_FOLDER)
+    step = f", {1000 * views['step_s']:.0f} ms apart" if views["step_s"] else ""
+    blocks: list[Block] = [
+        Text(
+            text=f"From {views['num_pairs']:,} frame pairs (o_t, o_t+1){step}, drawn from "
+            f"{views['num_clips']} {_split_of(views)} clips of {views['num_videos']} videos. No "
+            "labels needed."
+        ),
+        *_predictions(folder, views),
+        *_neighbours(folder, views),
+        *_statistics(views),
+        picture(
+            storage.read_bytes(storage.join(folder, "motion.png")),
+            alt="Clips and heat maps of their motion.",
+            caption="Where the motion is: the middle frame of some clips, and the mean "
+            "|difference| of their neighbouring frames, each scaled to its own maximum. "
+            f"Over all pairs the mean |difference| has median {_median(views['motion']):.4f} "
+            "(1 = black to white).",
+        ),
+    ]
+    return Section(id="latents", title="What did the latent action model learn?", blocks=blocks)
+
+
+def _predictions(folder: str, views: Mapping[str, Any]) -> list[Block]:
+    if reason := views["skipped"].get("predictions"):
+        return [Text(text=f"No predicted frames: {reason}")]
+    error, wrong = views["prediction_error"], views["wrong_latent_error"]
+    columns = ["now", "next, true", "next, predicted", "change, true", "change, predicted"]
+    return [
+        picture(
+            storage.read_bytes(storage.join(folder, "predictions.png")),
+            alt="Next frames as predicted from the latent action, beside the truth.",
+            columns=columns * 2,
+            caption=f"The FDM's next frame beside the truth, for random pairs of the more "
+            "moving half (blue = brighter, orange = darker). "
+            f"{_prediction_in_words(views)}"
+            + ("" if wrong > 1.1 * error else " So z is hardly used."),
+        )
+    ]
+
+
+def _neighbours(folder: str, views: Mapping[str, Any]) -> list[Block]:
+    if reason := views["skipped"].get("neighbours"):
+        return [Text(text=f"No nearest neighbours: {reason}")]
+    return [
+        picture(
+            storage.read_bytes(storage.join(folder, "neighbours.png")),
+            alt="Frame pairs and their nearest neighbours in latent-action space.",
+            columns=["query pair", *(f"nearest {n}" for n in range(1, 6))],
+            caption="Each row: a query pair and the pairs of other videos whose latent actions "
+            "are nearest to it (Euclidean). A pair is shown as its first frame, and its second "
+            "in grey with what changed in colour. If z means action, the changes in a row look "
+            "alike while the scenes differ; if the scenes look alike instead, z holds appearance.",
+        )
+    ]
+
+
+def _statistics(views: Mapping[str, Any]) -> list[Block]:
+    rows = [
+        ["Dimensions of z", f"{views['latent_action_dim']}"],
+        ["Effective rank", f"{views['effective_rank']:.1f}"],
+        ["Near-null actions", percent(views["near_null_share"])],
+        ["Spread (RMS distance from the mean / RMS norm)", f"{views['spread']:.3g}"],
+    ]
+    if views["motion_correlation"] is not None:
+        rows.append(["Rank correlation of motion with |z - z(o, o)|"])
+        rows[-1].append(f"{views['motion_correlation']:.2f}")
+    if views["codebook"]:
+        rows.append(["Codes in use", percent(views["codebook"]["usage"])])
+        rows.append(["Codebook perplexity", f"{views['codebook']['perplexity']:.1f}"])
+    return [
+        chart(
+            plots.latent_statistics(views["norms"], views["spectrum"]),
+            alt="Histogram of latent norms and spectrum of their covariance.",
+        ),
+        Table(
+            head=["Latent actions", ""],
+            rows=rows,
+            caption="Effective rank: participation ratio of the covariance spectrum. Near-null: "
+            "closer to the mean latent than a tenth of the RMS distance.",
+        ),
+    ]
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]

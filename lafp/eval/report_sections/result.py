@@ -1,0 +1,257 @@
+"""How well it works: success rates, modes kept, action error, latency, rollouts, the headline."""
+
+from collections.abc import Sequence
+
+from lafp.eval import plots
+from lafp.eval.report_sections.blocks import (
+    NO_VALUE,
+    TIMES,
+    Block,
+    Note,
+    Section,
+    Table,
+    Text,
+    chart,
+    percent,
+)
+from lafp.eval.results import DEMONSTRATOR, Result, read_results
+from lafp.eval.run_record import RunRecord
+
+_POLICY_METHODS = ("latent_bc", "latent_bc_idm_decoder", "latent_flow")
+_SLALOM_NOTE = (
+    "Slalom is built to hold a late, sharp fork on the centre line, where the mean of two ways is "
+    "a crash. It shows the mechanism (what is lost when modes are averaged, and what interpolation "
+    "gives back); it is no proof that one method is better in general. One training seed: the "
+    "intervals cover episodes, not other training runs."
+)
+
+
+def load_results(run: RunRecord) -> list[Result]:
+    """The rows of ``evaluation/results.parquet``; empty before evaluation."""
+    stage = run.complete("evaluation")
+    if stage is None or not stage.has("results.parquet"):
+        return []
+    return read_results(stage.path("results.parquet"))
+
+
+def name_of(row: Result) -> str:
+    """A method in words."""
+    if row.method == "latent_bc":
+        return "Latent BC"
+    if row.method == "latent_bc_idm_decoder":
+        return "Latent BC, decoder on IDM latents"
+    if row.method == "latent_flow" and row.anchor_time is not None:
+        words = {0.0: "Flow, no interpolation", 1.0: "Flow, decoder on IDM latents"}
+        return f"{words.get(row.anchor_time, 'LAFP')} (τₐ = {row.anchor_time:g})"
+    return row.label
+
+
+def color_of(row: Result) -> str:
+    """One colour per method, the same in every chart."""
+    if row.method != "latent_flow":
+        return plots.GREY
+    if row.anchor_time == 0:
+        return plots.ORANGE
+    return plots.TEAL if row.anchor_time == 1 else plots.BLUE
+
+
+def is_lafp(row: Result) -> bool:
+    """Whether the row is the flow policy with interpolation proper."""
+    return row.method == "latent_flow" and row.anchor_time not in (None, 0.0, 1.0)
+
+
+def of_metric(rows: Sequence[Result], metric: str) -> list[Result]:
+    """The policies' rows of one metric, in the order baselines, then ``anchor_time``, by noise."""
+    noises = list(dict.fromkeys(row.noise for row in rows if row.noise))
+    chosen = [row for row in rows if row.metric == metric and row.method in _POLICY_METHODS]
+    return sorted(
+        chosen,
+        key=lambda row: (
+            row.method == "latent_flow",
+            noises.index(row.noise) if row.noise else -1,
+            _POLICY_METHODS.index(row.method),
+            row.anchor_time or 0.0,
+            row.solver_steps or 0,
+        ),
+    )
+
+
+def headline(rows: Sequence[Result]) -> str | None:
+    """The main result in one or two sentences, from the numbers; None without rollouts."""
+    success = of_metric(rows, "success")
+    lafp = next((row for row in success if is_lafp(row)), None)
+    if lafp is None:
+        return None
+    same = [r for r in success if r.noise == lafp.noise and r.solver_steps == lafp.solver_steps]
+    text = (
+        f"With interpolation (τₐ = {lafp.anchor_time:g}) the flow policy succeeds in "
+        f"{_share(lafp)} of {lafp.n} episodes"
+    )
+    cloning = max(
+        (row for row in success if row.method.startswith("latent_bc")),
+        key=lambda row: row.value,
+        default=None,
+    )
+    naive = next((row for row in same if row.anchor_time == 0), None)
+    others = []
+    if cloning:
+        others.append(f"the better latent cloning in {_share(cloning)}")
+    if naive:
+        others.append(f"the same flow policy without interpolation in {_share(naive)}")
+    text += f", {' and '.join(others)}." if others else "."
+    raw = next((row for row in same if row.anchor_time == 1), None)
+    return text + (_verdict_on_raw(lafp, raw) if raw else "")
+
+
+def _verdict_on_raw(lafp: Result, raw: Result) -> str:
+    start = f" A decoder trained on raw IDM latents (τₐ = 1) reaches {_share(raw)}"
+    if None in (lafp.low, lafp.high, raw.low, raw.high):
+        return start + "."
+    if lafp.low > raw.high:  # type: ignore[operator]
+        return f"{start}: less than with interpolation."
+    if raw.low > lafp.high:  # type: ignore[operator]
+        return f"{start}: more than with interpolation."
+    return f"{start}: the intervals overlap, so this run does not tell the two apart."
+
+
+def _share(row: Result) -> str:
+    if row.low is None or row.high is None:
+        return percent(row.value)
+    return f"{percent(row.value)} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+
+
+def success_section(rows: Sequence[Result]) -> Section | None:
+    """Success rates as dots with intervals, and the table beside them."""
+    success = of_metric(rows, "success")
+    if not success:
+        return None
+    demonstrator = _demonstrator(rows, "success")
+    blocks: list[Block] = [
+        chart(
+            plots.dots(
+                _dots(success),
+                "success, share of episodes",
+                xlim=(-0.02, 1.02),
+                reference=(demonstrator.value, "demonstrators") if demonstrator else None,
+                form=percent,
+            ),
+            alt="Success rate of each method with its 95 % interval.",
+            caption="Success in rollouts, with 95 % bootstrap intervals over "
+            f"{success[0].n} episodes. τₐ is where the solver starts when the action decoder is "
+            "trained: 0 = noise, 1 = the demonstrator's own latent action. The policy is the same "
+            "in all rows of a noise mode.",
+        ),
+        _table(rows, success),
+    ]
+    if any(row.task == "slalom" for row in rows):
+        blocks.append(Note(text=_SLALOM_NOTE))
+    return Section(id="success", title="Does it work?", blocks=blocks)
+
+
+def _dots(rows: Sequence[Result]) -> list[plots.Dot]:
+    noises = {row.noise for row in rows if row.noise}
+    dots, previous = [], None
+    for row in rows:
+        group = row.noise if len(noises) > 1 else None
+        suffix = f", {row.noise} noise" if group else ""
+        dots.append(
+            plots.Dot(
+                label=name_of(row) + suffix,
+                value=row.value,
+                low=row.low,
+                high=row.high,
+                color=color_of(row),
+                is_open=not is_lafp(row),
+                starts_group=previous is not None and group != previous[0],
+            )
+        )
+        previous = (group,)
+    return dots
+
+
+def _demonstrator(rows: Sequence[Result], metric: str) -> Result | None:
+    return next((r for r in rows if r.method == DEMONSTRATOR and r.metric == metric), None)
+
+
+_COLUMNS = {
+    "success": ("Success", percent),
+    "return": ("Return", "{:.2f}".format),
+    "length": ("Steps", "{:.1f}".format),
+    "side_entropy": ("Side entropy", "{:.2f}".format),
+    "mode_coverage": ("Mode coverage", "{:.2f}".format),
+    "action_r2": ("Action R²", "{:.2f}".format),
+    "latency_b1_ratio": ("Latency / BC", "{:.2f}".format),
+}
+
+
+def _table(rows: Sequence[Result], success: Sequence[Result]) -> Table:
+    """One row per method, one column per metric that some method has."""
+    values = {(row.label, row.metric): row for row in rows}
+    metrics = [m for m in _COLUMNS if any((row.label, m) in values for row in success)]
+    if "success" in metrics and "return" in metrics:
+        metrics.remove("return")
+    shown = list(success)
+    if demonstrator := _demonstrator(rows, "success"):
+        shown.append(demonstrator)
+    body = []
+    for row in shown:
+        name = "Demonstrators" if row.method == DEMONSTRATOR else name_of(row)
+        cells = [_cell(values.get((row.label, metric)), metric) for metric in metrics]
+        body.append([name, row.noise or "", *cells])
+    return Table(
+        head=["Method", "Noise", *(_COLUMNS[metric][0] for metric in metrics)],
+        rows=body,
+        num_text_columns=2,
+        emphasized=frozenset(i for i, row in enumerate(success) if is_lafp(row)),
+        caption="Side entropy and mode coverage: entropy of the way taken (per fork, and of the "
+        "whole path) over the demonstrators'; 1 keeps all ways. Episodes that fail before a fork "
+        "do not count there, so read them beside the success. Action R²: the whole stack on "
+        "held-out labeled episodes; a policy that keeps several ways cannot score high in it.",
+    )
+
+
+def _cell(row: Result | None, metric: str) -> str:
+    if row is None or row.value != row.value:
+        return NO_VALUE
+    return _share(row) if metric == "success" else _COLUMNS[metric][1](row.value)
+
+
+def latency_section(rows: Sequence[Result]) -> Section | None:
+    """Time per action against cloning."""
+    single = of_metric(rows, "latency_b1_ms")
+    if not single:
+        return None
+    values = {(row.label, row.metric): row.value for row in rows}
+    body = [
+        [
+            name_of(row),
+            row.noise or "",
+            str(row.solver_steps or NO_VALUE),
+            *(
+                _optional(values.get((row.label, metric)), form)
+                for metric, form in (
+                    ("latency_b1_ms", "{:.2f} ms"),
+                    ("latency_b1_ratio", "{:.2f} " + TIMES),
+                    ("latency_b64_ms", "{:.1f} ms"),
+                )
+            ),
+        ]
+        for row in single
+    ]
+    table = Table(
+        head=["Method", "Noise", "Solver steps", "1 observation", "over BC", "64 observations"],
+        rows=body,
+        num_text_columns=2,
+        caption=f"Median of {single[0].n} interleaved timings of one action, encoder and action "
+        "decoder included, on this machine. The paper claims less than one extra BC, so below "
+        f"2 {TIMES}.",
+    )
+    text = Text(
+        text="The observation is encoded once per action; only the small velocity head runs at "
+        "every solver step. That is what keeps a flow policy close to cloning."
+    )
+    return Section(id="latency", title="What does an action cost?", blocks=[text, table])
+
+
+def _optional(value: float | None, form: str) -> str:
+    return NO_VALUE if value is None else form.format(value)

@@ -1,0 +1,46 @@
+r"""Write report.html: what a run did and found, on one self-contained page.
+
+python -m ray_jobs.report configs/report/default.yaml --run-name demo
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lafp.eval.report import ReportConfig, write_report
+from lafp.eval.run_record import RunRecord
+from lafp.run_dir import RunDir, StageDir
+from ray_jobs.cli import main
+from ray_jobs.cluster import Demand
+from ray_jobs.job import Job
+
+
+def inputs(_: ReportConfig, run: RunDir) -> Mapping[str, str]:
+    """Fingerprints of the stages that are complete."""
+    stages = RunRecord.read(run.uri).stages
+    return {s.name: run.stage(s.name).fingerprint() for s in stages if s.summary is not None}
+
+
+def plan(cfg: ReportConfig, run: RunDir) -> list[str]:
+    """What would be written from what."""
+    stages = ", ".join(inputs(cfg, run)) or "no complete stage"
+    return [f"{run.stage('report.html').uri} from: {stages}"]
+
+
+def run_stage(cfg: ReportConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
+    """Writes the page."""
+    return write_report(cfg, run.uri)
+
+
+JOB = Job(
+    name="report",
+    schema=ReportConfig,
+    stage=lambda _: "report",
+    inputs=inputs,
+    demand=lambda _: Demand(num_cpus=0),
+    plan=plan,
+    run=run_stage,
+    is_remade=True,
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)
