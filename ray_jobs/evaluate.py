@@ -40,7 +40,7 @@ from ray_jobs.job import Job
 def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
     """What is measured, all of it complete."""
     stages = ["lam"] if cfg.lam is None else []
-    stages += ["shards/videos"] if cfg.shards is None else []
+    stages += [_seen_shards(run)] if cfg.shards is None else []
     if cfg.methods:
         stages += ["shards/labeled"] if cfg.labeled_shards is None else []
         stages += [f"policy/{method.policy}" for method in cfg.methods]
@@ -208,7 +208,7 @@ def _look_at_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
     folder = stage.path("latent_views")
     if storage.is_file(storage.join(folder, "latent_views.json")):
         return
-    shards = cfg.shards or run.stage("shards/videos").uri
+    shards = cfg.shards or run.stage(_seen_shards(run)).uri
     call = (_lam(cfg, run), shards, folder, cfg.seed)
     for _ in run_tasks(
         measurements.measure_latent_views, [call], sizes=[1], label="latent views", unit="sets"
@@ -221,6 +221,15 @@ def _once(stage: StageDir, name: str, measure: Any) -> dict[str, Any]:
     if not storage.is_file(stage.path(name)):
         storage.write_text(stage.path(name), json.dumps(measure()))
     return json.loads(storage.read_text(stage.path(name)))
+
+
+def _seen_shards(run: RunDir) -> str:
+    """What the LAM looks at: the videos; in a run of labeled episodes alone, those."""
+    has_videos, has_labeled = (
+        storage.is_file(run.stage(name).path("summary.json"))
+        for name in ("shards/videos", "shards/labeled")
+    )
+    return "shards/labeled" if has_labeled and not has_videos else "shards/videos"
 
 
 def _lam(cfg: EvaluateConfig, run: RunDir) -> str:

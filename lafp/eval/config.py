@@ -69,7 +69,8 @@ class EvaluateConfig:
     lam: str | None = None
     """Folder of a finished LAM; the run's own ``lam`` if null."""
     shards: str | None = None
-    """Shard set of videos to look at through the LAM; the run's own ``shards/videos`` if null."""
+    """Shard set to look at through the LAM; the run's own ``shards/videos`` (or, in a run without
+    them, ``shards/labeled``) if null."""
     labeled_shards: str | None = None
     """Shard set with held-out labeled clips; the run's own ``shards/labeled`` if null."""
     env: Any = choice(ENVS, default=None)

@@ -1,5 +1,6 @@
 """The evaluate job on a run whose models are real but untrained."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,4 +191,12 @@ def test_without_an_environment_only_the_latents_are_looked_at(run, cluster, tmp
     execute(JOB, cfg, other)
     table = pq.read_table(other.stage("evaluation").path("results.parquet")).to_pandas()
     assert set(table.metric) == {"probe_r2", "probe_mse"}
+    assert (tmp_path / "evaluation/latent_views/latent_views.json").is_file()
+
+
+def test_a_run_of_labeled_episodes_alone_is_looked_at_through_those(run, cluster, tmp_path):
+    other = RunDir(str(tmp_path))
+    shutil.copytree(run.stage("shards/labeled").uri, other.stage("shards/labeled").uri)
+    shutil.copytree(run.stage("lam").uri, other.stage("lam").uri)
+    execute(JOB, EvaluateConfig(), other)
     assert (tmp_path / "evaluation/latent_views/latent_views.json").is_file()
