@@ -57,7 +57,7 @@ def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:
     inputs(cfg, run)
     lines = [f"latent views of {_lam(cfg, run)}"]
     if cfg.env is not None:
-        labels = ", ".join([DEMONSTRATOR, *(method.label for method in cfg.methods)])
+        labels = ", ".join(_subjects(cfg, run, lam_subject(_lam(cfg, run), cfg.study)))
         lines.append(f"{cfg.num_episodes} episodes of {cfg.env.name} for each of: {labels}")
     return lines
 
@@ -81,10 +81,7 @@ def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, An
 def _measure_methods(
     cfg: EvaluateConfig, run: RunDir, stage: StageDir, lam: Subject
 ) -> list[Result]:
-    env: VectorEnv = ENVS.get(cfg.env.name)(cfg.env)
-    subjects = {DEMONSTRATOR: demonstrator_subject(env, cfg.study)}
-    for method in cfg.methods:
-        subjects[method.label] = method_subject(run.uri, method, lam, env)
+    env, subjects = _env(cfg), _subjects(cfg, run, lam)
     _roll_out(cfg, run, stage, subjects, env.fps)
     episodes = {label: read_outcomes(stage.uri, label) for label in subjects}
     write_episodes(stage.path("episodes.parquet"), _flat(episodes))
@@ -97,6 +94,19 @@ def _measure_methods(
     for label, error in errors.items():
         rows += tables.action_error_rows(subjects[label], error) if error else []
     return rows + _latency_rows(cfg, run, stage, subjects)
+
+
+def _env(cfg: EvaluateConfig) -> VectorEnv:
+    return ENVS.get(cfg.env.name)(cfg.env)
+
+
+def _subjects(cfg: EvaluateConfig, run: RunDir, lam: Subject) -> dict[str, Subject]:
+    """The demonstrators and every method, by label."""
+    env = _env(cfg)
+    subjects = {DEMONSTRATOR: demonstrator_subject(env, cfg.study)}
+    for method in cfg.methods:
+        subjects[method.label] = method_subject(run.uri, method, lam, env)
+    return subjects
 
 
 # ---------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ class VectorEnv(Protocol):
     task: str
     """Name of the task in result tables."""
     has_distractors: bool
+    height_px: int
+    width_px: int
     fps: float
     """Steps per second, and so the frame rate of its videos."""
     max_steps: int

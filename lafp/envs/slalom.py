@@ -57,6 +57,7 @@ class Slalom:
 
     Config = SlalomConfig
     task = "slalom"
+    height_px = width_px = SIZE_PX
     fps = 10.0
     max_steps = MAX_STEPS
     action_spec = ActionSpec(dim=2, low=(-1.0, -1.0), high=(1.0, 1.0))

@@ -4,11 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 from lafp import storage
+from lafp.config import ConfigError, config_from_dict
 from lafp.envs.base import VectorEnv
 from lafp.eval.config import MethodConfig
 from lafp.eval.results import DEMONSTRATOR, Subject
 from lafp.eval.run_record import StageRecord
 from lafp.export import read_card
+from lafp.types import ObsSpec
 
 
 def lam_subject(lam_uri: str, study: str | None) -> Subject:
@@ -43,9 +45,14 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         method: What is compared.
         lam: The latent action model behind it.
         env: Where it acts.
+
+    Raises:
+        ConfigError: A model is missing, or the environment looks other than its videos.
     """
     policy_uri = storage.join(run_uri, "policy", method.policy)
-    policy = read_card(policy_uri, "policy")["config"] | method.overrides
+    card = read_card(policy_uri, "policy")
+    _check_sees(policy_uri, config_from_dict(ObsSpec, card["specs"]["obs"]), env)
+    policy = card["config"] | method.overrides
     decoder = StageRecord(storage.join(run_uri, "decoder", method.decoder), "decoder").config
     anchor_time = _single(decoder["anchor_time"])
     return replace(
@@ -61,6 +68,17 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         label_scope="both" if lam.supervision_weight else "decoder",
         seed=StageRecord(policy_uri, "policy").config["train"]["seed"],
     )
+
+
+def _check_sees(policy_uri: str, obs: ObsSpec, env: VectorEnv) -> None:
+    trained = (obs.height_px, obs.width_px, round(obs.fps, 2))
+    shown = (env.height_px, env.width_px, round(env.fps, 2))
+    if trained != shown:
+        raise ConfigError(
+            f"The policy at {policy_uri} was trained on frames of {trained[0]}x{trained[1]} px at "
+            f"{trained[2]:g} per second, {env.task} shows {shown[0]}x{shown[1]} px at "
+            f"{shown[2]:g}. Preprocess its videos to that size and rate."
+        )
 
 
 def _method_name(policy: str, anchor_time: float | None) -> str:

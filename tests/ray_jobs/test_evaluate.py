@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from lafp.config import ConfigError
-from lafp.envs.slalom import SlalomConfig
+from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.eval.config import EvaluateConfig, LatencyConfig, MethodConfig
 from lafp.models.action_decoder import ActionDecoderConfig
 from lafp.models.encoders import SmallCnnConfig
@@ -180,6 +180,12 @@ def test_a_missing_decoder_is_named_before_anything_starts(run):
     method = MethodConfig(label="x", policy="latent_bc", decoder="no_such")
     with pytest.raises(ConfigError, match="decoder/no_such"):
         plan(replace(CFG, methods=(method,)), run)
+
+
+def test_an_environment_that_looks_other_than_the_videos_is_refused(run, monkeypatch):
+    monkeypatch.setattr(Slalom, "width_px", 64)
+    with pytest.raises(ConfigError, match="48x48 px at 10 per second, slalom shows 48x64"):
+        plan(CFG, run)
 
 
 def test_without_an_environment_only_the_latents_are_looked_at(run, cluster, tmp_path):
