@@ -205,6 +205,15 @@ def delete(uri: str) -> None:
         _client().delete_object(Bucket=bucket, Key=key)
 
 
+def delete_folder(uri: str) -> None:
+    """Deletes every file under a folder or prefix; a missing one is no error."""
+    if not is_s3(uri):
+        shutil.rmtree(uri, ignore_errors=True)
+        return
+    for info in list_files(uri):
+        delete(info.uri)
+
+
 def pyarrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The pyarrow file system and path of ``uri``, as Ray Train's ``RunConfig`` wants them."""
     if not is_s3(uri):

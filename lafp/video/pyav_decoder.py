@@ -27,7 +27,7 @@ from lafp.video.decoder import (
 )
 
 # Area averaging neither aliases nor blurs; the flags stop swscale from rounding colours down.
-_SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 # Beyond this the header lies, and following it would squash the picture to a line.
 _SANE_PIXEL_ASPECT = (0.25, 4.0)
 # The last frame of a variable-rate video may stay a while, but a longer claim is no evidence.
@@ -105,7 +105,7 @@ class PyAVDecoder:
         to_rgb = VideoReformatter()
 
         def convert(frame: VideoFrame) -> np.ndarray:
-            rgb = to_rgb.reformat(frame, *size, "rgb24", interpolation=_SCALING, threads=1)
+            rgb = to_rgb.reformat(frame, *size, "rgb24", interpolation=SCALING, threads=1)
             return info.orientation.apply(rgb.to_ndarray())
 
         gate = _DamageGate(info)

@@ -1,0 +1,70 @@
+"""The config of `preprocess`: one source of videos -> one shard set."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_pipelines.stages.motion import FiltersConfig
+from data_pipelines.stages.probe import LimitsConfig
+from data_pipelines.stages.read_labels import LabelsConfig
+from data_pipelines.stages.resize import ResizeConfig
+from data_pipelines.stages.split_clips import ClipConfig
+from data_pipelines.stages.write_shards import ShardsConfig
+from lafp.config import choice, may_change
+from lafp.video import VIDEO_DECODERS, EncodeConfig
+from lafp.video.pyav_decoder import PyAVConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksConfig:
+    """How the work is dealt out. It changes nothing about the shards."""
+
+    videos_per_task: int = 8
+    bytes_per_task: int = 64 * 2**20
+    """A task takes videos until it has this many bytes or ``videos_per_task``: what an
+    interruption loses per core at most."""
+    memory_bytes: int = 512 * 2**20
+    """Logical memory that Ray keeps for each task."""
+
+    def __post_init__(self) -> None:
+        for name in ("videos_per_task", "bytes_per_task", "memory_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """One source of videos, and the shard set to make of it."""
+
+    source: str | None = None
+    """A folder (searched to any depth), a glob, one file, or s3://bucket/prefix. null takes what
+    `collect` wrote in the same run: its videos, or with `labels` its labeled episodes."""
+    val_source: str | None = None
+    """Videos for validation only; all of `source` is then for training."""
+    name: str = "videos"
+    """Name of the source; the shard set is the run's folder shards/<name>."""
+    labels: LabelsConfig | None = None
+    """Set it ({} takes the defaults) where the source has actions."""
+    decoder: Any = choice(VIDEO_DECODERS, default=PyAVConfig())
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    resize: ResizeConfig = field(default_factory=ResizeConfig)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+    val_fraction: float = 0.05
+    """Share of the videos that is held out, chosen by the hash of their content; at least one
+    video if this is not 0. Unused with `val_source`."""
+    max_reject_fraction: float = may_change(default=0.9)
+    """Stop if more than this share of the videos gives no clip: then the source or the config is
+    wrong."""
+    tasks: TasksConfig = field(default_factory=TasksConfig, metadata={"may_change": True})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(f"val_fraction must be in [0, 1), got {self.val_fraction}.")
+        if not 0 <= self.max_reject_fraction <= 1:
+            raise ValueError(
+                f"max_reject_fraction must be in [0, 1], got {self.max_reject_fraction}."
+            )
+        if not self.name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}.")

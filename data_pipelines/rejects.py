@@ -1,0 +1,48 @@
+"""Reject rows: every span of every input that became no clip, with the reason."""
+
+from dataclasses import dataclass
+
+REASONS = {
+    # the file
+    "unreadable": "the file could not be read",
+    "not_a_video": "no container that the decoder knows",
+    "no_video_stream": "a container without video, e.g. sound only",
+    "unsupported_codec": "a video stream that the decoder has no codec for",
+    "no_frames": "a header without media",
+    "does_not_decode": "no packet decodes",
+    "no_time_stamps": "frames without presentation times",
+    "too_many_bytes": "larger than limits.max_bytes",
+    "too_large": "frames larger than limits.max_pixels",
+    "too_small": "frames smaller than limits.min_side_px",
+    "too_long": "longer than limits.max_duration_s",
+    "same_file": "the same bytes as an earlier input",
+    # spans of it
+    "damaged": "does not decode to what was encoded",
+    "truncated": "the header promises more than the file holds",
+    "gap": "one frame stays for longer than clip.max_hold_s",
+    "timeout": "limits.timeout_s was used up before this span",
+    "too_short": "fewer than clip.min_frames frames between cuts",
+    "static": "less motion than filters.min_motion",
+    "dark": "darker than filters.min_brightness",
+    "near_duplicate": "looks and moves like an earlier clip",
+    # its labels
+    "no_labels": "the labels are missing or unreadable",
+    "labels_mismatch": "the labels do not belong to these frames",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectRow:
+    """A row of rejects.parquet."""
+
+    video_uri: str
+    start_s: float
+    """Span in seconds of presentation time; empty when the file has no known duration."""
+    end_s: float
+    reason: str
+    """A key of ``REASONS``."""
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.reason in REASONS, self.reason
+        assert self.end_s >= self.start_s, (self.start_s, self.end_s)

@@ -1,0 +1,110 @@
+"""What goes from stage to stage: small rows. Frames and whole videos never become rows."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data_pipelines.rejects import RejectRow
+from lafp.data.shard_format import ClipRecord, Labels, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoItem:
+    """One listed input: a video, or a file of stacked episodes."""
+
+    uri: str
+    num_bytes: int
+    split: Split | None
+    """Where its source was given for a split; None decides by the hash of its content."""
+    labels_uri: str | None = None
+    """Its sidecar; the file itself where it holds stacked episodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRow:
+    """One video that was gone through, whatever came of it."""
+
+    uri: str
+    """Of a stacked episode: ``file.npz#3``."""
+    video_id: str
+    """32 hex digits of the content's hash; empty when it could not be read."""
+    split: Split | None
+    num_bytes: int
+    duration_s: float
+    """What must be accounted for by clips and rejects; 0 when it is no video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSums:
+    """Sums over the pairs of one clip, from which those of the set are added up."""
+
+    num_rows: int
+    total: tuple[float, ...]
+    total_squares: tuple[float, ...]
+    low: tuple[float, ...]
+    """Smallest value per dimension; the action space's bound where the labels give it."""
+    high: tuple[float, ...]
+    is_bounded: bool
+    """Whether low and high are the action space's bounds."""
+    num_choices: int = 0
+    """Of discrete actions: the largest seen, plus one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedClip:
+    """One clip on its way from the encoder into a part. The only row with bytes in it."""
+
+    record: ClipRecord
+    """Its split is not decided yet."""
+    video: bytes
+    labels: Labels | None
+    label_sums: LabelSums | None
+    signature: str
+    """What it looks like (``stages.dedup``); empty unless duplicates are to be dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRow:
+    """One encoded clip, lying in a part."""
+
+    record: ClipRecord
+    signature: str
+    part: str
+    """File name of the tar that it lies in."""
+    video_offset: int
+    labels_offset: int = 0
+    labels_bytes: int = 0
+    label_sums: LabelSums | None = None
+
+
+Row = VideoRow | EncodedClip | RejectRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartRows:
+    """All that came of one task's videos: the part's ``.json``. It makes the part complete."""
+
+    videos: tuple[VideoRow, ...]
+    clips: tuple[ClipRow, ...]
+    rejects: tuple[RejectRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "PartRows":
+        """The inverse of ``to_dict``, after JSON."""
+        return cls(
+            videos=tuple(VideoRow(**row) for row in raw["videos"]),
+            clips=tuple(clip_row_from_dict(row) for row in raw["clips"]),
+            rejects=tuple(RejectRow(**row) for row in raw["rejects"]),
+        )
+
+
+def clip_row_from_dict(raw: dict[str, Any]) -> ClipRow:
+    """The inverse of ``dataclasses.asdict``, after JSON."""
+    sums: Any = raw["label_sums"]
+    if sums is not None:
+        fields: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in sums.items()}
+        sums = LabelSums(**fields)
+    return ClipRow(**raw | {"record": ClipRecord(**raw["record"]), "label_sums": sums})

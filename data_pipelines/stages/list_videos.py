@@ -1,0 +1,100 @@
+"""List the inputs of a source: a folder, a glob, one file, or ``s3://``. Streams, sorted."""
+
+import fnmatch
+import itertools
+import mimetypes
+from collections.abc import Iterator
+
+from data_pipelines.rows import VideoItem
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shard_format import Split
+from lafp.storage import FileInfo
+
+LABELS_SUFFIX = ".npz"
+# Video containers that `mimetypes` does not know on every system.
+_VIDEO_SUFFIXES = {".mkv", ".webm", ".flv", ".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif", ".wmv"}
+# Types that are certainly something else; files of unknown type are tried.
+_OTHER_TYPES = ("text/", "image/", "audio/", "application/", "font/")
+_OTHER_SUFFIXES = {".npz", ".npy", ".parquet", ".jsonl", ".yaml", ".yml", ".md", ".log", ".srt"}
+
+
+def list_videos(
+    source: str, split: Split | None, has_labels: bool, skipped: list[str] | None = None
+) -> Iterator[VideoItem]:
+    """Yields the inputs of one source, sorted by URI.
+
+    Args:
+        source: A folder or prefix (searched to any depth), a glob (``*``, ``?``, ``[``), or one
+            file.
+        split: The split that the source was given for.
+        has_labels: Pairs ``x.mp4`` with ``x.npz``; an ``.npz`` without video holds stacked
+            episodes. Without labels, ``.npz`` files are no inputs.
+        skipped: Takes the URIs of files that are neither videos nor labels.
+
+    Raises:
+        ConfigError: The source does not exist or holds no input.
+    """
+    num_items = 0
+    skipped = [] if skipped is None else skipped
+    for _, group in itertools.groupby(_files(source), key=lambda file: _stem(file.uri)):
+        files = list(group)
+        videos = [file for file in files if _may_be_video(file.uri)]
+        labels = [file for file in files if file.uri.endswith(LABELS_SUFFIX)] if has_labels else []
+        skipped.extend(file.uri for file in files if file not in videos and file not in labels)
+        for item in videos or labels:
+            num_items += 1
+            yield VideoItem(
+                uri=item.uri,
+                num_bytes=item.num_bytes,
+                split=split,
+                labels_uri=f"{_stem(item.uri)}{LABELS_SUFFIX}" if has_labels else None,
+            )
+    if not num_items:
+        if _is_glob(source) and not skipped:
+            raise ConfigError(f"No file matches {source}.")
+        found = f"{len(skipped)} other files" if skipped else "nothing"
+        raise ConfigError(f"No videos in {source}: it holds {found}.")
+
+
+def _files(source: str) -> Iterator[FileInfo]:
+    if _is_glob(source) and not storage.exists(source):
+        folder = source[: source.rindex("/", 0, _first_wildcard(source)) + 1]
+        _check_exists(folder, source)
+        yield from (f for f in storage.list_files(folder) if fnmatch.fnmatch(f.uri, source))
+        return
+    if storage.is_file(source):
+        yield FileInfo(uri=source, num_bytes=storage.num_bytes(source))
+        return
+    _check_exists(source, source)
+    yield from storage.list_files(source)
+
+
+def _check_exists(folder: str, source: str) -> None:
+    if not storage.exists(folder):
+        raise ConfigError(f"No such file or folder: {source}.")
+
+
+def _is_glob(source: str) -> bool:
+    return any(char in source for char in "*?[")
+
+
+def _first_wildcard(source: str) -> int:
+    return min(source.index(char) for char in "*?[" if char in source)
+
+
+def _stem(uri: str) -> str:
+    folder, slash, name = uri.rpartition("/")
+    stem, dot, _ = name.rpartition(".")
+    return f"{folder}{slash}{stem if dot else name}"
+
+
+def _may_be_video(uri: str) -> bool:
+    name = uri.rpartition("/")[2].lower()
+    suffix = f".{name.rpartition('.')[2]}" if "." in name else ""
+    if suffix in _VIDEO_SUFFIXES:
+        return True
+    if suffix in _OTHER_SUFFIXES:
+        return False
+    kind, _ = mimetypes.guess_type(f"x{suffix}")
+    return kind is None or not kind.startswith(_OTHER_TYPES)

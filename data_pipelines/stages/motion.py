@@ -1,0 +1,71 @@
+"""How much a clip moves and how bright it is, measured on small pictures; rejects by both."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SIDE_PX = 32
+"""About the size of the small pictures: noise averages out, objects still move by pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiltersConfig:
+    """What web video needs. Demonstrations need none: every one of them counts."""
+
+    min_motion: float | None = None
+    """Clips whose median motion is below this are rejected as static. Unit: mean absolute
+    difference of neighbouring frames, pixels in [0, 1]."""
+    min_brightness: float | None = None
+    """Clips whose median frame has a mean brightness below this, in [0, 1], are rejected."""
+    drop_duplicates: bool = False
+    """Keeps one of all clips of the source that look and move alike."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_motion", "min_brightness"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1] or null, got {value}.")
+
+
+def shrink(frames: np.ndarray) -> np.ndarray:
+    """Small pictures of a clip, by averaging blocks.
+
+    Args:
+        frames: uint8 [T, H, W, 3].
+
+    Returns:
+        float32 [T, h, w, 3] in [0, 1], h and w about ``SIDE_PX``.
+    """
+    block = max(1, min(frames.shape[1:3]) // SIDE_PX)
+    height, width = frames.shape[1] // block, frames.shape[2] // block
+    blocks = frames[:, : height * block, : width * block].reshape(
+        len(frames), height, block, width, block, 3
+    )
+    return blocks.mean(axis=(2, 4), dtype=np.float32) / 255
+
+
+def pair_motion(small: np.ndarray) -> np.ndarray:
+    """Motion of every pair of neighbouring frames.
+
+    Args:
+        small: float32 [T, h, w, 3] in [0, 1].
+
+    Returns:
+        float32 [T - 1]: mean absolute difference, in [0, 1].
+    """
+    return np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3))
+
+
+def median_motion(small: np.ndarray) -> float:
+    """Median of ``pair_motion``; 0 for a single frame."""
+    return float(np.median(pair_motion(small))) if len(small) > 1 else 0.0
+
+
+def violation(small: np.ndarray, motion: float, cfg: FiltersConfig) -> tuple[str, str] | None:
+    """Reason and detail of the filter that a clip fails, if any."""
+    brightness = float(np.median(small.mean(axis=(1, 2, 3))))
+    if cfg.min_brightness is not None and brightness < cfg.min_brightness:
+        return "dark", f"median brightness {brightness:.4f}"
+    if cfg.min_motion is not None and motion < cfg.min_motion:
+        return "static", f"median motion {motion:.5f}"
+    return None

@@ -1,0 +1,98 @@
+"""Cut a video's resampled frames into clips of limited length."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipelines.stages.resample import JITTER, Cut, Event, SegmentEnd, Tick
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """Rate and length of clips."""
+
+    fps: float | None = 10.0
+    """Frames per second of presentation time; one training step is 1/fps seconds. null keeps the
+    rate of each video (of its median step, if that varies)."""
+    max_s: float = 10.0
+    """Longer videos are cut into clips of equal length, this at most."""
+    min_frames: int = 16
+    """Shorter clips are rejected. A window needs frame_stack + max_offset_steps frames."""
+    max_hold_s: float = 2.0
+    """A frame that stays for longer is no motion at a low rate but a gap: cut there."""
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps must be positive or null, got {self.fps}.")
+        if self.max_s <= 0 or self.max_hold_s <= 0:
+            raise ValueError(
+                f"max_s and max_hold_s must be positive, got {self.max_s} and {self.max_hold_s}."
+            )
+        if self.min_frames < 2:
+            raise ValueError(
+                f"min_frames must be at least 2 (a frame pair), got {self.min_frames}."
+            )
+        if self.fps is not None and self.max_s * self.fps < self.min_frames:
+            raise ValueError(
+                f"max_s {self.max_s} at {self.fps} fps is less than min_frames {self.min_frames}: "
+                "every clip would be rejected."
+            )
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """One clip in memory."""
+
+    start_s: float
+    end_s: float
+    frames: np.ndarray
+    """uint8 [T, H, W, 3]."""
+
+
+def split_clips(
+    events: Iterable[Event],
+    fps: float,
+    duration_s: float,
+    cfg: ClipConfig,
+    fit: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[ClipFrames | Cut]:
+    """Yields clips of at most ``max_s`` and cuts, in order, leaving nothing out.
+
+    Args:
+        events: What ``resample`` yields.
+        fps: Of the ticks.
+        duration_s: Of the video.
+        cfg: Lengths.
+        fit: Crops or pads one frame. Applied while frames come, so that only clips are in memory.
+    """
+    clip_frames = _frames_per_clip(math.ceil(duration_s * fps - JITTER), fps, cfg)
+    frames: list[np.ndarray] = []
+    start_s = 0.0
+
+    def clip(end_s: float) -> ClipFrames | Cut:
+        if len(frames) < cfg.min_frames:
+            return Cut(start_s, end_s, "too_short", f"{len(frames)} of {cfg.min_frames} frames")
+        return ClipFrames(start_s, end_s, np.stack(frames))
+
+    for event in events:
+        if isinstance(event, Tick):
+            if len(frames) == clip_frames:
+                yield clip(event.time_s)
+                start_s, frames = event.time_s, []
+            frames.append(fit(event.source.pixels))
+        elif isinstance(event, SegmentEnd):
+            if event.time_s > start_s:
+                yield clip(event.time_s)
+            start_s, frames = event.time_s, []
+        else:
+            yield event
+            start_s = event.end_s
+
+
+def _frames_per_clip(total_frames: int, fps: float, cfg: ClipConfig) -> int:
+    """Equal pieces: 10.8 s become two clips of 5.4 s, not one of 10 s and a tail too short."""
+    max_frames = max(cfg.min_frames, int(cfg.max_s * fps + 1e-6))
+    num_clips = max(1, math.ceil(total_frames / max_frames))
+    return max(cfg.min_frames, math.ceil(total_frames / num_clips))

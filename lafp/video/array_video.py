@@ -1,0 +1,51 @@
+"""Frames in an array as if they were a video, for sources that store no video files."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from lafp.video.decoder import DecodedFrame, Orientation, VideoInfo
+from lafp.video.pyav_decoder import SCALING
+
+
+def array_info(frames: np.ndarray, fps: float) -> VideoInfo:
+    """What a probe would find.
+
+    Args:
+        frames: uint8 RGB [T, H, W, 3].
+        fps: Their rate.
+    """
+    num_frames, height, width = frames.shape[:3]
+    return VideoInfo(
+        codec="rawvideo",
+        width_px=width,
+        height_px=height,
+        coded_pixels=width * height,
+        orientation=Orientation(),
+        times_s=np.arange(num_frames) / fps,
+        first_pts_s=0.0,
+        fps=fps,
+        is_constant_rate=True,
+        duration_s=num_frames / fps,
+        declared_duration_s=num_frames / fps,
+    )
+
+
+def array_frames(
+    frames: np.ndarray, fps: float, width_px: int, height_px: int
+) -> Iterator[DecodedFrame]:
+    """Yields the frames as a decoder would, scaled like the reference decoder scales."""
+    to_size = VideoReformatter()
+
+    def scale(pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[:2] == (height_px, width_px):
+            return pixels
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        scaled = to_size.reformat(frame, width_px, height_px, interpolation=SCALING, threads=1)
+        return scaled.to_ndarray()
+
+    for i, pixels in enumerate(frames):
+        yield DecodedFrame(i / fps, partial(scale, pixels))

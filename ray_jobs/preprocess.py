@@ -1,0 +1,79 @@
+r"""Preprocess a source of videos into a shard set: clips of one size and rate, and reject rows.
+
+python -m ray_jobs.preprocess configs/preprocess/videos.yaml source=FOLDER_OR_S3_URI
+"""
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+from data_pipelines.config import PreprocessConfig
+from data_pipelines.estimate import estimate
+from data_pipelines.pipeline import list_inputs, preprocess
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.run_dir import RunDir, StageDir
+from ray_jobs.cli import main
+from ray_jobs.cluster import Demand
+from ray_jobs.job import Job
+
+
+def resolve(cfg: PreprocessConfig, run: RunDir) -> PreprocessConfig:
+    """The config with absolute sources, taken from the run's demonstrations where it has none."""
+    if cfg.source is not None:
+        val_source = storage.absolute(cfg.val_source) if cfg.val_source else None
+        return replace(cfg, source=storage.absolute(cfg.source), val_source=val_source)
+    demonstrations = run.stage("demonstrations")
+    if cfg.labels is None:
+        return replace(cfg, source=demonstrations.path("videos"))
+    held_out = demonstrations.path("labeled_val")
+    return replace(
+        cfg,
+        source=demonstrations.path("labeled"),
+        val_source=held_out if storage.exists(held_out) else None,
+    )
+
+
+def inputs(cfg: PreprocessConfig, run: RunDir) -> dict[str, str]:
+    """What the shard set will be made of: the run's own demonstrations, or a listing."""
+    if cfg.source is None:
+        try:
+            return {"demonstrations": run.stage("demonstrations").fingerprint()}
+        except ConfigError as error:
+            raise ConfigError(f"Set source=FOLDER_OR_S3_URI. Without a source: {error}") from None
+    digest, num_files, num_bytes = hashlib.sha256(), 0, 0
+    for item in list_inputs(resolve(cfg, run)):
+        digest.update(f"{item.uri}\0{item.num_bytes}\0".encode())
+        num_files, num_bytes = num_files + 1, num_bytes + item.num_bytes
+    return {"source": f"{num_files} files, {num_bytes} bytes, {digest.hexdigest()[:12]}"}
+
+
+def plan(cfg: PreprocessConfig, run: RunDir) -> list[str]:
+    """What would be made of how many videos."""
+    cfg = resolve(cfg, run)
+    where = run.stage(stage_name(cfg)).uri
+    return [f"{cfg.source} -> {where}", *estimate(cfg, list_inputs(cfg))]
+
+
+def stage_name(cfg: PreprocessConfig) -> str:
+    """Folder of the shard set in the run."""
+    return f"shards/{cfg.name}"
+
+
+def run_stage(cfg: PreprocessConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+    """Makes what is missing of the shard set."""
+    return preprocess(resolve(cfg, run), stage.uri)
+
+
+JOB = Job(
+    name="preprocess",
+    schema=PreprocessConfig,
+    stage=stage_name,
+    inputs=inputs,
+    demand=lambda _: Demand(num_cpus=1),
+    plan=plan,
+    run=run_stage,
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)
