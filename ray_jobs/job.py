@@ -38,7 +38,7 @@ def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
     """Runs one job to completion, or finds it complete. Returns its summary."""
     stage = run.stage(job.stage(cfg))
     inputs = dict(job.inputs(cfg, run))
-    state = _state(job, stage, cfg, inputs)
+    state = state_of(job, stage, cfg, inputs)
     if state == "complete":
         print(f"{stage.name}: complete, nothing to do ({stage.uri})", flush=True)
         return stage.summary()
@@ -56,7 +56,8 @@ def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
     return summary
 
 
-def _state(job: Job, stage: StageDir, cfg: Any, inputs: dict[str, str]) -> StageState:
+def state_of(job: Job, stage: StageDir, cfg: Any, inputs: dict[str, str]) -> StageState:
+    """``StageDir.state``, where a changed stage of a job that is made anew counts as new."""
     try:
         return stage.state(cfg, inputs)
     except ConfigError:

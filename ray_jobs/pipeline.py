@@ -22,7 +22,7 @@ from ray_jobs import (
 )
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
-from ray_jobs.job import Job, execute
+from ray_jobs.job import Job, execute, state_of
 from ray_jobs.pipeline_config import PipelineConfig
 
 
@@ -49,7 +49,7 @@ def plan(cfg: PipelineConfig, run: RunDir) -> list[str]:
     for job, section in steps(cfg):
         stage = run.stage(job.stage(section))
         try:
-            state = stage.state(section, dict(job.inputs(section, run)))
+            state = state_of(job, stage, section, dict(job.inputs(section, run)))
             details = job.plan(section, run)
         except ConfigError:
             if not is_waiting:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 NO_VALUE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+_NBSP = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,8 @@ class Section:
     """A titled part of the report."""
 
     id: str
+    short: str
+    """Name in the list of contents."""
     title: str
     blocks: Sequence[Block]
 
@@ -127,9 +130,15 @@ def _data_uri(mime: str, data: bytes) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
+def anchored(anchor_time: object) -> str:
+    """``τₐ = 0.5``, on one line."""
+    value = f"{anchor_time:g}" if isinstance(anchor_time, int | float) else str(anchor_time)
+    return f"τₐ{_NBSP}={_NBSP}{value}"
+
+
 def percent(share: float) -> str:
     """0.783 -> ``78 %``."""
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}{_NBSP}%"
 
 
 def megabytes(num_bytes: float) -> str:

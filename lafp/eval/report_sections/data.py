@@ -29,7 +29,10 @@ from lafp.video import decode_clip
 
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE_PX = 8, 3, 112
 MAX_REJECTS_SHOWN = 14
-_TITLES = {"shards/videos": "The videos", "shards/labeled": "The labeled episodes"}
+_TITLES = {
+    "shards/videos": ("Videos", "The videos"),
+    "shards/labeled": ("Labels", "The labeled episodes"),
+}
 
 
 def sections(run: RunRecord) -> list[Section]:
@@ -55,7 +58,8 @@ def source_section(stage: StageRecord) -> Section:
         blocks.append(_distributions(clips))
     if rejects["reason"]:
         blocks.append(_rejects_table(rejects))
-    return Section(id=stage.name.replace("/", "-"), title=_TITLES[stage.name], blocks=blocks)
+    short, title = _TITLES[stage.name]
+    return Section(id=stage.name.replace("/", "-"), short=short, title=title, blocks=blocks)
 
 
 def _columns(stage: StageRecord, file: str, names: Sequence[str]) -> dict[str, list[Any]]:

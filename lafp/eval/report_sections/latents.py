@@ -116,9 +116,8 @@ def _split_of(views: Mapping[str, Any]) -> str:
 
 
 def _is_above(row: Result, control: Result) -> bool:
-    if row.low is not None and control.high is not None:
-        return row.low > control.high
-    return row.value > control.value
+    low = row.value if row.low is None else row.low
+    return low > (control.value if control.high is None else control.high)
 
 
 def probe_section(rows: Sequence[Result]) -> Section | None:
@@ -145,6 +144,7 @@ def probe_section(rows: Sequence[Result]) -> Section | None:
         body.append([_PROBES[method], f"{row.value:.2f}", interval, error, f"{row.n:,}"])
     return Section(
         id="probe",
+        short="Probe",
         title="Do the latent actions hold the true ones?",
         blocks=[
             Text(
@@ -201,7 +201,12 @@ def views_section(run: RunRecord, views: Mapping[str, Any] | None) -> Section | 
             "(1 = black to white).",
         ),
     ]
-    return Section(id="latents", title="What did the latent action model learn?", blocks=blocks)
+    return Section(
+        id="latents",
+        short="Latents",
+        title="What did the latent action model learn?",
+        blocks=blocks,
+    )
 
 
 def _predictions(folder: str, views: Mapping[str, Any]) -> list[Block]:

@@ -11,6 +11,7 @@ from lafp.eval.report_sections.blocks import (
     Section,
     Table,
     Text,
+    anchored,
     chart,
     percent,
 )
@@ -42,7 +43,7 @@ def name_of(row: Result) -> str:
         return "Latent BC, decoder on IDM latents"
     if row.method == "latent_flow" and row.anchor_time is not None:
         words = {0.0: "Flow, no interpolation", 1.0: "Flow, decoder on IDM latents"}
-        return f"{words.get(row.anchor_time, 'LAFP')} (τₐ = {row.anchor_time:g})"
+        return f"{words.get(row.anchor_time, 'LAFP')} ({anchored(row.anchor_time)})"
     return row.label
 
 
@@ -84,7 +85,7 @@ def headline(rows: Sequence[Result]) -> str | None:
         return None
     same = [r for r in success if r.noise == lafp.noise and r.solver_steps == lafp.solver_steps]
     text = (
-        f"With interpolation (τₐ = {lafp.anchor_time:g}) the flow policy succeeds in "
+        f"With interpolation ({anchored(lafp.anchor_time)}) the flow policy succeeds in "
         f"{_share(lafp)} of {lafp.n} episodes"
     )
     cloning = max(
@@ -104,7 +105,7 @@ def headline(rows: Sequence[Result]) -> str | None:
 
 
 def _verdict_on_raw(lafp: Result, raw: Result) -> str:
-    start = f" A decoder trained on raw IDM latents (τₐ = 1) reaches {_share(raw)}"
+    start = f" A decoder trained on raw IDM latents ({anchored(1)}) reaches {_share(raw)}"
     if None in (lafp.low, lafp.high, raw.low, raw.high):
         return start + "."
     if lafp.low > raw.high:  # type: ignore[operator]
@@ -145,7 +146,7 @@ def success_section(rows: Sequence[Result]) -> Section | None:
     ]
     if any(row.task == "slalom" for row in rows):
         blocks.append(Note(text=_SLALOM_NOTE))
-    return Section(id="success", title="Does it work?", blocks=blocks)
+    return Section(id="success", short="Success", title="Does it work?", blocks=blocks)
 
 
 def _dots(rows: Sequence[Result]) -> list[plots.Dot]:
@@ -250,7 +251,9 @@ def latency_section(rows: Sequence[Result]) -> Section | None:
         text="The observation is encoded once per action; only the small velocity head runs at "
         "every solver step. That is what keeps a flow policy close to cloning."
     )
-    return Section(id="latency", title="What does an action cost?", blocks=[text, table])
+    return Section(
+        id="latency", short="Latency", title="What does an action cost?", blocks=[text, table]
+    )
 
 
 def _optional(value: float | None, form: str) -> str:

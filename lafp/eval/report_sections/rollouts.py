@@ -33,7 +33,11 @@ def section(run: RunRecord, rows: Sequence[Result]) -> Section | None:
     lafp = next((row for row in success if is_lafp(row)), None)
     films = [_film(stage, row) for row in (cloning, lafp) if row and _has_film(stage, row)]
     blocks += [Row(figures=films)] if films else []
-    return Section(id="rollouts", title="What does it do?", blocks=blocks) if blocks else None
+    return (
+        Section(id="rollouts", short="Rollouts", title="What does it do?", blocks=blocks)
+        if blocks
+        else None
+    )
 
 
 def _paths(stage: StageRecord, rows: Sequence[Result], success: Sequence[Result]) -> Block:

@@ -108,7 +108,7 @@ def time_section(run: RunRecord) -> Section | None:
         caption="Wall-clock time of each stage's last run; a stage resumed after an interruption "
         "counts from its resumption.",
     )
-    return Section(id="time", title="Where the time went", blocks=[figure])
+    return Section(id="time", short="Time", title="Where the time went", blocks=[figure])
 
 
 def files_section(run: RunRecord) -> Section:
@@ -122,4 +122,9 @@ def files_section(run: RunRecord) -> Section:
         Listing(title=f"{stage.name}/config.yaml", body=stage.config_yaml) for stage in run.stages
     ]
     table = Table(head=["Stage", "Folder", "State", ""], rows=rows, num_text_columns=3)
-    return Section(id="files", title="Outputs and configs", blocks=[table, *listings])
+    return Section(
+        id="files",
+        short="Files and configs",
+        title="Outputs and configs",
+        blocks=[table, *listings],
+    )

@@ -1,10 +1,9 @@
 """Training curves of the latent action model, the policies and the action decoders."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lafp.eval import plots
-from lafp.eval.report_sections.blocks import Block, Section, Text, chart
+from lafp.eval.report_sections.blocks import Block, Section, Text, anchored, chart
 from lafp.eval.run_record import RunRecord, StageRecord
 
 # Panel title -> (metric, label) of its curves.
@@ -39,7 +38,11 @@ def section(run: RunRecord) -> Section | None:
         )
     blocks += _policies(run.complete_below("policy"))
     blocks += _decoders(run.complete_below("decoder"))
-    return Section(id="training", title="Training", blocks=blocks) if blocks else None
+    return (
+        Section(id="training", short="Training", title="Training", blocks=blocks)
+        if blocks
+        else None
+    )
 
 
 def points(stage: StageRecord, metric: str) -> tuple[list[float], list[float]]:
@@ -128,11 +131,7 @@ def _decoder_line(stage: StageRecord, steps: list[float], values: list[float]) -
 
 
 def _decoder_label(stage: StageRecord) -> str:
-    return f"{stage.config.get('policy')}, τₐ = {_plain(stage.config.get('anchor_time'))}"
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return f"{stage.config['policy']}, {anchored(stage.config['anchor_time'])}"
 
 
 def _name(stage: StageRecord, section_name: str) -> str:
