@@ -12,18 +12,25 @@ def obs_spec(frame_stack: int = 1, size_px: int = SIZE_PX) -> ObsSpec:
 
 
 def moving_square_windows(
-    num_windows: int, seed: int, frame_stack: int = 1, max_offset_steps: int = 1
+    num_windows: int,
+    seed: int,
+    frame_stack: int = 1,
+    max_offset_steps: int = 1,
+    start_spread_px: float = 4.0,
 ) -> Window:
     """A white square of 8 px on grey, moving at a constant velocity; the action is the velocity.
 
-    Edges are antialiased, so that motions of a part of a pixel show.
+    Edges are antialiased, so that motions of a part of a pixel show. At time t the square is
+    within ``start_spread_px`` of the centre.
 
     Returns:
         ``true_action`` float [B, 2]: pixels per step along x and y, over 2, so in [-1, 1].
     """
     generator = torch.Generator().manual_seed(seed)
     velocity = 4 * torch.rand(num_windows, 2, generator=generator) - 2
-    start = 8 + 8 * torch.rand(num_windows, 2, generator=generator)
+    start = SIZE_PX / 2 + start_spread_px * (
+        2 * torch.rand(num_windows, 2, generator=generator) - 1
+    )
     offset = torch.randint(1, max_offset_steps + 1, (num_windows,), generator=generator)
 
     def stack_at(steps: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,213 @@
+"""What holds for every latent action model."""
+
+import pytest
+import torch
+
+from lafp.data.augment import AugmentConfig
+from lafp.eval.probes import ProbeData, fit_probe, score_probe
+from lafp.models.encoders import SmallCnnConfig, StridedResnetConfig
+from lafp.models.fdm import UNetConfig
+from lafp.models.idm import HeadConfig
+from lafp.models.quantizers import (
+    FsqConfig,
+    LayerNormNoiseConfig,
+    NoBottleneckConfig,
+    VqConfig,
+)
+from lafp.objectives import OBJECTIVES
+from lafp.objectives.base import Objective, latent_metrics
+from lafp.objectives.laom import LaomConfig
+from lafp.objectives.lapo import LapoConfig
+from tests.synthetic_windows import moving_square_windows, obs_spec
+
+
+def lapo(**changes) -> LapoConfig:
+    settings = {
+        "latent_action_dim": 8,
+        "encoder": SmallCnnConfig(channels=(16, 16), embed_dim=64),
+        "fdm": UNetConfig(channels=(8, 16)),
+        "bottleneck": NoBottleneckConfig(),
+    }
+    return LapoConfig(**settings | changes)
+
+
+VQ = VqConfig(num_codebooks=1, num_discrete_latents=4, num_codes=16, decay=0.9)
+RESIDUAL = {"target": "residual", "is_target_half_size": True}
+LAOM = LaomConfig(
+    latent_action_dim=32,
+    encoder=StridedResnetConfig(channels=(8, 16), scale=1, num_res_blocks=1, has_output_norm=True),
+    idm=HeadConfig(hidden_dim=128),
+    fdm=HeadConfig(hidden_dim=128),
+    target_ema_decay=0.99,
+    augment=AugmentConfig(kinds=()),
+)
+CONFIGS = {
+    "lapo": lapo(),
+    "lapo-difference": lapo(
+        idm_input="difference", bottleneck=LayerNormNoiseConfig(noise_std=0.3), **RESIDUAL
+    ),
+    "lapo-vq": lapo(bottleneck=VQ, **RESIDUAL),
+    "lapo-fsq": lapo(bottleneck=FsqConfig(levels=(5, 5, 5, 5)), **RESIDUAL),
+    "laom": LAOM,
+}
+every_config = pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS.keys())
+
+
+def build(cfg, frame_stack: int = 1, seed: int = 0) -> Objective:
+    torch.manual_seed(seed)
+    return OBJECTIVES.get(cfg.name)(cfg, obs_spec(frame_stack))
+
+
+def train(
+    objective: Objective,
+    num_steps: int,
+    lr: float,
+    batch_size: int = 64,
+    is_one_batch: bool = False,
+    spread_px: float = 4.0,
+) -> list[float]:
+    """Losses of a short training on squares that move at random, or on one batch of them."""
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr)
+    losses = []
+    for step in range(num_steps):
+        seed = 0 if is_one_batch else step
+        stack = objective.obs.frame_stack
+        window = moving_square_windows(batch_size, seed, stack, start_spread_px=spread_px)
+        out = objective(objective.augment(window))
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        objective.after_step()
+        losses.append(out.loss.item())
+    return losses
+
+
+@every_config
+@pytest.mark.parametrize("frame_stack", [1, 3])
+def test_shapes(cfg, frame_stack):
+    objective = build(cfg, frame_stack)
+    window = moving_square_windows(5, 0, frame_stack, max_offset_steps=4)
+    out = objective(objective.augment(window))
+    assert out.loss.requires_grad
+    assert all(m.ndim == 0 and not m.requires_grad for m in out.metrics.values())
+    latent = objective.label(window.obs, window.next_obs)
+    assert latent.shape == (5, objective.latent_action_dim) and latent.requires_grad
+    embedding = objective.embed(window.obs)
+    assert embedding.shape[0] == 5 and embedding.ndim == 2
+
+
+@every_config
+def test_the_loss_of_one_toy_batch_falls(cfg):
+    losses = train(build(cfg), num_steps=100, lr=3e-3, batch_size=16, is_one_batch=True)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@every_config
+def test_latents_decode_a_known_toy_motion(cfg):
+    """Actions that the first frame cannot tell: a probe of z reads them, one of o_t does not.
+
+    Without any bottleneck LAOM's z comes to say where the square *will be*, as that is all that
+    its FDM wants to know. Nearly equal starts make that the same as the motion.
+    """
+    torch.set_num_threads(1)
+    objective = build(cfg)
+    spread_px = 1.0 if cfg.name == "laom" else 4.0
+    train(objective, num_steps=300, lr=2e-3 if cfg.name == "lapo" else 5e-4, spread_px=spread_px)
+    objective.eval()
+    assert r2(objective, objective.label, spread_px) > 0.9
+    assert r2(objective, lambda obs, _: objective.embed(obs), spread_px) < 0.1
+
+
+@torch.no_grad()
+def r2(objective: Objective, features_of, spread_px: float) -> float:
+    splits = []
+    for seed in (10_000, 10_001):
+        stack = objective.obs.frame_stack
+        window = moving_square_windows(400, seed, stack, start_spread_px=spread_px)
+        data = ProbeData(targets=window.true_action, episode=torch.arange(400) // 8)
+        splits.append((features_of(window.obs, window.next_obs), data))
+    (fit, fit_data), (held_out, held_out_data) = splits
+    return score_probe(fit_probe(fit, fit_data), held_out, held_out_data).r2
+
+
+@every_config
+def test_labels_are_the_same_whatever_else_is_in_the_batch(cfg):
+    objective = build(cfg).train()
+    window = moving_square_windows(6, 0)
+    with torch.no_grad():
+        together = objective.label(window.obs, window.next_obs)
+        alone = objective.label(window.obs[2:3], window.next_obs[2:3])
+    torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=1e-4)
+
+
+@every_config
+def test_metrics_of_a_live_latent_are_finite(cfg):
+    objective = build(cfg)
+    out = objective(moving_square_windows(32, 0))
+    assert all(torch.isfinite(m) for m in out.metrics.values())
+    assert out.metrics["latent/near_null_share"] < 0.5
+    assert out.metrics["latent/effective_rank"] > 1
+
+
+def test_the_effective_rank_counts_the_directions_of_an_even_spread():
+    torch.manual_seed(0)
+    latent = torch.zeros(4000, 10)
+    latent[:, :3] = torch.randn(4000, 3)
+    assert latent_metrics(latent)["latent/effective_rank"].item() == pytest.approx(3, rel=0.02)
+
+
+def test_a_collapsed_latent_shows_as_all_near_null():
+    metrics = latent_metrics(torch.ones(8, 4))
+    assert metrics["latent/near_null_share"] == 1
+    assert metrics["latent/std"] == 0
+
+
+@pytest.mark.parametrize("name", ["lapo", "lapo-difference"])
+def test_lapo_predicts_the_next_frame_better_than_no_change_does(name):
+    objective = build(CONFIGS[name])
+    train(objective, num_steps=200, lr=2e-3)
+    objective.eval()
+    window = moving_square_windows(64, 77)
+    with torch.no_grad():
+        latent = objective.label(window.obs, window.next_obs)
+        predicted = objective.predict_next_frame(window.obs, latent)
+    assert predicted.abs().max() <= 1
+    frame, next_frame = objective._resized(window.obs), objective._resized(window.next_obs)
+    assert (predicted - next_frame).square().mean() < 0.5 * (frame - next_frame).square().mean()
+
+
+def test_laom_trains_the_encoder_through_the_idm_only_and_never_the_target():
+    """The FDM reads the embedding detached: without its use of z, no gradient reaches it."""
+    objective = build(LAOM)
+    for projection in objective.fdm.mlp.projections:
+        projection.weight.data[:, -LAOM.latent_action_dim :] = 0
+    objective(moving_square_windows(8, 0)).loss.backward()
+    assert all(p.grad.abs().max() == 0 for p in objective.encoder.parameters())
+    assert all(p.grad is None for p in objective.target_encoder.parameters())
+
+
+def test_laom_infers_from_the_future_and_predicts_the_next_observation():
+    objective = build(LAOM).eval()
+    window = moving_square_windows(8, 0, max_offset_steps=5)
+    with torch.no_grad():
+        embedding, future = objective.encoder(window.obs), objective.encoder(window.future_obs)
+        predicted = objective.fdm(embedding, objective.idm(embedding, future))
+        target = objective.target_encoder(window.next_obs)
+        loss = objective(window).loss
+    torch.testing.assert_close(loss, (predicted - target).square().mean())
+
+
+def test_laom_lets_the_target_encoder_follow_slowly():
+    objective = build(LAOM)
+    before = [p.clone() for p in objective.target_encoder.parameters()]
+    for parameter in objective.encoder.parameters():
+        parameter.data += 1
+    objective.after_step()
+    for old, new in zip(before, objective.target_encoder.parameters(), strict=True):
+        torch.testing.assert_close(new - old, torch.full_like(old, 0.01), atol=1e-5, rtol=0)
+
+
+def test_laom_refuses_a_decay_out_of_range_and_explains_tau():
+    with pytest.raises(ValueError, match=r"target_ema_decay must be in \[0, 1\], got 1.5.*tau"):
+        LaomConfig(target_ema_decay=1.5)
