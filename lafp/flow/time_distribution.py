@@ -71,8 +71,7 @@ class BetaTimeConfig:
 
     name: str = "beta"
     alpha: float = 1.0
-    """Below ``beta`` moves weight towards noise (pi0, arXiv:2410.24164, has 1 and 1.5 in our
-    direction of time)."""
+    """Below ``beta`` moves weight towards noise (pi0, arXiv:2410.24164: 1 and 1.5)."""
     beta: float = 1.5
 
     def __post_init__(self) -> None:

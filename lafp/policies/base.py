@@ -22,6 +22,7 @@ from lafp.types import LossOutput, ObsSpec, PolicyState
 class PolicyConfig:
     """What all policies share, so that comparisons between them are fair."""
 
+    name: str
     encoder: Any = choice(ENCODERS)
     hidden_dims: tuple[int, ...] = (256, 256)
     """Widths of the head's hidden layers."""

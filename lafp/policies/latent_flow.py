@@ -27,7 +27,7 @@ Noise = Literal["fresh", "persistent", "warm_start"]
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFlowConfig(PolicyConfig):
-    """Flow matching on standardized latent actions. The last five matter only when it acts."""
+    """Flow matching on standardized latent actions. The last four matter only when it acts."""
 
     name: str = "latent_flow"
     prediction: Literal["velocity", "x"] = "velocity"
@@ -42,8 +42,9 @@ class LatentFlowConfig(PolicyConfig):
     noise: Noise = "fresh"
     """Where the solver starts: new noise at each step of an episode, one noise per episode, or
     on the way to the previous latent action."""
-    warm_start_time: float = 0.5
-    """Flow time at which `warm_start` begins; it takes only the steps that are left from there."""
+    warm_start_time: float = 0.2
+    """Flow time at which `warm_start` begins; it takes only the steps that are left from there.
+    The later, the smoother, and the worse at a fork: the last action votes for going on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,44 @@
+"""Every shipped config of both jobs is valid, is a run of its own, and compares fairly."""
+
+from pathlib import Path
+
+import pytest
+
+from lafp.config import load_config
+from lafp.train.tasks.decoder import TrainDecoderConfig
+from lafp.train.tasks.policy import TrainPolicyConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SCHEMAS = {"train_policy": TrainPolicyConfig, "train_decoder": TrainDecoderConfig}
+
+
+def loaded(folder):
+    return {p.stem: load_config(SCHEMAS[folder], p) for p in (CONFIGS / folder).glob("*.yaml")}
+
+
+@pytest.mark.parametrize("folder", SCHEMAS)
+def test_no_two_configs_are_the_same_run(folder):
+    configs = loaded(folder)
+    assert configs and len(set(configs.values())) == len(configs)
+
+
+@pytest.mark.parametrize("prefix", ["", "slalom_"])
+def test_the_baseline_has_the_encoder_head_data_and_updates_of_the_flow_policy(prefix):
+    configs = loaded("train_policy")
+    bc, flow = configs[f"{prefix}latent_bc"], configs[f"{prefix}latent_flow"]
+    assert (bc.train, bc.window) == (flow.train, flow.window)
+    assert bc.policy.encoder == flow.policy.encoder
+    assert bc.policy.hidden_dims == flow.policy.hidden_dims
+
+
+def test_decoders_of_one_comparison_differ_in_policy_and_anchor_alone():
+    decoders = [cfg for name, cfg in loaded("train_decoder").items() if name.startswith("slalom_")]
+    assert {(cfg.policy, cfg.anchor_time) for cfg in decoders} == {
+        ("latent_bc", 0),
+        ("latent_bc", 1),
+        ("latent_flow", 0),
+        ("latent_flow", 0.5),
+        ("latent_flow", 1),
+    }
+    shared = {(cfg.train, cfg.decoder, cfg.label_fraction, cfg.label_seed) for cfg in decoders}
+    assert len(shared) == 1
