@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 GAP_PX = 3
+BRIGHTER, DARKER = (40, 70, 190), (225, 110, 20)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -42,23 +43,19 @@ def paint_change(signed_HW: np.ndarray, scale: float) -> np.ndarray:
         signed_HW: float [H, W].
         scale: Change that gets full colour.
     """
-    share = np.clip(signed_HW / max(scale, 1e-6), -1, 1)
-    return _colored("PuOr", 0.5 + 0.5 * share)
+    return _blend(np.full((*signed_HW.shape, 1), 244.0), signed_HW, scale)
 
 
 def overlay_change(frame: np.ndarray, signed_HW: np.ndarray, scale: float) -> np.ndarray:
     """The frame in pale grey with what changed in colour on top."""
-    share_HW1 = np.clip(np.abs(signed_HW) / max(scale, 1e-6), 0, 1)[..., None] ** 0.7
-    grey_HW1 = 90 + 0.6 * (frame @ _LUMA)[..., None]
-    color = np.where(signed_HW[..., None] > 0, (40, 70, 190), (225, 110, 20))
-    return ((1 - share_HW1) * grey_HW1 + share_HW1 * color).clip(0, 255).astype(np.uint8)
+    return _blend(90 + 0.6 * (frame @ _LUMA)[..., None], signed_HW, scale)
 
 
 def overlay_heat(frame: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
     """The frame in dim grey with a heat map of [0, 1] on top."""
     heat_HW1 = np.clip(heat_HW, 0, 1)[..., None]
     grey_HW1 = 0.45 * (frame @ _LUMA)[..., None]
-    color = _colored("inferno", 0.15 + 0.85 * heat_HW1[..., 0])
+    color = np.asarray(colormaps["inferno"](0.15 + 0.85 * heat_HW1[..., 0]))[..., :3] * 255
     return ((1 - heat_HW1) * grey_HW1 + heat_HW1 * color).clip(0, 255).astype(np.uint8)
 
 
@@ -96,5 +93,8 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _colored(name: str, share_HW: np.ndarray) -> np.ndarray:
-    return (np.asarray(colormaps[name](share_HW))[..., :3] * 255).astype(np.uint8)
+def _blend(ground_HW1: np.ndarray, signed_HW: np.ndarray, scale: float) -> np.ndarray:
+    # A power below 1: small changes stay visible beside large ones.
+    share_HW1 = np.clip(np.abs(signed_HW) / max(scale, 1e-6), 0, 1)[..., None] ** 0.7
+    color = np.where(signed_HW[..., None] > 0, BRIGHTER, DARKER)
+    return ((1 - share_HW1) * ground_HW1 + share_HW1 * color).clip(0, 255).astype(np.uint8)

@@ -68,8 +68,13 @@ class RunRecord:
     @classmethod
     def read(cls, uri: str) -> "RunRecord":
         """Finds the begun stages of a run."""
-        names = ["demonstrations", "shards/videos", "shards/labeled", "lam"]
-        names += _models(uri, "policy") + _models(uri, "decoder") + ["evaluation"]
+        below = {
+            folder: [f"{folder}/{name}" for name in storage.list_folders(storage.join(uri, folder))]
+            for folder in ("shards", "policy", "decoder")
+        }
+        shards = sorted(below["shards"], key=lambda name: name != "shards/videos")
+        names = ["demonstrations", *shards, "lam", *below["policy"], *below["decoder"]]
+        names.append("evaluation")
         stages = (StageRecord(storage.join(uri, name), name) for name in names)
         return cls(uri, tuple(stage for stage in stages if stage.is_begun))
 
@@ -86,11 +91,3 @@ class RunRecord:
         """The complete stages ``folder/...``, e.g. all policies."""
         prefix = folder + "/"
         return [s for s in self.stages if s.name.startswith(prefix) and s.summary is not None]
-
-
-def _models(uri: str, folder: str) -> list[str]:
-    root = storage.join(uri, folder)
-    if not storage.exists(root):
-        return []
-    names = {info.uri.removeprefix(root + "/").split("/")[0] for info in storage.list_files(root)}
-    return [f"{folder}/{name}" for name in sorted(names)]

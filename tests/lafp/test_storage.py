@@ -40,6 +40,13 @@ def test_listing_is_recursive_sorted_and_leaves_hidden_files_out(root):
     assert {item.num_bytes for item in listed} == {1}
 
 
+def test_folders_directly_below_are_listed_without_what_is_inside(root):
+    for name in ("b/c/2.txt", "a/1.txt", "top.txt", ".hidden/x"):
+        storage.write_bytes(storage.join(root, name), b"1")
+    assert storage.list_folders(root) == ["a", "b"]
+    assert storage.list_folders(storage.join(root, "missing")) == []
+
+
 def test_missing_files_are_told_apart_from_empty_ones(root):
     uri = storage.join(root, "missing")
     assert not storage.exists(uri)

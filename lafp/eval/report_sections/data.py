@@ -29,16 +29,11 @@ from lafp.video import decode_clip
 
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE_PX = 8, 3, 112
 MAX_REJECTS_SHOWN = 14
-_TITLES = {
-    "shards/videos": ("Videos", "The videos"),
-    "shards/labeled": ("Labels", "The labeled episodes"),
-}
 
 
 def sections(run: RunRecord) -> list[Section]:
     """One section per preprocessed source."""
-    stages = (run.complete(name) for name in _TITLES)
-    return [source_section(stage) for stage in stages if stage]
+    return [source_section(stage) for stage in run.complete_below("shards")]
 
 
 def source_section(stage: StageRecord) -> Section:
@@ -54,12 +49,17 @@ def source_section(stage: StageRecord) -> Section:
     )
     blocks: list[Block] = [Text(text=_in_words(spec, clips)), *_funnel(clips, rejects)]
     blocks += [_contact_sheet(stage, spec)]
-    if stage.name == "shards/videos":
+    if not spec.action:
         blocks.append(_distributions(clips))
     if rejects["reason"]:
         blocks.append(_rejects_table(rejects))
-    short, title = _TITLES[stage.name]
-    return Section(id=stage.name.replace("/", "-"), short=short, title=title, blocks=blocks)
+    name = stage.name.rpartition("/")[2]
+    return Section(
+        id=stage.name.replace("/", "-"),
+        short=f"Data: {name}",
+        title=f"What went in: {name}",
+        blocks=blocks,
+    )
 
 
 def _columns(stage: StageRecord, file: str, names: Sequence[str]) -> dict[str, list[Any]]:
@@ -96,7 +96,7 @@ def _funnel(
     if not spans:
         return [Text(text=f"Nothing was rejected: all {duration(total)} of video became clips.")]
     reasons = sorted(spans, key=lambda reason: -seconds[reason])
-    labels = ["kept as clips", *(f"rejected: {reason}" for reason in reasons)]
+    labels = ["kept as clips", *(f"rejected: {_words(reason)}" for reason in reasons)]
     values = [kept, *(seconds[reason] for reason in reasons)]
     counts = [f"{num_clips:,} clips", *(_spans(spans[reason]) for reason in reasons)]
     notes = [
@@ -169,13 +169,17 @@ def _rejects_table(rejects: Mapping[str, Sequence[Any]]) -> Table:
             start, end = rejects["start_s"][i], rejects["end_s"][i]
             span = f"{start:.1f} to {end:.1f} s" if end > start else NO_VALUE
             name = str(rejects["video_uri"][i]).rpartition("/")[2]
-            body.append([reason, name, _shortened(rejects["detail"][i]), span])
+            body.append([_words(reason), name, _shortened(rejects["detail"][i]), span])
     return Table(
         head=["Reason", "Video", "Detail", "Span"],
         rows=body,
         num_text_columns=3,
         caption=f"{len(body)} of {len(rejects['reason']):,} rejects.",
     )
+
+
+def _words(reason: str) -> str:
+    return reason.replace("_", " ")
 
 
 def _spans(number: int) -> str:

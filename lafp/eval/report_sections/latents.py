@@ -185,7 +185,7 @@ def views_section(run: RunRecord, views: Mapping[str, Any] | None) -> Section | 
     step = f", {1000 * views['step_s']:.0f} ms apart" if views["step_s"] else ""
     blocks: list[Block] = [
         Text(
-            text=f"From {views['num_pairs']:,} frame pairs (o_t, o_t+1){step}, drawn from "
+            text=f"From {views['num_pairs']:,} pairs of neighbouring frames{step}, drawn from "
             f"{views['num_clips']} {_split_of(views)} clips of {views['num_videos']} videos. No "
             "labels needed."
         ),

@@ -31,8 +31,7 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
 def in_words(run: RunRecord) -> str:
     """What was run, in one paragraph, from the stages that are complete."""
     sentences = []
-    if shards := run.complete("shards/videos"):
-        sentences.append(_shards_in_words(shards))
+    sentences += [_shards_in_words(stage) for stage in run.complete_below("shards")]
     if lam := run.complete("lam"):
         sentences.append(_lam_in_words(lam))
     policies = [_last(stage.name) for stage in run.complete_below("policy")]
@@ -58,8 +57,8 @@ def _shards_in_words(stage: StageRecord) -> str:
     spec = open_shard_set(stage.uri)
     rate = f" at {spec.fps:g} frames/s" if spec.fps else ""
     return (
-        f"Cut videos into {sum(spec.num_clips.values()):,} clips ({duration(3600 * spec.num_hours)}"
-        f", {spec.width_px}{TIMES}{spec.height_px} px{rate})."
+        f"Made {sum(spec.num_clips.values()):,} clips of {_last(stage.name)}"
+        f" ({duration(3600 * spec.num_hours)}, {spec.width_px}{TIMES}{spec.height_px} px{rate})."
     )
 
 

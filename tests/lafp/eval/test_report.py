@@ -94,7 +94,7 @@ def test_videos_without_labels_or_environment_report_what_the_lam_learned(video_
     assert summary["sections"] == ["latents", "shards-videos", "training", "time", "files"]
     assert "assuming no change" in summary["headline"]
     html = read_report(video_run)
-    assert "near_duplicate" in html
+    assert "near duplicate" in html
     assert "slalom" not in html.lower()
 
 
