@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,25 +57,63 @@ def write_shard_set(
         seed: Of the dots.
         num_val_clips: How many clips are held out.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lengths = np.random.default_rng(seed).integers(frames[0], frames[1] + 1, num_clips)
     lengths[0] = frames[1]
-    num_train = num_clips - num_val_clips
-    splits = {split: range(num_train), "val": range(num_train, num_clips)}
+    clips = []
+    for index, length in enumerate(lengths):
+        pixels, steps = moving_dot(int(length), seed * 10_000 + index, size_px)
+        is_held_out = index >= num_clips - num_val_clips
+        clips.append(
+            SyntheticClip(
+                frames=pixels,
+                true_action=steps if has_labels else None,
+                split="val" if is_held_out else split,
+            )
+        )
+    return write_clips(folder, clips, clips_per_shard, seed, max_action=2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticClip:
+    """Frames uint8 [T, H, W, 3], and actions float32 [T, A] if labeled."""
+
+    frames: np.ndarray
+    true_action: np.ndarray | None
+    split: str
+
+
+def write_clips(
+    folder: Path, clips: list[SyntheticClip], clips_per_shard: int, seed: int, max_action: float
+) -> str:
+    """Writes a finished shard set of clips of one size and returns its URI.
+
+    Args:
+        folder: Made where it is missing.
+        clips: All labeled, or none.
+        clips_per_shard: The last shard of a split may hold fewer.
+        seed: Of the clip ids.
+        max_action: Bound of the actions, in every dimension.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    indices = range(len(clips))
+    of_split = {
+        split: [i for i in indices if clips[i].split == split]
+        for split in dict.fromkeys(clip.split for clip in clips)
+    }
     shards = [
-        (name, indices[first : first + clips_per_shard])
-        for name, indices in splits.items()
-        for first in range(0, len(indices), clips_per_shard)
+        (split, members[first : first + clips_per_shard])
+        for split, members in of_split.items()
+        for first in range(0, len(members), clips_per_shard)
     ]
     entries, records = [], []
-    for split, indices in shards:
+    for split, members in shards:
         name = f"{split}-{len(entries):06d}.tar"
         writer = ShardWriter(folder / name)
-        for index in indices:
-            pixels, steps = moving_dot(int(lengths[index]), seed * 10_000 + index, size_px)
-            video = encode_clip(pixels, FPS, EncodeConfig(crf=0, pixel_format="yuv444p"))
-            labels = Labels(true_action=steps) if has_labels else None
-            records.append(_record(seed, index, pixels, len(video), split, has_labels))
+        for index in members:
+            clip = clips[index]
+            video = encode_clip(clip.frames, FPS, EncodeConfig(crf=0, pixel_format="yuv444p"))
+            labels = None if clip.true_action is None else Labels(true_action=clip.true_action)
+            records.append(_record(seed, index, clip, len(video)))
             writer.add(records[-1], video, labels)
         writer.close()
         entry = ShardEntry(
@@ -90,29 +128,38 @@ def write_shard_set(
         (folder / name.replace(".tar", ".json")).write_text(entry.to_json())
         entries.append(entry)
     pq.write_table(pa.Table.from_pylist([asdict(r) for r in records]), folder / "clips.parquet")
-    _write_set(folder, entries, lengths, size_px, has_labels)
+    _write_set(folder, entries, clips, max_action)
     return str(folder)
 
 
-def _write_set(folder, entries, lengths, size_px, has_labels) -> None:
+def _write_set(folder, entries, clips, max_action) -> None:
     columns = ("shard", "split", "num_clips", "num_frames", "num_bytes", "sha256")
     rows = [{name: getattr(entry, name) for name in columns} for entry in entries]
     pq.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
-    action = {"dim": 2, "is_discrete": False, "low": [-2.0, -2.0], "high": [2.0, 2.0]}
-    action |= {"mean": [0.0, 0.0], "std": [1.4, 1.4]}
+    lengths = [len(clip.frames) for clip in clips]
     spec = ShardSet(
         source="synthetic",
-        width_px=size_px,
-        height_px=size_px,
+        width_px=clips[0].frames.shape[2],
+        height_px=clips[0].frames.shape[1],
         fps=FPS,
         num_clips=_totals(entries, "num_clips"),
         num_frames=_totals(entries, "num_frames"),
-        num_hours=float(lengths.sum()) / FPS / 3600,
-        min_clip_frames=int(lengths.min()),
-        max_clip_frames=int(lengths.max()),
-        action=action if has_labels else None,
+        num_hours=sum(lengths) / FPS / 3600,
+        min_clip_frames=min(lengths),
+        max_clip_frames=max(lengths),
+        action=_action(clips, max_action),
     )
     (folder / "shard_set.json").write_text(spec.to_json())
+
+
+def _action(clips, max_action) -> dict | None:
+    if clips[0].true_action is None:
+        return None
+    rows = np.concatenate([clip.true_action[:-1] for clip in clips])
+    dim = rows.shape[1]
+    bounds = {"low": [-max_action] * dim, "high": [max_action] * dim}
+    statistics = {"mean": rows.mean(0).tolist(), "std": rows.std(0).tolist()}
+    return {"dim": dim, "is_discrete": False, **bounds, **statistics}
 
 
 def _totals(entries, field) -> dict[str, int]:
@@ -122,16 +169,16 @@ def _totals(entries, field) -> dict[str, int]:
     return dict(totals)
 
 
-def _record(seed, index, pixels, num_bytes, split, has_labels) -> ClipRecord:
+def _record(seed, index, clip, num_bytes) -> ClipRecord:
     clip_id = hashlib.sha256(f"{seed}/{index}".encode()).hexdigest()[:32]
-    num_frames, height, width = pixels.shape[:3]
+    num_frames, height, width = clip.frames.shape[:3]
     return ClipRecord(
         clip_id=clip_id,
         video_id=clip_id,
         video_uri=f"synthetic/{index}.mp4",
         source="synthetic",
         episode_id=clip_id,
-        split=split,
+        split=clip.split,
         start_s=0.0,
         end_s=num_frames / FPS,
         fps=FPS,
@@ -143,6 +190,6 @@ def _record(seed, index, pixels, num_bytes, split, has_labels) -> ClipRecord:
         source_height_px=height,
         source_codec="h264",
         motion=0.1,
-        has_labels=has_labels,
+        has_labels=clip.true_action is not None,
         num_bytes=num_bytes,
     )

@@ -1,0 +1,225 @@
+"""The LAM task, through the real loop and real shards."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lafp.config import ConfigError, config_from_dict, load_config
+from lafp.envs.slalom import Slalom, SlalomConfig
+from lafp.eval.lam_probe import LamProbe, ProbeConfig
+from lafp.lam import load_lam
+from lafp.train.context import LocalContext
+from lafp.train.loop import train
+from lafp.train.tasks.lam import LamTask, TrainLamConfig, obs_spec
+from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("videos")
+    return write_shard_set(folder, num_clips=40, num_val_clips=4, frames=(8, 12))
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("labeled")
+    return write_shard_set(
+        folder, num_clips=24, num_val_clips=8, frames=(8, 12), has_labels=True, seed=1
+    )
+
+
+def lam_config(objective: str = "lapo", num_steps: int = 3, **supervision) -> TrainLamConfig:
+    objectives = {
+        "lapo": {
+            "name": "lapo",
+            "latent_action_dim": 8,
+            "encoder": {"name": "small_cnn", "channels": [8, 16], "embed_dim": 32},
+            "idm_input": "difference",
+            "fdm": {"channels": [8, 16]},
+            "target": "residual",
+            "bottleneck": {"name": "vq", "num_codes": 8},
+        },
+        "laom": {
+            "name": "laom",
+            "latent_action_dim": 8,
+            "encoder": {"name": "strided_resnet", "channels": [8, 8], "scale": 1},
+            "idm": {"hidden_dim": 16},
+            "fdm": {"hidden_dim": 16},
+        },
+    }
+    raw = {
+        "objective": objectives[objective],
+        "window": {"windows_per_clip": 2, "max_offset_steps": 3 if objective == "laom" else 1},
+        "supervision": {"batch_size": 8} | supervision,
+        "train": {
+            "num_steps": num_steps,
+            "global_batch_size": 8,
+            "optim": {"lr": 2e-3},
+            "report_every_steps": 1000,
+            "evaluate_every_steps": 1000,
+            "checkpoint_every_steps": 1000,
+        },
+    }
+    return config_from_dict(TrainLamConfig, raw)
+
+
+def run(cfg: TrainLamConfig, shards: str, labeled: str | None, folder) -> dict[str, float]:
+    return train(cfg.train, LamTask(cfg, shards, labeled), LocalContext(str(folder)))
+
+
+@pytest.mark.parametrize("objective", ["lapo", "laom"])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_every_objective_trains_with_and_without_supervision(
+    objective, weight, shards, labeled, tmp_path
+):
+    metrics = run(lam_config(objective, weight=weight), shards, labeled, tmp_path)
+    assert metrics["step"] == 3
+    assert {"loss", "fdm_loss", "val/loss", "probe/r2", "probe/r2_random_lam"} <= set(metrics)
+    assert ("supervision_loss" in metrics) == (weight > 0)
+
+
+def test_without_labeled_shards_there_is_no_probe(shards, tmp_path):
+    metrics = run(lam_config(), shards, None, tmp_path)
+    assert "val/loss" in metrics
+    assert not any(name.startswith("probe/") for name in metrics)
+
+
+@pytest.mark.parametrize("objective", ["lapo", "laom"])
+def test_a_loaded_lam_labels_as_the_trained_one_did(objective, shards, labeled, tmp_path):
+    cfg = lam_config(objective, weight=0.1)
+    task = LamTask(cfg, shards, labeled)
+    train(cfg.train, task, LocalContext(str(tmp_path)))
+    lam = load_lam(str(tmp_path))
+    assert lam.obs == obs_spec(shards, 1)
+    obs, next_obs = torch.rand(2, 4, 3, 16, 16) * 2 - 1
+    trained = task.module.objective.eval()
+    with torch.no_grad():
+        expected = trained.label(obs, next_obs)
+        torch.testing.assert_close(lam.embed(obs), trained.embed(obs))
+    latent = lam.label(obs, next_obs)
+    torch.testing.assert_close(latent, expected)
+    assert latent.shape == (4, lam.latent_action_dim) and not latent.requires_grad
+
+
+def test_the_export_holds_no_label_made_weights(shards, labeled, tmp_path):
+    run(lam_config(weight=0.1), shards, labeled, tmp_path)
+    names = load_lam(str(tmp_path)).objective.state_dict()
+    assert not any("action_head" in name for name in names)
+
+
+def test_supervision_sees_only_the_chosen_share_of_the_labels(shards, labeled):
+    task = LamTask(lam_config(weight=0.1, label_fraction=0.25), shards, labeled)
+    demand = task.demands()["labeled"]
+    assert demand.order.num_clips == 4
+    assert demand.clips_per_step == 4
+
+
+def slalom_clips(num_episodes: int) -> list[SyntheticClip]:
+    """Demonstrations with actions; every fourth is held out."""
+    env = Slalom(SlalomConfig())
+    frames, actions = [env.reset(np.arange(num_episodes))], []
+    for _ in range(env.max_steps):
+        actions.append(env.expert())
+        result = env.step(actions[-1])
+        frames.append(result.obs)
+        if result.done.all():
+            break
+    actions.append(np.zeros_like(actions[0]))
+    # Shorter than any episode, so that no agent stands still at its goal.
+    frames_NTHWC, actions_NTA = np.stack(frames, 1)[:, :18], np.stack(actions, 1)[:, :18]
+    return [
+        SyntheticClip(frames=f, true_action=a, split="val" if i % 4 == 0 else "train")
+        for i, (f, a) in enumerate(zip(frames_NTHWC, actions_NTA, strict=True))
+    ]
+
+
+def test_supervised_latents_predict_actions_of_held_out_episodes_beyond_the_controls(tmp_path):
+    torch.set_num_threads(1)
+    uri = write_clips(tmp_path / "slalom", slalom_clips(40), 100, seed=0, max_action=1.0)
+    path = Path(__file__).parents[4] / "configs" / "train_lam" / "slalom.yaml"
+    small = ["train.num_steps=120", "train.global_batch_size=32", "supervision.batch_size=32"]
+    cfg = load_config(
+        TrainLamConfig, path, [*small, "train.num_workers=1", "train.engine.name=ddp"]
+    )
+    metrics = run(cfg, uri, uri, tmp_path / "lam")
+    assert metrics["probe/r2"] > 0.9
+    assert metrics["probe/r2_low"] > metrics["probe/r2_obs_embedding"] + 0.1
+    assert metrics["probe/r2_low"] > metrics["probe/r2_random_lam"] + 0.1
+
+
+def test_the_initial_weights_depend_on_the_seed_alone(shards):
+    cfg = lam_config()
+    torch.manual_seed(1)
+    first = LamTask(cfg, shards, None).module.state_dict()
+    torch.manual_seed(2)
+    second = LamTask(cfg, shards, None).module.state_dict()
+    other = LamTask(
+        replace(cfg, train=replace(cfg.train, seed=5)), shards, None
+    ).module.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["objective.idm.head.weight"], other["objective.idm.head.weight"])
+
+
+def test_labeled_windows_are_pairs_one_step_apart_with_their_action(shards, labeled, tmp_path):
+    task = LamTask(lam_config("laom", weight=0.1), shards, labeled)
+    batches = LocalContext(str(tmp_path)).clips(task.demands(), 1, 0)
+    inputs = task.inputs(next(batches))
+    assert inputs.labeled.offset_steps.max() == 1
+    assert inputs.window.offset_steps.max() > 1
+    assert inputs.labeled.true_action.shape == (8, 2)
+    assert inputs.window.true_action is None
+
+
+def test_the_probe_gives_the_same_numbers_twice(shards, labeled):
+    objective = LamTask(lam_config(), shards, labeled).module.objective
+    probe = LamProbe(labeled, ProbeConfig(), seed=0)
+    assert probe.skipped is None
+    assert probe.measure(objective) == probe.measure(objective)
+    assert objective.training
+
+
+def test_the_probe_takes_every_transition_or_a_thinned_out_share(labeled, shards):
+    objective = LamTask(lam_config(), shards, labeled).module.objective
+    everything = LamProbe(labeled, ProbeConfig(), seed=0).measure(objective)
+    thinned = LamProbe(labeled, ProbeConfig(max_transitions=16), seed=0).measure(objective)
+    assert everything["probe/n"] > 50
+    assert thinned["probe/n"] == 16
+    assert everything["probe/num_episodes"] == thinned["probe/num_episodes"] == 8
+
+
+def test_the_probe_is_skipped_with_a_reason_where_nothing_is_held_out(shards, tmp_path):
+    uri = write_shard_set(tmp_path, num_clips=4, frames=(3, 4), has_labels=True)
+    probe = LamProbe(uri, ProbeConfig(), seed=0)
+    assert probe.skipped == "0 labeled val episodes, the probe needs 1"
+    assert probe.measure(LamTask(lam_config(), shards, None).module.objective) == {}
+
+
+def test_supervision_without_labels_is_refused(shards):
+    with pytest.raises(ConfigError, match="no labeled shards"):
+        LamTask(lam_config(weight=0.1), shards, None)
+
+
+def test_videos_as_labeled_shards_are_refused(shards):
+    with pytest.raises(ConfigError, match="no actions"):
+        LamTask(lam_config(), shards, shards)
+
+
+def test_labeled_frames_of_another_size_are_refused(shards, tmp_path):
+    other = write_shard_set(tmp_path, num_clips=4, frames=(3, 4), size_px=32, has_labels=True)
+    with pytest.raises(ConfigError, match=r"32x32 px at 10 per second.*16x16"):
+        LamTask(lam_config(), shards, other)
+
+
+def test_an_objective_that_does_not_fit_its_latent_size_is_a_config_error(shards):
+    cfg = lam_config()
+    cfg = replace(cfg, objective=replace(cfg.objective, latent_action_dim=7))
+    with pytest.raises(ConfigError, match="objective: latent_action_dim must be a multiple"):
+        LamTask(cfg, shards, None)
+
+
+def test_a_batch_that_is_no_whole_number_of_clips_is_refused():
+    with pytest.raises(ConfigError, match="no multiple of window"):
+        lam_config(batch_size=7)
