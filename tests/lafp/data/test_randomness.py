@@ -1,6 +1,12 @@
 import numpy as np
 
-from lafp.data.randomness import derive_seed, keyed_permutation, keyed_uint64, keyed_uniform
+from lafp.data.randomness import (
+    derive_seed,
+    keyed_normal,
+    keyed_permutation,
+    keyed_uint64,
+    keyed_uniform,
+)
 
 
 def test_draws_are_uniform():
@@ -43,3 +49,12 @@ def test_draws_never_change():
     """Runs are resumed by later versions: these numbers are a file format."""
     assert keyed_uint64(1, 2, 3) == np.uint64(15020427595393229491)
     assert derive_seed("decoder", 7) == 1383241437782287550
+
+
+def test_keyed_normal_is_a_standard_normal_that_depends_on_its_keys_alone():
+    draws = keyed_normal(3, np.arange(40_000))
+    assert abs(draws.mean()) < 0.02
+    assert abs(draws.std() - 1) < 0.02
+    assert abs((draws < -1.645).mean() - 0.05) < 0.005
+    np.testing.assert_array_equal(draws[100:110], keyed_normal(3, np.arange(100, 110)))
+    assert abs(np.corrcoef(draws, keyed_normal(4, np.arange(40_000)))[0, 1]) < 0.02
