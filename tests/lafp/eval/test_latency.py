@@ -1,17 +1,23 @@
-import time
-
 import pytest
 
 from lafp.eval.latency import NUM_WARMUP_ROUNDS, measure_latency
 
 
-def test_medians_and_ratios_are_those_of_the_calls():
-    calls = {"fast": lambda: time.sleep(0.004), "slow": lambda: time.sleep(0.012)}
-    latency = measure_latency(calls, num_rounds=9, baseline="fast")
-    assert latency["fast"].median_ms == pytest.approx(4, rel=0.5)
-    assert latency["slow"].ratio == pytest.approx(3, rel=0.5)
-    assert latency["fast"].ratio == 1.0
-    assert latency["slow"].num_rounds == 9
+def test_medians_and_ratios_are_those_of_the_calls(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    durations_s = {"bc": iter([0.004] * 6 + [0.5] * 2), "flow": iter([0.005] * 6 + [0.75] * 2)}
+
+    def call(name):
+        now[0] += next(durations_s[name])
+
+    calls = {name: lambda name=name: call(name) for name in durations_s}
+    latency = measure_latency(calls, num_rounds=5, baseline="bc")
+    assert latency["bc"].median_ms == pytest.approx(4)
+    assert latency["bc"].ratio == 1.0
+    assert latency["flow"].median_ms == pytest.approx(5)
+    assert latency["flow"].ratio == pytest.approx(1.25), "a busy spell hits both of a round"
+    assert latency["flow"].num_rounds == 5
 
 
 def test_calls_are_interleaved_and_take_turns_at_the_start():
