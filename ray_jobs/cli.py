@@ -12,7 +12,7 @@ from lafp.config_help import describe
 from lafp.run_dir import RunDir
 from lafp.storage import StorageError
 from ray_jobs.cluster import check
-from ray_jobs.job import Job, execute
+from ray_jobs.job import Job, JobError, execute
 
 
 def main(job: Job, doc: str | None) -> None:
@@ -22,6 +22,9 @@ def main(job: Job, doc: str | None) -> None:
     except ConfigError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
+    except JobError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
     except StorageError as error:
         print(f"Error: {error}\nRun the same command again to resume.", file=sys.stderr)
         sys.exit(1)

@@ -11,6 +11,10 @@ from lafp.run_dir import RunDir, StageDir, StageState
 from ray_jobs.cluster import Demand, connect
 
 
+class JobError(RuntimeError):
+    """A job stopped on its own account. The message is for the user."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One stage of the system as a command."""

@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import shutil
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -57,9 +60,15 @@ class ToyTask:
     """Trains a ``ToyModule`` on the clips of one shard set, or of two."""
 
     def __init__(
-        self, shards: str, clips_per_step: int = 4, labeled: str | None = None, width: int = 16
+        self,
+        shards: str,
+        clips_per_step: int = 4,
+        labeled: str | None = None,
+        width: int = 16,
+        export_to: str | None = None,
     ) -> None:
         self.module = ToyModule(width)
+        self._export_to = export_to
         self._demands = {"videos": demand(shards, clips_per_step)}
         if labeled:
             self._demands["labeled"] = demand(labeled, 2)
@@ -75,8 +84,42 @@ class ToyTask:
         return {"eval/weight_norm": float(module.head.weight.norm())}
 
     def export(self, module, uri: str, metrics) -> None:
-        torch.save(module.state_dict(), uri + "/toy.pt")
+        torch.save(module.state_dict(), (self._export_to or uri) + "/toy.pt")
         storage.write_text(uri + "/toy.json", json.dumps(metrics))
+
+
+class KillingTask(ToyTask):
+    """Kills its own process, once, where step ``at_step`` (from 0) begins."""
+
+    def __init__(self, shards: str, folder: str, rank: int, at_step: int, **kwargs) -> None:
+        super().__init__(shards, **kwargs)
+        self._marker, self._rank, self._at_step = Path(folder) / "killed", rank, at_step
+        self._num_steps = 0
+
+    def inputs(self, clips):
+        is_its_turn = self._num_steps == self._at_step and not self._marker.exists()
+        if is_its_turn and dist.get_rank() == self._rank:
+            self._marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._num_steps += 1
+        return super().inputs(clips)
+
+
+class BrokenTask(ToyTask):
+    """Gives a NaN or raises, always, at step ``at_step`` (from 0) of a run from its start."""
+
+    def __init__(self, shards: str, at_step: int, how: str, **kwargs) -> None:
+        super().__init__(shards, **kwargs)
+        self._steps_left, self._how = at_step + 1, how
+
+    def inputs(self, clips):
+        window = super().inputs(clips)
+        self._steps_left -= 1
+        if self._how == "raise" and self._steps_left <= 0:
+            raise RuntimeError("a broken task")
+        if self._how == "nan" and self._steps_left == 0:
+            window.obs.fill_(float("nan"))
+        return window
 
 
 def demand(shards: str, clips_per_step: int) -> ClipDemand:
@@ -94,8 +137,9 @@ class GroupContext:
         self.uri = uri
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
-    def restore_dir(self) -> Path | None:
-        return max(Path(self.uri).glob("checkpoint-*"), default=None)
+    @contextmanager
+    def restored(self):
+        yield max(Path(self.uri).glob("checkpoint-*"), default=None)
 
     def clips(self, demands, num_rounds, start_step):
         plan = MicroBatchPlan(

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -21,8 +22,8 @@ class TrainContext(Protocol):
     uri: str
     """The stage's folder: metrics and the finished model go there."""
 
-    def restore_dir(self) -> Path | None:
-        """A local copy of the last checkpoint; None at a run's begin."""
+    def restored(self) -> AbstractContextManager[Path | None]:
+        """A local folder with the last checkpoint, within the block; None at a run's begin."""
         ...
 
     def clips(
@@ -34,7 +35,7 @@ class TrainContext(Protocol):
     def report(self, metrics: dict[str, float], checkpoint_dir: Path) -> None:
         """Stores this rank's files of a checkpoint; all ranks call it.
 
-        On return the checkpoint is what ``restore_dir`` gives, even if this process is killed at
+        On return the checkpoint is what ``restored`` gives, even if this process is killed at
         once. The folder is the caller's to delete.
         """
         ...
@@ -57,9 +58,10 @@ class LocalContext:
         self._cache_bytes = cache_bytes
         self._checkpoints = Path(uri) / "checkpoints"
 
-    def restore_dir(self) -> Path | None:
+    @contextmanager
+    def restored(self) -> Iterator[Path | None]:
         """See ``TrainContext``."""
-        return max(self._checkpoints.glob("step-*"), default=None)
+        yield max(self._checkpoints.glob("step-*"), default=None)
 
     def clips(
         self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int

@@ -37,8 +37,8 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
         ConfigError: Batch and workers do not divide, or the checkpoint fits another engine.
     """
     engine: Engine = ENGINES.get(cfg.engine.name)(cfg, task.module, ctx.device)
-    checkpoint = ctx.restore_dir()
-    step = engine.load(checkpoint) if checkpoint else 0
+    with ctx.restored() as checkpoint:
+        step = engine.load(checkpoint) if checkpoint else 0
     log = MetricsLog(ctx.uri, step, cfg.wandb, cfg) if ctx.rank == 0 else None
     metrics = log.last if log else {}
     batches = ctx.clips(task.demands(), cfg.gradient_accumulation, start_step=step)

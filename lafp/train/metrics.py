@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from lafp.config import config_to_dict
 from lafp.types import ClipBatch, LossOutput
 
 FILE = "metrics.jsonl"
+STARTS_FILE = "starts.jsonl"
 NEVER = torch.iinfo(torch.int64).max
 
 
@@ -109,6 +110,8 @@ class Meter:
 class MetricsLog:
     """``metrics.jsonl``: one JSON record per report. Rank 0 writes it.
 
+    Beside it ``starts.jsonl`` says at which steps the run was started and resumed.
+
     Args:
         uri: The stage's folder.
         start_step: Records after it, of a run that was interrupted, are dropped.
@@ -119,8 +122,10 @@ class MetricsLog:
     def __init__(self, uri: str, start_step: int, wandb: str = "off", config: Any = None) -> None:
         self._uri = storage.join(uri, FILE)
         self._records = [r for r in read_metrics(uri) if r["step"] <= start_step]
-        self._text = "".join(json.dumps(record) + "\n" for record in self._records)
+        self._text = _to_lines(self._records)
         storage.write_text(self._uri, self._text)
+        starts = [*read_starts(uri), {"step": start_step, "at": time.time()}]
+        storage.write_text(storage.join(uri, STARTS_FILE), _to_lines(starts))
         self._wandb = _start_wandb(wandb, uri, start_step, config)
 
     @property
@@ -153,11 +158,22 @@ def read_metrics(uri: str) -> list[dict[str, float]]:
 
     A last line that a killed process left unfinished is skipped.
     """
-    path = storage.join(uri, FILE)
-    if not storage.is_file(path):
+    return _from_lines(storage.join(uri, FILE))
+
+
+def read_starts(uri: str) -> list[dict[str, float]]:
+    """The starts of a stage: the step that each began at, and when."""
+    return _from_lines(storage.join(uri, STARTS_FILE))
+
+
+def _to_lines(records: Iterable[Mapping[str, float]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _from_lines(uri: str) -> list[dict[str, float]]:
+    if not storage.is_file(uri):
         return []
-    lines = storage.read_text(path).split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    return [json.loads(line) for line in storage.read_text(uri).split("\n")[:-1] if line]
 
 
 def _is_distributed() -> bool:

@@ -1,0 +1,76 @@
+"""A training worker of Ray Train, seen by the loop as a TrainContext."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConsistencyMode
+from ray.train.torch import get_device
+
+from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader, read_ahead
+from lafp.data.shards import ClipDemand
+from lafp.train.config import TrainConfig
+from lafp.train.context import to_clip_batches
+from lafp.types import ClipBatch
+from ray_jobs.ray_ingest import ray_micro_batches
+
+READ_AHEAD = 4
+"""Micro-batches that a reading thread may hold ready, in mode ``direct``."""
+
+
+class RayTrainContext:
+    """See ``TrainContext``.
+
+    Args:
+        cfg: Which ingest, and how many steps it must last.
+        uri: The stage's folder.
+    """
+
+    def __init__(self, cfg: TrainConfig, uri: str) -> None:
+        self.uri = uri
+        self._cfg = cfg
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = get_device() if cfg.use_gpu else torch.device("cpu")
+
+    @contextmanager
+    def restored(self) -> Iterator[Path | None]:
+        """See ``TrainContext``."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+    def clips(
+        self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int
+    ) -> Iterator[dict[str, ClipBatch]]:
+        """See ``TrainContext``. Ends at the config's last step."""
+        ingest = self._cfg.ingest
+        plan = MicroBatchPlan(
+            demands=demands, rank=self.rank, world_size=self.world_size, num_rounds=num_rounds
+        )
+        # Nobody writes into clips; those in the object store could not even be written into.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        if start_step >= self._cfg.num_steps:
+            return iter(())
+        if ingest.mode == "direct":
+            reader = MicroBatchReader(plan, ingest.cache_bytes)
+            return map(to_clip_batches, read_ahead(reader.read_from(start_step), READ_AHEAD))
+        batches = ray_micro_batches(
+            plan, start_step, self._cfg.num_steps, ingest.num_readers, ingest.cache_bytes
+        )
+        return map(to_clip_batches, batches)
+
+    def report(self, metrics: dict[str, float], checkpoint_dir: Path) -> None:
+        """See ``TrainContext``."""
+        has_files = any(checkpoint_dir.iterdir())
+        checkpoint = Checkpoint.from_directory(checkpoint_dir) if has_files else None
+        ray.train.report(metrics, checkpoint=checkpoint)
+        # The report only lies in this worker's queue until the controller's next poll, and a
+        # worker killed in between would take the checkpoint with it. So wait for the controller.
+        ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)

@@ -1,0 +1,56 @@
+"""Train an action decoder, latent action -> true action, on the few labeled clips.
+
+python -m ray_jobs.train_decoder configs/train_decoder/latent_flow.yaml --run-name lapo-0
+"""
+
+from functools import partial
+from typing import Any
+
+import yaml
+
+from lafp import storage
+from lafp.run_dir import RunDir, StageDir
+from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
+from ray_jobs import train_inputs
+from ray_jobs.cli import main
+from ray_jobs.job import Job
+from ray_jobs.train_inputs import TrainInput
+from ray_jobs.trainer import demand, fit
+
+
+def resolve(cfg: TrainDecoderConfig, run: RunDir) -> tuple[TrainInput, TrainInput, TrainInput]:
+    """The labeled clips, the policy, and the LAM that the policy was trained on."""
+    labeled = train_inputs.resolve(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",))
+    policy = train_inputs.resolve(run, "policy", None, (f"policy/{cfg.policy}",))
+    policy_config = yaml.safe_load(storage.read_text(storage.join(policy.uri, "config.yaml")))
+    return labeled, policy, train_inputs.resolve(run, "lam", policy_config["lam"], ("lam",))
+
+
+def build_task(cfg: TrainDecoderConfig, run: RunDir) -> partial[DecoderTask]:
+    """The task, to be built on every worker."""
+    labeled, policy, lam = resolve(cfg, run)
+    return partial(DecoderTask, cfg, labeled.uri, policy.uri, lam.uri)
+
+
+def plan(cfg: TrainDecoderConfig, run: RunDir) -> list[str]:
+    """What would be trained."""
+    return train_inputs.plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run))
+
+
+def run_stage(cfg: TrainDecoderConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+    """Trains to the end."""
+    return fit(stage, cfg.train, build_task(cfg, run))
+
+
+JOB = Job(
+    name="train_decoder",
+    schema=TrainDecoderConfig,
+    stage=lambda cfg: f"decoder/{cfg.name}",
+    inputs=lambda cfg, run: train_inputs.fingerprints(resolve(cfg, run)),
+    demand=lambda cfg: demand(cfg.train),
+    plan=plan,
+    run=run_stage,
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)

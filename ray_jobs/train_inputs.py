@@ -1,0 +1,79 @@
+"""What a training job reads, and its plan: alike for LAMs, policies and decoders."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lafp import storage
+from lafp.run_dir import RunDir
+from lafp.train.config import TrainConfig
+from lafp.train.task import Task
+
+
+@dataclass(frozen=True)
+class TrainInput:
+    """A finished stage of this run, or a folder elsewhere."""
+
+    name: str
+    uri: str
+    fingerprint: str
+    """Of the stage; of a folder elsewhere, its URI."""
+
+
+def resolve(run: RunDir, name: str, uri: str | None, stages: Iterable[str]) -> TrainInput:
+    """``uri`` if it is given, else the first of the run's ``stages`` that exists.
+
+    Raises:
+        ConfigError: None of the stages is complete.
+    """
+    if uri is not None:
+        return TrainInput(name, storage.absolute(uri), storage.absolute(uri))
+    found = [run.stage(stage) for stage in stages]
+    stage = next((s for s in found if storage.is_file(s.path("provenance.json"))), found[0])
+    return TrainInput(name, stage.uri, stage.fingerprint())
+
+
+def resolve_optional(
+    run: RunDir, name: str, uri: str | None, stages: Iterable[str]
+) -> TrainInput | None:
+    """As ``resolve``, but None when the run has begun none of the stages."""
+    begun = [s for s in stages if storage.is_file(run.stage(s).path("provenance.json"))]
+    return resolve(run, name, uri, begun) if uri or begun else None
+
+
+def fingerprints(inputs: Iterable[TrainInput | None]) -> dict[str, str]:
+    """What a stage records of its inputs."""
+    return {found.name: found.fingerprint for found in inputs if found}
+
+
+def plan(cfg: TrainConfig, task: Task, inputs: Iterable[TrainInput | None]) -> list[str]:
+    """What would be trained, on what, and how."""
+    module = task.module
+    num_trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    lines = [f"{found.name}: {found.uri}" for found in inputs if found]
+    lines.append(f"parameters: {num_trained:,} trained")
+    for name, demand in task.demands().items():
+        num_clips = demand.order.num_clips
+        epochs = cfg.num_steps * demand.clips_per_step / num_clips
+        lines.append(
+            f"clips of stream '{name}': {num_clips:,}, {demand.clips_per_step} per step, "
+            f"{epochs:.3g} epochs"
+        )
+    engine = cfg.engine.name
+    if engine == "deepspeed":
+        engine += f", ZeRO stage {cfg.engine.zero_stage}"
+    where = "GPUs" if cfg.use_gpu else "CPUs"
+    lines += [
+        f"steps: {cfg.num_steps:,} of {cfg.global_batch_size} windows",
+        f"workers: {cfg.num_workers} on {where}, {engine}, {cfg.precision}; "
+        f"micro-batch {cfg.micro_batch_size}, {cfg.gradient_accumulation} per step",
+        f"ingest: {_ingest(cfg)}",
+    ]
+    return lines
+
+
+def _ingest(cfg: TrainConfig) -> str:
+    cache_mib = cfg.ingest.cache_bytes / 2**20
+    if cfg.ingest.mode == "direct":
+        return f"a thread in every worker, keeping up to {cache_mib:,.0f} MiB of decoded frames"
+    num_readers = cfg.num_workers * cfg.ingest.num_readers
+    return f"{num_readers} Ray Data readers, keeping up to {cache_mib:,.0f} MiB each"

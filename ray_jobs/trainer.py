@@ -1,0 +1,182 @@
+"""One training job on Ray Train: workers, checkpoints, failures, progress."""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.randomness import derive_seed
+from lafp.progress import Progress
+from lafp.run_dir import StageDir
+from lafp.train.config import TrainConfig
+from lafp.train.loop import train
+from lafp.train.metrics import NonFiniteLossError, read_metrics, read_starts
+from lafp.train.task import Task
+from ray_jobs.cluster import Demand
+from ray_jobs.job import JobError
+from ray_jobs.ray_context import RayTrainContext
+from ray_jobs.ray_ingest import CPUS_PER_READER
+
+ENVIRONMENT = {
+    # How soon the controller sees reports, deaths and the end. Every checkpoint waits for it.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # A cluster that has to grow first needs longer than the default minute.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+}
+CHECKPOINTS = "checkpoints"
+FAILURES = "failures.jsonl"
+HEADLINES = ("loss", "probe/r2", "val/loss", "val/action_r2_deployed")
+"""Metrics that the progress line shows, as far as a task has them."""
+
+
+def demand(cfg: TrainConfig) -> Demand:
+    """What a training job holds at the same time."""
+    readers = cfg.ingest.num_readers if cfg.ingest.mode == "ray" else 0
+    return Demand(
+        num_cpus=cfg.num_workers * (1 + readers * CPUS_PER_READER),
+        num_gpus=cfg.num_workers if cfg.use_gpu else 0,
+    )
+
+
+def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> dict[str, Any]:
+    """Trains on Ray, from the stage's last checkpoint if there is one, and exports the model.
+
+    Args:
+        stage: Where checkpoints, metrics and the model go.
+        cfg: Training config.
+        build_task: Called on every worker; picklable (a ``functools.partial`` of a Task class).
+
+    Returns:
+        The last value of every metric, and the steps that the run was resumed from.
+
+    Raises:
+        ConfigError: A worker found something that its user must mend.
+        JobError: The loss is not finite, or workers failed more than ``max_failures`` times.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if "RAY_ADDRESS" not in os.environ:  # nobody preempts this machine
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    filesystem, path = storage.pyarrow_filesystem(stage.uri)
+    # The annotations that Ray ships are those of Train's first version, hence the ignores.
+    trainer = TorchTrainer(
+        _train_worker,  # type: ignore[arg-type]
+        train_loop_config={"cfg": cfg, "build_task": build_task, "uri": stage.uri},
+        torch_config=TorchConfig(backend="nccl" if cfg.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=cfg.num_workers, use_gpu=cfg.use_gpu),
+        run_config=RunConfig(
+            name=CHECKPOINTS,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=cfg.num_checkpoints_to_keep),
+            failure_config=FailureConfig(max_failures=cfg.max_failures),
+            callbacks=[FailureLog(stage.path(FAILURES))],  # type: ignore[list-item]
+        ),
+    )
+    sys.stderr.write(f"[{stage.name}] starting {cfg.num_workers} training workers\n")
+    with _progress(stage, cfg.num_steps):
+        try:
+            outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
+        except TrainingFailedError as error:
+            raise JobError(_explain(error, stage)) from error
+    if "config_error" in outcome:
+        raise ConfigError(outcome["config_error"])
+    if "stopped" in outcome:
+        raise JobError(outcome["stopped"])
+    resumed_from = [int(start["step"]) for start in read_starts(stage.uri)[1:]]
+    return outcome["metrics"] | {"resumed_from_steps": resumed_from}
+
+
+def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Runs on every Ray Train worker.
+
+    What cannot succeed by trying again is returned, not raised: Ray Train retries any exception.
+    """
+    cfg: TrainConfig = job["cfg"]
+    torch.manual_seed(derive_seed(cfg.seed, "init"))
+    try:
+        return {"metrics": train(cfg, job["build_task"](), RayTrainContext(cfg, job["uri"]))}
+    except ConfigError as error:
+        return {"config_error": str(error)}
+    except NonFiniteLossError as error:
+        return {"stopped": str(error)}
+
+
+class FailureLog(UserCallback):
+    """Writes down why workers failed, in the controller's process, where the driver can read it."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._lines = ""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """See ``UserCallback``."""
+        for rank, error in worker_exceptions.items():
+            first_line = (str(error).strip() or repr(error)).splitlines()[0]
+            self._lines += json.dumps({"rank": rank, "error": first_line}) + "\n"
+        storage.write_text(self._uri, self._lines)
+
+
+def _explain(error: TrainingFailedError, stage: StageDir) -> str:
+    failures = getattr(error, "worker_failures", {})
+    reasons = [f"worker {rank}: {failure}" for rank, failure in sorted(failures.items())]
+    return (
+        f"Training '{stage.name}' stopped:\n" + "\n".join(reasons or [str(error)]) + "\n"
+        "Run the same command again to resume from the last checkpoint."
+    )
+
+
+@contextmanager
+def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
+    """Shows steps, loss and time left, read from the stage's files while training runs."""
+    stop = threading.Event()
+    interval_s = 10.0 if storage.is_s3(stage.uri) else 1.0
+    num_starts = len(read_starts(stage.uri))
+
+    def show() -> None:
+        nonlocal num_starts
+        progress: Progress | None = None
+        is_last = False
+        while not is_last:
+            is_last = stop.wait(interval_s)
+            starts = read_starts(stage.uri)
+            if len(starts) > num_starts:
+                num_starts, start_step = len(starts), int(starts[-1]["step"])
+                if start_step:
+                    sys.stderr.write(f"[{stage.name}] resuming from step {start_step}\n")
+                progress = Progress(stage.name, num_steps, "steps")
+                progress.update(start_step)
+            if progress and (records := read_metrics(stage.uri)):
+                latest = {name: value for record in records for name, value in record.items()}
+                progress.update(int(latest["step"]), _headline(latest))
+        if progress:
+            progress.__exit__()
+
+    thread = threading.Thread(target=show, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _headline(metrics: dict[str, float]) -> str:
+    shown = [f"{name} {metrics[name]:.3g}" for name in HEADLINES if name in metrics]
+    return "  ".join(shown)

@@ -1,0 +1,188 @@
+"""Training on a real local Ray: engines, ingest, death and resume."""
+
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import torch
+
+from lafp.config import ConfigError
+from lafp.run_dir import StageDir
+from lafp.train.config import IngestConfig, TrainConfig
+from lafp.train.engines.ddp import DdpConfig
+from lafp.train.engines.deepspeed import DeepSpeedConfig
+from lafp.train.metrics import read_metrics, read_starts
+from ray_jobs.cluster import Demand
+from ray_jobs.trainer import JobError, demand, fit
+from tests.synthetic_shards import write_shard_set
+from tests.toy_task import BrokenTask, KillingTask, ToyTask
+
+NUM_STEPS, CHECKPOINT_EVERY = 12, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray(s3_server):
+    """As few CPUs as the largest job asks for: a job that needs more than it says would hang."""
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> str:
+    return write_shard_set(tmp_path_factory.mktemp("shards"), num_clips=20)
+
+
+def config(engine=None, mode: str = "direct", **kwargs) -> TrainConfig:
+    defaults = {
+        "num_steps": NUM_STEPS,
+        "global_batch_size": 16,
+        "num_workers": 2,
+        "report_every_steps": 1,
+        "checkpoint_every_steps": CHECKPOINT_EVERY,
+        "evaluate_every_steps": 100,
+        "ingest": IngestConfig(mode=mode),
+    }
+    return TrainConfig(engine=engine or DdpConfig(), **defaults | kwargs)
+
+
+def task(shards: str, task_class=ToyTask, **kwargs):
+    return partial(task_class, shards, clips_per_step=8, **kwargs)
+
+
+def stage(folder: Path) -> StageDir:
+    return StageDir(str(folder), "lam")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "toy.pt")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory) -> Path:
+    """A whole run on ddp, read directly."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    metrics = fit(stage(folder), config(), task(shards))
+    assert metrics["step"] == NUM_STEPS and metrics["resumed_from_steps"] == []
+    return folder
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    for name, value in weights(folder).items():
+        assert torch.equal(value, weights(reference)[name]), name
+    steps, losses = zip(*((r["step"], r["loss"]) for r in read_metrics(str(folder))), strict=True)
+    assert list(steps) == list(range(1, NUM_STEPS + 1))
+    assert list(losses) == [record["loss"] for record in read_metrics(str(reference))]
+
+
+def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tmp_path):
+    fit(stage(tmp_path), config(mode="ray"), task(shards))
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_deepspeed_trains_on_ray_as_ddp_does(shards, undisturbed, tmp_path):
+    cfg = config(DeepSpeedConfig(zero_stage=3), mode="ray")
+    metrics = fit(stage(tmp_path), cfg, task(shards))
+    assert metrics["step"] == NUM_STEPS
+    for name, value in weights(tmp_path).items():
+        torch.testing.assert_close(value, weights(undisturbed)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "engine", [DdpConfig(), DeepSpeedConfig(zero_stage=2)], ids=lambda e: e.name
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_killed_right_after_a_checkpoint_resumes_from_it(
+    shards, undisturbed, tmp_path, engine, rank
+):
+    """Ray Train alone forgets a checkpoint whose worker dies before the controller's next poll."""
+    killing = task(shards, KillingTask, folder=str(tmp_path), rank=rank, at_step=CHECKPOINT_EVERY)
+    metrics = fit(stage(tmp_path), config(engine, mode="ray"), killing)
+    assert metrics["resumed_from_steps"] == [CHECKPOINT_EVERY]
+    if engine.name == "ddp":
+        assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_worker_killed_between_checkpoints_repeats_only_what_is_lost(
+    shards, undisturbed, tmp_path
+):
+    killing = task(shards, KillingTask, folder=str(tmp_path), rank=1, at_step=10)
+    metrics = fit(stage(tmp_path), config(), killing)
+    assert metrics["resumed_from_steps"] == [8]
+    assert_same_run(tmp_path, undisturbed)
+    assert '"error"' in (tmp_path / "failures.jsonl").read_text()
+
+
+def test_a_killed_reader_is_replaced_and_nothing_is_lost(shards, undisturbed, tmp_path):
+    killed = []
+
+    def kill_a_reader() -> None:
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for process in psutil.Process().children(recursive=True):
+                if "MapWorker" in process.name() + " ".join(process.cmdline()):
+                    process.send_signal(signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill_a_reader)
+    thread.start()
+    fit(stage(tmp_path), config(mode="ray"), task(shards))
+    thread.join()
+    assert killed
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_running_again_continues_on_another_number_of_workers(shards, tmp_path):
+    fit(stage(tmp_path), config(num_steps=8), task(shards))
+    metrics = fit(stage(tmp_path), config(num_workers=1), task(shards))
+    assert metrics["resumed_from_steps"] == [8]
+    steps = [record["step"] for record in read_metrics(str(tmp_path))]
+    assert steps == list(range(1, NUM_STEPS + 1))
+
+
+def test_a_run_on_s3_resumes_from_s3(shards, s3_bucket, tmp_path):
+    on_s3 = StageDir(f"{s3_bucket}/run/lam", "lam")
+    to_file = task(shards, export_to=str(tmp_path))
+    fit(on_s3, config(num_steps=4, num_workers=1), to_file)
+    metrics = fit(on_s3, config(num_steps=8, num_workers=1), to_file)
+    assert metrics["resumed_from_steps"] == [4]
+    assert [record["step"] for record in read_metrics(on_s3.uri)] == list(range(1, 9))
+    assert (tmp_path / "toy.pt").is_file()
+
+
+def test_only_as_many_checkpoints_are_kept_as_asked_for(shards, tmp_path):
+    cfg = config(num_workers=1, checkpoint_every_steps=2, num_checkpoints_to_keep=2)
+    fit(stage(tmp_path), cfg, task(shards))
+    assert len(list((tmp_path / "checkpoints").glob("checkpoint_*"))) - 1 == 2  # and a snapshot
+
+
+def test_a_users_mistake_found_by_a_worker_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"shard_set\.json is missing"):
+        fit(stage(tmp_path / "run"), config(num_workers=1), task(str(tmp_path)))
+
+
+def test_a_loss_that_is_not_finite_is_not_tried_again(shards, tmp_path):
+    broken = task(shards, BrokenTask, at_step=5, how="nan")
+    with pytest.raises(JobError, match=r"The loss of step 5 is not finite.*begin with"):
+        fit(stage(tmp_path), config(), broken)
+    assert len(read_starts(str(tmp_path))) == 1
+
+
+def test_a_worker_that_keeps_failing_stops_the_run_with_its_reason(shards, tmp_path):
+    broken = task(shards, BrokenTask, at_step=5, how="raise")
+    with pytest.raises(JobError, match=r"(?s)worker 0: .*a broken task.*Run the same command"):
+        fit(stage(tmp_path), config(num_workers=1, max_failures=1), broken)
+    assert [start["step"] for start in read_starts(str(tmp_path))] == [0, 4]
+
+
+def test_the_demand_counts_workers_and_readers():
+    assert demand(config(num_workers=2)) == Demand(num_cpus=2)
+    cfg = config(num_workers=2, ingest=IngestConfig(mode="ray", num_readers=3), use_gpu=True)
+    assert demand(cfg) == Demand(num_cpus=8, num_gpus=2)
