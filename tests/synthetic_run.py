@@ -85,7 +85,20 @@ def _write_shards(run: RunDir, name: str, size_px: int) -> None:
     if is_labeled:
         table = table.slice(0, 0)
     pq.write_table(table, stage.path("rejects.parquet"))
-    stage.finish({"num_clips": 40, "wall_s": 21.0})
+    kept = {"spans": 40, "seconds": 30.3}
+    reasons = {row[3] for row in rejects} if not is_labeled else set()
+    of_reason = {
+        reason: {
+            "spans": sum(row[3] == reason for row in rejects),
+            "seconds": sum(row[2] - row[1] for row in rejects if row[3] == reason),
+        }
+        for reason in sorted(reasons)
+    }
+    seconds = kept["seconds"] + sum(outcome["seconds"] for outcome in of_reason.values())
+    inputs = {"videos": 43, "seconds": seconds}
+    funnel = {"inputs": inputs, "rejects": of_reason, "clips": kept}
+    summary = {"num_videos": 43, "num_videos_with_clips": 40, "funnel": funnel}
+    stage.finish(summary | {"wall_s": 21.0})
 
 
 def _falling(floor: float, num_steps: int = 1000, every: int = 50) -> list[dict[str, float]]:

@@ -42,6 +42,17 @@ def read_shard_entry(uri: str, shard: str) -> ShardEntry:
     )
 
 
+def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
+    """Clip id -> id of its source video, from ``clips.parquet``."""
+    import pyarrow.parquet as pq
+
+    with storage.local_file(storage.join(uri, "clips.parquet")) as path:
+        table = pq.read_table(
+            path, columns=["clip_id", "video_id"], filters=[("clip_id", "in", list(clip_ids))]
+        )
+    return {row["clip_id"]: row["video_id"] for row in table.to_pylist()}
+
+
 @dataclass(frozen=True)
 class ClipRef:
     """One visit to one clip."""

@@ -10,16 +10,20 @@ from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.randomness import derive_seed
 from lafp.data.shard_format import Split
-from lafp.data.shards import ClipOrder, ClipReader, ClipRef, open_shard_set
+from lafp.data.shards import (
+    ClipOrder,
+    ClipReader,
+    ClipRef,
+    open_shard_set,
+    videos_of_clips,
+)
 from lafp.data.windows import pixels_to_float, windows_at
 from lafp.eval import images
 from lafp.lam import Lam
@@ -80,7 +84,7 @@ def sample_pairs(lam: Lam, shards_uri: str, seed: int) -> FramePairs:
     split: Split = "val" if counts.get("val", 0) >= MIN_HELD_OUT_CLIPS else "train"
     order = ClipOrder(shard_set=shards_uri, split=split, seed=derive_seed(seed, "latent_views"))
     refs = list(islice(order.visits(), min(order.num_clips, MAX_CLIPS)))
-    videos = _video_of_clip(shards_uri, [ref.location.clip_id for ref in refs])
+    videos = videos_of_clips(shards_uri, [ref.location.clip_id for ref in refs])
     fps = reader.spec.fps
     pairs = FramePairs(split=split, num_clips=len(refs), step_s=1 / fps if fps else None)
     for ref, clip in _clips(reader, refs):
@@ -138,14 +142,6 @@ def _check_size(lam: Lam, reader: ClipReader, uri: str) -> None:
             f"The LAM sees frames of {want[0]}x{want[1]} px, {uri} holds {have[0]}x{have[1]}. "
             "Preprocess with the LAM's frame size."
         )
-
-
-def _video_of_clip(uri: str, clip_ids: list[str]) -> dict[str, str]:
-    with storage.local_file(storage.join(uri, "clips.parquet")) as path:
-        table = pq.read_table(
-            path, columns=["clip_id", "video_id"], filters=[("clip_id", "in", clip_ids)]
-        )
-    return {row["clip_id"]: row["video_id"] for row in table.to_pylist()}
 
 
 def _clips(reader: ClipReader, refs: list[ClipRef]) -> Iterator[tuple[ClipRef, ClipBatch]]:

@@ -179,7 +179,7 @@ def curves(
     Args:
         panels: Title -> curves.
         xlabel: Shared quantity of the x axes.
-        log_y: Titles of panels with a logarithmic y axis.
+        log_y: Titles of panels with a logarithmic y axis, where the values fall far enough.
         height_in: Height of the figure in inches.
     """
     legends: set[tuple[str, ...]] = set()
@@ -197,7 +197,7 @@ def curves(
             ax.set_title(title)
             ax.set_xlabel(xlabel)
             ax.grid(axis="y")
-            if title in log_y:
+            if title in log_y and _spans_decades([line.y for line in lines]):
                 _set_log_y(ax)
             labels = tuple(line.label for line in lines)
             if len(lines) > 1 and labels not in legends:
@@ -206,6 +206,12 @@ def curves(
             ax.locator_params(axis="x", nbins=4)
 
     return draw(PANEL_WIDTH_IN * max(2, len(panels)), height_in, paint, panels=len(panels))
+
+
+def _spans_decades(curves_y: Sequence[Sequence[float]]) -> bool:
+    values = np.concatenate([np.asarray(y, float) for y in curves_y])
+    values = values[np.isfinite(values)]
+    return len(values) > 0 and values.min() > 0 and values.max() > 5 * values.min()
 
 
 def _set_log_y(ax: Axes) -> None:
@@ -303,7 +309,9 @@ def latent_statistics(norms: Sequence[float], spectrum: Sequence[float]) -> str:
     """
 
     def paint(axes: list[Axes]) -> None:
-        axes[0].hist(norms, bins=30, color=BLUE, alpha=0.8)
+        # The largest 1 % goes into the last bar: a few outliers would hide all others.
+        most = np.minimum(norms, np.quantile(norms, 0.99))
+        axes[0].hist(most, bins=30, color=BLUE, alpha=0.8)
         axes[0].set_xlabel("norm of the latent action")
         axes[0].set_ylabel("frame pairs")
         shares = np.asarray(spectrum, float)

@@ -1,15 +1,16 @@
 """What went in: the preprocessing funnel, a contact sheet, distributions, a sample of rejects."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from lafp import storage
 from lafp.data.shard_format import ShardSet
-from lafp.data.shards import ClipOrder, open_shard_set
+from lafp.data.shards import ClipOrder, open_shard_set, videos_of_clips
 from lafp.eval import images, plots
 from lafp.eval.report_sections.blocks import (
     NO_VALUE,
@@ -27,8 +28,10 @@ from lafp.eval.run_record import RunRecord, StageRecord
 from lafp.progress import duration
 from lafp.video import decode_clip
 
+T = TypeVar("T")
+
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE_PX = 8, 3, 112
-MAX_REJECTS_SHOWN = 14
+MAX_REJECTS_READ, MAX_REJECTS_SHOWN = 20_000, 14
 
 
 def sections(run: RunRecord) -> list[Section]:
@@ -39,21 +42,17 @@ def sections(run: RunRecord) -> list[Section]:
 def source_section(stage: StageRecord) -> Section:
     """Funnel, contact sheet, distributions and rejects of one shard set."""
     spec = open_shard_set(stage.uri)
-    clips = _columns(
-        stage,
-        "clips.parquet",
-        ("video_id", "start_s", "end_s", "motion", "source_width_px", "source_fps"),
-    )
-    rejects = _columns(
-        stage, "rejects.parquet", ("video_uri", "start_s", "end_s", "reason", "detail")
-    )
-    blocks: list[Block] = [Text(text=_in_words(spec, clips)), *_funnel(clips, rejects)]
-    blocks += [_contact_sheet(stage, spec)]
+    assert stage.summary is not None
+    funnel, name = stage.summary["funnel"], stage.name.rpartition("/")[2]
+    blocks: list[Block] = [
+        Text(text=_in_words(spec, stage.summary)),
+        _funnel(funnel),
+        _contact_sheet(stage, spec),
+    ]
     if not spec.action:
-        blocks.append(_distributions(clips))
-    if rejects["reason"]:
-        blocks.append(_rejects_table(rejects))
-    name = stage.name.rpartition("/")[2]
+        blocks.append(_distributions(stage))
+    if funnel["rejects"]:
+        blocks.append(_rejects_table(stage))
     return Section(
         id=stage.name.replace("/", "-"),
         short=f"Data: {name}",
@@ -62,74 +61,61 @@ def source_section(stage: StageRecord) -> Section:
     )
 
 
-def _columns(stage: StageRecord, file: str, names: Sequence[str]) -> dict[str, list[Any]]:
-    with storage.local_file(stage.path(file)) as path:
-        return pq.read_table(path, columns=list(names)).to_pydict()
-
-
-def _in_words(spec: ShardSet, clips: Mapping[str, Sequence[Any]]) -> str:
+def _in_words(spec: ShardSet, summary: Mapping[str, Any]) -> str:
     counts = spec.num_clips
-    held_out = f", {counts['val']:,} of them held out" if counts.get("val") else ""
+    held_out = f" ({counts['val']:,} held out)" if counts.get("val") else ""
     rate = f"{spec.fps:g} frames/s" if spec.fps else "their own frame rates"
-    hours = 3600 * spec.num_hours
     labels = f" with {spec.action['dim']}-dimensional actions" if spec.action else ""
     return (
-        f"{sum(counts.values()):,} clips{labels} from {len(set(clips['video_id'])):,} videos"
-        f"{held_out}: {sum(spec.num_frames.values()):,} frames, {duration(hours)}, stored at "
+        f"{sum(counts.values()):,} clips{labels}{held_out} from "
+        f"{summary['num_videos_with_clips']:,} of {summary['num_videos']:,} videos: "
+        f"{sum(spec.num_frames.values()):,} frames, {duration(3600 * spec.num_hours)}, stored at "
         f"{spec.width_px}{TIMES}{spec.height_px} px and {rate}."
     )
 
 
-def _funnel(
-    clips: Mapping[str, Sequence[Any]], rejects: Mapping[str, Sequence[Any]]
-) -> list[Block]:
+def _funnel(funnel: Mapping[str, Any]) -> Block:
     """Where every second of the input went: into clips, or out for a reason."""
-    seconds: dict[str, float] = defaultdict(float)
-    spans = Counter(rejects["reason"])
-    for reason, start, end in zip(
-        rejects["reason"], rejects["start_s"], rejects["end_s"], strict=True
-    ):
-        seconds[reason] += end - start
-    kept = sum(e - s for s, e in zip(clips["start_s"], clips["end_s"], strict=True))
-    total = kept + sum(seconds.values())
-    num_clips = len(clips["start_s"])
-    if not spans:
-        return [Text(text=f"Nothing was rejected: all {duration(total)} of video became clips.")]
-    reasons = sorted(spans, key=lambda reason: -seconds[reason])
-    labels = ["kept as clips", *(f"rejected: {_words(reason)}" for reason in reasons)]
-    values = [kept, *(seconds[reason] for reason in reasons)]
-    counts = [f"{num_clips:,} clips", *(_spans(spans[reason]) for reason in reasons)]
-    notes = [
-        f"{duration(s)} ({percent(s / total) if total else NO_VALUE}), {count}"
-        if s
-        else f"{count}, length unknown"
-        for s, count in zip(values, counts, strict=True)
-    ]
-    return [
-        chart(
-            plots.bars(
-                labels,
-                values,
-                "seconds of source video",
-                colors=[plots.BLUE] + [plots.GREY] * len(reasons),
-                notes=notes,
-            ),
-            alt="Seconds of source video that became clips or were rejected, by reason.",
-            caption=f"Of {duration(total)} of video that could be measured, "
-            f"{percent(kept / total) if total else 'none'} became clips. Every other span is a row "
-            "of rejects.parquet.",
-        )
-    ]
+    kept, rejects = funnel["clips"], funnel["rejects"]
+    total_s = funnel["inputs"]["seconds"]
+    if not rejects:
+        return Text(text=f"Nothing was rejected: all {duration(total_s)} of video became clips.")
+    reasons = sorted(rejects, key=lambda reason: -rejects[reason]["seconds"])
+    outcomes = [kept, *(rejects[reason] for reason in reasons)]
+    figure = plots.bars(
+        ["kept as clips", *(f"rejected: {_words(reason)}" for reason in reasons)],
+        [outcome["seconds"] for outcome in outcomes],
+        "seconds of source video",
+        colors=[plots.BLUE] + [plots.GREY] * len(reasons),
+        notes=[_note(outcome, total_s) for outcome in outcomes],
+    )
+    return chart(
+        figure,
+        alt="Seconds of source video that became clips or were rejected, by reason.",
+        caption=f"Of {duration(total_s)} of video, {percent(kept['seconds'] / max(total_s, 1e-9))} "
+        "became clips. Every other span is a row of rejects.parquet, with its reason.",
+    )
+
+
+def _note(outcome: Mapping[str, float], total_s: float) -> str:
+    count = "1 span" if outcome["spans"] == 1 else f"{outcome['spans']:,} spans"
+    if not outcome["seconds"]:
+        return f"{count}, length unknown"
+    share = percent(outcome["seconds"] / max(total_s, 1e-9))
+    return f"{duration(outcome['seconds'])} ({share}), {count}"
 
 
 def _contact_sheet(stage: StageRecord, spec: ShardSet) -> Figure:
     split = "train" if spec.num_clips.get("train") else "val"
     order = ClipOrder(shard_set=stage.uri, split=split, seed=0)  # type: ignore[arg-type]
-    wanted = min(order.num_clips, SHEET_COLUMNS * SHEET_ROWS)
+    wanted = SHEET_COLUMNS * SHEET_ROWS
+    refs = list(islice(order.visits(), min(order.num_clips, 8 * wanted)))
+    video = videos_of_clips(stage.uri, [ref.location.clip_id for ref in refs])
     tiles = []
-    for ref in islice(order.visits(), wanted):
+    for ref in _spread(refs, lambda ref: video[ref.location.clip_id])[:wanted]:
+        location = ref.location
         data = storage.read_bytes(
-            stage.path(ref.shard), ref.location.video_offset, ref.location.video_bytes
+            stage.path(ref.shard), location.video_offset, location.video_bytes
         )
         frames = decode_clip(data)
         tiles.append(images.thumbnail(frames[len(frames) // 2], SHEET_TILE_PX))
@@ -140,15 +126,20 @@ def _contact_sheet(stage: StageRecord, spec: ShardSet) -> Figure:
         alt="Middle frames of random clips.",
         caption=f"Middle frames of {len(rows) * columns} random {split} clips, as the models see "
         "them.",
+        max_width_px=None if columns == SHEET_COLUMNS else columns * SHEET_TILE_PX,
     )
 
 
-def _distributions(clips: Mapping[str, Sequence[Any]]) -> Figure:
+def _distributions(stage: StageRecord) -> Figure:
+    names = ["start_s", "end_s", "motion", "source_width_px", "source_fps"]
+    with storage.local_file(stage.path("clips.parquet")) as path:
+        table = pq.read_table(path, columns=names)
+    columns = {name: table[name].to_numpy() for name in names}
     panels = {
-        "clip length, s": [e - s for s, e in zip(clips["start_s"], clips["end_s"], strict=True)],
-        "motion, median |difference|": clips["motion"],
-        "source width, px": clips["source_width_px"],
-        "source rate, frames/s": clips["source_fps"],
+        "clip length, s": columns["end_s"] - columns["start_s"],
+        "motion, median |difference|": columns["motion"],
+        "source width, px": columns["source_width_px"],
+        "source rate, frames/s": np.round(columns["source_fps"], 2),
     }
     return chart(
         plots.histograms(panels),
@@ -157,35 +148,40 @@ def _distributions(clips: Mapping[str, Sequence[Any]]) -> Figure:
     )
 
 
-def _rejects_table(rejects: Mapping[str, Sequence[Any]]) -> Table:
-    """A few rejects of every reason, all reasons alike."""
-    of_reason: dict[str, list[int]] = defaultdict(list)
-    for i, reason in enumerate(rejects["reason"]):
-        of_reason[reason].append(i)
+def _rejects_table(stage: StageRecord) -> Table:
+    """A few rejects of every reason, of as many videos as there are."""
+    with storage.local_file(stage.path("rejects.parquet")) as path, pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(batch_size=MAX_REJECTS_READ))
+        rejects, num_rejects = batch.to_pylist(), file.metadata.num_rows
+    of_reason: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rejects:
+        of_reason[row["reason"]].append(row)
     share = max(1, MAX_REJECTS_SHOWN // len(of_reason))
     body = []
-    for reason, indices in sorted(of_reason.items()):
-        for i in indices[:share]:
-            start, end = rejects["start_s"][i], rejects["end_s"][i]
+    for reason, rows in sorted(of_reason.items()):
+        for row in _spread(rows, lambda row: row["video_uri"])[:share]:
+            start, end = row["start_s"], row["end_s"]
             span = f"{start:.1f} to {end:.1f} s" if end > start else NO_VALUE
-            name = str(rejects["video_uri"][i]).rpartition("/")[2]
-            body.append([_words(reason), name, _shortened(rejects["detail"][i]), span])
+            name = row["video_uri"].rpartition("/")[2]
+            body.append([_words(reason), name, _shortened(row["detail"]), span])
     return Table(
         head=["Reason", "Video", "Detail", "Span"],
         rows=body,
         num_text_columns=3,
-        caption=f"{len(body)} of {len(rejects['reason']):,} rejects.",
+        caption=f"{len(body)} of {num_rejects:,} rejects.",
     )
+
+
+def _spread(items: Sequence[T], group: Callable[[T], str]) -> list[T]:
+    """The first item of every group, then the others."""
+    first: dict[str, T] = {}
+    rest = [item for item in items if first.setdefault(group(item), item) is not item]
+    return [*first.values(), *rest]
 
 
 def _words(reason: str) -> str:
     return reason.replace("_", " ")
 
 
-def _spans(number: int) -> str:
-    return "1 span" if number == 1 else f"{number:,} spans"
-
-
-def _shortened(text: str | None, length: int = 90) -> str:
-    text = text or ""
+def _shortened(text: str, length: int = 90) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
