@@ -134,7 +134,7 @@ def make_parts(cfg: PreprocessConfig, tasks: Sequence[tuple[VideoItem, ...]], wo
             num_judged += row["num_videos"]
             num_clips += row["num_clips"]
             num_empty += row["num_empty"]
-            reasons += Counter(json.loads(row["reasons"]))
+            reasons += Counter(row["reasons"])
             progress.update(num_done, f"{num_clips} clips, {reasons.total()} rejects")
             is_last = num_done == sum(map(len, tasks))
             if num_judged >= _MIN_JUDGED_VIDEOS or (is_last and num_judged):
@@ -167,7 +167,7 @@ def _make_part(row: dict[str, Any], cfg: PreprocessConfig, work: str) -> dict[st
         "num_videos": len(part.videos),
         "num_empty": sum(video.uri not in with_clips for video in part.videos),
         "num_clips": len(part.clips),
-        "reasons": json.dumps(Counter(reject.reason for reject in part.rejects)),
+        "reasons": Counter(reject.reason for reject in part.rejects),
     }
 
 
@@ -221,16 +221,24 @@ def _on_ray(
         # Deprecated for Ray 2.64, but until then the only way to bound the retries.
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         results = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
-            function,
-            fn_kwargs={"cfg": cfg, **kwargs},
+            _attempt,
+            fn_kwargs={"function": function, "cfg": cfg, **kwargs},
             num_cpus=1,
             memory=cfg.tasks.memory_bytes,
             max_calls=_TASKS_PER_WORKER,
             ray_remote_args_fn=partial(dict, max_retries=_MAX_RETRIES),
         )
+    for row in results.iter_rows():
+        if row["error"]:
+            raise storage.StorageError(row["error"])
+        yield json.loads(row["result"])
+
+
+def _attempt(
+    row: dict[str, Any], function: Callable[..., dict[str, Any]], **kwargs: Any
+) -> dict[str, str]:
+    """Runs on a worker. A failing disk or network is a row: Ray buries exceptions in its own."""
     try:
-        yield from results.iter_rows()
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OSError):
-            raise storage.StorageError(str(error.cause).splitlines()[0]) from error
-        raise
+        return {"result": json.dumps(function(row, **kwargs)), "error": ""}
+    except OSError as error:
+        return {"result": "", "error": str(error)}

@@ -1,0 +1,361 @@
+"""The whole job on real Ray, from files to a shard set that training reads."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from data_pipelines import pipeline
+from data_pipelines.config import PreprocessConfig, TasksConfig
+from data_pipelines.manifest import check_accounts, shard_set
+from data_pipelines.pipeline import list_inputs, preprocess
+from data_pipelines.rejects import RejectRow
+from data_pipelines.select_clips import Selection, select_clips
+from data_pipelines.stages.motion import FiltersConfig
+from data_pipelines.stages.read_labels import LabelsConfig
+from data_pipelines.stages.resize import ResizeConfig
+from data_pipelines.stages.split_clips import ClipConfig
+from data_pipelines.stages.write_shards import ShardsConfig, plan_shards, write_part, write_shard
+from data_pipelines.video_to_clips import video_to_clips
+from lafp import storage
+from lafp.config import ConfigError, load_config
+from lafp.data.shard_format import ShardSet, read_records
+from lafp.data.shards import ClipOrder, ClipReader
+from lafp.storage import StorageError
+from lafp.video import VIDEO_DECODERS, EncodeConfig
+from tests.synthetic_video import moving_square, number_of, numbered, write_video
+
+ROOT = Path(__file__).parents[2]
+CFG = PreprocessConfig(
+    clip=ClipConfig(fps=10.0, max_s=3.0, min_frames=8),
+    resize=ResizeConfig(width_px=48, height_px=32),
+    filters=FiltersConfig(min_motion=0.0003, drop_duplicates=True),
+    shards=ShardsConfig(max_bytes=60_000),
+    val_fraction=0.25,
+    tasks=TasksConfig(videos_per_task=3),
+)
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Ten different videos, one of them twice, one encoded again, one static, one no video."""
+    folder = tmp_path_factory.mktemp("source")
+    for i in range(10):
+        write_video(folder / f"video_{i}.mp4", moving_square(25 + 7 * i, seed=i), fps=10)
+    (folder / "video_copied.mp4").write_bytes((folder / "video_3.mp4").read_bytes())
+    lower = {"crf": "26", "g": "30"}
+    write_video(folder / "video_encoded_again.mkv", moving_square(39, seed=2), options=lower)
+    write_video(folder / "video_static.mp4", np.repeat(moving_square(1), 40, axis=0))
+    (folder / "video_truly.mp4").write_text("<html>404</html>")
+    (folder / "notes.txt").write_text("not an input")
+    return folder
+
+
+def made_without_ray(cfg: PreprocessConfig, folder: Path) -> Selection:
+    """What the job must come to, all of it made as one part, in this process."""
+    cls = VIDEO_DECODERS.get("pyav")
+    decoder = cls(cls.Config())
+    rows = (row for item in list_inputs(cfg) for row in video_to_clips(item, cfg, decoder))
+    selection = select_clips([write_part(rows, str(folder), "part-000000.tar")], cfg)
+    for plan in plan_shards(selection.clips, cfg.shards.max_bytes):
+        write_shard(plan, str(folder), str(folder / "shards"))
+    return selection
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.suffix == ".tar" or path.name.startswith(("train-", "val-"))
+    }
+
+
+def table(folder: Path, name: str) -> list[dict]:
+    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+
+
+@pytest.fixture(scope="module")
+def made(local_ray, source, tmp_path_factory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("out")
+    return out, preprocess(replace(CFG, source=str(source)), str(out))
+
+
+def test_the_shards_are_those_of_one_undisturbed_process(made, source, tmp_path):
+    out, _ = made
+    made_without_ray(replace(CFG, source=str(source)), tmp_path)
+    assert digests(out) == digests(tmp_path / "shards")
+    assert not (out / "work").exists()
+
+
+def test_rejects_say_what_became_of_the_rest(made):
+    out, summary = made
+    reasons = {Path(row["video_uri"]).name: row["reason"] for row in table(out, "rejects")}
+    assert reasons["video_copied.mp4"] == "same_file"
+    assert reasons["video_encoded_again.mkv"] == "near_duplicate"
+    assert reasons["video_static.mp4"] == "static"
+    assert reasons["video_truly.mp4"] == "not_a_video"
+    assert (summary["num_videos"], summary["num_videos_with_clips"]) == (14, 10)
+    funnel = summary["funnel"]
+    rejected_s = sum(reject["seconds"] for reject in funnel["rejects"].values())
+    assert funnel["inputs"]["seconds"] == pytest.approx(funnel["clips"]["seconds"] + rejected_s)
+
+
+def test_tables_shards_and_totals_agree(made):
+    out, summary = made
+    clips, shards = table(out, "clips"), table(out, "manifest")
+    spec = ShardSet.from_json((out / "shard_set.json").read_text())
+    assert len(clips) == summary["num_clips"] == sum(spec.num_clips.values())
+    assert len({clip["clip_id"] for clip in clips}) == len(clips)
+    for shard in shards:
+        path = out / shard["shard"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == shard["sha256"]
+        assert path.stat().st_size == shard["num_bytes"]
+        inside = [record.clip_id for record in read_records(path)]
+        assert inside == [c["clip_id"] for c in clips if c["shard"] == shard["shard"]]
+        assert len(inside) == shard["num_clips"]
+    lengths = [clip["num_frames"] for clip in clips]
+    assert (spec.min_clip_frames, spec.max_clip_frames) == (min(lengths), max(lengths))
+    assert (spec.fps, spec.width_px, spec.height_px, spec.action) == (10.0, 48, 32, None)
+    assert len(shards) > 2, "max_bytes closes shards"
+
+
+def test_a_video_lies_in_one_split_and_both_splits_are_there(made):
+    out, _ = made
+    splits: dict[str, set[str]] = {}
+    for clip in table(out, "clips"):
+        splits.setdefault(clip["video_id"], set()).add(clip["split"])
+        assert clip["shard"].startswith(clip["split"])
+    assert all(len(of_video) == 1 for of_video in splits.values())
+    assert {split for of_video in splits.values() for split in of_video} == {"train", "val"}
+
+
+def test_training_reads_every_clip(made):
+    out, summary = made
+    reader = ClipReader(str(out))
+    num_read = 0
+    for split in ("train", "val"):
+        order = ClipOrder(shard_set=str(out), split=split, seed=0)
+        visits = order.visits()
+        for _ in range(order.num_clips):
+            row = reader.read(next(visits))
+            assert row["frames"].shape[1:] == (32, 48, 3)
+            num_read += 1
+    assert num_read == summary["num_clips"]
+
+
+def test_running_again_does_nothing_even_after_a_kill_just_before_the_end(made, source):
+    out, summary = made
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert preprocess(replace(CFG, source=str(source)), str(out)) == summary
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_an_interrupted_job_redoes_only_what_is_missing(local_ray, made, source, tmp_path):
+    cfg = replace(CFG, source=str(source), tasks=TasksConfig(videos_per_task=1))
+    work = tmp_path / "work"
+    tasks = pipeline.plan_tasks(cfg, str(work))
+    pipeline.make_parts(cfg, tasks[:5], str(work))
+    done = {path: path.stat().st_mtime_ns for path in work.glob("part-*.json")}
+    assert len(done) == 5
+    (work / ".part-000007.tar.123.tmp").write_bytes(b"left by a killed task")
+    later = source / "a_new_video.mp4"
+    write_video(later, moving_square(30, seed=99))
+    try:
+        pipeline.make_parts(cfg, pipeline.plan_tasks(cfg, str(work)), str(work))
+    finally:
+        later.unlink()
+    assert all(path.stat().st_mtime_ns == then for path, then in done.items())
+    preprocess(cfg, str(tmp_path))
+    assert digests(tmp_path) == digests(made[0]), "neither tasks nor interruptions matter"
+
+
+def test_s3_to_s3_gives_the_same_shards(s3_bucket, made, source, local_ray_on_s3):
+    for path in source.iterdir():
+        storage.write_bytes(storage.join(s3_bucket, "in", path.name), path.read_bytes())
+    cfg = replace(CFG, source=storage.join(s3_bucket, "in"))
+    out = storage.join(s3_bucket, "out")
+    summary = preprocess(cfg, out)
+    assert summary["num_clips"] == made[1]["num_clips"]
+    names = [info.uri.rpartition("/")[2] for info in storage.list_files(out)]
+    assert "shard_set.json" in names and not any("part-" in name for name in names)
+    for shard in table(made[0], "manifest"):
+        here = [c["clip_id"] for c in table(made[0], "clips") if c["shard"] == shard["shard"]]
+        entry = json.loads(storage.read_text(storage.join(out, shard["shard"][:-4] + ".json")))
+        assert [clip["clip_id"] for clip in entry["clips"]] == here
+
+
+@pytest.fixture
+def local_ray_on_s3(s3_server):
+    """Workers take the S3 endpoint from the environment that Ray was started in."""
+    ray.shutdown()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+
+
+def write_episodes(folder: Path, num: int, start: int = 0) -> None:
+    folder.mkdir()
+    for i in range(start, start + num):
+        frames = numbered(20 + i)
+        frames[:, :4] = 10 * i  # so that no two episodes are the same file
+        write_video(folder / f"episode_{i:06d}.mp4", frames, fps=10, options={"crf": "4"})
+        action = np.stack([np.arange(20 + i), np.full(20 + i, i)], axis=1).astype(np.float32)
+        action[-1] = 0
+        state = np.random.default_rng(i).normal(size=(20 + i, 3)).astype(np.float32)
+        np.savez(folder / f"episode_{i:06d}.npz", action=action, state=state)
+
+
+def test_labeled_episodes_keep_their_actions_and_their_split(local_ray, tmp_path):
+    write_episodes(tmp_path / "labeled", 4)
+    write_episodes(tmp_path / "labeled_val", 2, start=4)
+    cfg = PreprocessConfig(
+        source=str(tmp_path / "labeled"),
+        val_source=str(tmp_path / "labeled_val"),
+        name="labeled",
+        labels=LabelsConfig(),
+        clip=ClipConfig(fps=None, max_s=60.0, min_frames=4),
+        resize=ResizeConfig(width_px=64, height_px=32),
+        encode=EncodeConfig(crf=4),
+    )
+    out = tmp_path / "out"
+    preprocess(cfg, str(out))
+    spec = ShardSet.from_json((out / "shard_set.json").read_text())
+    assert spec.num_clips == {"train": 4, "val": 2}
+    assert spec.fps == 10.0
+    for split, episodes in (("train", range(4)), ("val", range(4, 6))):
+        order = ClipOrder(shard_set=str(out), split=split, seed=0)
+        visits, reader, seen = order.visits(), ClipReader(str(out)), set()
+        for _ in range(order.num_clips):
+            row = reader.read(next(visits))
+            num_frames = int(row["num_frames"])
+            numbers = [number_of(frame) for frame in row["frames"][:num_frames]]
+            assert numbers == list(range(num_frames))
+            assert row["true_action"][: num_frames - 1, 0].tolist() == numbers[:-1]
+            seen.add(num_frames - 20)
+        assert seen == set(episodes)
+    train = np.concatenate(
+        [np.stack([np.arange(19 + i), np.full(19 + i, i)], axis=1) for i in range(4)]
+    )
+    np.testing.assert_allclose(spec.action["mean"], train.mean(axis=0))
+    np.testing.assert_allclose(spec.action["std"], train.std(axis=0))
+    assert (spec.action["low"], spec.action["high"]) == ([0, 0], [21, 3])
+
+
+def test_a_source_of_nothing_but_rejects_is_a_config_error_with_the_reasons(local_ray, tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for i in range(4):
+        (folder / f"{i}.mp4").write_text("<html>404</html>")
+    message = r"4 of 4 videos in .* give no clip.*4 not_a_video \(no container"
+    with pytest.raises(ConfigError, match=message):
+        preprocess(replace(CFG, source=str(folder)), str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="No clips in"):
+        all_accepted = replace(CFG, source=str(folder), max_reject_fraction=1.0)
+        preprocess(all_accepted, str(tmp_path / "out"))
+
+
+def test_a_failing_disk_is_a_storage_error_that_names_the_cause(local_ray, source, tmp_path):
+    cfg = replace(CFG, source=str(source))
+    tasks = pipeline.plan_tasks(cfg, str(tmp_path / "work"))
+    (tmp_path / "work/part-000001.tar").mkdir()  # nothing can be renamed onto it
+    with pytest.raises(StorageError, match=r"part-000001\.tar"):
+        pipeline.make_parts(cfg, tasks, str(tmp_path / "work"))
+    (tmp_path / "work/part-000001.tar").rmdir()
+    assert preprocess(cfg, str(tmp_path))["num_clips"] > 0
+
+
+def test_workers_do_not_load_torch(local_ray):
+    @ray.remote
+    def loaded() -> list[str]:
+        import data_pipelines.pipeline  # noqa: F401
+
+        return [name for name in sys.modules if name in ("torch", "deepspeed", "matplotlib")]
+
+    assert ray.get(loaded.remote()) == []
+
+
+def test_an_unaccounted_span_is_found(made, source, tmp_path):
+    selection = made_without_ray(replace(CFG, source=str(source)), tmp_path)
+    check_accounts(selection)
+    with pytest.raises(RuntimeError, match="clips and rejects cover"):
+        check_accounts(replace(selection, clips=selection.clips[1:]))
+    twice = RejectRow(video_uri=selection.videos[0].uri, start_s=0.0, end_s=1.0, reason="damaged")
+    with pytest.raises(RuntimeError, match="clips and rejects cover"):
+        check_accounts(replace(selection, rejects=(*selection.rejects, twice)))
+    nothing = replace(selection, clips=(), rejects=())
+    with pytest.raises(ConfigError, match="No clips"):
+        shard_set(nothing, CFG)
+
+
+@pytest.mark.parametrize("name", ["videos", "demonstrations", "labeled"])
+def test_every_config_loads(name):
+    cfg = load_config(PreprocessConfig, ROOT / f"configs/preprocess/{name}.yaml")
+    assert cfg.name == ("labeled" if name == "labeled" else "videos")
+    assert (cfg.labels is not None) == (name == "labeled")
+    assert cfg.source is None
+
+
+def job(source: Path, folder: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "ray_jobs.preprocess", "configs/preprocess/videos.yaml"]
+    command += [f"source={source}", "clip.min_frames=8", "clip.max_s=3", "tasks.videos_per_task=1"]
+    command += ["filters.drop_duplicates=false", "--run-name", "run", "--storage", str(folder)]
+    return subprocess.Popen(
+        [*command, *more],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"RAY_ADDRESS": ""},
+        start_new_session=True,
+    )
+
+
+def test_a_dry_run_says_what_to_expect_and_writes_nothing(source, tmp_path):
+    process = job(source, tmp_path, "--dry-run")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "inputs: 14 videos" in output and "expected: about" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_driver_killed_again_and_again_comes_to_the_same_set_of_clips(tmp_path):
+    source, work = tmp_path / "source", tmp_path / "run/shards/videos/work"
+    source.mkdir()
+    for i in range(40):
+        write_video(source / f"{i}.mp4", moving_square(60 + i, 160, 240, seed=i))
+    for goal in (3, 14, 26):
+        process = job(source, tmp_path)
+        deadline = time.monotonic() + 120
+        while len(list(work.glob("part-*.json")) if work.is_dir() else []) < goal:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert len(list(work.glob("part-*.json"))) < 40, "killed too late to test anything"
+    process = job(source, tmp_path)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    cfg = load_config(PreprocessConfig, tmp_path / "run/shards/videos/config.yaml")
+    made_without_ray(cfg, tmp_path / "undisturbed")
+    expected = digests(tmp_path / "undisturbed/shards")
+    assert digests(tmp_path / "run/shards/videos") == expected and expected
+    process = job(source, tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert "complete, nothing to do" in output
