@@ -11,7 +11,7 @@ import torch
 
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.eval.latent_views import write_latent_views
-from lafp.eval.outcomes import write_outcomes
+from lafp.eval.outcomes import read_outcomes, write_episodes, write_outcomes
 from lafp.eval.results import Result, Subject, write_results
 from lafp.eval.rollout import Expert, rollout
 from lafp.export import save_model
@@ -178,6 +178,7 @@ def _write_evaluation(run: RunDir, num_episodes: int) -> None:
     env = Slalom(SlalomConfig())
     episodes = rollout(env, Expert(env), np.arange(num_episodes), num_recorded=8)
     write_outcomes(stage.uri, demonstrator, [episodes], fps=env.fps)
+    outcomes = read_outcomes(stage.uri, "demonstrator")
     for label, (method, anchor_time, noise, success) in METHODS.items():
         subject = Subject(
             label=label,
@@ -189,6 +190,7 @@ def _write_evaluation(run: RunDir, num_episodes: int) -> None:
         )
         is_success = np.arange(num_episodes) < success * num_episodes
         write_outcomes(stage.uri, subject, [replace(episodes, success=is_success)], fps=env.fps)
+        outcomes += read_outcomes(stage.uri, label)
         rows += _method_rows(subject, success, num_episodes)
     probe = Subject(label="lam", method="lam")
     for name, r2 in (("lam", 0.94), ("embedding", 0.41), ("random_lam", 0.55), ("nothing", 0.0)):
@@ -197,6 +199,7 @@ def _write_evaluation(run: RunDir, num_episodes: int) -> None:
         rows.append(Result.of(of, "probe_r2", r2, 690, **interval))
         rows.append(Result.of(of, "probe_mse", 0.3 * (1 - r2), 690))
     write_results(stage.path("results.parquet"), rows)
+    write_episodes(stage.path("episodes.parquet"), outcomes)
     stage.finish({"wall_s": 48.0})
 
 

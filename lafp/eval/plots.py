@@ -174,7 +174,7 @@ def curves(
     log_y: Sequence[str] = (),
     height_in: float = 2.1,
 ) -> str:
-    """Small multiples of curves, one panel per title.
+    """Small multiples of curves, one panel per title. Equal legends are drawn once.
 
     Args:
         panels: Title -> curves.
@@ -182,30 +182,39 @@ def curves(
         log_y: Titles of panels with a logarithmic y axis, where the values fall far enough.
         height_in: Height of the figure in inches.
     """
-    legends: set[tuple[str, ...]] = set()
+    labels = [tuple(line.label for line in lines) for lines in panels.values()]
+    # Many curves leave no room inside: the legend then stands beside the panels.
+    is_beside = len(set(labels)) == 1 and len(labels[0]) > 2
+    num_panels = max(2, len(panels) + is_beside)
 
-    def paint(axes: Any) -> None:
-        for ax, (title, lines) in zip(_listed(axes), panels.items(), strict=True):
+    def paint(axes: list[Axes]) -> None:
+        for i, (title, lines) in enumerate(panels.items()):
             for line in lines:
-                style = (0, (4, 2)) if line.is_dashed else "-"
-                # A single report would be an invisible line.
-                marker = "o" if len(line.x) == 1 else None
-                ax.plot(
-                    line.x, line.y, color=line.color, ls=style, marker=marker, ms=4,
-                    label=line.label,
-                )  # fmt: skip
-            ax.set_title(title)
-            ax.set_xlabel(xlabel)
-            ax.grid(axis="y")
+                _plot_line(axes[i], line)
+            axes[i].set_title(title)
+            axes[i].set_xlabel(xlabel)
+            axes[i].grid(axis="y")
+            axes[i].locator_params(axis="x", nbins=4)
             if title in log_y and _spans_decades([line.y for line in lines]):
-                _set_log_y(ax)
-            labels = tuple(line.label for line in lines)
-            if len(lines) > 1 and labels not in legends:
-                legends.add(labels)
-                ax.legend(frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0.2)
-            ax.locator_params(axis="x", nbins=4)
+                _set_log_y(axes[i])
+            if not is_beside and len(lines) > 1 and labels.index(labels[i]) == i:
+                axes[i].legend(frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0.2)
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+        if is_beside:
+            handles, names = axes[0].get_legend_handles_labels()
+            axes[len(panels)].legend(
+                handles, names, frameon=False, fontsize=8.5, loc="center left", borderaxespad=0
+            )
 
-    return draw(PANEL_WIDTH_IN * max(2, len(panels)), height_in, paint, panels=len(panels))
+    return draw(PANEL_WIDTH_IN * num_panels, height_in, paint, panels=num_panels)
+
+
+def _plot_line(ax: Axes, line: Line) -> None:
+    style = (0, (4, 2)) if line.is_dashed else "-"
+    # A single report would be an invisible line.
+    marker = "o" if len(line.x) == 1 else None
+    ax.plot(line.x, line.y, color=line.color, ls=style, marker=marker, ms=4, label=line.label)
 
 
 def _spans_decades(curves_y: Sequence[Sequence[float]]) -> bool:

@@ -4,13 +4,14 @@ Reads the run directory only, local or S3. Each section appears when its stage i
 are data URIs and nothing is fetched, so the file can be mailed and opens offline.
 """
 
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lafp import storage
 from lafp.config import ConfigError
@@ -45,7 +46,7 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
     if not any(stage.summary for stage in run.stages):
         raise ConfigError(f"No stage of {run_uri} is complete: there is nothing to report yet.")
     rows, views = result.load_results(run), latents.load_views(run)
-    headline = result.headline(rows) or latents.headline(rows, views)
+    headline = result.headline(rows, result.load_outcomes(run)) or latents.headline(rows, views)
     sections = _sections(run, rows, views)
     html = _template().render(
         title=cfg.title or run.name,
@@ -91,4 +92,10 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = _code
     return environment.get_template("report.html.j2")
+
+
+def _code(text: str | Markup) -> Markup:
+    """`Text` in backticks as code; everything else is escaped unless it is markup already."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

@@ -1,7 +1,11 @@
 """How well it works: success rates, modes kept, action error, latency, rollouts, the headline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pyarrow.parquet as pq
+
+from lafp import storage
 from lafp.eval import plots
 from lafp.eval.report_sections.blocks import (
     NO_VALUE,
@@ -17,6 +21,7 @@ from lafp.eval.report_sections.blocks import (
 )
 from lafp.eval.results import DEMONSTRATOR, Result, read_results
 from lafp.eval.run_record import RunRecord
+from lafp.eval.statistics import bootstrap_interval
 
 _POLICY_METHODS = ("latent_bc", "latent_bc_idm_decoder", "latent_flow")
 _SLALOM_NOTE = (
@@ -77,8 +82,24 @@ def of_metric(rows: Sequence[Result], metric: str) -> list[Result]:
     )
 
 
-def headline(rows: Sequence[Result]) -> str | None:
-    """The main result in one or two sentences, from the numbers; None without rollouts."""
+def load_outcomes(run: RunRecord) -> dict[str, np.ndarray]:
+    """Label -> success of every episode, the same episodes for every label."""
+    stage = run.complete("evaluation")
+    if stage is None or not stage.has("episodes.parquet"):
+        return {}
+    with storage.local_file(stage.path("episodes.parquet")) as path:
+        table = pq.read_table(path, columns=["label", "episode", "success"]).to_pandas()
+    ordered = table.sort_values("episode").groupby("label")["success"]
+    return {str(label): of_label.to_numpy(float) for label, of_label in ordered}
+
+
+def headline(rows: Sequence[Result], outcomes: Mapping[str, np.ndarray]) -> str | None:
+    """The main result in one or two sentences, from the numbers; None without rollouts.
+
+    Args:
+        rows: The result table.
+        outcomes: Of ``load_outcomes``: methods are compared episode by episode.
+    """
     success = of_metric(rows, "success")
     lafp = next((row for row in success if is_lafp(row)), None)
     if lafp is None:
@@ -101,18 +122,24 @@ def headline(rows: Sequence[Result]) -> str | None:
         others.append(f"the same flow policy without interpolation in {_share(naive)}")
     text += f", {' and '.join(others)}." if others else "."
     raw = next((row for row in same if row.anchor_time == 1), None)
-    return text + (_verdict_on_raw(lafp, raw) if raw else "")
+    if raw is None or lafp.label not in outcomes or raw.label not in outcomes:
+        return text
+    return text + _verdict_on_raw(raw, outcomes[raw.label] - outcomes[lafp.label])
 
 
-def _verdict_on_raw(lafp: Result, raw: Result) -> str:
-    start = f" A decoder trained on raw IDM latents ({anchored(1)}) reaches {_share(raw)}"
-    if None in (lafp.low, lafp.high, raw.low, raw.high):
-        return start + "."
-    if lafp.low > raw.high:  # type: ignore[operator]
-        return f"{start}: less than with interpolation."
-    if raw.low > lafp.high:  # type: ignore[operator]
-        return f"{start}: more than with interpolation."
-    return f"{start}: the intervals overlap, so this run does not tell the two apart."
+def _verdict_on_raw(raw: Result, difference: np.ndarray) -> str:
+    """Compares with raw latents on the same episodes, which is sharper than two intervals."""
+    gain = bootstrap_interval([difference])
+    points = f"{100 * gain.mean:+.0f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
+    verdict = "so this run does not tell the two apart"
+    if gain.low > 0:
+        verdict = "so here raw latents do better"
+    elif gain.high < 0:
+        verdict = "so here interpolation does better"
+    return (
+        f" A decoder trained on raw IDM latents ({anchored(1)}) reaches {_share(raw)}: {points} on "
+        f"the same episodes, {verdict}."
+    )
 
 
 def _share(row: Result) -> str:
@@ -139,14 +166,25 @@ def success_section(rows: Sequence[Result]) -> Section | None:
             alt="Success rate of each method with its 95 % interval.",
             caption="Success in rollouts, with 95 % bootstrap intervals over "
             f"{success[0].n} episodes. τₐ is where the solver starts when the action decoder is "
-            "trained: 0 = noise, 1 = the demonstrator's own latent action. The policy is the same "
-            "in all rows of a noise mode.",
+            "trained: 0 = noise, 1 = the demonstrator's own latent action. All flow rows share one "
+            f"policy, and both cloning rows another.{_on_widthless(success)}",
         ),
         _table(rows, success),
     ]
     if any(row.task == "slalom" for row in rows):
         blocks.append(Note(text=_SLALOM_NOTE))
     return Section(id="success", short="Success", title="Does it work?", blocks=blocks)
+
+
+def _on_widthless(success: Sequence[Result]) -> str:
+    """What an interval of no width hides: 0 of n (or n of n) successes."""
+    if not any(row.low == row.high and row.low is not None for row in success):
+        return ""
+    bound = percent(3 / success[0].n)
+    return (
+        " Where no episode or every one succeeded, a bootstrap interval has no width; the true "
+        f"share may still be {bound} off (rule of three)."
+    )
 
 
 def _dots(rows: Sequence[Result]) -> list[plots.Dot]:
@@ -245,7 +283,8 @@ def latency_section(rows: Sequence[Result]) -> Section | None:
         num_text_columns=2,
         caption=f"Median of {single[0].n} interleaved timings of one action, encoder and action "
         "decoder included, on this machine. The paper claims less than one extra BC, so below "
-        f"2 {TIMES}.",
+        f"2 {TIMES}. Rows that differ in the action decoder alone do the same work: their spread "
+        "is the noise of the timing.",
     )
     text = Text(
         text="The observation is encoded once per action; only the small velocity head runs at "

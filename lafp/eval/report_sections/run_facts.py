@@ -14,14 +14,14 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     if not run.stages:
         return []
     first, last = run.stages[0].provenance, run.stages[-1].provenance
-    revisions = {s.provenance.get("git_revision") or "unknown" for s in run.stages}
+    revisions = {_short(s.provenance.get("git_revision") or "unknown") for s in run.stages}
     packages = last.get("packages", {})
     shown = ("lafp", "torch", "ray", "deepspeed", "av")
     wall_s = sum((stage.summary or {}).get("wall_s", 0.0) for stage in run.stages)
     return [
         ("Begun", str(first.get("begun_at", "unknown")).replace("T", " ")[:16]),
         ("Time in stages", duration(wall_s)),
-        ("Git revision", ", ".join(sorted(_short(revision) for revision in revisions))),
+        ("Git revision", _at_most(sorted(revisions), 2)),
         ("Machine", f"{last.get('num_cpus')} cores, {last.get('platform')}"),
         ("Python", str(last.get("python"))),
         ("Packages", ", ".join(f"{name} {packages[name]}" for name in shown if packages.get(name))),
@@ -31,10 +31,11 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
 def in_words(run: RunRecord) -> str:
     """What was run, in one paragraph, from the stages that are complete."""
     sentences = []
-    sentences += [_shards_in_words(stage) for stage in run.complete_below("shards")]
+    if shards := run.complete_below("shards"):
+        sentences.append(f"Preprocessed {_list([_shards_in_words(stage) for stage in shards])}.")
     if lam := run.complete("lam"):
         sentences.append(_lam_in_words(lam))
-    policies = [_last(stage.name) for stage in run.complete_below("policy")]
+    policies = [f"`{_last(stage.name)}`" for stage in run.complete_below("policy")]
     decoders = run.complete_below("decoder")
     if policies:
         text = f"Trained the policies {_list(policies)} on its latent actions"
@@ -55,10 +56,10 @@ def in_words(run: RunRecord) -> str:
 
 def _shards_in_words(stage: StageRecord) -> str:
     spec = open_shard_set(stage.uri)
-    rate = f" at {spec.fps:g} frames/s" if spec.fps else ""
+    rate = f", {spec.fps:g} frames/s" if spec.fps else ""
     return (
-        f"Made {sum(spec.num_clips.values()):,} clips of {_last(stage.name)}"
-        f" ({duration(3600 * spec.num_hours)}, {spec.width_px}{TIMES}{spec.height_px} px{rate})."
+        f"`{_last(stage.name)}` ({sum(spec.num_clips.values()):,} clips, "
+        f"{duration(3600 * spec.num_hours)}, {spec.width_px}{TIMES}{spec.height_px} px{rate})"
     )
 
 
@@ -72,7 +73,7 @@ def _lam_in_words(stage: StageRecord) -> str:
         engine += f" ZeRO-{train['engine']['zero_stage']}"
     workers = "1 worker" if train["num_workers"] == 1 else f"{train['num_workers']} workers"
     return (
-        f"Pretrained a latent action model ({config['objective']['name']}, "
+        f"Pretrained a latent action model (`{config['objective']['name']}`, "
         f"{train['num_steps']:,} steps of {train['global_batch_size']} windows, {labels}; {engine}"
         f" on {workers})."
     )
@@ -84,6 +85,11 @@ def _list(names: Sequence[str]) -> str:
 
 def _last(name: str) -> str:
     return name.rpartition("/")[2]
+
+
+def _at_most(names: list[str], count: int) -> str:
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest
 
 
 def _short(revision: str) -> str:

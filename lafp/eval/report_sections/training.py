@@ -33,7 +33,7 @@ def section(run: RunRecord) -> Section | None:
             chart(
                 plots.curves(panels, log_y=["loss"]),
                 alt="Training curves of the latent action model.",
-                caption=f"Latent action model ({_name(lam, 'objective')}).",
+                caption=f"Latent action model (`{_name(lam, 'objective')}`).",
             )
         )
     blocks += _policies(run.complete_below("policy"))
@@ -72,8 +72,9 @@ def _panels_of(stage: StageRecord, wanted: Panels) -> dict[str, list[plots.Line]
 
 def _policies(stages: Sequence[StageRecord]) -> list[Block]:
     panels: dict[str, list[plots.Line]] = {}
-    for stage, color in zip(stages, plots.CYCLE, strict=False):
+    for stage in stages:
         name = stage.name.rpartition("/")[2]
+        color = plots.BLUE if "flow" in _name(stage, "policy") else plots.GREY
         lines = [
             plots.Line(label=label, x=steps, y=values, color=color, is_dashed=metric != "loss")
             for metric, label in (("loss", "training"), ("val/loss", "held out"))
@@ -94,8 +95,8 @@ def _decoders(stages: Sequence[StageRecord]) -> list[Block]:
     panels: dict[str, list[plots.Line]] = {}
     for title, metric in (
         ("action loss, training", "loss"),
-        ("action R², held out: anchored", "val/action_r2_anchored"),
-        ("action R², held out: deployed", "val/action_r2_deployed"),
+        ("action R², anchored", "val/action_r2_anchored"),
+        ("action R², deployed", "val/action_r2_deployed"),
     ):
         lines = []
         for stage in sorted(stages, key=_decoder_label):
@@ -112,8 +113,9 @@ def _decoders(stages: Sequence[StageRecord]) -> list[Block]:
         "latents it was not trained on, or the policy rightly goes another way than the "
         "demonstrator."
     )
+    caption = "Action decoders. R² is that of actions on held-out labeled episodes."
     figure = plots.curves(panels, log_y=["action loss, training"])
-    return [text, chart(figure, alt="Training curves of the action decoders.", caption="")]
+    return [text, chart(figure, alt="Training curves of the action decoders.", caption=caption)]
 
 
 def _decoder_line(stage: StageRecord, steps: list[float], values: list[float]) -> plots.Line:
