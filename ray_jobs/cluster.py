@@ -46,6 +46,9 @@ def check(demand: Demand) -> list[str]:
 
 
 def _start(demand: Demand) -> None:
+    # It only says that tokens are on; so they shall be.
+    tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    tokens.setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
         return

@@ -24,7 +24,7 @@ class Job:
     schema: type
     """Its config dataclass."""
     stage: Callable[[Any], str]
-    """Config -> folder of the run, e.g. ``lam``."""
+    """Config -> folder of the run, e.g. ``lam``; empty for the run itself."""
     inputs: Callable[[Any, RunDir], Mapping[str, str]]
     """Config, run -> fingerprints of what the stage reads. Raises ConfigError if one is missing."""
     demand: Callable[[Any], Demand]
@@ -41,19 +41,20 @@ class Job:
 def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
     """Runs one job to completion, or finds it complete. Returns its summary."""
     stage = run.stage(job.stage(cfg))
+    label = stage.name or job.name
     inputs = dict(job.inputs(cfg, run))
     state = state_of(job, stage, cfg, inputs)
     if state == "complete":
-        print(f"{stage.name}: complete, nothing to do ({stage.uri})", flush=True)
+        print(f"{label}: complete, nothing to do ({stage.uri})", flush=True)
         return stage.summary()
     if (demand := job.demand(cfg)).num_cpus:
         connect(demand)
-    print(f"{stage.name}: {'starting' if state == 'new' else 'resuming'}", flush=True)
+    print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)
     stage.begin(cfg, inputs)
     start = time.monotonic()
     summary = job.run(cfg, run, stage) | {"wall_s": round(time.monotonic() - start, 1)}
     stage.finish(summary)
-    print(f"{stage.name}: done in {duration(summary['wall_s'])}. Outputs: {stage.uri}", flush=True)
+    print(f"{label}: done in {duration(summary['wall_s'])}. Outputs: {stage.uri}", flush=True)
     for key, value in summary.items():
         if isinstance(value, str | int | float | bool):
             print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
