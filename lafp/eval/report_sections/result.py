@@ -133,9 +133,9 @@ def _verdict_on_raw(raw: Result, difference: np.ndarray) -> str:
     points = f"{100 * gain.mean:+.0f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
     verdict = "so this run does not tell the two apart"
     if gain.low > 0:
-        verdict = "so here raw latents do better"
+        verdict = "so in this run raw latents do better"
     elif gain.high < 0:
-        verdict = "so here interpolation does better"
+        verdict = "so in this run interpolation does better"
     return (
         f" A decoder trained on raw IDM latents ({anchored(1)}) reaches {_share(raw)}: {points} on "
         f"the same episodes, {verdict}."
