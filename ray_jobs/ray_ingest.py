@@ -1,25 +1,29 @@
 """Ray Data between shards and training workers: readers on any node, clips in the object store.
 
-Every rank has its own small pipeline: steps -> reader actors -> blocks of micro-batches, in the
-order of the steps. So the cursor is the step, nothing is dropped to make ranks equal, and no rank
-waits for another's data.
+Every reader of every rank has its own small pipeline, steps -> reader actor -> blocks of
+micro-batches, and a rank takes blocks from its readers in turn. So the order is that of the steps
+and the cursor is one number; nothing is dropped to make ranks equal, no rank waits for another's
+data, and what lies in the object store is bounded per reader.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 import ray.data
-from ray.data import ActorPoolStrategy, ExecutionResources
+from ray.data import ActorPoolStrategy, Dataset, ExecutionResources
 
 from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import open_shard_set
 
 CPUS_PER_READER = 1
+"""As Ray Data's own read tasks, with which the readers are fused."""
 BLOCK_BYTES = 16 << 20
-"""A reader's task: large enough that scheduling it (about 10 ms) does not count, small enough that
-several readers work on neighbouring steps."""
+"""Passing a block costs the training worker about 4 ms: large blocks make that negligible."""
 BUFFERED_BLOCKS = 4
-"""Blocks per reader that may lie in the object store ahead of a training worker."""
+"""Blocks of one reader that may lie in the object store, ahead of the training worker."""
+MAX_TASKS = 256
+"""Per reader. Ray Data plans every task before the first one starts: 0.8 ms and 10 kB each."""
 
 
 def ray_micro_batches(
@@ -31,34 +35,22 @@ def ray_micro_batches(
         plan: What the rank reads.
         start_step: First step.
         num_steps: One past the last step.
-        num_readers: Reader processes of this rank, each with ``CPUS_PER_READER``.
+        num_readers: Reader processes of this rank.
         cache_bytes: Decoded frames that one reader keeps.
 
     Yields:
         Arrays that lie in the object store: read-only, not copied.
     """
-    step_bytes = step_num_bytes(plan)
-    steps_per_block = max(1, BLOCK_BYTES // step_bytes)
-    remaining = num_steps - start_step
-    num_blocks = -(-remaining // steps_per_block)
-    dataset = ray.data.range(remaining, override_num_blocks=num_blocks).map_batches(
-        StepReader,
-        batch_size=None,
-        batch_format="numpy",
-        fn_constructor_args=(plan, start_step, cache_bytes),
-        compute=ActorPoolStrategy(size=num_readers),
-        num_cpus=CPUS_PER_READER,
-    )
-    options = dataset.context.execution_options
-    options.preserve_order = True
-    block_bytes = steps_per_block * step_bytes
-    options.resource_limits = ExecutionResources(
-        object_store_memory=num_readers * BUFFERED_BLOCKS * block_bytes
-    )
-    dataset.context.target_max_block_size = 2 * block_bytes
-    dataset.context.enable_progress_bars = False
-    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
-        yield from _rows(block)
+    steps_per_block = max(1, BLOCK_BYTES // step_num_bytes(plan))
+    num_blocks = -(-(num_steps - start_step) // steps_per_block)
+    readers = []
+    for index in range(min(num_readers, num_blocks)):
+        steps = BlockSteps(start_step, num_steps, steps_per_block, index, num_readers)
+        dataset = _pipeline(plan, steps, -(-(num_blocks - index) // num_readers), cache_bytes)
+        batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+        readers.append(_rows(batches))
+    for block in range(num_blocks):
+        yield from islice(readers[block % num_readers], steps_per_block * plan.num_rounds)
 
 
 def step_num_bytes(plan: MicroBatchPlan) -> int:
@@ -71,30 +63,69 @@ def step_num_bytes(plan: MicroBatchPlan) -> int:
     return total
 
 
-class StepReader:
-    """Reader actor: step numbers -> one row per micro-batch, a column per stream and field."""
+class BlockSteps:
+    """Which steps lie in the n-th block of one of several readers."""
 
-    def __init__(self, plan: MicroBatchPlan, start_step: int, cache_bytes: int) -> None:
+    def __init__(
+        self, start_step: int, num_steps: int, steps_per_block: int, reader: int, num_readers: int
+    ) -> None:
+        self._start_step, self._num_steps = start_step, num_steps
+        self.steps_per_block = steps_per_block
+        self._reader, self._num_readers = reader, num_readers
+
+    def __call__(self, n: int) -> range:
+        first = self._start_step + (n * self._num_readers + self._reader) * self.steps_per_block
+        return range(first, min(first + self.steps_per_block, self._num_steps))
+
+
+class BlockReader:
+    """The reader actor: block numbers -> blocks, a row per micro-batch, a column per field."""
+
+    def __init__(self, plan: MicroBatchPlan, steps: BlockSteps, cache_bytes: int) -> None:
         self._reader = MicroBatchReader(plan, cache_bytes)
-        self._start_step = start_step
+        self._steps = steps
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = [
-            {
-                f"{stream}/{name}": array
-                for stream, arrays in m.items()
-                for name, array in arrays.items()
-            }
-            for step in batch["id"]
-            for m in self._reader.read(self._start_step + int(step))
-        ]
-        return {column: np.stack([row[column] for row in rows]) for column in rows[0]}
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        for n in batch["id"]:
+            rows = [
+                {
+                    f"{stream}/{name}": a
+                    for stream, arrays in m.items()
+                    for name, a in arrays.items()
+                }
+                for step in self._steps(int(n))
+                for m in self._reader.read(step)
+            ]
+            yield {column: np.stack([row[column] for row in rows]) for column in rows[0]}
 
 
-def _rows(block: Mapping[str, np.ndarray]) -> Iterator[MicroBatch]:
-    for index in range(len(next(iter(block.values())))):
-        batch: MicroBatch = {}
-        for column, array in block.items():
-            stream, _, name = column.rpartition("/")
-            batch.setdefault(stream, {})[name] = array[index]
-        yield batch
+def _pipeline(
+    plan: MicroBatchPlan, steps: BlockSteps, num_blocks: int, cache_bytes: int
+) -> Dataset:
+    block_bytes = steps.steps_per_block * step_num_bytes(plan)
+    dataset = ray.data.range(
+        num_blocks, override_num_blocks=min(num_blocks, MAX_TASKS)
+    ).map_batches(
+        BlockReader,
+        batch_size=None,
+        batch_format="numpy",
+        fn_constructor_args=(plan, steps, cache_bytes),
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=CPUS_PER_READER,
+    )
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    options.resource_limits = ExecutionResources(object_store_memory=BUFFERED_BLOCKS * block_bytes)
+    dataset.context.target_max_block_size = int(0.9 * block_bytes)  # so every yield is a block
+    dataset.context.enable_progress_bars = False
+    return dataset
+
+
+def _rows(blocks: Iterable[Mapping[str, np.ndarray]]) -> Iterator[MicroBatch]:
+    for block in blocks:
+        for index in range(len(next(iter(block.values())))):
+            batch: MicroBatch = {}
+            for column, array in block.items():
+                stream, _, name = column.rpartition("/")
+                batch.setdefault(stream, {})[name] = array[index]
+            yield batch

@@ -152,6 +152,7 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
     def show() -> None:
         nonlocal num_starts
         progress: Progress | None = None
+        shown_step = -1.0
         is_last = False
         while not is_last:
             is_last = stop.wait(interval_s)
@@ -164,7 +165,9 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
                 progress.update(start_step)
             if progress and (records := read_metrics(stage.uri)):
                 latest = {name: value for record in records for name, value in record.items()}
-                progress.update(int(latest["step"]), _headline(latest))
+                if latest["step"] != shown_step:
+                    shown_step = latest["step"]
+                    progress.update(int(shown_step), _headline(latest))
         if progress:
             progress.__exit__()
 
