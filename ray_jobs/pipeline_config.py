@@ -1,14 +1,13 @@
 """The pipeline's config: the jobs' configs, composed."""
 
-from dataclasses import dataclass
-
-from data_pipelines.config import PreprocessConfig
-from lafp.train.tasks.lam import TrainLamConfig
+from dataclasses import dataclass, field
 
 from data_pipelines.collect import CollectConfig
+from data_pipelines.config import PreprocessConfig
 from lafp.eval.config import EvaluateConfig
 from lafp.eval.report import ReportConfig
 from lafp.train.tasks.decoder import TrainDecoderConfig
+from lafp.train.tasks.lam import TrainLamConfig
 from lafp.train.tasks.policy import TrainPolicyConfig
 
 
@@ -28,4 +27,4 @@ class PipelineConfig:
     train_decoder: tuple[TrainDecoderConfig, ...] = ()
     """One action decoder each: decoder/<name>."""
     evaluate: EvaluateConfig
-    report: ReportConfig = ReportConfig()
+    report: ReportConfig = field(default_factory=ReportConfig)
