@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lafp import storage
+from lafp.config import ConfigError
 from lafp.run_dir import RunDir
 from lafp.train.config import TrainConfig
 from lafp.train.task import Task
@@ -29,7 +30,10 @@ def resolve(run: RunDir, name: str, uri: str | None, stages: Iterable[str]) -> T
         return TrainInput(name, storage.absolute(uri), storage.absolute(uri))
     found = [run.stage(stage) for stage in stages]
     stage = next((s for s in found if storage.is_file(s.path("provenance.json"))), found[0])
-    return TrainInput(name, stage.uri, stage.fingerprint())
+    try:
+        return TrainInput(name, stage.uri, stage.fingerprint())
+    except ConfigError as error:
+        raise ConfigError(f"{error} Or bring your own: {name}=FOLDER_OR_S3_URI.") from None
 
 
 def resolve_optional(
