@@ -70,7 +70,8 @@ def latent_metrics(latent_BZ: Tensor) -> dict[str, Tensor]:
     evenly. Computed from traces, so it costs one B x B product and no decomposition.
     """
     centred_BZ = latent_BZ.float() - latent_BZ.float().mean(0)
-    gram_BB = centred_BZ @ centred_BZ.T
+    with torch.autocast(latent_BZ.device.type, enabled=False):
+        gram_BB = centred_BZ @ centred_BZ.T
     squared_distance_B = gram_BB.diagonal()
     total = squared_distance_B.sum()
     eps = torch.finfo(torch.float32).tiny
