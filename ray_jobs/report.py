@@ -22,8 +22,8 @@ def inputs(_: ReportConfig, run: RunDir) -> Mapping[str, str]:
 
 def plan(cfg: ReportConfig, run: RunDir) -> list[str]:
     """What would be written from what."""
-    stages = ", ".join(inputs(cfg, run)) or "no complete stage"
-    return [f"{run.stage('report.html').uri} from: {stages}"]
+    stages = ", ".join(inputs(cfg, run)) or "the stages that are complete by then"
+    return [f"{run.stage('report.html').uri}, from {stages}"]
 
 
 def run_stage(cfg: ReportConfig, run: RunDir, _: StageDir) -> dict[str, Any]:

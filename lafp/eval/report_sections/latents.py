@@ -37,20 +37,20 @@ def probe_rows(rows: Sequence[Result], metric: str) -> dict[str, Result]:
 
 def warnings(rows: Sequence[Result], views: Mapping[str, Any] | None) -> list[Note]:
     """Plain words for a LAM that holds nothing: constant latents, or no more than the state."""
-    notes = []
     if views and views["is_collapsed"]:
-        notes.append(
+        return [
             Note(
                 level="warning",
                 text="The latent actions are constant: the LAM gives every frame pair the same z, "
                 "so policies trained on it have nothing to learn. Look at its loss curve first; "
-                "then try a lower learning rate, a wider bottleneck or less bottleneck noise.",
+                "then try more steps, a lower learning rate, a wider bottleneck or less bottleneck "
+                "noise.",
             )
-        )
+        ]
     r2 = probe_rows(rows, "probe_r2")
     latent, embedding = r2.get("lam"), r2.get("embedding")
     if latent and embedding and not _is_above(latent, embedding):
-        notes.append(
+        return [
             Note(
                 level="warning",
                 text="The probe reads the true action no better from z than from the observation "
@@ -58,8 +58,8 @@ def warnings(rows: Sequence[Result], views: Mapping[str, Any] | None) -> list[No
                 "actions may be what the state gives away. More data, action supervision "
                 "(`supervision.weight`), or fewer distractors help.",
             )
-        )
-    return notes
+        ]
+    return []
 
 
 def headline(rows: Sequence[Result], views: Mapping[str, Any] | None) -> str | None:
