@@ -94,7 +94,10 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
         try:
             outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
-            raise JobError(_explain(error, stage)) from error
+            raise JobError(  # Ray's text holds the workers' tracebacks
+                f"{stage.name}: {error}\n"
+                "Run the same command again to resume from the last checkpoint."
+            ) from error
     if "config_error" in outcome:
         raise ConfigError(outcome["config_error"])
     if "stopped" in outcome:
@@ -133,18 +136,10 @@ class FailureLog(UserCallback):
         storage.write_text(self._uri, self._lines)
 
 
-def _explain(error: TrainingFailedError, stage: StageDir) -> str:
-    failures = getattr(error, "worker_failures", {})
-    reasons = [f"worker {rank}: {failure}" for rank, failure in sorted(failures.items())]
-    return (
-        f"Training '{stage.name}' stopped:\n" + "\n".join(reasons or [str(error)]) + "\n"
-        "Run the same command again to resume from the last checkpoint."
-    )
-
-
 @contextmanager
 def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
     """Shows steps, loss and time left, read from the stage's files while training runs."""
+    storage.delete(stage.path(FAILURES))
     stop = threading.Event()
     interval_s = 10.0 if storage.is_s3(stage.uri) else 1.0
     num_starts = len(read_starts(stage.uri))
@@ -159,8 +154,8 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
             starts = read_starts(stage.uri)
             if len(starts) > num_starts:
                 num_starts, start_step = len(starts), int(starts[-1]["step"])
-                if start_step:
-                    sys.stderr.write(f"[{stage.name}] resuming from step {start_step}\n")
+                if num_starts > 1:
+                    sys.stderr.write(f"{_last_failure(stage)}resuming from step {start_step}\n")
                 progress = Progress(stage.name, num_steps, "steps")
                 progress.update(start_step)
             if progress and (records := read_metrics(stage.uri)):
@@ -178,6 +173,13 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def _last_failure(stage: StageDir) -> str:
+    if not storage.is_file(stage.path(FAILURES)):
+        return f"[{stage.name}] "
+    failure = json.loads(storage.read_text(stage.path(FAILURES)).splitlines()[-1])
+    return f"[{stage.name}] worker {failure['rank']} failed: {failure['error']}\n[{stage.name}] "
 
 
 def _headline(metrics: dict[str, float]) -> str:

@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_is_not_tried_again(shards, tmp_path):
 @pytest.mark.slow
 def test_a_worker_that_keeps_failing_stops_the_run_with_its_reason(shards, tmp_path):
     broken = task(shards, BrokenTask, at_step=5, how="raise")
-    with pytest.raises(JobError, match=r"(?s)worker 0: .*a broken task.*Run the same command"):
+    with pytest.raises(JobError, match=r"(?s)lam: .*a broken task.*Run the same command"):
         fit(stage(tmp_path), config(num_workers=1, max_failures=1), broken)
     assert [start["step"] for start in read_starts(str(tmp_path))] == [0, 4]
 
