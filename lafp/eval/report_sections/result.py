@@ -26,9 +26,10 @@ from lafp.eval.statistics import bootstrap_interval
 _POLICY_METHODS = ("latent_bc", "latent_bc_idm_decoder", "latent_flow")
 _SLALOM_NOTE = (
     "Slalom is built to hold a late, sharp fork on the centre line, where the mean of two ways is "
-    "a crash. It shows the mechanism (what is lost when modes are averaged, and what interpolation "
-    "gives back); it is no proof that one method is better in general. One training seed: the "
-    "intervals cover episodes, not other training runs."
+    "a crash. A policy that averages either crashes or, where its mean happens to tip over, always "
+    "takes the same side: read success together with mode coverage. Slalom shows this mechanism; "
+    "it is no proof that one method is better in general. One training seed: the intervals cover "
+    "episodes, not other training runs."
 )
 
 
@@ -107,17 +108,13 @@ def headline(rows: Sequence[Result], outcomes: Mapping[str, np.ndarray]) -> str 
     same = [r for r in success if r.noise == lafp.noise and r.solver_steps == lafp.solver_steps]
     text = (
         f"With interpolation ({anchored(lafp.anchor_time)}) the flow policy succeeds in "
-        f"{_share(lafp)} of {lafp.n} episodes"
+        f"{_share(lafp)} of {lafp.n} episodes{_modes_kept(rows, lafp)}"
     )
-    cloning = max(
-        (row for row in success if row.method.startswith("latent_bc")),
-        key=lambda row: row.value,
-        default=None,
-    )
+    cloning = better_cloning(success)
     naive = next((row for row in same if row.anchor_time == 0), None)
     others = []
     if cloning:
-        others.append(f"the better latent cloning in {_share(cloning)}")
+        others.append(f"the better latent cloning in {_share(cloning)}{_modes_kept(rows, cloning)}")
     if naive:
         others.append(f"the same flow policy without interpolation in {_share(naive)}")
     text += f", {' and '.join(others)}." if others else "."
@@ -125,6 +122,20 @@ def headline(rows: Sequence[Result], outcomes: Mapping[str, np.ndarray]) -> str 
     if raw is None or lafp.label not in outcomes or raw.label not in outcomes:
         return text
     return text + _verdict_on_raw(raw, outcomes[raw.label] - outcomes[lafp.label])
+
+
+def better_cloning(success: Sequence[Result]) -> Result | None:
+    """The cloning row that succeeds most: the baseline is never weakened."""
+    rows = [row for row in success if row.method.startswith("latent_bc")]
+    return max(rows, key=lambda row: row.value, default=None)
+
+
+def _modes_kept(rows: Sequence[Result], method: Result) -> str:
+    """Success alone would hide a policy that always goes the same way."""
+    for row in rows:
+        if row.label == method.label and row.metric == "mode_coverage" and row.value == row.value:
+            return f" (mode coverage {row.value:.2f})"
+    return ""
 
 
 def _verdict_on_raw(raw: Result, difference: np.ndarray) -> str:

@@ -11,7 +11,12 @@ from lafp import storage
 from lafp.envs.slalom import GOAL_HALF_HEIGHT, GOAL_X, PILLARS_P2
 from lafp.eval import plots
 from lafp.eval.report_sections.blocks import Block, Figure, Row, Section, chart, picture
-from lafp.eval.report_sections.result import is_lafp, name_of, of_metric
+from lafp.eval.report_sections.result import (
+    better_cloning,
+    is_lafp,
+    name_of,
+    of_metric,
+)
 from lafp.eval.results import DEMONSTRATOR, Result
 from lafp.eval.run_record import RunRecord, StageRecord
 from lafp.video import decode_clip
@@ -29,7 +34,7 @@ def section(run: RunRecord, rows: Sequence[Result]) -> Section | None:
     blocks: list[Block] = []
     if all(row.task == "slalom" for row in success):
         blocks.append(_paths(stage, rows, success))
-    cloning = next((row for row in success if row.method == "latent_bc"), None)
+    cloning = better_cloning(success)
     lafp = next((row for row in success if is_lafp(row)), None)
     films = [_film(stage, row) for row in (cloning, lafp) if row and _has_film(stage, row)]
     blocks += [Row(figures=films)] if films else []

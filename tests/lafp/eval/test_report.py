@@ -151,6 +151,15 @@ def test_headline_compares_with_raw_latents_episode_by_episode(num_raw, verdict)
     assert f"{(num_raw - 234) / 3:+.0f} points" in text
 
 
+def test_headline_says_when_a_successful_clone_always_goes_the_same_way():
+    clone = replace(CLONING, value=1.0, low=0.99, high=1.0)
+    coverage = replace(clone, metric="mode_coverage", value=0.09, low=None, high=None)
+    undefined = replace(coverage, label="lafp", value=float("nan"))
+    text = result.headline([LAFP, clone, coverage, undefined], {}).replace("\xa0", " ")
+    assert "cloning in 100 % [99, 100] (mode coverage 0.09)" in text
+    assert text.count("mode coverage") == 1
+
+
 def test_headline_is_left_out_without_rollouts():
     assert result.headline([], {}) is None
     assert result.headline([CLONING], {}) is None
