@@ -221,8 +221,7 @@ def _on_ray(
         # Deprecated for Ray 2.64, but until then the only way to bound the retries.
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         results = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
-            _attempt,
-            fn_kwargs={"function": function, "cfg": cfg, **kwargs},
+            partial(_attempt, function=function, cfg=cfg, **kwargs),
             num_cpus=1,
             memory=cfg.tasks.memory_bytes,
             max_calls=_TASKS_PER_WORKER,
@@ -236,7 +235,7 @@ def _on_ray(
 
 def _attempt(
     row: dict[str, Any], function: Callable[..., dict[str, Any]], **kwargs: Any
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Runs on a worker. A failing disk or network is a row: Ray buries exceptions in its own."""
     try:
         return {"result": json.dumps(function(row, **kwargs)), "error": ""}

@@ -22,7 +22,7 @@ from data_pipelines.stages.read_labels import (
 )
 from data_pipelines.stages.resample import Cut, resample
 from data_pipelines.stages.resize import crop_or_pad, scaled_size
-from data_pipelines.stages.split_clips import ClipFrames, split_clips
+from data_pipelines.stages.split_clips import MAX_OWN_FPS, ClipFrames, split_clips
 from lafp import storage
 from lafp.video.array_video import array_frames, array_info
 from lafp.video.decoder import DamagedSpan, DecodedFrame, VideoDecoder, VideoError, VideoInfo
@@ -81,7 +81,12 @@ def _open(
     if cfg.labels is not None and item.labels_uri == item.uri:
         return list(_stacked(item, path, cfg.labels))
     video_id = content_hash(path)
-    info = decoder.probe(str(path), cfg.limits.max_pixels, deadline)
+    try:
+        info = decoder.probe(str(path), cfg.limits.max_pixels, deadline)
+    except VideoError:
+        raise
+    except Exception as error:  # a bad file is data: no decoder may stop the job
+        raise VideoError("does_not_decode", f"{type(error).__name__}: {error}") from error
     video = _Video(
         uri=item.uri,
         video_id=video_id,
@@ -132,7 +137,7 @@ def _one_video(video: _Video, cfg: PreprocessConfig, item: VideoItem) -> Iterato
         duration_s=total_s,
     )
     reject = partial(RejectRow, video_uri=video.uri)
-    fps = cfg.clip.fps or info.fps
+    fps = cfg.clip.fps or min(info.fps, MAX_OWN_FPS)
     try:
         if found := probe.violation(info, cfg.limits):
             raise VideoError(*found)
@@ -169,7 +174,7 @@ def _spans(video: _Video, fps: float, cfg: PreprocessConfig) -> Iterator[ClipFra
         for span in split_clips(ticks, fps, info.duration_s, cfg.clip, fit):
             yield span
             covered_s = span.end_s
-    except Exception as error:  # a bad file is data: no decoder may stop the job
+    except Exception as error:  # as above
         yield Cut(covered_s, info.duration_s, "damaged", f"{type(error).__name__}: {error}")
 
 
@@ -178,7 +183,7 @@ def _finish_clip(
 ) -> EncodedClip | RejectRow:
     """Measures, filters and encodes one clip."""
     small = motion.shrink(clip.frames)
-    clip_motion = motion.median_motion(small)
+    clip_motion = motion.median_motion(small, fps, video.info.fps)
     if found := motion.violation(small, clip_motion, cfg.filters):
         reason, detail = found
         return RejectRow(

@@ -8,6 +8,9 @@ import numpy as np
 
 from data_pipelines.stages.resample import JITTER, Cut, Event, SegmentEnd, Tick
 
+MAX_OWN_FPS = 240.0
+"""Where videos keep their rates, faster ones get this: lying time stamps must not fill memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
@@ -15,7 +18,7 @@ class ClipConfig:
 
     fps: float | None = 10.0
     """Frames per second of presentation time; one training step is 1/fps seconds. null keeps the
-    rate of each video (of its median step, if that varies)."""
+    rate of each video (of its median step, if that varies), up to 240."""
     max_s: float = 10.0
     """Longer videos are cut into clips of equal length, this at most."""
     min_frames: int = 16

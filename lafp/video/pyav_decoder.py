@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from lafp.video.damage import Clock, DamageGate
 from lafp.video.decoder import (
     DamagedSpan,
     DecodedFrame,
@@ -32,8 +33,15 @@ SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_C
 _SANE_PIXEL_ASPECT = (0.25, 4.0)
 # The last frame of a variable-rate video may stay a while, but a longer claim is no evidence.
 _MAX_LAST_FRAME_S = 10.0
-# Time stamps of old containers wobble; a longer step back is another time line.
-_MAX_STEP_BACK_S = 1.0
+# Real media containers only: a playlist that poses as a video must neither reach the network nor
+# other files, nor wait for its live stream to go on.
+_OPEN_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": (
+        "mov,mp4,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,ogg,asf,gif,apng,h263,h264,hevc,m4v,"
+        "ivf,obu,mxf,rm,nut,dv,wtv,yuv4mpegpipe"
+    ),
+}
 # Decoders align what they allocate: room beyond the coded size, in pixels per side.
 _ALIGNMENT_PX = 256
 
@@ -61,7 +69,7 @@ class PyAVDecoder:
 
     def probe(self, path: str, max_pixels: int, deadline: float) -> VideoInfo:
         """See ``VideoDecoder.probe``."""
-        with _open(path) as (container, stream):
+        with _open(path, deadline) as (container, stream):
             context = stream.codec_context
             if context.width * context.height > max_pixels:
                 raise VideoError(
@@ -108,11 +116,11 @@ class PyAVDecoder:
             rgb = to_rgb.reformat(frame, *size, "rgb24", interpolation=SCALING, threads=1)
             return info.orientation.apply(rgb.to_ndarray())
 
-        gate = _DamageGate(info)
-        with _open(path) as (container, stream):
+        gate = DamageGate(info)
+        with _open(path, deadline) as (container, stream):
             # No frame may cost more than the probe has seen and its caller has accepted.
             _limit_pixels(stream, info.coded_pixels)
-            clock = _Clock()
+            clock = Clock()
             for packet in _packets(container, stream, deadline):
                 try:
                     decoded = stream.decode(packet)
@@ -125,108 +133,23 @@ class PyAVDecoder:
             yield from gate.finish()
 
 
-class _DamageGate:
-    """Decides which frames are sound.
-
-    From a flagged frame or a packet that does not decode, everything is cut out until a sound key
-    frame that is shown later: what lies between may show the damage without being flagged.
-    """
-
-    def __init__(self, info: VideoInfo) -> None:
-        self._info = info
-        self._first_size: tuple[int, int] | None = None
-        self._cause = ""
-        self._error_time_s = 0.0
-        self._is_damaged = False
-        self.last_time_s = -1.0
-        """When the last sound frame is shown; negative before the first one."""
-
-    def packet_failed(self, packet: Packet, error: Exception) -> None:
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        time_base = packet.time_base
-        time_s = 0.0 if stamp is None or time_base is None else float(stamp * time_base)
-        self._damage(time_s - self._info.first_pts_s, f"a packet does not decode: {error.args[1]}")
-
-    def check(self, frame: VideoFrame, time_s: float) -> Generator[DamagedSpan, None, bool]:
-        """Yields the damaged span that the frame ends, if any; returns whether it is sound."""
-        size = (frame.width, frame.height)
-        self._first_size = self._first_size or size
-        if frame.is_corrupt:
-            self._damage(time_s, "FFmpeg flags a frame as corrupt")
-        elif size != self._first_size:
-            self._damage(time_s, f"the frame size changes to {size[0]}x{size[1]}")
-        elif time_s < self.last_time_s - _MAX_STEP_BACK_S:
-            self._damage(time_s, "time stamps go backwards")
-        elif time_s <= self.last_time_s:
-            return False  # never shown: the frame before it has its place
-        elif not self._is_damaged or (frame.key_frame and time_s > self._error_time_s):
-            if self._is_damaged:
-                yield DamagedSpan(self._sound_until_s(), time_s, self._cause)
-            self._is_damaged = False
-            self.last_time_s = time_s
-        return not self._is_damaged
-
-    def finish(self) -> Iterator[DamagedSpan]:
-        """Yields the damage that reaches the end of the file, if any."""
-        end_s = self._info.duration_s
-        cause = self._cause if self._is_damaged else "these frames were not decoded"
-        if end_s - self._sound_until_s() > 0.5 / self._info.fps:
-            yield DamagedSpan(self._sound_until_s(), end_s, cause)
-
-    def _damage(self, time_s: float, cause: str) -> None:
-        if not self._is_damaged:
-            self._cause = cause
-        self._is_damaged = True
-        self._error_time_s = max(self._error_time_s, time_s)
-
-    def _sound_until_s(self) -> float:
-        """End of the last sound frame."""
-        if self.last_time_s < 0:
-            return 0.0
-        times_s = self._info.times_s
-        following = times_s[np.searchsorted(times_s, self.last_time_s + 1e-6) :]
-        return float(following[0]) if len(following) else self._info.duration_s
-
-
-class _Clock:
-    """FFmpeg's best-effort time stamps, which PyAV does not pass on.
-
-    Some containers (AVI with B-frames) have wrong presentation times but right decoding times:
-    whichever has gone backwards less often is believed (libavcodec, ``guess_correct_pts``).
-    """
-
-    def __init__(self) -> None:
-        self._num_faulty_pts = self._num_faulty_dts = 0
-        self._last_pts: int | None = None
-        self._last_dts: int | None = None
-
-    def time_s(self, frame: VideoFrame) -> float:
-        """Presentation time on the file's own clock."""
-        pts, dts = frame.pts, frame.dts
-        if dts is not None:
-            self._num_faulty_dts += self._last_dts is not None and dts <= self._last_dts
-            self._last_dts = dts
-        if pts is not None:
-            self._num_faulty_pts += self._last_pts is not None and pts <= self._last_pts
-            self._last_pts = pts
-        is_pts_better = self._num_faulty_pts <= self._num_faulty_dts or dts is None
-        stamp = pts if pts is not None and is_pts_better else dts
-        if stamp is None or frame.time_base is None:
-            raise VideoError("no_time_stamps", "a frame has no presentation time")
-        return float(stamp * frame.time_base)
-
-
 @contextmanager
-def _open(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open(path: str, deadline: float) -> Iterator[tuple[InputContainer, VideoStream]]:
+    timeout_s = max(0.1, deadline - time.monotonic())
     try:
-        container = av.open(path, "r")
+        container = av.open(
+            path, "r", options=_OPEN_OPTIONS, metadata_errors="replace", timeout=timeout_s
+        )
+    except av.ExitError as error:
+        raise VideoError("timeout", "opening the file takes too long") from error
     except (av.FFmpegError, ValueError) as error:
         raise VideoError("not_a_video", str(error.args[1] if error.args[1:] else error)) from error
     with container:
         if not container.streams.video:
             kinds = sorted({stream.type for stream in container.streams})
             raise VideoError("no_video_stream", f"streams: {', '.join(kinds) or 'none'}")
-        stream = container.streams.video[0]
+        best = container.streams.best("video")  # no cover picture, if there is a choice
+        stream = best if isinstance(best, VideoStream) else container.streams.video[0]
         if stream.codec_context is None:
             raise VideoError("unsupported_codec", "FFmpeg has no decoder for the video stream")
         stream.codec_context.thread_count = 1

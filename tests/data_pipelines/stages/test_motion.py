@@ -20,8 +20,15 @@ def test_shrinking_averages_blocks():
 def test_motion_of_a_fade_is_its_step():
     frames = np.repeat(np.arange(0, 100, 10, dtype=np.uint8), 32 * 32 * 3).reshape(10, 32, 32, 3)
     np.testing.assert_allclose(pair_motion(shrink(frames)), 10 / 255, rtol=1e-5)
-    assert median_motion(shrink(frames)) == pytest.approx(10 / 255)
-    assert median_motion(shrink(frames[:1])) == 0
+    assert median_motion(shrink(frames), 10, 10) == pytest.approx(10 / 255)
+    assert median_motion(shrink(frames[:1]), 10, 10) == 0
+
+
+def test_repeated_frames_of_a_slower_source_are_no_standstill():
+    frames = np.repeat(np.arange(0, 100, 10, dtype=np.uint8), 32 * 32 * 3).reshape(10, 32, 32, 3)
+    tripled = np.repeat(frames, 3, axis=0)
+    assert median_motion(shrink(tripled), 30, 10) == pytest.approx(10 / 255)
+    assert median_motion(shrink(tripled), 30, 30) == 0
 
 
 def test_static_and_dark_clips_are_rejected_where_the_source_asks_for_it():
@@ -30,7 +37,7 @@ def test_static_and_dark_clips_are_rejected_where_the_source_asks_for_it():
     black = np.zeros((10, 32, 32, 3), np.float32)
     moving = rng.uniform(0, 1, (10, 32, 32, 3)).astype(np.float32)
     cfg = FiltersConfig(min_motion=0.001, min_brightness=0.03)
-    assert violation(grey, median_motion(grey), cfg)[0] == "static"
-    assert violation(black, median_motion(black), cfg)[0] == "dark"
-    assert violation(moving, median_motion(moving), cfg) is None
+    assert violation(grey, median_motion(grey, 10, 10), cfg)[0] == "static"
+    assert violation(black, median_motion(black, 10, 10), cfg)[0] == "dark"
+    assert violation(moving, median_motion(moving, 10, 10), cfg) is None
     assert violation(black, 0.0, FiltersConfig()) is None

@@ -1,3 +1,4 @@
+import socket
 import time
 
 import numpy as np
@@ -173,6 +174,20 @@ def test_what_is_no_video_is_refused_with_a_reason(decoder, tmp_path, content, r
     with pytest.raises(VideoError) as caught:
         decoder.probe(str(path), MAX_PIXELS, soon())
     assert caught.value.reason == reason
+
+
+def test_a_playlist_that_poses_as_a_video_reaches_no_network(decoder, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        host, port = server.getsockname()
+        path = tmp_path / "v.m3u8"
+        path.write_text(
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nhttp://{host}:{port}/a.ts\n"
+        )
+        with pytest.raises(VideoError):
+            decoder.probe(str(path), MAX_PIXELS, soon())
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 def test_frames_beyond_the_pixel_limit_are_not_decoded(decoder, tmp_path):
