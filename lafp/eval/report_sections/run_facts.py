@@ -126,7 +126,7 @@ def files_section(run: RunRecord) -> Section:
     listings = [
         Listing(title=f"{stage.name}/config.yaml", body=stage.config_yaml) for stage in run.stages
     ]
-    table = Table(head=["Stage", "Folder", "State", ""], rows=rows, num_text_columns=3)
+    table = Table(head=["Stage", "Folder", "State", "Size"], rows=rows, num_text_columns=3)
     return Section(
         id="files",
         short="Files and configs",
