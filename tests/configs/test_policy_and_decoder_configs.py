@@ -1,4 +1,4 @@
-"""Every shipped config of both jobs is valid, is a run of its own, and compares fairly."""
+"""The shipped configs of policies and decoders compare fairly."""
 
 from pathlib import Path
 
@@ -14,12 +14,6 @@ SCHEMAS = {"train_policy": TrainPolicyConfig, "train_decoder": TrainDecoderConfi
 
 def loaded(folder):
     return {p.stem: load_config(SCHEMAS[folder], p) for p in (CONFIGS / folder).glob("*.yaml")}
-
-
-@pytest.mark.parametrize("folder", SCHEMAS)
-def test_no_two_configs_are_the_same_run(folder):
-    configs = loaded(folder)
-    assert configs and len(set(configs.values())) == len(configs)
 
 
 @pytest.mark.parametrize("prefix", ["", "slalom_"])

@@ -19,14 +19,6 @@ def test_every_config_loads_and_its_batches_are_whole_clips_per_worker(path):
     assert clips % (cfg.train.num_workers * cfg.train.gradient_accumulation) == 0
 
 
-def test_no_two_configs_are_the_same_run():
-    seen: dict[TrainLamConfig, Path] = {}
-    for path in PATHS:
-        cfg = load_config(TrainLamConfig, path)
-        assert cfg not in seen, f"{path.name} resolves to the same run as {seen[cfg].name}."
-        seen[cfg] = path
-
-
 def test_lapo_has_the_papers_latents():
     cfg = load_config(TrainLamConfig, FOLDER / "lapo.yaml")
     assert cfg.objective.latent_action_dim == 128
