@@ -9,7 +9,7 @@ REASONS = {
     "no_video_stream": "a container without video, e.g. sound only",
     "unsupported_codec": "a video stream that the decoder has no codec for",
     "no_frames": "a header without media",
-    "does_not_decode": "no packet decodes",
+    "does_not_decode": "the decoder gets nothing out of it",
     "no_time_stamps": "frames without presentation times",
     "too_many_bytes": "larger than limits.max_bytes",
     "too_large": "frames larger than limits.max_pixels",

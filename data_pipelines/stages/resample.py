@@ -85,14 +85,10 @@ def resample(
     except VideoError as error:
         # What was decoded is sound and stays; the frame on display ends after its own step.
         yield from clock.end_segment(min(clock.natural_end_s, duration_s))
-        yield from clock.cut(duration_s, _reason(error), error.detail)
+        yield from clock.cut(duration_s, error.reason, error.detail)
         return
     yield from clock.end_segment(duration_s)
     yield from clock.cut(duration_s, "damaged", "no frames were decoded here")
-
-
-def _reason(error: VideoError) -> str:
-    return "timeout" if error.reason == "timeout" else "damaged"
 
 
 class _Clock:
