@@ -16,7 +16,7 @@ from ray_jobs.job import Job, JobError, execute
 
 
 def main(job: Job, doc: str | None) -> None:
-    """Parses the command line, runs ``job`` and exits: 0 done, 1 failed, 2 wrong usage."""
+    """Parses the command line, runs ``job`` and exits: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
     try:
         _main(job, doc)
     except ConfigError as error:
@@ -28,6 +28,9 @@ def main(job: Job, doc: str | None) -> None:
     except StorageError as error:
         print(f"Error: {error}\nRun the same command again to resume.", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("Interrupted. Run the same command again to resume.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _main(job: Job, doc: str | None) -> None:
