@@ -16,7 +16,7 @@ from ray_jobs.job import Job, JobError, execute
 
 
 def main(job: Job, doc: str | None) -> None:
-    """Parses the command line and runs ``job``. Exits 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    """Parses the command line, runs ``job``; exits 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
     try:
         _main(job, doc)
     except ConfigError as error:
