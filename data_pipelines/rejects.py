@@ -5,6 +5,7 @@ from dataclasses import dataclass
 REASONS = {
     # the file
     "unreadable": "the file could not be read",
+    "missing_file": "the dataset's index lists it, but a file of it is not there",
     "not_a_video": "no container that the decoder knows",
     "no_video_stream": "a container without video, e.g. sound only",
     "unsupported_codec": "a video stream that the decoder has no codec for",

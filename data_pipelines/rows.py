@@ -1,6 +1,6 @@
 """What goes from stage to stage: small rows. Frames and whole videos never become rows."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from data_pipelines.rejects import RejectRow
@@ -9,7 +9,7 @@ from lafp.data.shard_format import ClipRecord, Labels, Split
 
 @dataclass(frozen=True, kw_only=True)
 class VideoItem:
-    """One listed input: a video, or a file of stacked episodes."""
+    """One listed input: a video, or a file of stacked episodes. Items survive JSON."""
 
     uri: str
     num_bytes: int
@@ -17,6 +17,10 @@ class VideoItem:
     """Where its source was given for a split; None decides by the hash of its content."""
     labels_uri: str | None = None
     """Its sidecar; the file itself where it holds stacked episodes."""
+    reader: str = ""
+    """Name in ``sources.LABELED_SOURCES`` of what opens it; empty for videos and ``.npz``."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the reader wants to know of it, ready for JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,8 @@ class VideoRow:
     num_bytes: int
     duration_s: float
     """What must be accounted for by clips and rejects; 0 when it is no video."""
+    episode_id: str = ""
+    """Videos of one episode share it and go to one split; empty where the video is the episode."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,28 +54,34 @@ def select_clips(parts: Iterable[PartRows], cfg: PreprocessConfig) -> Selection:
         rejects += duplicates
     with_clips = {clip.record.video_uri for clip in clips}
     split_of = assign_splits([video for video in videos if video.uri in with_clips], cfg)
-    clips = [with_split(clip, split_of[clip.record.video_id]) for clip in clips]
+    clips = [with_split(clip, split_of[clip.record.episode_id]) for clip in clips]
     return Selection(videos=tuple(videos), clips=tuple(clips), rejects=tuple(rejects))
 
 
 def assign_splits(videos: Sequence[VideoRow], cfg: PreprocessConfig) -> dict[str, Split]:
-    """Video id -> split, for the videos that gave clips.
+    """Episode id -> split, for the videos that gave clips. A video alone is an episode.
 
     A video whose source was given for a split goes there; else the hash of its content decides,
     so that a video keeps its split when others come or go. If no hash falls below
-    ``val_fraction``, the lowest one is held out.
+    ``val_fraction``, the lowest one is held out. Cameras of one episode stay together.
     """
-    splits: dict[str, Split] = {v.video_id: v.split for v in videos if v.split is not None}
-    free = sorted(v.video_id for v in videos if v.split is None)
-    held_out = {video_id for video_id in free if _uniform(video_id) < cfg.val_fraction}
+    splits: dict[str, Split] = {_episode(v): v.split for v in videos if v.split is not None}
+    free = sorted({_episode(v) for v in videos if v.split is None})
+    held_out = {episode_id for episode_id in free if _uniform(episode_id) < cfg.val_fraction}
     if cfg.val_fraction and not held_out and len(free) > 1:
         held_out = {free[0]}
-    return splits | {video_id: "val" if video_id in held_out else "train" for video_id in free}
+    return splits | {
+        episode_id: "val" if episode_id in held_out else "train" for episode_id in free
+    }
 
 
-def _uniform(video_id: str) -> float:
+def _episode(video: VideoRow) -> str:
+    return video.episode_id or video.video_id
+
+
+def _uniform(episode_id: str) -> float:
     """The hash as a number in [0, 1)."""
-    return int(video_id[:13], 16) / 16**13
+    return int(episode_id[:13], 16) / 16**13
 
 
 def _drop_duplicates(clips: Sequence[ClipRow]) -> tuple[list[ClipRow], list[RejectRow]]:

@@ -2,21 +2,22 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import EncodedClip, Row, VideoItem, VideoRow
+from data_pipelines.sources import LABELED_SOURCES
+from data_pipelines.sources.opened import Opened, OpenWith, content_hash, probe_file
 from data_pipelines.stages import dedup, motion, probe
 from data_pipelines.stages.encode import encode
 from data_pipelines.stages.read_labels import (
     EpisodeLabels,
     LabelsConfig,
-    check_belong,
+    align,
     read_sidecar,
     read_stacked,
 )
@@ -25,7 +26,7 @@ from data_pipelines.stages.resize import crop_or_pad, scaled_size
 from data_pipelines.stages.split_clips import MAX_OWN_FPS, ClipFrames, split_clips
 from lafp import storage
 from lafp.video.array_video import array_frames, array_info
-from lafp.video.decoder import DamagedSpan, DecodedFrame, VideoDecoder, VideoError, VideoInfo
+from lafp.video.decoder import VideoDecoder, VideoError
 
 # A header that promises this much more than the file holds is no rounding.
 _TRUNCATED_S = 0.5
@@ -40,71 +41,57 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
     Raises:
         StorageError: S3 did not answer; the job can be resumed.
     """
-    deadline = time.monotonic() + cfg.limits.timeout_s
-    with ExitStack() as stack:
-        try:
-            if item.num_bytes > cfg.limits.max_bytes:
-                raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
-            path = stack.enter_context(storage.local_file(item.uri))
-            videos = _open(item, path, cfg, decoder, deadline)
-        except VideoError as error:
-            yield from _rejected_file(item, error.reason, error.detail)
-        except (FileNotFoundError, PermissionError) as error:
-            yield from _rejected_file(item, "unreadable", str(error))
-        else:
-            for video in videos:
-                yield from _one_video(video, cfg, item)
-
-
-def content_hash(path: Path) -> str:
-    """32 hex digits of the file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Video:
-    """One probed video, ready to be decoded."""
-
-    uri: str
-    video_id: str
-    num_bytes: int
-    info: VideoInfo
-    frames: Callable[[int, int], Iterator[DecodedFrame | DamagedSpan]]
-    """Width, height -> what a decoder yields."""
-    labels: Callable[[], EpisodeLabels] | None
+    with closing(_open(item, cfg, decoder)) as videos:
+        while True:
+            try:
+                video = next(videos, None)
+            except VideoError as error:
+                yield from _rejected_file(item, error.reason, error.detail)
+                return
+            except (FileNotFoundError, PermissionError) as error:
+                yield from _rejected_file(item, "unreadable", str(error))
+                return
+            if video is None:
+                return
+            yield from _one_video(video, cfg, item)
 
 
 def _open(
-    item: VideoItem, path: Path, cfg: PreprocessConfig, decoder: VideoDecoder, deadline: float
-) -> list[_Video]:
-    if cfg.labels is not None and item.labels_uri == item.uri:
-        return list(_stacked(item, path, cfg.labels))
-    video_id = content_hash(path)
-    try:
-        info = decoder.probe(str(path), cfg.limits.max_pixels, deadline)
-    except VideoError:
-        raise
-    except Exception as error:  # a bad file is data: no decoder may stop the job
-        raise VideoError("does_not_decode", f"{type(error).__name__}: {error}") from error
-    video = _Video(
-        uri=item.uri,
-        video_id=video_id,
-        num_bytes=item.num_bytes,
-        info=info,
-        frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
-        labels=(
-            partial(read_sidecar, item.labels_uri, cfg.labels)
-            if cfg.labels is not None and item.labels_uri is not None
-            else None
-        ),
-    )
-    return [video]
+    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
+) -> Generator[Opened, None, None]:
+    if item.num_bytes > cfg.limits.max_bytes:
+        raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
+    deadline, max_pixels = time.monotonic() + cfg.limits.timeout_s, cfg.limits.max_pixels
+    if item.reader:
+        assert cfg.labels is not None
+        using = OpenWith(
+            labels=cfg.labels, decoder=decoder, max_pixels=max_pixels, deadline=deadline
+        )
+        yield from LABELED_SOURCES[item.reader].open(item, using)
+        return
+    with storage.local_file(item.uri) as path:
+        if cfg.labels is not None and item.labels_uri == item.uri:
+            yield from _stacked(item, path, cfg.labels)
+            return
+        video_id = content_hash(path)
+        info = probe_file(path, decoder, max_pixels, deadline)
+        yield Opened(
+            uri=item.uri,
+            video_id=video_id,
+            num_bytes=item.num_bytes,
+            info=info,
+            frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
+            labels=(
+                partial(read_sidecar, item.labels_uri, cfg.labels)
+                if cfg.labels is not None and item.labels_uri is not None
+                else None
+            ),
+        )
 
 
-def _stacked(item: VideoItem, path: Path, cfg: LabelsConfig) -> Iterator[_Video]:
+def _stacked(item: VideoItem, path: Path, cfg: LabelsConfig) -> Iterator[Opened]:
     for index, (frames, labels) in enumerate(read_stacked(path, cfg)):
-        yield _Video(
+        yield Opened(
             uri=f"{item.uri}#{index}",
             video_id=hashlib.sha256(frames.tobytes()).hexdigest()[:32],
             num_bytes=frames.nbytes,
@@ -125,7 +112,7 @@ def _rejected_file(item: VideoItem, reason: str, detail: str) -> Iterator[Row]:
     yield RejectRow(video_uri=item.uri, start_s=0.0, end_s=0.0, reason=reason, detail=detail)
 
 
-def _one_video(video: _Video, cfg: PreprocessConfig, item: VideoItem) -> Iterator[Row]:
+def _one_video(video: Opened, cfg: PreprocessConfig, item: VideoItem) -> Iterator[Row]:
     info = video.info
     is_truncated = info.declared_duration_s - info.duration_s > _TRUNCATED_S
     total_s = info.declared_duration_s if is_truncated else info.duration_s
@@ -135,6 +122,7 @@ def _one_video(video: _Video, cfg: PreprocessConfig, item: VideoItem) -> Iterato
         split=item.split,
         num_bytes=video.num_bytes,
         duration_s=total_s,
+        episode_id=video.episode_id,
     )
     reject = partial(RejectRow, video_uri=video.uri)
     fps = cfg.clip.fps or min(info.fps, MAX_OWN_FPS)
@@ -143,7 +131,7 @@ def _one_video(video: _Video, cfg: PreprocessConfig, item: VideoItem) -> Iterato
             raise VideoError(*found)
         labels = video.labels() if video.labels else None
         if labels is not None:
-            check_belong(labels, info, fps)
+            labels = align(labels, info)
     except VideoError as error:
         yield reject(start_s=0.0, end_s=total_s, reason=error.reason, detail=error.detail)
         return
@@ -159,7 +147,7 @@ def _one_video(video: _Video, cfg: PreprocessConfig, item: VideoItem) -> Iterato
         yield reject(start_s=info.duration_s, end_s=total_s, reason="truncated", detail=detail)
 
 
-def _spans(video: _Video, fps: float, cfg: PreprocessConfig) -> Iterator[ClipFrames | Cut]:
+def _spans(video: Opened, fps: float, cfg: PreprocessConfig) -> Iterator[ClipFrames | Cut]:
     """Clips and cuts that cover the video. Whatever a decoder does becomes a cut."""
     info, covered_s = video.info, 0.0
     ticks = resample(
@@ -179,7 +167,7 @@ def _spans(video: _Video, fps: float, cfg: PreprocessConfig) -> Iterator[ClipFra
 
 
 def _finish_clip(
-    clip: ClipFrames, fps: float, video: _Video, labels: EpisodeLabels | None, cfg: PreprocessConfig
+    clip: ClipFrames, fps: float, video: Opened, labels: EpisodeLabels | None, cfg: PreprocessConfig
 ) -> EncodedClip | RejectRow:
     """Measures, filters and encodes one clip."""
     small = motion.shrink(clip.frames)
@@ -198,6 +186,7 @@ def _finish_clip(
         fps,
         clip_motion,
         video_id=video.video_id,
+        episode_id=video.episode_id or video.video_id,
         video_uri=video.uri,
         source=cfg.name,
         info=video.info,

@@ -1,36 +1,43 @@
-"""Per-frame labels of episodes: a sidecar beside each video, or episodes stacked in one file."""
+"""Labels of episodes, aligned by time, and ``.npz`` files of them: sidecars, stacked episodes."""
 
 import io
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.rows import LabelSums
+from data_pipelines.stages.resample import JITTER
 from lafp import storage
 from lafp.data.shard_format import Labels
 from lafp.video.decoder import VideoError, VideoInfo
 
-# Rates closer than this are one rate: 29.97 is not 30, but 10.0003 is 10.
-_SAME_RATE = 5e-4
-
 
 @dataclass(frozen=True, kw_only=True)
 class LabelsConfig:
-    """Where actions and states are in ``.npz`` files.
+    """Where actions and states are. The format of the source is found by its content.
 
-    ``x.mp4`` takes its labels from ``x.npz``: ``action`` [T, A] (discrete: integer [T]), one row
-    per frame, row t acting between frames t and t+1. An ``.npz`` without a video holds stacked
-    episodes: frames uint8 [N, T, H, W, 3] and ``action`` [N, T, A]. Optional in both:
-    ``action_low`` and ``action_high`` [A], the bounds of the action space.
+    - LeRobot datasets (v2.0, v2.1): a folder with ``meta/info.json``.
+    - ``x.mp4`` takes its labels from ``x.npz``: ``action`` [T, A] (discrete: integer [T]), one row
+      per frame, row t acting between frames t and t+1; or, with ``timestamp`` [T], rows at any
+      rate. An ``.npz`` without a video holds stacked episodes: frames uint8 [N, T, H, W, 3] and
+      ``action`` [N, T, A]. Optional in both: ``action_low`` and ``action_high`` [A], the bounds of
+      the action space.
+
+    Labels are aligned by time: a clip's row t is the action in force when its frame t is shown,
+    the latest row that is not later (zero-order hold), whatever the rates of clips and control.
     """
 
-    action_key: str = "action"
-    state_key: str = "state"
-    """Optional array [T, S]; kept where it is there."""
+    action_key: str | None = None
+    """null takes the format's own name: `action`."""
+    state_key: str | None = None
+    """Optional array [T, S]; kept where it is there. null takes the format's own name: `state`,
+    in LeRobot `observation.state`."""
+    time_key: str = "timestamp"
+    """Optional array [T] of seconds: when each row comes into force."""
     frames_key: str = "image_0"
     """Frames of stacked episodes."""
     fps: float = 5.0
@@ -48,7 +55,7 @@ class LabelsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLabels:
-    """Labels of one whole episode, one row per frame."""
+    """Labels of one whole episode."""
 
     action: np.ndarray
     """float32 [T, A], or int64 [T] when discrete."""
@@ -56,13 +63,22 @@ class EpisodeLabels:
     low: np.ndarray | None
     """float32 [A]: bounds of the action space, where the file gives them."""
     high: np.ndarray | None
+    times_s: np.ndarray | None = None
+    """float64 [T], ascending: when each row comes into force, the video's first frame at 0. None:
+    row t belongs to frame t (``align`` fills it in)."""
 
     def of_clip(self, start_s: float, num_frames: int, fps: float) -> Labels:
-        """The rows of a clip's frames."""
-        first = round(start_s * fps)
-        rows = slice(first, first + num_frames)
+        """The rows in force when a clip's frames are shown. Needs times.
+
+        A row that begins up to a quarter of a step late still counts, as ``resample`` has it for
+        frames: where rows belong to frames, the row is that of the frame shown.
+        """
+        assert self.times_s is not None
+        tolerance_s = JITTER * min(_step_s(self.times_s), 1 / fps)
+        shown_s = start_s + np.arange(num_frames) / fps
+        rows = np.searchsorted(self.times_s - tolerance_s, shown_s, side="right") - 1
+        rows = rows.clip(min=0)
         state = None if self.state is None else self.state[rows]
-        assert len(self.action[rows]) == num_frames
         return Labels(true_action=self.action[rows], state=state)
 
     def sums(self, labels: Labels) -> LabelSums:
@@ -124,51 +140,82 @@ def read_stacked(path: Path, cfg: LabelsConfig) -> Iterator[tuple[np.ndarray, Ep
         yield frames[index], _episode(loaded, cfg, index)
 
 
-def check_belong(labels: EpisodeLabels, info: VideoInfo, fps: float) -> None:
-    """Checks that row t of the labels is frame t of the clips.
+def align(labels: EpisodeLabels, info: VideoInfo) -> EpisodeLabels:
+    """Checks that the labels cover the video, and gives every row its time.
 
     Raises:
-        VideoError: ``labels_mismatch``: another number of frames, or the clips have another rate
-            than the video, so that rows would have to be invented.
+        VideoError: ``labels_mismatch``: rows would have to be invented.
     """
-    num_frames = round(info.duration_s * info.fps)
-    if not info.is_constant_rate:
-        raise VideoError("labels_mismatch", "the video's frame rate varies")
-    if abs(fps / info.fps - 1) > _SAME_RATE:
-        raise VideoError(
-            "labels_mismatch",
-            f"labels are per frame at {info.fps:.6g} fps, clip.fps is {fps:.6g}: set clip.fps=null",
-        )
-    if num_frames != len(labels.action):
-        raise VideoError(
-            "labels_mismatch", f"{num_frames} frames, {len(labels.action)} rows of labels"
-        )
+    if labels.times_s is None:
+        num_frames, num_rows = len(info.times_s), len(labels.action)
+        if num_frames != num_rows:
+            detail = f"{num_frames} frames, {num_rows} rows of labels"
+            raise VideoError("labels_mismatch", detail)
+        return replace(labels, times_s=info.times_s)
+    # A row may come late, or end early, by the slower one's step: both clocks are sampled.
+    start_s, end_s = float(labels.times_s[0]), labels.times_s[-1] + _step_s(labels.times_s)
+    slack_s = 1.01 * max(_step_s(labels.times_s), 1 / info.fps)
+    if start_s > slack_s or abs(end_s - info.duration_s) > slack_s:
+        span = f"labels from {start_s:.3f} to {end_s:.3f} s"
+        raise VideoError("labels_mismatch", f"{span}, the video ends at {info.duration_s:.3f} s")
+    return labels
+
+
+def _step_s(times_s: np.ndarray) -> float:
+    return float(np.median(np.diff(times_s))) if len(times_s) > 1 else float("inf")
+
+
+_ACTION_KEY, _STATE_KEY = "action", "state"
 
 
 def _keys(cfg: LabelsConfig) -> tuple[str, ...]:
-    return cfg.action_key, cfg.state_key, "action_low", "action_high"
+    action_key, state_key = cfg.action_key or _ACTION_KEY, cfg.state_key or _STATE_KEY
+    return action_key, state_key, cfg.time_key, "action_low", "action_high"
 
 
 def _episode(arrays: Mapping[str, Any], cfg: LabelsConfig, index: int | None) -> EpisodeLabels:
-    if cfg.action_key not in arrays:
-        raise VideoError("no_labels", f"no array {cfg.action_key!r}")
+    action_key, state_key, time_key, *_ = _keys(cfg)
+    if action_key not in arrays:
+        raise VideoError("no_labels", f"no array {action_key!r}")
 
     def pick(key: str) -> np.ndarray | None:
         if key not in arrays:
             return None
         return arrays[key] if index is None else arrays[key][index]
 
-    action, state = pick(cfg.action_key), pick(cfg.state_key)
+    action = pick(action_key)
     assert action is not None
+    labels = episode_labels(action, pick(state_key), pick(time_key))
+    if labels.action.ndim == 1:
+        return labels
+    dim = labels.action.shape[1]
+    low, high = _bound(arrays, "action_low", dim), _bound(arrays, "action_high", dim)
+    return replace(labels, low=low, high=high)
+
+
+def episode_labels(
+    action: np.ndarray, state: np.ndarray | None, times_s: np.ndarray | None
+) -> EpisodeLabels:
+    """Checks one episode's arrays, in whatever types a format has them.
+
+    Raises:
+        VideoError: ``no_labels``.
+    """
     if np.issubdtype(action.dtype, np.integer) and action.ndim == 1:
-        return EpisodeLabels(action=action.astype(np.int64), state=state, low=None, high=None)
-    if action.ndim != 2 or not np.isfinite(action).all():
-        raise VideoError(
-            "no_labels", f"{cfg.action_key} must be finite [T, A], got {list(action.shape)}"
-        )
-    bounds = {name: _bound(arrays, f"action_{name}", action.shape[1]) for name in ("low", "high")}
+        action = action.astype(np.int64)
+    elif action.ndim != 2 or not len(action) or not np.isfinite(action).all():
+        raise VideoError("no_labels", f"actions must be finite [T, A], got {list(action.shape)}")
+    else:
+        action = action.astype(np.float32)
+    for name, rows in (("states", state), ("time stamps", times_s)):
+        if rows is not None and (rows.ndim < 1 or len(rows) != len(action)):
+            raise VideoError("no_labels", f"{list(rows.shape)} {name}, {len(action)} actions")
+    if times_s is not None:
+        times_s = times_s.astype(np.float64)
+        if times_s.ndim != 1 or not np.isfinite(times_s).all() or (np.diff(times_s) <= 0).any():
+            raise VideoError("no_labels", "time stamps must be finite and ascend")
     state = None if state is None else state.astype(np.float32)
-    return EpisodeLabels(action=action.astype(np.float32), state=state, **bounds)
+    return EpisodeLabels(action=action, state=state, low=None, high=None, times_s=times_s)
 
 
 def _bound(arrays: Mapping[str, Any], key: str, dim: int) -> np.ndarray | None:

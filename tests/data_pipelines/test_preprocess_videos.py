@@ -259,13 +259,21 @@ def test_labels_follow_their_frames_through_cuts_and_damage(tmp_path, pyav):
         assert clip.record.has_labels
 
 
-def test_labels_of_another_rate_or_length_are_rejected_not_guessed(tmp_path, pyav):
+def test_labels_follow_their_frames_to_another_rate(tmp_path, pyav):
     path = write_video(tmp_path / "e.mp4", numbered(50), fps=10)
-    np.savez(tmp_path / "e.npz", action=np.zeros((50, 2)))
+    np.savez(tmp_path / "e.npz", action=np.arange(50)[:, None].astype(np.float32))
+    for fps in (5.0, 7.5, 15.0):
+        resampled = replace(LABELED, clip=ClipConfig(fps=fps, max_s=1.7, min_frames=4))
+        _, clips, rejects = go_through(item(path, tmp_path / "e.npz"), resampled, pyav)
+        assert len(clips) >= 3 and not rejects
+        for clip in clips:
+            numbers = [number_of(frame) for frame in decode_clip(clip.video)]
+            np.testing.assert_array_equal(clip.labels.true_action[:, 0], numbers)
+
+
+def test_labels_of_another_length_are_rejected_not_guessed(tmp_path, pyav):
+    path = write_video(tmp_path / "e.mp4", numbered(50), fps=10)
     np.savez(tmp_path / "short.npz", action=np.zeros((49, 2)))
-    resampled = replace(LABELED, clip=ClipConfig(fps=5.0, min_frames=4))
-    _, clips, rejects = go_through(item(path, tmp_path / "e.npz"), resampled, pyav)
-    assert outcomes(clips, rejects) == {"labels_mismatch"}
     _, clips, rejects = go_through(item(path, tmp_path / "short.npz"), LABELED, pyav)
     assert outcomes(clips, rejects) == {"labels_mismatch"}
     _, clips, rejects = go_through(item(path, tmp_path / "missing.npz"), LABELED, pyav)

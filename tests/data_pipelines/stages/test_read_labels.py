@@ -1,12 +1,13 @@
 import io
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from data_pipelines.stages.read_labels import (
     LabelsConfig,
-    check_belong,
+    align,
     read_sidecar,
     read_stacked,
 )
@@ -14,6 +15,10 @@ from lafp.video.array_video import array_info
 from lafp.video.decoder import VideoError
 
 CFG = LabelsConfig()
+
+
+def video(num_frames, fps=10.0):
+    return array_info(np.zeros((num_frames, 16, 16, 3), np.uint8), fps)
 
 
 def save(path, **arrays) -> str:
@@ -24,7 +29,7 @@ def save(path, **arrays) -> str:
 def test_rows_of_a_clip_are_those_of_its_frames(tmp_path):
     action = np.arange(60, dtype=np.float32).reshape(30, 2)
     uri = save(tmp_path / "e.npz", action=action, state=action * 10)
-    labels = read_sidecar(uri, CFG)
+    labels = align(read_sidecar(uri, CFG), video(30, fps=10))
     rows = labels.of_clip(start_s=1.2, num_frames=5, fps=10)
     np.testing.assert_array_equal(rows.true_action, action[12:17])
     np.testing.assert_array_equal(rows.state, 10 * action[12:17])
@@ -32,18 +37,19 @@ def test_rows_of_a_clip_are_those_of_its_frames(tmp_path):
 
 def test_sums_leave_out_the_last_row_and_take_given_bounds(tmp_path):
     action = np.array([[1.0, -2.0], [3.0, 4.0], [99.0, 99.0]], np.float32)
-    free = read_sidecar(save(tmp_path / "a.npz", action=action), CFG)
+    free = align(read_sidecar(save(tmp_path / "a.npz", action=action), CFG), video(3))
     sums = free.sums(free.of_clip(0, 3, 10))
     assert (sums.num_rows, sums.total, sums.total_squares) == (2, (4, 2), (10, 20))
     assert (sums.low, sums.high, sums.is_bounded) == ((1, -2), (3, 4), False)
     bounds = {"action_low": np.array([-5, -5.0]), "action_high": np.array([5, 5.0])}
-    bounded = read_sidecar(save(tmp_path / "b.npz", action=action, **bounds), CFG)
+    bounded = align(read_sidecar(save(tmp_path / "b.npz", action=action, **bounds), CFG), video(3))
     sums = bounded.sums(bounded.of_clip(0, 3, 10))
     assert (sums.low, sums.high, sums.is_bounded) == ((-5, -5), (5, 5), True)
 
 
 def test_integer_actions_are_discrete(tmp_path):
-    labels = read_sidecar(save(tmp_path / "a.npz", action=np.array([2, 0, 3, 0])), CFG)
+    uri = save(tmp_path / "a.npz", action=np.array([2, 0, 3, 0]))
+    labels = align(read_sidecar(uri, CFG), video(4))
     rows = labels.of_clip(0, 4, 10)
     assert rows.true_action.dtype == np.int64
     assert labels.sums(rows).num_choices == 4
@@ -83,12 +89,62 @@ def test_an_array_beyond_the_memory_limit_is_rejected_before_it_is_read(tmp_path
     assert caught.value.reason == "too_many_bytes"
 
 
-def test_labels_belong_to_frames_of_their_number_and_rate(tmp_path):
-    labels = read_sidecar(save(tmp_path / "a.npz", action=np.zeros((20, 2))), CFG)
-    video = array_info(np.zeros((20, 16, 16, 3), np.uint8), 10)
-    check_belong(labels, video, 10)
-    with pytest.raises(VideoError, match=r"at 10 fps, clip.fps is 5: set clip.fps=null"):
-        check_belong(labels, video, 5)
-    longer = array_info(np.zeros((21, 16, 16, 3), np.uint8), 10)
-    with pytest.raises(VideoError, match="21 frames, 20 rows"):
-        check_belong(labels, longer, 10)
+def rows_of_clip(tmp_path, info, start_s, num_frames, fps, **arrays) -> list[int]:
+    """Numbers of the rows that a clip takes."""
+    labels = align(read_sidecar(save(tmp_path / "a.npz", **arrays), CFG), info)
+    rows = labels.of_clip(start_s, num_frames, fps)
+    np.testing.assert_array_equal(rows.true_action, rows.state)
+    return rows.true_action[:, 0].astype(int).tolist()
+
+
+def counting(num_rows, **arrays):
+    action = np.arange(num_rows, dtype=np.float32)[:, None]
+    return {"action": action, "state": action, **arrays}
+
+
+@pytest.mark.parametrize(
+    ("clip_fps", "expected"),
+    [
+        (30, [0, 1, 2, 3, 4, 5]),
+        (10, [0, 3, 6, 9, 12, 15]),
+        (15, [0, 2, 4, 6, 8, 10]),
+        (20, [0, 1, 3, 4, 6, 7]),
+        (60, [0, 0, 1, 1, 2, 2]),
+    ],
+)
+def test_a_clip_of_another_rate_takes_the_rows_of_the_frames_it_shows(tmp_path, clip_fps, expected):
+    rows = rows_of_clip(tmp_path, video(30, fps=30), 0.0, 6, clip_fps, **counting(30))
+    assert rows == expected
+
+
+def test_rows_of_any_control_rate_hold_until_the_next(tmp_path):
+    def rows(control_hz, seconds=3, start_s=1.0):
+        times = np.arange(seconds * control_hz) / control_hz
+        arrays = counting(len(times), timestamp=times.astype(np.float32))
+        return rows_of_clip(tmp_path, video(30, fps=10), start_s, 6, 10, **arrays)
+
+    assert rows(control_hz=10) == [10, 11, 12, 13, 14, 15]
+    assert rows(control_hz=50) == [50, 55, 60, 65, 70, 75]
+    assert rows(control_hz=5) == [5, 5, 6, 6, 7, 7]
+    assert rows(control_hz=2) == [2, 2, 2, 2, 2, 3]
+
+
+def test_the_rows_of_a_variable_frame_rate_are_those_of_its_frames(tmp_path):
+    times = np.array([0.0, 0.1, 0.2, 0.6, 0.7])
+    info = replace(video(5), times_s=times, is_constant_rate=False, duration_s=0.8)
+    assert rows_of_clip(tmp_path, info, 0.0, 8, 10, **counting(5)) == [0, 1, 2, 2, 2, 2, 3, 4]
+
+
+def test_labels_that_do_not_cover_the_video_are_a_mismatch(tmp_path):
+    def error(num_frames, num_rows, **arrays):
+        uri = save(tmp_path / "a.npz", **counting(num_rows, **arrays))
+        with pytest.raises(VideoError) as caught:
+            align(read_sidecar(uri, CFG), video(num_frames))
+        return str(caught.value)
+
+    assert error(21, 20) == "labels_mismatch: 21 frames, 20 rows of labels"
+    short = error(21, 20, timestamp=np.arange(20) / 20)
+    assert short == "labels_mismatch: labels from 0.000 to 1.000 s, the video ends at 2.100 s"
+    assert "labels from 0.500" in error(20, 20, timestamp=0.5 + np.arange(20) / 10)
+    assert "ascend" in error(20, 20, timestamp=np.zeros(20))
+    assert "19] time stamps, 20 actions" in error(20, 20, timestamp=np.arange(19) / 10)

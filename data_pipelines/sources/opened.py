@@ -1,0 +1,57 @@
+"""What every source hands over: a video that is probed and ready to be decoded, with its labels."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig
+from lafp.video.decoder import DamagedSpan, DecodedFrame, VideoDecoder, VideoError, VideoInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """One probed video."""
+
+    uri: str
+    video_id: str
+    """32 hex digits of the content's hash."""
+    episode_id: str = ""
+    """What the cameras of one episode share; empty where the video is the episode."""
+    num_bytes: int
+    info: VideoInfo
+    frames: Callable[[int, int], Iterator[DecodedFrame | DamagedSpan]]
+    """Width, height -> what a decoder yields."""
+    labels: Callable[[], EpisodeLabels] | None
+    """May raise ``VideoError``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenWith:
+    """What a source opens its items with."""
+
+    labels: LabelsConfig
+    decoder: VideoDecoder
+    max_pixels: int
+    deadline: float
+    """``time.monotonic()`` at which to give up."""
+
+
+def content_hash(path: Path) -> str:
+    """32 hex digits of the file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: float) -> VideoInfo:
+    """What the decoder finds.
+
+    Raises:
+        VideoError: Whatever went wrong: a bad file is data, no decoder may stop the job.
+    """
+    try:
+        return decoder.probe(str(path), max_pixels, deadline)
+    except VideoError:
+        raise
+    except Exception as error:
+        raise VideoError("does_not_decode", f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,169 @@
+"""LeRobot v2.0 and v2.1: the real datasets, and small ones with what real ones get wrong."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_pipelines.stages.split_clips import ClipConfig
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.video import decode_clip
+from tests.labeled_source import CFG, go_through, select
+from tests.synthetic_video import moving_square, number_of, numbered, write_video
+
+CAMERAS = ("observation.images.front", "observation.images.wrist")
+FEATURES = {key: {"dtype": "video"} for key in CAMERAS} | {"action": {"dtype": "float32"}}
+
+
+def actions_of(episode: int, num_rows: int = 30) -> np.ndarray:
+    rows = np.arange(num_rows, dtype=np.float32)
+    return np.stack([rows, rows + 1000 * episode, np.sin(rows)], axis=1)
+
+
+def write_dataset(folder, num_episodes=3, num_rows=30, fps=10, features=FEATURES):
+    """Episodes 5, 6, ... One camera shows the frame's number, the other something else."""
+    (folder / "meta").mkdir(parents=True)
+    (folder / "data/chunk-000").mkdir(parents=True)
+    info = {"codebase_version": "v2.1", "total_episodes": 99, "fps": fps, "features": features}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    lines = [json.dumps({"episode_index": 5 + i, "length": num_rows}) for i in range(num_episodes)]
+    (folder / "meta/episodes.jsonl").write_text("\n".join(lines) + "\n")
+    for episode in range(5, 5 + num_episodes):
+        name = f"episode_{episode:06d}"
+        action = actions_of(episode, num_rows)
+        table = {
+            "action": list(action),
+            "observation.state": list(action[:, :2]),
+            "timestamp": (np.arange(num_rows) / fps).astype(np.float32),
+            "episode_index": np.full(num_rows, episode),
+        }
+        pq.write_table(pa.table(table), folder / f"data/chunk-000/{name}.parquet")
+        pictures = numbered(num_rows), moving_square(num_rows, seed=episode)
+        for camera, frames in zip(CAMERAS, pictures, strict=True):
+            path = folder / "videos/chunk-000" / camera / f"{name}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Another crf, another file: equal files would be dropped.
+            write_video(path, frames, fps=fps, options={"crf": str(episode)})
+    return folder
+
+
+@pytest.fixture(params=["local", "s3"])
+def source(request, tmp_path):
+    folder = write_dataset(tmp_path / "set")
+    if request.param == "local":
+        return str(folder)
+    uri = storage.join(request.getfixturevalue("s3_bucket"), "some/set")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.write_bytes(storage.join(uri, str(path.relative_to(folder))), path.read_bytes())
+    return uri
+
+
+def test_cameras_share_the_episode_and_its_actions(source):
+    clips, rejects = go_through(replace(CFG, source=source))
+    assert (len(clips), rejects) == (6, [])
+    assert len({clip.record.video_id for clip in clips}) == 6
+    assert len({clip.record.episode_id for clip in clips}) == 3
+    for clip in clips:
+        episode = int(clip.record.video_uri[-5])
+        np.testing.assert_array_equal(clip.labels.true_action, actions_of(episode))
+        np.testing.assert_array_equal(clip.labels.state, actions_of(episode)[:, :2])
+        assert (clip.record.start_s, clip.record.fps, clip.record.has_labels) == (0, 10, True)
+        if CAMERAS[0] in clip.record.video_uri:
+            numbers = [number_of(frame) for frame in decode_clip(clip.video)]
+            np.testing.assert_array_equal(clip.labels.true_action[:, 0], numbers)
+
+
+@pytest.mark.parametrize("fps", [4.0, 5.0, 20.0])
+def test_clips_of_another_rate_keep_actions_with_their_frames(tmp_path, fps):
+    folder = write_dataset(tmp_path / "set", num_episodes=1)
+    cfg = replace(CFG, source=str(folder), clip=ClipConfig(fps=fps, max_s=1.6, min_frames=4))
+    clips, rejects = go_through(cfg)
+    assert (len(clips), rejects) == (4, [])
+    for clip in clips:
+        if CAMERAS[0] in clip.record.video_uri:
+            numbers = [number_of(frame) for frame in decode_clip(clip.video)]
+            np.testing.assert_array_equal(clip.labels.true_action[:, 0], numbers)
+
+
+def test_the_cameras_of_an_episode_go_to_one_split(tmp_path):
+    folder = write_dataset(tmp_path / "set", num_episodes=5)
+    selection = select(replace(CFG, source=str(folder)), tmp_path / "parts")
+    splits = {}
+    for clip in selection.clips:
+        splits.setdefault(clip.record.episode_id, set()).add(clip.record.split)
+    assert len(splits) == 5
+    assert all(len(of_episode) == 1 for of_episode in splits.values())
+    assert set.union(*splits.values()) == {"train", "val"}
+
+
+def test_missing_and_broken_files_are_rejects(tmp_path):
+    folder = write_dataset(tmp_path / "set", num_episodes=4)
+    (folder / "data/chunk-000/episode_000005.parquet").unlink()
+    (folder / "data/chunk-000/episode_000006.parquet").write_bytes(b"PAR1 no more")
+    (folder / f"videos/chunk-000/{CAMERAS[1]}/episode_000007.mp4").unlink()
+    (folder / f"videos/chunk-000/{CAMERAS[1]}/episode_000008.mp4").write_bytes(b"<html>")
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert len(clips) == 2
+    reasons = [reject.reason for reject in rejects]
+    assert sorted(reasons) == 3 * ["missing_file"] + 2 * ["no_labels"] + ["not_a_video"]
+    details = {reject.detail for reject in rejects}
+    assert {"episode 5 has no parquet file", f"episode 7 has no video of {CAMERAS[1]}"} <= details
+
+
+def test_a_dataset_that_cannot_be_used_says_why(tmp_path):
+    action_only = write_dataset(tmp_path / "a", 1, features={"action": {"dtype": "float32"}})
+    with pytest.raises(ConfigError, match="has no camera"):
+        go_through(replace(CFG, source=str(action_only)))
+    no_list = write_dataset(tmp_path / "b", 1)
+    (no_list / "meta/episodes.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"no meta/episodes.jsonl"):
+        go_through(replace(CFG, source=str(no_list)))
+
+
+def test_another_column_may_hold_the_actions(tmp_path):
+    folder = write_dataset(tmp_path / "set", 1)
+    labels = replace(CFG.labels, action_key="observation.state", state_key="action")
+    clips, _ = go_through(replace(CFG, source=str(folder), labels=labels))
+    np.testing.assert_array_equal(clips[0].labels.true_action, actions_of(5)[:, :2])
+    labels = replace(CFG.labels, action_key="act")
+    _, rejects = go_through(replace(CFG, source=str(folder), labels=labels))
+    assert {reject.reason for reject in rejects} == {"no_labels"}
+    assert rejects[0].detail.startswith("no column 'act' among action, observation.state")
+
+
+def real_rows(path, column):
+    return np.array(pq.read_table(path)[column].to_pylist(), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "frames", "num_missing"),
+    [
+        ("g1_pick_bottle", 30, [221, 277], 0),
+        # Its info.json lists a second camera, of which no video exists.
+        ("gr1_sim_picknplace", 20, [470, 412, 328], 3),
+    ],
+)
+def test_the_real_datasets_keep_every_row(shared_videos, name, fps, frames, num_missing):
+    folder = shared_videos / "labeled" / name
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert [clip.record.num_frames for clip in clips] == frames
+    assert [reject.reason for reject in rejects] == num_missing * ["missing_file"]
+    for clip in clips:
+        table = folder / "data/chunk-000" / f"{clip.record.video_uri[-18:-4]}.parquet"
+        np.testing.assert_array_equal(clip.labels.true_action, real_rows(table, "action"))
+        np.testing.assert_array_equal(clip.labels.state, real_rows(table, "observation.state"))
+        assert clip.record.fps == fps
+
+
+def test_a_real_dataset_at_a_lower_rate(shared_videos):
+    folder = shared_videos / "labeled/g1_pick_bottle"
+    cfg = replace(CFG, source=str(folder), clip=ClipConfig(fps=10.0, max_s=60.0))
+    clips, rejects = go_through(cfg)
+    assert (len(clips), rejects) == (2, [])
+    table = folder / "data/chunk-000/episode_000029.parquet"
+    np.testing.assert_array_equal(clips[0].labels.true_action, real_rows(table, "action")[::3])

@@ -1,0 +1,57 @@
+"""What `preprocess` makes of a labeled source, without Ray."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from data_pipelines.config import PreprocessConfig
+from data_pipelines.manifest import check_accounts
+from data_pipelines.pipeline import list_inputs
+from data_pipelines.rejects import RejectRow
+from data_pipelines.rows import EncodedClip, PartRows, Row, VideoItem, VideoRow
+from data_pipelines.select_clips import Selection, select_clips
+from data_pipelines.stages.read_labels import LabelsConfig
+from data_pipelines.stages.resize import ResizeConfig
+from data_pipelines.stages.split_clips import ClipConfig
+from data_pipelines.stages.write_shards import write_part
+from data_pipelines.video_to_clips import video_to_clips
+from lafp.video import VIDEO_DECODERS, EncodeConfig
+
+CFG = PreprocessConfig(
+    name="labeled",
+    labels=LabelsConfig(),
+    clip=ClipConfig(fps=None, max_s=60.0, min_frames=4),
+    resize=ResizeConfig(width_px=64, height_px=32),
+    encode=EncodeConfig(crf=4),
+    val_fraction=0.5,
+)
+
+
+def rows_of(cfg: PreprocessConfig) -> Iterator[Row]:
+    """Whatever comes of all inputs; items go through JSON, as in the job."""
+    cls = VIDEO_DECODERS.get("pyav")
+    decoder = cls(cls.Config())
+    items = list(list_inputs(cfg))
+    assert len({item.uri for item in items}) == len(items)
+    for item in items:
+        stored = VideoItem(**json.loads(json.dumps(asdict(item))))
+        assert stored == item
+        yield from video_to_clips(stored, cfg, decoder)
+
+
+def go_through(cfg: PreprocessConfig) -> tuple[list[EncodedClip], list[RejectRow]]:
+    """Clips and rejects of all inputs."""
+    rows = list(rows_of(cfg))
+    uris = [row.uri for row in rows if isinstance(row, VideoRow)]
+    assert len(set(uris)) == len(uris)
+    clips = [row for row in rows if isinstance(row, EncodedClip)]
+    return clips, [row for row in rows if isinstance(row, RejectRow)]
+
+
+def select(cfg: PreprocessConfig, folder: Path) -> Selection:
+    """What the whole source comes to, its seconds accounted for."""
+    part = write_part(rows_of(cfg), str(folder), "part-000000.tar")
+    selection = select_clips([PartRows.from_dict(json.loads(json.dumps(part.to_dict())))], cfg)
+    check_accounts(selection)
+    return selection
