@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import EncodedClip, Row, VideoItem, VideoRow
 from data_pipelines.sources import LABELED_SOURCES
-from data_pipelines.sources.opened import Opened, OpenWith, content_hash, probe_file
+from data_pipelines.sources.opened import Opened, OpenWith, Unusable, content_hash, probe_file
 from data_pipelines.stages import dedup, motion, probe
 from data_pipelines.stages.encode import encode
 from data_pipelines.stages.read_labels import (
@@ -53,12 +54,16 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
                 return
             if video is None:
                 return
-            yield from _one_video(video, cfg, item)
+            if isinstance(video, Unusable):
+                unusable = replace(item, uri=video.uri, num_bytes=0)
+                yield from _rejected_file(unusable, video.reason, video.detail)
+            else:
+                yield from _one_video(video, cfg, item)
 
 
 def _open(
     item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
-) -> Generator[Opened, None, None]:
+) -> Generator[Opened | Unusable, None, None]:
     if item.num_bytes > cfg.limits.max_bytes:
         raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
     deadline, max_pixels = time.monotonic() + cfg.limits.timeout_s, cfg.limits.max_pixels

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.lerobot_v2 import LeRobotV2
-from data_pipelines.sources.opened import Opened, OpenWith
+from data_pipelines.sources.opened import Opened, OpenWith, Unusable
+from data_pipelines.sources.rlds import Rlds
 from lafp.data.shard_format import Split
 
 
@@ -27,11 +28,11 @@ class LabeledSource(Protocol):
         """
         ...
 
-    def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened]:
+    def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
         """Opens the videos in one listed input. Each is gone through before the next is asked for.
 
         Raises:
-            VideoError: It cannot be used. It becomes a reject row.
+            VideoError: It cannot be used (further). It becomes a reject row.
             FileNotFoundError: The same.
             StorageError: S3 did not answer; the job can be resumed.
         """
@@ -40,6 +41,7 @@ class LabeledSource(Protocol):
 
 LABELED_SOURCES: dict[str, LabeledSource] = {
     "lerobot_v2": LeRobotV2(),
+    "rlds": Rlds(),
 }
 
 

@@ -26,6 +26,16 @@ class Opened:
     """May raise ``VideoError``."""
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """A video inside a file that cannot be used. Others of the file may be."""
+
+    uri: str
+    reason: str
+    """A key of ``rejects.REASONS``."""
+    detail: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpenWith:
     """What a source opens its items with."""

@@ -37,7 +37,7 @@ def list_videos(
     """
     num_items = 0
     skipped = [] if skipped is None else skipped
-    for _, group in itertools.groupby(_files(source), key=lambda file: _stem(file.uri)):
+    for _, group in itertools.groupby(list_source_files(source), key=lambda file: _stem(file.uri)):
         files = list(group)
         videos = [file for file in files if _may_be_video(file.uri)]
         labels = [file for file in files if file.uri.endswith(LABELS_SUFFIX)] if has_labels else []
@@ -57,7 +57,12 @@ def list_videos(
         raise ConfigError(f"No videos in {source}: it holds {found}.")
 
 
-def _files(source: str) -> Iterator[FileInfo]:
+def list_source_files(source: str) -> Iterator[FileInfo]:
+    """Every file of a folder, a glob, or the one file.
+
+    Raises:
+        ConfigError: The source does not exist.
+    """
     if _is_glob(source) and not storage.exists(source):
         folder = source[: source.rindex("/", 0, _first_wildcard(source)) + 1]
         _check_exists(folder, source)

@@ -21,6 +21,7 @@ class LabelsConfig:
     """Where actions and states are. The format of the source is found by its content.
 
     - LeRobot datasets (v2.0, v2.1): a folder with ``meta/info.json``.
+    - RLDS: ``*.tfrecord*`` files.
     - ``x.mp4`` takes its labels from ``x.npz``: ``action`` [T, A] (discrete: integer [T]), one row
       per frame, row t acting between frames t and t+1; or, with ``timestamp`` [T], rows at any
       rate. An ``.npz`` without a video holds stacked episodes: frames uint8 [N, T, H, W, 3] and
@@ -35,13 +36,13 @@ class LabelsConfig:
     """null takes the format's own name: `action`."""
     state_key: str | None = None
     """Optional array [T, S]; kept where it is there. null takes the format's own name: `state`,
-    in LeRobot `observation.state`."""
+    in LeRobot `observation.state`, in RLDS `observation/state`."""
     time_key: str = "timestamp"
     """Optional array [T] of seconds: when each row comes into force."""
     frames_key: str = "image_0"
     """Frames of stacked episodes."""
     fps: float = 5.0
-    """Rate of stacked episodes, which have no time stamps."""
+    """Rate of stacked episodes and RLDS, which have no time stamps."""
     max_array_bytes: int = 4 * 2**30
     """Largest array of stacked episodes: it is in memory while its episodes are cut."""
 

@@ -1,6 +1,6 @@
 """Frames in an array as if they were a video, for sources that store no video files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import av
@@ -19,8 +19,13 @@ def array_info(frames: np.ndarray, fps: float) -> VideoInfo:
         fps: Their rate.
     """
     num_frames, height, width = frames.shape[:3]
+    return pictures_info(num_frames, height, width, fps, codec="rawvideo")
+
+
+def pictures_info(num_frames: int, height: int, width: int, fps: float, codec: str) -> VideoInfo:
+    """What a probe would find of upright pictures of one size at a constant rate."""
     return VideoInfo(
-        codec="rawvideo",
+        codec=codec,
         width_px=width,
         height_px=height,
         coded_pixels=width * height,
@@ -35,7 +40,7 @@ def array_info(frames: np.ndarray, fps: float) -> VideoInfo:
 
 
 def array_frames(
-    frames: np.ndarray, fps: float, width_px: int, height_px: int
+    frames: Iterable[np.ndarray], fps: float, width_px: int, height_px: int
 ) -> Iterator[DecodedFrame]:
     """Yields the frames as a decoder would, scaled like the reference decoder scales."""
     to_size = VideoReformatter()
