@@ -17,7 +17,8 @@ STAGES = [
     "lam",
     "policy/latent_flow",
     "policy/latent_bc",
-    "decoder/latent_flow",
+    "decoder/latent_flow_anchor_0.5",
+    "decoder/latent_bc",
     "evaluation",
 ]
 

@@ -28,6 +28,8 @@ def cluster(tmp_path_factory):
     token.write_text("0123456789abcdef" * 4)
     dashboard = free_port()
     environment = os.environ | {
+        # As in an activated environment: the entrypoint says `python`.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
@@ -55,7 +57,8 @@ def cluster(tmp_path_factory):
 
 def wait_until_up(environment: dict[str, str], head: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
-    while subprocess.run([RAY, "job", "list"], env=environment, capture_output=True).returncode:
+    submit_nothing = [RAY, "job", "submit", "--", "true"]  # the agent starts after the dashboard
+    while subprocess.run(submit_nothing, env=environment, capture_output=True).returncode:
         assert head.poll() is None and time.monotonic() < deadline, "the head node does not answer"
         time.sleep(1)
 
