@@ -8,6 +8,7 @@ from typing import Protocol
 
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.lerobot_v2 import LeRobotV2
+from data_pipelines.sources.lerobot_v3 import LeRobotV3
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
 from data_pipelines.sources.rlds import Rlds
 from lafp.data.shard_format import Split
@@ -41,6 +42,7 @@ class LabeledSource(Protocol):
 
 LABELED_SOURCES: dict[str, LabeledSource] = {
     "lerobot_v2": LeRobotV2(),
+    "lerobot_v3": LeRobotV3(),
     "rlds": Rlds(),
 }
 

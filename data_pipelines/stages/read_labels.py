@@ -20,7 +20,7 @@ from lafp.video.decoder import VideoError, VideoInfo
 class LabelsConfig:
     """Where actions and states are. The format of the source is found by its content.
 
-    - LeRobot datasets (v2.0, v2.1): a folder with ``meta/info.json``.
+    - LeRobot datasets (v2.0, v2.1, v3.0): a folder with ``meta/info.json``.
     - RLDS: ``*.tfrecord*`` files.
     - ``x.mp4`` takes its labels from ``x.npz``: ``action`` [T, A] (discrete: integer [T]), one row
       per frame, row t acting between frames t and t+1; or, with ``timestamp`` [T], rows at any
