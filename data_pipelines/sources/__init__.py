@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from data_pipelines.rows import VideoItem
+from data_pipelines.sources.hdf5 import Hdf5
 from data_pipelines.sources.lerobot_v2 import LeRobotV2
 from data_pipelines.sources.lerobot_v3 import LeRobotV3
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
@@ -44,6 +45,7 @@ LABELED_SOURCES: dict[str, LabeledSource] = {
     "lerobot_v2": LeRobotV2(),
     "lerobot_v3": LeRobotV3(),
     "rlds": Rlds(),
+    "hdf5": Hdf5(),
 }
 
 

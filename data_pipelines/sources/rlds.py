@@ -6,7 +6,6 @@ their rate is ``labels.fps``.
 
 import hashlib
 import io
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,10 +16,9 @@ from PIL import Image
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
 from data_pipelines.sources.tfrecord import Features, parse_example, read_records
-from data_pipelines.stages.list_videos import list_source_files
+from data_pipelines.stages.list_videos import holds_files, list_source_files
 from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig, episode_labels
 from lafp import storage
-from lafp.config import ConfigError
 from lafp.data.shard_format import Split
 from lafp.video.array_video import array_frames, pictures_info
 from lafp.video.decoder import DecodedFrame, VideoError
@@ -28,8 +26,6 @@ from lafp.video.decoder import DecodedFrame, VideoError
 ACTION_KEY, STATE_KEY = "action", "observation/state"
 _CAMERA_PREFIX = "steps/observation/"
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG")
-# A dataset's folder holds its records and a few descriptions.
-_NUM_LOOKED_AT = 100
 
 
 class Rlds:
@@ -37,11 +33,7 @@ class Rlds:
 
     def is_at(self, source: str) -> bool:
         """Whether there are TFRecord files among the first of the source."""
-        try:
-            files = itertools.islice(list_source_files(source), _NUM_LOOKED_AT)
-            return any(_is_record_file(file.uri) for file in files)
-        except ConfigError:  # a missing source: whoever lists it will say so
-            return False
+        return holds_files(source, _is_record_file)
 
     def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
         """One item per file."""

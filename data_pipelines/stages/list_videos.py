@@ -3,7 +3,7 @@
 import fnmatch
 import itertools
 import mimetypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from data_pipelines.rows import VideoItem
 from lafp import storage
@@ -14,6 +14,8 @@ from lafp.storage import FileInfo
 LABELS_SUFFIX = ".npz"
 # Video containers that `mimetypes` does not know on every system.
 _VIDEO_SUFFIXES = {".mkv", ".webm", ".flv", ".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif", ".wmv"}
+# Folders of other formats hold little else.
+_NUM_LOOKED_AT = 100
 # Types that are certainly something else; files of unknown type are tried.
 _OTHER_TYPES = ("text/", "image/", "audio/", "application/", "font/")
 _OTHER_SUFFIXES = {".npz", ".npy", ".parquet", ".jsonl", ".yaml", ".yml", ".md", ".log", ".srt"}
@@ -73,6 +75,15 @@ def list_source_files(source: str) -> Iterator[FileInfo]:
         return
     _check_exists(source, source)
     yield from storage.list_files(source)
+
+
+def holds_files(source: str, is_wanted: Callable[[str], bool]) -> bool:
+    """Whether any of the first files of a source is one of a format, by its URI."""
+    try:
+        files = itertools.islice(list_source_files(source), _NUM_LOOKED_AT)
+        return any(is_wanted(file.uri) for file in files)
+    except ConfigError:  # a missing source: whoever lists it will say so
+        return False
 
 
 def _check_exists(folder: str, source: str) -> None:

@@ -22,6 +22,7 @@ class LabelsConfig:
 
     - LeRobot datasets (v2.0, v2.1, v3.0): a folder with ``meta/info.json``.
     - RLDS: ``*.tfrecord*`` files.
+    - HDF5 (``.hdf5``, ``.h5``): per trajectory a group with ``obs``, ``actions`` and ``states``.
     - ``x.mp4`` takes its labels from ``x.npz``: ``action`` [T, A] (discrete: integer [T]), one row
       per frame, row t acting between frames t and t+1; or, with ``timestamp`` [T], rows at any
       rate. An ``.npz`` without a video holds stacked episodes: frames uint8 [N, T, H, W, 3] and
@@ -33,16 +34,16 @@ class LabelsConfig:
     """
 
     action_key: str | None = None
-    """null takes the format's own name: `action`."""
+    """null takes the format's own name: `action`, in HDF5 `actions`."""
     state_key: str | None = None
     """Optional array [T, S]; kept where it is there. null takes the format's own name: `state`,
-    in LeRobot `observation.state`, in RLDS `observation/state`."""
+    in LeRobot `observation.state`, in RLDS `observation/state`, in HDF5 `states`."""
     time_key: str = "timestamp"
     """Optional array [T] of seconds: when each row comes into force."""
-    frames_key: str = "image_0"
-    """Frames of stacked episodes."""
+    frames_key: str | None = None
+    """Frames of stacked episodes: `image_0`, in HDF5 `obs`."""
     fps: float = 5.0
-    """Rate of stacked episodes and RLDS, which have no time stamps."""
+    """Rate of stacked episodes, RLDS and HDF5, which have no time stamps."""
     max_array_bytes: int = 4 * 2**30
     """Largest array of stacked episodes: it is in memory while its episodes are cut."""
 
@@ -122,16 +123,17 @@ def read_stacked(path: Path, cfg: LabelsConfig) -> Iterator[tuple[np.ndarray, Ep
     Raises:
         VideoError: ``no_labels`` or ``too_many_bytes``.
     """
+    frames_key = cfg.frames_key or "image_0"
     try:
         with zipfile.ZipFile(path) as archive:
             num_bytes = max((member.file_size for member in archive.infolist()), default=0)
         if num_bytes > cfg.max_array_bytes:
             raise VideoError("too_many_bytes", f"an array of {num_bytes} bytes")
         with np.load(path, allow_pickle=False) as arrays:
-            frames = arrays[cfg.frames_key]
+            frames = arrays[frames_key]
             if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
                 raise ValueError(
-                    f"{cfg.frames_key} must be uint8 [N, T, H, W, 3], got "
+                    f"{frames_key} must be uint8 [N, T, H, W, 3], got "
                     f"{frames.dtype} {list(frames.shape)}"
                 )
             loaded = {key: arrays[key] for key in _keys(cfg) if key in arrays}
@@ -202,6 +204,9 @@ def episode_labels(
     Raises:
         VideoError: ``no_labels``.
     """
+    for name, rows in (("actions", action), ("states", state), ("time stamps", times_s)):
+        if rows is not None and rows.dtype.kind not in "fiub":
+            raise VideoError("no_labels", f"{name} must be numbers, got {rows.dtype}")
     if np.issubdtype(action.dtype, np.integer) and action.ndim == 1:
         action = action.astype(np.int64)
     elif action.ndim != 2 or not len(action) or not np.isfinite(action).all():

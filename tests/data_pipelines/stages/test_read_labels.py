@@ -75,7 +75,8 @@ def test_files_without_usable_labels_are_rejected_and_never_unpickled(tmp_path):
     (tmp_path / "plain.npz").write_bytes(pickle.dumps([1]))
     save(tmp_path / "empty.npz", other=np.zeros(3))
     save(tmp_path / "nan.npz", action=np.full((3, 2), np.nan))
-    for name in ["bad", "pickled", "plain", "empty", "nan", "missing"]:
+    save(tmp_path / "words.npz", action=np.array([["a", "b"], ["c", "d"]]))
+    for name in ["bad", "pickled", "plain", "empty", "nan", "words", "missing"]:
         with pytest.raises(VideoError) as caught:
             read_sidecar(str(tmp_path / f"{name}.npz"), CFG)
         assert caught.value.reason == "no_labels", name

@@ -1,0 +1,97 @@
+"""HDF5 in the layout of dunnolab/laom, written here as its collection script writes it."""
+
+import builtins
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data_pipelines.sources import hdf5
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.video import decode_clip
+from tests.labeled_source import CFG, go_through, select
+from tests.synthetic_video import moving_square, number_of, numbered
+
+h5py = pytest.importorskip("h5py")
+
+
+def write(path, num_trajectories=12, num_steps=20):
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "x", track_order=True) as file:
+        file.attrs["img_hw"] = 32
+        for i in range(num_trajectories):
+            group = file.create_group(str(i))
+            obs = numbered(num_steps) if i == 0 else moving_square(num_steps, 32, 64, seed=i)
+            group.create_dataset("obs", data=obs)
+            group.create_dataset("actions", data=actions_of(i, num_steps))
+            group.create_dataset("states", data=2 * actions_of(i, num_steps))
+            group.attrs["traj_return"] = 1.0
+    return path
+
+
+def actions_of(trajectory: int, num_steps: int = 20) -> np.ndarray:
+    rows = np.arange(num_steps, dtype=np.float32)
+    return np.stack([rows, rows + 100 * trajectory], axis=1)
+
+
+@pytest.mark.parametrize("where", ["local", "pieces", "s3"])
+def test_every_trajectory_with_its_actions(tmp_path, where, request, monkeypatch):
+    path = write(tmp_path / "set/cheetah.hdf5")
+    source = str(path.parent)
+    if where == "pieces":
+        monkeypatch.setattr(hdf5, "_ITEM_BYTES", path.stat().st_size // 5)
+        items = list(hdf5.Hdf5().list_items(source, None))
+        assert len(items) in (5, 6)
+        assert sum(item.num_bytes for item in items) <= path.stat().st_size
+    if where == "s3":
+        source = storage.join(request.getfixturevalue("s3_bucket"), "set")
+        storage.write_bytes(storage.join(source, path.name), path.read_bytes())
+    clips, rejects = go_through(replace(CFG, source=source))
+    assert rejects == []
+    assert [int(clip.record.video_uri.rpartition("#")[2]) for clip in clips] == list(range(12))
+    for i, clip in enumerate(clips):
+        np.testing.assert_array_equal(clip.labels.true_action, actions_of(i))
+        np.testing.assert_array_equal(clip.labels.state, 2 * actions_of(i))
+        assert clip.record.fps == CFG.labels.fps
+    assert [number_of(frame) for frame in decode_clip(clips[0].video)] == list(range(20))
+
+
+def test_what_cannot_be_used_is_a_reject(tmp_path):
+    path = write(tmp_path / "set/a.h5", 3)
+    with h5py.File(path, "a") as file:
+        del file["0/actions"]
+        del file["1/obs"]
+        file["1/obs"] = np.zeros((20, 3, 32, 64), np.uint8)
+    (tmp_path / "set/b.h5").write_bytes(b"no HDF5")
+    h5py.File(tmp_path / "set/c.h5", "x").close()
+    selection = select(replace(CFG, source=str(path.parent)), tmp_path / "parts")
+    assert [clip.record.video_uri[-6:] for clip in selection.clips] == ["a.h5#2"]
+    rejects = [(row.video_uri.rpartition("/")[2], row.reason) for row in selection.rejects]
+    assert rejects == [
+        ("a.h5#0", "no_labels"),
+        ("a.h5#1", "no_video_stream"),
+        ("b.h5", "does_not_decode"),
+        ("c.h5", "no_video_stream"),
+    ]
+
+
+def test_an_array_beyond_the_memory_limit_is_rejected_before_it_is_read(tmp_path):
+    path = write(tmp_path / "set/a.h5", 1)
+    labels = replace(CFG.labels, max_array_bytes=10_000)
+    _, rejects = go_through(replace(CFG, source=str(path), labels=labels))
+    assert [reject.reason for reject in rejects] == ["too_many_bytes"]
+
+
+def test_without_h5py_the_message_says_what_to_install(tmp_path, monkeypatch):
+    path = write(tmp_path / "set/a.h5", 1)
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "h5py":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match="pip install h5py"):
+        go_through(replace(CFG, source=str(path)))
