@@ -80,6 +80,7 @@ JOB = Job(
     ),
     plan=plan,
     run=run_steps,
+    is_remade=True,  # its stages refuse another config themselves, each its own part
 )
 
 if __name__ == "__main__":
