@@ -4,18 +4,15 @@ python -m ray_jobs.train_decoder configs/train_decoder/latent_flow.yaml --run-na
 """
 
 from functools import partial
-from typing import Any
 
 import yaml
 
 from lafp import storage
-from lafp.run_dir import RunDir, StageDir
+from lafp.run_dir import RunDir
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from ray_jobs import train_inputs
 from ray_jobs.cli import main
-from ray_jobs.job import Job
 from ray_jobs.train_inputs import TrainInput
-from ray_jobs.trainer import demand, fit
 
 
 def resolve(cfg: TrainDecoderConfig, run: RunDir) -> tuple[TrainInput, TrainInput, TrainInput]:
@@ -32,24 +29,12 @@ def build_task(cfg: TrainDecoderConfig, run: RunDir) -> partial[DecoderTask]:
     return partial(DecoderTask, cfg, labeled.uri, policy.uri, lam.uri)
 
 
-def plan(cfg: TrainDecoderConfig, run: RunDir) -> list[str]:
-    """What would be trained."""
-    return train_inputs.plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run))
-
-
-def run_stage(cfg: TrainDecoderConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
-    """Trains to the end."""
-    return fit(stage, cfg.train, build_task(cfg, run))
-
-
-JOB = Job(
+JOB = train_inputs.training_job(
     name="train_decoder",
     schema=TrainDecoderConfig,
     stage=lambda cfg: f"decoder/{cfg.name}",
-    inputs=lambda cfg, run: train_inputs.fingerprints(resolve(cfg, run)),
-    demand=lambda cfg: demand(cfg.train),
-    plan=plan,
-    run=run_stage,
+    resolve=resolve,
+    build_task=build_task,
 )
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""What a training job reads, and its plan: alike for LAMs, policies and decoders."""
+"""The three training jobs: what they read, plan and run, alike for LAMs, policies and decoders."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.run_dir import RunDir
 from lafp.train.config import TrainConfig
 from lafp.train.task import Task
+from ray_jobs.job import Job
+from ray_jobs.trainer import demand, fit
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,34 @@ class TrainInput:
     uri: str
     fingerprint: str
     """Of the stage; of a folder elsewhere, its URI."""
+
+
+def training_job(
+    *,
+    name: str,
+    schema: type,
+    stage: Callable[[Any], str],
+    resolve: Callable[[Any, RunDir], Iterable[TrainInput | None]],
+    build_task: Callable[[Any, RunDir], Callable[[], Task]],
+) -> Job:
+    """A job that trains one kind of task.
+
+    Args:
+        name: See ``Job``.
+        schema: Its config, with the training config as ``train``.
+        stage: See ``Job``.
+        resolve: Config, run -> what the task reads.
+        build_task: Config, run -> the task, to be built on every worker.
+    """
+    return Job(
+        name=name,
+        schema=schema,
+        stage=stage,
+        inputs=lambda cfg, run: fingerprints(resolve(cfg, run)),
+        demand=lambda cfg: demand(cfg.train),
+        plan=lambda cfg, run: plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
+        run=lambda cfg, run, folder: fit(folder, cfg.train, build_task(cfg, run)),
+    )
 
 
 def resolve(run: RunDir, name: str, uri: str | None, stages: Iterable[str]) -> TrainInput:
@@ -55,11 +86,11 @@ def plan(cfg: TrainConfig, task: Task, inputs: Iterable[TrainInput | None]) -> l
     num_trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     lines = [f"{found.name}: {found.uri}" for found in inputs if found]
     lines.append(f"parameters: {num_trained:,} trained")
-    for name, demand in task.demands().items():
-        num_clips = demand.order.num_clips
-        epochs = cfg.num_steps * demand.clips_per_step / num_clips
+    for name, wanted in task.demands().items():
+        num_clips = wanted.order.num_clips
+        epochs = cfg.num_steps * wanted.clips_per_step / num_clips
         lines.append(
-            f"clips of stream '{name}': {num_clips:,}, {demand.clips_per_step} per step, "
+            f"clips of stream '{name}': {num_clips:,}, {wanted.clips_per_step} per step, "
             f"{epochs:.3g} epochs"
         )
     engine = cfg.engine.name

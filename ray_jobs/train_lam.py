@@ -6,15 +6,12 @@ ray job submit --working-dir . -- \
 """
 
 from functools import partial
-from typing import Any
 
-from lafp.run_dir import RunDir, StageDir
+from lafp.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from ray_jobs import train_inputs
 from ray_jobs.cli import main
-from ray_jobs.job import Job
 from ray_jobs.train_inputs import TrainInput
-from ray_jobs.trainer import demand, fit
 
 
 def resolve(cfg: TrainLamConfig, run: RunDir) -> tuple[TrainInput, TrainInput | None]:
@@ -33,24 +30,12 @@ def build_task(cfg: TrainLamConfig, run: RunDir) -> partial[LamTask]:
     return partial(LamTask, cfg, shards.uri, labeled.uri if labeled else None)
 
 
-def plan(cfg: TrainLamConfig, run: RunDir) -> list[str]:
-    """What would be trained."""
-    return train_inputs.plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run))
-
-
-def run_stage(cfg: TrainLamConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
-    """Trains to the end."""
-    return fit(stage, cfg.train, build_task(cfg, run))
-
-
-JOB = Job(
+JOB = train_inputs.training_job(
     name="train_lam",
     schema=TrainLamConfig,
     stage=lambda _: "lam",
-    inputs=lambda cfg, run: train_inputs.fingerprints(resolve(cfg, run)),
-    demand=lambda cfg: demand(cfg.train),
-    plan=plan,
-    run=run_stage,
+    resolve=resolve,
+    build_task=build_task,
 )
 
 if __name__ == "__main__":

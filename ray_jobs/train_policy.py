@@ -4,15 +4,12 @@ python -m ray_jobs.train_policy configs/train_policy/latent_flow.yaml --run-name
 """
 
 from functools import partial
-from typing import Any
 
-from lafp.run_dir import RunDir, StageDir
+from lafp.run_dir import RunDir
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
 from ray_jobs import train_inputs
 from ray_jobs.cli import main
-from ray_jobs.job import Job
 from ray_jobs.train_inputs import TrainInput
-from ray_jobs.trainer import demand, fit
 
 
 def resolve(cfg: TrainPolicyConfig, run: RunDir) -> tuple[TrainInput, TrainInput]:
@@ -29,24 +26,12 @@ def build_task(cfg: TrainPolicyConfig, run: RunDir) -> partial[PolicyTask]:
     return partial(PolicyTask, cfg, shards.uri, lam.uri)
 
 
-def plan(cfg: TrainPolicyConfig, run: RunDir) -> list[str]:
-    """What would be trained."""
-    return train_inputs.plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run))
-
-
-def run_stage(cfg: TrainPolicyConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
-    """Trains to the end."""
-    return fit(stage, cfg.train, build_task(cfg, run))
-
-
-JOB = Job(
+JOB = train_inputs.training_job(
     name="train_policy",
     schema=TrainPolicyConfig,
     stage=lambda cfg: f"policy/{cfg.policy.name}",
-    inputs=lambda cfg, run: train_inputs.fingerprints(resolve(cfg, run)),
-    demand=lambda cfg: demand(cfg.train),
-    plan=plan,
-    run=run_stage,
+    resolve=resolve,
+    build_task=build_task,
 )
 
 if __name__ == "__main__":

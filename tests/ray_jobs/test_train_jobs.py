@@ -119,7 +119,7 @@ def test_another_lam_makes_another_policy(run):
 
 def test_the_plan_counts_parameters_clips_epochs_and_workers(run):
     shards(run, "videos")
-    text = "\n".join(train_lam.plan(lam_config(), run))
+    text = "\n".join(train_lam.JOB.plan(lam_config(), run))
     assert "clips of stream 'train': 6, 2 per step, 10 epochs" in text
     assert "steps: 30 of 8 windows" in text
     assert "workers: 2 on CPUs, ddp, fp32; micro-batch 4, 1 per step" in text
