@@ -41,6 +41,7 @@ class Agent:
         decoder: str | None = None,
         device: torch.device | str = "cpu",
         noise: str | None = None,
+        noise_hold_steps: int | None = None,
         num_solver_steps: int | None = None,
     ) -> Self:
         """Loads the agent of a finished run.
@@ -52,6 +53,7 @@ class Agent:
                 for the policy.
             device: Where it shall run.
             noise: Instead of the trained policy's ``noise``; latent_flow only.
+            noise_hold_steps: Instead of the trained policy's, for noise ``held``.
             num_solver_steps: Instead of the trained policy's; latent_flow only.
 
         Raises:
@@ -68,7 +70,11 @@ class Agent:
                 f"The action decoder '{decoder}' was trained on the latent actions of another "
                 f"policy than {policy_uri}. Train the decoder again."
             )
-        options: dict[str, Any] = {"noise": noise, "num_solver_steps": num_solver_steps}
+        options: dict[str, Any] = {
+            "noise": noise,
+            "noise_hold_steps": noise_hold_steps,
+            "num_solver_steps": num_solver_steps,
+        }
         overrides = {key: value for key, value in options.items() if value is not None}
         return cls(load_policy(policy_uri, device, overrides), action_decoder)
 

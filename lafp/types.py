@@ -154,6 +154,9 @@ class PolicyState:
     """What a policy remembers between the steps of its episodes. Explicit, so episodes batch."""
 
     noise: Tensor | None = None
-    """float [B, Z]: x_0 of the episode (`persistent` noise)."""
+    """float [B, Z]: x_0 of the previous step (`persistent` and `held` noise)."""
+    noise_age_steps: Tensor | None = None
+    """int64 [B]: steps that each episode has had its noise (`held`). A row that has reached
+    ``noise_hold_steps`` draws anew, so that episodes may begin at different steps."""
     latent_action: Tensor | None = None
     """float [B, Z]: the previous latent action (`warm_start`)."""

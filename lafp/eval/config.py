@@ -19,8 +19,10 @@ class MethodConfig:
     """Folder below ``policy/`` of the run."""
     decoder: str
     """Folder below ``decoder/`` of the run."""
-    noise: Literal["fresh", "persistent", "warm_start"] | None = None
+    noise: Literal["fresh", "persistent", "held", "warm_start"] | None = None
     """Flow policies: overrides the policy's own setting. See ``LatentFlowConfig.noise``."""
+    noise_hold_steps: int | None = None
+    """Noise ``held``: overrides the policy's own setting."""
     num_solver_steps: int | None = None
     """Flow policies: overrides the policy's own setting."""
 
@@ -31,14 +33,20 @@ class MethodConfig:
             )
         if self.label == DEMONSTRATOR:
             raise ValueError(f"label {DEMONSTRATOR!r} is taken by the environment's expert.")
-        if self.num_solver_steps is not None and self.num_solver_steps < 1:
-            raise ValueError(f"num_solver_steps must be at least 1, got {self.num_solver_steps}.")
+        for name in ("noise_hold_steps", "num_solver_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.noise_hold_steps is not None and self.noise not in (None, "held"):
+            raise ValueError(
+                f"noise_hold_steps belongs to noise held, got noise {self.noise}. Leave one out."
+            )
 
     @property
     def overrides(self) -> dict[str, Any]:
         """What to change in the policy's own config."""
-        given = {"noise": self.noise, "num_solver_steps": self.num_solver_steps}
-        return {name: value for name, value in given.items() if value is not None}
+        names = ("noise", "noise_hold_steps", "num_solver_steps")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,13 +30,7 @@ def load_agent(run_uri: str, method: MethodConfig) -> Agent:
     Raises:
         ConfigError: A model is missing, or they do not belong together.
     """
-    return Agent.load(
-        run_uri,
-        policy=method.policy,
-        decoder=method.decoder,
-        noise=method.noise,
-        num_solver_steps=method.num_solver_steps,
-    )
+    return Agent.load(run_uri, policy=method.policy, decoder=method.decoder, **method.overrides)
 
 
 def measure_rollouts(

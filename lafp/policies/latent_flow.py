@@ -22,12 +22,12 @@ from lafp.models import velocity_field
 from lafp.policies.base import Policy, PolicyConfig
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
-Noise = Literal["fresh", "persistent", "warm_start"]
+Noise = Literal["fresh", "persistent", "held", "warm_start"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFlowConfig(PolicyConfig):
-    """Flow matching on standardized latent actions. The last four matter only when it acts."""
+    """Flow matching on standardized latent actions. The last five matter only when it acts."""
 
     name: str = "latent_flow"
     prediction: Literal["velocity", "x"] = "velocity"
@@ -40,15 +40,18 @@ class LatentFlowConfig(PolicyConfig):
     num_solver_steps: int = 4
     """Steps from noise to data. Midpoint and heun evaluate the head twice per step."""
     noise: Noise = "fresh"
-    """Where the solver starts: new noise at each step of an episode, one noise per episode, or
-    on the way to the previous latent action."""
+    """Where the solver starts: new noise at each step of an episode, one noise per episode, one
+    that is held for some steps and then renewed, or on the way to the previous latent action."""
+    noise_hold_steps: int = 8
+    """Steps that `held` keeps a noise: 1 is `fresh`, an episode's length or more `persistent`.
+    Long enough to get past a fork in one mode, short enough to choose anew at the next fork."""
     warm_start_time: float = 0.2
     """Flow time at which `warm_start` begins; it takes only the steps that are left from there.
     The later, the smoother, and the worse at a fork: the last action votes for going on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_time_draws", "num_solver_steps"):
+        for name in ("num_time_draws", "num_solver_steps", "noise_hold_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0.0 <= self.warm_start_time < 1.0:
@@ -95,9 +98,7 @@ class LatentFlow(Policy):
     ) -> tuple[Tensor, PolicyState]:
         """Samples latent actions, starting as ``noise`` says. See ``Policy.act``."""
         cfg = self.cfg
-        noise_BZ = state.noise if state and cfg.noise == "persistent" else None
-        if noise_BZ is None:
-            noise_BZ = self._noise(embedding, generator)
+        noise_BZ, noise_age_B = self._start(embedding, state, generator)
         field = self._velocity_field(embedding)
         if state and state.latent_action is not None and cfg.noise == "warm_start":
             z_BZ = anchored_sample(
@@ -111,7 +112,9 @@ class LatentFlow(Policy):
         else:
             z_BZ = integrate(field, noise_BZ, num_steps=cfg.num_solver_steps, solver=cfg.solver)
         latent_action_BZ = self.standardizer.restore(z_BZ)
-        return latent_action_BZ, PolicyState(noise=noise_BZ, latent_action=latent_action_BZ)
+        return latent_action_BZ, PolicyState(
+            noise=noise_BZ, noise_age_steps=noise_age_B, latent_action=latent_action_BZ
+        )
 
     def anchored_on(
         self,
@@ -130,6 +133,24 @@ class LatentFlow(Policy):
             solver=self.cfg.solver,
         )
         return self.standardizer.restore(z_BZ)
+
+    def _start(
+        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """This step's noise, [B, Z], and for `held` how many steps each row has had it now."""
+        previous = state.noise if state else None
+        if previous is not None and self.cfg.noise == "persistent":
+            return previous, None
+        noise_BZ = self._noise(embedding, generator)
+        if self.cfg.noise != "held":
+            return noise_BZ, None
+        age_B = torch.ones(len(noise_BZ), dtype=torch.int64, device=noise_BZ.device)
+        if state is None or previous is None or state.noise_age_steps is None:
+            return noise_BZ, age_B
+        # Drawn at every step, though few rows take it: asking whether any does would wait for them.
+        is_held_B = state.noise_age_steps < self.cfg.noise_hold_steps
+        noise_BZ = torch.where(is_held_B[:, None], previous, noise_BZ)
+        return noise_BZ, torch.where(is_held_B, state.noise_age_steps + 1, age_B)
 
     def _velocity_field(self, embedding: Tensor) -> VelocityField:
         condition = self.head.condition(embedding)

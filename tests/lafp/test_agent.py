@@ -8,6 +8,8 @@ import torch
 import lafp
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.windows import windows_at
+from lafp.eval.config import MethodConfig
+from lafp.eval.measurements import load_agent
 from lafp.export import read_card, save_model
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig, load_action_decoder
 from lafp.policies import POLICIES
@@ -116,6 +118,16 @@ def test_options_of_acting_are_taken_when_loading(run):
     still = np.repeat(video(1), 3, axis=0)
     actions = play(agent, still)
     np.testing.assert_array_equal(actions[0], actions[2])
+
+
+def test_a_method_of_an_evaluation_sets_how_long_noise_is_held(run):
+    method = MethodConfig(
+        label="held", policy="latent_flow", decoder="flow", noise="held", noise_hold_steps=2
+    )
+    actions = play(load_agent(run, method), np.repeat(video(1), 4, axis=0))
+    # From the second step on the frame stack stands still, and what moves is the noise.
+    assert not np.isclose(actions[1], actions[2]).all()
+    np.testing.assert_array_equal(actions[2], actions[3])
 
 
 def test_options_that_a_policy_does_not_have_are_refused(run):

@@ -7,6 +7,7 @@ from lafp.eval.config import EvaluateConfig
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs/evaluate").glob("*.yaml"))
 METHOD = {"label": "bc", "policy": "latent_bc", "decoder": "latent_bc"}
+HELD = {"noise": "held", "noise_hold_steps": 6}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -33,6 +34,14 @@ def test_the_slalom_ablation_differs_in_nothing_but_the_anchor():
         ({"env": {"name": "slalom"}, "methods": [METHOD | {"label": "a/b"}]}, "methods.0: label"),
         ({"env": {"name": "slalom"}, "methods": [METHOD | {"label": "demonstrator"}]}, "is taken"),
         ({"env": {"name": "slalom"}, "methods": [METHOD | {"num_solver_steps": 0}]}, "at least 1"),
+        (
+            {"env": {"name": "slalom"}, "methods": [METHOD | {"noise_hold_steps": 0}]},
+            "noise_hold_steps must be at least 1",
+        ),
+        (
+            {"env": {"name": "slalom"}, "methods": [METHOD | HELD | {"noise": "fresh"}]},
+            "noise_hold_steps belongs to noise held, got noise fresh",
+        ),
         ({"num_episodes": 0}, "num_episodes must be at least 1"),
         ({"save_rollouts": 101}, "save_rollouts must be at most episodes_per_task"),
         ({"latency": {"batch_sizes": []}}, "latency: batch_sizes must be positive"),

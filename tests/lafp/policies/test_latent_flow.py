@@ -1,5 +1,7 @@
 """How a flow policy acts: noise, state, solver, cost."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,6 +53,47 @@ def test_persistent_noise_makes_an_episode_deterministic():
     assert not torch.isclose(first, other_episode).any()
 
 
+def play(policy, num_steps, batch_size=4, state=None, seed=0):
+    """Noise and latent action of every step, [T, B, Z], and the last state."""
+    obs, generator, steps = torch.zeros(batch_size, 6, 8, 8), seeded(seed), []
+    for _ in range(num_steps):
+        z, state = policy.act(obs, state, generator)
+        steps.append((state.noise, z))
+    noise, z = (torch.stack(column) for column in zip(*steps, strict=True))
+    return noise, z, state
+
+
+def test_held_noise_is_kept_for_its_steps_and_then_renewed():
+    noise, z, _ = play(make(noise="held", noise_hold_steps=3), 7)
+    for values in (noise, z):
+        is_kept = (values[1:] == values[:-1]).all(dim=-1).all(dim=-1).tolist()
+        assert is_kept == [True, True, False, True, True, False]
+    assert not torch.isclose(noise[2], noise[3]).any()
+
+
+def test_each_row_counts_the_steps_of_its_own_noise():
+    policy = make(noise="held", noise_hold_steps=3)
+    _, _, state = play(policy, 1)
+    begun_earlier = replace(state, noise_age_steps=torch.tensor([1, 2, 3, 3]))
+    noise, _, state = play(policy, 3, state=begun_earlier, seed=1)
+    noise = torch.cat([begun_earlier.noise[None], noise])
+    is_kept = (noise[1:] == noise[:-1]).all(dim=-1)
+    assert is_kept.T.tolist() == [
+        [True, True, False],
+        [True, False, True],
+        [False, True, True],
+        [False, True, True],
+    ]
+    assert state.noise_age_steps.tolist() == [1, 2, 3, 3]
+
+
+@pytest.mark.parametrize(("hold_steps", "alike"), [(1, "fresh"), (9, "persistent")])
+def test_held_noise_lies_between_fresh_and_persistent(hold_steps, alike):
+    held, _, _ = play(make(noise="held", noise_hold_steps=hold_steps), 5)
+    expected, _, _ = play(make(noise=alike), 5)
+    assert torch.equal(held, expected)
+
+
 def test_warm_start_begins_on_the_way_to_the_previous_latent_action():
     policy, obs = make(noise="warm_start", warm_start_time=0.5), torch.rand(4, 6, 8, 8)
     first, state = policy.act(obs, None, seeded())
@@ -92,6 +135,7 @@ def test_training_encodes_each_observation_once_for_all_time_draws():
     ("config", "message"),
     [
         ({"num_solver_steps": 0}, "num_solver_steps must be at least 1, got 0"),
+        ({"noise_hold_steps": 0}, "noise_hold_steps must be at least 1, got 0"),
         ({"num_time_draws": 0}, "num_time_draws must be at least 1, got 0"),
         ({"warm_start_time": 1.0}, r"warm_start_time must be in \[0, 1\), got 1.0"),
         ({"prediction": "x", "solver": "heun"}, "take midpoint"),
