@@ -90,9 +90,12 @@ def _measure_methods(
         rows += tables.rollout_rows(
             subject, episodes[label], episodes[DEMONSTRATOR], env.mode_sizes
         )
-    errors = _once(stage, "action_errors.json", lambda: _action_errors(cfg, run))
-    for label, error in errors.items():
-        rows += tables.action_error_rows(subjects[label], error) if error else []
+    on_clips = [
+        _once(stage, "action_errors.json", lambda: _action_errors(cfg, run)),
+        _once(stage, "alignment.json", lambda: _alignments(cfg, run)),
+    ]
+    for label, errors in (item for of_labels in on_clips for item in of_labels.items()):
+        rows += tables.action_error_rows(subjects[label], errors) if errors else []
     return rows + _latency_rows(cfg, run, stage, subjects)
 
 
@@ -154,12 +157,11 @@ def _flat(episodes: Mapping[str, list[Episode]]) -> list[Episode]:
 
 
 # ---------------------------------------------------------------------------------------------
-# Action error, latency, views
+# Action error, alignment, latency, views
 
 
 def _action_errors(cfg: EvaluateConfig, run: RunDir) -> dict[str, Any]:
-    shards = cfg.labeled_shards or run.stage("shards/labeled").uri
-    calls = [(run.uri, method, shards, cfg.seed) for method in cfg.methods]
+    calls = [(run.uri, method, _labeled_shards(cfg, run), cfg.seed) for method in cfg.methods]
     done = run_tasks(
         measurements.measure_action_error,
         calls,
@@ -168,6 +170,23 @@ def _action_errors(cfg: EvaluateConfig, run: RunDir) -> dict[str, Any]:
         unit="methods",
     )
     return {cfg.methods[index].label: errors for index, errors in done}
+
+
+def _alignments(cfg: EvaluateConfig, run: RunDir) -> dict[str, Any]:
+    shards, lam_uri = _labeled_shards(cfg, run), _lam(cfg, run)
+    calls = [(run.uri, lam_uri, method, shards, cfg.seed) for method in cfg.methods]
+    done = run_tasks(
+        measurements.measure_alignment,
+        calls,
+        sizes=[1] * len(calls),
+        label="alignment",
+        unit="methods",
+    )
+    return {cfg.methods[index].label: distances for index, distances in done}
+
+
+def _labeled_shards(cfg: EvaluateConfig, run: RunDir) -> str:
+    return cfg.labeled_shards or run.stage("shards/labeled").uri
 
 
 def _latency_rows(

@@ -206,7 +206,12 @@ def _write_evaluation(run: RunDir, num_episodes: int) -> None:
 def _method_rows(subject: Subject, success: float, n: int) -> list[Result]:
     low, high = max(0.0, success - 0.05), min(1.0, success + 0.05)
     is_flow = subject.method == "latent_flow"
+    anchor_time = subject.anchor_time or 0.0
     return [
+        Result.of(subject, "alignment_to_idm", 0.2 * (1 - anchor_time), 690),
+        Result.of(subject, "alignment_to_deployed", 0.2 * anchor_time, 690),
+        Result.of(subject, "action_mse_on_idm", 0.1 - 0.08 * anchor_time, 690),
+        Result.of(subject, "action_mse_on_deployed", 0.3, 690),
         Result.of(subject, "success", success, n, low=low, high=high),
         Result.of(subject, "length", 22.0, n, low=20.5, high=23.5),
         Result.of(subject, "side_entropy", 0.97 if is_flow else 0.4, n),

@@ -9,19 +9,32 @@ from typing import Any
 import numpy as np
 import torch
 
+from lafp import storage
 from lafp.agent import Agent
 from lafp.data.labels import action_spec
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
+from lafp.eval.alignment import alignment, decoding_errors
 from lafp.eval.config import LatencyConfig, MethodConfig
 from lafp.eval.latency import Latency, measure_latency
 from lafp.eval.latent_views import write_latent_views
 from lafp.eval.open_loop import open_loop_errors
 from lafp.eval.rollout import Actor, Expert, RolloutResult, rollout
+from lafp.eval.run_record import StageRecord
+from lafp.lam import load_lam
+from lafp.policies.base import load_policy
 from lafp.train.tasks.held_out import HeldOutClips
+from lafp.train.tasks.transitions import (
+    Transitions,
+    anchor_range,
+    anchored_latents,
+    transitions_of_clip,
+)
 
 MAX_VAL_CLIPS = 256
+MAX_TRANSITIONS = 2048
+"""Of the alignment, whose work grows with their square; spread evenly over the clips."""
 
 
 def load_agent(run_uri: str, method: MethodConfig) -> Agent:
@@ -58,6 +71,49 @@ def measure_action_error(
         return {}
     agent = load_agent(run_uri, method)
     return open_loop_errors(agent, batches, action_spec(labeled_shards), seed)
+
+
+@torch.no_grad()
+def measure_alignment(
+    run_uri: str, lam_uri: str, method: MethodConfig, labeled_shards: str, seed: int
+) -> dict[str, float]:
+    """Why the method's decoder does what it does; empty if no labeled clip is held out.
+
+    The policy is sampled as the decoder's training did, and with the method's solver steps as it
+    is deployed: from fresh noise, whatever noise the method keeps within an episode.
+
+    Returns:
+        What ``alignment`` and ``decoding_errors`` measure, and ``num_transitions``.
+    """
+    torch.set_num_threads(1)
+    agent = load_agent(run_uri, method)
+    policy = load_policy(storage.join(run_uri, "policy", method.policy))
+    lam = load_lam(lam_uri)
+    parts = [
+        transitions_of_clip(batch, b, lam, policy)
+        for batch in HeldOutClips(labeled_shards, MAX_VAL_CLIPS).batches(torch.device("cpu"))
+        for b in range(len(batch.num_frames))
+    ]
+    if not parts:
+        return {}
+    seen = Transitions.cat(parts)
+    seen = seen[torch.linspace(0, len(seen) - 1, min(len(seen), MAX_TRANSITIONS)).long()]
+    config = StageRecord(storage.join(run_uri, "decoder", method.decoder), "decoder").config
+    torch.manual_seed(derive_seed(seed, "alignment"))
+    trained_on_NZ = anchored_latents(policy, seen, anchor_range(config["anchor_time"]))
+    deployed_NZ, _ = agent.policy.act_on(seen.embedding, None)
+    decoder = agent.action_decoder
+    return {
+        **alignment(trained_on_NZ, seen.idm_latent, deployed_NZ),
+        **decoding_errors(
+            lambda latents: decoder(latents, seen.embedding),
+            seen.idm_latent,
+            deployed_NZ,
+            seen.true_action,
+            decoder.action,
+        ),
+        "num_transitions": float(len(seen)),
+    }
 
 
 def measure_latencies(

@@ -15,7 +15,15 @@ from markupsafe import Markup, escape
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.eval.report_sections import data, latents, result, rollouts, run_facts, training
+from lafp.eval.report_sections import (
+    alignment,
+    data,
+    latents,
+    result,
+    rollouts,
+    run_facts,
+    training,
+)
 from lafp.eval.report_sections.blocks import Section
 from lafp.eval.results import Result
 from lafp.eval.run_record import RunRecord
@@ -72,6 +80,7 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
 def _sections(run: RunRecord, rows: list[Result], views: dict[str, Any] | None) -> list[Section]:
     candidates = [
         result.success_section(rows),
+        alignment.section(rows),
         rollouts.section(run, rows),
         result.latency_section(rows),
         latents.probe_section(rows),

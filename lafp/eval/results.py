@@ -2,21 +2,28 @@
 
 Metrics and the methods that have them:
 
-========================  ======================================================================
-``success``               share of episodes; ``low`` and ``high`` are its 95 % interval
-``return``                mean sum of rewards, with interval
-``return_normalized``     ``return`` over the demonstrators'
-``length``                mean steps of an episode
-``side_entropy``          mean over forks of the entropy of the way taken, over the demonstrators'
-``mode_coverage``         entropy of the whole path (all forks jointly), over the demonstrators'
-``action_mse``            of the whole stack on held-out labeled clips, in the environment's units
-``action_r2``             1 - MSE / variance, over all dimensions, in [-1, 1] action units
-``action_accuracy``       instead of both, for discrete actions
-``latency_b1_ms``         median time of one ``act`` for 1 (``latency_b64_ms``: 64) observations
-``latency_b1_ratio``      median over rounds of the time over latent_bc's in the same round
-``probe_mse, probe_r2``   linear probe of latent actions on held-out episodes; the method says of
-                          what: ``lam``, and the controls ``embedding``, ``random_lam``, ``nothing``
-========================  ======================================================================
+==========================  ====================================================================
+``success``                 share of episodes; ``low`` and ``high`` are its 95 % interval
+``return``                  mean sum of rewards, with interval
+``return_normalized``       ``return`` over the demonstrators'
+``length``                  mean steps of an episode
+``side_entropy``            mean over forks of the entropy of the way taken, over the demonstrators'
+``mode_coverage``           entropy of the whole path (all forks jointly), over the demonstrators'
+``action_mse``              of the whole stack on held-out labeled clips, in the environment's units
+``action_r2``               1 - MSE / variance, over all dimensions, in [-1, 1] action units
+``action_accuracy``         instead of both, for discrete actions
+``alignment_to_idm``        energy distance of the decoder's training latents (at its anchor_time)
+                            from raw IDM latents, standardized, on held-out labeled clips
+``alignment_to_deployed``   the same from the policy's own samples at these observations
+``action_mse_on_idm``       of the decoder on raw IDM latents, in [-1, 1] action units
+``action_mse_on_deployed``  of the decoder on the policy's own samples (for discrete actions
+                            ``action_accuracy_on_...`` instead of both)
+``latency_b1_ms``           median time of one ``act`` for 1 (``latency_b64_ms``: 64) observations
+``latency_b1_ratio``        median over rounds of the time over latent_bc's in the same round
+``probe_mse, probe_r2``     linear probe of latent actions on held-out episodes; the method says of
+                            what: ``lam``, and the controls ``embedding``, ``random_lam``,
+                            ``nothing``
+==========================  ====================================================================
 """
 
 import io

@@ -61,7 +61,7 @@ def rollout_rows(
 
 
 def action_error_rows(subject: Subject, errors: Mapping[str, float]) -> list[Result]:
-    """What ``open_loop_errors`` measured."""
+    """What ``open_loop_errors`` or ``measure_alignment`` measured."""
     return [
         Result.of(subject, metric, value, int(errors["num_transitions"]))
         for metric, value in errors.items()

@@ -114,6 +114,20 @@ def test_the_table_holds_every_method_and_metric(evaluated):
     assert 4 * 5 <= num_transitions <= 4 * 8
 
 
+def test_a_decoder_is_aligned_with_what_its_anchor_time_says(evaluated):
+    table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
+    values = table.pivot_table(index="label", columns="metric", values="value")
+    # A clone's own prediction (anchor_time 0) is what it deploys; 1 is the IDM's latent itself.
+    assert values.alignment_to_deployed["bc"] == 0 < values.alignment_to_idm["bc"]
+    assert values.alignment_to_idm["bc_idm"] == 0
+    assert values.alignment_to_deployed["bc_idm"] == values.alignment_to_idm["bc"]
+    flow = values.loc["flow"]
+    assert flow.alignment_to_idm > 0 and flow.alignment_to_deployed > 0
+    assert flow.action_mse_on_idm > 0 and flow.action_mse_on_deployed > 0
+    rows = table[table.metric.str.match("alignment_|action_mse")]
+    assert rows.n.nunique() == 1
+
+
 def test_rows_say_what_stands_behind_them(evaluated):
     table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
     rows = table[table.metric == "success"].set_index("label").to_dict("index")

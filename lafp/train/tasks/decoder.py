@@ -2,8 +2,8 @@
 
 # Shape suffixes in this file: B clips, N windows.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,21 @@ from torch import Tensor, nn
 from lafp.config import ConfigError
 from lafp.data.labels import action_spec, labeled_subset
 from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
-from lafp.data.windows import WindowConfig, cut_windows, draw_windows, windows_at
+from lafp.data.windows import WindowConfig, cut_windows, draw_windows
 from lafp.export import read_card, save_model
-from lafp.lam import load_lam
+from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
-from lafp.policies.base import load_policy
+from lafp.policies.base import Policy, load_policy
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, cuda_devices
 from lafp.train.tasks.policy import check_clips_per_step
+from lafp.train.tasks.transitions import (
+    Transitions,
+    anchor_range,
+    anchored_latents,
+    transitions_of,
+    transitions_of_clip,
+)
 from lafp.types import ActionSpec, ClipBatch, LossOutput
 
 MAX_VAL_CLIPS = 64
@@ -63,9 +70,7 @@ class TrainDecoderConfig:
     @property
     def anchor_range(self) -> tuple[float, float]:
         """Lowest and highest anchor time."""
-        if isinstance(self.anchor_time, tuple):
-            return self.anchor_time
-        return float(self.anchor_time), float(self.anchor_time)
+        return anchor_range(self.anchor_time)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,24 +104,6 @@ class TrainedDecoder(nn.Module):
         """Nothing follows the optimizer."""
 
 
-@dataclass(frozen=True)
-class _Transitions:
-    """What the frozen models say about N transitions: the noise of the policy aside, all."""
-
-    embedding: Tensor
-    idm_latent: Tensor
-    true_action: Tensor
-
-    def __getitem__(self, rows: Tensor) -> "_Transitions":
-        return _Transitions(*(getattr(self, f.name)[rows] for f in fields(self)))
-
-    @staticmethod
-    def cat(parts: Sequence["_Transitions"]) -> "_Transitions":
-        return _Transitions(
-            *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(_Transitions))
-        )
-
-
 class DecoderTask:
     """See ``Task``."""
 
@@ -135,13 +122,14 @@ class DecoderTask:
         embed_dim, latent_dim = self.policy.encoder.embed_dim, self.policy.latent_action_dim
         num_frames = open_shard_set(labeled_shards).num_frames["train"] * cfg.label_fraction
         self._is_remembering = num_frames * (embed_dim + latent_dim) * 4 <= MAX_REMEMBERED_BYTES
-        self._remembered: dict[int, _Transitions] = {}
+        self._remembered: dict[int, Transitions] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
             decoder = ActionDecoder(cfg.decoder, self.action, latent_dim, embed_dim)
         self.module: nn.Module = TrainedDecoder(decoder)
         try:  # before the cluster starts, not at the first step
-            self._anchored(torch.zeros(1, embed_dim), torch.zeros(1, latent_dim))
+            zeros = torch.zeros(1, embed_dim), torch.zeros(1, latent_dim), torch.zeros(1)
+            self._anchored(Transitions(*zeros))
         except ValueError as error:
             raise ConfigError(f"anchor_time: {error}") from None
 
@@ -163,7 +151,7 @@ class DecoderTask:
         """Random transitions, with the policy's latent actions drawn anew. See ``Task``."""
         drawn = (self._recalled if self._is_remembering else self._drawn)(clips["labeled"])
         return DecoderInputs(
-            latent_action=self._anchored(drawn.embedding, drawn.idm_latent),
+            latent_action=self._anchored(drawn),
             embedding=drawn.embedding,
             true_action=drawn.true_action,
         )
@@ -181,13 +169,13 @@ class DecoderTask:
         batches = list(self._val_clips.batches(device))
         if not batches:
             return {}
-        held_out = _Transitions.cat(
+        held_out = Transitions.cat(
             [self._all_of(batch, b) for batch in batches for b in range(len(batch.num_frames))]
         )
         with torch.random.fork_rng(devices=cuda_devices(device)):
             torch.manual_seed(0)
             latents = {
-                "anchored": self._anchored(held_out.embedding, held_out.idm_latent),
+                "anchored": self._anchored(held_out),
                 "deployed": self.policy.act_on(held_out.embedding, None)[0],
             }
         metrics = {"val/num_transitions": float(len(held_out.true_action))}
@@ -217,20 +205,14 @@ class DecoderTask:
             metrics=metrics,
         )
 
-    def _anchored(self, embedding_NE: Tensor, idm_latent_NZ: Tensor) -> Tensor:
-        low, high = self.cfg.anchor_range
-        anchor_time: float | Tensor = low
-        if low < high:
-            anchor_time = low + (high - low) * torch.rand(
-                len(embedding_NE), device=embedding_NE.device
-            )
-        return self.policy.anchored_on(embedding_NE, idm_latent_NZ, anchor_time)
+    def _anchored(self, transitions: Transitions) -> Tensor:
+        return anchored_latents(self.policy, transitions, self.cfg.anchor_range)
 
-    def _drawn(self, batch: ClipBatch) -> _Transitions:
+    def _drawn(self, batch: ClipBatch) -> Transitions:
         window = cut_windows(batch, self._window, self.cfg.train.seed)
-        return self._seen(window.obs, window.next_obs, window.true_action)
+        return transitions_of(window, *self._frozen(batch))
 
-    def _recalled(self, batch: ClipBatch) -> _Transitions:
+    def _recalled(self, batch: ClipBatch) -> Transitions:
         """As ``_drawn``, but each clip goes through the frozen models once in the whole run."""
         t_BN, _ = draw_windows(batch, self._window, self.cfg.train.seed)
         rows_BN = torch.from_numpy(t_BN).to(batch.frames.device) - (self._window.frame_stack - 1)
@@ -239,25 +221,17 @@ class DecoderTask:
             if key not in self._remembered:
                 self._remembered[key] = self._all_of(batch, b)
             parts.append(self._remembered[key][rows_BN[b]])
-        return _Transitions.cat(parts)
+        return Transitions.cat(parts)
 
-    def _all_of(self, batch: ClipBatch, b: int) -> _Transitions:
-        """Every transition of one clip, in order."""
-        first, last = self._window.frame_stack - 1, int(batch.num_frames[b]) - 1
-        t_N = torch.arange(first, last)
-        window = windows_at(
-            batch, torch.full_like(t_N, b), t_N, torch.ones_like(t_N), self._window.frame_stack
-        )
-        return self._seen(window.obs, window.next_obs, window.true_action)
+    def _all_of(self, batch: ClipBatch, b: int) -> Transitions:
+        return transitions_of_clip(batch, b, *self._frozen(batch))
 
-    def _seen(self, obs: Tensor, next_obs: Tensor, true_action: Tensor | None) -> _Transitions:
-        if true_action is None:
-            raise ConfigError(f"{self.shards} holds clips without actions.")
-        if self.lam.device != obs.device:
-            self.lam.to(obs.device)
-            self.policy.to(obs.device)
-        latent = self.lam.label(obs, next_obs).float()
-        return _Transitions(self.policy.encode(obs).float(), latent, true_action)
+    def _frozen(self, batch: ClipBatch) -> tuple[Lam, Policy]:
+        """The frozen models, where the clips are."""
+        if self.lam.device != batch.frames.device:
+            self.lam.to(batch.frames.device)
+            self.policy.to(batch.frames.device)
+        return self.lam, self.policy
 
 
 def action_errors(predicted: Tensor, true_action: Tensor, spec: ActionSpec) -> dict[str, float]:

@@ -60,6 +60,7 @@ def read_report(run_uri: str) -> str:
 def test_a_full_run_gets_every_section(demo_summary, demo_html):
     assert demo_summary["sections"] == [
         "success",
+        "alignment",
         "rollouts",
         "latency",
         "probe",
