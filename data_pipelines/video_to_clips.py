@@ -1,32 +1,21 @@
 """One input, all stages: file -> frames -> clips and rejects. No Ray, bounded memory."""
 
-import hashlib
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import EncodedClip, Row, VideoItem, VideoRow
-from data_pipelines.sources import LABELED_SOURCES
-from data_pipelines.sources.opened import Opened, OpenWith, Unusable, content_hash, probe_file
+from data_pipelines.sources.open_item import open_item
+from data_pipelines.sources.opened import Opened, Unusable
 from data_pipelines.stages import dedup, motion, probe
 from data_pipelines.stages.encode import encode
-from data_pipelines.stages.read_labels import (
-    EpisodeLabels,
-    LabelsConfig,
-    align,
-    read_sidecar,
-    read_stacked,
-)
+from data_pipelines.stages.read_labels import EpisodeLabels, align
 from data_pipelines.stages.resample import Cut, resample
 from data_pipelines.stages.resize import crop_or_pad, scaled_size
 from data_pipelines.stages.split_clips import MAX_OWN_FPS, ClipFrames, split_clips
-from lafp import storage
-from lafp.video.array_video import array_frames, array_info
 from lafp.video.decoder import VideoDecoder, VideoError
 
 # A header that promises this much more than the file holds is no rounding.
@@ -42,15 +31,12 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
     Raises:
         StorageError: S3 did not answer; the job can be resumed.
     """
-    with closing(_open(item, cfg, decoder)) as videos:
+    with closing(open_item(item, cfg, decoder)) as videos:
         while True:
             try:
                 video = next(videos, None)
             except VideoError as error:
                 yield from _rejected_file(item, error.reason, error.detail)
-                return
-            except (FileNotFoundError, PermissionError) as error:
-                yield from _rejected_file(item, "unreadable", str(error))
                 return
             if video is None:
                 return
@@ -59,55 +45,6 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
                 yield from _rejected_file(unusable, video.reason, video.detail)
             else:
                 yield from _one_video(video, cfg, item)
-
-
-def _open(
-    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
-) -> Generator[Opened | Unusable, None, None]:
-    if item.num_bytes > cfg.limits.max_bytes:
-        raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
-    deadline, max_pixels = time.monotonic() + cfg.limits.timeout_s, cfg.limits.max_pixels
-    if item.reader:
-        assert cfg.labels is not None
-        using = OpenWith(
-            labels=cfg.labels, decoder=decoder, max_pixels=max_pixels, deadline=deadline
-        )
-        yield from LABELED_SOURCES[item.reader].open(item, using)
-        return
-    with storage.local_file(item.uri) as path:
-        if cfg.labels is not None and item.labels_uri == item.uri:
-            yield from _stacked(item, path, cfg.labels)
-            return
-        video_id = content_hash(path)
-        info = probe_file(path, decoder, max_pixels, deadline)
-        yield Opened(
-            uri=item.uri,
-            video_id=video_id,
-            num_bytes=item.num_bytes,
-            info=info,
-            frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
-            labels=(
-                partial(read_sidecar, item.labels_uri, cfg.labels)
-                if cfg.labels is not None and item.labels_uri is not None
-                else None
-            ),
-        )
-
-
-def _stacked(item: VideoItem, path: Path, cfg: LabelsConfig) -> Iterator[Opened]:
-    for index, (frames, labels) in enumerate(read_stacked(path, cfg)):
-        yield Opened(
-            uri=f"{item.uri}#{index}",
-            video_id=hashlib.sha256(frames.tobytes()).hexdigest()[:32],
-            num_bytes=frames.nbytes,
-            info=array_info(frames, cfg.fps),
-            frames=partial(array_frames, frames, cfg.fps),
-            labels=partial(_same, labels),
-        )
-
-
-def _same(labels: EpisodeLabels) -> EpisodeLabels:
-    return labels
 
 
 def _rejected_file(item: VideoItem, reason: str, detail: str) -> Iterator[Row]:

@@ -14,12 +14,13 @@ from data_pipelines.manifest import check_accounts
 from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import ClipRow, EncodedClip, VideoItem, VideoRow
 from data_pipelines.select_clips import Selection
+from data_pipelines.sources.opened import content_hash
 from data_pipelines.stages.motion import FiltersConfig
 from data_pipelines.stages.probe import LimitsConfig
 from data_pipelines.stages.read_labels import LabelsConfig
 from data_pipelines.stages.resize import ResizeConfig
 from data_pipelines.stages.split_clips import ClipConfig
-from data_pipelines.video_to_clips import content_hash, video_to_clips
+from data_pipelines.video_to_clips import video_to_clips
 from lafp.video import VIDEO_DECODERS, EncodeConfig, decode_clip
 from lafp.video.decoder import DecodedFrame
 from tests.synthetic_video import moving_square, number_of, numbered, write_video

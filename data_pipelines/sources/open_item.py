@@ -1,0 +1,92 @@
+"""Open one listed input, wherever it lies and whatever format it has: its videos, one by one."""
+
+import hashlib
+import time
+from collections.abc import Generator, Iterator
+from functools import partial
+from pathlib import Path
+
+from data_pipelines.config import PreprocessConfig
+from data_pipelines.rows import VideoItem
+from data_pipelines.sources import LABELED_SOURCES
+from data_pipelines.sources.opened import Opened, OpenWith, Unusable, content_hash, probe_file
+from data_pipelines.stages.read_labels import (
+    EpisodeLabels,
+    LabelsConfig,
+    read_sidecar,
+    read_stacked,
+)
+from lafp import storage
+from lafp.video.array_video import array_frames, array_info
+from lafp.video.decoder import VideoDecoder, VideoError
+
+
+def open_item(
+    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
+) -> Generator[Opened | Unusable, None, None]:
+    """Yields the videos of one input. Each is gone through before the next is asked for.
+
+    Raises:
+        VideoError: The input cannot be used (further); it becomes a reject row.
+        StorageError: S3 did not answer; the job can be resumed.
+    """
+    if item.num_bytes > cfg.limits.max_bytes:
+        raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
+    try:
+        if item.reader:
+            yield from _by_reader(item, cfg, decoder)
+        else:
+            yield from _one_file(item, cfg, decoder)
+    except (FileNotFoundError, PermissionError) as error:
+        raise VideoError("unreadable", str(error)) from error
+
+
+def _by_reader(
+    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
+) -> Iterator[Opened | Unusable]:
+    assert cfg.labels is not None
+    using = OpenWith(
+        labels=cfg.labels,
+        decoder=decoder,
+        max_pixels=cfg.limits.max_pixels,
+        deadline=time.monotonic() + cfg.limits.timeout_s,
+    )
+    yield from LABELED_SOURCES[item.reader].open(item, using)
+
+
+def _one_file(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> Iterator[Opened]:
+    with storage.local_file(item.uri) as path:
+        if cfg.labels is not None and item.labels_uri == item.uri:
+            yield from _stacked(item, path, cfg.labels)
+            return
+        deadline = time.monotonic() + cfg.limits.timeout_s
+        video_id = content_hash(path)
+        info = probe_file(path, decoder, cfg.limits.max_pixels, deadline)
+        yield Opened(
+            uri=item.uri,
+            video_id=video_id,
+            num_bytes=item.num_bytes,
+            info=info,
+            frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
+            labels=(
+                partial(read_sidecar, item.labels_uri, cfg.labels)
+                if cfg.labels is not None and item.labels_uri is not None
+                else None
+            ),
+        )
+
+
+def _stacked(item: VideoItem, path: Path, cfg: LabelsConfig) -> Iterator[Opened]:
+    for index, (frames, labels) in enumerate(read_stacked(path, cfg)):
+        yield Opened(
+            uri=f"{item.uri}#{index}",
+            video_id=hashlib.sha256(frames.tobytes()).hexdigest()[:32],
+            num_bytes=frames.nbytes,
+            info=array_info(frames, cfg.fps),
+            frames=partial(array_frames, frames, cfg.fps),
+            labels=partial(_same, labels),
+        )
+
+
+def _same(labels: EpisodeLabels) -> EpisodeLabels:
+    return labels
