@@ -154,7 +154,7 @@ class PolicyState:
     """What a policy remembers between the steps of its episodes. Explicit, so episodes batch."""
 
     noise: Tensor | None = None
-    """float [B, Z]: x_0 of the previous step (`persistent` and `held` noise)."""
+    """float [B, D]: x_0 of the previous step (`persistent` and `held` noise)."""
     noise_age_steps: Tensor | None = None
     """int64 [B]: steps that each episode has had its noise (`held`). A row that has reached
     ``noise_hold_steps`` draws anew, so that episodes may begin at different steps."""

@@ -73,6 +73,9 @@ class ToyTask:
         if labeled:
             self._demands["labeled"] = demand(labeled, 2)
 
+    def prepare(self, device):
+        pass
+
     def demands(self):
         return self._demands
 

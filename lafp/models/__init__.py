@@ -11,6 +11,14 @@ ENCODERS = Registry(
     },
 )
 
+LATENT_PROJECTIONS = Registry(
+    "latent projection",
+    {
+        "none": "lafp.models.latent_projection:NoProjection",
+        "pca": "lafp.models.latent_projection:Pca",
+    },
+)
+
 BOTTLENECKS = Registry(
     "bottleneck",
     {

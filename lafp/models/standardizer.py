@@ -2,20 +2,19 @@
 
 # Shape suffixes in this file: B batch, Z latent action.
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+
+from lafp.models.exact_buffers import ExactBuffers
 
 
-class LatentStandardizer(nn.Module):
+class LatentStandardizer(ExactBuffers):
     """Mean and variance of every latent action seen in training, per dimension.
 
     Cumulative over the whole run, not a moving average: the LAM is frozen, so its latents have one
     distribution, and the estimate only sharpens. The statistics are buffers, so they travel in the
-    checkpoint, and they are the same on all ranks.
+    checkpoint, and they are the same on all ranks. They stay float64: bf16 cannot count beyond 256.
     """
 
     count: Tensor
@@ -60,13 +59,3 @@ class LatentStandardizer(nn.Module):
         """Standard deviation, float32 [Z]. 1 for constant dimensions and before any update."""
         std_Z = (self.squared_deviation / self.count.clamp_min(1)).sqrt()
         return torch.where(std_Z > 0, std_Z, 1.0).float()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Moves with the model, but keeps its precision: bf16 cannot count beyond 256."""
-        kept = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, value in kept.items():
-            moved = self._buffers[name]
-            assert value is not None and moved is not None
-            self._buffers[name] = value.to(moved.device)
-        return self

@@ -1,6 +1,6 @@
 """What every policy is: a loss over (observation, latent action), and a way to act."""
 
-# Shape suffixes in this file: B batch, E embedding, Z latent action.
+# Shape suffixes in this file: B batch, E embedding, Z latent action, D point.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lafp.config import choice, config_from_dict
 from lafp.export import load_model
-from lafp.models import ENCODERS
+from lafp.models import ENCODERS, LATENT_PROJECTIONS
+from lafp.models.latent_projection import LatentProjection, NoProjectionConfig
 from lafp.models.standardizer import LatentStandardizer
 from lafp.policies import POLICIES
 from lafp.types import LossOutput, ObsSpec, PolicyState
@@ -26,6 +27,8 @@ class PolicyConfig:
     encoder: Any = choice(ENCODERS)
     hidden_dims: tuple[int, ...] = (256, 256)
     """Widths of the head's hidden layers."""
+    latent_projection: Any = choice(LATENT_PROJECTIONS, default=NoProjectionConfig())
+    """``{name: pca, dim: 64}`` predicts the leading components of a wide latent action only."""
 
     def __post_init__(self) -> None:
         if not self.hidden_dims or min(self.hidden_dims) < 1:
@@ -37,17 +40,23 @@ class PolicyConfig:
 class Policy(nn.Module, ABC):
     """o_t -> z_t. Latent actions go in and come out in the LAM's own units.
 
+    Heads see *points*: latent actions projected, then standardized (``standardize``, ``restore``).
     Subclasses: one file, Config and class. The observation is encoded once; everything that a
     policy does with it then starts from the embedding.
     """
 
     Config: Any
+    point_dim: int
+    """D, what a head predicts: Z, or what the projection leaves of it."""
 
     def __init__(self, cfg: Any, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__()
         self.cfg, self.obs, self.latent_action_dim = cfg, obs, latent_action_dim
         self.encoder = ENCODERS.get(cfg.encoder.name)(cfg.encoder, obs)
-        self.standardizer = LatentStandardizer(latent_action_dim)
+        projection = LATENT_PROJECTIONS.get(cfg.latent_projection.name)
+        self.projection: LatentProjection = projection(cfg.latent_projection, latent_action_dim)
+        self.standardizer = LatentStandardizer(self.projection.dim)
+        self.point_dim = self.projection.dim
 
     @abstractmethod
     def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
@@ -120,11 +129,20 @@ class Policy(nn.Module, ABC):
     ) -> Tensor:
         """``anchored_latent_action``, from h(o_t), [B, E]."""
 
+    def standardize(self, latent_action: Tensor) -> Tensor:
+        """Latent actions in the LAM's units, [B, Z] -> points, float32 [B, D]."""
+        return self.standardizer.standardize(self.projection.project(latent_action))
+
+    def restore(self, point: Tensor) -> Tensor:
+        """The inverse of ``standardize``, up to what the projection has dropped."""
+        return self.projection.restore(self.standardizer.restore(point))
+
     def _training_target(self, latent_action_BZ: Tensor) -> Tensor:
-        """The standardized latent action, after it has entered the statistics."""
+        """The latent actions' points, [B, D], after they have entered the statistics."""
+        projected_BD = self.projection.project(latent_action_BZ)
         if self.training:
-            self.standardizer.update(latent_action_BZ)
-        return self.standardizer.standardize(latent_action_BZ)
+            self.standardizer.update(projected_BD)
+        return self.standardizer.standardize(projected_BD)
 
 
 def load_policy(

@@ -25,7 +25,7 @@ class LatentBc(Policy):
 
     def __init__(self, cfg: LatentBcConfig, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__(cfg, obs, latent_action_dim)
-        self.head = mlp(self.encoder.embed_dim, cfg.hidden_dims, latent_action_dim)
+        self.head = mlp(self.encoder.embed_dim, cfg.hidden_dims, self.point_dim)
 
     def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
         """MSE in standardized units. See ``Policy.forward``."""
@@ -36,7 +36,7 @@ class LatentBc(Policy):
         self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, PolicyState]:
         """Deterministic: neither state nor generator matters. See ``Policy.act``."""
-        return self.standardizer.restore(self.head(embedding)), PolicyState()
+        return self.restore(self.head(embedding)), PolicyState()
 
     def anchored_on(
         self,
@@ -45,12 +45,12 @@ class LatentBc(Policy):
         anchor_time: float | Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """0: its own prediction; 1: the raw IDM latent. See ``Policy.anchored_latent_action``."""
+        """0: its own prediction; 1: the IDM latent, as projected. See ``Policy``."""
         if not isinstance(anchor_time, Tensor):
             if anchor_time == 0:
                 return self.act_on(embedding, None)[0]
             if anchor_time == 1:
-                return latent_action.float()
+                return self.projection.restore(self.projection.project(latent_action))
         raise ValueError(
             "latent_bc knows anchor_time 0 (its own prediction) and 1 (the raw IDM latent), got "
             f"{anchor_time}: between them lies no point of its making."

@@ -1,6 +1,6 @@
 """Latent flow policy (LAFP): a distribution of latent actions per observation, all its modes."""
 
-# Shape suffixes in this file: B batch, N B x num_time_draws, Z latent action.
+# Shape suffixes in this file: B batch, N B x num_time_draws, D point.
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,17 +71,17 @@ class LatentFlow(Policy):
     def __init__(self, cfg: LatentFlowConfig, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__(cfg, obs, latent_action_dim)
         self.head = velocity_field.VelocityField(
-            latent_action_dim, self.encoder.embed_dim, cfg.hidden_dims
+            self.point_dim, self.encoder.embed_dim, cfg.hidden_dims
         )
         self.time = TIME_DISTRIBUTIONS.get(cfg.time.name)(cfg.time)
 
     def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
         """Flow-matching loss in standardized units. See ``Policy.forward``."""
-        x_1_NZ = self._training_target(latent_action).repeat_interleave(self.cfg.num_time_draws, 0)
+        x_1_ND = self._training_target(latent_action).repeat_interleave(self.cfg.num_time_draws, 0)
         condition = self.head.condition(self.encode(obs))
         condition = condition.repeat_interleave(self.cfg.num_time_draws, 0)
-        x_0_NZ = torch.randn_like(x_1_NZ)
-        t_N = self.time.sample(len(x_1_NZ), x_1_NZ.device)
+        x_0_ND = torch.randn_like(x_1_ND)
+        t_N = self.time.sample(len(x_1_ND), x_1_ND.device)
 
         def head(x_t: Tensor, t: Tensor) -> Tensor:
             return self.head(x_t, t, condition).float()
@@ -91,29 +91,29 @@ class LatentFlow(Policy):
             if self.cfg.prediction == "velocity"
             else data_prediction_flow_matching_loss
         )
-        return LossOutput(loss=loss(head, x_0_NZ, x_1_NZ, t_N))
+        return LossOutput(loss=loss(head, x_0_ND, x_1_ND, t_N))
 
     def act_on(
         self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, PolicyState]:
         """Samples latent actions, starting as ``noise`` says. See ``Policy.act``."""
         cfg = self.cfg
-        noise_BZ, noise_age_B = self._start(embedding, state, generator)
+        noise_BD, noise_age_B = self._start(embedding, state, generator)
         field = self._velocity_field(embedding)
         if state and state.latent_action is not None and cfg.noise == "warm_start":
-            z_BZ = anchored_sample(
+            point_BD = anchored_sample(
                 field,
-                noise_BZ,
-                self.standardizer.standardize(state.latent_action),
+                noise_BD,
+                self.standardize(state.latent_action),
                 cfg.warm_start_time,
                 num_steps=max(1, round(cfg.num_solver_steps * (1 - cfg.warm_start_time))),
                 solver=cfg.solver,
             )
         else:
-            z_BZ = integrate(field, noise_BZ, num_steps=cfg.num_solver_steps, solver=cfg.solver)
-        latent_action_BZ = self.standardizer.restore(z_BZ)
+            point_BD = integrate(field, noise_BD, num_steps=cfg.num_solver_steps, solver=cfg.solver)
+        latent_action_BZ = self.restore(point_BD)
         return latent_action_BZ, PolicyState(
-            noise=noise_BZ, noise_age_steps=noise_age_B, latent_action=latent_action_BZ
+            noise=noise_BD, noise_age_steps=noise_age_B, latent_action=latent_action_BZ
         )
 
     def anchored_on(
@@ -124,33 +124,33 @@ class LatentFlow(Policy):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Interpolates, with fresh noise. See ``Policy.anchored_latent_action``."""
-        z_BZ = anchored_sample(
+        point_BD = anchored_sample(
             self._velocity_field(embedding),
             self._noise(embedding, generator),
-            self.standardizer.standardize(latent_action),
+            self.standardize(latent_action),
             anchor_time,
             num_steps=self.cfg.num_solver_steps,
             solver=self.cfg.solver,
         )
-        return self.standardizer.restore(z_BZ)
+        return self.restore(point_BD)
 
     def _start(
         self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor | None]:
-        """This step's noise, [B, Z], and for `held` how many steps each row has had it now."""
+        """This step's noise, [B, D], and for `held` how many steps each row has had it now."""
         previous = state.noise if state else None
         if previous is not None and self.cfg.noise == "persistent":
             return previous, None
-        noise_BZ = self._noise(embedding, generator)
+        noise_BD = self._noise(embedding, generator)
         if self.cfg.noise != "held":
-            return noise_BZ, None
-        age_B = torch.ones(len(noise_BZ), dtype=torch.int64, device=noise_BZ.device)
+            return noise_BD, None
+        age_B = torch.ones(len(noise_BD), dtype=torch.int64, device=noise_BD.device)
         if state is None or previous is None or state.noise_age_steps is None:
-            return noise_BZ, age_B
+            return noise_BD, age_B
         # Drawn at every step, though few rows take it: asking whether any does would wait for them.
         is_held_B = state.noise_age_steps < self.cfg.noise_hold_steps
-        noise_BZ = torch.where(is_held_B[:, None], previous, noise_BZ)
-        return noise_BZ, torch.where(is_held_B, state.noise_age_steps + 1, age_B)
+        noise_BD = torch.where(is_held_B[:, None], previous, noise_BD)
+        return noise_BD, torch.where(is_held_B, state.noise_age_steps + 1, age_B)
 
     def _velocity_field(self, embedding: Tensor) -> VelocityField:
         condition = self.head.condition(embedding)
@@ -159,7 +159,7 @@ class LatentFlow(Policy):
         return lambda x_t, t: velocity_towards(self.head(x_t, t, condition).float(), x_t, t)
 
     def _noise(self, embedding: Tensor, generator: torch.Generator | None) -> Tensor:
-        """N(0, I), float32 [B, Z]; drawn where the generator is, so a seed fits any device."""
+        """N(0, I), float32 [B, D]; drawn where the generator is, so a seed fits any device."""
         device = generator.device if generator else embedding.device
-        shape = (len(embedding), self.latent_action_dim)
+        shape = (len(embedding), self.point_dim)
         return torch.randn(shape, generator=generator, device=device).to(embedding.device)

@@ -39,6 +39,8 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     engine: Engine = ENGINES.get(cfg.engine.name)(cfg, task.module, ctx.device)
     with ctx.restored() as checkpoint:
         step = engine.load(checkpoint) if checkpoint else 0
+    if step == 0:
+        task.prepare(ctx.device)
     log = MetricsLog(ctx.uri, step, cfg.wandb, cfg) if ctx.rank == 0 else None
     metrics = log.last if log else {}
     batches = ctx.clips(task.demands(), cfg.gradient_accumulation, start_step=step)

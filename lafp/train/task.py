@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from lafp.data.shards import ClipDemand
@@ -32,6 +33,14 @@ class Task(Protocol):
 
     module: nn.Module
     """A ``TrainedModule``."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Once, before a run's first step: what ``module`` must know of the data by then.
+
+        All ranks call it, with the module on ``device``; it may use collectives. A resumed run
+        finds the outcome in its checkpoint.
+        """
+        ...
 
     def demands(self) -> Mapping[str, ClipDemand]:
         """The streams, by name."""

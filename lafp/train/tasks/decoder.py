@@ -133,6 +133,9 @@ class DecoderTask:
         except ValueError as error:
             raise ConfigError(f"anchor_time: {error}") from None
 
+    def prepare(self, device: torch.device) -> None:
+        """Nothing has to be known before. See ``Task``."""
+
     def demands(self) -> Mapping[str, ClipDemand]:
         """See ``Task``."""
         cfg = self.cfg

@@ -161,6 +161,9 @@ class LamTask:
         self._probe: LamProbe | None = None
         self.module: nn.Module = self._build()
 
+    def prepare(self, device: torch.device) -> None:
+        """Nothing has to be known before. See ``Task``."""
+
     def demands(self) -> Mapping[str, ClipDemand]:
         """``train``: the videos. ``labeled``: the episodes whose actions may be seen."""
         cfg = self.cfg

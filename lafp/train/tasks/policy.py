@@ -4,20 +4,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError, choice
+from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder
 from lafp.data.windows import WindowConfig, cut_windows
 from lafp.export import read_card, save_model
 from lafp.lam import load_lam
+from lafp.models.latent_projection import LatentProjection
 from lafp.policies import POLICIES
 from lafp.policies.base import Policy
 from lafp.train.config import TrainConfig
+from lafp.train.context import to_clip_batches
+from lafp.train.engines.base import world_size
 from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, cuda_devices
 from lafp.types import ClipBatch, LossOutput
 
@@ -73,8 +79,13 @@ class TrainedPolicy(nn.Module):
         self.policy = policy
 
     def forward(self, inputs: PolicyInputs) -> LossOutput:
-        """The policy's loss."""
-        return self.policy(inputs.obs, inputs.latent_action)
+        """The policy's loss, and the share of the latents' variance that its projection keeps."""
+        out: LossOutput = self.policy(inputs.obs, inputs.latent_action)
+        projection = self.policy.projection
+        if not projection.num_fit_latents:
+            return out
+        metrics = out.metrics | {"projection_explained": projection.explained_variance}
+        return LossOutput(loss=out.loss, metrics=metrics)
 
     def after_step(self) -> None:
         """Nothing follows the optimizer."""
@@ -97,8 +108,32 @@ class PolicyTask:
         policy_class = POLICIES.get(cfg.policy.name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
-            policy = policy_class(cfg.policy, self.lam.obs, self.lam.latent_action_dim)
+            try:
+                policy = policy_class(cfg.policy, self.lam.obs, self.lam.latent_action_dim)
+            except ValueError as error:
+                raise ConfigError(f"policy: {error}") from None
         self.module: nn.Module = TrainedPolicy(policy)
+
+    @torch.no_grad()
+    def prepare(self, device: torch.device) -> None:
+        """Fits the projection of latent actions, if there is one, to those of the first steps."""
+        assert isinstance(self.module, TrainedPolicy)
+        projection = self.module.policy.projection
+        train = self.cfg.train
+        num_steps = -(-projection.num_fit_latents // train.global_batch_size)
+        plan = MicroBatchPlan(
+            demands=self.demands(),
+            rank=dist.get_rank() if dist.is_initialized() else 0,
+            world_size=world_size(),
+            num_rounds=train.gradient_accumulation,
+        )
+        batches = map(to_clip_batches, MicroBatchReader(plan).read_from(0))
+        latents = []
+        for batch in islice(batches, num_steps * train.gradient_accumulation):
+            clips = {name: clip_batch.to(device) for name, clip_batch in batch.items()}
+            latents.append(self.inputs(clips).latent_action)
+        if latents:
+            projection.fit(torch.cat(latents))
 
     def demands(self) -> Mapping[str, ClipDemand]:
         """See ``Task``."""
@@ -126,23 +161,30 @@ class PolicyTask:
         """Loss, and error of what the policy would do, on clips of the val split.
 
         ``val/latent_mse`` is in units of the latent actions' variance: 1 is no better than their
-        mean. A policy that keeps several modes has more of it than one that averages them.
+        mean. A policy that keeps several modes has more of it than one that averages them. It is
+        measured among the components that the projection keeps; ``val/projection_explained`` is
+        their share of the latent actions' variance.
         """
         assert isinstance(module, TrainedPolicy)
         device = next(module.parameters()).device
-        losses, errors = [], []
+        projection = module.policy.projection
+        losses, errors, dropped = [], [], []
         with torch.random.fork_rng(devices=cuda_devices(device)):
             torch.manual_seed(0)
             for batch in self._val_clips.batches(device):
                 inputs = self.inputs({"videos": batch})
                 losses.append(module(inputs).loss)
                 errors.append(self._latent_mse(module.policy, inputs))
+                dropped.append(_dropped_variance(projection, inputs.latent_action))
         if not losses:
             return {}
-        return {
+        metrics = {
             "val/loss": float(torch.stack(losses).mean()),
             "val/latent_mse": float(torch.stack(errors).mean()),
         }
+        if projection.num_fit_latents:
+            metrics["val/projection_explained"] = 1 - float(torch.stack(dropped).mean())
+        return metrics
 
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
         """See ``Task``."""
@@ -163,5 +205,12 @@ class PolicyTask:
 
     def _latent_mse(self, policy: Policy, inputs: PolicyInputs) -> Tensor:
         chosen, _ = policy.act(inputs.obs)
-        standardize = policy.standardizer.standardize
-        return F.mse_loss(standardize(chosen), standardize(inputs.latent_action))
+        return F.mse_loss(policy.standardize(chosen), policy.standardize(inputs.latent_action))
+
+
+def _dropped_variance(projection: LatentProjection, latent_action_BZ: Tensor) -> Tensor:
+    """Share of a batch's variance that the projection does not keep."""
+    restored_BZ = projection.restore(projection.project(latent_action_BZ))
+    total = latent_action_BZ.var(0, correction=0).mean()
+    tiny = torch.finfo(torch.float32).tiny
+    return F.mse_loss(restored_BZ, latent_action_BZ) / total.clamp_min(tiny)

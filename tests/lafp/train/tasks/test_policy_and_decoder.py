@@ -10,16 +10,17 @@ import torch
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.labels import labeled_subset
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
-from lafp.export import read_card, save_model
+from lafp.export import read_card
 from lafp.lam import load_lam
 from lafp.models.action_decoder import load_action_decoder
-from lafp.objectives.lapo import Lapo
+from lafp.models.latent_projection import Pca, PcaConfig
 from lafp.policies.base import load_policy
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig, action_errors
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
-from lafp.types import ActionSpec, ObsSpec
+from lafp.types import ActionSpec
+from tests.synthetic_lam import write_lam
 from tests.synthetic_shards import write_shard_set
 
 ENCODER = {"name": "small_cnn", "channels": [8], "embed_dim": 16}
@@ -34,23 +35,6 @@ def policy_config(name="latent_flow", **settings):
 def decoder_config(**settings):
     raw = {"name": "d", "policy": "latent_flow", "windows_per_clip": 4, "train": TRAIN, **settings}
     return config_from_dict(TrainDecoderConfig, raw)
-
-
-def write_lam(uri, seed=0, size_px=16):
-    cfg = config_from_dict(
-        Lapo.Config,
-        {
-            "latent_action_dim": 4,
-            "encoder": ENCODER,
-            "fdm": {"channels": [8, 8]},
-            "bottleneck": {"name": "none"},
-        },
-    )
-    obs = ObsSpec(height_px=size_px, width_px=size_px, frame_stack=1, fps=10)
-    torch.manual_seed(seed)
-    lam = Lapo(cfg, obs)
-    save_model(uri, kind="lam", config=cfg, specs={"obs": obs}, module=lam, metrics={})
-    return uri
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +80,32 @@ def test_targets_are_the_frozen_lams_latent_actions_of_single_steps(run):
         candidates = lam.label(obs.expand(len(t), -1, -1, -1), frames[clip, t + 1])
         assert torch.isclose(candidates, z, atol=1e-5).all(dim=1).any()
     assert not inputs.latent_action.requires_grad
+
+
+def test_a_projected_policy_is_fitted_to_the_latents_of_its_first_steps(run, tmp_path):
+    policy = {"name": "latent_flow", "encoder": ENCODER}
+    projection = {"name": "pca", "dim": 2, "num_fit_latents": 30}
+    cfg = policy_config(policy=policy | {"latent_projection": projection})
+    task = PolicyTask(cfg, run["videos"], run["lam"])
+    metrics = train(cfg.train, task, LocalContext(str(tmp_path)))
+    loaded = load_policy(str(tmp_path))
+    latents = torch.cat(
+        [task.inputs(clips).latent_action for clips in first_batches(task, num_steps=4)]
+    )
+    alone = Pca(PcaConfig(dim=2, num_fit_latents=30), 4)
+    alone.fit(latents)
+    torch.testing.assert_close(loaded.projection.state_dict(), alone.state_dict())
+    assert metrics["projection_explained"] == pytest.approx(alone.explained_variance.item())
+    assert 0.5 < metrics["val/projection_explained"] < 1
+    anchored = loaded.anchored_latent_action(torch.zeros(32, 3, 16, 16), latents, 1.0)
+    torch.testing.assert_close(anchored, alone.restore(alone.project(latents)))
+
+
+def test_a_projection_wider_than_the_latent_action_is_refused(run):
+    policy = {"name": "latent_bc", "encoder": ENCODER}
+    cfg = policy_config(policy=policy | {"latent_projection": {"name": "pca", "dim": 5}})
+    with pytest.raises(ConfigError, match=r"policy: latent_projection.dim must be at most .* 4"):
+        PolicyTask(cfg, run["videos"], run["lam"])
 
 
 def test_equal_seeds_begin_with_equal_encoders(run):

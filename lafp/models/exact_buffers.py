@@ -1,0 +1,19 @@
+"""Buffers that keep their precision when the model around them is cast."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class ExactBuffers(nn.Module):
+    """A module whose buffers follow the model to its device, but never to another dtype."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            moved = self._buffers[name]
+            assert value is not None and moved is not None
+            self._buffers[name] = value.to(moved.device)
+        return self
