@@ -56,8 +56,8 @@ class LamProbe:
 
     def __init__(self, labeled_shards: str, cfg: ProbeConfig, seed: int) -> None:
         self._seed = seed
-        self._fit = _Transitions(labeled_shards, "train", cfg.max_transitions)
-        self._held_out = _Transitions(labeled_shards, "val", cfg.max_transitions)
+        self._fit = LabeledTransitions(labeled_shards, "train", cfg.max_transitions)
+        self._held_out = LabeledTransitions(labeled_shards, "val", cfg.max_transitions)
         self._random_score: ProbeScore | None = None
 
     @property
@@ -109,7 +109,7 @@ def _label(objective: Objective) -> Callable[[Window], Tensor]:
     return lambda window: objective.label(window.obs, window.next_obs)
 
 
-class _Transitions:
+class LabeledTransitions:
     """Labeled transitions of one split, always the same ones. Decoded clips are kept."""
 
     def __init__(self, labeled_shards: str, split: Split, max_transitions: int) -> None:

@@ -1,6 +1,6 @@
 """Latent flow policy (LAFP): a distribution of latent actions per observation, all its modes."""
 
-# Shape suffixes in this file: B batch, N B x num_time_draws, D point.
+# Shape suffixes in this file: B batch, M num_time_draws, N B x M, D point.
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from torch import Tensor
 from lafp.config import choice
 from lafp.flow import TIME_DISTRIBUTIONS
 from lafp.flow.anchor import anchored_sample
+from lafp.flow.coupling import conditional_ot_coupling
 from lafp.flow.path import velocity_towards
 from lafp.flow.solver import SolverName, VelocityField, integrate
 from lafp.flow.time_distribution import UniformTimeConfig
@@ -36,6 +37,12 @@ class LatentFlowConfig(PolicyConfig):
     """Distribution of flow times in training."""
     num_time_draws: int = 8
     """(x_0, t) draws per encoded observation: they cost the head only, and lower the variance."""
+    coupling: Literal["independent", "minibatch_ot"] = "independent"
+    """Which noise goes with which data in training: any, or that of the cheapest transport within
+    the batch, for straighter paths. See ``conditional_ot_coupling``."""
+    condition_weight: float = 10.0
+    """`minibatch_ot`: beta, what distance between observations' embeddings costs. The larger, the
+    less biased, and the nearer to `independent`."""
     solver: SolverName = "euler"
     num_solver_steps: int = 4
     """Steps from noise to data. Midpoint and heun evaluate the head twice per step."""
@@ -54,6 +61,8 @@ class LatentFlowConfig(PolicyConfig):
         for name in ("num_time_draws", "num_solver_steps", "noise_hold_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.condition_weight < 0:
+            raise ValueError(f"condition_weight must not be negative, got {self.condition_weight}.")
         if not 0.0 <= self.warm_start_time < 1.0:
             raise ValueError(f"warm_start_time must be in [0, 1), got {self.warm_start_time}.")
         if self.prediction == "x" and self.solver == "heun":
@@ -78,9 +87,12 @@ class LatentFlow(Policy):
     def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
         """Flow-matching loss in standardized units. See ``Policy.forward``."""
         x_1_ND = self._training_target(latent_action).repeat_interleave(self.cfg.num_time_draws, 0)
-        condition = self.head.condition(self.encode(obs))
+        embedding = self.encode(obs)
+        condition = self.head.condition(embedding)
         condition = condition.repeat_interleave(self.cfg.num_time_draws, 0)
         x_0_ND = torch.randn_like(x_1_ND)
+        if self.cfg.coupling == "minibatch_ot":
+            x_0_ND = self._coupled(x_0_ND, x_1_ND, embedding.detach())
         t_N = self.time.sample(len(x_1_ND), x_1_ND.device)
 
         def head(x_t: Tensor, t: Tensor) -> Tensor:
@@ -133,6 +145,15 @@ class LatentFlow(Policy):
             solver=self.cfg.solver,
         )
         return self.restore(point_BD)
+
+    def _coupled(self, x_0_ND: Tensor, x_1_ND: Tensor, embedding: Tensor) -> Tensor:
+        """The same noise in the order of the coupling; each draw is a batch of its own."""
+        x_0_BMD, x_1_BMD = (x.unflatten(0, (len(embedding), -1)) for x in (x_0_ND, x_1_ND))
+        draws = []
+        for x_0_BD, x_1_BD in zip(x_0_BMD.unbind(1), x_1_BMD.unbind(1), strict=True):
+            order = conditional_ot_coupling(x_0_BD, x_1_BD, embedding, self.cfg.condition_weight)
+            draws.append(x_0_BD[order])
+        return torch.stack(draws, 1).flatten(0, 1)
 
     def _start(
         self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None

@@ -63,6 +63,7 @@ def forked():
         ("latent_flow", {"prediction": "x", "solver": "midpoint"}),
         ("latent_flow", {"time": {"name": "logit_normal"}, "solver": "heun"}),
         ("latent_flow", {"time": {"name": "beta"}, "num_time_draws": 2}),
+        ("latent_flow", {"coupling": "minibatch_ot"}),
     ],
 )
 def test_a_policy_learns_a_function_of_the_observation_in_the_lams_units(name, config):
@@ -82,6 +83,15 @@ def test_a_flow_keeps_both_modes_of_a_fork(forked):
     z, _ = forked["latent_flow"].act(grey(torch.zeros(1000)))
     assert (z[:, 1].abs() > 0.5).float().mean() > 0.9
     assert (z[:, 1] > 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_coupled_noise_keeps_modes_in_one_step_where_independent_noise_averages_them():
+    kept = {}
+    for coupling in ("independent", "minibatch_ot"):
+        policy = make("latent_flow", num_solver_steps=1, coupling=coupling)
+        z, _ = train(policy, draw_from_fork).act(grey(torch.zeros(1000)))
+        kept[coupling] = (z[:, 1].abs() > 0.5).float().mean().item()
+    assert kept["independent"] < 0.3 and kept["minibatch_ot"] > 0.6
 
 
 def test_an_anchor_picks_the_demonstrated_mode(forked):
