@@ -1,9 +1,11 @@
 """A finished latent action model, as later stages and users hold it."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lafp.config import config_from_dict
+from lafp.data.windows import stack_frames
 from lafp.export import load_model
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
@@ -44,6 +46,29 @@ class Lam:
     def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """Latent actions of pairs: float [B, 3 F, H, W] in [-1, 1], twice -> float [B, Z]."""
         return self.objective.label(obs, next_obs)
+
+    @torch.no_grad()
+    def label_clip(self, frames: np.ndarray, batch_size: int) -> np.ndarray:
+        """Latent actions of every frame pair of one clip.
+
+        Args:
+            frames: uint8 [T, H, W, 3].
+            batch_size: Pairs per forward pass.
+
+        Returns:
+            float32 [T - F, Z] (empty where the clip is shorter): row i is that of frames F - 1 + i
+            and F + i.
+        """
+        stack, num_frames = self.obs.frame_stack, len(frames)
+        clip = torch.from_numpy(frames).to(self.device)[None]
+        latents = [np.empty((0, self.latent_action_dim), np.float32)]
+        for t_N in torch.arange(stack - 1, num_frames - 1).split(batch_size):
+            t_N = t_N.to(self.device)
+            clip_N = torch.zeros_like(t_N)
+            obs = stack_frames(clip, clip_N, t_N, stack)
+            next_obs = stack_frames(clip, clip_N, t_N + 1, stack)
+            latents.append(self.label(obs, next_obs).float().cpu().numpy())
+        return np.concatenate(latents)
 
     @torch.no_grad()
     def embed(self, obs: Tensor) -> Tensor:

@@ -75,6 +75,8 @@ class ClipBatch:
     """int64 [B]: which visit to the clip this is; keys its random draws too."""
     true_action: Tensor | None = None
     """float32 [B, T, A] (discrete: int64 [B, T]): row t acts between frames t and t+1."""
+    latent_action: Tensor | None = None
+    """float32 [B, T, Z], where a latent set is read: row t is that of frames (t, t + 1)."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.shape[-1] != 3 or self.frames.dtype != torch.uint8:
@@ -86,14 +88,16 @@ class ClipBatch:
         for name in ("num_frames", "clip_key", "epoch"):
             if getattr(self, name).shape != (num_clips,):
                 raise ValueError(f"ClipBatch.{name} must have shape [{num_clips}].")
-        if self.true_action is not None and self.true_action.shape[:2] != self.frames.shape[:2]:
-            raise ValueError(
-                f"ClipBatch.true_action must be [B, T, ...] with B, T = "
-                f"{tuple(self.frames.shape[:2])}, got {tuple(self.true_action.shape)}."
-            )
+        for name in ("true_action", "latent_action"):
+            per_frame = getattr(self, name)
+            if per_frame is not None and per_frame.shape[:2] != self.frames.shape[:2]:
+                raise ValueError(
+                    f"ClipBatch.{name} must be [B, T, ...] with B, T = "
+                    f"{tuple(self.frames.shape[:2])}, got {tuple(per_frame.shape)}."
+                )
 
     def to(self, device: torch.device) -> "ClipBatch":
-        """The batch with frames and actions on ``device``.
+        """The batch with frames, actions and latent actions on ``device``.
 
         ``num_frames``, ``clip_key`` and ``epoch`` stay on the host: they key random draws there,
         and asking a GPU for them would make every step wait for it.
@@ -102,6 +106,7 @@ class ClipBatch:
             self,
             frames=self.frames.to(device, non_blocking=True),
             true_action=None if self.true_action is None else self.true_action.to(device),
+            latent_action=None if self.latent_action is None else self.latent_action.to(device),
         )
 
 
@@ -122,6 +127,8 @@ class Window:
     """int64 [B]: k, in 1..K."""
     true_action: Tensor | None = None
     """a_t: float32 [B, A] or int64 [B]; None in unlabeled data."""
+    latent_action: Tensor | None = None
+    """The stored z_t of (o_t, o_{t+1}), float32 [B, Z], where a latent set is read."""
 
     def __post_init__(self) -> None:
         if not self.obs.shape == self.next_obs.shape == self.future_obs.shape:

@@ -14,6 +14,7 @@ from lafp.run_dir import RunDir, StageDir
 from ray_jobs import (
     collect,
     evaluate,
+    label_latents,
     preprocess,
     report,
     train_decoder,
@@ -35,6 +36,8 @@ def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, Any]]:
     if cfg.preprocess_labeled:
         yield preprocess.JOB, cfg.preprocess_labeled
     yield train_lam.JOB, cfg.train_lam
+    if cfg.label_latents:
+        yield label_latents.JOB, cfg.label_latents
     for policy in cfg.train_policy:
         yield train_policy.JOB, policy
     for decoder in cfg.train_decoder:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from data_pipelines.collect import CollectConfig
 from data_pipelines.config import PreprocessConfig
+from data_pipelines.label_latents import LabelLatentsConfig
 from lafp.eval.config import EvaluateConfig
 from lafp.eval.report import ReportConfig
 from lafp.train.tasks.decoder import TrainDecoderConfig
@@ -22,6 +23,8 @@ class PipelineConfig:
     preprocess_labeled: PreprocessConfig | None = None
     """The few episodes with actions -> shards/labeled."""
     train_lam: TrainLamConfig
+    label_latents: LabelLatentsConfig | None = None
+    """Store the LAM's latent actions once, for policies with ``latents``."""
     train_policy: tuple[TrainPolicyConfig, ...] = ()
     """One policy each: policy/<name>."""
     train_decoder: tuple[TrainDecoderConfig, ...] = ()

@@ -16,6 +16,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, Dataset, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from lafp.data.latent_sets import open_latent_set
 from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import open_shard_set
 
@@ -57,11 +58,14 @@ def ray_micro_batches(
 
 
 def step_num_bytes(plan: MicroBatchPlan) -> int:
-    """Bytes of frames that one rank reads per step."""
+    """Bytes of frames and stored latent actions that one rank reads per step."""
     total = 0
     for demand in plan.demands.values():
         spec = open_shard_set(demand.order.shard_set)
-        clip_bytes = spec.max_clip_frames * spec.height_px * spec.width_px * 3
+        frame_bytes = spec.height_px * spec.width_px * 3
+        if demand.latents is not None:
+            frame_bytes += 4 * open_latent_set(demand.latents).latent_action_dim
+        clip_bytes = spec.max_clip_frames * frame_bytes
         total += demand.clips_per_step // plan.world_size * clip_bytes
     return total
 

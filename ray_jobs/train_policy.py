@@ -12,18 +12,26 @@ from ray_jobs.cli import main
 from ray_jobs.train_inputs import TrainInput
 
 
-def resolve(cfg: TrainPolicyConfig, run: RunDir) -> tuple[TrainInput, TrainInput]:
-    """The videos and the LAM."""
+def resolve(
+    cfg: TrainPolicyConfig, run: RunDir
+) -> tuple[TrainInput, TrainInput, TrainInput | None]:
+    """The videos, the LAM, and its stored latent actions if they are to be used."""
+    latents = None
+    if cfg.latents is not None:
+        is_name = "/" not in cfg.latents
+        uri, stage = (None, cfg.latents) if is_name else (cfg.latents, "")
+        latents = train_inputs.resolve(run, "latents", uri, (f"latents/{stage}",))
     return (
         train_inputs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
         train_inputs.resolve(run, "lam", cfg.lam, ("lam",)),
+        latents,
     )
 
 
 def build_task(cfg: TrainPolicyConfig, run: RunDir) -> partial[PolicyTask]:
     """The task, to be built on every worker."""
-    shards, lam = resolve(cfg, run)
-    return partial(PolicyTask, cfg, shards.uri, lam.uri)
+    shards, lam, latents = resolve(cfg, run)
+    return partial(PolicyTask, cfg, shards.uri, lam.uri, latents.uri if latents else None)
 
 
 JOB = train_inputs.training_job(

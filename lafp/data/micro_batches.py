@@ -46,8 +46,10 @@ class MicroBatchReader:
     def __init__(self, plan: MicroBatchPlan, cache_bytes: int = 0) -> None:
         self.plan = plan
         cache = ClipCache(cache_bytes)
-        shard_sets = {demand.order.shard_set for demand in plan.demands.values()}
-        self._readers = {uri: ClipReader(uri, cache) for uri in shard_sets}
+        self._readers = {
+            name: ClipReader(demand.order.shard_set, cache, demand.latents)
+            for name, demand in plan.demands.items()
+        }
         self._refs: dict[str, Iterator[ClipRef]] = {}
         self._next_step = -1
 
@@ -79,7 +81,7 @@ class MicroBatchReader:
         demand = self.plan.demands[name]
         num_clips = demand.clips_per_step // (self.plan.world_size * self.plan.num_rounds)
         refs = list(islice(self._refs[name], num_clips))
-        return self._readers[demand.order.shard_set].read_batch(refs)
+        return self._readers[name].read_batch(refs)
 
 
 def read_ahead(batches: Iterator[MicroBatch], depth: int) -> Iterator[MicroBatch]:

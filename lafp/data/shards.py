@@ -9,11 +9,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 
 import numpy as np
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.latent_sets import LatentReader
 from lafp.data.randomness import keyed_permutation
 from lafp.data.shard_format import ClipLocation, Labels, ShardEntry, ShardSet, Split
 from lafp.video import decode_clip
@@ -53,6 +55,17 @@ def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
     return {row["clip_id"]: row["video_id"] for row in table.to_pylist()}
 
 
+def shards_sha256(uri: str) -> str:
+    """Hash of the content of a shard set, wherever it lies: of its shards' checksums."""
+    import pyarrow.parquet as pq
+
+    open_shard_set(uri)  # a clear error when there is none
+    with storage.local_file(storage.join(uri, "manifest.parquet")) as path:
+        rows = pq.read_table(path, columns=["shard", "sha256"]).to_pylist()
+    lines = sorted(f"{row['shard']} {row['sha256']}" for row in rows)
+    return sha256("\n".join(lines).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class ClipRef:
     """One visit to one clip."""
@@ -77,11 +90,13 @@ class ClipOrder:
     pool_shards: int = 16
     only_clips: frozenset[str] | None = None
     """Clip ids to visit; None visits all of the split. Used for small labeled subsets."""
+    skipped_clips: frozenset[str] = frozenset()
+    """Clip ids to leave out, e.g. the few that could not be labeled."""
     _shards: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         shards = _read_manifest(self.shard_set, self.split)
-        if self.only_clips is not None:
+        if self.only_clips is not None or self.skipped_clips:
             counts = [(name, len(self._locations(name))) for name, _ in shards]
             shards = [(name, count) for name, count in counts if count]
         if not shards:
@@ -116,7 +131,9 @@ class ClipOrder:
 
     def _locations(self, shard: str) -> list[ClipLocation]:
         clips = read_shard_entry(self.shard_set, shard).clips
-        return [c for c in clips if self.only_clips is None or c.clip_id in self.only_clips]
+        if self.only_clips is not None:
+            clips = tuple(c for c in clips if c.clip_id in self.only_clips)
+        return [c for c in clips if c.clip_id not in self.skipped_clips]
 
 
 def _read_manifest(uri: str, split: str) -> list[tuple[str, int]]:
@@ -135,6 +152,8 @@ class ClipDemand:
     order: ClipOrder
     clips_per_step: int
     """Over all ranks, all gradient-accumulation rounds of a step included."""
+    latents: str | None = None
+    """URI of a latent set of these clips, to be read along."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,38 +183,64 @@ class ClipStream:
                 yield ref
 
 
+@dataclass(frozen=True)
+class DecodedClip:
+    """What a reader keeps of one clip."""
+
+    frames: np.ndarray
+    """uint8 [T, H, W, 3]."""
+    labels: Labels | None
+    latents: np.ndarray | None
+    """float32 [T, Z], where a latent set is read too."""
+
+    @property
+    def num_bytes(self) -> int:
+        """In memory."""
+        return self.frames.nbytes + (0 if self.latents is None else self.latents.nbytes)
+
+
 class ClipCache:
-    """Decoded clips by URI and id, the least recently used dropped first."""
+    """Decoded clips by a key, the least recently used dropped first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0
-        self._clips: OrderedDict[tuple[str, str], tuple[np.ndarray, Labels | None]] = OrderedDict()
+        self._clips: OrderedDict[tuple[str, ...], DecodedClip] = OrderedDict()
 
-    def get(self, key: tuple[str, str]) -> tuple[np.ndarray, Labels | None] | None:
-        """Frames and labels of a clip, if they are kept."""
+    def get(self, key: tuple[str, ...]) -> DecodedClip | None:
+        """A clip, if it is kept."""
         if key not in self._clips:
             return None
         self._clips.move_to_end(key)
         return self._clips[key]
 
-    def put(self, key: tuple[str, str], frames: np.ndarray, labels: Labels | None) -> None:
+    def put(self, key: tuple[str, ...], clip: DecodedClip) -> None:
         """Keeps a clip, at the price of older ones. One larger than the whole cache is not kept."""
-        if frames.nbytes > self._max_bytes:
+        if clip.num_bytes > self._max_bytes:
             return
-        self._clips[key] = frames, labels
-        self._num_bytes += frames.nbytes
+        self._clips[key] = clip
+        self._num_bytes += clip.num_bytes
         while self._num_bytes > self._max_bytes:
-            _, (old, _) = self._clips.popitem(last=False)
-            self._num_bytes -= old.nbytes
+            _, old = self._clips.popitem(last=False)
+            self._num_bytes -= old.num_bytes
 
 
 class ClipReader:
-    """Reads and decodes clips of one shard set to arrays of fixed shape."""
+    """Reads and decodes clips of one shard set to arrays of fixed shape.
 
-    def __init__(self, shard_set: str, cache: ClipCache | None = None) -> None:
+    Args:
+        shard_set: URI.
+        cache: Shared by the readers of a process.
+        latents: URI of a latent set of these clips, to be read along.
+    """
+
+    def __init__(
+        self, shard_set: str, cache: ClipCache | None = None, latents: str | None = None
+    ) -> None:
         self.uri = shard_set
         self.spec = open_shard_set(shard_set)
         self._cache = cache or ClipCache(0)
+        self._latents_uri = latents or ""
+        self._latents = LatentReader(latents) if latents is not None else None
 
     def read(self, ref: ClipRef) -> dict[str, np.ndarray]:
         """One clip: the fields of ``ClipBatch`` without their batch axis."""
@@ -206,7 +251,8 @@ class ClipReader:
 
         Returns:
             ``frames`` uint8 [B, T, H, W, 3], zero beyond a clip's end; ``num_frames``,
-            ``clip_key`` and ``epoch`` int64 [B]; in labeled sets ``true_action`` [B, T, ...].
+            ``clip_key`` and ``epoch`` int64 [B]; in labeled sets ``true_action`` [B, T, ...]; with
+            a latent set ``latent_action`` float32 [B, T, Z].
             T is the set's longest clip, so every batch of a set has one shape.
 
         Raises:
@@ -215,21 +261,24 @@ class ClipReader:
         clips = [self._decoded(ref) for ref in refs]
         length = self.spec.max_clip_frames
         batch = {
-            "frames": _stack([frames for frames, _ in clips], length),
-            "num_frames": np.array([len(frames) for frames, _ in clips], np.int64),
+            "frames": _stack([clip.frames for clip in clips], length),
+            "num_frames": np.array([len(clip.frames) for clip in clips], np.int64),
             "clip_key": np.array([ref.location.key for ref in refs], np.int64),
             "epoch": np.array([ref.epoch for ref in refs], np.int64),
         }
-        actions = [labels.true_action for _, labels in clips if labels is not None]
+        actions = [clip.labels.true_action for clip in clips if clip.labels is not None]
         if actions:
             if len(actions) < len(clips):
                 raise RuntimeError(f"Some clips of {self.uri} have labels and some have none.")
             batch["true_action"] = _stack(actions, length)
+        latents = [clip.latents for clip in clips if clip.latents is not None]
+        if latents:
+            batch["latent_action"] = _stack(latents, length)
         return batch
 
-    def _decoded(self, ref: ClipRef) -> tuple[np.ndarray, Labels | None]:
+    def _decoded(self, ref: ClipRef) -> DecodedClip:
         location = ref.location
-        key = self.uri, location.clip_id
+        key = self.uri, self._latents_uri, location.clip_id
         if (kept := self._cache.get(key)) is not None:
             return kept
         shard = storage.join(self.uri, ref.shard)
@@ -243,8 +292,10 @@ class ClipReader:
         if location.labels_bytes:
             data = storage.read_bytes(shard, location.labels_offset, location.labels_bytes)
             labels = Labels.from_bytes(data)
-        self._cache.put(key, frames, labels)
-        return frames, labels
+        latents = self._latents.read(ref.shard, location) if self._latents else None
+        clip = DecodedClip(frames, labels, latents)
+        self._cache.put(key, clip)
+        return clip
 
 
 def _stack(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:

@@ -100,6 +100,7 @@ def windows_at(
         ),
         offset_steps=k_N,
         true_action=None if batch.true_action is None else batch.true_action[clip_N, t_N],
+        latent_action=None if batch.latent_action is None else batch.latent_action[clip_N, t_N],
     )
 
 

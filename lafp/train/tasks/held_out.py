@@ -6,6 +6,7 @@ from itertools import islice
 import torch
 
 from lafp.config import ConfigError
+from lafp.data.latent_sets import clips_without_latents
 from lafp.data.shards import ClipCache, ClipOrder, ClipReader, open_shard_set
 from lafp.types import ClipBatch, ObsSpec
 
@@ -28,13 +29,16 @@ class HeldOutClips:
     Args:
         shards: URI of the shard set.
         max_clips: Upper bound of how many are read.
+        latents: URI of a latent set of these clips, to be read along.
     """
 
-    def __init__(self, shards: str, max_clips: int) -> None:
+    def __init__(self, shards: str, max_clips: int, latents: str | None = None) -> None:
         self.num_clips = min(max_clips, open_shard_set(shards).num_clips.get("val", 0))
         if self.num_clips:
-            self._order = ClipOrder(shard_set=shards, split="val", seed=0)
-            self._reader = ClipReader(shards, ClipCache(max_bytes=1 << 28))
+            skipped = clips_without_latents(latents) if latents else frozenset()
+            self._order = ClipOrder(shard_set=shards, split="val", seed=0, skipped_clips=skipped)
+            self.num_clips = min(self.num_clips, self._order.num_clips)
+            self._reader = ClipReader(shards, ClipCache(max_bytes=1 << 28), latents)
 
     def batches(self, device: torch.device) -> Iterator[ClipBatch]:
         """The clips, ``CLIPS_PER_BATCH`` at a time."""

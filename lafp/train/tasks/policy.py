@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError, choice
+from lafp.data.latent_sets import clips_without_latents, open_latent_set
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
-from lafp.data.shards import ClipDemand, ClipOrder
+from lafp.data.shards import ClipDemand, ClipOrder, shards_sha256
 from lafp.data.windows import WindowConfig, cut_windows
 from lafp.export import read_card, save_model
 from lafp.lam import load_lam
@@ -38,6 +39,9 @@ class TrainPolicyConfig:
     """Shard set of videos; the run's own ``shards/videos`` if null."""
     lam: str | None = None
     """Folder of a finished LAM; the run's own ``lam`` if null."""
+    latents: str | None = None
+    """Latent actions stored by `label_latents`: a name in the run's ``latents/``, or a folder or
+    s3:// URI. null runs the LAM on every window."""
     policy: Any = choice(POLICIES)
     window: WindowConfig = field(default_factory=WindowConfig)
     """``frame_stack`` must be the LAM's. A policy learns single steps: no ``max_offset_steps``."""
@@ -91,11 +95,38 @@ class TrainedPolicy(nn.Module):
         """Nothing follows the optimizer."""
 
 
-class PolicyTask:
-    """See ``Task``."""
+def check_latents(latents: str, lam_uri: str, shards: str) -> None:
+    """Raises ConfigError where a latent set is not this LAM's for these shards."""
+    spec, lam_sha256 = open_latent_set(latents), read_card(lam_uri, "lam")["weights_sha256"]
+    if spec.lam_sha256 != lam_sha256:
+        raise ConfigError(
+            f"{latents} holds latent actions of another LAM (weights {spec.lam_sha256[:12]}) than "
+            f"{lam_uri} ({lam_sha256[:12]}). Label the shards with this LAM, under another name."
+        )
+    if spec.shards_sha256 != (found := shards_sha256(shards)):
+        raise ConfigError(
+            f"{latents} holds latent actions of another shard set ({spec.shards_sha256[:12]}) than "
+            f"{shards} ({found[:12]}). Label these shards, under another name."
+        )
 
-    def __init__(self, cfg: TrainPolicyConfig, shards: str, lam_uri: str) -> None:
-        self.cfg, self.shards = cfg, shards
+
+class PolicyTask:
+    """See ``Task``.
+
+    Args:
+        cfg: The job's config.
+        shards: URI of the videos' shard set.
+        lam_uri: Folder of the LAM.
+        latents: URI of a latent set of this LAM and these shards; None runs the LAM.
+
+    Raises:
+        ConfigError: They do not belong together.
+    """
+
+    def __init__(
+        self, cfg: TrainPolicyConfig, shards: str, lam_uri: str, latents: str | None = None
+    ) -> None:
+        self.cfg, self.shards, self.latents = cfg, shards, latents
         self.lam = load_lam(lam_uri, "cpu")
         self._lam_sha256 = read_card(lam_uri, "lam")["weights_sha256"]
         check_frame_size(shards, self.lam.obs)
@@ -104,7 +135,9 @@ class PolicyTask:
                 f"window.frame_stack is {cfg.window.frame_stack}, the LAM at {lam_uri} was trained "
                 f"with {self.lam.obs.frame_stack}. Use the same."
             )
-        self._val_clips = HeldOutClips(shards, MAX_VAL_CLIPS)
+        if latents is not None:
+            check_latents(latents, lam_uri, shards)
+        self._val_clips = HeldOutClips(shards, MAX_VAL_CLIPS, latents)
         policy_class = POLICIES.get(cfg.policy.name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
@@ -143,14 +176,18 @@ class PolicyTask:
             split="train",
             seed=train.seed,
             pool_shards=train.ingest.pool_shards,
+            skipped_clips=clips_without_latents(self.latents) if self.latents else frozenset(),
         )
         clips_per_step = train.global_batch_size // self.cfg.window.windows_per_clip
-        return {"videos": ClipDemand(order=order, clips_per_step=clips_per_step)}
+        demand = ClipDemand(order=order, clips_per_step=clips_per_step, latents=self.latents)
+        return {"videos": demand}
 
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> PolicyInputs:
-        """Windows, and their latent actions by the frozen LAM. See ``Task``."""
+        """Windows, and their latent actions: stored ones, or by the frozen LAM. See ``Task``."""
         window = cut_windows(clips["videos"], self.cfg.window, self.cfg.train.seed)
+        if window.latent_action is not None:
+            return PolicyInputs(obs=window.obs, latent_action=window.latent_action)
         if self.lam.device != window.obs.device:
             self.lam.to(window.obs.device)
         latent_action = self.lam.label(window.obs, window.next_obs).float()

@@ -147,7 +147,7 @@ def test_the_cache_gives_the_same_frames_and_stays_within_its_bytes(shards):
     cached, plain = ClipReader(shards, cache), ClipReader(shards)
     for ref in islice(order(shards).visits(), 60):
         np.testing.assert_array_equal(cached.read(ref)["frames"], plain.read(ref)["frames"])
-        kept = sum(frames.nbytes for frames, _ in cache._clips.values())
+        kept = sum(clip.num_bytes for clip in cache._clips.values())
         assert kept == cache._num_bytes <= 3 * one_clip
     assert len(cache._clips) >= 3
 

@@ -1,0 +1,218 @@
+"""Runs a finished LAM over a shard set, once: one Ray task makes the latents of one shard.
+
+The result depends on the LAM and the shards only. Every shard's latents are stored whole before
+they count, so the same command resumes.
+"""
+
+import functools
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.ray_tasks import run_tasks
+from lafp import storage
+from lafp.config import may_change
+from lafp.data.latent_sets import (
+    CLIPS_FILE,
+    REJECTS_FILE,
+    SET_FILE,
+    LatentSet,
+    LatentShard,
+    LatentShardWriter,
+    entry_name,
+)
+from lafp.data.shard_format import ClipLocation, ShardEntry, read_records
+from lafp.data.shards import open_shard_set, read_shard_entry, shards_sha256, videos_of_clips
+from lafp.export import read_card
+from lafp.lam import Lam, load_lam
+from lafp.video import decode_clip
+
+_IDS = {"clip_id": pa.string(), "video_id": pa.string(), "shard": pa.string()}
+_CLIP_COLUMNS = _IDS | {"first_row": pa.int64(), "num_pairs": pa.int64()}
+_REJECT_COLUMNS = _IDS | {"reason": pa.string(), "detail": pa.string()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelLatentsConfig:
+    """The latent actions of one LAM for every frame pair of one shard set."""
+
+    name: str = "videos"
+    """Of the latent set: the run's folder latents/<name>."""
+    shards: str | None = None
+    """Shard set of videos; the run's own ``shards/videos`` if null."""
+    lam: str | None = None
+    """Folder of a finished LAM; the run's own ``lam`` if null."""
+    batch_size: int = may_change(default=256)
+    """Frame pairs per forward pass."""
+    use_gpu: bool = may_change(default=False)
+    """Each task takes one GPU instead of only one CPU."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+        if not self.name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}.")
+
+
+def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> dict[str, Any]:
+    """Makes the latent set of one shard set below ``uri``, resuming what it finds there.
+
+    Needs Ray to be initialized.
+
+    Args:
+        cfg: The job's config.
+        shards: URI of the shard set.
+        lam: URI of the LAM.
+        uri: Folder of the stage, local or S3.
+
+    Returns:
+        The stage's summary.
+
+    Raises:
+        StorageError: Reading or writing failed. Run again to resume.
+    """
+    names = shard_names(shards)
+    files = storage.list_files(uri) if storage.exists(uri) else ()
+    found = {info.uri.rpartition("/")[2] for info in files}
+    missing = [name for name in names if entry_name(name) not in found]
+    sizes = {name: read_shard_entry(shards, name).num_clips for name in names}
+    for _ in run_tasks(
+        label_shard,
+        [(shards, name, lam, uri, cfg.batch_size, cfg.use_gpu) for name in missing],
+        sizes=[sizes[name] for name in missing],
+        label=f"label_latents {cfg.name}",
+        unit="clips",
+        num_done=sum(sizes[name] for name in names if name not in missing),
+        num_gpus=1 if cfg.use_gpu else 0,
+    ):
+        pass
+    card, totals = read_card(lam, "lam"), write_tables(uri, names)
+    spec = LatentSet(
+        lam_sha256=card["weights_sha256"],
+        shards_sha256=shards_sha256(shards),
+        **totals,
+    )
+    storage.write_text(storage.join(uri, SET_FILE), spec.to_json())
+    return asdict(spec)
+
+
+def shard_names(shards: str) -> list[str]:
+    """File names of a set's shards, of all splits."""
+    open_shard_set(shards)  # a clear error when there is none
+    with storage.local_file(storage.join(shards, "manifest.parquet")) as path:
+        return sorted(pq.read_table(path, columns=["shard"])["shard"].to_pylist())
+
+
+def label_shard(
+    shards: str, shard: str, lam_uri: str, uri: str, batch_size: int, use_gpu: bool
+) -> None:
+    """The work of one Ray task: the latents of every clip of one shard, stored.
+
+    A clip that does not decode, or whose latents are not finite, becomes a reject.
+    """
+    entry = read_shard_entry(shards, shard)
+    lam = _lam(lam_uri, "cuda" if use_gpu else "cpu")
+    with (
+        storage.local_file(storage.join(shards, shard)) as tar,
+        tempfile.TemporaryDirectory(prefix="lafp-") as folder,
+        tar.open("rb") as file,
+    ):
+        is_whole = hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
+        video_ids = _video_ids(shards, tar, entry, is_whole)
+        writer = LatentShardWriter(Path(folder), shard, lam.latent_action_dim, lam.obs.frame_stack)
+        for location in entry.clips:
+            video_id = video_ids[location.clip_id]
+            file.seek(location.video_offset)
+            video = file.read(location.video_bytes) if is_whole else None
+            try:
+                latents = _label(lam, location, video, batch_size)
+            except _UnlabeledError as error:
+                writer.reject(location.clip_id, video_id, error.reason, str(error))
+            else:
+                writer.add(location.clip_id, video_id, latents)
+        made = writer.close()
+        storage.upload(writer.path, storage.join(uri, made.file))
+    storage.write_text(storage.join(uri, entry_name(shard)), made.to_json())
+
+
+class _UnlabeledError(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@functools.lru_cache(maxsize=1)
+def _lam(uri: str, device: str) -> Lam:
+    """Kept from task to task of a worker process."""
+    return load_lam(uri, device)
+
+
+def _label(lam: Lam, location: ClipLocation, video: bytes | None, batch_size: int) -> np.ndarray:
+    if video is None:
+        raise _UnlabeledError("damaged", "the shard's checksum is not that of its entry")
+    try:
+        frames = decode_clip(video)
+    except ValueError as error:
+        raise _UnlabeledError("damaged", str(error)) from None
+    if len(frames) != location.num_frames:
+        detail = f"decoded to {len(frames)} frames, the entry says {location.num_frames}"
+        raise _UnlabeledError("damaged", detail)
+    latents = lam.label_clip(frames, batch_size)
+    if not np.isfinite(latents).all():
+        raise _UnlabeledError("not_finite", "the LAM gives NaN or infinity")
+    return latents
+
+
+def _video_ids(shards: str, tar: Path, entry: ShardEntry, is_whole: bool) -> dict[str, str]:
+    if is_whole:
+        return {record.clip_id: record.video_id for record in read_records(tar)}
+    return videos_of_clips(shards, [clip.clip_id for clip in entry.clips])
+
+
+def write_tables(uri: str, names: Sequence[str]) -> dict[str, Any]:
+    """Writes ``latents.parquet`` and ``rejects.parquet``, shard by shard. Returns the totals."""
+    totals: Counter[str] = Counter()
+    dtypes: set[str] = set()
+    rounding = 0.0
+    with (
+        _table(storage.join(uri, CLIPS_FILE), _CLIP_COLUMNS) as clips,
+        _table(storage.join(uri, REJECTS_FILE), _REJECT_COLUMNS) as rejects,
+    ):
+        for name in names:
+            entry = LatentShard.from_json(storage.read_text(storage.join(uri, entry_name(name))))
+            clips([asdict(clip) | {"shard": entry.shard} for clip in entry.clips])
+            rejects([asdict(reject) for reject in entry.rejects])
+            totals["num_clips"] += len(entry.clips)
+            totals["num_rejected_clips"] += len(entry.rejects)
+            totals["num_pairs"] += entry.num_pairs
+            totals["num_bytes"] += entry.num_bytes
+            dtypes.add(entry.dtype)
+            rounding = max(rounding, entry.rounding)
+    return dict(totals) | {
+        "dtypes": ", ".join(sorted(dtypes)),
+        "rounding": rounding,
+        "latent_action_dim": entry.latent_action_dim,
+        "frame_stack": entry.frame_stack,
+    }
+
+
+@contextmanager
+def _table(
+    uri: str, columns: dict[str, pa.DataType]
+) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """A parquet file to append rows to; it is in its place when the block ends."""
+    schema = pa.schema(list(columns.items()))
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        path = Path(folder) / "table.parquet"
+        with pq.ParquetWriter(path, schema) as writer:
+            yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema))
+        storage.upload(path, uri)

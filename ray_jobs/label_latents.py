@@ -1,0 +1,75 @@
+r"""Run a finished LAM over a shard set once, so that policies need not run it at every step.
+
+python -m ray_jobs.label_latents configs/label_latents/videos.yaml --run-name lapo-0
+python -m ray_jobs.train_policy configs/train_policy/latent_flow.yaml --run-name lapo-0 \
+    latents=videos
+"""
+
+from typing import Any
+
+from data_pipelines.label_latents import LabelLatentsConfig, label_latents, shard_names
+from lafp.data.shards import open_shard_set, shards_sha256
+from lafp.export import read_card
+from lafp.lam import load_lam
+from lafp.run_dir import RunDir, StageDir
+from lafp.train.tasks.held_out import check_frame_size
+from ray_jobs import train_inputs
+from ray_jobs.cli import main
+from ray_jobs.cluster import Demand
+from ray_jobs.job import Job
+from ray_jobs.train_inputs import TrainInput
+
+
+def resolve(cfg: LabelLatentsConfig, run: RunDir) -> tuple[TrainInput, TrainInput]:
+    """The videos and the LAM."""
+    return (
+        train_inputs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
+        train_inputs.resolve(run, "lam", cfg.lam, ("lam",)),
+    )
+
+
+def inputs(cfg: LabelLatentsConfig, run: RunDir) -> dict[str, str]:
+    """Exactly which clips, and exactly which weights."""
+    shards, lam = resolve(cfg, run)
+    return {
+        "shards": shards_sha256(shards.uri),
+        "lam": read_card(lam.uri, "lam")["weights_sha256"],
+    }
+
+
+def plan(cfg: LabelLatentsConfig, run: RunDir) -> list[str]:
+    """What would be labeled, and how much would be stored."""
+    shards, lam_input = resolve(cfg, run)
+    lam, spec = load_lam(lam_input.uri), open_shard_set(shards.uri)
+    check_frame_size(shards.uri, lam.obs)
+    num_clips, num_frames = sum(spec.num_clips.values()), sum(spec.num_frames.values())
+    num_pairs = max(0, num_frames - num_clips * lam.obs.frame_stack)
+    mib = num_pairs * lam.latent_action_dim * 2 / 2**20
+    return [
+        f"shards: {shards.uri}",
+        f"lam: {lam_input.uri}",
+        f"{num_clips:,} clips, about {num_pairs:,} frame pairs, in "
+        f"{len(shard_names(shards.uri)):,} tasks",
+        f"about {mib:,.1f} MiB as float16, twice as much where float32 is needed",
+    ]
+
+
+def run_stage(cfg: LabelLatentsConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+    """Labels what is missing."""
+    shards, lam = resolve(cfg, run)
+    check_frame_size(shards.uri, load_lam(lam.uri).obs)
+    return label_latents(cfg, shards.uri, lam.uri, stage.uri)
+
+
+JOB = Job(
+    name="label_latents",
+    schema=LabelLatentsConfig,
+    stage=lambda cfg: f"latents/{cfg.name}",
+    inputs=inputs,
+    demand=lambda cfg: Demand(num_cpus=1, num_gpus=1 if cfg.use_gpu else 0),
+    plan=plan,
+    run=run_stage,
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)
