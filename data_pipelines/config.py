@@ -10,6 +10,7 @@ from data_pipelines.stages.resize import ResizeConfig
 from data_pipelines.stages.split_clips import ClipConfig
 from data_pipelines.stages.write_shards import ShardsConfig
 from lafp.config import choice, may_change
+from lafp.download import HttpConfig
 from lafp.video import VIDEO_DECODERS, EncodeConfig
 from lafp.video.pyav_decoder import PyAVConfig
 
@@ -36,10 +37,15 @@ class PreprocessConfig:
     """One source of videos, and the shard set to make of it."""
 
     source: str | None = None
-    """A folder (searched to any depth), a glob, one file, or s3://bucket/prefix. null takes what
-    `collect` wrote in the same run: its videos, or with `labels` its labeled episodes."""
+    """A folder (searched to any depth), a glob, one file, s3://bucket/prefix, or a list of URIs
+    (.txt, .csv, .jsonl, .parquet). null takes what `collect` wrote in the same run: its videos, or
+    with `labels` its labeled episodes."""
     val_source: str | None = None
     """Videos for validation only; all of `source` is then for training."""
+    uri_column: str = "uri"
+    """Of a list that is .csv, .jsonl or .parquet: the column with the local, s3:// or http(s)://
+    URIs. Relative paths begin at the list's folder."""
+    http: HttpConfig = field(default_factory=HttpConfig, metadata={"may_change": True})
     name: str = "videos"
     """Name of the source; the shard set is the run's folder shards/<name>."""
     labels: LabelsConfig | None = None

@@ -25,8 +25,8 @@ from data_pipelines.manifest import (
 )
 from data_pipelines.rows import PartRows, VideoItem, clip_row_from_dict
 from data_pipelines.select_clips import select_clips
-from data_pipelines.sources import find_labeled_source
-from data_pipelines.stages.list_videos import list_videos
+from data_pipelines.sources.fetch import start_host_gate
+from data_pipelines.sources.listing import list_source, may_download
 from data_pipelines.stages.write_shards import (
     ShardPlan,
     entry_name,
@@ -37,7 +37,7 @@ from data_pipelines.stages.write_shards import (
 from data_pipelines.video_to_clips import video_to_clips
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.shard_format import ShardEntry, Split
+from lafp.data.shard_format import ShardEntry
 from lafp.progress import Progress
 from lafp.video import VIDEO_DECODERS
 
@@ -68,6 +68,8 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
     work, totals = storage.join(uri, "work"), storage.join(uri, "totals.json")
     if not storage.is_file(storage.join(uri, "shard_set.json")):
         tasks = plan_tasks(cfg, work)
+        if may_download(cfg):
+            start_host_gate()
         make_parts(cfg, tasks, work)
         selection = select_clips(_read_parts(tasks, work), cfg)
         check_accounts(selection)
@@ -84,16 +86,9 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
 def list_inputs(cfg: PreprocessConfig) -> Iterator[VideoItem]:
     """Every input of the job, training sources first."""
     assert cfg.source is not None
-    yield from _list_source(cfg.source, "train" if cfg.val_source else None, cfg)
+    yield from list_source(cfg.source, "train" if cfg.val_source else None, cfg)
     if cfg.val_source is not None:
-        yield from _list_source(cfg.val_source, "val", cfg)
-
-
-def _list_source(source: str, split: Split | None, cfg: PreprocessConfig) -> Iterator[VideoItem]:
-    reader = find_labeled_source(source) if cfg.labels is not None else None
-    if reader is not None:
-        return reader.list_items(source, split)
-    return list_videos(source, split, has_labels=cfg.labels is not None)
+        yield from list_source(cfg.val_source, "val", cfg)
 
 
 def plan_tasks(cfg: PreprocessConfig, work: str) -> list[tuple[VideoItem, ...]]:

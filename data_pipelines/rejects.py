@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 REASONS = {
     # the file
+    "not_found": "no file at its URI",
     "unreadable": "the file could not be read",
+    "bad_entry": "its row of the list names no usable URI",
     "missing_file": "the dataset's index lists it, but a file of it is not there",
     "not_a_video": "no container that the decoder knows",
     "no_video_stream": "a container without video, e.g. sound only",
@@ -12,7 +14,7 @@ REASONS = {
     "no_frames": "a header without media",
     "does_not_decode": "the decoder gets nothing out of it",
     "no_time_stamps": "frames without presentation times",
-    "too_many_bytes": "larger than limits.max_bytes",
+    "too_many_bytes": "larger than limits.max_bytes or http.max_bytes",
     "too_large": "frames larger than limits.max_pixels",
     "too_small": "frames smaller than limits.min_side_px",
     "too_long": "longer than limits.max_duration_s",
@@ -21,7 +23,7 @@ REASONS = {
     "damaged": "does not decode to what was encoded",
     "truncated": "the header promises more than the file holds",
     "gap": "one frame stays for longer than clip.max_hold_s",
-    "timeout": "limits.timeout_s was used up before this span",
+    "timeout": "limits.timeout_s (of a download http.timeout_s) was used up before this",
     "too_short": "fewer than clip.min_frames frames between cuts",
     "static": "less motion than filters.min_motion",
     "dark": "darker than filters.min_brightness",

@@ -13,6 +13,7 @@ class VideoItem:
 
     uri: str
     num_bytes: int
+    """0 where the listing does not know it."""
     split: Split | None
     """Where its source was given for a split; None decides by the hash of its content."""
     labels_uri: str | None = None
@@ -20,7 +21,7 @@ class VideoItem:
     reader: str = ""
     """Name in ``sources.LABELED_SOURCES`` of what opens it; empty for videos and ``.npz``."""
     details: dict[str, Any] = field(default_factory=dict)
-    """What the reader wants to know of it, ready for JSON."""
+    """What the reader wants to know of it, ready for JSON; ``reject``: reason and detail."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,17 @@ import boto3
 import pyarrow.fs
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 _local = threading.local()
 
 
 class StorageError(OSError):
     """A read, write or listing failed. The message names the URI and the cause."""
+
+
+class AccessDeniedError(StorageError):
+    """These credentials are good, but not for this file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,11 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+def is_http(uri: str) -> bool:
+    """Whether ``uri`` names a file on the web. ``lafp.download`` fetches those."""
+    return uri.startswith(("http://", "https://"))
+
+
 def join(uri: str, *parts: str) -> str:
     """``uri`` and ``parts`` with single slashes between them."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
@@ -48,7 +57,7 @@ def join(uri: str, *parts: str) -> str:
 
 def absolute(uri: str) -> str:
     """A URI that means the same in every working directory, hence on every Ray worker."""
-    return uri if is_s3(uri) else str(Path(uri).expanduser().absolute())
+    return uri if is_s3(uri) or is_http(uri) else str(Path(uri).expanduser().absolute())
 
 
 def exists(uri: str) -> bool:
@@ -81,8 +90,12 @@ def num_bytes(uri: str) -> int:
     if not is_s3(uri):
         return Path(uri).stat().st_size
     bucket, key = _split(uri)
-    with _s3_errors("look up", uri):
-        return int(_client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+    try:
+        with _s3_errors("look up", uri):
+            return int(_client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+    except AccessDeniedError:
+        read_bytes(uri, 0, 1)  # the answer to HEAD has no body that tells why: expired or forbidden
+        raise
 
 
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -268,7 +281,11 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
     except ClientError as error:
         if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
             raise FileNotFoundError(f"No such object: {uri}") from error
+        if error.response["Error"]["Code"] in ("403", "AccessDenied"):
+            raise AccessDeniedError(f"Could not {verb} {uri}: {error}") from error
         raise _failed(verb, uri, error) from error
+    except ParamValidationError as error:  # no bucket can have this name
+        raise FileNotFoundError(f"No such object: {uri}. {error}") from error
     except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
         raise _failed(verb, uri, error) from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources import LABELED_SOURCES
+from data_pipelines.sources.fetch import fetched
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable, content_hash, probe_file
 from data_pipelines.stages.read_labels import (
     EpisodeLabels,
@@ -30,6 +31,8 @@ def open_item(
         VideoError: The input cannot be used (further); it becomes a reject row.
         StorageError: S3 did not answer; the job can be resumed.
     """
+    if "reject" in item.details:
+        raise VideoError(*item.details["reject"])
     if item.num_bytes > cfg.limits.max_bytes:
         raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
     try:
@@ -37,7 +40,9 @@ def open_item(
             yield from _by_reader(item, cfg, decoder)
         else:
             yield from _one_file(item, cfg, decoder)
-    except (FileNotFoundError, PermissionError) as error:
+    except FileNotFoundError as error:
+        raise VideoError("not_found", str(error)) from error
+    except (PermissionError, storage.AccessDeniedError) as error:
         raise VideoError("unreadable", str(error)) from error
 
 
@@ -55,7 +60,7 @@ def _by_reader(
 
 
 def _one_file(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> Iterator[Opened]:
-    with storage.local_file(item.uri) as path:
+    with fetched(item, cfg) as path:
         if cfg.labels is not None and item.labels_uri == item.uri:
             yield from _stacked(item, path, cfg.labels)
             return
@@ -65,7 +70,7 @@ def _one_file(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> 
         yield Opened(
             uri=item.uri,
             video_id=video_id,
-            num_bytes=item.num_bytes,
+            num_bytes=path.stat().st_size,
             info=info,
             frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
             labels=(

@@ -50,13 +50,18 @@ def list_videos(
                 uri=item.uri,
                 num_bytes=item.num_bytes,
                 split=split,
-                labels_uri=f"{_stem(item.uri)}{LABELS_SUFFIX}" if has_labels else None,
+                labels_uri=sidecar_of(item.uri) if has_labels else None,
             )
     if not num_items:
         if _is_glob(source) and not skipped:
             raise ConfigError(f"No file matches {source}.")
         found = f"{len(skipped)} other files" if skipped else "nothing"
         raise ConfigError(f"No videos in {source}: it holds {found}.")
+
+
+def sidecar_of(uri: str) -> str:
+    """Where the labels of a video are; of stacked episodes, the file itself."""
+    return f"{_stem(uri)}{LABELS_SUFFIX}"
 
 
 def list_source_files(source: str) -> Iterator[FileInfo]:

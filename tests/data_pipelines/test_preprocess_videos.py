@@ -217,7 +217,7 @@ def test_each_limit_rejects_with_its_reason(tmp_path, pyav, limits, reason):
 def test_a_file_that_vanished_is_a_reject_row(tmp_path, pyav):
     gone = VideoItem(uri=str(tmp_path / "gone.mp4"), num_bytes=1, split=None)
     _, _, rejects = go_through(gone, CFG, pyav)
-    assert [reject.reason for reject in rejects] == ["unreadable"]
+    assert [reject.reason for reject in rejects] == ["not_found"]
 
 
 def test_clip_ids_depend_on_content_and_span_not_on_the_name(tmp_path, pyav):

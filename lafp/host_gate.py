@@ -1,0 +1,105 @@
+"""Whose turn it is to ask a host for something: bounds the rate and the connections per host."""
+
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+# Hosts without connections and without a queue are forgotten beyond this many.
+_MAX_IDLE_HOSTS = 10_000
+_POLL_S = 0.2
+
+
+class Gate(Protocol):
+    """What ``HostGate`` does, in this process or another one."""
+
+    def ask(
+        self, host: str, requests_per_s: float, max_connections: int, lease_s: float
+    ) -> tuple[float, int | None]:
+        """See ``HostGate.ask``."""
+        ...
+
+    def release(self, host: str, lease: int) -> None:
+        """See ``HostGate.release``."""
+        ...
+
+    def pause(self, host: str, seconds: float) -> None:
+        """See ``HostGate.pause``."""
+        ...
+
+
+@dataclass
+class _Host:
+    next_s: float = 0.0
+    """When the next request may begin."""
+    leases: dict[int, float] = field(default_factory=dict)
+    """Open connections, and when each counts as lost."""
+
+
+class HostGate:
+    """Keeps requests to one host 1/rate apart, and its open connections below a bound.
+
+    It never waits itself, so one of them serves a whole cluster.
+    """
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, _Host] = {}
+        self._numbers = itertools.count()
+
+    def ask(
+        self, host: str, requests_per_s: float, max_connections: int, lease_s: float
+    ) -> tuple[float, int | None]:
+        """Asks for a turn.
+
+        Args:
+            host: Its name.
+            requests_per_s: Of this host.
+            max_connections: Open at a time to this host.
+            lease_s: A connection that is not released by then counts as lost with its process.
+
+        Returns:
+            Seconds to wait, and the lease. None: wait and ask again.
+        """
+        now_s = time.monotonic()
+        state = self._hosts.setdefault(host, _Host())
+        state.leases = {k: end_s for k, end_s in state.leases.items() if end_s > now_s}
+        if len(state.leases) >= max_connections:
+            return _POLL_S, None
+        begin_s = max(now_s, state.next_s)
+        state.next_s = begin_s + 1 / requests_per_s
+        lease = next(self._numbers)
+        state.leases[lease] = begin_s + lease_s
+        if len(self._hosts) > _MAX_IDLE_HOSTS:
+            self._hosts = {k: s for k, s in self._hosts.items() if s.leases or s.next_s > now_s}
+        return begin_s - now_s, lease
+
+    def release(self, host: str, lease: int) -> None:
+        """Gives a connection back."""
+        if host in self._hosts:
+            self._hosts[host].leases.pop(lease, None)
+
+    def pause(self, host: str, seconds: float) -> None:
+        """Lets no request begin for a while: the host asked for it."""
+        state = self._hosts.setdefault(host, _Host())
+        state.next_s = max(state.next_s, time.monotonic() + seconds)
+
+
+@contextmanager
+def turn(
+    gate: Gate, host: str, requests_per_s: float, max_connections: int, lease_s: float
+) -> Iterator[float]:
+    """Waits for a turn and holds it in the block. Yields the seconds that were waited."""
+    start_s = time.monotonic()
+    while True:
+        wait_s, lease = gate.ask(host, requests_per_s, max_connections, lease_s)
+        if lease is not None:
+            break
+        time.sleep(wait_s * random.uniform(0.5, 1.5))
+    try:
+        time.sleep(wait_s)
+        yield time.monotonic() - start_s
+    finally:
+        gate.release(host, lease)
