@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafp.config import config_from_dict
+from lafp.config import ConfigError, config_from_dict
 from lafp.data.windows import stack_frames
 from lafp.export import load_model
 from lafp.objectives import OBJECTIVES
@@ -88,3 +88,37 @@ def load_lam(uri: str, device: torch.device | str = "cpu") -> Lam:
     objective = objective_class(config, config_from_dict(ObsSpec, card["specs"]["obs"]))
     objective.load_state_dict(weights)
     return Lam(objective.to(device))
+
+
+def initialize_from(objective: Objective, uri: str) -> None:
+    """Gives a new model the weights of the finished LAM in the folder ``uri``.
+
+    Settings that no weight depends on (augmentation, noise, loss) may differ.
+
+    Raises:
+        ConfigError: There is no finished LAM, or it is not of the same objective and shapes.
+    """
+    card, weights = load_model(uri, "lam")
+    if (name := card["config"]["name"]) != objective.cfg.name:
+        raise ConfigError(
+            f"init_from: {uri} is a LAM of objective {name}, this run trains {objective.cfg.name}. "
+            "Use the same objective."
+        )
+    shapes = {key: tuple(value.shape) for key, value in objective.state_dict().items()}
+    theirs = {key: tuple(value.shape) for key, value in weights.items()}
+    differences = [
+        f"{key}: {theirs.get(key, 'not there')} in the LAM, {shapes.get(key, 'not there')} here"
+        for key in dict.fromkeys([*shapes, *theirs])
+        if shapes.get(key) != theirs.get(key)
+    ]
+    if differences:
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        obs = card["specs"]["obs"]
+        raise ConfigError(
+            f"init_from: the weights of {uri} do not fit. {'; '.join(differences[:3])}{more}. "
+            f"It sees {obs['frame_stack']} frames of {obs['height_px']}x{obs['width_px']} px, this "
+            f"model {objective.obs.frame_stack} of {objective.obs.height_px}x"
+            f"{objective.obs.width_px}. Use the `objective` of {uri}/model.json, its "
+            "window.frame_stack and its frame size."
+        )
+    objective.load_state_dict(weights)

@@ -1,12 +1,16 @@
 r"""Pretrain a latent action model on videos: what changed between two frames, as a latent.
 
 python -m ray_jobs.train_lam configs/train_lam/lapo.yaml --run-name lapo-0 shards=DIR
+python -m ray_jobs.train_lam configs/train_lam/lapo.yaml --run-name mine shards=DIR \
+    init_from=runs/lapo-0/lam
 ray job submit --working-dir . -- \
     python -m ray_jobs.train_lam configs/train_lam/laom.yaml --storage s3://bucket/runs
 """
 
 from functools import partial
 
+from lafp import storage
+from lafp.export import read_card
 from lafp.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from ray_jobs import train_inputs
@@ -14,20 +18,27 @@ from ray_jobs.cli import main
 from ray_jobs.train_inputs import TrainInput
 
 
-def resolve(cfg: TrainLamConfig, run: RunDir) -> tuple[TrainInput, TrainInput | None]:
-    """The videos, and the labeled clips if there are any."""
+def resolve(
+    cfg: TrainLamConfig, run: RunDir
+) -> tuple[TrainInput, TrainInput | None, TrainInput | None]:
+    """The videos, the labeled clips if there are any, and the LAM to start from if there is one."""
+    init_from = None
+    if cfg.init_from is not None:
+        uri = storage.absolute(cfg.init_from)
+        init_from = TrainInput("init_from", uri, read_card(uri, "lam")["weights_sha256"])
     return (
         train_inputs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
         train_inputs.resolve_optional(
             run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",)
         ),
+        init_from,
     )
 
 
 def build_task(cfg: TrainLamConfig, run: RunDir) -> partial[LamTask]:
     """The task, to be built on every worker."""
-    shards, labeled = resolve(cfg, run)
-    return partial(LamTask, cfg, shards.uri, labeled.uri if labeled else None)
+    shards, *optional = resolve(cfg, run)
+    return partial(LamTask, cfg, shards.uri, *(found.uri if found else None for found in optional))
 
 
 JOB = train_inputs.training_job(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lafp.config import ConfigError, config_from_dict
+from lafp.export import read_card, save_model
 from lafp.run_dir import RunDir, StageDir
 from lafp.train.tasks.decoder import TrainDecoderConfig
 from lafp.train.tasks.lam import TrainLamConfig
@@ -75,6 +76,25 @@ def test_shards_from_elsewhere_are_known_by_their_uri(run, tmp_path, monkeypatch
     write_shard_set(tmp_path / "mine", num_clips=3)
     inputs = train_lam.JOB.inputs(lam_config(shards="mine"), run)
     assert inputs == {"shards": str(tmp_path / "mine")}
+
+
+def test_a_lam_to_start_from_is_an_input_known_by_its_weights(run, tmp_path):
+    shards(run, "videos")
+    objective = train_lam.build_task(lam_config(), run)().module.objective
+    uri = str(tmp_path / "other")
+    save_model(
+        uri,
+        kind="lam",
+        config=objective.cfg,
+        specs={"obs": objective.obs},
+        module=objective,
+        metrics={},
+    )
+    cfg = lam_config(init_from=uri)
+    digest = read_card(uri, "lam")["weights_sha256"]
+    assert train_lam.JOB.inputs(cfg, run)["init_from"] == digest
+    assert train_lam.build_task(cfg, run).args[3] == uri
+    assert f"init_from: {uri}" in train_lam.JOB.plan(cfg, run)
 
 
 def test_a_missing_stage_says_which_job_and_which_key(run):

@@ -17,6 +17,7 @@ from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
 from lafp.data.windows import WindowConfig, cut_windows
 from lafp.eval.lam_probe import LamProbe, ProbeConfig
 from lafp.export import save_model
+from lafp.lam import initialize_from
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
 from lafp.train.config import TrainConfig
@@ -64,6 +65,9 @@ class TrainLamConfig:
     labeled_shards: str | None = None
     """Shard set with actions, for supervision and for the probe; the run's own
     ``shards/labeled``, if there is one, when null."""
+    init_from: str | None = None
+    """Folder of a finished LAM whose weights this one starts from, e.g. to go on with one's own
+    videos. Optimizer, schedule and the head of the supervision start anew."""
     objective: Any = choice(OBJECTIVES)
     window: WindowConfig = field(default_factory=WindowConfig)
     supervision: SupervisionConfig = field(default_factory=SupervisionConfig)
@@ -137,12 +141,19 @@ class LamTask:
         cfg: The job's config.
         shards: URI of the videos' shard set. Image size and frame rate come from it.
         labeled_shards: URI of the labeled set; None trains without supervision and probe.
+        init_from: URI of a finished LAM to start from.
 
     Raises:
         ConfigError: A shard set is missing or does not fit.
     """
 
-    def __init__(self, cfg: TrainLamConfig, shards: str, labeled_shards: str | None) -> None:
+    def __init__(
+        self,
+        cfg: TrainLamConfig,
+        shards: str,
+        labeled_shards: str | None,
+        init_from: str | None = None,
+    ) -> None:
         self.cfg, self.shards = cfg, shards
         self.obs = obs_spec(shards, cfg.window.frame_stack)
         self.is_supervised = cfg.supervision.weight > 0
@@ -159,7 +170,7 @@ class LamTask:
         )
         self._val_clips = HeldOutClips(shards, MAX_VAL_CLIPS)
         self._probe: LamProbe | None = None
-        self.module: nn.Module = self._build()
+        self.module: nn.Module = self._build(init_from)
 
     def prepare(self, device: torch.device) -> None:
         """Nothing has to be known before. See ``Task``."""
@@ -209,7 +220,7 @@ class LamTask:
             metrics=metrics,
         )
 
-    def _build(self) -> "TrainedLam":
+    def _build(self, init_from: str | None) -> "TrainedLam":
         action = None
         if self.is_supervised and self.labeled_shards is not None:
             action = action_spec(self.labeled_shards)
@@ -220,6 +231,8 @@ class LamTask:
                 objective = objective_class(self.cfg.objective, self.obs)
             except ValueError as error:
                 raise ConfigError(f"objective: {error}") from None
+            if init_from is not None:
+                initialize_from(objective, init_from)
             return TrainedLam(objective, self.cfg.supervision.weight, action)
 
     def _demand(self, shards: str, batch_size: int, clips: frozenset[str] | None) -> ClipDemand:

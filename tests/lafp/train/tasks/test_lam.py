@@ -223,3 +223,44 @@ def test_an_objective_that_does_not_fit_its_latent_size_is_a_config_error(shards
 def test_a_batch_that_is_no_whole_number_of_clips_is_refused():
     with pytest.raises(ConfigError, match="no multiple of window"):
         lam_config(batch_size=7)
+
+
+def started_from(cfg: TrainLamConfig, shards: str, labeled: str | None, uri: str) -> LamTask:
+    return LamTask(cfg, shards, labeled, init_from=uri)
+
+
+@pytest.mark.parametrize("objective", ["lapo", "laom"])
+def test_a_lam_starts_from_a_finished_one_with_a_fresh_head(objective, shards, labeled, tmp_path):
+    run(lam_config(objective, weight=0.5), shards, labeled, tmp_path)
+    finished = load_lam(str(tmp_path)).objective.state_dict()
+    cfg = lam_config(objective, weight=0.5)
+    cfg = replace(cfg, train=replace(cfg.train, seed=9))
+    started = started_from(cfg, shards, labeled, str(tmp_path)).module
+    fresh = LamTask(cfg, shards, labeled).module
+    for name, value in started.objective.state_dict().items():
+        assert torch.equal(value, finished[name]), name
+    assert torch.equal(started.action_head.weight, fresh.action_head.weight)
+    metrics = train(
+        cfg.train,
+        started_from(cfg, shards, labeled, str(tmp_path)),
+        LocalContext(str(tmp_path / "second")),
+    )
+    assert metrics["step"] == 3
+
+
+def test_a_lam_that_does_not_fit_is_refused_with_what_differs(shards, tmp_path):
+    run(lam_config(), shards, None, tmp_path)
+    wider = lam_config()
+    wider = replace(wider, objective=replace(wider.objective, latent_action_dim=16))
+    with pytest.raises(
+        ConfigError, match=r"idm.head.weight: \(8, 32\) in the LAM, \(16, 32\) here"
+    ):
+        started_from(wider, shards, None, str(tmp_path))
+    stacked = lam_config()
+    stacked = replace(stacked, window=replace(stacked.window, frame_stack=2))
+    with pytest.raises(ConfigError, match="sees 1 frames of 16x16 px, this model 2 of 16x16"):
+        started_from(stacked, shards, None, str(tmp_path))
+    with pytest.raises(ConfigError, match="LAM of objective lapo, this run trains laom"):
+        started_from(lam_config("laom"), shards, None, str(tmp_path))
+    with pytest.raises(ConfigError, match=r"No finished lam at .*nowhere"):
+        started_from(lam_config(), shards, None, str(tmp_path / "nowhere"))
