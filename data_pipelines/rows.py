@@ -19,7 +19,8 @@ class VideoItem:
     labels_uri: str | None = None
     """Its sidecar; the file itself where it holds stacked episodes."""
     reader: str = ""
-    """Name in ``sources.LABELED_SOURCES`` of what opens it; empty for videos and ``.npz``."""
+    """What opens it: a name in ``sources.LABELED_SOURCES`` or ``list_videos.WEBDATASET``; empty for
+    videos and ``.npz``."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the reader wants to know of it, ready for JSON; ``reject``: reason and detail."""
 

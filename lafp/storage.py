@@ -4,6 +4,7 @@ S3 goes through boto3, so credentials, region and ``AWS_ENDPOINT_URL`` (MinIO, C
 the standard way. URIs are ``str``: ``pathlib`` would turn ``s3://b/k`` into ``s3:/b/k``.
 """
 
+import io
 import os
 import shutil
 import tempfile
@@ -12,16 +13,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 import boto3
 import pyarrow.fs
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    ParamValidationError,
+)
 
 _local = threading.local()
+_NUM_READS = 3
+_READ_BYTES = 8 * 2**20
 
 
 class StorageError(OSError):
@@ -114,7 +123,50 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
     if offset or length is not None:
         extra["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
     with _s3_errors("read", uri):
-        return bytes(_client().get_object(Bucket=bucket, Key=key, **extra)["Body"].read())
+        for attempt in range(_NUM_READS):
+            try:
+                return bytes(_client().get_object(Bucket=bucket, Key=key, **extra)["Body"].read())
+            except (HTTPClientError, IncompleteReadError):  # boto3 retries requests, not bodies
+                if attempt == _NUM_READS - 1:
+                    raise
+    raise AssertionError(uri)
+
+
+def open_file(uri: str) -> BinaryIO:
+    """The file, open for reading anywhere in it; on S3 by ranges of 8 MiB.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StorageError: S3 did not answer, now or while reading.
+    """
+    return io.BufferedReader(_S3File(uri), _READ_BYTES) if is_s3(uri) else open(uri, "rb")
+
+
+class _S3File(io.RawIOBase):
+    """An object as a file."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._size, self._at = uri, num_bytes(uri), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, begin + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        data = read_bytes(self._uri, self._at, length)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def write_bytes(uri: str, data: bytes) -> None:

@@ -10,7 +10,9 @@ from data_pipelines.config import PreprocessConfig
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources import LABELED_SOURCES
 from data_pipelines.sources.fetch import fetched
-from data_pipelines.sources.opened import Opened, OpenWith, Unusable, content_hash, probe_file
+from data_pipelines.sources.opened import Opened, OpenWith, Unusable, open_file
+from data_pipelines.sources.webdataset import open_webdataset
+from data_pipelines.stages.list_videos import WEBDATASET
 from data_pipelines.stages.read_labels import (
     EpisodeLabels,
     LabelsConfig,
@@ -33,10 +35,13 @@ def open_item(
     """
     if "reject" in item.details:
         raise VideoError(*item.details["reject"])
-    if item.num_bytes > cfg.limits.max_bytes:
+    is_stream = item.reader == WEBDATASET
+    if item.num_bytes > cfg.limits.max_bytes and not is_stream:
         raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
     try:
-        if item.reader:
+        if is_stream:
+            yield from open_webdataset(item, cfg, decoder)
+        elif item.reader:
             yield from _by_reader(item, cfg, decoder)
         else:
             yield from _one_file(item, cfg, decoder)
@@ -64,21 +69,10 @@ def _one_file(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> 
         if cfg.labels is not None and item.labels_uri == item.uri:
             yield from _stacked(item, path, cfg.labels)
             return
-        deadline = time.monotonic() + cfg.limits.timeout_s
-        video_id = content_hash(path)
-        info = probe_file(path, decoder, cfg.limits.max_pixels, deadline)
-        yield Opened(
-            uri=item.uri,
-            video_id=video_id,
-            num_bytes=path.stat().st_size,
-            info=info,
-            frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
-            labels=(
-                partial(read_sidecar, item.labels_uri, cfg.labels)
-                if cfg.labels is not None and item.labels_uri is not None
-                else None
-            ),
-        )
+        labels = None
+        if cfg.labels is not None and item.labels_uri is not None:
+            labels = partial(read_sidecar, item.labels_uri, cfg.labels)
+        yield open_file(path, item.uri, cfg.limits, decoder, labels)
 
 
 def _stacked(item: VideoItem, path: Path, cfg: LabelsConfig) -> Iterator[Opened]:

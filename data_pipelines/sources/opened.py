@@ -1,10 +1,12 @@
 """What every source hands over: a video that is probed and ready to be decoded, with its labels."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.stages.probe import LimitsConfig
 from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig
 from lafp.video.decoder import DamagedSpan, DecodedFrame, VideoDecoder, VideoError, VideoInfo
 
@@ -51,6 +53,31 @@ def content_hash(path: Path) -> str:
     """32 hex digits of the file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def open_file(
+    path: Path,
+    uri: str,
+    limits: LimitsConfig,
+    decoder: VideoDecoder,
+    labels: Callable[[], EpisodeLabels] | None = None,
+) -> Opened:
+    """A local file that is one video.
+
+    Raises:
+        VideoError: It is none.
+    """
+    deadline = time.monotonic() + limits.timeout_s
+    video_id = content_hash(path)
+    info = probe_file(path, decoder, limits.max_pixels, deadline)
+    return Opened(
+        uri=uri,
+        video_id=video_id,
+        num_bytes=path.stat().st_size,
+        info=info,
+        frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
+        labels=labels,
+    )
 
 
 def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: float) -> VideoInfo:

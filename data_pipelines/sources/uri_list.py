@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.rows import VideoItem
-from data_pipelines.stages.list_videos import sidecar_of
+from data_pipelines.stages.list_videos import video_item
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shard_format import Split
@@ -58,8 +58,7 @@ def list_uris(
                 details = {"reject": list(reject)}
                 yield VideoItem(uri=f"{source}#{row}", num_bytes=0, split=split, details=details)
                 continue
-            labels_uri = sidecar_of(uri) if has_labels else None
-            yield VideoItem(uri=uri, num_bytes=0, split=split, labels_uri=labels_uri)
+            yield video_item(uri, 0, split, has_labels)
     if not row:
         raise ConfigError(f"No URIs in {source}.")
 

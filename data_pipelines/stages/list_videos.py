@@ -12,6 +12,8 @@ from lafp.data.shard_format import Split
 from lafp.storage import FileInfo
 
 LABELS_SUFFIX = ".npz"
+WEBDATASET, WEBDATASET_SUFFIX = "webdataset", ".tar"
+"""Reader and suffix of tars with videos."""
 # Video containers that `mimetypes` does not know on every system.
 _VIDEO_SUFFIXES = {".mkv", ".webm", ".flv", ".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif", ".wmv"}
 # Folders of other formats hold little else.
@@ -21,9 +23,7 @@ _OTHER_TYPES = ("text/", "image/", "audio/", "application/", "font/")
 _OTHER_SUFFIXES = {".npz", ".npy", ".parquet", ".jsonl", ".yaml", ".yml", ".md", ".log", ".srt"}
 
 
-def list_videos(
-    source: str, split: Split | None, has_labels: bool, skipped: list[str] | None = None
-) -> Iterator[VideoItem]:
+def list_videos(source: str, split: Split | None, has_labels: bool) -> Iterator[VideoItem]:
     """Yields the inputs of one source, sorted by URI.
 
     Args:
@@ -31,37 +31,38 @@ def list_videos(
             file.
         split: The split that the source was given for.
         has_labels: Pairs ``x.mp4`` with ``x.npz``; an ``.npz`` without video holds stacked
-            episodes. Without labels, ``.npz`` files are no inputs.
-        skipped: Takes the URIs of files that are neither videos nor labels.
+            episodes. Without labels, ``.npz`` files are no inputs, and tars of videos are.
 
     Raises:
         ConfigError: The source does not exist or holds no input.
     """
-    num_items = 0
-    skipped = [] if skipped is None else skipped
+    num_items = num_skipped = 0
     for _, group in itertools.groupby(list_source_files(source), key=lambda file: _stem(file.uri)):
         files = list(group)
-        videos = [file for file in files if _may_be_video(file.uri)]
+        videos = [file for file in files if may_be_video(file.uri)]
         labels = [file for file in files if file.uri.endswith(LABELS_SUFFIX)] if has_labels else []
-        skipped.extend(file.uri for file in files if file not in videos and file not in labels)
-        for item in videos or labels:
+        if not has_labels:
+            videos += [file for file in files if file.uri.endswith(WEBDATASET_SUFFIX)]
+        num_skipped += sum(file not in videos and file not in labels for file in files)
+        for file in videos or labels:
             num_items += 1
-            yield VideoItem(
-                uri=item.uri,
-                num_bytes=item.num_bytes,
-                split=split,
-                labels_uri=sidecar_of(item.uri) if has_labels else None,
-            )
+            yield video_item(file.uri, file.num_bytes, split, has_labels)
     if not num_items:
-        if _is_glob(source) and not skipped:
+        if _is_glob(source) and not num_skipped:
             raise ConfigError(f"No file matches {source}.")
-        found = f"{len(skipped)} other files" if skipped else "nothing"
+        found = f"{num_skipped} other files" if num_skipped else "nothing"
         raise ConfigError(f"No videos in {source}: it holds {found}.")
 
 
-def sidecar_of(uri: str) -> str:
-    """Where the labels of a video are; of stacked episodes, the file itself."""
-    return f"{_stem(uri)}{LABELS_SUFFIX}"
+def video_item(uri: str, num_bytes: int, split: Split | None, has_labels: bool) -> VideoItem:
+    """A video, a file of stacked episodes (both with labels), or a tar of videos (without)."""
+    return VideoItem(
+        uri=uri,
+        num_bytes=num_bytes,
+        split=split,
+        labels_uri=f"{_stem(uri)}{LABELS_SUFFIX}" if has_labels else None,
+        reader=WEBDATASET if uri.endswith(WEBDATASET_SUFFIX) and not has_labels else "",
+    )
 
 
 def list_source_files(source: str) -> Iterator[FileInfo]:
@@ -110,7 +111,8 @@ def _stem(uri: str) -> str:
     return f"{folder}{slash}{stem if dot else name}"
 
 
-def _may_be_video(uri: str) -> bool:
+def may_be_video(uri: str) -> bool:
+    """Whether a file is worth a try, by its name."""
     name = uri.rpartition("/")[2].lower()
     suffix = f".{name.rpartition('.')[2]}" if "." in name else ""
     if suffix in _VIDEO_SUFFIXES:

@@ -3,6 +3,7 @@
 import pytest
 
 from lafp import storage
+from tests.http_server import answer, serving
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -97,3 +98,34 @@ def test_joined_uris_have_single_slashes():
     assert storage.join("/", "a") == "/a"
     assert storage.absolute("s3://b/k") == "s3://b/k"
     assert storage.absolute("x").endswith("/x")
+
+
+def test_a_file_is_read_anywhere(root, monkeypatch):
+    monkeypatch.setattr(storage, "_READ_BYTES", 7)
+    data = bytes(range(100))
+    storage.write_bytes(storage.join(root, "x"), data)
+    with storage.open_file(storage.join(root, "x")) as file:
+        assert file.read(10) == data[:10]
+        file.seek(90)
+        assert file.read(50) == data[90:]
+        file.seek(5)
+        assert file.read() == data[5:]
+    with pytest.raises(FileNotFoundError):
+        storage.open_file(storage.join(root, "missing"))
+
+
+def test_an_answer_of_s3_that_breaks_off_is_asked_for_again(monkeypatch):
+    def breaks(handler, before):
+        answer(handler, 200, b"01234" if before < 2 else b"0123456789", length=10)
+
+    with serving() as host:
+        host.answers["/bucket/x"] = breaks
+        monkeypatch.setenv("AWS_ENDPOINT_URL", host.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setattr(storage, "_local", type(storage._local)())
+        assert storage.read_bytes("s3://bucket/x") == b"0123456789"
+        host.answers["/bucket/x"] = lambda handler, _: answer(handler, 200, b"01", length=10)
+        with pytest.raises(storage.StorageError, match="Could not read s3://bucket/x"):
+            storage.read_bytes("s3://bucket/x")
