@@ -165,5 +165,8 @@ class PolicyState:
     noise_age_steps: Tensor | None = None
     """int64 [B]: steps that each episode has had its noise (`held`). A row that has reached
     ``noise_hold_steps`` draws anew, so that episodes may begin at different steps."""
-    latent_action: Tensor | None = None
-    """float [B, Z]: the previous latent action (`warm_start`)."""
+    plan: Tensor | None = None
+    """float [B, Z], or [B, H, Z] where chunks are planned: latent actions as they were planned
+    last (chunks, `warm_start`)."""
+    plan_age_steps: Tensor | None = None
+    """int64 [B]: how many of its plan's steps each episode has taken (chunks)."""

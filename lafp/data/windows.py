@@ -75,10 +75,34 @@ def cut_windows(batch: ClipBatch, cfg: WindowConfig, seed: int) -> Window:
     Returns:
         N = B x windows_per_clip windows, the windows of a clip side by side.
     """
+    return windows_at(batch, *window_indices(batch, cfg, seed), cfg.frame_stack)
+
+
+def window_indices(batch: ClipBatch, cfg: WindowConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Clip, t and k of what ``cut_windows`` cuts: int64 [N] each, on the host."""
     t_BN, k_BN = draw_windows(batch, cfg, seed)
     clip_N = torch.arange(len(t_BN)).repeat_interleave(cfg.windows_per_clip)
-    t_N, k_N = torch.from_numpy(t_BN).reshape(-1), torch.from_numpy(k_BN).reshape(-1)
-    return windows_at(batch, clip_N, t_N, k_N, cfg.frame_stack)
+    return clip_N, torch.from_numpy(t_BN).reshape(-1), torch.from_numpy(k_BN).reshape(-1)
+
+
+def following_steps(
+    batch: ClipBatch, clip_N: Tensor, t_N: Tensor, num_steps: int
+) -> tuple[Tensor, Tensor]:
+    """The times t, t + 1, ... of ``num_steps`` single-step windows in a row.
+
+    Args:
+        batch: B clips.
+        clip_N: Which clip, int64 [N] on the host.
+        t_N: Where it begins, int64 [N] on the host.
+        num_steps: How many.
+
+    Returns:
+        int64 and bool [N, num_steps], on the host: the times, and whether the clip has them. Where
+        it does not, its last window stands again.
+    """
+    at_NH = t_N[:, None] + torch.arange(num_steps)
+    last_N1 = batch.num_frames[clip_N][:, None] - 2
+    return torch.minimum(at_NH, last_N1), at_NH <= last_N1
 
 
 def windows_at(

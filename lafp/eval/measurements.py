@@ -29,6 +29,7 @@ from lafp.train.tasks.transitions import (
     Transitions,
     anchor_range,
     anchored_latents,
+    deployed_latents,
     transitions_of_clip,
 )
 
@@ -101,7 +102,7 @@ def measure_alignment(
     config = StageRecord(storage.join(run_uri, "decoder", method.decoder), "decoder").config
     torch.manual_seed(derive_seed(seed, "alignment"))
     trained_on_NZ = anchored_latents(policy, seen, anchor_range(config["anchor_time"]))
-    deployed_NZ, _ = agent.policy.act_on(seen.embedding, None)
+    deployed_NZ = deployed_latents(agent.policy, seen)
     decoder = agent.action_decoder
     return {
         **alignment(trained_on_NZ, seen.idm_latent, deployed_NZ),

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from lafp.flow.path import point_on_path, velocity_towards
+from lafp.losses.masked import masked_mean
 
 Model = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B, ...], t [B]) -> velocity or data of x_t's shape. Close over conditioning."""
 
 
 def conditional_flow_matching_loss(
-    velocity_field: Model, x_0: Tensor, x_1: Tensor, t: Tensor
+    velocity_field: Model, x_0: Tensor, x_1: Tensor, t: Tensor, is_present: Tensor | None = None
 ) -> Tensor:
     """Conditional flow matching on the straight (CondOT) path.
 
@@ -24,6 +24,7 @@ def conditional_flow_matching_loss(
         x_0: Source sample (noise), float [B, ...].
         x_1: Target sample (data), same shape as x_0.
         t: Times in [0, 1], float [B].
+        is_present: Which elements count, bool, x_0's shape; None counts all.
 
     Returns:
         Scalar mean squared error, averaged over batch and elements.
@@ -32,11 +33,11 @@ def conditional_flow_matching_loss(
         ValueError: Shapes disagree.
     """
     x_t = point_on_path(x_0, x_1, t)
-    return F.mse_loss(velocity_field(x_t, t), x_1 - x_0)
+    return masked_mean((velocity_field(x_t, t) - (x_1 - x_0)).square(), is_present)
 
 
 def data_prediction_flow_matching_loss(
-    data_predictor: Model, x_0: Tensor, x_1: Tensor, t: Tensor
+    data_predictor: Model, x_0: Tensor, x_1: Tensor, t: Tensor, is_present: Tensor | None = None
 ) -> Tensor:
     """Flow matching for a model that predicts the data; the loss stays in velocity space.
 
@@ -50,6 +51,7 @@ def data_prediction_flow_matching_loss(
         x_0: Source sample (noise), float [B, ...].
         x_1: Target sample (data), same shape as x_0.
         t: Times in [0, 1], float [B].
+        is_present: Which elements count, bool, x_0's shape; None counts all.
 
     Returns:
         Scalar mean squared error, averaged over batch and elements.
@@ -59,4 +61,4 @@ def data_prediction_flow_matching_loss(
     """
     x_t = point_on_path(x_0, x_1, t)
     predicted = velocity_towards(data_predictor(x_t, t), x_t, t)
-    return F.mse_loss(predicted, velocity_towards(x_1, x_t, t))
+    return masked_mean((predicted - velocity_towards(x_1, x_t, t)).square(), is_present)

@@ -1,10 +1,10 @@
 """What every policy is: a loss over (observation, latent action), and a way to act."""
 
-# Shape suffixes in this file: B batch, E embedding, Z latent action, D point.
+# Shape suffixes in this file: B batch, E embedding, Z latent action, H steps of a chunk, D point.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,8 +29,17 @@ class PolicyConfig:
     """Widths of the head's hidden layers."""
     latent_projection: Any = choice(LATENT_PROJECTIONS, default=NoProjectionConfig())
     """``{name: pca, dim: 64}`` predicts the leading components of a wide latent action only."""
+    chunk_steps: int = 1
+    """H: how many latent actions are planned at a time, z_t .. z_{t+H-1}."""
+    execute_steps: int = 1
+    """How many steps of a plan are executed before the next one replaces it (receding horizon)."""
 
     def __post_init__(self) -> None:
+        if not 1 <= self.execute_steps <= self.chunk_steps:
+            raise ValueError(
+                f"execute_steps must be from 1 to chunk_steps {self.chunk_steps}, "
+                f"got {self.execute_steps}."
+            )
         if not self.hidden_dims or min(self.hidden_dims) < 1:
             raise ValueError(
                 f"hidden_dims must be one or more positive widths, got {self.hidden_dims}."
@@ -40,14 +49,17 @@ class PolicyConfig:
 class Policy(nn.Module, ABC):
     """o_t -> z_t. Latent actions go in and come out in the LAM's own units.
 
-    Heads see *points*: latent actions projected, then standardized (``standardize``, ``restore``).
+    Heads see *points*: latent actions projected, standardized (``standardize``, ``restore``), and
+    those of a chunk side by side. A chunk has an axis of its own, [B, H, Z], where
+    ``chunk_steps`` H is more than 1; the shapes below, [B, Z], are then [B, H, Z].
+
     Subclasses: one file, Config and class. The observation is encoded once; everything that a
     policy does with it then starts from the embedding.
     """
 
     Config: Any
     point_dim: int
-    """D, what a head predicts: Z, or what the projection leaves of it."""
+    """D, what a head predicts: H x Z, or H x what the projection leaves of Z."""
 
     def __init__(self, cfg: Any, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__()
@@ -56,15 +68,19 @@ class Policy(nn.Module, ABC):
         projection = LATENT_PROJECTIONS.get(cfg.latent_projection.name)
         self.projection: LatentProjection = projection(cfg.latent_projection, latent_action_dim)
         self.standardizer = LatentStandardizer(self.projection.dim)
-        self.point_dim = self.projection.dim
+        self.point_dim = cfg.chunk_steps * self.projection.dim
 
     @abstractmethod
-    def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
+    def forward(
+        self, obs: Tensor, latent_action: Tensor, has_step: Tensor | None = None
+    ) -> LossOutput:
         """Training loss. In training mode it also updates the standardization statistics.
 
         Args:
             obs: o_t, float [B, 3 F, H, W] in [-1, 1].
             latent_action: z_t of the frozen LAM, float [B, Z].
+            has_step: Which steps of a chunk lie inside of their clip, bool [B, H]; None is all.
+                The others' values do not count. The first one always does.
         """
 
     def encode(self, obs: Tensor) -> Tensor:
@@ -89,11 +105,37 @@ class Policy(nn.Module, ABC):
         """
         return self.act_on(self.encode(obs), state, generator)
 
-    @abstractmethod
     def act_on(
         self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, PolicyState]:
-        """``act``, from h(o_t), [B, E]."""
+        """``act``, from h(o_t), [B, E]: the step of each row's plan that it has come to.
+
+        Rows count their own steps and begin a new plan after ``execute_steps``. A plan is made at
+        every step and kept where one is due: without branches, a step stays one graph of tensors,
+        and a head costs little beside the encoder.
+        """
+        plan, next_state = self.plan_on(embedding, state, generator)
+        if self.cfg.chunk_steps == 1:
+            return plan, next_state
+        age_B = torch.zeros(len(plan), dtype=torch.int64, device=plan.device)
+        if state is not None and state.plan is not None and state.plan_age_steps is not None:
+            is_due_B = state.plan_age_steps >= self.cfg.execute_steps
+            plan = torch.where(is_due_B[:, None, None], plan, state.plan)
+            age_B = torch.where(is_due_B, age_B, state.plan_age_steps)
+        latent_action = step_of_plan(plan, age_B)
+        return latent_action, replace(next_state, plan=plan, plan_age_steps=age_B + 1)
+
+    @abstractmethod
+    def plan_on(
+        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, PolicyState]:
+        """Latent actions from now on, float32 [B, Z], and what the policy remembers of its noise.
+
+        Args:
+            embedding: h(o_t), [B, E].
+            state: See ``act``.
+            generator: See ``act``.
+        """
 
     def anchored_latent_action(
         self,
@@ -131,18 +173,34 @@ class Policy(nn.Module, ABC):
 
     def standardize(self, latent_action: Tensor) -> Tensor:
         """Latent actions in the LAM's units, [B, Z] -> points, float32 [B, D]."""
-        return self.standardizer.standardize(self.projection.project(latent_action))
+        return self.standardizer.standardize(self.projection.project(latent_action)).flatten(1)
 
     def restore(self, point: Tensor) -> Tensor:
         """The inverse of ``standardize``, up to what the projection has dropped."""
+        if self.cfg.chunk_steps > 1:
+            point = point.unflatten(1, (self.cfg.chunk_steps, -1))
         return self.projection.restore(self.standardizer.restore(point))
 
-    def _training_target(self, latent_action_BZ: Tensor) -> Tensor:
-        """The latent actions' points, [B, D], after they have entered the statistics."""
-        projected_BD = self.projection.project(latent_action_BZ)
+    def _training_target(
+        self, latent_action: Tensor, has_step_BH: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The latent actions' points, [B, D], and which of their values count, bool [B, D].
+
+        The statistics take in z_t alone: later steps of a chunk are first steps of other windows.
+        """
         if self.training:
-            self.standardizer.update(projected_BD)
-        return self.standardizer.standardize(projected_BD)
+            first_BZ = latent_action if self.cfg.chunk_steps == 1 else latent_action[:, 0]
+            self.standardizer.update(self.projection.project(first_BZ))
+        is_present_BD = None
+        if has_step_BH is not None:
+            is_present_BD = has_step_BH.repeat_interleave(self.projection.dim, dim=1)
+        return self.standardize(latent_action), is_present_BD
+
+
+def step_of_plan(plan_BHZ: Tensor, position_B: Tensor) -> Tensor:
+    """The latent action at one position of each plan: float [B, H, Z], int64 [B] -> [B, Z]."""
+    index_B1Z = position_B.view(-1, 1, 1).expand(-1, 1, plan_BHZ.shape[2])
+    return plan_BHZ.gather(1, index_B1Z).squeeze(1)
 
 
 def load_policy(

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lafp.losses.masked import masked_mean
 from lafp.models.heads import mlp
 from lafp.policies.base import Policy, PolicyConfig
 from lafp.types import LossOutput, ObsSpec, PolicyState
@@ -27,15 +27,18 @@ class LatentBc(Policy):
         super().__init__(cfg, obs, latent_action_dim)
         self.head = mlp(self.encoder.embed_dim, cfg.hidden_dims, self.point_dim)
 
-    def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
+    def forward(
+        self, obs: Tensor, latent_action: Tensor, has_step: Tensor | None = None
+    ) -> LossOutput:
         """MSE in standardized units. See ``Policy.forward``."""
-        target = self._training_target(latent_action)
-        return LossOutput(loss=F.mse_loss(self.head(self.encode(obs)).float(), target))
+        target, is_present = self._training_target(latent_action, has_step)
+        error = (self.head(self.encode(obs)).float() - target).square()
+        return LossOutput(loss=masked_mean(error, is_present))
 
-    def act_on(
+    def plan_on(
         self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, PolicyState]:
-        """Deterministic: neither state nor generator matters. See ``Policy.act``."""
+        """Deterministic: neither state nor generator matters. See ``Policy``."""
         return self.restore(self.head(embedding)), PolicyState()
 
     def anchored_on(
@@ -48,7 +51,7 @@ class LatentBc(Policy):
         """0: its own prediction; 1: the IDM latent, as projected. See ``Policy``."""
         if not isinstance(anchor_time, Tensor):
             if anchor_time == 0:
-                return self.act_on(embedding, None)[0]
+                return self.plan_on(embedding, None)[0]
             if anchor_time == 1:
                 return self.projection.restore(self.projection.project(latent_action))
         raise ValueError(

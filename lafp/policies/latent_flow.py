@@ -84,12 +84,17 @@ class LatentFlow(Policy):
         )
         self.time = TIME_DISTRIBUTIONS.get(cfg.time.name)(cfg.time)
 
-    def forward(self, obs: Tensor, latent_action: Tensor) -> LossOutput:
+    def forward(
+        self, obs: Tensor, latent_action: Tensor, has_step: Tensor | None = None
+    ) -> LossOutput:
         """Flow-matching loss in standardized units. See ``Policy.forward``."""
-        x_1_ND = self._training_target(latent_action).repeat_interleave(self.cfg.num_time_draws, 0)
+        num_draws = self.cfg.num_time_draws
+        x_1_BD, is_present = self._training_target(latent_action, has_step)
+        x_1_ND = x_1_BD.repeat_interleave(num_draws, 0)
+        if is_present is not None:
+            is_present = is_present.repeat_interleave(num_draws, 0)
         embedding = self.encode(obs)
-        condition = self.head.condition(embedding)
-        condition = condition.repeat_interleave(self.cfg.num_time_draws, 0)
+        condition = self.head.condition(embedding).repeat_interleave(num_draws, 0)
         x_0_ND = torch.randn_like(x_1_ND)
         if self.cfg.coupling == "minibatch_ot":
             x_0_ND = self._coupled(x_0_ND, x_1_ND, embedding.detach())
@@ -103,30 +108,28 @@ class LatentFlow(Policy):
             if self.cfg.prediction == "velocity"
             else data_prediction_flow_matching_loss
         )
-        return LossOutput(loss=loss(head, x_0_ND, x_1_ND, t_N))
+        return LossOutput(loss=loss(head, x_0_ND, x_1_ND, t_N, is_present))
 
-    def act_on(
+    def plan_on(
         self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, PolicyState]:
-        """Samples latent actions, starting as ``noise`` says. See ``Policy.act``."""
+        """Samples latent actions, starting as ``noise`` says. See ``Policy``."""
         cfg = self.cfg
         noise_BD, noise_age_B = self._start(embedding, state, generator)
         field = self._velocity_field(embedding)
-        if state and state.latent_action is not None and cfg.noise == "warm_start":
+        if state and state.plan is not None and cfg.noise == "warm_start":
             point_BD = anchored_sample(
                 field,
                 noise_BD,
-                self.standardize(state.latent_action),
+                self.standardize(_rest_of_plan(state.plan, state.plan_age_steps)),
                 cfg.warm_start_time,
                 num_steps=max(1, round(cfg.num_solver_steps * (1 - cfg.warm_start_time))),
                 solver=cfg.solver,
             )
         else:
             point_BD = integrate(field, noise_BD, num_steps=cfg.num_solver_steps, solver=cfg.solver)
-        latent_action_BZ = self.restore(point_BD)
-        return latent_action_BZ, PolicyState(
-            noise=noise_BD, noise_age_steps=noise_age_B, latent_action=latent_action_BZ
-        )
+        plan = self.restore(point_BD)
+        return plan, PolicyState(noise=noise_BD, noise_age_steps=noise_age_B, plan=plan)
 
     def anchored_on(
         self,
@@ -184,3 +187,18 @@ class LatentFlow(Policy):
         device = generator.device if generator else embedding.device
         shape = (len(embedding), self.point_dim)
         return torch.randn(shape, generator=generator, device=device).to(embedding.device)
+
+
+def _rest_of_plan(plan: Tensor, age_steps_B: Tensor | None) -> Tensor:
+    """What an earlier plan has for the coming steps; beyond its end, its last step again.
+
+    Args:
+        plan: float [B, H, Z]; a single latent action, [B, Z], is its own rest.
+        age_steps_B: int64 [B]: how many of its steps have been taken.
+    """
+    if plan.ndim == 2 or age_steps_B is None:
+        return plan
+    num_steps = plan.shape[1]
+    ahead_H = torch.arange(num_steps, device=plan.device)
+    step_BH = (age_steps_B[:, None] + ahead_H).clamp(max=num_steps - 1)
+    return plan.gather(1, step_BH[:, :, None].expand(-1, -1, plan.shape[2]))

@@ -74,9 +74,11 @@ def made(tmp_path_factory) -> dict[str, str]:
     return uris
 
 
-def policy_task(made, latents: str | None, shards: str | None = None, lam: str | None = None):
+def policy_task(
+    made, latents: str | None, shards: str | None = None, lam: str | None = None, chunk_steps=1
+):
     raw = {
-        "policy": {"name": "latent_bc", "encoder": ENCODER},
+        "policy": {"name": "latent_bc", "encoder": ENCODER, "chunk_steps": chunk_steps},
         "window": {"frame_stack": STACK, "windows_per_clip": 3},
         "train": {"num_steps": 4, "global_batch_size": 12, "optim": {"lr": 1e-3}},
     }
@@ -114,9 +116,10 @@ def test_every_pair_of_every_clip_has_the_latent_action_that_the_lam_infers(made
     assert (reader.spec.rounding <= MAX_ROUNDING) == (reader.spec.dtypes == "float16")
 
 
-def test_a_policy_gets_the_same_targets_from_stored_latents_as_on_the_fly(made):
-    stored = first_inputs(policy_task(made, made["latents"]), 6)
-    on_the_fly = first_inputs(policy_task(made, None), 6)
+@pytest.mark.parametrize("chunk_steps", [1, 4])
+def test_a_policy_gets_the_same_targets_from_stored_latents_as_on_the_fly(made, chunk_steps):
+    stored = first_inputs(policy_task(made, made["latents"], chunk_steps=chunk_steps), 6)
+    on_the_fly = first_inputs(policy_task(made, None, chunk_steps=chunk_steps), 6)
     for ours, theirs in zip(stored, on_the_fly, strict=True):
         assert torch.equal(ours.obs, theirs.obs)
         torch.testing.assert_close(ours.latent_action, theirs.latent_action, atol=ATOL, rtol=0)

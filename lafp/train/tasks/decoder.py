@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lafp.config import ConfigError
 from lafp.data.labels import action_spec, labeled_subset
 from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
-from lafp.data.windows import WindowConfig, cut_windows, draw_windows
+from lafp.data.windows import WindowConfig, window_indices
 from lafp.export import read_card, save_model
 from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
@@ -21,10 +21,13 @@ from lafp.train.config import TrainConfig
 from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, cuda_devices
 from lafp.train.tasks.policy import check_clips_per_step
 from lafp.train.tasks.transitions import (
+    ClipFeatures,
     Transitions,
     anchor_range,
     anchored_latents,
-    transitions_of,
+    deployed_latents,
+    features_of_clip,
+    transitions_at,
     transitions_of_clip,
 )
 from lafp.types import ActionSpec, ClipBatch, LossOutput
@@ -122,14 +125,15 @@ class DecoderTask:
         embed_dim, latent_dim = self.policy.encoder.embed_dim, self.policy.latent_action_dim
         num_frames = open_shard_set(labeled_shards).num_frames["train"] * cfg.label_fraction
         self._is_remembering = num_frames * (embed_dim + latent_dim) * 4 <= MAX_REMEMBERED_BYTES
-        self._remembered: dict[int, Transitions] = {}
+        self._remembered: dict[int, ClipFeatures] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
             decoder = ActionDecoder(cfg.decoder, self.action, latent_dim, embed_dim)
         self.module: nn.Module = TrainedDecoder(decoder)
         try:  # before the cluster starts, not at the first step
-            zeros = torch.zeros(1, embed_dim), torch.zeros(1, latent_dim), torch.zeros(1)
-            self._anchored(Transitions(*zeros))
+            nothing = ClipFeatures(*(torch.zeros(1, dim) for dim in (embed_dim, latent_dim, 1)))
+            index = torch.zeros(1, dtype=torch.int64)
+            self._anchored(nothing.at(index, index, self.policy.cfg.chunk_steps))
         except ValueError as error:
             raise ConfigError(f"anchor_time: {error}") from None
 
@@ -173,13 +177,17 @@ class DecoderTask:
         if not batches:
             return {}
         held_out = Transitions.cat(
-            [self._all_of(batch, b) for batch in batches for b in range(len(batch.num_frames))]
+            [
+                transitions_of_clip(batch, b, *self._frozen(batch))
+                for batch in batches
+                for b in range(len(batch.num_frames))
+            ]
         )
         with torch.random.fork_rng(devices=cuda_devices(device)):
             torch.manual_seed(0)
             latents = {
                 "anchored": self._anchored(held_out),
-                "deployed": self.policy.act_on(held_out.embedding, None)[0],
+                "deployed": deployed_latents(self.policy, held_out),
             }
         metrics = {"val/num_transitions": float(len(held_out.true_action))}
         for name, latent_action in latents.items():
@@ -212,22 +220,35 @@ class DecoderTask:
         return anchored_latents(self.policy, transitions, self.cfg.anchor_range)
 
     def _drawn(self, batch: ClipBatch) -> Transitions:
-        window = cut_windows(batch, self._window, self.cfg.train.seed)
-        return transitions_of(window, *self._frozen(batch))
+        clip_N, t_N, _ = window_indices(batch, self._window, self.cfg.train.seed)
+        position_N = self._positions(t_N - (self._window.frame_stack - 1))
+        return transitions_at(batch, clip_N, t_N, position_N, *self._frozen(batch))
 
     def _recalled(self, batch: ClipBatch) -> Transitions:
         """As ``_drawn``, but each clip goes through the frozen models once in the whole run."""
-        t_BN, _ = draw_windows(batch, self._window, self.cfg.train.seed)
-        rows_BN = torch.from_numpy(t_BN).to(batch.frames.device) - (self._window.frame_stack - 1)
+        _, t_N, _ = window_indices(batch, self._window, self.cfg.train.seed)
+        rows_N = t_N - (self._window.frame_stack - 1)
+        position_N = self._positions(rows_N)
+        device, num_clips = batch.frames.device, len(batch.num_frames)
+        rows, positions = (x.to(device).view(num_clips, -1) for x in (rows_N, position_N))
         parts = []
         for b, key in enumerate(batch.clip_key.tolist()):
             if key not in self._remembered:
-                self._remembered[key] = self._all_of(batch, b)
-            parts.append(self._remembered[key][rows_BN[b]])
+                self._remembered[key] = features_of_clip(batch, b, *self._frozen(batch))
+            features, chunk_steps = self._remembered[key], self.policy.cfg.chunk_steps
+            parts.append(features.at(rows[b], positions[b], chunk_steps))
         return Transitions.cat(parts)
 
-    def _all_of(self, batch: ClipBatch, b: int) -> Transitions:
-        return transitions_of_clip(batch, b, *self._frozen(batch))
+    def _positions(self, rows_N: Tensor) -> Tensor:
+        """At which position of its plan each transition is met: any that is executed.
+
+        Args:
+            rows_N: How many transitions lie before in the clip; no plan begins before it.
+        """
+        execute_steps = self.policy.cfg.execute_steps
+        if execute_steps == 1:
+            return torch.zeros_like(rows_N)
+        return torch.minimum(torch.randint(execute_steps, rows_N.shape), rows_N)
 
     def _frozen(self, batch: ClipBatch) -> tuple[Lam, Policy]:
         """The frozen models, where the clips are."""

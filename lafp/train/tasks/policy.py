@@ -16,9 +16,10 @@ from lafp.config import ConfigError, choice
 from lafp.data.latent_sets import clips_without_latents, open_latent_set
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder, shards_sha256
-from lafp.data.windows import WindowConfig, cut_windows
+from lafp.data.windows import WindowConfig, following_steps, window_indices, windows_at
 from lafp.export import read_card, save_model
 from lafp.lam import load_lam
+from lafp.losses.masked import masked_mean
 from lafp.models.latent_projection import LatentProjection
 from lafp.policies import POLICIES
 from lafp.policies.base import Policy
@@ -26,7 +27,7 @@ from lafp.train.config import TrainConfig
 from lafp.train.context import to_clip_batches
 from lafp.train.engines.base import world_size
 from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, cuda_devices
-from lafp.types import ClipBatch, LossOutput
+from lafp.types import ClipBatch, LossOutput, Window
 
 MAX_VAL_CLIPS = 64
 
@@ -72,7 +73,10 @@ class PolicyInputs:
     obs: Tensor
     """float [B, 3 F, H, W] in [-1, 1]."""
     latent_action: Tensor
-    """The LAM's z_t, float [B, Z]."""
+    """The LAM's z_t, float [B, Z]; for policies that plan chunks z_t .. z_{t+H-1}, [B, H, Z]."""
+    has_step: Tensor | None = None
+    """bool [B, H]: which steps of a chunk lie inside of their clip. Beyond its end the last latent
+    action stands again, and does not count."""
 
 
 class TrainedPolicy(nn.Module):
@@ -84,7 +88,7 @@ class TrainedPolicy(nn.Module):
 
     def forward(self, inputs: PolicyInputs) -> LossOutput:
         """The policy's loss, and the share of the latents' variance that its projection keeps."""
-        out: LossOutput = self.policy(inputs.obs, inputs.latent_action)
+        out: LossOutput = self.policy(inputs.obs, inputs.latent_action, inputs.has_step)
         projection = self.policy.projection
         if not projection.num_fit_latents:
             return out
@@ -164,7 +168,8 @@ class PolicyTask:
         latents = []
         for batch in islice(batches, num_steps * train.gradient_accumulation):
             clips = {name: clip_batch.to(device) for name, clip_batch in batch.items()}
-            latents.append(self.inputs(clips).latent_action)
+            latent_action = self.inputs(clips).latent_action
+            latents.append(latent_action if latent_action.ndim == 2 else latent_action[:, 0])
         if latents:
             projection.fit(torch.cat(latents))
 
@@ -185,13 +190,31 @@ class PolicyTask:
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> PolicyInputs:
         """Windows, and their latent actions: stored ones, or by the frozen LAM. See ``Task``."""
-        window = cut_windows(clips["videos"], self.cfg.window, self.cfg.train.seed)
+        batch, cfg = clips["videos"], self.cfg
+        clip_N, t_N, k_N = window_indices(batch, cfg.window, cfg.train.seed)
+        window = windows_at(batch, clip_N, t_N, k_N, cfg.window.frame_stack)
+        latents = [self._label(window)]
+        if cfg.policy.chunk_steps == 1:
+            return PolicyInputs(obs=window.obs, latent_action=latents[0])
+        at_NH, has_step_NH = following_steps(batch, clip_N, t_N, cfg.policy.chunk_steps)
+        for at_N in at_NH.unbind(1)[1:]:
+            if batch.latent_action is not None:
+                latents.append(batch.latent_action[clip_N, at_N])
+            else:
+                later = windows_at(batch, clip_N, at_N, k_N, cfg.window.frame_stack)
+                latents.append(self._label(later))
+        return PolicyInputs(
+            obs=window.obs,
+            latent_action=torch.stack(latents, dim=1),
+            has_step=has_step_NH.to(window.obs.device, non_blocking=True),
+        )
+
+    def _label(self, window: Window) -> Tensor:
         if window.latent_action is not None:
-            return PolicyInputs(obs=window.obs, latent_action=window.latent_action)
+            return window.latent_action
         if self.lam.device != window.obs.device:
             self.lam.to(window.obs.device)
-        latent_action = self.lam.label(window.obs, window.next_obs).float()
-        return PolicyInputs(obs=window.obs, latent_action=latent_action)
+        return self.lam.label(window.obs, window.next_obs).float()
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
@@ -241,8 +264,12 @@ class PolicyTask:
         )
 
     def _latent_mse(self, policy: Policy, inputs: PolicyInputs) -> Tensor:
-        chosen, _ = policy.act(inputs.obs)
-        return F.mse_loss(policy.standardize(chosen), policy.standardize(inputs.latent_action))
+        plan, _ = policy.plan_on(policy.encode(inputs.obs), None)
+        error = policy.standardize(plan) - policy.standardize(inputs.latent_action)
+        is_present = None
+        if inputs.has_step is not None:
+            is_present = inputs.has_step.repeat_interleave(policy.projection.dim, dim=1)
+        return masked_mean(error.square(), is_present)
 
 
 def _dropped_variance(projection: LatentProjection, latent_action_BZ: Tensor) -> Tensor:

@@ -1,15 +1,18 @@
 """A tiny run of both tasks through the real loop, on real shards, behind a real LAM."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from lafp.agent import Agent
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.labels import labeled_subset
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.windows import window_indices
 from lafp.export import read_card
 from lafp.lam import load_lam
 from lafp.models.action_decoder import load_action_decoder
@@ -39,7 +42,7 @@ def decoder_config(**settings):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Shards, a LAM, and both policies, trained a little."""
+    """Shards, a LAM, both policies, and one that plans chunks, trained a little."""
     folder = tmp_path_factory.mktemp("run")
     uris = {
         "videos": write_shard_set(folder / "videos", 16, num_val_clips=4),
@@ -50,6 +53,10 @@ def run(tmp_path_factory):
         uris[name] = str(folder / name)
         task = PolicyTask(policy_config(name), uris["videos"], uris["lam"])
         uris[f"{name}_metrics"] = train(task.cfg.train, task, LocalContext(uris[name]))
+    chunks = {"name": "latent_flow", "encoder": ENCODER, "chunk_steps": 3, "execute_steps": 2}
+    task = PolicyTask(policy_config(policy=chunks), uris["videos"], uris["lam"])
+    uris["chunks"] = str(folder / "chunks")
+    train(task.cfg.train, task, LocalContext(uris["chunks"]))
     return uris
 
 
@@ -108,6 +115,31 @@ def test_a_projection_wider_than_the_latent_action_is_refused(run):
         PolicyTask(cfg, run["videos"], run["lam"])
 
 
+def test_a_chunks_targets_follow_each_other_and_end_with_their_clip(run):
+    policy = {"name": "latent_flow", "encoder": ENCODER, "chunk_steps": 7}
+    task = PolicyTask(policy_config(policy=policy), run["videos"], run["lam"])
+    lam = load_lam(run["lam"])
+    num_present = []
+    for clips in first_batches(task, num_steps=3):
+        batch, inputs = clips["videos"], task.inputs(clips)
+        frames = batch.frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+        single = PolicyTask(policy_config(), run["videos"], run["lam"]).inputs(clips)
+        assert torch.equal(inputs.obs, single.obs)
+        assert torch.equal(inputs.latent_action[:, 0], single.latent_action)
+        assert inputs.latent_action.shape == (8, 7, 4) and inputs.has_step.shape == (8, 7)
+        clip_N, t_N, _ = window_indices(batch, task.cfg.window, task.cfg.train.seed)
+        for n, (clip, t) in enumerate(zip(clip_N, t_N, strict=True)):
+            last = int(batch.num_frames[clip]) - 2
+            expected = [bool(t + i <= last) for i in range(7)]
+            assert inputs.has_step[n].tolist() == expected
+            num_present.append(sum(expected))
+            at = torch.arange(int(t), int(t) + 7).clamp(max=last)
+            z = lam.label(frames[clip, at], frames[clip, at + 1])
+            torch.testing.assert_close(inputs.latent_action[n], z, atol=1e-5, rtol=1e-4)
+    assert min(batch.num_frames) - 1 < 7, "some clips are shorter than a chunk"
+    assert 1 in num_present, "a window may begin at a clip's last transition"
+
+
 def test_equal_seeds_begin_with_equal_encoders(run):
     states = [
         PolicyTask(policy_config(n), run["videos"], run["lam"]).module.policy.encoder.state_dict()
@@ -130,18 +162,56 @@ def test_a_decoder_learns_exports_and_names_its_policy(run, tmp_path):
     assert json.loads((tmp_path / "model.json").read_text())["metrics"] == pytest.approx(metrics)
 
 
-def test_features_remembered_per_clip_equal_those_computed_anew(run):
+@pytest.mark.parametrize("policy", ["latent_flow", "chunks"])
+def test_features_remembered_per_clip_equal_those_computed_anew(run, policy):
     inputs = []
     for is_remembering in (True, False):
         cfg = decoder_config(anchor_time=1.0)
-        task = DecoderTask(cfg, run["labeled"], run["latent_flow"], run["lam"])
+        task = DecoderTask(cfg, run["labeled"], run[policy], run["lam"])
         assert task._is_remembering
         task._is_remembering = is_remembering
+        torch.manual_seed(0)
         inputs.append([task.inputs(clips) for clips in first_batches(task, num_steps=8)])
     for remembered, anew in zip(*inputs, strict=True):
         torch.testing.assert_close(remembered.latent_action, anew.latent_action)
         torch.testing.assert_close(remembered.embedding, anew.embedding)
         assert torch.equal(remembered.true_action, anew.true_action)
+
+
+def test_a_decoder_meets_every_executed_position_of_a_chunk(run):
+    raw = DecoderTask(decoder_config(anchor_time=1), run["labeled"], run["latent_flow"], run["lam"])
+    task = DecoderTask(decoder_config(anchor_time=1), run["labeled"], run["chunks"], run["lam"])
+    torch.manual_seed(0)
+    positions, is_moved = [], []
+    for clips in first_batches(task, num_steps=8):
+        # Whatever the position, a raw IDM latent is that of the transition it is decoded for.
+        drawn = task._recalled(clips["labeled"])
+        single = raw._recalled(clips["labeled"])
+        torch.testing.assert_close(drawn.idm_latent, single.idm_latent)
+        assert torch.equal(drawn.true_action, single.true_action)
+        positions.append(drawn.position)
+        is_moved.append((drawn.plan_embedding != drawn.embedding).any(dim=1))
+    positions, is_moved = torch.cat(positions), torch.cat(is_moved)
+    assert set(positions.tolist()) == {0, 1}
+    # A plan is made where its first step was: at another frame, unless the dot stood still.
+    assert not is_moved[positions == 0].any()
+    assert is_moved[positions > 0].float().mean() > 0.5
+
+
+def test_a_decoder_of_chunks_trains_and_acts(run, tmp_path):
+    shutil.copytree(run["chunks"], tmp_path / "policy/chunks")
+    folder = tmp_path / "decoder/d"
+    cfg = decoder_config(policy="chunks")
+    task = DecoderTask(cfg, run["labeled"], run["chunks"], run["lam"])
+    metrics = train(cfg.train, task, LocalContext(str(folder)))
+    assert np.isfinite(
+        [metrics["val/action_mse_anchored"], metrics["val/action_mse_deployed"]]
+    ).all()
+    agent = Agent.load(str(tmp_path))
+    agent.reset(3)
+    frames = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16, 3), dtype=np.uint8)
+    actions = np.stack([agent.act(frame) for frame in frames])
+    assert actions.shape == (5, 3, 2) and np.isfinite(actions).all()
 
 
 def test_latents_near_the_demonstration_are_drawn_anew_at_every_step(run):
