@@ -1,26 +1,29 @@
 """The last files of a shard set: tables, totals, and the check that nothing was lost."""
 
-import io
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.catalog import Catalog
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import REASONS, RejectRow
-from data_pipelines.rows import ClipRow
-from data_pipelines.select_clips import Selection
-from data_pipelines.stages.write_shards import ShardPlan
+from data_pipelines.rows import ItemRows, LabelSums
+from data_pipelines.stages.write_shards import ShardPlan, entry_name
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shard_format import ClipRecord, ShardEntry, ShardSet, Split
 
 # Spans of one video touch exactly; this is float rounding over hours.
 _TOLERANCE_S = 1e-3
+_ROWS_PER_GROUP = 5_000
 _ARROW_TYPES = {
     str: pa.string(),
     Split: pa.string(),
@@ -30,18 +33,18 @@ _ARROW_TYPES = {
 }
 
 
-def check_accounts(selection: Selection) -> None:
-    """Checks that clips and rejects cover every video without gap or overlap.
+def check_accounts(item: ItemRows) -> None:
+    """Checks that clips and rejects cover every video of an input without gap or overlap.
 
     Raises:
         RuntimeError: They do not, which is a fault of this pipeline.
     """
     spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for clip in selection.clips:
+    for clip in item.clips:
         spans[clip.record.video_uri].append((clip.record.start_s, clip.record.end_s))
-    for row in selection.rejects:
+    for row in item.rejects:
         spans[row.video_uri].append((row.start_s, row.end_s))
-    for video in selection.videos:
+    for video in item.videos:
         covered_s = 0.0
         for start_s, end_s in sorted(spans[video.uri]):
             if abs(start_s - covered_s) > _TOLERANCE_S:
@@ -57,122 +60,212 @@ def check_accounts(selection: Selection) -> None:
             )
 
 
-def write_tables(
-    uri: str,
-    selection: Selection,
-    plans: Sequence[ShardPlan],
-    entries: Sequence[ShardEntry],
-) -> None:
-    """Writes ``clips.parquet``, ``rejects.parquet`` and ``manifest.parquet``."""
-    clips = [asdict(clip.record) | {"shard": plan.shard} for plan in plans for clip in plan.clips]
-    _write_table(storage.join(uri, "clips.parquet"), ClipRecord, clips, {"shard": pa.string()})
-    rejects = sorted(selection.rejects, key=lambda row: (row.video_uri, row.start_s))
-    _write_table(storage.join(uri, "rejects.parquet"), RejectRow, [asdict(r) for r in rejects])
-    shards = [{k: v for k, v in asdict(entry).items() if k != "clips"} for entry in entries]
-    _write_table(storage.join(uri, "manifest.parquet"), ShardEntry, shards)
+def check_totals(summary: dict[str, Any]) -> None:
+    """Checks that what was written adds up to what came in.
+
+    Raises:
+        RuntimeError: It does not, which is a fault of this pipeline.
+    """
+    funnel = summary["funnel"]
+    outcomes = [funnel["clips"], *funnel["rejects"].values()]
+    out_s, in_s = sum(outcome["seconds"] for outcome in outcomes), funnel["inputs"]["seconds"]
+    num_spans = sum(outcome["spans"] for outcome in outcomes)
+    if abs(out_s - in_s) > _TOLERANCE_S * max(1, num_spans):
+        raise RuntimeError(
+            f"The videos have {in_s:.3f} s, clips and rejects {out_s:.3f} s. Please report this."
+        )
 
 
-def _write_table(
-    uri: str, row: type, rows: list[dict[str, Any]], more: dict[str, pa.DataType] | None = None
-) -> None:
-    """Writes rows with the columns of their dataclass, so that an empty table has them too."""
-    columns = {f.name: _ARROW_TYPES[f.type] for f in fields(row) if f.type in _ARROW_TYPES}
-    schema = pa.schema(list((columns | (more or {})).items()))
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
-    storage.write_bytes(uri, buffer.getvalue())
+class TableWriter:
+    """Writes a parquet file row by row, holding one row group at a time."""
+
+    def __init__(self, path: Path, row: type, more: dict[str, pa.DataType]) -> None:
+        columns = {f.name: _ARROW_TYPES[f.type] for f in fields(row) if f.type in _ARROW_TYPES}
+        self._schema = pa.schema(list((columns | more).items()))
+        self._writer = pq.ParquetWriter(path, self._schema)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Appends a row. Keys that are no columns are left out."""
+        self._rows.append(row)
+        if len(self._rows) == _ROWS_PER_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is left. A table without rows still has its columns."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+            self._rows = []
 
 
-def shard_set(selection: Selection, cfg: PreprocessConfig) -> ShardSet:
+@contextmanager
+def open_table(
+    uri: str, row: type, more: dict[str, pa.DataType] | None = None
+) -> Iterator[TableWriter]:
+    """A table with the columns of a dataclass and ``more``, in its place after the block."""
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        path = Path(folder) / "table.parquet"
+        writer = TableWriter(path, row, more or {})
+        yield writer
+        writer.close()
+        storage.upload(path, uri)
+
+
+def write_rejects(uri: str, catalog: Catalog) -> None:
+    """Writes ``rejects.parquet``, by video and time."""
+    with open_table(storage.join(uri, "rejects.parquet"), RejectRow) as table:
+        for row in catalog.rejects():
+            table.add(asdict(row))
+
+
+@contextmanager
+def clips_table(uri: str, plans: Iterable[ShardPlan]) -> Iterator[Iterable[ShardPlan]]:
+    """The plans, and while they are taken ``clips.parquet`` is written with their clips."""
+    with open_table(
+        storage.join(uri, "clips.parquet"), ClipRecord, {"shard": pa.string()}
+    ) as table:
+
+        def recorded() -> Iterator[ShardPlan]:
+            for plan in plans:
+                for clip in plan.clips:
+                    table.add(asdict(clip.record) | {"shard": plan.shard})
+                yield plan
+
+        yield recorded()
+
+
+def write_manifest(uri: str, shards: Iterable[str]) -> tuple[int, int]:
+    """Writes ``manifest.parquet`` from the shards' entries.
+
+    Returns:
+        Number of shards and of their bytes.
+    """
+    num_shards = num_bytes = 0
+    with open_table(storage.join(uri, "manifest.parquet"), ShardEntry) as table:
+        for shard in shards:
+            text = storage.read_text(storage.join(uri, entry_name(shard)))
+            entry = ShardEntry.from_json(text)
+            table.add({f.name: getattr(entry, f.name) for f in fields(entry) if f.name != "clips"})
+            num_shards, num_bytes = num_shards + 1, num_bytes + entry.num_bytes
+    return num_shards, num_bytes
+
+
+def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
     """What is true of every clip of the set.
 
     Raises:
         ConfigError: There is no clip, or labeled clips have actions of different kinds.
     """
-    records = [clip.record for clip in selection.clips]
-    if not records:
-        spans = Counter(row.reason for row in selection.rejects)
+    query = (
+        "SELECT split, count(*), sum(num_frames), min(num_frames), max(num_frames), min(fps), "
+        "max(fps), sum(end_s - start_s) FROM clips WHERE original IS NULL "
+        "GROUP BY split ORDER BY split"
+    )
+    rows = catalog.db.execute(query).fetchall()
+    if not rows:
+        spans = Counter(dict(catalog.db.execute(_REASONS)))
         raise ConfigError(f"No clips in {cfg.source}. {reasons_in_words(spans)}")
-    rates = {record.fps for record in records}
-    frames: Counter[str] = Counter()
-    for record in records:
-        frames[record.split] += record.num_frames
-    lengths = [record.num_frames for record in records]
+    splits, counts, frames, shortest, longest, slowest, fastest, seconds = zip(*rows, strict=True)
     return ShardSet(
         source=cfg.name,
         width_px=cfg.resize.width_px,
         height_px=cfg.resize.height_px,
-        fps=rates.pop() if len(rates) == 1 else None,
-        num_clips=dict(sorted(Counter(record.split for record in records).items())),
-        num_frames=dict(sorted(frames.items())),
-        num_hours=sum(record.end_s - record.start_s for record in records) / 3600,
-        min_clip_frames=min(lengths),
-        max_clip_frames=max(lengths),
-        action=_action(selection.clips) if cfg.labels is not None else None,
+        fps=min(slowest) if min(slowest) == max(fastest) else None,
+        num_clips=dict(zip(splits, counts, strict=True)),
+        num_frames=dict(zip(splits, frames, strict=True)),
+        num_hours=sum(seconds) / 3600,
+        min_clip_frames=min(shortest),
+        max_clip_frames=max(longest),
+        action=_action(catalog) if cfg.labels is not None else None,
     )
 
 
-def _action(clips: Sequence[ClipRow]) -> dict[str, Any]:
+_REASONS = "SELECT reason, count(*) FROM rejects GROUP BY reason"
+
+
+class _ActionSums:
+    """Sums over clips, for ``ShardSet.action``."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self.total: Any = 0.0
+        self.total_squares: Any = 0.0
+        self.low: Any = np.inf
+        self.high: Any = -np.inf
+        self.num_choices = 0
+        self.is_bounded = True
+
+    def add(self, sums: LabelSums) -> None:
+        self.num_rows += sums.num_rows
+        self.total = self.total + np.array(sums.total)
+        self.total_squares = self.total_squares + np.array(sums.total_squares)
+        self.low = np.minimum(self.low, sums.low)
+        self.high = np.maximum(self.high, sums.high)
+        self.num_choices = max(self.num_choices, sums.num_choices)
+        self.is_bounded &= sums.is_bounded
+
+
+def _action(catalog: Catalog) -> dict[str, Any]:
     """Fields of ``ActionSpec`` over all clips; mean and std over the training clips' pairs."""
-    every = [clip.label_sums for clip in clips if clip.label_sums is not None]
-    if len(kinds := {(len(sums.total), sums.num_choices > 0) for sums in every}) > 1:
-        raise ConfigError(f"Clips have actions of different kinds: {sorted(kinds)} dimensions.")
-    train = [
-        clip.label_sums
-        for clip in clips
-        if clip.label_sums is not None and clip.record.split == "train"
-    ] or every
-    if every[0].num_choices:
-        return {
-            "dim": max(sums.num_choices for sums in every),
-            "is_discrete": True,
-            "low": [],
-            "high": [],
-        }
-    bounds = every if all(sums.is_bounded for sums in every) else train
-    num_rows = sum(sums.num_rows for sums in train)
-    mean = np.sum([sums.total for sums in train], axis=0) / num_rows
-    mean_square = np.sum([sums.total_squares for sums in train], axis=0) / num_rows
+    every, train = _ActionSums(), _ActionSums()
+    kinds: set[tuple[int, bool]] = set()
+    for clip in catalog.kept_clips():
+        if (sums := clip.label_sums) is None:
+            continue
+        kinds.add((len(sums.total), sums.num_choices > 0))
+        if len(kinds) > 1:
+            raise ConfigError(f"Clips have actions of different kinds: {sorted(kinds)} dimensions.")
+        every.add(sums)
+        if clip.record.split == "train":
+            train.add(sums)
+    train = train if train.num_rows else every
+    if every.num_choices:
+        return {"dim": every.num_choices, "is_discrete": True, "low": [], "high": []}
+    bounds = every if every.is_bounded else train
+    mean = train.total / train.num_rows
+    mean_square = train.total_squares / train.num_rows
     return {
         "dim": len(mean),
         "is_discrete": False,
-        "low": np.min([sums.low for sums in bounds], axis=0).tolist(),
-        "high": np.max([sums.high for sums in bounds], axis=0).tolist(),
+        "low": bounds.low.tolist(),
+        "high": bounds.high.tolist(),
         "mean": mean.tolist(),
         "std": np.sqrt(np.maximum(mean_square - mean**2, 0)).tolist(),
     }
 
 
-def summarize(
-    selection: Selection, spec: ShardSet, entries: Sequence[ShardEntry]
-) -> dict[str, Any]:
+def summarize(catalog: Catalog, spec: ShardSet, num_shards: int, num_bytes: int) -> dict[str, Any]:
     """The stage's summary: totals, and the funnel from inputs through each reject to clips."""
-    clip_s = sum(clip.record.end_s - clip.record.start_s for clip in selection.clips)
-    spans: Counter[str] = Counter(row.reason for row in selection.rejects)
-    seconds: defaultdict[str, float] = defaultdict(float)
-    for row in selection.rejects:
-        seconds[row.reason] += row.end_s - row.start_s
+    in_s = catalog.value("SELECT total(duration_s) FROM videos")
+    clip_s = 3600 * spec.num_hours
+    by_reason = catalog.db.execute(
+        "SELECT reason, count(*), total(end_s - start_s) FROM rejects GROUP BY reason "
+        "ORDER BY count(*) DESC, reason"
+    ).fetchall()
+    num_clips = sum(spec.num_clips.values())
     return {
-        "num_videos": len(selection.videos),
-        "num_videos_with_clips": len({clip.record.video_uri for clip in selection.clips}),
-        "num_clips": len(selection.clips),
+        "num_videos": catalog.num_videos,
+        "num_videos_with_clips": catalog.value(
+            "SELECT count(DISTINCT video) FROM clips WHERE original IS NULL"
+        ),
+        "num_clips": num_clips,
         "num_val_clips": spec.num_clips.get("val", 0),
         "num_frames": sum(spec.num_frames.values()),
-        "num_shards": len(entries),
-        "num_bytes": sum(entry.num_bytes for entry in entries),
-        "hours_in": sum(video.duration_s for video in selection.videos) / 3600,
+        "num_shards": num_shards,
+        "num_bytes": num_bytes,
+        "hours_in": in_s / 3600,
         "hours_out": clip_s / 3600,
-        "num_rejects": len(selection.rejects),
+        "num_rejects": sum(spans for _, spans, _ in by_reason),
         "funnel": {
-            "inputs": {
-                "videos": len(selection.videos),
-                "seconds": sum(video.duration_s for video in selection.videos),
-            },
+            "inputs": {"videos": catalog.num_videos, "seconds": in_s},
             "rejects": {
-                reason: {"spans": spans[reason], "seconds": seconds[reason]}
-                for reason, _ in spans.most_common()
+                reason: {"spans": spans, "seconds": seconds} for reason, spans, seconds in by_reason
             },
-            "clips": {"spans": len(selection.clips), "seconds": clip_s},
+            "clips": {"spans": num_clips, "seconds": clip_s},
         },
     }
 

@@ -1,11 +1,65 @@
-"""Many independent calls as Ray tasks, with progress."""
+"""Many independent calls as Ray tasks: as many at a time as the cluster is worth, with progress."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import ray
 
 from lafp.progress import Progress
+
+Key = TypeVar("Key")
+
+# Twice the cluster's CPUs: enough that no core waits, and that an autoscaler sees the demand.
+_CALLS_PER_CPU = 2
+_MIN_CALLS = 8
+_RECOUNT_S = 10.0
+# A worker or node that goes away is no fault of the call; one that always does is.
+_MAX_LOST_WORKERS = 20
+
+
+def stream_tasks(
+    function: Callable[..., Any],
+    calls: Iterable[tuple[Key, tuple[Any, ...]]],
+    *,
+    num_gpus: float = 0,
+    memory_bytes: int | None = None,
+) -> Iterator[tuple[Key, Any]]:
+    """Runs ``function(*call)`` for every call, one logical CPU each.
+
+    Calls are taken from the iterable as there is room for them: there may be any number, and their
+    memory is that of twice as many as the cluster has CPUs.
+
+    Args:
+        function: Importable on the workers.
+        calls: Anything that tells the calls apart, and their arguments.
+        num_gpus: Of each task.
+        memory_bytes: Logical memory that Ray keeps for each task.
+
+    Yields:
+        Key and result of each call, in the order of completion.
+
+    Raises:
+        ray.exceptions.RayError: A call failed. Those that lost their worker or node are retried.
+    """
+    task = ray.remote(function).options(
+        num_cpus=1, num_gpus=num_gpus, memory=memory_bytes, max_retries=_MAX_LOST_WORKERS
+    )
+    pending: dict[Any, Key] = {}
+    remaining, counted_at, room = iter(calls), float("-inf"), 0
+    while True:
+        if time.monotonic() - counted_at > _RECOUNT_S:
+            counted_at = time.monotonic()
+            num_cpus = int(ray.cluster_resources().get("CPU", 0))
+            room = max(_MIN_CALLS, _CALLS_PER_CPU * num_cpus)
+        while len(pending) < room and (found := next(remaining, None)) is not None:
+            key, call = found
+            pending[task.remote(*call)] = key
+        if not pending:
+            return
+        done, _ = ray.wait(list(pending), num_returns=1, timeout=_RECOUNT_S)
+        for ref in done:
+            yield pending.pop(ref), ray.get(ref)
 
 
 def run_tasks(
@@ -18,7 +72,7 @@ def run_tasks(
     num_done: int = 0,
     num_gpus: float = 0,
 ) -> Iterator[tuple[int, Any]]:
-    """Runs ``function(*call)`` for every call, one logical CPU each.
+    """``stream_tasks`` of known calls, with a progress line.
 
     Args:
         function: Importable on the workers.
@@ -31,17 +85,10 @@ def run_tasks(
 
     Yields:
         Index of the call and its result, in the order of completion.
-
-    Raises:
-        ray.exceptions.RayError: A call failed. Those that died with their worker are retried.
     """
-    task = ray.remote(function).options(num_cpus=1, num_gpus=num_gpus)
-    pending = {task.remote(*call): index for index, call in enumerate(calls)}
     with Progress(label, num_done + sum(sizes), unit) as progress:
         progress.update(num_done)
-        while pending:
-            (ref,), _ = ray.wait(list(pending), num_returns=1, timeout=None)
-            index = pending.pop(ref)
-            yield index, ray.get(ref)
+        for index, result in stream_tasks(function, enumerate(calls), num_gpus=num_gpus):
+            yield index, result
             num_done += sizes[index]
             progress.update(num_done)

@@ -88,19 +88,19 @@ Row = VideoRow | EncodedClip | RejectRow
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartRows:
-    """All that came of one task's videos: the part's ``.json``. It makes the part complete."""
+class ItemRows:
+    """All that came of one listed input."""
 
-    videos: tuple[VideoRow, ...]
-    clips: tuple[ClipRow, ...]
-    rejects: tuple[RejectRow, ...]
+    videos: tuple[VideoRow, ...] = ()
+    clips: tuple[ClipRow, ...] = ()
+    rejects: tuple[RejectRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> "PartRows":
+    def from_dict(cls, raw: dict[str, Any]) -> "ItemRows":
         """The inverse of ``to_dict``, after JSON."""
         return cls(
             videos=tuple(VideoRow(**row) for row in raw["videos"]),

@@ -141,5 +141,5 @@ def _finish_clip(
         video=data,
         labels=rows,
         label_sums=labels.sums(rows) if labels and rows else None,
-        signature=dedup.signature(small) if cfg.filters.drop_duplicates else "",
+        signature=dedup.signature(small, fps).to_hex() if cfg.filters.drop_duplicates else "",
     )

@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from data_pipelines.catalog import Catalog
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.manifest import check_accounts
 from data_pipelines.pipeline import list_inputs
 from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip, PartRows, Row, VideoItem, VideoRow
-from data_pipelines.select_clips import Selection, select_clips
+from data_pipelines.rows import EncodedClip, ItemRows, Row, VideoItem, VideoRow
+from data_pipelines.select_clips import select_clips
 from data_pipelines.stages.read_labels import LabelsConfig
 from data_pipelines.stages.resize import ResizeConfig
 from data_pipelines.stages.split_clips import ClipConfig
-from data_pipelines.stages.write_shards import write_part
+from data_pipelines.stages.write_shards import read_part, write_part
 from data_pipelines.video_to_clips import video_to_clips
 from lafp.video import VIDEO_DECODERS, EncodeConfig
 
@@ -49,9 +50,17 @@ def go_through(cfg: PreprocessConfig) -> tuple[list[EncodedClip], list[RejectRow
     return clips, [row for row in rows if isinstance(row, RejectRow)]
 
 
-def select(cfg: PreprocessConfig, folder: Path) -> Selection:
+def select(cfg: PreprocessConfig, folder: Path) -> ItemRows:
     """What the whole source comes to, its seconds accounted for."""
-    part = write_part(rows_of(cfg), str(folder), "part-000000.tar")
-    selection = select_clips([PartRows.from_dict(json.loads(json.dumps(part.to_dict())))], cfg)
-    check_accounts(selection)
-    return selection
+    folder.mkdir(exist_ok=True)
+    part = "000000/part-000000.tar"
+    write_part([rows_of(cfg)], str(folder), part)
+    (item,) = read_part(str(folder), part)
+    check_accounts(item)
+    catalog = Catalog(folder)
+    catalog.add([item])
+    select_clips(catalog, cfg)
+    clips, rejects = tuple(catalog.kept_clips()), tuple(catalog.rejects())
+    selected = ItemRows(videos=item.videos, clips=clips, rejects=rejects)
+    check_accounts(selected)
+    return selected

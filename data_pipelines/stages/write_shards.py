@@ -8,16 +8,21 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import asdict, dataclass, replace
+from hashlib import file_digest
 from pathlib import Path
 
 from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import ClipRow, EncodedClip, PartRows, Row, VideoRow
+from data_pipelines.rows import (
+    ClipRow,
+    EncodedClip,
+    ItemRows,
+    Row,
+    VideoRow,
+    clip_row_from_dict,
+)
 from lafp import storage
 from lafp.data.shard_format import Labels, ShardEntry, ShardWriter, Split
-
-SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,38 +45,61 @@ class ShardPlan:
     split: Split
     clips: tuple[ClipRow, ...]
 
+    def to_json(self) -> str:
+        """As a task gets it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ShardPlan":
+        """The inverse of ``to_json``."""
+        raw = json.loads(text)
+        return cls(**raw | {"clips": tuple(clip_row_from_dict(clip) for clip in raw["clips"])})
+
 
 def entry_name(tar: str) -> str:
     """Name of the file that says that a part or shard is complete."""
     return tar.removesuffix(".tar") + ".json"
 
 
-def write_part(rows: Iterable[Row], work: str, part: str) -> PartRows:
+def write_part(inputs: Iterable[Iterable[Row]], work: str, part: str) -> list[ItemRows]:
     """Writes one part: the tar, then its rows.
 
     Args:
-        rows: Of its videos, in order.
+        inputs: For every input, its rows in order.
         work: Folder of the parts.
-        part: File name of the tar.
+        part: Path of the tar in it.
     """
+    items = []
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        writer = ShardWriter(Path(folder) / "part.tar")
+        for rows in inputs:
+            items.append(_write_item(rows, writer, part))
+        writer.close()
+        storage.upload(writer.path, storage.join(work, part))
+    text = json.dumps([item.to_dict() for item in items])
+    storage.write_text(storage.join(work, entry_name(part)), text)
+    return items
+
+
+def read_part(work: str, part: str) -> list[ItemRows]:
+    """The rows of a complete part."""
+    raw = json.loads(storage.read_text(storage.join(work, entry_name(part))))
+    return [ItemRows.from_dict(item) for item in raw]
+
+
+def _write_item(rows: Iterable[Row], writer: ShardWriter, part: str) -> ItemRows:
     videos: list[VideoRow] = []
     clips: list[ClipRow] = []
     rejects: list[RejectRow] = []
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
-        writer = ShardWriter(Path(folder) / part)
-        for row in rows:
-            if isinstance(row, EncodedClip):
-                writer.add(row.record, row.video, row.labels)
-                clips.append(_clip_row(row, writer, part))
-            elif isinstance(row, VideoRow):
-                videos.append(row)
-            else:
-                rejects.append(row)
-        writer.close()
-        storage.upload(writer.path, storage.join(work, part))
-    result = PartRows(videos=tuple(videos), clips=tuple(clips), rejects=tuple(rejects))
-    storage.write_text(storage.join(work, entry_name(part)), json.dumps(result.to_dict()))
-    return result
+    for row in rows:
+        if isinstance(row, EncodedClip):
+            writer.add(row.record, row.video, row.labels)
+            clips.append(_clip_row(row, writer, part))
+        elif isinstance(row, VideoRow):
+            videos.append(row)
+        else:
+            rejects.append(row)
+    return ItemRows(videos=tuple(videos), clips=tuple(clips), rejects=tuple(rejects))
 
 
 def _clip_row(clip: EncodedClip, writer: ShardWriter, part: str) -> ClipRow:
@@ -87,24 +115,20 @@ def _clip_row(clip: EncodedClip, writer: ShardWriter, part: str) -> ClipRow:
     )
 
 
-def plan_shards(clips: Iterable[ClipRow], max_bytes: int) -> list[ShardPlan]:
-    """Deals clips out to shards.
+def plan_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardPlan]:
+    """Deals clips out to shards, holding one shard's rows at a time.
 
-    Clips go in the order of their videos' ids, which are hashes: a random order, in which the
-    clips of a video stay together. It depends on the clips only, not on how the work was dealt
-    out.
+    Args:
+        clips: The clips of each split side by side, in the order that they shall have.
+        max_bytes: See ``ShardsConfig``.
     """
-    order = sorted(clips, key=lambda clip: (clip.record.video_id, clip.record.start_s))
-    plans = []
-    for split in SPLITS:
-        of_split = [clip for clip in order if clip.record.split == split]
+    for split, of_split in itertools.groupby(clips, lambda clip: clip.record.split):
         for number, group in enumerate(_groups(of_split, max_bytes)):
             name = f"{split}-{number:06d}.tar"
-            plans.append(ShardPlan(shard=name, split=split, clips=tuple(group)))
-    return plans
+            yield ShardPlan(shard=name, split=split, clips=tuple(group))
 
 
-def _groups(clips: list[ClipRow], max_bytes: int) -> Iterator[list[ClipRow]]:
+def _groups(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[list[ClipRow]]:
     group: list[ClipRow] = []
     size = 0
     for clip in clips:
@@ -130,7 +154,7 @@ def write_shard(plan: ShardPlan, work: str, out: str) -> ShardEntry:
             writer.add(clip.record, video, labels)
         writer.close()
         with writer.path.open("rb") as file:
-            checksum = sha256(file.read()).hexdigest()
+            checksum = file_digest(file, "sha256").hexdigest()
         entry = ShardEntry(
             shard=plan.shard,
             split=plan.split,

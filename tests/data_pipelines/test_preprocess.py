@@ -15,12 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from data_pipelines import pipeline
+from data_pipelines import plan as plan_module
+from data_pipelines.catalog import Catalog
 from data_pipelines.config import PreprocessConfig, TasksConfig
-from data_pipelines.manifest import check_accounts, shard_set
+from data_pipelines.manifest import check_accounts, check_totals
+from data_pipelines.parts import make_parts
 from data_pipelines.pipeline import list_inputs, preprocess
+from data_pipelines.plan import make_plan
 from data_pipelines.rejects import RejectRow
-from data_pipelines.select_clips import Selection, select_clips
+from data_pipelines.select_clips import select_clips
 from data_pipelines.stages.motion import FiltersConfig
 from data_pipelines.stages.read_labels import LabelsConfig
 from data_pipelines.stages.resize import ResizeConfig
@@ -68,15 +71,17 @@ def source(tmp_path_factory) -> Path:
     return folder
 
 
-def made_without_ray(cfg: PreprocessConfig, folder: Path) -> Selection:
+def made_without_ray(cfg: PreprocessConfig, folder: Path) -> None:
     """What the job must come to, all of it made as one part, in this process."""
     cls = VIDEO_DECODERS.get("pyav")
     decoder = cls(cls.Config())
-    rows = (row for item in list_inputs(cfg) for row in video_to_clips(item, cfg, decoder))
-    selection = select_clips([write_part(rows, str(folder), "part-000000.tar")], cfg)
-    for plan in plan_shards(selection.clips, cfg.shards.max_bytes):
+    inputs = (video_to_clips(item, cfg, decoder) for item in list_inputs(cfg))
+    folder.mkdir(exist_ok=True)
+    catalog = Catalog(folder)
+    catalog.add(write_part(inputs, str(folder), "000000/part-000000.tar"))
+    select_clips(catalog, cfg)
+    for plan in plan_shards(catalog.kept_clips(), cfg.shards.max_bytes):
         write_shard(plan, str(folder), str(folder / "shards"))
-    return selection
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -167,20 +172,26 @@ def test_running_again_does_nothing_even_after_a_kill_just_before_the_end(made, 
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
-def test_an_interrupted_job_redoes_only_what_is_missing(local_ray, made, source, tmp_path):
+def test_an_interrupted_job_redoes_only_what_is_missing(
+    local_ray, made, source, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plan_module, "CHUNK_ITEMS", 4)
     cfg = replace(CFG, source=str(source), tasks=TasksConfig(videos_per_task=1))
     work = tmp_path / "work"
-    tasks = pipeline.plan_tasks(cfg, str(work))
-    pipeline.make_parts(cfg, tasks[:5], str(work))
-    done = {path: path.stat().st_mtime_ns for path in work.glob("part-*.json")}
-    assert len(done) == 5
-    (work / ".part-000007.tar.123.tmp").write_bytes(b"left by a killed task")
+    plan = make_plan(list_inputs(cfg), cfg.tasks, str(work))
+    assert (plan.num_items, plan.num_chunks) == (14, 4)
+    make_parts(cfg, replace(plan, num_chunks=2, num_items=8))
+    done = {path: path.stat().st_mtime_ns for path in work.glob("*/part-*.json")}
+    assert len(done) == 8
+    (work / "000002").mkdir()
+    (work / "000002/.part-000001.tar.123.tmp").write_bytes(b"left by a killed task")
     later = source / "a_new_video.mp4"
     write_video(later, moving_square(30, seed=99))
     try:
-        pipeline.make_parts(cfg, pipeline.plan_tasks(cfg, str(work)), str(work))
+        assert make_plan(list_inputs(cfg), cfg.tasks, str(work)) == plan
     finally:
         later.unlink()
+    make_parts(cfg, plan)
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
     preprocess(cfg, str(tmp_path))
     assert digests(tmp_path) == digests(made[0]), "neither tasks nor interruptions matter"
@@ -272,11 +283,11 @@ def test_a_source_of_nothing_but_rejects_is_a_config_error_with_the_reasons(loca
 
 def test_a_failing_disk_is_a_storage_error_that_names_the_cause(local_ray, source, tmp_path):
     cfg = replace(CFG, source=str(source))
-    tasks = pipeline.plan_tasks(cfg, str(tmp_path / "work"))
-    (tmp_path / "work/part-000001.tar").mkdir()  # nothing can be renamed onto it
+    in_the_way = tmp_path / "work/000000/part-000001.tar"
+    in_the_way.mkdir(parents=True)  # nothing can be renamed onto it
     with pytest.raises(StorageError, match=r"part-000001\.tar"):
-        pipeline.make_parts(cfg, tasks, str(tmp_path / "work"))
-    (tmp_path / "work/part-000001.tar").rmdir()
+        preprocess(cfg, str(tmp_path))
+    in_the_way.rmdir()
     assert preprocess(cfg, str(tmp_path))["num_clips"] > 0
 
 
@@ -290,17 +301,26 @@ def test_workers_do_not_load_torch(local_ray):
     assert ray.get(loaded.remote()) == []
 
 
-def test_an_unaccounted_span_is_found(made, source, tmp_path):
-    selection = made_without_ray(replace(CFG, source=str(source)), tmp_path)
-    check_accounts(selection)
+def test_an_unaccounted_span_is_found(tmp_path, source):
+    cls = VIDEO_DECODERS.get("pyav")
+    (item,) = (i for i in list_inputs(replace(CFG, source=str(source / "video_9.mp4"))))
+    rows = video_to_clips(item, CFG, cls(cls.Config()))
+    (made,) = write_part([rows], str(tmp_path), "part.tar")
+    check_accounts(made)
     with pytest.raises(RuntimeError, match="clips and rejects cover"):
-        check_accounts(replace(selection, clips=selection.clips[1:]))
-    twice = RejectRow(video_uri=selection.videos[0].uri, start_s=0.0, end_s=1.0, reason="damaged")
+        check_accounts(replace(made, clips=made.clips[1:]))
+    twice = RejectRow(video_uri=made.videos[0].uri, start_s=0.0, end_s=1.0, reason="damaged")
     with pytest.raises(RuntimeError, match="clips and rejects cover"):
-        check_accounts(replace(selection, rejects=(*selection.rejects, twice)))
-    nothing = replace(selection, clips=(), rejects=())
-    with pytest.raises(ConfigError, match="No clips"):
-        shard_set(nothing, CFG)
+        check_accounts(replace(made, rejects=(*made.rejects, twice)))
+
+
+def test_totals_that_do_not_add_up_are_found(made):
+    _, summary = made
+    check_totals(summary)
+    lost = json.loads(json.dumps(summary))
+    lost["funnel"]["clips"]["seconds"] -= 1.0
+    with pytest.raises(RuntimeError, match="clips and rejects"):
+        check_totals(lost)
 
 
 @pytest.mark.parametrize("name", ["videos", "demonstrations", "labeled"])
@@ -343,12 +363,12 @@ def test_a_driver_killed_again_and_again_comes_to_the_same_set_of_clips(tmp_path
     for goal in (3, 14, 26):
         process = job(source, tmp_path)
         deadline = time.monotonic() + 120
-        while len(list(work.glob("part-*.json")) if work.is_dir() else []) < goal:
+        while len(list(work.glob("*/part-*.json")) if work.is_dir() else []) < goal:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        assert len(list(work.glob("part-*.json"))) < 40, "killed too late to test anything"
+        assert len(list(work.glob("*/part-*.json"))) < 40, "killed too late to test anything"
     process = job(source, tmp_path)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output

@@ -12,8 +12,7 @@ import pytest
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.manifest import check_accounts
 from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import ClipRow, EncodedClip, VideoItem, VideoRow
-from data_pipelines.select_clips import Selection
+from data_pipelines.rows import ClipRow, EncodedClip, ItemRows, VideoItem, VideoRow
 from data_pipelines.sources.opened import content_hash
 from data_pipelines.stages.motion import FiltersConfig
 from data_pipelines.stages.probe import LimitsConfig
@@ -88,7 +87,7 @@ def go_through(video_item, cfg, decoder):
     clips = [row for row in rows if isinstance(row, EncodedClip)]
     rejects = [row for row in rows if isinstance(row, RejectRow)]
     clip_rows = [ClipRow(record=c.record, signature="", part="p", video_offset=0) for c in clips]
-    check_accounts(Selection(videos=tuple(videos), clips=tuple(clip_rows), rejects=tuple(rejects)))
+    check_accounts(ItemRows(videos=tuple(videos), clips=tuple(clip_rows), rejects=tuple(rejects)))
     return videos, clips, rejects
 
 

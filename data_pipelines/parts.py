@@ -1,0 +1,130 @@
+"""Inputs -> parts: all videos decoded, cut and encoded, one Ray task for each part."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from data_pipelines.config import PreprocessConfig
+from data_pipelines.manifest import reasons_in_words
+from data_pipelines.plan import Plan, Task, chunk_folder
+from data_pipelines.ray_tasks import stream_tasks
+from data_pipelines.rows import ItemRows
+from data_pipelines.stages.write_shards import read_part, write_part
+from data_pipelines.video_to_clips import video_to_clips
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.progress import Progress
+from lafp.video import VIDEO_DECODERS
+
+# A source is called wrong only after this many videos.
+_MIN_JUDGED_VIDEOS = 50
+# Parts that are read ahead: S3 answers slowly but to many at a time.
+_NUM_READ_AHEAD = 16
+
+
+@dataclass
+class PartCounts:
+    """What came of the inputs of one part, or of several."""
+
+    num_items: int = 0
+    num_videos: int = 0
+    num_empty: int = 0
+    """Videos without clips."""
+    num_clips: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "PartCounts") -> None:
+        """Adds up two."""
+        self.num_items += other.num_items
+        self.num_videos += other.num_videos
+        self.num_empty += other.num_empty
+        self.num_clips += other.num_clips
+        self.reasons += other.reasons
+
+
+def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
+    """Makes the parts that are not there yet.
+
+    Raises:
+        ConfigError: More than ``max_reject_fraction`` of the videos give no clip.
+        StorageError: A task could not read or write.
+    """
+    num_found = 0
+    counts = PartCounts()
+
+    def calls() -> Iterator[tuple[str, tuple[PreprocessConfig, Task, str]]]:
+        nonlocal num_found
+        for task, is_done in _tasks(plan):
+            if is_done:
+                num_found += len(task.items)
+            else:
+                yield task.part, (cfg, task, plan.work)
+
+    with Progress(f"preprocess {cfg.name}", plan.num_items, "videos") as progress:
+        for _, made in stream_tasks(make_part, calls(), memory_bytes=cfg.tasks.memory_bytes):
+            if isinstance(made, str):
+                raise storage.StorageError(made)
+            counts.add(made)
+            num_done = num_found + counts.num_items
+            detail = f"{counts.num_clips} clips, {counts.reasons.total()} rejects"
+            progress.update(num_done, detail)
+            if counts.num_videos >= _MIN_JUDGED_VIDEOS or num_done == plan.num_items:
+                _check_rejects(cfg, counts)
+
+
+def _tasks(plan: Plan) -> Iterator[tuple[Task, bool]]:
+    """Every task, and whether its part is there."""
+    for chunk in range(plan.num_chunks):
+        folder = storage.join(plan.work, chunk_folder(chunk))
+        files = storage.list_files(folder) if storage.exists(folder) else ()
+        found = {info.uri.rpartition("/")[2] for info in files}
+        for task in plan.tasks(chunk):
+            yield task, f"{task.part.rpartition('/')[2]}.json" in found
+
+
+def _check_rejects(cfg: PreprocessConfig, counts: PartCounts) -> None:
+    if counts.num_empty > cfg.max_reject_fraction * counts.num_videos:
+        raise ConfigError(
+            f"{counts.num_empty} of {counts.num_videos} videos in {cfg.source} give no clip, "
+            f"max_reject_fraction is {cfg.max_reject_fraction}. {reasons_in_words(counts.reasons)}"
+        )
+
+
+def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
+    """The work of one Ray task: makes one part.
+
+    Returns:
+        Counts for the progress line; what is wrong, if the disk or the network fails: Ray would
+        bury it in an exception of its own.
+    """
+    decoder = VIDEO_DECODERS.get(cfg.decoder.name)(cfg.decoder)
+    inputs = (video_to_clips(item, cfg, decoder) for item in task.items)
+    try:
+        return _counts(write_part(inputs, work, f"{task.part}.tar"))
+    except OSError as error:
+        return str(error)
+
+
+def _counts(items: list[ItemRows]) -> PartCounts:
+    counts = PartCounts(num_items=len(items))
+    for item in items:
+        with_clips = {clip.record.video_uri for clip in item.clips}
+        counts.num_videos += len(item.videos)
+        counts.num_empty += sum(video.uri not in with_clips for video in item.videos)
+        counts.num_clips += len(item.clips)
+        counts.reasons.update(reject.reason for reject in item.rejects)
+    return counts
+
+
+def read_parts(plan: Plan) -> Iterator[list[ItemRows]]:
+    """The rows of all parts, in the order of the listing; a few are in memory at a time."""
+    parts = (f"{task.part}.tar" for chunk in range(plan.num_chunks) for task in plan.tasks(chunk))
+    with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
+        waiting: list[Future[list[ItemRows]]] = []
+        for part in parts:
+            waiting.append(pool.submit(read_part, plan.work, part))
+            if len(waiting) == _NUM_READ_AHEAD:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()

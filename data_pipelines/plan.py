@@ -1,0 +1,95 @@
+"""The plan: which inputs go to which task. Stored in chunks while the listing streams."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+from data_pipelines.config import TasksConfig
+from data_pipelines.rows import VideoItem
+from lafp import storage
+
+CHUNK_ITEMS = 5_000
+"""Inputs in one file of the plan: what the driver holds of it at a time."""
+_PLAN = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The work of one Ray task."""
+
+    part: str
+    """What it makes: path of a part below the work folder, without suffix. Parts of one chunk of
+    the plan share a folder."""
+    items: tuple[VideoItem, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A stored plan."""
+
+    work: str
+    """URI of the work folder."""
+    num_chunks: int
+    num_items: int
+
+    def tasks(self, chunk: int) -> Iterator[Task]:
+        """The tasks of one chunk, in the order of the listing."""
+        for number, items in enumerate(json.loads(storage.read_text(_chunk_uri(self.work, chunk)))):
+            yield Task(
+                part=f"{chunk_folder(chunk)}/part-{number:06d}",
+                items=tuple(VideoItem(**item) for item in items),
+            )
+
+
+def make_plan(items: Iterable[VideoItem], cfg: TasksConfig, work: str) -> Plan:
+    """Deals the inputs out to tasks, once: a resumed job sees the listing that it began with.
+
+    Args:
+        items: The listing. Not touched when the plan is there already.
+        cfg: What a task takes.
+        work: Folder of the plan.
+    """
+    uri = storage.join(work, _PLAN)
+    if not storage.is_file(uri):
+        num_chunks = num_items = 0
+        for chunk in _chunks(items, cfg):
+            text = json.dumps([[asdict(item) for item in task] for task in chunk])
+            storage.write_text(_chunk_uri(work, num_chunks), text)
+            num_chunks, num_items = num_chunks + 1, num_items + sum(map(len, chunk))
+        # Written last: a plan without it is listed anew.
+        storage.write_text(uri, json.dumps({"num_chunks": num_chunks, "num_items": num_items}))
+    return Plan(work=work, **json.loads(storage.read_text(uri)))
+
+
+def chunk_folder(chunk: int) -> str:
+    """Where the parts of one chunk lie, below the work folder."""
+    return f"{chunk:06d}"
+
+
+def _chunk_uri(work: str, chunk: int) -> str:
+    return storage.join(work, f"plan-{chunk:06d}.json")
+
+
+def _chunks(items: Iterable[VideoItem], cfg: TasksConfig) -> Iterator[list[tuple[VideoItem, ...]]]:
+    chunk: list[tuple[VideoItem, ...]] = []
+    num_items = 0
+    for task in _deal(items, cfg):
+        chunk.append(task)
+        num_items += len(task)
+        if num_items >= CHUNK_ITEMS:
+            yield chunk
+            chunk, num_items = [], 0
+    if chunk:
+        yield chunk
+
+
+def _deal(items: Iterable[VideoItem], cfg: TasksConfig) -> Iterator[tuple[VideoItem, ...]]:
+    task: list[VideoItem] = []
+    for item in items:
+        task.append(item)
+        is_full = sum(i.num_bytes for i in task) >= cfg.bytes_per_task
+        if is_full or len(task) == cfg.videos_per_task:
+            yield tuple(task)
+            task = []
+    if task:
+        yield tuple(task)

@@ -1,0 +1,115 @@
+"""The driver's memory does not grow with the corpus; nor does what it decides."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines import catalog as catalog_module
+from data_pipelines.catalog import Catalog
+from data_pipelines.config import PreprocessConfig, TasksConfig
+from data_pipelines.manifest import clips_table, shard_set, write_rejects
+from data_pipelines.pipeline import open_catalog
+from data_pipelines.plan import make_plan
+from data_pipelines.rejects import RejectRow
+from data_pipelines.rows import ClipRow, ItemRows, VideoItem, VideoRow
+from data_pipelines.select_clips import select_clips
+from data_pipelines.stages.dedup import signature
+from data_pipelines.stages.motion import FiltersConfig
+from data_pipelines.stages.write_shards import ShardsConfig, plan_shards
+from lafp import storage
+from lafp.data.shard_format import ClipRecord
+
+ROOT = Path(__file__).parents[2]
+CLIPS_PER_VIDEO = 5
+CFG = PreprocessConfig(
+    source="synthetic",
+    filters=FiltersConfig(drop_duplicates=True),
+    shards=ShardsConfig(max_bytes=2**21),
+    tasks=TasksConfig(videos_per_task=50),
+)
+
+
+def rows_of(number: int) -> ItemRows:
+    """What a task makes of one video: five clips of 10 s, the last of them static."""
+    rng = np.random.default_rng(number)
+    video_id, uri = rng.bytes(16).hex(), f"s3://bucket/some/prefix/video_{number:08d}.mp4"
+    clips = tuple(
+        ClipRow(
+            record=ClipRecord(
+                clip_id=rng.bytes(16).hex(), video_id=video_id, video_uri=uri, source="synthetic",
+                episode_id=video_id, split="train", start_s=10.0 * i, end_s=10.0 * (i + 1),
+                fps=10.0, width_px=64, height_px=64, num_frames=100, source_fps=30.0,
+                source_width_px=640, source_height_px=480, source_codec="h264", motion=0.02,
+                has_labels=False, num_bytes=50_000,
+            ),
+            signature=signature(rng.random((6, 8, 8, 3), np.float32), 10.0).to_hex(),
+            part="000000/part-000000.tar", video_offset=0,
+        )
+        for i in range(CLIPS_PER_VIDEO - 1)
+    )  # fmt: skip
+    video = VideoRow(uri=uri, video_id=video_id, split=None, num_bytes=1, duration_s=50.0)
+    static = RejectRow(video_uri=uri, start_s=40.0, end_s=50.0, reason="static")
+    return ItemRows(videos=(video,), clips=clips, rejects=(static,))
+
+
+def decide(num_videos: int, folder: Path) -> None:
+    """All that the driver does between the parts and the shards."""
+    items = (
+        VideoItem(uri=f"s3://bucket/some/prefix/video_{number:08d}.mp4", num_bytes=1, split=None)
+        for number in range(num_videos)
+    )
+    plan = make_plan(items, CFG.tasks, str(folder / "work"))
+    number = 0
+    for chunk in range(plan.num_chunks):
+        for task in plan.tasks(chunk):
+            rows = [rows_of(number + i).to_dict() for i in range(len(task.items))]
+            number += len(rows)
+            storage.write_text(str(folder / "work" / f"{task.part}.json"), json.dumps(rows))
+    with open_catalog(plan) as catalog:
+        select_clips(catalog, CFG)
+        assert shard_set(catalog, CFG).num_clips["train"] > 3 * num_videos
+        plans = plan_shards(catalog.kept_clips(), CFG.shards.max_bytes)
+        with clips_table(str(folder), plans) as recorded:
+            assert sum(len(shard.clips) for shard in recorded) == 4 * num_videos
+        write_rejects(str(folder), catalog)
+
+
+def main(num_videos: int, cache_kib: int, folder: Path) -> None:
+    catalog_module.CACHE_KIB = cache_kib
+    decide(num_videos, folder)
+    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    print(int(peak[1]) // 1024)
+
+
+def peak_memory_mib(num_videos: int, folder: Path, cache_kib: int = 1024) -> int:
+    """Of a fresh process."""
+    code = f"from tests.data_pipelines.test_scale import *; main({num_videos}, {cache_kib}, Path({str(folder)!r}))"  # noqa: E501
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout)
+
+
+def test_the_drivers_memory_does_not_grow_with_the_corpus(tmp_path):
+    few = peak_memory_mib(1_300, tmp_path / "few")
+    many = peak_memory_mib(2_600, tmp_path / "many")
+    assert many - few < 12, (few, many)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_driver_decides_on_a_hundred_thousand_videos_below_500_mib(tmp_path):
+    assert peak_memory_mib(100_000, tmp_path, catalog_module.CACHE_KIB) < 500
+
+
+def test_a_catalog_survives_no_process_but_is_made_anew(tmp_path):
+    for _ in range(2):
+        with open_catalog(make_plan(iter(()), CFG.tasks, str(tmp_path / "work"))) as catalog:
+            assert isinstance(catalog, Catalog)
+            catalog.add([rows_of(1), rows_of(2)])
+            select_clips(catalog, CFG)
+            assert len(list(catalog.kept_clips())) == 8
