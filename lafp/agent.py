@@ -1,20 +1,22 @@
 """What a user deploys: a finished run as obs -> action, without Ray and without training data."""
 
-# Shape suffixes in this file: N episodes, F frames of a stack, H height, W width, C channels.
+# Shape suffixes in this file: N episodes, H height, W width, C channels.
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.windows import stack_frames
+from lafp.deploy.step import AgentStep, Memory
 from lafp.export import read_card
 from lafp.models.action_decoder import ActionDecoder, load_action_decoder
 from lafp.policies.base import Policy, load_policy
-from lafp.types import PolicyState
+from lafp.types import ActionSpec, ObsSpec
+
+Dtype = Literal["float32", "bfloat16"]
+_DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Agent:
@@ -22,14 +24,33 @@ class Agent:
 
         agent = Agent.load("runs/demo")
         agent.reset()
-        action = agent.act(camera.read())  # every 1 / agent.policy.obs.fps seconds
+        action = agent.act(camera.read())  # every 1 / agent.fps seconds
 
     It keeps each episode's frame stack and the policy's state. ``reset`` begins new episodes.
+
+    Args:
+        policy: Frozen, in eval mode, on the device where the agent shall run. It is the agent's
+            from now on: ``dtype`` is applied to it in place.
+        action_decoder: On the same device.
+        dtype: See ``load``.
+        compile: See ``load``.
     """
 
-    def __init__(self, policy: Policy, action_decoder: ActionDecoder) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        action_decoder: ActionDecoder,
+        *,
+        dtype: Dtype = "float32",
+        compile: bool = False,
+    ) -> None:
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
         self.policy, self.action_decoder = policy, action_decoder
         self._device = next(policy.parameters()).device
+        self.step = AgentStep(policy, action_decoder, _DTYPES[dtype])
+        # Three graphs in all: where all episodes begin, where none does, and where some do.
+        self._compiled = torch.compile(self.step, fullgraph=True) if compile else self.step
         self.reset()
 
     @classmethod
@@ -43,6 +64,8 @@ class Agent:
         noise: str | None = None,
         noise_hold_steps: int | None = None,
         num_solver_steps: int | None = None,
+        dtype: Dtype = "float32",
+        compile: bool = False,
     ) -> Self:
         """Loads the agent of a finished run.
 
@@ -55,6 +78,10 @@ class Agent:
             noise: Instead of the trained policy's ``noise``; latent_flow only.
             noise_hold_steps: Instead of the trained policy's, for noise ``held``.
             num_solver_steps: Instead of the trained policy's; latent_flow only.
+            dtype: ``bfloat16`` runs the image encoder so, the rest in float32: half the memory, and
+                faster on GPUs. Its action is off by about a hundredth of the action's range.
+            compile: ``torch.compile``: the first steps take seconds, later ones less than before.
+                On a CPU it needs a C++ compiler.
 
         Raises:
             ConfigError: A model is missing or of another version, the decoder was trained on
@@ -76,7 +103,23 @@ class Agent:
             "num_solver_steps": num_solver_steps,
         }
         overrides = {key: value for key, value in options.items() if value is not None}
-        return cls(load_policy(policy_uri, device, overrides), action_decoder)
+        trained = load_policy(policy_uri, device, overrides)
+        return cls(trained, action_decoder, dtype=dtype, compile=compile)
+
+    @property
+    def fps(self) -> float:
+        """Control rate: call ``act`` every 1 / fps seconds. The rate of the training videos."""
+        return self.policy.obs.fps
+
+    @property
+    def action(self) -> ActionSpec:
+        """What an action is: its dimensions and their bounds in the environment's units."""
+        return self.action_decoder.action
+
+    @property
+    def obs(self) -> ObsSpec:
+        """What an observation is: its size in pixels, and how many frames the policy looks at."""
+        return self.policy.obs
 
     def reset(self, num_episodes: int = 1, seed: int = 0) -> None:
         """Begins new episodes.
@@ -89,8 +132,28 @@ class Agent:
             raise ValueError(f"num_episodes must be at least 1, got {num_episodes}.")
         self.num_episodes = num_episodes
         self._generator = torch.Generator().manual_seed(seed)
-        self._stack_NFHWC: Tensor | None = None
-        self._state: PolicyState | None = None
+        self._memory: Memory | None = None
+        self._is_first_N = np.zeros(num_episodes, np.bool_)
+
+    def reset_where(self, is_over: np.ndarray) -> None:
+        """Begins new episodes in some places; the others go on.
+
+        For environments that end at different times: pass their ``done`` before the next ``act``,
+        which must then see the first observations of the new episodes.
+
+        Args:
+            is_over: bool [N].
+
+        Raises:
+            ValueError: It is not one boolean per episode.
+        """
+        is_over = np.asarray(is_over)
+        if is_over.shape != (self.num_episodes,) or is_over.dtype != np.bool_:
+            raise ValueError(
+                f"Expected {self.num_episodes} booleans, one per episode of reset(), got "
+                f"{is_over.dtype} of shape {list(is_over.shape)}."
+            )
+        self._is_first_N = self._is_first_N | is_over
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray) -> np.ndarray:
@@ -109,9 +172,13 @@ class Agent:
         """
         is_single = np.ndim(obs) == 3
         frame_NHWC = torch.from_numpy(self._checked(obs)).to(self._device)
-        embedding = self.policy.encode(self._observation(frame_NHWC))
-        latent_action, self._state = self.policy.act_on(embedding, self._state, self._generator)
-        action = self.action_decoder.decode(latent_action, embedding).cpu().numpy()
+        noise = self.policy.draw_noise(self.num_episodes, self._device, self._generator)
+        is_first_N = None
+        if self._memory is not None and self._is_first_N.any():
+            is_first_N = torch.from_numpy(self._is_first_N).to(self._device)
+        action, self._memory = self._compiled(frame_NHWC, noise, self._memory, is_first_N)
+        self._is_first_N = np.zeros_like(self._is_first_N)
+        action = action.cpu().numpy()
         return action[0] if is_single else action
 
     def _checked(self, obs: np.ndarray) -> np.ndarray:
@@ -129,21 +196,10 @@ class Agent:
         if frames.dtype != np.uint8:
             raise ValueError(
                 f"Expected uint8 pixels from 0 to 255, got {frames.dtype} from {frames.min():g} "
-                f"to {frames.max():g}. Pass the camera's image as it is."
+                f"to {frames.max():g}. Pass the camera's image as it is, or an image in [0, 1] as "
+                "(255 * image).round().astype(np.uint8)."
             )
         return np.ascontiguousarray(frames)
-
-    def _observation(self, frame_NHWC: Tensor) -> Tensor:
-        """Pushes frames onto the stacks: float [N, 3 F, H, W]. The first frame fills its stack."""
-        num_frames = self.policy.obs.frame_stack
-        if self._stack_NFHWC is None:
-            self._stack_NFHWC = frame_NHWC[:, None].repeat(1, num_frames, 1, 1, 1)
-        else:
-            self._stack_NFHWC = torch.cat([self._stack_NFHWC[:, 1:], frame_NHWC[:, None]], dim=1)
-        episode_N = torch.arange(self.num_episodes)
-        return stack_frames(
-            self._stack_NFHWC, episode_N, torch.full_like(episode_N, num_frames - 1), num_frames
-        )
 
 
 def _only_decoder(run_dir: str, policy: str | None) -> str:

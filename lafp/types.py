@@ -4,7 +4,7 @@ Shape letters: B batch (clips or windows), T frames of a clip, C channels, F fra
 H height, W width, Z latent action, A true action.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -170,3 +170,15 @@ class PolicyState:
     last (chunks, `warm_start`)."""
     plan_age_steps: Tensor | None = None
     """int64 [B]: how many of its plan's steps each episode has taken (chunks)."""
+
+    @staticmethod
+    def where(is_first: Tensor, first: "PolicyState", other: "PolicyState") -> "PolicyState":
+        """Rows of ``first`` where ``is_first``, bool [B], of ``other`` elsewhere."""
+
+        def chosen(name: str) -> Tensor | None:
+            a, b = getattr(first, name), getattr(other, name)
+            if a is None or b is None:
+                return None
+            return torch.where(is_first.view(-1, *[1] * (a.ndim - 1)), a, b)
+
+        return PolicyState(**{f.name: chosen(f.name) for f in fields(first)})

@@ -15,6 +15,7 @@ FORBIDDEN = [
     ("lafp/models", {"lafp.objectives", "lafp.policies", "lafp.train", "lafp.losses"}),
     ("lafp/objectives", {"lafp.policies", "lafp.train", "lafp.eval"}),
     ("lafp/policies", {"lafp.objectives", "lafp.train", "lafp.eval"}),
+    ("lafp/deploy", {"lafp.objectives", "lafp.train", "lafp.eval"}),
     ("lafp/envs", {"lafp.train", "lafp.policies", "lafp.objectives", "lafp.eval"}),
     ("lafp/video", {"torch", "lafp.data"}),
     ("lafp/data/shard_format.py", {"torch"}),

@@ -18,6 +18,10 @@ from lafp.models.standardizer import LatentStandardizer
 from lafp.policies import POLICIES
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
+NoiseSource = torch.Generator | Tensor
+"""Where a policy's noise comes from: a generator on any device, or the noise itself, float32
+[B, noise_dim]. With it a step is a pure function of tensors, which compiles and exports."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
@@ -58,6 +62,8 @@ class Policy(nn.Module, ABC):
     """
 
     Config: Any
+    noise_dim: int = 0
+    """Numbers of noise that one row takes at a step; a policy that draws any sets it."""
     point_dim: int
     """D, what a head predicts: H x Z, or H x what the projection leaves of Z."""
 
@@ -91,22 +97,22 @@ class Policy(nn.Module, ABC):
         self,
         obs: Tensor,
         state: PolicyState | None = None,
-        generator: torch.Generator | None = None,
+        noise: NoiseSource | None = None,
     ) -> tuple[Tensor, PolicyState]:
         """Chooses latent actions for B episodes side by side.
 
         Args:
             obs: o_t, float [B, 3 F, H, W] in [-1, 1].
             state: What the previous step of these episodes returned; None at their start.
-            generator: Source of noise, on any device; None is torch's default.
+            noise: See ``NoiseSource``; None is torch's default generator.
 
         Returns:
             z_t, float32 [B, Z], and the state for the next step.
         """
-        return self.act_on(self.encode(obs), state, generator)
+        return self.act_on(self.encode(obs), state, noise)
 
     def act_on(
-        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
+        self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
         """``act``, from h(o_t), [B, E]: the step of each row's plan that it has come to.
 
@@ -114,7 +120,7 @@ class Policy(nn.Module, ABC):
         every step and kept where one is due: without branches, a step stays one graph of tensors,
         and a head costs little beside the encoder.
         """
-        plan, next_state = self.plan_on(embedding, state, generator)
+        plan, next_state = self.plan_on(embedding, state, noise)
         if self.cfg.chunk_steps == 1:
             return plan, next_state
         age_B = torch.zeros(len(plan), dtype=torch.int64, device=plan.device)
@@ -127,14 +133,14 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def plan_on(
-        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
+        self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
         """Latent actions from now on, float32 [B, Z], and what the policy remembers of its noise.
 
         Args:
             embedding: h(o_t), [B, E].
             state: See ``act``.
-            generator: See ``act``.
+            noise: See ``act``.
         """
 
     def anchored_latent_action(
@@ -142,7 +148,7 @@ class Policy(nn.Module, ABC):
         obs: Tensor,
         latent_action: Tensor,
         anchor_time: float | Tensor,
-        generator: torch.Generator | None = None,
+        noise: NoiseSource | None = None,
     ) -> Tensor:
         """The policy's own latent action in the demonstrated mode, to train action decoders on.
 
@@ -151,7 +157,7 @@ class Policy(nn.Module, ABC):
             latent_action: z_IDM, what the LAM infers from the demonstration, float [B, Z].
             anchor_time: 0 is the policy's own choice, 1 is z_IDM itself. A flow policy takes
                 anything between, and one value per element too, float [B].
-            generator: Source of noise, on any device; None is torch's default.
+            noise: See ``NoiseSource``; None is torch's default generator.
 
         Returns:
             float32 [B, Z].
@@ -159,7 +165,7 @@ class Policy(nn.Module, ABC):
         Raises:
             ValueError: ``anchor_time`` is one that this policy has no meaning for.
         """
-        return self.anchored_on(self.encode(obs), latent_action, anchor_time, generator)
+        return self.anchored_on(self.encode(obs), latent_action, anchor_time, noise)
 
     @abstractmethod
     def anchored_on(
@@ -167,7 +173,7 @@ class Policy(nn.Module, ABC):
         embedding: Tensor,
         latent_action: Tensor,
         anchor_time: float | Tensor,
-        generator: torch.Generator | None = None,
+        noise: NoiseSource | None = None,
     ) -> Tensor:
         """``anchored_latent_action``, from h(o_t), [B, E]."""
 
@@ -180,6 +186,17 @@ class Policy(nn.Module, ABC):
         if self.cfg.chunk_steps > 1:
             point = point.unflatten(1, (self.cfg.chunk_steps, -1))
         return self.projection.restore(self.standardizer.restore(point))
+
+    def draw_noise(self, num_rows: int, device: torch.device, noise: NoiseSource | None) -> Tensor:
+        """N(0, I), float32 [num_rows, noise_dim]; ``noise`` itself where that is it.
+
+        It is drawn where the generator is and then moved, so that a seed means the same anywhere.
+        """
+        if isinstance(noise, Tensor):
+            return noise
+        drawn_on = noise.device if noise else device
+        shape = (num_rows, self.noise_dim)
+        return torch.randn(shape, generator=noise, device=drawn_on).to(device)
 
     def _training_target(
         self, latent_action: Tensor, has_step_BH: Tensor | None

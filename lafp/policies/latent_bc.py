@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lafp.losses.masked import masked_mean
 from lafp.models.heads import mlp
-from lafp.policies.base import Policy, PolicyConfig
+from lafp.policies.base import NoiseSource, Policy, PolicyConfig
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
 
@@ -36,9 +35,9 @@ class LatentBc(Policy):
         return LossOutput(loss=masked_mean(error, is_present))
 
     def plan_on(
-        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
+        self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
-        """Deterministic: neither state nor generator matters. See ``Policy``."""
+        """Deterministic: neither state nor noise matters. See ``Policy``."""
         return self.restore(self.head(embedding)), PolicyState()
 
     def anchored_on(
@@ -46,7 +45,7 @@ class LatentBc(Policy):
         embedding: Tensor,
         latent_action: Tensor,
         anchor_time: float | Tensor,
-        generator: torch.Generator | None = None,
+        noise: NoiseSource | None = None,
     ) -> Tensor:
         """0: its own prediction; 1: the IDM latent, as projected. See ``Policy``."""
         if not isinstance(anchor_time, Tensor):

@@ -20,7 +20,7 @@ from lafp.losses.flow_matching import (
     data_prediction_flow_matching_loss,
 )
 from lafp.models import velocity_field
-from lafp.policies.base import Policy, PolicyConfig
+from lafp.policies.base import NoiseSource, Policy, PolicyConfig
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
 Noise = Literal["fresh", "persistent", "held", "warm_start"]
@@ -79,6 +79,7 @@ class LatentFlow(Policy):
 
     def __init__(self, cfg: LatentFlowConfig, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__(cfg, obs, latent_action_dim)
+        self.noise_dim = self.point_dim
         self.head = velocity_field.VelocityField(
             self.point_dim, self.encoder.embed_dim, cfg.hidden_dims
         )
@@ -111,11 +112,11 @@ class LatentFlow(Policy):
         return LossOutput(loss=loss(head, x_0_ND, x_1_ND, t_N, is_present))
 
     def plan_on(
-        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None = None
+        self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
         """Samples latent actions, starting as ``noise`` says. See ``Policy``."""
         cfg = self.cfg
-        noise_BD, noise_age_B = self._start(embedding, state, generator)
+        noise_BD, noise_age_B = self._start(embedding, state, noise)
         field = self._velocity_field(embedding)
         if state and state.plan is not None and cfg.noise == "warm_start":
             point_BD = anchored_sample(
@@ -136,12 +137,12 @@ class LatentFlow(Policy):
         embedding: Tensor,
         latent_action: Tensor,
         anchor_time: float | Tensor,
-        generator: torch.Generator | None = None,
+        noise: NoiseSource | None = None,
     ) -> Tensor:
         """Interpolates, with fresh noise. See ``Policy.anchored_latent_action``."""
         point_BD = anchored_sample(
             self._velocity_field(embedding),
-            self._noise(embedding, generator),
+            self.draw_noise(len(embedding), embedding.device, noise),
             self.standardize(latent_action),
             anchor_time,
             num_steps=self.cfg.num_solver_steps,
@@ -159,13 +160,13 @@ class LatentFlow(Policy):
         return torch.stack(draws, 1).flatten(0, 1)
 
     def _start(
-        self, embedding: Tensor, state: PolicyState | None, generator: torch.Generator | None
+        self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None
     ) -> tuple[Tensor, Tensor | None]:
         """This step's noise, [B, D], and for `held` how many steps each row has had it now."""
         previous = state.noise if state else None
         if previous is not None and self.cfg.noise == "persistent":
             return previous, None
-        noise_BD = self._noise(embedding, generator)
+        noise_BD = self.draw_noise(len(embedding), embedding.device, noise)
         if self.cfg.noise != "held":
             return noise_BD, None
         age_B = torch.ones(len(noise_BD), dtype=torch.int64, device=noise_BD.device)
@@ -181,12 +182,6 @@ class LatentFlow(Policy):
         if self.cfg.prediction == "velocity":
             return lambda x_t, t: self.head(x_t, t, condition).float()
         return lambda x_t, t: velocity_towards(self.head(x_t, t, condition).float(), x_t, t)
-
-    def _noise(self, embedding: Tensor, generator: torch.Generator | None) -> Tensor:
-        """N(0, I), float32 [B, D]; drawn where the generator is, so a seed fits any device."""
-        device = generator.device if generator else embedding.device
-        shape = (len(embedding), self.point_dim)
-        return torch.randn(shape, generator=generator, device=device).to(embedding.device)
 
 
 def _rest_of_plan(plan: Tensor, age_steps_B: Tensor | None) -> Tensor:

@@ -1,5 +1,8 @@
+import json
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,3 +189,84 @@ def test_an_agent_needs_neither_ray_nor_pipelines(run):
         "sys.exit(bool({'ray', 'data_pipelines', 'deepspeed'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_control_rate_and_action_units_belong_to_the_run(run):
+    agent = lafp.Agent.load(run)
+    assert (agent.fps, agent.action, agent.obs) == (10, ACTION, OBS)
+
+
+def test_a_model_of_another_version_is_refused(run):
+    card = Path(f"{run}/policy/latent_flow/model.json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"format": 99}))
+    with pytest.raises(ConfigError, match="has format 99, this lafp reads"):
+        lafp.Agent.load(run)
+
+
+@pytest.mark.parametrize("noise", ["fresh", "persistent", "held", "warm_start"])
+def test_an_episode_that_begins_beside_others_forgets_its_past_and_they_go_on(run, noise):
+    agent, frames = lafp.Agent.load(run, noise=noise), video(5, num_episodes=2)
+    undisturbed = play(agent, frames)
+    agent.reset(2)
+    actions = [agent.act(frame) for frame in frames[:2]]
+    agent.reset_where(np.array([False, True]))
+    memory, generator_state = agent._memory, agent._generator.get_state()
+    actions += [agent.act(frame) for frame in frames[2:]]
+    np.testing.assert_allclose(np.stack(actions)[:, 0], undisturbed[:, 0], rtol=1e-5, atol=1e-5)
+
+    # The other place does what a new episode does with the same noise.
+    assert memory is not None
+    agent.reset(2)
+    agent._generator.set_state(generator_state)
+    new = np.stack([agent.act(frame) for frame in frames[2:]])
+    np.testing.assert_allclose(np.stack(actions)[2:, 1], new[:, 1], rtol=1e-5, atol=1e-5)
+    assert not np.allclose(np.stack(actions)[2, 1], undisturbed[2, 1])
+
+
+def test_a_reset_of_places_that_are_not_there_is_refused(run):
+    agent = lafp.Agent.load(run)
+    agent.reset(2)
+    for wrong in (np.array([True]), np.array([0, 1]), [True, False, True]):
+        with pytest.raises(ValueError, match="Expected 2 booleans"):
+            agent.reset_where(wrong)
+
+
+def test_a_bfloat16_agent_is_close_to_the_exact_one_and_solves_in_float32(run):
+    frames = video(4, num_episodes=8)
+    agent = lafp.Agent.load(run, dtype="bfloat16")
+    dtypes = {name: p.dtype for name, p in agent.policy.named_parameters()}
+    assert {d for name, d in dtypes.items() if name.startswith("encoder.")} == {torch.bfloat16}
+    assert {d for name, d in dtypes.items() if name.startswith("head.")} == {torch.float32}
+    error = np.abs(play(agent, frames) - play(lafp.Agent.load(run), frames))
+    assert (error <= 0.01 * (np.array(ACTION.high) - ACTION.low)).all()
+    assert error.max() > 0
+    with pytest.raises(ValueError, match=r"float32, bfloat16, got 'int8'"):
+        lafp.Agent.load(run, dtype="int8")
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_agent_does_the_same_and_compiles_no_step_twice(run, monkeypatch, backend):
+    # Inductor's C++ compiler takes a minute on a busy machine; what is captured is the same.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    frames = video(6, num_episodes=2)
+    expected = play(lafp.Agent.load(run, noise="held"), frames)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    agent = lafp.Agent.load(run, noise="held", compile=True)
+    np.testing.assert_allclose(play(agent, frames), expected, rtol=1e-4, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 2  # the first step, and all others
+    agent.reset_where(np.array([True, False]))
+    for frame in frames:
+        agent.act(frame)
+    play(agent, frames)
+    assert counters["stats"]["unique_graphs"] == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_gpu_agent_does_what_the_cpu_agent_does(run, compile):
+    frames = video(4, num_episodes=3)
+    agent = lafp.Agent.load(run, device="cuda", compile=compile)
+    expected = play(lafp.Agent.load(run), frames)
+    np.testing.assert_allclose(play(agent, frames), expected, rtol=1e-2, atol=1e-2)
