@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipelines.stages.motion import FiltersConfig
+from data_pipelines.stages.optical_flow import OpticalFlowConfig
 from data_pipelines.stages.probe import LimitsConfig
 from data_pipelines.stages.read_labels import LabelsConfig
 from data_pipelines.stages.resize import ResizeConfig
@@ -54,6 +55,8 @@ class PreprocessConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     resize: ResizeConfig = field(default_factory=ResizeConfig)
+    optical_flow: OpticalFlowConfig | None = None
+    """Set it ({} takes the defaults) to store flow between frames, for the objective `laof`."""
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)

@@ -8,8 +8,7 @@ import functools
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.manifest import open_table
 from data_pipelines.ray_tasks import run_tasks
 from lafp import storage
 from lafp.config import may_change
@@ -25,6 +25,8 @@ from lafp.data.latent_sets import (
     CLIPS_FILE,
     REJECTS_FILE,
     SET_FILE,
+    ClipLatents,
+    ClipReject,
     LatentSet,
     LatentShard,
     LatentShardWriter,
@@ -35,10 +37,6 @@ from lafp.data.shards import open_shard_set, read_shard_entry, shards_sha256, vi
 from lafp.export import read_card
 from lafp.lam import Lam, load_lam
 from lafp.video import decode_clip
-
-_IDS = {"clip_id": pa.string(), "video_id": pa.string(), "shard": pa.string()}
-_CLIP_COLUMNS = _IDS | {"first_row": pa.int64(), "num_pairs": pa.int64()}
-_REJECT_COLUMNS = _IDS | {"reason": pa.string(), "detail": pa.string()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,13 +182,15 @@ def write_tables(uri: str, names: Sequence[str]) -> dict[str, Any]:
     dtypes: set[str] = set()
     rounding = 0.0
     with (
-        _table(storage.join(uri, CLIPS_FILE), _CLIP_COLUMNS) as clips,
-        _table(storage.join(uri, REJECTS_FILE), _REJECT_COLUMNS) as rejects,
+        open_table(storage.join(uri, CLIPS_FILE), ClipLatents, {"shard": pa.string()}) as clips,
+        open_table(storage.join(uri, REJECTS_FILE), ClipReject) as rejects,
     ):
         for name in names:
             entry = LatentShard.from_json(storage.read_text(storage.join(uri, entry_name(name))))
-            clips([asdict(clip) | {"shard": entry.shard} for clip in entry.clips])
-            rejects([asdict(reject) for reject in entry.rejects])
+            for clip in entry.clips:
+                clips.add(asdict(clip) | {"shard": entry.shard})
+            for reject in entry.rejects:
+                rejects.add(asdict(reject))
             totals["num_clips"] += len(entry.clips)
             totals["num_rejected_clips"] += len(entry.rejects)
             totals["num_pairs"] += entry.num_pairs
@@ -203,16 +203,3 @@ def write_tables(uri: str, names: Sequence[str]) -> dict[str, Any]:
         "latent_action_dim": entry.latent_action_dim,
         "frame_stack": entry.frame_stack,
     }
-
-
-@contextmanager
-def _table(
-    uri: str, columns: dict[str, pa.DataType]
-) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """A parquet file to append rows to; it is in its place when the block ends."""
-    schema = pa.schema(list(columns.items()))
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
-        path = Path(folder) / "table.parquet"
-        with pq.ParquetWriter(path, schema) as writer:
-            yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema))
-        storage.upload(path, uri)

@@ -170,6 +170,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
         spans = Counter(dict(catalog.db.execute(_REASONS)))
         raise ConfigError(f"No clips in {cfg.source}. {reasons_in_words(spans)}")
     splits, counts, frames, shortest, longest, slowest, fastest, seconds = zip(*rows, strict=True)
+    flow = cfg.optical_flow
     return ShardSet(
         source=cfg.name,
         width_px=cfg.resize.width_px,
@@ -181,6 +182,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
         min_clip_frames=min(shortest),
         max_clip_frames=max(longest),
         action=_action(catalog) if cfg.labels is not None else None,
+        flow_size_px=[flow.height_px, flow.width_px] if flow else None,
     )
 
 

@@ -10,12 +10,13 @@ from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import EncodedClip, Row, VideoItem, VideoRow
 from data_pipelines.sources.open_item import open_item
 from data_pipelines.sources.opened import Opened, Unusable
-from data_pipelines.stages import dedup, motion, probe
+from data_pipelines.stages import dedup, motion, optical_flow, probe
 from data_pipelines.stages.encode import encode
 from data_pipelines.stages.read_labels import EpisodeLabels, align
 from data_pipelines.stages.resample import Cut, resample
 from data_pipelines.stages.resize import crop_or_pad, scaled_size
 from data_pipelines.stages.split_clips import MAX_OWN_FPS, ClipFrames, split_clips
+from lafp.data.shard_format import Labels
 from lafp.video.decoder import VideoDecoder, VideoError
 
 # A header that promises this much more than the file holds is no rounding.
@@ -136,10 +137,14 @@ def _finish_clip(
         cfg=cfg.encode,
     )
     rows = labels.of_clip(clip.start_s, record.num_frames, fps) if labels else None
+    stored = rows
+    if cfg.optical_flow is not None:
+        flow = optical_flow.optical_flow(clip.frames, cfg.optical_flow)
+        stored = replace(rows or Labels(), flow=flow)
     return EncodedClip(
         record=record,
         video=data,
-        labels=rows,
+        labels=stored,
         label_sums=labels.sums(rows) if labels and rows else None,
         signature=dedup.signature(small, fps).to_hex() if cfg.filters.drop_duplicates else "",
     )

@@ -61,6 +61,10 @@ class ObsSpec:
         return 3 * self.frame_stack
 
 
+PER_FRAME = ("true_action", "latent_action", "flow")
+"""Fields of ``ClipBatch`` that only some shard sets have, [B, T, ...]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipBatch:
     """Decoded clips, as they cross the wire: a frame once, however many windows use it."""
@@ -77,6 +81,8 @@ class ClipBatch:
     """float32 [B, T, A] (discrete: int64 [B, T]): row t acts between frames t and t+1."""
     latent_action: Tensor | None = None
     """float32 [B, T, Z], where a latent set is read: row t is that of frames (t, t + 1)."""
+    flow: Tensor | None = None
+    """float16 [B, T, 2, h, w], where preprocessing stored it: row t from frame t to t + 1."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.shape[-1] != 3 or self.frames.dtype != torch.uint8:
@@ -88,7 +94,7 @@ class ClipBatch:
         for name in ("num_frames", "clip_key", "epoch"):
             if getattr(self, name).shape != (num_clips,):
                 raise ValueError(f"ClipBatch.{name} must have shape [{num_clips}].")
-        for name in ("true_action", "latent_action"):
+        for name in PER_FRAME:
             per_frame = getattr(self, name)
             if per_frame is not None and per_frame.shape[:2] != self.frames.shape[:2]:
                 raise ValueError(
@@ -97,7 +103,7 @@ class ClipBatch:
                 )
 
     def to(self, device: torch.device) -> "ClipBatch":
-        """The batch with frames, actions and latent actions on ``device``.
+        """The batch with all that is per frame on ``device``.
 
         ``num_frames``, ``clip_key`` and ``epoch`` stay on the host: they key random draws there,
         and asking a GPU for them would make every step wait for it.
@@ -105,8 +111,11 @@ class ClipBatch:
         return replace(
             self,
             frames=self.frames.to(device, non_blocking=True),
-            true_action=None if self.true_action is None else self.true_action.to(device),
-            latent_action=None if self.latent_action is None else self.latent_action.to(device),
+            **{
+                name: getattr(self, name).to(device, non_blocking=True)
+                for name in PER_FRAME
+                if getattr(self, name) is not None
+            },
         )
 
 
@@ -129,6 +138,9 @@ class Window:
     """a_t: float32 [B, A] or int64 [B]; None in unlabeled data."""
     latent_action: Tensor | None = None
     """The stored z_t of (o_t, o_{t+1}), float32 [B, Z], where a latent set is read."""
+    flow: Tensor | None = None
+    """Optical flow from o_t's newest frame to o_{t+1}'s, float32 [B, 2, h, w] along x and y, in
+    pixels of the frame; None where preprocessing stored none."""
 
     def __post_init__(self) -> None:
         if not self.obs.shape == self.next_obs.shape == self.future_obs.shape:

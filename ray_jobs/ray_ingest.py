@@ -6,6 +6,7 @@ and the cursor is one number; nothing is dropped to make ranks equal, no rank wa
 data, and what lies in the object store is bounded per reader.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -58,11 +59,13 @@ def ray_micro_batches(
 
 
 def step_num_bytes(plan: MicroBatchPlan) -> int:
-    """Bytes of frames and stored latent actions that one rank reads per step."""
+    """Bytes of frames, flow and stored latent actions that one rank reads per step."""
     total = 0
     for demand in plan.demands.values():
         spec = open_shard_set(demand.order.shard_set)
         frame_bytes = spec.height_px * spec.width_px * 3
+        if spec.flow_size_px is not None:
+            frame_bytes += 2 * 2 * math.prod(spec.flow_size_px)
         if demand.latents is not None:
             frame_bytes += 4 * open_latent_set(demand.latents).latent_action_dim
         clip_bytes = spec.max_clip_frames * frame_bytes

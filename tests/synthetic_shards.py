@@ -13,6 +13,7 @@ from lafp.data.shard_format import ClipRecord, Labels, ShardEntry, ShardSet, Sha
 from lafp.video import EncodeConfig, encode_clip
 
 FPS = 10.0
+FLOW_SIZE_PX = (4, 4)
 
 
 def moving_dot(num_frames: int, seed: int, size_px: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -43,6 +44,7 @@ def write_shard_set(
     split: str = "train",
     seed: int = 0,
     num_val_clips: int = 0,
+    has_flow: bool = False,
 ) -> str:
     """Writes a finished shard set of moving dots and returns its URI.
 
@@ -56,6 +58,7 @@ def write_shard_set(
         split: Of every clip but the last ``num_val_clips``, which are of split ``val``.
         seed: Of the dots.
         num_val_clips: How many clips are held out.
+        has_flow: Whether the dot's steps are stored as optical flow too, alike everywhere.
     """
     lengths = np.random.default_rng(seed).integers(frames[0], frames[1] + 1, num_clips)
     lengths[0] = frames[1]
@@ -68,6 +71,7 @@ def write_shard_set(
                 frames=pixels,
                 true_action=steps if has_labels else None,
                 split="val" if is_held_out else split,
+                flow=constant_flow(steps) if has_flow else None,
             )
         )
     return write_clips(folder, clips, clips_per_shard, seed, max_action=2.0)
@@ -80,6 +84,13 @@ class SyntheticClip:
     frames: np.ndarray
     true_action: np.ndarray | None
     split: str
+    flow: np.ndarray | None = None
+
+
+def constant_flow(steps: np.ndarray) -> np.ndarray:
+    """Steps (y, x), float32 [T, 2] -> float16 [T - 1, 2, 4, 4], along x and y."""
+    along_xy = steps[:-1, ::-1, None, None].astype(np.float16)
+    return np.tile(along_xy, (1, 1, *FLOW_SIZE_PX))
 
 
 def write_clips(
@@ -112,7 +123,8 @@ def write_clips(
         for index in members:
             clip = clips[index]
             video = encode_clip(clip.frames, FPS, EncodeConfig(crf=0, pixel_format="yuv444p"))
-            labels = None if clip.true_action is None else Labels(true_action=clip.true_action)
+            has_arrays = clip.true_action is not None or clip.flow is not None
+            labels = Labels(true_action=clip.true_action, flow=clip.flow) if has_arrays else None
             records.append(_record(seed, index, clip, len(video)))
             writer.add(records[-1], video, labels)
         writer.close()
@@ -148,6 +160,7 @@ def _write_set(folder, entries, clips, max_action) -> None:
         min_clip_frames=min(lengths),
         max_clip_frames=max(lengths),
         action=_action(clips, max_action),
+        flow_size_px=None if clips[0].flow is None else list(clips[0].flow.shape[2:]),
     )
     (folder / "shard_set.json").write_text(spec.to_json())
 

@@ -1,6 +1,7 @@
 """Windows with a known motion, made in memory."""
 
 import torch
+import torch.nn.functional as F
 
 from lafp.types import ObsSpec, Window
 
@@ -24,7 +25,8 @@ def moving_square_windows(
     within ``start_spread_px`` of the centre.
 
     Returns:
-        ``true_action`` float [B, 2]: pixels per step along x and y, over 2, so in [-1, 1].
+        ``true_action`` float [B, 2]: pixels per step along x and y, over 2, so in [-1, 1];
+        ``flow`` float [B, 2, 6, 6]: the velocity where the square is at time t, 0 elsewhere.
     """
     generator = torch.Generator().manual_seed(seed)
     velocity = 4 * torch.rand(num_windows, 2, generator=generator) - 2
@@ -44,12 +46,17 @@ def moving_square_windows(
         future_obs=stack_at(offset),
         offset_steps=offset,
         true_action=velocity / 2,
+        flow=F.avg_pool2d(velocity[..., None, None] * _cover(start)[:, None], 4),
     )
 
 
 def _draw(center: torch.Tensor) -> torch.Tensor:
     """Squares at (x, y) in pixels -> float [B, 3, H, W] in [-1, 1]."""
+    return (1.5 * _cover(center) - 0.5)[:, None].repeat(1, 3, 1, 1)
+
+
+def _cover(center: torch.Tensor) -> torch.Tensor:
+    """How much of each pixel a square covers, float [B, H, W] in [0, 1]."""
     pixel = torch.arange(SIZE_PX) + 0.5
     cover = (4.5 - (pixel - center[..., None]).abs()).clamp(0, 1)  # [B, 2, SIZE]
-    square = cover[:, 1, :, None] * cover[:, 0, None, :]
-    return (1.5 * square - 0.5)[:, None].repeat(1, 3, 1, 1)
+    return cover[:, 1, :, None] * cover[:, 0, None, :]

@@ -85,6 +85,7 @@ class EpisodeLabels:
 
     def sums(self, labels: Labels) -> LabelSums:
         """What one clip adds to the statistics; its last row belongs to no pair."""
+        assert labels.true_action is not None
         actions = labels.true_action[:-1].astype(np.float64)
         if actions.ndim == 1:
             choices = int(actions.max(initial=-1)) + 1

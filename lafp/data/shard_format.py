@@ -7,7 +7,7 @@ A **shard set** is one preprocessed source, a folder (local or S3)::
     clips.parquet          one row per clip (ClipRecord)
     rejects.parquet        one row per span that became no clip, with the reason
     train-000000.tar       a WebDataset shard: per clip <clip_id>.mp4, <clip_id>.json and,
-                           in labeled sets, <clip_id>.npz (true_action, state)
+                           with labels or flow, <clip_id>.npz (true_action, state, flow)
     train-000000.json      ShardEntry: checksum, counts, and where each clip lies in the tar
 
 A shard is complete when its ``.json`` entry is there; the tar is renamed into place before it.
@@ -18,7 +18,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,28 +105,29 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Per-frame labels of one clip."""
+    """Per-frame arrays of one clip: its labels, and what preprocessing measured."""
 
-    true_action: np.ndarray
+    true_action: np.ndarray | None = None
     """float32 [T, A] in the environment's units (discrete: int64 [T]). Row t acts between frames
     t and t+1; the last row belongs to no pair of the clip."""
     state: np.ndarray | None = None
     """float32 [T, S]."""
+    flow: np.ndarray | None = None
+    """float16 [T - 1, 2, h, w]: optical flow along x and y from frame t to t+1, in pixels of the
+    stored frame; h and w are smaller than the frame's."""
 
     def to_bytes(self) -> bytes:
         """The clip's ``.npz`` member."""
         buffer = io.BytesIO()
-        arrays = {"true_action": self.true_action}
-        if self.state is not None:
-            arrays["state"] = self.state
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        arrays = {name: a for name, a in vars(self).items() if a is not None}
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Labels":
         """Reads the clip's ``.npz`` member; never unpickles."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(true_action=arrays["true_action"], state=arrays.get("state"))
+            return cls(**{f.name: arrays.get(f.name) for f in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,8 @@ class ShardSet:
     max_clip_frames: int
     action: dict[str, Any] | None = None
     """Fields of ``ActionSpec``, and ``mean`` and ``std`` per dimension; None without labels."""
+    flow_size_px: list[int] | None = None
+    """Height and width of the optical flow that is stored with every clip, if any."""
 
     def to_json(self) -> str:
         """The ``shard_set.json`` file."""

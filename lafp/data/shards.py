@@ -196,7 +196,9 @@ class DecodedClip:
     @property
     def num_bytes(self) -> int:
         """In memory."""
-        return self.frames.nbytes + (0 if self.latents is None else self.latents.nbytes)
+        flow = self.labels.flow if self.labels else None
+        arrays = [array for array in (self.frames, flow, self.latents) if array is not None]
+        return sum(array.nbytes for array in arrays)
 
 
 class ClipCache:
@@ -251,8 +253,9 @@ class ClipReader:
 
         Returns:
             ``frames`` uint8 [B, T, H, W, 3], zero beyond a clip's end; ``num_frames``,
-            ``clip_key`` and ``epoch`` int64 [B]; in labeled sets ``true_action`` [B, T, ...]; with
-            a latent set ``latent_action`` float32 [B, T, Z].
+            ``clip_key`` and ``epoch`` int64 [B]; in labeled sets ``true_action`` [B, T, ...]; where
+            it was stored ``flow`` float16 [B, T, 2, h, w]; with a latent set ``latent_action``
+            float32 [B, T, Z].
             T is the set's longest clip, so every batch of a set has one shape.
 
         Raises:
@@ -266,14 +269,18 @@ class ClipReader:
             "clip_key": np.array([ref.location.key for ref in refs], np.int64),
             "epoch": np.array([ref.epoch for ref in refs], np.int64),
         }
-        actions = [clip.labels.true_action for clip in clips if clip.labels is not None]
-        if actions:
-            if len(actions) < len(clips):
-                raise RuntimeError(f"Some clips of {self.uri} have labels and some have none.")
-            batch["true_action"] = _stack(actions, length)
-        latents = [clip.latents for clip in clips if clip.latents is not None]
-        if latents:
-            batch["latent_action"] = _stack(latents, length)
+        labels = [clip.labels or Labels() for clip in clips]
+        per_frame = {
+            "true_action": [of_clip.true_action for of_clip in labels],
+            "flow": [of_clip.flow for of_clip in labels],
+            "latent_action": [clip.latents for clip in clips],
+        }
+        for name, arrays in per_frame.items():
+            found = [array for array in arrays if array is not None]
+            if found and len(found) < len(clips):
+                raise RuntimeError(f"Some clips of {self.uri} have a {name} and some have none.")
+            if found:
+                batch[name] = _stack(found, length)
         return batch
 
     def _decoded(self, ref: ClipRef) -> DecodedClip:

@@ -5,6 +5,7 @@ from lafp.registry import Registry
 OBJECTIVES = Registry(
     "objective",
     {
+        "laof": "lafp.objectives.laof:Laof",
         "laom": "lafp.objectives.laom:Laom",
         "lapo": "lafp.objectives.lapo:Lapo",
     },

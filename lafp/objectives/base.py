@@ -20,6 +20,8 @@ class Objective(nn.Module, ABC):
     Config: Any
     latent_action_dim: int
     """Z, the size of what ``label`` returns."""
+    flow_size_px: tuple[int, int] | None = None
+    """Height and width of the flow that windows must carry; None needs none."""
 
     def __init__(self, cfg: Any, obs: ObsSpec) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from lafp.models import BOTTLENECKS, ENCODERS
 from lafp.models.encoders import ImpalaConfig
 from lafp.models.fdm import UNetConfig, UNetFdm
 from lafp.models.idm import PixelIdm, SecondInput
-from lafp.models.quantizers import VqConfig
+from lafp.models.quantizers import BottleneckOutput, VqConfig
 from lafp.objectives.base import Objective, latent_metrics
 from lafp.types import LossOutput, ObsSpec, Window
 
@@ -66,7 +66,9 @@ class Lapo(Objective):
     def forward(self, window: Window) -> LossOutput:
         """See ``Objective``. Only o_t and o_{t+1} of the window are used."""
         latent_BZ = self.label(window.obs, window.next_obs)
-        seen = self.bottleneck(latent_BZ)
+        return self._loss(window, latent_BZ, self.bottleneck(latent_BZ))
+
+    def _loss(self, window: Window, latent_BZ: Tensor, seen: BottleneckOutput) -> LossOutput:
         prediction = self._activated(self.fdm(window.obs, seen.latent))
         frame, next_frame = self._resized(window.obs), self._resized(window.next_obs)
         residual = next_frame - frame

@@ -23,7 +23,10 @@ def plan(tmp_path_factory) -> MicroBatchPlan:
     demands = {}
     for seed, (name, clips) in enumerate({"videos": 8, "labeled": 4}.items()):
         folder = tmp_path_factory.mktemp(name)
-        uri = write_shard_set(folder, num_clips=11, has_labels=name == "labeled", seed=seed)
+        is_labeled = name == "labeled"
+        uri = write_shard_set(
+            folder, num_clips=11, has_labels=is_labeled, has_flow=not is_labeled, seed=seed
+        )
         order = ClipOrder(shard_set=uri, split="train", seed=0)
         demands[name] = ClipDemand(order=order, clips_per_step=clips)
     return MicroBatchPlan(demands=demands, rank=1, world_size=2, num_rounds=2)

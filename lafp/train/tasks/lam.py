@@ -231,6 +231,7 @@ class LamTask:
                 objective = objective_class(self.cfg.objective, self.obs)
             except ValueError as error:
                 raise ConfigError(f"objective: {error}") from None
+            _check_flow(self.shards, objective)
             if init_from is not None:
                 initialize_from(objective, init_from)
             return TrainedLam(objective, self.cfg.supervision.weight, action)
@@ -285,6 +286,17 @@ def obs_spec(shards: str, frame_stack: int) -> ObsSpec:
     return ObsSpec(
         height_px=spec.height_px, width_px=spec.width_px, frame_stack=frame_stack, fps=spec.fps
     )
+
+
+def _check_flow(shards: str, objective: Objective) -> None:
+    stored, wanted = open_shard_set(shards).flow_size_px, objective.flow_size_px
+    if wanted is not None and (stored is None or tuple(stored) != wanted):
+        found = f"flow of {stored[0]}x{stored[1]}" if stored else "no flow"
+        raise ConfigError(
+            f"objective {objective.cfg.name} wants optical flow of {wanted[0]}x{wanted[1]} px, "
+            f"{shards} holds {found}. Preprocess with optical_flow.height_px={wanted[0]} "
+            f"optical_flow.width_px={wanted[1]}, or set the objective's size to what is stored."
+        )
 
 
 def _check_labeled(labeled_shards: str, obs: ObsSpec) -> None:

@@ -1,5 +1,7 @@
 """What holds for every latent action model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from lafp.models.quantizers import (
 )
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective, latent_metrics
+from lafp.objectives.laof import LaofConfig
 from lafp.objectives.laom import LaomConfig
 from lafp.objectives.lapo import LapoConfig
 from tests.synthetic_windows import moving_square_windows, obs_spec
@@ -41,6 +44,10 @@ LAOM = LaomConfig(
     target_ema_decay=0.99,
     augment=AugmentConfig(kinds=()),
 )
+LAOF = LaofConfig(
+    **vars(lapo(bottleneck=LayerNormNoiseConfig(noise_std=0.3), **RESIDUAL))
+    | {"name": "laof", "flow_height_px": 6, "flow_width_px": 6}
+)
 CONFIGS = {
     "lapo": lapo(),
     "lapo-difference": lapo(
@@ -48,6 +55,7 @@ CONFIGS = {
     ),
     "lapo-vq": lapo(bottleneck=VQ, **RESIDUAL),
     "lapo-fsq": lapo(bottleneck=FsqConfig(levels=(5, 5, 5, 5)), **RESIDUAL),
+    "laof": LAOF,
     "laom": LAOM,
 }
 every_config = pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS.keys())
@@ -67,6 +75,7 @@ def train(
     spread_px: float = 4.0,
 ) -> list[float]:
     """Losses of a short training on squares that move at random, or on one batch of them."""
+    torch.set_num_threads(1)  # small tensors: threads would only wait for each other
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr)
     losses = []
@@ -110,7 +119,6 @@ def test_latents_decode_a_known_toy_motion(cfg):
     Without any bottleneck LAOM's z comes to say where the square *will be*, as that is all that
     its FDM wants to know. Nearly equal starts make that the same as the motion.
     """
-    torch.set_num_threads(1)
     objective = build(cfg)
     if cfg.name == "laom":
         spread_px = 1.0
@@ -121,7 +129,7 @@ def test_latents_decode_a_known_toy_motion(cfg):
     objective.eval()
     assert r2(objective, objective.label, spread_px) > 0.9
     assert r2(objective, lambda obs, _: objective.embed(obs), spread_px) < 0.1
-    if cfg.name == "lapo":
+    if cfg.name in ("lapo", "laof"):
         assert_predicts_better_than_no_change(objective)
 
 
@@ -213,3 +221,29 @@ def test_laom_lets_the_target_encoder_follow_slowly():
 def test_laom_refuses_a_decay_out_of_range_and_explains_tau():
     with pytest.raises(ValueError, match=r"target_ema_decay must be in \[0, 1\], got 1.5.*tau"):
         LaomConfig(target_ema_decay=1.5)
+
+
+def test_laof_learns_to_draw_the_flow_from_the_latent_alone():
+    objective = build(LAOF)
+    windows = moving_square_windows(256, 77, start_spread_px=1.0)
+    before = objective.eval()(windows).metrics
+    assert before["flow_loss"] == pytest.approx(1, abs=0.1)  # as good as no motion
+    train(objective.train(), num_steps=150, lr=2e-3, batch_size=32, spread_px=1.0)
+    after = objective.eval()(windows).metrics
+    assert after["flow_loss"] < 0.2
+    assert after["flow_error_px"] < 0.5 * before["flow_error_px"]
+
+
+def test_laof_adds_the_weighted_flow_loss_to_that_of_lapo():
+    window = moving_square_windows(16, 0)
+    plain = build(lapo(bottleneck=LayerNormNoiseConfig(noise_std=0.3), **RESIDUAL)).eval()
+    objective = build(replace(LAOF, flow_weight=0.5)).eval()
+    objective.load_state_dict(plain.state_dict(), strict=False)
+    out = objective(window)
+    torch.testing.assert_close(out.loss, plain(window).loss + 0.5 * out.metrics["flow_loss"])
+
+
+def test_laof_without_stored_flow_says_how_to_get_it():
+    window = replace(moving_square_windows(4, 0), flow=None)
+    with pytest.raises(ValueError, match="Preprocess with `optical_flow"):
+        build(LAOF)(window)

@@ -1,0 +1,30 @@
+"""The decoder z_t -> optical flow of `laof`."""
+
+# Shape suffixes in this file: B batch, C channels, Z latent action.
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_WIDTH = 64
+
+
+class FlowDecoder(nn.Module):
+    """A linear map to a coarse grid, then two convolutions on the way to the flow's size.
+
+    It sees the latent action only: what it needs to draw the motion, z has to hold.
+    """
+
+    def __init__(self, latent_action_dim: int, height_px: int, width_px: int) -> None:
+        super().__init__()
+        self.size_px = (height_px, width_px)
+        self._middle_px = (-(-height_px // 2), -(-width_px // 2))
+        self._grid = (-(-height_px // 4), -(-width_px // 4))
+        self.grid = nn.Linear(latent_action_dim, _WIDTH * self._grid[0] * self._grid[1])
+        self.middle = nn.Conv2d(_WIDTH, _WIDTH // 2, 3, padding=1)
+        self.output = nn.Conv2d(_WIDTH // 2, 2, 3, padding=1)
+
+    def forward(self, latent_BZ: Tensor) -> Tensor:
+        """float [B, Z] -> flow in pixels, float [B, 2, height_px, width_px]."""  # noqa: D403
+        features = F.silu(self.grid(latent_BZ)).view(-1, _WIDTH, *self._grid)
+        features = F.silu(self.middle(F.interpolate(features, size=self._middle_px)))
+        return self.output(F.interpolate(features, size=self.size_px))
