@@ -1,6 +1,7 @@
 """The whole job on real Ray, from files to a shard set that training reads."""
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -34,8 +35,10 @@ from lafp import storage
 from lafp.config import ConfigError, load_config
 from lafp.data.shard_format import ShardSet, read_records
 from lafp.data.shards import ClipOrder, ClipReader
+from lafp.download import HttpConfig
 from lafp.storage import StorageError
 from lafp.video import VIDEO_DECODERS, EncodeConfig
+from tests.http_server import serving
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +269,28 @@ def test_labeled_episodes_keep_their_actions_and_their_split(local_ray, tmp_path
     np.testing.assert_allclose(spec.action["mean"], train.mean(axis=0))
     np.testing.assert_allclose(spec.action["std"], train.std(axis=0))
     assert (spec.action["low"], spec.action["high"]) == ([0, 0], [21, 3])
+
+
+def test_the_workers_of_a_cluster_share_one_rate_per_host(local_ray, tmp_path):
+    data = write_video(tmp_path / "x.mp4", moving_square(20)).read_bytes()
+    with serving() as host:
+        names = [f"/{i}.mp4" for i in range(12)]
+        host.files.update({name: data + name.encode() for name in names})
+        host.answers.update(dict.fromkeys(names, host.serve_slowly))
+        uris = [*(host.url + name for name in names), "no.mp4"]
+        (tmp_path / "list.txt").write_text("\n".join(uris))
+        cfg = replace(
+            CFG,
+            source=str(tmp_path / "list.txt"),
+            filters=FiltersConfig(min_motion=0.0, drop_duplicates=False),
+            http=HttpConfig(requests_per_s_per_host=10.0, connections_per_host=1, retries=0),
+        )
+        summary = preprocess(cfg, str(tmp_path / "out"))
+        times_s = [at_s for at_s, _, _ in host.hits]
+    assert (summary["num_videos"], summary["num_clips"], summary["num_rejects"]) == (13, 12, 1)
+    assert len(times_s) == 12 and host.max_open == 1
+    # Each answer takes 0.15 s; two processes without a common bound would ask at the same time.
+    assert all(b - a > 0.07 for a, b in itertools.pairwise(times_s))
 
 
 def test_a_source_of_nothing_but_rejects_is_a_config_error_with_the_reasons(local_ray, tmp_path):

@@ -1,5 +1,8 @@
 """The same contract on a local folder and on a real S3 API (moto's server on loopback)."""
 
+import tracemalloc
+
+import numpy as np
 import pytest
 
 from lafp import storage
@@ -129,3 +132,57 @@ def test_an_answer_of_s3_that_breaks_off_is_asked_for_again(monkeypatch):
         host.answers["/bucket/x"] = lambda handler, _: answer(handler, 200, b"01", length=10)
         with pytest.raises(storage.StorageError, match="Could not read s3://bucket/x"):
             storage.read_bytes("s3://bucket/x")
+
+
+@pytest.mark.parametrize("num_files", [0, 1, 4, 5, 9, 10, 11, 37])
+def test_a_folder_too_large_for_memory_is_listed_in_the_same_order(
+    tmp_path, monkeypatch, num_files
+):
+    (tmp_path / "folder").mkdir()
+    names = np.random.default_rng(num_files).permutation(num_files)
+    for number in names:
+        (tmp_path / f"{number % 7}_{number}.mp4").touch()
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "folder/x.mp4").touch()
+    whole = [info.uri for info in storage.list_files(str(tmp_path))]
+    assert len(whole) == num_files + 1 and whole == sorted(whole)
+    monkeypatch.setattr(storage, "_LISTED_AT_ONCE", 5)
+    assert [info.uri for info in storage.list_files(str(tmp_path))] == whole
+
+
+def test_listing_does_not_hold_a_folder_in_memory(tmp_path, monkeypatch):
+    for number in range(1500):
+        (tmp_path / f"a rather long name of a video file {number:06d}.mp4").touch()
+
+    def peak_bytes():
+        tracemalloc.start()
+        assert sum(1 for _ in storage.list_files(str(tmp_path))) == 1500
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    whole = peak_bytes()
+    monkeypatch.setattr(storage, "_LISTED_AT_ONCE", 100)
+    assert peak_bytes() < whole / 3
+
+
+def test_pages_of_a_listing_on_s3_are_fetched_when_they_are_needed(s3_bucket, monkeypatch):
+    for number in range(5):
+        storage.write_bytes(storage.join(s3_bucket, f"{number}.mp4"), b"x")
+    asked = []
+    client = storage._client()
+
+    def small_page(params, **_):
+        asked.append(params)
+        return params | {"MaxKeys": 2}
+
+    event = "provide-client-params.s3.ListObjectsV2"
+    client.meta.events.register(event, small_page)
+    try:
+        listed = storage.list_files(s3_bucket)
+        assert next(listed).uri.endswith("0.mp4")
+        assert len(asked) == 1
+        assert [info.uri[-5:] for info in listed] == [f"{number}.mp4" for number in range(1, 5)]
+        assert len(asked) == 3
+    finally:
+        client.meta.events.unregister(event, small_page)

@@ -1,17 +1,16 @@
 """Lists of URIs: every format, local and on S3; what they name is local, on S3 or on the web."""
 
 import csv
-import itertools
 import json
+import tracemalloc
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from data_pipelines.config import PreprocessConfig
-from data_pipelines.pipeline import list_inputs, preprocess
+from data_pipelines.pipeline import list_inputs
 from data_pipelines.sources.uri_list import list_uris
 from data_pipelines.stages.motion import FiltersConfig
 from data_pipelines.stages.probe import LimitsConfig
@@ -151,22 +150,14 @@ def test_a_url_as_the_source_itself_is_a_config_error():
         list(list_inputs(replace(CFG, source="https://h/x.mp4")))
 
 
-def test_the_workers_of_a_cluster_share_one_rate_per_host(tmp_path):
-    data = write_video(tmp_path / "x.mp4", moving_square(20)).read_bytes()
-    http = HttpConfig(requests_per_s_per_host=10.0, connections_per_host=2, retries=0)
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    try:
-        with serving() as host:
-            names = [f"/{i}.mp4" for i in range(12)]
-            host.files.update({name: data + name.encode() for name in names})
-            host.answers.update(dict.fromkeys(names, host.serve_slowly))
-            path = write_list(tmp_path, ".txt", [*(host.url + name for name in names), "no.mp4"])
-            tasks = replace(CFG.tasks, videos_per_task=4)
-            cfg = replace(CFG, source=str(path), http=http, tasks=tasks)
-            summary = preprocess(cfg, str(tmp_path / "out"))
-            times_s = [at_s for at_s, _, _ in host.hits]
-    finally:
-        ray.shutdown()
-    assert (summary["num_videos"], summary["num_clips"], summary["num_rejects"]) == (13, 12, 1)
-    assert host.max_open <= 2
-    assert all(b - a > 0.07 for a, b in itertools.pairwise(times_s))
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_long_list_is_never_in_memory(tmp_path, suffix):
+    uris = [f"https://host/a/rather/long/path/{number:08d}.mp4" for number in range(15_000)]
+    path = write_list(tmp_path, suffix, uris)
+    del uris
+    tracemalloc.start()
+    count = sum(1 for _ in list_uris(str(path), None, "link", False))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 15_000
+    assert peak_bytes < 4 * 2**20, "as items they are some 12 MB"
