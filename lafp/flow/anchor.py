@@ -7,6 +7,12 @@ from lafp.flow.path import point_on_path
 from lafp.flow.solver import SolverName, VelocityField, integrate
 
 
+def anchored_point(x_0: Tensor, x_1: Tensor, anchor_time: float | Tensor) -> Tensor:
+    """x_{tau_a} = (1 - tau_a) x_0 + tau_a x_1, where ``anchored_sample`` starts its solver."""
+    t_B = torch.as_tensor(anchor_time, dtype=x_0.dtype, device=x_0.device).expand(len(x_0))
+    return point_on_path(x_0, x_1, t_B)
+
+
 def anchored_sample(
     velocity_field: VelocityField,
     x_0: Tensor,
@@ -32,8 +38,10 @@ def anchored_sample(
         num_steps: Solver steps from tau_a to 1.
         solver: See ``SolverName``.
     """
-    t_B = torch.as_tensor(anchor_time, dtype=x_0.dtype, device=x_0.device).expand(len(x_0))
-    x_t = point_on_path(x_0, x_1, t_B)
     return integrate(
-        velocity_field, x_t, start_time=anchor_time, num_steps=num_steps, solver=solver
+        velocity_field,
+        anchored_point(x_0, x_1, anchor_time),
+        start_time=anchor_time,
+        num_steps=num_steps,
+        solver=solver,
     )

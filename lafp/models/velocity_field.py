@@ -1,6 +1,7 @@
 """v(x_t, t, h(o)): a small head that the solver calls many times per observation."""
 
-# Shape suffixes in this file: B batch, E embedding, Z latent action, D hidden, K time features.
+# Shape suffixes in this file: B batch, E embedding, Z latent action, D hidden, T times,
+# K time features.
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,15 @@ class VelocityField(nn.Module):
     frequency: Tensor
 
     def __init__(
-        self, latent_action_dim: int, embed_dim: int, hidden_dims: tuple[int, ...]
+        self,
+        latent_action_dim: int,
+        embed_dim: int,
+        hidden_dims: tuple[int, ...],
+        num_times: int = 1,
     ) -> None:
         super().__init__()
         first, *rest = hidden_dims
-        point_dim = latent_action_dim + NUM_TIME_FEATURES
+        point_dim = latent_action_dim + num_times * NUM_TIME_FEATURES
         self.from_embedding = nn.Linear(embed_dim, first)
         self.from_point = nn.Linear(point_dim, first, bias=False)
         self.head = nn.Sequential(nn.SiLU(), *mlp(first, tuple(rest), latent_action_dim))
@@ -41,13 +46,13 @@ class VelocityField(nn.Module):
 
         Args:
             x_t: Points on the path, float [B, Z].
-            t: Flow times in [0, 1], float [B].
+            t: Flow times in [0, 1], float [B], or [B, T] where ``num_times`` T is more than 1.
             condition: What ``condition`` returned for the observations, [B, D].
 
         Returns:
             [B, Z], in the condition's dtype.
         """
         # cos(k pi t) is a complete basis on [0, 1] that, unlike sines, does not tie its ends.
-        features_BK = torch.cos(t[:, None] * self.frequency)
-        point = torch.cat([x_t, features_BK], dim=1).to(condition.dtype)
+        features_BTK = torch.cos(t.view(len(t), -1, 1) * self.frequency)
+        point = torch.cat([x_t, features_BTK.flatten(1)], dim=1).to(condition.dtype)
         return self.head(self.from_point(point) + condition)

@@ -7,5 +7,6 @@ POLICIES = Registry(
     {
         "latent_bc": "lafp.policies.latent_bc:LatentBc",
         "latent_flow": "lafp.policies.latent_flow:LatentFlow",
+        "latent_mean_flow": "lafp.policies.latent_mean_flow:LatentMeanFlow",
     },
 )

@@ -86,7 +86,7 @@ class Policy(nn.Module, ABC):
             obs: o_t, float [B, 3 F, H, W] in [-1, 1].
             latent_action: z_t of the frozen LAM, float [B, Z].
             has_step: Which steps of a chunk lie inside of their clip, bool [B, H]; None is all.
-                The others' values do not count. The first one always does.
+                The others count in no loss. The first one is always there.
         """
 
     def encode(self, obs: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lafp.config import choice
 from lafp.flow import TIME_DISTRIBUTIONS
-from lafp.flow.anchor import anchored_sample
+from lafp.flow.anchor import anchored_point
 from lafp.flow.coupling import conditional_ot_coupling
 from lafp.flow.path import velocity_towards
 from lafp.flow.solver import SolverName, VelocityField, integrate
@@ -76,12 +76,14 @@ class LatentFlow(Policy):
     """z_t ~ the flow of v(x_t, t, h(o_t)) from N(0, I) (Lipman et al., arXiv:2210.02747)."""
 
     Config = LatentFlowConfig
+    num_times = 1
+    """How many flow times the head reads."""
 
     def __init__(self, cfg: LatentFlowConfig, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__(cfg, obs, latent_action_dim)
         self.noise_dim = self.point_dim
         self.head = velocity_field.VelocityField(
-            self.point_dim, self.encoder.embed_dim, cfg.hidden_dims
+            self.point_dim, self.encoder.embed_dim, cfg.hidden_dims, self.num_times
         )
         self.time = TIME_DISTRIBUTIONS.get(cfg.time.name)(cfg.time)
 
@@ -99,6 +101,12 @@ class LatentFlow(Policy):
         x_0_ND = torch.randn_like(x_1_ND)
         if self.cfg.coupling == "minibatch_ot":
             x_0_ND = self._coupled(x_0_ND, x_1_ND, embedding.detach())
+        return self._loss(x_0_ND, x_1_ND, condition, is_present)
+
+    def _loss(
+        self, x_0_ND: Tensor, x_1_ND: Tensor, condition: Tensor, is_present: Tensor | None
+    ) -> LossOutput:
+        """Loss of N pairs of noise and data."""
         t_N = self.time.sample(len(x_1_ND), x_1_ND.device)
 
         def head(x_t: Tensor, t: Tensor) -> Tensor:
@@ -117,19 +125,13 @@ class LatentFlow(Policy):
         """Samples latent actions, starting as ``noise`` says. See ``Policy``."""
         cfg = self.cfg
         noise_BD, noise_age_B = self._start(embedding, state, noise)
-        field = self._velocity_field(embedding)
+        start_BD, start_time, num_steps = noise_BD, 0.0, cfg.num_solver_steps
         if state and state.plan is not None and cfg.noise == "warm_start":
-            point_BD = anchored_sample(
-                field,
-                noise_BD,
-                self.standardize(_rest_of_plan(state.plan, state.plan_age_steps)),
-                cfg.warm_start_time,
-                num_steps=max(1, round(cfg.num_solver_steps * (1 - cfg.warm_start_time))),
-                solver=cfg.solver,
-            )
-        else:
-            point_BD = integrate(field, noise_BD, num_steps=cfg.num_solver_steps, solver=cfg.solver)
-        plan = self.restore(point_BD)
+            rest_BD = self.standardize(_rest_of_plan(state.plan, state.plan_age_steps))
+            start_BD = anchored_point(noise_BD, rest_BD, cfg.warm_start_time)
+            start_time = cfg.warm_start_time
+            num_steps = max(1, round(num_steps * (1 - start_time)))
+        plan = self.restore(self._solve(embedding, start_BD, start_time, num_steps))
         return plan, PolicyState(noise=noise_BD, noise_age_steps=noise_age_B, plan=plan)
 
     def anchored_on(
@@ -140,15 +142,22 @@ class LatentFlow(Policy):
         noise: NoiseSource | None = None,
     ) -> Tensor:
         """Interpolates, with fresh noise. See ``Policy.anchored_latent_action``."""
-        point_BD = anchored_sample(
+        noise_BD = self.draw_noise(len(embedding), embedding.device, noise)
+        start_BD = anchored_point(noise_BD, self.standardize(latent_action), anchor_time)
+        num_steps = self.cfg.num_solver_steps
+        return self.restore(self._solve(embedding, start_BD, anchor_time, num_steps))
+
+    def _solve(
+        self, embedding: Tensor, x_BD: Tensor, start_time: float | Tensor, num_steps: int
+    ) -> Tensor:
+        """Carries points from ``start_time`` to data."""
+        return integrate(
             self._velocity_field(embedding),
-            self.draw_noise(len(embedding), embedding.device, noise),
-            self.standardize(latent_action),
-            anchor_time,
-            num_steps=self.cfg.num_solver_steps,
+            x_BD,
+            start_time=start_time,
+            num_steps=num_steps,
             solver=self.cfg.solver,
         )
-        return self.restore(point_BD)
 
     def _coupled(self, x_0_ND: Tensor, x_1_ND: Tensor, embedding: Tensor) -> Tensor:
         """The same noise in the order of the coupling; each draw is a batch of its own."""

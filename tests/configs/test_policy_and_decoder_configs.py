@@ -25,6 +25,14 @@ def test_the_baseline_has_the_encoder_head_data_and_updates_of_the_flow_policy(p
     assert bc.policy.hidden_dims == flow.policy.hidden_dims
 
 
+def test_mean_flow_differs_from_flow_in_its_objective_alone():
+    configs = loaded("train_policy")
+    mean_flow, flow = configs["latent_mean_flow"], configs["latent_flow"]
+    assert (mean_flow.train, mean_flow.window) == (flow.train, flow.window)
+    assert mean_flow.policy.encoder == flow.policy.encoder
+    assert mean_flow.policy.hidden_dims == flow.policy.hidden_dims
+
+
 def test_decoders_of_one_comparison_differ_in_policy_and_anchor_alone():
     decoders = [cfg for name, cfg in loaded("train_decoder").items() if name.startswith("slalom_")]
     assert {(cfg.policy, cfg.anchor_time) for cfg in decoders} == {

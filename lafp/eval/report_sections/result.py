@@ -23,7 +23,8 @@ from lafp.eval.results import DEMONSTRATOR, Result, read_results
 from lafp.eval.run_record import RunRecord
 from lafp.eval.statistics import bootstrap_interval
 
-_POLICY_METHODS = ("latent_bc", "latent_bc_idm_decoder", "latent_flow")
+_METHODS_IN_ORDER = ("latent_bc", "latent_bc_idm_decoder", "latent_flow")
+_NO_POLICIES = (DEMONSTRATOR, "lam")
 _SLALOM_NOTE = (
     "Slalom is built to hold a late, sharp fork on the centre line, where the mean of two ways is "
     "a crash. A policy that averages either crashes or, where its mean happens to tip over, always "
@@ -70,13 +71,14 @@ def is_lafp(row: Result) -> bool:
 def of_metric(rows: Sequence[Result], metric: str) -> list[Result]:
     """The policies' rows of one metric, in the order baselines, then ``anchor_time``, by noise."""
     noises = list(dict.fromkeys(row.noise for row in rows if row.noise))
-    chosen = [row for row in rows if row.metric == metric and row.method in _POLICY_METHODS]
+    chosen = [row for row in rows if row.metric == metric and row.method not in _NO_POLICIES]
+    order = {method: index for index, method in enumerate(_METHODS_IN_ORDER)}
     return sorted(
         chosen,
         key=lambda row: (
             row.method == "latent_flow",
             noises.index(row.noise) if row.noise else -1,
-            _POLICY_METHODS.index(row.method),
+            order.get(row.method, len(order)),
             row.anchor_time or 0.0,
             row.solver_steps or 0,
         ),

@@ -7,6 +7,7 @@ import torch
 
 from lafp.config import config_from_dict
 from lafp.policies.latent_flow import LatentFlow
+from lafp.policies.latent_mean_flow import LatentMeanFlow
 from lafp.types import ObsSpec
 
 OBS = ObsSpec(height_px=8, width_px=8, frame_stack=2, fps=10)
@@ -51,6 +52,20 @@ def test_persistent_noise_makes_an_episode_deterministic():
     other_episode, _ = policy.act(obs, None, generator)
     assert torch.equal(first, second)
     assert not torch.isclose(first, other_episode).any()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"solver": "heun"}, "leave prediction and solver out, got velocity and heun"),
+        ({"interval_share": 0.0}, r"interval_share must be in \(0, 1\], got 0.0"),
+        ({"loss_power": -1.0}, "loss_power must not be negative, got -1.0"),
+    ],
+)
+def test_impossible_settings_of_mean_flow_are_refused(config, message):
+    raw = {"encoder": {"name": "small_cnn"}, **config}
+    with pytest.raises(ValueError, match=message):
+        config_from_dict(LatentMeanFlow.Config, raw)
 
 
 def play(policy, num_steps, batch_size=4, state=None, seed=0):

@@ -51,7 +51,7 @@ def draw_from_fork(num):
 
 @pytest.fixture(scope="module")
 def forked():
-    options = {"latent_bc": {}, "latent_flow": {"num_solver_steps": 16}}
+    options = {"latent_bc": {}, "latent_flow": {"num_solver_steps": 16}, "latent_mean_flow": {}}
     return {name: train(make(name, **options[name]), draw_from_fork) for name in NAMES}
 
 
@@ -64,6 +64,7 @@ def forked():
         ("latent_flow", {"time": {"name": "logit_normal"}, "solver": "heun"}),
         ("latent_flow", {"time": {"name": "beta"}, "num_time_draws": 2}),
         ("latent_flow", {"coupling": "minibatch_ot"}),
+        ("latent_mean_flow", {}),
     ],
 )
 def test_a_policy_learns_a_function_of_the_observation_in_the_lams_units(name, config):
@@ -92,6 +93,27 @@ def test_coupled_noise_keeps_modes_in_one_step_where_independent_noise_averages_
         z, _ = train(policy, draw_from_fork).act(grey(torch.zeros(1000)))
         kept[coupling] = (z[:, 1].abs() > 0.5).float().mean().item()
     assert kept["independent"] < 0.3 and kept["minibatch_ot"] > 0.6
+
+
+def test_one_step_of_mean_flow_keeps_both_modes_where_one_step_of_a_flow_averages_them():
+    near_a_mode, to_one_side = {}, {}
+    for name in ("latent_flow", "latent_mean_flow"):
+        policy = train(make(name, num_solver_steps=1), draw_from_fork)
+        z, _ = policy.act(grey(torch.zeros(1000)))
+        near_a_mode[name] = ((z[:, 1].abs() - 1).abs() < 0.5).float().mean().item()
+        to_one_side[name] = (z[:, 1] > 0).float().mean().item()
+    assert near_a_mode["latent_flow"] < 0.1 and near_a_mode["latent_mean_flow"] > 0.5
+    assert to_one_side["latent_mean_flow"] == pytest.approx(0.5, abs=0.25)
+
+
+def test_mean_flow_is_anchored_in_one_step(forked):
+    obs, z_idm = draw_from_fork(500)
+    policy, calls = forked["latent_mean_flow"], []
+    handle = policy.head.register_forward_hook(lambda *_: calls.append(1))
+    z = policy.anchored_latent_action(obs, z_idm, 0.5)
+    handle.remove()
+    assert policy.cfg.num_solver_steps == len(calls) == 1
+    assert (z[:, 1].sign() == z_idm[:, 1]).float().mean() > 0.8
 
 
 def test_an_anchor_picks_the_demonstrated_mode(forked):
@@ -152,11 +174,12 @@ def test_statistics_move_in_training_only(name):
 
 def test_policies_share_encoder_and_size_of_head():
     sizes = {name: sum(p.numel() for p in make(name).parameters()) for name in NAMES}
-    # The flow's head also reads x_t and the time: 64 x (2 + 8) weights.
+    # The flow's head also reads x_t and the time: 64 x (2 + 8) weights; mean flow's two times.
     assert sizes["latent_flow"] - sizes["latent_bc"] == 640
+    assert sizes["latent_mean_flow"] - sizes["latent_bc"] == 640 + 512
     torch.manual_seed(0)
-    first, second = (make(name).encoder.state_dict() for name in NAMES)
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    first, *others = (make(name).encoder.state_dict() for name in NAMES)
+    assert all(torch.equal(first[key], other[key]) for other in others for key in first)
 
 
 @pytest.mark.parametrize("name", NAMES)

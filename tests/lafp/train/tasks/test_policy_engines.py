@@ -24,6 +24,7 @@ NUM_STEPS, BATCH_SIZE = 6, 16
 POLICIES = {
     "latent_bc": {},
     "latent_flow": {"latent_projection": {"name": "pca", "dim": 3, "num_fit_latents": 40}},
+    "latent_mean_flow": {"chunk_steps": 3},
 }
 
 

@@ -1,0 +1,69 @@
+"""Average velocities: flows that go from noise to data in one step."""
+
+# Shape suffixes in this file: B batch.
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lafp.flow.path import broadcast_time
+
+AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""u(x_t [B, ...], t [B], s [B]) -> x_t's shape: x_s = x_t + (s - t) u. Close over conditioning."""
+
+
+def average_velocity_and_target(
+    average_velocity: AverageVelocity, x_t: Tensor, t: Tensor, s: Tensor, velocity: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a model says, and what the MeanFlow identity wants it to say.
+
+        (s - t) u(x_t, t, s) = integral of v(x_r, r) over r from t to s,    hence, by d/dt,
+        u = v + (s - t) du/dt,    du/dt = v du/dx + du/dt at constant x
+
+    Geng et al., *Mean Flows for One-step Generative Modeling*, arXiv:2505.13447, eq. 6, with time
+    from noise (0) to data (1) as everywhere in lafp, which turns their sign: here s >= t is where
+    the interval ends. The total derivative is one forward-mode product; the target has no gradient.
+    The target is linear in v, so a conditional velocity x_1 - x_0 in the place of v leaves its
+    expectation as it is.
+
+    Args:
+        average_velocity: u(x_t, t, s), differentiable forward.
+        x_t: Points, float [B, ...].
+        t: Their times, float [B].
+        s: Ends of the intervals, float [B], no less than t.
+        velocity: v or its estimate, x_t's shape.
+
+    Returns:
+        u with its gradient, and the target without.
+    """
+    tangents = velocity, torch.ones_like(t), torch.zeros_like(s)
+    u, du_dt = torch.func.jvp(average_velocity, (x_t, t, s), tangents)[:2]
+    target = velocity + broadcast_time(s - t, x_t) * du_dt
+    return u, target.detach()
+
+
+def integrate_average(
+    average_velocity: AverageVelocity,
+    x: Tensor,
+    *,
+    start_time: float | Tensor = 0.0,
+    num_steps: int = 1,
+) -> Tensor:
+    """Carries points along the flow from ``start_time`` to 1; one step is exact for an exact u.
+
+    Args:
+        average_velocity: u(x_t, t, s).
+        x: Points at ``start_time``, float [B, ...].
+        start_time: In [0, 1]; one for all, or one per element, float [B].
+        num_steps: Equal steps from ``start_time`` to 1.
+
+    Returns:
+        Points at t = 1, of x's shape. A point that starts at 1 stays where it is.
+    """
+    start_B = torch.as_tensor(start_time, dtype=x.dtype, device=x.device).expand(len(x))
+    dt_B = (1.0 - start_B) / num_steps
+    for i in range(num_steps):
+        t_B = start_B + i * dt_B
+        x = x + broadcast_time(dt_B, x) * average_velocity(x, t_B, t_B + dt_B)
+    return x
