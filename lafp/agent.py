@@ -9,6 +9,7 @@ import torch
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.deploy.export import export_agent
 from lafp.deploy.step import AgentStep, Memory
 from lafp.export import read_card
 from lafp.models.action_decoder import ActionDecoder, load_action_decoder
@@ -180,6 +181,24 @@ class Agent:
         self._is_first_N = np.zeros_like(self._is_first_N)
         action = action.cpu().numpy()
         return action[0] if is_single else action
+
+    def export(self, uri: str) -> None:
+        """Writes one step of this agent to a file that runs without lafp, for any number N.
+
+        Inputs are ``frame`` uint8 [N, H, W, 3], ``is_first`` bool [N] (which episodes begin),
+        ``noise`` float32 [N, noise_dim] (new from N(0, I) at every step), and the state; outputs
+        are the action and the next state. The state is zeros at first. ``lafp_agent.json`` in the
+        file (metadata of that name in ONNX) says how large all of them are, and holds the control
+        rate and the action's bounds. The file is for this agent's device, dtype, noise mode and
+        solver steps.
+
+        Args:
+            uri: Local or S3; ``.pt2`` for ``torch.export``, ``.onnx`` for ONNX (extra ``onnx``).
+
+        Raises:
+            ConfigError: Another ending, or the extra is missing.
+        """
+        export_agent(self.step, uri)
 
     def _checked(self, obs: np.ndarray) -> np.ndarray:
         """The observation as [N, H, W, 3], if it is one that the policy knows."""

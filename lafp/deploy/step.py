@@ -79,6 +79,8 @@ class AgentStep(nn.Module):
     def _latent_action(
         self, embedding: Tensor, noise: Tensor, memory: Memory | None, is_first: Tensor | None
     ) -> tuple[Tensor, PolicyState]:
+        if not self.policy.has_memory:
+            return self.policy.act_on(embedding, None, noise)[0], PolicyState()
         if memory is None:
             return self.policy.act_on(embedding, None, noise)
         latent_action, state = self.policy.act_on(embedding, memory.policy, noise)

@@ -89,6 +89,14 @@ class Policy(nn.Module, ABC):
                 The others count in no loss. The first one is always there.
         """
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether a step depends on the state that the last one returned.
+
+        A policy that overrides nothing may; a step without memory is cheaper where episodes begin.
+        """
+        return True
+
     def encode(self, obs: Tensor) -> Tensor:
         """h(o_t): float [B, 3 F, H, W] in [-1, 1] -> [B, E]."""
         return self.encoder(obs)

@@ -26,6 +26,11 @@ class LatentBc(Policy):
         super().__init__(cfg, obs, latent_action_dim)
         self.head = mlp(self.encoder.embed_dim, cfg.hidden_dims, self.point_dim)
 
+    @property
+    def has_memory(self) -> bool:
+        """Of the rest of a chunk, if there is one."""
+        return self.cfg.chunk_steps > 1
+
     def forward(
         self, obs: Tensor, latent_action: Tensor, has_step: Tensor | None = None
     ) -> LossOutput:

@@ -87,6 +87,11 @@ class LatentFlow(Policy):
         )
         self.time = TIME_DISTRIBUTIONS.get(cfg.time.name)(cfg.time)
 
+    @property
+    def has_memory(self) -> bool:
+        """Of its noise, or of the rest of a chunk."""
+        return self.cfg.chunk_steps > 1 or self.cfg.noise != "fresh"
+
     def forward(
         self, obs: Tensor, latent_action: Tensor, has_step: Tensor | None = None
     ) -> LossOutput:
