@@ -8,14 +8,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.action_statistics import ActionStatistics
 from data_pipelines.catalog import Catalog
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import REASONS, RejectRow
-from data_pipelines.rows import ItemRows, LabelSums
+from data_pipelines.rows import ItemRows
 from data_pipelines.stages.write_shards import ShardPlan, entry_name
 from lafp import storage
 from lafp.config import ConfigError
@@ -189,31 +189,9 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
 _REASONS = "SELECT reason, count(*) FROM rejects GROUP BY reason"
 
 
-class _ActionSums:
-    """Sums over clips, for ``ShardSet.action``."""
-
-    def __init__(self) -> None:
-        self.num_rows = 0
-        self.total: Any = 0.0
-        self.total_squares: Any = 0.0
-        self.low: Any = np.inf
-        self.high: Any = -np.inf
-        self.num_choices = 0
-        self.is_bounded = True
-
-    def add(self, sums: LabelSums) -> None:
-        self.num_rows += sums.num_rows
-        self.total = self.total + np.array(sums.total)
-        self.total_squares = self.total_squares + np.array(sums.total_squares)
-        self.low = np.minimum(self.low, sums.low)
-        self.high = np.maximum(self.high, sums.high)
-        self.num_choices = max(self.num_choices, sums.num_choices)
-        self.is_bounded &= sums.is_bounded
-
-
 def _action(catalog: Catalog) -> dict[str, Any]:
-    """Fields of ``ActionSpec`` over all clips; mean and std over the training clips' pairs."""
-    every, train = _ActionSums(), _ActionSums()
+    """Fields of ``ActionSpec`` over all clips; statistics over the training clips' pairs."""
+    every, train = ActionStatistics(), ActionStatistics()
     kinds: set[tuple[int, bool]] = set()
     for clip in catalog.kept_clips():
         if (sums := clip.label_sums) is None:
@@ -228,15 +206,12 @@ def _action(catalog: Catalog) -> dict[str, Any]:
     if every.num_choices:
         return {"dim": every.num_choices, "is_discrete": True, "low": [], "high": []}
     bounds = every if every.is_bounded else train
-    mean = train.total / train.num_rows
-    mean_square = train.total_squares / train.num_rows
     return {
-        "dim": len(mean),
+        "dim": len(bounds.low),
         "is_discrete": False,
         "low": bounds.low.tolist(),
         "high": bounds.high.tolist(),
-        "mean": mean.tolist(),
-        "std": np.sqrt(np.maximum(mean_square - mean**2, 0)).tolist(),
+        **train.per_dimension(),
     }
 
 

@@ -18,6 +18,7 @@ REASONS = {
     "too_large": "frames larger than limits.max_pixels",
     "too_small": "frames smaller than limits.min_side_px",
     "too_long": "longer than limits.max_duration_s",
+    "blank": "a camera that the dataset only pads",
     "same_file": "the same bytes as an earlier input",
     # spans of it
     "damaged": "does not decode to what was encoded",

@@ -46,12 +46,17 @@ class LabelSums:
     """Sums over the pairs of one clip, from which those of the set are added up."""
 
     num_rows: int
-    total: tuple[float, ...]
-    total_squares: tuple[float, ...]
-    low: tuple[float, ...]
-    """Smallest value per dimension; the action space's bound where the labels give it."""
-    high: tuple[float, ...]
-    is_bounded: bool
+    total: tuple[float, ...] = ()
+    """Per dimension, like all that follows; empty for discrete actions."""
+    total_squares: tuple[float, ...] = ()
+    smallest: tuple[float, ...] = ()
+    largest: tuple[float, ...] = ()
+    buckets: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """Buckets of values and how many are in each (``action_statistics``)."""
+    low: tuple[float, ...] = ()
+    """Smallest value; the action space's bound where the labels give it."""
+    high: tuple[float, ...] = ()
+    is_bounded: bool = False
     """Whether low and high are the action space's bounds."""
     num_choices: int = 0
     """Of discrete actions: the largest seen, plus one."""
@@ -113,6 +118,9 @@ def clip_row_from_dict(raw: dict[str, Any]) -> ClipRow:
     """The inverse of ``dataclasses.asdict``, after JSON."""
     sums: Any = raw["label_sums"]
     if sums is not None:
-        fields: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in sums.items()}
-        sums = LabelSums(**fields)
+        sums = LabelSums(**{key: _freeze(value) for key, value in sums.items()})
     return ClipRow(**raw | {"record": ClipRecord(**raw["record"]), "label_sums": sums})
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value

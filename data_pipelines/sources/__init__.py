@@ -8,10 +8,12 @@ from typing import Protocol
 
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.hdf5 import Hdf5
-from data_pipelines.sources.lerobot_v2 import LeRobotV2
+from data_pipelines.sources.lerobot_v2 import INFO, LeRobotV2
 from data_pipelines.sources.lerobot_v3 import LeRobotV3
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
 from data_pipelines.sources.rlds import Rlds
+from lafp import storage
+from lafp.config import ConfigError
 from lafp.data.shard_format import Split
 
 
@@ -49,6 +51,40 @@ LABELED_SOURCES: dict[str, LabeledSource] = {
 }
 
 
-def find_labeled_source(source: str) -> LabeledSource | None:
-    """The format that the source holds; None if it is videos and ``.npz`` files."""
-    return next((found for found in LABELED_SOURCES.values() if found.is_at(source)), None)
+# A parent folder of datasets: the/parent/dataset or the/parent/user/dataset.
+_MAX_DEPTH, _MAX_FOLDERS = 2, 1000
+
+
+def find_labeled_sources(source: str) -> list[tuple[LabeledSource, str]]:
+    """The formats that the source holds, and where. Empty if it is videos and ``.npz`` files.
+
+    LeRobot datasets are folders, so a source may hold several of them, one or two levels down.
+
+    Raises:
+        ConfigError: It holds LeRobot datasets and files of another format.
+    """
+    here = [(found, source) for found in LABELED_SOURCES.values() if found.is_at(source)]
+    lerobot = [LABELED_SOURCES["lerobot_v2"], LABELED_SOURCES["lerobot_v3"]]
+    if here and here[0][0] in lerobot:
+        return here[:1]
+    below = [
+        (found, folder) for folder in _folders(source) for found in lerobot if found.is_at(folder)
+    ]
+    if here and below:
+        raise ConfigError(
+            f"{source} holds LeRobot datasets ({below[0][1]} ...) and other formats. Name one of "
+            "them as the source."
+        )
+    return below or here[:1]
+
+
+def _folders(source: str) -> Iterator[str]:
+    """Folders below a source that may be datasets, those of a dataset left out."""
+    level, num_seen = [source], 0
+    for _ in range(_MAX_DEPTH):
+        below = [storage.join(uri, name) for uri in level for name in storage.list_folders(uri)]
+        num_seen += len(below)
+        if num_seen > _MAX_FOLDERS:  # a corpus of videos, not of datasets
+            return
+        yield from below
+        level = [uri for uri in below if not storage.is_file(storage.join(uri, INFO))]

@@ -1,10 +1,11 @@
 """List the inputs of a source, whatever it is."""
 
+import itertools
 from collections.abc import Iterator
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rows import VideoItem
-from data_pipelines.sources import find_labeled_source
+from data_pipelines.sources import find_labeled_sources
 from data_pipelines.sources.uri_list import is_uri_list, list_uris
 from data_pipelines.stages.list_videos import list_videos
 from lafp import storage
@@ -24,9 +25,9 @@ def list_source(source: str, split: Split | None, cfg: PreprocessConfig) -> Iter
         )
     if is_uri_list(source):
         return list_uris(source, split, cfg.uri_column, has_labels=cfg.labels is not None)
-    reader = find_labeled_source(source) if cfg.labels is not None else None
-    if reader is not None:
-        return reader.list_items(source, split)
+    found = find_labeled_sources(source) if cfg.labels is not None else []
+    if found:
+        return itertools.chain.from_iterable(reader.list_items(uri, split) for reader, uri in found)
     return list_videos(source, split, has_labels=cfg.labels is not None)
 
 

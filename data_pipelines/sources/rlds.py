@@ -67,15 +67,15 @@ def _open_record(record: bytes, uri: str, using: OpenWith) -> Iterator[Opened | 
         yield Unusable(uri, "no_video_stream", "the record holds no pictures")
     episode_id = hashlib.sha256(record).hexdigest()[:32]
     for camera in cameras:
-        yield _open_camera(features, camera, f"{uri}/{camera}", episode_id, using)
+        camera_uri = f"{uri}/{camera}"
+        if _is_padding(features[_CAMERA_PREFIX + camera]):
+            yield Unusable(camera_uri, "blank", "all of its pictures are one colour")
+        else:
+            yield _open_camera(features, camera, camera_uri, episode_id, using)
 
 
 def camera_names(features: Features) -> list[str]:
-    """The cameras of an episode.
-
-    Datasets with several robots pad missing cameras with blank pictures; those are none. (Flags
-    such as ``episode_metadata/has_image_0`` do not tell: real files have them all 0.)
-    """
+    """The cameras of an episode, those that are only padding too."""
     return sorted(
         key.removeprefix(_CAMERA_PREFIX)
         for key, values in features.items()
@@ -89,14 +89,24 @@ def _are_pictures(values: "list[bytes] | np.ndarray") -> bool:
     try:
         with Image.open(io.BytesIO(values[0])) as picture:
             is_depth = picture.mode[0] in "IF"
-            is_blank = all(data == values[0] for data in values) and _is_blank(picture)
-            return not is_depth and not is_blank
+            return not is_depth
     except OSError:
         return False
 
 
-def _is_blank(picture: Image.Image) -> bool:
-    return np.ptp(np.asarray(picture)) == 0
+def _is_padding(values: "list[bytes] | np.ndarray") -> bool:
+    """Datasets with several robots pad missing cameras with blank pictures.
+
+    (Flags such as ``episode_metadata/has_image_0`` do not tell: real files have them all 0.)
+    """
+    assert isinstance(values, list)
+    if any(data != values[0] for data in values):
+        return False
+    try:
+        with Image.open(io.BytesIO(values[0])) as picture:
+            return bool(np.ptp(np.asarray(picture)) == 0)
+    except OSError:
+        return False
 
 
 def _open_camera(

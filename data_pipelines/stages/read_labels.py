@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.action_statistics import label_sums
 from data_pipelines.rows import LabelSums
 from data_pipelines.stages.resample import JITTER
 from lafp import storage
@@ -86,23 +87,7 @@ class EpisodeLabels:
     def sums(self, labels: Labels) -> LabelSums:
         """What one clip adds to the statistics; its last row belongs to no pair."""
         assert labels.true_action is not None
-        actions = labels.true_action[:-1].astype(np.float64)
-        if actions.ndim == 1:
-            choices = int(actions.max(initial=-1)) + 1
-            return LabelSums(
-                num_rows=len(actions), total=(), total_squares=(), low=(), high=(),
-                is_bounded=False, num_choices=choices,
-            )  # fmt: skip
-        low = actions.min(axis=0) if self.low is None else self.low
-        high = actions.max(axis=0) if self.high is None else self.high
-        return LabelSums(
-            num_rows=len(actions),
-            total=tuple(actions.sum(axis=0).tolist()),
-            total_squares=tuple((actions**2).sum(axis=0).tolist()),
-            low=tuple(low.tolist()),
-            high=tuple(high.tolist()),
-            is_bounded=self.low is not None and self.high is not None,
-        )
+        return label_sums(labels.true_action[:-1], self.low, self.high)
 
 
 def read_sidecar(uri: str, cfg: LabelsConfig) -> EpisodeLabels:

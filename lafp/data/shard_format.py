@@ -146,7 +146,8 @@ class ShardSet:
     min_clip_frames: int
     max_clip_frames: int
     action: dict[str, Any] | None = None
-    """Fields of ``ActionSpec``, and ``mean`` and ``std`` per dimension; None without labels."""
+    """Fields of ``ActionSpec``, and per dimension ``mean``, ``std``, ``min``, ``max`` and quantiles
+    ``q01`` and ``q99`` of the training clips; None without labels."""
     flow_size_px: list[int] | None = None
     """Height and width of the optical flow that is stored with every clip, if any."""
 

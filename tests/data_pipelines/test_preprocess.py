@@ -269,6 +269,9 @@ def test_labeled_episodes_keep_their_actions_and_their_split(local_ray, tmp_path
     np.testing.assert_allclose(spec.action["mean"], train.mean(axis=0))
     np.testing.assert_allclose(spec.action["std"], train.std(axis=0))
     assert (spec.action["low"], spec.action["high"]) == ([0, 0], [21, 3])
+    assert (spec.action["min"], spec.action["max"]) == ([0, 0], [21, 3])
+    exact = np.quantile(train, 0.99, axis=0, method="inverted_cdf")
+    np.testing.assert_allclose(spec.action["q99"], exact, rtol=1e-3)
 
 
 def test_the_workers_of_a_cluster_share_one_rate_per_host(local_ray, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.sources import hdf5
+from data_pipelines.stages.probe import LimitsConfig
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.video import decode_clip
@@ -81,6 +82,16 @@ def test_an_array_beyond_the_memory_limit_is_rejected_before_it_is_read(tmp_path
     labels = replace(CFG.labels, max_array_bytes=10_000)
     _, rejects = go_through(replace(CFG, source=str(path), labels=labels))
     assert [reject.reason for reject in rejects] == ["too_many_bytes"]
+
+
+def test_a_file_on_s3_beyond_the_limit_is_not_fetched(tmp_path, s3_bucket):
+    path = write(tmp_path / "set/a.h5", 2)
+    storage.write_bytes(storage.join(s3_bucket, "a.h5"), path.read_bytes())
+    limits = LimitsConfig(max_bytes=path.stat().st_size - 1)
+    _, rejects = go_through(replace(CFG, source=s3_bucket, limits=limits))
+    assert [(r.reason, r.detail) for r in rejects] == [
+        ("too_many_bytes", f"{path.stat().st_size} bytes")
+    ]
 
 
 def test_without_h5py_the_message_says_what_to_install(tmp_path, monkeypatch):

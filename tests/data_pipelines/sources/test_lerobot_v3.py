@@ -22,16 +22,24 @@ FILES = [0, 0, 0, 1]
 FPS = 10
 
 
-def actions_of(episode: int) -> np.ndarray:
+def actions_of(episode: int, first_number: int = 0) -> np.ndarray:
     """The first column counts on over the episodes of a file, like the pictures of the front."""
-    first = sum(
+    first = first_number + sum(
         n for n, file in zip(LENGTHS[:episode], FILES, strict=False) if file == FILES[episode]
     )
     rows = np.arange(first, first + LENGTHS[episode], dtype=np.float32)
     return np.stack([rows, rows + 1000 * episode], axis=1)
 
 
-def write_dataset(folder):
+def upload(folder, bucket):
+    uri = storage.join(bucket, "some/set")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.write_bytes(storage.join(uri, str(path.relative_to(folder))), path.read_bytes())
+    return uri
+
+
+def write_dataset(folder, first_number=0):
     features = {key: {"dtype": "video"} for key in CAMERAS} | {"action": {"dtype": "float32"}}
     (folder / "meta/episodes/chunk-000").mkdir(parents=True)
     (folder / "data/chunk-000").mkdir(parents=True)
@@ -57,14 +65,17 @@ def write_dataset(folder):
     for file in (0, 1):
         episodes = [i for i in range(len(LENGTHS)) if FILES[i] == file]
         table = {
-            "action": [row for i in episodes for row in actions_of(i)],
+            "action": [row for i in episodes for row in actions_of(i, first_number)],
             "observation.state": [row * 2 for i in episodes for row in actions_of(i)],
             "timestamp": [np.float32(t / FPS) for i in episodes for t in range(LENGTHS[i])],
             "episode_index": [i for i in episodes for _ in range(LENGTHS[i])],
         }
         pq.write_table(pa.table(table), folder / f"data/chunk-000/file-{file:03d}.parquet")
         total = sum(LENGTHS[i] for i in episodes)
-        pictures = numbered(total), moving_square(total, seed=file)
+        pictures = (
+            numbered(total + first_number)[first_number:],
+            moving_square(total, seed=file + first_number),
+        )
         for camera, frames in zip(CAMERAS, pictures, strict=True):
             path = folder / "videos" / camera / f"chunk-000/file-{file:03d}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,11 +88,31 @@ def source(request, tmp_path):
     folder = write_dataset(tmp_path / "set")
     if request.param == "local":
         return str(folder)
-    uri = storage.join(request.getfixturevalue("s3_bucket"), "some/set")
-    for path in folder.rglob("*"):
-        if path.is_file():
-            storage.write_bytes(storage.join(uri, str(path.relative_to(folder))), path.read_bytes())
-    return uri
+    return upload(folder, request.getfixturevalue("s3_bucket"))
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_a_parent_folder_is_searched_for_datasets(tmp_path, where, request):
+    for name, first in (("a/one", 0), ("a/two", 100), ("three", 200)):
+        (tmp_path / "sets/a").mkdir(parents=True, exist_ok=True)
+        write_dataset(tmp_path / "sets" / name, first_number=first)
+    (tmp_path / "sets/README.md").write_text("not a dataset")
+    source = str(tmp_path / "sets")
+    if where == "s3":
+        source = upload(tmp_path / "sets", request.getfixturevalue("s3_bucket"))
+    clips, rejects = go_through(replace(CFG, source=source))
+    assert (len(clips), rejects) == (3 * 8, [])
+    assert len({clip.record.video_id for clip in clips}) == 3 * 8
+    assert len({clip.record.episode_id for clip in clips}) == 3 * 4
+    folders = {clip.record.video_uri.removeprefix(source).split("/videos/")[0] for clip in clips}
+    assert folders == {"/a/one", "/a/two", "/three"}
+
+
+def test_datasets_beside_another_format_are_a_config_error(tmp_path):
+    write_dataset(tmp_path / "one")
+    (tmp_path / "x.tfrecord").write_bytes(b"")
+    with pytest.raises(ConfigError, match="Name one of them as the source"):
+        go_through(replace(CFG, source=str(tmp_path)))
 
 
 def check_numbers(clips):

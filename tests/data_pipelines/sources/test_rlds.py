@@ -115,7 +115,8 @@ def test_every_camera_of_every_record_with_its_actions(tmp_path, where, request)
         source = storage.join(request.getfixturevalue("s3_bucket"), "set")
         storage.write_bytes(storage.join(source, path.name), path.read_bytes())
     clips, rejects = go_through(replace(CFG, source=source))
-    assert rejects == []
+    found = [(row.video_uri.removeprefix(f"{source}/{path.name}"), row.reason) for row in rejects]
+    assert found == [(f"#{i}/absent", "blank") for i in range(3)]
     names = [clip.record.video_uri.rpartition("#")[2] for clip in clips]
     assert names == ["0/front", "0/wrist", "1/front", "1/wrist", "2/front", "2/wrist"]
     assert len({clip.record.episode_id for clip in clips}) == 3
@@ -135,11 +136,11 @@ def test_damage_keeps_the_records_before_it(tmp_path):
     path.write_bytes(sound[:-100])
     selection = select(replace(CFG, source=str(path)), tmp_path / "a")
     assert len(selection.clips) == 2
-    assert [row.reason for row in selection.rejects] == ["truncated"]
+    assert [row.reason for row in selection.rejects] == ["truncated", "blank"]
     path.write_bytes(framed(episode(0)) + b"\x01" + framed(episode(1)))
     selection = select(replace(CFG, source=str(path)), tmp_path / "b")
     assert len(selection.clips) == 2
-    assert [row.reason for row in selection.rejects] == ["does_not_decode"]
+    assert [row.reason for row in selection.rejects] == ["does_not_decode", "blank"]
     path.write_bytes(b"x" * 11)
     with pytest.raises(VideoError, match="ends inside the header at byte 0"):
         list(read_records(path))
@@ -156,7 +157,7 @@ def test_records_without_pictures_or_actions_are_rejects(tmp_path):
     assert [clip.record.video_uri[-8:] for clip in clips] == ["#3/front", "#3/wrist"]
     reasons = [(reject.reason, reject.detail[:30]) for reject in rejects]
     assert reasons[0] == ("no_labels", "no 'steps/action' among action")
-    assert [reason for reason, _ in reasons[1:]] == ["no_video_stream", "does_not_decode"]
+    assert [reason for reason, _ in reasons[1:]] == ["no_video_stream", "does_not_decode", "blank"]
     named = replace(CFG.labels, action_key="action/world_vector")
     clips, _ = go_through(replace(CFG, source=str(path), labels=named))
     assert clips[0].labels.true_action.shape == (12, 3)
@@ -166,7 +167,8 @@ def test_the_real_records_are_those_of_the_episodes_file(shared_videos):
     folder = shared_videos / "labeled/bridge_v1_rlds"
     cfg = replace(CFG, source=str(folder), resize=ResizeConfig(width_px=64, height_px=64))
     clips, rejects = go_through(replace(cfg, encode=LOSSLESS))
-    assert (len(clips), rejects) == (45, [])  # image_3 is blank
+    assert len(clips) == 45
+    assert [(row.video_uri[-8:], row.reason) for row in rejects] == 15 * [("/image_3", "blank")]
     assert len({clip.record.episode_id for clip in clips}) == 15
     with np.load(folder / "episodes.npz") as arrays:
         for i, clip in enumerate(clips):
