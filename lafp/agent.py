@@ -14,6 +14,7 @@ from lafp.deploy.step import AgentStep, Memory
 from lafp.export import read_card
 from lafp.models.action_decoder import ActionDecoder, load_action_decoder
 from lafp.policies.base import Policy, load_policy
+from lafp.run_dir import RunDir
 from lafp.types import ActionSpec, ObsSpec
 
 Dtype = Literal["float32", "bfloat16"]
@@ -89,10 +90,9 @@ class Agent:
                 another policy, or it is not clear which decoder is meant.
         """
         decoder = decoder or _only_decoder(run_dir, policy)
-        action_decoder, specs = load_action_decoder(
-            storage.join(run_dir, "decoder", decoder), device
-        )
-        policy_uri = storage.join(run_dir, "policy", policy or specs["policy"])
+        run = RunDir(run_dir)
+        action_decoder, specs = load_action_decoder(run.stage(f"decoder/{decoder}").uri, device)
+        policy_uri = run.stage(f"policy/{policy or specs['policy']}").uri
         if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
             raise ConfigError(
                 f"The action decoder '{decoder}' was trained on the latent actions of another "
@@ -223,22 +223,17 @@ class Agent:
 
 def _only_decoder(run_dir: str, policy: str | None) -> str:
     """The decoder that a run has for ``policy`` (or at all)."""
-    folder = storage.join(run_dir, "decoder")
-    cards = (
-        [f.uri for f in storage.list_files(folder) if f.uri.endswith("/model.json")]
-        if storage.exists(folder)
-        else []
-    )
+    run = RunDir(run_dir)
     names = []
-    for card_uri in cards:
-        name = card_uri.split("/")[-2]
-        card = read_card(storage.join(folder, name), "decoder")
-        if policy in (None, card["specs"]["policy"]):
-            names.append(name)
+    for stage in map(run.stage, run.stages_below("decoder")):
+        if storage.is_file(stage.path("model.json")):
+            card = read_card(stage.uri, "decoder")
+            if policy in (None, card["specs"]["policy"]):
+                names.append(stage.name.removeprefix("decoder/"))
     of_policy = f" for policy '{policy}'" if policy else ""
     if not names:
         raise ConfigError(
-            f"No finished action decoder{of_policy} in {folder}. Run ray_jobs.train_decoder first."
+            f"No finished action decoder{of_policy} in {run_dir}. Run ray_jobs.train_decoder first."
         )
     if len(names) > 1:
         raise ConfigError(

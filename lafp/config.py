@@ -47,7 +47,7 @@ def load_config(schema: type[T], path: str | Path, overrides: Sequence[str] = ()
         path: A YAML file. ``extends: other.yaml`` in the file, or in any section of it, names a
             parent for that section, relative to the file.
         overrides: Dotlist items, e.g. ``["optim.lr=1e-4", "objective.name=laom"]``. Last one wins.
-            ``sources.0.uri=x`` changes one element of a list.
+            ``sources.0.uri=x`` changes one element of a list, ``sources.*.uri=x`` all of them.
 
     Raises:
         ConfigError: The file is missing or no YAML mapping, an override has no ``=``, a key is
@@ -69,6 +69,17 @@ def config_from_dict(schema: type[T], raw: Mapping[Any, Any]) -> T:
         ConfigError: As for ``load_config``.
     """
     return _build(schema, raw, where="")
+
+
+def with_overrides(config: T, overrides: Sequence[str]) -> T:
+    """A copy of a config with dotlist overrides applied, as ``load_config`` applies them.
+
+    Raises:
+        ConfigError: As for ``load_config``.
+    """
+    schema = type(config)
+    raw = _merge(schema, config_to_dict(config), _parse_overrides(overrides))
+    return config_from_dict(schema, raw)
 
 
 def config_to_dict(config: Any) -> Any:
@@ -175,10 +186,11 @@ def _merge_elements(schema: Any, base: list[Any], over: Mapping[str, Any], f: An
     merged = list(base)
     for key, value in over.items():
         index = int(key) if str(key).isdigit() else -1
-        if not 0 <= index < len(base):
+        if key != "*" and not 0 <= index < len(base):
             where = f.name if f else "the list"
-            raise ConfigError(f"{where}.{key}: expected an index from 0 to {len(base) - 1}.")
-        merged[index] = _merge(schema, base[index], value, f)
+            raise ConfigError(f"{where}.{key}: expected * or an index from 0 to {len(base) - 1}.")
+        for i in range(len(base)) if key == "*" else [index]:
+            merged[i] = _merge(schema, merged[i], value, f)
     return merged
 
 

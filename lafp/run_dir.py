@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import yaml
@@ -16,6 +17,9 @@ import yaml
 from lafp import storage
 from lafp.config import ConfigError, config_to_dict, config_to_yaml
 from lafp.provenance import provenance
+
+SHARED_STAGES = "stages.json"
+"""In ``<study>/runs/<run>/``: stage -> folder below ``<study>/``, for what the run shares."""
 
 StageState = Literal["new", "partial", "complete"]
 
@@ -27,8 +31,24 @@ class RunDir:
     uri: str
 
     def stage(self, name: str) -> "StageDir":
-        """The folder of one stage, e.g. ``lam`` or ``policy/latent_flow``."""
-        return StageDir(storage.join(self.uri, name), name)
+        """The stage called e.g. ``lam`` or ``policy/latent_flow``: its folder, own or shared."""
+        return StageDir(self.shared_stages.get(name) or storage.join(self.uri, name), name)
+
+    @cached_property
+    def shared_stages(self) -> dict[str, str]:
+        """Name -> folder of the stages that this run shares with others of its study."""
+        path = storage.join(self.uri, SHARED_STAGES)
+        if not storage.is_file(path):
+            return {}
+        study = self.uri.rstrip("/").rsplit("/", 2)[0]
+        shared = json.loads(storage.read_text(path))
+        return {name: storage.join(study, folder) for name, folder in shared.items()}
+
+    def stages_below(self, folder: str) -> list[str]:
+        """Names of the stages ``folder/...`` that were begun or are shared, sorted."""
+        own = (f"{folder}/{name}" for name in storage.list_folders(storage.join(self.uri, folder)))
+        shared = (name for name in self.shared_stages if name.startswith(f"{folder}/"))
+        return sorted({*own, *shared})
 
 
 @dataclass(frozen=True)

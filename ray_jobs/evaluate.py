@@ -52,12 +52,19 @@ def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
     return found | {name: uri for name, uri in given.items() if uri is not None}
 
 
+def reads(cfg: EvaluateConfig) -> list[str]:
+    """What ``inputs`` looks at."""
+    policies = [f"policy/{method.policy}" for method in cfg.methods]
+    decoders = [f"decoder/{method.decoder}" for method in cfg.methods]
+    return ["lam", "shards/videos", "shards/labeled", *policies, *decoders]
+
+
 def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:
     """What would be measured."""
     inputs(cfg, run)
     lines = [f"latent views of {_lam(cfg, run)}"]
     if cfg.env is not None:
-        labels = ", ".join(_subjects(cfg, run, lam_subject(_lam(cfg, run), cfg.study)))
+        labels = ", ".join(_subjects(cfg, run, lam_subject(_lam(cfg, run), cfg.study, cfg.variant)))
         lines.append(f"{cfg.num_episodes} episodes of {cfg.env.name} for each of: {labels}")
     return lines
 
@@ -66,7 +73,7 @@ def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, An
     """Measures what is missing, then writes the tables."""
     _look_at_latents(cfg, run, stage)
     lam_uri = _lam(cfg, run)
-    lam = lam_subject(lam_uri, cfg.study)
+    lam = lam_subject(lam_uri, cfg.study, cfg.variant)
     rows = tables.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
     if cfg.env is not None:
         rows += _measure_methods(cfg, run, stage, lam)
@@ -106,7 +113,7 @@ def _env(cfg: EvaluateConfig) -> VectorEnv:
 def _subjects(cfg: EvaluateConfig, run: RunDir, lam: Subject) -> dict[str, Subject]:
     """The demonstrators and every method, by label."""
     env = _env(cfg)
-    subjects = {DEMONSTRATOR: demonstrator_subject(env, cfg.study)}
+    subjects = {DEMONSTRATOR: demonstrator_subject(env, cfg.study, cfg.variant)}
     for method in cfg.methods:
         subjects[method.label] = method_subject(run.uri, method, lam, env)
     return subjects
@@ -273,6 +280,7 @@ JOB = Job(
     demand=lambda _: Demand(num_cpus=1),
     plan=plan,
     run=run_stage,
+    reads=reads,
 )
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What every job is, and how it runs: alike alone, in a pipeline, or under ``ray job submit``."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ class Job:
     """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
     run: Callable[[Any, RunDir, StageDir], dict[str, Any]]
     """Does the work; resumes what it finds. Returns the summary."""
+    reads: Callable[[Any], Iterable[str]] = lambda _: ()
+    """Config -> the stages of the run that it reads, as far as the run has them."""
     is_remade: bool = False
     """Made anew when config or inputs changed, where that is an error for other stages: for cheap
     outputs that no stage reads."""

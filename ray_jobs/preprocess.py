@@ -73,6 +73,7 @@ JOB = Job(
     demand=lambda _: Demand(num_cpus=1),
     plan=plan,
     run=run_stage,
+    reads=lambda cfg: ("demonstrations",) if cfg.source is None else (),
 )
 
 if __name__ == "__main__":

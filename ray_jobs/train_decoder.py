@@ -35,6 +35,7 @@ JOB = train_inputs.training_job(
     stage=lambda cfg: f"decoder/{cfg.name}",
     resolve=resolve,
     build_task=build_task,
+    reads=lambda cfg: ("shards/labeled", "lam", f"policy/{cfg.policy}"),
 )
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def training_job(
     stage: Callable[[Any], str],
     resolve: Callable[[Any, RunDir], Iterable[TrainInput | None]],
     build_task: Callable[[Any, RunDir], Callable[[], Task]],
+    reads: Callable[[Any], Iterable[str]],
 ) -> Job:
     """A job that trains one kind of task.
 
@@ -39,6 +40,7 @@ def training_job(
         stage: See ``Job``.
         resolve: Config, run -> what the task reads.
         build_task: Config, run -> the task, to be built on every worker.
+        reads: See ``Job``.
     """
     return Job(
         name=name,
@@ -48,6 +50,7 @@ def training_job(
         demand=lambda cfg: demand(cfg.train),
         plan=lambda cfg, run: plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
         run=lambda cfg, run, folder: fit(folder, cfg.train, build_task(cfg, run)),
+        reads=reads,
     )
 
 

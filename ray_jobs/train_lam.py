@@ -47,6 +47,7 @@ JOB = train_inputs.training_job(
     stage=lambda _: "lam",
     resolve=resolve,
     build_task=build_task,
+    reads=lambda _: ("shards/videos", "shards/labeled"),
 )
 
 if __name__ == "__main__":

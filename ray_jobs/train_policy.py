@@ -40,6 +40,7 @@ JOB = train_inputs.training_job(
     stage=lambda cfg: f"policy/{cfg.policy.name}",
     resolve=resolve,
     build_task=build_task,
+    reads=lambda _: ("shards/videos", "shards/labeled", "lam"),
 )
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ class EvaluateConfig:
 
     study: str | None = None
     """Name of the study that this run belongs to, for result tables."""
+    variant: str | None = None
+    """What that study varied in this run, its seed aside."""
     lam: str | None = None
     """Folder of a finished LAM; the run's own ``lam`` if null."""
     shards: str | None = None

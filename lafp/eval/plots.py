@@ -80,6 +80,8 @@ class Dot:
     """Draw a ring: controls and baselines."""
     starts_group: bool = False
     """Leave a gap above."""
+    points: Sequence[float] = ()
+    """Single seeds, drawn small."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,8 @@ class Line:
     y: Sequence[float]
     color: str = BLUE
     is_dashed: bool = False
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+    """Lower and upper end of the interval at each x."""
 
 
 def draw(
@@ -98,13 +102,30 @@ def draw(
 ) -> str:
     """An SVG of ``rows`` x ``panels`` axes, painted by ``paint(axes)``: one Axes, or a list."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
-        axes = figure.subplots(rows, panels, squeeze=False).flatten().tolist()
-        paint(axes[0] if len(axes) == 1 else axes)
+        figure = _painted(width_in, height_in, paint, panels, rows)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", _VIEWER_FONT)
+
+
+def draw_png(
+    width_in: float, height_in: float, paint: Callable[[Any], None], panels: int = 1, rows: int = 1
+) -> bytes:
+    """As ``draw``, for papers and documents: a PNG on white."""
+    with mpl.rc_context(_STYLE | {"savefig.facecolor": "white"}):
+        buffer = io.BytesIO()
+        _painted(width_in, height_in, paint, panels, rows).savefig(buffer, format="png", dpi=160)
+    return buffer.getvalue()
+
+
+def _painted(
+    width_in: float, height_in: float, paint: Callable[[Any], None], panels: int, rows: int
+) -> Figure:
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    axes = figure.subplots(rows, panels, squeeze=False).flatten().tolist()
+    paint(axes[0] if len(axes) == 1 else axes)
+    return figure
 
 
 def dots(
@@ -126,45 +147,64 @@ def dots(
         form: How a value is written.
         width_in: Width of the figure in inches.
     """
+    height = len(rows) + 0.55 * sum(row.starts_group for row in rows)
+    return draw(
+        width_in,
+        0.62 + 0.29 * (height + 0.2),
+        lambda ax: paint_dots(ax, rows, xlabel, xlim=xlim, reference=reference, form=form),
+    )
+
+
+def paint_dots(
+    ax: Axes,
+    rows: Sequence[Dot],
+    xlabel: str,
+    *,
+    xlim: tuple[float, float] | None = None,
+    reference: tuple[float, str] | None = None,
+    form: Callable[[float], str] = "{:.2f}".format,
+) -> None:
+    """``dots``, into given axes."""
     y = np.arange(len(rows), dtype=float) + np.cumsum([0.55 * row.starts_group for row in rows])
+    for row, at in zip(rows, y, strict=True):
+        _paint_dot(ax, row, float(at), form(row.value))
+    ax.set_yticks(y, [row.label for row in rows])
+    ax.tick_params(axis="y", length=0, colors=INK, labelsize=9)
+    ax.set_ylim(y[-1] + 0.6, -0.6)
+    ax.spines["left"].set_visible(False)
+    if xlim:
+        ax.set_xlim(*xlim)
+    ax.set_xlabel(xlabel)
+    if reference:
+        ax.axvline(reference[0], color=MUTED, lw=0.8, ls=(0, (3, 2)), zorder=0)
+        ax.annotate(
+            reference[1],
+            (reference[0], 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            color=MUTED,
+            size=8.5,
+        )
 
-    def paint(ax: Axes) -> None:
-        for row, at in zip(rows, y, strict=True):
-            ax.axhline(at, color=FAINT, lw=0.5, zorder=0)
-            if row.low is not None and row.high is not None:
-                ax.plot([row.low, row.high], [at, at], color=row.color, lw=2.2, alpha=0.55)
-            face = "white" if row.is_open else row.color
-            ax.plot(row.value, at, "o", ms=6.5, mfc=face, mec=row.color, mew=1.4)
-            ax.annotate(
-                form(row.value),
-                (1.0, at),
-                xycoords=("axes fraction", "data"),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                color=INK,
-            )
-        ax.set_yticks(y, [row.label for row in rows])
-        ax.tick_params(axis="y", length=0, colors=INK, labelsize=9)
-        ax.set_ylim(y[-1] + 0.6, -0.6)
-        ax.spines["left"].set_visible(False)
-        if xlim:
-            ax.set_xlim(*xlim)
-        ax.set_xlabel(xlabel)
-        if reference:
-            ax.axvline(reference[0], color=MUTED, lw=0.8, ls=(0, (3, 2)), zorder=0)
-            ax.annotate(
-                reference[1],
-                (reference[0], 1.0),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                color=MUTED,
-                size=8.5,
-            )
 
-    return draw(width_in, 0.62 + 0.29 * (y[-1] + 1.2), paint)
+def _paint_dot(ax: Axes, row: Dot, at: float, text: str) -> None:
+    ax.axhline(at, color=FAINT, lw=0.5, zorder=0)
+    if row.low is not None and row.high is not None:
+        ax.plot([row.low, row.high], [at, at], color=row.color, lw=2.2, alpha=0.55)
+    ax.plot(row.points, [at] * len(row.points), "|", ms=8, mew=1, color=row.color, alpha=0.8)
+    face = "white" if row.is_open else row.color
+    ax.plot(row.value, at, "o", ms=6.5, mfc=face, mec=row.color, mew=1.4)
+    ax.annotate(
+        text,
+        (1.0, at),
+        xycoords=("axes fraction", "data"),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        color=INK,
+    )
 
 
 def curves(
@@ -213,7 +253,9 @@ def curves(
 def _plot_line(ax: Axes, line: Line) -> None:
     style = (0, (4, 2)) if line.is_dashed else "-"
     # A single report would be an invisible line.
-    marker = "o" if len(line.x) == 1 else None
+    marker = "o" if len(line.x) == 1 or line.band else None
+    if line.band:
+        ax.fill_between(line.x, *line.band, color=line.color, alpha=0.15, lw=0)
     ax.plot(line.x, line.y, color=line.color, ls=style, marker=marker, ms=4, label=line.label)
 
 

@@ -56,8 +56,9 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
     rows, views = result.load_results(run), latents.load_views(run)
     headline = result.headline(rows, result.load_outcomes(run)) or latents.headline(rows, views)
     sections = _sections(run, rows, views)
-    html = _template().render(
+    html = page_template().render(
         title=cfg.title or run.name,
+        eyebrow="lafp run report",
         uri=run_uri,
         version=version("lafp"),
         css=Markup(files("lafp.eval").joinpath("templates/report.css").read_text()),
@@ -93,7 +94,8 @@ def _sections(run: RunRecord, rows: list[Result], views: dict[str, Any] | None) 
     return [section for section in candidates if section]
 
 
-def _template() -> Any:
+def page_template() -> Any:
+    """The page that reports of runs and of studies share."""
     environment = Environment(
         loader=PackageLoader("lafp.eval"),
         autoescape=True,

@@ -48,6 +48,8 @@ class Subject:
     method: str
     """``latent_bc``, ``latent_bc_idm_decoder``, ``latent_flow``, ``demonstrator``, or a probe's."""
     study: str | None = None
+    variant: str | None = None
+    """What the study varied in this run, its seed aside."""
     task: str | None = None
     distractors: bool | None = None
     objective: str | None = None

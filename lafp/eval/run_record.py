@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from lafp import storage
+from lafp.run_dir import RunDir
 from lafp.train.metrics import read_metrics
 
 
@@ -68,14 +69,12 @@ class RunRecord:
     @classmethod
     def read(cls, uri: str) -> "RunRecord":
         """Finds the begun stages of a run."""
-        below = {
-            folder: [f"{folder}/{name}" for name in storage.list_folders(storage.join(uri, folder))]
-            for folder in ("shards", "policy", "decoder")
-        }
+        run = RunDir(uri)
+        below = {folder: run.stages_below(folder) for folder in ("shards", "policy", "decoder")}
         shards = sorted(below["shards"], key=lambda name: name != "shards/videos")
         names = ["demonstrations", *shards, "lam", *below["policy"], *below["decoder"]]
         names.append("evaluation")
-        stages = (StageRecord(storage.join(uri, name), name) for name in names)
+        stages = (StageRecord(run.stage(name).uri, name) for name in names)
         return cls(uri, tuple(stage for stage in stages if stage.is_begun))
 
     @property

@@ -3,35 +3,37 @@
 from dataclasses import replace
 from typing import Any
 
-from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.envs.base import VectorEnv
 from lafp.eval.config import MethodConfig
 from lafp.eval.results import DEMONSTRATOR, Subject
 from lafp.eval.run_record import StageRecord
 from lafp.export import read_card
+from lafp.run_dir import RunDir
 from lafp.types import ObsSpec
 
 
-def lam_subject(lam_uri: str, study: str | None) -> Subject:
+def lam_subject(lam_uri: str, study: str | None, variant: str | None) -> Subject:
     """The latent action model, for its probes."""
     config = StageRecord(lam_uri, "lam").config
     return Subject(
         label="lam",
         method="lam",
         study=study,
+        variant=variant,
         objective=read_card(lam_uri, "lam")["config"]["name"],
         supervision_weight=config["supervision"]["weight"],
         seed=config["train"]["seed"],
     )
 
 
-def demonstrator_subject(env: VectorEnv, study: str | None) -> Subject:
+def demonstrator_subject(env: VectorEnv, study: str | None, variant: str | None) -> Subject:
     """The environment's expert."""
     return Subject(
         label=DEMONSTRATOR,
         method=DEMONSTRATOR,
         study=study,
+        variant=variant,
         task=env.task,
         distractors=env.has_distractors,
     )
@@ -49,11 +51,12 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
     Raises:
         ConfigError: A model is missing, or the environment looks other than its videos.
     """
-    policy_uri = storage.join(run_uri, "policy", method.policy)
+    run = RunDir(run_uri)
+    policy_uri = run.stage(f"policy/{method.policy}").uri
     card = read_card(policy_uri, "policy")
     _check_sees(policy_uri, config_from_dict(ObsSpec, card["specs"]["obs"]), env)
     policy = card["config"] | method.overrides
-    decoder = StageRecord(storage.join(run_uri, "decoder", method.decoder), "decoder").config
+    decoder = StageRecord(run.stage(f"decoder/{method.decoder}").uri, "decoder").config
     anchor_time = _single(decoder["anchor_time"])
     return replace(
         lam,

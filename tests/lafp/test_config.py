@@ -119,7 +119,7 @@ def test_a_resolved_config_reads_back_equal(path):
         ("title", r"'title' has no '='"),
         ("layer=3", r"layer: expected keys of LayerConfig, got 3"),
         ("layer.shape.name=cube", r"layer\.shape\.name: Unknown shape 'cube'. .*box, circle"),
-        ("shapes.7.radius=1", r"shapes\.7: expected an index from 0 to 1"),
+        ("shapes.7.radius=1", r"shapes\.7: expected \* or an index from 0 to 1"),
         ("shapes.1.size=[1]", r"shapes\.1\.size: expected"),
         ("layer=null", r"layer: expected a section, got null"),
         ("titel=x", r"Did you mean: 'title'"),

@@ -1,0 +1,89 @@
+"""What the runs of a study found together: their long tables, and means over seeds."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lafp import storage
+from lafp.eval.results import Result, read_results
+from lafp.eval.statistics import Interval, bootstrap_interval
+from lafp.run_dir import RunDir
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRow:
+    """One method in one variant, over all seeds."""
+
+    subject: Result
+    """Its row of the first seed: what it is."""
+    interval: Interval
+    per_seed: tuple[float, ...]
+
+    @property
+    def key(self) -> tuple[str | None, str]:
+        """Variant and label."""
+        return self.subject.variant, self.subject.label
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResults:
+    """The runs' results."""
+
+    rows: tuple[Result, ...]
+    """Of every run, in the form of every run."""
+    success: dict[tuple[str | None, str], dict[int, np.ndarray]]
+    """(variant, label) -> seed -> success of every episode, float [N]: the same episodes for all
+    labels of a seed."""
+    runs: tuple[str, ...]
+    """URIs."""
+
+    def of_metric(self, metric: str) -> list[StudyRow]:
+        """Means over seeds of one metric, in the order in which the runs list them.
+
+        ``success`` is resampled over seeds and episodes, other metrics over seeds. Seeds without a
+        value (the coverage of a policy that passes no fork) are left out.
+        """
+        by_key: defaultdict[tuple[str | None, str], list[Result]] = defaultdict(list)
+        for row in self.rows:
+            if row.metric == metric and np.isfinite(row.value):
+                by_key[row.variant, row.label].append(row)
+        found = []
+        for key, rows in by_key.items():
+            values: list[Any] = [[row.value] for row in rows]
+            if metric == "success" and key in self.success:
+                values = list(self.success[key].values())
+            found.append(
+                StudyRow(
+                    subject=rows[0],
+                    interval=bootstrap_interval(values),
+                    per_seed=tuple(row.value for row in rows),
+                )
+            )
+        return found
+
+    def gain(self, variant: str | None, label: str, over: str) -> Interval:
+        """Difference in success between two methods, episode by episode."""
+        ours, theirs = self.success[variant, label], self.success[variant, over]
+        return bootstrap_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+
+
+def read_runs(runs: Sequence[RunDir]) -> StudyResults:
+    """Reads the complete evaluations of a study's runs."""
+    rows: list[Result] = []
+    success: defaultdict[tuple[str | None, str], dict[int, np.ndarray]] = defaultdict(dict)
+    for run in runs:
+        stage = run.stage("evaluation")
+        of_run = read_results(stage.path("results.parquet"))
+        seed = next((row.seed for row in of_run if row.seed is not None), 0)
+        rows += [replace(row, seed=seed) for row in of_run]
+        if storage.is_file(stage.path("episodes.parquet")):
+            with storage.local_file(stage.path("episodes.parquet")) as path:
+                table = pq.read_table(path, columns=["label", "episode", "success"])
+            by_label = table.to_pandas().sort_values("episode").groupby("label")["success"]
+            for label, of_label in by_label:
+                success[of_run[0].variant, str(label)][seed] = of_label.to_numpy(float)
+    return StudyResults(rows=tuple(rows), success=dict(success), runs=tuple(r.uri for r in runs))

@@ -1,0 +1,271 @@
+"""The stages of many runs, each computed once: what two runs would do alike, they share.
+
+A stage is known by all that determines it: its name, its config, and the stages that it reads. Its
+folder is ``<study>/stages/<name>/<key>``. So another config is another folder, and a finished stage
+serves every run that wants exactly it, now or when the study is run again with more axes or seeds.
+"""
+
+import contextlib
+import importlib
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from lafp import storage
+from lafp.config import ConfigError, config_to_dict
+from lafp.progress import duration
+from lafp.run_dir import SHARED_STAGES, RunDir, fingerprint
+from ray_jobs.job import Job, JobError, execute, state_of
+
+_TOLD_EVERY_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageNode:
+    """One stage to compute, for one run or several."""
+
+    name: str
+    key: str
+    job: Job
+    config: Any
+    reads: tuple[str, ...]
+    """Keys of the stages before it."""
+    run: str
+    """The first run that wants it; there it finds the stages before it."""
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.run}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageGraph:
+    """What a study computes."""
+
+    nodes: Mapping[str, StageNode]
+    """By key, each after those that it reads."""
+    runs: Mapping[str, Mapping[str, str]]
+    """Run -> stage -> key."""
+
+    def folders(self, run: str) -> dict[str, str]:
+        """Stage -> folder below the study's, for what the run may share."""
+        nodes = (self.nodes[key] for key in self.runs[run].values())
+        return {n.name: f"stages/{n.name}/{n.key}" for n in nodes if not n.job.is_remade}
+
+    def is_complete(self, run: str, failed: Mapping[str, str]) -> bool:
+        """Whether no stage of the run failed."""
+        return not any(key in failed for key in self.runs[run].values())
+
+
+def share_stages(runs: Mapping[str, Sequence[tuple[Job, Any]]]) -> StageGraph:
+    """Finds what is alike.
+
+    Args:
+        runs: Name -> jobs with their configs, in order.
+    """
+    nodes: dict[str, StageNode] = {}
+    keys_of: dict[str, dict[str, str]] = {}
+    for run, steps in runs.items():
+        keys = keys_of[run] = {}
+        for job, config in steps:
+            name = job.stage(config)
+            if job.is_remade:  # it writes into the run itself, about all of it
+                reads, identity = dict(keys), [run, config_to_dict(config)]
+            else:
+                reads = {stage: keys[stage] for stage in job.reads(config) if stage in keys}
+                identity = [config_to_dict(config)]
+            keys[name] = fingerprint([name, *identity, reads])
+            if keys[name] not in nodes:
+                nodes[keys[name]] = StageNode(
+                    name=name,
+                    key=keys[name],
+                    job=job,
+                    config=config,
+                    reads=tuple(reads.values()),
+                    run=run,
+                )
+    return StageGraph(nodes=nodes, runs=keys_of)
+
+
+def run_dir(study: RunDir, name: str) -> RunDir:
+    """The folder of one run of a study."""
+    return RunDir(storage.join(study.uri, "runs", name))
+
+
+def run_stages(graph: StageGraph, study: RunDir, max_concurrent: int) -> dict[str, str]:
+    """Computes every stage that is not complete, as Ray tasks that start the stage's own job.
+
+    A stage that fails stops those that read it, no others. What it prints is in its ``log.txt``.
+
+    Args:
+        graph: What to compute.
+        study: The study's folder.
+        max_concurrent: Stages at a time.
+
+    Returns:
+        Key -> error, for stages that failed, or could not start because one before them failed.
+
+    Raises:
+        ConfigError: A stage found something that its user must mend.
+    """
+    for run in graph.runs:
+        text = json.dumps(graph.folders(run), indent=1)
+        storage.write_text(storage.join(run_dir(study, run).uri, SHARED_STAGES), text)
+    scheduler = _Scheduler(graph, study, max_concurrent)
+    while scheduler.is_busy():
+        scheduler.start_ready()
+        scheduler.wait()
+    return scheduler.errors
+
+
+class _Scheduler:
+    """Starts stages whose inputs are there, in the order of the graph."""
+
+    def __init__(self, graph: StageGraph, study: RunDir, max_concurrent: int) -> None:
+        self.graph, self.study, self.max_concurrent = graph, study, max_concurrent
+        self.waiting = dict(graph.nodes)
+        self.running: dict[ray.ObjectRef, StageNode] = {}
+        self.errors: dict[str, str] = {}
+        self.teller = _Teller(graph, study, max_concurrent)
+
+    def is_busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def start_ready(self) -> None:
+        for node in list(self.waiting.values()):
+            unfinished = {*self.waiting, *(node.key for node in self.running.values())}
+            if failed := [key for key in node.reads if key in self.errors]:
+                self.errors[node.key] = f"not started: {self.graph.nodes[failed[0]]} failed"
+                del self.waiting[node.key]
+            elif unfinished.intersection(node.reads):
+                continue
+            elif _is_complete(node, self.study):
+                del self.waiting[node.key]
+                self.teller.found_complete(node)
+            elif len(self.running) < self.max_concurrent:
+                del self.waiting[node.key]
+                self.teller.started(node)
+                self.running[_start(node, self.study)] = node
+
+    def wait(self) -> None:
+        """Until a stage ends, or it is time to say how far the running ones are."""
+        if not self.running:
+            return
+        ready, _ = ray.wait(list(self.running), timeout=_TOLD_EVERY_S)
+        for ref in ready:
+            node = self.running.pop(ref)
+            if error := _error(ref, node):
+                self.errors[node.key] = error
+            self.teller.finished(node, error)
+        if not ready:
+            self.teller.tell(list(self.running.values()))
+
+
+def _is_complete(node: StageNode, study: RunDir) -> bool:
+    run = run_dir(study, node.run)
+    stage = run.stage(node.name)
+    if not storage.is_file(stage.path("summary.json")):
+        return False
+    return state_of(node.job, stage, node.config, dict(node.job.inputs(node.config, run))) == (
+        "complete"
+    )
+
+
+def _start(node: StageNode, study: RunDir) -> "ray.ObjectRef":
+    # The stage's own tasks and workers hold its CPUs; this one only waits for them.
+    task = ray.remote(_run_stage).options(num_cpus=0, name=str(node))
+    return task.remote(node.job.name, node.config, run_dir(study, node.run).uri)
+
+
+def _error(ref: "ray.ObjectRef", node: StageNode) -> str | None:
+    try:
+        outcome = ray.get(ref)
+    except ray.exceptions.RayError as error:
+        return (str(error).strip() or repr(error)).splitlines()[-1]
+    if "config_error" in outcome:
+        raise ConfigError(f"{node}: {outcome['config_error']}")
+    return outcome.get("error")
+
+
+def _run_stage(job_name: str, config: Any, run_uri: str) -> dict[str, str]:
+    """Runs on a Ray worker. Errors for the user are returned: Ray would bury them in its own."""
+    job: Job = importlib.import_module(f"ray_jobs.{job_name}").JOB
+    run = RunDir(run_uri)
+    with _printing_to(run.stage(job.stage(config)).path("log.txt")):
+        try:
+            execute(job, config, run)
+        except ConfigError as error:
+            return {"config_error": str(error)}
+        except (JobError, OSError) as error:
+            print(f"Error: {error}", flush=True)
+            return {"error": str(error)}
+    return {}
+
+
+@contextlib.contextmanager
+def _printing_to(uri: str) -> Iterator[None]:
+    """Sends what is printed to a file: at once to a local one, in the end to S3."""
+    with contextlib.ExitStack() as stack:
+        path = Path(uri)
+        if storage.is_s3(uri):
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log.txt"
+            stack.callback(lambda: storage.write_bytes(uri, path.read_bytes()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = stack.enter_context(path.open("a", buffering=1))
+        stack.enter_context(contextlib.redirect_stdout(log))
+        stack.enter_context(contextlib.redirect_stderr(log))
+        yield
+
+
+class _Teller:
+    """Says what happens: a line per stage, and between them how far the running ones are."""
+
+    def __init__(self, graph: StageGraph, study: RunDir, max_concurrent: int) -> None:
+        self._left = list(graph.nodes.values())
+        self._total, self._study, self._max_concurrent = len(self._left), study, max_concurrent
+        self._began_at: dict[str, float] = {}
+        self._took_s: defaultdict[str, list[float]] = defaultdict(list)
+        self._told = ""
+
+    def found_complete(self, node: StageNode) -> None:
+        self._left.remove(node)
+
+    def started(self, node: StageNode) -> None:
+        self._began_at[node.key] = time.monotonic()
+
+    def finished(self, node: StageNode, error: str | None) -> None:
+        self._left.remove(node)
+        took_s = time.monotonic() - self._began_at[node.key]
+        if error is None:
+            self._took_s[node.job.name].append(took_s)
+        how = (
+            f"FAILED after {duration(took_s)}: {error}" if error else f"done in {duration(took_s)}"
+        )
+        num_done = self._total - len(self._left)
+        print(f"[{num_done}/{self._total}] {node}: {how}{self._time_left()}", flush=True)
+
+    def tell(self, running: Sequence[StageNode]) -> None:
+        lines = [f"  {node}: {line}" for node in running if (line := self._last_line(node))]
+        if (text := "\n".join(lines)) and text != self._told:
+            self._told = text
+            print(text, flush=True)
+
+    def _time_left(self) -> str:
+        known = [self._took_s[node.job.name] for node in self._left]
+        if not known or not all(known):
+            return ""
+        left_s = sum(sum(took) / len(took) for took in known) / self._max_concurrent
+        return f", about {duration(left_s)} left"
+
+    def _last_line(self, node: StageNode) -> str:
+        log = run_dir(self._study, node.run).stage(node.name).path("log.txt")
+        if storage.is_s3(log) or not Path(log).is_file():
+            return ""
+        lines = Path(log).read_text().splitlines()
+        return next((line for line in reversed(lines) if line.startswith("[")), "")

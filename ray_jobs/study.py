@@ -1,0 +1,84 @@
+r"""A grid of pipelines, what they have in common done once: one table, one plot, results.parquet.
+
+python -m ray_jobs.study configs/studies/slalom_demo.yaml
+"""
+
+from collections import Counter
+from typing import Any
+
+from lafp.eval.study import read_runs
+from lafp.eval.study_report import write_study
+from lafp.run_dir import RunDir, StageDir
+from ray_jobs import pipeline
+from ray_jobs.cli import main
+from ray_jobs.cluster import Demand
+from ray_jobs.job import Job, JobError
+from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_stages
+from ray_jobs.study_config import StudyConfig, cells
+
+
+def graph_of(cfg: StudyConfig) -> StageGraph:
+    """The stages of all runs, each once."""
+    return share_stages({cell.name: list(pipeline.steps(cell.pipeline)) for cell in cells(cfg)})
+
+
+def demand(cfg: StudyConfig) -> Demand:
+    """As many stages at a time as allowed, each as hungry as the hungriest."""
+    each = pipeline.JOB.demand(cfg.pipeline)
+    for cell in cells(cfg):
+        each |= pipeline.JOB.demand(cell.pipeline)
+    num = min(cfg.max_concurrent, len(list(cells(cfg))))
+    return Demand(num_cpus=num * each.num_cpus, num_gpus=num * each.num_gpus)
+
+
+def plan(cfg: StudyConfig, _: RunDir) -> list[str]:
+    """The runs, and what sharing saves."""
+    graph = graph_of(cfg)
+    wanted = Counter(
+        graph.nodes[key].job.name for keys in graph.runs.values() for key in keys.values()
+    )
+    needed = Counter(node.job.name for node in graph.nodes.values())
+    return [
+        f"{len(graph.runs)} runs: {', '.join(graph.runs)}",
+        f"{sum(needed.values())} stages instead of {sum(wanted.values())}, the rest is shared:",
+        *(f"  {job}: {needed[job]} instead of {num}" for job, num in wanted.items()),
+    ]
+
+
+def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
+    """Runs what is missing, then writes the tables of the complete runs.
+
+    Raises:
+        JobError: Stages failed. The tables hold the other runs.
+    """
+    graph = graph_of(cfg)
+    for line in plan(cfg, run):
+        print(line, flush=True)
+    errors = run_stages(graph, run, cfg.max_concurrent)
+    complete = [name for name in graph.runs if graph.is_complete(name, errors)]
+    summary: dict[str, Any] = {"num_runs": len(complete), "num_stages": len(graph.nodes)}
+    if complete:
+        summary |= write_study(run.uri, cfg.name, read_runs([run_dir(run, n) for n in complete]))
+    if errors:
+        lines = "\n".join(f"  {graph.nodes[key]}: {error}" for key, error in errors.items())
+        raise JobError(
+            f"{len(errors)} of {len(graph.nodes)} stages are missing, the tables hold "
+            f"{len(complete)} of {len(graph.runs)} runs.\n{lines}\n"
+            "Run the same command again to go on; a stage's log.txt tells more."
+        )
+    return summary
+
+
+JOB = Job(
+    name="study",
+    schema=StudyConfig,
+    stage=lambda _: "",
+    inputs=lambda _, run: {},
+    demand=demand,
+    plan=plan,
+    run=run_study,
+    is_remade=True,  # its stages are told apart by their configs
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)

@@ -1,0 +1,88 @@
+"""Means over the seeds of a study, and what is written of them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lafp.eval.results import Result, Subject
+from lafp.eval.study import StudyResults
+from lafp.eval.study_report import headline, markdown, write_study
+
+NUM_EPISODES = 40
+SHARES = {"latent_bc": 0.1, "naive": 0.4, "lafp": 0.9, "raw": 0.8}
+SUBJECTS = {
+    "latent_bc": Subject(label="latent_bc", method="latent_bc", variant="clean"),
+    "naive": Subject(label="naive", method="latent_flow", anchor_time=0.0, noise="fresh",
+                     solver_steps=4, variant="clean"),
+    "lafp": Subject(label="lafp", method="latent_flow", anchor_time=0.5, noise="fresh",
+                    solver_steps=4, variant="clean"),
+    "raw": Subject(label="raw", method="latent_flow", anchor_time=1.0, noise="fresh",
+                   solver_steps=4, variant="clean"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def study() -> StudyResults:
+    """Three seeds; a method succeeds in the first share of its episodes, a little more per seed."""
+    rows, success = [], {}
+    for label, share in SHARES.items():
+        for seed in range(3):
+            episodes = (np.arange(NUM_EPISODES) < (share + 0.025 * seed) * NUM_EPISODES).astype(
+                float
+            )
+            success.setdefault(("clean", label), {})[seed] = episodes
+            row = Result.of(SUBJECTS[label], "success", float(episodes.mean()), NUM_EPISODES)
+            rows.append(replace(row, seed=seed))
+    return StudyResults(rows=tuple(rows), success=success, runs=("/s/runs/clean-seed_0",))
+
+
+def test_a_method_is_averaged_over_seeds_with_an_interval_that_holds_every_seed_mean(study):
+    lafp = next(row for row in study.of_metric("success") if row.subject.label == "lafp")
+    assert lafp.per_seed == (0.9, 0.925, 0.95)
+    assert lafp.interval.mean == pytest.approx(0.925)
+    assert (lafp.interval.num_seeds, lafp.interval.num_values) == (3, 3 * NUM_EPISODES)
+    assert lafp.interval.low < 0.9 < 0.95 < lafp.interval.high
+
+
+def test_a_seed_without_a_value_is_left_out_not_counted_as_zero(study):
+    undefined = Result.of(SUBJECTS["lafp"], "mode_coverage", float("nan"), 0)
+    known = Result.of(SUBJECTS["lafp"], "mode_coverage", 0.8, 40)
+    rows = (replace(undefined, seed=0), replace(known, seed=1))
+    (row,) = StudyResults(rows=rows, success={}, runs=()).of_metric("mode_coverage")
+    assert row.interval.mean == pytest.approx(0.8)
+    assert row.per_seed == (0.8,)
+
+
+def test_two_methods_are_compared_on_the_same_episodes(study):
+    gain = study.gain("clean", "lafp", over="raw")
+    assert gain.mean == pytest.approx(0.1)
+    # All episodes that raw wins, LAFP wins too: the paired interval is narrower than either's own.
+    assert 0 < gain.low < gain.high < 0.25
+
+
+def test_the_headline_compares_with_the_better_cloning_naive_flow_and_raw_latents(study):
+    text = headline(study, "clean")
+    assert text is not None
+    assert "+80 points" in text
+    assert "+50 points" in text
+    assert "+10 points" in text
+
+
+def test_the_table_holds_every_method_with_its_seeds(study):
+    lines = markdown(study).splitlines()
+    (lafp,) = [line for line in lines if line.startswith("| LAFP")]
+    assert "92 % [" in lafp
+    assert lafp.endswith("| 90 92 95 |")
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + len(SHARES)
+
+
+def test_the_study_is_written_as_table_plot_parquet_and_page(study, tmp_path):
+    summary = write_study(str(tmp_path), "toy", study)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert pq.read_table(tmp_path / "results.parquet").num_rows == len(study.rows)
+    page = (tmp_path / "report.html").read_text()
+    assert 'href="runs/clean-seed_0/report.html"' in page
+    assert 'src="http' not in page
+    assert "succeeds in 92 %" in summary["found clean"]

@@ -1,0 +1,134 @@
+"""Studies: which runs they make, what the runs share, and what happens when one fails."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lafp.config import ConfigError, load_config
+from lafp.run_dir import RunDir
+from ray_jobs import pipeline, study
+from ray_jobs.job import JobError, execute
+from ray_jobs.stage_graph import share_stages
+from ray_jobs.study_config import StudyConfig, cells
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def load(tmp_path, text):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return load_config(StudyConfig, path)
+
+
+def graph_of(cfg):
+    return share_stages({cell.name: list(pipeline.steps(cell.pipeline)) for cell in cells(cfg)})
+
+
+def two_fractions(tmp_path, seeds="[0]"):
+    return load(
+        tmp_path,
+        f"""
+        name: toy
+        pipeline: {{extends: {CONFIGS}/pipeline/tiny.yaml}}
+        axes:
+          - values:
+              - {{label: all}}
+              - {{label: half, overrides: ["train_decoder.*.label_fraction=0.5"]}}
+        seeds: {seeds}
+        """,
+    )
+
+
+def test_every_value_meets_every_seed(tmp_path):
+    runs = cells(two_fractions(tmp_path, "[3, 5]"))
+    assert [run.name for run in runs] == ["all-seed_3", "half-seed_3", "all-seed_5", "half-seed_5"]
+    fractions = [{d.label_fraction for d in run.pipeline.train_decoder} for run in runs]
+    assert fractions == [{1.0}, {0.5}, {1.0}, {0.5}]
+
+
+def test_a_seed_reaches_every_stage(tmp_path):
+    (run, _) = cells(two_fractions(tmp_path, "[7]"))
+    config = run.pipeline
+    assert config.collect.seed == config.train_lam.train.seed == config.evaluate.seed == 7
+    assert {stage.train.seed for stage in (*config.train_policy, *config.train_decoder)} == {7}
+
+
+def test_runs_share_what_is_alike_and_nothing_else(tmp_path):
+    graph = graph_of(two_fractions(tmp_path))
+    all_labels, half = graph.runs["all-seed_0"], graph.runs["half-seed_0"]
+    shared = {stage for stage in all_labels if all_labels[stage] == half[stage]}
+    assert shared == {
+        "demonstrations",
+        "shards/videos",
+        "shards/labeled",
+        "lam",
+        "policy/latent_flow",
+        "policy/latent_bc",
+    }
+
+
+def test_another_seed_shares_nothing(tmp_path):
+    graph = graph_of(two_fractions(tmp_path, "[0, 1]"))
+    assert not set(graph.runs["all-seed_0"].values()) & set(graph.runs["all-seed_1"].values())
+
+
+def test_more_training_steps_are_another_stage_for_all_that_read_it(tmp_path):
+    (short, _) = cells(two_fractions(tmp_path))
+    long = load_config(
+        StudyConfig, tmp_path / "study.yaml", ["pipeline.train_policy.0.train.num_steps=21"]
+    )
+    before = share_stages({"run": list(pipeline.steps(short.pipeline))}).runs["run"]
+    after = share_stages({"run": list(pipeline.steps(cells(long)[0].pipeline))}).runs["run"]
+    changed = {stage for stage in before if before[stage] != after[stage]}
+    assert changed == {
+        "policy/latent_flow",
+        "decoder/latent_flow_anchor_0.5",
+        "evaluation",
+        "report",
+    }
+
+
+def test_an_override_that_fits_no_pipeline_names_its_value(tmp_path):
+    text = f"""
+        name: toy
+        pipeline: {{extends: {CONFIGS}/pipeline/tiny.yaml}}
+        axes: [{{values: [{{label: wrong, overrides: [train_lam.train.lrr=1]}}]}}]
+        seeds: [0]
+        """
+    with pytest.raises(ConfigError, match=r"value wrong: .*lrr"):
+        cells(load(tmp_path, text))
+
+
+def test_a_failed_run_is_reported_and_the_others_are_not_lost(tmp_path):
+    """Real stages on real Ray: one of two LAMs diverges."""
+    text = f"""
+        name: toy
+        pipeline:
+          extends: {CONFIGS}/pipeline/tiny.yaml
+          collect: {{num_episodes: 12, num_labeled_episodes: 2, num_labeled_val_episodes: 2}}
+          train_lam: {{train: {{num_steps: 4, num_workers: 1, ingest: {{mode: direct}}}}}}
+          train_policy: []
+          train_decoder: []
+          evaluate: {{env: null, methods: []}}
+        axes:
+          - values:
+              - {{label: steady}}
+              - {{label: diverging, overrides: [train_lam.train.optim.lr=1e30]}}
+        seeds: [0]
+        max_concurrent: 2
+        """
+    cfg, run = load(tmp_path, text), RunDir(str(tmp_path / "runs" / "toy"))
+    with pytest.raises(JobError, match=r"lam of diverging-seed_0: .*not finite") as error:
+        execute(study.JOB, cfg, run)
+    assert "1 of 2 runs" in str(error.value)
+    results = pd.read_parquet(run.stage("results.parquet").uri)
+    assert set(results.variant) == {"steady"}
+    html = RunDir(f"{run.uri}/runs/steady-seed_0").stage("report.html").uri
+    assert Path(html).is_file()
+    # Again: what is complete stays as it is.
+    summaries = sorted(Path(run.uri).glob("stages/**/summary.json"))
+    before = [path.stat().st_mtime_ns for path in summaries]
+    with pytest.raises(JobError, match="diverging"):
+        execute(study.JOB, cfg, run)
+    assert [path.stat().st_mtime_ns for path in summaries] == before
