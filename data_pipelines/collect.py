@@ -34,7 +34,7 @@ class CollectConfig:
 
     env: Any = choice(ENVS)
     labeled_env: Any = choice(ENVS, default=None)
-    """Where the labeled training episodes come from, if not from ``env`` as the held-out ones do."""
+    """Of the labeled training episodes, where it is another than the held-out ones' ``env``."""
     num_episodes: int = 700
     """Unlabeled episodes: the corpus of videos."""
     num_labeled_episodes: int = 15

@@ -58,6 +58,8 @@ class Subject:
     """Of the decoder's training."""
     noise: str | None = None
     """At deployment."""
+    noise_hold_steps: int | None = None
+    """Of noise ``held``."""
     solver_steps: int | None = None
     label_fraction: float | None = None
     """Share of the labeled clips that training saw."""

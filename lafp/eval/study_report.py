@@ -22,7 +22,10 @@ _COLUMNS = {
     "mode_coverage": "Mode coverage",
     "side_entropy": "Side entropy",
     "action_mse": "Action MSE",
+    "alignment_to_idm": "To IDM",
+    "alignment_to_deployed": "To deployed",
 }
+_SHARES = ("mode_coverage", "side_entropy")
 _CURVES = {
     "anchor_time": "anchor_time of the action decoder's training",
     "solver_steps": "solver steps",
@@ -102,7 +105,7 @@ def _table(results: StudyResults, variant: str | None) -> Table:
         subject = row.subject
         each = " ".join(f"{100 * value:.0f}" for value in row.per_seed)
         steps = str(subject.solver_steps or "")
-        body.append([_method(subject), subject.noise or "", steps, *cells, each])
+        body.append([_method(subject), _noise(subject), steps, *cells, each])
     num = max((len(row.per_seed) for row in success.values()), default=0)
     return Table(
         head=["Method", "Noise", "Steps", *(_COLUMNS[metric] for metric in metrics), "Seeds, %"],
@@ -111,7 +114,8 @@ def _table(results: StudyResults, variant: str | None) -> Table:
         emphasized=frozenset(i for i, row in enumerate(success.values()) if is_lafp(row.subject)),
         caption=f"Means over {num} training seeds with 95 % bootstrap intervals, for success over "
         "seeds and episodes. Mode coverage and side entropy are over the demonstrators'; seeds "
-        "where no episode passed a fork are left out. Seeds: success of each, in percent.",
+        "where no episode passed a fork are left out. Seeds: success of each, in percent. To IDM, to deployed: energy distance of the latents that the action "
+        "decoder was trained on, from raw IDM latents and from those that it meets at deployment.",
     )
 
 
@@ -119,12 +123,16 @@ def _method(row: Result) -> str:
     return "Demonstrators" if row.method == DEMONSTRATOR else name_of(row)
 
 
+def _noise(row: Result) -> str:
+    return f"held {row.noise_hold_steps}" if row.noise == "held" else row.noise or ""
+
+
 def _cell(row: StudyRow | None, metric: str) -> str:
     if row is None:
         return NO_VALUE
     if metric == "success":
         return _percent(row.interval)
-    return f"{row.interval.mean:.2f}" if metric != "action_mse" else f"{row.interval.mean:.3f}"
+    return f"{row.interval.mean:.2f}" if metric in _SHARES else f"{row.interval.mean:.3f}"
 
 
 def _percent(value: Interval) -> str:
@@ -139,7 +147,7 @@ def _named(row: Result) -> str:
     detail = ", ".join(
         text
         for text in (
-            f"{row.noise} noise" if row.noise else "",
+            f"{_noise(row)} noise" if row.noise else "",
             f"{row.solver_steps} steps" if row.solver_steps else "",
         )
         if text
@@ -189,7 +197,7 @@ def _curves(results: StudyResults, column: str) -> dict[str, list[plots.Line]]:
 def _other_than(column: str, row: Result) -> str:
     anchor = "" if column == "anchor_time" else f"{anchored(row.anchor_time)}, "
     steps = "" if column == "solver_steps" else f", {row.solver_steps} steps"
-    return f"{anchor}{row.noise} noise{steps}"
+    return f"{anchor}{_noise(row)} noise{steps}"
 
 
 def _line(name: str, column: str, rows: Sequence[StudyRow], color: str) -> plots.Line:

@@ -66,6 +66,7 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         distractors=env.has_distractors,
         anchor_time=anchor_time,
         noise=policy.get("noise"),
+        noise_hold_steps=policy["noise_hold_steps"] if policy.get("noise") == "held" else None,
         solver_steps=policy.get("num_solver_steps"),
         label_fraction=decoder["label_fraction"],
         label_scope="both" if lam.supervision_weight else "decoder",
