@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: demo test test-slow lint format clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m ray_jobs.pipeline configs/pipeline/demo.yaml
+	$(BIN)/python -m ray_jobs.study configs/studies/demo.yaml
 
 test: lint
 	$(BIN)/python -m pytest -q

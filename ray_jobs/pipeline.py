@@ -1,6 +1,6 @@
 r"""All stages in their order: video in, policy and report out. Complete stages are skipped.
 
-python -m ray_jobs.pipeline configs/pipeline/demo.yaml
+python -m ray_jobs.pipeline configs/pipeline/slalom.yaml
 python -m ray_jobs.pipeline configs/pipeline/videos.yaml preprocess.source=DIR --run-name mine
 """
 

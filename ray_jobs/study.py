@@ -1,8 +1,9 @@
 r"""A grid of pipelines, what they have in common done once: one table, one plot, results.parquet.
 
-python -m ray_jobs.study configs/studies/slalom_demo.yaml
+python -m ray_jobs.study configs/studies/demo.yaml
 """
 
+import functools
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_stages
 from ray_jobs.study_config import StudyConfig, cells
 
 
+@functools.cache
 def graph_of(cfg: StudyConfig) -> StageGraph:
     """The stages of all runs, each once."""
     return share_stages({cell.name: list(pipeline.steps(cell.pipeline)) for cell in cells(cfg)})
@@ -27,7 +29,7 @@ def demand(cfg: StudyConfig) -> Demand:
     each = pipeline.JOB.demand(cfg.pipeline)
     for cell in cells(cfg):
         each |= pipeline.JOB.demand(cell.pipeline)
-    num = min(cfg.max_concurrent, len(list(cells(cfg))))
+    num = min(cfg.max_concurrent, len(cells(cfg)))
     return Demand(num_cpus=num * each.num_cpus, num_gpus=num * each.num_gpus)
 
 

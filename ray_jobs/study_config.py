@@ -1,5 +1,6 @@
 """The study's config: one pipeline, varied along axes and seeds."""
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -73,12 +74,17 @@ class Cell:
     pipeline: PipelineConfig
 
 
-def cells(cfg: StudyConfig) -> Iterator[Cell]:
+@functools.cache
+def cells(cfg: StudyConfig) -> tuple[Cell, ...]:
     """All runs of a study: seed by seed, so that a stopped study has whole comparisons.
 
     Raises:
         ConfigError: An override does not fit the pipeline; the message names its value.
     """
+    return tuple(_cells(cfg))
+
+
+def _cells(cfg: StudyConfig) -> Iterator[Cell]:
     for seed in cfg.seeds:
         for values in itertools.product(*(axis.values for axis in cfg.axes)):
             variant = "-".join(value.label for value in values)

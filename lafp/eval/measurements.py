@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lafp import storage
 from lafp.agent import Agent
 from lafp.data.labels import action_spec
 from lafp.data.randomness import derive_seed
@@ -24,6 +23,7 @@ from lafp.eval.rollout import Actor, Expert, RolloutResult, rollout
 from lafp.eval.run_record import StageRecord
 from lafp.lam import load_lam
 from lafp.policies.base import load_policy
+from lafp.run_dir import RunDir
 from lafp.train.tasks.held_out import HeldOutClips
 from lafp.train.tasks.transitions import (
     Transitions,
@@ -88,7 +88,7 @@ def measure_alignment(
     """
     torch.set_num_threads(1)
     agent = load_agent(run_uri, method)
-    policy = load_policy(storage.join(run_uri, "policy", method.policy))
+    policy = load_policy(RunDir(run_uri).stage(f"policy/{method.policy}").uri)
     lam = load_lam(lam_uri)
     parts = [
         transitions_of_clip(batch, b, lam, policy)
@@ -99,7 +99,7 @@ def measure_alignment(
         return {}
     seen = Transitions.cat(parts)
     seen = seen[torch.linspace(0, len(seen) - 1, min(len(seen), MAX_TRANSITIONS)).long()]
-    config = StageRecord(storage.join(run_uri, "decoder", method.decoder), "decoder").config
+    config = StageRecord(RunDir(run_uri).stage(f"decoder/{method.decoder}").uri, "decoder").config
     torch.manual_seed(derive_seed(seed, "alignment"))
     trained_on_NZ = anchored_latents(policy, seen, anchor_range(config["anchor_time"]))
     deployed_NZ = deployed_latents(agent.policy, seen)

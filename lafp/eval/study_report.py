@@ -1,6 +1,6 @@
 """A study, written down: ``results.parquet``, ``table.md``, ``plot.png`` and ``report.html``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -40,7 +40,8 @@ def write_study(uri: str, name: str, results: StudyResults) -> dict[str, Any]:
     """
     write_results(storage.join(uri, "results.parquet"), results.rows)
     storage.write_text(storage.join(uri, "table.md"), markdown(results))
-    storage.write_bytes(storage.join(uri, "plot.png"), _plot_png(results))
+    if panels := {v: rows for v in _variants(results) if (rows := _dots(results, v))}:
+        storage.write_bytes(storage.join(uri, "plot.png"), _plot_png(panels))
     path = storage.join(uri, "report.html")
     storage.write_text(path, _page(uri, name, results))
     findings = {
@@ -114,8 +115,9 @@ def _table(results: StudyResults, variant: str | None) -> Table:
         emphasized=frozenset(i for i, row in enumerate(success.values()) if is_lafp(row.subject)),
         caption=f"Means over {num} training seeds with 95 % bootstrap intervals, for success over "
         "seeds and episodes. Mode coverage and side entropy are over the demonstrators'; seeds "
-        "where no episode passed a fork are left out. Seeds: success of each, in percent. To IDM, to deployed: energy distance of the latents that the action "
-        "decoder was trained on, from raw IDM latents and from those that it meets at deployment.",
+        "where no episode passed a fork are left out. To IDM, to deployed: energy distance of the "
+        "latents that the action decoder was trained on, from raw IDM latents and from those that "
+        "it meets at deployment. Seeds: success of each, in percent.",
     )
 
 
@@ -214,19 +216,24 @@ def _line(name: str, column: str, rows: Sequence[StudyRow], color: str) -> plots
     )
 
 
-def _plot_png(results: StudyResults) -> bytes:
-    """Success of every method, one panel per variant."""
-    panels = {variant: _dots(results, variant) for variant in _variants(results)}
+def _plot_png(panels: Mapping[str | None, Sequence[plots.Dot]]) -> bytes:
+    """Success of every method, the variants side by side."""
+    num_columns = min(3, len(panels))
+    num_rows = -(-len(panels) // num_columns)
     most = max(map(len, panels.values()))
 
     def paint(axes: Any) -> None:
-        for ax, (variant, rows) in zip(_listed(axes), panels.items(), strict=True):
-            plots.paint_dots(ax, rows, "success, share of episodes", xlim=(-0.02, 1.02))
-            ax.set_title(variant or "")
+        axes = _listed(axes)
+        for i, (variant, rows) in enumerate(panels.items()):
+            plots.paint_dots(axes[i], rows, "success", xlim=(-0.02, 1.02))
+            axes[i].set_title(variant or "")
+            if i % num_columns:  # the same methods as in the panel at the left
+                axes[i].set_yticklabels([])
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
 
-    return plots.draw_png(
-        plots.PAGE_WIDTH_IN, (0.8 + 0.29 * most) * len(panels), paint, rows=len(panels)
-    )
+    width_in = 3.4 + 3.2 * num_columns
+    return plots.draw_png(width_in, (0.9 + 0.27 * most) * num_rows, paint, num_columns, num_rows)
 
 
 def _listed(axes: Any) -> list[Axes]:

@@ -39,7 +39,9 @@ def test_decoders_of_one_comparison_differ_in_policy_and_anchor_alone():
         ("latent_bc", 0),
         ("latent_bc", 1),
         ("latent_flow", 0),
+        ("latent_flow", 0.25),
         ("latent_flow", 0.5),
+        ("latent_flow", 0.75),
         ("latent_flow", 1),
     }
     shared = {(cfg.train, cfg.decoder, cfg.label_fraction, cfg.label_seed) for cfg in decoders}

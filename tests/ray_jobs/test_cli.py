@@ -13,7 +13,7 @@ JOBS = sorted(
     for path in (ROOT / "ray_jobs").glob("*.py")
     if '__name__ == "__main__"' in path.read_text()
 )
-DEMO = "configs/pipeline/demo.yaml"
+DEMO = "configs/pipeline/slalom.yaml"
 
 
 def run_job(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:

@@ -29,9 +29,8 @@ def study() -> StudyResults:
     rows, success = [], {}
     for label, share in SHARES.items():
         for seed in range(3):
-            episodes = (np.arange(NUM_EPISODES) < (share + 0.025 * seed) * NUM_EPISODES).astype(
-                float
-            )
+            num_successes = round(share * NUM_EPISODES) + seed
+            episodes = (np.arange(NUM_EPISODES) < num_successes).astype(float)
             success.setdefault(("clean", label), {})[seed] = episodes
             row = Result.of(SUBJECTS[label], "success", float(episodes.mean()), NUM_EPISODES)
             rows.append(replace(row, seed=seed))
@@ -73,7 +72,7 @@ def test_the_headline_compares_with_the_better_cloning_naive_flow_and_raw_latent
 def test_the_table_holds_every_method_with_its_seeds(study):
     lines = markdown(study).splitlines()
     (lafp,) = [line for line in lines if line.startswith("| LAFP")]
-    assert "92 % [" in lafp
+    assert "93 % [" in lafp
     assert lafp.endswith("| 90 92 95 |")
     assert len([line for line in lines if line.startswith("| ")]) == 2 + len(SHARES)
 
@@ -85,4 +84,4 @@ def test_the_study_is_written_as_table_plot_parquet_and_page(study, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert 'href="runs/clean-seed_0/report.html"' in page
     assert 'src="http' not in page
-    assert "succeeds in 92 %" in summary["found clean"]
+    assert "succeeds in 93 %" in summary["found clean"]
