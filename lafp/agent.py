@@ -24,7 +24,7 @@ _DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.b
 class Agent:
     """Controls one episode, or many side by side.
 
-        agent = Agent.load("runs/demo")
+        agent = Agent.load("runs/mine")
         agent.reset()
         action = agent.act(camera.read())  # every 1 / agent.fps seconds
 
