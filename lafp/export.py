@@ -42,11 +42,21 @@ def save_model(
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "config": config_to_dict(config),
         "specs": {name: config_to_dict(spec) for name, spec in specs.items()},
+        "frozen_weights": _frozen_weights(module),
         "num_parameters": sum(p.numel() for p in module.parameters()),
         "metrics": metrics,
     }
     storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
     storage.write_text(storage.join(uri, "model.json"), json.dumps(card, indent=1))
+
+
+def _frozen_weights(module: nn.Module) -> dict[str, Any]:
+    """Weights from elsewhere, not stored with the model: submodule -> path, hash, config."""
+    return {
+        name: part.frozen_weights
+        for name, part in module.named_modules()
+        if hasattr(part, "frozen_weights")
+    }
 
 
 def load_model(uri: str, kind: ModelKind) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -5,9 +5,11 @@ from lafp.registry import Registry
 ENCODERS = Registry(
     "encoder",
     {
+        "dinov2": "lafp.models.dinov2:Dinov2",
         "impala": "lafp.models.encoders:Impala",
         "small_cnn": "lafp.models.encoders:SmallCnn",
         "strided_resnet": "lafp.models.encoders:StridedResnet",
+        "vit": "lafp.models.vit:Vit",
     },
 )
 

@@ -34,12 +34,16 @@ class Encoder(nn.Module):
         Raises:
             ValueError: The observation has another shape than the encoder was made for.
         """
+        self.check_shape(obs)
+        return self.layers(obs)
+
+    def check_shape(self, obs: Tensor) -> None:
+        """Raises ValueError where an observation is of another shape than the encoder's."""
         if obs.shape[1:] != self.input_shape:
             raise ValueError(
                 f"Expected observations [B, {', '.join(map(str, self.input_shape))}] "
                 f"(3 F, H, W), got {tuple(obs.shape)}."
             )
-        return self.layers(obs)
 
 
 def _check_widths(channels: tuple[int, ...], embed_dim: int | None = None) -> None:
@@ -185,9 +189,12 @@ class ResidualBlock(nn.Module):
 
 
 def init_orthogonal_(module: nn.Module) -> None:
-    """Orthogonal weights and zero biases in every linear and convolution layer (as LAOM does)."""
+    """Orthogonal weights and zero biases in every linear and convolution layer (as LAOM does).
+
+    What is frozen stays: it was trained elsewhere.
+    """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.requires_grad:
             nn.init.orthogonal_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -1,4 +1,7 @@
-"""Policies come out alike on every engine, in two processes: weights, statistics, projection."""
+"""Policies come out alike on every engine, in two processes, resumed halfway.
+
+One has a frozen encoder, one a projection, one chunks.
+"""
 
 import os
 from dataclasses import replace
@@ -15,6 +18,7 @@ from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
+from tests.synthetic_dinov2 import write_dinov2
 from tests.synthetic_lam import write_lam
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext
@@ -22,18 +26,21 @@ from tests.toy_task import GroupContext
 ENGINES = {"ddp": DdpConfig()} | {f"zero{s}": DeepSpeedConfig(zero_stage=s) for s in (1, 2)}
 NUM_STEPS, BATCH_SIZE = 6, 16
 POLICIES = {
-    "latent_bc": {},
+    "latent_bc": {"encoder": {"name": "dinov2", "image_size_px": 28, "grid_size": 2}},
     "latent_flow": {"latent_projection": {"name": "pca", "dim": 3, "num_fit_latents": 40}},
     "latent_mean_flow": {"chunk_steps": 3},
 }
 
 
-def config(policy: str, engine: str) -> TrainPolicyConfig:
+def config(policy: str, engine: str, dinov2: Path, num_steps: int) -> TrainPolicyConfig:
     encoder = {"name": "small_cnn", "channels": [8], "embed_dim": 16}
+    settings = {"name": policy, "encoder": encoder, **POLICIES[policy]}
+    if settings["encoder"]["name"] == "dinov2":
+        settings["encoder"] |= {"path": str(dinov2)}
     raw = {
-        "policy": {"name": policy, "encoder": encoder, **POLICIES[policy]},
+        "policy": settings,
         "train": {
-            "num_steps": NUM_STEPS,
+            "num_steps": num_steps,
             "global_batch_size": BATCH_SIZE,
             "optim": {"lr": 1e-3},
             "num_workers": 2,
@@ -49,10 +56,12 @@ def worker(rank: int, shards: str, lam: str, root: Path) -> None:
     os.environ["LOCAL_RANK"] = str(rank)
     for policy in POLICIES:
         for engine in ENGINES:
-            cfg, folder = config(policy, engine), root / policy / engine
+            folder = root / policy / engine
             folder.mkdir(parents=True, exist_ok=True)
-            train(cfg.train, PolicyTask(cfg, shards, lam), GroupContext(str(folder)))
-            dist.barrier()
+            for num_steps in (NUM_STEPS // 2, NUM_STEPS):  # the second resumes from the first
+                cfg = config(policy, engine, root / "dinov2", num_steps)
+                train(cfg.train, PolicyTask(cfg, shards, lam), GroupContext(str(folder)))
+                dist.barrier()
     dist.destroy_process_group()
 
 
@@ -61,6 +70,7 @@ def runs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("policy_engines")
     shards = write_shard_set(root / "videos", num_clips=20, num_val_clips=4)
     lam = write_lam(str(root / "lam"))
+    write_dinov2(root / "dinov2")
     mp.spawn(worker, (shards, lam, root), nprocs=2)
     return root
 

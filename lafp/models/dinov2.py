@@ -1,0 +1,198 @@
+"""DINOv2 from a local folder, frozen, with a small trained head."""
+
+# Shape suffixes in this file: B batch, F frames of a stack, N tokens, D width of DINOv2.
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafp.config import ConfigError
+from lafp.models.encoders import Encoder
+from lafp.types import ObsSpec
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FINGERPRINT = "fingerprint"
+HASH_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dinov2Config:
+    """Features of DINOv2 (Oquab et al., arXiv:2304.07193). Needs ``pip install 'lafp[dinov2]'``."""
+
+    name: str = "dinov2"
+    path: str
+    """Local folder as on the Hugging Face hub: ``config.json`` and ``*.safetensors``. The same path
+    on every node, and wherever the trained model is loaded: its weights stay there."""
+    image_size_px: int = 224
+    """Frames are resized to this height and width; a multiple of DINOv2's patch (14)."""
+    grid_size: int = 4
+    """Patch tokens are averaged over a grid of this height and width: it keeps where things are."""
+    embed_dim: int = 256
+    """E, size of the embedding: a trained linear layer over the features."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size_px", "grid_size", "embed_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+class Dinov2(Encoder):
+    """Each frame's class token and averaged patch tokens, all frames side by side, then a layer.
+
+    DINOv2's own weights have no gradient, are always in eval mode, and are no part of the state
+    dict: what is stored in their place is a fingerprint of the folder, which loading checks.
+    """
+
+    Config = Dinov2Config
+    fingerprint: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, cfg: Dinov2Config, obs: ObsSpec) -> None:
+        super().__init__(obs)
+        self.cfg = cfg
+        backbone, sha256 = _load_backbone(Path(cfg.path))
+        _check_image_size(cfg, backbone.config.patch_size)
+        self.frozen_weights = {
+            "path": cfg.path,
+            "sha256": sha256,
+            "config": backbone.config.to_dict(),
+        }
+        """For the card of a model that holds this encoder."""
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.embed_dim = cfg.embed_dim
+        features_dim = (1 + cfg.grid_size**2) * backbone.config.hidden_size * obs.frame_stack
+        self.layers = nn.Sequential(nn.Linear(features_dim, cfg.embed_dim), nn.ReLU())
+        fingerprint = torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
+        self.register_buffer(FINGERPRINT, fingerprint)
+        self.register_buffer("mean", _per_channel(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("std", _per_channel(IMAGENET_STD), persistent=False)
+        self.register_state_dict_post_hook(_leave_out_backbone)
+        self.register_load_state_dict_pre_hook(_put_back_backbone)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """See ``Encoder``."""
+        self.check_shape(obs)
+        frames = obs.unflatten(1, (-1, 3)).flatten(0, 1)  # [B F, 3, H, W]
+        with torch.no_grad():
+            features = self._features(frames)
+        return self.layers(features.unflatten(0, (len(obs), -1)).flatten(1))
+
+    def train(self, mode: bool = True) -> Self:
+        """DINOv2 itself stays as it is."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def _features(self, frames: Tensor) -> Tensor:
+        """Frames in [-1, 1], [B F, 3, H, W] -> [B F, (1 + grid_size^2) D]."""
+        size = self.cfg.image_size_px
+        pixels = F.interpolate(  # bf16 cannot be resized on a CPU
+            (frames.float() + 1) / 2,
+            (size, size),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        pixels = ((pixels - self.mean) / self.std).to(frames.dtype)
+        tokens = self.backbone(pixel_values=pixels).last_hidden_state
+        side = size // self.backbone.config.patch_size
+        patches = tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        pooled = F.adaptive_avg_pool2d(patches, self.cfg.grid_size).flatten(1)
+        return torch.cat([tokens[:, 0], pooled], dim=1)
+
+
+def _load_backbone(folder: Path) -> tuple[Any, str]:
+    """DINOv2, and the SHA-256 of what its folder holds."""
+    try:
+        from transformers import Dinov2Model
+        from transformers.utils import logging
+    except ImportError:
+        raise ConfigError(
+            "Encoder dinov2 needs the package transformers: pip install 'lafp[dinov2]'."
+        ) from None
+    weights = sorted(folder.glob("*.safetensors"))
+    card = folder / "config.json"
+    if not weights or not card.is_file():
+        raise ConfigError(
+            f"No DINOv2 at {folder}: expected a local folder with config.json and *.safetensors, "
+            "e.g. a download of facebook/dinov2-base. A trained model does not hold a copy: put "
+            "the folder that it was trained with at this path."
+        )
+    kind = json.loads(card.read_text()).get("model_type")
+    if kind != "dinov2":
+        raise ConfigError(f"{card} describes a model of type {kind!r}, expected 'dinov2'.")
+    logging.disable_progress_bar()
+    backbone: Any
+    found: Any
+    backbone, found = Dinov2Model.from_pretrained(  # type: ignore[misc]
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    if missing := [*found["missing_keys"], *found["mismatched_keys"]]:
+        raise ConfigError(
+            f"The weights in {folder} do not fit its config.json: {len(missing)} are missing or of "
+            f"another shape, e.g. {missing[0]}. Download the folder again."
+        )
+    return backbone, _sha256([card, *weights])
+
+
+def _sha256(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_image_size(cfg: Dinov2Config, patch_size_px: int) -> None:
+    if cfg.image_size_px % patch_size_px:
+        raise ConfigError(
+            f"encoder.image_size_px must be a multiple of DINOv2's patch of {patch_size_px} px, "
+            f"got {cfg.image_size_px}."
+        )
+    if cfg.grid_size > cfg.image_size_px // patch_size_px:
+        raise ConfigError(
+            f"encoder.grid_size must be at most {cfg.image_size_px // patch_size_px}, the patches "
+            f"along a side, got {cfg.grid_size}."
+        )
+
+
+def _per_channel(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values).view(1, 3, 1, 1)
+
+
+def _leave_out_backbone(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
+) -> None:
+    del module, local_metadata
+    for key in [key for key in state_dict if key.startswith(f"{prefix}backbone.")]:
+        del state_dict[key]
+
+
+def _put_back_backbone(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: object
+) -> None:
+    """Checks that the model was trained with this DINOv2, and fills in its weights."""
+    del unused
+    assert isinstance(module, Dinov2)
+    trained_with = state_dict.get(prefix + FINGERPRINT)
+    if trained_with is not None and not torch.equal(trained_with.cpu(), module.fingerprint.cpu()):
+        trained_hex = bytes(trained_with.tolist()).hex()
+        raise ConfigError(
+            f"The model was trained with another DINOv2 (sha256 {trained_hex[:12]}) than the one "
+            f"at {module.cfg.path} (sha256 {module.frozen_weights['sha256'][:12]}). Put the former "
+            "at that path."
+        )
+    for key, value in module.backbone.state_dict().items():
+        state_dict[f"{prefix}backbone.{key}"] = value
