@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from lafp.envs import ENVS
 from lafp.envs.slalom import (
@@ -142,3 +143,44 @@ def test_a_wrong_batch_of_actions_is_named():
     env.reset(np.arange(3))
     with pytest.raises(ValueError, match=r"\(3, 2\).*\(2, 2\)"):
         env.step(np.zeros((2, 2)))
+
+
+@pytest.fixture(scope="module")
+def positions_and_actions():
+    """Of 1,500 demonstrations: float [K, 2] each."""
+    env = Slalom(SlalomConfig())
+    env.reset(np.arange(10_000, 11_500))
+    positions, actions, is_over = [], [], np.zeros(1_500, bool)
+    while not is_over.all():
+        positions.append(env.state()[~is_over, :2])
+        action = env.expert()
+        actions.append(action[~is_over])
+        is_over = env.step(action).done
+    return np.concatenate(positions), np.concatenate(actions)
+
+
+def clone(positions_and_actions, width, num_episodes=60):
+    """Success of the demonstrators' mean action, averaged over a Gaussian of that width."""
+    positions, actions = positions_and_actions
+    env = Slalom(SlalomConfig())
+    env.reset(np.arange(num_episodes))
+    is_over = np.zeros(num_episodes, bool)
+    while not is_over.all():
+        here = env.state()[:, None, :2]
+        # Where no demonstrator was, the nearest ones count.
+        result = env.step(
+            softmax(-0.5 * np.square((here - positions) / width).sum(-1), 1) @ actions
+        )
+        is_over = result.done
+    return result.success.mean()
+
+
+def test_a_smooth_average_of_the_demonstrators_crashes(positions_and_actions):
+    assert clone(positions_and_actions, width=0.01) == 0
+
+
+def test_a_sharp_average_tips_over_before_the_pillar_so_cloning_need_not_fail(
+    positions_and_actions,
+):
+    """What the fork tests is smoothness: see docs/results.md on the rows of cloning."""
+    assert clone(positions_and_actions, width=0.002) > 0.3
