@@ -79,7 +79,7 @@ def write_shard_set(
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticClip:
-    """Frames uint8 [T, H, W, 3], and actions float32 [T, A] if labeled."""
+    """Frames uint8 [T, H, W, 3], and actions float32 [T, A] or int64 [T] if labeled."""
 
     frames: np.ndarray
     true_action: np.ndarray | None
@@ -169,6 +169,8 @@ def _action(clips, max_action) -> dict | None:
     if clips[0].true_action is None:
         return None
     rows = np.concatenate([clip.true_action[:-1] for clip in clips])
+    if rows.dtype == np.int64:
+        return {"dim": int(rows.max()) + 1, "is_discrete": True, "low": [], "high": []}
     dim = rows.shape[1]
     bounds = {"low": [-max_action] * dim, "high": [max_action] * dim}
     statistics = {"mean": rows.mean(0).tolist(), "std": rows.std(0).tolist()}

@@ -24,7 +24,7 @@ from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig, action_err
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
 from lafp.types import ActionSpec
 from tests.synthetic_lam import write_lam
-from tests.synthetic_shards import write_shard_set
+from tests.synthetic_shards import SyntheticClip, moving_dot, write_clips, write_shard_set
 
 ENCODER = {"name": "small_cnn", "channels": [8], "embed_dim": 16}
 TRAIN = {"num_steps": 6, "global_batch_size": 8, "optim": {"lr": 1e-3}}
@@ -235,6 +235,44 @@ def test_a_range_of_anchor_times_is_drawn_per_transition(run):
     torch.manual_seed(0)
     assert moved([1.0, 1.0]).max() < 1e-5
     assert moved([0.99, 1.0]).max() < moved([0.0, 0.1]).min()
+
+
+@pytest.mark.parametrize("use_obs_embedding", [False, True])
+def test_a_decoder_reads_the_observation_where_configured(run, tmp_path, use_obs_embedding):
+    decoder = {"hidden_dims": [16], "use_obs_embedding": use_obs_embedding}
+    task = DecoderTask(
+        decoder_config(decoder=decoder), run["labeled"], run["latent_flow"], run["lam"]
+    )
+    train(task.cfg.train, task, LocalContext(str(tmp_path)))
+    loaded, _ = load_action_decoder(str(tmp_path))
+    latent, embeddings = torch.randn(5, 4), torch.randn(2, 5, 16)
+    first, second = (loaded.decode(latent, embedding) for embedding in embeddings)
+    assert torch.equal(first, second) != use_obs_embedding
+
+
+def write_choices(folder):
+    """Clips whose action is a choice: whether the dot moves right (0), left (1) or neither (2)."""
+    clips = []
+    for index in range(24):
+        frames, steps = moving_dot(9, index)
+        choice = np.select([steps[:, 1] > 0, steps[:, 1] < 0], [0, 1], 2).astype(np.int64)
+        split = "val" if index >= 20 else "train"
+        clips.append(SyntheticClip(frames=frames, true_action=choice, split=split))
+    return write_clips(folder, clips, clips_per_shard=4, seed=0, max_action=0)
+
+
+def test_discrete_actions_are_learned_as_choices(run, tmp_path):
+    labeled = write_choices(tmp_path / "choices")
+    cfg = decoder_config(anchor_time=1.0, train=TRAIN | {"num_steps": 200, "optim": {"lr": 1e-2}})
+    task = DecoderTask(cfg, labeled, run["latent_flow"], run["lam"])
+    assert task.action == ActionSpec(dim=3, is_discrete=True)
+    metrics = train(cfg.train, task, LocalContext(str(tmp_path / "decoder")))
+    assert metrics["loss"] < 0.9 * np.log(3), "better than knowing nothing"
+    for name in ("anchored", "deployed"):
+        assert 0 <= metrics[f"val/action_accuracy_{name}"] <= 1
+    loaded, _ = load_action_decoder(str(tmp_path / "decoder"))
+    choices = loaded.decode(torch.randn(50, 4), torch.zeros(50, 16))
+    assert choices.dtype == torch.int64 and set(choices.tolist()) <= {0, 1, 2}
 
 
 def test_a_label_fraction_limits_the_clips_that_are_read(run):
