@@ -11,7 +11,16 @@ from matplotlib.axes import Axes
 from lafp import storage
 from lafp.eval import plots
 from lafp.eval.report import page_template
-from lafp.eval.report_sections.blocks import NO_VALUE, Block, Section, Table, Text, anchored, chart
+from lafp.eval.report_sections.blocks import (
+    NO_VALUE,
+    Block,
+    Note,
+    Section,
+    Table,
+    Text,
+    anchored,
+    chart,
+)
 from lafp.eval.report_sections.result import SLALOM_NOTE, color_of, is_lafp, name_of
 from lafp.eval.results import DEMONSTRATOR, Result, write_results
 from lafp.eval.statistics import Interval
@@ -22,8 +31,12 @@ _COLUMNS = {
     "mode_coverage": "Mode coverage",
     "side_entropy": "Side entropy",
     "action_mse": "Action MSE",
-    "alignment_to_idm": "To IDM",
-    "alignment_to_deployed": "To deployed",
+}
+_ALIGNMENT = {
+    "alignment_to_idm": "Distance to IDM latents",
+    "alignment_to_deployed": "Distance to deployed latents",
+    "action_mse_on_idm": "Action MSE on IDM latents",
+    "action_mse_on_deployed": "Action MSE on deployed latents",
 }
 _SHARES = ("mode_coverage", "side_entropy")
 _CURVES = {
@@ -61,11 +74,20 @@ def headline(results: StudyResults, variant: str | None) -> str | None:
     others += [row for row in rows if _differs_in_anchor(row.subject, lafp.subject)]
     gains = [
         f"{_points(results.gain(variant, lafp.subject.label, row.subject.label))} over "
-        f"{_named(row.subject)}"
+        f"{_named(row.subject)}{_modes_kept(results, row)}"
         for row in others
     ]
     text = f"{_named(lafp.subject)} succeeds in {_percent(lafp.interval)}"
+    text += _modes_kept(results, lafp)
     return f"{text}: {'; '.join(gains)}." if gains else f"{text}."
+
+
+def _modes_kept(results: StudyResults, row: StudyRow) -> str:
+    """Success alone would hide a policy that always goes the same way."""
+    for coverage in results.of_metric("mode_coverage"):
+        if coverage.key == row.key:
+            return f" (mode coverage {coverage.interval.mean:.2f})"
+    return ""
 
 
 def _differs_in_anchor(row: Result, lafp: Result) -> bool:
@@ -74,16 +96,19 @@ def _differs_in_anchor(row: Result, lafp: Result) -> bool:
 
 
 def markdown(results: StudyResults) -> str:
-    """The table, one per variant, to be pasted into a document."""
-    parts = []
+    """The tables of every variant, to be pasted into a document."""
+    parts: list[str] = []
     for variant in _variants(results):
-        table = _table(results, variant)
-        rules = ["---"] * len(table.head)
-        lines = [table.head, rules, *table.rows]
-        parts += [f"### {variant}\n"] if variant else []
-        parts += ["\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"]
-        parts += [f"{text}\n"] if (text := headline(results, variant)) else []
-    return "\n".join(parts)
+        tables = [_table(results, variant), _alignment_table(results, variant)]
+        parts += [f"### {variant}"] if variant else []
+        parts += [text] if (text := headline(results, variant)) else []
+        parts += [_markdown_table(table) for table in tables if table]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [table.head, ["---"] * len(table.head), *table.rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _variants(results: StudyResults) -> list[str | None]:
@@ -108,16 +133,37 @@ def _table(results: StudyResults, variant: str | None) -> Table:
         steps = str(subject.solver_steps or "")
         body.append([_method(subject), _noise(subject), steps, *cells, each])
     num = max((len(row.per_seed) for row in success.values()), default=0)
+    rows = enumerate(success.values())
     return Table(
         head=["Method", "Noise", "Steps", *(_COLUMNS[metric] for metric in metrics), "Seeds, %"],
         rows=body,
         num_text_columns=2,
-        emphasized=frozenset(i for i, row in enumerate(success.values()) if is_lafp(row.subject)),
+        emphasized=frozenset([next((i for i, row in rows if is_lafp(row.subject)), -1)]),
         caption=f"Means over {num} training seeds with 95 % bootstrap intervals, for success over "
         "seeds and episodes. Mode coverage and side entropy are over the demonstrators'; seeds "
-        "where no episode passed a fork are left out. To IDM, to deployed: energy distance of the "
-        "latents that the action decoder was trained on, from raw IDM latents and from those that "
-        "it meets at deployment. Seeds: success of each, in percent.",
+        "where no episode passed a fork are left out. Seeds: success of each, in percent.",
+    )
+
+
+def _alignment_table(results: StudyResults, variant: str | None) -> Table | None:
+    """Why the interpolation works: one row per action decoder."""
+    by_metric = {metric: _of_variant(results, variant, metric) for metric in _ALIGNMENT}
+    by_decoder: dict[tuple[str, float | None], list[str]] = {}
+    for label, row in by_metric["alignment_to_idm"].items():
+        subject = row.subject
+        cells = [_cell(rows.get(label), metric) for metric, rows in by_metric.items()]
+        by_decoder.setdefault((subject.method, subject.anchor_time), [_method(subject), *cells])
+    if not by_decoder:
+        return None
+    return Table(
+        head=["Action decoder", *_ALIGNMENT.values()],
+        rows=list(by_decoder.values()),
+        caption="Energy distance, in standardized latents, of what the action decoder was trained "
+        "on, from raw IDM latents and from what it meets at deployment; and its action error on "
+        "both, paired with the demonstrated action: where a policy keeps several modes, a "
+        "deployed latent is often another mode's, and its error no fault. A decoder should know "
+        "the latents that it meets (small distance to deployed) in pairs that are right (small "
+        "error on IDM latents).",
     )
 
 
@@ -258,8 +304,8 @@ def _page(uri: str, name: str, results: StudyResults) -> str:
         lead=f"{len(results.runs)} runs, seeds {', '.join(map(str, seeds))}. Intervals are 95 % "
         "bootstrap intervals over training seeds and episodes; with few seeds they are too narrow.",
         facts=[],
-        headline=" ".join(headlines) or None,
-        warnings=[],
+        headline=None,
+        warnings=[Note(text=text) for text in headlines],
         sections=[*sections, _runs_section(results)],
     )
 
@@ -278,6 +324,8 @@ def _section(results: StudyResults, variant: str | None) -> Section:
             ),
             _table(results, variant),
         ]
+        if alignment := _alignment_table(results, variant):
+            blocks.append(alignment)
     if any(row.task == "slalom" for row in results.rows if row.variant == variant):
         blocks.append(Text(text=SLALOM_NOTE))
     title = variant or "Does it work?"
