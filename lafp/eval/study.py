@@ -41,6 +41,15 @@ class StudyResults:
     runs: tuple[str, ...]
     """URIs."""
 
+    def variants(self) -> list[str | None]:
+        """In the order of the runs."""
+        return list(dict.fromkeys(row.variant for row in self.rows))
+
+    def of_variant(self, variant: str | None, metric: str) -> dict[str, StudyRow]:
+        """``of_metric`` for one variant, by label."""
+        rows = self.of_metric(metric)
+        return {row.subject.label: row for row in rows if row.subject.variant == variant}
+
     def of_metric(self, metric: str) -> list[StudyRow]:
         """Means over seeds of one metric, in the order in which the runs list them.
 

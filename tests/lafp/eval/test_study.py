@@ -8,7 +8,8 @@ import pytest
 
 from lafp.eval.results import Result, Subject
 from lafp.eval.study import StudyResults
-from lafp.eval.study_report import headline, markdown, write_study
+from lafp.eval.study_report import write_study
+from lafp.eval.study_tables import headline, markdown
 
 NUM_EPISODES = 40
 SHARES = {"latent_bc": 0.1, "naive": 0.4, "lafp": 0.9, "raw": 0.8}

@@ -1,0 +1,154 @@
+"""A study in words and tables: means over seeds, differences episode by episode."""
+
+from lafp.eval.report_sections.blocks import NO_VALUE, Table
+from lafp.eval.report_sections.result import is_lafp, name_of
+from lafp.eval.results import DEMONSTRATOR, Result
+from lafp.eval.statistics import Interval
+from lafp.eval.study import StudyResults, StudyRow
+
+_COLUMNS = {
+    "success": "Success",
+    "mode_coverage": "Mode coverage",
+    "side_entropy": "Side entropy",
+    "action_mse": "Action MSE",
+}
+_ALIGNMENT = {
+    "alignment_to_idm": "Distance to IDM latents",
+    "alignment_to_deployed": "Distance to deployed latents",
+    "action_mse_on_idm": "Action MSE on IDM latents",
+    "action_mse_on_deployed": "Action MSE on deployed latents",
+}
+_SHARES = ("mode_coverage", "side_entropy")
+
+
+def headline(results: StudyResults, variant: str | None) -> str | None:
+    """LAFP against the rows that settle it, from the numbers; None where they are missing."""
+    rows = [row for row in results.of_metric("success") if row.subject.variant == variant]
+    lafp = next((row for row in rows if is_lafp(row.subject)), None)
+    if lafp is None:
+        return None
+    cloning = [row for row in rows if row.subject.method.startswith("latent_bc")]
+    others = [max(cloning, key=lambda row: row.interval.mean)] if cloning else []
+    others += [row for row in rows if _differs_in_anchor(row.subject, lafp.subject)]
+    gains = [
+        f"{_points(results.gain(variant, lafp.subject.label, row.subject.label))} over "
+        f"{named(row.subject)}{_modes_kept(results, row)}"
+        for row in others
+    ]
+    text = f"{named(lafp.subject)} succeeds in {_percent(lafp.interval)}"
+    text += _modes_kept(results, lafp)
+    return f"{text}: {'; '.join(gains)}." if gains else f"{text}."
+
+
+def _modes_kept(results: StudyResults, row: StudyRow) -> str:
+    """Success alone would hide a policy that always goes the same way."""
+    for coverage in results.of_metric("mode_coverage"):
+        if coverage.key == row.key:
+            return f" (mode coverage {coverage.interval.mean:.2f})"
+    return ""
+
+
+def _differs_in_anchor(row: Result, lafp: Result) -> bool:
+    same = (row.noise, row.solver_steps) == (lafp.noise, lafp.solver_steps)
+    return row.method == "latent_flow" and same and row.anchor_time in (0.0, 1.0)
+
+
+def markdown(results: StudyResults) -> str:
+    """The tables of every variant, to be pasted into a document."""
+    parts: list[str] = []
+    for variant in results.variants():
+        tables = [table_of(results, variant), alignment_table(results, variant)]
+        parts += [f"### {variant}"] if variant else []
+        parts += [text] if (text := headline(results, variant)) else []
+        parts += [_markdown_table(table) for table in tables if table]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [table.head, ["---"] * len(table.head), *table.rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def table_of(results: StudyResults, variant: str | None) -> Table:
+    """One row per method, one column per metric."""
+    by_metric = {metric: results.of_variant(variant, metric) for metric in _COLUMNS}
+    success = by_metric["success"]
+    metrics = [metric for metric, rows in by_metric.items() if rows]
+    body = []
+    for label, row in success.items():
+        cells = [_cell(by_metric[metric].get(label), metric) for metric in metrics]
+        subject = row.subject
+        each = " ".join(f"{100 * value:.0f}" for value in row.per_seed)
+        steps = str(subject.solver_steps or "")
+        body.append([_method(subject), noise_of(subject), steps, *cells, each])
+    num = max((len(row.per_seed) for row in success.values()), default=0)
+    rows = enumerate(success.values())
+    return Table(
+        head=["Method", "Noise", "Steps", *(_COLUMNS[metric] for metric in metrics), "Seeds, %"],
+        rows=body,
+        num_text_columns=2,
+        emphasized=frozenset([next((i for i, row in rows if is_lafp(row.subject)), -1)]),
+        caption=f"Means over {num} training seeds with 95 % bootstrap intervals, for success over "
+        "seeds and episodes. Mode coverage and side entropy are over the demonstrators'; seeds "
+        "where no episode passed a fork are left out. Seeds: success of each, in percent.",
+    )
+
+
+def alignment_table(results: StudyResults, variant: str | None) -> Table | None:
+    """Why the interpolation works: one row per action decoder."""
+    by_metric = {metric: results.of_variant(variant, metric) for metric in _ALIGNMENT}
+    by_decoder: dict[tuple[str, float | None], list[str]] = {}
+    for label, row in by_metric["alignment_to_idm"].items():
+        subject = row.subject
+        cells = [_cell(rows.get(label), metric) for metric, rows in by_metric.items()]
+        by_decoder.setdefault((subject.method, subject.anchor_time), [_method(subject), *cells])
+    if not by_decoder:
+        return None
+    return Table(
+        head=["Action decoder", *_ALIGNMENT.values()],
+        rows=list(by_decoder.values()),
+        caption="Energy distance, in standardized latents, of what the action decoder was trained "
+        "on, from raw IDM latents and from what it meets at deployment; and its action error on "
+        "both, paired with the demonstrated action: where a policy keeps several modes, a "
+        "deployed latent is often another mode's, and its error no fault. A decoder should know "
+        "the latents that it meets (small distance to deployed) in pairs that are right (small "
+        "error on IDM latents).",
+    )
+
+
+def _method(row: Result) -> str:
+    return "Demonstrators" if row.method == DEMONSTRATOR else name_of(row)
+
+
+def noise_of(row: Result) -> str:
+    """Noise at deployment, in words."""
+    return f"held {row.noise_hold_steps}" if row.noise == "held" else row.noise or ""
+
+
+def _cell(row: StudyRow | None, metric: str) -> str:
+    if row is None:
+        return NO_VALUE
+    if metric == "success":
+        return _percent(row.interval)
+    return f"{row.interval.mean:.2f}" if metric in _SHARES else f"{row.interval.mean:.3f}"
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.mean:.0f} % [{100 * value.low:.0f}, {100 * value.high:.0f}]"
+
+
+def _points(gain: Interval) -> str:
+    return f"{100 * gain.mean:+.0f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
+
+
+def named(row: Result) -> str:
+    """A method in words, with its noise and solver steps."""
+    detail = ", ".join(
+        text
+        for text in (
+            f"{noise_of(row)} noise" if row.noise else "",
+            f"{row.solver_steps} steps" if row.solver_steps else "",
+        )
+        if text
+    )
+    return f"{name_of(row)}, {detail}" if detail else name_of(row)
