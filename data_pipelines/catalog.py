@@ -156,10 +156,12 @@ class Catalog:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what SQLite says of a full disk into a StorageError that names the folder."""
+    """Turns what is said of a full disk into a StorageError that names the folder."""
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except StorageError:
+        raise
+    except (sqlite3.OperationalError, OSError) as error:
         raise StorageError(
             f"Could not write {folder}, the driver's scratch folder (TMPDIR moves it): {error}"
         ) from error

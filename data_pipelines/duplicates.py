@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from data_pipelines.catalog import Catalog
-from data_pipelines.stages.dedup import Signature, is_duplicate
+from data_pipelines.stages.dedup import (
+    MIN_COVERED,
+    MIN_COVERED_IN_VIDEO,
+    Signature,
+    is_duplicate,
+)
 
 MAX_PER_KEY = 32
 """Clips that one key is taken to name: a key that names more (black borders) says little."""
@@ -39,9 +44,12 @@ def find_duplicates(catalog: Catalog) -> Iterator[tuple[int, int]]:
     numbers = db.execute("SELECT clip FROM signatures ORDER BY clip")
     for (clip,) in numbers:
         video, signature = load(clip)
-        matches = [
-            o for o in _candidates(catalog, signature) if is_duplicate(signature, load(o)[1])
-        ]
+        matches = []
+        for other in _candidates(catalog, signature):
+            other_video, other_signature = load(other)
+            min_covered = MIN_COVERED_IN_VIDEO if other_video == video else MIN_COVERED
+            if is_duplicate(signature, other_signature, min_covered):
+                matches.append(other)
         if matches:
             db.execute("UPDATE clips SET original = ? WHERE clip = ?", (min(matches), clip))
             yield from ((video, load(match)[0]) for match in matches)

@@ -4,18 +4,19 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.manifest import reasons_in_words
 from data_pipelines.plan import Plan, Task, chunk_folder
 from data_pipelines.ray_tasks import stream_tasks
 from data_pipelines.rows import ItemRows
+from data_pipelines.sandbox import Sandbox
+from data_pipelines.sources.cluster_gate import ClusterGate
 from data_pipelines.stages.write_shards import read_part, write_part
-from data_pipelines.video_to_clips import video_to_clips
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.progress import Progress
-from lafp.video import VIDEO_DECODERS
 
 # A source is called wrong only after this many videos.
 _MIN_JUDGED_VIDEOS = 50
@@ -98,12 +99,18 @@ def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
         Counts for the progress line; what is wrong, if the disk or the network fails: Ray would
         bury it in an exception of its own.
     """
-    decoder = VIDEO_DECODERS.get(cfg.decoder.name)(cfg.decoder)
-    inputs = (video_to_clips(item, cfg, decoder) for item in task.items)
+    sandbox = _sandbox(cfg)
+    inputs = (sandbox.rows(item) for item in task.items)
     try:
         return _counts(write_part(inputs, work, f"{task.part}.tar"))
     except OSError as error:
         return str(error)
+
+
+@lru_cache(maxsize=1)
+def _sandbox(cfg: PreprocessConfig) -> Sandbox:
+    """The one of this worker process; the next task finds it warm."""
+    return Sandbox(cfg, ClusterGate())
 
 
 def _counts(items: list[ItemRows]) -> PartCounts:

@@ -29,7 +29,7 @@ from data_pipelines.plan import Plan, make_plan
 from data_pipelines.ray_tasks import stream_tasks
 from data_pipelines.rows import VideoItem
 from data_pipelines.select_clips import select_clips
-from data_pipelines.sources.fetch import start_host_gate
+from data_pipelines.sources.cluster_gate import start_cluster_gate
 from data_pipelines.sources.listing import list_source, may_download
 from data_pipelines.stages.write_shards import ShardPlan, entry_name, plan_shards, write_shard
 from lafp import storage
@@ -56,7 +56,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
     if not storage.is_file(storage.join(uri, "shard_set.json")):
         plan = make_plan(list_inputs(cfg), cfg.tasks, work)
         if may_download(cfg):
-            start_host_gate()
+            start_cluster_gate()
         make_parts(cfg, plan)
         with open_catalog(plan) as catalog:
             select_clips(catalog, cfg)

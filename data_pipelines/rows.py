@@ -61,6 +61,11 @@ class LabelSums:
     num_choices: int = 0
     """Of discrete actions: the largest seen, plus one."""
 
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "LabelSums":
+        """The inverse of ``dataclasses.asdict``, after JSON."""
+        return cls(**{key: _freeze(value) for key, value in raw.items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedClip:
@@ -92,6 +97,11 @@ class ClipRow:
 Row = VideoRow | EncodedClip | RejectRow
 
 
+@dataclass(frozen=True)
+class Undone:
+    """Takes back the last ``VideoRow`` and all that followed it: its process died."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ItemRows:
     """All that came of one listed input."""
@@ -116,9 +126,7 @@ class ItemRows:
 
 def clip_row_from_dict(raw: dict[str, Any]) -> ClipRow:
     """The inverse of ``dataclasses.asdict``, after JSON."""
-    sums: Any = raw["label_sums"]
-    if sums is not None:
-        sums = LabelSums(**{key: _freeze(value) for key, value in sums.items()})
+    sums = LabelSums.from_dict(raw["label_sums"]) if raw["label_sums"] else None
     return ClipRow(**raw | {"record": ClipRecord(**raw["record"]), "label_sums": sums})
 
 

@@ -32,20 +32,28 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
     Raises:
         StorageError: S3 did not answer; the job can be resumed.
     """
+    for rows in item_videos(item, cfg, decoder):
+        yield from rows
+
+
+def item_videos(
+    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
+) -> Iterator[Iterator[Row]]:
+    """``video_to_clips``, video by video: rows that are not asked for cost no decoding."""
     with closing(open_item(item, cfg, decoder)) as videos:
         while True:
             try:
                 video = next(videos, None)
             except VideoError as error:
-                yield from _rejected_file(item, error.reason, error.detail)
+                yield _rejected_file(item, error.reason, error.detail)
                 return
             if video is None:
                 return
             if isinstance(video, Unusable):
                 unusable = replace(item, uri=video.uri, num_bytes=0)
-                yield from _rejected_file(unusable, video.reason, video.detail)
+                yield _rejected_file(unusable, video.reason, video.detail)
             else:
-                yield from _one_video(video, cfg, item)
+                yield _one_video(video, cfg, item)
 
 
 def _rejected_file(item: VideoItem, reason: str, detail: str) -> Iterator[Row]:
@@ -106,7 +114,8 @@ def _spans(video: Opened, fps: float, cfg: PreprocessConfig) -> Iterator[ClipFra
             yield span
             covered_s = span.end_s
     except Exception as error:  # as above
-        yield Cut(covered_s, info.duration_s, "damaged", f"{type(error).__name__}: {error}")
+        reason = "out_of_memory" if isinstance(error, MemoryError) else "damaged"
+        yield Cut(covered_s, info.duration_s, reason, f"{type(error).__name__}: {error}")
 
 
 def _finish_clip(

@@ -10,8 +10,9 @@ import os
 import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -178,19 +179,8 @@ def write_bytes(uri: str, data: bytes) -> None:
         with _s3_errors("write", uri):
             _client().put_object(Bucket=bucket, Key=key, Body=data)
         return
-    path = Path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(tmp, 0o644)
-        os.replace(tmp, path)
-    except BaseException:
-        Path(tmp).unlink(missing_ok=True)
-        raise
+    with _new_file(uri) as tmp:
+        tmp.write_bytes(data)
 
 
 def write_text(uri: str, text: str) -> None:
@@ -211,11 +201,26 @@ def upload(local: str | Path, uri: str) -> None:
             _client().upload_file(str(local), bucket, key, Config=TransferConfig(use_threads=False))
         Path(local).unlink()
         return
+    with _new_file(uri) as tmp:
+        shutil.move(local, tmp)  # across file systems this copies, so the rename comes after it
+
+
+@contextmanager
+def _new_file(uri: str) -> Iterator[Path]:
+    """A path to write to, which takes its place on disk as ``uri`` after the block."""
     path = Path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.move(local, tmp)  # across file systems this copies, so the rename comes after it
-    os.replace(tmp, path)
+    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield tmp
+        with tmp.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    except OSError as error:
+        raise _failed("write", uri, error) from error
+    finally:
+        with suppress(OSError):
+            tmp.unlink(missing_ok=True)
 
 
 @contextmanager

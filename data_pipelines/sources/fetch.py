@@ -4,11 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rows import VideoItem
@@ -17,8 +13,7 @@ from lafp.download import DownloadError, download
 from lafp.host_gate import Gate, HostGate
 from lafp.video.decoder import VideoError
 
-_ACTOR = "lafp-host-gate"
-_keep_alive: list[Any] = []
+_gates: list[Gate] = []
 
 
 @contextmanager
@@ -50,40 +45,13 @@ def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
         yield path
 
 
-def start_host_gate() -> None:
-    """Starts what bounds the rate per host over the whole cluster, for this driver's tasks."""
-    actor = ray.remote(HostGate).options(
-        name=_ACTOR, get_if_exists=True, num_cpus=0, max_restarts=-1, max_task_retries=-1
-    )
-    _keep_alive[:] = [actor.remote()]  # it lives as long as its handle
+def use_gate(gate: Gate) -> None:
+    """Makes all downloads of this process ask ``gate``; without it they have one of their own."""
+    _gates[:] = [gate]
 
 
 def host_gate() -> Gate:
-    """The cluster's gate in a Ray task; this process's own elsewhere (a dry run)."""
-    is_in_task = ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
-    return _ActorGate(ray.get_actor(_ACTOR)) if is_in_task else _own_gate()
-
-
-@cache
-def _own_gate() -> HostGate:
-    return HostGate()
-
-
-class _ActorGate:
-    """``HostGate`` in another process."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def ask(
-        self, host: str, requests_per_s: float, max_connections: int, lease_s: float
-    ) -> tuple[float, int | None]:
-        asked = self._actor.ask.remote(host, requests_per_s, max_connections, lease_s)
-        wait_s, lease = ray.get(asked)
-        return wait_s, lease
-
-    def release(self, host: str, lease: int) -> None:
-        ray.get(self._actor.release.remote(host, lease))
-
-    def pause(self, host: str, seconds: float) -> None:
-        ray.get(self._actor.pause.remote(host, seconds))
+    """The gate that downloads of this process ask."""
+    if not _gates:
+        _gates.append(HostGate())
+    return _gates[0]

@@ -20,9 +20,13 @@ MAX_MEAN_DIFFERENCE = 0.02
 MAX_CELL_DIFFERENCE = 0.15
 """Of the worst cell of the median picture: two demonstrations in one scene differ only where the
 robot is, there by 0.25 and more."""
+MAX_OFFSET = 0.03
+"""In brightness, of all cells of all pictures alike, that is no difference."""
 MIN_COVERED = 0.45
 """Of a clip's pictures that must lie in the other clip. Clips of one video have similar lengths,
 so one of them covers half of whatever is cut out of it."""
+MIN_COVERED_IN_VIDEO = 0.9
+"""The same for two clips of one video: a slow scene resembles itself, a loop repeats itself."""
 MIN_PICTURES = 3
 """That must agree; all of them, if the clip has fewer."""
 # A token is 21 bits of a picture's hash. Of 3, one in two or so survives encoding again.
@@ -65,14 +69,14 @@ def signature(small: np.ndarray, fps: float) -> Signature:
     return Signature(_min_hashes(_tokens(cells)), np.round(255 * cells[shown]).astype(np.uint8))
 
 
-def is_duplicate(clip: Signature, other: Signature) -> bool:
-    """Whether about half of a clip, or more, lies in another one.
+def is_duplicate(clip: Signature, other: Signature, min_covered: float = MIN_COVERED) -> bool:
+    """Whether a clip, or ``min_covered`` of it, lies in another one.
 
     The shift is found on the grid of ``PERIOD_S``, then in steps of a quarter of it; pictures
     between those of the signature are interpolated.
     """
     pictures, others = clip.pictures / np.float32(255), other.pictures / np.float32(255)
-    num_needed = max(int(np.ceil(MIN_COVERED * len(pictures))), min(MIN_PICTURES, len(pictures)))
+    num_needed = max(int(np.ceil(min_covered * len(pictures))), min(MIN_PICTURES, len(pictures)))
     if len(others) < num_needed:
         return False
     differences = np.abs(pictures[:, None] - others[None]).mean(axis=-1)
@@ -82,7 +86,10 @@ def is_duplicate(clip: Signature, other: Signature) -> bool:
         inside = (positions >= 0) & (positions <= len(others) - 1)
         if inside.sum() < num_needed:
             continue
-        apart = np.abs(_interpolated(others, positions[inside]) - pictures[inside])
+        difference = _interpolated(others, positions[inside]) - pictures[inside]
+        # Copies with another colour range are a little darker or brighter all over.
+        offset = np.clip(np.median(difference), -MAX_OFFSET, MAX_OFFSET)
+        apart = np.abs(difference - offset)
         if (
             np.median(apart.mean(axis=1)) <= MAX_MEAN_DIFFERENCE
             and np.median(apart.max(axis=1)) <= MAX_CELL_DIFFERENCE

@@ -18,11 +18,18 @@ class LimitsConfig:
     max_duration_s: float = 12 * 3600.0
     timeout_s: float = 3600.0
     """Wall-clock time for one video. What it yielded until then is kept."""
+    max_memory_bytes: int = 4 * 2**30
+    """What the process that decodes may allocate, about 200 MiB of its own included; at least
+    512 MiB."""
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "min_side_px", "max_duration_s", "timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.max_memory_bytes < 512 * 2**20:
+            raise ValueError(
+                f"max_memory_bytes must be at least 512 MiB, got {self.max_memory_bytes}."
+            )
 
 
 def violation(info: VideoInfo, limits: LimitsConfig) -> tuple[str, str] | None:

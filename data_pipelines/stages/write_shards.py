@@ -8,7 +8,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from data_pipelines.rows import (
     EncodedClip,
     ItemRows,
     Row,
+    Undone,
     VideoRow,
     clip_row_from_dict,
 )
@@ -61,7 +62,7 @@ def entry_name(tar: str) -> str:
     return tar.removesuffix(".tar") + ".json"
 
 
-def write_part(inputs: Iterable[Iterable[Row]], work: str, part: str) -> list[ItemRows]:
+def write_part(inputs: Iterable[Iterable[Row | Undone]], work: str, part: str) -> list[ItemRows]:
     """Writes one part: the tar, then its rows.
 
     Args:
@@ -87,19 +88,33 @@ def read_part(work: str, part: str) -> list[ItemRows]:
     return [ItemRows.from_dict(item) for item in raw]
 
 
-def _write_item(rows: Iterable[Row], writer: ShardWriter, part: str) -> ItemRows:
-    videos: list[VideoRow] = []
-    clips: list[ClipRow] = []
-    rejects: list[RejectRow] = []
+def _write_item(rows: Iterable[Row | Undone], writer: ShardWriter, part: str) -> ItemRows:
+    done, video = _Rows(), _Rows()
     for row in rows:
-        if isinstance(row, EncodedClip):
+        if isinstance(row, Undone):
+            video = _Rows()  # its clips stay in the tar, where nothing points to them
+        elif isinstance(row, EncodedClip):
             writer.add(row.record, row.video, row.labels)
-            clips.append(_clip_row(row, writer, part))
-        elif isinstance(row, VideoRow):
-            videos.append(row)
+            video.clips.append(_clip_row(row, writer, part))
+        elif isinstance(row, RejectRow):
+            video.rejects.append(row)
         else:
-            rejects.append(row)
-    return ItemRows(videos=tuple(videos), clips=tuple(clips), rejects=tuple(rejects))
+            done.extend(video)
+            video = _Rows(videos=[row])
+    done.extend(video)
+    return ItemRows(videos=tuple(done.videos), clips=tuple(done.clips), rejects=tuple(done.rejects))
+
+
+@dataclass
+class _Rows:
+    videos: list[VideoRow] = field(default_factory=list)
+    clips: list[ClipRow] = field(default_factory=list)
+    rejects: list[RejectRow] = field(default_factory=list)
+
+    def extend(self, other: "_Rows") -> None:
+        self.videos += other.videos
+        self.clips += other.clips
+        self.rejects += other.rejects
 
 
 def _clip_row(clip: EncodedClip, writer: ShardWriter, part: str) -> ClipRow:
@@ -193,8 +208,3 @@ def _read_clips(
                     else None
                 ),
             )
-
-
-def with_split(clip: ClipRow, split: Split) -> ClipRow:
-    """The clip, assigned to a split."""
-    return replace(clip, record=replace(clip.record, split=split))

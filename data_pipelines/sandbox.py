@@ -1,0 +1,206 @@
+"""Goes through inputs in a process of their own, and outlives what they do to it.
+
+A crash (a decoder's segmentation fault, an exploding file) takes that process only: the video is
+tried once more, then rejected, and the others of its task go on. A video that hangs is cut off.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data_pipelines.config import PreprocessConfig
+from data_pipelines.messages import ROW_KINDS, Messages, row_of
+from data_pipelines.rejects import RejectRow
+from data_pipelines.rows import Row, Undone, VideoItem, VideoRow
+from lafp.config import config_to_dict
+from lafp.host_gate import Gate
+from lafp.storage import StorageError
+
+# Decoders leak a little.
+_ITEMS_PER_PROCESS = 500
+# A video's own time-out comes first, where its decoder still returns.
+_GRACE_S = 20.0
+# Opening may mean fetching, which has time-outs of its own; this is for what hangs all the same.
+_MAX_OPENING_S = 2 * 3600.0
+_NUM_TRIES = 2
+
+
+@dataclass(frozen=True)
+class _Died(Exception):  # noqa: N818 - an event, not an error
+    """The process ended while it went through an input."""
+
+    position: int
+    """Of the video that it was at."""
+    is_open: bool
+    """Whether that video was open already."""
+    is_timeout: bool
+    cause: str
+
+
+class Sandbox:
+    """One process for many inputs, started anew when it died. Use as a context manager."""
+
+    def __init__(self, cfg: PreprocessConfig, gate: Gate) -> None:
+        """Starts nothing yet.
+
+        Args:
+            cfg: The job's config.
+            gate: What downloads of the process ask.
+        """
+        self.cfg = cfg
+        self._gate = gate
+        self._process: subprocess.Popen[bytes] | None = None
+        self._messages: Messages
+        self._num_items = 0
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._messages.close()
+            self._process = None
+
+    def rows(self, item: VideoItem) -> Iterator[Row | Undone]:
+        """``video_to_clips`` of one input, whatever it does.
+
+        Raises:
+            StorageError: The disk or S3 failed; the job can be resumed.
+            RuntimeError: A fault of the pipeline, with its traceback.
+        """
+        first, tries = 0, Counter[int]()
+        while True:
+            seen = _Seen()
+            try:
+                for row in self._attempt(item, first):
+                    seen.add(row)
+                    yield row
+                return
+            except _Died as died:
+                tries[died.position] += 1
+                if died.is_timeout or tries[died.position] == _NUM_TRIES:
+                    yield from _given_up(item, seen, died)
+                    if not died.is_open:
+                        return
+                    first = died.position + 1
+                else:
+                    if died.is_open:
+                        yield Undone()
+                    first = died.position
+
+    def _attempt(self, item: VideoItem, first: int) -> Iterator[Row]:
+        messages = self._started()
+        position, is_open, is_finished = first, False, False
+        deadline = time.monotonic() + _MAX_OPENING_S
+        try:
+            messages.send({"item": asdict(item), "first": first})
+            while not is_finished:
+                message, data = messages.receive(deadline)
+                kind = message["kind"]
+                if kind in ROW_KINDS:
+                    is_open |= kind == "video"
+                    yield row_of(message, data)
+                elif kind == "begin":
+                    deadline = time.monotonic() + self.cfg.limits.timeout_s + _GRACE_S
+                elif kind == "end":
+                    position, is_open = position + 1, False
+                    deadline = time.monotonic() + _MAX_OPENING_S
+                else:
+                    is_finished = self._answer(message, item)
+        except TimeoutError:
+            raise _Died(position, is_open, True, "it hung") from None
+        except (EOFError, ConnectionError):
+            raise _Died(position, is_open, False, self._cause_of_death()) from None
+        finally:
+            if not is_finished:  # whatever it still has to say belongs to no one
+                self.close()
+
+    def _answer(self, message: dict[str, Any], item: VideoItem) -> bool:
+        """Deals with what is no row. Returns whether the input is finished."""
+        if message["kind"] == "gate":
+            result = getattr(self._gate, message["method"])(*message["args"])
+            self._messages.send({"result": result})
+            return False
+        if message["kind"] == "storage_error":
+            raise StorageError(message["error"])
+        if message["kind"] == "fault":
+            raise RuntimeError(f"{item.uri}: {message['error']}")
+        return True
+
+    def _started(self) -> Messages:
+        if self._num_items >= _ITEMS_PER_PROCESS:
+            self.close()
+        if self._process is None:
+            ours, theirs = socket.socketpair()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "data_pipelines.sandbox_process", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+            theirs.close()
+            self._messages, self._num_items = Messages(ours), 0
+            self._messages.send({"config": config_to_dict(self.cfg)})
+        self._num_items += 1
+        return self._messages
+
+    def _cause_of_death(self) -> str:
+        assert self._process is not None
+        status = self._process.wait()
+        self.close()
+        if status < 0:
+            return f"killed by {signal.Signals(-status).name}"
+        return f"exit status {status}"
+
+
+class _Seen:
+    """What came of the video that is being gone through."""
+
+    def __init__(self) -> None:
+        self.video: VideoRow | None = None
+        self.covered_s = 0.0
+
+    def add(self, row: Row) -> None:
+        if isinstance(row, VideoRow):
+            self.video, self.covered_s = row, 0.0
+        else:
+            self.covered_s = row.end_s if isinstance(row, RejectRow) else row.record.end_s
+
+
+def _given_up(item: VideoItem, seen: _Seen, died: _Died) -> Iterator[Row | Undone]:
+    """The rows of a video that is not tried again; one that hung keeps what it gave."""
+    video, covered_s, detail = seen.video, 0.0, died.cause
+    if died.is_open:
+        assert video is not None
+        if died.is_timeout:
+            covered_s = min(seen.covered_s, video.duration_s)
+        else:
+            yield Undone()
+            yield video
+    else:
+        uri = f"{item.uri}#{died.position}" if died.position else item.uri
+        detail += " while it was opened; what follows it in the file is not read"
+        video = VideoRow(
+            uri=uri, video_id="", split=item.split, num_bytes=item.num_bytes, duration_s=0.0
+        )
+        yield video
+    yield RejectRow(
+        video_uri=video.uri,
+        start_s=covered_s,
+        end_s=video.duration_s,
+        reason="timeout" if died.is_timeout else "killed_worker",
+        detail=detail,
+    )

@@ -1,0 +1,84 @@
+"""The process that opens and decodes inputs: a file that kills or hangs it costs nothing else.
+
+Started by ``sandbox``, which it talks to over an inherited socket.
+"""
+
+import ctypes
+import resource
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from data_pipelines.config import PreprocessConfig
+from data_pipelines.messages import Messages, send_row
+from data_pipelines.rows import VideoItem
+from data_pipelines.sources.fetch import use_gate
+from data_pipelines.video_to_clips import item_videos
+from lafp.config import config_from_dict
+from lafp.host_gate import Gate
+from lafp.video import VIDEO_DECODERS
+
+_PR_SET_PDEATHSIG = 1
+
+
+class _RemoteGate(Gate):
+    """The gate of the process that started this one."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+
+    def ask(
+        self, host: str, requests_per_s: float, max_connections: int, lease_s: float
+    ) -> tuple[float, int | None]:
+        wait_s, lease = self._call("ask", host, requests_per_s, max_connections, lease_s)
+        return wait_s, lease
+
+    def release(self, host: str, lease: int) -> None:
+        self._call("release", host, lease)
+
+    def pause(self, host: str, seconds: float) -> None:
+        self._call("pause", host, seconds)
+
+    def _call(self, method: str, *args: Any) -> Any:
+        self._messages.send({"kind": "gate", "method": method, "args": args})
+        return self._messages.receive()[0]["result"]
+
+
+def main() -> None:
+    """Serves requests until the other end closes."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    messages = Messages(socket.socket(fileno=int(sys.argv[1])))
+    use_gate(_RemoteGate(messages))
+    request, _ = messages.receive()
+    cfg = config_from_dict(PreprocessConfig, request["config"])
+    # Only what a process allocates counts, not what it maps: address space is no memory.
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (cfg.limits.max_memory_bytes, hard))
+    decoder = VIDEO_DECODERS.get(cfg.decoder.name)(cfg.decoder)
+    while True:
+        try:
+            request, _ = messages.receive()
+        except EOFError:
+            return
+        item = VideoItem(**request["item"])
+        try:
+            for number, rows in enumerate(item_videos(item, cfg, decoder)):
+                if number < request["first"]:
+                    continue
+                messages.send({"kind": "begin"})
+                for row in rows:
+                    send_row(row, messages)
+                messages.send({"kind": "end"})
+            messages.send({"kind": "done"})
+        except OSError as error:
+            messages.send({"kind": "storage_error", "error": str(error)})
+        except MemoryError:
+            raise  # ends this process, as any other death by this input
+        except Exception:
+            messages.send({"kind": "fault", "error": traceback.format_exc()})
+
+
+if __name__ == "__main__":
+    main()

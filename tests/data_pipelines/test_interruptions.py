@@ -1,0 +1,249 @@
+"""Whatever is killed, full or cut off: the same command ends with an undisturbed run's clips."""
+
+import hashlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from lafp import storage
+from tests.synthetic_video import moving_square, write_video
+
+ROOT = Path(__file__).parents[2]
+RAY_STOPS_S = 20.0
+
+
+def write_source(folder: Path, num_videos: int) -> Path:
+    folder.mkdir()
+    for i in range(num_videos):
+        write_video(folder / f"{i:03d}.mp4", moving_square(60 + i, 160, 240, seed=i))
+    (folder / "bad.mp4").write_text("<html>404</html>")
+    return folder
+
+
+def start(source: Path | str, runs: Path | str, log: Path, **env: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "ray_jobs.preprocess", "configs/preprocess/videos.yaml"]
+    command += [f"source={source}", "clip.min_frames=8", "clip.max_s=3", "tasks.videos_per_task=2"]
+    command += ["shards.max_bytes=200000", "filters.drop_duplicates=false"]
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [*command, "--run-name", "run", "--storage", str(runs)],
+            cwd=ROOT, stdout=file, stderr=file,
+            env=os.environ | {"RAY_ADDRESS": ""} | env, start_new_session=True,
+        )  # fmt: skip
+
+
+def result(runs: Path) -> dict[str, str]:
+    """Every shard, by the hash of its bytes, and the tables' rows."""
+    folder = runs / "run/shards/videos"
+    found = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*.tar"))
+    }
+    for name in ("clips", "rejects"):
+        found[name] = str(pq.read_table(folder / f"{name}.parquet").to_pylist())
+    return found
+
+
+def family(process: subprocess.Popen) -> list[psutil.Process]:
+    """The driver, its Ray, the workers, and their sandboxes."""
+    try:
+        driver = psutil.Process(process.pid)
+        return [driver, *driver.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def is_kind(process: psutil.Process, kind: str) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
+    return {
+        "sandbox": "data_pipelines.sandbox_process" in command,
+        "worker": command.startswith("ray::make_"),
+        "raylet": "raylet/raylet" in command,
+        "driver": "ray_jobs.preprocess" in command,
+    }[kind]
+
+
+def kill_one(kind: str, process: subprocess.Popen, rng: random.Random) -> bool:
+    """Kills one process of a kind, or all; returns whether there was one."""
+    members = family(process)
+    victims = members if kind == "node" else [p for p in members if is_kind(p, kind)]
+    if not victims:
+        return False
+    kill(victims if kind == "node" else [rng.choice(victims)])
+    if kind in ("driver", "raylet", "node"):
+        if kind == "raylet":
+            with suppress(subprocess.TimeoutExpired):  # Ray waits for its node to come back
+                process.wait(RAY_STOPS_S)
+        kill(members)
+        process.wait()
+    return True
+
+
+def interrupted_run(source: Path, runs: Path, kinds: list[str], rng: random.Random) -> None:
+    """Runs the job until it is complete, killing one process after the other meanwhile."""
+    log, waiting = runs.with_suffix(".log"), list(kinds)
+    process = start(source, runs, log)
+    deadline = time.monotonic() + 1200
+    while waiting:
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        if process.poll() is not None:
+            if process.returncode == 0:
+                return  # killed too late: the caller counts what is left
+            process = start(source, runs, log)
+        work = runs / "run/shards/videos/work"
+        num_parts = len(list(work.glob("*/part-*.json")))
+        time.sleep(rng.uniform(0, 0.3))
+        if num_parts > len(kinds) - len(waiting) and kill_one(waiting[0], process, rng):
+            waiting.pop(0)
+    while process.poll() != 0:
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        if process.poll() is not None:
+            process = start(source, runs, log)
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Callable[[Path], dict[str, str]]:
+    def run(source: Path) -> dict[str, str]:
+        runs = tmp_path_factory.mktemp("undisturbed")
+        process = start(source, runs, runs.with_suffix(".log"))
+        assert process.wait(600) == 0, runs.with_suffix(".log").read_text()[-3000:]
+        return result(runs)
+
+    return run
+
+
+def test_three_kills_lose_nothing_and_do_nothing_twice(tmp_path, undisturbed):
+    source = write_source(tmp_path / "source", 16)
+    interrupted_run(source, tmp_path / "runs", ["sandbox", "worker", "node"], random.Random(0))
+    assert result(tmp_path / "runs") == undisturbed(source)
+    assert not (tmp_path / "runs/run/shards/videos/work").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_twenty_kills_lose_nothing_and_do_nothing_twice(tmp_path, undisturbed):
+    source = write_source(tmp_path / "source", 40)
+    expected = undisturbed(source)
+    rng = random.Random(1)
+    kinds = ["sandbox", "worker", "driver", "node", "raylet"] * 4
+    rng.shuffle(kinds)
+    for number in range(4):
+        runs = tmp_path / f"runs{number}"
+        interrupted_run(source, runs, kinds[5 * number : 5 * number + 5], rng)
+        assert result(runs) == expected
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount a disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_with_a_clear_error_and_more_room_goes_on(
+    tmp_path, small_disk, undisturbed
+):
+    source = write_source(tmp_path / "source", 12)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(960 * 2**10))
+    log = tmp_path / "log"
+    process = start(source, small_disk, log)
+    assert process.wait(300) == 1, log.read_text()[-3000:]
+    text = log.read_text()
+    assert "No space left on device" in text and "same command again to resume" in text
+    assert "Traceback" not in text
+    filler.unlink()
+    process = start(source, small_disk, log)
+    assert process.wait(300) == 0, log.read_text()[-3000:]
+    assert result(small_disk) == undisturbed(source)
+
+
+class Cable:
+    """A connection to a server that can be pulled out and plugged in again."""
+
+    def __init__(self, port: int) -> None:
+        self._to, self._open = port, []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self.is_plugged = True
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def pull(self) -> None:
+        self.is_plugged = False
+        for end in self._open:
+            end.close()
+
+    def _serve(self) -> None:
+        while True:
+            client, _ = self._server.accept()
+            if not self.is_plugged:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self._to))
+            self._open += [client, server]
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(2**16):
+                sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for end in (source, sink):
+                end.close()
+
+
+@pytest.mark.slow
+def test_a_lost_connection_to_s3_stops_with_a_clear_error_and_goes_on_when_it_is_back(
+    tmp_path, s3_server, s3_bucket, undisturbed
+):
+    source = write_source(tmp_path / "source", 24)
+    cable = Cable(int(s3_server["AWS_ENDPOINT_URL"].rpartition(":")[2]))
+    endpoint = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{cable.port}"}
+    log, uri = tmp_path / "log", storage.join(s3_bucket, "run/shards/videos")
+    process = start(source, s3_bucket, log, **endpoint)
+    deadline = time.monotonic() + 300
+    while sum(".json" in f.uri for f in storage.list_files(storage.join(uri, "work/000000"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.1)
+    cable.pull()
+    assert process.wait(400) == 1, log.read_text()[-3000:]
+    text = log.read_text()
+    assert "Could not" in text and "same command again to resume" in text
+    assert "Traceback" not in text
+    cable.is_plugged = True
+    process = start(source, s3_bucket, log, **endpoint)
+    assert process.wait(400) == 0, log.read_text()[-3000:]
+    for info in storage.list_files(uri):
+        path = tmp_path / "copy/run/shards/videos" / info.uri.rpartition("/")[2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(storage.read_bytes(info.uri))
+    assert result(tmp_path / "copy") == undisturbed(source)
