@@ -1,4 +1,4 @@
-"""Time per action of latent_flow by its solver steps, against latent_bc, on one CPU thread or GPU.
+"""Time per action of flow policies by solver steps, against latent_bc, on one CPU thread or GPU.
 
 python -m tests.benchmarks.bench_policy_latency [--device cuda]    # one JSON line per measurement
 """
@@ -28,6 +28,7 @@ def main() -> None:
     for encoder in ENCODERS:
         policies = {"latent_bc": make("latent_bc", encoder, device)}
         policies["latent_flow_default"] = make("latent_flow", encoder, device)
+        policies["latent_mean_flow"] = make("latent_mean_flow", encoder, device)
         for steps in SOLVER_STEPS:
             name = f"latent_flow_{steps}_steps"
             policies[name] = make("latent_flow", encoder, device, num_solver_steps=steps)

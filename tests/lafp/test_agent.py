@@ -24,12 +24,15 @@ ACTION = ActionSpec(dim=3, low=(-1.0, 0.0, 5.0), high=(1.0, 10.0, 6.0))
 ENCODER = {"name": "small_cnn", "channels": [4], "embed_dim": 8}
 
 
-def write_policy(run, name, seed=0):
+def write_policy(run, name, seed=0, chunk_steps=1):
     policy_class = POLICIES.get(name)
-    cfg = config_from_dict(policy_class.Config, {"encoder": ENCODER, "hidden_dims": [16]})
+    raw = {"encoder": ENCODER, "hidden_dims": [16]}
+    raw |= {"chunk_steps": chunk_steps, "execute_steps": min(2, chunk_steps)}
+    cfg = config_from_dict(policy_class.Config, raw)
     torch.manual_seed(seed)
     policy = policy_class(cfg, OBS, 4)
-    policy(torch.rand(8, 6, 12, 16), 3 + torch.randn(8, 4))
+    z_shape = (8, 4) if chunk_steps == 1 else (8, chunk_steps, 4)
+    policy(torch.rand(8, 6, 12, 16), 3 + torch.randn(z_shape))
     specs = {"obs": OBS, "latent_action_dim": 4}
     uri = f"{run}/policy/{name}"
     save_model(uri, kind="policy", config=cfg, specs=specs, module=policy, metrics={})
@@ -131,6 +134,21 @@ def test_a_method_of_an_evaluation_sets_how_long_noise_is_held(run):
     # From the second step on the frame stack stands still, and what moves is the noise.
     assert not np.isclose(actions[1], actions[2]).all()
     np.testing.assert_array_equal(actions[2], actions[3])
+
+
+def test_an_episode_that_begins_anew_plans_anew(run):
+    write_policy(run, "latent_bc", chunk_steps=3)
+    write_decoder(run, "cloned", "latent_bc")
+    agent = lafp.Agent.load(run, decoder="cloned")
+    agent.reset(2)
+    frame = np.repeat(video(1)[0], 2, axis=0)  # what is seen never changes, so no plan does
+    actions = [agent.act(frame)]
+    agent.reset_where(np.array([False, True]))
+    actions += [agent.act(frame) for _ in range(3)]
+    first, second = np.stack(actions, axis=1)
+    assert not np.isclose(first[0], first[1]).all()
+    np.testing.assert_allclose(first, first[[0, 1, 0, 1]], rtol=1e-6)  # two steps of each plan
+    np.testing.assert_allclose(second, first[[0, 0, 1, 0]], rtol=1e-6)
 
 
 def test_options_that_a_policy_does_not_have_are_refused(run):

@@ -35,8 +35,8 @@ for n in (1, 3):
 """
 
 
-def make_agent(folder, policy="latent_flow", **options):
-    write_policy(folder, policy)
+def make_agent(folder, policy="latent_flow", chunk_steps=1, **options):
+    write_policy(folder, policy, chunk_steps=chunk_steps)
     write_decoder(folder, "decoder", policy)
     return lafp.Agent.load(str(folder), **options)
 
@@ -59,22 +59,24 @@ def played(agent, num_episodes):
 
 
 @pytest.mark.parametrize(
-    ("policy", "noise"),
+    ("policy", "noise", "chunk_steps"),
     [
-        ("latent_flow", "held"),
+        ("latent_flow", "held", 1),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                ("latent_flow", "fresh"),
-                ("latent_flow", "persistent"),
-                ("latent_flow", "warm_start"),
-                ("latent_bc", None),
+                ("latent_flow", "fresh", 1),
+                ("latent_flow", "persistent", 1),
+                ("latent_flow", "warm_start", 1),
+                ("latent_flow", "warm_start", 3),
+                ("latent_mean_flow", "fresh", 3),
+                ("latent_bc", None, 1),
             )
         ),
     ],
 )
-def test_an_exported_agent_does_the_same_without_lafp(tmp_path, policy, noise):
-    agent = make_agent(tmp_path, policy, noise=noise)
+def test_an_exported_agent_does_the_same_without_lafp(tmp_path, policy, noise, chunk_steps):
+    agent = make_agent(tmp_path, policy, chunk_steps, noise=noise)
     agent.export(f"{tmp_path}/agent.pt2")
     expected = {}
     for n in (1, 3):
