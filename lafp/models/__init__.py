@@ -30,3 +30,11 @@ BOTTLENECKS = Registry(
         "vq": "lafp.models.quantizers:Vq",
     },
 )
+
+PATCHES = Registry(
+    "patches",
+    {
+        "dinov2": "lafp.models.patches:Dinov2Patches",
+        "pixels": "lafp.models.patches:PixelPatches",
+    },
+)

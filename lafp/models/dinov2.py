@@ -57,7 +57,7 @@ class Dinov2(Encoder):
     def __init__(self, cfg: Dinov2Config, obs: ObsSpec) -> None:
         super().__init__(obs)
         self.cfg = cfg
-        backbone, sha256 = _load_backbone(Path(cfg.path))
+        backbone, sha256 = load_backbone(Path(cfg.path))
         _check_image_size(cfg, backbone.config.patch_size)
         self.frozen_weights = {
             "path": cfg.path,
@@ -108,8 +108,12 @@ class Dinov2(Encoder):
         return torch.cat([tokens[:, 0], pooled], dim=1)
 
 
-def _load_backbone(folder: Path) -> tuple[Any, str]:
-    """DINOv2, and the SHA-256 of what its folder holds."""
+def load_backbone(folder: Path) -> tuple[Any, str]:
+    """DINOv2, and the SHA-256 of what its folder holds.
+
+    Raises:
+        ConfigError: There is none, or transformers is not installed.
+    """
     try:
         from transformers import Dinov2Model
         from transformers.utils import logging

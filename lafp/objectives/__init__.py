@@ -7,6 +7,7 @@ OBJECTIVES = Registry(
     {
         "laof": "lafp.objectives.laof:Laof",
         "laom": "lafp.objectives.laom:Laom",
+        "lapa": "lafp.objectives.lapa:Lapa",
         "lapo": "lafp.objectives.lapo:Lapo",
     },
 )

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from lafp.config import load_config
 from lafp.models.quantizers import VqConfig
@@ -34,3 +35,17 @@ def test_the_small_models_are_small(name):
     obs = ObsSpec(height_px=48, width_px=48, frame_stack=cfg.window.frame_stack, fps=10.0)
     model = OBJECTIVES.get(cfg.objective.name)(cfg.objective, obs)
     assert sum(p.numel() for p in model.parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "size_px", "num_million"),
+    [("5m", 64, 5), ("50m", 128, 50), ("300m", 224, 300), ("1b", 224, 1000)],
+)
+def test_the_lapa_presets_have_as_many_parameters_as_they_say(name, size_px, num_million):
+    cfg = load_config(TrainLamConfig, FOLDER / f"lapa_{name}.yaml")
+    obs = ObsSpec(height_px=size_px, width_px=size_px, frame_stack=1, fps=10.0)
+    with torch.device("meta"):
+        model = OBJECTIVES.get(cfg.objective.name)(cfg.objective, obs)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    assert num_parameters == pytest.approx(num_million * 1e6, rel=0.05)
+    assert cfg.objective.idm.width // cfg.objective.idm.num_heads == 64

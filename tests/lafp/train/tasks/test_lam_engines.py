@@ -21,6 +21,7 @@ from tests.toy_task import GroupContext
 CONFIGS = Path(__file__).parents[4] / "configs" / "train_lam"
 ENGINES = {"ddp": DdpConfig()} | {f"zero{s}": DeepSpeedConfig(zero_stage=s) for s in (2, 3)}
 OVERRIDES = {
+    "lapa": ["objective.idm.is_checkpointed=true", "objective.fdm.is_checkpointed=true"],
     "lapo": [],
     # Wide enough that ZeRO-3 cuts the target encoder's weights (over 100,000 values).
     "laom": ["objective.encoder.channels=[64,128,128]", "objective.augment.kinds=[]"],

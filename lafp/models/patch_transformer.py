@@ -1,0 +1,216 @@
+"""Spatio-temporal patch transformers: the IDM and the FDM of `lapa`, from 5 M to 1 B parameters."""
+
+# Shape suffixes in this file: B batch, T frames (2 for a pair), N tokens of a frame, P patches of a
+# frame, L action tokens, W width, D features of a patch, H heads.
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+_MLP_RATIO = 4
+_EMBEDDING_STD = 0.2
+_HEAD_SCALE = 0.1  # an FDM begins near "nothing changes", and yet gives z gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Width and depth of one stack of blocks."""
+
+    width: int
+    """W, features of a token."""
+    depth: int
+    num_heads: int
+    is_checkpointed: bool = False
+    """Keep only each block's input for the backward pass and compute the rest again: a third more
+    time, and memory of one block instead of all."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} does not divide into {self.num_heads} heads.")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the second-to-last axis, by torch's fused kernels."""
+
+    def __init__(self, width: int, num_heads: int, is_causal: bool) -> None:
+        super().__init__()
+        self.num_heads, self.is_causal = num_heads, is_causal
+        # No bias: attention does not see that of the keys, whose noise Adam would follow.
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """float [B, N, W] -> the same shape."""  # noqa: D403
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        seen_BHND = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=self.is_causal
+        )
+        return self.output(seen_BHND.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm attention within each frame, causal attention over frames if so built, then an MLP.
+
+    Factorised as in C-ViViT (Villegas et al., arXiv:2210.02399), which LAPA uses: a token attends
+    to its frame, then to itself in earlier frames.
+    """
+
+    def __init__(self, cfg: TransformerConfig, is_temporal: bool) -> None:
+        super().__init__()
+        width = cfg.width
+        self.spatial_norm = nn.LayerNorm(width)
+        self.spatial = Attention(width, cfg.num_heads, is_causal=False)
+        self.temporal: Attention | None = None
+        if is_temporal:
+            self.temporal_norm = nn.LayerNorm(width)
+            self.temporal = Attention(width, cfg.num_heads, is_causal=True)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, _MLP_RATIO * width),
+            nn.GELU(),
+        )
+        self.mlp_output = nn.Linear(_MLP_RATIO * width, width)
+
+    def last_layers(self) -> list[nn.Linear]:
+        """Of its residual branches."""
+        attentions = [a for a in (self.spatial, self.temporal) if a is not None]
+        return [*(a.output for a in attentions), self.mlp_output]
+
+    def forward(self, tokens_BTNW: Tensor) -> Tensor:
+        """Tokens of T frames -> the same shape."""
+        shape = tokens_BTNW.shape
+        tokens = tokens_BTNW.flatten(0, 1)
+        tokens = tokens + self.spatial(self.spatial_norm(tokens))
+        if self.temporal is not None:
+            over_time = tokens.view(shape).transpose(1, 2).flatten(0, 1)
+            over_time = over_time + self.temporal(self.temporal_norm(over_time))
+            tokens = over_time.unflatten(0, (shape[0], shape[2])).transpose(1, 2).flatten(0, 1)
+        return (tokens + self.mlp_output(self.mlp(tokens))).view(shape)
+
+
+class Blocks(nn.Module):
+    """A stack of blocks and a last norm."""
+
+    def __init__(self, cfg: TransformerConfig, is_temporal: bool) -> None:
+        super().__init__()
+        self.is_checkpointed = cfg.is_checkpointed
+        self.blocks = nn.ModuleList(Block(cfg, is_temporal) for _ in range(cfg.depth))
+        self.norm = nn.LayerNorm(cfg.width)
+
+    def forward(self, tokens_BTNW: Tensor) -> Tensor:
+        """Tokens of T frames -> the same shape."""
+        for block in self.blocks:
+            if self.is_checkpointed and torch.is_grad_enabled():
+                tokens_BTNW = checkpoint(block, tokens_BTNW, use_reentrant=False)
+            else:
+                tokens_BTNW = block(tokens_BTNW)
+        return self.norm(tokens_BTNW)
+
+
+class PatchIdm(nn.Module):
+    """Reads a latent action from the patches of two frames.
+
+    L action tokens join the patches of each frame; those of the second frame, which see the first
+    through causal attention over time, become the latent action, each its share of it.
+    """
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        num_patches: int,
+        patch_dim: int,
+        num_action_tokens: int,
+        latent_action_dim: int,
+    ) -> None:
+        super().__init__()
+        self.num_action_tokens = num_action_tokens
+        self.patch_embedding = nn.Linear(patch_dim, cfg.width)
+        self.positions = nn.Parameter(torch.empty(num_patches + num_action_tokens, cfg.width))
+        self.times = nn.Parameter(torch.empty(2, 1, cfg.width))
+        self.blocks = Blocks(cfg, is_temporal=True)
+        self.head = nn.Linear(cfg.width, latent_action_dim // num_action_tokens)
+        init_weights_(self)
+
+    def forward(self, patches_BTPD: Tensor) -> Tensor:
+        """Features of the patches of two frames -> z_t before any bottleneck, float [B, Z]."""
+        tokens_BTNW = self._encode(patches_BTPD)
+        return self.head(tokens_BTNW[:, -1, -self.num_action_tokens :]).flatten(1)
+
+    def embed(self, patches_BPD: Tensor) -> Tensor:
+        """What is seen in one frame: the mean of its patches, and its action tokens, float [B, E].
+
+        Attention over time is causal, so this is what the first frame of any pair becomes.
+        """
+        tokens_BNW = self._encode(patches_BPD[:, None])[:, 0]
+        num = self.num_action_tokens
+        patches, actions = tokens_BNW[:, :-num], tokens_BNW[:, -num:]
+        return torch.cat([patches.mean(1), actions.flatten(1)], dim=1)
+
+    def _encode(self, patches_BTPD: Tensor) -> Tensor:
+        patches_BTPW = self.patch_embedding(patches_BTPD)
+        num_frames = patches_BTPW.shape[1]
+        actions_BTLW = patches_BTPW.new_zeros(
+            *patches_BTPW.shape[:2], self.num_action_tokens, patches_BTPW.shape[-1]
+        )
+        tokens_BTNW = torch.cat([patches_BTPW, actions_BTLW], dim=2)
+        return self.blocks(tokens_BTNW + self.positions + self.times[:num_frames])
+
+
+class PatchFdm(nn.Module):
+    """Predicts the patches of the next frame from those of this one and a latent action."""
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        num_patches: int,
+        patch_dim: int,
+        num_action_tokens: int,
+        latent_action_dim: int,
+        target_dim: int,
+    ) -> None:
+        super().__init__()
+        self.num_patches, self.num_action_tokens = num_patches, num_action_tokens
+        self.patch_embedding = nn.Linear(patch_dim, cfg.width)
+        self.action_embedding = nn.Linear(latent_action_dim // num_action_tokens, cfg.width)
+        self.positions = nn.Parameter(torch.empty(num_patches + num_action_tokens, cfg.width))
+        self.blocks = Blocks(cfg, is_temporal=False)
+        self.head = nn.Linear(cfg.width, target_dim)
+        init_weights_(self)
+        with torch.no_grad():
+            self.head.weight *= _HEAD_SCALE
+
+    def forward(self, patches_BPD: Tensor, latent_action: Tensor) -> Tensor:
+        """Features of o_t's patches and z_t, float [B, Z] -> float [B, P, target_dim]."""
+        actions_BLD = latent_action.unflatten(1, (self.num_action_tokens, -1))
+        tokens_BNW = torch.cat(
+            [self.patch_embedding(patches_BPD), self.action_embedding(actions_BLD)], dim=1
+        )
+        tokens_BNW = self.blocks((tokens_BNW + self.positions)[:, None])[:, 0]
+        return self.head(tokens_BNW[:, : self.num_patches])
+
+
+@torch.no_grad()
+def init_weights_(module: nn.Module) -> None:
+    """Truncated normal weights of std 1 / sqrt(inputs), zero biases; embeddings of std 0.2.
+
+    The last layer of every residual branch is scaled by 1 / sqrt(2 depth), as in GPT-2, so that
+    their sum keeps its size.
+    """
+    for name, parameter in module.named_parameters():
+        if name in ("positions", "times"):
+            nn.init.trunc_normal_(parameter, std=_EMBEDDING_STD)
+    for layer in (m for m in module.modules() if isinstance(m, nn.Linear)):
+        nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    for blocks in (m for m in module.modules() if isinstance(m, Blocks)):
+        for block in blocks.blocks:
+            assert isinstance(block, Block)
+            for branch in block.last_layers():
+                branch.weight /= (2 * len(blocks.blocks)) ** 0.5

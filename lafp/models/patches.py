@@ -1,0 +1,171 @@
+"""Frames -> features of their patches: pixels, or what a frozen encoder makes of them."""
+
+# Shape suffixes in this file: B batch, C channels, H height, W width, P patches, D features.
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafp.config import ConfigError
+from lafp.models.dinov2 import IMAGENET_MEAN, IMAGENET_STD, load_backbone
+from lafp.types import ObsSpec
+
+
+class Patches(nn.Module):
+    """Cuts observations into patches. Has no trained parameters."""
+
+    Config: Any
+    num_patches: int
+    """P."""
+    input_dim: int
+    """Features of a patch of an observation, with all of its frame stack."""
+    target_dim: int
+    """Features of a patch of its newest frame: what an FDM predicts."""
+    has_pixels: bool
+    """Whether ``to_frame`` can draw what was predicted."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """float [B, 3 F, H, W] in [-1, 1] -> float [B, P, input_dim]."""  # noqa: D403
+        raise NotImplementedError
+
+    def target(self, obs: Tensor) -> Tensor:
+        """float [B, 3 F, H, W] in [-1, 1] -> float [B, P, target_dim]."""  # noqa: D403
+        raise NotImplementedError
+
+    def to_frame(self, target_BPD: Tensor) -> Tensor:
+        """The inverse of ``target``: -> float [B, 3, H, W]."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelPatchesConfig:
+    """Squares of pixels."""
+
+    name: str = "pixels"
+    patch_px: int = 8
+    """Side of a patch; divides height and width."""
+
+    def __post_init__(self) -> None:
+        if self.patch_px < 1:
+            raise ValueError(f"patch_px must be at least 1, got {self.patch_px}.")
+
+
+class PixelPatches(Patches):
+    """The pixels of each square."""
+
+    Config = PixelPatchesConfig
+    has_pixels = True
+
+    def __init__(self, cfg: PixelPatchesConfig, obs: ObsSpec) -> None:
+        super().__init__()
+        if obs.height_px % cfg.patch_px or obs.width_px % cfg.patch_px:
+            raise ValueError(
+                f"patch_px {cfg.patch_px} does not divide frames of "
+                f"{obs.height_px}x{obs.width_px} px."
+            )
+        self.patch_px, self._size_px = cfg.patch_px, (obs.height_px, obs.width_px)
+        self.num_patches = obs.height_px * obs.width_px // cfg.patch_px**2
+        self.input_dim = obs.num_channels * cfg.patch_px**2
+        self.target_dim = 3 * cfg.patch_px**2
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """See ``Patches``."""
+        return F.pixel_unshuffle(obs, self.patch_px).flatten(2).transpose(1, 2)
+
+    def target(self, obs: Tensor) -> Tensor:
+        """See ``Patches``."""
+        return self(obs[:, -3:])
+
+    def to_frame(self, target_BPD: Tensor) -> Tensor:
+        """See ``Patches``."""
+        grid = [size // self.patch_px for size in self._size_px]
+        return F.pixel_shuffle(target_BPD.transpose(1, 2).unflatten(2, grid), self.patch_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dinov2PatchesConfig:
+    """Patch features of a frozen DINOv2 (Oquab et al., arXiv:2304.07193)."""
+
+    name: str = "dinov2"
+    path: str
+    """Local folder as on the Hugging Face hub: ``config.json`` and ``*.safetensors``. The same path
+    on every node, and wherever the trained model is loaded: its weights stay there."""
+    image_size_px: int = 224
+    """Frames are resized to this height and width; a multiple of DINOv2's patch (14)."""
+
+
+class Dinov2Patches(Patches):
+    """DINOv2's last layer, normalized per patch. Sees the newest frame of a stack only.
+
+    DINOv2 is no submodule: engines would shard it, and exports copy it, though it never changes.
+    It follows its inputs to their device. Its fingerprint is stored, and checked when a trained
+    model is loaded.
+    """
+
+    Config = Dinov2PatchesConfig
+    has_pixels = False
+    fingerprint: Tensor
+
+    def __init__(self, cfg: Dinov2PatchesConfig, obs: ObsSpec) -> None:
+        super().__init__()
+        backbone, sha256 = load_backbone(Path(cfg.path))
+        if cfg.image_size_px % backbone.config.patch_size:
+            raise ValueError(
+                "image_size_px must be a multiple of DINOv2's patch "
+                f"({backbone.config.patch_size} px), got {cfg.image_size_px}."
+            )
+        self.cfg = cfg
+        self._frozen = (backbone.eval().requires_grad_(False),)  # a tuple hides it from torch
+        self.frozen_weights = {
+            "path": cfg.path,
+            "sha256": sha256,
+            "config": backbone.config.to_dict(),
+        }
+        """For the card of a model that holds this encoder."""
+        self.num_patches = (cfg.image_size_px // backbone.config.patch_size) ** 2
+        self.input_dim = self.target_dim = backbone.config.hidden_size
+        fingerprint = torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
+        self.register_buffer("fingerprint", fingerprint)
+        self.register_load_state_dict_pre_hook(_check_fingerprint)
+
+    @torch.no_grad()
+    def forward(self, obs: Tensor) -> Tensor:
+        """See ``Patches``. Without gradients."""
+        backbone = self._frozen[0]
+        if backbone.device != obs.device:
+            backbone.to(obs.device)
+        size = (self.cfg.image_size_px, self.cfg.image_size_px)
+        frame = F.interpolate(
+            (obs[:, -3:].float() + 1) / 2,
+            size,
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        mean, std = (
+            frame.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        hidden = backbone(pixel_values=(frame - mean) / std).last_hidden_state
+        patches_BPD = hidden[:, 1:].float()  # after the class token
+        return F.layer_norm(patches_BPD, patches_BPD.shape[-1:])
+
+    def target(self, obs: Tensor) -> Tensor:
+        """See ``Patches``."""
+        return self(obs)
+
+
+def _check_fingerprint(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: object
+) -> None:
+    del unused
+    assert isinstance(module, Dinov2Patches)
+    trained_with = state_dict.get(f"{prefix}fingerprint")
+    if trained_with is not None and not torch.equal(trained_with.cpu(), module.fingerprint.cpu()):
+        raise ConfigError(
+            f"The model was trained with another DINOv2 than the one at {module.cfg.path}. Put the "
+            "former at that path."
+        )

@@ -1,0 +1,137 @@
+"""LAPA: a patch transformer whose few discrete latent actions tell one frame from the next."""
+
+# Shape suffixes in this file: B windows, T frames of a pair, P patches, D features,
+# Z latent action.
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lafp.config import choice
+from lafp.losses.forward_dynamics import explained_change, frame_loss, residual_loss
+from lafp.models import BOTTLENECKS, PATCHES
+from lafp.models.patch_transformer import PatchFdm, PatchIdm, TransformerConfig
+from lafp.models.patches import PixelPatchesConfig
+from lafp.models.quantizers import VqConfig
+from lafp.objectives.base import Objective, latent_metrics
+from lafp.types import LossOutput, ObsSpec, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class LapaConfig:
+    """LAPA (Ye et al., ICLR 2025, arXiv:2410.11758) and UniVLA (arXiv:2505.06111)."""
+
+    name: str = "lapa"
+    num_action_tokens: int = 4
+    """L, discrete latents of one latent action (LAPA: 4)."""
+    latent_action_dim: int = 128
+    """Z, a multiple of L: each discrete latent has Z / L dimensions."""
+    patches: Any = choice(PATCHES, default=PixelPatchesConfig())
+    """``{name: pixels}``, or ``{name: dinov2, path: FOLDER}``: what is seen and predicted."""
+    idm: TransformerConfig
+    """Over the patches of both frames, in space and time."""
+    fdm: TransformerConfig
+    """Over the patches of one frame and the latent action."""
+    target: Literal["frame", "residual"] = "frame"
+    """What the FDM predicts: the next frame's patches, or their change with its loss relative to
+    no change."""
+    bottleneck: Any = choice(
+        BOTTLENECKS, default=VqConfig(num_codebooks=1, num_discrete_latents=4, num_codes=8)
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("num_action_tokens", "latent_action_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.latent_action_dim % self.num_action_tokens:
+            raise ValueError(
+                f"latent_action_dim must be a multiple of num_action_tokens "
+                f"({self.num_action_tokens}), got {self.latent_action_dim}."
+            )
+
+
+class Lapa(Objective):
+    """L = || FDM(p(o_t), bottleneck(z)) - p(o_{t+k}) ||^2 + L_bottleneck,   z = IDM(both frames).
+
+    p cuts a frame into patches, of pixels or of a frozen encoder's features (UniVLA). As in LAPA,
+    the frame that the IDM has seen is the one that the FDM predicts: that of k steps on, where
+    windows span several. Our reading: attention over time within the IDM only; VQ with EMA
+    codebooks, or FSQ, in place of LAPA's NSVQ.
+    """
+
+    Config = LapaConfig
+
+    def __init__(self, cfg: LapaConfig, obs: ObsSpec) -> None:
+        super().__init__(cfg, obs)
+        self.latent_action_dim = cfg.latent_action_dim
+        self.patches = PATCHES.get(cfg.patches.name)(cfg.patches, obs)
+        shape = (
+            self.patches.num_patches,
+            self.patches.input_dim,
+            cfg.num_action_tokens,
+            cfg.latent_action_dim,
+        )
+        self.idm = PatchIdm(cfg.idm, *shape)
+        bottleneck = BOTTLENECKS.get(cfg.bottleneck.name)
+        self.bottleneck = bottleneck(cfg.bottleneck, cfg.latent_action_dim)
+        self.fdm = PatchFdm(cfg.fdm, *shape, self.patches.target_dim)
+
+    def forward(self, window: Window) -> LossOutput:
+        """See ``Objective``."""
+        pair_BTPD = self._pair(window.obs, window.future_obs)
+        latent_BZ = self.bottleneck.normalize(self.idm(pair_BTPD))
+        seen = self.bottleneck(latent_BZ)
+        prediction_BPD = self.fdm(pair_BTPD[:, 0], seen.latent)
+        with torch.no_grad():
+            target_BPD = self.patches.target(window.future_obs)
+            residual_BPD = target_BPD - self.patches.target(window.obs)
+        if self.cfg.target == "residual":
+            fdm_loss = residual_loss(prediction_BPD, residual_BPD)
+            squared_error = frame_loss(prediction_BPD.detach(), residual_BPD)
+        else:
+            fdm_loss = squared_error = frame_loss(prediction_BPD, target_BPD)
+        return LossOutput(
+            loss=fdm_loss + seen.loss,
+            metrics={
+                "fdm_loss": fdm_loss.detach(),
+                "bottleneck_loss": seen.loss.detach(),
+                "fdm_explained": explained_change(squared_error.detach(), residual_BPD),
+                **latent_metrics(latent_BZ.detach()),
+                **seen.metrics,
+            },
+        )
+
+    def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """See ``Objective``."""
+        return self.bottleneck.normalize(self.idm(self._pair(obs, next_obs)))
+
+    def embed(self, obs: Tensor) -> Tensor:
+        """See ``Objective``: what the IDM makes of the first frame of a pair."""
+        return self.idm.embed(self.patches(obs))
+
+    def after_step(self) -> None:
+        """Moves the codebooks of a VQ bottleneck."""
+        self.bottleneck.after_step()
+
+    @property
+    def predict_next_frame(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The FDM's o_{t+1} from o_t and z_t, where patches are pixels; else there is none."""
+        if not self.patches.has_pixels:
+            raise AttributeError("predict_next_frame")
+        return self._predict_next_frame
+
+    @torch.no_grad()
+    def _predict_next_frame(self, obs: Tensor, latent_action: Tensor) -> Tensor:
+        """The FDM's next frame, float [B, 3, H, W] in [-1, 1]."""
+        seen = self.bottleneck(latent_action)
+        prediction_BPD = self.fdm(self.patches(obs), seen.latent)
+        if self.cfg.target == "residual":
+            prediction_BPD = prediction_BPD + self.patches.target(obs)
+        return self.patches.to_frame(prediction_BPD).clamp(-1, 1)
+
+    def _pair(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """Both observations' patches in one pass, float [B, 2, P, D]."""
+        return torch.stack(self.patches(torch.cat([obs, next_obs])).chunk(2), dim=1)
