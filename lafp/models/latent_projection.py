@@ -14,6 +14,8 @@ from lafp.models.exact_buffers import ExactBuffers
 
 OVERSAMPLING = 16
 POWER_ITERATIONS = 4
+NEGLIGIBLE = 1e-5
+"""Of the largest singular value: about what float32 leaves of a zero."""
 
 
 class LatentProjection(ExactBuffers, ABC):
@@ -130,7 +132,9 @@ class Pca(LatentProjection):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
             _, scale_R, vectors_ZR = torch.svd_lowrank(centred_NZ, rank, niter=POWER_ITERATIONS)
-        self.components.copy_(vectors_ZR[:, : self.dim].T)
+        # Beyond the latents' rank lies rounding alone, which standardization would blow up.
+        is_real_K = scale_R[: self.dim] > NEGLIGIBLE * scale_R[0]
+        self.components.copy_(vectors_ZR[:, : self.dim].T * is_real_K[:, None])
         total = centred_NZ.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
         self.explained_variance.copy_(scale_R[: self.dim].square().sum() / total)
         if dist.is_available() and dist.is_initialized():

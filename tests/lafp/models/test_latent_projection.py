@@ -28,6 +28,16 @@ def test_latents_in_a_subspace_of_its_size_come_back_exactly():
     assert projection.explained_variance.item() == pytest.approx(1, abs=1e-5)
 
 
+def test_components_beyond_the_latents_rank_are_switched_off():
+    latents = low_rank(400, 6, 200)
+    projection = pca(20, 200)
+    projection.fit(latents)
+    projected = projection.project(latents)
+    assert (projected[:, :6].std(0) > 0.1).all()
+    assert not projected[:, 6:].any()
+    torch.testing.assert_close(projection.restore(projected), latents, rtol=1e-4, atol=1e-3)
+
+
 def test_components_are_those_of_the_exact_eigendecomposition():
     scale = torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5, 0.1])
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]
