@@ -13,7 +13,6 @@ REASONS = {
     "unsupported_codec": "a video stream that the decoder has no codec for",
     "no_frames": "a header without media",
     "does_not_decode": "the decoder gets nothing out of it",
-    "no_time_stamps": "frames without presentation times",
     "too_many_bytes": "larger than limits.max_bytes or http.max_bytes",
     "too_large": "frames larger than limits.max_pixels",
     "too_small": "frames smaller than limits.min_side_px",

@@ -1,79 +1,192 @@
 """Which decoded frames are sound, and when they are shown."""
 
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from lafp.video.decoder import DamagedSpan, VideoError, VideoInfo
+from lafp.video.decoder import DamagedSpan, VideoInfo
+
+Shows = Literal["all", "most", "little"]
 
 # Time stamps of old containers wobble; a longer step back is another time line.
 _MAX_STEP_BACK_S = 1.0
 
+# One damaged packet in ten shows no sign. Where this share of the last groups has one, too many of
+# the others are damaged as well.
+_MAX_DAMAGED_SHARE = 0.75
+_NUM_GOPS_LOOKED_BACK = 8
+
+
+@dataclass(eq=False)
+class _Gop:
+    """Group of pictures: a key frame and all that is decoded from it."""
+
+    before: "_Gop | None"
+    """The one before, as long as frames that are shown before this key frame may need it."""
+    cause: str = ""
+    """Why it is not believed; empty while it is."""
+    has_sign: bool = False
+    """Damage shows in this very group."""
+
+    def found(self, cause: str) -> None:
+        """Notes a sign of damage."""
+        self.cause, self.has_sign = self.cause or cause, True
+
+    @property
+    def leading_cause(self) -> str:
+        """Why frames that are shown before the key frame are damaged."""
+        return self.cause or (self.before.cause if self.before else "")
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What a packet tells of the frame that it becomes."""
+
+    gop: _Gop
+    is_keyframe: bool
+
+
+@dataclass(frozen=True)
+class Held:
+    """A frame and when it is shown."""
+
+    time_s: float
+    frame: VideoFrame = field(repr=False)
+    gop: _Gop = field(repr=False)
+
 
 class DamageGate:
-    """Decides which frames are sound.
+    """Decides which frames are sound: those of groups of pictures without any sign of damage.
 
-    From a flagged frame or a packet that does not decode, everything is cut out until a sound key
-    frame that is shown later: what lies between may show the damage without being flagged.
+    A damaged packet spoils what is decoded after it, often without a sign, and many packets decode
+    to garbage without a sign themselves: where one shows, more are near. So a group is cut out as a
+    whole, and its frames are held back until the next key frame says that it is complete; beyond
+    ``max_held_bytes`` the oldest go on, unless a sign has been seen already.
+
+    Args:
+        info: The probe's result.
+        max_held_bytes: Of decoded frames.
+        shows: How much of its damage the codec shows. With "little" nothing is believed after the
+            first sign; with "most" nothing while most of the last groups have a sign.
+        marks_keys: The decoder marks key frames. Else the container is believed.
     """
 
-    def __init__(self, info: VideoInfo) -> None:
+    def __init__(
+        self, info: VideoInfo, max_held_bytes: int, *, shows: Shows, marks_keys: bool
+    ) -> None:
         self._info = info
+        self._max_held_bytes = max_held_bytes
+        self._shows, self._marks_keys = shows, marks_keys
+        self._gop = self._outset = _Gop(None)
+        self._signs: deque[bool] = deque(maxlen=_NUM_GOPS_LOOKED_BACK)
+        self._held: deque[Held] = deque()
+        self._held_bytes = 0
         self._first_size: tuple[int, int] | None = None
+        self._last_time_s = -1.0
+        self._sound_time_s = -1.0
         self._cause = ""
-        self._error_time_s = 0.0
-        self._is_damaged = False
-        self.last_time_s = -1.0
-        """When the last sound frame is shown; negative before the first one."""
+        """Why frames since the last sound one were dropped."""
+        self._sign = ""
+        """The last sign of damage; the frames that it cost may never have come."""
 
-    def packet_failed(self, packet: Packet, error: Exception) -> None:
-        """Records a packet that does not decode."""
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        time_base = packet.time_base
-        time_s = 0.0 if stamp is None or time_base is None else float(stamp * time_base)
-        self._damage(time_s - self._info.first_pts_s, f"a packet does not decode: {error.args[1]}")
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the group of pictures that is being decoded shows damage."""
+        return bool(self._gop.cause)
 
-    def check(self, frame: VideoFrame, time_s: float) -> Generator[DamagedSpan, None, bool]:
-        """Yields the damaged span that the frame ends, if any; returns whether it is sound."""
+    def sent(self, packet: Packet) -> None:
+        """Notes a packet that the decoder gets now."""
+        if packet.is_keyframe:
+            self._next_gop()
+        packet.opaque = _Sent(self._gop, packet.is_keyframe)
+        if packet.is_corrupt:
+            self.found("the container flags a packet as corrupt")
+
+    def found(self, cause: str) -> None:
+        """Notes a sign of damage in the packet that was sent last."""
+        self._gop.found(cause)
+        self._sign = self._gop.cause
+
+    def check(self, frame: VideoFrame, time_s: float | None) -> Iterator[Held | DamagedSpan]:
+        """Takes a frame as it comes; yields what is known to be sound by now, and cut spans."""
+        sent = frame.opaque if isinstance(frame.opaque, _Sent) else _Sent(self._gop, False)
+        gop = sent.gop
         size = (frame.width, frame.height)
         self._first_size = self._first_size or size
         if frame.is_corrupt:
-            self._damage(time_s, "FFmpeg flags a frame as corrupt")
+            gop.found("FFmpeg flags a frame as corrupt")
+        if time_s is None:
+            gop.found("a frame has no presentation time")
         elif size != self._first_size:
-            self._damage(time_s, f"the frame size changes to {size[0]}x{size[1]}")
-        elif time_s < self.last_time_s - _MAX_STEP_BACK_S:
-            self._damage(time_s, "time stamps go backwards")
-        elif time_s <= self.last_time_s:
-            return False  # never shown: the frame before it has its place
-        elif not self._is_damaged or (frame.key_frame and time_s > self._error_time_s):
-            if self._is_damaged:
-                yield DamagedSpan(self._sound_until_s(), time_s, self._cause)
-            self._is_damaged = False
-            self.last_time_s = time_s
-        return not self._is_damaged
+            self._cause = self._cause or f"the frame size changes to {size[0]}x{size[1]}"
+        elif time_s < self._last_time_s - _MAX_STEP_BACK_S:
+            self._cause = self._cause or "time stamps go backwards"
+        elif time_s > self._last_time_s:  # else never shown: the frame before it has its place
+            self._last_time_s = time_s
+            if frame.key_frame or (sent.is_keyframe and not self._marks_keys):
+                yield from self._release()
+                gop.before = None
+            self._hold(Held(time_s, frame, gop))
+            while self._held_bytes > self._max_held_bytes:
+                yield from self._pop()
 
-    def finish(self) -> Iterator[DamagedSpan]:
-        """Yields the damage that reaches the end of the file, if any."""
+    def finish(self) -> Iterator[Held | DamagedSpan]:
+        """Yields the last frames, and the damage that reaches the end of the file, if any."""
+        yield from self._release()
         end_s = self._info.duration_s
-        cause = self._cause if self._is_damaged else "these frames were not decoded"
         if end_s - self._sound_until_s() > 0.5 / self._info.fps:
+            cause = self._cause or self._sign or "these frames were not decoded"
             yield DamagedSpan(self._sound_until_s(), end_s, cause)
 
-    def _damage(self, time_s: float, cause: str) -> None:
-        if not self._is_damaged:
-            self._cause = cause
-        self._is_damaged = True
-        self._error_time_s = max(self._error_time_s, time_s)
+    def _next_gop(self) -> None:
+        if self._gop.before:
+            self._gop.before.before = None  # no chain
+        if self._gop is not self._outset:
+            self._signs.append(self._gop.has_sign)
+        num_signs = sum(self._signs)
+        cause = self._gop.cause if self._shows == "little" else ""
+        if self._shows == "most" and num_signs >= max(2, _MAX_DAMAGED_SHARE * len(self._signs)):
+            cause = "too much of the video round it is damaged"
+        self._gop = _Gop(self._gop, cause)
+
+    def _hold(self, held: Held) -> None:
+        self._held.append(held)
+        self._held_bytes += _num_bytes(held.frame)
+
+    def _release(self) -> Iterator[Held | DamagedSpan]:
+        while self._held:
+            yield from self._pop()
+
+    def _pop(self) -> Iterator[Held | DamagedSpan]:
+        held = self._held.popleft()
+        self._held_bytes -= _num_bytes(held.frame)
+        if cause := held.gop.leading_cause:
+            self._cause = self._cause or cause
+            return
+        if self._sign and held.time_s - self._sound_until_s() > 0.5 / self._info.fps:
+            self._cause = self._cause or self._sign
+        if self._cause:
+            yield DamagedSpan(self._sound_until_s(), held.time_s, self._cause)
+            self._cause = self._sign = ""
+        self._sound_time_s = held.time_s
+        yield held
 
     def _sound_until_s(self) -> float:
         """End of the last sound frame."""
-        if self.last_time_s < 0:
+        if self._sound_time_s < 0:
             return 0.0
         times_s = self._info.times_s
-        following = times_s[np.searchsorted(times_s, self.last_time_s + 1e-6) :]
+        following = times_s[np.searchsorted(times_s, self._sound_time_s + 1e-6) :]
         return float(following[0]) if len(following) else self._info.duration_s
+
+
+def _num_bytes(frame: VideoFrame) -> int:
+    return sum(plane.buffer_size for plane in frame.planes)
 
 
 class Clock:
@@ -83,13 +196,14 @@ class Clock:
     whichever has gone backwards less often is believed (libavcodec, ``guess_correct_pts``).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_pts_s: float) -> None:
+        self._first_pts_s = first_pts_s
         self._num_faulty_pts = self._num_faulty_dts = 0
         self._last_pts: int | None = None
         self._last_dts: int | None = None
 
-    def time_s(self, frame: VideoFrame) -> float:
-        """Presentation time on the file's own clock."""
+    def time_s(self, frame: VideoFrame) -> float | None:
+        """Presentation time from the first frame on; None if the frame has none."""
         pts, dts = frame.pts, frame.dts
         if dts is not None:
             self._num_faulty_dts += self._last_dts is not None and dts <= self._last_dts
@@ -100,5 +214,5 @@ class Clock:
         is_pts_better = self._num_faulty_pts <= self._num_faulty_dts or dts is None
         stamp = pts if pts is not None and is_pts_better else dts
         if stamp is None or frame.time_base is None:
-            raise VideoError("no_time_stamps", "a frame has no presentation time")
-        return float(stamp * frame.time_base)
+            return None
+        return float(stamp * frame.time_base) - self._first_pts_s

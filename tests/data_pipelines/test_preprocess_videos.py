@@ -47,7 +47,7 @@ OUTCOMES = {
     "one_frame.mp4": {"too_short"},
     "random_bytes.mkv": {"not_a_video"},
     "real_ExoPlayer__invalid-bitstream.webm": {"does_not_decode"},
-    "real_decord__corrupted.mp4": {"clip", "damaged"},
+    "real_decord__corrupted.mp4": {"damaged"},
     "real_media__sample_audio_only.mp4": {"no_video_stream"},
     "real_media__sample_missing_stsd.mp4": {"too_short"},
     "real_moviepy__result.webm": {"not_a_video"},

@@ -1,0 +1,128 @@
+"""The corruption gate, codec by codec: random bytes are overwritten in the media data."""
+
+import numpy as np
+import pytest
+
+from lafp.video.decoder import DamagedSpan, VideoError
+from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
+from tests.benchmarks.bench_corruption import (
+    ENCODERS,
+    compare,
+    damage,
+    decode_gate,
+    encode,
+    groups_of_pictures,
+)
+from tests.lafp.video.test_decoders import MAX_PIXELS, decode, soon
+from tests.synthetic_video import moving_square, write_video
+
+CLIP = "internet/Video-LLaMA__dog_barking.mp4"
+# Codec: the largest share of surviving frames that may be wrong, and the smallest share of
+# undamaged groups of pictures that must survive.
+LIMITS = {
+    "h264_gop12": (0.02, 0.9),
+    "h264_gop60": (0.02, 0.9),
+    "h264_baseline": (0.02, 0.5),
+    "mpeg4_avi": (0.02, 0.8),
+    "mpeg4_mp4": (0.02, 0.9),
+    "vp9": (0.0, 0.9),
+    "av1": (0.0, 0.9),
+    "mjpeg": (0.1, 0.9),
+    "hevc": (0.6, 0.5),
+    "vp8": (0.6, 0.5),
+}
+
+
+@pytest.fixture(scope="module")
+def gate():
+    return PyAVDecoder(PyAVConfig())
+
+
+@pytest.fixture(scope="module")
+def coded(shared_videos, tmp_path_factory):
+    """Path of the real clip in a codec, coded once."""
+    folder, done = tmp_path_factory.mktemp("coded"), {}
+
+    def make(codec):
+        suffix, encoder, options = ENCODERS[codec]
+        if codec not in done:
+            path = folder / f"{codec}.{suffix}"
+            done[codec] = encode(shared_videos / CLIP, path, encoder, options)
+        return done[codec]
+
+    return make
+
+
+def spans_cover(path, frames, gate) -> bool:
+    """Whether each frame that is missing lies in a damaged span."""
+    info = gate.probe(str(path), MAX_PIXELS, soon())
+    events = gate.frames(str(path), info, 16, 16, soon())
+    spans = [event for event in events if isinstance(event, DamagedSpan)]
+    missing_s = [s for s in info.times_s if round(1000 * (s + info.first_pts_s)) not in frames]
+    return all(any(e.start_s - 0.001 <= s < e.end_s for e in spans) for s in missing_s)
+
+
+def damaged_copy(path, num_bytes, seed, tmp_path):
+    groups = groups_of_pictures(path)
+    data, places = damage(path.read_bytes(), groups, num_bytes, seed)
+    copy = tmp_path / f"damaged{path.suffix}"
+    copy.write_bytes(data)
+    sound = [times for ranges, times in groups if not any(p in r for r in ranges for p in places)]
+    return copy, sound
+
+
+@pytest.mark.parametrize("codec", ENCODERS)
+def test_few_frames_that_survive_are_wrong_and_sound_groups_survive(codec, coded, gate, tmp_path):
+    path = coded(codec)
+    clean = decode_gate(path, (96, 54), gate)
+    assert len(clean) == 150
+    num_kept = num_wrong = 0
+    groups_kept = []
+    for num_bytes, seed in [(2, 0), (5, 2), (5, 3), (20, 4)]:
+        copy, sound = damaged_copy(path, num_bytes, seed, tmp_path)
+        frames = decode_gate(copy, (96, 54), gate)
+        assert spans_cover(copy, frames, gate)
+        num_kept += len(frames)
+        num_wrong += compare(clean, frames)[0]
+        groups_kept += [times <= frames.keys() for times in sound]
+    max_wrong, min_kept = LIMITS[codec]
+    assert num_kept >= 20, "rejecting everything is no pass"
+    assert num_wrong <= max_wrong * num_kept
+    assert np.mean(groups_kept) >= min_kept
+
+
+@pytest.mark.parametrize("codec", ["h264_gop60", "mpeg4_mp4", "hevc", "vp9", "av1"])
+def test_the_strict_mode_takes_sound_files_and_refuses_damaged_ones(codec, coded, tmp_path):
+    strict = PyAVDecoder(PyAVConfig(strict=True))
+    strict.probe(str(coded(codec)), MAX_PIXELS, soon())
+    copy, _ = damaged_copy(coded(codec), 5, 0, tmp_path)
+    with pytest.raises(VideoError, match="strict: at") as caught:
+        strict.probe(str(copy), MAX_PIXELS, soon())
+    assert caught.value.reason == "damaged"
+
+
+def test_sound_files_show_no_sign_of_damage(gate, shared_videos):
+    for path in sorted(shared_videos.glob("internet/*"))[::4]:
+        info, frames, spans = decode(gate, path, 32, 32)
+        assert spans == [], path.name
+        assert len(frames) >= 0.95 * len(info.times_s), path.name
+
+
+def test_frames_wait_for_their_group_only_as_long_as_memory_lasts(tmp_path, gate, monkeypatch):
+    path = write_video(tmp_path / "v.mp4", moving_square(60), options={"g": "60", "bf": "0"})
+    info = gate.probe(str(path), MAX_PIXELS, soon())
+
+    def num_read_before_the_first_frame(max_held_bytes):
+        monkeypatch.setattr("lafp.video.pyav_decoder._MAX_HELD_BYTES", max_held_bytes)
+        decoded = []
+        monkeypatch.setattr(
+            "lafp.video.pyav_decoder.decode",
+            lambda *args: decoded.append(1) or original(*args),
+        )
+        next(gate.frames(str(path), info, 32, 32, soon()))
+        return len(decoded)
+
+    from lafp.video.damage_signs import decode as original
+
+    assert num_read_before_the_first_frame(2**20) >= 60
+    assert num_read_before_the_first_frame(2**16) < 15
