@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.randomness import derive_seed
+from lafp.eval.collapse import signs_of_collapse
 from lafp.progress import Progress
 from lafp.run_dir import StageDir
 from lafp.train.config import TrainConfig
@@ -148,6 +149,7 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
         nonlocal num_starts
         progress: Progress | None = None
         shown_step = -1.0
+        said: set[str] = set()
         is_last = False
         while not is_last:
             is_last = stop.wait(interval_s)
@@ -163,6 +165,7 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
                 if latest["step"] != shown_step:
                     shown_step = latest["step"]
                     progress.update(int(shown_step), _headline(latest))
+                    _warn(stage, records, said)
         if progress:
             progress.__exit__()
 
@@ -180,6 +183,15 @@ def _last_failure(stage: StageDir) -> str:
         return f"[{stage.name}] "
     failure = json.loads(storage.read_text(stage.path(FAILURES)).splitlines()[-1])
     return f"[{stage.name}] worker {failure['rank']} failed: {failure['error']}\n[{stage.name}] "
+
+
+def _warn(stage: StageDir, records: Iterable[Mapping[str, float]], said: set[str]) -> None:
+    """Says, once each, at which evaluation a LAM began to look collapsed."""
+    for record in records:
+        for sign, words in signs_of_collapse(record).items():
+            if sign not in said:
+                said.add(sign)
+                sys.stderr.write(f"[{stage.name}] step {record['step']:.0f}: {words}\n")
 
 
 def _headline(metrics: dict[str, float]) -> str:

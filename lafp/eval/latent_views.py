@@ -25,10 +25,9 @@ from lafp.data.randomness import derive_seed
 from lafp.eval import images
 from lafp.eval.frame_pairs import TILE_PX, FramePairs, Prediction, predict_pairs, sample_pairs
 from lafp.lam import Lam, load_lam
-from lafp.objectives.base import NEAR_NULL
+from lafp.objectives.base import COLLAPSED_SPREAD, NEAR_NULL
 
 NUM_PREDICTIONS, NUM_QUERIES, NUM_NEIGHBOURS = 6, 6, 5
-COLLAPSED_SPREAD = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,9 @@ from lafp.types import LossOutput, ObsSpec, Window
 NEAR_NULL = 0.1
 """A latent nearer to the batch's mean than this share of the RMS distance counts as near-null."""
 
+COLLAPSED_SPREAD = 1e-3
+"""Latents whose RMS distance from their mean is below this share of their RMS norm are constant."""
+
 
 class Objective(nn.Module, ABC):
     """A latent action model with its training loss. Subclasses: one file, Config and class."""
@@ -80,6 +83,7 @@ def latent_metrics(latent_BZ: Tensor) -> dict[str, Tensor]:
     return {
         "latent/norm": latent_BZ.float().norm(dim=1).mean(),
         "latent/std": (total / latent_BZ.numel()).sqrt(),
+        "latent/spread": (total / latent_BZ.float().square().sum().clamp_min(eps)).sqrt(),
         "latent/effective_rank": total.square() / gram_BB.square().sum().clamp_min(eps),
         "latent/near_null_share": (squared_distance_B <= NEAR_NULL**2 * total / len(latent_BZ))
         .float()

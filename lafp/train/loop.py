@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +11,7 @@ import torch
 from lafp.data.randomness import derive_seed
 from lafp.train.config import TrainConfig
 from lafp.train.context import TrainContext
+from lafp.train.efficiency import Efficiency
 from lafp.train.engines import ENGINES
 from lafp.train.engines.base import Engine
 from lafp.train.metrics import Meter, MetricsLog
@@ -45,8 +47,9 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     metrics = log.last if log else {}
     batches = ctx.clips(task.demands(), cfg.gradient_accumulation, start_step=step)
     meter = Meter(ctx.device, cfg.global_batch_size)
+    efficiency = Efficiency(ctx.device, cfg.precision, cfg.gradient_accumulation)
     while step < cfg.num_steps:
-        grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, step)
+        grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, efficiency, step)
         step += 1
         if not _is_due(cfg, step):
             continue
@@ -54,6 +57,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
         if _every(cfg.evaluate_every_steps, step, cfg):
             record |= _evaluate(task, ctx, engine)
         if log:
+            record |= efficiency.metrics(record["step_s"])
             log.write(step, record)
         metrics |= {"step": step, **record}
         if _every(cfg.checkpoint_every_steps, step, cfg):
@@ -74,6 +78,7 @@ def _train_step(
     engine: Engine,
     batches: Iterator[dict[str, ClipBatch]],
     meter: Meter,
+    efficiency: Efficiency,
     step: int,
 ) -> tuple[torch.Tensor, float]:
     # Not one long stream of noise: a resumed run must draw what an undisturbed one would.
@@ -85,7 +90,9 @@ def _train_step(
         with torch.no_grad():
             inputs = task.inputs(clips)
         is_last = round_index == cfg.gradient_accumulation - 1
-        out = engine.forward_backward(inputs, is_last)
+        is_counted = round_index == 0 and not efficiency.flops_per_step
+        with efficiency.counting() if is_counted else nullcontext():
+            out = engine.forward_backward(inputs, is_last)
         meter.add(step, out, host_clips)
     lr = learning_rate(cfg.optim, step, cfg.num_steps)
     grad_norm = engine.step(lr)

@@ -19,7 +19,7 @@ from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.metrics import read_metrics, read_starts
 from ray_jobs.cluster import Demand
-from ray_jobs.trainer import JobError, demand, fit
+from ray_jobs.trainer import JobError, _warn, demand, fit
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import BrokenTask, KillingTask, ToyTask
 
@@ -193,6 +193,21 @@ def test_a_worker_that_keeps_failing_stops_the_run_with_its_reason(shards, tmp_p
     with pytest.raises(JobError, match=r"(?s)lam: .*a broken task.*Run the same command"):
         fit(stage(tmp_path), config(num_workers=1, max_failures=1), broken)
     assert [start["step"] for start in read_starts(str(tmp_path))] == [0, 4]
+
+
+def test_a_collapse_is_said_once_with_its_step(tmp_path, capsys):
+    collapsed = {"val/latent/spread": 0.0, "probe/r2": 0.1, "probe/r2_low": 0.0}
+    records = [
+        {"step": 10, "loss": 1.0},
+        {"step": 20} | collapsed | {"probe/r2_obs_embedding": -0.5},
+        {"step": 30} | collapsed | {"probe/r2_obs_embedding": 0.7},
+    ]
+    said = set()
+    for num_records in (1, 2, 3, 3):
+        _warn(stage(tmp_path), records[:num_records], said)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["[lam] step 20", "[lam] step 30"]
+    assert "latent actions are constant" in lines[0] and "0.10 against 0.70" in lines[1]
 
 
 def test_the_demand_counts_workers_and_readers():

@@ -6,6 +6,7 @@ from typing import Any
 
 from lafp import storage
 from lafp.eval import plots
+from lafp.eval.collapse import CONSTANT, DEAD_CODEBOOK, DEAD_PERPLEXITY, not_above_embedding
 from lafp.eval.report_sections.blocks import (
     NO_VALUE,
     Block,
@@ -37,29 +38,17 @@ def probe_rows(rows: Sequence[Result], metric: str) -> dict[str, Result]:
 
 def warnings(rows: Sequence[Result], views: Mapping[str, Any] | None) -> list[Note]:
     """Plain words for a LAM that holds nothing: constant latents, or no more than the state."""
+    signs = []
+    codebook = views.get("codebook") if views else None
     if views and views["is_collapsed"]:
-        return [
-            Note(
-                level="warning",
-                text="The latent actions are constant: the LAM gives every frame pair the same z, "
-                "so policies trained on it have nothing to learn. Look at its loss curve first; "
-                "then try more steps, a lower learning rate, a wider bottleneck or less bottleneck "
-                "noise.",
-            )
-        ]
+        signs.append(CONSTANT)
+    elif codebook and codebook["perplexity"] < DEAD_PERPLEXITY:
+        signs.append(DEAD_CODEBOOK)
     r2 = probe_rows(rows, "probe_r2")
     latent, embedding = r2.get("lam"), r2.get("embedding")
-    if latent and embedding and not _is_above(latent, embedding):
-        return [
-            Note(
-                level="warning",
-                text="The probe reads the true action no better from z than from the observation "
-                f"alone (R² {latent.value:.2f} against {embedding.value:.2f}): what z knows about "
-                "actions may be what the state gives away. More data, action supervision "
-                "(`supervision.weight`), or fewer distractors help.",
-            )
-        ]
-    return []
+    if not signs and latent and embedding and not _is_above(latent, embedding):
+        signs.append(not_above_embedding(latent.value, embedding.value))
+    return [Note(level="warning", text=text) for text in signs]
 
 
 def headline(rows: Sequence[Result], views: Mapping[str, Any] | None) -> str | None:

@@ -21,6 +21,7 @@ _LAM_PANELS: Panels = {
         ("probe/r2_random_lam", "untrained"),
     ],
     "effective rank of z": [("latent/effective_rank", "training")],
+    "share of near-null z": [("latent/near_null_share", "training")],
     "codebook perplexity": [("codebook/perplexity", "training")],
 }
 

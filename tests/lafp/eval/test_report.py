@@ -181,6 +181,13 @@ def test_a_collapsed_lam_is_called_so():
     assert "constant" in note.text
 
 
+def test_a_codebook_of_one_code_is_a_warning():
+    dead = {"is_collapsed": False, "codebook": {"usage": 0.05, "perplexity": 1.02}}
+    (note,) = latents.warnings([], dead)
+    assert "codebook is dead" in note.text
+    assert not latents.warnings([], dead | {"codebook": {"usage": 0.5, "perplexity": 20.0}})
+
+
 @pytest.mark.parametrize(("embedding", "is_warned"), [(0.4, False), (0.89, True), (0.95, True)])
 def test_a_probe_not_above_the_embeddings_is_a_warning(embedding, is_warned):
     control = Result.of(Subject(label="embedding", method="embedding"), "probe_r2", embedding, 690)

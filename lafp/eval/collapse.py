@@ -1,0 +1,47 @@
+"""Signs that a latent action model learns nothing, in plain words, from its metrics."""
+
+from collections.abc import Mapping
+
+from lafp.objectives.base import COLLAPSED_SPREAD
+
+DEAD_PERPLEXITY = 1.5
+"""A codebook that is used as if it had fewer codes than this says next to nothing."""
+
+CONSTANT = (
+    "The latent actions are constant: the LAM gives every frame pair the same z, so policies "
+    "trained on it have nothing to learn. Look at its loss curve first; then try more steps, a "
+    "lower learning rate, a wider bottleneck or less bottleneck noise."
+)
+DEAD_CODEBOOK = (
+    "The codebook is dead: nearly every latent takes the same code. Try a lower learning rate, "
+    "fewer codes, a smaller revive_after_steps or another bottleneck."
+)
+
+
+def not_above_embedding(latent_r2: float, embedding_r2: float) -> str:
+    """A probe of z that is no better than its control."""
+    return (
+        "The probe reads the true action no better from z than from the observation alone (R² "
+        f"{latent_r2:.2f} against {embedding_r2:.2f}): what z knows about actions may be what the "
+        "state gives away. More data, action supervision (`supervision.weight`), or fewer "
+        "distractors help."
+    )
+
+
+def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
+    """What an evaluation says against a LAM.
+
+    Args:
+        metrics: Of one record of ``metrics.jsonl``; one without an evaluation has no signs.
+
+    Returns:
+        Words by the name of the sign: ``constant``, ``dead_codebook``, ``probe``.
+    """
+    signs = {}
+    if metrics.get("val/latent/spread", 1.0) < COLLAPSED_SPREAD:
+        signs["constant"] = CONSTANT
+    if metrics.get("val/codebook/perplexity", DEAD_PERPLEXITY) < DEAD_PERPLEXITY:
+        signs["dead_codebook"] = DEAD_CODEBOOK
+    if "probe/r2" in metrics and metrics["probe/r2_low"] <= metrics["probe/r2_obs_embedding"]:
+        signs["probe"] = not_above_embedding(metrics["probe/r2"], metrics["probe/r2_obs_embedding"])
+    return signs
