@@ -58,9 +58,12 @@ def test_its_codebook_is_called_dead(shards, tmp_path):
     assert {"constant", "dead_codebook", "probe"} <= set(found)
 
 
-def test_a_lam_that_learns_is_called_neither(shards, tmp_path):
-    fsq = {"name": "fsq", "levels": [5, 5, 5, 5]}
-    assert not {"constant", "dead_codebook"} & set(signs(shards, tmp_path, fsq, HEALTHY, 30))
+def test_a_lam_that_learns_is_not_called_constant(shards, tmp_path):
+    assert "constant" not in signs(shards, tmp_path, {"name": "none"}, HEALTHY, 30)
+
+
+def test_a_codebook_in_use_is_not_called_dead():
+    assert signs_of_collapse({"val/codebook/perplexity": 6.2, "val/latent/spread": 0.9}) == {}
 
 
 def test_records_without_an_evaluation_say_nothing():
