@@ -2,7 +2,7 @@
 
 # Shape suffixes in this file: B windows, A true action.
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafp import storage
 from lafp.config import ConfigError, choice
 from lafp.data.labels import action_spec, labeled_subset
 from lafp.data.randomness import derive_seed
 from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
 from lafp.data.windows import WindowConfig, cut_windows
 from lafp.eval.lam_probe import LamProbe, ProbeConfig
+from lafp.eval.model_card import FILE as MODEL_CARD
+from lafp.eval.model_card import TrainedOn, lam_card
 from lafp.export import save_model
 from lafp.lam import initialize_from
 from lafp.objectives import OBJECTIVES
@@ -154,7 +157,7 @@ class LamTask:
         labeled_shards: str | None,
         init_from: str | None = None,
     ) -> None:
-        self.cfg, self.shards = cfg, shards
+        self.cfg, self.shards, self.init_from = cfg, shards, init_from
         self.obs = obs_spec(shards, cfg.window.frame_stack)
         self.is_supervised = cfg.supervision.weight > 0
         if labeled_shards is None and self.is_supervised:
@@ -209,8 +212,17 @@ class LamTask:
         return metrics
 
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
-        """Writes the objective; the action head has done its work. See ``Task``."""
+        """Writes the objective, with a card; the action head has done its work. See ``Task``."""
         objective = self._objective(module)
+        card = lam_card(
+            self.cfg,
+            obs=self.obs,
+            num_parameters=sum(p.numel() for p in objective.parameters()),
+            data=list(self._trained_on()),
+            init_from=self.init_from,
+            metrics=metrics,
+        )
+        storage.write_text(storage.join(uri, MODEL_CARD), card)
         save_model(
             uri,
             kind="lam",
@@ -219,6 +231,17 @@ class LamTask:
             module=objective,
             metrics=metrics,
         )
+
+    def _trained_on(self) -> Iterator[TrainedOn]:
+        yield TrainedOn(uri=self.shards, spec=open_shard_set(self.shards), use="frames")
+        if self.labeled_shards is not None:
+            supervision = self.cfg.supervision
+            use = f"actions of {supervision.label_fraction:.3g} of the episodes, and the probe"
+            yield TrainedOn(
+                uri=self.labeled_shards,
+                spec=open_shard_set(self.labeled_shards),
+                use=use if self.is_supervised else "the probe only",
+            )
 
     def _build(self, init_from: str | None) -> "TrainedLam":
         action = None

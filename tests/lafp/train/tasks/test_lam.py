@@ -110,6 +110,28 @@ def test_the_export_holds_no_label_made_weights(shards, labeled, tmp_path):
     assert not any("action_head" in name for name in names)
 
 
+def test_the_card_says_what_was_measured_beside_its_controls(shards, labeled, tmp_path):
+    metrics = run(lam_config(weight=0.1, label_fraction=0.25), shards, labeled, tmp_path)
+    card = (tmp_path / "model_card.md").read_text()
+    interval = f"[{metrics['probe/r2_low']:.3f}, {metrics['probe/r2_high']:.3f}]"
+    assert f"| latent action z | {metrics['probe/r2']:.3f} | {interval} |" in card
+    assert f"observation embedding | {metrics['probe/r2_obs_embedding']:.3f} |" in card
+    assert f"untrained LAM's z | {metrics['probe/r2_random_lam']:.3f} |" in card
+    assert f"| `{shards}` | synthetic | 36 (held out: 4) |" in card
+    assert f"| `{labeled}` | synthetic | 16 (held out: 8) |" in card
+    assert "actions of 0.25 of the episodes, and the probe" in card
+    assert "## Intended use and limits" in card and "label_fraction: 0.25" in card
+    lam = load_lam(str(tmp_path))
+    num_parameters = sum(p.numel() for p in lam.objective.parameters())
+    assert f"| Parameters | {num_parameters:,} |" in card
+
+
+def test_the_card_of_an_unmeasured_lam_says_so(shards, tmp_path):
+    run(lam_config(), shards, None, tmp_path)
+    card = (tmp_path / "model_card.md").read_text()
+    assert "what z knows of actions is not measured" in card and "| Probed |" not in card
+
+
 def test_supervision_sees_only_the_chosen_share_of_the_labels(shards, labeled):
     task = LamTask(lam_config(weight=0.1, label_fraction=0.25), shards, labeled)
     demand = task.demands()["labeled"]
