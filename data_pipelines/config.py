@@ -60,6 +60,9 @@ class PreprocessConfig:
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
+    piece_s: float = 1200.0
+    """Longer videos are cut into pieces of about this length, which tasks share; each is decoded
+    from a key frame before it on."""
     val_fraction: float = 0.05
     """Share of the videos that is held out, chosen by the hash of their content; at least one
     video if this is not 0. Unused with `val_source`."""
@@ -71,6 +74,10 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must be in [0, 1), got {self.val_fraction}.")
+        if self.piece_s < self.clip.max_s:
+            raise ValueError(
+                f"piece_s must be at least clip.max_s = {self.clip.max_s}, got {self.piece_s}."
+            )
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(
                 f"max_reject_fraction must be in [0, 1], got {self.max_reject_fraction}."

@@ -8,12 +8,21 @@ from dataclasses import asdict
 from typing import Any
 
 from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip, LabelSums, Row, VideoRow
+from data_pipelines.rows import (
+    EncodedClip,
+    LabelSums,
+    LongVideo,
+    Row,
+    VideoRow,
+    long_video_from_dict,
+    video_from_dict,
+)
 from lafp.data.shard_format import ClipRecord, Labels
 
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 2**20
-ROW_KINDS = ("video", "clip", "reject")
+_KINDS = {VideoRow: "video", RejectRow: "reject", LongVideo: "long_video"}
+ROW_KINDS = ("clip", *_KINDS.values())
 
 
 class Messages:
@@ -69,8 +78,7 @@ class Messages:
 def send_row(row: Row, messages: Messages) -> None:
     """Sends one row."""
     if not isinstance(row, EncodedClip):
-        kind = "video" if isinstance(row, VideoRow) else "reject"
-        messages.send({"kind": kind, "row": asdict(row)})
+        messages.send({"kind": _KINDS[type(row)], "row": asdict(row)})
         return
     message = {
         "kind": "clip",
@@ -85,7 +93,9 @@ def send_row(row: Row, messages: Messages) -> None:
 def row_of(message: dict[str, Any], data: bytes) -> Row:
     """The row that ``send_row`` sent."""
     if message["kind"] == "video":
-        return VideoRow(**message["row"])
+        return video_from_dict(message["row"])
+    if message["kind"] == "long_video":
+        return long_video_from_dict(message["row"])
     if message["kind"] == "reject":
         return RejectRow(**message["row"])
     video, labels = data[: message["num_bytes"]], data[message["num_bytes"] :]

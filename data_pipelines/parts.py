@@ -1,9 +1,9 @@
 """Inputs -> parts: all videos decoded, cut and encoded, one Ray task for each part."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from data_pipelines.config import PreprocessConfig
@@ -13,7 +13,12 @@ from data_pipelines.ray_tasks import stream_tasks
 from data_pipelines.rows import ItemRows
 from data_pipelines.sandbox import Sandbox
 from data_pipelines.sources.cluster_gate import ClusterGate
-from data_pipelines.stages.write_shards import read_part, write_part
+from data_pipelines.stages.write_shards import (
+    piece_part,
+    read_long_videos,
+    read_part,
+    write_part,
+)
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.progress import Progress
@@ -34,6 +39,8 @@ class PartCounts:
     """Videos without clips."""
     num_clips: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    num_pieces: dict[int, int] = field(default_factory=dict)
+    """Of each long video, by its place in the task: it is left to tasks of its own."""
 
     def add(self, other: "PartCounts") -> None:
         """Adds up two."""
@@ -53,20 +60,33 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
     """
     num_found = 0
     counts = PartCounts()
+    pieces: deque[Task] = deque()
 
-    def calls() -> Iterator[tuple[str, tuple[PreprocessConfig, Task, str]]]:
+    def tasks() -> Iterator[Task]:
         nonlocal num_found
-        for task, is_done in _tasks(plan):
+        for task, is_done, missing in _tasks(plan):
+            pieces.extend(missing)
+            while pieces:
+                yield pieces.popleft()
             if is_done:
                 num_found += len(task.items)
             else:
-                yield task.part, (cfg, task, plan.work)
+                yield task
+
+    def results() -> Iterator[tuple[Task, PartCounts | str]]:
+        waiting: Iterator[Task] | deque[Task] = tasks()
+        while waiting:
+            calls = ((task, (cfg, task, plan.work)) for task in waiting)
+            yield from stream_tasks(make_part, calls, memory_bytes=cfg.tasks.memory_bytes)
+            waiting = deque(pieces)  # those of long videos that were found last
+            pieces.clear()
 
     with Progress(f"preprocess {cfg.name}", plan.num_items, "videos") as progress:
-        for _, made in stream_tasks(make_part, calls(), memory_bytes=cfg.tasks.memory_bytes):
+        for task, made in results():
             if isinstance(made, str):
                 raise storage.StorageError(made)
             counts.add(made)
+            pieces.extend(_piece_tasks(task, made.num_pieces))
             num_done = num_found + counts.num_items
             detail = f"{counts.num_clips} clips, {counts.reasons.total()} rejects"
             progress.update(num_done, detail)
@@ -74,14 +94,34 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
                 _check_rejects(cfg, counts)
 
 
-def _tasks(plan: Plan) -> Iterator[tuple[Task, bool]]:
-    """Every task, and whether its part is there."""
+def _tasks(plan: Plan) -> Iterator[tuple[Task, bool, list[Task]]]:
+    """Every task, whether its part is there, and the tasks for pieces that are not there yet."""
     for chunk in range(plan.num_chunks):
         folder = storage.join(plan.work, chunk_folder(chunk))
         files = storage.list_files(folder) if storage.exists(folder) else ()
         found = {info.uri.rpartition("/")[2] for info in files}
         for task in plan.tasks(chunk):
-            yield task, f"{task.part.rpartition('/')[2]}.json" in found
+            name = task.part.rpartition("/")[2]
+            is_done = f"{name}.json" in found
+            missing: list[Task] = []
+            if is_done and f"{name}.long.json" in found:
+                missing = [
+                    piece
+                    for piece in _piece_tasks(task, read_long_videos(plan.work, task.part))
+                    if f"{piece.part.rpartition('/')[2]}.json" not in found
+                ]
+            yield task, is_done, missing
+
+
+def _piece_tasks(task: Task, num_pieces: dict[int, int]) -> list[Task]:
+    return [
+        Task(
+            part=piece_part(task.part, index, piece),
+            items=(replace(task.items[index], piece=piece),),
+        )
+        for index, num in num_pieces.items()
+        for piece in range(num)
+    ]
 
 
 def _check_rejects(cfg: PreprocessConfig, counts: PartCounts) -> None:
@@ -100,9 +140,9 @@ def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
         bury it in an exception of its own.
     """
     sandbox = _sandbox(cfg)
-    inputs = (sandbox.rows(item) for item in task.items)
+    inputs = (sandbox.rows(item, may_defer=True) for item in task.items)
     try:
-        return _counts(write_part(inputs, work, f"{task.part}.tar"))
+        return _counts(task, write_part(inputs, work, f"{task.part}.tar"))
     except OSError as error:
         return str(error)
 
@@ -113,12 +153,16 @@ def _sandbox(cfg: PreprocessConfig) -> Sandbox:
     return Sandbox(cfg, ClusterGate())
 
 
-def _counts(items: list[ItemRows]) -> PartCounts:
-    counts = PartCounts(num_items=len(items))
-    for item in items:
+def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
+    is_piece = task.items[0].piece is not None
+    counts = PartCounts(num_items=0 if is_piece else len(items))
+    for index, item in enumerate(items):
+        if item.long_video is not None:
+            counts.num_pieces[index] = len(item.long_video.spans_s)
         with_clips = {clip.record.video_uri for clip in item.clips}
-        counts.num_videos += len(item.videos)
-        counts.num_empty += sum(video.uri not in with_clips for video in item.videos)
+        if not is_piece:
+            counts.num_videos += len(item.videos)
+            counts.num_empty += sum(video.uri not in with_clips for video in item.videos)
         counts.num_clips += len(item.clips)
         counts.reasons.update(reject.reason for reject in item.rejects)
     return counts
@@ -126,7 +170,7 @@ def _counts(items: list[ItemRows]) -> PartCounts:
 
 def read_parts(plan: Plan) -> Iterator[list[ItemRows]]:
     """The rows of all parts, in the order of the listing; a few are in memory at a time."""
-    parts = (f"{task.part}.tar" for chunk in range(plan.num_chunks) for task in plan.tasks(chunk))
+    parts = (task.part for chunk in range(plan.num_chunks) for task in plan.tasks(chunk))
     with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
         waiting: list[Future[list[ItemRows]]] = []
         for part in parts:

@@ -21,6 +21,8 @@ class VideoItem:
     reader: str = ""
     """What opens it: a name in ``sources.LABELED_SOURCES`` or ``list_videos.WEBDATASET``; empty for
     videos and ``.npz``."""
+    piece: int | None = None
+    """Of a long video (``stages.pieces``); None is all of it."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the reader wants to know of it, ready for JSON; ``reject``: reason and detail."""
 
@@ -39,6 +41,17 @@ class VideoRow:
     """What must be accounted for by clips and rejects; 0 when it is no video."""
     episode_id: str = ""
     """Videos of one episode share it and go to one split; empty where the video is the episode."""
+    span_s: tuple[float, float] | None = None
+    """Of a piece: what its clips and rejects cover. None is all of the video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongVideo:
+    """Takes the place of the rows of a video that shall be gone through piece by piece."""
+
+    video: VideoRow
+    spans_s: tuple[tuple[float, float], ...]
+    """Of the pieces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +107,7 @@ class ClipRow:
     label_sums: LabelSums | None = None
 
 
-Row = VideoRow | EncodedClip | RejectRow
+Row = VideoRow | EncodedClip | RejectRow | LongVideo
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,8 @@ class ItemRows:
     videos: tuple[VideoRow, ...] = ()
     clips: tuple[ClipRow, ...] = ()
     rejects: tuple[RejectRow, ...] = ()
+    long_video: LongVideo | None = None
+    """Set where pieces hold the rows."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -118,10 +133,21 @@ class ItemRows:
     def from_dict(cls, raw: dict[str, Any]) -> "ItemRows":
         """The inverse of ``to_dict``, after JSON."""
         return cls(
-            videos=tuple(VideoRow(**row) for row in raw["videos"]),
+            videos=tuple(video_from_dict(row) for row in raw["videos"]),
             clips=tuple(clip_row_from_dict(row) for row in raw["clips"]),
             rejects=tuple(RejectRow(**row) for row in raw["rejects"]),
+            long_video=long_video_from_dict(raw["long_video"]) if raw["long_video"] else None,
         )
+
+
+def video_from_dict(raw: dict[str, Any]) -> VideoRow:
+    """The inverse of ``dataclasses.asdict``, after JSON."""
+    return VideoRow(**{key: _freeze(value) for key, value in raw.items()})
+
+
+def long_video_from_dict(raw: dict[str, Any]) -> LongVideo:
+    """The inverse of ``dataclasses.asdict``, after JSON."""
+    return LongVideo(video=video_from_dict(raw["video"]), spans_s=_freeze(raw["spans_s"]))
 
 
 def clip_row_from_dict(raw: dict[str, Any]) -> ClipRow:

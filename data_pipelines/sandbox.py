@@ -18,7 +18,7 @@ from typing import Any
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.messages import ROW_KINDS, Messages, row_of
 from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import Row, Undone, VideoItem, VideoRow
+from data_pipelines.rows import EncodedClip, Row, Undone, VideoItem, VideoRow
 from lafp.config import config_to_dict
 from lafp.host_gate import Gate
 from lafp.storage import StorageError
@@ -74,8 +74,12 @@ class Sandbox:
             self._messages.close()
             self._process = None
 
-    def rows(self, item: VideoItem) -> Iterator[Row | Undone]:
+    def rows(self, item: VideoItem, may_defer: bool = False) -> Iterator[Row | Undone]:
         """``video_to_clips`` of one input, whatever it does.
+
+        Args:
+            item: The input.
+            may_defer: Leaves a long video to tasks for its pieces, as a ``LongVideo``.
 
         Raises:
             StorageError: The disk or S3 failed; the job can be resumed.
@@ -85,7 +89,7 @@ class Sandbox:
         while True:
             seen = _Seen()
             try:
-                for row in self._attempt(item, first):
+                for row in self._attempt(item, first, may_defer):
                     seen.add(row)
                     yield row
                 return
@@ -101,12 +105,13 @@ class Sandbox:
                         yield Undone()
                     first = died.position
 
-    def _attempt(self, item: VideoItem, first: int) -> Iterator[Row]:
+    def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row]:
         messages = self._started()
         position, is_open, is_finished = first, False, False
         deadline = time.monotonic() + _MAX_OPENING_S
         try:
-            messages.send({"item": asdict(item), "first": first})
+            request = {"item": asdict(item), "first": first, "may_defer": may_defer}
+            messages.send(request)
             while not is_finished:
                 message, data = messages.receive(deadline)
                 kind = message["kind"]
@@ -175,18 +180,21 @@ class _Seen:
 
     def add(self, row: Row) -> None:
         if isinstance(row, VideoRow):
-            self.video, self.covered_s = row, 0.0
-        else:
-            self.covered_s = row.end_s if isinstance(row, RejectRow) else row.record.end_s
+            self.video, self.covered_s = row, row.span_s[0] if row.span_s else 0.0
+        elif isinstance(row, RejectRow):
+            self.covered_s = row.end_s
+        elif isinstance(row, EncodedClip):
+            self.covered_s = row.record.end_s
 
 
 def _given_up(item: VideoItem, seen: _Seen, died: _Died) -> Iterator[Row | Undone]:
     """The rows of a video that is not tried again; one that hung keeps what it gave."""
-    video, covered_s, detail = seen.video, 0.0, died.cause
+    video, detail, start_s, end_s = seen.video, died.cause, 0.0, 0.0
     if died.is_open:
         assert video is not None
+        start_s, end_s = video.span_s or (0.0, video.duration_s)
         if died.is_timeout:
-            covered_s = min(seen.covered_s, video.duration_s)
+            start_s = min(seen.covered_s, end_s)
         else:
             yield Undone()
             yield video
@@ -199,8 +207,8 @@ def _given_up(item: VideoItem, seen: _Seen, died: _Died) -> Iterator[Row | Undon
         yield video
     yield RejectRow(
         video_uri=video.uri,
-        start_s=covered_s,
-        end_s=video.duration_s,
+        start_s=start_s,
+        end_s=end_s,
         reason="timeout" if died.is_timeout else "killed_worker",
         detail=detail,
     )

@@ -64,7 +64,7 @@ def main() -> None:
             return
         item = VideoItem(**request["item"])
         try:
-            for number, rows in enumerate(item_videos(item, cfg, decoder)):
+            for number, rows in enumerate(item_videos(item, cfg, decoder, request["may_defer"])):
                 if number < request["first"]:
                     continue
                 messages.send({"kind": "begin"})

@@ -7,15 +7,17 @@ from functools import partial
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip, Row, VideoItem, VideoRow
+from data_pipelines.rows import EncodedClip, LongVideo, Row, VideoItem, VideoRow
 from data_pipelines.sources.open_item import open_item
 from data_pipelines.sources.opened import Opened, Unusable
 from data_pipelines.stages import dedup, motion, optical_flow, probe
 from data_pipelines.stages.encode import encode
+from data_pipelines.stages.pieces import Span, piece_spans
 from data_pipelines.stages.read_labels import EpisodeLabels, align
 from data_pipelines.stages.resample import Cut, resample
 from data_pipelines.stages.resize import crop_or_pad, scaled_size
 from data_pipelines.stages.split_clips import MAX_OWN_FPS, ClipFrames, split_clips
+from lafp import storage
 from lafp.data.shard_format import Labels
 from lafp.video.decoder import VideoDecoder, VideoError
 
@@ -37,9 +39,18 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
 
 
 def item_videos(
-    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
+    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder, may_defer: bool = False
 ) -> Iterator[Iterator[Row]]:
-    """``video_to_clips``, video by video: rows that are not asked for cost no decoding."""
+    """``video_to_clips``, video by video: rows that are not asked for cost no decoding.
+
+    Args:
+        item: The input.
+        cfg: The job's config.
+        decoder: As configured.
+        may_defer: A long video that is an input of its own becomes a ``LongVideo``.
+    """
+    # What must be downloaded, or lies in a tar, is had only once.
+    may_defer &= not item.reader and item.piece is None and not storage.is_http(item.uri)
     with closing(open_item(item, cfg, decoder)) as videos:
         while True:
             try:
@@ -53,7 +64,7 @@ def item_videos(
                 unusable = replace(item, uri=video.uri, num_bytes=0)
                 yield _rejected_file(unusable, video.reason, video.detail)
             else:
-                yield _one_video(video, cfg, item)
+                yield _one_video(video, cfg, item, may_defer)
 
 
 def _rejected_file(item: VideoItem, reason: str, detail: str) -> Iterator[Row]:
@@ -63,11 +74,13 @@ def _rejected_file(item: VideoItem, reason: str, detail: str) -> Iterator[Row]:
     yield RejectRow(video_uri=item.uri, start_s=0.0, end_s=0.0, reason=reason, detail=detail)
 
 
-def _one_video(video: Opened, cfg: PreprocessConfig, item: VideoItem) -> Iterator[Row]:
+def _one_video(
+    video: Opened, cfg: PreprocessConfig, item: VideoItem, may_defer: bool
+) -> Iterator[Row]:
     info = video.info
     is_truncated = info.declared_duration_s - info.duration_s > _TRUNCATED_S
     total_s = info.declared_duration_s if is_truncated else info.duration_s
-    yield VideoRow(
+    row = VideoRow(
         uri=video.uri,
         video_id=video.video_id,
         split=item.split,
@@ -84,38 +97,65 @@ def _one_video(video: Opened, cfg: PreprocessConfig, item: VideoItem) -> Iterato
         if labels is not None:
             labels = align(labels, info)
     except VideoError as error:
+        yield row
         yield reject(start_s=0.0, end_s=total_s, reason=error.reason, detail=error.detail)
         return
-    for span in _spans(video, fps, cfg):
-        if isinstance(span, Cut):
-            yield reject(
-                start_s=span.start_s, end_s=span.end_s, reason=span.reason, detail=span.detail
-            )
-        else:
-            yield _finish_clip(span, fps, video, labels, cfg)
-    if is_truncated:
+    pieces = _pieces(video, fps, cfg)
+    if may_defer and len(pieces) > 1:
+        spans_s = (*pieces[:-1], (pieces[-1][0], total_s))
+        yield LongVideo(video=row, spans_s=spans_s)
+        return
+    if item.piece is not None:
+        pieces = pieces[item.piece : item.piece + 1]
+        end_s = total_s if pieces[-1][1] == info.duration_s else pieces[-1][1]
+        row = replace(row, span_s=(pieces[0][0], end_s))
+    yield row
+    for piece in pieces:
+        for span in _spans(video, piece, fps, cfg):
+            if isinstance(span, Cut):
+                yield reject(
+                    start_s=span.start_s, end_s=span.end_s, reason=span.reason, detail=span.detail
+                )
+            else:
+                yield _finish_clip(span, fps, video, labels, cfg)
+    if is_truncated and pieces[-1][1] == info.duration_s:
         detail = f"the header promises {total_s:.3f} s, the file ends at {info.duration_s:.3f} s"
         yield reject(start_s=info.duration_s, end_s=total_s, reason="truncated", detail=detail)
 
 
-def _spans(video: Opened, fps: float, cfg: PreprocessConfig) -> Iterator[ClipFrames | Cut]:
-    """Clips and cuts that cover the video. Whatever a decoder does becomes a cut."""
-    info, covered_s = video.info, 0.0
+def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
+    if video.frames_from is None:
+        return [(0.0, video.info.duration_s)]
+    return piece_spans(video.info.duration_s, fps, cfg.piece_s, cfg.clip)
+
+
+def _spans(
+    video: Opened, piece: Span, fps: float, cfg: PreprocessConfig
+) -> Iterator[ClipFrames | Cut]:
+    """Clips and cuts that cover a piece. Whatever a decoder does becomes a cut."""
+    info, (start_s, end_s) = video.info, piece
+    covered_s, size = start_s, scaled_size(info, cfg.resize)
+    if start_s:
+        assert video.frames_from is not None
+        frames = video.frames_from(*size, start_s)
+    else:
+        frames = video.frames(*size)
     ticks = resample(
-        video.frames(*scaled_size(info, cfg.resize)),
+        frames,
         fps=fps,
         source_fps=info.fps,
-        duration_s=info.duration_s,
+        duration_s=end_s,
         max_hold_s=cfg.clip.max_hold_s,
+        start_s=start_s,
     )
     try:
         fit = partial(crop_or_pad, cfg=cfg.resize)
-        for span in split_clips(ticks, fps, info.duration_s, cfg.clip, fit):
+        for span in split_clips(ticks, fps, info.duration_s, cfg.clip, fit, start_s):
             yield span
             covered_s = span.end_s
     except Exception as error:  # as above
         reason = "out_of_memory" if isinstance(error, MemoryError) else "damaged"
-        yield Cut(covered_s, info.duration_s, reason, f"{type(error).__name__}: {error}")
+        yield Cut(covered_s, end_s, reason, f"{type(error).__name__}: {error}")
 
 
 def _finish_clip(

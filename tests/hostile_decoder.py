@@ -39,9 +39,9 @@ class HostileDecoder(PyAVDecoder):
             ctypes.string_at(0)
         return info
 
-    def frames(self, path, info, width_px, height_px, deadline):
+    def frames(self, path, info, *size_and_times):
         hoard, command = [], len(info.times_s)
-        for number, frame in enumerate(super().frames(path, info, width_px, height_px, deadline)):
+        for number, frame in enumerate(super().frames(path, info, *size_and_times)):
             if number == 30 and command == SEGFAULT:
                 ctypes.string_at(0)
             if number == 30 and command == KILLED_ONCE:

@@ -55,7 +55,7 @@ def select(cfg: PreprocessConfig, folder: Path) -> ItemRows:
     folder.mkdir(exist_ok=True)
     part = "000000/part-000000.tar"
     write_part([rows_of(cfg)], str(folder), part)
-    (item,) = read_part(str(folder), part)
+    (item,) = read_part(str(folder), part.removesuffix(".tar"))
     check_accounts(item)
     catalog = Catalog(folder)
     catalog.add([item])

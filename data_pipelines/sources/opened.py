@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from data_pipelines.stages.probe import LimitsConfig
@@ -26,6 +27,9 @@ class Opened:
     """Width, height -> what a decoder yields."""
     labels: Callable[[], EpisodeLabels] | None
     """May raise ``VideoError``."""
+    frames_from: Callable[[int, int, float], Iterator[DecodedFrame | DamagedSpan]] | None = None
+    """Width, height, start in seconds -> frames from before the start on; None where they cannot
+    start late."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,22 @@ def open_file(
         info=info,
         frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
         labels=labels,
+        frames_from=(
+            partial(_frames_from, decoder, path, info, deadline) if info.can_start_late else None
+        ),
     )
+
+
+def _frames_from(
+    decoder: VideoDecoder,
+    path: Path,
+    info: VideoInfo,
+    deadline: float,
+    width_px: int,
+    height_px: int,
+    start_s: float,
+) -> Iterator[DecodedFrame | DamagedSpan]:
+    return decoder.frames(str(path), info, width_px, height_px, deadline, start_s)
 
 
 def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: float) -> VideoInfo:

@@ -60,25 +60,26 @@ def resample(
     source_fps: float,
     duration_s: float,
     max_hold_s: float,
+    start_s: float = 0.0,
 ) -> Iterator[Event]:
     """Turns decoded frames of any rate into ticks of a constant one.
 
     A segment is a sound stretch of the video; its ticks are at start, start + 1/fps, ... Segments
-    and cuts come in order and leave nothing out: together they are [0, duration_s].
+    and cuts come in order and leave nothing out: together they are [start_s, duration_s].
 
     Args:
         events: What a decoder yields.
         fps: Of the output.
         source_fps: Of the input; only says how much jitter is rounding.
-        duration_s: Of the video.
+        duration_s: Of the video, or end of a piece of it.
         max_hold_s: A frame that is shown for longer is followed by a gap.
+        start_s: Of a piece: the frame that is shown then is the first one.
     """
-    clock = _Clock(fps, source_fps, max_hold_s)
+    clock = _Clock(fps, source_fps, max_hold_s, start_s)
     try:
-        for event in events:
+        for event in _within(events, start_s, duration_s):
             if isinstance(event, DecodedFrame):
-                if event.time_s < duration_s:
-                    yield from clock.show(event)
+                yield from clock.show(event)
             else:
                 yield from clock.end_segment(event.start_s)
                 yield from clock.cut(event.end_s, "damaged", event.detail)
@@ -91,11 +92,40 @@ def resample(
     yield from clock.cut(duration_s, "damaged", "no frames were decoded here")
 
 
+def _within(
+    events: Iterable[DecodedFrame | DamagedSpan], start_s: float, end_s: float
+) -> Iterator[DecodedFrame | DamagedSpan]:
+    """What is shown from start to end: the frame of the start begins there."""
+    shown: DecodedFrame | None = None
+    for event in events:
+        if isinstance(event, DecodedFrame):
+            if event.time_s >= end_s:
+                break
+            if event.time_s < start_s:
+                shown = event
+                continue
+            if shown is not None:
+                yield DecodedFrame(start_s, shown.pixels)
+                shown = None
+            yield event
+        elif event.end_s > start_s:
+            if shown is not None and event.start_s > start_s:
+                yield DecodedFrame(start_s, shown.pixels)
+            shown = None
+            if event.start_s >= end_s:
+                break
+            yield DamagedSpan(max(event.start_s, start_s), min(event.end_s, end_s), event.detail)
+        else:
+            shown = None
+    if shown is not None:
+        yield DecodedFrame(start_s, shown.pixels)
+
+
 class _Clock:
-    def __init__(self, fps: float, source_fps: float, max_hold_s: float) -> None:
+    def __init__(self, fps: float, source_fps: float, max_hold_s: float, start_s: float) -> None:
         self.fps, self.source_fps, self.max_hold_s = fps, source_fps, max_hold_s
         self.tolerance_s = JITTER * min(1 / source_fps, 1 / fps)
-        self.covered_until_s = 0.0
+        self.covered_until_s = start_s
         """Everything before is in a segment or in a cut."""
         self.shown: ShownFrame | None = None
         self.segment_start_s = 0.0

@@ -60,6 +60,7 @@ def split_clips(
     duration_s: float,
     cfg: ClipConfig,
     fit: Callable[[np.ndarray], np.ndarray],
+    start_s: float = 0.0,
 ) -> Iterator[ClipFrames | Cut]:
     """Yields clips of at most ``max_s`` and cuts, in order, leaving nothing out.
 
@@ -69,10 +70,10 @@ def split_clips(
         duration_s: Of the video.
         cfg: Lengths.
         fit: Crops or pads one frame. Applied while frames come, so that only clips are in memory.
+        start_s: Where the events begin.
     """
-    clip_frames = _frames_per_clip(math.ceil(duration_s * fps - JITTER), fps, cfg)
+    clip_frames = frames_per_clip(math.ceil(duration_s * fps - JITTER), fps, cfg)
     frames: list[np.ndarray] = []
-    start_s = 0.0
 
     def clip(end_s: float) -> ClipFrames | Cut:
         if len(frames) < cfg.min_frames:
@@ -94,7 +95,7 @@ def split_clips(
             start_s = event.end_s
 
 
-def _frames_per_clip(total_frames: int, fps: float, cfg: ClipConfig) -> int:
+def frames_per_clip(total_frames: int, fps: float, cfg: ClipConfig) -> int:
     """Equal pieces: 10.8 s become two clips of 5.4 s, not one of 10 s and a tail too short."""
     max_frames = max(cfg.min_frames, int(cfg.max_s * fps + 1e-6))
     num_clips = max(1, math.ceil(total_frames / max_frames))

@@ -8,7 +8,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import file_digest
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from data_pipelines.rows import (
     ClipRow,
     EncodedClip,
     ItemRows,
+    LongVideo,
     Row,
     Undone,
     VideoRow,
@@ -77,15 +78,61 @@ def write_part(inputs: Iterable[Iterable[Row | Undone]], work: str, part: str) -
             items.append(_write_item(rows, writer, part))
         writer.close()
         storage.upload(writer.path, storage.join(work, part))
+    num_pieces = {
+        index: len(item.long_video.spans_s)
+        for index, item in enumerate(items)
+        if item.long_video is not None
+    }
+    if num_pieces:
+        storage.write_text(storage.join(work, _long_videos(part)), json.dumps(num_pieces))
     text = json.dumps([item.to_dict() for item in items])
     storage.write_text(storage.join(work, entry_name(part)), text)
     return items
 
 
 def read_part(work: str, part: str) -> list[ItemRows]:
-    """The rows of a complete part."""
-    raw = json.loads(storage.read_text(storage.join(work, entry_name(part))))
-    return [ItemRows.from_dict(item) for item in raw]
+    """The rows of a complete part, those of long videos from the parts of their pieces.
+
+    Args:
+        work: Folder of the parts.
+        part: Its path there, without suffix.
+    """
+    raw = json.loads(storage.read_text(storage.join(work, f"{part}.json")))
+    items = [ItemRows.from_dict(item) for item in raw]
+    return [
+        _joined(item.long_video, work, part, index) if item.long_video is not None else item
+        for index, item in enumerate(items)
+    ]
+
+
+def piece_part(part: str, index: int, piece: int) -> str:
+    """Path, without suffix, of the part that is made of a piece of a part's long video."""
+    return f"{part}-{index:04d}-{piece:04d}"
+
+
+def read_long_videos(work: str, part: str) -> dict[int, int]:
+    """Number of pieces of each long video of a part, by its place; empty without any."""
+    raw = json.loads(storage.read_text(storage.join(work, _long_videos(part))))
+    return {int(index): num for index, num in raw.items()}
+
+
+def _long_videos(part: str) -> str:
+    return f"{part.removesuffix('.tar')}.long.json"
+
+
+def _joined(long_video: LongVideo, work: str, part: str, index: int) -> ItemRows:
+    clips: list[ClipRow] = []
+    rejects: list[RejectRow] = []
+    for piece, (start_s, end_s) in enumerate(long_video.spans_s):
+        (rows,) = read_part(work, piece_part(part, index, piece))
+        if rows.videos[0].span_s is not None:
+            clips += rows.clips
+            rejects += rows.rejects
+        else:  # the file could not be opened any more
+            why = rows.rejects[0]
+            uri = long_video.video.uri
+            rejects.append(replace(why, video_uri=uri, start_s=start_s, end_s=end_s))
+    return ItemRows(videos=(long_video.video,), clips=tuple(clips), rejects=tuple(rejects))
 
 
 def _write_item(rows: Iterable[Row | Undone], writer: ShardWriter, part: str) -> ItemRows:
@@ -98,6 +145,8 @@ def _write_item(rows: Iterable[Row | Undone], writer: ShardWriter, part: str) ->
             video.clips.append(_clip_row(row, writer, part))
         elif isinstance(row, RejectRow):
             video.rejects.append(row)
+        elif isinstance(row, LongVideo):
+            return ItemRows(long_video=row)
         else:
             done.extend(video)
             video = _Rows(videos=[row])

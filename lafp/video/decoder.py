@@ -67,6 +67,9 @@ class VideoInfo:
     """End of the last frame that is there, whatever the header says."""
     declared_duration_s: float
     """End of the last frame that the header promises; at least ``duration_s``."""
+    can_start_late: bool = False
+    """Whether ``frames`` may start in the middle, and then gives the frames that it gives there
+    when it starts at the beginning."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,13 @@ class VideoDecoder(Protocol):
         ...
 
     def frames(
-        self, path: str, info: VideoInfo, width_px: int, height_px: int, deadline: float
+        self,
+        path: str,
+        info: VideoInfo,
+        width_px: int,
+        height_px: int,
+        deadline: float,
+        start_s: float = 0.0,
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """Yields every frame, ascending in time, and every damaged span between them.
 
@@ -117,6 +126,7 @@ class VideoDecoder(Protocol):
             width_px: Width to scale to, upright. The aspect ratio is the caller's business.
             height_px: Height to scale to.
             deadline: ``time.monotonic()`` at which to give up.
+            start_s: Starts at some key frame well before this. Only if ``info.can_start_late``.
 
         Raises:
             VideoError: Reading cannot go on. What was yielded until then is sound.

@@ -53,6 +53,11 @@ _OPEN_OPTIONS = {
 }
 # Frames that wait for the rest of their group of pictures: twice as much cost 7 % of the speed.
 _MAX_HELD_BYTES = 64 * 2**20
+# Containers whose index says where key frames are, and codecs that show their damage: from a key
+# frame on, they decode to the same frames whatever came before.
+_INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_INDEPENDENT_GOPS = ("h264", "mpeg4", "av1", "vp9")
+_SEEK_MARGIN_S = 1.0
 # Decoders align what they allocate: room beyond the coded size, in pixels per side.
 _ALIGNMENT_PX = 256
 
@@ -116,13 +121,20 @@ class PyAVDecoder:
                 declared_duration_s=max(
                     duration_s, _declared_duration_s(container, stream, len(pts_s), fps, duration_s)
                 ),
+                can_start_late=_can_start_late(container, stream) and not self.cfg.strict,
             )
         if self.cfg.strict:
             self._refuse_doubt(path, info, deadline)
         return info
 
     def frames(
-        self, path: str, info: VideoInfo, width_px: int, height_px: int, deadline: float
+        self,
+        path: str,
+        info: VideoInfo,
+        width_px: int,
+        height_px: int,
+        deadline: float,
+        start_s: float = 0.0,
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """See ``VideoDecoder.frames``."""
         size = (height_px, width_px) if info.orientation.is_turned else (width_px, height_px)
@@ -132,14 +144,14 @@ class PyAVDecoder:
             rgb = to_rgb.reformat(frame, *size, "rgb24", interpolation=SCALING, threads=1)
             return info.orientation.apply(rgb.to_ndarray())
 
-        for event in self._sound_frames(path, info, deadline):
+        for event in self._sound_frames(path, info, deadline, start_s):
             if isinstance(event, DamagedSpan):
                 yield event
             else:
                 yield DecodedFrame(event.time_s, partial(convert, event.frame))
 
     def _sound_frames(
-        self, path: str, info: VideoInfo, deadline: float
+        self, path: str, info: VideoInfo, deadline: float, start_s: float
     ) -> Iterator[Held | DamagedSpan]:
         gate = DamageGate(
             info,
@@ -149,6 +161,8 @@ class PyAVDecoder:
         )
         clock = Clock(info.first_pts_s)
         with _open(path, deadline) as (container, stream):
+            if start_s:
+                _seek_before(container, stream, info.first_pts_s + start_s)
             # No frame may cost more than the probe has seen and its caller has accepted.
             _limit_pixels(stream, info.coded_pixels)
             context = checking_context(stream)
@@ -179,7 +193,7 @@ class PyAVDecoder:
                 container, stream = stack.enter_context(_open(path, deadline))
                 _limit_pixels(stream, info.coded_pixels)
                 differs = SliceWiseHevc(stream, _packets(container, stream, deadline))
-            for event in self._sound_frames(path, info, deadline):
+            for event in self._sound_frames(path, info, deadline, 0.0):
                 if isinstance(event, DamagedSpan):
                     raise VideoError("damaged", f"strict: at {event.start_s:.3f} s {event.detail}")
                 if differs is not None and differs(event.frame):
@@ -207,6 +221,18 @@ def _open(path: str, deadline: float) -> Iterator[tuple[InputContainer, VideoStr
             raise VideoError("unsupported_codec", "FFmpeg has no decoder for the video stream")
         stream.codec_context.thread_count = 1
         yield container, stream
+
+
+def _can_start_late(container: InputContainer, stream: VideoStream) -> bool:
+    name = stream.codec_context.codec.canonical_name
+    return container.format.name in _INDEXED_FORMATS and name in _INDEPENDENT_GOPS
+
+
+def _seek_before(container: InputContainer, stream: VideoStream, time_s: float) -> None:
+    """Goes to a key frame before ``time_s``, with room for frames that need what precedes it."""
+    assert stream.time_base is not None
+    stamp = int((time_s - _SEEK_MARGIN_S) / stream.time_base)
+    container.seek(stamp, backward=True, any_frame=False, stream=stream)
 
 
 def _limit_pixels(stream: VideoStream, max_pixels: int) -> None:

@@ -200,6 +200,28 @@ def test_an_interrupted_job_redoes_only_what_is_missing(
     assert digests(tmp_path) == digests(made[0]), "neither tasks nor interruptions matter"
 
 
+def test_a_long_video_is_shared_out_in_pieces_and_comes_to_the_same(local_ray, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for seed, num_frames in enumerate((30, 400, 35)):
+        write_video(source / f"{seed}.mp4", moving_square(num_frames, seed=seed), fps=10)
+    cfg = replace(CFG, source=str(source), piece_s=9.0)
+    plan = make_plan(list_inputs(cfg), cfg.tasks, str(tmp_path / "out/work"))
+    make_parts(cfg, plan)
+    folder = tmp_path / "out/work/000000"
+    pieces = sorted(folder.glob("part-000000-0001-*.json"))
+    assert len(pieces) == 5
+    pieces[2].unlink()
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    make_parts(cfg, plan)
+    assert pieces[2].exists()
+    assert all(path.stat().st_mtime_ns == then for path, then in times.items())
+    summary = preprocess(cfg, str(tmp_path / "out"))
+    assert (summary["num_videos"], summary["num_videos_with_clips"]) == (3, 3)
+    made_without_ray(cfg, tmp_path / "alone")
+    assert digests(tmp_path / "out") == digests(tmp_path / "alone/shards")
+
+
 def test_s3_to_s3_gives_the_same_shards(s3_bucket, made, source, local_ray_on_s3):
     for path in source.iterdir():
         storage.write_bytes(storage.join(s3_bucket, "in", path.name), path.read_bytes())
