@@ -42,7 +42,7 @@ class LatentFlowConfig(PolicyConfig):
     the batch, for straighter paths. See ``conditional_ot_coupling``."""
     condition_weight: float = 10.0
     """`minibatch_ot`: beta, what distance between observations' embeddings costs. The larger, the
-    less biased, and the nearer to `independent`."""
+    less biased, and the nearer to `independent`. The default is not tuned on any task."""
     solver: SolverName = "euler"
     num_solver_steps: int = 4
     """Steps from noise to data. Midpoint and heun evaluate the head twice per step."""
