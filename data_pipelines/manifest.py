@@ -30,6 +30,7 @@ _ARROW_TYPES = {
     int: pa.int64(),
     float: pa.float64(),
     bool: pa.bool_(),
+    tuple[int, ...]: pa.list_(pa.uint16()),
 }
 
 

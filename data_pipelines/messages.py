@@ -101,7 +101,7 @@ def row_of(message: dict[str, Any], data: bytes) -> Row:
     video, labels = data[: message["num_bytes"]], data[message["num_bytes"] :]
     sums = message["label_sums"]
     return EncodedClip(
-        record=ClipRecord(**message["record"]),
+        record=ClipRecord.from_dict(message["record"]),
         video=video,
         labels=Labels.from_bytes(labels) if labels else None,
         label_sums=LabelSums.from_dict(sums) if sums else None,

@@ -153,7 +153,7 @@ def long_video_from_dict(raw: dict[str, Any]) -> LongVideo:
 def clip_row_from_dict(raw: dict[str, Any]) -> ClipRow:
     """The inverse of ``dataclasses.asdict``, after JSON."""
     sums = LabelSums.from_dict(raw["label_sums"]) if raw["label_sums"] else None
-    return ClipRow(**raw | {"record": ClipRecord(**raw["record"]), "label_sums": sums})
+    return ClipRow(**raw | {"record": ClipRecord.from_dict(raw["record"]), "label_sums": sums})
 
 
 def _freeze(value: Any) -> Any:

@@ -10,13 +10,13 @@ from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import EncodedClip, LongVideo, Row, VideoItem, VideoRow
 from data_pipelines.sources.open_item import open_item
 from data_pipelines.sources.opened import Opened, Unusable
-from data_pipelines.stages import dedup, motion, optical_flow, probe
+from data_pipelines.stages import choose_fps, dedup, motion, optical_flow, probe
 from data_pipelines.stages.encode import encode
 from data_pipelines.stages.pieces import Span, piece_spans
 from data_pipelines.stages.read_labels import EpisodeLabels, align
 from data_pipelines.stages.resample import Cut, resample
 from data_pipelines.stages.resize import crop_or_pad, scaled_size
-from data_pipelines.stages.split_clips import MAX_OWN_FPS, ClipFrames, split_clips
+from data_pipelines.stages.split_clips import ClipConfig, ClipFrames, split_clips
 from lafp import storage
 from lafp.data.shard_format import Labels
 from lafp.video.decoder import VideoDecoder, VideoError
@@ -89,7 +89,6 @@ def _one_video(
         episode_id=video.episode_id,
     )
     reject = partial(RejectRow, video_uri=video.uri)
-    fps = cfg.clip.fps or min(info.fps, MAX_OWN_FPS)
     try:
         if found := probe.violation(info, cfg.limits):
             raise VideoError(*found)
@@ -100,6 +99,7 @@ def _one_video(
         yield row
         yield reject(start_s=0.0, end_s=total_s, reason=error.reason, detail=error.detail)
         return
+    fps = _fps(video, cfg.clip)
     pieces = _pieces(video, fps, cfg)
     if may_defer and len(pieces) > 1:
         spans_s = (*pieces[:-1], (pieces[-1][0], total_s))
@@ -121,6 +121,20 @@ def _one_video(
     if is_truncated and pieces[-1][1] == info.duration_s:
         detail = f"the header promises {total_s:.3f} s, the file ends at {info.duration_s:.3f} s"
         yield reject(start_s=info.duration_s, end_s=total_s, reason="truncated", detail=detail)
+
+
+def _fps(video: Opened, cfg: ClipConfig) -> float:
+    info = video.info
+    if cfg.target_motion is None:
+        return choose_fps.highest_fps(info.fps, cfg)
+    scale = motion.SIDE_PX / min(info.width_px, info.height_px)
+    size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
+    start_s = choose_fps.sample_start_s(info.duration_s) if video.frames_from else 0.0
+    frames = video.frames_from(*size, start_s) if video.frames_from else video.frames(*size)
+    try:
+        return choose_fps.choose_fps(frames, start_s, info.fps, cfg)
+    except Exception:  # the frames are decoded once more, which says what is wrong with them
+        return choose_fps.highest_fps(info.fps, cfg)
 
 
 def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
@@ -163,6 +177,7 @@ def _finish_clip(
 ) -> EncodedClip | RejectRow:
     """Measures, filters and encodes one clip."""
     small = motion.shrink(clip.frames)
+    pairs = motion.pair_motion(small)
     clip_motion = motion.median_motion(small, fps, video.info.fps)
     if found := motion.violation(small, clip_motion, cfg.filters):
         reason, detail = found
@@ -177,6 +192,7 @@ def _finish_clip(
         clip,
         fps,
         clip_motion,
+        motion.rounded(pairs),
         video_id=video.video_id,
         episode_id=video.episode_id or video.video_id,
         video_uri=video.uri,

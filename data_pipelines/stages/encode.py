@@ -18,6 +18,7 @@ def encode(
     clip: ClipFrames,
     fps: float,
     motion: float,
+    pair_motion: tuple[int, ...],
     *,
     video_id: str,
     episode_id: str,
@@ -52,6 +53,7 @@ def encode(
         source_height_px=info.height_px,
         source_codec=info.codec,
         motion=motion,
+        pair_motion=pair_motion,
         has_labels=has_labels,
         num_bytes=len(data),
     )

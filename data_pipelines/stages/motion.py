@@ -62,6 +62,11 @@ def pair_motion(small: np.ndarray, step_frames: int = 1) -> np.ndarray:
     return np.abs(small[step_frames:] - small[:-step_frames]).mean(axis=(1, 2, 3))
 
 
+def rounded(pairs: np.ndarray) -> tuple[int, ...]:
+    """``pair_motion`` in 1/10,000, as a clip's record has it."""
+    return tuple(np.round(10_000 * pairs).astype(int).tolist())
+
+
 def median_motion(small: np.ndarray, fps: float, source_fps: float) -> float:
     """Median of ``pair_motion``; 0 for clips too short for a pair.
 

@@ -19,6 +19,10 @@ class ClipConfig:
     fps: float | None = 10.0
     """Frames per second of presentation time; one training step is 1/fps seconds. null keeps the
     rate of each video (of its median step, if that varies), up to 240."""
+    target_motion: float | None = None
+    """Where set, each video gets its own rate, `fps` at most: the highest at which neighbouring
+    frames move by this much in the median, so that motion is comparable across videos
+    (``stages.choose_fps`` has the formula). Unit: as `filters.min_motion`."""
     max_s: float = 10.0
     """Longer videos are cut into clips of equal length, this at most."""
     min_frames: int = 16
@@ -29,6 +33,8 @@ class ClipConfig:
     def __post_init__(self) -> None:
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps must be positive or null, got {self.fps}.")
+        if self.target_motion is not None and not 0 < self.target_motion < 1:
+            raise ValueError(f"target_motion must be in (0, 1) or null, got {self.target_motion}.")
         if self.max_s <= 0 or self.max_hold_s <= 0:
             raise ValueError(
                 f"max_s and max_hold_s must be positive, got {self.max_s} and {self.max_hold_s}."

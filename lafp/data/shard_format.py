@@ -60,6 +60,14 @@ class ClipRecord:
     has_labels: bool
     num_bytes: int
     """Size of the encoded clip."""
+    pair_motion: tuple[int, ...] = ()
+    """Mean absolute difference of frames t and t+1 for each t, in 1/10,000 of the unit of
+    ``motion``: what training may sample frame pairs by."""
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "ClipRecord":
+        """The inverse of ``dataclasses.asdict``, after JSON."""
+        return cls(**raw | {"pair_motion": tuple(raw.get("pair_motion", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,4 +223,4 @@ def read_records(path: Path) -> Iterator[ClipRecord]:
             if member.name.endswith(f".{META_SUFFIX}"):
                 file = tar.extractfile(member)
                 assert file is not None
-                yield ClipRecord(**json.loads(file.read()))
+                yield ClipRecord.from_dict(json.loads(file.read()))
