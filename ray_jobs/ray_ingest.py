@@ -62,13 +62,14 @@ def step_num_bytes(plan: MicroBatchPlan) -> int:
     """Bytes of frames, flow and stored latent actions that one rank reads per step."""
     total = 0
     for demand in plan.demands.values():
-        spec = open_shard_set(demand.order.shard_set)
+        specs = [open_shard_set(uri) for uri in demand.order.shard_sets]
+        spec, num_frames = specs[0], max(s.max_clip_frames for s in specs)
         frame_bytes = spec.height_px * spec.width_px * 3
         if spec.flow_size_px is not None:
             frame_bytes += 2 * 2 * math.prod(spec.flow_size_px)
         if demand.latents is not None:
             frame_bytes += 4 * open_latent_set(demand.latents).latent_action_dim
-        clip_bytes = spec.max_clip_frames * frame_bytes
+        clip_bytes = num_frames * frame_bytes
         total += demand.clips_per_step // plan.world_size * clip_bytes
     return total
 

@@ -18,27 +18,33 @@ from ray_jobs.cli import main
 from ray_jobs.train_inputs import TrainInput
 
 
-def resolve(
-    cfg: TrainLamConfig, run: RunDir
-) -> tuple[TrainInput, TrainInput | None, TrainInput | None]:
-    """The videos, the labeled clips if there are any, and the LAM to start from if there is one."""
+def resolve(cfg: TrainLamConfig, run: RunDir) -> tuple[TrainInput | None, ...]:
+    """The labeled clips and the LAM to start from, if there are any; then the videos."""
     init_from = None
     if cfg.init_from is not None:
         uri = storage.absolute(cfg.init_from)
         init_from = TrainInput("init_from", uri, read_card(uri, "lam")["weights_sha256"])
-    return (
-        train_inputs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
-        train_inputs.resolve_optional(
-            run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",)
-        ),
-        init_from,
+    labeled = train_inputs.resolve_optional(
+        run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",)
     )
+    given = {f"data.{n}.shards": item.shards for n, item in enumerate(cfg.data)}
+    videos = (
+        train_inputs.resolve(run, name, uri, ("shards/videos", "shards/labeled"))
+        for name, uri in (given or {"shards": cfg.shards}).items()
+    )
+    return (labeled, init_from, *videos)
 
 
 def build_task(cfg: TrainLamConfig, run: RunDir) -> partial[LamTask]:
     """The task, to be built on every worker."""
-    shards, *optional = resolve(cfg, run)
-    return partial(LamTask, cfg, shards.uri, *(found.uri if found else None for found in optional))
+    labeled, init_from, *videos = resolve(cfg, run)
+    return partial(
+        LamTask,
+        cfg,
+        tuple(found.uri for found in videos if found),
+        labeled.uri if labeled else None,
+        init_from.uri if init_from else None,
+    )
 
 
 JOB = train_inputs.training_job(

@@ -12,7 +12,8 @@ from itertools import count, islice
 import numpy as np
 
 from lafp.config import ConfigError
-from lafp.data.shards import ClipCache, ClipDemand, ClipReader, ClipRef, ClipStream
+from lafp.data.clip_cache import ClipCache
+from lafp.data.shards import ClipDemand, ClipReader, ClipRef, ClipStream
 
 MicroBatch = dict[str, dict[str, np.ndarray]]
 """Stream -> field of ``ClipBatch`` -> array."""
@@ -47,7 +48,7 @@ class MicroBatchReader:
         self.plan = plan
         cache = ClipCache(cache_bytes)
         self._readers = {
-            name: ClipReader(demand.order.shard_set, cache, demand.latents)
+            name: ClipReader(demand.order.shard_sets, cache, demand.latents)
             for name, demand in plan.demands.items()
         }
         self._refs: dict[str, Iterator[ClipRef]] = {}

@@ -5,7 +5,6 @@ positions in that order, so a **cursor is one number** (the step), any number of
 step the same way, and nothing is lost or read twice after a resume.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,8 +14,10 @@ import numpy as np
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.clip_cache import ClipCache, DecodedClip
 from lafp.data.latent_sets import LatentReader
-from lafp.data.randomness import keyed_permutation
+from lafp.data.randomness import derive_seed, keyed_permutation
+from lafp.data.sampling import MixedOrder, MotionWeights, num_visits
 from lafp.data.shard_format import ClipLocation, Labels, ShardEntry, ShardSet, Split
 from lafp.video import decode_clip
 
@@ -73,6 +74,8 @@ class ClipRef:
     shard: str
     location: ClipLocation
     epoch: int
+    """Which visit to the clip this is: the epoch; further visits in an epoch add 2^32 each."""
+    shard_set: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +95,20 @@ class ClipOrder:
     """Clip ids to visit; None visits all of the split. Used for small labeled subsets."""
     skipped_clips: frozenset[str] = frozenset()
     """Clip ids to leave out, e.g. the few that could not be labeled."""
+    motion_power: float = 0.0
+    """Clips are visited in proportion to their motion to this power. If it is not 0, an epoch
+    visits a clip as often as its weight says, rounded up or down anew in each."""
+    _motion: MotionWeights | None = field(init=False, repr=False, compare=False)
     _shards: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         shards = _read_manifest(self.shard_set, self.split)
-        if self.only_clips is not None or self.skipped_clips:
-            counts = [(name, len(self._locations(name))) for name, _ in shards]
+        power, motion = self.motion_power, None
+        if power and shards:
+            motion = MotionWeights(self.shard_set, self.split, power)
+        object.__setattr__(self, "_motion", motion)
+        if self.only_clips is not None or self.skipped_clips or motion:
+            counts = [(name, self._num_visits(name)) for name, _ in shards]
             shards = [(name, count) for name, count in counts if count]
         if not shards:
             raise ConfigError(f"No {self.split} clips in {self.shard_set}.")
@@ -105,8 +116,13 @@ class ClipOrder:
 
     @property
     def num_clips(self) -> int:
-        """Clips per epoch."""
+        """Visits per epoch; each is to another clip unless clips are weighted."""
         return sum(count for _, count in self._shards)
+
+    @property
+    def shard_sets(self) -> tuple[str, ...]:
+        """URIs of what is visited."""
+        return (self.shard_set,)
 
     def visits(self, start: int = 0) -> Iterator[ClipRef]:
         """Endless visits from position ``start`` of the sequence."""
@@ -123,11 +139,27 @@ class ClipOrder:
             if skip >= size:
                 skip -= size
                 continue
-            refs = [(name, loc) for name, _ in pool for loc in self._locations(name)]
+            refs = [ref for name, _ in pool for ref in self._refs(name, epoch)]
             for i in keyed_permutation(size, self.seed, epoch, first + 1)[skip:]:
-                shard, location = refs[i]
-                yield ClipRef(shard, location, epoch)
+                yield refs[i]
             skip = 0
+
+    def _refs(self, shard: str, epoch: int) -> list[ClipRef]:
+        """The visits to one shard in an epoch, in the shard's order."""
+        clips = self._locations(shard)
+        if self._motion is None:
+            return [ClipRef(shard, clip, epoch, self.shard_set) for clip in clips]
+        key = derive_seed(shard)
+        counts = num_visits(self._motion.of(clips), self.seed, epoch, key)
+        return [
+            ClipRef(shard, clip, epoch + (repeat << 32), self.shard_set)
+            for clip, count in zip(clips, counts, strict=True)
+            for repeat in range(count)
+        ]
+
+    def _num_visits(self, shard: str) -> int:
+        clips = self._locations(shard)
+        return round(self._motion.of(clips).sum()) if self._motion and clips else len(clips)
 
     def _locations(self, shard: str) -> list[ClipLocation]:
         clips = read_shard_entry(self.shard_set, shard).clips
@@ -149,7 +181,7 @@ def _read_manifest(uri: str, split: str) -> list[tuple[str, int]]:
 class ClipDemand:
     """A stream of clips that a task wants at every step."""
 
-    order: ClipOrder
+    order: ClipOrder | MixedOrder
     clips_per_step: int
     """Over all ranks, all gradient-accumulation rounds of a step included."""
     latents: str | None = None
@@ -160,7 +192,7 @@ class ClipDemand:
 class ClipStream:
     """The clips that one rank reads, step by step."""
 
-    order: ClipOrder
+    order: ClipOrder | MixedOrder
     clips_per_step: int
     """Over all ranks."""
     rank: int = 0
@@ -183,63 +215,24 @@ class ClipStream:
                 yield ref
 
 
-@dataclass(frozen=True)
-class DecodedClip:
-    """What a reader keeps of one clip."""
-
-    frames: np.ndarray
-    """uint8 [T, H, W, 3]."""
-    labels: Labels | None
-    latents: np.ndarray | None
-    """float32 [T, Z], where a latent set is read too."""
-
-    @property
-    def num_bytes(self) -> int:
-        """In memory."""
-        flow = self.labels.flow if self.labels else None
-        arrays = [array for array in (self.frames, flow, self.latents) if array is not None]
-        return sum(array.nbytes for array in arrays)
-
-
-class ClipCache:
-    """Decoded clips by a key, the least recently used dropped first."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._num_bytes = max_bytes, 0
-        self._clips: OrderedDict[tuple[str, ...], DecodedClip] = OrderedDict()
-
-    def get(self, key: tuple[str, ...]) -> DecodedClip | None:
-        """A clip, if it is kept."""
-        if key not in self._clips:
-            return None
-        self._clips.move_to_end(key)
-        return self._clips[key]
-
-    def put(self, key: tuple[str, ...], clip: DecodedClip) -> None:
-        """Keeps a clip, at the price of older ones. One larger than the whole cache is not kept."""
-        if clip.num_bytes > self._max_bytes:
-            return
-        self._clips[key] = clip
-        self._num_bytes += clip.num_bytes
-        while self._num_bytes > self._max_bytes:
-            _, old = self._clips.popitem(last=False)
-            self._num_bytes -= old.num_bytes
-
-
 class ClipReader:
-    """Reads and decodes clips of one shard set to arrays of fixed shape.
+    """Reads and decodes clips to arrays of fixed shape.
 
     Args:
-        shard_set: URI.
+        shard_set: URI; or several, of one frame size, whose clips may lie in one batch.
         cache: Shared by the readers of a process.
         latents: URI of a latent set of these clips, to be read along.
     """
 
     def __init__(
-        self, shard_set: str, cache: ClipCache | None = None, latents: str | None = None
+        self,
+        shard_set: str | tuple[str, ...],
+        cache: ClipCache | None = None,
+        latents: str | None = None,
     ) -> None:
-        self.uri = shard_set
-        self.spec = open_shard_set(shard_set)
+        specs = [open_shard_set(uri) for uri in _as_tuple(shard_set)]
+        self.spec = specs[0]
+        self._length = max(spec.max_clip_frames for spec in specs)
         self._cache = cache or ClipCache(0)
         self._latents_uri = latents or ""
         self._latents = LatentReader(latents) if latents is not None else None
@@ -256,13 +249,13 @@ class ClipReader:
             ``clip_key`` and ``epoch`` int64 [B]; in labeled sets ``true_action`` [B, T, ...]; where
             it was stored ``flow`` float16 [B, T, 2, h, w]; with a latent set ``latent_action``
             float32 [B, T, Z].
-            T is the set's longest clip, so every batch of a set has one shape.
+            T is that of the longest clip of all sets, so every batch has one shape.
 
         Raises:
             RuntimeError: A shard is damaged.
         """
         clips = [self._decoded(ref) for ref in refs]
-        length = self.spec.max_clip_frames
+        length = self._length
         batch = {
             "frames": _stack([clip.frames for clip in clips], length),
             "num_frames": np.array([len(clip.frames) for clip in clips], np.int64),
@@ -278,17 +271,18 @@ class ClipReader:
         for name, arrays in per_frame.items():
             found = [array for array in arrays if array is not None]
             if found and len(found) < len(clips):
-                raise RuntimeError(f"Some clips of {self.uri} have a {name} and some have none.")
+                uris = ", ".join(sorted({ref.shard_set for ref in refs}))
+                raise RuntimeError(f"Some clips of {uris} have a {name} and some have none.")
             if found:
                 batch[name] = _stack(found, length)
         return batch
 
     def _decoded(self, ref: ClipRef) -> DecodedClip:
         location = ref.location
-        key = self.uri, self._latents_uri, location.clip_id
+        key = ref.shard_set, self._latents_uri, location.clip_id
         if (kept := self._cache.get(key)) is not None:
             return kept
-        shard = storage.join(self.uri, ref.shard)
+        shard = storage.join(ref.shard_set, ref.shard)
         frames = decode_clip(storage.read_bytes(shard, location.video_offset, location.video_bytes))
         if len(frames) != location.num_frames:
             raise RuntimeError(
@@ -303,6 +297,10 @@ class ClipReader:
         clip = DecodedClip(frames, labels, latents)
         self._cache.put(key, clip)
         return clip
+
+
+def _as_tuple(shard_set: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (shard_set,) if isinstance(shard_set, str) else shard_set
 
 
 def _stack(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:

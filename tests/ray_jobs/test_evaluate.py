@@ -20,7 +20,8 @@ from lafp.policies.latent_flow import LatentFlowConfig
 from lafp.run_dir import RunDir
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
-from lafp.train.tasks.lam import LamTask, SupervisionConfig, TrainLamConfig
+from lafp.train.tasks.lam import LamTask, TrainLamConfig
+from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
 from ray_jobs.evaluate import JOB, plan
 from ray_jobs.job import execute

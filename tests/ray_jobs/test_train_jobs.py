@@ -52,7 +52,7 @@ def lam_config(**kwargs) -> TrainLamConfig:
 def test_a_lam_reads_the_runs_videos_and_labels(run):
     videos, labeled = shards(run, "videos"), shards(run, "labeled")
     found = train_lam.resolve(lam_config(), run)
-    assert [item.uri for item in found if item] == [videos.uri, labeled.uri]
+    assert [item.uri for item in found if item] == [labeled.uri, videos.uri]
     assert train_lam.JOB.inputs(lam_config(), run) == {
         "shards": videos.fingerprint(),
         "labeled_shards": labeled.fingerprint(),
@@ -67,8 +67,18 @@ def test_without_videos_a_lam_reads_the_labeled_clips(run):
 
 def test_without_labels_a_lam_trains_on_videos_alone(run):
     shards(run, "videos")
-    assert train_lam.resolve(lam_config(), run)[1] is None
+    assert train_lam.resolve(lam_config(), run)[0] is None
     assert train_lam.build_task(lam_config(), run).args[2] is None
+
+
+def test_a_mixture_reads_the_runs_own_videos_and_others(run, tmp_path):
+    videos = shards(run, "videos")
+    other = write_shard_set(tmp_path / "other", num_clips=4, seed=1)
+    cfg = lam_config(data=[{"weight": 3.0}, {"shards": other}])
+    task = train_lam.build_task(cfg, run)()
+    assert task.shard_sets == (videos.uri, other)
+    assert train_lam.JOB.inputs(cfg, run)["data.1.shards"] == other
+    assert "clips of stream 'train': 10, 2 per step" in "\n".join(train_lam.JOB.plan(cfg, run))
 
 
 def test_shards_from_elsewhere_are_known_by_their_uri(run, tmp_path, monkeypatch):

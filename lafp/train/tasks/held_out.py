@@ -6,8 +6,9 @@ from itertools import islice
 import torch
 
 from lafp.config import ConfigError
+from lafp.data.clip_cache import ClipCache
 from lafp.data.latent_sets import clips_without_latents
-from lafp.data.shards import ClipCache, ClipOrder, ClipReader, open_shard_set
+from lafp.data.shards import ClipOrder, ClipReader, open_shard_set
 from lafp.types import ClipBatch, ObsSpec
 
 CLIPS_PER_BATCH = 8

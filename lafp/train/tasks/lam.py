@@ -1,19 +1,18 @@
 """Training a latent action model: videos, and, where there are some, labeled clips."""
 
-# Shape suffixes in this file: B windows, A true action.
-
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from lafp import storage
 from lafp.config import ConfigError, choice
 from lafp.data.labels import action_spec, labeled_subset
 from lafp.data.randomness import derive_seed
+from lafp.data.sampling import MixedOrder
 from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
 from lafp.data.windows import WindowConfig, cut_windows
 from lafp.eval.lam_probe import LamProbe, ProbeConfig
@@ -25,38 +24,11 @@ from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.held_out import HeldOutClips, cuda_devices
-from lafp.types import ActionSpec, ClipBatch, LossOutput, ObsSpec, Window
+from lafp.train.tasks.lam_sections import DataConfig, SupervisionConfig
+from lafp.train.tasks.trained_lam import LamInputs, TrainedLam
+from lafp.types import ClipBatch, ObsSpec
 
 MAX_VAL_CLIPS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class SupervisionConfig:
-    """Action supervision, an option of every objective: weight x error of a linear read-out of z.
-
-    LAOM's main finding (arXiv:2502.00379). Its code supervises z of (o_t, o_{t+k}); ours that of
-    (o_t, o_{t+1}), which a_t fully explains and which policies learn.
-    """
-
-    weight: float = 0.0
-    """Of the supervised loss; 0 trains without labels (LAOM: 0.001; small models: 0.1)."""
-    batch_size: int = 128
-    """Labeled windows per optimizer step, over all workers."""
-    label_fraction: float = 1.0
-    """Share of the labeled training episodes whose actions may be seen."""
-    label_seed: int = 0
-    """Which episodes those are. The subsets of one seed are nested."""
-
-    def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"weight must not be negative, got {self.weight}.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
-        if not 0 < self.label_fraction <= 1:
-            raise ValueError(
-                f"label_fraction must be in (0, 1], got {self.label_fraction}. "
-                "To train without labels, set weight to 0."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +37,9 @@ class TrainLamConfig:
 
     shards: str | None = None
     """Shard set of videos; the run's own ``shards/videos`` if null."""
+    data: tuple[DataConfig, ...] = ()
+    """In place of ``shards``: several sets (sources) with weights, or weights within a set. All of
+    one frame size and rate."""
     labeled_shards: str | None = None
     """Shard set with actions, for supervision and for the probe; the run's own
     ``shards/labeled``, if there is one, when null."""
@@ -78,6 +53,12 @@ class TrainLamConfig:
     train: TrainConfig
 
     def __post_init__(self) -> None:
+        if self.data and self.shards is not None:
+            raise ValueError(
+                "Set shards or data, not both: a list of one is `data: [{shards: X}]`."
+            )
+        if len({item.shards for item in self.data}) < len(self.data):
+            raise ValueError("data lists a shard set twice. Give it the sum of the weights.")
         num_windows = self.window.windows_per_clip
         for name, batch_size in (
             ("train.global_batch_size", self.train.global_batch_size),
@@ -89,60 +70,13 @@ class TrainLamConfig:
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LamInputs:
-    """One micro-batch."""
-
-    window: Window
-    labeled: Window | None
-    """Windows with actions, for supervision."""
-
-
-class TrainedLam(nn.Module):
-    """See ``TrainedModule``. The objective, and a linear action head when there is supervision."""
-
-    def __init__(
-        self, objective: Objective, supervision_weight: float, action: ActionSpec | None
-    ) -> None:
-        super().__init__()
-        self.objective = objective
-        self.supervision_weight, self.action = supervision_weight, action
-        self.action_head = None
-        if action is not None:
-            self.action_head = nn.Linear(objective.latent_action_dim, action.dim)
-
-    def forward(self, inputs: LamInputs) -> LossOutput:
-        """L_objective + weight * error of the labeled windows' predicted actions."""
-        out: LossOutput = self.objective(inputs.window)
-        if inputs.labeled is None:
-            return out
-        supervision_loss = self._supervision_loss(inputs.labeled)
-        return LossOutput(
-            loss=out.loss + self.supervision_weight * supervision_loss,
-            metrics={**out.metrics, "supervision_loss": supervision_loss.detach()},
-        )
-
-    def after_step(self) -> None:
-        """See ``TrainedModule``."""
-        self.objective.after_step()
-
-    def _supervision_loss(self, labeled: Window) -> Tensor:
-        """MSE in normalized units; cross-entropy for discrete actions."""
-        assert self.action is not None and self.action_head is not None
-        assert labeled.true_action is not None
-        latent_action = self.objective.label(labeled.obs, labeled.next_obs)
-        predicted_BA = self.action_head(latent_action).float()
-        if self.action.is_discrete:
-            return F.cross_entropy(predicted_BA, labeled.true_action)
-        return F.mse_loss(predicted_BA, self.action.normalize(labeled.true_action))
-
-
 class LamTask:
     """See ``Task``.
 
     Args:
         cfg: The job's config.
-        shards: URI of the videos' shard set. Image size and frame rate come from it.
+        shards: URI of the videos' shard set, or URIs in the order of ``cfg.data``. Image size and
+            frame rate come from the first.
         labeled_shards: URI of the labeled set; None trains without supervision and probe.
         init_from: URI of a finished LAM to start from.
 
@@ -153,12 +87,15 @@ class LamTask:
     def __init__(
         self,
         cfg: TrainLamConfig,
-        shards: str,
+        shards: str | tuple[str, ...],
         labeled_shards: str | None,
         init_from: str | None = None,
     ) -> None:
-        self.cfg, self.shards, self.init_from = cfg, shards, init_from
-        self.obs = obs_spec(shards, cfg.window.frame_stack)
+        self.cfg, self.init_from = cfg, init_from
+        self.shard_sets = (shards,) if isinstance(shards, str) else shards
+        self.obs = obs_spec(self.shard_sets[0], cfg.window.frame_stack)
+        for other in self.shard_sets[1:]:
+            _check_same_frames(other, self.obs, self.shard_sets[0])
         self.is_supervised = cfg.supervision.weight > 0
         if labeled_shards is None and self.is_supervised:
             raise ConfigError(
@@ -166,12 +103,14 @@ class LamTask:
                 "Set labeled_shards, or supervision.weight=0."
             )
         if labeled_shards is not None:
-            _check_labeled(labeled_shards, self.obs)
+            action_spec(labeled_shards)  # a clear error when there are no actions
+            _check_same_frames(labeled_shards, self.obs, self.shard_sets[0])
         self.labeled_shards = labeled_shards
         self._labeled_window = WindowConfig(
             frame_stack=cfg.window.frame_stack, windows_per_clip=cfg.window.windows_per_clip
         )
-        self._val_clips = HeldOutClips(shards, MAX_VAL_CLIPS)
+        max_val_clips = -(-MAX_VAL_CLIPS // len(self.shard_sets))
+        self._val_clips = [HeldOutClips(uri, max_val_clips) for uri in self.shard_sets]
         self._probe: LamProbe | None = None
         self.module: nn.Module = self._build(init_from)
 
@@ -181,13 +120,14 @@ class LamTask:
     def demands(self) -> Mapping[str, ClipDemand]:
         """``train``: the videos. ``labeled``: the episodes whose actions may be seen."""
         cfg = self.cfg
-        demands = {"train": self._demand(self.shards, cfg.train.global_batch_size, None)}
+        demands = {"train": self._demand(self._order(), cfg.train.global_batch_size)}
         if self.is_supervised and self.labeled_shards is not None:
             supervision = cfg.supervision
             subset = labeled_subset(
                 self.labeled_shards, "train", supervision.label_fraction, supervision.label_seed
             )
-            demands["labeled"] = self._demand(self.labeled_shards, supervision.batch_size, subset)
+            order = self._order_of(self.labeled_shards, only_clips=subset)
+            demands["labeled"] = self._demand(order, supervision.batch_size)
         return demands
 
     @torch.no_grad()
@@ -233,7 +173,10 @@ class LamTask:
         )
 
     def _trained_on(self) -> Iterator[TrainedOn]:
-        yield TrainedOn(uri=self.shards, spec=open_shard_set(self.shards), use="frames")
+        data = self.cfg.data or (DataConfig(),)
+        for uri, item in zip(self.shard_sets, data, strict=True):
+            use = f"frames, weight {item.weight:g}" if len(data) > 1 else "frames"
+            yield TrainedOn(uri=uri, spec=open_shard_set(uri), use=use)
         if self.labeled_shards is not None:
             supervision = self.cfg.supervision
             use = f"actions of {supervision.label_fraction:.3g} of the episodes, and the probe"
@@ -243,7 +186,7 @@ class LamTask:
                 use=use if self.is_supervised else "the probe only",
             )
 
-    def _build(self, init_from: str | None) -> "TrainedLam":
+    def _build(self, init_from: str | None) -> TrainedLam:
         action = None
         if self.is_supervised and self.labeled_shards is not None:
             action = action_spec(self.labeled_shards)
@@ -254,20 +197,34 @@ class LamTask:
                 objective = objective_class(self.cfg.objective, self.obs)
             except ValueError as error:
                 raise ConfigError(f"objective: {error}") from None
-            _check_flow(self.shards, objective)
+            for uri in self.shard_sets:
+                _check_flow(uri, objective)
             if init_from is not None:
                 initialize_from(objective, init_from)
             return TrainedLam(objective, self.cfg.supervision.weight, action)
 
-    def _demand(self, shards: str, batch_size: int, clips: frozenset[str] | None) -> ClipDemand:
+    def _order(self) -> ClipOrder | MixedOrder:
+        data = self.cfg.data or (DataConfig(),)
+        parts = tuple(
+            self._order_of(uri, motion_power=item.motion_power)
+            for uri, item in zip(self.shard_sets, data, strict=True)
+        )
+        if len(parts) == 1:
+            return parts[0]
+        weights = tuple(item.weight for item in data)
+        return MixedOrder(parts=parts, weights=weights, seed=self.cfg.train.seed)
+
+    def _order_of(self, shards: str, **selection: Any) -> ClipOrder:
         train = self.cfg.train
-        order = ClipOrder(
+        return ClipOrder(
             shard_set=shards,
             split="train",
             seed=train.seed,
             pool_shards=train.ingest.pool_shards,
-            only_clips=clips,
+            **selection,
         )
+
+    def _demand(self, order: ClipOrder | MixedOrder, batch_size: int) -> ClipDemand:
         clips_per_step = batch_size // self.cfg.window.windows_per_clip
         return ClipDemand(order=order, clips_per_step=clips_per_step)
 
@@ -279,7 +236,8 @@ class LamTask:
         outputs = []
         with torch.random.fork_rng(devices=cuda_devices(device)):
             torch.manual_seed(0)
-            for batch in self._val_clips.batches(device):
+            batches = (held_out.batches(device) for held_out in self._val_clips)
+            for batch in itertools.chain.from_iterable(batches):
                 out = objective(cut_windows(batch, self.cfg.window, seed=0))
                 outputs.append({"loss": out.loss, **out.metrics})
         objective.train(was_training)
@@ -322,12 +280,10 @@ def _check_flow(shards: str, objective: Objective) -> None:
         )
 
 
-def _check_labeled(labeled_shards: str, obs: ObsSpec) -> None:
-    action_spec(labeled_shards)  # a clear error when there are no actions
-    labeled = obs_spec(labeled_shards, obs.frame_stack)
-    if labeled != obs:
+def _check_same_frames(shards: str, obs: ObsSpec, first: str) -> None:
+    found = obs_spec(shards, obs.frame_stack)
+    if found != obs:
         raise ConfigError(
-            f"{labeled_shards} holds frames of {labeled.height_px}x{labeled.width_px} px at "
-            f"{labeled.fps:g} per second, the videos' shards {obs.height_px}x{obs.width_px} at "
-            f"{obs.fps:g}. Preprocess both alike."
+            f"{shards} holds frames of {found.height_px}x{found.width_px} px at {found.fps:g} per "
+            f"second, {first} {obs.height_px}x{obs.width_px} at {obs.fps:g}. Preprocess both alike."
         )

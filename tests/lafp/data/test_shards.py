@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lafp.config import ConfigError
-from lafp.data.shards import ClipCache, ClipOrder, ClipReader, ClipStream, read_shard_entry
+from lafp.data.clip_cache import ClipCache
+from lafp.data.shards import ClipOrder, ClipReader, ClipStream, read_shard_entry
 from tests.synthetic_shards import moving_dot, write_shard_set
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from lafp.config import ConfigError, config_from_dict, load_config
+from lafp.config import ConfigError, config_from_dict, config_to_dict, load_config
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.eval.lam_probe import LamProbe, ProbeConfig
 from lafp.lam import load_lam
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
 from lafp.train.tasks.lam import LamTask, TrainLamConfig, obs_spec
+from lafp.train.tasks.lam_sections import DataConfig
 from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 
 
@@ -286,3 +287,31 @@ def test_a_lam_that_does_not_fit_is_refused_with_what_differs(shards, tmp_path):
         started_from(lam_config("laom"), shards, None, str(tmp_path))
     with pytest.raises(ConfigError, match=r"No finished lam at .*nowhere"):
         started_from(lam_config(), shards, None, str(tmp_path / "nowhere"))
+
+
+def test_a_lam_trains_on_a_mixture_of_shard_sets(shards, tmp_path):
+    other = write_shard_set(tmp_path / "other", num_clips=12, frames=(6, 7), seed=5)
+    data = (DataConfig(weight=3.0, motion_power=0.5), DataConfig(shards=other))
+    cfg = replace(lam_config(), data=data)
+    task = LamTask(cfg, (shards, other), None)
+    metrics = train(cfg.train, task, LocalContext(str(tmp_path)))
+    assert metrics["step"] == 3 and "val/loss" in metrics
+    assert "| frames, weight 3 |" in (tmp_path / "model_card.md").read_text()
+    large = write_shard_set(tmp_path / "large", num_clips=4, size_px=32)
+    with pytest.raises(ConfigError, match=r"large holds frames of 32x32 px .* both alike"):
+        LamTask(cfg, (shards, large), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shards": "a", "data": [{"shards": "b"}]}, "Set shards or data, not both"),
+        ({"data": [{"shards": "b"}, {"shards": "b"}]}, "lists a shard set twice"),
+        ({"data": [{"weight": 0.0}]}, "data.0: weight must be positive, got 0.0"),
+        ({"data": [{"motion_power": -1.0}]}, "motion_power must not be negative"),
+    ],
+)
+def test_impossible_mixtures_are_refused(settings, message):
+    raw = config_to_dict(lam_config()) | settings
+    with pytest.raises(ConfigError, match=message):
+        config_from_dict(TrainLamConfig, raw)

@@ -1,0 +1,51 @@
+"""Sections of the LAM job's config."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisionConfig:
+    """Action supervision, an option of every objective: weight x error of a linear read-out of z.
+
+    LAOM's main finding (arXiv:2502.00379). Its code supervises z of (o_t, o_{t+k}); ours that of
+    (o_t, o_{t+1}), which a_t fully explains and which policies learn.
+    """
+
+    weight: float = 0.0
+    """Of the supervised loss; 0 trains without labels (LAOM: 0.001; small models: 0.1)."""
+    batch_size: int = 128
+    """Labeled windows per optimizer step, over all workers."""
+    label_fraction: float = 1.0
+    """Share of the labeled training episodes whose actions may be seen."""
+    label_seed: int = 0
+    """Which episodes those are. The subsets of one seed are nested."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"weight must not be negative, got {self.weight}.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(
+                f"label_fraction must be in (0, 1], got {self.label_fraction}. "
+                "To train without labels, set weight to 0."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """One shard set of a mixture."""
+
+    shards: str | None = None
+    """URI; the run's own ``shards/videos`` if null."""
+    weight: float = 1.0
+    """Share of the visited clips, over the sum of all sets' weights."""
+    motion_power: float = 0.0
+    """Within the set, clips are visited in proportion to their motion to this power: 0 all alike,
+    1 twice as often where twice as much moves (at most 8 times as often as the average)."""
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"weight must be positive, got {self.weight}.")
+        if self.motion_power < 0:
+            raise ValueError(f"motion_power must not be negative, got {self.motion_power}.")
