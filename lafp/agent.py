@@ -2,6 +2,7 @@
 
 # Shape suffixes in this file: N episodes, H height, W width, C channels.
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -17,6 +18,8 @@ from lafp.policies.base import Policy, load_policy
 from lafp.run_dir import RunDir
 from lafp.types import ActionSpec, ObsSpec
 
+Observation = np.ndarray | Mapping[str, np.ndarray]
+"""An image, or ``{"image": ..., "state": ...}``."""
 Dtype = Literal["float32", "bfloat16"]
 _DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -118,6 +121,11 @@ class Agent:
         return self.action_decoder.action
 
     @property
+    def reads_state(self) -> bool:
+        """Whether ``act`` wants the robot's state too."""
+        return self.policy.obs.state_dim > 0
+
+    @property
     def obs(self) -> ObsSpec:
         """What an observation is: its size in pixels, and how many frames the policy looks at."""
         return self.policy.obs
@@ -157,13 +165,15 @@ class Agent:
         self._is_first_N = self._is_first_N | is_over
 
     @torch.inference_mode()
-    def act(self, obs: np.ndarray) -> np.ndarray:
+    def act(self, obs: Observation) -> np.ndarray:
         """Chooses the next action from what the camera sees now.
 
         Call it once per step of the episode: it remembers earlier frames.
 
         Args:
-            obs: uint8 [H, W, 3], RGB, or [N, H, W, 3] for the N episodes of ``reset``.
+            obs: uint8 [H, W, 3], RGB, or [N, H, W, 3] for the N episodes of ``reset``; or
+                ``{"image": ..., "state": ...}`` for a policy that reads the robot's state, which is
+                float [S] or [N, S] in the units of the training data.
 
         Returns:
             float32 [A] or [N, A] in the environment's units; discrete: int64, scalar or [N].
@@ -171,13 +181,15 @@ class Agent:
         Raises:
             ValueError: ``obs`` is not what the policy was trained on.
         """
-        is_single = np.ndim(obs) == 3
-        frame_NHWC = torch.from_numpy(self._checked(obs)).to(self._device)
+        image, state = self._parted(obs)
+        is_single = np.ndim(image) == 3
+        frame_NHWC = torch.from_numpy(self._checked(image)).to(self._device)
+        state_NS = None if state is None else self._checked_state(state).to(self._device)
         noise = self.policy.draw_noise(self.num_episodes, self._device, self._generator)
         is_first_N = None
         if self._memory is not None and self._is_first_N.any():
             is_first_N = torch.from_numpy(self._is_first_N).to(self._device)
-        action, self._memory = self._compiled(frame_NHWC, noise, self._memory, is_first_N)
+        action, self._memory = self._compiled(frame_NHWC, noise, self._memory, is_first_N, state_NS)
         self._is_first_N = np.zeros_like(self._is_first_N)
         action = action.cpu().numpy()
         return action[0] if is_single else action
@@ -199,6 +211,31 @@ class Agent:
             ConfigError: Another ending, or the extra is missing.
         """
         export_agent(self.step, uri)
+
+    def _parted(self, obs: Observation) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image and state, if they are what the policy reads."""
+        given = obs if isinstance(obs, Mapping) else {"image": obs}
+        wanted = {"image", "state"} if self.reads_state else {"image"}
+        if given.keys() != wanted:
+            raise ValueError(
+                f"This policy reads {' and '.join(sorted(wanted))}, got "
+                f"{', '.join(sorted(map(str, given))) or 'nothing'}."
+            )
+        return given["image"], given.get("state")
+
+    def _checked_state(self, state: np.ndarray) -> torch.Tensor:
+        """The robot's state as float32 [N, S], if it is one that the policy knows."""
+        values = np.asarray(state)
+        values = values[None] if values.ndim == 1 else values
+        want = (self.num_episodes, self.policy.obs.state_dim)
+        if values.shape != want or not np.issubdtype(values.dtype, np.floating):
+            raise ValueError(
+                f"Expected states {list(want)} of floats for {self.num_episodes} episode(s), got "
+                f"{values.dtype} {list(np.shape(state))}."
+            )
+        if not np.isfinite(values).all():
+            raise ValueError("The robot's state holds a value that is not finite.")
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32))
 
     def _checked(self, obs: np.ndarray) -> np.ndarray:
         """The observation as [N, H, W, 3], if it is one that the policy knows."""

@@ -54,6 +54,8 @@ class ObsSpec:
     """F, frames per observation, oldest first along the channels."""
     fps: float
     """Frames per second: one step is 1/fps seconds."""
+    state_dim: int = 0
+    """S, numbers of the robot's state (proprioception) that a policy reads too; 0 is none."""
 
     @property
     def num_channels(self) -> int:
@@ -61,7 +63,7 @@ class ObsSpec:
         return 3 * self.frame_stack
 
 
-PER_FRAME = ("true_action", "latent_action", "flow")
+PER_FRAME = ("true_action", "state", "latent_action", "flow")
 """Fields of ``ClipBatch`` that only some shard sets have, [B, T, ...]."""
 
 
@@ -79,6 +81,8 @@ class ClipBatch:
     """int64 [B]: which visit to the clip this is; keys its random draws too."""
     true_action: Tensor | None = None
     """float32 [B, T, A] (discrete: int64 [B, T]): row t acts between frames t and t+1."""
+    state: Tensor | None = None
+    """float32 [B, T, S], where all clips have one: the robot's own, as it was at frame t."""
     latent_action: Tensor | None = None
     """float32 [B, T, Z], where a latent set is read: row t is that of frames (t, t + 1)."""
     flow: Tensor | None = None
@@ -136,6 +140,8 @@ class Window:
     """int64 [B]: k, in 1..K."""
     true_action: Tensor | None = None
     """a_t: float32 [B, A] or int64 [B]; None in unlabeled data."""
+    state: Tensor | None = None
+    """The robot's state at o_t, float32 [B, S], where the clips have it."""
     latent_action: Tensor | None = None
     """The stored z_t of (o_t, o_{t+1}), float32 [B, Z], where a latent set is read."""
     flow: Tensor | None = None

@@ -44,6 +44,7 @@ def write_shard_set(
     split: str = "train",
     seed: int = 0,
     num_val_clips: int = 0,
+    has_state: bool = False,
     has_flow: bool = False,
 ) -> str:
     """Writes a finished shard set of moving dots and returns its URI.
@@ -58,6 +59,7 @@ def write_shard_set(
         split: Of every clip but the last ``num_val_clips``, which are of split ``val``.
         seed: Of the dots.
         num_val_clips: How many clips are held out.
+        has_state: Whether labeled clips have states: what the dot is about to do, in odd units.
         has_flow: Whether the dot's steps are stored as optical flow too, alike everywhere.
     """
     lengths = np.random.default_rng(seed).integers(frames[0], frames[1] + 1, num_clips)
@@ -70,6 +72,7 @@ def write_shard_set(
             SyntheticClip(
                 frames=pixels,
                 true_action=steps if has_labels else None,
+                state=1000 + 50 * steps if has_state else None,
                 split="val" if is_held_out else split,
                 flow=constant_flow(steps) if has_flow else None,
             )
@@ -85,6 +88,7 @@ class SyntheticClip:
     true_action: np.ndarray | None
     split: str
     flow: np.ndarray | None = None
+    state: np.ndarray | None = None
 
 
 def constant_flow(steps: np.ndarray) -> np.ndarray:
@@ -124,7 +128,11 @@ def write_clips(
             clip = clips[index]
             video = encode_clip(clip.frames, FPS, EncodeConfig(crf=0, pixel_format="yuv444p"))
             has_arrays = clip.true_action is not None or clip.flow is not None
-            labels = Labels(true_action=clip.true_action, flow=clip.flow) if has_arrays else None
+            labels = (
+                Labels(true_action=clip.true_action, state=clip.state, flow=clip.flow)
+                if has_arrays
+                else None
+            )
             records.append(_record(seed, index, clip, len(video)))
             writer.add(records[-1], video, labels)
         writer.close()

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.randomness import derive_seed
-from lafp.data.shard_format import Split
-from lafp.data.shards import open_shard_set
+from lafp.data.shard_format import Labels, Split
+from lafp.data.shards import ClipOrder, open_shard_set
 from lafp.types import ActionSpec
 
 
@@ -27,6 +27,18 @@ def action_spec(labeled_shards: str) -> ActionSpec:
         )
     known = {f.name for f in fields(ActionSpec)}
     return config_from_dict(ActionSpec, {k: v for k, v in action.items() if k in known})
+
+
+def state_dim(shards: str) -> int:
+    """S, numbers of the robot's state that a set's clips hold; 0 where they hold none."""
+    ref = next(ClipOrder(shard_set=shards, split="train", seed=0).visits())
+    location = ref.location
+    if not location.labels_bytes:
+        return 0
+    shard = storage.join(shards, ref.shard)
+    data = storage.read_bytes(shard, location.labels_offset, location.labels_bytes)
+    state = Labels.from_bytes(data).state
+    return 0 if state is None else state.shape[1]
 
 
 def labeled_episodes(shards: str, split: Split) -> dict[str, str]:

@@ -248,7 +248,7 @@ class ClipReader:
             ``frames`` uint8 [B, T, H, W, 3], zero beyond a clip's end; ``num_frames``,
             ``clip_key`` and ``epoch`` int64 [B]; in labeled sets ``true_action`` [B, T, ...]; where
             it was stored ``flow`` float16 [B, T, 2, h, w]; with a latent set ``latent_action``
-            float32 [B, T, Z].
+            float32 [B, T, Z]; ``state`` float32 [B, T, S] where all of the clips have such rows.
             T is that of the longest clip of all sets, so every batch has one shape.
 
         Raises:
@@ -275,6 +275,10 @@ class ClipReader:
                 raise RuntimeError(f"Some clips of {uris} have a {name} and some have none.")
             if found:
                 batch[name] = _stack(found, length)
+        states = [of_clip.state for of_clip in labels if of_clip.state is not None]
+        # Sets of several robots hold states of several sizes, or none: only policies ask for them.
+        if len(states) == len(clips) and len({state.shape[1:] for state in states}) == 1:
+            batch["state"] = _stack(states, length)
         return batch
 
     def _decoded(self, ref: ClipRef) -> DecodedClip:

@@ -124,6 +124,7 @@ def windows_at(
         ),
         offset_steps=k_N,
         true_action=None if batch.true_action is None else batch.true_action[clip_N, t_N],
+        state=None if batch.state is None else batch.state[clip_N, t_N],
         latent_action=None if batch.latent_action is None else batch.latent_action[clip_N, t_N],
         flow=None if batch.flow is None else batch.flow[clip_N, t_N].float(),
     )

@@ -38,7 +38,7 @@ class ExportedStep(nn.Module):
         self.state = _state_tensors(step, example)
 
     def forward(
-        self, frame: Tensor, is_first: Tensor, noise: Tensor, *state: Tensor
+        self, frame: Tensor, is_first: Tensor, noise: Tensor, *others: Tensor
     ) -> tuple[Tensor, ...]:
         """Acts once.
 
@@ -46,15 +46,18 @@ class ExportedStep(nn.Module):
             frame: uint8 [N, H, W, 3].
             is_first: bool [N]: which episodes begin; their state does not matter.
             noise: float32 [N, noise_dim], new from N(0, I) at every step.
-            *state: As ``state`` describes; zeros before the first step.
+            *others: The robot's state, float32 [N, S], if the policy reads it; then what ``state``
+                describes, zeros before the first step.
 
         Returns:
             The action, then the next state.
         """
-        given = dict(zip((tensor.name for tensor in self.state), state, strict=True))
+        num_given = len(others) - len(self.state)
+        robot_state = others[0] if num_given else None
+        given = dict(zip((tensor.name for tensor in self.state), others[num_given:], strict=True))
         frames = given.pop("frames", frame[:, None])
         memory = Memory(frames=frames, policy=PolicyState(**given))
-        action, after = self.step(frame, noise, memory, is_first)
+        action, after = self.step(frame, noise, memory, is_first, robot_state)
         return action, *(_tensor(after, tensor.name) for tensor in self.state)
 
 
@@ -66,7 +69,7 @@ def export_agent(step: AgentStep, uri: str) -> None:
     device = next(step.policy.parameters()).device
     arguments = _example(step, device)
     with torch.no_grad():
-        _, memory = step(arguments[0], arguments[2], None)
+        _, memory = step(arguments[0], arguments[2], None, None, *arguments[3:])
         module = ExportedStep(step, memory).eval()
         card = json.dumps(_card(module), indent=1)
         # Cloned: one tensor in two places would become one input.
@@ -75,7 +78,7 @@ def export_agent(step: AgentStep, uri: str) -> None:
         program = torch.export.export(
             module,
             arguments,
-            dynamic_shapes=(*[{0: episodes}] * 3, ({0: episodes},) * len(module.state)),
+            dynamic_shapes=(*[{0: episodes}] * 3, ({0: episodes},) * (len(arguments) - 3)),
             strict=True,  # plain tracing would take len(tensor) for a constant
         )
     with tempfile.TemporaryDirectory() as folder:
@@ -93,9 +96,10 @@ def _save_onnx(program: Any, path: Path, module: ExportedStep, card: str) -> Non
     except ImportError:
         raise ConfigError("Export to ONNX needs an extra: pip install 'lafp[onnx]'.") from None
     names = [f"state_{tensor.name}" for tensor in module.state]
+    read = ["robot_state"] if module.step.policy.obs.state_dim else []
     onnx_program = torch.onnx.export(
         program,
-        input_names=["frame", "is_first", "noise", *names],
+        input_names=["frame", "is_first", "noise", *read, *names],
         output_names=["action", *(f"next_{name}" for name in names)],
         dynamo=True,
         verbose=False,
@@ -111,7 +115,8 @@ def _card(module: ExportedStep) -> dict[str, Any]:
     return {
         "format": EXPORT_VERSION,
         "inputs": "frame uint8 [N, H, W, 3], is_first bool [N], noise float32 [N, noise_dim], "
-        "then the state; outputs: action, then the next state",
+        "robot_state float32 [N, state_dim] if state_dim > 0, then the state; outputs: action, "
+        "then the next state",
         "obs": asdict(policy.obs),
         "action": asdict(action),
         "noise_dim": policy.noise_dim,
@@ -122,10 +127,12 @@ def _card(module: ExportedStep) -> dict[str, Any]:
 def _example(step: AgentStep, device: torch.device) -> tuple[Tensor, ...]:
     """Inputs of two episodes: one would become a constant of the graph."""
     obs = step.policy.obs
+    read = (torch.zeros(2, obs.state_dim, device=device),) if obs.state_dim else ()
     return (
         torch.zeros(2, obs.height_px, obs.width_px, 3, dtype=torch.uint8, device=device),
         torch.zeros(2, dtype=torch.bool, device=device),
         torch.zeros(2, step.policy.noise_dim, device=device),
+        *read,
     )
 
 

@@ -19,7 +19,7 @@ from lafp.eval.config import LatencyConfig, MethodConfig
 from lafp.eval.latency import Latency, measure_latency
 from lafp.eval.latent_views import write_latent_views
 from lafp.eval.open_loop import open_loop_errors
-from lafp.eval.rollout import Actor, Expert, RolloutResult, rollout
+from lafp.eval.rollout import Actor, Expert, RolloutResult, observation, rollout
 from lafp.eval.run_record import StageRecord
 from lafp.lam import load_lam
 from lafp.policies.base import load_policy
@@ -129,17 +129,22 @@ def measure_latencies(
     env: VectorEnv = ENVS.get(env_cfg.name)(env_cfg)
     agents = {method.label: load_agent(run_uri, method) for method in methods}
     return {
-        size: _latencies(agents, env.reset(np.arange(size)), baseline, cfg.num_rounds)
+        size: _latencies(agents, env.reset(np.arange(size)), env.state(), baseline, cfg.num_rounds)
         for size in cfg.batch_sizes
     }
 
 
 def _latencies(
-    agents: Mapping[str, Agent], obs: np.ndarray, baseline: str | None, num_rounds: int
+    agents: Mapping[str, Agent],
+    image: np.ndarray,
+    state: np.ndarray,
+    baseline: str | None,
+    num_rounds: int,
 ) -> dict[str, Latency]:
     for agent in agents.values():
-        agent.reset(len(obs))
-    calls = {label: lambda agent=agent: agent.act(obs) for label, agent in agents.items()}
+        agent.reset(len(image))
+    seen = {label: observation(agent, image, state) for label, agent in agents.items()}
+    calls = {label: lambda label=label: agents[label].act(seen[label]) for label in agents}
     return measure_latency(calls, num_rounds=num_rounds, baseline=baseline)
 
 

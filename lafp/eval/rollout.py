@@ -3,6 +3,7 @@
 # Shape letters in this file: N episodes, T steps of the longest, H height, W width, A true action,
 # S state, M forks.
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,17 +15,31 @@ from lafp.envs.base import VectorEnv
 class Actor(Protocol):
     """Whatever chooses actions for N episodes side by side, e.g. ``lafp.agent.Agent``."""
 
+    @property
+    def reads_state(self) -> bool:
+        """Whether it wants ``{"image": ..., "state": ...}`` for an observation."""
+        ...
+
     def reset(self, num_episodes: int, seed: int) -> None:
         """Forgets earlier episodes. ``seed`` determines its noise."""
         ...
 
-    def act(self, obs: np.ndarray) -> np.ndarray:
+    def act(self, obs: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
         """Observations, uint8 [N, H, W, 3] -> actions in the environment's units, [N, A]."""
         ...
 
 
+def observation(
+    actor: Actor, image: np.ndarray, state: np.ndarray
+) -> np.ndarray | dict[str, np.ndarray]:
+    """What ``actor`` shall be shown of images [N, H, W, 3] and states [N, S]."""
+    return {"image": image, "state": state} if actor.reads_state else image
+
+
 class Expert:
     """The environment's demonstrator as an actor."""
+
+    reads_state = False
 
     def __init__(self, env: VectorEnv) -> None:
         self.env = env
@@ -32,7 +47,7 @@ class Expert:
     def reset(self, num_episodes: int, seed: int) -> None:
         """Its noise comes from the episodes' own seeds."""
 
-    def act(self, obs: np.ndarray) -> np.ndarray:
+    def act(self, obs: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
         """See ``Actor``; ``obs`` must be the environment's current one."""
         return self.env.expert()
 
@@ -88,7 +103,7 @@ def rollout(
     episode_return = np.zeros(len(seeds), np.float32)
     done = np.zeros(len(seeds), bool)
     while not done.all():
-        action = actor.act(obs)
+        action = actor.act(observation(actor, obs, states[-1]))
         result = env.step(action)
         length += ~done
         episode_return += np.where(done, 0, result.reward)

@@ -31,12 +31,14 @@ def point_on_path(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
     return (1 - t_B1) * x_0 + t_B1 * x_1
 
 
-def velocity_towards(x_1: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+def velocity_towards(x_1: Tensor, x_t: Tensor, t: float | Tensor) -> Tensor:
     """Velocity of the straight path that goes through x_t at time t and ends in x_1.
 
     (x_1 - x_t) / (1 - t), with 1 - t no smaller than ``MIN_TIME_LEFT`` (JiT, Li & He 2025,
     arXiv:2511.13720): a model that predicts the data becomes a velocity field through it.
     """
+    if isinstance(t, float):
+        return (x_1 - x_t) / max(1 - t, MIN_TIME_LEFT)
     return (x_1 - x_t) / broadcast_time(1 - t, x_t).clamp_min(MIN_TIME_LEFT)
 
 

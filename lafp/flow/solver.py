@@ -1,7 +1,8 @@
 """Fixed-step solvers of dx/dt = v(x, t), from any start time to t = 1."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,8 +11,23 @@ from lafp.flow.path import broadcast_time
 
 VelocityField = Callable[[Tensor, Tensor], Tensor]
 """v(x_t [B, ...], t [B]) -> velocity of x_t's shape. Close over conditioning."""
+Velocity = Callable[[Tensor], Tensor]
+"""v(x_t) at one time."""
 SolverName = Literal["euler", "midpoint", "heun"]
 """Evaluations of the velocity field per step: euler 1, midpoint 2, heun 2 (order 1, 2, 2)."""
+
+
+@runtime_checkable
+class TimedVelocityField(Protocol):
+    """A velocity field that can prepare, once, what it needs of the times of a solve."""
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """See ``VelocityField``."""
+        ...
+
+    def at_times(self, times: Sequence[float]) -> Sequence[Velocity]:
+        """v( . , t) for each t, with all points at that time."""
+        ...
 
 
 def integrate(
@@ -40,51 +56,66 @@ def integrate(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
+    offsets, step = _SOLVERS[solver]
     if isinstance(start_time, Tensor):
-        return _integrate_each(velocity_field, x, start_time, num_steps, _STEPS[solver])
-    if not 0.0 <= start_time <= 1.0:
-        raise ValueError(f"start_time must be in [0, 1], got {start_time}.")
-    if start_time == 1.0:
-        return x
-    # The hot path of acting: one small tensor of times, no other work per step.
-    dt = (1.0 - start_time) / num_steps
-    times = torch.linspace(start_time, 1.0, num_steps + 1, dtype=x.dtype, device=x.device)
-    for i in range(num_steps):
-        x = _STEPS[solver](velocity_field, x, times[i].expand(len(x)), dt)
+        _check_start(start_time, x)
+        start_B = start_time.to(x)
+        dt_B = (1.0 - start_B) / num_steps
+        dt: float | Tensor = broadcast_time(dt_B, x)
+        times_B = [start_B + (i + o) * dt_B for i in range(num_steps) for o in offsets]
+        velocities: Sequence[Velocity] = [partial(_at, velocity_field, t_B) for t_B in times_B]
+    else:
+        if not 0.0 <= start_time <= 1.0:
+            raise ValueError(f"start_time must be in [0, 1], got {start_time}.")
+        if start_time == 1.0:
+            return x
+        dt = (1.0 - start_time) / num_steps
+        times = [start_time + (i + o) * dt for i in range(num_steps) for o in offsets]
+        velocities = _at_times(velocity_field, times, x)
+    for i in range(0, len(velocities), len(offsets)):
+        x = step(velocities[i : i + len(offsets)], x, dt)
     return x
 
 
-def _integrate_each(
-    velocity_field: VelocityField, x: Tensor, start_B: Tensor, num_steps: int, step: "_Step"
-) -> Tensor:
+def _check_start(start_B: Tensor, x: Tensor) -> None:
     if start_B.shape != x.shape[:1] or start_B.min() < 0 or start_B.max() > 1:
         raise ValueError(
             f"start_time must hold {len(x)} values in [0, 1], got shape {tuple(start_B.shape)} "
             f"from {start_B.min():g} to {start_B.max():g}."
         )
-    start_B = start_B.to(x)
-    dt_B = (1.0 - start_B) / num_steps
-    for i in range(num_steps):
-        x = step(velocity_field, x, start_B + i * dt_B, dt_B)
-    return x
 
 
-def _euler(v: VelocityField, x: Tensor, t: Tensor, dt: float | Tensor) -> Tensor:
-    return x + _scaled(v(x, t), dt)
+def _at(velocity_field: VelocityField, t_B: Tensor, x: Tensor) -> Tensor:
+    return velocity_field(x, t_B)
 
 
-def _midpoint(v: VelocityField, x: Tensor, t: Tensor, dt: float | Tensor) -> Tensor:
-    return x + _scaled(v(x + _scaled(v(x, t), dt / 2), t + dt / 2), dt)
+def _at_times(
+    velocity_field: VelocityField, times: Sequence[float], x: Tensor
+) -> Sequence[Velocity]:
+    """The field at times that all points share: the hot path of acting."""
+    if isinstance(velocity_field, TimedVelocityField):
+        return velocity_field.at_times(times)
+    shared = torch.tensor(times, dtype=x.dtype, device=x.device).unbind()
+    return [partial(_at, velocity_field, t.expand(len(x))) for t in shared]
 
 
-def _heun(v: VelocityField, x: Tensor, t: Tensor, dt: float | Tensor) -> Tensor:
-    first = v(x, t)
-    return x + _scaled(first + v(x + _scaled(first, dt), t + dt), dt / 2)
+def _euler(v: Sequence[Velocity], x: Tensor, dt: float | Tensor) -> Tensor:
+    return x + v[0](x) * dt
 
 
-def _scaled(velocity: Tensor, dt: float | Tensor) -> Tensor:
-    return velocity * (broadcast_time(dt, velocity) if isinstance(dt, Tensor) else dt)
+def _midpoint(v: Sequence[Velocity], x: Tensor, dt: float | Tensor) -> Tensor:
+    return x + v[1](x + v[0](x) * (dt / 2)) * dt
 
 
-_Step = Callable[[VelocityField, Tensor, Tensor, float | Tensor], Tensor]
-_STEPS: dict[str, _Step] = {"euler": _euler, "midpoint": _midpoint, "heun": _heun}
+def _heun(v: Sequence[Velocity], x: Tensor, dt: float | Tensor) -> Tensor:
+    first = v[0](x)
+    return x + (first + v[1](x + first * dt)) * (dt / 2)
+
+
+_Step = Callable[[Sequence[Velocity], Tensor, float | Tensor], Tensor]
+_SOLVERS: dict[str, tuple[tuple[float, ...], _Step]] = {
+    "euler": ((0.0,), _euler),
+    "midpoint": ((0.0, 0.5), _midpoint),
+    "heun": ((0.0, 1.0), _heun),
+}
+"""Where within a step the field is evaluated, and the step made of it."""

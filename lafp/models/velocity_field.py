@@ -3,7 +3,11 @@
 # Shape suffixes in this file: B batch, E embedding, Z latent action, D hidden, T times,
 # K time features.
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.models.heads import mlp
@@ -36,6 +40,7 @@ class VelocityField(nn.Module):
         self.head = nn.Sequential(nn.SiLU(), *mlp(first, tuple(rest), latent_action_dim))
         frequency = torch.pi * torch.arange(1, NUM_TIME_FEATURES + 1)
         self.register_buffer("frequency", frequency, persistent=False)
+        self._point_dim = latent_action_dim
 
     def condition(self, embedding: Tensor) -> Tensor:
         """What ``forward`` needs of the observation: h(o), [B, E] -> [B, D]."""
@@ -56,3 +61,19 @@ class VelocityField(nn.Module):
         features_BTK = torch.cos(t.view(len(t), -1, 1) * self.frequency)
         point = torch.cat([x_t, features_BTK.flatten(1)], dim=1).to(condition.dtype)
         return self.head(self.from_point(point) + condition)
+
+    def at_times(self, times: Sequence[float], condition: Tensor) -> list[Callable]:
+        """``forward`` at times that all points share, as functions of x_t alone.
+
+        What depends on the time is computed here, for all times at once: a solver's loop is left
+        with the head's own layers.
+        """
+        weight = self.from_point.weight
+        t_S1 = torch.tensor(times, dtype=self.frequency.dtype, device=weight.device)[:, None]
+        features_SK = torch.cos(t_S1 * self.frequency)
+        from_x, from_time = weight[:, : self._point_dim], weight[:, self._point_dim :]
+        first_SBD = F.linear(features_SK, from_time)[:, None] + condition
+        return [partial(self._after_first, from_x.T, first_BD) for first_BD in first_SBD.unbind()]
+
+    def _after_first(self, from_x: Tensor, first_BD: Tensor, x_t: Tensor) -> Tensor:
+        return self.head(torch.addmm(first_BD, x_t.to(first_BD.dtype), from_x))

@@ -24,6 +24,14 @@ NoiseSource = torch.Generator | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
+class InputsConfig:
+    """What a policy reads besides the image."""
+
+    state: bool = False
+    """The robot's state (proprioception). Needs shards of a source that has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     """What all policies share, so that comparisons between them are fair."""
 
@@ -37,6 +45,9 @@ class PolicyConfig:
     """H: how many latent actions are planned at a time, z_t .. z_{t+H-1}."""
     execute_steps: int = 1
     """How many steps of a plan are executed before the next one replaces it (receding horizon)."""
+
+    inputs: InputsConfig = InputsConfig()
+    """``{state: true}`` reads the robot's state too."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.execute_steps <= self.chunk_steps:
@@ -64,6 +75,8 @@ class Policy(nn.Module, ABC):
     Config: Any
     noise_dim: int = 0
     """Numbers of noise that one row takes at a step; a policy that draws any sets it."""
+    embed_dim: int
+    """E, size of h(o_t): of the encoded image, and of the robot's state where that is read."""
     point_dim: int
     """D, what a head predicts: H x Z, or H x what the projection leaves of Z."""
 
@@ -71,14 +84,19 @@ class Policy(nn.Module, ABC):
         super().__init__()
         self.cfg, self.obs, self.latent_action_dim = cfg, obs, latent_action_dim
         self.encoder = ENCODERS.get(cfg.encoder.name)(cfg.encoder, obs)
+        self.embed_dim = self.encoder.embed_dim + obs.state_dim
+        self.state_standardizer = LatentStandardizer(obs.state_dim) if obs.state_dim else None
         projection = LATENT_PROJECTIONS.get(cfg.latent_projection.name)
         self.projection: LatentProjection = projection(cfg.latent_projection, latent_action_dim)
         self.standardizer = LatentStandardizer(self.projection.dim)
         self.point_dim = cfg.chunk_steps * self.projection.dim
 
-    @abstractmethod
     def forward(
-        self, obs: Tensor, latent_action: Tensor, has_step: Tensor | None = None
+        self,
+        obs: Tensor,
+        latent_action: Tensor,
+        has_step: Tensor | None = None,
+        robot_state: Tensor | None = None,
     ) -> LossOutput:
         """Training loss. In training mode it also updates the standardization statistics.
 
@@ -87,7 +105,17 @@ class Policy(nn.Module, ABC):
             latent_action: z_t of the frozen LAM, float [B, Z].
             has_step: Which steps of a chunk lie inside of their clip, bool [B, H]; None is all.
                 The others count in no loss. The first one is always there.
+            robot_state: float [B, S], for policies that read it.
         """
+        if self.training and self.state_standardizer is not None and robot_state is not None:
+            self.state_standardizer.update(robot_state)
+        return self.loss_on(self.encode(obs, robot_state), latent_action, has_step)
+
+    @abstractmethod
+    def loss_on(
+        self, embedding: Tensor, latent_action: Tensor, has_step: Tensor | None
+    ) -> LossOutput:
+        """``forward``, from h(o_t), [B, E]."""
 
     @property
     def has_memory(self) -> bool:
@@ -97,15 +125,33 @@ class Policy(nn.Module, ABC):
         """
         return True
 
-    def encode(self, obs: Tensor) -> Tensor:
-        """h(o_t): float [B, 3 F, H, W] in [-1, 1] -> [B, E]."""
-        return self.encoder(obs)
+    def encode(self, obs: Tensor, robot_state: Tensor | None = None) -> Tensor:
+        """h(o_t): the encoded image, and behind it the standardized state where one is read.
+
+        Args:
+            obs: float [B, 3 F, H, W] in [-1, 1].
+            robot_state: float [B, S].
+
+        Returns:
+            [B, E].
+
+        Raises:
+            ValueError: The policy reads a state, and got none or one of another size.
+        """
+        if self.state_standardizer is None:
+            return self.encoder(obs)
+        if robot_state is None or robot_state.shape[1:] != (self.obs.state_dim,):
+            found = "none" if robot_state is None else list(robot_state.shape)
+            raise ValueError(f"Expected states [B, {self.obs.state_dim}], got {found}.")
+        standardized_BS = self.state_standardizer.standardize(robot_state)
+        return torch.cat([self.encoder(obs).float(), standardized_BS], dim=1)
 
     def act(
         self,
         obs: Tensor,
         state: PolicyState | None = None,
         noise: NoiseSource | None = None,
+        robot_state: Tensor | None = None,
     ) -> tuple[Tensor, PolicyState]:
         """Chooses latent actions for B episodes side by side.
 
@@ -113,11 +159,12 @@ class Policy(nn.Module, ABC):
             obs: o_t, float [B, 3 F, H, W] in [-1, 1].
             state: What the previous step of these episodes returned; None at their start.
             noise: See ``NoiseSource``; None is torch's default generator.
+            robot_state: float [B, S], for policies that read it.
 
         Returns:
             z_t, float32 [B, Z], and the state for the next step.
         """
-        return self.act_on(self.encode(obs), state, noise)
+        return self.act_on(self.encode(obs, robot_state), state, noise)
 
     def act_on(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
@@ -157,6 +204,7 @@ class Policy(nn.Module, ABC):
         latent_action: Tensor,
         anchor_time: float | Tensor,
         noise: NoiseSource | None = None,
+        robot_state: Tensor | None = None,
     ) -> Tensor:
         """The policy's own latent action in the demonstrated mode, to train action decoders on.
 
@@ -166,6 +214,7 @@ class Policy(nn.Module, ABC):
             anchor_time: 0 is the policy's own choice, 1 is z_IDM itself. A flow policy takes
                 anything between, and one value per element too, float [B].
             noise: See ``NoiseSource``; None is torch's default generator.
+            robot_state: float [B, S], for policies that read it.
 
         Returns:
             float32 [B, Z].
@@ -173,7 +222,7 @@ class Policy(nn.Module, ABC):
         Raises:
             ValueError: ``anchor_time`` is one that this policy has no meaning for.
         """
-        return self.anchored_on(self.encode(obs), latent_action, anchor_time, noise)
+        return self.anchored_on(self.encode(obs, robot_state), latent_action, anchor_time, noise)
 
     @abstractmethod
     def anchored_on(

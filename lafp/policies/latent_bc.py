@@ -24,19 +24,19 @@ class LatentBc(Policy):
 
     def __init__(self, cfg: LatentBcConfig, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__(cfg, obs, latent_action_dim)
-        self.head = mlp(self.encoder.embed_dim, cfg.hidden_dims, self.point_dim)
+        self.head = mlp(self.embed_dim, cfg.hidden_dims, self.point_dim)
 
     @property
     def has_memory(self) -> bool:
         """Of the rest of a chunk, if there is one."""
         return self.cfg.chunk_steps > 1
 
-    def forward(
-        self, obs: Tensor, latent_action: Tensor, has_step: Tensor | None = None
+    def loss_on(
+        self, embedding: Tensor, latent_action: Tensor, has_step: Tensor | None
     ) -> LossOutput:
         """MSE in standardized units. See ``Policy.forward``."""
         target, is_present = self._training_target(latent_action, has_step)
-        error = (self.head(self.encode(obs)).float() - target).square()
+        error = (self.head(embedding).float() - target).square()
         return LossOutput(loss=masked_mean(error, is_present))
 
     def plan_on(

@@ -2,7 +2,9 @@
 
 # Shape suffixes in this file: B batch, M num_time_draws, N B x M, D point.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,7 +15,7 @@ from lafp.flow import TIME_DISTRIBUTIONS
 from lafp.flow.anchor import anchored_point
 from lafp.flow.coupling import conditional_ot_coupling
 from lafp.flow.path import velocity_towards
-from lafp.flow.solver import SolverName, VelocityField, integrate
+from lafp.flow.solver import SolverName, Velocity, integrate
 from lafp.flow.time_distribution import UniformTimeConfig
 from lafp.losses.flow_matching import (
     conditional_flow_matching_loss,
@@ -83,7 +85,7 @@ class LatentFlow(Policy):
         super().__init__(cfg, obs, latent_action_dim)
         self.noise_dim = self.point_dim
         self.head = velocity_field.VelocityField(
-            self.point_dim, self.encoder.embed_dim, cfg.hidden_dims, self.num_times
+            self.point_dim, self.embed_dim, cfg.hidden_dims, self.num_times
         )
         self.time = TIME_DISTRIBUTIONS.get(cfg.time.name)(cfg.time)
 
@@ -92,8 +94,8 @@ class LatentFlow(Policy):
         """Of its noise, or of the rest of a chunk."""
         return self.cfg.chunk_steps > 1 or self.cfg.noise != "fresh"
 
-    def forward(
-        self, obs: Tensor, latent_action: Tensor, has_step: Tensor | None = None
+    def loss_on(
+        self, embedding: Tensor, latent_action: Tensor, has_step: Tensor | None
     ) -> LossOutput:
         """Flow-matching loss in standardized units. See ``Policy.forward``."""
         num_draws = self.cfg.num_time_draws
@@ -101,7 +103,6 @@ class LatentFlow(Policy):
         x_1_ND = x_1_BD.repeat_interleave(num_draws, 0)
         if is_present is not None:
             is_present = is_present.repeat_interleave(num_draws, 0)
-        embedding = self.encode(obs)
         condition = self.head.condition(embedding).repeat_interleave(num_draws, 0)
         x_0_ND = torch.randn_like(x_1_ND)
         if self.cfg.coupling == "minibatch_ot":
@@ -191,11 +192,35 @@ class LatentFlow(Policy):
         noise_BD = torch.where(is_held_B[:, None], previous, noise_BD)
         return noise_BD, torch.where(is_held_B, state.noise_age_steps + 1, age_B)
 
-    def _velocity_field(self, embedding: Tensor) -> VelocityField:
+    def _velocity_field(self, embedding: Tensor) -> "ObservedVelocityField":
         condition = self.head.condition(embedding)
-        if self.cfg.prediction == "velocity":
-            return lambda x_t, t: self.head(x_t, t, condition).float()
-        return lambda x_t, t: velocity_towards(self.head(x_t, t, condition).float(), x_t, t)
+        return ObservedVelocityField(self.head, condition, self.cfg.prediction)
+
+
+class ObservedVelocityField:
+    """v(x_t, t) given an observation, whatever the head predicts. See ``TimedVelocityField``."""
+
+    def __init__(
+        self, head: velocity_field.VelocityField, condition: Tensor, prediction: str
+    ) -> None:
+        self._head, self._condition, self._prediction = head, condition, prediction
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Velocity at x_t [B, D] and t [B]."""
+        return self._velocity(self._head(x_t, t, self._condition).float(), x_t, t)
+
+    def at_times(self, times: Sequence[float]) -> Sequence[Velocity]:
+        """The same at times that all points share."""
+        heads = self._head.at_times(times, self._condition)
+        return [partial(self._at, head, t) for head, t in zip(heads, times, strict=True)]
+
+    def _at(self, head: Velocity, t: float, x_t: Tensor) -> Tensor:
+        return self._velocity(head(x_t).float(), x_t, t)
+
+    def _velocity(self, predicted: Tensor, x_t: Tensor, t: float | Tensor) -> Tensor:
+        if self._prediction == "velocity":
+            return predicted
+        return velocity_towards(predicted, x_t, t)
 
 
 def _rest_of_plan(plan: Tensor, age_steps_B: Tensor | None) -> Tensor:

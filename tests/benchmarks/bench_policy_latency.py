@@ -1,15 +1,20 @@
 """Time per action of flow policies by solver steps, against latent_bc, on one CPU thread or GPU.
 
-python -m tests.benchmarks.bench_policy_latency [--device cuda]    # one JSON line per measurement
+python -m tests.benchmarks.bench_policy_latency [--device cuda] [--encoders impala]
+
+One JSON line per measurement, eager and compiled, and two about the solver's loop: what it takes
+beside the head's matrix products and activations alone.
 """
 
 import argparse
 import json
 
 import torch
+import torch.nn.functional as F
 
 from lafp.config import config_from_dict
 from lafp.eval.latency import measure_latency
+from lafp.flow.solver import integrate
 from lafp.policies import POLICIES
 from lafp.types import ObsSpec
 
@@ -23,9 +28,11 @@ NUM_ROUNDS = {1: 100, 64: 12}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
-    device = torch.device(parser.parse_args().device)
+    parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), choices=list(ENCODERS))
+    args = parser.parse_args()
+    device = torch.device(args.device)
     torch.set_num_threads(1)
-    for encoder in ENCODERS:
+    for encoder in args.encoders:
         policies = {"latent_bc": make("latent_bc", encoder, device)}
         policies["latent_flow_default"] = make("latent_flow", encoder, device)
         policies["latent_mean_flow"] = make("latent_mean_flow", encoder, device)
@@ -33,7 +40,10 @@ def main() -> None:
             name = f"latent_flow_{steps}_steps"
             policies[name] = make("latent_flow", encoder, device, num_solver_steps=steps)
         for batch_size, num_rounds in NUM_ROUNDS.items():
-            measure(encoder, policies, batch_size, num_rounds, device)
+            for is_compiled in (False, True):
+                measure(encoder, policies, batch_size, num_rounds, device, is_compiled)
+    for batch_size in NUM_ROUNDS:
+        measure_loop(policies["latent_flow_default"], batch_size, device)
 
 
 def make(name, encoder, device, **options):
@@ -43,25 +53,66 @@ def make(name, encoder, device, **options):
     return policy.to(device).eval().requires_grad_(False)
 
 
-def measure(encoder, policies, batch_size, num_rounds, device):
-    obs = torch.rand(batch_size, OBS.num_channels, OBS.height_px, OBS.width_px, device=device)
+def measure(encoder, policies, batch_size, num_rounds, device, is_compiled):
+    obs = 2 * torch.rand(batch_size, 3, OBS.height_px, OBS.width_px, device=device) - 1
 
-    def call(policy):
-        with torch.inference_mode():
-            return policy.act(obs * 2 - 1)[0].cpu()
+    def calling(policy):
+        def act(obs, noise):
+            return policy.act(obs, None, noise)[0]
 
-    calls = {name: lambda policy=policy: call(policy) for name, policy in policies.items()}
+        run = torch.compile(act, fullgraph=True) if is_compiled else act
+
+        @torch.inference_mode()
+        def call():
+            return run(obs, policy.draw_noise(batch_size, device, None)).cpu()
+
+        return call
+
+    torch._dynamo.reset()
+    calls = {name: calling(policy) for name, policy in policies.items()}
     results = measure_latency(calls, num_rounds=num_rounds, baseline="latent_bc")
     for name, latency in results.items():
-        line = {
-            "bench": f"policy_latency/{name}",
-            "encoder": encoder,
-            "batch_size": batch_size,
-            "device": str(device),
-            "median_ms": round(latency.median_ms, 3),
-            "ratio": round(latency.ratio, 3),
-        }
-        print(json.dumps(line), flush=True)
+        print_line(name, latency, encoder, batch_size, device, is_compiled)
+
+
+@torch.inference_mode()
+def measure_loop(policy, batch_size, device):
+    """The solver's loop against the same kernels in a row, without module, times or closures."""
+    steps = policy.cfg.num_solver_steps
+    x = torch.randn(batch_size, LATENT_ACTION_DIM, device=device)
+    embedding = torch.randn(batch_size, policy.embed_dim, device=device)
+    condition = policy.head.condition(embedding)
+    first = policy.head.from_point.weight[:, :LATENT_ACTION_DIM].T.contiguous()
+    layers = [layer for layer in policy.head.head if isinstance(layer, torch.nn.Linear)]
+
+    def kernels():
+        point = x
+        for _ in range(steps):
+            hidden = torch.addmm(condition, point, first)
+            for layer in layers:
+                hidden = F.linear(F.silu(hidden), layer.weight, layer.bias)
+            point = torch.add(point, hidden, alpha=1 / steps)
+        return point.cpu()
+
+    def loop():
+        return integrate(policy._velocity_field(embedding), x, num_steps=steps).cpu()
+
+    calls = {"solver_kernels": kernels, "solver_loop": loop}
+    for name, latency in measure_latency(calls, num_rounds=500, baseline="solver_kernels").items():
+        print_line(name, latency, "none", batch_size, device, False)
+
+
+def print_line(name, latency, encoder, batch_size, device, is_compiled):
+    line = {
+        "bench": f"policy_latency/{name}",
+        "encoder": encoder,
+        "batch_size": batch_size,
+        "device": str(device),
+        "compiled": is_compiled,
+        "median_ms": round(latency.median_ms, 4),
+        "ratio": round(latency.ratio, 3),
+    }
+    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,26 +25,28 @@ ACTION = ActionSpec(dim=3, low=(-1.0, 0.0, 5.0), high=(1.0, 10.0, 6.0))
 ENCODER = {"name": "small_cnn", "channels": [4], "embed_dim": 8}
 
 
-def write_policy(run, name, seed=0, chunk_steps=1):
+def write_policy(run, name, seed=0, chunk_steps=1, state_dim=0):
     policy_class = POLICIES.get(name)
     raw = {"encoder": ENCODER, "hidden_dims": [16]}
     raw |= {"chunk_steps": chunk_steps, "execute_steps": min(2, chunk_steps)}
     cfg = config_from_dict(policy_class.Config, raw)
     torch.manual_seed(seed)
-    policy = policy_class(cfg, OBS, 4)
+    obs = replace(OBS, state_dim=state_dim)
+    policy = policy_class(cfg, obs, 4)
     z_shape = (8, 4) if chunk_steps == 1 else (8, chunk_steps, 4)
-    policy(torch.rand(8, 6, 12, 16), 3 + torch.randn(z_shape))
-    specs = {"obs": OBS, "latent_action_dim": 4}
+    state = torch.randn(8, state_dim) if state_dim else None
+    policy(torch.rand(8, 6, 12, 16), 3 + torch.randn(z_shape), robot_state=state)
+    specs = {"obs": obs, "latent_action_dim": 4}
     uri = f"{run}/policy/{name}"
     save_model(uri, kind="policy", config=cfg, specs=specs, module=policy, metrics={})
 
 
-def write_decoder(run, name, policy, action=ACTION):
+def write_decoder(run, name, policy, action=ACTION, embed_dim=8):
     cfg = ActionDecoderConfig(hidden_dims=(8,), use_obs_embedding=True)
     torch.manual_seed(1)
-    decoder = ActionDecoder(cfg, action, 4, 8)
+    decoder = ActionDecoder(cfg, action, 4, embed_dim)
     sha = read_card(f"{run}/policy/{policy}", "policy")["weights_sha256"]
-    specs = {"action": action, "latent_action_dim": 4, "embed_dim": 8}
+    specs = {"action": action, "latent_action_dim": 4, "embed_dim": embed_dim}
     specs |= {"policy": policy, "policy_sha256": sha}
     uri = f"{run}/decoder/{name}"
     save_model(uri, kind="decoder", config=cfg, specs=specs, module=decoder, metrics={})

@@ -7,6 +7,7 @@ import torch
 
 from lafp.config import ConfigError
 from lafp.data.clip_cache import ClipCache
+from lafp.data.labels import state_dim
 from lafp.data.latent_sets import clips_without_latents
 from lafp.data.shards import ClipOrder, ClipReader, open_shard_set
 from lafp.types import ClipBatch, ObsSpec
@@ -21,6 +22,15 @@ def check_frame_size(shards: str, obs: ObsSpec) -> None:
         raise ConfigError(
             f"{shards} holds frames of {spec.height_px}x{spec.width_px} px, the latent action "
             f"model was trained on {obs.height_px}x{obs.width_px}. Preprocess to that size."
+        )
+
+
+def check_state(shards: str, obs: ObsSpec) -> None:
+    """Raises ConfigError where a policy reads a state that the set's clips do not have."""
+    if obs.state_dim and (found := state_dim(shards)) != obs.state_dim:
+        raise ConfigError(
+            f"The policy reads states of {obs.state_dim} numbers, the clips of {shards} have "
+            f"{found or 'none'}. Use the labeled shards of the same robot."
         )
 
 

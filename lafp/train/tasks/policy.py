@@ -3,7 +3,7 @@
 # Shape suffixes in this file: B windows, Z latent action.
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError, choice
+from lafp.data.labels import state_dim
 from lafp.data.latent_sets import clips_without_latents, open_latent_set
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder, shards_sha256
@@ -27,7 +28,7 @@ from lafp.train.config import TrainConfig
 from lafp.train.context import to_clip_batches
 from lafp.train.engines.base import world_size
 from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, cuda_devices
-from lafp.types import ClipBatch, LossOutput, Window
+from lafp.types import ClipBatch, LossOutput, ObsSpec, Window
 
 MAX_VAL_CLIPS = 64
 
@@ -77,6 +78,8 @@ class PolicyInputs:
     has_step: Tensor | None = None
     """bool [B, H]: which steps of a chunk lie inside of their clip. Beyond its end the last latent
     action stands again, and does not count."""
+    state: Tensor | None = None
+    """The robot's, float [B, S], for policies that read it."""
 
 
 class TrainedPolicy(nn.Module):
@@ -88,7 +91,9 @@ class TrainedPolicy(nn.Module):
 
     def forward(self, inputs: PolicyInputs) -> LossOutput:
         """The policy's loss, and the share of the latents' variance that its projection keeps."""
-        out: LossOutput = self.policy(inputs.obs, inputs.latent_action, inputs.has_step)
+        out: LossOutput = self.policy(
+            inputs.obs, inputs.latent_action, inputs.has_step, inputs.state
+        )
         projection = self.policy.projection
         if not projection.num_fit_latents:
             return out
@@ -146,7 +151,7 @@ class PolicyTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
             try:
-                policy = policy_class(cfg.policy, self.lam.obs, self.lam.latent_action_dim)
+                policy = policy_class(cfg.policy, self._obs(), self.lam.latent_action_dim)
             except ValueError as error:
                 raise ConfigError(f"policy: {error}") from None
         self.module: nn.Module = TrainedPolicy(policy)
@@ -195,7 +200,7 @@ class PolicyTask:
         window = windows_at(batch, clip_N, t_N, k_N, cfg.window.frame_stack)
         latents = [self._label(window)]
         if cfg.policy.chunk_steps == 1:
-            return PolicyInputs(obs=window.obs, latent_action=latents[0])
+            return PolicyInputs(obs=window.obs, latent_action=latents[0], state=self._state(window))
         at_NH, has_step_NH = following_steps(batch, clip_N, t_N, cfg.policy.chunk_steps)
         for at_N in at_NH.unbind(1)[1:]:
             if batch.latent_action is not None:
@@ -207,7 +212,30 @@ class PolicyTask:
             obs=window.obs,
             latent_action=torch.stack(latents, dim=1),
             has_step=has_step_NH.to(window.obs.device, non_blocking=True),
+            state=self._state(window),
         )
+
+    def _obs(self) -> ObsSpec:
+        """What the policy sees: the LAM's frames, and the robot's state where it is wanted."""
+        if not self.cfg.policy.inputs.state:
+            return self.lam.obs
+        dim = state_dim(self.shards)
+        if not dim:
+            raise ConfigError(
+                f"policy.inputs.state is true, but the clips of {self.shards} have no state. Set "
+                "shards to a labeled shard set whose source has states, or leave the state out."
+            )
+        return replace(self.lam.obs, state_dim=dim)
+
+    def _state(self, window: Window) -> Tensor | None:
+        if not self.cfg.policy.inputs.state:
+            return None
+        if window.state is None:
+            raise ConfigError(
+                f"Some clips of {self.shards} have no state, or one of another size: a policy that "
+                "reads the state needs it in all of them."
+            )
+        return window.state
 
     def _label(self, window: Window) -> Tensor:
         if window.latent_action is not None:
@@ -264,7 +292,7 @@ class PolicyTask:
         )
 
     def _latent_mse(self, policy: Policy, inputs: PolicyInputs) -> Tensor:
-        plan, _ = policy.plan_on(policy.encode(inputs.obs), None)
+        plan, _ = policy.plan_on(policy.encode(inputs.obs, inputs.state), None)
         error = policy.standardize(plan) - policy.standardize(inputs.latent_action)
         is_present = None
         if inputs.has_step is not None:

@@ -89,7 +89,9 @@ def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Clip
     t_N = torch.arange(frame_stack - 1, int(batch.num_frames[b]) - 1)
     window = windows_at(batch, torch.full_like(t_N, b), t_N, torch.ones_like(t_N), frame_stack)
     latent_NZ = lam.label(window.obs, window.next_obs).float()
-    return ClipFeatures(policy.encode(window.obs).float(), latent_NZ, _true_action(window))
+    return ClipFeatures(
+        policy.encode(window.obs, window.state).float(), latent_NZ, _true_action(window)
+    )
 
 
 def transitions_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Transitions:
@@ -115,13 +117,13 @@ def transitions_at(
     """
     frame_stack = policy.obs.frame_stack
     now = windows_at(batch, clip_N, t_N, torch.ones_like(t_N), frame_stack)
-    embedding_NE = policy.encode(now.obs).float()
+    embedding_NE = policy.encode(now.obs, now.state).float()
     plan_embedding_NE, latents = embedding_NE, []
     at_NH, _ = following_steps(batch, clip_N, t_N - position_N, policy.cfg.chunk_steps)
     for i, at_N in enumerate(at_NH.unbind(1)):
         window = windows_at(batch, clip_N, at_N, torch.ones_like(at_N), frame_stack)
         if i == 0 and policy.cfg.execute_steps > 1:
-            plan_embedding_NE = policy.encode(window.obs).float()
+            plan_embedding_NE = policy.encode(window.obs, window.state).float()
         latents.append(lam.label(window.obs, window.next_obs).float())
     return Transitions(
         embedding=embedding_NE,

@@ -27,17 +27,16 @@ for n in (1, 3):
         torch.zeros((n, *s["shape"]), dtype=getattr(torch, s["dtype"])) for s in card["state"]
     ]
     actions = []
-    for frame, is_first, noise in zip(inputs["frame"], inputs["is_first"], inputs["noise"]):
-        frame, is_first, noise = map(torch.from_numpy, (frame, is_first, noise))
-        action, *state = step(frame, is_first, noise, *state)
+    for given in zip(*(inputs[name] for name in sys.argv[2:])):
+        action, *state = step(*map(torch.from_numpy, given), *state)
         actions.append(action.numpy())
     np.save(f"{folder}/actions_{n}.npy", np.stack(actions))
 """
 
 
-def make_agent(folder, policy="latent_flow", chunk_steps=1, **options):
-    write_policy(folder, policy, chunk_steps=chunk_steps)
-    write_decoder(folder, "decoder", policy)
+def make_agent(folder, policy="latent_flow", chunk_steps=1, state_dim=0, **options):
+    write_policy(folder, policy, chunk_steps=chunk_steps, state_dim=state_dim)
+    write_decoder(folder, "decoder", policy, embed_dim=8 + state_dim)
     return lafp.Agent.load(str(folder), **options)
 
 
@@ -48,41 +47,48 @@ def played(agent, num_episodes):
     frames = video(NUM_STEPS, num_episodes)
     is_first = np.zeros((NUM_STEPS, num_episodes), np.bool_)
     is_first[0], is_first[3, -1] = True, True
+    state_dim = agent.policy.obs.state_dim
+    robot_state = np.random.default_rng(0).normal(size=(NUM_STEPS, num_episodes, state_dim))
+    robot_state = robot_state.astype(np.float32)
     noise, actions = [], []
     for step, frame in enumerate(frames):
         if step:
             agent.reset_where(is_first[step])
         noise.append(torch.randn(num_episodes, agent.policy.noise_dim, generator=generator).numpy())
-        actions.append(agent.act(frame))
+        obs = {"image": frame, "state": robot_state[step]} if agent.reads_state else frame
+        actions.append(agent.act(obs))
     inputs = {"frame": frames, "is_first": is_first, "noise": np.stack(noise)}
+    inputs |= {"robot_state": robot_state} if agent.reads_state else {}
     return inputs, np.stack(actions)
 
 
 @pytest.mark.parametrize(
-    ("policy", "noise", "chunk_steps"),
+    ("policy", "noise", "chunk_steps", "state_dim"),
     [
-        ("latent_flow", "held", 1),
+        ("latent_flow", "held", 1, 2),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                ("latent_flow", "fresh", 1),
-                ("latent_flow", "persistent", 1),
-                ("latent_flow", "warm_start", 1),
-                ("latent_flow", "warm_start", 3),
-                ("latent_mean_flow", "fresh", 3),
-                ("latent_bc", None, 1),
+                ("latent_flow", "fresh", 1, 0),
+                ("latent_flow", "persistent", 1, 0),
+                ("latent_flow", "warm_start", 1, 0),
+                ("latent_flow", "warm_start", 3, 0),
+                ("latent_mean_flow", "fresh", 3, 0),
+                ("latent_bc", None, 1, 2),
             )
         ),
     ],
 )
-def test_an_exported_agent_does_the_same_without_lafp(tmp_path, policy, noise, chunk_steps):
-    agent = make_agent(tmp_path, policy, chunk_steps, noise=noise)
+def test_an_exported_agent_does_the_same_without_lafp(
+    tmp_path, policy, noise, chunk_steps, state_dim
+):
+    agent = make_agent(tmp_path, policy, chunk_steps, state_dim, noise=noise)
     agent.export(f"{tmp_path}/agent.pt2")
     expected = {}
     for n in (1, 3):
         inputs, expected[n] = played(agent, n)
         np.savez(tmp_path / f"inputs_{n}.npz", **inputs)
-    command = [sys.executable, "-c", RUN_WITHOUT_LAFP, str(tmp_path)]
+    command = [sys.executable, "-c", RUN_WITHOUT_LAFP, str(tmp_path), *inputs]
     subprocess.run(command, check=True, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
     for n in (1, 3):
         actions = np.load(tmp_path / f"actions_{n}.npy")

@@ -17,6 +17,8 @@ class ReadsTheActionFromThePixels:
     def reset(self, num_episodes, seed):
         self.num_episodes = num_episodes
 
+    reads_state = False
+
     def act(self, obs):
         assert len(obs) == self.num_episodes
         return obs[:, 0, 0, :2] / 64.0 - 2 + self.bias

@@ -11,6 +11,8 @@ class Straight:
     def reset(self, num_episodes, seed):
         self.num_episodes = num_episodes
 
+    reads_state = False
+
     def act(self, obs):
         assert obs.shape == (self.num_episodes, 48, 48, 3)
         return np.tile([1.0, 0.0], (self.num_episodes, 1))

@@ -25,3 +25,11 @@ def test_noise_and_data_are_told_apart_at_the_ends_of_time():
     x_t, condition = torch.zeros(2, 1), torch.zeros(2, 16)
     start, end = field(x_t, torch.tensor([0.0, 1.0]), condition)
     assert not torch.allclose(start, end)
+
+
+def test_prepared_times_give_what_the_whole_field_gives():
+    field = VelocityField(3, 5, (16, 16))
+    x, condition = torch.randn(4, 3), field.condition(torch.randn(4, 5))
+    times = (0.0, 0.25, 0.9)
+    for t, velocity in zip(times, field.at_times(times, condition), strict=True):
+        torch.testing.assert_close(velocity(x), field(x, torch.full((4,), t), condition))

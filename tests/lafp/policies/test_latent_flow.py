@@ -130,8 +130,7 @@ def test_warm_start_begins_on_the_way_to_the_previous_latent_action():
 def test_the_encoder_runs_once_per_observation_whatever_the_solver_does(config, evaluations):
     policy = make(**config)
     calls = {"encoder": 0, "head": 0}
-    for name in calls:
-        module = getattr(policy, name)
+    for name, module in (("encoder", policy.encoder), ("head", policy.head.head)):
         module.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
     policy.act(torch.rand(4, 6, 8, 8))
     assert calls == {"encoder": 1, "head": evaluations}
