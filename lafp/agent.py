@@ -84,7 +84,7 @@ class Agent:
             noise_hold_steps: Instead of the trained policy's, for noise ``held``.
             num_solver_steps: Instead of the trained policy's; latent_flow only.
             dtype: ``bfloat16`` runs the image encoder so, the rest in float32: half the memory, and
-                faster on GPUs. Its action is off by about a hundredth of the action's range.
+                meant for GPUs. Its action is off by less than a hundredth of the range in tests.
             compile: ``torch.compile``: the first steps take seconds, later ones less than before.
                 On a CPU it needs a C++ compiler.
 
