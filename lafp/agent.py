@@ -85,7 +85,7 @@ class Agent:
             num_solver_steps: Instead of the trained policy's; latent_flow only.
             dtype: ``bfloat16`` runs the image encoder so, the rest in float32: half the memory, and
                 meant for GPUs. Its action is off by less than a hundredth of the range in tests.
-            compile: ``torch.compile``: the first steps take seconds, later ones less than before.
+            compile: ``torch.compile``: steps that begin episodes compile, up to a minute, but once.
                 On a CPU it needs a C++ compiler.
 
         Raises:
