@@ -24,6 +24,7 @@ REASONS = {
     "damaged": "does not decode to what was encoded",
     "truncated": "the header promises more than the file holds",
     "gap": "one frame stays for longer than clip.max_hold_s",
+    "frozen": "one picture for longer than clip.max_frozen_s",
     "timeout": "limits.timeout_s (of a download http.timeout_s) was used up before this",
     "out_of_memory": "limits.max_memory_bytes was used up in this span",
     "too_short": "fewer than clip.min_frames frames between cuts",

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_pipelines.stages.frozen import cut_frozen
 from data_pipelines.stages.resample import JITTER, Cut, Event, SegmentEnd, Tick
+from data_pipelines.stages.shots import ShotsConfig, cut_at_shots
 
 MAX_OWN_FPS = 240.0
 """Where videos keep their rates, faster ones get this: lying time stamps must not fill memory."""
@@ -29,6 +31,10 @@ class ClipConfig:
     """Shorter clips are rejected. A window needs frame_stack + max_offset_steps frames."""
     max_hold_s: float = 2.0
     """A frame that stays for longer is no motion at a low rate but a gap: cut there."""
+    max_frozen_s: float | None = None
+    """Spans that show one picture for longer are cut out: still pictures, black, frozen streams."""
+    shots: ShotsConfig | None = None
+    """Cuts clips at shot cuts. Edited videos need it; demonstrations have none."""
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.fps <= 0:
@@ -39,6 +45,8 @@ class ClipConfig:
             raise ValueError(
                 f"max_s and max_hold_s must be positive, got {self.max_s} and {self.max_hold_s}."
             )
+        if self.max_frozen_s is not None and self.max_frozen_s <= 0:
+            raise ValueError(f"max_frozen_s must be positive or null, got {self.max_frozen_s}.")
         if self.min_frames < 2:
             raise ValueError(
                 f"min_frames must be at least 2 (a frame pair), got {self.min_frames}."
@@ -86,6 +94,10 @@ def split_clips(
             return Cut(start_s, end_s, "too_short", f"{len(frames)} of {cfg.min_frames} frames")
         return ClipFrames(start_s, end_s, np.stack(frames))
 
+    if cfg.max_frozen_s is not None:
+        events = cut_frozen(events, cfg.max_frozen_s)
+    if cfg.shots is not None:
+        events = cut_at_shots(events, cfg.shots)
     for event in events:
         if isinstance(event, Tick):
             if len(frames) == clip_frames:

@@ -7,8 +7,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from lafp.video.convert import SCALING
 from lafp.video.decoder import DecodedFrame, Orientation, VideoInfo
-from lafp.video.pyav_decoder import SCALING
 
 
 def array_info(frames: np.ndarray, fps: float) -> VideoInfo:

@@ -39,6 +39,7 @@ def checking_context(stream: VideoStream) -> VideoCodecContext:
     if name := STRICTER_DECODERS.get(context.name):
         stricter = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
         stricter.extradata, stricter.thread_count = context.extradata, 1
+        stricter.color_trc = context.color_trc  # only the container knows it
         context = stricter
     context.options = options
     context.flags |= Flags.copy_opaque  # which packet a frame comes from

@@ -14,9 +14,9 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from lafp.video.convert import ToRgb, deinterlaced
 from lafp.video.damage import Clock, DamageGate, Held
 from lafp.video.damage_signs import (
     SHOWS,
@@ -36,8 +36,6 @@ from lafp.video.decoder import (
     measure_rate,
 )
 
-# Area averaging neither aliases nor blurs; the flags stop swscale from rounding colours down.
-SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 # Beyond this the header lies, and following it would squash the picture to a line.
 _SANE_PIXEL_ASPECT = (0.25, 4.0)
 # The last frame of a variable-rate video may stay a while, but a longer claim is no evidence.
@@ -137,18 +135,12 @@ class PyAVDecoder:
         start_s: float = 0.0,
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """See ``VideoDecoder.frames``."""
-        size = (height_px, width_px) if info.orientation.is_turned else (width_px, height_px)
-        to_rgb = VideoReformatter()
-
-        def convert(frame: VideoFrame) -> np.ndarray:
-            rgb = to_rgb.reformat(frame, *size, "rgb24", interpolation=SCALING, threads=1)
-            return info.orientation.apply(rgb.to_ndarray())
-
-        for event in self._sound_frames(path, info, deadline, start_s):
+        to_rgb = ToRgb(width_px, height_px, info.orientation)
+        for event in deinterlaced(self._sound_frames(path, info, deadline, start_s)):
             if isinstance(event, DamagedSpan):
                 yield event
             else:
-                yield DecodedFrame(event.time_s, partial(convert, event.frame))
+                yield DecodedFrame(event.time_s, partial(to_rgb, event.frame))
 
     def _sound_frames(
         self, path: str, info: VideoInfo, deadline: float, start_s: float
