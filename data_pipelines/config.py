@@ -69,11 +69,15 @@ class PreprocessConfig:
     max_reject_fraction: float = may_change(default=0.9)
     """Stop if more than this share of the videos gives no clip: then the source or the config is
     wrong."""
+    deadline_h: float | None = may_change(default=None)
+    """For `--dry-run`: it says how many nodes like this machine finish in that time."""
     tasks: TasksConfig = field(default_factory=TasksConfig, metadata={"may_change": True})
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must be in [0, 1), got {self.val_fraction}.")
+        if self.deadline_h is not None and self.deadline_h <= 0:
+            raise ValueError(f"deadline_h must be positive or null, got {self.deadline_h}.")
         if self.piece_s < self.clip.max_s:
             raise ValueError(
                 f"piece_s must be at least clip.max_s = {self.clip.max_s}, got {self.piece_s}."

@@ -1,50 +1,95 @@
 """What a source would become, from decoding a few of its videos. Writes nothing."""
 
 import heapq
+import math
+import os
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from data_pipelines.config import PreprocessConfig
-from data_pipelines.rows import EncodedClip, VideoItem, VideoRow
+from data_pipelines.rejects import RejectRow
+from data_pipelines.rows import EncodedClip, Row, VideoItem, VideoRow
 from data_pipelines.video_to_clips import video_to_clips
 from lafp.progress import duration
 from lafp.video import VIDEO_DECODERS
 
-NUM_SAMPLED = 3
+NUM_SAMPLED = 8
 SAMPLE_TIMEOUT_S = 20.0
-"""Per sampled video: a long one is judged by its beginning."""
+"""Per sampled input: a long one is judged by its beginning."""
+
+
+@dataclass
+class _Totals:
+    """Of the sample, or of what the source is expected to give."""
+
+    video_s: float = 0.0
+    clip_s: float = 0.0
+    num_clips: float = 0.0
+    num_bytes: float = 0.0
+    cpu_s: float = 0.0
+
+    def add(self, rows: list[Row], cpu_s: float) -> None:
+        """Adds an input, as if it had been gone through to its end."""
+        video_s = sum(row.duration_s for row in rows if isinstance(row, VideoRow))
+        clips = [row for row in rows if isinstance(row, EncodedClip)]
+        rejects = [row for row in rows if isinstance(row, RejectRow) and row.reason == "timeout"]
+        left_s = sum(row.end_s - row.start_s for row in rejects)
+        scale = video_s / (video_s - left_s) if video_s > left_s else 1.0
+        self.video_s += video_s
+        self.clip_s += scale * sum(clip.record.end_s - clip.record.start_s for clip in clips)
+        self.num_clips += scale * len(clips)
+        self.num_bytes += scale * sum(len(clip.video) for clip in clips)
+        self.cpu_s += scale * cpu_s
 
 
 def estimate(cfg: PreprocessConfig, items: Iterable[VideoItem]) -> list[str]:
-    """Lines for ``--dry-run``: inputs, and clips, bytes and CPU time to expect."""
-    num_videos = num_bytes = 0
+    """Lines for ``--dry-run``: inputs, and hours, clips, shards, bytes and CPU time to expect."""
+    num_inputs = num_bytes = 0
     sample: list[tuple[int, str, VideoItem]] = []
     for item in items:
-        num_videos += 1
+        num_inputs += 1
         num_bytes += item.num_bytes
         # The items with the largest hashes: random, repeatable, and nothing else is remembered.
         ranked = int(sha256(item.uri.encode()).hexdigest()[:16], 16), item.uri, item
         (heapq.heappush if len(sample) < NUM_SAMPLED else heapq.heappushpop)(sample, ranked)
-    lines = [f"inputs: {num_videos} videos, {num_bytes / 2**20:.1f} MiB"]
-    return lines + _from_sample(cfg, [item for _, _, item in sample], num_videos)
+    sampled = [item for _, _, item in sample]
+    totals = _go_through(cfg, sampled)
+    # Long videos are large: bytes tell more than numbers, where the listing knows them.
+    sampled_bytes = sum(item.num_bytes for item in sampled)
+    is_sized = sampled_bytes and all(item.num_bytes for item in sampled)
+    scale = num_bytes / sampled_bytes if is_sized else num_inputs / len(sampled)
+    return [
+        f"inputs: {num_inputs} videos, {num_bytes / 2**20:.1f} MiB",
+        f"sample: {len(sampled)} videos of {duration(totals.video_s)} give "
+        f"{totals.num_clips:.0f} clips of {duration(totals.clip_s)}",
+        *_expected(cfg, totals, scale),
+    ]
 
 
-def _from_sample(cfg: PreprocessConfig, sample: list[VideoItem], num_videos: int) -> list[str]:
+def _go_through(cfg: PreprocessConfig, items: list[VideoItem]) -> _Totals:
     cfg = replace(cfg, limits=replace(cfg.limits, timeout_s=SAMPLE_TIMEOUT_S))
     decoder = VIDEO_DECODERS.get(cfg.decoder.name)(cfg.decoder)
-    start = time.process_time()
-    rows = [row for item in sample for row in video_to_clips(item, cfg, decoder)]
-    cpu_s = time.process_time() - start
-    clips = [row for row in rows if isinstance(row, EncodedClip)]
-    seconds = sum(row.duration_s for row in rows if isinstance(row, VideoRow))
-    kept_s = sum(clip.record.end_s - clip.record.start_s for clip in clips)
-    scale = num_videos / len(sample)
-    return [
-        f"sample: {len(sample)} videos of {seconds:.1f} s give {len(clips)} clips of "
-        f"{kept_s:.1f} s and {len(rows) - len(clips) - len(sample)} rejects",
-        f"expected: about {len(clips) * scale:.0f} clips, "
-        f"{sum(len(clip.video) for clip in clips) * scale / 2**20:.1f} MiB, "
-        f"{duration(cpu_s * scale)} of one core",
+    totals = _Totals()
+    for item in items:
+        start = time.process_time()
+        rows = list(video_to_clips(item, cfg, decoder))
+        totals.add(rows, time.process_time() - start)
+    return totals
+
+
+def _expected(cfg: PreprocessConfig, totals: _Totals, scale: float) -> list[str]:
+    num_bytes, cpu_h = totals.num_bytes * scale, totals.cpu_s * scale / 3600
+    num_shards = math.ceil(num_bytes / cfg.shards.max_bytes)
+    lines = [
+        f"expected: about {duration(totals.video_s * scale)} of video, "
+        f"{totals.num_clips * scale:.0f} clips of {duration(totals.clip_s * scale)}, "
+        f"{num_shards} shards of {num_bytes / 2**20:.1f} MiB",
+        f"work: about {duration(cpu_h * 3600)} of one core like these ({cpu_h:.3g} CPU hours)",
     ]
+    if cfg.deadline_h is not None:
+        num_cores = os.cpu_count() or 1
+        num_nodes = max(1, math.ceil(cpu_h / (cfg.deadline_h * num_cores)))
+        lines.append(f"nodes: {num_nodes} of {num_cores} cores to be done in {cfg.deadline_h:g} h")
+    return lines

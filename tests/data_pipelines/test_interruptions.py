@@ -43,6 +43,18 @@ def start(source: Path | str, runs: Path | str, log: Path, **env: str) -> subpro
         )  # fmt: skip
 
 
+def complete(source: Path | str, runs: Path | str, log: Path, **env: str) -> None:
+    """Runs the job to its end. Ray gives up starting after 30 s, which a busy machine may take."""
+    for _ in range(5):
+        log.unlink(missing_ok=True)
+        status = start(source, runs, log, **env).wait(600)
+        text = log.read_text()
+        if status == 0:
+            return
+        assert "node timed out during startup" in text, text[-3000:]
+    raise AssertionError("Ray does not start on this machine")
+
+
 def result(runs: Path) -> dict[str, str]:
     """Every shard, by the hash of its bytes, and the tables' rows."""
     folder = runs / "run/shards/videos"
@@ -103,7 +115,7 @@ def interrupted_run(source: Path, runs: Path, kinds: list[str], rng: random.Rand
     """Runs the job until it is complete, killing one process after the other meanwhile."""
     log, waiting = runs.with_suffix(".log"), list(kinds)
     process = start(source, runs, log)
-    deadline = time.monotonic() + 1200
+    deadline = time.monotonic() + 2400
     while waiting:
         assert time.monotonic() < deadline, log.read_text()[-3000:]
         if process.poll() is not None:
@@ -126,8 +138,7 @@ def interrupted_run(source: Path, runs: Path, kinds: list[str], rng: random.Rand
 def undisturbed(tmp_path_factory) -> Callable[[Path], dict[str, str]]:
     def run(source: Path) -> dict[str, str]:
         runs = tmp_path_factory.mktemp("undisturbed")
-        process = start(source, runs, runs.with_suffix(".log"))
-        assert process.wait(600) == 0, runs.with_suffix(".log").read_text()[-3000:]
+        complete(source, runs, runs.with_suffix(".log"))
         return result(runs)
 
     return run
@@ -141,7 +152,7 @@ def test_three_kills_lose_nothing_and_do_nothing_twice(tmp_path, undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_twenty_kills_lose_nothing_and_do_nothing_twice(tmp_path, undisturbed):
     source = write_source(tmp_path / "source", 40)
     expected = undisturbed(source)
@@ -179,8 +190,7 @@ def test_a_full_disk_stops_with_a_clear_error_and_more_room_goes_on(
     assert "No space left on device" in text and "same command again to resume" in text
     assert "Traceback" not in text
     filler.unlink()
-    process = start(source, small_disk, log)
-    assert process.wait(300) == 0, log.read_text()[-3000:]
+    complete(source, small_disk, log)
     assert result(small_disk) == undisturbed(source)
 
 
@@ -240,8 +250,7 @@ def test_a_lost_connection_to_s3_stops_with_a_clear_error_and_goes_on_when_it_is
     assert "Could not" in text and "same command again to resume" in text
     assert "Traceback" not in text
     cable.is_plugged = True
-    process = start(source, s3_bucket, log, **endpoint)
-    assert process.wait(400) == 0, log.read_text()[-3000:]
+    complete(source, s3_bucket, log, **endpoint)
     for info in storage.list_files(uri):
         path = tmp_path / "copy/run/shards/videos" / info.uri.rpartition("/")[2]
         path.parent.mkdir(parents=True, exist_ok=True)

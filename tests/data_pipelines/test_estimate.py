@@ -1,0 +1,51 @@
+"""What --dry-run says, against what comes of it."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from data_pipelines.config import PreprocessConfig
+from data_pipelines.estimate import estimate
+from data_pipelines.pipeline import list_inputs
+from data_pipelines.rows import EncodedClip, VideoRow
+from data_pipelines.stages.split_clips import ClipConfig
+from data_pipelines.stages.write_shards import ShardsConfig
+from data_pipelines.video_to_clips import video_to_clips
+from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
+from tests.synthetic_video import moving_square, write_video
+
+CFG = PreprocessConfig(
+    clip=ClipConfig(fps=10.0, max_s=2.0, min_frames=8), shards=ShardsConfig(max_bytes=20_000)
+)
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory) -> PreprocessConfig:
+    folder = tmp_path_factory.mktemp("source")
+    for seed in range(16):
+        write_video(folder / f"{seed}.mp4", moving_square(40 + 2 * seed, seed=seed))
+    return replace(CFG, source=str(folder))
+
+
+def test_the_estimate_is_near_what_comes_of_the_whole_source(cfg):
+    decoder = PyAVDecoder(PyAVConfig())
+    rows = [row for item in list_inputs(cfg) for row in video_to_clips(item, cfg, decoder)]
+    clips = [row for row in rows if isinstance(row, EncodedClip)]
+    num_bytes = sum(len(clip.video) for clip in clips)
+    lines = "\n".join(estimate(cfg, list_inputs(cfg)))
+    said = re.search(r"expected: .* video, (\d+) clips .*, (\d+) shards of ([\d.]+) MiB", lines)
+    assert int(said[1]) == pytest.approx(len(clips), rel=0.2)
+    assert int(said[2]) == pytest.approx(num_bytes / 20_000, rel=0.3)
+    assert float(said[3]) == pytest.approx(num_bytes / 2**20, abs=0.1)
+    assert f"inputs: {sum(isinstance(row, VideoRow) for row in rows)} videos" in lines
+
+
+def test_a_deadline_asks_for_nodes_and_half_of_it_for_twice_as_many(cfg):
+    def num_nodes(deadline_h: float) -> int:
+        lines = "\n".join(estimate(replace(cfg, deadline_h=deadline_h), list_inputs(cfg)))
+        return int(re.search(r"nodes: (\d+) of", lines)[1])
+
+    assert num_nodes(100.0) == 1
+    assert num_nodes(1e-7) > num_nodes(1e-6) > 10
+    assert "nodes:" not in "\n".join(estimate(cfg, list_inputs(cfg)))
