@@ -45,7 +45,11 @@ ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "hevc": (
         "mp4",
         "libx265",
-        {"crf": "26", "preset": "superfast", "x265-params": "keyint=48:log-level=none:pools=1"},
+        {
+            "crf": "26",
+            "preset": "superfast",
+            "x265-params": "keyint=48:log-level=none:pools=1:frame-threads=1",
+        },
     ),
     "vp8": ("webm", "libvpx", {"g": "48", "cpu-used": "8", "deadline": "realtime", "b": "500k"}),
     "vp9": ("webm", "libvpx-vp9", {"g": "48", "cpu-used": "8", "deadline": "realtime"}),
