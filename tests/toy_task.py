@@ -26,8 +26,9 @@ WINDOW = WindowConfig(windows_per_clip=2)
 class ToyModule(nn.Module):
     """Predicts the next frame; keeps a running mean of its input and an EMA of its encoder."""
 
-    def __init__(self, width: int, num_inputs: int = 3 * 16 * 16) -> None:
+    def __init__(self, width: int, noise: float = 0.1, num_inputs: int = 3 * 16 * 16) -> None:
         super().__init__()
+        self._noise = noise
         self.encoder = nn.Sequential(nn.Linear(num_inputs, width), nn.GELU())
         self.head = nn.Linear(width, num_inputs)
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
@@ -41,7 +42,7 @@ class ToyModule(nn.Module):
             dist.all_reduce(mean)
             mean /= dist.get_world_size()
         self.running_mean.lerp_(mean, 0.1)
-        noisy = obs + 0.1 * torch.randn_like(obs)
+        noisy = obs + self._noise * torch.randn_like(obs)
         hidden = self.encoder(noisy - self.running_mean)
         with torch.no_grad():
             target = self.target_encoder(next_obs - self.running_mean)
@@ -66,8 +67,9 @@ class ToyTask:
         labeled: str | None = None,
         width: int = 16,
         export_to: str | None = None,
+        noise: float = 0.1,
     ) -> None:
-        self.module = ToyModule(width)
+        self.module = ToyModule(width, noise)
         self._export_to = export_to
         self._demands = {"videos": demand(shards, clips_per_step)}
         if labeled:

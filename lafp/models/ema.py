@@ -25,6 +25,8 @@ def ema_update_(target: nn.Module, online: nn.Module, decay: float) -> None:
         olds, news = _stored(old), _stored(new)
         if len(olds) != len(news):
             raise ValueError(f"{name} is gathered in one of target and online, not in both.")
+        if len(olds) == 2 and olds[0].data_ptr() == olds[1].data_ptr():
+            olds, news = olds[:1], news[:1]  # one rank: its slice is the whole, do not step twice
         for old_values, new_values in zip(olds, news, strict=True):
             if old_values.dtype != torch.float32:
                 raise ValueError(

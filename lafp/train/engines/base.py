@@ -54,11 +54,12 @@ class Engine(ABC):
 
     @abstractmethod
     def load(self, folder: Path) -> int:
-        """Restores what ``save`` wrote, and returns its step. All ranks call it, before training.
+        """Restores what ``save`` wrote, on any number of workers, and returns its step.
+
+        All ranks call it, before training.
 
         Raises:
-            ConfigError: The checkpoint is another engine's, or of another number of workers where
-                that matters.
+            ConfigError: The checkpoint is another engine's.
         """
 
 

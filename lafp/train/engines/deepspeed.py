@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lafp.config import ConfigError
 from lafp.train.engines.base import Engine, autocast, whole, world_size
+from lafp.train.engines.reshard import load_resharded
 from lafp.train.optim import build_optimizer, clip_gradients
 from lafp.types import LossOutput
 
@@ -41,7 +42,7 @@ class DeepSpeedConfig:
 
 
 class DeepSpeedEngine(Engine):
-    """See ``Engine``. A checkpoint fits the number of workers that wrote it."""
+    """See ``Engine``. A checkpoint fits any number of workers."""
 
     Config = DeepSpeedConfig
 
@@ -138,13 +139,10 @@ class DeepSpeedEngine(Engine):
                 "wrote it, or use another --run-name."
             )
         card = json.loads((folder / CARD).read_text())
-        if card["world_size"] != world_size():
-            raise ConfigError(
-                f"The checkpoint was written by {card['world_size']} workers, now there are "
-                f"{world_size()}. Engine deepspeed resumes on as many: set num_workers back, or "
-                "use another --run-name."
-            )
-        self._engine.load_checkpoint(str(folder), tag=TAG)
+        if self.stage == 0 or card["world_size"] == world_size():
+            self._engine.load_checkpoint(str(folder), tag=TAG)
+        else:
+            load_resharded(self._engine, folder / TAG, card["world_size"])
         return card["step"]
 
 
