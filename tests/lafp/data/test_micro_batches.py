@@ -1,12 +1,16 @@
 import time
+from collections import Counter
 from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
 from lafp.config import ConfigError
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader, read_ahead
 from lafp.data.shards import ClipDemand, ClipOrder
+from lafp.data.windows import WindowConfig, cut_windows
+from lafp.train.context import to_clip_batches
 from tests.synthetic_shards import write_shard_set
 
 
@@ -42,6 +46,28 @@ def test_a_step_holds_the_same_clips_however_it_is_cut(demands, world_size, num_
         parts = [batch for reader in readers for batch in reader.read(step)]
         assert len(parts) == world_size * num_rounds
         assert sorted(keys(parts)) == sorted(keys(reference.read(step)))
+
+
+def windows(demands, world_size: int, start: int, stop: int) -> Counter:
+    """Pixels of all windows that a group of workers trains on in some steps."""
+    seen: Counter = Counter()
+    for rank in range(world_size):
+        batches = MicroBatchReader(plan(demands, rank, world_size)).read_from(start)
+        for batch in islice(map(to_clip_batches, batches), stop - start):
+            window = cut_windows(batch["videos"], WindowConfig(max_offset_steps=2), seed=5)
+            pairs = torch.cat([window.obs, window.future_obs], dim=1)
+            seen.update(pair.numpy().tobytes() for pair in pairs)
+    return seen
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 4), (2, 4)])
+def test_killed_and_resumed_on_other_workers_no_window_is_lost_and_none_seen_twice(
+    demands, before, after
+):
+    """Two epochs of 11 clips and a bit; the checkpoint of step 2 lies inside the second."""
+    undisturbed = windows(demands, 1, 0, 3)
+    assert undisturbed.total() == 3 * 8 * 4
+    assert windows(demands, before, 0, 2) + windows(demands, after, 2, 3) == undisturbed
 
 
 def test_steps_read_out_of_order_equal_steps_read_in_order(demands):

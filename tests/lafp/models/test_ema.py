@@ -35,6 +35,16 @@ def test_only_the_slice_of_a_cut_parameter_is_updated():
     torch.testing.assert_close(target.weight.ds_tensor, torch.full((2,), 0.25))
 
 
+def test_a_cut_parameter_whose_slice_is_the_whole_is_updated_once():
+    """What ZeRO-3 leaves of a small parameter on the only rank: both are one memory."""
+    online, target = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    for module, value in ((online, 1.0), (target, 0.0)):
+        module.weight.data.fill_(value)
+        module.weight.ds_tensor, module.weight.ds_numel = module.weight.data.view(-1), 4
+    ema_update_(target, online, 0.75)
+    torch.testing.assert_close(target.weight.data, torch.full((2, 2), 0.25))
+
+
 def test_a_bf16_target_is_refused():
     online = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="fp32"):
