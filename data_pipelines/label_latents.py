@@ -7,28 +7,20 @@ they count, so the same command resumes.
 import functools
 import hashlib
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.manifest import open_table
+from data_pipelines.latent_tables import write_tables
 from data_pipelines.ray_tasks import run_tasks
 from lafp import storage
 from lafp.config import may_change
 from lafp.data.latent_sets import (
-    CLIPS_FILE,
-    REJECTS_FILE,
     SET_FILE,
-    ClipLatents,
-    ClipReject,
     LatentSet,
-    LatentShard,
     LatentShardWriter,
     entry_name,
 )
@@ -174,32 +166,3 @@ def _video_ids(shards: str, tar: Path, entry: ShardEntry, is_whole: bool) -> dic
     if is_whole:
         return {record.clip_id: record.video_id for record in read_records(tar)}
     return videos_of_clips(shards, [clip.clip_id for clip in entry.clips])
-
-
-def write_tables(uri: str, names: Sequence[str]) -> dict[str, Any]:
-    """Writes ``latents.parquet`` and ``rejects.parquet``, shard by shard. Returns the totals."""
-    totals: Counter[str] = Counter()
-    dtypes: set[str] = set()
-    rounding = 0.0
-    with (
-        open_table(storage.join(uri, CLIPS_FILE), ClipLatents, {"shard": pa.string()}) as clips,
-        open_table(storage.join(uri, REJECTS_FILE), ClipReject) as rejects,
-    ):
-        for name in names:
-            entry = LatentShard.from_json(storage.read_text(storage.join(uri, entry_name(name))))
-            for clip in entry.clips:
-                clips.add(asdict(clip) | {"shard": entry.shard})
-            for reject in entry.rejects:
-                rejects.add(asdict(reject))
-            totals["num_clips"] += len(entry.clips)
-            totals["num_rejected_clips"] += len(entry.rejects)
-            totals["num_pairs"] += entry.num_pairs
-            totals["num_bytes"] += entry.num_bytes
-            dtypes.add(entry.dtype)
-            rounding = max(rounding, entry.rounding)
-    return dict(totals) | {
-        "dtypes": ", ".join(sorted(dtypes)),
-        "rounding": rounding,
-        "latent_action_dim": entry.latent_action_dim,
-        "frame_stack": entry.frame_stack,
-    }

@@ -32,6 +32,7 @@ from data_pipelines.select_clips import select_clips
 from data_pipelines.sources.cluster_gate import start_cluster_gate
 from data_pipelines.sources.listing import list_source, may_download
 from data_pipelines.stages.write_shards import ShardPlan, entry_name, plan_shards, write_shard
+from data_pipelines.takedown_record import read_takedowns, reject_taken_down
 from lafp import storage
 from lafp.progress import Progress
 
@@ -59,6 +60,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
             start_cluster_gate()
         make_parts(cfg, plan)
         with open_catalog(plan) as catalog:
+            reject_taken_down(catalog, read_takedowns(uri))
             select_clips(catalog, cfg)
             spec = shard_set(catalog, cfg)
             plans = plan_shards(catalog.kept_clips(), cfg.shards.max_bytes)

@@ -19,6 +19,7 @@ REASONS = {
     "too_long": "longer than limits.max_duration_s",
     "blank": "a camera that the dataset only pads",
     "killed_worker": "the process that decoded it died, twice",
+    "taken_down": "was taken out by `takedown`, or looks like what was",
     "same_file": "the same bytes as an earlier input",
     # spans of it
     "damaged": "does not decode to what was encoded",

@@ -3,6 +3,8 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,15 @@ from ray_jobs.job import Job, JobError, execute
 
 def main(job: Job, doc: str | None) -> None:
     """Parses the command line, runs ``job``; exits 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
-    try:
+    with exit_codes():
         _main(job, doc)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Ends the process with one line instead of a traceback where the user can do something."""
+    try:
+        yield
     except ConfigError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -51,7 +60,7 @@ def _main(job: Job, doc: str | None) -> None:
     )
     args = parser.parse_intermixed_args()
     cfg: Any = load_config(job.schema, args.config, args.overrides)
-    run = RunDir(storage.join(_storage(args.storage), args.run_name or Path(args.config).stem))
+    run = RunDir(storage.join(storage_uri(args.storage), args.run_name or Path(args.config).stem))
     if args.dry_run:
         print(config_to_yaml(cfg))
         for line in [*job.plan(cfg, run), *check(job.demand(cfg))]:
@@ -60,8 +69,8 @@ def _main(job: Job, doc: str | None) -> None:
     execute(job, cfg, run)
 
 
-def _storage(uri: str) -> str:
-    """The absolute storage URI.
+def storage_uri(uri: str) -> str:
+    """The absolute URI of ``--storage``.
 
     Raises:
         ConfigError: A relative path in a submitted job. It would mean a temporary folder of one

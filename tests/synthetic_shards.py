@@ -120,7 +120,7 @@ def write_clips(
         for split, members in of_split.items()
         for first in range(0, len(members), clips_per_shard)
     ]
-    entries, records = [], []
+    entries, records, shard_of = [], [], []
     for split, members in shards:
         name = f"{split}-{len(entries):06d}.tar"
         writer = ShardWriter(folder / name)
@@ -134,6 +134,7 @@ def write_clips(
                 else None
             )
             records.append(_record(seed, index, clip, len(video)))
+            shard_of.append(name)
             writer.add(records[-1], video, labels)
         writer.close()
         entry = ShardEntry(
@@ -147,7 +148,8 @@ def write_clips(
         )
         (folder / name.replace(".tar", ".json")).write_text(entry.to_json())
         entries.append(entry)
-    pq.write_table(pa.Table.from_pylist([asdict(r) for r in records]), folder / "clips.parquet")
+    rows = [asdict(r) | {"shard": s} for r, s in zip(records, shard_of, strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "clips.parquet")
     _write_set(folder, entries, clips, max_action)
     return str(folder)
 

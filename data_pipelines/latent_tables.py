@@ -1,0 +1,48 @@
+"""The tables of a latent set, from the entries of its files. Torch-free."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from data_pipelines.manifest import open_table
+from lafp import storage
+from lafp.data.latent_sets import (
+    CLIPS_FILE,
+    REJECTS_FILE,
+    ClipLatents,
+    ClipReject,
+    LatentShard,
+    entry_name,
+)
+
+
+def write_tables(uri: str, names: Sequence[str]) -> dict[str, Any]:
+    """Writes ``latents.parquet`` and ``rejects.parquet``, shard by shard. Returns the totals."""
+    totals: Counter[str] = Counter()
+    dtypes: set[str] = set()
+    rounding = 0.0
+    with (
+        open_table(storage.join(uri, CLIPS_FILE), ClipLatents, {"shard": pa.string()}) as clips,
+        open_table(storage.join(uri, REJECTS_FILE), ClipReject) as rejects,
+    ):
+        for name in names:
+            entry = LatentShard.from_json(storage.read_text(storage.join(uri, entry_name(name))))
+            for clip in entry.clips:
+                clips.add(asdict(clip) | {"shard": entry.shard})
+            for reject in entry.rejects:
+                rejects.add(asdict(reject))
+            totals["num_clips"] += len(entry.clips)
+            totals["num_rejected_clips"] += len(entry.rejects)
+            totals["num_pairs"] += entry.num_pairs
+            totals["num_bytes"] += entry.num_bytes
+            dtypes.add(entry.dtype)
+            rounding = max(rounding, entry.rounding)
+    return dict(totals) | {
+        "dtypes": ", ".join(sorted(dtypes)),
+        "rounding": rounding,
+        "latent_action_dim": entry.latent_action_dim,
+        "frame_stack": entry.frame_stack,
+    }

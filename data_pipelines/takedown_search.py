@@ -1,0 +1,134 @@
+"""Find what shard sets hold of a source video: itself, the same file elsewhere, near-duplicates."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from lafp import storage
+
+_CLIP_COLUMNS = ("clip_id", "video_id", "video_uri", "start_s", "end_s", "num_frames", "split")
+
+
+@dataclass
+class Video:
+    """One content, and where it is known to lie."""
+
+    video_ids: set[str] = field(default_factory=set)
+    video_uris: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What one shard set holds of a video."""
+
+    clips: list[dict[str, Any]]
+    """Rows of ``clips.parquet``: its clips, and near-duplicates of them from other videos."""
+    rejects: list[dict[str, Any]]
+    """Rows of ``rejects.parquet``: its spans, and near-duplicates of its clips."""
+    spans: list[tuple[str, float, float]]
+    """Near-duplicates of it in other videos: URI, start and end."""
+    num_emptied: int
+    """Videos of which no clip is left."""
+
+    @property
+    def clip_ids(self) -> set[str]:
+        """Of the clips."""
+        return {clip["clip_id"] for clip in self.clips}
+
+
+def find_video(shard_sets: Collection[str], video_id: str | None, video_uri: str | None) -> Video:
+    """Everywhere that the same bytes lie, as far as the tables of these sets know."""
+    video = Video({video_id} if video_id else set(), {video_uri} if video_uri else set())
+    size = -1
+    while size != (size := len(video.video_ids) + len(video.video_uris)):
+        for shards in shard_sets:
+            found = _is_in("video_uri", video.video_uris) | _is_in("video_id", video.video_ids)
+            for row in _rows(shards, "clips", ("video_id", "video_uri"), found):
+                video.video_ids.add(row["video_id"])
+                video.video_uris.add(row["video_uri"])
+            same = (ds.field("reason") == "same_file") & (
+                _is_in("video_uri", video.video_uris) | _is_in("detail", video.video_uris)
+            )
+            for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
+                video.video_uris |= {row["video_uri"], row["detail"]}
+    return video
+
+
+def find_in_set(shards: str, video: Video) -> Findings:
+    """What a set holds of a video.
+
+    A near-duplicate is a clip that one reject names as the original of a clip of the video, or that
+    was rejected in favour of a clip of the video, or of such an original.
+    """
+    own = _is_in("video_uri", video.video_uris) | _is_in("video_id", video.video_ids)
+    clips = list(_rows(shards, "clips", (*_CLIP_COLUMNS, "shard"), own))
+    kept_elsewhere = {
+        _original(row) for row in _near_duplicates(shards) if row["video_uri"] in video.video_uris
+    } - {clip["clip_id"] for clip in clips}
+    clips += _rows(
+        shards,
+        "clips",
+        (*_CLIP_COLUMNS, "shard"),
+        _is_in("clip_id", kept_elsewhere),
+    )
+    clip_ids = {clip["clip_id"] for clip in clips}
+    columns = ("video_uri", "start_s", "end_s", "reason")
+    rejects = list(_rows(shards, "rejects", columns, _is_in("video_uri", video.video_uris)))
+    rejects += [
+        row
+        for row in _near_duplicates(shards)
+        if _original(row) in clip_ids and row["video_uri"] not in video.video_uris
+    ]
+    spans = [
+        (row["video_uri"], row["start_s"], row["end_s"])
+        for row in (*clips, *rejects)
+        if row["video_uri"] not in video.video_uris
+    ]
+    spans += list(_in_copies(shards, spans))
+    touched = {clip["video_uri"] for clip in clips}
+    others = _rows(shards, "clips", ("video_uri", "clip_id"), _is_in("video_uri", touched))
+    left = {row["video_uri"] for row in others if row["clip_id"] not in clip_ids}
+    return Findings(
+        clips=clips, rejects=rejects, spans=sorted(spans), num_emptied=len(touched - left)
+    )
+
+
+def _in_copies(
+    shards: str, spans: Collection[tuple[str, float, float]]
+) -> Iterator[tuple[str, float, float]]:
+    """The same spans in files with the same content, which would take the place of these."""
+    same = (ds.field("reason") == "same_file") & _is_in("detail", {uri for uri, _, _ in spans})
+    for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
+        yield from (
+            (row["video_uri"], start_s, end_s)
+            for uri, start_s, end_s in spans
+            if uri == row["detail"]
+        )
+
+
+def _near_duplicates(shards: str) -> Iterator[dict[str, Any]]:
+    columns = ("video_uri", "start_s", "end_s", "reason", "detail")
+    return _rows(shards, "rejects", columns, ds.field("reason") == "near_duplicate")
+
+
+def _original(reject: dict[str, Any]) -> str:
+    """Clip id in ``clip <id> of <uri>``, as ``select_clips`` writes it."""
+    return str(reject["detail"]).split(" ")[1]
+
+
+def _is_in(column: str, values: Collection[str]) -> pc.Expression:
+    return ds.field(column).isin(pa.array(sorted(values), pa.string()))
+
+
+def _rows(
+    shards: str, table: str, columns: Collection[str], wanted: pc.Expression
+) -> Iterator[dict[str, Any]]:
+    """The wanted rows of a table, a batch in memory at a time."""
+    with storage.local_file(storage.join(shards, f"{table}.parquet")) as path:
+        scanned = ds.dataset(path, format="parquet").scanner(list(columns), filter=wanted)
+        for batch in scanned.to_batches():
+            yield from batch.to_pylist()

@@ -1,0 +1,64 @@
+r"""Take a source video out of finished shard sets: its clips, its near-duplicates, its latents.
+
+python -m ray_jobs.takedown output=runs/mine video_uri=s3://bucket/x.mp4 --dry-run
+python -m ray_jobs.takedown output=runs/mine/shards/videos video_id=0123456789abcdef0123456789abcdef
+
+Killed, it goes on when it is run again. What was taken down stays out: `preprocess` reads the run's
+takedowns.jsonl. What was trained or shown before stays as it is; the last lines name it.
+"""
+
+import argparse
+from dataclasses import replace
+
+from data_pipelines.takedown import TakedownConfig, take_down
+from lafp import storage
+from lafp.config import ConfigError, config_from_dict
+from lafp.config_help import describe
+from ray_jobs.cli import exit_codes, storage_uri
+
+_MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
+
+
+def main() -> None:
+    """Parses the command line and does it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.takedown",
+        description=__doc__,
+        epilog=f"keys:\n{describe(TakedownConfig)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("settings", nargs="+", metavar="key=value")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, write nothing")
+    args = parser.parse_intermixed_args()
+    with exit_codes():
+        cfg = parse(args.settings)
+        print("would take down:" if args.dry_run else "taking down:")
+        for line in [*take_down(cfg, args.dry_run), *made_before(cfg.output)]:
+            print(f"  {line}")
+
+
+def parse(settings: list[str]) -> TakedownConfig:
+    """The config. Values are text as it is: ids may look like numbers, URIs hold anything.
+
+    Raises:
+        ConfigError: A key is unknown, missing or without value.
+    """
+    raw = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"{setting!r} has no '='. Write it as key=value.")
+        raw[key] = value
+    cfg = config_from_dict(TakedownConfig, raw)
+    return replace(cfg, output=storage_uri(cfg.output).rstrip("/"))
+
+
+def made_before(output: str) -> list[str]:
+    """What a run holds that was made from its shards."""
+    run = output.rpartition("/shards/")[0] or output
+    found = [uri for name in _MADE_FROM_SHARDS if storage.exists(uri := storage.join(run, name))]
+    return [f"made before, and left as it is: {uri}" for uri in found]
+
+
+if __name__ == "__main__":
+    main()
