@@ -63,7 +63,8 @@ def source(tmp_path_factory) -> Path:
     write_video(folder / "b.mp4", b)
     shutil.copy(folder / "b.mp4", folder / "copy.mp4")
     write_video(folder / "encoded_again.mkv", b, options={"crf": "26", "g": "30"})
-    others = np.concatenate([b[:30], moving_square(30, seed=50)])
+    unlike_all = 255 - moving_square(30, seed=50)
+    others = np.concatenate([b[:30], unlike_all])
     write_video(folder / "compilation.mp4", others, options={"crf": "20"})
     for i in range(6):
         write_video(folder / f"z_{i}.mp4", moving_square(40 + 7 * i, seed=10 + i))
