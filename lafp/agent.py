@@ -19,7 +19,7 @@ from lafp.run_dir import RunDir
 from lafp.types import ActionSpec, ObsSpec
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
-"""An image, or ``{"image": ..., "state": ...}``."""
+"""An image, or ``{"image": ..., "state": ..., "condition": ...}``: what the policy reads."""
 Dtype = Literal["float32", "bfloat16"]
 _DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -121,9 +121,9 @@ class Agent:
         return self.action_decoder.action
 
     @property
-    def reads_state(self) -> bool:
-        """Whether ``act`` wants the robot's state too."""
-        return self.policy.obs.state_dim > 0
+    def reads(self) -> frozenset[str]:
+        """What ``act`` wants: ``image``, and ``state`` or ``condition`` where it was trained so."""
+        return frozenset({"image", *self.policy.obs.vector_dims})
 
     @property
     def obs(self) -> ObsSpec:
@@ -172,8 +172,9 @@ class Agent:
 
         Args:
             obs: uint8 [H, W, 3], RGB, or [N, H, W, 3] for the N episodes of ``reset``; or
-                ``{"image": ..., "state": ...}`` for a policy that reads the robot's state, which is
-                float [S] or [N, S] in the units of the training data.
+                ``{"image": ..., "state": ..., "condition": ...}`` with what the policy reads
+                (``reads``): the robot's state, float [S] or [N, S], and what the episode is to do,
+                float [G] or [N, G], both in the units of the training data.
 
         Returns:
             float32 [A] or [N, A] in the environment's units; discrete: int64, scalar or [N].
@@ -181,15 +182,17 @@ class Agent:
         Raises:
             ValueError: ``obs`` is not what the policy was trained on.
         """
-        image, state = self._parted(obs)
+        image, vectors_NV = self._parted(obs)
         is_single = np.ndim(image) == 3
         frame_NHWC = torch.from_numpy(self._checked(image)).to(self._device)
-        state_NS = None if state is None else self._checked_state(state).to(self._device)
+        vectors_NV = None if vectors_NV is None else vectors_NV.to(self._device)
         noise = self.policy.draw_noise(self.num_episodes, self._device, self._generator)
         is_first_N = None
         if self._memory is not None and self._is_first_N.any():
             is_first_N = torch.from_numpy(self._is_first_N).to(self._device)
-        action, self._memory = self._compiled(frame_NHWC, noise, self._memory, is_first_N, state_NS)
+        action, self._memory = self._compiled(
+            frame_NHWC, noise, self._memory, is_first_N, vectors_NV
+        )
         self._is_first_N = np.zeros_like(self._is_first_N)
         action = action.cpu().numpy()
         return action[0] if is_single else action
@@ -212,29 +215,30 @@ class Agent:
         """
         export_agent(self.step, uri)
 
-    def _parted(self, obs: Observation) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image and state, if they are what the policy reads."""
+    def _parted(self, obs: Observation) -> tuple[np.ndarray, torch.Tensor | None]:
+        """The image, and the vectors side by side, if they are what the policy reads."""
         given = obs if isinstance(obs, Mapping) else {"image": obs}
-        wanted = {"image", "state"} if self.reads_state else {"image"}
-        if given.keys() != wanted:
+        if given.keys() != self.reads:
             raise ValueError(
-                f"This policy reads {' and '.join(sorted(wanted))}, got "
+                f"This policy reads {' and '.join(sorted(self.reads))}, got "
                 f"{', '.join(sorted(map(str, given))) or 'nothing'}."
             )
-        return given["image"], given.get("state")
+        dims = self.policy.obs.vector_dims
+        vectors = [self._checked_vector(name, given[name], dim) for name, dim in dims.items()]
+        return given["image"], torch.cat(vectors, dim=1) if vectors else None
 
-    def _checked_state(self, state: np.ndarray) -> torch.Tensor:
-        """The robot's state as float32 [N, S], if it is one that the policy knows."""
-        values = np.asarray(state)
+    def _checked_vector(self, name: str, vector: np.ndarray, dim: int) -> torch.Tensor:
+        """A state or a condition as float32 [N, dim], if it is one that the policy knows."""
+        values = np.asarray(vector)
         values = values[None] if values.ndim == 1 else values
-        want = (self.num_episodes, self.policy.obs.state_dim)
+        want = (self.num_episodes, dim)
         if values.shape != want or not np.issubdtype(values.dtype, np.floating):
             raise ValueError(
-                f"Expected states {list(want)} of floats for {self.num_episodes} episode(s), got "
-                f"{values.dtype} {list(np.shape(state))}."
+                f"Expected {name}s {list(want)} of floats for {self.num_episodes} episode(s), got "
+                f"{values.dtype} {list(np.shape(vector))}."
             )
         if not np.isfinite(values).all():
-            raise ValueError("The robot's state holds a value that is not finite.")
+            raise ValueError(f"The {name} holds a value that is not finite.")
         return torch.from_numpy(np.ascontiguousarray(values, np.float32))
 
     def _checked(self, obs: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What crosses module borders. Every type checks its own shapes.
 
 Shape letters: B batch (clips or windows), T frames of a clip, C channels, F frames of a stack,
-H height, W width, Z latent action, A true action.
+H height, W width, Z latent action, A true action, S state, G condition, V vectors side by side.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -56,11 +56,24 @@ class ObsSpec:
     """Frames per second: one step is 1/fps seconds."""
     state_dim: int = 0
     """S, numbers of the robot's state (proprioception) that a policy reads too; 0 is none."""
+    condition_dim: int = 0
+    """Numbers of the condition (task id, embedding of a text or a goal) that a policy reads too."""
 
     @property
     def num_channels(self) -> int:
         """3 F."""
         return 3 * self.frame_stack
+
+    @property
+    def vector_dims(self) -> dict[str, int]:
+        """Sizes of the vectors that a policy reads beside the image, in their order."""
+        dims = {"state": self.state_dim, "condition": self.condition_dim}
+        return {name: dim for name, dim in dims.items() if dim}
+
+    @property
+    def vector_dim(self) -> int:
+        """V, size of these vectors side by side."""
+        return self.state_dim + self.condition_dim
 
 
 PER_FRAME = ("true_action", "state", "latent_action", "flow")
@@ -83,6 +96,8 @@ class ClipBatch:
     """float32 [B, T, A] (discrete: int64 [B, T]): row t acts between frames t and t+1."""
     state: Tensor | None = None
     """float32 [B, T, S], where all clips have one: the robot's own, as it was at frame t."""
+    condition: Tensor | None = None
+    """float32 [B, G], where all clips have one: what the episode is to do."""
     latent_action: Tensor | None = None
     """float32 [B, T, Z], where a latent set is read: row t is that of frames (t, t + 1)."""
     flow: Tensor | None = None
@@ -105,9 +120,13 @@ class ClipBatch:
                     f"ClipBatch.{name} must be [B, T, ...] with B, T = "
                     f"{tuple(self.frames.shape[:2])}, got {tuple(per_frame.shape)}."
                 )
+        if self.condition is not None and self.condition.shape[:-1] != (num_clips,):
+            raise ValueError(
+                f"ClipBatch.condition must be [{num_clips}, G], got {tuple(self.condition.shape)}."
+            )
 
     def to(self, device: torch.device) -> "ClipBatch":
-        """The batch with all that is per frame on ``device``.
+        """The batch with frames and labels on ``device``.
 
         ``num_frames``, ``clip_key`` and ``epoch`` stay on the host: they key random draws there,
         and asking a GPU for them would make every step wait for it.
@@ -117,7 +136,7 @@ class ClipBatch:
             frames=self.frames.to(device, non_blocking=True),
             **{
                 name: getattr(self, name).to(device, non_blocking=True)
-                for name in PER_FRAME
+                for name in (*PER_FRAME, "condition")
                 if getattr(self, name) is not None
             },
         )
@@ -142,6 +161,8 @@ class Window:
     """a_t: float32 [B, A] or int64 [B]; None in unlabeled data."""
     state: Tensor | None = None
     """The robot's state at o_t, float32 [B, S], where the clips have it."""
+    condition: Tensor | None = None
+    """That of the window's clip, float32 [B, G], where the clips have it."""
     latent_action: Tensor | None = None
     """The stored z_t of (o_t, o_{t+1}), float32 [B, Z], where a latent set is read."""
     flow: Tensor | None = None

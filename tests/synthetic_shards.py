@@ -89,6 +89,7 @@ class SyntheticClip:
     split: str
     flow: np.ndarray | None = None
     state: np.ndarray | None = None
+    condition: np.ndarray | None = None
 
 
 def constant_flow(steps: np.ndarray) -> np.ndarray:
@@ -129,7 +130,12 @@ def write_clips(
             video = encode_clip(clip.frames, FPS, EncodeConfig(crf=0, pixel_format="yuv444p"))
             has_arrays = clip.true_action is not None or clip.flow is not None
             labels = (
-                Labels(true_action=clip.true_action, state=clip.state, flow=clip.flow)
+                Labels(
+                    true_action=clip.true_action,
+                    state=clip.state,
+                    condition=clip.condition,
+                    flow=clip.flow,
+                )
                 if has_arrays
                 else None
             )

@@ -39,6 +39,9 @@ class LabelsConfig:
     state_key: str | None = None
     """Optional array [T, S]; kept where it is there. null takes the format's own name: `state`,
     in LeRobot `observation.state`, in RLDS `observation/state`, in HDF5 `states`."""
+    condition_key: str = "condition"
+    """Optional array of ``.npz`` files, [G], in stacked episodes [N, G]: one vector per episode
+    that says what it is to do (a one-hot task id, the embedding of a text or of a goal image)."""
     time_key: str = "timestamp"
     """Optional array [T] of seconds: when each row comes into force."""
     frames_key: str | None = None
@@ -63,12 +66,15 @@ class EpisodeLabels:
     action: np.ndarray
     """float32 [T, A], or int64 [T] when discrete."""
     state: np.ndarray | None
+    """float32 [T, S]."""
     low: np.ndarray | None
     """float32 [A]: bounds of the action space, where the file gives them."""
     high: np.ndarray | None
     times_s: np.ndarray | None = None
     """float64 [T], ascending: when each row comes into force, the video's first frame at 0. None:
     row t belongs to frame t (``align`` fills it in)."""
+    condition: np.ndarray | None = None
+    """float32 [G], of the whole episode."""
 
     def of_clip(self, start_s: float, num_frames: int, fps: float) -> Labels:
         """The rows in force when a clip's frames are shown. Needs times.
@@ -82,7 +88,7 @@ class EpisodeLabels:
         rows = np.searchsorted(self.times_s - tolerance_s, shown_s, side="right") - 1
         rows = rows.clip(min=0)
         state = None if self.state is None else self.state[rows]
-        return Labels(true_action=self.action[rows], state=state)
+        return Labels(true_action=self.action[rows], state=state, condition=self.condition)
 
     def sums(self, labels: Labels) -> LabelSums:
         """What one clip adds to the statistics; its last row belongs to no pair."""
@@ -159,11 +165,11 @@ _ACTION_KEY, _STATE_KEY = "action", "state"
 
 def _keys(cfg: LabelsConfig) -> tuple[str, ...]:
     action_key, state_key = cfg.action_key or _ACTION_KEY, cfg.state_key or _STATE_KEY
-    return action_key, state_key, cfg.time_key, "action_low", "action_high"
+    return action_key, state_key, cfg.condition_key, cfg.time_key, "action_low", "action_high"
 
 
 def _episode(arrays: Mapping[str, Any], cfg: LabelsConfig, index: int | None) -> EpisodeLabels:
-    action_key, state_key, time_key, *_ = _keys(cfg)
+    action_key, state_key, condition_key, time_key, *_ = _keys(cfg)
     if action_key not in arrays:
         raise VideoError("no_labels", f"no array {action_key!r}")
 
@@ -175,6 +181,7 @@ def _episode(arrays: Mapping[str, Any], cfg: LabelsConfig, index: int | None) ->
     action = pick(action_key)
     assert action is not None
     labels = episode_labels(action, pick(state_key), pick(time_key))
+    labels = replace(labels, condition=_condition(pick(condition_key)))
     if labels.action.ndim == 1:
         return labels
     dim = labels.action.shape[1]
@@ -208,6 +215,16 @@ def episode_labels(
             raise VideoError("no_labels", "time stamps must be finite and ascend")
     state = None if state is None else state.astype(np.float32)
     return EpisodeLabels(action=action, state=state, low=None, high=None, times_s=times_s)
+
+
+def _condition(vector: np.ndarray | None) -> np.ndarray | None:
+    if vector is None:
+        return None
+    is_number = vector.dtype.kind in "fiub"
+    if vector.ndim != 1 or not is_number or not len(vector) or not np.isfinite(vector).all():
+        detail = f"{vector.dtype} {list(vector.shape)}"
+        raise VideoError("no_labels", f"an episode's condition must be finite [G], got {detail}")
+    return vector.astype(np.float32)
 
 
 def _bound(arrays: Mapping[str, Any], key: str, dim: int) -> np.ndarray | None:

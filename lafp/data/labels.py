@@ -29,16 +29,17 @@ def action_spec(labeled_shards: str) -> ActionSpec:
     return config_from_dict(ActionSpec, {k: v for k, v in action.items() if k in known})
 
 
-def state_dim(shards: str) -> int:
-    """S, numbers of the robot's state that a set's clips hold; 0 where they hold none."""
+def vector_dims(shards: str) -> dict[str, int]:
+    """Numbers of ``state`` and ``condition`` that a set's clips hold; 0 where they hold none."""
     ref = next(ClipOrder(shard_set=shards, split="train", seed=0).visits())
     location = ref.location
     if not location.labels_bytes:
-        return 0
+        return {"state": 0, "condition": 0}
     shard = storage.join(shards, ref.shard)
     data = storage.read_bytes(shard, location.labels_offset, location.labels_bytes)
-    state = Labels.from_bytes(data).state
-    return 0 if state is None else state.shape[1]
+    labels = Labels.from_bytes(data)
+    found = {"state": labels.state, "condition": labels.condition}
+    return {name: 0 if array is None else array.shape[-1] for name, array in found.items()}
 
 
 def labeled_episodes(shards: str, split: Split) -> dict[str, str]:

@@ -7,7 +7,8 @@ A **shard set** is one preprocessed source, a folder (local or S3)::
     clips.parquet          one row per clip (ClipRecord)
     rejects.parquet        one row per span that became no clip, with the reason
     train-000000.tar       a WebDataset shard: per clip <clip_id>.mp4, <clip_id>.json and,
-                           with labels or flow, <clip_id>.npz (true_action, state, flow)
+                           with labels or flow, <clip_id>.npz (true_action, state,
+                           condition, flow)
     train-000000.json      ShardEntry: checksum, counts, and where each clip lies in the tar
 
 A shard is complete when its ``.json`` entry is there; the tar is renamed into place before it.
@@ -113,13 +114,15 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Per-frame arrays of one clip: its labels, and what preprocessing measured."""
+    """Arrays of one clip: its labels, and what preprocessing measured."""
 
     true_action: np.ndarray | None = None
     """float32 [T, A] in the environment's units (discrete: int64 [T]). Row t acts between frames
     t and t+1; the last row belongs to no pair of the clip."""
     state: np.ndarray | None = None
     """float32 [T, S]."""
+    condition: np.ndarray | None = None
+    """float32 [G], one for the whole clip: task id, embedding of a text or a goal."""
     flow: np.ndarray | None = None
     """float16 [T - 1, 2, h, w]: optical flow along x and y from frame t to t+1, in pixels of the
     stored frame; h and w are smaller than the frame's."""

@@ -248,8 +248,9 @@ class ClipReader:
             ``frames`` uint8 [B, T, H, W, 3], zero beyond a clip's end; ``num_frames``,
             ``clip_key`` and ``epoch`` int64 [B]; in labeled sets ``true_action`` [B, T, ...]; where
             it was stored ``flow`` float16 [B, T, 2, h, w]; with a latent set ``latent_action``
-            float32 [B, T, Z]; ``state`` float32 [B, T, S] where all of the clips have such rows.
-            T is that of the longest clip of all sets, so every batch has one shape.
+            float32 [B, T, Z]; ``state`` float32 [B, T, S] and ``condition`` float32 [B, G] where
+            all of the clips have them alike. T is that of the longest clip of all sets, so every
+            batch has one shape.
 
         Raises:
             RuntimeError: A shard is damaged.
@@ -279,6 +280,9 @@ class ClipReader:
         # Sets of several robots hold states of several sizes, or none: only policies ask for them.
         if len(states) == len(clips) and len({state.shape[1:] for state in states}) == 1:
             batch["state"] = _stack(states, length)
+        conditions = [of_clip.condition for of_clip in labels if of_clip.condition is not None]
+        if len(conditions) == len(clips) and len({c.shape for c in conditions}) == 1:
+            batch["condition"] = np.stack(conditions)
         return batch
 
     def _decoded(self, ref: ClipRef) -> DecodedClip:

@@ -1,7 +1,7 @@
 """Clips -> windows, on the device."""
 
 # Shape suffixes in this file: B clips, N windows (B x windows_per_clip), T frames of a clip,
-# F frames of a stack, H height, W width, C channels.
+# F frames of a stack, H height, W width, C channels, V vectors beside the image.
 
 from dataclasses import dataclass
 
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lafp.config import ConfigError
 from lafp.data.randomness import keyed_uniform
-from lafp.types import ClipBatch, Window
+from lafp.types import ClipBatch, ObsSpec, Window
 
 _DRAW_K, _DRAW_T = 1, 2  # keys of a window's two draws
 
@@ -125,9 +126,28 @@ def windows_at(
         offset_steps=k_N,
         true_action=None if batch.true_action is None else batch.true_action[clip_N, t_N],
         state=None if batch.state is None else batch.state[clip_N, t_N],
+        condition=None if batch.condition is None else batch.condition[clip_N],
         latent_action=None if batch.latent_action is None else batch.latent_action[clip_N, t_N],
         flow=None if batch.flow is None else batch.flow[clip_N, t_N].float(),
     )
+
+
+def vector_inputs(window: Window, obs: ObsSpec) -> Tensor | None:
+    """What a policy reads beside the image, side by side: float32 [N, V]; None where nothing.
+
+    Raises:
+        ConfigError: The clips do not all have it in that size.
+    """
+    vectors = []
+    for name, dim in obs.vector_dims.items():
+        vector_NV = getattr(window, name)
+        if vector_NV is None or vector_NV.shape[1] != dim:
+            raise ConfigError(
+                f"Some clips have no {name} of {dim} numbers: a policy that reads the {name} needs "
+                "it in all of them."
+            )
+        vectors.append(vector_NV)
+    return torch.cat(vectors, dim=1) if vectors else None
 
 
 def stack_frames(frames: Tensor, clip_N: Tensor, t_N: Tensor, frame_stack: int) -> Tensor:

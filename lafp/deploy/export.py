@@ -46,18 +46,18 @@ class ExportedStep(nn.Module):
             frame: uint8 [N, H, W, 3].
             is_first: bool [N]: which episodes begin; their state does not matter.
             noise: float32 [N, noise_dim], new from N(0, I) at every step.
-            *others: The robot's state, float32 [N, S], if the policy reads it; then what ``state``
-                describes, zeros before the first step.
+            *others: The vectors side by side, float32 [N, V], if the policy reads any; then what
+                ``state`` describes, zeros before the first step.
 
         Returns:
             The action, then the next state.
         """
         num_given = len(others) - len(self.state)
-        robot_state = others[0] if num_given else None
+        vectors = others[0] if num_given else None
         given = dict(zip((tensor.name for tensor in self.state), others[num_given:], strict=True))
         frames = given.pop("frames", frame[:, None])
         memory = Memory(frames=frames, policy=PolicyState(**given))
-        action, after = self.step(frame, noise, memory, is_first, robot_state)
+        action, after = self.step(frame, noise, memory, is_first, vectors)
         return action, *(_tensor(after, tensor.name) for tensor in self.state)
 
 
@@ -96,7 +96,7 @@ def _save_onnx(program: Any, path: Path, module: ExportedStep, card: str) -> Non
     except ImportError:
         raise ConfigError("Export to ONNX needs an extra: pip install 'lafp[onnx]'.") from None
     names = [f"state_{tensor.name}" for tensor in module.state]
-    read = ["robot_state"] if module.step.policy.obs.state_dim else []
+    read = ["vectors"] if module.step.policy.obs.vector_dim else []
     onnx_program = torch.onnx.export(
         program,
         input_names=["frame", "is_first", "noise", *read, *names],
@@ -115,8 +115,8 @@ def _card(module: ExportedStep) -> dict[str, Any]:
     return {
         "format": EXPORT_VERSION,
         "inputs": "frame uint8 [N, H, W, 3], is_first bool [N], noise float32 [N, noise_dim], "
-        "robot_state float32 [N, state_dim] if state_dim > 0, then the state; outputs: action, "
-        "then the next state",
+        "vectors float32 [N, state_dim + condition_dim], the robot's state and the condition, if "
+        "that is > 0, then the state; outputs: action, then the next state",
         "obs": asdict(policy.obs),
         "action": asdict(action),
         "noise_dim": policy.noise_dim,
@@ -127,7 +127,7 @@ def _card(module: ExportedStep) -> dict[str, Any]:
 def _example(step: AgentStep, device: torch.device) -> tuple[Tensor, ...]:
     """Inputs of two episodes: one would become a constant of the graph."""
     obs = step.policy.obs
-    read = (torch.zeros(2, obs.state_dim, device=device),) if obs.state_dim else ()
+    read = (torch.zeros(2, obs.vector_dim, device=device),) if obs.vector_dim else ()
     return (
         torch.zeros(2, obs.height_px, obs.width_px, 3, dtype=torch.uint8, device=device),
         torch.zeros(2, dtype=torch.bool, device=device),

@@ -46,7 +46,7 @@ class AgentStep(nn.Module):
         noise: Tensor,
         memory: Memory | None,
         is_first: Tensor | None = None,
-        robot_state: Tensor | None = None,
+        vectors: Tensor | None = None,
     ) -> tuple[Tensor, Memory]:
         """Acts once in every episode.
 
@@ -56,7 +56,7 @@ class AgentStep(nn.Module):
             memory: What the last step returned; None where all episodes begin.
             is_first: Which episodes begin, bool [N], and shall see nothing of ``memory``; None for
                 none of them.
-            robot_state: float32 [N, S], for policies that read it.
+            vectors: float32 [N, V], for policies that read any beside the image.
 
         Returns:
             Actions in the environment's units, float32 [N, A] or int64 [N], and the next memory.
@@ -64,7 +64,7 @@ class AgentStep(nn.Module):
         frames_NFHWC = self._stacked(frame, memory, is_first)
         # [N, F, H, W, C] -> [N, 3 F, H, W], as ``lafp.data.windows.stack_frames`` does.
         obs = pixels_to_float(frames_NFHWC.permute(0, 1, 4, 2, 3).flatten(1, 2))
-        embedding = self.policy.encode(obs.to(self.dtype), robot_state).float()
+        embedding = self.policy.encode(obs.to(self.dtype), vectors).float()
         latent_action, state = self._latent_action(embedding, noise, memory, is_first)
         action_NA = self.action_decoder.decode(latent_action, embedding)
         return action_NA, Memory(frames=frames_NFHWC, policy=state)

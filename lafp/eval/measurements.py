@@ -143,7 +143,10 @@ def _latencies(
 ) -> dict[str, Latency]:
     for agent in agents.values():
         agent.reset(len(image))
-    seen = {label: observation(agent, image, state) for label, agent in agents.items()}
+    seen = {
+        label: observation(agent, {"image": image, "state": state})
+        for label, agent in agents.items()
+    }
     calls = {label: lambda label=label: agents[label].act(seen[label]) for label in agents}
     return measure_latency(calls, num_rounds=num_rounds, baseline=baseline)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from lafp.config import ConfigError
 from lafp.eval.rollout import Actor, observation
 from lafp.train.tasks.decoder import action_errors
 from lafp.types import ActionSpec, ClipBatch
@@ -35,14 +34,15 @@ def open_loop_errors(
     for number, batch in enumerate(batches):
         assert batch.true_action is not None
         frames_BTHWC = batch.frames.numpy()
-        if actor.reads_state and batch.state is None:
-            raise ConfigError("The policy reads the robot's state, and these clips have none.")
-        states = batch.state if batch.state is not None else torch.zeros(frames_BTHWC.shape[:2])
         actor.reset(len(frames_BTHWC), seed + number)
         for t in range(frames_BTHWC.shape[1] - 1):
             has_next_B = (batch.num_frames > t + 1).numpy()
-            obs = observation(actor, frames_BTHWC[:, t], states[:, t].numpy())
-            actions = np.asarray(actor.act(obs))
+            seen = {"image": frames_BTHWC[:, t]}
+            if batch.state is not None:
+                seen["state"] = batch.state[:, t].numpy()
+            if batch.condition is not None:
+                seen["condition"] = batch.condition.numpy()
+            actions = np.asarray(actor.act(observation(actor, seen)))
             predicted.append(actions[has_next_B])
             true.append(batch.true_action[:, t].numpy()[has_next_B])
     predicted_NA, true_NA = np.concatenate(predicted), np.concatenate(true)

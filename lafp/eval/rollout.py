@@ -3,12 +3,13 @@
 # Shape letters in this file: N episodes, T steps of the longest, H height, W width, A true action,
 # S state, M forks.
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from lafp.config import ConfigError
 from lafp.envs.base import VectorEnv
 
 
@@ -16,8 +17,8 @@ class Actor(Protocol):
     """Whatever chooses actions for N episodes side by side, e.g. ``lafp.agent.Agent``."""
 
     @property
-    def reads_state(self) -> bool:
-        """Whether it wants ``{"image": ..., "state": ...}`` for an observation."""
+    def reads(self) -> Set[str]:
+        """``image``, and ``state`` or ``condition`` where it wants these too, in a mapping."""
         ...
 
     def reset(self, num_episodes: int, seed: int) -> None:
@@ -29,17 +30,21 @@ class Actor(Protocol):
         ...
 
 
-def observation(
-    actor: Actor, image: np.ndarray, state: np.ndarray
-) -> np.ndarray | dict[str, np.ndarray]:
-    """What ``actor`` shall be shown of images [N, H, W, 3] and states [N, S]."""
-    return {"image": image, "state": state} if actor.reads_state else image
+def observation(actor: Actor, seen: Mapping[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:
+    """What ``actor`` shall be shown of what there is: ``image`` [N, H, W, 3], ``state`` [N, S], ...
+
+    Raises:
+        ConfigError: It reads something that is not there.
+    """
+    if missing := actor.reads - seen.keys():
+        raise ConfigError(f"The policy reads {', '.join(sorted(missing))}: there is none here.")
+    return seen["image"] if len(actor.reads) == 1 else {name: seen[name] for name in actor.reads}
 
 
 class Expert:
     """The environment's demonstrator as an actor."""
 
-    reads_state = False
+    reads = frozenset({"image"})
 
     def __init__(self, env: VectorEnv) -> None:
         self.env = env
@@ -103,7 +108,7 @@ def rollout(
     episode_return = np.zeros(len(seeds), np.float32)
     done = np.zeros(len(seeds), bool)
     while not done.all():
-        action = actor.act(observation(actor, obs, states[-1]))
+        action = actor.act(observation(actor, {"image": obs, "state": states[-1]}))
         result = env.step(action)
         length += ~done
         episode_return += np.where(done, 0, result.reward)

@@ -1,6 +1,7 @@
 """What every policy is: a loss over (observation, latent action), and a way to act."""
 
-# Shape suffixes in this file: B batch, E embedding, Z latent action, H steps of a chunk, D point.
+# Shape suffixes in this file: B batch, E embedding, Z latent action, H steps of a chunk, D point,
+# V vectors beside the image.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ class InputsConfig:
 
     state: bool = False
     """The robot's state (proprioception). Needs shards of a source that has it."""
+    condition: bool = False
+    """What the episode is to do, one vector for all of it: a task id (one-hot), the embedding of a
+    text or of a goal image. Needs shards of a source that has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class PolicyConfig:
     """How many steps of a plan are executed before the next one replaces it (receding horizon)."""
 
     inputs: InputsConfig = InputsConfig()
-    """``{state: true}`` reads the robot's state too."""
+    """``{state: true, condition: true}`` reads these vectors too."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.execute_steps <= self.chunk_steps:
@@ -76,7 +80,7 @@ class Policy(nn.Module, ABC):
     noise_dim: int = 0
     """Numbers of noise that one row takes at a step; a policy that draws any sets it."""
     embed_dim: int
-    """E, size of h(o_t): of the encoded image, and of the robot's state where that is read."""
+    """E, size of h(o_t): of the encoded image, and of the vectors that are read beside it."""
     point_dim: int
     """D, what a head predicts: H x Z, or H x what the projection leaves of Z."""
 
@@ -84,8 +88,8 @@ class Policy(nn.Module, ABC):
         super().__init__()
         self.cfg, self.obs, self.latent_action_dim = cfg, obs, latent_action_dim
         self.encoder = ENCODERS.get(cfg.encoder.name)(cfg.encoder, obs)
-        self.embed_dim = self.encoder.embed_dim + obs.state_dim
-        self.state_standardizer = LatentStandardizer(obs.state_dim) if obs.state_dim else None
+        self.embed_dim = self.encoder.embed_dim + obs.vector_dim
+        self.vector_standardizer = LatentStandardizer(obs.vector_dim) if obs.vector_dim else None
         projection = LATENT_PROJECTIONS.get(cfg.latent_projection.name)
         self.projection: LatentProjection = projection(cfg.latent_projection, latent_action_dim)
         self.standardizer = LatentStandardizer(self.projection.dim)
@@ -96,7 +100,7 @@ class Policy(nn.Module, ABC):
         obs: Tensor,
         latent_action: Tensor,
         has_step: Tensor | None = None,
-        robot_state: Tensor | None = None,
+        vectors: Tensor | None = None,
     ) -> LossOutput:
         """Training loss. In training mode it also updates the standardization statistics.
 
@@ -105,11 +109,11 @@ class Policy(nn.Module, ABC):
             latent_action: z_t of the frozen LAM, float [B, Z].
             has_step: Which steps of a chunk lie inside of their clip, bool [B, H]; None is all.
                 The others count in no loss. The first one is always there.
-            robot_state: float [B, S], for policies that read it.
+            vectors: float [B, V], for policies that read any beside the image.
         """
-        if self.training and self.state_standardizer is not None and robot_state is not None:
-            self.state_standardizer.update(robot_state)
-        return self.loss_on(self.encode(obs, robot_state), latent_action, has_step)
+        if self.training and self.vector_standardizer is not None and vectors is not None:
+            self.vector_standardizer.update(vectors)
+        return self.loss_on(self.encode(obs, vectors), latent_action, has_step)
 
     @abstractmethod
     def loss_on(
@@ -125,33 +129,34 @@ class Policy(nn.Module, ABC):
         """
         return True
 
-    def encode(self, obs: Tensor, robot_state: Tensor | None = None) -> Tensor:
-        """h(o_t): the encoded image, and behind it the standardized state where one is read.
+    def encode(self, obs: Tensor, vectors: Tensor | None = None) -> Tensor:
+        """h(o_t): the encoded image, and behind it the standardized vectors where any are read.
 
         Args:
             obs: float [B, 3 F, H, W] in [-1, 1].
-            robot_state: float [B, S].
+            vectors: Those of ``ObsSpec.vector_dims``, side by side, float [B, V].
 
         Returns:
             [B, E].
 
         Raises:
-            ValueError: The policy reads a state, and got none or one of another size.
+            ValueError: The policy reads vectors, and got none or such of another size.
         """
-        if self.state_standardizer is None:
+        if self.vector_standardizer is None:
             return self.encoder(obs)
-        if robot_state is None or robot_state.shape[1:] != (self.obs.state_dim,):
-            found = "none" if robot_state is None else list(robot_state.shape)
-            raise ValueError(f"Expected states [B, {self.obs.state_dim}], got {found}.")
-        standardized_BS = self.state_standardizer.standardize(robot_state)
-        return torch.cat([self.encoder(obs).float(), standardized_BS], dim=1)
+        if vectors is None or vectors.shape[1:] != (self.obs.vector_dim,):
+            found = "none" if vectors is None else list(vectors.shape)
+            names = " and ".join(self.obs.vector_dims)
+            raise ValueError(f"Expected {names} [B, {self.obs.vector_dim}], got {found}.")
+        standardized_BV = self.vector_standardizer.standardize(vectors)
+        return torch.cat([self.encoder(obs).float(), standardized_BV], dim=1)
 
     def act(
         self,
         obs: Tensor,
         state: PolicyState | None = None,
         noise: NoiseSource | None = None,
-        robot_state: Tensor | None = None,
+        vectors: Tensor | None = None,
     ) -> tuple[Tensor, PolicyState]:
         """Chooses latent actions for B episodes side by side.
 
@@ -159,12 +164,12 @@ class Policy(nn.Module, ABC):
             obs: o_t, float [B, 3 F, H, W] in [-1, 1].
             state: What the previous step of these episodes returned; None at their start.
             noise: See ``NoiseSource``; None is torch's default generator.
-            robot_state: float [B, S], for policies that read it.
+            vectors: float [B, V], for policies that read any beside the image.
 
         Returns:
             z_t, float32 [B, Z], and the state for the next step.
         """
-        return self.act_on(self.encode(obs, robot_state), state, noise)
+        return self.act_on(self.encode(obs, vectors), state, noise)
 
     def act_on(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
@@ -204,7 +209,7 @@ class Policy(nn.Module, ABC):
         latent_action: Tensor,
         anchor_time: float | Tensor,
         noise: NoiseSource | None = None,
-        robot_state: Tensor | None = None,
+        vectors: Tensor | None = None,
     ) -> Tensor:
         """The policy's own latent action in the demonstrated mode, to train action decoders on.
 
@@ -214,7 +219,7 @@ class Policy(nn.Module, ABC):
             anchor_time: 0 is the policy's own choice, 1 is z_IDM itself. A flow policy takes
                 anything between, and one value per element too, float [B].
             noise: See ``NoiseSource``; None is torch's default generator.
-            robot_state: float [B, S], for policies that read it.
+            vectors: float [B, V], for policies that read any beside the image.
 
         Returns:
             float32 [B, Z].
@@ -222,7 +227,7 @@ class Policy(nn.Module, ABC):
         Raises:
             ValueError: ``anchor_time`` is one that this policy has no meaning for.
         """
-        return self.anchored_on(self.encode(obs, robot_state), latent_action, anchor_time, noise)
+        return self.anchored_on(self.encode(obs, vectors), latent_action, anchor_time, noise)
 
     @abstractmethod
     def anchored_on(

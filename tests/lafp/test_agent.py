@@ -25,17 +25,17 @@ ACTION = ActionSpec(dim=3, low=(-1.0, 0.0, 5.0), high=(1.0, 10.0, 6.0))
 ENCODER = {"name": "small_cnn", "channels": [4], "embed_dim": 8}
 
 
-def write_policy(run, name, seed=0, chunk_steps=1, state_dim=0):
+def write_policy(run, name, seed=0, chunk_steps=1, state_dim=0, condition_dim=0):
     policy_class = POLICIES.get(name)
     raw = {"encoder": ENCODER, "hidden_dims": [16]}
     raw |= {"chunk_steps": chunk_steps, "execute_steps": min(2, chunk_steps)}
     cfg = config_from_dict(policy_class.Config, raw)
     torch.manual_seed(seed)
-    obs = replace(OBS, state_dim=state_dim)
+    obs = replace(OBS, state_dim=state_dim, condition_dim=condition_dim)
     policy = policy_class(cfg, obs, 4)
     z_shape = (8, 4) if chunk_steps == 1 else (8, chunk_steps, 4)
-    state = torch.randn(8, state_dim) if state_dim else None
-    policy(torch.rand(8, 6, 12, 16), 3 + torch.randn(z_shape), robot_state=state)
+    vectors = torch.randn(8, obs.vector_dim) if obs.vector_dim else None
+    policy(torch.rand(8, 6, 12, 16), 3 + torch.randn(z_shape), vectors=vectors)
     specs = {"obs": obs, "latent_action_dim": 4}
     uri = f"{run}/policy/{name}"
     save_model(uri, kind="policy", config=cfg, specs=specs, module=policy, metrics={})

@@ -18,7 +18,7 @@ from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies.base import Policy, load_policy
 from lafp.train.config import TrainConfig
-from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, check_state, cuda_devices
+from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, check_vectors, cuda_devices
 from lafp.train.tasks.policy import check_clips_per_step
 from lafp.train.tasks.transitions import (
     ClipFeatures,
@@ -117,7 +117,7 @@ class DecoderTask:
         self.lam, self.policy = load_lam(lam_uri, "cpu"), load_policy(policy_uri)
         self._policy_sha256 = _policy_of_lam(policy_uri, lam_uri)
         check_frame_size(labeled_shards, self.lam.obs)
-        check_state(labeled_shards, self.policy.obs)
+        check_vectors(labeled_shards, self.policy.obs)
         self.action = action_spec(labeled_shards)
         self._window = WindowConfig(
             frame_stack=self.policy.obs.frame_stack, windows_per_clip=cfg.windows_per_clip

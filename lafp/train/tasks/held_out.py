@@ -7,7 +7,7 @@ import torch
 
 from lafp.config import ConfigError
 from lafp.data.clip_cache import ClipCache
-from lafp.data.labels import state_dim
+from lafp.data.labels import vector_dims
 from lafp.data.latent_sets import clips_without_latents
 from lafp.data.shards import ClipOrder, ClipReader, open_shard_set
 from lafp.types import ClipBatch, ObsSpec
@@ -25,13 +25,15 @@ def check_frame_size(shards: str, obs: ObsSpec) -> None:
         )
 
 
-def check_state(shards: str, obs: ObsSpec) -> None:
-    """Raises ConfigError where a policy reads a state that the set's clips do not have."""
-    if obs.state_dim and (found := state_dim(shards)) != obs.state_dim:
-        raise ConfigError(
-            f"The policy reads states of {obs.state_dim} numbers, the clips of {shards} have "
-            f"{found or 'none'}. Use the labeled shards of the same robot."
-        )
+def check_vectors(shards: str, obs: ObsSpec) -> None:
+    """Raises ConfigError where a policy reads vectors that the set's clips do not have."""
+    found = vector_dims(shards) if obs.vector_dim else {}
+    for name, dim in obs.vector_dims.items():
+        if found[name] != dim:
+            raise ConfigError(
+                f"The policy reads {name}s of {dim} numbers, the clips of {shards} have "
+                f"{found[name] or 'none'}. Use labeled shards whose {name} is the same."
+            )
 
 
 class HeldOutClips:

@@ -3,7 +3,7 @@
 # Shape suffixes in this file: B windows, Z latent action.
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -13,11 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError, choice
-from lafp.data.labels import state_dim
+from lafp.data.labels import vector_dims
 from lafp.data.latent_sets import clips_without_latents, open_latent_set
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder, shards_sha256
-from lafp.data.windows import WindowConfig, following_steps, window_indices, windows_at
+from lafp.data.windows import (
+    WindowConfig,
+    following_steps,
+    vector_inputs,
+    window_indices,
+    windows_at,
+)
 from lafp.export import read_card, save_model
 from lafp.lam import load_lam
 from lafp.losses.masked import masked_mean
@@ -78,8 +84,8 @@ class PolicyInputs:
     has_step: Tensor | None = None
     """bool [B, H]: which steps of a chunk lie inside of their clip. Beyond its end the last latent
     action stands again, and does not count."""
-    state: Tensor | None = None
-    """The robot's, float [B, S], for policies that read it."""
+    vectors: Tensor | None = None
+    """What the policy reads beside the image, float [B, V]; see ``ObsSpec.vector_dims``."""
 
 
 class TrainedPolicy(nn.Module):
@@ -92,7 +98,7 @@ class TrainedPolicy(nn.Module):
     def forward(self, inputs: PolicyInputs) -> LossOutput:
         """The policy's loss, and the share of the latents' variance that its projection keeps."""
         out: LossOutput = self.policy(
-            inputs.obs, inputs.latent_action, inputs.has_step, inputs.state
+            inputs.obs, inputs.latent_action, inputs.has_step, inputs.vectors
         )
         projection = self.policy.projection
         if not projection.num_fit_latents:
@@ -195,12 +201,14 @@ class PolicyTask:
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> PolicyInputs:
         """Windows, and their latent actions: stored ones, or by the frozen LAM. See ``Task``."""
+        assert isinstance(self.module, TrainedPolicy)
         batch, cfg = clips["videos"], self.cfg
         clip_N, t_N, k_N = window_indices(batch, cfg.window, cfg.train.seed)
         window = windows_at(batch, clip_N, t_N, k_N, cfg.window.frame_stack)
+        vectors = vector_inputs(window, self.module.policy.obs)
         latents = [self._label(window)]
         if cfg.policy.chunk_steps == 1:
-            return PolicyInputs(obs=window.obs, latent_action=latents[0], state=self._state(window))
+            return PolicyInputs(obs=window.obs, latent_action=latents[0], vectors=vectors)
         at_NH, has_step_NH = following_steps(batch, clip_N, t_N, cfg.policy.chunk_steps)
         for at_N in at_NH.unbind(1)[1:]:
             if batch.latent_action is not None:
@@ -212,30 +220,21 @@ class PolicyTask:
             obs=window.obs,
             latent_action=torch.stack(latents, dim=1),
             has_step=has_step_NH.to(window.obs.device, non_blocking=True),
-            state=self._state(window),
+            vectors=vectors,
         )
 
     def _obs(self) -> ObsSpec:
-        """What the policy sees: the LAM's frames, and the robot's state where it is wanted."""
-        if not self.cfg.policy.inputs.state:
-            return self.lam.obs
-        dim = state_dim(self.shards)
-        if not dim:
-            raise ConfigError(
-                f"policy.inputs.state is true, but the clips of {self.shards} have no state. Set "
-                "shards to a labeled shard set whose source has states, or leave the state out."
-            )
-        return replace(self.lam.obs, state_dim=dim)
-
-    def _state(self, window: Window) -> Tensor | None:
-        if not self.cfg.policy.inputs.state:
-            return None
-        if window.state is None:
-            raise ConfigError(
-                f"Some clips of {self.shards} have no state, or one of another size: a policy that "
-                "reads the state needs it in all of them."
-            )
-        return window.state
+        """What the policy sees: the LAM's frames, and the vectors that it is to read beside."""
+        wanted = [name for name, is_read in asdict(self.cfg.policy.inputs).items() if is_read]
+        dims = vector_dims(self.shards) if wanted else {}
+        for name in wanted:
+            if not dims[name]:
+                raise ConfigError(
+                    f"policy.inputs.{name} is true, but the clips of {self.shards} have no {name}. "
+                    f"Set shards to a labeled shard set whose source has it, or leave the {name} "
+                    "out."
+                )
+        return replace(self.lam.obs, **{f"{name}_dim": dims[name] for name in wanted})
 
     def _label(self, window: Window) -> Tensor:
         if window.latent_action is not None:
@@ -292,7 +291,7 @@ class PolicyTask:
         )
 
     def _latent_mse(self, policy: Policy, inputs: PolicyInputs) -> Tensor:
-        plan, _ = policy.plan_on(policy.encode(inputs.obs, inputs.state), None)
+        plan, _ = policy.plan_on(policy.encode(inputs.obs, inputs.vectors), None)
         error = policy.standardize(plan) - policy.standardize(inputs.latent_action)
         is_present = None
         if inputs.has_step is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lafp.config import ConfigError
-from lafp.data.windows import following_steps, windows_at
+from lafp.data.windows import following_steps, vector_inputs, windows_at
 from lafp.lam import Lam
 from lafp.policies.base import Policy, step_of_plan
 from lafp.types import ClipBatch, Window
@@ -90,7 +90,9 @@ def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Clip
     window = windows_at(batch, torch.full_like(t_N, b), t_N, torch.ones_like(t_N), frame_stack)
     latent_NZ = lam.label(window.obs, window.next_obs).float()
     return ClipFeatures(
-        policy.encode(window.obs, window.state).float(), latent_NZ, _true_action(window)
+        policy.encode(window.obs, vector_inputs(window, policy.obs)).float(),
+        latent_NZ,
+        _true_action(window),
     )
 
 
@@ -117,13 +119,13 @@ def transitions_at(
     """
     frame_stack = policy.obs.frame_stack
     now = windows_at(batch, clip_N, t_N, torch.ones_like(t_N), frame_stack)
-    embedding_NE = policy.encode(now.obs, now.state).float()
+    embedding_NE = policy.encode(now.obs, vector_inputs(now, policy.obs)).float()
     plan_embedding_NE, latents = embedding_NE, []
     at_NH, _ = following_steps(batch, clip_N, t_N - position_N, policy.cfg.chunk_steps)
     for i, at_N in enumerate(at_NH.unbind(1)):
         window = windows_at(batch, clip_N, at_N, torch.ones_like(at_N), frame_stack)
         if i == 0 and policy.cfg.execute_steps > 1:
-            plan_embedding_NE = policy.encode(window.obs, window.state).float()
+            plan_embedding_NE = policy.encode(window.obs, vector_inputs(window, policy.obs)).float()
         latents.append(lam.label(window.obs, window.next_obs).float())
     return Transitions(
         embedding=embedding_NE,

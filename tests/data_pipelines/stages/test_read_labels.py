@@ -59,12 +59,17 @@ def test_stacked_episodes_come_one_by_one(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), np.uint8)
     action = np.random.default_rng(1).normal(size=(3, 4, 7)).astype(np.float32)
     path = tmp_path / "e.npz"
-    save(path, image_0=frames, action=action, state=action, language=np.array(["a", "b", "c"]))
+    save(
+        path, image_0=frames, action=action, state=action, condition=np.eye(3), goal=["a", "b", "c"]
+    )
     episodes = list(read_stacked(path, CFG))
     assert len(episodes) == 3
     for i, (pixels, labels) in enumerate(episodes):
         np.testing.assert_array_equal(pixels, frames[i])
         np.testing.assert_array_equal(labels.action, action[i])
+        rows = align(labels, video(4)).of_clip(0.1, 2, 10)
+        assert rows.condition.dtype == np.float32
+        np.testing.assert_array_equal(rows.condition, np.eye(3)[i])
 
 
 def test_files_without_usable_labels_are_rejected_and_never_unpickled(tmp_path):
@@ -76,7 +81,19 @@ def test_files_without_usable_labels_are_rejected_and_never_unpickled(tmp_path):
     save(tmp_path / "empty.npz", other=np.zeros(3))
     save(tmp_path / "nan.npz", action=np.full((3, 2), np.nan))
     save(tmp_path / "words.npz", action=np.array([["a", "b"], ["c", "d"]]))
-    for name in ["bad", "pickled", "plain", "empty", "nan", "words", "missing"]:
+    save(tmp_path / "conditions.npz", action=np.zeros((3, 2)), condition=np.zeros((3, 2)))
+    save(tmp_path / "lost.npz", action=np.zeros((3, 2)), condition=np.full(2, np.inf))
+    for name in [
+        "conditions",
+        "lost",
+        "bad",
+        "pickled",
+        "plain",
+        "empty",
+        "nan",
+        "words",
+        "missing",
+    ]:
         with pytest.raises(VideoError) as caught:
             read_sidecar(str(tmp_path / f"{name}.npz"), CFG)
         assert caught.value.reason == "no_labels", name

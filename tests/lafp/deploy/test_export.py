@@ -34,9 +34,12 @@ for n in (1, 3):
 """
 
 
-def make_agent(folder, policy="latent_flow", chunk_steps=1, state_dim=0, **options):
-    write_policy(folder, policy, chunk_steps=chunk_steps, state_dim=state_dim)
-    write_decoder(folder, "decoder", policy, embed_dim=8 + state_dim)
+def make_agent(folder, policy="latent_flow", chunk_steps=1, dims=(0, 0), **options):
+    state_dim, condition_dim = dims
+    write_policy(
+        folder, policy, chunk_steps=chunk_steps, state_dim=state_dim, condition_dim=condition_dim
+    )
+    write_decoder(folder, "decoder", policy, embed_dim=8 + sum(dims))
     return lafp.Agent.load(str(folder), **options)
 
 
@@ -47,42 +50,42 @@ def played(agent, num_episodes):
     frames = video(NUM_STEPS, num_episodes)
     is_first = np.zeros((NUM_STEPS, num_episodes), np.bool_)
     is_first[0], is_first[3, -1] = True, True
-    state_dim = agent.policy.obs.state_dim
-    robot_state = np.random.default_rng(0).normal(size=(NUM_STEPS, num_episodes, state_dim))
-    robot_state = robot_state.astype(np.float32)
+    rng, dims = np.random.default_rng(0), agent.policy.obs.vector_dims
+    vectors = {
+        name: rng.normal(size=(NUM_STEPS, num_episodes, dim)).astype(np.float32)
+        for name, dim in dims.items()
+    }
     noise, actions = [], []
     for step, frame in enumerate(frames):
         if step:
             agent.reset_where(is_first[step])
         noise.append(torch.randn(num_episodes, agent.policy.noise_dim, generator=generator).numpy())
-        obs = {"image": frame, "state": robot_state[step]} if agent.reads_state else frame
-        actions.append(agent.act(obs))
+        seen = {name: array[step] for name, array in vectors.items()}
+        actions.append(agent.act({"image": frame, **seen} if seen else frame))
     inputs = {"frame": frames, "is_first": is_first, "noise": np.stack(noise)}
-    inputs |= {"robot_state": robot_state} if agent.reads_state else {}
+    inputs |= {"vectors": np.concatenate(list(vectors.values()), axis=2)} if vectors else {}
     return inputs, np.stack(actions)
 
 
 @pytest.mark.parametrize(
-    ("policy", "noise", "chunk_steps", "state_dim"),
+    ("policy", "noise", "chunk_steps", "dims"),
     [
-        ("latent_flow", "held", 1, 2),
+        ("latent_flow", "held", 1, (2, 3)),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                ("latent_flow", "fresh", 1, 0),
-                ("latent_flow", "persistent", 1, 0),
-                ("latent_flow", "warm_start", 1, 0),
-                ("latent_flow", "warm_start", 3, 0),
-                ("latent_mean_flow", "fresh", 3, 0),
-                ("latent_bc", None, 1, 2),
+                ("latent_flow", "fresh", 1, (0, 0)),
+                ("latent_flow", "persistent", 1, (0, 0)),
+                ("latent_flow", "warm_start", 1, (0, 0)),
+                ("latent_flow", "warm_start", 3, (0, 0)),
+                ("latent_mean_flow", "fresh", 3, (0, 0)),
+                ("latent_bc", None, 1, (2, 0)),
             )
         ),
     ],
 )
-def test_an_exported_agent_does_the_same_without_lafp(
-    tmp_path, policy, noise, chunk_steps, state_dim
-):
-    agent = make_agent(tmp_path, policy, chunk_steps, state_dim, noise=noise)
+def test_an_exported_agent_does_the_same_without_lafp(tmp_path, policy, noise, chunk_steps, dims):
+    agent = make_agent(tmp_path, policy, chunk_steps, dims, noise=noise)
     agent.export(f"{tmp_path}/agent.pt2")
     expected = {}
     for n in (1, 3):

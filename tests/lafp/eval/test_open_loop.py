@@ -17,7 +17,7 @@ class ReadsTheActionFromThePixels:
     def reset(self, num_episodes, seed):
         self.num_episodes = num_episodes
 
-    reads_state = False
+    reads = frozenset({"image"})
 
     def act(self, obs):
         assert len(obs) == self.num_episodes

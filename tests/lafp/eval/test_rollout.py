@@ -11,7 +11,7 @@ class Straight:
     def reset(self, num_episodes, seed):
         self.num_episodes = num_episodes
 
-    reads_state = False
+    reads = frozenset({"image"})
 
     def act(self, obs):
         assert obs.shape == (self.num_episodes, 48, 48, 3)

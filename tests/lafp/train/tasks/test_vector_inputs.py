@@ -1,4 +1,4 @@
-"""The robot's state on its way from a shard to an agent's action."""
+"""State and condition on their way from a shard to an agent's action."""
 
 from dataclasses import replace
 
@@ -8,11 +8,13 @@ import torch
 
 from lafp.agent import Agent
 from lafp.config import ConfigError
+from lafp.eval.open_loop import open_loop_errors
 from lafp.models.action_decoder import load_action_decoder
 from lafp.policies.base import load_policy
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
 from lafp.train.tasks.decoder import DecoderTask
+from lafp.train.tasks.held_out import HeldOutClips
 from lafp.train.tasks.policy import PolicyTask
 from tests.lafp.train.tasks.test_policy_and_decoder import (
     ENCODER,
@@ -21,7 +23,7 @@ from tests.lafp.train.tasks.test_policy_and_decoder import (
     policy_config,
 )
 from tests.synthetic_lam import write_lam
-from tests.synthetic_shards import write_shard_set
+from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 
 POLICY = {"name": "latent_bc", "encoder": ENCODER, "inputs": {"state": True}}
 
@@ -50,7 +52,7 @@ def test_windows_carry_the_state_of_their_own_frame(run):
     (clips,) = first_batches(task)
     batch, inputs = clips["videos"], task.inputs(clips)
     frames = batch.frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-    for obs, state in zip(inputs.obs, inputs.state, strict=True):
+    for obs, state in zip(inputs.obs, inputs.vectors, strict=True):
         clip, t = (frames[:, :-1] == obs).all(dim=(2, 3, 4)).nonzero(as_tuple=True)
         assert (batch.state[clip, t] == state).all(dim=1).any()
     torch.testing.assert_close(batch.state[0, 0], 1000 + 50 * batch.true_action[0, 0])
@@ -59,9 +61,9 @@ def test_windows_carry_the_state_of_their_own_frame(run):
 def test_statistics_of_the_state_travel_with_the_policy(run):
     policy = load_policy(f"{run['folder']}/policy/latent_bc")
     assert policy.obs.state_dim == 2
-    assert policy.state_standardizer.count == 6 * 8
+    assert policy.vector_standardizer.count == 6 * 8
     torch.testing.assert_close(
-        policy.state_standardizer.mean.float(), torch.full((2,), 1000.0), atol=100, rtol=0
+        policy.vector_standardizer.mean.float(), torch.full((2,), 1000.0), atol=100, rtol=0
     )
 
 
@@ -108,3 +110,74 @@ def test_shards_without_states_are_refused_before_anything_starts(run, tmp_path)
     cfg = decoder_config(policy="latent_bc", anchor_time=0)
     with pytest.raises(ConfigError, match=r"reads states of 2 numbers, the clips of .* have none"):
         DecoderTask(cfg, labeled, f"{run['folder']}/policy/latent_bc", run["lam"])
+
+
+DIRECTIONS = 1.5 * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
+EPISODES = {"train": 24, "val": 8}
+
+
+@pytest.fixture(scope="module")
+def errands(tmp_path_factory):
+    """Episodes that go one way each; the pictures are noise, only the condition tells which."""
+    folder = tmp_path_factory.mktemp("errands")
+    generator = np.random.default_rng(0)
+    clips = [
+        SyntheticClip(
+            frames=generator.integers(0, 256, (6, 16, 16, 3), np.uint8),
+            true_action=np.tile(DIRECTIONS[index % 4], (6, 1)),
+            condition=np.eye(4, dtype=np.float32)[index % 4],
+            split=split,
+        )
+        for split, num_episodes in EPISODES.items()
+        for index in range(num_episodes)
+    ]
+    shards = write_clips(folder / "labeled", clips, clips_per_shard=8, seed=0, max_action=2.0)
+    return {"folder": str(folder), "labeled": shards, "lam": write_lam(str(folder / "lam"))}
+
+
+def run_of_errands(errands, name, inputs):
+    """Trains policy and decoder; returns the run's folder and the decoder's metrics."""
+    folder = f"{errands['folder']}/{name}-{'-'.join(inputs)}"
+    policy = {"name": name, "encoder": ENCODER, "inputs": inputs}
+    task = PolicyTask(policy_config(policy=policy), errands["labeled"], errands["lam"])
+    train(task.cfg.train, task, LocalContext(f"{folder}/policy/{name}"))
+    cfg = decoder_config(name="d", policy=name, anchor_time=0, decoder={"use_obs_embedding": True})
+    cfg = replace(cfg, train=replace(cfg.train, num_steps=200))
+    decoder = DecoderTask(cfg, errands["labeled"], f"{folder}/policy/{name}", errands["lam"])
+    return folder, train(cfg.train, decoder, LocalContext(f"{folder}/decoder/d"))
+
+
+def test_an_agent_goes_where_its_condition_sends_it(errands):
+    folder, metrics = run_of_errands(errands, "latent_flow", {"condition": True})
+    assert metrics["val/action_r2_deployed"] > 0.9
+    policy = load_policy(f"{folder}/policy/latent_flow")
+    assert policy.obs.vector_dims == {"condition": 4}
+    assert policy.vector_standardizer.count == 6 * 8
+    agent = Agent.load(folder)
+    assert agent.reads == {"image", "condition"}
+    agent.reset(4)
+    image = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    action = agent.act({"image": image, "condition": np.eye(4)})
+    np.testing.assert_allclose(action, DIRECTIONS, atol=0.5)
+    with pytest.raises(ValueError, match=r"conditions \[4, 4\] of floats"):
+        agent.act({"image": image, "condition": np.eye(4)[:3]})
+
+
+def test_an_agent_without_the_condition_cannot_know_where_to_go(errands):
+    _, metrics = run_of_errands(errands, "latent_flow", {})
+    assert metrics["val/action_r2_deployed"] < 0.3
+
+
+def test_open_loop_errors_show_an_agent_the_condition_of_each_clip(errands):
+    """Of clips that go four ways, not one way for the whole batch."""
+    folder, _ = run_of_errands(errands, "latent_bc", {"condition": True})
+    held_out = HeldOutClips(errands["labeled"], max_clips=8)
+    agent = Agent.load(folder)
+    errors = open_loop_errors(agent, held_out.batches(torch.device("cpu")), agent.action)
+    assert errors["action_r2"] > 0.9
+
+
+def test_shards_without_conditions_are_refused_before_anything_starts(run):
+    policy = {**POLICY, "inputs": {"condition": True}}
+    with pytest.raises(ConfigError, match=r"policy.inputs.condition is true, but .* no condition"):
+        PolicyTask(policy_config(policy=policy), run["labeled"], run["lam"])
