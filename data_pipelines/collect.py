@@ -33,8 +33,6 @@ class CollectConfig:
     """Which demonstrations to render."""
 
     env: Any = choice(ENVS)
-    labeled_env: Any = choice(ENVS, default=None)
-    """Of the labeled training episodes, where it is another than the held-out ones' ``env``."""
     num_episodes: int = 700
     """Unlabeled episodes: the corpus of videos."""
     num_labeled_episodes: int = 15
@@ -155,8 +153,7 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
 
 def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     """Renders and writes one batch. The record comes last, so a batch is whole or not there."""
-    env_cfg = (cfg.labeled_env if batch.subset == "labeled" else None) or cfg.env
-    env: VectorEnv = ENVS.get(env_cfg.name)(env_cfg)
+    env: VectorEnv = ENVS.get(cfg.env.name)(cfg.env)
     seeds = np.array(
         [derive_seed(cfg.seed, batch.subset, n) for n in range(batch.first, batch.last)]
     )
