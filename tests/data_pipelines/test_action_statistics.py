@@ -54,6 +54,7 @@ def test_the_order_of_clips_does_not_matter(clips):
 def test_sums_survive_json(clips):
     values = {str: "x", int: 1, float: 0.5, bool: True}
     fields = {name: values.get(kind, "val") for name, kind in get_type_hints(ClipRecord).items()}
+    fields["pair_motion"] = (0.25, 0.5)
     clip = ClipRow(
         record=ClipRecord(**fields),
         signature="",
