@@ -75,7 +75,7 @@ def run(tmp_path_factory) -> RunDir:
     )
     lam = run.stage("lam")
     probe = {"r2": 0.5, "r2_low": 0.4, "r2_high": 0.6, "mse": 0.1, "action_variance": 0.2, "n": 20}
-    probe |= {"r2_obs_embedding": 0.1, "r2_random_lam": 0.2}
+    probe |= {"r2_obs_embedding": 0.1, "r2_random_lam": 0.2, "num_episodes": 4}
     metrics = {f"probe/{name}": float(value) for name, value in probe.items()}
     export(lam, lam_cfg, LamTask(lam_cfg, videos, labeled), metrics)
     for policy in (LatentBcConfig(encoder=ENCODER), LatentFlowConfig(encoder=ENCODER)):
