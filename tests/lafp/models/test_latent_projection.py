@@ -78,6 +78,7 @@ def test_what_was_never_fitted_gives_no_numbers():
 
 
 def fit_on_rank(rank: int, rendezvous: str, latents: torch.Tensor, out: str) -> None:
+    torch.set_num_threads(1)  # the threads of the process that was forked are not there
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2
     )
