@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.takedown",
         description=__doc__,
-        epilog=f"keys:\n{describe(TakedownConfig)}",
+        epilog=f"config keys:\n{describe(TakedownConfig)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="+", metavar="key=value")

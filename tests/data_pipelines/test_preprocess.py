@@ -46,7 +46,7 @@ CFG = PreprocessConfig(
     clip=ClipConfig(fps=10.0, max_s=3.0, min_frames=8),
     resize=ResizeConfig(width_px=48, height_px=32),
     filters=FiltersConfig(min_motion=0.0003, drop_duplicates=True),
-    shards=ShardsConfig(max_bytes=60_000),
+    shards=ShardsConfig(max_bytes=30_000),
     val_fraction=0.25,
     tasks=TasksConfig(videos_per_task=3),
 )

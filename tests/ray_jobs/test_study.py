@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import ray
 
 from lafp.config import ConfigError, load_config
 from lafp.run_dir import RunDir
@@ -100,6 +101,14 @@ def test_an_override_that_fits_no_pipeline_names_its_value(tmp_path):
         cells(load(tmp_path, text))
 
 
+@pytest.fixture
+def ray_of_the_job():
+    """What the job starts, this test ends."""
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_of_the_job")
 def test_a_failed_run_is_reported_and_the_others_are_not_lost(tmp_path):
     """Real stages on real Ray: one of two LAMs diverges."""
     text = f"""
