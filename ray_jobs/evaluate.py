@@ -6,7 +6,7 @@ Writes results.parquet (long form), episodes.parquet (every outcome), rollouts/ 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -168,28 +168,23 @@ def _flat(episodes: Mapping[str, list[Episode]]) -> list[Episode]:
 
 
 def _action_errors(cfg: EvaluateConfig, run: RunDir) -> dict[str, Any]:
-    calls = [(run.uri, method, _labeled_shards(cfg, run), cfg.seed) for method in cfg.methods]
-    done = run_tasks(
-        measurements.measure_action_error,
-        calls,
-        sizes=[1] * len(calls),
-        label="action error",
-        unit="methods",
-    )
-    return {cfg.methods[index].label: errors for index, errors in done}
+    shards = _labeled_shards(cfg, run)
+    calls = [(run.uri, method, shards, cfg.seed) for method in cfg.methods]
+    return _of_each_method(cfg, measurements.measure_action_error, calls, "action error")
 
 
 def _alignments(cfg: EvaluateConfig, run: RunDir) -> dict[str, Any]:
     shards, lam_uri = _labeled_shards(cfg, run), _lam(cfg, run)
     calls = [(run.uri, lam_uri, method, shards, cfg.seed) for method in cfg.methods]
-    done = run_tasks(
-        measurements.measure_alignment,
-        calls,
-        sizes=[1] * len(calls),
-        label="alignment",
-        unit="methods",
-    )
-    return {cfg.methods[index].label: distances for index, distances in done}
+    return _of_each_method(cfg, measurements.measure_alignment, calls, "alignment")
+
+
+def _of_each_method(
+    cfg: EvaluateConfig, measure: Callable[..., Any], calls: Sequence[tuple[Any, ...]], label: str
+) -> dict[str, Any]:
+    """Label of a method -> what ``measure`` says of it; one call each."""
+    done = run_tasks(measure, calls, sizes=[1] * len(calls), label=label, unit="methods")
+    return {cfg.methods[index].label: measured for index, measured in done}
 
 
 def _labeled_shards(cfg: EvaluateConfig, run: RunDir) -> str:

@@ -4,6 +4,7 @@ python -m ray_jobs.study configs/studies/demo.yaml
 """
 
 import functools
+import operator
 from collections import Counter
 from typing import Any
 
@@ -26,10 +27,9 @@ def graph_of(cfg: StudyConfig) -> StageGraph:
 
 def demand(cfg: StudyConfig) -> Demand:
     """As many stages at a time as allowed, each as hungry as the hungriest."""
-    each = pipeline.JOB.demand(cfg.pipeline)
-    for cell in cells(cfg):
-        each |= pipeline.JOB.demand(cell.pipeline)
-    num = min(cfg.max_concurrent, len(cells(cfg)))
+    runs = cells(cfg)
+    each = functools.reduce(operator.or_, (pipeline.JOB.demand(cell.pipeline) for cell in runs))
+    num = min(cfg.max_concurrent, len(runs))
     return Demand(num_cpus=num * each.num_cpus, num_gpus=num * each.num_gpus)
 
 

@@ -88,10 +88,9 @@ def _cells(cfg: StudyConfig) -> Iterator[Cell]:
     for seed in cfg.seeds:
         for values in itertools.product(*(axis.values for axis in cfg.axes)):
             variant = "-".join(value.label for value in values)
+            overrides = [item for value in values for item in value.overrides]
             try:
-                pipeline = cfg.pipeline
-                for value in values:
-                    pipeline = with_overrides(pipeline, value.overrides)
+                pipeline = with_overrides(cfg.pipeline, overrides)
             except ConfigError as error:
                 raise ConfigError(f"axes, value {variant}: {error}") from None
             pipeline = _with_seed(pipeline, seed)

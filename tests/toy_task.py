@@ -5,12 +5,13 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from lafp import storage
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
@@ -156,3 +157,12 @@ class GroupContext:
         target = Path(self.uri) / f"checkpoint-{metrics['step']:06d}"
         shutil.copytree(checkpoint_dir, target, dirs_exist_ok=True)
         dist.barrier()
+
+
+def assert_same_weights(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Two state dicts, up to the order in which ranks add up."""
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(
+            value, theirs[name], atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )

@@ -22,10 +22,6 @@ def load(tmp_path, text):
     return load_config(StudyConfig, path)
 
 
-def graph_of(cfg):
-    return share_stages({cell.name: list(pipeline.steps(cell.pipeline)) for cell in cells(cfg)})
-
-
 def two_fractions(tmp_path, seeds="[0]"):
     return load(
         tmp_path,
@@ -56,7 +52,7 @@ def test_a_seed_reaches_every_stage(tmp_path):
 
 
 def test_runs_share_what_is_alike_and_nothing_else(tmp_path):
-    graph = graph_of(two_fractions(tmp_path))
+    graph = study.graph_of(two_fractions(tmp_path))
     all_labels, half = graph.runs["all-seed_0"], graph.runs["half-seed_0"]
     shared = {stage for stage in all_labels if all_labels[stage] == half[stage]}
     assert shared == {
@@ -70,7 +66,7 @@ def test_runs_share_what_is_alike_and_nothing_else(tmp_path):
 
 
 def test_another_seed_shares_nothing(tmp_path):
-    graph = graph_of(two_fractions(tmp_path, "[0, 1]"))
+    graph = study.graph_of(two_fractions(tmp_path, "[0, 1]"))
     assert not set(graph.runs["all-seed_0"].values()) & set(graph.runs["all-seed_1"].values())
 
 

@@ -16,7 +16,7 @@ from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from tests.synthetic_shards import write_shard_set
-from tests.toy_task import GroupContext
+from tests.toy_task import GroupContext, assert_same_weights
 
 CONFIGS = Path(__file__).parents[4] / "configs" / "train_lam"
 ENGINES = {"ddp": DdpConfig()} | {f"zero{s}": DeepSpeedConfig(zero_stage=s) for s in (2, 3)}
@@ -67,8 +67,4 @@ def runs(tmp_path_factory) -> Path:
 def test_a_lam_is_the_same_on_every_engine(runs, objective, engine):
     ours = load_lam(str(runs / objective / engine)).objective.state_dict()
     theirs = load_lam(str(runs / objective / "ddp")).objective.state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        torch.testing.assert_close(
-            value, theirs[name], atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
-        )
+    assert_same_weights(ours, theirs)

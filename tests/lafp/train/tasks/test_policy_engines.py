@@ -21,7 +21,7 @@ from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
 from tests.synthetic_dinov2 import write_dinov2
 from tests.synthetic_lam import write_lam
 from tests.synthetic_shards import write_shard_set
-from tests.toy_task import GroupContext
+from tests.toy_task import GroupContext, assert_same_weights
 
 ENGINES = {"ddp": DdpConfig()} | {f"zero{s}": DeepSpeedConfig(zero_stage=s) for s in (1, 2)}
 NUM_STEPS, BATCH_SIZE = 6, 16
@@ -80,11 +80,7 @@ def runs(tmp_path_factory) -> Path:
 def test_a_policy_is_the_same_on_every_engine(runs, policy, engine):
     ours = load_policy(str(runs / policy / engine)).state_dict()
     theirs = load_policy(str(runs / policy / "ddp")).state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        torch.testing.assert_close(
-            value, theirs[name], atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
-        )
+    assert_same_weights(ours, theirs)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
