@@ -33,6 +33,9 @@ class CollectConfig:
     """Which demonstrations to render."""
 
     env: Any = choice(ENVS)
+    labeled_env: Any = choice(ENVS, default=None)
+    """Where the labeled training episodes are rendered, if elsewhere than the videos: labels often
+    come from other scenes than the footage and the deployment. null: in ``env``."""
     num_episodes: int = 700
     """Unlabeled episodes: the corpus of videos."""
     num_labeled_episodes: int = 15
@@ -56,6 +59,12 @@ class CollectConfig:
         for name in ("num_labeled_episodes", "num_labeled_val_episodes", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+
+    def env_of(self, subset: Subset) -> Any:
+        """Config of the environment that a subset is rendered in."""
+        if subset == "labeled" and self.labeled_env is not None:
+            return self.labeled_env
+        return self.env
 
     def num_of(self, subset: Subset) -> int:
         """Episodes of one subset."""
@@ -153,7 +162,8 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
 
 def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     """Renders and writes one batch. The record comes last, so a batch is whole or not there."""
-    env: VectorEnv = ENVS.get(cfg.env.name)(cfg.env)
+    env_config = cfg.env_of(batch.subset)
+    env: VectorEnv = ENVS.get(env_config.name)(env_config)
     seeds = np.array(
         [derive_seed(cfg.seed, batch.subset, n) for n in range(batch.first, batch.last)]
     )

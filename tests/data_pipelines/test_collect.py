@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from data_pipelines.collect import Batch, CollectConfig, batches, render_batch
 from lafp import storage
 from lafp.config import load_config
+from lafp.data.randomness import derive_seed
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.video import decode_clip
 
@@ -58,6 +60,27 @@ def test_a_labeled_episode_replays_to_its_own_video(tmp_path):
         # H.264 rounds, but keeps every pixel near its own value.
         error = np.abs(np.stack(replayed).astype(int) - frames)
         assert error.mean() < 1.5 and np.quantile(error, 0.999) < 25
+
+
+def test_labeled_episodes_may_come_from_another_scene_than_everything_else(tmp_path):
+    cfg = replace(CFG, labeled_env=SlalomConfig(distractors=False))
+    for name, made in (("both", CFG), ("labels", cfg)):
+        for subset in ("labeled", "labeled_val"):
+            render_batch(made, Batch(subset=subset, first=0, last=2), str(tmp_path / name))
+
+    def first_frame(name, subset):
+        return decode_clip((tmp_path / name / subset / "episode_000000.mp4").read_bytes())[0]
+
+    def actions(name):
+        return np.load(tmp_path / name / "labeled/episode_000000.npz")["action"]
+
+    plain = Slalom(cfg.labeled_env).reset(np.array([derive_seed(CFG.seed, "labeled", 0)]))[0]
+    assert np.abs(first_frame("labels", "labeled").astype(int) - plain).mean() < 1.5
+    assert np.abs(first_frame("both", "labeled").astype(int) - plain).mean() > 5
+    np.testing.assert_array_equal(actions("labels"), actions("both"))
+    np.testing.assert_array_equal(
+        first_frame("labels", "labeled_val"), first_frame("both", "labeled_val")
+    )
 
 
 def test_the_subsets_hold_different_episodes(tmp_path):
