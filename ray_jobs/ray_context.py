@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray.train
 import torch
@@ -16,6 +17,7 @@ from lafp.train.config import TrainConfig
 from lafp.train.context import to_clip_batches
 from lafp.types import ClipBatch
 from ray_jobs.ray_ingest import ray_micro_batches
+from ray_jobs.stop_notice import NoticeListener
 
 READ_AHEAD = 4
 """Micro-batches that a reading thread may hold ready, in mode ``direct``."""
@@ -27,14 +29,16 @@ class RayTrainContext:
     Args:
         cfg: Which ingest, and how many steps it must last.
         uri: The stage's folder.
+        board: Where notices are put up, of ``stopped_by_sigterm``.
     """
 
-    def __init__(self, cfg: TrainConfig, uri: str) -> None:
+    def __init__(self, cfg: TrainConfig, uri: str, board: Any) -> None:
         self.uri = uri
         self._cfg = cfg
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = get_device() if cfg.use_gpu else torch.device("cpu")
+        self.notice = NoticeListener(board, self.world_size)
 
     @contextmanager
     def restored(self) -> Iterator[Path | None]:

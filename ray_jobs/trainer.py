@@ -26,13 +26,14 @@ from lafp.eval.collapse import signs_of_collapse
 from lafp.progress import Progress
 from lafp.run_dir import StageDir
 from lafp.train.config import TrainConfig
-from lafp.train.loop import train
+from lafp.train.loop import StoppedError, train
 from lafp.train.metrics import NonFiniteLossError, read_metrics, read_starts
 from lafp.train.task import Task
 from ray_jobs.cluster import Demand
 from ray_jobs.job import JobError
 from ray_jobs.ray_context import RayTrainContext
 from ray_jobs.ray_ingest import CPUS_PER_READER
+from ray_jobs.stop_notice import stopped_by_sigterm
 
 ENVIRONMENT = {
     # How soon the controller sees reports, deaths and the end. Every checkpoint waits for it.
@@ -68,32 +69,18 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
 
     Raises:
         ConfigError: A worker found something that its user must mend.
-        JobError: The loss is not finite, or workers failed more than ``max_failures`` times.
+        JobError: The loss is not finite, workers failed more than ``max_failures`` times, or a
+            SIGTERM came: then there is a checkpoint of the step that the message names.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if "RAY_ADDRESS" not in os.environ:  # nobody preempts this machine
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    filesystem, path = storage.pyarrow_filesystem(stage.uri)
-    # The annotations that Ray ships are those of Train's first version, hence the ignores.
-    trainer = TorchTrainer(
-        _train_worker,  # type: ignore[arg-type]
-        train_loop_config={"cfg": cfg, "build_task": build_task, "uri": stage.uri},
-        torch_config=TorchConfig(backend="nccl" if cfg.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=cfg.num_workers, use_gpu=cfg.use_gpu),
-        run_config=RunConfig(
-            name=CHECKPOINTS,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=cfg.num_checkpoints_to_keep),
-            failure_config=FailureConfig(max_failures=cfg.max_failures),
-            callbacks=[FailureLog(stage.path(FAILURES))],  # type: ignore[list-item]
-        ),
-    )
     sys.stderr.write(f"[{stage.name}] starting {cfg.num_workers} training workers\n")
-    with _progress(stage, cfg.num_steps):
+    with _progress(stage, cfg.num_steps), stopped_by_sigterm(stage.name, cfg.num_workers) as board:
+        job = {"cfg": cfg, "build_task": build_task, "uri": stage.uri, "board": board}
         try:
-            outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
+            outcome: dict[str, Any] = _trainer(stage, cfg, job).fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
             raise JobError(  # Ray's text holds the workers' tracebacks
                 f"{stage.name}: {error}\n"
@@ -107,6 +94,25 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
     return outcome["metrics"] | {"resumed_from_steps": resumed_from}
 
 
+def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any]) -> TorchTrainer:
+    filesystem, path = storage.pyarrow_filesystem(stage.uri)
+    # The annotations that Ray ships are those of Train's first version, hence the ignores.
+    return TorchTrainer(
+        _train_worker,  # type: ignore[arg-type]
+        train_loop_config=job,
+        torch_config=TorchConfig(backend="nccl" if cfg.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=cfg.num_workers, use_gpu=cfg.use_gpu),
+        run_config=RunConfig(
+            name=CHECKPOINTS,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=cfg.num_checkpoints_to_keep),
+            failure_config=FailureConfig(max_failures=cfg.max_failures),
+            callbacks=[FailureLog(stage.path(FAILURES))],  # type: ignore[list-item]
+        ),
+    )
+
+
 def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Runs on every Ray Train worker.
 
@@ -115,10 +121,11 @@ def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
     cfg: TrainConfig = job["cfg"]
     torch.manual_seed(derive_seed(cfg.seed, "init"))
     try:
-        return {"metrics": train(cfg, job["build_task"](), RayTrainContext(cfg, job["uri"]))}
+        context = RayTrainContext(cfg, job["uri"], job["board"])
+        return {"metrics": train(cfg, job["build_task"](), context)}
     except ConfigError as error:
         return {"config_error": str(error)}
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, StoppedError) as error:
         return {"stopped": str(error)}
 
 

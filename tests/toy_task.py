@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder
 from lafp.data.windows import WindowConfig, cut_windows
 from lafp.models.ema import ema_update_
-from lafp.train.context import to_clip_batches
+from lafp.train.context import Notice, to_clip_batches
 from lafp.types import LossOutput
 
 WINDOW = WindowConfig(windows_per_clip=2)
@@ -111,6 +112,32 @@ class KillingTask(ToyTask):
         return super().inputs(clips)
 
 
+class TerminatedTask(ToyTask):
+    """Rank 1 sends SIGTERM at ``at_step`` (from 0), once, and gives it time to be heard.
+
+    To the process ``pid``; by default to its own, which dies two steps later.
+    """
+
+    def __init__(
+        self, shards: str, folder: str, at_step: int, pid: int | None = None, **kwargs
+    ) -> None:
+        super().__init__(shards, **kwargs)
+        self._marker, self._pid, self._at_step = Path(folder) / "signalled", pid, at_step
+        self._is_repeated = self._marker.exists()
+        self._num_steps = 0
+
+    def inputs(self, clips):
+        if dist.get_rank() == 1 and not self._is_repeated:
+            if self._num_steps == self._at_step:
+                self._marker.touch()
+                os.kill(self._pid or os.getpid(), signal.SIGTERM)
+                time.sleep(2)
+            if self._num_steps == self._at_step + 2 and not self._pid:
+                os.kill(os.getpid(), signal.SIGKILL)
+        self._num_steps += 1
+        return super().inputs(clips)
+
+
 class BrokenTask(ToyTask):
     """Gives a NaN or raises, always, at step ``at_step`` (from 0) of a run from its start."""
 
@@ -152,6 +179,9 @@ class GroupContext:
             demands=demands, rank=self.rank, world_size=self.world_size, num_rounds=num_rounds
         )
         return map(to_clip_batches, MicroBatchReader(plan, 1 << 24).read_from(start_step))
+
+    def notice(self, step: int) -> Notice:
+        return Notice.NONE
 
     def report(self, metrics, checkpoint_dir) -> None:
         target = Path(self.uri) / f"checkpoint-{metrics['step']:06d}"

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,16 @@ import torch
 from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand
 from lafp.types import ClipBatch
+
+
+class Notice(IntEnum):
+    """What is due after a step because somebody outside of the loop asked for it."""
+
+    NONE = 0
+    SAVE = 1
+    """A machine is about to go: a checkpoint now, and on."""
+    STOP = 2
+    """A checkpoint, then the end."""
 
 
 class TrainContext(Protocol):
@@ -30,6 +41,13 @@ class TrainContext(Protocol):
         self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int
     ) -> Iterator[dict[str, ClipBatch]]:
         """This rank's micro-batches, ``num_rounds`` per step, endless, on the host."""
+        ...
+
+    def notice(self, step: int) -> Notice:
+        """What is due after ``step`` steps. All ranks ask after every step.
+
+        All get the same answer, without waiting for a device.
+        """
         ...
 
     def report(self, metrics: dict[str, float], checkpoint_dir: Path) -> None:
@@ -70,6 +88,10 @@ class LocalContext:
         plan = MicroBatchPlan(demands=demands, rank=0, world_size=1, num_rounds=num_rounds)
         reader = MicroBatchReader(plan, self._cache_bytes)
         return map(to_clip_batches, reader.read_from(start_step))
+
+    def notice(self, step: int) -> Notice:
+        """See ``TrainContext``. Nobody asks."""
+        return Notice.NONE
 
     def report(self, metrics: dict[str, float], checkpoint_dir: Path) -> None:
         """See ``TrainContext``. Only the last checkpoint is kept."""

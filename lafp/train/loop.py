@@ -10,7 +10,7 @@ import torch
 
 from lafp.data.randomness import derive_seed
 from lafp.train.config import TrainConfig
-from lafp.train.context import TrainContext
+from lafp.train.context import Notice, TrainContext
 from lafp.train.efficiency import Efficiency
 from lafp.train.engines import ENGINES
 from lafp.train.engines.base import Engine
@@ -18,6 +18,10 @@ from lafp.train.metrics import Meter, MetricsLog
 from lafp.train.optim import learning_rate
 from lafp.train.task import Task, TrainedModule
 from lafp.types import ClipBatch
+
+
+class StoppedError(RuntimeError):
+    """Training was asked to stop and has saved a checkpoint. The message says at which step."""
 
 
 def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
@@ -36,6 +40,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
 
     Raises:
         NonFiniteLossError: The loss became NaN or infinite.
+        StoppedError: The context asked for it before the last step.
         ConfigError: Batch and workers do not divide, or the checkpoint fits another engine.
     """
     engine: Engine = ENGINES.get(cfg.engine.name)(cfg, task.module, ctx.device)
@@ -51,17 +56,23 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     while step < cfg.num_steps:
         grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, efficiency, step)
         step += 1
-        if not _is_due(cfg, step):
+        notice = ctx.notice(step) if step < cfg.num_steps else Notice.NONE
+        if not (notice or _is_due(cfg, step)):
             continue
         record = meter.read() | {"lr": lr, "grad_norm": float(grad_norm)}
-        if _every(cfg.evaluate_every_steps, step, cfg):
+        if _every(cfg.evaluate_every_steps, step, cfg) and not notice:  # in a hurry
             record |= _evaluate(task, ctx, engine)
         if log:
             record |= efficiency.metrics(record["step_s"])
             log.write(step, record)
         metrics |= {"step": step, **record}
-        if _every(cfg.checkpoint_every_steps, step, cfg):
+        if notice or _every(cfg.checkpoint_every_steps, step, cfg):
             _checkpoint(engine, ctx, step, metrics)
+        if notice == Notice.STOP:
+            raise StoppedError(
+                f"Stopped at step {step} of {cfg.num_steps}, with a checkpoint. Run the same "
+                "command again to resume."
+            )
         meter.restart()
     with engine.gathered() as module:
         if ctx.rank == 0:

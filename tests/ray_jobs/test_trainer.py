@@ -1,6 +1,8 @@
 """Training on a real local Ray: engines, ingest, death and resume."""
 
 import contextlib
+import os
+import re
 import signal
 import threading
 import time
@@ -21,7 +23,7 @@ from lafp.train.metrics import read_metrics, read_starts
 from ray_jobs.cluster import Demand
 from ray_jobs.trainer import JobError, _warn, demand, fit
 from tests.synthetic_shards import write_shard_set
-from tests.toy_task import BrokenTask, KillingTask, ToyTask
+from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
 
 NUM_STEPS, CHECKPOINT_EVERY = 12, 4
 
@@ -113,6 +115,30 @@ def test_a_worker_killed_right_after_a_checkpoint_resumes_from_it(
     assert metrics["resumed_from_steps"] == [CHECKPOINT_EVERY]
     if engine.name == "ddp":
         assert_same_run(tmp_path, undisturbed)
+
+
+def test_sigterm_saves_a_checkpoint_that_the_next_start_goes_on_from(shards, undisturbed, tmp_path):
+    """This process is the driver. Without the checkpoint the run would begin anew."""
+    cfg = config(mode="ray", checkpoint_every_steps=100)
+    before = signal.getsignal(signal.SIGTERM)
+    terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=5)
+    with pytest.raises(JobError, match=r"Stopped at step \d+ of 12.*again to resume") as stop:
+        fit(stage(tmp_path), cfg, terminated)
+    assert signal.getsignal(signal.SIGTERM) is before
+    stopped_at = int(re.search(r"step (\d+)", str(stop.value))[1])
+    assert 5 < stopped_at < NUM_STEPS
+    metrics = fit(stage(tmp_path), cfg, terminated)
+    assert metrics["resumed_from_steps"] == [stopped_at]
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_sigterm_to_one_worker_saves_before_its_machine_goes(shards, undisturbed, tmp_path):
+    """As a spot node's processes get it, seconds before they are killed."""
+    cfg = config(checkpoint_every_steps=100)
+    terminated = task(shards, TerminatedTask, folder=str(tmp_path), at_step=5)
+    metrics = fit(stage(tmp_path), cfg, terminated)
+    assert metrics["resumed_from_steps"] in ([6], [7])
+    assert_same_run(tmp_path, undisturbed)
 
 
 @pytest.mark.slow
