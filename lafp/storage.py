@@ -113,6 +113,8 @@ def num_bytes(uri: str) -> int:
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
     """The file's bytes, or ``length`` of them from ``offset`` (a ranged GET on S3).
 
+    Fewer where the file ends before.
+
     Raises:
         FileNotFoundError: There is no such file.
         StorageError: S3 did not answer.
@@ -132,6 +134,10 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
             except (HTTPClientError, IncompleteReadError):  # boto3 retries requests, not bodies
                 if attempt == _NUM_READS - 1:
                     raise
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "InvalidRange":
+                    raise
+                return b""  # beyond the end, as on a disk
     raise AssertionError(uri)
 
 

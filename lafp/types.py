@@ -102,6 +102,9 @@ class ClipBatch:
     """float32 [B, T, Z], where a latent set is read: row t is that of frames (t, t + 1)."""
     flow: Tensor | None = None
     """float16 [B, T, 2, h, w], where preprocessing stored it: row t from frame t to t + 1."""
+    damaged: Tensor | None = None
+    """int64 [B, 2]: where a clip could not be read and another stands in for it, the key of that
+    clip and why, an index into ``lafp.data.damage.REASONS``; else zeros."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.shape[-1] != 3 or self.frames.dtype != torch.uint8:
@@ -128,8 +131,8 @@ class ClipBatch:
     def to(self, device: torch.device) -> "ClipBatch":
         """The batch with frames and labels on ``device``.
 
-        ``num_frames``, ``clip_key`` and ``epoch`` stay on the host: they key random draws there,
-        and asking a GPU for them would make every step wait for it.
+        ``num_frames``, ``clip_key``, ``epoch`` and ``damaged`` stay on the host: they are needed
+        there, and asking a GPU for them would make every step wait for it.
         """
         return replace(
             self,

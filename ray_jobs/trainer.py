@@ -26,8 +26,16 @@ from lafp.eval.collapse import signs_of_collapse
 from lafp.progress import Progress
 from lafp.run_dir import StageDir
 from lafp.train.config import TrainConfig
+from lafp.train.damaged_clips import DAMAGED, DamagedShardsError
 from lafp.train.loop import StoppedError, train
-from lafp.train.metrics import NonFiniteLossError, read_metrics, read_starts
+from lafp.train.metrics import (
+    DAMAGED_FILE,
+    SKIPPED,
+    SKIPPED_FILE,
+    NonFiniteLossError,
+    read_metrics,
+    read_starts,
+)
 from lafp.train.task import Task
 from ray_jobs.cluster import Demand
 from ray_jobs.job import JobError
@@ -45,6 +53,12 @@ CHECKPOINTS = "checkpoints"
 FAILURES = "failures.jsonl"
 HEADLINES = ("loss", "probe/r2", "val/loss", "val/action_r2_deployed")
 """Metrics that the progress line shows, as far as a task has them."""
+
+COUNTED = {
+    SKIPPED: ("steps were skipped, as loss or gradients were not finite", SKIPPED_FILE),
+    DAMAGED: ("clips could not be read, and others stood in for them", DAMAGED_FILE),
+}
+"""Metric -> what it means that it is not zero, and the file that names steps or clips."""
 
 
 def demand(cfg: TrainConfig) -> Demand:
@@ -125,7 +139,7 @@ def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
         return {"metrics": train(cfg, job["build_task"](), context)}
     except ConfigError as error:
         return {"config_error": str(error)}
-    except (NonFiniteLossError, StoppedError) as error:
+    except (NonFiniteLossError, DamagedShardsError, StoppedError) as error:
         return {"stopped": str(error)}
 
 
@@ -193,8 +207,15 @@ def _last_failure(stage: StageDir) -> str:
 
 
 def _warn(stage: StageDir, records: Iterable[Mapping[str, float]], said: set[str]) -> None:
-    """Says, once each, at which evaluation a LAM began to look collapsed."""
+    """Says, once each, at which record steps began to be skipped or a LAM to look collapsed."""
     for record in records:
+        for name, (words, file) in COUNTED.items():
+            if record.get(name) and name not in said:
+                said.add(name)
+                sys.stderr.write(
+                    f"[{stage.name}] step {record['step']:.0f}: {words}. They are counted, and "
+                    f"listed in {stage.path(file)}.\n"
+                )
         for sign, words in signs_of_collapse(record).items():
             if sign not in said:
                 said.add(sign)

@@ -58,6 +58,9 @@ class ToyModule(nn.Module):
     def after_step(self) -> None:
         ema_update_(self.target_encoder, self.encoder, 0.9)
 
+    def forget_step(self) -> None:
+        pass
+
 
 class ToyTask:
     """Trains a ``ToyModule`` on the clips of one shard set, or of two."""
@@ -134,6 +137,32 @@ class TerminatedTask(ToyTask):
                 time.sleep(2)
             if self._num_steps == self._at_step + 2 and not self._pid:
                 os.kill(os.getpid(), signal.SIGKILL)
+        self._num_steps += 1
+        return super().inputs(clips)
+
+
+class WaitingTask(ToyTask):
+    """Says on which node each worker starts; in the first start waits where ``at_step`` begins.
+
+    In ``folder``: ``nodes`` with a line per started worker, ``waiting-<node>`` for each that waits,
+    and ``go``, which is what they wait for.
+    """
+
+    def __init__(self, shards: str, folder: str, at_step: int, **kwargs) -> None:
+        import ray
+
+        super().__init__(shards, **kwargs)
+        self._folder, self._at_step, self._num_steps = Path(folder), at_step, 0
+        self._node = ray.get_runtime_context().get_node_id()
+        with (self._folder / "nodes").open("a") as file:
+            file.write(self._node + "\n")
+
+    def inputs(self, clips):
+        go = self._folder / "go"
+        if self._num_steps == self._at_step and not go.exists():
+            (self._folder / f"waiting-{self._node}").touch()
+            while not go.exists():
+                time.sleep(0.05)
         self._num_steps += 1
         return super().inputs(clips)
 

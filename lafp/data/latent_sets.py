@@ -24,6 +24,7 @@ import numpy as np
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.damage import DamagedClipError
 from lafp.data.shard_format import ClipLocation
 
 SET_FILE, CLIPS_FILE, REJECTS_FILE = "latent_set.json", "latents.parquet", "rejects.parquet"
@@ -262,6 +263,7 @@ class LatentReader:
 
         Raises:
             RuntimeError: The set has none of this clip.
+            DamagedClipError: The file is not what its entry says.
         """
         entry, clips = _read_entry(self.uri, shard)
         clip = clips.get(location.clip_id)
@@ -271,11 +273,16 @@ class LatentReader:
                 "Delete that folder and label anew."
             )
         row_bytes = entry.latent_action_dim * np.dtype(entry.dtype).itemsize
-        data = storage.read_bytes(
-            storage.join(self.uri, entry.file),
-            entry.data_offset + clip.first_row * row_bytes,
-            clip.num_pairs * row_bytes,
-        )
+        file = storage.join(self.uri, entry.file)
+        offset = entry.data_offset + clip.first_row * row_bytes
+        try:
+            data = storage.read_bytes(file, offset, clip.num_pairs * row_bytes)
+        except FileNotFoundError as error:
+            gone = "the file is gone"
+            raise DamagedClipError(location.clip_id, file, "missing", gone) from error
+        if len(data) < clip.num_pairs * row_bytes:
+            ends = "the file ends before its latents do"
+            raise DamagedClipError(location.clip_id, file, "truncated", ends)
         latents = np.zeros((location.num_frames, entry.latent_action_dim), np.float32)
         first = entry.frame_stack - 1
         stored = np.frombuffer(data, entry.dtype).reshape(-1, entry.latent_action_dim)

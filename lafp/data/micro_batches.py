@@ -82,7 +82,7 @@ class MicroBatchReader:
         demand = self.plan.demands[name]
         num_clips = demand.clips_per_step // (self.plan.world_size * self.plan.num_rounds)
         refs = list(islice(self._refs[name], num_clips))
-        return self._readers[name].read_batch(refs)
+        return self._readers[name].read_sound_batch(refs)
 
 
 def read_ahead(batches: Iterator[MicroBatch], depth: int) -> Iterator[MicroBatch]:

@@ -18,6 +18,7 @@ Torch-free: preprocessing workers import it.
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -81,11 +82,18 @@ class ClipLocation:
     video_bytes: int
     labels_offset: int = 0
     labels_bytes: int = 0
+    crc32: int | None = None
+    """Of the video's bytes, then the labels'. None in sets that were written without."""
 
     @property
     def key(self) -> int:
         """63 bits of the clip id, for keyed random draws."""
         return int(self.clip_id[:16], 16) >> 1
+
+
+def id_prefix(key: int) -> str:
+    """The first 15 hex digits of the id of the clip that has this key."""
+    return f"{key << 1:016x}"[:15]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +206,7 @@ class ShardWriter:
                 video_bytes=len(video),
                 labels_offset=labels_offset,
                 labels_bytes=len(labels_data),
+                crc32=zlib.crc32(labels_data, zlib.crc32(video)),
             )
         )
 

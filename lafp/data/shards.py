@@ -5,16 +5,19 @@ positions in that order, so a **cursor is one number** (the step), any number of
 step the same way, and nothing is lost or read twice after a resume.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
+from zipfile import BadZipFile
 
 import numpy as np
 
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.clip_cache import ClipCache, DecodedClip
+from lafp.data.damage import REASONS, DamagedClipError
 from lafp.data.latent_sets import LatentReader
 from lafp.data.randomness import derive_seed, keyed_permutation
 from lafp.data.sampling import MixedOrder, MotionWeights, num_visits
@@ -40,9 +43,13 @@ def open_shard_set(uri: str) -> ShardSet:
 @lru_cache(maxsize=256)
 def read_shard_entry(uri: str, shard: str) -> ShardEntry:
     """The entry of one shard: ``train-000000.json`` for ``train-000000.tar``."""
-    return ShardEntry.from_json(
-        storage.read_text(storage.join(uri, shard.removesuffix(".tar") + ".json"))
-    )
+    path = storage.join(uri, shard.removesuffix(".tar") + ".json")
+    try:
+        return ShardEntry.from_json(storage.read_text(path))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path} is missing, so nobody knows what lies in {shard}. Write the shard set again."
+        ) from error
 
 
 def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
@@ -236,6 +243,7 @@ class ClipReader:
         self._cache = cache or ClipCache(0)
         self._latents_uri = latents or ""
         self._latents = LatentReader(latents) if latents is not None else None
+        self._spare: tuple[ClipRef, DecodedClip] | None = None
 
     def read(self, ref: ClipRef) -> dict[str, np.ndarray]:
         """One clip: the fields of ``ClipBatch`` without their batch axis."""
@@ -253,9 +261,41 @@ class ClipReader:
             batch has one shape.
 
         Raises:
-            RuntimeError: A shard is damaged.
+            DamagedClipError: A clip is not what its shard's entry says.
+            StorageError: Storage does not answer.
         """
-        clips = [self._decoded(ref) for ref in refs]
+        return self._stacked(refs, [self._decoded(ref) for ref in refs])
+
+    def read_sound_batch(self, refs: Sequence[ClipRef]) -> dict[str, np.ndarray]:
+        """``read_batch``, where another clip stands in for each that is damaged.
+
+        A clip of the same batch, or else the last one that was read before. A damaged file must
+        not end a run of days; ``damaged``, int64 [B, 2], tells whoever counts.
+
+        Raises:
+            DamagedClipError: No clip could be read so far.
+            StorageError: Storage does not answer.
+        """
+        visits: list[tuple[ClipRef, DecodedClip] | None] = []
+        damaged = np.zeros((len(refs), 2), np.int64)
+        for row, ref in enumerate(refs):
+            try:
+                visits.append((ref, self._decoded(ref)))
+                self._spare = visits[-1]
+            except DamagedClipError as error:
+                visits.append(None)
+                damaged[row] = ref.location.key, REASONS.index(error.reason)
+                first_error = error
+        found = [visit for visit in visits if visit] or ([self._spare] if self._spare else [])
+        if not found:
+            raise first_error
+        whole = [visit or found[row % len(found)] for row, visit in enumerate(visits)]
+        batch = self._stacked([ref for ref, _ in whole], [clip for _, clip in whole])
+        return batch | {"damaged": damaged}
+
+    def _stacked(
+        self, refs: Sequence[ClipRef], clips: Sequence[DecodedClip]
+    ) -> dict[str, np.ndarray]:
         length = self._length
         batch = {
             "frames": _stack([clip.frames for clip in clips], length),
@@ -291,20 +331,37 @@ class ClipReader:
         if (kept := self._cache.get(key)) is not None:
             return kept
         shard = storage.join(ref.shard_set, ref.shard)
-        frames = decode_clip(storage.read_bytes(shard, location.video_offset, location.video_bytes))
+        video, labels_data = self._checked_bytes(shard, location)
+        damaged = partial(DamagedClipError, location.clip_id, shard)
+        try:
+            frames = decode_clip(video)
+            labels = Labels.from_bytes(labels_data) if labels_data else None
+        except (ValueError, BadZipFile) as error:
+            raise damaged("undecodable", str(error)) from error
         if len(frames) != location.num_frames:
-            raise RuntimeError(
-                f"Clip {location.clip_id} in {shard} decoded to {len(frames)} frames, its entry "
-                f"says {location.num_frames}: the shard is damaged. Write it again."
-            )
-        labels = None
-        if location.labels_bytes:
-            data = storage.read_bytes(shard, location.labels_offset, location.labels_bytes)
-            labels = Labels.from_bytes(data)
+            detail = f"it has {len(frames)} frames, its entry says {location.num_frames}"
+            raise damaged("undecodable", detail)
         latents = self._latents.read(ref.shard, location) if self._latents else None
         clip = DecodedClip(frames, labels, latents)
         self._cache.put(key, clip)
         return clip
+
+    def _checked_bytes(self, shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
+        """The clip's video and labels."""
+        damaged = partial(DamagedClipError, location.clip_id, shard)
+        spans = [(location.video_offset, location.video_bytes)]
+        if location.labels_bytes:
+            spans.append((location.labels_offset, location.labels_bytes))
+        try:
+            members = [storage.read_bytes(shard, *span) for span in spans]
+        except FileNotFoundError as error:
+            raise damaged("missing", "the file is gone") from error
+        if sum(map(len, members)) < location.video_bytes + location.labels_bytes:
+            raise damaged("truncated", "the file ends before the clip does")
+        video, labels = members if location.labels_bytes else (members[0], b"")
+        if location.crc32 not in (None, zlib.crc32(labels, zlib.crc32(video))):
+            raise damaged("checksum", "its bytes have changed since they were written")
+        return video, labels
 
 
 def _as_tuple(shard_set: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,9 +147,11 @@ class LabeledTransitions:
 
     def _windows(self, frame_stack: int, device: torch.device) -> Iterator[tuple[Window, Tensor]]:
         for start in range(0, len(self._refs), CLIPS_PER_BATCH):
-            arrays = self._reader.read_batch(self._refs[start : start + CLIPS_PER_BATCH])
+            arrays = self._reader.read_sound_batch(self._refs[start : start + CLIPS_PER_BATCH])
             batch = ClipBatch(**{name: torch.from_numpy(a) for name, a in arrays.items()})
             times = [self._times(int(num), frame_stack) for num in batch.num_frames]
+            for row in np.flatnonzero(arrays["damaged"][:, 0]):
+                times[row] = times[row][:0]  # the clip that stands in is of another episode
             if not sum(map(len, times)):
                 continue
             t_N = torch.cat(times)

@@ -45,6 +45,10 @@ class Bottleneck(nn.Module):
         """After each optimizer step."""
         return
 
+    def forget_step(self) -> None:
+        """Instead of ``after_step``, where a step is not taken."""
+        return
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoBottleneckConfig:
@@ -279,6 +283,10 @@ class Vq(Bottleneck):
             counts_NK, sums_NKD = counts.view_as(counts_NK), sums.view_as(sums_NKD)
             candidates_NKD = candidates.view_as(candidates_NKD)
         self._move_codes(counts_NK, sums_NKD, candidates_NKD)
+
+    def forget_step(self) -> None:
+        """Drops the statistics of latents that may be NaN."""
+        self._collected = None
 
     def _move_codes(self, counts_NK: Tensor, sums_NKD: Tensor, candidates_NKD: Tensor) -> None:
         decay = self.cfg.decay

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lafp.models.quantizers import Bottleneck
 from lafp.types import LossOutput, ObsSpec, Window
 
 NEAR_NULL = 0.1
@@ -64,6 +65,12 @@ class Objective(nn.Module, ABC):
     def after_step(self) -> None:
         """Called after each optimizer step, e.g. for the EMA of a target encoder."""
         return
+
+    def forget_step(self) -> None:
+        """Called instead of ``after_step`` where a step is skipped because it is not finite."""
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                module.forget_step()
 
 
 @torch.no_grad()

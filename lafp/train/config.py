@@ -23,7 +23,13 @@ class IngestConfig:
     pool_shards: int = 16
     """Shards whose clips are shuffled together; memory holds the index of one pool."""
 
+    max_damaged_share: float = may_change(default=0.01)
+    """Clips that storage lost or changed may be that share of what is read between two reports;
+    another clip stands in for each, and ``damaged_clips.jsonl`` names them. More stop the run."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.max_damaged_share <= 1:
+            raise ValueError(f"max_damaged_share must be in [0, 1], got {self.max_damaged_share}.")
         for name in ("num_readers", "pool_shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -57,6 +63,12 @@ class TrainConfig:
     evaluate_every_steps: int = may_change(default=500)
     """Steps between two measurements on held-out clips (the probe)."""
     num_checkpoints_to_keep: int = may_change(default=2)
+    on_non_finite: Literal["stop", "skip"] = may_change(default="stop")
+    """Where the loss or the gradients of a step are NaN or infinite. ``stop``: the run ends and
+    names the clips. ``skip``: no rank takes the step, ``skipped_steps.jsonl`` names the clips, and
+    the host waits for the device at every step."""
+    max_skipped_steps: int = may_change(default=10)
+    """In a row, with ``skip``; one more stops the run."""
     max_failures: int = may_change(default=3)
     """Lost workers that a run survives by resuming from its last checkpoint."""
     ingest: IngestConfig = field(default_factory=IngestConfig)
@@ -76,8 +88,9 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.max_failures < 0:
-            raise ValueError(f"max_failures must not be negative, got {self.max_failures}.")
+        for name in ("max_failures", "max_skipped_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.global_batch_size % (self.num_workers * self.gradient_accumulation):
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} does not divide into "

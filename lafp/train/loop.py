@@ -1,7 +1,8 @@
 """The one training loop. Every task, engine and launcher goes through ``train``."""
 
+import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
@@ -11,10 +12,11 @@ import torch
 from lafp.data.randomness import derive_seed
 from lafp.train.config import TrainConfig
 from lafp.train.context import Notice, TrainContext
+from lafp.train.damaged_clips import DAMAGED, DamagedClips
 from lafp.train.efficiency import Efficiency
 from lafp.train.engines import ENGINES
 from lafp.train.engines.base import Engine
-from lafp.train.metrics import Meter, MetricsLog
+from lafp.train.metrics import SKIPPED, Meter, MetricsLog
 from lafp.train.optim import learning_rate
 from lafp.train.task import Task, TrainedModule
 from lafp.types import ClipBatch
@@ -40,6 +42,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
 
     Raises:
         NonFiniteLossError: The loss became NaN or infinite.
+        DamagedShardsError: Too many clips could not be read.
         StoppedError: The context asked for it before the last step.
         ConfigError: Batch and workers do not divide, or the checkpoint fits another engine.
     """
@@ -50,8 +53,10 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
         task.prepare(ctx.device)
     log = MetricsLog(ctx.uri, step, cfg.wandb, cfg) if ctx.rank == 0 else None
     metrics = log.last if log else {}
-    batches = ctx.clips(task.demands(), cfg.gradient_accumulation, start_step=step)
-    meter = Meter(ctx.device, cfg.global_batch_size)
+    damaged = DamagedClips(cfg.ingest.max_damaged_share)
+    batches = damaged.counted(ctx.clips(task.demands(), cfg.gradient_accumulation, step))
+    max_skipped = cfg.max_skipped_steps if cfg.on_non_finite == "skip" else None
+    meter = Meter(ctx.device, cfg.global_batch_size, max_skipped)
     efficiency = Efficiency(ctx.device, cfg.precision, cfg.gradient_accumulation)
     while step < cfg.num_steps:
         grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, efficiency, step)
@@ -59,7 +64,9 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
         notice = ctx.notice(step) if step < cfg.num_steps else Notice.NONE
         if not (notice or _is_due(cfg, step)):
             continue
-        record = meter.read() | {"lr": lr, "grad_norm": float(grad_norm)}
+        record = _read(step, meter, damaged, log, metrics) | {"lr": lr}
+        if math.isfinite(norm := float(grad_norm)):  # else the last step was skipped
+            record["grad_norm"] = norm
         if _every(cfg.evaluate_every_steps, step, cfg) and not notice:  # in a hurry
             record |= _evaluate(task, ctx, engine)
         if log:
@@ -74,9 +81,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
                 "command again to resume."
             )
         meter.restart()
-    with engine.gathered() as module:
-        if ctx.rank == 0:
-            task.export(module.eval(), ctx.uri, metrics)
+    _export(task, ctx, engine, metrics)
     if log:
         log.close()
     return metrics
@@ -92,6 +97,7 @@ def _train_step(
     efficiency: Efficiency,
     step: int,
 ) -> tuple[torch.Tensor, float]:
+    buffers = [(b, b.clone()) for b in task.module.buffers()] if cfg.on_non_finite == "skip" else []
     # Not one long stream of noise: a resumed run must draw what an undisturbed one would.
     torch.manual_seed(derive_seed(cfg.seed, "step", step, ctx.rank))
     for round_index in range(cfg.gradient_accumulation):
@@ -107,8 +113,37 @@ def _train_step(
         meter.add(step, out, host_clips)
     lr = learning_rate(cfg.optim, step, cfg.num_steps)
     grad_norm = engine.step(lr)
-    cast(TrainedModule, task.module).after_step()
+    module = cast(TrainedModule, task.module)
+    if meter.end_step(step, grad_norm):
+        module.after_step()
+    else:
+        module.forget_step()
+        for buffer, before in buffers:
+            buffer.copy_(before)
     return grad_norm, lr
+
+
+def _read(
+    step: int,
+    meter: Meter,
+    damaged: DamagedClips,
+    log: MetricsLog | None,
+    previous: Mapping[str, float],
+) -> dict[str, float]:
+    """The interval's metrics; writes down which steps were skipped and which clips are damaged."""
+    record = meter.read()
+    if record.get(SKIPPED):
+        steps = meter.skipped_clips()  # on all ranks
+        if log:
+            log.write_skipped(steps)
+    num_damaged, clips = damaged.read(step)
+    if log and clips:
+        log.write_damaged(clips)
+    if num_damaged or DAMAGED in previous:
+        record[DAMAGED] = num_damaged
+    for name in {SKIPPED, DAMAGED} & record.keys():
+        record[name] += previous.get(name, 0)  # of the whole run
+    return record
 
 
 def _every(interval: int, step: int, cfg: TrainConfig) -> bool:
@@ -129,6 +164,12 @@ def _evaluate(task: Task, ctx: TrainContext, engine: Engine) -> dict[str, float]
         metrics = task.evaluate(module)
         module.train()
         return metrics
+
+
+def _export(task: Task, ctx: TrainContext, engine: Engine, metrics: dict[str, float]) -> None:
+    with engine.gathered() as module:
+        if ctx.rank == 0:
+            task.export(module.eval(), ctx.uri, metrics)
 
 
 def _checkpoint(engine: Engine, ctx: TrainContext, step: int, metrics: dict[str, float]) -> None:

@@ -14,15 +14,20 @@ from torch import Tensor
 
 from lafp import storage
 from lafp.config import config_to_dict
+from lafp.data.shard_format import id_prefix
 from lafp.types import ClipBatch, LossOutput
 
 FILE = "metrics.jsonl"
 STARTS_FILE = "starts.jsonl"
+SKIPPED_FILE = "skipped_steps.jsonl"
+DAMAGED_FILE = "damaged_clips.jsonl"
+SKIPPED = "skipped_steps"
+"""Name of the metric; there with ``on_non_finite: skip``."""
 NEVER = torch.iinfo(torch.int64).max
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite. The message names the step and its clips."""
+    """Loss or gradients became NaN or infinite. The message names the step and its clips."""
 
 
 class Meter:
@@ -31,22 +36,31 @@ class Meter:
     Args:
         device: Where the losses lie.
         windows_per_step: Over all ranks.
+        max_skipped_steps: In a row, where steps that are not finite are skipped; that costs a look
+            at the device in every step. None: the first one is an error, at the next report.
     """
 
-    def __init__(self, device: torch.device, windows_per_step: int) -> None:
+    def __init__(
+        self, device: torch.device, windows_per_step: int, max_skipped_steps: int | None = None
+    ) -> None:
         self._device = device
         self._windows_per_step = windows_per_step
+        self._max_skipped_steps = max_skipped_steps
+        self._num_skipped_in_a_row = 0
+        self._none_bad = torch.zeros((), dtype=torch.bool, device=device)
         self.restart()
 
     def restart(self) -> None:
         """Begins a new interval, e.g. after an evaluation that is no part of training."""
         self._start = time.perf_counter()
         self._waiting_s = 0.0
-        self._steps: set[int] = set()
+        self._num_steps = 0
         self._sums: dict[str, Tensor] = {}
         self._num_rounds = 0
-        self._first_bad = torch.tensor(NEVER, device=self._device)
+        self._pending: list[LossOutput] = []
+        self._first_bad = self._first_bad_loss = torch.tensor(NEVER, device=self._device)
         self._clip_keys: dict[int, list[Tensor]] = {}
+        self._skipped: list[tuple[int, bool]] = []
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -57,15 +71,43 @@ class Meter:
 
     def add(self, step: int, out: LossOutput, clips: Mapping[str, ClipBatch]) -> None:
         """Notes one micro-batch of one step."""
-        self._steps.add(step)
-        self._num_rounds += 1
-        for name, value in {"loss": out.loss, **out.metrics}.items():
-            total = self._sums.setdefault(name, torch.zeros((), device=self._device))
-            total += value.detach()
-        is_bad = ~torch.isfinite(out.loss.detach())
-        self._first_bad = torch.where(is_bad, self._first_bad.clamp(max=step), self._first_bad)
+        self._pending.append(out)
         keys = self._clip_keys.setdefault(step, [])
         keys.extend(batch.clip_key for batch in clips.values())
+
+    def end_step(self, step: int, grad_norm: Tensor) -> bool:
+        """Counts the step in; or skips it, on all ranks alike.
+
+        Args:
+            step: Of the micro-batches since the last call.
+            grad_norm: As ``Engine.step`` returns it.
+
+        Returns:
+            Whether the step was taken, as far as somebody looks at it.
+
+        Raises:
+            NonFiniteLossError: On every rank, after too many skipped steps in a row.
+        """
+        outs, self._pending = self._pending, []
+        self._num_steps += 1
+        is_bad, is_bad_loss = ~torch.isfinite(grad_norm), self._none_bad
+        for out in outs:
+            is_bad_loss = is_bad_loss | ~torch.isfinite(out.loss.detach())
+        if self._max_skipped_steps is not None:
+            if bool(is_bad):
+                self._skip(step, bool(is_bad_loss), self._max_skipped_steps)
+                return False
+            del self._clip_keys[step]
+            self._num_skipped_in_a_row = 0
+        for out in outs:
+            for name, value in {"loss": out.loss, **out.metrics}.items():
+                total = self._sums.setdefault(name, torch.zeros((), device=self._device))
+                total += value.detach()
+        self._num_rounds += len(outs)
+        # A bad loss anywhere makes everyone's gradients bad, so all ranks know of the step.
+        self._first_bad = _earlier(self._first_bad, step, is_bad | is_bad_loss)
+        self._first_bad_loss = _earlier(self._first_bad_loss, step, is_bad_loss)
+        return True
 
     def read(self) -> dict[str, float]:
         """The interval's metrics, averaged over micro-batches and ranks. All ranks call it.
@@ -73,44 +115,77 @@ class Meter:
         Raises:
             NonFiniteLossError: On every rank, when the loss of any was NaN or infinite.
         """
-        names = sorted(self._sums)
-        means = torch.stack([self._sums[name] for name in names]) / self._num_rounds
-        first_bad = self._first_bad
-        if _is_distributed():
-            dist.all_reduce(means)
-            means /= dist.get_world_size()
-            first_bad = first_bad.clone()
-            dist.all_reduce(first_bad, op=dist.ReduceOp.MIN)
-        if (step := int(first_bad)) < NEVER:
-            raise NonFiniteLossError(self._what_was_bad(step))
-        values = dict(zip(names, means.tolist(), strict=True))  # the one wait for the device
+        values: dict[str, float] = {}
+        if names := sorted(self._sums):
+            means = torch.stack([self._sums[name] for name in names]) / self._num_rounds
+            first_bad = self._first_bad
+            if _is_distributed():
+                dist.all_reduce(means)
+                means /= dist.get_world_size()
+                first_bad = first_bad.clone()
+                dist.all_reduce(first_bad, op=dist.ReduceOp.MIN)
+            if (step := int(first_bad)) < NEVER:
+                raise NonFiniteLossError(
+                    self._what_was_bad(step, int(self._first_bad_loss) == step)
+                )
+            values = dict(zip(names, means.tolist(), strict=True))  # the one wait for the device
+        if self._max_skipped_steps is not None:
+            values[SKIPPED] = len(self._skipped)
         elapsed_s = time.perf_counter() - self._start
         return values | {
-            "windows_per_s": len(self._steps) * self._windows_per_step / elapsed_s,
-            "step_s": elapsed_s / len(self._steps),
+            "windows_per_s": self._num_steps * self._windows_per_step / elapsed_s,
+            "step_s": elapsed_s / self._num_steps,
             "data_wait_share": self._waiting_s / elapsed_s,
         }
 
-    def _what_was_bad(self, step: int) -> str:
-        mine: list[int] = []
-        if int(self._first_bad) == step:
-            mine = torch.cat(self._clip_keys[step]).tolist()
+    def skipped_clips(self) -> list[dict[str, Any]]:
+        """The interval's skipped steps and the ids of their clips. All ranks call it."""
+        return [
+            {"step": step, "clip_ids_begin_with": self._clips_of(step, is_bad_loss)[1]}
+            for step, is_bad_loss in self._skipped
+        ]
+
+    def _skip(self, step: int, is_bad_loss: bool, max_in_a_row: int) -> None:
+        self._skipped.append((step, is_bad_loss))
+        self._num_skipped_in_a_row += 1
+        if self._num_skipped_in_a_row > max_in_a_row:
+            raise NonFiniteLossError(
+                f"{self._num_skipped_in_a_row} steps in a row were skipped. "
+                + self._what_was_bad(step, is_bad_loss)
+            )
+
+    def _what_was_bad(self, step: int, is_bad_loss: bool) -> str:
+        is_loss, clip_ids = self._clips_of(step, is_bad_loss)
+        return (
+            f"The {'loss' if is_loss else 'gradient'} of step {step} is not finite. Lower "
+            "optim.lr, set optim.max_grad_norm, or look at its clips; their ids begin with: "
+            f"{', '.join(clip_ids)}."
+        )
+
+    def _clips_of(self, step: int, is_bad_loss: bool) -> tuple[bool, list[str]]:
+        """Whether a rank's loss was bad, and the clips of such ranks, else of all. A collective."""
+        mine: tuple[bool, list[int]] = is_bad_loss, torch.cat(self._clip_keys[step]).tolist()
         everyones = [mine]
         if _is_distributed():
-            everyones = [[] for _ in range(dist.get_world_size())]
+            everyones = [mine] * dist.get_world_size()
             dist.all_gather_object(everyones, mine)
-        # A key is the id's first 64 bits without the last: 15 hex digits are the id's own.
-        prefixes = [f"{key << 1:016x}"[:15] for keys in everyones for key in keys]
-        return (
-            f"The loss of step {step} is not finite. Lower optim.lr, set optim.max_grad_norm, or "
-            f"look at its clips; their ids begin with: {', '.join(dict.fromkeys(prefixes))}."
-        )
+        is_loss = any(is_bad for is_bad, _ in everyones)
+        prefixes = [
+            id_prefix(key) for is_bad, keys in everyones if is_bad or not is_loss for key in keys
+        ]
+        return is_loss, list(dict.fromkeys(prefixes))
+
+
+def _earlier(first: Tensor, step: int, is_bad: Tensor) -> Tensor:
+    return torch.where(is_bad, first.clamp(max=step), first)
 
 
 class MetricsLog:
     """``metrics.jsonl``: one JSON record per report. Rank 0 writes it.
 
-    Beside it ``starts.jsonl`` says at which steps the run was started and resumed.
+    Beside it ``starts.jsonl`` says at which steps the run was started and resumed; where there are
+    some, ``skipped_steps.jsonl`` which clips were in skipped steps, and ``damaged_clips.jsonl``
+    which clips could not be read.
 
     Args:
         uri: The stage's folder.
@@ -120,37 +195,52 @@ class MetricsLog:
     """
 
     def __init__(self, uri: str, start_step: int, wandb: str = "off", config: Any = None) -> None:
-        self._uri = storage.join(uri, FILE)
-        self._records = [r for r in read_metrics(uri) if r["step"] <= start_step]
-        self._text = _to_lines(self._records)
-        storage.write_text(self._uri, self._text)
+        self._lines = _Lines(storage.join(uri, FILE), start_step)
+        self._skipped = _Lines(storage.join(uri, SKIPPED_FILE), start_step)
+        self._damaged = _Lines(storage.join(uri, DAMAGED_FILE), start_step)
+        self.last = {n: value for record in read_metrics(uri) for n, value in record.items()}
+        """Every metric's latest value."""
         starts = [*read_starts(uri), {"step": start_step, "at": time.time()}]
         storage.write_text(storage.join(uri, STARTS_FILE), _to_lines(starts))
         self._wandb = _start_wandb(wandb, uri, start_step, config)
 
-    @property
-    def last(self) -> dict[str, float]:
-        """Every metric's latest value."""
-        return {name: value for record in self._records for name, value in record.items()}
-
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a record."""
-        record = {"step": step, **metrics}
-        self._records.append(record)
-        line = json.dumps(record) + "\n"
-        if storage.is_s3(self._uri):  # objects cannot grow
-            self._text += line
-            storage.write_text(self._uri, self._text)
-        else:
-            with open(self._uri, "a") as file:
-                file.write(line)
+        self._lines.append([{"step": step, **metrics}])
         if self._wandb:
             self._wandb.log(dict(metrics), step=step)
+
+    def write_skipped(self, steps: Iterable[Mapping[str, Any]]) -> None:
+        """Appends skipped steps, of ``Meter.skipped_clips``."""
+        self._skipped.append(steps)
+
+    def write_damaged(self, clips: Iterable[Mapping[str, Any]]) -> None:
+        """Appends clips that could not be read, of ``DamagedClips.read``."""
+        self._damaged.append(clips)
 
     def close(self) -> None:
         """Ends the wandb run."""
         if self._wandb:
             self._wandb.finish()
+
+
+class _Lines:
+    """A file of JSON records that grows, with those after ``start_step`` dropped first."""
+
+    def __init__(self, uri: str, start_step: int) -> None:
+        self._uri = uri
+        self._text = _to_lines(r for r in _from_lines(uri) if r["step"] <= start_step)
+        if self._text or storage.is_file(uri):
+            storage.write_text(uri, self._text)
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        lines = _to_lines(records)
+        if storage.is_s3(self._uri):  # objects cannot grow
+            self._text += lines
+            storage.write_text(self._uri, self._text)
+        else:
+            with open(self._uri, "a") as file:
+                file.write(lines)
 
 
 def read_metrics(uri: str) -> list[dict[str, float]]:
@@ -166,7 +256,7 @@ def read_starts(uri: str) -> list[dict[str, float]]:
     return _from_lines(storage.join(uri, STARTS_FILE))
 
 
-def _to_lines(records: Iterable[Mapping[str, float]]) -> str:
+def _to_lines(records: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 

@@ -79,6 +79,14 @@ def build_optimizer(module: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
     )
 
 
+def skip_unless_finite(optimizer: torch.optim.AdamW, grad_norm: Tensor) -> None:
+    """Has the next step leave weights and moments as they are if the gradients are not finite.
+
+    The fused optimizer looks at it on the device, as it does for gradient scalers: nobody waits.
+    """
+    optimizer.found_inf = (~torch.isfinite(grad_norm)).float()  # type: ignore[attr-defined]
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
     """Scales gradients in place to a global norm of at most ``max_norm``.
 

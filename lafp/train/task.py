@@ -23,6 +23,13 @@ class TrainedModule(Protocol):
         """After each optimizer step, e.g. the EMA of a target encoder."""
         ...
 
+    def forget_step(self) -> None:
+        """Instead of ``after_step``, where a step is skipped: drops what forward passes collected.
+
+        Buffers are put back by the loop.
+        """
+        ...
+
 
 class Task(Protocol):
     """A module, the clips it wants, and how clips become its inputs.

@@ -221,19 +221,22 @@ def test_a_worker_that_keeps_failing_stops_the_run_with_its_reason(shards, tmp_p
     assert [start["step"] for start in read_starts(str(tmp_path))] == [0, 4]
 
 
-def test_a_collapse_is_said_once_with_its_step(tmp_path, capsys):
+def test_a_collapse_and_skipped_steps_are_said_once_with_their_step(tmp_path, capsys):
     collapsed = {"val/latent/spread": 0.0, "probe/r2": 0.1, "probe/r2_low": 0.0}
     records = [
-        {"step": 10, "loss": 1.0},
+        {"step": 10, "loss": 1.0, "skipped_steps": 0},
         {"step": 20} | collapsed | {"probe/r2_obs_embedding": -0.5},
         {"step": 30} | collapsed | {"probe/r2_obs_embedding": 0.7},
+        {"step": 40, "skipped_steps": 2},
+        {"step": 50, "skipped_steps": 3},
     ]
     said = set()
-    for num_records in (1, 2, 3, 3):
+    for num_records in (1, 2, 3, 3, 4, 5):
         _warn(stage(tmp_path), records[:num_records], said)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["[lam] step 20", "[lam] step 30"]
+    assert [line.partition(":")[0] for line in lines] == [f"[lam] step {s}" for s in (20, 30, 40)]
     assert "latent actions are constant" in lines[0] and "0.10 against 0.70" in lines[1]
+    assert "skipped_steps.jsonl" in lines[2]
 
 
 def test_the_demand_counts_workers_and_readers():

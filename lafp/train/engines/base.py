@@ -38,10 +38,11 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, lr: float) -> Tensor:
-        """One optimizer step with the gradients since the last one.
+        """One optimizer step with the gradients since the last one; none if they are not finite.
 
         Returns:
-            Their global norm before clipping, on the device.
+            Their global norm before clipping, on the device. NaN or infinite, on all ranks, where
+            any gradient or the loss of any micro-batch is: then the weights are what they were.
         """
 
     @abstractmethod
@@ -66,6 +67,14 @@ class Engine(ABC):
 def autocast(cfg: "TrainConfig", device: torch.device) -> AbstractContextManager:
     """bf16 where the config says so; weights stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
+
+
+def spoiled_unless_finite(loss: Tensor) -> Tensor:
+    """The loss; if it is not finite, with NaN as the gradient of everything that it depends on.
+
+    A loss can overflow although its gradients do not. So all ranks see it in the gradients' norm.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
 
 def world_size() -> int:

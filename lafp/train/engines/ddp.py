@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
-from lafp.train.engines.base import Engine, autocast, whole, world_size
-from lafp.train.optim import build_optimizer, clip_gradients
+from lafp.train.engines.base import Engine, autocast, spoiled_unless_finite, whole, world_size
+from lafp.train.optim import build_optimizer, clip_gradients, skip_unless_finite
 from lafp.types import LossOutput
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class DdpEngine(Engine):
         with self._wrapped.no_sync() if is_wrapped and not is_last_round else nullcontext():  # type: ignore[operator]
             with autocast(self.cfg, self.device):
                 out = self._wrapped(inputs)
-            (out.loss / self.cfg.gradient_accumulation).backward()
+            loss = spoiled_unless_finite(out.loss)
+            (loss / self.cfg.gradient_accumulation).backward()
         return LossOutput(loss=out.loss.detach(), metrics=out.metrics)
 
     def step(self, lr: float) -> Tensor:
@@ -59,6 +60,7 @@ class DdpEngine(Engine):
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         norm = clip_gradients(self._parameters, self.cfg.optim.max_grad_norm)
+        skip_unless_finite(self._optimizer, norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return norm

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
-from lafp.train.engines.base import Engine, autocast, whole, world_size
+from lafp.train.engines.base import Engine, autocast, spoiled_unless_finite, whole, world_size
 from lafp.train.engines.reshard import load_resharded
-from lafp.train.optim import build_optimizer, clip_gradients
+from lafp.train.optim import build_optimizer, clip_gradients, skip_unless_finite
 from lafp.types import LossOutput
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ class DeepSpeedEngine(Engine):
             self._copy = copy.deepcopy(module).cpu()
         self._parameters = [p for p in self.module.parameters() if p.requires_grad]
         deepspeed = _import_deepspeed(device)
+        self._adamw = build_optimizer(self.module, cfg.optim)
         self._engine, *_ = deepspeed.initialize(
             model=_Autocast(self.module, cfg, device),
-            optimizer=build_optimizer(self.module, cfg.optim),
+            optimizer=self._adamw,
             config=self._deepspeed_config(),
         )
 
@@ -83,7 +84,7 @@ class DeepSpeedEngine(Engine):
     def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
         """See ``Engine``."""
         out: LossOutput = self._engine(inputs)
-        self._engine.backward(out.loss)  # divides by the rounds itself
+        self._engine.backward(spoiled_unless_finite(out.loss))  # divides by the rounds itself
         if not is_last_round:
             self._engine.step()  # only counts the round
         return LossOutput(loss=out.loss.detach(), metrics=out.metrics)
@@ -94,8 +95,9 @@ class DeepSpeedEngine(Engine):
             group["lr"] = lr
         if self.stage == 0:
             norm: Any = clip_gradients(self._parameters, self.cfg.optim.max_grad_norm)
+            skip_unless_finite(self._adamw, norm)
             self._engine.step()
-        else:
+        else:  # ZeRO takes no step with gradients that are not finite, and says that they are inf
             self._engine.step()
             norm = self._engine.get_global_grad_norm()
         return torch.as_tensor(norm, device=self.device)

@@ -106,6 +106,9 @@ class TrainedDecoder(nn.Module):
     def after_step(self) -> None:
         """Nothing follows the optimizer."""
 
+    def forget_step(self) -> None:
+        """Nothing is collected for it."""
+
 
 class DecoderTask:
     """See ``Task``."""

@@ -57,8 +57,9 @@ class HeldOutClips:
         """The clips, ``CLIPS_PER_BATCH`` at a time."""
         refs = list(islice(self._order.visits(), self.num_clips)) if self.num_clips else []
         for start in range(0, len(refs), CLIPS_PER_BATCH):
-            arrays = self._reader.read_batch(refs[start : start + CLIPS_PER_BATCH])
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            arrays = self._reader.read_sound_batch(refs[start : start + CLIPS_PER_BATCH])
+            is_sound = arrays.pop("damaged")[:, 0] == 0  # no clip is to be measured twice
+            tensors = {name: torch.from_numpy(array[is_sound]) for name, array in arrays.items()}
             yield ClipBatch(**tensors).to(device)
 
 

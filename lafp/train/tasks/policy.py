@@ -109,6 +109,9 @@ class TrainedPolicy(nn.Module):
     def after_step(self) -> None:
         """Nothing follows the optimizer."""
 
+    def forget_step(self) -> None:
+        """Nothing is collected for it."""
+
 
 def check_latents(latents: str, lam_uri: str, shards: str) -> None:
     """Raises ConfigError where a latent set is not this LAM's for these shards."""

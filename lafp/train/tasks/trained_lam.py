@@ -48,6 +48,10 @@ class TrainedLam(nn.Module):
         """See ``TrainedModule``."""
         self.objective.after_step()
 
+    def forget_step(self) -> None:
+        """See ``TrainedModule``."""
+        self.objective.forget_step()
+
     def _supervision_loss(self, labeled: Window) -> Tensor:
         """MSE in normalized units; cross-entropy for discrete actions."""
         assert self.action is not None and self.action_head is not None

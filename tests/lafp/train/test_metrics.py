@@ -25,6 +25,9 @@ def out(loss: float, **metrics: float) -> LossOutput:
     )
 
 
+FINE, BAD = torch.tensor(1.0), torch.tensor(float("nan"))
+
+
 @pytest.fixture
 def meter() -> Meter:
     return Meter(torch.device("cpu"), windows_per_step=8)
@@ -33,7 +36,9 @@ def meter() -> Meter:
 def test_metrics_are_means_over_the_interval(meter):
     meter.add(0, out(1.0, part=2.0), clips(1))
     meter.add(0, out(2.0, part=4.0), clips(2))
+    meter.end_step(0, FINE)
     meter.add(1, out(6.0, part=9.0), clips(3))
+    meter.end_step(1, FINE)
     metrics = meter.read()
     assert metrics["loss"] == 3 and metrics["part"] == 5
     assert metrics["windows_per_s"] == pytest.approx(8 / metrics["step_s"])
@@ -41,8 +46,10 @@ def test_metrics_are_means_over_the_interval(meter):
 
 def test_a_restart_forgets_the_past(meter):
     meter.add(0, out(100.0), clips(1))
+    meter.end_step(0, FINE)
     meter.restart()
     meter.add(1, out(1.0), clips(1))
+    meter.end_step(1, FINE)
     assert meter.read()["loss"] == 1
 
 
@@ -50,17 +57,51 @@ def test_the_share_of_waiting_is_measured(meter):
     with meter.waiting():
         time.sleep(0.05)
     meter.add(0, out(1.0), clips(1))
+    meter.end_step(0, FINE)
     assert 0.9 < meter.read()["data_wait_share"] <= 1
+
+
+CLIP_ID = "0123456789abcdef0123456789abcdef"
+CLIP_KEY = int(CLIP_ID[:16], 16) >> 1
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_its_first_step_and_clips(meter, bad):
-    clip_id = "0123456789abcdef0123456789abcdef"
-    meter.add(4, out(1.0), clips(11))
-    meter.add(5, out(bad), clips(int(clip_id[:16], 16) >> 1))
-    meter.add(6, out(float("nan")), clips(13))
-    with pytest.raises(NonFiniteLossError, match=f"step 5 .* begin with: {clip_id[:15]}"):
+    for step, loss, key in ((4, 1.0, 11), (5, bad, CLIP_KEY), (6, float("nan"), 13)):
+        meter.add(step, out(loss), clips(key))
+        meter.end_step(step, FINE)
+    with pytest.raises(NonFiniteLossError, match=f"loss of step 5 .* with: {CLIP_ID[:15]}[.]"):
         meter.read()
+
+
+def test_gradients_that_are_not_finite_are_seen_before_the_next_loss_is(meter):
+    for step, norm, key in ((4, FINE, 11), (5, BAD, CLIP_KEY), (6, BAD, 13)):
+        meter.add(step, out(1.0), clips(key))
+        meter.end_step(step, norm)
+    with pytest.raises(NonFiniteLossError, match=f"gradient of step 5 .* with: {CLIP_ID[:15]}[.]"):
+        meter.read()
+
+
+def test_skipped_steps_are_counted_and_named_and_in_no_mean():
+    meter = Meter(torch.device("cpu"), 8, max_skipped_steps=2)
+    for step, loss, key in ((0, 1.0, 1), (1, float("nan"), CLIP_KEY), (2, 3.0, 2)):
+        meter.add(step, out(loss), clips(key))
+        assert meter.end_step(step, torch.tensor(loss)) == (step != 1)
+    metrics = meter.read()
+    assert metrics["loss"] == 2 and metrics["skipped_steps"] == 1
+    assert metrics["windows_per_s"] == pytest.approx(8 / metrics["step_s"])
+    assert meter.skipped_clips() == [{"step": 1, "clip_ids_begin_with": [CLIP_ID[:15]]}]
+
+
+def test_too_many_skipped_steps_in_a_row_are_an_error_at_once():
+    meter = Meter(torch.device("cpu"), 8, max_skipped_steps=2)
+    for step, norm in enumerate((BAD, BAD, FINE, BAD, BAD)):
+        meter.add(step, out(1.0), clips(CLIP_KEY))
+        meter.end_step(step, norm)
+        meter.restart()  # reports in between change nothing
+    meter.add(5, out(1.0), clips(CLIP_KEY))
+    with pytest.raises(NonFiniteLossError, match=f"3 steps in a row.* step 5 .*{CLIP_ID[:15]}"):
+        meter.end_step(5, BAD)
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
