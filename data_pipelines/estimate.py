@@ -3,17 +3,16 @@
 import heapq
 import math
 import os
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip, Row, VideoItem, VideoRow
-from data_pipelines.video_to_clips import video_to_clips
+from data_pipelines.rows import EncodedClip, Row, Undone, VideoItem, VideoRow
+from data_pipelines.sandbox import Sandbox
+from lafp.host_gate import HostGate
 from lafp.progress import duration
-from lafp.video import VIDEO_DECODERS
 
 NUM_SAMPLED = 8
 SAMPLE_TIMEOUT_S = 20.0
@@ -70,13 +69,25 @@ def estimate(cfg: PreprocessConfig, items: Iterable[VideoItem]) -> list[str]:
 
 def _go_through(cfg: PreprocessConfig, items: list[VideoItem]) -> _Totals:
     cfg = replace(cfg, limits=replace(cfg.limits, timeout_s=SAMPLE_TIMEOUT_S))
-    decoder = VIDEO_DECODERS.get(cfg.decoder.name)(cfg.decoder)
     totals = _Totals()
-    for item in items:
-        start = time.process_time()
-        rows = list(video_to_clips(item, cfg, decoder))
-        totals.add(rows, time.process_time() - start)
+    with Sandbox(cfg, HostGate()) as sandbox:
+        for item in items:
+            before_s = sandbox.cpu_s
+            rows = _settled(sandbox.rows(item))
+            totals.add(rows, sandbox.cpu_s - before_s)
     return totals
+
+
+def _settled(rows: Iterable[Row | Undone]) -> list[Row]:
+    """What is left of an input's rows when nothing is taken back any more."""
+    settled: list[Row] = []
+    for row in rows:
+        if isinstance(row, Undone):
+            last = max(i for i, kept in enumerate(settled) if isinstance(kept, VideoRow))
+            del settled[last:]
+        else:
+            settled.append(row)
+    return settled
 
 
 def _expected(cfg: PreprocessConfig, totals: _Totals, scale: float) -> list[str]:

@@ -55,6 +55,8 @@ class Sandbox:
             gate: What downloads of the process ask.
         """
         self.cfg = cfg
+        self.cpu_s = 0.0
+        """CPU time of all inputs that were gone through to their end."""
         self._gate = gate
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: Messages
@@ -143,6 +145,7 @@ class Sandbox:
             raise StorageError(message["error"])
         if message["kind"] == "fault":
             raise RuntimeError(f"{item.uri}: {message['error']}")
+        self.cpu_s += message["cpu_s"]
         return True
 
     def _started(self) -> Messages:

@@ -4,10 +4,12 @@ Started by ``sandbox``, which it talks to over an inherited socket.
 """
 
 import ctypes
+import gc
 import resource
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -57,11 +59,13 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (cfg.limits.max_memory_bytes, hard))
     decoder = VIDEO_DECODERS.get(cfg.decoder.name)(cfg.decoder)
+    gc.freeze()  # what is imported stays: looking through it took 2 % of the time
     while True:
         try:
             request, _ = messages.receive()
         except EOFError:
             return
+        begin_s = time.process_time()
         item = VideoItem(**request["item"])
         try:
             for number, rows in enumerate(item_videos(item, cfg, decoder, request["may_defer"])):
@@ -71,7 +75,7 @@ def main() -> None:
                 for row in rows:
                     send_row(row, messages)
                 messages.send({"kind": "end"})
-            messages.send({"kind": "done"})
+            messages.send({"kind": "done", "cpu_s": time.process_time() - begin_s})
         except OSError as error:
             messages.send({"kind": "storage_error", "error": str(error)})
         except MemoryError:

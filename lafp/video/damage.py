@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -85,7 +86,7 @@ class DamageGate:
         self._gop = self._outset = _Gop(None)
         self._signs: deque[bool] = deque(maxlen=_NUM_GOPS_LOOKED_BACK)
         self._held: deque[Held] = deque()
-        self._held_bytes = 0
+        self._max_held = 0
         self._first_size: tuple[int, int] | None = None
         self._last_time_s = -1.0
         self._sound_time_s = -1.0
@@ -117,7 +118,9 @@ class DamageGate:
         sent = frame.opaque if isinstance(frame.opaque, _Sent) else _Sent(self._gop, False)
         gop = sent.gop
         size = (frame.width, frame.height)
-        self._first_size = self._first_size or size
+        if self._first_size is None:  # that of all frames that will be held
+            self._first_size = size
+            self._max_held = self._max_held_bytes // _num_bytes(frame)
         if frame.is_corrupt:
             gop.found("FFmpeg flags a frame as corrupt")
         if time_s is None:
@@ -131,8 +134,8 @@ class DamageGate:
             if frame.key_frame or (sent.is_keyframe and not self._marks_keys):
                 yield from self._release()
                 gop.before = None
-            self._hold(Held(time_s, frame, gop))
-            while self._held_bytes > self._max_held_bytes:
+            self._held.append(Held(time_s, frame, gop))
+            while len(self._held) > self._max_held:
                 yield from self._pop()
 
     def finish(self) -> Iterator[Held | DamagedSpan]:
@@ -154,17 +157,12 @@ class DamageGate:
             cause = "too much of the video round it is damaged"
         self._gop = _Gop(self._gop, cause)
 
-    def _hold(self, held: Held) -> None:
-        self._held.append(held)
-        self._held_bytes += _num_bytes(held.frame)
-
     def _release(self) -> Iterator[Held | DamagedSpan]:
         while self._held:
             yield from self._pop()
 
     def _pop(self) -> Iterator[Held | DamagedSpan]:
         held = self._held.popleft()
-        self._held_bytes -= _num_bytes(held.frame)
         if cause := held.gop.leading_cause:
             self._cause = self._cause or cause
             return
@@ -201,6 +199,7 @@ class Clock:
         self._num_faulty_pts = self._num_faulty_dts = 0
         self._last_pts: int | None = None
         self._last_dts: int | None = None
+        self._time_base: Fraction | None = None
 
     def time_s(self, frame: VideoFrame) -> float | None:
         """Presentation time from the first frame on; None if the frame has none."""
@@ -213,6 +212,8 @@ class Clock:
             self._last_pts = pts
         is_pts_better = self._num_faulty_pts <= self._num_faulty_dts or dts is None
         stamp = pts if pts is not None and is_pts_better else dts
-        if stamp is None or frame.time_base is None:
+        # Of all frames of a stream; asking PyAV for it is slow.
+        self._time_base = self._time_base or frame.time_base
+        if stamp is None or self._time_base is None:
             return None
-        return float(stamp * frame.time_base) - self._first_pts_s
+        return stamp * self._time_base.numerator / self._time_base.denominator - self._first_pts_s

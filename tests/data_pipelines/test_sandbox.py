@@ -9,6 +9,7 @@ import pytest
 
 from data_pipelines import sandbox as sandbox_module
 from data_pipelines.config import PreprocessConfig
+from data_pipelines.estimate import estimate
 from data_pipelines.manifest import check_accounts
 from data_pipelines.rows import ItemRows, VideoItem
 from data_pipelines.sandbox import Sandbox
@@ -135,3 +136,13 @@ def test_an_input_that_is_not_gone_through_leaves_nothing_behind(tmp_path, sandb
     rows.close()  # as when the part cannot be written
     (again,) = go_through(sandbox, tmp_path, path)
     assert len(again.clips) == 3
+
+
+def test_a_dry_run_outlives_a_segmentation_fault(tmp_path):
+    paths = [
+        video(tmp_path / f"{i}.mp4", i, num_frames)
+        for i, num_frames in enumerate((60, hostile.SEGFAULT, 60))
+    ]
+    said = estimate(CFG, map(item, paths))
+    assert "sample: 3 videos of 18 s give 6 clips of 12 s" in said[1]
+    assert "0 CPU hours" not in said[3]
