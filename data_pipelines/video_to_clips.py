@@ -14,7 +14,7 @@ from data_pipelines.stages import choose_fps, dedup, motion, optical_flow, probe
 from data_pipelines.stages.encode import encode
 from data_pipelines.stages.pieces import Span, piece_spans
 from data_pipelines.stages.read_labels import EpisodeLabels, align
-from data_pipelines.stages.resample import Cut, resample
+from data_pipelines.stages.resample import Cut, Foresight, resample
 from data_pipelines.stages.resize import crop_or_pad, scaled_size
 from data_pipelines.stages.split_clips import ClipConfig, ClipFrames, split_clips
 from lafp import storage
@@ -130,7 +130,7 @@ def _fps(video: Opened, cfg: ClipConfig) -> float:
     scale = motion.SIDE_PX / min(info.width_px, info.height_px)
     size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
     start_s = choose_fps.sample_start_s(info.duration_s) if video.frames_from else 0.0
-    frames = video.frames_from(*size, start_s) if video.frames_from else video.frames(*size)
+    frames = video.frames_from(*size, start_s, None) if video.frames_from else video.frames(*size)
     try:
         return choose_fps.choose_fps(frames, start_s, info.fps, cfg)
     except Exception:  # the frames are decoded once more, which says what is wrong with them
@@ -149,19 +149,13 @@ def _spans(
     """Clips and cuts that cover a piece. Whatever a decoder does becomes a cut."""
     info, (start_s, end_s) = video.info, piece
     covered_s, size = start_s, scaled_size(info, cfg.resize)
-    if start_s:
-        assert video.frames_from is not None
-        frames = video.frames_from(*size, start_s)
+    rate = {"fps": fps, "source_fps": info.fps, "max_hold_s": cfg.clip.max_hold_s}
+    if video.frames_from is not None:
+        foresight = Foresight(**rate, start_s=start_s)
+        frames = video.frames_from(*size, start_s, foresight)
     else:
         frames = video.frames(*size)
-    ticks = resample(
-        frames,
-        fps=fps,
-        source_fps=info.fps,
-        duration_s=end_s,
-        max_hold_s=cfg.clip.max_hold_s,
-        start_s=start_s,
-    )
+    ticks = resample(frames, **rate, duration_s=end_s, start_s=start_s)
     try:
         fit = partial(crop_or_pad, cfg=cfg.resize)
         for span in split_clips(ticks, fps, info.duration_s, cfg.clip, fit, start_s):

@@ -9,7 +9,17 @@ from pathlib import Path
 
 from data_pipelines.stages.probe import LimitsConfig
 from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig
-from lafp.video.decoder import DamagedSpan, DecodedFrame, VideoDecoder, VideoError, VideoInfo
+from lafp.video.decoder import (
+    DamagedSpan,
+    DecodedFrame,
+    IsWanted,
+    VideoDecoder,
+    VideoError,
+    VideoInfo,
+)
+
+FramesFrom = Callable[[int, int, float, IsWanted | None], Iterator[DecodedFrame | DamagedSpan]]
+"""Width, height, start in seconds, which frames are wanted -> what a decoder yields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +37,8 @@ class Opened:
     """Width, height -> what a decoder yields."""
     labels: Callable[[], EpisodeLabels] | None
     """May raise ``VideoError``."""
-    frames_from: Callable[[int, int, float], Iterator[DecodedFrame | DamagedSpan]] | None = None
-    """Width, height, start in seconds -> frames from before the start on; None where they cannot
-    start late."""
+    frames_from: FramesFrom | None = None
+    """Frames from before a start on; None where they cannot start late."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +104,9 @@ def _frames_from(
     width_px: int,
     height_px: int,
     start_s: float,
+    is_wanted: IsWanted | None,
 ) -> Iterator[DecodedFrame | DamagedSpan]:
-    return decoder.frames(str(path), info, width_px, height_px, deadline, start_s)
+    return decoder.frames(str(path), info, width_px, height_px, deadline, start_s, is_wanted)
 
 
 def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: float) -> VideoInfo:

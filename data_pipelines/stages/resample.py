@@ -121,6 +121,38 @@ def _within(
         yield DecodedFrame(start_s, shown.pixels)
 
 
+class Foresight:
+    """Says which frames ``resample`` will ask for: those on display at a tick.
+
+    It goes through the time stamps ahead of the frames, which wait for the decoder's verdict. It
+    holds as long as nothing is cut out: a cut moves the ticks. Arguments are those of ``resample``.
+    """
+
+    def __init__(
+        self, *, fps: float, source_fps: float, max_hold_s: float, start_s: float = 0.0
+    ) -> None:
+        self._clock = _Clock(fps, source_fps, max_hold_s, start_s)
+        self._start_s, self._is_before_start = start_s, False
+
+    def __call__(self, time_s: float) -> bool:
+        """Takes the next frame's time; returns whether the one before is on display at a tick."""
+        if time_s < self._start_s:
+            self._is_before_start = True
+            return False
+        if self._is_before_start:  # the frame of the start begins there
+            self._is_before_start = False
+            self._is_on_display(self._start_s)
+        return self._is_on_display(time_s)
+
+    def _is_on_display(self, time_s: float) -> bool:
+        events = list(self._clock.show(DecodedFrame(time_s, _no_pixels)))
+        return any(isinstance(event, Tick) for event in events)
+
+
+def _no_pixels() -> np.ndarray:
+    raise AssertionError("only its time is known")
+
+
 class _Clock:
     def __init__(self, fps: float, source_fps: float, max_hold_s: float, start_s: float) -> None:
         self.fps, self.source_fps, self.max_hold_s = fps, source_fps, max_hold_s

@@ -79,8 +79,9 @@ def deinterlaced(events: Iterator[Held | DamagedSpan]) -> Iterator[Held | Damage
                 weaver = None
             yield event
             continue
-        if weaver is None and event.frame.interlaced_frame:
-            weaver = _Deinterlacer(event.frame)
+        frame = event.frame
+        if weaver is None and frame is not None and frame.interlaced_frame:
+            weaver = _Deinterlacer(frame)
         if weaver is None:
             yield event
         else:
@@ -108,6 +109,7 @@ class _Deinterlacer:
         self._graph.configure()
 
     def push(self, held: Held) -> Iterator[Held]:
+        assert held.frame is not None, "frames stay whole from the first interlaced one on"
         self._waiting.append(held)
         self._graph.push(held.frame)
         yield from self._pull()

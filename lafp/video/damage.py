@@ -52,13 +52,16 @@ class _Sent:
     is_keyframe: bool
 
 
-@dataclass(frozen=True)
+@dataclass
 class Held:
     """A frame and when it is shown."""
 
     time_s: float
-    frame: VideoFrame = field(repr=False)
+    frame: VideoFrame | None = field(repr=False)
+    """As decoded, until it is scaled or known not to be wanted."""
     gop: _Gop = field(repr=False)
+    pixels: np.ndarray | None = field(default=None, repr=False)
+    """Scaled."""
 
 
 class DamageGate:
@@ -90,6 +93,9 @@ class DamageGate:
         self._first_size: tuple[int, int] | None = None
         self._last_time_s = -1.0
         self._sound_time_s = -1.0
+        self._has_doubt = False
+        self.newest: Held | None = None
+        """The frame that was taken in last."""
         self._cause = ""
         """Why frames since the last sound one were dropped."""
         self._sign = ""
@@ -99,6 +105,11 @@ class DamageGate:
     def is_damaged(self) -> bool:
         """Whether the group of pictures that is being decoded shows damage."""
         return bool(self._gop.cause)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether anything was or will be cut out."""
+        return self._has_doubt or bool(self._cause)
 
     def sent(self, packet: Packet) -> None:
         """Notes a packet that the decoder gets now."""
@@ -111,7 +122,7 @@ class DamageGate:
     def found(self, cause: str) -> None:
         """Notes a sign of damage in the packet that was sent last."""
         self._gop.found(cause)
-        self._sign = self._gop.cause
+        self._sign, self._has_doubt = self._gop.cause, True
 
     def check(self, frame: VideoFrame, time_s: float | None) -> Iterator[Held | DamagedSpan]:
         """Takes a frame as it comes; yields what is known to be sound by now, and cut spans."""
@@ -123,8 +134,10 @@ class DamageGate:
             self._max_held = self._max_held_bytes // _num_bytes(frame)
         if frame.is_corrupt:
             gop.found("FFmpeg flags a frame as corrupt")
+            self._has_doubt = True
         if time_s is None:
             gop.found("a frame has no presentation time")
+            self._has_doubt = True
         elif size != self._first_size:
             self._cause = self._cause or f"the frame size changes to {size[0]}x{size[1]}"
         elif time_s < self._last_time_s - _MAX_STEP_BACK_S:
@@ -134,7 +147,8 @@ class DamageGate:
             if frame.key_frame or (sent.is_keyframe and not self._marks_keys):
                 yield from self._release()
                 gop.before = None
-            self._held.append(Held(time_s, frame, gop))
+            self.newest = Held(time_s, frame, gop)
+            self._held.append(self.newest)
             while len(self._held) > self._max_held:
                 yield from self._pop()
 
@@ -169,6 +183,7 @@ class DamageGate:
         if self._sign and held.time_s - self._sound_until_s() > 0.5 / self._info.fps:
             self._cause = self._cause or self._sign
         if self._cause:
+            self._has_doubt = True
             yield DamagedSpan(self._sound_until_s(), held.time_s, self._cause)
             self._cause = self._sign = ""
         self._sound_time_s = held.time_s

@@ -91,6 +91,11 @@ class DamagedSpan:
     detail: str
 
 
+IsWanted = Callable[[float], bool]
+"""Called with the time of each frame in turn, once: are the pixels of the frame before it wanted?
+As long as nothing is cut out, those of others are never asked for."""
+
+
 class VideoDecoder(Protocol):
     """A named decoder. ``Config`` is its config dataclass, with its ``name``."""
 
@@ -117,6 +122,7 @@ class VideoDecoder(Protocol):
         height_px: int,
         deadline: float,
         start_s: float = 0.0,
+        is_wanted: IsWanted | None = None,
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """Yields every frame, ascending in time, and every damaged span between them.
 
@@ -127,6 +133,7 @@ class VideoDecoder(Protocol):
             height_px: Height to scale to.
             deadline: ``time.monotonic()`` at which to give up.
             start_s: Starts at some key frame well before this. Only if ``info.can_start_late``.
+            is_wanted: Lets the decoder give up frames early; None wants all.
 
         Raises:
             VideoError: Reading cannot go on. What was yielded until then is sound.

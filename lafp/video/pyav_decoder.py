@@ -30,11 +30,13 @@ from lafp.video.damage_signs import (
 from lafp.video.decoder import (
     DamagedSpan,
     DecodedFrame,
+    IsWanted,
     Orientation,
     VideoError,
     VideoInfo,
     measure_rate,
 )
+from lafp.video.thinning import Thinner, pixels_of
 
 # Beyond this the header lies, and following it would squash the picture to a line.
 _SANE_PIXEL_ASPECT = (0.25, 4.0)
@@ -133,17 +135,24 @@ class PyAVDecoder:
         height_px: int,
         deadline: float,
         start_s: float = 0.0,
+        is_wanted: IsWanted | None = None,
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """See ``VideoDecoder.frames``."""
         to_rgb = ToRgb(width_px, height_px, info.orientation)
-        for event in deinterlaced(self._sound_frames(path, info, deadline, start_s)):
+        thinner = Thinner(to_rgb, is_wanted) if is_wanted else None
+        for event in deinterlaced(self._sound_frames(path, info, deadline, start_s, thinner)):
             if isinstance(event, DamagedSpan):
                 yield event
             else:
-                yield DecodedFrame(event.time_s, partial(to_rgb, event.frame))
+                yield DecodedFrame(event.time_s, partial(pixels_of, event, to_rgb))
 
     def _sound_frames(
-        self, path: str, info: VideoInfo, deadline: float, start_s: float
+        self,
+        path: str,
+        info: VideoInfo,
+        deadline: float,
+        start_s: float,
+        thinner: Thinner | None = None,
     ) -> Iterator[Held | DamagedSpan]:
         gate = DamageGate(
             info,
@@ -169,6 +178,8 @@ class PyAVDecoder:
                     gate.found(sign)
                 for frame in decoded:
                     yield from gate.check(frame, clock.time_s(frame))
+                    if thinner:
+                        thinner.look(gate)
             yield from gate.finish()
 
     def _refuse_doubt(self, path: str, info: VideoInfo, deadline: float) -> None:
@@ -188,7 +199,7 @@ class PyAVDecoder:
             for event in self._sound_frames(path, info, deadline, 0.0):
                 if isinstance(event, DamagedSpan):
                     raise VideoError("damaged", f"strict: at {event.start_s:.3f} s {event.detail}")
-                if differs is not None and differs(event.frame):
+                if differs is not None and event.frame and differs(event.frame):
                     raise VideoError("damaged", f"strict: at {event.time_s:.3f} s rows do not fit")
 
 
