@@ -8,6 +8,9 @@ import ray
 
 from lafp.config import ConfigError
 
+# Ray gives its own processes 30 s to start, which a busy machine may exceed.
+_NUM_STARTS = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
@@ -53,13 +56,20 @@ def _start(demand: Demand) -> None:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
         return
     num_cpus = max(os.cpu_count() or 1, -(-demand.num_cpus // 1))
-    ray.init(
-        address="local",
-        num_cpus=int(num_cpus),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    for attempt in range(1, _NUM_STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(num_cpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == _NUM_STARTS:
+                raise
+            ray.shutdown()
 
 
 def _check_enough(demand: Demand, num_cpus: float, num_gpus: float) -> None:
