@@ -15,13 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlparse
 
-import boto3
-import pyarrow.fs
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -29,6 +25,9 @@ from botocore.exceptions import (
     IncompleteReadError,
     ParamValidationError,
 )
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 _local = threading.local()
 _NUM_READS = 3
@@ -204,6 +203,8 @@ def upload(local: str | Path, uri: str) -> None:
     if is_s3(uri):
         bucket, key = _split(uri)
         with _s3_errors("write", uri):
+            from boto3.s3.transfer import TransferConfig
+
             _client().upload_file(str(local), bucket, key, Config=TransferConfig(use_threads=False))
         Path(local).unlink()
         return
@@ -335,8 +336,10 @@ def delete_folder(uri: str) -> None:
         delete(info.uri)
 
 
-def pyarrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+def pyarrow_filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
     """The pyarrow file system and path of ``uri``, as Ray Train's ``RunConfig`` wants them."""
+    import pyarrow.fs
+
     if not is_s3(uri):
         return pyarrow.fs.LocalFileSystem(), absolute(uri)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -358,6 +361,10 @@ def _split(uri: str) -> tuple[str, str]:
 def _client() -> Any:
     """One client per thread: creating one costs about 50 ms, sharing sessions is not safe."""
     if not hasattr(_local, "client"):
+        # Half of what a process needs to start, which those with local files are spared.
+        import boto3
+        from botocore.config import Config
+
         retries = Config(retries={"max_attempts": 8, "mode": "adaptive"})
         _local.client = boto3.session.Session().client("s3", config=retries)
     return _local.client
@@ -365,6 +372,8 @@ def _client() -> Any:
 
 @contextmanager
 def _s3_errors(verb: str, uri: str) -> Iterator[None]:
+    import boto3.exceptions
+
     try:
         yield
     except ClientError as error:

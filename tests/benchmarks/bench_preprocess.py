@@ -44,7 +44,8 @@ CFG = PreprocessConfig(
     clip=ClipConfig(fps=rivals.FPS),
     resize=rivals.RESIZE,
     encode=rivals.ENCODE,
-    filters=FiltersConfig(min_motion=0.0003, min_brightness=0.03, drop_duplicates=True),
+    # All is measured, nothing left out before it is encoded: rivals encode everything too.
+    filters=FiltersConfig(min_motion=0.0, min_brightness=0.0, drop_duplicates=True),
     max_reject_fraction=1.0,
     tasks=TasksConfig(videos_per_task=4),
 )
@@ -165,6 +166,7 @@ def main(folder: Path, num_runs: int) -> None:
     wall_s: dict[str, list[float]] = {name: [] for name in contenders}
     agree: dict[str, str] = {}
     expected: dict[str, dict[int, np.ndarray]] = {}
+    num_ticks = sum(map(rivals.num_ticks, paths))
     for run in range(num_runs + 1):  # the first one warms up and is looked at
         for name, contender in contenders.items():
             with tempfile.TemporaryDirectory() as folder_name, quiet():
@@ -177,11 +179,11 @@ def main(folder: Path, num_runs: int) -> None:
                     wall_s[name].append(wall)
                 elif name == "job":
                     expected = frames_of_job(out)
+                    num_kept = sum(map(len, expected.values()))  # all but near-duplicates
+                    assert num_kept > 0.8 * num_ticks, (num_kept, num_ticks)
                 elif not name.startswith("job"):
                     agree[name] = check_pictures(name, out, expected)
-    num_kept = sum(map(len, expected.values()))
-    num_all = sum(map(rivals.num_ticks, paths))
-    assert num_kept > 0.95 * num_all, (num_kept, num_all)
+        print(f"run {run} of {num_runs}", cpu_s, file=sys.stderr, flush=True)
     num_source_frames = sum(map(count_frames, paths))
     for name in contenders:
         print(json.dumps(line(name, num_source_frames, agree, cpu_s, wall_s)), flush=True)
