@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 from av.packet import Packet
@@ -12,15 +11,8 @@ from av.video.frame import VideoFrame
 
 from lafp.video.decoder import DamagedSpan, VideoInfo
 
-Shows = Literal["all", "most", "little"]
-
 # Time stamps of old containers wobble; a longer step back is another time line.
 _MAX_STEP_BACK_S = 1.0
-
-# One damaged packet in ten shows no sign. Where this share of the last groups has one, too many of
-# the others are damaged as well.
-_MAX_DAMAGED_SHARE = 0.75
-_NUM_GOPS_LOOKED_BACK = 8
 
 
 @dataclass(eq=False)
@@ -31,12 +23,6 @@ class _Gop:
     """The one before, as long as frames that are shown before this key frame may need it."""
     cause: str = ""
     """Why it is not believed; empty while it is."""
-    has_sign: bool = False
-    """Damage shows in this very group."""
-
-    def found(self, cause: str) -> None:
-        """Notes a sign of damage."""
-        self.cause, self.has_sign = self.cause or cause, True
 
     @property
     def leading_cause(self) -> str:
@@ -67,27 +53,24 @@ class Held:
 class DamageGate:
     """Decides which frames are sound: those of groups of pictures without any sign of damage.
 
-    A damaged packet spoils what is decoded after it, often without a sign, and many packets decode
-    to garbage without a sign themselves: where one shows, more are near. So a group is cut out as a
-    whole, and its frames are held back until the next key frame says that it is complete; beyond
+    A damaged packet spoils what is decoded after it, often without a sign. So a group is cut out as
+    a whole, and its frames are held back until the next key frame says that it is complete; beyond
     ``max_held_bytes`` the oldest go on, unless a sign has been seen already.
 
     Args:
         info: The probe's result.
         max_held_bytes: Of decoded frames.
-        shows: How much of its damage the codec shows. With "little" nothing is believed after the
-            first sign; with "most" nothing while most of the last groups have a sign.
+        shows_little: Most of the damage is not seen: nothing is believed after the first sign.
         marks_keys: The decoder marks key frames. Else the container is believed.
     """
 
     def __init__(
-        self, info: VideoInfo, max_held_bytes: int, *, shows: Shows, marks_keys: bool
+        self, info: VideoInfo, max_held_bytes: int, *, shows_little: bool, marks_keys: bool
     ) -> None:
         self._info = info
         self._max_held_bytes = max_held_bytes
-        self._shows, self._marks_keys = shows, marks_keys
-        self._gop = self._outset = _Gop(None)
-        self._signs: deque[bool] = deque(maxlen=_NUM_GOPS_LOOKED_BACK)
+        self._shows_little, self._marks_keys = shows_little, marks_keys
+        self._gop = _Gop(None)
         self._held: deque[Held] = deque()
         self._max_held = 0
         self._first_size: tuple[int, int] | None = None
@@ -121,11 +104,18 @@ class DamageGate:
 
     def found(self, cause: str) -> None:
         """Notes a sign of damage in the packet that was sent last."""
-        self._gop.found(cause)
-        self._sign, self._has_doubt = self._gop.cause, True
+        self._blame(self._gop, cause)
 
-    def check(self, frame: VideoFrame, time_s: float | None) -> Iterator[Held | DamagedSpan]:
-        """Takes a frame as it comes; yields what is known to be sound by now, and cut spans."""
+    def check(
+        self, frame: VideoFrame, time_s: float | None, doubt: str = ""
+    ) -> Iterator[Held | DamagedSpan]:
+        """Takes a frame as it comes; yields what is known to be sound by now, and cut spans.
+
+        Args:
+            frame: As decoded.
+            time_s: When it is shown; None is a sign of damage.
+            doubt: Another sign of damage in it.
+        """
         sent = frame.opaque if isinstance(frame.opaque, _Sent) else _Sent(self._gop, False)
         gop = sent.gop
         size = (frame.width, frame.height)
@@ -133,11 +123,11 @@ class DamageGate:
             self._first_size = size
             self._max_held = self._max_held_bytes // _num_bytes(frame)
         if frame.is_corrupt:
-            gop.found("FFmpeg flags a frame as corrupt")
-            self._has_doubt = True
+            doubt = doubt or "FFmpeg flags a frame as corrupt"
+        if doubt:
+            self._blame(gop, doubt)
         if time_s is None:
-            gop.found("a frame has no presentation time")
-            self._has_doubt = True
+            self._blame(gop, "a frame has no presentation time")
         elif size != self._first_size:
             self._cause = self._cause or f"the frame size changes to {size[0]}x{size[1]}"
         elif time_s < self._last_time_s - _MAX_STEP_BACK_S:
@@ -163,13 +153,13 @@ class DamageGate:
     def _next_gop(self) -> None:
         if self._gop.before:
             self._gop.before.before = None  # no chain
-        if self._gop is not self._outset:
-            self._signs.append(self._gop.has_sign)
-        num_signs = sum(self._signs)
-        cause = self._gop.cause if self._shows == "little" else ""
-        if self._shows == "most" and num_signs >= max(2, _MAX_DAMAGED_SHARE * len(self._signs)):
-            cause = "too much of the video round it is damaged"
-        self._gop = _Gop(self._gop, cause)
+        self._gop = _Gop(self._gop, self._gop.cause if self._shows_little else "")
+
+    def _blame(self, gop: _Gop, cause: str) -> None:
+        gop.cause = gop.cause or cause
+        if self._shows_little:
+            self._gop.cause = self._gop.cause or cause
+        self._sign, self._has_doubt = gop.cause, True
 
     def _release(self) -> Iterator[Held | DamagedSpan]:
         while self._held:

@@ -3,7 +3,7 @@
 import time
 from array import array
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -18,14 +18,12 @@ from av.video.stream import VideoStream
 
 from lafp.video.convert import ToRgb, deinterlaced
 from lafp.video.damage import Clock, DamageGate, Held
+from lafp.video.damage_seconds import second_look, shows_little
 from lafp.video.damage_signs import (
-    SHOWS,
     STRICTER_DECODERS,
-    SliceWiseHevc,
     checking_context,
     decode,
     listen_to_ffmpeg,
-    vp8_key_damage,
 )
 from lafp.video.decoder import (
     DamagedSpan,
@@ -68,7 +66,7 @@ class PyAVConfig:
 
     name: Literal["pyav"] = "pyav"
     strict: bool = False
-    """Rejects the whole file on any doubt. Decodes everything once more, HEVC twice. What gets
+    """Rejects the whole file on any doubt, for which everything is decoded twice more. What gets
     through is told in docs/corruption.md."""
 
 
@@ -153,54 +151,49 @@ class PyAVDecoder:
         deadline: float,
         start_s: float,
         thinner: Thinner | None = None,
+        is_suspect: bool = False,
     ) -> Iterator[Held | DamagedSpan]:
-        gate = DamageGate(
-            info,
-            _MAX_HELD_BYTES,
-            shows=SHOWS.get(info.codec, "most"),
-            marks_keys=info.codec not in STRICTER_DECODERS,
-        )
         clock = Clock(info.first_pts_s)
         with _open(path, deadline) as (container, stream):
             if start_s:
                 _seek_before(container, stream, info.first_pts_s + start_s)
             # No frame may cost more than the probe has seen and its caller has accepted.
             _limit_pixels(stream, info.coded_pixels)
-            context = checking_context(stream)
+            context, second = checking_context(stream), None
+            gate = DamageGate(
+                info,
+                _MAX_HELD_BYTES,
+                shows_little=shows_little(info.codec, context),
+                marks_keys=info.codec not in STRICTER_DECODERS,
+            )
             for packet in _packets(container, stream, deadline):
                 if packet.is_keyframe and info.codec in STRICTER_DECODERS and gate.is_damaged:
                     context = checking_context(stream)  # libvpx gets stuck
+                if packet.is_keyframe and second is None:
+                    second = second_look(info.codec, context, is_suspect or gate.is_in_doubt)
                 gate.sent(packet)
+                hidden = second.packet_damage(packet) if second else ""
                 decoded, sign = decode(context, packet)
-                if packet.is_keyframe and info.codec == "vp8":
-                    sign = sign or vp8_key_damage(packet, context.options)
-                if sign:
-                    gate.found(sign)
+                if sign or hidden:
+                    gate.found(sign or hidden)
                 for frame in decoded:
-                    yield from gate.check(frame, clock.time_s(frame))
+                    doubt = second.frame_damage(frame) if second else ""
+                    yield from gate.check(frame, clock.time_s(frame), doubt)
                     if thinner:
                         thinner.look(gate)
             yield from gate.finish()
 
     def _refuse_doubt(self, path: str, info: VideoInfo, deadline: float) -> None:
-        """Decodes everything once; HEVC once more, in a way that damage changes.
+        """Decodes everything once, with all means to see damage.
 
         Raises:
             VideoError: There is a sign of damage.
         """
         if info.declared_duration_s > info.duration_s + 1 / info.fps:
             raise VideoError("damaged", "strict: the header promises more than is there")
-        with ExitStack() as stack:
-            differs = None
-            if info.codec == "hevc":
-                container, stream = stack.enter_context(_open(path, deadline))
-                _limit_pixels(stream, info.coded_pixels)
-                differs = SliceWiseHevc(stream, _packets(container, stream, deadline))
-            for event in self._sound_frames(path, info, deadline, 0.0):
-                if isinstance(event, DamagedSpan):
-                    raise VideoError("damaged", f"strict: at {event.start_s:.3f} s {event.detail}")
-                if differs is not None and event.frame and differs(event.frame):
-                    raise VideoError("damaged", f"strict: at {event.time_s:.3f} s rows do not fit")
+        for event in self._sound_frames(path, info, deadline, 0.0, is_suspect=True):
+            if isinstance(event, DamagedSpan):
+                raise VideoError("damaged", f"strict: at {event.start_s:.3f} s {event.detail}")
 
 
 @contextmanager

