@@ -29,7 +29,7 @@ REASONS = {
     "timeout": "limits.timeout_s (of a download http.timeout_s) was used up before this",
     "out_of_memory": "limits.max_memory_bytes was used up in this span",
     "too_short": "fewer than clip.min_frames frames between cuts",
-    "static": "less motion than filters.min_motion",
+    "static": "a clip, or a span of clip.max_frozen_s, with less motion than filters.min_motion",
     "dark": "darker than filters.min_brightness",
     "near_duplicate": "looks and moves like an earlier clip",
     # its labels

@@ -1,16 +1,18 @@
 """One input, all stages: file -> frames -> clips and rejects. No Ray, bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
+from typing import TypeVar
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import EncodedClip, LongVideo, Row, VideoItem, VideoRow
 from data_pipelines.sources.open_item import open_item
 from data_pipelines.sources.opened import Opened, Unusable
-from data_pipelines.stages import choose_fps, dedup, motion, optical_flow, probe
+from data_pipelines.stages import cadence, choose_fps, dedup, motion, optical_flow, probe
 from data_pipelines.stages.encode import encode
 from data_pipelines.stages.pieces import Span, piece_spans
 from data_pipelines.stages.read_labels import EpisodeLabels, align
@@ -20,6 +22,8 @@ from data_pipelines.stages.split_clips import ClipConfig, ClipFrames, split_clip
 from lafp import storage
 from lafp.data.shard_format import Labels
 from lafp.video.decoder import VideoDecoder, VideoError
+
+T = TypeVar("T")
 
 # A header that promises this much more than the file holds is no rounding.
 _TRUNCATED_S = 0.5
@@ -99,8 +103,8 @@ def _one_video(
         yield row
         yield reject(start_s=0.0, end_s=total_s, reason=error.reason, detail=error.detail)
         return
-    fps = _fps(video, cfg.clip)
-    pieces = _pieces(video, fps, cfg)
+    pace = _pace(video, cfg.clip)
+    pieces = _pieces(video, pace.fps, cfg)
     if may_defer and len(pieces) > 1:
         spans_s = (*pieces[:-1], (pieces[-1][0], total_s))
         yield LongVideo(video=row, spans_s=spans_s)
@@ -111,30 +115,55 @@ def _one_video(
         row = replace(row, span_s=(pieces[0][0], end_s))
     yield row
     for piece in pieces:
-        for span in _spans(video, piece, fps, cfg):
+        for span in _spans(video, piece, pace, cfg):
             if isinstance(span, Cut):
                 yield reject(
                     start_s=span.start_s, end_s=span.end_s, reason=span.reason, detail=span.detail
                 )
             else:
-                yield _finish_clip(span, fps, video, labels, cfg)
+                yield _finish_clip(span, pace, video, labels, cfg)
     if is_truncated and pieces[-1][1] == info.duration_s:
         detail = f"the header promises {total_s:.3f} s, the file ends at {info.duration_s:.3f} s"
         yield reject(start_s=info.duration_s, end_s=total_s, reason="truncated", detail=detail)
 
 
-def _fps(video: Opened, cfg: ClipConfig) -> float:
+@dataclass(frozen=True)
+class _Pace:
+    """How a video's frames become ticks."""
+
+    fps: float
+    """Of its clips."""
+    hold: Fraction
+    """How many of its frames show each picture."""
+    picture_fps: float
+    """Of its pictures."""
+
+
+def _pace(video: Opened, cfg: ClipConfig) -> _Pace:
+    hold = Fraction(1)
+    if cfg.undo_repeats and cadence.may_repeat(video.info):
+        hold = _measured(video, cadence.hold_of_sample, hold)
+    picture_fps = video.info.fps / float(hold)
+    fps = choose_fps.highest_fps(picture_fps, cfg)
+    if cfg.target_motion is not None:
+        of_motion = partial(choose_fps.choose_fps, cfg=cfg)
+        fps = _measured(video, of_motion, fps, picture_fps)
+    return _Pace(fps, hold, picture_fps)
+
+
+def _measured(
+    video: Opened, measure: Callable[..., T], otherwise: T, fps: float | None = None
+) -> T:
+    """What is measured on small frames of the middle of a video."""
     info = video.info
-    if cfg.target_motion is None:
-        return choose_fps.highest_fps(info.fps, cfg)
     scale = motion.SIDE_PX / min(info.width_px, info.height_px)
     size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
     start_s = choose_fps.sample_start_s(info.duration_s) if video.frames_from else 0.0
     frames = video.frames_from(*size, start_s, None) if video.frames_from else video.frames(*size)
     try:
-        return choose_fps.choose_fps(frames, start_s, info.fps, cfg)
+        return measure(frames, start_s, fps or info.fps)
     except Exception:  # the frames are decoded once more, which says what is wrong with them
-        return choose_fps.highest_fps(info.fps, cfg)
+        return otherwise
 
 
 def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
@@ -144,21 +173,31 @@ def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
 
 
 def _spans(
-    video: Opened, piece: Span, fps: float, cfg: PreprocessConfig
+    video: Opened, piece: Span, pace: _Pace, cfg: PreprocessConfig
 ) -> Iterator[ClipFrames | Cut]:
     """Clips and cuts that cover a piece. Whatever a decoder does becomes a cut."""
     info, (start_s, end_s) = video.info, piece
     covered_s, size = start_s, scaled_size(info, cfg.resize)
-    rate = {"fps": fps, "source_fps": info.fps, "max_hold_s": cfg.clip.max_hold_s}
+    rate = {
+        "fps": pace.fps,
+        "source_fps": pace.picture_fps,
+        "max_hold_s": cfg.clip.max_hold_s,
+    }
     if video.frames_from is not None:
-        foresight = Foresight(**rate, start_s=start_s)
+        # What repeats its neighbour is known only when both are looked at.
+        foresight = Foresight(**rate, start_s=start_s) if pace.hold == 1 else None
         frames = video.frames_from(*size, start_s, foresight)
     else:
         frames = video.frames(*size)
+    if pace.hold > 1:
+        frames = cadence.drop_repeats(frames, pace.hold, info.fps)
     ticks = resample(frames, **rate, duration_s=end_s, start_s=start_s)
     try:
         fit = partial(crop_or_pad, cfg=cfg.resize)
-        for span in split_clips(ticks, fps, info.duration_s, cfg.clip, fit, start_s):
+        spans = split_clips(
+            ticks, pace.fps, info.duration_s, cfg.clip, fit, start_s, cfg.filters.min_motion
+        )
+        for span in spans:
             yield span
             covered_s = span.end_s
     except Exception as error:  # as above
@@ -167,12 +206,17 @@ def _spans(
 
 
 def _finish_clip(
-    clip: ClipFrames, fps: float, video: Opened, labels: EpisodeLabels | None, cfg: PreprocessConfig
+    clip: ClipFrames,
+    pace: _Pace,
+    video: Opened,
+    labels: EpisodeLabels | None,
+    cfg: PreprocessConfig,
 ) -> EncodedClip | RejectRow:
     """Measures, filters and encodes one clip."""
+    fps = pace.fps
     small = motion.shrink(clip.frames)
     pairs = motion.pair_motion(small)
-    clip_motion = motion.median_motion(small, fps, video.info.fps)
+    clip_motion = motion.median_motion(small, fps, pace.picture_fps)
     if found := motion.violation(small, clip_motion, cfg.filters):
         reason, detail = found
         return RejectRow(
@@ -192,6 +236,7 @@ def _finish_clip(
         video_uri=video.uri,
         source=cfg.name,
         info=video.info,
+        frames_per_picture=float(pace.hold),
         has_labels=labels is not None,
         cfg=cfg.encode,
     )

@@ -51,7 +51,7 @@ def choose_fps(
     assert cfg.target_motion is not None
     fps = highest_fps(source_fps, cfg)
     max_step = max(1, int(fps * cfg.max_s / cfg.min_frames))
-    small = _sample(events, start_s, fps)
+    small = sample_frames(events, start_s, fps)
     for step in range(1, max_step + 1):
         moved = pair_motion(small, step)
         if len(moved) and np.median(moved) >= cfg.target_motion:
@@ -59,7 +59,9 @@ def choose_fps(
     return fps / max_step
 
 
-def _sample(events: Iterable[DecodedFrame | DamagedSpan], start_s: float, fps: float) -> np.ndarray:
+def sample_frames(
+    events: Iterable[DecodedFrame | DamagedSpan], start_s: float, fps: float
+) -> np.ndarray:
     """Float32 [T, h, w, 3] in [0, 1]: the frames that are shown at ``start_s``, + 1/fps, ..."""
     pictures: list[np.ndarray] = []
     shown: DecodedFrame | None = None

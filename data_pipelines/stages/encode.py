@@ -25,6 +25,7 @@ def encode(
     video_uri: str,
     source: str,
     info: VideoInfo,
+    frames_per_picture: float,
     has_labels: bool,
     cfg: EncodeConfig,
 ) -> tuple[ClipRecord, bytes]:
@@ -54,6 +55,7 @@ def encode(
         source_codec=info.codec,
         motion=motion,
         pair_motion=pair_motion,
+        frames_per_picture=frames_per_picture,
         has_labels=has_labels,
         num_bytes=len(data),
     )

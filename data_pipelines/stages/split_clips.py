@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.stages.frozen import cut_frozen
+from data_pipelines.stages.frozen import cut_still
 from data_pipelines.stages.resample import JITTER, Cut, Event, SegmentEnd, Tick
 from data_pipelines.stages.shots import ShotsConfig, cut_at_shots
 
@@ -32,7 +32,11 @@ class ClipConfig:
     max_hold_s: float = 2.0
     """A frame that stays for longer is no motion at a low rate but a gap: cut there."""
     max_frozen_s: float | None = None
-    """Spans that show one picture for longer are cut out: still pictures, black, frozen streams."""
+    """Spans that show one picture for longer are cut out (still pictures, black, frozen streams);
+    with `filters.min_motion` also spans that move by less than that from frame to frame."""
+    undo_repeats: bool = False
+    """Drops regularly repeated frames (telecine, animation on twos) and spaces the others evenly;
+    the video's own rate is then that of its pictures (``stages.cadence``)."""
     shots: ShotsConfig | None = None
     """Cuts clips at shot cuts. Edited videos need it; demonstrations have none."""
 
@@ -75,6 +79,7 @@ def split_clips(
     cfg: ClipConfig,
     fit: Callable[[np.ndarray], np.ndarray],
     start_s: float = 0.0,
+    min_motion: float | None = None,
 ) -> Iterator[ClipFrames | Cut]:
     """Yields clips of at most ``max_s`` and cuts, in order, leaving nothing out.
 
@@ -85,6 +90,7 @@ def split_clips(
         cfg: Lengths.
         fit: Crops or pads one frame. Applied while frames come, so that only clips are in memory.
         start_s: Where the events begin.
+        min_motion: Of the source's filters.
     """
     clip_frames = frames_per_clip(math.ceil(duration_s * fps - JITTER), fps, cfg)
     frames: list[np.ndarray] = []
@@ -95,7 +101,7 @@ def split_clips(
         return ClipFrames(start_s, end_s, np.stack(frames))
 
     if cfg.max_frozen_s is not None:
-        events = cut_frozen(events, cfg.max_frozen_s)
+        events = cut_still(events, cfg.max_frozen_s, min_motion)
     if cfg.shots is not None:
         events = cut_at_shots(events, cfg.shots)
     for event in events:

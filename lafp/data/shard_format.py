@@ -62,6 +62,9 @@ class ClipRecord:
     has_labels: bool
     num_bytes: int
     """Size of the encoded clip."""
+    frames_per_picture: float = 1.0
+    """Frames of the source that show each of its pictures, where repeats were undone: 1.25 for 24
+    pictures in 30 frames."""
     pair_motion: tuple[int, ...] = ()
     """Mean absolute difference of frames t and t+1 for each t, in 1/10,000 of the unit of
     ``motion``: what training may sample frame pairs by."""

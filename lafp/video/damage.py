@@ -23,6 +23,8 @@ class _Gop:
     """The one before, as long as frames that are shown before this key frame may need it."""
     cause: str = ""
     """Why it is not believed; empty while it is."""
+    is_shown: bool = False
+    """Its key frame has come out; what comes before may need the group before."""
 
     @property
     def leading_cause(self) -> str:
@@ -114,7 +116,7 @@ class DamageGate:
         Args:
             frame: As decoded.
             time_s: When it is shown; None is a sign of damage.
-            doubt: Another sign of damage in it.
+            doubt: A sign of damage in what it is made of.
         """
         sent = frame.opaque if isinstance(frame.opaque, _Sent) else _Sent(self._gop, False)
         gop = sent.gop
@@ -122,10 +124,12 @@ class DamageGate:
         if self._first_size is None:  # that of all frames that will be held
             self._first_size = size
             self._max_held = self._max_held_bytes // _num_bytes(frame)
-        if frame.is_corrupt:
-            doubt = doubt or "FFmpeg flags a frame as corrupt"
+        is_key = frame.key_frame or (sent.is_keyframe and not self._marks_keys)
+        gop.is_shown |= is_key
         if doubt:
-            self._blame(gop, doubt)
+            self._blame(gop if gop.is_shown else gop.before or gop, doubt)
+        if frame.is_corrupt:
+            self._blame(gop, "FFmpeg flags a frame as corrupt")
         if time_s is None:
             self._blame(gop, "a frame has no presentation time")
         elif size != self._first_size:
@@ -134,7 +138,7 @@ class DamageGate:
             self._cause = self._cause or "time stamps go backwards"
         elif time_s > self._last_time_s:  # else never shown: the frame before it has its place
             self._last_time_s = time_s
-            if frame.key_frame or (sent.is_keyframe and not self._marks_keys):
+            if is_key:
                 yield from self._release()
                 gop.before = None
             self.newest = Held(time_s, frame, gop)

@@ -67,6 +67,9 @@ class VideoInfo:
     """End of the last frame that is there, whatever the header says."""
     declared_duration_s: float
     """End of the last frame that the header promises; at least ``duration_s``."""
+    tiny_share: float = 1.0
+    """Share of packets that hold next to nothing, as those of repeated frames do; 1 where nobody
+    looked."""
     can_start_late: bool = False
     """Whether ``frames`` may start in the middle, and then gives the frames that it gives there
     when it starts at the beginning."""

@@ -1,18 +1,18 @@
 import numpy as np
 import pytest
 
-from data_pipelines.stages.frozen import cut_frozen
+from data_pipelines.stages.frozen import cut_still
 from data_pipelines.stages.resample import Cut, SegmentEnd, Tick, resample
 from data_pipelines.stages.split_clips import ClipConfig, ClipFrames, split_clips
 from lafp.video.decoder import DecodedFrame
 from tests.synthetic_video import moving_square
 
 
-def run(frames, max_frozen_s=1.0):
+def run(frames, max_frozen_s=1.0, min_motion=None):
     """Events of frames 0.1 s apart."""
     decoded = [DecodedFrame(i / 10, lambda i=i: frames[i]) for i in range(len(frames))]
     ticks = resample(decoded, fps=10, source_fps=10, duration_s=len(frames) / 10, max_hold_s=2)
-    return list(cut_frozen(ticks, max_frozen_s))
+    return list(cut_still(ticks, max_frozen_s, min_motion))
 
 
 def cuts(events):
@@ -58,3 +58,18 @@ def test_spans_touch_and_cover_the_video_wherever_the_black_lies(start):
         assert span.start_s == pytest.approx(edges[-1])
         edges.append(span.end_s)
     assert edges[-1] == pytest.approx(4.0)
+
+
+def test_a_span_that_hardly_moves_is_cut_out_where_motion_is_asked_for():
+    frames = moving_square(60).astype(float) / 2
+    light = np.concatenate([np.zeros(20), 0.9 * np.arange(25), np.full(15, 22)])
+    frames[20:45] = frames[20]
+    frames = (frames + light[:, None, None, None]).astype(np.uint8)
+    assert cuts(run(frames)) == []
+    events = run(frames, min_motion=0.005)
+    (cut,) = [e for e in events if isinstance(e, Cut)]
+    assert cut.reason == "static"
+    assert (cut.start_s, cut.end_s) == pytest.approx((1.9, 4.5))
+    assert sum(isinstance(e, Tick) for e in events) == 34
+    short = run(frames, max_frozen_s=3.0, min_motion=0.005)
+    assert cuts(short) == [] and sum(isinstance(e, Tick) for e in short) == 60
