@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from lafp.device_constants import device_constant
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActionSpec:
@@ -41,7 +43,8 @@ class ActionSpec:
     def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if self.is_discrete:
             raise ValueError("Discrete actions have no bounds to normalize by.")
-        return like.new_tensor(self.low), like.new_tensor(self.high)
+        low, high = (device_constant(v, like.device, like.dtype) for v in (self.low, self.high))
+        return low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,13 +139,20 @@ class ClipBatch:
         """
         return replace(
             self,
-            frames=self.frames.to(device, non_blocking=True),
+            frames=_sent(self.frames, device),
             **{
-                name: getattr(self, name).to(device, non_blocking=True)
+                name: _sent(getattr(self, name), device)
                 for name in (*PER_FRAME, "condition")
                 if getattr(self, name) is not None
             },
         )
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for it: a GPU copies in the background from pinned memory."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True)

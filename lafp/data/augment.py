@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lafp.device_constants import device_constant
 from lafp.types import Window
 
 AugmentKind = Literal[
@@ -112,8 +113,8 @@ def draw_homographies(
     first_K, second_K = zip(*(_operations_of(kind) for kind in cfg.kinds), strict=True)
     kind_N = torch.randint(len(cfg.kinds), (num_images,), device=device)
     image_N = torch.arange(num_images, device=device)
-    first_N = torch.tensor(first_K, device=device)[kind_N]
-    second_N = torch.tensor(second_K, device=device)[kind_N]
+    first_N = device_constant(first_K, device)[kind_N]
+    second_N = device_constant(second_K, device)[kind_N]
     # Maps go from output to input, so the operation done last is applied to a coordinate first.
     return operations[first_N, image_N] @ operations[second_N, image_N]
 
@@ -131,7 +132,7 @@ def warp(images_NCHW: Tensor, matrices_N33: Tensor) -> Tensor:
         -1, height, width, 3
     )
     grid_NHW2 = mapped_NHW3[..., :2] / mapped_NHW3[..., 2:]
-    grid_NHW2 = grid_NHW2 / torch.tensor([aspect, 1.0], device=device)
+    grid_NHW2 = grid_NHW2 / device_constant((aspect, 1.0), device)
     return F.grid_sample(
         images_NCHW, grid_NHW2.to(images_NCHW.dtype), padding_mode="border", align_corners=False
     )
@@ -146,7 +147,7 @@ def _shifts(
     num_images: int, height: int, width: int, max_shift: float, device: torch.device
 ) -> Tensor:
     """Whole pixels, so that a shift alone does not blur."""
-    reach_px = torch.tensor([max_shift * width, max_shift * height], device=device).round()
+    reach_px = device_constant((max_shift * width, max_shift * height), device).round()
     drawn_N2 = 2 * torch.rand(num_images, 2, device=device) - 1
     shift_px_N2 = (drawn_N2 * (reach_px + 0.5)).round().clamp(-reach_px, reach_px)
     matrices = torch.eye(3, device=device).repeat(num_images, 1, 1)
@@ -169,8 +170,8 @@ def _perspectives(num_images: int, aspect: float, scale: float, device: torch.de
     The map solves, for each corner (x, y) -> (u, v) with h_33 = 1,
         u (h_31 x + h_32 y + 1) = h_11 x + h_12 y + h_13, and alike for v.
     """
-    half_size = torch.tensor([aspect + 2 * PERSPECTIVE_PAD, 1 + 2 * PERSPECTIVE_PAD], device=device)
-    signs_42 = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], device=device)
+    half_size = device_constant((aspect + 2 * PERSPECTIVE_PAD, 1 + 2 * PERSPECTIVE_PAD), device)
+    signs_42 = device_constant(((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)), device)
     corners_N42 = (signs_42 * half_size).expand(num_images, 4, 2)
     moved_N42 = corners_N42 * (1 - scale * torch.rand(num_images, 4, 2, device=device))
     # The picture's corners move inwards: outputs are the moved corners, inputs the true ones.
@@ -179,5 +180,6 @@ def _perspectives(num_images: int, aspect: float, scale: float, device: torch.de
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     rows_u = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
     rows_v = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
-    solution_N8 = torch.linalg.solve(torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1))
+    # The corners cannot fold over (see ``AugmentConfig``), and to check would wait for the device.
+    solution_N8, _ = torch.linalg.solve_ex(torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1))
     return F.pad(solution_N8, (0, 1), value=1.0).view(num_images, 3, 3)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
+from lafp.device_constants import device_constant
 from lafp.models.dinov2 import IMAGENET_MEAN, IMAGENET_STD, load_backbone
 from lafp.types import ObsSpec
 
@@ -147,7 +148,8 @@ class Dinov2Patches(Patches):
             antialias=True,
         )
         mean, std = (
-            frame.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+            device_constant(values, frame.device, frame.dtype)[:, None, None]
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
         hidden = backbone(pixel_values=(frame - mean) / std).last_hidden_state
         patches_BPD = hidden[:, 1:].float()  # after the class token

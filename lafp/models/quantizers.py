@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafp.device_constants import device_constant
+
 
 @dataclass(frozen=True, kw_only=True)
 class BottleneckOutput:
@@ -139,7 +141,10 @@ class Fsq(Bottleneck):
         codes_BZ = level_index / (self._levels(latent_BZ) // 2)
         with torch.no_grad():
             indices_BL = self.codes_to_indices(codes_BZ)
-            counts_K = torch.bincount(indices_BL.flatten(), minlength=self.num_codes)
+            ones_N = torch.ones_like(indices_BL).flatten()
+            counts_K = ones_N.new_zeros(self.num_codes).scatter_add_(
+                0, indices_BL.flatten(), ones_N
+            )
         return BottleneckOutput(
             latent=codes_BZ,
             loss=latent_BZ.new_zeros(()),
@@ -155,7 +160,7 @@ class Fsq(Bottleneck):
 
     def indices_to_codes(self, indices_BL: Tensor) -> Tensor:
         """The inverse of ``codes_to_indices``: int64 [B, L] -> float [B, Z]."""
-        levels = torch.tensor(self.levels, device=indices_BL.device)
+        levels = device_constant(self.levels, indices_BL.device)
         digits = (indices_BL[..., None] // self._basis(indices_BL)) % levels
         half = levels // 2
         return ((digits - half) / half).flatten(-2)
@@ -171,11 +176,10 @@ class Fsq(Bottleneck):
 
     def _levels(self, like_BZ: Tensor) -> Tensor:
         repeats = like_BZ.shape[-1] // len(self.levels)
-        return torch.tensor(self.levels * repeats, device=like_BZ.device)
+        return device_constant(self.levels * repeats, like_BZ.device)
 
     def _basis(self, like: Tensor) -> Tensor:
-        levels = torch.tensor((1, *self.levels[:-1]), device=like.device)
-        return levels.cumprod(0)
+        return device_constant((1, *self.levels[:-1]), like.device).cumprod(0)
 
 
 @dataclass(frozen=True, kw_only=True)
