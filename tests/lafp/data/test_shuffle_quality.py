@@ -1,6 +1,6 @@
 """How far apart the order of data puts what lay side by side; docs/architecture.md states it."""
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def neighbour_distances(order: ClipOrder, num_epochs: int) -> np.ndarray:
     distances = []
     for shard in shards:
         ids = [clip.clip_id for clip in read_shard_entry(order.shard_set, shard).clips]
-        distances += [np.abs(at[a] - at[b]) for a, b in zip(ids, ids[1:], strict=False)]
+        distances += [np.abs(at[a] - at[b]) for a, b in pairwise(ids)]
     return np.concatenate(distances)
 
 
