@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import yaml
 
 from data_pipelines.ray_tasks import run_tasks
 from lafp import storage
@@ -40,7 +41,8 @@ from ray_jobs.job import Job
 def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
     """What is measured, all of it complete."""
     stages = ["lam"] if cfg.lam is None else []
-    stages += [_seen_shards(run)] if cfg.shards is None else []
+    seen, own = _sources(cfg, run), _seen_shards(run)
+    stages += [own] if cfg.shards is None and run.stage(own).uri in seen else []
     if cfg.methods:
         stages += ["shards/labeled"] if cfg.labeled_shards is None else []
         stages += [f"policy/{method.policy}" for method in cfg.methods]
@@ -49,7 +51,9 @@ def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
     if cfg.lam is not None:
         found["lam"] = read_card(cfg.lam, "lam")["weights_sha256"]
     given = {"shards/videos": cfg.shards, "shards/labeled": cfg.labeled_shards}
-    return found | {name: uri for name, uri in given.items() if uri is not None}
+    found |= {name: uri for name, uri in given.items() if uri is not None}
+    elsewhere = seen.keys() - {cfg.shards, run.stage(own).uri}
+    return found | {f"shards at {uri}": uri for uri in sorted(elsewhere)}
 
 
 def reads(cfg: EvaluateConfig) -> list[str]:
@@ -239,8 +243,7 @@ def _look_at_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
     folder = stage.path("latent_views")
     if storage.is_file(storage.join(folder, "latent_views.json")):
         return
-    shards = cfg.shards or run.stage(_seen_shards(run)).uri
-    call = (_lam(cfg, run), shards, folder, cfg.seed)
+    call = (_lam(cfg, run), _sources(cfg, run), folder, cfg.seed)
     for _ in run_tasks(
         measurements.measure_latent_views, [call], sizes=[1], label="latent views", unit="sets"
     ):
@@ -254,8 +257,21 @@ def _once(stage: StageDir, name: str, measure: Any) -> dict[str, Any]:
     return json.loads(storage.read_text(stage.path(name)))
 
 
+def _sources(cfg: EvaluateConfig, run: RunDir) -> dict[str, float]:
+    """URIs of the shard sets to look at, and their weights: see ``EvaluateConfig.shards``."""
+    if cfg.shards is not None:
+        return {cfg.shards: 1.0}
+    own, config = run.stage(_seen_shards(run)).uri, run.stage("lam").path("config.yaml")
+    if cfg.lam is not None or not storage.is_file(config):
+        return {own: 1.0}
+    trained = yaml.safe_load(storage.read_text(config))
+    data = trained.get("data") or [{"shards": trained.get("shards"), "weight": 1.0}]
+    uris = [storage.absolute(item["shards"]) if item["shards"] else own for item in data]
+    return {uri: item["weight"] for uri, item in zip(uris, data, strict=True)}
+
+
 def _seen_shards(run: RunDir) -> str:
-    """What the LAM looks at: the videos; in a run of labeled episodes alone, those."""
+    """The run's own videos; in a run of labeled episodes alone, those."""
     has_videos, has_labeled = (
         storage.is_file(run.stage(name).path("summary.json"))
         for name in ("shards/videos", "shards/labeled")

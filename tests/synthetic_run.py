@@ -41,9 +41,8 @@ def write_video_run(folder: Path, size_px: int = 16) -> str:
     config = {"env": None, "methods": []}
     stage = run.stage("evaluation")
     stage.begin(config, {})
-    write_latent_views(
-        run.stage("lam").uri, run.stage("shards/videos").uri, stage.path("latent_views"), seed=0
-    )
+    seen = {run.stage("shards/videos").uri: 1.0}
+    write_latent_views(run.stage("lam").uri, seen, stage.path("latent_views"), seed=0)
     write_results(stage.path("results.parquet"), [])
     stage.finish({"wall_s": 12.0})
     return run.uri
@@ -170,9 +169,8 @@ def _write_evaluation(run: RunDir, num_episodes: int) -> None:
     env_config = {"name": "slalom", "distractors": False}
     methods = [{"label": label} for label in METHODS]
     stage.begin({"env": env_config, "methods": methods, "num_episodes": num_episodes}, {})
-    write_latent_views(
-        run.stage("lam").uri, run.stage("shards/videos").uri, stage.path("latent_views"), seed=0
-    )
+    seen = {run.stage("shards/videos").uri: 1.0}
+    write_latent_views(run.stage("lam").uri, seen, stage.path("latent_views"), seed=0)
     demonstrator = Subject(label="demonstrator", method="demonstrator", task="slalom")
     rows = [Result.of(demonstrator, "success", 1.0, num_episodes, low=1.0, high=1.0)]
     env = Slalom(SlalomConfig())

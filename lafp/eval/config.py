@@ -79,8 +79,9 @@ class EvaluateConfig:
     lam: str | None = None
     """Folder of a finished LAM; the run's own ``lam`` if null."""
     shards: str | None = None
-    """Shard set to look at through the LAM; the run's own ``shards/videos`` (or, in a run without
-    them, ``shards/labeled``) if null."""
+    """Shard set to look at through the LAM. If null: what the run's LAM was trained on, several
+    sets in their mixture; with a LAM from elsewhere the run's own ``shards/videos`` (or, in a run
+    without them, ``shards/labeled``)."""
     labeled_shards: str | None = None
     """Shard set with held-out labeled clips; the run's own ``shards/labeled`` if null."""
     env: Any = choice(ENVS, default=None)

@@ -5,9 +5,9 @@ Clips are read one at a time and only thumbnails are kept, whatever the size of 
 
 # Shape suffixes in this file: N frame pairs, Z latent action, H height, W width.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import islice, pairwise, zip_longest
 
 import numpy as np
 import torch
@@ -70,21 +70,33 @@ class Prediction:
     """Of the prediction, of the prediction from another pair's latent, and of o_t."""
 
 
-def sample_pairs(lam: Lam, shards_uri: str, seed: int) -> FramePairs:
+def sample_pairs(lam: Lam, sources: Mapping[str, float], seed: int) -> FramePairs:
     """Draws up to 2,400 pairs from up to 240 random clips and labels them.
 
-    Clips are held-out ones where there are at least 16, else training clips.
+    Clips are held-out ones where each shard set has at least 16, else training clips.
+
+    Args:
+        lam: What labels them.
+        sources: URI of a shard set -> its share of the clips, as weights.
+        seed: Of the draws.
 
     Raises:
         ConfigError: Frames of another size than the LAM's, or no clip long enough for a pair.
     """
-    reader = ClipReader(shards_uri)
-    _check_size(lam, reader, shards_uri)
-    counts = open_shard_set(shards_uri).num_clips
-    split: Split = "val" if counts.get("val", 0) >= MIN_HELD_OUT_CLIPS else "train"
-    order = ClipOrder(shard_set=shards_uri, split=split, seed=derive_seed(seed, "latent_views"))
-    refs = list(islice(order.visits(), min(order.num_clips, MAX_CLIPS)))
-    videos = videos_of_clips(shards_uri, [ref.location.clip_id for ref in refs])
+    uris = tuple(sources)
+    for uri in uris:
+        _check_size(lam, ClipReader(uri), uri)
+    reader = ClipReader(uris)
+    counts = [open_shard_set(uri).num_clips.get("val", 0) for uri in uris]
+    split: Split = "val" if min(counts) >= MIN_HELD_OUT_CLIPS else "train"
+    refs = _mixed_clips(sources, split, derive_seed(seed, "latent_views"))
+    videos = {
+        clip_id: video
+        for uri in uris
+        for clip_id, video in videos_of_clips(
+            uri, [ref.location.clip_id for ref in refs if ref.shard_set == uri]
+        ).items()
+    }
     fps = reader.spec.fps
     pairs = FramePairs(split=split, num_clips=len(refs), step_s=1 / fps if fps else None)
     for ref, clip in _clips(reader, refs):
@@ -94,8 +106,22 @@ def sample_pairs(lam: Lam, shards_uri: str, seed: int) -> FramePairs:
         if len(pairs.motion_maps) < NUM_MOTION_CLIPS:
             pairs.motion_maps.append(_motion_map(clip))
     if not pairs.latent:
-        raise ConfigError(f"No {split} clip in {shards_uri} is long enough for a frame pair.")
+        found_in = " or ".join(uris)
+        raise ConfigError(f"No {split} clip in {found_in} is long enough for a frame pair.")
     return pairs
+
+
+def _mixed_clips(sources: Mapping[str, float], split: Split, seed: int) -> list[ClipRef]:
+    """Up to 240 different random clips: of every set its share, or all that it has."""
+    orders = [ClipOrder(shard_set=uri, split=split, seed=seed) for uri in sources]
+    weights = np.array(list(sources.values()))
+    shares = np.maximum(1, np.round(MAX_CLIPS * weights / weights.sum())).astype(int)
+    drawn = [
+        list(islice(order.visits(), min(order.num_clips, int(share))))
+        for order, share in zip(orders, shares, strict=True)
+    ]
+    # In turn, so that whatever looks at the first few sees every set.
+    return [ref for in_turn in zip_longest(*drawn) for ref in in_turn if ref is not None]
 
 
 @torch.no_grad()

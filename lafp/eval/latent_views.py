@@ -1,6 +1,6 @@
 """What a latent action model has learned, as pictures and numbers. Needs no labels.
 
-``write_latent_views`` takes a finished LAM and a shard set, draws frame pairs (from held-out clips
+``write_latent_views`` takes a finished LAM and shard sets, draws frame pairs (from held-out clips
 where there are enough) and writes into a folder::
 
     latent_views.json     every number: the fields of ``LatentViews``
@@ -13,6 +13,7 @@ where there are enough) and writes into a folder::
 # Shape suffixes in this file: N frame pairs, Z latent action.
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,12 +72,14 @@ class LatentViews:
     """View -> why it is not there."""
 
 
-def write_latent_views(lam_uri: str, shards_uri: str, out_uri: str, seed: int) -> dict[str, Any]:
+def write_latent_views(
+    lam_uri: str, sources: Mapping[str, float], out_uri: str, seed: int
+) -> dict[str, Any]:
     """Writes the pictures and ``latent_views.json`` into ``out_uri``.
 
     Args:
         lam_uri: A finished LAM.
-        shards_uri: The shard set to look at, of the LAM's frame size.
+        sources: URIs of the shard sets to look at, of the LAM's frame size, and their weights.
         out_uri: Folder to write into, local or S3.
         seed: Which clips and pairs are drawn.
 
@@ -87,7 +90,7 @@ def write_latent_views(lam_uri: str, shards_uri: str, out_uri: str, seed: int) -
         ConfigError: No such LAM or shard set, or frames of another size than the LAM's.
     """
     lam = load_lam(lam_uri, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    pairs = sample_pairs(lam, shards_uri, seed)
+    pairs = sample_pairs(lam, sources, seed)
     predictions = predict_pairs(pairs, lam)
     views = _numbers(pairs, predictions, lam)
     rng = np.random.default_rng(derive_seed(seed, "latent_views", "choice"))

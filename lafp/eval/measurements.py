@@ -151,7 +151,9 @@ def _latencies(
     return measure_latency(calls, num_rounds=num_rounds, baseline=baseline)
 
 
-def measure_latent_views(lam_uri: str, shards_uri: str, out_uri: str, seed: int) -> dict[str, Any]:
+def measure_latent_views(
+    lam_uri: str, sources: Mapping[str, float], out_uri: str, seed: int
+) -> dict[str, Any]:
     """Pictures and statistics of the latent actions; see ``write_latent_views``."""
     torch.set_num_threads(1)
-    return write_latent_views(lam_uri, shards_uri, out_uri, derive_seed(seed, "latent_views"))
+    return write_latent_views(lam_uri, sources, out_uri, derive_seed(seed, "latent_views"))

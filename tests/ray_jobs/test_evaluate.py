@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import ray
+import yaml
 
 from lafp.config import ConfigError
 from lafp.envs.slalom import Slalom, SlalomConfig
@@ -23,7 +24,7 @@ from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
-from ray_jobs.evaluate import JOB, plan
+from ray_jobs.evaluate import JOB, _sources, plan
 from ray_jobs.job import execute
 from tests.synthetic_shards import write_shard_set
 
@@ -221,3 +222,19 @@ def test_a_run_of_labeled_episodes_alone_is_looked_at_through_those(run, cluster
     shutil.copytree(run.stage("lam").uri, other.stage("lam").uri)
     execute(JOB, EvaluateConfig(), other)
     assert (tmp_path / "evaluation/latent_views/latent_views.json").is_file()
+
+
+def test_a_lam_of_a_mixture_is_looked_at_on_the_mixture(run, tmp_path):
+    """The sets and weights that it was trained on, not the run's videos alone."""
+    other = write_shard_set(tmp_path / "other", size_px=48, num_clips=8)
+    mine = RunDir(str(shutil.copytree(run.uri, tmp_path / "run")))
+    config = Path(mine.stage("lam").path("config.yaml"))
+    trained = yaml.safe_load(config.read_text())
+    trained["data"] = [{"shards": None, "weight": 3.0}, {"shards": other, "weight": 1.0}]
+    config.write_text(yaml.safe_dump(trained))
+    own = mine.stage("shards/videos").uri
+    assert _sources(CFG, mine) == {own: 3.0, other: 1.0}
+    assert {"shards/videos", f"shards at {other}"} <= JOB.inputs(CFG, mine).keys()
+    given = replace(CFG, shards=other)
+    assert _sources(given, mine) == {other: 1.0}
+    assert JOB.inputs(given, mine)["shards/videos"] == other

@@ -34,7 +34,7 @@ def section(run: RunRecord) -> Section | None:
             chart(
                 plots.curves(panels, log_y=["loss"]),
                 alt="Training curves of the latent action model.",
-                caption=f"Latent action model (`{_name(lam, 'objective')}`).",
+                caption=f"Latent action model (`{_name(lam, 'objective')}`){_mixture(lam)}.",
             )
         )
     blocks += _policies(run.complete_below("policy"))
@@ -56,6 +56,17 @@ def points(stage: StageRecord, metric: str) -> tuple[list[float], list[float]]:
     # A resumed run repeats the steps behind its last checkpoint: the later record counts.
     ordered = dict(sorted(found, key=lambda item: item[0]))
     return list(ordered), list(ordered.values())
+
+
+def _mixture(lam: StageRecord) -> str:
+    """Which shard sets it was trained on, where they are several: their shares of the clips."""
+    data = lam.config.get("data") or []
+    total = sum(item["weight"] for item in data)
+    shares = [
+        f"{item['weight'] / total:.0%} {item['shards'] or 'the videos of this run'}"
+        for item in data
+    ]
+    return f", trained on clips of {', '.join(shares)}" if shares else ""
 
 
 def _panels_of(stage: StageRecord, wanted: Panels) -> dict[str, list[plots.Line]]:

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from PIL import Image
 
 from lafp.config import ConfigError
-from lafp.eval.frame_pairs import MIN_HELD_OUT_CLIPS, predict_pairs, sample_pairs
+from lafp.eval.frame_pairs import MIN_HELD_OUT_CLIPS, _mixed_clips, predict_pairs, sample_pairs
 from lafp.eval.latent_views import _nearest_of_other_videos, _numbers, write_latent_views
 from lafp.export import save_model
 from lafp.lam import Lam
@@ -49,7 +50,7 @@ def shards(tmp_path_factory) -> str:
 
 def views_of(objective: Objective, shards: str):
     lam = Lam(objective)
-    pairs = sample_pairs(lam, shards, seed=0)
+    pairs = sample_pairs(lam, {shards: 1.0}, seed=0)
     predictions = predict_pairs(pairs, lam)
     return _numbers(pairs, predictions, lam), pairs, predictions
 
@@ -93,7 +94,21 @@ def test_held_out_clips_are_used_only_where_there_are_enough(tmp_path, shards):
     _, pairs, _ = views_of(NextFrameIsTheLatent(), shards)
     assert (pairs.split, pairs.num_clips) == ("val", 20)
     few = write_shard_set(tmp_path, num_clips=20, num_val_clips=MIN_HELD_OUT_CLIPS - 1)
-    assert sample_pairs(Lam(NextFrameIsTheLatent()), few, seed=0).split == "train"
+    assert sample_pairs(Lam(NextFrameIsTheLatent()), {few: 1.0}, seed=0).split == "train"
+
+
+def test_a_mixture_is_looked_at_by_its_weights(tmp_path):
+    sources = {
+        write_shard_set(tmp_path / str(n), num_clips=num, seed=n): weight
+        for n, (num, weight) in enumerate(((200, 3.0), (200, 1.0), (5, 4.0)))
+    }
+    refs = _mixed_clips(sources, "train", seed=0)
+    counts = Counter(ref.shard_set for ref in refs)
+    # 240 clips at 3 : 1 : 4, but the last set has no more than 5.
+    assert [counts[uri] for uri in sources] == [90, 30, 5]
+    assert {ref.shard_set for ref in refs[:3]} == set(sources)
+    pairs = sample_pairs(Lam(NextFrameIsTheLatent()), sources, seed=0)
+    assert pairs.num_clips == 125 and len(set(pairs.video)) == 125
 
 
 def test_neighbours_come_from_other_videos_one_each_while_there_are_some():
@@ -105,7 +120,7 @@ def test_neighbours_come_from_other_videos_one_each_while_there_are_some():
 def test_frames_of_another_size_than_the_models_are_an_error(tmp_path):
     shards = write_shard_set(tmp_path, num_clips=4, size_px=24)
     with pytest.raises(ConfigError, match=r"16x16 px, .* holds 24x24"):
-        sample_pairs(Lam(NextFrameIsTheLatent()), shards, seed=0)
+        sample_pairs(Lam(NextFrameIsTheLatent()), {shards: 1.0}, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +145,8 @@ def test_pictures_and_numbers_are_written_and_the_same_for_the_same_seed(
     tmp_path, shards, lapo_uri
 ):
     written = [
-        write_latent_views(lapo_uri, shards, str(tmp_path / name), seed=3) for name in ("a", "b")
+        write_latent_views(lapo_uri, {shards: 1.0}, str(tmp_path / name), seed=3)
+        for name in ("a", "b")
     ]
     assert written[0] == written[1] == json.loads((tmp_path / "a/latent_views.json").read_text())
     assert written[0]["codebook"]["usage"] > 0
@@ -143,7 +159,7 @@ def test_an_objective_without_pixels_says_why_there_are_no_predictions(tmp_path,
     torch.manual_seed(0)
     cfg = LaomConfig(latent_action_dim=8, encoder=SmallCnnConfig(channels=(8, 8), embed_dim=16))
     uri = save(Laom(cfg, OBS), cfg, tmp_path / "lam")
-    numbers = write_latent_views(uri, shards, str(tmp_path / "views"), seed=0)
+    numbers = write_latent_views(uri, {shards: 1.0}, str(tmp_path / "views"), seed=0)
     assert "laom" in numbers["skipped"]["predictions"]
     assert numbers["prediction_error"] is None
     assert not (tmp_path / "views/predictions.png").exists()
