@@ -21,6 +21,7 @@ from data_pipelines.latent_tables import write_tables
 from data_pipelines.manifest import write_manifest
 from data_pipelines.stages.write_shards import entry_name
 from data_pipelines.takedown_record import Takedown, add_takedown
+from data_pipelines.takedown_statistics import action_after
 from lafp import storage
 from lafp.data.drop_clips import drop_clips, drop_latents
 from lafp.data.latent_sets import SET_FILE, LatentSet, LatentShard
@@ -55,7 +56,7 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     num_shards, num_bytes = write_manifest(shards, names)  # from here on readers see it without
     _rewrite_clips(shards, clip_ids, renamed)
     _rewrite_rejects(shards, clip_ids, takedown)
-    spec = _spec_after(shards)
+    spec = _spec_after(shards, names)
     storage.write_text(storage.join(shards, "shard_set.json"), spec.to_json())
     for name, summary in journal["summaries"].items():
         summary = summary | {"num_shards": num_shards, "num_bytes": num_bytes}
@@ -135,8 +136,8 @@ def _rewriting(uri: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
         storage.upload(made, uri)
 
 
-def _spec_after(shards: str) -> ShardSet:
-    """``shard_set.json`` of the clips that are left. Statistics of actions stay as they were."""
+def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
+    """``shard_set.json`` of the clips that are left."""
     clips: Counter[str] = Counter()
     frames: Counter[str] = Counter()
     seconds, lengths = 0.0, set()
@@ -148,8 +149,10 @@ def _spec_after(shards: str) -> ShardSet:
                 frames[row["split"]] += row["num_frames"]
                 seconds += row["end_s"] - row["start_s"]
                 lengths.add(row["num_frames"])
+    spec = open_shard_set(shards)
     return replace(
-        open_shard_set(shards),
+        spec,
+        action=action_after(shards, (read_entry(shards, name) for name in names), spec.action),
         num_clips=dict(sorted(clips.items())),
         num_frames=dict(sorted(frames.items())),
         num_hours=seconds / 3600,

@@ -14,18 +14,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.action_statistics import ActionStatistics, label_sums
 from data_pipelines.catalog import Catalog
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.latent_tables import write_tables
 from data_pipelines.manifest import (
     check_totals,
     clips_table,
+    open_table,
     shard_set,
     summarize,
     write_manifest,
     write_rejects,
 )
 from data_pipelines.pipeline import list_inputs
+from data_pipelines.rejects import RejectRow
 from data_pipelines.select_clips import select_clips
 from data_pipelines.stages.motion import FiltersConfig
 from data_pipelines.stages.resize import ResizeConfig
@@ -39,7 +42,7 @@ from lafp.config import ConfigError
 from lafp.data.drop_clips import drop_clips
 from lafp.data.latent_sets import LatentReader, LatentSet, LatentShardWriter, entry_name
 from lafp.data.shard_format import Labels, ShardEntry, ShardWriter, read_records
-from lafp.data.shards import shards_sha256
+from lafp.data.shards import open_shard_set, shards_sha256
 from lafp.video import VIDEO_DECODERS, decode_clip
 from ray_jobs import takedown as command_line
 from tests.synthetic_shards import write_shard_set
@@ -426,6 +429,42 @@ def test_wrong_settings_are_one_line(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="2"):
         command_line.main()
     assert "Did you mean: 'video_uri'" in capsys.readouterr().err
+
+
+def actions_of(uri: str, clip_ids: set[str]) -> ActionStatistics:
+    """Over the pairs of some training clips."""
+    statistics = ActionStatistics()
+    for path in sorted(Path(uri).glob("train-*.json")):
+        entry = ShardEntry.from_json(path.read_text())
+        data = path.with_suffix(".tar").read_bytes()
+        for clip in entry.clips:
+            if clip.clip_id in clip_ids:
+                arrays = data[clip.labels_offset : clip.labels_offset + clip.labels_bytes]
+                statistics.add(label_sums(Labels.from_bytes(arrays).true_action[:-1]))
+    return statistics
+
+
+@pytest.mark.parametrize("is_bounded", [False, True])
+def test_action_statistics_are_those_of_the_clips_that_are_left(tmp_path, is_bounded):
+    uri = write_shard_set(tmp_path / "set", num_clips=6, has_labels=True, num_val_clips=1)
+    with open_table(storage.join(uri, "rejects.parquet"), RejectRow):
+        pass
+    rows = table(uri, "clips")
+    train = {row["clip_id"] for row in rows if row["split"] == "train"}
+    before = actions_of(uri, train).per_dimension()
+    bounds = {"low": [-9.0, -9.0], "high": [9.0, 9.0]}
+    if not is_bounded:
+        bounds = {"low": before["min"], "high": before["max"]}
+    spec = open_shard_set(uri)
+    spec = replace(spec, action=spec.action | before | bounds)
+    (tmp_path / "set/shard_set.json").write_text(spec.to_json())
+    take_down(TakedownConfig(output=uri, video_uri="synthetic/1.mp4"), is_dry_run=False)
+    left = train - {row["clip_id"] for row in rows if row["video_uri"] == "synthetic/1.mp4"}
+    expected, after = actions_of(uri, left).per_dimension(), open_shard_set(uri).action
+    assert {name: after[name] for name in expected} == expected
+    assert after["mean"] != before["mean"]
+    assert after["low"] == (bounds["low"] if is_bounded else expected["min"])
+    assert after["dim"] == 2
 
 
 @pytest.mark.parametrize("has_labels", [False, True])
