@@ -19,6 +19,10 @@ class Demand:
     num_cpus: float = 1
     num_gpus: float = 0
 
+    def __mul__(self, num: int) -> "Demand":
+        """What ``num`` of them need at the same time."""
+        return Demand(num_cpus=num * self.num_cpus, num_gpus=num * self.num_gpus)
+
     def __or__(self, other: "Demand") -> "Demand":
         """What either of two jobs needs, when they run one after the other."""
         return Demand(
@@ -39,6 +43,21 @@ def connect(demand: Demand) -> None:
         _start(demand)
     total = ray.cluster_resources()
     _check_enough(demand, total.get("CPU", 0), total.get("GPU", 0))
+
+
+def num_that_fit(each: Demand, most: int) -> int:
+    """How many such demands the cluster holds at the same time: 1 to ``most``. Needs Ray.
+
+    Raises:
+        ConfigError: Not even one.
+    """
+    total = ray.cluster_resources()
+    _check_enough(each, total.get("CPU", 0), total.get("GPU", 0))
+    fits = [most]
+    for name, wanted in (("CPU", each.num_cpus), ("GPU", each.num_gpus)):
+        if wanted:
+            fits.append(int(total.get(name, 0) / wanted + 1e-9))
+    return min(fits)
 
 
 def check(demand: Demand) -> list[str]:

@@ -10,7 +10,7 @@ import importlib
 import json
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ import ray
 from lafp import storage
 from lafp.config import ConfigError, config_to_dict
 from lafp.progress import duration
-from lafp.run_dir import SHARED_STAGES, RunDir, fingerprint
+from lafp.run_dir import SHARED_STAGES, RunDir, StageDir, fingerprint
 from ray_jobs.job import Job, JobError, execute, state_of
+from ray_jobs.watchdog import Watchdog
 
 _TOLD_EVERY_S = 20.0
 
@@ -57,6 +58,17 @@ class StageGraph:
         """Stage -> folder below the study's, for what the run may share."""
         nodes = (self.nodes[key] for key in self.runs[run].values())
         return {n.name: f"stages/{n.name}/{n.key}" for n in nodes if not n.job.is_remade}
+
+    def shared(self) -> "StageGraph":
+        """The part that more than one run wants, closed under what its stages read."""
+        wanted = Counter(key for keys in self.runs.values() for key in keys.values())
+        return StageGraph(
+            nodes={key: node for key, node in self.nodes.items() if wanted[key] > 1},
+            runs={
+                run: {name: key for name, key in keys.items() if wanted[key] > 1}
+                for run, keys in self.runs.items()
+            },
+        )
 
     def is_complete(self, run: str, failed: Mapping[str, str]) -> bool:
         """Whether no stage of the run failed."""
@@ -98,7 +110,9 @@ def run_dir(study: RunDir, name: str) -> RunDir:
     return RunDir(storage.join(study.uri, "runs", name))
 
 
-def run_stages(graph: StageGraph, study: RunDir, max_concurrent: int) -> dict[str, str]:
+def run_stages(
+    graph: StageGraph, study: RunDir, max_concurrent: int, watchdog: Watchdog | None = None
+) -> dict[str, str]:
     """Computes every stage that is not complete, as Ray tasks that start the stage's own job.
 
     A stage that fails stops those that read it, no others. What it prints is in its ``log.txt``.
@@ -107,21 +121,30 @@ def run_stages(graph: StageGraph, study: RunDir, max_concurrent: int) -> dict[st
         graph: What to compute.
         study: The study's folder.
         max_concurrent: Stages at a time.
+        watchdog: Asked now and then whether the running stages get on.
 
     Returns:
         Key -> error, for stages that failed, or could not start because one before them failed.
 
     Raises:
         ConfigError: A stage found something that its user must mend.
+        JobError: The watchdog saw no progress.
     """
-    for run in graph.runs:
-        text = json.dumps(graph.folders(run), indent=1)
-        storage.write_text(storage.join(run_dir(study, run).uri, SHARED_STAGES), text)
+    share_folders(graph, study)
     scheduler = _Scheduler(graph, study, max_concurrent)
     while scheduler.is_busy():
         scheduler.start_ready()
         scheduler.wait()
+        if watchdog:
+            watchdog.check(scheduler.stages_running)
     return scheduler.errors
+
+
+def share_folders(graph: StageGraph, study: RunDir) -> None:
+    """Tells every run where its stages lie."""
+    for run in graph.runs:
+        text = json.dumps(graph.folders(run), indent=1)
+        storage.write_text(storage.join(run_dir(study, run).uri, SHARED_STAGES), text)
 
 
 class _Scheduler:
@@ -137,6 +160,10 @@ class _Scheduler:
     def is_busy(self) -> bool:
         return bool(self.waiting or self.running)
 
+    def stages_running(self) -> dict[str, StageDir]:
+        """What runs now, in words, and its folder."""
+        return {str(node): stage_of(node, self.study) for node in self.running.values()}
+
     def start_ready(self) -> None:
         for node in list(self.waiting.values()):
             unfinished = {*self.waiting, *(node.key for node in self.running.values())}
@@ -145,13 +172,13 @@ class _Scheduler:
                 del self.waiting[node.key]
             elif unfinished.intersection(node.reads):
                 continue
-            elif _is_complete(node, self.study):
+            elif is_complete(node, self.study):
                 del self.waiting[node.key]
                 self.teller.found_complete(node)
             elif len(self.running) < self.max_concurrent:
                 del self.waiting[node.key]
                 self.teller.started(node)
-                self.running[_start(node, self.study)] = node
+                self.running[start(node, self.study)] = node
 
     def wait(self) -> None:
         """Until a stage ends, or it is time to say how far the running ones are."""
@@ -160,16 +187,21 @@ class _Scheduler:
         ready, _ = ray.wait(list(self.running), timeout=_TOLD_EVERY_S)
         for ref in ready:
             node = self.running.pop(ref)
-            if error := _error(ref, node):
+            if error := error_of(ref, node):
                 self.errors[node.key] = error
             self.teller.finished(node, error)
         if not ready:
             self.teller.tell(list(self.running.values()))
 
 
-def _is_complete(node: StageNode, study: RunDir) -> bool:
-    run = run_dir(study, node.run)
-    stage = run.stage(node.name)
+def stage_of(node: StageNode, study: RunDir) -> StageDir:
+    """Its folder."""
+    return run_dir(study, node.run).stage(node.name)
+
+
+def is_complete(node: StageNode, study: RunDir) -> bool:
+    """Whether nothing is left to do for it."""
+    run, stage = run_dir(study, node.run), stage_of(node, study)
     if not storage.is_file(stage.path("summary.json")):
         return False
     return state_of(node.job, stage, node.config, dict(node.job.inputs(node.config, run))) == (
@@ -177,13 +209,20 @@ def _is_complete(node: StageNode, study: RunDir) -> bool:
     )
 
 
-def _start(node: StageNode, study: RunDir) -> "ray.ObjectRef":
-    # The stage's own tasks and workers hold its CPUs; this one only waits for them.
-    task = ray.remote(_run_stage).options(num_cpus=0, name=str(node))
+def start(node: StageNode, study: RunDir) -> "ray.ObjectRef":
+    """Starts a stage's own job in a Ray task."""
+    # The stage's own tasks and workers hold its CPUs; this one only waits for them. DEFAULT, said
+    # aloud, keeps all of them out of the placement group of a caller that Tune started.
+    task = ray.remote(_run_stage).options(num_cpus=0, name=str(node), scheduling_strategy="DEFAULT")
     return task.remote(node.job.name, node.config, run_dir(study, node.run).uri)
 
 
-def _error(ref: "ray.ObjectRef", node: StageNode) -> str | None:
+def error_of(ref: "ray.ObjectRef", node: StageNode) -> str | None:
+    """What a started stage failed of; None if it is complete. Waits for its end.
+
+    Raises:
+        ConfigError: The stage found something that its user must mend.
+    """
     try:
         outcome = ray.get(ref)
     except ray.exceptions.RayError as error:
@@ -264,8 +303,13 @@ class _Teller:
         return f", about {duration(left_s)} left"
 
     def _last_line(self, node: StageNode) -> str:
-        log = run_dir(self._study, node.run).stage(node.name).path("log.txt")
-        if storage.is_s3(log) or not Path(log).is_file():
-            return ""
-        lines = Path(log).read_text().splitlines()
-        return next((line for line in reversed(lines) if line.startswith("[")), "")
+        return last_progress_line(stage_of(node, self._study))
+
+
+def last_progress_line(stage: StageDir) -> str:
+    """What a stage's log said last; empty on S3, where the log comes at the end."""
+    log = stage.path("log.txt")
+    if storage.is_s3(log) or not Path(log).is_file():
+        return ""
+    lines = Path(log).read_text().splitlines()
+    return next((line for line in reversed(lines) if line.startswith("[")), "")

@@ -29,19 +29,22 @@ def demand(cfg: StudyConfig) -> Demand:
     """As many stages at a time as allowed, each as hungry as the hungriest."""
     runs = cells(cfg)
     each = functools.reduce(operator.or_, (pipeline.JOB.demand(cell.pipeline) for cell in runs))
-    num = min(cfg.max_concurrent, len(runs))
-    return Demand(num_cpus=num * each.num_cpus, num_gpus=num * each.num_gpus)
+    return each * min(cfg.max_concurrent, len(runs))
 
 
 def plan(cfg: StudyConfig, _: RunDir) -> list[str]:
     """The runs, and what sharing saves."""
     graph = graph_of(cfg)
+    return [f"{len(graph.runs)} runs: {', '.join(graph.runs)}", *what_sharing_saves(graph)]
+
+
+def what_sharing_saves(graph: StageGraph) -> list[str]:
+    """Lines of a plan."""
     wanted = Counter(
         graph.nodes[key].job.name for keys in graph.runs.values() for key in keys.values()
     )
     needed = Counter(node.job.name for node in graph.nodes.values())
     return [
-        f"{len(graph.runs)} runs: {', '.join(graph.runs)}",
         f"{sum(needed.values())} stages instead of {sum(wanted.values())}, the rest is shared:",
         *(f"  {job}: {needed[job]} instead of {num}" for job, num in wanted.items()),
     ]

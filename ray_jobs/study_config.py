@@ -52,7 +52,8 @@ class StudyConfig:
     axes: tuple[AxisConfig, ...] = ()
     """No axes: the pipeline as it is, for every seed."""
     seeds: tuple[int, ...]
-    """Each becomes every ``seed`` of the pipeline: of demonstrations, weights, order, episodes."""
+    """Each becomes every ``seed`` and ``label_seed`` of the pipeline: of demonstrations, weights,
+    order, labeled subsets, episodes."""
     max_concurrent: int = may_change(default=1)
     """Stages that run at the same time."""
 
@@ -104,13 +105,15 @@ def _cells(cfg: StudyConfig) -> Iterator[Cell]:
 
 
 def _with_seed(config: T, seed: int) -> T:
-    """A copy of a config tree with every field called ``seed`` set."""
+    """A copy of a config tree with every field called ``seed`` or ``label_seed`` set."""
     if isinstance(config, tuple):
         return tuple(_with_seed(item, seed) for item in config)  # type: ignore[return-value]
     if not is_dataclass(config) or isinstance(config, type):
         return config
     changes: dict[str, Any] = {
-        f.name: seed if f.name == "seed" else _with_seed(getattr(config, f.name), seed)
+        f.name: seed
+        if f.name in ("seed", "label_seed")
+        else _with_seed(getattr(config, f.name), seed)
         for f in fields(config)
     }
     return replace(config, **changes)

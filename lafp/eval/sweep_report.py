@@ -1,0 +1,245 @@
+"""A sweep, written down: ``results.parquet``, ``table.md``, ``table.tex``, ``plot.png``, a page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from lafp import storage
+from lafp.eval import plots
+from lafp.eval.report import page_template
+from lafp.eval.report_sections.blocks import (
+    NO_VALUE,
+    Block,
+    Note,
+    Section,
+    Table,
+    Text,
+    chart,
+)
+from lafp.eval.report_sections.result import SLALOM_NOTE
+from lafp.eval.results import write_results
+from lafp.eval.study import StudyRow
+from lafp.eval.study_tables import named
+from lafp.eval.sweep import CurveKey, SweepResults
+
+METRICS = {
+    "success": "Success",
+    "mode_coverage": "Mode coverage",
+    "return": "Return",
+    "action_mse": "Action MSE",
+    "probe_r2": "Probe R²",
+}
+"""What has a curve and a table, where it was measured. The first one picks the best run."""
+_PERCENT = ("success",)
+
+
+def write_sweep(
+    uri: str, name: str, results: SweepResults, missing: Mapping[str, str]
+) -> dict[str, Any]:
+    """Writes the sweep's files into its folder.
+
+    Args:
+        uri: Folder of the sweep.
+        name: Title.
+        results: The finished trials'.
+        missing: Trial or stage -> why it is not among them.
+
+    Returns:
+        A summary: the best run, and where the page is.
+    """
+    metrics = [metric for metric in METRICS if results.curves(metric)]
+    write_results(storage.join(uri, "results.parquet"), results.rows)
+    tables = {metric: table_of(results, metric) for metric in metrics}
+    storage.write_text(storage.join(uri, "table.md"), _markdown(tables))
+    storage.write_text(storage.join(uri, "table.tex"), _latex(tables))
+    if metrics:
+        png = plots.draw_png(4.6 * len(metrics), 3.4, _painter(results, metrics), len(metrics))
+        storage.write_bytes(storage.join(uri, "plot.png"), png)
+    summary: dict[str, Any] = {}
+    if metrics and (best := results.best(metrics[0])):
+        run, row = best
+        summary = {"best_run": run, "best": _in_words(row.metric, row.value, row.label_fraction)}
+    path = storage.join(uri, "report.html")
+    storage.write_text(path, _page(uri, name, results, tables, missing, summary))
+    return summary | {"report": path}
+
+
+def _in_words(metric: str, value: float, fraction: float | None) -> str:
+    shown = f"{100 * value:.0f} %" if metric in _PERCENT else f"{value:.3g}"
+    return f"{METRICS[metric].lower()} {shown} with {100 * (fraction or 0):g} % of the labels"
+
+
+# ---------------------------------------------------------------------------------------------
+# Curves
+
+
+def _painter(results: SweepResults, metrics: Sequence[str]) -> Any:
+    def paint(axes: Any) -> None:
+        panels = axes if isinstance(axes, list) else [axes]
+        for ax, metric in zip(panels, metrics, strict=True):
+            _paint_curves(ax, results.curves(metric), metric, list(results.by_fraction))
+
+    return paint
+
+
+def _paint_curves(
+    ax: Axes,
+    curves: Mapping[CurveKey, Mapping[float, StudyRow]],
+    metric: str,
+    fractions: Sequence[float],
+) -> None:
+    """Labels rise by factors, so their axis is logarithmic; 0 stands apart at its left."""
+    at = _positions(fractions)
+    for i, (key, rows) in enumerate(curves.items()):
+        color = plots.CYCLE[i % len(plots.CYCLE)]
+        x = [at[fraction] for fraction in rows]
+        intervals = [row.interval for row in rows.values()]
+        ax.fill_between(
+            x,
+            [i.low for i in intervals],
+            [i.high for i in intervals],
+            color=color,
+            alpha=0.13,
+            lw=0,
+        )
+        style = "-" if i < len(plots.CYCLE) else (0, (4, 2))
+        label = curve_name(key, rows)
+        ax.plot(x, [i.mean for i in intervals], "o", ls=style, ms=4, color=color, label=label)
+        for fraction, row in rows.items():
+            ax.plot([at[fraction]] * len(row.per_seed), row.per_seed, "_", color=color, alpha=0.6)
+    ax.set_xticks([at[f] for f in fractions], [f"{100 * f:g} %" for f in fractions])
+    ax.set_xlabel("share of the labels")
+    ax.set_title(METRICS[metric])
+    ax.grid(axis="y")
+    if metric in _PERCENT:
+        ax.set_ylim(-0.02, 1.02)
+    ax.legend(frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0.2)
+
+
+def _positions(fractions: Sequence[float]) -> dict[float, float]:
+    positive = [math.log10(fraction) for fraction in fractions if fraction > 0]
+    zero = min(positive, default=0.0) - 0.6
+    return {f: math.log10(f) if f > 0 else zero for f in fractions}
+
+
+def curve_name(key: CurveKey, rows: Mapping[float, StudyRow]) -> str:
+    """The method of the sweep and what was measured, in words."""
+    measured = named(next(iter(rows.values())).subject)
+    return f"{key.method}: {measured}" if key.method else measured
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+
+
+def table_of(results: SweepResults, metric: str) -> Table:
+    """A row per curve, a column per share of labels: mean over seeds and 95 % interval."""
+    fractions = list(results.by_fraction)
+    body = [
+        [curve_name(key, rows), *(_cell(rows.get(f), metric) for f in fractions)]
+        for key, rows in results.curves(metric).items()
+    ]
+    return Table(
+        head=[METRICS[metric], *(f"{100 * f:g} %" for f in fractions)],
+        rows=body,
+        caption="Columns are shares of the labeled training episodes. Means over training seeds "
+        "with 95 % bootstrap intervals, for success over seeds and episodes.",
+    )
+
+
+def _cell(row: StudyRow | None, metric: str) -> str:
+    if row is None:
+        return NO_VALUE
+    values = (row.interval.mean, row.interval.low, row.interval.high)
+    form = (lambda v: f"{100 * v:.0f}") if metric in _PERCENT else (lambda v: f"{v:.3g}")
+    mean, low, high = map(form, values)
+    return f"{mean} [{low}, {high}]"
+
+
+def _markdown(tables: Mapping[str, Table]) -> str:
+    parts = []
+    for table in tables.values():
+        lines = [table.head, ["---"] * len(table.head), *table.rows]
+        parts.append("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex(tables: Mapping[str, Table]) -> str:
+    """For a paper, with the package booktabs."""
+    parts = []
+    for table in tables.values():
+        head, *rows = (
+            " & ".join(_escaped(str(cell)) for cell in line) + r" \\"
+            for line in (table.head, *table.rows)
+        )
+        columns = "l" + "c" * (len(table.head) - 1)
+        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+        parts.append("\n".join([*lines, *rows, r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _escaped(text: str) -> str:
+    for plain, tex in (("%", r"\%"), ("_", r"\_"), ("τₐ", r"$\tau_a$"), ("²", "$^2$")):
+        text = text.replace(plain, tex)
+    return text
+
+
+# ---------------------------------------------------------------------------------------------
+# Page
+
+
+def _page(
+    uri: str,
+    name: str,
+    results: SweepResults,
+    tables: Mapping[str, Table],
+    missing: Mapping[str, str],
+    summary: Mapping[str, str],
+) -> str:
+    seeds = sorted({row.seed for row in results.rows if row.seed is not None})
+    best = [Note(text=f"Best run: {summary['best']} ({summary['best_run']}).")] if summary else []
+    left_out = [Note(text=f"Not in the curves: {run}: {why}") for run, why in missing.items()]
+    return page_template().render(
+        title=name,
+        eyebrow="lafp sweep",
+        uri=uri,
+        version=version("lafp"),
+        css=Markup(files("lafp.eval").joinpath("templates/report.css").read_text()),
+        lead=f"{len(results.by_run)} trials, seeds {', '.join(map(str, seeds))}. Intervals are "
+        "95 % bootstrap intervals over training seeds and episodes; with few seeds they are too "
+        "narrow.",
+        facts=[],
+        headline=None,
+        warnings=[*best, *left_out],
+        sections=[
+            *(_section(results, metric, table) for metric, table in tables.items()),
+            _runs_section(results),
+        ],
+    )
+
+
+def _section(results: SweepResults, metric: str, table: Table) -> Section:
+    title = f"{METRICS[metric]} over the share of labels"
+    blocks: list[Block] = [
+        chart(
+            plots.draw(8.4, 3.2, _painter(results, [metric])),
+            alt=f"{title}: one curve per method.",
+            caption=f"{title}, with 95 % intervals; small ticks are single training seeds.",
+        ),
+        table,
+    ]
+    if any(row.task == "slalom" for row in results.rows):
+        blocks.append(Text(text=SLALOM_NOTE))
+    return Section(id=metric, short=METRICS[metric], title=title, blocks=blocks)
+
+
+def _runs_section(results: SweepResults) -> Section:
+    names = [uri.rpartition("/")[2] for uri in results.by_run]
+    links = [Markup('<a href="runs/{0}/report.html">{0}</a>').format(name) for name in names]
+    table = Table(head=["Trial, with its own report"], rows=[[link] for link in links])
+    return Section(id="runs", short="Trials", title="The trials", blocks=[table])

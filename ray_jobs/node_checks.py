@@ -1,0 +1,180 @@
+"""What the doctor looks at on one node. Runs there, as a Ray task."""
+
+import importlib
+import platform
+import shutil
+import time
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import av
+import torch
+
+from lafp import storage
+from lafp.storage import StorageError
+
+Level = Literal["ok", "warn", "fail"]
+
+PACKAGES = ("ray", "torch", "deepspeed", "av", "decord", "webdataset", "boto3", "omegaconf")
+"""What the jobs cannot do without, and what must not differ between nodes."""
+DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "gif")
+ENCODERS = ("libx264",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Level
+    what: str
+    fix: str = ""
+    """What to do about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeFacts:
+    """One node."""
+
+    host: str
+    versions: dict[str, str]
+    """``python`` and every package; empty where it is missing."""
+    num_gpus: int
+    """That torch sees."""
+    findings: tuple[Finding, ...]
+
+
+def look(storage_uri: str, wants_gpu: bool) -> NodeFacts:
+    """Checks the node that this runs on.
+
+    Args:
+        storage_uri: Where runs go; a file is written there, read and deleted.
+        wants_gpu: Whether Ray says that the node has GPUs.
+    """
+    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    findings = [
+        *(_missing(name) for name, found in versions.items() if not found),
+        _deepspeed(),
+        _codecs(),
+        _gpus(wants_gpu),
+        _compiler(),
+        _storage(storage_uri),
+    ]
+    return NodeFacts(
+        host=platform.node(),
+        versions=versions,
+        num_gpus=torch.cuda.device_count(),
+        findings=tuple(findings),
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _missing(name: str) -> Finding:
+    return Finding(
+        level="fail",
+        what=f"{name} is not installed",
+        fix="pip install --constraint constraints.txt lafp",
+    )
+
+
+def _deepspeed() -> Finding:
+    """Importing it is the check: it looks for compilers and CUDA then."""
+    try:
+        importlib.import_module("deepspeed")
+    except Exception as error:  # it raises of all kinds, where CUDA is half installed
+        return Finding(
+            level="fail",
+            what=f"deepspeed does not import: {_first_line(error)}",
+            fix="install the versions of constraints.txt; with CUDA, set CUDA_HOME",
+        )
+    return Finding(level="ok", what="deepspeed imports")
+
+
+def _codecs() -> Finding:
+    lacking = [
+        *(name for name in DECODERS if not _opens(name, "r")),
+        *(name for name in ENCODERS if not _opens(name, "w")),
+    ]
+    if lacking:
+        return Finding(
+            level="fail",
+            what=f"FFmpeg of PyAV lacks {', '.join(lacking)}",
+            fix="install av as a wheel (pip install --only-binary av av), not from source",
+        )
+    ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
+    return Finding(level="ok", what=f"FFmpeg (libavcodec {ffmpeg}) has every codec that is needed")
+
+
+def _opens(name: str, mode: Literal["r", "w"]) -> bool:
+    try:
+        av.codec.Codec(name, mode)
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _gpus(wants_gpu: bool) -> Finding:
+    if not wants_gpu:
+        return Finding(level="ok", what="no GPU here, and Ray knows of none")
+    if not torch.cuda.is_available():
+        return Finding(
+            level="fail",
+            what=f"Ray has GPUs here, torch {torch.__version__} sees none",
+            fix="install a CUDA build of torch and a driver that fits it (nvidia-smi says which)",
+        )
+    x = torch.ones(64, 64, device="cuda")
+    if float((x @ x).sum()) != 64**3:
+        return Finding(level="fail", what="the GPU multiplies wrongly", fix="take the node out")
+    names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    return Finding(level="ok", what=f"{torch.cuda.device_count()} GPUs: {', '.join(sorted(names))}")
+
+
+def _compiler() -> Finding:
+    if shutil.which("c++") or shutil.which("g++"):
+        return Finding(level="ok", what="a C++ compiler, for DeepSpeed's ops and torch.compile")
+    return Finding(
+        level="warn",
+        what="no C++ compiler: no optimizer offload, no torch.compile",
+        fix="apt-get install g++",
+    )
+
+
+def _storage(uri: str) -> Finding:
+    path, text = storage.join(uri, f"doctor-{uuid.uuid4().hex}.txt"), uuid.uuid4().hex
+    start = time.monotonic()
+    try:
+        storage.write_text(path, text)
+        found = storage.read_text(path)
+        storage.delete(path)
+    except (StorageError, OSError) as error:
+        return Finding(
+            level="fail",
+            what=f"cannot write, read and delete in {uri}: {_first_line(error)}",
+            fix="check path and rights; for s3://, credentials, AWS_ENDPOINT_URL and the bucket",
+        )
+    if found != text:
+        return Finding(level="fail", what=f"{uri} gives back other bytes than were written")
+    return Finding(
+        level="ok", what=f"{uri}: written, read, deleted in {time.monotonic() - start:.2f} s"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def write_mark(uri: str, text: str) -> None:
+    """Leaves a file that the other nodes must see."""
+    storage.write_text(uri, text)
+
+
+def sees_mark(uri: str, text: str) -> bool:
+    """Whether another node's file is there."""
+    return storage.is_file(uri) and storage.read_text(uri) == text

@@ -1,0 +1,115 @@
+r"""How success grows with labels: Ray Tune over label fractions, methods and seeds.
+
+python -m ray_jobs.sweep configs/sweep/label_fraction.yaml
+"""
+
+import functools
+import operator
+import os
+from typing import Any
+
+from lafp.eval.sweep import SweepRun, read_sweep
+from lafp.eval.sweep_report import write_sweep
+from lafp.run_dir import RunDir, StageDir
+from ray_jobs import pipeline
+from ray_jobs.cli import main
+from ray_jobs.cluster import Demand, num_that_fit
+from ray_jobs.job import Job, JobError
+from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders, share_stages
+from ray_jobs.study import what_sharing_saves
+from ray_jobs.sweep_config import SweepConfig, trials
+from ray_jobs.trials import TRIAL_CPUS, run_trials
+from ray_jobs.watchdog import Watchdog
+
+
+def demand(cfg: SweepConfig) -> Demand:
+    """One trial, or, where the job starts Ray itself, all that are to run at a time."""
+    num = 1 if os.environ.get("RAY_ADDRESS") else min(cfg.max_concurrent, len(trials(cfg)))
+    return _each(cfg) * num
+
+
+def plan(cfg: SweepConfig, _: RunDir) -> list[str]:
+    """The trials, and what sharing saves."""
+    graph, each = _graph(cfg), _each(cfg)
+    fractions = ", ".join(f"{100 * fraction:g} %" for fraction in cfg.label_fractions)
+    methods = ", ".join(method.label for method in cfg.methods) or "the pipeline's"
+    return [
+        f"{len(graph.runs)} trials: labels {fractions} (scope {cfg.label_scope}); methods "
+        f"{methods}; seeds {', '.join(map(str, cfg.seeds))}",
+        *what_sharing_saves(graph),
+        f"shared stages first ({len(graph.shared().nodes)}), then trials, at most "
+        f"{cfg.max_concurrent} at a time; each needs {each.num_cpus:g} CPUs, "
+        f"{each.num_gpus:g} GPUs",
+    ]
+
+
+def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
+    """Runs what is missing, then writes curve and tables of the complete trials.
+
+    Raises:
+        JobError: Stages or trials failed (curve and tables hold the others), or all wait.
+        ConfigError: The cluster cannot hold one trial.
+    """
+    graph = _graph(cfg)
+    for line in plan(cfg, run):
+        print(line, flush=True)
+    num = num_that_fit(_each(cfg), cfg.max_concurrent)
+    if num < cfg.max_concurrent:
+        print(f"The cluster holds {num} at a time, not max_concurrent {cfg.max_concurrent}.")
+    watchdog = Watchdog(60 * cfg.stall_timeout_min)
+    failed = run_stages(graph.shared(), run, num, watchdog)
+    share_folders(graph, run)
+    startable = StageGraph(
+        nodes=graph.nodes,
+        runs={n: keys for n, keys in graph.runs.items() if graph.is_complete(n, failed)},
+    )
+    errors = {str(graph.nodes[key]): error for key, error in failed.items()}
+    errors |= run_trials(startable, run, num, cfg.early_stopping, cfg.max_trial_failures, watchdog)
+    finished = [
+        SweepRun(
+            run=run_dir(run, trial.cell.name),
+            method=trial.method,
+            label_fraction=trial.label_fraction,
+        )
+        for trial in trials(cfg)
+        if trial.cell.name in startable.runs and trial.cell.name not in errors
+    ]
+    summary: dict[str, Any] = {"num_trials": len(finished), "num_stages": len(graph.nodes)}
+    if finished:
+        summary |= write_sweep(run.uri, cfg.name, read_sweep(finished, cfg.label_scope), errors)
+    stopped = [name for name, error in errors.items() if error == "stopped early"]
+    if len(errors) > len(stopped):
+        lines = "\n".join(f"  {name}: {error}" for name, error in errors.items())
+        raise JobError(
+            f"The curve holds {len(finished)} of {len(graph.runs)} trials.\n{lines}\n"
+            "Run the same command again to go on; a stage's log.txt tells more."
+        )
+    return summary | ({"stopped_early": ", ".join(stopped)} if stopped else {})
+
+
+@functools.cache
+def _graph(cfg: SweepConfig) -> StageGraph:
+    runs = {trial.cell.name: list(pipeline.steps(trial.cell.pipeline)) for trial in trials(cfg)}
+    return share_stages(runs)
+
+
+def _each(cfg: SweepConfig) -> Demand:
+    """What a trial holds at a time, its waiting process included."""
+    demands = (pipeline.JOB.demand(trial.cell.pipeline) for trial in trials(cfg))
+    each = functools.reduce(operator.or_, demands)
+    return Demand(num_cpus=each.num_cpus + TRIAL_CPUS, num_gpus=each.num_gpus)
+
+
+JOB = Job(
+    name="sweep",
+    schema=SweepConfig,
+    stage=lambda _: "",
+    inputs=lambda _, run: {},
+    demand=demand,
+    plan=plan,
+    run=run_sweep,
+    is_remade=True,  # its stages are told apart by their configs
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)

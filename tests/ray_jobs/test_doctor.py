@@ -1,0 +1,80 @@
+"""The doctor: a healthy machine, a storage that cannot be written, nodes that differ."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+
+from ray_jobs import doctor
+from ray_jobs.node_checks import Finding, NodeFacts, look
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_this_machine_passes_and_nothing_is_left_behind(tmp_path):
+    facts = look(str(tmp_path), wants_gpu=False)
+    assert [f.what for f in facts.findings if f.level == "fail"] == []
+    assert all(facts.versions.values())
+    assert any("has every codec" in f.what for f in facts.findings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_that_is_not_there_is_named_with_what_to_check(s3_bucket):
+    facts = look(f"{s3_bucket}-not-there", wants_gpu=False)
+    (failed,) = (f for f in facts.findings if f.level == "fail")
+    assert "not-there" in failed.what and "AWS_ENDPOINT_URL" in failed.fix
+
+
+@pytest.mark.skipif("CUDA_VISIBLE_DEVICES" in os.environ, reason="may have a GPU")
+def test_a_gpu_that_only_ray_knows_of_is_a_failure(tmp_path):
+    failed = [f for f in look(str(tmp_path), wants_gpu=True).findings if f.level == "fail"]
+    assert len(failed) == 1 and "torch" in failed[0].what and "nvidia-smi" in failed[0].fix
+
+
+def test_nodes_with_other_versions_are_a_failure():
+    versions = {"python": "3.11.9", "ray": "2.60.0"}
+    one = NodeFacts(host="a", versions=versions, num_gpus=0, findings=())
+    other = replace(one, host="b", versions=versions | {"ray": "2.59.0"})
+    (finding,) = doctor._differences({"a": one, "b": other})
+    assert finding.level == "fail" and finding.what == "nodes differ in ray: a 2.60.0, b 2.59.0"
+    assert list(doctor._differences({"a": one, "b": one})) == []
+
+
+@pytest.fixture
+def two_nodes():
+    """A head and a second raylet on this machine."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster.add_node(num_cpus=2)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_every_node_is_looked_at_and_the_storage_is_seen_by_all(tmp_path):
+    findings = doctor.examine(str(tmp_path))
+    assert [f for f in findings if f.level == "fail"] == []
+    assert sum("written, read, deleted" in f.what for f in findings) == 2
+    assert Finding(level="ok", what=f"{tmp_path} is shared by all 2 nodes") in findings
+
+
+def test_as_a_command_it_fails_with_what_to_do(tmp_path):
+    """A file where the storage's folder should be."""
+    (tmp_path / "runs").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.doctor", "--storage", str(tmp_path / "runs")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAIL" in done.stdout and "cannot write" in done.stdout and "to do:" in done.stdout
+    assert "Traceback" not in done.stderr

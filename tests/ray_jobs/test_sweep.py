@@ -1,0 +1,138 @@
+"""Sweeps: which trials they make, what they share, and how they stop and go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import ray
+
+from lafp.config import ConfigError, load_config
+from lafp.run_dir import RunDir
+from ray_jobs import sweep
+from ray_jobs.job import JobError, execute
+from ray_jobs.sweep_config import SweepConfig, trials
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+TINY = CONFIGS / "sweep/tiny.yaml"
+
+
+def config(*overrides):
+    return load_config(SweepConfig, TINY, overrides)
+
+
+def test_every_method_meets_every_fraction_and_seed():
+    names = [trial.cell.name for trial in trials(config("seeds=[3,5]"))]
+    assert names == [
+        f"anchor_{anchor}-labels_{fraction}-seed_{seed}"
+        for seed in (3, 5)
+        for anchor in ("0.5", "1")
+        for fraction in ("0.5", "1")
+    ]
+
+
+def test_the_fraction_is_that_of_every_decoder_and_the_seed_draws_the_subset():
+    for trial in trials(config("seeds=[3]")):
+        decoders = trial.cell.pipeline.train_decoder
+        assert {d.label_fraction for d in decoders} == {trial.label_fraction}
+        assert {d.label_seed for d in decoders} == {3}
+
+
+def test_scope_lam_takes_fractions_to_the_supervision_and_0_switches_it_off():
+    cfg = config(
+        "label_scope=lam", "label_fractions=[0,0.5]", "pipeline.train_lam.supervision.weight=0.1"
+    )
+    unlabeled, half = (t.cell.pipeline for t in trials(cfg)[:2])
+    assert unlabeled.train_lam.supervision.weight == 0
+    assert half.train_lam.supervision.label_fraction == 0.5
+    assert {d.label_fraction for d in half.train_decoder} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["label_fractions=[0,1]"], "an action decoder needs labels"),
+        (["label_fractions=[0.5,0.5]"], "different shares"),
+        (["label_fractions=[1.5]"], r"in \[0, 1\]"),
+        (["pipeline.train_decoder=[]", "pipeline.evaluate.methods=[]"], "add train_decoder"),
+        (["stall_timeout_min=0"], "must be positive"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        config(*overrides)
+
+
+def test_scope_lam_without_supervision_is_refused():
+    with pytest.raises(ConfigError, match=r"sees none: set pipeline\.train_lam\.supervision"):
+        trials(config("label_scope=lam", "pipeline.train_lam.supervision.weight=0"))
+
+
+def test_the_plan_says_what_is_shared():
+    text = "\n".join(sweep.plan(config(), RunDir("unused")))
+    assert "4 trials: labels 50 %, 100 % (scope decoder)" in text
+    assert "train_lam: 1 instead of 4" in text and "train_policy: 2 instead of 8" in text
+
+
+def wait_for_stage(folder, name, timeout_s=400):
+    deadline = time.monotonic() + timeout_s
+    while not list(folder.glob(f"stages/{name}/*/summary.json")):
+        assert time.monotonic() < deadline, f"no {name} in {timeout_s} s"
+        time.sleep(0.5)
+
+
+def summaries(folder):
+    return {
+        path.parent: (path.stat().st_mtime_ns, json.loads(path.read_text())["wall_s"])
+        for path in folder.glob("stages/**/summary.json")
+    }
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path):
+    """Real Ray, real Tune: kill -9 of the driver amid the trials, then the same command."""
+    command = [sys.executable, "-m", "ray_jobs.sweep", str(TINY), "--storage", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
+        wait_for_stage(tmp_path / "tiny", "decoder/latent_flow_anchor_0.5")
+        os.killpg(driver.pid, signal.SIGKILL)
+    before = summaries(tmp_path / "tiny")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = summaries(tmp_path / "tiny")
+    assert before and {path: after[path] for path in before} == before
+    assert len(after) > len(before)
+    table = pd.read_parquet(tmp_path / "tiny/results.parquet")
+    success = table[(table.metric == "success") & (table.method == "latent_flow")]
+    assert set(zip(success.variant, success.label_fraction, strict=True)) == {
+        (f"anchor_{anchor}", fraction) for anchor in ("0.5", "1") for fraction in (0.5, 1.0)
+    }
+    assert set(table.label_scope) == {"decoder"}
+    for name in ("plot.png", "table.md", "table.tex", "report.html"):
+        assert (tmp_path / "tiny" / name).stat().st_size > 100
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0 and "best_run" in again.stdout
+    assert summaries(tmp_path / "tiny") == after
+
+
+@pytest.fixture
+def ray_of_the_job():
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_of_the_job")
+def test_a_failed_trial_is_reported_and_the_others_are_in_the_curve(tmp_path):
+    wrong = "{label: wrong, overrides: ['train_decoder.0.train.optim.lr=1e30']}"
+    cfg = config(f"methods=[{{label: right}}, {wrong}]", "label_fractions=[1]")
+    with pytest.raises(JobError, match=r"holds 1 of 2 trials(.|\n)*wrong-labels_1-seed_0: .*loss"):
+        execute(sweep.JOB, cfg, RunDir(str(tmp_path)))
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert set(table.variant) == {"right"}
+    assert "wrong-labels_1-seed_0" in (tmp_path / "report.html").read_text()
