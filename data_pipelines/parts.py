@@ -9,6 +9,7 @@ from functools import lru_cache
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.manifest import reasons_in_words
 from data_pipelines.plan import Plan, Task, chunk_folder
+from data_pipelines.ray_metrics import count_videos
 from data_pipelines.ray_tasks import stream_tasks
 from data_pipelines.rows import ItemRows
 from data_pipelines.sandbox import Sandbox
@@ -38,6 +39,8 @@ class PartCounts:
     num_empty: int = 0
     """Videos without clips."""
     num_clips: int = 0
+    num_frames: int = 0
+    """Of the clips."""
     reasons: Counter[str] = field(default_factory=Counter)
     num_pieces: dict[int, int] = field(default_factory=dict)
     """Of each long video, by its place in the task: it is left to tasks of its own."""
@@ -48,6 +51,7 @@ class PartCounts:
         self.num_videos += other.num_videos
         self.num_empty += other.num_empty
         self.num_clips += other.num_clips
+        self.num_frames += other.num_frames
         self.reasons += other.reasons
 
 
@@ -86,6 +90,7 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
             if isinstance(made, str):
                 raise storage.StorageError(made)
             counts.add(made)
+            count_videos(cfg.name, made.num_videos, made.num_clips, made.num_frames, made.reasons)
             pieces.extend(_piece_tasks(task, made.num_pieces))
             num_done = num_found + counts.num_items
             detail = f"{counts.num_clips} clips, {counts.reasons.total()} rejects"
@@ -164,6 +169,7 @@ def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
             counts.num_videos += len(item.videos)
             counts.num_empty += sum(video.uri not in with_clips for video in item.videos)
         counts.num_clips += len(item.clips)
+        counts.num_frames += sum(clip.record.num_frames for clip in item.clips)
         counts.reasons.update(reject.reason for reject in item.rejects)
     return counts
 

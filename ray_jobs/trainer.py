@@ -19,6 +19,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from data_pipelines.ray_metrics import show_training
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.randomness import derive_seed
@@ -186,6 +187,7 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
                 if latest["step"] != shown_step:
                     shown_step = latest["step"]
                     progress.update(int(shown_step), _headline(latest))
+                    show_training(latest, stage.uri.removesuffix(stage.name), stage.name)
                     _warn(stage, records, said)
         if progress:
             progress.__exit__()

@@ -1,11 +1,14 @@
 """``ray start --head`` and ``ray job submit`` with a token, as the README shows them."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,12 +36,14 @@ def cluster(tmp_path_factory):
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "LAFP_TEST_METRICS_PORT": str(free_port()),
     }
     head = subprocess.Popen(
         [
             *(RAY, "start", "--head", "--block", "--num-cpus", "8", "--disable-usage-stats"),
             *("--node-ip-address", "127.0.0.1", "--port", str(free_port())),
             *("--dashboard-port", str(dashboard), "--ray-client-server-port", str(free_port())),
+            *("--metrics-export-port", environment["LAFP_TEST_METRICS_PORT"]),
             # A short path: Unix sockets allow 107 characters.
             *("--temp-dir", f"/tmp/lafp-ray-{os.getpid()}"),
         ],
@@ -74,12 +79,36 @@ def submit(environment: dict[str, str], *command: str) -> subprocess.CompletedPr
     )
 
 
-def test_the_pipeline_runs_as_a_submitted_job(cluster, tmp_path):
-    result = submit(
-        cluster, "ray_jobs.pipeline", CONFIG, "--storage", str(tmp_path), "--run-name", "run"
-    )
+def scraped(environment: dict[str, str]) -> dict[str, float]:
+    """Our own metrics in the head's Prometheus endpoint: largest value of each, tags aside."""
+    url = f"http://127.0.0.1:{environment['LAFP_TEST_METRICS_PORT']}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    values: dict[str, float] = {}
+    for line in lines:
+        if line.startswith("ray_lafp_"):
+            name, value = line.split("{")[0], float(line.rpartition(" ")[2])
+            values[name] = max(value, values.get(name, 0.0))
+    return values
+
+
+def test_the_pipeline_runs_as_a_submitted_job_and_prometheus_sees_it(cluster, tmp_path):
+    command = ("ray_jobs.pipeline", CONFIG, "--storage", str(tmp_path), "--run-name", "run")
+    seen: dict[str, float] = {}
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(submit, cluster, *command)
+        while not job.done():
+            seen |= scraped(cluster)
+            time.sleep(1)
+    result = job.result()
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     assert (tmp_path / "run" / "report.html").exists()
+    dashboard = json.loads((ROOT / "infra/monitoring/grafana.json").read_text())
+    queries = " ".join(target["expr"] for p in dashboard["panels"] for target in p["targets"])
+    assert seen["ray_lafp_preprocess_clips_total"] > 0
+    assert seen["ray_lafp_preprocess_frames_total"] > seen["ray_lafp_preprocess_clips_total"]
+    assert seen["ray_lafp_train_step"] > 0 and seen["ray_lafp_train_windows_per_s"] > 0
+    assert all(name in queries for name in seen)
 
 
 def test_a_job_with_a_wrong_config_fails_with_its_message(cluster):
