@@ -12,6 +12,7 @@ from data_pipelines.stages.split_clips import ClipConfig
 from data_pipelines.stages.write_shards import ShardsConfig
 from lafp.config import choice, may_change
 from lafp.download import HttpConfig
+from lafp.node_labels import label_selector
 from lafp.video import VIDEO_DECODERS, EncodeConfig
 from lafp.video.pyav_decoder import PyAVConfig
 
@@ -26,8 +27,11 @@ class TasksConfig:
     interruption loses per core at most."""
     memory_bytes: int = 512 * 2**20
     """Logical memory that Ray keeps for each task."""
+    node_labels: tuple[str, ...] = ()
+    """``["role=decode"]``: only on nodes that were started with these labels."""
 
     def __post_init__(self) -> None:
+        label_selector(self.node_labels)
         for name in ("videos_per_task", "bytes_per_task", "memory_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

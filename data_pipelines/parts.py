@@ -81,7 +81,12 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
         waiting: Iterator[Task] | deque[Task] = tasks()
         while waiting:
             calls = ((task, (cfg, task, plan.work)) for task in waiting)
-            yield from stream_tasks(make_part, calls, memory_bytes=cfg.tasks.memory_bytes)
+            yield from stream_tasks(
+                make_part,
+                calls,
+                memory_bytes=cfg.tasks.memory_bytes,
+                node_labels=cfg.tasks.node_labels,
+            )
             waiting = deque(pieces)  # those of long videos that were found last
             pieces.clear()
 

@@ -122,7 +122,12 @@ def make_shards(
                 yield plan.shard, (plan_uri, work, uri)
 
     with Progress(f"shards {cfg.name}", 0, "shards") as progress:
-        made = stream_tasks(make_shard, calls(), memory_bytes=cfg.tasks.memory_bytes)
+        made = stream_tasks(
+            make_shard,
+            calls(),
+            memory_bytes=cfg.tasks.memory_bytes,
+            node_labels=cfg.tasks.node_labels,
+        )
         for number, (_, error) in enumerate(made, start=1):
             if error:
                 raise storage.StorageError(error)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from lafp.node_labels import label_selector
 from lafp.progress import Progress
 
 Key = TypeVar("Key")
@@ -24,6 +25,7 @@ def stream_tasks(
     *,
     num_gpus: float = 0,
     memory_bytes: int | None = None,
+    node_labels: tuple[str, ...] = (),
 ) -> Iterator[tuple[Key, Any]]:
     """Runs ``function(*call)`` for every call, one logical CPU each.
 
@@ -35,6 +37,7 @@ def stream_tasks(
         calls: Anything that tells the calls apart, and their arguments.
         num_gpus: Of each task.
         memory_bytes: Logical memory that Ray keeps for each task.
+        node_labels: Of the nodes that may run them, ``key=value`` each.
 
     Yields:
         Key and result of each call, in the order of completion.
@@ -43,7 +46,11 @@ def stream_tasks(
         ray.exceptions.RayError: A call failed. Those that lost their worker or node are retried.
     """
     task = ray.remote(function).options(
-        num_cpus=1, num_gpus=num_gpus, memory=memory_bytes, max_retries=_MAX_LOST_WORKERS
+        num_cpus=1,
+        num_gpus=num_gpus,
+        memory=memory_bytes,
+        max_retries=_MAX_LOST_WORKERS,
+        label_selector=label_selector(node_labels) or None,
     )
     pending: dict[Any, Key] = {}
     remaining, counted_at, room = iter(calls), float("-inf"), 0

@@ -66,7 +66,12 @@ class RayTrainContext:
             reader = MicroBatchReader(plan, ingest.cache_bytes)
             return map(to_clip_batches, read_ahead(reader.read_from(start_step), READ_AHEAD))
         batches = ray_micro_batches(
-            plan, start_step, self._cfg.num_steps, ingest.num_readers, ingest.cache_bytes
+            plan,
+            start_step,
+            self._cfg.num_steps,
+            ingest.num_readers,
+            ingest.cache_bytes,
+            ingest.node_labels,
         )
         return map(to_clip_batches, batches)
 

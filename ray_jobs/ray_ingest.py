@@ -20,6 +20,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from lafp.data.latent_sets import open_latent_set
 from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import open_shard_set
+from lafp.node_labels import label_selector
 
 CPUS_PER_READER = 1
 """As Ray Data's own read tasks, with which the readers are fused."""
@@ -32,7 +33,12 @@ MAX_TASKS = 256
 
 
 def ray_micro_batches(
-    plan: MicroBatchPlan, start_step: int, num_steps: int, num_readers: int, cache_bytes: int
+    plan: MicroBatchPlan,
+    start_step: int,
+    num_steps: int,
+    num_readers: int,
+    cache_bytes: int,
+    node_labels: tuple[str, ...] = (),
 ) -> Iterator[MicroBatch]:
     """The micro-batches of one rank, from ``start_step`` to ``num_steps``.
 
@@ -42,6 +48,7 @@ def ray_micro_batches(
         num_steps: One past the last step.
         num_readers: Reader processes of this rank.
         cache_bytes: Decoded frames that one reader keeps.
+        node_labels: Of the nodes that readers may run on, ``key=value`` each.
 
     Yields:
         Arrays that lie in the object store: read-only, not copied.
@@ -51,7 +58,8 @@ def ray_micro_batches(
     readers = []
     for index in range(min(num_readers, num_blocks)):
         steps = BlockSteps(start_step, num_steps, steps_per_block, index, num_readers)
-        dataset = _pipeline(plan, steps, -(-(num_blocks - index) // num_readers), cache_bytes)
+        num_mine = -(-(num_blocks - index) // num_readers)
+        dataset = _pipeline(plan, steps, num_mine, cache_bytes, label_selector(node_labels))
         batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
         readers.append(_rows(batches))
     for block in range(num_blocks):
@@ -125,7 +133,11 @@ class BlockReader:
 
 
 def _pipeline(
-    plan: MicroBatchPlan, steps: BlockSteps, num_blocks: int, cache_bytes: int
+    plan: MicroBatchPlan,
+    steps: BlockSteps,
+    num_blocks: int,
+    cache_bytes: int,
+    selector: Mapping[str, str],
 ) -> Dataset:
     block_bytes = steps.steps_per_block * step_num_bytes(plan)
     dataset = ray.data.range(
@@ -137,6 +149,7 @@ def _pipeline(
         fn_constructor_args=(plan, steps, cache_bytes),
         compute=ActorPoolStrategy(size=1),
         num_cpus=CPUS_PER_READER,
+        label_selector=dict(selector) or None,
     )
     options = dataset.context.execution_options
     options.preserve_order = True

@@ -24,6 +24,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.randomness import derive_seed
 from lafp.eval.collapse import signs_of_collapse
+from lafp.node_labels import label_selector
 from lafp.progress import Progress
 from lafp.run_dir import StageDir
 from lafp.train.config import TrainConfig
@@ -116,7 +117,11 @@ def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any]) -> TorchTra
         _train_worker,  # type: ignore[arg-type]
         train_loop_config=job,
         torch_config=TorchConfig(backend="nccl" if cfg.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=cfg.num_workers, use_gpu=cfg.use_gpu),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=cfg.num_workers,
+            use_gpu=cfg.use_gpu,
+            label_selector=label_selector(cfg.node_labels) or None,
+        ),
         run_config=RunConfig(
             name=CHECKPOINTS,
             storage_path=path,

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lafp.config import choice, may_change
+from lafp.node_labels import label_selector
 from lafp.train.engines import ENGINES
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.optim import OptimConfig
@@ -18,6 +19,8 @@ class IngestConfig:
     ``direct``: a thread inside of each worker reads."""
     num_readers: int = may_change(default=1)
     """Reader processes per worker, in mode ``ray``."""
+    node_labels: tuple[str, ...] = may_change(default=())
+    """``["role=decode"]``: readers only on nodes that were started with these labels."""
     cache_bytes: int = may_change(default=1 << 30)
     """Decoded frames that one reader keeps, so that a small set is decoded once."""
     pool_shards: int = 16
@@ -28,6 +31,7 @@ class IngestConfig:
     another clip stands in for each, and ``damaged_clips.jsonl`` names them. More stop the run."""
 
     def __post_init__(self) -> None:
+        label_selector(self.node_labels)
         if not 0 <= self.max_damaged_share <= 1:
             raise ValueError(f"max_damaged_share must be in [0, 1], got {self.max_damaged_share}.")
         for name in ("num_readers", "pool_shards"):
@@ -55,6 +59,8 @@ class TrainConfig:
     num_workers: int = may_change(default=1)
     """Training processes; each takes one CPU, or one GPU with ``use_gpu``."""
     use_gpu: bool = may_change(default=False)
+    node_labels: tuple[str, ...] = may_change(default=())
+    """``["role=train"]``: workers only on nodes that were started with these labels."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16``: autocast, over fp32 weights."""
     report_every_steps: int = may_change(default=50)
@@ -76,6 +82,7 @@ class TrainConfig:
     """``auto``: online where the user is logged in, else offline."""
 
     def __post_init__(self) -> None:
+        label_selector(self.node_labels)
         for name in (
             "num_steps",
             "global_batch_size",
