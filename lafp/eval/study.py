@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,16 @@ class StudyResults:
         ``success`` is resampled over seeds and episodes, other metrics over seeds. Seeds without a
         value (the coverage of a policy that passes no fork) are left out.
         """
+        if metric not in self._means:
+            self._means[metric] = self._means_of(metric)
+        return self._means[metric]
+
+    @cached_property
+    def _means(self) -> dict[str, list[StudyRow]]:
+        """Every table and chart asks again, and resampling takes its time."""
+        return {}
+
+    def _means_of(self, metric: str) -> list[StudyRow]:
         by_key: defaultdict[tuple[str | None, str], list[Result]] = defaultdict(list)
         for row in self.rows:
             if row.metric == metric and np.isfinite(row.value):
