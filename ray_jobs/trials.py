@@ -69,6 +69,7 @@ def run_trials(
     names = [run for run in graph.runs if not all(_complete(graph, study, run))]
     if not names:
         return {}
+    teller = _Teller(graph, study, len(names), watchdog)
     filesystem, path = storage.pyarrow_filesystem(storage.join(study.uri, "tune"))
     metric = early_stopping.metric if early_stopping else None
     trainable = tune.with_parameters(_run_trial, graph=graph, study=study, metric=metric)
@@ -85,25 +86,19 @@ def run_trials(
             storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=max_failures),
             verbose=0,
-            callbacks=[_Teller(graph, study, len(names), watchdog)],
+            callbacks=[teller],
         ),
     )
-    return dict(_unfinished(tuner.fit()))
+    tuner.fit()
+    return {
+        run: teller.failures.get(run, "stopped early")
+        for run in names
+        if not all(_complete(graph, study, run))
+    }
 
 
 def _complete(graph: StageGraph, study: RunDir, run: str) -> Iterator[bool]:
     return (is_complete(graph.nodes[key], study) for key in graph.runs[run].values())
-
-
-def _unfinished(grid: tune.ResultGrid) -> Iterator[tuple[str, str]]:
-    for result in (grid[i] for i in range(len(grid))):
-        run, last = (result.config or {})["run"], result.metrics or {}
-        if result.error:
-            yield run, (str(result.error).strip() or repr(result.error)).splitlines()[-1]
-        elif "error" in last:
-            yield run, last["error"]
-        elif "is_complete" not in last:
-            yield run, "stopped early"
 
 
 def _asha(cfg: EarlyStoppingConfig, graph: StageGraph) -> ASHAScheduler:
@@ -170,6 +165,8 @@ class _Teller(tune.Callback):
     ) -> None:
         self._graph, self._study, self._watchdog = graph, study, watchdog
         self._num_trials = num_trials
+        self.failures: dict[str, str] = {}
+        """Run -> why it did not get to its end."""
         self._began_at: dict[str, float] = {}
         self._num_done = 0
         self._told_at, self._told = time.monotonic(), ""
@@ -183,14 +180,16 @@ class _Teller(tune.Callback):
     ) -> None:
         """See ``tune.Callback``."""
         result = trial.last_result
-        how = "done" if result.get("is_complete") else f"FAILED: {result.get('error')}"
-        if "error" not in result and "is_complete" not in result:
-            how = "stopped early"
-        self._tell(trial, how)
+        if "error" in result:
+            self.failures[trial.config["run"]] = result["error"]
+            self._tell(trial, f"FAILED: {result['error']}")
+        else:
+            self._tell(trial, "done" if "is_complete" in result else "stopped early")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """See ``tune.Callback``."""
-        self._tell(trial, "FAILED: its process died too often")
+        self.failures[trial.config["run"]] = error = "its process died, too often"
+        self._tell(trial, f"FAILED: {error}")
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         """See ``tune.Callback``."""

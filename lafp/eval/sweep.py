@@ -10,6 +10,8 @@ from lafp.eval.results import DEMONSTRATOR, Result
 from lafp.eval.study import StudyResults, StudyRow, read_runs
 from lafp.run_dir import RunDir
 
+_WITHOUT_LABELS = (DEMONSTRATOR, "nothing", "embedding", "random_lam")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRun:
@@ -46,11 +48,14 @@ class SweepResults:
         return [row for rows in self.by_run.values() for row in rows]
 
     def curves(self, metric: str) -> dict[CurveKey, dict[float, StudyRow]]:
-        """Means over seeds: curve -> share of labels -> row. Without the demonstrators."""
+        """Means over seeds: curve -> share of labels -> row.
+
+        Without the demonstrators, and without the controls of the probe: labels change neither.
+        """
         found: defaultdict[CurveKey, dict[float, StudyRow]] = defaultdict(dict)
         for fraction, results in self.by_fraction.items():
             for row in results.of_metric(metric):
-                if row.subject.method != DEMONSTRATOR:
+                if row.subject.method not in _WITHOUT_LABELS:
                     key = CurveKey(method=row.subject.variant, label=row.subject.label)
                     found[key][fraction] = row
         return dict(found)

@@ -1,7 +1,7 @@
 """A sweep, written down: ``results.parquet``, ``table.md``, ``table.tex``, ``plot.png``, a page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -36,6 +36,7 @@ METRICS = {
 }
 """What has a curve and a table, where it was measured. The first one picks the best run."""
 _PERCENT = ("success",)
+_WIDTH_IN, _HEIGHT_IN = 8.4, 3.2
 
 
 def write_sweep(
@@ -52,13 +53,13 @@ def write_sweep(
     Returns:
         A summary: the best run, and where the page is.
     """
-    metrics = [metric for metric in METRICS if results.curves(metric)]
+    metrics = _metrics(results)
     write_results(storage.join(uri, "results.parquet"), results.rows)
     tables = {metric: table_of(results, metric) for metric in metrics}
     storage.write_text(storage.join(uri, "table.md"), _markdown(tables))
     storage.write_text(storage.join(uri, "table.tex"), _latex(tables))
     if metrics:
-        png = plots.draw_png(4.6 * len(metrics), 3.4, _painter(results, metrics), len(metrics))
+        png = plots.draw_png(_WIDTH_IN, _HEIGHT_IN, _painter(results, metrics[0]))
         storage.write_bytes(storage.join(uri, "plot.png"), png)
     summary: dict[str, Any] = {}
     if metrics and (best := results.best(metrics[0])):
@@ -67,6 +68,12 @@ def write_sweep(
     path = storage.join(uri, "report.html")
     storage.write_text(path, _page(uri, name, results, tables, missing, summary))
     return summary | {"report": path}
+
+
+def _metrics(results: SweepResults) -> list[str]:
+    """Those that were measured. Where success is, return says little more."""
+    found = [metric for metric in METRICS if results.curves(metric)]
+    return [metric for metric in found if metric != "return" or "success" not in found]
 
 
 def _in_words(metric: str, value: float, fraction: float | None) -> str:
@@ -78,13 +85,9 @@ def _in_words(metric: str, value: float, fraction: float | None) -> str:
 # Curves
 
 
-def _painter(results: SweepResults, metrics: Sequence[str]) -> Any:
-    def paint(axes: Any) -> None:
-        panels = axes if isinstance(axes, list) else [axes]
-        for ax, metric in zip(panels, metrics, strict=True):
-            _paint_curves(ax, results.curves(metric), metric, list(results.by_fraction))
-
-    return paint
+def _painter(results: SweepResults, metric: str) -> Callable[[Axes], None]:
+    curves, fractions = results.curves(metric), list(results.by_fraction)
+    return lambda ax: _paint_curves(ax, curves, metric, fractions)
 
 
 def _paint_curves(
@@ -118,7 +121,10 @@ def _paint_curves(
     ax.grid(axis="y")
     if metric in _PERCENT:
         ax.set_ylim(-0.02, 1.02)
-    ax.legend(frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0.2)
+    # Beside the curves, which leave no room.
+    ax.legend(
+        frameon=False, fontsize=8.5, handlelength=1.6, loc="center left", bbox_to_anchor=(1.02, 0.5)
+    )
 
 
 def _positions(fractions: Sequence[float]) -> dict[float, float]:
@@ -227,7 +233,7 @@ def _section(results: SweepResults, metric: str, table: Table) -> Section:
     title = f"{METRICS[metric]} over the share of labels"
     blocks: list[Block] = [
         chart(
-            plots.draw(8.4, 3.2, _painter(results, [metric])),
+            plots.draw(_WIDTH_IN, _HEIGHT_IN, _painter(results, metric)),
             alt=f"{title}: one curve per method.",
             caption=f"{title}, with 95 % intervals; small ticks are single training seeds.",
         ),
