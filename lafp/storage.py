@@ -7,15 +7,17 @@ the standard way. URIs are ``str``: ``pathlib`` would turn ``s3://b/k`` into ``s
 import io
 import operator
 import os
+import random
 import shutil
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urlparse
 
 from botocore.exceptions import (
@@ -25,18 +27,27 @@ from botocore.exceptions import (
     IncompleteReadError,
     ParamValidationError,
 )
+from botocore.exceptions import ConnectionError as EndpointError
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
 _local = threading.local()
+_patience_s = 0.0
+PATIENCE_S = 180.0
+"""How long workers wait for an S3 that is gone, before they fail."""
 _NUM_READS = 3
+T = TypeVar("T")
 _READ_BYTES = 8 * 2**20
 _LISTED_AT_ONCE = 50_000
 
 
 class StorageError(OSError):
     """A read, write or listing failed. The message names the URI and the cause."""
+
+
+class UnreachableError(StorageError):
+    """The storage does not answer, or says that it cannot now. It may later."""
 
 
 class AccessDeniedError(StorageError):
@@ -49,6 +60,30 @@ class FileInfo:
 
     uri: str
     num_bytes: int
+
+
+def be_patient(seconds: float = PATIENCE_S) -> None:
+    """From now on, requests of this process wait so long for an S3 that has gone.
+
+    For workers in the middle of a long job. Without it boto3's own retries must do, so that a wrong
+    endpoint is told at once.
+    """
+    global _patience_s
+    _patience_s = seconds
+
+
+def patiently(request: Callable[[], T]) -> T:
+    """Calls ``request`` again, at growing intervals, while storage is unreachable."""
+    deadline = time.monotonic() + _patience_s
+    pause_s = 0.5
+    while True:
+        try:
+            return request()
+        except UnreachableError:
+            if time.monotonic() + pause_s > deadline:
+                raise
+        time.sleep(pause_s * random.uniform(0.75, 1.25))  # not all workers at once
+        pause_s = min(2 * pause_s, 15.0)
 
 
 def is_s3(uri: str) -> bool:
@@ -86,13 +121,9 @@ def is_file(uri: str) -> bool:
     if not key or key.endswith("/"):
         return False
     try:
-        _client().head_object(Bucket=bucket, Key=key)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            return False
-        raise _failed("look up", uri, error) from error
-    except BotoCoreError as error:
-        raise _failed("look up", uri, error) from error
+        _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
+    except FileNotFoundError:
+        return False
     return True
 
 
@@ -102,8 +133,8 @@ def num_bytes(uri: str) -> int:
         return Path(uri).stat().st_size
     bucket, key = _split(uri)
     try:
-        with _s3_errors("look up", uri):
-            return int(_client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+        found = _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
+        return int(found["ContentLength"])
     except AccessDeniedError:
         read_bytes(uri, 0, 1)  # the answer to HEAD has no body that tells why: expired or forbidden
         raise
@@ -126,10 +157,11 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
     extra: dict[str, Any] = {}
     if offset or length is not None:
         extra["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
-    with _s3_errors("read", uri):
+
+    def read(s3: Any) -> bytes:
         for attempt in range(_NUM_READS):
             try:
-                return bytes(_client().get_object(Bucket=bucket, Key=key, **extra)["Body"].read())
+                return bytes(s3.get_object(Bucket=bucket, Key=key, **extra)["Body"].read())
             except (HTTPClientError, IncompleteReadError):  # boto3 retries requests, not bodies
                 if attempt == _NUM_READS - 1:
                     raise
@@ -137,7 +169,9 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
                 if error.response["Error"]["Code"] != "InvalidRange":
                     raise
                 return b""  # beyond the end, as on a disk
-    raise AssertionError(uri)
+        raise AssertionError(uri)
+
+    return _ask("read", uri, read)
 
 
 def open_file(uri: str) -> BinaryIO:
@@ -181,8 +215,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Writes the whole file or nothing: temporary name, then rename (S3: one PUT)."""
     if is_s3(uri):
         bucket, key = _split(uri)
-        with _s3_errors("write", uri):
-            _client().put_object(Bucket=bucket, Key=key, Body=data)
+        _ask("write", uri, lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=data))
         return
     with _new_file(uri) as tmp:
         tmp.write_bytes(data)
@@ -202,10 +235,10 @@ def upload(local: str | Path, uri: str) -> None:
     """Moves a finished local file to ``uri`` atomically. The local file is gone afterwards."""
     if is_s3(uri):
         bucket, key = _split(uri)
-        with _s3_errors("write", uri):
-            from boto3.s3.transfer import TransferConfig
+        from boto3.s3.transfer import TransferConfig
 
-            _client().upload_file(str(local), bucket, key, Config=TransferConfig(use_threads=False))
+        one = TransferConfig(use_threads=False)
+        _ask("write", uri, lambda s3: s3.upload_file(str(local), bucket, key, Config=one))
         Path(local).unlink()
         return
     with _new_file(uri) as tmp:
@@ -239,8 +272,7 @@ def local_file(uri: str) -> Iterator[Path]:
     bucket, key = _split(uri)
     with tempfile.TemporaryDirectory(prefix="lafp-") as tmp:
         path = Path(tmp) / Path(key).name
-        with _s3_errors("read", uri):
-            _client().download_file(bucket, key, str(path))
+        _ask("read", uri, lambda s3: s3.download_file(bucket, key, str(path)))
         yield path
 
 
@@ -275,10 +307,13 @@ def list_folders(uri: str) -> list[str]:
     else:
         bucket, prefix = _split(uri)
         prefix = prefix.rstrip("/") + "/" if prefix else ""
-        paginator = _client().get_paginator("list_objects_v2")
-        with _s3_errors("list", uri):
+
+        def prefixes(s3: Any) -> list[str]:
+            paginator = s3.get_paginator("list_objects_v2")
             pages = paginator.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+            return [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+
+        found = _ask("list", uri, prefixes)
         names = [name.removeprefix(prefix).rstrip("/") for name in found]
     return sorted(name for name in names if not name.startswith("."))
 
@@ -323,8 +358,7 @@ def delete(uri: str) -> None:
         Path(uri).unlink(missing_ok=True)
         return
     bucket, key = _split(uri)
-    with _s3_errors("delete", uri):
-        _client().delete_object(Bucket=bucket, Key=key)
+    _ask("delete", uri, lambda s3: s3.delete_object(Bucket=bucket, Key=key))
 
 
 def delete_folder(uri: str) -> None:
@@ -370,6 +404,16 @@ def _client() -> Any:
     return _local.client
 
 
+def _ask(verb: str, uri: str, request: Callable[[Any], T]) -> T:
+    """``request`` of this thread's client, with errors in our words, as patiently as is set."""
+
+    def ask() -> T:
+        with _s3_errors(verb, uri):
+            return request(_client())
+
+    return patiently(ask)
+
+
 @contextmanager
 def _s3_errors(verb: str, uri: str) -> Iterator[None]:
     import boto3.exceptions
@@ -381,11 +425,24 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
             raise FileNotFoundError(f"No such object: {uri}") from error
         if error.response["Error"]["Code"] in ("403", "AccessDenied"):
             raise AccessDeniedError(f"Could not {verb} {uri}: {error}") from error
+        if _is_server_error(error):
+            raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
         raise _failed(verb, uri, error) from error
     except ParamValidationError as error:  # no bucket can have this name
         raise FileNotFoundError(f"No such object: {uri}. {error}") from error
+    except (HTTPClientError, EndpointError, IncompleteReadError) as error:
+        # There was no connection, or it broke or timed out.
+        raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
     except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
+        if _is_server_error(error.__context__):  # boto3 wraps those of large uploads
+            raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
         raise _failed(verb, uri, error) from error
+
+
+def _is_server_error(error: BaseException | None) -> bool:
+    if not isinstance(error, ClientError):
+        return False
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
 
 
 def _failed(verb: str, uri: str, error: Exception) -> StorageError:

@@ -8,13 +8,15 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConsistencyMode
+from ray.train import Checkpoint
 from ray.train.torch import get_device
 
+from lafp import storage
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader, read_ahead
 from lafp.data.shards import ClipDemand
+from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
-from lafp.train.context import to_clip_batches
+from lafp.train.context import Notice, to_clip_batches
 from lafp.types import ClipBatch
 from ray_jobs.ray_ingest import ray_micro_batches
 from ray_jobs.stop_notice import NoticeListener
@@ -38,16 +40,25 @@ class RayTrainContext:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = get_device() if cfg.use_gpu else torch.device("cpu")
-        self.notice = NoticeListener(board, self.world_size)
+        if cfg.use_gpu:  # collectives of objects go over the current device
+            torch.cuda.set_device(self.device)
+        self._listener = NoticeListener(board, self.world_size)
+        self.checkpoints = Checkpoints(uri, cfg.num_checkpoints_to_keep, self.rank, self.world_size)
+
+    def notice(self, step: int) -> Notice:
+        """See ``TrainContext``."""
+        self.checkpoints.check()
+        return self._listener(step)
 
     @contextmanager
     def restored(self) -> Iterator[Path | None]:
-        """See ``TrainContext``."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        """See ``TrainContext``. The workers of a node share one download."""
+        latest = self.checkpoints.start()
+        if latest is None:
             yield None
             return
-        with checkpoint.as_directory() as folder:
+        filesystem, path = storage.pyarrow_filesystem(latest)
+        with Checkpoint(path, filesystem).as_directory() as folder:
             yield Path(folder)
 
     def clips(
@@ -74,12 +85,3 @@ class RayTrainContext:
             ingest.node_labels,
         )
         return map(to_clip_batches, batches)
-
-    def report(self, metrics: dict[str, float], checkpoint_dir: Path) -> None:
-        """See ``TrainContext``."""
-        has_files = any(checkpoint_dir.iterdir())
-        checkpoint = Checkpoint.from_directory(checkpoint_dir) if has_files else None
-        ray.train.report(metrics, checkpoint=checkpoint)
-        # The report only lies in this worker's queue until the controller's next poll, and a
-        # worker killed in between would take the checkpoint with it. So wait for the controller.
-        ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)

@@ -17,6 +17,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, Dataset, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from lafp import storage
 from lafp.data.latent_sets import open_latent_set
 from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import open_shard_set
@@ -115,6 +116,7 @@ class BlockReader:
     """The reader actor: block numbers -> blocks, a row per micro-batch, a column per field."""
 
     def __init__(self, plan: MicroBatchPlan, steps: BlockSteps, cache_bytes: int) -> None:
+        storage.be_patient()
         self._reader = MicroBatchReader(plan, cache_bytes)
         self._steps = steps
 

@@ -5,12 +5,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from ray.train import (
-    CheckpointConfig,
     FailureConfig,
     RunConfig,
     ScalingConfig,
@@ -27,6 +26,7 @@ from lafp.eval.collapse import signs_of_collapse
 from lafp.node_labels import label_selector
 from lafp.progress import Progress
 from lafp.run_dir import StageDir
+from lafp.storage import StorageError
 from lafp.train.config import TrainConfig
 from lafp.train.damaged_clips import DAMAGED, DamagedShardsError
 from lafp.train.loop import StoppedError, train
@@ -46,12 +46,13 @@ from ray_jobs.ray_ingest import CPUS_PER_READER
 from ray_jobs.stop_notice import stopped_by_sigterm
 
 ENVIRONMENT = {
-    # How soon the controller sees reports, deaths and the end. Every checkpoint waits for it.
+    # How soon the controller sees deaths and the end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # A cluster that has to grow first needs longer than the default minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
 }
-CHECKPOINTS = "checkpoints"
+RAY_TRAIN = "ray_train"
+"""Ray Train's own folder. Our checkpoints do not go through it: see ``lafp.train.checkpoints``."""
 FAILURES = "failures.jsonl"
 HEADLINES = ("loss", "probe/r2", "val/loss", "val/action_r2_deployed")
 """Metrics that the progress line shows, as far as a task has them."""
@@ -123,10 +124,9 @@ def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any]) -> TorchTra
             label_selector=label_selector(cfg.node_labels) or None,
         ),
         run_config=RunConfig(
-            name=CHECKPOINTS,
+            name=RAY_TRAIN,
             storage_path=path,
             storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=cfg.num_checkpoints_to_keep),
             failure_config=FailureConfig(max_failures=cfg.max_failures),
             callbacks=[FailureLog(stage.path(FAILURES))],  # type: ignore[list-item]
         ),
@@ -139,6 +139,7 @@ def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
     What cannot succeed by trying again is returned, not raised: Ray Train retries any exception.
     """
     cfg: TrainConfig = job["cfg"]
+    storage.be_patient()
     torch.manual_seed(derive_seed(cfg.seed, "init"))
     try:
         context = RayTrainContext(cfg, job["uri"], job["board"])
@@ -161,7 +162,8 @@ class FailureLog(UserCallback):
         for rank, error in worker_exceptions.items():
             first_line = (str(error).strip() or repr(error)).splitlines()[0]
             self._lines += json.dumps({"rank": rank, "error": first_line}) + "\n"
-        storage.write_text(self._uri, self._lines)
+        with suppress(StorageError):  # which may be why the worker has failed
+            storage.write_text(self._uri, self._lines)
 
 
 @contextmanager
@@ -180,14 +182,18 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
         is_last = False
         while not is_last:
             is_last = stop.wait(interval_s)
-            starts = read_starts(stage.uri)
+            try:
+                starts, records = read_starts(stage.uri), read_metrics(stage.uri)
+                failure = _last_failure(stage)
+            except StorageError:  # the workers wait for it, so there is nothing new to show
+                continue
             if len(starts) > num_starts:
                 num_starts, start_step = len(starts), int(starts[-1]["step"])
                 if num_starts > 1:
-                    sys.stderr.write(f"{_last_failure(stage)}resuming from step {start_step}\n")
+                    sys.stderr.write(f"{failure}resuming from step {start_step}\n")
                 progress = Progress(stage.name, num_steps, "steps")
                 progress.update(start_step)
-            if progress and (records := read_metrics(stage.uri)):
+            if progress and records:
                 latest = {name: value for record in records for name, value in record.items()}
                 if latest["step"] != shown_step:
                     shown_step = latest["step"]

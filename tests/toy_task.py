@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder
 from lafp.data.windows import WindowConfig, cut_windows
 from lafp.models.ema import ema_update_
+from lafp.train.checkpoints import Checkpoints, is_whole
 from lafp.train.context import Notice, to_clip_batches
 from lafp.types import LossOutput
 
@@ -99,10 +99,16 @@ class ToyTask:
 
 
 class KillingTask(ToyTask):
-    """Kills its own process, once, where step ``at_step`` (from 0) begins."""
+    """Kills its own process, once, where step ``at_step`` (from 0) begins.
 
-    def __init__(self, shards: str, folder: str, rank: int, at_step: int, **kwargs) -> None:
+    But not before the checkpoint of ``saved_step`` is stored, in the stage's ``folder``.
+    """
+
+    def __init__(
+        self, shards: str, folder: str, rank: int, at_step: int, saved_step: int, **kwargs
+    ) -> None:
         super().__init__(shards, **kwargs)
+        self._saved = f"{folder}/checkpoints/step-{saved_step:09d}"
         self._marker, self._rank, self._at_step = Path(folder) / "killed", rank, at_step
         self._num_steps = 0
 
@@ -110,6 +116,8 @@ class KillingTask(ToyTask):
         is_its_turn = self._num_steps == self._at_step and not self._marker.exists()
         if is_its_turn and dist.get_rank() == self._rank:
             self._marker.touch()
+            while not is_whole(self._saved):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         self._num_steps += 1
         return super().inputs(clips)
@@ -118,7 +126,7 @@ class KillingTask(ToyTask):
 class TerminatedTask(ToyTask):
     """Rank 1 sends SIGTERM at ``at_step`` (from 0), once, and gives it time to be heard.
 
-    To the process ``pid``; by default to its own, which dies two steps later.
+    To the process ``pid``; by default to its own, which dies once a checkpoint is stored.
     """
 
     def __init__(
@@ -127,6 +135,7 @@ class TerminatedTask(ToyTask):
         super().__init__(shards, **kwargs)
         self._marker, self._pid, self._at_step = Path(folder) / "signalled", pid, at_step
         self._is_repeated = self._marker.exists()
+        self._checkpoints = Path(folder) / "checkpoints"
         self._num_steps = 0
 
     def inputs(self, clips):
@@ -136,6 +145,8 @@ class TerminatedTask(ToyTask):
                 os.kill(self._pid or os.getpid(), signal.SIGTERM)
                 time.sleep(2)
             if self._num_steps == self._at_step + 2 and not self._pid:
+                while not any(map(is_whole, map(str, self._checkpoints.glob("*")))):
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
         self._num_steps += 1
         return super().inputs(clips)
@@ -195,13 +206,15 @@ class GroupContext:
 
     device = torch.device("cpu")
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, num_to_keep: int = 100) -> None:
         self.uri = uri
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.checkpoints = Checkpoints(uri, num_to_keep, self.rank, self.world_size)
 
     @contextmanager
     def restored(self):
-        yield max(Path(self.uri).glob("checkpoint-*"), default=None)
+        latest = self.checkpoints.start()
+        yield None if latest is None else Path(latest)
 
     def clips(self, demands, num_rounds, start_step):
         plan = MicroBatchPlan(
@@ -210,12 +223,8 @@ class GroupContext:
         return map(to_clip_batches, MicroBatchReader(plan, 1 << 24).read_from(start_step))
 
     def notice(self, step: int) -> Notice:
+        self.checkpoints.check()
         return Notice.NONE
-
-    def report(self, metrics, checkpoint_dir) -> None:
-        target = Path(self.uri) / f"checkpoint-{metrics['step']:06d}"
-        shutil.copytree(checkpoint_dir, target, dirs_exist_ok=True)
-        dist.barrier()
 
 
 def assert_same_weights(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:

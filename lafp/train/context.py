@@ -1,6 +1,5 @@
 """Where training runs, seen from the loop: ranks, clips, checkpoints. The launcher hides behind."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
@@ -11,6 +10,7 @@ import torch
 
 from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand
+from lafp.train.checkpoints import Checkpoints
 from lafp.types import ClipBatch
 
 
@@ -32,6 +32,8 @@ class TrainContext(Protocol):
     device: torch.device
     uri: str
     """The stage's folder: metrics and the finished model go there."""
+    checkpoints: Checkpoints
+    """Where the run's checkpoints are stored and found."""
 
     def restored(self) -> AbstractContextManager[Path | None]:
         """A local folder with the last checkpoint, within the block; None at a run's begin."""
@@ -47,14 +49,9 @@ class TrainContext(Protocol):
         """What is due after ``step`` steps. All ranks ask after every step.
 
         All get the same answer, without waiting for a device.
-        """
-        ...
 
-    def report(self, metrics: dict[str, float], checkpoint_dir: Path) -> None:
-        """Stores this rank's files of a checkpoint; all ranks call it.
-
-        On return the checkpoint is what ``restored`` gives, even if this process is killed at
-        once. The folder is the caller's to delete.
+        Raises:
+            StorageError: The last checkpoint could not be stored.
         """
         ...
 
@@ -74,12 +71,13 @@ class LocalContext:
         self.uri = uri
         self.device = torch.device(device)
         self._cache_bytes = cache_bytes
-        self._checkpoints = Path(uri) / "checkpoints"
+        self.checkpoints = Checkpoints(uri, num_to_keep=1)
 
     @contextmanager
     def restored(self) -> Iterator[Path | None]:
         """See ``TrainContext``."""
-        yield max(self._checkpoints.glob("step-*"), default=None)
+        latest = self.checkpoints.start()
+        yield None if latest is None else Path(latest)
 
     def clips(
         self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int
@@ -90,18 +88,9 @@ class LocalContext:
         return map(to_clip_batches, reader.read_from(start_step))
 
     def notice(self, step: int) -> Notice:
-        """See ``TrainContext``. Nobody asks."""
+        """See ``TrainContext``. Nobody asks for anything."""
+        self.checkpoints.check()
         return Notice.NONE
-
-    def report(self, metrics: dict[str, float], checkpoint_dir: Path) -> None:
-        """See ``TrainContext``. Only the last checkpoint is kept."""
-        incoming = self._checkpoints / "incoming"
-        shutil.rmtree(incoming, ignore_errors=True)
-        shutil.copytree(checkpoint_dir, incoming)
-        older = list(self._checkpoints.glob("step-*"))
-        incoming.rename(self._checkpoints / f"step-{int(metrics['step']):09d}")
-        for folder in older:
-            shutil.rmtree(folder)
 
 
 def to_clip_batches(batch: MicroBatch) -> dict[str, ClipBatch]:

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 
 from lafp.data.randomness import derive_seed
+from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
 from lafp.train.context import Notice, TrainContext
 from lafp.train.damaged_clips import DAMAGED, DamagedClips
@@ -44,6 +45,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
         NonFiniteLossError: The loss became NaN or infinite.
         DamagedShardsError: Too many clips could not be read.
         StoppedError: The context asked for it before the last step.
+        StorageError: A checkpoint could not be stored.
         ConfigError: Batch and workers do not divide, or the checkpoint fits another engine.
     """
     engine: Engine = ENGINES.get(cfg.engine.name)(cfg, task.module, ctx.device)
@@ -74,13 +76,15 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
             log.write(step, record)
         metrics |= {"step": step, **record}
         if notice or _every(cfg.checkpoint_every_steps, step, cfg):
-            _checkpoint(engine, ctx, step, metrics)
+            _checkpoint(engine, ctx.checkpoints, step)
         if notice == Notice.STOP:
+            ctx.checkpoints.finish()
             raise StoppedError(
                 f"Stopped at step {step} of {cfg.num_steps}, with a checkpoint. Run the same "
                 "command again to resume."
             )
         meter.restart()
+    ctx.checkpoints.finish()
     _export(task, ctx, engine, metrics)
     if log:
         log.close()
@@ -172,7 +176,9 @@ def _export(task: Task, ctx: TrainContext, engine: Engine, metrics: dict[str, fl
             task.export(module.eval(), ctx.uri, metrics)
 
 
-def _checkpoint(engine: Engine, ctx: TrainContext, step: int, metrics: dict[str, float]) -> None:
-    with tempfile.TemporaryDirectory(prefix="lafp-checkpoint-") as folder:
-        engine.save(Path(folder), step)
-        ctx.report(metrics, Path(folder))
+def _checkpoint(engine: Engine, checkpoints: Checkpoints, step: int) -> None:
+    """Writes to the local disk; from there it is stored while training goes on."""
+    checkpoints.wait()  # one at a time: disks are bounded, and a failure is not to be overlooked
+    folder = Path(tempfile.mkdtemp(prefix="lafp-checkpoint-"))
+    engine.save(folder, step)
+    checkpoints.save(folder, step)

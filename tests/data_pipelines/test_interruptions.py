@@ -3,10 +3,8 @@
 import hashlib
 import os
 import random
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lafp import storage
+from tests.cable import Cable
 from tests.synthetic_video import moving_square, write_video
 
 ROOT = Path(__file__).parents[2]
@@ -192,43 +191,6 @@ def test_a_full_disk_stops_with_a_clear_error_and_more_room_goes_on(
     filler.unlink()
     complete(source, small_disk, log)
     assert result(small_disk) == undisturbed(source)
-
-
-class Cable:
-    """A connection to a server that can be pulled out and plugged in again."""
-
-    def __init__(self, port: int) -> None:
-        self._to, self._open = port, []
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = self._server.getsockname()[1]
-        self.is_plugged = True
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def pull(self) -> None:
-        self.is_plugged = False
-        for end in self._open:
-            end.close()
-
-    def _serve(self) -> None:
-        while True:
-            client, _ = self._server.accept()
-            if not self.is_plugged:
-                client.close()
-                continue
-            server = socket.create_connection(("127.0.0.1", self._to))
-            self._open += [client, server]
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
-
-    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(2**16):
-                sink.sendall(data)
-        except OSError:
-            pass
-        finally:
-            for end in (source, sink):
-                end.close()
 
 
 @pytest.mark.slow

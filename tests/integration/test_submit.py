@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from lafp.train.checkpoints import is_whole
 from tests.integration.conftest import CONFIG, ROOT
+from tests.synthetic_shards import write_shard_set
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -37,6 +40,7 @@ def cluster(tmp_path_factory):
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
         "LAFP_TEST_METRICS_PORT": str(free_port()),
+        "RAY_JOB_STOP_WAIT_TIME_S": "120",
     }
     head = subprocess.Popen(
         [
@@ -68,9 +72,11 @@ def wait_until_up(environment: dict[str, str], head: subprocess.Popen) -> None:
         time.sleep(1)
 
 
-def submit(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess:
+def submit(
+    environment: dict[str, str], *command: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [RAY, "job", "submit", "--working-dir", ".", "--", "python", "-m", *command],
+        [RAY, "job", "submit", *options, "--working-dir", ".", "--", "python", "-m", *command],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -115,3 +121,28 @@ def test_a_job_with_a_wrong_config_fails_with_its_message(cluster):
     result = submit(cluster, "ray_jobs.pipeline", CONFIG, "evaluate.num_episode=3")
     assert result.returncode != 0
     assert "Did you mean: 'num_episodes'" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_stopped_job_has_saved_the_step_that_it_names(cluster, tmp_path):
+    shards = write_shard_set(tmp_path / "shards", num_clips=20)
+    command = (
+        *("ray_jobs.train_lam", "configs/train_lam/lapo_debug.yaml", f"shards={shards}"),
+        *("window.windows_per_clip=2", "train.num_workers=2", "train.num_steps=1000000"),
+        *("train.checkpoint_every_steps=1000000", "train.evaluate_every_steps=1000000"),
+        *("--storage", str(tmp_path), "--run-name", "run"),
+    )
+    job = "to-be-stopped"
+    submit(cluster, *command, options=("--no-wait", "--submission-id", job))
+    metrics = tmp_path / "run" / "lam" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    subprocess.run([RAY, "job", "stop", job], env=cluster, check=True, timeout=180)
+    logs = subprocess.run(
+        [RAY, "job", "logs", job], env=cluster, capture_output=True, text=True, check=True
+    ).stdout
+    stopped_at = int(re.search(r"Stopped at step (\d+) of 1000000, with a checkpoint", logs)[1])
+    [checkpoint] = (tmp_path / "run" / "lam" / "checkpoints").iterdir()
+    assert checkpoint.name == f"step-{stopped_at:09d}" and is_whole(str(checkpoint))

@@ -1,11 +1,16 @@
 """The same contract on a local folder and on a real S3 API (moto's server on loopback)."""
 
+import threading
+import time
 import tracemalloc
 
+import boto3
 import numpy as np
 import pytest
+from botocore.config import Config
 
 from lafp import storage
+from tests.cable import Cable
 from tests.http_server import answer, serving
 
 
@@ -186,3 +191,62 @@ def test_pages_of_a_listing_on_s3_are_fetched_when_they_are_needed(s3_bucket, mo
         assert len(asked) == 3
     finally:
         client.meta.events.unregister(event, small_page)
+
+
+@pytest.fixture
+def cable(s3_server, monkeypatch):
+    """Between storage and its S3, for a client that hardly tries again by itself."""
+    cable = Cable(int(s3_server["AWS_ENDPOINT_URL"].rpartition(":")[2]))
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{cable.port}",
+        config=Config(retries={"max_attempts": 1}, connect_timeout=1, read_timeout=1),
+    )
+    monkeypatch.setattr(storage, "_client", lambda: client)
+    yield cable
+    storage.be_patient(0)
+
+
+REQUESTS = {
+    "read": lambda uri, _: storage.read_bytes(uri),
+    "look up": lambda uri, _: storage.is_file(uri),
+    "write": lambda uri, _: storage.write_bytes(uri, b"new"),
+    "upload": lambda uri, file: storage.upload(file, uri),
+    "list": lambda uri, _: storage.list_folders(uri.rpartition("/")[0]),
+    "delete": lambda uri, _: storage.delete(uri),
+}
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_a_patient_process_waits_until_storage_is_back(cable, s3_bucket, tmp_path, request_name):
+    uri, file = f"{s3_bucket}/a/file", tmp_path / "file"
+    storage.write_bytes(uri, b"old")
+    file.write_bytes(b"new")
+    cable.pull()
+    storage.be_patient(60)
+    threading.Timer(1.0, lambda: setattr(cable, "is_plugged", True)).start()
+    start = time.monotonic()
+    REQUESTS[request_name](uri, file)
+    assert time.monotonic() - start > 0.9
+
+
+def test_patience_ends_with_an_error_that_names_the_file(cable, s3_bucket):
+    cable.pull()
+    start = time.monotonic()
+    with pytest.raises(storage.UnreachableError, match=f"Could not read {s3_bucket}/file"):
+        storage.read_bytes(f"{s3_bucket}/file")
+    impatient_s = time.monotonic() - start
+    storage.be_patient(2.0)
+    start = time.monotonic()
+    with pytest.raises(storage.UnreachableError):
+        storage.read_bytes(f"{s3_bucket}/file")
+    assert time.monotonic() - start > impatient_s + 0.4
+
+
+def test_a_missing_file_is_told_at_once_however_patient(cable, s3_bucket):
+    storage.be_patient(60)
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(f"{s3_bucket}/nothing")
+    assert not storage.is_file(f"{s3_bucket}/nothing")
+    assert time.monotonic() - start < 10

@@ -10,6 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from lafp.run_dir import StageDir
+from lafp.train.checkpoints import is_whole
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.metrics import read_metrics
 from ray_jobs.trainer import fit
@@ -40,7 +41,9 @@ def test_training_goes_on_from_its_checkpoint_when_a_node_is_lost(cluster, tmp_p
 
     def lose_the_node() -> None:
         deadline = time.monotonic() + 300
-        while len(list(tmp_path.glob("waiting-*"))) < 2 and time.monotonic() < deadline:
+        saved = str(tmp_path / "lam" / "checkpoints" / "step-000000004")
+        while not (len(list(tmp_path.glob("waiting-*"))) == 2 and is_whole(saved)):
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         cluster.remove_node(lost, allow_graceful=False)
         cluster.add_node(num_cpus=1)

@@ -39,6 +39,17 @@ class DeepSpeedConfig:
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What is cut over the workers: 0 nothing, 1 optimizer state, 2 and gradients, 3 and
     parameters."""
+    offload_optimizer: bool = False
+    """ZeRO-Offload (Ren et al., 2021): the optimizer's state lies in host memory, and its step runs
+    there, on ``OMP_NUM_THREADS`` threads. For models whose state a GPU cannot hold; from
+    ``zero_stage`` 1 on."""
+
+    def __post_init__(self) -> None:
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError(
+                "offload_optimizer needs zero_stage 1, 2 or 3, got 0, where every worker keeps the "
+                "whole optimizer on its device."
+            )
 
 
 class DeepSpeedEngine(Engine):
@@ -67,7 +78,13 @@ class DeepSpeedEngine(Engine):
         num_parameters = sum(p.numel() for p in self.module.parameters())
         # DeepSpeed allocates whole buckets, and wants them aligned.
         bucket = min(500_000_000, -(-num_parameters // 1024) * 1024)
+        offload: dict[str, Any] = {}
+        if self.cfg.engine.offload_optimizer:
+            pinned = self.device.type == "cuda"
+            offload = {"offload_optimizer": {"device": "cpu", "pin_memory": pinned}}
         return {
+            # torch's fused AdamW steps as well on a CPU, and nobody has to compile it.
+            "zero_force_ds_cpu_optimizer": False,
             "train_micro_batch_size_per_gpu": self.cfg.micro_batch_size,
             "gradient_accumulation_steps": self.cfg.gradient_accumulation,
             # Stage 0 clips without telling the norm, so it is done here.
@@ -78,6 +95,7 @@ class DeepSpeedEngine(Engine):
                 "overlap_comm": self.device.type == "cuda",
                 "reduce_bucket_size": bucket,
                 "allgather_bucket_size": bucket,
+                **offload,
             },
         }
 

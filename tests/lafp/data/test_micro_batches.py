@@ -128,3 +128,23 @@ def test_an_error_of_the_reader_comes_out_in_its_place():
     assert next(ahead) == {}
     with pytest.raises(RuntimeError, match="a broken shard"):
         next(ahead)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_no_ranks_data_ends_before_anothers(tmp_path, world_size):
+    """An order is endless, also where clips, shards and epochs divide by nothing."""
+    shards = write_shard_set(tmp_path, num_clips=7, clips_per_shard=3)
+    seven = {
+        "videos": ClipDemand(
+            order=ClipOrder(shard_set=shards, split="train", seed=0), clips_per_step=4
+        )
+    }
+    streams = [
+        MicroBatchReader(plan(seven, rank, world_size)).read_from(0) for rank in range(world_size)
+    ]
+    visits: Counter[int] = Counter()
+    for _ in range(21):  # 12 epochs
+        batches = [next(stream) for stream in streams]
+        assert {len(keys([batch])) for batch in batches} == {4 // world_size}
+        visits.update(keys(batches))
+    assert len(visits) == 7 and set(visits.values()) == {12}

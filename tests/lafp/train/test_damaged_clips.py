@@ -10,9 +10,8 @@ import pytest
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.damage import REASONS, DamagedClipError
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shard_format import ShardEntry
-from lafp.data.shards import ClipDemand, ClipOrder, ClipReader, read_shard_entry
+from lafp.data.shards import ClipOrder, ClipReader, read_shard_entry
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.context import LocalContext
 from lafp.train.damaged_clips import DamagedShardsError
@@ -136,26 +135,3 @@ def test_a_truncated_object_on_s3_reads_like_a_truncated_file(s3_bucket):
     storage.write_bytes(f"{s3_bucket}/file", b"0123456789")
     assert storage.read_bytes(f"{s3_bucket}/file", 8, 5) == b"89"
     assert storage.read_bytes(f"{s3_bucket}/file", 20, 5) == b""
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_no_ranks_data_can_end_before_another_ranks(shards, world_size):
-    """Also where clips, shards and epochs divide by nothing: an order is endless."""
-    write_shard_set(shards, num_clips=7, clips_per_shard=3)
-    read_shard_entry.cache_clear()
-    plans = [
-        MicroBatchPlan(
-            demands={"videos": ClipDemand(order=order(shards), clips_per_step=4)},
-            rank=rank,
-            world_size=world_size,
-            num_rounds=1,
-        )
-        for rank in range(world_size)
-    ]
-    streams = [MicroBatchReader(plan).read_from(0) for plan in plans]
-    keys = []
-    for _ in range(21):  # 12 epochs
-        batches = [next(stream)["videos"] for stream in streams]
-        assert {len(batch["clip_key"]) for batch in batches} == {4 // world_size}
-        keys += [key for batch in batches for key in batch["clip_key"]]
-    assert {keys.count(key) for key in set(keys)} == {12} and len(set(keys)) == 7

@@ -129,6 +129,6 @@ def test_a_checkpoint_of_another_engine_is_an_error(runs, tmp_path, wrote, reads
 
 def halfway(runs: Path, engine: str, folder: Path) -> LocalContext:
     """A context of one process that resumes from the middle of a run of two."""
-    source = runs / "fp32" / engine / f"checkpoint-{NUM_STEPS // 2:06d}"
-    shutil.copytree(source, folder / "checkpoints" / "step-000000010")
+    name = f"checkpoints/step-{NUM_STEPS // 2:09d}"
+    shutil.copytree(runs / "fp32" / engine / name, folder / name)
     return LocalContext(str(folder))

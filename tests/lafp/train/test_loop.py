@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from lafp.config import ConfigError
+from lafp.train.checkpoints import is_whole
 from lafp.train.config import TrainConfig
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
@@ -44,6 +46,15 @@ def run(cfg: TrainConfig, shards: str, folder: Path, task=ToyTask, **kwargs) -> 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "toy.pt")
+
+
+def wait_for_checkpoint(folder: Path, step: int) -> None:
+    """Until it is whole and the only one: in this process the thread that stores it lives on."""
+    deadline = time.monotonic() + 30
+    path = folder / "checkpoints" / f"step-{step:09d}"
+    while list(path.parent.glob("*")) != [path] or not is_whole(str(path)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class KilledError(Exception):
@@ -88,8 +99,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(shards, tmp_path, at_ste
     with pytest.raises(KilledError):
         run(cfg, shards, tmp_path / "killed", DyingTask, at_step=at_step)
     last = at_step // 4 * 4
-    [checkpoint] = (tmp_path / "killed" / "checkpoints").glob("step-*")
-    assert checkpoint.name == f"step-{last:09d}"
+    wait_for_checkpoint(tmp_path / "killed", last)
     run(cfg, shards, tmp_path / "killed")
     steps = [record["step"] for record in read_metrics(str(tmp_path / "killed"))]
     assert steps == sorted(set(steps)) == [3, 4, 5, 6, 8, 9, 10, 12]
@@ -151,8 +161,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(shards, tmp_path):
 
     with pytest.raises(NonFiniteLossError, match="The loss of step 6 is not finite"):
         run(config(), shards, tmp_path, BrokenTask)
-    [checkpoint] = (tmp_path / "checkpoints").glob("step-*")
-    assert checkpoint.name == "step-000000004"
+    wait_for_checkpoint(tmp_path, 4)
 
 
 def test_two_streams_reach_the_task(shards, tmp_path):

@@ -23,7 +23,10 @@ WIDTH = 160
 CASES = {"ddp": (DdpConfig(), "fp32"), "ddp_bf16": (DdpConfig(), "bf16")} | {
     f"zero{stage}": (DeepSpeedConfig(zero_stage=stage), "fp32") for stage in range(4)
 }
-CASES |= {f"zero{stage}_bf16": (DeepSpeedConfig(zero_stage=stage), "bf16") for stage in (2, 3)}
+for stage in (2, 3):
+    CASES[f"zero{stage}_bf16"] = DeepSpeedConfig(zero_stage=stage), "bf16"
+    offloaded = DeepSpeedConfig(zero_stage=stage, offload_optimizer=True)
+    CASES[f"zero{stage}_offload"] = offloaded, "fp32"
 
 
 class SpoiledTask(ToyTask):
@@ -139,7 +142,7 @@ def test_a_skipped_step_changes_neither_weights_nor_moments_nor_buffers(runs, ca
 
 
 def checkpoint(folder: Path, step: int) -> dict:
-    files = sorted((folder / f"checkpoint-{step:06d}").rglob("*.pt"))
+    files = sorted((folder / "checkpoints" / f"step-{step:09d}").rglob("*.pt"))
     assert files
     state = {}
     for file in files:

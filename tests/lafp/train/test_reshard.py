@@ -66,7 +66,7 @@ def two_workers(rank: int, shards: str, root: Path, cases: tuple[str, ...]) -> N
         folder = root / "one_then_two" / case
         if rank == 0:
             begun = root / "one" / case / "checkpoints" / f"step-{HALF:09d}"
-            shutil.copytree(begun, folder / f"checkpoint-{HALF:06d}")
+            shutil.copytree(begun, folder / "checkpoints" / begun.name)
         dist.barrier()
         run(config(case, 2), shards, GroupContext(str(folder)))
     dist.destroy_process_group()
@@ -86,7 +86,7 @@ def runs(cases, tmp_path_factory) -> Path:
     mp.spawn(two_workers, (shards, root, cases), nprocs=2)
     for case in cases:
         folder = root / "two_then_one" / case
-        begun = root / "two" / case / f"checkpoint-{HALF:06d}"
+        begun = root / "two" / case / "checkpoints" / f"step-{HALF:09d}"
         shutil.copytree(begun, folder / "checkpoints" / f"step-{HALF:09d}")
         run(config(case, 1), shards, LocalContext(str(folder)))
     return root
