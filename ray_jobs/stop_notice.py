@@ -18,10 +18,9 @@ from itertools import count
 from typing import Any
 
 import ray
-import torch.distributed as dist
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lafp.train.context import Notice
+from lafp.train.notice import Notice
 
 SAME_NOTICE_S = 10
 """All workers of a node hear that it goes; one checkpoint will do."""
@@ -200,6 +199,8 @@ class NoticeListener:
 
 def _common_name() -> str:
     """A name that all workers of this start have in common, and those of no other start."""
+    import torch.distributed as dist  # not for the board: its process would load torch
+
     names = [uuid.uuid4().hex]
     if dist.is_initialized():
         dist.broadcast_object_list(names)

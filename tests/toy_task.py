@@ -19,7 +19,8 @@ from lafp.data.shards import ClipDemand, ClipOrder
 from lafp.data.windows import WindowConfig, cut_windows
 from lafp.models.ema import ema_update_
 from lafp.train.checkpoints import Checkpoints, is_whole
-from lafp.train.context import Notice, to_clip_batches
+from lafp.train.context import to_clip_batches
+from lafp.train.notice import Notice
 from lafp.types import LossOutput
 
 WINDOW = WindowConfig(windows_per_clip=2)

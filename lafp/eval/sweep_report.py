@@ -239,7 +239,7 @@ def _section(results: SweepResults, metric: str, table: Table) -> Section:
         ),
         table,
     ]
-    if any(row.task == "slalom" for row in results.rows):
+    if metric == "success" and any(row.task == "slalom" for row in results.rows):
         blocks.append(Text(text=SLALOM_NOTE))
     return Section(id=metric, short=METRICS[metric], title=title, blocks=blocks)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -11,17 +10,8 @@ import torch
 from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand
 from lafp.train.checkpoints import Checkpoints
+from lafp.train.notice import Notice
 from lafp.types import ClipBatch
-
-
-class Notice(IntEnum):
-    """What is due after a step because somebody outside of the loop asked for it."""
-
-    NONE = 0
-    SAVE = 1
-    """A machine is about to go: a checkpoint now, and on."""
-    STOP = 2
-    """A checkpoint, then the end."""
 
 
 class TrainContext(Protocol):

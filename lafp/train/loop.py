@@ -12,12 +12,13 @@ import torch
 from lafp.data.randomness import derive_seed
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
-from lafp.train.context import Notice, TrainContext
+from lafp.train.context import TrainContext
 from lafp.train.damaged_clips import DAMAGED, DamagedClips
 from lafp.train.efficiency import Efficiency
 from lafp.train.engines import ENGINES
 from lafp.train.engines.base import Engine
 from lafp.train.metrics import SKIPPED, Meter, MetricsLog
+from lafp.train.notice import Notice
 from lafp.train.optim import learning_rate
 from lafp.train.task import Task, TrainedModule
 from lafp.types import ClipBatch
