@@ -16,7 +16,8 @@ from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader, read_ahead
 from lafp.data.shards import ClipDemand
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
-from lafp.train.context import Notice, to_clip_batches
+from lafp.train.context import to_clip_batches
+from lafp.train.notice import Notice
 from lafp.types import ClipBatch
 from ray_jobs.ray_ingest import ray_micro_batches
 from ray_jobs.stop_notice import NoticeListener
