@@ -29,6 +29,7 @@ from lafp.run_dir import StageDir
 from lafp.storage import StorageError
 from lafp.train.config import TrainConfig
 from lafp.train.damaged_clips import DAMAGED, DamagedShardsError
+from lafp.train.feeding import advice
 from lafp.train.loop import StoppedError, train
 from lafp.train.metrics import (
     DAMAGED_FILE,
@@ -94,7 +95,7 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
     if "RAY_ADDRESS" not in os.environ:  # nobody preempts this machine
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     sys.stderr.write(f"[{stage.name}] starting {cfg.num_workers} training workers\n")
-    with _progress(stage, cfg.num_steps), stopped_by_sigterm(stage.name, cfg.num_workers) as board:
+    with _progress(stage, cfg), stopped_by_sigterm(stage.name, cfg.num_workers) as board:
         job = {"cfg": cfg, "build_task": build_task, "uri": stage.uri, "board": board}
         try:
             outcome: dict[str, Any] = _trainer(stage, cfg, job).fit().return_value  # type: ignore[attr-defined]
@@ -167,12 +168,13 @@ class FailureLog(UserCallback):
 
 
 @contextmanager
-def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
+def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
     """Shows steps, loss and time left, read from the stage's files while training runs."""
     storage.delete(stage.path(FAILURES))
     stop = threading.Event()
     interval_s = 10.0 if storage.is_s3(stage.uri) else 1.0
     num_starts = len(read_starts(stage.uri))
+    readers = cfg.num_workers * (cfg.ingest.num_readers if cfg.ingest.mode == "ray" else 1)
 
     def show() -> None:
         nonlocal num_starts
@@ -191,7 +193,7 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
                 num_starts, start_step = len(starts), int(starts[-1]["step"])
                 if num_starts > 1:
                     sys.stderr.write(f"{failure}resuming from step {start_step}\n")
-                progress = Progress(stage.name, num_steps, "steps")
+                progress = Progress(stage.name, cfg.num_steps, "steps")
                 progress.update(start_step)
             if progress and records:
                 latest = {name: value for record in records for name, value in record.items()}
@@ -200,6 +202,9 @@ def _progress(stage: StageDir, num_steps: int) -> Iterator[None]:
                     progress.update(int(shown_step), _headline(latest))
                     show_training(latest, stage.uri.removesuffix(stage.name), stage.name)
                     _warn(stage, records, said)
+                    if len(records) > 1 and "advice" not in said:  # the first one warmed up
+                        said.add("advice")
+                        sys.stderr.write(f"[{stage.name}] {advice(latest, readers)}\n")
         if progress:
             progress.__exit__()
 

@@ -17,6 +17,7 @@ from lafp.train.damaged_clips import DAMAGED, DamagedClips
 from lafp.train.efficiency import Efficiency
 from lafp.train.engines import ENGINES
 from lafp.train.engines.base import Engine
+from lafp.train.feeding import Feeding
 from lafp.train.metrics import SKIPPED, Meter, MetricsLog
 from lafp.train.notice import Notice
 from lafp.train.optim import learning_rate
@@ -61,6 +62,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     max_skipped = cfg.max_skipped_steps if cfg.on_non_finite == "skip" else None
     meter = Meter(ctx.device, cfg.global_batch_size, max_skipped)
     efficiency = Efficiency(ctx.device, cfg.precision, cfg.gradient_accumulation)
+    feeding = Feeding(task.demands())
     while step < cfg.num_steps:
         grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, efficiency, step)
         step += 1
@@ -74,6 +76,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
             record |= _evaluate(task, ctx, engine)
         if log:
             record |= efficiency.metrics(record["step_s"])
+            record |= feeding.metrics(record["step_s"], record["data_wait_share"])
             log.write(step, record)
         metrics |= {"step": step, **record}
         if notice or _every(cfg.checkpoint_every_steps, step, cfg):

@@ -1,0 +1,69 @@
+"""How many cores must decode so that a training step never waits for its data."""
+
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import islice
+
+from lafp.data.damage import DamagedClipError
+from lafp.data.shards import ClipDemand, ClipReader
+
+NUM_SAMPLED_CLIPS = 16
+CORES_NEEDED = "decode_cores_needed"
+"""Name of the metric: cores that decode as fast as the steps would go without waiting."""
+
+
+class Feeding:
+    """Sets the speed of decoding, measured on a few clips, against that of the steps.
+
+    Args:
+        demands: The streams of a task, with their clips per step over all ranks.
+    """
+
+    def __init__(self, demands: Mapping[str, ClipDemand]) -> None:
+        self._demands = demands
+
+    @cached_property
+    def decode_s_per_step(self) -> float:
+        """CPU seconds that reading and decoding one step's clips take, over all ranks."""
+        return sum(d.clips_per_step * _decode_s(d) for d in self._demands.values())
+
+    def metrics(self, step_s: float, data_wait_share: float) -> dict[str, float]:
+        """``decode_cores_needed``, where every clip is decoded at every visit.
+
+        Args:
+            step_s: Seconds of a step, waiting included.
+            data_wait_share: Share of it that was waiting.
+        """
+        busy_s = step_s * (1 - data_wait_share)
+        return {CORES_NEEDED: self.decode_s_per_step / busy_s} if busy_s > 0 else {}
+
+
+def _decode_s(demand: ClipDemand) -> float:
+    """CPU seconds per clip of the first ones of the order."""
+    reader = ClipReader(demand.order.shard_sets, latents=demand.latents)
+    seconds = []
+    for ref in islice(demand.order.visits(), min(NUM_SAMPLED_CLIPS, demand.order.num_clips)):
+        start = time.thread_time()
+        try:
+            reader.read(ref)
+        except DamagedClipError:  # counted where it is trained on
+            continue
+        seconds.append(time.thread_time() - start)
+    return sum(seconds) / len(seconds) if seconds else 0.0
+
+
+def advice(record: Mapping[str, float], num_readers: int) -> str:
+    """What to tell a user whose steps wait for data, or may one day on a faster device.
+
+    Args:
+        record: One of ``metrics.jsonl``.
+        num_readers: Processes or threads that decode, over all workers.
+    """
+    share = record["data_wait_share"]
+    windows_per_s = record["windows_per_s"] / max(1 - share, 1e-9)
+    cores = record.get(CORES_NEEDED, 0.0)
+    return (
+        f"{windows_per_s:,.0f} windows/s when data is there, which take {cores:.2g} cores to "
+        f"decode; {num_readers} read, and {share:.0%} of the time is waiting for data"
+    )

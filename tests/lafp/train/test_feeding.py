@@ -1,0 +1,49 @@
+import time
+from itertools import islice
+
+import pytest
+
+from lafp.data.shards import ClipReader
+from lafp.train.feeding import CORES_NEEDED, Feeding, advice
+from tests.synthetic_shards import write_shard_set
+from tests.toy_task import demand
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> str:
+    return write_shard_set(tmp_path_factory.mktemp("shards"), 16, frames=(60, 60), size_px=64)
+
+
+def test_decoding_is_measured_per_step_of_all_streams(shards):
+    one, both = (
+        Feeding({f"stream {n}": demand(shards, 8) for n in range(num)}).decode_s_per_step
+        for num in (1, 2)
+    )
+    assert both == pytest.approx(2 * one, rel=0.5)
+    reader = ClipReader(shards)
+    start = time.thread_time()
+    for ref in islice(demand(shards, 8).order.visits(), 8):
+        reader.read(ref)
+    assert one == pytest.approx(time.thread_time() - start, rel=0.5)
+
+
+def test_faster_steps_need_more_cores_and_waiting_is_no_work(shards):
+    feeding = Feeding({"train": demand(shards, 8)})
+    slow = feeding.metrics(step_s=1.0, data_wait_share=0.0)[CORES_NEEDED]
+    assert slow == pytest.approx(feeding.decode_s_per_step)
+    assert feeding.metrics(0.5, 0.0)[CORES_NEEDED] == pytest.approx(2 * slow)
+    # Half of a second was waiting: with its data there, the step takes half a second.
+    assert feeding.metrics(1.0, 0.5)[CORES_NEEDED] == pytest.approx(2 * slow)
+
+
+def test_a_clip_that_cannot_be_read_does_not_end_the_measurement(tmp_path):
+    shards = write_shard_set(tmp_path, num_clips=8)
+    path = next(tmp_path.glob("*.tar"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert Feeding({"train": demand(shards, 4)}).decode_s_per_step > 0
+
+
+def test_the_advice_names_the_rate_the_cores_and_the_waiting():
+    record = {"windows_per_s": 300.0, "data_wait_share": 0.25, CORES_NEEDED: 2.6}
+    text = advice(record, num_readers=2)
+    assert "400 windows/s" in text and "2.6 cores" in text and "25%" in text

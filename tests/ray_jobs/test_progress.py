@@ -1,0 +1,34 @@
+"""What the driver says while workers train, read from the files that they write. No Ray needed."""
+
+import json
+
+from lafp.run_dir import StageDir
+from lafp.train.config import IngestConfig, TrainConfig
+from ray_jobs.trainer import _progress
+
+
+def test_the_cores_that_decoding_needs_are_said_once(tmp_path, capsys):
+    cfg = TrainConfig(
+        num_steps=30,
+        global_batch_size=16,
+        num_workers=2,
+        ingest=IngestConfig(mode="ray", num_readers=3),
+    )
+    with _progress(StageDir(str(tmp_path), "lam"), cfg):
+        (tmp_path / "starts.jsonl").write_text(json.dumps({"step": 0, "at": 0.0}) + "\n")
+        lines = [
+            json.dumps(
+                {
+                    "step": step,
+                    "loss": 1.0,
+                    "windows_per_s": 300.0,
+                    "data_wait_share": 0.25,
+                    "decode_cores_needed": 2.6,
+                }
+            )
+            for step in (10, 20, 30)
+        ]
+        (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    said = [line for line in capsys.readouterr().err.splitlines() if "decode" in line]
+    assert len(said) == 1
+    assert "[lam] 400 windows/s" in said[0] and "2.6 cores" in said[0] and "6 read" in said[0]
