@@ -4,6 +4,7 @@ import torch.multiprocessing as mp
 
 from lafp.config import ConfigError, config_from_dict
 from lafp.models.latent_projection import Pca, PcaConfig
+from tests.process_group import group_of_two
 
 
 def pca(dim, latent_action_dim):
@@ -78,14 +79,10 @@ def test_what_was_never_fitted_gives_no_numbers():
 
 
 def fit_on_rank(rank: int, rendezvous: str, latents: torch.Tensor, out: str) -> None:
-    torch.set_num_threads(1)  # the threads of the process that was forked are not there
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2
-    )
-    projection = pca(3, latents.shape[1])
-    projection.fit(latents[rank * 100 : rank * 100 + 100])
-    torch.save(projection.state_dict(), f"{out}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with group_of_two(rank, rendezvous):
+        projection = pca(3, latents.shape[1])
+        projection.fit(latents[rank * 100 : rank * 100 + 100])
+        torch.save(projection.state_dict(), f"{out}/{rank}.pt")
 
 
 def test_all_ranks_hold_the_components_of_all_latents(tmp_path):

@@ -2,7 +2,6 @@ import itertools
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from lafp.models.quantizers import (
@@ -15,6 +14,7 @@ from lafp.models.quantizers import (
     Vq,
     VqConfig,
 )
+from tests.process_group import group_of_two
 
 VQ = VqConfig(num_codebooks=2, num_discrete_latents=3, num_codes=5, revive_after_steps=4)
 Z = 12
@@ -121,14 +121,12 @@ def test_vq_reports_how_many_codes_are_in_use():
 
 
 def _two_steps_of_rank(rank: int, path: str, queue: mp.Queue) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    vq, first, second = seeded_vq_and_batches()
-    step(vq, first.chunk(2)[rank])
-    torch.manual_seed(rank)
-    step(vq, second.chunk(2)[rank])
-    queue.put((rank, vq.codebook.tolist()))
-    dist.destroy_process_group()
+    with group_of_two(rank, path):
+        vq, first, second = seeded_vq_and_batches()
+        step(vq, first.chunk(2)[rank])
+        torch.manual_seed(rank)
+        step(vq, second.chunk(2)[rank])
+        queue.put((rank, vq.codebook.tolist()))
 
 
 def seeded_vq_and_batches() -> tuple[Vq, torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@ import torch
 import torch.multiprocessing as mp
 
 from lafp.models.standardizer import LatentStandardizer
+from tests.process_group import group_of_two
 
 
 def seen(batches):
@@ -58,14 +59,11 @@ def test_statistics_travel_in_the_state_dict():
 
 
 def update_on_rank(rank: int, rendezvous: str, latents: torch.Tensor, out: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2
-    )
-    standardizer = LatentStandardizer(latents.shape[1])
-    for batch in latents[rank * 20 : rank * 20 + 20].split(5):
-        standardizer.update(batch)
-    torch.save(standardizer.state_dict(), f"{out}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with group_of_two(rank, rendezvous):
+        standardizer = LatentStandardizer(latents.shape[1])
+        for batch in latents[rank * 20 : rank * 20 + 20].split(5):
+            standardizer.update(batch)
+        torch.save(standardizer.state_dict(), f"{out}/{rank}.pt")
 
 
 def test_all_ranks_hold_the_statistics_of_all_latents(tmp_path):

@@ -1,7 +1,6 @@
 """Two processes: every engine and stage trains alike, and resumes as if nothing had happened."""
 
 import itertools
-import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.metrics import read_metrics
 from lafp.train.optim import OptimConfig
+from tests.process_group import group_of_two
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext, ToyTask
 
@@ -54,15 +54,12 @@ def run(cfg: TrainConfig, shards: str, folder: Path) -> None:
 
 
 def worker(rank: int, shards: str, root: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=rank, world_size=2)
-    os.environ["LOCAL_RANK"] = str(rank)
-    for precision, engine in itertools.product(PRECISIONS, ENGINES):
-        run(config(engine, precision=precision), shards, root / precision / engine)
-    for engine in ENGINES:
-        for num_steps in (NUM_STEPS // 2, NUM_STEPS):
-            run(config(engine, num_steps), shards, root / "halves" / engine)
-    dist.destroy_process_group()
+    with group_of_two(rank, root / "store"):
+        for precision, engine in itertools.product(PRECISIONS, ENGINES):
+            run(config(engine, precision=precision), shards, root / precision / engine)
+        for engine in ENGINES:
+            for num_steps in (NUM_STEPS // 2, NUM_STEPS):
+                run(config(engine, num_steps), shards, root / "halves" / engine)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Two processes, one of which meets a NaN: every engine skips the step on both, or stops."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.metrics import NonFiniteLossError, read_metrics
 from lafp.train.optim import OptimConfig
+from tests.process_group import group_of_two
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext, ToyTask
 
@@ -90,16 +90,13 @@ def run(cfg: TrainConfig, shards: str, folder: Path) -> None:
 
 
 def worker(rank: int, shards: str, root: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=rank, world_size=2)
-    os.environ["LOCAL_RANK"] = str(rank)
-    for case in CASES:
-        run(config(case, on_non_finite="skip"), shards, root / "skip" / case)
-    for case in ("ddp", "zero2"):
-        run(config(case), shards, root / "stop" / case)
-        cfg = config(case, on_non_finite="skip", max_skipped_steps=1)
-        run(cfg, shards, root / "too_many" / case)
-    dist.destroy_process_group()
+    with group_of_two(rank, root / "store"):
+        for case in CASES:
+            run(config(case, on_non_finite="skip"), shards, root / "skip" / case)
+        for case in ("ddp", "zero2"):
+            run(config(case), shards, root / "stop" / case)
+            cfg = config(case, on_non_finite="skip", max_skipped_steps=1)
+            run(cfg, shards, root / "too_many" / case)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Two processes: with the optimizer in host memory training is what it is without."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.metrics import read_metrics
 from lafp.train.optim import OptimConfig
+from tests.process_group import group_of_two
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext, ToyTask
 
@@ -51,14 +51,11 @@ def run(cfg: TrainConfig, shards: str, folder: Path) -> None:
 
 
 def worker(rank: int, shards: str, root: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=rank, world_size=2)
-    os.environ["LOCAL_RANK"] = str(rank)
-    for case in CASES:
-        run(config(case, False), shards, root / "device" / case)
-        for num_steps in (HALF, NUM_STEPS):  # killed and resumed in between
-            run(config(case, True, num_steps), shards, root / "offloaded" / case)
-    dist.destroy_process_group()
+    with group_of_two(rank, root / "store"):
+        for case in CASES:
+            run(config(case, False), shards, root / "device" / case)
+            for num_steps in (HALF, NUM_STEPS):  # killed and resumed in between
+                run(config(case, True, num_steps), shards, root / "offloaded" / case)
 
 
 @pytest.fixture(scope="module")

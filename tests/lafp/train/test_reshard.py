@@ -3,7 +3,6 @@
 Without noise in the module, one worker and two do the same sums, up to their order.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.metrics import read_metrics, read_starts
 from lafp.train.optim import OptimConfig
+from tests.process_group import group_of_two
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext, ToyTask
 
@@ -58,18 +58,15 @@ def run(cfg: TrainConfig, shards: str, ctx) -> None:
 
 def two_workers(rank: int, shards: str, root: Path, cases: tuple[str, ...]) -> None:
     """An undisturbed run of each case, and one that goes on with what one worker began."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=rank, world_size=2)
-    os.environ["LOCAL_RANK"] = str(rank)
-    for case in cases:
-        run(config(case, 2), shards, GroupContext(str(root / "two" / case)))
-        folder = root / "one_then_two" / case
-        if rank == 0:
-            begun = root / "one" / case / "checkpoints" / f"step-{HALF:09d}"
-            shutil.copytree(begun, folder / "checkpoints" / begun.name)
-        dist.barrier()
-        run(config(case, 2), shards, GroupContext(str(folder)))
-    dist.destroy_process_group()
+    with group_of_two(rank, root / "store"):
+        for case in cases:
+            run(config(case, 2), shards, GroupContext(str(root / "two" / case)))
+            folder = root / "one_then_two" / case
+            if rank == 0:
+                begun = root / "one" / case / "checkpoints" / f"step-{HALF:09d}"
+                shutil.copytree(begun, folder / "checkpoints" / begun.name)
+            dist.barrier()
+            run(config(case, 2), shards, GroupContext(str(folder)))
 
 
 @pytest.fixture(scope="module", params=[GATE, pytest.param(REST, marks=pytest.mark.slow)], ids=str)

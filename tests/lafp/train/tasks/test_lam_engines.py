@@ -1,11 +1,9 @@
 """Codebooks and target encoders come out alike on every engine, in two processes."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -15,6 +13,7 @@ from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
+from tests.process_group import group_of_two
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext, assert_same_weights
 
@@ -38,16 +37,13 @@ def config(objective: str, engine: str) -> TrainLamConfig:
 
 
 def worker(rank: int, shards: str, labeled: str, root: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=rank, world_size=2)
-    os.environ["LOCAL_RANK"] = str(rank)
-    for objective in OVERRIDES:
-        for engine in ENGINES:
-            cfg, folder = config(objective, engine), root / objective / engine
-            folder.mkdir(parents=True, exist_ok=True)
-            train(cfg.train, LamTask(cfg, shards, labeled), GroupContext(str(folder)))
-            dist.barrier()
-    dist.destroy_process_group()
+    with group_of_two(rank, root / "store"):
+        for objective in OVERRIDES:
+            for engine in ENGINES:
+                cfg, folder = config(objective, engine), root / objective / engine
+                folder.mkdir(parents=True, exist_ok=True)
+                train(cfg.train, LamTask(cfg, shards, labeled), GroupContext(str(folder)))
+                dist.barrier()
 
 
 @pytest.fixture(scope="module")

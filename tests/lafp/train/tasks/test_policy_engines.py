@@ -3,12 +3,10 @@
 One has a frozen encoder, one a projection, one chunks.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -18,6 +16,7 @@ from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
+from tests.process_group import group_of_two
 from tests.synthetic_dinov2 import write_dinov2
 from tests.synthetic_lam import write_lam
 from tests.synthetic_shards import write_shard_set
@@ -51,18 +50,15 @@ def config(policy: str, engine: str, dinov2: Path, num_steps: int) -> TrainPolic
 
 
 def worker(rank: int, shards: str, lam: str, root: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=rank, world_size=2)
-    os.environ["LOCAL_RANK"] = str(rank)
-    for policy in POLICIES:
-        for engine in ENGINES:
-            folder = root / policy / engine
-            folder.mkdir(parents=True, exist_ok=True)
-            for num_steps in (NUM_STEPS // 2, NUM_STEPS):  # the second resumes from the first
-                cfg = config(policy, engine, root / "dinov2", num_steps)
-                train(cfg.train, PolicyTask(cfg, shards, lam), GroupContext(str(folder)))
-                dist.barrier()
-    dist.destroy_process_group()
+    with group_of_two(rank, root / "store"):
+        for policy in POLICIES:
+            for engine in ENGINES:
+                folder = root / policy / engine
+                folder.mkdir(parents=True, exist_ok=True)
+                for num_steps in (NUM_STEPS // 2, NUM_STEPS):  # the second resumes from the first
+                    cfg = config(policy, engine, root / "dinov2", num_steps)
+                    train(cfg.train, PolicyTask(cfg, shards, lam), GroupContext(str(folder)))
+                    dist.barrier()
 
 
 @pytest.fixture(scope="module")
