@@ -138,7 +138,8 @@ def _ray(nodes: Sequence[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _dashboard() -> Finding:
-    url = ray.worker._global_node.webui_url if ray.worker._global_node else ""
+    context: Any = ray.init(ignore_reinit_error=True)  # the one that is there
+    url = context.address_info["webui_url"]
     address = os.environ.get("RAY_API_SERVER_ADDRESS") or (f"http://{url}" if url else "")
     if not address:
         return Finding(

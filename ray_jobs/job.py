@@ -23,9 +23,9 @@ class Job:
     """``python -m ray_jobs.<name>``."""
     schema: type
     """Its config dataclass."""
-    stage: Callable[[Any], str]
+    stage: Callable[[Any], str] = lambda _: ""
     """Config -> folder of the run, e.g. ``lam``; empty for the run itself."""
-    inputs: Callable[[Any, RunDir], Mapping[str, str]]
+    inputs: Callable[[Any, RunDir], Mapping[str, str]] = lambda _cfg, _run: {}
     """Config, run -> fingerprints of what the stage reads. Raises ConfigError if one is missing."""
     demand: Callable[[Any], Demand]
     """Config -> what the stage needs of the cluster."""

@@ -76,8 +76,6 @@ def run_steps(cfg: PipelineConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 JOB = Job(
     name="pipeline",
     schema=PipelineConfig,
-    stage=lambda _: "",
-    inputs=lambda _, run: {},
     demand=lambda cfg: functools.reduce(
         operator.or_, (job.demand(section) for job, section in steps(cfg)), Demand()
     ),

@@ -27,9 +27,13 @@ def graph_of(cfg: StudyConfig) -> StageGraph:
 
 def demand(cfg: StudyConfig) -> Demand:
     """As many stages at a time as allowed, each as hungry as the hungriest."""
-    runs = cells(cfg)
-    each = functools.reduce(operator.or_, (pipeline.JOB.demand(cell.pipeline) for cell in runs))
-    return each * min(cfg.max_concurrent, len(runs))
+    return hungriest(cfg) * min(cfg.max_concurrent, len(cells(cfg)))
+
+
+def hungriest(cfg: StudyConfig) -> Demand:
+    """What any stage of any run needs."""
+    demands = (pipeline.JOB.demand(cell.pipeline) for cell in cells(cfg))
+    return functools.reduce(operator.or_, demands)
 
 
 def plan(cfg: StudyConfig, _: RunDir) -> list[str]:
@@ -77,8 +81,6 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 JOB = Job(
     name="study",
     schema=StudyConfig,
-    stage=lambda _: "",
-    inputs=lambda _, run: {},
     demand=demand,
     plan=plan,
     run=run_study,

@@ -3,21 +3,19 @@ r"""How success grows with labels: Ray Tune over label fractions, methods and se
 python -m ray_jobs.sweep configs/sweep/label_fraction.yaml
 """
 
-import functools
-import operator
 import os
+from dataclasses import replace
 from typing import Any
 
 from lafp.eval.sweep import SweepRun, read_sweep
 from lafp.eval.sweep_report import write_sweep
 from lafp.run_dir import RunDir, StageDir
-from ray_jobs import pipeline
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand, num_that_fit
 from ray_jobs.job import Job, JobError
-from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders, share_stages
-from ray_jobs.study import what_sharing_saves
-from ray_jobs.sweep_config import SweepConfig, trials
+from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders
+from ray_jobs.study import graph_of, hungriest, what_sharing_saves
+from ray_jobs.sweep_config import SweepConfig, as_study, trials
 from ray_jobs.trials import TRIAL_CPUS, run_trials
 from ray_jobs.watchdog import Watchdog
 
@@ -30,7 +28,7 @@ def demand(cfg: SweepConfig) -> Demand:
 
 def plan(cfg: SweepConfig, _: RunDir) -> list[str]:
     """The trials, and what sharing saves."""
-    graph, each = _graph(cfg), _each(cfg)
+    graph, each = graph_of(as_study(cfg)), _each(cfg)
     fractions = ", ".join(f"{100 * fraction:g} %" for fraction in cfg.label_fractions)
     methods = ", ".join(method.label for method in cfg.methods) or "the pipeline's"
     return [
@@ -50,7 +48,7 @@ def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
         JobError: Stages or trials failed (curve and tables hold the others), or all wait.
         ConfigError: The cluster cannot hold one trial.
     """
-    graph = _graph(cfg)
+    graph = graph_of(as_study(cfg))
     for line in plan(cfg, run):
         print(line, flush=True)
     num = num_that_fit(_each(cfg), cfg.max_concurrent)
@@ -87,24 +85,15 @@ def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     return summary | ({"stopped_early": ", ".join(stopped)} if stopped else {})
 
 
-@functools.cache
-def _graph(cfg: SweepConfig) -> StageGraph:
-    runs = {trial.cell.name: list(pipeline.steps(trial.cell.pipeline)) for trial in trials(cfg)}
-    return share_stages(runs)
-
-
 def _each(cfg: SweepConfig) -> Demand:
     """What a trial holds at a time, its waiting process included."""
-    demands = (pipeline.JOB.demand(trial.cell.pipeline) for trial in trials(cfg))
-    each = functools.reduce(operator.or_, demands)
-    return Demand(num_cpus=each.num_cpus + TRIAL_CPUS, num_gpus=each.num_gpus)
+    each = hungriest(as_study(cfg))
+    return replace(each, num_cpus=each.num_cpus + TRIAL_CPUS)
 
 
 JOB = Job(
     name="sweep",
     schema=SweepConfig,
-    stage=lambda _: "",
-    inputs=lambda _, run: {},
     demand=demand,
     plan=plan,
     run=run_sweep,

@@ -5,6 +5,7 @@ are data URIs and nothing is fetched, so the file can be mailed and opens offlin
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -24,7 +25,7 @@ from lafp.eval.report_sections import (
     run_facts,
     training,
 )
-from lafp.eval.report_sections.blocks import Section
+from lafp.eval.report_sections.blocks import Note, Section
 from lafp.eval.results import Result
 from lafp.eval.run_record import RunRecord
 
@@ -56,12 +57,10 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
     rows, views = result.load_results(run), latents.load_views(run)
     headline = result.headline(rows, result.load_outcomes(run)) or latents.headline(rows, views)
     sections = _sections(run, rows, views)
-    html = page_template().render(
+    html = render_page(
+        run_uri,
         title=cfg.title or run.name,
         eyebrow="lafp run report",
-        uri=run_uri,
-        version=version("lafp"),
-        css=Markup(files("lafp.eval").joinpath("templates/report.css").read_text()),
         lead=run_facts.in_words(run),
         facts=run_facts.facts(run),
         headline=headline,
@@ -94,8 +93,29 @@ def _sections(run: RunRecord, rows: list[Result], views: dict[str, Any] | None) 
     return [section for section in candidates if section]
 
 
-def page_template() -> Any:
-    """The page that reports of runs and of studies share."""
+def render_page(
+    uri: str,
+    *,
+    title: str,
+    eyebrow: str,
+    lead: str,
+    sections: Sequence[Section],
+    warnings: Sequence[Note] = (),
+    facts: Sequence[tuple[str, str]] = (),
+    headline: str | None = None,
+) -> str:
+    """The page that reports of runs, studies and sweeps share, as HTML.
+
+    Args:
+        uri: Folder that it is about.
+        title: In the largest letters.
+        eyebrow: What kind of page it is.
+        lead: One paragraph.
+        sections: What there is to see.
+        warnings: What a reader must know first.
+        facts: Of a run.
+        headline: Its result in a sentence.
+    """
     environment = Environment(
         loader=PackageLoader("lafp.eval"),
         autoescape=True,
@@ -104,7 +124,18 @@ def page_template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
-    return environment.get_template("report.html.j2")
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        eyebrow=eyebrow,
+        uri=uri,
+        version=version("lafp"),
+        css=Markup(files("lafp.eval").joinpath("templates/report.css").read_text()),
+        lead=lead,
+        facts=facts,
+        headline=headline,
+        warnings=warnings,
+        sections=sections,
+    )
 
 
 def _code(text: str | Markup) -> Markup:

@@ -1,8 +1,6 @@
 """A study, written down: ``results.parquet``, ``table.md``, ``plot.png`` and ``report.html``."""
 
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from importlib.resources import files
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -10,7 +8,7 @@ from matplotlib.axes import Axes
 
 from lafp import storage
 from lafp.eval import plots
-from lafp.eval.report import page_template
+from lafp.eval.report import render_page
 from lafp.eval.report_sections.blocks import (
     Block,
     Note,
@@ -140,20 +138,62 @@ def _page(uri: str, name: str, results: StudyResults) -> str:
         for variant in results.variants()
         if (text := headline(results, variant))
     ]
-    seeds = sorted({row.seed for row in results.rows if row.seed is not None})
-    return page_template().render(
+    return page_of_runs(
+        uri,
+        results.runs,
+        results.rows,
         title=name,
-        eyebrow="lafp study",
-        uri=uri,
-        version=version("lafp"),
-        css=Markup(files("lafp.eval").joinpath("templates/report.css").read_text()),
-        lead=f"{len(results.runs)} runs, seeds {', '.join(map(str, seeds))}. Intervals are 95 % "
-        "bootstrap intervals over training seeds and episodes; with few seeds they are too narrow.",
-        facts=[],
-        headline=None,
+        kind="study",
+        noun="run",
         warnings=[Note(text=text) for text in headlines],
-        sections=[*sections, _runs_section(results)],
+        sections=sections,
     )
+
+
+def page_of_runs(
+    uri: str,
+    runs: Sequence[str],
+    rows: Iterable[Result],
+    *,
+    title: str,
+    kind: str,
+    noun: str,
+    warnings: Sequence[Note],
+    sections: Sequence[Section],
+) -> str:
+    """The page about several runs, with links to the page of each, as HTML.
+
+    Args:
+        uri: The folder that holds ``runs/``.
+        runs: URIs.
+        rows: Of all of them.
+        title: In the largest letters.
+        kind: ``study`` or ``sweep``.
+        noun: What it calls a run.
+        warnings: What a reader must know first.
+        sections: What there is to see, links aside.
+    """
+    seeds = sorted({row.seed for row in rows if row.seed is not None})
+    return render_page(
+        uri,
+        title=title,
+        eyebrow=f"lafp {kind}",
+        lead=f"{len(runs)} {noun}s, seeds {', '.join(map(str, seeds))}. Intervals are 95 % "
+        "bootstrap intervals over training seeds and episodes; with few seeds they are too narrow.",
+        warnings=warnings,
+        sections=[*sections, _links(runs, noun)],
+    )
+
+
+def _links(runs: Sequence[str], noun: str) -> Section:
+    links = [
+        Markup('<a href="runs/{0}/report.html">{0}</a>').format(run.rpartition("/")[2])
+        for run in runs
+    ]
+    table = Table(
+        head=[f"{noun.capitalize()}, with its own report"], rows=[[link] for link in links]
+    )
+    return Section(id="runs", short=f"{noun.capitalize()}s", title=f"The {noun}s", blocks=[table])
 
 
 def _section(results: StudyResults, variant: str | None) -> Section:
@@ -191,12 +231,3 @@ def _curve_section(results: StudyResults, column: str) -> Section | None:
         caption=f"Success over {title}, with 95 % intervals.",
     )
     return Section(id=column, short=column, title=f"Success over {title}", blocks=[figure])
-
-
-def _runs_section(results: StudyResults) -> Section:
-    links = [
-        Markup('<a href="runs/{0}/report.html">{0}</a>').format(run.rpartition("/")[2])
-        for run in results.runs
-    ]
-    table = Table(head=["Run, with its own report"], rows=[[link] for link in links])
-    return Section(id="runs", short="Runs", title="The runs", blocks=[table])

@@ -60,11 +60,12 @@ def markdown(results: StudyResults) -> str:
         tables = [table_of(results, variant), alignment_table(results, variant)]
         parts += [f"### {variant}"] if variant else []
         parts += [text] if (text := headline(results, variant)) else []
-        parts += [_markdown_table(table) for table in tables if table]
+        parts += [markdown_table(table) for table in tables if table]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """To be pasted into a document."""
     lines = [table.head, ["---"] * len(table.head), *table.rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 

@@ -2,16 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from importlib.resources import files
 from typing import Any
 
-from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from lafp import storage
 from lafp.eval import plots
-from lafp.eval.report import page_template
 from lafp.eval.report_sections.blocks import (
     NO_VALUE,
     Block,
@@ -24,7 +20,8 @@ from lafp.eval.report_sections.blocks import (
 from lafp.eval.report_sections.result import SLALOM_NOTE
 from lafp.eval.results import write_results
 from lafp.eval.study import StudyRow
-from lafp.eval.study_tables import named
+from lafp.eval.study_report import page_of_runs
+from lafp.eval.study_tables import markdown_table, named
 from lafp.eval.sweep import CurveKey, SweepResults
 
 METRICS = {
@@ -56,7 +53,8 @@ def write_sweep(
     metrics = _metrics(results)
     write_results(storage.join(uri, "results.parquet"), results.rows)
     tables = {metric: table_of(results, metric) for metric in metrics}
-    storage.write_text(storage.join(uri, "table.md"), _markdown(tables))
+    markdown = "\n\n".join(markdown_table(table) for table in tables.values()) + "\n"
+    storage.write_text(storage.join(uri, "table.md"), markdown)
     storage.write_text(storage.join(uri, "table.tex"), _latex(tables))
     if metrics:
         png = plots.draw_png(_WIDTH_IN, _HEIGHT_IN, _painter(results, metrics[0]))
@@ -167,14 +165,6 @@ def _cell(row: StudyRow | None, metric: str) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _markdown(tables: Mapping[str, Table]) -> str:
-    parts = []
-    for table in tables.values():
-        lines = [table.head, ["---"] * len(table.head), *table.rows]
-        parts.append("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
-    return "\n\n".join(parts) + "\n"
-
-
 def _latex(tables: Mapping[str, Table]) -> str:
     """For a paper, with the package booktabs."""
     parts = []
@@ -207,25 +197,17 @@ def _page(
     missing: Mapping[str, str],
     summary: Mapping[str, str],
 ) -> str:
-    seeds = sorted({row.seed for row in results.rows if row.seed is not None})
     best = [Note(text=f"Best run: {summary['best']} ({summary['best_run']}).")] if summary else []
     left_out = [Note(text=f"Not in the curves: {run}: {why}") for run, why in missing.items()]
-    return page_template().render(
+    return page_of_runs(
+        uri,
+        list(results.by_run),
+        results.rows,
         title=name,
-        eyebrow="lafp sweep",
-        uri=uri,
-        version=version("lafp"),
-        css=Markup(files("lafp.eval").joinpath("templates/report.css").read_text()),
-        lead=f"{len(results.by_run)} trials, seeds {', '.join(map(str, seeds))}. Intervals are "
-        "95 % bootstrap intervals over training seeds and episodes; with few seeds they are too "
-        "narrow.",
-        facts=[],
-        headline=None,
+        kind="sweep",
+        noun="trial",
         warnings=[*best, *left_out],
-        sections=[
-            *(_section(results, metric, table) for metric, table in tables.items()),
-            _runs_section(results),
-        ],
+        sections=[_section(results, metric, table) for metric, table in tables.items()],
     )
 
 
@@ -242,10 +224,3 @@ def _section(results: SweepResults, metric: str, table: Table) -> Section:
     if metric == "success" and any(row.task == "slalom" for row in results.rows):
         blocks.append(Text(text=SLALOM_NOTE))
     return Section(id=metric, short=METRICS[metric], title=title, blocks=blocks)
-
-
-def _runs_section(results: SweepResults) -> Section:
-    names = [uri.rpartition("/")[2] for uri in results.by_run]
-    links = [Markup('<a href="runs/{0}/report.html">{0}</a>').format(name) for name in names]
-    table = Table(head=["Trial, with its own report"], rows=[[link] for link in links])
-    return Section(id="runs", short="Trials", title="The trials", blocks=[table])

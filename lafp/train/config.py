@@ -25,7 +25,6 @@ class IngestConfig:
     """Decoded frames that one reader keeps, so that a small set is decoded once."""
     pool_shards: int = 16
     """Shards whose clips are shuffled together; memory holds the index of one pool."""
-
     max_damaged_share: float = may_change(default=0.01)
     """Clips that storage lost or changed may be that share of what is read between two reports;
     another clip stands in for each, and ``damaged_clips.jsonl`` names them. More stop the run."""

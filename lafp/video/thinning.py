@@ -1,7 +1,7 @@
 """Scale the frames that are wanted at once and let go of the others.
 
 Frames wait for the rest of their group of pictures (``damage``). As decoded they are large: a
-decoder that finds its last buffers free again runs in the processor's cache, a tenth faster.
+decoder that finds its last buffers free again runs in the processor's cache.
 """
 
 from collections.abc import Callable

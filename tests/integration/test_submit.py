@@ -146,3 +146,11 @@ def test_a_stopped_job_has_saved_the_step_that_it_names(cluster, tmp_path):
     stopped_at = int(re.search(r"Stopped at step (\d+) of 1000000, with a checkpoint", logs)[1])
     [checkpoint] = (tmp_path / "run" / "lam" / "checkpoints").iterdir()
     assert checkpoint.name == f"step-{stopped_at:09d}" and is_whole(str(checkpoint))
+
+
+def test_the_doctor_finds_the_cluster_healthy(cluster, tmp_path):
+    result = submit(cluster, "ray_jobs.doctor", "--storage", str(tmp_path))
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    assert "dashboard at http" in result.stdout and "answers (HTTP" in result.stdout
+    assert "token authentication is on" in result.stdout
+    assert "0 failed" in result.stdout
