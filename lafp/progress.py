@@ -43,6 +43,13 @@ class Progress:
         sys.stderr.write(f"\r\x1b[2K{line}" if self._is_live else f"{line}\n")
         sys.stderr.flush()
 
+    def say(self, line: str) -> None:
+        """Another line, above the live one."""
+        sys.stderr.write(f"\r\x1b[2K{line}\n" if self._is_live else f"{line}\n")
+        if self._is_live:
+            sys.stderr.write(self._last_line)
+        sys.stderr.flush()
+
     def _line(self, done: int, elapsed_s: float, detail: str) -> str:
         assert self._first is not None
         rate = (done - self._first) / max(elapsed_s, 1e-9)

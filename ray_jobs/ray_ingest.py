@@ -6,7 +6,6 @@ and the cursor is one number; nothing is dropped to make ranks equal, no rank wa
 data, and what lies in the object store is bounded per reader.
 """
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -18,9 +17,7 @@ from ray.data import ActorPoolStrategy, Dataset, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from lafp import storage
-from lafp.data.latent_sets import open_latent_set
-from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
-from lafp.data.shards import open_shard_set
+from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader, clip_num_bytes
 from lafp.node_labels import label_selector
 
 CPUS_PER_READER = 1
@@ -68,19 +65,11 @@ def ray_micro_batches(
 
 
 def step_num_bytes(plan: MicroBatchPlan) -> int:
-    """Bytes of frames, flow and stored latent actions that one rank reads per step."""
-    total = 0
-    for demand in plan.demands.values():
-        specs = [open_shard_set(uri) for uri in demand.order.shard_sets]
-        spec, num_frames = specs[0], max(s.max_clip_frames for s in specs)
-        frame_bytes = spec.height_px * spec.width_px * 3
-        if spec.flow_size_px is not None:
-            frame_bytes += 2 * 2 * math.prod(spec.flow_size_px)
-        if demand.latents is not None:
-            frame_bytes += 4 * open_latent_set(demand.latents).latent_action_dim
-        clip_bytes = num_frames * frame_bytes
-        total += demand.clips_per_step // plan.world_size * clip_bytes
-    return total
+    """Bytes that one rank reads per step."""
+    return sum(
+        demand.clips_per_step // plan.world_size * clip_num_bytes(demand)
+        for demand in plan.demands.values()
+    )
 
 
 class Pause(ExecutionCallback):

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -201,10 +201,8 @@ def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
                     shown_step = latest["step"]
                     progress.update(int(shown_step), _headline(latest))
                     show_training(latest, stage.uri.removesuffix(stage.name), stage.name)
-                    _warn(stage, records, said)
-                    if len(records) > 1 and "advice" not in said:  # the first one warmed up
-                        said.add("advice")
-                        sys.stderr.write(f"[{stage.name}] {advice(latest, readers)}\n")
+                    for line in _remarks(stage, records, readers, said):
+                        progress.say(line)
         if progress:
             progress.__exit__()
 
@@ -224,20 +222,29 @@ def _last_failure(stage: StageDir) -> str:
     return f"[{stage.name}] worker {failure['rank']} failed: {failure['error']}\n[{stage.name}] "
 
 
-def _warn(stage: StageDir, records: Iterable[Mapping[str, float]], said: set[str]) -> None:
-    """Says, once each, at which record steps began to be skipped or a LAM to look collapsed."""
+def _remarks(
+    stage: StageDir, records: Sequence[Mapping[str, float]], num_readers: int, said: set[str]
+) -> Iterator[str]:
+    """Says, once each, at which record steps began to be skipped or a LAM to look collapsed.
+
+    And once, without the mark of a progress line, how many cores decoding needs.
+    """
     for record in records:
         for name, (words, file) in COUNTED.items():
             if record.get(name) and name not in said:
                 said.add(name)
-                sys.stderr.write(
+                yield (
                     f"[{stage.name}] step {record['step']:.0f}: {words}. They are counted, and "
-                    f"listed in {stage.path(file)}.\n"
+                    f"listed in {stage.path(file)}."
                 )
         for sign, words in signs_of_collapse(record).items():
             if sign not in said:
                 said.add(sign)
-                sys.stderr.write(f"[{stage.name}] step {record['step']:.0f}: {words}\n")
+                yield f"[{stage.name}] step {record['step']:.0f}: {words}"
+    if len(records) > 1 and "advice" not in said:  # the first one warmed up
+        said.add("advice")
+        if line := advice(records[-1], num_readers):
+            yield f"{stage.name}: {line}"
 
 
 def _headline(metrics: dict[str, float]) -> str:

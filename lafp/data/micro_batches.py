@@ -3,6 +3,7 @@
 Torch-free, as it also runs in Ray's readers.
 """
 
+import math
 import queue
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,8 @@ import numpy as np
 
 from lafp.config import ConfigError
 from lafp.data.clip_cache import ClipCache
-from lafp.data.shards import ClipDemand, ClipReader, ClipRef, ClipStream
+from lafp.data.latent_sets import open_latent_set
+from lafp.data.shards import ClipDemand, ClipReader, ClipRef, ClipStream, open_shard_set
 
 MicroBatch = dict[str, dict[str, np.ndarray]]
 """Stream -> field of ``ClipBatch`` -> array."""
@@ -39,6 +41,18 @@ class MicroBatchPlan:
                     "micro-batches. Change the batch size, windows_per_clip, num_workers or "
                     "gradient_accumulation."
                 )
+
+
+def clip_num_bytes(demand: ClipDemand) -> int:
+    """Bytes of a clip's frames, flow and stored latent actions, as long as the longest clip."""
+    specs = [open_shard_set(uri) for uri in demand.order.shard_sets]
+    spec, num_frames = specs[0], max(s.max_clip_frames for s in specs)
+    frame_bytes = spec.height_px * spec.width_px * 3
+    if spec.flow_size_px is not None:
+        frame_bytes += 2 * 2 * math.prod(spec.flow_size_px)
+    if demand.latents is not None:
+        frame_bytes += 4 * open_latent_set(demand.latents).latent_action_dim
+    return num_frames * frame_bytes
 
 
 class MicroBatchReader:

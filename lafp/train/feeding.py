@@ -6,11 +6,14 @@ from functools import cached_property
 from itertools import islice
 
 from lafp.data.damage import DamagedClipError
+from lafp.data.micro_batches import clip_num_bytes
 from lafp.data.shards import ClipDemand, ClipReader
 
 NUM_SAMPLED_CLIPS = 16
 CORES_NEEDED = "decode_cores_needed"
 """Name of the metric: cores that decode as fast as the steps would go without waiting."""
+MUCH_WAITING = 0.05
+"""Share of the time from which on it is worth a word."""
 
 
 class Feeding:
@@ -18,18 +21,26 @@ class Feeding:
 
     Args:
         demands: The streams of a task, with their clips per step over all ranks.
+        cache_bytes: Of decoded clips that one reader keeps.
     """
 
-    def __init__(self, demands: Mapping[str, ClipDemand]) -> None:
+    def __init__(self, demands: Mapping[str, ClipDemand], cache_bytes: int) -> None:
         self._demands = demands
+        self._cache_bytes = cache_bytes
 
     @cached_property
     def decode_s_per_step(self) -> float:
-        """CPU seconds that reading and decoding one step's clips take, over all ranks."""
+        """CPU seconds that reading and decoding one step's clips take, over all ranks.
+
+        0 where a reader can keep all clips, and decodes each only once.
+        """
+        all_bytes = sum(d.order.num_clips * clip_num_bytes(d) for d in self._demands.values())
+        if all_bytes <= self._cache_bytes:
+            return 0.0
         return sum(d.clips_per_step * _decode_s(d) for d in self._demands.values())
 
     def metrics(self, step_s: float, data_wait_share: float) -> dict[str, float]:
-        """``decode_cores_needed``, where every clip is decoded at every visit.
+        """``decode_cores_needed``.
 
         Args:
             step_s: Seconds of a step, waiting included.
@@ -59,11 +70,18 @@ def advice(record: Mapping[str, float], num_readers: int) -> str:
     Args:
         record: One of ``metrics.jsonl``.
         num_readers: Processes or threads that decode, over all workers.
+
+    Returns:
+        One line; empty where nothing is left to decode.
     """
+    if not (cores := record.get(CORES_NEEDED)):
+        return ""
     share = record["data_wait_share"]
     windows_per_s = record["windows_per_s"] / max(1 - share, 1e-9)
-    cores = record.get(CORES_NEEDED, 0.0)
-    return (
-        f"{windows_per_s:,.0f} windows/s when data is there, which take {cores:.2g} cores to "
-        f"decode; {num_readers} read, and {share:.0%} of the time is waiting for data"
+    text = (
+        f"the steps could take {windows_per_s:,.0f} windows/s; decoding as many keeps "
+        f"{cores:.2g} cores busy, and there are {num_readers} readers"
     )
+    if share > MUCH_WAITING:
+        text += f". {share:.0%} of the time is waiting for data: see train.ingest.num_readers"
+    return text

@@ -62,7 +62,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     max_skipped = cfg.max_skipped_steps if cfg.on_non_finite == "skip" else None
     meter = Meter(ctx.device, cfg.global_batch_size, max_skipped)
     efficiency = Efficiency(ctx.device, cfg.precision, cfg.gradient_accumulation)
-    feeding = Feeding(task.demands())
+    feeding = Feeding(task.demands(), cfg.ingest.cache_bytes)
     while step < cfg.num_steps:
         grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, efficiency, step)
         step += 1

@@ -4,6 +4,7 @@ import json
 
 from lafp.run_dir import StageDir
 from lafp.train.config import IngestConfig, TrainConfig
+from ray_jobs.stage_graph import last_progress_line
 from ray_jobs.trainer import _progress
 
 
@@ -29,6 +30,9 @@ def test_the_cores_that_decoding_needs_are_said_once(tmp_path, capsys):
             for step in (10, 20, 30)
         ]
         (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    said = [line for line in capsys.readouterr().err.splitlines() if "decode" in line]
+    log = capsys.readouterr().err
+    said = [line for line in log.splitlines() if "decoding" in line]
     assert len(said) == 1
-    assert "[lam] 400 windows/s" in said[0] and "2.6 cores" in said[0] and "6 read" in said[0]
+    assert "400 windows/s" in said[0] and "2.6 cores" in said[0] and "6 readers" in said[0]
+    (tmp_path / "log.txt").write_text(log + said[0] + "\n")
+    assert "30/30 steps" in last_progress_line(StageDir(str(tmp_path), "lam"))  # as studies show

@@ -21,7 +21,7 @@ from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.metrics import read_metrics, read_starts
 from ray_jobs.cluster import Demand
-from ray_jobs.trainer import JobError, _warn, demand, fit
+from ray_jobs.trainer import JobError, _remarks, demand, fit
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
 
@@ -229,7 +229,7 @@ def test_a_worker_that_keeps_failing_stops_the_run_with_its_reason(shards, tmp_p
     assert [start["step"] for start in read_starts(str(tmp_path))] == [0, 4]
 
 
-def test_a_collapse_and_skipped_steps_are_said_once_with_their_step(tmp_path, capsys):
+def test_a_collapse_and_skipped_steps_are_said_once_with_their_step(tmp_path):
     collapsed = {"val/latent/spread": 0.0, "probe/r2": 0.1, "probe/r2_low": 0.0}
     records = [
         {"step": 10, "loss": 1.0, "skipped_steps": 0},
@@ -238,10 +238,9 @@ def test_a_collapse_and_skipped_steps_are_said_once_with_their_step(tmp_path, ca
         {"step": 40, "skipped_steps": 2},
         {"step": 50, "skipped_steps": 3},
     ]
-    said = set()
+    said, lines = set(), []
     for num_records in (1, 2, 3, 3, 4, 5):
-        _warn(stage(tmp_path), records[:num_records], said)
-    lines = capsys.readouterr().err.splitlines()
+        lines += _remarks(stage(tmp_path), records[:num_records], 1, said)
     assert [line.partition(":")[0] for line in lines] == [f"[lam] step {s}" for s in (20, 30, 40)]
     assert "latent actions are constant" in lines[0] and "0.10 against 0.70" in lines[1]
     assert "skipped_steps.jsonl" in lines[2]
