@@ -50,7 +50,7 @@ def _main(job: Job, doc: str | None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", metavar="CONFIG.yaml", help="the job's config")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument("--run-name", help="default: the config's file name")
     parser.add_argument(
         "--storage", default="runs", help="folder or s3:// URI of all runs (default: %(default)s)"
