@@ -8,7 +8,7 @@ depend on the number of workers or on interruptions.
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -99,7 +99,8 @@ class EpisodeRecord:
     episode: int
     seed: int
     num_frames: int
-    success: bool
+    success: bool | None
+    """None where the task knows no success."""
     episode_return: float
     modes: list[int]
     """Way taken at each fork of the task, -1 where undecided."""
@@ -155,7 +156,7 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
         "num_labeled_val_episodes": cfg.num_labeled_val_episodes,
         "num_frames": sum(record.num_frames for record in records),
         "num_bytes": sum(record.num_bytes for record in records),
-        "success": float(np.mean([record.success for record in records])),
+        **_outcomes(records),
         "mean_frames": float(np.mean([record.num_frames for record in records])),
     }
 
@@ -181,7 +182,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
                 episode=batch.first + n,
                 seed=int(seeds[n]),
                 num_frames=len(recording.frames),
-                success=bool(result.success[n]),
+                success=None if result.success is None else bool(result.success[n]),
                 episode_return=float(result.episode_return[n]),
                 modes=result.modes[n].tolist(),
                 num_bytes=len(video),
@@ -189,6 +190,13 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
         )
     record_uri = batch.record_uri(uri)
     storage.write_text(record_uri, json.dumps([asdict(record) for record in records]))
+
+
+def _outcomes(records: Sequence[EpisodeRecord]) -> dict[str, float]:
+    """How well the demonstrators did."""
+    success = [record.success for record in records if record.success is not None]
+    mean_return = float(np.mean([record.episode_return for record in records]))
+    return ({"success": float(np.mean(success))} if success else {}) | {"mean_return": mean_return}
 
 
 def _labels(recording: Recording, modes: np.ndarray, env: VectorEnv) -> bytes:

@@ -82,9 +82,7 @@ def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, An
     if cfg.env is not None:
         rows += _measure_methods(cfg, run, stage, lam)
     write_results(stage.path("results.parquet"), rows)
-    summary: dict[str, Any] = {
-        f"success {label}": text for label, text in tables.success_lines(rows).items()
-    }
+    summary: dict[str, Any] = dict(tables.outcome_lines(rows))
     probes = {row.method: row.value for row in rows if row.metric == "probe_r2"}
     return summary | {f"probe R2 {method}": value for method, value in probes.items()}
 

@@ -2,4 +2,10 @@
 
 from lafp.registry import Registry
 
-ENVS = Registry("environment", {"slalom": "lafp.envs.slalom:Slalom"})
+ENVS = Registry(
+    "environment",
+    {
+        "dmc": "lafp.envs.dmc:Dmc",
+        "slalom": "lafp.envs.slalom:Slalom",
+    },
+)

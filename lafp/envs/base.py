@@ -22,8 +22,8 @@ class StepResult:
     """bool [N]: the task ended the episode (success or failure), now or earlier."""
     truncated: np.ndarray
     """bool [N]: out of steps without an end."""
-    success: np.ndarray
-    """bool [N]: the episode has succeeded."""
+    success: np.ndarray | None
+    """bool [N]: the episode has succeeded. None where the task knows only its return."""
 
     @property
     def done(self) -> np.ndarray:

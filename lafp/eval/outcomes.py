@@ -3,8 +3,9 @@
 Below ``rollouts/`` of the stage, per label:
 
     <label>.mp4       the first episodes as tiles, framed in green once they succeeded, red once
-                      they failed
-    <label>.npz       path: float32 [N, T + 1, S], the states of every episode; length, success [N]
+                      they failed, where the task knows success
+    <label>.npz       path: float32 [N, T + 1, S], the states of every episode; length [N]; success
+                      [N] where the task knows it
     <label>.parquet   a row per episode (``Episode``); written last, so a label is whole or absent
 """
 
@@ -34,7 +35,8 @@ class Episode(Subject):
     episode: int
     """Number of the episode; the same number is the same episode for every method."""
     episode_seed: int
-    success: bool
+    success: bool | None
+    """None where the task knows no success."""
     episode_return: float
     length: int
     """Steps until the end."""
@@ -57,14 +59,16 @@ def write_outcomes(uri: str, subject: Subject, parts: Sequence[RolloutResult], f
         fps: Of the video.
     """
     recordings = [recording for part in parts for recording in part.recordings]
-    success_N = np.concatenate([part.success for part in parts])
+    success = [success for part in parts for success in _success_of(part)]
     if recordings:
-        frames = tile(recordings, success_N[: len(recordings)].tolist())
+        frames = tile(recordings, success[: len(recordings)])
         video = encode_clip(frames, fps, EncodeConfig(crf=16, pixel_format="yuv444p"))
         storage.write_bytes(_path(uri, subject.label, "mp4"), video)
     buffer = io.BytesIO()
-    length_N = np.concatenate([part.length for part in parts])
-    np.savez_compressed(buffer, path=_join_paths(parts), length=length_N, success=success_N)
+    arrays = {"path": _join_paths(parts), "length": np.concatenate([p.length for p in parts])}
+    if None not in success:
+        arrays["success"] = np.array(success)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     storage.write_bytes(_path(uri, subject.label, "npz"), buffer.getvalue())
     episodes = _episodes(subject, parts)
     write_episodes(_path(uri, subject.label, "parquet"), episodes)
@@ -83,7 +87,7 @@ def write_episodes(uri: str, episodes: Sequence[Episode]) -> None:
     storage.write_bytes(uri, buffer.getvalue())
 
 
-def tile(recordings: Sequence[Recording], success: Sequence[bool]) -> np.ndarray:
+def tile(recordings: Sequence[Recording], success: Sequence[bool | None]) -> np.ndarray:
     """Episodes side by side, uint8 [T, H, W, 3]; those that are over stand still."""
     num_steps = max(len(recording.frames) for recording in recordings)
     num_columns = min(NUM_COLUMNS, len(recordings))
@@ -97,7 +101,7 @@ def tile(recordings: Sequence[Recording], success: Sequence[bool]) -> np.ndarray
     return np.concatenate([np.concatenate(row, axis=2) for row in rows], axis=1)
 
 
-def _framed(frames: np.ndarray, is_success: bool, num_steps: int) -> np.ndarray:
+def _framed(frames: np.ndarray, is_success: bool | None, num_steps: int) -> np.ndarray:
     scale = -(-MIN_TILE_PX // frames.shape[1])
     large = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     held = np.concatenate([large, large[-1:].repeat(num_steps - len(large), axis=0)])
@@ -105,7 +109,8 @@ def _framed(frames: np.ndarray, is_success: bool, num_steps: int) -> np.ndarray:
     framed = np.pad(held, margin)
     is_border_HW = np.pad(np.zeros(held.shape[1:3], bool), BORDER_PX, constant_values=True)
     framed[:, is_border_HW] = NEUTRAL
-    framed[len(frames) - 1 :, is_border_HW] = GREEN if is_success else RED
+    if is_success is not None:
+        framed[len(frames) - 1 :, is_border_HW] = GREEN if is_success else RED
     return framed
 
 
@@ -119,6 +124,13 @@ def _join_paths(parts: Sequence[RolloutResult]) -> np.ndarray:
     )
 
 
+def _success_of(part: RolloutResult) -> list[bool | None]:
+    """One per episode; None where the task knows no success."""
+    if part.success is None:
+        return [None] * len(part.seeds)
+    return [bool(success) for success in part.success]
+
+
 def _episodes(subject: Subject, parts: Sequence[RolloutResult]) -> list[Episode]:
     rows = [(part, n) for part in parts for n in range(len(part.seeds))]
     return [
@@ -126,7 +138,7 @@ def _episodes(subject: Subject, parts: Sequence[RolloutResult]) -> list[Episode]
             **asdict(subject),
             episode=number,
             episode_seed=int(part.seeds[n]),
-            success=bool(part.success[n]),
+            success=_success_of(part)[n],
             episode_return=float(part.episode_return[n]),
             length=int(part.length[n]),
             modes=part.modes[n].tolist(),

@@ -3,7 +3,8 @@
 Metrics and the methods that have them:
 
 ==========================  ====================================================================
-``success``                 share of episodes; ``low`` and ``high`` are its 95 % interval
+``success``                 share of episodes, where the task knows success; ``low`` and ``high``
+                            are its 95 % interval
 ``return``                  mean sum of rewards, with interval
 ``return_normalized``       ``return`` over the demonstrators'
 ``length``                  mean steps of an episode
@@ -27,7 +28,7 @@ Metrics and the methods that have them:
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
@@ -94,6 +95,13 @@ class Result(Subject):
     ) -> "Result":
         """A row about ``subject``."""
         return cls(**asdict(subject), metric=metric, value=value, n=n, low=low, high=high)
+
+
+def outcome_metric(rows: Iterable[Result]) -> str:
+    """What says how well a policy does: success, or the return where a task knows no success."""
+    metrics = {row.metric for row in rows}
+    is_return = "success" not in metrics and "return_normalized" in metrics
+    return "return_normalized" if is_return else "success"
 
 
 _ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), float: pa.float64(), int: pa.int64()}

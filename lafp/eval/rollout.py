@@ -75,8 +75,8 @@ class RolloutResult:
 
     seeds: np.ndarray
     """int64 [N]."""
-    success: np.ndarray
-    """bool [N]."""
+    success: np.ndarray | None
+    """bool [N]; None where the task knows no success."""
     episode_return: np.ndarray
     """float32 [N]: sum of rewards."""
     length: np.ndarray

@@ -8,7 +8,7 @@ import numpy as np
 from lafp.eval.latency import Latency
 from lafp.eval.modes import mode_coverage
 from lafp.eval.outcomes import Episode
-from lafp.eval.results import Result, Subject
+from lafp.eval.results import Result, Subject, outcome_metric
 from lafp.eval.statistics import Interval, bootstrap_interval
 
 PROBE_CONTROLS = {"obs_embedding": "embedding", "random_lam": "random_lam"}
@@ -21,7 +21,7 @@ def rollout_rows(
     demonstrations: Sequence[Episode],
     mode_sizes: Sequence[int],
 ) -> list[Result]:
-    """Success, return, length and modes of one method.
+    """Success (where the task knows it), return, length and modes of one method.
 
     Args:
         subject: The method.
@@ -29,13 +29,12 @@ def rollout_rows(
         demonstrations: The demonstrators' on the same seeds.
         mode_sizes: The environment's; empty leaves modes out.
     """
+    names = {"success": "success", "return": "episode_return", "length": "length"}
+    if any(episode.success is None for episode in episodes):
+        del names["success"]
     interval = {
         metric: bootstrap_interval([[float(getattr(episode, name)) for episode in episodes]])
-        for metric, name in (
-            ("success", "success"),
-            ("return", "episode_return"),
-            ("length", "length"),
-        )
+        for metric, name in names.items()
     }
     rows = [_with_interval(subject, metric, value) for metric, value in interval.items()]
     expert_return = float(np.mean([episode.episode_return for episode in demonstrations]))
@@ -101,12 +100,12 @@ def probe_rows(lam: Subject, metrics: Mapping[str, float]) -> list[Result]:
     return rows
 
 
-def success_lines(rows: Sequence[Result]) -> dict[str, str]:
-    """Label -> its success with interval, for the summary."""
+def outcome_lines(rows: Sequence[Result]) -> dict[str, str]:
+    """Outcome and label -> its value with interval, for the summary."""
     return {
-        row.label: f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        f"{row.metric} {row.label}": f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
         for row in rows
-        if row.metric == "success"
+        if row.metric == outcome_metric(rows)
     }
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -67,6 +69,14 @@ def test_tiles_turn_green_at_a_success_and_red_at_a_failure(parts):
         np.testing.assert_array_equal(corner[end:], np.tile(color, (len(frames) - end, 1)))
         inside = frames[0, BORDER_PX : side - BORDER_PX : 2, n * side + BORDER_PX :: 2][:, :48]
         np.testing.assert_array_equal(inside, recordings[n].frames[0])
+
+
+def test_episodes_of_a_task_without_success_are_stored_and_framed_in_grey(tmp_path, parts):
+    unknown = [replace(part, success=None) for part in parts]
+    write_outcomes(str(tmp_path), SUBJECT, unknown, fps=10)
+    assert {e.success for e in read_outcomes(str(tmp_path), "demonstrator")} == {None}
+    assert "success" not in np.load(tmp_path / "rollouts/demonstrator.npz", allow_pickle=False)
+    np.testing.assert_array_equal(tile(parts[0].recordings[:1], [None])[-1, 0, 0], NEUTRAL)
 
 
 def test_the_table_of_all_episodes_opens_in_pandas(tmp_path, parts):

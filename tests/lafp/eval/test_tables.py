@@ -1,10 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from lafp.eval.latency import Latency
 from lafp.eval.outcomes import Episode
-from lafp.eval.results import Subject
-from lafp.eval.tables import action_error_rows, latency_rows, probe_rows, rollout_rows
+from lafp.eval.results import Subject, outcome_metric
+from lafp.eval.tables import (
+    action_error_rows,
+    latency_rows,
+    outcome_lines,
+    probe_rows,
+    rollout_rows,
+)
 
 SUBJECT = Subject(label="flow", method="latent_flow", anchor_time=0.5)
 LAM = Subject(label="lam", method="lam", objective="lapo", seed=3)
@@ -40,6 +48,16 @@ def test_rollouts_become_means_with_intervals_and_shares_of_the_demonstrators():
     assert found["side_entropy"].value == 1.0
     assert found["mode_coverage"].value == 0.5
     assert all((row.label, row.anchor_time) == ("flow", 0.5) for row in rows)
+
+
+def test_a_task_without_success_is_measured_by_its_return():
+    some = [replace(episode, success=None) for episode in episodes([1, 0, 1, 1], [()] * 4)]
+    best = [replace(episode, episode_return=2.0) for episode in some]
+    rows = rollout_rows(SUBJECT, some, best, ())
+    assert {row.metric for row in rows} == {"return", "return_normalized", "length"}
+    assert outcome_metric(rows) == "return_normalized"
+    (line,) = outcome_lines(rows).items()
+    assert line[0] == "return_normalized flow" and line[1].startswith("0.750 [")
 
 
 def test_a_method_that_passes_no_fork_has_undefined_coverage():

@@ -1,0 +1,188 @@
+"""Tasks of the DeepMind Control Suite, with distractors. Needs ``pip install 'lafp[dmc]'``."""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lafp.config import ConfigError
+from lafp.data.randomness import keyed_normal, keyed_uint64, keyed_uniform
+from lafp.envs.distractors import DistractorConfig, Distractors
+from lafp.envs.episodes import Episode, EpisodesEnv, Moved
+from lafp.envs.mujoco_rendering import RenderConfig, Renderer, use_offscreen_gl
+from lafp.envs.ppo_expert import PpoExpert
+from lafp.types import ActionSpec
+
+# What a random number is for: the second key of every draw, after the episode's seed.
+_START, _IS_NOISY, _NOISE = 1, 2, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DmcConfig:
+    """A task of the DeepMind Control Suite (Tassa et al., arXiv:1801.00690)."""
+
+    name: str = "dmc"
+    task: str
+    """Domain and task, e.g. ``cheetah-run``."""
+    expert: str
+    """Checkpoint of the demonstrator, a ``.pt`` file as dunnolab/laom has it."""
+    size_px: int = 64
+    """Height and width of a picture."""
+    action_repeat: int = 1
+    """Simulation steps per step. The experts were trained with 1."""
+    episode_steps: int | None = None
+    """Ends episodes earlier than the task does (1000 simulation steps)."""
+    camera: int = 0
+    noise_share: float = 0.0
+    """Share of the episodes, drawn by seed, in which the demonstrator explores: without, an
+    expert's actions can be read from its state, and a probe says nothing about latent actions."""
+    noise_std: float = 0.2
+    """Of the Gaussian noise on each of its actions there, after clipping."""
+    distractors: DistractorConfig = field(default_factory=DistractorConfig)
+    render: RenderConfig = field(default_factory=RenderConfig)
+
+    def __post_init__(self) -> None:
+        if not all(self.task.partition("-")):
+            raise ValueError(f"task must be domain-task, e.g. cheetah-run, got {self.task!r}.")
+        for name in ("size_px", "action_repeat", "episode_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if not 0 <= self.noise_share <= 1:
+            raise ValueError(f"noise_share must be in [0, 1], got {self.noise_share}.")
+        if self.noise_std < 0:
+            raise ValueError(f"noise_std must not be negative, got {self.noise_std}.")
+
+
+class Dmc(EpisodesEnv):
+    """See ``VectorEnv``. Return counts; there is no success.
+
+    Raises:
+        ConfigError: dm_control, the task, the expert, the videos or a graphics library is missing.
+    """
+
+    Config = DmcConfig
+    has_success = False
+    mode_sizes = ()
+
+    def __init__(self, cfg: DmcConfig) -> None:
+        use_offscreen_gl()
+        simulator = _load(cfg.task, 0)
+        self.cfg, self.task = cfg, cfg.task
+        self.has_distractors = cfg.distractors.is_on
+        self.height_px = self.width_px = cfg.size_px
+        self.fps = 1 / (simulator.control_timestep() * cfg.action_repeat)
+        steps = round(simulator._step_limit) // cfg.action_repeat
+        self.max_steps = min(steps, cfg.episode_steps or steps)
+        spec = simulator.action_spec()
+        self.action_spec = ActionSpec(
+            dim=spec.shape[0], low=tuple(spec.minimum), high=tuple(spec.maximum)
+        )
+        self._expert = PpoExpert(cfg.expert)
+        obs_dim = len(flat(simulator.reset().observation))
+        expected, found = (obs_dim, spec.shape[0]), (self._expert.obs_dim, self._expert.action_dim)
+        if expected != found:
+            raise ConfigError(
+                f"expert: {cfg.expert} maps {found[0]} observations to {found[1]} actions, "
+                f"{cfg.task} has {expected[0]} and {expected[1]}. Name the task's own expert."
+            )
+        if not 0 <= cfg.camera < simulator.physics.model.ncam:
+            raise ConfigError(
+                f"camera {cfg.camera}: {cfg.task} has {simulator.physics.model.ncam} cameras."
+            )
+
+    def start(self, seed: int) -> Episode:
+        """See ``EpisodesEnv``."""
+        cfg = self.cfg
+        simulator = _load(cfg.task, seed)
+        is_noisy = keyed_uniform(seed, _IS_NOISY) < cfg.noise_share
+        return _DmcEpisode(
+            simulator,
+            cfg,
+            seed,
+            renderer=self._renderer,
+            expert=self._expert,
+            noise_std=cfg.noise_std if is_noisy else 0.0,
+        )
+
+    @functools.cached_property
+    def _renderer(self) -> Renderer:
+        """Opened with the first episode: whoever only asks for the task's shape draws nothing."""
+        cfg = self.cfg
+        model = _load(cfg.task, 0).physics.model.ptr
+        return Renderer(
+            model, cfg.size_px, cfg.size_px, cfg.render, hides_floor=cfg.distractors.hides_floor
+        )
+
+
+class _DmcEpisode(Episode):
+    def __init__(
+        self,
+        simulator: Any,
+        cfg: DmcConfig,
+        seed: int,
+        *,
+        renderer: Renderer,
+        expert: PpoExpert,
+        noise_std: float,
+    ) -> None:
+        self._simulator, self._cfg, self._seed = simulator, cfg, seed
+        self._renderer, self._expert, self._noise_std = renderer, expert, noise_std
+        self._state = flat(simulator.reset().observation)
+        self._num_steps = 0
+        self._distractors = Distractors(
+            cfg.distractors, seed, simulator.physics.model.ptr, cfg.size_px, cfg.size_px
+        )
+
+    def step(self, action: np.ndarray) -> Moved:
+        reward = 0.0
+        for _ in range(self._cfg.action_repeat):
+            time_step = self._simulator.step(action)
+            reward += time_step.reward
+        self._state = flat(time_step.observation)
+        self._num_steps += 1
+        self._distractors.advance()
+        return Moved(reward=reward)
+
+    def frame(self) -> np.ndarray:
+        physics, distractors = self._simulator.physics, self._distractors
+        distractors.pose_camera(physics.data, self._cfg.camera)
+        picture = self._renderer.draw(
+            physics.model.ptr,
+            physics.data.ptr,
+            self._cfg.camera,
+            has_sky=distractors.needs_sky,
+        )
+        return distractors.compose(picture)
+
+    def expert(self) -> np.ndarray:
+        spec = self._simulator.action_spec()
+        action = np.clip(self._expert(self._state), spec.minimum, spec.maximum)
+        if self._noise_std > 0:
+            dims = np.arange(len(action))
+            noise = keyed_normal(self._seed, _NOISE, self._num_steps, dims)
+            action = np.clip(action + self._noise_std * noise, spec.minimum, spec.maximum)
+        return action
+
+    def state(self) -> np.ndarray:
+        return self._state
+
+
+def flat(observation: Any) -> np.ndarray:
+    """An observation as one vector, its parts in the order of their names, float64 [S]."""
+    return np.concatenate([np.ravel(observation[name]) for name in sorted(observation)])
+
+
+def _load(task: str, seed: int) -> Any:
+    """A ``dm_control`` environment whose random numbers come from ``seed``."""
+    try:
+        from dm_control import suite
+    except ImportError:
+        raise ConfigError("Environment dmc needs dm_control: pip install 'lafp[dmc]'.") from None
+    domain, _, name = task.partition("-")
+    if (domain, name) not in suite.ALL_TASKS:
+        tasks = ", ".join("-".join(pair) for pair in suite.ALL_TASKS)
+        raise ConfigError(f"task {task} is not in the suite. Choose one of: {tasks}.")
+    random = int(keyed_uint64(seed, _START) % np.uint64(2**32))
+    return suite.load(domain, name, task_kwargs={"random": random})

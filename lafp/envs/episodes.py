@@ -1,0 +1,110 @@
+"""A vector environment out of single episodes, for simulators that know no batches."""
+
+# Shape letters in this file: N episodes, H height, W width, A true action, S state, M forks.
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lafp.envs.base import StepResult
+from lafp.types import ActionSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """What one step of one episode brought."""
+
+    reward: float
+    has_succeeded: bool = False
+    """In this step or earlier. An episode ends when it has succeeded."""
+
+
+class Episode(ABC):
+    """One episode of a simulator. Deterministic: nothing in it may depend on other episodes."""
+
+    @abstractmethod
+    def step(self, action: np.ndarray) -> Moved:
+        """Moves on. ``action``: float64 [A], in range."""
+
+    @abstractmethod
+    def frame(self) -> np.ndarray:
+        """What the camera sees now, uint8 [H, W, 3]."""
+
+    @abstractmethod
+    def expert(self) -> np.ndarray:
+        """The demonstrator's action now, float [A], in range; the same when called twice."""
+
+    @abstractmethod
+    def state(self) -> np.ndarray:
+        """Float [S]."""
+
+    def modes(self) -> Sequence[int]:
+        """Way taken at each fork so far, -1 where undecided; M of them."""
+        return ()
+
+
+class EpisodesEnv(ABC):
+    """See ``VectorEnv``. Steps its episodes one after the other; finished ones stand still.
+
+    Subclasses set the attributes of ``VectorEnv`` and start episodes.
+    """
+
+    max_steps: int
+    action_spec: ActionSpec
+    has_success: bool
+    """Whether the task knows success; else only its return counts."""
+
+    @abstractmethod
+    def start(self, seed: int) -> Episode:
+        """A new episode, determined by its seed alone."""
+
+    def reset(self, seeds: np.ndarray) -> np.ndarray:
+        """See ``VectorEnv``."""
+        seeds = np.asarray(seeds, np.int64)
+        if seeds.size and seeds.min() < 0:
+            raise ValueError(f"Seeds must not be negative, got {seeds.min()}.")
+        self._episodes = [self.start(int(seed)) for seed in seeds]
+        self._num_steps = 0
+        self._success_N = np.zeros(len(seeds), bool)
+        self._obs_NHWC = np.stack([episode.frame() for episode in self._episodes])
+        return self._obs_NHWC
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """See ``VectorEnv``."""
+        actions_NA = self._in_range(np.asarray(actions, np.float64))
+        is_active_N = ~self._success_N & (self._num_steps < self.max_steps)
+        self._num_steps += 1
+        obs_NHWC, reward_N = self._obs_NHWC.copy(), np.zeros(len(self._episodes), np.float32)
+        for n in np.flatnonzero(is_active_N):
+            moved = self._episodes[n].step(actions_NA[n])
+            reward_N[n], self._success_N[n] = moved.reward, moved.has_succeeded
+            obs_NHWC[n] = self._episodes[n].frame()
+        self._obs_NHWC = obs_NHWC
+        return StepResult(
+            obs=obs_NHWC,
+            reward=reward_N,
+            terminated=self._success_N.copy(),
+            truncated=~self._success_N & (self._num_steps >= self.max_steps),
+            success=self._success_N.copy() if self.has_success else None,
+        )
+
+    def expert(self) -> np.ndarray:
+        """See ``VectorEnv``."""
+        return np.stack([episode.expert() for episode in self._episodes]).astype(np.float32)
+
+    def state(self) -> np.ndarray:
+        """See ``VectorEnv``."""
+        return np.stack([episode.state() for episode in self._episodes]).astype(np.float32)
+
+    def modes(self) -> np.ndarray:
+        """See ``VectorEnv``."""
+        modes = [episode.modes() for episode in self._episodes]
+        return np.array(modes, np.int64).reshape(len(modes), -1)
+
+    def _in_range(self, actions_NA: np.ndarray) -> np.ndarray:
+        expected = (len(self._episodes), self.action_spec.dim)
+        if actions_NA.shape != expected:
+            raise ValueError(f"Expected actions of shape {expected}, got {actions_NA.shape}.")
+        return np.clip(actions_NA, self.action_spec.low, self.action_spec.high)

@@ -1,0 +1,197 @@
+"""MuJoCo pictures without a screen, drawn fast: colours and what is behind everything, in one pass.
+
+At 64 px most of MuJoCo's time goes into shadows, reflections and multisampling. All three are off
+unless asked for; ``docs/environments.md`` has the speeds.
+"""
+
+# Shape letters in this file: H height, W width.
+
+import atexit
+import ctypes
+import functools
+import os
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lafp.config import ConfigError
+
+MAX_GEOMS = 2000
+_OPEN: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
+_OSMESA_NAMES = ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig:
+    """What a picture costs. All off: about ten times as fast."""
+
+    shadows: bool = False
+    reflections: bool = False
+    multisampling: bool = False
+    """Four samples per pixel: smooth edges."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What a camera sees."""
+
+    pixels: np.ndarray
+    """uint8 [H, W, 3]."""
+    is_background: np.ndarray
+    """bool [H, W]: no geometry there, only sky."""
+
+
+def use_offscreen_gl() -> None:
+    """Chooses how MuJoCo draws; must run before ``mujoco`` is imported.
+
+    ``MUJOCO_GL`` where it is set; else EGL if it finds a device (a GPU, or Mesa's software), else
+    OSMesa.
+
+    Raises:
+        ConfigError: Neither library is installed.
+    """
+    if os.environ.get("MUJOCO_GL"):
+        return
+    if _egl_has_device():
+        os.environ["MUJOCO_GL"] = "egl"
+    elif _has_osmesa():
+        os.environ["MUJOCO_GL"] = "osmesa"
+    else:
+        raise ConfigError(
+            "MuJoCo cannot draw here: neither EGL with a device (libEGL.so.1) nor OSMesa "
+            f"({_OSMESA_NAMES[0]}) is installed. On Debian and Ubuntu: apt-get install libosmesa6"
+        )
+
+
+def _egl_has_device() -> bool:
+    try:
+        egl = ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return False
+    egl.eglGetProcAddress.restype = ctypes.c_void_p
+    address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    if not address:
+        return False
+    of_devices = ctypes.CFUNCTYPE(
+        ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
+    )(address)
+    num_devices = ctypes.c_int()
+    return bool(of_devices(0, None, ctypes.byref(num_devices))) and num_devices.value > 0
+
+
+def _has_osmesa() -> bool:
+    for name in _OSMESA_NAMES:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Before the graphics library itself goes: MuJoCo ends it at exit, if it was asked before."""
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for renderer in list(_OPEN):
+        renderer.close()
+
+
+class Renderer:
+    """Draws any state of models that have the same meshes and textures.
+
+    Args:
+        model: ``mujoco.MjModel``: whose meshes and textures are sent to the graphics library.
+        height_px: Of a picture.
+        width_px: Of a picture.
+        cfg: What to draw.
+        hides_floor: Leaves planes out, so that there is background below, too.
+
+    Raises:
+        ConfigError: The graphics library is missing or does not work.
+    """
+
+    def __init__(
+        self, model: Any, height_px: int, width_px: int, cfg: RenderConfig, hides_floor: bool
+    ) -> None:
+        import mujoco
+
+        self._mujoco, self.cfg, self._hides_floor = mujoco, cfg, hides_floor
+        try:
+            self._gl = mujoco.GLContext(width_px, height_px)
+            self._gl.make_current()
+        except Exception as error:  # of ctypes, PyOpenGL or MuJoCo, by backend
+            raise ConfigError(
+                f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}. Unset "
+                "MUJOCO_GL, or install its library: libegl1 (egl), libosmesa6 (osmesa)."
+            ) from None
+        model.vis.global_.offheight, model.vis.global_.offwidth = height_px, width_px
+        model.vis.quality.offsamples = 4 if cfg.multisampling else 0
+        if not cfg.shadows:
+            model.vis.quality.shadowsize = 0
+        _close_at_exit()
+        _OPEN.add(self)
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
+        self._option, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._area = mujoco.MjrRect(0, 0, width_px, height_px)
+        self._pixels_HW3 = np.empty((height_px, width_px, 3), np.uint8)
+        self._depth_HW = np.empty((height_px, width_px), np.float32)
+
+    def draw(self, model: Any, data: Any, camera_id: int, *, has_sky: bool = True) -> Picture:
+        """The scene from one of the model's cameras, as posed in ``data``.
+
+        Args:
+            model: ``mujoco.MjModel``.
+            data: ``mujoco.MjData``.
+            camera_id: Of the model.
+            has_sky: Without, the background is black, and drawn faster.
+        """
+        mujoco, scene, flags = self._mujoco, self._scene, self._mujoco.mjtRndFlag
+        self._gl.make_current()
+        self._camera.fixedcamid = camera_id
+        mujoco.mjv_updateScene(
+            model,
+            data,
+            self._option,
+            self._perturbation,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            scene,
+        )
+        scene.flags[flags.mjRND_SHADOW] = self.cfg.shadows
+        scene.flags[flags.mjRND_REFLECTION] = self.cfg.reflections
+        scene.flags[flags.mjRND_SKYBOX] = scene.flags[flags.mjRND_HAZE] = has_sky
+        if self._hides_floor:
+            self._hide_planes()
+        mujoco.mjr_render(self._area, scene, self._context)
+        mujoco.mjr_readPixels(self._pixels_HW3, self._depth_HW, self._area, self._context)
+        # The last row comes first. A cleared depth buffer is 1: infinitely far.
+        return Picture(
+            pixels=self._pixels_HW3[::-1].copy(), is_background=self._depth_HW[::-1] >= 1
+        )
+
+    def close(self) -> None:
+        """Gives back what the graphics library holds. Idempotent."""
+        if self in _OPEN:
+            _OPEN.discard(self)
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _hide_planes(self) -> None:
+        plane = self._mujoco.mjtGeom.mjGEOM_PLANE
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.type == plane:
+                geom.rgba[3] = 0

@@ -1,0 +1,140 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lafp.config import ConfigError
+from lafp.envs.background_videos import videos_of
+from lafp.envs.distractors import DistractorConfig
+from lafp.envs.dmc import Dmc, DmcConfig
+from lafp.eval.rollout import Expert, rollout
+from tests.conftest import SHARED
+from tests.simulators import demonstrate, save_random_expert, skip_without
+from tests.synthetic_video import moving_square, write_video
+
+skip_without("dm_control")
+EXPERT = SHARED / "data/experts/cheetah-run.pt"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> DmcConfig:
+    expert = save_random_expert(tmp_path_factory.mktemp("expert") / "random.pt")
+    return DmcConfig(task="cheetah-run", expert=expert, size_px=32, episode_steps=10)
+
+
+@pytest.fixture(scope="module")
+def distracted(plain, tmp_path_factory) -> DmcConfig:
+    folder = tmp_path_factory.mktemp("videos")
+    for seed in range(12):
+        write_video(folder / f"{seed}.mp4", moving_square(20, seed=seed), fps=10)
+    distractors = DistractorConfig(background=1.0, camera=0.2, color=0.2, videos=str(folder))
+    return replace(plain, distractors=distractors, noise_share=0.5)
+
+
+def test_ten_steps_show_a_moving_cheetah_and_end_without_success(plain):
+    frames, actions, result = demonstrate(Dmc(plain), [0, 1], 10)
+    assert frames.shape == (11, 2, 32, 32, 3) and frames.dtype == np.uint8
+    assert actions.shape == (10, 2, 6) and np.abs(actions).max() <= 1
+    assert (frames[1:] != frames[:-1]).any(axis=(2, 3, 4)).all()
+    assert result.success is None
+    assert result.truncated.all() and not result.terminated.any()
+
+
+def test_an_episode_is_the_same_in_any_batch(distracted):
+    env = Dmc(distracted)
+    together, actions, _ = demonstrate(env, [7, 8, 9], 10)
+    alone, own_actions, _ = demonstrate(env, [8], 10)
+    np.testing.assert_array_equal(together[:, 1], alone[:, 0])
+    np.testing.assert_array_equal(actions[:, 1], own_actions[:, 0])
+
+
+@pytest.mark.parametrize("name", ["background", "camera", "color"])
+def test_each_distractor_changes_pixels_and_nothing_else(plain, distracted, name):
+    others = {other: 0.0 for other in ("background", "camera", "color") if other != name}
+    one = replace(plain, distractors=replace(distracted.distractors, **others))
+    clean, clean_actions, _ = demonstrate(Dmc(plain), [3], 10)
+    noisy, noisy_actions, _ = demonstrate(Dmc(one), [3], 10)
+    np.testing.assert_array_equal(clean_actions, noisy_actions)
+    assert (clean != noisy).mean() > 0.01
+
+
+def test_the_background_lies_behind_the_agent_and_nowhere_else(plain, distracted):
+    only_video = replace(distracted.distractors, camera=0.0, color=0.0)
+    clean, _, _ = demonstrate(Dmc(plain), [3], 1)
+    noisy, _, _ = demonstrate(Dmc(replace(plain, distractors=only_video)), [3], 1)
+    orange = (clean[..., 0] > 150) & (clean[..., 2] < 120)  # the cheetah
+    assert orange.sum() > 40
+    np.testing.assert_array_equal(clean[orange], noisy[orange])
+
+
+def test_training_and_test_videos_are_told_apart_by_content_alone(tmp_path):
+    for number in range(40):
+        (tmp_path / f"{number}.mp4").write_bytes(b"%d" % number)
+    (tmp_path / "copy_of_7.mp4").write_bytes(b"7")
+    train, test = videos_of(str(tmp_path), "train"), videos_of(str(tmp_path), "test")
+    assert len(train) + len(test) == 40 and not set(train) & set(test)
+    assert 3 < len(test) < 20
+
+
+def test_a_held_video_changes_at_the_step_that_the_config_says(plain, distracted):
+    held = replace(distracted.distractors, camera=0.0, color=0.0, video_hold_steps=5)
+    frames, _, _ = demonstrate(Dmc(replace(plain, distractors=held)), [4], 10)
+    sky = frames[:, 0, :8].astype(float)
+    jumps = np.abs(np.diff(sky, axis=0)).mean(axis=(1, 2, 3))
+    assert jumps.argmax() in (4, 9)  # from step 4 to 5, or from 9 to 10
+    assert sorted(jumps)[-2] > 2 * sorted(jumps)[-3]
+
+
+def test_noise_is_in_the_share_of_the_episodes_that_the_config_says(plain):
+    seeds = np.arange(60)
+    greedy, noisy = Dmc(replace(plain, size_px=8)), Dmc(replace(plain, size_px=8, noise_share=0.5))
+    greedy.reset(seeds), noisy.reset(seeds)
+    is_noisy = (greedy.expert() != noisy.expert()).any(axis=1)
+    assert 18 < is_noisy.sum() < 42
+
+
+def test_half_the_steps_with_action_repeat_two(plain):
+    env = Dmc(replace(plain, action_repeat=2, episode_steps=None))
+    assert (env.max_steps, env.fps) == (500, 50)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "cheetah-fly"}, "cheetah-fly is not in the suite"),
+        ({"expert": "nowhere.pt"}, "nowhere.pt is no file"),
+        ({"task": "walker-run"}, "maps 17 observations to 6 actions, walker-run has 24 and 6"),
+        ({"camera": 9}, "cheetah-run has 2 cameras"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_words(plain, change, message):
+    with pytest.raises(ConfigError, match=message):
+        Dmc(replace(plain, **change))
+
+
+def test_nothing_of_a_checkpoint_is_unpickled(plain, tmp_path):
+    torch.save({"actor_mean.0.weight": _Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(ConfigError, match="holds no PPO actor"):
+        Dmc(replace(plain, expert=str(tmp_path / "bomb.pt")))
+
+
+class _Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("A pickle of an untrusted file was executed.",)
+
+
+def test_a_folder_without_test_videos_is_refused(plain, tmp_path):
+    distractors = DistractorConfig(background=1.0, videos=str(tmp_path), video_split="test")
+    with pytest.raises(ConfigError, match="holds no test video"):
+        Dmc(replace(plain, distractors=distractors)).reset(np.array([0]))
+
+
+@pytest.mark.skipif(not EXPERT.is_file(), reason="the experts are not here")
+def test_the_real_expert_runs(plain):
+    env = Dmc(replace(plain, expert=str(EXPERT), size_px=8, episode_steps=100))
+    result = rollout(env, Expert(env), np.arange(2))
+    assert (
+        result.episode_return.min() > 20
+    )  # it has to gather speed first; a random one stays below 5
+    assert result.modes.shape == (2, 0) and result.success is None
