@@ -79,7 +79,7 @@ def test_a_folder_exists_but_is_no_file(root):
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     uri = str(tmp_path / "x")
     storage.write_bytes(uri, b"old")
-    monkeypatch.setattr(storage.os, "replace", _out_of_space)
+    monkeypatch.setattr(storage.local.os, "replace", _out_of_space)
     with pytest.raises(OSError, match="No space"):
         storage.write_bytes(uri, b"new")
     assert storage.read_bytes(uri) == b"old"
@@ -96,7 +96,7 @@ def test_a_dead_endpoint_is_a_storage_error_that_names_the_uri(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(storage, "_local", type(storage._local)())
+    monkeypatch.setattr(storage.s3, "_local", type(storage.s3._local)())
     with pytest.raises(storage.StorageError, match="Could not read s3://bucket/key"):
         storage.read_bytes("s3://bucket/key")
 
@@ -109,7 +109,7 @@ def test_joined_uris_have_single_slashes():
 
 
 def test_a_file_is_read_anywhere(root, monkeypatch):
-    monkeypatch.setattr(storage, "_READ_BYTES", 7)
+    monkeypatch.setattr(storage.s3, "_READ_BYTES", 7)
     data = bytes(range(100))
     storage.write_bytes(storage.join(root, "x"), data)
     with storage.open_file(storage.join(root, "x")) as file:
@@ -132,7 +132,7 @@ def test_an_answer_of_s3_that_breaks_off_is_asked_for_again(monkeypatch):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setattr(storage, "_local", type(storage._local)())
+        monkeypatch.setattr(storage.s3, "_local", type(storage.s3._local)())
         assert storage.read_bytes("s3://bucket/x") == b"0123456789"
         host.answers["/bucket/x"] = lambda handler, _: answer(handler, 200, b"01", length=10)
         with pytest.raises(storage.StorageError, match="Could not read s3://bucket/x"):
@@ -151,7 +151,7 @@ def test_a_folder_too_large_for_memory_is_listed_in_the_same_order(
     (tmp_path / "folder/x.mp4").touch()
     whole = [info.uri for info in storage.list_files(str(tmp_path))]
     assert len(whole) == num_files + 1 and whole == sorted(whole)
-    monkeypatch.setattr(storage, "_LISTED_AT_ONCE", 5)
+    monkeypatch.setattr(storage.local, "_LISTED_AT_ONCE", 5)
     assert [info.uri for info in storage.list_files(str(tmp_path))] == whole
 
 
@@ -167,7 +167,7 @@ def test_listing_does_not_hold_a_folder_in_memory(tmp_path, monkeypatch):
         return peak
 
     whole = peak_bytes()
-    monkeypatch.setattr(storage, "_LISTED_AT_ONCE", 100)
+    monkeypatch.setattr(storage.local, "_LISTED_AT_ONCE", 100)
     assert peak_bytes() < whole / 3
 
 
@@ -175,7 +175,7 @@ def test_pages_of_a_listing_on_s3_are_fetched_when_they_are_needed(s3_bucket, mo
     for number in range(5):
         storage.write_bytes(storage.join(s3_bucket, f"{number}.mp4"), b"x")
     asked = []
-    client = storage._client()
+    client = storage.s3._client()
 
     def small_page(params, **_):
         asked.append(params)
@@ -202,7 +202,7 @@ def cable(s3_server, monkeypatch):
         endpoint_url=f"http://127.0.0.1:{cable.port}",
         config=Config(retries={"max_attempts": 1}, connect_timeout=1, read_timeout=1),
     )
-    monkeypatch.setattr(storage, "_client", lambda: client)
+    monkeypatch.setattr(storage.s3, "_client", lambda: client)
     yield cable
     storage.be_patient(0)
 

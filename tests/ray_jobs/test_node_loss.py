@@ -21,7 +21,11 @@ from tests.toy_task import WaitingTask
 @pytest.fixture
 def cluster():
     """A head with room for one of two workers, so that the other one is elsewhere."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False},
+        shutdown_at_exit=False,  # only the main thread could add a node that is
+    )
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()

@@ -1,0 +1,182 @@
+"""Files by URI: a local path or ``s3://bucket/key``. Writes are atomic in both worlds.
+
+S3 goes through boto3, so credentials, region and ``AWS_ENDPOINT_URL`` (MinIO, Ceph, R2 ...) work
+the standard way. URIs are ``str``: ``pathlib`` would turn ``s3://b/k`` into ``s3:/b/k``.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from lafp.storage import local, s3
+from lafp.storage.base import AccessDeniedError, FileInfo, StorageError, UnreachableError
+from lafp.storage.patience import PATIENCE_S, be_patient, patiently
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+__all__ = [
+    "PATIENCE_S",
+    "AccessDeniedError",
+    "FileInfo",
+    "StorageError",
+    "UnreachableError",
+    "absolute",
+    "be_patient",
+    "delete",
+    "delete_folder",
+    "exists",
+    "is_file",
+    "is_http",
+    "is_s3",
+    "join",
+    "list_files",
+    "list_folders",
+    "local_file",
+    "num_bytes",
+    "open_file",
+    "patiently",
+    "pyarrow_filesystem",
+    "read_bytes",
+    "read_text",
+    "upload",
+    "write_bytes",
+    "write_text",
+]
+
+
+def is_s3(uri: str) -> bool:
+    """Whether ``uri`` names an S3 object or prefix."""
+    return uri.startswith("s3://")
+
+
+def is_http(uri: str) -> bool:
+    """Whether ``uri`` names a file on the web. ``lafp.download`` fetches those."""
+    return uri.startswith(("http://", "https://"))
+
+
+def join(uri: str, *parts: str) -> str:
+    """``uri`` and ``parts`` with single slashes between them."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def absolute(uri: str) -> str:
+    """A URI that means the same in every working directory, hence on every Ray worker."""
+    return uri if is_s3(uri) or is_http(uri) else str(Path(uri).expanduser().absolute())
+
+
+def exists(uri: str) -> bool:
+    """Whether ``uri`` is a file, or a folder or prefix that holds one."""
+    if not is_s3(uri):
+        return Path(uri).exists()
+    return is_file(uri) or next(list_files(uri), None) is not None
+
+
+def is_file(uri: str) -> bool:
+    """Whether ``uri`` is a file (an object), not a folder (a prefix)."""
+    return s3.is_file(uri) if is_s3(uri) else Path(uri).is_file()
+
+
+def num_bytes(uri: str) -> int:
+    """Size of the file at ``uri``."""
+    return s3.num_bytes(uri) if is_s3(uri) else Path(uri).stat().st_size
+
+
+def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
+    """The file's bytes, or ``length`` of them from ``offset`` (a ranged GET on S3).
+
+    Fewer where the file ends before.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StorageError: S3 did not answer.
+    """
+    read = s3.read_bytes if is_s3(uri) else local.read_bytes
+    return read(uri, offset, length)
+
+
+def read_text(uri: str) -> str:
+    """``read_bytes`` as UTF-8."""
+    return read_bytes(uri).decode()
+
+
+def open_file(uri: str) -> BinaryIO:
+    """The file, open for reading anywhere in it; on S3 by ranges of 8 MiB.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StorageError: S3 did not answer, now or while reading.
+    """
+    return s3.open_file(uri) if is_s3(uri) else open(uri, "rb")
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes the whole file or nothing: temporary name, then rename (S3: one PUT)."""
+    write = s3.write_bytes if is_s3(uri) else local.write_bytes
+    write(uri, data)
+
+
+def write_text(uri: str, text: str) -> None:
+    """``write_bytes`` of UTF-8."""
+    write_bytes(uri, text.encode())
+
+
+def upload(path: str | Path, uri: str) -> None:
+    """Moves a finished local file to ``uri`` atomically. The local file is gone afterwards."""
+    move = s3.upload if is_s3(uri) else local.upload
+    move(path, uri)
+
+
+@contextmanager
+def local_file(uri: str) -> Iterator[Path]:
+    """A local path with the file's content: the file itself, or a copy that lives in the block."""
+    if not is_s3(uri):
+        yield Path(uri)
+        return
+    with s3.local_file(uri) as path:
+        yield path
+
+
+def list_files(uri: str) -> Iterator[FileInfo]:
+    """Every file under a folder or prefix, sorted by name, hidden ones left out.
+
+    Streams: pages of 1,000 objects on S3, one directory at a time on disk.
+    """
+    return s3.list_files(uri) if is_s3(uri) else local.list_files(uri)
+
+
+def list_folders(uri: str) -> list[str]:
+    """Names of the folders directly below a folder or prefix, sorted, hidden ones left out.
+
+    Empty where there is nothing. Costs one request per 1,000 names on S3, whatever lies below.
+    """
+    names = s3.list_folders(uri) if is_s3(uri) else local.list_folders(uri)
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def delete(uri: str) -> None:
+    """Deletes a file; a missing one is no error."""
+    if is_s3(uri):
+        s3.delete(uri)
+    else:
+        Path(uri).unlink(missing_ok=True)
+
+
+def delete_folder(uri: str) -> None:
+    """Deletes every file under a folder or prefix; a missing one is no error."""
+    if not is_s3(uri):
+        shutil.rmtree(uri, ignore_errors=True)
+        return
+    for info in list_files(uri):
+        delete(info.uri)
+
+
+def pyarrow_filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
+    """The pyarrow file system and path of ``uri``, as Ray Train's ``RunConfig`` wants them."""
+    import pyarrow.fs
+
+    if is_s3(uri):
+        return s3.pyarrow_filesystem(uri)
+    return pyarrow.fs.LocalFileSystem(), absolute(uri)

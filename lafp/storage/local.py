@@ -1,0 +1,86 @@
+"""Files on disk. What each function is for is said in ``lafp.storage``."""
+
+import operator
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lafp.storage.base import FileInfo, failed
+
+_LISTED_AT_ONCE = 50_000
+
+
+def read_bytes(path: str, offset: int, length: int | None) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read() if length is None else file.read(length)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    with _new_file(path) as tmp:
+        tmp.write_bytes(data)
+
+
+def upload(local: str | Path, path: str) -> None:
+    with _new_file(path) as tmp:
+        shutil.move(local, tmp)  # across file systems this copies, so the rename comes after it
+
+
+@contextmanager
+def _new_file(uri: str) -> Iterator[Path]:
+    """A path to write to, which takes its place on disk as ``uri`` after the block."""
+    path = Path(uri)
+    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield tmp
+        with tmp.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    except OSError as error:
+        raise failed("write", uri, error) from error
+    finally:
+        with suppress(OSError):
+            tmp.unlink(missing_ok=True)
+
+
+def list_files(folder: str) -> Iterator[FileInfo]:
+    for entry in _sorted_entries(folder):
+        if entry.is_dir():
+            yield from list_files(entry.path)
+        elif entry.is_file():
+            yield FileInfo(uri=entry.path, num_bytes=entry.stat().st_size)
+
+
+def list_folders(folder: str) -> list[str]:
+    entries = os.scandir(folder) if Path(folder).is_dir() else ()
+    return [entry.name for entry in entries if entry.is_dir()]
+
+
+def _sorted_entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, by name, hidden files left out.
+
+    Memory is bounded: a folder of a million files is gone through some 20 times.
+    """
+    by_name = operator.attrgetter("name")
+    last = ""
+    while True:
+        first: list[os.DirEntry[str]] = []
+        highest = None
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name > last and (highest is None or name < highest) and name[0] != ".":
+                    first.append(entry)
+                    if len(first) == 2 * _LISTED_AT_ONCE:
+                        first = sorted(first, key=by_name)[:_LISTED_AT_ONCE]
+                        highest = first[-1].name
+        first.sort(key=by_name)
+        if highest is None:
+            yield from first
+            return
+        yield from first[:_LISTED_AT_ONCE]
+        last = first[_LISTED_AT_ONCE - 1].name

@@ -1,0 +1,241 @@
+"""Objects on S3, through boto3. What each function is for is said in ``lafp.storage``."""
+
+import io
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import urlparse
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    ParamValidationError,
+)
+from botocore.exceptions import ConnectionError as EndpointError
+
+from lafp.storage.base import (
+    AccessDeniedError,
+    FileInfo,
+    StorageError,
+    UnreachableError,
+    failed,
+)
+from lafp.storage.patience import patiently
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+T = TypeVar("T")
+_NUM_READS = 3
+_READ_BYTES = 8 * 2**20
+_local = threading.local()
+
+
+def is_file(uri: str) -> bool:
+    bucket, key = _split(uri)
+    if not key or key.endswith("/"):
+        return False
+    try:
+        _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def num_bytes(uri: str) -> int:
+    bucket, key = _split(uri)
+    try:
+        found = _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
+        return int(found["ContentLength"])
+    except AccessDeniedError:
+        read_bytes(uri, 0, 1)  # the answer to HEAD has no body that tells why: expired or forbidden
+        raise
+
+
+def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
+    bucket, key = _split(uri)
+    extra: dict[str, Any] = {}
+    if offset or length is not None:
+        extra["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
+
+    def read(s3: Any) -> bytes:
+        for attempt in range(_NUM_READS):
+            try:
+                return bytes(s3.get_object(Bucket=bucket, Key=key, **extra)["Body"].read())
+            except (HTTPClientError, IncompleteReadError):  # boto3 retries requests, not bodies
+                if attempt == _NUM_READS - 1:
+                    raise
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "InvalidRange":
+                    raise
+                return b""  # beyond the end, as on a disk
+        raise AssertionError(uri)
+
+    return _ask("read", uri, read)
+
+
+def open_file(uri: str) -> BinaryIO:
+    return io.BufferedReader(_S3File(uri), _READ_BYTES)
+
+
+class _S3File(io.RawIOBase):
+    """An object as a file."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._size, self._at = uri, num_bytes(uri), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, begin + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        data = read_bytes(self._uri, self._at, length)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    bucket, key = _split(uri)
+    _ask("write", uri, lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=data))
+
+
+def upload(local: str | Path, uri: str) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    bucket, key = _split(uri)
+    one = TransferConfig(use_threads=False)
+    _ask("write", uri, lambda s3: s3.upload_file(str(local), bucket, key, Config=one))
+    Path(local).unlink()
+
+
+@contextmanager
+def local_file(uri: str) -> Iterator[Path]:
+    bucket, key = _split(uri)
+    with tempfile.TemporaryDirectory(prefix="lafp-") as tmp:
+        path = Path(tmp) / Path(key).name
+        _ask("read", uri, lambda s3: s3.download_file(bucket, key, str(path)))
+        yield path
+
+
+def list_files(uri: str) -> Iterator[FileInfo]:
+    bucket, prefix = _folder(uri)
+    pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    with _s3_errors("list", uri):
+        for page in pages:
+            for item in page.get("Contents", []):
+                relative = item["Key"].removeprefix(prefix)
+                hidden = any(part.startswith(".") for part in relative.split("/"))
+                if not hidden and not relative.endswith("/"):
+                    yield FileInfo(uri=f"s3://{bucket}/{item['Key']}", num_bytes=item["Size"])
+
+
+def list_folders(uri: str) -> list[str]:
+    bucket, prefix = _folder(uri)
+
+    def prefixes(s3: Any) -> list[str]:
+        paginator = s3.get_paginator("list_objects_v2")
+        pages = paginator.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        return [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+
+    found = _ask("list", uri, prefixes)
+    return [name.removeprefix(prefix).rstrip("/") for name in found]
+
+
+def delete(uri: str) -> None:
+    bucket, key = _split(uri)
+    _ask("delete", uri, lambda s3: s3.delete_object(Bucket=bucket, Key=key))
+
+
+def pyarrow_filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
+    import pyarrow.fs
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    options: dict[str, Any] = {}
+    if endpoint:
+        parsed = urlparse(endpoint)
+        options = {"endpoint_override": parsed.netloc, "scheme": parsed.scheme}
+    bucket, key = _split(uri)
+    return pyarrow.fs.S3FileSystem(**options), f"{bucket}/{key}"
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise StorageError(f"{uri!r} names no bucket. Write it as s3://bucket/key.")
+    return bucket, key
+
+
+def _folder(uri: str) -> tuple[str, str]:
+    """Bucket and prefix."""
+    bucket, key = _split(uri)
+    return bucket, key.rstrip("/") + "/" if key else ""
+
+
+def _client() -> Any:
+    """One client per thread: creating one costs about 50 ms, sharing sessions is not safe."""
+    if not hasattr(_local, "client"):
+        # Half of what a process needs to start, which those with local files are spared.
+        import boto3
+        from botocore.config import Config
+
+        retries = Config(retries={"max_attempts": 8, "mode": "adaptive"})
+        _local.client = boto3.session.Session().client("s3", config=retries)
+    return _local.client
+
+
+def _ask(verb: str, uri: str, request: Callable[[Any], T]) -> T:
+    """``request`` of this thread's client, with errors in our words, as patiently as is set."""
+
+    def ask() -> T:
+        with _s3_errors(verb, uri):
+            return request(_client())
+
+    return patiently(ask)
+
+
+@contextmanager
+def _s3_errors(verb: str, uri: str) -> Iterator[None]:
+    import boto3.exceptions
+
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+            raise FileNotFoundError(f"No such object: {uri}") from error
+        if error.response["Error"]["Code"] in ("403", "AccessDenied"):
+            raise AccessDeniedError(f"Could not {verb} {uri}: {error}") from error
+        if _is_server_error(error):
+            raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
+        raise failed(verb, uri, error) from error
+    except ParamValidationError as error:  # no bucket can have this name
+        raise FileNotFoundError(f"No such object: {uri}. {error}") from error
+    except (HTTPClientError, EndpointError, IncompleteReadError) as error:
+        # There was no connection, or it broke or timed out.
+        raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
+    except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
+        if _is_server_error(error.__context__):  # boto3 wraps those of large uploads
+            raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
+        raise failed(verb, uri, error) from error
+
+
+def _is_server_error(error: BaseException | None) -> bool:
+    if not isinstance(error, ClientError):
+        return False
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
