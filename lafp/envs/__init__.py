@@ -6,6 +6,7 @@ ENVS = Registry(
     "environment",
     {
         "dmc": "lafp.envs.dmc:Dmc",
+        "metaworld": "lafp.envs.metaworld:Metaworld",
         "slalom": "lafp.envs.slalom:Slalom",
     },
 )

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from lafp.config import ConfigError
-from lafp.data.randomness import keyed_normal, keyed_uint64, keyed_uniform
+from lafp.data.randomness import keyed_uint64
 from lafp.envs.distractors import DistractorConfig, Distractors
-from lafp.envs.episodes import Episode, EpisodesEnv, Moved
+from lafp.envs.episodes import Episode, EpisodesEnv, ExplorationConfig, Moved
 from lafp.envs.mujoco_rendering import RenderConfig, Renderer, use_offscreen_gl
 from lafp.envs.ppo_expert import PpoExpert
 from lafp.types import ActionSpec
 
-# What a random number is for: the second key of every draw, after the episode's seed.
-_START, _IS_NOISY, _NOISE = 1, 2, 3
+# What random numbers are for: the second key, after the episode's seed.
+_START = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,7 @@ class DmcConfig:
     episode_steps: int | None = None
     """Ends episodes earlier than the task does (1000 simulation steps)."""
     camera: int = 0
-    noise_share: float = 0.0
-    """Share of the episodes, drawn by seed, in which the demonstrator explores: without, an
-    expert's actions can be read from its state, and a probe says nothing about latent actions."""
-    noise_std: float = 0.2
-    """Of the Gaussian noise on each of its actions there, after clipping."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     distractors: DistractorConfig = field(default_factory=DistractorConfig)
     render: RenderConfig = field(default_factory=RenderConfig)
 
@@ -49,10 +45,6 @@ class DmcConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if not 0 <= self.noise_share <= 1:
-            raise ValueError(f"noise_share must be in [0, 1], got {self.noise_share}.")
-        if self.noise_std < 0:
-            raise ValueError(f"noise_std must not be negative, got {self.noise_std}.")
 
 
 class Dmc(EpisodesEnv):
@@ -94,17 +86,7 @@ class Dmc(EpisodesEnv):
 
     def start(self, seed: int) -> Episode:
         """See ``EpisodesEnv``."""
-        cfg = self.cfg
-        simulator = _load(cfg.task, seed)
-        is_noisy = keyed_uniform(seed, _IS_NOISY) < cfg.noise_share
-        return _DmcEpisode(
-            simulator,
-            cfg,
-            seed,
-            renderer=self._renderer,
-            expert=self._expert,
-            noise_std=cfg.noise_std if is_noisy else 0.0,
-        )
+        return _DmcEpisode(_load(self.cfg.task, seed), self.cfg, seed, self._renderer, self._expert)
 
     @functools.cached_property
     def _renderer(self) -> Renderer:
@@ -122,13 +104,11 @@ class _DmcEpisode(Episode):
         simulator: Any,
         cfg: DmcConfig,
         seed: int,
-        *,
         renderer: Renderer,
         expert: PpoExpert,
-        noise_std: float,
     ) -> None:
         self._simulator, self._cfg, self._seed = simulator, cfg, seed
-        self._renderer, self._expert, self._noise_std = renderer, expert, noise_std
+        self._renderer, self._expert = renderer, expert
         self._state = flat(simulator.reset().observation)
         self._num_steps = 0
         self._distractors = Distractors(
@@ -158,12 +138,9 @@ class _DmcEpisode(Episode):
 
     def expert(self) -> np.ndarray:
         spec = self._simulator.action_spec()
+        # Its means lie far outside: noise on them would not be seen.
         action = np.clip(self._expert(self._state), spec.minimum, spec.maximum)
-        if self._noise_std > 0:
-            dims = np.arange(len(action))
-            noise = keyed_normal(self._seed, _NOISE, self._num_steps, dims)
-            action = np.clip(action + self._noise_std * noise, spec.minimum, spec.maximum)
-        return action
+        return action + self._cfg.exploration.noise(self._seed, self._num_steps, len(action))
 
     def state(self) -> np.ndarray:
         return self._state

@@ -8,8 +8,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lafp.data.randomness import keyed_normal, keyed_uniform
 from lafp.envs.base import StepResult
 from lafp.types import ActionSpec
+
+# What random numbers of the exploration are for: the second key, after the episode's seed.
+_IS_NOISY, _NOISE = 10, 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorationConfig:
+    """Noise on the demonstrator's actions, in some of the episodes, drawn by seed.
+
+    Without any, an expert's actions can be read from its state, and a probe says nothing about
+    latent actions.
+    """
+
+    share: float = 0.0
+    """Of the episodes."""
+    std: float = 0.2
+    """Of Gaussian noise on each of the action's numbers, in the environment's units."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share must be in [0, 1], got {self.share}.")
+        if self.std < 0:
+            raise ValueError(f"std must not be negative, got {self.std}.")
+
+    def noise(self, seed: int, step: int, dim: int) -> np.ndarray:
+        """What is added in a step of the episode with this seed, float64 [A]."""
+        if keyed_uniform(seed, _IS_NOISY) >= self.share:
+            return np.zeros(dim)
+        return self.std * keyed_normal(seed, _NOISE, step, np.arange(dim))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +64,7 @@ class Episode(ABC):
 
     @abstractmethod
     def expert(self) -> np.ndarray:
-        """The demonstrator's action now, float [A], in range; the same when called twice."""
+        """The demonstrator's action now, float [A]; the same when called twice."""
 
     @abstractmethod
     def state(self) -> np.ndarray:
@@ -92,7 +122,8 @@ class EpisodesEnv(ABC):
 
     def expert(self) -> np.ndarray:
         """See ``VectorEnv``."""
-        return np.stack([episode.expert() for episode in self._episodes]).astype(np.float32)
+        actions_NA = np.stack([episode.expert() for episode in self._episodes])
+        return self._in_range(actions_NA).astype(np.float32)
 
     def state(self) -> np.ndarray:
         """See ``VectorEnv``."""

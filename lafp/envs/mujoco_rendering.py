@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,16 @@ class Picture:
     """uint8 [H, W, 3]."""
     is_background: np.ndarray
     """bool [H, W]: no geometry there, only sky."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marker:
+    """A sphere that is only seen."""
+
+    position: tuple[float, float, float]
+    radius: float
+    color: tuple[float, float, float, float]
+    """Red, green, blue and opacity, in [0, 1]."""
 
 
 def use_offscreen_gl() -> None:
@@ -146,7 +157,15 @@ class Renderer:
         self._pixels_HW3 = np.empty((height_px, width_px, 3), np.uint8)
         self._depth_HW = np.empty((height_px, width_px), np.float32)
 
-    def draw(self, model: Any, data: Any, camera_id: int, *, has_sky: bool = True) -> Picture:
+    def draw(
+        self,
+        model: Any,
+        data: Any,
+        camera_id: int,
+        *,
+        has_sky: bool = True,
+        markers: Sequence[Marker] = (),
+    ) -> Picture:
         """The scene from one of the model's cameras, as posed in ``data``.
 
         Args:
@@ -154,6 +173,7 @@ class Renderer:
             data: ``mujoco.MjData``.
             camera_id: Of the model.
             has_sky: Without, the background is black, and drawn faster.
+            markers: Spheres to draw beside what the model holds.
         """
         mujoco, scene, flags = self._mujoco, self._scene, self._mujoco.mjtRndFlag
         self._gl.make_current()
@@ -167,6 +187,8 @@ class Renderer:
             mujoco.mjtCatBit.mjCAT_ALL,
             scene,
         )
+        for marker in markers:
+            self._add(marker)
         scene.flags[flags.mjRND_SHADOW] = self.cfg.shadows
         scene.flags[flags.mjRND_REFLECTION] = self.cfg.reflections
         scene.flags[flags.mjRND_SKYBOX] = scene.flags[flags.mjRND_HAZE] = has_sky
@@ -189,6 +211,18 @@ class Renderer:
 
     def __del__(self) -> None:
         self.close()
+
+    def _add(self, marker: Marker) -> None:
+        geom = self._scene.geoms[self._scene.ngeom]
+        self._mujoco.mjv_initGeom(
+            geom,
+            self._mujoco.mjtGeom.mjGEOM_SPHERE,
+            np.full(3, marker.radius),
+            np.array(marker.position, np.float64),
+            np.eye(3).ravel(),
+            np.array(marker.color, np.float32),
+        )
+        self._scene.ngeom += 1
 
     def _hide_planes(self) -> None:
         plane = self._mujoco.mjtGeom.mjGEOM_PLANE

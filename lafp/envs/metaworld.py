@@ -1,0 +1,241 @@
+"""Tasks of Meta-World with scripted experts, and variants with several goals.
+
+Needs ``pip install 'lafp[metaworld]'``.
+"""
+
+# Shape letters in this file: A true action, S state, G goals.
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lafp.config import ConfigError
+from lafp.data.randomness import keyed_uint64, keyed_uniform
+from lafp.envs.episodes import Episode, EpisodesEnv, ExplorationConfig, Moved
+from lafp.envs.mujoco_rendering import Marker, RenderConfig, Renderer, use_offscreen_gl
+from lafp.types import ActionSpec
+
+GOAL_TASKS = ("reach-v3", "push-v3", "pick-place-v3")
+"""Those whose success is a distance to a goal that may lie anywhere."""
+FORK_RADIUS = 0.03
+"""So near to the fork, in metres, the demonstrator turns to its goal."""
+_MARKER_RADIUS, _MARKER_COLOR = 0.04, (0.9, 0.1, 0.1, 1.0)
+
+# What random numbers are for: the second key, after the episode's seed.
+_START, _GOAL = 1, 2
+
+Position = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoalsConfig:
+    """Several goals in place of the task's one. Any of them is a success.
+
+    The demonstrator picks one at random. With ``fork`` it goes there first, whichever it picked, so
+    that its way is the same up to a late, sharp turn: what a policy that averages cannot take.
+    """
+
+    positions: tuple[Position, ...]
+    """(x, y, z) of each, in metres: x to the robot's right, y away from it, z up. The table's top
+    is at z = 0; the task's own goals are near (0, 0.85)."""
+    fork: Position | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.positions)) < max(2, len(self.positions)):
+            raise ValueError(f"positions must be two or more different ones, got {self.positions}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaworldConfig:
+    """A task of Meta-World (Yu et al., arXiv:1910.10897), version 3."""
+
+    name: str = "metaworld"
+    task: str
+    """E.g. ``drawer-open-v3``."""
+    goals: GoalsConfig | None = None
+    """Makes ``reach-v3``, ``push-v3`` or ``pick-place-v3`` truly multimodal."""
+    size_px: int = 64
+    """Height and width of a picture."""
+    action_repeat: int = 1
+    """Control steps (12.5 ms) per step."""
+    episode_steps: int = 200
+    """Out of steps without success is a failure. Experts take about 50 to 100 control steps."""
+    camera: str = "corner2"
+    camera_position: Position | None = (0.75, 0.075, 0.7)
+    """Moves the camera, which keeps its direction; null leaves it. The default is what others use
+    with ``corner2``, as the gripper is small in the picture from where it stands."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    render: RenderConfig = field(default_factory=RenderConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("size_px", "action_repeat", "episode_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.goals is not None and self.task not in GOAL_TASKS:
+            raise ValueError(
+                f"goals are for {', '.join(GOAL_TASKS)}, whose success is a distance to a goal; "
+                f"got task {self.task}. Leave goals out."
+            )
+
+
+class Metaworld(EpisodesEnv):
+    """See ``VectorEnv``. With several goals there is one fork: which of them was reached.
+
+    Raises:
+        ConfigError: metaworld, the task, the camera or a graphics library is missing.
+    """
+
+    Config = MetaworldConfig
+    has_success = True
+    has_distractors = False
+
+    def __init__(self, cfg: MetaworldConfig) -> None:
+        use_offscreen_gl()
+        simulator = _load(cfg.task, 0)
+        self.cfg = cfg
+        self.task = f"{cfg.task}-{len(cfg.goals.positions)}-goals" if cfg.goals else cfg.task
+        self.height_px = self.width_px = cfg.size_px
+        self.fps = 1 / (float(simulator.dt) * cfg.action_repeat)
+        self.max_steps = cfg.episode_steps
+        space = simulator.action_space
+        self.action_spec = ActionSpec(
+            dim=space.shape[0], low=tuple(space.low.tolist()), high=tuple(space.high.tolist())
+        )
+        self.mode_sizes = (len(cfg.goals.positions),) if cfg.goals else ()
+        cameras = [simulator.model.camera(number).name for number in range(simulator.model.ncam)]
+        if cfg.camera not in cameras:
+            raise ConfigError(f"camera {cfg.camera!r} is none of {', '.join(cameras)}.")
+        self._camera_id = cameras.index(cfg.camera)
+
+    def start(self, seed: int) -> Episode:
+        """See ``EpisodesEnv``."""
+        simulator = _load(self.cfg.task, seed)
+        return _MetaworldEpisode(simulator, self.cfg, seed, self._renderer, self._camera_id)
+
+    @functools.cached_property
+    def _renderer(self) -> Renderer:
+        """Opened with the first episode: whoever only asks for the task's shape draws nothing."""
+        cfg = self.cfg
+        model = _load(cfg.task, 0).model
+        return Renderer(model, cfg.size_px, cfg.size_px, cfg.render, hides_floor=False)
+
+
+class _MetaworldEpisode(Episode):
+    def __init__(
+        self, simulator: Any, cfg: MetaworldConfig, seed: int, renderer: Renderer, camera_id: int
+    ) -> None:
+        self._simulator, self._cfg, self._seed = simulator, cfg, seed
+        self._renderer, self._camera_id = renderer, camera_id
+        self._script = _script_of(cfg.task)
+        self._num_steps, self._reached, self._has_succeeded = 0, -1, False
+        self._goals: Sequence[Position] = cfg.goals.positions if cfg.goals else ()
+        self._has_turned = cfg.goals is None or cfg.goals.fork is None
+        if cfg.camera_position is not None:
+            simulator.model.cam_pos[camera_id] = cfg.camera_position
+        self._obs, _ = simulator.reset()
+        if self._goals:
+            self._chosen = int(keyed_uniform(seed, _GOAL) * len(self._goals))
+            # Drawn as markers, all alike.
+            simulator.model.site("goal").rgba[3] = 0
+            self._markers = tuple(
+                Marker(position=goal, radius=_MARKER_RADIUS, color=_MARKER_COLOR)
+                for goal in self._goals
+            )
+        else:
+            self._markers = ()
+
+    def step(self, action: np.ndarray) -> Moved:
+        reward = 0.0
+        for _ in range(self._cfg.action_repeat):
+            if not self._has_succeeded:
+                reward += self._step_once(action.astype(np.float32))
+        self._num_steps += 1
+        self._see_fork()
+        return Moved(reward=reward, has_succeeded=self._has_succeeded)
+
+    def _step_once(self, action: np.ndarray) -> float:
+        """Reward of a control step; with several goals, for the one that is worth most."""
+        simulator = self._simulator
+        self._obs, reward, _, _, info = simulator.step(action)
+        outcomes = [(float(reward), bool(info["success"]))]
+        if self._goals:
+            outcomes = [self._outcome_at(goal, action) for goal in self._goals]
+            self._reached = next((g for g, (_, is_there) in enumerate(outcomes) if is_there), -1)
+        self._has_succeeded = any(is_there for _, is_there in outcomes)
+        return max(value for value, _ in outcomes)
+
+    def _outcome_at(self, goal: Position, action: np.ndarray) -> tuple[float, bool]:
+        """Reward and success if this were the task's goal."""
+        simulator = self._simulator
+        simulator._target_pos = np.array(goal)
+        reward, info = simulator.evaluate_state(self._obs, action)
+        return float(reward), bool(info["success"])
+
+    def _see_fork(self) -> None:
+        if not self._has_turned:
+            assert self._cfg.goals is not None and self._cfg.goals.fork is not None
+            moved = self._obs[:3] if self._cfg.task == "reach-v3" else self._obs[4:7]
+            # Seen from above: what the gripper holds hangs below it.
+            distance = np.linalg.norm((moved - self._cfg.goals.fork)[:2])
+            self._has_turned = bool(distance < FORK_RADIUS)
+
+    def frame(self) -> np.ndarray:
+        simulator = self._simulator
+        picture = self._renderer.draw(
+            simulator.model, simulator.data, self._camera_id, markers=self._markers
+        )
+        # Some of its cameras hang upside down.
+        is_upright = simulator.data.cam_xmat[self._camera_id].reshape(3, 3)[2, 1] >= 0
+        return picture.pixels if is_upright else picture.pixels[::-1, ::-1]
+
+    def expert(self) -> np.ndarray:
+        obs = self._obs
+        if self._cfg.goals is not None:
+            fork = self._cfg.goals.fork
+            goal = self._goals[self._chosen] if self._has_turned or fork is None else fork
+            obs = np.concatenate([obs[:-3], goal])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the environment will clip its response
+            action = np.clip(self._script.get_action(obs), -1, 1)
+        return action + self._cfg.exploration.noise(self._seed, self._num_steps, len(action))
+
+    def state(self) -> np.ndarray:
+        """Hand, objects and goal, now and a step ago; without the goal where there are several."""
+        return self._obs[:-3] if self._goals else self._obs
+
+    def modes(self) -> Sequence[int]:
+        return (self._reached,) if self._goals else ()
+
+
+def _load(task: str, seed: int) -> Any:
+    """A ``metaworld`` environment that is drawn from ``seed`` and shows where its goal is."""
+    try:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    except ImportError:
+        raise ConfigError(
+            "Environment metaworld needs metaworld: pip install 'lafp[metaworld]'."
+        ) from None
+    if task not in ALL_V3_ENVIRONMENTS:
+        raise ConfigError(
+            f"task {task} is not in Meta-World. Choose one of: {', '.join(ALL_V3_ENVIRONMENTS)}."
+        )
+    simulator = ALL_V3_ENVIRONMENTS[task]()
+    simulator._partially_observable = False
+    # Cached while the goal was still hidden, and then its limits clip the goal to zero.
+    simulator.__dict__.pop("sawyer_observation_space", None)
+    simulator._set_task_called, simulator._freeze_rand_vec = True, False
+    simulator.seeded_rand_vec = True
+    simulator.max_path_length = 1 << 30  # episodes end where their config says
+    simulator.seed(int(keyed_uint64(seed, _START) % np.uint64(2**32)))
+    return simulator
+
+
+def _script_of(task: str) -> Any:
+    from metaworld.policies import ENV_POLICY_MAP
+
+    scripts: Any = ENV_POLICY_MAP
+    return scripts[task]()

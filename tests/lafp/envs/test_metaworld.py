@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lafp.config import ConfigError
+from lafp.envs.metaworld import GoalsConfig, Metaworld, MetaworldConfig
+from lafp.eval.rollout import Expert, rollout
+from tests.simulators import demonstrate, skip_without
+
+skip_without("metaworld")
+
+DRAWER = MetaworldConfig(task="drawer-open-v3", size_px=24)
+GOALS = GoalsConfig(positions=((-0.12, 0.85, 0.15), (0.12, 0.85, 0.15)), fork=(0.0, 0.8, 0.15))
+REACH = MetaworldConfig(task="reach-v3", size_px=24, goals=GOALS)
+
+
+@pytest.mark.parametrize("cfg", [DRAWER, REACH], ids=["drawer", "two_goals"])
+def test_ten_steps_show_a_moving_arm(cfg):
+    env = Metaworld(cfg)
+    frames, actions, result = demonstrate(env, [0, 1], 10)
+    assert frames.shape == (11, 2, 24, 24, 3) and frames.dtype == np.uint8
+    assert actions.shape == (10, 2, 4) and np.abs(actions).max() <= 1
+    assert (frames[-1] != frames[0]).any(axis=(1, 2, 3)).all()
+    assert not result.success.any() and env.fps == 80
+
+
+def test_an_episode_is_the_same_in_any_batch():
+    env = Metaworld(REACH)
+    together, actions, _ = demonstrate(env, [7, 8], 10)
+    alone, own_actions, _ = demonstrate(env, [8], 10)
+    np.testing.assert_array_equal(together[:, 1], alone[:, 0])
+    np.testing.assert_array_equal(actions[:, 1], own_actions[:, 0])
+
+
+def test_the_table_lies_below():
+    frame = Metaworld(replace(DRAWER, size_px=48)).reset(np.array([0]))[0].astype(int)
+    brown = (frame[..., 0] > frame[..., 2] + 15) & (frame[..., 1] > frame[..., 2])
+    rows = np.flatnonzero(brown.any(axis=1))
+    assert rows.mean() > 20
+
+
+def test_the_scripted_expert_opens_the_drawer():
+    env = Metaworld(replace(DRAWER, size_px=8))
+    result = rollout(env, Expert(env), np.arange(2))
+    assert result.success.all() and result.length.max() < 120
+    assert result.modes.shape == (2, 0)
+
+
+def test_the_demonstrator_picks_either_goal_and_reaches_the_one_it_picked():
+    env = Metaworld(replace(REACH, size_px=8))
+    result = rollout(env, Expert(env), np.arange(6))
+    assert result.success.all()
+    assert set(result.modes[:, 0]) == {0, 1}
+    hand_x = result.path[np.arange(6), result.length, 0]
+    np.testing.assert_array_equal(hand_x > 0, result.modes[:, 0] == 1)
+
+
+def test_the_way_to_the_fork_tells_nothing_of_the_goal_and_neither_does_the_state():
+    env = Metaworld(replace(REACH, size_px=8))
+    seeds = np.arange(6)
+    _, actions, _ = demonstrate(env, seeds, 15)
+    goals = np.array([episode._chosen for episode in env._episodes])
+    assert set(goals) == {0, 1}
+    assert np.abs(actions - actions[:, :1]).max() < 1e-5
+    assert env.state().shape == (6, 36)
+
+
+@pytest.mark.parametrize("goal", [0, 1])
+def test_any_goal_is_a_success(goal):
+    env = Metaworld(replace(REACH, size_px=8))
+    env.reset(np.array([3]))
+    env._episodes[0]._chosen = goal
+    for _ in range(100):
+        result = env.step(env.expert())
+    assert result.success.all() and env.modes().tolist() == [[goal]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "fly-v3", "goals": None}, "fly-v3 is not in Meta-World"),
+        ({"camera": "moon"}, "camera 'moon' is none of topview"),
+    ],
+)
+def test_what_is_not_there_is_said_in_words(change, message):
+    with pytest.raises(ConfigError, match=message):
+        Metaworld(replace(REACH, **change))
+
+
+def test_goals_are_refused_where_success_is_no_distance():
+    with pytest.raises(ValueError, match="goals are for reach-v3"):
+        replace(DRAWER, goals=GOALS)
