@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class Catalog:
                 record.end_s,
                 record.fps,
                 record.num_frames,
-                json.dumps(asdict(replace(clip, signature=""))),
+                json.dumps(clip.to_dict() | {"signature": ""}),
             ),
         )
         if clip.signature:

@@ -133,7 +133,7 @@ def clips_table(uri: str, plans: Iterable[ShardPlan]) -> Iterator[Iterable[Shard
         def recorded() -> Iterator[ShardPlan]:
             for plan in plans:
                 for clip in plan.clips:
-                    table.add(asdict(clip.record) | {"shard": plan.shard})
+                    table.add(clip.record.to_dict() | {"shard": plan.shard})
                 yield plan
 
         yield recorded()

@@ -82,7 +82,7 @@ def send_row(row: Row, messages: Messages) -> None:
         return
     message = {
         "kind": "clip",
-        "record": asdict(row.record),
+        "record": row.record.to_dict(),
         "num_bytes": len(row.video),
         "label_sums": asdict(row.label_sums) if row.label_sums else None,
         "signature": row.signature,

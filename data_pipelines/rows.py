@@ -106,6 +106,11 @@ class ClipRow:
     labels_bytes: int = 0
     label_sums: LabelSums | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        sums = asdict(self.label_sums) if self.label_sums else None
+        return vars(self) | {"record": self.record.to_dict(), "label_sums": sums}
+
 
 Row = VideoRow | EncodedClip | RejectRow | LongVideo
 
@@ -127,7 +132,12 @@ class ItemRows:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return asdict(self)
+        return {
+            "videos": [asdict(video) for video in self.videos],
+            "clips": [clip.to_dict() for clip in self.clips],
+            "rejects": [asdict(reject) for reject in self.rejects],
+            "long_video": asdict(self.long_video) if self.long_video else None,
+        }
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "ItemRows":
@@ -151,7 +161,7 @@ def long_video_from_dict(raw: dict[str, Any]) -> LongVideo:
 
 
 def clip_row_from_dict(raw: dict[str, Any]) -> ClipRow:
-    """The inverse of ``dataclasses.asdict``, after JSON."""
+    """The inverse of ``ClipRow.to_dict``, after JSON."""
     sums = LabelSums.from_dict(raw["label_sums"]) if raw["label_sums"] else None
     return ClipRow(**raw | {"record": ClipRecord.from_dict(raw["record"]), "label_sums": sums})
 

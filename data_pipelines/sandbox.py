@@ -23,8 +23,8 @@ from lafp.config import config_to_dict
 from lafp.host_gate import Gate
 from lafp.storage import StorageError
 
-# Decoders leak a little.
-_ITEMS_PER_PROCESS = 500
+# Decoders leak a little. A process that keeps more than this between two inputs is started anew.
+_MAX_KEPT_BYTES = 512 * 2**20
 # A video's own time-out comes first, where its decoder still returns.
 _GRACE_S = 20.0
 # Opening may mean fetching, which has time-outs of its own; this is for what hangs all the same.
@@ -60,7 +60,7 @@ class Sandbox:
         self._gate = gate
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: Messages
-        self._num_items = 0
+        self._kept_bytes = 0
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -146,10 +146,11 @@ class Sandbox:
         if message["kind"] == "fault":
             raise RuntimeError(f"{item.uri}: {message['error']}")
         self.cpu_s += message["cpu_s"]
+        self._kept_bytes = message["kept_bytes"]
         return True
 
     def _started(self) -> Messages:
-        if self._num_items >= _ITEMS_PER_PROCESS:
+        if self._kept_bytes > _MAX_KEPT_BYTES:
             self.close()
         if self._process is None:
             ours, theirs = socket.socketpair()
@@ -160,9 +161,8 @@ class Sandbox:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             theirs.close()
-            self._messages, self._num_items = Messages(ours), 0
+            self._messages, self._kept_bytes = Messages(ours), 0
             self._messages.send({"config": config_to_dict(self.cfg)})
-        self._num_items += 1
         return self._messages
 
     def _cause_of_death(self) -> str:

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 from data_pipelines.config import PreprocessConfig
@@ -75,13 +76,19 @@ def main() -> None:
                 for row in rows:
                     send_row(row, messages)
                 messages.send({"kind": "end"})
-            messages.send({"kind": "done", "cpu_s": time.process_time() - begin_s})
+            cpu_s = time.process_time() - begin_s
+            messages.send({"kind": "done", "cpu_s": cpu_s, "kept_bytes": _resident_bytes()})
         except OSError as error:
             messages.send({"kind": "storage_error", "error": str(error)})
         except MemoryError:
             raise  # ends this process, as any other death by this input
         except Exception:
             messages.send({"kind": "fault", "error": traceback.format_exc()})
+
+
+def _resident_bytes() -> int:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 if __name__ == "__main__":

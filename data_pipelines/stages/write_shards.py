@@ -8,7 +8,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import file_digest
 from pathlib import Path
 
@@ -49,7 +49,8 @@ class ShardPlan:
 
     def to_json(self) -> str:
         """As a task gets it."""
-        return json.dumps(asdict(self))
+        clips = [clip.to_dict() for clip in self.clips]
+        return json.dumps({"shard": self.shard, "split": self.split, "clips": clips})
 
     @classmethod
     def from_json(cls, text: str) -> "ShardPlan":

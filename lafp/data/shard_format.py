@@ -69,9 +69,13 @@ class ClipRecord:
     """Mean absolute difference of frames t and t+1 for each t, in 1/10,000 of the unit of
     ``motion``: what training may sample frame pairs by."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON. ``asdict`` would copy each number of ``pair_motion``."""
+        return dict(vars(self))
+
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "ClipRecord":
-        """The inverse of ``dataclasses.asdict``, after JSON."""
+        """The inverse of ``to_dict``, after JSON."""
         return cls(**raw | {"pair_motion": tuple(raw.get("pair_motion", ()))})
 
 
@@ -197,7 +201,7 @@ class ShardWriter:
 
     def add(self, record: ClipRecord, video: bytes, labels: Labels | None) -> None:
         """Appends one clip's members."""
-        self._add(f"{record.clip_id}.{META_SUFFIX}", json.dumps(asdict(record)).encode())
+        self._add(f"{record.clip_id}.{META_SUFFIX}", json.dumps(record.to_dict()).encode())
         video_offset = self._add(f"{record.clip_id}.{VIDEO_SUFFIX}", video)
         labels_data = labels.to_bytes() if labels else b""
         labels_offset = self._add(f"{record.clip_id}.{LABELS_SUFFIX}", labels_data) if labels else 0
