@@ -18,6 +18,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 PAGE_WIDTH_IN = 9.2
 PANEL_WIDTH_IN = PAGE_WIDTH_IN / 4
+# Of tick labels side by side.
+_CHARACTERS_PER_PANEL = 24
 INK, MUTED, FAINT = "#24292f", "#6e7781", "#d0d7de"
 BLUE, ORANGE, TEAL, GREY, LIGHT_GREY, PURPLE = (
     "#1f5fa8",
@@ -300,7 +302,9 @@ def histograms(
             if len(distinct) <= 8:
                 counts = [(data == value).sum() for value in distinct]
                 ax.bar(range(len(distinct)), counts, color=BLUE, alpha=0.8, width=0.6)
-                ax.set_xticks(range(len(distinct)), [f"{value:.4g}" for value in distinct])
+                texts = [f"{value:.4g}" for value in distinct]
+                is_wide = sum(map(len, texts)) + len(texts) > _CHARACTERS_PER_PANEL
+                ax.set_xticks(range(len(distinct)), texts, rotation=60 if is_wide else 0)
                 ax.set_xlim(-0.9, len(distinct) - 0.1)
             else:
                 ax.hist(data, bins=bins, color=BLUE, alpha=0.8)

@@ -70,6 +70,7 @@ REAL = {
         "Video-LLaVA__sample_demo_22.mp4",
         "sample-videos__bottle-detection.mp4",
     ),
+    "h264_cavlc_real": ("Video-LLaVA__sample_demo_3.mp4",),
     "mpeg4_real": ("media__avi_sample.avi", "mmaction2__data_test.avi"),
     "hevc_real": ("mp4parser__foreman-hevc-384.mp4",),
     "vp8_real": ("learning-area__videos_elf.webm", "interactive-examples__cc0-videos_flower.webm"),
@@ -172,8 +173,9 @@ def decode_torchcodec(path: Path, size: tuple[int, int]) -> dict[int, np.ndarray
 
 
 def decoders() -> dict:
-    """All that can be imported, ours first."""
+    """All that can be imported, ours first, then ours in strict mode."""
     found = {"lafp": partial(decode_gate, decoder=PyAVDecoder(PyAVConfig()))}
+    found["strict"] = partial(decode_gate, decoder=PyAVDecoder(PyAVConfig(strict=True)))
     for name, decode in (("decord", decode_decord), ("torchcodec", decode_torchcodec)):
         try:
             __import__(name)

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -142,6 +145,26 @@ def test_tables_shards_and_totals_agree(made):
     assert (spec.min_clip_frames, spec.max_clip_frames) == (min(lengths), max(lengths))
     assert (spec.fps, spec.width_px, spec.height_px, spec.action) == (10.0, 48, 32, None)
     assert len(shards) > 2, "max_bytes closes shards"
+
+
+def test_tables_open_in_pandas_and_duckdb_and_agree(made, monkeypatch):
+    out, summary = made
+    monkeypatch.chdir(out)
+    (query,) = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/shard_tables.md").read_text(), re.S)
+    by_reason = duckdb.sql(query).fetchall()
+    rejects = pd.read_parquet("rejects.parquet")
+    hours = (rejects.end_s - rejects.start_s).groupby(rejects.reason).sum() / 3600
+    assert {reason: spans for reason, spans, _ in by_reason} == dict(rejects.reason.value_counts())
+    assert {reason: h for reason, _, h in by_reason} == pytest.approx(dict(hours))
+    clips = pd.read_parquet("clips.parquet")
+    assert clips.num_frames.sum() == summary["num_frames"]
+    assert [len(pairs) for pairs in clips.pair_motion] == list(clips.num_frames - 1)
+    joined = duckdb.sql(
+        "SELECT s.num_clips, count(*), s.num_frames, sum(c.num_frames) FROM 'clips.parquet' c "
+        "JOIN 'manifest.parquet' s USING (shard) GROUP BY ALL"
+    )
+    assert all(row[0] == row[1] and row[2] == row[3] for row in joined.fetchall())
+    assert len(joined) == summary["num_shards"] == len(pd.read_parquet("manifest.parquet"))
 
 
 def test_a_video_lies_in_one_split_and_both_splits_are_there(made):

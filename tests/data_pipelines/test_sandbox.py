@@ -129,6 +129,17 @@ def test_one_bad_video_of_a_tar_costs_itself_only(tmp_path, sandbox):
     assert outcomes(rows) == [("killed_worker", "killed by SIGSEGV")]
 
 
+def test_a_process_is_started_anew_only_when_it_keeps_much(tmp_path, monkeypatch):
+    with Sandbox(CFG, HostGate()) as sandbox:
+        pids = []
+        for i, max_kept_bytes in enumerate([2**29, 2**29, 2**20, 2**20]):
+            monkeypatch.setattr(sandbox_module, "_MAX_KEPT_BYTES", max_kept_bytes)
+            (rows,) = go_through(sandbox, tmp_path, video(tmp_path / f"{i}.mp4", i))
+            assert len(rows.clips) == 3
+            pids.append(sandbox._process.pid)
+    assert pids[0] == pids[1] and len(set(pids)) == 3
+
+
 def test_an_input_that_is_not_gone_through_leaves_nothing_behind(tmp_path, sandbox):
     path = video(tmp_path / "v.mp4")
     rows = sandbox.rows(item(path))

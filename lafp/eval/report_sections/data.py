@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
 from lafp import storage
 from lafp.data.shard_format import ShardSet
@@ -48,9 +49,8 @@ def source_section(stage: StageRecord) -> Section:
         Text(text=_in_words(spec, stage.summary)),
         _funnel(funnel),
         _contact_sheet(stage, spec),
+        _distributions(stage),
     ]
-    if not spec.action:
-        blocks.append(_distributions(stage))
     if funnel["rejects"]:
         blocks.append(_rejects_table(stage))
     return Section(
@@ -162,7 +162,9 @@ def _rejects_table(stage: StageRecord) -> Table:
         for row in _spread(rows, lambda row: row["video_uri"])[:share]:
             start, end = row["start_s"], row["end_s"]
             span = f"{start:.1f} to {end:.1f} s" if end > start else NO_VALUE
-            name = row["video_uri"].rpartition("/")[2]
+            name = Markup('<span title="{}">{}</span>').format(
+                row["video_uri"], row["video_uri"].rpartition("/")[2]
+            )
             body.append([_words(reason), name, _shortened(row["detail"]), span])
     return Table(
         head=["Reason", "Video", "Detail", "Span"],
@@ -183,5 +185,9 @@ def _words(reason: str) -> str:
     return reason.replace("_", " ")
 
 
-def _shortened(text: str, length: int = 90) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _shortened(text: str, num_first: int = 30, num_last: int = 60) -> str | Markup:
+    """Beginning and end, which tells one path from another; the pointer shows all of it."""
+    if len(text) <= num_first + num_last:
+        return text
+    shown = f"{text[:num_first]}…{text[-num_last:]}"
+    return Markup('<span title="{}">{}</span>').format(text, shown)
