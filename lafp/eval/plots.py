@@ -290,7 +290,7 @@ def histograms(
 
     Args:
         panels: Axis label (quantity and unit) -> values.
-        bins: Bars per panel; a quantity of few distinct values gets one bar each.
+        bins: Bars per panel; few values that come again get one bar each.
         marks: Axis label -> a threshold to mark.
         height_in: Height of the figure in inches.
     """
@@ -299,7 +299,7 @@ def histograms(
         for ax, (label, values) in zip(_listed(axes), panels.items(), strict=True):
             data = np.asarray(values, float)
             distinct = np.unique(data)
-            if len(distinct) <= 8:
+            if len(distinct) <= 8 and len(distinct) < max(2, len(data)):
                 counts = [(data == value).sum() for value in distinct]
                 ax.bar(range(len(distinct)), counts, color=BLUE, alpha=0.8, width=0.6)
                 texts = [f"{value:.4g}" for value in distinct]
