@@ -1,4 +1,5 @@
 # `make demo` and `make test` set everything up on a fresh machine: Python 3.11, make, a C++ compiler.
+# Tests of simulators also want libosmesa6 or EGL (apt-get install libosmesa6), and are skipped without.
 
 PYTHON ?= python3.11
 VENV := .venv

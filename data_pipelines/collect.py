@@ -36,6 +36,9 @@ class CollectConfig:
     labeled_env: Any = choice(ENVS, default=None)
     """Where the labeled training episodes are rendered, if elsewhere than the videos: labels often
     come from other scenes than the footage and the deployment. null: in ``env``."""
+    labeled_val_env: Any = choice(ENVS, default=None)
+    """Where held-out labeled episodes are rendered, if elsewhere: before background videos that
+    training never saw, say. null: in ``env``."""
     num_episodes: int = 700
     """Unlabeled episodes: the corpus of videos."""
     num_labeled_episodes: int = 15
@@ -62,9 +65,8 @@ class CollectConfig:
 
     def env_of(self, subset: Subset) -> Any:
         """Config of the environment that a subset is rendered in."""
-        if subset == "labeled" and self.labeled_env is not None:
-            return self.labeled_env
-        return self.env
+        own = {"labeled": self.labeled_env, "labeled_val": self.labeled_val_env}.get(subset)
+        return self.env if own is None else own
 
     def num_of(self, subset: Subset) -> int:
         """Episodes of one subset."""

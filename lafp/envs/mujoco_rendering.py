@@ -21,7 +21,8 @@ from lafp.config import ConfigError
 
 MAX_GEOMS = 2000
 _OPEN: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
-_OSMESA_NAMES = ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
+_OSMESA = ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
+_OPENGL = ("libOpenGL.so.0", "libGL.so.1")  # what EGL gives a context for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +66,14 @@ def use_offscreen_gl() -> None:
     """
     if os.environ.get("MUJOCO_GL"):
         return
-    if _egl_has_device():
+    if _has_any(_OPENGL) and _egl_has_device():
         os.environ["MUJOCO_GL"] = "egl"
-    elif _has_osmesa():
+    elif _has_any(_OSMESA):
         os.environ["MUJOCO_GL"] = "osmesa"
     else:
         raise ConfigError(
             "MuJoCo cannot draw here: neither EGL with a device (libEGL.so.1) nor OSMesa "
-            f"({_OSMESA_NAMES[0]}) is installed. On Debian and Ubuntu: apt-get install libosmesa6"
+            f"({_OSMESA[0]}) is installed. On Debian and Ubuntu: apt-get install libosmesa6"
         )
 
 
@@ -92,8 +93,8 @@ def _egl_has_device() -> bool:
     return bool(of_devices(0, None, ctypes.byref(num_devices))) and num_devices.value > 0
 
 
-def _has_osmesa() -> bool:
-    for name in _OSMESA_NAMES:
+def _has_any(names: tuple[str, ...]) -> bool:
+    for name in names:
         try:
             ctypes.CDLL(name)
         except OSError:

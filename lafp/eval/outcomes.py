@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lafp import storage
-from lafp.eval.results import Subject
+from lafp.eval.results import DEMONSTRATOR, Subject
 from lafp.eval.rollout import Recording, RolloutResult
 from lafp.video import EncodeConfig, encode_clip
 
@@ -85,6 +85,23 @@ def write_episodes(uri: str, episodes: Sequence[Episode]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([asdict(episode) for episode in episodes]), buffer)
     storage.write_bytes(uri, buffer.getvalue())
+
+
+def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
+    """Label -> its outcome in every episode of a table, float [N], the same episodes for all.
+
+    Success, 0 or 1; where the task knows none, the return over the demonstrators' mean return.
+    """
+    columns = ["label", "episode", "success", "episode_return"]
+    with storage.local_file(uri) as path:
+        table = pq.read_table(path, columns=columns).to_pandas().sort_values("episode")
+    if table["success"].notna().all():
+        table["outcome"] = table["success"].astype(float)
+    else:
+        of_demonstrators = table.loc[table["label"] == DEMONSTRATOR, "episode_return"]
+        table["outcome"] = table["episode_return"] / of_demonstrators.mean()
+    by_label = table.groupby("label")["outcome"]
+    return {str(label): of_label.to_numpy(float) for label, of_label in by_label}
 
 
 def tile(recordings: Sequence[Recording], success: Sequence[bool | None]) -> np.ndarray:

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from lafp import storage
-from lafp.eval.results import Result, read_results
+from lafp.eval.outcomes import read_episode_outcomes
+from lafp.eval.results import Result, outcome_metric, read_results
 from lafp.eval.statistics import Interval, bootstrap_interval
 from lafp.run_dir import RunDir
 
@@ -36,11 +36,16 @@ class StudyResults:
 
     rows: tuple[Result, ...]
     """Of every run, in the form of every run."""
-    success: dict[tuple[str | None, str], dict[int, np.ndarray]]
-    """(variant, label) -> seed -> success of every episode, float [N]: the same episodes for all
-    labels of a seed."""
+    outcomes: dict[tuple[str | None, str], dict[int, np.ndarray]]
+    """(variant, label) -> seed -> ``outcome`` of every episode, float [N]: the same episodes for
+    all labels of a seed."""
     runs: tuple[str, ...]
     """URIs."""
+
+    @property
+    def outcome(self) -> str:
+        """The metric that says how well a policy does."""
+        return outcome_metric(self.rows)
 
     def variants(self) -> list[str | None]:
         """In the order of the runs."""
@@ -54,7 +59,7 @@ class StudyResults:
     def of_metric(self, metric: str) -> list[StudyRow]:
         """Means over seeds of one metric, in the order in which the runs list them.
 
-        ``success`` is resampled over seeds and episodes, other metrics over seeds. Seeds without a
+        ``outcome`` is resampled over seeds and episodes, other metrics over seeds. Seeds without a
         value (the coverage of a policy that passes no fork) are left out.
         """
         if metric not in self._means:
@@ -74,8 +79,8 @@ class StudyResults:
         found = []
         for key, rows in by_key.items():
             values: list[Any] = [[row.value] for row in rows]
-            if metric == "success" and key in self.success:
-                values = list(self.success[key].values())
+            if metric == self.outcome and key in self.outcomes:
+                values = list(self.outcomes[key].values())
             found.append(
                 StudyRow(
                     subject=rows[0],
@@ -86,24 +91,21 @@ class StudyResults:
         return found
 
     def gain(self, variant: str | None, label: str, over: str) -> Interval:
-        """Difference in success between two methods, episode by episode."""
-        ours, theirs = self.success[variant, label], self.success[variant, over]
+        """Difference in the outcome between two methods, episode by episode."""
+        ours, theirs = self.outcomes[variant, label], self.outcomes[variant, over]
         return bootstrap_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 
 
 def read_runs(runs: Sequence[RunDir]) -> StudyResults:
     """Reads the complete evaluations of a study's runs."""
     rows: list[Result] = []
-    success: defaultdict[tuple[str | None, str], dict[int, np.ndarray]] = defaultdict(dict)
+    outcomes: defaultdict[tuple[str | None, str], dict[int, np.ndarray]] = defaultdict(dict)
     for run in runs:
         stage = run.stage("evaluation")
         of_run = read_results(stage.path("results.parquet"))
         seed = next((row.seed for row in of_run if row.seed is not None), 0)
         rows += [replace(row, seed=seed) for row in of_run]
         if storage.is_file(stage.path("episodes.parquet")):
-            with storage.local_file(stage.path("episodes.parquet")) as path:
-                table = pq.read_table(path, columns=["label", "episode", "success"])
-            by_label = table.to_pandas().sort_values("episode").groupby("label")["success"]
-            for label, of_label in by_label:
-                success[of_run[0].variant, str(label)][seed] = of_label.to_numpy(float)
-    return StudyResults(rows=tuple(rows), success=dict(success), runs=tuple(r.uri for r in runs))
+            for label, of_label in read_episode_outcomes(stage.path("episodes.parquet")).items():
+                outcomes[of_run[0].variant, label][seed] = of_label
+    return StudyResults(rows=tuple(rows), outcomes=dict(outcomes), runs=tuple(r.uri for r in runs))

@@ -18,10 +18,18 @@ from lafp.eval.report_sections.blocks import (
     anchored,
     chart,
 )
-from lafp.eval.report_sections.result import SLALOM_NOTE, color_of, is_lafp
+from lafp.eval.report_sections.result import AXES, SLALOM_NOTE, color_of, is_lafp
 from lafp.eval.results import DEMONSTRATOR, Result, write_results
 from lafp.eval.study import StudyResults, StudyRow
-from lafp.eval.study_tables import alignment_table, headline, markdown, named, noise_of, table_of
+from lafp.eval.study_tables import (
+    alignment_table,
+    headline,
+    markdown,
+    named,
+    noise_of,
+    probe_table,
+    table_of,
+)
 
 _CURVES = {
     "anchor_time": "anchor_time of the action decoder's training",
@@ -38,7 +46,7 @@ def write_study(uri: str, name: str, results: StudyResults) -> dict[str, Any]:
     write_results(storage.join(uri, "results.parquet"), results.rows)
     storage.write_text(storage.join(uri, "table.md"), markdown(results))
     if panels := {v: rows for v in results.variants() if (rows := _dots(results, v))}:
-        storage.write_bytes(storage.join(uri, "plot.png"), _plot_png(panels))
+        storage.write_bytes(storage.join(uri, "plot.png"), _plot_png(panels, results.outcome))
     path = storage.join(uri, "report.html")
     storage.write_text(path, _page(uri, name, results))
     findings = {
@@ -52,7 +60,7 @@ def write_study(uri: str, name: str, results: StudyResults) -> dict[str, Any]:
 
 
 def _dots(results: StudyResults, variant: str | None) -> list[plots.Dot]:
-    rows = results.of_variant(variant, "success").values()
+    rows = results.of_variant(variant, results.outcome).values()
     policies = [row for row in rows if row.subject.method != DEMONSTRATOR]
     return [
         plots.Dot(
@@ -73,7 +81,7 @@ def _curves(results: StudyResults, column: str) -> dict[str, list[plots.Line]]:
     panels: dict[str, list[plots.Line]] = {}
     for variant in results.variants():
         series: dict[str, list[StudyRow]] = {}
-        for row in results.of_variant(variant, "success").values():
+        for row in results.of_variant(variant, results.outcome).values():
             if getattr(row.subject, column) is not None:
                 series.setdefault(_other_than(column, row.subject), []).append(row)
         lines = [
@@ -82,7 +90,7 @@ def _curves(results: StudyResults, column: str) -> dict[str, list[plots.Line]]:
             if len(rows) > 2
         ]
         if lines:
-            panels[variant or "success"] = lines
+            panels[variant or results.outcome] = lines
     return panels
 
 
@@ -106,8 +114,8 @@ def _line(name: str, column: str, rows: Sequence[StudyRow], color: str) -> plots
     )
 
 
-def _plot_png(panels: Mapping[str | None, Sequence[plots.Dot]]) -> bytes:
-    """Success of every method, the variants side by side."""
+def _plot_png(panels: Mapping[str | None, Sequence[plots.Dot]], outcome: str) -> bytes:
+    """Outcome of every method, the variants side by side."""
     num_columns = min(3, len(panels))
     num_rows = -(-len(panels) // num_columns)
     most = max(map(len, panels.values()))
@@ -115,7 +123,7 @@ def _plot_png(panels: Mapping[str | None, Sequence[plots.Dot]]) -> bytes:
     def paint(axes: Any) -> None:
         axes = _listed(axes)
         for i, (variant, rows) in enumerate(panels.items()):
-            plots.paint_dots(axes[i], rows, "success", xlim=(-0.02, 1.02))
+            plots.paint_dots(axes[i], rows, AXES[outcome], xlim=(-0.02, 1.02))
             axes[i].set_title(variant or "")
             if i % num_columns:  # the same methods as in the panel at the left
                 axes[i].set_yticklabels([])
@@ -202,16 +210,19 @@ def _section(results: StudyResults, variant: str | None) -> Section:
     if rows:
         blocks += [
             chart(
-                plots.dots(rows, "success, share of episodes", xlim=(-0.02, 1.02)),
-                alt="Success rate of each method with its 95 % interval and its seeds.",
-                caption="Success in rollouts; every tick is one training seed. τₐ is where the "
-                "solver starts when the action decoder is trained: 0 = noise, 1 = the "
-                "demonstrator's own latent action.",
+                plots.dots(rows, AXES[results.outcome], xlim=(-0.02, 1.02)),
+                alt="Outcome of each method with its 95 % interval and its seeds.",
+                caption=f"In rollouts: {AXES[results.outcome]}; every tick is one training seed. "
+                "τₐ is where the solver starts when the action decoder is trained: 0 = noise, "
+                "1 = the demonstrator's own latent action.",
             ),
-            table_of(results, variant),
         ]
-        if alignment := alignment_table(results, variant):
-            blocks.append(alignment)
+    tables = (
+        table_of(results, variant),
+        probe_table(results, variant),
+        alignment_table(results, variant),
+    )
+    blocks += [table for table in tables if table]
     if any(row.task == "slalom" for row in results.rows if row.variant == variant):
         blocks.append(Text(text=SLALOM_NOTE))
     title = variant or "Does it work?"

@@ -1,16 +1,25 @@
 """A study in words and tables: means over seeds, differences episode by episode."""
 
 from lafp.eval.report_sections.blocks import NO_VALUE, Table
-from lafp.eval.report_sections.result import is_lafp, name_of
+from lafp.eval.report_sections.result import AXES, in_words, is_lafp, name_of
 from lafp.eval.results import DEMONSTRATOR, Result
 from lafp.eval.statistics import Interval
 from lafp.eval.study import StudyResults, StudyRow
 
 _COLUMNS = {
     "success": "Success",
+    "return_normalized": "Return, % of demonstrators'",
+    "return": "Return",
     "mode_coverage": "Mode coverage",
     "side_entropy": "Side entropy",
     "action_mse": "Action MSE",
+}
+_PROBE = {"probe_r2": "R²", "probe_mse": "MSE"}
+_PROBED = {
+    "lam": "from latent actions",
+    "embedding": "from the observation's embedding",
+    "random_lam": "from latent actions of an untrained model",
+    "nothing": "from nothing",
 }
 _ALIGNMENT = {
     "alignment_to_idm": "Distance to IDM latents",
@@ -23,7 +32,7 @@ _SHARES = ("mode_coverage", "side_entropy")
 
 def headline(results: StudyResults, variant: str | None) -> str | None:
     """LAFP against the rows that settle it, from the numbers; None where they are missing."""
-    rows = [row for row in results.of_metric("success") if row.subject.variant == variant]
+    rows = list(results.of_variant(variant, results.outcome).values())
     lafp = next((row for row in rows if is_lafp(row.subject)), None)
     if lafp is None:
         return None
@@ -35,7 +44,7 @@ def headline(results: StudyResults, variant: str | None) -> str | None:
         f"{named(row.subject)}{_modes_kept(results, row)}"
         for row in others
     ]
-    text = f"{named(lafp.subject)} succeeds in {_percent(lafp.interval)}"
+    text = f"{named(lafp.subject)} {in_words(results.outcome, _percent(lafp.interval))}"
     text += _modes_kept(results, lafp)
     return f"{text}: {'; '.join(gains)}." if gains else f"{text}."
 
@@ -57,7 +66,11 @@ def markdown(results: StudyResults) -> str:
     """The tables of every variant, to be pasted into a document."""
     parts: list[str] = []
     for variant in results.variants():
-        tables = [table_of(results, variant), alignment_table(results, variant)]
+        tables = [
+            table_of(results, variant),
+            probe_table(results, variant),
+            alignment_table(results, variant),
+        ]
         parts += [f"### {variant}"] if variant else []
         parts += [text] if (text := headline(results, variant)) else []
         parts += [markdown_table(table) for table in tables if table]
@@ -70,11 +83,15 @@ def markdown_table(table: Table) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def table_of(results: StudyResults, variant: str | None) -> Table:
-    """One row per method, one column per metric."""
+def table_of(results: StudyResults, variant: str | None) -> Table | None:
+    """One row per method, one column per metric; None where nothing acts."""
     by_metric = {metric: results.of_variant(variant, metric) for metric in _COLUMNS}
-    success = by_metric["success"]
+    success = by_metric[results.outcome]
+    if not success:
+        return None
     metrics = [metric for metric, rows in by_metric.items() if rows]
+    if results.outcome == "success":
+        metrics = [metric for metric in metrics if metric not in ("return", "return_normalized")]
     body = []
     for label, row in success.items():
         cells = [_cell(by_metric[metric].get(label), metric) for metric in metrics]
@@ -89,9 +106,32 @@ def table_of(results: StudyResults, variant: str | None) -> Table:
         rows=body,
         num_text_columns=2,
         emphasized=frozenset([next((i for i, row in rows if is_lafp(row.subject)), -1)]),
-        caption=f"Means over {num} training seeds with 95 % bootstrap intervals, for success over "
-        "seeds and episodes. Mode coverage and side entropy are over the demonstrators'; seeds "
-        "where no episode passed a fork are left out. Seeds: success of each, in percent.",
+        caption=f"Means over {num} training seeds with 95 % bootstrap intervals, for "
+        f"{AXES[results.outcome]}, over seeds and episodes. Mode coverage and side entropy are "
+        "over the demonstrators'; seeds where no episode passed a fork are left out. Seeds: the "
+        "first number of each, in percent.",
+    )
+
+
+def probe_table(results: StudyResults, variant: str | None) -> Table | None:
+    """What a linear probe reads from the latent actions, and its controls."""
+    by_metric = {metric: results.of_variant(variant, metric) for metric in _PROBE}
+    rows = by_metric["probe_r2"]
+    if not rows:
+        return None
+    body = []
+    for label, title in _PROBED.items():
+        if label in rows:
+            interval, each = rows[label].interval, rows[label].per_seed
+            r2 = f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+            mse = _cell(by_metric["probe_mse"].get(label), "probe_mse")
+            body.append([title, r2, mse, " ".join(f"{value:.2f}" for value in each)])
+    return Table(
+        head=["Linear probe of the true action", *_PROBE.values(), "R² of each seed"],
+        rows=body,
+        caption="Fitted on some labeled episodes, measured on others that no training saw. A "
+        "latent action only says something about actions if it beats the controls. Intervals: "
+        "over seeds; with one seed they have no width.",
     )
 
 
@@ -129,7 +169,7 @@ def noise_of(row: Result) -> str:
 def _cell(row: StudyRow | None, metric: str) -> str:
     if row is None:
         return NO_VALUE
-    if metric == "success":
+    if metric in AXES:
         return _percent(row.interval)
     return f"{row.interval.mean:.2f}" if metric in _SHARES else f"{row.interval.mean:.3f}"
 

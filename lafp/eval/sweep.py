@@ -94,7 +94,7 @@ def _read(run: SweepRun, label_scope: str) -> StudyResults:
     return replace(
         results,
         rows=tuple(_annotated(row, run, label_scope) for row in results.rows),
-        success={(run.method, label): values for (_, label), values in results.success.items()},
+        outcomes={(run.method, label): values for (_, label), values in results.outcomes.items()},
     )
 
 
@@ -105,12 +105,12 @@ def _annotated(row: Result, run: SweepRun, label_scope: str) -> Result:
 
 
 def _merged(parts: Sequence[StudyResults]) -> StudyResults:
-    success: defaultdict[tuple[str | None, str], dict[int, np.ndarray]] = defaultdict(dict)
+    outcomes: defaultdict[tuple[str | None, str], dict[int, np.ndarray]] = defaultdict(dict)
     for part in parts:
-        for key, values in part.success.items():
-            success[key] |= values
+        for key, values in part.outcomes.items():
+            outcomes[key] |= values
     return StudyResults(
         rows=tuple(row for part in parts for row in part.rows),
-        success=dict(success),
+        outcomes=dict(outcomes),
         runs=tuple(uri for part in parts for uri in part.runs),
     )

@@ -5,6 +5,7 @@ from lafp.registry import Registry
 OBJECTIVES = Registry(
     "objective",
     {
+        "idm": "lafp.objectives.idm:Idm",
         "laof": "lafp.objectives.laof:Laof",
         "laom": "lafp.objectives.laom:Laom",
         "lapa": "lafp.objectives.lapa:Lapa",

@@ -24,6 +24,8 @@ class Objective(nn.Module, ABC):
     Config: Any
     latent_action_dim: int
     """Z, the size of what ``label`` returns."""
+    needs_supervision: bool = False
+    """Whether it learns from labels alone."""
     flow_size_px: tuple[int, int] | None = None
     """Height and width of the flow that windows must carry; None needs none."""
 

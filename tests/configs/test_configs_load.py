@@ -10,8 +10,13 @@ from lafp.config import load_config
 from ray_jobs.study_config import cells
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PATHS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.stem != "base")
-
+SECTIONS = ("envs",)
+"""Folders whose files are sections of others' configs."""
+PATHS = sorted(
+    path
+    for path in CONFIGS.glob("*/*.yaml")
+    if path.stem != "base" and path.parent.name not in SECTIONS
+)
 
 JOBS = {"studies": "study"}
 """Folder of configs -> its job, where they differ."""

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from lafp import storage
 from lafp.eval import plots
+from lafp.eval.outcomes import read_episode_outcomes
 from lafp.eval.report_sections.blocks import (
     NO_VALUE,
     TIMES,
@@ -19,7 +18,7 @@ from lafp.eval.report_sections.blocks import (
     chart,
     percent,
 )
-from lafp.eval.results import DEMONSTRATOR, Result, read_results
+from lafp.eval.results import DEMONSTRATOR, Result, outcome_metric, read_results
 from lafp.eval.run_record import RunRecord
 from lafp.eval.statistics import bootstrap_interval
 
@@ -87,14 +86,11 @@ def of_metric(rows: Sequence[Result], metric: str) -> list[Result]:
 
 
 def load_outcomes(run: RunRecord) -> dict[str, np.ndarray]:
-    """Label -> success of every episode, the same episodes for every label."""
+    """Label -> the outcome of every episode, the same episodes for every label."""
     stage = run.complete("evaluation")
     if stage is None or not stage.has("episodes.parquet"):
         return {}
-    with storage.local_file(stage.path("episodes.parquet")) as path:
-        table = pq.read_table(path, columns=["label", "episode", "success"]).to_pandas()
-    ordered = table.sort_values("episode").groupby("label")["success"]
-    return {str(label): of_label.to_numpy(float) for label, of_label in ordered}
+    return read_episode_outcomes(stage.path("episodes.parquet"))
 
 
 def headline(rows: Sequence[Result], outcomes: Mapping[str, np.ndarray]) -> str | None:
@@ -104,22 +100,25 @@ def headline(rows: Sequence[Result], outcomes: Mapping[str, np.ndarray]) -> str 
         rows: The result table.
         outcomes: Of ``load_outcomes``: methods are compared episode by episode.
     """
-    success = of_metric(rows, "success")
+    success = of_metric(rows, outcome_metric(rows))
     lafp = next((row for row in success if is_lafp(row)), None)
     if lafp is None:
         return None
     same = [r for r in success if r.noise == lafp.noise and r.solver_steps == lafp.solver_steps]
+    unit, verb = ("of", "in ") if lafp.metric == "success" else ("over", "")
     text = (
-        f"With interpolation ({anchored(lafp.anchor_time)}) the flow policy succeeds in "
-        f"{_share(lafp)} of {lafp.n} episodes{_modes_kept(rows, lafp)}"
+        f"With interpolation ({anchored(lafp.anchor_time)}) the flow policy "
+        f"{in_words(lafp.metric, _share(lafp))} {unit} {lafp.n} episodes{_modes_kept(rows, lafp)}"
     )
     cloning = better_cloning(success)
     naive = next((row for row in same if row.anchor_time == 0), None)
     others = []
     if cloning:
-        others.append(f"the better latent cloning in {_share(cloning)}{_modes_kept(rows, cloning)}")
+        others.append(
+            f"the better latent cloning {verb}{_share(cloning)}{_modes_kept(rows, cloning)}"
+        )
     if naive:
-        others.append(f"the same flow policy without interpolation in {_share(naive)}")
+        others.append(f"the same flow policy without interpolation {verb}{_share(naive)}")
     text += f", {' and '.join(others)}." if others else "."
     raw = next((row for row in same if row.anchor_time == 1), None)
     if raw is None or lafp.label not in outcomes or raw.label not in outcomes:
@@ -162,23 +161,38 @@ def _share(row: Result) -> str:
     return f"{percent(row.value)} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
 
 
+def in_words(outcome: str, value: str) -> str:
+    """What a policy does, e.g. ``succeeds in 90 %``."""
+    if outcome == "success":
+        return f"succeeds in {value}"
+    return f"reaches {value} of the demonstrators' return"
+
+
+AXES = {
+    "success": "success, share of episodes",
+    "return_normalized": "return, share of the demonstrators'",
+}
+"""What a chart of an outcome shows."""
+
+
 def success_section(rows: Sequence[Result]) -> Section | None:
-    """Success rates as dots with intervals, and the table beside them."""
-    success = of_metric(rows, "success")
+    """Outcomes as dots with intervals, and the table beside them."""
+    outcome = outcome_metric(rows)
+    success = of_metric(rows, outcome)
     if not success:
         return None
-    demonstrator = _demonstrator(rows, "success")
+    demonstrator = _demonstrator(rows, outcome)
     blocks: list[Block] = [
         chart(
             plots.dots(
                 _dots(success),
-                "success, share of episodes",
+                AXES[outcome],
                 xlim=(-0.02, 1.02),
                 reference=(demonstrator.value, "demonstrators") if demonstrator else None,
                 form=percent,
             ),
-            alt="Success rate of each method with its 95 % interval.",
-            caption="Success in rollouts, with 95 % bootstrap intervals over "
+            alt="Outcome of each method with its 95 % interval.",
+            caption=f"In rollouts: {AXES[outcome]}, with 95 % bootstrap intervals over "
             f"{success[0].n} episodes. τₐ is where the solver starts when the action decoder is "
             "trained: 0 = noise, 1 = the demonstrator's own latent action. All flow rows share one "
             f"policy, and both cloning rows another.{_on_widthless(success)}",
@@ -192,7 +206,8 @@ def success_section(rows: Sequence[Result]) -> Section | None:
 
 def _on_widthless(success: Sequence[Result]) -> str:
     """What an interval of no width hides: 0 of n (or n of n) successes."""
-    if not any(row.low == row.high and row.low is not None for row in success):
+    is_share = all(row.metric == "success" for row in success)
+    if not is_share or not any(row.low == row.high is not None for row in success):
         return ""
     bound = percent(3 / success[0].n)
     return (
@@ -228,6 +243,7 @@ def _demonstrator(rows: Sequence[Result], metric: str) -> Result | None:
 
 _COLUMNS = {
     "success": ("Success", percent),
+    "return_normalized": ("Return, % of demonstrators'", percent),
     "return": ("Return", "{:.2f}".format),
     "length": ("Steps", "{:.1f}".format),
     "side_entropy": ("Side entropy", "{:.2f}".format),
@@ -241,10 +257,10 @@ def _table(rows: Sequence[Result], success: Sequence[Result]) -> Table:
     """One row per method, one column per metric that some method has."""
     values = {(row.label, row.metric): row for row in rows}
     metrics = [m for m in _COLUMNS if any((row.label, m) in values for row in success)]
-    if "success" in metrics and "return" in metrics:
-        metrics.remove("return")
+    if "success" in metrics:
+        metrics = [metric for metric in metrics if metric not in ("return", "return_normalized")]
     shown = list(success)
-    if demonstrator := _demonstrator(rows, "success"):
+    if demonstrator := _demonstrator(rows, success[0].metric):
         shown.append(demonstrator)
     body = []
     for row in shown:
@@ -266,7 +282,7 @@ def _table(rows: Sequence[Result], success: Sequence[Result]) -> Table:
 def _cell(row: Result | None, metric: str) -> str:
     if row is None or row.value != row.value:
         return NO_VALUE
-    return _share(row) if metric == "success" else _COLUMNS[metric][1](row.value)
+    return _share(row) if metric in AXES else _COLUMNS[metric][1](row.value)
 
 
 def latency_section(rows: Sequence[Result]) -> Section | None:

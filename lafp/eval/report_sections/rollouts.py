@@ -17,7 +17,7 @@ from lafp.eval.report_sections.result import (
     name_of,
     of_metric,
 )
-from lafp.eval.results import DEMONSTRATOR, Result
+from lafp.eval.results import DEMONSTRATOR, Result, outcome_metric
 from lafp.eval.run_record import RunRecord, StageRecord
 from lafp.video import decode_clip
 
@@ -28,7 +28,7 @@ GIF_FPS = 8
 def section(run: RunRecord, rows: Sequence[Result]) -> Section | None:
     """Paths of all methods; moving pictures of cloning and of LAFP."""
     stage = run.complete("evaluation")
-    success = of_metric(rows, "success")
+    success = of_metric(rows, outcome_metric(rows))
     if stage is None or not success:
         return None
     blocks: list[Block] = []
@@ -79,10 +79,13 @@ def _film(stage: StageRecord, row: Result) -> Figure:
     return picture(
         gif(frames, GIF_FPS),
         alt=f"Episodes of {name_of(row)}.",
-        caption=f"{name_of(row)}: the first episodes, as the policy sees them. A frame turns "
-        "green at success, red at failure.",
+        caption=f"{name_of(row)}: the first episodes, as the policy sees them.{_on_frames(row)}",
         max_width_px=frames.shape[2],
     )
+
+
+def _on_frames(row: Result) -> str:
+    return " A frame turns green at success, red at failure." if row.metric == "success" else ""
 
 
 def gif(frames: np.ndarray, fps: float) -> bytes:

@@ -197,6 +197,11 @@ class LamTask:
                 objective = objective_class(self.cfg.objective, self.obs)
             except ValueError as error:
                 raise ConfigError(f"objective: {error}") from None
+            if objective.needs_supervision and not self.is_supervised:
+                raise ConfigError(
+                    f"objective {self.cfg.objective.name} learns from labels alone. "
+                    "Set supervision.weight=1."
+                )
             for uri in self.shard_sets:
                 _check_flow(uri, objective)
             if init_from is not None:

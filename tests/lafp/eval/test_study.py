@@ -24,6 +24,22 @@ SUBJECTS = {
 }  # fmt: skip
 
 
+def test_a_task_without_success_is_compared_by_its_return_and_the_probe_stands_beside_it():
+    found = {"lafp": (0.6, "return_normalized"), "lam": (0.25, "probe_r2"),
+             "embedding": (0.125, "probe_r2")}  # fmt: skip
+    subject = replace(SUBJECTS["lafp"], variant=None)
+    rows = [
+        Result.of(replace(subject, label=label), metric, value, 10)
+        for label, (value, metric) in found.items()
+    ]
+    outcomes = {(None, "lafp"): {0: np.full(10, 0.6)}}
+    study = StudyResults(rows=tuple(rows), outcomes=outcomes, runs=())
+    text = markdown(study)
+    assert "reaches 60 % [60, 60] of the demonstrators' return" in text
+    assert "| from latent actions | 0.25 [0.25, 0.25] |" in text
+    assert "| from the observation's embedding | 0.12 [0.12, 0.12] |" in text
+
+
 @pytest.fixture
 def study() -> StudyResults:
     """Three seeds; a method succeeds in the first share of its episodes, a little more per seed."""
@@ -35,7 +51,7 @@ def study() -> StudyResults:
             success.setdefault(("clean", label), {})[seed] = episodes
             row = Result.of(SUBJECTS[label], "success", float(episodes.mean()), NUM_EPISODES)
             rows.append(replace(row, seed=seed))
-    return StudyResults(rows=tuple(rows), success=success, runs=("/s/runs/clean-seed_0",))
+    return StudyResults(rows=tuple(rows), outcomes=success, runs=("/s/runs/clean-seed_0",))
 
 
 def test_a_method_is_averaged_over_seeds_with_an_interval_that_holds_every_seed_mean(study):
@@ -50,7 +66,7 @@ def test_a_seed_without_a_value_is_left_out_not_counted_as_zero(study):
     undefined = Result.of(SUBJECTS["lafp"], "mode_coverage", float("nan"), 0)
     known = Result.of(SUBJECTS["lafp"], "mode_coverage", 0.8, 40)
     rows = (replace(undefined, seed=0), replace(known, seed=1))
-    (row,) = StudyResults(rows=rows, success={}, runs=()).of_metric("mode_coverage")
+    (row,) = StudyResults(rows=rows, outcomes={}, runs=()).of_metric("mode_coverage")
     assert row.interval.mean == pytest.approx(0.8)
     assert row.per_seed == (0.8,)
 

@@ -173,6 +173,23 @@ def test_supervised_latents_predict_actions_of_held_out_episodes_beyond_the_cont
     assert metrics["probe/r2_low"] > metrics["probe/r2_random_lam"] + 0.1
 
 
+def test_labels_alone_train_an_inverse_dynamics_model(tmp_path):
+    torch.set_num_threads(1)
+    uri = write_clips(tmp_path / "slalom", slalom_clips(40), 100, seed=0, max_action=1.0)
+    path = Path(__file__).parents[4] / "configs" / "train_lam" / "slalom.yaml"
+    idm = (
+        "objective={name: idm, latent_action_dim: 8, encoder: {name: small_cnn}, "
+        "idm_input: difference}"
+    )
+    small = ["train.num_steps=120", "train.global_batch_size=32", "supervision.batch_size=32"]
+    small += ["train.num_workers=1", "train.engine.name=ddp"]
+    cfg = load_config(TrainLamConfig, path, [idm, *small, "supervision.weight=1"])
+    metrics = run(cfg, uri, uri, tmp_path / "lam")
+    assert metrics["probe/r2_low"] > metrics["probe/r2_random_lam"] + 0.1
+    with pytest.raises(ConfigError, match="idm learns from labels alone"):
+        LamTask(load_config(TrainLamConfig, path, [idm, "supervision.weight=0"]), uri, uri)
+
+
 def test_the_initial_weights_depend_on_the_seed_alone(shards):
     cfg = lam_config()
     torch.manual_seed(1)

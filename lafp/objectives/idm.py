@@ -1,0 +1,61 @@
+"""IDM: inverse dynamics from labels alone, the baseline that needs no latent action model."""
+
+# Shape suffixes in this file: Z latent action.
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lafp.config import choice
+from lafp.models import ENCODERS
+from lafp.models.encoders import ImpalaConfig
+from lafp.models.idm import PixelIdm, SecondInput
+from lafp.objectives.base import Objective, latent_metrics
+from lafp.types import LossOutput, ObsSpec, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdmConfig:
+    """What the same labels give without any video: trained by ``supervision`` only."""
+
+    name: str = "idm"
+    latent_action_dim: int = 128
+    """Z: the features that the supervision's linear head reads."""
+    encoder: Any = choice(ENCODERS, default=ImpalaConfig())
+    """CNN over o_t's frames and the newest frame of o_{t+1}."""
+    idm_input: SecondInput = "frame"
+    """What it gets beside o_t: o_{t+1}'s newest ``frame``, or its ``difference`` to o_t's."""
+
+
+class Idm(Objective):
+    """L = 0: the gradient is that of the supervision, || W z_t + b - a_t ||^2.
+
+    LAOM's baseline of the same name (arXiv:2502.00379), with LAPO's IDM. The unlabeled windows
+    only show what z is there.
+    """
+
+    Config = IdmConfig
+    needs_supervision = True
+
+    def __init__(self, cfg: IdmConfig, obs: ObsSpec) -> None:
+        super().__init__(cfg, obs)
+        self.latent_action_dim = cfg.latent_action_dim
+        self.idm = PixelIdm(cfg.encoder, obs, cfg.latent_action_dim, cfg.idm_input)
+
+    @torch.no_grad()
+    def forward(self, window: Window) -> LossOutput:
+        """See ``Objective``."""
+        latent_BZ = self.label(window.obs, window.next_obs)
+        return LossOutput(
+            loss=latent_BZ.new_zeros((), dtype=torch.float32), metrics=latent_metrics(latent_BZ)
+        )
+
+    def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """See ``Objective``."""
+        return self.idm(obs, next_obs)
+
+    def embed(self, obs: Tensor) -> Tensor:
+        """See ``Objective``: the features when nothing changes."""
+        return self.idm.embed(obs, obs)
