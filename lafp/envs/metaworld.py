@@ -64,10 +64,8 @@ class MetaworldConfig:
     """Control steps (12.5 ms) per step."""
     episode_steps: int = 200
     """Out of steps without success is a failure. Experts take about 50 to 100 control steps."""
-    camera: str = "corner2"
-    camera_position: Position | None = (0.75, 0.075, 0.7)
-    """Moves the camera, which keeps its direction; null leaves it. The default is what others use
-    with ``corner2``, as the gripper is small in the picture from where it stands."""
+    camera: str = "corner4"
+    """``behindGripper`` moves with the hand, and shows left and right most clearly."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     render: RenderConfig = field(default_factory=RenderConfig)
 
@@ -134,8 +132,6 @@ class _MetaworldEpisode(Episode):
         self._num_steps, self._reached, self._has_succeeded = 0, -1, False
         self._goals: Sequence[Position] = cfg.goals.positions if cfg.goals else ()
         self._has_turned = cfg.goals is None or cfg.goals.fork is None
-        if cfg.camera_position is not None:
-            simulator.model.cam_pos[camera_id] = cfg.camera_position
         self._obs, _ = simulator.reset()
         if self._goals:
             self._chosen = int(keyed_uniform(seed, _GOAL) * len(self._goals))

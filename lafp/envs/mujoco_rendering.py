@@ -13,6 +13,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Marker:
 
 
 def use_offscreen_gl() -> None:
-    """Chooses how MuJoCo draws; must run before ``mujoco`` is imported.
+    """Chooses how MuJoCo draws.
 
     ``MUJOCO_GL`` where it is set; else EGL if it finds a device (a GPU, or Mesa's software), else
     OSMesa.
@@ -103,6 +104,12 @@ def _has_any(names: tuple[str, ...]) -> bool:
     return False
 
 
+def _gl_context(width_px: int, height_px: int) -> Any:
+    """MuJoCo's own choice is made when it is imported, which may have been before ours."""
+    module = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa"}.get(os.environ["MUJOCO_GL"], "mujoco")
+    return import_module(module).GLContext(width_px, height_px)
+
+
 @functools.cache
 def _close_at_exit() -> None:
     """Before the graphics library itself goes: MuJoCo ends it at exit, if it was asked before."""
@@ -134,21 +141,21 @@ class Renderer:
         import mujoco
 
         self._mujoco, self.cfg, self._hides_floor = mujoco, cfg, hides_floor
+        model.vis.global_.offheight, model.vis.global_.offwidth = height_px, width_px
+        model.vis.quality.offsamples = 4 if cfg.multisampling else 0
+        if not cfg.shadows:
+            model.vis.quality.shadowsize = 0
         try:
-            self._gl = mujoco.GLContext(width_px, height_px)
+            self._gl = _gl_context(width_px, height_px)
             self._gl.make_current()
+            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         except Exception as error:  # of ctypes, PyOpenGL or MuJoCo, by backend
             raise ConfigError(
                 f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}. Unset "
                 "MUJOCO_GL, or install its library: libegl1 (egl), libosmesa6 (osmesa)."
             ) from None
-        model.vis.global_.offheight, model.vis.global_.offwidth = height_px, width_px
-        model.vis.quality.offsamples = 4 if cfg.multisampling else 0
-        if not cfg.shadows:
-            model.vis.quality.shadowsize = 0
         _close_at_exit()
         _OPEN.add(self)
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
         self._option, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()

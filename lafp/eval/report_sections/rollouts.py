@@ -23,6 +23,8 @@ from lafp.video import decode_clip
 
 MAX_PATHS = 60
 GIF_FPS = 8
+MAX_GIF_FRAMES = 160
+"""Of a longer episode, so many are shown, evenly."""
 
 
 def section(run: RunRecord, rows: Sequence[Result]) -> Section | None:
@@ -77,7 +79,7 @@ def _has_film(stage: StageRecord, row: Result) -> bool:
 def _film(stage: StageRecord, row: Result) -> Figure:
     frames = decode_clip(storage.read_bytes(stage.path("rollouts", f"{row.label}.mp4")))
     return picture(
-        gif(frames, GIF_FPS),
+        gif(frames[:: -(-len(frames) // MAX_GIF_FRAMES)], GIF_FPS),
         alt=f"Episodes of {name_of(row)}.",
         caption=f"{name_of(row)}: the first episodes, as the policy sees them.{_on_frames(row)}",
         max_width_px=frames.shape[2],
