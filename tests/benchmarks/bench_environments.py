@@ -2,8 +2,8 @@
 
 python -m tests.benchmarks.bench_environments    # one JSON line per environment
 
-Simulation, expert and picture together, 64 px, in interleaved turns of 20 steps. The expert of dmc is
-untrained: what it does costs the same.
+Simulation, expert and picture together, 64 px, in interleaved turns of 20 steps. The expert of dmc
+is untrained: what it does costs the same.
 """
 
 import json
