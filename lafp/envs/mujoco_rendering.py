@@ -65,6 +65,8 @@ def use_offscreen_gl() -> None:
     Raises:
         ConfigError: Neither library is installed.
     """
+    # Mesa would start two threads per core for pictures that are too small to share.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     if os.environ.get("MUJOCO_GL"):
         return
     if _has_any(_OPENGL) and _egl_has_device():
