@@ -7,6 +7,7 @@ ENVS = Registry(
     {
         "dmc": "lafp.envs.dmc:Dmc",
         "metaworld": "lafp.envs.metaworld:Metaworld",
+        "minigrid": "lafp.envs.minigrid:Minigrid",
         "slalom": "lafp.envs.slalom:Slalom",
     },
 )

@@ -48,7 +48,8 @@ class Moved:
 
     reward: float
     has_succeeded: bool = False
-    """In this step or earlier. An episode ends when it has succeeded."""
+    has_failed: bool = False
+    """For good. An episode ends with either."""
 
 
 class Episode(ABC):
@@ -56,7 +57,7 @@ class Episode(ABC):
 
     @abstractmethod
     def step(self, action: np.ndarray) -> Moved:
-        """Moves on. ``action``: float64 [A], in range."""
+        """Moves on. ``action``: float64 [A], or a number if discrete, in range."""
 
     @abstractmethod
     def frame(self) -> np.ndarray:
@@ -64,7 +65,7 @@ class Episode(ABC):
 
     @abstractmethod
     def expert(self) -> np.ndarray:
-        """The demonstrator's action now, float [A]; the same when called twice."""
+        """The demonstrator's action now, float [A] or a number; the same when called twice."""
 
     @abstractmethod
     def state(self) -> np.ndarray:
@@ -98,32 +99,34 @@ class EpisodesEnv(ABC):
         self._episodes = [self.start(int(seed)) for seed in seeds]
         self._num_steps = 0
         self._success_N = np.zeros(len(seeds), bool)
+        self._terminated_N = np.zeros(len(seeds), bool)
         self._obs_NHWC = np.stack([episode.frame() for episode in self._episodes])
         return self._obs_NHWC
 
     def step(self, actions: np.ndarray) -> StepResult:
         """See ``VectorEnv``."""
-        actions_NA = self._in_range(np.asarray(actions, np.float64))
-        is_active_N = ~self._success_N & (self._num_steps < self.max_steps)
+        actions = self._in_range(np.asarray(actions))
+        is_active_N = ~self._terminated_N & (self._num_steps < self.max_steps)
         self._num_steps += 1
         obs_NHWC, reward_N = self._obs_NHWC.copy(), np.zeros(len(self._episodes), np.float32)
         for n in np.flatnonzero(is_active_N):
-            moved = self._episodes[n].step(actions_NA[n])
+            moved = self._episodes[n].step(actions[n])
             reward_N[n], self._success_N[n] = moved.reward, moved.has_succeeded
+            self._terminated_N[n] = moved.has_succeeded or moved.has_failed
             obs_NHWC[n] = self._episodes[n].frame()
         self._obs_NHWC = obs_NHWC
         return StepResult(
             obs=obs_NHWC,
             reward=reward_N,
-            terminated=self._success_N.copy(),
-            truncated=~self._success_N & (self._num_steps >= self.max_steps),
+            terminated=self._terminated_N.copy(),
+            truncated=~self._terminated_N & (self._num_steps >= self.max_steps),
             success=self._success_N.copy() if self.has_success else None,
         )
 
     def expert(self) -> np.ndarray:
         """See ``VectorEnv``."""
-        actions_NA = np.stack([episode.expert() for episode in self._episodes])
-        return self._in_range(actions_NA).astype(np.float32)
+        actions = self._in_range(np.stack([episode.expert() for episode in self._episodes]))
+        return actions if self.action_spec.is_discrete else actions.astype(np.float32)
 
     def state(self) -> np.ndarray:
         """See ``VectorEnv``."""
@@ -134,8 +137,12 @@ class EpisodesEnv(ABC):
         modes = [episode.modes() for episode in self._episodes]
         return np.array(modes, np.int64).reshape(len(modes), -1)
 
-    def _in_range(self, actions_NA: np.ndarray) -> np.ndarray:
-        expected = (len(self._episodes), self.action_spec.dim)
-        if actions_NA.shape != expected:
-            raise ValueError(f"Expected actions of shape {expected}, got {actions_NA.shape}.")
-        return np.clip(actions_NA, self.action_spec.low, self.action_spec.high)
+    def _in_range(self, actions: np.ndarray) -> np.ndarray:
+        """float64 [N, A], or int64 [N] if discrete."""
+        spec, num = self.action_spec, len(self._episodes)
+        expected = (num,) if spec.is_discrete else (num, spec.dim)
+        if actions.shape != expected:
+            raise ValueError(f"Expected actions of shape {expected}, got {actions.shape}.")
+        if spec.is_discrete:
+            return np.clip(actions.astype(np.int64), 0, spec.dim - 1)
+        return np.clip(actions.astype(np.float64), spec.low, spec.high)
