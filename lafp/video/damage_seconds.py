@@ -12,9 +12,13 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 
-from lafp.video.damage_signs import decode
+from lafp.video.damage_signs import CHECKS, decode
 from lafp.video.h264_sps import is_sps, with_higher_pictures
 from lafp.video.hevc_pps import has_wavefronts
+
+# Garbage that skips macroblocks costs next to no bits: so many it cannot skip without an end of the
+# slice or of the data. A single row it could, and nothing would be missing.
+_MACROBLOCKS_BEYOND = 1500
 
 
 class SecondLook(Protocol):
@@ -54,8 +58,8 @@ class SliceEnds:
 
     Damaged CABAC decodes on to garbage, but nearly never says "end of slice" just at the last
     macroblock. FFmpeg does not look there: it has all macroblocks, so it stops. Told that pictures
-    are one row of macroblocks higher, it goes on and reports what it must conceal, unless the
-    stream itself says that the slice ends. Those pictures are worth nothing.
+    are higher, it goes on and reports what it must conceal, unless the stream itself says that the
+    slice ends. Those pictures are worth nothing.
 
     It knows parameter sets from the container only, as in MP4 and Matroska, and no interlaced
     video: of others it says nothing.
@@ -65,14 +69,15 @@ class SliceEnds:
         self._decoder: VideoCodecContext | None = None
         avcc = context.extradata or b""
         try:
-            extradata = with_higher_pictures(avcc)
+            extradata, num_rows = with_higher_pictures(avcc, _MACROBLOCKS_BEYOND)
         except (ValueError, IndexError):
             return
         self._num_length_bytes = 1 + (avcc[4] & 3)
         self._decoder = cast(VideoCodecContext, av.CodecContext.create("h264", "r"))
         self._decoder.extradata, self._decoder.thread_count = extradata, 1
-        self._decoder.options = context.options | {
-            "skip_bottom": "1",  # the row that never comes is no error
+        self._decoder.options = {
+            "err_detect": CHECKS["h264"],
+            "skip_bottom": str(num_rows),  # that these rows never come is no error
             "skip_loop_filter": "all",
         }
 

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 STRICTER_DECODERS = {"vp9": "libvpx-vp9"}
 # Off by default in FFmpeg. "aggressive" refuses sound MPEG-4 of old encoders, and "explode" loses
 # frames that were decoded before: the log tells the same.
-_CHECKS = {"": "crccheck+bitstream+buffer", "h264": "crccheck+aggressive"}
+CHECKS = {"": "crccheck+bitstream+buffer", "h264": "crccheck+aggressive"}
 
 
 def listen_to_ffmpeg() -> None:
@@ -28,7 +28,7 @@ def listen_to_ffmpeg() -> None:
 def checking_context(stream: VideoStream) -> VideoCodecContext:
     """The decoder that notices most damage, with all of its checks on."""
     context = stream.codec_context
-    options = {**context.options, "err_detect": _CHECKS.get(context.name, _CHECKS[""])}
+    options = {**context.options, "err_detect": CHECKS.get(context.name, CHECKS[""])}
     if name := STRICTER_DECODERS.get(context.name):
         stricter = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
         stricter.extradata, stricter.thread_count = context.extradata, 1

@@ -1,4 +1,4 @@
-"""H.264 parameter sets, changed to say that pictures are one row of macroblocks higher.
+"""H.264 parameter sets, changed to say that pictures are some rows of macroblocks higher.
 
 Clause numbers are those of ITU-T H.264.
 """
@@ -15,24 +15,39 @@ def is_sps(first_byte: int) -> bool:
     return first_byte & 31 == _SPS
 
 
-def with_higher_pictures(avcc: bytes) -> bytes:
+def with_higher_pictures(avcc: bytes, num_macroblocks: int) -> tuple[bytes, int]:
     """Changes all sequence parameter sets of a decoder configuration (ISO/IEC 14496-15, ``avcC``).
+
+    Args:
+        avcc: The box.
+        num_macroblocks: By which pictures grow, at least.
+
+    Returns:
+        The changed box; the number of rows by which pictures are higher.
 
     Raises:
         ValueError, IndexError: It is none, or it is of interlaced video.
     """
     if len(avcc) < 7 or avcc[0] != 1:
         raise ValueError("no avcC box")
-    made, at = bytearray(avcc[:6]), 6
+    made, at, num_rows = bytearray(avcc[:6]), 6, 0
     for _ in range(avcc[5] & 31):
         end = at + 2 + int.from_bytes(avcc[at : at + 2], "big")
-        sps = _with_higher_picture(avcc[at + 2 : end])
+        sps = avcc[at + 2 : end]
+        num_rows = num_rows or -(-num_macroblocks // _width_mbs(sps))
+        sps = _with_higher_picture(sps, num_rows)
         made += len(sps).to_bytes(2, "big") + sps
         at = end
-    return bytes(made) + avcc[at:]
+    return bytes(made) + avcc[at:], num_rows
 
 
-def _with_higher_picture(sps: bytes) -> bytes:
+def _width_mbs(sps: bytes) -> int:
+    bits = Bits(sps)
+    _skip_to_size(bits)
+    return bits.read_ue() + 1
+
+
+def _with_higher_picture(sps: bytes, num_rows: int) -> bytes:
     bits = Bits(sps)
     _skip_to_size(bits)
     bits.read_ue()  # width
@@ -41,7 +56,7 @@ def _with_higher_picture(sps: bytes) -> bytes:
     after = bits.at
     if not bits.read(1):
         raise ValueError("Interlaced: its rows of macroblocks are rows of two.")
-    text = bits.text[:before] + _ue(height + 1) + bits.text[after:].rstrip("0")
+    text = bits.text[:before] + _ue(height + num_rows) + bits.text[after:].rstrip("0")
     text += "0" * (-len(text) % 8)  # the last 1 ends the data, zeros fill the byte
     return _escaped(int(text, 2).to_bytes(len(text) // 8, "big"))
 
