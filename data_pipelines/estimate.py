@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip, Row, Undone, VideoItem, VideoRow
+from data_pipelines.rows import EncodedClip, Row, VideoItem, VideoRow, settled
 from data_pipelines.sandbox import Sandbox
 from lafp.host_gate import HostGate
 from lafp.progress import duration
@@ -73,21 +73,9 @@ def _go_through(cfg: PreprocessConfig, items: list[VideoItem]) -> _Totals:
     with Sandbox(cfg, HostGate()) as sandbox:
         for item in items:
             before_s = sandbox.cpu_s
-            rows = _settled(sandbox.rows(item))
+            rows = settled(sandbox.rows(item))
             totals.add(rows, sandbox.cpu_s - before_s)
     return totals
-
-
-def _settled(rows: Iterable[Row | Undone]) -> list[Row]:
-    """What is left of an input's rows when nothing is taken back any more."""
-    settled: list[Row] = []
-    for row in rows:
-        if isinstance(row, Undone):
-            last = max(i for i, kept in enumerate(settled) if isinstance(kept, VideoRow))
-            del settled[last:]
-        else:
-            settled.append(row)
-    return settled
 
 
 def _expected(cfg: PreprocessConfig, totals: _Totals, scale: float) -> list[str]:

@@ -13,6 +13,7 @@ from data_pipelines.rows import (
     LabelSums,
     LongVideo,
     Row,
+    Undone,
     VideoRow,
     long_video_from_dict,
     video_from_dict,
@@ -21,7 +22,7 @@ from lafp.data.shard_format import ClipRecord, Labels
 
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 2**20
-_KINDS = {VideoRow: "video", RejectRow: "reject", LongVideo: "long_video"}
+_KINDS = {VideoRow: "video", RejectRow: "reject", LongVideo: "long_video", Undone: "undone"}
 ROW_KINDS = ("clip", *_KINDS.values())
 
 
@@ -75,7 +76,7 @@ class Messages:
         return b"".join(parts)
 
 
-def send_row(row: Row, messages: Messages) -> None:
+def send_row(row: Row | Undone, messages: Messages) -> None:
     """Sends one row."""
     if not isinstance(row, EncodedClip):
         messages.send({"kind": _KINDS[type(row)], "row": asdict(row)})
@@ -90,8 +91,10 @@ def send_row(row: Row, messages: Messages) -> None:
     messages.send(message, row.video + (row.labels.to_bytes() if row.labels else b""))
 
 
-def row_of(message: dict[str, Any], data: bytes) -> Row:
+def row_of(message: dict[str, Any], data: bytes) -> Row | Undone:
     """The row that ``send_row`` sent."""
+    if message["kind"] == "undone":
+        return Undone()
     if message["kind"] == "video":
         return video_from_dict(message["row"])
     if message["kind"] == "long_video":

@@ -1,5 +1,6 @@
 """What goes from stage to stage: small rows. Frames and whole videos never become rows."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -117,7 +118,19 @@ Row = VideoRow | EncodedClip | RejectRow | LongVideo
 
 @dataclass(frozen=True)
 class Undone:
-    """Takes back the last ``VideoRow`` and all that followed it: its process died."""
+    """Takes back the last ``VideoRow`` and all that followed it: they come anew, or never."""
+
+
+def settled(rows: Iterable[Row | Undone]) -> list[Row]:
+    """What is left of an input's rows when nothing is taken back any more."""
+    left: list[Row] = []
+    for row in rows:
+        if isinstance(row, Undone):
+            last = max(i for i, kept in enumerate(left) if isinstance(kept, VideoRow))
+            del left[last:]
+        else:
+            left.append(row)
+    return left
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ class Sandbox:
                         yield Undone()
                     first = died.position
 
-    def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row]:
+    def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row | Undone]:
         messages = self._started()
         position, is_open, is_finished = first, False, False
         deadline = time.monotonic() + _MAX_OPENING_S
@@ -181,7 +181,7 @@ class _Seen:
         self.video: VideoRow | None = None
         self.covered_s = 0.0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Row | Undone) -> None:
         if isinstance(row, VideoRow):
             self.video, self.covered_s = row, row.span_s[0] if row.span_s else 0.0
         elif isinstance(row, RejectRow):

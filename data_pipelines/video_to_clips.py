@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip, LongVideo, Row, VideoItem, VideoRow
+from data_pipelines.rows import EncodedClip, LongVideo, Row, Undone, VideoItem, VideoRow, settled
 from data_pipelines.sources.open_item import open_item
 from data_pipelines.sources.opened import Opened, Unusable
 from data_pipelines.stages import cadence, choose_fps, dedup, motion, optical_flow, probe
@@ -39,13 +39,15 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
         StorageError: S3 did not answer; the job can be resumed.
     """
     for rows in item_videos(item, cfg, decoder):
-        yield from rows
+        yield from settled(rows)
 
 
 def item_videos(
     item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder, may_defer: bool = False
-) -> Iterator[Iterator[Row]]:
+) -> Iterator[Iterator[Row | Undone]]:
     """``video_to_clips``, video by video: rows that are not asked for cost no decoding.
+
+    Rows come as they are made; ``Undone`` takes them back, and they come anew.
 
     Args:
         item: The input.
@@ -71,7 +73,7 @@ def item_videos(
                 yield _one_video(video, cfg, item, may_defer)
 
 
-def _rejected_file(item: VideoItem, reason: str, detail: str) -> Iterator[Row]:
+def _rejected_file(item: VideoItem, reason: str, detail: str) -> Iterator[Row | Undone]:
     yield VideoRow(
         uri=item.uri, video_id="", split=item.split, num_bytes=item.num_bytes, duration_s=0.0
     )
@@ -80,7 +82,7 @@ def _rejected_file(item: VideoItem, reason: str, detail: str) -> Iterator[Row]:
 
 def _one_video(
     video: Opened, cfg: PreprocessConfig, item: VideoItem, may_defer: bool
-) -> Iterator[Row]:
+) -> Iterator[Row | Undone]:
     info = video.info
     is_truncated = info.declared_duration_s - info.duration_s > _TRUNCATED_S
     total_s = info.declared_duration_s if is_truncated else info.duration_s
@@ -114,14 +116,15 @@ def _one_video(
         end_s = total_s if pieces[-1][1] == info.duration_s else pieces[-1][1]
         row = replace(row, span_s=(pieces[0][0], end_s))
     yield row
-    for piece in pieces:
-        for span in _spans(video, piece, pace, cfg):
-            if isinstance(span, Cut):
-                yield reject(
-                    start_s=span.start_s, end_s=span.end_s, reason=span.reason, detail=span.detail
-                )
-            else:
-                yield _finish_clip(span, pace, video, labels, cfg)
+    for span in _settled_spans(video, pieces, pace, cfg):
+        if isinstance(span, Undone):
+            yield from (span, row)
+        elif isinstance(span, Cut):
+            yield reject(
+                start_s=span.start_s, end_s=span.end_s, reason=span.reason, detail=span.detail
+            )
+        else:
+            yield _finish_clip(span, pace, video, labels, cfg)
     if is_truncated and pieces[-1][1] == info.duration_s:
         detail = f"the header promises {total_s:.3f} s, the file ends at {info.duration_s:.3f} s"
         yield reject(start_s=info.duration_s, end_s=total_s, reason="truncated", detail=detail)
@@ -159,7 +162,9 @@ def _measured(
     scale = motion.SIDE_PX / min(info.width_px, info.height_px)
     size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
     start_s = choose_fps.sample_start_s(info.duration_s) if video.frames_from else 0.0
-    frames = video.frames_from(*size, start_s, None) if video.frames_from else video.frames(*size)
+    frames = (
+        video.frames_from(*size, start_s, None, False) if video.frames_from else video.frames(*size)
+    )
     try:
         return measure(frames, start_s, fps or info.fps)
     except Exception:  # the frames are decoded once more, which says what is wrong with them
@@ -172,8 +177,34 @@ def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
     return piece_spans(video.info.duration_s, fps, cfg.piece_s, cfg.clip)
 
 
+def _settled_spans(
+    video: Opened, pieces: list[Span], pace: _Pace, cfg: PreprocessConfig
+) -> Iterator[ClipFrames | Cut | Undone]:
+    """Clips and cuts of all pieces.
+
+    Where damage comes to light that may not be all of it, what was yielded is taken back, and the
+    piece is gone through from its beginning with all means to see damage.
+    """
+    suspects: set[int] = set()
+    may_hide = video.info.hides_damage and video.frames_from is not None
+    number = 0
+    while number < len(pieces):
+        for span in _spans(video, pieces[number], pace, cfg, number in suspects):
+            if may_hide and number not in suspects and _is_damage(span):
+                suspects.add(number)
+                yield Undone()
+                number = -1
+                break
+            yield span
+        number += 1
+
+
+def _is_damage(span: ClipFrames | Cut) -> bool:
+    return isinstance(span, Cut) and span.reason == "damaged"
+
+
 def _spans(
-    video: Opened, piece: Span, pace: _Pace, cfg: PreprocessConfig
+    video: Opened, piece: Span, pace: _Pace, cfg: PreprocessConfig, is_suspect: bool
 ) -> Iterator[ClipFrames | Cut]:
     """Clips and cuts that cover a piece. Whatever a decoder does becomes a cut."""
     info, (start_s, end_s) = video.info, piece
@@ -186,7 +217,7 @@ def _spans(
     if video.frames_from is not None:
         # What repeats its neighbour is known only when both are looked at.
         foresight = Foresight(**rate, start_s=start_s) if pace.hold == 1 else None
-        frames = video.frames_from(*size, start_s, foresight)
+        frames = video.frames_from(*size, start_s, foresight, is_suspect)
     else:
         frames = video.frames(*size)
     if pace.hold > 1:

@@ -18,8 +18,11 @@ from lafp.video.decoder import (
     VideoInfo,
 )
 
-FramesFrom = Callable[[int, int, float, IsWanted | None], Iterator[DecodedFrame | DamagedSpan]]
-"""Width, height, start in seconds, which frames are wanted -> what a decoder yields."""
+FramesFrom = Callable[
+    [int, int, float, IsWanted | None, bool], Iterator[DecodedFrame | DamagedSpan]
+]
+"""Width, height, start in seconds, which frames are wanted, whether it has shown damage -> what a
+decoder yields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +108,11 @@ def _frames_from(
     height_px: int,
     start_s: float,
     is_wanted: IsWanted | None,
+    is_suspect: bool,
 ) -> Iterator[DecodedFrame | DamagedSpan]:
-    return decoder.frames(str(path), info, width_px, height_px, deadline, start_s, is_wanted)
+    return decoder.frames(
+        str(path), info, width_px, height_px, deadline, start_s, is_wanted, is_suspect
+    )
 
 
 def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: float) -> VideoInfo:

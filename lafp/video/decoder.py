@@ -73,6 +73,8 @@ class VideoInfo:
     can_start_late: bool = False
     """Whether ``frames`` may start in the middle, and then gives the frames that it gives there
     when it starts at the beginning."""
+    hides_damage: bool = False
+    """Whether some of its damage shows only to ``frames(is_suspect=True)``."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class VideoDecoder(Protocol):
         deadline: float,
         start_s: float = 0.0,
         is_wanted: IsWanted | None = None,
+        is_suspect: bool = False,
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """Yields every frame, ascending in time, and every damaged span between them.
 
@@ -137,6 +140,7 @@ class VideoDecoder(Protocol):
             deadline: ``time.monotonic()`` at which to give up.
             start_s: Starts at some key frame well before this. Only if ``info.can_start_late``.
             is_wanted: Lets the decoder give up frames early; None wants all.
+            is_suspect: It has shown damage: looks for more of it from the start, at some cost.
 
         Raises:
             VideoError: Reading cannot go on. What was yielded until then is sound.

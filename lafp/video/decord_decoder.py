@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -45,7 +45,8 @@ class DecordDecoder:
 
     def probe(self, path: str, max_pixels: int, deadline: float) -> VideoInfo:
         """See ``VideoDecoder.probe``."""
-        return self._probe.probe(path, max_pixels, deadline)
+        info = self._probe.probe(path, max_pixels, deadline)
+        return replace(info, can_start_late=False, hides_damage=False)
 
     def frames(
         self, path: str, info: VideoInfo, width_px: int, height_px: int, deadline: float

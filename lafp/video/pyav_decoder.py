@@ -123,6 +123,7 @@ class PyAVDecoder:
                 ),
                 tiny_share=tiny_share,
                 can_start_late=_can_start_late(container, stream) and not self.cfg.strict,
+                hides_damage=context.codec.canonical_name == "h264",
             )
         if self.cfg.strict:
             self._refuse_doubt(path, info, deadline)
@@ -137,11 +138,13 @@ class PyAVDecoder:
         deadline: float,
         start_s: float = 0.0,
         is_wanted: IsWanted | None = None,
+        is_suspect: bool = False,
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """See ``VideoDecoder.frames``."""
         to_rgb = ToRgb(width_px, height_px, info.orientation)
         thinner = Thinner(to_rgb, is_wanted) if is_wanted else None
-        for event in deinterlaced(self._sound_frames(path, info, deadline, start_s, thinner)):
+        sound = self._sound_frames(path, info, deadline, start_s, thinner, is_suspect)
+        for event in deinterlaced(sound):
             if isinstance(event, DamagedSpan):
                 yield event
             else:

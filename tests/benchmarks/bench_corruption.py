@@ -128,14 +128,21 @@ def damage(data: bytes, groups, num_bytes: int, seed: int) -> tuple[bytes, np.nd
 
 
 def decode_gate(path: Path, size: tuple[int, int], decoder: PyAVDecoder) -> dict[int, np.ndarray]:
-    """Frames by presentation time in ms."""
-    frames = {}
+    """Frames by presentation time in ms, as ``preprocess`` takes them."""
+    frames: dict[int, np.ndarray] = {}
     deadline = time.monotonic() + 120
     try:
         info = decoder.probe(str(path), 1 << 26, deadline)
-        for event in decoder.frames(str(path), info, *size, deadline):
-            if isinstance(event, DecodedFrame):
-                frames[round(1000 * (event.time_s + info.first_pts_s))] = event.pixels()
+        for is_suspect in (False, True):
+            frames, is_damaged = {}, False
+            events = decoder.frames(str(path), info, *size, deadline, 0.0, None, is_suspect)
+            for event in events:
+                if isinstance(event, DecodedFrame):
+                    frames[round(1000 * (event.time_s + info.first_pts_s))] = event.pixels()
+                else:
+                    is_damaged = True
+            if not (is_damaged and info.hides_damage):
+                break
     except VideoError:
         pass
     return frames

@@ -6,6 +6,10 @@ import av
 import numpy as np
 import pytest
 
+from data_pipelines.config import PreprocessConfig
+from data_pipelines.rows import Undone, VideoItem, settled
+from data_pipelines.stages.split_clips import ClipConfig
+from data_pipelines.video_to_clips import item_videos
 from lafp.video.damage_seconds import SliceEnds
 from lafp.video.damage_signs import decode as decode_packet
 from lafp.video.decoder import DamagedSpan, VideoError
@@ -169,6 +173,39 @@ def test_a_slice_that_does_not_end_with_its_data_is_seen_where_ffmpeg_sees_nothi
         num_both += bool(hidden and shown)
     assert num_hidden >= 9
     assert num_both < num_hidden
+
+
+def test_damage_that_shows_late_takes_back_what_was_made_of_the_file_before(coded, tmp_path):
+    path = coded("h264_gop12")
+    groups = groups_of_pictures(path)
+    copy = tmp_path / "copy.mp4"
+    for packet in groups[1][0]:
+        data = bytearray(path.read_bytes())
+        data[packet.stop - 12] ^= 0xA5
+        copy.write_bytes(data)
+        if not damaged_s(settled(rows_of(copy))):
+            break  # FFmpeg does not see it
+    for at in range(groups[8][0][0].start + 40, groups[8][0][0].stop - 40):
+        data[at] ^= 0x5A
+    copy.write_bytes(data)
+    rows = rows_of(copy)
+    assert sum(isinstance(row, Undone) for row in rows) == 1
+    assert all(start_s > 1 for start_s in damaged_s(rows[: rows.index(Undone())]))
+    key_times_s = sorted(min(times) / 1000 for _, times in groups)
+    first_s, *others_s = damaged_s(settled(rows))
+    assert first_s == pytest.approx(key_times_s[1], abs=0.11)
+    assert others_s and min(others_s) > key_times_s[7] - 0.11
+
+
+def rows_of(path):
+    cfg = PreprocessConfig(clip=ClipConfig(fps=10.0, min_frames=2))
+    item = VideoItem(uri=str(path), num_bytes=path.stat().st_size, split=None)
+    rows = next(item_videos(item, cfg, PyAVDecoder(PyAVConfig())))
+    return list(rows)
+
+
+def damaged_s(rows):
+    return [row.start_s for row in rows if getattr(row, "reason", "") == "damaged"]
 
 
 def test_slices_of_sound_files_end_with_their_data(gate, shared_videos):

@@ -23,7 +23,7 @@ class KeepsAll(PyAVDecoder):
     """Gives no frame up early."""
 
     def frames(self, *args: object) -> Iterator[object]:
-        return super().frames(*args[:6])
+        return super().frames(*args[:6], None, *args[7:])
 
 
 class CountsWhole(PyAVDecoder):
