@@ -23,6 +23,7 @@ from lafp.config import ConfigError, config_to_dict
 from lafp.progress import duration
 from lafp.run_dir import SHARED_STAGES, RunDir, StageDir, fingerprint
 from ray_jobs.job import Job, JobError, execute, state_of
+from ray_jobs.stop_notice import wait_while_stopping
 from ray_jobs.watchdog import Watchdog
 
 _TOLD_EVERY_S = 20.0
@@ -234,6 +235,7 @@ def error_of(ref: "ray.ObjectRef", node: StageNode) -> str | None:
 
 def _run_stage(job_name: str, config: Any, run_uri: str) -> dict[str, str]:
     """Runs on a Ray worker. Errors for the user are returned: Ray would bury them in its own."""
+    wait_while_stopping()
     job: Job = importlib.import_module(f"ray_jobs.{job_name}").JOB
     run = RunDir(run_uri)
     with _printing_to(run.stage(job.stage(config)).path("log.txt")):

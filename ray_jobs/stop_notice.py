@@ -2,11 +2,14 @@
 
 Without a notice a step costs one look at a variable. When one comes, each worker says which step it
 has begun and begins no other until all have answered; the highest is the step after which all save.
+
+The stages of a study are processes that no signal reaches; they find its driver's board by name.
 """
 
 import asyncio
 import contextlib
 import math
+import os
 import signal
 import sys
 import threading
@@ -20,8 +23,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from lafp.run_dir import StageDir
 from lafp.train.notice import Notice
 
+_BOARD = "lafp-notices"
+"""The actor's name where stages look for it. A Ray job sees its own actors only."""
+_MOST_CALLS = 10_000
+"""Two of each worker wait at a board, and they are all that it has to hold."""
 SAME_NOTICE_S = 10
 """All workers of a node hear that it goes; one checkpoint will do."""
 
@@ -34,7 +42,28 @@ class _Board:
         self._notices: dict[str, list[Notice]] = {}
         self._saved_at: dict[str, float] = defaultdict(lambda: -math.inf)
         self._answers: dict[tuple[str, int], list[int]] = defaultdict(list)
+        self._training: set[str] = set()
         self._changed = asyncio.Condition()
+
+    async def may_begin(self) -> None:
+        """Lets a stage begin. Never, once there is a stop."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._is_stopping)
+
+    async def begin(self, stage: str) -> None:
+        """A stage's training has something to save."""
+        self._training.add(stage)
+
+    async def end(self, stage: str) -> None:
+        """It has no more."""
+        async with self._changed:
+            self._training.discard(stage)
+            self._changed.notify_all()
+
+    async def all_ended(self) -> None:
+        """Waits until no stage trains."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._training)
 
     async def stop(self) -> None:
         """For the workers of today, and for all that may be started after them."""
@@ -73,29 +102,32 @@ class _Board:
 
 
 @contextlib.contextmanager
-def stopped_by_sigterm(name: str, num_workers: int) -> Iterator[Any]:
+def stopped_by_sigterm(stage: StageDir) -> Iterator[Any]:
     """Within the block a first SIGTERM stops the workers, and a second one ends this process.
 
+    In a stage of a study it is the study's process that gets it.
+
     Args:
-        name: Of the stage, for the terminal.
-        num_workers: Workers that train together.
+        stage: What is trained.
 
     Yields:
         The board, for the ``NoticeListener`` of each worker.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    board: Any = (
-        ray.remote(_Board)
-        .options(num_cpus=0, max_concurrency=2 * num_workers + 8, scheduling_strategy=here)
-        .remote()
-    )
+    if shared := _board_of_the_study():
+        ray.get(shared.begin.remote(stage.uri))
+        try:
+            yield shared
+        finally:
+            ray.get(shared.end.remote(stage.uri))
+        return
+    board = _put_up(None)
 
     def stop() -> None:
-        sys.stderr.write(f"[{name}] SIGTERM: saving a checkpoint, then stopping\n")
+        sys.stderr.write(f"[{stage.name}] SIGTERM: saving a checkpoint, then stopping\n")
         with contextlib.suppress(ray.exceptions.RayError):  # training has just ended
             ray.get(board.stop.remote())
 
-    restore = on_first_sigterm(stop)
+    restore = on_first_sigterm(stop, signal.getsignal(signal.SIGTERM))
     try:
         yield board
     finally:
@@ -103,8 +135,59 @@ def stopped_by_sigterm(name: str, num_workers: int) -> Iterator[Any]:
         ray.kill(board)
 
 
-def on_first_sigterm(act: Callable[[], None]) -> Callable[[], None]:
-    """Calls ``act`` once, in a thread, at the first SIGTERM; the next one does what it did before.
+@contextlib.contextmanager
+def stages_stopped_by_sigterm() -> Iterator[None]:
+    """Within the block a first SIGTERM has all stages that train save, then ends this process.
+
+    No stage begins after it. A second one ends the process at once.
+
+    Raises:
+        SystemExit: It came. The code is 1.
+    """
+    board = _put_up(_BOARD)
+
+    def stop() -> None:
+        sys.stderr.write("SIGTERM: stages that train save a checkpoint, then all stops\n")
+        with contextlib.suppress(ray.exceptions.RayError):  # the last stage has just ended
+            ray.get(board.stop.remote())
+            ray.get(board.all_ended.remote())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def end(*_: Any) -> None:
+        sys.exit("Stopped by SIGTERM. Run the same command again to go on.")
+
+    restore = on_first_sigterm(stop, end)
+    try:
+        yield
+    finally:
+        restore()
+        ray.kill(board)
+
+
+def wait_while_stopping() -> None:
+    """Keeps a stage from beginning while its study's driver is about to end."""
+    if board := _board_of_the_study():
+        ray.get(board.may_begin.remote())
+
+
+def _put_up(name: str | None) -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return (
+        ray.remote(_Board)
+        .options(name=name, num_cpus=0, max_concurrency=_MOST_CALLS, scheduling_strategy=here)
+        .remote()
+    )
+
+
+def _board_of_the_study() -> Any:
+    try:
+        return ray.get_actor(_BOARD)
+    except ValueError:  # no study
+        return None
+
+
+def on_first_sigterm(act: Callable[[], None], then: Any) -> Callable[[], None]:
+    """Calls ``act`` once, in a thread, at the first SIGTERM; ``then`` handles the next one.
 
     Call it in the main thread. A handler may interrupt any library anywhere, hence the thread.
 
@@ -120,7 +203,7 @@ def on_first_sigterm(act: Callable[[], None]) -> Callable[[], None]:
             act()
 
     def handle(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, then)
         is_signalled.set()
 
     def restore() -> None:
@@ -140,7 +223,7 @@ def _save_on_sigterm(_: Any, board: Any, group: str) -> None:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone
             ray.get(board.save.remote(group))
 
-    on_first_sigterm(save)
+    on_first_sigterm(save, signal.getsignal(signal.SIGTERM))
 
 
 class NoticeListener:

@@ -16,6 +16,7 @@ from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job, JobError
 from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_stages
+from ray_jobs.stop_notice import stages_stopped_by_sigterm
 from ray_jobs.study_config import StudyConfig, cells
 
 
@@ -42,15 +43,22 @@ def plan(cfg: StudyConfig, _: RunDir) -> list[str]:
     return [f"{len(graph.runs)} runs: {', '.join(graph.runs)}", *what_sharing_saves(graph)]
 
 
-def what_sharing_saves(graph: StageGraph) -> list[str]:
-    """Lines of a plan."""
+def sharing(graph: StageGraph) -> dict[str, tuple[int, int]]:
+    """Job -> how often it is done, and how often it would be if runs shared nothing."""
     wanted = Counter(
         graph.nodes[key].job.name for keys in graph.runs.values() for key in keys.values()
     )
     needed = Counter(node.job.name for node in graph.nodes.values())
+    return {job: (needed[job], num) for job, num in wanted.items()}
+
+
+def what_sharing_saves(graph: StageGraph) -> list[str]:
+    """Lines of a plan."""
+    nums = sharing(graph)
+    needed, wanted = (sum(column) for column in zip(*nums.values(), strict=True))
     return [
-        f"{sum(needed.values())} stages instead of {sum(wanted.values())}, the rest is shared:",
-        *(f"  {job}: {needed[job]} instead of {num}" for job, num in wanted.items()),
+        f"{needed} stages instead of {wanted}, the rest is shared:",
+        *(f"  {job}: {once} instead of {each}" for job, (once, each) in nums.items()),
     ]
 
 
@@ -63,7 +71,8 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     graph = graph_of(cfg)
     for line in plan(cfg, run):
         print(line, flush=True)
-    errors = run_stages(graph, run, cfg.max_concurrent)
+    with stages_stopped_by_sigterm():
+        errors = run_stages(graph, run, cfg.max_concurrent)
     complete = [name for name in graph.runs if graph.is_complete(name, errors)]
     summary: dict[str, Any] = {"num_runs": len(complete), "num_stages": len(graph.nodes)}
     if complete:

@@ -14,9 +14,10 @@ from ray_jobs.cli import main
 from ray_jobs.cluster import Demand, num_that_fit
 from ray_jobs.job import Job, JobError
 from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders
-from ray_jobs.study import graph_of, hungriest, what_sharing_saves
+from ray_jobs.stop_notice import stages_stopped_by_sigterm
+from ray_jobs.study import graph_of, hungriest, sharing, what_sharing_saves
 from ray_jobs.sweep_config import SweepConfig, as_study, trials
-from ray_jobs.trials import TRIAL_CPUS, run_trials
+from ray_jobs.trials import STOPPED_EARLY, TRIAL_CPUS, run_trials
 from ray_jobs.watchdog import Watchdog
 
 
@@ -54,15 +55,8 @@ def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     num = num_that_fit(_each(cfg), cfg.max_concurrent)
     if num < cfg.max_concurrent:
         print(f"The cluster holds {num} at a time, not max_concurrent {cfg.max_concurrent}.")
-    watchdog = Watchdog(60 * cfg.stall_timeout_min)
-    failed = run_stages(graph.shared(), run, num, watchdog)
-    share_folders(graph, run)
-    startable = StageGraph(
-        nodes=graph.nodes,
-        runs={n: keys for n, keys in graph.runs.items() if graph.is_complete(n, failed)},
-    )
-    errors = {str(graph.nodes[key]): error for key, error in failed.items()}
-    errors |= run_trials(startable, run, num, cfg.early_stopping, cfg.max_trial_failures, watchdog)
+    with stages_stopped_by_sigterm():
+        startable, errors = _run(cfg, graph, run, num)
     finished = [
         SweepRun(
             run=run_dir(run, trial.cell.name),
@@ -74,8 +68,9 @@ def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     ]
     summary: dict[str, Any] = {"num_trials": len(finished), "num_stages": len(graph.nodes)}
     if finished:
-        summary |= write_sweep(run.uri, cfg.name, read_sweep(finished, cfg.label_scope), errors)
-    stopped = [name for name, error in errors.items() if error == "stopped early"]
+        results = read_sweep(finished, cfg.label_scope)
+        summary |= write_sweep(run.uri, cfg.name, results, errors, sharing(graph))
+    stopped = [name for name, error in errors.items() if error == STOPPED_EARLY]
     if len(errors) > len(stopped):
         lines = "\n".join(f"  {name}: {error}" for name, error in errors.items())
         raise JobError(
@@ -83,6 +78,22 @@ def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
             "Run the same command again to go on; a stage's log.txt tells more."
         )
     return summary | ({"stopped_early": ", ".join(stopped)} if stopped else {})
+
+
+def _run(
+    cfg: SweepConfig, graph: StageGraph, run: RunDir, num: int
+) -> tuple[StageGraph, dict[str, str]]:
+    """Shared stages, then trials. Returns the trials that had their stages, and what failed."""
+    watchdog = Watchdog(60 * cfg.stall_timeout_min)
+    failed = run_stages(graph.shared(), run, num, watchdog)
+    share_folders(graph, run)
+    startable = StageGraph(
+        nodes=graph.nodes,
+        runs={n: keys for n, keys in graph.runs.items() if graph.is_complete(n, failed)},
+    )
+    errors = {str(graph.nodes[key]): error for key, error in failed.items()}
+    errors |= run_trials(startable, run, num, cfg.early_stopping, cfg.max_trial_failures, watchdog)
+    return startable, errors
 
 
 def _each(cfg: SweepConfig) -> Demand:

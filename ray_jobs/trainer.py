@@ -95,7 +95,7 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
     if "RAY_ADDRESS" not in os.environ:  # nobody preempts this machine
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     sys.stderr.write(f"[{stage.name}] starting {cfg.num_workers} training workers\n")
-    with _progress(stage, cfg), stopped_by_sigterm(stage.name, cfg.num_workers) as board:
+    with _progress(stage, cfg), stopped_by_sigterm(stage) as board:
         job = {"cfg": cfg, "build_task": build_task, "uri": stage.uri, "board": board}
         try:
             outcome: dict[str, Any] = _trainer(stage, cfg, job).fit().return_value  # type: ignore[attr-defined]

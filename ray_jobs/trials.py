@@ -1,5 +1,7 @@
 """Ray Tune: what each trial of a sweep does not share with others, one trial beside the other."""
 
+import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +23,7 @@ from ray_jobs.stage_graph import (
     error_of,
     is_complete,
     last_progress_line,
+    run_dir,
     stage_of,
     start,
 )
@@ -32,7 +35,10 @@ TRIAL_CPUS = 0.01
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables on the terminal; ours tell which stage a trial is at
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # how a trial ended is a result without metrics
 }
+STOPPED_EARLY = "stopped early"
+"""Why a trial did not get to its end, where ASHA stopped it."""
 _POLL_S = 2.0
 _TOLD_EVERY_S = 20.0
 
@@ -48,7 +54,8 @@ def run_trials(
     """Runs every run's stages that are not complete.
 
     Tune's own state is not used to resume: a stage knows how far it is, so a trial that starts
-    again, in this call or another, goes on from there.
+    again, in this call or another, goes on from there. Whom ASHA stopped is written down, its
+    rungs are not: in another call they fill anew, with the trials that are left.
 
     Args:
         graph: All runs' stages, the shared ones complete.
@@ -59,19 +66,23 @@ def run_trials(
         watchdog: Asked now and then whether the running trials get on.
 
     Returns:
-        Run -> what kept it from its end: an error, or that it was stopped early.
+        Run -> what kept it from its end: an error, or ``STOPPED_EARLY``.
 
     Raises:
         JobError: The watchdog saw no progress.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    names = [run for run in graph.runs if not all(_complete(graph, study, run))]
+    # It misses the metrics that those loggers would have written.
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
+    unfinished = [run for run in graph.runs if not all(_complete(graph, study, run))]
+    stopped = [r for r in unfinished if early_stopping and storage.is_file(_stop_mark(study, r))]
+    names = [run for run in unfinished if run not in stopped]
     if not names:
-        return {}
-    teller = _Teller(graph, study, len(names), watchdog)
-    filesystem, path = storage.pyarrow_filesystem(storage.join(study.uri, "tune"))
+        return dict.fromkeys(stopped, STOPPED_EARLY)
     metric = early_stopping.metric if early_stopping else None
+    teller = _Teller(graph, study, len(names), watchdog, metric)
+    filesystem, path = storage.pyarrow_filesystem(storage.join(study.uri, "tune"))
     trainable = tune.with_parameters(_run_trial, graph=graph, study=study, metric=metric)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"CPU": TRIAL_CPUS}),
@@ -91,10 +102,14 @@ def run_trials(
     )
     tuner.fit()
     return {
-        run: teller.failures.get(run, "stopped early")
-        for run in names
+        run: teller.failures.get(run, STOPPED_EARLY)
+        for run in unfinished
         if not all(_complete(graph, study, run))
     }
+
+
+def _stop_mark(study: RunDir, run: str) -> str:
+    return storage.join(run_dir(study, run).uri, "stopped_early.json")
 
 
 def _complete(graph: StageGraph, study: RunDir, run: str) -> Iterator[bool]:
@@ -111,6 +126,7 @@ def _asha(cfg: EarlyStoppingConfig, graph: StageGraph) -> ASHAScheduler:
         grace_period=cfg.grace_steps,
         reduction_factor=cfg.reduction_factor,
         max_t=max(most, cfg.grace_steps),
+        stop_last_trials=False,
     )
 
 
@@ -161,10 +177,15 @@ class _Teller(tune.Callback):
     """A line per trial, and now and then how far the running ones are. Feeds the watchdog."""
 
     def __init__(
-        self, graph: StageGraph, study: RunDir, num_trials: int, watchdog: Watchdog
+        self,
+        graph: StageGraph,
+        study: RunDir,
+        num_trials: int,
+        watchdog: Watchdog,
+        metric: str | None,
     ) -> None:
         self._graph, self._study, self._watchdog = graph, study, watchdog
-        self._num_trials = num_trials
+        self._num_trials, self._metric = num_trials, metric
         self.failures: dict[str, str] = {}
         """Run -> why it did not get to its end."""
         self._began_at: dict[str, float] = {}
@@ -183,8 +204,12 @@ class _Teller(tune.Callback):
         if "error" in result:
             self.failures[trial.config["run"]] = result["error"]
             self._tell(trial, f"FAILED: {result['error']}")
+        elif "is_complete" in result:
+            self._tell(trial, "done")
         else:
-            self._tell(trial, "done" if "is_complete" in result else "stopped early")
+            mark = {name: result[name] for name in ("step", self._metric) if name in result}
+            storage.write_text(_stop_mark(self._study, trial.config["run"]), json.dumps(mark))
+            self._tell(trial, f"{STOPPED_EARLY} at step {result.get('step')}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """See ``tune.Callback``."""

@@ -37,7 +37,11 @@ _WIDTH_IN, _HEIGHT_IN = 8.4, 3.2
 
 
 def write_sweep(
-    uri: str, name: str, results: SweepResults, missing: Mapping[str, str]
+    uri: str,
+    name: str,
+    results: SweepResults,
+    missing: Mapping[str, str],
+    sharing: Mapping[str, tuple[int, int]],
 ) -> dict[str, Any]:
     """Writes the sweep's files into its folder.
 
@@ -46,6 +50,7 @@ def write_sweep(
         name: Title.
         results: The finished trials'.
         missing: Trial or stage -> why it is not among them.
+        sharing: Job -> how often it was done, and how often it would be if trials shared nothing.
 
     Returns:
         A summary: the best run, and where the page is.
@@ -64,7 +69,20 @@ def write_sweep(
         run, row = best
         summary = {"best_run": run, "best": _in_words(row.metric, row.value, row.label_fraction)}
     path = storage.join(uri, "report.html")
-    storage.write_text(path, _page(uri, name, results, tables, missing, summary))
+    notes = [f"Best run: {summary['best']} ({summary['best_run']})."] if summary else []
+    notes += [f"Not in the curves: {run}: {why}" for run, why in missing.items()]
+    sections = [_section(results, metric, table) for metric, table in tables.items()]
+    page = page_of_runs(
+        uri,
+        list(results.by_run),
+        results.rows,
+        title=name,
+        kind="sweep",
+        noun="trial",
+        warnings=[Note(text=text) for text in notes],
+        sections=[*sections, _sharing_section(sharing)],
+    )
+    storage.write_text(path, page)
     return summary | {"report": path}
 
 
@@ -189,28 +207,6 @@ def _escaped(text: str) -> str:
 # Page
 
 
-def _page(
-    uri: str,
-    name: str,
-    results: SweepResults,
-    tables: Mapping[str, Table],
-    missing: Mapping[str, str],
-    summary: Mapping[str, str],
-) -> str:
-    best = [Note(text=f"Best run: {summary['best']} ({summary['best_run']}).")] if summary else []
-    left_out = [Note(text=f"Not in the curves: {run}: {why}") for run, why in missing.items()]
-    return page_of_runs(
-        uri,
-        list(results.by_run),
-        results.rows,
-        title=name,
-        kind="sweep",
-        noun="trial",
-        warnings=[*best, *left_out],
-        sections=[_section(results, metric, table) for metric, table in tables.items()],
-    )
-
-
 def _section(results: SweepResults, metric: str, table: Table) -> Section:
     title = f"{METRICS[metric]} over the share of labels"
     blocks: list[Block] = [
@@ -224,3 +220,12 @@ def _section(results: SweepResults, metric: str, table: Table) -> Section:
     if metric == "success" and any(row.task == "slalom" for row in results.rows):
         blocks.append(Text(text=SLALOM_NOTE))
     return Section(id=metric, short=METRICS[metric], title=title, blocks=blocks)
+
+
+def _sharing_section(sharing: Mapping[str, tuple[int, int]]) -> Section:
+    table = Table(
+        head=["Job", "Computed", "Without sharing"],
+        rows=[[job, str(once), str(each)] for job, (once, each) in sharing.items()],
+        caption="What two trials would do alike is computed once, in the folder stages/.",
+    )
+    return Section(id="sharing", short="Sharing", title="What the trials share", blocks=[table])

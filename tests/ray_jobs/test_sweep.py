@@ -1,5 +1,6 @@
 """Sweeps: which trials they make, what they share, and how they stop and go on."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import ray
 
@@ -94,16 +96,32 @@ def summaries(folder):
     }
 
 
+def kill_a_trial(driver, timeout_s=300):
+    """SIGKILL to the process of a running trial."""
+    deadline = time.monotonic() + timeout_s
+    while driver.poll() is None and time.monotonic() < deadline:
+        for process in psutil.Process(driver.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "ImplicitFunc.train" in " ".join(process.cmdline()):
+                    process.kill()
+                    return
+        time.sleep(0.5)
+    raise AssertionError("no trial ran")
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path):
-    """Real Ray, real Tune: kill -9 of the driver amid the trials, then the same command."""
+    """Real Ray, real Tune: kill -9 of the driver amid the trials, the same command, of a trial."""
     command = [sys.executable, "-m", "ray_jobs.sweep", str(TINY), "--storage", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
         wait_for_stage(tmp_path / "tiny", "decoder/latent_flow_anchor_0.5")
         os.killpg(driver.pid, signal.SIGKILL)
     before = summaries(tmp_path / "tiny")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
+    output = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, text=True) as driver:
+        kill_a_trial(driver)
+        printed = "".join(driver.communicate(timeout=900))
+    assert driver.returncode == 0, printed
     after = summaries(tmp_path / "tiny")
     assert before and {path: after[path] for path in before} == before
     assert len(after) > len(before)
@@ -118,6 +136,18 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path):
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "complete, nothing to do" in again.stdout
     assert summaries(tmp_path / "tiny") == after
+
+
+def wait_until_nothing_is_written(folder):
+    """Sizes of all metrics, once they have been the same for 5 s."""
+    deadline, sizes = time.monotonic() + 30, None
+    while True:
+        found = {path: path.stat().st_size for path in folder.glob("stages/**/metrics.jsonl")}
+        if found == sizes:
+            return found
+        assert time.monotonic() < deadline, "a stopped trial trains on"
+        sizes = found
+        time.sleep(5)
 
 
 @pytest.fixture
@@ -136,3 +166,26 @@ def test_a_failed_trial_is_reported_and_the_others_are_in_the_curve(tmp_path):
     table = pd.read_parquet(tmp_path / "results.parquet")
     assert set(table.variant) == {"right"}
     assert "wrong-labels_1-seed_0" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_of_the_job")
+def test_asha_ends_the_trial_that_is_behind_and_does_not_begin_it_again(tmp_path):
+    """The trial that learns nothing would train for an hour; the other one is done in seconds."""
+    decoder = "train_decoder.0.train"
+    behind = f"[{decoder}.optim.lr=1e-9,{decoder}.num_steps=200000]"
+    cfg = config(
+        f"methods=[{{label: ahead}}, {{label: behind, overrides: {behind}}}]",
+        "label_fractions=[1]",
+        f"pipeline.{decoder}.evaluate_every_steps=5",
+        "early_stopping={metric: val/action_mse_deployed, mode: min, grace_steps: 10}",
+    )
+    summary = execute(sweep.JOB, cfg, RunDir(str(tmp_path)))
+    assert summary["num_trials"] == 1 and summary["stopped_early"] == "behind-labels_1-seed_0"
+    assert set(pd.read_parquet(tmp_path / "results.parquet").variant) == {"ahead"}
+    assert "behind-labels_1-seed_0: stopped early" in (tmp_path / "report.html").read_text()
+
+    written = wait_until_nothing_is_written(tmp_path)
+    (tmp_path / "summary.json").unlink()
+    assert execute(sweep.JOB, cfg, RunDir(str(tmp_path)))["stopped_early"]
+    assert wait_until_nothing_is_written(tmp_path) == written
