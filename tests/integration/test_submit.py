@@ -3,91 +3,56 @@
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
+from lafp import storage
 from lafp.train.checkpoints import is_whole
 from tests.integration.conftest import CONFIG, ROOT
+from tests.integration.ray_cluster import RAY, RealCluster, real_cluster
 from tests.synthetic_shards import write_shard_set
 
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+ON_THEIR_NODES = (
+    "preprocess.tasks.node_labels=[role=decode]",
+    "preprocess_labeled.tasks.node_labels=[role=decode]",
+    "train_lam.train.ingest.node_labels=[role=decode]",
+    "train_lam.train.node_labels=[role=train]",
+    "train_policy.*.train.node_labels=[role=train]",
+    "train_decoder.*.train.node_labels=[role=train]",
+)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Environment of a client of a head node that runs as processes of its own."""
-    token = tmp_path_factory.mktemp("ray-token") / "token"
-    token.write_text("0123456789abcdef" * 4)
-    dashboard = free_port()
-    environment = os.environ | {
-        # As in an activated environment: the entrypoint says `python`.
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
-        "LAFP_TEST_METRICS_PORT": str(free_port()),
-        "RAY_JOB_STOP_WAIT_TIME_S": "120",
-    }
-    head = subprocess.Popen(
-        [
-            *(RAY, "start", "--head", "--block", "--num-cpus", "8", "--disable-usage-stats"),
-            *("--node-ip-address", "127.0.0.1", "--port", str(free_port())),
-            *("--dashboard-port", str(dashboard), "--ray-client-server-port", str(free_port())),
-            *("--metrics-export-port", environment["LAFP_TEST_METRICS_PORT"]),
-            # A short path: Unix sockets allow 107 characters.
-            *("--temp-dir", f"/tmp/lafp-ray-{os.getpid()}"),
-        ],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_until_up(environment, head)
-        yield environment
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        head.wait(timeout=60)
-
-
-def wait_until_up(environment: dict[str, str], head: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    submit_nothing = [RAY, "job", "submit", "--", "true"]  # the agent starts after the dashboard
-    while subprocess.run(submit_nothing, env=environment, capture_output=True).returncode:
-        assert head.poll() is None and time.monotonic() < deadline, "the head node does not answer"
-        time.sleep(1)
+    """A head that takes no tasks, a node that decodes and one that trains."""
+    # What a job needs of AWS comes with the job, by its runtime_env.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    folder = tmp_path_factory.mktemp("cluster")
+    with real_cluster(folder, variables, {"decode": {}, "train": {}}) as found:
+        yield found
 
 
 def submit(
-    environment: dict[str, str], *command: str, options: tuple[str, ...] = ()
+    cluster: RealCluster, *command: str, options: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [RAY, "job", "submit", *options, "--working-dir", ".", "--", "python", "-m", *command],
+        [RAY, "job", "submit", *options, "--working-dir", ".", "--", "python", *command],
         cwd=ROOT,
-        env=environment,
+        env=cluster.environment,
         capture_output=True,
         text=True,
         timeout=900,
     )
 
 
-def scraped(environment: dict[str, str]) -> dict[str, float]:
+def scraped(cluster: RealCluster) -> dict[str, float]:
     """Our own metrics in the head's Prometheus endpoint: largest value of each, tags aside."""
-    url = f"http://127.0.0.1:{environment['LAFP_TEST_METRICS_PORT']}/metrics"
+    url = f"http://127.0.0.1:{cluster.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     values: dict[str, float] = {}
@@ -98,8 +63,18 @@ def scraped(environment: dict[str, str]) -> dict[str, float]:
     return values
 
 
-def test_the_pipeline_runs_as_a_submitted_job_and_prometheus_sees_it(cluster, tmp_path):
-    command = ("ray_jobs.pipeline", CONFIG, "--storage", str(tmp_path), "--run-name", "run")
+def roles(cluster: RealCluster, what: str, **filters: str) -> set[str]:
+    """Of the nodes where these tasks or actors ran."""
+    labels = {node["node_id"]: node["labels"] for node in cluster.listed("nodes")}
+    found = cluster.listed(what, **filters)
+    return {labels[row["node_id"]].get("role", "head") for row in found if row["node_id"]}
+
+
+def test_the_pipeline_runs_on_the_nodes_it_is_told_and_prometheus_sees_it(cluster, tmp_path):
+    command = (
+        *("-m", "ray_jobs.pipeline", CONFIG, *ON_THEIR_NODES),
+        *("--storage", str(tmp_path), "--run-name", "run"),
+    )
     seen: dict[str, float] = {}
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(submit, cluster, *command)
@@ -108,6 +83,7 @@ def test_the_pipeline_runs_as_a_submitted_job_and_prometheus_sees_it(cluster, tm
             time.sleep(1)
     result = job.result()
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    assert "succeeded" in result.stdout
     assert (tmp_path / "run" / "report.html").exists()
     dashboard = json.loads((ROOT / "infra/monitoring/grafana.json").read_text())
     queries = " ".join(target["expr"] for p in dashboard["panels"] for target in p["targets"])
@@ -115,19 +91,73 @@ def test_the_pipeline_runs_as_a_submitted_job_and_prometheus_sees_it(cluster, tm
     assert seen["ray_lafp_preprocess_frames_total"] > seen["ray_lafp_preprocess_clips_total"]
     assert seen["ray_lafp_train_step"] > 0 and seen["ray_lafp_train_windows_per_s"] > 0
     assert all(name in queries for name in seen)
+    assert roles(cluster, "tasks", name="make_part") == {"decode"}
+    assert roles(cluster, "tasks", name="make_shard") == {"decode"}
+    assert roles(cluster, "actors", class_name="RayTrainWorker") == {"train"}
 
 
 def test_a_job_with_a_wrong_config_fails_with_its_message(cluster):
-    result = submit(cluster, "ray_jobs.pipeline", CONFIG, "evaluate.num_episode=3")
-    assert result.returncode != 0
+    result = submit(cluster, "-m", "ray_jobs.pipeline", CONFIG, "evaluate.num_episode=3")
+    assert result.returncode == 1  # Ray's, whatever the entrypoint's
     assert "Did you mean: 'num_episodes'" in result.stdout
+    assert "failed with exit code 2" in result.stdout + result.stderr
+
+
+def test_credentials_and_endpoint_of_a_runtime_env_reach_every_node(
+    cluster, s3_server, s3_bucket, tmp_path
+):
+    runtime_env = tmp_path / "runtime_env.yaml"
+    runtime_env.write_text(json.dumps({"env_vars": s3_server}))
+    result = submit(
+        cluster,
+        *("-m", "ray_jobs.collect", "configs/collect/slalom.yaml", "--storage", s3_bucket),
+        *("num_episodes=4", "num_labeled_episodes=2", "num_labeled_val_episodes=2"),
+        options=("--runtime-env", str(runtime_env)),
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    assert storage.is_file(f"{s3_bucket}/slalom/demonstrations/summary.json")
+
+
+ON_ALL_NODES = """
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+def find():
+    import lafp_extra
+    return lafp_extra.WORD
+
+ray.init()
+on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes()]
+task = ray.remote(find)
+print(ray.get([task.options(num_cpus=0, scheduling_strategy=node).remote() for node in on]))
+"""
+
+
+def test_a_package_that_comes_with_the_job_is_on_every_node(cluster, tmp_path):
+    wheel, info = tmp_path / "lafp_extra-1.0-py3-none-any.whl", "lafp_extra-1.0.dist-info"
+    contents = {
+        "lafp_extra.py": "WORD = 'here'",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: lafp-extra\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    with zipfile.ZipFile(wheel, "w") as files:
+        for name, text in contents.items():
+            files.writestr(name, text)
+    (tmp_path / "job.py").write_text(ON_ALL_NODES)
+    runtime_env = tmp_path / "runtime_env.yaml"
+    runtime_env.write_text(json.dumps({"py_modules": [str(wheel)]}))
+    options = ("--runtime-env", str(runtime_env))
+    result = submit(cluster, str(tmp_path / "job.py"), options=options)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    assert "['here', 'here', 'here']" in result.stdout
 
 
 @pytest.mark.slow
 def test_a_stopped_job_has_saved_the_step_that_it_names(cluster, tmp_path):
     shards = write_shard_set(tmp_path / "shards", num_clips=20)
     command = (
-        *("ray_jobs.train_lam", "configs/train_lam/lapo_debug.yaml", f"shards={shards}"),
+        *("-m", "ray_jobs.train_lam", "configs/train_lam/lapo_debug.yaml", f"shards={shards}"),
         *("window.windows_per_clip=2", "train.num_workers=2", "train.num_steps=1000000"),
         *("train.checkpoint_every_steps=1000000", "train.evaluate_every_steps=1000000"),
         *("--storage", str(tmp_path), "--run-name", "run"),
@@ -139,9 +169,13 @@ def test_a_stopped_job_has_saved_the_step_that_it_names(cluster, tmp_path):
     while not (metrics.exists() and metrics.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    subprocess.run([RAY, "job", "stop", job], env=cluster, check=True, timeout=180)
+    subprocess.run([RAY, "job", "stop", job], env=cluster.environment, check=True, timeout=180)
     logs = subprocess.run(
-        [RAY, "job", "logs", job], env=cluster, capture_output=True, text=True, check=True
+        [RAY, "job", "logs", job],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     stopped_at = int(re.search(r"Stopped at step (\d+) of 1000000, with a checkpoint", logs)[1])
     [checkpoint] = (tmp_path / "run" / "lam" / "checkpoints").iterdir()
@@ -149,7 +183,7 @@ def test_a_stopped_job_has_saved_the_step_that_it_names(cluster, tmp_path):
 
 
 def test_the_doctor_finds_the_cluster_healthy(cluster, tmp_path):
-    result = submit(cluster, "ray_jobs.doctor", "--storage", str(tmp_path))
+    result = submit(cluster, "-m", "ray_jobs.doctor", "--storage", str(tmp_path))
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     assert "dashboard at http" in result.stdout and "answers (HTTP" in result.stdout
     assert "token authentication is on" in result.stdout

@@ -11,6 +11,7 @@ import ray
 
 from ray_jobs import doctor
 from ray_jobs.node_checks import Finding, NodeFacts, look
+from tests.integration.ray_cluster import real_cluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,3 +79,23 @@ def test_as_a_command_it_fails_with_what_to_do(tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAIL" in done.stdout and "cannot write" in done.stdout and "to do:" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_node_of_a_cluster_that_cannot_reach_the_storage_is_named(s3_bucket, tmp_path):
+    """A head, and a node whose S3 lies elsewhere, as `ray start` starts them."""
+    elsewhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    with real_cluster(tmp_path, os.environ, {"broken": elsewhere}) as cluster:
+        done = subprocess.run(
+            [sys.executable, "-m", "ray_jobs.doctor", "--storage", s3_bucket],
+            cwd=ROOT,
+            env=cluster.environment | {"RAY_ADDRESS": cluster.address},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        (broken,) = (n for n in cluster.listed("nodes") if n["labels"].get("role") == "broken")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (failed,) = (line for line in done.stdout.splitlines() if line.startswith("FAIL"))
+    assert f"({broken['node_id'][:6]}): cannot write, read and delete in {s3_bucket}" in failed
+    assert "AWS_ENDPOINT_URL" in done.stdout and "2 nodes" in done.stdout
