@@ -1,4 +1,4 @@
-"""How long the driver searches for near-duplicates, and how much memory that takes.
+"""How long the driver searches for near-duplicates, and how much memory and disk that takes.
 
 python -m tests.benchmarks.bench_duplicates [NUM_CLIPS ...]    # one JSON line per number of clips
 
@@ -63,11 +63,13 @@ def search(num_clips: int) -> dict[str, float]:
             pass
         cpu_s = time.process_time() - before_s
         num_found = catalog.value("SELECT count(*) FROM clips WHERE original IS NOT NULL")
+        num_bytes = (Path(folder) / "catalog.sqlite").stat().st_size
         catalog.close()
     return {
         "ms_per_clip": round(1000 * cpu_s / num_clips, 3),
         "cpu_s": round(cpu_s, 1),
         "share_found": round(num_found / num_copies, 3),
+        "disk_bytes_per_clip": round(num_bytes / num_clips),
         "rss_mib": round(psutil.Process().memory_info().rss / 2**20),
     }
 
