@@ -1,9 +1,11 @@
 """LeRobot v3.0 as LeRobot itself writes it. Slow, and skipped where `lerobot` is not installed.
 
-Its pins (av < 16, torch < 2.11) do not go with ours: it needs an environment of its own, with this
-repository on the path:
+Its pins (av < 16, torch < 2.11) do not go with ours: it needs an environment of its own, in which
+av is replaced against its pin:
 
-    python -m venv lr && lr/bin/pip install lerobot==0.4.4 boto3 omegaconf ray[data] pytest "av<16"
+    python -m venv lr
+    lr/bin/pip install lerobot==0.4.4 boto3 omegaconf ray[data]==2.60.0 pytest pytest-timeout
+    lr/bin/pip install --no-deps av==18.1.0
     lr/bin/python -m pytest -m slow tests/data_pipelines/sources/test_lerobot_library.py
 """
 
