@@ -87,9 +87,12 @@ def write_sweep(
 
 
 def _metrics(results: SweepResults) -> list[str]:
-    """Those that were measured. Where success is, return says little more."""
+    """Those that were measured and say more than another."""
     found = [metric for metric in METRICS if results.curves(metric)]
-    return [metric for metric in found if metric != "return" or "success" not in found]
+    says_nothing = {"return"} if "success" in found else set()
+    if all(row.label_scope == "decoder" for row in results.rows):
+        says_nothing.add("probe_r2")  # of a LAM that saw the same labels in every trial
+    return [metric for metric in found if metric not in says_nothing]
 
 
 def _in_words(metric: str, value: float, fraction: float | None) -> str:
@@ -178,9 +181,13 @@ def _cell(row: StudyRow | None, metric: str) -> str:
     if row is None:
         return NO_VALUE
     values = (row.interval.mean, row.interval.low, row.interval.high)
-    form = (lambda v: f"{100 * v:.0f}") if metric in _PERCENT else (lambda v: f"{v:.3g}")
+    form = (lambda v: f"{100 * v:.0f}") if metric in _PERCENT else _decimal
     mean, low, high = map(form, values)
     return f"{mean} [{low}, {high}]"
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}"
 
 
 def _latex(tables: Mapping[str, Table]) -> str:

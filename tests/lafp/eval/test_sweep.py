@@ -41,7 +41,7 @@ def sweep() -> SweepResults:
                 rows += found
                 success.setdefault((method, "flow"), {})[seed] = episodes
                 by_run[f"/s/runs/{method}-labels_{fraction:g}-seed_{seed}"] = tuple(found)
-        by_fraction[fraction] = StudyResults(rows=tuple(rows), success=success, runs=())
+        by_fraction[fraction] = StudyResults(rows=tuple(rows), outcomes=success, runs=())
     return SweepResults(by_fraction=by_fraction, by_run=by_run)
 
 
