@@ -154,7 +154,9 @@ def stages_stopped_by_sigterm() -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def end(*_: Any) -> None:
-        sys.exit("Stopped by SIGTERM. Run the same command again to go on.")
+        # Written here: where the main thread is in a call of Ray, Ray exits with a text of its own.
+        sys.stderr.write("Stopped by SIGTERM. Run the same command again to go on.\n")
+        sys.exit(1)
 
     restore = on_first_sigterm(stop, end)
     try:
