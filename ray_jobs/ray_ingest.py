@@ -24,8 +24,10 @@ CPUS_PER_READER = 1
 """As Ray Data's own read tasks, with which the readers are fused."""
 BLOCK_BYTES = 16 << 20
 """Passing a block costs the training worker about 4 ms: large blocks make that negligible."""
-BUFFERED_BLOCKS = 4
+BUFFERED_BLOCKS = 6
 """Blocks of one reader that may lie in the object store, ahead of the training worker."""
+BLOCKS_PER_TASK = 256
+"""A reader rests for 0.4 s between two tasks; one that dies begins its task again."""
 MAX_TASKS = 256
 """Per reader. Ray Data plans every task before the first one starts: 0.8 ms and 10 kB each."""
 
@@ -79,11 +81,13 @@ class Pause(ExecutionCallback):
     the interpreter lock from the training in the same process, which then ran at half its speed.
     """
 
-    SECONDS = 0.02
+    SECONDS, SECONDS_IN_NEED = 0.1, 0.01
+    """In need: the training worker, or what fetches for it, waits for a block."""
 
     def on_execution_step(self, executor: Any) -> None:
         """Runs after every round."""
-        time.sleep(self.SECONDS)
+        _, output = executor._output_node
+        time.sleep(self.SECONDS_IN_NEED if output.num_waiting_consumers else self.SECONDS)
 
 
 class BlockSteps:
@@ -132,13 +136,15 @@ def _pipeline(
 ) -> Dataset:
     block_bytes = steps.steps_per_block * step_num_bytes(plan)
     dataset = ray.data.range(
-        num_blocks, override_num_blocks=min(num_blocks, MAX_TASKS)
+        num_blocks, override_num_blocks=min(-(-num_blocks // BLOCKS_PER_TASK), MAX_TASKS)
     ).map_batches(
         BlockReader,
         batch_size=None,
         batch_format="numpy",
         fn_constructor_args=(plan, steps, cache_bytes),
-        compute=ActorPoolStrategy(size=1),
+        # Ray Data waits up to 0.1 s for whichever of its tasks is the last to give a block, and one
+        # that is queued gives none.
+        compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=1),
         num_cpus=CPUS_PER_READER,
         label_selector=dict(selector) or None,
     )

@@ -1,0 +1,341 @@
+"""Windows per CPU second from shards into a trainer that does nothing, ours and by other means.
+
+python -m tests.benchmarks.bench_ingest [--shards FOLDER] [--windows-per-clip 4 16] [--rounds 3]
+
+Every contender goes through the same shards and gives batches of frame pairs as floats, at random
+places, ``windows_per_clip`` per clip and epoch; nobody keeps decoded frames. Counted are the CPU
+seconds of all of its processes, Ray's own included, from when batches flow until enough have come;
+so starting costs nobody anything. Contenders take turns, each turn in a process of its own.
+
+- ``direct``, ``ray``: the two modes of our ingest.
+- ``webdataset_decord``: webdataset and decord in a worker of a torch DataLoader, one pair per visit
+  to a clip. ``ray_read_webdataset``: the same of ``ray.data.read_webdataset``.
+- ``webdataset_decord_once``: all windows of a clip in one visit and one ``get_batch``, as ours do.
+- ``limit``: the tars read in order, all frames decoded and converted to RGB; no order, no batches.
+
+One JSON line per rival: ``ratio`` is the windows per CPU second of our better mode over its, the
+median over rounds; one that compares our modes; and for each mode one with a device step that
+takes what the GPU would: ``data_wait_share`` while decoding needs ``BUSY_CORES`` of the one reader,
+``ratio`` the share of time that is no waiting.
+"""
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+
+from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader, read_ahead
+from lafp.data.shards import ClipDemand, ClipOrder
+from lafp.data.windows import WindowConfig, cut_windows, pixels_to_float
+from lafp.train.context import to_clip_batches
+from lafp.train.feeding import Feeding
+from lafp.video.clip_codec import _EXACT
+from ray_jobs.ray_context import READ_AHEAD
+from ray_jobs.ray_ingest import ray_micro_batches
+from tests.benchmarks.bench_preprocess import Family
+from tests.synthetic_shards import write_shard_set
+
+CLIPS_PER_BATCH, NUM_WARMUP_BATCHES = 8, 8
+BUSY_CORES, NUM_DEVICE_STEPS = 0.9, 100
+ENDLESS = 10**5
+VIDEOS = Path("../shared/data/videos/robot")
+
+
+class Setting:
+    """The shards, and how many windows are taken of each clip. Picklable."""
+
+    def __init__(self, shards: str, windows_per_clip: int) -> None:
+        self.tars = sorted(map(str, Path(shards).glob("train-*.tar")))
+        self.window = WindowConfig(windows_per_clip=windows_per_clip)
+        self.windows_per_batch = CLIPS_PER_BATCH * windows_per_clip
+        order = ClipOrder(shard_set=shards, split="train", seed=0)
+        self.demands = {"train": ClipDemand(order=order, clips_per_step=CLIPS_PER_BATCH)}
+        self.plan = MicroBatchPlan(demands=self.demands, rank=0, world_size=1, num_rounds=1)
+
+
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+"""o_t and o_{t+1}, float [B, 3, H, W], endless."""
+
+# ---------------------------------------------------------------------------------------------
+# Ours
+
+
+def direct(setting: Setting) -> Batches:
+    batches = read_ahead(MicroBatchReader(setting.plan, 0).read_from(0), READ_AHEAD)
+    return _windows(setting, batches)
+
+
+def through_ray(setting: Setting) -> Batches:
+    _start_ray()
+    return _windows(setting, ray_micro_batches(setting.plan, 0, ENDLESS, 1, 0))
+
+
+def _windows(setting: Setting, batches: Any) -> Batches:
+    for batch in batches:
+        window = cut_windows(to_clip_batches(batch)["train"], setting.window, seed=0)
+        yield window.obs, window.next_obs
+
+
+def _start_ray() -> None:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+# ---------------------------------------------------------------------------------------------
+# Theirs
+
+
+def decode_pairs(video: bytes, num_pairs: int) -> np.ndarray:
+    """Random pairs of a clip, uint8 [num_pairs, 2, H, W, 3]."""
+    import decord
+
+    reader = decord.VideoReader(io.BytesIO(video), num_threads=1)
+    t = np.random.randint(len(reader) - 1, size=num_pairs)
+    frames, at = np.unique(np.stack([t, t + 1], 1), return_inverse=True)
+    return reader.get_batch(frames.tolist()).asnumpy()[at.reshape(-1, 2)]
+
+
+def decode_sample(sample: dict[str, Any], num_pairs: int) -> np.ndarray:
+    return decode_pairs(sample["mp4"], num_pairs)
+
+
+def webdataset_decord(setting: Setting, pairs_per_visit: int = 1) -> Batches:
+    import webdataset
+
+    dataset = webdataset.WebDataset(setting.tars, shardshuffle=False).repeat().shuffle(32)
+    dataset = dataset.map(partial(decode_sample, num_pairs=pairs_per_visit))
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        setting.windows_per_batch // pairs_per_visit,
+        num_workers=1,
+        multiprocessing_context="spawn",
+        collate_fn=_stacked,
+    )
+    return map(_floats, loader)
+
+
+def webdataset_decord_once(setting: Setting) -> Batches:
+    return webdataset_decord(setting, setting.window.windows_per_clip)
+
+
+def ray_read_webdataset(setting: Setting) -> Batches:
+    import ray
+
+    def decoded(row: dict[str, Any]) -> dict[str, Any]:
+        return {"pair": decode_pairs(bytes(row["mp4"]), 1)[0]}
+
+    _start_ray()
+    for epochs in count(1):  # nobody wants to wait for the plan of an endless one
+        tars = setting.tars * min(4**epochs, 64)
+        dataset = ray.data.read_webdataset(tars, decoder=False, suffixes=["mp4"]).map(decoded)
+        for batch in dataset.iter_torch_batches(batch_size=setting.windows_per_batch):
+            yield _floats(batch["pair"])
+
+
+def _stacked(pairs: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(pairs))
+
+
+def _floats(pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 [N, 2, H, W, 3] -> o_t and o_{t+1} as ``cut_windows`` gives them."""
+    obs, next_obs = pairs.permute(0, 1, 4, 2, 3).unbind(1)
+    return pixels_to_float(obs), pixels_to_float(next_obs)
+
+
+def limit(setting: Setting) -> Batches:
+    """Gives empty batches: all that counts is done."""
+    batch = torch.empty(setting.windows_per_batch, 0)
+    num_clips = 0
+    for tar in (tar for _ in count() for tar in setting.tars):
+        with tarfile.open(tar) as members:
+            for member in members:
+                if member.name.endswith(".mp4"):
+                    _decode_all(members.extractfile(member).read())  # type: ignore[union-attr]
+                    num_clips += 1
+                    if num_clips % CLIPS_PER_BATCH == 0:
+                        yield batch, batch
+
+
+def _decode_all(video: bytes) -> None:
+    to_rgb = VideoReformatter()
+    with av.open(io.BytesIO(video)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            to_rgb.reformat(frame, format="rgb24", interpolation=_EXACT, threads=1)
+
+
+CONTENDERS: dict[str, Callable[[Setting], Batches]] = {
+    "direct": direct,
+    "ray": through_ray,
+    "webdataset_decord": webdataset_decord,
+    "webdataset_decord_once": webdataset_decord_once,
+    "ray_read_webdataset": ray_read_webdataset,
+    "limit": limit,
+}
+OURS = ("direct", "ray")
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def windows_per_cpu_s(name: str, setting: Setting, num_clips: int) -> float:
+    """Runs in a process of its own."""
+    torch.set_num_threads(1)
+    family = Family()
+    batches = CONTENDERS[name](setting)
+    take(batches, NUM_WARMUP_BATCHES)
+    before = family.cpu_s()
+    num_windows = take(batches, num_clips // CLIPS_PER_BATCH)
+    return num_windows / (family.cpu_s() - before)
+
+
+def take(batches: Batches, num_batches: int) -> int:
+    """The trainer that does nothing. Returns the number of windows."""
+    return sum(len(obs) for obs, _ in islice(batches, num_batches))
+
+
+def waiting_share(name: str, setting: Setting) -> tuple[float, float]:
+    """Share of the time that a device waits for data, and the seconds of its steps.
+
+    Runs in a process of its own.
+    """
+    torch.set_num_threads(1)
+    decode_s = Feeding(setting.demands, cache_bytes=0).decode_s_per_step
+    step_s = decode_s / BUSY_CORES
+    batches = CONTENDERS[name](setting)
+    take(batches, NUM_WARMUP_BATCHES)
+    start, waited_s = time.perf_counter(), 0.0
+    for _ in range(NUM_DEVICE_STEPS):
+        asked = time.perf_counter()
+        next(batches)
+        waited_s += time.perf_counter() - asked
+        time.sleep(step_s)
+    return waited_s / (time.perf_counter() - start), step_s
+
+
+def in_own_process(function: Callable, *args: Any) -> Any:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *args).result()
+
+
+def measure(setting: Setting, num_clips: int, num_rounds: int) -> dict[str, list[float]]:
+    """Windows per CPU second of each contender, one per round."""
+    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for _ in range(num_rounds):
+        for name, of_name in rates.items():
+            of_name.append(in_own_process(windows_per_cpu_s, name, setting, num_clips))
+    return rates
+
+
+def report(setting: Setting, rates: dict[str, list[float]]) -> None:
+    facts = facts_of(setting) | {"rounds": len(rates["limit"])}
+    best = max(OURS, key=lambda name: median(rates[name]))
+    for name in CONTENDERS:
+        if name not in OURS:
+            show(f"ingest/vs_{name}", rates, best, name, facts)
+    show("ingest/direct_vs_ray", rates, "direct", "ray", facts)
+
+
+def show(bench: str, rates: dict[str, list[float]], ours: str, theirs: str, facts: Any) -> None:
+    ratios = [a / b for a, b in zip(rates[ours], rates[theirs], strict=True)]
+    line = {
+        "bench": bench,
+        "ours": ours,
+        "windows_per_cpu_s": round(median(rates[ours]), 1),
+        "their_windows_per_cpu_s": round(median(rates[theirs]), 1),
+        "ratio": round(median(ratios), 3),
+    }
+    print(json.dumps(line | facts), flush=True)
+
+
+def report_waiting(setting: Setting, num_rounds: int) -> None:
+    shares: dict[str, list[tuple[float, float]]] = {name: [] for name in OURS}
+    for _ in range(num_rounds):
+        for name in OURS:
+            shares[name].append(in_own_process(waiting_share, name, setting))
+    for name in OURS:
+        share, step_s = np.median(shares[name], axis=0).tolist()
+        line = {
+            "bench": f"ingest/device_step_{name}",
+            "step_ms": round(1000 * step_s, 1),
+            "windows_per_s": round(setting.windows_per_batch / step_s),
+            "decode_cores_needed": BUSY_CORES,
+            "data_wait_share": round(share, 3),
+            "ratio": round(1 - share, 3),
+        }
+        print(json.dumps(line | facts_of(setting)), flush=True)
+
+
+def facts_of(setting: Setting) -> dict[str, Any]:
+    order = setting.demands["train"].order
+    clips = [ref.location.num_frames for ref in islice(order.visits(), order.num_clips)]
+    return {
+        "windows_per_clip": setting.window.windows_per_clip,
+        "num_clips": len(clips),
+        "mean_clip_frames": round(sum(clips) / len(clips), 1),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def make_shards(folder: str) -> str:
+    """Of the real test videos where they are, else of moving dots."""
+    if not VIDEOS.is_dir():
+        return write_shard_set(Path(folder) / "dots", 48, 16, (50, 100), size_px=64)
+    return in_own_process(_preprocess, f"{folder}/videos")
+
+
+def _preprocess(uri: str) -> str:
+    from data_pipelines.config import PreprocessConfig
+    from data_pipelines.pipeline import preprocess
+    from lafp.config import load_config
+
+    _start_ray()
+    overrides = [
+        f"source={VIDEOS}",
+        "val_fraction=0.0",
+        "max_reject_fraction=1.0",
+        "shards.max_bytes=400000",
+    ]
+    preprocess(
+        load_config(PreprocessConfig, Path("configs/preprocess/videos.yaml"), overrides), uri
+    )
+    return uri
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", help="a local shard set; made of test videos where it is none")
+    parser.add_argument("--windows-per-clip", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--clips", type=int, default=400, help="visits to clips per turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        shards = args.shards or make_shards(folder)
+        for windows_per_clip in args.windows_per_clip:
+            setting = Setting(shards, windows_per_clip)
+            report(setting, measure(setting, args.clips, args.rounds))
+        report_waiting(setting, args.rounds)
+
+
+if __name__ == "__main__":
+    main()
