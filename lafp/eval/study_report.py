@@ -7,7 +7,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from lafp import storage
-from lafp.eval import plots
+from lafp.eval import plots, study_overview
 from lafp.eval.report import render_page
 from lafp.eval.report_sections.blocks import (
     Block,
@@ -25,6 +25,7 @@ from lafp.eval.study_tables import (
     alignment_table,
     headline,
     markdown,
+    markdown_table,
     named,
     noise_of,
     probe_table,
@@ -44,8 +45,13 @@ def write_study(uri: str, name: str, results: StudyResults) -> dict[str, Any]:
         A summary: what was found, in words, and where the page is.
     """
     write_results(storage.join(uri, "results.parquet"), results.rows)
-    storage.write_text(storage.join(uri, "table.md"), markdown(results))
-    if panels := {v: rows for v in results.variants() if (rows := _dots(results, v))}:
+    overview = study_overview.table_of(results)
+    first = f"{markdown_table(overview)}\n\n" if overview else ""
+    storage.write_text(storage.join(uri, "table.md"), first + markdown(results))
+    panels = {v: rows for v in results.variants() if (rows := _dots(results, v))}
+    if picture := study_overview.png(results):
+        storage.write_bytes(storage.join(uri, "plot.png"), picture)
+    elif panels:
         storage.write_bytes(storage.join(uri, "plot.png"), _plot_png(panels, results.outcome))
     path = storage.join(uri, "report.html")
     storage.write_text(path, _page(uri, name, results))
@@ -139,7 +145,8 @@ def _listed(axes: Any) -> list[Axes]:
 
 
 def _page(uri: str, name: str, results: StudyResults) -> str:
-    sections = [_section(results, variant) for variant in results.variants()]
+    sections = [overview] if (overview := study_overview.section(results)) else []
+    sections += [_section(results, variant) for variant in results.variants()]
     sections += [s for column in _CURVES if (s := _curve_section(results, column))]
     headlines = [
         f"{variant}: {text}" if variant else text

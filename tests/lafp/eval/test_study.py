@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lafp.eval.report_sections.blocks import NO_VALUE
 from lafp.eval.results import Result, Subject
 from lafp.eval.study import StudyResults
 from lafp.eval.study_report import write_study
@@ -38,6 +39,27 @@ def test_a_task_without_success_is_compared_by_its_return_and_the_probe_stands_b
     assert "reaches 60 % [60, 60] of the demonstrators' return" in text
     assert "| from latent actions | 0.25 [0.25, 0.25] |" in text
     assert "| from the observation's embedding | 0.12 [0.12, 0.12] |" in text
+
+
+def test_variants_with_one_method_each_stand_in_one_table_and_one_chart(tmp_path):
+    rows, outcomes = [], {}
+    for variant, r2, value in (("lapo", 0.1, 0.2), ("laom", 0.3, 0.75)):
+        bc = replace(SUBJECTS["lafp"], variant=variant, label="bc", method="latent_bc")
+        lam = replace(bc, label="lam", method="lam")
+        for seed in (0, 1):
+            episodes = np.full(10, value)
+            outcomes.setdefault((variant, "bc"), {})[seed] = episodes
+            rows.append(replace(Result.of(bc, "return_normalized", value, 10), seed=seed))
+            rows.append(replace(Result.of(lam, "probe_r2", r2, 10), seed=seed))
+    study = StudyResults(rows=tuple(rows), outcomes=outcomes, runs=("/s/runs/lapo-seed_0",))
+    write_study(str(tmp_path), "distractors", study)
+    table = (tmp_path / "table.md").read_text().split("\n\n")[0].splitlines()
+    assert table[2:] == [
+        f"| lapo | 0.10 [0.10, 0.10] | {NO_VALUE} | {NO_VALUE} | 20 % [20, 20] |",
+        f"| laom | 0.30 [0.30, 0.30] | {NO_VALUE} | {NO_VALUE} | 75 % [75, 75] |",
+    ]
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+    assert "All variants" in (tmp_path / "report.html").read_text()
 
 
 @pytest.fixture
