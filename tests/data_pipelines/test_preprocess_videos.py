@@ -296,3 +296,13 @@ def test_stacked_real_episodes_keep_frames_and_actions(pyav, shared_videos):
             error = decode_clip(clip.video).astype(int) - arrays["image_0"][i]
             assert np.abs(error).max() <= 4
             assert clip.record.fps == 5.0
+
+
+def test_decord_makes_the_same_clips_of_a_sound_file(tmp_path, pyav):
+    pytest.importorskip("decord")
+    cls = VIDEO_DECODERS.get("decord")
+    path = write_video(tmp_path / "v.mp4", moving_square(60), fps=10)
+    _, ours, _ = go_through(item(path), CFG, pyav)
+    _, theirs, _ = go_through(item(path), CFG, cls(cls.Config()))
+    assert [clip.record.clip_id for clip in ours] == [clip.record.clip_id for clip in theirs]
+    assert ours
