@@ -11,7 +11,6 @@ from typing import Literal
 import av
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -34,6 +33,7 @@ from lafp.video.decoder import (
     VideoInfo,
     measure_rate,
 )
+from lafp.video.packets import read_packets
 from lafp.video.thinning import Thinner, pixels_of
 
 # Beyond this the header lies, and following it would squash the picture to a line.
@@ -172,7 +172,7 @@ class PyAVDecoder:
                 shows_little=shows_little(info.codec, context),
                 marks_keys=info.codec not in STRICTER_DECODERS,
             )
-            for packet in _packets(container, stream, deadline):
+            for packet, missing in read_packets(container, stream, deadline):
                 if packet.is_keyframe and info.codec in STRICTER_DECODERS and gate.is_damaged:
                     context = checking_context(stream)  # libvpx gets stuck
                 if packet.is_keyframe and second is None:
@@ -180,8 +180,8 @@ class PyAVDecoder:
                 gate.sent(packet)
                 hidden = second.packet_damage(packet) if second else ""
                 decoded, sign = decode(context, packet)
-                if sign or hidden:
-                    gate.found(sign or hidden)
+                if found := missing or sign or hidden:
+                    gate.found(found)
                 for frame in decoded:
                     doubt = second.frame_damage(frame) if second else ""
                     yield from gate.check(frame, clock.time_s(frame), doubt)
@@ -245,25 +245,6 @@ def _limit_pixels(stream: VideoStream, max_pixels: int) -> None:
     context.options = {"max_pixels": str(limit)}
 
 
-def _packets(container: InputContainer, stream: VideoStream, deadline: float) -> Iterator[Packet]:
-    """Demuxes to the end, the empty flushing packet included.
-
-    Raises:
-        VideoError: The deadline passed. A container that breaks off just ends.
-    """
-    packets = container.demux(stream)
-    while True:
-        if time.monotonic() > deadline:
-            raise VideoError("timeout", "the time for one video is used up")
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError):
-            return
-        if packet is None:
-            return
-        yield packet
-
-
 def _scan(
     container: InputContainer, stream: VideoStream, deadline: float
 ) -> tuple[VideoFrame | None, np.ndarray, float, float]:
@@ -278,7 +259,7 @@ def _scan(
     last_stamp, last_duration = -(2**63), 0
     context = stream.codec_context
     num_tiny, tiny_bytes = 0, _TINY_BYTES + context.width * context.height // _PIXELS_PER_TINY_BYTE
-    for packet in _packets(container, stream, deadline):
+    for packet, _ in read_packets(container, stream, deadline):
         if first is None:
             with suppress(av.FFmpegError):
                 first = next(iter(stream.decode(packet)), None)

@@ -208,6 +208,22 @@ def damaged_s(rows):
     return [row.start_s for row in rows if getattr(row, "reason", "") == "damaged"]
 
 
+def test_frames_after_a_lost_chunk_of_avi_keep_their_times(coded, gate, tmp_path):
+    path = coded("mpeg4_avi")
+    clean, groups = decode_gate(path, (96, 54), gate), groups_of_pictures(path)
+    data = bytearray(path.read_bytes())
+    header = groups[2][0][6].start - 8
+    data[header : header + 8] = b"\xa5" * 8
+    copy = tmp_path / "copy.avi"
+    copy.write_bytes(data)
+    frames = decode_gate(copy, (96, 54), gate)
+    assert compare(clean, frames)[0] == 0
+    sound = set().union(*(times for number, (_, times) in enumerate(groups) if number != 2))
+    # B-frames before the next key frame may need the group that is cut out.
+    assert len(sound - frames.keys()) <= 2
+    assert not groups[2][1] & frames.keys()
+
+
 def test_slices_of_sound_files_end_with_their_data(gate, shared_videos):
     num_packets = 0
     for path in sorted(shared_videos.glob("[ir]*/*.m[pk][4v]"))[::5]:
