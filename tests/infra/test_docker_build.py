@@ -51,6 +51,7 @@ class Image:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "root"
         self.root.mkdir()
+        (folder / "home").mkdir()
         subprocess.run([sys.executable, "-m", "venv", folder / "local"], check=True)
         # Without the host's compilers: the image has none.
         self.tools = folder / "tools"
