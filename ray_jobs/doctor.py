@@ -9,6 +9,7 @@ token. Exits 1 if something will not work.
 """
 
 import argparse
+import logging
 import os
 import sys
 import urllib.error
@@ -138,7 +139,8 @@ def _ray(nodes: Sequence[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _dashboard() -> Finding:
-    context: Any = ray.init(ignore_reinit_error=True)  # the one that is there
+    # The one that is there.
+    context: Any = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING)
     url = context.address_info["webui_url"]
     address = os.environ.get("RAY_API_SERVER_ADDRESS") or (f"http://{url}" if url else "")
     if not address:
