@@ -70,7 +70,6 @@ REAL = {
         "Video-LLaVA__sample_demo_22.mp4",
         "sample-videos__bottle-detection.mp4",
     ),
-    "h264_cavlc_real": ("Video-LLaVA__sample_demo_3.mp4",),
     "mpeg4_real": ("media__avi_sample.avi", "mmaction2__data_test.avi"),
     "hevc_real": ("mp4parser__foreman-hevc-384.mp4",),
     "vp8_real": ("learning-area__videos_elf.webm", "interactive-examples__cc0-videos_flower.webm"),
