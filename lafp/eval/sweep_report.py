@@ -170,11 +170,15 @@ def table_of(results: SweepResults, metric: str) -> Table:
         for key, rows in results.curves(metric).items()
     ]
     return Table(
-        head=[METRICS[metric], *(f"{100 * f:g} %" for f in fractions)],
+        head=[_heading(metric), *(f"{100 * f:g} %" for f in fractions)],
         rows=body,
         caption="Columns are shares of the labeled training episodes. Means over training seeds "
         "with 95 % bootstrap intervals, for success over seeds and episodes.",
     )
+
+
+def _heading(metric: str) -> str:
+    return METRICS[metric] + (", %" if metric in _PERCENT else "")
 
 
 def _cell(row: StudyRow | None, metric: str) -> str:

@@ -70,7 +70,7 @@ def test_what_is_written_holds_every_cell_what_failed_and_what_was_shared(sweep,
     )
     assert summary["best_run"].endswith("lapo-labels_1-seed_1")
     table = (tmp_path / "table.md").read_text().splitlines()
-    assert table[0].split("|")[1:4] == [" Success ", " 10 % ", " 100 % "]
+    assert table[0].split("|")[1:4] == [" Success, % ", " 10 % ", " 100 % "]
     assert sum(line.startswith("| la") for line in table) == 2 and "51 [" in "".join(table)
     latex = (tmp_path / "table.tex").read_text()
     assert latex.count(r"\\") == 3 and r"10 \%" in latex
