@@ -12,8 +12,8 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ class RealCluster:
     """``RAY_ADDRESS`` of a driver that joins without being submitted."""
     metrics_port: int
     """Of the head's Prometheus endpoint."""
+    nodes: dict[str, subprocess.Popen] = field(default_factory=dict)
+    """By ``role``, the head left out."""
+
+    def kill_node(self, role: str) -> None:
+        """SIGKILL to all of its processes."""
+        os.killpg(self.nodes[role].pid, signal.SIGKILL)
+        self.nodes[role].wait()
 
     def listed(self, what: str, **filters: str) -> list[dict[str, Any]]:
         """``nodes``, ``tasks`` or ``actors`` by Ray's state API, with those values."""
@@ -83,18 +90,19 @@ def real_cluster(
         *("--head", "--port", str(port), "--dashboard-port", str(dashboard), "--num-cpus", "0"),
         *("--ray-client-server-port", str(free_port()), "--metrics-export-port", str(metrics)),
     ]
-    started = [start_node([*head, "--temp-dir", folders[0]], environment, folder / "head.log")]
+    head_node = start_node([*head, "--temp-dir", folders[0]], environment, folder / "head.log")
     try:
-        wait_until_up(environment, started[0])
+        wait_until_up(environment, head_node)
         for (role, more), temp in zip(nodes.items(), folders[1:], strict=True):
             options = ["--address", address, "--temp-dir", temp, "--num-cpus", "4"]
             options += ["--labels", f"role={role}"]
-            started.append(start_node(options, environment | more, folder / f"{role}.log"))
-        wait_for_nodes(cluster, started)
+            cluster.nodes[role] = start_node(options, environment | more, folder / f"{role}.log")
+        wait_for_nodes(cluster, [head_node, *cluster.nodes.values()])
         yield cluster
     finally:
-        for node in started:
-            os.killpg(node.pid, signal.SIGKILL)  # asked to end, they take half a minute
+        for node in (head_node, *cluster.nodes.values()):
+            with suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)  # asked to end, they take half a minute
             node.wait()
         for temp in folders:
             shutil.rmtree(temp, ignore_errors=True)
