@@ -87,14 +87,17 @@ def real_cluster(
     # Short paths, for Unix sockets. One for each node: what comes with a job is unpacked there.
     folders = [tempfile.mkdtemp(prefix="lafp-ray-", dir="/tmp") for _ in range(1 + len(nodes))]
     head = [
-        *("--head", "--port", str(port), "--dashboard-port", str(dashboard), "--num-cpus", "0"),
-        *("--ray-client-server-port", str(free_port()), "--metrics-export-port", str(metrics)),
+        *("--head", "--num-cpus", "0", "--node-ip-address", "127.0.0.1", "--port", str(port)),
+        *("--dashboard-port", str(dashboard), "--metrics-export-port", str(metrics)),
+        *("--ray-client-server-port", str(free_port())),
     ]
     head_node = start_node([*head, "--temp-dir", folders[0]], environment, folder / "head.log")
     try:
         wait_until_up(environment, head_node)
-        for (role, more), temp in zip(nodes.items(), folders[1:], strict=True):
-            options = ["--address", address, "--temp-dir", temp, "--num-cpus", "4"]
+        for n, (role, more) in enumerate(nodes.items(), 1):
+            options = ["--address", address, "--temp-dir", folders[n], "--num-cpus", "4"]
+            # An address of its own, so that drivers join the head.
+            options += ["--node-ip-address", f"127.0.0.{1 + n}"]
             options += ["--labels", f"role={role}"]
             cluster.nodes[role] = start_node(options, environment | more, folder / f"{role}.log")
         wait_for_nodes(cluster, [head_node, *cluster.nodes.values()])
@@ -111,7 +114,7 @@ def real_cluster(
 def start_node(options: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen:
     return subprocess.Popen(
         [
-            *(RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address", "127.0.0.1"),
+            *(RAY, "start", "--block", "--disable-usage-stats"),
             # Several nodes share this machine's ports.
             *("--min-worker-port", "0", "--max-worker-port", "0"),
             *("--dashboard-agent-listen-port", str(free_port())),
