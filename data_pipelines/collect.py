@@ -172,6 +172,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     )
     result = rollout(env, Expert(env), seeds, num_recorded=len(seeds))
     records = []
+    successes = result.successes()
     for n, recording in enumerate(result.recordings):
         stem = storage.join(uri, batch.subset, f"episode_{batch.first + n:06d}")
         if batch.subset != "videos":
@@ -184,7 +185,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
                 episode=batch.first + n,
                 seed=int(seeds[n]),
                 num_frames=len(recording.frames),
-                success=None if result.success is None else bool(result.success[n]),
+                success=successes[n],
                 episode_return=float(result.episode_return[n]),
                 modes=result.modes[n].tolist(),
                 num_bytes=len(video),

@@ -28,7 +28,7 @@ _OPENGL = ("libOpenGL.so.0", "libGL.so.1")  # what EGL gives a context for
 
 @dataclass(frozen=True, kw_only=True)
 class RenderConfig:
-    """What a picture costs. All off: about ten times as fast."""
+    """What a picture costs. All off: fastest."""
 
     shadows: bool = False
     reflections: bool = False

@@ -59,7 +59,7 @@ def write_outcomes(uri: str, subject: Subject, parts: Sequence[RolloutResult], f
         fps: Of the video.
     """
     recordings = [recording for part in parts for recording in part.recordings]
-    success = [success for part in parts for success in _success_of(part)]
+    success = [success for part in parts for success in part.successes()]
     if recordings:
         frames = tile(recordings, success[: len(recordings)])
         video = encode_clip(frames, fps, EncodeConfig(crf=16, pixel_format="yuv444p"))
@@ -141,26 +141,19 @@ def _join_paths(parts: Sequence[RolloutResult]) -> np.ndarray:
     )
 
 
-def _success_of(part: RolloutResult) -> list[bool | None]:
-    """One per episode; None where the task knows no success."""
-    if part.success is None:
-        return [None] * len(part.seeds)
-    return [bool(success) for success in part.success]
-
-
 def _episodes(subject: Subject, parts: Sequence[RolloutResult]) -> list[Episode]:
-    rows = [(part, n) for part in parts for n in range(len(part.seeds))]
+    rows = [(part, n, success) for part in parts for n, success in enumerate(part.successes())]
     return [
         Episode(
             **asdict(subject),
             episode=number,
             episode_seed=int(part.seeds[n]),
-            success=_success_of(part)[n],
+            success=success,
             episode_return=float(part.episode_return[n]),
             length=int(part.length[n]),
             modes=part.modes[n].tolist(),
         )
-        for number, (part, n) in enumerate(rows)
+        for number, (part, n, success) in enumerate(rows)
     ]
 
 

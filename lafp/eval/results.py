@@ -104,6 +104,12 @@ def outcome_metric(rows: Iterable[Result]) -> str:
     return "return_normalized" if is_return else "success"
 
 
+def without_repeats(metrics: Sequence[str]) -> list[str]:
+    """Leaves out the returns of a task that knows success: it says what they say."""
+    repeats = ("return", "return_normalized") if "success" in metrics else ()
+    return [metric for metric in metrics if metric not in repeats]
+
+
 _ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), float: pa.float64(), int: pa.int64()}
 
 

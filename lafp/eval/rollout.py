@@ -88,6 +88,12 @@ class RolloutResult:
     recordings: tuple[Recording, ...]
     """Of the first episodes."""
 
+    def successes(self) -> list[bool | None]:
+        """One per episode; None where the task knows no success."""
+        if self.success is None:
+            return [None] * len(self.seeds)
+        return [bool(success) for success in self.success]
+
 
 def rollout(
     env: VectorEnv, actor: Actor, seeds: np.ndarray, *, num_recorded: int = 0, seed: int = 0

@@ -1,6 +1,6 @@
 """Means with intervals. No result of this project is a single number."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,16 @@ class Interval:
     num_seeds: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return self.written("{:.3f}".format)
+
+    def written(self, form: Callable[[float], str], unit: str = "") -> str:
+        """``mean unit [low, high]``, each number as ``form`` writes it."""
+        mean, low, high = map(form, (self.mean, self.low, self.high))
+        return f"{mean}{unit} [{low}, {high}]"
+
+    def in_percent(self) -> str:
+        """Of a share: ``93 % [88, 97]``."""
+        return self.written(lambda share: f"{100 * share:.0f}", " %")
 
 
 def bootstrap_interval(

@@ -11,6 +11,7 @@ from lafp.eval import plots
 from lafp.eval.report_sections.blocks import NO_VALUE, Section, Table, chart
 from lafp.eval.report_sections.result import AXES, name_of
 from lafp.eval.results import DEMONSTRATOR
+from lafp.eval.statistics import Interval
 from lafp.eval.study import StudyResults, StudyRow
 
 MAX_METHODS = 2
@@ -58,8 +59,8 @@ def table_of(results: StudyResults) -> Table | None:
     rows = [
         [
             variant or "",
-            *(_cell(probe.get((variant, label)), "{:.2f}".format) for label in _PROBES),
-            *(_cell(outcome.get((variant, label)), _percent, " %") for label in labels),
+            *(_cell(probe.get((variant, label)), _r2) for label in _PROBES),
+            *(_cell(outcome.get((variant, label)), Interval.in_percent) for label in labels),
         ]
         for variant in variants
     ]
@@ -118,12 +119,9 @@ def _height_in(results: StudyResults) -> float:
     return 0.9 + 0.27 * len(results.variants()) * len(_labels(results))
 
 
-def _cell(row: StudyRow | None, form: Callable[[float], str], unit: str = "") -> str:
-    if row is None:
-        return NO_VALUE
-    mean, low, high = (form(x) for x in (row.interval.mean, row.interval.low, row.interval.high))
-    return f"{mean}{unit} [{low}, {high}]"
+def _cell(row: StudyRow | None, written: Callable[[Interval], str]) -> str:
+    return NO_VALUE if row is None else written(row.interval)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f}"
+def _r2(value: Interval) -> str:
+    return value.written("{:.2f}".format)

@@ -18,7 +18,7 @@ from lafp.eval.report_sections.blocks import (
     anchored,
     chart,
 )
-from lafp.eval.report_sections.result import AXES, SLALOM_NOTE, color_of, is_lafp
+from lafp.eval.report_sections.result import AXES, OUTCOMES, SLALOM_NOTE, color_of, is_lafp
 from lafp.eval.results import DEMONSTRATOR, Result, write_results
 from lafp.eval.study import StudyResults, StudyRow
 from lafp.eval.study_tables import (
@@ -83,7 +83,7 @@ def _dots(results: StudyResults, variant: str | None) -> list[plots.Dot]:
 
 
 def _curves(results: StudyResults, column: str) -> dict[str, list[plots.Line]]:
-    """Success over one column: a panel per variant, a line per method that has three values."""
+    """The outcome over one column: a panel per variant, a line per method that has three values."""
     panels: dict[str, list[plots.Line]] = {}
     for variant in results.variants():
         series: dict[str, list[StudyRow]] = {}
@@ -96,7 +96,7 @@ def _curves(results: StudyResults, column: str) -> dict[str, list[plots.Line]]:
             if len(rows) > 2
         ]
         if lines:
-            panels[variant or results.outcome] = lines
+            panels[variant or OUTCOMES[results.outcome]] = lines
     return panels
 
 
@@ -233,19 +233,18 @@ def _section(results: StudyResults, variant: str | None) -> Section:
     if any(row.task == "slalom" for row in results.rows if row.variant == variant):
         blocks.append(Text(text=SLALOM_NOTE))
     title = variant or "Does it work?"
-    return Section(
-        id=f"variant-{variant or 'all'}", short=variant or "Success", title=title, blocks=blocks
-    )
+    short = variant or OUTCOMES[results.outcome]
+    return Section(id=f"variant-{variant or 'all'}", short=short, title=title, blocks=blocks)
 
 
 def _curve_section(results: StudyResults, column: str) -> Section | None:
     panels = _curves(results, column)
     if not panels:
         return None
-    title = _CURVES[column]
+    title = f"{OUTCOMES[results.outcome]} over {_CURVES[column]}"
     figure = chart(
         plots.curves(panels, xlabel=column, height_in=2.6),
-        alt=f"Success over {title}.",
-        caption=f"Success over {title}, with 95 % intervals.",
+        alt=f"{title}.",
+        caption=f"{title}, with 95 % intervals.",
     )
-    return Section(id=column, short=column, title=f"Success over {title}", blocks=[figure])
+    return Section(id=column, short=column, title=title, blocks=[figure])

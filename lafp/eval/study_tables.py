@@ -2,7 +2,7 @@
 
 from lafp.eval.report_sections.blocks import NO_VALUE, Table
 from lafp.eval.report_sections.result import AXES, in_words, is_lafp, name_of
-from lafp.eval.results import DEMONSTRATOR, Result
+from lafp.eval.results import DEMONSTRATOR, Result, without_repeats
 from lafp.eval.statistics import Interval
 from lafp.eval.study import StudyResults, StudyRow
 
@@ -44,7 +44,7 @@ def headline(results: StudyResults, variant: str | None) -> str | None:
         f"{named(row.subject)}{_modes_kept(results, row)}"
         for row in others
     ]
-    text = f"{named(lafp.subject)} {in_words(results.outcome, _percent(lafp.interval))}"
+    text = f"{named(lafp.subject)} {in_words(results.outcome, lafp.interval.in_percent())}"
     text += _modes_kept(results, lafp)
     return f"{text}: {'; '.join(gains)}." if gains else f"{text}."
 
@@ -89,9 +89,7 @@ def table_of(results: StudyResults, variant: str | None) -> Table | None:
     success = by_metric[results.outcome]
     if not success:
         return None
-    metrics = [metric for metric, rows in by_metric.items() if rows]
-    if results.outcome == "success":
-        metrics = [metric for metric in metrics if metric not in ("return", "return_normalized")]
+    metrics = without_repeats([metric for metric, rows in by_metric.items() if rows])
     body = []
     for label, row in success.items():
         cells = [_cell(by_metric[metric].get(label), metric) for metric in metrics]
@@ -123,7 +121,7 @@ def probe_table(results: StudyResults, variant: str | None) -> Table | None:
     for label, title in _PROBED.items():
         if label in rows:
             interval, each = rows[label].interval, rows[label].per_seed
-            r2 = f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+            r2 = interval.written("{:.2f}".format)
             mse = _cell(by_metric["probe_mse"].get(label), "probe_mse")
             body.append([title, r2, mse, " ".join(f"{value:.2f}" for value in each)])
     return Table(
@@ -170,16 +168,12 @@ def _cell(row: StudyRow | None, metric: str) -> str:
     if row is None:
         return NO_VALUE
     if metric in AXES:
-        return _percent(row.interval)
+        return row.interval.in_percent()
     return f"{row.interval.mean:.2f}" if metric in _SHARES else f"{row.interval.mean:.3f}"
 
 
-def _percent(value: Interval) -> str:
-    return f"{100 * value.mean:.0f} % [{100 * value.low:.0f}, {100 * value.high:.0f}]"
-
-
 def _points(gain: Interval) -> str:
-    return f"{100 * gain.mean:+.0f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
+    return gain.written(lambda share: f"{100 * share:+.0f}", " points")
 
 
 def named(row: Result) -> str:

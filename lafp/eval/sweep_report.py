@@ -18,7 +18,7 @@ from lafp.eval.report_sections.blocks import (
     chart,
 )
 from lafp.eval.report_sections.result import SLALOM_NOTE
-from lafp.eval.results import write_results
+from lafp.eval.results import without_repeats, write_results
 from lafp.eval.study import StudyRow
 from lafp.eval.study_report import page_of_runs
 from lafp.eval.study_tables import markdown_table, named
@@ -88,11 +88,11 @@ def write_sweep(
 
 def _metrics(results: SweepResults) -> list[str]:
     """Those that were measured and say more than another."""
-    found = [metric for metric in METRICS if results.curves(metric)]
-    says_nothing = {"return"} if "success" in found else set()
+    found = without_repeats([metric for metric in METRICS if results.curves(metric)])
     if all(row.label_scope == "decoder" for row in results.rows):
-        says_nothing.add("probe_r2")  # of a LAM that saw the same labels in every trial
-    return [metric for metric in found if metric not in says_nothing]
+        # Of a LAM that saw the same labels in every trial.
+        return [metric for metric in found if metric != "probe_r2"]
+    return found
 
 
 def _in_words(metric: str, value: float, fraction: float | None) -> str:
@@ -184,10 +184,11 @@ def _heading(metric: str) -> str:
 def _cell(row: StudyRow | None, metric: str) -> str:
     if row is None:
         return NO_VALUE
-    values = (row.interval.mean, row.interval.low, row.interval.high)
-    form = (lambda v: f"{100 * v:.0f}") if metric in _PERCENT else _decimal
-    mean, low, high = map(form, values)
-    return f"{mean} [{low}, {high}]"
+    return row.interval.written(_hundredths if metric in _PERCENT else _decimal)
+
+
+def _hundredths(share: float) -> str:
+    return f"{100 * share:.0f}"
 
 
 def _decimal(value: float) -> str:

@@ -18,7 +18,13 @@ from lafp.eval.report_sections.blocks import (
     chart,
     percent,
 )
-from lafp.eval.results import DEMONSTRATOR, Result, outcome_metric, read_results
+from lafp.eval.results import (
+    DEMONSTRATOR,
+    Result,
+    outcome_metric,
+    read_results,
+    without_repeats,
+)
 from lafp.eval.run_record import RunRecord
 from lafp.eval.statistics import bootstrap_interval
 
@@ -173,6 +179,8 @@ AXES = {
     "return_normalized": "return, share of the demonstrators'",
 }
 """What a chart of an outcome shows."""
+OUTCOMES = {"success": "Success", "return_normalized": "Return"}
+"""An outcome in a title."""
 
 
 def success_section(rows: Sequence[Result]) -> Section | None:
@@ -201,7 +209,7 @@ def success_section(rows: Sequence[Result]) -> Section | None:
     ]
     if any(row.task == "slalom" for row in rows):
         blocks.append(Note(text=f"{SLALOM_NOTE} {_ONE_SEED}"))
-    return Section(id="success", short="Success", title="Does it work?", blocks=blocks)
+    return Section(id="success", short=OUTCOMES[outcome], title="Does it work?", blocks=blocks)
 
 
 def _on_widthless(success: Sequence[Result]) -> str:
@@ -256,9 +264,9 @@ _COLUMNS = {
 def _table(rows: Sequence[Result], success: Sequence[Result]) -> Table:
     """One row per method, one column per metric that some method has."""
     values = {(row.label, row.metric): row for row in rows}
-    metrics = [m for m in _COLUMNS if any((row.label, m) in values for row in success)]
-    if "success" in metrics:
-        metrics = [metric for metric in metrics if metric not in ("return", "return_normalized")]
+    metrics = without_repeats(
+        [m for m in _COLUMNS if any((row.label, m) in values for row in success)]
+    )
     shown = list(success)
     if demonstrator := _demonstrator(rows, success[0].metric):
         shown.append(demonstrator)

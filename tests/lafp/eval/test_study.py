@@ -1,6 +1,7 @@
 """Means over the seeds of a study, and what is written of them."""
 
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -60,6 +61,21 @@ def test_variants_with_one_method_each_stand_in_one_table_and_one_chart(tmp_path
     ]
     assert (tmp_path / "plot.png").stat().st_size > 5000
     assert "All variants" in (tmp_path / "report.html").read_text()
+
+
+def test_where_the_outcome_is_a_return_the_page_never_speaks_of_success(tmp_path):
+    subject = replace(SUBJECTS["lafp"], variant=None)
+    rows = [
+        Result.of(replace(subject, label=f"at {time}", anchor_time=time), metric, 0.6, 10)
+        for time in (0.0, 0.5, 1.0)
+        for metric in ("return", "return_normalized")
+    ]
+    outcomes = {(None, row.label): {0: np.full(10, row.value)} for row in rows}
+    results = StudyResults(rows=tuple(rows), outcomes=outcomes, runs=())
+    write_study(str(tmp_path), "cheetah", results)
+    page = unescape((tmp_path / "report.html").read_text())
+    assert "Return over anchor_time of the action decoder's training, with 95 % intervals." in page
+    assert "success" not in page.lower()
 
 
 @pytest.fixture
