@@ -56,6 +56,8 @@ def what_sharing_saves(graph: StageGraph) -> list[str]:
     """Lines of a plan."""
     nums = sharing(graph)
     needed, wanted = (sum(column) for column in zip(*nums.values(), strict=True))
+    if needed == wanted:
+        return [f"{needed} stages; none is shared"]
     return [
         f"{needed} stages instead of {wanted}, the rest is shared:",
         *(f"  {job}: {once} instead of {each}" for job, (once, each) in nums.items()),

@@ -94,7 +94,8 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
         os.environ.setdefault(name, value)
     if "RAY_ADDRESS" not in os.environ:  # nobody preempts this machine
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    sys.stderr.write(f"[{stage.name}] starting {cfg.num_workers} training workers\n")
+    workers = "1 training worker" if cfg.num_workers == 1 else f"{cfg.num_workers} training workers"
+    sys.stderr.write(f"[{stage.name}] starting {workers}\n")
     with _progress(stage, cfg), stopped_by_sigterm(stage) as board:
         job = {"cfg": cfg, "build_task": build_task, "uri": stage.uri, "board": board}
         try:

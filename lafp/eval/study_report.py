@@ -24,6 +24,7 @@ from lafp.eval.study import StudyResults, StudyRow
 from lafp.eval.study_tables import (
     alignment_table,
     headline,
+    headline_parts,
     markdown,
     markdown_table,
     named,
@@ -149,9 +150,9 @@ def _page(uri: str, name: str, results: StudyResults) -> str:
     sections += [_section(results, variant) for variant in results.variants()]
     sections += [s for column in _CURVES if (s := _curve_section(results, column))]
     headlines = [
-        f"{variant}: {text}" if variant else text
+        Markup("<br>").join([f"{variant}: {lines[0]}" if variant else lines[0], *lines[1:]])
         for variant in results.variants()
-        if (text := headline(results, variant))
+        if (lines := headline_parts(results, variant))
     ]
     return page_of_runs(
         uri,

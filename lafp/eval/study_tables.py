@@ -31,11 +31,19 @@ _SHARES = ("mode_coverage", "side_entropy")
 
 
 def headline(results: StudyResults, variant: str | None) -> str | None:
-    """LAFP against the rows that settle it, from the numbers; None where they are missing."""
+    """``headline_parts`` as a sentence; None where there are none."""
+    if not (parts := headline_parts(results, variant)):
+        return None
+    found, *gains = parts
+    return f"{found}: {'; '.join(gains)}." if gains else f"{found}."
+
+
+def headline_parts(results: StudyResults, variant: str | None) -> list[str]:
+    """What LAFP reaches, then its gain over each row that settles it; empty without LAFP."""
     rows = list(results.of_variant(variant, results.outcome).values())
     lafp = next((row for row in rows if is_lafp(row.subject)), None)
     if lafp is None:
-        return None
+        return []
     cloning = [row for row in rows if row.subject.method.startswith("latent_bc")]
     others = [max(cloning, key=lambda row: row.interval.mean)] if cloning else []
     others += [row for row in rows if _differs_in_anchor(row.subject, lafp.subject)]
@@ -45,8 +53,7 @@ def headline(results: StudyResults, variant: str | None) -> str | None:
         for row in others
     ]
     text = f"{named(lafp.subject)} {in_words(results.outcome, lafp.interval.in_percent())}"
-    text += _modes_kept(results, lafp)
-    return f"{text}: {'; '.join(gains)}." if gains else f"{text}."
+    return [text + _modes_kept(results, lafp), *gains]
 
 
 def _modes_kept(results: StudyResults, row: StudyRow) -> str:
@@ -104,10 +111,9 @@ def table_of(results: StudyResults, variant: str | None) -> Table | None:
         rows=body,
         num_text_columns=2,
         emphasized=frozenset([next((i for i, row in rows if is_lafp(row.subject)), -1)]),
-        caption=f"Means over {num} training seeds with 95 % bootstrap intervals, for "
-        f"{AXES[results.outcome]}, over seeds and episodes. Mode coverage and side entropy are "
-        "over the demonstrators'; seeds where no episode passed a fork are left out. Seeds: the "
-        "first number of each, in percent.",
+        caption=f"Means over {num} training seeds. Intervals: 95 %, bootstrap over seeds and "
+        "episodes. Mode coverage and side entropy are over the demonstrators'; seeds "
+        "where no episode passed a fork are left out. Seeds: the first number of each, in percent.",
     )
 
 
@@ -173,7 +179,7 @@ def _cell(row: StudyRow | None, metric: str) -> str:
 
 
 def _points(gain: Interval) -> str:
-    return gain.written(lambda share: f"{100 * share:+.0f}", " points")
+    return gain.written(lambda share: f"{round(100 * share):+d}", " points")  # never "-0"
 
 
 def named(row: Result) -> str:

@@ -86,17 +86,19 @@ def probe_rows(lam: Subject, metrics: Mapping[str, float]) -> list[Result]:
         return []
     num = int(metrics["probe/n"])
     low, high = metrics["probe/r2_low"], metrics["probe/r2_high"]
-    nothing = _probe(lam, "nothing")
+    nothing, variance = _probe(lam, "nothing"), metrics["probe/action_variance"]
     rows = [
         Result.of(lam, "probe_r2", metrics["probe/r2"], num, low=low, high=high),
         Result.of(lam, "probe_mse", metrics["probe/mse"], num),
         Result.of(nothing, "probe_r2", 0.0, num),
-        Result.of(nothing, "probe_mse", metrics["probe/action_variance"], num),
+        Result.of(nothing, "probe_mse", variance, num),
     ]
     for name, method in PROBE_CONTROLS.items():
-        for metric in ("r2", "mse"):
-            if (value := metrics.get(f"probe/{metric}_{name}")) is not None:
-                rows.append(Result.of(_probe(lam, method), f"probe_{metric}", value, num))
+        if (r2 := metrics.get(f"probe/r2_{name}")) is not None:
+            control = _probe(lam, method)
+            rows.append(Result.of(control, "probe_r2", r2, num))
+            # On the same transitions, so that R^2 = 1 - MSE / variance.
+            rows.append(Result.of(control, "probe_mse", (1 - r2) * variance, num))
     return rows
 
 

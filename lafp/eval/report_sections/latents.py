@@ -114,8 +114,7 @@ def probe_section(rows: Sequence[Result]) -> Section | None:
     r2 = probe_rows(rows, "probe_r2")
     if "lam" not in r2:
         return None
-    nothing = probe_rows(rows, "probe_mse").get("nothing")
-    variance = nothing.value if nothing else None
+    errors = probe_rows(rows, "probe_mse")
     dots = [
         plots.Dot(
             label=_PROBES[method],
@@ -130,8 +129,7 @@ def probe_section(rows: Sequence[Result]) -> Section | None:
     body = []
     for method, row in r2.items():
         interval = NO_VALUE if row.low is None else f"[{row.low:.2f}, {row.high:.2f}]"
-        # R^2 is 1 - MSE / variance over the same transitions, and the variance is nothing's MSE.
-        error = f"{(1 - row.value) * variance:.4f}" if variance is not None else NO_VALUE
+        error = f"{errors[method].value:.4f}" if method in errors else NO_VALUE
         body.append([_PROBES[method], f"{row.value:.2f}", interval, error, f"{row.n:,}"])
     return Section(
         id="probe",

@@ -293,12 +293,20 @@ def _cell(row: Result | None, metric: str) -> str:
     return _share(row) if metric in AXES else _COLUMNS[metric][1](row.value)
 
 
+_LATENCIES = {
+    "latency_b1_ms": ("1 observation", "{:.2f} ms"),
+    "latency_b1_ratio": ("over BC", "{:.2f} " + TIMES),
+    "latency_b64_ms": ("64 observations", "{:.1f} ms"),
+}
+
+
 def latency_section(rows: Sequence[Result]) -> Section | None:
     """Time per action against cloning."""
     single = of_metric(rows, "latency_b1_ms")
     if not single:
         return None
     values = {(row.label, row.metric): row.value for row in rows}
+    columns = {metric: c for metric, c in _LATENCIES.items() if metric in {r.metric for r in rows}}
     body = [
         [
             name_of(row),
@@ -306,17 +314,13 @@ def latency_section(rows: Sequence[Result]) -> Section | None:
             str(row.solver_steps or NO_VALUE),
             *(
                 _optional(values.get((row.label, metric)), form)
-                for metric, form in (
-                    ("latency_b1_ms", "{:.2f} ms"),
-                    ("latency_b1_ratio", "{:.2f} " + TIMES),
-                    ("latency_b64_ms", "{:.1f} ms"),
-                )
+                for metric, (_, form) in columns.items()
             ),
         ]
         for row in single
     ]
     table = Table(
-        head=["Method", "Noise", "Solver steps", "1 observation", "over BC", "64 observations"],
+        head=["Method", "Noise", "Solver steps", *(title for title, _ in columns.values())],
         rows=body,
         num_text_columns=2,
         caption=f"Median of {single[0].n} interleaved timings of one action, encoder and action "
