@@ -27,6 +27,8 @@ class Job:
     """Config -> folder of the run, e.g. ``lam``; empty for the run itself."""
     inputs: Callable[[Any, RunDir], Mapping[str, str]] = lambda _cfg, _run: {}
     """Config, run -> fingerprints of what the stage reads. Raises ConfigError if one is missing."""
+    check: Callable[[Any, RunDir], None] = lambda _cfg, _run: None
+    """Config, run -> raises ConfigError for what is known to be wrong before the cluster starts."""
     demand: Callable[[Any], Demand]
     """Config -> what the stage needs of the cluster."""
     plan: Callable[[Any, RunDir], list[str]]
@@ -49,6 +51,7 @@ def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
     if state == "complete":
         print(f"{label}: complete, nothing to do ({stage.uri})", flush=True)
         return stage.summary()
+    job.check(cfg, run)
     if (demand := job.demand(cfg)).num_cpus:
         connect(demand)
     print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)

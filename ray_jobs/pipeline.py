@@ -6,6 +6,7 @@ python -m ray_jobs.pipeline configs/pipeline/videos.yaml preprocess.source=DIR -
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,8 +47,29 @@ def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, Any]]:
     yield report.JOB, cfg.report
 
 
+def check(cfg: PipelineConfig, run: RunDir) -> None:
+    """Finds now what would stop a stage hours later, when its turn comes.
+
+    Raises:
+        ConfigError: Two sections write the same stage, or a source is not there.
+    """
+    times = Counter(job.stage(section) for job, section in steps(cfg))
+    if twice := [stage for stage, num in times.items() if num > 1]:
+        raise ConfigError(
+            f"Two sections of the pipeline write {twice[0]}: set another `name` in one of them."
+        )
+    for key in ("preprocess", "preprocess_labeled"):
+        section = getattr(cfg, key)
+        if section and (section.source or not cfg.collect):
+            try:
+                preprocess.check(section, run)
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {error}") from None
+
+
 def plan(cfg: PipelineConfig, run: RunDir) -> list[str]:
     """One paragraph per stage. Stages behind an unfinished one cannot be looked into yet."""
+    check(cfg, run)
     lines, is_waiting = [], False
     for job, section in steps(cfg):
         stage = run.stage(job.stage(section))
@@ -76,6 +98,7 @@ def run_steps(cfg: PipelineConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 JOB = Job(
     name="pipeline",
     schema=PipelineConfig,
+    check=check,
     demand=lambda cfg: functools.reduce(
         operator.or_, (job.demand(section) for job, section in steps(cfg)), Demand()
     ),

@@ -31,3 +31,10 @@ class PipelineConfig:
     """One action decoder each: decoder/<name>."""
     evaluate: EvaluateConfig
     report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.preprocess_labeled and self.preprocess_labeled.labels is None:
+            raise ValueError(
+                "preprocess_labeled.labels is null, so no action would be read: set "
+                "preprocess_labeled.labels={} or extend configs/preprocess/labeled.yaml."
+            )

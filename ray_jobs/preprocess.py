@@ -9,7 +9,7 @@ from typing import Any
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.estimate import estimate
-from data_pipelines.pipeline import list_inputs, preprocess
+from data_pipelines.pipeline import list_inputs, list_source, preprocess
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.run_dir import RunDir, StageDir
@@ -46,6 +46,20 @@ def inputs(cfg: PreprocessConfig, run: RunDir) -> dict[str, str]:
         digest.update(f"{item.uri}\0{item.num_bytes}\0".encode())
         num_files, num_bytes = num_files + 1, num_bytes + item.num_bytes
     return {"source": f"{num_files} files, {num_bytes} bytes, {digest.hexdigest()[:12]}"}
+
+
+def check(cfg: PreprocessConfig, run: RunDir) -> None:
+    """A look at the first file of each source, where ``inputs`` lists them all.
+
+    Raises:
+        ConfigError: A source is missing, or cannot be used.
+    """
+    if cfg.source is None:
+        inputs(cfg, run)
+    else:
+        cfg = resolve(cfg, run)
+        for source in filter(None, (cfg.source, cfg.val_source)):
+            next(list_source(source, None, cfg), None)
 
 
 def plan(cfg: PreprocessConfig, run: RunDir) -> list[str]:

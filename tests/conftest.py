@@ -4,6 +4,7 @@ import os
 import socket
 import uuid
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -44,10 +45,12 @@ def s3_server():
 
 
 @pytest.fixture
-def s3_bucket(s3_server) -> str:
+def s3_bucket(s3_server):
     """URI of a fresh, empty bucket."""
     import boto3
 
     name = f"lafp-{uuid.uuid4().hex[:12]}"
     boto3.client("s3").create_bucket(Bucket=name)
-    return f"s3://{name}"
+    yield f"s3://{name}"
+    # moto keeps all objects in memory, those that were deleted or overwritten too.
+    urlopen(Request(f"{s3_server['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST"))

@@ -94,7 +94,10 @@ def holds_files(source: str, is_wanted: Callable[[str], bool]) -> bool:
 
 def _check_exists(folder: str, source: str) -> None:
     if not storage.exists(folder):
-        raise ConfigError(f"No such file or folder: {source}.")
+        raise ConfigError(
+            f"No such file or folder: {source}. A source is a folder, a glob, a file or "
+            "s3://bucket/prefix."
+        )
 
 
 def _is_glob(source: str) -> bool:

@@ -15,7 +15,9 @@ from botocore.exceptions import (
     ClientError,
     HTTPClientError,
     IncompleteReadError,
+    NoCredentialsError,
     ParamValidationError,
+    PartialCredentialsError,
 )
 from botocore.exceptions import ConnectionError as EndpointError
 
@@ -34,6 +36,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _NUM_READS = 3
 _READ_BYTES = 8 * 2**20
+_REFUSED_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+_SET_CREDENTIALS = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for an object store other "
+    "than AWS's, AWS_ENDPOINT_URL too."
+)
 _local = threading.local()
 
 
@@ -217,13 +224,9 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            raise FileNotFoundError(f"No such object: {uri}") from error
-        if error.response["Error"]["Code"] in ("403", "AccessDenied"):
-            raise AccessDeniedError(f"Could not {verb} {uri}: {error}") from error
-        if _is_server_error(error):
-            raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
-        raise failed(verb, uri, error) from error
+        raise _of_answer(verb, uri, error) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise StorageError(f"Could not {verb} {uri}: {error}. {_SET_CREDENTIALS}") from error
     except ParamValidationError as error:  # no bucket can have this name
         raise FileNotFoundError(f"No such object: {uri}. {error}") from error
     except (HTTPClientError, EndpointError, IncompleteReadError) as error:
@@ -233,6 +236,20 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
         if _is_server_error(error.__context__):  # boto3 wraps those of large uploads
             raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
         raise failed(verb, uri, error) from error
+
+
+def _of_answer(verb: str, uri: str, error: ClientError) -> OSError:
+    """What S3 answered, in our words."""
+    code = error.response["Error"]["Code"]
+    if code in ("404", "NoSuchKey", "NotFound"):
+        return FileNotFoundError(f"No such object: {uri}")
+    if code in ("403", "AccessDenied"):
+        return AccessDeniedError(f"Could not {verb} {uri}: {error}")
+    if code in _REFUSED_CREDENTIALS:
+        return StorageError(f"Could not {verb} {uri}: {error} {_SET_CREDENTIALS}")
+    if _is_server_error(error):
+        return UnreachableError(f"Could not {verb} {uri}: {error}")
+    return failed(verb, uri, error)
 
 
 def _is_server_error(error: BaseException | None) -> bool:

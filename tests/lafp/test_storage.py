@@ -101,6 +101,24 @@ def test_a_dead_endpoint_is_a_storage_error_that_names_the_uri(monkeypatch):
         storage.read_bytes("s3://bucket/key")
 
 
+@pytest.mark.parametrize("given", [{}, {"AWS_ACCESS_KEY_ID": "half"}])
+def test_missing_credentials_are_said_with_what_to_set(monkeypatch, tmp_path, given):
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(key, raising=False)
+    nowhere = {
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "a"),
+        "AWS_CONFIG_FILE": str(tmp_path / "b"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for key, value in (nowhere | given).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(storage.s3, "_local", type(storage.s3._local)())
+    with pytest.raises(
+        storage.StorageError, match=r"look up s3://bucket/key: .*Set AWS_ACCESS_KEY_ID"
+    ):
+        storage.is_file("s3://bucket/key")
+
+
 def test_joined_uris_have_single_slashes():
     assert storage.join("s3://b/", "/a/", "c") == "s3://b/a/c"
     assert storage.join("/", "a") == "/a"

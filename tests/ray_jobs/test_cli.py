@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lafp.config import ConfigError, load_config
+from lafp.run_dir import RunDir
+from ray_jobs import pipeline
+from ray_jobs.job import execute
+from ray_jobs.pipeline_config import PipelineConfig
+
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(
     path.stem
@@ -14,6 +20,7 @@ JOBS = sorted(
     if '__name__ == "__main__"' in path.read_text()
 )
 DEMO = "configs/pipeline/slalom.yaml"
+VIDEOS = "configs/pipeline/videos.yaml"
 
 
 def run_job(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
@@ -48,7 +55,7 @@ def test_help_lists_the_config_keys_with_docs_and_defaults(job):
         ([DEMO, "train_lam.train.lrr=1"], "Key 'train_lam.train.lrr' is not in TrainConfig"),
         ([DEMO, "train_lam.train.optim.lr=-1"], "train_lam.train.optim: lr must be positive"),
         ([DEMO, "seed"], "has no '='"),
-        (["configs/pipeline/videos.yaml", "preprocess.source=/no/such/dir"], "/no/such/dir"),
+        ([VIDEOS, "preprocess.source=/no/such/dir"], "preprocess: No such file or folder: /no/s"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -57,6 +64,28 @@ def test_a_wrong_command_ends_with_one_clear_line_and_code_2(args, message, tmp_
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+    assert "starting" not in result.stdout, "the cluster was started for nothing"
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "message"),
+    [
+        (VIDEOS, "preprocess.source=null", "preprocess: Set source="),
+        (DEMO, "preprocess_labeled.source=/no/such", "preprocess_labeled: No such file or folder"),
+        (DEMO, "preprocess_labeled.name=videos", "Two sections of the pipeline write shards/vid"),
+        (DEMO, "preprocess_labeled.labels=null", "preprocess_labeled.labels is null"),
+    ],
+)
+def test_what_would_stop_a_later_stage_is_said_before_the_first(
+    config, override, message, tmp_path
+):
+    with pytest.raises(ConfigError, match=message):
+        execute(
+            pipeline.JOB,
+            load_config(PipelineConfig, ROOT / config, [override]),
+            RunDir(str(tmp_path)),
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path):
