@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from lafp import storage
-from lafp.config import ConfigError
+from lafp.config import ConfigError, config_from_dict
 from lafp.deploy.export import export_agent
 from lafp.deploy.step import AgentStep, Memory
 from lafp.export import read_card
-from lafp.models.action_decoder import ActionDecoder, load_action_decoder
+from lafp.models.action_decoder import ActionDecoder, TrueActions, load_action_decoder
 from lafp.policies.base import Policy, load_policy
 from lafp.run_dir import RunDir
 from lafp.types import ActionSpec, ObsSpec
@@ -44,7 +44,7 @@ class Agent:
     def __init__(
         self,
         policy: Policy,
-        action_decoder: ActionDecoder,
+        action_decoder: ActionDecoder | TrueActions,
         *,
         dtype: Dtype = "float32",
         compile: bool = False,
@@ -78,7 +78,7 @@ class Agent:
             run_dir: The run's folder, local or S3.
             policy: Which policy, a folder of ``policy/``; by default the decoder's own.
             decoder: Which action decoder, a folder of ``decoder/``; needed where a run has several
-                for the policy.
+                for the policy. One of true actions (``train_bc``) takes none.
             device: Where it shall run.
             noise: Instead of the trained policy's ``noise``; latent_flow only.
             noise_hold_steps: Instead of the trained policy's, for noise ``held``.
@@ -92,15 +92,7 @@ class Agent:
             ConfigError: A model is missing or of another version, the decoder was trained on
                 another policy, or it is not clear which decoder is meant.
         """
-        decoder = decoder or _only_decoder(run_dir, policy)
-        run = RunDir(run_dir)
-        action_decoder, specs = load_action_decoder(run.stage(f"decoder/{decoder}").uri, device)
-        policy_uri = run.stage(f"policy/{policy or specs['policy']}").uri
-        if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
-            raise ConfigError(
-                f"The action decoder '{decoder}' was trained on the latent actions of another "
-                f"policy than {policy_uri}. Train the decoder again."
-            )
+        policy_uri, action_decoder = _models(RunDir(run_dir), policy, decoder, device)
         options: dict[str, Any] = {
             "noise": noise,
             "noise_hold_steps": noise_hold_steps,
@@ -260,6 +252,25 @@ class Agent:
                 "(255 * image).round().astype(np.uint8)."
             )
         return np.ascontiguousarray(frames)
+
+
+def _models(
+    run: RunDir, policy: str | None, decoder: str | None, device: torch.device | str
+) -> tuple[str, ActionDecoder | TrueActions]:
+    """The policy's folder, and what makes actions of its points."""
+    if policy is not None and decoder is None:
+        policy_uri = run.stage(f"policy/{policy}").uri
+        if action := read_card(policy_uri, "policy")["specs"].get("action"):
+            return policy_uri, TrueActions(config_from_dict(ActionSpec, action))
+    decoder = decoder or _only_decoder(run.uri, policy)
+    action_decoder, specs = load_action_decoder(run.stage(f"decoder/{decoder}").uri, device)
+    policy_uri = run.stage(f"policy/{policy or specs['policy']}").uri
+    if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
+        raise ConfigError(
+            f"The action decoder '{decoder}' was trained on the latent actions of another "
+            f"policy than {policy_uri}. Train the decoder again."
+        )
+    return policy_uri, action_decoder
 
 
 def _only_decoder(run_dir: str, policy: str | None) -> str:

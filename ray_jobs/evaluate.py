@@ -45,8 +45,7 @@ def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
     stages += [own] if cfg.shards is None and run.stage(own).uri in seen else []
     if cfg.methods:
         stages += ["shards/labeled"] if cfg.labeled_shards is None else []
-        stages += [f"policy/{method.policy}" for method in cfg.methods]
-        stages += [f"decoder/{method.decoder}" for method in cfg.methods]
+        stages += _models(cfg)
     found = {name: run.stage(name).fingerprint() for name in dict.fromkeys(stages)}
     if cfg.lam is not None:
         found["lam"] = read_card(cfg.lam, "lam")["weights_sha256"]
@@ -58,9 +57,12 @@ def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
 
 def reads(cfg: EvaluateConfig) -> list[str]:
     """What ``inputs`` looks at."""
+    return ["lam", "shards/videos", "shards/labeled", *_models(cfg)]
+
+
+def _models(cfg: EvaluateConfig) -> list[str]:
     policies = [f"policy/{method.policy}" for method in cfg.methods]
-    decoders = [f"decoder/{method.decoder}" for method in cfg.methods]
-    return ["lam", "shards/videos", "shards/labeled", *policies, *decoders]
+    return policies + [f"decoder/{m.decoder}" for m in cfg.methods if m.decoder is not None]
 
 
 def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:

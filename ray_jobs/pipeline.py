@@ -18,6 +18,7 @@ from ray_jobs import (
     label_latents,
     preprocess,
     report,
+    train_bc,
     train_decoder,
     train_lam,
     train_policy,
@@ -43,6 +44,8 @@ def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, Any]]:
         yield train_policy.JOB, policy
     for decoder in cfg.train_decoder:
         yield train_decoder.JOB, decoder
+    for baseline in cfg.train_bc:
+        yield train_bc.JOB, baseline
     yield evaluate.JOB, cfg.evaluate
     yield report.JOB, cfg.report
 

@@ -7,6 +7,7 @@ from data_pipelines.config import PreprocessConfig
 from data_pipelines.label_latents import LabelLatentsConfig
 from lafp.eval.config import EvaluateConfig
 from lafp.eval.report import ReportConfig
+from lafp.train.tasks.behavior_cloning import TrainBcConfig
 from lafp.train.tasks.decoder import TrainDecoderConfig
 from lafp.train.tasks.lam import TrainLamConfig
 from lafp.train.tasks.policy import TrainPolicyConfig
@@ -29,6 +30,8 @@ class PipelineConfig:
     """One policy each: policy/<name>."""
     train_decoder: tuple[TrainDecoderConfig, ...] = ()
     """One action decoder each: decoder/<name>."""
+    train_bc: tuple[TrainBcConfig, ...] = ()
+    """One policy of true actions each, on the labels alone: policy/<name>."""
     evaluate: EvaluateConfig
     report: ReportConfig = field(default_factory=ReportConfig)
 

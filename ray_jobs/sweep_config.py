@@ -47,7 +47,8 @@ class SweepConfig:
     """Shares of the labeled training episodes, in [0, 1], e.g. ``[0.01, 0.025, 0.1, 1]``. The
     subsets of one seed are nested. 0 fits scope ``lam`` only."""
     label_scope: LabelScope = "decoder"
-    """Whose labels: the action decoder's, the LAM's supervision, or both."""
+    """Whose labels: the action decoder's (and those of ``train_bc``), the LAM's supervision, or
+    both."""
     methods: tuple[ValueConfig, ...] = ()
     """What else is compared, as changes of the pipeline: objectives, policies, ``anchor_time``."""
     seeds: tuple[int, ...]
@@ -104,12 +105,17 @@ def as_study(cfg: SweepConfig) -> StudyConfig:
 def _overrides(fraction: float, scope: LabelScope) -> tuple[str, ...]:
     if fraction == 0:
         return ("train_lam.supervision.weight=0",)
+    # The baseline without latent actions has the labels that the action decoder has.
+    decoding = (
+        f"train_decoder.*.label_fraction={fraction}",
+        f"train_bc.*.label_fraction={fraction}",
+    )
     return {
-        "decoder": (f"train_decoder.*.label_fraction={fraction}",),
+        "decoder": decoding,
         "lam": (f"train_lam.supervision.label_fraction={fraction}",),
         "both": (
             f"train_lam.supervision.label_fraction={fraction}",
-            f"train_decoder.*.label_fraction={fraction}",
+            *decoding,
         ),
     }[scope]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lafp.data.windows import pixels_to_float
-from lafp.models.action_decoder import ActionDecoder
+from lafp.models.action_decoder import ActionDecoder, TrueActions
 from lafp.policies.base import Policy
 from lafp.types import PolicyState
 
@@ -34,7 +34,10 @@ class AgentStep(nn.Module):
     """
 
     def __init__(
-        self, policy: Policy, action_decoder: ActionDecoder, dtype: torch.dtype = torch.float32
+        self,
+        policy: Policy,
+        action_decoder: ActionDecoder | TrueActions,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.policy, self.action_decoder, self.dtype = policy, action_decoder, dtype

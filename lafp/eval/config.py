@@ -11,14 +11,14 @@ from lafp.eval.results import DEMONSTRATOR
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """One way to act: a policy, an action decoder, and how the policy draws its noise."""
+    """One way to act: a policy, its action decoder, and how the policy draws its noise."""
 
     label: str
     """Unique name, in tables and as a file name: letters, digits, ``.``, ``_`` and ``-``."""
     policy: str
     """Folder below ``policy/`` of the run."""
-    decoder: str
-    """Folder below ``decoder/`` of the run."""
+    decoder: str | None = None
+    """Folder below ``decoder/`` of the run; null for a policy of true actions (``train_bc``)."""
     noise: Literal["fresh", "persistent", "held", "warm_start"] | None = None
     """Flow policies: overrides the policy's own setting. See ``LatentFlowConfig.noise``."""
     noise_hold_steps: int | None = None

@@ -22,6 +22,7 @@ from lafp.eval.open_loop import open_loop_errors
 from lafp.eval.rollout import Actor, Expert, RolloutResult, observation, rollout
 from lafp.eval.run_record import StageRecord
 from lafp.lam import load_lam
+from lafp.models.action_decoder import ActionDecoder
 from lafp.policies.base import load_policy
 from lafp.run_dir import RunDir
 from lafp.train.tasks.held_out import HeldOutClips
@@ -78,7 +79,7 @@ def measure_action_error(
 def measure_alignment(
     run_uri: str, lam_uri: str, method: MethodConfig, labeled_shards: str, seed: int
 ) -> dict[str, float]:
-    """Why the method's decoder does what it does; empty if no labeled clip is held out.
+    """Why the method's decoder does what it does; empty without one or without held-out clips.
 
     The policy is sampled as the decoder's training did, and with the method's solver steps as it
     is deployed: from fresh noise, whatever noise the method keeps within an episode.
@@ -88,6 +89,9 @@ def measure_alignment(
     """
     torch.set_num_threads(1)
     agent = load_agent(run_uri, method)
+    decoder = agent.action_decoder
+    if not isinstance(decoder, ActionDecoder):
+        return {}
     policy = load_policy(RunDir(run_uri).stage(f"policy/{method.policy}").uri)
     lam = load_lam(lam_uri)
     parts = [
@@ -103,7 +107,6 @@ def measure_alignment(
     torch.manual_seed(derive_seed(seed, "alignment"))
     trained_on_NZ = anchored_latents(policy, seen, anchor_range(config["anchor_time"]))
     deployed_NZ = deployed_latents(agent.policy, seen)
-    decoder = agent.action_decoder
     return {
         **alignment(trained_on_NZ, seen.idm_latent, deployed_NZ),
         **decoding_errors(

@@ -38,6 +38,8 @@ import pyarrow.parquet as pq
 from lafp import storage
 
 DEMONSTRATOR = "demonstrator"
+BEHAVIOR_CLONING = "behavior_cloning"
+"""Of true actions, on the labels alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ class Subject:
     label: str
     """Unique within a run; names the method in charts."""
     method: str
-    """``latent_bc``, ``latent_bc_idm_decoder``, ``latent_flow``, ``demonstrator``, or a probe's."""
+    """``latent_bc``, ``latent_bc_idm_decoder``, ``latent_flow``, ``behavior_cloning``,
+    ``demonstrator``, or a probe's."""
     study: str | None = None
     variant: str | None = None
     """What the study varied in this run, its seed aside."""
@@ -65,7 +68,8 @@ class Subject:
     label_fraction: float | None = None
     """Share of the labeled clips that training saw."""
     label_scope: str | None = None
-    """Whose training that was: ``decoder``, ``lam`` or ``both``."""
+    """Whose training that was: ``decoder``, ``lam`` or ``both``; ``policy`` where labels are all it
+    had."""
     seed: int | None = None
     """Of the policy's training (for probes, the LAM's)."""
 

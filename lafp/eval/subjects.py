@@ -6,7 +6,7 @@ from typing import Any
 from lafp.config import ConfigError, config_from_dict
 from lafp.envs.base import VectorEnv
 from lafp.eval.config import MethodConfig
-from lafp.eval.results import DEMONSTRATOR, Subject
+from lafp.eval.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
 from lafp.eval.run_record import StageRecord
 from lafp.export import read_card
 from lafp.run_dir import RunDir
@@ -56,21 +56,39 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
     card = read_card(policy_uri, "policy")
     _check_sees(policy_uri, config_from_dict(ObsSpec, card["specs"]["obs"]), env)
     policy = card["config"] | method.overrides
-    decoder = StageRecord(run.stage(f"decoder/{method.decoder}").uri, "decoder").config
-    anchor_time = _single(decoder["anchor_time"])
-    return replace(
+    trained = StageRecord(policy_uri, "policy").config
+    subject = replace(
         lam,
         label=method.label,
-        method=_method_name(policy["name"], anchor_time),
         task=env.task,
         distractors=env.has_distractors,
-        anchor_time=anchor_time,
         noise=policy.get("noise"),
         noise_hold_steps=policy["noise_hold_steps"] if policy.get("noise") == "held" else None,
         solver_steps=policy.get("num_solver_steps"),
+        seed=trained["train"]["seed"],
+    )
+    if "action" in card["specs"]:
+        return replace(
+            subject,
+            method=BEHAVIOR_CLONING,
+            objective=None,
+            supervision_weight=None,
+            label_fraction=trained["label_fraction"],
+            label_scope="policy",
+        )
+    if method.decoder is None:
+        raise ConfigError(
+            f"Method {method.label}: the policy at {policy_uri} predicts latent actions. Name the "
+            "action decoder that reads them: decoder=..."
+        )
+    decoder = StageRecord(run.stage(f"decoder/{method.decoder}").uri, "decoder").config
+    anchor_time = _single(decoder["anchor_time"])
+    return replace(
+        subject,
+        method=_method_name(policy["name"], anchor_time),
+        anchor_time=anchor_time,
         label_fraction=decoder["label_fraction"],
         label_scope="both" if lam.supervision_weight else "decoder",
-        seed=StageRecord(policy_uri, "policy").config["train"]["seed"],
     )
 
 

@@ -78,6 +78,26 @@ class ActionDecoder(nn.Module):
         return self.action.denormalize(outputs)
 
 
+class TrueActions(nn.Module):
+    """In the place of an action decoder, for a policy of true actions: only their units change."""
+
+    def __init__(self, action: ActionSpec) -> None:
+        super().__init__()
+        self.action = action
+
+    def decode(self, latent_action: Tensor, embedding: Tensor) -> Tensor:
+        """Normalized actions as a policy predicts them -> the environment's units, in bounds.
+
+        Args:
+            latent_action: float [B, A].
+            embedding: Not read.
+
+        Returns:
+            float32 [B, A].
+        """
+        return self.action.denormalize(latent_action.float().clamp(-1, 1))
+
+
 def load_action_decoder(
     uri: str, device: torch.device | str = "cpu"
 ) -> tuple[ActionDecoder, dict[str, Any]]:

@@ -20,6 +20,7 @@ from lafp.policies.latent_bc import LatentBcConfig
 from lafp.policies.latent_flow import LatentFlowConfig
 from lafp.run_dir import RunDir
 from lafp.train.config import TrainConfig
+from lafp.train.tasks.behavior_cloning import BehaviorCloningTask, TrainBcConfig
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.lam_sections import SupervisionConfig
@@ -36,6 +37,7 @@ CFG = EvaluateConfig(
         MethodConfig(label="bc", policy="latent_bc", decoder="bc"),
         MethodConfig(label="bc_idm", policy="latent_bc", decoder="bc_idm"),
         MethodConfig(label="flow", policy="latent_flow", decoder="flow", noise="persistent"),
+        MethodConfig(label="scratch", policy="scratch"),
     ),
     num_episodes=10,
     episodes_per_task=6,
@@ -93,6 +95,11 @@ def run(tmp_path_factory) -> RunDir:
         policy_uri = run.stage(f"policy/{policy_name}").uri
         task = DecoderTask(decoder_cfg, labeled, policy_uri, lam.uri)
         export(run.stage(f"decoder/{name}"), decoder_cfg, task, {})
+    scratch_cfg = TrainBcConfig(
+        name="scratch", label_fraction=0.25, policy=LatentBcConfig(encoder=ENCODER), train=TRAIN
+    )
+    task = BehaviorCloningTask(scratch_cfg, labeled)
+    export(run.stage("policy/scratch"), scratch_cfg, task, {})
     return run
 
 
@@ -105,7 +112,7 @@ def evaluated(run, cluster):
 def test_the_table_holds_every_method_and_metric(evaluated):
     table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
     success = table[table.metric == "success"].set_index("label")
-    assert list(success.index) == ["demonstrator", "bc", "bc_idm", "flow"]
+    assert list(success.index) == ["demonstrator", "bc", "bc_idm", "flow", "scratch"]
     assert (success.n == 10).all()
     assert success.value["demonstrator"] == 1
     assert success.low.le(success.value).all() and success.value.le(success.high).all()
@@ -123,6 +130,8 @@ def test_a_decoder_is_aligned_with_what_its_anchor_time_says(evaluated):
     assert values.alignment_to_deployed["bc"] == 0 < values.alignment_to_idm["bc"]
     assert values.alignment_to_idm["bc_idm"] == 0
     assert values.alignment_to_deployed["bc_idm"] == values.alignment_to_idm["bc"]
+    assert values.loc["scratch"].filter(regex="alignment_|mse_on_").isna().all(), "no latents"
+    assert values.action_mse["scratch"] > 0
     flow = values.loc["flow"]
     assert flow.alignment_to_idm > 0 and flow.alignment_to_deployed > 0
     assert flow.action_mse_on_idm > 0 and flow.action_mse_on_deployed > 0
@@ -142,13 +151,17 @@ def test_rows_say_what_stands_behind_them(evaluated):
         "label_fraction": 0.5, "label_scope": "both", "seed": 7,
     }  # fmt: skip
     assert {key: flow[key] for key in expected} == expected
+    scratch = rows["scratch"]
+    assert (scratch["method"], scratch["label_fraction"]) == ("behavior_cloning", 0.25)
+    assert scratch["label_scope"] == "policy"
+    assert all(pd.isna(scratch[key]) for key in ("objective", "anchor_time", "supervision_weight"))
     assert pd.isna(rows["bc"]["noise"]) and pd.isna(rows["bc"]["solver_steps"])
 
 
 def test_flow_is_timed_with_other_numbers_of_steps_too(evaluated):
     table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
     timed = table[table.metric == "latency_b1_ms"].set_index("label")
-    assert set(timed.index) == {"bc", "bc_idm", "flow", "flow_1_steps", "flow_2_steps"}
+    assert set(timed.index) == {"bc", "bc_idm", "flow", "flow_1_steps", "flow_2_steps", "scratch"}
     assert timed.solver_steps["flow_2_steps"] == 2
     ratio = table[table.metric == "latency_b1_ratio"].set_index("label").value
     assert ratio["bc"] == 1.0
@@ -162,7 +175,7 @@ def test_the_probe_stands_beside_its_controls(evaluated):
 
 def test_every_outcome_is_kept_and_methods_share_their_episodes(evaluated):
     episodes = pq.read_table(evaluated.path("episodes.parquet")).to_pandas()
-    assert len(episodes) == 40
+    assert len(episodes) == 50
     seeds = episodes.groupby("label").episode_seed.apply(tuple)
     assert seeds.nunique() == 1
     table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
@@ -189,12 +202,15 @@ def mtime(stage, name):
 def test_the_plan_names_everything_and_writes_nothing(run):
     text = "\n".join(plan(CFG, run))
     assert "10 episodes of slalom" in text
-    assert "demonstrator, bc, bc_idm, flow" in text
+    assert "demonstrator, bc, bc_idm, flow, scratch" in text
 
 
 def test_a_missing_decoder_is_named_before_anything_starts(run):
     method = MethodConfig(label="x", policy="latent_bc", decoder="no_such")
     with pytest.raises(ConfigError, match="decoder/no_such"):
+        plan(replace(CFG, methods=(method,)), run)
+    method = MethodConfig(label="x", policy="latent_bc")
+    with pytest.raises(ConfigError, match=r"x: .* predicts latent actions. Name the"):
         plan(replace(CFG, methods=(method,)), run)
 
 

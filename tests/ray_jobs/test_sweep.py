@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ import ray
 
 from lafp.config import ConfigError, load_config
 from lafp.run_dir import RunDir
+from lafp.train.tasks.behavior_cloning import TrainBcConfig
 from ray_jobs import sweep
 from ray_jobs.job import JobError, execute
 from ray_jobs.sweep_config import SweepConfig, trials
@@ -44,6 +46,17 @@ def test_the_fraction_is_that_of_every_decoder_and_the_seed_draws_the_subset():
         decoders = trial.cell.pipeline.train_decoder
         assert {d.label_fraction for d in decoders} == {trial.label_fraction}
         assert {d.label_seed for d in decoders} == {3}
+
+
+def test_the_baseline_on_labels_alone_has_the_labels_of_the_action_decoders():
+    bc = (CONFIGS / "train_bc/slalom.yaml").as_posix()
+    cfg = replace(
+        config("seeds=[3]"),
+        pipeline=replace(config().pipeline, train_bc=(load_config(TrainBcConfig, bc),)),
+    )
+    for trial in trials(cfg):
+        (baseline,) = trial.cell.pipeline.train_bc
+        assert (baseline.label_fraction, baseline.label_seed) == (trial.label_fraction, 3)
 
 
 def test_scope_lam_takes_fractions_to_the_supervision_and_0_switches_it_off():

@@ -19,6 +19,7 @@ from lafp.eval.report_sections.blocks import (
     percent,
 )
 from lafp.eval.results import (
+    BEHAVIOR_CLONING,
     DEMONSTRATOR,
     Result,
     outcome_metric,
@@ -54,6 +55,8 @@ def name_of(row: Result) -> str:
         return "Latent BC"
     if row.method == "latent_bc_idm_decoder":
         return "Latent BC, decoder on IDM latents"
+    if row.method == BEHAVIOR_CLONING:
+        return "BC from scratch on the labels"
     if row.method == "latent_flow" and row.anchor_time is not None:
         words = {0.0: "Flow, no interpolation", 1.0: "Flow, decoder on IDM latents"}
         return f"{words.get(row.anchor_time, 'LAFP')} ({anchored(row.anchor_time)})"

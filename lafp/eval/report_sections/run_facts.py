@@ -35,7 +35,9 @@ def in_words(run: RunRecord) -> str:
         sentences.append(f"Preprocessed {_list([_shards_in_words(stage) for stage in shards])}.")
     if lam := run.complete("lam"):
         sentences.append(_lam_in_words(lam))
-    policies = [f"`{_last(stage.name)}`" for stage in run.complete_below("policy")]
+    trained = run.complete_below("policy")
+    # Policies of true actions know no LAM.
+    policies = [f"`{_last(s.name)}`" for s in trained if "label_fraction" not in s.config]
     decoders = run.complete_below("decoder")
     if policies:
         text = f"Trained the policies {_list(policies)} on its latent actions"

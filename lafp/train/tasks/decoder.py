@@ -288,7 +288,7 @@ def action_errors(predicted: Tensor, true_action: Tensor, spec: ActionSpec) -> d
 def _policy_of_lam(policy_uri: str, lam_uri: str) -> str:
     """The policy's checksum, once it is known to speak the LAM's latent actions."""
     policy, lam = read_card(policy_uri, "policy"), read_card(lam_uri, "lam")
-    if policy["specs"]["lam_sha256"] != lam["weights_sha256"]:
+    if policy["specs"].get("lam_sha256") != lam["weights_sha256"]:
         raise ConfigError(
             f"The policy at {policy_uri} was trained on another latent action model than "
             f"{lam_uri}. Train the policy again, or name its own LAM."

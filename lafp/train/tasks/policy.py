@@ -29,7 +29,7 @@ from lafp.lam import load_lam
 from lafp.losses.masked import masked_mean
 from lafp.models.latent_projection import LatentProjection
 from lafp.policies import POLICIES
-from lafp.policies.base import Policy
+from lafp.policies.base import InputsConfig, Policy
 from lafp.train.config import TrainConfig
 from lafp.train.context import to_clip_batches
 from lafp.train.engines.base import world_size
@@ -113,6 +113,38 @@ class TrainedPolicy(nn.Module):
         """Nothing is collected for it."""
 
 
+def build_policy(cfg: Any, obs: ObsSpec, latent_action_dim: int, seed: int) -> Policy:
+    """A new policy; those of one seed and encoder begin with the same encoder.
+
+    Raises:
+        ConfigError: Its settings do not fit together.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            policy: Policy = POLICIES.get(cfg.name)(cfg, obs, latent_action_dim)
+        except ValueError as error:
+            raise ConfigError(f"policy: {error}") from None
+    return policy
+
+
+def with_vectors(obs: ObsSpec, inputs: InputsConfig, shards: str) -> ObsSpec:
+    """What a policy sees: frames, and the vectors that it is to read beside.
+
+    Raises:
+        ConfigError: The clips do not have them.
+    """
+    wanted = [name for name, is_read in asdict(inputs).items() if is_read]
+    dims = vector_dims(shards) if wanted else {}
+    for name in wanted:
+        if not dims[name]:
+            raise ConfigError(
+                f"policy.inputs.{name} is true, but the clips of {shards} have no {name}. "
+                f"Set shards to a labeled shard set whose source has it, or leave the {name} out."
+            )
+    return replace(obs, **{f"{name}_dim": dims[name] for name in wanted})
+
+
 def check_latents(latents: str, lam_uri: str, shards: str) -> None:
     """Raises ConfigError where a latent set is not this LAM's for these shards."""
     spec, lam_sha256 = open_latent_set(latents), read_card(lam_uri, "lam")["weights_sha256"]
@@ -156,13 +188,8 @@ class PolicyTask:
         if latents is not None:
             check_latents(latents, lam_uri, shards)
         self._val_clips = HeldOutClips(shards, MAX_VAL_CLIPS, latents)
-        policy_class = POLICIES.get(cfg.policy.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(cfg.train.seed)
-            try:
-                policy = policy_class(cfg.policy, self._obs(), self.lam.latent_action_dim)
-            except ValueError as error:
-                raise ConfigError(f"policy: {error}") from None
+        obs = with_vectors(self.lam.obs, cfg.policy.inputs, shards)
+        policy = build_policy(cfg.policy, obs, self.lam.latent_action_dim, cfg.train.seed)
         self.module: nn.Module = TrainedPolicy(policy)
 
     @torch.no_grad()
@@ -225,19 +252,6 @@ class PolicyTask:
             has_step=has_step_NH.to(window.obs.device, non_blocking=True),
             vectors=vectors,
         )
-
-    def _obs(self) -> ObsSpec:
-        """What the policy sees: the LAM's frames, and the vectors that it is to read beside."""
-        wanted = [name for name, is_read in asdict(self.cfg.policy.inputs).items() if is_read]
-        dims = vector_dims(self.shards) if wanted else {}
-        for name in wanted:
-            if not dims[name]:
-                raise ConfigError(
-                    f"policy.inputs.{name} is true, but the clips of {self.shards} have no {name}. "
-                    f"Set shards to a labeled shard set whose source has it, or leave the {name} "
-                    "out."
-                )
-        return replace(self.lam.obs, **{f"{name}_dim": dims[name] for name in wanted})
 
     def _label(self, window: Window) -> Tensor:
         if window.latent_action is not None:

@@ -1,0 +1,158 @@
+"""Training a policy on the true actions of labeled clips: the baseline without latent actions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from lafp.config import ConfigError, choice
+from lafp.data.labels import action_spec, labeled_subset
+from lafp.data.shards import ClipDemand, ClipOrder
+from lafp.data.windows import WindowConfig, cut_windows, vector_inputs
+from lafp.export import save_model
+from lafp.models.action_decoder import TrueActions
+from lafp.policies import POLICIES
+from lafp.train.config import TrainConfig
+from lafp.train.tasks.decoder import action_errors
+from lafp.train.tasks.held_out import HeldOutClips, cuda_devices
+from lafp.train.tasks.lam import obs_spec
+from lafp.train.tasks.policy import (
+    PolicyInputs,
+    TrainedPolicy,
+    build_policy,
+    check_clips_per_step,
+    with_vectors,
+)
+from lafp.types import ClipBatch
+
+MAX_VAL_CLIPS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBcConfig:
+    """Behavior cloning from scratch: what the labels give without videos and without a LAM.
+
+    The policy predicts true actions where others predict latent ones, so no action decoder follows.
+    As many updates whatever the labeled fraction.
+    """
+
+    name: str
+    """Folder of the run: ``policy/<name>``."""
+    labeled_shards: str | None = None
+    """Shard set with actions; the run's own ``shards/labeled`` if null."""
+    label_fraction: float = 1.0
+    """Share of the training clips whose actions may be seen: those that an action decoder with the
+    same ``label_seed`` sees."""
+    label_seed: int = 0
+    """Which clips those are. The subsets of one seed are nested."""
+    policy: Any = choice(POLICIES)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}.")
+        if self.window.max_offset_steps != 1:
+            raise ValueError(
+                "window.max_offset_steps must be 1, got "
+                f"{self.window.max_offset_steps}: a policy acts one step at a time."
+            )
+        if self.policy.chunk_steps != 1 or self.policy.latent_projection.name != "none":
+            raise ValueError(
+                "policy.chunk_steps must be 1 and policy.latent_projection none: true actions are "
+                "few numbers and are cloned one at a time."
+            )
+        check_clips_per_step(self.train.global_batch_size, self.window.windows_per_clip)
+
+
+class BehaviorCloningTask:
+    """See ``Task``.
+
+    Args:
+        cfg: The job's config.
+        labeled_shards: URI of the labeled set.
+
+    Raises:
+        ConfigError: It has no actions, or discrete ones.
+    """
+
+    def __init__(self, cfg: TrainBcConfig, labeled_shards: str) -> None:
+        self.cfg, self.shards = cfg, labeled_shards
+        self.action = action_spec(labeled_shards)
+        if self.action.is_discrete:
+            raise ConfigError(
+                f"The actions of {labeled_shards} are discrete; train_bc clones continuous ones."
+            )
+        obs = obs_spec(labeled_shards, cfg.window.frame_stack)
+        obs = with_vectors(obs, cfg.policy.inputs, labeled_shards)
+        policy = build_policy(cfg.policy, obs, self.action.dim, cfg.train.seed)
+        self._val_clips = HeldOutClips(labeled_shards, MAX_VAL_CLIPS)
+        self.module: nn.Module = TrainedPolicy(policy)
+
+    def prepare(self, device: torch.device) -> None:
+        """Nothing has to be known before. See ``Task``."""
+
+    def demands(self) -> Mapping[str, ClipDemand]:
+        """See ``Task``."""
+        cfg = self.cfg
+        order = ClipOrder(
+            shard_set=self.shards,
+            split="train",
+            seed=cfg.train.seed,
+            pool_shards=cfg.train.ingest.pool_shards,
+            only_clips=labeled_subset(self.shards, "train", cfg.label_fraction, cfg.label_seed),
+        )
+        clips_per_step = cfg.train.global_batch_size // cfg.window.windows_per_clip
+        return {"labeled": ClipDemand(order=order, clips_per_step=clips_per_step)}
+
+    @torch.no_grad()
+    def inputs(self, clips: Mapping[str, ClipBatch]) -> PolicyInputs:
+        """Windows with their true actions, normalized. See ``Task``."""
+        assert isinstance(self.module, TrainedPolicy)
+        window = cut_windows(clips["labeled"], self.cfg.window, self.cfg.train.seed)
+        assert window.true_action is not None  # checked with the set's spec
+        return PolicyInputs(
+            obs=window.obs,
+            latent_action=self.action.normalize(window.true_action),
+            vectors=vector_inputs(window, self.module.policy.obs),
+        )
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Loss and action error on held-out labeled episodes, named as an action decoder's are."""
+        assert isinstance(module, TrainedPolicy)
+        device = next(module.parameters()).device
+        policy, decode = module.policy, TrueActions(self.action).decode
+        losses, predicted, true = [], [], []
+        with torch.random.fork_rng(devices=cuda_devices(device)):
+            torch.manual_seed(0)
+            for batch in self._val_clips.batches(device):
+                inputs = self.inputs({"labeled": batch})
+                losses.append(module(inputs).loss)
+                embedding = policy.encode(inputs.obs, inputs.vectors)
+                predicted.append(decode(policy.plan_on(embedding, None)[0], embedding))
+                true.append(self.action.denormalize(inputs.latent_action))
+        if not losses:
+            return {}
+        errors = action_errors(torch.cat(predicted), torch.cat(true), self.action)
+        deployed = {f"val/{name}_deployed": value for name, value in errors.items()}
+        return {"val/loss": float(torch.stack(losses).mean())} | deployed
+
+    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+        """See ``Task``."""
+        assert isinstance(module, TrainedPolicy)
+        policy = module.policy
+        save_model(
+            uri,
+            kind="policy",
+            config=self.cfg.policy,
+            specs={
+                "obs": policy.obs,
+                "latent_action_dim": policy.latent_action_dim,
+                "action": self.action,
+            },
+            module=policy,
+            metrics=metrics,
+        )

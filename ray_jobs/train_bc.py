@@ -1,0 +1,36 @@
+"""Clone the true actions of the labeled clips from scratch: the baseline without videos or LAM.
+
+python -m ray_jobs.train_bc configs/train_bc/slalom.yaml --run-name demo
+"""
+
+from functools import partial
+
+from lafp.run_dir import RunDir
+from lafp.train.tasks.behavior_cloning import BehaviorCloningTask, TrainBcConfig
+from ray_jobs import train_inputs
+from ray_jobs.cli import main
+from ray_jobs.train_inputs import TrainInput
+
+
+def resolve(cfg: TrainBcConfig, run: RunDir) -> tuple[TrainInput]:
+    """The labeled clips."""
+    return (train_inputs.resolve(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",)),)
+
+
+def build_task(cfg: TrainBcConfig, run: RunDir) -> partial[BehaviorCloningTask]:
+    """The task, to be built on every worker."""
+    (labeled,) = resolve(cfg, run)
+    return partial(BehaviorCloningTask, cfg, labeled.uri)
+
+
+JOB = train_inputs.training_job(
+    name="train_bc",
+    schema=TrainBcConfig,
+    stage=lambda cfg: f"policy/{cfg.name}",
+    resolve=resolve,
+    build_task=build_task,
+    reads=lambda _: ("shards/labeled",),
+)
+
+if __name__ == "__main__":
+    main(JOB, __doc__)
