@@ -17,6 +17,8 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "num_cpus": os.cpu_count(),
+        "cpu_model": _cpu_model(),
+        "gpus": _gpus(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 
@@ -34,6 +36,23 @@ def git_revision() -> str | None:
         return head + ("+dirty" if _git(folder, "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _cpu_model() -> str | None:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((_value(line) for line in lines if line.startswith("model name")), None)
+
+
+def _gpus() -> list[str]:
+    """Models of this machine's NVIDIA GPUs, as their driver says, used or not."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = (line for file in files for line in file.read_text().splitlines())
+    return [_value(line) for line in lines if line.startswith("Model")]
+
+
+def _value(line: str) -> str:
+    return line.partition(":")[2].strip()
 
 
 def _git(folder: Path, *args: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from lafp import storage
 from lafp.config import ConfigError, config_to_yaml, load_config
 from lafp.config_help import describe
+from lafp.eval.results_page import Command
 from lafp.run_dir import RunDir
 from lafp.storage import StorageError
 from ray_jobs.cluster import check
@@ -58,6 +59,10 @@ def _main(job: Job, doc: str | None) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print config and plan, check, write nothing"
     )
+    if job.publish:
+        parser.add_argument(
+            "--page", help="Markdown file, e.g. docs/results.md: results go into a section of it"
+        )
     args = parser.parse_intermixed_args()
     cfg: Any = load_config(job.schema, args.config, args.overrides)
     run = RunDir(storage.join(storage_uri(args.storage), args.run_name or Path(args.config).stem))
@@ -67,10 +72,14 @@ def _main(job: Job, doc: str | None) -> None:
             print(line)
         return
     execute(job, cfg, run)
+    if job.publish and args.page:
+        command = Command(job=job.name, config=args.config, overrides=tuple(args.overrides))
+        job.publish(cfg, run, storage_uri(args.page), command)
+        print(f"results: {args.page}")
 
 
 def storage_uri(uri: str) -> str:
-    """The absolute URI of ``--storage``.
+    """The absolute URI of ``--storage``, or of another output.
 
     Raises:
         ConfigError: A relative path in a submitted job. It would mean a temporary folder of one

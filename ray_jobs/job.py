@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lafp.config import ConfigError
+from lafp.eval.results_page import Command
 from lafp.progress import duration
 from lafp.run_dir import RunDir, StageDir, StageState
 from ray_jobs.cluster import Demand, connect
@@ -40,6 +41,8 @@ class Job:
     is_remade: bool = False
     """Made anew when config or inputs changed, where that is an error for other stages: for cheap
     outputs that no stage reads."""
+    publish: Callable[[Any, RunDir, str, Command], None] | None = None
+    """Config, complete run, page, command: writes the results into a Markdown page (``--page``)."""
 
 
 def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:

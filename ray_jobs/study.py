@@ -8,6 +8,11 @@ import operator
 from collections import Counter
 from typing import Any
 
+from lafp import storage
+from lafp.eval import results_page
+from lafp.eval.results import read_results
+from lafp.eval.results_page import Command
+from lafp.eval.run_record import StageRecord
 from lafp.eval.study import read_runs
 from lafp.eval.study_report import write_study
 from lafp.run_dir import RunDir, StageDir
@@ -15,7 +20,7 @@ from ray_jobs import pipeline
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job, JobError
-from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_stages
+from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_stages, stage_of
 from ray_jobs.stop_notice import stages_stopped_by_sigterm
 from ray_jobs.study_config import StudyConfig, cells
 
@@ -89,6 +94,19 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     return summary
 
 
+def publish(cfg: StudyConfig, run: RunDir, page: str, command: Command) -> None:
+    """Writes the complete study's results into their section of a page."""
+    facts = facts_of(graph_of(cfg), run)
+    rows = read_results(storage.join(run.uri, "results.parquet"))
+    results_page.publish(page, run.uri, name=cfg.name, command=command, facts=facts, rows=rows)
+
+
+def facts_of(graph: StageGraph, run: RunDir) -> str:
+    """What it took, and where."""
+    stages = [stage_of(node, run) for node in graph.nodes.values() if not node.job.is_remade]
+    return results_page.facts_of([StageRecord(stage.uri, stage.name) for stage in stages])
+
+
 JOB = Job(
     name="study",
     schema=StudyConfig,
@@ -96,6 +114,7 @@ JOB = Job(
     plan=plan,
     run=run_study,
     is_remade=True,  # its stages are told apart by their configs
+    publish=publish,
 )
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from lafp import storage
+from lafp.eval import results_page
+from lafp.eval.results import read_results
+from lafp.eval.results_page import Command
 from lafp.eval.sweep import SweepRun, read_sweep
 from lafp.eval.sweep_report import write_sweep
 from lafp.run_dir import RunDir, StageDir
@@ -15,7 +19,7 @@ from ray_jobs.cluster import Demand, num_that_fit
 from ray_jobs.job import Job, JobError
 from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders
 from ray_jobs.stop_notice import stages_stopped_by_sigterm
-from ray_jobs.study import graph_of, hungriest, sharing, what_sharing_saves
+from ray_jobs.study import facts_of, graph_of, hungriest, sharing, what_sharing_saves
 from ray_jobs.sweep_config import SweepConfig, as_study, trials
 from ray_jobs.trials import STOPPED_EARLY, TRIAL_CPUS, run_trials
 from ray_jobs.watchdog import Watchdog
@@ -80,6 +84,13 @@ def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     return summary | ({"stopped_early": ", ".join(stopped)} if stopped else {})
 
 
+def publish(cfg: SweepConfig, run: RunDir, page: str, command: Command) -> None:
+    """Writes the sweep's results into their section of a page."""
+    facts = facts_of(graph_of(as_study(cfg)), run)
+    rows = read_results(storage.join(run.uri, "results.parquet"))
+    results_page.publish(page, run.uri, name=cfg.name, command=command, facts=facts, rows=rows)
+
+
 def _run(
     cfg: SweepConfig, graph: StageGraph, run: RunDir, num: int
 ) -> tuple[StageGraph, dict[str, str]]:
@@ -109,6 +120,7 @@ JOB = Job(
     plan=plan,
     run=run_sweep,
     is_remade=True,  # its stages are told apart by their configs
+    publish=publish,
 )
 
 if __name__ == "__main__":

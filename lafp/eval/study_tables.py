@@ -13,6 +13,7 @@ _COLUMNS = {
     "mode_coverage": "Mode coverage",
     "side_entropy": "Side entropy",
     "action_mse": "Action MSE",
+    "latency_b1_ratio": "Time of an action over latent BC's",
 }
 _PROBE = {"probe_r2": "R²", "probe_mse": "MSE"}
 _PROBED = {
@@ -27,7 +28,7 @@ _ALIGNMENT = {
     "action_mse_on_idm": "Action MSE on IDM latents",
     "action_mse_on_deployed": "Action MSE on deployed latents",
 }
-_SHARES = ("mode_coverage", "side_entropy")
+_TWO_DIGITS = ("mode_coverage", "side_entropy", "latency_b1_ratio")
 
 
 def headline(results: StudyResults, variant: str | None) -> str | None:
@@ -175,7 +176,7 @@ def _cell(row: StudyRow | None, metric: str) -> str:
         return NO_VALUE
     if metric in AXES:
         return row.interval.in_percent()
-    return f"{row.interval.mean:.2f}" if metric in _SHARES else f"{row.interval.mean:.3f}"
+    return f"{row.interval.mean:.2f}" if metric in _TWO_DIGITS else f"{row.interval.mean:.3f}"
 
 
 def _points(gain: Interval) -> str:

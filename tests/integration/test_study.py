@@ -32,8 +32,13 @@ def test_a_study_killed_in_the_middle_goes_on_where_it_was(tmp_path):
     finished = {path: path.stat().st_mtime_ns for path in study.glob("stages/**/summary.json")}
     assert not (study / "summary.json").exists()
 
+    page = tmp_path / "results.md"
     again = subprocess.run(
-        [*COMMAND, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=1200
+        [*COMMAND, str(tmp_path), "--page", str(page)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
@@ -42,6 +47,8 @@ def test_a_study_killed_in_the_middle_goes_on_where_it_was(tmp_path):
     assert set(success.variant) == {"all_labels", "half_the_labels"}
     assert set(success.label_fraction) == {1.0, 0.5}
     assert (study / "plot.png").exists()
+    assert "python -m ray_jobs.study configs/studies/tiny.yaml\n" in page.read_text()
+    assert (study / "table.md").read_text() in page.read_text()
 
     # A run that shares its stages is a run like any other.
     run = study / "runs" / "half_the_labels-seed_0"

@@ -1,6 +1,7 @@
 """What a user sees on the command line, through real processes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def run_job(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
 
 
 def test_every_job_of_the_readme_exists():
-    expected = {"collect", "preprocess", "train_lam", "train_policy", "train_decoder"}
+    expected = {"collect", "preprocess", "train_lam", "train_policy", "train_decoder", "train_bc"}
     expected |= {"evaluate", "report", "pipeline", "study", "sweep", "doctor"}
     assert expected <= set(JOBS)
 
@@ -94,6 +95,28 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path):
     assert "num_steps" in result.stdout
     assert "demonstrations: new" in result.stdout
     assert "resources:" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "configs/studies").glob("*_gpu.yaml")), ids=lambda path: path.stem
+)
+def test_a_preset_for_a_gpu_fits_one_machine_and_admits_that_it_never_ran(config, tmp_path):
+    result = run_job("study", str(config), "--storage", str(tmp_path), "--dry-run")
+    assert result.returncode == 0, result.stderr
+    num_cpus, num_gpus = re.findall(r"resources: (\d+) CPUs, (\d+) GPUs", result.stdout)[0]
+    assert int(num_gpus) == 1 and int(num_cpus) <= 16
+    assert "NOT RUN" in config.read_text().split("name:")[0]
+
+
+def test_only_jobs_that_compare_write_into_a_page(tmp_path):
+    page = ("--page", str(tmp_path / "results.md"))
+    assert "unrecognized arguments: --page" in run_job("pipeline", DEMO, *page, "--dry-run").stderr
+    for job, config in (
+        ("study", "configs/studies/demo.yaml"),
+        ("sweep", "configs/sweep/tiny.yaml"),
+    ):
+        assert run_job(job, config, *page, "--dry-run").returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 
