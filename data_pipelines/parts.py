@@ -138,7 +138,8 @@ def _check_rejects(cfg: PreprocessConfig, counts: PartCounts) -> None:
     if counts.num_empty > cfg.max_reject_fraction * counts.num_videos:
         raise ConfigError(
             f"{counts.num_empty} of {counts.num_videos} videos in {cfg.source} give no clip, "
-            f"max_reject_fraction is {cfg.max_reject_fraction}. {reasons_in_words(counts.reasons)}"
+            f"max_reject_fraction is {cfg.max_reject_fraction}. {reasons_in_words(counts.reasons)} "
+            "Name another source, loosen what rejects these, or raise max_reject_fraction."
         )
 
 

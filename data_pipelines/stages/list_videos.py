@@ -50,7 +50,7 @@ def list_videos(source: str, split: Split | None, has_labels: bool) -> Iterator[
     if not num_items:
         if _is_glob(source) and not num_skipped:
             raise ConfigError(f"No file matches {source}.")
-        found = f"{num_skipped} other files" if num_skipped else "nothing"
+        found = f"{num_skipped} other file(s)" if num_skipped else "nothing"
         raise ConfigError(f"No videos in {source}: it holds {found}.")
 
 

@@ -52,7 +52,7 @@ def test_a_missing_or_empty_source_is_a_config_error(source):
         list(list_videos(storage.join(source, "missing"), None, False))
     with pytest.raises(ConfigError, match=r"No file matches .*\*.mov"):
         list(list_videos(storage.join(source, "*.mov"), None, False))
-    with pytest.raises(ConfigError, match="it holds 1 other files"):
+    with pytest.raises(ConfigError, match=r"it holds 1 other file\(s\)"):
         list(list_videos(storage.join(source, "b/notes.txt"), None, False))
 
 
