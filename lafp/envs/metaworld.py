@@ -7,7 +7,7 @@ Needs ``pip install 'lafp[metaworld]'``.
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ GOAL_TASKS = ("reach-v3", "push-v3", "pick-place-v3")
 FORK_RADIUS = 0.03
 """So near to the fork, in metres, the demonstrator turns to its goal."""
 _MARKER_RADIUS, _MARKER_COLOR = 0.04, (0.9, 0.1, 0.1, 1.0)
+_OBSTACLE_COLOR = (0.1, 0.2, 0.9, 1.0)
 
 # What random numbers are for: the second key, after the episode's seed.
 _START, _GOAL = 1, 2
@@ -43,8 +44,16 @@ class GoalsConfig:
     """(x, y, z) of each, in metres: x to the robot's right, y away from it, z up. The table's top
     is at z = 0; the task's own goals are near (0, 0.85)."""
     fork: Position | None = None
+    obstacle: Position | None = None
+    """A ball that must not be touched. Behind the fork it makes the mean of the ways a failure;
+    without one, a policy that averages may drift to either side and still arrive."""
+    obstacle_radius: float = 0.05
+    """In metres. So near, seen from above, the hand (or what it moves) has touched the ball: the
+    episode is over."""
 
     def __post_init__(self) -> None:
+        if self.obstacle_radius <= 0:
+            raise ValueError(f"obstacle_radius must be positive, got {self.obstacle_radius}.")
         if len(set(self.positions)) < max(2, len(self.positions)):
             raise ValueError(f"positions must be two or more different ones, got {self.positions}.")
 
@@ -129,29 +138,27 @@ class _MetaworldEpisode(Episode):
         self._simulator, self._cfg, self._seed = simulator, cfg, seed
         self._renderer, self._camera_id = renderer, camera_id
         self._script = _script_of(cfg.task)
-        self._num_steps, self._reached, self._has_succeeded = 0, -1, False
+        self._num_steps, self._reached = 0, -1
+        self._has_succeeded, self._has_crashed = False, False
         self._goals: Sequence[Position] = cfg.goals.positions if cfg.goals else ()
         self._has_turned = cfg.goals is None or cfg.goals.fork is None
         self._obs, _ = simulator.reset()
-        if self._goals:
+        if cfg.goals is not None:
             self._chosen = int(keyed_uniform(seed, _GOAL) * len(self._goals))
             # Drawn as markers, all alike.
             simulator.model.site("goal").rgba[3] = 0
-            self._markers = tuple(
-                Marker(position=goal, radius=_MARKER_RADIUS, color=_MARKER_COLOR)
-                for goal in self._goals
-            )
+            self._markers = tuple(_markers(cfg.goals))
         else:
             self._markers = ()
 
     def step(self, action: np.ndarray) -> Moved:
         reward = 0.0
         for _ in range(self._cfg.action_repeat):
-            if not self._has_succeeded:
+            if not (self._has_succeeded or self._has_crashed):
                 reward += self._step_once(action.astype(np.float32))
         self._num_steps += 1
         self._see_fork()
-        return Moved(reward=reward, has_succeeded=self._has_succeeded)
+        return Moved(reward=reward, has_succeeded=self._has_succeeded, has_failed=self._has_crashed)
 
     def _step_once(self, action: np.ndarray) -> float:
         """Reward of a control step; with several goals, for the one that is worth most."""
@@ -161,7 +168,10 @@ class _MetaworldEpisode(Episode):
         if self._goals:
             outcomes = [self._outcome_at(goal, action) for goal in self._goals]
             self._reached = next((g for g, (_, is_there) in enumerate(outcomes) if is_there), -1)
-        self._has_succeeded = any(is_there for _, is_there in outcomes)
+        goals = self._cfg.goals
+        if goals is not None and goals.obstacle is not None:
+            self._has_crashed = self._distance_to(goals.obstacle) < goals.obstacle_radius
+        self._has_succeeded = not self._has_crashed and any(is_there for _, is_there in outcomes)
         return max(value for value, _ in outcomes)
 
     def _outcome_at(self, goal: Position, action: np.ndarray) -> tuple[float, bool]:
@@ -174,10 +184,12 @@ class _MetaworldEpisode(Episode):
     def _see_fork(self) -> None:
         if not self._has_turned:
             assert self._cfg.goals is not None and self._cfg.goals.fork is not None
-            moved = self._obs[:3] if self._cfg.task == "reach-v3" else self._obs[4:7]
-            # Seen from above: what the gripper holds hangs below it.
-            distance = np.linalg.norm((moved - self._cfg.goals.fork)[:2])
-            self._has_turned = bool(distance < FORK_RADIUS)
+            self._has_turned = self._distance_to(self._cfg.goals.fork) < FORK_RADIUS
+
+    def _distance_to(self, position: Position) -> float:
+        """Of the hand, or of what it moves. Seen from above: what the gripper holds hangs below."""
+        moved = self._obs[:3] if self._cfg.task == "reach-v3" else self._obs[4:7]
+        return float(np.linalg.norm((moved - position)[:2]))
 
     def frame(self) -> np.ndarray:
         simulator = self._simulator
@@ -228,6 +240,13 @@ def _load(task: str, seed: int) -> Any:
     simulator.max_path_length = 1 << 30  # episodes end where their config says
     simulator.seed(int(keyed_uint64(seed, _START) % np.uint64(2**32)))
     return simulator
+
+
+def _markers(goals: GoalsConfig) -> Iterator[Marker]:
+    for goal in goals.positions:
+        yield Marker(position=goal, radius=_MARKER_RADIUS, color=_MARKER_COLOR)
+    if goals.obstacle is not None:
+        yield Marker(position=goals.obstacle, radius=goals.obstacle_radius, color=_OBSTACLE_COLOR)
 
 
 def _script_of(task: str) -> Any:

@@ -22,7 +22,7 @@ from lafp.eval.rollout import Expert, rollout
 CONFIGS = Path(__file__).parents[2] / "configs/collect"
 DMC_TASKS = ("cheetah-run", "walker-run", "hopper-hop")
 METAWORLD_TASKS = ("drawer-open-v3", "button-press-topdown-v3", "push-v3", "pick-place-v3")
-TWO_GOALS = ("metaworld_reach_two_goals", "metaworld_push_two_goals")
+MULTI_GOAL = tuple(f"metaworld_{n}" for n in ("reach_two_goals", "reach_around", "push_two_goals"))
 
 
 def main(folder: str) -> None:
@@ -34,8 +34,11 @@ def main(folder: str) -> None:
             tell(f"{task}, noise in {share:.0%}", Dmc(cfg), 10)
     for task in METAWORLD_TASKS:
         tell(task, Metaworld(MetaworldConfig(task=task, size_px=8)), 20)
-    for name in TWO_GOALS:
-        tell(name, Metaworld(load_config(CollectConfig, CONFIGS / f"{name}.yaml").env), 20)
+    for name in MULTI_GOAL:
+        overrides = ["env.exploration.share=0"]
+        tell(
+            name, Metaworld(load_config(CollectConfig, CONFIGS / f"{name}.yaml", overrides).env), 20
+        )
 
 
 def tell(name: str, env: VectorEnv, num_episodes: int) -> None:

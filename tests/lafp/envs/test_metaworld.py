@@ -76,6 +76,49 @@ def test_any_goal_is_a_success(goal):
     assert result.success.all() and env.modes().tolist() == [[goal]]
 
 
+AROUND = replace(
+    REACH,
+    action_repeat=4,
+    goals=GoalsConfig(
+        positions=((-0.2, 0.84, 0.15), (0.2, 0.84, 0.15)),
+        fork=(0.0, 0.74, 0.15),
+        obstacle=(0.0, 0.81, 0.15),
+    ),
+)
+
+
+def test_the_demonstrator_goes_around_the_obstacle_and_whoever_goes_straight_on_fails():
+    env = Metaworld(replace(AROUND, size_px=8))
+    result = rollout(env, Expert(env), np.arange(6))
+    assert result.success.all() and set(result.modes[:, 0]) == {0, 1}
+    env.reset(np.array([0, 1]))
+    straight = np.tile(np.array([0, 1, 0, 0], np.float32), (2, 1))
+    for _ in range(20):
+        before = env.state()[:, 1]
+        moved = env.step(straight)
+        if moved.terminated.all():
+            break
+    assert moved.terminated.all() and not moved.success.any() and not moved.truncated.any()
+    assert (before < 0.81).all(), "on its near side"
+    assert (env.modes() == -1).all()
+    assert (env.step(straight).reward == 0).all(), "the episode is over"
+
+
+def test_the_obstacle_is_seen():
+    near = replace(AROUND, size_px=96, camera="behindGripper")
+    with_ball, without = (
+        Metaworld(replace(near, goals=replace(near.goals, obstacle=position)))
+        .reset(np.array([0]))
+        .astype(int)
+        for position in (AROUND.goals.obstacle, None)
+    )
+    blue = [
+        ((f[..., 2] > f[..., 0] + 50) & (f[..., 2] > f[..., 1] + 50)).sum()
+        for f in (with_ball, without)
+    ]
+    assert blue[0] > 20 and blue[1] == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
