@@ -88,7 +88,7 @@ class ClipBatch:
     """Decoded clips, as they cross the wire: a frame once, however many windows use it."""
 
     frames: Tensor
-    """uint8 [B, T, H, W, 3], padded at the end to a common T."""
+    """uint8 [B, T, H, W, 3], padded at the end to a common T; with ``frame_rows`` fewer rows."""
     num_frames: Tensor
     """int64 [B]: how many of T are real."""
     clip_key: Tensor
@@ -105,6 +105,9 @@ class ClipBatch:
     """float32 [B, T, Z], where a latent set is read: row t is that of frames (t, t + 1)."""
     flow: Tensor | None = None
     """float16 [B, T, 2, h, w], where preprocessing stored it: row t from frame t to t + 1."""
+    frame_rows: Tensor | None = None
+    """int32 [B, T], where only the frames of the windows were sent: frame t is row
+    ``frame_rows[b, t]`` of ``frames[b]``. A row that there is not where it was not sent."""
     damaged: Tensor | None = None
     """int64 [B, 2]: where a clip could not be read and another stands in for it, the key of that
     clip and why, an index into ``lafp.data.damage.REASONS``; else zeros."""
@@ -119,12 +122,13 @@ class ClipBatch:
         for name in ("num_frames", "clip_key", "epoch"):
             if getattr(self, name).shape != (num_clips,):
                 raise ValueError(f"ClipBatch.{name} must have shape [{num_clips}].")
+        shape = (self.frames if self.frame_rows is None else self.frame_rows).shape[:2]
         for name in PER_FRAME:
             per_frame = getattr(self, name)
-            if per_frame is not None and per_frame.shape[:2] != self.frames.shape[:2]:
+            if per_frame is not None and per_frame.shape[:2] != shape:
                 raise ValueError(
-                    f"ClipBatch.{name} must be [B, T, ...] with B, T = "
-                    f"{tuple(self.frames.shape[:2])}, got {tuple(per_frame.shape)}."
+                    f"ClipBatch.{name} must be [B, T, ...] with B, T = {tuple(shape)}, got "
+                    f"{tuple(per_frame.shape)}."
                 )
         if self.condition is not None and self.condition.shape[:-1] != (num_clips,):
             raise ValueError(
@@ -142,7 +146,7 @@ class ClipBatch:
             frames=_sent(self.frames, device),
             **{
                 name: _sent(getattr(self, name), device)
-                for name in (*PER_FRAME, "condition")
+                for name in (*PER_FRAME, "condition", "frame_rows")
                 if getattr(self, name) is not None
             },
         )

@@ -75,7 +75,7 @@ class RayTrainContext:
         if start_step >= self._cfg.num_steps:
             return iter(())
         if ingest.mode == "direct":
-            reader = MicroBatchReader(plan, ingest.cache_bytes)
+            reader = MicroBatchReader(plan, ingest.cache_bytes, ingest.num_readers)
             return map(to_clip_batches, read_ahead(reader.read_from(start_step), READ_AHEAD))
         batches = ray_micro_batches(
             plan,

@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, Dataset, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from lafp import storage
-from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader, clip_num_bytes
+from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader, sent_num_bytes
 from lafp.node_labels import label_selector
 
 CPUS_PER_READER = 1
@@ -69,7 +69,7 @@ def ray_micro_batches(
 def step_num_bytes(plan: MicroBatchPlan) -> int:
     """Bytes that one rank reads per step."""
     return sum(
-        demand.clips_per_step // plan.world_size * clip_num_bytes(demand)
+        demand.clips_per_step // plan.world_size * sent_num_bytes(demand)
         for demand in plan.demands.values()
     )
 

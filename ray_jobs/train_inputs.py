@@ -112,6 +112,7 @@ def plan(cfg: TrainConfig, task: Task, inputs: Iterable[TrainInput | None]) -> l
 def _ingest(cfg: TrainConfig) -> str:
     cache_mib = cfg.ingest.cache_bytes / 2**20
     if cfg.ingest.mode == "direct":
-        return f"a thread in every worker, keeping up to {cache_mib:,.0f} MiB of decoded frames"
+        threads = "a thread" if cfg.ingest.num_readers == 1 else f"{cfg.ingest.num_readers} threads"
+        return f"{threads} in every worker, keeping up to {cache_mib:,.0f} MiB of decoded frames"
     num_readers = cfg.num_workers * cfg.ingest.num_readers
     return f"{num_readers} Ray Data readers, keeping up to {cache_mib:,.0f} MiB each"

@@ -69,9 +69,14 @@ def demand(cfg: TrainConfig) -> Demand:
     """What a training job holds at the same time."""
     readers = cfg.ingest.num_readers if cfg.ingest.mode == "ray" else 0
     return Demand(
-        num_cpus=cfg.num_workers * (1 + readers * CPUS_PER_READER),
+        num_cpus=cfg.num_workers * (_worker_cpus(cfg) + readers * CPUS_PER_READER),
         num_gpus=cfg.num_workers if cfg.use_gpu else 0,
     )
+
+
+def _worker_cpus(cfg: TrainConfig) -> int:
+    """Of one training worker; in mode ``direct`` it decodes on all of them."""
+    return cfg.ingest.num_readers if cfg.ingest.mode == "direct" else 1
 
 
 def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> dict[str, Any]:
@@ -123,6 +128,7 @@ def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any]) -> TorchTra
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=cfg.num_workers,
             use_gpu=cfg.use_gpu,
+            resources_per_worker={"CPU": _worker_cpus(cfg)} | ({"GPU": 1} if cfg.use_gpu else {}),
             label_selector=label_selector(cfg.node_labels) or None,
         ),
         run_config=RunConfig(
@@ -175,7 +181,7 @@ def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
     stop = threading.Event()
     interval_s = 10.0 if storage.is_s3(stage.uri) else 1.0
     num_starts = len(read_starts(stage.uri))
-    readers = cfg.num_workers * (cfg.ingest.num_readers if cfg.ingest.mode == "ray" else 1)
+    readers = cfg.num_workers * cfg.ingest.num_readers
 
     def show() -> None:
         nonlocal num_starts

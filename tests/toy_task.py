@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lafp import storage
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder
-from lafp.data.windows import WindowConfig, cut_windows
+from lafp.data.window_draws import WindowConfig
+from lafp.data.windows import cut_windows
 from lafp.models.ema import ema_update_
 from lafp.train.checkpoints import Checkpoints, is_whole
 from lafp.train.context import to_clip_batches

@@ -1,6 +1,6 @@
 """Decoded clips, kept up to a number of bytes."""
 
-from collections import OrderedDict
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,25 +27,28 @@ class DecodedClip:
 
 
 class ClipCache:
-    """Decoded clips by a key, the least recently used dropped first."""
+    """Decoded clips by a key; what came first stays.
+
+    An epoch comes back to a clip when all others have been seen, so dropping the least recently
+    used would drop a clip just before its next use. May be used by several threads.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0
-        self._clips: OrderedDict[tuple[str, ...], DecodedClip] = OrderedDict()
+        self._clips: dict[tuple[str, ...], DecodedClip] = {}
+        self._lock = threading.Lock()
 
     def get(self, key: tuple[str, ...]) -> DecodedClip | None:
         """A clip, if it is kept."""
-        if key not in self._clips:
-            return None
-        self._clips.move_to_end(key)
-        return self._clips[key]
+        return self._clips.get(key)
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether a clip of that size would be kept."""
+        return self._num_bytes + num_bytes <= self._max_bytes
 
     def put(self, key: tuple[str, ...], clip: DecodedClip) -> None:
-        """Keeps a clip, at the price of older ones. One larger than the whole cache is not kept."""
-        if clip.num_bytes > self._max_bytes:
-            return
-        self._clips[key] = clip
-        self._num_bytes += clip.num_bytes
-        while self._num_bytes > self._max_bytes:
-            _, old = self._clips.popitem(last=False)
-            self._num_bytes -= old.num_bytes
+        """Keeps a clip if there is room for it."""
+        with self._lock:
+            if key not in self._clips and self.has_room(clip.num_bytes):
+                self._clips[key] = clip
+                self._num_bytes += clip.num_bytes

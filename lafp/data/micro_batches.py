@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from lafp.config import ConfigError
 from lafp.data.clip_cache import ClipCache
+from lafp.data.clip_reader import ClipReader
 from lafp.data.latent_sets import open_latent_set
-from lafp.data.shards import ClipDemand, ClipReader, ClipRef, ClipStream, open_shard_set
+from lafp.data.shards import ClipDemand, ClipRef, ClipStream, open_shard_set
 
 MicroBatch = dict[str, dict[str, np.ndarray]]
 """Stream -> field of ``ClipBatch`` -> array."""
@@ -43,26 +45,44 @@ class MicroBatchPlan:
                 )
 
 
-def clip_num_bytes(demand: ClipDemand) -> int:
-    """Bytes of a clip's frames, flow and stored latent actions, as long as the longest clip."""
+def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
+    """Bytes of a clip's frames, flow and stored latent actions, as long as the longest clip.
+
+    Args:
+        demand: The stream.
+        max_frames: Count no more frames of a clip than that.
+    """
     specs = [open_shard_set(uri) for uri in demand.order.shard_sets]
-    spec, num_frames = specs[0], max(s.max_clip_frames for s in specs)
-    frame_bytes = spec.height_px * spec.width_px * 3
+    spec, length = specs[0], max(s.max_clip_frames for s in specs)
+    num_frames = length if max_frames is None else min(max_frames, length)
+    num_bytes = num_frames * spec.height_px * spec.width_px * 3
     if spec.flow_size_px is not None:
-        frame_bytes += 2 * 2 * math.prod(spec.flow_size_px)
+        num_bytes += length * 2 * 2 * math.prod(spec.flow_size_px)
     if demand.latents is not None:
-        frame_bytes += 4 * open_latent_set(demand.latents).latent_action_dim
-    return num_frames * frame_bytes
+        num_bytes += length * 4 * open_latent_set(demand.latents).latent_action_dim
+    return num_bytes
+
+
+def sent_num_bytes(demand: ClipDemand) -> int:
+    """The same of what a reader sends of a clip: only the frames of its windows."""
+    return clip_num_bytes(demand, demand.draws.max_frames if demand.draws else None)
 
 
 class MicroBatchReader:
-    """Reads the micro-batches of any step; steps in a row cost no search."""
+    """Reads the micro-batches of any step; steps in a row cost no search.
 
-    def __init__(self, plan: MicroBatchPlan, cache_bytes: int = 0) -> None:
+    Args:
+        plan: What to read.
+        cache_bytes: Of decoded frames to keep.
+        num_threads: That decode; one is the caller's own.
+    """
+
+    def __init__(self, plan: MicroBatchPlan, cache_bytes: int = 0, num_threads: int = 1) -> None:
         self.plan = plan
         cache = ClipCache(cache_bytes)
+        pool = ThreadPoolExecutor(num_threads, "decode") if num_threads > 1 else None
         self._readers = {
-            name: ClipReader(demand.order.shard_sets, cache, demand.latents)
+            name: ClipReader(demand.order.shard_sets, cache, demand.latents, demand.draws, pool)
             for name, demand in plan.demands.items()
         }
         self._refs: dict[str, Iterator[ClipRef]] = {}

@@ -1,28 +1,21 @@
-"""Shards -> clips: which clips a step reads, in which order, and the decoded arrays.
+"""Shards -> clips: which clips a step reads, and in which order.
 
 The order of an epoch is a function of (seed, epoch) and the manifest alone. A step is a range of
 positions in that order, so a **cursor is one number** (the step), any number of workers splits a
 step the same way, and nothing is lost or read twice after a resume.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import sha256
-from zipfile import BadZipFile
-
-import numpy as np
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.clip_cache import ClipCache, DecodedClip
-from lafp.data.damage import REASONS, DamagedClipError
-from lafp.data.latent_sets import LatentReader
 from lafp.data.randomness import derive_seed, keyed_permutation
 from lafp.data.sampling import MixedOrder, MotionWeights, num_visits
-from lafp.data.shard_format import ClipLocation, Labels, ShardEntry, ShardSet, Split
-from lafp.video import decode_clip
+from lafp.data.shard_format import ClipLocation, ShardEntry, ShardSet, Split
+from lafp.data.window_draws import WindowDraws
 
 
 def open_shard_set(uri: str) -> ShardSet:
@@ -193,6 +186,8 @@ class ClipDemand:
     """Over all ranks, all gradient-accumulation rounds of a step included."""
     latents: str | None = None
     """URI of a latent set of these clips, to be read along."""
+    draws: WindowDraws | None = None
+    """All that the task cuts from these clips; None where it wants every frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,158 +215,3 @@ class ClipStream:
         for position, ref in enumerate(visits):
             if (position % self.clips_per_step) // share == self.rank:
                 yield ref
-
-
-class ClipReader:
-    """Reads and decodes clips to arrays of fixed shape.
-
-    Args:
-        shard_set: URI; or several, of one frame size, whose clips may lie in one batch.
-        cache: Shared by the readers of a process.
-        latents: URI of a latent set of these clips, to be read along.
-    """
-
-    def __init__(
-        self,
-        shard_set: str | tuple[str, ...],
-        cache: ClipCache | None = None,
-        latents: str | None = None,
-    ) -> None:
-        specs = [open_shard_set(uri) for uri in _as_tuple(shard_set)]
-        self.spec = specs[0]
-        self._length = max(spec.max_clip_frames for spec in specs)
-        self._cache = cache or ClipCache(0)
-        self._latents_uri = latents or ""
-        self._latents = LatentReader(latents) if latents is not None else None
-        self._spare: tuple[ClipRef, DecodedClip] | None = None
-
-    def read(self, ref: ClipRef) -> dict[str, np.ndarray]:
-        """One clip: the fields of ``ClipBatch`` without their batch axis."""
-        return {name: array[0] for name, array in self.read_batch([ref]).items()}
-
-    def read_batch(self, refs: Sequence[ClipRef]) -> dict[str, np.ndarray]:
-        """Several clips, stacked: the fields of ``ClipBatch``.
-
-        Returns:
-            ``frames`` uint8 [B, T, H, W, 3], zero beyond a clip's end; ``num_frames``,
-            ``clip_key`` and ``epoch`` int64 [B]; in labeled sets ``true_action`` [B, T, ...]; where
-            it was stored ``flow`` float16 [B, T, 2, h, w]; with a latent set ``latent_action``
-            float32 [B, T, Z]; ``state`` float32 [B, T, S] and ``condition`` float32 [B, G] where
-            all of the clips have them alike. T is that of the longest clip of all sets, so every
-            batch has one shape.
-
-        Raises:
-            DamagedClipError: A clip is not what its shard's entry says.
-            StorageError: Storage does not answer.
-        """
-        return self._stacked(refs, [self._decoded(ref) for ref in refs])
-
-    def read_sound_batch(self, refs: Sequence[ClipRef]) -> dict[str, np.ndarray]:
-        """``read_batch``, where another clip stands in for each that is damaged.
-
-        A clip of the same batch, or else the last one that was read before. A damaged file must
-        not end a run of days; ``damaged``, int64 [B, 2], tells whoever counts.
-
-        Raises:
-            DamagedClipError: No clip could be read so far.
-            StorageError: Storage does not answer.
-        """
-        visits: list[tuple[ClipRef, DecodedClip] | None] = []
-        damaged = np.zeros((len(refs), 2), np.int64)
-        for row, ref in enumerate(refs):
-            try:
-                visits.append((ref, self._decoded(ref)))
-                self._spare = visits[-1]
-            except DamagedClipError as error:
-                visits.append(None)
-                damaged[row] = ref.location.key, REASONS.index(error.reason)
-                first_error = error
-        found = [visit for visit in visits if visit] or ([self._spare] if self._spare else [])
-        if not found:
-            raise first_error
-        whole = [visit or found[row % len(found)] for row, visit in enumerate(visits)]
-        batch = self._stacked([ref for ref, _ in whole], [clip for _, clip in whole])
-        return batch | {"damaged": damaged}
-
-    def _stacked(
-        self, refs: Sequence[ClipRef], clips: Sequence[DecodedClip]
-    ) -> dict[str, np.ndarray]:
-        length = self._length
-        batch = {
-            "frames": _stack([clip.frames for clip in clips], length),
-            "num_frames": np.array([len(clip.frames) for clip in clips], np.int64),
-            "clip_key": np.array([ref.location.key for ref in refs], np.int64),
-            "epoch": np.array([ref.epoch for ref in refs], np.int64),
-        }
-        labels = [clip.labels or Labels() for clip in clips]
-        per_frame = {
-            "true_action": [of_clip.true_action for of_clip in labels],
-            "flow": [of_clip.flow for of_clip in labels],
-            "latent_action": [clip.latents for clip in clips],
-        }
-        for name, arrays in per_frame.items():
-            found = [array for array in arrays if array is not None]
-            if found and len(found) < len(clips):
-                uris = ", ".join(sorted({ref.shard_set for ref in refs}))
-                raise RuntimeError(f"Some clips of {uris} have a {name} and some have none.")
-            if found:
-                batch[name] = _stack(found, length)
-        states = [of_clip.state for of_clip in labels if of_clip.state is not None]
-        # Sets of several robots hold states of several sizes, or none: only policies ask for them.
-        if len(states) == len(clips) and len({state.shape[1:] for state in states}) == 1:
-            batch["state"] = _stack(states, length)
-        conditions = [of_clip.condition for of_clip in labels if of_clip.condition is not None]
-        if len(conditions) == len(clips) and len({c.shape for c in conditions}) == 1:
-            batch["condition"] = np.stack(conditions)
-        return batch
-
-    def _decoded(self, ref: ClipRef) -> DecodedClip:
-        location = ref.location
-        key = ref.shard_set, self._latents_uri, location.clip_id
-        if (kept := self._cache.get(key)) is not None:
-            return kept
-        shard = storage.join(ref.shard_set, ref.shard)
-        video, labels_data = self._checked_bytes(shard, location)
-        damaged = partial(DamagedClipError, location.clip_id, shard)
-        try:
-            frames = decode_clip(video)
-            labels = Labels.from_bytes(labels_data) if labels_data else None
-        except (ValueError, BadZipFile) as error:
-            raise damaged("undecodable", str(error)) from error
-        if len(frames) != location.num_frames:
-            detail = f"it has {len(frames)} frames, its entry says {location.num_frames}"
-            raise damaged("undecodable", detail)
-        latents = self._latents.read(ref.shard, location) if self._latents else None
-        clip = DecodedClip(frames, labels, latents)
-        self._cache.put(key, clip)
-        return clip
-
-    def _checked_bytes(self, shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
-        """The clip's video and labels."""
-        damaged = partial(DamagedClipError, location.clip_id, shard)
-        spans = [(location.video_offset, location.video_bytes)]
-        if location.labels_bytes:
-            spans.append((location.labels_offset, location.labels_bytes))
-        try:
-            members = [storage.read_bytes(shard, *span) for span in spans]
-        except FileNotFoundError as error:
-            raise damaged("missing", "the file is gone") from error
-        if sum(map(len, members)) < location.video_bytes + location.labels_bytes:
-            raise damaged("truncated", "the file ends before the clip does")
-        video, labels = members if location.labels_bytes else (members[0], b"")
-        if location.crc32 not in (None, zlib.crc32(labels, zlib.crc32(video))):
-            raise damaged("checksum", "its bytes have changed since they were written")
-        return video, labels
-
-
-def _as_tuple(shard_set: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (shard_set,) if isinstance(shard_set, str) else shard_set
-
-
-def _stack(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """Stacks arrays whose first axes differ, zero-padded at the end to ``length``."""
-    stacked = np.empty((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
-    for row, array in zip(stacked, arrays, strict=True):
-        row[: len(array)] = array
-        row[len(array) :] = 0
-    return stacked

@@ -3,66 +3,12 @@
 # Shape suffixes in this file: B clips, N windows (B x windows_per_clip), T frames of a clip,
 # F frames of a stack, H height, W width, C channels, V vectors beside the image.
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from lafp.config import ConfigError
-from lafp.data.randomness import keyed_uniform
+from lafp.data.window_draws import WindowConfig, draw_windows
 from lafp.types import ClipBatch, ObsSpec, Window
-
-_DRAW_K, _DRAW_T = 1, 2  # keys of a window's two draws
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowConfig:
-    """Which frames of a clip make one training window."""
-
-    frame_stack: int = 1
-    """F, frames per observation (LAOM: 3)."""
-    max_offset_steps: int = 1
-    """K: the IDM sees o_t and o_{t+k}, k ~ U{1..K} (LAOM: 10)."""
-    windows_per_clip: int = 4
-    """Windows drawn from a clip each time it is visited."""
-
-    def __post_init__(self) -> None:
-        for name in ("frame_stack", "max_offset_steps", "windows_per_clip"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
-    @property
-    def min_clip_frames(self) -> int:
-        """Frames that the shortest window needs: F and one more."""
-        return self.frame_stack + 1
-
-
-def draw_windows(batch: ClipBatch, cfg: WindowConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws k, then t, uniformly where the window t-F+1 .. t+k fits into its clip.
-
-    Keyed by (seed, epoch, clip, window index): the same on any number of workers.
-
-    Returns:
-        t and k, int64 [B, windows_per_clip].
-    """
-    num_frames_B1 = batch.num_frames.numpy()[:, None]
-    keys = (
-        seed,
-        batch.epoch.numpy()[:, None],
-        batch.clip_key.numpy()[:, None],
-        np.arange(cfg.windows_per_clip),
-    )
-    if num_frames_B1.min() < cfg.min_clip_frames:
-        raise ValueError(
-            f"A clip has {num_frames_B1.min()} frames, a window needs {cfg.min_clip_frames}: "
-            "lower frame_stack, or preprocess with a larger clip.min_frames."
-        )
-    max_k_B1 = np.minimum(cfg.max_offset_steps, num_frames_B1 - cfg.frame_stack)
-    k_BN = 1 + (keyed_uniform(*keys, _DRAW_K) * max_k_B1).astype(np.int64)
-    num_starts_BN = num_frames_B1 - k_BN - (cfg.frame_stack - 1)
-    t_BN = cfg.frame_stack - 1 + (keyed_uniform(*keys, _DRAW_T) * num_starts_BN).astype(np.int64)
-    return t_BN, k_BN
 
 
 def cut_windows(batch: ClipBatch, cfg: WindowConfig, seed: int) -> Window:
@@ -81,7 +27,10 @@ def cut_windows(batch: ClipBatch, cfg: WindowConfig, seed: int) -> Window:
 
 def window_indices(batch: ClipBatch, cfg: WindowConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Clip, t and k of what ``cut_windows`` cuts: int64 [N] each, on the host."""
-    t_BN, k_BN = draw_windows(batch, cfg, seed)
+    num_frames_B, epoch_B, clip_key_B = (
+        of_clips.numpy() for of_clips in (batch.num_frames, batch.epoch, batch.clip_key)
+    )
+    t_BN, k_BN = draw_windows(num_frames_B, epoch_B, clip_key_B, cfg, seed)
     clip_N = torch.arange(len(t_BN)).repeat_interleave(cfg.windows_per_clip)
     return clip_N, torch.from_numpy(t_BN).reshape(-1), torch.from_numpy(k_BN).reshape(-1)
 
@@ -113,15 +62,13 @@ def windows_at(
     is_single_step = bool((k_N == 1).all())
     device = batch.frames.device
     clip_N, t_N, k_N = (i.to(device, non_blocking=True) for i in (clip_N, t_N, k_N))
-    obs = stack_frames(batch.frames, clip_N, t_N, frame_stack)
-    next_obs = stack_frames(batch.frames, clip_N, t_N + 1, frame_stack)
+    obs = _stacks_of(batch, clip_N, t_N, frame_stack)
+    next_obs = _stacks_of(batch, clip_N, t_N + 1, frame_stack)
     return Window(
         obs=obs,
         next_obs=next_obs,
         future_obs=(
-            next_obs
-            if is_single_step
-            else stack_frames(batch.frames, clip_N, t_N + k_N, frame_stack)
+            next_obs if is_single_step else _stacks_of(batch, clip_N, t_N + k_N, frame_stack)
         ),
         offset_steps=k_N,
         true_action=None if batch.true_action is None else batch.true_action[clip_N, t_N],
@@ -152,8 +99,23 @@ def vector_inputs(window: Window, obs: ObsSpec) -> Tensor | None:
 
 def stack_frames(frames: Tensor, clip_N: Tensor, t_N: Tensor, frame_stack: int) -> Tensor:
     """Observations at times t: uint8 [B, T, H, W, 3] -> float [N, 3 F, H, W] in [-1, 1]."""
-    times_NF = t_N[:, None] + torch.arange(1 - frame_stack, 1, device=t_N.device)
-    stacks_NFHWC = frames[clip_N[:, None], times_NF]
+    return _stacked(frames, clip_N, _times(t_N, frame_stack))
+
+
+def _stacks_of(batch: ClipBatch, clip_N: Tensor, t_N: Tensor, frame_stack: int) -> Tensor:
+    """The same of clips of which not every frame may have been sent."""
+    rows_NF = _times(t_N, frame_stack)
+    if batch.frame_rows is not None:
+        rows_NF = batch.frame_rows[clip_N[:, None], rows_NF].long()
+    return _stacked(batch.frames, clip_N, rows_NF)
+
+
+def _times(t_N: Tensor, frame_stack: int) -> Tensor:
+    return t_N[:, None] + torch.arange(1 - frame_stack, 1, device=t_N.device)
+
+
+def _stacked(frames: Tensor, clip_N: Tensor, rows_NF: Tensor) -> Tensor:
+    stacks_NFHWC = frames[clip_N[:, None], rows_NF]
     return pixels_to_float(stacks_NFHWC.permute(0, 1, 4, 2, 3).flatten(1, 2))
 
 

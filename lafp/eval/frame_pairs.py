@@ -15,15 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lafp.config import ConfigError
+from lafp.data.clip_reader import ClipReader
 from lafp.data.randomness import derive_seed
 from lafp.data.shard_format import Split
-from lafp.data.shards import (
-    ClipOrder,
-    ClipReader,
-    ClipRef,
-    open_shard_set,
-    videos_of_clips,
-)
+from lafp.data.shards import ClipOrder, ClipRef, open_shard_set, videos_of_clips
 from lafp.data.windows import pixels_to_float, windows_at
 from lafp.eval import images
 from lafp.lam import Lam

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lafp.data.clip_cache import ClipCache
+from lafp.data.clip_reader import ClipReader
 from lafp.data.labels import action_spec, labeled_episodes
 from lafp.data.shard_format import Split
-from lafp.data.shards import ClipOrder, ClipReader, ClipRef
+from lafp.data.shards import ClipOrder, ClipRef
 from lafp.data.windows import windows_at
 from lafp.eval.probes import (
     ProbeData,

@@ -16,9 +16,9 @@ class IngestConfig:
 
     mode: Literal["ray", "direct"] = may_change(default="ray")
     """``ray``: Ray Data readers, on any node, feed each worker through the object store.
-    ``direct``: a thread inside of each worker reads."""
+    ``direct``: threads inside of each worker read."""
     num_readers: int = may_change(default=1)
-    """Reader processes per worker, in mode ``ray``."""
+    """Cores that decode for each worker: processes in mode ``ray``, threads in mode ``direct``."""
     node_labels: tuple[str, ...] = may_change(default=())
     """``["role=decode"]``: readers only on nodes that were started with these labels."""
     cache_bytes: int = may_change(default=1 << 30)

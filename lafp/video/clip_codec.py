@@ -1,6 +1,9 @@
 """The clips inside shards: short-GOP H.264 that any tool plays and one pass decodes."""
 
 import io
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -97,17 +100,84 @@ def decode_clip(data: bytes) -> np.ndarray:
     Raises:
         ValueError: ``data`` holds no decodable video.
     """
-    to_rgb = VideoReformatter()
-    frames: list[np.ndarray] = []
+    with _opened(data) as (stream, packets):
+        context = stream.codec_context
+        frames = np.empty((len(packets), context.height, context.width, 3), np.uint8)
+        _decode_into(frames, stream, packets, range(len(packets)))
+        return frames
+
+
+def decode_frames(data: bytes, times: Sequence[int], out: np.ndarray) -> int:
+    """Decodes some frames of a clip that ``encode_clip`` wrote.
+
+    Only the groups of pictures that hold one of them are decoded, and none further than the last
+    one that is asked for.
+
+    Args:
+        data: The clip.
+        times: Which frames, ascending.
+        out: uint8 RGB [at least len(times), H, W, 3]; row i becomes frame ``times[i]``.
+
+    Returns:
+        T, how many frames the clip has.
+
+    Raises:
+        ValueError: ``data`` holds no decodable video, not these frames, or frames of another size.
+    """
+    with _opened(data) as (stream, packets):
+        if len(times) and times[-1] >= len(packets):
+            raise ValueError(f"A clip of {len(packets)} frames has no frame {times[-1]}.")
+        size = stream.codec_context.height, stream.codec_context.width, 3
+        if out.shape[1:] != size:
+            raise ValueError(f"A clip has frames {size}, expected {out.shape[1:]}.")
+        _decode_into(out, stream, packets, times)
+        return len(packets)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[tuple[av.VideoStream, list[av.Packet]]]:
+    """The video and its packets: one per frame, in the order of the frames (no B-frames)."""
     try:
         with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            for frame in container.decode(stream):
-                rgb = to_rgb.reformat(frame, format="rgb24", interpolation=_EXACT, threads=1)
-                frames.append(rgb.to_ndarray())
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            if not packets:
+                raise ValueError(f"A clip of {len(data)} bytes holds no frames.")
+            yield stream, packets
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"A clip of {len(data)} bytes does not decode: {error}") from error
-    if not frames:
-        raise ValueError(f"A clip of {len(data)} bytes holds no frames.")
-    return np.stack(frames)
+
+
+def _decode_into(
+    out: np.ndarray, stream: av.VideoStream, packets: Sequence[av.Packet], times: Sequence[int]
+) -> None:
+    height, width = out.shape[1:3]
+    to_rgb = VideoReformatter()
+    row = 0
+    for time, frame in _decoded(stream.codec_context, packets, times):
+        if time != times[row]:
+            continue
+        rgb = to_rgb.reformat(frame, format="rgb24", interpolation=_EXACT, threads=1)
+        plane = rgb.planes[0]
+        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        out[row] = lines[:height, : width * 3].reshape(height, width, 3)
+        row += 1
+    if row < len(times):
+        raise ValueError(f"Frame {times[row]} of a clip does not decode.")
+
+
+def _decoded(
+    context: av.VideoCodecContext, packets: Sequence[av.Packet], times: Sequence[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Every frame that has to be decoded for those at ``times``, with its number."""
+    starts = [t for t, packet in enumerate(packets) if packet.is_keyframe or t == 0]
+    last_of_group = {bisect_right(starts, time) - 1: time for time in times}
+    fed = [t for group, last in last_of_group.items() for t in range(starts[group], last + 1)]
+
+    def frames() -> Iterator[av.VideoFrame]:
+        for t in fed:
+            yield from context.decode(packets[t])
+        yield from context.decode(None)
+
+    yield from zip(fed, frames(), strict=False)

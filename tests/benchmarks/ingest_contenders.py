@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader, read_ahead
+from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader, read_ahead
 from lafp.data.shards import ClipDemand, ClipOrder
-from lafp.data.windows import WindowConfig, cut_windows, pixels_to_float
+from lafp.data.window_draws import WindowConfig, WindowDraws
+from lafp.data.windows import cut_windows, pixels_to_float
 from lafp.train.context import to_clip_batches
 from lafp.video.clip_codec import _EXACT
 from ray_jobs.ray_context import READ_AHEAD
@@ -29,14 +30,17 @@ ENDLESS = 10**5
 
 
 class Setting:
-    """The shards, and how many windows are taken of each clip. Picklable."""
+    """The shards, how many windows are taken of each clip, on how many cores. Picklable."""
 
-    def __init__(self, shards: str, windows_per_clip: int) -> None:
+    def __init__(self, shards: str, windows_per_clip: int, num_readers: int = 1) -> None:
+        self.num_readers = num_readers
         self.tars = sorted(map(str, Path(shards).glob("train-*.tar")))
         self.window = WindowConfig(windows_per_clip=windows_per_clip)
         self.windows_per_batch = CLIPS_PER_BATCH * windows_per_clip
         order = ClipOrder(shard_set=shards, split="train", seed=0)
-        self.demands = {"train": ClipDemand(order=order, clips_per_step=CLIPS_PER_BATCH)}
+        draws = WindowDraws(window=self.window, seed=0)
+        demand = ClipDemand(order=order, clips_per_step=CLIPS_PER_BATCH, draws=draws)
+        self.demands = {"train": demand}
         self.plan = MicroBatchPlan(demands=self.demands, rank=0, world_size=1, num_rounds=1)
 
 
@@ -47,26 +51,30 @@ Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 # Ours
 
 
-def direct(setting: Setting) -> Batches:
-    batches = read_ahead(MicroBatchReader(setting.plan, 0).read_from(0), READ_AHEAD)
-    return _windows(setting, batches)
+def direct_clips(setting: Setting) -> Iterator[MicroBatch]:
+    return read_ahead(
+        MicroBatchReader(setting.plan, 0, setting.num_readers).read_from(0), READ_AHEAD
+    )
 
 
-def through_ray(setting: Setting) -> Batches:
+def ray_clips(setting: Setting) -> Iterator[MicroBatch]:
     start_ray()
-    return _windows(setting, ray_micro_batches(setting.plan, 0, ENDLESS, 1, 0))
+    return ray_micro_batches(setting.plan, 0, ENDLESS, setting.num_readers, 0)
 
 
-def _windows(setting: Setting, batches: Any) -> Batches:
-    for batch in batches:
-        window = cut_windows(to_clip_batches(batch)["train"], setting.window, seed=0)
-        yield window.obs, window.next_obs
+def windows_of(batch: MicroBatch, setting: Setting) -> tuple[torch.Tensor, torch.Tensor]:
+    window = cut_windows(to_clip_batches(batch)["train"], setting.window, seed=0)
+    return window.obs, window.next_obs
+
+
+def _ours(clips: Callable[[Setting], Iterator[MicroBatch]], setting: Setting) -> Batches:
+    return (windows_of(batch, setting) for batch in clips(setting))
 
 
 def start_ray() -> None:
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
@@ -154,12 +162,11 @@ def _decode_all(video: bytes) -> None:
             to_rgb.reformat(frame, format="rgb24", interpolation=_EXACT, threads=1)
 
 
+OURS = {"direct": direct_clips, "ray": ray_clips}
 CONTENDERS: dict[str, Callable[[Setting], Batches]] = {
-    "direct": direct,
-    "ray": through_ray,
+    **{name: partial(_ours, clips) for name, clips in OURS.items()},
     "webdataset_decord": webdataset_decord,
     "webdataset_decord_once": webdataset_decord_once,
     "ray_read_webdataset": ray_read_webdataset,
     "limit": limit,
 }
-OURS = ("direct", "ray")

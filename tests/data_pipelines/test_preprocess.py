@@ -36,8 +36,9 @@ from data_pipelines.stages.write_shards import ShardsConfig, plan_shards, write_
 from data_pipelines.video_to_clips import video_to_clips
 from lafp import storage
 from lafp.config import ConfigError, load_config
+from lafp.data.clip_reader import ClipReader
 from lafp.data.shard_format import ShardSet, read_records
-from lafp.data.shards import ClipOrder, ClipReader
+from lafp.data.shards import ClipOrder
 from lafp.download import HttpConfig
 from lafp.storage import StorageError
 from lafp.video import VIDEO_DECODERS, EncodeConfig

@@ -7,6 +7,7 @@ import ray
 import ray_jobs.ray_ingest as ingest
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder
+from lafp.data.window_draws import WindowConfig, WindowDraws
 from ray_jobs.ray_ingest import BlockSteps, ray_micro_batches, step_num_bytes
 from tests.synthetic_shards import write_shard_set
 
@@ -28,7 +29,8 @@ def plan(tmp_path_factory) -> MicroBatchPlan:
             folder, num_clips=11, has_labels=is_labeled, has_flow=not is_labeled, seed=seed
         )
         order = ClipOrder(shard_set=uri, split="train", seed=0)
-        demands[name] = ClipDemand(order=order, clips_per_step=clips)
+        draws = None if is_labeled else WindowDraws(window=WindowConfig(windows_per_clip=2), seed=0)
+        demands[name] = ClipDemand(order=order, clips_per_step=clips, draws=draws)
     return MicroBatchPlan(demands=demands, rank=1, world_size=2, num_rounds=2)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lafp.config import ConfigError
 from lafp.data.labels import action_spec, labeled_subset
 from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
-from lafp.data.windows import WindowConfig, window_indices
+from lafp.data.window_draws import WindowConfig
+from lafp.data.windows import window_indices
 from lafp.export import read_card, save_model
 from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig

@@ -7,9 +7,10 @@ import torch
 
 from lafp.config import ConfigError
 from lafp.data.clip_cache import ClipCache
+from lafp.data.clip_reader import ClipReader
 from lafp.data.labels import vector_dims
 from lafp.data.latent_sets import clips_without_latents
-from lafp.data.shards import ClipOrder, ClipReader, open_shard_set
+from lafp.data.shards import ClipOrder, open_shard_set
 from lafp.types import ClipBatch, ObsSpec
 
 CLIPS_PER_BATCH = 8

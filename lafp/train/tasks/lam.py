@@ -14,7 +14,8 @@ from lafp.data.labels import action_spec, labeled_subset
 from lafp.data.randomness import derive_seed
 from lafp.data.sampling import MixedOrder
 from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
-from lafp.data.windows import WindowConfig, cut_windows
+from lafp.data.window_draws import WindowConfig, WindowDraws
+from lafp.data.windows import cut_windows
 from lafp.eval.lam_probe import LamProbe, ProbeConfig
 from lafp.eval.model_card import FILE as MODEL_CARD
 from lafp.eval.model_card import TrainedOn, lam_card
@@ -120,14 +121,15 @@ class LamTask:
     def demands(self) -> Mapping[str, ClipDemand]:
         """``train``: the videos. ``labeled``: the episodes whose actions may be seen."""
         cfg = self.cfg
-        demands = {"train": self._demand(self._order(), cfg.train.global_batch_size)}
+        demands = {"train": self._demand(self._order(), cfg.train.global_batch_size, cfg.window)}
         if self.is_supervised and self.labeled_shards is not None:
             supervision = cfg.supervision
             subset = labeled_subset(
                 self.labeled_shards, "train", supervision.label_fraction, supervision.label_seed
             )
             order = self._order_of(self.labeled_shards, only_clips=subset)
-            demands["labeled"] = self._demand(order, supervision.batch_size)
+            window = self._labeled_window
+            demands["labeled"] = self._demand(order, supervision.batch_size, window)
         return demands
 
     @torch.no_grad()
@@ -229,9 +231,14 @@ class LamTask:
             **selection,
         )
 
-    def _demand(self, order: ClipOrder | MixedOrder, batch_size: int) -> ClipDemand:
-        clips_per_step = batch_size // self.cfg.window.windows_per_clip
-        return ClipDemand(order=order, clips_per_step=clips_per_step)
+    def _demand(
+        self, order: ClipOrder | MixedOrder, batch_size: int, window: WindowConfig
+    ) -> ClipDemand:
+        return ClipDemand(
+            order=order,
+            clips_per_step=batch_size // window.windows_per_clip,
+            draws=WindowDraws(window=window, seed=self.cfg.train.seed),
+        )
 
     @torch.no_grad()
     def _val_metrics(self, objective: Objective) -> dict[str, float]:

@@ -17,8 +17,8 @@ from lafp.data.labels import vector_dims
 from lafp.data.latent_sets import clips_without_latents, open_latent_set
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder, shards_sha256
+from lafp.data.window_draws import WindowConfig, WindowDraws
 from lafp.data.windows import (
-    WindowConfig,
     following_steps,
     vector_inputs,
     window_indices,
@@ -225,8 +225,13 @@ class PolicyTask:
             skipped_clips=clips_without_latents(self.latents) if self.latents else frozenset(),
         )
         clips_per_step = train.global_batch_size // self.cfg.window.windows_per_clip
-        demand = ClipDemand(order=order, clips_per_step=clips_per_step, latents=self.latents)
-        return {"videos": demand}
+        labeled_here = self.cfg.policy.chunk_steps if self.latents is None else 1
+        draws = WindowDraws(window=self.cfg.window, seed=train.seed, chunk_steps=labeled_here)
+        return {
+            "videos": ClipDemand(
+                order=order, clips_per_step=clips_per_step, latents=self.latents, draws=draws
+            )
+        }
 
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> PolicyInputs:

@@ -16,8 +16,10 @@ from data_pipelines.stages.optical_flow import OpticalFlowConfig, optical_flow
 from data_pipelines.stages.resize import ResizeConfig
 from data_pipelines.stages.split_clips import ClipConfig
 from lafp.config import ConfigError, config_from_dict
-from lafp.data.shards import ClipOrder, ClipReader
-from lafp.data.windows import WindowConfig, cut_windows
+from lafp.data.clip_reader import ClipReader
+from lafp.data.shards import ClipOrder
+from lafp.data.window_draws import WindowConfig
+from lafp.data.windows import cut_windows
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.types import ClipBatch
 from tests.synthetic_video import write_video

@@ -9,7 +9,8 @@ import torch
 from lafp.config import ConfigError
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader, read_ahead
 from lafp.data.shards import ClipDemand, ClipOrder
-from lafp.data.windows import WindowConfig, cut_windows
+from lafp.data.window_draws import WindowConfig
+from lafp.data.windows import cut_windows
 from lafp.train.context import to_clip_batches
 from tests.synthetic_shards import write_shard_set
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from lafp.config import ConfigError
-from lafp.data.clip_cache import ClipCache
-from lafp.data.shards import ClipOrder, ClipReader, ClipStream, read_shard_entry
-from tests.synthetic_shards import moving_dot, write_shard_set
+from lafp.data.shards import ClipOrder, ClipStream
+from tests.synthetic_shards import write_shard_set
 
 
 @pytest.fixture(scope="module")
@@ -116,53 +115,6 @@ def test_an_empty_split_and_a_missing_set_are_errors(shards, tmp_path):
 def test_an_order_survives_pickling(shards):
     copy = pickle.loads(pickle.dumps(order(shards)))
     assert list(islice(copy.visits(5), 30)) == list(islice(order(shards).visits(5), 30))
-
-
-def test_clips_are_read_with_their_actions_and_padded(tmp_path):
-    uri = write_shard_set(tmp_path, num_clips=3, frames=(4, 9), has_labels=True)
-    refs = list(islice(order(uri).visits(), 3))
-    batch = ClipReader(uri).read_batch(refs)
-    positions = {c.clip_id: i for i, c in enumerate(read_shard_entry(uri, refs[0].shard).clips)}
-    assert batch["frames"].shape == (3, 9, 16, 16, 3) and batch["true_action"].shape == (3, 9, 2)
-    for row, ref in enumerate(refs):
-        length = ref.location.num_frames
-        frames, steps = moving_dot(length, positions[ref.location.clip_id])
-        assert batch["num_frames"][row] == length and batch["clip_key"][row] == ref.location.key
-        # The codec may round colours, but a dot stays where it was.
-        assert np.abs(batch["frames"][row, :length].astype(int) - frames).max() < 12
-        np.testing.assert_array_equal(batch["true_action"][row, :length], steps)
-        assert not batch["frames"][row, length:].any()
-        assert not batch["true_action"][row, length:].any()
-
-
-def test_one_clip_reads_as_in_a_batch(shards):
-    ref = next(order(shards).visits())
-    reader = ClipReader(shards)
-    for name, array in reader.read(ref).items():
-        np.testing.assert_array_equal(array, reader.read_batch([ref])[name][0])
-
-
-def test_the_cache_gives_the_same_frames_and_stays_within_its_bytes(shards):
-    one_clip = 9 * 16 * 16 * 3
-    cache = ClipCache(3 * one_clip)
-    cached, plain = ClipReader(shards, cache), ClipReader(shards)
-    for ref in islice(order(shards).visits(), 60):
-        np.testing.assert_array_equal(cached.read(ref)["frames"], plain.read(ref)["frames"])
-        kept = sum(clip.num_bytes for clip in cache._clips.values())
-        assert kept == cache._num_bytes <= 3 * one_clip
-    assert len(cache._clips) >= 3
-
-
-def test_a_damaged_shard_is_named(tmp_path):
-    uri = write_shard_set(tmp_path, num_clips=1)
-    ref = next(order(uri).visits())
-    path = tmp_path / ref.shard
-    data = bytearray(path.read_bytes())
-    start = ref.location.video_offset
-    data[start : start + ref.location.video_bytes] = bytes(ref.location.video_bytes)
-    path.write_bytes(data)
-    with pytest.raises((RuntimeError, ValueError)):
-        ClipReader(uri).read(ref)
 
 
 def test_reading_clips_does_not_load_torch():

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from lafp.data.windows import WindowConfig, cut_windows, draw_windows, stack_frames, windows_at
+from lafp.data.window_draws import WindowConfig, draw_windows
+from lafp.data.windows import cut_windows, stack_frames, windows_at
 from lafp.types import ClipBatch
 
 
@@ -21,6 +22,11 @@ def clips(lengths: list[int], epoch: int = 0, first_key: int = 0) -> ClipBatch:
             16 * torch.arange(len(lengths)).view(-1, 1, 1) + torch.arange(longest).view(1, -1, 1)
         ).float(),
     )
+
+
+def draws(batch: ClipBatch, cfg: WindowConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    of_clips = (batch.num_frames, batch.epoch, batch.clip_key)
+    return draw_windows(*(numbers.numpy() for numbers in of_clips), cfg, seed)
 
 
 def value(obs: torch.Tensor) -> torch.Tensor:
@@ -54,7 +60,7 @@ def test_windows_reach_the_first_and_the_last_frame():
 
 def test_offsets_and_times_are_uniform_where_they_fit():
     cfg = WindowConfig(frame_stack=2, max_offset_steps=4, windows_per_clip=50)
-    t_BN, k_BN = draw_windows(clips([10] * 400), cfg, seed=0)
+    t_BN, k_BN = draws(clips([10] * 400), cfg, seed=0)
     num_draws = t_BN.size
     np.testing.assert_allclose(np.bincount(k_BN.ravel())[1:] / num_draws, 1 / 4, atol=0.012)
     for k in range(1, 5):
@@ -66,9 +72,9 @@ def test_offsets_and_times_are_uniform_where_they_fit():
 
 def test_a_clip_draws_the_same_in_any_batch():
     cfg = WindowConfig(max_offset_steps=3, windows_per_clip=4)
-    together = draw_windows(clips([9, 9, 9, 9]), cfg, seed=5)
+    together = draws(clips([9, 9, 9, 9]), cfg, seed=5)
     for i in range(4):
-        alone = draw_windows(clips([9], first_key=i), cfg, seed=5)
+        alone = draws(clips([9], first_key=i), cfg, seed=5)
         for got, wanted in zip(alone, together, strict=True):
             np.testing.assert_array_equal(got[0], wanted[i])
 
@@ -76,8 +82,8 @@ def test_a_clip_draws_the_same_in_any_batch():
 @pytest.mark.parametrize("change", [{"epoch": 1}, {"first_key": 4}, {}])
 def test_draws_change_with_epoch_clip_and_seed(change):
     cfg = WindowConfig(max_offset_steps=3, windows_per_clip=16)
-    t, _ = draw_windows(clips([30, 30]), cfg, seed=0)
-    other, _ = draw_windows(clips([30, 30], **change), cfg, seed=0 if change else 1)
+    t, _ = draws(clips([30, 30]), cfg, seed=0)
+    other, _ = draws(clips([30, 30], **change), cfg, seed=0 if change else 1)
     assert (t != other).mean() > 0.8
 
 

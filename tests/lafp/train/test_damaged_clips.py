@@ -9,9 +9,10 @@ import pytest
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.clip_reader import ClipReader
 from lafp.data.damage import REASONS, DamagedClipError
 from lafp.data.shard_format import ShardEntry
-from lafp.data.shards import ClipOrder, ClipReader, read_shard_entry
+from lafp.data.shards import ClipOrder, read_shard_entry
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.context import LocalContext
 from lafp.train.damaged_clips import DamagedShardsError

@@ -3,7 +3,7 @@ from itertools import islice
 
 import pytest
 
-from lafp.data.shards import ClipReader
+from lafp.data.clip_reader import ClipReader
 from lafp.train.feeding import CORES_NEEDED, Feeding, advice
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import demand

@@ -6,6 +6,7 @@ import pytest
 from av.video.frame import PictureType
 
 from lafp.video import EncodeConfig, decode_clip, encode_clip
+from lafp.video.clip_codec import decode_frames
 
 
 def smooth_frames(num_frames: int, height: int, width: int) -> np.ndarray:
@@ -58,6 +59,26 @@ def test_clip_carries_its_rate_and_short_gops_without_b_frames():
 def test_bytes_that_are_no_clip_are_a_value_error():
     with pytest.raises(ValueError, match="5 bytes does not decode"):
         decode_clip(b"hello")
+
+
+@pytest.mark.parametrize("shape", [(50, 48, 64), (13, 33, 47), (1, 16, 32)])
+def test_some_frames_decode_as_they_do_among_all(shape):
+    data = encode_clip(smooth_frames(*shape), 10, EncodeConfig(gop_frames=12))
+    whole, rng = decode_clip(data), np.random.default_rng(0)
+    for num in {1, min(5, len(whole)), len(whole)}:
+        times = np.sort(rng.choice(len(whole), num, replace=False)).tolist()
+        out = np.full((num + 1, *shape[1:], 3), 7, np.uint8)
+        assert decode_frames(data, times, out) == len(whole)
+        np.testing.assert_array_equal(out[:num], whole[times])
+        assert (out[num] == 7).all()
+
+
+def test_frames_that_a_clip_does_not_have_are_a_value_error():
+    data = encode_clip(smooth_frames(5, 16, 16), 10, EncodeConfig())
+    with pytest.raises(ValueError, match="5 frames has no frame 5"):
+        decode_frames(data, [1, 5], np.empty((2, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"frames \(16, 16, 3\), expected \(16, 32, 3\)"):
+        decode_frames(data, [1], np.empty((2, 16, 32, 3), np.uint8))
 
 
 def test_wrong_frames_are_a_value_error():

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from lafp.config import ConfigError, config_from_dict, config_to_dict, load_config
+from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.eval.lam_probe import LamProbe, ProbeConfig
 from lafp.lam import load_lam
-from lafp.train.context import LocalContext
+from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
 from lafp.train.tasks.lam import LamTask, TrainLamConfig, obs_spec
 from lafp.train.tasks.lam_sections import DataConfig
@@ -69,6 +70,29 @@ def lam_config(objective: str = "lapo", num_steps: int = 3, **supervision) -> Tr
 
 def run(cfg: TrainLamConfig, shards: str, labeled: str | None, folder) -> dict[str, float]:
     return train(cfg.train, LamTask(cfg, shards, labeled), LocalContext(str(folder)))
+
+
+@pytest.mark.parametrize("objective", ["lapo", "laom"])
+def test_readers_send_all_frames_that_a_lam_is_trained_on(tmp_path, objective):
+    videos = write_shard_set(tmp_path / "videos", 8, frames=(20, 30))
+    labeled = write_shard_set(tmp_path / "labeled", 8, frames=(20, 30), has_labels=True)
+    task = LamTask(lam_config(objective, weight=0.5), videos, labeled)
+    windows = []
+    for demands in (
+        task.demands(),
+        {name: replace(demand, draws=None) for name, demand in task.demands().items()},
+    ):
+        plan = MicroBatchPlan(demands=demands, rank=0, world_size=1, num_rounds=1)
+        clips = to_clip_batches(next(MicroBatchReader(plan).read_from(0)))
+        assert all(
+            (of.frame_rows is None) == (demands["train"].draws is None) for of in clips.values()
+        )
+        torch.manual_seed(0)  # of the augmentation
+        inputs = task.inputs(clips)
+        windows.append((inputs.window, inputs.labeled))
+    for sent, whole in zip(*windows, strict=True):
+        for name in ("obs", "next_obs", "future_obs"):
+            torch.testing.assert_close(getattr(sent, name), getattr(whole, name), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("objective", ["lapo", "laom"])

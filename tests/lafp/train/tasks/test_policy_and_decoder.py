@@ -60,8 +60,11 @@ def run(tmp_path_factory):
     return uris
 
 
-def first_batches(task, num_steps=1):
-    plan = MicroBatchPlan(demands=task.demands(), rank=0, world_size=1, num_rounds=1)
+def first_batches(task, num_steps=1, are_whole=False):
+    demands = task.demands()
+    if are_whole:
+        demands = {name: replace(demand, draws=None) for name, demand in demands.items()}
+    plan = MicroBatchPlan(demands=demands, rank=0, world_size=1, num_rounds=1)
     batches = map(to_clip_batches, MicroBatchReader(plan, 1 << 24).read_from(0))
     return [next(batches) for _ in range(num_steps)]
 
@@ -78,7 +81,7 @@ def test_a_trained_policy_is_exported_with_its_lam_and_its_statistics(run, name)
 
 def test_targets_are_the_frozen_lams_latent_actions_of_single_steps(run):
     task = PolicyTask(policy_config(), run["videos"], run["lam"])
-    (clips,) = first_batches(task)
+    (clips,) = first_batches(task, are_whole=True)
     inputs = task.inputs(clips)
     frames = clips["videos"].frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
     lam = load_lam(run["lam"])
@@ -87,6 +90,18 @@ def test_targets_are_the_frozen_lams_latent_actions_of_single_steps(run):
         candidates = lam.label(obs.expand(len(t), -1, -1, -1), frames[clip, t + 1])
         assert torch.isclose(candidates, z, atol=1e-5).all(dim=1).any()
     assert not inputs.latent_action.requires_grad
+
+
+@pytest.mark.parametrize("chunk_steps", [1, 3])
+def test_readers_send_all_frames_that_a_policy_is_trained_on(tmp_path, run, chunk_steps):
+    shards = write_shard_set(tmp_path, 8, frames=(20, 30))
+    policy = {"name": "latent_flow", "encoder": ENCODER, "chunk_steps": chunk_steps}
+    task = PolicyTask(policy_config(policy=policy), shards, run["lam"])
+    (sent,), (whole,) = first_batches(task), first_batches(task, are_whole=True)
+    assert sent["videos"].frames.shape[1] < whole["videos"].frames.shape[1]
+    inputs = [task.inputs(clips) for clips in (sent, whole)]
+    for name in ("obs", "latent_action", "has_step"):
+        torch.testing.assert_close(*(getattr(of, name) for of in inputs), rtol=0, atol=0)
 
 
 def test_a_projected_policy_is_fitted_to_the_latents_of_its_first_steps(run, tmp_path):

@@ -49,7 +49,7 @@ def run(tmp_path_factory):
 
 def test_windows_carry_the_state_of_their_own_frame(run):
     task = PolicyTask(policy_config(policy=POLICY), run["labeled"], run["lam"])
-    (clips,) = first_batches(task)
+    (clips,) = first_batches(task, are_whole=True)
     batch, inputs = clips["videos"], task.inputs(clips)
     frames = batch.frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
     for obs, state in zip(inputs.obs, inputs.vectors, strict=True):

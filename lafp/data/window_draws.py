@@ -1,0 +1,105 @@
+"""Which windows are drawn from a clip: known to whoever reads it as to whoever cuts it."""
+
+# Shape suffixes in this file: B clips, N windows of a clip.
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lafp.data.randomness import keyed_uniform
+
+_DRAW_K, _DRAW_T = 1, 2  # keys of a window's two draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """Which frames of a clip make one training window."""
+
+    frame_stack: int = 1
+    """F, frames per observation (LAOM: 3)."""
+    max_offset_steps: int = 1
+    """K: the IDM sees o_t and o_{t+k}, k ~ U{1..K} (LAOM: 10)."""
+    windows_per_clip: int = 4
+    """Windows drawn from a clip each time it is visited."""
+
+    def __post_init__(self) -> None:
+        for name in ("frame_stack", "max_offset_steps", "windows_per_clip"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    @property
+    def min_clip_frames(self) -> int:
+        """Frames that the shortest window needs: F and one more."""
+        return self.frame_stack + 1
+
+
+def draw_windows(
+    num_frames_B: np.ndarray,
+    epoch_B: np.ndarray,
+    clip_key_B: np.ndarray,
+    cfg: WindowConfig,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws k, then t, uniformly where the window t-F+1 .. t+k fits into its clip.
+
+    Keyed by (seed, epoch, clip, window index): the same on any number of workers.
+
+    Args:
+        num_frames_B: T of each clip, int64 [B].
+        epoch_B: Which visit to it this is, int64 [B].
+        clip_key_B: ``ClipLocation.key``, int64 [B].
+        cfg: Frame stack, K, windows per clip.
+        seed: The run's seed.
+
+    Returns:
+        t and k, int64 [B, windows_per_clip].
+
+    Raises:
+        ValueError: A clip is shorter than a window.
+    """
+    num_frames_B1 = num_frames_B[:, None]
+    keys = seed, epoch_B[:, None], clip_key_B[:, None], np.arange(cfg.windows_per_clip)
+    if num_frames_B1.min() < cfg.min_clip_frames:
+        raise ValueError(
+            f"A clip has {num_frames_B1.min()} frames, a window needs {cfg.min_clip_frames}: "
+            "lower frame_stack, or preprocess with a larger clip.min_frames."
+        )
+    max_k_B1 = np.minimum(cfg.max_offset_steps, num_frames_B1 - cfg.frame_stack)
+    k_BN = 1 + (keyed_uniform(*keys, _DRAW_K) * max_k_B1).astype(np.int64)
+    num_starts_BN = num_frames_B1 - k_BN - (cfg.frame_stack - 1)
+    t_BN = cfg.frame_stack - 1 + (keyed_uniform(*keys, _DRAW_T) * num_starts_BN).astype(np.int64)
+    return t_BN, k_BN
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowDraws:
+    """The windows that a task cuts from a stream of clips, so that its readers decode no others."""
+
+    window: WindowConfig
+    seed: int
+    chunk_steps: int = 1
+    """H: the windows at t, t + 1, ..., t + H - 1 are cut too, as far as the clip has them."""
+
+    @property
+    def max_frames(self) -> int:
+        """Of one clip, at most."""
+        cfg = self.window
+        of_future = cfg.frame_stack if cfg.max_offset_steps > 1 else 0
+        return cfg.windows_per_clip * (cfg.frame_stack + self.chunk_steps + of_future)
+
+    def frames_of(
+        self, num_frames_B: np.ndarray, epoch_B: np.ndarray, clip_key_B: np.ndarray
+    ) -> list[np.ndarray]:
+        """Of each clip the frames that its windows show, ascending, int64. See ``draw_windows``."""
+        t_BN, k_BN = draw_windows(num_frames_B, epoch_B, clip_key_B, self.window, self.seed)
+        stack = np.arange(1 - self.window.frame_stack, 1)
+        chunk = np.arange(1 - self.window.frame_stack, self.chunk_steps + 1)
+        return [
+            np.unique(
+                np.append(
+                    np.minimum(t_N[:, None] + chunk, num_frames - 1),
+                    (t_N + k_N)[:, None] + stack,
+                )
+            )
+            for num_frames, t_N, k_N in zip(num_frames_B, t_BN, k_BN, strict=True)
+        ]
