@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests use."""
 
+import ctypes
 import os
 import socket
 import uuid
@@ -10,6 +11,13 @@ import pytest
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory_is_given_back():
+    """glibc keeps what simulators and decoders freed for the next one, and the tests are many."""
+    yield
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
