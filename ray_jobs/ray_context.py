@@ -12,18 +12,27 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 
 from lafp import storage
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader, read_ahead
+from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader, read_ahead
 from lafp.data.shards import ClipDemand
 from lafp.train.checkpoints import Checkpoints
-from lafp.train.config import TrainConfig
+from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.context import to_clip_batches
 from lafp.train.notice import Notice
 from lafp.types import ClipBatch
 from ray_jobs.ray_ingest import ray_micro_batches
 from ray_jobs.stop_notice import NoticeListener
 
-READ_AHEAD = 4
-"""Micro-batches that a reading thread may hold ready, in mode ``direct``."""
+MIN_READ_AHEAD, READ_AHEAD_BYTES = 4, 64 << 20
+"""What a reading thread may hold ready, in mode ``direct``: micro-batches, or more if small."""
+
+
+def read_in_threads(
+    plan: MicroBatchPlan, start_step: int, ingest: IngestConfig
+) -> Iterator[MicroBatch]:
+    """The micro-batches of every step from ``start_step``, endless, read by this process."""
+    reader = MicroBatchReader(plan, ingest.cache_bytes, ingest.num_readers)
+    depth = max(MIN_READ_AHEAD, READ_AHEAD_BYTES * plan.num_rounds // plan.step_num_bytes)
+    return read_ahead(reader.read_from(start_step), depth)
 
 
 class RayTrainContext:
@@ -75,8 +84,7 @@ class RayTrainContext:
         if start_step >= self._cfg.num_steps:
             return iter(())
         if ingest.mode == "direct":
-            reader = MicroBatchReader(plan, ingest.cache_bytes, ingest.num_readers)
-            return map(to_clip_batches, read_ahead(reader.read_from(start_step), READ_AHEAD))
+            return map(to_clip_batches, read_in_threads(plan, start_step, ingest))
         batches = ray_micro_batches(
             plan,
             start_step,

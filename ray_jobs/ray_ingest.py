@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, Dataset, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from lafp import storage
-from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader, sent_num_bytes
+from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 from lafp.node_labels import label_selector
 
 CPUS_PER_READER = 1
@@ -53,7 +53,7 @@ def ray_micro_batches(
     Yields:
         Arrays that lie in the object store: read-only, not copied.
     """
-    steps_per_block = max(1, BLOCK_BYTES // step_num_bytes(plan))
+    steps_per_block = max(1, BLOCK_BYTES // plan.step_num_bytes)
     num_blocks = -(-(num_steps - start_step) // steps_per_block)
     readers = []
     for index in range(min(num_readers, num_blocks)):
@@ -64,14 +64,6 @@ def ray_micro_batches(
         readers.append(_rows(batches))
     for block in range(num_blocks):
         yield from islice(readers[block % num_readers], steps_per_block * plan.num_rounds)
-
-
-def step_num_bytes(plan: MicroBatchPlan) -> int:
-    """Bytes that one rank reads per step."""
-    return sum(
-        demand.clips_per_step // plan.world_size * sent_num_bytes(demand)
-        for demand in plan.demands.values()
-    )
 
 
 class Pause(ExecutionCallback):
@@ -115,16 +107,12 @@ class BlockReader:
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         for n in batch["id"]:
-            rows = [
-                {
-                    f"{stream}/{name}": a
-                    for stream, arrays in m.items()
-                    for name, a in arrays.items()
-                }
-                for step in self._steps(int(n))
-                for m in self._reader.read(step)
-            ]
-            yield {column: np.stack([row[column] for row in rows]) for column in rows[0]}
+            block = self._reader.read_block(self._steps(int(n)))
+            yield {
+                f"{stream}/{name}": array
+                for stream, arrays in block.items()
+                for name, array in arrays.items()
+            }
 
 
 def _pipeline(
@@ -134,7 +122,7 @@ def _pipeline(
     cache_bytes: int,
     selector: Mapping[str, str],
 ) -> Dataset:
-    block_bytes = steps.steps_per_block * step_num_bytes(plan)
+    block_bytes = steps.steps_per_block * plan.step_num_bytes
     dataset = ray.data.range(
         num_blocks, override_num_blocks=min(-(-num_blocks // BLOCKS_PER_TASK), MAX_TASKS)
     ).map_batches(

@@ -91,11 +91,17 @@ class ClipReader:
                 raise visit
         return self._batch(frames, [visit for visit in visits if isinstance(visit, _Visit)])
 
-    def read_sound_batch(self, refs: Sequence[ClipRef]) -> dict[str, np.ndarray]:
+    def read_sound_batch(
+        self, refs: Sequence[ClipRef], num_batches: int = 1
+    ) -> dict[str, np.ndarray]:
         """``read_batch``, where another clip stands in for each that is damaged.
 
         A clip of the same batch, or else the last one that was read before. A damaged file must
         not end a run of days; ``damaged``, int64 [B, 2], tells whoever counts.
+
+        Args:
+            refs: Clips of one or more batches of equal size.
+            num_batches: How many; they come out as one.
 
         Raises:
             DamagedClipError: No clip could be read so far.
@@ -103,19 +109,22 @@ class ClipReader:
             ValueError: A clip is shorter than a window.
         """
         frames, visits = self._read(refs)
-        found = [visit for visit in visits if isinstance(visit, _Visit)]
-        found = found or ([self._spare] if self._spare else [])
-        whole: list[_Visit] = []
         damaged = np.zeros((len(refs), 2), np.int64)
-        for row, visit in enumerate(visits):
-            if isinstance(visit, DamagedClipError):
-                if not found:
-                    raise visit
-                damaged[row] = refs[row].location.key, REASONS.index(visit.reason)
-                visit = found[row % len(found)]
-                frames[row] = visit.frames
-            whole.append(visit)
-        self._spare = found[-1]
+        whole: list[_Visit] = []
+        batch_size = len(refs) // num_batches
+        for first in range(0, len(refs), batch_size):
+            of_batch = visits[first : first + batch_size]
+            found = [visit for visit in of_batch if isinstance(visit, _Visit)]
+            found = found or ([self._spare] if self._spare else [])
+            for row, visit in enumerate(of_batch, first):
+                if isinstance(visit, DamagedClipError):
+                    if not found:
+                        raise visit
+                    damaged[row] = refs[row].location.key, REASONS.index(visit.reason)
+                    visit = found[(row - first) % len(found)]
+                    frames[row] = visit.frames
+                whole.append(visit)
+            self._spare = found[-1]
         return self._batch(frames, whole) | {"damaged": damaged}
 
     def _read(self, refs: Sequence[ClipRef]) -> tuple[np.ndarray, list[_Visit | DamagedClipError]]:

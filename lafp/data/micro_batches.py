@@ -44,6 +44,14 @@ class MicroBatchPlan:
                     "gradient_accumulation."
                 )
 
+    @property
+    def step_num_bytes(self) -> int:
+        """Bytes that one rank reads per step."""
+        return sum(
+            demand.clips_per_step // self.world_size * sent_num_bytes(demand)
+            for demand in self.demands.values()
+        )
+
 
 def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
     """Bytes of a clip's frames, flow and stored latent actions, as long as the longest clip.
@@ -90,12 +98,22 @@ class MicroBatchReader:
 
     def read(self, step: int) -> Iterator[MicroBatch]:
         """The ``num_rounds`` micro-batches of one step."""
-        if step != self._next_step:
-            self._seek(step)
-        self._next_step = -1  # until this step is read to its end
-        for _ in range(self.plan.num_rounds):
-            yield {name: self._read_stream(name) for name in self.plan.demands}
-        self._next_step = step + 1
+        block = self.read_block(range(step, step + 1))
+        for n in range(self.plan.num_rounds):
+            yield {
+                stream: {name: array[n] for name, array in arrays.items()}
+                for stream, arrays in block.items()
+            }
+
+    def read_block(self, steps: range) -> MicroBatch:
+        """All micro-batches of some steps in a row, along a new first axis."""
+        if steps.start != self._next_step:
+            self._seek(steps.start)
+        self._next_step = -1  # until these steps are read
+        num_rows = len(steps) * self.plan.num_rounds
+        block = {stream: self._read_stream(stream, num_rows) for stream in self.plan.demands}
+        self._next_step = steps.stop
+        return block
 
     def read_from(self, start_step: int) -> Iterator[MicroBatch]:
         """The micro-batches of every step from ``start_step``, endless."""
@@ -112,11 +130,15 @@ class MicroBatchReader:
                 start_step=step,
             ).refs()
 
-    def _read_stream(self, name: str) -> dict[str, np.ndarray]:
+    def _read_stream(self, name: str, num_rows: int) -> dict[str, np.ndarray]:
         demand = self.plan.demands[name]
         num_clips = demand.clips_per_step // (self.plan.world_size * self.plan.num_rounds)
-        refs = list(islice(self._refs[name], num_clips))
-        return self._readers[name].read_sound_batch(refs)
+        refs = list(islice(self._refs[name], num_rows * num_clips))
+        arrays = self._readers[name].read_sound_batch(refs, num_rows)
+        return {
+            name: array.reshape(num_rows, num_clips, *array.shape[1:])
+            for name, array in arrays.items()
+        }
 
 
 def read_ahead(batches: Iterator[MicroBatch], depth: int) -> Iterator[MicroBatch]:

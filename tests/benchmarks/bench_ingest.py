@@ -15,7 +15,7 @@ so starting costs nobody anything. Contenders take turns, each turn in a process
 
 One JSON line per rival: ``ratio`` is the windows per CPU second of our better mode over its, the
 median over rounds; one that compares our modes; and for each mode one with a device step that
-takes what the GPU would: ``data_wait_share`` while decoding needs ``BUSY_CORES`` of the one reader,
+takes what the GPU would: ``data_wait_share`` while decoding needs ``BUSY_CORES`` of each reader,
 ``ratio`` the share of time that is no waiting.
 """
 
@@ -77,7 +77,7 @@ def waiting_share(name: str, setting: Setting) -> tuple[float, float]:
     """
     torch.set_num_threads(1)
     decode_s = Feeding(setting.demands, cache_bytes=0).decode_s_per_step
-    step_s = decode_s / BUSY_CORES
+    step_s = decode_s / (BUSY_CORES * setting.num_readers)
     clips = OURS[name](setting)
     for _ in range(NUM_DEVICE_STEPS // 3):  # until readers are ahead, if they can be
         _device_step(next(clips), setting, step_s)
@@ -144,7 +144,7 @@ def report_waiting(setting: Setting, num_rounds: int) -> None:
             "bench": f"ingest/device_step_{name}",
             "step_ms": round(1000 * step_s, 1),
             "windows_per_s": round(setting.windows_per_batch / step_s),
-            "decode_cores_needed": BUSY_CORES,
+            "decode_cores_needed": BUSY_CORES * setting.num_readers,
             "data_wait_share": round(share, 3),
             "ratio": round(1 - share, 3),
         }
@@ -193,11 +193,12 @@ def main() -> None:
     parser.add_argument("--windows-per-clip", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--clips", type=int, default=400, help="visits to clips per turn")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--readers", type=int, default=1, help="cores that decode, in our modes")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         shards = args.shards or make_shards(folder)
         for windows_per_clip in args.windows_per_clip:
-            setting = Setting(shards, windows_per_clip)
+            setting = Setting(shards, windows_per_clip, args.readers)
             report(setting, measure(setting, args.clips, args.rounds))
         report_waiting(setting, args.rounds)
 

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader, read_ahead
+from lafp.data.micro_batches import MicroBatch, MicroBatchPlan
 from lafp.data.shards import ClipDemand, ClipOrder
 from lafp.data.window_draws import WindowConfig, WindowDraws
 from lafp.data.windows import cut_windows, pixels_to_float
+from lafp.train.config import IngestConfig
 from lafp.train.context import to_clip_batches
 from lafp.video.clip_codec import _EXACT
-from ray_jobs.ray_context import READ_AHEAD
+from ray_jobs.ray_context import read_in_threads
 from ray_jobs.ray_ingest import ray_micro_batches
 
 CLIPS_PER_BATCH = 8
@@ -52,9 +53,8 @@ Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
 def direct_clips(setting: Setting) -> Iterator[MicroBatch]:
-    return read_ahead(
-        MicroBatchReader(setting.plan, 0, setting.num_readers).read_from(0), READ_AHEAD
-    )
+    ingest = IngestConfig(mode="direct", num_readers=setting.num_readers, cache_bytes=0)
+    return read_in_threads(setting.plan, 0, ingest)
 
 
 def ray_clips(setting: Setting) -> Iterator[MicroBatch]:

@@ -8,7 +8,7 @@ import ray_jobs.ray_ingest as ingest
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder
 from lafp.data.window_draws import WindowConfig, WindowDraws
-from ray_jobs.ray_ingest import BlockSteps, ray_micro_batches, step_num_bytes
+from ray_jobs.ray_ingest import BlockSteps, ray_micro_batches
 from tests.synthetic_shards import write_shard_set
 
 
@@ -41,7 +41,7 @@ def plan(tmp_path_factory) -> MicroBatchPlan:
 def test_the_micro_batches_are_those_of_a_plain_reader(
     plan, monkeypatch, num_readers, start_step, num_steps, steps_per_block
 ):
-    monkeypatch.setattr(ingest, "BLOCK_BYTES", steps_per_block * step_num_bytes(plan))
+    monkeypatch.setattr(ingest, "BLOCK_BYTES", steps_per_block * plan.step_num_bytes)
     expected = MicroBatchReader(plan, 1 << 24).read_from(start_step)
     num_batches = 0
     for batch in ray_micro_batches(plan, start_step, num_steps, num_readers, 1 << 24):
