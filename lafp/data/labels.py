@@ -83,3 +83,21 @@ def labeled_subset(shards: str, split: Split, fraction: float, seed: int) -> fro
     # Rounded first: 0.07 * 100 is 7.000000000000001.
     chosen = set(ranked[: math.ceil(round(fraction * len(ranked), 9))])
     return frozenset(clip for clip, episode in episode_of.items() if episode in chosen)
+
+
+def labeled_order(
+    shards: str, label_fraction: float, label_seed: int, *, seed: int, pool_shards: int
+) -> ClipOrder:
+    """Visits to the training clips of a ``labeled_subset``.
+
+    Args:
+        shards: URI of the labeled set.
+        label_fraction: Of its episodes.
+        label_seed: Which ones.
+        seed: Of the order.
+        pool_shards: Shards whose clips are shuffled together.
+    """
+    subset = labeled_subset(shards, "train", label_fraction, label_seed)
+    return ClipOrder(
+        shard_set=shards, split="train", seed=seed, pool_shards=pool_shards, only_clips=subset
+    )

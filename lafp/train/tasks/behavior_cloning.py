@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from lafp.config import ConfigError, choice
-from lafp.data.labels import action_spec, labeled_subset
-from lafp.data.shards import ClipDemand, ClipOrder
-from lafp.data.windows import WindowConfig, cut_windows, vector_inputs
-from lafp.export import save_model
+from lafp.data.labels import action_spec, labeled_order
+from lafp.data.shards import ClipDemand
+from lafp.data.window_draws import WindowConfig, WindowDraws
+from lafp.data.windows import cut_windows, vector_inputs
 from lafp.models.action_decoder import TrueActions
 from lafp.policies import POLICIES
 from lafp.train.config import TrainConfig
@@ -22,7 +22,8 @@ from lafp.train.tasks.policy import (
     PolicyInputs,
     TrainedPolicy,
     build_policy,
-    check_clips_per_step,
+    check_single_steps,
+    save_policy,
     with_vectors,
 )
 from lafp.types import ClipBatch
@@ -54,17 +55,12 @@ class TrainBcConfig:
     def __post_init__(self) -> None:
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}.")
-        if self.window.max_offset_steps != 1:
-            raise ValueError(
-                "window.max_offset_steps must be 1, got "
-                f"{self.window.max_offset_steps}: a policy acts one step at a time."
-            )
+        check_single_steps(self.window, self.train.global_batch_size)
         if self.policy.chunk_steps != 1 or self.policy.latent_projection.name != "none":
             raise ValueError(
                 "policy.chunk_steps must be 1 and policy.latent_projection none: true actions are "
                 "few numbers and are cloned one at a time."
             )
-        check_clips_per_step(self.train.global_batch_size, self.window.windows_per_clip)
 
 
 class BehaviorCloningTask:
@@ -97,15 +93,16 @@ class BehaviorCloningTask:
     def demands(self) -> Mapping[str, ClipDemand]:
         """See ``Task``."""
         cfg = self.cfg
-        order = ClipOrder(
-            shard_set=self.shards,
-            split="train",
+        order = labeled_order(
+            self.shards,
+            cfg.label_fraction,
+            cfg.label_seed,
             seed=cfg.train.seed,
             pool_shards=cfg.train.ingest.pool_shards,
-            only_clips=labeled_subset(self.shards, "train", cfg.label_fraction, cfg.label_seed),
         )
         clips_per_step = cfg.train.global_batch_size // cfg.window.windows_per_clip
-        return {"labeled": ClipDemand(order=order, clips_per_step=clips_per_step)}
+        draws = WindowDraws(window=cfg.window, seed=cfg.train.seed)
+        return {"labeled": ClipDemand(order=order, clips_per_step=clips_per_step, draws=draws)}
 
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> PolicyInputs:
@@ -143,16 +140,4 @@ class BehaviorCloningTask:
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
         """See ``Task``."""
         assert isinstance(module, TrainedPolicy)
-        policy = module.policy
-        save_model(
-            uri,
-            kind="policy",
-            config=self.cfg.policy,
-            specs={
-                "obs": policy.obs,
-                "latent_action_dim": policy.latent_action_dim,
-                "action": self.action,
-            },
-            module=policy,
-            metrics=metrics,
-        )
+        save_policy(uri, self.cfg.policy, module.policy, metrics, {"action": self.action})

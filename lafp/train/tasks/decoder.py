@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
-from lafp.data.labels import action_spec, labeled_subset
-from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
+from lafp.data.labels import action_spec, labeled_order
+from lafp.data.shards import ClipDemand, open_shard_set
 from lafp.data.window_draws import WindowConfig
 from lafp.data.windows import window_indices
 from lafp.export import read_card, save_model
@@ -148,12 +148,12 @@ class DecoderTask:
     def demands(self) -> Mapping[str, ClipDemand]:
         """See ``Task``."""
         cfg = self.cfg
-        order = ClipOrder(
-            shard_set=self.shards,
-            split="train",
+        order = labeled_order(
+            self.shards,
+            cfg.label_fraction,
+            cfg.label_seed,
             seed=cfg.train.seed,
             pool_shards=cfg.train.ingest.pool_shards,
-            only_clips=labeled_subset(self.shards, "train", cfg.label_fraction, cfg.label_seed),
         )
         clips_per_step = cfg.train.global_batch_size // cfg.windows_per_clip
         return {"labeled": ClipDemand(order=order, clips_per_step=clips_per_step)}

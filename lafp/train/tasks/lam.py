@@ -10,7 +10,7 @@ from torch import nn
 
 from lafp import storage
 from lafp.config import ConfigError, choice
-from lafp.data.labels import action_spec, labeled_subset
+from lafp.data.labels import action_spec, labeled_order
 from lafp.data.randomness import derive_seed
 from lafp.data.sampling import MixedOrder
 from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
@@ -124,10 +124,13 @@ class LamTask:
         demands = {"train": self._demand(self._order(), cfg.train.global_batch_size, cfg.window)}
         if self.is_supervised and self.labeled_shards is not None:
             supervision = cfg.supervision
-            subset = labeled_subset(
-                self.labeled_shards, "train", supervision.label_fraction, supervision.label_seed
+            order = labeled_order(
+                self.labeled_shards,
+                supervision.label_fraction,
+                supervision.label_seed,
+                seed=cfg.train.seed,
+                pool_shards=cfg.train.ingest.pool_shards,
             )
-            order = self._order_of(self.labeled_shards, only_clips=subset)
             window = self._labeled_window
             demands["labeled"] = self._demand(order, supervision.batch_size, window)
         return demands

@@ -56,12 +56,17 @@ class TrainPolicyConfig:
     train: TrainConfig
 
     def __post_init__(self) -> None:
-        if self.window.max_offset_steps != 1:
-            raise ValueError(
-                "window.max_offset_steps must be 1, got "
-                f"{self.window.max_offset_steps}: a policy acts one step at a time."
-            )
-        check_clips_per_step(self.train.global_batch_size, self.window.windows_per_clip)
+        check_single_steps(self.window, self.train.global_batch_size)
+
+
+def check_single_steps(window: WindowConfig, global_batch_size: int) -> None:
+    """Raises ValueError where these are no windows for a policy, or no whole clips per step."""
+    if window.max_offset_steps != 1:
+        raise ValueError(
+            "window.max_offset_steps must be 1, got "
+            f"{window.max_offset_steps}: a policy acts one step at a time."
+        )
+    check_clips_per_step(global_batch_size, window.windows_per_clip)
 
 
 def check_clips_per_step(global_batch_size: int, windows_per_clip: int) -> None:
@@ -158,6 +163,22 @@ def check_latents(latents: str, lam_uri: str, shards: str) -> None:
             f"{latents} holds latent actions of another shard set ({spec.shards_sha256[:12]}) than "
             f"{shards} ({found[:12]}). Label these shards, under another name."
         )
+
+
+def save_policy(
+    uri: str, cfg: Any, policy: Policy, metrics: dict[str, float], specs: dict[str, Any]
+) -> None:
+    """Writes a trained policy.
+
+    Args:
+        uri: The stage's folder.
+        cfg: The policy's config.
+        policy: It.
+        metrics: Go into its card.
+        specs: Of what it belongs to, beside its own.
+    """
+    own = {"obs": policy.obs, "latent_action_dim": policy.latent_action_dim}
+    save_model(uri, kind="policy", config=cfg, specs=own | specs, module=policy, metrics=metrics)
 
 
 class PolicyTask:
@@ -298,19 +319,8 @@ class PolicyTask:
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
         """See ``Task``."""
         assert isinstance(module, TrainedPolicy)
-        policy = module.policy
-        save_model(
-            uri,
-            kind="policy",
-            config=self.cfg.policy,
-            specs={
-                "obs": policy.obs,
-                "latent_action_dim": policy.latent_action_dim,
-                "lam_sha256": self._lam_sha256,
-            },
-            module=policy,
-            metrics=metrics,
-        )
+        specs = {"lam_sha256": self._lam_sha256}
+        save_policy(uri, self.cfg.policy, module.policy, metrics, specs)
 
     def _latent_mse(self, policy: Policy, inputs: PolicyInputs) -> Tensor:
         plan, _ = policy.plan_on(policy.encode(inputs.obs, inputs.vectors), None)
