@@ -71,8 +71,7 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
         StorageError: Reading or writing failed. Run again to resume.
     """
     names = shard_names(shards)
-    files = storage.list_files(uri) if storage.exists(uri) else ()
-    found = {info.uri.rpartition("/")[2] for info in files}
+    found = {info.uri.rpartition("/")[2] for info in storage.list_files(uri)}
     missing = [name for name in names if entry_name(name) not in found]
     sizes = {name: read_shard_entry(shards, name).num_clips for name in names}
     for _ in run_tasks(

@@ -108,8 +108,7 @@ def _tasks(plan: Plan) -> Iterator[tuple[Task, bool, list[Task]]]:
     """Every task, whether its part is there, and the tasks for pieces that are not there yet."""
     for chunk in range(plan.num_chunks):
         folder = storage.join(plan.work, chunk_folder(chunk))
-        files = storage.list_files(folder) if storage.exists(folder) else ()
-        found = {info.uri.rpartition("/")[2] for info in files}
+        found = {info.uri.rpartition("/")[2] for info in storage.list_files(folder)}
         for task in plan.tasks(chunk):
             name = task.part.rpartition("/")[2]
             is_done = f"{name}.json" in found

@@ -165,7 +165,7 @@ def _find_files(
     videos: dict[tuple[str, int], tuple[str, int]] = {}
     for folder in ("data", "videos"):
         uri = storage.join(source, folder)
-        for file in storage.list_files(uri) if storage.exists(uri) else ():
+        for file in storage.list_files(uri):
             match = _EPISODE_FILE.search(file.uri)
             if match and match[2] == "parquet":
                 tables[int(match[1])] = file.uri

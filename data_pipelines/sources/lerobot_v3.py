@@ -59,8 +59,7 @@ class LeRobotV3:
             raise ConfigError(f"{source}/meta/episodes is not as in v3.0: {error!r}.") from None
         if not spans:
             raise ConfigError(f"{source} has {INFO} but no episodes in meta/episodes.")
-        folder = storage.join(source, "videos")
-        files = storage.list_files(folder) if storage.exists(folder) else ()
+        files = storage.list_files(storage.join(source, "videos"))
         sizes = {file.uri: file.num_bytes for file in files}
         for uri in sorted(spans):
             yield VideoItem(
@@ -110,8 +109,7 @@ def _list_spans(source: str, info: dict[str, Any]) -> Iterator[tuple[str, dict[s
     keys = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
     columns = [_EPISODE, "data/chunk_index", "data/file_index"]
     columns += [f"videos/{camera}/{key}" for camera in cameras for key in keys]
-    folder = storage.join(source, "meta/episodes")
-    for file in storage.list_files(folder) if storage.exists(folder) else ():
+    for file in storage.list_files(storage.join(source, "meta/episodes")):
         table = pq.read_table(io.BytesIO(storage.read_bytes(file.uri)), columns=columns)
         for row in table.to_pylist():
             data_path = (info.get("data_path") or _DATA_PATH).format(

@@ -142,7 +142,8 @@ def local_file(uri: str) -> Iterator[Path]:
 def list_files(uri: str) -> Iterator[FileInfo]:
     """Every file under a folder or prefix, sorted by name, hidden ones left out.
 
-    Streams: pages of 1,000 objects on S3, one directory at a time on disk.
+    Streams: pages of 1,000 objects on S3, one directory at a time on disk. A missing folder holds
+    nothing, and what is deleted meanwhile is left out.
     """
     return s3.list_files(uri) if is_s3(uri) else local.list_files(uri)
 

@@ -4,8 +4,8 @@ import operator
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from lafp.storage.base import FileInfo, failed
@@ -52,12 +52,24 @@ def list_files(folder: str) -> Iterator[FileInfo]:
         if entry.is_dir():
             yield from list_files(entry.path)
         elif entry.is_file():
-            yield FileInfo(uri=entry.path, num_bytes=entry.stat().st_size)
+            try:
+                num_bytes = entry.stat().st_size
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            yield FileInfo(uri=entry.path, num_bytes=num_bytes)
 
 
 def list_folders(folder: str) -> list[str]:
     entries = os.scandir(folder) if Path(folder).is_dir() else ()
     return [entry.name for entry in entries if entry.is_dir()]
+
+
+def _scanned(folder: str) -> AbstractContextManager[Iterable[os.DirEntry[str]]]:
+    """What is in a folder; nothing where it is missing, as on S3."""
+    try:
+        return os.scandir(folder)
+    except FileNotFoundError:
+        return nullcontext(())
 
 
 def _sorted_entries(folder: str) -> Iterator[os.DirEntry[str]]:
@@ -70,7 +82,7 @@ def _sorted_entries(folder: str) -> Iterator[os.DirEntry[str]]:
     while True:
         first: list[os.DirEntry[str]] = []
         highest = None
-        with os.scandir(folder) as entries:
+        with _scanned(folder) as entries:
             for entry in entries:
                 name = entry.name
                 if name > last and (highest is None or name < highest) and name[0] != ".":

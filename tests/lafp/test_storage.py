@@ -49,6 +49,17 @@ def test_listing_is_recursive_sorted_and_leaves_hidden_files_out(root):
     assert {item.num_bytes for item in listed} == {1}
 
 
+def test_what_is_deleted_while_a_folder_is_listed_is_left_out(tmp_path):
+    for name in ("a", "b", "c/x", "d"):
+        storage.write_bytes(str(tmp_path / name), b"1")
+    listing = storage.list_files(str(tmp_path))
+    names = [next(listing).uri]
+    (tmp_path / "b").unlink()
+    storage.delete_folder(str(tmp_path / "c"))
+    names += [info.uri for info in listing]
+    assert names == [str(tmp_path / "a"), str(tmp_path / "d")]
+
+
 def test_folders_directly_below_are_listed_without_what_is_inside(root):
     for name in ("b/c/2.txt", "a/1.txt", "top.txt", ".hidden/x"):
         storage.write_bytes(storage.join(root, name), b"1")
@@ -60,6 +71,7 @@ def test_missing_files_are_told_apart_from_empty_ones(root):
     uri = storage.join(root, "missing")
     assert not storage.exists(uri)
     assert not storage.is_file(uri)
+    assert list(storage.list_files(uri)) == []
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(uri)
     storage.delete(uri)

@@ -32,6 +32,11 @@ def test_a_stage_that_writes_is_left_alone(tmp_path):
         ask_for(watchdog, {"lam of seed_0": StageDir(str(tmp_path), "lam")}, 0.2)
 
 
+def test_a_stage_that_has_not_written_yet_is_waited_for(tmp_path):
+    running = {"lam of seed_0": StageDir(str(tmp_path / "soon"), "lam")}
+    ask_for(Watchdog(2), running, 0.5)
+
+
 def test_nothing_running_is_no_stall():
     ask_for(Watchdog(0.2), {}, 0.8)
 
