@@ -1,7 +1,9 @@
 """Memory of a long training on real Ray: constant, and the object store never spills."""
 
+import os
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -15,6 +17,7 @@ from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.metrics import read_metrics
 from ray_jobs.ray_ingest import BLOCK_BYTES, BLOCKS_PER_TASK, BUFFERED_BLOCKS
 from ray_jobs.trainer import fit
+from tests.processes import processes_below
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import ToyTask
 
@@ -45,14 +48,10 @@ class Watch(threading.Thread):
     def run(self) -> None:
         state = get_state_from_address(None)
         while not self._stop_asked.wait(1.0):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    title = " ".join(process.cmdline()[:1])
-                    for kind in KINDS:
-                        if kind in title:
-                            self.own_bytes[kind].append(process.memory_full_info().uss)
-                except psutil.Error:
-                    continue
+            for kind in KINDS:
+                for process in processes_below(os.getpid(), kind):
+                    with suppress(psutil.Error):
+                        self.own_bytes[kind].append(process.memory_full_info().uss)
             stats = get_memory_info_reply(state).store_stats
             self.store_bytes.append(stats.object_store_bytes_used)
             self.spilled_bytes = stats.spilled_bytes_total

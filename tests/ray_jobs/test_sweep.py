@@ -1,6 +1,5 @@
 """Sweeps: which trials they make, what they share, and how they stop and go on."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 import ray
 
@@ -21,6 +19,7 @@ from lafp.train.tasks.behavior_cloning import TrainBcConfig
 from ray_jobs import sweep
 from ray_jobs.job import JobError, execute
 from ray_jobs.sweep_config import SweepConfig, trials
+from tests.processes import kill_one_below
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -109,19 +108,6 @@ def summaries(folder):
     }
 
 
-def kill_a_trial(driver, timeout_s=300):
-    """SIGKILL to the process of a running trial."""
-    deadline = time.monotonic() + timeout_s
-    while driver.poll() is None and time.monotonic() < deadline:
-        for process in psutil.Process(driver.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "ImplicitFunc.train" in " ".join(process.cmdline()):
-                    process.kill()
-                    return
-        time.sleep(0.5)
-    raise AssertionError("no trial ran")
-
-
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path):
     """Real Ray, real Tune: kill -9 of the driver amid the trials, the same command, of a trial."""
@@ -132,7 +118,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path):
     before = summaries(tmp_path / "tiny")
     output = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, text=True) as driver:
-        kill_a_trial(driver)
+        kill_one_below(driver.pid, "ImplicitFunc.train", timeout_s=300)
         printed = "".join(driver.communicate(timeout=900))
     assert driver.returncode == 0, printed
     after = summaries(tmp_path / "tiny")

@@ -1,15 +1,12 @@
 """Training on a real local Ray: engines, ingest, death and resume."""
 
-import contextlib
 import os
 import re
 import signal
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 import torch
@@ -22,6 +19,7 @@ from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.metrics import read_metrics, read_starts
 from ray_jobs.cluster import Demand
 from ray_jobs.trainer import JobError, _remarks, demand, fit
+from tests.processes import kill_one_below
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
 
@@ -161,24 +159,10 @@ def test_a_worker_killed_between_checkpoints_repeats_only_what_is_lost(
 
 @pytest.mark.slow
 def test_a_killed_reader_is_replaced_and_nothing_is_lost(shards, undisturbed, tmp_path):
-    killed = []
-
-    def kill_a_reader() -> None:
-        deadline = time.monotonic() + 60
-        while not killed and time.monotonic() < deadline:
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if "MapWorker" in " ".join(process.cmdline()):
-                        process.send_signal(signal.SIGKILL)
-                        killed.append(process.pid)
-                        return
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=kill_a_reader)
-    thread.start()
-    fit(stage(tmp_path), config(mode="ray"), task(shards))
-    thread.join()
-    assert killed
+    with ThreadPoolExecutor() as pool:
+        killing = pool.submit(kill_one_below, os.getpid(), "MapWorker", timeout_s=60)
+        fit(stage(tmp_path), config(mode="ray"), task(shards))
+        killing.result()
     assert_same_run(tmp_path, undisturbed)
 
 
