@@ -117,8 +117,7 @@ def _measured(rows: Sequence[Result]) -> str:
 
 
 def _machine(begun: Mapping[str, Any]) -> str:
-    model = begun.get("cpu_model") or begun.get("platform")
-    text = f"{begun.get('num_cpus')} cores ({model})"
+    text = f"{begun.get('num_cpus')} cores ({begun.get('cpu_model') or 'model unknown'})"
     gpus = begun.get("gpus") or []
     return f"{text} and {len(gpus)} GPUs ({', '.join(dict.fromkeys(gpus))})" if gpus else text
 

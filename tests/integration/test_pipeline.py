@@ -19,6 +19,7 @@ STAGES = [
     "policy/latent_bc",
     "decoder/latent_flow_anchor_0.5",
     "decoder/latent_bc",
+    "policy/bc",
     "evaluation",
 ]
 
@@ -46,7 +47,7 @@ def test_the_lam_was_trained_by_deepspeed_on_two_workers(finished_run):
 def test_results_are_in_long_form_with_one_success_rate_per_method(finished_run):
     results = pd.read_parquet(finished_run / "evaluation" / "results.parquet")
     success = results[results.metric == "success"]
-    assert set(success.method) >= {"latent_bc", "latent_flow"}
+    assert set(success.method) >= {"latent_bc", "latent_flow", "behavior_cloning"}
     assert success.value.between(0, 1).all()
     assert (success.n > 0).all()
 

@@ -62,6 +62,7 @@ def test_runs_share_what_is_alike_and_nothing_else(tmp_path):
         "lam",
         "policy/latent_flow",
         "policy/latent_bc",
+        "policy/bc",
     }
 
 

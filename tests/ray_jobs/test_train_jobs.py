@@ -7,10 +7,11 @@ import pytest
 from lafp.config import ConfigError, config_from_dict
 from lafp.export import read_card, save_model
 from lafp.run_dir import RunDir, StageDir
+from lafp.train.tasks.behavior_cloning import TrainBcConfig
 from lafp.train.tasks.decoder import TrainDecoderConfig
 from lafp.train.tasks.lam import TrainLamConfig
 from lafp.train.tasks.policy import TrainPolicyConfig
-from ray_jobs import train_decoder, train_lam, train_policy
+from ray_jobs import train_bc, train_decoder, train_lam, train_policy
 from tests.synthetic_shards import write_shard_set
 
 TRAIN = {"num_steps": 30, "global_batch_size": 8, "num_workers": 2}
@@ -135,6 +136,14 @@ def test_a_decoder_reads_the_lam_that_its_policy_was_trained_on(run, tmp_path):
         assert labeled.uri == run.stage("shards/labeled").uri
         assert policy.uri == run.stage("policy/latent_flow").uri and found.uri == uri
     assert train_decoder.JOB.stage(cfg) == "decoder/d"
+
+
+def test_behavior_cloning_reads_the_labels_and_nothing_else(run):
+    labeled = shards(run, "labeled")
+    cfg = config_from_dict(TrainBcConfig, {"name": "bc", **POLICY})
+    assert train_bc.JOB.inputs(cfg, run) == {"labeled_shards": labeled.fingerprint()}
+    assert train_bc.JOB.stage(cfg) == "policy/bc"
+    assert "clips of stream 'labeled': 6, 2 per step" in "\n".join(train_bc.JOB.plan(cfg, run))
 
 
 def test_another_lam_makes_another_policy(run):
