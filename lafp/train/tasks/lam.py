@@ -277,7 +277,7 @@ def obs_spec(shards: str, frame_stack: int) -> ObsSpec:
     if spec.fps is None:
         raise ConfigError(
             f"The clips of {shards} keep the frame rates of their videos, so a step has no fixed "
-            "length. Preprocess them again with one, e.g. clip.fps=10, in another run or under another name."
+            "length. Preprocess them again with one, e.g. clip.fps=10, under another name."
         )
     return ObsSpec(
         height_px=spec.height_px, width_px=spec.width_px, frame_stack=frame_stack, fps=spec.fps
