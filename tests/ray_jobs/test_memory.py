@@ -46,7 +46,7 @@ class Watch(threading.Thread):
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
-        state = get_state_from_address(None)
+        state = get_state_from_address(ray.get_runtime_context().gcs_address)
         while not self._stop_asked.wait(1.0):
             for kind in KINDS:
                 for process in processes_below(os.getpid(), kind):
