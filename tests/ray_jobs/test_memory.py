@@ -86,7 +86,9 @@ def test_memory_is_constant_over_ten_thousand_steps_and_nothing_spills(tmp_path)
     assert watch.spilled_bytes == 0
     assert max(watch.store_bytes) < 2 * BUFFERED_BLOCKS * BLOCK_BYTES
     max_rss = {r["step"]: r["memory/max_rss_bytes"] for r in read_metrics(str(tmp_path / "lam"))}
-    assert max_rss[NUM_STEPS] - max_rss[NUM_STEPS // 10] < 16 * MIB
+    # With pages of the object store: who was kept waiting once has mapped more of its blocks.
+    blocks_bytes = BUFFERED_BLOCKS * BLOCK_BYTES
+    assert max_rss[NUM_STEPS] - max_rss[NUM_STEPS // 10] < 16 * MIB + blocks_bytes
     for kind in KINDS:
         own_bytes = watch.own_bytes[kind]
         assert len(own_bytes) > 20, f"{kind} was hardly seen"
