@@ -156,6 +156,8 @@ def stages_stopped_by_sigterm() -> Iterator[None]:
     def end(*_: Any) -> None:
         # Written here: where the main thread is in a call of Ray, Ray exits with a text of its own.
         sys.stderr.write("Stopped by SIGTERM. Run the same command again to go on.\n")
+        # A stage that waits at the board ends with it, and Ray would show its error.
+        os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
         sys.exit(1)
 
     restore = on_first_sigterm(stop, end)

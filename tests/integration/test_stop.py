@@ -43,6 +43,7 @@ def test_sigterm_at_the_driver_has_the_running_stage_save(tmp_path, job, stage, 
         driver.kill()
     assert driver.returncode == 1, output
     assert "Stopped by SIGTERM. Run the same command again" in output, output
+    assert "Unhandled error" not in output, output
     saved = list(tmp_path.glob(f"tiny/stages/{folder}/*/checkpoints/*"))
     assert saved and all(is_whole(str(checkpoint)) for checkpoint in saved)
     logs = [path.read_text() for path in tmp_path.glob(f"tiny/stages/{folder}/*/log.txt")]
