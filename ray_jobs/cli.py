@@ -68,6 +68,7 @@ def _main(job: Job, doc: str | None) -> None:
     run = RunDir(storage.join(storage_uri(args.storage), args.run_name or Path(args.config).stem))
     if args.dry_run:
         print(config_to_yaml(cfg))
+        job.check(cfg, run)
         for line in [*job.plan(cfg, run), *check(job.demand(cfg))]:
             print(line)
         return

@@ -8,9 +8,7 @@ import operator
 from collections import Counter
 from typing import Any
 
-from lafp import storage
 from lafp.eval import results_page
-from lafp.eval.results import read_results
 from lafp.eval.results_page import Command
 from lafp.eval.run_record import StageRecord
 from lafp.eval.study import read_runs
@@ -97,8 +95,7 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 def publish(cfg: StudyConfig, run: RunDir, page: str, command: Command) -> None:
     """Writes the complete study's results into their section of a page."""
     facts = facts_of(graph_of(cfg), run)
-    rows = read_results(storage.join(run.uri, "results.parquet"))
-    results_page.publish(page, run.uri, name=cfg.name, command=command, facts=facts, rows=rows)
+    results_page.publish(page, run.uri, name=cfg.name, command=command, facts=facts)
 
 
 def facts_of(graph: StageGraph, run: RunDir) -> str:

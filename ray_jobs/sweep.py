@@ -7,9 +7,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from lafp import storage
 from lafp.eval import results_page
-from lafp.eval.results import read_results
 from lafp.eval.results_page import Command
 from lafp.eval.sweep import SweepRun, read_sweep
 from lafp.eval.sweep_report import write_sweep
@@ -87,8 +85,7 @@ def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 def publish(cfg: SweepConfig, run: RunDir, page: str, command: Command) -> None:
     """Writes the sweep's results into their section of a page."""
     facts = facts_of(graph_of(as_study(cfg)), run)
-    rows = read_results(storage.join(run.uri, "results.parquet"))
-    results_page.publish(page, run.uri, name=cfg.name, command=command, facts=facts, rows=rows)
+    results_page.publish(page, run.uri, name=cfg.name, command=command, facts=facts)
 
 
 def _run(

@@ -7,7 +7,7 @@ from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.eval.results import Result, outcome_metric
+from lafp.eval.results import Result, outcome_metric, read_results
 from lafp.eval.run_record import StageRecord
 from lafp.progress import duration
 
@@ -24,9 +24,7 @@ class Command:
         return shlex.join(["python", "-m", f"ray_jobs.{self.job}", self.config, *self.overrides])
 
 
-def publish(
-    page: str, folder: str, *, name: str, command: Command, facts: str, rows: Sequence[Result]
-) -> None:
+def publish(page: str, folder: str, *, name: str, command: Command, facts: str) -> None:
     """Writes what a study or sweep found into its section of a page.
 
     Plot and rows are copied beside the page, to ``results/<name>.png`` and ``.parquet``.
@@ -38,7 +36,6 @@ def publish(
         command: What made it. Its overrides are the section's first line, so that a run of less
             than its config says is known as one.
         facts: Of ``facts_of``.
-        rows: All results.
 
     Raises:
         ConfigError: The page's markers of this section are not a pair.
@@ -47,6 +44,7 @@ def publish(
     if command.overrides:
         changed = " ".join(f"`{item}`" for item in command.overrides)
         parts.append(f"**Not as its config says, but with {changed}.**")
+    rows = read_results(storage.join(folder, "results.parquet"))
     parts += [f"```bash\n{command}\n```", f"{_measured(rows)} {facts}"]
     images = storage.join(_folder_of(page), "results")
     for file, ending in (("plot.png", "png"), ("results.parquet", "parquet")):

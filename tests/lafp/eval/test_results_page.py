@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lafp.config import ConfigError
-from lafp.eval.results import Result, Subject, read_results
+from lafp.eval.results import Result, Subject
 from lafp.eval.results_page import Command, facts_of, publish, write_section
 from lafp.eval.run_record import StageRecord
 from lafp.eval.study import StudyResults
@@ -78,8 +78,7 @@ def study(tmp_path) -> Path:
 
 
 def published(page, study, command):
-    rows = read_results(str(study / "results.parquet"))
-    publish(str(page), str(study), name="two_forks", command=command, facts="FACTS.", rows=rows)
+    publish(str(page), str(study), name="two_forks", command=command, facts="FACTS.")
     return page.read_text().removeprefix(PROSE)
 
 
