@@ -24,6 +24,7 @@ ON_THEIR_NODES = (
     "train_lam.train.node_labels=[role=train]",
     "train_policy.*.train.node_labels=[role=train]",
     "train_decoder.*.train.node_labels=[role=train]",
+    "train_bc.*.train.node_labels=[role=train]",
 )
 
 
