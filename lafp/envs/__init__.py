@@ -8,6 +8,7 @@ ENVS = Registry(
         "dmc": "lafp.envs.dmc:Dmc",
         "metaworld": "lafp.envs.metaworld:Metaworld",
         "minigrid": "lafp.envs.minigrid:Minigrid",
+        "procgen": "lafp.envs.procgen:Procgen",
         "slalom": "lafp.envs.slalom:Slalom",
     },
 )

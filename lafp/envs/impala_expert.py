@@ -1,0 +1,64 @@
+"""Experts of Procgen, from checkpoints in the layout of joonleesky/train-procgen-pytorch."""
+
+# Shape suffixes in this file: B batch, C channels, H height, W width.
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafp.config import ConfigError
+
+_BLOCKS = ("block1", "block2", "block3")
+
+
+class ImpalaExpert:
+    """A PPO actor with IMPALA's residual network (Espeholt et al., arXiv:1802.01561).
+
+    Works on one picture at a time: a batched convolution would round differently in batches of
+    other sizes. Widths are what the file says.
+    """
+
+    def __init__(self, path: str, num_actions: int) -> None:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise ConfigError(
+                f"expert: {path} is no file. Name a checkpoint of joonleesky/train-procgen-pytorch "
+                "(model_*.pth), or random."
+            )
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            # The repository's later versions call it model_state_dict.
+            weights = checkpoint.get("model_state_dict") or checkpoint["state_dict"]
+            self._weights: dict[str, Tensor] = {n: w.float() for n, w in weights.items()}
+            given = self._probabilities(torch.zeros(1, 3, 64, 64)).numel()
+        except Exception as error:  # torch raises anything for a file that is no checkpoint
+            raise ConfigError(
+                f"expert: {path} holds no PPO actor on IMPALA's network: {error!r}"
+            ) from None
+        if given != num_actions:
+            raise ConfigError(f"expert: {path} knows {given} actions, Procgen has {num_actions}.")
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Probability of each action, float64 [A], for a picture uint8 [64, 64, 3]."""
+        pixels_BCHW = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+        return self._probabilities(pixels_BCHW).double().numpy()
+
+    @torch.inference_mode()
+    def _probabilities(self, x_BCHW: Tensor) -> Tensor:
+        for block in _BLOCKS:
+            x_BCHW = F.max_pool2d(self._conv(f"{block}.conv", x_BCHW), 3, stride=2, padding=1)
+            for residual in (f"{block}.res1", f"{block}.res2"):
+                hidden_BCHW = self._conv(f"{residual}.conv1", x_BCHW.relu())
+                x_BCHW = x_BCHW + self._conv(f"{residual}.conv2", hidden_BCHW.relu())
+        embedding = self._linear("embedder.fc", x_BCHW.relu().flatten(1)).relu()
+        return self._linear("fc_policy", embedding)[0].softmax(0)
+
+    def _conv(self, name: str, x_BCHW: Tensor) -> Tensor:
+        weight, bias = (self._weights[f"embedder.{name}.{part}"] for part in ("weight", "bias"))
+        return F.conv2d(x_BCHW, weight, bias, padding=1)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])

@@ -1,0 +1,27 @@
+"""Procgen, whose actions are discrete, through every stage."""
+
+import pandas as pd
+import pytest
+
+from tests.integration.conftest import run_pipeline
+
+pytest.importorskip("procgen", reason="procgen2 is not installed")
+FEW = [
+    "collect.num_episodes=6", "collect.num_labeled_episodes=6",
+    "collect.num_labeled_val_episodes=2", "train_lam.train.num_steps=20",
+    "train_lam.train.evaluate_every_steps=20", "train_policy.*.train.num_steps=20",
+    "train_decoder.*.train.num_steps=20", "evaluate.num_episodes=4", "evaluate.save_rollouts=1",
+    "evaluate.latency.num_rounds=2",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_games_become_a_policy_with_discrete_actions(tmp_path):
+    run_pipeline(tmp_path, *FEW, config="configs/pipeline/procgen_maze.yaml")
+    run = tmp_path / "run"
+    assert pd.read_parquet(run / "shards/videos/clips.parquet").num_frames.sum() > 200
+    results = pd.read_parquet(run / "evaluation/results.parquet")
+    metrics = results.groupby("label").metric.apply(set)
+    for label in ("latent_bc", "flow_anchor_0.5_fresh"):
+        assert {"success", "action_accuracy", "latency_b1_ms"} <= metrics[label], metrics[label]
+    assert {"probe_r2"} <= metrics["lam"]

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lafp.config import ConfigError
+from lafp.envs.procgen import GAMES_WITH_SUCCESS, NUM_ACTIONS, Procgen, ProcgenConfig
+from lafp.eval.rollout import Expert, rollout
+from tests.simulators import demonstrate
+
+procgen = pytest.importorskip("procgen", reason="procgen2 is not installed")
+
+MAZE = ProcgenConfig(task="maze", episode_steps=200)
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv2(self.conv1(x.relu()).relu())
+
+
+class Block(nn.Module):
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(num_in, num_out, 3, padding=1)
+        self.res1, self.res2 = Residual(num_out), Residual(num_out)
+
+    def forward(self, x):
+        return self.res2(self.res1(nn.functional.max_pool2d(self.conv(x), 3, 2, 1)))
+
+
+class Embedder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1, self.block2, self.block3 = Block(3, 16), Block(16, 32), Block(32, 32)
+        self.fc = nn.Linear(32 * 8 * 8, 256)
+
+    def forward(self, x):
+        return self.fc(self.block3(self.block2(self.block1(x))).relu().flatten(1)).relu()
+
+
+class Actor(nn.Module):
+    """The network of train-procgen-pytorch, by the names of its weights."""
+
+    def __init__(self, num_actions: int = NUM_ACTIONS) -> None:
+        super().__init__()
+        self.embedder = Embedder()
+        self.fc_policy, self.fc_value = nn.Linear(256, num_actions), nn.Linear(256, 1)
+
+
+@pytest.fixture
+def actor():
+    torch.manual_seed(0)
+    actor = Actor()
+    nn.init.normal_(actor.fc_policy.weight)
+    return actor
+
+
+@pytest.mark.parametrize("game", procgen.env.ENV_NAMES)
+def test_every_game_runs(game):
+    env = Procgen(ProcgenConfig(task=game))
+    frames, actions, result = demonstrate(env, [0, 1], 10)
+    assert frames.shape == (11, 2, 64, 64, 3) and frames.dtype == np.uint8
+    assert (frames[0, 0] != frames[0, 1]).any(), "two seeds, two levels"
+    assert (frames[1:] != frames[:-1]).any()
+    assert actions.shape == (10, 2) and actions.dtype == np.int64
+    assert (result.success is None) == (game not in GAMES_WITH_SUCCESS)
+
+
+def test_random_acting_solves_some_mazes_and_a_solved_one_stands_still():
+    env = Procgen(MAZE)
+    result = rollout(env, Expert(env), np.arange(40), num_recorded=3)
+    assert 0.1 < result.success.mean() < 0.8
+    np.testing.assert_array_equal(result.episode_return, 10.0 * result.success)
+    frames, _, last = demonstrate(env, np.arange(40), 200)
+    for n in np.flatnonzero(result.success):
+        assert (frames[result.length[n] :, n] == frames[-1, n]).all() and last.terminated[n]
+
+
+def test_a_random_expert_takes_every_action():
+    env = Procgen(MAZE)
+    _, actions, _ = demonstrate(env, np.arange(10), 40)
+    share = np.bincount(actions.ravel(), minlength=NUM_ACTIONS) / actions.size
+    np.testing.assert_allclose(share, 1 / NUM_ACTIONS, atol=0.04)
+
+
+def test_an_episode_is_the_same_in_any_batch(tmp_path, actor):
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": actor.state_dict()}, path)
+    env = Procgen(ProcgenConfig(task="coinrun", expert=str(path)))
+    together, actions, _ = demonstrate(env, [7, 8, 9], 40)
+    alone, own_actions, _ = demonstrate(env, [8], 40)
+    np.testing.assert_array_equal(together[:, 1], alone[:, 0])
+    np.testing.assert_array_equal(actions[:, 1], own_actions[:, 0])
+    np.testing.assert_array_equal(env.expert(), env.expert())
+
+
+def test_an_expert_acts_by_the_distribution_of_its_checkpoint(tmp_path, actor):
+    path = tmp_path / "model.pth"
+    torch.save({"model_state_dict": actor.state_dict(), "optimizer_state_dict": {}}, path)
+    env = Procgen(ProcgenConfig(task="bossfight", expert=str(path)))
+    seeds = np.arange(400)
+    frames = env.reset(seeds)
+    with torch.inference_mode():
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+        expected = actor.fc_policy(actor.embedder(pixels)).softmax(1).double().mean(0).numpy()
+    taken = np.bincount(env.expert(), minlength=NUM_ACTIONS) / len(seeds)
+    assert expected.max() > 2 / NUM_ACTIONS, "far from uniform"
+    np.testing.assert_allclose(taken, expected, atol=0.08)
+
+
+def test_what_a_user_can_get_wrong(tmp_path, actor):
+    with pytest.raises(ConfigError, match="task chess is no game of Procgen: bigfish, "):
+        Procgen(ProcgenConfig(task="chess"))
+    with pytest.raises(ConfigError, match=r"expert: .*nowhere\.pth is no file"):
+        Procgen(ProcgenConfig(task="maze", expert=str(tmp_path / "nowhere.pth")))
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match="holds no PPO actor"):
+        Procgen(ProcgenConfig(task="maze", expert=str(tmp_path / "other.pth")))
+    torch.save({"state_dict": Actor(num_actions=9).state_dict()}, tmp_path / "nine.pth")
+    with pytest.raises(ConfigError, match="knows 9 actions, Procgen has 15"):
+        Procgen(ProcgenConfig(task="maze", expert=str(tmp_path / "nine.pth")))
+    with pytest.raises(ValueError, match="difficulty must be one of"):
+        ProcgenConfig(task="maze", difficulty="extreme")
