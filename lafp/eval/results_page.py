@@ -106,7 +106,7 @@ def _measured(rows: Sequence[Result]) -> str:
     metric = outcome_metric(rows)
     seeds = sorted({row.seed for row in rows if row.seed is not None})
     nums = sorted({row.n for row in rows if row.metric == metric})
-    text = f"Seeds {', '.join(map(str, seeds))}"
+    text = f"Seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
     if nums:
         text += f", {' to '.join(map(str, dict.fromkeys((nums[0], nums[-1]))))} episodes per method"
         text += " and seed"

@@ -23,7 +23,12 @@ class Interval:
         return self.written("{:.3f}".format)
 
     def written(self, form: Callable[[float], str], unit: str = "") -> str:
-        """``mean unit [low, high]``, each number as ``form`` writes it."""
+        """``mean unit [low, high]``, each number as ``form`` writes it.
+
+        A single value has no interval: it stands alone.
+        """
+        if self.num_values == 1:
+            return f"{form(self.mean)}{unit}"
         mean, low, high = map(form, (self.mean, self.low, self.high))
         return f"{mean}{unit} [{low}, {high}]"
 

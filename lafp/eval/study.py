@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -59,8 +58,9 @@ class StudyResults:
     def of_metric(self, metric: str) -> list[StudyRow]:
         """Means over seeds of one metric, in the order in which the runs list them.
 
-        ``outcome`` is resampled over seeds and episodes, other metrics over seeds. Seeds without a
-        value (the coverage of a policy that passes no fork) are left out.
+        ``outcome`` is resampled over seeds and episodes, other metrics over seeds; of one seed
+        their interval is its row's own, over episodes, where it has one. Seeds without a value (the
+        coverage of a policy that passes no fork) are left out.
         """
         if metric not in self._means:
             self._means[metric] = self._means_of(metric)
@@ -78,17 +78,22 @@ class StudyResults:
                 by_key[row.variant, row.label].append(row)
         found = []
         for key, rows in by_key.items():
-            values: list[Any] = [[row.value] for row in rows]
-            if metric == self.outcome and key in self.outcomes:
-                values = list(self.outcomes[key].values())
-            found.append(
-                StudyRow(
-                    subject=rows[0],
-                    interval=bootstrap_interval(values),
-                    per_seed=tuple(row.value for row in rows),
-                )
-            )
+            each = tuple(row.value for row in rows)
+            interval = self._interval(metric, key, rows)
+            found.append(StudyRow(subject=rows[0], interval=interval, per_seed=each))
         return found
+
+    def _interval(
+        self, metric: str, key: tuple[str | None, str], rows: Sequence[Result]
+    ) -> Interval:
+        if metric == self.outcome and key in self.outcomes:
+            return bootstrap_interval(list(self.outcomes[key].values()))
+        first = rows[0]
+        if len(rows) == 1 and first.low is not None and first.high is not None:
+            return Interval(
+                mean=first.value, low=first.low, high=first.high, num_values=first.n, num_seeds=1
+            )
+        return bootstrap_interval([[row.value] for row in rows])
 
     def gain(self, variant: str | None, label: str, over: str) -> Interval:
         """Difference in the outcome between two methods, episode by episode."""

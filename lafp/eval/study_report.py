@@ -47,8 +47,8 @@ def write_study(uri: str, name: str, results: StudyResults) -> dict[str, Any]:
     """
     write_results(storage.join(uri, "results.parquet"), results.rows)
     overview = study_overview.table_of(results)
-    first = f"{markdown_table(overview)}\n\n" if overview else ""
-    storage.write_text(storage.join(uri, "table.md"), first + markdown(results))
+    tables = f"{markdown_table(overview)}\n" if overview else markdown(results)
+    storage.write_text(storage.join(uri, "table.md"), tables)
     panels = {v: rows for v in results.variants() if (rows := _dots(results, v))}
     if picture := study_overview.png(results):
         storage.write_bytes(storage.join(uri, "plot.png"), picture)

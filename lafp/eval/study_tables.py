@@ -136,7 +136,7 @@ def probe_table(results: StudyResults, variant: str | None) -> Table | None:
         rows=body,
         caption="Fitted on some labeled episodes, measured on others that no training saw. A "
         "latent action only says something about actions if it beats the controls. Intervals: "
-        "over seeds; with one seed they have no width.",
+        "over seeds; with one seed over the held-out episodes.",
     )
 
 

@@ -27,12 +27,12 @@ from lafp.eval.sweep import CurveKey, SweepResults
 METRICS = {
     "success": "Success",
     "mode_coverage": "Mode coverage",
-    "return": "Return",
+    "return_normalized": "Return, of the demonstrators'",
     "action_mse": "Action MSE",
     "probe_r2": "Probe R²",
 }
 """What has a curve and a table, where it was measured. The first one picks the best run."""
-_PERCENT = ("success",)
+_PERCENT = ("success", "return_normalized")
 _WIDTH_IN, _HEIGHT_IN = 8.4, 3.2
 
 
@@ -173,7 +173,7 @@ def table_of(results: SweepResults, metric: str) -> Table:
         head=[_heading(metric), *(f"{100 * f:g} %" for f in fractions)],
         rows=body,
         caption="Columns are shares of the labeled training episodes. Means over training seeds "
-        "with 95 % bootstrap intervals, for success over seeds and episodes.",
+        "with 95 % bootstrap intervals, for success and return over seeds and episodes.",
     )
 
 

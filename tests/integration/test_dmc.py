@@ -41,4 +41,4 @@ def test_distracted_demonstrations_become_a_policy_that_is_measured_by_its_retur
     assert {"return", "length", "action_mse", "latency_b1_ms"} <= metrics["latent_bc"]
     assert "success" not in metrics["latent_bc"]
     assert {"probe_r2"} <= metrics["lam"] and {"probe_r2"} <= metrics["random_lam"]
-    assert "1 ways to act in dmc with distractors" in (run / "report.html").read_text()
+    assert "1 way to act in dmc with distractors" in (run / "report.html").read_text()

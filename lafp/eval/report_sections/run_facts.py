@@ -42,12 +42,12 @@ def in_words(run: RunRecord) -> str:
     if policies:
         text = f"Trained the policies {_list(policies)} on its latent actions"
         if decoders:
-            text += f", and {len(decoders)} action decoders on the labeled episodes"
+            text += f", and {_num(decoders, 'action decoder')} on the labeled episodes"
         sentences.append(text + ".")
     if (evaluation := run.complete("evaluation")) and (env := evaluation.config.get("env")):
         distractors = " with distractors" if env.get("distractors") else ""
         sentences.append(
-            f"Rolled out {len(evaluation.config['methods'])} ways to act in "
+            f"Rolled out {_num(evaluation.config['methods'], 'way')} to act in "
             f"{env['name']}{distractors}, {evaluation.config['num_episodes']} episodes each."
         )
     unfinished = [stage.name for stage in run.stages if stage.summary is None]
@@ -83,6 +83,10 @@ def _lam_in_words(stage: StageRecord) -> str:
 
 def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _num(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _last(name: str) -> str:

@@ -34,12 +34,13 @@ def test_a_task_without_success_is_compared_by_its_return_and_the_probe_stands_b
         Result.of(replace(subject, label=label), metric, value, 10)
         for label, (value, metric) in found.items()
     ]
+    rows[1] = replace(rows[1], low=0.2, high=0.3)
     outcomes = {(None, "lafp"): {0: np.full(10, 0.6)}}
     study = StudyResults(rows=tuple(rows), outcomes=outcomes, runs=())
     text = markdown(study)
     assert "reaches 60 % [60, 60] of the demonstrators' return" in text
-    assert "| from latent actions | 0.25 [0.25, 0.25] |" in text
-    assert "| from the observation's embedding | 0.12 [0.12, 0.12] |" in text
+    assert "| from latent actions | 0.25 [0.20, 0.30] |" in text
+    assert "| from the observation's embedding | 0.12 |" in text, "one value has no interval"
 
 
 def test_variants_with_one_method_each_stand_in_one_table_and_one_chart(tmp_path):
@@ -54,7 +55,7 @@ def test_variants_with_one_method_each_stand_in_one_table_and_one_chart(tmp_path
             rows.append(replace(Result.of(lam, "probe_r2", r2, 10), seed=seed))
     study = StudyResults(rows=tuple(rows), outcomes=outcomes, runs=("/s/runs/lapo-seed_0",))
     write_study(str(tmp_path), "distractors", study)
-    table = (tmp_path / "table.md").read_text().split("\n\n")[0].splitlines()
+    table = (tmp_path / "table.md").read_text().splitlines()
     assert table[2:] == [
         f"| lapo | 0.10 [0.10, 0.10] | {NO_VALUE} | {NO_VALUE} | 20 % [20, 20] |",
         f"| laom | 0.30 [0.30, 0.30] | {NO_VALUE} | {NO_VALUE} | 75 % [75, 75] |",
