@@ -1,14 +1,17 @@
 """What every job is, and how it runs: alike alone, in a pipeline, or under ``ray job submit``."""
 
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lafp import storage
 from lafp.config import ConfigError
 from lafp.eval.results_page import Command
 from lafp.progress import duration
 from lafp.run_dir import RunDir, StageDir, StageState
+from lafp.storage import StorageError, UnreachableError
 from ray_jobs.cluster import Demand, connect
 
 
@@ -55,6 +58,7 @@ def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
         print(f"{label}: complete, nothing to do ({stage.uri})", flush=True)
         return stage.summary()
     job.check(cfg, run)
+    _check_writable(run.uri)
     if (demand := job.demand(cfg)).num_cpus:
         connect(demand)
     print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)
@@ -67,6 +71,20 @@ def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
         if isinstance(value, str | int | float | bool):
             print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
     return summary
+
+
+def _check_writable(uri: str) -> None:
+    mark = storage.join(uri, f".{uuid.uuid4().hex}")
+    try:
+        storage.write_text(mark, "")
+        storage.delete(mark)
+    except UnreachableError:  # later it may answer
+        raise
+    except StorageError as error:
+        raise ConfigError(
+            f"--storage: {error}. Name a folder or an s3:// URI that you may write to; "
+            "python -m ray_jobs.doctor --storage URI checks it."
+        ) from None
 
 
 def state_of(job: Job, stage: StageDir, cfg: Any, inputs: dict[str, str]) -> StageState:

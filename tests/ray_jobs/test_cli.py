@@ -68,6 +68,16 @@ def test_a_wrong_command_ends_with_one_clear_line_and_code_2(args, message, tmp_
     assert "starting" not in result.stdout, "the cluster was started for nothing"
 
 
+def test_a_storage_that_nobody_can_write_to_is_said_before_the_cluster_starts(tmp_path):
+    (tmp_path / "file").write_text("a file where a folder should be")
+    result = run_job("pipeline", DEMO, "--storage", str(tmp_path / "file"))
+    assert result.returncode == 2, result.stderr
+    assert f"--storage: Could not write {tmp_path}/file/slalom/" in result.stderr
+    assert "Name a folder or an s3:// URI that you may write to" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "starting" not in result.stdout, "the cluster was started for nothing"
+
+
 @pytest.mark.parametrize(
     ("config", "override", "message"),
     [
