@@ -93,7 +93,9 @@ def _by_key(results: StudyResults, metric: str) -> dict[tuple[str | None, str], 
 def _paint(results: StudyResults, axes: Sequence[Axes]) -> None:
     plots.paint_dots(axes[0], _dots(results, "probe_r2", ["lam"]), "probe R² of latent actions")
     outcomes = _dots(results, results.outcome, _labels(results))
-    plots.paint_dots(axes[1], outcomes, _outcome(results), xlim=(-0.02, 1.02))
+    # Returns of early policies would all lie at the left end.
+    xlim = (-0.02, 1.02) if results.outcome == "success" else None
+    plots.paint_dots(axes[1], outcomes, _outcome(results), xlim=xlim)
 
 
 def _dots(results: StudyResults, metric: str, labels: Sequence[str]) -> list[plots.Dot]:

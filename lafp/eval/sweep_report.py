@@ -138,7 +138,7 @@ def _paint_curves(
     ax.set_xlabel("share of the labels")
     ax.set_title(METRICS[metric])
     ax.grid(axis="y")
-    if metric in _PERCENT:
+    if metric == "success":
         ax.set_ylim(-0.02, 1.02)
     # Beside the curves, which leave no room.
     ax.legend(
