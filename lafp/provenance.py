@@ -26,6 +26,7 @@ def provenance() -> dict[str, Any]:
 def git_revision() -> str | None:
     """The checkout's commit, with ``+dirty`` when files differ from it; None outside of git.
 
+    Files in docs/ do not count: a study's ``--page`` writes there, and no result depends on them.
     Jobs submitted with a working directory run without ``.git``: pass ``LAFP_GIT_REVISION``.
     """
     if revision := os.environ.get("LAFP_GIT_REVISION"):
@@ -33,7 +34,8 @@ def git_revision() -> str | None:
     folder = Path(__file__).parent
     try:
         head = _git(folder, "rev-parse", "HEAD")
-        return head + ("+dirty" if _git(folder, "status", "--porcelain", "-uno") else "")
+        changed = _git(folder, "status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)docs")
+        return head + ("+dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
