@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from lafp.config import ConfigError
+from lafp.config import ConfigError, load_config
 from lafp.envs.background_videos import videos_of
 from lafp.envs.distractors import DistractorConfig
 from lafp.envs.dmc import Dmc, DmcConfig
 from lafp.envs.episodes import ExplorationConfig
 from lafp.eval.rollout import Expert, rollout
+from ray_jobs.study_config import StudyConfig
 from tests.conftest import SHARED
 from tests.simulators import demonstrate, save_random_expert, skip_without
 from tests.synthetic_video import moving_square, write_video
@@ -31,6 +32,18 @@ def distracted(plain, tmp_path_factory) -> DmcConfig:
         write_video(folder / f"{seed}.mp4", moving_square(20, seed=seed), fps=10)
     distractors = DistractorConfig(background=1.0, camera=0.2, color=0.2, videos=str(folder))
     return replace(plain, distractors=distractors, exploration=ExplorationConfig(share=0.5))
+
+
+@pytest.mark.parametrize(("study", "obs_dim"), [("distractors", 17), ("walker_distractors", 24)])
+def test_a_clip_of_a_study_shows_one_background(study, obs_dim, tmp_path):
+    cfg = load_config(StudyConfig, f"configs/studies/dmc_{study}.yaml", []).pipeline
+    expert = save_random_expert(tmp_path / "random.pt", obs_dim)
+    for collected, cut in (
+        (cfg.collect.env, cfg.preprocess),
+        (cfg.collect.labeled_val_env, cfg.preprocess_labeled),
+    ):
+        fps = Dmc(replace(collected, expert=expert)).fps
+        assert cut.clip.max_s * fps == pytest.approx(collected.distractors.video_hold_steps)
 
 
 def test_ten_steps_show_a_moving_cheetah_and_end_without_success(plain):
