@@ -11,7 +11,7 @@ from lafp.config import ConfigError
 from lafp.eval.results_page import Command
 from lafp.progress import duration
 from lafp.run_dir import RunDir, StageDir, StageState
-from lafp.storage import StorageError, UnreachableError
+from lafp.storage import UnreachableError
 from ray_jobs.cluster import Demand, connect
 
 
@@ -80,7 +80,7 @@ def _check_writable(uri: str) -> None:
         storage.delete(mark)
     except UnreachableError:  # later it may answer
         raise
-    except StorageError as error:
+    except OSError as error:
         raise ConfigError(
             f"--storage: {error}. Name a folder or an s3:// URI that you may write to; "
             "python -m ray_jobs.doctor --storage URI checks it."

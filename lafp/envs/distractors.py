@@ -22,8 +22,9 @@ from lafp.envs.background_videos import (
 )
 from lafp.envs.mujoco_rendering import Picture
 
-# What a random number is for: the second key of every draw, after the episode's seed.
-_VIDEO, _CAMERA_START, _CAMERA_VELOCITY, _CAMERA_WALK, _COLOR_START, _COLOR_WALK = range(100, 106)
+# What a random number is for: the second key of every draw, after the episode's seed. Of the
+# background it is the number of the video.
+_CAMERA_START, _CAMERA_VELOCITY, _CAMERA_WALK, _COLOR_START, _COLOR_WALK = range(101, 106)
 
 # Of the camera: azimuth, elevation, roll, distance. Angles at strength 1, and what of that range it
 # may go in a step, and how much that changes.

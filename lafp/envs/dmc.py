@@ -1,6 +1,7 @@
 """Tasks of the DeepMind Control Suite, with distractors. Needs ``pip install 'lafp[dmc]'``."""
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +66,9 @@ class Dmc(EpisodesEnv):
         self.has_distractors = cfg.distractors.is_on
         self.height_px = self.width_px = cfg.size_px
         self.fps = 1 / (simulator.control_timestep() * cfg.action_repeat)
-        steps = round(simulator._step_limit) // cfg.action_repeat
+        if math.isinf(limit := simulator._step_limit) and cfg.episode_steps is None:
+            raise ConfigError(f"{cfg.task} has no time limit: set env.episode_steps.")
+        steps = round(min(limit, 1e9)) // cfg.action_repeat
         self.max_steps = min(steps, cfg.episode_steps or steps)
         spec = simulator.action_spec()
         self.action_spec = ActionSpec(

@@ -12,6 +12,9 @@ from torch import Tensor
 from lafp.config import ConfigError
 
 _BLOCKS = ("block1", "block2", "block3")
+_CONVOLUTIONS = ("conv", "res1.conv1", "res1.conv2", "res2.conv1", "res2.conv2")
+_LAYERS = {f"embedder.{block}.{conv}" for block in _BLOCKS for conv in _CONVOLUTIONS}
+_LAYERS |= {"embedder.fc", "fc_policy", "fc_value"}
 
 
 class ImpalaExpert:
@@ -30,14 +33,19 @@ class ImpalaExpert:
             )
         try:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-            # The repository's later versions call it model_state_dict.
+            # Forks of the repository call it model_state_dict.
             weights = checkpoint.get("model_state_dict") or checkpoint["state_dict"]
             self._weights: dict[str, Tensor] = {n: w.float() for n, w in weights.items()}
+            unknown = {name.rpartition(".")[0] for name in weights} - _LAYERS
             given = self._probabilities(torch.zeros(1, 3, 64, 64)).numel()
         except Exception as error:  # torch raises anything for a file that is no checkpoint
             raise ConfigError(
                 f"expert: {path} holds no PPO actor on IMPALA's network: {error!r}"
             ) from None
+        if unknown:
+            raise ConfigError(
+                f"expert: {path} has other layers than IMPALA's: {', '.join(sorted(unknown))}."
+            )
         if given != num_actions:
             raise ConfigError(f"expert: {path} knows {given} actions, Procgen has {num_actions}.")
 

@@ -90,7 +90,8 @@ def write_episodes(uri: str, episodes: Sequence[Episode]) -> None:
 def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
     """Label -> its outcome in every episode of a table, float [N], the same episodes for all.
 
-    Success, 0 or 1; where the task knows none, the return over the demonstrators' mean return.
+    Success, 0 or 1; where the task knows none, the return over the demonstrators' mean return, or
+    the return alone where theirs is not positive.
     """
     columns = ["label", "episode", "success", "episode_return"]
     with storage.local_file(uri) as path:
@@ -99,7 +100,8 @@ def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
         table["outcome"] = table["success"].astype(float)
     else:
         of_demonstrators = table.loc[table["label"] == DEMONSTRATOR, "episode_return"]
-        table["outcome"] = table["episode_return"] / of_demonstrators.mean()
+        mean = of_demonstrators.mean()
+        table["outcome"] = table["episode_return"] / (mean if mean > 0 else 1.0)
     by_label = table.groupby("label")["outcome"]
     return {str(label): of_label.to_numpy(float) for label, of_label in by_label}
 

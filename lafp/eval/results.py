@@ -36,6 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lafp import storage
+from lafp.eval.statistics import Interval
 
 DEMONSTRATOR = "demonstrator"
 BEHAVIOR_CLONING = "behavior_cloning"
@@ -87,6 +88,17 @@ class Result(Subject):
     n: int
     """Episodes, transitions or timings behind ``value``."""
 
+    @property
+    def interval(self) -> Interval:
+        """``value`` with ``low`` and ``high``; a single value where it has none."""
+        if self.low is None or self.high is None:
+            return Interval(
+                mean=self.value, low=self.value, high=self.value, num_values=1, num_seeds=1
+            )
+        return Interval(
+            mean=self.value, low=self.low, high=self.high, num_values=self.n, num_seeds=1
+        )
+
     @classmethod
     def of(
         cls,
@@ -101,11 +113,15 @@ class Result(Subject):
         return cls(**asdict(subject), metric=metric, value=value, n=n, low=low, high=high)
 
 
+OUTCOMES = ("success", "return_normalized", "return")
+"""What says how well a policy does: success; where a task knows none, its return over the
+demonstrators'; where theirs is not positive, its return."""
+
+
 def outcome_metric(rows: Iterable[Result]) -> str:
-    """What says how well a policy does: success, or the return where a task knows no success."""
+    """The first of ``OUTCOMES`` that was measured; the first of all where none was."""
     metrics = {row.metric for row in rows}
-    is_return = "success" not in metrics and "return_normalized" in metrics
-    return "return_normalized" if is_return else "success"
+    return next((metric for metric in OUTCOMES if metric in metrics), OUTCOMES[0])
 
 
 def without_repeats(metrics: Sequence[str]) -> list[str]:

@@ -88,11 +88,8 @@ class StudyResults:
     ) -> Interval:
         if metric == self.outcome and key in self.outcomes:
             return bootstrap_interval(list(self.outcomes[key].values()))
-        first = rows[0]
-        if len(rows) == 1 and first.low is not None and first.high is not None:
-            return Interval(
-                mean=first.value, low=first.low, high=first.high, num_values=first.n, num_seeds=1
-            )
+        if len(rows) == 1:
+            return rows[0].interval
         return bootstrap_interval([[row.value] for row in rows])
 
     def gain(self, variant: str | None, label: str, over: str) -> Interval:
@@ -103,14 +100,33 @@ class StudyResults:
 
 def read_runs(runs: Sequence[RunDir]) -> StudyResults:
     """Reads the complete evaluations of a study's runs."""
-    rows: list[Result] = []
+    return merged([_read(run) for run in runs])
+
+
+def merged(parts: Sequence[StudyResults]) -> StudyResults:
+    """One out of several.
+
+    Runs without the outcome of the whole (demonstrators whose return is not positive are no measure
+    for others) count with their other metrics alone.
+    """
+    rows = tuple(row for part in parts for row in part.rows)
+    metric = outcome_metric(rows)
     outcomes: defaultdict[tuple[str | None, str], dict[int, np.ndarray]] = defaultdict(dict)
-    for run in runs:
-        stage = run.stage("evaluation")
-        of_run = read_results(stage.path("results.parquet"))
-        seed = next((row.seed for row in of_run if row.seed is not None), 0)
-        rows += [replace(row, seed=seed) for row in of_run]
-        if storage.is_file(stage.path("episodes.parquet")):
-            for label, of_label in read_episode_outcomes(stage.path("episodes.parquet")).items():
-                outcomes[of_run[0].variant, label][seed] = of_label
-    return StudyResults(rows=tuple(rows), outcomes=dict(outcomes), runs=tuple(r.uri for r in runs))
+    for part in parts:
+        for key, of_seeds in part.outcomes.items() if part.outcome == metric else ():
+            outcomes[key] |= of_seeds
+    runs = tuple(uri for part in parts for uri in part.runs)
+    return StudyResults(rows=rows, outcomes=dict(outcomes), runs=runs)
+
+
+def _read(run: RunDir) -> StudyResults:
+    stage = run.stage("evaluation")
+    rows = read_results(stage.path("results.parquet"))
+    seed = next((row.seed for row in rows if row.seed is not None), 0)
+    outcomes: dict[tuple[str | None, str], dict[int, np.ndarray]] = {}
+    if storage.is_file(stage.path("episodes.parquet")):
+        of_episodes = read_episode_outcomes(stage.path("episodes.parquet"))
+        outcomes = {(rows[0].variant, label): {seed: of} for label, of in of_episodes.items()}
+    return StudyResults(
+        rows=tuple(replace(row, seed=seed) for row in rows), outcomes=outcomes, runs=(run.uri,)
+    )

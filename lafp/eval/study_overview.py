@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from lafp.eval import plots
 from lafp.eval.report_sections.blocks import NO_VALUE, Section, Table, chart
-from lafp.eval.report_sections.result import AXES, name_of
+from lafp.eval.report_sections.outcome import OUTCOMES
+from lafp.eval.report_sections.result import name_of
 from lafp.eval.results import DEMONSTRATOR
 from lafp.eval.statistics import Interval
 from lafp.eval.study import StudyResults, StudyRow
@@ -49,18 +50,19 @@ def table_of(results: StudyResults) -> Table | None:
     variants, labels = results.variants(), _labels(results)
     if len(variants) < 2 or not 1 <= len(labels) <= MAX_METHODS:
         return None
-    probe, outcome = _by_key(results, "probe_r2"), _by_key(results, results.outcome)
+    probe, found = _by_key(results, "probe_r2"), _by_key(results, results.outcome)
     if not probe:
         return None
+    outcome = OUTCOMES[results.outcome]
     names = [
-        next(name_of(row.subject) for key, row in outcome.items() if key[1] == label)
+        next(name_of(row.subject) for key, row in found.items() if key[1] == label)
         for label in labels
     ]
     rows = [
         [
             variant or "",
             *(_cell(probe.get((variant, label)), _r2) for label in _PROBES),
-            *(_cell(outcome.get((variant, label)), Interval.in_percent) for label in labels),
+            *(_cell(found.get((variant, label)), outcome.written) for label in labels),
         ]
         for variant in variants
     ]
@@ -68,16 +70,12 @@ def table_of(results: StudyResults) -> Table | None:
         head=[
             "Variant",
             *_PROBES.values(),
-            *(f"{name}: {_outcome(results)}" for name in names),
+            *(f"{name}: {outcome.axis}" for name in names),
         ],
         rows=rows,
         caption="Means over training seeds with 95 % bootstrap intervals. The probe is measured "
         "on labeled episodes that no training saw, and counts only where it beats its controls.",
     )
-
-
-def _outcome(results: StudyResults) -> str:
-    return AXES[results.outcome]
 
 
 def _labels(results: StudyResults) -> list[str]:
@@ -93,9 +91,8 @@ def _by_key(results: StudyResults, metric: str) -> dict[tuple[str | None, str], 
 def _paint(results: StudyResults, axes: Sequence[Axes]) -> None:
     plots.paint_dots(axes[0], _dots(results, "probe_r2", ["lam"]), "probe R² of latent actions")
     outcomes = _dots(results, results.outcome, _labels(results))
-    # Returns of early policies would all lie at the left end.
-    xlim = (-0.02, 1.02) if results.outcome == "success" else None
-    plots.paint_dots(axes[1], outcomes, _outcome(results), xlim=xlim)
+    outcome = OUTCOMES[results.outcome]
+    plots.paint_dots(axes[1], outcomes, outcome.axis, xlim=outcome.xlim)
 
 
 def _dots(results: StudyResults, metric: str, labels: Sequence[str]) -> list[plots.Dot]:

@@ -18,7 +18,8 @@ from lafp.eval.report_sections.blocks import (
     anchored,
     chart,
 )
-from lafp.eval.report_sections.result import AXES, OUTCOMES, SLALOM_NOTE, color_of, is_lafp
+from lafp.eval.report_sections.outcome import OUTCOMES, Outcome
+from lafp.eval.report_sections.result import SLALOM_NOTE, color_of, is_lafp
 from lafp.eval.results import DEMONSTRATOR, Result, write_results
 from lafp.eval.study import StudyResults, StudyRow
 from lafp.eval.study_tables import (
@@ -53,7 +54,9 @@ def write_study(uri: str, name: str, results: StudyResults) -> dict[str, Any]:
     if picture := study_overview.png(results):
         storage.write_bytes(storage.join(uri, "plot.png"), picture)
     elif panels:
-        storage.write_bytes(storage.join(uri, "plot.png"), _plot_png(panels, results.outcome))
+        storage.write_bytes(
+            storage.join(uri, "plot.png"), _plot_png(panels, OUTCOMES[results.outcome])
+        )
     path = storage.join(uri, "report.html")
     storage.write_text(path, _page(uri, name, results))
     findings = {
@@ -97,7 +100,7 @@ def _curves(results: StudyResults, column: str) -> dict[str, list[plots.Line]]:
             if len(rows) > 2
         ]
         if lines:
-            panels[variant or OUTCOMES[results.outcome]] = lines
+            panels[variant or OUTCOMES[results.outcome].title] = lines
     return panels
 
 
@@ -121,18 +124,19 @@ def _line(name: str, column: str, rows: Sequence[StudyRow], color: str) -> plots
     )
 
 
-def _plot_png(panels: Mapping[str | None, Sequence[plots.Dot]], outcome: str) -> bytes:
+def _plot_png(panels: Mapping[str | None, Sequence[plots.Dot]], outcome: Outcome) -> bytes:
     """Outcome of every method, the variants side by side."""
     num_columns = min(3, len(panels))
     num_rows = -(-len(panels) // num_columns)
     most = max(map(len, panels.values()))
+    labels = [[dot.label for dot in rows] for rows in panels.values()]
 
     def paint(axes: Any) -> None:
         axes = _listed(axes)
         for i, (variant, rows) in enumerate(panels.items()):
-            plots.paint_dots(axes[i], rows, AXES[outcome], xlim=(-0.02, 1.02))
+            plots.paint_dots(axes[i], rows, outcome.axis, xlim=outcome.xlim)
             axes[i].set_title(variant or "")
-            if i % num_columns:  # the same methods as in the panel at the left
+            if i % num_columns and labels[i] == labels[i - 1]:
                 axes[i].set_yticklabels([])
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
@@ -213,14 +217,14 @@ def _links(runs: Sequence[str], noun: str) -> Section:
 
 
 def _section(results: StudyResults, variant: str | None) -> Section:
-    rows = _dots(results, variant)
+    rows, outcome = _dots(results, variant), OUTCOMES[results.outcome]
     blocks: list[Block] = []
     if rows:
         blocks += [
             chart(
-                plots.dots(rows, AXES[results.outcome], xlim=(-0.02, 1.02)),
+                plots.dots(rows, outcome.axis, xlim=outcome.xlim),
                 alt="Outcome of each method with its 95 % interval and its seeds.",
-                caption=f"In rollouts: {AXES[results.outcome]}; every tick is one training seed. "
+                caption=f"In rollouts: {outcome.axis}; every tick is one training seed. "
                 "τₐ is where the solver starts when the action decoder is trained: 0 = noise, "
                 "1 = the demonstrator's own latent action.",
             ),
@@ -234,7 +238,7 @@ def _section(results: StudyResults, variant: str | None) -> Section:
     if any(row.task == "slalom" for row in results.rows if row.variant == variant):
         blocks.append(Text(text=SLALOM_NOTE))
     title = variant or "Does it work?"
-    short = variant or OUTCOMES[results.outcome]
+    short = variant or outcome.title
     return Section(id=f"variant-{variant or 'all'}", short=short, title=title, blocks=blocks)
 
 
@@ -242,7 +246,7 @@ def _curve_section(results: StudyResults, column: str) -> Section | None:
     panels = _curves(results, column)
     if not panels:
         return None
-    title = f"{OUTCOMES[results.outcome]} over {_CURVES[column]}"
+    title = f"{OUTCOMES[results.outcome].title} over {_CURVES[column]}"
     figure = chart(
         plots.curves(panels, xlabel=column, height_in=2.6),
         alt=f"{title}.",

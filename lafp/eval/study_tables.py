@@ -1,9 +1,9 @@
 """A study in words and tables: means over seeds, differences episode by episode."""
 
 from lafp.eval.report_sections.blocks import NO_VALUE, Table
-from lafp.eval.report_sections.result import AXES, in_words, is_lafp, name_of
+from lafp.eval.report_sections.outcome import OUTCOMES
+from lafp.eval.report_sections.result import is_lafp, name_of
 from lafp.eval.results import DEMONSTRATOR, Result, without_repeats
-from lafp.eval.statistics import Interval
 from lafp.eval.study import StudyResults, StudyRow
 
 _COLUMNS = {
@@ -48,12 +48,13 @@ def headline_parts(results: StudyResults, variant: str | None) -> list[str]:
     cloning = [row for row in rows if row.subject.method.startswith("latent_bc")]
     others = [max(cloning, key=lambda row: row.interval.mean)] if cloning else []
     others += [row for row in rows if _differs_in_anchor(row.subject, lafp.subject)]
+    outcome = OUTCOMES[results.outcome]
     gains = [
-        f"{_points(results.gain(variant, lafp.subject.label, row.subject.label))} over "
+        f"{outcome.difference(results.gain(variant, lafp.subject.label, row.subject.label))} over "
         f"{named(row.subject)}{_modes_kept(results, row)}"
         for row in others
     ]
-    text = f"{named(lafp.subject)} {in_words(results.outcome, lafp.interval.in_percent())}"
+    text = f"{named(lafp.subject)} {outcome.does.format(outcome.written(lafp.interval))}"
     return [text + _modes_kept(results, lafp), *gains]
 
 
@@ -94,27 +95,32 @@ def markdown_table(table: Table) -> str:
 def table_of(results: StudyResults, variant: str | None) -> Table | None:
     """One row per method, one column per metric; None where nothing acts."""
     by_metric = {metric: results.of_variant(variant, metric) for metric in _COLUMNS}
-    success = by_metric[results.outcome]
+    success, outcome = by_metric[results.outcome], OUTCOMES[results.outcome]
     if not success:
         return None
     metrics = without_repeats([metric for metric, rows in by_metric.items() if rows])
     body = []
     for label, row in success.items():
-        cells = [_cell(by_metric[metric].get(label), metric) for metric in metrics]
+        cells = [
+            outcome.written(row.interval)
+            if metric == results.outcome
+            else _cell(by_metric[metric].get(label), metric)
+            for metric in metrics
+        ]
         subject = row.subject
-        each = " ".join(f"{100 * value:.0f}" for value in row.per_seed)
+        each = " ".join(outcome.number(value).removesuffix(" %") for value in row.per_seed)
         steps = str(subject.solver_steps or "")
         body.append([_method(subject), noise_of(subject), steps, *cells, each])
     num = max((len(row.per_seed) for row in success.values()), default=0)
-    rows = enumerate(success.values())
+    rows, seeds = enumerate(success.values()), "Seeds, %" if outcome.is_share else "Seeds"
     return Table(
-        head=["Method", "Noise", "Steps", *(_COLUMNS[metric] for metric in metrics), "Seeds, %"],
+        head=["Method", "Noise", "Steps", *(_COLUMNS[metric] for metric in metrics), seeds],
         rows=body,
         num_text_columns=2,
         emphasized=frozenset([next((i for i, row in rows if is_lafp(row.subject)), -1)]),
         caption=f"Means over {num} training seeds. Intervals: 95 %, bootstrap over seeds and "
         "episodes. Mode coverage and side entropy are over the demonstrators'; seeds "
-        "where no episode passed a fork are left out. Seeds: the first number of each, in percent.",
+        "where no episode passed a fork are left out. Seeds: the first number of each.",
     )
 
 
@@ -174,13 +180,7 @@ def noise_of(row: Result) -> str:
 def _cell(row: StudyRow | None, metric: str) -> str:
     if row is None:
         return NO_VALUE
-    if metric in AXES:
-        return row.interval.in_percent()
     return f"{row.interval.mean:.2f}" if metric in _TWO_DIGITS else f"{row.interval.mean:.3f}"
-
-
-def _points(gain: Interval) -> str:
-    return gain.written(lambda share: f"{round(100 * share):+d}", " points")  # never "-0"
 
 
 def named(row: Result) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lafp.eval.results import DEMONSTRATOR, Result
-from lafp.eval.study import StudyResults, StudyRow, read_runs
+from lafp.eval.study import StudyResults, StudyRow, merged, read_runs
 from lafp.run_dir import RunDir
 
 _WITHOUT_LABELS = (DEMONSTRATOR, "nothing", "embedding", "random_lam")
@@ -81,7 +81,7 @@ def read_sweep(runs: Sequence[SweepRun], label_scope: str) -> SweepResults:
     """
     read = {run: _read(run, label_scope) for run in runs}
     by_fraction = {
-        fraction: _merged([read[run] for run in runs if run.label_fraction == fraction])
+        fraction: merged([read[run] for run in runs if run.label_fraction == fraction])
         for fraction in sorted({run.label_fraction for run in runs})
     }
     return SweepResults(
@@ -101,16 +101,4 @@ def _read(run: SweepRun, label_scope: str) -> StudyResults:
 def _annotated(row: Result, run: SweepRun, label_scope: str) -> Result:
     return replace(
         row, variant=run.method, label_fraction=run.label_fraction, label_scope=label_scope
-    )
-
-
-def _merged(parts: Sequence[StudyResults]) -> StudyResults:
-    outcomes: defaultdict[tuple[str | None, str], dict[int, np.ndarray]] = defaultdict(dict)
-    for part in parts:
-        for key, values in part.outcomes.items():
-            outcomes[key] |= values
-    return StudyResults(
-        rows=tuple(row for part in parts for row in part.rows),
-        outcomes=dict(outcomes),
-        runs=tuple(uri for part in parts for uri in part.runs),
     )

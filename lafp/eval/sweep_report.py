@@ -17,8 +17,9 @@ from lafp.eval.report_sections.blocks import (
     Text,
     chart,
 )
+from lafp.eval.report_sections.outcome import OUTCOMES
 from lafp.eval.report_sections.result import SLALOM_NOTE
-from lafp.eval.results import without_repeats, write_results
+from lafp.eval.results import outcome_metric, write_results
 from lafp.eval.study import StudyRow
 from lafp.eval.study_report import page_of_runs
 from lafp.eval.study_tables import markdown_table, named
@@ -26,13 +27,13 @@ from lafp.eval.sweep import CurveKey, SweepResults
 
 METRICS = {
     "success": "Success",
+    "return_normalized": "Normalized return",
+    "return": "Return",
     "mode_coverage": "Mode coverage",
-    "return_normalized": "Return, of the demonstrators'",
     "action_mse": "Action MSE",
     "probe_r2": "Probe R²",
 }
 """What has a curve and a table, where it was measured. The first one picks the best run."""
-_PERCENT = ("success", "return_normalized")
 _WIDTH_IN, _HEIGHT_IN = 8.4, 3.2
 
 
@@ -88,7 +89,9 @@ def write_sweep(
 
 def _metrics(results: SweepResults) -> list[str]:
     """Those that were measured and say more than another."""
-    found = without_repeats([metric for metric in METRICS if results.curves(metric)])
+    outcome = outcome_metric(results.rows)
+    measured = [metric for metric in METRICS if results.curves(metric)]
+    found = [metric for metric in measured if metric == outcome or metric not in OUTCOMES]
     if all(row.label_scope == "decoder" for row in results.rows):
         # Of a LAM that saw the same labels in every trial.
         return [metric for metric in found if metric != "probe_r2"]
@@ -96,7 +99,7 @@ def _metrics(results: SweepResults) -> list[str]:
 
 
 def _in_words(metric: str, value: float, fraction: float | None) -> str:
-    shown = f"{100 * value:.0f} %" if metric in _PERCENT else f"{value:.3g}"
+    shown = OUTCOMES[metric].number(value) if metric in OUTCOMES else f"{value:.3g}"
     return f"{METRICS[metric].lower()} {shown} with {100 * (fraction or 0):g} % of the labels"
 
 
@@ -138,8 +141,8 @@ def _paint_curves(
     ax.set_xlabel("share of the labels")
     ax.set_title(METRICS[metric])
     ax.grid(axis="y")
-    if metric == "success":
-        ax.set_ylim(-0.02, 1.02)
+    if metric in OUTCOMES:
+        ax.set_ylim(OUTCOMES[metric].xlim)
     # Beside the curves, which leave no room.
     ax.legend(
         frameon=False, fontsize=8.5, handlelength=1.6, loc="center left", bbox_to_anchor=(1.02, 0.5)
@@ -178,13 +181,17 @@ def table_of(results: SweepResults, metric: str) -> Table:
 
 
 def _heading(metric: str) -> str:
-    return METRICS[metric] + (", %" if metric in _PERCENT else "")
+    return METRICS[metric] + (", %" if _is_share(metric) else "")
 
 
 def _cell(row: StudyRow | None, metric: str) -> str:
     if row is None:
         return NO_VALUE
-    return row.interval.written(_hundredths if metric in _PERCENT else _decimal)
+    return row.interval.written(_hundredths if _is_share(metric) else _decimal)
+
+
+def _is_share(metric: str) -> bool:
+    return metric in OUTCOMES and OUTCOMES[metric].is_share
 
 
 def _hundredths(share: float) -> str:

@@ -18,6 +18,7 @@ from lafp.eval.report_sections.blocks import (
     chart,
     percent,
 )
+from lafp.eval.report_sections.outcome import OUTCOMES
 from lafp.eval.results import (
     BEHAVIOR_CLONING,
     DEMONSTRATOR,
@@ -114,20 +115,24 @@ def headline(rows: Sequence[Result], outcomes: Mapping[str, np.ndarray]) -> str 
     if lafp is None:
         return None
     same = [r for r in success if r.noise == lafp.noise and r.solver_steps == lafp.solver_steps]
+    outcome = OUTCOMES[lafp.metric]
     unit, verb = ("of", "in ") if lafp.metric == "success" else ("over", "")
     text = (
         f"With interpolation ({anchored(lafp.anchor_time)}) the flow policy "
-        f"{in_words(lafp.metric, _share(lafp))} {unit} {lafp.n} episodes{_modes_kept(rows, lafp)}"
+        f"{outcome.does.format(outcome.written(lafp.interval))} {unit} {lafp.n} episodes"
+        f"{_modes_kept(rows, lafp)}"
     )
     cloning = better_cloning(success)
     naive = next((row for row in same if row.anchor_time == 0), None)
     others = []
     if cloning:
         others.append(
-            f"the better latent cloning {verb}{_share(cloning)}{_modes_kept(rows, cloning)}"
+            f"the better latent cloning {verb}{outcome.written(cloning.interval)}"
+            f"{_modes_kept(rows, cloning)}"
         )
     if naive:
-        others.append(f"the same flow policy without interpolation {verb}{_share(naive)}")
+        found = outcome.written(naive.interval)
+        others.append(f"the same flow policy without interpolation {verb}{found}")
     text += f", {' and '.join(others)}." if others else "."
     raw = next((row for row in same if row.anchor_time == 1), None)
     if raw is None or lafp.label not in outcomes or raw.label not in outcomes:
@@ -152,58 +157,37 @@ def _modes_kept(rows: Sequence[Result], method: Result) -> str:
 def _verdict_on_raw(raw: Result, difference: np.ndarray) -> str:
     """Compares with raw latents on the same episodes, which is sharper than two intervals."""
     gain = bootstrap_interval([difference])
-    points = f"{100 * gain.mean:+.0f} points [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
+    outcome = OUTCOMES[raw.metric]
     verdict = "so this run does not tell the two apart"
     if gain.low > 0:
         verdict = "so in this run raw latents do better"
     elif gain.high < 0:
         verdict = "so in this run interpolation does better"
     return (
-        f" A decoder trained on raw IDM latents ({anchored(1)}) reaches {_share(raw)}: {points} on "
-        f"the same episodes, {verdict}."
+        f" A decoder trained on raw IDM latents ({anchored(1)}) reaches "
+        f"{outcome.written(raw.interval)}: {outcome.difference(gain)} on the same episodes, "
+        f"{verdict}."
     )
-
-
-def _share(row: Result) -> str:
-    if row.low is None or row.high is None:
-        return percent(row.value)
-    return f"{percent(row.value)} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
-
-
-def in_words(outcome: str, value: str) -> str:
-    """What a policy does, e.g. ``succeeds in 90 %``."""
-    if outcome == "success":
-        return f"succeeds in {value}"
-    return f"reaches {value} of the demonstrators' return"
-
-
-AXES = {
-    "success": "success, share of episodes",
-    "return_normalized": "return, share of the demonstrators'",
-}
-"""What a chart of an outcome shows."""
-OUTCOMES = {"success": "Success", "return_normalized": "Return"}
-"""An outcome in a title."""
 
 
 def success_section(rows: Sequence[Result]) -> Section | None:
     """Outcomes as dots with intervals, and the table beside them."""
-    outcome = outcome_metric(rows)
-    success = of_metric(rows, outcome)
+    metric = outcome_metric(rows)
+    outcome, success = OUTCOMES[metric], of_metric(rows, metric)
     if not success:
         return None
-    demonstrator = _demonstrator(rows, outcome)
+    demonstrator = _demonstrator(rows, metric)
     blocks: list[Block] = [
         chart(
             plots.dots(
                 _dots(success),
-                AXES[outcome],
-                xlim=(-0.02, 1.02),
+                outcome.axis,
+                xlim=outcome.xlim,
                 reference=(demonstrator.value, "demonstrators") if demonstrator else None,
-                form=percent,
+                form=outcome.number,
             ),
             alt="Outcome of each method with its 95 % interval.",
-            caption=f"In rollouts: {AXES[outcome]}, with 95 % bootstrap intervals over "
+            caption=f"In rollouts: {outcome.axis}, with 95 % bootstrap intervals over "
             f"{success[0].n} episodes. τₐ is where the solver starts when the action decoder is "
             "trained: 0 = noise, 1 = the demonstrator's own latent action. All flow rows share one "
             f"policy, and both cloning rows another.{_on_widthless(success)}",
@@ -212,7 +196,7 @@ def success_section(rows: Sequence[Result]) -> Section | None:
     ]
     if any(row.task == "slalom" for row in rows):
         blocks.append(Note(text=f"{SLALOM_NOTE} {_ONE_SEED}"))
-    return Section(id="success", short=OUTCOMES[outcome], title="Does it work?", blocks=blocks)
+    return Section(id="success", short=outcome.title, title="Does it work?", blocks=blocks)
 
 
 def _on_widthless(success: Sequence[Result]) -> str:
@@ -253,8 +237,8 @@ def _demonstrator(rows: Sequence[Result], metric: str) -> Result | None:
 
 
 _COLUMNS = {
-    "success": ("Success", percent),
-    "return_normalized": ("Return, % of demonstrators'", percent),
+    "success": ("Success", "{}".format),
+    "return_normalized": ("Return, % of demonstrators'", "{}".format),
     "return": ("Return", "{:.2f}".format),
     "length": ("Steps", "{:.1f}".format),
     "side_entropy": ("Side entropy", "{:.2f}".format),
@@ -276,7 +260,12 @@ def _table(rows: Sequence[Result], success: Sequence[Result]) -> Table:
     body = []
     for row in shown:
         name = "Demonstrators" if row.method == DEMONSTRATOR else name_of(row)
-        cells = [_cell(values.get((row.label, metric)), metric) for metric in metrics]
+        cells = [
+            OUTCOMES[metric].written(row.interval)
+            if metric == row.metric
+            else _cell(values.get((row.label, metric)), metric)
+            for metric in metrics
+        ]
         body.append([name, row.noise or "", *cells])
     return Table(
         head=["Method", "Noise", *(_COLUMNS[metric][0] for metric in metrics)],
@@ -293,7 +282,7 @@ def _table(rows: Sequence[Result], success: Sequence[Result]) -> Table:
 def _cell(row: Result | None, metric: str) -> str:
     if row is None or row.value != row.value:
         return NO_VALUE
-    return _share(row) if metric in AXES else _COLUMNS[metric][1](row.value)
+    return _COLUMNS[metric][1](row.value)
 
 
 _LATENCIES = {

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from lafp.data.shards import open_shard_set
 from lafp.eval import plots
 from lafp.eval.report_sections.blocks import TIMES, Listing, Section, Table, chart, megabytes
+from lafp.eval.report_sections.result import load_results
 from lafp.eval.run_record import RunRecord, StageRecord
 from lafp.progress import duration
 
@@ -45,7 +46,8 @@ def in_words(run: RunRecord) -> str:
             text += f", and {_num(decoders, 'action decoder')} on the labeled episodes"
         sentences.append(text + ".")
     if (evaluation := run.complete("evaluation")) and (env := evaluation.config.get("env")):
-        distractors = " with distractors" if env.get("distractors") else ""
+        is_distracted = any(row.distractors for row in load_results(run))
+        distractors = " with distractors" if is_distracted else ""
         sentences.append(
             f"Rolled out {_num(evaluation.config['methods'], 'way')} to act in "
             f"{env['name']}{distractors}, {evaluation.config['num_episodes']} episodes each."

@@ -124,5 +124,9 @@ def test_what_a_user_can_get_wrong(tmp_path, actor):
     torch.save({"state_dict": Actor(num_actions=9).state_dict()}, tmp_path / "nine.pth")
     with pytest.raises(ConfigError, match="knows 9 actions, Procgen has 15"):
         Procgen(ProcgenConfig(task="maze", expert=str(tmp_path / "nine.pth")))
+    recurrent = actor.state_dict() | {"gru.gru.weight_ih_l0": torch.zeros(1)}
+    torch.save({"state_dict": recurrent}, tmp_path / "recurrent.pth")
+    with pytest.raises(ConfigError, match=r"other layers than IMPALA's: gru\.gru"):
+        Procgen(ProcgenConfig(task="maze", expert=str(tmp_path / "recurrent.pth")))
     with pytest.raises(ValueError, match="difficulty must be one of"):
         ProcgenConfig(task="maze", difficulty="extreme")

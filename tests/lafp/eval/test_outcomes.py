@@ -11,6 +11,7 @@ from lafp.eval.outcomes import (
     NEUTRAL,
     RED,
     is_measured,
+    read_episode_outcomes,
     read_outcomes,
     tile,
     write_episodes,
@@ -41,6 +42,21 @@ def test_every_episode_is_stored_with_what_it_was_about(tmp_path, parts):
     np.testing.assert_array_equal(
         [episode.modes for episode in episodes], np.concatenate([part.modes for part in parts])
     )
+
+
+@pytest.mark.parametrize(("of_demonstrators", "expected"), [(4.0, 0.5), (0.0, 2.0), (-4.0, 2.0)])
+def test_a_return_is_over_the_demonstrators_where_theirs_is_positive(
+    tmp_path, parts, of_demonstrators, expected
+):
+    write_outcomes(str(tmp_path), SUBJECT, parts, fps=10)
+    episodes = [
+        replace(e, success=None, label=label, method=label, episode_return=episode_return)
+        for label, episode_return in (("demonstrator", of_demonstrators), ("latent_bc", 2.0))
+        for e in read_outcomes(str(tmp_path), "demonstrator")
+    ]
+    write_episodes(str(tmp_path / "episodes.parquet"), episodes)
+    found = read_episode_outcomes(str(tmp_path / "episodes.parquet"))["latent_bc"]
+    np.testing.assert_array_equal(found, np.full(12, expected))
 
 
 def test_paths_of_several_batches_are_stored_together(tmp_path, parts):

@@ -11,7 +11,7 @@ import pytest
 from lafp.config import ConfigError
 from lafp.eval.report import ReportConfig, write_report
 from lafp.eval.report_sections import latents, result
-from lafp.eval.results import Result, Subject
+from lafp.eval.results import Result, Subject, read_results, write_results
 from lafp.run_dir import RunDir
 from tests.synthetic_run import write_demo_run, write_video_run
 
@@ -108,6 +108,15 @@ def test_an_unfinished_run_reports_what_is_there_and_names_what_is_not(tmp_path,
     summary = write_report(ReportConfig(), str(run))
     assert summary["sections"] == ["shards-videos", "shards-labeled", "training", "time", "files"]
     assert "Not finished: lam." in read_report(str(run))
+
+
+def test_the_page_says_with_distractors_where_the_episodes_had_some(tmp_path, demo_run, demo_html):
+    assert "to act in slalom, " in demo_html
+    run = shutil.copytree(demo_run, tmp_path / "demo")
+    table = str(run / "evaluation/results.parquet")
+    write_results(table, [replace(row, distractors=True) for row in read_results(table)])
+    write_report(ReportConfig(), str(run))
+    assert "to act in slalom with distractors, " in read_report(str(run))
 
 
 def test_a_run_without_a_complete_stage_is_an_error(tmp_path):

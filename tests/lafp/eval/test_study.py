@@ -9,7 +9,7 @@ import pytest
 
 from lafp.eval.report_sections.blocks import NO_VALUE
 from lafp.eval.results import Result, Subject
-from lafp.eval.study import StudyResults
+from lafp.eval.study import StudyResults, merged
 from lafp.eval.study_report import write_study
 from lafp.eval.study_tables import headline, markdown
 
@@ -77,6 +77,42 @@ def test_where_the_outcome_is_a_return_the_page_never_speaks_of_success(tmp_path
     page = unescape((tmp_path / "report.html").read_text())
     assert "Return over anchor_time of the action decoder's training, with 95 % intervals." in page
     assert "success" not in page.lower()
+
+
+def test_where_demonstrators_earn_nothing_returns_are_compared_as_they_are(tmp_path):
+    subject = replace(SUBJECTS["lafp"], variant=None)
+    values = {"lafp": 3.5, "latent_bc": -1.25}
+    subjects = {"lafp": subject, "latent_bc": replace(SUBJECTS["latent_bc"], variant=None)}
+    rows = [
+        Result.of(subjects[label], "return", value, 10, low=value - 1, high=value + 1)
+        for label, value in values.items()
+    ]
+    outcomes = {(None, label): {0: np.linspace(v - 2, v + 2, 10)} for label, v in values.items()}
+    study = StudyResults(rows=tuple(rows), outcomes=outcomes, runs=())
+    assert study.outcome == "return"
+    text = markdown(study)
+    assert "reaches a return of 3.5 [" in text and "+4.75 over Latent BC" in text.replace(
+        " [+4.75, +4.75]", ""
+    )
+    assert "| Latent BC |  |  | -1.25 [" in text and "%" not in text
+    write_study(str(tmp_path), "bossfight", study)
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_a_seed_whose_demonstrators_earn_nothing_does_not_count_in_shares_of_theirs():
+    subject = replace(SUBJECTS["lafp"], variant=None)
+    good = StudyResults(
+        rows=(replace(Result.of(subject, "return_normalized", 0.5, 10), seed=0),),
+        outcomes={(None, "lafp"): {0: np.full(10, 0.5)}},
+        runs=("/s/runs/seed_0",),
+    )
+    bad = StudyResults(
+        rows=(replace(Result.of(subject, "return", 7.0, 10), seed=1),),
+        outcomes={(None, "lafp"): {1: np.full(10, 7.0)}},
+        runs=("/s/runs/seed_1",),
+    )
+    (row,) = merged([good, bad]).of_metric("return_normalized")
+    assert row.interval.mean == 0.5 and row.per_seed == (0.5,)
 
 
 @pytest.fixture
