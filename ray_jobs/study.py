@@ -95,7 +95,7 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 def publish(cfg: StudyConfig, run: RunDir, page: str, command: Command) -> None:
     """Writes the complete study's results into their section of a page."""
     facts = facts_of(graph_of(cfg), run)
-    results_page.publish(page, run.uri, name=cfg.name, command=command, facts=facts)
+    results_page.publish(page, run.uri, name=cfg.name, note=cfg.note, command=command, facts=facts)
 
 
 def facts_of(graph: StageGraph, run: RunDir) -> str:

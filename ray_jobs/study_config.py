@@ -56,6 +56,8 @@ class StudyConfig:
     order, labeled subsets, episodes."""
     max_concurrent: int = may_change(default=1)
     """Stages that run at the same time."""
+    note: str = may_change(default="")
+    """First line of its section of a page (``--page``): what a reader must know, e.g. its scale."""
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:

@@ -85,7 +85,7 @@ def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 def publish(cfg: SweepConfig, run: RunDir, page: str, command: Command) -> None:
     """Writes the sweep's results into their section of a page."""
     facts = facts_of(graph_of(as_study(cfg)), run)
-    results_page.publish(page, run.uri, name=cfg.name, command=command, facts=facts)
+    results_page.publish(page, run.uri, name=cfg.name, note=cfg.note, command=command, facts=facts)
 
 
 def _run(

@@ -60,6 +60,8 @@ class SweepConfig:
     """Nothing written by any stage for so long is an error that says what waits for what."""
     max_trial_failures: int = may_change(default=3)
     """How often a trial whose process or node went away starts again, from its checkpoints."""
+    note: str = may_change(default="")
+    """First line of its section of a page (``--page``): what a reader must know, e.g. its scale."""
 
     def __post_init__(self) -> None:
         fractions = self.label_fractions

@@ -24,7 +24,7 @@ class Command:
         return shlex.join(["python", "-m", f"ray_jobs.{self.job}", self.config, *self.overrides])
 
 
-def publish(page: str, folder: str, *, name: str, command: Command, facts: str) -> None:
+def publish(page: str, folder: str, *, name: str, note: str, command: Command, facts: str) -> None:
     """Writes what a study or sweep found into its section of a page.
 
     Plot and rows are copied beside the page, to ``results/<name>.png`` and ``.parquet``.
@@ -33,7 +33,8 @@ def publish(page: str, folder: str, *, name: str, command: Command, facts: str) 
         page: Markdown file, made where it is missing.
         folder: The study's, with ``table.md``, ``plot.png`` and ``results.parquet``.
         name: The study's: names the section and the files.
-        command: What made it. Its overrides are the section's first line, so that a run of less
+        note: The section's first line; none where it is empty.
+        command: What made it. Its overrides stand at the section's beginning, so that a run of less
             than its config says is known as one.
         facts: Of ``facts_of``.
 
@@ -41,6 +42,7 @@ def publish(page: str, folder: str, *, name: str, command: Command, facts: str) 
         ConfigError: The page's markers of this section are not a pair.
     """
     parts = [f"## {name.replace('_', ' ').capitalize()}"]
+    parts += [f"**{note}**"] if note else []
     if command.overrides:
         changed = " ".join(f"`{item}`" for item in command.overrides)
         parts.append(f"**Not as its config says, but with {changed}.**")

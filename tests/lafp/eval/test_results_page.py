@@ -77,8 +77,8 @@ def study(tmp_path) -> Path:
     return tmp_path / "study"
 
 
-def published(page, study, command):
-    publish(str(page), str(study), name="two_forks", command=command, facts="FACTS.")
+def published(page, study, command, note=""):
+    publish(str(page), str(study), name="two_forks", note=note, command=command, facts="FACTS.")
     return page.read_text().removeprefix(PROSE)
 
 
@@ -104,6 +104,11 @@ def test_a_run_of_less_than_its_config_says_so_in_its_first_line(page, study):
     )
     command = "configs/studies/forks.yaml 'seeds=[0]' pipeline.collect.num_episodes=20"
     assert command in text
+
+
+def test_what_a_reader_must_know_is_the_first_line(page, study):
+    text = published(page, study, WHOLE, note="One episode each.")
+    assert "## Two forks\n\n**One episode each.**\n\n```bash\n" in text
 
 
 def test_work_hardware_and_revision_are_those_of_the_stages(tmp_path, monkeypatch):
