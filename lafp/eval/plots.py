@@ -136,7 +136,7 @@ def dots(
     *,
     xlim: tuple[float, float] | None = None,
     reference: tuple[float, str] | None = None,
-    form: Callable[[float], str] = "{:.2f}".format,
+    form: Callable[[float], str] = "{:z.2f}".format,
     width_in: float = 8.4,
 ) -> str:
     """Dots with intervals, one row each, first row on top, the value written at the right.
@@ -164,7 +164,7 @@ def paint_dots(
     *,
     xlim: tuple[float, float] | None = None,
     reference: tuple[float, str] | None = None,
-    form: Callable[[float], str] = "{:.2f}".format,
+    form: Callable[[float], str] = "{:z.2f}".format,
 ) -> None:
     """``dots``, into given axes."""
     y = np.arange(len(rows), dtype=float) + np.cumsum([0.55 * row.starts_group for row in rows])

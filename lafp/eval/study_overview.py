@@ -123,4 +123,4 @@ def _cell(row: StudyRow | None, written: Callable[[Interval], str]) -> str:
 
 
 def _r2(value: Interval) -> str:
-    return value.written("{:.2f}".format)
+    return value.written("{:z.2f}".format)

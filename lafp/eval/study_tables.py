@@ -134,7 +134,7 @@ def probe_table(results: StudyResults, variant: str | None) -> Table | None:
     for label, title in _PROBED.items():
         if label in rows:
             interval, each = rows[label].interval, rows[label].per_seed
-            r2 = interval.written("{:.2f}".format)
+            r2 = interval.written("{:z.2f}".format)
             mse = _cell(by_metric["probe_mse"].get(label), "probe_mse")
             body.append([title, r2, mse, " ".join(f"{value:.2f}" for value in each)])
     return Table(
