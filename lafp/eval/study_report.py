@@ -219,7 +219,7 @@ def _links(runs: Sequence[str], noun: str) -> Section:
 def _section(results: StudyResults, variant: str | None) -> Section:
     rows, outcome = _dots(results, variant), OUTCOMES[results.outcome]
     blocks: list[Block] = []
-    if rows:
+    if len(rows) > 1:  # one dot says no more than the table
         blocks += [
             chart(
                 plots.dots(rows, outcome.axis, xlim=outcome.xlim),
