@@ -93,6 +93,7 @@ def _paint(results: StudyResults, axes: Sequence[Axes]) -> None:
     outcomes = _dots(results, results.outcome, _labels(results))
     outcome = OUTCOMES[results.outcome]
     plots.paint_dots(axes[1], outcomes, outcome.axis, xlim=outcome.xlim)
+    axes[1].set_xlim(left=min(0.0, axes[1].get_xlim()[0]))
 
 
 def _dots(results: StudyResults, metric: str, labels: Sequence[str]) -> list[plots.Dot]:
