@@ -105,7 +105,9 @@ def measure_alignment(
     seen = seen[torch.linspace(0, len(seen) - 1, min(len(seen), MAX_TRANSITIONS)).long()]
     config = StageRecord(RunDir(run_uri).stage(f"decoder/{method.decoder}").uri, "decoder").config
     torch.manual_seed(derive_seed(seed, "alignment"))
-    trained_on_NZ = anchored_latents(policy, seen, anchor_range(config["anchor_time"]))
+    trained_on_NZ = anchored_latents(
+        policy, seen, anchor_range(config["anchor_time"]), config["anchor_steps"]
+    )
     deployed_NZ = deployed_latents(agent.policy, seen)
     return {
         **alignment(trained_on_NZ, seen.idm_latent, deployed_NZ),

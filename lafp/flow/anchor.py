@@ -1,47 +1,28 @@
-"""Inference-time interpolation: sample from a flow, but near a given point (the core of LAFP)."""
+"""Inference-time interpolation: where a flow starts that shall keep near a given point (LAFP)."""
 
 import torch
 from torch import Tensor
 
 from lafp.flow.path import point_on_path
-from lafp.flow.solver import SolverName, VelocityField, integrate
 
 
 def anchored_point(x_0: Tensor, x_1: Tensor, anchor_time: float | Tensor) -> Tensor:
-    """x_{tau_a} = (1 - tau_a) x_0 + tau_a x_1, where ``anchored_sample`` starts its solver."""
-    t_B = torch.as_tensor(anchor_time, dtype=x_0.dtype, device=x_0.device).expand(len(x_0))
-    return point_on_path(x_0, x_1, t_B)
+    """The solver's start between noise and a demonstrated point (LAFP, arXiv:2606.10517).
 
+        x_tau = (1 - tau) x_0 + tau x_1
 
-def anchored_sample(
-    velocity_field: VelocityField,
-    x_0: Tensor,
-    x_1: Tensor,
-    anchor_time: float | Tensor,
-    *,
-    num_steps: int,
-    solver: SolverName = "euler",
-) -> Tensor:
-    """Starts the solver between noise and a demonstrated point instead of at pure noise.
-
-        x_{tau_a} = (1 - tau_a) x_0 + tau_a x_1, integrated along v from tau_a to 1
-
-    The result lies on the flow's own distribution, and in the mode of ``x_1``. tau_a = 0 is plain
-    sampling, tau_a = 1 returns ``x_1``. Our reading of LAFP's mechanism: ``num_steps`` is spent on
-    the rest of the way, however short.
+    Solved from tau to 1, it ends on the flow's own distribution and, the more surely the larger
+    tau is, in the mode of ``x_1``. tau = 0 is plain sampling, tau = 1 returns ``x_1``. The paper
+    leaves open how tau is drawn and how many evaluations follow: ``solver.StepsTaken`` has the
+    choices, and our default is tau ~ U(0, 1) for each sample on the grid of deployment.
 
     Args:
-        velocity_field: v(x_t, t).
         x_0: Noise, float [B, ...].
-        x_1: Demonstrated points (z_IDM), same shape.
-        anchor_time: tau_a in [0, 1], one for all or one per element, float [B].
-        num_steps: Solver steps from tau_a to 1.
-        solver: See ``SolverName``.
+        x_1: Demonstrated points (z of the IDM), same shape.
+        anchor_time: tau in [0, 1], one for all or one per element, float [B].
+
+    Returns:
+        x_0's shape.
     """
-    return integrate(
-        velocity_field,
-        anchored_point(x_0, x_1, anchor_time),
-        start_time=anchor_time,
-        num_steps=num_steps,
-        solver=solver,
-    )
+    t_B = torch.as_tensor(anchor_time, dtype=x_0.dtype, device=x_0.device).expand(len(x_0))
+    return point_on_path(x_0, x_1, t_B)

@@ -3,11 +3,13 @@
 # Shape suffixes in this file: B batch.
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from lafp.flow.path import broadcast_time
+from lafp.flow.solver import StepsTaken, step_times
 
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """u(x_t [B, ...], t [B], s [B]) -> x_t's shape: x_s = x_t + (s - t) u. Close over conditioning."""
@@ -49,6 +51,7 @@ def integrate_average(
     *,
     start_time: float | Tensor = 0.0,
     num_steps: int = 1,
+    steps_taken: StepsTaken = "remaining",
 ) -> Tensor:
     """Carries points along the flow from ``start_time`` to 1; one step is exact for an exact u.
 
@@ -56,14 +59,16 @@ def integrate_average(
         average_velocity: u(x_t, t, s).
         x: Points at ``start_time``, float [B, ...].
         start_time: In [0, 1]; one for all, or one per element, float [B].
-        num_steps: Equal steps from ``start_time`` to 1.
+        num_steps: Equal steps from 0 to 1.
+        steps_taken: How a later start spends them. See ``solver.StepsTaken``.
 
     Returns:
         Points at t = 1, of x's shape. A point that starts at 1 stays where it is.
     """
-    start_B = torch.as_tensor(start_time, dtype=x.dtype, device=x.device).expand(len(x))
-    dt_B = (1.0 - start_B) / num_steps
-    for i in range(num_steps):
-        t_B = start_B + i * dt_B
-        x = x + broadcast_time(dt_B, x) * average_velocity(x, t_B, t_B + dt_B)
+    times = step_times(start_time, num_steps, steps_taken, x)
+    times_SB = torch.as_tensor(times, dtype=x.dtype, device=x.device)
+    if times_SB.ndim == 1:
+        times_SB = times_SB[:, None].expand(-1, len(x))
+    for t_B, s_B in pairwise(times_SB.unbind()):
+        x = x + broadcast_time(s_B - t_B, x) * average_velocity(x, t_B, s_B)
     return x

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +16,14 @@ Velocity = Callable[[Tensor], Tensor]
 """v(x_t) at one time."""
 SolverName = Literal["euler", "midpoint", "heun"]
 """Evaluations of the velocity field per step: euler 1, midpoint 2, heun 2 (order 1, 2, 2)."""
+StepsTaken = Literal["remaining", "all", "one"]
+"""How a point that starts late spends the solver's steps.
+
+``remaining``: on the grid of a start at 0, the steps that are left, the first one cut short. The
+result is as sharp as a sample from noise, because the last steps are the same.
+``all``: as many steps as from 0, shorter ones. The later the start, the more exact the result.
+``one``: a single step, so a single evaluation for Euler.
+"""
 
 
 @runtime_checkable
@@ -36,16 +45,18 @@ def integrate(
     *,
     start_time: float | Tensor = 0.0,
     num_steps: int,
+    steps_taken: StepsTaken = "remaining",
     solver: SolverName = "euler",
 ) -> Tensor:
-    """Carries points along the flow from ``start_time`` to 1 in equal steps.
+    """Carries points along the flow from ``start_time`` to 1.
 
     Args:
         velocity_field: v(x_t, t).
         x: Points at ``start_time``, float [B, ...].
         start_time: In [0, 1]; one for all, or one per element, float [B]. A point that starts at
             1 stays where it is, exactly.
-        num_steps: Steps from ``start_time`` to 1, wherever that starts.
+        num_steps: Equal steps from 0 to 1.
+        steps_taken: How a later start spends them. See ``StepsTaken``.
         solver: See ``SolverName``.
 
     Returns:
@@ -54,27 +65,58 @@ def integrate(
     Raises:
         ValueError: ``num_steps`` is less than 1, or ``start_time`` is outside [0, 1].
     """
+    offsets, step = _SOLVERS[solver]
+    times = step_times(start_time, num_steps, steps_taken, x)
+    if isinstance(times, Tensor):
+        spans = list(zip(times[:-1], times.diff(dim=0), strict=True))
+        evaluated_at = [t_B + o * dt_B for t_B, dt_B in spans for o in offsets]
+        velocities: Sequence[Velocity] = [partial(_at, velocity_field, t_B) for t_B in evaluated_at]
+        lengths: Sequence[float | Tensor] = [broadcast_time(dt_B, x) for _, dt_B in spans]
+    else:
+        lengths = [end - begin for begin, end in pairwise(times)]
+        evaluated = [t + o * dt for t, dt in zip(times, lengths, strict=False) for o in offsets]
+        velocities = _at_times(velocity_field, evaluated, x) if evaluated else []
+    for i, dt in enumerate(lengths):
+        x = step(velocities[i * len(offsets) : (i + 1) * len(offsets)], x, dt)
+    return x
+
+
+def step_times(
+    start_time: float | Tensor, num_steps: int, steps_taken: StepsTaken, x: Tensor
+) -> list[float] | Tensor:
+    """The times between which a solver steps.
+
+    Args:
+        start_time: In [0, 1], one for all points or float [B].
+        num_steps: Equal steps from 0 to 1.
+        steps_taken: See ``StepsTaken``.
+        x: The points, [B, ...]: they give dtype and device.
+
+    Returns:
+        For one start, its times without steps of length 0. For a start per point, [S + 1, B]: a
+        point's steps before its own start have length 0.
+
+    Raises:
+        ValueError: ``num_steps`` is less than 1, or ``start_time`` is outside [0, 1].
+    """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
-    offsets, step = _SOLVERS[solver]
+    num_spans = 1 if steps_taken == "one" else num_steps
+    grid = [i / num_spans for i in range(num_spans + 1)]
     if isinstance(start_time, Tensor):
         _check_start(start_time, x)
         start_B = start_time.to(x)
-        dt_B = (1.0 - start_B) / num_steps
-        dt: float | Tensor = broadcast_time(dt_B, x)
-        times_B = [start_B + (i + o) * dt_B for i in range(num_steps) for o in offsets]
-        velocities: Sequence[Velocity] = [partial(_at, velocity_field, t_B) for t_B in times_B]
-    else:
-        if not 0.0 <= start_time <= 1.0:
-            raise ValueError(f"start_time must be in [0, 1], got {start_time}.")
-        if start_time == 1.0:
-            return x
-        dt = (1.0 - start_time) / num_steps
-        times = [start_time + (i + o) * dt for i in range(num_steps) for o in offsets]
-        velocities = _at_times(velocity_field, times, x)
-    for i in range(0, len(velocities), len(offsets)):
-        x = step(velocities[i : i + len(offsets)], x, dt)
-    return x
+        grid_S1 = torch.tensor(grid, dtype=x.dtype, device=x.device)[:, None]
+        if steps_taken == "all":
+            return start_B + (1 - start_B) * grid_S1
+        return torch.maximum(start_B, grid_S1)
+    if not 0.0 <= start_time <= 1.0:
+        raise ValueError(f"start_time must be in [0, 1], got {start_time}.")
+    if start_time == 1.0:
+        return [1.0]
+    if steps_taken == "all":
+        return [start_time + (1 - start_time) * t for t in grid]
+    return [start_time, *(t for t in grid if t > start_time)]
 
 
 def _check_start(start_B: Tensor, x: Tensor) -> None:

@@ -1,32 +1,49 @@
 """Flow-matching losses. Pure functions: tensors in, scalar out, no state and no config."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor
 
 from lafp.flow.mean_flow import AverageVelocity, average_velocity_and_target
-from lafp.flow.path import point_on_path, velocity_towards
+from lafp.flow.path import broadcast_time, point_on_path, velocity_towards
 from lafp.losses.masked import masked_mean
 
 Model = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B, ...], t [B]) -> velocity or data of x_t's shape. Close over conditioning."""
+Space = Literal["velocity", "x"]
+"""The path's velocity, or the data that it leads to."""
 MEAN_FLOW_OFFSET = 1e-3
 """c of ``mean_flow_loss``."""
 
 
-def conditional_flow_matching_loss(
-    velocity_field: Model, x_0: Tensor, x_1: Tensor, t: Tensor, is_present: Tensor | None = None
+def flow_matching_loss(
+    model: Model,
+    x_0: Tensor,
+    x_1: Tensor,
+    t: Tensor,
+    *,
+    prediction: Space = "velocity",
+    loss_space: Space = "velocity",
+    is_present: Tensor | None = None,
 ) -> Tensor:
     """Conditional flow matching on the straight (CondOT) path.
 
-        x_t = (1 - t) x_0 + t x_1,    target velocity u_t = x_1 - x_0
-        loss = E || v(x_t, t) - u_t ||^2          (Lipman et al., arXiv:2210.02747, sigma_min = 0)
+        x_t = (1 - t) x_0 + t x_1,    u_t = x_1 - x_0
+        loss_space velocity:  E || v - u_t ||^2          (Lipman et al., arXiv:2210.02747)
+        loss_space x:         E || x_1_hat - x_1 ||^2    (LAFP, arXiv:2606.10517)
+
+    A prediction in the other space is converted: x_1_hat = x_t + (1 - t) v, and
+    v = (x_1_hat - x_t) / (1 - t) with 1 - t floored alike in prediction and target (JiT, Li & He
+    2025, arXiv:2511.13720). The two losses differ by the weight (1 - t)^2.
 
     Args:
-        velocity_field: v(x_t, t).
+        model: What it predicts at (x_t, t) is ``prediction``.
         x_0: Source sample (noise), float [B, ...].
         x_1: Target sample (data), same shape as x_0.
         t: Times in [0, 1], float [B].
+        prediction: The velocity, or the data x_1.
+        loss_space: In which of them errors are measured.
         is_present: Which elements count, bool, x_0's shape; None counts all.
 
     Returns:
@@ -36,35 +53,14 @@ def conditional_flow_matching_loss(
         ValueError: Shapes disagree.
     """
     x_t = point_on_path(x_0, x_1, t)
-    return masked_mean((velocity_field(x_t, t) - (x_1 - x_0)).square(), is_present)
-
-
-def data_prediction_flow_matching_loss(
-    data_predictor: Model, x_0: Tensor, x_1: Tensor, t: Tensor, is_present: Tensor | None = None
-) -> Tensor:
-    """Flow matching for a model that predicts the data; the loss stays in velocity space.
-
-        v = (x_1_hat(x_t, t) - x_t) / (1 - t),    loss = E || v - (x_1 - x_t) / (1 - t) ||^2
-
-    with 1 - t floored alike in both (JiT, Li & He 2025, arXiv:2511.13720). Away from the floor
-    the target is x_1 - x_0, as above.
-
-    Args:
-        data_predictor: x_1_hat(x_t, t).
-        x_0: Source sample (noise), float [B, ...].
-        x_1: Target sample (data), same shape as x_0.
-        t: Times in [0, 1], float [B].
-        is_present: Which elements count, bool, x_0's shape; None counts all.
-
-    Returns:
-        Scalar mean squared error, averaged over batch and elements.
-
-    Raises:
-        ValueError: Shapes disagree.
-    """
-    x_t = point_on_path(x_0, x_1, t)
-    predicted = velocity_towards(data_predictor(x_t, t), x_t, t)
-    return masked_mean((predicted - velocity_towards(x_1, x_t, t)).square(), is_present)
+    predicted = model(x_t, t)
+    target = x_1 if loss_space == "x" else x_1 - x_0
+    if prediction == "velocity" and loss_space == "x":
+        predicted = x_t + broadcast_time(1 - t, x_t) * predicted
+    elif prediction == "x" and loss_space == "velocity":
+        predicted = velocity_towards(predicted, x_t, t)
+        target = velocity_towards(x_1, x_t, t)
+    return masked_mean((predicted - target).square(), is_present)
 
 
 def mean_flow_loss(

@@ -21,6 +21,15 @@ LATENT_PROJECTIONS = Registry(
     },
 )
 
+LATENT_STANDARDIZERS = Registry(
+    "standardizer",
+    {
+        "global": "lafp.models.standardizer:GlobalScaleStandardizer",
+        "range": "lafp.models.standardizer:RangeStandardizer",
+        "std": "lafp.models.standardizer:LatentStandardizer",
+    },
+)
+
 BOTTLENECKS = Registry(
     "bottleneck",
     {

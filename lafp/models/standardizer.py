@@ -1,12 +1,22 @@
-"""Latent actions in the LAM's units <-> zero mean and unit variance per dimension."""
+"""Latent actions in the LAM's units <-> the units in which networks see them."""
 
-# Shape suffixes in this file: B batch, Z latent action.
+# Shape suffixes in this file: B batch, N latent actions, Z latent action.
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from lafp.models.exact_buffers import ExactBuffers
+
+
+@dataclass(frozen=True, kw_only=True)
+class StdConfig:
+    """Zero mean and unit variance in each dimension, over all latent actions seen in training."""
+
+    name: str = "std"
 
 
 class LatentStandardizer(ExactBuffers):
@@ -17,16 +27,23 @@ class LatentStandardizer(ExactBuffers):
     checkpoint, and they are the same on all ranks. They stay float64: bf16 cannot count beyond 256.
     """
 
+    Config: Any = StdConfig
+    num_fit_latents = 0
+    """Latent actions, over all ranks, that ``fit`` wants before training; 0 needs none."""
     count: Tensor
     mean: Tensor
     squared_deviation: Tensor
 
-    def __init__(self, latent_action_dim: int) -> None:
+    def __init__(self, latent_action_dim: int, cfg: Any = None) -> None:
         super().__init__()
+        del cfg
         zeros_Z = torch.zeros(latent_action_dim, dtype=torch.float64)
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", zeros_Z)
         self.register_buffer("squared_deviation", zeros_Z.clone())
+
+    def fit(self, latent_action: Tensor) -> None:
+        """Nothing is learned before training."""
 
     @torch.no_grad()
     def update(self, latent_action: Tensor) -> None:
@@ -59,3 +76,84 @@ class LatentStandardizer(ExactBuffers):
         """Standard deviation, float32 [Z]. 1 for constant dimensions and before any update."""
         std_Z = (self.squared_deviation / self.count.clamp_min(1)).sqrt()
         return torch.where(std_Z > 0, std_Z, 1.0).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalScaleConfig:
+    """Zero mean in each dimension, and one scale for all: wide dimensions count for more."""
+
+    name: str = "global"
+
+
+class GlobalScaleStandardizer(LatentStandardizer):
+    """Divides all dimensions by one number, the root of their mean variance.
+
+    Dimensions keep their proportions. After a PCA, whitening would give components that carry
+    hardly anything the weight of the leading ones.
+    """
+
+    Config = GlobalScaleConfig
+
+    def std(self) -> Tensor:
+        """The one scale, for each dimension, float32 [Z]; 1 before any update."""
+        std = (self.squared_deviation / self.count.clamp_min(1)).mean().sqrt()
+        return torch.where(std > 0, std, 1.0).float().expand(len(self.mean))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeConfig:
+    """LAFP's normalization: centred on the middle of the range, fixed before training."""
+
+    name: str = "range"
+    num_fit_latents: int = 16_384
+    """Latent actions of the first training batches from which range and deviation are taken."""
+
+    def __post_init__(self) -> None:
+        if self.num_fit_latents < 2:
+            raise ValueError(f"num_fit_latents must be at least 2, got {self.num_fit_latents}.")
+
+
+class RangeStandardizer(LatentStandardizer):
+    """(z - (max + min) / 2) / std per dimension (LAFP, arXiv:2606.10517), fixed by ``fit``.
+
+    The paper takes the training set, we take its first ``num_fit_latents``. A single outlier moves
+    the centre of a range, not its mean: ``centre_offset`` tells. Before ``fit`` everything is NaN.
+    """
+
+    Config = RangeConfig
+
+    def __init__(self, latent_action_dim: int, cfg: RangeConfig) -> None:
+        super().__init__(latent_action_dim)
+        self.num_fit_latents = cfg.num_fit_latents
+        self.mean.fill_(torch.nan)
+        self.register_buffer("centre_offset", torch.tensor(torch.nan))
+
+    centre_offset: Tensor
+    """Largest distance between centre and mean of a dimension, in standard deviations. Beyond
+    about 3, few outliers decide where the centre is."""
+
+    @torch.no_grad()
+    def fit(self, latent_action: Tensor) -> None:
+        """Takes range and deviation. All ranks call it, and end with the same ones.
+
+        Args:
+            latent_action: This rank's share of training latents, float [N, Z].
+        """
+        latent_NZ = latent_action.double()
+        low_Z, high_Z = latent_NZ.amin(0), latent_NZ.amax(0)
+        sums = torch.stack([torch.full_like(low_Z, len(latent_NZ)), latent_NZ.sum(0)])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(low_Z, dist.ReduceOp.MIN)
+            dist.all_reduce(high_Z, dist.ReduceOp.MAX)
+            dist.all_reduce(sums)
+        mean_Z = sums[1] / sums[0]
+        squares_Z = (latent_NZ - mean_Z).square().sum(0)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(squares_Z)
+        self.mean.copy_((low_Z + high_Z) / 2)
+        self.count.copy_(sums[0, 0])
+        self.squared_deviation.copy_(squares_Z)
+        self.centre_offset.copy_(((self.mean - mean_Z).abs() / self.std()).max())
+
+    def update(self, latent_action: Tensor) -> None:
+        """Nothing changes during training."""

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from lafp.config import choice, config_from_dict
 from lafp.export import load_model
-from lafp.models import ENCODERS, LATENT_PROJECTIONS
+from lafp.flow.solver import StepsTaken
+from lafp.models import ENCODERS, LATENT_PROJECTIONS, LATENT_STANDARDIZERS
 from lafp.models.latent_projection import LatentProjection, NoProjectionConfig
-from lafp.models.standardizer import LatentStandardizer
+from lafp.models.standardizer import LatentStandardizer, StdConfig
 from lafp.policies import POLICIES
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
@@ -45,6 +46,9 @@ class PolicyConfig:
     """Widths of the head's hidden layers."""
     latent_projection: Any = choice(LATENT_PROJECTIONS, default=NoProjectionConfig())
     """``{name: pca, dim: 64}`` predicts the leading components of a wide latent action only."""
+    standardizer: Any = choice(LATENT_STANDARDIZERS, default=StdConfig())
+    """Units of the projected latent actions: ``std`` whitens each dimension, ``global`` divides all
+    by one number, ``range`` is LAFP's, centred on the middle of the range."""
     chunk_steps: int = 1
     """H: how many latent actions are planned at a time, z_t .. z_{t+H-1}."""
     execute_steps: int = 1
@@ -92,7 +96,8 @@ class Policy(nn.Module, ABC):
         self.vector_standardizer = LatentStandardizer(obs.vector_dim) if obs.vector_dim else None
         projection = LATENT_PROJECTIONS.get(cfg.latent_projection.name)
         self.projection: LatentProjection = projection(cfg.latent_projection, latent_action_dim)
-        self.standardizer = LatentStandardizer(self.projection.dim)
+        standardizer = LATENT_STANDARDIZERS.get(cfg.standardizer.name)
+        self.standardizer: LatentStandardizer = standardizer(self.projection.dim, cfg.standardizer)
         self.point_dim = cfg.chunk_steps * self.projection.dim
 
     def forward(
@@ -210,6 +215,7 @@ class Policy(nn.Module, ABC):
         anchor_time: float | Tensor,
         noise: NoiseSource | None = None,
         vectors: Tensor | None = None,
+        steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
         """The policy's own latent action in the demonstrated mode, to train action decoders on.
 
@@ -220,6 +226,7 @@ class Policy(nn.Module, ABC):
                 anything between, and one value per element too, float [B].
             noise: See ``NoiseSource``; None is torch's default generator.
             vectors: float [B, V], for policies that read any beside the image.
+            steps_taken: How a flow policy's solver goes on from there.
 
         Returns:
             float32 [B, Z].
@@ -227,7 +234,8 @@ class Policy(nn.Module, ABC):
         Raises:
             ValueError: ``anchor_time`` is one that this policy has no meaning for.
         """
-        return self.anchored_on(self.encode(obs, vectors), latent_action, anchor_time, noise)
+        embedding = self.encode(obs, vectors)
+        return self.anchored_on(embedding, latent_action, anchor_time, noise, steps_taken)
 
     @abstractmethod
     def anchored_on(
@@ -236,6 +244,7 @@ class Policy(nn.Module, ABC):
         latent_action: Tensor,
         anchor_time: float | Tensor,
         noise: NoiseSource | None = None,
+        steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
         """``anchored_latent_action``, from h(o_t), [B, E]."""
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lafp.flow.solver import StepsTaken
 from lafp.losses.masked import masked_mean
 from lafp.models.heads import mlp
 from lafp.policies.base import NoiseSource, Policy, PolicyConfig
@@ -51,6 +52,7 @@ class LatentBc(Policy):
         latent_action: Tensor,
         anchor_time: float | Tensor,
         noise: NoiseSource | None = None,
+        steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
         """0: its own prediction; 1: the IDM latent, as projected. See ``Policy``."""
         if not isinstance(anchor_time, Tensor):

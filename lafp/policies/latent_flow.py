@@ -15,12 +15,9 @@ from lafp.flow import TIME_DISTRIBUTIONS
 from lafp.flow.anchor import anchored_point
 from lafp.flow.coupling import conditional_ot_coupling
 from lafp.flow.path import velocity_towards
-from lafp.flow.solver import SolverName, Velocity, integrate
+from lafp.flow.solver import SolverName, StepsTaken, Velocity, integrate
 from lafp.flow.time_distribution import UniformTimeConfig
-from lafp.losses.flow_matching import (
-    conditional_flow_matching_loss,
-    data_prediction_flow_matching_loss,
-)
+from lafp.losses.flow_matching import Space, flow_matching_loss
 from lafp.models import velocity_field
 from lafp.policies.base import NoiseSource, Policy, PolicyConfig
 from lafp.types import LossOutput, ObsSpec, PolicyState
@@ -33,8 +30,11 @@ class LatentFlowConfig(PolicyConfig):
     """Flow matching on standardized latent actions. The last five matter only when it acts."""
 
     name: str = "latent_flow"
-    prediction: Literal["velocity", "x"] = "velocity"
-    """What the head predicts: the velocity, or the data (JiT); the loss is in velocity space."""
+    prediction: Space = "velocity"
+    """What the head predicts: the velocity, or the data itself (LAFP's choice)."""
+    loss_space: Space = "velocity"
+    """Where its error is measured. LAFP: x with prediction x. The loss in x has the weight
+    (1 - t)^2 of the one in velocities, so it cares less about the end of the path."""
     time: Any = choice(TIME_DISTRIBUTIONS, default=UniformTimeConfig())
     """Distribution of flow times in training."""
     num_time_draws: int = 8
@@ -55,7 +55,7 @@ class LatentFlowConfig(PolicyConfig):
     """Steps that `held` keeps a noise: 1 is `fresh`, an episode's length or more `persistent`.
     Long enough to get past a fork in one mode, short enough to choose anew at the next fork."""
     warm_start_time: float = 0.2
-    """Flow time at which `warm_start` begins; it takes only the steps that are left from there.
+    """Flow time at which `warm_start` begins; it takes only the solver steps that are left.
     The later, the smoother, and the worse at a fork: the last action votes for going on."""
 
     def __post_init__(self) -> None:
@@ -118,12 +118,16 @@ class LatentFlow(Policy):
         def head(x_t: Tensor, t: Tensor) -> Tensor:
             return self.head(x_t, t, condition).float()
 
-        loss = (
-            conditional_flow_matching_loss
-            if self.cfg.prediction == "velocity"
-            else data_prediction_flow_matching_loss
+        loss = flow_matching_loss(
+            head,
+            x_0_ND,
+            x_1_ND,
+            t_N,
+            prediction=self.cfg.prediction,
+            loss_space=self.cfg.loss_space,
+            is_present=is_present,
         )
-        return LossOutput(loss=loss(head, x_0_ND, x_1_ND, t_N, is_present))
+        return LossOutput(loss=loss)
 
     def plan_on(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
@@ -131,13 +135,12 @@ class LatentFlow(Policy):
         """Samples latent actions, starting as ``noise`` says. See ``Policy``."""
         cfg = self.cfg
         noise_BD, noise_age_B = self._start(embedding, state, noise)
-        start_BD, start_time, num_steps = noise_BD, 0.0, cfg.num_solver_steps
+        start_BD, start_time = noise_BD, 0.0
         if state and state.plan is not None and cfg.noise == "warm_start":
             rest_BD = self.standardize(_rest_of_plan(state.plan, state.plan_age_steps))
             start_BD = anchored_point(noise_BD, rest_BD, cfg.warm_start_time)
             start_time = cfg.warm_start_time
-            num_steps = max(1, round(num_steps * (1 - start_time)))
-        plan = self.restore(self._solve(embedding, start_BD, start_time, num_steps))
+        plan = self.restore(self._solve(embedding, start_BD, start_time))
         return plan, PolicyState(noise=noise_BD, noise_age_steps=noise_age_B, plan=plan)
 
     def anchored_on(
@@ -146,22 +149,27 @@ class LatentFlow(Policy):
         latent_action: Tensor,
         anchor_time: float | Tensor,
         noise: NoiseSource | None = None,
+        steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
         """Interpolates, with fresh noise. See ``Policy.anchored_latent_action``."""
         noise_BD = self.draw_noise(len(embedding), embedding.device, noise)
         start_BD = anchored_point(noise_BD, self.standardize(latent_action), anchor_time)
-        num_steps = self.cfg.num_solver_steps
-        return self.restore(self._solve(embedding, start_BD, anchor_time, num_steps))
+        return self.restore(self._solve(embedding, start_BD, anchor_time, steps_taken))
 
     def _solve(
-        self, embedding: Tensor, x_BD: Tensor, start_time: float | Tensor, num_steps: int
+        self,
+        embedding: Tensor,
+        x_BD: Tensor,
+        start_time: float | Tensor,
+        steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
         """Carries points from ``start_time`` to data."""
         return integrate(
             self._velocity_field(embedding),
             x_BD,
             start_time=start_time,
-            num_steps=num_steps,
+            num_steps=self.cfg.num_solver_steps,
+            steps_taken=steps_taken,
             solver=self.cfg.solver,
         )
 

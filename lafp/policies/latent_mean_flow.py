@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lafp.flow.mean_flow import AverageVelocity, integrate_average
+from lafp.flow.solver import StepsTaken
 from lafp.losses.flow_matching import mean_flow_loss
 from lafp.policies.latent_flow import LatentFlow, LatentFlowConfig
 from lafp.types import LossOutput
@@ -28,10 +29,11 @@ class LatentMeanFlowConfig(LatentFlowConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prediction != "velocity" or self.solver != "euler":
+        if (self.prediction, self.loss_space, self.solver) != ("velocity", "velocity", "euler"):
             raise ValueError(
                 "latent_mean_flow predicts average velocities and needs no solver: leave "
-                f"prediction and solver out, got {self.prediction} and {self.solver}."
+                f"prediction, loss_space and solver out, got {self.prediction}, "
+                f"{self.loss_space} and {self.solver}."
             )
         if not 0.0 < self.interval_share <= 1.0:
             raise ValueError(f"interval_share must be in (0, 1], got {self.interval_share}.")
@@ -71,10 +73,19 @@ class LatentMeanFlow(LatentFlow):
         return LossOutput(loss=loss)
 
     def _solve(
-        self, embedding: Tensor, x_BD: Tensor, start_time: float | Tensor, num_steps: int
+        self,
+        embedding: Tensor,
+        x_BD: Tensor,
+        start_time: float | Tensor,
+        steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
-        average_velocity = self._average_velocity(self.head.condition(embedding))
-        return integrate_average(average_velocity, x_BD, start_time=start_time, num_steps=num_steps)
+        return integrate_average(
+            self._average_velocity(self.head.condition(embedding)),
+            x_BD,
+            start_time=start_time,
+            num_steps=self.cfg.num_solver_steps,
+            steps_taken=steps_taken,
+        )
 
     def _average_velocity(self, condition: Tensor) -> AverageVelocity:
         def average_velocity(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from lafp.data.shards import ClipDemand, open_shard_set
 from lafp.data.window_draws import WindowConfig
 from lafp.data.windows import window_indices
 from lafp.export import read_card, save_model
+from lafp.flow.solver import StepsTaken
 from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies.base import Policy, load_policy
@@ -47,9 +48,13 @@ class TrainDecoderConfig:
     """Shard set with actions; the run's own ``shards/labeled`` if null."""
     policy: str
     """Which of the run's policies it decodes: ``policy/<policy>``."""
-    anchor_time: float | int | tuple[float, float] = 0.5
-    """Where the policy's solver starts, from 0 (noise: naive flow) to 1 (the raw IDM latent), or a
-    range to draw from. A cloning policy takes 0 (its own prediction) or 1."""
+    anchor_time: float | int | tuple[float, float] = (0.0, 1.0)
+    """Where the policy's solver starts between noise (0: direct sampling) and the latent action of
+    the IDM (1: direct mapping). A range is drawn from anew for each sample, as in LAFP. A cloning
+    policy takes 0 (its own prediction) or 1."""
+    anchor_steps: StepsTaken = "remaining"
+    """How the solver goes on from there: with the steps of deployment that are `remaining`, with
+    `all` of them made shorter, or with `one` step. The paper leaves this open."""
     label_fraction: float = 1.0
     """Share of the training clips whose actions may be seen."""
     label_seed: int = 0
@@ -222,7 +227,8 @@ class DecoderTask:
         )
 
     def _anchored(self, transitions: Transitions) -> Tensor:
-        return anchored_latents(self.policy, transitions, self.cfg.anchor_range)
+        cfg = self.cfg
+        return anchored_latents(self.policy, transitions, cfg.anchor_range, cfg.anchor_steps)
 
     def _drawn(self, batch: ClipBatch) -> Transitions:
         clip_N, t_N, _ = window_indices(batch, self._window, self.cfg.train.seed)

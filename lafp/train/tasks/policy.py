@@ -28,6 +28,7 @@ from lafp.export import read_card, save_model
 from lafp.lam import load_lam
 from lafp.losses.masked import masked_mean
 from lafp.models.latent_projection import LatentProjection
+from lafp.models.standardizer import RangeStandardizer
 from lafp.policies import POLICIES
 from lafp.policies.base import InputsConfig, Policy
 from lafp.train.config import TrainConfig
@@ -101,14 +102,16 @@ class TrainedPolicy(nn.Module):
         self.policy = policy
 
     def forward(self, inputs: PolicyInputs) -> LossOutput:
-        """The policy's loss, and the share of the latents' variance that its projection keeps."""
+        """The policy's loss, and what its projection and its standardizer keep and miss."""
         out: LossOutput = self.policy(
             inputs.obs, inputs.latent_action, inputs.has_step, inputs.vectors
         )
-        projection = self.policy.projection
-        if not projection.num_fit_latents:
-            return out
-        metrics = out.metrics | {"projection_explained": projection.explained_variance}
+        projection, standardizer = self.policy.projection, self.policy.standardizer
+        metrics = dict(out.metrics)
+        if projection.num_fit_latents:
+            metrics["projection_explained"] = projection.explained_variance
+        if isinstance(standardizer, RangeStandardizer):
+            metrics["centre_offset"] = standardizer.centre_offset
         return LossOutput(loss=out.loss, metrics=metrics)
 
     def after_step(self) -> None:
@@ -215,11 +218,12 @@ class PolicyTask:
 
     @torch.no_grad()
     def prepare(self, device: torch.device) -> None:
-        """Fits the projection of latent actions, if there is one, to those of the first steps."""
+        """Fits what is known of latent actions before training to those of the first steps."""
         assert isinstance(self.module, TrainedPolicy)
-        projection = self.module.policy.projection
-        train = self.cfg.train
-        num_steps = -(-projection.num_fit_latents // train.global_batch_size)
+        policy, train = self.module.policy, self.cfg.train
+        projection, standardizer = policy.projection, policy.standardizer
+        num_latents = max(projection.num_fit_latents, standardizer.num_fit_latents)
+        num_steps = -(-num_latents // train.global_batch_size)
         plan = MicroBatchPlan(
             demands=self.demands(),
             rank=dist.get_rank() if dist.is_initialized() else 0,
@@ -233,7 +237,9 @@ class PolicyTask:
             latent_action = self.inputs(clips).latent_action
             latents.append(latent_action if latent_action.ndim == 2 else latent_action[:, 0])
         if latents:
-            projection.fit(torch.cat(latents))
+            latent_action = torch.cat(latents)
+            projection.fit(latent_action)
+            standardizer.fit(projection.project(latent_action))
 
     def demands(self) -> Mapping[str, ClipDemand]:
         """See ``Task``."""

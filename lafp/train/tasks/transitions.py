@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lafp.config import ConfigError
 from lafp.data.windows import following_steps, vector_inputs, windows_at
+from lafp.flow.solver import StepsTaken
 from lafp.lam import Lam
 from lafp.policies.base import Policy, step_of_plan
 from lafp.types import ClipBatch, Window
@@ -137,7 +138,10 @@ def transitions_at(
 
 
 def anchored_latents(
-    policy: Policy, transitions: Transitions, anchor_range: tuple[float, float]
+    policy: Policy,
+    transitions: Transitions,
+    anchor_range: tuple[float, float],
+    steps_taken: StepsTaken,
 ) -> Tensor:
     """What an action decoder is trained on: the policy's latents near the demonstrated ones.
 
@@ -147,6 +151,7 @@ def anchored_latents(
         policy: Draws from torch's default generator.
         transitions: N of them.
         anchor_range: Lowest and highest anchor time; between them it is drawn per transition.
+        steps_taken: How the policy's solver goes on from there.
 
     Returns:
         float32 [N, Z].
@@ -157,10 +162,10 @@ def anchored_latents(
     if low < high:
         draws_N = torch.rand(len(embedding_NE), device=embedding_NE.device)
         anchor_time = low + (high - low) * draws_N
-    if policy.cfg.chunk_steps == 1:
-        return policy.anchored_on(embedding_NE, transitions.idm_chunk[:, 0], anchor_time)
-    chunk_NHZ = policy.anchored_on(embedding_NE, transitions.idm_chunk, anchor_time)
-    return step_of_plan(chunk_NHZ, transitions.position)
+    is_chunk = policy.cfg.chunk_steps > 1
+    demonstrated = transitions.idm_chunk if is_chunk else transitions.idm_chunk[:, 0]
+    anchored = policy.anchored_on(embedding_NE, demonstrated, anchor_time, steps_taken=steps_taken)
+    return step_of_plan(anchored, transitions.position) if is_chunk else anchored
 
 
 def deployed_latents(policy: Policy, transitions: Transitions) -> Tensor:

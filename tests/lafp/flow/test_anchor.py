@@ -1,9 +1,16 @@
 import pytest
 import torch
 
-from lafp.flow.anchor import anchored_sample
+from lafp.flow.anchor import anchored_point
+from lafp.flow.solver import integrate
 
 NUM = 2000
+
+
+def anchored_sample(velocity, x_0, x_1, anchor_time, **solver):
+    return integrate(
+        velocity, anchored_point(x_0, x_1, anchor_time), start_time=anchor_time, **solver
+    )
 
 
 def two_point_velocity(x_t, t):
@@ -51,3 +58,58 @@ def test_anchor_times_per_element_equal_one_call_each():
             two_point_velocity, x_0[i : i + 1], x_1[i : i + 1], times[i].item(), num_steps=4
         )
         torch.testing.assert_close(together[i : i + 1], alone)
+
+
+DISTANCE = 6.0
+"""Of both modes from 0, in units of the noise: so far that no anchored point changes its mode."""
+
+
+def mixture_velocity(std):
+    """Velocity of the flow from N(0, 1) to N(-6, std^2) and N(6, std^2), each with weight 1/2."""
+    means = torch.tensor([-DISTANCE, DISTANCE], dtype=torch.float64)
+
+    def velocity(x_t, t):
+        t = t[:, None]
+        variance = (1 - t) ** 2 + (t * std) ** 2
+        weight = torch.softmax(-((x_t - t * means) ** 2) / (2 * variance), 1)
+        x_1 = means + t * std**2 / variance * (x_t - t * means)
+        return ((weight * x_1).sum(1, keepdim=True) - x_t) / (1 - t).clamp_min(1e-9)
+
+    return velocity
+
+
+def gaussian_velocity(std):
+    """The same towards one mode, N(0, std^2)."""
+
+    def velocity(x_t, t):
+        t = t[:, None]
+        return (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2) * x_t
+
+    return velocity
+
+
+@pytest.mark.parametrize(
+    ("std", "remaining", "in_shorter_steps"),
+    [(0.1, 0.28, 0.54), (0.3, 0.61, 0.79), (0.6, 0.76, 0.87)],
+)
+def test_anchored_samples_spread_as_deployed_ones_do_on_the_grid_of_deployment(
+    std, remaining, in_shorter_steps
+):
+    """Four Euler steps are too few to reach the true spread; decoders must meet the same error."""
+    torch.manual_seed(0)
+    num = 50_000
+    x_0 = torch.randn(num, 1, dtype=torch.float64)
+    deployed = integrate(gaussian_velocity(std), x_0, num_steps=4).std().item() / std
+    mode = torch.where(torch.arange(num)[:, None] % 2 == 0, -DISTANCE, DISTANCE)
+    x_1 = mode + std * torch.randn(num, 1, dtype=torch.float64)
+    spread = {
+        steps: (
+            anchored_sample(mixture_velocity(std), x_0, x_1, 0.5, num_steps=4, steps_taken=steps)
+            - mode
+        ).std()
+        / std
+        for steps in ("remaining", "all")
+    }
+    assert spread["remaining"] == pytest.approx(remaining, abs=0.01)
+    assert spread["remaining"] == pytest.approx(deployed, abs=0.07)
+    assert spread["all"] == pytest.approx(in_shorter_steps, abs=0.01)

@@ -48,15 +48,15 @@ def test_halving_the_step_shrinks_the_error_by_the_order_of_the_solver(solver, o
     assert math.log2(error(40) / error(80)) == pytest.approx(order, abs=0.1)
 
 
+@pytest.mark.parametrize("steps_taken", ["remaining", "all", "one"])
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "heun"])
-def test_start_times_per_element_equal_one_solve_each(solver):
+def test_start_times_per_element_equal_one_solve_each(solver, steps_taken):
     starts = torch.tensor([0.0, 0.25, 0.8, 1.0])
     x = torch.randn(4, 1)
-    together = integrate(gaussian_velocity, x, start_time=starts, num_steps=3, solver=solver)
+    how = {"num_steps": 3, "solver": solver, "steps_taken": steps_taken}
+    together = integrate(gaussian_velocity, x, start_time=starts, **how)
     for i, start in enumerate(starts.tolist()):
-        alone = integrate(
-            gaussian_velocity, x[i : i + 1], start_time=start, num_steps=3, solver=solver
-        )
+        alone = integrate(gaussian_velocity, x[i : i + 1], start_time=start, **how)
         torch.testing.assert_close(together[i : i + 1], alone)
 
 
@@ -86,3 +86,27 @@ def test_a_point_at_the_end_stays_where_it_is(start_time):
 def test_impossible_solves_are_refused(start_time, num_steps, message):
     with pytest.raises(ValueError, match=message):
         integrate(gaussian_velocity, torch.zeros(2, 1), start_time=start_time, num_steps=num_steps)
+
+
+@pytest.mark.parametrize(
+    ("steps_taken", "start_time", "evaluated_at"),
+    [
+        ("remaining", 0.0, [0.0, 0.25, 0.5, 0.75]),
+        ("remaining", 0.5, [0.5, 0.75]),
+        ("remaining", 0.6, [0.6, 0.75]),
+        ("all", 0.6, [0.6, 0.7, 0.8, 0.9]),
+        ("one", 0.6, [0.6]),
+        ("one", 0.0, [0.0]),
+    ],
+)
+def test_a_late_start_spends_its_steps_as_told(steps_taken, start_time, evaluated_at):
+    times = []
+
+    def velocity(x_t, t):
+        times.append(t[0].item())
+        return torch.ones_like(x_t)
+
+    x = torch.zeros(2, 1, dtype=torch.float64)
+    end = integrate(velocity, x, start_time=start_time, num_steps=4, steps_taken=steps_taken)
+    assert times == pytest.approx(evaluated_at)
+    torch.testing.assert_close(end, torch.full_like(x, 1 - start_time))

@@ -2,7 +2,13 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from lafp.models.standardizer import LatentStandardizer
+from lafp.models.standardizer import (
+    GlobalScaleConfig,
+    GlobalScaleStandardizer,
+    LatentStandardizer,
+    RangeConfig,
+    RangeStandardizer,
+)
 from tests.process_group import group_of_two
 
 
@@ -75,3 +81,35 @@ def test_all_ranks_hold_the_statistics_of_all_latents(tmp_path):
         state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, value in alone.items():
             torch.testing.assert_close(state[name], value)
+
+
+def test_range_centres_on_the_middle_of_the_range_and_stays_fixed():
+    latents = torch.tensor([[0.0, 1.0], [1.0, 1.5], [10.0, 2.0]])
+    standardizer = RangeStandardizer(2, RangeConfig())
+    standardizer.fit(latents)
+    std = latents.std(0, correction=0)
+    expected = (latents - torch.tensor([5.0, 1.5])) / std
+    torch.testing.assert_close(standardizer.standardize(latents), expected)
+    standardizer.update(100 * latents)
+    torch.testing.assert_close(standardizer.standardize(latents), expected)
+    torch.testing.assert_close(standardizer.restore(expected), latents)
+
+
+def test_an_outlier_that_decides_where_the_centre_lies_is_told():
+    latents = torch.randn(4000, 3)
+    standardizer = RangeStandardizer(3, RangeConfig())
+    standardizer.fit(latents)
+    assert standardizer.centre_offset < 1.5
+    latents[7, 1] = 1000.0
+    standardizer.fit(latents)
+    assert standardizer.centre_offset > 10
+
+
+def test_one_global_scale_keeps_the_proportions_of_dimensions():
+    latents = torch.randn(5000, 2) * torch.tensor([10.0, 0.1])
+    standardizer = GlobalScaleStandardizer(2, GlobalScaleConfig())
+    standardizer.update(latents)
+    standardized = standardizer.standardize(latents)
+    assert standardized.square().mean() == pytest.approx(1, abs=1e-3)
+    assert standardized[:, 0].std() / standardized[:, 1].std() == pytest.approx(100, rel=0.05)
+    torch.testing.assert_close(standardizer.restore(standardized), latents)

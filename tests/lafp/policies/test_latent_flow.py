@@ -57,7 +57,8 @@ def test_persistent_noise_makes_an_episode_deterministic():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"solver": "heun"}, "leave prediction and solver out, got velocity and heun"),
+        ({"solver": "heun"}, "solver out, got velocity, velocity and heun"),
+        ({"loss_space": "x"}, "solver out, got velocity, x and euler"),
         ({"interval_share": 0.0}, r"interval_share must be in \(0, 1\], got 0.0"),
         ({"loss_power": -1.0}, "loss_power must not be negative, got -1.0"),
     ],
@@ -113,9 +114,7 @@ def test_warm_start_begins_on_the_way_to_the_previous_latent_action():
     policy, obs = make(noise="warm_start", warm_start_time=0.5), torch.rand(4, 6, 8, 8)
     first, state = policy.act(obs, None, seeded())
     second, _ = policy.act(obs, state, seeded(1))
-    # Two of its four steps are left, so it is the anchored sample of a policy with two.
-    halved = make(num_solver_steps=2)
-    expected = halved.anchored_latent_action(obs, first, 0.5, seeded(1))
+    expected = policy.anchored_latent_action(obs, first, 0.5, seeded(1))
     torch.testing.assert_close(second, expected)
 
 
