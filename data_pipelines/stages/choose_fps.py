@@ -9,11 +9,13 @@ where r is its own rate (at most ``clip.fps``), f its frames scaled down to ``mo
 the mean absolute difference is taken over pixels and colours. The design is this project's own.
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from data_pipelines.stages.motion import pair_motion
+from data_pipelines.stages.resample import JITTER
 from data_pipelines.stages.split_clips import MAX_OWN_FPS, ClipConfig
 from lafp.video.decoder import DamagedSpan, DecodedFrame
 
@@ -62,15 +64,23 @@ def choose_fps(
 def sample_frames(
     events: Iterable[DecodedFrame | DamagedSpan], start_s: float, fps: float
 ) -> np.ndarray:
-    """Float32 [T, h, w, 3] in [0, 1]: the frames that are shown at ``start_s``, + 1/fps, ..."""
+    """Float32 [T, h, w, 3] in [0, 1]: the frames that are shown from ``start_s`` on, 1/fps apart.
+
+    The first one is taken at its own time, so that time stamps rounded to milliseconds do not show
+    one frame twice and leave out the next.
+    """
     pictures: list[np.ndarray] = []
+    first_s = math.inf
     shown: DecodedFrame | None = None
     num_ticks = round(SAMPLE_S * fps)
     for event in events:
         if isinstance(event, DamagedSpan):
             continue
         while shown is not None and len(pictures) < num_ticks:
-            if start_s + len(pictures) / fps >= event.time_s - 1e-6:
+            if event.time_s <= start_s + JITTER / fps:
+                break
+            first_s = min(first_s, shown.time_s)
+            if first_s + len(pictures) / fps >= event.time_s - JITTER / fps:
                 break
             pictures.append(shown.pixels())
         if len(pictures) == num_ticks:

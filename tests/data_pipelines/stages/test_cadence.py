@@ -1,17 +1,22 @@
 """Videos that show each picture for several frames give clips of true motion, evenly spaced."""
 
+from contextlib import closing
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rows import EncodedClip, VideoItem, VideoRow
+from data_pipelines.sources.open_item import open_item
 from data_pipelines.stages.cadence import drop_repeats, find_hold
+from data_pipelines.stages.choose_fps import sample_frames
 from data_pipelines.stages.motion import shrink
 from data_pipelines.stages.resize import ResizeConfig
 from data_pipelines.stages.split_clips import ClipConfig
-from data_pipelines.video_to_clips import video_to_clips
+from data_pipelines.video_to_clips import _pace, video_to_clips
 from lafp.video import decode_clip
 from lafp.video.decoder import DamagedSpan, DecodedFrame
 from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
@@ -21,7 +26,18 @@ from tests.synthetic_video import moving_square, write_video
 PULLDOWN = (1, 1, 1, 2)  # 24 pictures in 30 frames
 PULLDOWN_60 = (3, 2)
 ON_TWOS = (2,)
+ON_THREES = (3,)
 HELD_4 = (4,)
+PAL_IN_30 = (1, 1, 1, 1, 2)  # 25 pictures in 30 frames
+# Looked at frame by frame: 25 or 24 pictures per second in 30 frames, 24 in 28, 12 in 25.
+REAL_RHYTHMS = {
+    "internet/Ask-Anything__example_yoga.mp4": Fraction(6, 5),
+    "internet/Ask-Anything__making_cake.mp4": Fraction(5, 4),
+    "internet/Video-LLaVA__sample_demo_22.mp4": Fraction(5, 4),
+    "internet/decord__flipping_a_pancake.mkv": Fraction(5, 4),
+    "internet/mmaction2__demo_demo.mp4": Fraction(7, 6),
+    "internet/mmaction2__data_test.avi": Fraction(2),
+}
 
 
 def held(num_frames: int, holds: tuple[int, ...]) -> np.ndarray:
@@ -45,6 +61,88 @@ def test_the_hold_is_found_through_coding_noise(holds, expected):
     small = shrink(moving_square(200))[held(200, holds)]
     small = small + rng.normal(0, 0.0004, small.shape).astype(np.float32)
     assert find_hold(small) == expected
+
+
+def moved_by(steps: np.ndarray) -> np.ndarray:
+    """Frames that differ from the one before by so much, in levels of 255."""
+    levels = np.cumsum(np.append(0.0, steps)) / 255
+    return np.repeat(levels[:, None, None, None], 3, axis=3).astype(np.float32)
+
+
+def with_holds(holds: np.ndarray, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Frames whose pictures are held for so long each; motion and coding noise vary."""
+    begins = np.cumsum(holds)
+    steps = rng.uniform(0.0, 0.2, num_frames)
+    steps[begins[begins < num_frames]] = rng.uniform(2, 9, (begins < num_frames).sum())
+    return moved_by(steps)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["single twos", "pauses", "any of 1 to n", "waiting times", "by turns"]),
+    share=st.floats(0.02, 0.6),
+    num_frames=st.sampled_from([100, 150, 300, 600]),
+    seed=st.integers(0, 10_000),
+)
+def test_irregular_holds_are_no_rhythm(kind, share, num_frames, seed):
+    rng = np.random.default_rng(seed)
+    is_held = rng.random(num_frames) < share
+    if kind == "by turns":  # a stretch on ones, a stretch on twos, as cameras do in the dark
+        lengths = rng.integers(10, 30, 60)
+        holds = np.concatenate([np.full(n, 1 + i % 2) for i, n in enumerate(lengths)])
+    else:
+        holds = {
+            "single twos": 1 + is_held,
+            "pauses": np.where(is_held, rng.integers(2, 9, num_frames), 1),
+            "any of 1 to n": rng.integers(1, 4 + int(10 * share), num_frames),
+            "waiting times": rng.geometric(1 - share, num_frames),
+        }[kind]
+    assert find_hold(with_holds(holds, num_frames, rng)) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hold=st.sampled_from(["7/6", "6/5", "5/4", "4/3", "3/2", "2", "5/2", "3", "4"]).map(Fraction),
+    clock_error=st.floats(-0.005, 0.005),
+    phase=st.floats(0, 1),
+    seed=st.integers(0, 10_000),
+)
+def test_a_rhythm_is_found_though_clocks_drift_and_motion_pauses(hold, clock_error, phase, seed):
+    rng = np.random.default_rng(seed)
+    shown = np.floor(np.arange(301) / (float(hold) * (1 + clock_error)) + phase)
+    steps = np.where(np.diff(shown) > 0, rng.uniform(2, 9, 300), rng.uniform(0, 0.2, 300))
+    pause = rng.integers(0, 280)
+    steps[pause : pause + 12] = 0.0
+    assert abs(find_hold(moved_by(steps)) - hold) <= 0.04 * hold
+
+
+def test_no_real_video_is_taken_for_a_rhythm_that_it_does_not_have(shared_videos):
+    cfg, decoder = PreprocessConfig(clip=ClipConfig(undo_repeats=True)), PyAVDecoder(PyAVConfig())
+    found = {}
+    paths = [
+        p for kind in ("internet", "robot", "labeled") for p in shared_videos.glob(f"{kind}/**/*")
+    ]
+    for path in sorted(p for p in paths if p.suffix in (".mp4", ".mkv", ".avi", ".webm", ".gif")):
+        item = VideoItem(uri=str(path), num_bytes=path.stat().st_size, split=None)
+        with closing(open_item(item, cfg, decoder)) as videos:
+            for video in videos:
+                if (hold := _pace(video, cfg.clip).hold) != 1:
+                    found[str(path.relative_to(shared_videos))] = hold
+    assert found == REAL_RHYTHMS
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_time_stamps_in_milliseconds_make_no_repeats(seed):
+    rng = np.random.default_rng(seed)
+    fps, start_s = rng.choice([24, 30, 50, 60]), rng.uniform(1, 2)
+    events = [
+        DecodedFrame(round(i / fps, 3), lambda i=i: np.full((1, 1, 3), i % 251, np.uint8))
+        for i in range(12 * fps)
+    ]
+    numbers = np.round(255 * sample_frames(events, start_s, fps)[:, 0, 0, 0]).astype(int)
+    assert len(numbers) == 10 * fps
+    assert (np.diff(numbers) % 251 == 1).all(), "each frame once"
+    assert abs(numbers[0] - start_s * fps) <= 1
 
 
 def test_a_screen_on_which_something_happens_now_and_then_has_no_cadence():
@@ -82,7 +180,17 @@ def test_a_pause_in_the_motion_goes_on_and_damage_stays_where_it_is():
     assert max(np.diff(times_s)) <= 2.01 / 30, "no gap where nothing moves"
 
 
-@pytest.mark.parametrize(("holds", "fps"), [(PULLDOWN, 29.97), (ON_TWOS, 24.0), (HELD_4, 60.0)])
+@pytest.mark.parametrize(
+    ("holds", "fps"),
+    [
+        (PULLDOWN, 29.97),
+        (ON_TWOS, 24.0),
+        (ON_TWOS, 25.0),
+        (ON_THREES, 30.0),
+        (PAL_IN_30, 30.0),
+        (HELD_4, 60.0),
+    ],
+)
 def test_clips_of_such_files_have_the_rate_of_their_pictures(tmp_path, holds, fps):
     frames = moving_square(400, height=96, width=128)[held(400, holds)]
     path = write_video(tmp_path / "v.mp4", frames, fps=fps, options={"crf": "20", "g": "60"})
