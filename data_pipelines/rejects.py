@@ -18,6 +18,7 @@ REASONS = {
     "too_small": "frames smaller than limits.min_side_px",
     "too_long": "longer than limits.max_duration_s",
     "blank": "a camera that the dataset only pads",
+    "depth": "a camera of depth maps, not of colours",
     "killed_worker": "the process that decoded it died, twice",
     "taken_down": "was taken out by `takedown`, or looks like what was",
     "same_file": "the same bytes as an earlier input",
@@ -35,6 +36,7 @@ REASONS = {
     # its labels
     "no_labels": "the labels are missing or unreadable",
     "labels_mismatch": "the labels do not belong to these frames",
+    "bad_labels": "rows that are missing, no numbers, NaN or infinite belong to these frames",
 }
 
 

@@ -11,7 +11,7 @@ from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import EncodedClip, LongVideo, Row, Undone, VideoItem, VideoRow, settled
 from data_pipelines.sources.open_item import open_item
-from data_pipelines.sources.opened import Opened, Unusable
+from data_pipelines.sources.opened import Opened, Unusable, without
 from data_pipelines.stages import cadence, choose_fps, dedup, motion, optical_flow, probe
 from data_pipelines.stages.encode import encode
 from data_pipelines.stages.pieces import Span, piece_spans
@@ -98,14 +98,15 @@ def _one_video(
     try:
         if found := probe.violation(info, cfg.limits):
             raise VideoError(*found)
-        labels = video.labels() if video.labels else None
-        if labels is not None:
-            labels = align(labels, info)
+        labels = align(video.labels(), info) if video.labels else None
     except VideoError as error:
         yield row
         yield reject(start_s=0.0, end_s=total_s, reason=error.reason, detail=error.detail)
         return
-    pace = _pace(video, cfg.clip)
+    # Rows belong to frames: those of labeled videos stay where they are.
+    pace = _pace(video, cfg.clip if labels is None else replace(cfg.clip, undo_repeats=False))
+    if labels is not None:
+        video = without(video, labels.flawed_spans(info))
     pieces = _pieces(video, pace.fps, cfg)
     if may_defer and len(pieces) > 1:
         spans_s = (*pieces[:-1], (pieces[-1][0], total_s))
@@ -271,7 +272,7 @@ def _finish_clip(
         has_labels=labels is not None,
         cfg=cfg.encode,
     )
-    rows = labels.of_clip(clip.start_s, record.num_frames, fps) if labels else None
+    rows = labels.of_clip(clip.start_s, fps, clip.shown_s) if labels else None
     stored = rows
     if cfg.optical_flow is not None:
         flow = optical_flow.optical_flow(clip.frames, cfg.optical_flow)

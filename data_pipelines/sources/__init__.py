@@ -8,7 +8,8 @@ from typing import Protocol
 
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.hdf5 import Hdf5
-from data_pipelines.sources.lerobot_v2 import INFO, LeRobotV2
+from data_pipelines.sources.lerobot_info import INFO
+from data_pipelines.sources.lerobot_v2 import LeRobotV2
 from data_pipelines.sources.lerobot_v3 import LeRobotV3
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
 from data_pipelines.sources.rlds import Rlds

@@ -116,10 +116,8 @@ def _open_trajectory(file: Any, name: str, uri: str, cfg: LabelsConfig) -> Opene
         raise VideoError("no_video_stream", f"{key} must be uint8 [T, H, W, 3], got {found}")
     if not len(frames):
         raise VideoError("no_frames", "no frames")
-    arrays = {
-        key: _read(file, name, key, cfg.max_array_bytes)
-        for key in (cfg.action_key or ACTION_KEY, cfg.state_key or STATE_KEY, cfg.time_key)
-    }
+    keys = (cfg.action_key or ACTION_KEY, cfg.state_key or STATE_KEY, cfg.time_key or "")
+    arrays = {key: _read(file, name, key, cfg.max_array_bytes) for key in keys}
     return Opened(
         uri=uri,
         video_id=hashlib.sha256(frames.tobytes()).hexdigest()[:32],

@@ -7,22 +7,26 @@ for all of its episodes.
 
 import hashlib
 import io
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.rows import VideoItem
-from data_pipelines.sources.lerobot_v2 import (
-    INFO,
-    camera_keys,
+from data_pipelines.sources.lerobot_info import INFO, LeRobotInfo, has_version, read_info
+from data_pipelines.sources.lerobot_spans import Place, Span, place_episodes
+from data_pipelines.sources.lerobot_tables import (
+    EPISODE_INDEX,
+    Promised,
     label_columns,
-    read_info,
+    read_columns,
     table_labels,
 )
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable, content_hash, probe_file
@@ -34,7 +38,6 @@ from lafp.video.decoder import DamagedSpan, DecodedFrame, VideoError, VideoInfo
 
 _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-_EPISODE = "episode_index"
 
 
 class LeRobotV3:
@@ -42,23 +45,25 @@ class LeRobotV3:
 
     def is_at(self, source: str) -> bool:
         """Whether there is a ``meta/info.json`` of version 3."""
-        info = read_info(source)
-        return info is not None and str(info.get("codebase_version", "")).startswith("v3")
+        return has_version(source, "v3")
 
     def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
         """One item per video file with episodes in it; missing files too, to be rejected."""
         info = read_info(source)
         assert info is not None
-        spans: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        try:
-            for uri, span in _list_spans(source, info):
-                spans[uri].append(span)
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            if isinstance(error, storage.StorageError):
-                raise
-            raise ConfigError(f"{source}/meta/episodes is not as in v3.0: {error!r}.") from None
-        if not spans:
-            raise ConfigError(f"{source} has {INFO} but no episodes in meta/episodes.")
+        yield from info.depth_items(split)
+        spans: dict[str, list[Span]] = defaultdict(list)
+        for (episode, camera), listed in sorted(_list_spans(info).items()):
+            if len(listed) > 1:
+                detail = f"meta/episodes lists episode {episode} {len(listed)} times, differently"
+                yield VideoItem(
+                    uri=f"{listed[0][0]}#{episode}/{camera}",
+                    num_bytes=0,
+                    split=split,
+                    details={"reject": ["labels_mismatch", detail]},
+                )
+            else:
+                spans[listed[0][0]].append(listed[0][1])
         files = storage.list_files(storage.join(source, "videos"))
         sizes = {file.uri: file.num_bytes for file in files}
         for uri in sorted(spans):
@@ -68,7 +73,7 @@ class LeRobotV3:
                 split=split,
                 labels_uri=spans[uri][0]["data_uri"],
                 reader="lerobot_v3",
-                details={"episodes": sorted(spans[uri], key=lambda span: span["from_s"])},
+                details={"episodes": sorted(spans[uri], key=_by_time)},
             )
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
@@ -84,69 +89,96 @@ class LeRobotV3:
             file_id = content_hash(path)
             info = probe_file(path, using.decoder, using.max_pixels, using.deadline)
             shared = _SharedFrames(str(path), info, using)
-            for span in spans:
+            for span, place in zip(spans, place_episodes(spans, info), strict=True):
                 uri = f"{item.uri}#{span['episode']}"
-                part = _part_of(info, span)
-                if part is None:
-                    yield Unusable(uri, "no_frames", f"{info.duration_s:.3f} s, in it {span}")
+                if isinstance(place, VideoError):
+                    yield Unusable(uri, place.reason, f"episode {span['episode']}: {place.detail}")
                     continue
-                start_s, part_info = part
-                labels = partial(_labels, span, read_table, using.labels)
+                start_s, part = _part_of(info, place, span)
                 yield Opened(
                     uri=uri,
-                    video_id=_hash(f"{file_id} {round(1000 * start_s)} {part_info.duration_s:.3f}"),
+                    video_id=_hash(f"{file_id} {round(1000 * start_s)} {part.duration_s:.3f}"),
                     episode_id=_episode_id(span, read_table),
-                    num_bytes=item.num_bytes * len(part_info.times_s) // len(info.times_s),
-                    info=part_info,
-                    frames=partial(shared.frames, start_s, part_info),
-                    labels=labels,
+                    num_bytes=item.num_bytes * len(part.times_s) // len(info.times_s),
+                    info=part,
+                    frames=partial(shared.frames, start_s, part),
+                    labels=partial(_labels, span, len(part.times_s), read_table, using.labels),
                 )
 
 
-def _list_spans(source: str, info: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Per episode and camera: URI of the video file, and where in it the episode is."""
-    cameras = camera_keys(info, source)
+def _list_spans(info: LeRobotInfo) -> dict[tuple[int, str], list[tuple[str, Span]]]:
+    """Episode and camera -> URI of the video file and where in it the episode is.
+
+    Several only where an episode is listed several times and not alike.
+
+    Raises:
+        ConfigError: ``meta/episodes`` holds something else.
+    """
+    found: dict[tuple[int, str], list[tuple[str, Span]]] = defaultdict(list)
+    try:
+        for row in _index_rows(info):
+            for camera in info.cameras("video"):
+                listed = found[int(row[EPISODE_INDEX]), camera]
+                span = _span(row, camera, info)
+                if span not in listed:
+                    listed.append(span)
+    except storage.StorageError:
+        raise
+    except (LookupError, TypeError, ValueError, OSError, pa.ArrowException) as error:
+        where = f"{info.source}/meta/episodes"
+        raise ConfigError(f"{where} is not as in v3.0: {error!r}.") from None
+    if not found:
+        raise ConfigError(f"{info.source} has {INFO} but no episodes in meta/episodes.")
+    return found
+
+
+def _index_rows(info: LeRobotInfo) -> Iterator[dict[str, Any]]:
     keys = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-    columns = [_EPISODE, "data/chunk_index", "data/file_index"]
-    columns += [f"videos/{camera}/{key}" for camera in cameras for key in keys]
-    for file in storage.list_files(storage.join(source, "meta/episodes")):
-        table = pq.read_table(io.BytesIO(storage.read_bytes(file.uri)), columns=columns)
-        for row in table.to_pylist():
-            data_path = (info.get("data_path") or _DATA_PATH).format(
-                chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
-            )
-            for camera in cameras:
-                chunk, number, from_s, to_s = (row[f"videos/{camera}/{key}"] for key in keys)
-                path = (info.get("video_path") or _VIDEO_PATH).format(
-                    video_key=camera, chunk_index=chunk, file_index=number
-                )
-                yield (
-                    storage.join(source, path),
-                    {
-                        "episode": int(row[_EPISODE]),
-                        "from_s": float(from_s),
-                        "to_s": float(to_s),
-                        "data_uri": storage.join(source, data_path),
-                    },
-                )
+    columns = [EPISODE_INDEX, "length", "data/chunk_index", "data/file_index"]
+    columns += [f"videos/{camera}/{key}" for camera in info.cameras("video") for key in keys]
+    for file in storage.list_files(storage.join(info.source, "meta/episodes")):
+        data = io.BytesIO(storage.read_bytes(file.uri))
+        yield from pq.read_table(data, columns=columns).to_pylist()
 
 
-def _part_of(info: VideoInfo, span: dict[str, Any]) -> tuple[float, VideoInfo] | None:
+def _span(row: dict[str, Any], camera: str, info: LeRobotInfo) -> tuple[str, Span]:
+    data_path = info.paths.get("data_path", _DATA_PATH).format(
+        chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+    )
+    path = info.paths.get("video_path", _VIDEO_PATH).format(
+        video_key=camera,
+        chunk_index=row[f"videos/{camera}/chunk_index"],
+        file_index=row[f"videos/{camera}/file_index"],
+    )
+    length = row.get("length")
+    promised = info.promised(int(row[EPISODE_INDEX]), None if length is None else int(length))
+    return storage.join(info.source, path), promised | {
+        "from_s": _seconds(row[f"videos/{camera}/from_timestamp"]),
+        "to_s": _seconds(row[f"videos/{camera}/to_timestamp"]),
+        "data_uri": storage.join(info.source, data_path),
+    }
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _by_time(span: Span) -> tuple[float, int]:
+    return (-1.0 if span["from_s"] is None else span["from_s"]), span["episode"]
+
+
+def _part_of(info: VideoInfo, place: Place, span: Span) -> tuple[float, VideoInfo]:
     """When the episode's first frame is shown in the file, and the episode as a video."""
-    # Bounds are sums of rounded durations: half a frame early still counts.
-    early_s = info.first_pts_s + 0.5 / info.fps
-    from_s, to_s = span["from_s"] - early_s, span["to_s"] - early_s
-    times_s = info.times_s[(info.times_s >= from_s) & (info.times_s < to_s)]
-    if not len(times_s):
-        return None
+    end = place.first + place.num_frames
+    times_s = info.times_s[place.first : end]
     start_s = float(times_s[0])
-    promised_s = span["to_s"] - info.first_pts_s - start_s
-    duration_s = min(promised_s, info.duration_s - start_s)
+    end_s = float(info.times_s[end]) if end < len(info.times_s) else info.duration_s
+    promised_s = (span["length"] or 0) / info.fps
     part = replace(
         info,
         times_s=times_s - start_s,
-        duration_s=duration_s,
-        declared_duration_s=max(promised_s, duration_s),
+        duration_s=end_s - start_s,
+        declared_duration_s=max(promised_s, end_s - start_s),
     )
     return start_s, part
 
@@ -165,7 +197,7 @@ class _SharedFrames:
         self, start_s: float, part: VideoInfo, width_px: int, height_px: int
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """What a decoder would yield of the episode alone."""
-        slack_s = 0.25 / self._info.fps
+        slack_s = 0.25 * min(1 / self._info.fps, np.diff(self._info.times_s).min(initial=np.inf))
         end_s = start_s + part.duration_s
         while (event := self._next(width_px, height_px)) is not None:
             if isinstance(event, DecodedFrame):
@@ -179,7 +211,7 @@ class _SharedFrames:
                 if event.end_s > end_s:
                     self._ahead = event
                 if high_s > low_s:
-                    yield DamagedSpan(low_s - start_s, high_s - start_s, event.detail)
+                    yield replace(event, start_s=low_s - start_s, end_s=high_s - start_s)
                 if event.end_s > end_s:
                     return
 
@@ -200,12 +232,13 @@ class _SharedFrames:
             raise
 
 
-def _labels(span: dict[str, Any], read_table: Any, cfg: LabelsConfig) -> EpisodeLabels:
+def _labels(span: Span, num_frames: int, read_table: Any, cfg: LabelsConfig) -> EpisodeLabels:
     table = read_table(span["data_uri"])
     if isinstance(table, VideoError):
         raise table
     _, rows = table
-    return table_labels(rows.filter(pc.equal(rows[_EPISODE], span["episode"])), cfg)
+    rows = rows.filter(pc.equal(rows[EPISODE_INDEX], span["episode"]))
+    return table_labels(rows, num_frames, Promised.of(span), cfg)
 
 
 def _episode_id(span: dict[str, Any], read_table: Any) -> str:
@@ -222,7 +255,9 @@ def _read_table(uri: str, cfg: LabelsConfig) -> tuple[str, pa.Table] | VideoErro
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         columns = label_columns(file.schema_arrow.names, cfg)
-        return hashlib.sha256(data).hexdigest(), file.read([*columns, _EPISODE])
+        if EPISODE_INDEX not in columns:
+            raise VideoError("no_labels", f"{uri} has no column {EPISODE_INDEX!r}")
+        return hashlib.sha256(data).hexdigest(), read_columns(file, columns)
     except VideoError as error:
         return error
     except (pa.ArrowException, ValueError, OSError) as error:  # all of them from bytes in memory

@@ -13,12 +13,8 @@ from data_pipelines.sources.fetch import fetched
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable, open_file
 from data_pipelines.sources.webdataset import open_webdataset
 from data_pipelines.stages.list_videos import WEBDATASET
-from data_pipelines.stages.read_labels import (
-    EpisodeLabels,
-    LabelsConfig,
-    read_sidecar,
-    read_stacked,
-)
+from data_pipelines.stages.npz_labels import read_sidecar, read_stacked
+from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig
 from lafp import storage
 from lafp.video.array_video import array_frames, array_info
 from lafp.video.decoder import VideoDecoder, VideoError

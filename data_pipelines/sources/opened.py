@@ -2,11 +2,12 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from data_pipelines.stages.flawed_labels import cut_out
 from data_pipelines.stages.probe import LimitsConfig
 from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig
 from lafp.video.decoder import (
@@ -42,6 +43,25 @@ class Opened:
     """May raise ``VideoError``."""
     frames_from: FramesFrom | None = None
     """Frames from before a start on; None where they cannot start late."""
+
+
+def without(video: Opened, spans: Sequence[DamagedSpan]) -> Opened:
+    """A video whose frames are cut out in these spans."""
+    if not spans:
+        return video
+
+    def frames(width_px: int, height_px: int) -> Iterator[DecodedFrame | DamagedSpan]:
+        return cut_out(video.frames(width_px, height_px), spans)
+
+    def frames_from(
+        width_px: int, height_px: int, start_s: float, _: IsWanted | None, is_suspect: bool
+    ) -> Iterator[DecodedFrame | DamagedSpan]:
+        assert video.frames_from is not None
+        # All frames are wanted: who foresees that some are not knows nothing of these cuts.
+        found = video.frames_from(width_px, height_px, start_s, None, is_suspect)
+        return cut_out(found, spans)
+
+    return replace(video, frames=frames, frames_from=video.frames_from and frames_from)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,21 @@
-"""Labels of episodes, aligned by time, and ``.npz`` files of them: sidecars, stacked episodes."""
+"""Labels of episodes, and the rows of them that belong to the frames of a clip."""
 
-import io
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_pipelines.action_statistics import label_sums
 from data_pipelines.rows import LabelSums
+from data_pipelines.stages.flawed_labels import SAME_S, Flaw, flawed_spans, not_finite
 from data_pipelines.stages.resample import JITTER
-from lafp import storage
 from lafp.data.shard_format import Labels
-from lafp.video.decoder import VideoError, VideoInfo
+from lafp.video.decoder import DamagedSpan, VideoError, VideoInfo
+
+_WAY_OUT = (
+    "labels.time_key names the array of time stamps; labels.time_key=null goes without: row t is "
+    "then of frame t"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +37,20 @@ class LabelsConfig:
 
     action_key: str | None = None
     """null takes the format's own name: `action`, in HDF5 `actions`."""
+    action_parts: tuple[str, ...] = ()
+    """Where the action lies in several arrays: their names; they are joined in this order, e.g.
+    `[action/world_vector, action/rotation_delta, action/gripper_closedness_action]`."""
     state_key: str | None = None
     """Optional array [T, S]; kept where it is there. null takes the format's own name: `state`,
     in LeRobot `observation.state`, in RLDS `observation/state`, in HDF5 `states`."""
+    state_parts: tuple[str, ...] = ()
+    """Where the state lies in several arrays: their names, like `action_parts`."""
     condition_key: str = "condition"
     """Optional array of ``.npz`` files, [G], in stacked episodes [N, G]: one vector per episode
     that says what it is to do (a one-hot task id, the embedding of a text or of a goal image)."""
-    time_key: str = "timestamp"
-    """Optional array [T] of seconds: when each row comes into force."""
+    time_key: str | None = "timestamp"
+    """Optional array [T] of seconds: when each row comes into force. null goes without, as if there
+    were none. LeRobot's row t is frame t; its time stamps only check that."""
     frames_key: str | None = None
     """Frames of stacked episodes: `image_0`, in HDF5 `obs`."""
     fps: float = 5.0
@@ -57,6 +64,17 @@ class LabelsConfig:
                 f"fps and max_array_bytes must be positive, got {self.fps} and "
                 f"{self.max_array_bytes}."
             )
+        for key in ("action", "state"):
+            if getattr(self, f"{key}_key") and getattr(self, f"{key}_parts"):
+                raise ValueError(f"give {key}_key or {key}_parts, not both.")
+
+    def action_names(self, default: str) -> tuple[str, ...]:
+        """The arrays that make the action; ``default`` is the format's own."""
+        return self.action_parts or (self.action_key or default,)
+
+    def state_names(self, default: str) -> tuple[str, ...]:
+        """The arrays that make the state."""
+        return self.state_parts or (self.state_key or default,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +91,34 @@ class EpisodeLabels:
     times_s: np.ndarray | None = None
     """float64 [T], ascending: when each row comes into force, the video's first frame at 0. None:
     row t belongs to frame t (``align`` fills it in)."""
+    is_per_frame: bool = False
+    """Whether row t belongs to frame t, and ``times_s`` are those of the frames."""
     condition: np.ndarray | None = None
     """float32 [G], of the whole episode."""
+    flaws: tuple[Flaw, ...] = ()
+    """Rows that cannot be used."""
+    name: str = ""
+    """What messages call the episode; empty where the video's URI says it."""
 
-    def of_clip(self, start_s: float, num_frames: int, fps: float) -> Labels:
-        """The rows in force when a clip's frames are shown. Needs times.
+    def of_clip(self, start_s: float, fps: float, shown_s: np.ndarray) -> Labels:
+        """The rows of a clip's frames. Needs times.
 
-        A row that begins up to a quarter of a step late still counts, as ``resample`` has it for
-        frames: where rows belong to frames, the row is that of the frame shown.
+        Where rows belong to frames, these are those of the frames that the clip shows. Else they
+        are those in force at its times; a row that begins up to a quarter of a step late still
+        counts, as ``resample`` has it for frames.
+
+        Args:
+            start_s: Where the clip begins.
+            fps: Of the clip.
+            shown_s: float64 [T]: when each of its frames began in the video.
         """
         assert self.times_s is not None
-        tolerance_s = JITTER * min(_step_s(self.times_s), 1 / fps)
-        shown_s = start_s + np.arange(num_frames) / fps
-        rows = np.searchsorted(self.times_s - tolerance_s, shown_s, side="right") - 1
+        if self.is_per_frame:
+            at_s, tolerance_s = shown_s, SAME_S
+        else:
+            at_s = start_s + np.arange(len(shown_s)) / fps
+            tolerance_s = JITTER * min(_step_s(self.times_s), 1 / fps)
+        rows = np.searchsorted(self.times_s - tolerance_s, at_s, side="right") - 1
         rows = rows.clip(min=0)
         state = None if self.state is None else self.state[rows]
         return Labels(true_action=self.action[rows], state=state, condition=self.condition)
@@ -95,44 +128,10 @@ class EpisodeLabels:
         assert labels.true_action is not None
         return label_sums(labels.true_action[:-1], self.low, self.high)
 
-
-def read_sidecar(uri: str, cfg: LabelsConfig) -> EpisodeLabels:
-    """Reads the labels of one video.
-
-    Raises:
-        VideoError: ``no_labels``: the file is missing or holds something else.
-    """
-    try:
-        with np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False) as arrays:
-            return _episode(arrays, cfg, index=None)
-    except (FileNotFoundError, KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise VideoError("no_labels", f"{uri.rpartition('/')[2]}: {_line(error)}") from error
-
-
-def read_stacked(path: Path, cfg: LabelsConfig) -> Iterator[tuple[np.ndarray, EpisodeLabels]]:
-    """Yields frames, uint8 [T, H, W, 3], and labels of every episode in a file.
-
-    Raises:
-        VideoError: ``no_labels`` or ``too_many_bytes``.
-    """
-    frames_key = cfg.frames_key or "image_0"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            num_bytes = max((member.file_size for member in archive.infolist()), default=0)
-        if num_bytes > cfg.max_array_bytes:
-            raise VideoError("too_many_bytes", f"an array of {num_bytes} bytes")
-        with np.load(path, allow_pickle=False) as arrays:
-            frames = arrays[frames_key]
-            if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-                raise ValueError(
-                    f"{frames_key} must be uint8 [N, T, H, W, 3], got "
-                    f"{frames.dtype} {list(frames.shape)}"
-                )
-            loaded = {key: arrays[key] for key in _keys(cfg) if key in arrays}
-    except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise VideoError("no_labels", _line(error)) from error
-    for index in range(len(frames)):
-        yield frames[index], _episode(loaded, cfg, index)
+    def flawed_spans(self, info: VideoInfo) -> list[DamagedSpan]:
+        """When the frames of flawed rows are shown. Needs times."""
+        assert self.times_s is not None
+        return flawed_spans(self.name, self.flaws, self.times_s, info)
 
 
 def align(labels: EpisodeLabels, info: VideoInfo) -> EpisodeLabels:
@@ -146,47 +145,26 @@ def align(labels: EpisodeLabels, info: VideoInfo) -> EpisodeLabels:
         if num_frames != num_rows:
             detail = f"{num_frames} frames, {num_rows} rows of labels"
             raise VideoError("labels_mismatch", detail)
-        return replace(labels, times_s=info.times_s)
+        return replace(labels, times_s=info.times_s, is_per_frame=True)
     # A row may come late, or end early, by the slower one's step: both clocks are sampled.
     start_s, end_s = float(labels.times_s[0]), labels.times_s[-1] + _step_s(labels.times_s)
     slack_s = 1.01 * max(_step_s(labels.times_s), 1 / info.fps)
     if start_s > slack_s or abs(end_s - info.duration_s) > slack_s:
         span = f"labels from {start_s:.3f} to {end_s:.3f} s"
-        raise VideoError("labels_mismatch", f"{span}, the video ends at {info.duration_s:.3f} s")
+        raise VideoError(
+            "labels_mismatch",
+            f"{span}, the video ends at {info.duration_s:.3f} s. {_WAY_OUT}",
+        )
+    # One row per frame that lies beside it all along: clocks that differ a little, or jitter.
+    if len(labels.times_s) == len(info.times_s):
+        off_s = np.abs(labels.times_s - info.times_s).max()
+        if off_s <= slack_s:
+            return replace(labels, times_s=info.times_s, is_per_frame=True)
     return labels
 
 
 def _step_s(times_s: np.ndarray) -> float:
     return float(np.median(np.diff(times_s))) if len(times_s) > 1 else float("inf")
-
-
-_ACTION_KEY, _STATE_KEY = "action", "state"
-
-
-def _keys(cfg: LabelsConfig) -> tuple[str, ...]:
-    action_key, state_key = cfg.action_key or _ACTION_KEY, cfg.state_key or _STATE_KEY
-    return action_key, state_key, cfg.condition_key, cfg.time_key, "action_low", "action_high"
-
-
-def _episode(arrays: Mapping[str, Any], cfg: LabelsConfig, index: int | None) -> EpisodeLabels:
-    action_key, state_key, condition_key, time_key, *_ = _keys(cfg)
-    if action_key not in arrays:
-        raise VideoError("no_labels", f"no array {action_key!r}")
-
-    def pick(key: str) -> np.ndarray | None:
-        if key not in arrays:
-            return None
-        return arrays[key] if index is None else arrays[key][index]
-
-    action = pick(action_key)
-    assert action is not None
-    labels = episode_labels(action, pick(state_key), pick(time_key))
-    labels = replace(labels, condition=_condition(pick(condition_key)))
-    if labels.action.ndim == 1:
-        return labels
-    dim = labels.action.shape[1]
-    low, high = _bound(arrays, "action_low", dim), _bound(arrays, "action_high", dim)
-    return replace(labels, low=low, high=high)
 
 
 def episode_labels(
@@ -202,39 +180,64 @@ def episode_labels(
             raise VideoError("no_labels", f"{name} must be numbers, got {rows.dtype}")
     if np.issubdtype(action.dtype, np.integer) and action.ndim == 1:
         action = action.astype(np.int64)
-    elif action.ndim != 2 or not len(action) or not np.isfinite(action).all():
-        raise VideoError("no_labels", f"actions must be finite [T, A], got {list(action.shape)}")
+    elif action.ndim != 2 or not action.size:
+        raise VideoError("no_labels", f"actions must be [T, A], got {list(action.shape)}")
     else:
         action = action.astype(np.float32)
+    if state is not None and state.ndim not in (1, 2):
+        raise VideoError("no_labels", f"states must be [T, S], got {list(state.shape)}")
     for name, rows in (("states", state), ("time stamps", times_s)):
         if rows is not None and (rows.ndim < 1 or len(rows) != len(action)):
             raise VideoError("no_labels", f"{list(rows.shape)} {name}, {len(action)} actions")
-    if times_s is not None:
-        times_s = times_s.astype(np.float64)
-        if times_s.ndim != 1 or not np.isfinite(times_s).all() or (np.diff(times_s) <= 0).any():
-            raise VideoError("no_labels", "time stamps must be finite and ascend")
-    state = None if state is None else state.astype(np.float32)
-    return EpisodeLabels(action=action, state=state, low=None, high=None, times_s=times_s)
+    flaws = not_finite("action", action)
+    if state is not None:
+        state = state.reshape(len(state), -1).astype(np.float32)
+        flaws += not_finite("state", state)
+    return EpisodeLabels(
+        action=action,
+        state=state,
+        low=None,
+        high=None,
+        times_s=None if times_s is None else _ascending(times_s),
+        flaws=tuple(flaws),
+    )
 
 
-def _condition(vector: np.ndarray | None) -> np.ndarray | None:
-    if vector is None:
+def _ascending(times_s: np.ndarray) -> np.ndarray:
+    times_s = times_s.astype(np.float64)
+    if times_s.ndim != 1 or not np.isfinite(times_s).all() or (np.diff(times_s) <= 0).any():
+        raise VideoError("no_labels", f"time stamps must be finite and ascend. {_WAY_OUT}")
+    return times_s
+
+
+def joined(names: Sequence[str], pick: Callable[[str], np.ndarray | None]) -> np.ndarray | None:
+    """Several arrays side by side, in the order of their names; None where one is not there.
+
+    Args:
+        names: One or several.
+        pick: Name -> [T] or [T, ...], or None.
+
+    Raises:
+        VideoError: ``labels_mismatch``: their rows differ in number.
+    """
+    parts = [pick(name) for name in names]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
         return None
-    is_number = vector.dtype.kind in "fiub"
-    if vector.ndim != 1 or not is_number or not len(vector) or not np.isfinite(vector).all():
-        detail = f"{vector.dtype} {list(vector.shape)}"
-        raise VideoError("no_labels", f"an episode's condition must be finite [G], got {detail}")
-    return vector.astype(np.float32)
+    if len(found) == 1:
+        return found[0]
+    if len({part.shape[:1] for part in found}) > 1:
+        listed = ", ".join(f"{n} {list(p.shape)}" for n, p in zip(names, found, strict=True))
+        raise VideoError("labels_mismatch", f"arrays of one length each are joined, not {listed}")
+    return np.concatenate([part.reshape(len(part), -1) for part in found], axis=1)
 
 
-def _bound(arrays: Mapping[str, Any], key: str, dim: int) -> np.ndarray | None:
-    if key not in arrays:
-        return None
-    bound = np.asarray(arrays[key], np.float32)
-    if bound.shape != (dim,):
-        raise VideoError("no_labels", f"{key} must be [{dim}], got {list(bound.shape)}")
-    return bound
+def rows_for_frames(rows: np.ndarray | None, num_frames: int) -> np.ndarray | None:
+    """Rows of an episode whose frames lie in the same file.
 
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    Where there is one frame more, no action follows the last frame. The row before is repeated
+    for it; no pair of frames uses that.
+    """
+    if rows is None or rows.ndim < 1 or not 0 < len(rows) == num_frames - 1:
+        return rows
+    return np.concatenate([rows, rows[-1:]])

@@ -1,7 +1,7 @@
 """Frames at a constant rate, by presentation time: at each output time, the frame shown then."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -82,7 +82,7 @@ def resample(
                 yield from clock.show(event)
             else:
                 yield from clock.end_segment(event.start_s)
-                yield from clock.cut(event.end_s, "damaged", event.detail)
+                yield from clock.cut(event.end_s, event.reason, event.detail)
     except VideoError as error:
         # What was decoded is sound and stays; the frame on display ends after its own step.
         yield from clock.end_segment(min(clock.natural_end_s, duration_s))
@@ -114,7 +114,7 @@ def _within(
             shown = None
             if event.start_s >= end_s:
                 break
-            yield DamagedSpan(max(event.start_s, start_s), min(event.end_s, end_s), event.detail)
+            yield replace(event, start_s=max(event.start_s, start_s), end_s=min(event.end_s, end_s))
         else:
             shown = None
     if shown is not None:

@@ -70,6 +70,8 @@ class ClipFrames:
     end_s: float
     frames: np.ndarray
     """uint8 [T, H, W, 3]."""
+    shown_s: np.ndarray
+    """float64 [T]: when each frame began in its video."""
 
 
 def split_clips(
@@ -94,11 +96,12 @@ def split_clips(
     """
     clip_frames = frames_per_clip(math.ceil(duration_s * fps - JITTER), fps, cfg)
     frames: list[np.ndarray] = []
+    shown_s: list[float] = []
 
     def clip(end_s: float) -> ClipFrames | Cut:
         if len(frames) < cfg.min_frames:
             return Cut(start_s, end_s, "too_short", f"{len(frames)} of {cfg.min_frames} frames")
-        return ClipFrames(start_s, end_s, np.stack(frames))
+        return ClipFrames(start_s, end_s, np.stack(frames), np.array(shown_s))
 
     if cfg.max_frozen_s is not None:
         events = cut_still(events, cfg.max_frozen_s, min_motion)
@@ -108,12 +111,13 @@ def split_clips(
         if isinstance(event, Tick):
             if len(frames) == clip_frames:
                 yield clip(event.time_s)
-                start_s, frames = event.time_s, []
+                start_s, frames, shown_s = event.time_s, [], []
             frames.append(fit(event.source.pixels))
+            shown_s.append(event.source.time_s)
         elif isinstance(event, SegmentEnd):
             if event.time_s > start_s:
                 yield clip(event.time_s)
-            start_s, frames = event.time_s, []
+            start_s, frames, shown_s = event.time_s, [], []
         else:
             yield event
             start_s = event.end_s

@@ -94,6 +94,8 @@ class DamagedSpan:
     start_s: float
     end_s: float
     detail: str
+    reason: str = "damaged"
+    """What its reject row gives as the reason."""
 
 
 IsWanted = Callable[[float], bool]

@@ -5,20 +5,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_pipelines.stages.read_labels import (
-    LabelsConfig,
-    align,
-    read_sidecar,
-    read_stacked,
-)
+from data_pipelines.stages.npz_labels import read_sidecar, read_stacked
+from data_pipelines.stages.read_labels import LabelsConfig, align
+from data_pipelines.stages.resample import Tick, resample
 from lafp.video.array_video import array_info
-from lafp.video.decoder import VideoError
+from lafp.video.decoder import DecodedFrame, VideoError
 
 CFG = LabelsConfig()
 
 
 def video(num_frames, fps=10.0):
     return array_info(np.zeros((num_frames, 16, 16, 3), np.uint8), fps)
+
+
+def rows_of(labels, info, start_s, num_frames, fps):
+    """The labels of a clip, whose frames are those that `resample` shows."""
+    frames = [DecodedFrame(time_s, lambda: None) for time_s in info.times_s.tolist()]
+    rate = {"fps": fps, "source_fps": info.fps, "max_hold_s": 2.0, "duration_s": info.duration_s}
+    ticks = [tick for tick in resample(frames, **rate) if isinstance(tick, Tick)]
+    shown_s = [tick.source.time_s for tick in ticks if tick.time_s >= start_s - 1e-6][:num_frames]
+    return labels.of_clip(start_s, fps, np.array(shown_s))
 
 
 def save(path, **arrays) -> str:
@@ -30,7 +36,7 @@ def test_rows_of_a_clip_are_those_of_its_frames(tmp_path):
     action = np.arange(60, dtype=np.float32).reshape(30, 2)
     uri = save(tmp_path / "e.npz", action=action, state=action * 10)
     labels = align(read_sidecar(uri, CFG), video(30, fps=10))
-    rows = labels.of_clip(start_s=1.2, num_frames=5, fps=10)
+    rows = rows_of(labels, video(30, fps=10), 1.2, 5, 10)
     np.testing.assert_array_equal(rows.true_action, action[12:17])
     np.testing.assert_array_equal(rows.state, 10 * action[12:17])
 
@@ -38,19 +44,19 @@ def test_rows_of_a_clip_are_those_of_its_frames(tmp_path):
 def test_sums_leave_out_the_last_row_and_take_given_bounds(tmp_path):
     action = np.array([[1.0, -2.0], [3.0, 4.0], [99.0, 99.0]], np.float32)
     free = align(read_sidecar(save(tmp_path / "a.npz", action=action), CFG), video(3))
-    sums = free.sums(free.of_clip(0, 3, 10))
+    sums = free.sums(rows_of(free, video(3), 0, 3, 10))
     assert (sums.num_rows, sums.total, sums.total_squares) == (2, (4, 2), (10, 20))
     assert (sums.low, sums.high, sums.is_bounded) == ((1, -2), (3, 4), False)
     bounds = {"action_low": np.array([-5, -5.0]), "action_high": np.array([5, 5.0])}
     bounded = align(read_sidecar(save(tmp_path / "b.npz", action=action, **bounds), CFG), video(3))
-    sums = bounded.sums(bounded.of_clip(0, 3, 10))
+    sums = bounded.sums(rows_of(bounded, video(3), 0, 3, 10))
     assert (sums.low, sums.high, sums.is_bounded) == ((-5, -5), (5, 5), True)
 
 
 def test_integer_actions_are_discrete(tmp_path):
     uri = save(tmp_path / "a.npz", action=np.array([2, 0, 3, 0]))
     labels = align(read_sidecar(uri, CFG), video(4))
-    rows = labels.of_clip(0, 4, 10)
+    rows = rows_of(labels, video(4), 0, 4, 10)
     assert rows.true_action.dtype == np.int64
     assert labels.sums(rows).num_choices == 4
 
@@ -67,7 +73,7 @@ def test_stacked_episodes_come_one_by_one(tmp_path):
     for i, (pixels, labels) in enumerate(episodes):
         np.testing.assert_array_equal(pixels, frames[i])
         np.testing.assert_array_equal(labels.action, action[i])
-        rows = align(labels, video(4)).of_clip(0.1, 2, 10)
+        rows = rows_of(align(labels, video(4)), video(4), 0.1, 2, 10)
         assert rows.condition.dtype == np.float32
         np.testing.assert_array_equal(rows.condition, np.eye(3)[i])
 
@@ -79,7 +85,6 @@ def test_files_without_usable_labels_are_rejected_and_never_unpickled(tmp_path):
     (tmp_path / "pickled.npz").write_bytes(evil.getvalue())
     (tmp_path / "plain.npz").write_bytes(pickle.dumps([1]))
     save(tmp_path / "empty.npz", other=np.zeros(3))
-    save(tmp_path / "nan.npz", action=np.full((3, 2), np.nan))
     save(tmp_path / "words.npz", action=np.array([["a", "b"], ["c", "d"]]))
     save(tmp_path / "conditions.npz", action=np.zeros((3, 2)), condition=np.zeros((3, 2)))
     save(tmp_path / "lost.npz", action=np.zeros((3, 2)), condition=np.full(2, np.inf))
@@ -90,7 +95,6 @@ def test_files_without_usable_labels_are_rejected_and_never_unpickled(tmp_path):
         "pickled",
         "plain",
         "empty",
-        "nan",
         "words",
         "missing",
     ]:
@@ -110,7 +114,7 @@ def test_an_array_beyond_the_memory_limit_is_rejected_before_it_is_read(tmp_path
 def rows_of_clip(tmp_path, info, start_s, num_frames, fps, **arrays) -> list[int]:
     """Numbers of the rows that a clip takes."""
     labels = align(read_sidecar(save(tmp_path / "a.npz", **arrays), CFG), info)
-    rows = labels.of_clip(start_s, num_frames, fps)
+    rows = rows_of(labels, info, start_s, num_frames, fps)
     np.testing.assert_array_equal(rows.true_action, rows.state)
     return rows.true_action[:, 0].astype(int).tolist()
 
@@ -162,7 +166,8 @@ def test_labels_that_do_not_cover_the_video_are_a_mismatch(tmp_path):
 
     assert error(21, 20) == "labels_mismatch: 21 frames, 20 rows of labels"
     short = error(21, 20, timestamp=np.arange(20) / 20)
-    assert short == "labels_mismatch: labels from 0.000 to 1.000 s, the video ends at 2.100 s"
+    assert "labels from 0.000 to 1.000 s, the video ends at 2.100 s" in short
+    assert "labels.time_key=null" in short
     assert "labels from 0.500" in error(20, 20, timestamp=0.5 + np.arange(20) / 10)
     assert "ascend" in error(20, 20, timestamp=np.zeros(20))
     assert "19] time stamps, 20 actions" in error(20, 20, timestamp=np.arange(19) / 10)
