@@ -1,10 +1,15 @@
-"""HDF5 files in the layout of dunnolab/laom: a group per trajectory with obs, actions and states.
+"""HDF5 files of trajectories: the layouts of laom, of robomimic and of ALOHA.
 
-Trajectories have no time stamps: their rate is ``labels.fps``.
+- laom: a group per trajectory with ``obs`` (one camera), ``actions`` and ``states``.
+- robomimic: ``data/demo_0`` with ``obs/<camera>``, ``actions`` and ``states``.
+- ALOHA: one trajectory per file, ``observations/images/<camera>`` (raw or JPEG), ``action`` and
+  ``observations/qpos``.
+
+Trajectories have no time stamps: their rate is ``labels.fps``, or what the file says of it.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +18,24 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.rows import VideoItem
+from data_pipelines.sources.hdf5_layout import (
+    Camera,
+    cameras,
+    encoded_pictures,
+    fps_of,
+    in_words,
+    trajectory_names,
+)
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
+from data_pipelines.sources.pictures import open_pictures
 from data_pipelines.stages.list_videos import holds_files, list_source_files
-from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig, episode_labels
+from data_pipelines.stages.read_labels import (
+    EpisodeLabels,
+    LabelsConfig,
+    episode_labels,
+    joined,
+    rows_for_frames,
+)
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shard_format import Split
@@ -23,7 +43,8 @@ from lafp.storage import FileInfo
 from lafp.video.array_video import array_frames, array_info
 from lafp.video.decoder import VideoError
 
-FRAMES_KEY, ACTION_KEY, STATE_KEY = "obs", "actions", "states"
+ACTION_KEYS = ("actions", "action")
+STATE_KEYS = ("states", "observations/qpos")
 # Files of thousands of trajectories are dealt out in pieces of about this size.
 _ITEM_BYTES = 64 * 2**20
 
@@ -53,16 +74,12 @@ class Hdf5:
                 )
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
-        """Every trajectory of the piece."""
+        """Every camera of every trajectory of the piece."""
         assert item.labels_uri is not None
         h5py = import_h5py()
         with storage.local_file(item.labels_uri) as path, _open_file(h5py, path) as file:
             for name in item.details["trajectories"] or _names(h5py, file):
-                uri = f"{item.labels_uri}#{name}"
-                try:
-                    yield _open_trajectory(file, name, uri, using.labels)
-                except VideoError as error:
-                    yield Unusable(uri, error.reason, error.detail)
+                yield from _open_trajectory(h5py, file, name, item.labels_uri, using)
 
 
 def import_h5py() -> ModuleType:
@@ -88,11 +105,10 @@ def _open_file(h5py: ModuleType, path: Path) -> Any:
 
 
 def _names(h5py: ModuleType, file: Any) -> list[str]:
-    """The trajectories' names in numerical order."""
-    names = [name for name in file if isinstance(file[name], h5py.Group)]
+    names = trajectory_names(h5py, file)
     if not names:
         raise VideoError("no_video_stream", "no group of a trajectory")
-    return sorted(names, key=lambda name: (len(name), name))
+    return names
 
 
 def _pieces(h5py: ModuleType, info: FileInfo) -> Iterator[tuple[list[str], int]]:
@@ -108,47 +124,120 @@ def _pieces(h5py: ModuleType, info: FileInfo) -> Iterator[tuple[list[str], int]]
         yield [names[i] for i in piece], info.num_bytes * len(piece) // len(names)
 
 
-def _open_trajectory(file: Any, name: str, uri: str, cfg: LabelsConfig) -> Opened:
-    frames = _read(file, name, cfg.frames_key or FRAMES_KEY, cfg.max_array_bytes)
-    if frames is None or frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        found = "none" if frames is None else f"{frames.dtype} {list(frames.shape)}"
-        key = cfg.frames_key or FRAMES_KEY
-        raise VideoError("no_video_stream", f"{key} must be uint8 [T, H, W, 3], got {found}")
-    if not len(frames):
-        raise VideoError("no_frames", "no frames")
-    keys = (cfg.action_key or ACTION_KEY, cfg.state_key or STATE_KEY, cfg.time_key or "")
-    arrays = {key: _read(file, name, key, cfg.max_array_bytes) for key in keys}
-    return Opened(
-        uri=uri,
-        video_id=hashlib.sha256(frames.tobytes()).hexdigest()[:32],
-        num_bytes=frames.nbytes,
-        info=array_info(frames, cfg.fps),
-        frames=partial(array_frames, frames, cfg.fps),
-        labels=partial(_labels, arrays, cfg),
+def _open_trajectory(
+    h5py: ModuleType, file: Any, name: str, uri: str, using: OpenWith
+) -> Iterator[Opened | Unusable]:
+    group, cfg = file[name], using.labels
+    uri = uri if name == "/" else f"{uri}#{name.removeprefix('data/')}"
+    found = cameras(h5py, group, cfg.frames_key)
+    if all(camera.kind == "depth" for camera in found):
+        yield Unusable(uri, "no_video_stream", _no_camera(h5py, file, group, cfg))
+    for camera in found:
+        separator = "#" if name == "/" else "/"
+        camera_uri = f"{uri}{separator}{camera.name}" if camera.name else uri
+        try:
+            opened = _open_camera(h5py, file, group, camera, camera_uri, using)
+        except VideoError as error:
+            opened = Unusable(camera_uri, error.reason, error.detail)
+        yield opened
+
+
+def _no_camera(h5py: ModuleType, file: Any, group: Any, cfg: LabelsConfig) -> str:
+    if {"action", "observation"} <= set(file):  # trajectory.h5 of a raw DROID episode
+        return (
+            f"it holds no pictures, but {in_words(h5py, group)}. If it is a raw DROID episode, its "
+            "videos (recordings/MP4/*.mp4) are not paired with it: take DROID's RLDS release for "
+            "actions, or leave `labels` out and use the videos alone"
+        )
+    key = f" {cfg.frames_key!r}" if cfg.frames_key else ""
+    return (
+        f"no array{key} of pictures, uint8 [T, H, W, 3] or JPEG, among {in_words(h5py, group)}. "
+        "labels.frames_key names it, labels.action_key the actions, labels.state_key the states"
     )
 
 
-def _labels(arrays: dict[str, np.ndarray | None], cfg: LabelsConfig) -> EpisodeLabels:
-    action, state, times_s = arrays.values()
+def _open_camera(
+    h5py: ModuleType, file: Any, group: Any, camera: Camera, uri: str, using: OpenWith
+) -> Opened | Unusable:
+    if camera.kind == "depth":
+        return Unusable(uri, "depth", f"{camera.key} holds depth maps")
+    cfg, rate = using.labels, using.labels.rate(fps_of(file))
+    frames = _read(group, camera.key, cfg.max_array_bytes)
+    assert frames is not None
+    if not len(frames):
+        raise VideoError("no_frames", "no frames")
+    labels = partial(_labels, h5py, group, len(frames), cfg)
+    episode_id = _episode_id(group, cfg) if camera.name else ""
+    if camera.kind == "encoded":
+        pictures = encoded_pictures(frames)
+        return open_pictures(
+            pictures,
+            uri,
+            episode_id,
+            rate.fps,
+            using.max_pixels,
+            labels,
+            is_rate_assumed=rate.is_assumed,
+        )
+    return Opened(
+        uri=uri,
+        video_id=hashlib.sha256(frames.tobytes()).hexdigest()[:32],
+        episode_id=episode_id,
+        num_bytes=frames.nbytes,
+        info=array_info(frames, rate.fps),
+        frames=partial(array_frames, frames, rate.fps),
+        labels=labels,
+        is_rate_assumed=rate.is_assumed,
+    )
+
+
+def _labels(h5py: ModuleType, group: Any, num_frames: int, cfg: LabelsConfig) -> EpisodeLabels:
+    pick = partial(_read, group, max_bytes=cfg.max_array_bytes)
+    action = joined(_action_names(group, cfg), pick)
     if action is None:
-        raise VideoError("no_labels", f"no array {cfg.action_key or ACTION_KEY!r}")
+        raise VideoError(
+            "no_labels",
+            f"no array {_action_names(group, cfg)[0]!r} among {in_words(h5py, group)}. "
+            "labels.action_key names the actions, labels.action_parts several that make them",
+        )
+    state = joined(cfg.state_names(_there(group, STATE_KEYS)), pick)
+    times_s = pick(cfg.time_key) if cfg.time_key else None
+    if times_s is None:
+        action, state = rows_for_frames(action, num_frames), rows_for_frames(state, num_frames)
+    assert action is not None
     return episode_labels(action, state, times_s)
 
 
-def _read(file: Any, name: str, key: str, max_bytes: int) -> np.ndarray | None:
+def _action_names(group: Any, cfg: LabelsConfig) -> tuple[str, ...]:
+    return cfg.action_names(_there(group, ACTION_KEYS))
+
+
+def _there(group: Any, keys: Sequence[str]) -> str:
+    """The first of the keys that the group has; else the first."""
+    return next((key for key in keys if key in group), keys[0])
+
+
+def _episode_id(group: Any, cfg: LabelsConfig) -> str:
+    """What the cameras of a trajectory share: a hash of its actions."""
+    pick = partial(_read, group, max_bytes=cfg.max_array_bytes)
+    action = joined(_action_names(group, cfg), pick)
+    return "" if action is None else hashlib.sha256(action.tobytes()).hexdigest()[:32]
+
+
+def _read(group: Any, key: str, max_bytes: int) -> np.ndarray | None:
     """The array; None if there is none of this name.
 
     Raises:
         VideoError: ``too_many_bytes`` or ``does_not_decode``.
     """
     try:
-        found = file[name].get(key)
+        found = group.get(key)
         if found is None or not hasattr(found, "nbytes"):
             return None
         if found.nbytes > max_bytes:
             raise VideoError("too_many_bytes", f"an array of {found.nbytes} bytes")
         return np.asarray(found[()])
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise VideoError("does_not_decode", f"{key}: {error}") from error
 
 

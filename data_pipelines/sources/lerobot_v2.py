@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.lerobot_info import INFO, has_version, read_info
+from data_pipelines.sources.lerobot_pictures import open_rows
 from data_pipelines.sources.lerobot_tables import (
     Promised,
     label_columns,
@@ -54,6 +55,15 @@ class LeRobotV2:
             if len(set(lengths)) > 1:
                 detail = f"meta/episodes.jsonl lists episode {episode} with lengths {lengths}"
                 details |= {"reject": ["labels_mismatch", detail]}
+            for camera in info.cameras("image"):
+                yield VideoItem(
+                    uri=f"{labels_uri}#{camera}",
+                    num_bytes=0,
+                    split=split,
+                    labels_uri=labels_uri,
+                    reader="lerobot_v2",
+                    details=details | {"camera": camera, "is_in_rows": True},
+                )
             for camera in cameras:
                 missing = storage.join(source, "videos", "missing", camera, f"{name}.mp4")
                 uri, num_bytes = videos.get((camera, episode), (missing, 0))
@@ -63,32 +73,38 @@ class LeRobotV2:
                     split=split,
                     labels_uri=labels_uri,
                     reader="lerobot_v2",
-                    details=details | {"camera": camera},
+                    details=details | {"camera": camera, "is_in_rows": False},
                 )
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
         """The one video of an item."""
         assert item.labels_uri is not None
-        promised = Promised.of(item.details)
+        promised, camera = Promised.of(item.details), item.details["camera"]
+        if item.details["is_in_rows"]:
+            data = storage.read_bytes(item.labels_uri)
+            table = _read_table(data, promised, using.labels, camera)
+            episode_id = hashlib.sha256(data).hexdigest()[:32]
+            yield open_rows(table, camera, promised, item.uri, episode_id, using)
+            return
         if not storage.is_file(item.uri):
-            detail = f"episode {promised.episode} has no video of {item.details['camera']}"
+            detail = f"episode {promised.episode} has no video of {camera}"
             raise VideoError("missing_file", detail)
         try:
-            table = storage.read_bytes(item.labels_uri)
+            data = storage.read_bytes(item.labels_uri)
         except FileNotFoundError:
-            table = b""
+            data = b""
         with storage.local_file(item.uri) as path:
             info = probe_file(path, using.decoder, using.max_pixels, using.deadline)
             yield Opened(
                 uri=item.uri,
                 video_id=content_hash(path),
-                episode_id=hashlib.sha256(table).hexdigest()[:32] if table else "",
+                episode_id=hashlib.sha256(data).hexdigest()[:32] if data else "",
                 num_bytes=item.num_bytes,
                 info=info,
                 frames=lambda width, height: using.decoder.frames(
                     str(path), info, width, height, using.deadline
                 ),
-                labels=lambda: _read_labels(table, len(info.times_s), promised, using.labels),
+                labels=lambda: _read_labels(data, len(info.times_s), promised, using.labels),
             )
 
 
@@ -99,14 +115,17 @@ def _read_labels(
     return table_labels(table, num_frames, promised, cfg)
 
 
-def _read_table(data: bytes, promised: Promised, cfg: LabelsConfig) -> pa.Table:
+def _read_table(data: bytes, promised: Promised, cfg: LabelsConfig, *more: str) -> pa.Table:
+    """The columns of the labels, and ``more`` where they are there."""
     if not data:
         raise VideoError("missing_file", f"episode {promised.episode} has no parquet file")
     try:
         file = pq.ParquetFile(io.BytesIO(data))
     except (pa.ArrowException, ValueError, OSError) as error:  # all of them from bytes in memory
         raise VideoError("no_labels", f"parquet: {error}") from error
-    return read_columns(file, label_columns(file.schema_arrow.names, cfg))
+    names = file.schema_arrow.names
+    wanted = [*label_columns(names, cfg), *(name for name in more if name in names)]
+    return read_columns(file, wanted)
 
 
 def _find_files(

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.lerobot_info import INFO, LeRobotInfo, has_version, read_info
+from data_pipelines.sources.lerobot_pictures import open_rows
 from data_pipelines.sources.lerobot_spans import Place, Span, place_episodes
 from data_pipelines.sources.lerobot_tables import (
     EPISODE_INDEX,
@@ -73,12 +74,18 @@ class LeRobotV3:
                 split=split,
                 labels_uri=spans[uri][0]["data_uri"],
                 reader="lerobot_v3",
-                details={"episodes": sorted(spans[uri], key=_by_time)},
+                details={
+                    "episodes": sorted(spans[uri], key=_by_time),
+                    "camera_in_rows": spans[uri][0]["camera_in_rows"],
+                },
             )
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
-        """The episodes in one video file, in their order there."""
+        """The episodes in one file of video, or of rows with pictures, in their order there."""
         spans = item.details["episodes"]
+        if item.details["camera_in_rows"]:
+            yield from _open_rows(item, using)
+            return
         if not storage.is_file(item.uri):
             for span in spans:
                 uri = f"{item.uri}#{span['episode']}"
@@ -117,7 +124,7 @@ def _list_spans(info: LeRobotInfo) -> dict[tuple[int, str], list[tuple[str, Span
     found: dict[tuple[int, str], list[tuple[str, Span]]] = defaultdict(list)
     try:
         for row in _index_rows(info):
-            for camera in info.cameras("video"):
+            for camera in (*info.cameras("video"), *info.cameras("image")):
                 listed = found[int(row[EPISODE_INDEX]), camera]
                 span = _span(row, camera, info)
                 if span not in listed:
@@ -145,17 +152,21 @@ def _span(row: dict[str, Any], camera: str, info: LeRobotInfo) -> tuple[str, Spa
     data_path = info.paths.get("data_path", _DATA_PATH).format(
         chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
     )
+    length = row.get("length")
+    span: Span = info.promised(int(row[EPISODE_INDEX]), None if length is None else int(length))
+    span["data_uri"] = storage.join(info.source, data_path)
+    if camera in info.cameras("image"):
+        span |= {"from_s": None, "to_s": None, "camera_in_rows": camera}
+        return f"{span['data_uri']}#{camera}", span
     path = info.paths.get("video_path", _VIDEO_PATH).format(
         video_key=camera,
         chunk_index=row[f"videos/{camera}/chunk_index"],
         file_index=row[f"videos/{camera}/file_index"],
     )
-    length = row.get("length")
-    promised = info.promised(int(row[EPISODE_INDEX]), None if length is None else int(length))
-    return storage.join(info.source, path), promised | {
+    return storage.join(info.source, path), span | {
         "from_s": _seconds(row[f"videos/{camera}/from_timestamp"]),
         "to_s": _seconds(row[f"videos/{camera}/to_timestamp"]),
-        "data_uri": storage.join(info.source, data_path),
+        "camera_in_rows": "",
     }
 
 
@@ -232,6 +243,21 @@ class _SharedFrames:
             raise
 
 
+def _open_rows(item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
+    """The episodes of a camera whose pictures lie in the rows."""
+    camera = item.details["camera_in_rows"]
+    assert item.labels_uri is not None
+    table = _read_table(item.labels_uri, using.labels, camera)
+    if isinstance(table, VideoError):
+        raise table
+    file_id, rows = table
+    for span in item.details["episodes"]:
+        uri = f"{item.uri}/{span['episode']}"
+        of_episode = rows.filter(pc.equal(rows[EPISODE_INDEX], span["episode"]))
+        episode_id = _hash(f"{file_id} {span['episode']}")
+        yield open_rows(of_episode, camera, Promised.of(span), uri, episode_id, using)
+
+
 def _labels(span: Span, num_frames: int, read_table: Any, cfg: LabelsConfig) -> EpisodeLabels:
     table = read_table(span["data_uri"])
     if isinstance(table, VideoError):
@@ -246,7 +272,7 @@ def _episode_id(span: dict[str, Any], read_table: Any) -> str:
     return "" if isinstance(table, VideoError) else _hash(f"{table[0]} {span['episode']}")
 
 
-def _read_table(uri: str, cfg: LabelsConfig) -> tuple[str, pa.Table] | VideoError:
+def _read_table(uri: str, cfg: LabelsConfig, *more: str) -> tuple[str, pa.Table] | VideoError:
     """Hash of the file, and the columns that are wanted; or what is wrong with it."""
     try:
         data = storage.read_bytes(uri)
@@ -254,7 +280,8 @@ def _read_table(uri: str, cfg: LabelsConfig) -> tuple[str, pa.Table] | VideoErro
         return VideoError("missing_file", f"no {uri}")
     try:
         file = pq.ParquetFile(io.BytesIO(data))
-        columns = label_columns(file.schema_arrow.names, cfg)
+        names = file.schema_arrow.names
+        columns = [*label_columns(names, cfg), *(name for name in more if name in names)]
         if EPISODE_INDEX not in columns:
             raise VideoError("no_labels", f"{uri} has no column {EPISODE_INDEX!r}")
         return hashlib.sha256(data).hexdigest(), read_columns(file, columns)

@@ -72,14 +72,16 @@ def _one_file(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> 
 
 
 def _stacked(item: VideoItem, path: Path, cfg: LabelsConfig) -> Iterator[Opened]:
+    rate = cfg.rate()
     for index, (frames, labels) in enumerate(read_stacked(path, cfg)):
         yield Opened(
             uri=f"{item.uri}#{index}",
             video_id=hashlib.sha256(frames.tobytes()).hexdigest()[:32],
             num_bytes=frames.nbytes,
-            info=array_info(frames, cfg.fps),
-            frames=partial(array_frames, frames, cfg.fps),
+            info=array_info(frames, rate.fps),
+            frames=partial(array_frames, frames, rate.fps),
             labels=partial(_same, labels),
+            is_rate_assumed=rate.is_assumed,
         )
 
 

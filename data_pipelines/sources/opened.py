@@ -41,6 +41,8 @@ class Opened:
     """Width, height -> what a decoder yields."""
     labels: Callable[[], EpisodeLabels] | None
     """May raise ``VideoError``."""
+    is_rate_assumed: bool = False
+    """Whether its rate is a default, because nothing says it."""
     frames_from: FramesFrom | None = None
     """Frames from before a start on; None where they cannot start late."""
 

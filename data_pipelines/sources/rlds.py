@@ -1,31 +1,32 @@
 """RLDS datasets in TFRecord files: one record per episode, its pictures as JPEG or PNG.
 
-Every ``steps/observation/*`` that holds colour pictures is a camera. Records have no time stamps:
-their rate is ``labels.fps``.
+Every ``steps/observation/*`` that holds pictures is a camera. Records have no time stamps: their
+rate is ``labels.fps``.
 """
 
 import hashlib
-import io
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
+from data_pipelines.sources.pictures import are_one_colour, open_pictures
 from data_pipelines.sources.tfrecord import Features, parse_example, read_records
 from data_pipelines.stages.list_videos import holds_files, list_source_files
-from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig, episode_labels
+from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig, episode_labels, joined
 from lafp import storage
 from lafp.data.shard_format import Split
-from lafp.video.array_video import array_frames, pictures_info
-from lafp.video.decoder import DecodedFrame, VideoError
+from lafp.video.decoder import VideoError
 
 ACTION_KEY, STATE_KEY = "action", "observation/state"
 _CAMERA_PREFIX = "steps/observation/"
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG")
+# A feature of empty strings only is a camera if it is called like one.
+_CAMERA_WORDS = ("image", "rgb", "camera")
+_ONCE_PER_STEP = ("is_first", "is_last", "is_terminal", "reward", "discount")
 
 
 class Rlds:
@@ -66,99 +67,92 @@ def _open_record(record: bytes, uri: str, using: OpenWith) -> Iterator[Opened | 
     if not cameras:
         yield Unusable(uri, "no_video_stream", "the record holds no pictures")
     episode_id = hashlib.sha256(record).hexdigest()[:32]
+    rate = using.labels.rate()
     for camera in cameras:
+        pictures = features[_CAMERA_PREFIX + camera]
+        assert isinstance(pictures, list)
         camera_uri = f"{uri}/{camera}"
-        if _is_padding(features[_CAMERA_PREFIX + camera]):
+        if not any(pictures):
+            yield Unusable(camera_uri, "blank", "all of its pictures are empty")
+        elif are_one_colour(pictures):
+            # Datasets with several robots pad missing cameras. (Flags such as
+            # ``episode_metadata/has_image_0`` do not tell: real files have them all 0.)
             yield Unusable(camera_uri, "blank", "all of its pictures are one colour")
         else:
-            yield _open_camera(features, camera, camera_uri, episode_id, using)
+            labels = partial(_labels, features, len(pictures), using.labels)
+            yield open_pictures(
+                pictures,
+                camera_uri,
+                episode_id,
+                rate.fps,
+                using.max_pixels,
+                labels,
+                is_rate_assumed=rate.is_assumed,
+            )
 
 
 def camera_names(features: Features) -> list[str]:
-    """The cameras of an episode, those that are only padding too."""
+    """The cameras of an episode, those too that are only padding, or whose first pictures lack."""
     return sorted(
         key.removeprefix(_CAMERA_PREFIX)
         for key, values in features.items()
-        if key.startswith(_CAMERA_PREFIX) and _are_pictures(values)
+        if key.startswith(_CAMERA_PREFIX) and _are_pictures(key, values)
     )
 
 
-def _are_pictures(values: "list[bytes] | np.ndarray") -> bool:
-    if isinstance(values, np.ndarray) or not values or not values[0].startswith(_MAGIC):
+def _are_pictures(key: str, values: "list[bytes] | np.ndarray") -> bool:
+    if isinstance(values, np.ndarray) or not values:
         return False
-    try:
-        with Image.open(io.BytesIO(values[0])) as picture:
-            is_depth = picture.mode[0] in "IF"
-            return not is_depth
-    except OSError:
-        return False
+    if not any(values):
+        return any(word in key.lower() for word in _CAMERA_WORDS)
+    return any(data.startswith(_MAGIC) for data in values)
 
 
-def _is_padding(values: "list[bytes] | np.ndarray") -> bool:
-    """Datasets with several robots pad missing cameras with blank pictures.
-
-    (Flags such as ``episode_metadata/has_image_0`` do not tell: real files have them all 0.)
-    """
-    assert isinstance(values, list)
-    if any(data != values[0] for data in values):
-        return False
-    try:
-        with Image.open(io.BytesIO(values[0])) as picture:
-            return bool(np.ptp(np.asarray(picture)) == 0)
-    except OSError:
-        return False
-
-
-def _open_camera(
-    features: Features, camera: str, uri: str, episode_id: str, using: OpenWith
-) -> Opened | Unusable:
-    pictures = features[_CAMERA_PREFIX + camera]
-    assert isinstance(pictures, list)
-    with Image.open(io.BytesIO(pictures[0])) as picture:
-        width, height = picture.size
-    if width * height > using.max_pixels:
-        return Unusable(uri, "too_large", f"{width}x{height}")
-    fps = using.labels.fps
-    return Opened(
-        uri=uri,
-        video_id=hashlib.sha256(b"".join(pictures)).hexdigest()[:32],
-        episode_id=episode_id,
-        num_bytes=sum(map(len, pictures)),
-        info=pictures_info(len(pictures), height, width, fps, codec="jpeg"),
-        frames=partial(_frames, pictures, (width, height), fps),
-        labels=partial(_labels, features, len(pictures), using.labels),
-    )
-
-
-def _frames(
-    pictures: Sequence[bytes], size: tuple[int, int], fps: float, width_px: int, height_px: int
-) -> Iterator[DecodedFrame]:
-    return array_frames((_pixels(data, size) for data in pictures), fps, width_px, height_px)
-
-
-def _pixels(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as picture:
-        if picture.size != size:
-            raise ValueError(f"a picture of {picture.size} among those of {size}")
-        return np.asarray(picture.convert("RGB"))
-
-
-def _labels(features: Features, num_steps: int, cfg: LabelsConfig) -> EpisodeLabels:
-    action_key = f"steps/{cfg.action_key or ACTION_KEY}"
-    action = _rows(features, action_key, num_steps)
+def _labels(features: Features, num_pictures: int, cfg: LabelsConfig) -> EpisodeLabels:
+    num_steps = _num_steps(features)
+    if num_steps not in (None, num_pictures):
+        raise VideoError("labels_mismatch", f"{num_pictures} pictures, {num_steps} steps")
+    pick = partial(_rows, features, num_pictures)
+    names = cfg.action_names(ACTION_KEY)
+    action = joined(names, pick)
     if action is None:
-        names = sorted(key.removeprefix("steps/") for key in features if key.startswith("steps/"))
-        raise VideoError("no_labels", f"no {action_key!r} among {', '.join(names)}")
-    state = _rows(features, f"steps/{cfg.state_key or STATE_KEY}", num_steps)
-    return episode_labels(action, state, None)
+        raise VideoError("no_labels", _no_action(features, names, num_pictures))
+    return episode_labels(action, joined(cfg.state_names(STATE_KEY), pick), None)
 
 
-def _rows(features: Features, key: str, num_steps: int) -> np.ndarray | None:
-    values = features.get(key)
+def _no_action(features: Features, names: Sequence[str], num_steps: int) -> str:
+    """What there is instead, and what to do."""
+    missing = next(name for name in names if _rows(features, num_steps, name) is None)
+    parts = {
+        key.removeprefix("steps/"): len(values) // num_steps
+        for key, values in sorted(features.items())
+        if key.startswith(f"steps/{missing}/") and isinstance(values, np.ndarray)
+    }
+    if parts:
+        listed = ", ".join(f"{name} [{size}]" for name, size in parts.items())
+        return (
+            f"{missing!r} is a dict of {listed}. labels.action_parts names those that make the "
+            f"action, e.g. labels.action_parts=[{','.join(parts)}]"
+        )
+    names = sorted(key.removeprefix("steps/") for key in features if key.startswith("steps/"))
+    return f"no 'steps/{missing}' among {', '.join(names)}. labels.action_key names the actions"
+
+
+def _num_steps(features: Features) -> int | None:
+    """By the flags and scalars that RLDS has once per step; None where there are none."""
+    for name in _ONCE_PER_STEP:
+        values = features.get(f"steps/{name}")
+        if isinstance(values, np.ndarray):
+            return len(values)
+    return None
+
+
+def _rows(features: Features, num_steps: int, name: str) -> np.ndarray | None:
+    values = features.get(f"steps/{name}")
     if not isinstance(values, np.ndarray):
         return None
     if not len(values) or len(values) % num_steps:
-        raise VideoError("labels_mismatch", f"{key}: {len(values)} numbers in {num_steps} steps")
+        raise VideoError("labels_mismatch", f"{name}: {len(values)} numbers in {num_steps} steps")
     is_discrete = values.dtype == np.int64 and len(values) == num_steps
     return values if is_discrete else values.reshape(num_steps, -1)
 

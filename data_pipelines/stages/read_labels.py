@@ -12,6 +12,7 @@ from data_pipelines.stages.resample import JITTER
 from lafp.data.shard_format import Labels
 from lafp.video.decoder import DamagedSpan, VideoError, VideoInfo
 
+ASSUMED_FPS = 5.0
 _WAY_OUT = (
     "labels.time_key names the array of time stamps; labels.time_key=null goes without: row t is "
     "then of frame t"
@@ -53,13 +54,14 @@ class LabelsConfig:
     were none. LeRobot's row t is frame t; its time stamps only check that."""
     frames_key: str | None = None
     """Frames of stacked episodes: `image_0`, in HDF5 `obs`."""
-    fps: float = 5.0
-    """Rate of stacked episodes, RLDS and HDF5, which have no time stamps."""
+    fps: float | None = None
+    """Rate of stacked episodes, RLDS and HDF5, which have no time stamps. null takes what the file
+    says of its rate, if it does, and else 5, which the summary then says."""
     max_array_bytes: int = 4 * 2**30
     """Largest array of stacked episodes: it is in memory while its episodes are cut."""
 
     def __post_init__(self) -> None:
-        if self.fps <= 0 or self.max_array_bytes <= 0:
+        if (self.fps is not None and self.fps <= 0) or self.max_array_bytes <= 0:
             raise ValueError(
                 f"fps and max_array_bytes must be positive, got {self.fps} and "
                 f"{self.max_array_bytes}."
@@ -68,6 +70,15 @@ class LabelsConfig:
             if getattr(self, f"{key}_key") and getattr(self, f"{key}_parts"):
                 raise ValueError(f"give {key}_key or {key}_parts, not both.")
 
+    def rate(self, fps_of_file: float | None = None) -> "Rate":
+        """The rate of episodes without time stamps.
+
+        Args:
+            fps_of_file: What the file says of it.
+        """
+        fps = self.fps or fps_of_file
+        return Rate(fps or ASSUMED_FPS, is_assumed=fps is None)
+
     def action_names(self, default: str) -> tuple[str, ...]:
         """The arrays that make the action; ``default`` is the format's own."""
         return self.action_parts or (self.action_key or default,)
@@ -75,6 +86,15 @@ class LabelsConfig:
     def state_names(self, default: str) -> tuple[str, ...]:
         """The arrays that make the state."""
         return self.state_parts or (self.state_key or default,)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Frames per second."""
+
+    fps: float
+    is_assumed: bool
+    """Whether nobody says it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from lafp.video.convert import SCALING
-from lafp.video.decoder import DecodedFrame, Orientation, VideoInfo
+from lafp.video.decoder import DamagedSpan, DecodedFrame, Orientation, VideoError, VideoInfo
 
 
 def array_info(frames: np.ndarray, fps: float) -> VideoInfo:
@@ -40,9 +40,16 @@ def pictures_info(num_frames: int, height: int, width: int, fps: float, codec: s
 
 
 def array_frames(
-    frames: Iterable[np.ndarray], fps: float, width_px: int, height_px: int
-) -> Iterator[DecodedFrame]:
-    """Yields the frames as a decoder would, scaled like the reference decoder scales."""
+    frames: Iterable[np.ndarray | VideoError], fps: float, width_px: int, height_px: int
+) -> Iterator[DecodedFrame | DamagedSpan]:
+    """Yields the frames as a decoder would, scaled like the reference decoder scales.
+
+    Args:
+        frames: Pixels, or what is wrong with a frame that cannot be shown.
+        fps: Their rate.
+        width_px: To scale to.
+        height_px: To scale to.
+    """
     to_size = VideoReformatter()
 
     def scale(pixels: np.ndarray) -> np.ndarray:
@@ -53,4 +60,7 @@ def array_frames(
         return scaled.to_ndarray()
 
     for i, pixels in enumerate(frames):
-        yield DecodedFrame(i / fps, partial(scale, pixels))
+        if isinstance(pixels, VideoError):
+            yield DamagedSpan(i / fps, (i + 1) / fps, pixels.detail)
+        else:
+            yield DecodedFrame(i / fps, partial(scale, pixels))

@@ -299,7 +299,7 @@ CASES = {
     "droid_raw": Case(expect=usable_without_labels),
     "droid_raw as labeled": Case(expect=raw_droid, has_labels=True, todo="videos are left out"),
     "lr2_depth": Case(expect=no_depth, has_labels=True),
-    "lr2_mixed": Case(expect=both_cameras, has_labels=True, todo="an image camera is left out"),
+    "lr2_mixed": Case(expect=both_cameras, has_labels=True),
     "lr2_hw_clock": Case(expect=real_clock, has_labels=True),
     "lr2_nan_action": Case(expect=nan_action, has_labels=True),
     "lr2_nan_state8": Case(expect=nan_state, has_labels=True),
@@ -308,7 +308,7 @@ CASES = {
     "lr3_dup_episode": Case(expect=each_episode_once, has_labels=True),
     "lr_parent_dims": Case(expect=names_both_robots, has_labels=True, todo="names no robot"),
     "rlds_dict_action": Case(expect=dict_action, has_labels=True),
-    "rlds_first_empty": Case(expect=late_camera, has_labels=True, todo="a camera is left out"),
+    "rlds_first_empty": Case(expect=late_camera, has_labels=True),
 }
 
 

@@ -1,5 +1,6 @@
 """LeRobot v2.0 and v2.1: the real datasets, and small ones with what real ones get wrong."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from data_pipelines.stages.split_clips import ClipConfig
 from lafp import storage
@@ -167,3 +169,80 @@ def test_a_real_dataset_at_a_lower_rate(shared_videos):
     assert (len(clips), rejects) == (2, [])
     table = folder / "data/chunk-000/episode_000029.parquet"
     np.testing.assert_array_equal(clips[0].labels.true_action, real_rows(table, "action")[::3])
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_camera_of_pictures_in_the_rows_becomes_a_video_too(tmp_path):
+    features = {
+        CAMERAS[0]: {"dtype": "video", "shape": [32, 64, 3]},
+        CAMERAS[1]: {"dtype": "image", "shape": [32, 64, 3]},
+        "observation.images.depth": {
+            "dtype": "video",
+            "shape": [32, 64, 1],
+            "info": {"video.is_depth_map": True},
+        },
+        "action": {"dtype": "float32", "shape": [3]},
+    }
+    folder = write_dataset(tmp_path / "set", 2, features=features)
+    for episode in (5, 6):
+        path = folder / f"data/chunk-000/episode_{episode:06d}.parquet"
+        pictures = [{"bytes": png(frame), "path": "x.png"} for frame in numbered(30)]
+        pictures[12] = {"bytes": pictures[12]["bytes"][:50], "path": "x.png"}
+        table = pq.read_table(path).append_column(CAMERAS[1], pa.array(pictures))
+        pq.write_table(table, path)
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    in_rows = [clip for clip in clips if clip.record.video_uri.endswith(f"#{CAMERAS[1]}")]
+    assert [clip.record.num_frames for clip in in_rows] == [12, 17, 12, 17]
+    assert {clip.record.fps for clip in in_rows} == {10.0}
+    assert len(clips) == 6 and len({clip.record.episode_id for clip in clips}) == 2
+    for clip in clips:
+        numbers = [number_of(frame) for frame in decode_clip(clip.video)]
+        np.testing.assert_array_equal(clip.labels.true_action[:, 0], numbers)
+    assert [(row.reason, row.video_uri.rpartition("#")[2]) for row in rejects] == [
+        ("depth", "observation.images.depth"),
+        ("damaged", CAMERAS[1]),
+        ("damaged", CAMERAS[1]),
+    ]
+
+
+def test_an_episode_that_is_listed_twice_is_read_once(tmp_path):
+    folder = write_dataset(tmp_path / "set", 2)
+    lines = (folder / "meta/episodes.jsonl").read_text()
+    (folder / "meta/episodes.jsonl").write_text(lines + lines)
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert (len(clips), rejects) == (4, [])
+    odd = json.dumps({"episode_index": 6, "length": 29})
+    (folder / "meta/episodes.jsonl").write_text(lines + odd)
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert len(clips) == 2
+    assert {row.detail for row in rejects} == {
+        "meta/episodes.jsonl lists episode 6 with lengths [30, 29]"
+    }
+
+
+def test_a_length_that_differs_is_a_mismatch(tmp_path):
+    folder = write_dataset(tmp_path / "set", 1)
+    (folder / "meta/episodes.jsonl").write_text('{"episode_index": 5, "length": 28}\n')
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert clips == []
+    details = {row.detail for row in rejects}
+    assert details == {"30 frames, 30 rows of labels, and its length is 28 in meta"}
+
+
+def test_a_real_clock_in_timestamp_shifts_no_action(tmp_path):
+    folder = write_dataset(tmp_path / "set", 1, num_rows=60)
+    path = folder / "data/chunk-000/episode_000005.parquet"
+    table = pq.read_table(path)
+    stamps = np.arange(60) / 9.4 + 3 * (np.arange(60) > 40)  # and a pause
+    at = table.schema.get_field_index("timestamp")
+    pq.write_table(table.set_column(at, "timestamp", pa.array(stamps)), path)
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert (len(clips), rejects) == (2, [])
+    (front,) = [clip for clip in clips if CAMERAS[0] in clip.record.video_uri]
+    numbers = [number_of(frame) for frame in decode_clip(front.video)]
+    np.testing.assert_array_equal(front.labels.true_action[:, 0], numbers)

@@ -1,5 +1,6 @@
 """LeRobot v3.0: small datasets written after the public format."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from data_pipelines.stages.split_clips import ClipConfig
 from lafp import storage
@@ -210,3 +212,75 @@ def test_an_index_that_is_not_there_is_a_config_error(tmp_path):
     index.unlink()
     with pytest.raises(ConfigError, match="no episodes"):
         go_through(replace(CFG, source=str(folder)))
+
+
+def rewrite_index(folder, change):
+    """Applies ``change`` to the index, a list of rows."""
+    index = folder / "meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pa.Table.from_pylist(change(pq.read_table(index).to_pylist())), index)
+
+
+def drifted(rows, by_s=0.004):
+    """Every episode's end 4 ms later than the one before makes it."""
+    for row in rows:
+        for camera in CAMERAS:
+            before = row["episode_index"] - FILES.index(FILES[row["episode_index"]])
+            row[f"videos/{camera}/from_timestamp"] += before * by_s
+            row[f"videos/{camera}/to_timestamp"] += (before + 1) * by_s
+    return rows
+
+
+@pytest.mark.parametrize("by_s", [0.04, -0.04])
+def test_a_drifting_index_moves_no_frame(tmp_path, by_s):
+    folder = write_dataset(tmp_path / "set")
+    rewrite_index(folder, lambda rows: drifted(rows, by_s))
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert ([clip.record.num_frames for clip in clips], rejects) == (2 * LENGTHS, [])
+    check_numbers(clips)
+
+
+def test_an_episode_that_is_listed_twice_is_read_once(tmp_path):
+    folder = write_dataset(tmp_path / "set")
+    rewrite_index(folder, lambda rows: [*rows, rows[1]])
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert (len(clips), rejects) == (8, [])
+    rewrite_index(folder, lambda rows: [*rows, rows[1] | {"length": 31}])
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    check_numbers(clips)
+    assert len(clips) == 6
+    assert {row.detail for row in rejects} == {"meta/episodes lists episode 1 2 times, differently"}
+
+
+def test_spans_that_overlap_are_rejects_that_name_both(tmp_path):
+    folder = write_dataset(tmp_path / "set")
+
+    def overlap(rows):
+        for camera in CAMERAS:
+            rows[1][f"videos/{camera}/from_timestamp"] -= 1.0
+            rows[1][f"videos/{camera}/to_timestamp"] -= 1.0
+        return rows
+
+    rewrite_index(folder, overlap)
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    check_numbers(clips)
+    assert len(clips) == 4 and len(rejects) == 4
+    assert all("episode 1" in row.detail and "episode 0" in row.detail for row in rejects)
+
+
+def test_a_camera_of_pictures_in_the_rows_becomes_a_video_too(tmp_path):
+    folder = write_dataset(tmp_path / "set")
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"][CAMERAS[0]] = {"dtype": "image", "shape": [32, 64, 3]}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    for file, total in ((0, sum(LENGTHS[:3])), (1, LENGTHS[3])):
+        path = folder / f"data/chunk-000/file-{file:03d}.parquet"
+        cells = []
+        for frame in numbered(total):
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, "PNG")
+            cells.append({"bytes": buffer.getvalue(), "path": None})
+        pq.write_table(pq.read_table(path).append_column(CAMERAS[0], pa.array(cells)), path)
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert (len(clips), rejects) == (8, [])
+    assert len({clip.record.episode_id for clip in clips}) == 4
+    check_numbers(clips)

@@ -171,3 +171,59 @@ def test_labels_that_do_not_cover_the_video_are_a_mismatch(tmp_path):
     assert "labels from 0.500" in error(20, 20, timestamp=0.5 + np.arange(20) / 10)
     assert "ascend" in error(20, 20, timestamp=np.zeros(20))
     assert "19] time stamps, 20 actions" in error(20, 20, timestamp=np.arange(19) / 10)
+
+
+def test_one_episode_may_have_its_own_keys_and_one_frame_more(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (21, 16, 16, 3), np.uint8)
+    actions = np.arange(40, dtype=np.float32).reshape(20, 2)
+    path = tmp_path / "trajectory.npz"
+    save(path, obs_rgb=frames, actions=actions, gripper=-actions[:, 0], proprio=np.ones((21, 3)))
+    cfg = LabelsConfig(
+        frames_key="obs_rgb", action_parts=("actions", "gripper"), state_key="proprio"
+    )
+    ((pixels, labels),) = read_stacked(path, cfg)
+    np.testing.assert_array_equal(pixels, frames)
+    rows = rows_of(align(labels, video(21)), video(21), 0.0, 21, 10)
+    np.testing.assert_array_equal(rows.true_action[:-1, :2], actions)
+    np.testing.assert_array_equal(rows.true_action[:-1, 2], -actions[:, 0])
+    assert rows.state.shape == (21, 3)
+
+
+def test_an_error_lists_what_the_file_holds_and_the_keys_to_set(tmp_path):
+    path = tmp_path / "trajectory.npz"
+    save(path, obs_rgb=np.zeros((21, 16, 16, 3), np.uint8), actions=np.zeros((20, 2)))
+    with pytest.raises(VideoError) as caught:
+        list(read_stacked(path, CFG))
+    for word in ("obs_rgb uint8 [21, 16, 16, 3]", "actions float64 [20, 2]", "labels.frames_key"):
+        assert word in caught.value.detail
+    with pytest.raises(VideoError) as caught:
+        list(read_stacked(path, LabelsConfig(frames_key="obs_rgb")))
+    assert "no array 'action'" in caught.value.detail and "labels.action_key" in str(caught.value)
+    with pytest.raises(VideoError) as caught:
+        read_sidecar(str(path), CFG)
+    assert "trajectory.npz: it holds obs_rgb" in caught.value.detail
+
+
+def test_a_damaged_archive_is_no_labels(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, action=np.random.default_rng(0).normal(size=(3000, 2)))
+    data = bytearray(path.read_bytes())
+    for at in range(40, len(data) - 100, 37):
+        broken = data.copy()
+        broken[at] ^= 0xFF
+        path.write_bytes(broken)
+        try:
+            read_sidecar(str(path), CFG)
+        except VideoError as error:
+            assert error.reason == "no_labels"
+
+
+def test_a_time_key_of_null_pairs_rows_with_frames(tmp_path):
+    arrays = counting(20, timestamp=np.arange(20) / 7 + 100)
+    uri = save(tmp_path / "a.npz", **arrays)
+    with pytest.raises(VideoError, match=r"labels\.time_key=null"):
+        align(read_sidecar(uri, CFG), video(20))
+    labels = align(read_sidecar(uri, LabelsConfig(time_key=None)), video(20))
+    assert labels.is_per_frame
+    slow = {"timestamp": np.arange(20) / 9.6}  # a clock that differs a little
+    assert rows_of_clip(tmp_path, video(20), 0.0, 20, 10, **counting(20, **slow)) == list(range(20))

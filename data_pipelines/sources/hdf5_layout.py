@@ -1,0 +1,103 @@
+"""What lies where in an HDF5 file of trajectories. Links to other files are not followed."""
+
+import json
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+# Members of a group that is a trajectory itself, and what cameras' names begin with.
+_OF_A_TRAJECTORY = {"action", "actions", "observation", "observations"}
+_PREFIXES = ("obs/", "observations/images/", "observations/", "observation/", "images/")
+_PICTURE_WORDS = ("image", "rgb", "cam", "frame", "pixels")
+_NUM_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One array of pictures in a trajectory."""
+
+    key: str
+    """Path inside the trajectory."""
+    name: str
+    """What the video's URI calls it; empty for the one camera of laom's layout."""
+    kind: str
+    """``raw``, ``encoded`` or ``depth``."""
+
+
+def trajectory_names(h5py: ModuleType, file: Any) -> list[str]:
+    """Paths of the trajectories' groups, in numerical order; ``/`` if the file is one."""
+    is_one = any(isinstance(file[name], h5py.Dataset) for name in _members(file))
+    if is_one or _OF_A_TRAJECTORY & set(file):
+        return ["/"]
+    prefix, parent = "", file
+    if isinstance(file.get("data"), h5py.Group):  # robomimic
+        prefix, parent = "data/", file["data"]
+    names = [name for name in _members(parent) if isinstance(parent[name], h5py.Group)]
+    return [f"{prefix}{name}" for name in sorted(names, key=lambda name: (len(name), name))]
+
+
+def _members(group: Any) -> list[str]:
+    """Names that lead somewhere."""
+    return [name for name in group if group.get(name) is not None]
+
+
+def cameras(h5py: ModuleType, group: Any, frames_key: str | None) -> list[Camera]:
+    """The cameras of a trajectory: colour, and depth."""
+    if frames_key is not None or isinstance(group.get("obs"), h5py.Dataset):
+        key = frames_key or "obs"
+        found = group.get(key)
+        kind = _kind(h5py, key, found) if isinstance(found, h5py.Dataset) else ""
+        return [Camera(key, "", kind)] if kind else []
+    listed: list[Camera] = []
+
+    def look_at(key: str, found: Any) -> None:
+        is_next = key.startswith("next_")  # robomimic's pictures of the next step
+        if not is_next and isinstance(found, h5py.Dataset) and (kind := _kind(h5py, key, found)):
+            prefix = next((p for p in _PREFIXES if key.startswith(p)), "")
+            listed.append(Camera(key, key.removeprefix(prefix), kind))
+
+    group.visititems(look_at)
+    return sorted(listed, key=lambda camera: camera.name)
+
+
+def _kind(h5py: ModuleType, key: str, found: Any) -> str:
+    name, dtype = key.lower(), found.dtype
+    shape: tuple[int, ...] = found.shape or ()
+    if dtype == np.uint8 and len(shape) == 4 and shape[-1] == 3:
+        return "raw"
+    if "depth" in name and len(shape) >= 3:
+        return "depth"
+    is_bytes = dtype.kind == "S" or h5py.check_vlen_dtype(dtype) in (np.uint8, bytes)
+    is_padded = dtype == np.uint8 and len(shape) == 2
+    is_called_so = any(word in name for word in _PICTURE_WORDS)
+    return "encoded" if is_called_so and (is_padded or (is_bytes and len(shape) == 1)) else ""
+
+
+def encoded_pictures(array: np.ndarray) -> list[bytes]:
+    """JPEG or PNG pictures, which may be padded with zeros to one length."""
+    return [data if isinstance(data, bytes) else np.asarray(data).tobytes() for data in array]
+
+
+def fps_of(file: Any) -> float | None:
+    """The rate that robomimic's files say."""
+    try:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        fps = float(env_args["env_kwargs"]["control_freq"])
+    except Exception:  # most files say nothing of it
+        return None
+    return fps if 0 < fps < float("inf") else None
+
+
+def in_words(h5py: ModuleType, group: Any) -> str:
+    """The arrays of a group, for a message."""
+    listed: list[str] = []
+
+    def look_at(key: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset):
+            listed.append(f"{key} {found.dtype} {list(found.shape or ())}")
+
+    group.visititems(look_at)
+    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
+    return ", ".join(listed[:_NUM_LISTED]) + more or "no arrays"
