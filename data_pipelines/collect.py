@@ -8,6 +8,7 @@ depend on the number of workers or on interruptions.
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.ray_tasks import run_tasks
 from lafp import storage
-from lafp.config import choice
+from lafp.config import ConfigError, choice
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
@@ -45,6 +46,9 @@ class CollectConfig:
     """Episodes with actions, to train on."""
     num_labeled_val_episodes: int = 30
     """Episodes with actions, held out from all training."""
+    drop_failed: bool = False
+    """Leave out episodes in which the demonstrator fails, and count them. Needs a task that knows
+    success."""
     seed: int = 0
     episodes_per_task: int = 25
     """Rendered side by side in one Ray task; what an interruption loses at most, per task."""
@@ -107,7 +111,9 @@ class EpisodeRecord:
     modes: list[int]
     """Way taken at each fork of the task, -1 where undecided."""
     num_bytes: int
-    """Size of the mp4."""
+    """Size of the mp4; 0 where the episode was dropped."""
+    is_dropped: bool = False
+    """Whether it was left out because the demonstrator failed."""
 
 
 def batches(cfg: CollectConfig) -> list[Batch]:
@@ -152,11 +158,14 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([asdict(record) for record in records]), buffer)
     storage.write_bytes(storage.join(uri, "episodes.parquet"), buffer.getvalue())
+    kept = [record for record in records if not record.is_dropped]
+    counts = Counter(record.subset for record in kept)
     return {
-        "num_episodes": cfg.num_episodes,
-        "num_labeled_episodes": cfg.num_labeled_episodes,
-        "num_labeled_val_episodes": cfg.num_labeled_val_episodes,
-        "num_frames": sum(record.num_frames for record in records),
+        "num_episodes": counts["videos"],
+        "num_labeled_episodes": counts["labeled"],
+        "num_labeled_val_episodes": counts["labeled_val"],
+        "num_dropped": len(records) - len(kept),
+        "num_frames": sum(record.num_frames for record in kept),
         "num_bytes": sum(record.num_bytes for record in records),
         **_outcomes(records),
         "mean_frames": float(np.mean([record.num_frames for record in records])),
@@ -173,12 +182,17 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     result = rollout(env, Expert(env), seeds, num_recorded=len(seeds))
     records = []
     successes = result.successes()
+    if cfg.drop_failed and result.success is None:
+        raise ConfigError(f"drop_failed: {env.task} knows no success. Set drop_failed=false.")
     for n, recording in enumerate(result.recordings):
         stem = storage.join(uri, batch.subset, f"episode_{batch.first + n:06d}")
-        if batch.subset != "videos":
-            storage.write_bytes(f"{stem}.npz", _labels(recording, result.modes[n], env))
-        video = encode_clip(recording.frames, env.fps, cfg.encode)
-        storage.write_bytes(f"{stem}.mp4", video)
+        is_dropped = cfg.drop_failed and not successes[n]
+        video = b""
+        if not is_dropped:
+            if batch.subset != "videos":
+                storage.write_bytes(f"{stem}.npz", _labels(recording, result.modes[n], env))
+            video = encode_clip(recording.frames, env.fps, cfg.encode)
+            storage.write_bytes(f"{stem}.mp4", video)
         records.append(
             EpisodeRecord(
                 subset=batch.subset,
@@ -189,6 +203,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
                 episode_return=float(result.episode_return[n]),
                 modes=result.modes[n].tolist(),
                 num_bytes=len(video),
+                is_dropped=is_dropped,
             )
         )
     record_uri = batch.record_uri(uri)

@@ -15,13 +15,15 @@ _BLOCKS = ("block1", "block2", "block3")
 _CONVOLUTIONS = ("conv", "res1.conv1", "res1.conv2", "res2.conv1", "res2.conv2")
 _LAYERS = {f"embedder.{block}.{conv}" for block in _BLOCKS for conv in _CONVOLUTIONS}
 _LAYERS |= {"embedder.fc", "fc_policy", "fc_value"}
+_BATCH_SIZE = 32
+"""Every batch is filled up to this size: convolutions round differently in batches of other sizes,
+and an episode must not depend on those beside it."""
 
 
 class ImpalaExpert:
     """A PPO actor with IMPALA's residual network (Espeholt et al., arXiv:1802.01561).
 
-    Works on one picture at a time: a batched convolution would round differently in batches of
-    other sizes. Widths are what the file says.
+    Widths are what the file says.
     """
 
     def __init__(self, path: str, num_actions: int) -> None:
@@ -37,7 +39,7 @@ class ImpalaExpert:
             weights = checkpoint.get("model_state_dict") or checkpoint["state_dict"]
             self._weights: dict[str, Tensor] = {n: w.float() for n, w in weights.items()}
             unknown = {name.rpartition(".")[0] for name in weights} - _LAYERS
-            given = self._probabilities(torch.zeros(1, 3, 64, 64)).numel()
+            given = self._probabilities(torch.zeros(1, 3, 64, 64)).shape[1]
         except Exception as error:  # torch raises anything for a file that is no checkpoint
             raise ConfigError(
                 f"expert: {path} holds no PPO actor on IMPALA's network: {error!r}"
@@ -49,10 +51,15 @@ class ImpalaExpert:
         if given != num_actions:
             raise ConfigError(f"expert: {path} knows {given} actions, Procgen has {num_actions}.")
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """Probability of each action, float64 [A], for a picture uint8 [64, 64, 3]."""
-        pixels_BCHW = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
-        return self._probabilities(pixels_BCHW).double().numpy()
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Probability of each action, float64 [N, A], for pictures uint8 [N, 64, 64, 3]."""
+        pixels_NCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+        parts = []
+        for pixels_BCHW in pixels_NCHW.split(_BATCH_SIZE):
+            missing = _BATCH_SIZE - len(pixels_BCHW)
+            filled_BCHW = F.pad(pixels_BCHW, (0, 0, 0, 0, 0, 0, 0, missing))
+            parts.append(self._probabilities(filled_BCHW)[: len(pixels_BCHW)])
+        return torch.cat(parts).double().numpy()
 
     @torch.inference_mode()
     def _probabilities(self, x_BCHW: Tensor) -> Tensor:
@@ -62,7 +69,7 @@ class ImpalaExpert:
                 hidden_BCHW = self._conv(f"{residual}.conv1", x_BCHW.relu())
                 x_BCHW = x_BCHW + self._conv(f"{residual}.conv2", hidden_BCHW.relu())
         embedding = self._linear("embedder.fc", x_BCHW.relu().flatten(1)).relu()
-        return self._linear("fc_policy", embedding)[0].softmax(0)
+        return self._linear("fc_policy", embedding).softmax(1)
 
     def _conv(self, name: str, x_BCHW: Tensor) -> Tensor:
         weight, bias = (self._weights[f"embedder.{name}.{part}"] for part in ("weight", "bias"))

@@ -3,23 +3,45 @@
 Needs ``pip install --no-deps procgen2 gym3 gym`` beside ``lafp[procgen]``: docs/environments.md.
 """
 
+# Shape letters in this file: N episodes, H height, W width, C channels, A actions.
+
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lafp.config import ConfigError
 from lafp.data.randomness import keyed_uniform
-from lafp.envs.episodes import Episode, EpisodesEnv, Moved
+from lafp.envs.base import StepResult
 from lafp.envs.impala_expert import ImpalaExpert
+from lafp.envs.procgen_planners import PLANNERS, STAND
+from lafp.envs.procgen_state import read_state, with_level
 from lafp.types import ActionSpec
 
-RANDOM = "random"
+RANDOM, PLANNER = "random", "planner"
 DIFFICULTIES = ("easy", "hard")
 NUM_ACTIONS = 15
-GAMES_WITH_SUCCESS = ("coinrun", "heist", "jumper", "leaper", "maze", "ninja")
-"""The only reward is for the end of the level; in the others the return counts."""
-
+MAX_RETURN = {
+    "bigfish": 40.0,
+    "bossfight": 13.0,
+    "caveflyer": 12.0,
+    "chaser": 13.0,
+    "climber": 12.6,
+    "coinrun": 10.0,
+    "dodgeball": 19.0,
+    "fruitbot": 32.4,
+    "heist": 10.0,
+    "jumper": 10.0,
+    "leaper": 10.0,
+    "maze": 10.0,
+    "miner": 13.0,
+    "ninja": 10.0,
+    "plunder": 30.0,
+    "starpilot": 64.0,
+}
+"""The largest return of each game in easy mode (Cobbe et al., arXiv:1912.01588, appendix C)."""
+_RESET = -1  # Procgen's action that begins an episode anew
+_ROUNDING = 1e-3
 _ACTION = 20  # what the random number is for: the second key, after the episode's seed
 
 
@@ -33,8 +55,11 @@ class ProcgenConfig:
     difficulty: str = "easy"
     """``easy`` or ``hard``, Procgen's distribution mode."""
     expert: str = RANDOM
-    """``random`` acts uniformly at random. Else a checkpoint of PPO with IMPALA's network, as
-    joonleesky/train-procgen-pytorch writes them; actions are drawn from its distribution."""
+    """``random`` acts uniformly at random. ``planner`` plans on the game's own state (heist, maze,
+    miner). Else a checkpoint of PPO with IMPALA's network, as joonleesky/train-procgen-pytorch
+    writes them; actions are drawn from its distribution."""
+    levels: Literal["train", "test"] = "train"
+    """Which half of all levels episodes are drawn from: no level is in both."""
     episode_steps: int = 1000
 
     def __post_init__(self) -> None:
@@ -44,8 +69,11 @@ class ProcgenConfig:
             raise ValueError(f"episode_steps must be at least 1, got {self.episode_steps}.")
 
 
-class Procgen(EpisodesEnv):
-    """See ``VectorEnv``. An episode's seed is its level.
+class Procgen:
+    """See ``VectorEnv``. An episode's seed is its level; all episodes are one native environment.
+
+    An episode has succeeded when its return reaches the game's maximum (``MAX_RETURN``), which
+    Procgen knows for its easy mode; in hard mode only the return counts.
 
     Raises:
         ConfigError: procgen2, the game or the expert is missing.
@@ -62,57 +90,100 @@ class Procgen(EpisodesEnv):
         games = _load().env.ENV_NAMES
         if cfg.task not in games:
             raise ConfigError(f"task {cfg.task} is no game of Procgen: {', '.join(games)}.")
+        if cfg.expert == PLANNER and cfg.task not in PLANNERS:
+            raise ConfigError(
+                f"expert: no planner knows {cfg.task}, only {', '.join(PLANNERS)}. Name a PPO "
+                "checkpoint, or random."
+            )
         self.cfg, self.task, self.max_steps = cfg, cfg.task, cfg.episode_steps
-        self.has_success = cfg.task in GAMES_WITH_SUCCESS
-        self._expert = None if cfg.expert == RANDOM else ImpalaExpert(cfg.expert, NUM_ACTIONS)
+        self._max_return = MAX_RETURN[cfg.task] if cfg.difficulty == "easy" else None
+        is_file = cfg.expert not in (RANDOM, PLANNER)
+        self._network = ImpalaExpert(cfg.expert, NUM_ACTIONS) if is_file else None
+        self._plan = PLANNERS[cfg.task]() if cfg.expert == PLANNER else None
+        self._game: Any = None
 
-    def start(self, seed: int) -> Episode:
-        """See ``EpisodesEnv``."""
-        return _ProcgenEpisode(self.cfg, self._expert, seed)
+    def reset(self, seeds: np.ndarray) -> np.ndarray:
+        """See ``VectorEnv``."""
+        seeds_N = np.asarray(seeds, np.int64)
+        if seeds_N.size and seeds_N.min() < 0:
+            raise ValueError(f"Seeds must not be negative, got {seeds_N.min()}.")
+        if self._game is None or self._game.num != len(seeds_N):
+            self._game = _load().ProcgenGym3Env(
+                num=len(seeds_N),
+                env_name=self.cfg.task,
+                distribution_mode=self.cfg.difficulty,
+                num_levels=1,
+                start_level=0,
+                rand_seed=0,
+                num_threads=0,
+            )
+            # Some games keep things beyond an episode's end: every episode follows this state.
+            self._untouched = self._game.callmethod("get_state")[0]
+        levels_N = seeds_N % 2**30 * 2 + (self.cfg.levels == "test")
+        states = [with_level(self._untouched, int(level)) for level in levels_N]
+        self._game.callmethod("set_state", states)
+        self._game.act(np.full(len(seeds_N), _RESET, np.int32))
+        _, seen, _ = self._game.observe()
+        self._seeds_N, self._num_steps = seeds_N, 0
+        self._return_N = np.zeros(len(seeds_N), np.float32)
+        self._is_over_N = np.zeros(len(seeds_N), bool)
+        self._obs_NHWC = seen["rgb"].copy()
+        return self._obs_NHWC
 
-
-class _ProcgenEpisode(Episode):
-    def __init__(self, cfg: ProcgenConfig, expert: ImpalaExpert | None, seed: int) -> None:
-        self._game = _load().ProcgenGym3Env(
-            num=1,
-            env_name=cfg.task,
-            distribution_mode=cfg.difficulty,
-            num_levels=1,
-            start_level=seed % 2**31,
-            rand_seed=0,
-            num_threads=0,
-        )
-        self._expert, self._seed, self._num_steps = expert, seed, 0
-        _, obs, _ = self._game.observe()
-        self._frame = obs["rgb"][0].copy()
-
-    def step(self, action: np.ndarray) -> Moved:
-        self._game.act(np.array([action]))
+    def step(self, actions: np.ndarray) -> StepResult:
+        """See ``VectorEnv``."""
+        actions_N = np.asarray(actions)
+        if actions_N.shape != self._seeds_N.shape:
+            expected = self._seeds_N.shape
+            raise ValueError(f"Expected actions of shape {expected}, got {actions_N.shape}.")
+        is_active_N = ~self._is_over_N & (self._num_steps < self.max_steps)
+        actions_N = np.where(is_active_N, actions_N.clip(0, NUM_ACTIONS - 1), STAND)
+        self._game.act(actions_N.astype(np.int32))
         self._num_steps += 1
-        reward, obs, is_first = self._game.observe()
-        is_over = bool(is_first[0])
-        if not is_over:  # else Procgen shows the level's beginning again; the end is never seen
-            self._frame = obs["rgb"][0].copy()
-        is_complete = is_over and bool(self._game.get_info()[0]["prev_level_complete"])
-        return Moved(
-            reward=float(reward[0]),
-            has_succeeded=is_complete,
-            has_failed=is_over and not is_complete,
+        reward_N, seen, is_first_N = self._game.observe()
+        reward_N = np.where(is_active_N, reward_N, 0).astype(np.float32)
+        self._return_N += reward_N
+        self._is_over_N |= is_active_N & is_first_N
+        # After an end Procgen shows the level's beginning again; the end itself is never seen.
+        is_new_N = is_active_N & ~is_first_N
+        self._obs_NHWC = np.where(is_new_N[:, None, None, None], seen["rgb"], self._obs_NHWC)
+        success_N = None
+        if self._max_return is not None:
+            success_N = self._return_N >= self._max_return - _ROUNDING
+        return StepResult(
+            obs=self._obs_NHWC,
+            reward=reward_N,
+            terminated=self._is_over_N.copy(),
+            truncated=~self._is_over_N & (self._num_steps >= self.max_steps),
+            success=success_N,
         )
-
-    def frame(self) -> np.ndarray:
-        return self._frame
 
     def expert(self) -> np.ndarray:
-        where = keyed_uniform(self._seed, _ACTION, self._num_steps)
-        if self._expert is None:
-            return np.asarray(where * NUM_ACTIONS).astype(np.int64)
-        probabilities = self._expert(self._frame)
-        return np.searchsorted(probabilities.cumsum()[:-1], where, side="right")
+        """See ``VectorEnv``."""
+        if self._plan is not None:
+            return self._planned()
+        where_N = keyed_uniform(self._seeds_N, _ACTION, self._num_steps)
+        if self._network is None:
+            return (where_N * NUM_ACTIONS).astype(np.int64)
+        cumulative_NA = self._network(self._obs_NHWC).cumsum(1)[:, :-1]
+        return (where_N[:, None] >= cumulative_NA).sum(1)
+
+    def _planned(self) -> np.ndarray:
+        assert self._plan is not None
+        actions_N = np.full(len(self._seeds_N), STAND, np.int64)
+        states = self._game.callmethod("get_state")
+        for n in np.flatnonzero(~self._is_over_N):
+            state = read_state(states[n])
+            actions_N[n] = self._plan(state, int(self._seeds_N[n]), self._num_steps)
+        return actions_N
 
     def state(self) -> np.ndarray:
-        """Nothing: Procgen tells no more than its pictures."""
-        return np.zeros(0)
+        """Nothing: what a policy may know is in the pictures. float32 [N, 0]."""
+        return np.zeros((len(self._seeds_N), 0), np.float32)
+
+    def modes(self) -> np.ndarray:
+        """No forks are told apart: int64 [N, 0]."""
+        return np.zeros((len(self._seeds_N), 0), np.int64)
 
 
 def _load() -> Any:

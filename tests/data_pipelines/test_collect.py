@@ -16,6 +16,7 @@ from data_pipelines.collect import Batch, CollectConfig, batches, render_batch
 from lafp import storage
 from lafp.config import load_config
 from lafp.data.randomness import derive_seed
+from lafp.envs.procgen import ProcgenConfig
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.video import decode_clip
 
@@ -90,6 +91,19 @@ def test_the_subsets_hold_different_episodes(tmp_path):
         seeds += [r["seed"] for r in json.loads(storage.read_text(batch.record_uri(str(tmp_path))))]
     assert len(set(seeds)) == len(seeds) == 12
     assert not list((tmp_path / "videos").glob("*.npz"))
+
+
+def test_failed_demonstrations_are_dropped_and_counted(tmp_path):
+    pytest.importorskip("procgen", reason="procgen2 is not installed")
+    env = ProcgenConfig(task="maze", expert="random", episode_steps=60)
+    cfg = CollectConfig(env=env, num_episodes=20, num_labeled_episodes=0, drop_failed=True)
+    batch = Batch(subset="videos", first=0, last=20)
+    render_batch(cfg, batch, str(tmp_path))
+    records = json.loads(storage.read_text(batch.record_uri(str(tmp_path))))
+    kept = {f"episode_{r['episode']:06d}.mp4" for r in records if r["success"]}
+    assert 0 < len(kept) < 20
+    assert {path.name for path in (tmp_path / "videos").iterdir()} == kept
+    assert all(r["is_dropped"] != r["success"] for r in records)
 
 
 def test_demonstrations_go_to_s3_too(s3_bucket):

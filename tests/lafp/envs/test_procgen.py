@@ -4,7 +4,15 @@ import torch
 from torch import nn
 
 from lafp.config import ConfigError
-from lafp.envs.procgen import GAMES_WITH_SUCCESS, NUM_ACTIONS, Procgen, ProcgenConfig
+from lafp.envs.procgen import MAX_RETURN, NUM_ACTIONS, Procgen, ProcgenConfig
+from lafp.envs.procgen_planners import (
+    MinerPlanner,
+    _Mine,
+    _MinerSearch,
+    cell_of,
+    shortest_path,
+)
+from lafp.envs.procgen_state import read_state
 from lafp.eval.rollout import Expert, rollout
 from tests.simulators import demonstrate
 
@@ -68,7 +76,9 @@ def test_every_game_runs(game):
     assert (frames[0, 0] != frames[0, 1]).any(), "two seeds, two levels"
     assert (frames[1:] != frames[:-1]).any()
     assert actions.shape == (10, 2) and actions.dtype == np.int64
-    assert (result.success is None) == (game not in GAMES_WITH_SUCCESS)
+    assert not result.success.any() and game in MAX_RETURN, "ten random steps win nothing"
+    hard = Procgen(ProcgenConfig(task=game, difficulty="hard"))
+    assert demonstrate(hard, [0], 1)[2].success is None, "the largest return is that of easy mode"
 
 
 def test_random_acting_solves_some_mazes_and_a_solved_one_stands_still():
@@ -130,3 +140,84 @@ def test_what_a_user_can_get_wrong(tmp_path, actor):
         Procgen(ProcgenConfig(task="maze", expert=str(tmp_path / "recurrent.pth")))
     with pytest.raises(ValueError, match="difficulty must be one of"):
         ProcgenConfig(task="maze", difficulty="extreme")
+
+
+@pytest.mark.parametrize("game", procgen.env.ENV_NAMES)
+def test_an_episode_is_the_same_whatever_was_played_before(game):
+    used, new = Procgen(ProcgenConfig(task=game)), Procgen(ProcgenConfig(task=game))
+    demonstrate(used, [5, 6], 40)
+    actions = np.random.default_rng(0).integers(NUM_ACTIONS, size=(40, 2))
+    frames = used.reset(np.array([77, 6])), new.reset(np.array([77, 8]))
+    for action in actions:
+        np.testing.assert_array_equal(frames[0][0], frames[1][0])
+        frames = used.step(action).obs, new.step(action).obs
+
+
+def test_an_episode_is_the_level_that_procgen_makes_of_its_number():
+    env = Procgen(ProcgenConfig(task="coinrun", levels="test"))
+    frames = env.reset(np.array([5, 6]))
+    for frame, level in zip(frames, (11, 13), strict=True):
+        game = procgen.ProcgenGym3Env(
+            num=1, env_name="coinrun", distribution_mode="easy", num_levels=1, start_level=level
+        )
+        np.testing.assert_array_equal(frame, game.observe()[1]["rgb"][0])
+
+
+def test_training_and_test_levels_are_disjoint():
+    pictures = {
+        levels: {
+            frame.tobytes()
+            for frame in Procgen(ProcgenConfig(task="coinrun", levels=levels)).reset(np.arange(50))
+        }
+        for levels in ("train", "test")
+    }
+    assert not pictures["train"] & pictures["test"]
+
+
+@pytest.mark.parametrize(("game", "least"), [("maze", 1.0), ("heist", 1.0), ("miner", 0.75)])
+def test_planners_win(game, least):
+    env = Procgen(ProcgenConfig(task=game, expert="planner", episode_steps=200))
+    result = rollout(env, Expert(env), np.arange(16))
+    assert result.success.mean() >= least
+    assert (result.episode_return[result.success] >= MAX_RETURN[game] - 1e-3).all()
+
+
+def test_of_equally_short_ways_one_is_drawn():
+    def is_inside(cell):
+        return 0 <= cell[0] < 5 and 0 <= cell[1] < 5
+
+    ways = {
+        tuple(shortest_path((0, 0), {(4, 4)}.__contains__, is_inside, seed)) for seed in range(20)
+    }
+    assert len(ways) > 1 and {len(way) for way in ways} == {8}
+
+
+def test_a_planner_of_miner_draws_among_its_ways():
+    env = Procgen(ProcgenConfig(task="miner"))
+    env.reset(np.arange(20))
+    states = [read_state(state) for state in env._game.callmethod("get_state")]
+    ways = [len({MinerPlanner()(state, seed, 0) for seed in range(6)}) for state in states]
+    assert max(ways) > 1
+
+
+def test_miners_rules_are_simulated_exactly():
+    env, num_checked = Procgen(ProcgenConfig(task="miner")), 0
+    rng = np.random.default_rng(0)
+    env.reset(np.arange(30))
+
+    def states():
+        return [read_state(state) for state in env._game.callmethod("get_state")]
+
+    def mine(state):
+        x, y = cell_of(state.agent)
+        return _Mine(y * 10 + x, state.grid.astype(np.uint8).tobytes(), state.tail[0])
+
+    for _ in range(30):
+        before, actions = states(), rng.choice([1, 3, 5, 7], 30)
+        env.step(actions)
+        now = states()
+        for n in np.flatnonzero(~env._is_over_N):
+            after = _MinerSearch(10, 0, 0).after(mine(before[n]), int(actions[n]))
+            assert after == mine(now[n])
+            num_checked += 1
+    assert num_checked > 500
