@@ -26,6 +26,7 @@ CREATE TABLE videos (
     episode TEXT NOT NULL,           -- what the video shares its split with
     given_split TEXT,
     duration_s REAL NOT NULL,
+    is_rate_assumed INTEGER NOT NULL,
     first INTEGER,                   -- the earlier video with the same content
     split TEXT
 );
@@ -40,6 +41,7 @@ CREATE TABLE clips (
     num_frames INTEGER NOT NULL,
     original INTEGER,                -- the earlier clip that this one repeats
     split TEXT,
+    kind TEXT NOT NULL,              -- of its labels (LabelSums.kind); empty without
     row TEXT NOT NULL                -- ClipRow as JSON, without its signature
 );
 CREATE TABLE signatures (clip INTEGER PRIMARY KEY, video INTEGER NOT NULL, signature BLOB NOT NULL);
@@ -77,7 +79,7 @@ class Catalog:
             for video in item.videos:
                 numbers[video.uri] = self.num_videos
                 self.db.execute(
-                    "INSERT INTO videos VALUES (?, ?, ?, ?, ?, ?, NULL, NULL)",
+                    "INSERT INTO videos VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
                     (
                         self.num_videos,
                         video.uri,
@@ -85,6 +87,7 @@ class Catalog:
                         video.episode_id or video.video_id,
                         video.split,
                         video.duration_s,
+                        video.is_rate_assumed,
                     ),
                 )
                 self.num_videos += 1
@@ -102,7 +105,7 @@ class Catalog:
     def _add_clip(self, video: int, clip: ClipRow) -> None:
         record = clip.record
         self.db.execute(
-            "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?)",
+            "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?)",
             (
                 self.num_clips,
                 video,
@@ -112,6 +115,7 @@ class Catalog:
                 record.end_s,
                 record.fps,
                 record.num_frames,
+                clip.label_sums.kind if clip.label_sums else "",
                 json.dumps(clip.to_dict() | {"signature": ""}),
             ),
         )

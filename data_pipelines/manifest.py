@@ -16,6 +16,7 @@ from data_pipelines.catalog import Catalog
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rejects import REASONS, RejectRow
 from data_pipelines.rows import ItemRows
+from data_pipelines.stages.read_labels import ASSUMED_FPS
 from data_pipelines.stages.write_shards import ShardPlan, entry_name
 from lafp import storage
 from lafp.config import ConfigError
@@ -159,7 +160,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
     """What is true of every clip of the set.
 
     Raises:
-        ConfigError: There is no clip, or labeled clips have actions of different kinds.
+        ConfigError: There is no clip.
     """
     query = (
         "SELECT split, count(*), sum(num_frames), min(num_frames), max(num_frames), min(fps), "
@@ -193,13 +194,9 @@ _REASONS = "SELECT reason, count(*) FROM rejects GROUP BY reason"
 def _action(catalog: Catalog) -> dict[str, Any]:
     """Fields of ``ActionSpec`` over all clips; statistics over the training clips' pairs."""
     every, train = ActionStatistics(), ActionStatistics()
-    kinds: set[tuple[int, bool]] = set()
     for clip in catalog.kept_clips():
         if (sums := clip.label_sums) is None:
             continue
-        kinds.add((len(sums.total), sums.num_choices > 0))
-        if len(kinds) > 1:
-            raise ConfigError(f"Clips have actions of different kinds: {sorted(kinds)} dimensions.")
         every.add(sums)
         if clip.record.split == "train":
             train.add(sums)
@@ -238,6 +235,7 @@ def summarize(catalog: Catalog, spec: ShardSet, num_shards: int, num_bytes: int)
         "hours_in": in_s / 3600,
         "hours_out": clip_s / 3600,
         "num_rejects": sum(spans for _, spans, _ in by_reason),
+        "assumed": _assumed(catalog),
         "funnel": {
             "inputs": {"videos": catalog.num_videos, "seconds": in_s},
             "rejects": {
@@ -246,6 +244,15 @@ def summarize(catalog: Catalog, spec: ShardSet, num_shards: int, num_bytes: int)
             "clips": {"spans": num_clips, "seconds": clip_s},
         },
     }
+
+
+def _assumed(catalog: Catalog) -> dict[str, Any]:
+    """Defaults that stand for what no file says: config key -> value, and videos with clips."""
+    num_videos = catalog.value(
+        "SELECT count(*) FROM videos WHERE is_rate_assumed AND video IN "
+        "(SELECT video FROM clips WHERE original IS NULL)"
+    )
+    return {"labels.fps": {"value": ASSUMED_FPS, "videos": num_videos}} if num_videos else {}
 
 
 def reasons_in_words(spans: Counter[str]) -> str:

@@ -42,6 +42,8 @@ class VideoRow:
     """What must be accounted for by clips and rejects; 0 when it is no video."""
     episode_id: str = ""
     """Videos of one episode share it and go to one split; empty where the video is the episode."""
+    is_rate_assumed: bool = False
+    """Whether its frame rate is a default, because nothing says it."""
     span_s: tuple[float, float] | None = None
     """Of a piece: what its clips and rejects cover. None is all of the video."""
 
@@ -74,6 +76,16 @@ class LabelSums:
     """Whether low and high are the action space's bounds."""
     num_choices: int = 0
     """Of discrete actions: the largest seen, plus one."""
+    num_state: int = 0
+    """Numbers in a state; 0 without states. The same of conditions below."""
+    num_condition: int = 0
+
+    @property
+    def kind(self) -> str:
+        """Sizes of what a row holds, in words; one shard set has one kind."""
+        action = f"actions of {len(self.total)} numbers" if self.total else "discrete actions"
+        more = (("states", self.num_state), ("conditions", self.num_condition))
+        return ", ".join([action, *(f"{name} of {size}" for name, size in more if size)])
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "LabelSums":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from data_pipelines.catalog import Catalog
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.duplicates import find_duplicates
+from data_pipelines.label_kinds import reject_odd_kinds
 from lafp.data.shard_format import Split
 
 
@@ -16,6 +17,7 @@ def select_clips(catalog: Catalog, cfg: PreprocessConfig) -> None:
     dropped, so that the accounts still add up.
     """
     _drop_repeated_files(catalog)
+    reject_odd_kinds(catalog, cfg.source)
     clusters = _Clusters(catalog.num_videos)
     if cfg.filters.drop_duplicates:
         for video, other in find_duplicates(catalog):

@@ -93,6 +93,7 @@ def _one_video(
         num_bytes=video.num_bytes,
         duration_s=total_s,
         episode_id=video.episode_id,
+        is_rate_assumed=video.is_rate_assumed,
     )
     reject = partial(RejectRow, video_uri=video.uri)
     try:

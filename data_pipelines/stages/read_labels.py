@@ -146,7 +146,12 @@ class EpisodeLabels:
     def sums(self, labels: Labels) -> LabelSums:
         """What one clip adds to the statistics; its last row belongs to no pair."""
         assert labels.true_action is not None
-        return label_sums(labels.true_action[:-1], self.low, self.high)
+        sums = label_sums(labels.true_action[:-1], self.low, self.high)
+        return replace(
+            sums,
+            num_state=0 if labels.state is None else labels.state.shape[1],
+            num_condition=0 if labels.condition is None else len(labels.condition),
+        )
 
     def flawed_spans(self, info: VideoInfo) -> list[DamagedSpan]:
         """When the frames of flawed rows are shown. Needs times."""
