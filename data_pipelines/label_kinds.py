@@ -35,7 +35,7 @@ class LabelKinds:
         """The kind of the most clips; empty without any."""
         return max(sorted(self.clips), key=lambda kind: self.clips[kind], default="")
 
-    def check(self, source: str | None) -> None:
+    def check(self) -> None:
         """Checks that others than the usual kind are rare.
 
         Raises:
@@ -44,23 +44,21 @@ class LabelKinds:
         others = {kind: n for kind, n in self.clips.items() if kind != self.usual}
         if sum(others.values()) > _MAX_ODD_SHARE * sum(self.clips.values()):
             other = max(sorted(others), key=lambda kind: others[kind])
-            raise ConfigError(two_kinds(source, *self._example(self.usual), *self._example(other)))
-
-    def _example(self, kind: str) -> tuple[str, str]:
-        return self.videos[kind], kind
+            usual = self.usual
+            raise ConfigError(two_kinds(self.videos[usual], usual, self.videos[other], other))
 
 
-def two_kinds(source: str | None, where: str, kind: str, other: str, other_kind: str) -> str:
+def two_kinds(where: str, kind: str, other: str, other_kind: str) -> str:
     """The message about two kinds of labels in one source."""
     return (
-        f"{source} holds labels of different kinds: {where} has {kind}, {other} has {other_kind}. "
+        f"The source holds labels of two kinds: {where} has {kind}, {other} has {other_kind}. "
         "A shard set holds one kind: name one of them as the source, or choose arrays of one size "
         "(labels.action_key, labels.action_parts, labels.state_key; a state_key that no file has "
         "leaves states out)."
     )
 
 
-def reject_odd_kinds(catalog: Catalog, source: str | None) -> None:
+def reject_odd_kinds(catalog: Catalog) -> None:
     """Turns the clips of another than the usual kind into rejects.
 
     Raises:
@@ -72,7 +70,7 @@ def reject_odd_kinds(catalog: Catalog, source: str | None) -> None:
         "WHERE c.kind != '' GROUP BY c.kind ORDER BY min(c.clip)"
     ):
         kinds.add(*row)
-    kinds.check(source)
+    kinds.check()
     if len(kinds.clips) < 2:
         return
     odd = (kinds.usual,)

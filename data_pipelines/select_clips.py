@@ -17,7 +17,7 @@ def select_clips(catalog: Catalog, cfg: PreprocessConfig) -> None:
     dropped, so that the accounts still add up.
     """
     _drop_repeated_files(catalog)
-    reject_odd_kinds(catalog, cfg.source)
+    reject_odd_kinds(catalog)
     clusters = _Clusters(catalog.num_videos)
     if cfg.filters.drop_duplicates:
         for video, other in find_duplicates(catalog):

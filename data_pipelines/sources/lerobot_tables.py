@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines.sources.lerobot_info import ACTION_KEY, STATE_KEY
 from data_pipelines.stages.flawed_labels import Flaw
 from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig, episode_labels
 from lafp.video.decoder import VideoError
 
-ACTION_KEY, STATE_KEY = "action", "observation.state"
 FRAME_INDEX, EPISODE_INDEX = "frame_index", "episode_index"
 # Time stamps this share of a step from whole steps are a count of frames, not a clock.
 _ON_GRID = 0.1

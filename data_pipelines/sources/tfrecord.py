@@ -23,6 +23,7 @@ def read_records(path: Path) -> Iterator[bytes]:
     Raises:
         VideoError: ``does_not_decode`` or ``truncated``. What came before is sound.
     """
+    num_bytes = path.stat().st_size
     with path.open("rb") as file:
         while header := file.read(12):
             at = file.tell() - len(header)
@@ -31,7 +32,7 @@ def read_records(path: Path) -> Iterator[bytes]:
             length, checksum = struct.unpack("<QI", header)
             if checksum != masked_crc32c(header[:8]):
                 raise VideoError("does_not_decode", f"no TFRecord at byte {at}")
-            data = file.read(length + 4)
+            data = file.read(length + 4) if length + 4 <= num_bytes - file.tell() else b""
             if len(data) < length + 4:
                 raise VideoError("truncated", f"the file ends inside the record at byte {at}")
             yield data[:-4]
