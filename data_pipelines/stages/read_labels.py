@@ -25,15 +25,16 @@ class LabelsConfig:
 
     - LeRobot datasets (v2.0, v2.1, v3.0): a folder with ``meta/info.json``.
     - RLDS: ``*.tfrecord*`` files.
-    - HDF5 (``.hdf5``, ``.h5``): per trajectory a group with ``obs``, ``actions`` and ``states``.
+    - HDF5 (``.hdf5``, ``.h5``) as laom, robomimic (``data/demo_0/obs/...``) or ALOHA
+      (``observations/images/...``) have it.
     - ``x.mp4`` takes its labels from ``x.npz``: ``action`` [T, A] (discrete: integer [T]), one row
       per frame, row t acting between frames t and t+1; or, with ``timestamp`` [T], rows at any
-      rate. An ``.npz`` without a video holds stacked episodes: frames uint8 [N, T, H, W, 3] and
-      ``action`` [N, T, A]. Optional in both: ``action_low`` and ``action_high`` [A], the bounds of
-      the action space.
+      rate. An ``.npz`` without a video holds the frames too: uint8 [T, H, W, 3] and ``action``
+      [T, A], or several episodes, [N, T, H, W, 3] and [N, T, A]. Optional in both: ``action_low``
+      and ``action_high`` [A], the bounds of the action space.
 
-    Labels are aligned by time: a clip's row t is the action in force when its frame t is shown,
-    the latest row that is not later (zero-order hold), whatever the rates of clips and control.
+    One row per frame: a clip's row t is that of the frame it shows. Rows of another rate are
+    aligned by time: the latest row that is not later (zero-order hold).
     """
 
     action_key: str | None = None
@@ -53,10 +54,10 @@ class LabelsConfig:
     """Optional array [T] of seconds: when each row comes into force. null goes without, as if there
     were none. LeRobot's row t is frame t; its time stamps only check that."""
     frames_key: str | None = None
-    """Frames of stacked episodes: `image_0`, in HDF5 `obs`."""
+    """Frames in an ``.npz``: null takes `image_0`. In HDF5 null takes every array of pictures."""
     fps: float | None = None
-    """Rate of stacked episodes, RLDS and HDF5, which have no time stamps. null takes what the file
-    says of its rate, if it does, and else 5, which the summary then says."""
+    """Rate of frames in ``.npz``, RLDS and HDF5, which have no time stamps. null takes what the file
+    says of its rate, if it does, and else 5; the summary then has that under `assumed`."""
     max_array_bytes: int = 4 * 2**30
     """Largest array of stacked episodes: it is in memory while its episodes are cut."""
 
