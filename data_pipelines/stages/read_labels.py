@@ -56,8 +56,8 @@ class LabelsConfig:
     frames_key: str | None = None
     """Frames in an ``.npz``: null takes `image_0`. In HDF5 null takes every array of pictures."""
     fps: float | None = None
-    """Rate of frames in ``.npz``, RLDS and HDF5, which have no time stamps. null takes what the file
-    says of its rate, if it does, and else 5; the summary then has that under `assumed`."""
+    """Rate of frames in ``.npz``, RLDS and HDF5, which have no time stamps. null takes what the
+    file says, and 5 where it says nothing; the summary then has that under `assumed`."""
     max_array_bytes: int = 4 * 2**30
     """Largest array of stacked episodes: it is in memory while its episodes are cut."""
 
