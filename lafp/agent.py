@@ -2,6 +2,7 @@
 
 # Shape suffixes in this file: N episodes, H height, W width, C channels.
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -9,13 +10,12 @@ import numpy as np
 import torch
 
 from lafp import storage
-from lafp.config import ConfigError, config_from_dict
 from lafp.deploy.export import export_agent
+from lafp.deploy.finished_models import load_models
 from lafp.deploy.step import AgentStep, Memory
-from lafp.export import read_card
-from lafp.models.action_decoder import ActionDecoder, TrueActions, load_action_decoder
-from lafp.policies.base import Policy, load_policy
-from lafp.run_dir import RunDir
+from lafp.devices import usable_device
+from lafp.models.action_decoder import ActionDecoder, TrueActions
+from lafp.policies.base import Policy
 from lafp.types import ActionSpec, ObsSpec
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
@@ -61,7 +61,7 @@ class Agent:
     @classmethod
     def load(
         cls,
-        run_dir: str,
+        run_dir: str | os.PathLike[str],
         *,
         policy: str | None = None,
         decoder: str | None = None,
@@ -90,17 +90,18 @@ class Agent:
 
         Raises:
             ConfigError: A model is missing or of another version, the decoder was trained on
-                another policy, or it is not clear which decoder is meant.
+                another policy, it is not clear which decoder is meant, or the device is not there.
         """
-        policy_uri, action_decoder = _models(RunDir(run_dir), policy, decoder, device)
         options: dict[str, Any] = {
             "noise": noise,
             "noise_hold_steps": noise_hold_steps,
             "num_solver_steps": num_solver_steps,
         }
         overrides = {key: value for key, value in options.items() if value is not None}
-        trained = load_policy(policy_uri, device, overrides)
-        return cls(trained, action_decoder, dtype=dtype, compile=compile)
+        models = load_models(
+            storage.uri_of(run_dir), policy, decoder, usable_device(device), overrides
+        )
+        return cls(*models, dtype=dtype, compile=compile)
 
     @property
     def fps(self) -> float:
@@ -165,8 +166,8 @@ class Agent:
         Args:
             obs: uint8 [H, W, 3], RGB, or [N, H, W, 3] for the N episodes of ``reset``; or
                 ``{"image": ..., "state": ..., "condition": ...}`` with what the policy reads
-                (``reads``): the robot's state, float [S] or [N, S], and what the episode is to do,
-                float [G] or [N, G], both in the units of the training data.
+                (``reads``): the robot's state, [S] or [N, S], and what the episode is to do, [G]
+                or [N, G], both numbers in the units of the training data.
 
         Returns:
             float32 [A] or [N, A] in the environment's units; discrete: int64, scalar or [N].
@@ -189,7 +190,7 @@ class Agent:
         action = action.cpu().numpy()
         return action[0] if is_single else action
 
-    def export(self, uri: str) -> None:
+    def export(self, uri: str | os.PathLike[str]) -> None:
         """Writes one step of this agent to a file that runs without lafp, for any number N.
 
         Inputs are ``frame`` uint8 [N, H, W, 3], ``is_first`` bool [N] (which episodes begin),
@@ -197,7 +198,7 @@ class Agent:
         are the action and the next state. The state is zeros at first. ``lafp_agent.json`` in the
         file (metadata of that name in ONNX) says how large all of them are, and holds the control
         rate and the action's bounds. The file is for this agent's device, dtype, noise mode and
-        solver steps.
+        solver steps; ONNX is always in float32, since ONNX has no bfloat16 convolutions.
 
         Args:
             uri: Local or S3; ``.pt2`` for ``torch.export``, ``.onnx`` for ONNX (extra ``onnx``).
@@ -205,7 +206,7 @@ class Agent:
         Raises:
             ConfigError: Another ending, or the extra is missing.
         """
-        export_agent(self.step, uri)
+        export_agent(self.step, storage.uri_of(uri))
 
     def _parted(self, obs: Observation) -> tuple[np.ndarray, torch.Tensor | None]:
         """The image, and the vectors side by side, if they are what the policy reads."""
@@ -224,14 +225,16 @@ class Agent:
         values = np.asarray(vector)
         values = values[None] if values.ndim == 1 else values
         want = (self.num_episodes, dim)
-        if values.shape != want or not np.issubdtype(values.dtype, np.floating):
+        if values.shape != want or values.dtype.kind not in "fiub":
             raise ValueError(
-                f"Expected {name}s {list(want)} of floats for {self.num_episodes} episode(s), got "
+                f"Expected {name}s {list(want)} of numbers for {self.num_episodes} episode(s), got "
                 f"{values.dtype} {list(np.shape(vector))}."
             )
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(values, np.float32)
         if not np.isfinite(values).all():
-            raise ValueError(f"The {name} holds a value that is not finite.")
-        return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+            raise ValueError(f"The {name} holds a value that is not finite in float32.")
+        return torch.from_numpy(values)
 
     def _checked(self, obs: np.ndarray) -> np.ndarray:
         """The observation as [N, H, W, 3], if it is one that the policy knows."""
@@ -252,44 +255,3 @@ class Agent:
                 "(255 * image).round().astype(np.uint8)."
             )
         return np.ascontiguousarray(frames)
-
-
-def _models(
-    run: RunDir, policy: str | None, decoder: str | None, device: torch.device | str
-) -> tuple[str, ActionDecoder | TrueActions]:
-    """The policy's folder, and what makes actions of its points."""
-    if policy is not None and decoder is None:
-        policy_uri = run.stage(f"policy/{policy}").uri
-        if action := read_card(policy_uri, "policy")["specs"].get("action"):
-            return policy_uri, TrueActions(config_from_dict(ActionSpec, action))
-    decoder = decoder or _only_decoder(run.uri, policy)
-    action_decoder, specs = load_action_decoder(run.stage(f"decoder/{decoder}").uri, device)
-    policy_uri = run.stage(f"policy/{policy or specs['policy']}").uri
-    if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
-        raise ConfigError(
-            f"The action decoder '{decoder}' was trained on the latent actions of another "
-            f"policy than {policy_uri}. Train the decoder again."
-        )
-    return policy_uri, action_decoder
-
-
-def _only_decoder(run_dir: str, policy: str | None) -> str:
-    """The decoder that a run has for ``policy`` (or at all)."""
-    run = RunDir(run_dir)
-    names = []
-    for stage in map(run.stage, run.stages_below("decoder")):
-        if storage.is_file(stage.path("model.json")):
-            card = read_card(stage.uri, "decoder")
-            if policy in (None, card["specs"]["policy"]):
-                names.append(stage.name.removeprefix("decoder/"))
-    of_policy = f" for policy '{policy}'" if policy else ""
-    if not names:
-        raise ConfigError(
-            f"No finished action decoder{of_policy} in {run_dir}. Run ray_jobs.train_decoder first."
-        )
-    if len(names) > 1:
-        raise ConfigError(
-            f"{run_dir} has several action decoders{of_policy}. Choose one with decoder=: "
-            f"{', '.join(sorted(names))}."
-        )
-    return names[0]

@@ -70,7 +70,13 @@ def load_model(uri: str, kind: ModelKind) -> tuple[dict[str, Any], dict[str, Ten
             that are not those that ``model.json`` describes.
     """
     card = read_card(uri, kind)
-    weights = storage.read_bytes(storage.join(uri, "model.safetensors"))
+    path = storage.join(uri, "model.safetensors")
+    if not storage.is_file(path):
+        raise ConfigError(
+            f"{path} is missing, though model.json is there. Copy the whole folder, or train the "
+            f"{kind} again."
+        )
+    weights = storage.read_bytes(path)
     if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
         raise ConfigError(
             f"{uri}: model.safetensors is not the file that model.json describes. "
@@ -88,7 +94,14 @@ def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
     path = storage.join(uri, "model.json")
     if not storage.is_file(path):
         raise ConfigError(f"No finished {kind} at {uri}: model.json is missing. Train it first.")
-    card = json.loads(storage.read_text(path))
+    try:
+        card = json.loads(storage.read_text(path))
+        if not isinstance(card, dict):
+            raise ValueError(f"it holds a {type(card).__name__}, not an object")
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged: {error}. Copy the folder again, or train the {kind} again."
+        ) from None
     if card.get("kind") != kind:
         raise ConfigError(f"{path} holds a {card.get('kind')}, expected a {kind}.")
     if card.get("format") != FORMAT_VERSION:

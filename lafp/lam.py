@@ -1,11 +1,15 @@
 """A finished latent action model, as later stages and users hold it."""
 
+import os
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.windows import stack_frames
+from lafp.devices import usable_device
 from lafp.export import load_model
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
@@ -44,7 +48,13 @@ class Lam:
 
     @torch.no_grad()
     def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
-        """Latent actions of pairs: float [B, 3 F, H, W] in [-1, 1], twice -> float [B, Z]."""
+        """Latent actions of pairs: float [B, 3 F, H, W] in [-1, 1], twice -> float [B, Z].
+
+        Raises:
+            ValueError: They are not what the LAM was trained on.
+        """
+        for name, given in (("obs", obs), ("next_obs", next_obs)):
+            self._check(name, given)
         return self.objective.label(obs, next_obs)
 
     @torch.no_grad()
@@ -72,16 +82,42 @@ class Lam:
 
     @torch.no_grad()
     def embed(self, obs: Tensor) -> Tensor:
-        """The model's embedding of o_t alone, float [B, E]."""
+        """The model's embedding of o_t alone, float [B, E].
+
+        Raises:
+            ValueError: ``obs`` is not what the LAM was trained on.
+        """
+        self._check("obs", obs)
         return self.objective.embed(obs)
 
+    def _check(self, name: str, given: Tensor) -> None:
+        want = (self.obs.num_channels, self.obs.height_px, self.obs.width_px)
+        if not isinstance(given, Tensor) or given.shape[1:] != want or given.ndim != 4:
+            found = list(getattr(given, "shape", ())) or type(given).__name__
+            raise ValueError(
+                f"Expected {name} as a float tensor [B, {', '.join(map(str, want))}] (3 channels "
+                f"for each of {self.obs.frame_stack} frames, height, width), got {found}."
+            )
+        if not given.is_floating_point():
+            raise ValueError(
+                f"Expected {name} as floats in [-1, 1], got {given.dtype}. Pixels from 0 to 255 "
+                "become that by pixels.float() / 127.5 - 1."
+            )
 
-def load_lam(uri: str, device: torch.device | str = "cpu") -> Lam:
+
+def load_lam(uri: str | os.PathLike[str], device: torch.device | str = "cpu") -> Lam:
     """Loads the latent action model that ``train_lam`` wrote into the folder ``uri``.
 
     Raises:
-        ConfigError: There is no finished LAM, or this version does not read it.
+        ConfigError: There is no finished LAM, this version does not read it, or the device is not
+            there.
     """
+    uri, device = storage.uri_of(uri), usable_device(device)
+    below = storage.join(uri, "lam")
+    if not storage.is_file(storage.join(uri, "model.json")) and (
+        storage.is_file(storage.join(below, "model.json"))
+    ):
+        raise ConfigError(f"{uri} is the folder of a run. Its LAM is {below}.")
     card, weights = load_model(uri, "lam")
     objective_class = OBJECTIVES.get(card["config"]["name"])
     config = config_from_dict(objective_class.Config, card["config"])

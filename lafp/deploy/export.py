@@ -2,6 +2,7 @@
 
 # Shape suffixes in this file: N episodes, H height, W width.
 
+import copy
 import json
 import tempfile
 from dataclasses import asdict, dataclass, fields
@@ -66,6 +67,9 @@ def export_agent(step: AgentStep, uri: str) -> None:
     suffix = Path(uri).suffix
     if suffix not in (".pt2", ".onnx"):
         raise ConfigError(f"An agent is exported to a .pt2 or an .onnx file, got {uri}.")
+    if suffix == ".onnx" and step.dtype != torch.float32:
+        # The operator set that torch writes has no bfloat16 convolution: no runtime reads the file.
+        step = AgentStep(copy.deepcopy(step.policy), step.action_decoder, torch.float32)
     device = next(step.policy.parameters()).device
     arguments = _example(step, device)
     with torch.no_grad():
@@ -75,10 +79,12 @@ def export_agent(step: AgentStep, uri: str) -> None:
         # Cloned: one tensor in two places would become one input.
         arguments += tuple(_tensor(memory, tensor.name).clone() for tensor in module.state)
         episodes = torch.export.Dim("num_episodes", min=1)
+        # The varargs of ``forward`` are one entry, which is absent where there are none.
+        others = [({0: episodes},) * (len(arguments) - 3)] if len(arguments) > 3 else []
         program = torch.export.export(
             module,
             arguments,
-            dynamic_shapes=(*[{0: episodes}] * 3, ({0: episodes},) * (len(arguments) - 3)),
+            dynamic_shapes=(*[{0: episodes}] * 3, *others),
             strict=True,  # plain tracing would take len(tensor) for a constant
         )
     with tempfile.TemporaryDirectory() as folder:

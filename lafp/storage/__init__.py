@@ -4,6 +4,8 @@ S3 goes through boto3, so credentials, region and ``AWS_ENDPOINT_URL`` (MinIO, C
 the standard way. URIs are ``str``: ``pathlib`` would turn ``s3://b/k`` into ``s3:/b/k``.
 """
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +44,7 @@ __all__ = [
     "read_bytes",
     "read_text",
     "upload",
+    "uri_of",
     "write_bytes",
     "write_text",
 ]
@@ -60,6 +63,18 @@ def is_http(uri: str) -> bool:
 def join(uri: str, *parts: str) -> str:
     """``uri`` and ``parts`` with single slashes between them."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def uri_of(path: str | os.PathLike[str]) -> str:
+    """The URI that a user of the Python interface gave: text or a ``Path``, ``~`` expanded.
+
+    A ``Path`` has merged the slashes of ``s3://``; they are put back.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    uri = os.path.expanduser(os.fspath(path))
+    return f"s3://{uri.removeprefix('s3:/')}" if re.match(r"s3:/[^/]", uri) else uri
 
 
 def absolute(uri: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lafp
+from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.windows import windows_at
 from lafp.eval.config import MethodConfig
@@ -25,18 +26,22 @@ ACTION = ActionSpec(dim=3, low=(-1.0, 0.0, 5.0), high=(1.0, 10.0, 6.0))
 ENCODER = {"name": "small_cnn", "channels": [4], "embed_dim": 8}
 
 
-def write_policy(run, name, seed=0, chunk_steps=1, state_dim=0, condition_dim=0):
+def write_policy(run, name, seed=0, chunk_steps=1, frame_stack=2, actions=None, **obs_and_config):
+    """Writes a small policy; of true actions where ``actions`` says what they are."""
+    of_obs = ("state_dim", "condition_dim")
+    dims = {dim: obs_and_config.pop(dim) for dim in of_obs if dim in obs_and_config}
     policy_class = POLICIES.get(name)
     raw = {"encoder": ENCODER, "hidden_dims": [16]}
-    raw |= {"chunk_steps": chunk_steps, "execute_steps": min(2, chunk_steps)}
+    raw |= {"chunk_steps": chunk_steps, "execute_steps": min(2, chunk_steps)} | obs_and_config
     cfg = config_from_dict(policy_class.Config, raw)
     torch.manual_seed(seed)
-    obs = replace(OBS, state_dim=state_dim, condition_dim=condition_dim)
-    policy = policy_class(cfg, obs, 4)
-    z_shape = (8, 4) if chunk_steps == 1 else (8, chunk_steps, 4)
+    obs = replace(OBS, frame_stack=frame_stack, **dims)
+    z_dim = actions.dim if actions else 4
+    policy = policy_class(cfg, obs, z_dim)
+    z_shape = (8, z_dim) if chunk_steps == 1 else (8, chunk_steps, z_dim)
     vectors = torch.randn(8, obs.vector_dim) if obs.vector_dim else None
-    policy(torch.rand(8, 6, 12, 16), 3 + torch.randn(z_shape), vectors=vectors)
-    specs = {"obs": obs, "latent_action_dim": 4}
+    policy(torch.rand(8, 3 * frame_stack, 12, 16), 3 + torch.randn(z_shape), vectors=vectors)
+    specs = {"obs": obs, "latent_action_dim": z_dim} | ({"action": actions} if actions else {})
     uri = f"{run}/policy/{name}"
     save_model(uri, kind="policy", config=cfg, specs=specs, module=policy, metrics={})
 
@@ -199,8 +204,77 @@ def test_models_that_do_not_belong_together_are_refused(run, tmp_path):
     write_policy(run, "latent_flow", seed=5)  # trained again, its decoder is not
     with pytest.raises(ConfigError, match="Train the decoder again"):
         lafp.Agent.load(run)
-    with pytest.raises(ConfigError, match="No finished action decoder"):
-        lafp.Agent.load(str(tmp_path / "empty"))
+
+
+def test_a_folder_without_an_agent_says_what_is_missing_and_what_to_do(run, tmp_path):
+    write_policy(tmp_path / "cloned", "latent_bc", actions=ACTION)
+    (tmp_path / "study" / "runs" / "seed_0").mkdir(parents=True)
+    (tmp_path / "begun" / "policy" / "flow").mkdir(parents=True)
+    for folder, options, message in (
+        ("empty", {}, "No finished action decoder in .*empty. There is no run folder there"),
+        ("begun", {}, "Run ray_jobs.train_policy and ray_jobs.train_decoder first"),
+        ("study", {}, r"is a study; its runs are .*study/runs/: seed_0\."),
+        ("cloned", {}, r"need none, choose with policy=: latent_bc\."),
+        (".", {"decoder": "flo"}, r"no finished decoder 'flo'. .* finished: flow\."),
+        (".", {"policy": "bc"}, r"no finished policy 'bc'. .* finished: latent_flow\."),
+    ):
+        with pytest.raises(ConfigError, match=message) as error:
+            lafp.Agent.load(tmp_path / folder, **options)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["policy/latent_flow", "decoder/flow"])
+def test_a_model_of_which_part_is_missing_is_named(run, kind):
+    folder = Path(run, kind)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-9])
+    with pytest.raises(ConfigError, match=f"{kind}: model.safetensors is not the file that"):
+        lafp.Agent.load(run)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"model\.safetensors is missing, though model\.json is"):
+        lafp.Agent.load(run)
+    card = (folder / "model.json").read_text()
+    for damaged in (card[:40], "", "[1]"):
+        (folder / "model.json").write_text(damaged)
+        with pytest.raises(ConfigError, match=f"{kind}/model.json is damaged"):
+            lafp.Agent.load(run)
+
+
+def test_paths_are_taken_in_place_of_text(run, tmp_path):
+    agent = lafp.Agent.load(Path(run))
+    frames = video(2)
+    np.testing.assert_array_equal(play(agent, frames), play(lafp.Agent.load(run), frames))
+    assert storage.uri_of(Path("s3://bucket/runs/mine")) == "s3://bucket/runs/mine"
+    assert storage.uri_of("s3://bucket/runs/mine") == "s3://bucket/runs/mine"
+    assert storage.uri_of(Path("~/runs")) == str(Path.home() / "runs")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:99", "gpu", "meta"])
+def test_a_device_that_is_not_there_is_one_clear_line(run, device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used here") as error:
+        lafp.Agent.load(run, device=device)
+    assert "\n" not in str(error.value) and "Use 'cpu'" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float64, np.bool_])
+def test_states_are_numbers_of_any_type(tmp_path, dtype):
+    write_policy(tmp_path, "latent_bc", state_dim=3, actions=ACTION)
+    agent = lafp.Agent.load(tmp_path, policy="latent_bc")
+    state, image = np.array([1, 0, 1]), video(1)[0, 0]
+    expected = agent.act({"image": image, "state": state.astype(np.float32)})
+    np.testing.assert_array_equal(
+        agent.act({"image": image, "state": state.astype(dtype)}), expected
+    )
+    for wrong, message in (
+        (["a", "b", "c"], r"Expected states \[1, 3\] of numbers .*got <U1 \[3\]"),
+        ([1, 2], r"got int64 \[2\]"),
+        ([0, 1e39, 0], "state holds a value that is not finite in float32"),
+        ([0, np.nan, 0], "not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            agent.act({"image": image, "state": np.array(wrong)})
 
 
 def test_an_agent_needs_neither_ray_nor_pipelines(run):

@@ -1,0 +1,107 @@
+"""The models of a finished run that make up an agent: a policy, and its action decoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lafp import storage
+from lafp.config import ConfigError, config_from_dict
+from lafp.export import read_card
+from lafp.models.action_decoder import ActionDecoder, TrueActions, load_action_decoder
+from lafp.policies.base import Policy, load_policy
+from lafp.run_dir import RunDir
+from lafp.types import ActionSpec
+
+
+def load_models(
+    run_dir: str,
+    policy: str | None,
+    decoder: str | None,
+    device: torch.device,
+    overrides: Mapping[str, Any],
+) -> tuple[Policy, ActionDecoder | TrueActions]:
+    """The policy of a run, and what makes actions of its points. See ``Agent.load``.
+
+    Raises:
+        ConfigError: See ``Agent.load``.
+    """
+    run = RunDir(run_dir)
+    if policy is not None and decoder is None:
+        policy_uri = _stage(run, "policy", policy)
+        if action := read_card(policy_uri, "policy")["specs"].get("action"):
+            true_actions = TrueActions(config_from_dict(ActionSpec, action))
+            return load_policy(policy_uri, device, overrides), true_actions
+    decoder = decoder or _only_decoder(run, policy)
+    action_decoder, specs = load_action_decoder(_stage(run, "decoder", decoder), device)
+    policy_uri = _stage(run, "policy", policy or specs["policy"])
+    if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
+        raise ConfigError(
+            f"The action decoder '{decoder}' was trained on the latent actions of another "
+            f"policy than {policy_uri}. Train the decoder again."
+        )
+    return load_policy(policy_uri, device, overrides), action_decoder
+
+
+def _stage(run: RunDir, folder: str, name: str) -> str:
+    """URI of a finished policy or decoder by its name."""
+    stage = run.stage(f"{folder}/{name}")
+    if not storage.is_file(stage.path("model.json")):
+        names = _finished(run, folder)
+        raise ConfigError(
+            f"{run.uri} has no finished {folder} '{name}'. "
+            f"{_instead(run, f'Its {folder} folders that are finished: ', names)}"
+        )
+    return stage.uri
+
+
+def _finished(run: RunDir, folder: str) -> list[str]:
+    """Names of the finished models in ``folder`` of a run."""
+    stages = map(run.stage, run.stages_below(folder))
+    return [
+        stage.name.removeprefix(f"{folder}/")
+        for stage in stages
+        if storage.is_file(stage.path("model.json"))
+    ]
+
+
+def _only_decoder(run: RunDir, policy: str | None) -> str:
+    """The decoder that a run has for ``policy`` (or at all)."""
+    names = []
+    for name in _finished(run, "decoder"):
+        card = read_card(run.stage(f"decoder/{name}").uri, "decoder")
+        if policy in (None, card["specs"]["policy"]):
+            names.append(name)
+    of_policy = f" for policy '{policy}'" if policy else ""
+    if not names:
+        policies = [] if policy else _cloned_policies(run)
+        raise ConfigError(
+            f"No finished action decoder{of_policy} in {run.uri}. "
+            + _instead(run, "Policies of true actions need none, choose with policy=: ", policies)
+        )
+    if len(names) > 1:
+        raise ConfigError(
+            f"{run.uri} has several action decoders{of_policy}. Choose one with decoder=: "
+            f"{', '.join(sorted(names))}."
+        )
+    return names[0]
+
+
+def _cloned_policies(run: RunDir) -> list[str]:
+    """Policies that predict true actions (``train_bc``)."""
+    return [
+        name
+        for name in _finished(run, "policy")
+        if "action" in read_card(run.stage(f"policy/{name}").uri, "policy")["specs"]
+    ]
+
+
+def _instead(run: RunDir, lead: str, names: list[str]) -> str:
+    """What to do where a model is missing: take one of ``names``, another folder, or train."""
+    if names:
+        return f"{lead}{', '.join(names)}."
+    if below := storage.list_folders(storage.join(run.uri, "runs")):
+        return f"That folder is a study; its runs are {run.uri}/runs/: {', '.join(below)}."
+    if not storage.list_folders(run.uri):
+        return "There is no run folder there; give the path that training wrote, such as runs/mine."
+    return "Run ray_jobs.train_policy and ray_jobs.train_decoder first, or wait for them to end."
