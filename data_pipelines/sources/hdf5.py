@@ -34,7 +34,8 @@ from data_pipelines.stages.read_labels import (
     LabelsConfig,
     episode_labels,
     joined,
-    rows_for_frames,
+    own_fps,
+    rows_beside_frames,
 )
 from lafp import storage
 from lafp.config import ConfigError
@@ -161,9 +162,10 @@ def _open_camera(
 ) -> Opened | Unusable:
     if camera.kind == "depth":
         return Unusable(uri, "depth", f"{camera.key} holds depth maps")
-    cfg, rate = using.labels, using.labels.rate(fps_of(file))
-    frames = _read(group, camera.key, cfg.max_array_bytes)
-    assert frames is not None
+    cfg = using.labels
+    times_s = _read(group, cfg.time_key, cfg.max_array_bytes) if cfg.time_key else None
+    rate = cfg.rate(own_fps(times_s) or fps_of(file))
+    frames, lost = _read_frames(group, camera, cfg.max_array_bytes)
     if not len(frames):
         raise VideoError("no_frames", "no frames")
     labels = partial(_labels, h5py, group, len(frames), cfg)
@@ -185,10 +187,34 @@ def _open_camera(
         episode_id=episode_id,
         num_bytes=frames.nbytes,
         info=array_info(frames, rate.fps),
-        frames=partial(array_frames, frames, rate.fps),
+        frames=partial(array_frames, _or_error(frames, lost), rate.fps),
         labels=labels,
         is_rate_assumed=rate.is_assumed,
     )
+
+
+def _read_frames(group: Any, camera: Camera, max_bytes: int) -> tuple[np.ndarray, set[int]]:
+    """The pictures, and which of them lie in broken parts of the file."""
+    try:
+        frames = _read(group, camera.key, max_bytes)
+        assert frames is not None
+        return frames, set()
+    except VideoError as error:
+        if error.reason != "does_not_decode" or camera.kind != "raw":
+            raise
+    found = group[camera.key]
+    frames, lost = np.zeros(found.shape, np.uint8), set()
+    for i in range(len(frames)):
+        try:
+            frames[i] = found[i]
+        except OSError:
+            lost.add(i)
+    return frames, lost
+
+
+def _or_error(frames: np.ndarray, lost: set[int]) -> list[np.ndarray | VideoError]:
+    broken = VideoError("damaged", "this part of the file cannot be read")
+    return [broken if i in lost else pixels for i, pixels in enumerate(frames)]
 
 
 def _labels(h5py: ModuleType, group: Any, num_frames: int, cfg: LabelsConfig) -> EpisodeLabels:
@@ -202,10 +228,7 @@ def _labels(h5py: ModuleType, group: Any, num_frames: int, cfg: LabelsConfig) ->
         )
     state = joined(cfg.state_names(_there(group, STATE_KEYS)), pick)
     times_s = pick(cfg.time_key) if cfg.time_key else None
-    if times_s is None:
-        action, state = rows_for_frames(action, num_frames), rows_for_frames(state, num_frames)
-    assert action is not None
-    return episode_labels(action, state, times_s)
+    return episode_labels(*rows_beside_frames(action, state, times_s, num_frames))
 
 
 def _action_names(group: Any, cfg: LabelsConfig) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from data_pipelines.sources.opened import Opened, OpenWith, Unusable, open_file
 from data_pipelines.sources.webdataset import open_webdataset
 from data_pipelines.stages.list_videos import WEBDATASET
 from data_pipelines.stages.npz_labels import read_sidecar, read_stacked
-from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig
+from data_pipelines.stages.read_labels import LabelsConfig
 from lafp import storage
 from lafp.video.array_video import array_frames, array_info
 from lafp.video.decoder import VideoDecoder, VideoError
@@ -72,18 +72,14 @@ def _one_file(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> 
 
 
 def _stacked(item: VideoItem, path: Path, cfg: LabelsConfig) -> Iterator[Opened]:
-    rate = cfg.rate()
-    for index, (frames, labels) in enumerate(read_stacked(path, cfg)):
+    for index, episode in enumerate(read_stacked(path, cfg)):
+        frames, rate = episode.frames, episode.rate
         yield Opened(
             uri=f"{item.uri}#{index}",
             video_id=hashlib.sha256(frames.tobytes()).hexdigest()[:32],
             num_bytes=frames.nbytes,
             info=array_info(frames, rate.fps),
             frames=partial(array_frames, frames, rate.fps),
-            labels=partial(_same, labels),
+            labels=episode.labels,
             is_rate_assumed=rate.is_assumed,
         )
-
-
-def _same(labels: EpisodeLabels) -> EpisodeLabels:
-    return labels

@@ -3,9 +3,10 @@
 import io
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -14,9 +15,11 @@ import numpy as np
 from data_pipelines.stages.read_labels import (
     EpisodeLabels,
     LabelsConfig,
+    Rate,
     episode_labels,
     joined,
-    rows_for_frames,
+    own_fps,
+    rows_beside_frames,
 )
 from lafp import storage
 from lafp.video.decoder import VideoError
@@ -41,8 +44,19 @@ def read_sidecar(uri: str, cfg: LabelsConfig) -> EpisodeLabels:
         return _episode(arrays, cfg)
 
 
-def read_stacked(path: Path, cfg: LabelsConfig) -> Iterator[tuple[np.ndarray, EpisodeLabels]]:
-    """Yields frames, uint8 [T, H, W, 3], and labels of every episode in a file.
+@dataclass(frozen=True)
+class StackedEpisode:
+    """One episode whose frames lie in the file of its labels."""
+
+    frames: np.ndarray
+    """uint8 [T, H, W, 3]."""
+    rate: Rate
+    labels: Callable[[], EpisodeLabels]
+    """May raise ``VideoError``. Until the next episode is asked for."""
+
+
+def read_stacked(path: Path, cfg: LabelsConfig) -> Iterator[StackedEpisode]:
+    """Yields every episode in a file.
 
     Raises:
         VideoError: ``no_labels``, ``no_video_stream`` or ``too_many_bytes``.
@@ -61,7 +75,9 @@ def read_stacked(path: Path, cfg: LabelsConfig) -> Iterator[tuple[np.ndarray, Ep
         frames = arrays.read(key)
         for index in range(len(frames)) if frames.ndim == 5 else [None]:
             episode = frames if index is None else frames[index]
-            yield episode, _episode(arrays, cfg, index, len(episode))
+            labels = partial(_episode, arrays, cfg, index, len(episode))
+            times_s = _part(arrays, cfg.time_key, index)
+            yield StackedEpisode(episode, cfg.rate(own_fps(times_s)), labels)
 
 
 class _Arrays:
@@ -144,18 +160,13 @@ def _episode(
         )
 
     def pick(key: str | None) -> np.ndarray | None:
-        if key is None or key not in arrays.headers:
-            return None
-        found = arrays.read(key)
-        if index is not None and index >= len(np.atleast_1d(found)):
-            raise VideoError("labels_mismatch", f"{key} {list(found.shape)} has no row {index}")
-        return found if index is None else found[index]
+        return _part(arrays, key, index)
 
     action, state = joined(names, pick), joined(cfg.state_names(_STATE_KEY), pick)
     times_s = pick(cfg.time_key)
-    if num_frames is not None and times_s is None:
-        action, state = rows_for_frames(action, num_frames), rows_for_frames(state, num_frames)
     assert action is not None
+    if num_frames is not None:
+        action, state, times_s = rows_beside_frames(action, state, times_s, num_frames)
     labels = episode_labels(action, state, times_s)
     labels = replace(labels, condition=_condition(pick(cfg.condition_key)))
     if labels.action.ndim == 1:
@@ -163,6 +174,16 @@ def _episode(
     dim = labels.action.shape[1]
     low, high = _bound(arrays, "action_low", dim), _bound(arrays, "action_high", dim)
     return replace(labels, low=low, high=high)
+
+
+def _part(arrays: _Arrays, key: str | None, index: int | None) -> np.ndarray | None:
+    """An array, or what one stacked episode has of it; None where there is none."""
+    if key is None or key not in arrays.headers:
+        return None
+    found = arrays.read(key)
+    if index is not None and index >= len(np.atleast_1d(found)):
+        raise VideoError("labels_mismatch", f"{key} {list(found.shape)} has no row {index}")
+    return found if index is None else found[index]
 
 
 def _condition(vector: np.ndarray | None) -> np.ndarray | None:

@@ -13,6 +13,8 @@ from lafp.data.shard_format import Labels
 from lafp.video.decoder import DamagedSpan, VideoError, VideoInfo
 
 ASSUMED_FPS = 5.0
+# Steps of a clock that counts seconds.
+_SHORTEST_S, _LONGEST_S = 1e-3, 10.0
 _WAY_OUT = (
     "labels.time_key names the array of time stamps; labels.time_key=null goes without: row t is "
     "then of frame t"
@@ -258,12 +260,27 @@ def joined(names: Sequence[str], pick: Callable[[str], np.ndarray | None]) -> np
     return np.concatenate([part.reshape(len(part), -1) for part in found], axis=1)
 
 
-def rows_for_frames(rows: np.ndarray | None, num_frames: int) -> np.ndarray | None:
-    """Rows of an episode whose frames lie in the same file.
+def rows_beside_frames(
+    action: np.ndarray, state: np.ndarray | None, times_s: np.ndarray | None, num_frames: int
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Rows of an episode whose frames lie in the same file: row t is frame t, if the numbers agree.
 
     Where there is one frame more, no action follows the last frame. The row before is repeated
     for it; no pair of frames uses that.
+
+    Returns:
+        Action, state, and time stamps, None where they are not needed.
     """
-    if rows is None or rows.ndim < 1 or not 0 < len(rows) == num_frames - 1:
-        return rows
-    return np.concatenate([rows, rows[-1:]])
+    if action.ndim < 1 or not num_frames - 1 <= len(action) <= num_frames or not len(action):
+        return action, state, times_s
+    if state is not None and state.ndim and 0 < len(state) == num_frames - 1:
+        state = np.concatenate([state, state[-1:]])
+    return np.concatenate([action, action[-1:]])[:num_frames], state, None
+
+
+def own_fps(times_s: np.ndarray | None) -> float | None:
+    """The rate that an episode's time stamps show, if they are seconds of a clock."""
+    if times_s is None or times_s.ndim != 1 or len(times_s) < 2 or times_s.dtype.kind not in "fiu":
+        return None
+    step_s = float(np.median(np.diff(times_s.astype(np.float64))))
+    return 1 / step_s if _SHORTEST_S <= step_s <= _LONGEST_S else None

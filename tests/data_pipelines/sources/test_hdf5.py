@@ -208,3 +208,20 @@ def test_one_frame_more_than_actions_and_bad_rows(tmp_path):
     assert [(row.reason, row.detail) for row in rejects] == [
         ("bad_labels", "row 7: action[0] is nan")
     ]
+
+
+def test_a_broken_part_of_the_file_costs_its_pictures(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "x") as file:
+        file["0/actions"] = actions_of(0)
+        pictures = file.create_dataset(
+            "0/obs", data=numbered(20), chunks=(2, 32, 64, 3), compression="gzip"
+        )
+        at = pictures.id.get_chunk_info(4).byte_offset  # frames 8 and 9
+    data = bytearray(path.read_bytes())
+    data[at : at + 20] = bytes(20)
+    path.write_bytes(data)
+    clips, rejects = go_through(replace(CFG, source=str(path)))
+    assert [clip.record.num_frames for clip in clips] == [8, 10]
+    assert {row.reason for row in rejects} == {"damaged"}
+    check_numbers(clips)

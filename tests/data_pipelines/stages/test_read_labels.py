@@ -68,10 +68,10 @@ def test_stacked_episodes_come_one_by_one(tmp_path):
     save(
         path, image_0=frames, action=action, state=action, condition=np.eye(3), goal=["a", "b", "c"]
     )
-    episodes = list(read_stacked(path, CFG))
-    assert len(episodes) == 3
-    for i, (pixels, labels) in enumerate(episodes):
-        np.testing.assert_array_equal(pixels, frames[i])
+    assert len(list(read_stacked(path, CFG))) == 3
+    for i, episode in enumerate(read_stacked(path, CFG)):
+        np.testing.assert_array_equal(episode.frames, frames[i])
+        labels = episode.labels()
         np.testing.assert_array_equal(labels.action, action[i])
         rows = rows_of(align(labels, video(4)), video(4), 0.1, 2, 10)
         assert rows.condition.dtype == np.float32
@@ -181,8 +181,9 @@ def test_one_episode_may_have_its_own_keys_and_one_frame_more(tmp_path):
     cfg = LabelsConfig(
         frames_key="obs_rgb", action_parts=("actions", "gripper"), state_key="proprio"
     )
-    ((pixels, labels),) = read_stacked(path, cfg)
-    np.testing.assert_array_equal(pixels, frames)
+    for episode in read_stacked(path, cfg):
+        np.testing.assert_array_equal(episode.frames, frames)
+        labels = episode.labels()
     rows = rows_of(align(labels, video(21)), video(21), 0.0, 21, 10)
     np.testing.assert_array_equal(rows.true_action[:-1, :2], actions)
     np.testing.assert_array_equal(rows.true_action[:-1, 2], -actions[:, 0])
@@ -197,7 +198,7 @@ def test_an_error_lists_what_the_file_holds_and_the_keys_to_set(tmp_path):
     for word in ("obs_rgb uint8 [21, 16, 16, 3]", "actions float64 [20, 2]", "labels.frames_key"):
         assert word in caught.value.detail
     with pytest.raises(VideoError) as caught:
-        list(read_stacked(path, LabelsConfig(frames_key="obs_rgb")))
+        next(read_stacked(path, LabelsConfig(frames_key="obs_rgb"))).labels()
     assert "no array 'action'" in caught.value.detail and "labels.action_key" in str(caught.value)
     with pytest.raises(VideoError) as caught:
         read_sidecar(str(path), CFG)
@@ -227,3 +228,21 @@ def test_a_time_key_of_null_pairs_rows_with_frames(tmp_path):
     assert labels.is_per_frame
     slow = {"timestamp": np.arange(20) / 9.6}  # a clock that differs a little
     assert rows_of_clip(tmp_path, video(20), 0.0, 20, 10, **counting(20, **slow)) == list(range(20))
+
+
+def test_the_rate_of_frames_is_that_of_their_time_stamps(tmp_path):
+    """Row t is frame t, on whatever clock; nothing is assumed."""
+    frames = np.zeros((2, 20, 16, 16, 3), np.uint8)
+    stamps = np.stack([1.7e9 + np.arange(20) / 30, np.arange(20) / 20])
+    action = np.arange(80, dtype=np.float32).reshape(2, 20, 2)
+    path = tmp_path / "e.npz"
+    save(path, image_0=frames, action=action, timestamp=stamps)
+    episodes = list(read_stacked(path, CFG))
+    assert [round(episode.rate.fps, 3) for episode in episodes] == [30.0, 20.0]
+    assert not any(episode.rate.is_assumed for episode in episodes)
+    for i, episode in enumerate(read_stacked(path, CFG)):
+        info = video(20, episode.rate.fps)
+        rows = rows_of(align(episode.labels(), info), info, 0.0, 20, info.fps)
+        np.testing.assert_array_equal(rows.true_action, action[i])
+    assert next(read_stacked(path, LabelsConfig(fps=7.0))).rate.fps == 7.0
+    assert next(read_stacked(path, LabelsConfig(time_key=None))).rate.is_assumed
