@@ -9,6 +9,7 @@ from typing import Protocol
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.hdf5 import Hdf5
 from data_pipelines.sources.lerobot_info import INFO
+from data_pipelines.sources.lerobot_other import LeRobotOther
 from data_pipelines.sources.lerobot_v2 import LeRobotV2
 from data_pipelines.sources.lerobot_v3 import LeRobotV3
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
@@ -47,6 +48,7 @@ class LabeledSource(Protocol):
 LABELED_SOURCES: dict[str, LabeledSource] = {
     "lerobot_v2": LeRobotV2(),
     "lerobot_v3": LeRobotV3(),
+    "lerobot_other": LeRobotOther(),
     "rlds": Rlds(),
     "hdf5": Hdf5(),
 }
@@ -65,7 +67,7 @@ def find_labeled_sources(source: str) -> list[tuple[LabeledSource, str]]:
         ConfigError: It holds LeRobot datasets and files of another format.
     """
     here = [(found, source) for found in LABELED_SOURCES.values() if found.is_at(source)]
-    lerobot = [LABELED_SOURCES["lerobot_v2"], LABELED_SOURCES["lerobot_v3"]]
+    lerobot = [LABELED_SOURCES[f"lerobot_{name}"] for name in ("v2", "v3", "other")]
     if here and here[0][0] in lerobot:
         return here[:1]
     below = [

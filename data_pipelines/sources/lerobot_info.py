@@ -1,19 +1,16 @@
 """What ``meta/info.json`` says of a LeRobot dataset, whatever its version."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipelines.label_kinds import two_kinds
 from data_pipelines.rows import VideoItem
-from data_pipelines.stages.read_labels import LabelsConfig
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shard_format import Split
 
 INFO = "meta/info.json"
-ACTION_KEY, STATE_KEY = "action", "observation.state"
 # Versions before 2.0 kept it elsewhere.
 _OLD_INFO = "meta_data/info.json"
 READ_MAJORS, READ_VERSIONS = ("v2", "v3"), "v2.0, v2.1 and v3.0"
@@ -62,37 +59,7 @@ class LeRobotInfo:
 
     def promised(self, episode: int, length: int | None) -> dict[str, Any]:
         """What ``lerobot_tables.Promised`` holds, ready for JSON."""
-        declared = {name: self.num_values(name) for name in self.features}
-        return {
-            "episode": episode,
-            "length": length,
-            "fps": self.fps,
-            "num_values": {name: n for name, n in declared.items() if n is not None},
-        }
-
-    def kind(self, cfg: LabelsConfig) -> str | None:
-        """Sizes of its actions and states in words; None where they are not declared."""
-        action = [self.num_values(key) for key in cfg.action_names(ACTION_KEY)]
-        state = [self.num_values(key) for key in cfg.state_names(STATE_KEY)]
-        if any(size is None for size in action):
-            return None
-        states = "" if None in state else f", states of {sum(size or 0 for size in state)}"
-        return f"actions of {sum(size or 0 for size in action)} numbers{states}"
-
-    def num_values(self, key: str) -> int | None:
-        """How many numbers a row of a column has, as declared; None where nothing is."""
-        feature = self.features.get(key, {})
-        shape = feature.get("shape")
-        if (
-            feature.get("dtype") in ("video", "image", "string")
-            or not isinstance(shape, list)
-            or not all(isinstance(n, int) for n in shape)
-        ):
-            return None
-        total = 1
-        for size in shape:
-            total *= size
-        return total
+        return {"episode": episode, "length": length, "fps": self.fps}
 
 
 def read_info(source: str) -> LeRobotInfo | None:
@@ -124,25 +91,6 @@ def read_info(source: str) -> LeRobotInfo | None:
             key: raw[key] for key in ("data_path", "video_path") if isinstance(raw.get(key), str)
         },
     )
-
-
-def check_one_robot(sources: Sequence[str], cfg: LabelsConfig) -> None:
-    """Checks that actions and states of several datasets have one size, as far as they say.
-
-    Raises:
-        ConfigError: They do not; it names two of them.
-    """
-    first: tuple[str, str] | None = None
-    for source in sources:
-        try:
-            info = read_info(source)
-        except ConfigError:  # whoever lists it will say so
-            continue
-        if info is None or (kind := info.kind(cfg)) is None:
-            continue
-        first = first or (source, kind)
-        if kind != first[1]:
-            raise ConfigError(two_kinds(*first, source, kind))
 
 
 def has_version(source: str, major: str) -> bool:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.sources.lerobot_info import ACTION_KEY, STATE_KEY
 from data_pipelines.stages.flawed_labels import Flaw
 from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig, episode_labels
 from lafp.video.decoder import VideoError
 
+ACTION_KEY, STATE_KEY = "action", "observation.state"
 FRAME_INDEX, EPISODE_INDEX = "frame_index", "episode_index"
 # Time stamps this share of a step from whole steps are a count of frames, not a clock.
 _ON_GRID = 0.1
@@ -29,8 +29,6 @@ class Promised:
     length: int | None
     """Its frames, and rows; None where it does not say."""
     fps: float | None
-    num_values: dict[str, int]
-    """Numbers in a row of each column, as far as they are declared."""
 
     @classmethod
     def of(cls, details: dict[str, Any]) -> "Promised":
@@ -60,12 +58,12 @@ def table_labels(
         VideoError: ``no_labels``, or ``labels_mismatch``: it is not known which row is which frame.
     """
     row_of_frame, twice = rows_of_frames(table, num_frames, promised, cfg)
-    action, action_flaws = _joined(table, cfg.action_names(ACTION_KEY), promised)
+    action, action_flaws = _joined(table, cfg.action_names(ACTION_KEY))
     if action.dtype.kind == "i" and action.shape[1:] == (1,):
         action = action[:, 0]  # discrete
     names = cfg.state_names(STATE_KEY)
     has_state = all(name in table.column_names for name in names)
-    state, state_flaws = _joined(table, names, promised) if has_state else (None, [])
+    state, state_flaws = _joined(table, names) if has_state else (None, [])
     labels = episode_labels(action, state, None)
     flaws = [*action_flaws, *state_flaws, *labels.flaws]
     found = {frame: row for frame, row in enumerate(row_of_frame.tolist()) if row >= 0}
@@ -175,13 +173,11 @@ def _stamped(table: pa.Table, promised: Promised, cfg: LabelsConfig) -> np.ndarr
     raise _mismatch(f"{_stamps(cfg)} must be finite and ascend")
 
 
-def _joined(
-    table: pa.Table, names: tuple[str, ...], promised: Promised
-) -> tuple[np.ndarray, list[Flaw]]:
+def _joined(table: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, list[Flaw]]:
     """The columns side by side, [T, ...], and the rows that hold something else."""
     parts, flaws = [], []
     for name in names:
-        rows, found = _column(table, name, promised.num_values.get(name))
+        rows, found = _column(table, name)
         parts.append(rows)
         flaws += found
     if len(parts) == 1:
@@ -189,11 +185,11 @@ def _joined(
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1), flaws
 
 
-def _column(table: pa.Table, name: str, num_values: int | None) -> tuple[np.ndarray, list[Flaw]]:
+def _column(table: pa.Table, name: str) -> tuple[np.ndarray, list[Flaw]]:
     """[T, ...] of numbers, scalars as [T, 1]; rows that are no such numbers are flaws and 0.
 
     Raises:
-        VideoError: ``no_labels`` or ``labels_mismatch``: none of them is.
+        VideoError: ``no_labels``: none of them is.
     """
     values: list[Any] = table[name].to_pylist()
     shapes = [_shape(value) for value in values]
@@ -201,9 +197,6 @@ def _column(table: pa.Table, name: str, num_values: int | None) -> tuple[np.ndar
     if not known:
         raise VideoError("no_labels", f"column {name!r} is not numbers")
     usual = max(set(known), key=known.count)
-    size = int(np.prod(usual))
-    if num_values is not None and size != num_values:
-        raise _mismatch(f"{name} has {size} numbers in a row, {num_values} are declared in meta")
     flaws = [
         Flaw(row, f"{name} is {'no numbers' if shape is None else f'of shape {list(shape)}'}")
         for row, shape in enumerate(shapes)

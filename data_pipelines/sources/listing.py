@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources import find_labeled_sources
+from data_pipelines.sources.lerobot_robots import check_one_robot
 from data_pipelines.sources.uri_list import is_uri_list, list_uris
 from data_pipelines.stages.list_videos import list_videos
 from lafp import storage
@@ -27,6 +28,8 @@ def list_source(source: str, split: Split | None, cfg: PreprocessConfig) -> Iter
         return list_uris(source, split, cfg.uri_column, has_labels=cfg.labels is not None)
     found = find_labeled_sources(source) if cfg.labels is not None else []
     if found:
+        assert cfg.labels is not None
+        check_one_robot([uri for _, uri in found], cfg.labels)
         return itertools.chain.from_iterable(reader.list_items(uri, split) for reader, uri in found)
     return list_videos(source, split, has_labels=cfg.labels is not None)
 

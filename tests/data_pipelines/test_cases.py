@@ -303,10 +303,10 @@ CASES = {
     "lr2_hw_clock": Case(expect=real_clock, has_labels=True),
     "lr2_nan_action": Case(expect=nan_action, has_labels=True),
     "lr2_nan_state8": Case(expect=nan_state, has_labels=True),
-    "lr2_v16": Case(expect=names_the_version, has_labels=True, todo="the version is not named"),
+    "lr2_v16": Case(expect=names_the_version, has_labels=True),
     "lr3_drift": Case(expect=drift, has_labels=True),
     "lr3_dup_episode": Case(expect=each_episode_once, has_labels=True),
-    "lr_parent_dims": Case(expect=names_both_robots, has_labels=True, todo="names no robot"),
+    "lr_parent_dims": Case(expect=names_both_robots, has_labels=True),
     "rlds_dict_action": Case(expect=dict_action, has_labels=True),
     "rlds_first_empty": Case(expect=late_camera, has_labels=True),
 }

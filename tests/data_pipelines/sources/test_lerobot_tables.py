@@ -22,8 +22,8 @@ def table_of(frames, fps=10.0, **columns):
     return pa.table({name: column for name, column in made.items() if column is not None})
 
 
-def labels_of(table, num_frames, length=None, **declared):
-    promised = Promised(episode=3, length=length, fps=10.0, num_values=declared)
+def labels_of(table, num_frames, length=None):
+    promised = Promised(episode=3, length=length, fps=10.0)
     return table_labels(table, num_frames, promised, CFG)
 
 
@@ -132,11 +132,6 @@ def test_bad_rows_are_named_and_cost_their_frames_only():
     }
     assert labels.name == "episode 3"
     np.testing.assert_array_equal(labels.action[[1, 3, 7], 0], [1, 3, 7])
-
-
-def test_rows_of_another_size_than_declared_are_a_mismatch():
-    message = error_of(table_of(range(4)), 4, action=7)
-    assert message.endswith("action has 2 numbers in a row, 7 are declared in meta")
 
 
 def test_two_rows_of_one_frame_that_differ_cost_that_frame():

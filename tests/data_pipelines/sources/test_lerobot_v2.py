@@ -246,3 +246,32 @@ def test_a_real_clock_in_timestamp_shifts_no_action(tmp_path):
     (front,) = [clip for clip in clips if CAMERAS[0] in clip.record.video_uri]
     numbers = [number_of(frame) for frame in decode_clip(front.video)]
     np.testing.assert_array_equal(front.labels.true_action[:, 0], numbers)
+
+
+@pytest.mark.parametrize(
+    ("folder", "version"), [("meta", "v1.6"), ("meta_data", "v1.4"), ("meta", "v4.0")]
+)
+def test_another_version_is_named(tmp_path, folder, version):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "info.json").write_text(json.dumps({"codebase_version": version}))
+    with pytest.raises(ConfigError, match=rf"LeRobot dataset {version}; v2.0, v2.1 and v3.0 are"):
+        go_through(replace(CFG, source=str(tmp_path)))
+
+
+def test_robots_of_different_sizes_are_known_before_decoding(tmp_path):
+    """By their rows: what info.json declares is wrong in some datasets."""
+    for name, size in (("robot_a", 3), ("robot_b", 3), ("robot_c", 2)):
+        shapes = {"action": {"dtype": "float32", "shape": [7]}}
+        folder = write_dataset(tmp_path / "sets" / name, 1, features=FEATURES | shapes)
+        path = folder / "data/chunk-000/episode_000005.parquet"
+        table = pq.read_table(path).drop_columns(["action"])
+        pq.write_table(table.append_column("action", [list(actions_of(5)[:, :size])]), path)
+    for path in (tmp_path / "sets").rglob("*.mp4"):
+        path.unlink()  # it would be missed
+    with pytest.raises(ConfigError) as caught:
+        go_through(replace(CFG, source=str(tmp_path / "sets")))
+    for word in ("robot_a has actions of 3 numbers", "robot_c has actions of 2 numbers"):
+        assert word in str(caught.value)
+    states = replace(CFG.labels, action_key="observation.state")
+    _, rejects = go_through(replace(CFG, source=str(tmp_path / "sets"), labels=states))
+    assert {row.reason for row in rejects} == {"missing_file"}
