@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from data_pipelines.config import PreprocessConfig
+from data_pipelines.label_kinds import LabelKinds
 from data_pipelines.manifest import reasons_in_words
 from data_pipelines.plan import Plan, Task, chunk_folder
 from data_pipelines.ray_metrics import count_videos
@@ -44,6 +45,7 @@ class PartCounts:
     reasons: Counter[str] = field(default_factory=Counter)
     num_pieces: dict[int, int] = field(default_factory=dict)
     """Of each long video, by its place in the task: it is left to tasks of its own."""
+    label_kinds: LabelKinds = field(default_factory=LabelKinds)
 
     def add(self, other: "PartCounts") -> None:
         """Adds up two."""
@@ -52,6 +54,7 @@ class PartCounts:
         self.num_empty += other.num_empty
         self.num_clips += other.num_clips
         self.num_frames += other.num_frames
+        self.label_kinds.merge(other.label_kinds)
         self.reasons += other.reasons
 
 
@@ -59,7 +62,8 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
     """Makes the parts that are not there yet.
 
     Raises:
-        ConfigError: More than ``max_reject_fraction`` of the videos give no clip.
+        ConfigError: More than ``max_reject_fraction`` of the videos give no clip, or labels are of
+            two kinds.
         StorageError: A task could not read or write.
     """
     num_found = 0
@@ -102,6 +106,7 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
             progress.update(num_done, detail)
             if counts.num_videos >= _MIN_JUDGED_VIDEOS or num_done == plan.num_items:
                 _check_rejects(cfg, counts)
+                counts.label_kinds.check()
 
 
 def _tasks(plan: Plan) -> Iterator[tuple[Task, bool, list[Task]]]:
@@ -175,6 +180,9 @@ def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
             counts.num_empty += sum(video.uri not in with_clips for video in item.videos)
         counts.num_clips += len(item.clips)
         counts.num_frames += sum(clip.record.num_frames for clip in item.clips)
+        for clip in item.clips:
+            if clip.label_sums is not None:
+                counts.label_kinds.add(clip.label_sums.kind, 1, clip.record.video_uri)
         counts.reasons.update(reject.reason for reject in item.rejects)
     return counts
 

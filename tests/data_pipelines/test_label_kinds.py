@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data_pipelines.label_kinds import LabelKinds
 from lafp.config import ConfigError
 from tests.labeled_source import CFG, select
 from tests.synthetic_video import moving_square
@@ -46,3 +47,14 @@ def test_two_robots_are_an_error_that_names_a_video_of_both(tmp_path):
         select(cfg, tmp_path / "parts")
     for word in ("00.npz#0 has actions of 2 numbers", "03.npz#0 has actions of 7 numbers"):
         assert word in str(caught.value)
+
+
+def test_two_robots_are_known_long_before_the_last_part(tmp_path):
+    kinds, others = LabelKinds(), LabelKinds()
+    kinds.add("actions of 2 numbers", 40, "a.npz")
+    kinds.add("actions of 7 numbers", 4, "b.npz")
+    kinds.check()
+    others.add("actions of 7 numbers", 6, "c.npz")
+    kinds.merge(others)
+    with pytest.raises(ConfigError, match=r"a\.npz has actions of 2 .* b\.npz has actions of 7"):
+        kinds.check()

@@ -320,6 +320,24 @@ def test_labeled_episodes_keep_their_actions_and_their_split(local_ray, tmp_path
     np.testing.assert_allclose(spec.action["q99"], exact, rtol=1e-3)
 
 
+def test_a_rate_that_nobody_says_is_in_the_summary(local_ray, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for i in range(3):
+        times = {"timestamp": np.arange(20) / 30} if i == 2 else {}
+        frames = moving_square(20, 32, 64, seed=i)
+        np.savez(folder / f"{i}.npz", image_0=frames, action=np.zeros((20, 2)), **times)
+    cfg = PreprocessConfig(
+        source=str(folder),
+        name="labeled",
+        labels=LabelsConfig(),
+        clip=ClipConfig(fps=None, max_s=60.0, min_frames=4),
+        resize=ResizeConfig(width_px=64, height_px=32),
+    )
+    summary = preprocess(cfg, str(tmp_path / "out"))
+    assert summary["assumed"] == {"labels.fps": {"value": 5.0, "videos": 2}}
+
+
 def test_the_workers_of_a_cluster_share_one_rate_per_host(local_ray, tmp_path):
     data = write_video(tmp_path / "x.mp4", moving_square(20)).read_bytes()
     with serving() as host:
