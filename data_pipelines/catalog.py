@@ -15,6 +15,7 @@ from typing import Any
 
 from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import ClipRow, ItemRows, clip_row_from_dict
+from lafp import strict_json
 from lafp.storage import StorageError
 
 CACHE_KIB = 64 * 1024
@@ -116,7 +117,7 @@ class Catalog:
                 record.fps,
                 record.num_frames,
                 clip.label_sums.kind if clip.label_sums else "",
-                json.dumps(clip.to_dict() | {"signature": ""}),
+                strict_json.dumps(clip.to_dict() | {"signature": ""}),
             ),
         )
         if clip.signature:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.ray_tasks import run_tasks
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.config import ConfigError, choice
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
@@ -207,7 +207,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
             )
         )
     record_uri = batch.record_uri(uri)
-    storage.write_text(record_uri, json.dumps([asdict(record) for record in records]))
+    storage.write_text(record_uri, strict_json.dumps([asdict(record) for record in records]))
 
 
 def _outcomes(records: Sequence[EpisodeRecord]) -> dict[str, float]:

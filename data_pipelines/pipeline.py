@@ -33,7 +33,7 @@ from data_pipelines.sources.cluster_gate import start_cluster_gate
 from data_pipelines.sources.listing import list_source, may_download
 from data_pipelines.stages.write_shards import ShardPlan, entry_name, plan_shards, write_shard
 from data_pipelines.takedown_record import read_takedowns, reject_taken_down
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.progress import Progress
 
 
@@ -69,7 +69,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
             write_rejects(uri, catalog)
             summary = summarize(catalog, spec, *write_manifest(uri, shards))
         check_totals(summary)
-        storage.write_text(totals, json.dumps(summary, indent=1))
+        storage.write_text(totals, strict_json.dumps(summary, indent=1))
         storage.write_text(storage.join(uri, "shard_set.json"), spec.to_json())
     storage.delete_folder(work)
     return json.loads(storage.read_text(totals))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from data_pipelines.config import TasksConfig
 from data_pipelines.rows import VideoItem
-from lafp import storage
+from lafp import storage, strict_json
 
 CHUNK_ITEMS = 5_000
 """Inputs in one file of the plan: what the driver holds of it at a time."""
@@ -53,11 +53,13 @@ def make_plan(items: Iterable[VideoItem], cfg: TasksConfig, work: str) -> Plan:
     if not storage.is_file(uri):
         num_chunks = num_items = 0
         for chunk in _chunks(items, cfg):
-            text = json.dumps([[asdict(item) for item in task] for task in chunk])
+            text = strict_json.dumps([[asdict(item) for item in task] for task in chunk])
             storage.write_text(_chunk_uri(work, num_chunks), text)
             num_chunks, num_items = num_chunks + 1, num_items + sum(map(len, chunk))
         # Written last: a plan without it is listed anew.
-        storage.write_text(uri, json.dumps({"num_chunks": num_chunks, "num_items": num_items}))
+        storage.write_text(
+            uri, strict_json.dumps({"num_chunks": num_chunks, "num_items": num_items})
+        )
     return Plan(work=work, **json.loads(storage.read_text(uri)))
 
 

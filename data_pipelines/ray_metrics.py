@@ -9,6 +9,10 @@ from functools import lru_cache
 
 from ray.util.metrics import Counter, Gauge
 
+from lafp.side_channel import SideChannel
+from lafp.strict_json import defined
+
+_CHANNEL = SideChannel("Ray's metrics")
 _GAUGES = {
     "step": ("lafp_train_step", "optimizer steps done"),
     "loss": ("lafp_train_loss", "loss, mean since the last report"),
@@ -42,11 +46,14 @@ def count_videos(
         "lafp_preprocess_clips": num_clips,
         "lafp_preprocess_frames": num_frames,
     }
-    for name, num in totals.items():
-        if num:
-            _counter(name).inc(num, tags={"source": source})
-    for reason, num in reasons.items():
-        _counter("lafp_preprocess_rejects").inc(num, tags={"source": source, "reason": reason})
+    with _CHANNEL.guarded():
+        for name, num in totals.items():
+            if num:
+                _counter(name).inc(num, tags=_tags(source=source))
+        for reason, num in reasons.items():
+            if num:
+                tags = _tags(source=source, reason=reason)
+                _counter("lafp_preprocess_rejects").inc(num, tags=tags)
 
 
 def show_training(metrics: Mapping[str, float], run: str, stage: str) -> None:
@@ -57,9 +64,15 @@ def show_training(metrics: Mapping[str, float], run: str, stage: str) -> None:
         run: The run's folder.
         stage: E.g. ``lam``.
     """
-    for name, value in metrics.items():
-        if name in _GAUGES:
-            _gauge(name).set(value, tags={"run": run, "stage": stage})
+    with _CHANNEL.guarded():
+        for name, value in defined(metrics).items():
+            if name in _GAUGES:
+                _gauge(name).set(value, tags=_tags(run=run, stage=stage))
+
+
+def _tags(**names: str) -> dict[str, str]:
+    """Ray takes ASCII alone, so other characters are written as their codes."""
+    return {tag: name.encode("ascii", "backslashreplace").decode() for tag, name in names.items()}
 
 
 @lru_cache

@@ -16,7 +16,7 @@ from typing import Any
 from data_pipelines.takedown_record import REASON, Takedown, read_takedowns
 from data_pipelines.takedown_search import Findings, Video, find_in_set, find_video
 from data_pipelines.takedown_steps import JOURNAL, apply, read_entry
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.config import ConfigError
 from lafp.data.shards import open_shard_set, shards_sha256
 
@@ -63,7 +63,7 @@ def take_down(cfg: TakedownConfig, is_dry_run: bool) -> list[str]:
         journal = _plan(shards, video, findings)
         lines += _in_words(shards, findings, journal)
         if not is_dry_run:
-            storage.write_text(storage.join(shards, JOURNAL), json.dumps(journal))
+            storage.write_text(storage.join(shards, JOURNAL), strict_json.dumps(journal))
             apply(shards, journal)
     return lines
 
@@ -109,7 +109,7 @@ def _in_words(shards: str, findings: Findings, journal: Mapping[str, Any]) -> li
 def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
     clip_ids = sorted(findings.clip_ids)
     uris, spans = sorted(video.video_uris), tuple(findings.spans)
-    digest = hashlib.sha256(json.dumps([clip_ids, uris, spans]).encode()).hexdigest()
+    digest = hashlib.sha256(strict_json.dumps([clip_ids, uris, spans]).encode()).hexdigest()
     takedown = Takedown(
         takedown_id=digest[:16],
         taken_down_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),

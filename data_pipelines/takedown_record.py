@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from data_pipelines.catalog import Catalog
-from lafp import storage
+from lafp import storage, strict_json
 
 REASON = "taken_down"
 
@@ -51,7 +51,7 @@ def add_takedown(shards: str, takedown: Takedown) -> None:
     """Records a takedown, once."""
     found = read_takedowns(shards)
     if all(other.takedown_id != takedown.takedown_id for other in found):
-        lines = [json.dumps(asdict(each)) for each in (*found, takedown)]
+        lines = [strict_json.dumps(asdict(each)) for each in (*found, takedown)]
         storage.write_text(record_uri(shards), "\n".join(lines) + "\n")
 
 

@@ -22,7 +22,7 @@ from data_pipelines.manifest import write_manifest
 from data_pipelines.stages.write_shards import entry_name
 from data_pipelines.takedown_record import Takedown, add_takedown
 from data_pipelines.takedown_statistics import action_after
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.data.drop_clips import drop_clips, drop_latents
 from lafp.data.latent_sets import SET_FILE, LatentSet, LatentShard
 from lafp.data.shard_format import ShardEntry, ShardSet
@@ -60,7 +60,7 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     storage.write_text(storage.join(shards, "shard_set.json"), spec.to_json())
     for name, summary in journal["summaries"].items():
         summary = summary | {"num_shards": num_shards, "num_bytes": num_bytes}
-        storage.write_text(storage.join(shards, name), json.dumps(summary, indent=1))
+        storage.write_text(storage.join(shards, name), strict_json.dumps(summary, indent=1))
     for uri in latents:
         _finish_latents(uri, shards, names, journal["shards_sha256"])
     for old in renamed:
@@ -174,4 +174,4 @@ def _finish_latents(uri: str, shards: str, names: Sequence[str], old_sha256: str
     storage.write_text(provenance, storage.read_text(provenance).replace(old_sha256, sha256))
     if storage.is_file(summary):
         merged = json.loads(storage.read_text(summary)) | asdict(spec)
-        storage.write_text(summary, json.dumps(merged, indent=1))
+        storage.write_text(summary, strict_json.dumps(merged, indent=1))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import safetensors.torch
 from torch import Tensor, nn
 
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.config import ConfigError, config_to_dict
 
 FORMAT_VERSION = 1
@@ -47,7 +47,7 @@ def save_model(
         "metrics": metrics,
     }
     storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
-    storage.write_text(storage.join(uri, "model.json"), json.dumps(card, indent=1))
+    storage.write_text(storage.join(uri, "model.json"), strict_json.dumps(card, indent=1))
 
 
 def _frozen_weights(module: nn.Module) -> dict[str, Any]:

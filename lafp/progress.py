@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 
 LOG_INTERVAL_S = 10.0
 LIVE_INTERVAL_S = 0.2
@@ -25,7 +26,7 @@ class Progress:
 
     def __exit__(self, *exc: object) -> None:
         if self._is_live and self._last_line:
-            sys.stderr.write("\n")
+            _write("\n")
 
     def update(self, done: int, detail: str = "") -> None:
         """Shows that ``done`` units are finished; work found done at the first call is no speed."""
@@ -40,15 +41,11 @@ class Progress:
         if line == self._last_line:
             return
         self._last_line = line
-        sys.stderr.write(f"\r\x1b[2K{line}" if self._is_live else f"{line}\n")
-        sys.stderr.flush()
+        _write(f"\r\x1b[2K{line}" if self._is_live else f"{line}\n")
 
     def say(self, line: str) -> None:
         """Another line, above the live one."""
-        sys.stderr.write(f"\r\x1b[2K{line}\n" if self._is_live else f"{line}\n")
-        if self._is_live:
-            sys.stderr.write(self._last_line)
-        sys.stderr.flush()
+        _write(f"\r\x1b[2K{line}\n{self._last_line}" if self._is_live else f"{line}\n")
 
     def _line(self, done: int, elapsed_s: float, detail: str) -> str:
         assert self._first is not None
@@ -58,6 +55,13 @@ class Progress:
         return f"[{self.label}] {share}, {rate:.3g} {self.unit}/s{left}" + (
             f"  {detail}" if detail else ""
         )
+
+
+def _write(text: str) -> None:
+    """Writes to the terminal. One that is gone (a closed pipe) takes nothing else with it."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.config import ConfigError, config_to_dict, config_to_yaml
 from lafp.provenance import provenance
 
@@ -91,11 +91,11 @@ class StageDir:
             "identity": _identity(config),
         }
         storage.write_text(self.path("config.yaml"), config_to_yaml(config))
-        storage.write_text(self.path("provenance.json"), json.dumps(begun, indent=1))
+        storage.write_text(self.path("provenance.json"), strict_json.dumps(begun, indent=1))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Marks the stage complete. The last write of every stage."""
-        storage.write_text(self.path("summary.json"), json.dumps(summary, indent=1))
+        storage.write_text(self.path("summary.json"), strict_json.dumps(summary, indent=1))
 
     def summary(self) -> dict[str, Any]:
         """What ``finish`` stored.
@@ -128,7 +128,7 @@ class StageDir:
 
 def fingerprint(value: Any) -> str:
     """Short hash of anything JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(strict_json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _plain(config: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from data_pipelines.ray_tasks import run_tasks
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
@@ -253,7 +253,7 @@ def _look_at_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
 def _once(stage: StageDir, name: str, measure: Any) -> dict[str, Any]:
     """What an earlier run stored under ``name``, else the measurement, stored."""
     if not storage.is_file(stage.path(name)):
-        storage.write_text(stage.path(name), json.dumps(measure()))
+        storage.write_text(stage.path(name), strict_json.dumps(measure()))
     return json.loads(storage.read_text(stage.path(name)))
 
 

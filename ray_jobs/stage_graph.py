@@ -7,7 +7,6 @@ serves every run that wants exactly it, now or when the study is run again with 
 
 import contextlib
 import importlib
-import json
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -18,7 +17,7 @@ from typing import Any
 
 import ray
 
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.config import ConfigError, config_to_dict
 from lafp.progress import duration
 from lafp.run_dir import SHARED_STAGES, RunDir, StageDir, fingerprint
@@ -144,7 +143,7 @@ def run_stages(
 def share_folders(graph: StageGraph, study: RunDir) -> None:
     """Tells every run where its stages lie."""
     for run in graph.runs:
-        text = json.dumps(graph.folders(run), indent=1)
+        text = strict_json.dumps(graph.folders(run), indent=1)
         storage.write_text(storage.join(run_dir(study, run).uri, SHARED_STAGES), text)
 
 

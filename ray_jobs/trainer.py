@@ -19,7 +19,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from data_pipelines.ray_metrics import show_training
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.config import ConfigError
 from lafp.data.randomness import derive_seed
 from lafp.eval.collapse import signs_of_collapse
@@ -169,7 +169,7 @@ class FailureLog(UserCallback):
         """See ``UserCallback``."""
         for rank, error in worker_exceptions.items():
             first_line = (str(error).strip() or repr(error)).splitlines()[0]
-            self._lines += json.dumps({"rank": rank, "error": first_line}) + "\n"
+            self._lines += strict_json.dumps({"rank": rank, "error": first_line}) + "\n"
         with suppress(StorageError):  # which may be why the worker has failed
             storage.write_text(self._uri, self._lines)
 

@@ -1,6 +1,5 @@
 """Ray Tune: what each trial of a sweep does not share with others, one trial beside the other."""
 
-import json
 import logging
 import os
 import time
@@ -12,7 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.config import ConfigError
 from lafp.progress import duration
 from lafp.run_dir import RunDir, StageDir
@@ -208,7 +207,9 @@ class _Teller(tune.Callback):
             self._tell(trial, "done")
         else:
             mark = {name: result[name] for name in ("step", self._metric) if name in result}
-            storage.write_text(_stop_mark(self._study, trial.config["run"]), json.dumps(mark))
+            storage.write_text(
+                _stop_mark(self._study, trial.config["run"]), strict_json.dumps(mark)
+            )
             self._tell(trial, f"{STOPPED_EARLY} at step {result.get('step')}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:

@@ -72,3 +72,17 @@ def test_preprocessing_workers_do_not_load_torch(module):
 def test_no_module_is_a_drawer(name):
     found = [p for package in ("lafp", "data_pipelines", "ray_jobs") for p in python_files(package)]
     assert not [p for p in found if p.stem == name]
+
+
+def test_json_files_are_written_by_the_one_strict_writer():
+    """Messages between two of our own processes are no files, and may hold what Python can read."""
+    allowed = {"lafp/strict_json.py", "data_pipelines/messages.py"}
+    for package in ("lafp", "data_pipelines", "ray_jobs"):
+        for path in python_files(package):
+            calls = [
+                f"{node.value.id}.{node.attr}"
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            ]
+            if str(path.relative_to(ROOT)) not in allowed:
+                assert not {"json.dump", "json.dumps"}.intersection(calls), path

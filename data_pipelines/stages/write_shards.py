@@ -23,7 +23,7 @@ from data_pipelines.rows import (
     VideoRow,
     clip_row_from_dict,
 )
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.data.shard_format import Labels, ShardEntry, ShardWriter, Split
 
 
@@ -50,7 +50,7 @@ class ShardPlan:
     def to_json(self) -> str:
         """As a task gets it."""
         clips = [clip.to_dict() for clip in self.clips]
-        return json.dumps({"shard": self.shard, "split": self.split, "clips": clips})
+        return strict_json.dumps({"shard": self.shard, "split": self.split, "clips": clips})
 
     @classmethod
     def from_json(cls, text: str) -> "ShardPlan":
@@ -85,8 +85,8 @@ def write_part(inputs: Iterable[Iterable[Row | Undone]], work: str, part: str) -
         if item.long_video is not None
     }
     if num_pieces:
-        storage.write_text(storage.join(work, _long_videos(part)), json.dumps(num_pieces))
-    text = json.dumps([item.to_dict() for item in items])
+        storage.write_text(storage.join(work, _long_videos(part)), strict_json.dumps(num_pieces))
+    text = strict_json.dumps([item.to_dict() for item in items])
     storage.write_text(storage.join(work, entry_name(part)), text)
     return items
 

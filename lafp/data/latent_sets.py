@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.config import ConfigError
 from lafp.data.damage import DamagedClipError
 from lafp.data.shard_format import ClipLocation
@@ -58,7 +58,7 @@ class LatentSet:
 
     def to_json(self) -> str:
         """The ``latent_set.json`` file."""
-        return json.dumps(asdict(self), indent=1)
+        return strict_json.dumps(asdict(self), indent=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class LatentShard:
 
     def to_json(self) -> str:
         """The file's ``.json``."""
-        return json.dumps(asdict(self))
+        return strict_json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "LatentShard":

@@ -26,6 +26,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lafp import strict_json
+
 Split = Literal["train", "val"]
 VIDEO_SUFFIX, META_SUFFIX, LABELS_SUFFIX = "mp4", "json", "npz"
 
@@ -118,7 +120,7 @@ class ShardEntry:
 
     def to_json(self) -> str:
         """The shard's ``.json`` file."""
-        return json.dumps(asdict(self))
+        return strict_json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ShardEntry":
@@ -179,7 +181,7 @@ class ShardSet:
 
     def to_json(self) -> str:
         """The ``shard_set.json`` file."""
-        return json.dumps(asdict(self), indent=1)
+        return strict_json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "ShardSet":
@@ -201,7 +203,8 @@ class ShardWriter:
 
     def add(self, record: ClipRecord, video: bytes, labels: Labels | None) -> None:
         """Appends one clip's members."""
-        self._add(f"{record.clip_id}.{META_SUFFIX}", json.dumps(record.to_dict()).encode())
+        meta = strict_json.dumps(record.to_dict()).encode()
+        self._add(f"{record.clip_id}.{META_SUFFIX}", meta)
         video_offset = self._add(f"{record.clip_id}.{VIDEO_SUFFIX}", video)
         labels_data = labels.to_bytes() if labels else b""
         labels_offset = self._add(f"{record.clip_id}.{LABELS_SUFFIX}", labels_data) if labels else 0

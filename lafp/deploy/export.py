@@ -3,7 +3,6 @@
 # Shape suffixes in this file: N episodes, H height, W width.
 
 import copy
-import json
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.config import ConfigError
 from lafp.deploy.step import AgentStep, Memory
 from lafp.types import PolicyState
@@ -75,7 +74,7 @@ def export_agent(step: AgentStep, uri: str) -> None:
     with torch.no_grad():
         _, memory = step(arguments[0], arguments[2], None, None, *arguments[3:])
         module = ExportedStep(step, memory).eval()
-        card = json.dumps(_card(module), indent=1)
+        card = strict_json.dumps(_card(module), indent=1)
         # Cloned: one tensor in two places would become one input.
         arguments += tuple(_tensor(memory, tensor.name).clone() for tensor in module.state)
         episodes = torch.export.Dim("num_episodes", min=1)

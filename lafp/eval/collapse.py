@@ -42,6 +42,8 @@ def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
         signs["constant"] = CONSTANT
     if metrics.get("val/codebook/perplexity", DEAD_PERPLEXITY) < DEAD_PERPLEXITY:
         signs["dead_codebook"] = DEAD_CODEBOOK
-    if "probe/r2" in metrics and metrics["probe/r2_low"] <= metrics["probe/r2_obs_embedding"]:
-        signs["probe"] = not_above_embedding(metrics["probe/r2"], metrics["probe/r2_obs_embedding"])
+    names = ("probe/r2", "probe/r2_low", "probe/r2_obs_embedding")
+    r2, low, control = (metrics.get(name) for name in names)  # absent where undefined
+    if r2 is not None and low is not None and control is not None and low <= control:
+        signs["probe"] = not_above_embedding(r2, control)
     return signs

@@ -12,7 +12,6 @@ where there are enough) and writes into a folder::
 
 # Shape suffixes in this file: N frame pairs, Z latent action.
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.data.randomness import derive_seed
 from lafp.eval import images
 from lafp.eval.frame_pairs import TILE_PX, FramePairs, Prediction, predict_pairs, sample_pairs
@@ -105,7 +104,7 @@ def write_latent_views(
         if picture is not None:
             storage.write_bytes(path, images.png(picture))
     numbers = asdict(views)
-    storage.write_text(storage.join(out_uri, "latent_views.json"), json.dumps(numbers))
+    storage.write_text(storage.join(out_uri, "latent_views.json"), strict_json.dumps(numbers))
     return numbers
 
 

@@ -95,14 +95,24 @@ def lam_card(
     return "\n\n".join(parts) + "\n"
 
 
+_CONTROLS = {
+    "probe/r2_obs_embedding": "observation embedding",
+    "probe/r2_random_lam": "untrained LAM's z",
+}
+"""Metrics of the probe's controls; one that is undefined is absent."""
+
+
 def _measured(metrics: Mapping[str, float]) -> str:
     parts = [f"**Warning.** {words}" for words in signs_of_collapse(metrics).values()]
     if "probe/r2" in metrics:
         interval = f"[{metrics['probe/r2_low']:.3f}, {metrics['probe/r2_high']:.3f}]"
         rows = [
             ("latent action z", f"{metrics['probe/r2']:.3f}", interval),
-            ("control: observation embedding", f"{metrics['probe/r2_obs_embedding']:.3f}", ""),
-            ("control: untrained LAM's z", f"{metrics['probe/r2_random_lam']:.3f}", ""),
+            *(
+                (f"control: {words}", f"{metrics[name]:.3f}", "")
+                for name, words in _CONTROLS.items()
+                if name in metrics
+            ),
             ("control: nothing (mean action)", "0.000", ""),
         ]
         parts += [
@@ -112,7 +122,10 @@ def _measured(metrics: Mapping[str, float]) -> str:
             _table(("Probed", "R²", "Interval"), rows),
         ]
     else:
-        parts.append("No labeled episodes were given, so what z knows of actions is not measured.")
+        parts.append(
+            "No labeled episodes were given, or all their actions are alike, so what z knows of "
+            "actions is not measured."
+        )
     held_out = {
         name.removeprefix("val/"): value
         for name, value in sorted(metrics.items())

@@ -14,10 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lafp.strict_json import defined
 from lafp.types import ActionSpec
 
 PENALTIES = tuple(10.0**exponent for exponent in range(-7, 3))
 """Candidates, as multiples of the features' total variance (the trace of their Gram matrix)."""
+NO_VARIANCE = 1e-18
+"""A sum of squared deviations below is the rounding of equal actions, which lie in [-1, 1]."""
 NUM_FOLDS = 5
 NUM_RESAMPLES = 2000
 
@@ -62,7 +65,7 @@ class ProbeScore:
     action_variance: float
     """What predicting the held-out mean would give: the control that knows nothing."""
     r2: float
-    """1 - mse / action_variance."""
+    """1 - mse / action_variance; NaN, as its interval, where the actions are all alike."""
     r2_low: float
     """95 % interval: percentile bootstrap over the held-out episodes."""
     r2_high: float
@@ -139,12 +142,13 @@ def score_probe(probe: LinearProbe, features: Tensor, data: ProbeData, seed: int
     picks = torch.randint(num_episodes, (NUM_RESAMPLES, num_episodes), generator=generator)
     error_R, total_R = sums_2E[:, picks].sum(-1)
     quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = (1 - error_R / _positive(total_R)).quantile(quantiles).tolist()
+    # A resample of episodes whose actions are all alike has no R2.
+    low, high = _r2(error_R, total_R).nanquantile(quantiles).tolist()
     error, total = sums_2E.sum(1)
     return ProbeScore(
         mse=float(error / len(targets_NY)),
         action_variance=float(total / len(targets_NY)),
-        r2=float(1 - error / _positive(total)),
+        r2=float(_r2(error, total)),
         r2_low=low,
         r2_high=high,
         num_transitions=len(targets_NY),
@@ -163,6 +167,9 @@ def probe_metrics(scores: Mapping[str, ProbeScore]) -> dict[str, float]:
     Args:
         scores: By what was probed: ``latent`` (required), and controls, e.g. ``obs_embedding``
             and ``random_lam``, which become ``probe/r2_<name>``.
+
+    Returns:
+        Only what is defined: no R2 where the held-out actions are all alike.
     """
     latent = scores["latent"]
     metrics = {
@@ -175,7 +182,7 @@ def probe_metrics(scores: Mapping[str, ProbeScore]) -> dict[str, float]:
         "probe/num_episodes": float(latent.num_episodes),
     }
     controls = {f"probe/r2_{name}": s.r2 for name, s in scores.items() if name != "latent"}
-    return metrics | controls
+    return defined(metrics | controls)
 
 
 class _Ridge:
@@ -212,5 +219,6 @@ def _folds(episode_N: Tensor) -> Tensor:
     return index_N % min(NUM_FOLDS, len(ids))
 
 
-def _positive(total: Tensor) -> Tensor:
-    return total.clamp_min(torch.finfo(torch.float64).tiny)
+def _r2(error: Tensor, total: Tensor) -> Tensor:
+    """1 - error / total; NaN where there is nothing to explain: all targets are alike."""
+    return torch.where(total > NO_VARIANCE, 1 - error / total, torch.nan)

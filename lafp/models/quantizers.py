@@ -17,6 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.device_constants import device_constant
+from lafp.models.codebook_usage import usage_of_choices, usage_of_counts
+
+_MAX_LEVEL = 1 << 24
+_MAX_CODES = (1 << 63) - 1
+_LEAST_WEIGHT = 1e-30
+"""Of a code: below, float32 loses digits of its sum, and the code with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +64,9 @@ class NoBottleneckConfig:
 
     name: str = "none"
 
+    def check(self, latent_action_dim: int) -> None:
+        """Raises ValueError where a latent action of this size does not fit the bottleneck."""
+
 
 class NoBottleneck(Bottleneck):
     """The identity."""
@@ -79,6 +88,14 @@ class LayerNormNoiseConfig:
         if self.noise_std < 0:
             raise ValueError(f"noise_std must not be negative, got {self.noise_std}.")
 
+    def check(self, latent_action_dim: int) -> None:
+        """See ``NoBottleneckConfig.check``."""
+        if latent_action_dim < 3:
+            raise ValueError(
+                f"layernorm_noise needs a latent_action_dim of at least 3, got {latent_action_dim}:"
+                " LayerNorm takes two degrees of freedom."
+            )
+
 
 class LayerNormNoise(Bottleneck):
     """z = LayerNorm(IDM output); the FDM sees z + noise_std * N(0, I) in training, z otherwise."""
@@ -87,11 +104,7 @@ class LayerNormNoise(Bottleneck):
 
     def __init__(self, cfg: LayerNormNoiseConfig, latent_action_dim: int) -> None:
         super().__init__()
-        if latent_action_dim < 3:
-            raise ValueError(
-                f"layernorm_noise needs a latent_action_dim of at least 3, got {latent_action_dim}:"
-                " LayerNorm takes two degrees of freedom."
-            )
+        cfg.check(latent_action_dim)
         self.noise_std = cfg.noise_std
         self.norm = nn.LayerNorm(latent_action_dim, elementwise_affine=False)
 
@@ -115,8 +128,25 @@ class FsqConfig:
     """Values per dimension of one discrete latent; Z must be a multiple of their number."""
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 2:
-            raise ValueError(f"levels must be numbers of at least 2, got {self.levels}.")
+        if not self.levels or not all(2 <= level <= _MAX_LEVEL for level in self.levels):
+            raise ValueError(
+                f"levels must be numbers from 2 to {_MAX_LEVEL} (float32 tells no more apart), "
+                f"got {self.levels}."
+            )
+        if math.prod(self.levels) > _MAX_CODES:
+            raise ValueError(
+                f"levels {self.levels} make {math.prod(self.levels):.2g} codes, more than an int64 "
+                "counts. A discrete latent takes fewer levels or fewer dimensions; a latent action "
+                "may hold several discrete latents."
+            )
+
+    def check(self, latent_action_dim: int) -> None:
+        """See ``NoBottleneckConfig.check``."""
+        if latent_action_dim % len(self.levels):
+            raise ValueError(
+                f"latent_action_dim must be a multiple of the number of fsq levels "
+                f"({len(self.levels)}), got {latent_action_dim}."
+            )
 
 
 class Fsq(Bottleneck):
@@ -126,11 +156,7 @@ class Fsq(Bottleneck):
 
     def __init__(self, cfg: FsqConfig, latent_action_dim: int) -> None:
         super().__init__()
-        if latent_action_dim % len(cfg.levels):
-            raise ValueError(
-                f"latent_action_dim must be a multiple of the number of fsq levels "
-                f"({len(cfg.levels)}), got {latent_action_dim}."
-            )
+        cfg.check(latent_action_dim)
         self.levels = cfg.levels
         self.num_codes = math.prod(cfg.levels)
 
@@ -140,16 +166,8 @@ class Fsq(Bottleneck):
         level_index = bounded + (bounded.round() - bounded).detach()
         codes_BZ = level_index / (self._levels(latent_BZ) // 2)
         with torch.no_grad():
-            indices_BL = self.codes_to_indices(codes_BZ)
-            ones_N = torch.ones_like(indices_BL).flatten()
-            counts_K = ones_N.new_zeros(self.num_codes).scatter_add_(
-                0, indices_BL.flatten(), ones_N
-            )
-        return BottleneckOutput(
-            latent=codes_BZ,
-            loss=latent_BZ.new_zeros(()),
-            metrics=_codebook_metrics(counts_K.float()[None]),
-        )
+            metrics = usage_of_choices(self.codes_to_indices(codes_BZ).flatten(), self.num_codes)
+        return BottleneckOutput(latent=codes_BZ, loss=latent_BZ.new_zeros(()), metrics=metrics)
 
     def codes_to_indices(self, codes_BZ: Tensor) -> Tensor:
         """Quantized values, float [B, Z] -> index of each discrete latent, int64 [B, L]."""
@@ -207,6 +225,15 @@ class VqConfig:
         if self.commitment_weight < 0:
             raise ValueError(f"commitment_weight must not be negative: {self.commitment_weight}.")
 
+    def check(self, latent_action_dim: int) -> None:
+        """See ``NoBottleneckConfig.check``."""
+        num_latents = self.num_codebooks * self.num_discrete_latents
+        if latent_action_dim % num_latents:
+            raise ValueError(
+                f"latent_action_dim must be a multiple of the number of discrete latents "
+                f"({num_latents}), got {latent_action_dim}."
+            )
+
 
 class Vq(Bottleneck):
     """Nearest code per discrete latent; codes are moving averages of the latents they stand for.
@@ -229,12 +256,8 @@ class Vq(Bottleneck):
 
     def __init__(self, cfg: VqConfig, latent_action_dim: int) -> None:
         super().__init__()
+        cfg.check(latent_action_dim)
         num_latents = cfg.num_codebooks * cfg.num_discrete_latents
-        if latent_action_dim % num_latents:
-            raise ValueError(
-                f"latent_action_dim must be a multiple of the number of discrete latents "
-                f"({num_latents}), got {latent_action_dim}."
-            )
         self.cfg = cfg
         shape = (cfg.num_codebooks, cfg.num_codes)
         codebook = torch.randn(*shape, latent_action_dim // num_latents)
@@ -267,7 +290,7 @@ class Vq(Bottleneck):
         return BottleneckOutput(
             latent=latent_BZ + (codes_BZ - latent_BZ).detach(),
             loss=self.cfg.commitment_weight * F.mse_loss(latent_BZ.float(), codes_BZ.float()),
-            metrics=_codebook_metrics(counts_NK),
+            metrics=usage_of_counts(counts_NK),
         )
 
     @torch.no_grad()
@@ -307,7 +330,12 @@ class Vq(Bottleneck):
         )
         self.steps_unused.mul_(~is_dead_NK)
         self.num_updates.add_(1)
-        self.codebook.copy_(self.ema_sum / self.ema_count[..., None])
+        # A code that is not chosen for long weighs nothing in the end (at decay 0 after one step):
+        # it stays where it is until it is chosen or revived. 0 / 0 would make it NaN for good.
+        has_weight_NK1 = self.ema_count[..., None] > _LEAST_WEIGHT
+        self.codebook.copy_(
+            torch.where(has_weight_NK1, self.ema_sum / self.ema_count[..., None], self.codebook)
+        )
 
     def _collect(self, values_NPD: Tensor, indices_NP: Tensor) -> Tensor:
         """Adds a forward pass to this step's statistics. Returns its own counts [N, K]."""
@@ -332,13 +360,3 @@ class Vq(Bottleneck):
 
     def _join(self, codes_NPD: Tensor, batch_size: int) -> Tensor:
         return codes_NPD.unflatten(1, (batch_size, -1)).transpose(0, 1).flatten(1)
-
-
-def _codebook_metrics(counts_NK: Tensor) -> dict[str, Tensor]:
-    """Perplexity (mean over codebooks) and share of codes in use, in one batch."""
-    shares_NK = counts_NK / counts_NK.sum(-1, keepdim=True)
-    entropy_N = -(shares_NK * shares_NK.clamp_min(1e-10).log()).sum(-1)
-    return {
-        "codebook/perplexity": entropy_N.exp().mean(),
-        "codebook/usage": (counts_NK > 0).float().mean(),
-    }

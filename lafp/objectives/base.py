@@ -82,19 +82,24 @@ def latent_metrics(latent_BZ: Tensor) -> dict[str, Tensor]:
     The effective rank is the participation ratio of the covariance's spectrum,
     (sum_i l_i)^2 / sum_i l_i^2: 1 when all latents lie on a line, Z (or B - 1) when they spread
     evenly. Computed from traces, so it costs one B x B product and no decomposition.
+
+    Returns:
+        What is undefined is NaN, which metrics leave out: all but the norm for a single latent,
+        the rank where all latents are equal.
     """
     centred_BZ = latent_BZ.float() - latent_BZ.float().mean(0)
     with torch.autocast(latent_BZ.device.type, enabled=False):
         gram_BB = centred_BZ @ centred_BZ.T
     squared_distance_B = gram_BB.diagonal()
     total = squared_distance_B.sum()
+    if len(latent_BZ) == 1:  # it is its own mean, and says nothing about a spread
+        total = torch.full_like(total, torch.nan)
     eps = torch.finfo(torch.float32).tiny
+    is_near_null_B = squared_distance_B <= NEAR_NULL**2 * total / len(latent_BZ)
     return {
         "latent/norm": latent_BZ.float().norm(dim=1).mean(),
         "latent/std": (total / latent_BZ.numel()).sqrt(),
         "latent/spread": (total / latent_BZ.float().square().sum().clamp_min(eps)).sqrt(),
-        "latent/effective_rank": total.square() / gram_BB.square().sum().clamp_min(eps),
-        "latent/near_null_share": (squared_distance_B <= NEAR_NULL**2 * total / len(latent_BZ))
-        .float()
-        .mean(),
+        "latent/effective_rank": total.square() / gram_BB.square().sum(),
+        "latent/near_null_share": torch.where(total >= 0, is_near_null_B.float().mean(), torch.nan),
     }

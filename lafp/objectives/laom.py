@@ -79,13 +79,15 @@ class Laom(Objective):
         with torch.no_grad():
             target_BE = self.target_encoder(window.next_obs).float()
         loss = F.mse_loss(prediction_BE.float(), target_BE)
+        variance = target_BE.var(0).mean()  # NaN for a single window
+        explained = torch.where(variance > 1e-12, 1 - loss.detach() / variance, torch.nan)
         return LossOutput(
             loss=loss,
             metrics={
                 "fdm_loss": loss.detach(),
                 # Near 0 means the embedding has collapsed, and the loss with it.
                 "target_std": target_BE.std(0).mean(),
-                "fdm_explained": 1 - loss.detach() / target_BE.var(0).mean().clamp_min(1e-12),
+                "fdm_explained": explained,
                 **latent_metrics(latent_BZ.detach()),
             },
         )

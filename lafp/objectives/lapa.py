@@ -51,6 +51,7 @@ class LapaConfig:
                 f"latent_action_dim must be a multiple of num_action_tokens "
                 f"({self.num_action_tokens}), got {self.latent_action_dim}."
             )
+        self.bottleneck.check(self.latent_action_dim)
 
 
 class Lapa(Objective):

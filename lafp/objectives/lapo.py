@@ -44,6 +44,7 @@ class LapoConfig:
     def __post_init__(self) -> None:
         if self.latent_action_dim < 1:
             raise ValueError(f"latent_action_dim must be at least 1, got {self.latent_action_dim}.")
+        self.bottleneck.check(self.latent_action_dim)
 
 
 class Lapo(Objective):

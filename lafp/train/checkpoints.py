@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import torch.distributed as dist
 
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.storage import StorageError
 
 FOLDER = "checkpoints"
@@ -101,7 +101,7 @@ class Checkpoints:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         card = {"world_size": self._world_size, "crc32": checksums}
-        storage.write_text(storage.join(target, _card(self._rank)), json.dumps(card))
+        storage.write_text(storage.join(target, _card(self._rank)), strict_json.dumps(card))
         if self._rank == 0:
             self._prune()
 

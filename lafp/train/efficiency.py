@@ -57,10 +57,10 @@ class Efficiency:
         counter = _FlopCounter()
         with counter:
             yield
-        self.flops_per_step = counter.num_flops * self._num_rounds
+        self.flops_per_step = 0 if counter.is_lost else counter.num_flops * self._num_rounds
 
     def metrics(self, step_s: float) -> dict[str, float]:
-        """``mfu`` (absent where the device's peak is not known) and memory.
+        """``mfu`` (absent where the peak or the FLOPs are not known) and memory.
 
         Args:
             step_s: Seconds of a step, waiting for data included.
@@ -70,8 +70,11 @@ class Efficiency:
         if self._device.type == "cuda":
             metrics["memory/max_cuda_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
         peak = peak_flops(self._device, self._precision)
-        if peak is not None and self.flops_per_step:
-            metrics["mfu"] = self.flops_per_step / step_s / peak
+        if peak is not None and self.flops_per_step and step_s > 0:
+            utilization = self.flops_per_step / step_s / peak
+            # Above 1 the peak is wrong: a CPU was busy when its peak was measured.
+            if utilization <= 1:
+                metrics["mfu"] = utilization
         return metrics
 
 
@@ -113,14 +116,24 @@ class _FlopCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.num_flops = 0
+        self.is_lost = False
+        """Whether a formula has failed, so that the sum says nothing."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        try:
+            self._count(func, args, kwargs, out)
+        except (
+            Exception
+        ):  # a formula that does not know some operands; the operation itself is done
+            self.is_lost = True
+        return out
+
+    def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         if (formula := flop_registry.get(func._overloadpacket)) is not None:
             self.num_flops += formula(*args, **kwargs, out_val=out)
         elif func._overloadpacket is _CPU_ATTENTION:
             self.num_flops += sdpa_flop_count(*(x.shape for x in args[:3]))
         elif func._overloadpacket is _CPU_ATTENTION_BACKWARD:
             self.num_flops += sdpa_backward_flop_count(*(x.shape for x in args[:4]))
-        return out

@@ -10,6 +10,8 @@ from typing import cast
 import torch
 
 from lafp.data.randomness import derive_seed
+from lafp.side_channel import SideChannel, say_on_stderr
+from lafp.strict_json import defined
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
 from lafp.train.context import TrainContext
@@ -63,6 +65,8 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     meter = Meter(ctx.device, cfg.global_batch_size, max_skipped)
     efficiency = Efficiency(ctx.device, cfg.precision, cfg.gradient_accumulation)
     feeding = Feeding(task.demands(), cfg.ingest.cache_bytes)
+    say = log.note if log else say_on_stderr
+    evaluating, measuring = SideChannel("evaluation", say), SideChannel("measurements", say)
     while step < cfg.num_steps:
         grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, efficiency, step)
         step += 1
@@ -73,12 +77,13 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
         if math.isfinite(norm := float(grad_norm)):  # else the last step was skipped
             record["grad_norm"] = norm
         if _every(cfg.evaluate_every_steps, step, cfg) and not notice:  # in a hurry
-            record |= _evaluate(task, ctx, engine)
+            record |= _evaluate(task, ctx, engine, evaluating)
         if log:
-            record |= efficiency.metrics(record["step_s"])
-            record |= feeding.metrics(record["step_s"], record["data_wait_share"])
+            with measuring.guarded():
+                record |= efficiency.metrics(record["step_s"])
+                record |= feeding.metrics(record["step_s"], record["data_wait_share"])
             log.write(step, record)
-        metrics |= {"step": step, **record}
+        metrics |= {"step": step, **defined(record)}
         if notice or _every(cfg.checkpoint_every_steps, step, cfg):
             _checkpoint(engine, ctx.checkpoints, step)
         if notice == Notice.STOP:
@@ -164,14 +169,18 @@ def _is_due(cfg: TrainConfig, step: int) -> bool:
     return any(_every(interval, step, cfg) for interval in intervals)
 
 
-def _evaluate(task: Task, ctx: TrainContext, engine: Engine) -> dict[str, float]:
+def _evaluate(
+    task: Task, ctx: TrainContext, engine: Engine, channel: SideChannel
+) -> dict[str, float]:
+    metrics: dict[str, float] = {}
     with engine.gathered() as module, torch.no_grad():
         if ctx.rank > 0:
-            return {}
+            return metrics
         module.eval()
-        metrics = task.evaluate(module)
+        with channel.guarded():
+            metrics = task.evaluate(module)
         module.train()
-        return metrics
+    return metrics
 
 
 def _export(task: Task, ctx: TrainContext, engine: Engine, metrics: dict[str, float]) -> None:

@@ -1,6 +1,5 @@
 """Measuring while training, without making the device wait, and writing it down."""
 
-import json
 import tempfile
 import time
 import uuid
@@ -15,6 +14,10 @@ from torch import Tensor
 from lafp import storage
 from lafp.config import config_to_dict
 from lafp.data.shard_format import id_prefix
+from lafp.json_lines import JsonLines, read_lines
+from lafp.side_channel import SideChannel
+from lafp.strict_json import defined, dump_lines
+from lafp.train.notes import write_note
 from lafp.types import ClipBatch, LossOutput
 
 FILE = "metrics.jsonl"
@@ -56,7 +59,7 @@ class Meter:
         self._waiting_s = 0.0
         self._num_steps = 0
         self._sums: dict[str, Tensor] = {}
-        self._num_rounds = 0
+        self._num_rounds: dict[str, Tensor] = {}
         self._pending: list[LossOutput] = []
         self._first_bad = self._first_bad_loss = torch.tensor(NEVER, device=self._device)
         self._clip_keys: dict[int, list[Tensor]] = {}
@@ -101,34 +104,45 @@ class Meter:
             self._num_skipped_in_a_row = 0
         for out in outs:
             for name, value in {"loss": out.loss, **out.metrics}.items():
-                total = self._sums.setdefault(name, torch.zeros((), device=self._device))
-                total += value.detach()
-        self._num_rounds += len(outs)
+                self._add_defined(name, value.detach())
         # A bad loss anywhere makes everyone's gradients bad, so all ranks know of the step.
         self._first_bad = _earlier(self._first_bad, step, is_bad | is_bad_loss)
         self._first_bad_loss = _earlier(self._first_bad_loss, step, is_bad_loss)
         return True
 
+    def _add_defined(self, name: str, value: Tensor) -> None:
+        """A metric that is not finite is undefined in its micro-batch, and counts in no mean."""
+        is_defined = torch.isfinite(value)
+        for sums, addend in (
+            (self._sums, torch.where(is_defined, value, 0.0)),
+            (self._num_rounds, is_defined),
+        ):
+            total = sums.setdefault(name, torch.zeros((), device=self._device))
+            total += addend
+
     def read(self) -> dict[str, float]:
         """The interval's metrics, averaged over micro-batches and ranks. All ranks call it.
+
+        What was undefined in all of them is absent.
 
         Raises:
             NonFiniteLossError: On every rank, when the loss of any was NaN or infinite.
         """
         values: dict[str, float] = {}
         if names := sorted(self._sums):
-            means = torch.stack([self._sums[name] for name in names]) / self._num_rounds
+            of_names = ([of[name] for name in names] for of in (self._sums, self._num_rounds))
+            sums = torch.stack([torch.stack(values) for values in of_names])
             first_bad = self._first_bad
             if _is_distributed():
-                dist.all_reduce(means)
-                means /= dist.get_world_size()
+                dist.all_reduce(sums)
                 first_bad = first_bad.clone()
                 dist.all_reduce(first_bad, op=dist.ReduceOp.MIN)
             if (step := int(first_bad)) < NEVER:
                 raise NonFiniteLossError(
                     self._what_was_bad(step, int(self._first_bad_loss) == step)
                 )
-            values = dict(zip(names, means.tolist(), strict=True))  # the one wait for the device
+            means = sums[0] / sums[1]  # the next line is the one wait for the device
+            values = defined(dict(zip(names, means.tolist(), strict=True)))
         if self._max_skipped_steps is not None:
             values[SKIPPED] = len(self._skipped)
         elapsed_s = time.perf_counter() - self._start
@@ -184,8 +198,10 @@ class MetricsLog:
     """``metrics.jsonl``: one JSON record per report. Rank 0 writes it.
 
     Beside it ``starts.jsonl`` says at which steps the run was started and resumed; where there are
-    some, ``skipped_steps.jsonl`` which clips were in skipped steps, and ``damaged_clips.jsonl``
-    which clips could not be read.
+    some, ``skipped_steps.jsonl`` which clips were in skipped steps, ``damaged_clips.jsonl`` which
+    clips could not be read, and ``notes.jsonl`` what a reader should know of the run.
+
+    No failure to write ends the training: records wait, and go with the next ones.
 
     Args:
         uri: The stage's folder.
@@ -195,75 +211,61 @@ class MetricsLog:
     """
 
     def __init__(self, uri: str, start_step: int, wandb: str = "off", config: Any = None) -> None:
-        self._lines = _Lines(storage.join(uri, FILE), start_step)
-        self._skipped = _Lines(storage.join(uri, SKIPPED_FILE), start_step)
-        self._damaged = _Lines(storage.join(uri, DAMAGED_FILE), start_step)
+        self._lines = JsonLines(storage.join(uri, FILE), start_step)
+        self._skipped = JsonLines(storage.join(uri, SKIPPED_FILE), start_step)
+        self._damaged = JsonLines(storage.join(uri, DAMAGED_FILE), start_step)
+        self._step, self._uri = start_step, uri
         self.last = {n: value for record in read_metrics(uri) for n, value in record.items()}
         """Every metric's latest value."""
         starts = [*read_starts(uri), {"step": start_step, "at": time.time()}]
-        storage.write_text(storage.join(uri, STARTS_FILE), _to_lines(starts))
-        self._wandb = _start_wandb(wandb, uri, start_step, config)
+        storage.write_text(storage.join(uri, STARTS_FILE), dump_lines(starts))
+        self._files = SideChannel(f"The files of metrics in {uri}", self.note)
+        self._wandb_channel = SideChannel("wandb", self.note)
+        self._wandb: Any = None
+        with self._wandb_channel.guarded():
+            self._wandb = _start_wandb(wandb, uri, start_step, config)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends a record."""
-        self._lines.append([{"step": step, **metrics}])
+        """Appends a record; what is not finite is left out of it."""
+        self._step = step
+        with self._files.guarded():
+            self._lines.append([{"step": step, **metrics}])
         if self._wandb:
-            self._wandb.log(dict(metrics), step=step)
+            with self._wandb_channel.guarded():
+                self._wandb.log(defined(metrics), step=step)
 
     def write_skipped(self, steps: Iterable[Mapping[str, Any]]) -> None:
         """Appends skipped steps, of ``Meter.skipped_clips``."""
-        self._skipped.append(steps)
+        with self._files.guarded():
+            self._skipped.append(steps)
 
     def write_damaged(self, clips: Iterable[Mapping[str, Any]]) -> None:
         """Appends clips that could not be read, of ``DamagedClips.read``."""
-        self._damaged.append(clips)
+        with self._files.guarded():
+            self._damaged.append(clips)
+
+    def note(self, text: str) -> None:
+        """Appends a line for people to ``notes.jsonl``, which the driver shows."""
+        write_note(self._uri, self._step, text)
 
     def close(self) -> None:
         """Ends the wandb run."""
         if self._wandb:
-            self._wandb.finish()
+            with self._wandb_channel.guarded():
+                self._wandb.finish()
 
 
-class _Lines:
-    """A file of JSON records that grows, with those after ``start_step`` dropped first."""
-
-    def __init__(self, uri: str, start_step: int) -> None:
-        self._uri = uri
-        self._text = _to_lines(r for r in _from_lines(uri) if r["step"] <= start_step)
-        if self._text or storage.is_file(uri):
-            storage.write_text(uri, self._text)
-
-    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        lines = _to_lines(records)
-        if storage.is_s3(self._uri):  # objects cannot grow
-            self._text += lines
-            storage.write_text(self._uri, self._text)
-        else:
-            with open(self._uri, "a") as file:
-                file.write(lines)
-
-
-def read_metrics(uri: str) -> list[dict[str, float]]:
+def read_metrics(uri: str) -> list[dict[str, Any]]:
     """The records of a stage's ``metrics.jsonl``; empty when it has none.
 
     A last line that a killed process left unfinished is skipped.
     """
-    return _from_lines(storage.join(uri, FILE))
+    return read_lines(storage.join(uri, FILE))
 
 
-def read_starts(uri: str) -> list[dict[str, float]]:
+def read_starts(uri: str) -> list[dict[str, Any]]:
     """The starts of a stage: the step that each began at, and when."""
-    return _from_lines(storage.join(uri, STARTS_FILE))
-
-
-def _to_lines(records: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
-
-
-def _from_lines(uri: str) -> list[dict[str, float]]:
-    if not storage.is_file(uri):
-        return []
-    return [json.loads(line) for line in storage.read_text(uri).split("\n")[:-1] if line]
+    return read_lines(storage.join(uri, STARTS_FILE))
 
 
 def _is_distributed() -> bool:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lafp import strict_json
 from lafp.config import ConfigError
 from lafp.train.engines.base import Engine, autocast, spoiled_unless_finite, whole, world_size
 from lafp.train.engines.reshard import load_resharded
@@ -149,7 +150,7 @@ class DeepSpeedEngine(Engine):
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
         if _rank() == 0:
             card = {"step": step, "world_size": world_size(), "zero_stage": self.stage}
-            (folder / CARD).write_text(json.dumps(card))
+            (folder / CARD).write_text(strict_json.dumps(card))
 
     def load(self, folder: Path) -> int:
         """See ``Engine``."""

@@ -36,6 +36,8 @@ from lafp.types import ActionSpec, ClipBatch, LossOutput
 
 MAX_VAL_CLIPS = 64
 MAX_REMEMBERED_BYTES = 1 << 30
+NO_VARIANCE = 1e-12
+"""Below, the variance of actions in [-1, 1] is the rounding of equal ones in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,17 +281,18 @@ def action_errors(predicted: Tensor, true_action: Tensor, spec: ActionSpec) -> d
 
     Returns:
         ``action_mse`` (environment's units) and ``action_r2`` (over all dimensions, normalized),
-        or ``action_accuracy`` for discrete actions.
+        or ``action_accuracy`` for discrete actions. R^2 is left out where all true actions are
+        alike, as there is nothing to explain.
     """
     if spec.is_discrete:
         return {"action_accuracy": float((predicted == true_action).float().mean())}
     normalized = spec.normalize(true_action)
     error = (spec.normalize(predicted) - normalized).square().mean()
     variance = normalized.var(dim=0, correction=0).mean()
-    return {
-        "action_mse": float(F.mse_loss(predicted, true_action)),
-        "action_r2": float(1 - error / variance.clamp_min(torch.finfo(torch.float32).tiny)),
-    }
+    errors = {"action_mse": float(F.mse_loss(predicted, true_action))}
+    if variance > NO_VARIANCE:
+        errors["action_r2"] = float(1 - error / variance)
+    return errors
 
 
 def _policy_of_lam(policy_uri: str, lam_uri: str) -> str:

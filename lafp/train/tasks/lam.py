@@ -256,10 +256,14 @@ class LamTask:
                 out = objective(cut_windows(batch, self.cfg.window, seed=0))
                 outputs.append({"loss": out.loss, **out.metrics})
         objective.train(was_training)
-        return {
-            f"val/{name}": float(torch.stack([out[name] for out in outputs]).mean())
-            for name in (outputs[0] if outputs else {})
-        }
+        metrics = {}
+        for name in outputs[0] if outputs else {}:
+            of_batches = torch.stack([out[name] for out in outputs])
+            # A batch of one window leaves some metrics undefined, which the other batches have. A
+            # loss is never undefined: one that is NaN is no number to leave out of a mean.
+            mean = of_batches.mean() if name == "loss" else of_batches.nanmean()
+            metrics[f"val/{name}"] = float(mean)
+        return metrics
 
     @staticmethod
     def _objective(module: nn.Module) -> Objective:

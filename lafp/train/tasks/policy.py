@@ -319,7 +319,7 @@ class PolicyTask:
             "val/latent_mse": float(torch.stack(errors).mean()),
         }
         if projection.num_fit_latents:
-            metrics["val/projection_explained"] = 1 - float(torch.stack(dropped).mean())
+            metrics["val/projection_explained"] = 1 - float(torch.stack(dropped).nanmean())
         return metrics
 
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
@@ -338,8 +338,8 @@ class PolicyTask:
 
 
 def _dropped_variance(projection: LatentProjection, latent_action_BZ: Tensor) -> Tensor:
-    """Share of a batch's variance that the projection does not keep."""
+    """Share of a batch's variance that the projection does not keep; NaN where there is none."""
     restored_BZ = projection.restore(projection.project(latent_action_BZ))
     total = latent_action_BZ.var(0, correction=0).mean()
-    tiny = torch.finfo(torch.float32).tiny
-    return F.mse_loss(restored_BZ, latent_action_BZ) / total.clamp_min(tiny)
+    dropped = F.mse_loss(restored_BZ, latent_action_BZ) / total
+    return torch.where(total > 0, dropped, torch.nan)

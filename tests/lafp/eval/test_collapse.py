@@ -68,3 +68,8 @@ def test_a_codebook_in_use_is_not_called_dead():
 
 def test_records_without_an_evaluation_say_nothing():
     assert signs_of_collapse({"loss": 1.0, "latent/spread": 0.0}) == {}
+
+
+def test_metrics_that_are_absent_give_no_sign():
+    assert signs_of_collapse({"probe/r2": 0.1}) == {}
+    assert signs_of_collapse({"probe/r2": 0.1, "probe/r2_low": 0.0}) == {}

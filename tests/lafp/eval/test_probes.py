@@ -128,3 +128,23 @@ def test_metrics_carry_the_controls_beside_the_probe():
         "probe/r2_random_lam",
     }
     assert metrics["probe/n"] == 100
+
+
+def test_actions_that_are_all_alike_leave_no_r2_instead_of_an_enormous_one():
+    features, data = linear_data(100, 4, noise=0.1)
+    probe = fit_probe(features, data)
+    constant = ProbeData(targets=torch.full_like(data.targets, 0.1), episode=data.episode)
+    metrics = probe_metrics({"latent": score_probe(probe, features, constant)})
+    assert not {"probe/r2", "probe/r2_low", "probe/r2_high"} & metrics.keys()
+    assert metrics["probe/mse"] > 0 and metrics["probe/num_episodes"] == 10
+
+
+def test_resamples_of_constant_episodes_leave_the_interval_defined():
+    """One episode of three moves, so many resamples hold no variance at all."""
+    features, data = linear_data(30, 4, noise=0.1)
+    targets = data.targets.clone()
+    targets[10:] = targets[:10].mean()
+    score = score_probe(
+        fit_probe(features, data), features, ProbeData(targets=targets, episode=data.episode)
+    )
+    assert -1e3 < score.r2_low <= score.r2_high <= 1

@@ -3,7 +3,10 @@ import itertools
 import pytest
 import torch
 import torch.multiprocessing as mp
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lafp.models.codebook_usage import usage_of_choices, usage_of_counts
 from lafp.models.quantizers import (
     Fsq,
     FsqConfig,
@@ -211,3 +214,52 @@ def test_no_bottleneck_is_the_identity():
 def test_a_latent_size_that_does_not_fit_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@given(st.lists(st.integers(0, 11), min_size=2, max_size=40))
+def test_usage_from_choices_is_that_from_counts(choices):
+    indices = torch.tensor(choices)
+    counts = torch.bincount(indices, minlength=12).float()[None]
+    by_counts, by_choices = usage_of_counts(counts), usage_of_choices(indices, 12)
+    for name, value in by_counts.items():
+        torch.testing.assert_close(by_choices[name], value, atol=1e-5, rtol=1e-5)
+
+
+def test_fsq_counts_codebooks_of_any_size():
+    """16 levels in 12 dimensions are 2.8e14 codes: no memory holds a counter for each."""
+    fsq = Fsq(FsqConfig(levels=(16,) * 12), 24)
+    metrics = fsq(torch.randn(8, 24)).metrics
+    assert 1 <= metrics["codebook/perplexity"] <= 16
+    with pytest.raises(ValueError, match="more than an int64 counts"):
+        FsqConfig(levels=(1024,) * 7)
+
+
+def test_latents_that_are_not_finite_end_no_forward_pass():
+    for value in (float("nan"), float("inf"), -float("inf")):
+        latent = torch.randn(8, 4)
+        latent[3] = value
+        Fsq(FsqConfig(), 4)(latent)
+        Vq(VqConfig(num_codebooks=1, num_discrete_latents=2, num_codes=4), 4)(latent)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1, 0.5, 0.999])
+def test_codes_that_nobody_chooses_never_become_nan(decay):
+    """Their weight decays to zero: at decay 0 at once, at 0.1 after 50 steps."""
+    cfg = VqConfig(
+        num_codebooks=1,
+        num_discrete_latents=1,
+        num_codes=8,
+        decay=decay,
+        revive_after_steps=10_000,
+    )
+    torch.manual_seed(0)
+    vq = Vq(cfg, 2)
+    for _ in range(200):
+        vq(torch.randn(2, 2) * 0.01)
+        vq.after_step()
+    assert torch.isfinite(vq.codebook).all()
+
+
+def test_a_single_choice_has_no_perplexity():
+    assert torch.isnan(usage_of_choices(torch.tensor([3]), 12)["codebook/perplexity"])
+    assert torch.isnan(usage_of_counts(torch.eye(4)[:1])["codebook/perplexity"])

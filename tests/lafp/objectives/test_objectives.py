@@ -208,6 +208,12 @@ def test_a_collapsed_latent_shows_as_all_near_null():
     assert metrics["latent/std"] == 0
 
 
+def test_a_single_latent_has_a_norm_and_nothing_else():
+    metrics = latent_metrics(torch.ones(1, 4))
+    assert metrics.pop("latent/norm") == 2
+    assert all(torch.isnan(value) for value in metrics.values())
+
+
 def test_laom_trains_the_encoder_through_the_idm_only_and_never_the_target():
     """The FDM reads the embedding detached: without its use of z, no gradient reaches it."""
     objective = build(LAOM)

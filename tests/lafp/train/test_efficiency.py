@@ -51,9 +51,18 @@ def test_mfu_is_the_share_of_the_peak():
         torch.ones(512, 512) @ torch.ones(512, 512)
     peak = peak_flops(CPU, "fp32")
     assert 1e8 < peak < 1e13
-    metrics = meter.metrics(step_s=2 * 512**3 / peak)
-    assert metrics["mfu"] == pytest.approx(1)
+    metrics = meter.metrics(step_s=4 * 512**3 / peak)
+    assert metrics["mfu"] == pytest.approx(0.5)
     assert 1e7 < metrics["memory/max_rss_bytes"] < 1e12
+
+
+def test_more_than_the_peak_is_no_utilization():
+    """The peak of a CPU is measured, and too low where it was busy then."""
+    meter = Efficiency(CPU, "fp32", 1)
+    with meter.counting():
+        torch.ones(512, 512) @ torch.ones(512, 512)
+    for step_s in (0.5 * 2 * 512**3 / peak_flops(CPU, "fp32"), 0.0):
+        assert "mfu" not in meter.metrics(step_s)
 
 
 @pytest.mark.parametrize(

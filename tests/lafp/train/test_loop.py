@@ -16,6 +16,7 @@ from lafp.train.config import TrainConfig
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
 from lafp.train.metrics import NonFiniteLossError, read_metrics
+from lafp.train.notes import read_notes
 from lafp.train.optim import OptimConfig
 from lafp.types import LossOutput
 from tests.synthetic_shards import write_shard_set
@@ -209,3 +210,42 @@ train(cfg, ToyTask({shards!r}), LocalContext({str(tmp_path)!r}))
 def test_plain_training_does_not_load_deepspeed(module):
     code = f"import sys, {module}; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class UnmeasurableTask(ToyTask):
+    """Has an evaluation that raises, and a metric that is NaN in every step."""
+
+    def __init__(self, shards: str) -> None:
+        super().__init__(shards)
+        forward = self.module.forward
+
+        def with_nan(window) -> LossOutput:
+            out = forward(window)
+            return LossOutput(loss=out.loss, metrics={"rank": torch.tensor(float("nan"))})
+
+        self.module.forward = with_nan
+
+    def evaluate(self, module) -> dict[str, float]:
+        raise ArithmeticError("eigh did not converge")
+
+
+def test_what_cannot_be_measured_is_noted_once_and_the_run_ends_well(shards, tmp_path):
+    metrics = run(config(10), shards, tmp_path, UnmeasurableTask)
+    assert metrics["step"] == 10 and "rank" not in metrics
+    (note,) = read_notes(str(tmp_path))
+    assert note["text"].startswith("evaluation: ArithmeticError: eigh did not converge.")
+
+
+def test_every_json_that_a_run_writes_is_strict(shards, tmp_path):
+    def refuse(token: str) -> None:
+        raise AssertionError(token)
+
+    run(config(10), shards, tmp_path, UnmeasurableTask)
+    files = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl")]
+    assert {"metrics.jsonl", "starts.jsonl", "notes.jsonl", "rank-00000.json"} <= {
+        path.name for path in files
+    }
+    for path in files:
+        texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        for text in texts:
+            json.loads(text, parse_constant=refuse)

@@ -1,4 +1,6 @@
 import json
+import resource
+import sys
 import time
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 
 from lafp import storage
 from lafp.train.metrics import Meter, MetricsLog, NonFiniteLossError, read_metrics
+from lafp.train.notes import read_notes
 from lafp.types import ClipBatch, LossOutput
 
 
@@ -141,3 +144,59 @@ def test_wandb_offline_keeps_its_run_over_a_resume(tmp_path, monkeypatch):
         ids.append(storage.read_text(str(tmp_path / "wandb_id")))
     assert ids[0] == ids[1] != ids[2]
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 3
+
+
+def test_a_metric_counts_where_it_is_defined_and_is_absent_where_it_never_is(meter):
+    meter.add(0, out(1.0, rank=float("nan"), spread=2.0, never=float("nan")), clips(1))
+    meter.add(0, out(3.0, rank=4.0, spread=4.0, never=float("inf")), clips(2))
+    meter.end_step(0, FINE)
+    metrics = meter.read()
+    assert (metrics["loss"], metrics["rank"], metrics["spread"]) == (2, 4, 3)
+    assert "never" not in metrics
+
+
+def test_records_hold_only_what_is_defined(tmp_path):
+    log = MetricsLog(str(tmp_path), 0)
+    log.write(1, {"loss": 1.0, "r2": float("nan"), "mfu": float("inf")})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 1.0}\n'
+
+
+def test_records_that_cannot_be_written_wait_and_training_is_not_stopped(tmp_path):
+    """A limit on the size of files is a full disk: the write fails in the middle of a line."""
+    log = MetricsLog(str(tmp_path), 0)
+    log.write(1, {"loss": 1.0})
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
+    try:
+        log.write(2, {"loss": 2.0})
+        log.write(3, {"loss": 3.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [record["step"] for record in read_metrics(str(tmp_path))] == [1]
+    log.write(4, {"loss": 4.0})
+    assert [record["step"] for record in read_metrics(str(tmp_path))] == [1, 2, 3, 4]
+
+
+def test_wandb_that_fails_is_noted_once_and_nothing_else_is_lost(tmp_path, monkeypatch):
+    class GoneRun:
+        def log(self, *_, **__):
+            raise ConnectionError("wandb is gone")
+
+        def finish(self):
+            raise ConnectionError("wandb is gone")
+
+    monkeypatch.setattr("wandb.init", lambda **_: GoneRun())
+    log = MetricsLog(str(tmp_path), 0, wandb="offline")
+    for step in (1, 2):
+        log.write(step, {"loss": 1.0})
+    log.close()
+    assert len(read_metrics(str(tmp_path))) == 2
+    (note,) = read_notes(str(tmp_path))
+    assert note["text"].startswith("wandb: ConnectionError: wandb is gone. The work goes on")
+
+
+def test_a_wandb_that_does_not_start_is_noted(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    MetricsLog(str(tmp_path), 0, wandb="auto").write(1, {"loss": 1.0})
+    assert len(read_metrics(str(tmp_path))) == 1 and len(read_notes(str(tmp_path))) == 1

@@ -1,0 +1,37 @@
+"""How many of a codebook's codes are in use: perplexity, and share of the codes, in one batch."""
+
+# Shape suffixes in this file: N codebooks, K codes, P positions (batch x discrete latents).
+
+import torch
+from torch import Tensor
+
+
+def usage_of_counts(counts_NK: Tensor) -> dict[str, Tensor]:
+    """Perplexity (mean over codebooks) and share of codes in use, in one batch.
+
+    A single choice says nothing about the spread of choices: its perplexity is NaN.
+    """
+    num_choices_N1 = counts_NK.sum(-1, keepdim=True)
+    shares_NK = counts_NK / num_choices_N1
+    perplexity = (-(shares_NK * shares_NK.clamp_min(1e-10).log()).sum(-1)).exp().mean()
+    return {
+        "codebook/perplexity": torch.where(num_choices_N1.max() > 1, perplexity, torch.nan),
+        "codebook/usage": (counts_NK > 0).float().mean(),
+    }
+
+
+def usage_of_choices(indices_P: Tensor, num_codes: int) -> dict[str, Tensor]:
+    """``usage_of_counts`` of one codebook, from the codes that were chosen.
+
+    Nothing has the size of the codebook, which may have more codes than memory has room for, and
+    an index that NaN latents have made is only one more code.
+    """
+    sorted_P = indices_P.sort().values
+    count_P = torch.searchsorted(sorted_P, sorted_P, right=True) - torch.searchsorted(
+        sorted_P, sorted_P
+    )
+    entropy = -(count_P / len(indices_P)).log().mean()
+    return {
+        "codebook/perplexity": entropy.exp() if len(indices_P) > 1 else entropy * torch.nan,
+        "codebook/usage": (1 / count_P).sum() / num_codes,
+    }
