@@ -73,6 +73,10 @@ def _main(job: Job, doc: str | None) -> None:
             print(line)
         return
     execute(job, cfg, run)
+    if steps := job.next_steps(cfg, run):
+        print("Next:")
+        for step in steps:
+            print(f"  {step}")
     if job.publish and args.page:
         command = Command(job=job.name, config=args.config, overrides=tuple(args.overrides))
         job.publish(cfg, run, storage_uri(args.page), command)

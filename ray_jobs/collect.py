@@ -7,6 +7,7 @@ from typing import Any
 
 from data_pipelines.collect import CollectConfig, batches, collect
 from lafp.run_dir import RunDir, StageDir
+from ray_jobs import findings, next_steps
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
@@ -34,6 +35,8 @@ JOB = Job(
     demand=lambda _: Demand(num_cpus=1),
     plan=plan,
     run=run_stage,
+    tell=findings.collect,
+    next_steps=next_steps.collect,
 )
 
 if __name__ == "__main__":

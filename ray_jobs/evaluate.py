@@ -20,10 +20,12 @@ from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
 from lafp.eval import measurements, tables
 from lafp.eval.config import EvaluateConfig, MethodConfig
+from lafp.eval.evaluation_findings import evaluation_findings
 from lafp.eval.latency import Latency
 from lafp.eval.outcomes import (
     Episode,
     is_measured,
+    read_episode_outcomes,
     read_outcomes,
     write_episodes,
     write_outcomes,
@@ -33,6 +35,7 @@ from lafp.eval.rollout import RolloutResult
 from lafp.eval.subjects import demonstrator_subject, lam_subject, method_subject
 from lafp.export import read_card
 from lafp.run_dir import RunDir, StageDir
+from ray_jobs import findings, next_steps
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
@@ -84,9 +87,9 @@ def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, An
     if cfg.env is not None:
         rows += _measure_methods(cfg, run, stage, lam)
     write_results(stage.path("results.parquet"), rows)
-    summary: dict[str, Any] = dict(tables.outcome_lines(rows))
-    probes = {row.method: row.value for row in rows if row.metric == "probe_r2"}
-    return summary | {f"probe R2 {method}": value for method, value in probes.items()}
+    outcomes = read_episode_outcomes(stage.path("episodes.parquet")) if cfg.env else {}
+    views = json.loads(storage.read_text(stage.path("latent_views", "latent_views.json")))
+    return {"findings": evaluation_findings(rows, outcomes, views)}
 
 
 def _measure_methods(
@@ -291,6 +294,8 @@ JOB = Job(
     demand=lambda _: Demand(num_cpus=1),
     plan=plan,
     run=run_stage,
+    tell=findings.evaluate,
+    next_steps=next_steps.evaluate,
     reads=reads,
 )
 

@@ -39,6 +39,12 @@ class Job:
     """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
     run: Callable[[Any, RunDir, StageDir], dict[str, Any]]
     """Does the work; resumes what it finds. Returns the summary."""
+    tell: Callable[[Any, StageDir, Mapping[str, Any]], list[str]]
+    """Config, stage, summary -> what came of it and what that means, in sentences: see
+    ``ray_jobs.findings``."""
+    next_steps: Callable[[Any, RunDir], list[str]]
+    """Config, complete run -> what to do next, with commands to copy: see ``ray_jobs.next_steps``.
+    Said once, for the job of the command line."""
     reads: Callable[[Any], Iterable[str]] = lambda _: ()
     """Config -> the stages of the run that it reads, as far as the run has them."""
     is_remade: bool = False
@@ -67,9 +73,8 @@ def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
     summary = job.run(cfg, run, stage) | {"wall_s": round(time.monotonic() - start, 1)}
     stage.finish(summary)
     print(f"{label}: done in {duration(summary['wall_s'])}. Outputs: {stage.uri}", flush=True)
-    for key, value in summary.items():
-        if isinstance(value, str | int | float | bool):
-            print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
+    for line in job.tell(cfg, stage, summary):
+        print(f"  {line}", flush=True)
     return summary
 
 

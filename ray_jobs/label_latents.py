@@ -13,7 +13,7 @@ from lafp.export import read_card
 from lafp.lam import load_lam
 from lafp.run_dir import RunDir, StageDir
 from lafp.train.tasks.held_out import check_frame_size
-from ray_jobs import train_inputs
+from ray_jobs import findings, next_steps, train_inputs
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
@@ -69,6 +69,8 @@ JOB = Job(
     demand=lambda cfg: Demand(num_cpus=1, num_gpus=1 if cfg.use_gpu else 0),
     plan=plan,
     run=run_stage,
+    tell=findings.label_latents,
+    next_steps=next_steps.label_latents,
 )
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from lafp.run_dir import RunDir, StageDir
 from ray_jobs import (
     collect,
     evaluate,
+    findings,
     label_latents,
+    next_steps,
     preprocess,
     report,
     train_bc,
@@ -94,7 +96,7 @@ def run_steps(cfg: PipelineConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     for number, (job, section) in enumerate(jobs, start=1):
         print(f"\n=== {number} of {len(jobs)}: {job.name} ===", flush=True)
         summary[job.stage(section)] = execute(job, section, run)
-    return summary | {"report": run.stage("report.html").uri}
+    return summary
 
 
 JOB = Job(
@@ -106,6 +108,8 @@ JOB = Job(
     ),
     plan=plan,
     run=run_steps,
+    tell=findings.pipeline,
+    next_steps=next_steps.pipeline,
     is_remade=True,  # its stages refuse another config themselves, each its own part
 )
 

@@ -13,6 +13,7 @@ from data_pipelines.pipeline import list_inputs, list_source, preprocess
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.run_dir import RunDir, StageDir
+from ray_jobs import findings, next_steps
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
@@ -87,6 +88,8 @@ JOB = Job(
     demand=lambda _: Demand(num_cpus=1),
     plan=plan,
     run=run_stage,
+    tell=findings.preprocess,
+    next_steps=next_steps.preprocess,
     reads=lambda cfg: ("demonstrations",) if cfg.source is None else (),
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 from lafp.eval.report import ReportConfig, write_report
 from lafp.eval.run_record import RunRecord
 from lafp.run_dir import RunDir, StageDir
+from ray_jobs import findings, next_steps
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
@@ -39,6 +40,8 @@ JOB = Job(
     demand=lambda _: Demand(num_cpus=0),
     plan=plan,
     run=run_stage,
+    tell=findings.report,
+    next_steps=next_steps.report,
     is_remade=True,
 )
 

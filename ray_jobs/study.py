@@ -14,7 +14,7 @@ from lafp.eval.run_record import StageRecord
 from lafp.eval.study import read_runs
 from lafp.eval.study_report import write_study
 from lafp.run_dir import RunDir, StageDir
-from ray_jobs import pipeline
+from ray_jobs import findings, next_steps, pipeline
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job, JobError
@@ -110,6 +110,8 @@ JOB = Job(
     demand=demand,
     plan=plan,
     run=run_study,
+    tell=findings.study,
+    next_steps=next_steps.study,
     is_remade=True,  # its stages are told apart by their configs
     publish=publish,
 )

@@ -12,6 +12,7 @@ from lafp.eval.results_page import Command
 from lafp.eval.sweep import SweepRun, read_sweep
 from lafp.eval.sweep_report import write_sweep
 from lafp.run_dir import RunDir, StageDir
+from ray_jobs import findings, next_steps
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand, num_that_fit
 from ray_jobs.job import Job, JobError
@@ -116,6 +117,8 @@ JOB = Job(
     demand=demand,
     plan=plan,
     run=run_sweep,
+    tell=findings.sweep,
+    next_steps=next_steps.study,
     is_remade=True,  # its stages are told apart by their configs
     publish=publish,
 )

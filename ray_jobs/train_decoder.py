@@ -10,7 +10,7 @@ import yaml
 from lafp import storage
 from lafp.run_dir import RunDir
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
-from ray_jobs import train_inputs
+from ray_jobs import findings, next_steps, train_inputs
 from ray_jobs.cli import main
 from ray_jobs.train_inputs import TrainInput
 
@@ -36,6 +36,8 @@ JOB = train_inputs.training_job(
     resolve=resolve,
     build_task=build_task,
     reads=lambda cfg: ("shards/labeled", "lam", f"policy/{cfg.policy}"),
+    tell=findings.train_actions,
+    next_steps=next_steps.train_decoder,
 )
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """The three training jobs: what they read, plan and run, alike for LAMs, policies and decoders."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.run_dir import RunDir
+from lafp.run_dir import RunDir, StageDir
 from lafp.train.config import TrainConfig
 from lafp.train.task import Task
 from ray_jobs.job import Job
@@ -31,6 +31,8 @@ def training_job(
     resolve: Callable[[Any, RunDir], Iterable[TrainInput | None]],
     build_task: Callable[[Any, RunDir], Callable[[], Task]],
     reads: Callable[[Any], Iterable[str]],
+    tell: Callable[[Any, StageDir, Mapping[str, Any]], list[str]],
+    next_steps: Callable[[Any, RunDir], list[str]],
 ) -> Job:
     """A job that trains one kind of task.
 
@@ -41,6 +43,8 @@ def training_job(
         resolve: Config, run -> what the task reads.
         build_task: Config, run -> the task, to be built on every worker.
         reads: See ``Job``.
+        tell: See ``Job``.
+        next_steps: See ``Job``.
     """
     return Job(
         name=name,
@@ -51,6 +55,8 @@ def training_job(
         plan=lambda cfg, run: plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
         run=lambda cfg, run, folder: fit(folder, cfg.train, build_task(cfg, run)),
         reads=reads,
+        tell=tell,
+        next_steps=next_steps,
     )
 
 

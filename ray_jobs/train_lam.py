@@ -13,7 +13,7 @@ from lafp import storage
 from lafp.export import read_card
 from lafp.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
-from ray_jobs import train_inputs
+from ray_jobs import findings, next_steps, train_inputs
 from ray_jobs.cli import main
 from ray_jobs.train_inputs import TrainInput
 
@@ -54,6 +54,8 @@ JOB = train_inputs.training_job(
     resolve=resolve,
     build_task=build_task,
     reads=lambda _: ("shards/videos", "shards/labeled"),
+    tell=findings.train_lam,
+    next_steps=next_steps.train_lam,
 )
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from functools import partial
 
 from lafp.run_dir import RunDir
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
-from ray_jobs import train_inputs
+from ray_jobs import findings, next_steps, train_inputs
 from ray_jobs.cli import main
 from ray_jobs.train_inputs import TrainInput
 
@@ -41,6 +41,8 @@ JOB = train_inputs.training_job(
     resolve=resolve,
     build_task=build_task,
     reads=lambda _: ("shards/videos", "shards/labeled", "lam"),
+    tell=findings.train_policy,
+    next_steps=next_steps.train_policy,
 )
 
 if __name__ == "__main__":

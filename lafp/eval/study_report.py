@@ -59,10 +59,10 @@ def write_study(uri: str, name: str, results: StudyResults) -> dict[str, Any]:
         )
     path = storage.join(uri, "report.html")
     storage.write_text(path, _page(uri, name, results))
-    findings = {
-        f"found {v or name}": text for v in results.variants() if (text := headline(results, v))
-    }
-    return findings | {"report": path}
+    findings = [
+        f"{v or name}: {text}" for v in results.variants() if (text := headline(results, v))
+    ]
+    return {"findings": findings, "report": path}
 
 
 # ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 from lafp.eval.latency import Latency
 from lafp.eval.modes import mode_coverage
 from lafp.eval.outcomes import Episode
-from lafp.eval.results import Result, Subject, outcome_metric
+from lafp.eval.results import Result, Subject
 from lafp.eval.statistics import Interval, bootstrap_interval
 
 PROBE_CONTROLS = {"obs_embedding": "embedding", "random_lam": "random_lam"}
@@ -100,15 +100,6 @@ def probe_rows(lam: Subject, metrics: Mapping[str, float]) -> list[Result]:
             # On the same transitions, so that R^2 = 1 - MSE / variance.
             rows.append(Result.of(control, "probe_mse", (1 - r2) * variance, num))
     return rows
-
-
-def outcome_lines(rows: Sequence[Result]) -> dict[str, str]:
-    """Outcome and label -> its value with interval, for the summary."""
-    return {
-        f"{row.metric} {row.label}": f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
-        for row in rows
-        if row.metric == outcome_metric(rows)
-    }
 
 
 def _with_interval(subject: Subject, metric: str, value: Interval) -> Result:

@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.integration.conftest import ROOT, kill_tree, pipeline_command, run_pipeline
+from lafp.config import load_config
+from lafp.run_dir import RunDir
+from ray_jobs.pipeline import steps
+from ray_jobs.pipeline_config import PipelineConfig
+from tests.integration.conftest import CONFIG, ROOT, kill_tree, pipeline_command, run_pipeline
 
 STAGES = [
     "demonstrations",
@@ -32,6 +36,18 @@ def test_every_stage_explains_itself(finished_run):
         assert provenance["git_revision"]
         assert yaml.safe_load((folder / "config.yaml").read_text())
         assert json.loads((folder / "summary.json").read_text())["wall_s"] >= 0
+
+
+def test_every_stage_tells_what_came_of_it_and_no_name_of_a_metric(finished_run):
+    run, config = RunDir(str(finished_run)), load_config(PipelineConfig, ROOT / CONFIG)
+    for job, section in steps(config):
+        stage = run.stage(job.stage(section))
+        summary = stage.summary()
+        text = "\n".join(job.tell(section, stage, summary))
+        assert text, stage.name
+        assert "nan" not in text.split(), stage.name
+        internal = [name for name in summary if "/" in name or name in ("mfu", "lr", "wall_s")]
+        assert not [name for name in internal if name in text], stage.name
 
 
 def test_the_lam_was_trained_by_deepspeed_on_two_workers(finished_run):

@@ -176,4 +176,5 @@ def test_the_study_is_written_as_table_plot_parquet_and_page(study, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert 'href="runs/clean-seed_0/report.html"' in page
     assert 'src="http' not in page
-    assert "succeeds in 93 %" in summary["found clean"]
+    (clean,) = (text for text in summary["findings"] if text.startswith("clean: "))
+    assert "succeeds in 93 %" in clean

@@ -1,0 +1,45 @@
+"""Numbers as people write them: no exponents, no ``1 clips``, units that fit the size."""
+
+import math
+
+
+def counted(num: float, noun: str, plural: str | None = None) -> str:
+    """``1 clip``, ``1,230 clips``.
+
+    Args:
+        num: How many.
+        noun: In the singular.
+        plural: Where it is not the noun with an s.
+    """
+    return f"{num:,} {noun if num == 1 else plural or noun + 's'}"
+
+
+def number(value: float) -> str:
+    """Three significant digits without exponents: ``0.0312``, ``4.17``, ``7,280``."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    num_decimals = 2 - math.floor(math.log10(abs(value)))
+    rounded = round(value, num_decimals)
+    text = f"{rounded:,.{max(0, num_decimals)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def byte_size(num_bytes: float) -> str:
+    """``3.4 KB``, ``12.3 MB``, ``1.5 GB``."""
+    for limit, unit in ((1e6, "KB"), (1e9, "MB"), (1e12, "GB")):
+        if num_bytes < limit:
+            return f"{number(1e3 * num_bytes / limit)} {unit}"
+    return f"{number(num_bytes / 1e12)} TB"
+
+
+def speed(per_s: float, unit: str) -> str:
+    """Units of work per second, minute or hour, whichever gives a number of at least 1.
+
+    Args:
+        per_s: Units per second.
+        unit: In the plural.
+    """
+    for seconds, period in ((1, "s"), (60, "min")):
+        if per_s * seconds >= 1:
+            return f"{number(per_s * seconds)} {unit}/{period}"
+    return f"{number(per_s * 3600)} {unit}/h"
