@@ -58,6 +58,11 @@ def preprocess(_: Any, stage: StageDir, summary: Summary) -> list[str]:
         *_rejects(funnel["rejects"], total_s, stage.path("rejects.parquet")),
         *_files(summary.get("files")),
     ]
+    lines += [
+        f"Mind: nothing says the frame rate of {counted(found['videos'], 'video')}; "
+        f"{found['value']:g} frames per second were assumed. {key} sets the rate."
+        for key, found in summary["assumed"].items()
+    ]
     if not summary["num_val_clips"]:
         lines.append("Mind: no clip is held out, so nothing will be measured on unseen video.")
     return lines

@@ -138,7 +138,7 @@ def preprocessed(**rejects: tuple[int, float]) -> dict[str, Any]:
     total_s = 60.0 + sum(seconds for _, seconds in rejects.values())
     return {
         "num_videos": 8, "num_videos_with_clips": 1, "num_clips": 1, "num_val_clips": 0,
-        "num_shards": 1, "num_bytes": 1_200_000,
+        "num_shards": 1, "num_bytes": 1_200_000, "assumed": {},
         "funnel": {
             "inputs": {"videos": 8, "seconds": total_s},
             "rejects": left_out,
@@ -170,6 +170,14 @@ def test_preprocess_tells_few_lines_however_many_reasons_there_are(rejects):
     assert len(lines) <= 12
     if len(spans) > 6:
         assert any(f"for {len(spans) - 6} other reason" in line for line in lines)
+
+
+def test_a_rate_that_was_assumed_is_said_with_the_key_that_sets_it():
+    assert "assumed" not in said("preprocess", preprocessed())
+    assumed = {"labels.fps": {"value": 5.0, "videos": 12}}
+    text = said("preprocess", preprocessed() | {"assumed": assumed})
+    assert "nothing says the frame rate of 12 videos; 5 frames per second were assumed" in text
+    assert "labels.fps sets the rate" in text
 
 
 def test_files_that_were_not_read_are_counted_by_kind():
