@@ -35,6 +35,14 @@ def read_in_threads(
     return read_ahead(reader.read_from(start_step), depth)
 
 
+@contextmanager
+def _fetched(uri: str) -> Iterator[Path]:
+    """The files of a checkpoint on the local disk."""
+    filesystem, path = storage.pyarrow_filesystem(uri)
+    with Checkpoint(path, filesystem).as_directory() as folder:
+        yield Path(folder)
+
+
 class RayTrainContext:
     """See ``TrainContext``.
 
@@ -63,13 +71,8 @@ class RayTrainContext:
     @contextmanager
     def restored(self) -> Iterator[Path | None]:
         """See ``TrainContext``. The workers of a node share one download."""
-        latest = self.checkpoints.start()
-        if latest is None:
-            yield None
-            return
-        filesystem, path = storage.pyarrow_filesystem(latest)
-        with Checkpoint(path, filesystem).as_directory() as folder:
-            yield Path(folder)
+        with self.checkpoints.restored(_fetched) as folder:
+            yield folder
 
     def clips(
         self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int

@@ -14,18 +14,18 @@ from ray.train import (
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
-    UserCallback,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from data_pipelines.ray_metrics import show_training
-from lafp import storage, strict_json
+from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.randomness import derive_seed
 from lafp.eval.collapse import signs_of_collapse
 from lafp.node_labels import label_selector
 from lafp.progress import Progress
 from lafp.run_dir import StageDir
+from lafp.side_channel import SideChannel, say_on_stderr
 from lafp.storage import StorageError
 from lafp.train.config import TrainConfig
 from lafp.train.damaged_clips import DAMAGED, DamagedShardsError
@@ -39,8 +39,10 @@ from lafp.train.metrics import (
     read_metrics,
     read_starts,
 )
+from lafp.train.notes import read_notes
 from lafp.train.task import Task
 from ray_jobs.cluster import Demand
+from ray_jobs.failures import FAILURES, FailureLog, FinalConfigError, final, final_of
 from ray_jobs.job import JobError
 from ray_jobs.ray_context import RayTrainContext
 from ray_jobs.ray_ingest import CPUS_PER_READER
@@ -54,7 +56,6 @@ ENVIRONMENT = {
 }
 RAY_TRAIN = "ray_train"
 """Ray Train's own folder. Our checkpoints do not go through it: see ``lafp.train.checkpoints``."""
-FAILURES = "failures.jsonl"
 HEADLINES = ("loss", "probe/r2", "val/loss", "val/action_r2_deployed")
 """Metrics that the progress line shows, as far as a task has them."""
 
@@ -106,12 +107,13 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
         try:
             outcome: dict[str, Any] = _trainer(stage, cfg, job).fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
+            if found := final_of(error):
+                kind = ConfigError if isinstance(found, FinalConfigError) else JobError
+                raise kind(str(found)) from None
             raise JobError(  # Ray's text holds the workers' tracebacks
                 f"{stage.name}: {error}\n"
                 "Run the same command again to resume from the last checkpoint."
             ) from error
-    if "config_error" in outcome:
-        raise ConfigError(outcome["config_error"])
     if "stopped" in outcome:
         raise JobError(outcome["stopped"])
     resumed_from = [int(start["step"]) for start in read_starts(stage.uri)[1:]]
@@ -136,7 +138,7 @@ def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any]) -> TorchTra
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=cfg.max_failures),
-            callbacks=[FailureLog(stage.path(FAILURES))],  # type: ignore[list-item]
+            callbacks=[FailureLog(stage.uri)],  # type: ignore[list-item]
         ),
     )
 
@@ -144,7 +146,8 @@ def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any]) -> TorchTra
 def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Runs on every Ray Train worker.
 
-    What cannot succeed by trying again is returned, not raised: Ray Train retries any exception.
+    What ends on all workers alike is returned. What one of them alone may find is raised, so that
+    Ray Train ends the others, which wait for it.
     """
     cfg: TrainConfig = job["cfg"]
     storage.be_patient()
@@ -152,66 +155,30 @@ def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
     try:
         context = RayTrainContext(cfg, job["uri"], job["board"])
         return {"metrics": train(cfg, job["build_task"](), context)}
-    except ConfigError as error:
-        return {"config_error": str(error)}
     except (NonFiniteLossError, DamagedShardsError, StoppedError) as error:
         return {"stopped": str(error)}
-
-
-class FailureLog(UserCallback):
-    """Writes down why workers failed, in the controller's process, where the driver can read it."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._lines = ""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """See ``UserCallback``."""
-        for rank, error in worker_exceptions.items():
-            first_line = (str(error).strip() or repr(error)).splitlines()[0]
-            self._lines += strict_json.dumps({"rank": rank, "error": first_line}) + "\n"
-        with suppress(StorageError):  # which may be why the worker has failed
-            storage.write_text(self._uri, self._lines)
+    except Exception as error:
+        if found := final(error):
+            raise found from error
+        raise
 
 
 @contextmanager
 def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
     """Shows steps, loss and time left, read from the stage's files while training runs."""
     storage.delete(stage.path(FAILURES))
+    follower = _Follower(stage, cfg)
     stop = threading.Event()
     interval_s = 10.0 if storage.is_s3(stage.uri) else 1.0
-    num_starts = len(read_starts(stage.uri))
-    readers = cfg.num_workers * cfg.ingest.num_readers
+    channel = SideChannel(f"[{stage.name}] progress", follower.say)
 
     def show() -> None:
-        nonlocal num_starts
-        progress: Progress | None = None
-        shown_step = -1.0
-        said: set[str] = set()
         is_last = False
         while not is_last:
             is_last = stop.wait(interval_s)
-            try:
-                starts, records = read_starts(stage.uri), read_metrics(stage.uri)
-                failure = _last_failure(stage)
-            except StorageError:  # the workers wait for it, so there is nothing new to show
-                continue
-            if len(starts) > num_starts:
-                num_starts, start_step = len(starts), int(starts[-1]["step"])
-                if num_starts > 1:
-                    sys.stderr.write(f"{failure}resuming from step {start_step}\n")
-                progress = Progress(stage.name, cfg.num_steps, "steps")
-                progress.update(start_step)
-            if progress and records:
-                latest = {name: value for record in records for name, value in record.items()}
-                if latest["step"] != shown_step:
-                    shown_step = latest["step"]
-                    progress.update(int(shown_step), _headline(latest))
-                    show_training(latest, stage.uri.removesuffix(stage.name), stage.name)
-                    for line in _remarks(stage, records, readers, said):
-                        progress.say(line)
-        if progress:
-            progress.__exit__()
+            with channel.guarded(), suppress(StorageError):  # workers wait for it: nothing new
+                follower.look()
+        follower.end()
 
     thread = threading.Thread(target=show, name="progress", daemon=True)
     thread.start()
@@ -220,6 +187,51 @@ def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+class _Follower:
+    """Reads a stage's files again and again, and tells what is new in them."""
+
+    def __init__(self, stage: StageDir, cfg: TrainConfig) -> None:
+        self._stage, self._num_steps = stage, cfg.num_steps
+        self._num_readers = cfg.num_workers * cfg.ingest.num_readers
+        self._num_starts = len(read_starts(stage.uri))
+        self._num_notes = len(read_notes(stage.uri))
+        self._progress: Progress | None = None
+        self._shown_step = -1.0
+        self._said: set[str] = set()
+
+    def look(self) -> None:
+        """Tells what has come since the last look."""
+        stage = self._stage
+        starts, records = read_starts(stage.uri), read_metrics(stage.uri)
+        notes = read_notes(stage.uri)
+        for note in notes[self._num_notes :]:
+            self._num_notes += 1
+            self.say(f"[{stage.name}] {note['text']}")
+        if len(starts) > self._num_starts:
+            self._num_starts, start_step = len(starts), int(starts[-1]["step"])
+            if self._num_starts > 1:
+                self.say(f"{_last_failure(stage)}resuming from step {start_step}")
+            self._progress = Progress(stage.name, self._num_steps, "steps")
+            self._progress.update(start_step)
+        if self._progress and records:
+            latest = {name: value for record in records for name, value in record.items()}
+            if latest["step"] != self._shown_step:
+                self._shown_step = latest["step"]
+                self._progress.update(int(self._shown_step), _headline(latest))
+                show_training(latest, stage.uri.removesuffix(stage.name), stage.name)
+                for line in _remarks(stage, records, self._num_readers, self._said):
+                    self._progress.say(line)
+
+    def say(self, line: str) -> None:
+        """A line, above the live one where there is one."""
+        (self._progress.say if self._progress else say_on_stderr)(line)
+
+    def end(self) -> None:
+        """Ends the live line."""
+        if self._progress:
+            self._progress.__exit__()
 
 
 def _last_failure(stage: StageDir) -> str:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lafp import storage
+from lafp.config import ConfigError
 from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder
 from lafp.data.window_draws import WindowConfig
@@ -181,7 +182,10 @@ class WaitingTask(ToyTask):
 
 
 class BrokenTask(ToyTask):
-    """Gives a NaN or raises, always, at step ``at_step`` (from 0) of a run from its start."""
+    """Gives a NaN or raises, always, at step ``at_step`` (from 0) of a run from its start.
+
+    A user's mistake is found by rank 1 alone, and rank 0 waits for it.
+    """
 
     def __init__(self, shards: str, at_step: int, how: str, **kwargs) -> None:
         super().__init__(shards, **kwargs)
@@ -192,6 +196,8 @@ class BrokenTask(ToyTask):
         self._steps_left -= 1
         if self._how == "raise" and self._steps_left <= 0:
             raise RuntimeError("a broken task")
+        if self._how == "config" and self._steps_left <= 0 and dist.get_rank() == 1:
+            raise ConfigError("a user's mistake")
         if self._how == "nan" and self._steps_left == 0:
             window.obs.fill_(float("nan"))
         return window
@@ -215,8 +221,8 @@ class GroupContext:
 
     @contextmanager
     def restored(self):
-        latest = self.checkpoints.start()
-        yield None if latest is None else Path(latest)
+        with self.checkpoints.restored() as folder:
+            yield folder
 
     def clips(self, demands, num_rounds, start_step):
         plan = MicroBatchPlan(

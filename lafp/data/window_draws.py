@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lafp.config import ConfigError
 from lafp.data.randomness import keyed_uniform
 
 _DRAW_K, _DRAW_T = 1, 2  # keys of a window's two draws
@@ -55,12 +56,12 @@ def draw_windows(
         t and k, int64 [B, windows_per_clip].
 
     Raises:
-        ValueError: A clip is shorter than a window.
+        ConfigError: A clip is shorter than a window.
     """
     num_frames_B1 = num_frames_B[:, None]
     keys = seed, epoch_B[:, None], clip_key_B[:, None], np.arange(cfg.windows_per_clip)
     if num_frames_B1.min() < cfg.min_clip_frames:
-        raise ValueError(
+        raise ConfigError(
             f"A clip has {num_frames_B1.min()} frames, a window needs {cfg.min_clip_frames}: "
             "lower frame_stack, or preprocess with a larger clip.min_frames."
         )

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from lafp.storage import local, s3
-from lafp.storage.base import AccessDeniedError, FileInfo, StorageError, UnreachableError
+from lafp.storage.base import (
+    AccessDeniedError,
+    FileInfo,
+    FullError,
+    StorageError,
+    UnreachableError,
+)
 from lafp.storage.patience import PATIENCE_S, be_patient, patiently
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ __all__ = [
     "PATIENCE_S",
     "AccessDeniedError",
     "FileInfo",
+    "FullError",
     "StorageError",
     "UnreachableError",
     "absolute",
@@ -37,6 +44,7 @@ __all__ = [
     "list_files",
     "list_folders",
     "local_file",
+    "move_folder",
     "num_bytes",
     "open_file",
     "patiently",
@@ -187,6 +195,25 @@ def delete_folder(uri: str) -> None:
         return
     for info in list_files(uri):
         delete(info.uri)
+
+
+def move_folder(uri: str, target: str, first: str) -> None:
+    """Gives a folder another name in the same storage.
+
+    Args:
+        uri: The folder.
+        target: Its new URI, where nothing is.
+        first: File in it that goes first where files are moved one by one, as on S3: without it
+            what is left must count for nothing.
+    """
+    if not is_s3(uri):
+        local.move_folder(uri, target)
+        return
+    moved = {info.uri: join(target, info.uri.removeprefix(uri)) for info in list_files(uri)}
+    for name, to in moved.items():
+        s3.copy(name, to)
+    for name in sorted(moved, key=lambda name: name != join(uri, first)):
+        delete(name)
 
 
 def pyarrow_filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":

@@ -15,6 +15,10 @@ class AccessDeniedError(StorageError):
     """These credentials are good, but not for this file."""
 
 
+class FullError(StorageError):
+    """There is no room to write. The message says where, and how much is free if that is known."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileInfo:
     """One listed file."""

@@ -1,5 +1,6 @@
 """Files on disk. What each function is for is said in ``lafp.storage``."""
 
+import errno
 import operator
 import os
 import shutil
@@ -8,9 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from lafp.storage.base import FileInfo, failed
+from lafp.storage.base import FileInfo, FullError, failed
 
 _LISTED_AT_ONCE = 50_000
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, a quota, a limit on the size of files."""
 
 
 def read_bytes(path: str, offset: int, length: int | None) -> bytes:
@@ -41,10 +44,36 @@ def _new_file(uri: str) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(tmp, path)
     except OSError as error:
+        if full_disk(error):
+            raise _full(uri, error) from error
         raise failed("write", uri, error) from error
     finally:
         with suppress(OSError):
             tmp.unlink(missing_ok=True)
+
+
+def full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that a disk has no room."""
+    seen: list[BaseException] = []
+    while error is not None and not any(error is one for one in seen):
+        seen.append(error)
+        if isinstance(error, FullError) or getattr(error, "errno", None) in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _full(uri: str, error: OSError) -> FullError:
+    folder = next(parent for parent in Path(uri).parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    return FullError(
+        f"Could not write {uri}: {error.strerror or error}. {free / 2**20:,.0f} MiB are free in "
+        f"{folder}. Make room there."
+    )
+
+
+def move_folder(folder: str, target: str) -> None:
+    os.rename(folder, target)
 
 
 def list_files(folder: str) -> Iterator[FileInfo]:

@@ -24,6 +24,7 @@ from botocore.exceptions import ConnectionError as EndpointError
 from lafp.storage.base import (
     AccessDeniedError,
     FileInfo,
+    FullError,
     StorageError,
     UnreachableError,
     failed,
@@ -37,6 +38,7 @@ T = TypeVar("T")
 _NUM_READS = 3
 _READ_BYTES = 8 * 2**20
 _REFUSED_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
+_NO_ROOM = ("XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507")
 _SET_CREDENTIALS = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for an object store other "
     "than AWS's, AWS_ENDPOINT_URL too."
@@ -170,6 +172,13 @@ def delete(uri: str) -> None:
     _ask("delete", uri, lambda s3: s3.delete_object(Bucket=bucket, Key=key))
 
 
+def copy(uri: str, target: str) -> None:
+    """Within S3: nothing is downloaded."""
+    (bucket, key), (to_bucket, to_key) = _split(uri), _split(target)
+    source = {"Bucket": bucket, "Key": key}
+    _ask("copy", uri, lambda s3: s3.copy(source, to_bucket, to_key))
+
+
 def pyarrow_filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
     import pyarrow.fs
 
@@ -245,6 +254,8 @@ def _of_answer(verb: str, uri: str, error: ClientError) -> OSError:
         return FileNotFoundError(f"No such object: {uri}")
     if code in ("403", "AccessDenied"):
         return AccessDeniedError(f"Could not {verb} {uri}: {error}")
+    if code in _NO_ROOM:
+        return FullError(f"Could not {verb} {uri}: {error} Make room there.")
     if code in _REFUSED_CREDENTIALS:
         return StorageError(f"Could not {verb} {uri}: {error} {_SET_CREDENTIALS}")
     if _is_server_error(error):

@@ -1,19 +1,32 @@
 """Checkpoints: stored while training goes on, counted only when whole, the last few kept."""
 
 import json
+import re
 import shutil
+import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch.distributed as dist
 
 from lafp import storage, strict_json
-from lafp.storage import StorageError
+from lafp.storage import FullError, StorageError
+from lafp.storage.local import full_disk
+from lafp.train.notes import write_note
 
 FOLDER = "checkpoints"
 _CHUNK_BYTES = 8 << 20
+_NAME = re.compile(r"step-(\d+)")
+_SET_ASIDE = "damaged-"
+
+
+class DamagedCheckpointsError(RuntimeError):
+    """No checkpoint of a run is sound any more. The message says where they lie."""
 
 
 class Checkpoints:
@@ -31,11 +44,48 @@ class Checkpoints:
     """
 
     def __init__(self, uri: str, num_to_keep: int, rank: int = 0, world_size: int = 1) -> None:
-        self._uri = storage.join(uri, FOLDER)
+        self._stage_uri, self._uri = uri, storage.join(uri, FOLDER)
         self._num_to_keep = num_to_keep
         self._rank, self._world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self._local = f"lafp-checkpoint-{sha256(self._uri.encode()).hexdigest()[:12]}"
+
+    @contextmanager
+    def restored(
+        self, fetched: Callable[[str], AbstractContextManager[Path]] | None = None
+    ) -> Iterator[Path | None]:
+        """A local folder with the last sound checkpoint; None at a run's begin.
+
+        Every file is compared with its checksum first. A damaged checkpoint is renamed, so that it
+        does not count and is not lost either, and the one before it is taken. All ranks call it,
+        check a share of the files each, and end with the same one.
+
+        Args:
+            fetched: URI of a checkpoint -> a local folder with its files, within the block. None
+                where it is one.
+
+        Raises:
+            DamagedCheckpointsError: There were some, and none is sound.
+        """
+        self._remove_leftovers()
+        has_damaged = False
+        while (latest := self.start()) is not None:
+            with fetched(latest) if fetched else _in_place(latest) as folder:
+                damage = self._first_of_all_ranks(
+                    damage_of(folder, range(self._rank, 1 << 30, self._world_size))
+                )
+                if damage is None:
+                    yield folder
+                    return
+            has_damaged = True
+            self._set_aside(latest, damage)
+        if has_damaged:
+            raise DamagedCheckpointsError(
+                f"No checkpoint in {self._uri} is sound. They are set aside there, as "
+                f"{_SET_ASIDE}step-*. Run the same command again to train from step 0."
+            )
+        yield None
 
     def start(self) -> str | None:
         """URI of the last whole checkpoint, the same on all ranks, which all call it.
@@ -53,6 +103,35 @@ class Checkpoints:
         if self._world_size > 1:
             dist.broadcast_object_list(latest)
         return None if latest[0] is None else self._folder(latest[0])
+
+    @contextmanager
+    def writing(self, num_bytes: int) -> Iterator[Path]:
+        """An empty folder on the local disk, for this rank's files of the next checkpoint.
+
+        All ranks call it, after ``wait``. After an error nothing of it is left.
+
+        Args:
+            num_bytes: About what a checkpoint takes, to tell whoever has to make room.
+
+        Raises:
+            FullError: The disk is full.
+        """
+        self._remove_leftovers()
+        folder = Path(tempfile.gettempdir(), f"{self._local}-rank-{self._rank:05d}")
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if _is_full(error):
+                free = shutil.disk_usage(folder.parent).free
+                raise FullError(
+                    f"Could not write a checkpoint into {folder.parent}: the disk is full, or a "
+                    f"limit on the size of files is reached. A checkpoint takes about "
+                    f"{num_bytes / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free. Make room, "
+                    "or set TMPDIR to a folder on a larger disk."
+                ) from error
+            raise
 
     def save(self, folder: Path, step: int) -> None:
         """Stores this rank's files of a checkpoint in the background.
@@ -98,10 +177,15 @@ class Checkpoints:
                 with storage.open_file(stored) as file:
                     if _crc32(file) != checksums[name]:
                         raise StorageError(f"{stored} reads otherwise than it was written.")
+            card = {"world_size": self._world_size, "crc32": checksums}
+            storage.write_text(storage.join(target, _card(self._rank)), strict_json.dumps(card))
+        except FullError:
+            for name in checksums:  # half a checkpoint only takes room
+                with suppress(OSError):
+                    storage.delete(storage.join(target, name))
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        card = {"world_size": self._world_size, "crc32": checksums}
-        storage.write_text(storage.join(target, _card(self._rank)), strict_json.dumps(card))
         if self._rank == 0:
             self._prune()
 
@@ -118,9 +202,37 @@ class Checkpoints:
         storage.delete(storage.join(folder, _card(0)))  # first: half of one must not look whole
         storage.patiently(lambda: storage.delete_folder(folder))
 
+    def _set_aside(self, folder: str, damage: str) -> None:
+        if self._rank > 0:
+            return
+        name = folder.rpartition("/")[2]
+        taken = {*storage.list_folders(self._uri)}
+        names = [_SET_ASIDE + name, *(f"{_SET_ASIDE}{name}-{n}" for n in range(2, len(taken) + 3))]
+        target = storage.join(self._uri, next(n for n in names if n not in taken))
+        storage.move_folder(folder, target, first=_card(0))
+        step = int(name.removeprefix("step-"))
+        text = (
+            f"The checkpoint of step {step} is damaged: {damage}. It is set aside as {target}, and "
+            "the run goes on from the one before it."
+        )
+        write_note(self._stage_uri, step, text)
+
+    def _first_of_all_ranks(self, damage: str | None) -> str | None:
+        everyones: list[Any] = [damage]
+        if self._world_size > 1:
+            everyones = [None] * self._world_size
+            dist.all_gather_object(everyones, damage)
+        return next((found for found in everyones if found is not None), None)
+
+    def _remove_leftovers(self) -> None:
+        """Of this rank, and of ranks that a larger group of workers had on this machine."""
+        for path in Path(tempfile.gettempdir()).glob(f"{self._local}-rank-*"):
+            if int(path.name.rpartition("-")[2]) % self._world_size == self._rank:
+                shutil.rmtree(path, ignore_errors=True)
+
     def _steps(self) -> list[int]:
-        names = storage.list_folders(self._uri)
-        return sorted(int(name.removeprefix("step-")) for name in names if name[:5] == "step-")
+        names = (_NAME.fullmatch(name) for name in storage.list_folders(self._uri))
+        return sorted(int(found[1]) for found in names if found)
 
     def _whole(self, steps: list[int]) -> list[int]:
         return [step for step in steps if is_whole(self._folder(step))]
@@ -130,14 +242,63 @@ class Checkpoints:
 
 
 def is_whole(folder: str) -> bool:
-    """Whether a checkpoint's folder holds the files of all ranks that wrote it."""
+    """Whether a checkpoint's folder holds the files of all ranks that wrote it.
+
+    Cards are written in one piece, so one that cannot be read is no sign of an unfinished
+    checkpoint but a damage, which ``damage_of`` finds.
+    """
     first = storage.join(folder, _card(0))
     if not storage.is_file(first):
         return False
-    num_ranks = json.loads(storage.read_text(first))["world_size"]
+    try:
+        num_ranks = int(json.loads(storage.read_text(first))["world_size"])
+    except (ValueError, KeyError, TypeError):
+        return True
     files = storage.patiently(lambda: list(storage.list_files(folder)))
     names = {info.uri.rpartition("/")[2] for info in files}
-    return names.issuperset(_card(rank) for rank in range(num_ranks))
+    return names.issuperset(_card(rank) for rank in range(min(num_ranks, len(names) + 1)))
+
+
+def damage_of(folder: Path, ranks: range) -> str | None:
+    """What is wrong with a checkpoint; None where nothing is.
+
+    Args:
+        folder: Its local files.
+        ranks: Whose files are compared with their checksums, as far as there were so many ranks.
+    """
+    found = sorted(path.name for path in folder.glob("rank-*.json"))
+    for number, name in enumerate(found):
+        try:
+            card = json.loads((folder / name).read_text())
+            is_complete = card["world_size"] == len(found) and name == _card(number)
+            checksums = {str(file): int(value) for file, value in card["crc32"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            return f"{name} cannot be read"
+        if not is_complete:
+            return f"{name} is of {card['world_size']} workers, and there are the files of others"
+        for file, expected in checksums.items() if number in ranks else ():
+            try:
+                with (folder / file).open("rb") as opened:
+                    is_same = _crc32(opened) == expected
+            except OSError as error:
+                return f"{file} cannot be read ({error.strerror or error})"
+            except ValueError:  # a NUL in a name that a flipped bit has made
+                return f"{name} names a file that cannot be"
+            if not is_same:
+                return f"{file} does not have the checksum that it was written with"
+    return None if found else "no list of its files is there"
+
+
+@contextmanager
+def _in_place(uri: str) -> Iterator[Path]:
+    yield Path(uri)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether a disk had no room. torch tells only that its writer has failed."""
+    return full_disk(error) or any(
+        word in str(error) for word in ("PytorchStreamWriter", "inline_container")
+    )
 
 
 def _card(rank: int) -> str:

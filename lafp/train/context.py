@@ -66,8 +66,8 @@ class LocalContext:
     @contextmanager
     def restored(self) -> Iterator[Path | None]:
         """See ``TrainContext``."""
-        latest = self.checkpoints.start()
-        yield None if latest is None else Path(latest)
+        with self.checkpoints.restored() as folder:
+            yield folder
 
     def clips(
         self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int

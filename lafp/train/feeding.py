@@ -73,7 +73,9 @@ def advice(record: Mapping[str, float], num_readers: int) -> str:
     Returns:
         One line; empty where nothing is left to decode.
     """
-    if not (cores := record.get(CORES_NEEDED)):
+    if not (cores := record.get(CORES_NEEDED)) or not {"data_wait_share", "windows_per_s"} <= (
+        record.keys()
+    ):
         return ""
     share = record["data_wait_share"]
     windows_per_s = record["windows_per_s"] / max(1 - share, 1e-9)

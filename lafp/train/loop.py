@@ -1,13 +1,12 @@
 """The one training loop. Every task, engine and launcher goes through ``train``."""
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import cast
 
 import torch
+from torch import nn
 
 from lafp.data.randomness import derive_seed
 from lafp.side_channel import SideChannel, say_on_stderr
@@ -192,6 +191,12 @@ def _export(task: Task, ctx: TrainContext, engine: Engine, metrics: dict[str, fl
 def _checkpoint(engine: Engine, checkpoints: Checkpoints, step: int) -> None:
     """Writes to the local disk; from there it is stored while training goes on."""
     checkpoints.wait()  # one at a time: disks are bounded, and a failure is not to be overlooked
-    folder = Path(tempfile.mkdtemp(prefix="lafp-checkpoint-"))
-    engine.save(folder, step)
+    with checkpoints.writing(_checkpoint_num_bytes(engine.module)) as folder:
+        engine.save(folder, step)
     checkpoints.save(folder, step)
+
+
+def _checkpoint_num_bytes(module: nn.Module) -> int:
+    """About what a whole checkpoint takes: weights, buffers, and two moments of what is trained."""
+    tensors = [*module.parameters(), *module.parameters(), *module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from lafp.config import ConfigError
 from lafp.run_dir import StageDir
+from lafp.train.checkpoints import is_whole
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
@@ -196,6 +198,43 @@ def test_only_as_many_checkpoints_are_kept_as_asked_for(shards, tmp_path):
 def test_a_users_mistake_found_by_a_worker_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match=r"shard_set\.json is missing"):
         fit(stage(tmp_path / "run"), config(num_workers=1), task(str(tmp_path)))
+
+
+def test_a_mistake_that_one_worker_finds_while_the_other_waits_is_not_tried_again(shards, tmp_path):
+    broken = task(shards, BrokenTask, at_step=5, how="config")
+    with pytest.raises(ConfigError, match=r"^a user's mistake$"):
+        fit(stage(tmp_path), config(), broken)
+    assert len(read_starts(str(tmp_path))) == 1
+
+
+def test_a_full_storage_is_not_tried_again_and_keeps_what_is_stored(shards, tmp_path):
+    """Room for one checkpoint and not for two: the run ends, and could go on from step 4."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount a disk")
+    try:
+        large = task(shards, width=64)  # 1.2 MiB with Adam's moments
+        with pytest.raises(JobError, match=r"(?s)No space left.*MiB are free.*again to resume"):
+            fit(stage(disk), config(), large)
+        assert [start["step"] for start in read_starts(str(disk))] == [0]
+        assert is_whole(f"{disk}/checkpoints/step-000000004")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_told_and_the_run_ends_as_if_it_had_been_whole(
+    shards, undisturbed, tmp_path, capfd
+):
+    fit(stage(tmp_path), config(num_steps=8), task(shards))
+    (tmp_path / "checkpoints/step-000000008/ddp.pt").write_bytes(b"truncated")
+    metrics = fit(stage(tmp_path), config(), task(shards))
+    assert metrics["resumed_from_steps"] == [4]
+    assert_same_run(tmp_path, undisturbed)
+    assert "[lam] The checkpoint of step 8 is damaged: ddp.pt does not" in capfd.readouterr().err
+    assert (tmp_path / "checkpoints/damaged-step-000000008").is_dir()
 
 
 def test_a_loss_that_is_not_finite_is_not_tried_again(shards, tmp_path):
