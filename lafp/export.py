@@ -11,6 +11,8 @@ from lafp import storage, strict_json
 from lafp.config import ConfigError, config_to_dict
 
 FORMAT_VERSION = 1
+TUNED_POLICY = "policy"
+"""Folder inside of an action decoder's: the policy that was fine-tuned with it."""
 ModelKind = Literal["lam", "policy", "decoder"]
 
 

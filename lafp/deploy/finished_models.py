@@ -7,7 +7,7 @@ import torch
 
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
-from lafp.export import read_card
+from lafp.export import TUNED_POLICY, read_card
 from lafp.models.action_decoder import ActionDecoder, TrueActions, load_action_decoder
 from lafp.policies.base import Policy, load_policy
 from lafp.run_dir import RunDir
@@ -34,13 +34,26 @@ def load_models(
             return load_policy(policy_uri, device, overrides), true_actions
     decoder = decoder or _only_decoder(run, policy)
     action_decoder, specs = load_action_decoder(_stage(run, "decoder", decoder), device)
-    policy_uri = _stage(run, "policy", policy or specs["policy"])
+    policy_uri = policy_behind(run, decoder, policy)
     if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
         raise ConfigError(
             f"The action decoder '{decoder}' was trained on the latent actions of another "
             f"policy than {policy_uri}. Train the decoder again."
         )
     return load_policy(policy_uri, device, overrides), action_decoder
+
+
+def policy_behind(run: RunDir, decoder: str, policy: str | None = None) -> str:
+    """Folder of the policy that a finished action decoder reads.
+
+    The one that was fine-tuned with it, if any. Else the run's ``policy``, by default the one that
+    the decoder was trained on.
+    """
+    decoder_uri = _stage(run, "decoder", decoder)
+    specs = read_card(decoder_uri, "decoder")["specs"]
+    if specs["is_policy_tuned"] and policy in (None, specs["policy"]):
+        return storage.join(decoder_uri, TUNED_POLICY)
+    return _stage(run, "policy", policy or specs["policy"])
 
 
 def _stage(run: RunDir, folder: str, name: str) -> str:

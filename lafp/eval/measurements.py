@@ -12,6 +12,7 @@ import torch
 from lafp.agent import Agent
 from lafp.data.labels import action_spec
 from lafp.data.randomness import derive_seed
+from lafp.deploy.finished_models import policy_behind
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
 from lafp.eval.alignment import alignment, decoding_errors
@@ -92,7 +93,8 @@ def measure_alignment(
     decoder = agent.action_decoder
     if not isinstance(decoder, ActionDecoder):
         return {}
-    policy = load_policy(RunDir(run_uri).stage(f"policy/{method.policy}").uri)
+    assert method.decoder is not None
+    policy = load_policy(policy_behind(RunDir(run_uri), method.decoder, method.policy))
     lam = load_lam(lam_uri)
     parts = [
         transitions_of_clip(batch, b, lam, policy)

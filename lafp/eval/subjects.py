@@ -85,7 +85,8 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
     anchor_time = _single(decoder["anchor_time"])
     return replace(
         subject,
-        method=_method_name(policy["name"], anchor_time),
+        method=_method_name(policy["name"], anchor_time)
+        + ("_tuned" if decoder["finetune"] else ""),
         anchor_time=anchor_time,
         label_fraction=decoder["label_fraction"],
         label_scope="both" if lam.supervision_weight else "decoder",

@@ -4,9 +4,9 @@
 # V vectors beside the image.
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -247,6 +247,26 @@ class Policy(nn.Module, ABC):
         steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
         """``anchored_latent_action``, from h(o_t), [B, E]."""
+
+    def layers(self, which: Literal["head", "last", "all"]) -> Iterator[nn.Parameter]:
+        """The parameters that training changes: of the head, of its last layer, or all of them.
+
+        Every policy calls what follows its encoder ``head``. Weights that an encoder keeps frozen
+        are in none.
+        """
+        if which == "all":
+            frozen = {
+                id(parameter)
+                for module in self.modules()
+                if hasattr(module, "frozen_weights")
+                for parameter in module.backbone.parameters()
+            }
+            yield from (p for p in self.parameters() if id(p) not in frozen)
+        elif which == "head":
+            yield from self.head.parameters()
+        else:
+            *_, last = (m for m in self.head.modules() if isinstance(m, nn.Linear))
+            yield from last.parameters()
 
     def standardize(self, latent_action: Tensor) -> Tensor:
         """Latent actions in the LAM's units, [B, Z] -> points, float32 [B, D]."""

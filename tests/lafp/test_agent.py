@@ -52,7 +52,7 @@ def write_decoder(run, name, policy, action=ACTION, embed_dim=8):
     decoder = ActionDecoder(cfg, action, 4, embed_dim)
     sha = read_card(f"{run}/policy/{policy}", "policy")["weights_sha256"]
     specs = {"action": action, "latent_action_dim": 4, "embed_dim": embed_dim}
-    specs |= {"policy": policy, "policy_sha256": sha}
+    specs |= {"policy": policy, "policy_sha256": sha, "is_policy_tuned": False}
     uri = f"{run}/decoder/{name}"
     save_model(uri, kind="decoder", config=cfg, specs=specs, module=decoder, metrics={})
 

@@ -2,26 +2,29 @@
 
 # Shape suffixes in this file: B clips, N windows.
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.labels import action_spec, labeled_order
 from lafp.data.shards import ClipDemand, open_shard_set
 from lafp.data.window_draws import WindowConfig
-from lafp.data.windows import window_indices
-from lafp.export import read_card, save_model
+from lafp.data.windows import vector_inputs, window_indices, windows_at
+from lafp.export import TUNED_POLICY, read_card, save_model
 from lafp.flow.solver import StepsTaken
 from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies.base import Policy, load_policy
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, check_vectors, cuda_devices
-from lafp.train.tasks.policy import check_clips_per_step
+from lafp.train.tasks.policy import check_clips_per_step, save_policy
 from lafp.train.tasks.transitions import (
     ClipFeatures,
     Transitions,
@@ -38,6 +41,14 @@ MAX_VAL_CLIPS = 64
 MAX_REMEMBERED_BYTES = 1 << 30
 NO_VARIANCE = 1e-12
 """Below, the variance of actions in [-1, 1] is the rounding of equal ones in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Trains layers of the policy together with its action decoder (LAFP's fine-tuned rows)."""
+
+    policy_layers: Literal["head", "last", "all"] = "head"
+    """The head, its last layer, or everything, the image encoder included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,9 @@ class TrainDecoderConfig:
     windows_per_clip: int = 8
     """Transitions drawn from a clip each time it is visited."""
     decoder: ActionDecoderConfig = field(default_factory=ActionDecoderConfig)
+    finetune: FinetuneConfig | None = None
+    """Set it ({} takes the defaults) to fine-tune the policy too. The result is a policy of its
+    own in the decoder's folder; the one in ``policy/`` stays as it is. null keeps it frozen."""
     train: TrainConfig
 
     def __post_init__(self) -> None:
@@ -88,28 +102,54 @@ class TrainDecoderConfig:
 class DecoderInputs:
     """One micro-batch."""
 
-    latent_action: Tensor
-    """The policy's latent action near the demonstrated one, float [B, Z]."""
-    embedding: Tensor
-    """The policy's h(o_t), float [B, E]."""
-    true_action: Tensor
-    """float [B, A] in the environment's units, or int64 [B]."""
+    transitions: Transitions
+    """As the frozen models see them, B of them."""
+    latent_action: Tensor | None
+    """The frozen policy's latent actions near the demonstrated ones, float [B, Z]; None where the
+    policy is trained too, which draws them itself."""
+    obs: Tensor | None = None
+    """o_t, float [B, 3 F, H, W], where the policy's encoder is trained too."""
+    vectors: Tensor | None = None
+    """What the policy reads beside the image then, float [B, V]."""
 
 
 class TrainedDecoder(nn.Module):
-    """See ``TrainedModule``. MSE in normalized units; cross-entropy for discrete actions."""
+    """See ``TrainedModule``. MSE in normalized units; cross-entropy for discrete actions.
 
-    def __init__(self, action_decoder: ActionDecoder) -> None:
+    Args:
+        action_decoder: The decoder.
+        anchors: From where the policy samples; see ``TrainDecoderConfig``.
+        steps_taken: How its solver goes on from there.
+        policy: The policy if it is trained too, with gradients for the layers that are.
+    """
+
+    def __init__(
+        self,
+        action_decoder: ActionDecoder,
+        anchors: tuple[float, float],
+        steps_taken: StepsTaken,
+        policy: Policy | None = None,
+    ) -> None:
         super().__init__()
-        self.action_decoder = action_decoder
+        self.action_decoder, self.policy = action_decoder, policy
+        self._anchors, self._steps_taken = anchors, steps_taken
 
     def forward(self, inputs: DecoderInputs) -> LossOutput:
         """Error of the predicted actions."""
-        predicted = self.action_decoder(inputs.latent_action, inputs.embedding)
-        spec = self.action_decoder.action
+        transitions, latent_action = inputs.transitions, inputs.latent_action
+        if latent_action is None:
+            assert self.policy is not None
+            if inputs.obs is not None:
+                embedding = self.policy.encode(inputs.obs, inputs.vectors).float()
+                transitions = replace(transitions, embedding=embedding, plan_embedding=embedding)
+            latent_action = anchored_latents(
+                self.policy, transitions, self._anchors, self._steps_taken
+            )
+        predicted = self.action_decoder(latent_action, transitions.embedding)
+        spec, true_action = self.action_decoder.action, transitions.true_action
         if spec.is_discrete:
-            return LossOutput(loss=F.cross_entropy(predicted, inputs.true_action))
-        return LossOutput(loss=F.mse_loss(predicted, spec.normalize(inputs.true_action)))
+            return LossOutput(loss=F.cross_entropy(predicted, true_action))
+        return LossOutput(loss=F.mse_loss(predicted, spec.normalize(true_action)))
 
     def after_step(self) -> None:
         """Nothing follows the optimizer."""
@@ -126,6 +166,7 @@ class DecoderTask:
     ) -> None:
         self.cfg, self.shards = cfg, labeled_shards
         self.lam, self.policy = load_lam(lam_uri, "cpu"), load_policy(policy_uri)
+        self._lam_uri = lam_uri
         self._policy_sha256 = _policy_of_lam(policy_uri, lam_uri)
         check_frame_size(labeled_shards, self.lam.obs)
         check_vectors(labeled_shards, self.policy.obs)
@@ -141,7 +182,8 @@ class DecoderTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
             decoder = ActionDecoder(cfg.decoder, self.action, latent_dim, embed_dim)
-        self.module: nn.Module = TrainedDecoder(decoder)
+        tuned = _tuned_copy(self.policy, cfg.finetune) if cfg.finetune else None
+        self.module: nn.Module = TrainedDecoder(decoder, cfg.anchor_range, cfg.anchor_steps, tuned)
         try:  # before the cluster starts, not at the first step
             nothing = ClipFeatures(*(torch.zeros(1, dim) for dim in (embed_dim, latent_dim, 1)))
             index = torch.zeros(1, dtype=torch.int64)
@@ -168,12 +210,16 @@ class DecoderTask:
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> DecoderInputs:
         """Random transitions, with the policy's latent actions drawn anew. See ``Task``."""
-        drawn = (self._recalled if self._is_remembering else self._drawn)(clips["labeled"])
-        return DecoderInputs(
-            latent_action=self._anchored(drawn),
-            embedding=drawn.embedding,
-            true_action=drawn.true_action,
-        )
+        batch, finetune = clips["labeled"], self.cfg.finetune
+        drawn = (self._recalled if self._is_remembering else self._drawn)(batch)
+        if finetune is None:
+            return DecoderInputs(transitions=drawn, latent_action=self._anchored(drawn))
+        if finetune.policy_layers != "all":
+            return DecoderInputs(transitions=drawn, latent_action=None)
+        clip_N, t_N, k_N = window_indices(batch, self._window, self.cfg.train.seed)
+        window = windows_at(batch, clip_N, t_N, k_N, self._window.frame_stack)
+        vectors = vector_inputs(window, self.policy.obs)
+        return DecoderInputs(transitions=drawn, latent_action=None, obs=window.obs, vectors=vectors)
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
@@ -188,9 +234,11 @@ class DecoderTask:
         batches = list(self._val_clips.batches(device))
         if not batches:
             return {}
+        lam, policy = self._frozen(batches[0])
+        policy = policy if module.policy is None else module.policy
         held_out = Transitions.cat(
             [
-                transitions_of_clip(batch, b, *self._frozen(batch))
+                transitions_of_clip(batch, b, lam, policy)
                 for batch in batches
                 for b in range(len(batch.num_frames))
             ]
@@ -198,8 +246,8 @@ class DecoderTask:
         with torch.random.fork_rng(devices=cuda_devices(device)):
             torch.manual_seed(0)
             latents = {
-                "anchored": self._anchored(held_out),
-                "deployed": deployed_latents(self.policy, held_out),
+                "anchored": self._anchored(held_out, policy),
+                "deployed": deployed_latents(policy, held_out),
             }
         metrics = {"val/num_transitions": float(len(held_out.true_action))}
         for name, latent_action in latents.items():
@@ -211,8 +259,14 @@ class DecoderTask:
         return metrics
 
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
-        """See ``Task``."""
+        """See ``Task``. A policy that was trained too goes into the folder ``policy``."""
         assert isinstance(module, TrainedDecoder)
+        policy_sha256 = self._policy_sha256
+        if module.policy is not None:
+            tuned_uri = storage.join(uri, TUNED_POLICY)
+            specs = {"lam_sha256": read_card(self._lam_uri, "lam")["weights_sha256"]}
+            save_policy(tuned_uri, self.policy.cfg, module.policy, metrics, specs)
+            policy_sha256 = read_card(tuned_uri, "policy")["weights_sha256"]
         save_model(
             uri,
             kind="decoder",
@@ -222,15 +276,18 @@ class DecoderTask:
                 "latent_action_dim": self.policy.latent_action_dim,
                 "embed_dim": self.policy.embed_dim,
                 "policy": self.cfg.policy,
-                "policy_sha256": self._policy_sha256,
+                "policy_sha256": policy_sha256,
+                "is_policy_tuned": module.policy is not None,
             },
             module=module.action_decoder,
             metrics=metrics,
         )
 
-    def _anchored(self, transitions: Transitions) -> Tensor:
+    def _anchored(self, transitions: Transitions, policy: Policy | None = None) -> Tensor:
         cfg = self.cfg
-        return anchored_latents(self.policy, transitions, cfg.anchor_range, cfg.anchor_steps)
+        return anchored_latents(
+            policy or self.policy, transitions, cfg.anchor_range, cfg.anchor_steps
+        )
 
     def _drawn(self, batch: ClipBatch) -> Transitions:
         clip_N, t_N, _ = window_indices(batch, self._window, self.cfg.train.seed)
@@ -269,6 +326,23 @@ class DecoderTask:
             self.lam.to(batch.frames.device)
             self.policy.to(batch.frames.device)
         return self.lam, self.policy
+
+
+def _tuned_copy(policy: Policy, cfg: FinetuneConfig) -> Policy:
+    """The policy anew, with gradients for the layers that shall be trained.
+
+    Raises:
+        ConfigError: The encoder would be trained on observations that its plans were not made at.
+    """
+    if cfg.policy_layers == "all" and policy.cfg.execute_steps > 1:
+        raise ConfigError(
+            f"finetune.policy_layers is all, but the policy executes {policy.cfg.execute_steps} "
+            "steps of a plan. Fine-tune its head, or a policy with execute_steps=1."
+        )
+    tuned = copy.deepcopy(policy)
+    for parameter in tuned.layers(cfg.policy_layers):
+        parameter.requires_grad_(True)
+    return tuned
 
 
 def action_errors(predicted: Tensor, true_action: Tensor, spec: ActionSpec) -> dict[str, float]:

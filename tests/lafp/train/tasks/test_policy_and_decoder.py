@@ -177,6 +177,42 @@ def test_a_decoder_learns_exports_and_names_its_policy(run, tmp_path):
     assert json.loads((tmp_path / "model.json").read_text())["metrics"] == pytest.approx(metrics)
 
 
+@pytest.mark.parametrize(
+    ("layers", "changed"),
+    [
+        ("last", {"head.head.3"}),
+        ("head", {"head.from_embedding", "head.from_point", "head.head.1", "head.head.3"}),
+        (
+            "all",
+            {"head.from_embedding", "head.from_point", "head.head.1", "head.head.3", "encoder"},
+        ),
+    ],
+)
+def test_a_policy_is_tuned_with_its_decoder_and_the_frozen_one_stays(
+    run, tmp_path, layers, changed
+):
+    folder = tmp_path / "run"
+    shutil.copytree(run["latent_flow"], folder / "policy" / "latent_flow")
+    cfg = decoder_config(finetune={"policy_layers": layers})
+    task = DecoderTask(cfg, run["labeled"], run["latent_flow"], run["lam"])
+    metrics = train(cfg.train, task, LocalContext(str(folder / "decoder" / "d")))
+    assert np.isfinite(metrics["val/action_mse_deployed"])
+    agent = Agent.load(folder)
+    frozen, tuned = load_policy(run["latent_flow"]).state_dict(), agent.policy.state_dict()
+    differ = {name for name in frozen if not torch.equal(frozen[name], tuned[name])}
+    assert {
+        name.rpartition(".")[0] if name.startswith("head") else "encoder" for name in differ
+    } == changed
+    other = Agent.load(folder, policy="latent_flow", decoder="d")
+    assert torch.equal(other.policy.head.head[3].weight, agent.policy.head.head[3].weight)
+
+
+def test_an_encoder_is_not_tuned_on_other_observations_than_its_plans(run):
+    cfg = decoder_config(finetune={"policy_layers": "all"})
+    with pytest.raises(ConfigError, match="executes 2 steps of a plan"):
+        DecoderTask(cfg, run["labeled"], run["chunks"], run["lam"])
+
+
 @pytest.mark.parametrize("policy", ["latent_flow", "chunks"])
 def test_features_remembered_per_clip_equal_those_computed_anew(run, policy):
     inputs = []
@@ -189,8 +225,8 @@ def test_features_remembered_per_clip_equal_those_computed_anew(run, policy):
         inputs.append([task.inputs(clips) for clips in first_batches(task, num_steps=8)])
     for remembered, anew in zip(*inputs, strict=True):
         torch.testing.assert_close(remembered.latent_action, anew.latent_action)
-        torch.testing.assert_close(remembered.embedding, anew.embedding)
-        assert torch.equal(remembered.true_action, anew.true_action)
+        torch.testing.assert_close(remembered.transitions.embedding, anew.transitions.embedding)
+        assert torch.equal(remembered.transitions.true_action, anew.transitions.true_action)
 
 
 def test_a_decoder_meets_every_executed_position_of_a_chunk(run):
@@ -233,7 +269,7 @@ def test_latents_near_the_demonstration_are_drawn_anew_at_every_step(run):
     task = DecoderTask(decoder_config(), run["labeled"], run["latent_flow"], run["lam"])
     (clips,) = first_batches(task)
     first, second = task.inputs(clips), task.inputs(clips)
-    assert torch.equal(first.embedding, second.embedding)
+    assert torch.equal(first.transitions.embedding, second.transitions.embedding)
     assert not torch.isclose(first.latent_action, second.latent_action).any()
 
 
