@@ -92,7 +92,7 @@ def test_an_agent_takes_the_state_in_its_own_units(run):
         (np.zeros((16, 16, 3), np.uint8), "reads image and state, got image"),
         ({"state": np.zeros(2)}, "reads image and state, got state"),
         ({"image": np.zeros((16, 16, 3), np.uint8), "state": np.zeros(3)}, r"states \[1, 2\]"),
-        ({"image": np.zeros((16, 16, 3), np.uint8), "state": np.zeros(2, int)}, "of floats"),
+        ({"image": np.zeros((16, 16, 3), np.uint8), "state": np.array(["a", "b"])}, "of numbers"),
         ({"image": np.zeros((16, 16, 3), np.uint8), "state": np.full(2, np.nan)}, "not finite"),
     ],
 )
@@ -159,7 +159,7 @@ def test_an_agent_goes_where_its_condition_sends_it(errands):
     image = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), np.uint8)
     action = agent.act({"image": image, "condition": np.eye(4)})
     np.testing.assert_allclose(action, DIRECTIONS, atol=0.5)
-    with pytest.raises(ValueError, match=r"conditions \[4, 4\] of floats"):
+    with pytest.raises(ValueError, match=r"conditions \[4, 4\] of numbers"):
         agent.act({"image": image, "condition": np.eye(4)[:3]})
 
 
