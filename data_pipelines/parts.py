@@ -9,10 +9,11 @@ from functools import lru_cache
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.label_kinds import LabelKinds
 from data_pipelines.manifest import reasons_in_words
+from data_pipelines.parts_progress import PartsProgress
 from data_pipelines.plan import Plan, Task, chunk_folder
 from data_pipelines.ray_metrics import count_videos
 from data_pipelines.ray_tasks import stream_tasks
-from data_pipelines.rows import ItemRows
+from data_pipelines.rows import ItemRows, VideoRow
 from data_pipelines.sandbox import Sandbox
 from data_pipelines.sources.cluster_gate import ClusterGate
 from data_pipelines.stages.write_shards import (
@@ -23,7 +24,7 @@ from data_pipelines.stages.write_shards import (
 )
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.progress import Progress
+from lafp.wording import counted
 
 # A source is called wrong only after this many videos.
 _MIN_JUDGED_VIDEOS = 50
@@ -35,13 +36,16 @@ _NUM_READ_AHEAD = 16
 class PartCounts:
     """What came of the inputs of one part, or of several."""
 
-    num_items: int = 0
     num_videos: int = 0
     num_empty: int = 0
     """Videos without clips."""
     num_clips: int = 0
     num_frames: int = 0
     """Of the clips."""
+    video_s: float = 0.0
+    """What was gone through."""
+    unsized_bytes: int = 0
+    """Of inputs whose size the listing did not know, found by opening them."""
     reasons: Counter[str] = field(default_factory=Counter)
     num_pieces: dict[int, int] = field(default_factory=dict)
     """Of each long video, by its place in the task: it is left to tasks of its own."""
@@ -49,11 +53,12 @@ class PartCounts:
 
     def add(self, other: "PartCounts") -> None:
         """Adds up two."""
-        self.num_items += other.num_items
         self.num_videos += other.num_videos
         self.num_empty += other.num_empty
         self.num_clips += other.num_clips
         self.num_frames += other.num_frames
+        self.video_s += other.video_s
+        self.unsized_bytes += other.unsized_bytes
         self.label_kinds.merge(other.label_kinds)
         self.reasons += other.reasons
 
@@ -66,20 +71,19 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
             two kinds.
         StorageError: A task could not read or write.
     """
-    num_found = 0
     counts = PartCounts()
     pieces: deque[Task] = deque()
+    work = PartsProgress(cfg.name, plan)
 
     def tasks() -> Iterator[Task]:
-        nonlocal num_found
         for task, is_done, missing in _tasks(plan):
             pieces.extend(missing)
+            if is_done:
+                work.found(task, missing)
+            else:
+                pieces.append(task)
             while pieces:
                 yield pieces.popleft()
-            if is_done:
-                num_found += len(task.items)
-            else:
-                yield task
 
     def results() -> Iterator[tuple[Task, PartCounts | str]]:
         waiting: Iterator[Task] | deque[Task] = tasks()
@@ -94,17 +98,18 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
             waiting = deque(pieces)  # those of long videos that were found last
             pieces.clear()
 
-    with Progress(f"preprocess {cfg.name}", plan.num_items, "videos") as progress:
+    with work.progress:
         for task, made in results():
             if isinstance(made, str):
                 raise storage.StorageError(made)
             counts.add(made)
             count_videos(cfg.name, made.num_videos, made.num_clips, made.num_frames, made.reasons)
             pieces.extend(_piece_tasks(task, made.num_pieces))
-            num_done = num_found + counts.num_items
-            detail = f"{counts.num_clips} clips, {counts.reasons.total()} rejects"
-            progress.update(num_done, detail)
-            if counts.num_videos >= _MIN_JUDGED_VIDEOS or num_done == plan.num_items:
+            clips = counted(counts.num_clips, "clip")
+            rejects = counted(counts.reasons.total(), "reject")
+            work.add(task, made.num_pieces, made.video_s, made.unsized_bytes)
+            work.show(f"{clips}, {rejects}")
+            if counts.num_videos >= _MIN_JUDGED_VIDEOS or work.is_done:
                 _check_rejects(cfg, counts)
                 counts.label_kinds.check()
 
@@ -132,6 +137,7 @@ def _piece_tasks(task: Task, num_pieces: dict[int, int]) -> list[Task]:
         Task(
             part=piece_part(task.part, index, piece),
             items=(replace(task.items[index], piece=piece),),
+            share=1 / num,
         )
         for index, num in num_pieces.items()
         for piece in range(num)
@@ -170,11 +176,14 @@ def _sandbox(cfg: PreprocessConfig) -> Sandbox:
 
 def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
     is_piece = task.items[0].piece is not None
-    counts = PartCounts(num_items=0 if is_piece else len(items))
+    counts = PartCounts()
     for index, item in enumerate(items):
         if item.long_video is not None:
             counts.num_pieces[index] = len(item.long_video.spans_s)
         with_clips = {clip.record.video_uri for clip in item.clips}
+        counts.video_s += sum(map(_covered_s, item.videos))
+        if not task.items[index].num_bytes:
+            counts.unsized_bytes += sum(video.num_bytes for video in item.videos)
         if not is_piece:
             counts.num_videos += len(item.videos)
             counts.num_empty += sum(video.uri not in with_clips for video in item.videos)
@@ -185,6 +194,11 @@ def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
                 counts.label_kinds.add(clip.label_sums.kind, 1, clip.record.video_uri)
         counts.reasons.update(reject.reason for reject in item.rejects)
     return counts
+
+
+def _covered_s(video: VideoRow) -> float:
+    start_s, end_s = video.span_s or (0.0, video.duration_s)
+    return end_s - start_s
 
 
 def read_parts(plan: Plan) -> Iterator[list[ItemRows]]:

@@ -21,6 +21,8 @@ class Task:
     """What it makes: path of a part below the work folder, without suffix. Parts of one chunk of
     the plan share a folder."""
     items: tuple[VideoItem, ...]
+    share: float = 1.0
+    """Of the items' work: a piece of a long video is a part of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,10 @@ class Plan:
     """URI of the work folder."""
     num_chunks: int
     num_items: int
+    num_bytes: int
+    """Of the items, as far as the listing knows them."""
+    num_unsized: int
+    """Items of which it does not."""
 
     def tasks(self, chunk: int) -> Iterator[Task]:
         """The tasks of one chunk, in the order of the listing."""
@@ -51,15 +57,21 @@ def make_plan(items: Iterable[VideoItem], cfg: TasksConfig, work: str) -> Plan:
     """
     uri = storage.join(work, _PLAN)
     if not storage.is_file(uri):
-        num_chunks = num_items = 0
+        num_chunks = num_items = num_bytes = num_unsized = 0
         for chunk in _chunks(items, cfg):
             text = strict_json.dumps([[asdict(item) for item in task] for task in chunk])
             storage.write_text(_chunk_uri(work, num_chunks), text)
             num_chunks, num_items = num_chunks + 1, num_items + sum(map(len, chunk))
+            sizes = [item.num_bytes for task in chunk for item in task]
+            num_bytes, num_unsized = num_bytes + sum(sizes), num_unsized + sizes.count(0)
         # Written last: a plan without it is listed anew.
-        storage.write_text(
-            uri, strict_json.dumps({"num_chunks": num_chunks, "num_items": num_items})
-        )
+        plan = {
+            "num_chunks": num_chunks,
+            "num_items": num_items,
+            "num_bytes": num_bytes,
+            "num_unsized": num_unsized,
+        }
+        storage.write_text(uri, strict_json.dumps(plan))
     return Plan(work=work, **json.loads(storage.read_text(uri)))
 
 

@@ -94,7 +94,7 @@ def run_tasks(
         Index of the call and its result, in the order of completion.
     """
     with Progress(label, num_done + sum(sizes), unit) as progress:
-        progress.update(num_done)
+        progress.found(num_done)
         for index, result in stream_tasks(function, enumerate(calls), num_gpus=num_gpus):
             yield index, result
             num_done += sizes[index]

@@ -39,7 +39,11 @@ def speed(per_s: float, unit: str) -> str:
         per_s: Units per second.
         unit: In the plural.
     """
-    for seconds, period in ((1, "s"), (60, "min")):
-        if per_s * seconds >= 1:
-            return f"{number(per_s * seconds)} {unit}/{period}"
-    return f"{number(per_s * 3600)} {unit}/h"
+    in_a_minute, in_an_hour = 60 * per_s, 3600 * per_s
+    if per_s >= 1:
+        value, period = number(per_s), "s"
+    elif in_a_minute >= 1:
+        value, period = number(in_a_minute), "min"
+    else:
+        value, period = number(in_an_hour), "h"
+    return f"{value} {unit.removesuffix('s') if value == '1' else unit}/{period}"

@@ -56,8 +56,13 @@ ENVIRONMENT = {
 }
 RAY_TRAIN = "ray_train"
 """Ray Train's own folder. Our checkpoints do not go through it: see ``lafp.train.checkpoints``."""
-HEADLINES = ("loss", "probe/r2", "val/loss", "val/action_r2_deployed")
-"""Metrics that the progress line shows, as far as a task has them."""
+HEADLINES = {
+    "loss": "loss",
+    "probe/r2": "probe R²",
+    "val/loss": "held-out loss",
+    "val/action_r2_deployed": "held-out action R²",
+}
+"""Metrics that the progress line shows, as far as a task has them -> how they are called there."""
 
 COUNTED = {
     SKIPPED: ("steps were skipped, as loss or gradients were not finite", SKIPPED_FILE),
@@ -214,7 +219,7 @@ class _Follower:
             if self._num_starts > 1:
                 self.say(f"{_last_failure(stage)}resuming from step {start_step}")
             self._progress = Progress(stage.name, self._num_steps, "steps")
-            self._progress.update(start_step)
+            self._progress.found(start_step)
         if self._progress and records:
             latest = {name: value for record in records for name, value in record.items()}
             if latest["step"] != self._shown_step:
@@ -267,5 +272,5 @@ def _remarks(
 
 
 def _headline(metrics: dict[str, float]) -> str:
-    shown = [f"{name} {metrics[name]:.3g}" for name in HEADLINES if name in metrics]
+    shown = [f"{words} {metrics[name]:.3g}" for name, words in HEADLINES.items() if name in metrics]
     return "  ".join(shown)
