@@ -118,8 +118,8 @@ def _blocks(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     size = -(-len(moved) // num_blocks)
     padded = np.zeros((2, num_blocks * size), np.float32)
     padded[:, : len(moved)] = is_moving & is_new, is_moving & ~is_new
-    is_new, is_held = padded.reshape(2, num_blocks, size)
-    return is_new, is_held
+    new_share, held_share = padded.reshape(2, num_blocks, size)
+    return new_share, held_share
 
 
 @cache

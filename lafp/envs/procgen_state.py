@@ -57,7 +57,7 @@ class _Reader:
     def __init__(self, data: bytes, offset: int = 0) -> None:
         self.data, self.offset = data, offset
 
-    def int(self) -> int:
+    def number(self) -> int:
         (value,) = struct.unpack_from("i", self.data, self.offset)
         self.offset += 4
         return value
@@ -66,7 +66,7 @@ class _Reader:
         self.offset += 4 * num_values
 
     def skip_string(self) -> None:
-        num_bytes = self.int()
+        num_bytes = self.number()
         self.offset += num_bytes
 
     def skip_generator(self) -> None:
@@ -91,7 +91,7 @@ def read_state(data: bytes) -> GameState:
     reader.skip_generator()
     reader.skip(_NUM_OUTCOME_VALUES)
     reader.skip(1)  # grid_size
-    num_entities = reader.int()
+    num_entities = reader.number()
     rows = reader.ints(num_entities * _NUM_ENTITY_VALUES).reshape(-1, _NUM_ENTITY_VALUES)
     floats = rows.view(np.float32)
     entities = tuple(
@@ -110,8 +110,8 @@ def read_state(data: bytes) -> GameState:
     reader.skip(_NUM_MOTION_VALUES)
     reader.skip_generator()
     reader.skip(3 + 6)  # width, height, what lies outside; six floats of the view
-    width, height = reader.int(), reader.int()
-    grid = reader.ints(reader.int()).reshape(height, width)
+    width, height = reader.number(), reader.number()
+    grid = reader.ints(reader.number()).reshape(height, width)
     num_left = (len(data) - reader.offset) // 4
     tail = reader.ints(num_left)
     if not num_left or tail[-1] != TRAILER:

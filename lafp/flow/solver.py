@@ -74,8 +74,8 @@ def integrate(
         lengths: Sequence[float | Tensor] = [broadcast_time(dt_B, x) for _, dt_B in spans]
     else:
         lengths = [end - begin for begin, end in pairwise(times)]
-        evaluated = [t + o * dt for t, dt in zip(times, lengths, strict=False) for o in offsets]
-        velocities = _at_times(velocity_field, evaluated, x) if evaluated else []
+        shared = [t + o * (end - t) for t, end in pairwise(times) for o in offsets]
+        velocities = _at_times(velocity_field, shared, x) if shared else []
     for i, dt in enumerate(lengths):
         x = step(velocities[i * len(offsets) : (i + 1) * len(offsets)], x, dt)
     return x

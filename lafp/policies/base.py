@@ -87,6 +87,8 @@ class Policy(nn.Module, ABC):
     """E, size of h(o_t): of the encoded image, and of the vectors that are read beside it."""
     point_dim: int
     """D, what a head predicts: H x Z, or H x what the projection leaves of Z."""
+    head: Any
+    """All that follows the encoder."""
 
     def __init__(self, cfg: Any, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__()
@@ -251,15 +253,14 @@ class Policy(nn.Module, ABC):
     def layers(self, which: Literal["head", "last", "all"]) -> Iterator[nn.Parameter]:
         """The parameters that training changes: of the head, of its last layer, or all of them.
 
-        Every policy calls what follows its encoder ``head``. Weights that an encoder keeps frozen
-        are in none.
+        Weights that an encoder keeps frozen are in none of these.
         """
         if which == "all":
             frozen = {
                 id(parameter)
                 for module in self.modules()
                 if hasattr(module, "frozen_weights")
-                for parameter in module.backbone.parameters()
+                for parameter in getattr(module, "backbone", module).parameters()
             }
             yield from (p for p in self.parameters() if id(p) not in frozen)
         elif which == "head":
