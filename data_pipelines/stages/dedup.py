@@ -2,7 +2,9 @@
 
 A clip's signature holds keys, of which a duplicate shares some, and small pictures at 4 per second
 to compare with. Copies are cut into clips at other times than their originals, so a duplicate is
-what lies for about half of its length in an earlier clip, at any shift.
+what lies for about half of its length in an earlier clip, at any shift. It must look the same and
+move the same: two demonstrations in one scene share the background, which says nothing. Clips that
+hardly move are kept.
 """
 
 from dataclasses import dataclass
@@ -19,10 +21,18 @@ MAX_MEAN_DIFFERENCE = 0.02
 """Of all cells of the median picture, in [0, 1]. Real videos encoded and scaled again differ by
 0.005 (median) to 0.014 (95 %), trimmed ones by 0.005 to 0.021, others by 0.034 and more."""
 MAX_CELL_DIFFERENCE = 0.15
-"""Of the worst cell of the median picture: two demonstrations in one scene differ only where the
-robot is, there by 0.25 and more."""
-MAX_OFFSET = 0.03
-"""In brightness, of all cells of all pictures alike, that is no difference."""
+"""Of the worst cell of the median picture."""
+MIN_SAME_MOTION = 0.92
+"""Correlation of what differs from each clip's mean picture, over all cells and pictures. Copies
+that move have 0.94 and more (trimmed ones too); other clips of one scene up to 0.9."""
+MIN_SAME_STEPS = 0.75
+"""The same for the steps from picture to picture: copies have 0.87 and more, others up to 0.8."""
+GAINS = (0.7, 1.4)
+"""Of brightness, that are no difference; nor is what is added to all cells of all pictures."""
+BLACK, MAX_BORDER_RANGE = 0.15, 0.03
+"""Rows and columns at the edges that are never brighter, in [0, 1], and all of one brightness, are
+borders around the picture."""
+_SLACK = 0.04
 MIN_COVERED = 0.45
 """Of a clip's pictures that must lie in the other clip. Clips of one video have similar lengths,
 so one of them covers half of whatever is cut out of it."""
@@ -52,6 +62,12 @@ class Signature:
         return self.pictures / 255
 
     @cached_property
+    def centred(self) -> np.ndarray:
+        """int16 [N, GRID * GRID]: each picture less its mean."""
+        means = self.pictures.mean(axis=1, keepdims=True)
+        return np.round(self.pictures - means).astype(np.int16)
+
+    @cached_property
     def steps(self) -> np.ndarray:
         """float64 [N]: mean absolute difference of each picture to the next; 0 for the last."""
         steps = np.abs(np.diff(self.levels, axis=0)).mean(axis=1)
@@ -76,9 +92,15 @@ def signature(small: np.ndarray, fps: float) -> Signature:
         fps: Of the clip.
     """
     cells = _grid_means(small.mean(axis=-1)).reshape(len(small), -1)
+    # Means over two periods: what is between the pictures of a copy can then be interpolated.
     times_s = np.arange(0, len(small) / fps - 1e-9, PERIOD_S)
-    shown = np.minimum(np.round(times_s * fps).astype(int), len(small) - 1)
-    return Signature(_min_hashes(_tokens(cells)), np.round(255 * cells[shown]).astype(np.uint8))
+    first = np.maximum(np.round((times_s - PERIOD_S) * fps), 0).astype(int)
+    after = np.minimum(np.round((times_s + PERIOD_S) * fps) + 1, len(small)).astype(int)
+    sums = np.insert(np.cumsum(cells, axis=0), 0, 0.0, axis=0)
+    shown = (sums[after] - sums[first]) / (after - first)[:, None]
+    return Signature(
+        _min_hashes(_tokens(cells)), np.round(255 * shown).clip(0, 255).astype(np.uint8)
+    )
 
 
 def is_duplicate(clip: Signature, other: Signature, min_covered: float = MIN_COVERED) -> bool:
@@ -92,11 +114,11 @@ def is_duplicate(clip: Signature, other: Signature, min_covered: float = MIN_COV
     if len(others) < num_needed:
         return False
     # Small integers: six times as fast as the same in float.
-    gaps = np.abs(clip.pictures.astype(np.int16)[:, None] - other.pictures.astype(np.int16))
-    differences = gaps.sum(axis=-1) / (255 * GRID**2)
+    gaps = np.abs(clip.centred[:, None] - other.centred)
+    differences = gaps.sum(axis=-1, dtype=np.int32) / (255 * GRID**2)
     # By the triangle inequality, a picture that agrees with what is interpolated between two others
     # is this close to the first of them. Clips that share a key by chance mostly end here.
-    is_near = differences <= MAX_MEAN_DIFFERENCE + MAX_OFFSET + other.steps
+    is_near = differences <= MAX_MEAN_DIFFERENCE + _SLACK + other.steps
     if 2 * is_near.any(axis=1).sum() < num_needed:
         return False
     shift = _best_shift(differences, num_needed)
@@ -105,16 +127,58 @@ def is_duplicate(clip: Signature, other: Signature, min_covered: float = MIN_COV
         inside = (positions >= 0) & (positions <= len(others) - 1)
         if inside.sum() < num_needed:
             continue
-        difference = _interpolated(others, positions[inside]) - pictures[inside]
-        # Copies with another colour range are a little darker or brighter all over.
-        offset = np.clip(np.median(difference), -MAX_OFFSET, MAX_OFFSET)
-        apart = np.abs(difference - offset)
-        if (
-            np.median(apart.mean(axis=1)) <= MAX_MEAN_DIFFERENCE
-            and np.median(apart.max(axis=1)) <= MAX_CELL_DIFFERENCE
-        ):
+        if _is_same(pictures[inside], _interpolated(others, positions[inside])):
             return True
     return False
+
+
+def _is_same(pictures: np.ndarray, others: np.ndarray) -> bool:
+    """Whether pictures of the same times, float64 [N, cells], look and move the same."""
+    moved, others_moved = pictures - pictures.mean(axis=0), others - others.mean(axis=0)
+    if (
+        _correlation(moved, others_moved) < MIN_SAME_MOTION
+        or _correlation(np.diff(moved, axis=0), np.diff(others_moved, axis=0)) < MIN_SAME_STEPS
+    ):
+        return False
+    # Copies with another colour range are a little darker or brighter all over.
+    centred, others_centred = pictures - pictures.mean(), others - others.mean()
+    power = np.square(others_centred).sum()
+    gain = np.clip((centred * others_centred).sum() / max(power, 1e-9), *GAINS)
+    difference = pictures - gain * others
+    apart = np.abs(difference - np.median(difference))
+    return bool(
+        np.median(apart.mean(axis=1)) <= MAX_MEAN_DIFFERENCE
+        and np.median(apart.max(axis=1)) <= MAX_CELL_DIFFERENCE
+    )
+
+
+def _correlation(values: np.ndarray, others: np.ndarray) -> float:
+    """0 where one of them is nothing but zeros."""
+    power = np.square(values).sum() * np.square(others).sum()
+    return float((values * others).sum() / np.sqrt(power)) if power else 0.0
+
+
+def _borders(pictures: np.ndarray) -> list[tuple[float, float]]:
+    """Where the picture begins and ends between black borders, from top and from left.
+
+    Args:
+        pictures: float32 [N, h, w].
+    """
+    spans = []
+    for axes in ((0, 2), (0, 1)):
+        least, brightest = pictures.min(axis=axes), pictures.max(axis=axes)
+        is_black = (brightest <= BLACK) & (brightest - least <= MAX_BORDER_RANGE)
+        lit, num = np.flatnonzero(~is_black), len(is_black)
+        if not len(lit) or lit[-1] + 1 - lit[0] < max(GRID, num / 2):
+            spans.append((0.0, float(num)))
+            continue
+        # A border that ends within a pixel leaves it darker than the next one.
+        mean = pictures.mean(axis=axes) + 1e-6
+        first, last = int(lit[0]), int(lit[-1])
+        dark_top = max(0.0, 1 - mean[first] / mean[first + 1]) if first else 0.0
+        dark_end = max(0.0, 1 - mean[last] / mean[last - 1]) if last < num - 1 else 0.0
+        spans.append((first + dark_top, last + 1 - dark_end))
+    return spans
 
 
 def _best_shift(differences: np.ndarray, num_needed: int) -> int:
@@ -164,9 +228,15 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 
 def _grid_means(pictures: np.ndarray) -> np.ndarray:
-    """Float32 [N, h, w] -> [N, GRID, GRID] means of cells; h and w are at least GRID."""
-    height, width = pictures.shape[1:]
-    rows = np.linspace(0, height, GRID + 1).astype(int)
-    columns = np.linspace(0, width, GRID + 1).astype(int)
-    sums = np.add.reduceat(np.add.reduceat(pictures, rows[:-1], axis=1), columns[:-1], axis=2)
-    return sums / (np.diff(rows)[:, None] * np.diff(columns))
+    """Float32 [N, h, w] -> [N, GRID, GRID]: means of equal cells of what lies between borders."""
+    means = pictures
+    for axis, (start, end) in enumerate(_borders(pictures), start=1):
+        # The integral at edges that lie within pixels: equal cells, whatever the size.
+        edges = np.linspace(start, end, GRID + 1)
+        whole = np.minimum(edges.astype(int), pictures.shape[axis] - 1)
+        share = np.expand_dims((edges - whole).astype(np.float32), (0, 3 - axis))
+        sums = np.cumsum(means, axis=axis, dtype=np.float64)
+        sums = np.insert(sums, 0, 0.0, axis=axis)
+        at_edges = sums.take(whole, axis) + share * means.take(whole, axis)
+        means = np.diff(at_edges, axis=axis) / ((end - start) / GRID)
+    return means

@@ -106,7 +106,7 @@ def split_clips(
     if cfg.max_frozen_s is not None:
         events = cut_still(events, cfg.max_frozen_s, min_motion)
     if cfg.shots is not None:
-        events = cut_at_shots(events, cfg.shots)
+        events = cut_at_shots(events, cfg.shots, fps)
     for event in events:
         if isinstance(event, Tick):
             if len(frames) == clip_frames:

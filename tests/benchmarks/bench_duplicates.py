@@ -1,16 +1,19 @@
-"""How long the driver searches for near-duplicates, and how much memory and disk that takes.
+"""What is taken for a near-duplicate, how long the driver searches, and what memory that takes.
 
 python -m tests.benchmarks.bench_duplicates [NUM_CLIPS ...]    # one JSON line per number of clips
+python -m tests.benchmarks.bench_duplicates real    # clips of robots that are taken for copies,
+                                                    # and the share of true copies that are found
 
 Signatures are made up of random pictures that drift, one in fifty a noisy copy of an earlier one.
 `ratio`: seconds per clip, against those of the smallest number of clips.
 """
 
+import itertools
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,18 @@ import psutil
 
 from data_pipelines.catalog import Catalog
 from data_pipelines.duplicates import find_duplicates
-from data_pipelines.stages.dedup import GRID, signature
+from data_pipelines.stages.dedup import (
+    GRID,
+    MIN_COVERED,
+    MIN_COVERED_IN_VIDEO,
+    Signature,
+    is_duplicate,
+    signature,
+)
+from data_pipelines.stages.motion import shrink
+from lafp.video import EncodeConfig, decode_clip, encode_clip
+from lafp.video.array_video import array_frames
+from tests.benchmarks import bench_shots
 
 SIZES = (10_000, 100_000)
 NUM_FRAMES, FPS, COPY_EVERY = 100, 10.0, 50
@@ -74,6 +88,68 @@ def search(num_clips: int) -> dict[str, float]:
     }
 
 
+def robot_clips() -> list[tuple[str, np.ndarray]]:
+    """Disjoint clips of 10 s at most, uint8 [T, 64, 64, 3], of robots, and their paths."""
+    clips = []
+    for kind in ("robot", "labeled"):
+        for path in sorted((bench_shots.VIDEOS / kind).glob("**/*.mp4")):
+            frames = np.stack(bench_shots.frames_of(path))
+            for part in np.array_split(frames, -(-len(frames) // NUM_FRAMES)):
+                if len(part) >= 16:
+                    clips.append((str(path), part))
+    return clips
+
+
+def scaled(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Other sizes of all frames."""
+    return np.stack([frame.pixels() for frame in array_frames(frames, FPS, width, height)])
+
+
+def barred(frames: np.ndarray) -> np.ndarray:
+    """The same between black bars above and below."""
+    out = np.zeros_like(frames)
+    out[:, 8:56] = scaled(frames, 48, 64)
+    return out
+
+
+def encoded(frames: np.ndarray) -> np.ndarray:
+    """Worse than shards are."""
+    return decode_clip(encode_clip(frames, FPS, EncodeConfig(crf=28)))
+
+
+COPIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "encoded": encoded,
+    "scaled": lambda frames: encoded(scaled(scaled(frames, 40, 40), 64, 64)),
+    "trimmed": lambda frames: encoded(frames[min(7, len(frames) // 4) :]),
+    "darker": lambda frames: encoded((0.8 * frames).astype(np.uint8)),
+    "brighter": lambda frames: encoded((1.08 * frames + 4).clip(0, 255).astype(np.uint8)),
+    "bars": lambda frames: encoded(barred(frames)),
+}
+
+
+def real_clips() -> dict[str, float]:
+    """Pairs of clips that are none, and copies that are, if they share a key and are the same."""
+    clips = robot_clips()
+    signed = [signature(shrink(frames), FPS) for _, frames in clips]
+
+    def is_found(clip: Signature, number: int, min_covered: float) -> bool:
+        other = signed[number]
+        shares_key = bool(np.any(clip.keys == other.keys))
+        return shares_key and is_duplicate(clip, other, min_covered)
+
+    pairs = list(itertools.permutations(range(len(clips)), 2))
+    wrong = 0
+    for i, j in pairs:
+        is_one_video = clips[i][0] == clips[j][0]
+        wrong += is_found(signed[i], j, MIN_COVERED_IN_VIDEO if is_one_video else MIN_COVERED)
+    result: dict[str, float] = {"clips": len(clips), "pairs": len(pairs), "wrong": wrong}
+    for kind, copy in COPIES.items():
+        copies = [signature(shrink(copy(frames)), FPS) for _, frames in clips]
+        found = [is_found(made, i, MIN_COVERED) for i, made in enumerate(copies)]
+        result[f"recall_{kind}"] = round(float(np.mean(found)), 3)
+    return result
+
+
 def main(sizes: list[int]) -> None:
     smallest_ms = 0.0
     for size in sizes:
@@ -84,4 +160,7 @@ def main(sizes: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main([int(text) for text in sys.argv[1:]] or list(SIZES))
+    if sys.argv[1:] == ["real"]:
+        print(json.dumps({"bench": "duplicates/real", **real_clips()}), flush=True)
+    else:
+        main([int(text) for text in sys.argv[1:]] or list(SIZES))

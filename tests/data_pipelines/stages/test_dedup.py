@@ -1,9 +1,17 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.rows import EncodedClip, VideoItem
-from data_pipelines.stages.dedup import Signature, is_duplicate, signature
+from data_pipelines.stages.dedup import (
+    MIN_COVERED,
+    MIN_COVERED_IN_VIDEO,
+    Signature,
+    is_duplicate,
+    signature,
+)
 from data_pipelines.stages.motion import FiltersConfig, shrink
 from data_pipelines.video_to_clips import video_to_clips
 from lafp.video import VIDEO_DECODERS, EncodeConfig, decode_clip, encode_clip
@@ -57,7 +65,8 @@ def test_other_scenes_and_other_motions_in_one_scene_are_kept():
 
 def test_the_shortest_clips_have_a_signature():
     clip = moving_square(2, 64, 64)
-    assert is_duplicate(signed(clip), signed(clip))
+    assert signed(clip).pictures.shape == (1, 64)
+    assert not is_duplicate(signed(clip), signed(clip)), "one picture does not move: it is kept"
     assert not is_duplicate(signed(clip), signed(moving_square(2, 64, 64, seed=7)))
 
 
@@ -69,18 +78,76 @@ def test_signatures_survive_their_rows():
     assert made.pictures.shape == (12, 64)
 
 
-def test_real_robot_demonstrations_of_one_scene_are_all_kept(shared_videos):
+def take(seed: int, num_frames: int = 60) -> np.ndarray:
+    """uint8 [T, 64, 64, 3]: an arm of random motion before a background that all takes share."""
+    rng = np.random.default_rng(seed)
+    background = np.random.default_rng(7).integers(40, 200, (8, 8, 3))
+    frames = np.stack([background.repeat(8, axis=0).repeat(8, axis=1)] * num_frames)
+    knots = rng.uniform(4, 52, (num_frames // 10 + 2, 2))
+    for t in range(num_frames):
+        y, x = (np.interp(t / 10, np.arange(len(knots)), knots[:, i]) for i in (0, 1))
+        frames[t, int(y) : int(y) + 10, int(x) : int(x) + 10] = (90, 80, 70)
+    return frames.astype(np.uint8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), other=st.integers(10_001, 20_000), first=st.integers(0, 15))
+def test_takes_of_one_static_scene_are_kept_and_a_trimmed_copy_is_found(seed, other, first):
+    original, another = signed(take(seed)), signed(take(other))
+    assert not is_duplicate(another, original)
+    assert is_duplicate(signed(take(seed)[first:]), original)
+
+
+def barred(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scaled into the middle of a black picture."""
+    small = np.stack([frame.pixels() for frame in array_frames(frames, 10, width, height)])
+    top, left = (64 - height) // 2, (64 - width) // 2
+    out = np.zeros_like(frames)
+    out[:, top : top + height, left : left + width] = small
+    return out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frames: (frames * 0.8).astype(np.uint8),
+        lambda frames: (frames * 1.1 + 8).clip(0, 255).astype(np.uint8),
+        lambda frames: barred(frames, 48, 64),
+        lambda frames: barred(frames, 64, 43),
+    ],
+    ids=["darker", "brighter", "bars above and below", "bars at the sides"],
+)
+def test_other_brightness_and_black_bars_make_no_other_clip(change):
+    for seed in range(5):
+        copied, original = signed(change(take(seed))), signed(take(seed))
+        assert are_candidates(copied, original)
+        assert is_duplicate(copied, original)
+
+
+def test_clips_of_real_robots_are_all_kept_and_their_copies_found(shared_videos):
     cfg = PreprocessConfig(filters=FiltersConfig(drop_duplicates=True))
     cls = VIDEO_DECODERS.get("pyav")
     decoder = cls(cls.Config())
     clips = []
-    for path in sorted((shared_videos / "robot").glob("openvla__*")):
+    for path in sorted((shared_videos / "robot").glob("*.mp4")):
         item = VideoItem(uri=str(path), num_bytes=path.stat().st_size, split=None)
         rows = video_to_clips(item, cfg, decoder)
-        clips += [
-            Signature.from_bytes(bytes.fromhex(row.signature))
-            for row in rows
-            if isinstance(row, EncodedClip)
-        ]
-    assert len(clips) == 10
-    assert not any(is_duplicate(a, b) for a in clips for b in clips if a is not b)
+        clips += [(path, row) for row in rows if isinstance(row, EncodedClip)]
+    signatures = [Signature.from_bytes(bytes.fromhex(row.signature)) for _, row in clips]
+    assert len(clips) >= 40
+    for (path, _), signature_ in zip(clips, signatures, strict=True):
+        for (other_path, _), other in zip(clips, signatures, strict=True):
+            covered = MIN_COVERED_IN_VIDEO if path == other_path else MIN_COVERED
+            assert signature_ is other or not is_duplicate(signature_, other, covered)
+    found = [
+        is_duplicate(signed(worse(decode_clip(row.video))), signature_)
+        for (_, row), signature_ in zip(clips, signatures, strict=True)
+        if row.record.motion > 0.002
+    ]
+    assert len(found) >= 30 and np.mean(found) >= 0.97
+
+
+def worse(frames: np.ndarray) -> np.ndarray:
+    """Scaled down and up, and encoded again."""
+    side = frames.shape[1]
+    return decode_clip(encode_clip(rescaled(rescaled(frames, 48), side), 10, EncodeConfig(crf=28)))
