@@ -10,12 +10,15 @@ from matplotlib import colormaps
 from PIL import Image
 
 GAP_PX = 3
+MAX_ENLARGED = 4
 BRIGHTER, DARKER = (40, 70, 190), (225, 110, 20)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def thumbnail(frame: np.ndarray, size_px: int) -> np.ndarray:
     """A frame scaled to ``size_px`` on its longer side; enlarged pixels stay square blocks.
+
+    It is never enlarged more than ``MAX_ENLARGED`` times: blocks tell nothing.
 
     Args:
         frame: uint8 [H, W, 3].
@@ -25,7 +28,7 @@ def thumbnail(frame: np.ndarray, size_px: int) -> np.ndarray:
         uint8 [h, w, 3].
     """
     height, width = frame.shape[:2]
-    scale = size_px / max(height, width)
+    scale = min(size_px / max(height, width), MAX_ENLARGED)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
     return np.asarray(Image.fromarray(frame).resize(size, method))

@@ -33,6 +33,9 @@ CYCLE = (BLUE, ORANGE, TEAL, PURPLE, GREY)
 
 _STYLE: Any = {
     "axes.edgecolor": MUTED,
+    # Ticks say what they are: no "1e-6+4" beside the axis.
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-9, 12),
     "axes.labelcolor": INK,
     "axes.labelsize": 9,
     "axes.linewidth": 0.6,

@@ -1,12 +1,17 @@
 """What a section of the report is made of. The template lays these out; nothing else is HTML."""
 
 import base64
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 from markupsafe import Markup
+from PIL import Image
+
+from lafp.eval.images import png
 
 NO_VALUE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -107,16 +112,29 @@ def picture(
     alt: str,
     caption: str | Markup = "",
     columns: Sequence[str] = (),
-    max_width_px: int | None = None,
 ) -> Figure:
-    """A figure from the bytes of a PNG or GIF file."""
+    """A figure from the bytes of a PNG or GIF file, at most as large as its pixels."""
+    with Image.open(io.BytesIO(data)) as image:
+        width_px = image.width
     mime = "image/gif" if data.startswith(b"GIF8") else "image/png"
     return Figure(
         src=_data_uri(mime, data),
         alt=alt,
         caption=caption,
         columns=columns,
-        max_width_px=max_width_px,
+        max_width_px=width_px,
+    )
+
+
+def inline_picture(pixels: np.ndarray, alt: str) -> Markup:
+    """A small picture for the cell of a table.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        alt: What it shows, which the pointer tells too.
+    """
+    return Markup('<img class="cell" src="{}" alt="{}" title="{}" style="max-width:{}px">').format(
+        _data_uri("image/png", png(pixels)), alt, alt, pixels.shape[1]
     )
 
 

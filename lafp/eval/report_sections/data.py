@@ -13,26 +13,31 @@ from lafp import storage
 from lafp.data.shard_format import ShardSet
 from lafp.data.shards import ClipOrder, open_shard_set, videos_of_clips
 from lafp.eval import images, plots
+from lafp.eval.reject_pictures import originals, reject_pictures
 from lafp.eval.report_sections.blocks import (
     NO_VALUE,
     TIMES,
     Block,
     Figure,
+    Note,
     Section,
     Table,
     Text,
     chart,
+    inline_picture,
     percent,
     picture,
 )
 from lafp.eval.run_record import RunRecord, StageRecord
 from lafp.progress import duration
 from lafp.video import decode_clip
+from lafp.wording import counted
 
 T = TypeVar("T")
 
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE_PX = 8, 3, 112
-MAX_REJECTS_READ, MAX_REJECTS_SHOWN = 20_000, 14
+MAX_REJECTS_READ, MAX_REJECTS_SHOWN, MAX_OF_A_REASON = 20_000, 24, 3
+MAX_KINDS_SHOWN = 12
 
 
 def sections(run: RunRecord) -> list[Section]:
@@ -47,12 +52,15 @@ def source_section(stage: StageRecord) -> Section:
     funnel, name = stage.summary["funnel"], stage.name.rpartition("/")[2]
     blocks: list[Block] = [
         Text(text=_in_words(spec, stage.summary)),
+        Text(text=_source_in_words(stage)),
+        *_assumed(stage.summary.get("assumed", {})),
         _funnel(funnel),
         _contact_sheet(stage, spec),
         _distributions(stage),
     ]
     if funnel["rejects"]:
         blocks.append(_rejects_table(stage))
+    blocks += _files_table(stage.summary.get("files"))
     return Section(
         id=stage.name.replace("/", "-"),
         short=f"Data: {name}",
@@ -67,11 +75,45 @@ def _in_words(spec: ShardSet, summary: Mapping[str, Any]) -> str:
     rate = f"{spec.fps:g} frames/s" if spec.fps else "their own frame rates"
     labels = f" with {spec.action['dim']}-dimensional actions" if spec.action else ""
     return (
-        f"{sum(counts.values()):,} clips{labels}{held_out} from "
-        f"{summary['num_videos_with_clips']:,} of {summary['num_videos']:,} videos: "
-        f"{sum(spec.num_frames.values()):,} frames, {duration(3600 * spec.num_hours)}, stored at "
+        f"{counted(sum(counts.values()), 'clip')}{labels}{held_out} from "
+        f"{summary['num_videos_with_clips']:,} of {counted(summary['num_videos'], 'video')}: "
+        f"{counted(sum(spec.num_frames.values()), 'frame')}, "
+        f"{duration(3600 * spec.num_hours)}, stored at "
         f"{spec.width_px}{TIMES}{spec.height_px} px and {rate}."
     )
+
+
+def _source_in_words(stage: StageRecord) -> str:
+    """Where the videos lie."""
+    source, val_source = (stage.config.get(key) for key in ("source", "val_source"))
+    if source is None:
+        return "Source: the demonstrations of this run."
+    held_out = f", held out: `{val_source}`" if val_source else ""
+    return f"Source: `{source}`{held_out}."
+
+
+def _assumed(assumed: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Defaults that stood in for what no file says."""
+    return [
+        Note(
+            text=f"`{key}` was assumed to be {found['value']:g} for "
+            f"{counted(found['videos'], 'video')}, as no file says it.",
+        )
+        for key, found in assumed.items()
+    ]
+
+
+def _files_table(files: Mapping[str, Any] | None) -> list[Block]:
+    """Files of the source that were no inputs, by kind."""
+    if not files or not files["left_out"]:
+        return []
+    rows = [
+        [kind["what"], kind["why"], _shortened(kind["example"]), f"{kind['files']:,}"]
+        for kind in files["left_out"][:MAX_KINDS_SHOWN]
+    ]
+    caption = f"{files['read']:,} of {counted(files['seen'], 'file')} of the source were read. "
+    head = ["Not read", "Why", "For example", "Files"]
+    return [Table(head=head, rows=rows, num_text_columns=3, caption=caption + "Here the others.")]
 
 
 def _funnel(funnel: Mapping[str, Any]) -> Block:
@@ -101,6 +143,8 @@ def _note(outcome: Mapping[str, float], total_s: float) -> str:
     count = "1 span" if outcome["spans"] == 1 else f"{outcome['spans']:,} spans"
     if not outcome["seconds"]:
         return f"{count}, length unknown"
+    if outcome["seconds"] < 0.5:
+        return f"less than a second, {count}"
     share = percent(outcome["seconds"] / max(total_s, 1e-9))
     return f"{duration(outcome['seconds'])} ({share}), {count}"
 
@@ -124,9 +168,8 @@ def _contact_sheet(stage: StageRecord, spec: ShardSet) -> Figure:
     return picture(
         images.png(images.grid(rows)),
         alt="Middle frames of random clips.",
-        caption=f"Middle frames of {len(rows) * columns} random {split} clips, as the models see "
-        "them.",
-        max_width_px=None if columns == SHEET_COLUMNS else columns * SHEET_TILE_PX,
+        caption=f"{counted(len(rows) * columns, 'middle frame')} of random "
+        f"{'held-out' if split == 'val' else 'training'} clips, as the models see them.",
     )
 
 
@@ -156,22 +199,39 @@ def _rejects_table(stage: StageRecord) -> Table:
     of_reason: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rejects:
         of_reason[row["reason"]].append(row)
-    share = max(1, MAX_REJECTS_SHOWN // len(of_reason))
+    share = min(MAX_OF_A_REASON, max(1, MAX_REJECTS_SHOWN // len(of_reason)))
+    shown = [
+        row
+        for _, rows in sorted(of_reason.items())
+        for row in _spread(rows, lambda row: row["video_uri"])[:share]
+    ]
+    pictures, kept = reject_pictures(shown), originals(stage, shown)
     body = []
-    for reason, rows in sorted(of_reason.items()):
-        for row in _spread(rows, lambda row: row["video_uri"])[:share]:
-            start, end = row["start_s"], row["end_s"]
-            span = f"{start:.1f} to {end:.1f} s" if end > start else NO_VALUE
-            name = Markup('<span title="{}">{}</span>').format(
-                row["video_uri"], row["video_uri"].rpartition("/")[2]
-            )
-            body.append([_words(reason), name, _shortened(row["detail"]), span])
+    for index, row in enumerate(shown):
+        start, end = row["start_s"], row["end_s"]
+        span = f"{start:.1f} to {end:.1f} s" if end > start else NO_VALUE
+        name = Markup('<span title="{}">{}</span>').format(
+            row["video_uri"], "/".join(row["video_uri"].rsplit("/", 2)[-2:])
+        )
+        cells = [_pictures_of(pictures.get(index), kept.get(index)), name]
+        body.append([_words(row["reason"]), *cells, _shortened(row["detail"]), span])
     return Table(
-        head=["Reason", "Video", "Detail", "Span"],
+        head=["Reason", "Middle of the span", "Video", "Detail", "Span"],
         rows=body,
-        num_text_columns=3,
-        caption=f"{len(body)} of {num_rejects:,} rejects.",
+        num_text_columns=4,
+        caption=f"{len(body)} of {counted(num_rejects, 'reject')}. Pictures are decoded from the "
+        "source where it can still be read; of a near-duplicate the left one was dropped, and the "
+        "right one is the middle of the clip that was kept.",
     )
+
+
+def _pictures_of(rejected: np.ndarray | None, kept: np.ndarray | None) -> Markup:
+    cells = [
+        inline_picture(pixels, alt)
+        for pixels, alt in ((rejected, "rejected"), (kept, "kept in its place"))
+        if pixels is not None
+    ]
+    return Markup('<span class="beside">{}</span>').format(Markup(" ").join(cells) or NO_VALUE)
 
 
 def _spread(items: Sequence[T], group: Callable[[T], str]) -> list[T]:

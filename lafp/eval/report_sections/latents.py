@@ -20,6 +20,7 @@ from lafp.eval.report_sections.blocks import (
 )
 from lafp.eval.results import Result
 from lafp.eval.run_record import RunRecord
+from lafp.wording import counted
 
 _FOLDER = "latent_views"
 _PROBES = {
@@ -174,9 +175,9 @@ def views_section(run: RunRecord, views: Mapping[str, Any] | None) -> Section | 
     step = f", {1000 * views['step_s']:.0f} ms apart" if views["step_s"] else ""
     blocks: list[Block] = [
         Text(
-            text=f"From {views['num_pairs']:,} pairs of neighbouring frames{step}, drawn from "
-            f"{views['num_clips']} {_split_of(views)} clips of {views['num_videos']} videos. No "
-            "labels needed."
+            text=f"From {counted(views['num_pairs'], 'pair')} of neighbouring frames{step}, drawn "
+            f"from {counted(views['num_clips'], f'{_split_of(views)} clip')} of "
+            f"{counted(views['num_videos'], 'video')}. No labels needed."
         ),
         *_predictions(folder, views),
         *_neighbours(folder, views),
@@ -233,10 +234,11 @@ def _neighbours(folder: str, views: Mapping[str, Any]) -> list[Block]:
 
 
 def _statistics(views: Mapping[str, Any]) -> list[Block]:
+    is_constant = views["is_collapsed"]  # then rank and near-null are of rounding alone
     rows = [
         ["Dimensions of z", f"{views['latent_action_dim']}"],
-        ["Effective rank", f"{views['effective_rank']:.1f}"],
-        ["Near-null actions", percent(views["near_null_share"])],
+        ["Effective rank", NO_VALUE if is_constant else f"{views['effective_rank']:.1f}"],
+        ["Near-null actions", NO_VALUE if is_constant else percent(views["near_null_share"])],
         ["Spread (RMS distance from the mean / RMS norm)", f"{views['spread']:.3g}"],
     ]
     if views["motion_correlation"] is not None:

@@ -82,7 +82,6 @@ def _film(stage: StageRecord, row: Result) -> Figure:
         gif(frames[:: -(-len(frames) // MAX_GIF_FRAMES)], GIF_FPS),
         alt=f"Episodes of {name_of(row)}.",
         caption=f"{name_of(row)}: the first episodes, as the policy sees them.{_on_frames(row)}",
-        max_width_px=frames.shape[2],
     )
 
 

@@ -8,6 +8,7 @@ from lafp.eval.report_sections.blocks import TIMES, Listing, Section, Table, cha
 from lafp.eval.report_sections.result import load_results
 from lafp.eval.run_record import RunRecord, StageRecord
 from lafp.progress import duration
+from lafp.wording import counted
 
 
 def facts(run: RunRecord) -> list[tuple[str, str]]:
@@ -43,13 +44,13 @@ def in_words(run: RunRecord) -> str:
     if policies:
         text = f"Trained the policies {_list(policies)} on its latent actions"
         if decoders:
-            text += f", and {_num(decoders, 'action decoder')} on the labeled episodes"
+            text += f", and {counted(len(decoders), 'action decoder')} on the labeled episodes"
         sentences.append(text + ".")
     if (evaluation := run.complete("evaluation")) and (env := evaluation.config.get("env")):
         is_distracted = any(row.distractors for row in load_results(run))
         distractors = " with distractors" if is_distracted else ""
         sentences.append(
-            f"Rolled out {_num(evaluation.config['methods'], 'way')} to act in "
+            f"Rolled out {counted(len(evaluation.config['methods']), 'way')} to act in "
             f"{env['name']}{distractors}, {evaluation.config['num_episodes']} episodes each."
         )
     unfinished = [stage.name for stage in run.stages if stage.summary is None]
@@ -62,9 +63,14 @@ def _shards_in_words(stage: StageRecord) -> str:
     spec = open_shard_set(stage.uri)
     rate = f", {spec.fps:g} frames/s" if spec.fps else ""
     return (
-        f"`{_last(stage.name)}` ({sum(spec.num_clips.values()):,} clips, "
+        f"`{_last(stage.name)}`{_from(stage)} ({counted(sum(spec.num_clips.values()), 'clip')}, "
         f"{duration(3600 * spec.num_hours)}, {spec.width_px}{TIMES}{spec.height_px} px{rate})"
     )
+
+
+def _from(stage: StageRecord) -> str:
+    source = stage.config.get("source")
+    return f" from `{source}`" if source else ""
 
 
 def _lam_in_words(stage: StageRecord) -> str:
@@ -75,7 +81,7 @@ def _lam_in_words(stage: StageRecord) -> str:
     engine = train["engine"]["name"]
     if engine == "deepspeed":
         engine += f" ZeRO-{train['engine']['zero_stage']}"
-    workers = "1 worker" if train["num_workers"] == 1 else f"{train['num_workers']} workers"
+    workers = counted(train["num_workers"], "worker")
     return (
         f"Pretrained a latent action model (`{config['objective']['name']}`, "
         f"{train['num_steps']:,} steps of {train['global_batch_size']} windows, {labels}; {engine}"
@@ -85,10 +91,6 @@ def _lam_in_words(stage: StageRecord) -> str:
 
 def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _num(things: Sequence[object], noun: str) -> str:
-    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _last(name: str) -> str:

@@ -1,0 +1,112 @@
+"""Single pictures out of videos that may be damaged or hostile, in a process of their own.
+
+A video that crashes, hangs or fills the memory of that process costs its own pictures only: the
+process is started again with the videos after it.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lafp import strict_json
+from lafp.video import VIDEO_DECODERS
+from lafp.video.decoder import DecodedFrame, VideoDecoder, VideoError
+
+MAX_MEMORY_BYTES = 2 * 2**30
+MAX_PIXELS = 8192 * 4320
+TIMEOUT_S = 5.0
+"""Per video."""
+_START_S = 20.0
+
+
+@dataclass(frozen=True)
+class Still:
+    """One picture that is wanted."""
+
+    path: str
+    """Of a local file."""
+    time_s: float
+    """The first frame is at 0."""
+    side_px: int
+    """Longer side of the picture; a smaller video is not enlarged."""
+
+
+def read_stills(
+    wanted: Sequence[Still], budget_s: float, decoder: str = "pyav"
+) -> dict[int, np.ndarray]:
+    """Decodes what can be decoded.
+
+    Args:
+        wanted: Pictures.
+        budget_s: Time for all of them; what is not decoded by then is left out.
+        decoder: A name in ``VIDEO_DECODERS``.
+
+    Returns:
+        Index in ``wanted`` -> uint8 [H, W, 3].
+    """
+    end = time.monotonic() + budget_s
+    first = 0
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        while first < len(wanted) and time.monotonic() < end:
+            requests = [[n, *astuple(wanted[n])] for n in range(first, len(wanted))]
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(
+                    [sys.executable, "-m", "lafp.video.stills", folder, decoder],
+                    input=strict_json.dumps(requests).encode(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    timeout=min(end - time.monotonic(), _START_S + TIMEOUT_S * len(requests)),
+                    check=False,
+                )
+            begun = max((int(path.stem) for path in Path(folder).glob("*.begun")), default=-1)
+            if begun < first:  # it does not even start
+                break
+            first = begun + 1  # the last one ended or killed it
+        found = {}
+        for path in Path(folder).glob("*.png"):
+            with suppress(OSError), Image.open(path) as image:
+                found[int(path.stem)] = np.asarray(image.convert("RGB"))
+    return found
+
+
+def _decode(still: Still, decoder: VideoDecoder) -> np.ndarray | None:
+    deadline = time.monotonic() + TIMEOUT_S
+    info = decoder.probe(still.path, MAX_PIXELS, deadline)
+    scale = min(1.0, still.side_px / max(info.width_px, info.height_px))
+    size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
+    start_s = still.time_s if info.can_start_late else 0.0
+    last: DecodedFrame | None = None
+    with suppress(VideoError):  # it ends, or is damaged from here on: the frame before tells too
+        for event in decoder.frames(still.path, info, *size, deadline, start_s):
+            if isinstance(event, DecodedFrame):
+                last = event
+                if event.time_s >= still.time_s:
+                    break
+    return last.pixels() if last else None
+
+
+def main() -> None:
+    """Writes ``<index>.png`` into a folder for each request on the standard input."""
+    folder, decoder_class = Path(sys.argv[1]), VIDEO_DECODERS.get(sys.argv[2])
+    decoder = decoder_class(decoder_class.Config())
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    for index, *fields in json.loads(sys.stdin.read()):
+        (folder / f"{index}.begun").touch()
+        with suppress(Exception):  # no picture, whatever the reason
+            if (pixels := _decode(Still(*fields), decoder)) is not None:
+                Image.fromarray(pixels).save(folder / f"{index}.png.tmp", "png")
+                (folder / f"{index}.png.tmp").rename(folder / f"{index}.png")
+
+
+if __name__ == "__main__":
+    main()
