@@ -2,6 +2,7 @@
 
 S3 goes through boto3, so credentials, region and ``AWS_ENDPOINT_URL`` (MinIO, Ceph, R2 ...) work
 the standard way. URIs are ``str``: ``pathlib`` would turn ``s3://b/k`` into ``s3:/b/k``.
+``lafp.storage.names`` says how a local name that is not UTF-8 becomes a URI.
 """
 
 import os
@@ -15,11 +16,14 @@ from typing import TYPE_CHECKING, BinaryIO
 from lafp.storage import local, s3
 from lafp.storage.base import (
     AccessDeniedError,
+    CredentialsError,
     FileInfo,
     FullError,
+    NotAFileError,
     StorageError,
     UnreachableError,
 )
+from lafp.storage.names import escape_raw_bytes, path_of
 from lafp.storage.patience import PATIENCE_S, be_patient, patiently
 
 if TYPE_CHECKING:
@@ -28,8 +32,10 @@ if TYPE_CHECKING:
 __all__ = [
     "PATIENCE_S",
     "AccessDeniedError",
+    "CredentialsError",
     "FileInfo",
     "FullError",
+    "NotAFileError",
     "StorageError",
     "UnreachableError",
     "absolute",
@@ -39,6 +45,7 @@ __all__ = [
     "exists",
     "is_file",
     "is_http",
+    "is_reachable",
     "is_s3",
     "join",
     "list_files",
@@ -47,6 +54,7 @@ __all__ = [
     "move_folder",
     "num_bytes",
     "open_file",
+    "path_of",
     "patiently",
     "pyarrow_filesystem",
     "read_bytes",
@@ -87,24 +95,34 @@ def uri_of(path: str | os.PathLike[str]) -> str:
 
 def absolute(uri: str) -> str:
     """A URI that means the same in every working directory, hence on every Ray worker."""
-    return uri if is_s3(uri) or is_http(uri) else str(Path(uri).expanduser().absolute())
+    if is_s3(uri) or is_http(uri):
+        return uri
+    # ``~name`` may be a file of this name: only one's own home is meant.
+    is_below_home = uri == "~" or uri.startswith("~/")
+    path = Path(uri).expanduser() if is_below_home else Path(uri)
+    return escape_raw_bytes(str(path.absolute()))
 
 
 def exists(uri: str) -> bool:
     """Whether ``uri`` is a file, or a folder or prefix that holds one."""
     if not is_s3(uri):
-        return Path(uri).exists()
+        return local.exists(uri)
     return is_file(uri) or next(list_files(uri), None) is not None
 
 
 def is_file(uri: str) -> bool:
     """Whether ``uri`` is a file (an object), not a folder (a prefix)."""
-    return s3.is_file(uri) if is_s3(uri) else Path(uri).is_file()
+    return s3.is_file(uri) if is_s3(uri) else local.is_file(uri)
 
 
 def num_bytes(uri: str) -> int:
     """Size of the file at ``uri``."""
-    return s3.num_bytes(uri) if is_s3(uri) else Path(uri).stat().st_size
+    return s3.num_bytes(uri) if is_s3(uri) else local.file_at(uri).stat().st_size
+
+
+def is_reachable(uri: str) -> bool:
+    """Whether the storage that ``uri`` lies in answers at all, now."""
+    return not is_s3(uri) or s3.is_reachable(uri)
 
 
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -114,6 +132,7 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
 
     Raises:
         FileNotFoundError: There is no such file.
+        NotAFileError: A folder, a pipe or a device is there.
         StorageError: S3 did not answer.
     """
     read = s3.read_bytes if is_s3(uri) else local.read_bytes
@@ -132,7 +151,7 @@ def open_file(uri: str) -> BinaryIO:
         FileNotFoundError: There is no such file.
         StorageError: S3 did not answer, now or while reading.
     """
-    return s3.open_file(uri) if is_s3(uri) else open(uri, "rb")
+    return s3.open_file(uri) if is_s3(uri) else local.file_at(uri).open("rb")
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -156,7 +175,7 @@ def upload(path: str | Path, uri: str) -> None:
 def local_file(uri: str) -> Iterator[Path]:
     """A local path with the file's content: the file itself, or a copy that lives in the block."""
     if not is_s3(uri):
-        yield Path(uri)
+        yield local.file_at(uri)
         return
     with s3.local_file(uri) as path:
         yield path
@@ -166,7 +185,9 @@ def list_files(uri: str) -> Iterator[FileInfo]:
     """Every file under a folder or prefix, sorted by name, hidden ones left out.
 
     Streams: pages of 1,000 objects on S3, one directory at a time on disk. A missing folder holds
-    nothing, and what is deleted meanwhile is left out.
+    nothing, and what is deleted meanwhile is left out. Links are followed. What is there but no
+    file that can be looked at (a folder without permission, a link to nowhere or to a folder that
+    it lies in, a pipe, a device) is listed with its ``error``.
     """
     return s3.list_files(uri) if is_s3(uri) else local.list_files(uri)
 
@@ -185,13 +206,13 @@ def delete(uri: str) -> None:
     if is_s3(uri):
         s3.delete(uri)
     else:
-        Path(uri).unlink(missing_ok=True)
+        path_of(uri).unlink(missing_ok=True)
 
 
 def delete_folder(uri: str) -> None:
     """Deletes every file under a folder or prefix; a missing one is no error."""
     if not is_s3(uri):
-        shutil.rmtree(uri, ignore_errors=True)
+        shutil.rmtree(path_of(uri), ignore_errors=True)
         return
     for info in list_files(uri):
         delete(info.uri)
@@ -222,4 +243,4 @@ def pyarrow_filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
 
     if is_s3(uri):
         return s3.pyarrow_filesystem(uri)
-    return pyarrow.fs.LocalFileSystem(), absolute(uri)
+    return pyarrow.fs.LocalFileSystem(), str(path_of(absolute(uri)))

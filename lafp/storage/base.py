@@ -11,6 +11,10 @@ class UnreachableError(StorageError):
     """The storage does not answer, or says that it cannot now. It may later."""
 
 
+class CredentialsError(StorageError):
+    """There are no credentials, or they are refused, whatever they are used for."""
+
+
 class AccessDeniedError(StorageError):
     """These credentials are good, but not for this file."""
 
@@ -19,12 +23,18 @@ class FullError(StorageError):
     """There is no room to write. The message says where, and how much is free if that is known."""
 
 
+class NotAFileError(StorageError):
+    """A folder, a pipe or a device stands where a file is wanted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileInfo:
     """One listed file."""
 
     uri: str
     num_bytes: int
+    error: OSError | None = None
+    """What is wrong with a file or folder that is there but cannot be looked at."""
 
 
 def failed(verb: str, uri: str, error: Exception) -> StorageError:

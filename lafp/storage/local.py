@@ -4,38 +4,88 @@ import errno
 import operator
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lafp.storage.base import FileInfo, FullError, failed
+from lafp.storage.base import AccessDeniedError, FileInfo, FullError, NotAFileError, failed
+from lafp.storage.names import path_of, uri_of
 
 _LISTED_AT_ONCE = 50_000
+_OTHER_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, a quota, a limit on the size of files."""
 
 
-def read_bytes(path: str, offset: int, length: int | None) -> bytes:
-    with open(path, "rb") as file:
+def exists(uri: str) -> bool:
+    return _mode(uri) != 0
+
+
+def is_file(uri: str) -> bool:
+    return stat.S_ISREG(_mode(uri))
+
+
+def _mode(uri: str) -> int:
+    """Its kind and permissions; 0 where there is nothing.
+
+    Raises:
+        AccessDeniedError: Nobody may look.
+    """
+    try:
+        return path_of(uri).stat().st_mode
+    except PermissionError as error:
+        raise AccessDeniedError(f"Could not look up {uri}: {error.strerror}") from error
+    except OSError:  # missing, or a name that nothing can have
+        return 0
+
+
+def file_at(uri: str) -> Path:
+    """The path of a regular file: opening a pipe would wait for ever, reading a device not end.
+
+    Raises:
+        NotAFileError: It is something else.
+        OSError: It is not there, or nobody may look.
+    """
+    path = path_of(uri)
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise _not_a_file(uri, mode)
+    return path
+
+
+def _not_a_file(uri: str, mode: int) -> NotAFileError:
+    kind = _OTHER_KINDS.get(stat.S_IFMT(mode), "something else")
+    return NotAFileError(f"{uri} is {kind}, not a file")
+
+
+def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
+    with file_at(uri).open("rb") as file:
         file.seek(offset)
         return file.read() if length is None else file.read(length)
 
 
-def write_bytes(path: str, data: bytes) -> None:
-    with _new_file(path) as tmp:
+def write_bytes(uri: str, data: bytes) -> None:
+    with _new_file(uri) as tmp:
         tmp.write_bytes(data)
 
 
-def upload(local: str | Path, path: str) -> None:
-    with _new_file(path) as tmp:
+def upload(local: str | Path, uri: str) -> None:
+    with _new_file(uri) as tmp:
         shutil.move(local, tmp)  # across file systems this copies, so the rename comes after it
 
 
 @contextmanager
 def _new_file(uri: str) -> Iterator[Path]:
     """A path to write to, which takes its place on disk as ``uri`` after the block."""
-    path = Path(uri)
+    path = path_of(uri)
     tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +114,7 @@ def full_disk(error: BaseException | None) -> bool:
 
 
 def _full(uri: str, error: OSError) -> FullError:
-    folder = next(parent for parent in Path(uri).parents if parent.is_dir())
+    folder = next(parent for parent in path_of(uri).parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
     return FullError(
         f"Could not write {uri}: {error.strerror or error}. {free / 2**20:,.0f} MiB are free in "
@@ -73,32 +123,73 @@ def _full(uri: str, error: OSError) -> FullError:
 
 
 def move_folder(folder: str, target: str) -> None:
-    os.rename(folder, target)
+    os.rename(path_of(folder), path_of(target))
 
 
 def list_files(folder: str) -> Iterator[FileInfo]:
-    for entry in _sorted_entries(folder):
-        if entry.is_dir():
-            yield from list_files(entry.path)
-        elif entry.is_file():
-            try:
-                num_bytes = entry.stat().st_size
-            except FileNotFoundError:  # deleted since it was listed
-                continue
-            yield FileInfo(uri=entry.path, num_bytes=num_bytes)
+    if not stat.S_ISDIR(_mode(folder)):  # as on S3, there is nothing
+        return
+    path = str(path_of(folder))
+    try:
+        top = os.stat(path)
+        os.scandir(path).close()
+    except OSError as error:
+        raise failed("list", folder, error) from error
+    # No recursion: folders may lie in each other a thousand deep.
+    opened = [(path, top, _sorted_entries(path))]
+    while opened:
+        path, _, entries = opened[-1]
+        try:
+            entry = next(entries, None)
+        except FileNotFoundError:  # deleted since it was listed
+            entry = None
+        except OSError as error:
+            yield FileInfo(uri=uri_of(path), num_bytes=0, error=error)
+            entry = None
+        if entry is None:
+            opened.pop()
+            continue
+        found = _look_at(entry)
+        if isinstance(found, FileInfo):
+            yield found
+        elif found is not None and any(os.path.samestat(found, above) for _, above, _ in opened):
+            circle = OSError(errno.ELOOP, "a link to a folder that it lies in")
+            yield FileInfo(uri=uri_of(entry.path), num_bytes=0, error=circle)
+        elif found is not None:
+            opened.append((entry.path, found, _sorted_entries(entry.path)))
+
+
+def _look_at(entry: os.DirEntry[str]) -> FileInfo | os.stat_result | None:
+    """A file, or the state of a folder; None if it was deleted since it was listed."""
+    uri = uri_of(entry.path)
+    try:
+        state = entry.stat()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            if not entry.is_symlink():
+                return None
+            error = FileNotFoundError(f"{uri} is a link to what is not there")
+        return FileInfo(uri=uri, num_bytes=0, error=error)
+    if stat.S_ISDIR(state.st_mode):
+        return state
+    if not stat.S_ISREG(state.st_mode):
+        return FileInfo(uri=uri, num_bytes=0, error=_not_a_file(uri, state.st_mode))
+    return FileInfo(uri=uri, num_bytes=state.st_size)
 
 
 def list_folders(folder: str) -> list[str]:
-    entries = os.scandir(folder) if Path(folder).is_dir() else ()
-    return [entry.name for entry in entries if entry.is_dir()]
-
-
-def _scanned(folder: str) -> AbstractContextManager[Iterable[os.DirEntry[str]]]:
-    """What is in a folder; nothing where it is missing, as on S3."""
+    if not stat.S_ISDIR(_mode(folder)):
+        return []
+    names = []
     try:
-        return os.scandir(folder)
-    except FileNotFoundError:
-        return nullcontext(())
+        with os.scandir(path_of(folder)) as entries:
+            for entry in entries:
+                with suppress(OSError):  # a link to itself is no folder
+                    if entry.is_dir():
+                        names.append(uri_of(entry.name))
+    except OSError as error:
+        raise failed("list", folder, error) from error
+    return names
 
 
 def _sorted_entries(folder: str) -> Iterator[os.DirEntry[str]]:
@@ -111,7 +202,7 @@ def _sorted_entries(folder: str) -> Iterator[os.DirEntry[str]]:
     while True:
         first: list[os.DirEntry[str]] = []
         highest = None
-        with _scanned(folder) as entries:
+        with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
                 if name > last and (highest is None or name < highest) and name[0] != ".":

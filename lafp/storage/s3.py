@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from botocore.exceptions import ConnectionError as EndpointError
 
 from lafp.storage.base import (
     AccessDeniedError,
+    CredentialsError,
     FileInfo,
     FullError,
     StorageError,
@@ -54,6 +56,18 @@ def is_file(uri: str) -> bool:
         _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
     except FileNotFoundError:
         return False
+    return True
+
+
+def is_reachable(uri: str) -> bool:
+    bucket, _ = _split(uri)
+    try:
+        with _s3_errors("look up", uri):
+            _client().head_bucket(Bucket=bucket)
+    except UnreachableError:
+        return False
+    except OSError:  # any answer is one
+        return True
     return True
 
 
@@ -138,9 +152,15 @@ def upload(local: str | Path, uri: str) -> None:
 def local_file(uri: str) -> Iterator[Path]:
     bucket, key = _split(uri)
     with tempfile.TemporaryDirectory(prefix="lafp-") as tmp:
-        path = Path(tmp) / Path(key).name
+        path = Path(tmp) / f"object{_suffix(key)}"  # a key may be longer than a file name
         _ask("read", uri, lambda s3: s3.download_file(bucket, key, str(path)))
         yield path
+
+
+def _suffix(key: str) -> str:
+    """For decoders that look at it."""
+    found = re.search(r"\.[A-Za-z0-9]{1,8}$", key)
+    return found[0] if found else ""
 
 
 def list_files(uri: str) -> Iterator[FileInfo]:
@@ -235,7 +255,7 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
     except ClientError as error:
         raise _of_answer(verb, uri, error) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
-        raise StorageError(f"Could not {verb} {uri}: {error}. {_SET_CREDENTIALS}") from error
+        raise CredentialsError(f"Could not {verb} {uri}: {error}. {_SET_CREDENTIALS}") from error
     except ParamValidationError as error:  # no bucket can have this name
         raise FileNotFoundError(f"No such object: {uri}. {error}") from error
     except (HTTPClientError, EndpointError, IncompleteReadError) as error:
@@ -257,7 +277,10 @@ def _of_answer(verb: str, uri: str, error: ClientError) -> OSError:
     if code in _NO_ROOM:
         return FullError(f"Could not {verb} {uri}: {error} Make room there.")
     if code in _REFUSED_CREDENTIALS:
-        return StorageError(f"Could not {verb} {uri}: {error} {_SET_CREDENTIALS}")
+        return CredentialsError(f"Could not {verb} {uri}: {error} {_SET_CREDENTIALS}")
+    if code == "InvalidObjectState":
+        where = error.response["Error"].get("StorageClass", "an archive class")
+        return StorageError(f"{uri} lies in archive storage ({where}): restore it on S3 first")
     if _is_server_error(error):
         return UnreachableError(f"Could not {verb} {uri}: {error}")
     return failed(verb, uri, error)

@@ -1,0 +1,43 @@
+r"""Names of local files as text.
+
+A file name on disk is bytes, and not always UTF-8; a URI is text that tables, JSON and databases
+must hold. A byte that is not UTF-8 is written ``\xe9`` in a URI. A backslash that stands before
+``xe9`` or ``x5c`` in the name itself is written ``\x5c``, so that every name has a URI of its own,
+which leads back to it. All other characters stand for themselves.
+"""
+
+import os
+import re
+from pathlib import Path
+
+_CODE = "x(5c|[89a-f][0-9a-f])"
+_ESCAPED = re.compile(rf"\\{_CODE}")
+_AMBIGUOUS = re.compile(rf"\\(?={_CODE})")
+# Python holds a byte that is not UTF-8 as one of these characters (`os.fsdecode`).
+_RAW_BYTE = re.compile("[\udc80-\udcff]")
+
+
+def uri_of(name: str) -> str:
+    """The URI of a path, or of any other name that came as bytes, as ``os.fsdecode`` gives it."""
+    return escape_raw_bytes(_AMBIGUOUS.sub(r"\\x5c", name))
+
+
+def escape_raw_bytes(uri: str) -> str:
+    """A URI as somebody typed it, without bytes that are not UTF-8."""
+    return _RAW_BYTE.sub(lambda found: f"\\x{os.fsencode(found[0])[0]:02x}", uri)
+
+
+def path_of(uri: str) -> Path:
+    """The path that a URI names.
+
+    Raises:
+        FileNotFoundError: No file can have this name.
+    """
+    path = _ESCAPED.sub(lambda found: os.fsdecode(bytes([int(found[1], 16)])), uri)
+    try:
+        is_possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise FileNotFoundError(f"No file can have this name: {uri!a}")
+    return Path(path)
