@@ -1,7 +1,7 @@
 """The last files of a shard set: tables, totals, and the check that nothing was lost."""
 
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from data_pipelines.action_statistics import ActionStatistics
 from data_pipelines.catalog import Catalog
 from data_pipelines.config import PreprocessConfig
-from data_pipelines.rejects import REASONS, RejectRow
+from data_pipelines.faults import TOLERANCE_S, uneven
+from data_pipelines.rejects import RejectCounts, RejectRow
 from data_pipelines.rows import ItemRows
 from data_pipelines.stages.read_labels import ASSUMED_FPS
 from data_pipelines.stages.write_shards import ShardPlan, entry_name
@@ -22,8 +23,6 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shard_format import ClipRecord, ShardEntry, ShardSet, Split
 
-# Spans of one video touch exactly; this is float rounding over hours.
-_TOLERANCE_S = 1e-3
 _ROWS_PER_GROUP = 5_000
 _ARROW_TYPES = {
     str: pa.string(),
@@ -47,19 +46,8 @@ def check_accounts(item: ItemRows) -> None:
     for row in item.rejects:
         spans[row.video_uri].append((row.start_s, row.end_s))
     for video in item.videos:
-        covered_s = 0.0
-        for start_s, end_s in sorted(spans[video.uri]):
-            if abs(start_s - covered_s) > _TOLERANCE_S:
-                raise RuntimeError(
-                    f"{video.uri}: clips and rejects cover it up to {covered_s:.3f} s and go on "
-                    f"at {start_s:.3f} s. Please report this."
-                )
-            covered_s = end_s
-        if not spans[video.uri] or abs(covered_s - video.duration_s) > _TOLERANCE_S:
-            raise RuntimeError(
-                f"{video.uri}: clips and rejects cover {covered_s:.3f} s of its "
-                f"{video.duration_s:.3f} s. Please report this."
-            )
+        if what := uneven(spans[video.uri], 0.0, video.duration_s):
+            raise RuntimeError(f"{video.uri}: {what}. Please report this.")
 
 
 def check_totals(summary: dict[str, Any]) -> None:
@@ -72,7 +60,7 @@ def check_totals(summary: dict[str, Any]) -> None:
     outcomes = [funnel["clips"], *funnel["rejects"].values()]
     out_s, in_s = sum(outcome["seconds"] for outcome in outcomes), funnel["inputs"]["seconds"]
     num_spans = sum(outcome["spans"] for outcome in outcomes)
-    if abs(out_s - in_s) > _TOLERANCE_S * max(1, num_spans):
+    if abs(out_s - in_s) > TOLERANCE_S * max(1, num_spans):
         raise RuntimeError(
             f"The videos have {in_s:.3f} s, clips and rejects {out_s:.3f} s. Please report this."
         )
@@ -117,10 +105,10 @@ def open_table(
         storage.upload(path, uri)
 
 
-def write_rejects(uri: str, catalog: Catalog) -> None:
-    """Writes ``rejects.parquet``, by video and time."""
+def write_rejects(uri: str, rejects: Iterable[RejectRow]) -> None:
+    """Writes ``rejects.parquet``."""
     with open_table(storage.join(uri, "rejects.parquet"), RejectRow) as table:
-        for row in catalog.rejects():
+        for row in rejects:
             table.add(asdict(row))
 
 
@@ -169,8 +157,9 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
     )
     rows = catalog.db.execute(query).fetchall()
     if not rows:
-        spans = Counter(dict(catalog.db.execute(_REASONS)))
-        raise ConfigError(f"No clips in {cfg.source}. {reasons_in_words(spans)}")
+        rejects = RejectCounts()
+        rejects.add(catalog.rejects())
+        raise ConfigError(f"No clips in {cfg.source}. {rejects.in_words()}")
     splits, counts, frames, shortest, longest, slowest, fastest, seconds = zip(*rows, strict=True)
     flow = cfg.optical_flow
     return ShardSet(
@@ -186,9 +175,6 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
         action=_action(catalog) if cfg.labels is not None else None,
         flow_size_px=[flow.height_px, flow.width_px] if flow else None,
     )
-
-
-_REASONS = "SELECT reason, count(*) FROM rejects GROUP BY reason"
 
 
 def _action(catalog: Catalog) -> dict[str, Any]:
@@ -213,8 +199,18 @@ def _action(catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def summarize(catalog: Catalog, spec: ShardSet, num_shards: int, num_bytes: int) -> dict[str, Any]:
-    """The stage's summary: totals, and the funnel from inputs through each reject to clips."""
+def summarize(
+    catalog: Catalog, spec: ShardSet, files: dict[str, Any], num_shards: int, num_bytes: int
+) -> dict[str, Any]:
+    """The stage's summary: totals, and the funnel from files and inputs through rejects to clips.
+
+    Args:
+        catalog: All rows.
+        spec: The shard set.
+        files: What was listed (``FileCounts.to_dict``).
+        num_shards: As ``write_manifest`` counts them.
+        num_bytes: Of all shards.
+    """
     in_s = catalog.value("SELECT total(duration_s) FROM videos")
     clip_s = 3600 * spec.num_hours
     by_reason = catalog.db.execute(
@@ -236,6 +232,7 @@ def summarize(catalog: Catalog, spec: ShardSet, num_shards: int, num_bytes: int)
         "hours_out": clip_s / 3600,
         "num_rejects": sum(spans for _, spans, _ in by_reason),
         "assumed": _assumed(catalog),
+        "files": files,
         "funnel": {
             "inputs": {"videos": catalog.num_videos, "seconds": in_s},
             "rejects": {
@@ -253,11 +250,3 @@ def _assumed(catalog: Catalog) -> dict[str, Any]:
         "(SELECT video FROM clips WHERE original IS NULL)"
     )
     return {"labels.fps": {"value": ASSUMED_FPS, "videos": num_videos}} if num_videos else {}
-
-
-def reasons_in_words(spans: Counter[str]) -> str:
-    """The most frequent reasons of rejects, for a message."""
-    listed = "; ".join(
-        f"{num} {reason} ({REASONS[reason]})" for reason, num in spans.most_common(4)
-    )
-    return f"Rejects: {listed}." if listed else ""

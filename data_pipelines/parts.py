@@ -1,6 +1,6 @@
 """Inputs -> parts: all videos decoded, cut and encoded, one Ray task for each part."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -8,11 +8,11 @@ from functools import lru_cache
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.label_kinds import LabelKinds
-from data_pipelines.manifest import reasons_in_words
 from data_pipelines.parts_progress import PartsProgress
 from data_pipelines.plan import Plan, Task, chunk_folder
 from data_pipelines.ray_metrics import count_videos
 from data_pipelines.ray_tasks import stream_tasks
+from data_pipelines.rejects import RejectCounts
 from data_pipelines.rows import ItemRows, VideoRow
 from data_pipelines.sandbox import Sandbox
 from data_pipelines.sources.cluster_gate import ClusterGate
@@ -46,7 +46,7 @@ class PartCounts:
     """What was gone through."""
     unsized_bytes: int = 0
     """Of inputs whose size the listing did not know, found by opening them."""
-    reasons: Counter[str] = field(default_factory=Counter)
+    rejects: RejectCounts = field(default_factory=RejectCounts)
     num_pieces: dict[int, int] = field(default_factory=dict)
     """Of each long video, by its place in the task: it is left to tasks of its own."""
     label_kinds: LabelKinds = field(default_factory=LabelKinds)
@@ -60,7 +60,7 @@ class PartCounts:
         self.video_s += other.video_s
         self.unsized_bytes += other.unsized_bytes
         self.label_kinds.merge(other.label_kinds)
-        self.reasons += other.reasons
+        self.rejects.merge(other.rejects)
 
 
 def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
@@ -103,10 +103,12 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
             if isinstance(made, str):
                 raise storage.StorageError(made)
             counts.add(made)
-            count_videos(cfg.name, made.num_videos, made.num_clips, made.num_frames, made.reasons)
+            count_videos(
+                cfg.name, made.num_videos, made.num_clips, made.num_frames, made.rejects.spans
+            )
             pieces.extend(_piece_tasks(task, made.num_pieces))
             clips = counted(counts.num_clips, "clip")
-            rejects = counted(counts.reasons.total(), "reject")
+            rejects = counted(counts.rejects.spans.total(), "reject")
             work.add(task, made.num_pieces, made.video_s, made.unsized_bytes)
             work.show(f"{clips}, {rejects}")
             if counts.num_videos >= _MIN_JUDGED_VIDEOS or work.is_done:
@@ -148,7 +150,7 @@ def _check_rejects(cfg: PreprocessConfig, counts: PartCounts) -> None:
     if counts.num_empty > cfg.max_reject_fraction * counts.num_videos:
         raise ConfigError(
             f"{counts.num_empty} of {counts.num_videos} videos in {cfg.source} give no clip, "
-            f"max_reject_fraction is {cfg.max_reject_fraction}. {reasons_in_words(counts.reasons)} "
+            f"max_reject_fraction is {cfg.max_reject_fraction}. {counts.rejects.in_words()} "
             "Name another source, loosen what rejects these, or raise max_reject_fraction."
         )
 
@@ -164,7 +166,7 @@ def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
     inputs = (sandbox.rows(item, may_defer=True) for item in task.items)
     try:
         return _counts(task, write_part(inputs, work, f"{task.part}.tar"))
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         return str(error)
 
 
@@ -184,7 +186,7 @@ def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
         counts.video_s += sum(map(_covered_s, item.videos))
         if not task.items[index].num_bytes:
             counts.unsized_bytes += sum(video.num_bytes for video in item.videos)
-        if not is_piece:
+        if not is_piece and not (task.items[index].is_guess and _is_no_video(item)):
             counts.num_videos += len(item.videos)
             counts.num_empty += sum(video.uri not in with_clips for video in item.videos)
         counts.num_clips += len(item.clips)
@@ -192,13 +194,24 @@ def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
         for clip in item.clips:
             if clip.label_sums is not None:
                 counts.label_kinds.add(clip.label_sums.kind, 1, clip.record.video_uri)
-        counts.reasons.update(reject.reason for reject in item.rejects)
+        counts.rejects.add(item.rejects)
     return counts
 
 
 def _covered_s(video: VideoRow) -> float:
     start_s, end_s = video.span_s or (0.0, video.duration_s)
     return end_s - start_s
+
+
+def _is_no_video(item: ItemRows) -> bool:
+    return any(row.reason in ("not_a_video", "no_video_stream") for row in item.rejects)
+
+
+def read_made_parts(plan: Plan) -> Iterator[ItemRows]:
+    """The rows of the parts that are there, when not all of them are."""
+    for task, is_done, missing in _tasks(plan):
+        if is_done and not missing:
+            yield from read_part(plan.work, task.part)
 
 
 def read_parts(plan: Plan) -> Iterator[list[ItemRows]]:

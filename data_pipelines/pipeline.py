@@ -15,6 +15,7 @@ from typing import Any
 
 from data_pipelines.catalog import Catalog, disk_errors
 from data_pipelines.config import PreprocessConfig
+from data_pipelines.file_counts import FileCounts
 from data_pipelines.manifest import (
     check_accounts,
     check_totals,
@@ -24,16 +25,17 @@ from data_pipelines.manifest import (
     write_manifest,
     write_rejects,
 )
-from data_pipelines.parts import make_parts, read_parts
+from data_pipelines.parts import make_parts, read_made_parts, read_parts
 from data_pipelines.plan import Plan, make_plan
 from data_pipelines.ray_tasks import stream_tasks
-from data_pipelines.rows import VideoItem
+from data_pipelines.rows import LeftOut, VideoItem
 from data_pipelines.select_clips import select_clips
 from data_pipelines.sources.cluster_gate import start_cluster_gate
 from data_pipelines.sources.listing import list_source, may_download
 from data_pipelines.stages.write_shards import ShardPlan, entry_name, plan_shards, write_shard
 from data_pipelines.takedown_record import read_takedowns, reject_taken_down
 from lafp import storage, strict_json
+from lafp.config import ConfigError
 from lafp.progress import Progress
 
 
@@ -55,19 +57,21 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
     """
     work, totals = storage.join(uri, "work"), storage.join(uri, "totals.json")
     if not storage.is_file(storage.join(uri, "shard_set.json")):
-        plan = make_plan(list_inputs(cfg), cfg.tasks, work)
+        counts = FileCounts()
+        plan = make_plan(list_inputs(cfg, counts), cfg.tasks, work, counts)
         if may_download(cfg):
             start_cluster_gate()
-        make_parts(cfg, plan)
-        with open_catalog(plan) as catalog:
+        with telling_rejects(uri), rejects_of_made_parts(plan, uri):
+            make_parts(cfg, plan)
+        with telling_rejects(uri), open_catalog(plan) as catalog:
             reject_taken_down(catalog, read_takedowns(uri))
             select_clips(catalog, cfg)
+            write_rejects(uri, catalog.rejects())  # first: they tell why what follows may fail
             spec = shard_set(catalog, cfg)
             plans = plan_shards(catalog.kept_clips(), cfg.shards.max_bytes)
             with clips_table(uri, plans) as recorded:
                 shards = make_shards(cfg, recorded, work, uri)
-            write_rejects(uri, catalog)
-            summary = summarize(catalog, spec, *write_manifest(uri, shards))
+            summary = summarize(catalog, spec, plan.files, *write_manifest(uri, shards))
         check_totals(summary)
         storage.write_text(totals, strict_json.dumps(summary, indent=1))
         storage.write_text(storage.join(uri, "shard_set.json"), spec.to_json())
@@ -75,8 +79,17 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
     return json.loads(storage.read_text(totals))
 
 
-def list_inputs(cfg: PreprocessConfig) -> Iterator[VideoItem]:
-    """Every input of the job, training sources first."""
+def list_inputs(cfg: PreprocessConfig, counts: FileCounts | None = None) -> Iterator[VideoItem]:
+    """Every input of the job, training sources first.
+
+    Args:
+        cfg: The job's config; ``source`` is set.
+        counts: Counts all files that are listed, those too that are left out.
+    """
+    return (counts or FileCounts()).inputs(_list_files(cfg))
+
+
+def _list_files(cfg: PreprocessConfig) -> Iterator[VideoItem | LeftOut]:
     assert cfg.source is not None
     yield from list_source(cfg.source, "train" if cfg.val_source else None, cfg)
     if cfg.val_source is not None:
@@ -100,6 +113,26 @@ def open_catalog(plan: Plan) -> Iterator[Catalog]:
             yield catalog
         finally:
             catalog.close()
+
+
+@contextmanager
+def telling_rejects(uri: str) -> Iterator[None]:
+    """Where the data stops the block, the message ends with where all rejects are."""
+    try:
+        yield
+    except ConfigError as error:
+        rejects = storage.join(uri, "rejects.parquet")
+        raise ConfigError(f"{error} All rejects are in {rejects}.") from None
+
+
+@contextmanager
+def rejects_of_made_parts(plan: Plan, uri: str) -> Iterator[None]:
+    """Where the data stops the block, ``rejects.parquet`` tells why, as far as parts are made."""
+    try:
+        yield
+    except ConfigError:
+        write_rejects(uri, (row for item in read_made_parts(plan) for row in item.rejects))
+        raise
 
 
 def make_shards(

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from data_pipelines.config import TasksConfig
+from data_pipelines.file_counts import FileCounts
 from data_pipelines.rows import VideoItem
 from lafp import storage, strict_json
 
@@ -37,6 +39,8 @@ class Plan:
     """Of the items, as far as the listing knows them."""
     num_unsized: int
     """Items of which it does not."""
+    files: dict[str, Any]
+    """What was listed (``FileCounts.to_dict``)."""
 
     def tasks(self, chunk: int) -> Iterator[Task]:
         """The tasks of one chunk, in the order of the listing."""
@@ -47,13 +51,16 @@ class Plan:
             )
 
 
-def make_plan(items: Iterable[VideoItem], cfg: TasksConfig, work: str) -> Plan:
+def make_plan(
+    items: Iterable[VideoItem], cfg: TasksConfig, work: str, counts: FileCounts | None = None
+) -> Plan:
     """Deals the inputs out to tasks, once: a resumed job sees the listing that it began with.
 
     Args:
         items: The listing. Not touched when the plan is there already.
         cfg: What a task takes.
         work: Folder of the plan.
+        counts: What is listed, complete when ``items`` are at their end.
     """
     uri = storage.join(work, _PLAN)
     if not storage.is_file(uri):
@@ -70,6 +77,7 @@ def make_plan(items: Iterable[VideoItem], cfg: TasksConfig, work: str) -> Plan:
             "num_items": num_items,
             "num_bytes": num_bytes,
             "num_unsized": num_unsized,
+            "files": (counts or FileCounts()).to_dict(),
         }
         storage.write_text(uri, strict_json.dumps(plan))
     return Plan(work=work, **json.loads(storage.read_text(uri)))

@@ -1,11 +1,17 @@
 """Reject rows: every span of every input that became no clip, with the reason."""
 
-from dataclasses import dataclass
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
+NUM_EXAMPLES = 3
+"""Rejects that a message shows."""
 REASONS = {
     # the file
     "not_found": "no file at its URI",
     "unreadable": "the file could not be read",
+    "not_a_file": "a folder, a pipe or a device stands where a file is wanted",
     "bad_entry": "its row of the list names no usable URI",
     "missing_file": "the dataset's index lists it, but a file of it is not there",
     "not_a_video": "no container that the decoder knows",
@@ -19,6 +25,7 @@ REASONS = {
     "too_long": "longer than limits.max_duration_s",
     "blank": "a camera that the dataset only pads",
     "depth": "a camera of depth maps, not of colours",
+    "failed": "reading it failed in a way that lafp did not foresee: please report it",
     "killed_worker": "the process that decoded it died, twice",
     "taken_down": "was taken out by `takedown`, or looks like what was",
     "same_file": "the same bytes as an earlier input",
@@ -55,3 +62,39 @@ class RejectRow:
     def __post_init__(self) -> None:
         assert self.reason in REASONS, self.reason
         assert self.end_s >= self.start_s, (self.start_s, self.end_s)
+
+
+@dataclass
+class RejectCounts:
+    """How many rejects there are for each reason, and the first few of each."""
+
+    spans: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[RejectRow]] = field(default_factory=dict)
+
+    def add(self, rows: Iterable[RejectRow]) -> None:
+        """Counts more rows."""
+        for row in rows:
+            self.spans[row.reason] += 1
+            self._keep(row)
+
+    def merge(self, other: "RejectCounts") -> None:
+        """Adds up two."""
+        self.spans += other.spans
+        for row in itertools.chain.from_iterable(other.examples.values()):
+            self._keep(row)
+
+    def in_words(self) -> str:
+        """The most frequent reasons, and examples of as many of them as there is room for."""
+        if not self.spans:
+            return ""
+        common = [reason for reason, _ in self.spans.most_common(4)]
+        listed = "; ".join(f"{self.spans[r]} {r} ({REASONS[r]})" for r in common)
+        by_turns = itertools.zip_longest(*(self.examples[reason] for reason in common))
+        rows = filter(None, itertools.chain.from_iterable(by_turns))
+        shown = [f"{row.video_uri}: {row.detail or row.reason}" for row in rows][:NUM_EXAMPLES]
+        return f"Rejects: {listed}. For example: {'; '.join(shown)}."
+
+    def _keep(self, row: RejectRow) -> None:
+        known = self.examples.setdefault(row.reason, [])
+        if len(known) < NUM_EXAMPLES:
+            known.append(row)

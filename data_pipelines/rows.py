@@ -22,10 +22,22 @@ class VideoItem:
     reader: str = ""
     """What opens it: a name in ``sources.LABELED_SOURCES`` or ``list_videos.WEBDATASET``; empty for
     videos and ``.npz``."""
+    is_guess: bool = False
+    """Whether its name leaves open what it is: that it is no video tells nothing of the source."""
     piece: int | None = None
     """Of a long video (``stages.pieces``); None is all of it."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the reader wants to know of it, ready for JSON; ``reject``: reason and detail."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A listed file that is no input. It is counted, and said once for all of its kind."""
+
+    uri: str
+    what: str
+    """Its kind, e.g. ``.json``: few different ones."""
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data_pipelines.config import PreprocessConfig
+from data_pipelines.faults import VideoProgress, rejected_input
 from data_pipelines.messages import ROW_KINDS, Messages, row_of
-from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip, Row, Undone, VideoItem, VideoRow
+from data_pipelines.rows import Row, Undone, VideoItem
+from lafp import storage
 from lafp.config import config_to_dict
 from lafp.host_gate import Gate
 from lafp.storage import StorageError
@@ -40,8 +41,13 @@ class _Died(Exception):  # noqa: N818 - an event, not an error
     """Of the video that it was at."""
     is_open: bool
     """Whether that video was open already."""
-    is_timeout: bool
+    reason: str
+    """Of the reject, if it does so again: a key of ``rejects.REASONS``."""
     cause: str
+
+
+class _Unreachable(Exception):  # noqa: N818 - an event, not an error
+    """Storage did not answer for this input, but does for others."""
 
 
 class Sandbox:
@@ -89,7 +95,7 @@ class Sandbox:
         """
         first, tries = 0, Counter[int]()
         while True:
-            seen = _Seen()
+            seen = VideoProgress()
             try:
                 for row in self._attempt(item, first, may_defer):
                     seen.add(row)
@@ -97,7 +103,7 @@ class Sandbox:
                 return
             except _Died as died:
                 tries[died.position] += 1
-                if died.is_timeout or tries[died.position] == _NUM_TRIES:
+                if died.reason == "timeout" or tries[died.position] == _NUM_TRIES:
                     yield from _given_up(item, seen, died)
                     if not died.is_open:
                         return
@@ -128,9 +134,12 @@ class Sandbox:
                 else:
                     is_finished = self._answer(message, item)
         except TimeoutError:
-            raise _Died(position, is_open, True, "it hung") from None
+            raise _Died(position, is_open, "timeout", "it hung") from None
         except (EOFError, ConnectionError):
-            raise _Died(position, is_open, False, self._cause_of_death()) from None
+            cause = self._cause_of_death()
+            raise _Died(position, is_open, "killed_worker", cause) from None
+        except _Unreachable as error:
+            raise _Died(position, is_open, "unreadable", str(error)) from None
         finally:
             if not is_finished:  # whatever it still has to say belongs to no one
                 self.close()
@@ -141,7 +150,10 @@ class Sandbox:
             result = getattr(self._gate, message["method"])(*message["args"])
             self._messages.send({"result": result})
             return False
-        if message["kind"] == "storage_error":
+        if message["kind"] == "stopped":
+            uris = filter(None, (item.uri, item.labels_uri))
+            if message["may_be_item"] and all(map(storage.is_reachable, uris)):
+                raise _Unreachable(message["error"])
             raise StorageError(message["error"])
         if message["kind"] == "fault":
             raise RuntimeError(f"{item.uri}: {message['error']}")
@@ -174,44 +186,16 @@ class Sandbox:
         return f"exit status {status}"
 
 
-class _Seen:
-    """What came of the video that is being gone through."""
-
-    def __init__(self) -> None:
-        self.video: VideoRow | None = None
-        self.covered_s = 0.0
-
-    def add(self, row: Row | Undone) -> None:
-        if isinstance(row, VideoRow):
-            self.video, self.covered_s = row, row.span_s[0] if row.span_s else 0.0
-        elif isinstance(row, RejectRow):
-            self.covered_s = row.end_s
-        elif isinstance(row, EncodedClip):
-            self.covered_s = row.record.end_s
-
-
-def _given_up(item: VideoItem, seen: _Seen, died: _Died) -> Iterator[Row | Undone]:
+def _given_up(item: VideoItem, seen: VideoProgress, died: _Died) -> Iterator[Row | Undone]:
     """The rows of a video that is not tried again; one that hung keeps what it gave."""
-    video, detail, start_s, end_s = seen.video, died.cause, 0.0, 0.0
-    if died.is_open:
-        assert video is not None
-        start_s, end_s = video.span_s or (0.0, video.duration_s)
-        if died.is_timeout:
-            start_s = min(seen.covered_s, end_s)
-        else:
-            yield Undone()
-            yield video
-    else:
+    if not died.is_open:
         uri = f"{item.uri}#{died.position}" if died.position else item.uri
-        detail += " while it was opened; what follows it in the file is not read"
-        video = VideoRow(
-            uri=uri, video_id="", split=item.split, num_bytes=item.num_bytes, duration_s=0.0
-        )
-        yield video
-    yield RejectRow(
-        video_uri=video.uri,
-        start_s=start_s,
-        end_s=end_s,
-        reason="timeout" if died.is_timeout else "killed_worker",
-        detail=detail,
-    )
+        detail = f"{died.cause} while it was opened; what follows it in the file is not read"
+        yield from rejected_input(replace(item, uri=uri), died.reason, detail)
+        return
+    assert seen.video is not None
+    if died.reason != "timeout":
+        yield Undone()
+        yield seen.video
+        seen.add(seen.video)
+    yield seen.give_up(died.reason, died.cause)

@@ -19,8 +19,9 @@ from data_pipelines.messages import Messages, send_row
 from data_pipelines.rows import VideoItem
 from data_pipelines.sources.fetch import use_gate
 from data_pipelines.video_to_clips import item_videos
-from lafp.config import config_from_dict
+from lafp.config import ConfigError, config_from_dict
 from lafp.host_gate import Gate
+from lafp.storage import UnreachableError
 from lafp.video import VIDEO_DECODERS
 
 _PR_SET_PDEATHSIG = 1
@@ -78,8 +79,10 @@ def main() -> None:
                 messages.send({"kind": "end"})
             cpu_s = time.process_time() - begin_s
             messages.send({"kind": "done", "cpu_s": cpu_s, "kept_bytes": _resident_bytes()})
-        except OSError as error:
-            messages.send({"kind": "storage_error", "error": str(error)})
+        except (OSError, ConfigError) as error:  # it concerns the whole job, or seems to
+            may_be_item = isinstance(error, UnreachableError)
+            message = {"kind": "stopped", "error": str(error), "may_be_item": may_be_item}
+            messages.send(message)
         except MemoryError:
             raise  # ends this process, as any other death by this input
         except Exception:

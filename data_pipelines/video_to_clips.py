@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from data_pipelines.config import PreprocessConfig
+from data_pipelines.faults import guarded, rejected_input, storable_text, video_error
 from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import EncodedClip, LongVideo, Row, Undone, VideoItem, VideoRow, settled
 from data_pipelines.sources.open_item import open_item
@@ -57,27 +58,26 @@ def item_videos(
     """
     # What must be downloaded, or lies in a tar, is had only once.
     may_defer &= not item.reader and item.piece is None and not storage.is_http(item.uri)
+    is_empty = True
     with closing(open_item(item, cfg, decoder)) as videos:
         while True:
             try:
                 video = next(videos, None)
-            except VideoError as error:
-                yield _rejected_file(item, error.reason, error.detail)
+            except Exception as error:
+                found = video_error(error)
+                yield rejected_input(item, found.reason, found.detail)
                 return
             if video is None:
+                if is_empty:
+                    yield rejected_input(item, "no_frames", "it holds no episodes")
                 return
+            is_empty = False
+            video = replace(video, uri=storable_text(video.uri))
+            here = replace(item, uri=video.uri, num_bytes=0)
             if isinstance(video, Unusable):
-                unusable = replace(item, uri=video.uri, num_bytes=0)
-                yield _rejected_file(unusable, video.reason, video.detail)
+                yield rejected_input(here, video.reason, video.detail)
             else:
-                yield _one_video(video, cfg, item, may_defer)
-
-
-def _rejected_file(item: VideoItem, reason: str, detail: str) -> Iterator[Row | Undone]:
-    yield VideoRow(
-        uri=item.uri, video_id="", split=item.split, num_bytes=item.num_bytes, duration_s=0.0
-    )
-    yield RejectRow(video_uri=item.uri, start_s=0.0, end_s=0.0, reason=reason, detail=detail)
+                yield guarded(_one_video(video, cfg, item, may_defer), here)
 
 
 def _one_video(
@@ -99,7 +99,7 @@ def _one_video(
     try:
         if found := probe.violation(info, cfg.limits):
             raise VideoError(*found)
-        labels = align(video.labels(), info) if video.labels else None
+        labels = _read_labels(video)
     except VideoError as error:
         yield row
         yield reject(start_s=0.0, end_s=total_s, reason=error.reason, detail=error.detail)
@@ -130,6 +130,13 @@ def _one_video(
     if is_truncated and pieces[-1][1] == info.duration_s:
         detail = f"the header promises {total_s:.3f} s, the file ends at {info.duration_s:.3f} s"
         yield reject(start_s=info.duration_s, end_s=total_s, reason="truncated", detail=detail)
+
+
+def _read_labels(video: Opened) -> EpisodeLabels | None:
+    try:
+        return align(video.labels(), video.info) if video.labels else None
+    except Exception as error:
+        raise video_error(error, "no_labels") from error
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,17 @@ import email.utils
 import http.client
 import random
 import re
+import shutil
 import socket
 import ssl
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +31,7 @@ _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 60.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
 _TRANSIENT = (408, 425, 429)
+_ANY_ZLIB_HEADER = 47  # of gzip or of zlib, with the largest window
 _USER_AGENT = "lafp (video preprocessing)"
 
 
@@ -77,11 +81,12 @@ def download(url: str, path: Path, cfg: HttpConfig, gate: Gate) -> None:
         DownloadError: ``not_found``, ``too_many_bytes``, ``timeout`` or ``unreadable``.
         OSError: ``path`` cannot be written.
     """
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         job = _Download(url, file, cfg, gate)
         for attempt in range(cfg.retries + 1):
             try:
                 job.attempt()
+                job.decode()
                 return
             except _TransientError as error:
                 wait_s = error.wait_s or _backoff_s(attempt)
@@ -116,6 +121,8 @@ class _Download:
         self._num_bytes = 0
         self._validator = ""
         """Which version of the file the bytes are of; empty if the host does not say."""
+        self._encoding = ""
+        """How the bytes are packed, though nobody asked for that."""
 
     def so_far(self) -> str:
         """For messages."""
@@ -129,8 +136,39 @@ class _Download:
                 location = self._request(url)
             if location is None:
                 return
-            url = urljoin(url, location)
+            url = _joined(url, location)
         raise DownloadError("unreadable", f"more than {_MAX_REDIRECTS} redirects, now to {url}")
+
+    def decode(self) -> None:
+        """Unpacks what a host has sent packed."""
+        if self._encoding in ("", "identity"):
+            return
+        if self._encoding not in ("gzip", "x-gzip", "deflate"):
+            raise DownloadError("unreadable", f"the host sends it as {self._encoding!r}")
+        with tempfile.TemporaryFile() as packed:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, packed)
+            packed.seek(0)
+            self._begin(0)
+            try:
+                self._unpack(packed)
+            except zlib.error as error:
+                detail = f"what the host sends is no {self._encoding}: {error}"
+                raise DownloadError("unreadable", detail) from error
+
+    def _unpack(self, packed: BinaryIO) -> None:
+        unpacker = zlib.decompressobj(_ANY_ZLIB_HEADER)
+        while data := packed.read(_CHUNK_BYTES):
+            while data:
+                chunk = unpacker.decompress(data, _CHUNK_BYTES)
+                data = unpacker.unconsumed_tail
+                self._check_size(self._num_bytes + len(chunk))
+                self._file.write(chunk)
+                self._num_bytes += len(chunk)
+                if time.monotonic() > self.deadline:
+                    raise DownloadError("timeout", self.so_far())
+        if not unpacker.eof:
+            raise zlib.error("it ends too early")
 
     @contextmanager
     def _turn(self, url: str) -> Iterator[None]:
@@ -187,6 +225,7 @@ class _Download:
         etag = response.headers.get("ETag", "")
         is_strong = bool(etag) and not etag.startswith("W/")
         self._validator = etag if is_strong else response.headers.get("Last-Modified", "")
+        self._encoding = response.headers.get("Content-Encoding", "").strip().lower()
         self._check_size(total or 0)
         while chunk := self._chunk(response):
             self._check_size(self._num_bytes + len(chunk))
@@ -210,6 +249,16 @@ class _Download:
         self._num_bytes = num_bytes
         self._file.seek(num_bytes)
         self._file.truncate()
+
+
+def _joined(url: str, location: str) -> str:
+    """Where a host redirects to. A header is bytes, which ``http.client`` takes for Latin-1."""
+    try:
+        with suppress(UnicodeError):  # else it is Latin-1
+            location = location.encode("latin-1").decode()
+        return urljoin(url, location)
+    except ValueError as error:
+        raise DownloadError("unreadable", f"a redirect to {location!r}: {error}") from None
 
 
 _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"

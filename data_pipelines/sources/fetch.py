@@ -22,7 +22,7 @@ def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
 
     Raises:
         VideoError: ``not_found``, ``unreadable``, ``too_many_bytes`` or ``timeout``.
-        StorageError: S3 did not answer; the job can be resumed.
+        OSError: It is not there, is no file, or may not be read; or storage does not answer.
     """
     if storage.is_http(item.uri):
         with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
@@ -35,10 +35,7 @@ def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
             yield path
         return
     if not item.num_bytes:  # the listing does not know
-        try:
-            num_bytes = storage.num_bytes(item.uri)
-        except storage.AccessDeniedError as error:
-            raise VideoError("unreadable", str(error)) from error
+        num_bytes = storage.num_bytes(item.uri)
         if num_bytes > cfg.limits.max_bytes:
             raise VideoError("too_many_bytes", f"{num_bytes} bytes")
     with storage.local_file(item.uri) as path:

@@ -28,7 +28,8 @@ from data_pipelines.sources.hdf5_layout import (
 )
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
 from data_pipelines.sources.pictures import open_pictures
-from data_pipelines.stages.list_videos import holds_files, list_source_files
+from data_pipelines.stages.file_kinds import labeled_format
+from data_pipelines.stages.list_videos import list_source_files
 from data_pipelines.stages.read_labels import (
     EpisodeLabels,
     LabelsConfig,
@@ -53,15 +54,11 @@ _ITEM_BYTES = 64 * 2**20
 class Hdf5:
     """Reads trajectories from HDF5 files."""
 
-    def is_at(self, source: str) -> bool:
-        """Whether there are HDF5 files among the first of the source."""
-        return holds_files(source, _is_hdf5)
-
     def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
         """Pieces of local files; whole files on S3, where looking inside would fetch them."""
         h5py = import_h5py()
         for file in list_source_files(source):
-            if not _is_hdf5(file.uri):
+            if labeled_format(file.uri) != "hdf5":
                 continue
             pieces = [([], file.num_bytes)] if storage.is_s3(file.uri) else _pieces(h5py, file)
             for names, num_bytes in pieces:
@@ -262,7 +259,3 @@ def _read(group: Any, key: str, max_bytes: int) -> np.ndarray | None:
         return np.asarray(found[()])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise VideoError("does_not_decode", f"{key}: {error}") from error
-
-
-def _is_hdf5(uri: str) -> bool:
-    return uri.lower().endswith((".hdf5", ".h5"))

@@ -15,7 +15,6 @@ from data_pipelines.sources.webdataset import open_webdataset
 from data_pipelines.stages.list_videos import WEBDATASET
 from data_pipelines.stages.npz_labels import read_sidecar, read_stacked
 from data_pipelines.stages.read_labels import LabelsConfig
-from lafp import storage
 from lafp.video.array_video import array_frames, array_info
 from lafp.video.decoder import VideoDecoder, VideoError
 
@@ -26,25 +25,20 @@ def open_item(
     """Yields the videos of one input. Each is gone through before the next is asked for.
 
     Raises:
-        VideoError: The input cannot be used (further); it becomes a reject row.
-        StorageError: S3 did not answer; the job can be resumed.
+        VideoError: The input cannot be used (further), for a reason of its own.
+        Exception: Anything else that goes wrong with it; ``faults`` tells what becomes of it.
     """
     if "reject" in item.details:
         raise VideoError(*item.details["reject"])
     is_stream = item.reader == WEBDATASET
     if item.num_bytes > cfg.limits.max_bytes and not is_stream:
         raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
-    try:
-        if is_stream:
-            yield from open_webdataset(item, cfg, decoder)
-        elif item.reader:
-            yield from _by_reader(item, cfg, decoder)
-        else:
-            yield from _one_file(item, cfg, decoder)
-    except FileNotFoundError as error:
-        raise VideoError("not_found", str(error)) from error
-    except (PermissionError, storage.AccessDeniedError) as error:
-        raise VideoError("unreadable", str(error)) from error
+    if is_stream:
+        yield from open_webdataset(item, cfg, decoder)
+    elif item.reader:
+        yield from _by_reader(item, cfg, decoder)
+    else:
+        yield from _one_file(item, cfg, decoder)
 
 
 def _by_reader(

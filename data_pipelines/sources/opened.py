@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from data_pipelines.stages.file_kinds import kind_of_content
 from data_pipelines.stages.flawed_labels import cut_out
 from data_pipelines.stages.probe import LimitsConfig
 from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig
@@ -145,7 +146,14 @@ def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: flo
     """
     try:
         return decoder.probe(str(path), max_pixels, deadline)
-    except VideoError:
+    except VideoError as error:
+        if error.reason == "not_a_video" and (kind := _kind_of(path)):
+            raise VideoError(error.reason, kind) from error
         raise
     except Exception as error:
         raise VideoError("does_not_decode", f"{type(error).__name__}: {error}") from error
+
+
+def _kind_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return kind_of_content(file.read(256))

@@ -15,7 +15,8 @@ from data_pipelines.rows import VideoItem
 from data_pipelines.sources.opened import Opened, OpenWith, Unusable
 from data_pipelines.sources.pictures import are_one_colour, open_pictures
 from data_pipelines.sources.tfrecord import Features, parse_example, read_records
-from data_pipelines.stages.list_videos import holds_files, list_source_files
+from data_pipelines.stages.file_kinds import labeled_format
+from data_pipelines.stages.list_videos import list_source_files
 from data_pipelines.stages.read_labels import EpisodeLabels, LabelsConfig, episode_labels, joined
 from lafp import storage
 from lafp.data.shard_format import Split
@@ -32,14 +33,10 @@ _ONCE_PER_STEP = ("is_first", "is_last", "is_terminal", "reward", "discount")
 class Rlds:
     """Reads RLDS episodes."""
 
-    def is_at(self, source: str) -> bool:
-        """Whether there are TFRecord files among the first of the source."""
-        return holds_files(source, _is_record_file)
-
     def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
         """One item per file."""
         for file in list_source_files(source):
-            if _is_record_file(file.uri):
+            if labeled_format(file.uri) == "rlds":
                 yield VideoItem(
                     uri=file.uri,
                     num_bytes=file.num_bytes,
@@ -155,7 +152,3 @@ def _rows(features: Features, num_steps: int, name: str) -> np.ndarray | None:
         raise VideoError("labels_mismatch", f"{name}: {len(values)} numbers in {num_steps} steps")
     is_discrete = values.dtype == np.int64 and len(values) == num_steps
     return values if is_discrete else values.reshape(num_steps, -1)
-
-
-def _is_record_file(uri: str) -> bool:
-    return ".tfrecord" in uri.rpartition("/")[2]

@@ -1,39 +1,43 @@
-"""Lists of URIs, as internet corpora come: ``.txt``, ``.csv``, ``.jsonl`` or ``.parquet``.
+"""Lists of URIs, as internet corpora come: ``.txt``, ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``.
 
 A list is read as a stream, once, from disk (one on S3 is copied there first), whatever its length.
+``list_rows`` reads the rows, this file makes inputs of them.
 """
 
-import csv
 import hashlib
-import json
+import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from data_pipelines.rows import VideoItem
-from data_pipelines.stages.list_videos import video_item
+from data_pipelines.faults import video_error
+from data_pipelines.rows import LeftOut, VideoItem
+from data_pipelines.sources.list_rows import Comment, list_suffix, read_rows
+from data_pipelines.stages.list_videos import (
+    is_glob,
+    list_source_files,
+    list_videos,
+    video_item,
+)
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shard_format import Split
+from lafp.storage.names import escape_raw_bytes, uri_of
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
-_KNOWN_SCHEMES = ("s3", "http", "https")
-_BATCH_ROWS = 8192
 
 
 def is_uri_list(source: str) -> bool:
     """Whether a source is a list, by its name."""
-    return _suffix(source) in _READERS and not storage.is_http(source)
+    return bool(list_suffix(source)) and not storage.is_http(source)
 
 
 def list_uris(
     source: str, split: Split | None, column: str, has_labels: bool
-) -> Iterator[VideoItem]:
+) -> Iterator[VideoItem | LeftOut]:
     """Yields the inputs that a list names, in its order.
 
     Rows without a usable URI, and repeated ones, are inputs too: they become reject rows. Sizes are
@@ -50,30 +54,109 @@ def list_uris(
     """
     folder, row = source.rpartition("/")[0], 0
     with _SeenUris() as seen:
-        for row, raw in enumerate(_read(source, column), start=1):
-            uri, reject = _resolve(raw, folder)
-            if reject is None and not seen.add(uri):
-                reject = "same_file", uri
-            if reject is not None:
-                details = {"reject": list(reject)}
-                yield VideoItem(uri=f"{source}#{row}", num_bytes=0, split=split, details=details)
+        for row, raw in enumerate(read_rows(source, column), start=1):
+            at = f"{source}#{row}"
+            if isinstance(raw, Comment):
+                yield LeftOut(uri=at, what="row of the list", why="a comment, which begins with #")
                 continue
-            yield video_item(uri, 0, split, has_labels)
+            for found in _inputs(raw, folder, split, has_labels):
+                if isinstance(found, _Bad):
+                    yield _rejected(at, split, found.reason, found.detail)
+                elif isinstance(found, VideoItem) and not seen.add(found.uri):
+                    yield _rejected(at, split, "same_file", found.uri)
+                else:
+                    yield found
     if not row:
         raise ConfigError(f"No URIs in {source}.")
 
 
-def _resolve(raw: Any, folder: str) -> tuple[str, tuple[str, str] | None]:
-    """The absolute URI, or reason and detail of a reject."""
-    uri = raw.strip() if isinstance(raw, str) else ""
+@dataclass(frozen=True)
+class _Bad:
+    """A row that names no input."""
+
+    reason: str
+    detail: str
+
+
+def _rejected(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
+    return VideoItem(uri=uri, num_bytes=0, split=split, details={"reject": [reason, detail]})
+
+
+def _inputs(
+    raw: Any, folder: str, split: Split | None, has_labels: bool
+) -> Iterator[VideoItem | LeftOut | _Bad]:
+    """What one row names: one input, or those that match its wildcards."""
+    uri = _resolve(raw, folder)
+    if isinstance(uri, _Bad):
+        yield uri
+    elif is_glob(uri) and not storage.is_http(uri):
+        yield from _matches(uri, split, has_labels)
+    else:
+        yield video_item(uri, 0, split, has_labels)
+
+
+def _matches(
+    pattern: str, split: Split | None, has_labels: bool
+) -> Iterator[VideoItem | LeftOut | _Bad]:
+    try:
+        if storage.is_file(pattern):  # its name has such characters
+            yield video_item(pattern, 0, split, has_labels)
+            return
+        is_empty = True
+        for found in list_videos(list_source_files(pattern), split, has_labels):
+            if not isinstance(found, storage.FileInfo):
+                is_empty = False
+                yield found
+        if is_empty:
+            yield _Bad("not_found", f"no file matches {pattern}")
+    except ConfigError:
+        yield _Bad("not_found", f"no file matches {pattern}")
+    except Exception as error:
+        failed = video_error(error)
+        yield _Bad(failed.reason, f"{pattern}: {failed.detail}")
+
+
+def _resolve(raw: Any, folder: str) -> str | _Bad:
+    """The absolute URI of a row."""
+    text = os.fsdecode(raw) if isinstance(raw, bytes) else raw
+    uri = escape_raw_bytes(text.strip()) if isinstance(text, str) else ""
     if not uri:
-        return "", ("bad_entry", f"no URI but {raw!r}")
-    scheme = _SCHEME.match(uri)
-    if scheme and scheme[1] not in _KNOWN_SCHEMES:
-        return "", ("bad_entry", f"{uri} is neither local nor s3://, http:// or https://")
-    if scheme or uri.startswith(("/", "~")):
-        return storage.absolute(uri), None
-    return storage.join(folder, uri), None
+        return _Bad("bad_entry", f"no URI but {raw!r}"[:200])
+    if "\0" in uri or not _is_text(uri):
+        return _Bad("bad_entry", f"no file can have this name: {uri!a}"[:200])
+    if scheme := _SCHEME.match(uri):
+        return _with_scheme(scheme[1].lower(), uri[scheme.end() :])
+    if uri.startswith(("/", "~/")):
+        return storage.absolute(uri)
+    return storage.join(folder, uri)
+
+
+def _with_scheme(scheme: str, rest: str) -> str | _Bad:
+    uri = f"{scheme}://{rest}"
+    if scheme in ("http", "https"):
+        try:
+            parts = urlsplit(uri)
+            is_url = bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            is_url = False
+        return uri if is_url else _Bad("bad_entry", f"{uri} is no http(s) URL")
+    if scheme == "s3":
+        is_object = bool(rest.partition("/")[0] and rest.partition("/")[2])
+        return uri if is_object else _Bad("bad_entry", f"{uri} names no object on S3")
+    if scheme == "file":
+        host, _, path = rest.partition("/")
+        if host in ("", "localhost") and path:
+            return uri_of(os.fsdecode(unquote_to_bytes(f"/{path}")))
+        return _Bad("bad_entry", f"{uri} names no file of this machine: write file:///folder/name")
+    return _Bad("bad_entry", f"{uri} is neither local nor file://, s3://, http:// or https://")
+
+
+def _is_text(uri: str) -> bool:
+    try:
+        uri.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, as JSON can spell it
+        return False
+    return True
 
 
 class _SeenUris:
@@ -90,80 +173,5 @@ class _SeenUris:
 
     def add(self, uri: str) -> bool:
         """Whether it is new."""
-        digest = hashlib.sha256(uri.encode(errors="surrogateescape")).digest()[:16]
+        digest = hashlib.sha256(uri.encode()).digest()[:16]
         return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1
-
-
-# ---------------------------------------------------------------------------------------------
-# Formats: each yields what stands in the column, row by row.
-
-
-def _read(source: str, column: str) -> Iterator[Any]:
-    if not storage.is_file(source):
-        raise ConfigError(f"No such file: {source}.")
-    with storage.local_file(source) as path:
-        yield from _rows(path, source, column)
-
-
-def _rows(path: Path, source: str, column: str) -> Iterator[Any]:
-    try:
-        yield from _READERS[_suffix(source)](path, column)
-    except _NoColumnError as error:
-        found = ", ".join(error.args[0])
-        raise ConfigError(
-            f"{source} has no column {column!r}. It has: {found}. Set uri_column."
-        ) from None
-    except (csv.Error, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source} is no {_suffix(source)} file: {error}.") from None
-
-
-class _NoColumnError(Exception):
-    """Its argument: the columns that there are."""
-
-
-def _read_txt(path: Path, _: str) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig") as file:
-        yield from (line for line in file if not line.isspace())
-
-
-def _read_csv(path: Path, column: str) -> Iterator[str | None]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if column not in (rows.fieldnames or ()):
-            raise _NoColumnError(rows.fieldnames or ())
-        yield from (row[column] for row in rows)
-
-
-def _read_jsonl(path: Path, column: str) -> Iterator[Any]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(line for line in file if not line.isspace()):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                yield None
-                continue
-            found = isinstance(row, dict) and column in row
-            if not found and not number:
-                raise _NoColumnError(row if isinstance(row, dict) else ())
-            yield row[column] if found else None
-
-
-def _read_parquet(path: Path, column: str) -> Iterator[Any]:
-    with pq.ParquetFile(path) as file:
-        if column not in file.schema_arrow.names:
-            raise _NoColumnError(file.schema_arrow.names)
-        for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
-            yield from batch.column(0).to_pylist()
-
-
-_READERS: dict[str, Callable[[Path, str], Iterator[Any]]] = {
-    ".txt": _read_txt,
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
-
-
-def _suffix(uri: str) -> str:
-    name = uri.rpartition("/")[2]
-    return f".{name.rpartition('.')[2].lower()}" if "." in name else ""

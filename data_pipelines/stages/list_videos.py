@@ -1,68 +1,138 @@
 """List the inputs of a source: a folder, a glob, one file, or ``s3://``. Streams, sorted."""
 
 import fnmatch
-import itertools
-import mimetypes
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from data_pipelines.rows import VideoItem
+from data_pipelines.faults import video_error
+from data_pipelines.rows import LeftOut, VideoItem
+from data_pipelines.stages.file_kinds import (
+    LABELS_SUFFIX,
+    is_tar,
+    is_video,
+    labeled_format,
+    other_kind,
+    suffix_of,
+)
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shard_format import Split
-from lafp.storage import FileInfo
+from lafp.storage import FileInfo, NotAFileError
 
-LABELS_SUFFIX = ".npz"
-WEBDATASET, WEBDATASET_SUFFIX = "webdataset", ".tar"
-"""Reader and suffix of tars with videos."""
-# Video containers that `mimetypes` does not know on every system.
-_VIDEO_SUFFIXES = {".mkv", ".webm", ".flv", ".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif", ".wmv"}
-# Folders of other formats hold little else.
-_NUM_LOOKED_AT = 100
-# Types that are certainly something else; files of unknown type are tried.
-_OTHER_TYPES = ("text/", "image/", "audio/", "application/", "font/")
-_OTHER_SUFFIXES = {".npz", ".npy", ".parquet", ".jsonl", ".yaml", ".yml", ".md", ".log", ".srt"}
+WEBDATASET = "webdataset"
+"""Reader of tars with videos."""
 
 
-def list_videos(source: str, split: Split | None, has_labels: bool) -> Iterator[VideoItem]:
-    """Yields the inputs of one source, sorted by URI.
+def list_videos(
+    files: Iterable[FileInfo], split: Split | None, has_labels: bool
+) -> Iterator[VideoItem | LeftOut | FileInfo]:
+    """Yields the inputs among the files of one source, and the files that are left out.
+
+    A file is an input unless its name says that it is something else: the kind of the others is
+    told by their content, when they are opened.
 
     Args:
-        source: A folder or prefix (searched to any depth), a glob (``*``, ``?``, ``[``), or one
-            file.
+        files: As ``list_source_files`` gives them.
         split: The split that the source was given for.
         has_labels: Pairs ``x.mp4`` with ``x.npz``; an ``.npz`` without video holds stacked
-            episodes. Without labels, ``.npz`` files are no inputs, and tars of videos are.
-
-    Raises:
-        ConfigError: The source does not exist or holds no input.
+            episodes; files of a labeled format are passed on, for its reader to list what is in
+            them. Without labels none of these are inputs, and tars of videos are.
     """
-    num_items = num_skipped = 0
-    for _, group in itertools.groupby(list_source_files(source), key=lambda file: _stem(file.uri)):
-        files = list(group)
-        videos = [file for file in files if may_be_video(file.uri)]
-        labels = [file for file in files if file.uri.endswith(LABELS_SUFFIX)] if has_labels else []
-        if not has_labels:
-            videos += [file for file in files if file.uri.endswith(WEBDATASET_SUFFIX)]
-        num_skipped += sum(file not in videos and file not in labels for file in files)
-        for file in videos or labels:
-            num_items += 1
-            yield video_item(file.uri, file.num_bytes, split, has_labels)
-    if not num_items:
-        if _is_glob(source) and not num_skipped:
-            raise ConfigError(f"No file matches {source}.")
-        found = f"{num_skipped} other file(s)" if num_skipped else "nothing"
-        raise ConfigError(f"No videos in {source}: it holds {found}.")
+    if has_labels:
+        yield from _with_labels(files, split)
+        return
+    for file in files:
+        why = other_kind(file.uri)
+        if suffix_of(file.uri) == LABELS_SUFFIX or labeled_format(file.uri):
+            why = "holds labels: set labels to read it"
+        yield _left_out(file, why) or _input(file, split, has_labels)
+
+
+def _with_labels(
+    files: Iterable[FileInfo], split: Split | None
+) -> Iterator[VideoItem | LeftOut | FileInfo]:
+    """Videos with their sidecars.
+
+    All files of one stem come one after the other, but files of longer stems may stand between
+    them: ``a.mp4``, ``a.mp4.md5``, ``a.npz``.
+    """
+    open_stems: dict[str, list[FileInfo]] = {}
+    for file in files:
+        for stem in [stem for stem in open_stems if not file.uri.startswith(stem)]:
+            yield from _pairs(open_stems.pop(stem), split)
+        why = "tars are read only without labels" if is_tar(file.uri) else other_kind(file.uri)
+        if left_out := _left_out(file, why):
+            yield left_out
+        elif labeled_format(file.uri) and file.error is None:
+            yield file
+        else:
+            open_stems.setdefault(_stem(file.uri), []).append(file)
+    for group in open_stems.values():
+        yield from _pairs(group, split)
+
+
+def _pairs(group: list[FileInfo], split: Split | None) -> Iterator[VideoItem]:
+    """The inputs among the files of one stem."""
+    labels = [file for file in group if suffix_of(file.uri) == LABELS_SUFFIX]
+    videos = [file for file in group if file not in labels]
+    for file in videos or labels:
+        item = _input(file, split, has_labels=True)
+        is_pair = bool(videos and labels)
+        yield replace(item, labels_uri=labels[0].uri, is_guess=False) if is_pair else item
+
+
+def _left_out(file: FileInfo, why: str) -> LeftOut | None:
+    if isinstance(file.error, NotAFileError):
+        what = str(file.error).removeprefix(f"{file.uri} is ").removesuffix(", not a file")
+        return LeftOut(uri=file.uri, what=what, why="not a file")
+    return LeftOut(uri=file.uri, what=suffix_of(file.uri), why=why) if why else None
+
+
+def _input(file: FileInfo, split: Split | None, has_labels: bool) -> VideoItem:
+    item = video_item(file.uri, file.num_bytes, split, has_labels)
+    if file.error is not None:
+        found = video_error(file.error)
+        return replace(item, details={"reject": [found.reason, found.detail]})
+    is_known = item.reader or is_video(file.uri) or suffix_of(file.uri) == LABELS_SUFFIX
+    return replace(item, is_guess=not is_known)
 
 
 def video_item(uri: str, num_bytes: int, split: Split | None, has_labels: bool) -> VideoItem:
     """A video, a file of stacked episodes (both with labels), or a tar of videos (without)."""
+    is_stacked = has_labels and suffix_of(uri) == LABELS_SUFFIX
+    labels_uri = uri if is_stacked else f"{_stem(uri)}{LABELS_SUFFIX}"
     return VideoItem(
         uri=uri,
         num_bytes=num_bytes,
         split=split,
-        labels_uri=f"{_stem(uri)}{LABELS_SUFFIX}" if has_labels else None,
-        reader=WEBDATASET if uri.endswith(WEBDATASET_SUFFIX) and not has_labels else "",
+        labels_uri=labels_uri if has_labels else None,
+        reader=WEBDATASET if is_tar(uri) and not has_labels else "",
     )
+
+
+def check_inputs(
+    listed: Iterable[VideoItem | LeftOut], source: str
+) -> Iterator[VideoItem | LeftOut]:
+    """Passes a listing on.
+
+    Raises:
+        ConfigError: It ended without an input.
+    """
+    num_items, others = 0, Counter[str]()
+    for found in listed:
+        if isinstance(found, VideoItem):
+            num_items += 1
+        else:
+            others[f"{found.what} ({found.why})"] += 1
+        yield found
+    if num_items:
+        return
+    if is_glob(source) and not others:
+        raise ConfigError(f"No file matches {source}.")
+    held = ", ".join(f"{num} {what}" for what, num in others.most_common(4))
+    what = f"{others.total()} other file(s): {held}" if others else "nothing"
+    raise ConfigError(f"No videos in {source}: it holds {what}.")
 
 
 def list_source_files(source: str) -> Iterator[FileInfo]:
@@ -71,7 +141,7 @@ def list_source_files(source: str) -> Iterator[FileInfo]:
     Raises:
         ConfigError: The source does not exist.
     """
-    if _is_glob(source) and not storage.exists(source):
+    if is_glob(source) and not storage.exists(source):
         folder = source[: source.rindex("/", 0, _first_wildcard(source)) + 1]
         _check_exists(folder, source)
         yield from (f for f in storage.list_files(folder) if fnmatch.fnmatch(f.uri, source))
@@ -83,15 +153,6 @@ def list_source_files(source: str) -> Iterator[FileInfo]:
     yield from storage.list_files(source)
 
 
-def holds_files(source: str, is_wanted: Callable[[str], bool]) -> bool:
-    """Whether any of the first files of a source is one of a format, by its URI."""
-    try:
-        files = itertools.islice(list_source_files(source), _NUM_LOOKED_AT)
-        return any(is_wanted(file.uri) for file in files)
-    except ConfigError:  # a missing source: whoever lists it will say so
-        return False
-
-
 def _check_exists(folder: str, source: str) -> None:
     if not storage.exists(folder):
         raise ConfigError(
@@ -100,7 +161,8 @@ def _check_exists(folder: str, source: str) -> None:
         )
 
 
-def _is_glob(source: str) -> bool:
+def is_glob(source: str) -> bool:
+    """Whether a source has wildcards."""
     return any(char in source for char in "*?[")
 
 
@@ -112,15 +174,3 @@ def _stem(uri: str) -> str:
     folder, slash, name = uri.rpartition("/")
     stem, dot, _ = name.rpartition(".")
     return f"{folder}{slash}{stem if dot else name}"
-
-
-def may_be_video(uri: str) -> bool:
-    """Whether a file is worth a try, by its name."""
-    name = uri.rpartition("/")[2].lower()
-    suffix = f".{name.rpartition('.')[2]}" if "." in name else ""
-    if suffix in _VIDEO_SUFFIXES:
-        return True
-    if suffix in _OTHER_SUFFIXES:
-        return False
-    kind, _ = mimetypes.guess_type(f"x{suffix}")
-    return kind is None or not kind.startswith(_OTHER_TYPES)

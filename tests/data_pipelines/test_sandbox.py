@@ -13,7 +13,7 @@ from data_pipelines.estimate import estimate
 from data_pipelines.manifest import check_accounts
 from data_pipelines.rows import ItemRows, VideoItem
 from data_pipelines.sandbox import Sandbox
-from data_pipelines.stages.list_videos import list_videos
+from data_pipelines.stages.list_videos import video_item
 from data_pipelines.stages.probe import LimitsConfig
 from data_pipelines.stages.split_clips import ClipConfig
 from data_pipelines.stages.write_shards import write_part
@@ -121,7 +121,7 @@ def test_one_bad_video_of_a_tar_costs_itself_only(tmp_path, sandbox):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for i, num_frames in enumerate(lengths):
             tar.add(video(tmp_path / f"{i}.mp4", i, num_frames), f"{i}.mp4")
-    (tar_item,) = list_videos(str(tmp_path / "x.tar"), None, has_labels=False)
+    tar_item = video_item(str(tmp_path / "x.tar"), 0, None, has_labels=False)
     (rows,) = write_part([sandbox.rows(tar_item)], str(tmp_path), "part.tar")
     check_accounts(rows)
     assert [video.uri[-5] for video in rows.videos] == list("0123")

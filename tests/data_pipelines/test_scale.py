@@ -76,7 +76,7 @@ def decide(num_videos: int, folder: Path) -> None:
         plans = plan_shards(catalog.kept_clips(), CFG.shards.max_bytes)
         with clips_table(str(folder), plans) as recorded:
             assert sum(len(shard.clips) for shard in recorded) == 4 * num_videos
-        write_rejects(str(folder), catalog)
+        write_rejects(str(folder), catalog.rejects())
 
 
 def main(num_videos: int, cache_kib: int, folder: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from data_pipelines.action_statistics import ActionStatistics, label_sums
 from data_pipelines.catalog import Catalog
 from data_pipelines.config import PreprocessConfig
+from data_pipelines.file_counts import FileCounts
 from data_pipelines.latent_tables import write_tables
 from data_pipelines.manifest import (
     check_totals,
@@ -90,8 +91,8 @@ def make(source: Path, shards: Path) -> None:
         for plan in recorded:
             write_shard(plan, str(work), str(shards))
             names.append(plan.shard)
-    write_rejects(str(shards), catalog)
-    summary = summarize(catalog, spec, *write_manifest(str(shards), names))
+    write_rejects(str(shards), catalog.rejects())
+    summary = summarize(catalog, spec, FileCounts().to_dict(), *write_manifest(str(shards), names))
     check_totals(summary)
     for name in ("totals.json", "summary.json"):
         (shards / name).write_text(json.dumps(summary))

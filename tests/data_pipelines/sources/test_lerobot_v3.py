@@ -110,11 +110,14 @@ def test_a_parent_folder_is_searched_for_datasets(tmp_path, where, request):
     assert folders == {"/a/one", "/a/two", "/three"}
 
 
-def test_datasets_beside_another_format_are_a_config_error(tmp_path):
+def test_datasets_beside_another_format_are_read_and_so_is_the_other(tmp_path):
     write_dataset(tmp_path / "one")
+    alone, _ = go_through(replace(CFG, source=str(tmp_path)))
     (tmp_path / "x.tfrecord").write_bytes(b"")
-    with pytest.raises(ConfigError, match="Name one of them as the source"):
-        go_through(replace(CFG, source=str(tmp_path)))
+    clips, rejects = go_through(replace(CFG, source=str(tmp_path)))
+    assert len(clips) == len(alone) > 0
+    empty = ("no_frames", str(tmp_path / "x.tfrecord"))
+    assert [(row.reason, row.video_uri) for row in rejects if "one" not in row.video_uri] == [empty]
 
 
 def check_numbers(clips):

@@ -88,9 +88,20 @@ def test_a_list_that_is_empty_missing_or_of_another_format_is_a_config_error(tmp
         (tmp_path / empty).write_text("link\n" if empty == "x.csv" else "\n")
     with pytest.raises(ConfigError, match="No URIs in"):
         list(list_uris(str(path), None, "link", False))
-    path.write_bytes(b"\xff\xfe\x00" * 100)
-    with pytest.raises(ConfigError, match=rf"is no {suffix} file"):
-        list(list_uris(str(path), None, "link", False))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rubbish_in_place_of_a_list_is_a_config_error_or_reject_rows(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    for rubbish in (b"\xff\xfe\x00" * 100, b"\x00" * 5000, b"\x89PNG\r\n\x1a\n\xde" * 50):
+        path.write_bytes(rubbish)
+        try:
+            items = list(list_uris(str(path), None, "link", False))
+        except ConfigError as error:
+            assert str(path) in str(error)
+        else:
+            assert suffix in (".txt", ".jsonl")
+            assert all("reject" in i.details or not storage.exists(i.uri) for i in items)
 
 
 def test_rows_without_a_usable_uri_and_repeated_ones_are_rejects(tmp_path):

@@ -1,0 +1,207 @@
+"""Read the rows of a list: what stands in its column of URIs, row by row.
+
+A row that is broken is None, and the rows after it are read: only a list without its column, or of
+another format altogether, is an error.
+"""
+
+import codecs
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lafp import storage
+from lafp.config import ConfigError
+
+_BATCH_ROWS = 8192
+# A longer line is no row: a file without line ends must not fill memory.
+_MAX_LINE = 2**20
+_DELIMITERS = ",;\t|"
+_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+@dataclass(frozen=True)
+class Comment:
+    """A line that names nothing."""
+
+
+def list_suffix(uri: str) -> str:
+    """The suffix of a list that can be read; empty for everything else."""
+    name = uri.rpartition("/")[2]
+    suffix = f".{name.rpartition('.')[2].lower()}"
+    return suffix if suffix in _READERS and "." in name else ""
+
+
+def read_rows(source: str, column: str) -> Iterator[Any]:
+    """Yields what stands in the column: text, or anything else where a row is broken.
+
+    Args:
+        source: URI of the list, local or S3.
+        column: Unused for ``.txt``.
+
+    Raises:
+        ConfigError: The list is not there, is not of its format, or has no such column.
+    """
+    if not storage.is_file(source):
+        raise ConfigError(f"No such file: {source}.")
+    suffix = list_suffix(source)
+    with storage.local_file(source) as path:
+        try:
+            yield from _READERS[suffix](path, column)
+        except _NoColumnError as error:
+            found = ", ".join(error.args[0])[:200]
+            raise ConfigError(
+                f"{source} has no column {column!r}. It has: {found}. Set uri_column."
+            ) from None
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigError(f"{source} is no {suffix} file: {error}.") from None
+
+
+class _NoColumnError(Exception):
+    """Its argument: the columns that there are."""
+
+
+def _open(path: Path) -> TextIO:
+    """The list as text. Names in it may be bytes that are not UTF-8, as they are on disk."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    for mark, encoding in _ENCODINGS:
+        if head.startswith(mark):
+            return path.open(encoding=encoding, errors="replace")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape")
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Lines that are not blank. One that is too long is cut off, and so will not be a row."""
+    while line := file.readline(_MAX_LINE):
+        rest = line
+        while len(rest) == _MAX_LINE and not rest.endswith("\n"):
+            rest = file.readline(_MAX_LINE)
+        if not line.isspace():
+            yield line
+
+
+def _read_txt(path: Path, _: str) -> Iterator[str | Comment]:
+    with _open(path) as file:
+        for line in _lines(file):
+            row = line.strip()
+            if row.startswith("#"):
+                yield Comment()
+                continue
+            is_quoted = len(row) > 2 and row[0] == row[-1] and row[0] in "\"'"
+            yield row[1:-1] if is_quoted else row
+
+
+def _read_csv(path: Path, column: str) -> Iterator[str | None]:
+    with _open(path) as file:
+        lines = _lines(file)
+        delimiter, index = _find_column(next(lines, ""), column)
+        for row in _CsvRows(lines, delimiter):
+            yield row[index] if row is not None and index < len(row) else None
+
+
+def _find_column(header: str, column: str) -> tuple[str, int]:
+    """What separates the fields of the first line, and which of them is the column."""
+    found: list[list[str]] = []
+    for delimiter in _DELIMITERS:
+        fields = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+        names = [name.strip() for name in fields]
+        if column in names:
+            return delimiter, names.index(column)
+        alike = [i for i, name in enumerate(names) if name.casefold() == column.casefold()]
+        if len(alike) == 1:
+            return delimiter, alike[0]
+        found.append(names)
+    raise _NoColumnError(max(found, key=len))
+
+
+class _CsvRows:
+    """Rows of CSV; None for a broken one, of which the lines after the first are read anew.
+
+    A quote that is never closed would swallow all rows that follow it.
+    """
+
+    def __init__(self, lines: Iterator[str], delimiter: str) -> None:
+        self._lines, self._delimiter = lines, delimiter
+        self._again: list[str] = []
+        """Lines to read anew, the next one last."""
+        self._taken: list[str] = []
+        """Lines of the row that is being read."""
+
+    def __iter__(self) -> Iterator[list[str] | None]:
+        while self._again or self._peek():
+            self._taken = []
+            reader = csv.reader(self._next(), delimiter=self._delimiter, skipinitialspace=True)
+            try:
+                row = next(reader, None)
+                is_broken = row is None or self._is_open()
+            except csv.Error:
+                is_broken = True
+            if is_broken:
+                self._again += reversed(self._taken[1:])
+            yield None if is_broken else row
+
+    def _peek(self) -> bool:
+        line = next(self._lines, None)
+        if line is not None:
+            self._again.append(line)
+        return line is not None
+
+    def _next(self) -> Iterator[str]:
+        while self._again or self._peek():
+            self._taken.append(self._again.pop())
+            yield self._taken[-1]
+
+    def _is_open(self) -> bool:
+        """Whether the list ends inside a quote of this row."""
+        if len(self._taken) < 2 or self._again or self._peek():
+            return False
+        try:
+            rows = csv.reader(
+                self._taken, delimiter=self._delimiter, skipinitialspace=True, strict=True
+            )
+            list(rows)
+        except csv.Error as error:
+            return "unexpected end of data" in str(error)
+        return False
+
+
+def _read_jsonl(path: Path, column: str) -> Iterator[Any]:
+    with _open(path) as file:
+        for number, line in enumerate(_lines(file)):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                yield None
+                continue
+            found = isinstance(row, dict) and column in row
+            if not found and not number:
+                raise _NoColumnError(row if isinstance(row, dict) else ())
+            yield row[column] if found else None
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[Any]:
+    with pq.ParquetFile(path) as file:
+        if column not in file.schema_arrow.names:
+            raise _NoColumnError(file.schema_arrow.names)
+        for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
+            yield from batch.column(0).to_pylist()
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[Any]]] = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
