@@ -72,10 +72,12 @@ def _with_labels(
         yield from _pairs(group, split)
 
 
-def _pairs(group: list[FileInfo], split: Split | None) -> Iterator[VideoItem]:
+def _pairs(group: list[FileInfo], split: Split | None) -> Iterator[VideoItem | LeftOut]:
     """The inputs among the files of one stem."""
     labels = [file for file in group if suffix_of(file.uri) == LABELS_SUFFIX]
     videos = [file for file in group if file not in labels]
+    for file in labels[1:] if videos else []:  # `x.NPZ` beside `x.npz`
+        yield LeftOut(uri=file.uri, what=LABELS_SUFFIX, why="the labels are in another file")
     for file in videos or labels:
         item = _input(file, split, has_labels=True)
         is_pair = bool(videos and labels)
