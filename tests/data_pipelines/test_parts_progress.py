@@ -35,6 +35,7 @@ def plan(*tasks: Task) -> Plan:
         num_items=len(sizes),
         num_bytes=sum(sizes),
         num_unsized=sizes.count(0),
+        files={},
     )
 
 
