@@ -19,8 +19,9 @@ from lafp.wording import byte_size, counted, number
 MIN_SAMPLED, MAX_SAMPLED = 24, 256
 CLOSE_ENOUGH = 1.2
 """No more inputs are decoded where work and clips are known within this factor."""
-BUDGET_S = 60.0
-"""Nor after this time, if there are at least ``MIN_IN_TIME``."""
+BUDGET_CPU_S, BUDGET_S = 60.0, 150.0
+"""Nor after this much work, or this time (downloads, a busy machine), if there are at least
+``MIN_IN_TIME``."""
 MIN_IN_TIME = 8
 PIECE_S = 60.0
 """Of a longer video, one piece of about this length is decoded."""
@@ -70,13 +71,14 @@ def _measure(cfg: PreprocessConfig, sample: Sample) -> list[_Measured]:
     with Sandbox(cfg, HostGate()) as sandbox:
         for item in sample.items:
             measured.append(_measure_one(sandbox, item))
-            if _is_enough(sample, measured, time.monotonic() - start):
+            is_late = sandbox.cpu_s > BUDGET_CPU_S or time.monotonic() - start > BUDGET_S
+            if _is_enough(sample, measured, is_late):
                 break
     return measured
 
 
-def _is_enough(sample: Sample, measured: list[_Measured], spent_s: float) -> bool:
-    if spent_s > BUDGET_S and len(measured) >= MIN_IN_TIME:
+def _is_enough(sample: Sample, measured: list[_Measured], is_late: bool) -> bool:
+    if is_late and len(measured) >= MIN_IN_TIME:
         return True
     found = (_total(sample, measured, name) for name in ("cpu_s", "num_clips"))
     return len(measured) >= MIN_SAMPLED and max(one.factor for one in found) <= CLOSE_ENOUGH
@@ -130,7 +132,8 @@ def _expected(cfg: PreprocessConfig, sample: Sample, measured: list[_Measured]) 
     before = ", before duplicates are dropped" if cfg.filters.drop_duplicates else ""
     cpu_h = work.mean / 3600
     lines = [
-        f"expected: about {duration(total['video_s'].mean)} of video; "
+        f"expected: about {duration(total['video_s'].mean)}"
+        f"{_range(total['video_s'], duration)} of video; "
         f"{counted(round(clips.mean), 'clip')}{_range(clips, lambda n: f'{n:,.0f}')} of "
         f"{duration(total['clip_s'].mean)} in "
         f"{counted(_num_shards(cfg, total['clip_bytes'].mean), 'shard')} of "

@@ -74,9 +74,9 @@ def _rejects(rejects: Mapping[str, Mapping[str, float]], total_s: float, uri: st
     left_out_s = sum(reason["seconds"] for reason in rejects.values())
     num_spans = int(sum(reason["spans"] for reason in rejects.values()))
     is_much = left_out_s > _MANY_LEFT_OUT * total_s > 0
+    length = f"{duration(left_out_s)}{_share(left_out_s, total_s)} in " if left_out_s else ""
     lines = [
-        f"{'Mind: ' if is_much else ''}{duration(left_out_s)}{_share(left_out_s, total_s)} in "
-        f"{counted(num_spans, 'span')} left out. Reasons:"
+        f"{'Mind: ' if is_much else ''}{length}{counted(num_spans, 'span')} left out. Reasons:"
     ]
     ranked = sorted(rejects.items(), key=lambda item: (-item[1]["seconds"], -item[1]["spans"]))
     for reason, found in ranked[:_MAX_REASONS]:

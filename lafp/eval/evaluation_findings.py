@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from lafp.eval.collapse import CONSTANT
 from lafp.eval.report_sections.outcome import OUTCOMES
 from lafp.eval.report_sections.result import better_cloning, headline, is_lafp, name_of, of_metric
 from lafp.eval.results import BEHAVIOR_CLONING, DEMONSTRATOR, Result, outcome_metric
 from lafp.eval.statistics import bootstrap_interval
-from lafp.wording import counted, number
+from lafp.wording import counted
 
 # Another pair's latent action must do this much harm, or the forward model ignores z.
 _MIN_HARM = 1.1
@@ -32,7 +31,7 @@ def evaluation_findings(
 def view_findings(views: Mapping[str, Any]) -> list[str]:
     """Whether the forward model needs the right latent action, and how wide z is spread."""
     if views["is_collapsed"]:
-        return [f"Bad: {CONSTANT}"]
+        return ["Bad: the latent actions are constant: every frame pair has the same."]
     of = (
         f"{counted(views['num_pairs'], 'frame pair')} of "
         f"{'held-out' if views['split'] == 'val' else 'training'} clips"
@@ -46,7 +45,7 @@ def view_findings(views: Mapping[str, Any]) -> list[str]:
         return lines
     text = (
         f"with the latent action of another pair the error of the predicted frame is "
-        f"{number(wrong / error)} times as large"
+        f"{wrong / error:.2f} times as large"
     )
     if wrong > _MIN_HARM * error:
         return [*lines, f"Good: {text}, so the prediction uses z."]

@@ -56,7 +56,7 @@ def policy_findings(metrics: Metrics, is_flow: bool) -> list[str]:
     if error is None:
         return ["Not measured: its error. There are no held-out clips that are long enough."]
     text = (
-        f"On held-out clips its latent actions are off by {error:.2f} of their variance (mean "
+        f"on held-out clips its latent actions are off by {error:.2f} of their variance (mean "
         "squared error)"
     )
     if is_flow:
@@ -82,7 +82,7 @@ def action_findings(metrics: Metrics) -> list[str]:
     if r2 is None:
         return ["Not measured: its action error. There are no held-out labeled episodes."]
     text = (
-        f"On held-out episodes its actions explain {r2:.2f} of the variance of the demonstrated "
+        f"on held-out episodes its actions explain {r2:.2f} of the variance of the demonstrated "
         "ones (R²). Always taking the mean action gives 0.00"
     )
     anchored = _value(metrics, "val/action_r2_anchored")
@@ -128,7 +128,7 @@ def _prediction(metrics: Metrics, what: str) -> list[str]:
             "longer, or look at the loss curve first."
         ]
     return [
-        f"{_judged(True, share > 0.05)} On {clips} the next {what} is predicted with "
+        f"{_judged(True, share > 0.05)} on {clips} the next {what} is predicted with "
         f"{_percent(share)} less squared error than by {control}."
     ]
 
@@ -157,7 +157,7 @@ def _probe(metrics: Metrics) -> list[str]:
     on = "" if num is None else f" of {counted(int(num), 'held-out episode')}"
     against = [f"{value:.2f} {words}" for words, value in controls.items()]
     text = (
-        f"A linear probe reads the true actions{on} from z with R² {r2:.2f}{interval}, against "
+        f"a linear probe reads the true actions{on} from z with R² {r2:.2f}{interval}, against "
         f"{', '.join([*against, '0.00 from nothing'])}."
     )
     best = max([0.0, *controls.values()])

@@ -278,6 +278,11 @@ def _set_log_y(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
+def _num_steps(data: np.ndarray) -> int:
+    """Between ticks of an axis: fewer where only their last digits differ, as labels are long."""
+    return 1 if len(data) and np.ptp(data) < 1e-3 * np.abs(data).max() else 4
+
+
 def _listed(axes: Any) -> list[Axes]:
     return axes if isinstance(axes, list) else [axes]
 
@@ -311,7 +316,7 @@ def histograms(
                 ax.set_xlim(-0.9, len(distinct) - 0.1)
             else:
                 ax.hist(data, bins=bins, color=BLUE, alpha=0.8)
-                ax.locator_params(axis="x", nbins=4)
+                ax.locator_params(axis="x", nbins=_num_steps(data))
             if marks and label in marks:
                 ax.axvline(marks[label], color=ORANGE, lw=1)
             ax.set_xlabel(label)
@@ -370,6 +375,8 @@ def latent_statistics(norms: Sequence[float], spectrum: Sequence[float]) -> str:
         # The largest 1 % goes into the last bar: a few outliers would hide all others.
         most = np.minimum(norms, np.quantile(norms, 0.99))
         axes[0].hist(most, bins=30, color=BLUE, alpha=0.8)
+        if (num_steps := _num_steps(most)) == 1:
+            axes[0].locator_params(axis="x", nbins=num_steps)
         axes[0].set_xlabel("norm of the latent action")
         axes[0].set_ylabel("frame pairs")
         shares = np.asarray(spectrum, float)

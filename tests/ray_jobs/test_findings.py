@@ -76,15 +76,15 @@ def test_a_training_job_says_a_verdict_beside_its_control_and_no_internal_name(j
 def test_a_probe_is_judged_by_the_best_of_its_controls():
     assert said("train_lam", LAM, LAPO).count("Bad:") == 1  # the observation alone tells more
     better = LAM | {"probe/r2_obs_embedding": 0.1, "probe/r2_random_lam": 0.15}
-    assert "Good: A linear probe" in said("train_lam", better, LAPO)
+    assert "Good: a linear probe" in said("train_lam", better, LAPO)
     near = LAM | {"probe/r2_obs_embedding": 0.25}
-    assert "Uncertain: A linear probe" in said("train_lam", near, LAPO)
+    assert "Uncertain: a linear probe" in said("train_lam", near, LAPO)
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(-0.5, "Bad"), (0.0, "Bad"), (0.4, "Good")])
 def test_a_prediction_is_judged_against_assuming_no_change(share, verdict):
     text = said("train_lam", {"val/fdm_explained": share}, LAPO)
-    assert text.startswith(f"{verdict}: on held-out" if verdict == "Bad" else f"{verdict}: On")
+    assert text.startswith(f"{verdict}: on held-out")
     assert "assuming no change" in text
 
 
@@ -195,7 +195,7 @@ VIEWS = {
 
 
 def test_a_prediction_that_does_without_its_latent_action_is_bad():
-    assert "3 times as large, so the prediction uses z" in " ".join(view_findings(VIEWS))
+    assert "3.00 times as large, so the prediction uses z" in " ".join(view_findings(VIEWS))
     unused = VIEWS | {"wrong_latent_error": 0.1}
     assert "Bad: with the latent action of another pair" in " ".join(view_findings(unused))
     no_pixels = VIEWS | {"prediction_error": None, "wrong_latent_error": None}
