@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lafp.registry import Registry
 
 T = TypeVar("T")
+_YAML_WORDS = {False: ("off", "no", "false"), True: ("on", "yes", "true")}
 
 
 class ConfigError(ValueError):
@@ -36,8 +37,19 @@ def choice(registry: Registry, **kwargs: Any) -> Any:
 
 
 def may_change(**kwargs: Any) -> Any:
-    """A field that a resumed run may change (steps, workers, logging): no part of its identity."""
+    """A field that says how the work is done (workers, logging, cache), not what is made.
+
+    It may differ between two starts, and is no part of what a stage is.
+    """
     return field(metadata={"may_change": True}, **kwargs)
+
+
+def may_grow(**kwargs: Any) -> Any:
+    """A field that says how far a run goes (``num_steps``): a resumed run may change it.
+
+    A run that went further is another result, for all who read it.
+    """
+    return field(metadata={"may_grow": True}, **kwargs)
 
 
 def load_config(schema: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
@@ -258,6 +270,8 @@ def _check_leaves(leaves: Mapping[str, tuple[Any, Any]], where: str) -> dict[str
     """Checks and converts values one at a time, so that an error names its own key."""
     values = {}
     for name, (hint, raw) in leaves.items():
+        if isinstance(raw, bool):
+            raw = _said_before_yaml(hint, raw, f"{where}{name}")
         is_plain = raw is None or isinstance(raw, str | int | float)
         check = _check_plain_leaf if is_plain else _check_leaf
         try:
@@ -268,6 +282,26 @@ def _check_leaves(leaves: Mapping[str, tuple[Any, Any]], where: str) -> dict[str
                 f"{where}{name}: expected {expected or hint}, got {raw!r}. {_first_line(error)}"
             ) from None
     return values
+
+
+def _said_before_yaml(hint: Any, raw: bool, where: str) -> Any:
+    """The word that YAML took for a truth value, where text is wanted: it reads ``off`` as false.
+
+    Raises:
+        ConfigError: Any text is allowed there, so nobody knows which word it was.
+    """
+    hint = _non_none(hint)
+    if get_origin(hint) is Literal:
+        meant = [word for word in get_args(hint) if word in _YAML_WORDS[raw]]
+        return meant[0] if len(meant) == 1 else raw
+    if hint is str:
+        words = ", ".join(_YAML_WORDS[raw])
+        raise ConfigError(
+            f"{where}: expected text, got {raw}. YAML reads {words} as {raw} unless the word is "
+            f"quoted: write {where.rpartition('.')[2]}: 'word' in a file, and "
+            f"\"{where}='word'\" on the command line."
+        )
+    return raw
 
 
 def _check_leaf(name: str, hint: Any, raw: Any) -> Any:

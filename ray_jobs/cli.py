@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,9 @@ from lafp import storage
 from lafp.config import ConfigError, config_to_yaml, load_config
 from lafp.config_help import describe
 from lafp.eval.results_page import Command
-from lafp.run_dir import RunDir
+from lafp.run_dir import RunDir, check_folder_name
 from lafp.storage import StorageError
-from ray_jobs.cluster import check
-from ray_jobs.job import Job, JobError, execute
+from ray_jobs.job import Job, JobError, dry_run, execute
 
 
 def main(job: Job, doc: str | None) -> None:
@@ -59,17 +59,28 @@ def _main(job: Job, doc: str | None) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print config and plan, check, write nothing"
     )
+    if job.takes_accept_changes:
+        parser.add_argument(
+            "--accept-changes",
+            action="store_true",
+            help="train on from the last checkpoint though config or inputs are others than before;"
+            " provenance.json records what changed and at which step",
+        )
     if job.publish:
         parser.add_argument(
             "--page", help="Markdown file, e.g. docs/results.md: results go into a section of it"
         )
     args = parser.parse_intermixed_args()
     cfg: Any = load_config(job.schema, args.config, args.overrides)
-    run = RunDir(storage.join(storage_uri(args.storage), args.run_name or Path(args.config).stem))
+    run_name = Path(args.config).stem if args.run_name is None else args.run_name
+    check_folder_name(run_name, "--run-name")
+    run = RunDir(
+        storage.join(storage_uri(args.storage), run_name),
+        accept_changes=job.takes_accept_changes and args.accept_changes,
+    )
     if args.dry_run:
         print(config_to_yaml(cfg))
-        job.check(cfg, run)
-        for line in [*job.plan(cfg, run), *check(job.demand(cfg))]:
+        for line in dry_run(job, cfg, run):
             print(line)
         return
     execute(job, cfg, run)
@@ -87,9 +98,15 @@ def storage_uri(uri: str) -> str:
     """The absolute URI of ``--storage``, or of another output.
 
     Raises:
-        ConfigError: A relative path in a submitted job. It would mean a temporary folder of one
-            node, which Ray deletes.
+        ConfigError: It is neither a folder nor an s3:// URI; or a relative path in a submitted job,
+            which would mean a temporary folder of one node, which Ray deletes.
     """
+    scheme = re.match(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):/", uri)
+    if not uri.strip() or (scheme and not re.match(r"s3://[^/]", uri)):
+        raise ConfigError(
+            f"--storage {uri!r} is neither a folder nor s3://BUCKET/PREFIX. Files go to a path, "
+            "without file://, or to S3 and what speaks like it (AWS_ENDPOINT_URL)."
+        )
     is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if is_submitted and not storage.is_s3(uri) and not Path(uri).expanduser().is_absolute():
         raise ConfigError(

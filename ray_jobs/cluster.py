@@ -1,15 +1,25 @@
 """Joining a Ray cluster, or starting one on this machine, with enough of what a job needs."""
 
+import json
 import logging
 import os
+import re
+import socket
+import sys
 from dataclasses import dataclass
-
-import ray
 
 from lafp.config import ConfigError
 
 # Ray gives its own processes 30 s to start, which a busy machine may exceed.
 _NUM_STARTS = 5
+_KNOCK_S = 5.0
+# What an HTTP/2 client, hence a gRPC one, sends first, and the kind of frame that it gets back.
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_HTTP2_SETTINGS = b"\x04"
+_ADDRESS_WANTED = (
+    "Set it to HOST:PORT of a running head, as `ray start --head` prints it (port 6379), to `auto` "
+    "on a node of the cluster, or unset it: then the job starts a Ray of its own."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +47,10 @@ def connect(demand: Demand) -> None:
     workers then share cores, which is slow but works.
 
     Raises:
-        ConfigError: The cluster is too small.
+        ConfigError: The cluster is too small, or ``RAY_ADDRESS`` names none.
     """
+    import ray  # a wrong command line is answered without it
+
     if not ray.is_initialized():
         _start(demand)
     total = ray.cluster_resources()
@@ -51,6 +63,8 @@ def num_that_fit(each: Demand, most: int) -> int:
     Raises:
         ConfigError: Not even one.
     """
+    import ray
+
     total = ray.cluster_resources()
     _check_enough(each, total.get("CPU", 0), total.get("GPU", 0))
     fits = [most]
@@ -62,17 +76,48 @@ def num_that_fit(each: Demand, most: int) -> int:
 
 def check(demand: Demand) -> list[str]:
     """Lines for ``--dry-run``: what is needed. Starts nothing."""
-    where = os.environ.get("RAY_ADDRESS")
+    where = cluster_address()
     cluster = f"the cluster at {where}" if where else "a local Ray that the job starts"
     return [f"resources: {demand.num_cpus:g} CPUs, {demand.num_gpus:g} GPUs on {cluster}"]
 
 
+def cluster_address() -> str | None:
+    """``RAY_ADDRESS``: ``auto`` or ``host:port``; None where a local Ray is to be started.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if address in ("", "local"):
+        return None
+    if address == "auto" or re.fullmatch(r"([^\s:/]+|\[[0-9a-fA-F:]+\]):\d{1,5}", address):
+        return address
+    hint = ""
+    if address.startswith(("http://", "https://")):
+        hint = " That is the address of a dashboard, which `ray job submit --address` takes."
+    elif address.startswith("ray://"):
+        hint = " Ray Client (ray://) cannot train; use `ray job submit` from outside of a cluster."
+    raise ConfigError(f"RAY_ADDRESS={address!r} names no cluster.{hint} {_ADDRESS_WANTED}")
+
+
+def ray_job() -> str | None:
+    """Name of the Ray job that this process belongs to; None before it has joined a cluster."""
+    submitted = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    if submitted and (name := json.loads(submitted).get("metadata", {}).get("job_submission_id")):
+        return str(name)
+    if (ray := sys.modules.get("ray")) is None or not ray.is_initialized():
+        return None
+    return str(ray.get_runtime_context().get_job_id())
+
+
 def _start(demand: Demand) -> None:
+    import ray
+
     # It only says that tokens are on; so they shall be.
     tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
     tokens.setLevel(logging.ERROR)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    if address := cluster_address():
+        _join(address)
         return
     num_cpus = max(os.cpu_count() or 1, -(-demand.num_cpus // 1))
     for attempt in range(1, _NUM_STARTS + 1):
@@ -89,6 +134,37 @@ def _start(demand: Demand) -> None:
             if "timed out during startup" not in str(error) or attempt == _NUM_STARTS:
                 raise
             ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Joins a cluster. Ray itself would wait minutes for an address where there is none."""
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address(address)
+        if found is not None:
+            _knock(found)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        # Ray's versions or tokens differ, nothing runs here, a name is unknown ...
+        first_line = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"RAY_ADDRESS={address!r}: no cluster could be joined: {first_line}. {_ADDRESS_WANTED}"
+        ) from None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError unless a gRPC server answers there, as the head of a cluster does."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        connection.settimeout(_KNOCK_S)
+        connection.sendall(_HTTP2_PREFACE)
+        answer = connection.recv(9)
+    if answer[3:4] != _HTTP2_SETTINGS:
+        raise OSError("something else than a Ray head answers there.")
 
 
 def _check_enough(demand: Demand, num_cpus: float, num_gpus: float) -> None:

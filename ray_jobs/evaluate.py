@@ -16,6 +16,7 @@ import yaml
 from data_pipelines.ray_tasks import run_tasks
 from lafp import storage, strict_json
 from lafp.data.randomness import derive_seed
+from lafp.data.shards import shards_sha256
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
 from lafp.eval import measurements, tables
@@ -53,9 +54,9 @@ def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
     if cfg.lam is not None:
         found["lam"] = read_card(cfg.lam, "lam")["weights_sha256"]
     given = {"shards/videos": cfg.shards, "shards/labeled": cfg.labeled_shards}
-    found |= {name: uri for name, uri in given.items() if uri is not None}
+    found |= {name: shards_sha256(uri) for name, uri in given.items() if uri is not None}
     elsewhere = seen.keys() - {cfg.shards, run.stage(own).uri}
-    return found | {f"shards at {uri}": uri for uri in sorted(elsewhere)}
+    return found | {f"shards at {uri}": shards_sha256(uri) for uri in sorted(elsewhere)}
 
 
 def reads(cfg: EvaluateConfig) -> list[str]:

@@ -8,8 +8,7 @@ python -m ray_jobs.train_policy configs/train_policy/latent_flow.yaml --run-name
 from typing import Any
 
 from data_pipelines.label_latents import LabelLatentsConfig, label_latents, shard_names
-from lafp.data.shards import open_shard_set, shards_sha256
-from lafp.export import read_card
+from lafp.data.shards import open_shard_set
 from lafp.lam import load_lam
 from lafp.run_dir import RunDir, StageDir
 from lafp.train.tasks.held_out import check_frame_size
@@ -30,11 +29,7 @@ def resolve(cfg: LabelLatentsConfig, run: RunDir) -> tuple[TrainInput, TrainInpu
 
 def inputs(cfg: LabelLatentsConfig, run: RunDir) -> dict[str, str]:
     """Exactly which clips, and exactly which weights."""
-    shards, lam = resolve(cfg, run)
-    return {
-        "shards": shards_sha256(shards.uri),
-        "lam": read_card(lam.uri, "lam")["weights_sha256"],
-    }
+    return train_inputs.fingerprints(resolve(cfg, run))
 
 
 def plan(cfg: LabelLatentsConfig, run: RunDir) -> list[str]:

@@ -27,7 +27,7 @@ from ray_jobs import (
 )
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
-from ray_jobs.job import Job, execute, state_of
+from ray_jobs.job import Job, Part, execute, state_of
 from ray_jobs.pipeline_config import PipelineConfig
 
 
@@ -78,7 +78,7 @@ def plan(cfg: PipelineConfig, run: RunDir) -> list[str]:
     for job, section in steps(cfg):
         stage = run.stage(job.stage(section))
         try:
-            state = state_of(job, stage, section, dict(job.inputs(section, run)))
+            state = state_of(job, section, run)
             details = job.plan(section, run)
         except ConfigError:
             if not is_waiting:
@@ -110,6 +110,8 @@ JOB = Job(
     run=run_steps,
     tell=findings.pipeline,
     next_steps=next_steps.pipeline,
+    parts=lambda cfg, run: [Part(job, section, run) for job, section in steps(cfg)],
+    takes_accept_changes=True,  # for its stages
     is_remade=True,  # its stages refuse another config themselves, each its own part
 )
 

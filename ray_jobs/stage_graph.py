@@ -1,7 +1,8 @@
 """The stages of many runs, each computed once: what two runs would do alike, they share.
 
-A stage is known by all that determines it: its name, its config, and the stages that it reads. Its
-folder is ``<study>/stages/<name>/<key>``. So another config is another folder, and a finished stage
+A stage is known by all that decides what it makes: its name, its config without the fields marked
+``may_change()``, and the stages that it reads. Its folder is ``<study>/stages/<name>/<key>``. So
+another config is another folder, and a finished stage
 serves every run that wants exactly it, now or when the study is run again with more axes or seeds.
 """
 
@@ -18,10 +19,18 @@ from typing import Any
 import ray
 
 from lafp import storage, strict_json
-from lafp.config import ConfigError, config_to_dict
+from lafp.config import ConfigError
 from lafp.progress import duration
-from lafp.run_dir import SHARED_STAGES, RunDir, StageDir, fingerprint
-from ray_jobs.job import Job, JobError, execute, state_of
+from lafp.run_dir import (
+    SHARED_STAGES,
+    SUMMARY,
+    RunDir,
+    StageDir,
+    StageState,
+    fingerprint,
+    recipe_of,
+)
+from ray_jobs.job import LOG, Job, JobError, Part, execute, state_of
 from ray_jobs.stop_notice import wait_while_stopping
 from ray_jobs.watchdog import Watchdog
 
@@ -59,6 +68,27 @@ class StageGraph:
         nodes = (self.nodes[key] for key in self.runs[run].values())
         return {n.name: f"stages/{n.name}/{n.key}" for n in nodes if not n.job.is_remade}
 
+    def run_dir(self, study: RunDir, run: str) -> RunDir:
+        """The folder of one run, which knows where its stages lie before that is written down."""
+        return RunDir(run_dir(study, run).uri, shared=self.folders(run))
+
+    def parts(self, study: RunDir) -> list[Part]:
+        """Its stages, as a job that computes them all has them."""
+        return [
+            Part(node.job, node.config, self.run_dir(study, node.run))
+            for node in self.nodes.values()
+        ]
+
+    def states(self, study: RunDir) -> dict[str, StageState]:
+        """Key -> how far the stage is. Those that read an unfinished one cannot have begun."""
+        found: dict[str, StageState] = {}
+        for key, node in self.nodes.items():
+            if all(found[read] == "complete" for read in node.reads):
+                found[key] = state_of(node.job, node.config, self.run_dir(study, node.run))
+            else:
+                found[key] = "new"
+        return found
+
     def shared(self) -> "StageGraph":
         """The part that more than one run wants, closed under what its stages read."""
         wanted = Counter(key for keys in self.runs.values() for key in keys.values())
@@ -88,10 +118,10 @@ def share_stages(runs: Mapping[str, Sequence[tuple[Job, Any]]]) -> StageGraph:
         for job, config in steps:
             name = job.stage(config)
             if job.is_remade:  # it writes into the run itself, about all of it
-                reads, identity = dict(keys), [run, config_to_dict(config)]
+                reads, identity = dict(keys), [run, recipe_of(config)]
             else:
                 reads = {stage: keys[stage] for stage in job.reads(config) if stage in keys}
-                identity = [config_to_dict(config)]
+                identity = [recipe_of(config)]
             keys[name] = fingerprint([name, *identity, reads])
             if keys[name] not in nodes:
                 nodes[keys[name]] = StageNode(
@@ -201,12 +231,9 @@ def stage_of(node: StageNode, study: RunDir) -> StageDir:
 
 def is_complete(node: StageNode, study: RunDir) -> bool:
     """Whether nothing is left to do for it."""
-    run, stage = run_dir(study, node.run), stage_of(node, study)
-    if not storage.is_file(stage.path("summary.json")):
+    if not storage.is_file(stage_of(node, study).path(SUMMARY)):
         return False
-    return state_of(node.job, stage, node.config, dict(node.job.inputs(node.config, run))) == (
-        "complete"
-    )
+    return state_of(node.job, node.config, run_dir(study, node.run)) == "complete"
 
 
 def start(node: StageNode, study: RunDir) -> "ray.ObjectRef":
@@ -237,7 +264,7 @@ def _run_stage(job_name: str, config: Any, run_uri: str) -> dict[str, str]:
     wait_while_stopping()
     job: Job = importlib.import_module(f"ray_jobs.{job_name}").JOB
     run = RunDir(run_uri)
-    with _printing_to(run.stage(job.stage(config)).path("log.txt")):
+    with _printing_to(run.stage(job.stage(config)).path(LOG)):
         try:
             execute(job, config, run)
         except ConfigError as error:
@@ -254,7 +281,7 @@ def _printing_to(uri: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         path = Path(uri)
         if storage.is_s3(uri):
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log.txt"
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / LOG
             stack.callback(lambda: storage.write_bytes(uri, path.read_bytes()))
         path.parent.mkdir(parents=True, exist_ok=True)
         log = stack.enter_context(path.open("a", buffering=1))
@@ -309,7 +336,7 @@ class _Teller:
 
 def last_progress_line(stage: StageDir) -> str:
     """What a stage's log said last; empty on S3, where the log comes at the end."""
-    log = stage.path("log.txt")
+    log = stage.path(LOG)
     if storage.is_s3(log) or not Path(log).is_file():
         return ""
     lines = Path(log).read_text().splitlines()

@@ -40,10 +40,14 @@ def hungriest(cfg: StudyConfig) -> Demand:
     return functools.reduce(operator.or_, demands)
 
 
-def plan(cfg: StudyConfig, _: RunDir) -> list[str]:
-    """The runs, and what sharing saves."""
+def plan(cfg: StudyConfig, run: RunDir) -> list[str]:
+    """The runs, what sharing saves, and what is there already."""
     graph = graph_of(cfg)
-    return [f"{len(graph.runs)} runs: {', '.join(graph.runs)}", *what_sharing_saves(graph)]
+    return [
+        f"{len(graph.runs)} runs: {', '.join(graph.runs)}",
+        *what_sharing_saves(graph),
+        *what_is_found(graph, run),
+    ]
 
 
 def sharing(graph: StageGraph) -> dict[str, tuple[int, int]]:
@@ -65,6 +69,26 @@ def what_sharing_saves(graph: StageGraph) -> list[str]:
         f"{needed} stages instead of {wanted}, the rest is shared:",
         *(f"  {job}: {once} instead of {each}" for job, (once, each) in nums.items()),
     ]
+
+
+def what_is_found(graph: StageGraph, study: RunDir) -> list[str]:
+    """Lines of a plan: which stages are there, from an earlier start with this or another config.
+
+    Raises:
+        ConfigError: What a stage was made from has been replaced.
+    """
+    states = graph.states(study)
+    num = Counter(states.values())
+    lines = [
+        f"found in {study.uri}: {num['complete']} stages complete, {num['partial']} to go on, "
+        f"{num['new']} to start"
+    ]
+    for name in dict.fromkeys(node.name for node in graph.nodes.values()):
+        keys = [key for key, node in graph.nodes.items() if node.name == name]
+        if any(states[key] != "new" for key in keys):
+            each = (f"{states[key]} for {graph.nodes[key].run}" for key in keys)
+            lines.append(f"  {name}: {', '.join(each)}")
+    return lines
 
 
 def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
@@ -113,6 +137,7 @@ JOB = Job(
     tell=findings.study,
     next_steps=next_steps.study,
     is_remade=True,  # its stages are told apart by their configs
+    parts=lambda cfg, run: graph_of(cfg).parts(run),
     publish=publish,
 )
 

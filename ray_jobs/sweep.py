@@ -3,7 +3,6 @@ r"""How success grows with labels: Ray Tune over label fractions, methods and se
 python -m ray_jobs.sweep configs/sweep/label_fraction.yaml
 """
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +13,11 @@ from lafp.eval.sweep_report import write_sweep
 from lafp.run_dir import RunDir, StageDir
 from ray_jobs import findings, next_steps
 from ray_jobs.cli import main
-from ray_jobs.cluster import Demand, num_that_fit
+from ray_jobs.cluster import Demand, cluster_address, num_that_fit
 from ray_jobs.job import Job, JobError
 from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders
 from ray_jobs.stop_notice import stages_stopped_by_sigterm
-from ray_jobs.study import facts_of, graph_of, hungriest, sharing, what_sharing_saves
+from ray_jobs.study import facts_of, graph_of, hungriest, sharing, what_is_found, what_sharing_saves
 from ray_jobs.sweep_config import SweepConfig, as_study, trials
 from ray_jobs.trials import STOPPED_EARLY, TRIAL_CPUS, run_trials
 from ray_jobs.watchdog import Watchdog
@@ -26,11 +25,11 @@ from ray_jobs.watchdog import Watchdog
 
 def demand(cfg: SweepConfig) -> Demand:
     """One trial, or, where the job starts Ray itself, all that are to run at a time."""
-    num = 1 if os.environ.get("RAY_ADDRESS") else min(cfg.max_concurrent, len(trials(cfg)))
+    num = 1 if cluster_address() else min(cfg.max_concurrent, len(trials(cfg)))
     return _each(cfg) * num
 
 
-def plan(cfg: SweepConfig, _: RunDir) -> list[str]:
+def plan(cfg: SweepConfig, run: RunDir) -> list[str]:
     """The trials, and what sharing saves."""
     graph, each = graph_of(as_study(cfg)), _each(cfg)
     fractions = ", ".join(f"{100 * fraction:g} %" for fraction in cfg.label_fractions)
@@ -42,6 +41,7 @@ def plan(cfg: SweepConfig, _: RunDir) -> list[str]:
         f"shared stages first ({len(graph.shared().nodes)}), then trials, at most "
         f"{cfg.max_concurrent} at a time; each needs {each.num_cpus:g} CPUs, "
         f"{each.num_gpus:g} GPUs",
+        *what_is_found(graph, run),
     ]
 
 
@@ -120,6 +120,7 @@ JOB = Job(
     tell=findings.sweep,
     next_steps=next_steps.study,
     is_remade=True,  # its stages are told apart by their configs
+    parts=lambda cfg, run: graph_of(as_study(cfg)).parts(run),
     publish=publish,
 )
 

@@ -6,11 +6,21 @@ from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.content import content_hash
 from lafp.run_dir import RunDir, StageDir
+from lafp.train.checkpoints import FOLDER as CHECKPOINTS
+from lafp.train.checkpoints import is_whole
 from lafp.train.config import TrainConfig
 from lafp.train.task import Task
 from ray_jobs.job import Job
 from ray_jobs.trainer import demand, fit
+
+_KINDS = {
+    "shards": ("shard_set.json", "shard set", "preprocess"),
+    "lam": ("model.json", "finished LAM", "train_lam"),
+    "latents": ("latent_set.json", "set of stored latent actions", "label_latents"),
+}
+"""Folder of a stage -> the file that says what is in it, its name in words, the job."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class TrainInput:
     name: str
     uri: str
     fingerprint: str
-    """Of the stage; of a folder elsewhere, its URI."""
+    """Hash of its content, wherever it lies."""
 
 
 def training_job(
@@ -57,6 +67,8 @@ def training_job(
         reads=reads,
         tell=tell,
         next_steps=next_steps,
+        reached=reached,
+        takes_accept_changes=True,
     )
 
 
@@ -64,16 +76,44 @@ def resolve(run: RunDir, name: str, uri: str | None, stages: Iterable[str]) -> T
     """``uri`` if it is given, else the first of the run's ``stages`` that exists.
 
     Raises:
-        ConfigError: None of the stages is complete.
+        ConfigError: None of the stages is complete, or there is nothing finished at ``uri``.
     """
+    stages = tuple(stages)
     if uri is not None:
-        return TrainInput(name, storage.absolute(uri), storage.absolute(uri))
+        return given(name, uri, stages[0])
     found = [run.stage(stage) for stage in stages]
     stage = next((s for s in found if storage.is_file(s.path("provenance.json"))), found[0])
     try:
         return TrainInput(name, stage.uri, stage.fingerprint())
     except ConfigError as error:
         raise ConfigError(f"{error} Or bring your own: {name}=FOLDER_OR_S3_URI.") from None
+
+
+def given(name: str, uri: str, stage: str) -> TrainInput:
+    """A folder that the config names, which holds what the stage called ``stage`` makes.
+
+    Raises:
+        ConfigError: It holds nothing of the kind.
+    """
+    uri = storage.absolute(uri)
+    kind = stage.partition("/")[0]
+    file, words, makes_it = _KINDS[kind]
+    if not storage.is_file(storage.join(uri, file)):
+        raise ConfigError(
+            f"{name}: there is no {words} at {uri}: {file} is missing. Correct the path, or make "
+            f"one with `python -m ray_jobs.{makes_it}`."
+        )
+    content = content_hash(uri)
+    assert content is not None
+    return TrainInput(name, uri, content)
+
+
+def reached(stage: StageDir) -> dict[str, int]:
+    """The step of the last whole checkpoint."""
+    folder = stage.path(CHECKPOINTS)
+    names = (name for name in reversed(storage.list_folders(folder)) if name.startswith("step-"))
+    last = next((name for name in names if is_whole(storage.join(folder, name))), "step-0")
+    return {"step": int(last.removeprefix("step-"))}
 
 
 def resolve_optional(

@@ -9,8 +9,6 @@ ray job submit --working-dir . -- \
 
 from functools import partial
 
-from lafp import storage
-from lafp.export import read_card
 from lafp.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from ray_jobs import findings, next_steps, train_inputs
@@ -22,8 +20,7 @@ def resolve(cfg: TrainLamConfig, run: RunDir) -> tuple[TrainInput | None, ...]:
     """The labeled clips and the LAM to start from, if there are any; then the videos."""
     init_from = None
     if cfg.init_from is not None:
-        uri = storage.absolute(cfg.init_from)
-        init_from = TrainInput("init_from", uri, read_card(uri, "lam")["weights_sha256"])
+        init_from = train_inputs.given("init_from", cfg.init_from, "lam")
     labeled = train_inputs.resolve_optional(
         run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",)
     )

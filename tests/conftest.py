@@ -3,6 +3,7 @@
 import ctypes
 import os
 import socket
+import threading
 import uuid
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -46,10 +47,24 @@ def s3_server():
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     with pytest.MonkeyPatch.context() as patch:
+        _compare_and_write_in_one_step(patch)
         for key, value in settings.items():
             patch.setenv(key, value)
         yield settings
     server.stop()
+
+
+def _compare_and_write_in_one_step(patch):
+    """S3 does so for ``If-Match`` and ``If-None-Match``; moto's threads come between the two."""
+    from moto.s3.responses import S3Response
+
+    put_object, lock = S3Response.put_object, threading.Lock()
+
+    def put_alone(response):
+        with lock:
+            return put_object(response)
+
+    patch.setattr(S3Response, "put_object", put_alone)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from lafp.storage.base import (
     FileInfo,
     FullError,
     NotAFileError,
+    NotConditionalError,
     StorageError,
     UnreachableError,
 )
@@ -36,12 +37,14 @@ __all__ = [
     "FileInfo",
     "FullError",
     "NotAFileError",
+    "NotConditionalError",
     "StorageError",
     "UnreachableError",
     "absolute",
     "be_patient",
     "delete",
     "delete_folder",
+    "delete_version",
     "exists",
     "is_file",
     "is_http",
@@ -59,6 +62,8 @@ __all__ = [
     "pyarrow_filesystem",
     "read_bytes",
     "read_text",
+    "read_version",
+    "swap",
     "upload",
     "uri_of",
     "write_bytes",
@@ -163,6 +168,34 @@ def write_bytes(uri: str, data: bytes) -> None:
 def write_text(uri: str, text: str) -> None:
     """``write_bytes`` of UTF-8."""
     write_bytes(uri, text.encode())
+
+
+def read_version(uri: str) -> tuple[bytes, str] | None:
+    """The file's bytes and the version that ``swap`` compares; None if there is no such file."""
+    return s3.read_version(uri) if is_s3(uri) else local.read_version(uri)
+
+
+def swap(uri: str, data: bytes, version: str | None) -> str | None:
+    """Writes a small file if it is still the version that was read: one of several writers wins.
+
+    Args:
+        uri: The file.
+        data: Its new content, never the same as an earlier one.
+        version: What ``read_version`` or ``swap`` gave; None where there was no such file.
+
+    Returns:
+        The new version. None if somebody else was first; then nothing was written.
+
+    Raises:
+        NotConditionalError: The object store has no conditional writes.
+        StorageError: It could not be written.
+    """
+    return (s3.swap if is_s3(uri) else local.swap)(uri, data, version)
+
+
+def delete_version(uri: str, version: str) -> None:
+    """Deletes the file if it is still this version."""
+    (s3.delete_version if is_s3(uri) else local.delete_version)(uri, version)
 
 
 def upload(path: str | Path, uri: str) -> None:

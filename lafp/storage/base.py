@@ -27,6 +27,10 @@ class NotAFileError(StorageError):
     """A folder, a pipe or a device stands where a file is wanted."""
 
 
+class NotConditionalError(StorageError):
+    """This object store does not know ``If-Match`` and ``If-None-Match`` of writes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileInfo:
     """One listed file."""

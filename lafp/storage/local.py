@@ -1,6 +1,8 @@
 """Files on disk. What each function is for is said in ``lafp.storage``."""
 
 import errno
+import fcntl
+import hashlib
 import operator
 import os
 import shutil
@@ -23,6 +25,7 @@ _OTHER_KINDS = {
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, a quota, a limit on the size of files."""
+_NUM_LOCKINGS = 1000
 
 
 def exists(uri: str) -> bool:
@@ -124,6 +127,70 @@ def _full(uri: str, error: OSError) -> FullError:
 
 def move_folder(folder: str, target: str) -> None:
     os.rename(path_of(folder), path_of(target))
+
+
+def read_version(path: str) -> tuple[bytes, str] | None:
+    try:
+        data = Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise failed("read", path, error) from error
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def swap(path: str, data: bytes, version: str | None) -> str | None:
+    with _locked(path):
+        found = read_version(path)
+        if (found[1] if found else None) != version:
+            return None
+        write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def delete_version(path: str, version: str) -> None:
+    if not Path(path).exists():
+        return
+    with _locked(path):
+        found = read_version(path)
+        if found and found[1] == version:
+            os.unlink(path)
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """One process at a time, on all machines that see the folder; the lock leaves no file."""
+    lock = Path(path).with_name(f".{Path(path).name}.lock")
+    try:
+        file = _lock(lock)
+    except OSError as error:
+        raise failed("write", path, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()  # before it is given free: whoever waits for it looks again
+        os.close(file)
+
+
+def _lock(lock: Path) -> int:
+    for _ in range(_NUM_LOCKINGS):
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process has just removed the folder
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file), os.stat(lock)):
+                return file
+        except FileNotFoundError:  # its last owner has deleted it
+            pass
+        except OSError:
+            os.close(file)
+            raise
+        os.close(file)
+    raise FileNotFoundError(f"{lock} is deleted all the time.")
 
 
 def list_files(folder: str) -> Iterator[FileInfo]:

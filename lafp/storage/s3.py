@@ -1,10 +1,12 @@
 """Objects on S3, through boto3. What each function is for is said in ``lafp.storage``."""
 
 import io
+import json
 import os
 import re
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ from lafp.storage.base import (
     CredentialsError,
     FileInfo,
     FullError,
+    NotConditionalError,
     StorageError,
     UnreachableError,
     failed,
@@ -45,6 +48,7 @@ _SET_CREDENTIALS = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for an object store other "
     "than AWS's, AWS_ENDPOINT_URL too."
 )
+_NOT_THAT_VERSION = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _local = threading.local()
 
 
@@ -137,6 +141,51 @@ class _S3File(io.RawIOBase):
 def write_bytes(uri: str, data: bytes) -> None:
     bucket, key = _split(uri)
     _ask("write", uri, lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=data))
+
+
+def read_version(uri: str) -> tuple[bytes, str] | None:
+    bucket, key = _split(uri)
+
+    def read(s3: Any) -> tuple[bytes, str]:
+        found = s3.get_object(Bucket=bucket, Key=key)
+        return bytes(found["Body"].read()), str(found["ETag"])
+
+    try:
+        return _ask("read", uri, read)
+    except FileNotFoundError:
+        return None
+
+
+def swap(uri: str, data: bytes, version: str | None) -> str | None:
+    bucket, key = _split(uri)
+    condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+
+    def put(s3: Any) -> str | None:
+        try:
+            return str(s3.put_object(Bucket=bucket, Key=key, Body=data, **condition)["ETag"])
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code == "NotImplemented":
+                raise NotConditionalError(
+                    f"Could not write {uri} on a condition: {error}"
+                ) from None
+            if code in _NOT_THAT_VERSION or (code == "NoSuchKey" and version is not None):
+                return None
+            raise
+
+    if (written := _ask("write", uri, put)) is not None:
+        return written
+    # A request that boto3 sent again, because the answer was lost, finds its own first try there.
+    found = read_version(uri)
+    return found[1] if found and found[0] == data else None
+
+
+def delete_version(uri: str, version: str) -> None:
+    # Few stores delete on a condition. A version just written is not replaced at once: whoever
+    # wants to take its place watches it first.
+    mark = json.dumps({"deleted": uuid.uuid4().hex}).encode()
+    if swap(uri, mark, version) is not None:
+        delete(uri)
 
 
 def upload(local: str | Path, uri: str) -> None:

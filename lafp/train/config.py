@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lafp.config import choice, may_change
+from lafp.config import choice, may_change, may_grow
 from lafp.node_labels import label_selector
 from lafp.train.engines import ENGINES
 from lafp.train.engines.ddp import DdpConfig
@@ -46,7 +46,7 @@ class TrainConfig:
 
     seed: int = 0
     """Of initial weights, order of clips, windows and noise."""
-    num_steps: int = may_change()
+    num_steps: int = may_grow()
     """Optimizer steps of the whole run; a larger number continues a finished run."""
     global_batch_size: int
     """Windows per optimizer step, over all workers."""

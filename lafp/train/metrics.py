@@ -171,8 +171,10 @@ class Meter:
     def _what_was_bad(self, step: int, is_bad_loss: bool) -> str:
         is_loss, clip_ids = self._clips_of(step, is_bad_loss)
         return (
-            f"The {'loss' if is_loss else 'gradient'} of step {step} is not finite. Lower "
-            "optim.lr, set optim.max_grad_norm, or look at its clips; their ids begin with: "
+            f"The {'loss' if is_loss else 'gradient'} of step {step} is not finite. To go on from "
+            "the last checkpoint, run the same command again with --accept-changes and a lower "
+            "train.optim.lr, or a train.optim.max_grad_norm; or with train.on_non_finite=skip, "
+            "which leaves such steps out. Or look at its clips; their ids begin with: "
             f"{', '.join(clip_ids)}."
         )
 

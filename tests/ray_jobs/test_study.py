@@ -9,7 +9,7 @@ import ray
 from lafp.config import ConfigError, load_config
 from lafp.run_dir import RunDir
 from ray_jobs import pipeline, study
-from ray_jobs.job import JobError, execute
+from ray_jobs.job import JobError, execute, state_of
 from ray_jobs.stage_graph import share_stages
 from ray_jobs.study_config import StudyConfig, cells
 
@@ -85,6 +85,48 @@ def test_more_training_steps_are_another_stage_for_all_that_read_it(tmp_path):
         "evaluation",
         "report",
     }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "pipeline.train_lam.train.wandb=offline",
+        "pipeline.train_lam.train.ingest.cache_bytes=1",
+        "pipeline.preprocess.tasks.node_labels=[role=decode]",
+        "max_concurrent=2",
+    ],
+)
+def test_how_the_work_is_done_is_no_other_stage_for_anybody(tmp_path, change):
+    before = study.graph_of(two_fractions(tmp_path))
+    after = study.graph_of(load_config(StudyConfig, tmp_path / "study.yaml", [change]))
+    assert after.runs == before.runs
+
+
+def finish(graph, run, *names):
+    """Has these stages complete, as far as their records say it."""
+    for node in graph.nodes.values():
+        if node.name in names:
+            place = graph.run_dir(run, node.run)
+            stage = place.stage(node.name)
+            stage.begin(node.config, node.job.inputs(node.config, place))
+            stage.finish({})
+
+
+def test_a_plan_says_which_stages_it_found_with_another_number_of_workers(tmp_path):
+    cfg, run = two_fractions(tmp_path), RunDir(str(tmp_path / "toy"))
+    finish(study.graph_of(cfg), run, "demonstrations")
+    changed = ["pipeline.train_lam.train.wandb=offline"]
+    text = "\n".join(study.plan(load_config(StudyConfig, tmp_path / "study.yaml", changed), run))
+    assert "1 stages complete, 0 to go on" in text
+    assert "  demonstrations: complete for all-seed_0" in text
+    assert not (tmp_path / "toy" / "runs").exists(), "a plan writes nothing"
+
+
+def test_a_study_is_complete_when_its_stages_are(tmp_path):
+    cfg, run = two_fractions(tmp_path), RunDir(str(tmp_path / "toy"))
+    run.stage("").begin(cfg, {})
+    run.stage("").finish({})
+    assert state_of(study.JOB, cfg, run) == "partial", "somebody deleted its stages"
 
 
 def test_an_override_that_fits_no_pipeline_names_its_value(tmp_path):

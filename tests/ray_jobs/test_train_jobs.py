@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lafp.config import ConfigError, config_from_dict
+from lafp.data.shards import shards_sha256
 from lafp.export import read_card, save_model
 from lafp.run_dir import RunDir, StageDir
 from lafp.train.tasks.behavior_cloning import TrainBcConfig
@@ -12,6 +13,7 @@ from lafp.train.tasks.decoder import TrainDecoderConfig
 from lafp.train.tasks.lam import TrainLamConfig
 from lafp.train.tasks.policy import TrainPolicyConfig
 from ray_jobs import train_bc, train_decoder, train_lam, train_policy
+from ray_jobs.job import state_of
 from tests.synthetic_shards import write_shard_set
 
 TRAIN = {"num_steps": 30, "global_batch_size": 8, "num_workers": 2}
@@ -78,15 +80,29 @@ def test_a_mixture_reads_the_runs_own_videos_and_others(run, tmp_path):
     cfg = lam_config(data=[{"weight": 3.0}, {"shards": other}])
     task = train_lam.build_task(cfg, run)()
     assert task.shard_sets == (videos.uri, other)
-    assert train_lam.JOB.inputs(cfg, run)["data.1.shards"] == other
+    assert train_lam.JOB.inputs(cfg, run)["data.1.shards"] == shards_sha256(other)
     assert "clips of stream 'train': 10, 2 per step" in "\n".join(train_lam.JOB.plan(cfg, run))
 
 
-def test_shards_from_elsewhere_are_known_by_their_uri(run, tmp_path, monkeypatch):
+def test_shards_from_elsewhere_are_known_by_their_content(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_shard_set(tmp_path / "mine", num_clips=3)
-    inputs = train_lam.JOB.inputs(lam_config(shards="mine"), run)
-    assert inputs == {"shards": str(tmp_path / "mine")}
+    before = train_lam.JOB.inputs(lam_config(shards="mine"), run)
+    assert before == {"shards": shards_sha256(str(tmp_path / "mine"))}
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    assert train_lam.JOB.inputs(lam_config(shards="moved"), run) == before
+    write_shard_set(tmp_path / "mine", num_clips=3, seed=1)
+    cfg = lam_config(shards="mine")
+    run.stage("lam").begin(cfg, before)
+    with pytest.raises(
+        ConfigError, match=r"lam was made with other inputs: shards was '.*--accept"
+    ):
+        state_of(train_lam.JOB, cfg, run)
+
+
+def test_a_path_that_holds_no_shards_is_said_at_once(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"shards: there is no shard set at .*/nothing"):
+        train_lam.JOB.inputs(lam_config(shards=str(tmp_path / "nothing")), run)
 
 
 def test_a_lam_to_start_from_is_an_input_known_by_its_weights(run, tmp_path):
@@ -130,6 +146,8 @@ def test_a_decoder_reads_the_lam_that_its_policy_was_trained_on(run, tmp_path):
     cfg = config_from_dict(
         TrainDecoderConfig, {"name": "d", "policy": "latent_flow", "train": TRAIN}
     )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.json").write_text('{"kind": "lam", "weights_sha256": "0"}')
     for lam, uri in ((None, own.uri), (str(tmp_path / "other"), str(tmp_path / "other"))):
         complete(run.stage("policy/latent_flow"), {"lam": lam})
         labeled, policy, found = train_decoder.resolve(cfg, run)
