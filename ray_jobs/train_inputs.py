@@ -1,5 +1,6 @@
 """The three training jobs: what they read, plan and run, alike for LAMs, policies and decoders."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -111,9 +112,10 @@ def given(name: str, uri: str, stage: str) -> TrainInput:
 def reached(stage: StageDir) -> dict[str, int]:
     """The step of the last whole checkpoint."""
     folder = stage.path(CHECKPOINTS)
-    names = (name for name in reversed(storage.list_folders(folder)) if name.startswith("step-"))
-    last = next((name for name in names if is_whole(storage.join(folder, name))), "step-0")
-    return {"step": int(last.removeprefix("step-"))}
+    found = map(re.compile(r"step-(\d+)").fullmatch, storage.list_folders(folder))
+    steps = sorted(((int(name[1]), name[0]) for name in found if name), reverse=True)
+    whole = (step for step, name in steps if is_whole(storage.join(folder, name)))
+    return {"step": next(whole, 0)}
 
 
 def resolve_optional(
