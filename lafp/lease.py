@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from lafp import storage
+from lafp import storage, strict_json
 from lafp.storage import NotConditionalError, StorageError
 
 FILE = ".lease.json"
@@ -52,7 +52,7 @@ class Claim:
 
     def to_json(self) -> bytes:
         """The file's content."""
-        return json.dumps(asdict(self), indent=1).encode()
+        return strict_json.dumps(asdict(self), indent=1).encode()
 
     def __str__(self) -> str:
         job = f", Ray job {self.job}" if self.job else ""

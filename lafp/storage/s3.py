@@ -1,7 +1,6 @@
 """Objects on S3, through boto3. What each function is for is said in ``lafp.storage``."""
 
 import io
-import json
 import os
 import re
 import tempfile
@@ -183,7 +182,7 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
 def delete_version(uri: str, version: str) -> None:
     # Few stores delete on a condition. A version just written is not replaced at once: whoever
     # wants to take its place watches it first.
-    mark = json.dumps({"deleted": uuid.uuid4().hex}).encode()
+    mark = f"deleted {uuid.uuid4().hex}".encode()
     if swap(uri, mark, version) is not None:
         delete(uri)
 
