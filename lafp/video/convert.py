@@ -21,41 +21,79 @@ _TRANSFERS: dict[int, Transfer] = {ColorTrc.SMPTE2084: "pq", ColorTrc.ARIB_STD_B
 _RGB, _BT709, _UNSPECIFIED, _BT601, _BT2020 = 0, 1, 2, 5, 9
 # Files that do not name their matrix follow the standard of their size.
 _MIN_HD_HEIGHT_PX = 720
+# Sizes in whole pixels of one shape differ by this much.
+_SAME_SHAPE = 0.02
 
 
 class ToRgb:
     """Scales frames and turns them to RGB. Transparent places become black.
 
+    A frame of another shape than the first one is shown whole, between black bars, as players do.
+
     Args:
         width_px: Upright width to scale to.
         height_px: Upright height.
         orientation: What makes the coded picture upright.
+        coded_size: Width and height of the first frame, as coded.
     """
 
-    def __init__(self, width_px: int, height_px: int, orientation: Orientation) -> None:
+    def __init__(
+        self, width_px: int, height_px: int, orientation: Orientation, coded_size: tuple[int, int]
+    ) -> None:
         is_turned = orientation.is_turned
         self._size = (height_px, width_px) if is_turned else (width_px, height_px)
-        self._orientation = orientation
-        self._scaler = VideoReformatter()
+        self._orientation, self._coded_size = orientation, coded_size
+        self._scaler, self._to_rgba = VideoReformatter(), VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         """Returns uint8 RGB [height, width, 3], upright."""
         transfer = _TRANSFERS.get(frame.color_trc)
         if frame.colorspace == _UNSPECIFIED:
             frame.colorspace = _likely_matrix(frame, transfer)
+        if any(component.is_alpha for component in frame.format.components):
+            frame = self._on_black(frame, "rgba64le" if transfer else "rgba")
         if transfer:
             pixels = to_sdr(self._scale(frame, "rgb48le"), transfer)
-        elif any(component.is_alpha for component in frame.format.components):
-            rgba = self._scale(frame, "rgba").astype(np.uint16)
-            pixels = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
         else:
             pixels = self._scale(frame, "rgb24")
-        return self._orientation.apply(pixels)
+        return self._orientation.apply(self._between_bars(pixels))
+
+    def _on_black(self, frame: VideoFrame, pixel_format: str) -> VideoFrame:
+        """Unscaled: scaling would mix colours that nobody sees into those beside them."""
+        rgba = self._to_rgba.reformat(
+            frame, format=pixel_format, interpolation=SCALING, threads=1
+        ).to_ndarray()
+        rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        if rgba.dtype == np.uint8:
+            rgb = ((rgb.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+            black = VideoFrame.from_ndarray(rgb, format="rgb24")
+        else:
+            rgb = ((rgb.astype(np.uint32) * alpha + 32767) // 65535).astype(np.uint16)
+            black = VideoFrame.from_ndarray(rgb, format="rgb48le")
+        black.colorspace = _RGB
+        return black
 
     def _scale(self, frame: VideoFrame, pixel_format: str) -> np.ndarray:
+        width_px, height_px = self._size
+        coded_width, coded_height = self._coded_size
+        wider = frame.width * coded_height / (frame.height * coded_width)
+        if wider > 1 + _SAME_SHAPE:
+            height_px = max(1, round(height_px / wider))
+        elif wider < 1 - _SAME_SHAPE:
+            width_px = max(1, round(width_px * wider))
         return self._scaler.reformat(
-            frame, *self._size, pixel_format, interpolation=SCALING, threads=1
+            frame, width_px, height_px, pixel_format, interpolation=SCALING, threads=1
         ).to_ndarray()
+
+    def _between_bars(self, pixels: np.ndarray) -> np.ndarray:
+        width_px, height_px = self._size
+        height, width = pixels.shape[:2]
+        if (height, width) == (height_px, width_px):
+            return pixels
+        padded = np.zeros((height_px, width_px, 3), np.uint8)
+        top, left = (height_px - height) // 2, (width_px - width) // 2
+        padded[top : top + height, left : left + width] = pixels
+        return padded
 
 
 def _likely_matrix(frame: VideoFrame, transfer: Transfer | None) -> int:

@@ -3,16 +3,17 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from lafp.video.decoder import DamagedSpan, VideoInfo
+from lafp.video.packets import is_shown
+from lafp.video.timeline import MAX_STEP_BACK_S, FrameClock
 
-# Time stamps of old containers wobble; a longer step back is another time line.
-_MAX_STEP_BACK_S = 1.0
+# Codecs whose frames may be predicted from frames of another size.
+_SIZE_CHANGES_ANYWHERE = ("vp9", "av1")
 
 
 @dataclass(eq=False)
@@ -38,6 +39,8 @@ class _Sent:
 
     gop: _Gop
     is_keyframe: bool
+    number: int | None
+    """Among the packets that are shown."""
 
 
 @dataclass
@@ -50,6 +53,8 @@ class Held:
     gop: _Gop = field(repr=False)
     pixels: np.ndarray | None = field(default=None, repr=False)
     """Scaled."""
+    parting: str = ""
+    """Why no clip goes across from the frame before to this one; empty where one may."""
 
 
 class DamageGate:
@@ -61,21 +66,29 @@ class DamageGate:
 
     Args:
         info: The probe's result.
+        clock: Says when frames are shown.
         max_held_bytes: Of decoded frames.
         shows_little: Most of the damage is not seen: nothing is believed after the first sign.
         marks_keys: The decoder marks key frames. Else the container is believed.
     """
 
     def __init__(
-        self, info: VideoInfo, max_held_bytes: int, *, shows_little: bool, marks_keys: bool
+        self,
+        info: VideoInfo,
+        clock: FrameClock,
+        max_held_bytes: int,
+        *,
+        shows_little: bool,
+        marks_keys: bool,
     ) -> None:
-        self._info = info
+        self._info, self._clock = info, clock
         self._max_held_bytes = max_held_bytes
         self._shows_little, self._marks_keys = shows_little, marks_keys
         self._gop = _Gop(None)
         self._held: deque[Held] = deque()
         self._max_held = 0
-        self._first_size: tuple[int, int] | None = None
+        self._size: tuple[int, int] | None = None
+        self._parting = ""
         self._last_time_s = -1.0
         self._sound_time_s = -1.0
         self._has_doubt = False
@@ -100,48 +113,51 @@ class DamageGate:
         """Notes a packet that the decoder gets now."""
         if packet.is_keyframe:
             self._next_gop()
-        packet.opaque = _Sent(self._gop, packet.is_keyframe)
-        if packet.is_corrupt:
+        number = self._clock.sent(is_shown(packet))
+        packet.opaque = _Sent(self._gop, packet.is_keyframe, number)
+        # Where another recording begins, its counters do not go on, and FFmpeg flags the last
+        # packet before it (or, as a parser lags behind, the one before that): that is no damage.
+        is_last = self._clock.is_before_joint(0) or self._clock.is_before_joint(1)
+        if packet.is_corrupt and not is_last:
             self.found("the container flags a packet as corrupt")
+
+    def part(self, why: str) -> None:
+        """Notes that the next frame does not go on from the last one."""
+        self._gop, self._parting, self._has_doubt = _Gop(None), why, True
 
     def found(self, cause: str) -> None:
         """Notes a sign of damage in the packet that was sent last."""
         self._blame(self._gop, cause)
 
-    def check(
-        self, frame: VideoFrame, time_s: float | None, doubt: str = ""
-    ) -> Iterator[Held | DamagedSpan]:
+    def check(self, frame: VideoFrame, doubt: str = "") -> Iterator[Held | DamagedSpan]:
         """Takes a frame as it comes; yields what is known to be sound by now, and cut spans.
 
         Args:
             frame: As decoded.
-            time_s: When it is shown; None is a sign of damage.
             doubt: A sign of damage in what it is made of.
         """
-        sent = frame.opaque if isinstance(frame.opaque, _Sent) else _Sent(self._gop, False)
+        sent = frame.opaque if isinstance(frame.opaque, _Sent) else _Sent(self._gop, False, None)
         gop = sent.gop
-        size = (frame.width, frame.height)
-        if self._first_size is None:  # that of all frames that will be held
-            self._first_size = size
-            self._max_held = self._max_held_bytes // _num_bytes(frame)
         is_key = frame.key_frame or (sent.is_keyframe and not self._marks_keys)
         gop.is_shown |= is_key
+        time_s = self._clock.time_s(sent.number, frame.pts, is_key)
         if doubt:
             self._blame(gop if gop.is_shown else gop.before or gop, doubt)
         if frame.is_corrupt:
             self._blame(gop, "FFmpeg flags a frame as corrupt")
         if time_s is None:
             self._blame(gop, "a frame has no presentation time")
-        elif size != self._first_size:
-            self._cause = self._cause or f"the frame size changes to {size[0]}x{size[1]}"
-        elif time_s < self._last_time_s - _MAX_STEP_BACK_S:
+        elif not self._has_good_size(frame, is_key):
+            self._cause = self._cause or f"the frame size changes to {frame.width}x{frame.height}"
+        elif time_s < self._last_time_s - MAX_STEP_BACK_S:
             self._cause = self._cause or "time stamps go backwards"
         elif time_s > self._last_time_s:  # else never shown: the frame before it has its place
             self._last_time_s = time_s
             if is_key:
                 yield from self._release()
                 gop.before = None
-            self.newest = Held(time_s, frame, gop)
+            self.newest = Held(time_s, frame, gop, parting=self._parting)
+            self._parting = ""
             self._held.append(self.newest)
             while len(self._held) > self._max_held:
                 yield from self._pop()
@@ -153,6 +169,20 @@ class DamageGate:
         if end_s - self._sound_until_s() > 0.5 / self._info.fps:
             cause = self._cause or self._sign or "these frames were not decoded"
             yield DamagedSpan(self._sound_until_s(), end_s, cause)
+
+    def _has_good_size(self, frame: VideoFrame, is_key: bool) -> bool:
+        """Whether a frame has the size of those before it, or is one with which that changes."""
+        size = (frame.width, frame.height)
+        if size == self._size:
+            return True
+        if self._size is not None:
+            if not is_key and self._info.codec not in _SIZE_CHANGES_ANYWHERE:
+                return False
+            self._parting = f"the frame size changes to {frame.width}x{frame.height}"
+            self._has_doubt = True
+        self._size = size
+        self._max_held = self._max_held_bytes // _num_bytes(frame)
+        return True
 
     def _next_gop(self) -> None:
         if self._gop.before:
@@ -180,6 +210,8 @@ class DamageGate:
             self._has_doubt = True
             yield DamagedSpan(self._sound_until_s(), held.time_s, self._cause)
             self._cause = self._sign = ""
+        elif held.parting:
+            yield DamagedSpan(held.time_s, held.time_s, held.parting)
         self._sound_time_s = held.time_s
         yield held
 
@@ -194,35 +226,3 @@ class DamageGate:
 
 def _num_bytes(frame: VideoFrame) -> int:
     return sum(plane.buffer_size for plane in frame.planes)
-
-
-class Clock:
-    """FFmpeg's best-effort time stamps, which PyAV does not pass on.
-
-    Some containers (AVI with B-frames) have wrong presentation times but right decoding times:
-    whichever has gone backwards less often is believed (libavcodec, ``guess_correct_pts``).
-    """
-
-    def __init__(self, first_pts_s: float) -> None:
-        self._first_pts_s = first_pts_s
-        self._num_faulty_pts = self._num_faulty_dts = 0
-        self._last_pts: int | None = None
-        self._last_dts: int | None = None
-        self._time_base: Fraction | None = None
-
-    def time_s(self, frame: VideoFrame) -> float | None:
-        """Presentation time from the first frame on; None if the frame has none."""
-        pts, dts = frame.pts, frame.dts
-        if dts is not None:
-            self._num_faulty_dts += self._last_dts is not None and dts <= self._last_dts
-            self._last_dts = dts
-        if pts is not None:
-            self._num_faulty_pts += self._last_pts is not None and pts <= self._last_pts
-            self._last_pts = pts
-        is_pts_better = self._num_faulty_pts <= self._num_faulty_dts or dts is None
-        stamp = pts if pts is not None and is_pts_better else dts
-        # Of all frames of a stream; asking PyAV for it is slow.
-        self._time_base = self._time_base or frame.time_base
-        if stamp is None or self._time_base is None:
-            return None
-        return stamp * self._time_base.numerator / self._time_base.denominator - self._first_pts_s

@@ -12,6 +12,8 @@ from av.video.stream import VideoStream
 
 # libvpx notices 97 of 100 overwritten bytes in VP9 where FFmpeg's own decoder notices 19.
 STRICTER_DECODERS = {"vp9": "libvpx-vp9"}
+# WebM stores transparency as a second stream beside each packet, which libvpx alone reads.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Off by default in FFmpeg. "aggressive" refuses sound MPEG-4 of old encoders, and "explode" loses
 # frames that were decoded before: the log tells the same.
 CHECKS = {"": "crccheck+bitstream+buffer", "h264": "crccheck+aggressive"}
@@ -29,7 +31,10 @@ def checking_context(stream: VideoStream) -> VideoCodecContext:
     """The decoder that notices most damage, with all of its checks on."""
     context = stream.codec_context
     options = {**context.options, "err_detect": CHECKS.get(context.name, CHECKS[""])}
-    if name := STRICTER_DECODERS.get(context.name):
+    name = STRICTER_DECODERS.get(context.name)
+    if stream.metadata.get("alpha_mode") == "1":
+        name = _ALPHA_DECODERS.get(context.name, name)
+    if name:
         stricter = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
         stricter.extradata, stricter.thread_count = context.extradata, 1
         stricter.color_trc = context.color_trc  # only the container knows it
@@ -39,8 +44,13 @@ def checking_context(stream: VideoStream) -> VideoCodecContext:
     return context
 
 
-def decode(context: VideoCodecContext, packet: Packet) -> tuple[list[VideoFrame], str]:
-    """Decodes a packet.
+def is_libvpx(context: VideoCodecContext) -> bool:
+    """Whether it is no decoder of FFmpeg's own: it marks no key frames, and damage halts it."""
+    return context.name in (*STRICTER_DECODERS.values(), *_ALPHA_DECODERS.values())
+
+
+def decode(context: VideoCodecContext, packet: Packet | None) -> tuple[list[VideoFrame], str]:
+    """Decodes a packet; None gives the frames that are still to come.
 
     Returns:
         The frames that come out now; the first sign of damage that FFmpeg raises or logs, or "".

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lafp.video.timeline import Timeline
+
 # A frame that lies further than this share of a step from the regular grid makes a rate variable.
 _GRID_TOLERANCE = 0.2
-# Time stamps of some containers count whole milliseconds: a declared rate this close is the rate.
+# A declared rate this close to a measured one is meant to be the same.
 _DECLARED_RATE_TOLERANCE = 0.005
 
 
@@ -52,14 +54,18 @@ class VideoInfo:
     width_px: int
     """Upright and with square pixels, like ``height_px``: what a player shows."""
     height_px: int
-    coded_pixels: int
-    """Width x height as coded: what one frame costs to decode."""
+    coded_size: tuple[int, int]
+    """Width and height of the first frame, as coded."""
+    max_pixels: int
+    """Width x height as coded of the largest frame that may be decoded."""
     orientation: Orientation
     """What makes the coded picture upright."""
     times_s: np.ndarray = field(repr=False)
     """float64 [N], ascending: when each coded frame is shown, the first at 0."""
     first_pts_s: float
     """Presentation time of the first frame on the file's own clock."""
+    timeline: Timeline | None = field(default=None, repr=False)
+    """What the packets of a file say about time; None where there are none."""
     fps: float
     """Frames per second: exact where the rate is constant, else of the median step."""
     is_constant_rate: bool
@@ -89,7 +95,11 @@ class DecodedFrame:
 
 @dataclass(frozen=True)
 class DamagedSpan:
-    """A span that was cut out because it does not decode to what was encoded."""
+    """A span that was cut out because it does not decode to what was encoded.
+
+    One without length cuts nothing out, but no clip goes across it: another recording begins, or
+    the frame size changes.
+    """
 
     start_s: float
     end_s: float
@@ -153,19 +163,40 @@ class VideoDecoder(Protocol):
 def measure_rate(times_s: np.ndarray, declared_fps: float | None) -> tuple[float, bool]:
     """The frame rate that time stamps show, and whether it is constant.
 
+    Dropped frames leave holes in a regular grid: the rate is that of the grid, but not constant.
+
     Args:
         times_s: float64 [N], ascending.
-        declared_fps: The header's rate. Taken where it agrees, because it is exact.
+        declared_fps: The header's rate. Taken where it fits the grid, because it is exact.
 
     Returns:
-        Frames per second; of the median step when the steps differ.
+        Frames per second; of the median step where frames lie on no grid.
     """
     if len(times_s) < 2:
         return declared_fps or 1.0, True
-    step_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1)
-    off_grid_s = np.abs(times_s - times_s[0] - step_s * np.arange(len(times_s)))
-    is_constant = bool(off_grid_s.max() <= _GRID_TOLERANCE * step_s)
-    fps = 1 / (step_s if is_constant else float(np.median(np.diff(times_s))))
+    since_s = times_s - times_s[0]
+    without_holes = np.arange(len(times_s))
+    if is_constant := _is_on_grid(since_s, without_holes):
+        places = without_holes
+    else:
+        steps_s = np.diff(times_s)
+        median_s = float(np.median(steps_s))
+        # Rounded step by step: stamps in milliseconds say too little about their number at once.
+        places = np.concatenate([[0], np.cumsum(np.maximum(1, np.round(steps_s / median_s)))])
+        if not _is_on_grid(since_s, places):
+            return _or_declared(1 / median_s, declared_fps), False
+    fps = float(places[-1] / since_s[-1])
+    declared = _or_declared(fps, declared_fps)
+    fits = np.abs(since_s - places / declared).max() <= _GRID_TOLERANCE / declared
+    return (declared if fits else fps), is_constant
+
+
+def _is_on_grid(since_s: np.ndarray, places: np.ndarray) -> bool:
+    step_s = since_s[-1] / places[-1]
+    return bool(np.abs(since_s - step_s * places).max() <= _GRID_TOLERANCE * step_s)
+
+
+def _or_declared(fps: float, declared_fps: float | None) -> float:
     if declared_fps and abs(fps / declared_fps - 1) < _DECLARED_RATE_TOLERANCE:
-        fps = declared_fps
-    return fps, is_constant
+        return declared_fps
+    return fps

@@ -1,11 +1,11 @@
 """The reference decoder: FFmpeg through PyAV, one thread, damage cut out."""
 
 import time
-from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice, pairwise
 from typing import Literal
 
 import av
@@ -16,12 +16,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lafp.video.convert import ToRgb, deinterlaced
-from lafp.video.damage import Clock, DamageGate, Held
-from lafp.video.damage_seconds import second_look, shows_little
+from lafp.video.damage import DamageGate, Held
+from lafp.video.damage_seconds import SecondLook, second_look, shows_little
 from lafp.video.damage_signs import (
-    STRICTER_DECODERS,
     checking_context,
     decode,
+    is_libvpx,
     listen_to_ffmpeg,
 )
 from lafp.video.decoder import (
@@ -33,13 +33,20 @@ from lafp.video.decoder import (
     VideoInfo,
     measure_rate,
 )
-from lafp.video.packets import read_packets
+from lafp.video.packets import (
+    Scan,
+    believed_pts,
+    clock_may_jump,
+    is_shown,
+    missing_s,
+    read_packets,
+    scan,
+)
 from lafp.video.thinning import Thinner, pixels_of
+from lafp.video.timeline import MAX_LAST_FRAME_S, FrameClock, Timeline, lay_out
 
 # Beyond this the header lies, and following it would squash the picture to a line.
 _SANE_PIXEL_ASPECT = (0.25, 4.0)
-# The last frame of a variable-rate video may stay a while, but a longer claim is no evidence.
-_MAX_LAST_FRAME_S = 10.0
 # Real media containers only: a playlist that poses as a video must neither reach the network nor
 # other files, nor wait for its live stream to go on.
 _OPEN_OPTIONS = {
@@ -49,8 +56,6 @@ _OPEN_OPTIONS = {
         "ivf,obu,mxf,rm,nut,dv,wtv,yuv4mpegpipe"
     ),
 }
-# A frame that repeats the one before it is coded as "skip" for every block, if that.
-_TINY_BYTES, _PIXELS_PER_TINY_BYTE = 64, 2000
 # Frames that wait for the rest of their group of pictures: twice as much cost 7 % of the speed.
 _MAX_HELD_BYTES = 64 * 2**20
 # Containers whose index says where key frames are, and codecs that show their damage: from a key
@@ -58,6 +63,8 @@ _MAX_HELD_BYTES = 64 * 2**20
 _INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _INDEPENDENT_GOPS = ("h264", "mpeg4", "av1", "vp9")
 _SEEK_MARGIN_S = 1.0
+# Where it is not clear that frames come in the order of their time stamps, so many packets tell.
+_NUM_TRIED = 64
 # Decoders align what they allocate: room beyond the coded size, in pixels per side.
 _ALIGNMENT_PX = 256
 
@@ -94,35 +101,43 @@ class PyAVDecoder:
                     "too_large", f"{context.width}x{context.height} exceeds {max_pixels} pixels"
                 )
             _limit_pixels(stream, max_pixels)
-            first, pts_s, last_frame_s, tiny_share = _scan(container, stream, deadline)
-            if not len(pts_s):
+            found = scan(container, stream, deadline)
+            first = found.first
+            if not len(found.stamps.pts):
                 raise VideoError("no_frames", f"{stream.frames} frames promised, none there")
             if first is None:
-                raise VideoError("does_not_decode", f"none of {len(pts_s)} packets decodes")
+                detail = f"none of {found.num_packets} packets decodes"
+                raise VideoError("does_not_decode", detail)
+            timeline = _timeline(path, container, stream, found, deadline)
             declared_fps = float(stream.average_rate) if stream.average_rate else None
-            times_s = np.unique(pts_s) - pts_s.min()
+            times_s = np.unique(timeline.times_s)
             fps, is_constant = measure_rate(times_s, declared_fps)
-            if is_constant or not 0 < last_frame_s <= _MAX_LAST_FRAME_S:
+            last_frame_s = timeline.last_frame_s
+            if is_constant or not 0 < last_frame_s <= MAX_LAST_FRAME_S:
                 last_frame_s = 1 / fps
             duration_s = float(times_s[-1]) + last_frame_s
+            end_s = duration_s + timeline.recordings[-1].origin_s
             orientation = _orientation(first)
             width_px, height_px = _display_size(first, stream, orientation)
             info = VideoInfo(
                 codec=context.codec.canonical_name,
                 width_px=width_px,
                 height_px=height_px,
-                coded_pixels=first.width * first.height,
+                coded_size=(first.width, first.height),
+                max_pixels=max_pixels,
                 orientation=orientation,
                 times_s=times_s,
-                first_pts_s=float(pts_s.min()),
+                timeline=timeline,
+                first_pts_s=timeline.recordings[0].origin_s,
                 fps=fps,
                 is_constant_rate=is_constant,
                 duration_s=duration_s,
-                declared_duration_s=max(
-                    duration_s, _declared_duration_s(container, stream, len(pts_s), fps, duration_s)
+                declared_duration_s=duration_s
+                + missing_s(container, stream, found.num_packets, fps, end_s),
+                tiny_share=found.tiny_share,
+                can_start_late=(
+                    _can_start_late(container, stream) and timeline.is_plain and not self.cfg.strict
                 ),
-                tiny_share=tiny_share,
-                can_start_late=_can_start_late(container, stream) and not self.cfg.strict,
                 hides_damage=context.codec.canonical_name == "h264",
             )
         if self.cfg.strict:
@@ -141,7 +156,7 @@ class PyAVDecoder:
         is_suspect: bool = False,
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """See ``VideoDecoder.frames``."""
-        to_rgb = ToRgb(width_px, height_px, info.orientation)
+        to_rgb = ToRgb(width_px, height_px, info.orientation, info.coded_size)
         thinner = Thinner(to_rgb, is_wanted) if is_wanted else None
         sound = self._sound_frames(path, info, deadline, start_s, thinner, is_suspect)
         for event in deinterlaced(sound):
@@ -159,21 +174,29 @@ class PyAVDecoder:
         thinner: Thinner | None = None,
         is_suspect: bool = False,
     ) -> Iterator[Held | DamagedSpan]:
-        clock = Clock(info.first_pts_s)
+        assert info.timeline is not None, "a file's probe lays its packets out"
+        clock = FrameClock(info.timeline)
         with _open(path, deadline) as (container, stream):
             if start_s:
-                _seek_before(container, stream, info.first_pts_s + start_s)
-            # No frame may cost more than the probe has seen and its caller has accepted.
-            _limit_pixels(stream, info.coded_pixels)
+                _seek_before(container, stream, info.timeline.recordings[0].origin_s + start_s)
+            # No frame may cost more than the probe's caller has accepted.
+            _limit_pixels(stream, info.max_pixels)
             context, second = checking_context(stream), None
             gate = DamageGate(
                 info,
+                clock,
                 _MAX_HELD_BYTES,
                 shows_little=shows_little(info.codec, context),
-                marks_keys=info.codec not in STRICTER_DECODERS,
+                marks_keys=not is_libvpx(context),
             )
             for packet, missing in read_packets(container, stream, deadline):
-                if packet.is_keyframe and info.codec in STRICTER_DECODERS and gate.is_damaged:
+                if clock.is_before_joint(0) and is_shown(packet):
+                    yield from _checked(decode(context, None)[0], gate, second, thinner)
+                    gate.part("another recording begins")
+                    # What comes was not made from what has been.
+                    context, second = checking_context(stream), None
+                    context.flush_buffers()
+                if packet.is_keyframe and is_libvpx(context) and gate.is_damaged:
                     context = checking_context(stream)  # libvpx gets stuck
                 if packet.is_keyframe and second is None:
                     second = second_look(info.codec, context, is_suspect or gate.is_in_doubt)
@@ -182,11 +205,7 @@ class PyAVDecoder:
                 decoded, sign = decode(context, packet)
                 if found := missing or sign or hidden:
                     gate.found(found)
-                for frame in decoded:
-                    doubt = second.frame_damage(frame) if second else ""
-                    yield from gate.check(frame, clock.time_s(frame), doubt)
-                    if thinner:
-                        thinner.look(gate)
+                yield from _checked(decoded, gate, second, thinner)
             yield from gate.finish()
 
     def _refuse_doubt(self, path: str, info: VideoInfo, deadline: float) -> None:
@@ -200,6 +219,16 @@ class PyAVDecoder:
         for event in self._sound_frames(path, info, deadline, 0.0, is_suspect=True):
             if isinstance(event, DamagedSpan):
                 raise VideoError("damaged", f"strict: at {event.start_s:.3f} s {event.detail}")
+
+
+def _checked(
+    frames: list[VideoFrame], gate: DamageGate, second: SecondLook | None, thinner: Thinner | None
+) -> Iterator[Held | DamagedSpan]:
+    """Passes frames through the gate as they come."""
+    for frame in frames:
+        yield from gate.check(frame, second.frame_damage(frame) if second else "")
+        if thinner:
+            thinner.look(gate)
 
 
 @contextmanager
@@ -245,36 +274,33 @@ def _limit_pixels(stream: VideoStream, max_pixels: int) -> None:
     context.options = {"max_pixels": str(limit)}
 
 
-def _scan(
-    container: InputContainer, stream: VideoStream, deadline: float
-) -> tuple[VideoFrame | None, np.ndarray, float, float]:
-    """Reads every packet.
-
-    Returns:
-        The first frame that decodes; the presentation times, float64 [N] seconds, as they come;
-        how long the last frame is shown (0 when nobody says); the share of nearly empty packets.
-    """
-    first: VideoFrame | None = None
-    stamps = array("q")
-    last_stamp, last_duration = -(2**63), 0
-    context = stream.codec_context
-    num_tiny, tiny_bytes = 0, _TINY_BYTES + context.width * context.height // _PIXELS_PER_TINY_BYTE
-    for packet, _ in read_packets(container, stream, deadline):
-        if first is None:
-            with suppress(av.FFmpegError):
-                first = next(iter(stream.decode(packet)), None)
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is not None and packet.size and not packet.is_discard:
-            stamps.append(stamp)
-            num_tiny += packet.size < tiny_bytes
-            if stamp > last_stamp:
-                last_stamp, last_duration = stamp, packet.duration or 0
-    time_base_s = float(stream.time_base or 1)
-    times_s, tiny_share = (
-        np.frombuffer(stamps, np.int64) * time_base_s,
-        num_tiny / len(stamps or "-"),
+def _timeline(
+    path: str, container: InputContainer, stream: VideoStream, found: Scan, deadline: float
+) -> Timeline:
+    believed = believed_pts(container, stream, found.stamps)
+    lay = partial(
+        lay_out,
+        found.stamps,
+        can_jump=clock_may_jump(container),
+        otherwise_step_s=1 / float(stream.average_rate or stream.guessed_rate or 25),
     )
-    return first, times_s, last_duration * time_base_s, tiny_share
+    timeline = lay(believed=believed or "all")
+    if believed is None:
+        ends = [recording.first_packet for recording in timeline.recordings[1:]]
+        if not _comes_in_order(path, min([_NUM_TRIED, *ends]), deadline):
+            timeline = lay(believed="none")
+    return timeline
+
+
+def _comes_in_order(path: str, num_packets: int, deadline: float) -> bool:
+    """Whether the first frames come in the order of their presentation times."""
+    with _open(path, deadline) as (container, stream):
+        pts = [
+            frame.pts
+            for packet, _ in islice(read_packets(container, stream, deadline), num_packets)
+            for frame in decode(stream.codec_context, packet)[0]
+        ]
+    return all(a is not None and b is not None and a < b for a, b in pairwise(pts))
 
 
 def _orientation(frame: VideoFrame) -> Orientation:
@@ -298,15 +324,3 @@ def _display_size(
     width = round(frame.width * max(aspect, 1))
     height = round(frame.height / min(aspect, 1))
     return (height, width) if orientation.is_turned else (width, height)
-
-
-def _declared_duration_s(
-    container: InputContainer, stream: VideoStream, num_packets: int, fps: float, duration_s: float
-) -> float:
-    if stream.frames:
-        return duration_s + max(0, stream.frames - num_packets) / fps
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    if container.duration and len(container.streams) == 1:
-        return container.duration / av.time_base
-    return duration_s

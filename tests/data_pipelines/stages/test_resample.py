@@ -79,6 +79,13 @@ def test_damage_ends_the_segment_and_a_new_one_starts_behind_it():
     assert [e.time_s for e in result if isinstance(e, SegmentEnd)] == [1.0, 1.55]
 
 
+def test_a_span_without_length_loses_nothing_but_no_clip_goes_across():
+    events = [*frames_at(np.arange(10) / 10), DamagedSpan(1.0, 1.0, "another recording")]
+    result = run([*events, *frames_at([1.0, 1.1])], 10, 1.2)
+    assert cuts(result) == [] and len(shown(result)) == 12
+    assert [e.time_s for e in result if isinstance(e, SegmentEnd)] == [1.0, 1.2]
+
+
 def test_a_frame_that_stays_too_long_is_followed_by_a_gap():
     result = run(frames_at([0, 0.1, 0.2, 1000.0, 1000.1]), 10, 1000.2)
     assert cuts(result) == [(pytest.approx(0.3), 1000.0, "gap")]

@@ -1,10 +1,12 @@
 """Files of every kind, made here: they must come out upright, progressive, with their colours."""
 
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange
 from PIL import Image
 
 from lafp.video.hdr import PEAK_NITS, WHITE_NITS, pq_nits, pq_signal, to_sdr
@@ -125,6 +127,93 @@ def test_transparent_places_become_black(pyav, tmp_path):
     _, frames, _ = decode(pyav, tmp_path / "v.mkv")
     assert frames[0].pixels()[4, 4].tolist() == [200, 0, 0]
     np.testing.assert_allclose(frames[0].pixels()[4, 28], [100, 0, 0], atol=1)
+
+
+def write_alpha_webm(path, codec: str, alpha: np.ndarray, colour: np.ndarray, num_frames: int):
+    """As browsers and editors do: transparency is a second stream beside each packet.
+
+    PyAV does not write such packets, so that Matroska blocks are made here by hand.
+    """
+    height, width = alpha.shape
+    packets = []
+    grey = np.repeat(alpha[..., None], 3, axis=2)
+    for picture in (colour, grey):
+        encoder = av.CodecContext.create(codec, "w")
+        encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+        encoder.time_base, encoder.bit_rate = Fraction(1, 10), 4_000_000
+        encoder.options = {"deadline": "realtime", "lag-in-frames": "0", "auto-alt-ref": "0"}
+        found = []
+        for i in range(num_frames):
+            rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            # Transparency has no range of its own: 0 is none, 255 is all.
+            full = ColorRange.JPEG if picture is grey else ColorRange.MPEG
+            frame = rgb.reformat(format="yuv420p", dst_color_range=full)
+            frame.pts = i
+            found += encoder.encode(frame)
+        packets.append([bytes(packet) for packet in [*found, *encoder.encode()]])
+    blocks = b"".join(
+        element("A0", element("A1", b"\x81" + struct.pack(">hB", 100 * i, 0) + picture)
+                + element("75A1", element("A6", element("EE", b"\1") + element("A5", beside)))
+                + (b"" if i == 0 else element("FB", struct.pack(">b", -100))))
+        for i, (picture, beside) in enumerate(zip(*packets, strict=True))
+    )  # fmt: skip
+    video = element("B0", bytes([width])) + element("BA", bytes([height])) + element("53C0", b"\1")
+    track = element("D7", b"\1") + element("73C5", b"\1") + element("83", b"\1")
+    track += element("55EE", b"\1") + element("86", f"V_{codec_id(codec)}".encode())
+    header = element("42F7", b"\1") + element("42F2", b"\4") + element("42F3", b"\x08")
+    header += element("4282", b"webm") + element("4287", b"\4") + element("4285", b"\2")
+    path.write_bytes(
+        element("1A45DFA3", header)
+        + element(
+            "18538067",
+            element("1549A966", element("2AD7B1", (1_000_000).to_bytes(3, "big")))
+            + element("1654AE6B", element("AE", track + element("E0", video)))
+            + element("1F43B675", element("E7", b"\0") + blocks),
+        )
+    )
+    return path
+
+
+def codec_id(codec: str) -> str:
+    return {"libvpx": "VP8", "libvpx-vp9": "VP9"}[codec]
+
+
+def element(name: str, content: bytes) -> bytes:
+    """Of EBML, its size in 8 bytes."""
+    return bytes.fromhex(name) + (len(content) | 1 << 56).to_bytes(8, "big") + content
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_transparency_beside_the_stream_becomes_black_without_fringes(pyav, tmp_path, codec):
+    """Nobody sees that the transparent half is white, scaled down neither."""
+    alpha = np.repeat(np.where(np.arange(96) < 48, 255, 0)[None], 96, axis=0).astype(np.uint8)
+    colour = np.where(alpha[..., None] > 0, (90, 90, 90), (255, 255, 255)).astype(np.uint8)
+    path = write_alpha_webm(tmp_path / "v.webm", codec, alpha, colour, 6)
+    _, frames, spans = decode(pyav, path)
+    assert spans == [] and len(frames) == 6
+    pixels = frames[3].pixels().astype(int)
+    assert np.abs(pixels[:, :44] - 90).max() < 12 and pixels[:, 52:].max() < 12
+    _, scaled, _ = decode(pyav, path, width_px=20, height_px=20)  # the edge lies inside a pixel
+    assert scaled[3].pixels().max() < 102, "no pixel is lighter than what is seen"
+
+
+def test_half_transparent_places_are_half_as_light_in_8_and_in_16_bits(pyav, tmp_path):
+    for pixel_format, dtype, full in (("rgba", np.uint8, 255), ("rgba64be", ">u2", 65535)):
+        pictures = np.full((32, 32, 4), full, dtype)
+        pictures[:, 16:, 3] = full // 2
+        path = tmp_path / f"{pixel_format}.mov"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("png", rate=10)
+            stream.width = stream.height = 32
+            stream.pix_fmt = pixel_format
+            frame = av.VideoFrame(32, 32, pixel_format)
+            frame.planes[0].update(pictures.tobytes())
+            frame.pts = 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        _, frames, _ = decode(pyav, path)
+        pixels = frames[0].pixels()
+        assert pixels[:, :16].min() == 255 and set(pixels[:, 16:].ravel()) <= {127, 128}
 
 
 def test_gifs_keep_their_own_timing_and_their_holes_are_black(pyav, tmp_path):

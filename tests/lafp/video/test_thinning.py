@@ -74,6 +74,23 @@ VIDEOS: dict[str, Callable[[Path], Path]] = {
 }
 
 
+def two_recordings(path: Path) -> Path:
+    """Where the second one begins, ticks begin anew."""
+    parts = [write_video(path.with_stem(f"{i}"), moving_square(77, seed=i), 30.0) for i in (0, 1)]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
+@pytest.mark.parametrize("fps", [10.0, 12.5])
+def test_two_recordings_are_the_same_whether_frames_are_let_go_or_kept(tmp_path, fps):
+    path = two_recordings(tmp_path / "v.ts")
+    made = rows(path, PyAVDecoder(PyAVConfig()), fps)
+    assert made == rows(path, KeepsAll(PyAVConfig()), fps)
+    assert made == rows(path, PyAVDecoder(PyAVConfig()), fps, piece_s=2.0)
+    ends_s = [row.record.end_s for row in made if isinstance(row, EncodedClip)]
+    assert pytest.approx(77 / 30) in ends_s
+
+
 @pytest.fixture(scope="module", params=VIDEOS)
 def video(request, tmp_path_factory) -> Path:
     return VIDEOS[request.param](tmp_path_factory.mktemp("videos") / f"{request.param}.mp4")
