@@ -229,14 +229,19 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 def _grid_means(pictures: np.ndarray) -> np.ndarray:
     """Float32 [N, h, w] -> [N, GRID, GRID]: means of equal cells of what lies between borders."""
-    means = pictures
-    for axis, (start, end) in enumerate(_borders(pictures), start=1):
-        # The integral at edges that lie within pixels: equal cells, whatever the size.
-        edges = np.linspace(start, end, GRID + 1)
-        whole = np.minimum(edges.astype(int), pictures.shape[axis] - 1)
-        share = np.expand_dims((edges - whole).astype(np.float32), (0, 3 - axis))
-        sums = np.cumsum(means, axis=axis, dtype=np.float64)
-        sums = np.insert(sums, 0, 0.0, axis=axis)
-        at_edges = sums.take(whole, axis) + share * means.take(whole, axis)
-        means = np.diff(at_edges, axis=axis) / ((end - start) / GRID)
-    return means
+    rows, columns = (
+        _cell_weights(start, end, num)
+        for (start, end), num in zip(_borders(pictures), pictures.shape[1:], strict=True)
+    )
+    return rows @ pictures @ columns.T
+
+
+def _cell_weights(start: float, end: float, num: int) -> np.ndarray:
+    """Float32 [GRID, num]: how much each of ``num`` pixels counts in each of equal cells.
+
+    Cells may begin and end within pixels, so they are equal whatever the size of the picture.
+    """
+    edges = np.linspace(start, end, GRID + 1)
+    pixels = np.arange(num)
+    inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (inside.clip(0) * GRID / (end - start)).astype(np.float32)
