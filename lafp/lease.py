@@ -66,7 +66,9 @@ class Claim:
 
 
 @contextmanager
-def owned(folder: str, job: str | None, say: Callable[[str], None]) -> Iterator[None]:
+def owned(
+    folder: str, job: str | None, say: Callable[[str], None], patience_s: float = 0.0
+) -> Iterator[None]:
     """Within the block this process is the only one that works in the folder.
 
     Folders that it makes, and that are still empty after the block, are removed.
@@ -75,6 +77,7 @@ def owned(folder: str, job: str | None, say: Callable[[str], None]) -> Iterator[
         folder: Local or on S3; it need not exist.
         job: Names the Ray job to whoever finds the folder owned.
         say: Called with a line before this waits to see whether an owner lives.
+        patience_s: How long to wait for an owner that lives, because it is about to end.
 
     Raises:
         InUseError: Another process owns it, or has taken it over while this one stood still.
@@ -83,7 +86,7 @@ def owned(folder: str, job: str | None, say: Callable[[str], None]) -> Iterator[
     made = _missing_folders(folder)
     try:
         lease = _Lease(storage.join(folder, FILE), job)
-        lease.take(say)
+        lease.take(say, patience_s)
         try:
             with lease.renewed():
                 yield
@@ -115,7 +118,17 @@ class _Lease:
         self._version: str | None = None
         self._lost_to: Claim | None = None
 
-    def take(self, say: Callable[[str], None]) -> None:
+    def take(self, say: Callable[[str], None], patience_s: float) -> None:
+        give_up_at = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._take(say)
+            except InUseError:
+                if time.monotonic() > give_up_at:
+                    raise
+            time.sleep(_LOOK_EVERY_S)
+
+    def _take(self, say: Callable[[str], None]) -> None:
         seen: tuple[bytes, float] | None = None
         while True:
             found = storage.read_version(self._uri)
@@ -125,15 +138,14 @@ class _Lease:
                 continue
             data, version = found
             claim = _read(data)
+            if claim and claim.is_alive():
+                raise InUseError(self._in_use(claim))
             if seen is None:
                 is_void = claim is not None and _is_void(claim)
-                if not is_void and claim and claim.is_alive():
-                    raise InUseError(self._in_use(claim))
                 if not is_void:
-                    owner = claim or "an unknown process"
                     say(
-                        f"{self._folder} belongs to {owner}. Waiting up to {VOID_AFTER_S:g} s to "
-                        "see whether that still lives."
+                        f"{self._folder} belongs to {claim or 'an unknown process'}. Waiting up to "
+                        f"{VOID_AFTER_S:g} s to see whether that still lives."
                     )
                 seen = data, time.monotonic() - (VOID_AFTER_S if is_void else 0)
             elif data != seen[0] and claim:  # renewed, or taken by another

@@ -74,8 +74,14 @@ class Part:
     run: RunDir
 
 
-def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
+def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[str, Any]:
     """Runs one job to completion, or finds it complete. Returns its summary.
+
+    Args:
+        job: What to run.
+        cfg: Its config.
+        run: The run that it belongs to.
+        patience_s: How long to wait for another process that works in the folder.
 
     Raises:
         ConfigError: Something that the user must mend. The folder is as it was.
@@ -89,7 +95,7 @@ def execute(job: Job, cfg: Any, run: RunDir) -> dict[str, Any]:
     if state == "complete" and not changes:
         return _found_complete(stage, label)
     job.check(cfg, run)
-    with _owned(stage.uri, label):
+    with _owned(stage.uri, label, patience_s):
         state = state_of(job, cfg, run, inputs)  # another job may have ended since
         reached = dict(job.reached(stage)) if job.reached and changes else {}
         _tell(label, changes, reached)
@@ -189,7 +195,7 @@ def _tell(label: str, changes: Sequence[Change], reached: Mapping[str, Any]) -> 
 
 
 @contextmanager
-def _owned(folder: str, label: str) -> Iterator[None]:
+def _owned(folder: str, label: str, patience_s: float) -> Iterator[None]:
     """Within the block no other job works in the folder.
 
     Raises:
@@ -198,18 +204,18 @@ def _owned(folder: str, label: str) -> Iterator[None]:
     """
     try:
         with ExitStack() as stack:
-            _claim(stack, folder, label)
+            _claim(stack, folder, label, patience_s)
             yield
     except InUseError as error:
         raise JobError(str(error)) from None
 
 
-def _claim(stack: ExitStack, folder: str, label: str) -> None:
+def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None:
     def say(line: str) -> None:
         print(f"{label}: {line}", flush=True)
 
     try:
-        stack.enter_context(owned(folder, ray_job(), say))
+        stack.enter_context(owned(folder, ray_job(), say, patience_s))
     except UnreachableError:  # later it may answer
         raise
     except OSError as error:

@@ -35,6 +35,7 @@ from ray_jobs.stop_notice import wait_while_stopping
 from ray_jobs.watchdog import Watchdog
 
 _TOLD_EVERY_S = 20.0
+_PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +74,11 @@ class StageGraph:
         return RunDir(run_dir(study, run).uri, shared=self.folders(run))
 
     def parts(self, study: RunDir) -> list[Part]:
-        """Its stages, as a job that computes them all has them."""
+        """The stages that its runs want, as a job that computes them all has them."""
+        wanted = {key: run for run, keys in self.runs.items() for key in keys.values()}
         return [
-            Part(node.job, node.config, self.run_dir(study, node.run))
-            for node in self.nodes.values()
+            Part(self.nodes[key].job, self.nodes[key].config, self.run_dir(study, run))
+            for key, run in wanted.items()
         ]
 
     def states(self, study: RunDir) -> dict[str, StageState]:
@@ -266,7 +268,8 @@ def _run_stage(job_name: str, config: Any, run_uri: str) -> dict[str, str]:
     run = RunDir(run_uri)
     with _printing_to(run.stage(job.stage(config)).path(LOG)):
         try:
-            execute(job, config, run)
+            # A process that Ray started for this stage before may be about to be killed.
+            execute(job, config, run, patience_s=_PATIENCE_S)
         except ConfigError as error:
             return {"config_error": str(error)}
         except (JobError, OSError) as error:

@@ -14,12 +14,12 @@ from lafp.run_dir import RunDir, StageDir
 from ray_jobs import findings, next_steps
 from ray_jobs.cli import main
 from ray_jobs.cluster import Demand, cluster_address, num_that_fit
-from ray_jobs.job import Job, JobError
+from ray_jobs.job import Job, JobError, Part
 from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders
 from ray_jobs.stop_notice import stages_stopped_by_sigterm
 from ray_jobs.study import facts_of, graph_of, hungriest, sharing, what_is_found, what_sharing_saves
 from ray_jobs.sweep_config import SweepConfig, as_study, trials
-from ray_jobs.trials import STOPPED_EARLY, TRIAL_CPUS, run_trials
+from ray_jobs.trials import STOPPED_EARLY, TRIAL_CPUS, run_trials, was_stopped_early
 from ray_jobs.watchdog import Watchdog
 
 
@@ -105,6 +105,13 @@ def _run(
     return startable, errors
 
 
+def parts(cfg: SweepConfig, run: RunDir) -> list[Part]:
+    """The stages of all trials but those that ASHA has stopped."""
+    graph = graph_of(as_study(cfg))
+    names = (n for n in graph.runs if not (cfg.early_stopping and was_stopped_early(run, n)))
+    return replace(graph, runs={name: graph.runs[name] for name in names}).parts(run)
+
+
 def _each(cfg: SweepConfig) -> Demand:
     """What a trial holds at a time, its waiting process included."""
     each = hungriest(as_study(cfg))
@@ -120,7 +127,7 @@ JOB = Job(
     tell=findings.sweep,
     next_steps=next_steps.study,
     is_remade=True,  # its stages are told apart by their configs
-    parts=lambda cfg, run: graph_of(as_study(cfg)).parts(run),
+    parts=parts,
     publish=publish,
 )
 

@@ -75,7 +75,7 @@ def run_trials(
     # It misses the metrics that those loggers would have written.
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     unfinished = [run for run in graph.runs if not all(_complete(graph, study, run))]
-    stopped = [r for r in unfinished if early_stopping and storage.is_file(_stop_mark(study, r))]
+    stopped = [run for run in unfinished if early_stopping and was_stopped_early(study, run)]
     names = [run for run in unfinished if run not in stopped]
     if not names:
         return dict.fromkeys(stopped, STOPPED_EARLY)
@@ -105,6 +105,11 @@ def run_trials(
         for run in unfinished
         if not all(_complete(graph, study, run))
     }
+
+
+def was_stopped_early(study: RunDir, run: str) -> bool:
+    """Whether ASHA has stopped a trial, in this call or an earlier one."""
+    return storage.is_file(_stop_mark(study, run))
 
 
 def _stop_mark(study: RunDir, run: str) -> str:

@@ -96,6 +96,14 @@ def test_the_claim_of_a_killed_process_of_this_machine_is_void_at_once(folder, o
     assert not storage.is_file(storage.join(folder, FILE))
 
 
+def test_who_has_patience_waits_for_an_owner_that_is_about_to_end(folder, owner):
+    timer = threading.Timer(1.0, owner.kill)
+    timer.start()
+    with owned(folder, None, lambda _: None, patience_s=60):
+        assert owner.exitcode is not None or not owner.is_alive()
+    timer.join()
+
+
 def of_another_machine(folder: str, renewed_at: float) -> Claim:
     claim = Claim(
         host="elsewhere",

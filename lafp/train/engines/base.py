@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lafp.config import ConfigError
 from lafp.types import LossOutput
 
 if TYPE_CHECKING:
@@ -86,3 +87,28 @@ def world_size() -> int:
 def whole(module: nn.Module) -> Iterator[nn.Module]:
     """``Engine.gathered`` of an engine that never cuts its module."""
     yield module
+
+
+@contextmanager
+def loading(optimizer: Any) -> Iterator[None]:
+    """The block loads a checkpoint. Moments come from it; betas, eps and decay from the config.
+
+    Args:
+        optimizer: One with ``param_groups``, built from the config.
+
+    Raises:
+        ConfigError: The checkpoint is of another model.
+    """
+    before = [dict(group) for group in optimizer.param_groups]
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        first_lines = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"The last checkpoint does not fit the model of this config: {first_lines} Take back "
+            "what was changed, or use another --run-name."
+        ) from error
+    for group, settings in zip(optimizer.param_groups, before, strict=True):
+        group |= {name: settings[name] for name in ("betas", "eps", "weight_decay")}

@@ -10,7 +10,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
-from lafp.train.engines.base import Engine, autocast, spoiled_unless_finite, whole, world_size
+from lafp.train.engines.base import (
+    Engine,
+    autocast,
+    loading,
+    spoiled_unless_finite,
+    whole,
+    world_size,
+)
 from lafp.train.optim import build_optimizer, clip_gradients, skip_unless_finite
 from lafp.types import LossOutput
 
@@ -88,6 +95,7 @@ class DdpEngine(Engine):
                 "it, or use another --run-name."
             )
         state = torch.load(folder / FILE, map_location=self.device, weights_only=True)
-        self.module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        with loading(self._optimizer):
+            self.module.load_state_dict(state["module"])
+            self._optimizer.load_state_dict(state["optimizer"])
         return state["step"]

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 
 from lafp import strict_json
 from lafp.config import ConfigError
-from lafp.train.engines.base import Engine, autocast, spoiled_unless_finite, whole, world_size
+from lafp.train.engines.base import (
+    Engine,
+    autocast,
+    loading,
+    spoiled_unless_finite,
+    whole,
+    world_size,
+)
 from lafp.train.engines.reshard import load_resharded
 from lafp.train.optim import build_optimizer, clip_gradients, skip_unless_finite
 from lafp.types import LossOutput
@@ -160,10 +167,11 @@ class DeepSpeedEngine(Engine):
                 "wrote it, or use another --run-name."
             )
         card = json.loads((folder / CARD).read_text())
-        if self.stage == 0 or card["world_size"] == world_size():
-            self._engine.load_checkpoint(str(folder), tag=TAG)
-        else:
-            load_resharded(self._engine, folder / TAG, card["world_size"])
+        with loading(self._engine.optimizer):
+            if self.stage == 0 or card["world_size"] == world_size():
+                self._engine.load_checkpoint(str(folder), tag=TAG)
+            else:
+                load_resharded(self._engine, folder / TAG, card["world_size"])
         return card["step"]
 
 

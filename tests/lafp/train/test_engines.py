@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,9 @@ def worker(rank: int, shards: str, root: Path) -> None:
         for engine in ENGINES:
             for num_steps in (NUM_STEPS // 2, NUM_STEPS):
                 run(config(engine, num_steps), shards, root / "halves" / engine)
+            other = OptimConfig(lr=1e-3, betas=(0.8, 0.99), weight_decay=10.0, max_grad_norm=0.2)
+            for half in (config(engine, NUM_STEPS // 2), replace(config(engine), optim=other)):
+                run(half, shards, root / "changed" / engine)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,17 @@ def test_every_zero_stage_trains_as_ddp_does(runs, engine, precision):
     ]
     assert (norms[1] > 0.2).any(), "clipping is part of what is compared"
     torch.testing.assert_close(*norms, **tolerance)
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "ddp"])
+def test_other_settings_of_the_optimizer_hold_from_the_checkpoint_on(runs, engine):
+    ours, ddp = runs / "changed" / engine, runs / "changed" / "ddp"
+    unchanged = losses(runs / "fp32" / "ddp")
+    assert torch.equal(losses(ddp)[: NUM_STEPS // 2], unchanged[: NUM_STEPS // 2])
+    theirs, before = weights(ddp), weights(runs / "fp32" / "ddp")
+    assert (theirs["encoder.0.weight"] - before["encoder.0.weight"]).abs().max() > 1e-3
+    for name, value in weights(ours).items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -249,3 +249,21 @@ def test_every_json_that_a_run_writes_is_strict(shards, tmp_path):
         texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
         for text in texts:
             json.loads(text, parse_constant=refuse)
+
+
+def test_a_decay_that_is_changed_in_the_middle_of_a_run_holds_from_there(shards, tmp_path):
+    def trained(name: str, weight_decay: float) -> torch.Tensor:
+        run(config(num_steps=8), shards, tmp_path / name)
+        optim = OptimConfig(lr=1e-2, weight_decay=weight_decay)
+        run(config(num_steps=12, optim=optim), shards, tmp_path / name)
+        return torch.cat([w.flatten() for w in weights(tmp_path / name).values() if w.ndim > 1])
+
+    assert trained("decayed", 20.0).norm() < 0.7 * trained("same", 0.0).norm()
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(shards, tmp_path):
+    run(config(num_steps=4), shards, tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match=r"does not fit the model of this config: .*size mismatch"
+    ):
+        run(config(num_steps=8), shards, tmp_path / "run", width=48)
