@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.stages.resample import SegmentEnd, ShownFrame, Tick, resample
@@ -107,6 +107,8 @@ def scene(seed: int, num_frames: int = 30, speed_px: float = 1.0) -> np.ndarray:
 def test_light_that_changes_held_pictures_and_fast_arms_are_no_cuts(
     seed, gain, ramp, ticks_held, speed_px
 ):
+    # A picture that jumps by a quarter of its width shows little of the one before.
+    assume(speed_px * ticks_held <= 8)
     frames = scene(seed, 36, speed_px)
     gains = np.interp(np.arange(36), [15, 15 + ramp], [1.0, gain])[:, None, None, None]
     changed = (frames * gains).clip(0, 255).astype(np.uint8)
