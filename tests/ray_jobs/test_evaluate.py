@@ -11,6 +11,7 @@ import ray
 import yaml
 
 from lafp.config import ConfigError
+from lafp.data.shards import shards_sha256
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.eval.config import EvaluateConfig, LatencyConfig, MethodConfig
 from lafp.models.action_decoder import ActionDecoderConfig
@@ -253,4 +254,4 @@ def test_a_lam_of_a_mixture_is_looked_at_on_the_mixture(run, tmp_path):
     assert {"shards/videos", f"shards at {other}"} <= JOB.inputs(CFG, mine).keys()
     given = replace(CFG, shards=other)
     assert _sources(given, mine) == {other: 1.0}
-    assert JOB.inputs(given, mine)["shards/videos"] == other
+    assert JOB.inputs(given, mine)["shards/videos"] == shards_sha256(other)
