@@ -442,7 +442,7 @@ def test_a_dry_run_says_what_to_expect_and_writes_nothing(source, tmp_path):
     process = job(source, tmp_path, "--dry-run", "deadline_h=0.001")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    for line in ("inputs: 14 videos", "sample: 8 videos", "expected: about", "nodes: "):
+    for line in ("inputs: 14 videos", "sample: ", "expected: about", "nodes: "):
         assert line in output
     assert list(tmp_path.iterdir()) == []
 
