@@ -61,6 +61,10 @@ def search(num_clips: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         catalog = Catalog(Path(folder))
         num_copies = 0
+        columns = [name for _, name, *_ in catalog.db.execute("PRAGMA table_info(clips)")]
+        known = {"clip": ":clip", "video": ":video", "original": "NULL"}
+        values = ", ".join(known.get(name, "''") for name in columns)
+        clip_row = f"INSERT INTO clips VALUES ({values})"
         catalog.db.execute("BEGIN")
         for number, (data, is_copy) in enumerate(signatures(num_clips)):
             num_copies += is_copy
@@ -68,8 +72,8 @@ def search(num_clips: int) -> dict[str, float]:
                 "INSERT INTO signatures VALUES (?, ?, ?)", (number, number // 5, data)
             )
             catalog.db.execute(
-                "INSERT INTO clips VALUES (?, ?, '', '', 0, 10, 10, 100, NULL, NULL, '')",
-                (number, number // 5),
+                clip_row,
+                {"clip": number, "video": number // 5},
             )
         catalog.db.execute("COMMIT")
         before_s = time.process_time()
