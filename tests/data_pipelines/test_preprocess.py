@@ -442,7 +442,8 @@ def test_a_dry_run_says_what_to_expect_and_writes_nothing(source, tmp_path):
     process = job(source, tmp_path, "--dry-run", "deadline_h=0.001")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    for line in ("inputs: 14 videos", "sample: ", "expected: about", "nodes: "):
+    expected = ("inputs: 14 videos", "sample: all of them, 1 min 9 s of video", "nodes: ")
+    for line in (*expected, "expected: about 1 min 9 s of video"):
         assert line in output
     assert list(tmp_path.iterdir()) == []
 

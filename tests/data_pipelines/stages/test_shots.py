@@ -107,7 +107,9 @@ def scene(seed: int, num_frames: int = 30, speed_px: float = 1.0) -> np.ndarray:
 def test_light_that_changes_held_pictures_and_fast_arms_are_no_cuts(
     seed, gain, ramp, ticks_held, speed_px
 ):
-    # A picture that jumps by a quarter of its width shows little of the one before.
+    # A known limit: the first or last of held pictures has few changes beside it to be compared
+    # with. Of random scenes about 1 in 100 is cut there where pictures jump by 4 to 8 of 64 pixels,
+    # 1 in 5 where they jump by 14 to 18.
     assume(speed_px * ticks_held <= 8)
     frames = scene(seed, 36, speed_px)
     gains = np.interp(np.arange(36), [15, 15 + ramp], [1.0, gain])[:, None, None, None]
