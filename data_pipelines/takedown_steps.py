@@ -132,7 +132,14 @@ def _rewriting(uri: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
     with storage.local_file(uri) as path, tempfile.TemporaryDirectory(prefix="lafp-") as folder:
         made = Path(folder) / "table.parquet"
         with pq.ParquetFile(path) as table, pq.ParquetWriter(made, table.schema_arrow) as writer:
-            yield table, writer.write_batch
+
+            def write(batch: pa.RecordBatch) -> None:
+                # An empty row group would be lost when a killed takedown is gone through again,
+                # and the file would be another.
+                if batch.num_rows:
+                    writer.write_batch(batch)
+
+            yield table, write
         storage.upload(made, uri)
 
 
