@@ -22,7 +22,7 @@ from data_pipelines.stages.resize import crop_or_pad, scaled_size
 from data_pipelines.stages.split_clips import ClipConfig, ClipFrames, split_clips
 from lafp import storage
 from lafp.data.shard_format import Labels
-from lafp.video.decoder import VideoDecoder, VideoError
+from lafp.video.decoder import VideoDecoder, VideoError, VideoInfo
 
 T = TypeVar("T")
 
@@ -127,9 +127,21 @@ def _one_video(
             )
         else:
             yield _finish_clip(span, pace, video, labels, cfg)
-    if is_truncated and pieces[-1][1] == info.duration_s:
-        detail = f"the header promises {total_s:.3f} s, the file ends at {info.duration_s:.3f} s"
-        yield reject(start_s=info.duration_s, end_s=total_s, reason="truncated", detail=detail)
+    if pieces[-1][1] == info.duration_s:
+        yield from _missing_end(info, row.uri, total_s)
+
+
+def _missing_end(info: VideoInfo, uri: str, end_s: float) -> Iterator[RejectRow]:
+    """Rejects for what should follow the last packet, and for what follows it but is not read."""
+    if end_s > info.duration_s:
+        detail = f"the header promises {end_s:.3f} s, the file ends at {info.duration_s:.3f} s"
+        yield RejectRow(
+            video_uri=uri, start_s=info.duration_s, end_s=end_s, reason="truncated", detail=detail
+        )
+    if info.unread:  # nobody knows how many seconds that is
+        yield RejectRow(
+            video_uri=uri, start_s=end_s, end_s=end_s, reason="damaged", detail=info.unread
+        )
 
 
 def _read_labels(video: Opened) -> EpisodeLabels | None:

@@ -81,6 +81,8 @@ class VideoInfo:
     when it starts at the beginning."""
     hides_damage: bool = False
     """Whether some of its damage shows only to ``frames(is_suspect=True)``."""
+    unread: str = ""
+    """Says that much of the file is behind the last packet; empty where it is not."""
 
 
 @dataclass(frozen=True)

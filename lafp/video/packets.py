@@ -21,6 +21,10 @@ _CHUNK_HEADER_BYTES = 8
 # A frame that repeats the one before it is coded as "skip" for every block, if that.
 _TINY_BYTES, _PIXELS_PER_TINY_BYTE = 64, 2000
 _MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+# Their packets go on to the end of the file, but for a small index. Of several such files in one
+# FFmpeg reads the first or the first two.
+_SEQUENTIAL_FORMATS = ("flv", "asf", "matroska,webm")
+_MAX_UNREAD_SHARE, _MAX_UNREAD_BYTES = 0.1, 8192
 # Of libavformat: PyAV gives a container's flags as a number.
 _AVFMT_NOTIMESTAMPS, _AVFMT_TS_DISCONT = 0x80, 0x200
 
@@ -65,6 +69,8 @@ class Scan:
     stamps: Stamps
     num_packets: int
     """Those that are not shown included."""
+    end_byte: int
+    """Where the last of them ends in the file; 0 where nobody says."""
     tiny_share: float
     """Share of packets that hold next to nothing."""
 
@@ -78,13 +84,15 @@ def scan(container: InputContainer, stream: VideoStream, deadline: float) -> Sca
     first: VideoFrame | None = None
     pts, dts, duration, is_key = array("q"), array("q"), array("q"), array("b")
     context = stream.codec_context
-    num_packets = num_tiny = 0
+    num_packets = num_tiny = end_byte = 0
     tiny_bytes = _TINY_BYTES + context.width * context.height // _PIXELS_PER_TINY_BYTE
     for packet, _ in read_packets(container, stream, deadline):
         if first is None:
             with suppress(av.FFmpegError):
                 first = next(iter(stream.decode(packet)), None)
         num_packets += packet.size > 0
+        if packet.pos is not None:
+            end_byte = max(end_byte, packet.pos + packet.size)
         if is_shown(packet):
             pts.append(NO_STAMP if packet.pts is None else packet.pts)
             dts.append(NO_STAMP if packet.dts is None else packet.dts)
@@ -103,6 +111,7 @@ def scan(container: InputContainer, stream: VideoStream, deadline: float) -> Sca
         first=first,
         stamps=stamps,
         num_packets=num_packets,
+        end_byte=end_byte,
         tiny_share=num_tiny / max(1, len(pts)),
     )
 
@@ -150,6 +159,17 @@ def missing_s(
     if container.duration and len(container.streams) == 1:
         return max(0.0, container.duration / av.time_base - end_s)
     return 0.0
+
+
+def unread(container: InputContainer, end_byte: int) -> str:
+    """Says how much of a file lies behind its last packet, if that is more than an index; or ""."""
+    num_bytes = container.size
+    rest = num_bytes - end_byte
+    if container.format.name not in _SEQUENTIAL_FORMATS or rest < _MAX_UNREAD_BYTES:
+        return ""
+    if not end_byte or rest < _MAX_UNREAD_SHARE * num_bytes:
+        return ""
+    return f"FFmpeg reads no packet in the last {rest} of {num_bytes} bytes: several files in one?"
 
 
 class _AviIndex:

@@ -41,6 +41,7 @@ from lafp.video.packets import (
     missing_s,
     read_packets,
     scan,
+    unread,
 )
 from lafp.video.thinning import Thinner, pixels_of
 from lafp.video.timeline import MAX_LAST_FRAME_S, FrameClock, Timeline, lay_out
@@ -139,6 +140,7 @@ class PyAVDecoder:
                     _can_start_late(container, stream) and timeline.is_plain and not self.cfg.strict
                 ),
                 hides_damage=context.codec.canonical_name == "h264",
+                unread=unread(container, found.end_byte),
             )
         if self.cfg.strict:
             self._refuse_doubt(path, info, deadline)

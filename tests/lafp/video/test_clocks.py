@@ -17,11 +17,13 @@ from data_pipelines.stages.resize import ResizeConfig
 from data_pipelines.stages.split_clips import ClipConfig
 from data_pipelines.video_to_clips import video_to_clips
 from lafp.video import decode_clip
+from lafp.video.decoder import VideoError
 from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
 from tests.synthetic_video import number_of, numbered, write_video
 
 DECODER = PyAVDecoder(PyAVConfig())
 FRAMES = numbered(200)
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".flv", ".3gp", ".gif", ".mpg", ".mpeg")
 REORDERED = {
     "libx264": {"g": "20", "bf": "2"},
     "libx265": {"x265-params": "keyint=20:bframes=3:log-level=error"},
@@ -138,6 +140,18 @@ def test_two_recordings_in_one_file_are_both_there_and_no_clip_goes_across(
     ]
     assert seconds == pytest.approx(expected[len(parts) - 1][1], abs=0.01)
     assert clips == expected[: len(parts)]
+
+
+@pytest.mark.parametrize(("suffix", "num_read"), [("flv", 1), ("mkv", 2)])
+def test_what_ffmpeg_does_not_read_of_several_files_in_one_is_said(tmp_path, suffix, num_read):
+    noisy = np.random.default_rng(0).integers(0, 60, (30, 32, 64, 3)).astype(np.uint8)
+    part = written(tmp_path / f"a.{suffix}", FRAMES[:30] // 2 + noisy)
+    seconds, found = gone_through(joined(tmp_path / f"v.{suffix}", part, part, part))
+    assert seconds == pytest.approx(num_read, abs=0.01)
+    (reject,) = (row for row in found if isinstance(row, RejectRow))
+    assert (reject.start_s, reject.end_s) == (seconds, seconds)
+    assert "several files in one" in reject.detail
+    assert not [row for row in gone_through(part)[1] if isinstance(row, RejectRow)]
 
 
 def test_a_recording_shorter_than_a_second_is_not_lost_behind_another(tmp_path):
@@ -306,3 +320,27 @@ def test_empty_packets_of_avi_hold_the_frame_before_them(tmp_path):
     seconds, clips = gone_through(path)
     assert seconds == pytest.approx(2.1, abs=0.01)
     assert clips == [(0.0, 2.1, 30.0, [*range(40), 39, 39, 39, *range(40, 60)])]
+
+
+def test_real_videos_are_as_long_as_their_packets(shared_videos):
+    """Counted here once more, without anything that the decoder has for it."""
+    paths = sorted(path for path in shared_videos.glob("*/*") if path.suffix in SUFFIXES)
+    num_checked = 0
+    for path in paths:
+        try:
+            with av.open(str(path)) as file:
+                stream: Any = file.streams.best("video")
+                packets = [
+                    (packet.pts, packet.pts + (packet.duration or 0))
+                    for packet in file.demux(stream)
+                    if packet.pts is not None and packet.size and not packet.is_discard
+                ]
+                seconds = (max(end for _, end in packets) - min(packets)[0]) * stream.time_base
+            info = DECODER.probe(str(path), 2**24, time.monotonic() + 60)
+        except (av.FFmpegError, VideoError, AttributeError, ValueError):
+            continue  # no video, which other tests are for
+        num_checked += 1
+        assert info.duration_s == pytest.approx(float(seconds), abs=1.5 / info.fps), path.name
+        num_pictures = len({start for start, _ in packets})
+        assert abs(len(info.times_s) - num_pictures) <= 1, path.name
+    assert num_checked > 80
