@@ -4,6 +4,7 @@ Listing, opening, decoding and reading labels all go through here: readers raise
 """
 
 import errno
+import os
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -11,11 +12,12 @@ from dataclasses import replace
 from data_pipelines.rejects import RejectRow
 from data_pipelines.rows import EncodedClip, LongVideo, Row, Undone, VideoItem, VideoRow
 from lafp.config import ConfigError
-from lafp.storage import CredentialsError, NotAFileError, UnreachableError
+from lafp.storage import CredentialsError, FullError, NotAFileError, UnreachableError
 from lafp.video.decoder import VideoError
 
 # Spans of one video touch exactly; this is float rounding over hours.
 TOLERANCE_S = 1e-3
+_OF_THE_JOB = UnreachableError, CredentialsError, FullError, ConfigError, MemoryError
 # Errors of this machine, its disk or its mounts: they would come with any other input too.
 _OF_THE_MACHINE = {
     errno.ENOSPC,
@@ -32,17 +34,17 @@ _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 def concerns_the_job(error: BaseException) -> bool:
     """Whether no other input would fare better."""
-    if isinstance(error, UnreachableError | CredentialsError | ConfigError | MemoryError):
+    if isinstance(error, _OF_THE_JOB):
         return True
     return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
 
 
-def video_error(error: Exception, otherwise: str = "") -> VideoError:
+def video_error(error: Exception, otherwise: str = "failed") -> VideoError:
     """Reason and detail of the reject row for what an input has raised.
 
     Args:
         error: Anything.
-        otherwise: The reason for what is no ``VideoError``; by default it is told from the error.
+        otherwise: The reason for what is neither a ``VideoError`` nor an ``OSError``.
 
     Raises:
         Exception: ``error`` itself, if it concerns the whole job.
@@ -54,14 +56,16 @@ def video_error(error: Exception, otherwise: str = "") -> VideoError:
     if not isinstance(error, OSError):
         *_, at = traceback.extract_tb(error.__traceback__) or [None]
         where = f" ({at.filename.rpartition('/')[2]}:{at.lineno})" if at else ""
-        return VideoError(otherwise or "failed", f"{type(error).__name__}: {error}{where}")
+        return VideoError(otherwise, f"{type(error).__name__}: {error}{where}")
     if isinstance(error, NotAFileError | IsADirectoryError):
         reason = "not_a_file"
     elif isinstance(error, FileNotFoundError) or error.errno in _NO_SUCH_FILE:
         reason = "not_found"
     else:
         reason = "unreadable"
-    return VideoError(otherwise or reason, error.strerror or str(error) or type(error).__name__)
+    name = os.path.basename(os.fsdecode(error.filename)) if error.filename else ""
+    detail = ": ".join(filter(None, (name, error.strerror))) or str(error) or type(error).__name__
+    return VideoError(reason, storable_text(detail))
 
 
 def guarded(rows: Iterator[Row | Undone], item: VideoItem) -> Iterator[Row | Undone]:

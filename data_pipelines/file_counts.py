@@ -38,13 +38,3 @@ class FileCounts:
         ]
         num_seen = self.num_read + self.left_out.total()
         return {"seen": num_seen, "read": self.num_read, "left_out": left_out}
-
-
-def file_lines(files: dict[str, Any]) -> list[str]:
-    """``FileCounts.to_dict`` as lines of a table."""
-    num_left_out = files["seen"] - files["read"]
-    lines = [f"files: {files['seen']} seen, {files['read']} read, {num_left_out} left out"]
-    return lines + [
-        f"  {kind['files']:>6} {kind['what']}: {kind['why']} (e.g. {kind['example']})"
-        for kind in files["left_out"]
-    ]

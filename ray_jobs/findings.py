@@ -56,7 +56,7 @@ def preprocess(_: Any, stage: StageDir, summary: Summary) -> list[str]:
         f"{summary['num_videos_with_clips']:,} of {counted(summary['num_videos'], 'video')}; "
         f"{byte_size(summary['num_bytes'])} in {counted(summary['num_shards'], 'shard')}.",
         *_rejects(funnel["rejects"], total_s, stage.path("rejects.parquet")),
-        *_files(summary.get("files")),
+        *files(summary.get("files")),
     ]
     lines += [
         f"Mind: nothing says the frame rate of {counted(found['videos'], 'video')}; "
@@ -89,15 +89,15 @@ def _rejects(rejects: Mapping[str, Mapping[str, float]], total_s: float, uri: st
     return [*lines, f"Each span with its video and reason: {uri}"]
 
 
-def _files(files: Mapping[str, Any] | None) -> list[str]:
+def files(counts: Mapping[str, Any] | None) -> list[str]:
     """Files of the source that were no inputs, by kind."""
-    if not files or not files["left_out"]:
+    if not counts or not counts["left_out"]:
         return []
-    num_left_out = files["seen"] - files["read"]
-    lines = [f"{num_left_out:,} of {counted(files['seen'], 'file')} of the source not read:"]
+    num_left_out = counts["seen"] - counts["read"]
+    lines = [f"{num_left_out:,} of {counted(counts['seen'], 'file')} of the source not read:"]
     return lines + [
         f"  {kind['files']:,} {kind['what']}: {kind['why']} (e.g. {kind['example']})"
-        for kind in files["left_out"][:_MAX_REASONS]
+        for kind in counts["left_out"][:_MAX_REASONS]
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipelines.config import PreprocessConfig
 from data_pipelines.estimate import estimate
+from data_pipelines.file_counts import FileCounts
 from data_pipelines.pipeline import list_inputs, list_source, preprocess
 from lafp import storage
 from lafp.config import ConfigError
@@ -67,7 +68,9 @@ def plan(cfg: PreprocessConfig, run: RunDir) -> list[str]:
     """What would be made of how many videos."""
     cfg = resolve(cfg, run)
     where = run.stage(stage_name(cfg)).uri
-    return [f"{cfg.source} -> {where}", *estimate(cfg, list_inputs(cfg))]
+    counts = FileCounts()
+    expected = estimate(cfg, list_inputs(cfg, counts))
+    return [f"{cfg.source} -> {where}", *expected, *findings.files(counts.to_dict())]
 
 
 def stage_name(cfg: PreprocessConfig) -> str:

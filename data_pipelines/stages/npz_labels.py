@@ -31,15 +31,14 @@ def read_sidecar(uri: str, cfg: LabelsConfig) -> EpisodeLabels:
     """Reads the labels of one video.
 
     Raises:
-        VideoError: ``no_labels``: the file is missing or holds something else. ``unreadable``.
+        VideoError: ``no_labels``: the file is missing or holds something else.
+        OSError: It may not be read, or is no file.
     """
     name = uri.rpartition("/")[2]
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError:
         raise VideoError("no_labels", f"there is no {name} beside it") from None
-    except (PermissionError, IsADirectoryError, storage.AccessDeniedError) as error:
-        raise VideoError("unreadable", f"{name}: {error}") from error
     with _Arrays(io.BytesIO(data), cfg, f"{name}: ") as arrays:
         return _episode(arrays, cfg)
 

@@ -131,7 +131,7 @@ def move_folder(folder: str, target: str) -> None:
 
 def read_version(path: str) -> tuple[bytes, str] | None:
     try:
-        data = Path(path).read_bytes()
+        data = path_of(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -149,18 +149,19 @@ def swap(path: str, data: bytes, version: str | None) -> str | None:
 
 
 def delete_version(path: str, version: str) -> None:
-    if not Path(path).exists():
+    if not path_of(path).exists():
         return
     with _locked(path):
         found = read_version(path)
         if found and found[1] == version:
-            os.unlink(path)
+            path_of(path).unlink()
 
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
     """One process at a time, on all machines that see the folder; the lock leaves no file."""
-    lock = Path(path).with_name(f".{Path(path).name}.lock")
+    file_path = path_of(path)
+    lock = file_path.with_name(f".{file_path.name}.lock")
     try:
         file = _lock(lock)
     except OSError as error:
