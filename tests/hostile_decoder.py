@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 
+from lafp.storage import UnreachableError
 from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
 
-SEGFAULT, SEGFAULT_IN_PROBE, KILLED_ONCE, HANG, HOARD = 61, 62, 63, 64, 65
+SEGFAULT, SEGFAULT_IN_PROBE, KILLED_ONCE, HANG, HOARD, UNREACHABLE = 61, 62, 63, 64, 65, 66
 """Numbers of frames."""
 
 
@@ -37,6 +38,8 @@ class HostileDecoder(PyAVDecoder):
         info = super().probe(path, max_pixels, deadline)
         if len(info.times_s) == SEGFAULT_IN_PROBE:
             ctypes.string_at(0)
+        if len(info.times_s) == UNREACHABLE:
+            raise UnreachableError("Could not read it: 500")
         return info
 
     def frames(self, path, info, *size_and_times):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from data_pipelines.faults import video_error
 from data_pipelines.stages.file_kinds import kind_of_content
 from data_pipelines.stages.flawed_labels import cut_out
 from data_pipelines.stages.probe import LimitsConfig
@@ -151,7 +152,7 @@ def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: flo
             raise VideoError(error.reason, kind) from error
         raise
     except Exception as error:
-        raise VideoError("does_not_decode", f"{type(error).__name__}: {error}") from error
+        raise video_error(error, "does_not_decode") from error
 
 
 def _kind_of(path: Path) -> str:

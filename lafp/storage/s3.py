@@ -67,9 +67,9 @@ def is_reachable(uri: str) -> bool:
     try:
         with _s3_errors("look up", uri):
             _client().head_bucket(Bucket=bucket)
-    except UnreachableError:
+    except (UnreachableError, CredentialsError):
         return False
-    except OSError:  # any answer is one
+    except OSError:  # any other answer is one
         return True
     return True
 

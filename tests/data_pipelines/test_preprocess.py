@@ -365,12 +365,50 @@ def test_a_source_of_nothing_but_rejects_is_a_config_error_with_the_reasons(loca
     folder.mkdir()
     for i in range(4):
         (folder / f"{i}.mp4").write_text("<html>404</html>")
-    message = r"4 of 4 videos in .* give no clip.*4 not_a_video \(no container"
-    with pytest.raises(ConfigError, match=message):
-        preprocess(replace(CFG, source=str(folder)), str(tmp_path / "out"))
-    with pytest.raises(ConfigError, match="No clips in"):
-        all_accepted = replace(CFG, source=str(folder), max_reject_fraction=1.0)
-        preprocess(all_accepted, str(tmp_path / "out"))
+    too_many = r"4 of 4 videos in .* give no clip.*4 not_a_video \(no container"
+    rejects = tmp_path / "out/rejects.parquet"
+    for cfg, message in (
+        (replace(CFG, source=str(folder)), too_many),
+        (replace(CFG, source=str(folder), max_reject_fraction=1.0), "No clips in"),
+    ):
+        with pytest.raises(ConfigError, match=message) as caught:
+            preprocess(cfg, str(tmp_path / "out"))
+        shown = str(caught.value)
+        assert "For example: " in shown and shown.endswith(f"All rejects are in {rejects}.")
+        assert shown.count(".mp4: a web page") == 3
+        assert pq.read_table(rejects)["reason"].to_pylist() == 4 * ["not_a_video"]
+        rejects.unlink()
+
+
+def test_odd_files_of_a_folder_are_rows_or_counted_and_end_no_job(local_ray, tmp_path):
+    folder, out = tmp_path / "source", tmp_path / "out"
+    folder.mkdir()
+    latin = folder / os.fsdecode(b"latin\xe9.mp4")
+    for seed, path in enumerate((folder / "a.mxf", latin, folder / "new\nline.mp4")):
+        made = write_video(tmp_path / "v.mp4", moving_square(40, seed=seed), fps=10)
+        path.write_bytes(made.read_bytes())
+    for name in ("b.zip", "c.unheard", "d.json", "e.jpg", "f.json"):
+        (folder / name).write_bytes(b"PK\x03\x04")
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    (folder / "self").symlink_to(".")
+    summary = preprocess(replace(CFG, source=str(folder), val_fraction=0.0), str(out))
+    assert summary["num_videos_with_clips"] == 3
+    files = summary["files"]
+    assert (files["seen"], files["read"]) == (11, 7)
+    assert {kind["what"]: kind["files"] for kind in files["left_out"]} == {
+        ".json": 2,
+        ".jpg": 1,
+        "a named pipe": 1,
+    }
+    rejects = pd.read_parquet(out / "rejects.parquet")
+    names = rejects.video_uri.str.removeprefix(f"{folder}/")
+    reasons = dict(zip(names, rejects.reason, strict=True))
+    no_videos = dict.fromkeys(["b.zip", "c.unheard"], "not_a_video")
+    assert reasons == no_videos | dict.fromkeys(["loop.mp4", "self"], "unreadable")
+    clips = pd.read_parquet(out / "clips.parquet")
+    contents = {storage.read_bytes(uri) for uri in clips.video_uri}
+    assert latin.read_bytes() in contents and len(contents) == 3
 
 
 def test_a_failing_disk_is_a_storage_error_that_names_the_cause(local_ray, source, tmp_path):

@@ -19,6 +19,7 @@ from data_pipelines.stages.split_clips import ClipConfig
 from data_pipelines.stages.write_shards import write_part
 from data_pipelines.video_to_clips import video_to_clips
 from lafp.host_gate import HostGate
+from lafp.storage import StorageError, s3
 from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
 from tests import hostile_decoder as hostile
 from tests.synthetic_video import moving_square, write_video
@@ -127,6 +128,22 @@ def test_one_bad_video_of_a_tar_costs_itself_only(tmp_path, sandbox):
     assert [video.uri[-5] for video in rows.videos] == list("0123")
     assert {clip.record.video_uri[-5] for clip in rows.clips} == set("023")
     assert outcomes(rows) == [("killed_worker", "killed by SIGSEGV")]
+
+
+def test_storage_that_fails_for_one_input_only_costs_that_input(tmp_path, sandbox, monkeypatch):
+    path = video(tmp_path / "0.mp4", 0, hostile.UNREACHABLE)
+    bad, after = go_through(sandbox, tmp_path, path, video(tmp_path / "1.mp4"))
+    ((reason, detail),) = outcomes(bad)
+    assert reason == "unreadable" and "Could not read it: 500" in detail
+    assert len(after.clips) == 3
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setattr(s3, "_local", type(s3._local)())  # no client of another test
+    there = replace(item(path), labels_uri="s3://bucket/labels.npz")
+    with pytest.raises(StorageError, match="Could not read it: 500"):
+        list(sandbox.rows(there))
 
 
 def test_a_process_is_started_anew_only_when_it_keeps_much(tmp_path, monkeypatch):

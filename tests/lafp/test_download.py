@@ -1,10 +1,12 @@
 """Downloads from a real server on loopback that does what hosts on the web do."""
 
 import datetime
+import gzip
 import resource
 import ssl
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -279,3 +281,49 @@ def test_a_connection_of_a_process_that_died_is_given_back():
 def test_a_wrong_limit_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         HttpConfig(**wrong)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "GZIP"])
+def test_what_a_host_sends_packed_is_unpacked(host, tmp_path, encoding):
+    packed = zlib.compress(DATA) if encoding == "deflate" else gzip.compress(DATA)
+    for length in (None, -1):
+        host.answers["/x.mp4"] = lambda handler, _, length=length: answer(
+            handler, 200, packed, length, Content_Encoding=encoding
+        )
+        assert fetch(host, "/x.mp4", tmp_path) == DATA
+
+
+def test_what_is_packed_badly_or_too_large_is_a_reject(host, tmp_path):
+    def sends(body, encoding="gzip"):
+        host.answers["/x.mp4"] = lambda handler, _: answer(
+            handler, 200, body, Content_Encoding=encoding
+        )
+
+    sends(b"no gzip at all")
+    assert fails(host, "/x.mp4", tmp_path).reason == "unreadable"
+    sends(gzip.compress(DATA)[:-100])
+    assert fails(host, "/x.mp4", tmp_path).reason == "unreadable"
+    sends(DATA, "br")
+    assert "'br'" in fails(host, "/x.mp4", tmp_path).detail
+    sends(gzip.compress(bytes(50_000_000)))
+    cfg = replace(CFG, max_bytes=1_000_000)
+    assert fails(host, "/x.mp4", tmp_path, cfg).reason == "too_many_bytes"
+    assert (tmp_path / "file").stat().st_size <= cfg.max_bytes
+
+
+def test_redirects_may_be_in_any_spelling(host, tmp_path):
+    host.files["/%C3%BCn%C3%AF.mp4"] = b"u"
+
+    def redirects(location):
+        def send(handler, _):
+            head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: %b\r\n\r\n" % location
+            handler.wfile.write(head)
+
+        host.answers["/moved"] = send
+
+    for name in ("/ünï.mp4".encode(), "/ünï.mp4".encode("latin-1"), b"/%C3%BCn%C3%AF.mp4"):
+        redirects(name)
+        assert fetch(host, "/moved", tmp_path) == b"u"
+    for bad in (b"http://[::bad/x", b"ftp://h/x"):
+        redirects(bad)
+        assert fails(host, "/moved", tmp_path).reason == "unreadable"

@@ -1,8 +1,12 @@
 """Tars of raw videos, as video2dataset leaves them."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import tarfile
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -187,3 +191,98 @@ def test_with_labels_a_tar_is_no_input(tmp_path, videos):
     (tmp_path / "y.mp4").write_bytes(b"x")
     items = list(list_inputs(replace(CFG, source=str(tmp_path), labels=LabelsConfig())))
     assert [item.uri for item in items] == [str(tmp_path / "y.mp4")]
+
+
+def tar_bytes(members):
+    """Bytes of a tar with regular files and links: name and content, or type and target."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, what in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(what, bytes):
+                info.size = len(what)
+                tar.addfile(info, io.BytesIO(what))
+            else:
+                info.type, info.linkname = what
+                tar.addfile(info)
+    return file.getvalue()
+
+
+PACKERS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+def test_several_tars_in_one_file_are_read_whatever_they_are_packed_with(tmp_path, videos, packing):
+    tars = [tar_bytes([(f"{i}.mp4", video.read_bytes())]) for i, video in enumerate(videos)]
+    for name in (f"x.tar{packing}", f"X.TAR{packing.upper()}"):
+        path = tmp_path / name
+        path.write_bytes(PACKERS[packing](b"".join(tars)))
+        clips, rejects = go_through(replace(CFG, source=str(path)))
+        assert names_of(clip.record for clip in clips) == [f"{name}#{i}.mp4" for i in range(4)]
+        assert rejects == []
+        path.unlink()
+
+
+@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz"])
+def test_a_packed_tar_that_is_cut_off_keeps_what_comes_before(tmp_path, videos, packing):
+    sound = tar_bytes([(f"{i}.mp4", video.read_bytes()) for i, video in enumerate(videos)])
+    packed = PACKERS[packing](sound)
+    for share in (0.7, 0.3, 0.01):
+        (tmp_path / f"x.tar{packing}").write_bytes(packed[: int(share * len(packed))])
+        clips, rejects = go_through(replace(CFG, source=str(tmp_path)))
+        assert len(clips) >= (2 if packing == ".gz" and share == 0.7 else 0)
+        assert rejects and {r.reason for r in rejects} <= {"truncated", "damaged", "unreadable"}
+
+
+def test_links_hidden_files_and_odd_names_in_a_tar(tmp_path, videos):
+    good = videos[0].read_bytes()
+    members = [
+        ("./a/", (tarfile.DIRTYPE, "")),
+        ("./a/x.mp4", good),
+        ("./a/._x.mp4", b"\x00\x05\x16\x07"),
+        ("./.DS_Store", b"?"),
+        ("./a/hard.mp4", (tarfile.LNKTYPE, "./a/x.mp4")),
+        ("./a/soft.mp4", (tarfile.SYMTYPE, "x.mp4")),
+        ("./b/up.mp4", (tarfile.SYMTYPE, "../a/x.mp4")),
+        ("./lost.mp4", (tarfile.SYMTYPE, "/etc/passwd")),
+        ("./pipe.mp4", (tarfile.FIFOTYPE, "")),
+        ("caf\udce9.mp4", videos[1].read_bytes()),
+        ("notes.txt", b"text"),
+    ]
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_bytes(members))
+    clips, rejects = go_through(replace(CFG, source=str(path)))
+    uris = [clip.record.video_uri.partition("#")[2] for clip in clips]
+    assert uris == ["./a/x.mp4", "caf\\xe9.mp4"]
+    found = {r.video_uri.partition("#")[2]: (r.reason, r.detail) for r in rejects}
+    same = ("same_file", f"{path}#./a/x.mp4")
+    lost = ("not_found", "a link to /etc/passwd, which is no video before it in the tar")
+    names = ["./a/hard.mp4", "./a/soft.mp4", "./b/up.mp4"]
+    assert found == dict.fromkeys(names, same) | {"./lost.mp4": lost}
+
+
+def test_archives_of_other_kinds_are_named(tmp_path, videos):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(videos[0], "a.mp4")
+    (tmp_path / "b.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(100))
+    (tmp_path / "c.tar").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    _, rejects = go_through(replace(CFG, source=str(tmp_path)))
+    assert reasons_of(rejects) == [
+        ("a.zip", "not_a_video"),
+        ("b.7z", "not_a_video"),
+        ("c.tar", "unreadable"),
+    ]
+    for word, row in zip(("ZIP", "7z", "Zstandard"), rejects, strict=True):
+        assert word in row.detail
+
+
+def test_a_presigned_tar_is_a_tar(tmp_path, videos):
+    with serving() as host:
+        paths = ["/x.tar?X-Amz-Signature=a%2Fb&n=1", "/y.TAR.GZ?sig=1#part"]
+        data = tar_bytes([("v.mp4", videos[0].read_bytes())])
+        host.files = {paths[0]: data, "/y.TAR.GZ?sig=1": gzip.compress(data)}
+        path = tmp_path / "list.txt"
+        path.write_text("\n".join(host.url + name for name in paths))
+        clips, rejects = go_through(replace(CFG, source=str(path)))
+    assert names_of(clip.record for clip in clips) == [f"{p[1:]}#v.mp4" for p in paths]
+    assert rejects == []
