@@ -9,7 +9,7 @@ import difflib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -17,9 +17,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lafp.config_source import Choices, Key, Section
 from lafp.registry import Registry
 
 T = TypeVar("T")
+_SECTIONS: dict[type, Section] = {}
 _YAML_WORDS = {False: ("off", "no", "false"), True: ("on", "yes", "true")}
 
 
@@ -66,13 +68,24 @@ def load_config(schema: type[T], path: str | Path, overrides: Sequence[str] = ()
         ConfigError: The file is missing or no YAML mapping, an override has no ``=``, a key is
             unknown or missing, or a value has the wrong type or is out of range.
     """
-    raw = _merge(schema, _load_yaml(schema, Path(path)), _parse_overrides(overrides))
+    return config_from_dict(schema, read_config(section_of(schema), path, overrides))
+
+
+def read_config(
+    section: Section, path: str | Path, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Reads ``path`` and applies ``overrides``: keys and values as they were given, unchecked.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, or an override has no ``=``.
+    """
+    merged = _merge(section, _load_yaml(section, Path(path)), _parse_overrides(overrides))
     try:
-        raw = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
+        raw = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from None
     assert isinstance(raw, dict)
-    return config_from_dict(schema, raw)
+    return {str(key): value for key, value in raw.items()}
 
 
 def config_from_dict(schema: type[T], raw: Mapping[Any, Any]) -> T:
@@ -81,6 +94,7 @@ def config_from_dict(schema: type[T], raw: Mapping[Any, Any]) -> T:
     Raises:
         ConfigError: As for ``load_config``.
     """
+    check_keys(section_of(schema), raw)
     return _build(schema, raw, where="")
 
 
@@ -91,7 +105,7 @@ def with_overrides(config: T, overrides: Sequence[str]) -> T:
         ConfigError: As for ``load_config``.
     """
     schema = type(config)
-    raw = _merge(schema, config_to_dict(config), _parse_overrides(overrides))
+    raw = _merge(section_of(schema), config_to_dict(config), _parse_overrides(overrides))
     return config_from_dict(schema, raw)
 
 
@@ -115,7 +129,7 @@ def config_to_yaml(config: Any) -> str:
 # Reading
 
 
-def _load_yaml(schema: type, path: Path, seen: tuple[Path, ...] = ()) -> dict[Any, Any]:
+def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ()) -> dict[Any, Any]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends` goes in a circle.")
     if not path.is_file():
@@ -128,26 +142,26 @@ def _load_yaml(schema: type, path: Path, seen: tuple[Path, ...] = ()) -> dict[An
         raise ConfigError(f"{path} is not readable as YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}.")
-    return _resolve_extends(schema, raw, path.parent, (*seen, path.resolve()))
+    return _resolve_extends(section, raw, path.parent, (*seen, path.resolve()))
 
 
-def _resolve_extends(schema: Any, raw: Any, folder: Path, seen: tuple[Path, ...]) -> Any:
+def _resolve_extends(
+    section: Section | None, raw: Any, folder: Path, seen: tuple[Path, ...]
+) -> Any:
     """Merges every mapping with the file that its ``extends`` names, children first."""
     if isinstance(raw, list):
-        return [_resolve_extends(schema, item, folder, seen) for item in raw]
+        return [_resolve_extends(section, item, folder, seen) for item in raw]
     if not isinstance(raw, dict):
         return raw
-    known = _fields_with_types(schema) if _is_section(schema) else {}
+    known = section.keys if section else {}
     resolved = {
-        key: _resolve_extends(
-            _section_of(known[key][1]) if key in known else None, value, folder, seen
-        )
+        key: _resolve_extends(known[key].section if key in known else None, value, folder, seen)
         for key, value in raw.items()
     }
     parent = resolved.pop("extends", None)
     if parent is None:
         return resolved
-    return _merge(schema, _load_yaml(schema, folder / str(parent), seen), resolved)
+    return _merge(section, _load_yaml(section, folder / str(parent), seen), resolved)
 
 
 def _near_files(path: Path) -> str:
@@ -174,37 +188,93 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 # Merging. It follows the schema, because only the schema knows which `name` picks a class.
 
 
-def _merge(schema: Any, base: Any, over: Any, f: Field | None = None) -> Any:
+def _merge(section: Section | None, base: Any, over: Any, key: Key | None = None) -> Any:
     if isinstance(base, list) and isinstance(over, Mapping):
-        return _merge_elements(schema, base, over, f)
+        return _merge_elements(section, base, over, key)
     if not isinstance(base, Mapping) or not isinstance(over, Mapping):
         return over
-    registry = f.metadata.get("registry") if f else None
-    if registry is not None:
+    if key and key.choices:
         if "name" in over and over["name"] != base.get("name"):
             return dict(over)  # another class: the old one's keys mean nothing to it
         name = base.get("name")
-        schema = registry.get(name).Config if name in registry.names() else None
-    section_fields = _fields_with_types(schema) if _is_section(schema) else {}
+        section = key.choices.section(name) if name in key.choices.names() else None
+    known = section.keys if section else {}
     merged = dict(base)
-    for key, value in over.items():
-        child, child_type = section_fields.get(key, (None, None))
-        merged[key] = (
-            _merge(_section_of(child_type), base[key], value, child) if key in base else value
-        )
+    for name, value in over.items():
+        child = known.get(name)
+        if name in base:
+            value = _merge(child.section if child else None, base[name], value, child)
+        merged[name] = value
     return merged
 
 
-def _merge_elements(schema: Any, base: list[Any], over: Mapping[str, Any], f: Any) -> list[Any]:
+def _merge_elements(
+    section: Section | None, base: list[Any], over: Mapping[str, Any], key: Key | None
+) -> list[Any]:
     merged = list(base)
-    for key, value in over.items():
-        index = int(key) if str(key).isdigit() else -1
-        if key != "*" and not 0 <= index < len(base):
-            where = f.name if f else "the list"
-            raise ConfigError(f"{where}.{key}: expected * or an index from 0 to {len(base) - 1}.")
-        for i in range(len(base)) if key == "*" else [index]:
-            merged[i] = _merge(schema, merged[i], value, f)
+    for number, value in over.items():
+        index = int(number) if str(number).isdigit() else -1
+        if number != "*" and not 0 <= index < len(base):
+            where = key.name if key else "the list"
+            raise ConfigError(
+                f"{where}.{number}: expected * or an index from 0 to {len(base) - 1}."
+            )
+        for i in range(len(base)) if number == "*" else [index]:
+            merged[i] = _merge(section, merged[i], value, key)
     return merged
+
+
+# ---------------------------------------------------------------------------------------------
+# Checking keys. It needs no class, so a mistyped key is told before torch is imported.
+
+
+def check_keys(section: Section, raw: Any, where: str = "") -> None:
+    """Whether the keys of a config are those of its section, all the way down.
+
+    Raises:
+        ConfigError: A key is unknown or missing, a section is no mapping, or a ``name`` is none of
+            the choices.
+    """
+    if not isinstance(raw, Mapping):
+        raise ConfigError(
+            f"{where.rstrip('.') or 'The config'}: expected keys of {section.name}, got {raw!r}."
+        )
+    for name in raw:
+        if name not in section.keys:
+            raise ConfigError(_unknown_key(f"{where}{name}", str(name), section))
+    for name, key in section.keys.items():
+        if name in raw:
+            _check_value(key, raw[name], f"{where}{name}")
+        elif key.is_required:
+            raise ConfigError(f"Key '{where}{name}' is missing: {section.name} needs it.")
+
+
+def _check_value(key: Key, raw: Any, where: str) -> None:
+    if raw is None or not (key.choices or key.section):
+        return
+    if not key.is_list:
+        _check_section(key, raw, where)
+        return
+    if not isinstance(raw, list | tuple):
+        raise ConfigError(f"{where}: expected a list of sections, got {raw!r}.")
+    for index, item in enumerate(raw):
+        _check_section(key, item, f"{where}.{index}")
+
+
+def _check_section(key: Key, raw: Any, where: str) -> None:
+    if not key.choices:
+        assert key.section
+        check_keys(key.section, raw, f"{where}.")
+        return
+    names = key.choices.names()
+    if not isinstance(raw, Mapping) or "name" not in raw:
+        raise ConfigError(f"{where}: needs a `name`, one of: {', '.join(names)}. Got {raw!r}.")
+    if raw["name"] not in names:
+        raise ConfigError(
+            f"{where}.name: Unknown {key.choices.kind} {raw['name']!r}. Choose one of: "
+            f"{', '.join(names)}."
+        )
+    check_keys(key.choices.section(raw["name"]), raw, f"{where}.")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -212,21 +282,12 @@ def _merge_elements(schema: Any, base: list[Any], over: Mapping[str, Any], f: An
 
 
 def _build(schema: type[T], raw: Any, where: str) -> T:
-    if not isinstance(raw, Mapping):
-        raise ConfigError(
-            f"{where.rstrip('.') or 'The config'}: expected keys of {schema.__name__}, got {raw!r}."
-        )
-    known = _fields_with_types(schema)
-    for key in raw:
-        if key not in known:
-            raise ConfigError(_unknown_key(f"{where}{key}", str(key), list(known), schema))
     values: dict[str, Any] = {}
     leaves: dict[str, tuple[Any, Any]] = {}
-    for name, (f, hint) in known.items():
+    for name, (f, hint) in _fields_with_types(schema).items():
         if name not in raw:
-            if f.default is MISSING and f.default_factory is MISSING:
-                raise ConfigError(f"Key '{where}{name}' is missing: {schema.__name__} needs it.")
-        elif _is_section(_section_of(hint)) or "registry" in f.metadata:
+            continue
+        if _is_section(_section_of(hint)) or "registry" in f.metadata:
             values[name] = _build_section(f, hint, raw[name], f"{where}{name}")
         else:
             leaves[name] = (hint, raw[name])
@@ -245,24 +306,13 @@ def _build_section(f: Field, hint: Any, raw: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a section, got null.")
         return None
     if _is_tuple(hint):
-        if not isinstance(raw, list | tuple):
-            raise ConfigError(f"{where}: expected a list of sections, got {raw!r}.")
         return tuple(_build_one(f, hint, item, f"{where}.{i}") for i, item in enumerate(raw))
     return _build_one(f, hint, raw, where)
 
 
 def _build_one(f: Field, hint: Any, raw: Any, where: str) -> Any:
     registry = f.metadata.get("registry")
-    if registry is None:
-        return _build(_section_of(hint), raw, f"{where}.")
-    if not isinstance(raw, Mapping) or "name" not in raw:
-        raise ConfigError(
-            f"{where}: needs a `name`, one of: {', '.join(registry.names())}. Got {raw!r}."
-        )
-    try:
-        schema = registry.get(raw["name"]).Config
-    except ValueError as error:
-        raise ConfigError(f"{where}.name: {error}") from None
+    schema = registry.get(raw["name"]).Config if registry else _section_of(hint)
     return _build(schema, raw, f"{where}.")
 
 
@@ -322,6 +372,36 @@ def _freeze(value: Any) -> Any:
 # Types
 
 
+def section_of(schema: type) -> Section:
+    """The keys of a dataclass, as ``lafp.config_source`` reads them from its source."""
+    if schema in _SECTIONS:
+        return _SECTIONS[schema]
+    keys = {}
+    for name, (f, hint) in _fields_with_types(schema).items():
+        registry, inner = f.metadata.get("registry"), _section_of(hint)
+        is_section = registry is None and _is_section(inner)
+        keys[name] = Key(
+            name=name,
+            is_required=f.default is MISSING and f.default_factory is MISSING,
+            is_list=_is_tuple(hint) and (is_section or registry is not None),
+            choices=_RegistryChoices(registry) if registry is not None else None,
+            find_section=partial(section_of, inner) if is_section else None,
+        )
+    return _SECTIONS.setdefault(schema, Section(schema.__name__, keys))
+
+
+class _RegistryChoices(Choices):
+    """The components of a registry, imported as they are asked for."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry.kind, dict.fromkeys(registry.names(), ""))
+        object.__setattr__(self, "registry", registry)
+
+    def section(self, name: str) -> Section:
+        """See ``Choices``."""
+        return section_of(self.registry.get(name).Config)  # type: ignore[attr-defined]
+
+
 def _fields_with_types(schema: Any) -> dict[str, tuple[Field, Any]]:
     hints = get_type_hints(schema)
     return {f.name: (f, hints[f.name]) for f in fields(schema)}
@@ -354,10 +434,11 @@ def _allows_none(hint: Any, f: Field) -> bool:
     )
 
 
-def _unknown_key(full_key: str, key: str, known: list[str], schema: type) -> str:
+def _unknown_key(full_key: str, key: str, section: Section) -> str:
+    known = list(section.keys)
     close = difflib.get_close_matches(key, known, n=1)
     hint = f" Did you mean: '{close[0]}'?" if close else f" Its keys: {', '.join(known)}."
-    return f"Key '{full_key}' is not in {schema.__name__}.{hint}"
+    return f"Key '{full_key}' is not in {section.name}.{hint}"
 
 
 def _first_line(error: Exception) -> str:

@@ -3,12 +3,17 @@ r"""Render demonstrations in an environment: mp4 files, and labels for a few of 
 python -m ray_jobs.collect configs/collect/slalom.yaml --run-name demo
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine("collect", "data_pipelines.collect:CollectConfig", __doc__)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 from typing import Any
 
 from data_pipelines.collect import CollectConfig, batches, collect
 from lafp.run_dir import RunDir, StageDir
 from ray_jobs import findings, next_steps
-from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
 
@@ -40,4 +45,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

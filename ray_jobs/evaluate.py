@@ -5,6 +5,12 @@ python -m ray_jobs.evaluate configs/evaluate/slalom.yaml --run-name demo
 Writes results.parquet (long form), episodes.parquet (every outcome), rollouts/ and latent_views/.
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine("evaluate", "lafp.eval.config:EvaluateConfig", __doc__)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -37,7 +43,6 @@ from lafp.eval.subjects import demonstrator_subject, lam_subject, method_subject
 from lafp.export import read_card
 from lafp.run_dir import RunDir, StageDir
 from ray_jobs import findings, next_steps
-from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
 
@@ -301,4 +306,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

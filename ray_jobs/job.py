@@ -4,16 +4,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.eval.results_page import Command
 from lafp.lease import InUseError, owned
 from lafp.progress import duration
 from lafp.run_dir import PROVENANCE, SUMMARY, Change, RunDir, StageDir, StageState
 from lafp.storage import UnreachableError
 from ray_jobs.cluster import Demand, check, connect, ray_job
+
+if TYPE_CHECKING:  # it loads pandas, which a wrong command line does not need
+    from lafp.eval.results_page import Command
 
 LOG = "log.txt"
 """What a stage of a study prints, in its folder."""
@@ -59,9 +61,7 @@ class Job:
     reached: Callable[[StageDir], Mapping[str, Any]] | None = None
     """Stage -> how far it is, e.g. ``{"step": 500}``. Of jobs that go on from there with another
     config or other inputs, if the user says so."""
-    takes_accept_changes: bool = False
-    """Whether ``--accept-changes`` is one of its options."""
-    publish: Callable[[Any, RunDir, str, Command], None] | None = None
+    publish: "Callable[[Any, RunDir, str, Command], None] | None" = None
     """Config, complete run, page, command: writes the results into a Markdown page (``--page``)."""
 
 

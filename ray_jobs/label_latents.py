@@ -5,6 +5,14 @@ python -m ray_jobs.train_policy configs/train_policy/latent_flow.yaml --run-name
     latents=videos
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine(
+    "label_latents", "data_pipelines.label_latents:LabelLatentsConfig", __doc__
+)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 from typing import Any
 
 from data_pipelines.label_latents import LabelLatentsConfig, label_latents, shard_names
@@ -13,7 +21,6 @@ from lafp.lam import load_lam
 from lafp.run_dir import RunDir, StageDir
 from lafp.train.tasks.held_out import check_frame_size
 from ray_jobs import findings, next_steps, train_inputs
-from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
 from ray_jobs.train_inputs import TrainInput
@@ -69,4 +76,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

@@ -4,6 +4,14 @@ python -m ray_jobs.pipeline configs/pipeline/slalom.yaml
 python -m ray_jobs.pipeline configs/pipeline/videos.yaml preprocess.source=DIR --run-name mine
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine(
+    "pipeline", "ray_jobs.pipeline_config:PipelineConfig", __doc__, accepts_changes=True
+)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 import functools
 import operator
 from collections import Counter
@@ -25,7 +33,6 @@ from ray_jobs import (
     train_lam,
     train_policy,
 )
-from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job, Part, execute, state_of
 from ray_jobs.pipeline_config import PipelineConfig
@@ -111,9 +118,8 @@ JOB = Job(
     tell=findings.pipeline,
     next_steps=next_steps.pipeline,
     parts=lambda cfg, run: [Part(job, section, run) for job, section in steps(cfg)],
-    takes_accept_changes=True,  # for its stages
     is_remade=True,  # its stages refuse another config themselves, each its own part
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

@@ -3,6 +3,12 @@ r"""Preprocess a source of videos into a shard set: clips of one size and rate, 
 python -m ray_jobs.preprocess configs/preprocess/videos.yaml source=FOLDER_OR_S3_URI
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine("preprocess", "data_pipelines.config:PreprocessConfig", __doc__)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 import hashlib
 from dataclasses import replace
 from typing import Any
@@ -15,7 +21,6 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.run_dir import RunDir, StageDir
 from ray_jobs import findings, next_steps
-from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
 
@@ -97,4 +102,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

@@ -3,6 +3,12 @@ r"""Write report.html: what a run did and found, on one self-contained page.
 python -m ray_jobs.report configs/report/default.yaml --run-name demo
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine("report", "lafp.eval.report:ReportConfig", __doc__)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +16,6 @@ from lafp.eval.report import ReportConfig, write_report
 from lafp.eval.run_record import RunRecord
 from lafp.run_dir import RunDir, StageDir
 from ray_jobs import findings, next_steps
-from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job
 
@@ -46,4 +51,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

@@ -3,6 +3,12 @@ r"""A grid of pipelines, what they have in common done once: one table, one plot
 python -m ray_jobs.study configs/studies/demo.yaml
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine("study", "ray_jobs.study_config:StudyConfig", __doc__, has_page=True)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 import functools
 import operator
 from collections import Counter
@@ -15,7 +21,6 @@ from lafp.eval.study import read_runs
 from lafp.eval.study_report import write_study
 from lafp.run_dir import RunDir, StageDir
 from ray_jobs import findings, next_steps, pipeline
-from ray_jobs.cli import main
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job, JobError
 from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_stages, stage_of
@@ -142,4 +147,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

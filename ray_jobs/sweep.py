@@ -3,6 +3,12 @@ r"""How success grows with labels: Ray Tune over label fractions, methods and se
 python -m ray_jobs.sweep configs/sweep/label_fraction.yaml
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine("sweep", "ray_jobs.sweep_config:SweepConfig", __doc__, has_page=True)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +18,6 @@ from lafp.eval.sweep import SweepRun, read_sweep
 from lafp.eval.sweep_report import write_sweep
 from lafp.run_dir import RunDir, StageDir
 from ray_jobs import findings, next_steps
-from ray_jobs.cli import main
 from ray_jobs.cluster import Demand, cluster_address, num_that_fit
 from ray_jobs.job import Job, JobError, Part
 from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders
@@ -132,4 +137,4 @@ JOB = Job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

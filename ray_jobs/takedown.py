@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.takedown",
         description=__doc__,
-        epilog=f"config keys:\n{describe(TakedownConfig)}",
+        epilog=f"config keys:\n{describe('data_pipelines.takedown:TakedownConfig')}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="+", metavar="key=value")

@@ -3,12 +3,19 @@
 python -m ray_jobs.train_bc configs/train_bc/slalom.yaml --run-name demo
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine(
+    "train_bc", "lafp.train.tasks.behavior_cloning:TrainBcConfig", __doc__, accepts_changes=True
+)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 from functools import partial
 
 from lafp.run_dir import RunDir
 from lafp.train.tasks.behavior_cloning import BehaviorCloningTask, TrainBcConfig
 from ray_jobs import findings, next_steps, train_inputs
-from ray_jobs.cli import main
 from ray_jobs.train_inputs import TrainInput
 
 
@@ -35,4 +42,4 @@ JOB = train_inputs.training_job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

@@ -3,6 +3,14 @@
 python -m ray_jobs.train_decoder configs/train_decoder/latent_flow.yaml --run-name lapo-0
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine(
+    "train_decoder", "lafp.train.tasks.decoder:TrainDecoderConfig", __doc__, accepts_changes=True
+)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 from functools import partial
 
 import yaml
@@ -11,7 +19,6 @@ from lafp import storage
 from lafp.run_dir import RunDir
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from ray_jobs import findings, next_steps, train_inputs
-from ray_jobs.cli import main
 from ray_jobs.train_inputs import TrainInput
 
 
@@ -41,4 +48,4 @@ JOB = train_inputs.training_job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

@@ -69,7 +69,6 @@ def training_job(
         tell=tell,
         next_steps=next_steps,
         reached=reached,
-        takes_accept_changes=True,
     )
 
 

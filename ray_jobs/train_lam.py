@@ -7,12 +7,19 @@ ray job submit --working-dir . -- \
     python -m ray_jobs.train_lam configs/train_lam/laom.yaml --storage s3://bucket/runs
 """
 
+from ray_jobs.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine(
+    "train_lam", "lafp.train.tasks.lam:TrainLamConfig", __doc__, accepts_changes=True
+)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
 from functools import partial
 
 from lafp.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from ray_jobs import findings, next_steps, train_inputs
-from ray_jobs.cli import main
 from ray_jobs.train_inputs import TrainInput
 
 
@@ -56,4 +63,4 @@ JOB = train_inputs.training_job(
 )
 
 if __name__ == "__main__":
-    main(JOB, __doc__)
+    main(JOB, COMMAND_LINE)

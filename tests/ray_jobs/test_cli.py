@@ -1,5 +1,6 @@
 """What a user sees on the command line, through real processes."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lafp.config import ConfigError, load_config
+from lafp.config import ConfigError, load_config, section_of
+from lafp.config_source import Section, read_section
 from lafp.run_dir import RunDir
 from ray_jobs import pipeline
 from ray_jobs.job import execute
@@ -56,7 +58,10 @@ def test_help_lists_the_config_keys_with_docs_and_defaults(job):
         ([DEMO, "train_lam.train.lrr=1"], "Key 'train_lam.train.lrr' is not in TrainConfig"),
         ([DEMO, "train_lam.train.optim.lr=-1"], "train_lam.train.optim: lr must be positive"),
         ([DEMO, "seed"], "has no '='"),
-        ([VIDEOS, "preprocess.source=/no/such/dir"], "preprocess: No such file or folder: /no/s"),
+        (
+            [VIDEOS, "preprocess.source=/no/such/dir"],
+            "preprocess.source: No such file or folder: /no",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -66,6 +71,82 @@ def test_a_wrong_command_ends_with_one_clear_line_and_code_2(args, message, tmp_
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert "starting" not in result.stdout, "the cluster was started for nothing"
+
+
+HEAVY = ("torch", "ray", "pandas", "deepspeed", "pyarrow", "av", "boto3", "omegaconf")
+LIGHT = """
+import runpy, sys
+sys.argv = ["job", *sys.argv[2:]]
+try:
+    runpy.run_module(f"ray_jobs.{job}", run_name="__main__")
+finally:
+    sys.stderr.write(" ".join(name for name in %r if name in sys.modules))
+"""
+
+
+def loaded_by(job: str, *args: str) -> tuple[int, str, set[str]]:
+    """Exit code, what was said, and the heavy modules that were imported for it."""
+    code = f"job = {job!r}{LIGHT % (HEAVY,)}"
+    result = subprocess.run(
+        [sys.executable, "-c", code, job, *args], cwd=ROOT, capture_output=True, text=True
+    )
+    said, _, loaded = result.stderr.rpartition("\n")
+    return result.returncode, said, set(loaded.split())
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in ("doctor", "takedown")])
+def test_help_loads_nothing_that_takes_long(job):
+    code, said, loaded = loaded_by(job, "--help")
+    assert (code, loaded - {"omegaconf"}) == (0, set()), said
+
+
+@pytest.mark.parametrize(
+    ("job", "args", "message"),
+    [
+        ("train_lam", ["no/such.yaml"], "No config file"),
+        ("train_lam", ["configs/train_lam/lapo.yaml", "train.lrr=1"], "Key 'train.lrr' is not in"),
+        ("train_policy", ["configs/train_policy/latent_flow.yaml", "policy.name=x"], "Unknown pol"),
+        ("pipeline", [VIDEOS, "preprocess.source=/no/such/dir"], "preprocess.source: No such file"),
+        ("sweep", ["configs/sweep/tiny.yaml", "pipeline.evaluate.envv=1"], "Did you mean: 'env'"),
+        ("study", ["configs/studies/demo.yaml", "seeds"], "has no '='"),
+        ("train_lam", ["configs/train_lam/lapo.yaml", "--run-name", "../evil"], "--run-name is"),
+        ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", "gs://b/x"], "--storage 'gs:"),
+        ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", "s3:/b/x"], "--storage 's3:/"),
+        ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", ""], "--storage '' is neither"),
+    ],
+)
+def test_a_slip_of_the_pen_is_answered_before_anything_heavy_is_loaded(job, args, message):
+    code, said, loaded = loaded_by(job, *args)
+    assert code == 2 and message in said
+    assert loaded - {"omegaconf"} == set()
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in ("doctor", "takedown")])
+def test_what_is_read_from_source_is_what_the_classes_say(job):
+    module = importlib.import_module(f"ray_jobs.{job}")
+    seen = set()
+
+    def compare(read: Section, real: Section, where: str) -> None:
+        assert read.name == real.name and list(read.keys) == list(real.keys), where
+        for name, key in read.keys.items():
+            other, at = real.keys[name], f"{where}.{name}"
+            assert (key.is_required, key.is_list) == (other.is_required, other.is_list), at
+            assert bool(key.section) == bool(other.section), at
+            assert bool(key.choices) == bool(other.choices), at
+            if key.section and other.section:
+                compare(key.section, other.section, at)
+            if key.choices and other.choices:
+                assert key.choices.kind == other.choices.kind, at
+                assert key.choices.names() == other.choices.names(), at
+                for choice in key.choices.names():
+                    if (key.choices.kind, choice) not in seen:
+                        seen.add((key.choices.kind, choice))
+                        compare(key.choices.section(choice), other.choices.section(choice), at)
+
+    line = module.COMMAND_LINE
+    compare(read_section(line.schema), section_of(module.JOB.schema), job)
+    assert line.job == module.JOB.name == job
+    assert line.has_page == bool(module.JOB.publish)
 
 
 def test_a_storage_that_nobody_can_write_to_is_said_before_the_cluster_starts(tmp_path):
