@@ -6,6 +6,7 @@ Past ``load_config`` nothing sees a ``DictConfig``.
 """
 
 import difflib
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
@@ -331,6 +332,8 @@ def _check_leaves(leaves: Mapping[str, tuple[Any, Any]], where: str) -> dict[str
             raise ConfigError(
                 f"{where}{name}: expected {expected or hint}, got {raw!r}. {_first_line(error)}"
             ) from None
+        if words := _what_is_no_number(name, values[name]):
+            raise ConfigError(f"{where}{name}: expected {words}, got {raw!r}.")
     return values
 
 
@@ -352,6 +355,24 @@ def _said_before_yaml(hint: Any, raw: bool, where: str) -> Any:
             f"\"{where}='word'\" on the command line."
         )
     return raw
+
+
+def _what_is_no_number(name: str, value: Any) -> str | None:
+    """What a field should hold in place of a number that no job can work with; None if it may.
+
+    NaN passes every comparison with a bound, so no range check of a section would find it.
+    """
+    if isinstance(value, tuple):
+        return next((words for item in value if (words := _what_is_no_number(name, item))), None)
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if isinstance(value, int) and name.removesuffix("s").endswith("seed"):
+        return None if 0 <= value < 1 << 32 else "a seed from 0 to 2^32 - 1"
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return "a number that an int64 holds"
+    return None
 
 
 def _check_leaf(name: str, hint: Any, raw: Any) -> Any:

@@ -18,8 +18,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from lafp.config import ConfigError
+from lafp.objectives import OBJECTIVES
+from lafp.policies import POLICIES
 from lafp.run_dir import RunDir, StageDir
+from lafp.types import ObsSpec
 from ray_jobs import (
     collect,
     evaluate,
@@ -36,6 +41,8 @@ from ray_jobs import (
 from ray_jobs.cluster import Demand
 from ray_jobs.job import Job, Part, execute, state_of
 from ray_jobs.pipeline_config import PipelineConfig
+
+TRAINING_JOBS = (train_lam.JOB, train_policy.JOB, train_decoder.JOB, train_bc.JOB)
 
 
 def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, Any]]:
@@ -77,6 +84,57 @@ def check(cfg: PipelineConfig, run: RunDir) -> None:
                 preprocess.check(section, run)
             except ConfigError as error:
                 raise ConfigError(f"{key}: {error}") from None
+    check_models(cfg)
+    for job, section in steps(cfg):
+        if job in TRAINING_JOBS:
+            _check_if_its_turn(job, section, run)
+
+
+def check_models(cfg: PipelineConfig) -> None:
+    """Finds models that cannot be built for the frames that `preprocess` will make.
+
+    Raises:
+        ConfigError: Of a LAM or a policy.
+    """
+    source = cfg.preprocess or cfg.preprocess_labeled
+    if source is None or cfg.train_lam.shards is not None or cfg.train_lam.data:
+        return
+    obs = ObsSpec(
+        height_px=source.resize.height_px,
+        width_px=source.resize.width_px,
+        frame_stack=cfg.train_lam.window.frame_stack,
+        fps=source.clip.fps or 10.0,  # models do not depend on it
+    )
+    latent_action_dim = _check_model("train_lam.objective", cfg.train_lam.objective, obs)
+    for number, policy in enumerate(cfg.train_policy):
+        if policy.shards is None and policy.lam is None:
+            where = f"train_policy.{number}.policy"
+            _check_model(where, policy.policy, obs, latent_action_dim)
+
+
+@functools.cache
+def _check_model(where: str, cfg: Any, obs: ObsSpec, *sizes: int) -> int:
+    """Builds a model's shapes. Returns the size of its latent action."""
+    registry = POLICIES if sizes else OBJECTIVES
+    try:
+        with torch.device("meta"):  # shapes without numbers: a large model costs no memory here
+            return registry.get(cfg.name)(cfg, obs, *sizes).latent_action_dim
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _check_if_its_turn(job: Job, section: Any, run: RunDir) -> None:
+    """Checks a stage against its inputs, where those are there already and it is not complete."""
+    stage = run.stage(job.stage(section))
+    try:
+        inputs = dict(job.inputs(section, run))
+    except ConfigError:  # it waits for the stages before it
+        return
+    if state_of(job, section, run, inputs) != "complete":
+        try:
+            job.check(section, run)
+        except ConfigError as error:
+            raise ConfigError(f"{stage.name}: {error}") from None
 
 
 def plan(cfg: PipelineConfig, run: RunDir) -> list[str]:

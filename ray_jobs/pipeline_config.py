@@ -41,3 +41,45 @@ class PipelineConfig:
                 "preprocess_labeled.labels is null, so no action would be read: set "
                 "preprocess_labeled.labels={} or extend configs/preprocess/labeled.yaml."
             )
+        if self.preprocess and self.train_lam.shards is None and not self.train_lam.data:
+            self._check_clips("preprocess", self.preprocess)
+        elif self.preprocess_labeled and self.train_lam.shards is None and not self.train_lam.data:
+            self._check_clips("preprocess_labeled", self.preprocess_labeled)
+        self._check_policies()
+
+    def _check_clips(self, key: str, source: PreprocessConfig) -> None:
+        """Raises ValueError where clips may become too short for what is cut from them."""
+        frame_stack, clip = self.train_lam.window.frame_stack, source.clip
+        if clip.min_frames < frame_stack + 1:
+            raise ValueError(
+                f"{key}.clip.min_frames is {clip.min_frames}, but a window with "
+                f"train_lam.window.frame_stack {frame_stack} needs {frame_stack + 1} frames. Set "
+                f"{key}.clip.min_frames={frame_stack + 1}, or lower frame_stack."
+            )
+        if clip.fps is None:
+            return
+        longest = max(clip.min_frames, int(clip.max_s * clip.fps + 1e-6)) - frame_stack
+        for number, policy in enumerate(self.train_policy):
+            if policy.shards is None and policy.policy.chunk_steps > longest:
+                raise ValueError(
+                    f"train_policy.{number}.policy.chunk_steps is {policy.policy.chunk_steps}, but "
+                    f"clips of {key}.clip.max_s {clip.max_s} s at {clip.fps} fps have at most "
+                    f"{longest} steps: the end of a plan would never be learned."
+                )
+
+    def _check_policies(self) -> None:
+        """Raises ValueError where a policy is not of the LAM, or a decoder of no policy."""
+        frame_stack = self.train_lam.window.frame_stack
+        for number, policy in enumerate(self.train_policy):
+            if policy.lam is None and policy.window.frame_stack != frame_stack:
+                raise ValueError(
+                    f"train_policy.{number}.window.frame_stack is {policy.window.frame_stack}, "
+                    f"that of train_lam {frame_stack}. Use the same."
+                )
+        names = [policy.policy.name for policy in self.train_policy]
+        for number, decoder in enumerate(self.train_decoder):
+            if decoder.policy not in names:
+                raise ValueError(
+                    f"train_decoder.{number}.policy is {decoder.policy!r}, and train_policy has "
+                    f"{', '.join(names) or 'none'}."
+                )

@@ -14,6 +14,7 @@ import operator
 from collections import Counter
 from typing import Any
 
+from lafp.config import ConfigError
 from lafp.eval import results_page
 from lafp.eval.results_page import Command
 from lafp.eval.run_record import StageRecord
@@ -43,6 +44,19 @@ def hungriest(cfg: StudyConfig) -> Demand:
     """What any stage of any run needs."""
     demands = (pipeline.JOB.demand(cell.pipeline) for cell in cells(cfg))
     return functools.reduce(operator.or_, demands)
+
+
+def check(cfg: StudyConfig, _: RunDir) -> None:
+    """Finds what would stop a run hours later.
+
+    Raises:
+        ConfigError: Of a run; the message names it.
+    """
+    for cell in cells(cfg):
+        try:
+            pipeline.check_models(cell.pipeline)
+        except ConfigError as error:
+            raise ConfigError(f"{cell.name}: {error}") from None
 
 
 def plan(cfg: StudyConfig, run: RunDir) -> list[str]:
@@ -136,6 +150,7 @@ def facts_of(graph: StageGraph, run: RunDir) -> str:
 JOB = Job(
     name="study",
     schema=StudyConfig,
+    check=check,
     demand=demand,
     plan=plan,
     run=run_study,

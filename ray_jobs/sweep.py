@@ -17,7 +17,7 @@ from lafp.eval.results_page import Command
 from lafp.eval.sweep import SweepRun, read_sweep
 from lafp.eval.sweep_report import write_sweep
 from lafp.run_dir import RunDir, StageDir
-from ray_jobs import findings, next_steps
+from ray_jobs import findings, next_steps, study
 from ray_jobs.cluster import Demand, cluster_address, num_that_fit
 from ray_jobs.job import Job, JobError, Part
 from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders
@@ -126,6 +126,7 @@ def _each(cfg: SweepConfig) -> Demand:
 JOB = Job(
     name="sweep",
     schema=SweepConfig,
+    check=lambda cfg, run: study.check(as_study(cfg), run),
     demand=demand,
     plan=plan,
     run=run_sweep,

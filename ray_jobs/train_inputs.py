@@ -1,16 +1,18 @@
 """The three training jobs: what they read, plan and run, alike for LAMs, policies and decoders."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.content import content_hash
+from lafp.data.micro_batches import MicroBatchPlan
 from lafp.run_dir import RunDir, StageDir
-from lafp.train.checkpoints import FOLDER as CHECKPOINTS
-from lafp.train.checkpoints import is_whole
+from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
 from lafp.train.task import Task
 from ray_jobs.job import Job
@@ -22,6 +24,8 @@ _KINDS = {
     "latents": ("latent_set.json", "set of stored latent actions", "label_latents"),
 }
 """Folder of a stage -> the file that says what is in it, its name in words, the job."""
+MODELS = {"lam", "policy", "init_from"}
+"""Names of inputs that are finished models."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,12 @@ def training_job(
         schema=schema,
         stage=stage,
         inputs=lambda cfg, run: fingerprints(resolve(cfg, run)),
+        check=lambda cfg, run: check(
+            cfg.train,
+            run.stage(stage(cfg)),
+            fingerprints(resolve(cfg, run)),
+            build_task(cfg, run),
+        ),
         demand=lambda cfg: demand(cfg.train),
         plan=lambda cfg, run: plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
         run=lambda cfg, run, folder: fit(folder, cfg.train, build_task(cfg, run)),
@@ -69,6 +79,40 @@ def training_job(
         tell=tell,
         next_steps=next_steps,
         reached=reached,
+    )
+
+
+def check(
+    cfg: TrainConfig, stage: StageDir, inputs: Iterable[str], build_task: Callable[[], Task]
+) -> None:
+    """Finds what would stop the training before its first step, from its config and its inputs.
+
+    Config sections have checked themselves by now. What they cannot know lies in the stage's folder
+    and in the shards: the task is built as a worker will build it, and its clips are dealt out.
+
+    Args:
+        cfg: Its training config.
+        stage: Where it goes on, or begins.
+        inputs: Names of what it reads.
+        build_task: Builds the task, as on every worker.
+
+    Raises:
+        ConfigError: Steps, batch or models do not fit what is there.
+    """
+    done = reached(stage)["step"]
+    if done > cfg.num_steps:
+        raise ConfigError(
+            f"train.num_steps is {cfg.num_steps}, but {stage.uri} has done {done} steps already. "
+            f"Set it to {done} or more, or use another --run-name."
+        )
+    # Shapes without numbers where no finished model is read: a large one costs no memory here.
+    with nullcontext() if MODELS.intersection(inputs) else torch.device("meta"):
+        task = build_task()
+    MicroBatchPlan(
+        demands=task.demands(),
+        rank=0,
+        world_size=cfg.num_workers,
+        num_rounds=cfg.gradient_accumulation,
     )
 
 
@@ -110,11 +154,7 @@ def given(name: str, uri: str, stage: str) -> TrainInput:
 
 def reached(stage: StageDir) -> dict[str, int]:
     """The step of the last whole checkpoint."""
-    folder = stage.path(CHECKPOINTS)
-    found = map(re.compile(r"step-(\d+)").fullmatch, storage.list_folders(folder))
-    steps = sorted(((int(name[1]), name[0]) for name in found if name), reverse=True)
-    whole = (step for step, name in steps if is_whole(storage.join(folder, name)))
-    return {"step": next(whole, 0)}
+    return {"step": Checkpoints(stage.uri, num_to_keep=1).last_step() or 0}
 
 
 def resolve_optional(

@@ -104,6 +104,11 @@ class Checkpoints:
             dist.broadcast_object_list(latest)
         return None if latest[0] is None else self._folder(latest[0])
 
+    def last_step(self) -> int | None:
+        """Step of the last whole checkpoint; None where there is none. Changes nothing."""
+        steps = reversed(self._steps())
+        return next((step for step in steps if is_whole(self._folder(step))), None)
+
     @contextmanager
     def writing(self, num_bytes: int) -> Iterator[Path]:
         """An empty folder on the local disk, for this rank's files of the next checkpoint.

@@ -102,6 +102,32 @@ class TrainConfig:
                 f"global_batch_size {self.global_batch_size} does not divide into "
                 f"{self.num_workers} workers x {self.gradient_accumulation} micro-batches."
             )
+        if self.optim.warmup_steps > self.num_steps:
+            raise ValueError(
+                f"optim.warmup_steps {self.optim.warmup_steps} are more than num_steps "
+                f"{self.num_steps}: the run would end before it reaches its learning rate."
+            )
+
+    def check_windows(self, name: str, num_windows: int, windows_per_clip: int) -> None:
+        """Raises ValueError where windows of a step are no whole clips, alike on all workers.
+
+        Args:
+            name: Key of ``num_windows`` in the config.
+            num_windows: Per optimizer step, over all workers.
+            windows_per_clip: Windows that are drawn from one visit to a clip.
+        """
+        if num_windows % windows_per_clip:
+            raise ValueError(
+                f"{name} {num_windows} is no multiple of windows_per_clip {windows_per_clip}."
+            )
+        num_clips = num_windows // windows_per_clip
+        if num_clips % (self.num_workers * self.gradient_accumulation):
+            raise ValueError(
+                f"{name} {num_windows} with {windows_per_clip} windows per clip takes {num_clips} "
+                f"clips per step, which do not divide among {self.num_workers} workers x "
+                f"{self.gradient_accumulation} micro-batches. Change the batch size, "
+                "windows_per_clip, num_workers or gradient_accumulation."
+            )
 
     @property
     def micro_batch_size(self) -> int:

@@ -144,7 +144,8 @@ def test_a_decoder_reads_the_lam_that_its_policy_was_trained_on(run, tmp_path):
     shards(run, "labeled")
     own = complete(run.stage("lam"), {"objective": "lapo"})
     cfg = config_from_dict(
-        TrainDecoderConfig, {"name": "d", "policy": "latent_flow", "train": TRAIN}
+        TrainDecoderConfig,
+        {"name": "d", "policy": "latent_flow", "windows_per_clip": 4, "train": TRAIN},
     )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.json").write_text('{"kind": "lam", "weights_sha256": "0"}')

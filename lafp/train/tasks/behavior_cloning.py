@@ -16,7 +16,7 @@ from lafp.models.action_decoder import TrueActions
 from lafp.policies import POLICIES
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.decoder import action_errors
-from lafp.train.tasks.held_out import HeldOutClips, cuda_devices
+from lafp.train.tasks.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.train.tasks.lam import obs_spec
 from lafp.train.tasks.policy import (
     PolicyInputs,
@@ -55,7 +55,7 @@ class TrainBcConfig:
     def __post_init__(self) -> None:
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}.")
-        check_single_steps(self.window, self.train.global_batch_size)
+        check_single_steps(self.window, self.train)
         if self.policy.chunk_steps != 1 or self.policy.latent_projection.name != "none":
             raise ValueError(
                 "policy.chunk_steps must be 1 and policy.latent_projection none: true actions are "
@@ -81,6 +81,7 @@ class BehaviorCloningTask:
             raise ConfigError(
                 f"The actions of {labeled_shards} are discrete; train_bc clones continuous ones."
             )
+        check_clip_lengths(labeled_shards, cfg.window.frame_stack)
         obs = obs_spec(labeled_shards, cfg.window.frame_stack)
         obs = with_vectors(obs, cfg.policy.inputs, labeled_shards)
         policy = build_policy(cfg.policy, obs, self.action.dim, cfg.train.seed)

@@ -23,8 +23,14 @@ from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies.base import Policy, load_policy
 from lafp.train.config import TrainConfig
-from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, check_vectors, cuda_devices
-from lafp.train.tasks.policy import check_clips_per_step, save_policy
+from lafp.train.tasks.held_out import (
+    HeldOutClips,
+    check_clip_lengths,
+    check_frame_size,
+    check_vectors,
+    cuda_devices,
+)
+from lafp.train.tasks.policy import save_policy
 from lafp.train.tasks.transitions import (
     ClipFeatures,
     Transitions,
@@ -90,7 +96,9 @@ class TrainDecoderConfig:
             raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}.")
         if self.windows_per_clip < 1:
             raise ValueError(f"windows_per_clip must be at least 1, got {self.windows_per_clip}.")
-        check_clips_per_step(self.train.global_batch_size, self.windows_per_clip)
+        self.train.check_windows(
+            "train.global_batch_size", self.train.global_batch_size, self.windows_per_clip
+        )
 
     @property
     def anchor_range(self) -> tuple[float, float]:
@@ -170,6 +178,7 @@ class DecoderTask:
         self._policy_sha256 = _policy_of_lam(policy_uri, lam_uri)
         check_frame_size(labeled_shards, self.lam.obs)
         check_vectors(labeled_shards, self.policy.obs)
+        check_clip_lengths(labeled_shards, self.policy.obs.frame_stack)
         self.action = action_spec(labeled_shards)
         self._window = WindowConfig(
             frame_stack=self.policy.obs.frame_stack, windows_per_clip=cfg.windows_per_clip

@@ -26,6 +26,31 @@ def check_frame_size(shards: str, obs: ObsSpec) -> None:
         )
 
 
+def check_clip_lengths(shards: str, frame_stack: int, chunk_steps: int = 1) -> None:
+    """Raises ConfigError where clips are too short for what is to be cut from them.
+
+    Args:
+        shards: URI of the shard set.
+        frame_stack: Frames of an observation; a window is one frame longer.
+        chunk_steps: Steps of a plan. Shorter clips are used as far as they go, but where no clip
+            is as long, the end of a plan is never learned.
+    """
+    spec, needed = open_shard_set(shards), frame_stack + 1
+    if spec.min_clip_frames < needed:
+        raise ConfigError(
+            f"The shortest clip of {shards} has {spec.min_clip_frames} frames, a window with "
+            f"window.frame_stack {frame_stack} needs {needed}. Lower frame_stack, or preprocess "
+            f"with clip.min_frames={needed}, under another name."
+        )
+    longest = spec.max_clip_frames - frame_stack
+    if chunk_steps > longest:
+        raise ConfigError(
+            f"policy.chunk_steps is {chunk_steps}, but the longest clip of {shards} has "
+            f"{longest} steps: the end of a plan would never be learned. Lower chunk_steps (and "
+            "execute_steps), or preprocess with a larger clip.max_s, under another name."
+        )
+
+
 def check_vectors(shards: str, obs: ObsSpec) -> None:
     """Raises ConfigError where a policy reads vectors that the set's clips do not have."""
     found = vector_dims(shards) if obs.vector_dim else {}

@@ -24,7 +24,7 @@ from lafp.lam import initialize_from
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
 from lafp.train.config import TrainConfig
-from lafp.train.tasks.held_out import HeldOutClips, cuda_devices
+from lafp.train.tasks.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.train.tasks.lam_sections import DataConfig, SupervisionConfig
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam
 from lafp.types import ClipBatch, ObsSpec
@@ -61,14 +61,12 @@ class TrainLamConfig:
         if len({item.shards for item in self.data}) < len(self.data):
             raise ValueError("data lists a shard set twice. Give it the sum of the weights.")
         num_windows = self.window.windows_per_clip
-        for name, batch_size in (
-            ("train.global_batch_size", self.train.global_batch_size),
-            ("supervision.batch_size", self.supervision.batch_size),
-        ):
-            if batch_size % num_windows:
-                raise ValueError(
-                    f"{name} {batch_size} is no multiple of window.windows_per_clip {num_windows}."
-                )
+        self.train.check_windows(
+            "train.global_batch_size", self.train.global_batch_size, num_windows
+        )
+        if self.supervision.weight > 0:
+            batch_size = self.supervision.batch_size
+            self.train.check_windows("supervision.batch_size", batch_size, num_windows)
 
 
 class LamTask:
@@ -97,6 +95,8 @@ class LamTask:
         self.obs = obs_spec(self.shard_sets[0], cfg.window.frame_stack)
         for other in self.shard_sets[1:]:
             _check_same_frames(other, self.obs, self.shard_sets[0])
+        for uri in (*self.shard_sets, *([labeled_shards] if labeled_shards else [])):
+            check_clip_lengths(uri, cfg.window.frame_stack)
         self.is_supervised = cfg.supervision.weight > 0
         if labeled_shards is None and self.is_supervised:
             raise ConfigError(

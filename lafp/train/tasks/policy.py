@@ -34,7 +34,12 @@ from lafp.policies.base import InputsConfig, Policy
 from lafp.train.config import TrainConfig
 from lafp.train.context import to_clip_batches
 from lafp.train.engines.base import world_size
-from lafp.train.tasks.held_out import HeldOutClips, check_frame_size, cuda_devices
+from lafp.train.tasks.held_out import (
+    HeldOutClips,
+    check_clip_lengths,
+    check_frame_size,
+    cuda_devices,
+)
 from lafp.types import ClipBatch, LossOutput, ObsSpec, Window
 
 MAX_VAL_CLIPS = 64
@@ -57,26 +62,17 @@ class TrainPolicyConfig:
     train: TrainConfig
 
     def __post_init__(self) -> None:
-        check_single_steps(self.window, self.train.global_batch_size)
+        check_single_steps(self.window, self.train)
 
 
-def check_single_steps(window: WindowConfig, global_batch_size: int) -> None:
+def check_single_steps(window: WindowConfig, train: TrainConfig) -> None:
     """Raises ValueError where these are no windows for a policy, or no whole clips per step."""
     if window.max_offset_steps != 1:
         raise ValueError(
             "window.max_offset_steps must be 1, got "
             f"{window.max_offset_steps}: a policy acts one step at a time."
         )
-    check_clips_per_step(global_batch_size, window.windows_per_clip)
-
-
-def check_clips_per_step(global_batch_size: int, windows_per_clip: int) -> None:
-    """Raises ValueError where windows per step are no whole number of clips."""
-    if global_batch_size % windows_per_clip:
-        raise ValueError(
-            f"train.global_batch_size {global_batch_size} is no multiple of windows_per_clip "
-            f"{windows_per_clip}."
-        )
+    train.check_windows("train.global_batch_size", train.global_batch_size, window.windows_per_clip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +205,7 @@ class PolicyTask:
                 f"window.frame_stack is {cfg.window.frame_stack}, the LAM at {lam_uri} was trained "
                 f"with {self.lam.obs.frame_stack}. Use the same."
             )
+        check_clip_lengths(shards, cfg.window.frame_stack, cfg.policy.chunk_steps)
         if latents is not None:
             check_latents(latents, lam_uri, shards)
         self._val_clips = HeldOutClips(shards, MAX_VAL_CLIPS, latents)
