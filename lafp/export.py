@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lafp import storage, strict_json
 from lafp.config import ConfigError, config_to_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TUNED_POLICY = "policy"
 """Folder inside of an action decoder's: the policy that was fine-tuned with it."""
 ModelKind = Literal["lam", "policy", "decoder"]

@@ -48,6 +48,7 @@ def training_job(
     reads: Callable[[Any], Iterable[str]],
     tell: Callable[[Any, StageDir, Mapping[str, Any]], list[str]],
     next_steps: Callable[[Any, RunDir], list[str]],
+    remarks: Callable[[Any, RunDir], dict[str, str]] = lambda _cfg, _run: {},
 ) -> Job:
     """A job that trains one kind of task.
 
@@ -60,7 +61,16 @@ def training_job(
         reads: See ``Job``.
         tell: See ``Job``.
         next_steps: See ``Job``.
+        remarks: Config, run -> what a user should know of the data before training, by name. The
+            summary keeps it.
     """
+
+    def run_stage(cfg: Any, run: RunDir, folder: StageDir) -> dict[str, Any]:
+        found = remarks(cfg, run)
+        for line in found.values():
+            print(f"{folder.name}: {line}", flush=True)
+        return fit(folder, cfg.train, build_task(cfg, run)) | found
+
     return Job(
         name=name,
         schema=schema,
@@ -73,8 +83,11 @@ def training_job(
             build_task(cfg, run),
         ),
         demand=lambda cfg: demand(cfg.train),
-        plan=lambda cfg, run: plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
-        run=lambda cfg, run, folder: fit(folder, cfg.train, build_task(cfg, run)),
+        plan=lambda cfg, run: [
+            *plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
+            *remarks(cfg, run).values(),
+        ],
+        run=run_stage,
         reads=reads,
         tell=tell,
         next_steps=next_steps,

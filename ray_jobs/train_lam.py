@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 from functools import partial
 
+from lafp.eval.training_data import data_remarks
 from lafp.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from ray_jobs import findings, next_steps, train_inputs
@@ -51,6 +52,12 @@ def build_task(cfg: TrainLamConfig, run: RunDir) -> partial[LamTask]:
     )
 
 
+def remarks(cfg: TrainLamConfig, run: RunDir) -> dict[str, str]:
+    """Whether the actions can be probed, and whether enough moves."""
+    labeled, _, *videos = resolve(cfg, run)
+    return data_remarks([found.uri for found in videos if found], labeled.uri if labeled else None)
+
+
 JOB = train_inputs.training_job(
     name="train_lam",
     schema=TrainLamConfig,
@@ -60,6 +67,7 @@ JOB = train_inputs.training_job(
     reads=lambda _: ("shards/videos", "shards/labeled"),
     tell=findings.train_lam,
     next_steps=next_steps.train_lam,
+    remarks=remarks,
 )
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from lafp.objectives.base import Objective
 from lafp.types import ObsSpec, Window
 
 SIZE_PX = 24
@@ -60,3 +61,8 @@ def _cover(center: torch.Tensor) -> torch.Tensor:
     pixel = torch.arange(SIZE_PX) + 0.5
     cover = (4.5 - (pixel - center[..., None]).abs()).clamp(0, 1)  # [B, 2, SIZE]
     return cover[:, 1, :, None] * cover[:, 0, None, :]
+
+
+def fit_to(objective: Objective, window: Window) -> None:
+    """Fits a new model to one batch, as a training does before its first step."""
+    objective.fit_scales([window])

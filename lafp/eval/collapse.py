@@ -9,8 +9,9 @@ DEAD_PERPLEXITY = 1.5
 
 CONSTANT = (
     "The latent actions are constant: the LAM gives every frame pair the same z, so policies "
-    "trained on it have nothing to learn. Look at its loss curve first; then try more steps, a "
-    "lower learning rate, a wider bottleneck or less bottleneck noise."
+    "trained on it have nothing to learn. If its loss still falls, give it more steps. Else set "
+    "objective.idm_input=difference and objective.target=residual, which fit the model to how "
+    "little moves, or try a lower optim.lr, optim.warmup_steps, or less bottleneck noise."
 )
 DEAD_CODEBOOK = (
     "The codebook is dead: nearly every latent takes the same code. Try a lower learning rate, "

@@ -20,24 +20,26 @@ _PROBE_CONTROLS = {
 }
 
 
+_ALL_ALIKE = (
+    "Not measured: whether z holds the true actions. On the labeled episodes that are held out all "
+    "actions are alike."
+)
+
+
 def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str]:
     """What a latent action model learned.
 
     Args:
-        metrics: The last value of each.
+        metrics: The last value of each, and what ``data_remarks`` says of the data.
         objective: Name of its objective.
         has_labels: Whether it was given labeled clips.
     """
-    lines = _prediction(metrics, "embedding" if objective == "laom" else "frame")
+    lines = _prediction(metrics, "frame's embedding" if objective == "laom" else "frame")
     lines += _collapse(metrics)
     if _value(metrics, "probe/r2") is not None:
         return lines + _probe(metrics)
     if has_labels:
-        return [
-            *lines,
-            "Not measured: whether z holds the true actions. The probe needs actions of at least "
-            "two training episodes and one held-out episode.",
-        ]
+        return [*lines, metrics.get("no_probe") or _ALL_ALIKE]
     return [
         *lines,
         "Not measured: whether z holds true actions. There are no labels; the report's predicted "
@@ -121,7 +123,7 @@ def _prediction(metrics: Metrics, what: str) -> list[str]:
     if share is None:
         return []
     clips = "training clips (none is held out)" if held_out is None else "held-out clips"
-    control = "assuming no change" if what == "frame" else "always taking the mean embedding"
+    control = "assuming no change"
     if share <= 0:
         return [
             f"Bad: on {clips} the next {what} is predicted no better than by {control}. Train "
@@ -138,7 +140,7 @@ def _collapse(metrics: Metrics) -> list[str]:
     spread = _first(metrics, "val/latent/spread", "latent/spread")
     perplexity = _first(metrics, "val/codebook/perplexity", "codebook/perplexity")
     if spread is not None and spread < COLLAPSED_SPREAD:
-        return [f"Bad: {CONSTANT}"]
+        return [" ".join(["Bad:", CONSTANT, *filter(None, [metrics.get("little_motion")])])]
     if perplexity is not None and perplexity < DEAD_PERPLEXITY:
         return [f"Bad: {DEAD_CODEBOOK}"]
     return []

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -25,6 +26,7 @@ from lafp.eval.probes import (
     probe_metrics,
     score_probe,
 )
+from lafp.eval.training_data import why_no_probe
 from lafp.objectives.base import Objective
 from lafp.types import ClipBatch, Window
 
@@ -58,21 +60,15 @@ class LamProbe:
     """
 
     def __init__(self, labeled_shards: str, cfg: ProbeConfig, seed: int) -> None:
-        self._seed = seed
+        self._seed, self._labeled_shards = seed, labeled_shards
         self._fit = LabeledTransitions(labeled_shards, "train", cfg.max_transitions)
         self._held_out = LabeledTransitions(labeled_shards, "val", cfg.max_transitions)
         self._random_score: ProbeScore | None = None
 
-    @property
+    @cached_property
     def skipped(self) -> str | None:
         """Why nothing can be measured, in words; None when it can."""
-        for transitions, num_needed in ((self._fit, 2), (self._held_out, 1)):
-            if transitions.num_episodes < num_needed:
-                return (
-                    f"{transitions.num_episodes} labeled {transitions.split} episodes, "
-                    f"the probe needs {num_needed}"
-                )
-        return None
+        return why_no_probe(self._labeled_shards)
 
     @torch.no_grad()
     def measure(self, objective: Objective) -> dict[str, float]:
@@ -94,7 +90,9 @@ class LamProbe:
     def _random_lam(self, objective: Objective) -> Objective:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            return type(objective)(objective.cfg, objective.obs).eval()
+            random_lam = type(objective)(objective.cfg, objective.obs).eval()
+        random_lam.take_scales(objective)
+        return random_lam
 
     def _probe(
         self, features_of: Callable[[Window], Tensor], frame_stack: int, device: torch.device

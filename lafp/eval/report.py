@@ -57,6 +57,7 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
     rows, views = result.load_results(run), latents.load_views(run)
     headline = result.headline(rows, result.load_outcomes(run)) or latents.headline(rows, views)
     sections = _sections(run, rows, views)
+    lam = run.complete("lam")
     html = render_page(
         run_uri,
         title=cfg.title or run.name,
@@ -64,7 +65,7 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
         lead=run_facts.in_words(run),
         facts=run_facts.facts(run),
         headline=headline,
-        warnings=latents.warnings(rows, views),
+        warnings=latents.warnings(rows, views, lam.summary or {} if lam else {}),
         sections=sections,
     )
     path = storage.join(run_uri, "report.html")

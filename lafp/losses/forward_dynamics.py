@@ -1,21 +1,27 @@
 """Losses of forward dynamics models. Pure functions: tensors in, scalar out."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MIN_MEAN_SQUARE = 1e-4
-"""Floor of a residual's mean square: 1.3 grey levels of RMS change. Keeps still clips finite."""
+LARGE = 2.0
+"""Windows that change by more, in units of the typical change, count by their share of it."""
 
 
 def residual_loss(prediction: Tensor, residual: Tensor) -> Tensor:
-    """MSE over the target's own mean square: 1 for predicting no change, whatever moves.
+    """MSE of a change that is given in units of the data's typical change (``ChangeScale``).
 
-        loss = mean (p - r)^2 / max(mean r^2, 1e-4)
+        loss = mean_B [ mean (p - r)^2 / max(mean r^2 / 4, 1) ],    inner means over one window
+
+    1 for predicting no change in a window where as much moves as is typical. From twice as much on
+    errors are relative to the window's own change, and cost 4 at most for predicting none: few
+    windows with much motion do not drown the others.
 
     Args:
-        prediction: float, any shape.
-        residual: o_{t+1} - o_t in units of [-1, 1] pixels, same shape. Without gradient.
+        prediction: float [B, ...].
+        residual: o_{t+1} - o_t in these units, same shape. Without gradient.
 
     Returns:
         Scalar.
@@ -24,8 +30,9 @@ def residual_loss(prediction: Tensor, residual: Tensor) -> Tensor:
         ValueError: Shapes disagree.
     """
     _check_same_shape(prediction, residual)
-    mean_square = residual.square().mean().clamp_min(MIN_MEAN_SQUARE)
-    return F.mse_loss(prediction.float(), residual.float()) / mean_square
+    residual_BD = residual.float().flatten(1)
+    error_B = (prediction.float().flatten(1) - residual_BD).square().mean(1)
+    return (error_B / (residual_BD.square().mean(1) / LARGE**2).clamp_min(1)).mean()
 
 
 def frame_loss(prediction: Tensor, frame: Tensor) -> Tensor:
@@ -39,18 +46,40 @@ def frame_loss(prediction: Tensor, frame: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def explained_change(squared_error: Tensor, residual: Tensor) -> Tensor:
-    """Share of the change between two frames that a prediction explains.
-
-        1 - squared_error / mean r^2
-
-    0 is as good as predicting no change, 1 is perfect, below 0 is worse than no model.
+def prediction_errors(predicted: Tensor, obs: Tensor, next_obs: Tensor) -> dict[str, Tensor]:
+    """Metrics ``fdm_error`` and ``copy_error``: squared errors of a prediction, and of o_t itself.
 
     Args:
-        squared_error: Mean squared error of the predicted frame (or residual).
-        residual: o_{t+1} - o_t, at the prediction's size.
+        predicted: The FDM's o_{t+1}: a frame, its patches or its embedding.
+        obs: o_t in the same form.
+        next_obs: o_{t+1} in the same form.
     """
-    return 1 - squared_error / residual.square().mean().clamp_min(MIN_MEAN_SQUARE)
+    return {
+        "fdm_error": frame_loss(predicted, next_obs),
+        "copy_error": frame_loss(obs, next_obs),
+    }
+
+
+def explained_change(metrics: Mapping[str, float], prefix: str = "") -> dict[str, float]:
+    """Share of the change between two frames that a model's predictions explain.
+
+        fdm_explained = 1 - fdm_error / copy_error
+
+    1 is perfect, 0 is as good as taking o_t for o_{t+1}, below 0 is worse than no model. Both
+    errors are means over many pairs *before* they are divided: a mean of quotients would be ruled
+    by the pairs in which hardly anything moves. Terminal, curves and report show this number.
+
+    Args:
+        metrics: Means of ``prediction_errors``.
+        prefix: Of their names, e.g. ``val/``.
+
+    Returns:
+        The one metric; nothing where the errors were not measured or nothing moves at all.
+    """
+    error, copied = (metrics.get(f"{prefix}{name}") for name in ("fdm_error", "copy_error"))
+    if error is None or copied is None or not copied > 0:
+        return {}
+    return {f"{prefix}fdm_explained": 1 - error / copied}
 
 
 def _check_same_shape(prediction: Tensor, target: Tensor) -> None:

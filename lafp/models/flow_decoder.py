@@ -24,7 +24,7 @@ class FlowDecoder(nn.Module):
         self.output = nn.Conv2d(_WIDTH // 2, 2, 3, padding=1)
 
     def forward(self, latent_BZ: Tensor) -> Tensor:
-        """float [B, Z] -> flow in pixels, float [B, 2, height_px, width_px]."""  # noqa: D403
+        """float [B, Z] -> flow, float [B, 2, height_px, width_px], in units of the data's."""  # noqa: D403
         features = F.silu(self.grid(latent_BZ)).view(-1, _WIDTH, *self._grid)
         features = F.silu(self.middle(F.interpolate(features, size=self._middle_px)))
         return self.output(F.interpolate(features, size=self.size_px))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lafp.models import ENCODERS
+from lafp.models.change_scale import ChangeScale
 from lafp.models.mlp import RereadingMlp
 from lafp.types import ObsSpec
 
@@ -20,7 +21,8 @@ class PixelIdm(nn.Module):
     """LAPO's IDM: one CNN over o_t and the newest frame of o_{t+1}, stacked along channels.
 
     With a frame stack of 2 that is LAPO's (o_{t-1}, o_t, o_{t+1}) (arXiv:2312.10812). Given the
-    difference to o_t's newest frame instead of the frame, a small CNN need not learn to subtract.
+    difference to o_t's newest frame instead of the frame, a small CNN need not learn to subtract,
+    and sees it in units of the data's own change.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class PixelIdm(nn.Module):
     ) -> None:
         super().__init__()
         self.second_input = second_input
+        self.change_scale = ChangeScale()
         pair = replace(obs, frame_stack=obs.frame_stack + 1)
         self.encoder = ENCODERS.get(encoder.name)(encoder, pair)
         self.head = nn.Linear(self.encoder.embed_dim, latent_action_dim)
@@ -48,8 +51,7 @@ class PixelIdm(nn.Module):
         """The CNN's features of the pair, float [B, E]."""
         second = next_obs[:, -3:]
         if self.second_input == "difference":
-            # Halved, so that it lies in [-1, 1] as frames do.
-            second = (second - obs[:, -3:]) / 2
+            second = self.change_scale.compressed(second - obs[:, -3:])
         return self.encoder(torch.cat([obs, second], dim=1))
 
 

@@ -3,11 +3,14 @@
 # Shape suffixes in this file: B windows, Z latent action.
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lafp.models.change_scale import ChangeScale
+from lafp.models.moments import Moments
 from lafp.models.quantizers import Bottleneck
 from lafp.types import LossOutput, ObsSpec, Window
 
@@ -59,6 +62,35 @@ class Objective(nn.Module, ABC):
         The control of the linear probe: a latent action that predicts no better than this holds
         nothing about the action that the observation did not hold already.
         """
+
+    def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
+        """The model's scales, each with the change that it is to measure in a batch of windows."""
+        del window
+        return []
+
+    @torch.no_grad()
+    def fit_scales(self, windows: Iterable[Window]) -> None:
+        """Measures the data's change, before the first step. All ranks call it.
+
+        Args:
+            windows: This rank's share of the first batches.
+        """
+        moments: dict[ChangeScale, Moments] = {}
+        for window in windows:
+            measured = self.measured(window)
+            if not measured:
+                return
+            for scale, change in measured:
+                moments.setdefault(scale, Moments()).add(scale.log_rms(change))
+        for scale, of_scale in moments.items():
+            of_scale.all_reduce()
+            scale.fit(of_scale)
+
+    def take_scales(self, other: "Objective") -> None:
+        """Takes over what a model of the same config knows of the data, but none of its weights."""
+        for ours, theirs in zip(self.modules(), other.modules(), strict=True):
+            if isinstance(ours, ChangeScale):
+                ours.load_state_dict(theirs.state_dict())
 
     def augment(self, window: Window) -> Window:
         """The window as this objective wants to be trained on it. Without gradients."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lafp.config import choice
 from lafp.models import ENCODERS
+from lafp.models.change_scale import ChangeScale
 from lafp.models.encoders import ImpalaConfig
 from lafp.models.idm import PixelIdm, SecondInput
 from lafp.objectives.base import Objective, latent_metrics
@@ -51,6 +52,12 @@ class Idm(Objective):
         return LossOutput(
             loss=latent_BZ.new_zeros((), dtype=torch.float32), metrics=latent_metrics(latent_BZ)
         )
+
+    def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
+        """See ``Objective``."""
+        if self.cfg.idm_input == "frame":
+            return []
+        return [(self.idm.change_scale, window.next_obs[:, -3:] - window.obs[:, -3:])]
 
     def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """See ``Objective``."""

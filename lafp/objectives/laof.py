@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lafp.losses.optical_flow import end_point_error, optical_flow_loss
+from lafp.losses.forward_dynamics import residual_loss
+from lafp.losses.optical_flow import end_point_error
+from lafp.models.change_scale import ChangeScale
 from lafp.models.flow_decoder import FlowDecoder
 from lafp.models.quantizers import BottleneckOutput
 from lafp.objectives.lapo import Lapo, LapoConfig
@@ -19,7 +21,7 @@ class LaofConfig(LapoConfig):
 
     name: str = "laof"
     flow_weight: float = 1.0
-    """Of the flow loss, which is 1 for a decoder that predicts no motion."""
+    """Of the flow loss, which is about 1 for a decoder that predicts no motion."""
     flow_height_px: int = 16
     """Size of the stored flow: `optical_flow.height_px` of preprocess."""
     flow_width_px: int = 16
@@ -37,8 +39,8 @@ class Laof(Lapo):
     """L = L_LAPO + w L_flow(D(bottleneck(z_t)), flow(o_t, o_{t+1})).
 
     Flow tells what moves and in which direction, and nothing of what a distractor looks like. Our
-    reading: D sees the latent action alone, as the FDM sees it, and L_flow is relative to the
-    flow's mean square, so that w means the same for any frame size. Targets come from
+    reading: D sees the latent action alone, as the FDM sees it, and L_flow is in units of the
+    data's own flow, so that w means the same for any frame size and speed. Targets come from
     preprocessing.
     """
 
@@ -48,16 +50,22 @@ class Laof(Lapo):
         super().__init__(cfg, obs)
         self.flow_size_px = (cfg.flow_height_px, cfg.flow_width_px)
         self.flow_decoder = FlowDecoder(cfg.latent_action_dim, *self.flow_size_px)
+        self.flow_scale = ChangeScale()
 
     def _loss(self, window: Window, latent_BZ: Tensor, seen: BottleneckOutput) -> LossOutput:
         if window.flow is None:
             raise ValueError("laof needs windows with flow. Preprocess with `optical_flow: {}`.")
         out = super()._loss(window, latent_BZ, seen)
         predicted = self.flow_decoder(seen.latent)
-        flow_loss = optical_flow_loss(predicted, window.flow)
+        flow_loss = residual_loss(predicted, self.flow_scale.to_units(window.flow))
         metrics = {
             "flow_loss": flow_loss.detach(),
-            "flow_error_px": end_point_error(predicted, window.flow),
+            "flow_error_px": end_point_error(self.flow_scale.to_pixels(predicted), window.flow),
         }
         loss = out.loss + self.cfg.flow_weight * flow_loss
         return replace(out, loss=loss, metrics=out.metrics | metrics)
+
+    def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
+        """See ``Objective``: the flow too."""
+        scales = super().measured(window)
+        return scales if window.flow is None else [*scales, (self.flow_scale, window.flow)]

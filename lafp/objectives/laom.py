@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lafp.config import choice
 from lafp.data.augment import AugmentConfig, augment_window
+from lafp.losses.forward_dynamics import prediction_errors
 from lafp.models import ENCODERS
 from lafp.models.ema import ema_update_
 from lafp.models.encoders import StridedResnetConfig, init_orthogonal_
@@ -87,10 +88,20 @@ class Laom(Objective):
                 "fdm_loss": loss.detach(),
                 # Near 0 means the embedding has collapsed, and the loss with it.
                 "target_std": target_BE.std(0).mean(),
-                "fdm_explained": explained,
+                "target_explained": explained,
                 **latent_metrics(latent_BZ.detach()),
+                **self._errors(window, prediction_BE.detach(), target_BE),
             },
         )
+
+    @torch.no_grad()
+    def _errors(
+        self, window: Window, prediction_BE: Tensor, target_BE: Tensor
+    ) -> dict[str, Tensor]:
+        """Errors beside those of o_t's own embedding, which training would have to encode too."""
+        if self.training:
+            return {}
+        return prediction_errors(prediction_BE, self.target_encoder(window.obs), target_BE)
 
     def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """See ``Objective``."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lafp.config import choice
-from lafp.losses.forward_dynamics import explained_change, frame_loss, residual_loss
+from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
 from lafp.models import BOTTLENECKS, PATCHES
+from lafp.models.change_scale import ChangeScale
 from lafp.models.patch_transformer import PatchFdm, PatchIdm, TransformerConfig
 from lafp.models.patches import PixelPatchesConfig
 from lafp.models.quantizers import VqConfig
@@ -36,8 +37,8 @@ class LapaConfig:
     fdm: TransformerConfig
     """Over the patches of one frame and the latent action."""
     target: Literal["frame", "residual"] = "frame"
-    """What the FDM predicts: the next frame's patches, or their change with its loss relative to
-    no change."""
+    """What the FDM predicts: the next frame's patches, or their change in units of the data's own
+    change."""
     bottleneck: Any = choice(
         BOTTLENECKS, default=VqConfig(num_codebooks=1, num_discrete_latents=4, num_codes=8)
     )
@@ -79,6 +80,7 @@ class Lapa(Objective):
         bottleneck = BOTTLENECKS.get(cfg.bottleneck.name)
         self.bottleneck = bottleneck(cfg.bottleneck, cfg.latent_action_dim)
         self.fdm = PatchFdm(cfg.fdm, *shape, self.patches.target_dim)
+        self.change_scale = ChangeScale()
 
     def forward(self, window: Window) -> LossOutput:
         """See ``Objective``."""
@@ -88,18 +90,19 @@ class Lapa(Objective):
         prediction_BPD = self.fdm(pair_BTPD[:, 0], seen.latent)
         with torch.no_grad():
             target_BPD = self.patches.target(window.future_obs)
-            residual_BPD = target_BPD - self.patches.target(window.obs)
+            copied_BPD = self.patches.target(window.obs)
         if self.cfg.target == "residual":
-            fdm_loss = residual_loss(prediction_BPD, residual_BPD)
-            squared_error = frame_loss(prediction_BPD.detach(), residual_BPD)
+            change_BPD = self.change_scale.to_units(target_BPD - copied_BPD)
+            fdm_loss = residual_loss(prediction_BPD, change_BPD)
         else:
-            fdm_loss = squared_error = frame_loss(prediction_BPD, target_BPD)
+            fdm_loss = frame_loss(prediction_BPD, target_BPD)
+        predicted_BPD = self._to_patches(prediction_BPD.detach(), copied_BPD)
         return LossOutput(
             loss=fdm_loss + seen.loss,
             metrics={
                 "fdm_loss": fdm_loss.detach(),
                 "bottleneck_loss": seen.loss.detach(),
-                "fdm_explained": explained_change(squared_error.detach(), residual_BPD),
+                **prediction_errors(predicted_BPD, copied_BPD, target_BPD),
                 **latent_metrics(latent_BZ.detach()),
                 **seen.metrics,
             },
@@ -129,9 +132,21 @@ class Lapa(Objective):
         """The FDM's next frame, float [B, 3, H, W] in [-1, 1]."""
         seen = self.bottleneck(latent_action)
         prediction_BPD = self.fdm(self.patches(obs), seen.latent)
-        if self.cfg.target == "residual":
-            prediction_BPD = prediction_BPD + self.patches.target(obs)
-        return self.patches.to_frame(prediction_BPD).clamp(-1, 1)
+        predicted_BPD = self._to_patches(prediction_BPD, self.patches.target(obs))
+        return self.patches.to_frame(predicted_BPD).clamp(-1, 1)
+
+    def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
+        """See ``Objective``."""
+        if self.cfg.target == "frame":
+            return []
+        change_BPD = self.patches.target(window.future_obs) - self.patches.target(window.obs)
+        return [(self.change_scale, change_BPD)]
+
+    def _to_patches(self, prediction_BPD: Tensor, copied_BPD: Tensor) -> Tensor:
+        """The next frame's patches from the FDM's output and o_t's patches."""
+        if self.cfg.target == "frame":
+            return prediction_BPD
+        return copied_BPD + self.change_scale.to_pixels(prediction_BPD.float())
 
     def _pair(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """Both observations' patches in one pass, float [B, 2, P, D]."""

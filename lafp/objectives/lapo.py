@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lafp.config import choice
-from lafp.losses.forward_dynamics import explained_change, frame_loss, residual_loss
+from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
 from lafp.models import BOTTLENECKS, ENCODERS
+from lafp.models.change_scale import ChangeScale
 from lafp.models.encoders import ImpalaConfig
 from lafp.models.fdm import UNetConfig, UNetFdm
 from lafp.models.idm import PixelIdm, SecondInput
@@ -36,7 +37,7 @@ class LapoConfig:
     """What the IDM gets beside o_t: o_{t+1}'s newest ``frame``, or its ``difference`` to o_t's."""
     fdm: UNetConfig = field(default_factory=UNetConfig)
     target: Literal["frame", "residual"] = "frame"
-    """What the FDM predicts: o_{t+1}, or o_{t+1} - o_t with its loss relative to no change."""
+    """What the FDM predicts: o_{t+1}, or o_{t+1} - o_t in units of the data's own change."""
     is_target_half_size: bool = False
     """Predict at half of height and width: a quarter of the cost, enough to see a motion."""
     bottleneck: Any = choice(BOTTLENECKS, default=VqConfig())
@@ -70,20 +71,19 @@ class Lapo(Objective):
         return self._loss(window, latent_BZ, self.bottleneck(latent_BZ))
 
     def _loss(self, window: Window, latent_BZ: Tensor, seen: BottleneckOutput) -> LossOutput:
-        prediction = self._activated(self.fdm(window.obs, seen.latent))
+        prediction, scale = self.fdm(window.obs, seen.latent), self.idm.change_scale
         frame, next_frame = self._resized(window.obs), self._resized(window.next_obs)
-        residual = next_frame - frame
         if self.cfg.target == "residual":
-            fdm_loss = residual_loss(prediction, residual)
-            squared_error = F.mse_loss(prediction.detach().float(), residual)
+            fdm_loss = residual_loss(prediction, scale.to_units(next_frame - frame))
         else:
-            fdm_loss = squared_error = frame_loss(prediction, next_frame)
+            fdm_loss = frame_loss(prediction.tanh(), next_frame)
+        predicted_frame = self._to_frame(prediction.detach(), frame)
         return LossOutput(
             loss=fdm_loss + seen.loss,
             metrics={
                 "fdm_loss": fdm_loss.detach(),
                 "bottleneck_loss": seen.loss.detach(),
-                "fdm_explained": explained_change(squared_error.detach(), residual),
+                **prediction_errors(predicted_frame, frame, next_frame),
                 **latent_metrics(latent_BZ.detach()),
                 **seen.metrics,
             },
@@ -100,17 +100,25 @@ class Lapo(Objective):
     @torch.no_grad()
     def predict_next_frame(self, obs: Tensor, latent_action: Tensor) -> Tensor:
         """The FDM's o_{t+1}, float [B, 3, H, W] in [-1, 1] (half of H and W if so configured)."""
-        prediction = self._activated(self.fdm(obs, self.bottleneck(latent_action).latent))
-        if self.cfg.target == "residual":
-            prediction = prediction + self._resized(obs)
-        return prediction.clamp(-1, 1)
+        prediction = self.fdm(obs, self.bottleneck(latent_action).latent)
+        return self._to_frame(prediction, self._resized(obs))
+
+    def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
+        """See ``Objective``: the change at the size that the FDM predicts."""
+        if self.cfg.target == "frame" and self.cfg.idm_input == "frame":
+            return []
+        change = self._resized(window.next_obs) - self._resized(window.obs)
+        return [(self.idm.change_scale, change)]
 
     def after_step(self) -> None:
         """Moves the codebooks of a VQ bottleneck."""
         self.bottleneck.after_step()
 
-    def _activated(self, prediction: Tensor) -> Tensor:
-        return prediction.tanh() if self.cfg.target == "frame" else prediction
+    def _to_frame(self, prediction: Tensor, frame: Tensor) -> Tensor:
+        """The next frame, in [-1, 1], from the FDM's output and o_t's frame at its size."""
+        if self.cfg.target == "frame":
+            return prediction.tanh()
+        return (frame + self.idm.change_scale.to_pixels(prediction.float())).clamp(-1, 1)
 
     def _resized(self, obs: Tensor) -> Tensor:
         """The newest frame of a stack, at the size that the FDM predicts."""

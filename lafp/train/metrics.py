@@ -15,6 +15,7 @@ from lafp import storage
 from lafp.config import config_to_dict
 from lafp.data.shard_format import id_prefix
 from lafp.json_lines import JsonLines, read_lines
+from lafp.losses.forward_dynamics import explained_change
 from lafp.side_channel import SideChannel
 from lafp.strict_json import defined, dump_lines
 from lafp.train.notes import write_note
@@ -143,6 +144,7 @@ class Meter:
                 )
             means = sums[0] / sums[1]  # the next line is the one wait for the device
             values = defined(dict(zip(names, means.tolist(), strict=True)))
+            values |= explained_change(values)
         if self._max_skipped_steps is not None:
             values[SKIPPED] = len(self._skipped)
         elapsed_s = time.perf_counter() - self._start

@@ -88,14 +88,29 @@ def test_a_prediction_is_judged_against_assuming_no_change(share, verdict):
     assert "assuming no change" in text
 
 
+def test_constant_latents_are_called_so_with_what_the_data_has_to_do_with_it():
+    text = said("train_lam", {"latent/spread": 1e-5, "little_motion": "Little moves: ..."}, LAPO)
+    assert "Bad: The latent actions are constant" in text and "Little moves: ..." in text
+    assert "idm_input=difference" in text
+
+
 def test_what_was_not_measured_is_said_to_be_so_and_is_not_zero(tmp_path):
     no_labels = said("train_lam", {"loss": 0.3}, LAPO, str(tmp_path))
     assert "There are no labels" in no_labels
     inputs = {"inputs": {"labeled_shards": "x"}}
     (tmp_path / "provenance.json").write_text(json.dumps(inputs))
-    few_labels = said("train_lam", {"loss": 0.3}, LAPO, str(tmp_path))
-    assert "two training episodes and one held-out" in few_labels
-    for text in (no_labels, few_labels, said("train_policy", {}, FLOW), said("train_bc", {})):
+    why = "Not measured: the probe needs two training episodes."
+    few_labels = said("train_lam", {"loss": 0.3, "no_probe": why}, LAPO, str(tmp_path))
+    assert why in few_labels
+    alike = said("train_lam", {"loss": 0.3}, LAPO, str(tmp_path))
+    assert "all actions are alike" in alike
+    for text in (
+        no_labels,
+        few_labels,
+        alike,
+        said("train_policy", {}, FLOW),
+        said("train_bc", {}),
+    ):
         assert "Not measured" in text
         assert not re.search(r"\b0(\.0+)?\b", text)
 

@@ -37,8 +37,16 @@ def probe_rows(rows: Sequence[Result], metric: str) -> dict[str, Result]:
     return {method: found[method] for method in _PROBES if method in found}
 
 
-def warnings(rows: Sequence[Result], views: Mapping[str, Any] | None) -> list[Note]:
-    """Plain words for a LAM that holds nothing: constant latents, or no more than the state."""
+def warnings(
+    rows: Sequence[Result], views: Mapping[str, Any] | None, lam: Mapping[str, Any]
+) -> list[Note]:
+    """Plain words for a LAM that holds nothing, or whose worth is not known.
+
+    Args:
+        rows: The result table.
+        views: The numbers of ``write_latent_views``.
+        lam: Summary of the LAM's stage, with what ``data_remarks`` said.
+    """
     signs = []
     codebook = views.get("codebook") if views else None
     if views and views["is_collapsed"]:
@@ -49,6 +57,7 @@ def warnings(rows: Sequence[Result], views: Mapping[str, Any] | None) -> list[No
     latent, embedding = r2.get("lam"), r2.get("embedding")
     if not signs and latent and embedding and not _is_above(latent, embedding):
         signs.append(not_above_embedding(latent.value, embedding.value))
+    signs += [lam[remark] for remark in ("little_motion", "no_probe") if lam.get(remark)]
     return [Note(level="warning", text=text) for text in signs]
 
 

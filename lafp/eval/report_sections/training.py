@@ -15,6 +15,10 @@ _LAM_PANELS: Panels = {
         ("fdm_explained", "training"),
         ("val/fdm_explained", "held out"),
     ],
+    "share of the embeddings' variance explained": [
+        ("target_explained", "training"),
+        ("val/target_explained", "held out"),
+    ],
     "probe R²": [
         ("probe/r2", "z"),
         ("probe/r2_obs_embedding", "observation"),

@@ -21,15 +21,19 @@ from lafp.eval.model_card import FILE as MODEL_CARD
 from lafp.eval.model_card import TrainedOn, lam_card
 from lafp.export import save_model
 from lafp.lam import initialize_from
+from lafp.losses.forward_dynamics import explained_change
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
 from lafp.train.config import TrainConfig
+from lafp.train.first_batches import first_batches
 from lafp.train.tasks.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.train.tasks.lam_sections import DataConfig, SupervisionConfig
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam
-from lafp.types import ClipBatch, ObsSpec
+from lafp.types import ClipBatch, ObsSpec, Window
 
 MAX_VAL_CLIPS = 64
+NUM_FIT_PAIRS = 1024
+"""Windows, over all workers, that a model is fitted to before the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +119,15 @@ class LamTask:
         self._probe: LamProbe | None = None
         self.module: nn.Module = self._build(init_from)
 
+    @torch.no_grad()
     def prepare(self, device: torch.device) -> None:
-        """Nothing has to be known before. See ``Task``."""
+        """Fits the model to how much the frames of the first batches change. See ``Task``."""
+        self._objective(self.module).fit_scales(self._first_windows(device))
+
+    def _first_windows(self, device: torch.device) -> Iterator[Window]:
+        demands, train = {"train": self.demands()["train"]}, self.cfg.train
+        for clips in first_batches(demands, train, NUM_FIT_PAIRS, device):
+            yield cut_windows(clips["train"], self.cfg.window, train.seed)
 
     def demands(self) -> Mapping[str, ClipDemand]:
         """``train``: the videos. ``labeled``: the episodes whose actions may be seen."""
@@ -263,7 +274,7 @@ class LamTask:
             # loss is never undefined: one that is NaN is no number to leave out of a mean.
             mean = of_batches.mean() if name == "loss" else of_batches.nanmean()
             metrics[f"val/{name}"] = float(mean)
-        return metrics
+        return metrics | explained_change(metrics, "val/")
 
     @staticmethod
     def _objective(module: nn.Module) -> Objective:

@@ -4,18 +4,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError, choice
 from lafp.data.labels import vector_dims
 from lafp.data.latent_sets import clips_without_latents, open_latent_set
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.shards import ClipDemand, ClipOrder, shards_sha256
 from lafp.data.window_draws import WindowConfig, WindowDraws
 from lafp.data.windows import (
@@ -32,8 +29,7 @@ from lafp.models.standardizer import RangeStandardizer
 from lafp.policies import POLICIES
 from lafp.policies.base import InputsConfig, Policy
 from lafp.train.config import TrainConfig
-from lafp.train.context import to_clip_batches
-from lafp.train.engines.base import world_size
+from lafp.train.first_batches import first_batches
 from lafp.train.tasks.held_out import (
     HeldOutClips,
     check_clip_lengths,
@@ -220,17 +216,8 @@ class PolicyTask:
         policy, train = self.module.policy, self.cfg.train
         projection, standardizer = policy.projection, policy.standardizer
         num_latents = max(projection.num_fit_latents, standardizer.num_fit_latents)
-        num_steps = -(-num_latents // train.global_batch_size)
-        plan = MicroBatchPlan(
-            demands=self.demands(),
-            rank=dist.get_rank() if dist.is_initialized() else 0,
-            world_size=world_size(),
-            num_rounds=train.gradient_accumulation,
-        )
-        batches = map(to_clip_batches, MicroBatchReader(plan).read_from(0))
         latents = []
-        for batch in islice(batches, num_steps * train.gradient_accumulation):
-            clips = {name: clip_batch.to(device) for name, clip_batch in batch.items()}
+        for clips in first_batches(self.demands(), train, num_latents, device):
             latent_action = self.inputs(clips).latent_action
             latents.append(latent_action if latent_action.ndim == 2 else latent_action[:, 0])
         if latents:

@@ -42,8 +42,8 @@ def signs(shards: str, folder, bottleneck: dict, optim: dict, num_steps: int) ->
 
 
 HEALTHY = {"lr": 1e-3}
-COLLAPSING = {"lr": 1e-2, "weight_decay": 30.0}
-"""Weights shrink by a third per step: soon nothing is left of the IDM but its biases."""
+COLLAPSING = {"lr": 1e-2, "weight_decay": 95.0}
+"""Weights shrink to a twentieth per step: soon nothing is left of the IDM but its biases."""
 VQ = {"name": "vq", "num_codes": 8, "num_discrete_latents": 1, "revive_after_steps": 10_000}
 
 

@@ -185,22 +185,28 @@ PROBE = Result.of(Subject(label="lam", method="lam"), "probe_r2", 0.9, 690, low=
 
 
 def test_a_collapsed_lam_is_called_so():
-    (note,) = latents.warnings([], {"is_collapsed": True})
+    (note,) = latents.warnings([], {"is_collapsed": True}, {})
     assert note.level == "warning"
     assert "constant" in note.text
 
 
 def test_a_codebook_of_one_code_is_a_warning():
     dead = {"is_collapsed": False, "codebook": {"usage": 0.05, "perplexity": 1.02}}
-    (note,) = latents.warnings([], dead)
+    (note,) = latents.warnings([], dead, {})
     assert "codebook is dead" in note.text
-    assert not latents.warnings([], dead | {"codebook": {"usage": 0.5, "perplexity": 20.0}})
+    assert not latents.warnings([], dead | {"codebook": {"usage": 0.5, "perplexity": 20.0}}, {})
+
+
+def test_why_there_is_no_probe_and_that_little_moves_is_said_at_the_top():
+    remarks = {"no_probe": "Not measured: ...", "little_motion": "Little moves: ...", "loss": 1.0}
+    notes = latents.warnings([], VIEWS, remarks)
+    assert [note.text for note in notes] == ["Little moves: ...", "Not measured: ..."]
 
 
 @pytest.mark.parametrize(("embedding", "is_warned"), [(0.4, False), (0.89, True), (0.95, True)])
 def test_a_probe_not_above_the_embeddings_is_a_warning(embedding, is_warned):
     control = Result.of(Subject(label="embedding", method="embedding"), "probe_r2", embedding, 690)
-    assert bool(latents.warnings([PROBE, control], VIEWS)) == is_warned
+    assert bool(latents.warnings([PROBE, control], VIEWS, {})) == is_warned
 
 
 def test_every_number_of_the_result_table_is_on_the_page(demo_html):

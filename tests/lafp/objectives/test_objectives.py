@@ -24,7 +24,7 @@ from lafp.objectives.laof import LaofConfig
 from lafp.objectives.laom import LaomConfig
 from lafp.objectives.lapa import LapaConfig
 from lafp.objectives.lapo import LapoConfig
-from tests.synthetic_windows import moving_square_windows, obs_spec
+from tests.synthetic_windows import fit_to, moving_square_windows, obs_spec
 
 
 def lapo(**changes) -> LapoConfig:
@@ -81,7 +81,9 @@ every_config = pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS.keys
 
 def build(cfg, frame_stack: int = 1, seed: int = 0) -> Objective:
     torch.manual_seed(seed)
-    return OBJECTIVES.get(cfg.name)(cfg, obs_spec(frame_stack))
+    objective = OBJECTIVES.get(cfg.name)(cfg, obs_spec(frame_stack))
+    fit_to(objective, moving_square_windows(64, 0, frame_stack))
+    return objective
 
 
 def train(
@@ -254,7 +256,7 @@ def test_laof_learns_to_draw_the_flow_from_the_latent_alone():
     objective = build(LAOF)
     windows = moving_square_windows(256, 77, start_spread_px=1.0)
     before = objective.eval()(windows).metrics
-    assert before["flow_loss"] == pytest.approx(1, abs=0.1)  # as good as no motion
+    assert 0.5 < before["flow_loss"] < 1.5  # as good as no motion
     train(objective.train(), num_steps=150, lr=2e-3, batch_size=32, spread_px=1.0)
     after = objective.eval()(windows).metrics
     assert after["flow_loss"] < 0.2

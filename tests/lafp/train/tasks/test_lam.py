@@ -257,7 +257,7 @@ def test_the_probe_takes_every_transition_or_a_thinned_out_share(labeled, shards
 def test_the_probe_is_skipped_with_a_reason_where_nothing_is_held_out(shards, tmp_path):
     uri = write_shard_set(tmp_path, num_clips=4, frames=(3, 4), has_labels=True)
     probe = LamProbe(uri, ProbeConfig(), seed=0)
-    assert probe.skipped == "0 labeled val episodes, the probe needs 1"
+    assert "4 labeled training episodes and 0 held out" in probe.skipped
     assert probe.measure(LamTask(lam_config(), shards, None).module.objective) == {}
 
 
@@ -277,11 +277,47 @@ def test_labeled_frames_of_another_size_are_refused(shards, tmp_path):
         LamTask(lam_config(), shards, other)
 
 
-def test_an_objective_that_does_not_fit_its_latent_size_is_a_config_error(shards):
-    cfg = lam_config()
-    cfg = replace(cfg, objective=replace(cfg.objective, latent_action_dim=7))
-    with pytest.raises(ConfigError, match="objective: latent_action_dim must be a multiple"):
-        LamTask(cfg, shards, None)
+def test_an_objective_that_does_not_fit_its_latent_size_is_a_config_error():
+    raw = config_to_dict(lam_config())
+    raw["objective"]["latent_action_dim"] = 7
+    with pytest.raises(ConfigError, match="latent_action_dim must be a multiple"):
+        config_from_dict(TrainLamConfig, raw)
+
+
+def test_how_much_the_data_moves_travels_with_the_lam_and_its_untrained_control(
+    shards, labeled, tmp_path
+):
+    task = LamTask(lam_config(), shards, labeled)
+    train(task.cfg.train, task, LocalContext(str(tmp_path)))
+    objective = task.module.objective
+    typical = objective.idm.change_scale.typical
+    assert 0 < typical < 1
+    assert torch.equal(load_lam(str(tmp_path)).objective.idm.change_scale.typical, typical)
+    random_lam = LamProbe(labeled, ProbeConfig(), seed=0)._random_lam(objective)
+    assert torch.equal(random_lam.idm.change_scale.typical, typical)
+    assert not torch.equal(random_lam.idm.head.weight, objective.idm.head.weight)
+
+
+def test_a_resumed_lam_keeps_the_scale_of_its_checkpoint(shards, tmp_path):
+    cfg = lam_config(num_steps=2)
+    first = LamTask(cfg, shards, None)
+    train(cfg.train, first, LocalContext(str(tmp_path)))
+    longer = replace(cfg, train=replace(cfg.train, num_steps=3))
+    resumed = LamTask(longer, shards, None)
+    resumed.prepare = None  # a resumed run must not measure again
+    train(longer.train, resumed, LocalContext(str(tmp_path)))
+    scales = [task.module.objective.idm.change_scale.typical for task in (first, resumed)]
+    assert torch.equal(*scales) and scales[0] != 1
+
+
+def test_a_lam_of_other_videos_measures_their_motion_anew(shards, tmp_path):
+    run(lam_config(), shards, None, tmp_path)
+    task = started_from(lam_config(), shards, None, str(tmp_path))
+    scale = task.module.objective.idm.change_scale
+    measured = scale.typical.clone()
+    scale.typical.fill_(9.0)
+    task.prepare(torch.device("cpu"))
+    torch.testing.assert_close(scale.typical, measured)
 
 
 def test_a_batch_that_is_no_whole_number_of_clips_is_refused():

@@ -1,0 +1,43 @@
+"""Mean and mean square of many batches, per dimension, over all ranks where wanted."""
+
+# Shape suffixes in this file: N rows, D dimensions.
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Moments:
+    """Sums in float64, so that neither the order of batches nor the number of ranks matters."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self._sums: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, rows_ND: Tensor) -> None:
+        """Takes in a batch, float [N, D]."""
+        rows_ND = rows_ND.double()
+        sums = torch.stack([rows_ND.sum(0), rows_ND.square().sum(0)])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self.num_rows += len(rows_ND)
+
+    def all_reduce(self) -> None:
+        """Adds up those of all ranks. All ranks call it, each after at least one ``add``."""
+        if self._sums is None or not (dist.is_available() and dist.is_initialized()):
+            return
+        count = torch.tensor(float(self.num_rows), dtype=torch.float64, device=self._sums.device)
+        dist.all_reduce(self._sums)
+        dist.all_reduce(count)
+        self.num_rows = int(count)
+
+    def mean_and_mean_square(self) -> tuple[Tensor, Tensor]:
+        """Float64 [D] each.
+
+        Raises:
+            ValueError: Nothing was taken in.
+        """
+        if self._sums is None or not self.num_rows:
+            raise ValueError("There are no rows to take a mean of.")
+        mean_D, mean_square_D = self._sums / self.num_rows
+        return mean_D, mean_square_D

@@ -1,0 +1,33 @@
+"""The batches that a run begins with, for what must be known of the data before the first step."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+
+from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.shards import ClipDemand
+from lafp.train.config import TrainConfig
+from lafp.train.context import to_clip_batches
+from lafp.train.engines.base import world_size
+from lafp.types import ClipBatch
+
+
+def first_batches(
+    demands: Mapping[str, ClipDemand], cfg: TrainConfig, num_windows: int, device: torch.device
+) -> Iterator[dict[str, ClipBatch]]:
+    """This rank's share of the first steps that hold ``num_windows`` over all ranks.
+
+    All ranks get equally many batches, so that each may use collectives.
+    """
+    plan = MicroBatchPlan(
+        demands=demands,
+        rank=dist.get_rank() if dist.is_initialized() else 0,
+        world_size=world_size(),
+        num_rounds=cfg.gradient_accumulation,
+    )
+    num_steps = -(-num_windows // cfg.global_batch_size)
+    batches = map(to_clip_batches, MicroBatchReader(plan).read_from(0))
+    for batch in islice(batches, num_steps * cfg.gradient_accumulation):
+        yield {name: clips.to(device) for name, clips in batch.items()}
