@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.ray_tasks import run_tasks
-from lafp import storage, strict_json
+from data_pipelines.on_ray.tasks import run_tasks
+from lafp import storage
 from lafp.config import ConfigError, choice
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
-from lafp.eval.rollout import Expert, Recording, rollout
+from lafp.evaluate.rollouts import Expert, Recording, rollout
+from lafp.storage import strict_json
 from lafp.video import EncodeConfig, encode_clip
 
 Subset = Literal["videos", "labeled", "labeled_val"]

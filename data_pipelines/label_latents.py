@@ -15,18 +15,18 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_pipelines.latent_tables import write_tables
-from data_pipelines.ray_tasks import run_tasks
+from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
 from lafp.config import may_change
-from lafp.data.latent_sets import (
+from lafp.data.shards.format import ClipLocation, ShardEntry, read_records
+from lafp.data.shards.sets import open_shard_set, read_shard_entry, shards_sha256, videos_of_clips
+from lafp.data.stored_latents import (
     SET_FILE,
     LatentSet,
     LatentShardWriter,
     entry_name,
 )
-from lafp.data.shard_format import ClipLocation, ShardEntry, read_records
-from lafp.data.shards import open_shard_set, read_shard_entry, shards_sha256, videos_of_clips
-from lafp.export import read_card
+from lafp.finished.saved_model import read_card
 from lafp.lam import Lam, load_lam
 from lafp.video import decode_clip
 

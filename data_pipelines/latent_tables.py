@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_pipelines.manifest import open_table
+from data_pipelines.preprocess.manifest import open_table
 from lafp import storage
-from lafp.data.latent_sets import (
+from lafp.data.stored_latents import (
     CLIPS_FILE,
     REJECTS_FILE,
     ClipLatents,

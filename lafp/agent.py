@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from lafp import storage
-from lafp.deploy.export import export_agent
-from lafp.deploy.finished_models import load_models
-from lafp.deploy.step import AgentStep, Memory
-from lafp.devices import usable_device
+from lafp.finished.devices import usable_device
+from lafp.finished.export import export_agent
+from lafp.finished.load import load_models
+from lafp.finished.step import AgentStep, Memory
 from lafp.models.action_decoder import ActionDecoder, TrueActions
 from lafp.policies.base import Policy
 from lafp.types import ActionSpec, ObsSpec

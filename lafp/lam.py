@@ -9,8 +9,8 @@ from torch import Tensor
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.windows import stack_frames
-from lafp.devices import usable_device
-from lafp.export import load_model
+from lafp.finished.devices import usable_device
+from lafp.finished.saved_model import load_model
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
 from lafp.types import ObsSpec

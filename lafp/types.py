@@ -110,7 +110,7 @@ class ClipBatch:
     ``frame_rows[b, t]`` of ``frames[b]``. A row that there is not where it was not sent."""
     damaged: Tensor | None = None
     """int64 [B, 2]: where a clip could not be read and another stands in for it, the key of that
-    clip and why, an index into ``lafp.data.damage.REASONS``; else zeros."""
+    clip and why, an index into ``lafp.data.shards.damage.REASONS``; else zeros."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.shape[-1] != 3 or self.frames.dtype != torch.uint8:

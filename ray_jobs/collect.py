@@ -3,7 +3,7 @@ r"""Render demonstrations in an environment: mp4 files, and labels for a few of 
 python -m ray_jobs.collect configs/collect/slalom.yaml --run-name demo
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine("collect", "data_pipelines.collect:CollectConfig", __doc__)
 if __name__ == "__main__":
@@ -12,10 +12,10 @@ if __name__ == "__main__":
 from typing import Any
 
 from data_pipelines.collect import CollectConfig, batches, collect
-from lafp.run_dir import RunDir, StageDir
-from ray_jobs import findings, next_steps
-from ray_jobs.cluster import Demand
-from ray_jobs.job import Job
+from lafp.runs.run_dir import RunDir, StageDir
+from ray_jobs.core import findings, next_steps
+from ray_jobs.core.cluster import Demand
+from ray_jobs.core.job import Job
 
 
 def plan(cfg: CollectConfig, run: RunDir) -> list[str]:

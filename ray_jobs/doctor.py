@@ -23,9 +23,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lafp import storage
 from lafp.config import ConfigError
-from ray_jobs.cli import exit_codes, storage_uri
-from ray_jobs.cluster import Demand, connect
-from ray_jobs.node_checks import Finding, NodeFacts, look, sees_mark, write_mark
+from ray_jobs.core.cli import exit_codes, storage_uri
+from ray_jobs.core.cluster import Demand, connect
+from ray_jobs.core.node_checks import Finding, NodeFacts, look, sees_mark, write_mark
 
 _NODE_TIMEOUT_S = 120
 _MIN_OBJECT_STORE_BYTES = 1 << 30

@@ -5,9 +5,9 @@ python -m ray_jobs.evaluate configs/evaluate/slalom.yaml --run-name demo
 Writes results.parquet (long form), episodes.parquet (every outcome), rollouts/ and latent_views/.
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
-COMMAND_LINE = CommandLine("evaluate", "lafp.eval.config:EvaluateConfig", __doc__)
+COMMAND_LINE = CommandLine("evaluate", "lafp.evaluate.config:EvaluateConfig", __doc__)
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
@@ -19,17 +19,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from data_pipelines.ray_tasks import run_tasks
-from lafp import storage, strict_json
+from data_pipelines.on_ray.tasks import run_tasks
+from lafp import storage
 from lafp.data.randomness import derive_seed
-from lafp.data.shards import shards_sha256
+from lafp.data.shards.sets import shards_sha256
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
-from lafp.eval import measurements, tables
-from lafp.eval.config import EvaluateConfig, MethodConfig
-from lafp.eval.evaluation_findings import evaluation_findings
-from lafp.eval.latency import Latency
-from lafp.eval.outcomes import (
+from lafp.evaluate import measurements, result_rows
+from lafp.evaluate.config import EvaluateConfig, MethodConfig
+from lafp.evaluate.latency import Latency
+from lafp.evaluate.outcomes import (
     Episode,
     is_measured,
     read_episode_outcomes,
@@ -37,14 +36,16 @@ from lafp.eval.outcomes import (
     write_episodes,
     write_outcomes,
 )
-from lafp.eval.results import DEMONSTRATOR, Result, Subject, write_results
-from lafp.eval.rollout import RolloutResult
-from lafp.eval.subjects import demonstrator_subject, lam_subject, method_subject
-from lafp.export import read_card
-from lafp.run_dir import RunDir, StageDir
-from ray_jobs import findings, next_steps
-from ray_jobs.cluster import Demand
-from ray_jobs.job import Job
+from lafp.evaluate.results import DEMONSTRATOR, Result, Subject, write_results
+from lafp.evaluate.rollouts import RolloutResult
+from lafp.evaluate.subjects import demonstrator_subject, lam_subject, method_subject
+from lafp.finished.saved_model import read_card
+from lafp.report.evaluation_findings import evaluation_findings
+from lafp.runs.run_dir import RunDir, StageDir
+from lafp.storage import strict_json
+from ray_jobs.core import findings, next_steps
+from ray_jobs.core.cluster import Demand
+from ray_jobs.core.job import Job
 
 
 def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
@@ -89,7 +90,7 @@ def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, An
     _look_at_latents(cfg, run, stage)
     lam_uri = _lam(cfg, run)
     lam = lam_subject(lam_uri, cfg.study, cfg.variant)
-    rows = tables.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
+    rows = result_rows.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
     if cfg.env is not None:
         rows += _measure_methods(cfg, run, stage, lam)
     write_results(stage.path("results.parquet"), rows)
@@ -107,7 +108,7 @@ def _measure_methods(
     write_episodes(stage.path("episodes.parquet"), _flat(episodes))
     rows = []
     for label, subject in subjects.items():
-        rows += tables.rollout_rows(
+        rows += result_rows.rollout_rows(
             subject, episodes[label], episodes[DEMONSTRATOR], env.mode_sizes
         )
     on_clips = [
@@ -115,7 +116,7 @@ def _measure_methods(
         _once(stage, "alignment.json", lambda: _alignments(cfg, run)),
     ]
     for label, errors in (item for of_labels in on_clips for item in of_labels.items()):
-        rows += tables.action_error_rows(subjects[label], errors) if errors else []
+        rows += result_rows.action_error_rows(subjects[label], errors) if errors else []
     return rows + _latency_rows(cfg, run, stage, subjects)
 
 
@@ -226,7 +227,7 @@ def _latency_rows(
     rows = []
     for size, of_size in _once(stage, "latency.json", measure).items():
         for label, latency in of_size.items():
-            rows += tables.latency_rows(timed[label][1], int(size), Latency(**latency))
+            rows += result_rows.latency_rows(timed[label][1], int(size), Latency(**latency))
     return rows
 
 

@@ -5,7 +5,7 @@ python -m ray_jobs.train_policy configs/train_policy/latent_flow.yaml --run-name
     latents=videos
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
     "label_latents", "data_pipelines.label_latents:LabelLatentsConfig", __doc__
@@ -16,27 +16,28 @@ if __name__ == "__main__":
 from typing import Any
 
 from data_pipelines.label_latents import LabelLatentsConfig, label_latents, shard_names
-from lafp.data.shards import open_shard_set
+from lafp.data.held_out import check_frame_size
+from lafp.data.shards.sets import open_shard_set
 from lafp.lam import load_lam
-from lafp.run_dir import RunDir, StageDir
-from lafp.train.tasks.held_out import check_frame_size
-from ray_jobs import findings, next_steps, train_inputs
-from ray_jobs.cluster import Demand
-from ray_jobs.job import Job
-from ray_jobs.train_inputs import TrainInput
+from lafp.runs.run_dir import RunDir, StageDir
+from ray_jobs.core import findings, next_steps
+from ray_jobs.core.cluster import Demand
+from ray_jobs.core.job import Job
+from ray_jobs.training import jobs
+from ray_jobs.training.jobs import TrainInput
 
 
 def resolve(cfg: LabelLatentsConfig, run: RunDir) -> tuple[TrainInput, TrainInput]:
     """The videos and the LAM."""
     return (
-        train_inputs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
-        train_inputs.resolve(run, "lam", cfg.lam, ("lam",)),
+        jobs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
+        jobs.resolve(run, "lam", cfg.lam, ("lam",)),
     )
 
 
 def inputs(cfg: LabelLatentsConfig, run: RunDir) -> dict[str, str]:
     """Exactly which clips, and exactly which weights."""
-    return train_inputs.fingerprints(resolve(cfg, run))
+    return jobs.fingerprints(resolve(cfg, run))
 
 
 def plan(cfg: LabelLatentsConfig, run: RunDir) -> list[str]:

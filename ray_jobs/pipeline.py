@@ -4,10 +4,10 @@ python -m ray_jobs.pipeline configs/pipeline/slalom.yaml
 python -m ray_jobs.pipeline configs/pipeline/videos.yaml preprocess.source=DIR --run-name mine
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "pipeline", "ray_jobs.pipeline_config:PipelineConfig", __doc__, accepts_changes=True
+    "pipeline", "ray_jobs.studies.pipeline_config:PipelineConfig", __doc__, accepts_changes=True
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
@@ -23,14 +23,12 @@ import torch
 from lafp.config import ConfigError
 from lafp.objectives import OBJECTIVES
 from lafp.policies import POLICIES
-from lafp.run_dir import RunDir, StageDir
+from lafp.runs.run_dir import RunDir, StageDir
 from lafp.types import ObsSpec
 from ray_jobs import (
     collect,
     evaluate,
-    findings,
     label_latents,
-    next_steps,
     preprocess,
     report,
     train_bc,
@@ -38,9 +36,10 @@ from ray_jobs import (
     train_lam,
     train_policy,
 )
-from ray_jobs.cluster import Demand
-from ray_jobs.job import Job, Part, execute, state_of
-from ray_jobs.pipeline_config import PipelineConfig
+from ray_jobs.core import findings, next_steps
+from ray_jobs.core.cluster import Demand
+from ray_jobs.core.job import Job, Part, execute, state_of
+from ray_jobs.studies.pipeline_config import PipelineConfig
 
 TRAINING_JOBS = (train_lam.JOB, train_policy.JOB, train_decoder.JOB, train_bc.JOB)
 

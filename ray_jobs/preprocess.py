@@ -3,9 +3,11 @@ r"""Preprocess a source of videos into a shard set: clips of one size and rate, 
 python -m ray_jobs.preprocess configs/preprocess/videos.yaml source=FOLDER_OR_S3_URI
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
-COMMAND_LINE = CommandLine("preprocess", "data_pipelines.config:PreprocessConfig", __doc__)
+COMMAND_LINE = CommandLine(
+    "preprocess", "data_pipelines.preprocess.config:PreprocessConfig", __doc__
+)
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
@@ -13,16 +15,16 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from data_pipelines.config import PreprocessConfig
-from data_pipelines.estimate import estimate
-from data_pipelines.file_counts import FileCounts
-from data_pipelines.pipeline import list_inputs, list_source, preprocess
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.estimate import estimate
+from data_pipelines.preprocess.file_counts import FileCounts
+from data_pipelines.preprocess.job import list_inputs, list_source, preprocess
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.run_dir import RunDir, StageDir
-from ray_jobs import findings, next_steps
-from ray_jobs.cluster import Demand
-from ray_jobs.job import Job
+from lafp.runs.run_dir import RunDir, StageDir
+from ray_jobs.core import findings, next_steps
+from ray_jobs.core.cluster import Demand
+from ray_jobs.core.job import Job
 
 
 def resolve(cfg: PreprocessConfig, run: RunDir) -> PreprocessConfig:

@@ -3,21 +3,21 @@ r"""Write report.html: what a run did and found, on one self-contained page.
 python -m ray_jobs.report configs/report/default.yaml --run-name demo
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
-COMMAND_LINE = CommandLine("report", "lafp.eval.report:ReportConfig", __doc__)
+COMMAND_LINE = CommandLine("report", "lafp.report.run_page:ReportConfig", __doc__)
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
 from collections.abc import Mapping
 from typing import Any
 
-from lafp.eval.report import ReportConfig, write_report
-from lafp.eval.run_record import RunRecord
-from lafp.run_dir import RunDir, StageDir
-from ray_jobs import findings, next_steps
-from ray_jobs.cluster import Demand
-from ray_jobs.job import Job
+from lafp.evaluate.run_record import RunRecord
+from lafp.report.run_page import ReportConfig, write_report
+from lafp.runs.run_dir import RunDir, StageDir
+from ray_jobs.core import findings, next_steps
+from ray_jobs.core.cluster import Demand
+from ray_jobs.core.job import Job
 
 
 def inputs(_: ReportConfig, run: RunDir) -> Mapping[str, str]:

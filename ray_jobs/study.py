@@ -3,9 +3,11 @@ r"""A grid of pipelines, what they have in common done once: one table, one plot
 python -m ray_jobs.study configs/studies/demo.yaml
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
-COMMAND_LINE = CommandLine("study", "ray_jobs.study_config:StudyConfig", __doc__, has_page=True)
+COMMAND_LINE = CommandLine(
+    "study", "ray_jobs.studies.study_config:StudyConfig", __doc__, has_page=True
+)
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
@@ -15,18 +17,19 @@ from collections import Counter
 from typing import Any
 
 from lafp.config import ConfigError
-from lafp.eval import results_page
-from lafp.eval.results_page import Command
-from lafp.eval.run_record import StageRecord
-from lafp.eval.study import read_runs
-from lafp.eval.study_report import write_study
-from lafp.run_dir import RunDir, StageDir
-from ray_jobs import findings, next_steps, pipeline
-from ray_jobs.cluster import Demand
-from ray_jobs.job import Job, JobError
-from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_stages, stage_of
-from ray_jobs.stop_notice import stages_stopped_by_sigterm
-from ray_jobs.study_config import StudyConfig, cells
+from lafp.evaluate.run_record import StageRecord
+from lafp.evaluate.study import read_runs
+from lafp.report import markdown
+from lafp.report.markdown import Command
+from lafp.report.study_page import write_study
+from lafp.runs.run_dir import RunDir, StageDir
+from ray_jobs import pipeline
+from ray_jobs.core import findings, next_steps
+from ray_jobs.core.cluster import Demand
+from ray_jobs.core.job import Job, JobError
+from ray_jobs.studies.stage_graph import StageGraph, run_dir, run_stages, share_stages, stage_of
+from ray_jobs.studies.study_config import StudyConfig, cells
+from ray_jobs.training.stop import stages_stopped_by_sigterm
 
 
 @functools.cache
@@ -138,13 +141,13 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 def publish(cfg: StudyConfig, run: RunDir, page: str, command: Command) -> None:
     """Writes the complete study's results into their section of a page."""
     facts = facts_of(graph_of(cfg), run)
-    results_page.publish(page, run.uri, name=cfg.name, note=cfg.note, command=command, facts=facts)
+    markdown.publish(page, run.uri, name=cfg.name, note=cfg.note, command=command, facts=facts)
 
 
 def facts_of(graph: StageGraph, run: RunDir) -> str:
     """What it took, and where."""
     stages = [stage_of(node, run) for node in graph.nodes.values() if not node.job.is_remade]
-    return results_page.facts_of([StageRecord(stage.uri, stage.name) for stage in stages])
+    return markdown.facts_of([StageRecord(stage.uri, stage.name) for stage in stages])
 
 
 JOB = Job(

@@ -3,29 +3,32 @@ r"""How success grows with labels: Ray Tune over label fractions, methods and se
 python -m ray_jobs.sweep configs/sweep/label_fraction.yaml
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
-COMMAND_LINE = CommandLine("sweep", "ray_jobs.sweep_config:SweepConfig", __doc__, has_page=True)
+COMMAND_LINE = CommandLine(
+    "sweep", "ray_jobs.studies.sweep_config:SweepConfig", __doc__, has_page=True
+)
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
 from dataclasses import replace
 from typing import Any
 
-from lafp.eval import results_page
-from lafp.eval.results_page import Command
-from lafp.eval.sweep import SweepRun, read_sweep
-from lafp.eval.sweep_report import write_sweep
-from lafp.run_dir import RunDir, StageDir
-from ray_jobs import findings, next_steps, study
-from ray_jobs.cluster import Demand, cluster_address, num_that_fit
-from ray_jobs.job import Job, JobError, Part
-from ray_jobs.stage_graph import StageGraph, run_dir, run_stages, share_folders
-from ray_jobs.stop_notice import stages_stopped_by_sigterm
+from lafp.evaluate.sweep import SweepRun, read_sweep
+from lafp.report import markdown
+from lafp.report.markdown import Command
+from lafp.report.sweep_page import write_sweep
+from lafp.runs.run_dir import RunDir, StageDir
+from ray_jobs import study
+from ray_jobs.core import findings, next_steps
+from ray_jobs.core.cluster import Demand, cluster_address, num_that_fit
+from ray_jobs.core.job import Job, JobError, Part
+from ray_jobs.core.watchdog import Watchdog
+from ray_jobs.studies.stage_graph import StageGraph, run_dir, run_stages, share_folders
+from ray_jobs.studies.sweep_config import SweepConfig, as_study, trials
+from ray_jobs.studies.trials import STOPPED_EARLY, TRIAL_CPUS, run_trials, was_stopped_early
 from ray_jobs.study import facts_of, graph_of, hungriest, sharing, what_is_found, what_sharing_saves
-from ray_jobs.sweep_config import SweepConfig, as_study, trials
-from ray_jobs.trials import STOPPED_EARLY, TRIAL_CPUS, run_trials, was_stopped_early
-from ray_jobs.watchdog import Watchdog
+from ray_jobs.training.stop import stages_stopped_by_sigterm
 
 
 def demand(cfg: SweepConfig) -> Demand:
@@ -91,7 +94,7 @@ def run_sweep(cfg: SweepConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 def publish(cfg: SweepConfig, run: RunDir, page: str, command: Command) -> None:
     """Writes the sweep's results into their section of a page."""
     facts = facts_of(graph_of(as_study(cfg)), run)
-    results_page.publish(page, run.uri, name=cfg.name, note=cfg.note, command=command, facts=facts)
+    markdown.publish(page, run.uri, name=cfg.name, note=cfg.note, command=command, facts=facts)
 
 
 def _run(

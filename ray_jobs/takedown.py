@@ -10,11 +10,11 @@ takedowns.jsonl. What was trained or shown before stays as it is; the last lines
 import argparse
 from dataclasses import replace
 
-from data_pipelines.takedown import TakedownConfig, take_down
+from data_pipelines.takedown.job import TakedownConfig, take_down
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
-from lafp.config_help import describe
-from ray_jobs.cli import exit_codes, storage_uri
+from lafp.config.help import describe
+from ray_jobs.core.cli import exit_codes, storage_uri
 
 _MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.takedown",
         description=__doc__,
-        epilog=f"config keys:\n{describe('data_pipelines.takedown:TakedownConfig')}",
+        epilog=f"config keys:\n{describe('data_pipelines.takedown.job:TakedownConfig')}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="+", metavar="key=value")

@@ -3,7 +3,7 @@
 python -m ray_jobs.train_bc configs/train_bc/slalom.yaml --run-name demo
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
     "train_bc", "lafp.train.tasks.behavior_cloning:TrainBcConfig", __doc__, accepts_changes=True
@@ -13,15 +13,16 @@ if __name__ == "__main__":
 
 from functools import partial
 
-from lafp.run_dir import RunDir
+from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.behavior_cloning import BehaviorCloningTask, TrainBcConfig
-from ray_jobs import findings, next_steps, train_inputs
-from ray_jobs.train_inputs import TrainInput
+from ray_jobs.core import findings, next_steps
+from ray_jobs.training import jobs
+from ray_jobs.training.jobs import TrainInput
 
 
 def resolve(cfg: TrainBcConfig, run: RunDir) -> tuple[TrainInput]:
     """The labeled clips."""
-    return (train_inputs.resolve(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",)),)
+    return (jobs.resolve(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",)),)
 
 
 def build_task(cfg: TrainBcConfig, run: RunDir) -> partial[BehaviorCloningTask]:
@@ -30,7 +31,7 @@ def build_task(cfg: TrainBcConfig, run: RunDir) -> partial[BehaviorCloningTask]:
     return partial(BehaviorCloningTask, cfg, labeled.uri)
 
 
-JOB = train_inputs.training_job(
+JOB = jobs.training_job(
     name="train_bc",
     schema=TrainBcConfig,
     stage=lambda cfg: f"policy/{cfg.name}",

@@ -3,7 +3,7 @@
 python -m ray_jobs.train_decoder configs/train_decoder/latent_flow.yaml --run-name lapo-0
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
     "train_decoder", "lafp.train.tasks.decoder:TrainDecoderConfig", __doc__, accepts_changes=True
@@ -16,18 +16,19 @@ from functools import partial
 import yaml
 
 from lafp import storage
-from lafp.run_dir import RunDir
+from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
-from ray_jobs import findings, next_steps, train_inputs
-from ray_jobs.train_inputs import TrainInput
+from ray_jobs.core import findings, next_steps
+from ray_jobs.training import jobs
+from ray_jobs.training.jobs import TrainInput
 
 
 def resolve(cfg: TrainDecoderConfig, run: RunDir) -> tuple[TrainInput, TrainInput, TrainInput]:
     """The labeled clips, the policy, and the LAM that the policy was trained on."""
-    labeled = train_inputs.resolve(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",))
-    policy = train_inputs.resolve(run, "policy", None, (f"policy/{cfg.policy}",))
+    labeled = jobs.resolve(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",))
+    policy = jobs.resolve(run, "policy", None, (f"policy/{cfg.policy}",))
     policy_config = yaml.safe_load(storage.read_text(storage.join(policy.uri, "config.yaml")))
-    return labeled, policy, train_inputs.resolve(run, "lam", policy_config["lam"], ("lam",))
+    return labeled, policy, jobs.resolve(run, "lam", policy_config["lam"], ("lam",))
 
 
 def build_task(cfg: TrainDecoderConfig, run: RunDir) -> partial[DecoderTask]:
@@ -36,7 +37,7 @@ def build_task(cfg: TrainDecoderConfig, run: RunDir) -> partial[DecoderTask]:
     return partial(DecoderTask, cfg, labeled.uri, policy.uri, lam.uri)
 
 
-JOB = train_inputs.training_job(
+JOB = jobs.training_job(
     name="train_decoder",
     schema=TrainDecoderConfig,
     stage=lambda cfg: f"decoder/{cfg.name}",

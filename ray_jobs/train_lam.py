@@ -7,7 +7,7 @@ ray job submit --working-dir . -- \
     python -m ray_jobs.train_lam configs/train_lam/laom.yaml --storage s3://bucket/runs
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
     "train_lam", "lafp.train.tasks.lam:TrainLamConfig", __doc__, accepts_changes=True
@@ -17,24 +17,23 @@ if __name__ == "__main__":
 
 from functools import partial
 
-from lafp.eval.training_data import data_remarks
-from lafp.run_dir import RunDir
+from lafp.evaluate.training_data import data_remarks
+from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
-from ray_jobs import findings, next_steps, train_inputs
-from ray_jobs.train_inputs import TrainInput
+from ray_jobs.core import findings, next_steps
+from ray_jobs.training import jobs
+from ray_jobs.training.jobs import TrainInput
 
 
 def resolve(cfg: TrainLamConfig, run: RunDir) -> tuple[TrainInput | None, ...]:
     """The labeled clips and the LAM to start from, if there are any; then the videos."""
     init_from = None
     if cfg.init_from is not None:
-        init_from = train_inputs.given("init_from", cfg.init_from, "lam")
-    labeled = train_inputs.resolve_optional(
-        run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",)
-    )
+        init_from = jobs.given("init_from", cfg.init_from, "lam")
+    labeled = jobs.resolve_optional(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",))
     given = {f"data.{n}.shards": item.shards for n, item in enumerate(cfg.data)}
     videos = (
-        train_inputs.resolve(run, name, uri, ("shards/videos", "shards/labeled"))
+        jobs.resolve(run, name, uri, ("shards/videos", "shards/labeled"))
         for name, uri in (given or {"shards": cfg.shards}).items()
     )
     return (labeled, init_from, *videos)
@@ -58,7 +57,7 @@ def remarks(cfg: TrainLamConfig, run: RunDir) -> dict[str, str]:
     return data_remarks([found.uri for found in videos if found], labeled.uri if labeled else None)
 
 
-JOB = train_inputs.training_job(
+JOB = jobs.training_job(
     name="train_lam",
     schema=TrainLamConfig,
     stage=lambda _: "lam",

@@ -3,7 +3,7 @@
 python -m ray_jobs.train_policy configs/train_policy/latent_flow.yaml --run-name lapo-0
 """
 
-from ray_jobs.cli import CommandLine, main
+from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
     "train_policy", "lafp.train.tasks.policy:TrainPolicyConfig", __doc__, accepts_changes=True
@@ -13,10 +13,11 @@ if __name__ == "__main__":
 
 from functools import partial
 
-from lafp.run_dir import RunDir
+from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
-from ray_jobs import findings, next_steps, train_inputs
-from ray_jobs.train_inputs import TrainInput
+from ray_jobs.core import findings, next_steps
+from ray_jobs.training import jobs
+from ray_jobs.training.jobs import TrainInput
 
 
 def resolve(
@@ -27,10 +28,10 @@ def resolve(
     if cfg.latents is not None:
         is_name = "/" not in cfg.latents
         uri, stage = (None, cfg.latents) if is_name else (cfg.latents, "")
-        latents = train_inputs.resolve(run, "latents", uri, (f"latents/{stage}",))
+        latents = jobs.resolve(run, "latents", uri, (f"latents/{stage}",))
     return (
-        train_inputs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
-        train_inputs.resolve(run, "lam", cfg.lam, ("lam",)),
+        jobs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
+        jobs.resolve(run, "lam", cfg.lam, ("lam",)),
         latents,
     )
 
@@ -41,7 +42,7 @@ def build_task(cfg: TrainPolicyConfig, run: RunDir) -> partial[PolicyTask]:
     return partial(PolicyTask, cfg, shards.uri, lam.uri, latents.uri if latents else None)
 
 
-JOB = train_inputs.training_job(
+JOB = jobs.training_job(
     name="train_policy",
     schema=TrainPolicyConfig,
     stage=lambda cfg: f"policy/{cfg.policy.name}",

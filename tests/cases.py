@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.catalog import Catalog
-from data_pipelines.config import PreprocessConfig
-from data_pipelines.manifest import check_accounts, shard_set
-from data_pipelines.pipeline import list_inputs
-from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip
-from data_pipelines.select_clips import select_clips
-from data_pipelines.stages.motion import FiltersConfig
-from data_pipelines.stages.resize import ResizeConfig
-from data_pipelines.stages.split_clips import ClipConfig
-from data_pipelines.stages.write_shards import read_part, write_part
-from data_pipelines.video_to_clips import video_to_clips
+from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
+from data_pipelines.preprocess.clip.resize import ResizeConfig
+from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.job import list_inputs
+from data_pipelines.preprocess.manifest import check_accounts, shard_set
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import EncodedClip
+from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.select.clips_and_splits import select_clips
+from data_pipelines.preprocess.shards import read_part, write_part
 from lafp.config import ConfigError
-from lafp.download import HttpConfig
+from lafp.http.download import HttpConfig
 from lafp.video import VIDEO_DECODERS, EncodeConfig, decode_clip
 
 CFG = PreprocessConfig(

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from lafp.storage import UnreachableError
-from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 
 SEGFAULT, SEGFAULT_IN_PROBE, KILLED_ONCE, HANG, HOARD, UNREACHABLE = 61, 62, 63, 64, 65, 66
 """Numbers of frames."""

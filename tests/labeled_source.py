@@ -5,18 +5,18 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from data_pipelines.catalog import Catalog
-from data_pipelines.config import PreprocessConfig
-from data_pipelines.manifest import check_accounts
-from data_pipelines.pipeline import list_inputs
-from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip, ItemRows, Row, VideoItem, VideoRow
-from data_pipelines.select_clips import select_clips
-from data_pipelines.stages.read_labels import LabelsConfig
-from data_pipelines.stages.resize import ResizeConfig
-from data_pipelines.stages.split_clips import ClipConfig
-from data_pipelines.stages.write_shards import read_part, write_part
-from data_pipelines.video_to_clips import video_to_clips
+from data_pipelines.preprocess.clip.labels.read import LabelsConfig
+from data_pipelines.preprocess.clip.resize import ResizeConfig
+from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.job import list_inputs
+from data_pipelines.preprocess.manifest import check_accounts
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import EncodedClip, ItemRows, Row, VideoItem, VideoRow
+from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.select.clips_and_splits import select_clips
+from data_pipelines.preprocess.shards import read_part, write_part
 from lafp.video import VIDEO_DECODERS, EncodeConfig
 
 CFG = PreprocessConfig(

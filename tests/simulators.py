@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lafp.config import ConfigError
-from lafp.envs.mujoco_rendering import use_offscreen_gl
+from lafp.envs.mujoco.rendering import use_offscreen_gl
 
 
 def skip_without(package: str) -> None:

@@ -3,7 +3,7 @@
 import torch
 
 from lafp.config import config_from_dict
-from lafp.export import save_model
+from lafp.finished.saved_model import save_model
 from lafp.objectives.lapo import Lapo
 from lafp.types import ObsSpec
 

@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import torch
 
 from lafp.envs.slalom import Slalom, SlalomConfig
-from lafp.eval.latent_views import write_latent_views
-from lafp.eval.outcomes import read_outcomes, write_episodes, write_outcomes
-from lafp.eval.results import Result, Subject, write_results
-from lafp.eval.rollout import Expert, rollout
-from lafp.export import save_model
+from lafp.evaluate.latent_views import write_latent_views
+from lafp.evaluate.outcomes import read_outcomes, write_episodes, write_outcomes
+from lafp.evaluate.results import Result, Subject, write_results
+from lafp.evaluate.rollouts import Expert, rollout
+from lafp.finished.saved_model import save_model
 from lafp.models.encoders import SmallCnnConfig
 from lafp.objectives.lapo import Lapo, LapoConfig
-from lafp.run_dir import RunDir
+from lafp.runs.run_dir import RunDir
 from lafp.types import ObsSpec
 from tests.synthetic_shards import FPS, write_shard_set
 

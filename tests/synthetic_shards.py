@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lafp.data.shard_format import ClipRecord, Labels, ShardEntry, ShardSet, ShardWriter
+from lafp.data.shards.format import ClipRecord, Labels, ShardEntry, ShardSet, ShardWriter
 from lafp.video import EncodeConfig, encode_clip
 
 FPS = 10.0

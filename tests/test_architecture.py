@@ -18,7 +18,7 @@ FORBIDDEN = [
     ("lafp/deploy", {"lafp.objectives", "lafp.train", "lafp.eval"}),
     ("lafp/envs", {"lafp.train", "lafp.policies", "lafp.objectives", "lafp.eval"}),
     ("lafp/video", {"torch", "lafp.data"}),
-    ("lafp/data/shard_format.py", {"torch"}),
+    ("lafp/data/shards/format.py", {"torch"}),
     ("data_pipelines", {"ray_jobs", "torch"}),
 ]
 
@@ -62,7 +62,9 @@ def test_entry_points_define_no_classes():
             assert not classes, f"{path.name} defines {classes}; move them to an importable module."
 
 
-@pytest.mark.parametrize("module", ["lafp", "lafp.data.shard_format", "data_pipelines.pipeline"])
+@pytest.mark.parametrize(
+    "module", ["lafp", "lafp.data.shards.format", "data_pipelines.preprocess.job"]
+)
 def test_preprocessing_workers_do_not_load_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -76,7 +78,7 @@ def test_no_module_is_a_drawer(name):
 
 def test_json_files_are_written_by_the_one_strict_writer():
     """Messages between two of our own processes are no files, and may hold what Python can read."""
-    allowed = {"lafp/strict_json.py", "data_pipelines/messages.py"}
+    allowed = {"lafp/storage/strict_json.py", "data_pipelines/preprocess/sandbox/messages.py"}
     for package in ("lafp", "data_pipelines", "ray_jobs"):
         for path in python_files(package):
             calls = [

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
-from lafp.data.shards import ClipDemand, ClipOrder
-from lafp.data.window_draws import WindowConfig
+from lafp.data.order.clips import ClipOrder
+from lafp.data.order.demand import ClipDemand
+from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.window_draws import WindowConfig
 from lafp.data.windows import cut_windows
 from lafp.models.ema import ema_update_
 from lafp.train.checkpoints import Checkpoints, is_whole

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
+from lafp.data.order.clips import ClipOrder
 from lafp.data.randomness import derive_seed
-from lafp.data.shard_format import Labels, Split
-from lafp.data.shards import ClipOrder, open_shard_set
+from lafp.data.shards.format import Labels, Split
+from lafp.data.shards.sets import open_shard_set
 from lafp.types import ActionSpec
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lafp.config import ConfigError
-from lafp.data.window_draws import WindowConfig, draw_windows
+from lafp.data.order.window_draws import WindowConfig, draw_windows
 from lafp.types import ClipBatch, ObsSpec, Window
 
 

@@ -1,6 +1,6 @@
 """Every environment, by the name that ``env.name`` takes in YAML."""
 
-from lafp.registry import Registry
+from lafp.config.registry import Registry
 
 ENVS = Registry(
     "environment",

@@ -9,10 +9,10 @@ import numpy as np
 
 from lafp.config import ConfigError
 from lafp.data.randomness import keyed_uint64
-from lafp.envs.distractors import DistractorConfig, Distractors
 from lafp.envs.episodes import Episode, EpisodesEnv, ExplorationConfig, Moved
-from lafp.envs.mujoco_rendering import RenderConfig, Renderer, use_offscreen_gl
-from lafp.envs.ppo_expert import PpoExpert
+from lafp.envs.experts.ppo import PpoExpert
+from lafp.envs.mujoco.distractors import DistractorConfig, Distractors
+from lafp.envs.mujoco.rendering import RenderConfig, Renderer, use_offscreen_gl
 from lafp.types import ActionSpec
 
 # What random numbers are for: the second key, after the episode's seed.

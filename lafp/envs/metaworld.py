@@ -16,7 +16,7 @@ import numpy as np
 from lafp.config import ConfigError
 from lafp.data.randomness import keyed_uint64, keyed_uniform
 from lafp.envs.episodes import Episode, EpisodesEnv, ExplorationConfig, Moved
-from lafp.envs.mujoco_rendering import Marker, RenderConfig, Renderer, use_offscreen_gl
+from lafp.envs.mujoco.rendering import Marker, RenderConfig, Renderer, use_offscreen_gl
 from lafp.types import ActionSpec
 
 GOAL_TASKS = ("reach-v3", "push-v3", "pick-place-v3")

@@ -13,9 +13,9 @@ import numpy as np
 from lafp.config import ConfigError
 from lafp.data.randomness import keyed_uniform
 from lafp.envs.base import StepResult
-from lafp.envs.impala_expert import ImpalaExpert
-from lafp.envs.procgen_planners import PLANNERS, STAND
-from lafp.envs.procgen_state import read_state, with_level
+from lafp.envs.experts.impala import ImpalaExpert
+from lafp.envs.experts.procgen_planners import PLANNERS, STAND
+from lafp.envs.experts.procgen_state import read_state, with_level
 from lafp.types import ActionSpec
 
 RANDOM, PLANNER = "random", "planner"

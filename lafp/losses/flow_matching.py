@@ -5,8 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from lafp.flow.mean_flow import AverageVelocity, average_velocity_and_target
-from lafp.flow.path import broadcast_time, point_on_path, velocity_towards
+from lafp.flow_matching.mean_flow import AverageVelocity, average_velocity_and_target
+from lafp.flow_matching.path import broadcast_time, point_on_path, velocity_towards
 from lafp.losses.masked import masked_mean
 
 Model = Callable[[Tensor, Tensor], Tensor]

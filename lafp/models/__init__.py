@@ -1,6 +1,6 @@
 """Neural networks. Encoders and bottlenecks plug in by the name that YAML gives them."""
 
-from lafp.registry import Registry
+from lafp.config.registry import Registry
 
 ENCODERS = Registry(
     "encoder",

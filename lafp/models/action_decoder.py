@@ -3,13 +3,10 @@
 # Shape suffixes in this file: B batch, E embedding, Z latent action, A true action.
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lafp.config import config_from_dict
-from lafp.export import load_model
 from lafp.models.heads import mlp
 from lafp.models.standardizer import LatentStandardizer
 from lafp.types import ActionSpec
@@ -96,26 +93,3 @@ class TrueActions(nn.Module):
             float32 [B, A].
         """
         return self.action.denormalize(latent_action.float().clamp(-1, 1))
-
-
-def load_action_decoder(
-    uri: str, device: torch.device | str = "cpu"
-) -> tuple[ActionDecoder, dict[str, Any]]:
-    """Loads a finished action decoder, frozen and in eval mode.
-
-    Returns:
-        The decoder, and the ``specs`` of its ``model.json``: which policy and LAM it belongs to.
-
-    Raises:
-        ConfigError: There is no finished decoder at ``uri``.
-    """
-    card, weights = load_model(uri, "decoder")
-    specs = card["specs"]
-    action_decoder = ActionDecoder(
-        config_from_dict(ActionDecoderConfig, card["config"]),
-        config_from_dict(ActionSpec, specs["action"]),
-        specs["latent_action_dim"],
-        specs["embed_dim"],
-    )
-    action_decoder.load_state_dict(weights)
-    return action_decoder.to(device).eval().requires_grad_(False), specs

@@ -1,6 +1,6 @@
 """Every pretraining objective, by the name that ``objective.name`` takes in YAML."""
 
-from lafp.registry import Registry
+from lafp.config.registry import Registry
 
 OBJECTIVES = Registry(
     "objective",

@@ -9,7 +9,7 @@ from torch import Tensor
 from lafp.losses.forward_dynamics import residual_loss
 from lafp.losses.optical_flow import end_point_error
 from lafp.models.change_scale import ChangeScale
-from lafp.models.flow_decoder import FlowDecoder
+from lafp.models.optical_flow_decoder import FlowDecoder
 from lafp.models.quantizers import BottleneckOutput
 from lafp.objectives.lapo import Lapo, LapoConfig
 from lafp.types import LossOutput, ObsSpec, Window

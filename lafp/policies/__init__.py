@@ -1,6 +1,6 @@
 """Policies over latent actions, by the name that ``policy.name`` takes in YAML."""
 
-from lafp.registry import Registry
+from lafp.config.registry import Registry
 
 POLICIES = Registry(
     "policy",

@@ -4,20 +4,18 @@
 # V vectors beside the image.
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lafp.config import choice, config_from_dict
-from lafp.export import load_model
-from lafp.flow.solver import StepsTaken
+from lafp.config import choice
+from lafp.flow_matching.solver import StepsTaken
 from lafp.models import ENCODERS, LATENT_PROJECTIONS, LATENT_STANDARDIZERS
 from lafp.models.latent_projection import LatentProjection, NoProjectionConfig
 from lafp.models.standardizer import LatentStandardizer, StdConfig
-from lafp.policies import POLICIES
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
 NoiseSource = torch.Generator | Tensor
@@ -310,28 +308,3 @@ def step_of_plan(plan_BHZ: Tensor, position_B: Tensor) -> Tensor:
     """The latent action at one position of each plan: float [B, H, Z], int64 [B] -> [B, Z]."""
     index_B1Z = position_B.view(-1, 1, 1).expand(-1, 1, plan_BHZ.shape[2])
     return plan_BHZ.gather(1, index_B1Z).squeeze(1)
-
-
-def load_policy(
-    uri: str,
-    device: torch.device | str = "cpu",
-    overrides: Mapping[str, Any] | None = None,
-) -> Policy:
-    """Loads a finished policy, frozen and in eval mode.
-
-    Args:
-        uri: Folder with ``model.safetensors`` and ``model.json``.
-        device: Where it shall run.
-        overrides: Config values to change, e.g. ``{"num_solver_steps": 1}``: those that matter
-            when it acts.
-
-    Raises:
-        ConfigError: There is no policy, or an override is no key of its config.
-    """
-    card, weights = load_model(uri, "policy")
-    policy_class = POLICIES.get(card["config"]["name"])
-    cfg = config_from_dict(policy_class.Config, {**card["config"], **(overrides or {})})
-    obs = config_from_dict(ObsSpec, card["specs"]["obs"])
-    policy = policy_class(cfg, obs, card["specs"]["latent_action_dim"])
-    policy.load_state_dict(weights)
-    return policy.to(device).eval().requires_grad_(False)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lafp.flow.solver import StepsTaken
+from lafp.flow_matching.solver import StepsTaken
 from lafp.losses.masked import masked_mean
 from lafp.models.heads import mlp
 from lafp.policies.base import NoiseSource, Policy, PolicyConfig

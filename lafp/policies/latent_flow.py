@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from lafp.config import choice
-from lafp.flow import TIME_DISTRIBUTIONS
-from lafp.flow.anchor import anchored_point
-from lafp.flow.coupling import conditional_ot_coupling
-from lafp.flow.path import velocity_towards
-from lafp.flow.solver import SolverName, StepsTaken, Velocity, integrate
-from lafp.flow.time_distribution import UniformTimeConfig
+from lafp.flow_matching import TIME_DISTRIBUTIONS
+from lafp.flow_matching.anchor import anchored_point
+from lafp.flow_matching.coupling import conditional_ot_coupling
+from lafp.flow_matching.path import velocity_towards
+from lafp.flow_matching.solver import SolverName, StepsTaken, Velocity, integrate
+from lafp.flow_matching.time_distribution import UniformTimeConfig
 from lafp.losses.flow_matching import Space, flow_matching_loss
 from lafp.models import velocity_field
 from lafp.policies.base import NoiseSource, Policy, PolicyConfig

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lafp.flow.mean_flow import AverageVelocity, integrate_average
-from lafp.flow.solver import StepsTaken
+from lafp.flow_matching.mean_flow import AverageVelocity, integrate_average
+from lafp.flow_matching.solver import StepsTaken
 from lafp.losses.flow_matching import mean_flow_loss
 from lafp.policies.latent_flow import LatentFlow, LatentFlowConfig
 from lafp.types import LossOutput

@@ -77,7 +77,7 @@ def is_s3(uri: str) -> bool:
 
 
 def is_http(uri: str) -> bool:
-    """Whether ``uri`` names a file on the web. ``lafp.download`` fetches those."""
+    """Whether ``uri`` names a file on the web. ``lafp.http.download`` fetches those."""
     return uri.startswith(("http://", "https://"))
 
 

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import torch.distributed as dist
 
-from lafp import storage, strict_json
-from lafp.storage import FullError, StorageError
+from lafp import storage
+from lafp.storage import FullError, StorageError, strict_json
 from lafp.storage.local import full_disk
 from lafp.train.notes import write_note
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lafp.config import choice, may_change, may_grow
-from lafp.node_labels import label_selector
+from lafp.config.node_labels import label_selector
 from lafp.train.engines import ENGINES
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.optim import OptimConfig

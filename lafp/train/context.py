@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
-from lafp.data.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
-from lafp.data.shards import ClipDemand
+from lafp.data.order.demand import ClipDemand
+from lafp.data.order.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.notice import Notice
 from lafp.types import ClipBatch

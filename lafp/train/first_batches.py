@@ -6,8 +6,8 @@ from itertools import islice
 import torch
 import torch.distributed as dist
 
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
-from lafp.data.shards import ClipDemand
+from lafp.data.order.demand import ClipDemand
+from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.train.config import TrainConfig
 from lafp.train.context import to_clip_batches
 from lafp.train.engines.base import world_size

@@ -9,17 +9,18 @@ import torch
 from torch import nn
 
 from lafp.data.randomness import derive_seed
-from lafp.side_channel import SideChannel, say_on_stderr
-from lafp.strict_json import defined
+from lafp.runs.side_channel import SideChannel, say_on_stderr
+from lafp.storage.strict_json import defined
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
 from lafp.train.context import TrainContext
-from lafp.train.damaged_clips import DAMAGED, DamagedClips
-from lafp.train.efficiency import Efficiency
 from lafp.train.engines import ENGINES
 from lafp.train.engines.base import Engine
-from lafp.train.feeding import Feeding
-from lafp.train.metrics import SKIPPED, Meter, MetricsLog
+from lafp.train.metrics.damaged_clips import DAMAGED, DamagedClips
+from lafp.train.metrics.efficiency import Efficiency
+from lafp.train.metrics.feeding import Feeding
+from lafp.train.metrics.log import MetricsLog
+from lafp.train.metrics.meter import SKIPPED, Meter
 from lafp.train.notice import Notice
 from lafp.train.optim import learning_rate
 from lafp.train.task import Task, TrainedModule

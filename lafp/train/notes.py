@@ -5,9 +5,9 @@ from contextlib import suppress
 from typing import Any
 
 from lafp import storage
-from lafp.json_lines import read_lines
-from lafp.side_channel import say_on_stderr
-from lafp.strict_json import dump_lines
+from lafp.runs.side_channel import say_on_stderr
+from lafp.storage.json_lines import read_lines
+from lafp.storage.strict_json import dump_lines
 
 NOTES_FILE = "notes.jsonl"
 

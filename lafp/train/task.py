@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from lafp.data.shards import ClipDemand
+from lafp.data.order.demand import ClipDemand
 from lafp.types import ClipBatch, LossOutput
 
 __all__ = ["ClipDemand", "Task", "TrainedModule"]
@@ -65,5 +65,5 @@ class Task(Protocol):
         ...
 
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
-        """Writes the finished model (``lafp.export``) below ``uri``. Runs on rank 0."""
+        """Writes the finished model below ``uri`` (``finished.saved_model``). Runs on rank 0."""
         ...

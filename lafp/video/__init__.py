@@ -1,13 +1,13 @@
 """Video in and out: decoders of source videos by name, and the codec of a shard's clips."""
 
-from lafp.registry import Registry
+from lafp.config.registry import Registry
 from lafp.video.clip_codec import EncodeConfig, decode_clip, encode_clip
 
 VIDEO_DECODERS = Registry(
     "video decoder",
     {
-        "decord": "lafp.video.decord_decoder:DecordDecoder",
-        "pyav": "lafp.video.pyav_decoder:PyAVDecoder",
+        "decord": "lafp.video.decoders.decord:DecordDecoder",
+        "pyav": "lafp.video.decoders.pyav:PyAVDecoder",
     },
 )
 

@@ -10,8 +10,8 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorTrc, Interpolation, VideoReformatter
 
-from lafp.video.damage import Held
-from lafp.video.decoder import DamagedSpan, Orientation
+from lafp.video.damage.gate import Held
+from lafp.video.decoders.base import DamagedSpan, Orientation
 from lafp.video.hdr import Transfer, to_sdr
 
 # Area averaging neither aliases nor blurs; the flags stop swscale from rounding colours down.

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lafp import strict_json
+from lafp.storage import strict_json
 from lafp.video import VIDEO_DECODERS
-from lafp.video.decoder import DecodedFrame, VideoDecoder, VideoError
+from lafp.video.decoders.base import DecodedFrame, VideoDecoder, VideoError
 
 MAX_MEMORY_BYTES = 2 * 2**30
 MAX_PIXELS = 8192 * 4320

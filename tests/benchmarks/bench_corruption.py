@@ -30,9 +30,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from lafp.video.damage_signs import STRICTER_DECODERS
-from lafp.video.decoder import DecodedFrame, VideoError
-from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
+from lafp.video.damage.signs import STRICTER_DECODERS
+from lafp.video.decoders.base import DecodedFrame, VideoError
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 
 VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "videos" / "internet"
 CLIPS = (

@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from data_pipelines.catalog import Catalog
-from data_pipelines.duplicates import find_duplicates
-from data_pipelines.stages.dedup import (
+from data_pipelines.preprocess.clip.measure.motion import shrink
+from data_pipelines.preprocess.clip.measure.signature import (
     GRID,
     MIN_COVERED,
     MIN_COVERED_IN_VIDEO,
@@ -29,9 +28,10 @@ from data_pipelines.stages.dedup import (
     is_duplicate,
     signature,
 )
-from data_pipelines.stages.motion import shrink
+from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.select.duplicates import find_duplicates
 from lafp.video import EncodeConfig, decode_clip, encode_clip
-from lafp.video.array_video import array_frames
+from lafp.video.decoders.arrays import array_frames
 from tests.benchmarks import bench_shots
 
 SIZES = (10_000, 100_000)

@@ -15,10 +15,10 @@ from statistics import median
 
 import numpy as np
 
-from lafp.envs.distractors import DistractorConfig
 from lafp.envs.dmc import Dmc, DmcConfig
 from lafp.envs.metaworld import Metaworld, MetaworldConfig
-from lafp.envs.mujoco_rendering import RenderConfig
+from lafp.envs.mujoco.distractors import DistractorConfig
+from lafp.envs.mujoco.rendering import RenderConfig
 from tests.simulators import save_random_expert
 from tests.synthetic_video import moving_square, write_video
 

@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lafp.data.micro_batches import MicroBatch
-from lafp.train.feeding import Feeding
+from lafp.data.order.micro_batches import MicroBatch
+from lafp.train.metrics.feeding import Feeding
 from tests.benchmarks.bench_preprocess import Family
 from tests.benchmarks.ingest_contenders import (
     CLIPS_PER_BATCH,
@@ -170,8 +170,8 @@ def make_shards(folder: str) -> str:
 
 
 def _preprocess(uri: str) -> str:
-    from data_pipelines.config import PreprocessConfig
-    from data_pipelines.pipeline import preprocess
+    from data_pipelines.preprocess.config import PreprocessConfig
+    from data_pipelines.preprocess.job import preprocess
     from lafp.config import load_config
 
     start_ray()

@@ -14,7 +14,7 @@ import torch
 
 from lafp.config import load_config
 from lafp.objectives import OBJECTIVES
-from lafp.train.efficiency import Efficiency
+from lafp.train.metrics.efficiency import Efficiency
 from lafp.train.tasks.lam import TrainLamConfig
 from lafp.types import ObsSpec, Window
 

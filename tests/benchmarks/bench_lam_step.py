@@ -35,10 +35,10 @@ from torch.utils.flop_counter import flop_registry
 
 from lafp.config import config_from_dict
 from lafp.train.context import LocalContext
-from lafp.train.efficiency import Efficiency
 from lafp.train.engines.ddp import DdpEngine
 from lafp.train.loop import _train_step
-from lafp.train.metrics import Meter
+from lafp.train.metrics.efficiency import Efficiency
+from lafp.train.metrics.meter import Meter
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from tests.synthetic_shards import moving_dot, write_shard_set
 

@@ -15,8 +15,8 @@ import json
 import torch
 
 from lafp.config import config_from_dict
-from lafp.eval.lam_probe import LabeledTransitions, ProbeConfig
-from lafp.eval.probes import fit_probe, score_probe
+from lafp.evaluate.lam_probe import LabeledTransitions, ProbeConfig
+from lafp.evaluate.probes import fit_probe, score_probe
 from lafp.lam import load_lam
 from lafp.models.latent_projection import Pca, PcaConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig

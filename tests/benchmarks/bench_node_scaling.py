@@ -15,7 +15,7 @@ import time
 import ray
 from ray.cluster_utils import Cluster
 
-from data_pipelines.ray_tasks import stream_tasks
+from data_pipelines.on_ray.tasks import stream_tasks
 
 TASKS_PER_SLOT = 6
 

@@ -28,11 +28,11 @@ import torch
 
 from lafp.config import config_from_dict
 from lafp.data.windows import cut_windows
-from lafp.run_dir import StageDir
+from lafp.runs.run_dir import StageDir
 from lafp.train.context import LocalContext
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.trained_lam import LamInputs
-from ray_jobs.trainer import fit
+from ray_jobs.training.trainer import fit
 from tests.synthetic_shards import write_shard_set
 
 TARGET_S, NUM_WARMUP_STEPS, PROBE_BATCH_SIZE = 0.2, 10, 16

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from lafp.config import config_from_dict
-from lafp.export import save_model
+from lafp.finished.saved_model import save_model
 from lafp.lam import load_lam
 from lafp.objectives.lapo import Lapo
 from lafp.train.context import LocalContext

@@ -32,12 +32,12 @@ import psutil
 import pyarrow.parquet as pq
 import ray
 
-from data_pipelines.config import PreprocessConfig, TasksConfig
-from data_pipelines.pipeline import preprocess
-from data_pipelines.stages.motion import FiltersConfig
-from data_pipelines.stages.shots import ShotsConfig
-from data_pipelines.stages.split_clips import ClipConfig
-from lafp.data.shard_format import ShardEntry
+from data_pipelines.preprocess.clip.filters.shots import ShotsConfig
+from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
+from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
+from data_pipelines.preprocess.job import preprocess
+from lafp.data.shards.format import ShardEntry
 from lafp.video import decode_clip
 from tests.benchmarks import preprocess_rivals as rivals
 

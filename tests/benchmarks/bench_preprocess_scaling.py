@@ -18,10 +18,10 @@ import av
 import numpy as np
 import ray
 
-from data_pipelines.config import PreprocessConfig
-from data_pipelines.pipeline import preprocess
-from data_pipelines.stages.motion import FiltersConfig
-from data_pipelines.stages.resize import ResizeConfig
+from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
+from data_pipelines.preprocess.clip.resize import ResizeConfig
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.job import preprocess
 from tests.benchmarks.bench_preprocess import Family, quiet
 
 SIZES = (100, 1_000, 10_000)

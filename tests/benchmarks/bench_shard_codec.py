@@ -27,8 +27,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
 from lafp.video import EncodeConfig, decode_clip, encode_clip
-from lafp.video.decoder import DecodedFrame
-from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
+from lafp.video.decoders.base import DecodedFrame
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from tests.benchmarks.bench_preprocess import FILES
 
 os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 talks

@@ -21,10 +21,10 @@ from typing import Literal
 
 import numpy as np
 
-from data_pipelines.stages.motion import shrink
-from data_pipelines.stages.resample import SegmentEnd, ShownFrame, Tick, resample
-from data_pipelines.stages.shots import ShotsConfig, cut_at_shots
-from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
+from data_pipelines.preprocess.clip.filters.shots import ShotsConfig, cut_at_shots
+from data_pipelines.preprocess.clip.measure.motion import shrink
+from data_pipelines.preprocess.clip.resample import SegmentEnd, ShownFrame, Tick, resample
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 
 VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "videos"
 LABELS = Path(__file__).with_name("shot_labels.csv")

@@ -17,7 +17,7 @@ from lafp.envs.base import VectorEnv
 from lafp.envs.dmc import Dmc, DmcConfig
 from lafp.envs.episodes import ExplorationConfig
 from lafp.envs.metaworld import Metaworld, MetaworldConfig
-from lafp.eval.rollout import Expert, rollout
+from lafp.evaluate.rollouts import Expert, rollout
 
 CONFIGS = Path(__file__).parents[2] / "configs/collect"
 DMC_TASKS = ("cheetah-run", "walker-run", "hopper-hop")

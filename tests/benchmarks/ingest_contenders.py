@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from lafp.data.micro_batches import MicroBatch, MicroBatchPlan
-from lafp.data.shards import ClipDemand, ClipOrder
-from lafp.data.window_draws import WindowConfig, WindowDraws
+from lafp.data.order.clips import ClipOrder
+from lafp.data.order.demand import ClipDemand
+from lafp.data.order.micro_batches import MicroBatch, MicroBatchPlan
+from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.windows import cut_windows, pixels_to_float
 from lafp.train.config import IngestConfig
 from lafp.train.context import to_clip_batches
 from lafp.video.clip_codec import _EXACT
-from ray_jobs.ray_context import read_in_threads
-from ray_jobs.ray_ingest import ray_micro_batches
+from ray_jobs.training.context import read_in_threads
+from ray_jobs.training.ingest import ray_micro_batches
 
 CLIPS_PER_BATCH = 8
 ENDLESS = 10**5

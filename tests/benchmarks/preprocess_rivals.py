@@ -19,12 +19,12 @@ import numpy as np
 import ray
 from av.video.reformatter import VideoReformatter
 
-from data_pipelines.stages.resample import JITTER
-from data_pipelines.stages.resize import ResizeConfig, crop_or_pad, scaled_size
+from data_pipelines.preprocess.clip.resample import JITTER
+from data_pipelines.preprocess.clip.resize import ResizeConfig, crop_or_pad, scaled_size
 from lafp.video import EncodeConfig, decode_clip, encode_clip
 from lafp.video.convert import SCALING
-from lafp.video.decoder import VideoInfo
-from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
+from lafp.video.decoders.base import VideoInfo
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 
 FPS = 10.0
 CLIP_FRAMES = 100

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lafp.config import load_config
-from ray_jobs.study_config import cells
+from ray_jobs.studies.study_config import cells
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SECTIONS = ("envs",)

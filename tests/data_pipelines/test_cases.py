@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.stages.read_labels import LabelsConfig
+from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from lafp import storage
 from tests.cases import CFG, Outcome, another_user, outcome
 from tests.conftest import SHARED

@@ -87,7 +87,7 @@ def is_kind(process: psutil.Process, kind: str) -> bool:
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return False
     return {
-        "sandbox": "data_pipelines.sandbox_process" in command,
+        "sandbox": "data_pipelines.preprocess.sandbox.process" in command,
         "worker": command.startswith("ray::make_"),
         "raylet": "raylet/raylet" in command,
         "driver": "ray_jobs.preprocess" in command,

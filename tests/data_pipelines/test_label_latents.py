@@ -15,13 +15,13 @@ import torch
 
 from data_pipelines.label_latents import LabelLatentsConfig, label_latents
 from lafp.config import ConfigError, config_from_dict
-from lafp.data.latent_sets import MAX_ROUNDING, LatentReader
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
-from lafp.data.shards import read_shard_entry
-from lafp.export import save_model
+from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.shards.sets import read_shard_entry
+from lafp.data.stored_latents import MAX_ROUNDING, LatentReader
+from lafp.finished.saved_model import save_model
 from lafp.lam import load_lam
 from lafp.objectives.lapo import Lapo
-from lafp.run_dir import RunDir
+from lafp.runs.run_dir import RunDir
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig

@@ -19,27 +19,27 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from data_pipelines import plan as plan_module
-from data_pipelines.catalog import Catalog
-from data_pipelines.config import PreprocessConfig, TasksConfig
-from data_pipelines.manifest import check_accounts, check_totals
-from data_pipelines.parts import make_parts
-from data_pipelines.pipeline import list_inputs, preprocess
-from data_pipelines.plan import make_plan
-from data_pipelines.rejects import RejectRow
-from data_pipelines.select_clips import select_clips
-from data_pipelines.stages.motion import FiltersConfig
-from data_pipelines.stages.read_labels import LabelsConfig
-from data_pipelines.stages.resize import ResizeConfig
-from data_pipelines.stages.split_clips import ClipConfig
-from data_pipelines.stages.write_shards import ShardsConfig, plan_shards, write_part, write_shard
-from data_pipelines.video_to_clips import video_to_clips
+from data_pipelines.preprocess import plan as plan_module
+from data_pipelines.preprocess.clip.labels.read import LabelsConfig
+from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
+from data_pipelines.preprocess.clip.resize import ResizeConfig
+from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
+from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
+from data_pipelines.preprocess.job import list_inputs, preprocess
+from data_pipelines.preprocess.manifest import check_accounts, check_totals
+from data_pipelines.preprocess.parts import make_parts
+from data_pipelines.preprocess.plan import make_plan
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.select.clips_and_splits import select_clips
+from data_pipelines.preprocess.shards import ShardsConfig, plan_shards, write_part, write_shard
 from lafp import storage
 from lafp.config import ConfigError, load_config
-from lafp.data.clip_reader import ClipReader
-from lafp.data.shard_format import ShardSet, read_records
-from lafp.data.shards import ClipOrder
-from lafp.download import HttpConfig
+from lafp.data.order.clips import ClipOrder
+from lafp.data.shards.format import ShardSet, read_records
+from lafp.data.shards.reader import ClipReader
+from lafp.http.download import HttpConfig
 from lafp.storage import StorageError
 from lafp.video import VIDEO_DECODERS, EncodeConfig
 from tests.http_server import serving
@@ -424,7 +424,7 @@ def test_a_failing_disk_is_a_storage_error_that_names_the_cause(local_ray, sourc
 def test_workers_do_not_load_torch(local_ray):
     @ray.remote
     def loaded() -> list[str]:
-        import data_pipelines.pipeline  # noqa: F401
+        import data_pipelines.preprocess.job  # noqa: F401
 
         return [name for name in sys.modules if name in ("torch", "deepspeed", "matplotlib")]
 

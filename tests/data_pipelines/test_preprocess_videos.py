@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.config import PreprocessConfig
-from data_pipelines.manifest import check_accounts
-from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import ClipRow, EncodedClip, ItemRows, VideoItem, VideoRow
-from data_pipelines.sources.opened import content_hash
-from data_pipelines.stages.motion import FiltersConfig
-from data_pipelines.stages.probe import LimitsConfig
-from data_pipelines.stages.read_labels import LabelsConfig
-from data_pipelines.stages.resize import ResizeConfig
-from data_pipelines.stages.split_clips import ClipConfig
-from data_pipelines.video_to_clips import video_to_clips
+from data_pipelines.preprocess.clip.labels.read import LabelsConfig
+from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
+from data_pipelines.preprocess.clip.probe import LimitsConfig
+from data_pipelines.preprocess.clip.resize import ResizeConfig
+from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.manifest import check_accounts
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import ClipRow, EncodedClip, ItemRows, VideoItem, VideoRow
+from data_pipelines.preprocess.sources.opened import content_hash
 from lafp.video import VIDEO_DECODERS, EncodeConfig, decode_clip
-from lafp.video.decoder import DecodedFrame
+from lafp.video.decoders.base import DecodedFrame
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
 ROOT = Path(__file__).parents[2]
@@ -125,7 +125,7 @@ def test_sound_real_files_give_all_of_their_seconds(folder, pyav, shared_videos)
 PEAK_MEMORY = """
 import re, sys
 from tests.data_pipelines.test_preprocess_videos import CFG, VIDEO_DECODERS, Path, item
-from data_pipelines.video_to_clips import video_to_clips
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 cls = VIDEO_DECODERS.get("pyav")
 for path in sys.argv[1:]:
     for row in video_to_clips(item(Path(path)), CFG, cls(cls.Config())):

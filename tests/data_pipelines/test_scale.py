@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines import catalog as catalog_module
-from data_pipelines.catalog import Catalog
-from data_pipelines.config import PreprocessConfig, TasksConfig
-from data_pipelines.manifest import clips_table, shard_set, write_rejects
-from data_pipelines.pipeline import open_catalog
-from data_pipelines.plan import make_plan
-from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import ClipRow, ItemRows, VideoItem, VideoRow
-from data_pipelines.select_clips import select_clips
-from data_pipelines.stages.dedup import signature
-from data_pipelines.stages.motion import FiltersConfig
-from data_pipelines.stages.write_shards import ShardsConfig, plan_shards
+from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
+from data_pipelines.preprocess.clip.measure.signature import signature
+from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
+from data_pipelines.preprocess.job import open_catalog
+from data_pipelines.preprocess.manifest import clips_table, shard_set, write_rejects
+from data_pipelines.preprocess.plan import make_plan
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import ClipRow, ItemRows, VideoItem, VideoRow
+from data_pipelines.preprocess.select import catalog as catalog_module
+from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.select.clips_and_splits import select_clips
+from data_pipelines.preprocess.shards import ShardsConfig, plan_shards
 from lafp import storage
-from lafp.data.shard_format import ClipRecord
+from lafp.data.shards.format import ClipRecord
 
 ROOT = Path(__file__).parents[2]
 CLIPS_PER_VIDEO = 5

@@ -9,15 +9,15 @@ import numpy as np
 import psutil
 import pytest
 
-from data_pipelines.config import PreprocessConfig
-from data_pipelines.manifest import check_accounts
-from data_pipelines.rows import VideoItem
-from data_pipelines.sandbox import Sandbox
-from data_pipelines.stages.motion import FiltersConfig
-from data_pipelines.stages.shots import ShotsConfig
-from data_pipelines.stages.split_clips import ClipConfig
-from data_pipelines.stages.write_shards import write_part
-from lafp.host_gate import HostGate
+from data_pipelines.preprocess.clip.filters.shots import ShotsConfig
+from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
+from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.manifest import check_accounts
+from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.sandbox.sandbox import Sandbox
+from data_pipelines.preprocess.shards import write_part
+from lafp.http.host_gate import HostGate
 
 HEIGHT, WIDTH, FPS, GOP_FRAMES = 1080, 1920, 25, 250
 HOUR_S = 3600
@@ -77,7 +77,7 @@ def test_an_hour_of_1080p_stays_under_a_gigabyte(tmp_path):
         (process,) = [
             child
             for child in psutil.Process().children()
-            if "data_pipelines.sandbox_process" in child.cmdline()
+            if "data_pipelines.preprocess.sandbox.process" in child.cmdline()
         ]
         sandbox_bytes = peak_bytes(process.pid)
     worker_bytes = psutil.Process().memory_info().rss - before_bytes

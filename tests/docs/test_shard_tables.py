@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.manifest import open_table
-from data_pipelines.rejects import REASONS, RejectRow
-from lafp.data.shard_format import ClipRecord, ShardEntry
+from data_pipelines.preprocess.manifest import open_table
+from data_pipelines.preprocess.rejects import REASONS, RejectRow
+from lafp.data.shards.format import ClipRecord, ShardEntry
 
 TEXT = (Path(__file__).parents[2] / "docs/shard_tables.md").read_text()
 TABLES = {

@@ -11,7 +11,7 @@ import yaml
 
 from lafp.config import load_config
 from ray_jobs import pipeline
-from ray_jobs.pipeline_config import PipelineConfig
+from ray_jobs.studies.pipeline_config import PipelineConfig
 from tests.conftest import SHARED
 from tests.infra.conftest import INFRA, ROOT
 
@@ -131,7 +131,7 @@ def test_the_head_takes_no_tasks():
 
 
 def test_the_smallest_cluster_holds_what_the_job_asks_for():
-    """``ray_jobs.cluster.connect`` counts the nodes that are there when the job starts."""
+    """``ray_jobs.core.cluster.connect`` counts the nodes that are there when the job starts."""
     python, dash_m, module, config, *rest = shlex.split(JOB["entrypoint"])
     assert (python, dash_m, module) == ("python", "-m", "ray_jobs.pipeline")
     overrides, options = rest[: rest.index("--storage")], rest[rest.index("--storage") :]

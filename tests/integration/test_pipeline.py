@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from lafp.config import load_config
-from lafp.run_dir import RunDir
+from lafp.runs.run_dir import RunDir
 from ray_jobs.pipeline import steps
-from ray_jobs.pipeline_config import PipelineConfig
+from ray_jobs.studies.pipeline_config import PipelineConfig
 from tests.integration.conftest import CONFIG, ROOT, kill_tree, pipeline_command, run_pipeline
 
 STAGES = [

@@ -13,12 +13,12 @@ import lafp
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.windows import windows_at
-from lafp.eval.config import MethodConfig
-from lafp.eval.measurements import load_agent
-from lafp.export import read_card, save_model
-from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig, load_action_decoder
+from lafp.evaluate.config import MethodConfig
+from lafp.evaluate.measurements import load_agent
+from lafp.finished.load import load_action_decoder, load_policy
+from lafp.finished.saved_model import read_card, save_model
+from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies import POLICIES
-from lafp.policies.base import load_policy
 from lafp.types import ActionSpec, ClipBatch, ObsSpec
 
 OBS = ObsSpec(height_px=12, width_px=16, frame_stack=2, fps=10)

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict, config_to_dict, load_config
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
-from lafp.data.shards import open_shard_set
-from lafp.export import save_model
-from lafp.run_dir import RunDir, StageDir
+from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.shards.sets import open_shard_set
+from lafp.finished.saved_model import save_model
+from lafp.runs.run_dir import RunDir, StageDir
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
 from lafp.train.context import to_clip_batches
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
 from ray_jobs import pipeline, study, train_lam
-from ray_jobs.job import execute
-from ray_jobs.pipeline_config import PipelineConfig
-from ray_jobs.study_config import StudyConfig
-from ray_jobs.train_inputs import check
+from ray_jobs.core.job import execute
+from ray_jobs.studies.pipeline_config import PipelineConfig
+from ray_jobs.studies.study_config import StudyConfig
+from ray_jobs.training.jobs import check
 from tests.synthetic_shards import write_shard_set
 
 OBJECTIVE = {

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from ray_jobs import doctor
-from ray_jobs.node_checks import Finding, NodeFacts, look
+from ray_jobs.core.node_checks import Finding, NodeFacts, look
 from tests.integration.ray_cluster import real_cluster
 
 ROOT = Path(__file__).parents[2]

@@ -11,23 +11,23 @@ import ray
 import yaml
 
 from lafp.config import ConfigError
-from lafp.data.shards import shards_sha256
+from lafp.data.shards.sets import shards_sha256
 from lafp.envs.slalom import Slalom, SlalomConfig
-from lafp.eval.config import EvaluateConfig, LatencyConfig, MethodConfig
+from lafp.evaluate.config import EvaluateConfig, LatencyConfig, MethodConfig
 from lafp.models.action_decoder import ActionDecoderConfig
 from lafp.models.encoders import SmallCnnConfig
 from lafp.objectives.lapo import LapoConfig
 from lafp.policies.latent_bc import LatentBcConfig
 from lafp.policies.latent_flow import LatentFlowConfig
-from lafp.run_dir import RunDir
+from lafp.runs.run_dir import RunDir
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.behavior_cloning import BehaviorCloningTask, TrainBcConfig
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
+from ray_jobs.core.job import execute
 from ray_jobs.evaluate import JOB, _sources, plan
-from ray_jobs.job import execute
 from tests.synthetic_shards import write_shard_set
 
 ENCODER = SmallCnnConfig(channels=(4, 4, 4), embed_dim=8)

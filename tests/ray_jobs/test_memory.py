@@ -12,11 +12,11 @@ import pytest
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from lafp.run_dir import StageDir
+from lafp.runs.run_dir import StageDir
 from lafp.train.config import IngestConfig, TrainConfig
-from lafp.train.metrics import read_metrics
-from ray_jobs.ray_ingest import BLOCK_BYTES, BLOCKS_PER_TASK, BUFFERED_BLOCKS
-from ray_jobs.trainer import fit
+from lafp.train.metrics.log import read_metrics
+from ray_jobs.training.ingest import BLOCK_BYTES, BLOCKS_PER_TASK, BUFFERED_BLOCKS
+from ray_jobs.training.trainer import fit
 from tests.processes import processes_below
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import ToyTask

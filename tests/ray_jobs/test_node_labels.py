@@ -7,11 +7,11 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from data_pipelines.ray_tasks import stream_tasks
-from lafp.node_labels import label_selector
-from lafp.run_dir import StageDir
+from data_pipelines.on_ray.tasks import stream_tasks
+from lafp.config.node_labels import label_selector
+from lafp.runs.run_dir import StageDir
 from lafp.train.config import IngestConfig, TrainConfig
-from ray_jobs.trainer import fit
+from ray_jobs.training.trainer import fit
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import ToyTask
 

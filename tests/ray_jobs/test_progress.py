@@ -2,10 +2,10 @@
 
 import json
 
-from lafp.run_dir import StageDir
+from lafp.runs.run_dir import StageDir
 from lafp.train.config import IngestConfig, TrainConfig
-from ray_jobs.stage_graph import last_progress_line
-from ray_jobs.trainer import _progress
+from ray_jobs.studies.stage_graph import last_progress_line
+from ray_jobs.training.trainer import _progress
 
 
 def test_the_cores_that_decoding_needs_are_said_once(tmp_path, capsys):

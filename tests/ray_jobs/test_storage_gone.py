@@ -9,11 +9,11 @@ import pytest
 import ray
 
 from lafp import storage
-from lafp.run_dir import StageDir
+from lafp.runs.run_dir import StageDir
 from lafp.train.checkpoints import is_whole
 from lafp.train.config import IngestConfig, TrainConfig
-from lafp.train.metrics import read_metrics
-from ray_jobs.trainer import fit
+from lafp.train.metrics.log import read_metrics
+from ray_jobs.training.trainer import fit
 from tests.cable import Cable
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import ToyTask

@@ -7,11 +7,11 @@ import pytest
 import ray
 
 from lafp.config import ConfigError, load_config
-from lafp.run_dir import RunDir
+from lafp.runs.run_dir import RunDir
 from ray_jobs import pipeline, study
-from ray_jobs.job import JobError, execute, state_of
-from ray_jobs.stage_graph import share_stages
-from ray_jobs.study_config import StudyConfig, cells
+from ray_jobs.core.job import JobError, execute, state_of
+from ray_jobs.studies.stage_graph import share_stages
+from ray_jobs.studies.study_config import StudyConfig, cells
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -14,11 +14,11 @@ import pytest
 import ray
 
 from lafp.config import ConfigError, load_config
-from lafp.run_dir import RunDir
+from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.behavior_cloning import TrainBcConfig
 from ray_jobs import sweep
-from ray_jobs.job import JobError, execute
-from ray_jobs.sweep_config import SweepConfig, trials
+from ray_jobs.core.job import JobError, execute
+from ray_jobs.studies.sweep_config import SweepConfig, trials
 from tests.processes import kill_one_below
 
 ROOT = Path(__file__).parents[2]

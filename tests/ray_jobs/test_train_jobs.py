@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from lafp.config import ConfigError, config_from_dict
-from lafp.data.shards import shards_sha256
-from lafp.export import read_card, save_model
-from lafp.run_dir import RunDir, StageDir
+from lafp.data.shards.sets import shards_sha256
+from lafp.finished.saved_model import read_card, save_model
+from lafp.runs.run_dir import RunDir, StageDir
 from lafp.train.tasks.behavior_cloning import TrainBcConfig
 from lafp.train.tasks.decoder import TrainDecoderConfig
 from lafp.train.tasks.lam import TrainLamConfig
 from lafp.train.tasks.policy import TrainPolicyConfig
 from ray_jobs import train_bc, train_decoder, train_lam, train_policy
-from ray_jobs.job import state_of
+from ray_jobs.core.job import state_of
 from tests.synthetic_shards import write_shard_set
 
 TRAIN = {"num_steps": 30, "global_batch_size": 8, "num_workers": 2}

@@ -1,6 +1,6 @@
 """Every training engine, by the name that ``engine.name`` takes in YAML."""
 
-from lafp.registry import Registry
+from lafp.config.registry import Registry
 
 ENGINES = Registry(
     "engine",

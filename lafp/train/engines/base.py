@@ -4,17 +4,39 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
+from lafp.train.optim import OptimConfig
 from lafp.types import LossOutput
 
-if TYPE_CHECKING:
-    from lafp.train.config import TrainConfig
+
+class EngineSettings(Protocol):
+    """What engines read of the training config."""
+
+    @property
+    def engine(self) -> Any:
+        """The engine's own config."""
+
+    @property
+    def optim(self) -> OptimConfig:
+        """The optimizer and its schedule."""
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """Of activations; weights stay fp32."""
+
+    @property
+    def gradient_accumulation(self) -> int:
+        """Micro-batches per optimizer step."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Windows per worker and micro-batch."""
 
 
 class Engine(ABC):
@@ -65,7 +87,7 @@ class Engine(ABC):
         """
 
 
-def autocast(cfg: "TrainConfig", device: torch.device) -> AbstractContextManager:
+def autocast(cfg: EngineSettings, device: torch.device) -> AbstractContextManager:
     """bf16 where the config says so; weights stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
 

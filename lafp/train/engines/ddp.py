@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lafp.config import ConfigError
 from lafp.train.engines.base import (
     Engine,
+    EngineSettings,
     autocast,
     loading,
     spoiled_unless_finite,
@@ -20,9 +21,6 @@ from lafp.train.engines.base import (
 )
 from lafp.train.optim import build_optimizer, clip_gradients, skip_unless_finite
 from lafp.types import LossOutput
-
-if TYPE_CHECKING:
-    from lafp.train.config import TrainConfig
 
 FILE = "ddp.pt"
 
@@ -39,7 +37,7 @@ class DdpEngine(Engine):
 
     Config = DdpConfig
 
-    def __init__(self, cfg: "TrainConfig", module: nn.Module, device: torch.device) -> None:
+    def __init__(self, cfg: EngineSettings, module: nn.Module, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         self.module = module.to(device)
         self._optimizer = build_optimizer(self.module, cfg.optim)

@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lafp import strict_json
 from lafp.config import ConfigError
+from lafp.storage import strict_json
 from lafp.train.engines.base import (
     Engine,
+    EngineSettings,
     autocast,
     loading,
     spoiled_unless_finite,
@@ -31,9 +32,6 @@ from lafp.train.engines.base import (
 from lafp.train.engines.reshard import load_resharded
 from lafp.train.optim import build_optimizer, clip_gradients, skip_unless_finite
 from lafp.types import LossOutput
-
-if TYPE_CHECKING:
-    from lafp.train.config import TrainConfig
 
 TAG = "deepspeed"
 CARD = "deepspeed.json"
@@ -65,7 +63,7 @@ class DeepSpeedEngine(Engine):
 
     Config = DeepSpeedConfig
 
-    def __init__(self, cfg: "TrainConfig", module: nn.Module, device: torch.device) -> None:
+    def __init__(self, cfg: EngineSettings, module: nn.Module, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         self.stage: int = cfg.engine.zero_stage
         self.module = module.to(device)
@@ -178,7 +176,7 @@ class DeepSpeedEngine(Engine):
 class _Autocast(nn.Module):
     """The module under autocast: DeepSpeed switches off one that is entered outside of it."""
 
-    def __init__(self, module: nn.Module, cfg: "TrainConfig", device: torch.device) -> None:
+    def __init__(self, module: nn.Module, cfg: EngineSettings, device: torch.device) -> None:
         super().__init__()
         self.module = module
         self._cfg, self._device = cfg, device

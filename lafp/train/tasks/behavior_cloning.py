@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from lafp.config import ConfigError, choice
+from lafp.data.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.data.labels import action_spec, labeled_order
-from lafp.data.shards import ClipDemand
-from lafp.data.window_draws import WindowConfig, WindowDraws
+from lafp.data.order.demand import ClipDemand
+from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.windows import cut_windows, vector_inputs
 from lafp.models.action_decoder import TrueActions
 from lafp.policies import POLICIES
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.decoder import action_errors
-from lafp.train.tasks.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.train.tasks.lam import obs_spec
 from lafp.train.tasks.policy import (
     PolicyInputs,

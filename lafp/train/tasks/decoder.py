@@ -13,25 +13,27 @@ from torch import Tensor, nn
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.labels import action_spec, labeled_order
-from lafp.data.shards import ClipDemand, open_shard_set
-from lafp.data.window_draws import WindowConfig
-from lafp.data.windows import vector_inputs, window_indices, windows_at
-from lafp.export import TUNED_POLICY, read_card, save_model
-from lafp.flow.solver import StepsTaken
-from lafp.lam import Lam, load_lam
-from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
-from lafp.policies.base import Policy, load_policy
-from lafp.train.config import TrainConfig
-from lafp.train.tasks.held_out import (
+from lafp.data.held_out import (
     HeldOutClips,
     check_clip_lengths,
     check_frame_size,
     check_vectors,
     cuda_devices,
 )
+from lafp.data.labels import action_spec, labeled_order
+from lafp.data.order.demand import ClipDemand
+from lafp.data.order.window_draws import WindowConfig
+from lafp.data.shards.sets import open_shard_set
+from lafp.data.windows import vector_inputs, window_indices, windows_at
+from lafp.finished.load import load_policy
+from lafp.finished.saved_model import TUNED_POLICY, read_card, save_model
+from lafp.flow_matching.solver import StepsTaken
+from lafp.lam import Lam, load_lam
+from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
+from lafp.policies.base import Policy
+from lafp.train.config import TrainConfig
 from lafp.train.tasks.policy import save_policy
-from lafp.train.tasks.transitions import (
+from lafp.train.transitions import (
     ClipFeatures,
     Transitions,
     anchor_range,

@@ -10,23 +10,25 @@ from torch import nn
 
 from lafp import storage
 from lafp.config import ConfigError, choice
+from lafp.data.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.data.labels import action_spec, labeled_order
+from lafp.data.order.clips import ClipOrder
+from lafp.data.order.demand import ClipDemand
+from lafp.data.order.mixture import MixedOrder
+from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.randomness import derive_seed
-from lafp.data.sampling import MixedOrder
-from lafp.data.shards import ClipDemand, ClipOrder, open_shard_set
-from lafp.data.window_draws import WindowConfig, WindowDraws
+from lafp.data.shards.sets import open_shard_set
 from lafp.data.windows import cut_windows
-from lafp.eval.lam_probe import LamProbe, ProbeConfig
-from lafp.eval.model_card import FILE as MODEL_CARD
-from lafp.eval.model_card import TrainedOn, lam_card
-from lafp.export import save_model
+from lafp.evaluate.lam_probe import LamProbe, ProbeConfig
+from lafp.finished.model_card import FILE as MODEL_CARD
+from lafp.finished.model_card import TrainedOn, lam_card
+from lafp.finished.saved_model import save_model
 from lafp.lam import initialize_from
 from lafp.losses.forward_dynamics import explained_change
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
-from lafp.train.tasks.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.train.tasks.lam_sections import DataConfig, SupervisionConfig
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam
 from lafp.types import ClipBatch, ObsSpec, Window

@@ -6,7 +6,7 @@ av is replaced against its pin:
     python -m venv lr
     lr/bin/pip install lerobot==0.4.4 boto3 omegaconf ray[data]==2.60.0 pytest pytest-timeout
     lr/bin/pip install --no-deps av==18.1.0
-    lr/bin/python -m pytest -m slow tests/data_pipelines/sources/test_lerobot_library.py
+    lr/bin/python -m pytest -m slow tests/data_pipelines/preprocess/sources/test_lerobot_library.py
 """
 
 from dataclasses import replace

@@ -5,7 +5,8 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 
-from lafp.data.shards import ClipOrder, read_shard_entry
+from lafp.data.order.clips import ClipOrder
+from lafp.data.shards.sets import read_shard_entry
 from tests.synthetic_shards import write_shard_set
 
 NUM_CLIPS, CLIPS_PER_SHARD, NUM_EPOCHS = 512, 16, 6

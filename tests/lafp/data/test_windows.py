@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lafp.data.window_draws import WindowConfig, draw_windows
+from lafp.data.order.window_draws import WindowConfig, draw_windows
 from lafp.data.windows import cut_windows, stack_frames, windows_at
 from lafp.types import ClipBatch
 

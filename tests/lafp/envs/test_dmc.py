@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from lafp.config import ConfigError, load_config
-from lafp.envs.background_videos import videos_of
-from lafp.envs.distractors import DistractorConfig
 from lafp.envs.dmc import Dmc, DmcConfig
 from lafp.envs.episodes import ExplorationConfig
-from lafp.eval.rollout import Expert, rollout
-from ray_jobs.study_config import StudyConfig
+from lafp.envs.mujoco.background_videos import videos_of
+from lafp.envs.mujoco.distractors import DistractorConfig
+from lafp.evaluate.rollouts import Expert, rollout
+from ray_jobs.studies.study_config import StudyConfig
 from tests.conftest import SHARED
 from tests.simulators import demonstrate, save_random_expert, skip_without
 from tests.synthetic_video import moving_square, write_video

@@ -5,7 +5,7 @@ import pytest
 
 from lafp.config import ConfigError
 from lafp.envs.metaworld import GoalsConfig, Metaworld, MetaworldConfig
-from lafp.eval.rollout import Expert, rollout
+from lafp.evaluate.rollouts import Expert, rollout
 from tests.simulators import demonstrate, skip_without
 
 skip_without("metaworld")

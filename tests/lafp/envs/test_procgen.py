@@ -4,16 +4,16 @@ import torch
 from torch import nn
 
 from lafp.config import ConfigError
-from lafp.envs.procgen import MAX_RETURN, NUM_ACTIONS, Procgen, ProcgenConfig
-from lafp.envs.procgen_planners import (
+from lafp.envs.experts.procgen_planners import (
     MinerPlanner,
     _Mine,
     _MinerSearch,
     cell_of,
     shortest_path,
 )
-from lafp.envs.procgen_state import read_state
-from lafp.eval.rollout import Expert, rollout
+from lafp.envs.experts.procgen_state import read_state
+from lafp.envs.procgen import MAX_RETURN, NUM_ACTIONS, Procgen, ProcgenConfig
+from lafp.evaluate.rollouts import Expert, rollout
 from tests.simulators import demonstrate
 
 procgen = pytest.importorskip("procgen", reason="procgen2 is not installed")

@@ -1,5 +1,5 @@
-from lafp.eval.report_sections.result import of_metric
-from lafp.eval.results import DEMONSTRATOR, Result, Subject
+from lafp.evaluate.results import DEMONSTRATOR, Result, Subject
+from lafp.report.sections.result import of_metric
 
 
 def row(method, anchor_time=None, noise=None):

@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 
 from lafp.config import ConfigError
-from lafp.export import save_model
-from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig, load_action_decoder
+from lafp.finished.load import load_action_decoder
+from lafp.finished.saved_model import save_model
+from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.types import ActionSpec
 
 BOX = ActionSpec(dim=2, low=(-1.0, 0.0), high=(1.0, 10.0))

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import Dinov2Model
 
 from lafp.config import ConfigError, config_from_dict
-from lafp.export import read_card, save_model
+from lafp.finished.load import load_policy
+from lafp.finished.saved_model import read_card, save_model
 from lafp.models.dinov2 import Dinov2, Dinov2Config
 from lafp.objectives.laom import Laom
-from lafp.policies.base import load_policy
 from lafp.policies.latent_bc import LatentBc
 from lafp.train.optim import OptimConfig, build_optimizer
 from lafp.types import ObsSpec

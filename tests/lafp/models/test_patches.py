@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lafp.config import ConfigError, config_from_dict
-from lafp.export import save_model
+from lafp.finished.saved_model import save_model
 from lafp.lam import load_lam
 from lafp.models.patches import Dinov2Patches, Dinov2PatchesConfig, PixelPatches, PixelPatchesConfig
 from lafp.objectives.lapa import Lapa, LapaConfig

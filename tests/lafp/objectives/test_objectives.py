@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lafp.data.augment import AugmentConfig
-from lafp.eval.probes import ProbeData, fit_probe, score_probe
+from lafp.evaluate.probes import ProbeData, fit_probe, score_probe
 from lafp.models.encoders import SmallCnnConfig, StridedResnetConfig
 from lafp.models.fdm import UNetConfig
 from lafp.models.idm import HeadConfig

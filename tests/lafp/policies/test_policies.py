@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from lafp.config import ConfigError, config_from_dict
-from lafp.export import save_model
+from lafp.finished.load import load_policy
+from lafp.finished.saved_model import save_model
 from lafp.policies import POLICIES
-from lafp.policies.base import load_policy
 from lafp.types import ObsSpec
 
 OBS = ObsSpec(height_px=8, width_px=8, frame_stack=1, fps=10)

@@ -16,7 +16,7 @@ from lafp.train.context import LocalContext
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
-from lafp.train.metrics import read_metrics, read_starts
+from lafp.train.metrics.log import read_metrics, read_starts
 from lafp.train.optim import OptimConfig
 from tests.process_group import group_of_two
 from tests.synthetic_shards import write_shard_set

@@ -1,7 +1,7 @@
 import pytest
 
 from lafp.config import ConfigError, config_from_dict, config_to_dict
-from lafp.run_dir import StageDir
+from lafp.runs.run_dir import StageDir
 from lafp.train.config import TrainConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 

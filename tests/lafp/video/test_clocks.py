@@ -10,15 +10,15 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.config import PreprocessConfig
-from data_pipelines.rejects import RejectRow
-from data_pipelines.rows import EncodedClip, VideoItem, VideoRow
-from data_pipelines.stages.resize import ResizeConfig
-from data_pipelines.stages.split_clips import ClipConfig
-from data_pipelines.video_to_clips import video_to_clips
+from data_pipelines.preprocess.clip.resize import ResizeConfig
+from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import EncodedClip, VideoItem, VideoRow
 from lafp.video import decode_clip
-from lafp.video.decoder import VideoError
-from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
+from lafp.video.decoders.base import VideoError
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from tests.synthetic_video import number_of, numbered, write_video
 
 DECODER = PyAVDecoder(PyAVConfig())

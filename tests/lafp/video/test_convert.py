@@ -9,8 +9,8 @@ import pytest
 from av.video.reformatter import ColorRange
 from PIL import Image
 
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from lafp.video.hdr import PEAK_NITS, WHITE_NITS, pq_nits, pq_signal, to_sdr
-from lafp.video.pyav_decoder import PyAVConfig, PyAVDecoder
 from tests.lafp.video.test_decoders import decode
 from tests.synthetic_video import moving_square, write_video
 

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from lafp.video import VIDEO_DECODERS
-from lafp.video.decoder import DamagedSpan, DecodedFrame, Orientation, VideoError, measure_rate
+from lafp.video.decoders.base import (
+    DamagedSpan,
+    DecodedFrame,
+    Orientation,
+    VideoError,
+    measure_rate,
+)
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
 MAX_PIXELS = 4096 * 4096

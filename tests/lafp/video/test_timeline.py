@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.stages.resample import Cut, resample
-from data_pipelines.stages.split_clips import ClipConfig, split_clips
-from lafp.video.decoder import DamagedSpan, DecodedFrame, measure_rate
+from data_pipelines.preprocess.clip.resample import Cut, resample
+from data_pipelines.preprocess.clip.split_clips import ClipConfig, split_clips
+from lafp.video.decoders.base import DamagedSpan, DecodedFrame, measure_rate
 from lafp.video.timeline import NO_STAMP, Believed, FrameClock, Stamps, Timeline, lay_out
 
 TICKS_PER_S = 90_000

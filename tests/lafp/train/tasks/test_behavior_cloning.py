@@ -7,7 +7,7 @@ import torch
 from lafp.agent import Agent
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.labels import labeled_subset
-from lafp.export import read_card
+from lafp.finished.saved_model import read_card
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
 from lafp.train.tasks.behavior_cloning import BehaviorCloningTask, TrainBcConfig

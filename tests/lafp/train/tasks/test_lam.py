@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lafp.config import ConfigError, config_from_dict, config_to_dict, load_config
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.envs.slalom import Slalom, SlalomConfig
-from lafp.eval.lam_probe import LamProbe, ProbeConfig
+from lafp.evaluate.lam_probe import LamProbe, ProbeConfig
 from lafp.lam import load_lam
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train

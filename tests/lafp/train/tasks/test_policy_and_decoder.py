@@ -11,13 +11,12 @@ import torch
 from lafp.agent import Agent
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.labels import labeled_subset
-from lafp.data.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.data.windows import window_indices
-from lafp.export import read_card
+from lafp.finished.load import load_action_decoder, load_policy
+from lafp.finished.saved_model import read_card
 from lafp.lam import load_lam
-from lafp.models.action_decoder import load_action_decoder
 from lafp.models.latent_projection import Pca, PcaConfig
-from lafp.policies.base import load_policy
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig, action_errors

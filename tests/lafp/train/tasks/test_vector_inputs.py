@@ -8,13 +8,12 @@ import torch
 
 from lafp.agent import Agent
 from lafp.config import ConfigError
-from lafp.eval.open_loop import open_loop_errors
-from lafp.models.action_decoder import load_action_decoder
-from lafp.policies.base import load_policy
+from lafp.data.held_out import HeldOutClips
+from lafp.evaluate.open_loop import open_loop_errors
+from lafp.finished.load import load_action_decoder, load_policy
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
 from lafp.train.tasks.decoder import DecoderTask
-from lafp.train.tasks.held_out import HeldOutClips
 from lafp.train.tasks.policy import PolicyTask
 from tests.lafp.train.tasks.test_policy_and_decoder import (
     ENCODER,

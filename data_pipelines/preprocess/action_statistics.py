@@ -1,0 +1,110 @@
+"""Statistics of a set's actions per dimension, added up from what each clip contributes."""
+
+# Shape suffixes in this file: T rows, A action dimensions.
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.preprocess.rows import LabelSums
+
+QUANTILES = {"q01": 0.01, "q99": 0.99}
+# DDSketch (Masson et al., VLDB 2019): buckets that grow by this factor give quantiles to half of
+# its excess, 0.1 % of their value, in any order of adding up.
+_GROWTH = 1.002
+_TINY = 1e-9
+"""Smaller values are 0."""
+
+
+def label_sums(
+    action_TA: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None
+) -> LabelSums:
+    """What one clip contributes.
+
+    Args:
+        action_TA: float [T, A], or int [T] when discrete; one row per pair.
+        low: [A]: bounds of the action space, where the labels give them.
+        high: The same.
+    """
+    if action_TA.ndim == 1:
+        choices = int(action_TA.max(initial=-1)) + 1
+        return LabelSums(num_rows=len(action_TA), num_choices=choices)
+    action_TA = action_TA.astype(np.float64)
+    smallest, largest = action_TA.min(axis=0), action_TA.max(axis=0)
+    return LabelSums(
+        num_rows=len(action_TA),
+        total=tuple(action_TA.sum(axis=0).tolist()),
+        total_squares=tuple((action_TA**2).sum(axis=0).tolist()),
+        smallest=tuple(smallest.tolist()),
+        largest=tuple(largest.tolist()),
+        buckets=tuple(
+            tuple(zip(*(part.tolist() for part in found), strict=True))
+            for found in (np.unique(column, return_counts=True) for column in _buckets(action_TA).T)
+        ),
+        low=tuple((smallest if low is None else low).tolist()),
+        high=tuple((largest if high is None else high).tolist()),
+        is_bounded=low is not None and high is not None,
+    )
+
+
+class ActionStatistics:
+    """Sums over clips."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self.num_choices = 0
+        self.is_bounded = True
+        self.low: Any = np.inf
+        self.high: Any = -np.inf
+        self._total: Any = 0.0
+        self._total_squares: Any = 0.0
+        self._smallest: Any = np.inf
+        self._largest: Any = -np.inf
+        self._buckets: list[Counter[int]] = []
+
+    def add(self, sums: LabelSums) -> None:
+        """Adds a clip of the same kind as those before."""
+        self.num_rows += sums.num_rows
+        self.num_choices = max(self.num_choices, sums.num_choices)
+        self.is_bounded &= sums.is_bounded
+        self.low, self.high = np.minimum(self.low, sums.low), np.maximum(self.high, sums.high)
+        self._total = self._total + np.array(sums.total)
+        self._total_squares = self._total_squares + np.array(sums.total_squares)
+        self._smallest = np.minimum(self._smallest, sums.smallest)
+        self._largest = np.maximum(self._largest, sums.largest)
+        self._buckets = self._buckets or [Counter() for _ in sums.buckets]
+        for counter, pairs in zip(self._buckets, sums.buckets, strict=True):
+            for bucket, count in pairs:
+                counter[bucket] += count
+
+    def per_dimension(self) -> dict[str, list[float]]:
+        """``mean``, ``std``, ``min``, ``max``, and the quantiles to 0.1 % of their value."""
+        mean = self._total / self.num_rows
+        variance = self._total_squares / self.num_rows - mean**2
+        found = {
+            "mean": mean.tolist(),
+            "std": np.sqrt(np.maximum(variance, 0)).tolist(),
+            "min": self._smallest.tolist(),
+            "max": self._largest.tolist(),
+        }
+        for name, share in QUANTILES.items():
+            values = [self._quantile(counter, share) for counter in self._buckets]
+            found[name] = np.clip(values, self._smallest, self._largest).tolist()
+        return found
+
+    def _quantile(self, counter: Counter[int], share: float) -> float:
+        """The smallest value that at least this share of the rows does not exceed."""
+        buckets = np.array(sorted(counter))
+        counts = np.cumsum([counter[bucket] for bucket in buckets])
+        found = int(buckets[np.searchsorted(counts, share * self.num_rows - 1e-9)])
+        if not found:
+            return 0.0
+        return float(np.sign(found) * _TINY * _GROWTH ** (abs(found) - 1) * 2 / (1 + _GROWTH))
+
+
+def _buckets(action_TA: np.ndarray) -> np.ndarray:
+    """Numbers of buckets, int64 [T, A], ascending with the values; 0 holds 0."""
+    size_TA = np.abs(action_TA)
+    power_TA = np.ceil(np.log(np.maximum(size_TA, _TINY) / _TINY) / np.log(_GROWTH))
+    return (np.sign(action_TA) * np.where(size_TA > _TINY, power_TA + 1, 0)).astype(np.int64)

@@ -1,0 +1,82 @@
+"""Cut out spans that stand still: still pictures, frozen streams, black, nobody in the room."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from data_pipelines.preprocess.clip.measure.motion import shrink
+from data_pipelines.preprocess.clip.resample import Cut, Event, SegmentEnd, Tick
+
+# Coding noise of a still picture, in levels of 255: on average, and in a cell of the small picture.
+_MAX_MEAN, _MAX_CELL = 0.5, 4.0
+
+
+def cut_still(
+    events: Iterable[Event], max_frozen_s: float, min_motion: float | None
+) -> Iterator[Event]:
+    """Passes events on but for spans of more than ``max_frozen_s`` that stand still.
+
+    ``frozen`` spans show one picture: each tick is compared with the first one, so a slow fade is
+    none. ``static`` spans move by less than ``min_motion`` from each tick to the next (a room with
+    changing light). Ticks wait for ``max_frozen_s`` at most.
+    """
+    run = _Run(min_motion)
+    for event in events:
+        if isinstance(event, Tick):
+            if not run.goes_on(event):
+                yield from run.close(event.time_s)
+                run = _Run(min_motion)
+                run.goes_on(event)
+            elif not run.is_cut and event.time_s - run.start_s > max_frozen_s:
+                run.is_cut = True
+                run.ticks.clear()
+                yield SegmentEnd(run.start_s)
+        else:
+            end_s = event.start_s if isinstance(event, Cut) else event.time_s
+            is_cut = run.is_cut
+            yield from run.close(end_s)
+            if not (is_cut and isinstance(event, SegmentEnd)):
+                yield event
+            run = _Run(min_motion)
+    assert not run.ticks, "resample ends every segment"
+
+
+class _Run:
+    """Ticks that stand still so far; one alone always does."""
+
+    def __init__(self, min_motion: float | None) -> None:
+        self.ticks: list[Tick] = []
+        self.start_s = 0.0
+        self.is_cut = False
+        self._min_motion = min_motion or 0.0
+        self._is_frozen = self._is_static = True
+        self._first = self._last = np.empty(0)
+
+    def goes_on(self, tick: Tick) -> bool:
+        """Takes a tick, unless it moves."""
+        small = shrink(tick.source.pixels[None])
+        if not self._first.size:
+            self._first, self.start_s = small, tick.time_s
+        else:
+            is_frozen = self._is_frozen and _is_same(255 * self._first, 255 * small)
+            moved = np.abs(small - self._last).mean()
+            is_static = self._is_static and bool(moved < self._min_motion)
+            if not (is_frozen or is_static):
+                return False
+            self._is_frozen, self._is_static = is_frozen, is_static
+        self._last = small
+        if not self.is_cut:
+            self.ticks.append(tick)
+        return True
+
+    def close(self, end_s: float) -> Iterator[Event]:
+        if self.is_cut:
+            reason, what = ("frozen", "one picture") if self._is_frozen else ("static", "no motion")
+            yield Cut(self.start_s, end_s, reason, f"{what} for {end_s - self.start_s:.3g} s")
+        else:
+            yield from self.ticks
+
+
+def _is_same(picture: np.ndarray, other: np.ndarray) -> bool:
+    difference = np.abs(picture - other)
+    return bool(difference.mean() <= _MAX_MEAN and difference.max() <= _MAX_CELL)

@@ -1,0 +1,104 @@
+"""Rows of labels that cannot be used: the frames that they belong to are cut out, and no others."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoInfo
+
+REASON = "bad_labels"
+# Times of frames come by way of sums; two frames lie much further apart.
+SAME_S = 1e-5
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """One row that cannot be used, and why."""
+
+    row: int
+    detail: str
+
+
+def not_finite(name: str, rows: np.ndarray) -> list[Flaw]:
+    """The rows that hold NaN or infinite values.
+
+    Args:
+        name: What messages call the array.
+        rows: [T] or [T, ...].
+    """
+    if rows.dtype.kind != "f":
+        return []
+    flat = rows.reshape(len(rows), -1)
+    flaws = []
+    for row in np.flatnonzero(~np.isfinite(flat).all(axis=1)).tolist():
+        column = int(np.flatnonzero(~np.isfinite(flat[row]))[0])
+        flaws.append(Flaw(row, f"{name}[{column}] is {flat[row, column]}"))
+    return flaws
+
+
+def flawed_spans(
+    name: str, flaws: Sequence[Flaw], times_s: np.ndarray, info: VideoInfo
+) -> list[DamagedSpan]:
+    """When the frames are shown in which a flawed row is in force.
+
+    Args:
+        name: What messages call the episode; may be empty.
+        flaws: In any order.
+        times_s: When each row comes into force.
+        info: The video, whose frames are cut out whole.
+    """
+    if not flaws:
+        return []
+    first_of: dict[int, str] = {}
+    for flaw in flaws:
+        first_of.setdefault(flaw.row, flaw.detail)
+    ends_s = np.append(info.times_s[1:], info.duration_s)
+    row_ends_s = np.append(times_s[1:], np.inf)
+    spans: list[tuple[int, int, list[int]]] = []  # first frame, frame behind the last, rows
+    for row in sorted(first_of):
+        begin_s = -np.inf if row == 0 else times_s[row]
+        first = int(np.searchsorted(ends_s, begin_s + SAME_S, side="right"))
+        end = int(np.searchsorted(info.times_s, row_ends_s[row] - SAME_S, side="left"))
+        if spans and first <= spans[-1][1]:
+            spans[-1] = spans[-1][0], max(end, spans[-1][1]), [*spans[-1][2], row]
+        elif end > first:
+            spans.append((first, end, [row]))
+    return [
+        DamagedSpan(
+            float(info.times_s[first]) if first else 0.0,
+            float(ends_s[end - 1]),
+            _in_words(name, rows, first_of[rows[0]]),
+            REASON,
+        )
+        for first, end, rows in spans
+    ]
+
+
+def _in_words(name: str, rows: list[int], detail: str) -> str:
+    more = f" (and {len(rows) - 1} rows more up to row {rows[-1]})" if len(rows) > 1 else ""
+    return f"{name}{', ' if name else ''}row {rows[0]}: {detail}{more}"
+
+
+def cut_out(
+    events: Iterable[DecodedFrame | DamagedSpan], spans: Sequence[DamagedSpan]
+) -> Iterator[DecodedFrame | DamagedSpan]:
+    """Puts spans in the place of the frames that begin in them.
+
+    Args:
+        events: What a decoder yields.
+        spans: In order, not touching.
+    """
+    waiting, cut_until_s = list(reversed(spans)), 0.0
+    for event in events:
+        time_s = event.time_s if isinstance(event, DecodedFrame) else event.start_s
+        while waiting and waiting[-1].start_s <= time_s + SAME_S:
+            cut_until_s = waiting[-1].end_s
+            yield waiting.pop()
+        if isinstance(event, DamagedSpan):
+            yield event
+        elif time_s >= cut_until_s - SAME_S:
+            # Not a rounding error earlier or later, so that nothing lies between.
+            is_next = abs(time_s - cut_until_s) <= SAME_S
+            yield replace(event, time_s=cut_until_s) if is_next else event
+    yield from reversed(waiting)

@@ -1,0 +1,204 @@
+"""Labels in ``.npz`` files: beside a video, or with the frames of one episode or several."""
+
+import io
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import IO, BinaryIO
+
+import numpy as np
+
+from data_pipelines.preprocess.clip.labels.read import (
+    EpisodeLabels,
+    LabelsConfig,
+    Rate,
+    episode_labels,
+    joined,
+    own_fps,
+    rows_beside_frames,
+)
+from lafp import storage
+from lafp.video.decoders.base import VideoError
+
+_FRAMES_KEY, _ACTION_KEY, _STATE_KEY = "image_0", "action", "state"
+
+
+def read_sidecar(uri: str, cfg: LabelsConfig) -> EpisodeLabels:
+    """Reads the labels of one video.
+
+    Raises:
+        VideoError: ``no_labels``: the file is missing or holds something else.
+        OSError: It may not be read, or is no file.
+    """
+    name = uri.rpartition("/")[2]
+    try:
+        data = storage.read_bytes(uri)
+    except FileNotFoundError:
+        raise VideoError("no_labels", f"there is no {name} beside it") from None
+    with _Arrays(io.BytesIO(data), cfg, f"{name}: ") as arrays:
+        return _episode(arrays, cfg)
+
+
+@dataclass(frozen=True)
+class StackedEpisode:
+    """One episode whose frames lie in the file of its labels."""
+
+    frames: np.ndarray
+    """uint8 [T, H, W, 3]."""
+    rate: Rate
+    labels: Callable[[], EpisodeLabels]
+    """May raise ``VideoError``. Until the next episode is asked for."""
+
+
+def read_stacked(path: Path, cfg: LabelsConfig) -> Iterator[StackedEpisode]:
+    """Yields every episode in a file.
+
+    Raises:
+        VideoError: ``no_labels``, ``no_video_stream`` or ``too_many_bytes``.
+    """
+    key = cfg.frames_key or _FRAMES_KEY
+    with path.open("rb") as file, _Arrays(file, cfg) as arrays:
+        shape, dtype = arrays.headers.get(key, ((), np.dtype(np.void)))
+        if len(shape) not in (4, 5) or shape[-1] != 3 or dtype != np.uint8:
+            found = f"is {dtype} {list(shape)}" if key in arrays.headers else "is not there"
+            raise VideoError(
+                "no_video_stream",
+                f"frames must be uint8 [T, H, W, 3] or [N, T, H, W, 3]: {key!r} {found}. "
+                f"{arrays.in_words()}. labels.frames_key names the frames, labels.action_key the "
+                "actions, labels.state_key the states",
+            )
+        frames = arrays.read(key)
+        for index in range(len(frames)) if frames.ndim == 5 else [None]:
+            episode = frames if index is None else frames[index]
+            labels = partial(_episode, arrays, cfg, index, len(episode))
+            times_s = _part(arrays, cfg.time_key, index)
+            yield StackedEpisode(episode, cfg.rate(own_fps(times_s)), labels)
+
+
+class _Arrays:
+    """The arrays of an ``.npz`` file. Only those that are asked for are read; nothing is unpickled.
+
+    Whatever is wrong with the file becomes a ``VideoError``.
+    """
+
+    def __init__(self, file: BinaryIO, cfg: LabelsConfig, name: str = "") -> None:
+        self._file, self._cfg, self._name = file, cfg, name
+        self._found: dict[str, np.ndarray] = {}
+        self.headers: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        """Shape and type of every array."""
+
+    def __enter__(self) -> "_Arrays":
+        with self._errors():
+            self._zip = zipfile.ZipFile(self._file)
+            for member in self._zip.namelist():
+                if member.endswith(".npy"):
+                    with self._zip.open(member) as array:
+                        self.headers[member.removesuffix(".npy")] = _read_header(array)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+    def read(self, key: str) -> np.ndarray:
+        """One array that is there."""
+        if key not in self._found:
+            shape, dtype = self.headers[key]
+            num_bytes = math.prod(shape) * dtype.itemsize
+            if num_bytes > self._cfg.max_array_bytes:
+                raise VideoError("too_many_bytes", f"{key} is an array of {num_bytes} bytes")
+            with self._errors(), self._zip.open(f"{key}.npy") as array:
+                self._found[key] = np.lib.format.read_array(array, allow_pickle=False)
+        return self._found[key]
+
+    def in_words(self) -> str:
+        """What the file holds."""
+        listed = [f"{key} {dtype} {list(shape)}" for key, (shape, dtype) in self.headers.items()]
+        return f"{self._name}it holds {', '.join(listed) or 'no arrays'}"
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a hostile file leads to; it is on this machine
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise VideoError("no_labels", f"{self._name}{line}") from error
+
+
+def _read_header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(array)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(array)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(array)
+    return shape, dtype
+
+
+def _episode(
+    arrays: _Arrays, cfg: LabelsConfig, index: int | None = None, num_frames: int | None = None
+) -> EpisodeLabels:
+    """The labels of a file's one episode, or of one of those that are stacked in it.
+
+    Args:
+        arrays: The file.
+        cfg: Names of its arrays.
+        index: Of a stacked episode.
+        num_frames: Where the frames lie in the file too.
+    """
+    names = cfg.action_names(_ACTION_KEY)
+    if missing := [name for name in names if name not in arrays.headers]:
+        raise VideoError(
+            "no_labels",
+            f"no array {missing[0]!r}. {arrays.in_words()}. labels.action_key names the actions, "
+            "labels.action_parts several arrays that make them",
+        )
+
+    def pick(key: str | None) -> np.ndarray | None:
+        return _part(arrays, key, index)
+
+    action, state = joined(names, pick), joined(cfg.state_names(_STATE_KEY), pick)
+    times_s = pick(cfg.time_key)
+    assert action is not None
+    if num_frames is not None:
+        action, state, times_s = rows_beside_frames(action, state, times_s, num_frames)
+    labels = episode_labels(action, state, times_s)
+    labels = replace(labels, condition=_condition(pick(cfg.condition_key)))
+    if labels.action.ndim == 1:
+        return labels
+    dim = labels.action.shape[1]
+    low, high = _bound(arrays, "action_low", dim), _bound(arrays, "action_high", dim)
+    return replace(labels, low=low, high=high)
+
+
+def _part(arrays: _Arrays, key: str | None, index: int | None) -> np.ndarray | None:
+    """An array, or what one stacked episode has of it; None where there is none."""
+    if key is None or key not in arrays.headers:
+        return None
+    found = arrays.read(key)
+    if index is not None and index >= len(np.atleast_1d(found)):
+        raise VideoError("labels_mismatch", f"{key} {list(found.shape)} has no row {index}")
+    return found if index is None else found[index]
+
+
+def _condition(vector: np.ndarray | None) -> np.ndarray | None:
+    if vector is None:
+        return None
+    is_number = vector.dtype.kind in "fiub"
+    if vector.ndim != 1 or not is_number or not len(vector) or not np.isfinite(vector).all():
+        detail = f"{vector.dtype} {list(vector.shape)}"
+        raise VideoError("no_labels", f"an episode's condition must be finite [G], got {detail}")
+    return vector.astype(np.float32)
+
+
+def _bound(arrays: _Arrays, key: str, dim: int) -> np.ndarray | None:
+    if key not in arrays.headers:
+        return None
+    bound = arrays.read(key)
+    if bound.shape != (dim,) or bound.dtype.kind not in "fiub":
+        raise VideoError("no_labels", f"{key} must be [{dim}], got {list(bound.shape)}")
+    return bound.astype(np.float32)

@@ -1,0 +1,41 @@
+"""Look at a file before decoding it: what is it, and is it within the limits?"""
+
+from dataclasses import dataclass
+
+from lafp.video.decoders.base import VideoInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """What one input may cost. Whatever exceeds it becomes a reject row."""
+
+    max_bytes: int = 20 * 2**30
+    """Largest file. One at a time lies on a worker's disk when the source is S3."""
+    max_pixels: int = 4096 * 4096
+    """Largest frame, width x height as coded: bounds a decoder's memory (some 20 frames)."""
+    min_side_px: int = 16
+    """Smaller pictures are icons and test patterns."""
+    max_duration_s: float = 12 * 3600.0
+    timeout_s: float = 3600.0
+    """Wall-clock time for one video. What it yielded until then is kept."""
+    max_memory_bytes: int = 4 * 2**30
+    """What the process that decodes may allocate, about 200 MiB of its own included; at least
+    512 MiB."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_pixels", "min_side_px", "max_duration_s", "timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.max_memory_bytes < 512 * 2**20:
+            raise ValueError(
+                f"max_memory_bytes must be at least 512 MiB, got {self.max_memory_bytes}."
+            )
+
+
+def violation(info: VideoInfo, limits: LimitsConfig) -> tuple[str, str] | None:
+    """Reason and detail of the limit that a probed video exceeds, if any."""
+    if min(info.width_px, info.height_px) < limits.min_side_px:
+        return "too_small", f"{info.width_px}x{info.height_px}"
+    if info.duration_s > limits.max_duration_s:
+        return "too_long", f"{info.duration_s:.0f} s"
+    return None

@@ -1,0 +1,130 @@
+"""Cut a video's resampled frames into clips of limited length."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipelines.preprocess.clip.filters.frozen import cut_still
+from data_pipelines.preprocess.clip.filters.shots import ShotsConfig, cut_at_shots
+from data_pipelines.preprocess.clip.resample import JITTER, Cut, Event, SegmentEnd, Tick
+
+MAX_OWN_FPS = 240.0
+"""Where videos keep their rates, faster ones get this: lying time stamps must not fill memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """Rate and length of clips."""
+
+    fps: float | None = 10.0
+    """Frames per second of presentation time; one training step is 1/fps seconds. null keeps the
+    rate of each video (of its median step, if that varies), up to 240."""
+    target_motion: float | None = None
+    """Where set, each video gets its own rate, `fps` at most: the highest at which neighbouring
+    frames move by this much in the median, so that motion is comparable across videos
+    (``stages.choose_fps`` has the formula). Unit: as `filters.min_motion`."""
+    max_s: float = 10.0
+    """Longer videos are cut into clips of equal length, this at most."""
+    min_frames: int = 16
+    """Shorter clips are rejected. A window needs frame_stack + max_offset_steps frames."""
+    max_hold_s: float = 2.0
+    """A frame that stays for longer is no motion at a low rate but a gap: cut there."""
+    max_frozen_s: float | None = None
+    """Spans that show one picture for longer are cut out (still pictures, black, frozen streams);
+    with `filters.min_motion` also spans that move by less than that from frame to frame."""
+    undo_repeats: bool = False
+    """Drops regularly repeated frames (telecine, animation on twos) and spaces the others evenly;
+    the video's own rate is then that of its pictures (``stages.cadence``)."""
+    shots: ShotsConfig | None = None
+    """Cuts clips at shot cuts. Edited videos need it; demonstrations have none."""
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps must be positive or null, got {self.fps}.")
+        if self.target_motion is not None and not 0 < self.target_motion < 1:
+            raise ValueError(f"target_motion must be in (0, 1) or null, got {self.target_motion}.")
+        if self.max_s <= 0 or self.max_hold_s <= 0:
+            raise ValueError(
+                f"max_s and max_hold_s must be positive, got {self.max_s} and {self.max_hold_s}."
+            )
+        if self.max_frozen_s is not None and self.max_frozen_s <= 0:
+            raise ValueError(f"max_frozen_s must be positive or null, got {self.max_frozen_s}.")
+        if self.min_frames < 2:
+            raise ValueError(
+                f"min_frames must be at least 2 (a frame pair), got {self.min_frames}."
+            )
+        if self.fps is not None and self.max_s * self.fps < self.min_frames:
+            raise ValueError(
+                f"max_s {self.max_s} at {self.fps} fps is less than min_frames {self.min_frames}: "
+                "every clip would be rejected."
+            )
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """One clip in memory."""
+
+    start_s: float
+    end_s: float
+    frames: np.ndarray
+    """uint8 [T, H, W, 3]."""
+    shown_s: np.ndarray
+    """float64 [T]: when each frame began in its video."""
+
+
+def split_clips(
+    events: Iterable[Event],
+    fps: float,
+    duration_s: float,
+    cfg: ClipConfig,
+    fit: Callable[[np.ndarray], np.ndarray],
+    start_s: float = 0.0,
+    min_motion: float | None = None,
+) -> Iterator[ClipFrames | Cut]:
+    """Yields clips of at most ``max_s`` and cuts, in order, leaving nothing out.
+
+    Args:
+        events: What ``resample`` yields.
+        fps: Of the ticks.
+        duration_s: Of the video.
+        cfg: Lengths.
+        fit: Crops or pads one frame. Applied while frames come, so that only clips are in memory.
+        start_s: Where the events begin.
+        min_motion: Of the source's filters.
+    """
+    clip_frames = frames_per_clip(math.ceil(duration_s * fps - JITTER), fps, cfg)
+    frames: list[np.ndarray] = []
+    shown_s: list[float] = []
+
+    def clip(end_s: float) -> ClipFrames | Cut:
+        if len(frames) < cfg.min_frames:
+            return Cut(start_s, end_s, "too_short", f"{len(frames)} of {cfg.min_frames} frames")
+        return ClipFrames(start_s, end_s, np.stack(frames), np.array(shown_s))
+
+    if cfg.max_frozen_s is not None:
+        events = cut_still(events, cfg.max_frozen_s, min_motion)
+    if cfg.shots is not None:
+        events = cut_at_shots(events, cfg.shots, fps)
+    for event in events:
+        if isinstance(event, Tick):
+            if len(frames) == clip_frames:
+                yield clip(event.time_s)
+                start_s, frames, shown_s = event.time_s, [], []
+            frames.append(fit(event.source.pixels))
+            shown_s.append(event.source.time_s)
+        elif isinstance(event, SegmentEnd):
+            if event.time_s > start_s:
+                yield clip(event.time_s)
+            start_s, frames, shown_s = event.time_s, [], []
+        else:
+            yield event
+            start_s = event.end_s
+
+
+def frames_per_clip(total_frames: int, fps: float, cfg: ClipConfig) -> int:
+    """Equal pieces: 10.8 s become two clips of 5.4 s, not one of 10 s and a tail too short."""
+    max_frames = max(cfg.min_frames, int(cfg.max_s * fps + 1e-6))
+    num_clips = max(1, math.ceil(total_frames / max_frames))
+    return max(cfg.min_frames, math.ceil(total_frames / num_clips))

@@ -1,0 +1,316 @@
+"""One input, all stages: file -> frames -> clips and rejects. No Ray, bounded memory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from typing import TypeVar
+
+from data_pipelines.preprocess.clip import choose_fps, probe
+from data_pipelines.preprocess.clip.encode import encode
+from data_pipelines.preprocess.clip.filters import cadence
+from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, align
+from data_pipelines.preprocess.clip.measure import motion, optical_flow, signature
+from data_pipelines.preprocess.clip.pieces import Span, piece_spans
+from data_pipelines.preprocess.clip.resample import Cut, Foresight, resample
+from data_pipelines.preprocess.clip.resize import crop_or_pad, scaled_size
+from data_pipelines.preprocess.clip.split_clips import ClipConfig, ClipFrames, split_clips
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.faults import guarded, rejected_input, storable_text, video_error
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import (
+    EncodedClip,
+    LongVideo,
+    Row,
+    Undone,
+    VideoItem,
+    VideoRow,
+    settled,
+)
+from data_pipelines.preprocess.sources.open_item import open_item
+from data_pipelines.preprocess.sources.opened import Opened, Unusable, without
+from lafp import storage
+from lafp.data.shards.format import Labels
+from lafp.video.decoders.base import VideoDecoder, VideoError, VideoInfo
+
+T = TypeVar("T")
+
+# A header that promises this much more than the file holds is no rounding.
+_TRUNCATED_S = 0.5
+
+
+def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> Iterator[Row]:
+    """Goes through one input.
+
+    Per video (a file of stacked episodes holds several) it yields one ``VideoRow``, then clips and
+    rejects that together cover its seconds. A bad file is rows too, never an exception.
+
+    Raises:
+        StorageError: S3 did not answer; the job can be resumed.
+    """
+    for rows in item_videos(item, cfg, decoder):
+        yield from settled(rows)
+
+
+def item_videos(
+    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder, may_defer: bool = False
+) -> Iterator[Iterator[Row | Undone]]:
+    """``video_to_clips``, video by video: rows that are not asked for cost no decoding.
+
+    Rows come as they are made; ``Undone`` takes them back, and they come anew.
+
+    Args:
+        item: The input.
+        cfg: The job's config.
+        decoder: As configured.
+        may_defer: A long video that is an input of its own becomes a ``LongVideo``.
+    """
+    # What must be downloaded, or lies in a tar, is had only once.
+    may_defer &= not item.reader and item.piece is None and not storage.is_http(item.uri)
+    is_empty = True
+    with closing(open_item(item, cfg, decoder)) as videos:
+        while True:
+            try:
+                video = next(videos, None)
+            except Exception as error:
+                found = video_error(error)
+                yield rejected_input(item, found.reason, found.detail)
+                return
+            if video is None:
+                if is_empty:
+                    yield rejected_input(item, "no_frames", "it holds no episodes")
+                return
+            is_empty = False
+            video = replace(video, uri=storable_text(video.uri))
+            here = replace(item, uri=video.uri, num_bytes=0)
+            if isinstance(video, Unusable):
+                yield rejected_input(here, video.reason, video.detail)
+            else:
+                yield guarded(_one_video(video, cfg, item, may_defer), here)
+
+
+def _one_video(
+    video: Opened, cfg: PreprocessConfig, item: VideoItem, may_defer: bool
+) -> Iterator[Row | Undone]:
+    info = video.info
+    is_truncated = info.declared_duration_s - info.duration_s > _TRUNCATED_S
+    total_s = info.declared_duration_s if is_truncated else info.duration_s
+    row = VideoRow(
+        uri=video.uri,
+        video_id=video.video_id,
+        split=item.split,
+        num_bytes=video.num_bytes,
+        duration_s=total_s,
+        episode_id=video.episode_id,
+        is_rate_assumed=video.is_rate_assumed,
+    )
+    reject = partial(RejectRow, video_uri=video.uri)
+    try:
+        if found := probe.violation(info, cfg.limits):
+            raise VideoError(*found)
+        labels = _read_labels(video)
+    except VideoError as error:
+        yield row
+        yield reject(start_s=0.0, end_s=total_s, reason=error.reason, detail=error.detail)
+        return
+    # Rows belong to frames: those of labeled videos stay where they are.
+    pace = _pace(video, cfg.clip if labels is None else replace(cfg.clip, undo_repeats=False))
+    if labels is not None:
+        video = without(video, labels.flawed_spans(info))
+    pieces = _pieces(video, pace.fps, cfg)
+    if may_defer and len(pieces) > 1:
+        spans_s = (*pieces[:-1], (pieces[-1][0], total_s))
+        yield LongVideo(video=row, spans_s=spans_s)
+        return
+    if item.piece is not None:
+        pieces = pieces[item.piece : item.piece + 1]
+        end_s = total_s if pieces[-1][1] == info.duration_s else pieces[-1][1]
+        row = replace(row, span_s=(pieces[0][0], end_s))
+    yield row
+    for span in _settled_spans(video, pieces, pace, cfg):
+        if isinstance(span, Undone):
+            yield from (span, row)
+        elif isinstance(span, Cut):
+            yield reject(
+                start_s=span.start_s, end_s=span.end_s, reason=span.reason, detail=span.detail
+            )
+        else:
+            yield _finish_clip(span, pace, video, labels, cfg)
+    if pieces[-1][1] == info.duration_s:
+        yield from _missing_end(info, row.uri, total_s)
+
+
+def _missing_end(info: VideoInfo, uri: str, end_s: float) -> Iterator[RejectRow]:
+    """Rejects for what should follow the last packet, and for what follows it but is not read."""
+    if end_s > info.duration_s:
+        detail = f"the header promises {end_s:.3f} s, the file ends at {info.duration_s:.3f} s"
+        yield RejectRow(
+            video_uri=uri, start_s=info.duration_s, end_s=end_s, reason="truncated", detail=detail
+        )
+    if info.unread:  # nobody knows how many seconds that is
+        yield RejectRow(
+            video_uri=uri, start_s=end_s, end_s=end_s, reason="damaged", detail=info.unread
+        )
+
+
+def _read_labels(video: Opened) -> EpisodeLabels | None:
+    try:
+        return align(video.labels(), video.info) if video.labels else None
+    except Exception as error:
+        raise video_error(error, "no_labels") from error
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """How a video's frames become ticks."""
+
+    fps: float
+    """Of its clips."""
+    hold: Fraction
+    """How many of its frames show each picture."""
+    picture_fps: float
+    """Of its pictures."""
+
+
+def _pace(video: Opened, cfg: ClipConfig) -> _Pace:
+    hold = Fraction(1)
+    if cfg.undo_repeats and cadence.may_repeat(video.info):
+        hold = _measured(video, cadence.hold_of_sample, hold)
+    picture_fps = video.info.fps / float(hold)
+    fps = choose_fps.highest_fps(picture_fps, cfg)
+    if cfg.target_motion is not None:
+        of_motion = partial(choose_fps.choose_fps, cfg=cfg)
+        fps = _measured(video, of_motion, fps, picture_fps)
+    return _Pace(fps, hold, picture_fps)
+
+
+def _measured(
+    video: Opened, measure: Callable[..., T], otherwise: T, fps: float | None = None
+) -> T:
+    """What is measured on small frames of the middle of a video."""
+    info = video.info
+    scale = motion.SIDE_PX / min(info.width_px, info.height_px)
+    size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
+    start_s = choose_fps.sample_start_s(info.duration_s) if video.frames_from else 0.0
+    frames = (
+        video.frames_from(*size, start_s, None, False) if video.frames_from else video.frames(*size)
+    )
+    try:
+        return measure(frames, start_s, fps or info.fps)
+    except Exception:  # the frames are decoded once more, which says what is wrong with them
+        return otherwise
+
+
+def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
+    if video.frames_from is None:
+        return [(0.0, video.info.duration_s)]
+    return piece_spans(video.info.duration_s, fps, cfg.piece_s, cfg.clip)
+
+
+def _settled_spans(
+    video: Opened, pieces: list[Span], pace: _Pace, cfg: PreprocessConfig
+) -> Iterator[ClipFrames | Cut | Undone]:
+    """Clips and cuts of all pieces.
+
+    Where damage comes to light that may not be all of it, what was yielded is taken back, and the
+    piece is gone through from its beginning with all means to see damage.
+    """
+    suspects: set[int] = set()
+    may_hide = video.info.hides_damage and video.frames_from is not None
+    number = 0
+    while number < len(pieces):
+        for span in _spans(video, pieces[number], pace, cfg, number in suspects):
+            if may_hide and number not in suspects and _is_damage(span):
+                suspects.add(number)
+                yield Undone()
+                number = -1
+                break
+            yield span
+        number += 1
+
+
+def _is_damage(span: ClipFrames | Cut) -> bool:
+    return isinstance(span, Cut) and span.reason == "damaged"
+
+
+def _spans(
+    video: Opened, piece: Span, pace: _Pace, cfg: PreprocessConfig, is_suspect: bool
+) -> Iterator[ClipFrames | Cut]:
+    """Clips and cuts that cover a piece. Whatever a decoder does becomes a cut."""
+    info, (start_s, end_s) = video.info, piece
+    covered_s, size = start_s, scaled_size(info, cfg.resize)
+    rate = {
+        "fps": pace.fps,
+        "source_fps": pace.picture_fps,
+        "max_hold_s": cfg.clip.max_hold_s,
+    }
+    if video.frames_from is not None:
+        # What repeats its neighbour is known only when both are looked at.
+        foresight = Foresight(**rate, start_s=start_s) if pace.hold == 1 else None
+        frames = video.frames_from(*size, start_s, foresight, is_suspect)
+    else:
+        frames = video.frames(*size)
+    if pace.hold > 1:
+        frames = cadence.drop_repeats(frames, pace.hold, info.fps)
+    ticks = resample(frames, **rate, duration_s=end_s, start_s=start_s)
+    try:
+        fit = partial(crop_or_pad, cfg=cfg.resize)
+        spans = split_clips(
+            ticks, pace.fps, info.duration_s, cfg.clip, fit, start_s, cfg.filters.min_motion
+        )
+        for span in spans:
+            yield span
+            covered_s = span.end_s
+    except Exception as error:  # as above
+        reason = "out_of_memory" if isinstance(error, MemoryError) else "damaged"
+        yield Cut(covered_s, end_s, reason, f"{type(error).__name__}: {error}")
+
+
+def _finish_clip(
+    clip: ClipFrames,
+    pace: _Pace,
+    video: Opened,
+    labels: EpisodeLabels | None,
+    cfg: PreprocessConfig,
+) -> EncodedClip | RejectRow:
+    """Measures, filters and encodes one clip."""
+    fps = pace.fps
+    small = motion.shrink(clip.frames)
+    pairs = motion.pair_motion(small)
+    clip_motion = motion.median_motion(small, fps, pace.picture_fps)
+    if found := motion.violation(small, clip_motion, cfg.filters):
+        reason, detail = found
+        return RejectRow(
+            video_uri=video.uri,
+            start_s=clip.start_s,
+            end_s=clip.end_s,
+            reason=reason,
+            detail=detail,
+        )
+    record, data = encode(
+        clip,
+        fps,
+        clip_motion,
+        motion.rounded(pairs),
+        video_id=video.video_id,
+        episode_id=video.episode_id or video.video_id,
+        video_uri=video.uri,
+        source=cfg.name,
+        info=video.info,
+        frames_per_picture=float(pace.hold),
+        has_labels=labels is not None,
+        cfg=cfg.encode,
+    )
+    rows = labels.of_clip(clip.start_s, fps, clip.shown_s) if labels else None
+    stored = rows
+    if cfg.optical_flow is not None:
+        flow = optical_flow.optical_flow(clip.frames, cfg.optical_flow)
+        stored = replace(rows or Labels(), flow=flow)
+    return EncodedClip(
+        record=record,
+        video=data,
+        labels=stored,
+        label_sums=labels.sums(rows) if labels and rows else None,
+        signature=signature.signature(small, fps).to_hex() if cfg.filters.drop_duplicates else "",
+    )

@@ -1,0 +1,162 @@
+"""What a source would become, from decoding a sample of its videos. Writes nothing."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, replace
+from hashlib import sha256
+
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.estimate_sample import Estimated, Sample, draw
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import EncodedClip, LongVideo, Row, VideoItem, VideoRow, settled
+from data_pipelines.preprocess.sandbox.sandbox import Sandbox
+from lafp.http.host_gate import HostGate
+from lafp.runs.progress import duration
+from lafp.runs.wording import byte_size, counted, number
+
+MIN_SAMPLED, MAX_SAMPLED = 24, 256
+CLOSE_ENOUGH = 1.2
+"""No more inputs are decoded where work and clips are known within this factor."""
+BUDGET_CPU_S, BUDGET_S = 60.0, 150.0
+"""Nor after this much work, or this time (downloads, a busy machine), if there are at least
+``MIN_IN_TIME``."""
+MIN_IN_TIME = 8
+PIECE_S = 60.0
+"""Of a longer video, one piece of about this length is decoded."""
+TIMEOUT_S = 20.0
+"""Per piece: a slow one is judged by its beginning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """Of one input, as if it had been gone through to its end."""
+
+    cpu_s: float
+    num_clips: float
+    clip_s: float
+    clip_bytes: float
+    video_s: float
+
+    def plus(self, other: "_Measured", share: float) -> "_Measured":
+        """With a part that is ``share`` of the video."""
+        sums = (a + b / share for a, b in zip(astuple(self), astuple(other), strict=True))
+        return _Measured(**dict(zip(vars(self), sums, strict=True)))
+
+
+def estimate(cfg: PreprocessConfig, items: Iterable[VideoItem]) -> list[str]:
+    """Lines for ``--dry-run``: inputs, and hours, clips, shards, bytes and CPU time to expect."""
+    sample = draw(items, MAX_SAMPLED)
+    measured = _measure(cfg, sample)
+    video_s = sum(one.video_s for one in measured)
+    num_clips = sum(one.num_clips for one in measured)
+    which = "all of them" if len(measured) == sample.num_inputs else f"{len(measured)} of them"
+    return [
+        f"inputs: {counted(sample.num_inputs, 'video')}, {byte_size(sample.num_bytes)}",
+        f"sample: {which}, {duration(video_s)} of video, give {counted(round(num_clips), 'clip')}",
+        *_expected(cfg, sample, measured),
+    ]
+
+
+def _measure(cfg: PreprocessConfig, sample: Sample) -> list[_Measured]:
+    """Decodes inputs of the sample until enough is known, or the time is up."""
+    cfg = replace(
+        cfg,
+        limits=replace(cfg.limits, timeout_s=min(TIMEOUT_S, cfg.limits.timeout_s)),
+        piece_s=min(cfg.piece_s, max(PIECE_S, cfg.clip.max_s)),
+    )
+    measured: list[_Measured] = []
+    start = time.monotonic()
+    with Sandbox(cfg, HostGate()) as sandbox:
+        for item in sample.items:
+            measured.append(_measure_one(sandbox, item))
+            is_late = sandbox.cpu_s > BUDGET_CPU_S or time.monotonic() - start > BUDGET_S
+            if _is_enough(sample, measured, is_late):
+                break
+    return measured
+
+
+def _is_enough(sample: Sample, measured: list[_Measured], is_late: bool) -> bool:
+    if is_late and len(measured) >= MIN_IN_TIME:
+        return True
+    found = (_total(sample, measured, name) for name in ("cpu_s", "num_clips"))
+    return len(measured) >= MIN_SAMPLED and max(one.factor for one in found) <= CLOSE_ENOUGH
+
+
+def _measure_one(sandbox: Sandbox, item: VideoItem) -> _Measured:
+    before_s = sandbox.cpu_s
+    rows = settled(sandbox.rows(item, may_defer=True))
+    opened_s = sandbox.cpu_s - before_s
+    long_video = next((row for row in rows if isinstance(row, LongVideo)), None)
+    if long_video is None:
+        return _of_rows(rows, opened_s)
+    spans_s = long_video.spans_s
+    # Any piece, not the first one: beginnings are titles.
+    piece = int(sha256(item.uri.encode(errors="surrogateescape")).hexdigest(), 16) % len(spans_s)
+    before_s = sandbox.cpu_s
+    rows = settled(sandbox.rows(replace(item, piece=piece)))
+    decoded_s = max(0.0, sandbox.cpu_s - before_s - opened_s)  # it was opened once more
+    share = (spans_s[piece][1] - spans_s[piece][0]) / long_video.video.duration_s
+    opened = _Measured(cpu_s=opened_s, num_clips=0.0, clip_s=0.0, clip_bytes=0.0, video_s=0.0)
+    return opened.plus(_of_rows(rows, decoded_s), share)
+
+
+def _of_rows(rows: list[Row], cpu_s: float) -> _Measured:
+    video_s = sum(_covered_s(row) for row in rows if isinstance(row, VideoRow))
+    clips = [row for row in rows if isinstance(row, EncodedClip)]
+    late = [row for row in rows if isinstance(row, RejectRow) and row.reason == "timeout"]
+    left_s = sum(row.end_s - row.start_s for row in late)
+    scale = video_s / (video_s - left_s) if video_s > left_s else 1.0
+    return _Measured(
+        cpu_s=scale * cpu_s,
+        num_clips=scale * len(clips),
+        clip_s=scale * sum(clip.record.end_s - clip.record.start_s for clip in clips),
+        clip_bytes=scale * sum(len(clip.video) for clip in clips),
+        video_s=video_s,
+    )
+
+
+def _covered_s(video: VideoRow) -> float:
+    start_s, end_s = video.span_s or (0.0, video.duration_s)
+    return end_s - start_s
+
+
+def _total(sample: Sample, measured: list[_Measured], name: str) -> Estimated:
+    return sample.estimate([getattr(one, name) for one in measured])
+
+
+def _expected(cfg: PreprocessConfig, sample: Sample, measured: list[_Measured]) -> list[str]:
+    total = {name: _total(sample, measured, name) for name in vars(measured[0])}
+    work, clips = total["cpu_s"], total["num_clips"]
+    before = ", before duplicates are dropped" if cfg.filters.drop_duplicates else ""
+    cpu_h = work.mean / 3600
+    lines = [
+        f"expected: about {duration(total['video_s'].mean)}"
+        f"{_range(total['video_s'], duration)} of video; "
+        f"{counted(round(clips.mean), 'clip')}{_range(clips, lambda n: f'{n:,.0f}')} of "
+        f"{duration(total['clip_s'].mean)} in "
+        f"{counted(_num_shards(cfg, total['clip_bytes'].mean), 'shard')} of "
+        f"{byte_size(total['clip_bytes'].mean)}{before}",
+        f"work: about {duration(work.mean)}{_range(work, duration)} of one core like these, "
+        f"{number(cpu_h)} CPU hours",
+    ]
+    if cfg.deadline_h is not None:
+        num_cores = os.cpu_count() or 1
+        num_nodes = max(1, math.ceil(cpu_h / (cfg.deadline_h * num_cores)))
+        lines.append(
+            f"nodes: {num_nodes} of {counted(num_cores, 'core')} to be done in {cfg.deadline_h:g} h"
+        )
+    return lines
+
+
+def _range(found: Estimated, written: Callable[[float], str]) -> str:
+    """The interval in parentheses; empty where everything was looked at."""
+    if found.factor == 1:
+        return ""
+    return f" ({written(found.low)} to {written(found.high)})"
+
+
+def _num_shards(cfg: PreprocessConfig, num_bytes: float) -> int:
+    shares = (1.0,) if not cfg.val_fraction else (1 - cfg.val_fraction, cfg.val_fraction)
+    return sum(math.ceil(share * num_bytes / cfg.shards.max_bytes) for share in shares)

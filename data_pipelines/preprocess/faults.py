@@ -1,0 +1,179 @@
+"""One input that fails becomes a reject row, and only what concerns the whole job is raised.
+
+Listing, opening, decoding and reading labels all go through here: readers raise what they like.
+"""
+
+import errno
+import os
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import EncodedClip, LongVideo, Row, Undone, VideoItem, VideoRow
+from lafp.config import ConfigError
+from lafp.storage import CredentialsError, FullError, NotAFileError, UnreachableError
+from lafp.video.decoders.base import VideoError
+
+# Spans of one video touch exactly; this is float rounding over hours.
+TOLERANCE_S = 1e-3
+_OF_THE_JOB = UnreachableError, CredentialsError, FullError, ConfigError, MemoryError
+# Errors of this machine, its disk or its mounts: they would come with any other input too.
+_OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+}
+_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+
+
+def concerns_the_job(error: BaseException) -> bool:
+    """Whether no other input would fare better."""
+    if isinstance(error, _OF_THE_JOB):
+        return True
+    return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
+
+
+def video_error(error: Exception, otherwise: str = "failed") -> VideoError:
+    """Reason and detail of the reject row for what an input has raised.
+
+    Args:
+        error: Anything.
+        otherwise: The reason for what is neither a ``VideoError`` nor an ``OSError``.
+
+    Raises:
+        Exception: ``error`` itself, if it concerns the whole job.
+    """
+    if isinstance(error, VideoError):
+        return error
+    if concerns_the_job(error):
+        raise error
+    if not isinstance(error, OSError):
+        *_, at = traceback.extract_tb(error.__traceback__) or [None]
+        where = f" ({at.filename.rpartition('/')[2]}:{at.lineno})" if at else ""
+        return VideoError(otherwise, f"{type(error).__name__}: {error}{where}")
+    if isinstance(error, NotAFileError | IsADirectoryError):
+        reason = "not_a_file"
+    elif isinstance(error, FileNotFoundError) or error.errno in _NO_SUCH_FILE:
+        reason = "not_found"
+    else:
+        reason = "unreadable"
+    name = os.path.basename(os.fsdecode(error.filename)) if error.filename else ""
+    detail = ": ".join(filter(None, (name, error.strerror))) or str(error) or type(error).__name__
+    return VideoError(reason, storable_text(detail))
+
+
+def guarded(rows: Iterator[Row | Undone], item: VideoItem) -> Iterator[Row | Undone]:
+    """The rows of one open video, whatever happens meanwhile: what is left of it becomes a reject.
+
+    Rows that do not cover the video's seconds once and only once are a fault of lafp. Even that
+    costs this video, not the job.
+
+    Args:
+        rows: The video's row, then its clips and rejects.
+        item: Input that the video is in, with the video's own URI.
+    """
+    progress = VideoProgress()
+    try:
+        for row in rows:
+            row = _storable(row)
+            progress.add(row)
+            yield row
+    except Exception as error:
+        found = video_error(error)
+        if progress.video is None:
+            yield from rejected_input(item, found.reason, found.detail)
+            return
+        yield progress.give_up(found.reason, found.detail)
+    if progress.video is not None and (what := progress.uneven()):
+        yield Undone()
+        yield progress.video
+        yield _reject(progress.video, *progress.whole_s, "failed", f"{what}. Please report this")
+
+
+class VideoProgress:
+    """How far the rows of one video cover it."""
+
+    def __init__(self) -> None:
+        self.video: VideoRow | None = None
+        self.spans: list[tuple[float, float]] = []
+        self._is_long = False
+
+    @property
+    def whole_s(self) -> tuple[float, float]:
+        """The span that clips and rejects must cover."""
+        assert self.video is not None
+        return self.video.span_s or (0.0, self.video.duration_s)
+
+    @property
+    def covered_s(self) -> float:
+        """Up to where they do."""
+        return self.spans[-1][1] if self.spans else self.whole_s[0]
+
+    def uneven(self) -> str:
+        """What is wrong if they leave gaps or overlap, or do not end where the video does."""
+        return "" if self._is_long else uneven(self.spans, *self.whole_s)
+
+    def add(self, row: Row | Undone) -> None:
+        """Takes note of the next row."""
+        if isinstance(row, VideoRow):
+            self.video, self.spans = row, []
+        elif isinstance(row, RejectRow):
+            self.spans.append((row.start_s, row.end_s))
+        elif isinstance(row, EncodedClip):
+            self.spans.append((row.record.start_s, row.record.end_s))
+        elif isinstance(row, LongVideo):
+            self._is_long = True
+
+    def give_up(self, reason: str, detail: str) -> RejectRow:
+        """What is left of the video becomes a reject."""
+        assert self.video is not None
+        end_s = self.whole_s[1]
+        row = _reject(self.video, min(self.covered_s, end_s), end_s, reason, detail)
+        self.add(row)
+        return row
+
+
+def uneven(spans: Iterable[tuple[float, float]], start_s: float, end_s: float) -> str:
+    """Where clips and rejects do not cover a video once and only once; empty if they do."""
+    covered_s, is_empty = start_s, True
+    for low_s, high_s in sorted(spans):
+        if abs(low_s - covered_s) > TOLERANCE_S:
+            return f"clips and rejects cover it up to {covered_s:.3f} s and go on at {low_s:.3f} s"
+        covered_s, is_empty = high_s, False
+    if is_empty or abs(covered_s - end_s) > TOLERANCE_S:
+        return f"clips and rejects cover {covered_s:.3f} s of its {end_s:.3f} s"
+    return ""
+
+
+def rejected_input(item: VideoItem, reason: str, detail: str) -> Iterator[VideoRow | RejectRow]:
+    """The rows of an input that could not be opened."""
+    video = VideoRow(
+        uri=item.uri, video_id="", split=item.split, num_bytes=item.num_bytes, duration_s=0.0
+    )
+    yield video
+    yield _reject(video, 0.0, 0.0, reason, detail)
+
+
+def _reject(video: VideoRow, start_s: float, end_s: float, reason: str, detail: str) -> RejectRow:
+    return RejectRow(
+        video_uri=video.uri,
+        start_s=start_s,
+        end_s=end_s,
+        reason=reason,
+        detail=storable_text(detail),
+    )
+
+
+def _storable(row: Row | Undone) -> Row | Undone:
+    return replace(row, detail=storable_text(row.detail)) if isinstance(row, RejectRow) else row
+
+
+def storable_text(text: str) -> str:
+    """Text that tables and JSON can hold: messages may quote bytes that are no characters."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,178 @@
+"""`preprocess`, top to bottom: list -> plan -> parts -> select -> shards -> tables.
+
+Every arrow's result is stored before the next begins, so that the same command resumes: the plan of
+tasks, each part, each shard. What the shards hold does not depend on the tasks' number or order.
+The driver holds a chunk of the plan and a shard's rows at a time, whatever the size of the corpus;
+what must be sorted lies in a database on its disk.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.on_ray.cluster_gate import start_cluster_gate
+from data_pipelines.on_ray.tasks import stream_tasks
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.file_counts import FileCounts
+from data_pipelines.preprocess.manifest import (
+    check_accounts,
+    check_totals,
+    clips_table,
+    shard_set,
+    summarize,
+    write_manifest,
+    write_rejects,
+)
+from data_pipelines.preprocess.parts import make_parts, read_made_parts, read_parts
+from data_pipelines.preprocess.plan import Plan, make_plan
+from data_pipelines.preprocess.rows import LeftOut, VideoItem
+from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
+from data_pipelines.preprocess.select.clips_and_splits import select_clips
+from data_pipelines.preprocess.shards import ShardPlan, entry_name, plan_shards, write_shard
+from data_pipelines.preprocess.sources.listing import list_source, may_download
+from data_pipelines.preprocess.taken_down import read_takedowns, reject_taken_down
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.runs.progress import Progress
+from lafp.storage import strict_json
+
+
+def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
+    """Makes the shard set of one source below ``uri``, resuming what it finds there.
+
+    Needs Ray to be initialized.
+
+    Args:
+        cfg: The job's config; ``source`` is set.
+        uri: Folder of the stage, local or S3.
+
+    Returns:
+        The stage's summary.
+
+    Raises:
+        ConfigError: The source is missing, empty, or yields too little.
+        StorageError: Reading or writing failed. Run again to resume.
+    """
+    work, totals = storage.join(uri, "work"), storage.join(uri, "totals.json")
+    if not storage.is_file(storage.join(uri, "shard_set.json")):
+        counts = FileCounts()
+        plan = make_plan(list_inputs(cfg, counts), cfg.tasks, work, counts)
+        if may_download(cfg):
+            start_cluster_gate()
+        with telling_rejects(uri), rejects_of_made_parts(plan, uri):
+            make_parts(cfg, plan)
+        with telling_rejects(uri), open_catalog(plan) as catalog:
+            reject_taken_down(catalog, read_takedowns(uri))
+            select_clips(catalog, cfg)
+            write_rejects(uri, catalog.rejects())  # first: they tell why what follows may fail
+            spec = shard_set(catalog, cfg)
+            plans = plan_shards(catalog.kept_clips(), cfg.shards.max_bytes)
+            with clips_table(uri, plans) as recorded:
+                shards = make_shards(cfg, recorded, work, uri)
+            summary = summarize(catalog, spec, plan.files, *write_manifest(uri, shards))
+        check_totals(summary)
+        storage.write_text(totals, strict_json.dumps(summary, indent=1))
+        storage.write_text(storage.join(uri, "shard_set.json"), spec.to_json())
+    storage.delete_folder(work)
+    return json.loads(storage.read_text(totals))
+
+
+def list_inputs(cfg: PreprocessConfig, counts: FileCounts | None = None) -> Iterator[VideoItem]:
+    """Every input of the job, training sources first.
+
+    Args:
+        cfg: The job's config; ``source`` is set.
+        counts: Counts all files that are listed, those too that are left out.
+    """
+    return (counts or FileCounts()).inputs(_list_files(cfg))
+
+
+def _list_files(cfg: PreprocessConfig) -> Iterator[VideoItem | LeftOut]:
+    assert cfg.source is not None
+    yield from list_source(cfg.source, "train" if cfg.val_source else None, cfg)
+    if cfg.val_source is not None:
+        yield from list_source(cfg.val_source, "val", cfg)
+
+
+@contextmanager
+def open_catalog(plan: Plan) -> Iterator[Catalog]:
+    """All rows of all parts, every video's seconds accounted for."""
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder, disk_errors(Path(folder)):
+        catalog = Catalog(Path(folder))
+        try:
+            with Progress("select", plan.num_items, "videos") as progress:
+                num_read = 0
+                for items in read_parts(plan):
+                    for item in items:
+                        check_accounts(item)
+                    catalog.add(items)
+                    num_read += len(items)
+                    progress.update(num_read)
+            yield catalog
+        finally:
+            catalog.close()
+
+
+@contextmanager
+def telling_rejects(uri: str) -> Iterator[None]:
+    """Where the data stops the block, the message ends with where all rejects are."""
+    try:
+        yield
+    except ConfigError as error:
+        rejects = storage.join(uri, "rejects.parquet")
+        raise ConfigError(f"{error} All rejects are in {rejects}.") from None
+
+
+@contextmanager
+def rejects_of_made_parts(plan: Plan, uri: str) -> Iterator[None]:
+    """Where the data stops the block, ``rejects.parquet`` tells why, as far as parts are made."""
+    try:
+        yield
+    except ConfigError:
+        write_rejects(uri, (row for item in read_made_parts(plan) for row in item.rejects))
+        raise
+
+
+def make_shards(
+    cfg: PreprocessConfig, plans: Iterable[ShardPlan], work: str, uri: str
+) -> list[str]:
+    """Composes the shards that are not there yet: one Ray task makes one shard.
+
+    Returns:
+        The names of all shards.
+    """
+    shards: list[str] = []
+
+    def calls() -> Iterator[tuple[str, tuple[str, str, str]]]:
+        for plan in plans:
+            shards.append(plan.shard)
+            if not storage.is_file(storage.join(uri, entry_name(plan.shard))):
+                # Stored, not sent: the driver holds one plan, not one for every task that waits.
+                plan_uri = storage.join(work, "shards", entry_name(plan.shard))
+                storage.write_text(plan_uri, plan.to_json())
+                yield plan.shard, (plan_uri, work, uri)
+
+    with Progress(f"shards {cfg.name}", 0, "shards") as progress:
+        made = stream_tasks(
+            make_shard,
+            calls(),
+            memory_bytes=cfg.tasks.memory_bytes,
+            node_labels=cfg.tasks.node_labels,
+        )
+        for number, (_, error) in enumerate(made, start=1):
+            if error:
+                raise storage.StorageError(error)
+            progress.update(number)
+    return shards
+
+
+def make_shard(plan_uri: str, work: str, uri: str) -> str | None:
+    """The work of one Ray task: composes one shard. Returns what went wrong, if anything."""
+    try:
+        write_shard(ShardPlan.from_json(storage.read_text(plan_uri)), work, uri)
+    except OSError as error:
+        return str(error)
+    return None

@@ -1,0 +1,86 @@
+"""All clips of a shard set have actions, states and conditions of one size.
+
+An odd episode among many is a reject. Two robots in one folder are for the user to decide.
+"""
+
+from dataclasses import dataclass, field
+
+from data_pipelines.preprocess.select.catalog import Catalog
+from lafp.config import ConfigError
+
+# With more than this share of the clips, another kind is no odd episode but another robot.
+_MAX_ODD_SHARE = 0.1
+
+
+@dataclass
+class LabelKinds:
+    """How many clips there are of each kind, and a video of each."""
+
+    clips: dict[str, int] = field(default_factory=dict)
+    videos: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, num_clips: int, video_uri: str) -> None:
+        """Adds clips of one kind."""
+        if kind:
+            self.clips[kind] = self.clips.get(kind, 0) + num_clips
+            self.videos.setdefault(kind, video_uri)
+
+    def merge(self, other: "LabelKinds") -> None:
+        """Adds up two."""
+        for kind, num_clips in other.clips.items():
+            self.add(kind, num_clips, other.videos[kind])
+
+    @property
+    def usual(self) -> str:
+        """The kind of the most clips; empty without any."""
+        return max(sorted(self.clips), key=lambda kind: self.clips[kind], default="")
+
+    def check(self) -> None:
+        """Checks that others than the usual kind are rare.
+
+        Raises:
+            ConfigError: They are not; it names a video of both.
+        """
+        others = {kind: n for kind, n in self.clips.items() if kind != self.usual}
+        if sum(others.values()) > _MAX_ODD_SHARE * sum(self.clips.values()):
+            other = max(sorted(others), key=lambda kind: others[kind])
+            usual = self.usual
+            raise ConfigError(two_kinds(self.videos[usual], usual, self.videos[other], other))
+
+
+def two_kinds(where: str, kind: str, other: str, other_kind: str) -> str:
+    """The message about two kinds of labels in one source."""
+    return (
+        f"The source holds labels of two kinds: {where} has {kind}, {other} has {other_kind}. "
+        "A shard set holds one kind: name one of them as the source, or choose arrays of one size "
+        "(labels.action_key, labels.action_parts, labels.state_key; a state_key that no file has "
+        "leaves states out)."
+    )
+
+
+def reject_odd_kinds(catalog: Catalog) -> None:
+    """Turns the clips of another than the usual kind into rejects.
+
+    Raises:
+        ConfigError: There are too many of them to be odd ones.
+    """
+    kinds = LabelKinds()
+    for row in catalog.db.execute(
+        "SELECT c.kind, count(*), v.uri FROM clips c JOIN videos v USING (video) "
+        "WHERE c.kind != '' GROUP BY c.kind ORDER BY min(c.clip)"
+    ):
+        kinds.add(*row)
+    kinds.check()
+    if len(kinds.clips) < 2:
+        return
+    odd = (kinds.usual,)
+    catalog.db.execute(
+        "INSERT INTO rejects SELECT video, start_s, end_s, 'labels_mismatch', "
+        "kind || ', most clips have ' || ? FROM clips WHERE kind NOT IN ('', ?)",
+        odd * 2,
+    )
+    catalog.db.execute(
+        "DELETE FROM signatures WHERE clip IN (SELECT clip FROM clips WHERE kind NOT IN ('', ?))",
+        odd,
+    )
+    catalog.db.execute("DELETE FROM clips WHERE kind NOT IN ('', ?)", odd)

@@ -1,0 +1,252 @@
+"""The last files of a shard set: tables, totals, and the check that nothing was lost."""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.preprocess.action_statistics import ActionStatistics
+from data_pipelines.preprocess.clip.labels.read import ASSUMED_FPS
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.faults import TOLERANCE_S, uneven
+from data_pipelines.preprocess.rejects import RejectCounts, RejectRow
+from data_pipelines.preprocess.rows import ItemRows
+from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.shards import ShardPlan, entry_name
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, Split
+
+_ROWS_PER_GROUP = 5_000
+_ARROW_TYPES = {
+    str: pa.string(),
+    Split: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    tuple[int, ...]: pa.list_(pa.uint16()),
+}
+
+
+def check_accounts(item: ItemRows) -> None:
+    """Checks that clips and rejects cover every video of an input without gap or overlap.
+
+    Raises:
+        RuntimeError: They do not, which is a fault of this pipeline.
+    """
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for clip in item.clips:
+        spans[clip.record.video_uri].append((clip.record.start_s, clip.record.end_s))
+    for row in item.rejects:
+        spans[row.video_uri].append((row.start_s, row.end_s))
+    for video in item.videos:
+        if what := uneven(spans[video.uri], 0.0, video.duration_s):
+            raise RuntimeError(f"{video.uri}: {what}. Please report this.")
+
+
+def check_totals(summary: dict[str, Any]) -> None:
+    """Checks that what was written adds up to what came in.
+
+    Raises:
+        RuntimeError: It does not, which is a fault of this pipeline.
+    """
+    funnel = summary["funnel"]
+    outcomes = [funnel["clips"], *funnel["rejects"].values()]
+    out_s, in_s = sum(outcome["seconds"] for outcome in outcomes), funnel["inputs"]["seconds"]
+    num_spans = sum(outcome["spans"] for outcome in outcomes)
+    if abs(out_s - in_s) > TOLERANCE_S * max(1, num_spans):
+        raise RuntimeError(
+            f"The videos have {in_s:.3f} s, clips and rejects {out_s:.3f} s. Please report this."
+        )
+
+
+class TableWriter:
+    """Writes a parquet file row by row, holding one row group at a time."""
+
+    def __init__(self, path: Path, row: type, more: dict[str, pa.DataType]) -> None:
+        columns = {f.name: _ARROW_TYPES[f.type] for f in fields(row) if f.type in _ARROW_TYPES}
+        self._schema = pa.schema(list((columns | more).items()))
+        self._writer = pq.ParquetWriter(path, self._schema)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Appends a row. Keys that are no columns are left out."""
+        self._rows.append(row)
+        if len(self._rows) == _ROWS_PER_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is left. A table without rows still has its columns."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+            self._rows = []
+
+
+@contextmanager
+def open_table(
+    uri: str, row: type, more: dict[str, pa.DataType] | None = None
+) -> Iterator[TableWriter]:
+    """A table with the columns of a dataclass and ``more``, in its place after the block."""
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        path = Path(folder) / "table.parquet"
+        writer = TableWriter(path, row, more or {})
+        yield writer
+        writer.close()
+        storage.upload(path, uri)
+
+
+def write_rejects(uri: str, rejects: Iterable[RejectRow]) -> None:
+    """Writes ``rejects.parquet``."""
+    with open_table(storage.join(uri, "rejects.parquet"), RejectRow) as table:
+        for row in rejects:
+            table.add(asdict(row))
+
+
+@contextmanager
+def clips_table(uri: str, plans: Iterable[ShardPlan]) -> Iterator[Iterable[ShardPlan]]:
+    """The plans, and while they are taken ``clips.parquet`` is written with their clips."""
+    with open_table(
+        storage.join(uri, "clips.parquet"), ClipRecord, {"shard": pa.string()}
+    ) as table:
+
+        def recorded() -> Iterator[ShardPlan]:
+            for plan in plans:
+                for clip in plan.clips:
+                    table.add(clip.record.to_dict() | {"shard": plan.shard})
+                yield plan
+
+        yield recorded()
+
+
+def write_manifest(uri: str, shards: Iterable[str]) -> tuple[int, int]:
+    """Writes ``manifest.parquet`` from the shards' entries.
+
+    Returns:
+        Number of shards and of their bytes.
+    """
+    num_shards = num_bytes = 0
+    with open_table(storage.join(uri, "manifest.parquet"), ShardEntry) as table:
+        for shard in shards:
+            text = storage.read_text(storage.join(uri, entry_name(shard)))
+            entry = ShardEntry.from_json(text)
+            table.add({f.name: getattr(entry, f.name) for f in fields(entry) if f.name != "clips"})
+            num_shards, num_bytes = num_shards + 1, num_bytes + entry.num_bytes
+    return num_shards, num_bytes
+
+
+def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
+    """What is true of every clip of the set.
+
+    Raises:
+        ConfigError: There is no clip.
+    """
+    query = (
+        "SELECT split, count(*), sum(num_frames), min(num_frames), max(num_frames), min(fps), "
+        "max(fps), sum(end_s - start_s) FROM clips WHERE original IS NULL "
+        "GROUP BY split ORDER BY split"
+    )
+    rows = catalog.db.execute(query).fetchall()
+    if not rows:
+        rejects = RejectCounts()
+        rejects.add(catalog.rejects())
+        raise ConfigError(f"No clips in {cfg.source}. {rejects.in_words()}")
+    splits, counts, frames, shortest, longest, slowest, fastest, seconds = zip(*rows, strict=True)
+    flow = cfg.optical_flow
+    return ShardSet(
+        source=cfg.name,
+        width_px=cfg.resize.width_px,
+        height_px=cfg.resize.height_px,
+        fps=min(slowest) if min(slowest) == max(fastest) else None,
+        num_clips=dict(zip(splits, counts, strict=True)),
+        num_frames=dict(zip(splits, frames, strict=True)),
+        num_hours=sum(seconds) / 3600,
+        min_clip_frames=min(shortest),
+        max_clip_frames=max(longest),
+        action=_action(catalog) if cfg.labels is not None else None,
+        flow_size_px=[flow.height_px, flow.width_px] if flow else None,
+    )
+
+
+def _action(catalog: Catalog) -> dict[str, Any]:
+    """Fields of ``ActionSpec`` over all clips; statistics over the training clips' pairs."""
+    every, train = ActionStatistics(), ActionStatistics()
+    for clip in catalog.kept_clips():
+        if (sums := clip.label_sums) is None:
+            continue
+        every.add(sums)
+        if clip.record.split == "train":
+            train.add(sums)
+    train = train if train.num_rows else every
+    if every.num_choices:
+        return {"dim": every.num_choices, "is_discrete": True, "low": [], "high": []}
+    bounds = every if every.is_bounded else train
+    return {
+        "dim": len(bounds.low),
+        "is_discrete": False,
+        "low": bounds.low.tolist(),
+        "high": bounds.high.tolist(),
+        **train.per_dimension(),
+    }
+
+
+def summarize(
+    catalog: Catalog, spec: ShardSet, files: dict[str, Any], num_shards: int, num_bytes: int
+) -> dict[str, Any]:
+    """The stage's summary: totals, and the funnel from files and inputs through rejects to clips.
+
+    Args:
+        catalog: All rows.
+        spec: The shard set.
+        files: What was listed (``FileCounts.to_dict``).
+        num_shards: As ``write_manifest`` counts them.
+        num_bytes: Of all shards.
+    """
+    in_s = catalog.value("SELECT total(duration_s) FROM videos")
+    clip_s = 3600 * spec.num_hours
+    by_reason = catalog.db.execute(
+        "SELECT reason, count(*), total(end_s - start_s) FROM rejects GROUP BY reason "
+        "ORDER BY count(*) DESC, reason"
+    ).fetchall()
+    num_clips = sum(spec.num_clips.values())
+    return {
+        "num_videos": catalog.num_videos,
+        "num_videos_with_clips": catalog.value(
+            "SELECT count(DISTINCT video) FROM clips WHERE original IS NULL"
+        ),
+        "num_clips": num_clips,
+        "num_val_clips": spec.num_clips.get("val", 0),
+        "num_frames": sum(spec.num_frames.values()),
+        "num_shards": num_shards,
+        "num_bytes": num_bytes,
+        "hours_in": in_s / 3600,
+        "hours_out": clip_s / 3600,
+        "num_rejects": sum(spans for _, spans, _ in by_reason),
+        "assumed": _assumed(catalog),
+        "files": files,
+        "funnel": {
+            "inputs": {"videos": catalog.num_videos, "seconds": in_s},
+            "rejects": {
+                reason: {"spans": spans, "seconds": seconds} for reason, spans, seconds in by_reason
+            },
+            "clips": {"spans": num_clips, "seconds": clip_s},
+        },
+    }
+
+
+def _assumed(catalog: Catalog) -> dict[str, Any]:
+    """Defaults that stand for what no file says: config key -> value, and videos with clips."""
+    num_videos = catalog.value(
+        "SELECT count(*) FROM videos WHERE is_rate_assumed AND video IN "
+        "(SELECT video FROM clips WHERE original IS NULL)"
+    )
+    return {"labels.fps": {"value": ASSUMED_FPS, "videos": num_videos}} if num_videos else {}

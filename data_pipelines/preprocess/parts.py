@@ -1,0 +1,227 @@
+"""Inputs -> parts: all videos decoded, cut and encoded, one Ray task for each part."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from data_pipelines.on_ray.cluster_gate import ClusterGate
+from data_pipelines.on_ray.metrics import count_videos
+from data_pipelines.on_ray.tasks import stream_tasks
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.label_kinds import LabelKinds
+from data_pipelines.preprocess.parts_progress import PartsProgress
+from data_pipelines.preprocess.plan import Plan, Task, chunk_folder
+from data_pipelines.preprocess.rejects import RejectCounts
+from data_pipelines.preprocess.rows import ItemRows, VideoRow
+from data_pipelines.preprocess.sandbox.sandbox import Sandbox
+from data_pipelines.preprocess.shards import (
+    piece_part,
+    read_long_videos,
+    read_part,
+    write_part,
+)
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.runs.wording import counted
+
+# A source is called wrong only after this many videos.
+_MIN_JUDGED_VIDEOS = 50
+# Parts that are read ahead: S3 answers slowly but to many at a time.
+_NUM_READ_AHEAD = 16
+
+
+@dataclass
+class PartCounts:
+    """What came of the inputs of one part, or of several."""
+
+    num_videos: int = 0
+    num_empty: int = 0
+    """Videos without clips."""
+    num_clips: int = 0
+    num_frames: int = 0
+    """Of the clips."""
+    video_s: float = 0.0
+    """What was gone through."""
+    unsized_bytes: int = 0
+    """Of inputs whose size the listing did not know, found by opening them."""
+    rejects: RejectCounts = field(default_factory=RejectCounts)
+    num_pieces: dict[int, int] = field(default_factory=dict)
+    """Of each long video, by its place in the task: it is left to tasks of its own."""
+    label_kinds: LabelKinds = field(default_factory=LabelKinds)
+
+    def add(self, other: "PartCounts") -> None:
+        """Adds up two."""
+        self.num_videos += other.num_videos
+        self.num_empty += other.num_empty
+        self.num_clips += other.num_clips
+        self.num_frames += other.num_frames
+        self.video_s += other.video_s
+        self.unsized_bytes += other.unsized_bytes
+        self.label_kinds.merge(other.label_kinds)
+        self.rejects.merge(other.rejects)
+
+
+def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
+    """Makes the parts that are not there yet.
+
+    Raises:
+        ConfigError: More than ``max_reject_fraction`` of the videos give no clip, or labels are of
+            two kinds.
+        StorageError: A task could not read or write.
+    """
+    counts = PartCounts()
+    pieces: deque[Task] = deque()
+    work = PartsProgress(cfg.name, plan)
+
+    def tasks() -> Iterator[Task]:
+        for task, is_done, missing in _tasks(plan):
+            pieces.extend(missing)
+            if is_done:
+                work.found(task, missing)
+            else:
+                pieces.append(task)
+            while pieces:
+                yield pieces.popleft()
+
+    def results() -> Iterator[tuple[Task, PartCounts | str]]:
+        waiting: Iterator[Task] | deque[Task] = tasks()
+        while waiting:
+            calls = ((task, (cfg, task, plan.work)) for task in waiting)
+            yield from stream_tasks(
+                make_part,
+                calls,
+                memory_bytes=cfg.tasks.memory_bytes,
+                node_labels=cfg.tasks.node_labels,
+            )
+            waiting = deque(pieces)  # those of long videos that were found last
+            pieces.clear()
+
+    with work.progress:
+        for task, made in results():
+            if isinstance(made, str):
+                raise storage.StorageError(made)
+            counts.add(made)
+            count_videos(
+                cfg.name, made.num_videos, made.num_clips, made.num_frames, made.rejects.spans
+            )
+            pieces.extend(_piece_tasks(task, made.num_pieces))
+            clips = counted(counts.num_clips, "clip")
+            rejects = counted(counts.rejects.spans.total(), "reject")
+            work.add(task, made.num_pieces, made.video_s, made.unsized_bytes)
+            work.show(f"{clips}, {rejects}")
+            if counts.num_videos >= _MIN_JUDGED_VIDEOS or work.is_done:
+                _check_rejects(cfg, counts)
+                counts.label_kinds.check()
+
+
+def _tasks(plan: Plan) -> Iterator[tuple[Task, bool, list[Task]]]:
+    """Every task, whether its part is there, and the tasks for pieces that are not there yet."""
+    for chunk in range(plan.num_chunks):
+        folder = storage.join(plan.work, chunk_folder(chunk))
+        found = {info.uri.rpartition("/")[2] for info in storage.list_files(folder)}
+        for task in plan.tasks(chunk):
+            name = task.part.rpartition("/")[2]
+            is_done = f"{name}.json" in found
+            missing: list[Task] = []
+            if is_done and f"{name}.long.json" in found:
+                missing = [
+                    piece
+                    for piece in _piece_tasks(task, read_long_videos(plan.work, task.part))
+                    if f"{piece.part.rpartition('/')[2]}.json" not in found
+                ]
+            yield task, is_done, missing
+
+
+def _piece_tasks(task: Task, num_pieces: dict[int, int]) -> list[Task]:
+    return [
+        Task(
+            part=piece_part(task.part, index, piece),
+            items=(replace(task.items[index], piece=piece),),
+            share=1 / num,
+        )
+        for index, num in num_pieces.items()
+        for piece in range(num)
+    ]
+
+
+def _check_rejects(cfg: PreprocessConfig, counts: PartCounts) -> None:
+    if counts.num_empty > cfg.max_reject_fraction * counts.num_videos:
+        raise ConfigError(
+            f"{counts.num_empty} of {counts.num_videos} videos in {cfg.source} give no clip, "
+            f"max_reject_fraction is {cfg.max_reject_fraction}. {counts.rejects.in_words()} "
+            "Name another source, loosen what rejects these, or raise max_reject_fraction."
+        )
+
+
+def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
+    """The work of one Ray task: makes one part.
+
+    Returns:
+        Counts for the progress line; what is wrong, if the disk or the network fails: Ray would
+        bury it in an exception of its own.
+    """
+    sandbox = _sandbox(cfg)
+    inputs = (sandbox.rows(item, may_defer=True) for item in task.items)
+    try:
+        return _counts(task, write_part(inputs, work, f"{task.part}.tar"))
+    except (OSError, ConfigError) as error:
+        return str(error)
+
+
+@lru_cache(maxsize=1)
+def _sandbox(cfg: PreprocessConfig) -> Sandbox:
+    """The one of this worker process; the next task finds it warm."""
+    return Sandbox(cfg, ClusterGate())
+
+
+def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
+    is_piece = task.items[0].piece is not None
+    counts = PartCounts()
+    for index, item in enumerate(items):
+        if item.long_video is not None:
+            counts.num_pieces[index] = len(item.long_video.spans_s)
+        with_clips = {clip.record.video_uri for clip in item.clips}
+        counts.video_s += sum(map(_covered_s, item.videos))
+        if not task.items[index].num_bytes:
+            counts.unsized_bytes += sum(video.num_bytes for video in item.videos)
+        if not is_piece and not (task.items[index].is_guess and _is_no_video(item)):
+            counts.num_videos += len(item.videos)
+            counts.num_empty += sum(video.uri not in with_clips for video in item.videos)
+        counts.num_clips += len(item.clips)
+        counts.num_frames += sum(clip.record.num_frames for clip in item.clips)
+        for clip in item.clips:
+            if clip.label_sums is not None:
+                counts.label_kinds.add(clip.label_sums.kind, 1, clip.record.video_uri)
+        counts.rejects.add(item.rejects)
+    return counts
+
+
+def _covered_s(video: VideoRow) -> float:
+    start_s, end_s = video.span_s or (0.0, video.duration_s)
+    return end_s - start_s
+
+
+def _is_no_video(item: ItemRows) -> bool:
+    return any(row.reason in ("not_a_video", "no_video_stream") for row in item.rejects)
+
+
+def read_made_parts(plan: Plan) -> Iterator[ItemRows]:
+    """The rows of the parts that are there, when not all of them are."""
+    for task, is_done, missing in _tasks(plan):
+        if is_done and not missing:
+            yield from read_part(plan.work, task.part)
+
+
+def read_parts(plan: Plan) -> Iterator[list[ItemRows]]:
+    """The rows of all parts, in the order of the listing; a few are in memory at a time."""
+    parts = (task.part for chunk in range(plan.num_chunks) for task in plan.tasks(chunk))
+    with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
+        waiting: list[Future[list[ItemRows]]] = []
+        for part in parts:
+            waiting.append(pool.submit(read_part, plan.work, part))
+            if len(waiting) == _NUM_READ_AHEAD:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()

@@ -1,0 +1,112 @@
+"""Rows on their way between two processes: JSON and bytes. Nothing is unpickled."""
+
+import json
+import socket
+import struct
+import time
+from dataclasses import asdict
+from typing import Any
+
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import (
+    EncodedClip,
+    LabelSums,
+    LongVideo,
+    Row,
+    Undone,
+    VideoRow,
+    long_video_from_dict,
+    video_from_dict,
+)
+from lafp.data.shards.format import ClipRecord, Labels
+
+_HEADER = struct.Struct("<II")
+_READ_BYTES = 2**20
+_KINDS = {VideoRow: "video", RejectRow: "reject", LongVideo: "long_video", Undone: "undone"}
+ROW_KINDS = ("clip", *_KINDS.values())
+
+
+class Messages:
+    """One end of a pair of sockets: a JSON object and some bytes at a time."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._socket.setblocking(True)
+
+    def send(self, message: dict[str, Any], data: bytes = b"") -> None:
+        """Sends one message.
+
+        Raises:
+            OSError: The other end is gone.
+        """
+        text = json.dumps(message).encode()
+        self._socket.sendall(_HEADER.pack(len(text), len(data)) + text + data)
+
+    def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], bytes]:
+        """The next message.
+
+        Args:
+            deadline: ``time.monotonic()`` at which to give up.
+
+        Raises:
+            EOFError: The other end is gone.
+            TimeoutError: The deadline passed.
+        """
+        text_bytes, data_bytes = _HEADER.unpack(self._read(_HEADER.size, deadline))
+        message = json.loads(self._read(text_bytes, deadline))
+        return message, self._read(data_bytes, deadline)
+
+    def close(self) -> None:
+        """Closes this end."""
+        self._socket.close()
+
+    def _read(self, num_bytes: int, deadline: float | None) -> bytes:
+        parts = []
+        while num_bytes:
+            if deadline is not None:
+                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                part = self._socket.recv(min(num_bytes, _READ_BYTES))
+            except ConnectionError:
+                part = b""
+            if not part:
+                raise EOFError
+            parts.append(part)
+            num_bytes -= len(part)
+        return b"".join(parts)
+
+
+def send_row(row: Row | Undone, messages: Messages) -> None:
+    """Sends one row."""
+    if not isinstance(row, EncodedClip):
+        messages.send({"kind": _KINDS[type(row)], "row": asdict(row)})
+        return
+    message = {
+        "kind": "clip",
+        "record": row.record.to_dict(),
+        "num_bytes": len(row.video),
+        "label_sums": asdict(row.label_sums) if row.label_sums else None,
+        "signature": row.signature,
+    }
+    messages.send(message, row.video + (row.labels.to_bytes() if row.labels else b""))
+
+
+def row_of(message: dict[str, Any], data: bytes) -> Row | Undone:
+    """The row that ``send_row`` sent."""
+    if message["kind"] == "undone":
+        return Undone()
+    if message["kind"] == "video":
+        return video_from_dict(message["row"])
+    if message["kind"] == "long_video":
+        return long_video_from_dict(message["row"])
+    if message["kind"] == "reject":
+        return RejectRow(**message["row"])
+    video, labels = data[: message["num_bytes"]], data[message["num_bytes"] :]
+    sums = message["label_sums"]
+    return EncodedClip(
+        record=ClipRecord.from_dict(message["record"]),
+        video=video,
+        labels=Labels.from_bytes(labels) if labels else None,
+        label_sums=LabelSums.from_dict(sums) if sums else None,
+        signature=message["signature"],
+    )

@@ -1,0 +1,206 @@
+"""Goes through inputs in a process of their own, and outlives what they do to it.
+
+A crash (a decoder's segmentation fault, an exploding file) takes that process only: the video is
+tried once more, then rejected, and the others of its task go on. A video that hangs is cut off.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.faults import VideoProgress, rejected_input
+from data_pipelines.preprocess.rows import Row, Undone, VideoItem
+from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, row_of
+from lafp import storage
+from lafp.config import config_to_dict
+from lafp.http.host_gate import Gate
+from lafp.storage import StorageError
+
+# Decoders leak a little. A process that keeps more than this between two inputs is started anew.
+_MAX_KEPT_BYTES = 512 * 2**20
+# A video's own time-out comes first, where its decoder still returns.
+_GRACE_S = 20.0
+# Opening may mean fetching, which has time-outs of its own; this is for what hangs all the same.
+_MAX_OPENING_S = 2 * 3600.0
+_NUM_TRIES = 2
+
+
+@dataclass(frozen=True)
+class _Died(Exception):  # noqa: N818 - an event, not an error
+    """The process ended while it went through an input."""
+
+    position: int
+    """Of the video that it was at."""
+    is_open: bool
+    """Whether that video was open already."""
+    reason: str
+    """Of the reject, if it does so again: a key of ``rejects.REASONS``."""
+    cause: str
+
+
+class _Unreachable(Exception):  # noqa: N818 - an event, not an error
+    """Storage did not answer for this input, but does for others."""
+
+
+class Sandbox:
+    """One process for many inputs, started anew when it died. Use as a context manager."""
+
+    def __init__(self, cfg: PreprocessConfig, gate: Gate) -> None:
+        """Starts nothing yet.
+
+        Args:
+            cfg: The job's config.
+            gate: What downloads of the process ask.
+        """
+        self.cfg = cfg
+        self.cpu_s = 0.0
+        """CPU time of all inputs that were gone through to their end."""
+        self._gate = gate
+        self._process: subprocess.Popen[bytes] | None = None
+        self._messages: Messages
+        self._kept_bytes = 0
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._messages.close()
+            self._process = None
+
+    def rows(self, item: VideoItem, may_defer: bool = False) -> Iterator[Row | Undone]:
+        """``video_to_clips`` of one input, whatever it does.
+
+        Args:
+            item: The input.
+            may_defer: Leaves a long video to tasks for its pieces, as a ``LongVideo``.
+
+        Raises:
+            StorageError: The disk or S3 failed; the job can be resumed.
+            RuntimeError: A fault of the pipeline, with its traceback.
+        """
+        first, tries = 0, Counter[int]()
+        while True:
+            seen = VideoProgress()
+            try:
+                for row in self._attempt(item, first, may_defer):
+                    seen.add(row)
+                    yield row
+                return
+            except _Died as died:
+                tries[died.position] += 1
+                if died.reason == "timeout" or tries[died.position] == _NUM_TRIES:
+                    yield from _given_up(item, seen, died)
+                    if not died.is_open:
+                        return
+                    first = died.position + 1
+                else:
+                    if died.is_open:
+                        yield Undone()
+                    first = died.position
+
+    def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row | Undone]:
+        messages = self._started()
+        position, is_open, is_finished = first, False, False
+        deadline = time.monotonic() + _MAX_OPENING_S
+        try:
+            request = {"item": asdict(item), "first": first, "may_defer": may_defer}
+            messages.send(request)
+            while not is_finished:
+                message, data = messages.receive(deadline)
+                kind = message["kind"]
+                if kind in ROW_KINDS:
+                    is_open |= kind == "video"
+                    yield row_of(message, data)
+                elif kind == "begin":
+                    deadline = time.monotonic() + self.cfg.limits.timeout_s + _GRACE_S
+                elif kind == "end":
+                    position, is_open = position + 1, False
+                    deadline = time.monotonic() + _MAX_OPENING_S
+                else:
+                    is_finished = self._answer(message, item)
+        except TimeoutError:
+            raise _Died(position, is_open, "timeout", "it hung") from None
+        except (EOFError, ConnectionError):
+            cause = self._cause_of_death()
+            raise _Died(position, is_open, "killed_worker", cause) from None
+        except _Unreachable as error:
+            raise _Died(position, is_open, "unreadable", str(error)) from None
+        finally:
+            if not is_finished:  # whatever it still has to say belongs to no one
+                self.close()
+
+    def _answer(self, message: dict[str, Any], item: VideoItem) -> bool:
+        """Deals with what is no row. Returns whether the input is finished."""
+        if message["kind"] == "gate":
+            result = getattr(self._gate, message["method"])(*message["args"])
+            self._messages.send({"result": result})
+            return False
+        if message["kind"] == "stopped":
+            uris = filter(None, (item.uri, item.labels_uri))
+            if message["may_be_item"] and all(map(storage.is_reachable, uris)):
+                raise _Unreachable(message["error"])
+            raise StorageError(message["error"])
+        if message["kind"] == "fault":
+            raise RuntimeError(f"{item.uri}: {message['error']}")
+        self.cpu_s += message["cpu_s"]
+        self._kept_bytes = message["kept_bytes"]
+        return True
+
+    def _started(self) -> Messages:
+        if self._kept_bytes > _MAX_KEPT_BYTES:
+            self.close()
+        if self._process is None:
+            ours, theirs = socket.socketpair()
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "data_pipelines.preprocess.sandbox.process",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+            theirs.close()
+            self._messages, self._kept_bytes = Messages(ours), 0
+            self._messages.send({"config": config_to_dict(self.cfg)})
+        return self._messages
+
+    def _cause_of_death(self) -> str:
+        assert self._process is not None
+        status = self._process.wait()
+        self.close()
+        if status < 0:
+            return f"killed by {signal.Signals(-status).name}"
+        return f"exit status {status}"
+
+
+def _given_up(item: VideoItem, seen: VideoProgress, died: _Died) -> Iterator[Row | Undone]:
+    """The rows of a video that is not tried again; one that hung keeps what it gave."""
+    if not died.is_open:
+        uri = f"{item.uri}#{died.position}" if died.position else item.uri
+        detail = f"{died.cause} while it was opened; what follows it in the file is not read"
+        yield from rejected_input(replace(item, uri=uri), died.reason, detail)
+        return
+    assert seen.video is not None
+    if died.reason != "timeout":
+        yield Undone()
+        yield seen.video
+        seen.add(seen.video)
+    yield seen.give_up(died.reason, died.cause)

@@ -1,0 +1,171 @@
+"""All rows of a source in a database on the driver's disk.
+
+What the whole source decides (duplicates, splits, shards) needs the rows in other orders than the
+parts have them, and there may be more than fit in memory. The catalog is no state: it is made anew
+from the parts.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import ClipRow, ItemRows, clip_row_from_dict
+from lafp.storage import StorageError, strict_json
+
+CACHE_KIB = 64 * 1024
+_SCHEMA = """
+CREATE TABLE videos (
+    video INTEGER PRIMARY KEY,       -- number in the order of the listing
+    uri TEXT NOT NULL,
+    video_id TEXT NOT NULL,
+    episode TEXT NOT NULL,           -- what the video shares its split with
+    given_split TEXT,
+    duration_s REAL NOT NULL,
+    is_rate_assumed INTEGER NOT NULL,
+    first INTEGER,                   -- the earlier video with the same content
+    split TEXT
+);
+CREATE TABLE clips (
+    clip INTEGER PRIMARY KEY,        -- number in the order of the listing
+    video INTEGER NOT NULL,
+    clip_id TEXT NOT NULL,
+    video_id TEXT NOT NULL,
+    start_s REAL NOT NULL,
+    end_s REAL NOT NULL,
+    fps REAL NOT NULL,
+    num_frames INTEGER NOT NULL,
+    original INTEGER,                -- the earlier clip that this one repeats
+    split TEXT,
+    kind TEXT NOT NULL,              -- of its labels (LabelSums.kind); empty without
+    row TEXT NOT NULL                -- ClipRow as JSON, without its signature
+);
+CREATE TABLE signatures (clip INTEGER PRIMARY KEY, video INTEGER NOT NULL, signature BLOB NOT NULL);
+CREATE TABLE rejects (
+    video INTEGER NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, reason TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+"""
+
+
+class Catalog:
+    """Videos, clips and rejects of one source."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a new catalog in a folder that is deleted with it."""
+        self._path = folder / "catalog.sqlite"
+        self.db = sqlite3.connect(self._path, isolation_level=None)
+        # It is never read after a crash, so nothing needs to be safe on disk.
+        self.db.execute("PRAGMA journal_mode = OFF")
+        self.db.execute("PRAGMA synchronous = OFF")
+        self.db.execute("PRAGMA temp_store = FILE")
+        self.db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self.db.executescript(_SCHEMA)
+        self.num_videos = self.num_clips = 0
+
+    def close(self) -> None:
+        """Closes the database."""
+        self.db.close()
+
+    def add(self, items: Iterable[ItemRows]) -> None:
+        """Appends inputs, in the order of the listing."""
+        self.db.execute("BEGIN")
+        for item in items:
+            numbers = {}
+            for video in item.videos:
+                numbers[video.uri] = self.num_videos
+                self.db.execute(
+                    "INSERT INTO videos VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
+                    (
+                        self.num_videos,
+                        video.uri,
+                        video.video_id,
+                        video.episode_id or video.video_id,
+                        video.split,
+                        video.duration_s,
+                        video.is_rate_assumed,
+                    ),
+                )
+                self.num_videos += 1
+            for clip in item.clips:
+                self._add_clip(numbers[clip.record.video_uri], clip)
+            self.db.executemany(
+                "INSERT INTO rejects VALUES (?, ?, ?, ?, ?)",
+                [
+                    (numbers[row.video_uri], row.start_s, row.end_s, row.reason, row.detail)
+                    for row in item.rejects
+                ],
+            )
+        self.db.execute("COMMIT")
+
+    def _add_clip(self, video: int, clip: ClipRow) -> None:
+        record = clip.record
+        self.db.execute(
+            "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?)",
+            (
+                self.num_clips,
+                video,
+                record.clip_id,
+                record.video_id,
+                record.start_s,
+                record.end_s,
+                record.fps,
+                record.num_frames,
+                clip.label_sums.kind if clip.label_sums else "",
+                strict_json.dumps(clip.to_dict() | {"signature": ""}),
+            ),
+        )
+        if clip.signature:
+            self.db.execute(
+                "INSERT INTO signatures VALUES (?, ?, ?)",
+                (self.num_clips, video, bytes.fromhex(clip.signature)),
+            )
+        self.num_clips += 1
+
+    def kept_clips(self) -> Iterator[ClipRow]:
+        """The clips that are left, with their splits, in the order that shards have them.
+
+        That is by split, then by their videos' ids, which are hashes: a random order, in which the
+        clips of a video stay together. It depends on the clips only, not on how the work was
+        dealt out.
+        """
+        rows = self.db.execute(
+            "SELECT row, split FROM clips INDEXED BY kept WHERE original IS NULL "
+            "ORDER BY split, video_id, start_s"
+        )
+        for text, split in rows:
+            clip = clip_row_from_dict(json.loads(text))
+            yield replace(clip, record=replace(clip.record, split=split))
+
+    def rejects(self) -> Iterator[RejectRow]:
+        """All rejects, by video and time."""
+        rows = self.db.execute(
+            "SELECT v.uri, r.start_s, r.end_s, r.reason, r.detail FROM rejects r "
+            "JOIN videos v USING (video) ORDER BY v.uri, r.start_s, r.end_s"
+        )
+        for uri, start_s, end_s, reason, detail in rows:
+            yield RejectRow(
+                video_uri=uri, start_s=start_s, end_s=end_s, reason=reason, detail=detail
+            )
+
+    def value(self, query: str) -> Any:
+        """The one value that a query gives."""
+        (found,) = self.db.execute(query).fetchone()
+        return found
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what is said of a full disk into a StorageError that names the folder."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (sqlite3.OperationalError, OSError) as error:
+        raise StorageError(
+            f"Could not write {folder}, the driver's scratch folder (TMPDIR moves it): {error}"
+        ) from error

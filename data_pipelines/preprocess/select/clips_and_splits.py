@@ -1,0 +1,149 @@
+"""What the whole source decides, once all videos are gone through: duplicates and splits."""
+
+from array import array
+from collections.abc import Iterator
+
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.label_kinds import reject_odd_kinds
+from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.select.duplicates import find_duplicates
+from lafp.data.shards.format import Split
+
+
+def select_clips(catalog: Catalog, cfg: PreprocessConfig) -> None:
+    """Drops repeated files and near-duplicate clips, and assigns splits.
+
+    Earlier videos of the listing are kept, later ones dropped. Rejects take the place of what is
+    dropped, so that the accounts still add up.
+    """
+    _drop_repeated_files(catalog)
+    reject_odd_kinds(catalog)
+    clusters = _Clusters(catalog.num_videos)
+    if cfg.filters.drop_duplicates:
+        for video, other in find_duplicates(catalog):
+            clusters.join(video, other)
+        _reject_duplicates(catalog)
+    _join_episodes(catalog, clusters)
+    assign_splits(catalog, clusters, cfg.val_fraction)
+    catalog.db.execute(
+        "UPDATE clips SET split = (SELECT split FROM videos WHERE videos.video = clips.video) "
+        "WHERE original IS NULL"
+    )
+    catalog.db.execute(
+        "CREATE INDEX kept ON clips (split, video_id, start_s) WHERE original IS NULL"
+    )
+
+
+def _drop_repeated_files(catalog: Catalog) -> None:
+    catalog.db.executescript(
+        """
+        CREATE INDEX contents ON videos (video_id, video);
+        UPDATE videos SET first = (SELECT min(v.video) FROM videos v
+            WHERE v.video_id = videos.video_id) WHERE video_id != '';
+        UPDATE videos SET first = NULL WHERE first = video;
+        CREATE INDEX repeats ON videos (video) WHERE first IS NOT NULL;
+        DELETE FROM clips WHERE video IN (SELECT video FROM videos WHERE first IS NOT NULL);
+        DELETE FROM signatures WHERE video IN (SELECT video FROM videos WHERE first IS NOT NULL);
+        DELETE FROM rejects WHERE video IN (SELECT video FROM videos WHERE first IS NOT NULL);
+        INSERT INTO rejects SELECT v.video, 0.0, v.duration_s, 'same_file', f.uri
+            FROM videos v JOIN videos f ON f.video = v.first;
+        """
+    )
+
+
+def _reject_duplicates(catalog: Catalog) -> None:
+    catalog.db.execute(
+        """
+        INSERT INTO rejects SELECT c.video, c.start_s, c.end_s, 'near_duplicate',
+            'clip ' || o.clip_id || ' of ' || v.uri
+        FROM clips c JOIN clips o ON o.clip = c.original JOIN videos v ON v.video = o.video
+        """
+    )
+
+
+def _join_episodes(catalog: Catalog, clusters: "_Clusters") -> None:
+    """Cameras of one episode stay together."""
+    rows = catalog.db.execute(
+        "SELECT episode, video FROM videos WHERE episode != '' ORDER BY episode, video"
+    )
+    last_episode, last_video = "", 0
+    for episode, video in rows:
+        if episode == last_episode:
+            clusters.join(video, last_video)
+        last_episode, last_video = episode, video
+
+
+def assign_splits(catalog: Catalog, clusters: "_Clusters", val_fraction: float) -> None:
+    """Assigns a split to every video that gave clips.
+
+    A video whose source was given for a split goes there. Of the others, those that share an
+    episode or a near-duplicate clip, directly or through others, go to one split, so that nothing
+    leaks from one to the other. The hash of the content of the earliest of them decides, so that a
+    video keeps its split when others come or go. If no hash falls below ``val_fraction``, the
+    lowest one is held out.
+    """
+    lowest: tuple[float, int] | None = None
+    num_val = num_free = 0
+    for root, episode in _free_clusters(catalog, clusters):
+        hashed = _uniform(episode)
+        num_free += 1
+        num_val += hashed < val_fraction
+        lowest = (hashed, root) if lowest is None else min(lowest, (hashed, root))
+    held_out = lowest[1] if lowest and val_fraction and not num_val and num_free > 1 else None
+
+    def split_of(video: int, given: Split | None) -> Split:
+        if given is not None:
+            return given
+        root = clusters.root(video)
+        is_val = root == held_out or _uniform(_episode(catalog, root)) < val_fraction
+        return "val" if is_val else "train"
+
+    catalog.db.create_function("split_of", 2, split_of)
+    catalog.db.execute(
+        "UPDATE videos SET split = split_of(video, given_split) "
+        "WHERE video IN (SELECT video FROM clips WHERE original IS NULL)"
+    )
+
+
+def _free_clusters(catalog: Catalog, clusters: "_Clusters") -> Iterator[tuple[int, str]]:
+    """Root and episode of each cluster that has clips to give to a split."""
+    rows = catalog.db.execute(
+        "SELECT DISTINCT v.video FROM videos v JOIN clips c USING (video) "
+        "WHERE c.original IS NULL AND v.given_split IS NULL"
+    )
+    seen = bytearray(catalog.num_videos)
+    for (video,) in rows:
+        root = clusters.root(video)
+        if not seen[root]:
+            seen[root] = 1
+            yield root, _episode(catalog, root)
+
+
+def _episode(catalog: Catalog, video: int) -> str:
+    (episode,) = catalog.db.execute(
+        "SELECT episode FROM videos WHERE video = ?", (video,)
+    ).fetchone()
+    return episode
+
+
+def _uniform(episode_id: str) -> float:
+    """The hash as a number in [0, 1)."""
+    return int(episode_id[:13], 16) / 16**13
+
+
+class _Clusters:
+    """Union-find over the numbers of videos; the root of a cluster is its smallest number."""
+
+    def __init__(self, size: int) -> None:
+        self._parent = array("q", range(size))
+
+    def root(self, video: int) -> int:
+        parent = self._parent
+        while parent[video] != video:
+            parent[video] = parent[parent[video]]
+            video = parent[video]
+        return video
+
+    def join(self, a: int, b: int) -> None:
+        low, high = sorted((self.root(a), self.root(b)))
+        self._parent[high] = low

@@ -1,0 +1,261 @@
+"""Parts and shards: tars of encoded clips, written whole or not at all.
+
+A **part** is what one task made of its videos; a **shard** is composed of clips of many parts, once
+duplicates and splits are known. Both are tars with a ``.json`` that is written last.
+"""
+
+import itertools
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import file_digest
+from pathlib import Path
+
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import (
+    ClipRow,
+    EncodedClip,
+    ItemRows,
+    LongVideo,
+    Row,
+    Undone,
+    VideoRow,
+    clip_row_from_dict,
+)
+from lafp import storage
+from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, Split
+from lafp.storage import strict_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig:
+    """Size of shards."""
+
+    max_bytes: int = 128 * 2**20
+    """A shard is closed before it exceeds this."""
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, got {self.max_bytes}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """Which clips one shard will hold, in order."""
+
+    shard: str
+    split: Split
+    clips: tuple[ClipRow, ...]
+
+    def to_json(self) -> str:
+        """As a task gets it."""
+        clips = [clip.to_dict() for clip in self.clips]
+        return strict_json.dumps({"shard": self.shard, "split": self.split, "clips": clips})
+
+    @classmethod
+    def from_json(cls, text: str) -> "ShardPlan":
+        """The inverse of ``to_json``."""
+        raw = json.loads(text)
+        return cls(**raw | {"clips": tuple(clip_row_from_dict(clip) for clip in raw["clips"])})
+
+
+def entry_name(tar: str) -> str:
+    """Name of the file that says that a part or shard is complete."""
+    return tar.removesuffix(".tar") + ".json"
+
+
+def write_part(inputs: Iterable[Iterable[Row | Undone]], work: str, part: str) -> list[ItemRows]:
+    """Writes one part: the tar, then its rows.
+
+    Args:
+        inputs: For every input, its rows in order.
+        work: Folder of the parts.
+        part: Path of the tar in it.
+    """
+    items = []
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        writer = ShardWriter(Path(folder) / "part.tar")
+        for rows in inputs:
+            items.append(_write_item(rows, writer, part))
+        writer.close()
+        storage.upload(writer.path, storage.join(work, part))
+    num_pieces = {
+        index: len(item.long_video.spans_s)
+        for index, item in enumerate(items)
+        if item.long_video is not None
+    }
+    if num_pieces:
+        storage.write_text(storage.join(work, _long_videos(part)), strict_json.dumps(num_pieces))
+    text = strict_json.dumps([item.to_dict() for item in items])
+    storage.write_text(storage.join(work, entry_name(part)), text)
+    return items
+
+
+def read_part(work: str, part: str) -> list[ItemRows]:
+    """The rows of a complete part, those of long videos from the parts of their pieces.
+
+    Args:
+        work: Folder of the parts.
+        part: Its path there, without suffix.
+    """
+    raw = json.loads(storage.read_text(storage.join(work, f"{part}.json")))
+    items = [ItemRows.from_dict(item) for item in raw]
+    return [
+        _joined(item.long_video, work, part, index) if item.long_video is not None else item
+        for index, item in enumerate(items)
+    ]
+
+
+def piece_part(part: str, index: int, piece: int) -> str:
+    """Path, without suffix, of the part that is made of a piece of a part's long video."""
+    return f"{part}-{index:04d}-{piece:04d}"
+
+
+def read_long_videos(work: str, part: str) -> dict[int, int]:
+    """Number of pieces of each long video of a part, by its place; empty without any."""
+    raw = json.loads(storage.read_text(storage.join(work, _long_videos(part))))
+    return {int(index): num for index, num in raw.items()}
+
+
+def _long_videos(part: str) -> str:
+    return f"{part.removesuffix('.tar')}.long.json"
+
+
+def _joined(long_video: LongVideo, work: str, part: str, index: int) -> ItemRows:
+    clips: list[ClipRow] = []
+    rejects: list[RejectRow] = []
+    for piece, (start_s, end_s) in enumerate(long_video.spans_s):
+        (rows,) = read_part(work, piece_part(part, index, piece))
+        if rows.videos[0].span_s is not None:
+            clips += rows.clips
+            rejects += rows.rejects
+        else:  # the file could not be opened any more
+            why = rows.rejects[0]
+            uri = long_video.video.uri
+            rejects.append(replace(why, video_uri=uri, start_s=start_s, end_s=end_s))
+    return ItemRows(videos=(long_video.video,), clips=tuple(clips), rejects=tuple(rejects))
+
+
+def _write_item(rows: Iterable[Row | Undone], writer: ShardWriter, part: str) -> ItemRows:
+    done, video = _Rows(), _Rows()
+    for row in rows:
+        if isinstance(row, Undone):
+            video = _Rows()  # its clips stay in the tar, where nothing points to them
+        elif isinstance(row, EncodedClip):
+            writer.add(row.record, row.video, row.labels)
+            video.clips.append(_clip_row(row, writer, part))
+        elif isinstance(row, RejectRow):
+            video.rejects.append(row)
+        elif isinstance(row, LongVideo):
+            return ItemRows(long_video=row)
+        else:
+            done.extend(video)
+            video = _Rows(videos=[row])
+    done.extend(video)
+    return ItemRows(videos=tuple(done.videos), clips=tuple(done.clips), rejects=tuple(done.rejects))
+
+
+@dataclass
+class _Rows:
+    videos: list[VideoRow] = field(default_factory=list)
+    clips: list[ClipRow] = field(default_factory=list)
+    rejects: list[RejectRow] = field(default_factory=list)
+
+    def extend(self, other: "_Rows") -> None:
+        self.videos += other.videos
+        self.clips += other.clips
+        self.rejects += other.rejects
+
+
+def _clip_row(clip: EncodedClip, writer: ShardWriter, part: str) -> ClipRow:
+    location = writer.clips[-1]
+    return ClipRow(
+        record=clip.record,
+        signature=clip.signature,
+        part=part,
+        video_offset=location.video_offset,
+        labels_offset=location.labels_offset,
+        labels_bytes=location.labels_bytes,
+        label_sums=clip.label_sums,
+    )
+
+
+def plan_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardPlan]:
+    """Deals clips out to shards, holding one shard's rows at a time.
+
+    Args:
+        clips: The clips of each split side by side, in the order that they shall have.
+        max_bytes: See ``ShardsConfig``.
+    """
+    for split, of_split in itertools.groupby(clips, lambda clip: clip.record.split):
+        for number, group in enumerate(_groups(of_split, max_bytes)):
+            name = f"{split}-{number:06d}.tar"
+            yield ShardPlan(shard=name, split=split, clips=tuple(group))
+
+
+def _groups(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[list[ClipRow]]:
+    group: list[ClipRow] = []
+    size = 0
+    for clip in clips:
+        clip_bytes = clip.record.num_bytes + clip.labels_bytes
+        if group and size + clip_bytes > max_bytes:
+            yield group
+            group, size = [], 0
+        group.append(clip)
+        size += clip_bytes
+    if group:
+        yield group
+
+
+def write_shard(plan: ShardPlan, work: str, out: str) -> ShardEntry:
+    """Composes one shard of clips that lie in parts: the tar, then its entry.
+
+    Raises:
+        FileNotFoundError: A part is gone.
+    """
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        writer = ShardWriter(Path(folder) / plan.shard)
+        for clip, video, labels in _read_clips(plan.clips, work):
+            writer.add(clip.record, video, labels)
+        writer.close()
+        with writer.path.open("rb") as file:
+            checksum = file_digest(file, "sha256").hexdigest()
+        entry = ShardEntry(
+            shard=plan.shard,
+            split=plan.split,
+            num_clips=len(plan.clips),
+            num_frames=sum(clip.record.num_frames for clip in plan.clips),
+            num_bytes=writer.path.stat().st_size,
+            sha256=checksum,
+            clips=tuple(writer.clips),
+        )
+        storage.upload(writer.path, storage.join(out, plan.shard))
+    storage.write_text(storage.join(out, entry_name(plan.shard)), entry.to_json())
+    return entry
+
+
+def _read_clips(
+    clips: Iterable[ClipRow], work: str
+) -> Iterator[tuple[ClipRow, bytes, Labels | None]]:
+    """Reads clips, those that lie side by side in one part with one request."""
+    for (part, _), group in itertools.groupby(clips, lambda c: (c.part, c.record.video_id)):
+        run = list(group)
+        start = min(clip.video_offset for clip in run)
+        end = max(
+            max(clip.video_offset + clip.record.num_bytes, clip.labels_offset + clip.labels_bytes)
+            for clip in run
+        )
+        data = storage.read_bytes(storage.join(work, part), start, end - start)
+        for clip in run:
+            video = clip.video_offset - start
+            labels = clip.labels_offset - start
+            yield (
+                clip,
+                data[video : video + clip.record.num_bytes],
+                (
+                    Labels.from_bytes(data[labels : labels + clip.labels_bytes])
+                    if clip.labels_bytes
+                    else None
+                ),
+            )

@@ -1,0 +1,261 @@
+"""HDF5 files of trajectories: the layouts of laom, of robomimic and of ALOHA.
+
+- laom: a group per trajectory with ``obs`` (one camera), ``actions`` and ``states``.
+- robomimic: ``data/demo_0`` with ``obs/<camera>``, ``actions`` and ``states``.
+- ALOHA: one trajectory per file, ``observations/images/<camera>`` (raw or JPEG), ``action`` and
+  ``observations/qpos``.
+
+Trajectories have no time stamps: their rate is ``labels.fps``, or what the file says of it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.preprocess.clip.labels.read import (
+    EpisodeLabels,
+    LabelsConfig,
+    episode_labels,
+    joined,
+    own_fps,
+    rows_beside_frames,
+)
+from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.sources.file_kinds import labeled_format
+from data_pipelines.preprocess.sources.hdf5_layout import (
+    Camera,
+    cameras,
+    encoded_pictures,
+    fps_of,
+    in_words,
+    trajectory_names,
+)
+from data_pipelines.preprocess.sources.list_videos import list_source_files
+from data_pipelines.preprocess.sources.opened import Opened, OpenWith, Unusable
+from data_pipelines.preprocess.sources.pictures import open_pictures
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.format import Split
+from lafp.storage import FileInfo
+from lafp.video.decoders.arrays import array_frames, array_info
+from lafp.video.decoders.base import VideoError
+
+ACTION_KEYS = ("actions", "action")
+STATE_KEYS = ("states", "observations/qpos")
+# Files of thousands of trajectories are dealt out in pieces of about this size.
+_ITEM_BYTES = 64 * 2**20
+
+
+class Hdf5:
+    """Reads trajectories from HDF5 files."""
+
+    def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
+        """Pieces of local files; whole files on S3, where looking inside would fetch them."""
+        h5py = import_h5py()
+        for file in list_source_files(source):
+            if labeled_format(file.uri) != "hdf5":
+                continue
+            pieces = [([], file.num_bytes)] if storage.is_s3(file.uri) else _pieces(h5py, file)
+            for names, num_bytes in pieces:
+                yield VideoItem(
+                    uri=f"{file.uri}#{names[0]}" if names else file.uri,
+                    num_bytes=num_bytes,
+                    split=split,
+                    labels_uri=file.uri,
+                    reader="hdf5",
+                    details={"trajectories": names},
+                )
+
+    def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
+        """Every camera of every trajectory of the piece."""
+        assert item.labels_uri is not None
+        h5py = import_h5py()
+        with storage.local_file(item.labels_uri) as path, _open_file(h5py, path) as file:
+            for name in item.details["trajectories"] or _names(h5py, file):
+                yield from _open_trajectory(h5py, file, name, item.labels_uri, using)
+
+
+def import_h5py() -> ModuleType:
+    """``h5py``, which only this format needs.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise ConfigError("Reading HDF5 needs h5py: pip install h5py.") from None
+    return h5py
+
+
+def _open_file(h5py: ModuleType, path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"No such file: {path}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise VideoError("does_not_decode", f"no HDF5 file: {error}") from error
+
+
+def _names(h5py: ModuleType, file: Any) -> list[str]:
+    names = trajectory_names(h5py, file)
+    if not names:
+        raise VideoError("no_video_stream", "no group of a trajectory")
+    return names
+
+
+def _pieces(h5py: ModuleType, info: FileInfo) -> Iterator[tuple[list[str], int]]:
+    """Names of trajectories, and bytes of their share of the file."""
+    try:
+        with _open_file(h5py, Path(info.uri)) as file:
+            names = _names(h5py, file)
+    except (VideoError, FileNotFoundError, RuntimeError):
+        yield [], info.num_bytes  # whoever opens it will say what is wrong
+        return
+    num_pieces = min(len(names), -(-info.num_bytes // _ITEM_BYTES))
+    for piece in np.array_split(np.arange(len(names)), num_pieces):
+        yield [names[i] for i in piece], info.num_bytes * len(piece) // len(names)
+
+
+def _open_trajectory(
+    h5py: ModuleType, file: Any, name: str, uri: str, using: OpenWith
+) -> Iterator[Opened | Unusable]:
+    group, cfg = file[name], using.labels
+    uri = uri if name == "/" else f"{uri}#{name.removeprefix('data/')}"
+    found = cameras(h5py, group, cfg.frames_key)
+    if all(camera.kind == "depth" for camera in found):
+        yield Unusable(uri, "no_video_stream", _no_camera(h5py, file, group, cfg))
+    for camera in found:
+        separator = "#" if name == "/" else "/"
+        camera_uri = f"{uri}{separator}{camera.name}" if camera.name else uri
+        try:
+            opened = _open_camera(h5py, file, group, camera, camera_uri, using)
+        except VideoError as error:
+            opened = Unusable(camera_uri, error.reason, error.detail)
+        yield opened
+
+
+def _no_camera(h5py: ModuleType, file: Any, group: Any, cfg: LabelsConfig) -> str:
+    if {"action", "observation"} <= set(file):  # trajectory.h5 of a raw DROID episode
+        return (
+            f"it holds no pictures, but {in_words(h5py, group)}. If it is a raw DROID episode, its "
+            "videos (recordings/MP4/*.mp4) are not paired with it: take DROID's RLDS release for "
+            "actions, or leave `labels` out and use the videos alone"
+        )
+    key = f" {cfg.frames_key!r}" if cfg.frames_key else ""
+    return (
+        f"no array{key} of pictures, uint8 [T, H, W, 3] or JPEG, among {in_words(h5py, group)}. "
+        "labels.frames_key names it, labels.action_key the actions, labels.state_key the states"
+    )
+
+
+def _open_camera(
+    h5py: ModuleType, file: Any, group: Any, camera: Camera, uri: str, using: OpenWith
+) -> Opened | Unusable:
+    if camera.kind == "depth":
+        return Unusable(uri, "depth", f"{camera.key} holds depth maps")
+    cfg = using.labels
+    times_s = _read(group, cfg.time_key, cfg.max_array_bytes) if cfg.time_key else None
+    rate = cfg.rate(own_fps(times_s) or fps_of(file))
+    frames, lost = _read_frames(group, camera, cfg.max_array_bytes)
+    if not len(frames):
+        raise VideoError("no_frames", "no frames")
+    labels = partial(_labels, h5py, group, len(frames), cfg)
+    episode_id = _episode_id(group, cfg) if camera.name else ""
+    if camera.kind == "encoded":
+        pictures = encoded_pictures(frames)
+        return open_pictures(
+            pictures,
+            uri,
+            episode_id,
+            rate.fps,
+            using.max_pixels,
+            labels,
+            is_rate_assumed=rate.is_assumed,
+        )
+    return Opened(
+        uri=uri,
+        video_id=hashlib.sha256(frames.tobytes()).hexdigest()[:32],
+        episode_id=episode_id,
+        num_bytes=frames.nbytes,
+        info=array_info(frames, rate.fps),
+        frames=partial(array_frames, _or_error(frames, lost), rate.fps),
+        labels=labels,
+        is_rate_assumed=rate.is_assumed,
+    )
+
+
+def _read_frames(group: Any, camera: Camera, max_bytes: int) -> tuple[np.ndarray, set[int]]:
+    """The pictures, and which of them lie in broken parts of the file."""
+    try:
+        frames = _read(group, camera.key, max_bytes)
+        assert frames is not None
+        return frames, set()
+    except VideoError as error:
+        if error.reason != "does_not_decode" or camera.kind != "raw":
+            raise
+    found = group[camera.key]
+    frames, lost = np.zeros(found.shape, np.uint8), set()
+    for i in range(len(frames)):
+        try:
+            frames[i] = found[i]
+        except OSError:
+            lost.add(i)
+    return frames, lost
+
+
+def _or_error(frames: np.ndarray, lost: set[int]) -> list[np.ndarray | VideoError]:
+    broken = VideoError("damaged", "this part of the file cannot be read")
+    return [broken if i in lost else pixels for i, pixels in enumerate(frames)]
+
+
+def _labels(h5py: ModuleType, group: Any, num_frames: int, cfg: LabelsConfig) -> EpisodeLabels:
+    pick = partial(_read, group, max_bytes=cfg.max_array_bytes)
+    action = joined(_action_names(group, cfg), pick)
+    if action is None:
+        raise VideoError(
+            "no_labels",
+            f"no array {_action_names(group, cfg)[0]!r} among {in_words(h5py, group)}. "
+            "labels.action_key names the actions, labels.action_parts several that make them",
+        )
+    state = joined(cfg.state_names(_there(group, STATE_KEYS)), pick)
+    times_s = pick(cfg.time_key) if cfg.time_key else None
+    return episode_labels(*rows_beside_frames(action, state, times_s, num_frames))
+
+
+def _action_names(group: Any, cfg: LabelsConfig) -> tuple[str, ...]:
+    return cfg.action_names(_there(group, ACTION_KEYS))
+
+
+def _there(group: Any, keys: Sequence[str]) -> str:
+    """The first of the keys that the group has; else the first."""
+    return next((key for key in keys if key in group), keys[0])
+
+
+def _episode_id(group: Any, cfg: LabelsConfig) -> str:
+    """What the cameras of a trajectory share: a hash of its actions."""
+    pick = partial(_read, group, max_bytes=cfg.max_array_bytes)
+    action = joined(_action_names(group, cfg), pick)
+    return "" if action is None else hashlib.sha256(action.tobytes()).hexdigest()[:32]
+
+
+def _read(group: Any, key: str, max_bytes: int) -> np.ndarray | None:
+    """The array; None if there is none of this name.
+
+    Raises:
+        VideoError: ``too_many_bytes`` or ``does_not_decode``.
+    """
+    try:
+        found = group.get(key)
+        if found is None or not hasattr(found, "nbytes"):
+            return None
+        if found.nbytes > max_bytes:
+            raise VideoError("too_many_bytes", f"an array of {found.nbytes} bytes")
+        return np.asarray(found[()])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise VideoError("does_not_decode", f"{key}: {error}") from error

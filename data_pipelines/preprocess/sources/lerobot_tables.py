@@ -1,0 +1,229 @@
+"""Rows of one LeRobot episode -> labels. Row t is frame t, which is LeRobot's own convention.
+
+What else a table says of its rows (``frame_index``, time stamps, the episode's ``length``) checks
+that. Where it disagrees, rows are put to the frames that they name, or the episode is a reject.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.preprocess.clip.labels.flawed import Flaw
+from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig, episode_labels
+from lafp.video.decoders.base import VideoError
+
+ACTION_KEY, STATE_KEY = "action", "observation.state"
+FRAME_INDEX, EPISODE_INDEX = "frame_index", "episode_index"
+# Time stamps this share of a step from whole steps are a count of frames, not a clock.
+_ON_GRID = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promised:
+    """What the dataset's index says of an episode."""
+
+    episode: int
+    length: int | None
+    """Its frames, and rows; None where it does not say."""
+    fps: float | None
+
+    @classmethod
+    def of(cls, details: dict[str, Any]) -> "Promised":
+        """From an item's details."""
+        return cls(**{f.name: details[f.name] for f in fields(cls)})
+
+
+def label_columns(names: list[str], cfg: LabelsConfig) -> list[str]:
+    """Those of a file's columns that ``table_labels`` wants.
+
+    Raises:
+        VideoError: ``no_labels``: there is no action.
+    """
+    wanted = cfg.action_names(ACTION_KEY)
+    if missing := [key for key in wanted if key not in names]:
+        raise VideoError("no_labels", f"no column {missing[0]!r} among {', '.join(names)}")
+    more = (*cfg.state_names(STATE_KEY), cfg.time_key, FRAME_INDEX, EPISODE_INDEX)
+    return list(dict.fromkeys([*wanted, *(key for key in more if key in names)]))
+
+
+def table_labels(
+    table: pa.Table, num_frames: int, promised: Promised, cfg: LabelsConfig
+) -> EpisodeLabels:
+    """The labels in one episode's rows, one row per frame of its video.
+
+    Raises:
+        VideoError: ``no_labels``, or ``labels_mismatch``: it is not known which row is which frame.
+    """
+    row_of_frame, twice = rows_of_frames(table, num_frames, promised, cfg)
+    action, action_flaws = _joined(table, cfg.action_names(ACTION_KEY))
+    if action.dtype.kind == "i" and action.shape[1:] == (1,):
+        action = action[:, 0]  # discrete
+    names = cfg.state_names(STATE_KEY)
+    has_state = all(name in table.column_names for name in names)
+    state, state_flaws = _joined(table, names) if has_state else (None, [])
+    labels = episode_labels(action, state, None)
+    flaws = [*action_flaws, *state_flaws, *labels.flaws]
+    found = {frame: row for frame, row in enumerate(row_of_frame.tolist()) if row >= 0}
+    frame_of = {row: frame for frame, row in found.items()}
+    placed = [Flaw(frame_of[flaw.row], flaw.detail) for flaw in flaws if flaw.row in frame_of]
+    placed += [
+        Flaw(frame, "the table has two rows of this frame" if frame in twice else "no row")
+        for frame in range(num_frames)
+        if frame not in found or frame in twice
+    ]
+    rows = np.maximum(row_of_frame, 0)
+    return replace(
+        labels,
+        action=labels.action[rows],
+        state=None if labels.state is None else labels.state[rows],
+        flaws=tuple(placed),
+        name=f"episode {promised.episode}",
+    )
+
+
+def rows_of_frames(
+    table: pa.Table, num_frames: int, promised: Promised, cfg: LabelsConfig
+) -> tuple[np.ndarray, set[int]]:
+    """Which row is of which frame.
+
+    Returns:
+        int64 [num_frames], -1 where a frame has no row; and the frames with several that differ.
+
+    Raises:
+        VideoError: ``labels_mismatch``.
+    """
+    num_rows = len(table)
+    counts = f"{num_frames} frames, {num_rows} rows of labels"
+    if promised.length not in (None, num_frames):
+        raise _mismatch(f"{counts}, and its length is {promised.length} in meta")
+    episodes = _whole_numbers(table, EPISODE_INDEX)
+    if episodes is not None and len(others := sorted(set(episodes.tolist()))) > 1:
+        raise _mismatch(f"rows of episodes {others} in the table of one")
+    numbers = _whole_numbers(table, FRAME_INDEX)
+    stamped = _stamped(table, promised, cfg)
+    claimed = stamped if numbers is None else numbers
+    if claimed is None or _is_counting(claimed):
+        if num_rows != num_frames:
+            raise _mismatch(counts)
+        # A pause of the clock goes beyond the last frame. What stays within names other frames.
+        elsewhere = None if stamped is None or _is_counting(stamped) else stamped
+        if numbers is not None and elsewhere is not None and elsewhere.max() < num_frames:
+            raise _mismatch(f"{FRAME_INDEX} and {_stamps(cfg)} name other frames")
+        return np.arange(num_frames), set()
+    what = _stamps(cfg) if numbers is None else f"column {FRAME_INDEX!r}"
+    if claimed.min() != 0 or claimed.max() != num_frames - 1:
+        low, high = int(claimed.min()), int(claimed.max())
+        raise _mismatch(f"{counts}, {what} goes from frame {low} to {high} and not one by one")
+    row_of_frame = np.full(num_frames, -1)
+    row_of_frame[claimed[::-1]] = np.arange(num_rows)[::-1]  # of several, the first
+    content = table.drop_columns([c for c in (cfg.time_key, "index") if c in table.column_names])
+    twice = {
+        int(claimed[row])
+        for row in range(num_rows)
+        if (first := int(row_of_frame[claimed[row]])) != row
+        and content.slice(first, 1) != content.slice(row, 1)
+    }
+    return row_of_frame, twice
+
+
+def _mismatch(detail: str) -> VideoError:
+    return VideoError("labels_mismatch", detail)
+
+
+def _stamps(cfg: LabelsConfig) -> str:
+    return f"the time stamps {cfg.time_key!r} (labels.time_key; null goes without)"
+
+
+def _is_counting(numbers: np.ndarray) -> bool:
+    return bool((np.diff(numbers) == 1).all())
+
+
+def _whole_numbers(table: pa.Table, name: str) -> np.ndarray | None:
+    """int64 [T]; None where the column is not there or holds something else."""
+    if name not in table.column_names or not len(table):
+        return None
+    values = np.asarray(table[name].to_pylist())
+    return values.reshape(-1) if values.dtype.kind in "iu" and values.size == len(table) else None
+
+
+def _stamped(table: pa.Table, promised: Promised, cfg: LabelsConfig) -> np.ndarray | None:
+    """Frames by their time stamps; None where these are a clock of their own, or not there.
+
+    Raises:
+        VideoError: ``labels_mismatch``: they are needed, but do not ascend.
+    """
+    if cfg.time_key is None or cfg.time_key not in table.column_names or not len(table):
+        return None
+    times_s = np.asarray(table[cfg.time_key].to_pylist())
+    has_numbers = _whole_numbers(table, FRAME_INDEX) is not None
+    is_clock = times_s.size == len(table) and times_s.dtype.kind in "fiu"
+    if is_clock and np.isfinite(times_s).all():
+        times_s = times_s.reshape(-1).astype(np.float64)
+        if promised.fps is not None:
+            steps = (times_s - times_s[0]) * promised.fps
+            if np.abs(steps - np.round(steps)).max() <= _ON_GRID:
+                return np.round(steps).astype(np.int64)
+        if has_numbers or (np.diff(times_s) > 0).all():
+            return None
+    elif has_numbers:
+        return None
+    raise _mismatch(f"{_stamps(cfg)} must be finite and ascend")
+
+
+def _joined(table: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, list[Flaw]]:
+    """The columns side by side, [T, ...], and the rows that hold something else."""
+    parts, flaws = [], []
+    for name in names:
+        rows, found = _column(table, name)
+        parts.append(rows)
+        flaws += found
+    if len(parts) == 1:
+        return parts[0], flaws
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1), flaws
+
+
+def _column(table: pa.Table, name: str) -> tuple[np.ndarray, list[Flaw]]:
+    """[T, ...] of numbers, scalars as [T, 1]; rows that are no such numbers are flaws and 0.
+
+    Raises:
+        VideoError: ``no_labels``: none of them is.
+    """
+    values: list[Any] = table[name].to_pylist()
+    shapes = [_shape(value) for value in values]
+    known = [shape for shape in shapes if shape is not None]
+    if not known:
+        raise VideoError("no_labels", f"column {name!r} is not numbers")
+    usual = max(set(known), key=known.count)
+    flaws = [
+        Flaw(row, f"{name} is {'no numbers' if shape is None else f'of shape {list(shape)}'}")
+        for row, shape in enumerate(shapes)
+        if shape != usual
+    ]
+    for flaw in flaws:
+        values[flaw.row] = np.zeros(usual, int).tolist()
+    rows = np.asarray(values)
+    return (rows[:, None] if rows.ndim == 1 else rows), flaws
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Of a number or nested lists of them; None where it is something else."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return array.shape if array.dtype.kind in "fiub" and array.size else None
+
+
+def read_columns(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+    """Some columns of a file whose bytes are in memory.
+
+    Raises:
+        VideoError: ``no_labels``.
+    """
+    try:
+        return file.read(columns)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise VideoError("no_labels", f"parquet: {error}") from error

@@ -1,0 +1,171 @@
+"""LeRobot datasets v2.0 and v2.1: one parquet file per episode, one video per episode and camera.
+
+``meta/info.json`` says what there may be, ``meta/episodes.jsonl`` which episodes there are. Their
+files are found by listing, not by the path templates of ``info.json``: those of some public
+datasets name folders that do not exist. Cameras of dtype ``image`` lie in the parquet files.
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
+from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.sources.lerobot_info import INFO, has_version, read_info
+from data_pipelines.preprocess.sources.lerobot_pictures import open_rows
+from data_pipelines.preprocess.sources.lerobot_tables import (
+    Promised,
+    label_columns,
+    read_columns,
+    table_labels,
+)
+from data_pipelines.preprocess.sources.opened import (
+    Opened,
+    OpenWith,
+    Unusable,
+    content_hash,
+    probe_file,
+)
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.format import Split
+from lafp.video.decoders.base import VideoError
+
+_EPISODE_FILE = re.compile(r"episode_(\d+)\.(parquet|mp4)$")
+
+
+class LeRobotV2:
+    """Reads LeRobot v2.0 and v2.1."""
+
+    def is_at(self, source: str) -> bool:
+        """Whether there is a ``meta/info.json`` of version 2."""
+        return has_version(source, "v2")
+
+    def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
+        """One item per episode and camera; those whose files are missing too, to be rejected."""
+        info = read_info(source)
+        assert info is not None
+        yield from info.depth_items(split)
+        cameras = info.cameras("video")
+        tables, videos = _find_files(source, cameras)
+        for episode, lengths in sorted(_episodes(source).items()):
+            name = f"episode_{episode:06d}"
+            labels_uri = tables.get(episode, storage.join(source, "data", f"{name}.parquet"))
+            details = info.promised(episode, lengths[0])
+            if len(set(lengths)) > 1:
+                detail = f"meta/episodes.jsonl lists episode {episode} with lengths {lengths}"
+                details |= {"reject": ["labels_mismatch", detail]}
+            for camera in info.cameras("image"):
+                yield VideoItem(
+                    uri=f"{labels_uri}#{camera}",
+                    num_bytes=0,
+                    split=split,
+                    labels_uri=labels_uri,
+                    reader="lerobot_v2",
+                    details=details | {"camera": camera, "is_in_rows": True},
+                )
+            for camera in cameras:
+                missing = storage.join(source, "videos", "missing", camera, f"{name}.mp4")
+                uri, num_bytes = videos.get((camera, episode), (missing, 0))
+                yield VideoItem(
+                    uri=uri,
+                    num_bytes=num_bytes,
+                    split=split,
+                    labels_uri=labels_uri,
+                    reader="lerobot_v2",
+                    details=details | {"camera": camera, "is_in_rows": False},
+                )
+
+    def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
+        """The one video of an item."""
+        assert item.labels_uri is not None
+        promised, camera = Promised.of(item.details), item.details["camera"]
+        if item.details["is_in_rows"]:
+            data = storage.read_bytes(item.labels_uri)
+            table = _read_table(data, promised, using.labels, camera)
+            episode_id = hashlib.sha256(data).hexdigest()[:32]
+            yield open_rows(table, camera, promised, item.uri, episode_id, using)
+            return
+        if not storage.is_file(item.uri):
+            detail = f"episode {promised.episode} has no video of {camera}"
+            raise VideoError("missing_file", detail)
+        try:
+            data = storage.read_bytes(item.labels_uri)
+        except FileNotFoundError:
+            data = b""
+        with storage.local_file(item.uri) as path:
+            info = probe_file(path, using.decoder, using.max_pixels, using.deadline)
+            yield Opened(
+                uri=item.uri,
+                video_id=content_hash(path),
+                episode_id=hashlib.sha256(data).hexdigest()[:32] if data else "",
+                num_bytes=item.num_bytes,
+                info=info,
+                frames=lambda width, height: using.decoder.frames(
+                    str(path), info, width, height, using.deadline
+                ),
+                labels=lambda: _read_labels(data, len(info.times_s), promised, using.labels),
+            )
+
+
+def _read_labels(
+    data: bytes, num_frames: int, promised: Promised, cfg: LabelsConfig
+) -> EpisodeLabels:
+    table = _read_table(data, promised, cfg)
+    return table_labels(table, num_frames, promised, cfg)
+
+
+def _read_table(data: bytes, promised: Promised, cfg: LabelsConfig, *more: str) -> pa.Table:
+    """The columns of the labels, and ``more`` where they are there."""
+    if not data:
+        raise VideoError("missing_file", f"episode {promised.episode} has no parquet file")
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+    except (pa.ArrowException, ValueError, OSError) as error:  # all of them from bytes in memory
+        raise VideoError("no_labels", f"parquet: {error}") from error
+    names = file.schema_arrow.names
+    wanted = [*label_columns(names, cfg), *(name for name in more if name in names)]
+    return read_columns(file, wanted)
+
+
+def _find_files(
+    source: str, cameras: list[str]
+) -> tuple[dict[int, str], dict[tuple[str, int], tuple[str, int]]]:
+    """Episode -> URI of its parquet file; camera and episode -> URI and size of its video."""
+    tables: dict[int, str] = {}
+    videos: dict[tuple[str, int], tuple[str, int]] = {}
+    for folder in ("data", "videos"):
+        uri = storage.join(source, folder)
+        for file in storage.list_files(uri):
+            match = _EPISODE_FILE.search(file.uri)
+            if match and match[2] == "parquet":
+                tables[int(match[1])] = file.uri
+            elif match:
+                parts = file.uri.removeprefix(uri).split("/")
+                for camera in set(cameras) & set(parts):
+                    videos[camera, int(match[1])] = file.uri, file.num_bytes
+    return tables, videos
+
+
+def _episodes(source: str) -> dict[int, list[int | None]]:
+    """Episode -> its lengths, one for each line that lists it."""
+    uri = storage.join(source, "meta/episodes.jsonl")
+    found: dict[int, list[int | None]] = {}
+    try:
+        for line in storage.read_text(uri).splitlines():
+            if line.strip():
+                row: dict[str, Any] = json.loads(line)
+                length = row.get("length")
+                lengths = found.setdefault(int(row["episode_index"]), [])
+                lengths.append(None if length is None else int(length))
+    except FileNotFoundError:
+        raise ConfigError(f"{source} has {INFO} but no meta/episodes.jsonl.") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{uri} is not a list of episodes: {error}.") from None
+    return found

@@ -1,0 +1,104 @@
+"""List the inputs of a source, whatever it is, and the files that are left out."""
+
+import itertools
+from collections.abc import Iterator
+
+from data_pipelines.preprocess.clip.labels.read import LabelsConfig
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.faults import video_error
+from data_pipelines.preprocess.rows import LeftOut, VideoItem
+from data_pipelines.preprocess.sources import LABELED_SOURCES, LabeledSource, find_datasets
+from data_pipelines.preprocess.sources.file_kinds import LABELS_SUFFIX, labeled_format
+from data_pipelines.preprocess.sources.lerobot_robots import check_one_robot
+from data_pipelines.preprocess.sources.list_videos import (
+    check_inputs,
+    list_source_files,
+    list_videos,
+)
+from data_pipelines.preprocess.sources.uri_list import is_uri_list, list_uris
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.format import Split
+
+_NUM_LOOKED_AT = 100
+
+
+def list_source(
+    source: str, split: Split | None, cfg: PreprocessConfig
+) -> Iterator[VideoItem | LeftOut]:
+    """Streams the inputs of one source in a stable order; their URIs differ.
+
+    What cannot be listed is an input too: it becomes a reject row.
+
+    Raises:
+        ConfigError: The source does not exist, holds no input, or cannot be used as a whole.
+    """
+    if storage.is_http(source):
+        raise ConfigError(
+            f"source {source} is on the web. Give a list: a .txt file with this URI in it."
+        )
+    if is_uri_list(source):
+        return list_uris(source, split, cfg.uri_column, has_labels=cfg.labels is not None)
+    listed = _with_labels(source, split, cfg.labels) if cfg.labels else _videos(source, split)
+    return check_inputs(listed, source)
+
+
+def may_download(cfg: PreprocessConfig) -> bool:
+    """Whether there may be inputs on the web."""
+    return any(uri is not None and is_uri_list(uri) for uri in (cfg.source, cfg.val_source))
+
+
+def _videos(source: str, split: Split | None) -> Iterator[VideoItem | LeftOut]:
+    for found in list_videos(list_source_files(source), split, has_labels=False):
+        assert not isinstance(found, storage.FileInfo)
+        yield found
+
+
+def _with_labels(
+    source: str, split: Split | None, labels: LabelsConfig
+) -> Iterator[VideoItem | LeftOut]:
+    """Every format that the source holds, one after the other."""
+    datasets = find_datasets(source)
+    check_one_robot([folder for _, folder in datasets], labels)
+    for reader, folder in datasets:
+        yield from _listed_by(reader, folder, split, may_stop=folder == source)
+    if any(folder == source for _, folder in datasets):
+        return
+    folders = tuple(f"{folder}/" for _, folder in datasets)
+    files = (file for file in list_source_files(source) if not file.uri.startswith(folders))
+    is_mixed = _holds_whole_episodes(source)
+    for found in list_videos(files, split, has_labels=True):
+        if is_mixed and isinstance(found, VideoItem) and found.labels_uri == found.uri:
+            # Often the same episodes, for those who cannot read the other format.
+            why = "stands beside files of another format: name it as a source to read it"
+            yield LeftOut(uri=found.uri, what=LABELS_SUFFIX, why=why)
+        elif isinstance(found, storage.FileInfo):
+            of_file = LABELED_SOURCES[labeled_format(found.uri)]
+            yield from _listed_by(of_file, found.uri, split, may_stop=True)
+        else:
+            yield found
+
+
+def _holds_whole_episodes(source: str) -> bool:
+    """Whether there are files of a labeled format among the first of the source."""
+    files = itertools.islice(list_source_files(source), _NUM_LOOKED_AT)
+    return any(labeled_format(file.uri) for file in files)
+
+
+def _listed_by(
+    reader: LabeledSource, uri: str, split: Split | None, may_stop: bool
+) -> Iterator[VideoItem | LeftOut]:
+    """What a reader lists; one of several datasets that cannot be used is a reject row."""
+    try:
+        yield from reader.list_items(uri, split)
+    except ConfigError as error:
+        if may_stop:
+            raise
+        yield _rejected(uri, split, "unreadable", str(error))
+    except Exception as error:
+        found = video_error(error)
+        yield _rejected(uri, split, found.reason, found.detail)
+
+
+def _rejected(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
+    return VideoItem(uri=uri, num_bytes=0, split=split, details={"reject": [reason, detail]})

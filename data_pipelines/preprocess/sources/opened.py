@@ -1,0 +1,160 @@
+"""What every source hands over: a video that is probed and ready to be decoded, with its labels."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from data_pipelines.preprocess.clip.labels.flawed import cut_out
+from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
+from data_pipelines.preprocess.clip.probe import LimitsConfig
+from data_pipelines.preprocess.faults import video_error
+from data_pipelines.preprocess.sources.file_kinds import kind_of_content
+from lafp.video.decoders.base import (
+    DamagedSpan,
+    DecodedFrame,
+    IsWanted,
+    VideoDecoder,
+    VideoError,
+    VideoInfo,
+)
+
+FramesFrom = Callable[
+    [int, int, float, IsWanted | None, bool], Iterator[DecodedFrame | DamagedSpan]
+]
+"""Width, height, start in seconds, which frames are wanted, whether it has shown damage -> what a
+decoder yields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """One probed video."""
+
+    uri: str
+    video_id: str
+    """32 hex digits of the content's hash."""
+    episode_id: str = ""
+    """What the cameras of one episode share; empty where the video is the episode."""
+    num_bytes: int
+    info: VideoInfo
+    frames: Callable[[int, int], Iterator[DecodedFrame | DamagedSpan]]
+    """Width, height -> what a decoder yields."""
+    labels: Callable[[], EpisodeLabels] | None
+    """May raise ``VideoError``."""
+    is_rate_assumed: bool = False
+    """Whether its rate is a default, because nothing says it."""
+    frames_from: FramesFrom | None = None
+    """Frames from before a start on; None where they cannot start late."""
+
+
+def without(video: Opened, spans: Sequence[DamagedSpan]) -> Opened:
+    """A video whose frames are cut out in these spans."""
+    if not spans:
+        return video
+
+    def frames(width_px: int, height_px: int) -> Iterator[DecodedFrame | DamagedSpan]:
+        return cut_out(video.frames(width_px, height_px), spans)
+
+    def frames_from(
+        width_px: int, height_px: int, start_s: float, _: IsWanted | None, is_suspect: bool
+    ) -> Iterator[DecodedFrame | DamagedSpan]:
+        assert video.frames_from is not None
+        # All frames are wanted: who foresees that some are not knows nothing of these cuts.
+        found = video.frames_from(width_px, height_px, start_s, None, is_suspect)
+        return cut_out(found, spans)
+
+    return replace(video, frames=frames, frames_from=video.frames_from and frames_from)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A video inside a file that cannot be used. Others of the file may be."""
+
+    uri: str
+    reason: str
+    """A key of ``rejects.REASONS``."""
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenWith:
+    """What a source opens its items with."""
+
+    labels: LabelsConfig
+    decoder: VideoDecoder
+    max_pixels: int
+    deadline: float
+    """``time.monotonic()`` at which to give up."""
+
+
+def content_hash(path: Path) -> str:
+    """32 hex digits of the file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def open_file(
+    path: Path,
+    uri: str,
+    limits: LimitsConfig,
+    decoder: VideoDecoder,
+    labels: Callable[[], EpisodeLabels] | None = None,
+) -> Opened:
+    """A local file that is one video.
+
+    Raises:
+        VideoError: It is none.
+    """
+    deadline = time.monotonic() + limits.timeout_s
+    video_id = content_hash(path)
+    info = probe_file(path, decoder, limits.max_pixels, deadline)
+    return Opened(
+        uri=uri,
+        video_id=video_id,
+        num_bytes=path.stat().st_size,
+        info=info,
+        frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
+        labels=labels,
+        frames_from=(
+            partial(_frames_from, decoder, path, info, deadline) if info.can_start_late else None
+        ),
+    )
+
+
+def _frames_from(
+    decoder: VideoDecoder,
+    path: Path,
+    info: VideoInfo,
+    deadline: float,
+    width_px: int,
+    height_px: int,
+    start_s: float,
+    is_wanted: IsWanted | None,
+    is_suspect: bool,
+) -> Iterator[DecodedFrame | DamagedSpan]:
+    return decoder.frames(
+        str(path), info, width_px, height_px, deadline, start_s, is_wanted, is_suspect
+    )
+
+
+def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: float) -> VideoInfo:
+    """What the decoder finds.
+
+    Raises:
+        VideoError: Whatever went wrong: a bad file is data, no decoder may stop the job.
+    """
+    try:
+        return decoder.probe(str(path), max_pixels, deadline)
+    except VideoError as error:
+        if error.reason == "not_a_video" and (kind := _kind_of(path)):
+            raise VideoError(error.reason, kind) from error
+        raise
+    except Exception as error:
+        raise video_error(error, "does_not_decode") from error
+
+
+def _kind_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return kind_of_content(file.read(256))

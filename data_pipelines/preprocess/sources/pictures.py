@@ -1,0 +1,97 @@
+"""A camera whose frames are single pictures, JPEG or PNG. One that is broken costs itself only."""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.preprocess.clip.labels.read import EpisodeLabels
+from data_pipelines.preprocess.sources.opened import Opened, Unusable
+from lafp.video.decoders.arrays import array_frames, pictures_info
+from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoError
+
+_DEPTH_MODES = "IF"  # whole numbers of 16 or 32 bits, or floats
+
+
+def open_pictures(
+    pictures: Sequence[bytes],
+    uri: str,
+    episode_id: str,
+    fps: float,
+    max_pixels: int,
+    labels: Callable[[], EpisodeLabels],
+    *,
+    is_rate_assumed: bool = False,
+) -> Opened | Unusable:
+    """A video of pictures, one per frame; empty or broken ones are damaged frames.
+
+    Args:
+        pictures: Encoded.
+        uri: Of the video.
+        episode_id: What the cameras of the episode share.
+        fps: Rate of the pictures.
+        max_pixels: Largest width x height.
+        labels: May raise ``VideoError``.
+        is_rate_assumed: Whether ``fps`` is the default, because nothing says it.
+    """
+    heads = Counter(head for data in pictures if (head := _head(data)) is not None)
+    if not heads:
+        return Unusable(uri, "does_not_decode", f"none of its {len(pictures)} pictures can be read")
+    (mode, (width, height)), _ = heads.most_common(1)[0]
+    if mode[0] in _DEPTH_MODES:
+        return Unusable(uri, "depth", f"its pictures are of mode {mode}")
+    if width * height > max_pixels:
+        return Unusable(uri, "too_large", f"{width}x{height}")
+    return Opened(
+        uri=uri,
+        video_id=hashlib.sha256(b"".join(pictures)).hexdigest()[:32],
+        episode_id=episode_id,
+        num_bytes=sum(map(len, pictures)),
+        info=pictures_info(len(pictures), height, width, fps, codec="jpeg"),
+        frames=partial(_frames, pictures, (width, height), fps),
+        labels=labels,
+        is_rate_assumed=is_rate_assumed,
+    )
+
+
+def are_one_colour(pictures: Sequence[bytes]) -> bool:
+    """Whether all pictures are the same blank one."""
+    if any(data != pictures[0] for data in pictures):
+        return False
+    try:
+        with Image.open(io.BytesIO(pictures[0])) as picture:
+            return bool(np.ptp(np.asarray(picture)) == 0)
+    except Exception:  # whatever a hostile picture leads to
+        return False
+
+
+def _head(data: bytes) -> tuple[str, tuple[int, int]] | None:
+    """Mode and size of a picture; None where it is none."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.mode, picture.size
+    except Exception:  # whatever a hostile picture leads to
+        return None
+
+
+def _frames(
+    pictures: Sequence[bytes], size: tuple[int, int], fps: float, width_px: int, height_px: int
+) -> Iterator[DecodedFrame | DamagedSpan]:
+    pixels = (_pixels(i, data, size) for i, data in enumerate(pictures))
+    return array_frames(pixels, fps, width_px, height_px)
+
+
+def _pixels(index: int, data: bytes, size: tuple[int, int]) -> np.ndarray | VideoError:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.size != size:
+                what = f"is {picture.size[0]}x{picture.size[1]}, the others {size[0]}x{size[1]}"
+            else:
+                return np.asarray(picture.convert("RGB"))
+    except Exception as error:  # whatever a hostile picture leads to
+        what = f"cannot be read: {error}" if data else "is empty"
+    return VideoError("damaged", f"picture {index} {what}")

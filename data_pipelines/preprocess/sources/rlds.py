@@ -1,0 +1,159 @@
+"""RLDS datasets in TFRecord files: one record per episode, its pictures as JPEG or PNG.
+
+Every ``steps/observation/*`` that holds pictures is a camera. Records have no time stamps: their
+rate is ``labels.fps``.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from data_pipelines.preprocess.clip.labels.read import (
+    EpisodeLabels,
+    LabelsConfig,
+    episode_labels,
+    joined,
+)
+from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.sources.file_kinds import labeled_format
+from data_pipelines.preprocess.sources.list_videos import list_source_files
+from data_pipelines.preprocess.sources.opened import Opened, OpenWith, Unusable
+from data_pipelines.preprocess.sources.pictures import are_one_colour, open_pictures
+from data_pipelines.preprocess.sources.tfrecord import Features, parse_example, read_records
+from lafp import storage
+from lafp.data.shards.format import Split
+from lafp.video.decoders.base import VideoError
+
+ACTION_KEY, STATE_KEY = "action", "observation/state"
+_CAMERA_PREFIX = "steps/observation/"
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG")
+# A feature of empty strings only is a camera if it is called like one.
+_CAMERA_WORDS = ("image", "rgb", "camera")
+_ONCE_PER_STEP = ("is_first", "is_last", "is_terminal", "reward", "discount")
+
+
+class Rlds:
+    """Reads RLDS episodes."""
+
+    def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
+        """One item per file."""
+        for file in list_source_files(source):
+            if labeled_format(file.uri) == "rlds":
+                yield VideoItem(
+                    uri=file.uri,
+                    num_bytes=file.num_bytes,
+                    split=split,
+                    labels_uri=file.uri,
+                    reader="rlds",
+                )
+
+    def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
+        """Every camera of every record."""
+        with storage.local_file(item.uri) as path:
+            for index, record in enumerate(read_records(path)):
+                if time.monotonic() > using.deadline:
+                    raise VideoError("timeout", f"before record {index}")
+                yield from _open_record(record, f"{item.uri}#{index}", using)
+
+
+def _open_record(record: bytes, uri: str, using: OpenWith) -> Iterator[Opened | Unusable]:
+    try:
+        features = parse_example(record)
+    except (ValueError, KeyError) as error:
+        yield Unusable(uri, "does_not_decode", f"no tf.train.Example: {error}")
+        return
+    cameras = camera_names(features)
+    if not cameras:
+        yield Unusable(uri, "no_video_stream", "the record holds no pictures")
+    episode_id = hashlib.sha256(record).hexdigest()[:32]
+    rate = using.labels.rate()
+    for camera in cameras:
+        pictures = features[_CAMERA_PREFIX + camera]
+        assert isinstance(pictures, list)
+        camera_uri = f"{uri}/{camera}"
+        if not any(pictures):
+            yield Unusable(camera_uri, "blank", "all of its pictures are empty")
+        elif are_one_colour(pictures):
+            # Datasets with several robots pad missing cameras. (Flags such as
+            # ``episode_metadata/has_image_0`` do not tell: real files have them all 0.)
+            yield Unusable(camera_uri, "blank", "all of its pictures are one colour")
+        else:
+            labels = partial(_labels, features, len(pictures), using.labels)
+            yield open_pictures(
+                pictures,
+                camera_uri,
+                episode_id,
+                rate.fps,
+                using.max_pixels,
+                labels,
+                is_rate_assumed=rate.is_assumed,
+            )
+
+
+def camera_names(features: Features) -> list[str]:
+    """The cameras of an episode, those too that are only padding, or whose first pictures lack."""
+    return sorted(
+        key.removeprefix(_CAMERA_PREFIX)
+        for key, values in features.items()
+        if key.startswith(_CAMERA_PREFIX) and _are_pictures(key, values)
+    )
+
+
+def _are_pictures(key: str, values: "list[bytes] | np.ndarray") -> bool:
+    if isinstance(values, np.ndarray) or not values:
+        return False
+    if not any(values):
+        return any(word in key.lower() for word in _CAMERA_WORDS)
+    return any(data.startswith(_MAGIC) for data in values)
+
+
+def _labels(features: Features, num_pictures: int, cfg: LabelsConfig) -> EpisodeLabels:
+    num_steps = _num_steps(features)
+    if num_steps not in (None, num_pictures):
+        raise VideoError("labels_mismatch", f"{num_pictures} pictures, {num_steps} steps")
+    pick = partial(_rows, features, num_pictures)
+    names = cfg.action_names(ACTION_KEY)
+    action = joined(names, pick)
+    if action is None:
+        raise VideoError("no_labels", _no_action(features, names, num_pictures))
+    return episode_labels(action, joined(cfg.state_names(STATE_KEY), pick), None)
+
+
+def _no_action(features: Features, names: Sequence[str], num_steps: int) -> str:
+    """What there is instead, and what to do."""
+    missing = next(name for name in names if _rows(features, num_steps, name) is None)
+    parts = {
+        key.removeprefix("steps/"): len(values) // num_steps
+        for key, values in sorted(features.items())
+        if key.startswith(f"steps/{missing}/") and isinstance(values, np.ndarray)
+    }
+    if parts:
+        listed = ", ".join(f"{name} [{size}]" for name, size in parts.items())
+        return (
+            f"{missing!r} is a dict of {listed}. labels.action_parts names those that make the "
+            f"action, e.g. labels.action_parts=[{','.join(parts)}]"
+        )
+    names = sorted(key.removeprefix("steps/") for key in features if key.startswith("steps/"))
+    return f"no 'steps/{missing}' among {', '.join(names)}. labels.action_key names the actions"
+
+
+def _num_steps(features: Features) -> int | None:
+    """By the flags and scalars that RLDS has once per step; None where there are none."""
+    for name in _ONCE_PER_STEP:
+        values = features.get(f"steps/{name}")
+        if isinstance(values, np.ndarray):
+            return len(values)
+    return None
+
+
+def _rows(features: Features, num_steps: int, name: str) -> np.ndarray | None:
+    values = features.get(f"steps/{name}")
+    if not isinstance(values, np.ndarray):
+        return None
+    if not len(values) or len(values) % num_steps:
+        raise VideoError("labels_mismatch", f"{name}: {len(values)} numbers in {num_steps} steps")
+    is_discrete = values.dtype == np.int64 and len(values) == num_steps
+    return values if is_discrete else values.reshape(num_steps, -1)

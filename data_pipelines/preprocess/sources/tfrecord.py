@@ -1,0 +1,120 @@
+"""TFRecord files of ``tf.train.Example``, read without TensorFlow."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lafp.video.decoders.base import VideoError
+
+Features = dict[str, "list[bytes] | np.ndarray"]
+"""Per feature: byte strings, float32 or int64 values."""
+
+_CASTAGNOLI = 0x82F63B78
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """Yields the records of a file.
+
+    Only the checksums of their lengths are verified, which is what shows that the file's framing
+    was lost: those of the data would cost more than to decode it.
+
+    Raises:
+        VideoError: ``does_not_decode`` or ``truncated``. What came before is sound.
+    """
+    num_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        while header := file.read(12):
+            at = file.tell() - len(header)
+            if len(header) < 12:
+                raise VideoError("truncated", f"the file ends inside the header at byte {at}")
+            length, checksum = struct.unpack("<QI", header)
+            if checksum != masked_crc32c(header[:8]):
+                raise VideoError("does_not_decode", f"no TFRecord at byte {at}")
+            data = file.read(length + 4) if length + 4 <= num_bytes - file.tell() else b""
+            if len(data) < length + 4:
+                raise VideoError("truncated", f"the file ends inside the record at byte {at}")
+            yield data[:-4]
+
+
+def masked_crc32c(data: bytes) -> int:
+    """TFRecord's checksum. For a few bytes: it goes bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (_CASTAGNOLI if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def parse_example(record: bytes) -> Features:
+    """The features of a serialized ``tf.train.Example``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    features: Features = {}
+    for _, example in _fields(memoryview(record), {1}):
+        for _, entry in _fields(example, {1}):
+            parts = dict(_fields(entry, {1, 2}))
+            features[bytes(parts[1]).decode()] = _feature(parts.get(2, memoryview(b"")))
+    return features
+
+
+def _feature(message: memoryview) -> "list[bytes] | np.ndarray":
+    """The ``oneof`` of ``tf.train.Feature``: bytes, floats or integers."""
+    for kind, values in _fields(message, {1, 2, 3}):
+        if kind == 1:
+            return [bytes(value) for _, value in _fields(values, {1})]
+        if kind == 2:
+            chunks = [np.frombuffer(chunk, "<f4") for _, chunk in _fields(values, {1})]
+            return np.concatenate([np.zeros(0, np.float32), *chunks])
+        return np.array(list(_integers(values)), np.int64)
+    return []
+
+
+def _integers(values: memoryview) -> Iterator[int]:
+    for _, packed in _fields(values, {1}, is_integer=True):
+        at = 0
+        while at < len(packed):
+            value, at = _varint(packed, at)
+            yield value - (1 << 64) if value >> 63 else value
+
+
+def _fields(
+    message: memoryview, wanted: set[int], is_integer: bool = False
+) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of a message's wanted fields; with ``is_integer`` also single varints."""
+    at = 0
+    while at < len(message):
+        tag, start = _varint(message, at)
+        wire = tag & 7
+        if wire == 0:
+            _, at = _varint(message, start)
+        elif wire in (1, 5):
+            at = start + (8 if wire == 1 else 4)
+        elif wire == 2:
+            length, start = _varint(message, start)
+            at = start + length
+        else:
+            raise ValueError(f"wire type {wire} in a protobuf message")
+        if at > len(message):
+            raise ValueError("a protobuf message ends inside a field")
+        if tag >> 3 in wanted and (wire != 0 or is_integer):
+            yield tag >> 3, message[start:at]
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """Value, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a protobuf message ends inside a number")

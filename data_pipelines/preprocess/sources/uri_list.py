@@ -1,0 +1,177 @@
+"""Lists of URIs, as internet corpora come: ``.txt``, ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``.
+
+A list is read as a stream, once, from disk (one on S3 is copied there first), whatever its length.
+``list_rows`` reads the rows, this file makes inputs of them.
+"""
+
+import hashlib
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from data_pipelines.preprocess.faults import video_error
+from data_pipelines.preprocess.rows import LeftOut, VideoItem
+from data_pipelines.preprocess.sources.list_rows import Comment, list_suffix, read_rows
+from data_pipelines.preprocess.sources.list_videos import (
+    is_glob,
+    list_source_files,
+    list_videos,
+    video_item,
+)
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.format import Split
+from lafp.storage.names import escape_raw_bytes, uri_of
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+
+
+def is_uri_list(source: str) -> bool:
+    """Whether a source is a list, by its name."""
+    return bool(list_suffix(source)) and not storage.is_http(source)
+
+
+def list_uris(
+    source: str, split: Split | None, column: str, has_labels: bool
+) -> Iterator[VideoItem | LeftOut]:
+    """Yields the inputs that a list names, in its order.
+
+    Rows without a usable URI, and repeated ones, are inputs too: they become reject rows. Sizes are
+    not known: they are 0.
+
+    Args:
+        source: URI of the list, local or S3.
+        split: The split that the source was given for.
+        column: Name of the column with the URIs; unused for ``.txt``.
+        has_labels: Whether ``x.mp4`` has its labels in ``x.npz`` beside it.
+
+    Raises:
+        ConfigError: The list is not there, is not of its format, has no such column or no rows.
+    """
+    folder, row = source.rpartition("/")[0], 0
+    with _SeenUris() as seen:
+        for row, raw in enumerate(read_rows(source, column), start=1):
+            at = f"{source}#{row}"
+            if isinstance(raw, Comment):
+                yield LeftOut(uri=at, what="row of the list", why="a comment, which begins with #")
+                continue
+            for found in _inputs(raw, folder, split, has_labels):
+                if isinstance(found, _Bad):
+                    yield _rejected(at, split, found.reason, found.detail)
+                elif isinstance(found, VideoItem) and not seen.add(found.uri):
+                    yield _rejected(at, split, "same_file", found.uri)
+                else:
+                    yield found
+    if not row:
+        raise ConfigError(f"No URIs in {source}.")
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """A row that names no input."""
+
+    reason: str
+    detail: str
+
+
+def _rejected(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
+    return VideoItem(uri=uri, num_bytes=0, split=split, details={"reject": [reason, detail]})
+
+
+def _inputs(
+    raw: Any, folder: str, split: Split | None, has_labels: bool
+) -> Iterator[VideoItem | LeftOut | _Bad]:
+    """What one row names: one input, or those that match its wildcards."""
+    uri = _resolve(raw, folder)
+    if isinstance(uri, _Bad):
+        yield uri
+    elif is_glob(uri) and not storage.is_http(uri):
+        yield from _matches(uri, split, has_labels)
+    else:
+        yield video_item(uri, 0, split, has_labels)
+
+
+def _matches(
+    pattern: str, split: Split | None, has_labels: bool
+) -> Iterator[VideoItem | LeftOut | _Bad]:
+    try:
+        if storage.is_file(pattern):  # its name has such characters
+            yield video_item(pattern, 0, split, has_labels)
+            return
+        is_empty = True
+        for found in list_videos(list_source_files(pattern), split, has_labels):
+            if not isinstance(found, storage.FileInfo):
+                is_empty = False
+                yield found
+        if is_empty:
+            yield _Bad("not_found", f"no file matches {pattern}")
+    except ConfigError:
+        yield _Bad("not_found", f"no file matches {pattern}")
+    except Exception as error:
+        failed = video_error(error)
+        yield _Bad(failed.reason, f"{pattern}: {failed.detail}")
+
+
+def _resolve(raw: Any, folder: str) -> str | _Bad:
+    """The absolute URI of a row."""
+    text = os.fsdecode(raw) if isinstance(raw, bytes) else raw
+    uri = escape_raw_bytes(text.strip()) if isinstance(text, str) else ""
+    if not uri:
+        return _Bad("bad_entry", f"no URI but {raw!r}"[:200])
+    if "\0" in uri or not _is_text(uri):
+        return _Bad("bad_entry", f"no file can have this name: {uri!a}"[:200])
+    if scheme := _SCHEME.match(uri):
+        return _with_scheme(scheme[1].lower(), uri[scheme.end() :])
+    if uri.startswith(("/", "~/")):
+        return storage.absolute(uri)
+    return storage.join(folder, uri)
+
+
+def _with_scheme(scheme: str, rest: str) -> str | _Bad:
+    uri = f"{scheme}://{rest}"
+    if scheme in ("http", "https"):
+        try:
+            parts = urlsplit(uri)
+            is_url = bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            is_url = False
+        return uri if is_url else _Bad("bad_entry", f"{uri} is no http(s) URL")
+    if scheme == "s3":
+        is_object = bool(rest.partition("/")[0] and rest.partition("/")[2])
+        return uri if is_object else _Bad("bad_entry", f"{uri} names no object on S3")
+    if scheme == "file":
+        host, _, path = rest.partition("/")
+        if host in ("", "localhost") and path:
+            return uri_of(os.fsdecode(unquote_to_bytes(f"/{path}")))
+        return _Bad("bad_entry", f"{uri} names no file of this machine: write file:///folder/name")
+    return _Bad("bad_entry", f"{uri} is neither local nor file://, s3://, http:// or https://")
+
+
+def _is_text(uri: str) -> bool:
+    try:
+        uri.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, as JSON can spell it
+        return False
+    return True
+
+
+class _SeenUris:
+    """A set of hashes on disk."""
+
+    def __enter__(self) -> "_SeenUris":
+        self._db = sqlite3.connect("")  # a temporary file of its own, cached in memory
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def add(self, uri: str) -> bool:
+        """Whether it is new."""
+        digest = hashlib.sha256(uri.encode()).digest()[:16]
+        return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1

@@ -1,0 +1,219 @@
+"""WebDataset shards of raw videos, as video2dataset leaves them: tars of ``key.mp4``, ``key.json``.
+
+A tar on disk or S3 is read as a stream, whatever its size: one member at a time is copied to disk.
+It may be compressed, and several may stand one after the other in one file.
+"""
+
+import bz2
+import gzip
+import lzma
+import posixpath
+import re
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.faults import concerns_the_job
+from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.sources.fetch import fetched
+from data_pipelines.preprocess.sources.file_kinds import other_kind
+from data_pipelines.preprocess.sources.opened import Opened, Unusable, open_file
+from lafp import storage
+from lafp.storage.names import uri_of
+from lafp.video.decoders.base import VideoDecoder, VideoError
+
+# Names and attributes; a header that claims more than this lies.
+_MAX_HEADER_BYTES = 2**20
+_READ_BYTES = 2**20
+_BROKEN_STREAM = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+
+
+def open_webdataset(
+    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
+) -> Iterator[Opened | Unusable]:
+    """Yields every video of a tar, by the URI ``x.tar#key.mp4``.
+
+    Raises:
+        VideoError: The tar is broken from here on.
+        OSError: It cannot be read, or storage does not answer.
+    """
+    uris: set[str] = set()
+    with _stream(item, cfg) as file:
+        for member in _members(file):
+            if _is_hidden(member.name) or other_kind(member.name):
+                continue
+            uri = f"{item.uri}#{uri_of(member.name)}"
+            target = _target(member, item.uri)
+            while uri in uris:  # a tar may hold a name twice
+                uri += f"@{member.offset}"
+            if unusable := _unusable(member, uri, target, target in uris, cfg):
+                yield unusable
+            else:
+                with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+                    path = Path(folder) / f"video{_suffix(member.name)}"
+                    yield _open_member(file, member, path, uri, cfg, decoder)
+            uris.add(uri)
+    if not uris:
+        raise VideoError("no_video_stream", "a tar without videos")
+
+
+@contextmanager
+def _stream(item: VideoItem, cfg: PreprocessConfig) -> Iterator[BinaryIO]:
+    if storage.is_http(item.uri):
+        with fetched(item, cfg) as path, path.open("rb") as file:
+            yield _decompressed(file)
+    else:
+        with storage.open_file(item.uri) as file:
+            yield _decompressed(file)
+
+
+def _decompressed(file: BinaryIO) -> BinaryIO:
+    """The tar, whatever it is compressed with."""
+    head = file.read(6)
+    file.seek(0)
+    if head.startswith(b"\x1f\x8b"):
+        return cast("BinaryIO", gzip.GzipFile(fileobj=file))
+    if head.startswith(b"BZh"):
+        return cast("BinaryIO", bz2.BZ2File(file))
+    if head.startswith(b"\xfd7zXZ\0"):
+        return cast("BinaryIO", lzma.LZMAFile(file))
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        raise VideoError("unreadable", "a tar compressed with Zstandard: unpack it")
+    return file
+
+
+def _is_hidden(name: str) -> bool:
+    """As in folders: ``.DS_Store``, or what macOS leaves beside a file as ``._x.mp4``."""
+    return any(part.startswith(".") and part.strip(".") for part in name.split("/"))
+
+
+def _target(member: tarfile.TarInfo, tar_uri: str) -> str:
+    """The URI that a link in a tar leads to; empty for what is no link."""
+    if not (member.islnk() or member.issym()):
+        return ""
+    folder = posixpath.dirname(member.name) if member.issym() else ""
+    name = posixpath.normpath(posixpath.join(folder, member.linkname))
+    is_dotted = member.name.startswith("./")
+    return f"{tar_uri}#{uri_of(f'./{name}' if is_dotted else name)}"
+
+
+def _unusable(
+    member: tarfile.TarInfo, uri: str, target: str, is_there: bool, cfg: PreprocessConfig
+) -> Unusable | None:
+    if target and is_there:
+        return Unusable(uri, "same_file", target)
+    if target:
+        detail = f"a link to {member.linkname}, which is no video before it in the tar"
+        return Unusable(uri, "not_found", detail)
+    if member.issparse():
+        return Unusable(uri, "unreadable", "a sparse file: pack it with tar's default options")
+    if member.size > cfg.limits.max_bytes:
+        return Unusable(uri, "too_many_bytes", f"{member.size} bytes")
+    return None
+
+
+def _open_member(
+    file: BinaryIO,
+    member: tarfile.TarInfo,
+    path: Path,
+    uri: str,
+    cfg: PreprocessConfig,
+    decoder: VideoDecoder,
+) -> Opened | Unusable:
+    file.seek(member.offset_data)
+    with path.open("wb") as copy:
+        try:
+            shutil.copyfileobj(_Limited(file, member.size), copy)
+        except _BROKEN_STREAM as error:
+            return Unusable(uri, "truncated", str(error))
+    if path.stat().st_size < member.size:
+        return Unusable(uri, "truncated", f"the tar ends after {path.stat().st_size} bytes of it")
+    try:
+        return open_file(path, uri, cfg.limits, decoder)
+    except VideoError as error:
+        return Unusable(uri, error.reason, error.detail)
+
+
+class _Limited:
+    """The next ``num_bytes`` of a file."""
+
+    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
+        self._file, self._left = file, num_bytes
+
+    def read(self, length: int = 0, /) -> bytes:
+        data = self._file.read(min(length, self._left))
+        self._left -= len(data)
+        return data
+
+
+class _HeaderFile:
+    """A file for ``tarfile``, which reads a header of any size that a tar claims into memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+
+    def read(self, num_bytes: int) -> bytes:
+        if not 0 <= num_bytes <= _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {num_bytes} bytes")
+        return self._file.read(num_bytes)
+
+
+def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """The files and links of all tars in a file, one after the other."""
+    start: int | None = 0
+    while start is not None:
+        start = yield from _members_of_one(file, start)
+
+
+def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, None, int | None]:
+    """The files and links of the tar that begins at ``start``; returns where the next one begins.
+
+    Unlike ``tarfile``, it tells the end from a broken header.
+    """
+    end = start
+    try:
+        file.seek(start)
+        tar = tarfile.open(fileobj=_HeaderFile(file), mode="r:")  # type: ignore[call-overload] # noqa: SIM115
+        while member := tar.next():
+            tar.members.clear()  # it would remember them all
+            if member.offset < end or member.size < 0:
+                raise tarfile.ReadError("members that overlap")
+            end = member.offset_data
+            if member.isreg() or member.islnk() or member.issym():
+                yield member
+        end = tar.offset
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+        following = None if block.strip(b"\0") else _next_content(file)
+    except Exception as error:  # whatever a hostile header leads to
+        if concerns_the_job(error):
+            raise
+        message = str(error) or type(error).__name__
+        raise VideoError("damaged", f"the tar is broken behind byte {end}: {message}") from error
+    if block.strip(b"\0"):
+        raise VideoError("damaged", f"the tar is broken at byte {end}")
+    if not block:
+        raise VideoError("truncated", f"the tar ends at byte {end} without an end mark")
+    return following
+
+
+def _next_content(file: BinaryIO) -> int | None:
+    """Where the first block behind the end mark begins that is not empty; None without one."""
+    while data := file.read(_READ_BYTES):
+        if data.strip(b"\0"):
+            num_empty = len(data) - len(data.lstrip(b"\0"))
+            at = file.tell() - len(data) + num_empty
+            return at - at % tarfile.BLOCKSIZE
+    return None
+
+
+def _suffix(name: str) -> str:
+    """For decoders that look at it."""
+    found = re.search(r"\.[A-Za-z0-9]{1,8}$", name)
+    return found[0] if found else ""

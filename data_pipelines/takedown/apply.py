@@ -1,0 +1,185 @@
+"""The steps of a takedown. Every step may find itself done already.
+
+A reader sees the set with the video or without it, at any moment: shards are written anew under new
+names, ``manifest.parquet``, which names the shards, is replaced, then the old ones are deleted.
+"""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_pipelines.latent_tables import write_tables
+from data_pipelines.preprocess.manifest import write_manifest
+from data_pipelines.preprocess.shards import entry_name
+from data_pipelines.preprocess.taken_down import Takedown, add_takedown
+from data_pipelines.takedown.statistics import action_after
+from lafp import storage
+from lafp.data.shards.edit import drop_clips, drop_latents
+from lafp.data.shards.format import ShardEntry, ShardSet
+from lafp.data.shards.sets import open_shard_set, shards_sha256
+from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShard
+from lafp.storage import strict_json
+
+JOURNAL = "takedown.json"
+_BATCH_ROWS = 8192
+
+
+def read_entry(shards: str, shard: str) -> ShardEntry:
+    """A shard's entry as it is now."""
+    return ShardEntry.from_json(storage.read_text(storage.join(shards, entry_name(shard))))
+
+
+def apply(shards: str, journal: Mapping[str, Any]) -> None:
+    """Does what the journal of a shard set says, from wherever it was interrupted, and deletes it.
+
+    Raises:
+        StorageError: Reading or writing failed.
+    """
+    takedown = Takedown.from_dict(dict(journal["takedown"]))
+    clip_ids, renamed = set(journal["clip_ids"]), journal["shards"]
+    latents = [uri for uri in journal["latents"] if storage.exists(uri)]
+    add_takedown(shards, takedown)
+    for old, new in renamed.items():
+        if new is not None:
+            _rewrite_shard(shards, old, new, clip_ids)
+            for uri in latents:
+                _rewrite_latents(uri, old, new, clip_ids)
+    names = _names_after(shards, renamed)
+    num_shards, num_bytes = write_manifest(shards, names)  # from here on readers see it without
+    _rewrite_clips(shards, clip_ids, renamed)
+    _rewrite_rejects(shards, clip_ids, takedown)
+    spec = _spec_after(shards, names)
+    storage.write_text(storage.join(shards, "shard_set.json"), spec.to_json())
+    for name, summary in journal["summaries"].items():
+        summary = summary | {"num_shards": num_shards, "num_bytes": num_bytes}
+        storage.write_text(storage.join(shards, name), strict_json.dumps(summary, indent=1))
+    for uri in latents:
+        _finish_latents(uri, shards, names, journal["shards_sha256"])
+    for old in renamed:
+        for uri in (shards, *latents):
+            for name in (old, entry_name(old), old.removesuffix(".tar") + ".npy"):
+                storage.delete(storage.join(uri, name))
+    storage.delete(storage.join(shards, JOURNAL))
+
+
+def _rewrite_shard(shards: str, old: str, new: str, clip_ids: set[str]) -> None:
+    if storage.is_file(storage.join(shards, entry_name(new))):
+        return
+    with (
+        storage.local_file(storage.join(shards, old)) as tar,
+        tempfile.TemporaryDirectory(prefix="lafp-") as folder,
+    ):
+        entry = drop_clips(tar, read_entry(shards, old), clip_ids, new, Path(folder) / new)
+        storage.upload(Path(folder) / new, storage.join(shards, new))
+    storage.write_text(storage.join(shards, entry_name(new)), entry.to_json())
+
+
+def _rewrite_latents(uri: str, old: str, new: str, clip_ids: set[str]) -> None:
+    source = storage.join(uri, entry_name(old))
+    if not storage.is_file(source) or storage.is_file(storage.join(uri, entry_name(new))):
+        return
+    entry = LatentShard.from_json(storage.read_text(source))
+    data = storage.read_bytes(storage.join(uri, entry.file))
+    data, entry = drop_latents(data, entry, clip_ids, new)
+    storage.write_bytes(storage.join(uri, entry.file), data)
+    storage.write_text(storage.join(uri, entry_name(new)), entry.to_json())
+
+
+def _names_after(shards: str, renamed: Mapping[str, str | None]) -> list[str]:
+    with storage.local_file(storage.join(shards, "manifest.parquet")) as path:
+        names = pq.read_table(path, columns=["shard"])["shard"].to_pylist()
+    found = (renamed.get(name, name) for name in names)
+    return [name for name in found if name is not None]
+
+
+def _rewrite_clips(shards: str, clip_ids: set[str], renamed: Mapping[str, str | None]) -> None:
+    removed = pa.array(sorted(clip_ids), pa.string())
+
+    def keep(batch: pa.RecordBatch) -> pa.RecordBatch:
+        batch = batch.filter(pc.invert(pc.is_in(batch["clip_id"], removed)))
+        names = [renamed.get(name, name) for name in batch["shard"].to_pylist()]
+        column = batch.schema.get_field_index("shard")
+        return batch.set_column(column, batch.schema.field(column), pa.array(names, pa.string()))
+
+    with _rewriting(storage.join(shards, "clips.parquet")) as (table, write):
+        for batch in table.iter_batches(_BATCH_ROWS):
+            write(keep(batch))
+
+
+def _rewrite_rejects(shards: str, clip_ids: set[str], takedown: Takedown) -> None:
+    gone = pa.array(takedown.video_uris, pa.string())
+    # "clip <id> of <uri>": no other detail of a near-duplicate begins so.
+    originals = pa.array(sorted(clip_ids), pa.string())
+    with _rewriting(storage.join(shards, "rejects.parquet")) as (table, write):
+        for batch in table.iter_batches(_BATCH_ROWS):
+            is_duplicate = pc.equal(batch["reason"], "near_duplicate")
+            named = pc.is_in(pc.utf8_slice_codeunits(batch["detail"], 5, 37), originals)
+            is_gone = pc.or_(pc.is_in(batch["video_uri"], gone), pc.and_(is_duplicate, named))
+            write(batch.filter(pc.invert(is_gone)))
+
+
+@contextmanager
+def _rewriting(uri: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
+    """A table, and what takes the batches of its new version, which is in place after the block."""
+    with storage.local_file(uri) as path, tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        made = Path(folder) / "table.parquet"
+        with pq.ParquetFile(path) as table, pq.ParquetWriter(made, table.schema_arrow) as writer:
+
+            def write(batch: pa.RecordBatch) -> None:
+                # An empty row group would be lost when a killed takedown is gone through again,
+                # and the file would be another.
+                if batch.num_rows:
+                    writer.write_batch(batch)
+
+            yield table, write
+        storage.upload(made, uri)
+
+
+def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
+    """``shard_set.json`` of the clips that are left."""
+    clips: Counter[str] = Counter()
+    frames: Counter[str] = Counter()
+    seconds, lengths = 0.0, set()
+    with storage.local_file(storage.join(shards, "clips.parquet")) as path:
+        columns = ["split", "num_frames", "start_s", "end_s"]
+        for batch in pq.ParquetFile(path).iter_batches(_BATCH_ROWS, columns=columns):
+            for row in batch.to_pylist():
+                clips[row["split"]] += 1
+                frames[row["split"]] += row["num_frames"]
+                seconds += row["end_s"] - row["start_s"]
+                lengths.add(row["num_frames"])
+    spec = open_shard_set(shards)
+    return replace(
+        spec,
+        action=action_after(shards, (read_entry(shards, name) for name in names), spec.action),
+        num_clips=dict(sorted(clips.items())),
+        num_frames=dict(sorted(frames.items())),
+        num_hours=seconds / 3600,
+        min_clip_frames=min(lengths, default=0),
+        max_clip_frames=max(lengths, default=0),
+    )
+
+
+def _finish_latents(uri: str, shards: str, names: Sequence[str], old_sha256: str) -> None:
+    """Tables and identity of a latent set; one that was not finished is to be made anew."""
+    set_uri = storage.join(uri, SET_FILE)
+    if not storage.is_file(set_uri) or not names:
+        storage.delete_folder(uri)
+        return
+    spec, sha256 = LatentSet(**json.loads(storage.read_text(set_uri))), shards_sha256(shards)
+    spec = replace(spec, shards_sha256=sha256, **write_tables(uri, sorted(names)))
+    storage.write_text(set_uri, spec.to_json())
+    provenance, summary = storage.join(uri, "provenance.json"), storage.join(uri, "summary.json")
+    storage.write_text(provenance, storage.read_text(provenance).replace(old_sha256, sha256))
+    if storage.is_file(summary):
+        merged = json.loads(storage.read_text(summary)) | asdict(spec)
+        storage.write_text(summary, strict_json.dumps(merged, indent=1))

@@ -1,0 +1,195 @@
+"""Take a source video out of finished shard sets, and out of the latents made from them.
+
+What is to be done is found, stored (``takedown.json``), and then done (``takedown_steps``): a
+takedown that was killed goes on when it is run again.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data_pipelines.preprocess.taken_down import REASON, Takedown, read_takedowns
+from data_pipelines.takedown.apply import JOURNAL, apply, read_entry
+from data_pipelines.takedown.find import Findings, Video, find_in_set, find_video
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.sets import open_shard_set, shards_sha256
+from lafp.storage import strict_json
+
+_SUMMARIES = ("totals.json", "summary.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakedownConfig:
+    """Which video goes, and from where."""
+
+    output: str
+    """A run (<storage>/<run name>): all of its shard sets and latents. Or one shard set."""
+    video_uri: str | None = None
+    """As in ``clips.parquet`` and ``rejects.parquet``."""
+    video_id: str | None = None
+    """The same, by the hash of its content."""
+
+    def __post_init__(self) -> None:
+        if not self.video_uri and not self.video_id:
+            raise ValueError("name the video: video_uri=URI or video_id=32_HEX_DIGITS.")
+
+
+def take_down(cfg: TakedownConfig, is_dry_run: bool) -> list[str]:
+    """Takes a video down, and finishes takedowns that were interrupted.
+
+    Returns:
+        Lines that say what went; with ``is_dry_run`` what would go, and nothing is written.
+
+    Raises:
+        ConfigError: There is no finished shard set, or the video is not in it.
+        StorageError: Reading or writing failed. Run again to resume.
+    """
+    shard_sets = _shard_sets(cfg.output)
+    for shards in shard_sets:
+        if not is_dry_run and storage.is_file(storage.join(shards, JOURNAL)):
+            apply(shards, json.loads(storage.read_text(storage.join(shards, JOURNAL))))
+    video = find_video(shard_sets, cfg.video_id, cfg.video_uri)
+    found = {shards: find_in_set(shards, video) for shards in shard_sets}
+    found = {shards: rest for shards, rest in found.items() if rest.clips or rest.rejects}
+    if not found:
+        return _nothing(cfg, shard_sets)
+    lines = sorted(video.video_uris)
+    for shards, findings in found.items():
+        journal = _plan(shards, video, findings)
+        lines += _in_words(shards, findings, journal)
+        if not is_dry_run:
+            storage.write_text(storage.join(shards, JOURNAL), strict_json.dumps(journal))
+            apply(shards, journal)
+    return lines
+
+
+def _shard_sets(output: str) -> list[str]:
+    """The finished shard sets of a run, or the one."""
+    if storage.is_file(storage.join(output, "shard_set.json")):
+        return [output]
+    folder = storage.join(output, "shards")
+    found = [storage.join(folder, name) for name in storage.list_folders(folder)]
+    if not found:
+        raise ConfigError(f"No shard set at {output}, and no run with shards/.")
+    for shards in found:
+        open_shard_set(shards)  # of one that is not finished, the parts would be missed
+    return found
+
+
+def _nothing(cfg: TakedownConfig, shard_sets: Sequence[str]) -> list[str]:
+    for takedown in read_takedowns(shard_sets[0]):
+        if cfg.video_uri in takedown.video_uris or cfg.video_id in takedown.video_ids:
+            return [f"taken down already, on {takedown.taken_down_at}"]
+    named = cfg.video_uri or cfg.video_id
+    raise ConfigError(
+        f"Nothing of {named} in {', '.join(shard_sets)}. See clips.parquet for names."
+    )
+
+
+def _in_words(shards: str, findings: Findings, journal: Mapping[str, Any]) -> list[str]:
+    seconds = sum(clip["end_s"] - clip["start_s"] for clip in findings.clips)
+    others = sorted({uri for uri, _, _ in findings.spans})
+    return [
+        f"{shards}: {len(findings.clips)} clips of {seconds:.1f} s in "
+        f"{len(journal['shards'])} shards, {len(findings.rejects)} rejects",
+        *(f"  near-duplicate spans in {uri}" for uri in others),
+        *(f"  latents in {uri}" for uri in journal["latents"]),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------
+# What is to be done
+
+
+def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
+    clip_ids = sorted(findings.clip_ids)
+    uris, spans = sorted(video.video_uris), tuple(findings.spans)
+    digest = hashlib.sha256(strict_json.dumps([clip_ids, uris, spans]).encode()).hexdigest()
+    takedown = Takedown(
+        takedown_id=digest[:16],
+        taken_down_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        video_ids=tuple(sorted(video.video_ids)),
+        video_uris=tuple(uris),
+        spans=spans,
+    )
+    per_shard = Counter(clip["shard"] for clip in findings.clips)
+    sha256 = shards_sha256(shards)
+    return {
+        "takedown": asdict(takedown),
+        "clip_ids": clip_ids,
+        "shards": {
+            shard: None if read_entry(shards, shard).num_clips == num else _renamed(shard, digest)
+            for shard, num in sorted(per_shard.items())
+        },
+        "shards_sha256": sha256,
+        "latents": _latent_sets(shards, sha256),
+        "summaries": {
+            name: _without(json.loads(storage.read_text(storage.join(shards, name))), findings)
+            for name in _SUMMARIES
+            if storage.is_file(storage.join(shards, name))
+        },
+    }
+
+
+def _renamed(shard: str, digest: str) -> str:
+    """``train-000003.tar`` -> ``train-000003-1a2b3c4d.tar``, and so on from there."""
+    return re.sub(r"(-[0-9a-f]{8})?\.tar$", f"-{digest[:8]}.tar", shard)
+
+
+def _latent_sets(shards: str, sha256: str) -> list[str]:
+    """Those of the same run that were made from this content."""
+    run = shards.rstrip("/").rpartition("/shards/")[0]
+    folder = storage.join(run, "latents") if run else ""
+    found = [storage.join(folder, name) for name in (storage.list_folders(folder) if run else ())]
+    return [
+        uri
+        for uri in found
+        if storage.is_file(provenance := storage.join(uri, "provenance.json"))
+        and sha256 in storage.read_text(provenance)
+    ]
+
+
+def _without(summary: dict[str, Any], findings: Findings) -> dict[str, Any]:
+    """The summary of what is left. In the funnel, what went has a place of its own."""
+    clips, rejects, funnel = findings.clips, findings.rejects, summary["funnel"]
+    spans: Counter[str] = Counter(row["reason"] for row in rejects)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for row in rejects:
+        seconds[row["reason"]] += row["end_s"] - row["start_s"]
+    clip_s = sum(clip["end_s"] - clip["start_s"] for clip in clips)
+    gone = funnel["rejects"].get(REASON, {"spans": 0, "seconds": 0.0})
+    left = {
+        reason: {
+            "spans": each["spans"] - spans[reason],
+            "seconds": each["seconds"] - seconds[reason],
+        }
+        for reason, each in funnel["rejects"].items()
+        if each["spans"] > spans[reason] and reason != REASON
+    }
+    left[REASON] = {
+        "spans": gone["spans"] + len(clips) + len(rejects),
+        "seconds": gone["seconds"] + clip_s + sum(seconds.values()),
+    }
+    kept = funnel["clips"]
+    return summary | {
+        "num_videos_with_clips": summary["num_videos_with_clips"] - findings.num_emptied,
+        "num_clips": summary["num_clips"] - len(clips),
+        "num_val_clips": summary["num_val_clips"] - sum(c["split"] == "val" for c in clips),
+        "num_frames": summary["num_frames"] - sum(clip["num_frames"] for clip in clips),
+        "num_rejects": summary["num_rejects"] - len(rejects),
+        "hours_out": summary["hours_out"] - clip_s / 3600,
+        "funnel": funnel
+        | {
+            "rejects": left,
+            "clips": {
+                "spans": kept["spans"] - len(clips),
+                "seconds": kept["seconds"] - clip_s,
+            },
+        },
+    }

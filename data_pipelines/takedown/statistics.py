@@ -1,0 +1,52 @@
+"""Statistics of the actions that are left after a takedown: those of what is gone must not stay."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from data_pipelines.preprocess.action_statistics import ActionStatistics, label_sums
+from lafp import storage
+from lafp.data.shards.format import ClipLocation, Labels, ShardEntry
+
+# S3 answers slowly but to many at a time.
+_NUM_READERS = 16
+
+
+def action_after(
+    shards: str, entries: Iterable[ShardEntry], action: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """``ShardSet.action`` of the clips that are left, read from their labels.
+
+    Args:
+        shards: The shard set.
+        entries: Its shards as they are now.
+        action: As it was. What the labels gave as bounds of the action space stays, as does the
+            number of discrete actions: a model's outputs hang on them.
+    """
+    if action is None or action["is_discrete"]:
+        return action
+    every, train = ActionStatistics(), ActionStatistics()
+    for entry in entries:
+        for labels in _labels(shards, entry):
+            if labels.true_action is not None and len(labels.true_action) > 1:
+                sums = label_sums(labels.true_action[:-1])
+                every.add(sums)
+                if entry.split == "train":
+                    train.add(sums)
+    if not every.num_rows:
+        return action
+    found = (train if train.num_rows else every).per_dimension()
+    was_bounded = action["low"] != action.get("min") or action["high"] != action.get("max")
+    bounds = {} if was_bounded else {"low": found["min"], "high": found["max"]}
+    return action | bounds | found
+
+
+def _labels(shards: str, entry: ShardEntry) -> Iterator[Labels]:
+    read = partial(_read, storage.join(shards, entry.shard))
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        yield from pool.map(read, [clip for clip in entry.clips if clip.labels_bytes])
+
+
+def _read(uri: str, clip: ClipLocation) -> Labels:
+    return Labels.from_bytes(storage.read_bytes(uri, clip.labels_offset, clip.labels_bytes))

@@ -1,0 +1,31 @@
+"""Typed configs: YAML and overrides in, one frozen dataclass out."""
+
+from lafp.config.load import (
+    ConfigError,
+    check_keys,
+    choice,
+    config_from_dict,
+    config_to_dict,
+    config_to_yaml,
+    load_config,
+    may_change,
+    may_grow,
+    read_config,
+    section_of,
+    with_overrides,
+)
+
+__all__ = [
+    "ConfigError",
+    "check_keys",
+    "choice",
+    "config_from_dict",
+    "config_to_dict",
+    "config_to_yaml",
+    "load_config",
+    "may_change",
+    "may_grow",
+    "read_config",
+    "section_of",
+    "with_overrides",
+]

@@ -1,0 +1,466 @@
+"""YAML + dotlist overrides -> one frozen dataclass. The only file that imports OmegaConf.
+
+A config is a tree of frozen ``kw_only`` dataclasses. ``choice(REGISTRY)`` marks a section whose
+dataclass is picked by the section's own ``name`` key; it works at any depth and inside tuples.
+Past ``load_config`` nothing sees a ``DictConfig``.
+"""
+
+import difflib
+import math
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lafp.config.registry import Registry
+from lafp.config.source import Choices, Key, Section
+
+T = TypeVar("T")
+_SECTIONS: dict[type, Section] = {}
+_YAML_WORDS = {False: ("off", "no", "false"), True: ("on", "yes", "true")}
+
+
+class ConfigError(ValueError):
+    """A config that its user must mend. The message says where, what came and what was expected."""
+
+
+def choice(registry: Registry, **kwargs: Any) -> Any:
+    """A section (or a tuple of sections) whose dataclass ``registry`` picks by its ``name`` key.
+
+    Annotate the field ``Any`` for one section, ``tuple[Any, ...]`` for several. Keyword arguments
+    go to ``dataclasses.field``.
+    """
+    return field(metadata={"registry": registry}, **kwargs)
+
+
+def may_change(**kwargs: Any) -> Any:
+    """A field that says how the work is done (workers, logging, cache), not what is made.
+
+    It may differ between two starts, and is no part of what a stage is.
+    """
+    return field(metadata={"may_change": True}, **kwargs)
+
+
+def may_grow(**kwargs: Any) -> Any:
+    """A field that says how far a run goes (``num_steps``): a resumed run may change it.
+
+    A run that went further is another result, for all who read it.
+    """
+    return field(metadata={"may_grow": True}, **kwargs)
+
+
+def load_config(schema: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """Reads ``path``, applies ``overrides``, and checks every key and type against ``schema``.
+
+    Args:
+        schema: The frozen dataclass to build, e.g. ``TrainLamConfig``.
+        path: A YAML file. ``extends: other.yaml`` in the file, or in any section of it, names a
+            parent for that section, relative to the file.
+        overrides: Dotlist items, e.g. ``["optim.lr=1e-4", "objective.name=laom"]``. Last one wins.
+            ``sources.0.uri=x`` changes one element of a list, ``sources.*.uri=x`` all of them.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, an override has no ``=``, a key is
+            unknown or missing, or a value has the wrong type or is out of range.
+    """
+    return config_from_dict(schema, read_config(section_of(schema), path, overrides))
+
+
+def read_config(
+    section: Section, path: str | Path, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Reads ``path`` and applies ``overrides``: keys and values as they were given, unchecked.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, or an override has no ``=``.
+    """
+    merged = _merge(section, _load_yaml(section, Path(path)), _parse_overrides(overrides))
+    try:
+        raw = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_first_line(error)}") from None
+    assert isinstance(raw, dict)
+    return {str(key): value for key, value in raw.items()}
+
+
+def config_from_dict(schema: type[T], raw: Mapping[Any, Any]) -> T:
+    """Builds ``schema`` from plain containers, e.g. a config stored with a finished run.
+
+    Raises:
+        ConfigError: As for ``load_config``.
+    """
+    check_keys(section_of(schema), raw)
+    return _build(schema, raw, where="")
+
+
+def with_overrides(config: T, overrides: Sequence[str]) -> T:
+    """A copy of a config with dotlist overrides applied, as ``load_config`` applies them.
+
+    Raises:
+        ConfigError: As for ``load_config``.
+    """
+    schema = type(config)
+    raw = _merge(section_of(schema), config_to_dict(config), _parse_overrides(overrides))
+    return config_from_dict(schema, raw)
+
+
+def config_to_dict(config: Any) -> Any:
+    """The inverse of ``config_from_dict``: dicts, lists and scalars, ready for YAML or JSON."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return {f.name: config_to_dict(getattr(config, f.name)) for f in fields(config)}
+    if isinstance(config, Mapping):
+        return {key: config_to_dict(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [config_to_dict(value) for value in config]
+    return config
+
+
+def config_to_yaml(config: Any) -> str:
+    """The resolved config as YAML, keys in the order of the dataclass."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading
+
+
+def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ()) -> dict[Any, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `extends` goes in a circle.")
+    if not path.is_file():
+        raise ConfigError(f"No config file at {path}." + _near_files(path))
+    try:
+        # OmegaConf's loader, not PyYAML's: it reads 1e-4 as a number.
+        loaded = OmegaConf.load(path)
+        raw = OmegaConf.to_container(loaded, resolve=False)
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable as YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}.")
+    return _resolve_extends(section, raw, path.parent, (*seen, path.resolve()))
+
+
+def _resolve_extends(
+    section: Section | None, raw: Any, folder: Path, seen: tuple[Path, ...]
+) -> Any:
+    """Merges every mapping with the file that its ``extends`` names, children first."""
+    if isinstance(raw, list):
+        return [_resolve_extends(section, item, folder, seen) for item in raw]
+    if not isinstance(raw, dict):
+        return raw
+    known = section.keys if section else {}
+    resolved = {
+        key: _resolve_extends(known[key].section if key in known else None, value, folder, seen)
+        for key, value in raw.items()
+    }
+    parent = resolved.pop("extends", None)
+    if parent is None:
+        return resolved
+    return _merge(section, _load_yaml(section, folder / str(parent), seen), resolved)
+
+
+def _near_files(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" The folder {path.parent} does not exist either."
+    names = sorted(p.name for p in path.parent.glob("*.yaml"))
+    return f" {path.parent} holds: {', '.join(names)}." if names else ""
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    for item in overrides:
+        key, equals, _ = item.partition("=")
+        if not equals or not key:  # OmegaConf would silently read a bare "key" as key=null.
+            raise ConfigError(f"Override {item!r} has no '='. Write it as section.key=value.")
+    try:
+        raw = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"Overrides {list(overrides)}: {_first_line(error)}") from None
+    assert isinstance(raw, dict)
+    return {str(key): value for key, value in raw.items()}
+
+
+# ---------------------------------------------------------------------------------------------
+# Merging. It follows the schema, because only the schema knows which `name` picks a class.
+
+
+def _merge(section: Section | None, base: Any, over: Any, key: Key | None = None) -> Any:
+    if isinstance(base, list) and isinstance(over, Mapping):
+        return _merge_elements(section, base, over, key)
+    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return over
+    if key and key.choices:
+        if "name" in over and over["name"] != base.get("name"):
+            return dict(over)  # another class: the old one's keys mean nothing to it
+        name = base.get("name")
+        section = key.choices.section(name) if name in key.choices.names() else None
+    known = section.keys if section else {}
+    merged = dict(base)
+    for name, value in over.items():
+        child = known.get(name)
+        if name in base:
+            value = _merge(child.section if child else None, base[name], value, child)
+        merged[name] = value
+    return merged
+
+
+def _merge_elements(
+    section: Section | None, base: list[Any], over: Mapping[str, Any], key: Key | None
+) -> list[Any]:
+    merged = list(base)
+    for number, value in over.items():
+        index = int(number) if str(number).isdigit() else -1
+        if number != "*" and not 0 <= index < len(base):
+            where = key.name if key else "the list"
+            raise ConfigError(
+                f"{where}.{number}: expected * or an index from 0 to {len(base) - 1}."
+            )
+        for i in range(len(base)) if number == "*" else [index]:
+            merged[i] = _merge(section, merged[i], value, key)
+    return merged
+
+
+# ---------------------------------------------------------------------------------------------
+# Checking keys. It needs no class, so a mistyped key is told before torch is imported.
+
+
+def check_keys(section: Section, raw: Any, where: str = "") -> None:
+    """Whether the keys of a config are those of its section, all the way down.
+
+    Raises:
+        ConfigError: A key is unknown or missing, a section is no mapping, or a ``name`` is none of
+            the choices.
+    """
+    if not isinstance(raw, Mapping):
+        raise ConfigError(
+            f"{where.rstrip('.') or 'The config'}: expected keys of {section.name}, got {raw!r}."
+        )
+    for name in raw:
+        if name not in section.keys:
+            raise ConfigError(_unknown_key(f"{where}{name}", str(name), section))
+    for name, key in section.keys.items():
+        if name in raw:
+            _check_value(key, raw[name], f"{where}{name}")
+        elif key.is_required:
+            raise ConfigError(f"Key '{where}{name}' is missing: {section.name} needs it.")
+
+
+def _check_value(key: Key, raw: Any, where: str) -> None:
+    if raw is None or not (key.choices or key.section):
+        return
+    if not key.is_list:
+        _check_section(key, raw, where)
+        return
+    if not isinstance(raw, list | tuple):
+        raise ConfigError(f"{where}: expected a list of sections, got {raw!r}.")
+    for index, item in enumerate(raw):
+        _check_section(key, item, f"{where}.{index}")
+
+
+def _check_section(key: Key, raw: Any, where: str) -> None:
+    if not key.choices:
+        assert key.section
+        check_keys(key.section, raw, f"{where}.")
+        return
+    names = key.choices.names()
+    if not isinstance(raw, Mapping) or "name" not in raw:
+        raise ConfigError(f"{where}: needs a `name`, one of: {', '.join(names)}. Got {raw!r}.")
+    if raw["name"] not in names:
+        raise ConfigError(
+            f"{where}.name: Unknown {key.choices.kind} {raw['name']!r}. Choose one of: "
+            f"{', '.join(names)}."
+        )
+    check_keys(key.choices.section(raw["name"]), raw, f"{where}.")
+
+
+# ---------------------------------------------------------------------------------------------
+# Building. Sections are built bottom-up; leaves are checked by OmegaConf against their types.
+
+
+def _build(schema: type[T], raw: Any, where: str) -> T:
+    values: dict[str, Any] = {}
+    leaves: dict[str, tuple[Any, Any]] = {}
+    for name, (f, hint) in _fields_with_types(schema).items():
+        if name not in raw:
+            continue
+        if _is_section(_section_of(hint)) or "registry" in f.metadata:
+            values[name] = _build_section(f, hint, raw[name], f"{where}{name}")
+        else:
+            leaves[name] = (hint, raw[name])
+    values |= _check_leaves(leaves, where)
+    try:
+        return schema(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:  # a range check in __post_init__
+        raise ConfigError(f"{where.rstrip('.')}: {error}" if where else str(error)) from None
+
+
+def _build_section(f: Field, hint: Any, raw: Any, where: str) -> Any:
+    if raw is None:
+        if not _allows_none(hint, f):
+            raise ConfigError(f"{where}: expected a section, got null.")
+        return None
+    if _is_tuple(hint):
+        return tuple(_build_one(f, hint, item, f"{where}.{i}") for i, item in enumerate(raw))
+    return _build_one(f, hint, raw, where)
+
+
+def _build_one(f: Field, hint: Any, raw: Any, where: str) -> Any:
+    registry = f.metadata.get("registry")
+    schema = registry.get(raw["name"]).Config if registry else _section_of(hint)
+    return _build(schema, raw, f"{where}.")
+
+
+def _check_leaves(leaves: Mapping[str, tuple[Any, Any]], where: str) -> dict[str, Any]:
+    """Checks and converts values one at a time, so that an error names its own key."""
+    values = {}
+    for name, (hint, raw) in leaves.items():
+        if isinstance(raw, bool):
+            raw = _said_before_yaml(hint, raw, f"{where}{name}")
+        is_plain = raw is None or isinstance(raw, str | int | float)
+        check = _check_plain_leaf if is_plain else _check_leaf
+        try:
+            values[name] = check(name, hint, raw)
+        except OmegaConfBaseException as error:
+            expected = getattr(hint, "__name__", None) if not get_args(hint) else None
+            raise ConfigError(
+                f"{where}{name}: expected {expected or hint}, got {raw!r}. {_first_line(error)}"
+            ) from None
+        if words := _what_is_no_number(name, values[name]):
+            raise ConfigError(f"{where}{name}: expected {words}, got {raw!r}.")
+    return values
+
+
+def _said_before_yaml(hint: Any, raw: bool, where: str) -> Any:
+    """The word that YAML took for a truth value, where text is wanted: it reads ``off`` as false.
+
+    Raises:
+        ConfigError: Any text is allowed there, so nobody knows which word it was.
+    """
+    hint = _non_none(hint)
+    if get_origin(hint) is Literal:
+        meant = [word for word in get_args(hint) if word in _YAML_WORDS[raw]]
+        return meant[0] if len(meant) == 1 else raw
+    if hint is str:
+        words = ", ".join(_YAML_WORDS[raw])
+        raise ConfigError(
+            f"{where}: expected text, got {raw}. YAML reads {words} as {raw} unless the word is "
+            f"quoted: write {where.rpartition('.')[2]}: 'word' in a file, and "
+            f"\"{where}='word'\" on the command line."
+        )
+    return raw
+
+
+def _what_is_no_number(name: str, value: Any) -> str | None:
+    """What a field should hold in place of a number that no job can work with; None if it may.
+
+    NaN passes every comparison with a bound, so no range check of a section would find it.
+    """
+    if isinstance(value, tuple):
+        return next((words for item in value if (words := _what_is_no_number(name, item))), None)
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if isinstance(value, int) and name.removesuffix("s").endswith("seed"):
+        return None if 0 <= value < 1 << 32 else "a seed from 0 to 2^32 - 1"
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return "a number that an int64 holds"
+    return None
+
+
+def _check_leaf(name: str, hint: Any, raw: Any) -> Any:
+    holder = make_dataclass("Leaf", [(name, hint)])
+    checked = OmegaConf.merge(OmegaConf.structured(holder), {name: raw})
+    return _freeze(getattr(OmegaConf.to_object(checked), name))
+
+
+# The runs of a study differ in a few values of hundreds; checking one takes a millisecond.
+_check_plain_leaf = lru_cache(maxsize=65_536, typed=True)(_check_leaf)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+# ---------------------------------------------------------------------------------------------
+# Types
+
+
+def section_of(schema: type) -> Section:
+    """The keys of a dataclass, as ``lafp.config.source`` reads them from its source."""
+    if schema in _SECTIONS:
+        return _SECTIONS[schema]
+    keys = {}
+    for name, (f, hint) in _fields_with_types(schema).items():
+        registry, inner = f.metadata.get("registry"), _section_of(hint)
+        is_section = registry is None and _is_section(inner)
+        keys[name] = Key(
+            name=name,
+            is_required=f.default is MISSING and f.default_factory is MISSING,
+            is_list=_is_tuple(hint) and (is_section or registry is not None),
+            choices=_RegistryChoices(registry) if registry is not None else None,
+            find_section=partial(section_of, inner) if is_section else None,
+        )
+    return _SECTIONS.setdefault(schema, Section(schema.__name__, keys))
+
+
+class _RegistryChoices(Choices):
+    """The components of a registry, imported as they are asked for."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry.kind, dict.fromkeys(registry.names(), ""))
+        object.__setattr__(self, "registry", registry)
+
+    def section(self, name: str) -> Section:
+        """See ``Choices``."""
+        return section_of(self.registry.get(name).Config)  # type: ignore[attr-defined]
+
+
+def _fields_with_types(schema: Any) -> dict[str, tuple[Field, Any]]:
+    hints = get_type_hints(schema)
+    return {f.name: (f, hints[f.name]) for f in fields(schema)}
+
+
+def _is_section(hint: Any) -> bool:
+    return isinstance(hint, type) and is_dataclass(hint)
+
+
+def _non_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        rest = [arg for arg in get_args(hint) if arg is not type(None)]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
+
+
+def _section_of(hint: Any) -> Any:
+    """The dataclass inside ``X``, ``X | None``, ``tuple[X, ...]``; other hints unchanged."""
+    hint = _non_none(hint)
+    return _non_none(get_args(hint)[0]) if _is_tuple(hint) and get_args(hint) else hint
+
+
+def _is_tuple(hint: Any) -> bool:
+    return get_origin(_non_none(hint)) is tuple
+
+
+def _allows_none(hint: Any, f: Field) -> bool:
+    return f.default is None or (
+        get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
+    )
+
+
+def _unknown_key(full_key: str, key: str, section: Section) -> str:
+    known = list(section.keys)
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f" Did you mean: '{close[0]}'?" if close else f" Its keys: {', '.join(known)}."
+    return f"Key '{full_key}' is not in {section.name}.{hint}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,95 @@
+"""Checks of a shard set against a model, and clips held out from training."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+
+from lafp.config import ConfigError
+from lafp.data.labels import vector_dims
+from lafp.data.order.clips import ClipOrder
+from lafp.data.shards.cache import ClipCache
+from lafp.data.shards.reader import ClipReader
+from lafp.data.shards.sets import open_shard_set
+from lafp.data.stored_latents import clips_without_latents
+from lafp.types import ClipBatch, ObsSpec
+
+CLIPS_PER_BATCH = 8
+
+
+def check_frame_size(shards: str, obs: ObsSpec) -> None:
+    """Raises ConfigError where the set's frames are not what a model was trained on."""
+    spec = open_shard_set(shards)
+    if (spec.height_px, spec.width_px) != (obs.height_px, obs.width_px):
+        raise ConfigError(
+            f"{shards} holds frames of {spec.height_px}x{spec.width_px} px, the latent action "
+            f"model was trained on {obs.height_px}x{obs.width_px}. Preprocess to that size."
+        )
+
+
+def check_clip_lengths(shards: str, frame_stack: int, chunk_steps: int = 1) -> None:
+    """Raises ConfigError where clips are too short for what is to be cut from them.
+
+    Args:
+        shards: URI of the shard set.
+        frame_stack: Frames of an observation; a window is one frame longer.
+        chunk_steps: Steps of a plan. Shorter clips are used as far as they go, but where no clip
+            is as long, the end of a plan is never learned.
+    """
+    spec, needed = open_shard_set(shards), frame_stack + 1
+    if spec.min_clip_frames < needed:
+        raise ConfigError(
+            f"The shortest clip of {shards} has {spec.min_clip_frames} frames, a window with "
+            f"window.frame_stack {frame_stack} needs {needed}. Lower frame_stack, or preprocess "
+            f"with clip.min_frames={needed}, under another name."
+        )
+    longest = spec.max_clip_frames - frame_stack
+    if chunk_steps > longest:
+        raise ConfigError(
+            f"policy.chunk_steps is {chunk_steps}, but the longest clip of {shards} has "
+            f"{longest} steps: the end of a plan would never be learned. Lower chunk_steps (and "
+            "execute_steps), or preprocess with a larger clip.max_s, under another name."
+        )
+
+
+def check_vectors(shards: str, obs: ObsSpec) -> None:
+    """Raises ConfigError where a policy reads vectors that the set's clips do not have."""
+    found = vector_dims(shards) if obs.vector_dim else {}
+    for name, dim in obs.vector_dims.items():
+        if found[name] != dim:
+            raise ConfigError(
+                f"The policy reads {name}s of {dim} numbers, the clips of {shards} have "
+                f"{found[name] or 'none'}. Use labeled shards whose {name} is the same."
+            )
+
+
+class HeldOutClips:
+    """The first clips of a set's validation split, in a fixed order. Empty without such a split.
+
+    Args:
+        shards: URI of the shard set.
+        max_clips: Upper bound of how many are read.
+        latents: URI of a latent set of these clips, to be read along.
+    """
+
+    def __init__(self, shards: str, max_clips: int, latents: str | None = None) -> None:
+        self.num_clips = min(max_clips, open_shard_set(shards).num_clips.get("val", 0))
+        if self.num_clips:
+            skipped = clips_without_latents(latents) if latents else frozenset()
+            self._order = ClipOrder(shard_set=shards, split="val", seed=0, skipped_clips=skipped)
+            self.num_clips = min(self.num_clips, self._order.num_clips)
+            self._reader = ClipReader(shards, ClipCache(max_bytes=1 << 28), latents)
+
+    def batches(self, device: torch.device) -> Iterator[ClipBatch]:
+        """The clips, ``CLIPS_PER_BATCH`` at a time."""
+        refs = list(islice(self._order.visits(), self.num_clips)) if self.num_clips else []
+        for start in range(0, len(refs), CLIPS_PER_BATCH):
+            arrays = self._reader.read_sound_batch(refs[start : start + CLIPS_PER_BATCH])
+            is_sound = arrays.pop("damaged")[:, 0] == 0  # no clip is to be measured twice
+            tensors = {name: torch.from_numpy(array[is_sound]) for name, array in arrays.items()}
+            yield ClipBatch(**tensors).to(device)
+
+
+def cuda_devices(device: torch.device) -> list[torch.device]:
+    """What ``torch.random.fork_rng`` takes for a model on ``device``."""
+    return [device] if device.type == "cuda" else []

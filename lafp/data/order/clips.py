@@ -1,0 +1,126 @@
+"""Shards -> clips: which clips a step reads, and in which order.
+
+The order of an epoch is a function of (seed, epoch) and the manifest alone. A step is a range of
+positions in that order, so a **cursor is one number** (the step), any number of workers splits a
+step the same way, and nothing is lost or read twice after a resume.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.order.motion import MotionWeights, num_visits
+from lafp.data.randomness import derive_seed, keyed_permutation
+from lafp.data.shards.format import ClipLocation, Split
+from lafp.data.shards.sets import open_shard_set, read_shard_entry
+
+
+@dataclass(frozen=True)
+class ClipRef:
+    """One visit to one clip."""
+
+    shard: str
+    location: ClipLocation
+    epoch: int
+    """Which visit to the clip this is: the epoch; further visits in an epoch add 2^32 each."""
+    shard_set: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOrder:
+    """The endless, deterministic sequence of clip visits of a training run.
+
+    An epoch permutes the shards, cuts them into pools of ``pool_shards`` and permutes the clips
+    across each pool. So memory holds the index of one pool, not of the corpus, and two clips of
+    one shard land a pool apart on average rather than side by side.
+    """
+
+    shard_set: str
+    split: Split
+    seed: int
+    pool_shards: int = 16
+    only_clips: frozenset[str] | None = None
+    """Clip ids to visit; None visits all of the split. Used for small labeled subsets."""
+    skipped_clips: frozenset[str] = frozenset()
+    """Clip ids to leave out, e.g. the few that could not be labeled."""
+    motion_power: float = 0.0
+    """Clips are visited in proportion to their motion to this power. If it is not 0, an epoch
+    visits a clip as often as its weight says, rounded up or down anew in each."""
+    _motion: MotionWeights | None = field(init=False, repr=False, compare=False)
+    _shards: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        shards = _read_manifest(self.shard_set, self.split)
+        power, motion = self.motion_power, None
+        if power and shards:
+            motion = MotionWeights(self.shard_set, self.split, power)
+        object.__setattr__(self, "_motion", motion)
+        if self.only_clips is not None or self.skipped_clips or motion:
+            counts = [(name, self._num_visits(name)) for name, _ in shards]
+            shards = [(name, count) for name, count in counts if count]
+        if not shards:
+            raise ConfigError(f"No {self.split} clips in {self.shard_set}.")
+        object.__setattr__(self, "_shards", tuple(shards))
+
+    @property
+    def num_clips(self) -> int:
+        """Visits per epoch; each is to another clip unless clips are weighted."""
+        return sum(count for _, count in self._shards)
+
+    @property
+    def shard_sets(self) -> tuple[str, ...]:
+        """URIs of what is visited."""
+        return (self.shard_set,)
+
+    def visits(self, start: int = 0) -> Iterator[ClipRef]:
+        """Endless visits from position ``start`` of the sequence."""
+        epoch, skip = divmod(start, self.num_clips)
+        while True:
+            yield from self._epoch(epoch, skip)
+            epoch, skip = epoch + 1, 0
+
+    def _epoch(self, epoch: int, skip: int) -> Iterator[ClipRef]:
+        order = keyed_permutation(len(self._shards), self.seed, epoch)
+        for first in range(0, len(order), self.pool_shards):
+            pool = [self._shards[i] for i in order[first : first + self.pool_shards]]
+            size = sum(count for _, count in pool)
+            if skip >= size:
+                skip -= size
+                continue
+            refs = [ref for name, _ in pool for ref in self._refs(name, epoch)]
+            for i in keyed_permutation(size, self.seed, epoch, first + 1)[skip:]:
+                yield refs[i]
+            skip = 0
+
+    def _refs(self, shard: str, epoch: int) -> list[ClipRef]:
+        """The visits to one shard in an epoch, in the shard's order."""
+        clips = self._locations(shard)
+        if self._motion is None:
+            return [ClipRef(shard, clip, epoch, self.shard_set) for clip in clips]
+        key = derive_seed(shard)
+        counts = num_visits(self._motion.of(clips), self.seed, epoch, key)
+        return [
+            ClipRef(shard, clip, epoch + (repeat << 32), self.shard_set)
+            for clip, count in zip(clips, counts, strict=True)
+            for repeat in range(count)
+        ]
+
+    def _num_visits(self, shard: str) -> int:
+        clips = self._locations(shard)
+        return round(self._motion.of(clips).sum()) if self._motion and clips else len(clips)
+
+    def _locations(self, shard: str) -> list[ClipLocation]:
+        clips = read_shard_entry(self.shard_set, shard).clips
+        if self.only_clips is not None:
+            clips = tuple(c for c in clips if c.clip_id in self.only_clips)
+        return [c for c in clips if c.clip_id not in self.skipped_clips]
+
+
+def _read_manifest(uri: str, split: str) -> list[tuple[str, int]]:
+    import pyarrow.parquet as pq
+
+    open_shard_set(uri)  # a clear error when there is none
+    with storage.local_file(storage.join(uri, "manifest.parquet")) as path:
+        rows = pq.read_table(path, columns=["shard", "split", "num_clips"]).to_pylist()
+    return sorted((row["shard"], row["num_clips"]) for row in rows if row["split"] == split)

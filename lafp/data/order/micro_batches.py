@@ -1,0 +1,179 @@
+"""Steps -> micro-batches: what one rank reads for each step, from all streams of a task.
+
+Torch-free, as it also runs in Ray's readers.
+"""
+
+import math
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count, islice
+
+import numpy as np
+
+from lafp.config import ConfigError
+from lafp.data.order.clips import ClipRef
+from lafp.data.order.demand import ClipDemand, ClipStream
+from lafp.data.shards.cache import ClipCache
+from lafp.data.shards.reader import ClipReader
+from lafp.data.shards.sets import open_shard_set
+from lafp.data.stored_latents import open_latent_set
+
+MicroBatch = dict[str, dict[str, np.ndarray]]
+"""Stream -> field of ``ClipBatch`` -> array."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatchPlan:
+    """Which clips one rank reads. Picklable: readers in other processes get it."""
+
+    demands: Mapping[str, ClipDemand]
+    rank: int
+    world_size: int
+    num_rounds: int
+    """Micro-batches per step and rank: gradient accumulation."""
+
+    def __post_init__(self) -> None:
+        parts = self.world_size * self.num_rounds
+        for name, demand in self.demands.items():
+            if demand.clips_per_step % parts:
+                raise ConfigError(
+                    f"The stream '{name}' takes {demand.clips_per_step} clips per step, which do "
+                    f"not divide among {self.world_size} workers x {self.num_rounds} "
+                    "micro-batches. Change the batch size, windows_per_clip, num_workers or "
+                    "gradient_accumulation."
+                )
+
+    @property
+    def step_num_bytes(self) -> int:
+        """Bytes that one rank reads per step."""
+        return sum(
+            demand.clips_per_step // self.world_size * sent_num_bytes(demand)
+            for demand in self.demands.values()
+        )
+
+
+def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
+    """Bytes of a clip's frames, flow and stored latent actions, as long as the longest clip.
+
+    Args:
+        demand: The stream.
+        max_frames: Count no more frames of a clip than that.
+    """
+    specs = [open_shard_set(uri) for uri in demand.order.shard_sets]
+    spec, length = specs[0], max(s.max_clip_frames for s in specs)
+    num_frames = length if max_frames is None else min(max_frames, length)
+    num_bytes = num_frames * spec.height_px * spec.width_px * 3
+    if spec.flow_size_px is not None:
+        num_bytes += length * 2 * 2 * math.prod(spec.flow_size_px)
+    if demand.latents is not None:
+        num_bytes += length * 4 * open_latent_set(demand.latents).latent_action_dim
+    return num_bytes
+
+
+def sent_num_bytes(demand: ClipDemand) -> int:
+    """The same of what a reader sends of a clip: only the frames of its windows."""
+    return clip_num_bytes(demand, demand.draws.max_frames if demand.draws else None)
+
+
+class MicroBatchReader:
+    """Reads the micro-batches of any step; steps in a row cost no search.
+
+    Args:
+        plan: What to read.
+        cache_bytes: Of decoded frames to keep.
+        num_threads: That decode; one is the caller's own.
+    """
+
+    def __init__(self, plan: MicroBatchPlan, cache_bytes: int = 0, num_threads: int = 1) -> None:
+        self.plan = plan
+        cache = ClipCache(cache_bytes)
+        pool = ThreadPoolExecutor(num_threads, "decode") if num_threads > 1 else None
+        self._readers = {
+            name: ClipReader(demand.order.shard_sets, cache, demand.latents, demand.draws, pool)
+            for name, demand in plan.demands.items()
+        }
+        self._refs: dict[str, Iterator[ClipRef]] = {}
+        self._next_step = -1
+
+    def read(self, step: int) -> Iterator[MicroBatch]:
+        """The ``num_rounds`` micro-batches of one step."""
+        block = self.read_block(range(step, step + 1))
+        for n in range(self.plan.num_rounds):
+            yield {
+                stream: {name: array[n] for name, array in arrays.items()}
+                for stream, arrays in block.items()
+            }
+
+    def read_block(self, steps: range) -> MicroBatch:
+        """All micro-batches of some steps in a row, along a new first axis."""
+        if steps.start != self._next_step:
+            self._seek(steps.start)
+        self._next_step = -1  # until these steps are read
+        num_rows = len(steps) * self.plan.num_rounds
+        block = {stream: self._read_stream(stream, num_rows) for stream in self.plan.demands}
+        self._next_step = steps.stop
+        return block
+
+    def read_from(self, start_step: int) -> Iterator[MicroBatch]:
+        """The micro-batches of every step from ``start_step``, endless."""
+        for step in count(start_step):
+            yield from self.read(step)
+
+    def _seek(self, step: int) -> None:
+        for name, demand in self.plan.demands.items():
+            self._refs[name] = ClipStream(
+                order=demand.order,
+                clips_per_step=demand.clips_per_step,
+                rank=self.plan.rank,
+                world_size=self.plan.world_size,
+                start_step=step,
+            ).refs()
+
+    def _read_stream(self, name: str, num_rows: int) -> dict[str, np.ndarray]:
+        demand = self.plan.demands[name]
+        num_clips = demand.clips_per_step // (self.plan.world_size * self.plan.num_rounds)
+        refs = list(islice(self._refs[name], num_rows * num_clips))
+        arrays = self._readers[name].read_sound_batch(refs, num_rows)
+        return {
+            name: array.reshape(num_rows, num_clips, *array.shape[1:])
+            for name, array in arrays.items()
+        }
+
+
+def read_ahead(batches: Iterator[MicroBatch], depth: int) -> Iterator[MicroBatch]:
+    """Reads up to ``depth`` micro-batches ahead in a thread; an error comes out in its place.
+
+    The thread ends when the iterator is closed or collected.
+    """
+    ready: queue.Queue[MicroBatch | BaseException] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: MicroBatch | BaseException) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+        except BaseException as error:
+            put(error)
+
+    threading.Thread(target=read, name="read-ahead", daemon=True).start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()

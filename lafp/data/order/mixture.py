@@ -1,0 +1,64 @@
+"""Which clips are visited how often: by their motion, and over several shard sets by weight."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lafp.data.order.clips import ClipOrder, ClipRef
+from lafp.data.randomness import derive_seed, keyed_permutation
+
+MIX_PERIOD = 1024
+"""Positions in which every shard set of a mixture has its exact share."""
+_MIX = derive_seed("mix")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedOrder:
+    """Several clip orders as one endless sequence, each with its share of the positions.
+
+    Every ``MIX_PERIOD`` positions hold exactly each part's share, in an order of their own. So the
+    cursor stays one number, and each part keeps its own epochs: within a part's epoch no clip is
+    lost and none comes twice, however often the other parts have been through.
+    """
+
+    parts: tuple[ClipOrder, ...]
+    weights: tuple[float, ...]
+    """Positive; their sum is of no matter."""
+    seed: int
+    _quotas: np.ndarray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        shares = np.array(self.weights) / sum(self.weights) * MIX_PERIOD
+        quotas = np.maximum(1, np.floor(shares)).astype(np.int64)
+        for i in np.argsort(np.floor(shares) - shares, kind="stable"):  # largest remainders first
+            quotas[i] += quotas.sum() < MIX_PERIOD
+        quotas[np.argmax(quotas)] += MIX_PERIOD - quotas.sum()
+        object.__setattr__(self, "_quotas", quotas)
+
+    @property
+    def shard_sets(self) -> tuple[str, ...]:
+        """URIs of all parts."""
+        return tuple(part.shard_set for part in self.parts)
+
+    @property
+    def num_clips(self) -> int:
+        """Of one epoch of every part."""
+        return sum(part.num_clips for part in self.parts)
+
+    def visits(self, start: int = 0) -> Iterator[ClipRef]:
+        """Endless visits from position ``start`` of the sequence."""
+        period, offset = divmod(start, MIX_PERIOD)
+        done = np.bincount(self._pattern(period)[:offset], minlength=len(self.parts))
+        sources = [
+            part.visits(int(period * quota + num))
+            for part, quota, num in zip(self.parts, self._quotas, done, strict=True)
+        ]
+        while True:
+            for part in self._pattern(period)[offset:]:
+                yield next(sources[part])
+            period, offset = period + 1, 0
+
+    def _pattern(self, period: int) -> np.ndarray:
+        parts = np.repeat(np.arange(len(self.parts)), self._quotas)
+        return parts[keyed_permutation(MIX_PERIOD, self.seed, _MIX, period)]

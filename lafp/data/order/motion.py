@@ -1,0 +1,61 @@
+"""How often clips are visited by their motion."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lafp import storage
+from lafp.data.randomness import keyed_uniform
+from lafp.data.shards.format import ClipLocation
+
+MAX_WEIGHT = 8.0
+"""A clip is visited at most so often per epoch, and at least once in so many epochs."""
+
+
+class MotionWeights:
+    """Visits per epoch that a clip gets on average: its motion to a power, 1 in the mean.
+
+    Memory holds 12 bytes per clip of the split.
+
+    Args:
+        uri: Of the shard set.
+        split: Whose clips.
+        power: 0 weighs all clips alike, 1 in proportion to their motion.
+    """
+
+    def __init__(self, uri: str, split: str, power: float) -> None:
+        import pyarrow.parquet as pq
+
+        with storage.local_file(storage.join(uri, "clips.parquet")) as path:
+            table = pq.read_table(path, columns=["clip_id", "motion", "split"])
+        is_ours = np.array(table["split"]) == split
+        ids = np.array(table["clip_id"])[is_ours]
+        motion = np.array(table["motion"], np.float64)[is_ours]
+        weights = np.maximum(motion, 1e-6) ** power
+        weights = np.clip(weights / weights.mean(), 1 / MAX_WEIGHT, MAX_WEIGHT)
+        keys = np.array([int(clip_id[:16], 16) >> 1 for clip_id in ids], np.int64)
+        order = np.argsort(keys)
+        self._keys, self._weights = keys[order], weights[order].astype(np.float32)
+
+    def of(self, clips: Sequence[ClipLocation]) -> np.ndarray:
+        """Of the clips of one shard, float64, scaled so that their sum is a whole number."""
+        keys = np.array([clip.key for clip in clips], np.int64)
+        weights = self._weights[np.searchsorted(self._keys, keys)].astype(np.float64)
+        return weights * (max(1, round(weights.sum())) / weights.sum())
+
+
+def num_visits(weights: np.ndarray, *keys: int) -> np.ndarray:
+    """Draws whole numbers with the given means: each is its mean, rounded up or down.
+
+    Systematic sampling: the sum is always that of the means, which must be whole.
+
+    Args:
+        weights: Means, float64 [N].
+        *keys: Of the draw.
+
+    Returns:
+        int64 [N].
+    """
+    edges = np.concatenate([[0.0], np.cumsum(weights)])
+    edges[-1] = round(edges[-1])
+    return np.diff(np.floor(edges + keyed_uniform(*keys)).astype(np.int64))

@@ -1,0 +1,248 @@
+"""The shard record, defined once: what preprocessing writes and training reads.
+
+A **shard set** is one preprocessed source, a folder (local or S3)::
+
+    shard_set.json         ShardSet: frame size, fps, action spec, totals
+    manifest.parquet       one row per shard (ShardEntry without its clips)
+    clips.parquet          one row per clip (ClipRecord)
+    rejects.parquet        one row per span that became no clip, with the reason
+    train-000000.tar       a WebDataset shard: per clip <clip_id>.mp4, <clip_id>.json and,
+                           with labels or flow, <clip_id>.npz (true_action, state,
+                           condition, flow)
+    train-000000.json      ShardEntry: checksum, counts, and where each clip lies in the tar
+
+A shard is complete when its ``.json`` entry is there; the tar is renamed into place before it.
+Torch-free: preprocessing workers import it.
+"""
+
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lafp.storage import strict_json
+
+Split = Literal["train", "val"]
+VIDEO_SUFFIX, META_SUFFIX, LABELS_SUFFIX = "mp4", "json", "npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecord:
+    """Everything measured about one clip: a row of clips.parquet and the clip's ``.json``."""
+
+    clip_id: str
+    """32 hex digits: hash of the source video's content and the clip's span."""
+    video_id: str
+    """32 hex digits: hash of the source video's content."""
+    video_uri: str
+    source: str
+    """Name of the source that the video was listed under."""
+    episode_id: str
+    """Clips of one episode (several cameras, several spans) share it; else the video's id."""
+    split: Split
+    start_s: float
+    """Span in the source video, in seconds of presentation time."""
+    end_s: float
+    fps: float
+    """True frames per second of the clip: frames lie 1/fps apart in presentation time."""
+    width_px: int
+    height_px: int
+    num_frames: int
+    source_fps: float
+    source_width_px: int
+    """Upright: after rotation."""
+    source_height_px: int
+    source_codec: str
+    motion: float
+    """Median over neighbouring frames of the mean absolute difference, in [0, 1]."""
+    has_labels: bool
+    num_bytes: int
+    """Size of the encoded clip."""
+    frames_per_picture: float = 1.0
+    """Frames of the source that show each of its pictures, where repeats were undone: 1.25 for 24
+    pictures in 30 frames."""
+    pair_motion: tuple[int, ...] = ()
+    """Mean absolute difference of frames t and t+1 for each t, in 1/10,000 of the unit of
+    ``motion``: what training may sample frame pairs by."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON. ``asdict`` would copy each number of ``pair_motion``."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "ClipRecord":
+        """The inverse of ``to_dict``, after JSON."""
+        return cls(**raw | {"pair_motion": tuple(raw.get("pair_motion", ()))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipLocation:
+    """A clip inside its shard: byte ranges, so that one clip is one ranged read."""
+
+    clip_id: str
+    num_frames: int
+    video_offset: int
+    video_bytes: int
+    labels_offset: int = 0
+    labels_bytes: int = 0
+    crc32: int | None = None
+    """Of the video's bytes, then the labels'. None in sets that were written without."""
+
+    @property
+    def key(self) -> int:
+        """63 bits of the clip id, for keyed random draws."""
+        return int(self.clip_id[:16], 16) >> 1
+
+
+def id_prefix(key: int) -> str:
+    """The first 15 hex digits of the id of the clip that has this key."""
+    return f"{key << 1:016x}"[:15]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One complete shard."""
+
+    shard: str
+    """File name of the tar, e.g. ``train-000000.tar``."""
+    split: Split
+    num_clips: int
+    num_frames: int
+    num_bytes: int
+    sha256: str
+    clips: tuple[ClipLocation, ...]
+
+    def to_json(self) -> str:
+        """The shard's ``.json`` file."""
+        return strict_json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ShardEntry":
+        """Reads the shard's ``.json`` file."""
+        raw = json.loads(text)
+        return cls(**raw | {"clips": tuple(ClipLocation(**clip) for clip in raw["clips"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Arrays of one clip: its labels, and what preprocessing measured."""
+
+    true_action: np.ndarray | None = None
+    """float32 [T, A] in the environment's units (discrete: int64 [T]). Row t acts between frames
+    t and t+1; the last row belongs to no pair of the clip."""
+    state: np.ndarray | None = None
+    """float32 [T, S]."""
+    condition: np.ndarray | None = None
+    """float32 [G], one for the whole clip: task id, embedding of a text or a goal."""
+    flow: np.ndarray | None = None
+    """float16 [T - 1, 2, h, w]: optical flow along x and y from frame t to t+1, in pixels of the
+    stored frame; h and w are smaller than the frame's."""
+
+    def to_bytes(self) -> bytes:
+        """The clip's ``.npz`` member."""
+        buffer = io.BytesIO()
+        arrays = {name: a for name, a in vars(self).items() if a is not None}
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Labels":
+        """Reads the clip's ``.npz`` member; never unpickles."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return cls(**{f.name: arrays.get(f.name) for f in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSet:
+    """``shard_set.json``: what is true of every clip of the set."""
+
+    source: str
+    width_px: int
+    height_px: int
+    fps: float | None
+    """None when clips keep the rates of their videos."""
+    num_clips: dict[str, int]
+    """Per split."""
+    num_frames: dict[str, int]
+    num_hours: float
+    min_clip_frames: int
+    max_clip_frames: int
+    action: dict[str, Any] | None = None
+    """Fields of ``ActionSpec``, and per dimension ``mean``, ``std``, ``min``, ``max`` and quantiles
+    ``q01`` and ``q99`` of the training clips; None without labels."""
+    flow_size_px: list[int] | None = None
+    """Height and width of the optical flow that is stored with every clip, if any."""
+
+    def to_json(self) -> str:
+        """The ``shard_set.json`` file."""
+        return strict_json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ShardSet":
+        """Reads ``shard_set.json``."""
+        return cls(**json.loads(text))
+
+
+class ShardWriter:
+    """Writes one local tar, clip by clip. The caller renames it into place when it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("wb")
+        # USTAR without owners and times: the same clips give the same bytes.
+        self._tar = tarfile.open(  # noqa: SIM115 - closed by close()
+            fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT
+        )
+        self.clips: list[ClipLocation] = []
+
+    def add(self, record: ClipRecord, video: bytes, labels: Labels | None) -> None:
+        """Appends one clip's members."""
+        meta = strict_json.dumps(record.to_dict()).encode()
+        self._add(f"{record.clip_id}.{META_SUFFIX}", meta)
+        video_offset = self._add(f"{record.clip_id}.{VIDEO_SUFFIX}", video)
+        labels_data = labels.to_bytes() if labels else b""
+        labels_offset = self._add(f"{record.clip_id}.{LABELS_SUFFIX}", labels_data) if labels else 0
+        self.clips.append(
+            ClipLocation(
+                clip_id=record.clip_id,
+                num_frames=record.num_frames,
+                video_offset=video_offset,
+                video_bytes=len(video),
+                labels_offset=labels_offset,
+                labels_bytes=len(labels_data),
+                crc32=zlib.crc32(labels_data, zlib.crc32(video)),
+            )
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Ends the tar and flushes it to disk."""
+        self._tar.close()
+        self._file.close()
+
+    def _add(self, name: str, data: bytes) -> int:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        self._tar.addfile(info, io.BytesIO(data))
+        padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        return self._file.tell() - padded
+
+
+def read_records(path: Path) -> Iterator[ClipRecord]:
+    """The clip records of a local shard, in order."""
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if member.name.endswith(f".{META_SUFFIX}"):
+                file = tar.extractfile(member)
+                assert file is not None
+                yield ClipRecord.from_dict(json.loads(file.read()))

@@ -1,0 +1,242 @@
+"""Clips -> arrays of fixed shape: read, checked, and of each no more decoded than is used."""
+
+# Shape suffixes in this file: B clips, T frames of the longest clip, R frames that are sent of one.
+
+import math
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from zipfile import BadZipFile
+
+import numpy as np
+
+from lafp import storage
+from lafp.data.order.clips import ClipRef
+from lafp.data.order.window_draws import WindowDraws
+from lafp.data.shards.cache import ClipCache, DecodedClip
+from lafp.data.shards.damage import REASONS, DamagedClipError
+from lafp.data.shards.format import ClipLocation, Labels
+from lafp.data.shards.sets import open_shard_set
+from lafp.data.stored_latents import LatentReader
+from lafp.video.clip_codec import decode_frames
+
+
+@dataclass(frozen=True)
+class _Visit:
+    ref: ClipRef
+    clip: DecodedClip
+    times: Sequence[int]
+    frames: np.ndarray
+    """uint8 [R, H, W, 3]: those at ``times``, then zeros."""
+
+
+class ClipReader:
+    """Reads and decodes clips to arrays of fixed shape.
+
+    Args:
+        shard_set: URI; or several, of one frame size, whose clips may lie in one batch.
+        cache: Shared by the readers of a process.
+        latents: URI of a latent set of these clips, to be read along.
+        draws: Windows whose frames are all that will be used; None gives every frame.
+        pool: Threads that decode the clips of a batch side by side; None decodes in the caller's.
+    """
+
+    def __init__(
+        self,
+        shard_set: str | tuple[str, ...],
+        cache: ClipCache | None = None,
+        latents: str | None = None,
+        draws: WindowDraws | None = None,
+        pool: Executor | None = None,
+    ) -> None:
+        uris = (shard_set,) if isinstance(shard_set, str) else shard_set
+        specs = [open_shard_set(uri) for uri in uris]
+        self.spec = specs[0]
+        self._length = max(spec.max_clip_frames for spec in specs)
+        # Not worth an index where it would leave hardly a frame out.
+        self._draws = draws if draws and draws.max_frames < self._length else None
+        self.num_sent = self._draws.max_frames if self._draws else self._length
+        """R: frames that are sent of one clip."""
+        self._cache = cache or ClipCache(0)
+        self._latents_uri = latents or ""
+        self._latents = LatentReader(latents) if latents is not None else None
+        self._map = pool.map if pool else map
+        self._spare: _Visit | None = None
+
+    def read(self, ref: ClipRef) -> dict[str, np.ndarray]:
+        """One clip: the fields of ``ClipBatch`` without their batch axis."""
+        return {name: array[0] for name, array in self.read_batch([ref]).items()}
+
+    def read_batch(self, refs: Sequence[ClipRef]) -> dict[str, np.ndarray]:
+        """Several clips, stacked: the fields of ``ClipBatch``.
+
+        Returns:
+            ``frames`` uint8 [B, R, H, W, 3], zero beyond a clip's end; ``num_frames``,
+            ``clip_key`` and ``epoch`` int64 [B]; where only the frames of ``draws`` are given
+            ``frame_rows`` int32 [B, T], else R = T; in labeled sets ``true_action`` [B, T, ...];
+            where it was stored ``flow`` float16 [B, T, 2, h, w]; with a latent set
+            ``latent_action`` float32 [B, T, Z]; ``state`` float32 [B, T, S] and ``condition``
+            float32 [B, G] where all of the clips have them alike. T is that of the longest clip of
+            all sets, so every batch has one shape.
+
+        Raises:
+            DamagedClipError: A clip is not what its shard's entry says.
+            StorageError: Storage does not answer.
+            ValueError: A clip is shorter than a window.
+        """
+        frames, visits = self._read(refs)
+        for visit in visits:
+            if isinstance(visit, DamagedClipError):
+                raise visit
+        return self._batch(frames, [visit for visit in visits if isinstance(visit, _Visit)])
+
+    def read_sound_batch(
+        self, refs: Sequence[ClipRef], num_batches: int = 1
+    ) -> dict[str, np.ndarray]:
+        """``read_batch``, where another clip stands in for each that is damaged.
+
+        A clip of the same batch, or else the last one that was read before. A damaged file must
+        not end a run of days; ``damaged``, int64 [B, 2], tells whoever counts.
+
+        Args:
+            refs: Clips of one or more batches of equal size.
+            num_batches: How many; they come out as one.
+
+        Raises:
+            DamagedClipError: No clip could be read so far.
+            StorageError: Storage does not answer.
+            ValueError: A clip is shorter than a window.
+        """
+        frames, visits = self._read(refs)
+        damaged = np.zeros((len(refs), 2), np.int64)
+        whole: list[_Visit] = []
+        batch_size = len(refs) // num_batches
+        for first in range(0, len(refs), batch_size):
+            of_batch = visits[first : first + batch_size]
+            found = [visit for visit in of_batch if isinstance(visit, _Visit)]
+            found = found or ([self._spare] if self._spare else [])
+            for row, visit in enumerate(of_batch, first):
+                if isinstance(visit, DamagedClipError):
+                    if not found:
+                        raise visit
+                    damaged[row] = refs[row].location.key, REASONS.index(visit.reason)
+                    visit = found[(row - first) % len(found)]
+                    frames[row] = visit.frames
+                whole.append(visit)
+            self._spare = found[-1]
+        return self._batch(frames, whole) | {"damaged": damaged}
+
+    def _read(self, refs: Sequence[ClipRef]) -> tuple[np.ndarray, list[_Visit | DamagedClipError]]:
+        shape = len(refs), self.num_sent, self.spec.height_px, self.spec.width_px, 3
+        frames_BRHWC = np.empty(shape, np.uint8)
+        return frames_BRHWC, list(self._map(self._visit, refs, self._times(refs), frames_BRHWC))
+
+    def _times(self, refs: Sequence[ClipRef]) -> Sequence[Sequence[int]]:
+        """Which frames are sent, ascending."""
+        if not self._draws:
+            return [range(ref.location.num_frames) for ref in refs]
+        num_frames, epoch, clip_key = _numbers(refs)
+        return [times.tolist() for times in self._draws.frames_of(num_frames, epoch, clip_key)]
+
+    def _visit(
+        self, ref: ClipRef, times: Sequence[int], frames: np.ndarray
+    ) -> _Visit | DamagedClipError:
+        try:
+            clip = self._decoded(ref, times, frames)
+        except DamagedClipError as error:
+            return error
+        frames[len(times) :] = 0
+        return _Visit(ref, clip, times, frames)
+
+    def _decoded(self, ref: ClipRef, times: Sequence[int], out: np.ndarray) -> DecodedClip:
+        location = ref.location
+        key = ref.shard_set, self._latents_uri, location.clip_id
+        if (clip := self._cache.get(key)) is None:
+            shape = location.num_frames, *out.shape[1:]
+            if not self._cache.has_room(math.prod(shape)):
+                return self._decode(ref, times, out)
+            clip = self._decode(ref, range(location.num_frames), np.empty(shape, np.uint8))
+            self._cache.put(key, clip)
+        out[: len(times)] = clip.frames[times] if self._draws else clip.frames
+        return clip
+
+    def _decode(self, ref: ClipRef, times: Sequence[int], out: np.ndarray) -> DecodedClip:
+        location, shard = ref.location, storage.join(ref.shard_set, ref.shard)
+        video, labels_data = _checked_bytes(shard, location)
+        damaged = partial(DamagedClipError, location.clip_id, shard)
+        try:
+            num_frames = decode_frames(video, times, out)
+            labels = Labels.from_bytes(labels_data) if labels_data else None
+        except (ValueError, BadZipFile) as error:
+            raise damaged("undecodable", str(error)) from error
+        if num_frames != location.num_frames:
+            detail = f"it has {num_frames} frames, its entry says {location.num_frames}"
+            raise damaged("undecodable", detail)
+        latents = self._latents.read(ref.shard, location) if self._latents else None
+        return DecodedClip(out, labels, latents)
+
+    def _batch(self, frames: np.ndarray, visits: Sequence[_Visit]) -> dict[str, np.ndarray]:
+        length = self._length
+        num_frames, epoch, clip_key = _numbers([visit.ref for visit in visits])
+        batch = {"frames": frames, "num_frames": num_frames, "clip_key": clip_key, "epoch": epoch}
+        if self._draws:
+            batch["frame_rows"] = np.full((len(visits), length), self.num_sent, np.int32)
+            for rows, visit in zip(batch["frame_rows"], visits, strict=True):
+                rows[visit.times] = range(len(visit.times))
+        labels = [visit.clip.labels or Labels() for visit in visits]
+        per_frame = {
+            "true_action": [of_clip.true_action for of_clip in labels],
+            "flow": [of_clip.flow for of_clip in labels],
+            "latent_action": [visit.clip.latents for visit in visits],
+        }
+        for name, arrays in per_frame.items():
+            found = [array for array in arrays if array is not None]
+            if found and len(found) < len(visits):
+                uris = ", ".join(sorted({visit.ref.shard_set for visit in visits}))
+                raise RuntimeError(f"Some clips of {uris} have a {name} and some have none.")
+            if found:
+                batch[name] = _stack(found, length)
+        states = [of_clip.state for of_clip in labels if of_clip.state is not None]
+        # Sets of several robots hold states of several sizes, or none: only policies ask for them.
+        if len(states) == len(visits) and len({state.shape[1:] for state in states}) == 1:
+            batch["state"] = _stack(states, length)
+        conditions = [of_clip.condition for of_clip in labels if of_clip.condition is not None]
+        if len(conditions) == len(visits) and len({c.shape for c in conditions}) == 1:
+            batch["condition"] = np.stack(conditions)
+        return batch
+
+
+def _numbers(refs: Sequence[ClipRef]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``num_frames``, ``epoch`` and ``clip_key``, int64 [B]."""
+    rows = [(ref.location.num_frames, ref.epoch, ref.location.key) for ref in refs]
+    num_frames, epoch, clip_key = np.array(rows, np.int64).reshape(-1, 3).T.copy()
+    return num_frames, epoch, clip_key
+
+
+def _checked_bytes(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
+    """A clip's video and labels."""
+    damaged = partial(DamagedClipError, location.clip_id, shard)
+    spans = [(location.video_offset, location.video_bytes)]
+    if location.labels_bytes:
+        spans.append((location.labels_offset, location.labels_bytes))
+    try:
+        members = [storage.read_bytes(shard, *span) for span in spans]
+    except FileNotFoundError as error:
+        raise damaged("missing", "the file is gone") from error
+    if sum(map(len, members)) < location.video_bytes + location.labels_bytes:
+        raise damaged("truncated", "the file ends before the clip does")
+    video, labels = members if location.labels_bytes else (members[0], b"")
+    if location.crc32 not in (None, zlib.crc32(labels, zlib.crc32(video))):
+        raise damaged("checksum", "its bytes have changed since they were written")
+    return video, labels
+
+
+def _stack(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """Stacks arrays whose first axes differ, zero-padded at the end to ``length``."""
+    stacked = np.empty((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[: len(array)] = array
+        row[len(array) :] = 0
+    return stacked

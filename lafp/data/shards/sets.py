@@ -1,0 +1,58 @@
+"""A finished shard set: what it is, what lies in its shards, and the hash of its content."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.format import ShardEntry, ShardSet
+
+
+def open_shard_set(uri: str) -> ShardSet:
+    """Reads ``shard_set.json``.
+
+    Raises:
+        ConfigError: There is no finished shard set at ``uri``.
+    """
+    path = storage.join(uri, "shard_set.json")
+    if not storage.is_file(path):
+        raise ConfigError(
+            f"No shard set at {uri}: shard_set.json is missing. Write one with "
+            "`python -m ray_jobs.preprocess`, or correct the path."
+        )
+    return ShardSet.from_json(storage.read_text(path))
+
+
+@lru_cache(maxsize=256)
+def read_shard_entry(uri: str, shard: str) -> ShardEntry:
+    """The entry of one shard: ``train-000000.json`` for ``train-000000.tar``."""
+    path = storage.join(uri, shard.removesuffix(".tar") + ".json")
+    try:
+        return ShardEntry.from_json(storage.read_text(path))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path} is missing, so nobody knows what lies in {shard}. Write the shard set again."
+        ) from error
+
+
+def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
+    """Clip id -> id of its source video, from ``clips.parquet``."""
+    import pyarrow.parquet as pq
+
+    with storage.local_file(storage.join(uri, "clips.parquet")) as path:
+        table = pq.read_table(
+            path, columns=["clip_id", "video_id"], filters=[("clip_id", "in", list(clip_ids))]
+        )
+    return {row["clip_id"]: row["video_id"] for row in table.to_pylist()}
+
+
+def shards_sha256(uri: str) -> str:
+    """Hash of the content of a shard set, wherever it lies: of its shards' checksums."""
+    import pyarrow.parquet as pq
+
+    open_shard_set(uri)  # a clear error when there is none
+    with storage.local_file(storage.join(uri, "manifest.parquet")) as path:
+        rows = pq.read_table(path, columns=["shard", "sha256"]).to_pylist()
+    lines = sorted(f"{row['shard']} {row['sha256']}" for row in rows)
+    return sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,297 @@
+"""Stored latent actions, defined once: what `label_latents` writes and policy training reads.
+
+A **latent set** is a folder (local or S3) with the latent actions that one LAM infers from every
+frame pair of one shard set::
+
+    latent_set.json        LatentSet: which LAM, which shards, Z; written last
+    latents.parquet        one row per labeled clip (ClipLatents, and its shard)
+    rejects.parquet        one row per clip that could not be labeled, with the reason
+    train-000000.npy       float16 or float32 [N, Z], for train-000000.tar
+    train-000000.json      LatentShard: checksum, and which rows are whose
+
+A file is complete when its ``.json`` is there. Torch-free: Ray's readers import it.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.damage import DamagedClipError
+from lafp.data.shards.format import ClipLocation
+from lafp.storage import strict_json
+
+SET_FILE, CLIPS_FILE, REJECTS_FILE = "latent_set.json", "latents.parquet", "rejects.parquet"
+MAX_ROUNDING = 1e-3
+"""Latents are stored as float16 where rounding moves no dimension by more than this share of its
+standard deviation (RMS), else as float32."""
+_CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSet:
+    """``latent_set.json``: what is true of every clip of the set."""
+
+    lam_sha256: str
+    """``weights_sha256`` of the LAM."""
+    shards_sha256: str
+    """``shards_sha256`` of the shard set."""
+    latent_action_dim: int
+    """Z."""
+    frame_stack: int
+    """F: a clip's first pair is that of its frames F - 1 and F."""
+    num_clips: int
+    num_pairs: int
+    num_rejected_clips: int
+    num_bytes: int
+    dtypes: str
+    """Of the files: each has the smallest that is enough for it (``MAX_ROUNDING``)."""
+    rounding: float
+    """RMS change by float16 of the worst dimension of the worst file, over its standard
+    deviation."""
+
+    def to_json(self) -> str:
+        """The ``latent_set.json`` file."""
+        return strict_json.dumps(asdict(self), indent=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipLatents:
+    """The rows of one clip. Row i belongs to frames (F - 1 + i, F + i)."""
+
+    clip_id: str
+    video_id: str
+    first_row: int
+    num_pairs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipReject:
+    """A clip without latents: a row of rejects.parquet."""
+
+    clip_id: str
+    video_id: str
+    shard: str
+    reason: str
+    """``damaged`` or ``not_finite``."""
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentShard:
+    """One complete file of latents."""
+
+    shard: str
+    """File name of the tar whose clips these are."""
+    file: str
+    dtype: str
+    latent_action_dim: int
+    frame_stack: int
+    data_offset: int
+    """Bytes before row 0."""
+    num_bytes: int
+    sha256: str
+    rounding: float
+    """RMS change by float16, over the standard deviation, of the worst dimension."""
+    clips: tuple[ClipLatents, ...]
+    rejects: tuple[ClipReject, ...]
+
+    @property
+    def num_pairs(self) -> int:
+        """Rows."""
+        return sum(clip.num_pairs for clip in self.clips)
+
+    def to_json(self) -> str:
+        """The file's ``.json``."""
+        return strict_json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "LatentShard":
+        """Reads the file's ``.json``."""
+        raw = json.loads(text)
+        clips = tuple(ClipLatents(**clip) for clip in raw["clips"])
+        rejects = tuple(ClipReject(**reject) for reject in raw["rejects"])
+        return cls(**raw | {"clips": clips, "rejects": rejects})
+
+
+def entry_name(shard: str) -> str:
+    """Name of the ``.json`` that says that a shard's latents are complete."""
+    return shard.removesuffix(".tar") + ".json"
+
+
+class LatentShardWriter:
+    """Writes the latents of one shard to a local file, clip by clip.
+
+    Rows go to the disk as float32 first: only all of them tell whether float16 is enough.
+
+    Args:
+        folder: Local; the file is made in it.
+        shard: File name of the tar.
+        latent_action_dim: Z.
+        frame_stack: F.
+    """
+
+    def __init__(self, folder: Path, shard: str, latent_action_dim: int, frame_stack: int) -> None:
+        self.path = folder / (shard.removesuffix(".tar") + ".npy")
+        self._shard, self._dim, self._frame_stack = shard, latent_action_dim, frame_stack
+        self._raw_path = folder / "float32"
+        self._raw = self._raw_path.open("wb")
+        self._clips: list[ClipLatents] = []
+        self._rejects: list[ClipReject] = []
+        self._num_rows = 0
+        self._sums = np.zeros((3, latent_action_dim))
+
+    def add(self, clip_id: str, video_id: str, latents: np.ndarray) -> None:
+        """Appends a clip's latents, float32 [pairs, Z]."""
+        assert latents.dtype == np.float32 and latents.shape[1:] == (self._dim,), latents.shape
+        self._clips.append(
+            ClipLatents(
+                clip_id=clip_id,
+                video_id=video_id,
+                first_row=self._num_rows,
+                num_pairs=len(latents),
+            )
+        )
+        self._num_rows += len(latents)
+        values = latents.astype(np.float64)
+        with np.errstate(over="ignore"):
+            error = latents.astype(np.float16).astype(np.float64) - values
+        self._sums += values.sum(0), np.square(values).sum(0), np.square(error).sum(0)
+        self._raw.write(latents.tobytes())
+
+    def reject(self, clip_id: str, video_id: str, reason: str, detail: str) -> None:
+        """Notes a clip that has no latents."""
+        self._rejects.append(
+            ClipReject(
+                clip_id=clip_id,
+                video_id=video_id,
+                shard=self._shard,
+                reason=reason,
+                detail=detail,
+            )
+        )
+
+    def close(self) -> LatentShard:
+        """Writes the file at ``path`` in the smallest dtype that is enough. Returns its entry."""
+        self._raw.close()
+        rounding = self._rounding()
+        dtype = np.dtype(np.float16 if rounding <= MAX_ROUNDING else np.float32)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header,
+            {"descr": dtype.str, "fortran_order": False, "shape": (self._num_rows, self._dim)},
+        )
+        digest = hashlib.sha256(header.getvalue())
+        with self.path.open("wb") as file:
+            file.write(header.getvalue())
+            for rows in self._raw_rows():
+                data = rows.astype(dtype).tobytes()
+                digest.update(data)
+                file.write(data)
+        self._raw_path.unlink()
+        return LatentShard(
+            shard=self._shard,
+            file=self.path.name,
+            dtype=dtype.name,
+            latent_action_dim=self._dim,
+            frame_stack=self._frame_stack,
+            data_offset=len(header.getvalue()),
+            num_bytes=self.path.stat().st_size,
+            sha256=digest.hexdigest(),
+            rounding=rounding,
+            clips=tuple(self._clips),
+            rejects=tuple(self._rejects),
+        )
+
+    def _rounding(self) -> float:
+        if not self._num_rows:
+            return 0.0
+        mean, square, error = self._sums / self._num_rows
+        std, rms_error = np.sqrt(np.maximum(square - mean**2, 0)), np.sqrt(error)
+        # A dimension that never changes has nothing to lose.
+        shares = np.divide(rms_error, std, out=np.zeros_like(std), where=std > 0)
+        return float(shares.max()) if np.isfinite(error).all() else float(np.finfo(np.float32).max)
+
+    def _raw_rows(self) -> Iterator[np.ndarray]:
+        with self._raw_path.open("rb") as file:
+            while data := file.read(_CHUNK_ROWS * self._dim * 4):
+                yield np.frombuffer(data, np.float32).reshape(-1, self._dim)
+
+
+def open_latent_set(uri: str) -> LatentSet:
+    """Reads ``latent_set.json``.
+
+    Raises:
+        ConfigError: There is no finished latent set at ``uri``.
+    """
+    path = storage.join(uri, SET_FILE)
+    if not storage.is_file(path):
+        raise ConfigError(
+            f"No latent set at {uri}: {SET_FILE} is missing. Write one with "
+            "`python -m ray_jobs.label_latents`, or correct the path."
+        )
+    return LatentSet(**json.loads(storage.read_text(path)))
+
+
+def clips_without_latents(uri: str) -> frozenset[str]:
+    """Ids of the clips that `label_latents` had to reject."""
+    import pyarrow.parquet as pq
+
+    with storage.local_file(storage.join(uri, REJECTS_FILE)) as path:
+        return frozenset(pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist())
+
+
+class LatentReader:
+    """Reads the latents of single clips, each with one ranged read."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.spec = open_latent_set(uri)
+
+    def read(self, shard: str, location: ClipLocation) -> np.ndarray:
+        """Latents of one clip by frame.
+
+        Returns:
+            float32 [T, Z]; row t belongs to frames (t, t + 1). Zero where there is no such pair or
+            no whole stack of frames.
+
+        Raises:
+            RuntimeError: The set has none of this clip.
+            DamagedClipError: The file is not what its entry says.
+        """
+        entry, clips = _read_entry(self.uri, shard)
+        clip = clips.get(location.clip_id)
+        if clip is None:
+            raise RuntimeError(
+                f"{self.uri} has no latents of clip {location.clip_id} ({shard}). "
+                "Delete that folder and label anew."
+            )
+        row_bytes = entry.latent_action_dim * np.dtype(entry.dtype).itemsize
+        file = storage.join(self.uri, entry.file)
+        offset = entry.data_offset + clip.first_row * row_bytes
+        try:
+            data = storage.read_bytes(file, offset, clip.num_pairs * row_bytes)
+        except FileNotFoundError as error:
+            gone = "the file is gone"
+            raise DamagedClipError(location.clip_id, file, "missing", gone) from error
+        if len(data) < clip.num_pairs * row_bytes:
+            ends = "the file ends before its latents do"
+            raise DamagedClipError(location.clip_id, file, "truncated", ends)
+        latents = np.zeros((location.num_frames, entry.latent_action_dim), np.float32)
+        first = entry.frame_stack - 1
+        stored = np.frombuffer(data, entry.dtype).reshape(-1, entry.latent_action_dim)
+        latents[first : first + clip.num_pairs] = stored
+        return latents
+
+
+@lru_cache(maxsize=256)
+def _read_entry(uri: str, shard: str) -> tuple[LatentShard, dict[str, ClipLatents]]:
+    entry = LatentShard.from_json(storage.read_text(storage.join(uri, entry_name(shard))))
+    return entry, {clip.clip_id: clip for clip in entry.clips}

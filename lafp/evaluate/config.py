@@ -1,0 +1,116 @@
+"""What the evaluation measures."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lafp.config import choice
+from lafp.envs import ENVS
+from lafp.evaluate.results import DEMONSTRATOR
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """One way to act: a policy, its action decoder, and how the policy draws its noise."""
+
+    label: str
+    """Unique name, in tables and as a file name: letters, digits, ``.``, ``_`` and ``-``."""
+    policy: str
+    """Folder below ``policy/`` of the run."""
+    decoder: str | None = None
+    """Folder below ``decoder/`` of the run; null for a policy of true actions (``train_bc``)."""
+    noise: Literal["fresh", "persistent", "held", "warm_start"] | None = None
+    """Flow policies: overrides the policy's own setting. See ``LatentFlowConfig.noise``."""
+    noise_hold_steps: int | None = None
+    """Noise ``held``: overrides the policy's own setting."""
+    num_solver_steps: int | None = None
+    """Flow policies: overrides the policy's own setting."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.label):
+            raise ValueError(
+                f"label must be letters, digits, '.', '_' and '-' only, got {self.label!r}."
+            )
+        if self.label == DEMONSTRATOR:
+            raise ValueError(f"label {DEMONSTRATOR!r} is taken by the environment's expert.")
+        for name in ("noise_hold_steps", "num_solver_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.noise_hold_steps is not None and self.noise not in (None, "held"):
+            raise ValueError(
+                f"noise_hold_steps belongs to noise held, got noise {self.noise}. Leave one out."
+            )
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What to change in the policy's own config."""
+        names = ("noise", "noise_hold_steps", "num_solver_steps")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyConfig:
+    """Time per action, all methods in one interleaved run, so that a busy spell hits all alike."""
+
+    batch_sizes: tuple[int, ...] = (1, 64)
+    num_rounds: int = 60
+    """Timings per method and batch size; the median counts."""
+    solver_steps: tuple[int, ...] = (1, 2, 4, 8)
+    """The first flow method is timed with these numbers of steps too."""
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise ValueError(f"batch_sizes must be positive, got {self.batch_sizes}.")
+        if self.solver_steps and min(self.solver_steps) < 1:
+            raise ValueError(f"solver_steps must be positive, got {self.solver_steps}.")
+        if self.num_rounds < 1:
+            raise ValueError(f"num_rounds must be at least 1, got {self.num_rounds}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Without an environment (real videos) only the latent action model is looked at."""
+
+    study: str | None = None
+    """Name of the study that this run belongs to, for result tables."""
+    variant: str | None = None
+    """What that study varied in this run, its seed aside."""
+    lam: str | None = None
+    """Folder of a finished LAM; the run's own ``lam`` if null."""
+    shards: str | None = None
+    """Shard set to look at through the LAM. If null: what the run's LAM was trained on, several
+    sets in their mixture; with a LAM from elsewhere the run's own ``shards/videos`` (or, in a run
+    without them, ``shards/labeled``)."""
+    labeled_shards: str | None = None
+    """Shard set with held-out labeled clips; the run's own ``shards/labeled`` if null."""
+    env: Any = choice(ENVS, default=None)
+    """Where rollouts happen; must look like the videos that the models were trained on."""
+    methods: tuple[MethodConfig, ...] = ()
+    """What to compare. The demonstrators are always measured beside them."""
+    num_episodes: int = 300
+    """Per method, all methods on the same episodes."""
+    episodes_per_task: int = 100
+    """Side by side in one Ray task. Part of a result's identity: it orders the policies' noise."""
+    seed: int = 0
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    save_rollouts: int = 8
+    """Episodes per method whose frames are kept, as one tiled video."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_episodes", "episodes_per_task"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("seed", "save_rollouts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.save_rollouts > self.episodes_per_task:
+            raise ValueError(
+                f"save_rollouts must be at most episodes_per_task {self.episodes_per_task}, "
+                f"got {self.save_rollouts}."
+            )
+        labels = [method.label for method in self.methods]
+        if twice := {label for label in labels if labels.count(label) > 1}:
+            raise ValueError(f"Labels of methods must differ, but {sorted(twice)} appear twice.")
+        if self.methods and self.env is None:
+            raise ValueError("methods need an environment: set env, or leave methods out.")

@@ -1,0 +1,165 @@
+"""The measurements of an evaluation.
+
+Each is one call that needs only URIs and configs, so that it can run in a process of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lafp.agent import Agent
+from lafp.data.held_out import HeldOutClips
+from lafp.data.labels import action_spec
+from lafp.data.randomness import derive_seed
+from lafp.envs import ENVS
+from lafp.envs.base import VectorEnv
+from lafp.evaluate.alignment import alignment, decoding_errors
+from lafp.evaluate.config import LatencyConfig, MethodConfig
+from lafp.evaluate.latency import Latency, measure_latency
+from lafp.evaluate.latent_views import write_latent_views
+from lafp.evaluate.open_loop import open_loop_errors
+from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout
+from lafp.evaluate.run_record import StageRecord
+from lafp.finished.load import load_policy, policy_behind
+from lafp.lam import load_lam
+from lafp.models.action_decoder import ActionDecoder
+from lafp.runs.run_dir import RunDir
+from lafp.train.transitions import (
+    Transitions,
+    anchor_range,
+    anchored_latents,
+    deployed_latents,
+    transitions_of_clip,
+)
+
+MAX_VAL_CLIPS = 256
+MAX_TRANSITIONS = 2048
+"""Of the alignment, whose work grows with their square; spread evenly over the clips."""
+
+
+def load_agent(run_uri: str, method: MethodConfig) -> Agent:
+    """The agent of one method.
+
+    Raises:
+        ConfigError: A model is missing, or they do not belong together.
+    """
+    return Agent.load(run_uri, policy=method.policy, decoder=method.decoder, **method.overrides)
+
+
+def measure_rollouts(
+    run_uri: str,
+    env_cfg: Any,
+    method: MethodConfig | None,
+    seeds: np.ndarray,
+    num_recorded: int,
+    seed: int,
+) -> RolloutResult:
+    """Episodes of one method; None means the demonstrator."""
+    torch.set_num_threads(1)
+    env: VectorEnv = ENVS.get(env_cfg.name)(env_cfg)
+    actor: Actor = load_agent(run_uri, method) if method else Expert(env)
+    return rollout(env, actor, seeds, num_recorded=num_recorded, seed=seed)
+
+
+def measure_action_error(
+    run_uri: str, method: MethodConfig, labeled_shards: str, seed: int
+) -> dict[str, float]:
+    """Errors on held-out labeled clips; empty if the set has none."""
+    torch.set_num_threads(1)
+    batches = list(HeldOutClips(labeled_shards, MAX_VAL_CLIPS).batches(torch.device("cpu")))
+    if not batches:
+        return {}
+    agent = load_agent(run_uri, method)
+    return open_loop_errors(agent, batches, action_spec(labeled_shards), seed)
+
+
+@torch.no_grad()
+def measure_alignment(
+    run_uri: str, lam_uri: str, method: MethodConfig, labeled_shards: str, seed: int
+) -> dict[str, float]:
+    """Why the method's decoder does what it does; empty without one or without held-out clips.
+
+    The policy is sampled as the decoder's training did, and with the method's solver steps as it
+    is deployed: from fresh noise, whatever noise the method keeps within an episode.
+
+    Returns:
+        What ``alignment`` and ``decoding_errors`` measure, and ``num_transitions``.
+    """
+    torch.set_num_threads(1)
+    agent = load_agent(run_uri, method)
+    decoder = agent.action_decoder
+    if not isinstance(decoder, ActionDecoder):
+        return {}
+    assert method.decoder is not None
+    policy = load_policy(policy_behind(RunDir(run_uri), method.decoder, method.policy))
+    lam = load_lam(lam_uri)
+    parts = [
+        transitions_of_clip(batch, b, lam, policy)
+        for batch in HeldOutClips(labeled_shards, MAX_VAL_CLIPS).batches(torch.device("cpu"))
+        for b in range(len(batch.num_frames))
+    ]
+    if not parts:
+        return {}
+    seen = Transitions.cat(parts)
+    seen = seen[torch.linspace(0, len(seen) - 1, min(len(seen), MAX_TRANSITIONS)).long()]
+    config = StageRecord(RunDir(run_uri).stage(f"decoder/{method.decoder}").uri, "decoder").config
+    torch.manual_seed(derive_seed(seed, "alignment"))
+    trained_on_NZ = anchored_latents(
+        policy, seen, anchor_range(config["anchor_time"]), config["anchor_steps"]
+    )
+    deployed_NZ = deployed_latents(agent.policy, seen)
+    return {
+        **alignment(trained_on_NZ, seen.idm_latent, deployed_NZ),
+        **decoding_errors(
+            lambda latents: decoder(latents, seen.embedding),
+            seen.idm_latent,
+            deployed_NZ,
+            seen.true_action,
+            decoder.action,
+        ),
+        "num_transitions": float(len(seen)),
+    }
+
+
+def measure_latencies(
+    run_uri: str,
+    env_cfg: Any,
+    methods: Sequence[MethodConfig],
+    baseline: str | None,
+    cfg: LatencyConfig,
+) -> dict[int, dict[str, Latency]]:
+    """Time of one action: batch size -> label -> latency."""
+    torch.set_num_threads(1)
+    env: VectorEnv = ENVS.get(env_cfg.name)(env_cfg)
+    agents = {method.label: load_agent(run_uri, method) for method in methods}
+    return {
+        size: _latencies(agents, env.reset(np.arange(size)), env.state(), baseline, cfg.num_rounds)
+        for size in cfg.batch_sizes
+    }
+
+
+def _latencies(
+    agents: Mapping[str, Agent],
+    image: np.ndarray,
+    state: np.ndarray,
+    baseline: str | None,
+    num_rounds: int,
+) -> dict[str, Latency]:
+    for agent in agents.values():
+        agent.reset(len(image))
+    seen = {
+        label: observation(agent, {"image": image, "state": state})
+        for label, agent in agents.items()
+    }
+    calls = {label: lambda label=label: agents[label].act(seen[label]) for label in agents}
+    return measure_latency(calls, num_rounds=num_rounds, baseline=baseline)
+
+
+def measure_latent_views(
+    lam_uri: str, sources: Mapping[str, float], out_uri: str, seed: int
+) -> dict[str, Any]:
+    """Pictures and statistics of the latent actions; see ``write_latent_views``."""
+    torch.set_num_threads(1)
+    return write_latent_views(lam_uri, sources, out_uri, derive_seed(seed, "latent_views"))

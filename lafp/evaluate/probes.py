@@ -1,0 +1,224 @@
+"""Linear probes: what a linear map can read from a latent action about the true action.
+
+Ridge regression with centred features and targets (so the intercept is unpenalised), fitted on
+some episodes and measured on others. The penalty is chosen by cross-validation over episodes of
+the fitting split alone. Pure functions of tensors.
+"""
+
+# Shape suffixes in this file: N transitions, D features, Y targets, M min(N, D), P penalties.
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lafp.storage.strict_json import defined
+from lafp.types import ActionSpec
+
+PENALTIES = tuple(10.0**exponent for exponent in range(-7, 3))
+"""Candidates, as multiples of the features' total variance (the trace of their Gram matrix)."""
+NO_VARIANCE = 1e-18
+"""A sum of squared deviations below is the rounding of equal actions, which lie in [-1, 1]."""
+NUM_FOLDS = 5
+NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbe:
+    """y = x W + b."""
+
+    weight: Tensor
+    """float64 [D, Y]."""
+    bias: Tensor
+    """float64 [Y]."""
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Predicts targets: [N, D] -> float64 [N, Y]."""
+        return features.double() @ self.weight + self.bias
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeData:
+    """One split's transitions as a probe sees them."""
+
+    targets: Tensor
+    """float [N, Y]: normalised actions, or one-hot rows of discrete ones."""
+    episode: Tensor
+    """int64 [N]: which episode a transition belongs to."""
+
+    def __post_init__(self) -> None:
+        if self.targets.ndim != 2 or self.episode.shape != self.targets.shape[:1]:
+            raise ValueError(
+                "Expected targets [N, Y] and episode [N], got "
+                f"{tuple(self.targets.shape)} and {tuple(self.episode.shape)}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeScore:
+    """A probe on held-out episodes."""
+
+    mse: float
+    """Mean squared error, over transitions and dimensions."""
+    action_variance: float
+    """What predicting the held-out mean would give: the control that knows nothing."""
+    r2: float
+    """1 - mse / action_variance; NaN, as its interval, where the actions are all alike."""
+    r2_low: float
+    """95 % interval: percentile bootstrap over the held-out episodes."""
+    r2_high: float
+    num_transitions: int
+    num_episodes: int
+
+
+def action_targets(true_action: Tensor, spec: ActionSpec) -> Tensor:
+    """What a linear read-out predicts: actions in [-1, 1], or one-hot rows of discrete ones.
+
+    Args:
+        true_action: float [N, A] in the environment's units, or int64 [N].
+        spec: What an action is.
+
+    Returns:
+        float [N, Y], Y = ``spec.dim``.
+    """
+    if spec.is_discrete:
+        return F.one_hot(true_action, spec.dim).float()
+    return spec.normalize(true_action)
+
+
+def fit_ridge(features: Tensor, targets: Tensor, penalty: float) -> LinearProbe:
+    """Minimises ||Xc W - Yc||^2 + penalty * tr(Xc^T Xc) * ||W||^2, Xc and Yc centred.
+
+    Args:
+        features: X, float [N, D].
+        targets: Y, float [N, Y].
+        penalty: Not negative; 0 gives the least-norm least-squares solution.
+    """
+    return _Ridge(features, targets).solve(penalty)
+
+
+def fit_probe(features: Tensor, data: ProbeData) -> LinearProbe:
+    """Ridge with the penalty that predicts left-out episodes best.
+
+    Args:
+        features: float [N, D].
+        data: The fitting split's targets and episodes.
+
+    Raises:
+        ValueError: Fewer than two episodes, or shapes disagree.
+    """
+    if len(features) != len(data.targets):
+        raise ValueError(f"{len(features)} feature rows for {len(data.targets)} targets.")
+    fold_N = _folds(data.episode)
+    errors_P = torch.zeros(len(PENALTIES), dtype=torch.float64)
+    for fold in range(int(fold_N.max()) + 1):
+        is_left_out = fold_N == fold
+        ridge = _Ridge(features[~is_left_out], data.targets[~is_left_out])
+        for p, penalty in enumerate(PENALTIES):
+            residual = ridge.solve(penalty)(features[is_left_out]) - data.targets[is_left_out]
+            errors_P[p] += residual.square().sum().cpu()
+    return fit_ridge(features, data.targets, PENALTIES[int(errors_P.argmin())])
+
+
+def score_probe(probe: LinearProbe, features: Tensor, data: ProbeData, seed: int = 0) -> ProbeScore:
+    """Measures a probe on held-out episodes.
+
+    Args:
+        probe: Fitted on other episodes.
+        features: float [N, D].
+        data: The held-out split's targets and episodes.
+        seed: Of the bootstrap.
+    """
+    targets_NY = data.targets.double()
+    squared_error_N = (probe(features) - targets_NY).square().mean(-1)
+    deviation_N = (targets_NY - targets_NY.mean(0)).square().mean(-1)
+    episode_ids, episode_N = data.episode.unique(return_inverse=True)
+    num_episodes = len(episode_ids)
+    sums_2E = torch.zeros(2, num_episodes, dtype=torch.float64)
+    sums_2E.index_add_(1, episode_N.cpu(), torch.stack([squared_error_N, deviation_N]).cpu())
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(num_episodes, (NUM_RESAMPLES, num_episodes), generator=generator)
+    error_R, total_R = sums_2E[:, picks].sum(-1)
+    quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    # A resample of episodes whose actions are all alike has no R2.
+    low, high = _r2(error_R, total_R).nanquantile(quantiles).tolist()
+    error, total = sums_2E.sum(1)
+    return ProbeScore(
+        mse=float(error / len(targets_NY)),
+        action_variance=float(total / len(targets_NY)),
+        r2=float(_r2(error, total)),
+        r2_low=low,
+        r2_high=high,
+        num_transitions=len(targets_NY),
+        num_episodes=num_episodes,
+    )
+
+
+def accuracy(probe: LinearProbe, features: Tensor, data: ProbeData) -> float:
+    """Share of transitions whose discrete action has the largest prediction."""
+    return float((probe(features).argmax(-1) == data.targets.argmax(-1)).double().mean())
+
+
+def probe_metrics(scores: Mapping[str, ProbeScore]) -> dict[str, float]:
+    """Metrics of the probe on z and of its controls.
+
+    Args:
+        scores: By what was probed: ``latent`` (required), and controls, e.g. ``obs_embedding``
+            and ``random_lam``, which become ``probe/r2_<name>``.
+
+    Returns:
+        Only what is defined: no R2 where the held-out actions are all alike.
+    """
+    latent = scores["latent"]
+    metrics = {
+        "probe/r2": latent.r2,
+        "probe/r2_low": latent.r2_low,
+        "probe/r2_high": latent.r2_high,
+        "probe/mse": latent.mse,
+        "probe/action_variance": latent.action_variance,
+        "probe/n": float(latent.num_transitions),
+        "probe/num_episodes": float(latent.num_episodes),
+    }
+    controls = {f"probe/r2_{name}": s.r2 for name, s in scores.items() if name != "latent"}
+    return defined(metrics | controls)
+
+
+class _Ridge:
+    """One decomposition, any penalty. Works on the smaller of X^T X and X X^T."""
+
+    def __init__(self, features: Tensor, targets: Tensor) -> None:
+        x_ND, y_NY = features.double(), targets.double()
+        self._x_mean, self._y_mean = x_ND.mean(0), y_NY.mean(0)
+        x_ND, y_NY = x_ND - self._x_mean, y_NY - self._y_mean
+        num, dim = x_ND.shape
+        gram = x_ND @ x_ND.T if num < dim else x_ND.T @ x_ND
+        values_M, vectors = torch.linalg.eigh(gram)
+        self._values_M = values_M.clamp_min(0)
+        self._total = self._values_M.sum()
+        if num < dim:  # W = X^T U (S + penalty)^-1 U^T Y
+            self._left, self._right = x_ND.T @ vectors, vectors.T @ y_NY
+        else:  # W = V (S + penalty)^-1 V^T X^T Y
+            self._left, self._right = vectors, vectors.T @ (x_ND.T @ y_NY)
+
+    def solve(self, penalty: float) -> LinearProbe:
+        damped_M = self._values_M + penalty * self._total
+        # Directions without variance hold nothing; without a penalty they would divide by zero.
+        is_live_M = self._values_M > 1e-12 * self._values_M.max()
+        inverse_M = torch.where(is_live_M, 1 / torch.where(is_live_M, damped_M, 1.0), 0.0)
+        weight_DY = self._left @ (inverse_M[:, None] * self._right)
+        return LinearProbe(weight=weight_DY, bias=self._y_mean - self._x_mean @ weight_DY)
+
+
+def _folds(episode_N: Tensor) -> Tensor:
+    """int64 [N]: episodes dealt out over the folds, whole."""
+    ids, index_N = episode_N.unique(return_inverse=True)
+    if len(ids) < 2:
+        raise ValueError(f"A probe needs at least two episodes to fit on, got {len(ids)}.")
+    return index_N % min(NUM_FOLDS, len(ids))
+
+
+def _r2(error: Tensor, total: Tensor) -> Tensor:
+    """1 - error / total; NaN where there is nothing to explain: all targets are alike."""
+    return torch.where(total > NO_VARIANCE, 1 - error / total, torch.nan)

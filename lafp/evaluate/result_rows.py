@@ -1,0 +1,114 @@
+"""Measurements -> rows of the result table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lafp.evaluate.latency import Latency
+from lafp.evaluate.modes import mode_coverage
+from lafp.evaluate.outcomes import Episode
+from lafp.evaluate.results import Result, Subject
+from lafp.evaluate.statistics import Interval, bootstrap_interval
+
+PROBE_CONTROLS = {"obs_embedding": "embedding", "random_lam": "random_lam"}
+"""Names of the probe's controls in a LAM's metrics -> in result tables."""
+
+
+def rollout_rows(
+    subject: Subject,
+    episodes: Sequence[Episode],
+    demonstrations: Sequence[Episode],
+    mode_sizes: Sequence[int],
+) -> list[Result]:
+    """Success (where the task knows it), return, length and modes of one method.
+
+    Args:
+        subject: The method.
+        episodes: Its episodes.
+        demonstrations: The demonstrators' on the same seeds.
+        mode_sizes: The environment's; empty leaves modes out.
+    """
+    names = {"success": "success", "return": "episode_return", "length": "length"}
+    if any(episode.success is None for episode in episodes):
+        del names["success"]
+    interval = {
+        metric: bootstrap_interval([[float(getattr(episode, name)) for episode in episodes]])
+        for metric, name in names.items()
+    }
+    rows = [_with_interval(subject, metric, value) for metric, value in interval.items()]
+    expert_return = float(np.mean([episode.episode_return for episode in demonstrations]))
+    if expert_return > 0:
+        value = interval["return"]
+        low, high = value.low / expert_return, value.high / expert_return
+        rows.append(
+            Result.of(
+                subject,
+                "return_normalized",
+                value.mean / expert_return,
+                value.num_values,
+                low=low,
+                high=high,
+            )
+        )
+    if mode_sizes:
+        coverage = mode_coverage(_modes(episodes), _modes(demonstrations), mode_sizes)
+        for metric in ("side_entropy", "mode_coverage"):
+            value = getattr(coverage, metric)
+            rows.append(Result.of(subject, metric, value, coverage.num_decided))
+    return rows
+
+
+def action_error_rows(subject: Subject, errors: Mapping[str, float]) -> list[Result]:
+    """What ``open_loop_errors`` or ``measure_alignment`` measured."""
+    return [
+        Result.of(subject, metric, value, int(errors["num_transitions"]))
+        for metric, value in errors.items()
+        if metric != "num_transitions"
+    ]
+
+
+def latency_rows(subject: Subject, batch_size: int, latency: Latency) -> list[Result]:
+    """Time per action of one method at one batch size."""
+    metric, num = f"latency_b{batch_size}", latency.num_rounds
+    rows = [Result.of(subject, f"{metric}_ms", latency.median_ms, num)]
+    if latency.ratio is not None:
+        rows.append(Result.of(subject, f"{metric}_ratio", latency.ratio, num))
+    return rows
+
+
+def probe_rows(lam: Subject, metrics: Mapping[str, float]) -> list[Result]:
+    """The final linear probe and its controls, from the metrics stored with a LAM.
+
+    Empty for a LAM that was trained without labeled clips.
+    """
+    if "probe/r2" not in metrics:
+        return []
+    num = int(metrics["probe/n"])
+    low, high = metrics["probe/r2_low"], metrics["probe/r2_high"]
+    nothing, variance = _probe(lam, "nothing"), metrics["probe/action_variance"]
+    rows = [
+        Result.of(lam, "probe_r2", metrics["probe/r2"], num, low=low, high=high),
+        Result.of(lam, "probe_mse", metrics["probe/mse"], num),
+        Result.of(nothing, "probe_r2", 0.0, num),
+        Result.of(nothing, "probe_mse", variance, num),
+    ]
+    for name, method in PROBE_CONTROLS.items():
+        if (r2 := metrics.get(f"probe/r2_{name}")) is not None:
+            control = _probe(lam, method)
+            rows.append(Result.of(control, "probe_r2", r2, num))
+            # On the same transitions, so that R^2 = 1 - MSE / variance.
+            rows.append(Result.of(control, "probe_mse", (1 - r2) * variance, num))
+    return rows
+
+
+def _with_interval(subject: Subject, metric: str, value: Interval) -> Result:
+    return Result.of(subject, metric, value.mean, value.num_values, low=value.low, high=value.high)
+
+
+def _modes(episodes: Sequence[Episode]) -> np.ndarray:
+    return np.array([episode.modes for episode in episodes])
+
+
+def _probe(lam: Subject, method: str) -> Subject:
+    return replace(lam, label=method, method=method)

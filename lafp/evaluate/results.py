@@ -1,0 +1,153 @@
+"""The long table of results, ``evaluation/results.parquet``: its columns, once.
+
+Metrics and the methods that have them:
+
+==========================  ====================================================================
+``success``                 share of episodes, where the task knows success; ``low`` and ``high``
+                            are its 95 % interval
+``return``                  mean sum of rewards, with interval
+``return_normalized``       ``return`` over the demonstrators'
+``length``                  mean steps of an episode
+``side_entropy``            mean over forks of the entropy of the way taken, over the demonstrators'
+``mode_coverage``           entropy of the whole path (all forks jointly), over the demonstrators'
+``action_mse``              of the whole stack on held-out labeled clips, in the environment's units
+``action_r2``               1 - MSE / variance, over all dimensions, in [-1, 1] action units
+``action_accuracy``         instead of both, for discrete actions
+``alignment_to_idm``        energy distance of the decoder's training latents (at its anchor_time)
+                            from raw IDM latents, standardized, on held-out labeled clips
+``alignment_to_deployed``   the same from the policy's own samples at these observations
+``action_mse_on_idm``       of the decoder on raw IDM latents, in [-1, 1] action units
+``action_mse_on_deployed``  of the decoder on the policy's own samples (for discrete actions
+                            ``action_accuracy_on_...`` instead of both)
+``latency_b1_ms``           median time of one ``act`` for 1 (``latency_b64_ms``: 64) observations
+``latency_b1_ratio``        median over rounds of the time over latent_bc's in the same round
+``probe_mse, probe_r2``     linear probe of latent actions on held-out episodes; the method says of
+                            what: ``lam``, and the controls ``embedding``, ``random_lam``,
+                            ``nothing``
+==========================  ====================================================================
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lafp import storage
+from lafp.evaluate.statistics import Interval
+
+DEMONSTRATOR = "demonstrator"
+BEHAVIOR_CLONING = "behavior_cloning"
+"""Of true actions, on the labels alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What was measured: a method (policy, decoder and noise) or a latent action model."""
+
+    label: str
+    """Unique within a run; names the method in charts."""
+    method: str
+    """``latent_bc``, ``latent_bc_idm_decoder``, ``latent_flow``, ``behavior_cloning``,
+    ``demonstrator``, or a probe's."""
+    study: str | None = None
+    variant: str | None = None
+    """What the study varied in this run, its seed aside."""
+    task: str | None = None
+    distractors: bool | None = None
+    objective: str | None = None
+    supervision_weight: float | None = None
+    anchor_time: float | None = None
+    """Of the decoder's training."""
+    noise: str | None = None
+    """At deployment."""
+    noise_hold_steps: int | None = None
+    """Of noise ``held``."""
+    solver_steps: int | None = None
+    label_fraction: float | None = None
+    """Share of the labeled clips that training saw."""
+    label_scope: str | None = None
+    """Whose training that was: ``decoder``, ``lam`` or ``both``; ``policy`` where labels are all it
+    had."""
+    seed: int | None = None
+    """Of the policy's training (for probes, the LAM's)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Subject):
+    """One row of the table."""
+
+    metric: str
+    value: float
+    """NaN where it is undefined, e.g. the coverage of a policy that passes no fork."""
+    low: float | None = None
+    """95 % bootstrap interval over episodes, where there is one."""
+    high: float | None = None
+    n: int
+    """Episodes, transitions or timings behind ``value``."""
+
+    @property
+    def interval(self) -> Interval:
+        """``value`` with ``low`` and ``high``; a single value where it has none."""
+        if self.low is None or self.high is None:
+            return Interval(
+                mean=self.value, low=self.value, high=self.value, num_values=1, num_seeds=1
+            )
+        return Interval(
+            mean=self.value, low=self.low, high=self.high, num_values=self.n, num_seeds=1
+        )
+
+    @classmethod
+    def of(
+        cls,
+        subject: Subject,
+        metric: str,
+        value: float,
+        n: int,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> "Result":
+        """A row about ``subject``."""
+        return cls(**asdict(subject), metric=metric, value=value, n=n, low=low, high=high)
+
+
+OUTCOMES = ("success", "return_normalized", "return")
+"""What says how well a policy does: success; where a task knows none, its return over the
+demonstrators'; where theirs is not positive, its return."""
+
+
+def outcome_metric(rows: Iterable[Result]) -> str:
+    """The first of ``OUTCOMES`` that was measured; the first of all where none was."""
+    metrics = {row.metric for row in rows}
+    return next((metric for metric in OUTCOMES if metric in metrics), OUTCOMES[0])
+
+
+def without_repeats(metrics: Sequence[str]) -> list[str]:
+    """Leaves out the returns of a task that knows success: it says what they say."""
+    repeats = ("return", "return_normalized") if "success" in metrics else ()
+    return [metric for metric in metrics if metric not in repeats]
+
+
+_ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), float: pa.float64(), int: pa.int64()}
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    return next(_ARROW_TYPES[t] for t in (hint, *get_args(hint)) if t in _ARROW_TYPES)
+
+
+SCHEMA = pa.schema([(f.name, _arrow_type(f.type)) for f in fields(Result)])
+
+
+def write_results(uri: str, rows: Sequence[Result]) -> None:
+    """Writes the table to ``uri``, whole."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA), buffer)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def read_results(uri: str) -> list[Result]:
+    """Reads what ``write_results`` wrote."""
+    with storage.local_file(uri) as path:
+        return [Result(**row) for row in pq.read_table(path).to_pylist()]

@@ -1,0 +1,115 @@
+"""Which models, trained how, stand behind a method: read from a run directory."""
+
+from dataclasses import replace
+from typing import Any
+
+from lafp.config import ConfigError, config_from_dict
+from lafp.envs.base import VectorEnv
+from lafp.evaluate.config import MethodConfig
+from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
+from lafp.evaluate.run_record import StageRecord
+from lafp.finished.saved_model import read_card
+from lafp.runs.run_dir import RunDir
+from lafp.types import ObsSpec
+
+
+def lam_subject(lam_uri: str, study: str | None, variant: str | None) -> Subject:
+    """The latent action model, for its probes."""
+    config = StageRecord(lam_uri, "lam").config
+    return Subject(
+        label="lam",
+        method="lam",
+        study=study,
+        variant=variant,
+        objective=read_card(lam_uri, "lam")["config"]["name"],
+        supervision_weight=config["supervision"]["weight"],
+        seed=config["train"]["seed"],
+    )
+
+
+def demonstrator_subject(env: VectorEnv, study: str | None, variant: str | None) -> Subject:
+    """The environment's expert."""
+    return Subject(
+        label=DEMONSTRATOR,
+        method=DEMONSTRATOR,
+        study=study,
+        variant=variant,
+        task=env.task,
+        distractors=env.has_distractors,
+    )
+
+
+def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: VectorEnv) -> Subject:
+    """A policy with its action decoder, as the run's folders describe them.
+
+    Args:
+        run_uri: The run's folder.
+        method: What is compared.
+        lam: The latent action model behind it.
+        env: Where it acts.
+
+    Raises:
+        ConfigError: A model is missing, or the environment looks other than its videos.
+    """
+    run = RunDir(run_uri)
+    policy_uri = run.stage(f"policy/{method.policy}").uri
+    card = read_card(policy_uri, "policy")
+    _check_sees(policy_uri, config_from_dict(ObsSpec, card["specs"]["obs"]), env)
+    policy = card["config"] | method.overrides
+    trained = StageRecord(policy_uri, "policy").config
+    subject = replace(
+        lam,
+        label=method.label,
+        task=env.task,
+        distractors=env.has_distractors,
+        noise=policy.get("noise"),
+        noise_hold_steps=policy["noise_hold_steps"] if policy.get("noise") == "held" else None,
+        solver_steps=policy.get("num_solver_steps"),
+        seed=trained["train"]["seed"],
+    )
+    if "action" in card["specs"]:
+        return replace(
+            subject,
+            method=BEHAVIOR_CLONING,
+            objective=None,
+            supervision_weight=None,
+            label_fraction=trained["label_fraction"],
+            label_scope="policy",
+        )
+    if method.decoder is None:
+        raise ConfigError(
+            f"Method {method.label}: the policy at {policy_uri} predicts latent actions. Name the "
+            "action decoder that reads them: decoder=..."
+        )
+    decoder = StageRecord(run.stage(f"decoder/{method.decoder}").uri, "decoder").config
+    anchor_time = _single(decoder["anchor_time"])
+    return replace(
+        subject,
+        method=_method_name(policy["name"], anchor_time)
+        + ("_tuned" if decoder["finetune"] else ""),
+        anchor_time=anchor_time,
+        label_fraction=decoder["label_fraction"],
+        label_scope="both" if lam.supervision_weight else "decoder",
+    )
+
+
+def _check_sees(policy_uri: str, obs: ObsSpec, env: VectorEnv) -> None:
+    trained = (obs.height_px, obs.width_px, round(obs.fps, 2))
+    shown = (env.height_px, env.width_px, round(env.fps, 2))
+    if trained != shown:
+        raise ConfigError(
+            f"The policy at {policy_uri} was trained on frames of {trained[0]}x{trained[1]} px at "
+            f"{trained[2]:g} per second, {env.task} shows {shown[0]}x{shown[1]} px at "
+            f"{shown[2]:g}. Preprocess its videos to that size and rate."
+        )
+
+
+def _method_name(policy: str, anchor_time: float | None) -> str:
+    if policy == "latent_bc" and anchor_time == 1:
+        return "latent_bc_idm_decoder"
+    return policy
+
+
+def _single(anchor_time: Any) -> float | None:
+    """None for a range of anchor times."""
+    return None if isinstance(anchor_time, list | tuple) else float(anchor_time)

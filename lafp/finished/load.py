@@ -1,0 +1,175 @@
+"""The models of a finished run that make up an agent: a policy, and its action decoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lafp import storage
+from lafp.config import ConfigError, config_from_dict
+from lafp.finished.saved_model import TUNED_POLICY, load_model, read_card
+from lafp.models.action_decoder import (
+    ActionDecoder,
+    ActionDecoderConfig,
+    TrueActions,
+)
+from lafp.policies import POLICIES
+from lafp.policies.base import (
+    Policy,
+)
+from lafp.runs.run_dir import RunDir
+from lafp.types import ActionSpec, ObsSpec
+
+
+def load_models(
+    run_dir: str,
+    policy: str | None,
+    decoder: str | None,
+    device: torch.device,
+    overrides: Mapping[str, Any],
+) -> tuple[Policy, ActionDecoder | TrueActions]:
+    """The policy of a run, and what makes actions of its points. See ``Agent.load``.
+
+    Raises:
+        ConfigError: See ``Agent.load``.
+    """
+    run = RunDir(run_dir)
+    if policy is not None and decoder is None:
+        policy_uri = _stage(run, "policy", policy)
+        if action := read_card(policy_uri, "policy")["specs"].get("action"):
+            true_actions = TrueActions(config_from_dict(ActionSpec, action))
+            return load_policy(policy_uri, device, overrides), true_actions
+    decoder = decoder or _only_decoder(run, policy)
+    action_decoder, specs = load_action_decoder(_stage(run, "decoder", decoder), device)
+    policy_uri = policy_behind(run, decoder, policy)
+    if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
+        raise ConfigError(
+            f"The action decoder '{decoder}' was trained on the latent actions of another "
+            f"policy than {policy_uri}. Train the decoder again."
+        )
+    return load_policy(policy_uri, device, overrides), action_decoder
+
+
+def policy_behind(run: RunDir, decoder: str, policy: str | None = None) -> str:
+    """Folder of the policy that a finished action decoder reads.
+
+    The one that was fine-tuned with it, if any. Else the run's ``policy``, by default the one that
+    the decoder was trained on.
+    """
+    decoder_uri = _stage(run, "decoder", decoder)
+    specs = read_card(decoder_uri, "decoder")["specs"]
+    if specs["is_policy_tuned"] and policy in (None, specs["policy"]):
+        return storage.join(decoder_uri, TUNED_POLICY)
+    return _stage(run, "policy", policy or specs["policy"])
+
+
+def _stage(run: RunDir, folder: str, name: str) -> str:
+    """URI of a finished policy or decoder by its name."""
+    stage = run.stage(f"{folder}/{name}")
+    if not storage.is_file(stage.path("model.json")):
+        names = _finished(run, folder)
+        raise ConfigError(
+            f"{run.uri} has no finished {folder} '{name}'. "
+            f"{_instead(run, f'Its {folder} folders that are finished: ', names)}"
+        )
+    return stage.uri
+
+
+def _finished(run: RunDir, folder: str) -> list[str]:
+    """Names of the finished models in ``folder`` of a run."""
+    stages = map(run.stage, run.stages_below(folder))
+    return [
+        stage.name.removeprefix(f"{folder}/")
+        for stage in stages
+        if storage.is_file(stage.path("model.json"))
+    ]
+
+
+def _only_decoder(run: RunDir, policy: str | None) -> str:
+    """The decoder that a run has for ``policy`` (or at all)."""
+    names = []
+    for name in _finished(run, "decoder"):
+        card = read_card(run.stage(f"decoder/{name}").uri, "decoder")
+        if policy in (None, card["specs"]["policy"]):
+            names.append(name)
+    of_policy = f" for policy '{policy}'" if policy else ""
+    if not names:
+        policies = [] if policy else _cloned_policies(run)
+        raise ConfigError(
+            f"No finished action decoder{of_policy} in {run.uri}. "
+            + _instead(run, "Policies of true actions need none, choose with policy=: ", policies)
+        )
+    if len(names) > 1:
+        raise ConfigError(
+            f"{run.uri} has several action decoders{of_policy}. Choose one with decoder=: "
+            f"{', '.join(sorted(names))}."
+        )
+    return names[0]
+
+
+def _cloned_policies(run: RunDir) -> list[str]:
+    """Policies that predict true actions (``train_bc``)."""
+    return [
+        name
+        for name in _finished(run, "policy")
+        if "action" in read_card(run.stage(f"policy/{name}").uri, "policy")["specs"]
+    ]
+
+
+def _instead(run: RunDir, lead: str, names: list[str]) -> str:
+    """What to do where a model is missing: take one of ``names``, another folder, or train."""
+    if names:
+        return f"{lead}{', '.join(names)}."
+    if below := storage.list_folders(storage.join(run.uri, "runs")):
+        return f"That folder is a study; its runs are {run.uri}/runs/: {', '.join(below)}."
+    if not storage.list_folders(run.uri):
+        return "There is no run folder there; give the path that training wrote, such as runs/mine."
+    return "Run ray_jobs.train_policy and ray_jobs.train_decoder first, or wait for them to end."
+
+
+def load_policy(
+    uri: str,
+    device: torch.device | str = "cpu",
+    overrides: Mapping[str, Any] | None = None,
+) -> Policy:
+    """Loads a finished policy, frozen and in eval mode.
+
+    Args:
+        uri: Folder with ``model.safetensors`` and ``model.json``.
+        device: Where it shall run.
+        overrides: Config values to change, e.g. ``{"num_solver_steps": 1}``: those that matter
+            when it acts.
+
+    Raises:
+        ConfigError: There is no policy, or an override is no key of its config.
+    """
+    card, weights = load_model(uri, "policy")
+    policy_class = POLICIES.get(card["config"]["name"])
+    cfg = config_from_dict(policy_class.Config, {**card["config"], **(overrides or {})})
+    obs = config_from_dict(ObsSpec, card["specs"]["obs"])
+    policy = policy_class(cfg, obs, card["specs"]["latent_action_dim"])
+    policy.load_state_dict(weights)
+    return policy.to(device).eval().requires_grad_(False)
+
+
+def load_action_decoder(
+    uri: str, device: torch.device | str = "cpu"
+) -> tuple[ActionDecoder, dict[str, Any]]:
+    """Loads a finished action decoder, frozen and in eval mode.
+
+    Returns:
+        The decoder, and the ``specs`` of its ``model.json``: which policy and LAM it belongs to.
+
+    Raises:
+        ConfigError: There is no finished decoder at ``uri``.
+    """
+    card, weights = load_model(uri, "decoder")
+    specs = card["specs"]
+    action_decoder = ActionDecoder(
+        config_from_dict(ActionDecoderConfig, card["config"]),
+        config_from_dict(ActionSpec, specs["action"]),
+        specs["latent_action_dim"],
+        specs["embed_dim"],
+    )
+    action_decoder.load_state_dict(weights)
+    return action_decoder.to(device).eval().requires_grad_(False), specs

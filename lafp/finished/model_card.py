@@ -1,0 +1,147 @@
+"""The model card of a latent action model: what it is, its training data, what was measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lafp.config import config_to_yaml
+from lafp.data.shards.format import ShardSet
+from lafp.objectives.health import signs_of_collapse
+from lafp.runs.provenance import provenance
+from lafp.types import ObsSpec
+
+FILE = "model_card.md"
+
+_INTENDED_USE = """\
+- To infer what changed between two frames of video, without labels: as targets of a latent policy
+  (`train_policy`), to label videos (`label_latents`), or to start from (`init_from`).
+- Its observations are those of the table above. Frames at another rate or size, or of another kind
+  of scene than the training videos, are outside of what was measured.
+- A latent action is no robot action: an action decoder, trained on labeled episodes, makes it one.
+- z holds whatever helps to predict the next frame, the camera's and other agents' motion included.
+- No safety was assessed. Do not let it act on people or machines without checks of its own.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """One shard set that a LAM has seen."""
+
+    uri: str
+    spec: ShardSet
+    use: str
+    """In words."""
+
+
+def lam_card(
+    config: Any,
+    *,
+    obs: ObsSpec,
+    num_parameters: int,
+    data: Sequence[TrainedOn],
+    init_from: str | None,
+    metrics: Mapping[str, float],
+) -> str:
+    """The card, in Markdown.
+
+    Args:
+        config: The job's config.
+        obs: What its observations are.
+        num_parameters: Of the exported model.
+        data: What it was trained on.
+        init_from: The LAM that it started from.
+        metrics: Last value of every metric.
+    """
+    facts = provenance()
+    rows = [
+        ("Objective", f"`{config.objective.name}`"),
+        ("Parameters", f"{num_parameters:,}"),
+        (
+            "Observation",
+            f"{obs.frame_stack} RGB frames of {obs.height_px}x{obs.width_px} px at "
+            f"{obs.fps:g} per second",
+        ),
+        ("Steps", f"{metrics.get('step', 0):,.0f} of {config.train.global_batch_size} windows"),
+        ("Started from", f"`{init_from}`" if init_from else "random weights"),
+        ("Made by", f"lafp {facts['packages']['lafp']}, revision {facts['git_revision']}"),
+    ]
+    parts = [
+        "# Latent action model",
+        "It infers a latent action z from two frames, so that the first frame and z predict the "
+        "second. Load it with `lafp.load_lam(FOLDER)`.",
+        _table(("", ""), rows),
+        "## Training data",
+        _table(
+            ("Shard set", "Source", "Clips", "Hours", "Use"),
+            [
+                (
+                    f"`{item.uri}`",
+                    item.spec.source,
+                    f"{item.spec.num_clips.get('train', 0):,} (held out: "
+                    f"{item.spec.num_clips.get('val', 0):,})",
+                    f"{item.spec.num_hours:.3g}",
+                    item.use,
+                )
+                for item in data
+            ],
+        ),
+        "## What was measured",
+        _measured(metrics),
+        "## Intended use and limits",
+        _INTENDED_USE.rstrip(),
+        "## Config",
+        f"```yaml\n{config_to_yaml(config).rstrip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_CONTROLS = {
+    "probe/r2_obs_embedding": "observation embedding",
+    "probe/r2_random_lam": "untrained LAM's z",
+}
+"""Metrics of the probe's controls; one that is undefined is absent."""
+
+
+def _measured(metrics: Mapping[str, float]) -> str:
+    parts = [f"**Warning.** {words}" for words in signs_of_collapse(metrics).values()]
+    if "probe/r2" in metrics:
+        interval = f"[{metrics['probe/r2_low']:.3f}, {metrics['probe/r2_high']:.3f}]"
+        rows = [
+            ("latent action z", f"{metrics['probe/r2']:.3f}", interval),
+            *(
+                (f"control: {words}", f"{metrics[name]:.3f}", "")
+                for name, words in _CONTROLS.items()
+                if name in metrics
+            ),
+            ("control: nothing (mean action)", "0.000", ""),
+        ]
+        parts += [
+            "Linear probe of the true action, fitted on labeled training episodes, R² on "
+            f"{metrics['probe/num_episodes']:.0f} held-out ones ({metrics['probe/n']:,.0f} "
+            "transitions; interval: 95 % bootstrap over episodes):",
+            _table(("Probed", "R²", "Interval"), rows),
+        ]
+    else:
+        parts.append(
+            "No labeled episodes were given, or all their actions are alike, so what z knows of "
+            "actions is not measured."
+        )
+    held_out = {
+        name.removeprefix("val/"): value
+        for name, value in sorted(metrics.items())
+        if name.startswith("val/")
+    }
+    if held_out:
+        parts += [
+            "On held-out clips:",
+            _table(
+                ("Metric", "Value"),
+                [(f"`{name}`", f"{value:.4g}") for name, value in held_out.items()],
+            ),
+        ]
+    return "\n\n".join(parts)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,115 @@
+"""Finished models on disk: ``model.safetensors`` and ``model.json``. Nothing is unpickled."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from lafp import storage
+from lafp.config import ConfigError, config_to_dict
+from lafp.storage import strict_json
+
+FORMAT_VERSION = 2
+TUNED_POLICY = "policy"
+"""Folder inside of an action decoder's: the policy that was fine-tuned with it."""
+ModelKind = Literal["lam", "policy", "decoder"]
+
+
+def save_model(
+    uri: str,
+    *,
+    kind: ModelKind,
+    config: Any,
+    specs: dict[str, Any],
+    module: nn.Module,
+    metrics: dict[str, float],
+) -> None:
+    """Writes a finished model into the folder ``uri``.
+
+    Args:
+        uri: Folder, local or S3.
+        kind: What it is; checked when it is loaded.
+        config: The component's config dataclass (with its ``name``), to rebuild the module from.
+        specs: What else its constructor needs: dataclasses (``ObsSpec``, ``ActionSpec``) or
+            scalars.
+        module: Whole, on any device.
+        metrics: Last measured metrics, for the reader of the file.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    card = {
+        "format": FORMAT_VERSION,
+        "kind": kind,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "config": config_to_dict(config),
+        "specs": {name: config_to_dict(spec) for name, spec in specs.items()},
+        "frozen_weights": _frozen_weights(module),
+        "num_parameters": sum(p.numel() for p in module.parameters()),
+        "metrics": metrics,
+    }
+    storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
+    storage.write_text(storage.join(uri, "model.json"), strict_json.dumps(card, indent=1))
+
+
+def _frozen_weights(module: nn.Module) -> dict[str, Any]:
+    """Weights from elsewhere, not stored with the model: submodule -> path, hash, config."""
+    return {
+        name: part.frozen_weights
+        for name, part in module.named_modules()
+        if hasattr(part, "frozen_weights")
+    }
+
+
+def load_model(uri: str, kind: ModelKind) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads what ``save_model`` wrote.
+
+    Returns:
+        ``model.json`` and the state dict, on the CPU.
+
+    Raises:
+        ConfigError: No such model, another kind, a format this version does not read, or weights
+            that are not those that ``model.json`` describes.
+    """
+    card = read_card(uri, kind)
+    path = storage.join(uri, "model.safetensors")
+    if not storage.is_file(path):
+        raise ConfigError(
+            f"{path} is missing, though model.json is there. Copy the whole folder, or train the "
+            f"{kind} again."
+        )
+    weights = storage.read_bytes(path)
+    if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
+        raise ConfigError(
+            f"{uri}: model.safetensors is not the file that model.json describes. "
+            "Export the model again, or copy both files anew."
+        )
+    return card, safetensors.torch.load(weights)
+
+
+def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
+    """``model.json`` alone. Its ``weights_sha256`` says which model exactly this is.
+
+    Raises:
+        ConfigError: As ``load_model``.
+    """
+    path = storage.join(uri, "model.json")
+    if not storage.is_file(path):
+        raise ConfigError(f"No finished {kind} at {uri}: model.json is missing. Train it first.")
+    try:
+        card = json.loads(storage.read_text(path))
+        if not isinstance(card, dict):
+            raise ValueError(f"it holds a {type(card).__name__}, not an object")
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged: {error}. Copy the folder again, or train the {kind} again."
+        ) from None
+    if card.get("kind") != kind:
+        raise ConfigError(f"{path} holds a {card.get('kind')}, expected a {kind}.")
+    if card.get("format") != FORMAT_VERSION:
+        raise ConfigError(
+            f"{path} has format {card.get('format')}, this lafp reads {FORMAT_VERSION}. "
+            "Export the model again with this version, or use the version that wrote it."
+        )
+    return card

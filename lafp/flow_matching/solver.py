@@ -1,0 +1,163 @@
+"""Fixed-step solvers of dx/dt = v(x, t), from any start time to t = 1."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lafp.flow_matching.path import broadcast_time
+
+VelocityField = Callable[[Tensor, Tensor], Tensor]
+"""v(x_t [B, ...], t [B]) -> velocity of x_t's shape. Close over conditioning."""
+Velocity = Callable[[Tensor], Tensor]
+"""v(x_t) at one time."""
+SolverName = Literal["euler", "midpoint", "heun"]
+"""Evaluations of the velocity field per step: euler 1, midpoint 2, heun 2 (order 1, 2, 2)."""
+StepsTaken = Literal["remaining", "all", "one"]
+"""How a point that starts late spends the solver's steps.
+
+``remaining``: on the grid of a start at 0, the steps that are left, the first one cut short. The
+result is as sharp as a sample from noise, because the last steps are the same.
+``all``: as many steps as from 0, shorter ones. The later the start, the more exact the result.
+``one``: a single step, so a single evaluation for Euler.
+"""
+
+
+@runtime_checkable
+class TimedVelocityField(Protocol):
+    """A velocity field that can prepare, once, what it needs of the times of a solve."""
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """See ``VelocityField``."""
+        ...
+
+    def at_times(self, times: Sequence[float]) -> Sequence[Velocity]:
+        """v( . , t) for each t, with all points at that time."""
+        ...
+
+
+def integrate(
+    velocity_field: VelocityField,
+    x: Tensor,
+    *,
+    start_time: float | Tensor = 0.0,
+    num_steps: int,
+    steps_taken: StepsTaken = "remaining",
+    solver: SolverName = "euler",
+) -> Tensor:
+    """Carries points along the flow from ``start_time`` to 1.
+
+    Args:
+        velocity_field: v(x_t, t).
+        x: Points at ``start_time``, float [B, ...].
+        start_time: In [0, 1]; one for all, or one per element, float [B]. A point that starts at
+            1 stays where it is, exactly.
+        num_steps: Equal steps from 0 to 1.
+        steps_taken: How a later start spends them. See ``StepsTaken``.
+        solver: See ``SolverName``.
+
+    Returns:
+        Points at t = 1, of x's shape.
+
+    Raises:
+        ValueError: ``num_steps`` is less than 1, or ``start_time`` is outside [0, 1].
+    """
+    offsets, step = _SOLVERS[solver]
+    times = step_times(start_time, num_steps, steps_taken, x)
+    if isinstance(times, Tensor):
+        spans = list(zip(times[:-1], times.diff(dim=0), strict=True))
+        evaluated_at = [t_B + o * dt_B for t_B, dt_B in spans for o in offsets]
+        velocities: Sequence[Velocity] = [partial(_at, velocity_field, t_B) for t_B in evaluated_at]
+        lengths: Sequence[float | Tensor] = [broadcast_time(dt_B, x) for _, dt_B in spans]
+    else:
+        lengths = [end - begin for begin, end in pairwise(times)]
+        shared = [t + o * (end - t) for t, end in pairwise(times) for o in offsets]
+        velocities = _at_times(velocity_field, shared, x) if shared else []
+    for i, dt in enumerate(lengths):
+        x = step(velocities[i * len(offsets) : (i + 1) * len(offsets)], x, dt)
+    return x
+
+
+def step_times(
+    start_time: float | Tensor, num_steps: int, steps_taken: StepsTaken, x: Tensor
+) -> list[float] | Tensor:
+    """The times between which a solver steps.
+
+    Args:
+        start_time: In [0, 1], one for all points or float [B].
+        num_steps: Equal steps from 0 to 1.
+        steps_taken: See ``StepsTaken``.
+        x: The points, [B, ...]: they give dtype and device.
+
+    Returns:
+        For one start, its times without steps of length 0. For a start per point, [S + 1, B]: a
+        point's steps before its own start have length 0.
+
+    Raises:
+        ValueError: ``num_steps`` is less than 1, or ``start_time`` is outside [0, 1].
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
+    num_spans = 1 if steps_taken == "one" else num_steps
+    grid = [i / num_spans for i in range(num_spans + 1)]
+    if isinstance(start_time, Tensor):
+        _check_start(start_time, x)
+        start_B = start_time.to(x)
+        grid_S1 = torch.tensor(grid, dtype=x.dtype, device=x.device)[:, None]
+        if steps_taken == "all":
+            return start_B + (1 - start_B) * grid_S1
+        return torch.maximum(start_B, grid_S1)
+    if not 0.0 <= start_time <= 1.0:
+        raise ValueError(f"start_time must be in [0, 1], got {start_time}.")
+    if start_time == 1.0:
+        return [1.0]
+    if steps_taken == "all":
+        return [start_time + (1 - start_time) * t for t in grid]
+    return [start_time, *(t for t in grid if t > start_time)]
+
+
+def _check_start(start_B: Tensor, x: Tensor) -> None:
+    if start_B.shape != x.shape[:1] or start_B.min() < 0 or start_B.max() > 1:
+        raise ValueError(
+            f"start_time must hold {len(x)} values in [0, 1], got shape {tuple(start_B.shape)} "
+            f"from {start_B.min():g} to {start_B.max():g}."
+        )
+
+
+def _at(velocity_field: VelocityField, t_B: Tensor, x: Tensor) -> Tensor:
+    return velocity_field(x, t_B)
+
+
+def _at_times(
+    velocity_field: VelocityField, times: Sequence[float], x: Tensor
+) -> Sequence[Velocity]:
+    """The field at times that all points share: the hot path of acting."""
+    if isinstance(velocity_field, TimedVelocityField):
+        return velocity_field.at_times(times)
+    shared = torch.tensor(times, dtype=x.dtype, device=x.device).unbind()
+    return [partial(_at, velocity_field, t.expand(len(x))) for t in shared]
+
+
+def _euler(v: Sequence[Velocity], x: Tensor, dt: float | Tensor) -> Tensor:
+    return x + v[0](x) * dt
+
+
+def _midpoint(v: Sequence[Velocity], x: Tensor, dt: float | Tensor) -> Tensor:
+    return x + v[1](x + v[0](x) * (dt / 2)) * dt
+
+
+def _heun(v: Sequence[Velocity], x: Tensor, dt: float | Tensor) -> Tensor:
+    first = v[0](x)
+    return x + (first + v[1](x + first * dt)) * (dt / 2)
+
+
+_Step = Callable[[Sequence[Velocity], Tensor, float | Tensor], Tensor]
+_SOLVERS: dict[str, tuple[tuple[float, ...], _Step]] = {
+    "euler": ((0.0,), _euler),
+    "midpoint": ((0.0, 0.5), _midpoint),
+    "heun": ((0.0, 1.0), _heun),
+}
+"""Where within a step the field is evaluated, and the step made of it."""

@@ -1,0 +1,382 @@
+"""Downloads over HTTP within limits of rate per host, size and time; broken ones are resumed."""
+
+import email.utils
+import http.client
+import random
+import re
+import shutil
+import socket
+import ssl
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, urljoin, urlsplit
+
+from lafp.http.host_gate import Gate, turn
+
+_MAX_REDIRECTS = 5
+_CHUNK_BYTES = 256 * 2**10
+# Of one read or connect; the whole download has ``timeout_s``.
+_SOCKET_TIMEOUT_S = 30.0
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 60.0
+_REDIRECTS = (301, 302, 303, 307, 308)
+_GONE = (404, 410)
+_TRANSIENT = (408, 425, 429)
+_ANY_ZLIB_HEADER = 47  # of gzip or of zlib, with the largest window
+_USER_AGENT = "lafp (video preprocessing)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpConfig:
+    """Downloads from lists of http(s) URIs."""
+
+    requests_per_s_per_host: float = 10.0
+    """Of the whole cluster together, retries and redirects included."""
+    connections_per_host: int = 8
+    """Open at a time, of the whole cluster together."""
+    max_bytes: int = 2 * 2**30
+    """Of one file; `limits.max_bytes` holds too."""
+    timeout_s: float = 600.0
+    """Of one file with all retries; the wait for its turn does not count."""
+    retries: int = 4
+    """After 408, 425, 429, 5xx and broken connections, which go on where they broke: at growing
+    intervals, or when the host's Retry-After says."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.requests_per_s_per_host <= 10_000:
+            raise ValueError(
+                "requests_per_s_per_host must be in (0, 10000], got "
+                f"{self.requests_per_s_per_host}."
+            )
+        for name in ("connections_per_host", "max_bytes", "timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.retries < 0:
+            raise ValueError(f"retries must be at least 0, got {self.retries}.")
+
+
+class DownloadError(Exception):
+    """A file that cannot be had. The job goes on without it."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def download(url: str, path: Path, cfg: HttpConfig, gate: Gate) -> None:
+    """Fetches ``url`` into the file ``path``.
+
+    Goes through the proxy that the environment names (``https_proxy`` ...).
+
+    Raises:
+        DownloadError: ``not_found``, ``too_many_bytes``, ``timeout`` or ``unreadable``.
+        OSError: ``path`` cannot be written.
+    """
+    with path.open("w+b") as file:
+        job = _Download(url, file, cfg, gate)
+        for attempt in range(cfg.retries + 1):
+            try:
+                job.attempt()
+                job.decode()
+                return
+            except _TransientError as error:
+                wait_s = error.wait_s or _backoff_s(attempt)
+                if time.monotonic() + wait_s > job.deadline:
+                    raise DownloadError("timeout", f"{error} and {job.so_far()}") from error
+                if attempt == cfg.retries:
+                    tries = f"{attempt + 1} attempts, {job.so_far()}"
+                    raise DownloadError("unreadable", f"{error} ({tries})") from error
+            time.sleep(wait_s)
+
+
+def _backoff_s(attempt: int) -> float:
+    return min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt) * random.uniform(0.5, 1)
+
+
+class _TransientError(Exception):
+    """May go well the next time."""
+
+    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+        """What the host asks for; 0 if it does not."""
+
+
+class _Download:
+    """One file on its way."""
+
+    def __init__(self, url: str, file: BinaryIO, cfg: HttpConfig, gate: Gate) -> None:
+        self.url, self.cfg, self.gate = url, cfg, gate
+        self.deadline = time.monotonic() + cfg.timeout_s
+        self._file = file
+        self._num_bytes = 0
+        self._validator = ""
+        """Which version of the file the bytes are of; empty if the host does not say."""
+        self._encoding = ""
+        """How the bytes are packed, though nobody asked for that."""
+
+    def so_far(self) -> str:
+        """For messages."""
+        return f"{self._num_bytes} bytes in {self.cfg.timeout_s:g} s at most"
+
+    def attempt(self) -> None:
+        """Requests what is missing, through redirects."""
+        url = self.url
+        for _ in range(_MAX_REDIRECTS + 1):
+            with self._turn(url):
+                location = self._request(url)
+            if location is None:
+                return
+            url = _joined(url, location)
+        raise DownloadError("unreadable", f"more than {_MAX_REDIRECTS} redirects, now to {url}")
+
+    def decode(self) -> None:
+        """Unpacks what a host has sent packed."""
+        if self._encoding in ("", "identity"):
+            return
+        if self._encoding not in ("gzip", "x-gzip", "deflate"):
+            raise DownloadError("unreadable", f"the host sends it as {self._encoding!r}")
+        with tempfile.TemporaryFile() as packed:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, packed)
+            packed.seek(0)
+            self._begin(0)
+            try:
+                self._unpack(packed)
+            except zlib.error as error:
+                detail = f"what the host sends is no {self._encoding}: {error}"
+                raise DownloadError("unreadable", detail) from error
+
+    def _unpack(self, packed: BinaryIO) -> None:
+        unpacker = zlib.decompressobj(_ANY_ZLIB_HEADER)
+        while data := packed.read(_CHUNK_BYTES):
+            while data:
+                chunk = unpacker.decompress(data, _CHUNK_BYTES)
+                data = unpacker.unconsumed_tail
+                self._check_size(self._num_bytes + len(chunk))
+                self._file.write(chunk)
+                self._num_bytes += len(chunk)
+                if time.monotonic() > self.deadline:
+                    raise DownloadError("timeout", self.so_far())
+        if not unpacker.eof:
+            raise zlib.error("it ends too early")
+
+    @contextmanager
+    def _turn(self, url: str) -> Iterator[None]:
+        cfg, host = self.cfg, _host(url)
+        with turn(
+            self.gate, host, cfg.requests_per_s_per_host, cfg.connections_per_host, cfg.timeout_s
+        ) as waited_s:
+            self.deadline += waited_s
+            yield
+
+    def _request(self, url: str) -> str | None:
+        """One request and its answer. Returns where it redirects to."""
+        headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"}
+        if self._num_bytes and self._validator:
+            headers |= {"Range": f"bytes={self._num_bytes}-", "If-Range": self._validator}
+        request = urllib.request.Request(quote(url, safe=_URL_CHARACTERS), headers=headers)
+        with _Watch(self.deadline) as watch, closing(self._send(request, watch)) as response:
+            status = response.status
+            if status in _REDIRECTS and (location := response.headers.get("Location")):
+                return str(location)
+            if status in (200, 206):
+                self._receive(response)
+                return None
+            self._refused(status, url, response)
+        raise AssertionError(status)
+
+    def _send(self, request: urllib.request.Request, watch: "_Watch") -> Any:
+        left_s = max(self.deadline - time.monotonic(), 0.001)
+        with _network_errors(self.deadline):
+            return watch.opener().open(request, timeout=min(_SOCKET_TIMEOUT_S, left_s))
+
+    def _refused(self, status: int, url: str, response: Any) -> None:
+        message = f"HTTP {status} {response.reason}"
+        if status in _GONE:
+            raise DownloadError("not_found", message)
+        if status == 416:  # what is here is no beginning of what is there now
+            self._begin(0)
+            raise _TransientError(message)
+        if status in _TRANSIENT or status >= 500:
+            wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
+            if wait_s:
+                self.gate.pause(_host(url), min(wait_s, self.cfg.timeout_s))
+            raise _TransientError(message, wait_s)
+        raise DownloadError("unreadable", message)
+
+    def _receive(self, response: Any) -> None:
+        """Appends the body to the file."""
+        total = _total_bytes(response, self._num_bytes)
+        if response.status == 200:
+            self._begin(0)
+        elif total is None:
+            self._begin(0)
+            raise _TransientError("a range that was not asked for")
+        etag = response.headers.get("ETag", "")
+        is_strong = bool(etag) and not etag.startswith("W/")
+        self._validator = etag if is_strong else response.headers.get("Last-Modified", "")
+        self._encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        self._check_size(total or 0)
+        while chunk := self._chunk(response):
+            self._check_size(self._num_bytes + len(chunk))
+            self._file.write(chunk)
+            self._num_bytes += len(chunk)
+        if total is not None and self._num_bytes != total:
+            raise _TransientError(f"the connection broke after {self._num_bytes} of {total} bytes")
+
+    def _chunk(self, response: Any) -> bytes:
+        with _network_errors(self.deadline):
+            chunk = bytes(response.read1(_CHUNK_BYTES))
+        if time.monotonic() > self.deadline:
+            raise DownloadError("timeout", self.so_far())
+        return chunk
+
+    def _check_size(self, num_bytes: int) -> None:
+        if num_bytes > self.cfg.max_bytes:
+            raise DownloadError("too_many_bytes", f"at least {num_bytes} bytes")
+
+    def _begin(self, num_bytes: int) -> None:
+        self._num_bytes = num_bytes
+        self._file.seek(num_bytes)
+        self._file.truncate()
+
+
+def _joined(url: str, location: str) -> str:
+    """Where a host redirects to. A header is bytes, which ``http.client`` takes for Latin-1."""
+    try:
+        with suppress(UnicodeError):  # else it is Latin-1
+            location = location.encode("latin-1").decode()
+        return urljoin(url, location)
+    except ValueError as error:
+        raise DownloadError("unreadable", f"a redirect to {location!r}: {error}") from None
+
+
+_URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
+
+
+def _host(url: str) -> str:
+    """The host's name.
+
+    Raises:
+        DownloadError: The URL is none, or not of http.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError as error:
+        raise DownloadError("unreadable", f"{url!r}: {error}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise DownloadError("unreadable", f"{url!r} is no http(s) URL")
+    return host
+
+
+def _total_bytes(response: Any, num_bytes: int) -> int | None:
+    """Size of the whole file; None if unknown, or if it is another range than was asked for."""
+    if response.status == 206:
+        match = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
+        return int(match[2]) if match and int(match[1]) == num_bytes else None
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
+def _retry_after_s(header: str) -> float:
+    """Seconds, or a date; 0 if it is neither."""
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return 0.0
+
+
+@contextmanager
+def _network_errors(deadline: float) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        message = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(cause)
+        if time.monotonic() > deadline:
+            raise DownloadError("timeout", message) from error
+        is_unknown = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
+        if is_unknown or isinstance(cause, ssl.SSLCertVerificationError):
+            raise DownloadError("unreadable", message) from error
+        raise _TransientError(message) from error
+    except ValueError as error:  # a URL that cannot be sent
+        raise DownloadError("unreadable", str(error)) from error
+
+
+# ---------------------------------------------------------------------------------------------
+# A socket's own timeout starts anew with every byte. This one does not.
+
+
+class _Watch:
+    """Shuts the connection down at the deadline, whatever it is busy with."""
+
+    def __init__(self, deadline: float) -> None:
+        self._timer = threading.Timer(max(deadline - time.monotonic(), 0), self._shut)
+        self._timer.daemon = True
+        self.sock: socket.socket | None = None
+
+    def opener(self) -> urllib.request.OpenerDirector:
+        """What opens URLs, without following redirects and without raising for a status."""
+        opener = urllib.request.OpenerDirector()
+        for handler in (urllib.request.ProxyHandler(), _HttpHandler(self), _HttpsHandler(self)):
+            opener.add_handler(handler)
+        return opener
+
+    def __enter__(self) -> "_Watch":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _shut(self) -> None:
+        if self.sock is not None:
+            try:
+                self.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:  # it is closed already
+                return
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, *args: Any, watch: _Watch, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._watch = watch
+
+    def connect(self) -> None:
+        super().connect()
+        self._watch.sock = self.sock
+
+
+class _TlsConnection(_Connection, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(partial(_Connection, watch=self._watch), request)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def https_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(partial(_TlsConnection, watch=self._watch), request)

@@ -1,0 +1,164 @@
+"""What a section of the report is made of. The template lays these out; nothing else is HTML."""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from lafp.evaluate.images import png
+
+NO_VALUE = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+_NBSP = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A paragraph."""
+
+    text: str | Markup
+    kind: str = field(default="text", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A paragraph that must not be missed: a warning, or how (not) to read a result."""
+
+    text: str | Markup
+    level: Literal["warning", "info"] = "info"
+    kind: str = field(default="note", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A picture with its caption."""
+
+    src: str
+    """A data URI."""
+    alt: str
+    caption: str | Markup = ""
+    is_chart: bool = False
+    """Drawn on a transparent ground: a dark page may invert it."""
+    columns: Sequence[str] = ()
+    """Labels above equally wide columns of the picture."""
+    max_width_px: int | None = None
+    kind: str = field(default="figure", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Figures side by side."""
+
+    figures: Sequence[Figure]
+    kind: str = field(default="row", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows under a head. Cells that start with a digit or a sign are set as numbers."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Markup]]
+    caption: str | Markup = ""
+    emphasized: frozenset[int] = frozenset()
+    """Indices of rows to set in bold."""
+    num_text_columns: int = 1
+    """So many columns from the left hold text, the others numbers."""
+    kind: str = field(default="table", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Preformatted text behind a title that opens it."""
+
+    title: str
+    body: str
+    kind: str = field(default="listing", init=False)
+
+
+Block = Text | Note | Figure | Row | Table | Listing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A titled part of the report."""
+
+    id: str
+    short: str
+    """Name in the list of contents."""
+    title: str
+    blocks: Sequence[Block]
+
+
+def chart(svg: str, alt: str, caption: str | Markup = "") -> Figure:
+    """A figure from ``lafp.report.charts``, at most as wide as it was drawn: equal type in all."""
+    return Figure(
+        src=_data_uri("image/svg+xml", svg.encode()),
+        alt=alt,
+        caption=caption,
+        is_chart=True,
+        max_width_px=round(_width_pt(svg) * 4 / 3),
+    )
+
+
+def picture(
+    data: bytes,
+    alt: str,
+    caption: str | Markup = "",
+    columns: Sequence[str] = (),
+) -> Figure:
+    """A figure from the bytes of a PNG or GIF file, at most as large as its pixels."""
+    with Image.open(io.BytesIO(data)) as image:
+        width_px = image.width
+    mime = "image/gif" if data.startswith(b"GIF8") else "image/png"
+    return Figure(
+        src=_data_uri(mime, data),
+        alt=alt,
+        caption=caption,
+        columns=columns,
+        max_width_px=width_px,
+    )
+
+
+def inline_picture(pixels: np.ndarray, alt: str) -> Markup:
+    """A small picture for the cell of a table.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        alt: What it shows, which the pointer tells too.
+    """
+    return Markup('<img class="cell" src="{}" alt="{}" title="{}" style="max-width:{}px">').format(
+        _data_uri("image/png", png(pixels)), alt, alt, pixels.shape[1]
+    )
+
+
+def _width_pt(svg: str) -> float:
+    match = re.search(r'width="([\d.]+)pt"', svg)
+    assert match, svg[:200]
+    return float(match[1])
+
+
+def _data_uri(mime: str, data: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def anchored(anchor_time: object) -> str:
+    """``τₐ = 0.5``, on one line."""
+    value = f"{anchor_time:g}" if isinstance(anchor_time, int | float) else str(anchor_time)
+    return f"τₐ{_NBSP}={_NBSP}{value}"
+
+
+def percent(share: float) -> str:
+    """0.783 -> ``78 %``."""
+    return f"{100 * share:.0f}{_NBSP}%"
+
+
+def megabytes(num_bytes: float) -> str:
+    """Bytes for people: ``12.3 MB``."""
+    return f"{num_bytes / 1e6:.3g} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.3g} GB"

@@ -1,0 +1,96 @@
+"""Pictures of rejected spans, decoded from their sources where those are still there."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.sets import read_shard_entry
+from lafp.evaluate import images
+from lafp.evaluate.run_record import StageRecord
+from lafp.storage import StorageError
+from lafp.video import decode_clip
+from lafp.video.stills import Still, read_stills
+
+SIDE_PX = 96
+MAX_SOURCE_BYTES = 64 * 2**20
+"""Larger sources are not fetched from S3 for a picture."""
+BUDGET_S = 60.0
+_ORIGINAL = re.compile(r"clip (\w+) of ")
+
+Reject = Mapping[str, Any]
+
+
+def reject_pictures(rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
+    """A frame of the middle of each span, as far as its video can be reached and decoded.
+
+    Args:
+        rejects: Rows of rejects.parquet.
+
+    Returns:
+        Index of the reject -> uint8 [H, W, 3].
+    """
+    with ExitStack() as stack:
+        wanted: dict[int, Still] = {}
+        for index, reject in enumerate(rejects):
+            if path := _local_path(reject, stack):
+                middle_s = (reject["start_s"] + reject["end_s"]) / 2
+                wanted[index] = Still(path=path, time_s=middle_s, side_px=SIDE_PX)
+        found = read_stills(list(wanted.values()), BUDGET_S)
+    indices = list(wanted)
+    return {indices[number]: pixels for number, pixels in found.items()}
+
+
+def _local_path(reject: Reject, stack: ExitStack) -> str | None:
+    """The video's file; None for spans without length, the web, and videos inside of files."""
+    uri = reject["video_uri"]
+    if reject["end_s"] <= reject["start_s"] or storage.is_http(uri):
+        return None
+    try:
+        if not storage.is_file(uri):
+            return None
+        if storage.is_s3(uri) and storage.num_bytes(uri) > MAX_SOURCE_BYTES:
+            return None
+        return str(stack.enter_context(storage.local_file(uri)))
+    except (StorageError, OSError, ValueError):
+        return None
+
+
+def originals(stage: StageRecord, rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
+    """The middle frames of the clips that were kept in the place of near-duplicates.
+
+    Returns:
+        Index of the reject -> uint8 [H, W, 3].
+    """
+    clip_of = {
+        index: match[1]
+        for index, reject in enumerate(rejects)
+        if reject["reason"] == "near_duplicate" and (match := _ORIGINAL.match(reject["detail"]))
+    }
+    if not clip_of:
+        return {}
+    frames = dict(_middle_frames(stage, sorted(set(clip_of.values()))))
+    return {index: frames[clip] for index, clip in clip_of.items() if clip in frames}
+
+
+def _middle_frames(stage: StageRecord, clip_ids: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    with storage.local_file(stage.path("clips.parquet")) as path:
+        table = pq.read_table(
+            path, columns=["clip_id", "shard"], filters=[("clip_id", "in", list(clip_ids))]
+        )
+    for row in table.to_pylist():
+        try:
+            entry = read_shard_entry(stage.uri, row["shard"])
+            place = next(clip for clip in entry.clips if clip.clip_id == row["clip_id"])
+            data = storage.read_bytes(
+                stage.path(row["shard"]), place.video_offset, place.video_bytes
+            )
+            frames = decode_clip(data)
+        except (ConfigError, OSError, ValueError, StopIteration):  # taken down, lost or damaged
+            continue
+        yield row["clip_id"], images.thumbnail(frames[len(frames) // 2], SIDE_PX)

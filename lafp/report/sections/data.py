@@ -1,0 +1,255 @@
+"""What went in: the preprocessing funnel, a contact sheet, distributions, a sample of rejects."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+from lafp import storage
+from lafp.data.order.clips import ClipOrder
+from lafp.data.shards.format import ShardSet
+from lafp.data.shards.sets import open_shard_set, videos_of_clips
+from lafp.evaluate import images
+from lafp.evaluate.run_record import RunRecord, StageRecord
+from lafp.report import charts
+from lafp.report.blocks import (
+    NO_VALUE,
+    TIMES,
+    Block,
+    Figure,
+    Note,
+    Section,
+    Table,
+    Text,
+    chart,
+    inline_picture,
+    percent,
+    picture,
+)
+from lafp.report.reject_pictures import originals, reject_pictures
+from lafp.runs.progress import duration
+from lafp.runs.wording import counted
+from lafp.video import decode_clip
+
+T = TypeVar("T")
+
+SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE_PX = 8, 3, 112
+MAX_REJECTS_READ, MAX_REJECTS_SHOWN, MAX_OF_A_REASON = 20_000, 24, 3
+MAX_KINDS_SHOWN = 12
+
+
+def sections(run: RunRecord) -> list[Section]:
+    """One section per preprocessed source."""
+    return [source_section(stage) for stage in run.complete_below("shards")]
+
+
+def source_section(stage: StageRecord) -> Section:
+    """Funnel, contact sheet, distributions and rejects of one shard set."""
+    spec = open_shard_set(stage.uri)
+    assert stage.summary is not None
+    funnel, name = stage.summary["funnel"], stage.name.rpartition("/")[2]
+    blocks: list[Block] = [
+        Text(text=_in_words(spec, stage.summary)),
+        Text(text=_source_in_words(stage)),
+        *_assumed(stage.summary.get("assumed", {})),
+        _funnel(funnel),
+        _contact_sheet(stage, spec),
+        _distributions(stage),
+    ]
+    if funnel["rejects"]:
+        blocks.append(_rejects_table(stage))
+    blocks += _files_table(stage.summary.get("files"))
+    return Section(
+        id=stage.name.replace("/", "-"),
+        short=f"Data: {name}",
+        title=f"What went in: {name}",
+        blocks=blocks,
+    )
+
+
+def _in_words(spec: ShardSet, summary: Mapping[str, Any]) -> str:
+    counts = spec.num_clips
+    held_out = f" ({counts['val']:,} held out)" if counts.get("val") else ""
+    rate = f"{spec.fps:g} frames/s" if spec.fps else "their own frame rates"
+    labels = f" with {spec.action['dim']}-dimensional actions" if spec.action else ""
+    return (
+        f"{counted(sum(counts.values()), 'clip')}{labels}{held_out} from "
+        f"{summary['num_videos_with_clips']:,} of {counted(summary['num_videos'], 'video')}: "
+        f"{counted(sum(spec.num_frames.values()), 'frame')}, "
+        f"{duration(3600 * spec.num_hours)}, stored at "
+        f"{spec.width_px}{TIMES}{spec.height_px} px and {rate}."
+    )
+
+
+def _source_in_words(stage: StageRecord) -> str:
+    """Where the videos lie."""
+    source, val_source = (stage.config.get(key) for key in ("source", "val_source"))
+    if source is None:
+        return "Source: the demonstrations of this run."
+    held_out = f", held out: `{val_source}`" if val_source else ""
+    return f"Source: `{source}`{held_out}."
+
+
+def _assumed(assumed: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Defaults that stood in for what no file says."""
+    return [
+        Note(
+            text=f"`{key}` was assumed to be {found['value']:g} for "
+            f"{counted(found['videos'], 'video')}, as no file says it.",
+        )
+        for key, found in assumed.items()
+    ]
+
+
+def _files_table(files: Mapping[str, Any] | None) -> list[Block]:
+    """Files of the source that were no inputs, by kind."""
+    if not files or not files["left_out"]:
+        return []
+    rows = [
+        [kind["what"], kind["why"], _shortened(kind["example"]), f"{kind['files']:,}"]
+        for kind in files["left_out"][:MAX_KINDS_SHOWN]
+    ]
+    caption = f"{files['read']:,} of {counted(files['seen'], 'file')} of the source were read. "
+    head = ["Not read", "Why", "For example", "Files"]
+    return [Table(head=head, rows=rows, num_text_columns=3, caption=caption + "Here the others.")]
+
+
+def _funnel(funnel: Mapping[str, Any]) -> Block:
+    """Where every second of the input went: into clips, or out for a reason."""
+    kept, rejects = funnel["clips"], funnel["rejects"]
+    total_s = funnel["inputs"]["seconds"]
+    if not rejects:
+        return Text(text=f"Nothing was rejected: all {duration(total_s)} of video became clips.")
+    reasons = sorted(rejects, key=lambda reason: -rejects[reason]["seconds"])
+    outcomes = [kept, *(rejects[reason] for reason in reasons)]
+    figure = charts.bars(
+        ["kept as clips", *(f"rejected: {_words(reason)}" for reason in reasons)],
+        [outcome["seconds"] for outcome in outcomes],
+        "seconds of source video",
+        colors=[charts.BLUE] + [charts.GREY] * len(reasons),
+        notes=[_note(outcome, total_s) for outcome in outcomes],
+    )
+    return chart(
+        figure,
+        alt="Seconds of source video that became clips or were rejected, by reason.",
+        caption=f"Of {duration(total_s)} of video, {percent(kept['seconds'] / max(total_s, 1e-9))} "
+        "became clips. Every other span is a row of rejects.parquet, with its reason.",
+    )
+
+
+def _note(outcome: Mapping[str, float], total_s: float) -> str:
+    count = "1 span" if outcome["spans"] == 1 else f"{outcome['spans']:,} spans"
+    if not outcome["seconds"]:
+        return f"{count}, length unknown"
+    if outcome["seconds"] < 0.5:
+        return f"less than a second, {count}"
+    share = percent(outcome["seconds"] / max(total_s, 1e-9))
+    return f"{duration(outcome['seconds'])} ({share}), {count}"
+
+
+def _contact_sheet(stage: StageRecord, spec: ShardSet) -> Figure:
+    split = "train" if spec.num_clips.get("train") else "val"
+    order = ClipOrder(shard_set=stage.uri, split=split, seed=0)  # type: ignore[arg-type]
+    wanted = SHEET_COLUMNS * SHEET_ROWS
+    refs = list(islice(order.visits(), min(order.num_clips, 8 * wanted)))
+    video = videos_of_clips(stage.uri, [ref.location.clip_id for ref in refs])
+    tiles = []
+    for ref in _spread(refs, lambda ref: video[ref.location.clip_id])[:wanted]:
+        location = ref.location
+        data = storage.read_bytes(
+            stage.path(ref.shard), location.video_offset, location.video_bytes
+        )
+        frames = decode_clip(data)
+        tiles.append(images.thumbnail(frames[len(frames) // 2], SHEET_TILE_PX))
+    columns = min(SHEET_COLUMNS, len(tiles))
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles) - columns + 1, columns)]
+    return picture(
+        images.png(images.grid(rows)),
+        alt="Middle frames of random clips.",
+        caption=f"{counted(len(rows) * columns, 'middle frame')} of random "
+        f"{'held-out' if split == 'val' else 'training'} clips, as the models see them.",
+    )
+
+
+def _distributions(stage: StageRecord) -> Figure:
+    names = ["start_s", "end_s", "motion", "source_width_px", "source_fps"]
+    with storage.local_file(stage.path("clips.parquet")) as path:
+        table = pq.read_table(path, columns=names)
+    columns = {name: table[name].to_numpy() for name in names}
+    panels = {
+        "clip length, s": columns["end_s"] - columns["start_s"],
+        "motion, median |difference|": columns["motion"],
+        "source width, px": columns["source_width_px"],
+        "source rate, frames/s": np.round(columns["source_fps"], 2),
+    }
+    return chart(
+        charts.histograms(panels),
+        alt="Histograms of clip length, motion, source width and source frame rate.",
+        caption="Clips by length and motion, and by size and rate of their source video.",
+    )
+
+
+def _rejects_table(stage: StageRecord) -> Table:
+    """A few rejects of every reason, of as many videos as there are."""
+    with storage.local_file(stage.path("rejects.parquet")) as path, pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(batch_size=MAX_REJECTS_READ))
+        rejects, num_rejects = batch.to_pylist(), file.metadata.num_rows
+    of_reason: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rejects:
+        of_reason[row["reason"]].append(row)
+    share = min(MAX_OF_A_REASON, max(1, MAX_REJECTS_SHOWN // len(of_reason)))
+    shown = [
+        row
+        for _, rows in sorted(of_reason.items())
+        for row in _spread(rows, lambda row: row["video_uri"])[:share]
+    ]
+    pictures, kept = reject_pictures(shown), originals(stage, shown)
+    body = []
+    for index, row in enumerate(shown):
+        start, end = row["start_s"], row["end_s"]
+        span = f"{start:.1f} to {end:.1f} s" if end > start else NO_VALUE
+        name = Markup('<span title="{}">{}</span>').format(
+            row["video_uri"], "/".join(row["video_uri"].rsplit("/", 2)[-2:])
+        )
+        cells = [_pictures_of(pictures.get(index), kept.get(index)), name]
+        body.append([_words(row["reason"]), *cells, _shortened(row["detail"]), span])
+    return Table(
+        head=["Reason", "Middle of the span", "Video", "Detail", "Span"],
+        rows=body,
+        num_text_columns=4,
+        caption=f"{len(body)} of {counted(num_rejects, 'reject')}. Pictures are decoded from the "
+        "source where it can still be read; of a near-duplicate the left one was dropped, and the "
+        "right one is the middle of the clip that was kept.",
+    )
+
+
+def _pictures_of(rejected: np.ndarray | None, kept: np.ndarray | None) -> Markup:
+    cells = [
+        inline_picture(pixels, alt)
+        for pixels, alt in ((rejected, "rejected"), (kept, "kept in its place"))
+        if pixels is not None
+    ]
+    return Markup('<span class="beside">{}</span>').format(Markup(" ").join(cells) or NO_VALUE)
+
+
+def _spread(items: Sequence[T], group: Callable[[T], str]) -> list[T]:
+    """The first item of every group, then the others."""
+    first: dict[str, T] = {}
+    rest = [item for item in items if first.setdefault(group(item), item) is not item]
+    return [*first.values(), *rest]
+
+
+def _words(reason: str) -> str:
+    return reason.replace("_", " ")
+
+
+def _shortened(text: str, num_first: int = 30, num_last: int = 60) -> str | Markup:
+    """Beginning and end, which tells one path from another; the pointer shows all of it."""
+    if len(text) <= num_first + num_last:
+        return text
+    shown = f"{text[:num_first]}…{text[-num_last:]}"
+    return Markup('<span title="{}">{}</span>').format(text, shown)

@@ -1,0 +1,156 @@
+"""Training curves of the latent action model, the policies and the action decoders."""
+
+from collections.abc import Mapping, Sequence
+
+from lafp.evaluate.run_record import RunRecord, StageRecord
+from lafp.report import charts
+from lafp.report.blocks import Block, Section, Text, anchored, chart
+
+# Panel title -> (metric, label) of its curves.
+Panels = Mapping[str, Sequence[tuple[str, str]]]
+
+_LAM_PANELS: Panels = {
+    "loss": [("loss", "training"), ("val/loss", "held out")],
+    "share of the change explained": [
+        ("fdm_explained", "training"),
+        ("val/fdm_explained", "held out"),
+    ],
+    "share of the embeddings' variance explained": [
+        ("target_explained", "training"),
+        ("val/target_explained", "held out"),
+    ],
+    "probe R²": [
+        ("probe/r2", "z"),
+        ("probe/r2_obs_embedding", "observation"),
+        ("probe/r2_random_lam", "untrained"),
+    ],
+    "effective rank of z": [("latent/effective_rank", "training")],
+    "share of near-null z": [("latent/near_null_share", "training")],
+    "codebook perplexity": [("codebook/perplexity", "training")],
+}
+
+
+def section(run: RunRecord) -> Section | None:
+    """All curves, or None when nothing was trained."""
+    blocks: list[Block] = []
+    if (lam := run.complete("lam")) and (panels := _panels_of(lam, _LAM_PANELS)):
+        blocks.append(
+            chart(
+                charts.curves(panels, log_y=["loss"]),
+                alt="Training curves of the latent action model.",
+                caption=f"Latent action model (`{_name(lam, 'objective')}`){_mixture(lam)}.",
+            )
+        )
+    blocks += _policies(run.complete_below("policy"))
+    blocks += _decoders(run.complete_below("decoder"))
+    return (
+        Section(id="training", short="Training", title="Training", blocks=blocks)
+        if blocks
+        else None
+    )
+
+
+def points(stage: StageRecord, metric: str) -> tuple[list[float], list[float]]:
+    """Steps and values of the records of ``metrics.jsonl`` that hold ``metric``."""
+    found = [
+        (record["step"], record[metric])
+        for record in stage.metrics
+        if isinstance(record.get(metric), int | float) and "step" in record
+    ]
+    # A resumed run repeats the steps behind its last checkpoint: the later record counts.
+    ordered = dict(sorted(found, key=lambda item: item[0]))
+    return list(ordered), list(ordered.values())
+
+
+def _mixture(lam: StageRecord) -> str:
+    """Which shard sets it was trained on, where they are several: their shares of the clips."""
+    data = lam.config.get("data") or []
+    total = sum(item["weight"] for item in data)
+    shares = [
+        f"{item['weight'] / total:.0%} {item['shards'] or 'the videos of this run'}"
+        for item in data
+    ]
+    return f", trained on clips of {', '.join(shares)}" if shares else ""
+
+
+def _panels_of(stage: StageRecord, wanted: Panels) -> dict[str, list[charts.Line]]:
+    panels = {}
+    for title, curves in wanted.items():
+        lines = []
+        for (metric, label), color in zip(curves, charts.CYCLE, strict=False):
+            steps, values = points(stage, metric)
+            if steps:
+                lines.append(charts.Line(label=label, x=steps, y=values, color=color))
+        if lines:
+            panels[title] = lines
+    return panels
+
+
+def _policies(stages: Sequence[StageRecord]) -> list[Block]:
+    panels: dict[str, list[charts.Line]] = {}
+    for stage in stages:
+        name = stage.name.rpartition("/")[2]
+        color = charts.BLUE if "flow" in _name(stage, "policy") else charts.GREY
+        lines = [
+            charts.Line(label=label, x=steps, y=values, color=color, is_dashed=metric != "loss")
+            for metric, label in (("loss", "training"), ("val/loss", "held out"))
+            for steps, values in [points(stage, metric)]
+            if steps
+        ]
+        if lines:
+            panels[f"{name}: loss"] = lines
+    if not panels:
+        return []
+    caption = "Policies, each by its own loss: cloning's squared error and the flow's velocity "
+    caption += "error are different quantities. The flow's cannot fall to 0."
+    figure = charts.curves(panels, log_y=list(panels))
+    return [chart(figure, alt="Training curves of the policies.", caption=caption)]
+
+
+def _decoders(stages: Sequence[StageRecord]) -> list[Block]:
+    panels: dict[str, list[charts.Line]] = {}
+    for title, metric in (
+        ("action loss, training", "loss"),
+        ("action R², anchored", "val/action_r2_anchored"),
+        ("action R², deployed", "val/action_r2_deployed"),
+    ):
+        lines = []
+        for stage in sorted(stages, key=_decoder_label):
+            steps, values = points(stage, metric)
+            if steps:
+                lines.append(_decoder_line(stage, steps, values))
+        if lines:
+            panels[title] = lines
+    if not panels:
+        return []
+    text = Text(
+        text="A decoder is trained on latents of the policy started at τₐ (anchored). At "
+        "deployment the policy starts from noise. Where the two panels differ, the decoder meets "
+        "latents it was not trained on, or the policy rightly goes another way than the "
+        "demonstrator."
+    )
+    caption = "Action decoders. R² is that of actions on held-out labeled episodes."
+    figure = charts.curves(panels, log_y=["action loss, training"])
+    return [text, chart(figure, alt="Training curves of the action decoders.", caption=caption)]
+
+
+def _decoder_line(stage: StageRecord, steps: list[float], values: list[float]) -> charts.Line:
+    anchor_time, is_flow = stage.config["anchor_time"], "flow" in stage.config["policy"]
+    color = charts.BLUE
+    if anchor_time in (0, 1):
+        color = charts.TEAL if anchor_time else charts.ORANGE
+    return charts.Line(
+        label=_decoder_label(stage),
+        x=steps,
+        y=values,
+        color=color if is_flow else charts.GREY,
+        is_dashed=not is_flow and anchor_time == 1,
+    )
+
+
+def _decoder_label(stage: StageRecord) -> str:
+    return f"{stage.config['policy']}, {anchored(stage.config['anchor_time'])}"
+
+
+def _name(stage: StageRecord, section_name: str) -> str:
+    return str((stage.config.get(section_name) or {}).get("name", "unknown"))

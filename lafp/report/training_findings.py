@@ -1,0 +1,197 @@
+"""What a training stage's last metrics mean, in sentences: each number beside its control.
+
+A sentence is made of metrics that are there and finite. What was not measured is said to be so, or
+left out; it is never shown as 0.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lafp.objectives.base import COLLAPSED_SPREAD
+from lafp.objectives.health import CONSTANT, DEAD_CODEBOOK, DEAD_PERPLEXITY, not_above_embedding
+from lafp.runs.wording import counted, number
+
+Metrics = Mapping[str, Any]
+
+_PROBE_CONTROLS = {
+    "probe/r2_obs_embedding": "from the observation alone",
+    "probe/r2_random_lam": "from an untrained model's latent actions",
+}
+
+
+_ALL_ALIKE = (
+    "Not measured: whether z holds the true actions. On the labeled episodes that are held out all "
+    "actions are alike."
+)
+
+
+def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str]:
+    """What a latent action model learned.
+
+    Args:
+        metrics: The last value of each, and what ``data_remarks`` says of the data.
+        objective: Name of its objective.
+        has_labels: Whether it was given labeled clips.
+    """
+    lines = _prediction(metrics, "frame's embedding" if objective == "laom" else "frame")
+    lines += _collapse(metrics)
+    if _value(metrics, "probe/r2") is not None:
+        return lines + _probe(metrics)
+    if has_labels:
+        return [*lines, metrics.get("no_probe") or _ALL_ALIKE]
+    return [
+        *lines,
+        "Not measured: whether z holds true actions. There are no labels; the report's predicted "
+        "frames and nearest neighbours show what z means.",
+    ]
+
+
+def policy_findings(metrics: Metrics, is_flow: bool) -> list[str]:
+    """How well a policy predicts the latent actions of held-out clips.
+
+    Args:
+        metrics: The last value of each.
+        is_flow: Whether it samples, where cloning predicts the mean.
+    """
+    error = _value(metrics, "val/latent_mse")
+    if error is None:
+        return ["Not measured: its error. There are no held-out clips that are long enough."]
+    text = (
+        f"on held-out clips its latent actions are off by {error:.2f} of their variance (mean "
+        "squared error)"
+    )
+    if is_flow:
+        verdict = _judged(error < 2, error < 1.9)
+        return [
+            f"{verdict} {text}. Drawing latent actions without looking at the frame gives 2.00, "
+            "always taking their mean 1.00; a flow policy that keeps several ways of acting "
+            "lies above a cloning policy and may lie above 1.00.",
+        ]
+    return [f"{_judged(error < 1, error < 0.95)} {text}. Always taking their mean gives 1.00."]
+
+
+def action_findings(metrics: Metrics) -> list[str]:
+    """How near decoded or cloned actions are to the true ones, on held-out labeled episodes."""
+    if (accuracy := _value(metrics, "val/action_accuracy_deployed")) is not None:
+        anchored = _value(metrics, "val/action_accuracy_anchored")
+        beside = "" if anchored is None else f" ({_percent(anchored)} on the latents of training)"
+        return [
+            f"On held-out episodes {_percent(accuracy)} of its actions are the demonstrated "
+            f"ones{beside}. Always taking the most frequent action was not measured beside it."
+        ]
+    r2 = _value(metrics, "val/action_r2_deployed")
+    if r2 is None:
+        return ["Not measured: its action error. There are no held-out labeled episodes."]
+    text = (
+        f"on held-out episodes its actions explain {r2:.2f} of the variance of the demonstrated "
+        "ones (R²). Always taking the mean action gives 0.00"
+    )
+    anchored = _value(metrics, "val/action_r2_anchored")
+    if anchored is not None:
+        text += (
+            f"; decoding the latent actions that it was trained on gives {anchored:.2f}. Where "
+            "the policy rightly goes another way than the demonstrator, the first number pays "
+            "for it"
+        )
+    return [f"{_judged(r2 > 0, r2 > 0.05)} {text}."]
+
+
+def incident_findings(metrics: Metrics) -> list[str]:
+    """What went wrong on the way and was survived."""
+    lines = []
+    if steps := metrics.get("resumed_from_steps"):
+        lines.append(
+            f"It was resumed {counted(len(steps), 'time')}, the last time from step {steps[-1]:,}."
+        )
+    if skipped := _value(metrics, "skipped_steps"):
+        lines.append(
+            f"{counted(int(skipped), 'step')} skipped, as loss or gradients were not finite: "
+            "skipped_steps.jsonl lists them."
+        )
+    if damaged := _value(metrics, "damaged_clips"):
+        lines.append(
+            f"{counted(int(damaged), 'visit')} to clips that could not be read; others stood in "
+            "for them: damaged_clips.jsonl lists them."
+        )
+    return lines
+
+
+def _prediction(metrics: Metrics, what: str) -> list[str]:
+    held_out, training = (_value(metrics, name) for name in ("val/fdm_explained", "fdm_explained"))
+    share = training if held_out is None else held_out
+    if share is None:
+        return []
+    clips = "training clips (none is held out)" if held_out is None else "held-out clips"
+    control = "assuming no change"
+    if share <= 0:
+        return [
+            f"Bad: on {clips} the next {what} is predicted no better than by {control}. Train "
+            "longer, or look at the loss curve first."
+        ]
+    return [
+        f"{_judged(True, share > 0.05)} on {clips} the next {what} is predicted with "
+        f"{_percent(share)} less squared error than by {control}."
+    ]
+
+
+def _collapse(metrics: Metrics) -> list[str]:
+    """Signs that the latent actions hold nothing; held-out clips tell before training ones."""
+    spread = _first(metrics, "val/latent/spread", "latent/spread")
+    perplexity = _first(metrics, "val/codebook/perplexity", "codebook/perplexity")
+    if spread is not None and spread < COLLAPSED_SPREAD:
+        return [" ".join(["Bad:", CONSTANT, *filter(None, [metrics.get("little_motion")])])]
+    if perplexity is not None and perplexity < DEAD_PERPLEXITY:
+        return [f"Bad: {DEAD_CODEBOOK}"]
+    return []
+
+
+def _probe(metrics: Metrics) -> list[str]:
+    r2, low = _value(metrics, "probe/r2"), _value(metrics, "probe/r2_low")
+    high, num = _value(metrics, "probe/r2_high"), _value(metrics, "probe/num_episodes")
+    assert r2 is not None
+    controls = {
+        words: value
+        for name, words in _PROBE_CONTROLS.items()
+        if (value := _value(metrics, name)) is not None
+    }
+    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    on = "" if num is None else f" of {counted(int(num), 'held-out episode')}"
+    against = [f"{value:.2f} {words}" for words, value in controls.items()]
+    text = (
+        f"a linear probe reads the true actions{on} from z with R² {r2:.2f}{interval}, against "
+        f"{', '.join([*against, '0.00 from nothing'])}."
+    )
+    best = max([0.0, *controls.values()])
+    if low is not None and low > best:
+        return [f"Good: {text} So z holds more about the actions than any control."]
+    if r2 > best:
+        return [
+            f"Uncertain: {text} z is above its controls, but by less than its interval; more "
+            "held-out episodes would tell."
+        ]
+    embedding = _value(metrics, "probe/r2_obs_embedding")
+    if embedding is not None and r2 <= embedding:
+        return [f"Bad: {text} {not_above_embedding(r2, embedding)}"]
+    return [f"Bad: {text} So z holds no more about the actions than its controls."]
+
+
+def _judged(is_better: bool, is_clearly_better: bool) -> str:
+    if is_better:
+        return "Good:" if is_clearly_better else "Uncertain:"
+    return "Bad:"
+
+
+def _first(metrics: Metrics, *names: str) -> float | None:
+    return next((value for name in names if (value := _value(metrics, name)) is not None), None)
+
+
+def _value(metrics: Metrics, name: str) -> float | None:
+    """A metric that was measured; None where it is absent, null or not finite."""
+    value = metrics.get(name)
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_number else None  # type: ignore[arg-type]
+
+
+def _percent(share: float) -> str:
+    return f"{number(100 * share)} %" if abs(share) < 0.095 else f"{100 * share:.0f} %"

@@ -1,0 +1,40 @@
+"""What a finished folder holds, as one hash: of a model, a shard set, or stored latent actions.
+
+Two folders with the same hash hold the same, whatever their names; a folder whose content was
+replaced has another hash.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+
+from lafp import storage
+
+
+def content_hash(uri: str) -> str | None:
+    """Hash of the content of a model, shard set or latent set; None for any other folder."""
+    for file, read in _READERS.items():
+        if storage.is_file(storage.join(uri, file)):
+            return read(uri)
+    return None
+
+
+def _of_model(uri: str) -> str:
+    return json.loads(storage.read_text(storage.join(uri, "model.json")))["weights_sha256"]
+
+
+def _of_shards(uri: str) -> str:
+    from lafp.data.shards.sets import shards_sha256
+
+    return shards_sha256(uri)
+
+
+def _of_latents(uri: str) -> str:
+    return hashlib.sha256(storage.read_bytes(storage.join(uri, "latent_set.json"))).hexdigest()
+
+
+_READERS: dict[str, Callable[[str], str]] = {
+    "model.json": _of_model,
+    "shard_set.json": _of_shards,
+    "latent_set.json": _of_latents,
+}

@@ -1,0 +1,263 @@
+"""One owner per folder: a job claims it, renews its claim while it lives, and gives it back.
+
+The claim is the file ``.lease.json`` in the folder, local or on S3, written on the condition that
+nobody else has written it since it was read. Its owner renews it every ``RENEWED_EVERY_S``. A claim
+is void when its process is dead, as far as the kernel of this machine can say so; or when it was
+not renewed for ``VOID_AFTER_S``, measured by whoever watches it, so that clocks need not agree.
+"""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from lafp import storage
+from lafp.storage import NotConditionalError, StorageError, strict_json
+
+FILE = ".lease.json"
+RENEWED_EVERY_S = 5.0
+VOID_AFTER_S = 30.0
+CLOCKS_AGREE_WITHIN_S = 900.0
+"""A claim that was renewed so long ago, by the clocks of two machines, need not be watched."""
+_LOOK_EVERY_S = 0.5
+
+
+class InUseError(RuntimeError):
+    """Another job owns the folder. The message says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Who owns a folder: the content of ``.lease.json``."""
+
+    host: str
+    pid: int
+    machine: str
+    """Which kernel and which numbering of processes ``pid`` is one of."""
+    started: str
+    """When the process began, as the kernel counts; process ids come again."""
+    job: str | None
+    """The Ray job, where there is one."""
+    since: str
+    renewed_at: float
+    """Seconds since 1970, by the owner's clock."""
+    claim_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def to_json(self) -> bytes:
+        """The file's content."""
+        return strict_json.dumps(asdict(self), indent=1).encode()
+
+    def __str__(self) -> str:
+        job = f", Ray job {self.job}" if self.job else ""
+        return f"process {self.pid} on {self.host}{job}, since {self.since}"
+
+    def is_alive(self) -> bool | None:
+        """Whether the process lives; None where this machine cannot know."""
+        if self.machine != _machine():
+            return None
+        return _started(self.pid) == self.started
+
+
+@contextmanager
+def owned(
+    folder: str, job: str | None, say: Callable[[str], None], patience_s: float = 0.0
+) -> Iterator[None]:
+    """Within the block this process is the only one that works in the folder.
+
+    Folders that it makes, and that are still empty after the block, are removed.
+
+    Args:
+        folder: Local or on S3; it need not exist.
+        job: Names the Ray job to whoever finds the folder owned.
+        say: Called with a line before this waits to see whether an owner lives.
+        patience_s: How long to wait for an owner that lives, because it is about to end.
+
+    Raises:
+        InUseError: Another process owns it, or has taken it over while this one stood still.
+        StorageError: It cannot be written to.
+    """
+    made = _missing_folders(folder)
+    try:
+        lease = _Lease(storage.join(folder, FILE), job)
+        lease.take(say, patience_s)
+        try:
+            with lease.renewed():
+                yield
+        except KeyboardInterrupt:
+            lease.check()  # which may be why
+            raise
+        finally:
+            lease.give_back()
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+class _Lease:
+    """The claim of this process on one folder."""
+
+    def __init__(self, uri: str, job: str | None) -> None:
+        self._uri = uri
+        self._claim = Claim(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=_machine(),
+            started=_started(os.getpid()) or "",
+            job=job,
+            since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            renewed_at=time.time(),
+        )
+        self._version: str | None = None
+        self._lost_to: Claim | None = None
+
+    def take(self, say: Callable[[str], None], patience_s: float) -> None:
+        give_up_at = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._take(say)
+            except InUseError:
+                if time.monotonic() > give_up_at:
+                    raise
+            time.sleep(_LOOK_EVERY_S)
+
+    def _take(self, say: Callable[[str], None]) -> None:
+        seen: tuple[bytes, float] | None = None
+        while True:
+            found = storage.read_version(self._uri)
+            if found is None:
+                if self._write(None):
+                    return
+                continue
+            data, version = found
+            claim = _read(data)
+            if claim and claim.is_alive():
+                raise InUseError(self._in_use(claim))
+            if seen is None:
+                is_void = claim is not None and _is_void(claim)
+                if not is_void:
+                    say(
+                        f"{self._folder} belongs to {claim or 'an unknown process'}. Waiting up to "
+                        f"{VOID_AFTER_S:g} s to see whether that still lives."
+                    )
+                seen = data, time.monotonic() - (VOID_AFTER_S if is_void else 0)
+            elif data != seen[0] and claim:  # renewed, or taken by another
+                raise InUseError(self._in_use(claim))
+            if time.monotonic() - seen[1] >= VOID_AFTER_S:
+                if self._write(version):
+                    return
+                seen = None
+            else:
+                time.sleep(_LOOK_EVERY_S)
+
+    @contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Renews the claim in a thread, within the block."""
+        is_over = threading.Event()
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+
+        def renew() -> None:
+            while self._version is not None and not is_over.wait(RENEWED_EVERY_S):
+                with suppress(StorageError):  # it may answer the next time
+                    self._renew()
+                if self._lost_to:
+                    signal.pthread_kill(main_thread, signal.SIGINT)  # it may be in a call
+                    return
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+    def check(self) -> None:
+        """Raises InUseError if another process owns the folder by now."""
+        if self._lost_to:
+            raise InUseError(
+                f"This process stood still for over {VOID_AFTER_S:g} s, and {self._lost_to} has "
+                f"taken over {self._folder}. Let that one go on."
+            )
+
+    def give_back(self) -> None:
+        if self._version is not None and not self._lost_to:
+            with suppress(StorageError):  # then it becomes void
+                storage.delete_version(self._uri, self._version)
+
+    @property
+    def _folder(self) -> str:
+        return self._uri.removesuffix(f"/{FILE}")
+
+    def _in_use(self, claim: Claim) -> str:
+        return (
+            f"{self._folder} is in use by {claim}. Wait until that job has ended, or stop it; or "
+            f"use another --run-name. If it was killed, its claim ends {VOID_AFTER_S:g} s later."
+        )
+
+    def _write(self, version: str | None) -> bool:
+        """Whether this process owns the folder now."""
+        try:
+            written = storage.swap(self._uri, self._claim.to_json(), version)
+        except NotConditionalError as error:
+            raise StorageError(
+                f"{error} Without conditional writes two jobs could write into one folder. Use an "
+                "object store that has them (AWS, MinIO, Ceph, R2 do), or a shared folder."
+            ) from error
+        self._version = written or self._version
+        return written is not None
+
+    def _renew(self) -> None:
+        self._claim = replace(self._claim, renewed_at=time.time())
+        if self._write(self._version):
+            return
+        found = storage.read_version(self._uri)
+        if found is None:
+            self._write(None)  # somebody deleted the folder
+        elif (claim := _read(found[0])) and claim.claim_id != self._claim.claim_id:
+            self._lost_to = claim
+        else:
+            self._version = found[1]
+
+
+def _read(data: bytes) -> Claim | None:
+    try:
+        return Claim(**json.loads(data))
+    except (ValueError, TypeError):
+        return None
+
+
+def _is_void(claim: Claim) -> bool:
+    is_old = time.time() - claim.renewed_at > CLOCKS_AGREE_WITHIN_S
+    return claim.is_alive() is False or (is_old and not claim.is_alive())
+
+
+def _missing_folders(folder: str) -> list[Path]:
+    """Those that claiming the folder makes, innermost first."""
+    if storage.is_s3(folder):
+        return []
+    return [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
+
+
+def _machine() -> str:
+    """The same for two processes if, and only if, they can see each other's process ids."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"
+
+
+def _started(pid: int) -> str | None:
+    """When the process began, in ticks of the kernel; None if it is dead."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    state, *rest = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else rest[18]

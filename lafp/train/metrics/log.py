@@ -1,0 +1,123 @@
+"""What training writes down: metrics, starts, skipped steps and damaged clips."""
+
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lafp import storage
+from lafp.config import config_to_dict
+from lafp.runs.side_channel import SideChannel
+from lafp.storage.json_lines import JsonLines, read_lines
+from lafp.storage.strict_json import defined, dump_lines
+from lafp.train.notes import write_note
+
+FILE = "metrics.jsonl"
+
+
+STARTS_FILE = "starts.jsonl"
+
+
+SKIPPED_FILE = "skipped_steps.jsonl"
+
+
+DAMAGED_FILE = "damaged_clips.jsonl"
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one JSON record per report. Rank 0 writes it.
+
+    Beside it ``starts.jsonl`` says at which steps the run was started and resumed; where there are
+    some, ``skipped_steps.jsonl`` which clips were in skipped steps, ``damaged_clips.jsonl`` which
+    clips could not be read, and ``notes.jsonl`` what a reader should know of the run.
+
+    No failure to write ends the training: records wait, and go with the next ones.
+
+    Args:
+        uri: The stage's folder.
+        start_step: Records after it, of a run that was interrupted, are dropped.
+        wandb: ``off``, ``auto`` (online where the user is logged in), ``online`` or ``offline``.
+        config: Goes to wandb.
+    """
+
+    def __init__(self, uri: str, start_step: int, wandb: str = "off", config: Any = None) -> None:
+        self._lines = JsonLines(storage.join(uri, FILE), start_step)
+        self._skipped = JsonLines(storage.join(uri, SKIPPED_FILE), start_step)
+        self._damaged = JsonLines(storage.join(uri, DAMAGED_FILE), start_step)
+        self._step, self._uri = start_step, uri
+        self.last = {n: value for record in read_metrics(uri) for n, value in record.items()}
+        """Every metric's latest value."""
+        starts = [*read_starts(uri), {"step": start_step, "at": time.time()}]
+        storage.write_text(storage.join(uri, STARTS_FILE), dump_lines(starts))
+        self._files = SideChannel(f"The files of metrics in {uri}", self.note)
+        self._wandb_channel = SideChannel("wandb", self.note)
+        self._wandb: Any = None
+        with self._wandb_channel.guarded():
+            self._wandb = _start_wandb(wandb, uri, start_step, config)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends a record; what is not finite is left out of it."""
+        self._step = step
+        with self._files.guarded():
+            self._lines.append([{"step": step, **metrics}])
+        if self._wandb:
+            with self._wandb_channel.guarded():
+                self._wandb.log(defined(metrics), step=step)
+
+    def write_skipped(self, steps: Iterable[Mapping[str, Any]]) -> None:
+        """Appends skipped steps, of ``Meter.skipped_clips``."""
+        with self._files.guarded():
+            self._skipped.append(steps)
+
+    def write_damaged(self, clips: Iterable[Mapping[str, Any]]) -> None:
+        """Appends clips that could not be read, of ``DamagedClips.read``."""
+        with self._files.guarded():
+            self._damaged.append(clips)
+
+    def note(self, text: str) -> None:
+        """Appends a line for people to ``notes.jsonl``, which the driver shows."""
+        write_note(self._uri, self._step, text)
+
+    def close(self) -> None:
+        """Ends the wandb run."""
+        if self._wandb:
+            with self._wandb_channel.guarded():
+                self._wandb.finish()
+
+
+def read_metrics(uri: str) -> list[dict[str, Any]]:
+    """The records of a stage's ``metrics.jsonl``; empty when it has none.
+
+    A last line that a killed process left unfinished is skipped.
+    """
+    return read_lines(storage.join(uri, FILE))
+
+
+def read_starts(uri: str) -> list[dict[str, Any]]:
+    """The starts of a stage: the step that each began at, and when."""
+    return read_lines(storage.join(uri, STARTS_FILE))
+
+
+def _start_wandb(mode: str, uri: str, start_step: int, config: Any) -> Any:
+    if mode == "off":
+        return None
+    import wandb
+
+    if mode == "auto":
+        mode = "online" if wandb.api.api_key else "offline"
+    id_uri = storage.join(uri, "wandb_id")
+    if start_step and storage.is_file(id_uri):
+        run_id = storage.read_text(id_uri)
+    else:
+        run_id = uuid.uuid4().hex[:12]
+        storage.write_text(id_uri, run_id)
+    return wandb.init(
+        project="lafp",
+        name="/".join(uri.split("/")[-2:]),
+        id=run_id,
+        resume="allow",
+        mode=mode,  # type: ignore[arg-type]
+        dir=tempfile.mkdtemp(prefix="lafp-wandb-") if storage.is_s3(uri) else uri,
+        config=config_to_dict(config),
+    )

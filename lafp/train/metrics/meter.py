@@ -1,0 +1,191 @@
+"""Measuring while training, without making the device wait, and writing it down."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lafp.data.shards.format import id_prefix
+from lafp.losses.forward_dynamics import explained_change
+from lafp.storage.strict_json import defined
+from lafp.types import ClipBatch, LossOutput
+
+SKIPPED = "skipped_steps"
+"""Name of the metric; there with ``on_non_finite: skip``."""
+NEVER = torch.iinfo(torch.int64).max
+
+
+class NonFiniteLossError(RuntimeError):
+    """Loss or gradients became NaN or infinite. The message names the step and its clips."""
+
+
+class Meter:
+    """Means over the steps since the last report; everything stays on the device until then.
+
+    Args:
+        device: Where the losses lie.
+        windows_per_step: Over all ranks.
+        max_skipped_steps: In a row, where steps that are not finite are skipped; that costs a look
+            at the device in every step. None: the first one is an error, at the next report.
+    """
+
+    def __init__(
+        self, device: torch.device, windows_per_step: int, max_skipped_steps: int | None = None
+    ) -> None:
+        self._device = device
+        self._windows_per_step = windows_per_step
+        self._max_skipped_steps = max_skipped_steps
+        self._num_skipped_in_a_row = 0
+        self._none_bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins a new interval, e.g. after an evaluation that is no part of training."""
+        self._start = time.perf_counter()
+        self._waiting_s = 0.0
+        self._num_steps = 0
+        self._sums: dict[str, Tensor] = {}
+        self._num_rounds: dict[str, Tensor] = {}
+        self._pending: list[LossOutput] = []
+        self._first_bad = self._first_bad_loss = torch.tensor(NEVER, device=self._device)
+        self._clip_keys: dict[int, list[Tensor]] = {}
+        self._skipped: list[tuple[int, bool]] = []
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time in this block is waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waiting_s += time.perf_counter() - start
+
+    def add(self, step: int, out: LossOutput, clips: Mapping[str, ClipBatch]) -> None:
+        """Notes one micro-batch of one step."""
+        self._pending.append(out)
+        keys = self._clip_keys.setdefault(step, [])
+        keys.extend(batch.clip_key for batch in clips.values())
+
+    def end_step(self, step: int, grad_norm: Tensor) -> bool:
+        """Counts the step in; or skips it, on all ranks alike.
+
+        Args:
+            step: Of the micro-batches since the last call.
+            grad_norm: As ``Engine.step`` returns it.
+
+        Returns:
+            Whether the step was taken, as far as somebody looks at it.
+
+        Raises:
+            NonFiniteLossError: On every rank, after too many skipped steps in a row.
+        """
+        outs, self._pending = self._pending, []
+        self._num_steps += 1
+        is_bad, is_bad_loss = ~torch.isfinite(grad_norm), self._none_bad
+        for out in outs:
+            is_bad_loss = is_bad_loss | ~torch.isfinite(out.loss.detach())
+        if self._max_skipped_steps is not None:
+            if bool(is_bad):
+                self._skip(step, bool(is_bad_loss), self._max_skipped_steps)
+                return False
+            del self._clip_keys[step]
+            self._num_skipped_in_a_row = 0
+        for out in outs:
+            for name, value in {"loss": out.loss, **out.metrics}.items():
+                self._add_defined(name, value.detach())
+        # A bad loss anywhere makes everyone's gradients bad, so all ranks know of the step.
+        self._first_bad = _earlier(self._first_bad, step, is_bad | is_bad_loss)
+        self._first_bad_loss = _earlier(self._first_bad_loss, step, is_bad_loss)
+        return True
+
+    def _add_defined(self, name: str, value: Tensor) -> None:
+        """A metric that is not finite is undefined in its micro-batch, and counts in no mean."""
+        is_defined = torch.isfinite(value)
+        for sums, addend in (
+            (self._sums, torch.where(is_defined, value, 0.0)),
+            (self._num_rounds, is_defined),
+        ):
+            total = sums.setdefault(name, torch.zeros((), device=self._device))
+            total += addend
+
+    def read(self) -> dict[str, float]:
+        """The interval's metrics, averaged over micro-batches and ranks. All ranks call it.
+
+        What was undefined in all of them is absent.
+
+        Raises:
+            NonFiniteLossError: On every rank, when the loss of any was NaN or infinite.
+        """
+        values: dict[str, float] = {}
+        if names := sorted(self._sums):
+            of_names = ([of[name] for name in names] for of in (self._sums, self._num_rounds))
+            sums = torch.stack([torch.stack(values) for values in of_names])
+            first_bad = self._first_bad
+            if _is_distributed():
+                dist.all_reduce(sums)
+                first_bad = first_bad.clone()
+                dist.all_reduce(first_bad, op=dist.ReduceOp.MIN)
+            if (step := int(first_bad)) < NEVER:
+                raise NonFiniteLossError(
+                    self._what_was_bad(step, int(self._first_bad_loss) == step)
+                )
+            means = sums[0] / sums[1]  # the next line is the one wait for the device
+            values = defined(dict(zip(names, means.tolist(), strict=True)))
+            values |= explained_change(values)
+        if self._max_skipped_steps is not None:
+            values[SKIPPED] = len(self._skipped)
+        elapsed_s = time.perf_counter() - self._start
+        return values | {
+            "windows_per_s": self._num_steps * self._windows_per_step / elapsed_s,
+            "step_s": elapsed_s / self._num_steps,
+            "data_wait_share": self._waiting_s / elapsed_s,
+        }
+
+    def skipped_clips(self) -> list[dict[str, Any]]:
+        """The interval's skipped steps and the ids of their clips. All ranks call it."""
+        return [
+            {"step": step, "clip_ids_begin_with": self._clips_of(step, is_bad_loss)[1]}
+            for step, is_bad_loss in self._skipped
+        ]
+
+    def _skip(self, step: int, is_bad_loss: bool, max_in_a_row: int) -> None:
+        self._skipped.append((step, is_bad_loss))
+        self._num_skipped_in_a_row += 1
+        if self._num_skipped_in_a_row > max_in_a_row:
+            raise NonFiniteLossError(
+                f"{self._num_skipped_in_a_row} steps in a row were skipped. "
+                + self._what_was_bad(step, is_bad_loss)
+            )
+
+    def _what_was_bad(self, step: int, is_bad_loss: bool) -> str:
+        is_loss, clip_ids = self._clips_of(step, is_bad_loss)
+        return (
+            f"The {'loss' if is_loss else 'gradient'} of step {step} is not finite. To go on from "
+            "the last checkpoint, run the same command again with --accept-changes and a lower "
+            "train.optim.lr, or a train.optim.max_grad_norm; or with train.on_non_finite=skip, "
+            "which leaves such steps out. Or look at its clips; their ids begin with: "
+            f"{', '.join(clip_ids)}."
+        )
+
+    def _clips_of(self, step: int, is_bad_loss: bool) -> tuple[bool, list[str]]:
+        """Whether a rank's loss was bad, and the clips of such ranks, else of all. A collective."""
+        mine: tuple[bool, list[int]] = is_bad_loss, torch.cat(self._clip_keys[step]).tolist()
+        everyones = [mine]
+        if _is_distributed():
+            everyones = [mine] * dist.get_world_size()
+            dist.all_gather_object(everyones, mine)
+        is_loss = any(is_bad for is_bad, _ in everyones)
+        prefixes = [
+            id_prefix(key) for is_bad, keys in everyones if is_bad or not is_loss for key in keys
+        ]
+        return is_loss, list(dict.fromkeys(prefixes))
+
+
+def _earlier(first: Tensor, step: int, is_bad: Tensor) -> Tensor:
+    return torch.where(is_bad, first.clamp(max=step), first)
+
+
+def _is_distributed() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1

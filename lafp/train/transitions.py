@@ -1,0 +1,188 @@
+"""Labeled transitions as a frozen LAM and a frozen policy see them."""
+
+# Shape suffixes in this file: B clips, N transitions, E embedding, Z latent action, H steps of a
+# chunk.
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from lafp.config import ConfigError
+from lafp.data.windows import following_steps, vector_inputs, windows_at
+from lafp.flow_matching.solver import StepsTaken
+from lafp.lam import Lam
+from lafp.policies.base import Policy, step_of_plan
+from lafp.types import ClipBatch, Window
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """What the frozen models say about N transitions: the noise of the policy aside, all.
+
+    A policy that executes e steps of a plan meets transition t at any position p < e of a plan that
+    was made at t - p. Decoders are trained on, and measured at, all of these positions.
+    """
+
+    embedding: Tensor
+    """The policy's h(o_t), float [N, E]."""
+    plan_embedding: Tensor
+    """h(o_{t-p}), where the plan was made, float [N, E]."""
+    idm_chunk: Tensor
+    """z_{t-p} .. z_{t-p+H-1} of the LAM, float [N, H, Z]; beyond the clip its last one again."""
+    position: Tensor
+    """p, int64 [N]."""
+    true_action: Tensor
+    """float [N, A] in the environment's units, or int64 [N]."""
+
+    @property
+    def idm_latent(self) -> Tensor:
+        """z_t of the LAM, float [N, Z]."""
+        return step_of_plan(self.idm_chunk, self.position)
+
+    def __getitem__(self, rows: Tensor) -> "Transitions":
+        return Transitions(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def __len__(self) -> int:
+        return len(self.true_action)
+
+    @staticmethod
+    def cat(parts: Sequence["Transitions"]) -> "Transitions":
+        """One after the other."""
+        return Transitions(
+            *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Transitions))
+        )
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """Every transition of one clip that has a whole frame stack, in order: T of them."""
+
+    embedding: Tensor
+    """float [T, E]."""
+    idm_latent: Tensor
+    """float [T, Z]."""
+    true_action: Tensor
+    """float [T, A] or int64 [T]."""
+
+    def __len__(self) -> int:
+        return len(self.true_action)
+
+    def at(self, rows: Tensor, position: Tensor, chunk_steps: int) -> Transitions:
+        """The transitions ``rows``, int64 [N], at these positions of their plans, int64 [N]."""
+        start_N = rows - position
+        ahead_H = torch.arange(chunk_steps, device=rows.device)
+        chunk_NH = (start_N[:, None] + ahead_H).clamp(max=len(self) - 1)
+        return Transitions(
+            embedding=self.embedding[rows],
+            plan_embedding=self.embedding[start_N],
+            idm_chunk=self.idm_latent[chunk_NH],
+            position=position,
+            true_action=self.true_action[rows],
+        )
+
+
+@torch.no_grad()
+def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> ClipFeatures:
+    """What the frozen models say about clip b, all of it."""
+    frame_stack = policy.obs.frame_stack
+    t_N = torch.arange(frame_stack - 1, int(batch.num_frames[b]) - 1)
+    window = windows_at(batch, torch.full_like(t_N, b), t_N, torch.ones_like(t_N), frame_stack)
+    latent_NZ = lam.label(window.obs, window.next_obs).float()
+    return ClipFeatures(
+        policy.encode(window.obs, vector_inputs(window, policy.obs)).float(),
+        latent_NZ,
+        _true_action(window),
+    )
+
+
+def transitions_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Transitions:
+    """Every transition of clip b, with plans made from its begin as at deployment."""
+    features = features_of_clip(batch, b, lam, policy)
+    rows_N = torch.arange(len(features), device=features.embedding.device)
+    return features.at(rows_N, rows_N % policy.cfg.execute_steps, policy.cfg.chunk_steps)
+
+
+@torch.no_grad()
+def transitions_at(
+    batch: ClipBatch, clip_N: Tensor, t_N: Tensor, position_N: Tensor, lam: Lam, policy: Policy
+) -> Transitions:
+    """As ``ClipFeatures.at``, from no more than the frames that it takes.
+
+    Args:
+        batch: B labeled clips.
+        clip_N: Which clip, int64 [N] on the host.
+        t_N: Frame of each transition, int64 [N] on the host.
+        position_N: p, int64 [N] on the host.
+        lam: Where the clips are.
+        policy: There too.
+    """
+    frame_stack = policy.obs.frame_stack
+    now = windows_at(batch, clip_N, t_N, torch.ones_like(t_N), frame_stack)
+    embedding_NE = policy.encode(now.obs, vector_inputs(now, policy.obs)).float()
+    plan_embedding_NE, latents = embedding_NE, []
+    at_NH, _ = following_steps(batch, clip_N, t_N - position_N, policy.cfg.chunk_steps)
+    for i, at_N in enumerate(at_NH.unbind(1)):
+        window = windows_at(batch, clip_N, at_N, torch.ones_like(at_N), frame_stack)
+        if i == 0 and policy.cfg.execute_steps > 1:
+            plan_embedding_NE = policy.encode(window.obs, vector_inputs(window, policy.obs)).float()
+        latents.append(lam.label(window.obs, window.next_obs).float())
+    return Transitions(
+        embedding=embedding_NE,
+        plan_embedding=plan_embedding_NE,
+        idm_chunk=torch.stack(latents, dim=1),
+        position=position_N.to(embedding_NE.device),
+        true_action=_true_action(now),
+    )
+
+
+def anchored_latents(
+    policy: Policy,
+    transitions: Transitions,
+    anchor_range: tuple[float, float],
+    steps_taken: StepsTaken,
+) -> Tensor:
+    """What an action decoder is trained on: the policy's latents near the demonstrated ones.
+
+    Chunks are anchored whole, and each transition takes the latent at its position.
+
+    Args:
+        policy: Draws from torch's default generator.
+        transitions: N of them.
+        anchor_range: Lowest and highest anchor time; between them it is drawn per transition.
+        steps_taken: How the policy's solver goes on from there.
+
+    Returns:
+        float32 [N, Z].
+    """
+    low, high = anchor_range
+    embedding_NE = transitions.plan_embedding
+    anchor_time: float | Tensor = low
+    if low < high:
+        draws_N = torch.rand(len(embedding_NE), device=embedding_NE.device)
+        anchor_time = low + (high - low) * draws_N
+    is_chunk = policy.cfg.chunk_steps > 1
+    demonstrated = transitions.idm_chunk if is_chunk else transitions.idm_chunk[:, 0]
+    anchored = policy.anchored_on(embedding_NE, demonstrated, anchor_time, steps_taken=steps_taken)
+    return step_of_plan(anchored, transitions.position) if is_chunk else anchored
+
+
+def deployed_latents(policy: Policy, transitions: Transitions) -> Tensor:
+    """What the decoder meets: the policy's own latents, from fresh noise, float32 [N, Z]."""
+    plan, _ = policy.plan_on(transitions.plan_embedding, None)
+    return plan if policy.cfg.chunk_steps == 1 else step_of_plan(plan, transitions.position)
+
+
+def anchor_range(anchor_time: float | Sequence[float]) -> tuple[float, float]:
+    """Lowest and highest of a single anchor time or of a range."""
+    if isinstance(anchor_time, int | float):
+        return float(anchor_time), float(anchor_time)
+    low, high = anchor_time
+    return low, high
+
+
+def _true_action(window: Window) -> Tensor:
+    if window.true_action is None:
+        raise ConfigError("Action decoders need labeled clips, got clips without actions.")
+    return window.true_action

@@ -1,0 +1,228 @@
+"""Which decoded frames are sound, and when they are shown."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from av.packet import Packet
+from av.video.frame import VideoFrame
+
+from lafp.video.decoders.base import DamagedSpan, VideoInfo
+from lafp.video.decoders.packets import is_shown
+from lafp.video.timeline import MAX_STEP_BACK_S, FrameClock
+
+# Codecs whose frames may be predicted from frames of another size.
+_SIZE_CHANGES_ANYWHERE = ("vp9", "av1")
+
+
+@dataclass(eq=False)
+class _Gop:
+    """Group of pictures: a key frame and all that is decoded from it."""
+
+    before: "_Gop | None"
+    """The one before, as long as frames that are shown before this key frame may need it."""
+    cause: str = ""
+    """Why it is not believed; empty while it is."""
+    is_shown: bool = False
+    """Its key frame has come out; what comes before may need the group before."""
+
+    @property
+    def leading_cause(self) -> str:
+        """Why frames that are shown before the key frame are damaged."""
+        return self.cause or (self.before.cause if self.before else "")
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What a packet tells of the frame that it becomes."""
+
+    gop: _Gop
+    is_keyframe: bool
+    number: int | None
+    """Among the packets that are shown."""
+
+
+@dataclass
+class Held:
+    """A frame and when it is shown."""
+
+    time_s: float
+    frame: VideoFrame | None = field(repr=False)
+    """As decoded, until it is scaled or known not to be wanted."""
+    gop: _Gop = field(repr=False)
+    pixels: np.ndarray | None = field(default=None, repr=False)
+    """Scaled."""
+    parting: str = ""
+    """Why no clip goes across from the frame before to this one; empty where one may."""
+
+
+class DamageGate:
+    """Decides which frames are sound: those of groups of pictures without any sign of damage.
+
+    A damaged packet spoils what is decoded after it, often without a sign. So a group is cut out as
+    a whole, and its frames are held back until the next key frame says that it is complete; beyond
+    ``max_held_bytes`` the oldest go on, unless a sign has been seen already.
+
+    Args:
+        info: The probe's result.
+        clock: Says when frames are shown.
+        max_held_bytes: Of decoded frames.
+        shows_little: Most of the damage is not seen: nothing is believed after the first sign.
+        marks_keys: The decoder marks key frames. Else the container is believed.
+    """
+
+    def __init__(
+        self,
+        info: VideoInfo,
+        clock: FrameClock,
+        max_held_bytes: int,
+        *,
+        shows_little: bool,
+        marks_keys: bool,
+    ) -> None:
+        self._info, self._clock = info, clock
+        self._max_held_bytes = max_held_bytes
+        self._shows_little, self._marks_keys = shows_little, marks_keys
+        self._gop = _Gop(None)
+        self._held: deque[Held] = deque()
+        self._max_held = 0
+        self._size: tuple[int, int] | None = None
+        self._parting = ""
+        self._last_time_s = -1.0
+        self._sound_time_s = -1.0
+        self._has_doubt = False
+        self.newest: Held | None = None
+        """The frame that was taken in last."""
+        self._cause = ""
+        """Why frames since the last sound one were dropped."""
+        self._sign = ""
+        """The last sign of damage; the frames that it cost may never have come."""
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the group of pictures that is being decoded shows damage."""
+        return bool(self._gop.cause)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether anything was or will be cut out."""
+        return self._has_doubt or bool(self._cause)
+
+    def sent(self, packet: Packet) -> None:
+        """Notes a packet that the decoder gets now."""
+        if packet.is_keyframe:
+            self._next_gop()
+        number = self._clock.sent(is_shown(packet))
+        packet.opaque = _Sent(self._gop, packet.is_keyframe, number)
+        # Where another recording begins, its counters do not go on, and FFmpeg flags the last
+        # packet before it (or, as a parser lags behind, the one before that): that is no damage.
+        is_last = self._clock.is_before_joint(0) or self._clock.is_before_joint(1)
+        if packet.is_corrupt and not is_last:
+            self.found("the container flags a packet as corrupt")
+
+    def part(self, why: str) -> None:
+        """Notes that the next frame does not go on from the last one."""
+        self._gop, self._parting, self._has_doubt = _Gop(None), why, True
+
+    def found(self, cause: str) -> None:
+        """Notes a sign of damage in the packet that was sent last."""
+        self._blame(self._gop, cause)
+
+    def check(self, frame: VideoFrame, doubt: str = "") -> Iterator[Held | DamagedSpan]:
+        """Takes a frame as it comes; yields what is known to be sound by now, and cut spans.
+
+        Args:
+            frame: As decoded.
+            doubt: A sign of damage in what it is made of.
+        """
+        sent = frame.opaque if isinstance(frame.opaque, _Sent) else _Sent(self._gop, False, None)
+        gop = sent.gop
+        is_key = frame.key_frame or (sent.is_keyframe and not self._marks_keys)
+        gop.is_shown |= is_key
+        time_s = self._clock.time_s(sent.number, frame.pts, is_key)
+        if doubt:
+            self._blame(gop if gop.is_shown else gop.before or gop, doubt)
+        if frame.is_corrupt:
+            self._blame(gop, "FFmpeg flags a frame as corrupt")
+        if time_s is None:
+            self._blame(gop, "a frame has no presentation time")
+        elif not self._has_good_size(frame, is_key):
+            self._cause = self._cause or f"the frame size changes to {frame.width}x{frame.height}"
+        elif time_s < self._last_time_s - MAX_STEP_BACK_S:
+            self._cause = self._cause or "time stamps go backwards"
+        elif time_s > self._last_time_s:  # else never shown: the frame before it has its place
+            self._last_time_s = time_s
+            if is_key:
+                yield from self._release()
+                gop.before = None
+            self.newest = Held(time_s, frame, gop, parting=self._parting)
+            self._parting = ""
+            self._held.append(self.newest)
+            while len(self._held) > self._max_held:
+                yield from self._pop()
+
+    def finish(self) -> Iterator[Held | DamagedSpan]:
+        """Yields the last frames, and the damage that reaches the end of the file, if any."""
+        yield from self._release()
+        end_s = self._info.duration_s
+        if end_s - self._sound_until_s() > 0.5 / self._info.fps:
+            cause = self._cause or self._sign or "these frames were not decoded"
+            yield DamagedSpan(self._sound_until_s(), end_s, cause)
+
+    def _has_good_size(self, frame: VideoFrame, is_key: bool) -> bool:
+        """Whether a frame has the size of those before it, or is one with which that changes."""
+        size = (frame.width, frame.height)
+        if size == self._size:
+            return True
+        if self._size is not None:
+            if not is_key and self._info.codec not in _SIZE_CHANGES_ANYWHERE:
+                return False
+            self._parting = f"the frame size changes to {frame.width}x{frame.height}"
+            self._has_doubt = True
+        self._size = size
+        self._max_held = self._max_held_bytes // _num_bytes(frame)
+        return True
+
+    def _next_gop(self) -> None:
+        if self._gop.before:
+            self._gop.before.before = None  # no chain
+        self._gop = _Gop(self._gop, self._gop.cause if self._shows_little else "")
+
+    def _blame(self, gop: _Gop, cause: str) -> None:
+        gop.cause = gop.cause or cause
+        if self._shows_little:
+            self._gop.cause = self._gop.cause or cause
+        self._sign, self._has_doubt = gop.cause, True
+
+    def _release(self) -> Iterator[Held | DamagedSpan]:
+        while self._held:
+            yield from self._pop()
+
+    def _pop(self) -> Iterator[Held | DamagedSpan]:
+        held = self._held.popleft()
+        if cause := held.gop.leading_cause:
+            self._cause = self._cause or cause
+            return
+        if self._sign and held.time_s - self._sound_until_s() > 0.5 / self._info.fps:
+            self._cause = self._cause or self._sign
+        if self._cause:
+            self._has_doubt = True
+            yield DamagedSpan(self._sound_until_s(), held.time_s, self._cause)
+            self._cause = self._sign = ""
+        elif held.parting:
+            yield DamagedSpan(held.time_s, held.time_s, held.parting)
+        self._sound_time_s = held.time_s
+        yield held
+
+    def _sound_until_s(self) -> float:
+        """End of the last sound frame."""
+        if self._sound_time_s < 0:
+            return 0.0
+        times_s = self._info.times_s
+        following = times_s[np.searchsorted(times_s, self._sound_time_s + 1e-6) :]
+        return float(following[0]) if len(following) else self._info.duration_s
+
+
+def _num_bytes(frame: VideoFrame) -> int:
+    return sum(plane.buffer_size for plane in frame.planes)

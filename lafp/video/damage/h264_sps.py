@@ -1,0 +1,115 @@
+"""H.264 parameter sets, changed to say that pictures are some rows of macroblocks higher.
+
+Clause numbers are those of ITU-T H.264.
+"""
+
+from lafp.video.damage.bits import Bits
+
+_SPS = 7
+# Profiles whose parameter sets tell the chroma format (7.3.2.1.1).
+_HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
+
+
+def is_sps(first_byte: int) -> bool:
+    """Whether a NAL unit that begins so is a sequence parameter set."""
+    return first_byte & 31 == _SPS
+
+
+def with_higher_pictures(avcc: bytes, num_macroblocks: int) -> tuple[bytes, int]:
+    """Changes all sequence parameter sets of a decoder configuration (ISO/IEC 14496-15, ``avcC``).
+
+    Args:
+        avcc: The box.
+        num_macroblocks: By which pictures grow, at least.
+
+    Returns:
+        The changed box; the number of rows by which pictures are higher.
+
+    Raises:
+        ValueError, IndexError: It is none, or it is of interlaced video.
+    """
+    if len(avcc) < 7 or avcc[0] != 1:
+        raise ValueError("no avcC box")
+    made, at, num_rows = bytearray(avcc[:6]), 6, 0
+    for _ in range(avcc[5] & 31):
+        end = at + 2 + int.from_bytes(avcc[at : at + 2], "big")
+        sps = avcc[at + 2 : end]
+        num_rows = num_rows or -(-num_macroblocks // _width_mbs(sps))
+        sps = _with_higher_picture(sps, num_rows)
+        made += len(sps).to_bytes(2, "big") + sps
+        at = end
+    return bytes(made) + avcc[at:], num_rows
+
+
+def _width_mbs(sps: bytes) -> int:
+    bits = Bits(sps)
+    _skip_to_size(bits)
+    return bits.read_ue() + 1
+
+
+def _with_higher_picture(sps: bytes, num_rows: int) -> bytes:
+    bits = Bits(sps)
+    _skip_to_size(bits)
+    bits.read_ue()  # width
+    before = bits.at
+    height = bits.read_ue()
+    after = bits.at
+    if not bits.read(1):
+        raise ValueError("Interlaced: its rows of macroblocks are rows of two.")
+    text = bits.text[:before] + _ue(height + num_rows) + bits.text[after:].rstrip("0")
+    text += "0" * (-len(text) % 8)  # the last 1 ends the data, zeros fill the byte
+    return _escaped(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def _skip_to_size(bits: Bits) -> None:
+    """Over all that comes before ``pic_width_in_mbs_minus1`` (7.3.2.1.1)."""
+    bits.read(8)  # NAL unit header
+    profile = bits.read(8)
+    bits.read(16)
+    bits.read_ue()
+    if profile in _HIGH_PROFILES:
+        chroma_format = bits.read_ue()
+        bits.read(int(chroma_format == 3))
+        bits.read_ue()
+        bits.read_ue()
+        bits.read(1)
+        if bits.read(1):
+            for i in range(12 if chroma_format == 3 else 8):
+                if bits.read(1):
+                    _skip_scaling_list(bits, 16 if i < 6 else 64)
+    bits.read_ue()
+    order_count_type = bits.read_ue()
+    if order_count_type == 0:
+        bits.read_ue()
+    elif order_count_type == 1:
+        bits.read(1)
+        bits.read_ue()
+        bits.read_ue()
+        for _ in range(bits.read_ue()):
+            bits.read_ue()
+    bits.read_ue()
+    bits.read(1)
+
+
+def _skip_scaling_list(bits: Bits, size: int) -> None:
+    """See 7.3.2.1.1.1."""
+    last = scale = 8
+    for _ in range(size):
+        if scale:
+            code = bits.read_ue()
+            scale = (last + ((code + 1) // 2 if code % 2 else -code // 2)) % 256
+        last = scale or last
+
+
+def _ue(value: int) -> str:
+    code = f"{value + 1:b}"
+    return "0" * (len(code) - 1) + code
+
+
+def _escaped(data: bytes) -> bytes:
+    made = bytearray()
+    for byte in data:
+        if made[-2:] == b"\0\0" and byte <= 3:
+            made.append(3)
+        made.append(byte)
+    return bytes(made)

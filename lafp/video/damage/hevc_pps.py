@@ -1,0 +1,54 @@
+"""HEVC: whether the rows of pictures say where they begin (wavefronts, x265's default)."""
+
+from collections.abc import Iterator
+
+from lafp.video.damage.bits import Bits
+
+_PPS = 34
+
+
+def has_wavefronts(hvcc: bytes) -> bool:
+    """Reads ``entropy_coding_sync_enabled_flag`` (ITU-T H.265, 7.3.2.3.1).
+
+    Args:
+        hvcc: A decoder configuration record (ISO/IEC 14496-15, ``hvcC``).
+
+    Returns:
+        False also where there is none, as in transport streams.
+    """
+    try:
+        flags = [_is_synchronized(Bits(unit)) for unit in _units(hvcc, _PPS)]
+    except (IndexError, ValueError):
+        return False
+    return bool(flags) and all(flags)
+
+
+def _units(hvcc: bytes, wanted: int) -> Iterator[bytes]:
+    if len(hvcc) < 23 or hvcc[0] != 1:
+        return
+    at = 23
+    for _ in range(hvcc[22]):
+        kind, num_units = hvcc[at] & 63, int.from_bytes(hvcc[at + 1 : at + 3], "big")
+        at += 3
+        for _ in range(num_units):
+            size = int.from_bytes(hvcc[at : at + 2], "big")
+            if kind == wanted:
+                yield hvcc[at + 2 : at + 2 + size]
+            at += 2 + size
+
+
+def _is_synchronized(bits: Bits) -> bool:
+    bits.read(16)  # NAL unit header
+    bits.read_ue()
+    bits.read_ue()
+    bits.read(7)
+    bits.read_ue()
+    bits.read_ue()
+    bits.read_ue()
+    bits.read(2)
+    if bits.read(1):  # cu_qp_delta_enabled_flag
+        bits.read_ue()
+    bits.read_ue()
+    bits.read_ue()
+    bits.read(5)
+    return bool(bits.read(1))

@@ -1,0 +1,67 @@
+"""Frames in an array as if they were a video, for sources that store no video files."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from lafp.video.convert import SCALING
+from lafp.video.decoders.base import DamagedSpan, DecodedFrame, Orientation, VideoError, VideoInfo
+
+
+def array_info(frames: np.ndarray, fps: float) -> VideoInfo:
+    """What a probe would find.
+
+    Args:
+        frames: uint8 RGB [T, H, W, 3].
+        fps: Their rate.
+    """
+    num_frames, height, width = frames.shape[:3]
+    return pictures_info(num_frames, height, width, fps, codec="rawvideo")
+
+
+def pictures_info(num_frames: int, height: int, width: int, fps: float, codec: str) -> VideoInfo:
+    """What a probe would find of upright pictures of one size at a constant rate."""
+    return VideoInfo(
+        codec=codec,
+        width_px=width,
+        height_px=height,
+        coded_size=(width, height),
+        max_pixels=width * height,
+        orientation=Orientation(),
+        times_s=np.arange(num_frames) / fps,
+        first_pts_s=0.0,
+        fps=fps,
+        is_constant_rate=True,
+        duration_s=num_frames / fps,
+        declared_duration_s=num_frames / fps,
+    )
+
+
+def array_frames(
+    frames: Iterable[np.ndarray | VideoError], fps: float, width_px: int, height_px: int
+) -> Iterator[DecodedFrame | DamagedSpan]:
+    """Yields the frames as a decoder would, scaled like the reference decoder scales.
+
+    Args:
+        frames: Pixels, or what is wrong with a frame that cannot be shown.
+        fps: Their rate.
+        width_px: To scale to.
+        height_px: To scale to.
+    """
+    to_size = VideoReformatter()
+
+    def scale(pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[:2] == (height_px, width_px):
+            return pixels
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        scaled = to_size.reformat(frame, width_px, height_px, interpolation=SCALING, threads=1)
+        return scaled.to_ndarray()
+
+    for i, pixels in enumerate(frames):
+        if isinstance(pixels, VideoError):
+            yield DamagedSpan(i / fps, (i + 1) / fps, pixels.detail)
+        else:
+            yield DecodedFrame(i / fps, partial(scale, pixels))

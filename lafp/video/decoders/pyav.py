@@ -1,0 +1,328 @@
+"""The reference decoder: FFmpeg through PyAV, one thread, damage cut out."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, pairwise
+from typing import Literal
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from lafp.video.convert import ToRgb, deinterlaced
+from lafp.video.damage.gate import DamageGate, Held
+from lafp.video.damage.second_decoders import SecondLook, second_look, shows_little
+from lafp.video.damage.signs import (
+    checking_context,
+    decode,
+    is_libvpx,
+    listen_to_ffmpeg,
+)
+from lafp.video.decoders.base import (
+    DamagedSpan,
+    DecodedFrame,
+    IsWanted,
+    Orientation,
+    VideoError,
+    VideoInfo,
+    measure_rate,
+)
+from lafp.video.decoders.packets import (
+    Scan,
+    believed_pts,
+    clock_may_jump,
+    is_shown,
+    missing_s,
+    read_packets,
+    scan,
+    unread,
+)
+from lafp.video.decoders.thinning import Thinner, pixels_of
+from lafp.video.timeline import MAX_LAST_FRAME_S, FrameClock, Timeline, lay_out
+
+# Beyond this the header lies, and following it would squash the picture to a line.
+_SANE_PIXEL_ASPECT = (0.25, 4.0)
+# Real media containers only: a playlist that poses as a video must neither reach the network nor
+# other files, nor wait for its live stream to go on.
+_OPEN_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": (
+        "mov,mp4,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,ogg,asf,gif,apng,h263,h264,hevc,m4v,"
+        "ivf,obu,mxf,rm,nut,dv,wtv,yuv4mpegpipe"
+    ),
+}
+# Frames that wait for the rest of their group of pictures: twice as much cost 7 % of the speed.
+_MAX_HELD_BYTES = 64 * 2**20
+# Containers whose index says where key frames are, and codecs that show their damage: from a key
+# frame on, they decode to the same frames whatever came before.
+_INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_INDEPENDENT_GOPS = ("h264", "mpeg4", "av1", "vp9")
+_SEEK_MARGIN_S = 1.0
+# Where it is not clear that frames come in the order of their time stamps, so many packets tell.
+_NUM_TRIED = 64
+# Decoders align what they allocate: room beyond the coded size, in pixels per side.
+_ALIGNMENT_PX = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyAVConfig:
+    """FFmpeg through PyAV. Reads everything that FFmpeg reads, and notices damage."""
+
+    name: Literal["pyav"] = "pyav"
+    strict: bool = False
+    """Rejects the whole file on any doubt, for which everything is decoded twice more. What gets
+    through is told in docs/corruption.md."""
+
+
+class PyAVDecoder:
+    """See ``VideoDecoder``.
+
+    FFmpeg flags damaged frames (``is_corrupt``) only without slice threads, hence one thread:
+    parallelism is one video per task.
+    """
+
+    Config = PyAVConfig
+
+    def __init__(self, cfg: PyAVConfig) -> None:
+        self.cfg = cfg
+        listen_to_ffmpeg()
+
+    def probe(self, path: str, max_pixels: int, deadline: float) -> VideoInfo:
+        """See ``VideoDecoder.probe``."""
+        with _open(path, deadline) as (container, stream):
+            context = stream.codec_context
+            if context.width * context.height > max_pixels:
+                raise VideoError(
+                    "too_large", f"{context.width}x{context.height} exceeds {max_pixels} pixels"
+                )
+            _limit_pixels(stream, max_pixels)
+            found = scan(container, stream, deadline)
+            first = found.first
+            if not len(found.stamps.pts):
+                raise VideoError("no_frames", f"{stream.frames} frames promised, none there")
+            if first is None:
+                detail = f"none of {found.num_packets} packets decodes"
+                raise VideoError("does_not_decode", detail)
+            timeline = _timeline(path, container, stream, found, deadline)
+            declared_fps = float(stream.average_rate) if stream.average_rate else None
+            times_s = np.unique(timeline.times_s)
+            fps, is_constant = measure_rate(times_s, declared_fps)
+            last_frame_s = timeline.last_frame_s
+            if is_constant or not 0 < last_frame_s <= MAX_LAST_FRAME_S:
+                last_frame_s = 1 / fps
+            duration_s = float(times_s[-1]) + last_frame_s
+            end_s = duration_s + timeline.recordings[-1].origin_s
+            orientation = _orientation(first)
+            width_px, height_px = _display_size(first, stream, orientation)
+            info = VideoInfo(
+                codec=context.codec.canonical_name,
+                width_px=width_px,
+                height_px=height_px,
+                coded_size=(first.width, first.height),
+                max_pixels=max_pixels,
+                orientation=orientation,
+                times_s=times_s,
+                timeline=timeline,
+                first_pts_s=timeline.recordings[0].origin_s,
+                fps=fps,
+                is_constant_rate=is_constant,
+                duration_s=duration_s,
+                declared_duration_s=duration_s
+                + missing_s(container, stream, found.num_packets, fps, end_s),
+                tiny_share=found.tiny_share,
+                can_start_late=(
+                    _can_start_late(container, stream) and timeline.is_plain and not self.cfg.strict
+                ),
+                hides_damage=context.codec.canonical_name == "h264",
+                unread=unread(container, found.end_byte),
+            )
+        if self.cfg.strict:
+            self._refuse_doubt(path, info, deadline)
+        return info
+
+    def frames(
+        self,
+        path: str,
+        info: VideoInfo,
+        width_px: int,
+        height_px: int,
+        deadline: float,
+        start_s: float = 0.0,
+        is_wanted: IsWanted | None = None,
+        is_suspect: bool = False,
+    ) -> Iterator[DecodedFrame | DamagedSpan]:
+        """See ``VideoDecoder.frames``."""
+        to_rgb = ToRgb(width_px, height_px, info.orientation, info.coded_size)
+        thinner = Thinner(to_rgb, is_wanted) if is_wanted else None
+        sound = self._sound_frames(path, info, deadline, start_s, thinner, is_suspect)
+        for event in deinterlaced(sound):
+            if isinstance(event, DamagedSpan):
+                yield event
+            else:
+                yield DecodedFrame(event.time_s, partial(pixels_of, event, to_rgb))
+
+    def _sound_frames(
+        self,
+        path: str,
+        info: VideoInfo,
+        deadline: float,
+        start_s: float,
+        thinner: Thinner | None = None,
+        is_suspect: bool = False,
+    ) -> Iterator[Held | DamagedSpan]:
+        assert info.timeline is not None, "a file's probe lays its packets out"
+        clock = FrameClock(info.timeline)
+        with _open(path, deadline) as (container, stream):
+            if start_s:
+                _seek_before(container, stream, info.timeline.recordings[0].origin_s + start_s)
+            # No frame may cost more than the probe's caller has accepted.
+            _limit_pixels(stream, info.max_pixels)
+            context, second = checking_context(stream), None
+            gate = DamageGate(
+                info,
+                clock,
+                _MAX_HELD_BYTES,
+                shows_little=shows_little(info.codec, context),
+                marks_keys=not is_libvpx(context),
+            )
+            for packet, missing in read_packets(container, stream, deadline):
+                if clock.is_before_joint(0) and is_shown(packet):
+                    yield from _checked(decode(context, None)[0], gate, second, thinner)
+                    gate.part("another recording begins")
+                    # What comes was not made from what has been.
+                    context, second = checking_context(stream), None
+                    context.flush_buffers()
+                if packet.is_keyframe and is_libvpx(context) and gate.is_damaged:
+                    context = checking_context(stream)  # libvpx gets stuck
+                if packet.is_keyframe and second is None:
+                    second = second_look(info.codec, context, is_suspect or gate.is_in_doubt)
+                gate.sent(packet)
+                hidden = second.packet_damage(packet) if second else ""
+                decoded, sign = decode(context, packet)
+                if found := missing or sign or hidden:
+                    gate.found(found)
+                yield from _checked(decoded, gate, second, thinner)
+            yield from gate.finish()
+
+    def _refuse_doubt(self, path: str, info: VideoInfo, deadline: float) -> None:
+        """Decodes everything once, with all means to see damage.
+
+        Raises:
+            VideoError: There is a sign of damage.
+        """
+        if info.declared_duration_s > info.duration_s + 1 / info.fps:
+            raise VideoError("damaged", "strict: the header promises more than is there")
+        for event in self._sound_frames(path, info, deadline, 0.0, is_suspect=True):
+            if isinstance(event, DamagedSpan):
+                raise VideoError("damaged", f"strict: at {event.start_s:.3f} s {event.detail}")
+
+
+def _checked(
+    frames: list[VideoFrame], gate: DamageGate, second: SecondLook | None, thinner: Thinner | None
+) -> Iterator[Held | DamagedSpan]:
+    """Passes frames through the gate as they come."""
+    for frame in frames:
+        yield from gate.check(frame, second.frame_damage(frame) if second else "")
+        if thinner:
+            thinner.look(gate)
+
+
+@contextmanager
+def _open(path: str, deadline: float) -> Iterator[tuple[InputContainer, VideoStream]]:
+    timeout_s = max(0.1, deadline - time.monotonic())
+    try:
+        container = av.open(
+            path, "r", options=_OPEN_OPTIONS, metadata_errors="replace", timeout=timeout_s
+        )
+    except av.ExitError as error:
+        raise VideoError("timeout", "opening the file takes too long") from error
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError("not_a_video", str(error.args[1] if error.args[1:] else error)) from error
+    with container:
+        if not container.streams.video:
+            kinds = sorted({stream.type for stream in container.streams})
+            raise VideoError("no_video_stream", f"streams: {', '.join(kinds) or 'none'}")
+        best = container.streams.best("video")  # no cover picture, if there is a choice
+        stream = best if isinstance(best, VideoStream) else container.streams.video[0]
+        if stream.codec_context is None:
+            raise VideoError("unsupported_codec", "FFmpeg has no decoder for the video stream")
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def _can_start_late(container: InputContainer, stream: VideoStream) -> bool:
+    name = stream.codec_context.codec.canonical_name
+    return container.format.name in _INDEXED_FORMATS and name in _INDEPENDENT_GOPS
+
+
+def _seek_before(container: InputContainer, stream: VideoStream, time_s: float) -> None:
+    """Goes to a key frame before ``time_s``, with room for frames that need what precedes it."""
+    assert stream.time_base is not None
+    stamp = int((time_s - _SEEK_MARGIN_S) / stream.time_base)
+    container.seek(stamp, backward=True, any_frame=False, stream=stream)
+
+
+def _limit_pixels(stream: VideoStream, max_pixels: int) -> None:
+    """Makes the decoder itself refuse larger frames, whatever the headers say."""
+    side = _ALIGNMENT_PX
+    context = stream.codec_context
+    limit = max(max_pixels, (context.width + side) * (context.height + side))
+    context.options = {"max_pixels": str(limit)}
+
+
+def _timeline(
+    path: str, container: InputContainer, stream: VideoStream, found: Scan, deadline: float
+) -> Timeline:
+    believed = believed_pts(container, stream, found.stamps)
+    lay = partial(
+        lay_out,
+        found.stamps,
+        can_jump=clock_may_jump(container),
+        otherwise_step_s=1 / float(stream.average_rate or stream.guessed_rate or 25),
+    )
+    timeline = lay(believed=believed or "all")
+    if believed is None:
+        ends = [recording.first_packet for recording in timeline.recordings[1:]]
+        if not _comes_in_order(path, min([_NUM_TRIED, *ends]), deadline):
+            timeline = lay(believed="none")
+    return timeline
+
+
+def _comes_in_order(path: str, num_packets: int, deadline: float) -> bool:
+    """Whether the first frames come in the order of their presentation times."""
+    with _open(path, deadline) as (container, stream):
+        pts = [
+            frame.pts
+            for packet, _ in islice(read_packets(container, stream, deadline), num_packets)
+            for frame in decode(stream.codec_context, packet)[0]
+        ]
+    return all(a is not None and b is not None and a < b for a, b in pairwise(pts))
+
+
+def _orientation(frame: VideoFrame) -> Orientation:
+    """Reads the display matrix: x' = a x + c y, y' = b x + d y (libavutil/display.h)."""
+    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    if side_data is None:
+        return Orientation()
+    a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Orientation(is_turned=True, flip_x=c < 0, flip_y=b < 0)
+    return Orientation(flip_x=a < 0, flip_y=d < 0)
+
+
+def _display_size(
+    frame: VideoFrame, stream: VideoStream, orientation: Orientation
+) -> tuple[int, int]:
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not _SANE_PIXEL_ASPECT[0] <= aspect <= _SANE_PIXEL_ASPECT[1]:
+        aspect = 1.0
+    # The longer side grows: no pixel of the source is lost by making them square.
+    width = round(frame.width * max(aspect, 1))
+    height = round(frame.height / min(aspect, 1))
+    return (height, width) if orientation.is_turned else (width, height)

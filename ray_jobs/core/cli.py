@@ -1,0 +1,182 @@
+"""The command line that all jobs share."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lafp import storage
+from lafp.config import ConfigError, check_keys, config_to_yaml, load_config, read_config
+from lafp.config.help import describe
+from lafp.config.source import read_section
+from lafp.runs.run_dir import RunDir, check_folder_name
+from lafp.storage import StorageError
+from ray_jobs.core.job import Job, JobError, dry_run, execute
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What a job takes on its command line.
+
+    A job's module makes it before the imports that take seconds, and has it answer what needs none.
+    """
+
+    job: str
+    schema: str
+    """``"package.module:Class"`` of the job's config."""
+    doc: str | None
+    accepts_changes: bool = False
+    """Whether the job, or one of its stages, trains and can go on with another config."""
+    has_page: bool = False
+    """Whether it publishes results."""
+
+    def answer_early(self) -> None:
+        """Ends the process where help is wanted, or the command line is wrong."""
+        with exit_codes():
+            args = self.parse()
+            _run_of(self, args)
+            section = read_section(self.schema)
+            raw = read_config(section, args.config, args.overrides)
+            check_keys(section, raw)
+            _check_sources(raw)
+
+    def parse(self) -> argparse.Namespace:
+        """The arguments; ends the process where they are none."""
+        is_help = {"-h", "--help"} & set(sys.argv[1:])
+        parser = argparse.ArgumentParser(
+            prog=f"python -m ray_jobs.{self.job}",
+            description=self.doc,
+            epilog=f"config keys:\n{describe(self.schema)}" if is_help else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("config", metavar="CONFIG.yaml", help="the job's config")
+        parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
+        parser.add_argument("--run-name", help="default: the config's file name")
+        parser.add_argument(
+            "--storage",
+            default="runs",
+            help="folder or s3:// URI of all runs (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="print config and plan, check, write nothing"
+        )
+        if self.accepts_changes:
+            parser.add_argument(
+                "--accept-changes",
+                action="store_true",
+                help="train on from the last checkpoint though config or inputs are others than "
+                "before; provenance.json records what changed and at which step",
+            )
+        if self.has_page:
+            parser.add_argument(
+                "--page",
+                help="Markdown file, e.g. docs/results.md: results go into a section of it",
+            )
+        return parser.parse_intermixed_args()
+
+
+def main(job: Job, command_line: CommandLine) -> None:
+    """Parses the command line, runs ``job``; exits 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    with exit_codes():
+        _main(job, command_line)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Ends the process with one line instead of a traceback where the user can do something."""
+    try:
+        yield
+    except ConfigError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except JobError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except StorageError as error:
+        print(f"Error: {error}\nRun the same command again to resume.", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Interrupted. Run the same command again to resume.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _main(job: Job, command_line: CommandLine) -> None:
+    args = command_line.parse()
+    cfg: Any = load_config(job.schema, args.config, args.overrides)
+    run = _run_of(command_line, args)
+    if args.dry_run:
+        print(config_to_yaml(cfg))
+        for line in dry_run(job, cfg, run):
+            print(line)
+        return
+    execute(job, cfg, run)
+    if steps := job.next_steps(cfg, run):
+        print("Next:")
+        for step in steps:
+            print(f"  {step}")
+    if job.publish and args.page:
+        from lafp.report.markdown import Command  # with pandas
+
+        command = Command(job=job.name, config=args.config, overrides=tuple(args.overrides))
+        job.publish(cfg, run, storage_uri(args.page), command)
+        print(f"results: {args.page}")
+
+
+def _run_of(command_line: CommandLine, args: argparse.Namespace) -> RunDir:
+    run_name = Path(args.config).stem if args.run_name is None else args.run_name
+    check_folder_name(run_name, "--run-name")
+    return RunDir(
+        storage.join(storage_uri(args.storage), run_name),
+        accept_changes=command_line.accepts_changes and args.accept_changes,
+    )
+
+
+def _check_sources(raw: Any, where: str = "") -> None:
+    """Whether the folders and files that ``source`` keys name are there, where that is easily seen.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    if isinstance(raw, list):
+        for index, item in enumerate(raw):
+            _check_sources(item, f"{where}{index}.")
+    for name, value in raw.items() if isinstance(raw, dict) else ():
+        if name not in ("source", "val_source") or not isinstance(value, str):
+            _check_sources(value, f"{where}{name}.")
+        elif not re.match(r"[a-zA-Z0-9+.-]+:/", value) and not set("*?[") & set(value):
+            try:
+                Path(value).expanduser().stat()
+            except (FileNotFoundError, NotADirectoryError):
+                raise ConfigError(
+                    f"{where}{name}: No such file or folder: {value}. A source is a folder, a "
+                    "glob, a file or s3://bucket/prefix."
+                ) from None
+            except (OSError, ValueError):
+                pass  # the job itself says what is wrong
+
+
+def storage_uri(uri: str) -> str:
+    """The absolute URI of ``--storage``, or of another output.
+
+    Raises:
+        ConfigError: It is neither a folder nor an s3:// URI; or a relative path in a submitted job,
+            which would mean a temporary folder of one node, which Ray deletes.
+    """
+    scheme = re.match(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):/", uri)
+    if not uri.strip() or (scheme and not re.match(r"s3://[^/]", uri)):
+        raise ConfigError(
+            f"--storage {uri!r} is neither a folder nor s3://BUCKET/PREFIX. Files go to a path, "
+            "without file://, or to S3 and what speaks like it (AWS_ENDPOINT_URL)."
+        )
+    is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if is_submitted and not storage.is_s3(uri) and not Path(uri).expanduser().is_absolute():
+        raise ConfigError(
+            f"--storage {uri!r} is a relative path. A submitted job needs storage that every node "
+            "sees: an s3:// URI, or the absolute path of a shared folder."
+        )
+    return storage.absolute(uri)

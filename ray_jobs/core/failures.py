@@ -1,0 +1,128 @@
+"""Which failures of a training worker end a run at once, because another try would end alike."""
+
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import ray
+import torch.distributed as dist
+from ray.train import ControllerError, TrainingFailedError, UserCallback
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.storage import StorageError, strict_json
+from lafp.storage.local import full_disk
+from lafp.train.checkpoints import DamagedCheckpointsError
+from lafp.train.metrics.log import read_starts
+
+FAILURES = "failures.jsonl"
+_MISTAKES = (
+    *(AssertionError, AttributeError, ImportError, IndexError, KeyError, ModuleNotFoundError),
+    *(NameError, NotImplementedError, TypeError, ValueError, ZeroDivisionError),
+)
+"""Of code. Exactly these: their subclasses are also what broken connections end in."""
+_OF_OTHERS = (OSError, ray.exceptions.RayError, dist.DistBackendError)
+"""Errors of storage, nodes and networks, which may be gone at the next try."""
+
+
+class FinalError(RuntimeError):
+    """No other try can succeed. The message is for the user."""
+
+
+class FinalConfigError(FinalError):
+    """The user has to mend something."""
+
+
+def final(error: Exception) -> FinalError | None:
+    """What a worker raises instead of ``error`` where no other try can succeed; else None.
+
+    Called where the error came up, since its causes do not survive the way to another process.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, ConfigError):
+            return FinalConfigError(str(cause))
+        if isinstance(cause, DamagedCheckpointsError):
+            return FinalError(str(cause))
+    if full_disk(error):
+        return FinalError(f"{error}\nRun the same command again to resume.")
+    if type(error) in _MISTAKES:
+        return FinalError("".join(traceback.format_exception(error)))
+    return None
+
+
+def final_of(failure: TrainingFailedError) -> FinalError | None:
+    """The error that ended a training at once, if one did."""
+    if isinstance(failure, ControllerError) and isinstance(failure.controller_failure, FinalError):
+        return failure.controller_failure
+    return None
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and what it came from, also out of Ray's wrappers."""
+    seen: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, BaseException) and not any(found is one for one in seen):
+            seen.append(found)
+            waiting += [found.__cause__, found.__context__, getattr(found, "cause", None)]
+    return seen
+
+
+class FailureLog(UserCallback):
+    """Runs in the controller's process: writes down why workers failed, ends what cannot succeed.
+
+    An error in this callback is not retried by Ray Train, whatever ``max_failures`` says.
+
+    Args:
+        stage_uri: The stage's folder.
+    """
+
+    def __init__(self, stage_uri: str) -> None:
+        self._stage_uri = stage_uri
+        self._lines = ""
+        self._seen: set[tuple[float, str]] = set()
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """See ``UserCallback``.
+
+        Raises:
+            FinalError: A worker says that no try can succeed, or one failed twice in the same way
+                without a checkpoint between.
+        """
+        errors = {rank: _of_user(error) for rank, error in worker_exceptions.items()}
+        for rank, error in errors.items():
+            self._lines += strict_json.dumps({"rank": rank, "error": _first_line(error)}) + "\n"
+        with suppress(StorageError):  # which may be why the worker has failed
+            storage.write_text(storage.join(self._stage_uri, FAILURES), self._lines)
+        for error in errors.values():
+            if isinstance(error, FinalError):
+                raise error
+        if not any(isinstance(error, _OF_OTHERS) for error in errors.values()):
+            self._check_is_new(worker_exceptions, errors)
+
+    def _check_is_new(
+        self, worker_exceptions: Mapping[int, Exception], errors: Mapping[int, BaseException]
+    ) -> None:
+        starts: list[dict[str, Any]] = []
+        with suppress(StorageError):
+            starts = read_starts(self._stage_uri)
+        step = starts[-1]["step"] if starts else -1
+        for rank, error in errors.items():
+            failure = (step, f"{type(error).__name__}: {_first_line(error)}")
+            if failure in self._seen:
+                raise FinalError(
+                    f"Worker {rank} failed twice in the same way, without a checkpoint between:\n"
+                    f"{worker_exceptions[rank]}"
+                )
+        self._seen |= {(step, f"{type(e).__name__}: {_first_line(e)}") for e in errors.values()}
+
+
+def _of_user(error: Exception) -> BaseException:
+    """What the worker raised; Ray Train wraps it together with its traceback."""
+    return getattr(error, "_base_exc", error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,0 +1,182 @@
+"""What a job says when it is done: what came of it and what that means, in sentences.
+
+Every ``Job`` has one of these functions: config, stage, summary -> lines. Names of metrics stay in
+``metrics.jsonl`` and ``summary.json``.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from data_pipelines.preprocess.rejects import REASONS
+from lafp import storage
+from lafp.report import training_findings
+from lafp.runs.progress import duration
+from lafp.runs.run_dir import StageDir
+from lafp.runs.wording import byte_size, counted, number
+
+Summary = Mapping[str, Any]
+
+_MAX_REASONS = 6
+_MANY_LEFT_OUT = 0.5
+
+
+def collect(_: Any, stage: StageDir, summary: Summary) -> list[str]:
+    """Episodes, and how well the demonstrators did."""
+    num = sum(
+        summary[f"num_{kind}"] for kind in ("episodes", "labeled_episodes", "labeled_val_episodes")
+    )
+    lines = [
+        f"{counted(num, 'episode')}: {summary['num_episodes']:,} without actions, "
+        f"{summary['num_labeled_episodes']:,} with, {summary['num_labeled_val_episodes']:,} held "
+        f"out with actions; {summary['mean_frames']:.0f} frames each on average, "
+        f"{byte_size(summary['num_bytes'])} of video."
+    ]
+    if (success := summary.get("success")) is not None:
+        verdict = "Good" if success > 0.9 else "Mind" if success > 0.5 else "Bad"
+        lines.append(
+            f"{verdict}: the demonstrators succeed in {100 * success:.0f} % of the episodes; "
+            "policies that imitate them can hardly do better."
+        )
+    else:
+        lines.append(
+            f"The demonstrators' mean return is {number(summary['mean_return'])}; the task knows "
+            "no success."
+        )
+    return lines
+
+
+def preprocess(_: Any, stage: StageDir, summary: Summary) -> list[str]:
+    """What became clips, and what did not, by reason."""
+    funnel = summary["funnel"]
+    total_s, kept_s = funnel["inputs"]["seconds"], funnel["clips"]["seconds"]
+    lines = [
+        f"{counted(summary['num_clips'], 'clip')} ({summary['num_val_clips']:,} held out): "
+        f"{duration(kept_s)} of {duration(total_s)} of video{_share(kept_s, total_s)}, from "
+        f"{summary['num_videos_with_clips']:,} of {counted(summary['num_videos'], 'video')}; "
+        f"{byte_size(summary['num_bytes'])} in {counted(summary['num_shards'], 'shard')}.",
+        *_rejects(funnel["rejects"], total_s, stage.path("rejects.parquet")),
+        *files(summary.get("files")),
+    ]
+    lines += [
+        f"Mind: nothing says the frame rate of {counted(found['videos'], 'video')}; "
+        f"{found['value']:g} frames per second were assumed. {key} sets the rate."
+        for key, found in summary["assumed"].items()
+    ]
+    if not summary["num_val_clips"]:
+        lines.append("Mind: no clip is held out, so nothing will be measured on unseen video.")
+    return lines
+
+
+def _rejects(rejects: Mapping[str, Mapping[str, float]], total_s: float, uri: str) -> list[str]:
+    if not rejects:
+        return ["Nothing was left out."]
+    left_out_s = sum(reason["seconds"] for reason in rejects.values())
+    num_spans = int(sum(reason["spans"] for reason in rejects.values()))
+    is_much = left_out_s > _MANY_LEFT_OUT * total_s > 0
+    length = f"{duration(left_out_s)}{_share(left_out_s, total_s)} in " if left_out_s else ""
+    lines = [
+        f"{'Mind: ' if is_much else ''}{length}{counted(num_spans, 'span')} left out. Reasons:"
+    ]
+    ranked = sorted(rejects.items(), key=lambda item: (-item[1]["seconds"], -item[1]["spans"]))
+    for reason, found in ranked[:_MAX_REASONS]:
+        length = duration(found["seconds"]) if found["seconds"] else "no known length"
+        spans = counted(int(found["spans"]), "span")
+        lines.append(f"  {spans}, {length}: {reason.replace('_', ' ')} ({REASONS[reason]})")
+    if len(ranked) > _MAX_REASONS:
+        spans = counted(int(sum(found["spans"] for _, found in ranked[_MAX_REASONS:])), "span")
+        lines.append(f"  {spans} for {counted(len(ranked) - _MAX_REASONS, 'other reason')}")
+    return [*lines, f"Each span with its video and reason: {uri}"]
+
+
+def files(counts: Mapping[str, Any] | None) -> list[str]:
+    """Files of the source that were no inputs, by kind."""
+    if not counts or not counts["left_out"]:
+        return []
+    num_left_out = counts["seen"] - counts["read"]
+    lines = [f"{num_left_out:,} of {counted(counts['seen'], 'file')} of the source not read:"]
+    return lines + [
+        f"  {kind['files']:,} {kind['what']}: {kind['why']} (e.g. {kind['example']})"
+        for kind in counts["left_out"][:_MAX_REASONS]
+    ]
+
+
+def _share(part_s: float, total_s: float) -> str:
+    return f" ({100 * part_s / total_s:.0f} %)" if total_s > 0 else ""
+
+
+def label_latents(_: Any, stage: StageDir, summary: Summary) -> list[str]:
+    """How many clips have latents now."""
+    num, rejected = summary["num_clips"], summary["num_rejected_clips"]
+    lines = [
+        f"Latent actions of {counted(num, 'clip')} "
+        f"({counted(summary['num_pairs'], 'frame pair')}) are stored."
+    ]
+    if rejected:
+        lines.append(
+            f"{counted(rejected, 'clip')} without latents: {stage.path('rejects.parquet')} says "
+            "why. Policies are trained on the others."
+        )
+    return lines
+
+
+def train_lam(cfg: Any, stage: StageDir, summary: Summary) -> list[str]:
+    """What the latent actions hold."""
+    has_labels = "labeled_shards" in _inputs(stage)
+    found = training_findings.lam_findings(summary, cfg.objective.name, has_labels)
+    return [*training_findings.incident_findings(summary), *found]
+
+
+def train_policy(cfg: Any, _: StageDir, summary: Summary) -> list[str]:
+    """How well it predicts latent actions."""
+    is_flow = "flow" in cfg.policy.name
+    found = training_findings.policy_findings(summary, is_flow)
+    return [*training_findings.incident_findings(summary), *found]
+
+
+def train_actions(_: Any, __: StageDir, summary: Summary) -> list[str]:
+    """How near the actions of a decoder, or of cloning from scratch, are to the true ones."""
+    return [
+        *training_findings.incident_findings(summary),
+        *training_findings.action_findings(summary),
+    ]
+
+
+def evaluate(_: Any, __: StageDir, summary: Summary) -> list[str]:
+    """What the rollouts and the probe say, as the report's headline does."""
+    return list(summary["findings"])
+
+
+def report(_: Any, __: StageDir, summary: Summary) -> list[str]:
+    """How much there is to see."""
+    return [f"{counted(len(summary['sections']), 'section')}, {byte_size(summary['num_bytes'])}."]
+
+
+def pipeline(_: Any, __: StageDir, ___: Summary) -> list[str]:
+    """Nothing more: each stage has told its own."""
+    return []
+
+
+def study(_: Any, __: StageDir, summary: Summary) -> list[str]:
+    """How many runs, and what was found in each variant."""
+    return [
+        f"{counted(summary['num_runs'], 'run')} of {counted(summary['num_stages'], 'stage')}.",
+        *summary.get("findings", []),
+    ]
+
+
+def sweep(_: Any, __: StageDir, summary: Summary) -> list[str]:
+    """How many trials, and the best one."""
+    lines = [
+        f"{counted(summary['num_trials'], 'trial')} of {counted(summary['num_stages'], 'stage')}."
+    ]
+    if "best" in summary:
+        lines.append(f"Best: {summary['best']}, in {summary['best_run']}")
+    if "stopped_early" in summary:
+        lines.append(f"Stopped early: {summary['stopped_early']}")
+    return lines
+
+
+def _inputs(stage: StageDir) -> Mapping[str, str]:
+    path = stage.path("provenance.json")
+    return json.loads(storage.read_text(path))["inputs"] if storage.is_file(path) else {}

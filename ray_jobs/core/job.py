@@ -1,0 +1,250 @@
+"""What every job is, and how it runs: alike alone, in a pipeline, or under ``ray job submit``."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.runs.lease import InUseError, owned
+from lafp.runs.progress import duration
+from lafp.runs.run_dir import PROVENANCE, SUMMARY, Change, RunDir, StageDir, StageState
+from lafp.storage import UnreachableError
+from ray_jobs.core.cluster import Demand, check, connect, ray_job
+
+if TYPE_CHECKING:  # it loads pandas, which a wrong command line does not need
+    from lafp.report.markdown import Command
+
+LOG = "log.txt"
+"""What a stage of a study prints, in its folder."""
+
+
+class JobError(RuntimeError):
+    """A job stopped on its own account. The message is for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage of the system as a command."""
+
+    name: str
+    """``python -m ray_jobs.<name>``."""
+    schema: type
+    """Its config dataclass."""
+    stage: Callable[[Any], str] = lambda _: ""
+    """Config -> folder of the run, e.g. ``lam``; empty for the run itself."""
+    inputs: Callable[[Any, RunDir], Mapping[str, str]] = lambda _cfg, _run: {}
+    """Config, run -> fingerprints of what the stage reads. Raises ConfigError if one is missing."""
+    check: Callable[[Any, RunDir], None] = lambda _cfg, _run: None
+    """Config, run -> raises ConfigError for what is known to be wrong before the cluster starts."""
+    demand: Callable[[Any], Demand]
+    """Config -> what the stage needs of the cluster."""
+    plan: Callable[[Any, RunDir], list[str]]
+    """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
+    run: Callable[[Any, RunDir, StageDir], dict[str, Any]]
+    """Does the work; resumes what it finds. Returns the summary."""
+    tell: Callable[[Any, StageDir, Mapping[str, Any]], list[str]]
+    """Config, stage, summary -> what came of it and what that means, in sentences: see
+    ``ray_jobs.core.findings``."""
+    next_steps: Callable[[Any, RunDir], list[str]]
+    """Config, complete run -> what to do next, with commands to copy: see
+    ``ray_jobs.core.next_steps``. Said once, for the job of the command line."""
+    reads: Callable[[Any], Iterable[str]] = lambda _: ()
+    """Config -> the stages of the run that it reads, as far as the run has them."""
+    is_remade: bool = False
+    """Made anew when config or inputs changed, where that is an error for other stages: for cheap
+    outputs that no stage reads."""
+    parts: Callable[[Any, RunDir], Iterable["Part"]] = lambda _cfg, _run: ()
+    """Config, run -> the stages that a job of several computes. It is complete when they are."""
+    reached: Callable[[StageDir], Mapping[str, Any]] | None = None
+    """Stage -> how far it is, e.g. ``{"step": 500}``. Of jobs that go on from there with another
+    config or other inputs, if the user says so."""
+    publish: "Callable[[Any, RunDir, str, Command], None] | None" = None
+    """Config, complete run, page, command: writes the results into a Markdown page (``--page``)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stage of a job that computes several."""
+
+    job: Job
+    config: Any
+    run: RunDir
+
+
+def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[str, Any]:
+    """Runs one job to completion, or finds it complete. Returns its summary.
+
+    Args:
+        job: What to run.
+        cfg: Its config.
+        run: The run that it belongs to.
+        patience_s: How long to wait for another process that works in the folder.
+
+    Raises:
+        ConfigError: Something that the user must mend. The folder is as it was.
+        JobError: The job stopped, or another process works in the folder.
+    """
+    stage = run.stage(job.stage(cfg))
+    label = stage.name or job.name
+    inputs = dict(job.inputs(cfg, run))
+    state = state_of(job, cfg, run, inputs)
+    changes = accepted_changes(job, cfg, run, inputs)
+    if state == "complete" and not changes:
+        return _found_complete(stage, label)
+    job.check(cfg, run)
+    with _owned(stage.uri, label, patience_s):
+        state = state_of(job, cfg, run, inputs)  # another job may have ended since
+        reached = dict(job.reached(stage)) if job.reached and changes else {}
+        _tell(label, changes, reached)
+        if state == "complete":
+            if changes:
+                stage.record(cfg, inputs, changes, reached)
+            return _found_complete(stage, label)
+        if (demand := job.demand(cfg)).num_cpus:
+            connect(demand)
+        print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)
+        start = time.monotonic()
+        with _as_it_was_if_refused(job, stage):
+            stage.begin(cfg, inputs, changes, reached)
+            summary = job.run(cfg, run, stage) | {"wall_s": round(time.monotonic() - start, 1)}
+        stage.finish(summary)
+    print(f"{label}: done in {duration(summary['wall_s'])}. Outputs: {stage.uri}", flush=True)
+    for line in job.tell(cfg, stage, summary):
+        print(f"  {line}", flush=True)
+    return summary
+
+
+def dry_run(job: Job, cfg: Any, run: RunDir) -> list[str]:
+    """Lines for ``--dry-run``: what is there, what would be done, what that needs. Writes nothing.
+
+    Raises:
+        ConfigError: As ``execute``, as far as that is known before the work.
+    """
+    stage = run.stage(job.stage(cfg))
+    resources = check(job.demand(cfg))
+    job.check(cfg, run)
+    state = state_of(job, cfg, run)
+    found = {
+        "new": "nothing is there yet, it would start",
+        "partial": "begun, it would go on",
+        "complete": "complete, nothing to do",
+    }
+    lines = [f"{stage.name or job.name}: {found[state]} ({stage.uri})"]
+    if run.accept_changes and stage.is_begun():
+        changes = accepted_changes(job, cfg, run, job.inputs(cfg, run))
+        lines += [f"  accepted: {change}" for change in changes]
+    return [*lines, *job.plan(cfg, run), *resources]
+
+
+def state_of(
+    job: Job, cfg: Any, run: RunDir, inputs: Mapping[str, str] | None = None
+) -> StageState:
+    """``StageDir.state``. A changed stage of a job that is made anew counts as new.
+
+    Raises:
+        ConfigError: See ``StageDir.state``; or an input is missing.
+    """
+    stage = run.stage(job.stage(cfg))
+    if not stage.is_begun():
+        return "new"
+    inputs = dict(job.inputs(cfg, run)) if inputs is None else inputs
+    accept_changes = run.accept_changes and job.reached is not None
+    try:
+        state = stage.state(cfg, inputs, accept_changes)
+    except ConfigError as error:
+        if job.is_remade:
+            return "new"
+        if job.reached is None:
+            raise
+        raise ConfigError(
+            f"{error} Or add --accept-changes: then it goes on from where it is, with what is new, "
+            f"and {stage.path('provenance.json')} says so."
+        ) from None
+    if state == "complete" and not all(map(_is_complete, job.parts(cfg, run))):
+        return "partial"
+    return state
+
+
+def _is_complete(part: Part) -> bool:
+    try:
+        return state_of(part.job, part.config, part.run) == "complete"
+    except ConfigError:  # its own turn will say what is wrong
+        return False
+
+
+def _found_complete(stage: StageDir, label: str) -> dict[str, Any]:
+    print(f"{label}: complete, nothing to do ({stage.uri})", flush=True)
+    return stage.summary()
+
+
+def accepted_changes(job: Job, cfg: Any, run: RunDir, inputs: Mapping[str, str]) -> list[Change]:
+    """What differs from the run that the folder holds, where the user accepts that."""
+    stage = run.stage(job.stage(cfg))
+    if not run.accept_changes or job.reached is None or not stage.is_begun():
+        return []
+    return stage.changes(cfg, inputs)
+
+
+def _tell(label: str, changes: Sequence[Change], reached: Mapping[str, Any]) -> None:
+    where = ", ".join(f"{name} {value}" for name, value in reached.items())
+    for change in changes:
+        print(f"{label}: from {where} on, {change.field} is {change.now!r} ({change})", flush=True)
+
+
+@contextmanager
+def _owned(folder: str, label: str, patience_s: float) -> Iterator[None]:
+    """Within the block no other job works in the folder.
+
+    Raises:
+        JobError: One does.
+        ConfigError: Nobody may write there.
+    """
+    try:
+        with ExitStack() as stack:
+            _claim(stack, folder, label, patience_s)
+            yield
+    except InUseError as error:
+        raise JobError(str(error)) from None
+
+
+def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None:
+    def say(line: str) -> None:
+        print(f"{label}: {line}", flush=True)
+
+    try:
+        stack.enter_context(owned(folder, ray_job(), say, patience_s))
+    except UnreachableError:  # later it may answer
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"--storage: {error}. Name a folder or an s3:// URI that you may write to; "
+            "python -m ray_jobs.doctor --storage URI checks it."
+        ) from None
+
+
+@contextmanager
+def _as_it_was_if_refused(job: Job, stage: StageDir) -> Iterator[None]:
+    """Puts the records of a stage back where a ConfigError in the block ends it before any work."""
+    reached = job.reached or (lambda _: {})
+    names = ("config.yaml", PROVENANCE, SUMMARY)
+    before = {name: storage.read_version(stage.path(name)) for name in names}
+    was_begun, was_reached = stage.is_begun(), dict(reached(stage))
+    try:
+        yield
+    except ConfigError:
+        is_untouched = was_begun or not _has_outputs(stage, names)
+        if is_untouched and dict(reached(stage)) == was_reached:
+            for name, found in before.items():
+                if found is None:
+                    storage.delete(stage.path(name))
+                else:
+                    storage.write_bytes(stage.path(name), found[0])
+        raise
+
+
+def _has_outputs(stage: StageDir, records: Sequence[str]) -> bool:
+    paths = {stage.path(name) for name in (*records, LOG)}
+    return any(info.uri not in paths for info in storage.list_files(stage.uri))

@@ -1,0 +1,105 @@
+"""What to do after a job, said at the end of its command: commands to copy, paths to open.
+
+Every ``Job`` has one of these functions: config, complete run -> lines.
+"""
+
+import shlex
+from typing import Any
+
+from lafp import storage
+from lafp.runs.run_dir import RunDir
+
+_DEFAULT_STORAGE = "runs"
+
+
+def command(job: str, config: str, run: RunDir, *overrides: str) -> str:
+    """The command line of a job in this run."""
+    folder, _, name = run.uri.rstrip("/").rpartition("/")
+    words = ["python", "-m", f"ray_jobs.{job}", config, *overrides, "--run-name", name]
+    if folder != storage.absolute(_DEFAULT_STORAGE):
+        words += ["--storage", folder]
+    return shlex.join(words)
+
+
+def collect(_: Any, run: RunDir) -> list[str]:
+    """Make shards of the demonstrations."""
+    return [
+        command("preprocess", f"configs/preprocess/{name}.yaml", run)
+        for name in ("demonstrations", "labeled")
+    ]
+
+
+def preprocess(cfg: Any, run: RunDir) -> list[str]:
+    """Train a LAM on the shards."""
+    overrides = []
+    if cfg.name not in ("videos", "labeled"):  # the shard sets that `train_lam` looks for
+        key = "shards" if cfg.labels is None else "labeled_shards"
+        overrides = [f"{key}={run.stage(f'shards/{cfg.name}').uri}"]
+    return [command("train_lam", "configs/train_lam/videos.yaml", run, *overrides)]
+
+
+def train_lam(cfg: Any, run: RunDir) -> list[str]:
+    """Look at what it learned; train a policy on its latent actions."""
+    return [
+        command("evaluate", "configs/evaluate/latents.yaml", run),
+        command(
+            "train_policy",
+            "configs/train_policy/latent_flow.yaml",
+            run,
+            f"window.frame_stack={cfg.window.frame_stack}",
+        ),
+    ]
+
+
+def label_latents(cfg: Any, run: RunDir) -> list[str]:
+    """Train a policy on the stored latents."""
+    config = "configs/train_policy/latent_flow.yaml"
+    return [command("train_policy", config, run, f"latents={cfg.name}")]
+
+
+def train_policy(cfg: Any, run: RunDir) -> list[str]:
+    """Train an action decoder for it, on labeled clips."""
+    kind = "latent_flow" if "flow" in cfg.policy.name else "latent_bc"
+    decoder = command(
+        "train_decoder", f"configs/train_decoder/{kind}.yaml", run, f"policy={cfg.policy.name}"
+    )
+    if storage.is_file(run.stage("shards/labeled").path("summary.json")):
+        return [decoder]
+    labeled = command("preprocess", "configs/preprocess/labeled.yaml", run, "source=DATASET")
+    return [f"{labeled}  # DATASET: episodes with actions", decoder]
+
+
+def train_decoder(cfg: Any, run: RunDir) -> list[str]:
+    """Act with it."""
+    return [_agent(run, decoder=cfg.name)]
+
+
+def train_bc(cfg: Any, run: RunDir) -> list[str]:
+    """Act with it."""
+    return [_agent(run, policy=cfg.name)]
+
+
+def evaluate(_: Any, run: RunDir) -> list[str]:
+    """Make the page that shows it."""
+    return [command("report", "configs/report/default.yaml", run)]
+
+
+def report(_: Any, run: RunDir) -> list[str]:
+    """Look at the page."""
+    return [f"open {run.stage('report.html').uri} in a browser"]
+
+
+def pipeline(cfg: Any, run: RunDir) -> list[str]:
+    """Look at the page; act with the first decoder."""
+    decoders = cfg.train_decoder[:1]
+    return [*report(cfg, run), *(_agent(run, decoder=decoder.name) for decoder in decoders)]
+
+
+def study(_: Any, run: RunDir) -> list[str]:
+    """Look at the page and the table."""
+    return [*report(_, run), f"read all numbers in {run.stage('table.md').uri}"]
+
+
+def _agent(run: RunDir, **which: str) -> str:
+    arguments = ", ".join(f'{key}="{name}"' for key, name in which.items())
+    return f'act, in Python: agent = lafp.Agent.load("{run.uri}", {arguments})'

@@ -1,0 +1,85 @@
+"""The pipeline's config: the jobs' configs, composed."""
+
+from dataclasses import dataclass, field
+
+from data_pipelines.collect import CollectConfig
+from data_pipelines.label_latents import LabelLatentsConfig
+from data_pipelines.preprocess.config import PreprocessConfig
+from lafp.evaluate.config import EvaluateConfig
+from lafp.report.run_page import ReportConfig
+from lafp.train.tasks.behavior_cloning import TrainBcConfig
+from lafp.train.tasks.decoder import TrainDecoderConfig
+from lafp.train.tasks.lam import TrainLamConfig
+from lafp.train.tasks.policy import TrainPolicyConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """All stages of one run, in their order. A missing section skips its stage."""
+
+    collect: CollectConfig | None = None
+    """Render demonstrations in an environment, instead of bringing videos."""
+    preprocess: PreprocessConfig | None = None
+    """Videos without actions -> shards/videos."""
+    preprocess_labeled: PreprocessConfig | None = None
+    """The few episodes with actions -> shards/labeled."""
+    train_lam: TrainLamConfig
+    label_latents: LabelLatentsConfig | None = None
+    """Store the LAM's latent actions once, for policies with ``latents``."""
+    train_policy: tuple[TrainPolicyConfig, ...] = ()
+    """One policy each: policy/<name>."""
+    train_decoder: tuple[TrainDecoderConfig, ...] = ()
+    """One action decoder each: decoder/<name>."""
+    train_bc: tuple[TrainBcConfig, ...] = ()
+    """One policy of true actions each, on the labels alone: policy/<name>."""
+    evaluate: EvaluateConfig
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.preprocess_labeled and self.preprocess_labeled.labels is None:
+            raise ValueError(
+                "preprocess_labeled.labels is null, so no action would be read: set "
+                "preprocess_labeled.labels={} or extend configs/preprocess/labeled.yaml."
+            )
+        if self.preprocess and self.train_lam.shards is None and not self.train_lam.data:
+            self._check_clips("preprocess", self.preprocess)
+        elif self.preprocess_labeled and self.train_lam.shards is None and not self.train_lam.data:
+            self._check_clips("preprocess_labeled", self.preprocess_labeled)
+        self._check_policies()
+
+    def _check_clips(self, key: str, source: PreprocessConfig) -> None:
+        """Raises ValueError where clips may become too short for what is cut from them."""
+        frame_stack, clip = self.train_lam.window.frame_stack, source.clip
+        if clip.min_frames < frame_stack + 1:
+            raise ValueError(
+                f"{key}.clip.min_frames is {clip.min_frames}, but a window with "
+                f"train_lam.window.frame_stack {frame_stack} needs {frame_stack + 1} frames. Set "
+                f"{key}.clip.min_frames={frame_stack + 1}, or lower frame_stack."
+            )
+        if clip.fps is None:
+            return
+        longest = max(clip.min_frames, int(clip.max_s * clip.fps + 1e-6)) - frame_stack
+        for number, policy in enumerate(self.train_policy):
+            if policy.shards is None and policy.policy.chunk_steps > longest:
+                raise ValueError(
+                    f"train_policy.{number}.policy.chunk_steps is {policy.policy.chunk_steps}, but "
+                    f"clips of {key}.clip.max_s {clip.max_s} s at {clip.fps} fps have at most "
+                    f"{longest} steps: the end of a plan would never be learned."
+                )
+
+    def _check_policies(self) -> None:
+        """Raises ValueError where a policy is not of the LAM, or a decoder of no policy."""
+        frame_stack = self.train_lam.window.frame_stack
+        for number, policy in enumerate(self.train_policy):
+            if policy.lam is None and policy.window.frame_stack != frame_stack:
+                raise ValueError(
+                    f"train_policy.{number}.window.frame_stack is {policy.window.frame_stack}, "
+                    f"that of train_lam {frame_stack}. Use the same."
+                )
+        names = [policy.policy.name for policy in self.train_policy]
+        for number, decoder in enumerate(self.train_decoder):
+            if decoder.policy not in names:
+                raise ValueError(
+                    f"train_decoder.{number}.policy is {decoder.policy!r}, and train_policy has "
+                    f"{', '.join(names) or 'none'}."
+                )

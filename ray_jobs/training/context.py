@@ -1,0 +1,99 @@
+"""A training worker of Ray Train, seen by the loop as a TrainContext."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint
+from ray.train.torch import get_device
+
+from lafp import storage
+from lafp.data.order.demand import ClipDemand
+from lafp.data.order.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader, read_ahead
+from lafp.train.checkpoints import Checkpoints
+from lafp.train.config import IngestConfig, TrainConfig
+from lafp.train.context import to_clip_batches
+from lafp.train.notice import Notice
+from lafp.types import ClipBatch
+from ray_jobs.training.ingest import ray_micro_batches
+from ray_jobs.training.stop import NoticeListener
+
+MIN_READ_AHEAD, READ_AHEAD_BYTES = 4, 64 << 20
+"""What a reading thread may hold ready, in mode ``direct``: micro-batches, or more if small."""
+
+
+def read_in_threads(
+    plan: MicroBatchPlan, start_step: int, ingest: IngestConfig
+) -> Iterator[MicroBatch]:
+    """The micro-batches of every step from ``start_step``, endless, read by this process."""
+    reader = MicroBatchReader(plan, ingest.cache_bytes, ingest.num_readers)
+    depth = max(MIN_READ_AHEAD, READ_AHEAD_BYTES * plan.num_rounds // plan.step_num_bytes)
+    return read_ahead(reader.read_from(start_step), depth)
+
+
+@contextmanager
+def _fetched(uri: str) -> Iterator[Path]:
+    """The files of a checkpoint on the local disk."""
+    filesystem, path = storage.pyarrow_filesystem(uri)
+    with Checkpoint(path, filesystem).as_directory() as folder:
+        yield Path(folder)
+
+
+class RayTrainContext:
+    """See ``TrainContext``.
+
+    Args:
+        cfg: Which ingest, and how many steps it must last.
+        uri: The stage's folder.
+        board: Where notices are put up, of ``stopped_by_sigterm``.
+    """
+
+    def __init__(self, cfg: TrainConfig, uri: str, board: Any) -> None:
+        self.uri = uri
+        self._cfg = cfg
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = get_device() if cfg.use_gpu else torch.device("cpu")
+        if cfg.use_gpu:  # collectives of objects go over the current device
+            torch.cuda.set_device(self.device)
+        self._listener = NoticeListener(board, self.world_size)
+        self.checkpoints = Checkpoints(uri, cfg.num_checkpoints_to_keep, self.rank, self.world_size)
+
+    def notice(self, step: int) -> Notice:
+        """See ``TrainContext``."""
+        self.checkpoints.check()
+        return self._listener(step)
+
+    @contextmanager
+    def restored(self) -> Iterator[Path | None]:
+        """See ``TrainContext``. The workers of a node share one download."""
+        with self.checkpoints.restored(_fetched) as folder:
+            yield folder
+
+    def clips(
+        self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int
+    ) -> Iterator[dict[str, ClipBatch]]:
+        """See ``TrainContext``. Ends at the config's last step."""
+        ingest = self._cfg.ingest
+        plan = MicroBatchPlan(
+            demands=demands, rank=self.rank, world_size=self.world_size, num_rounds=num_rounds
+        )
+        # Nobody writes into clips; those in the object store could not even be written into.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        if start_step >= self._cfg.num_steps:
+            return iter(())
+        if ingest.mode == "direct":
+            return map(to_clip_batches, read_in_threads(plan, start_step, ingest))
+        batches = ray_micro_batches(
+            plan,
+            start_step,
+            self._cfg.num_steps,
+            ingest.num_readers,
+            ingest.cache_bytes,
+            ingest.node_labels,
+        )
+        return map(to_clip_batches, batches)

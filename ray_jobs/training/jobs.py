@@ -1,0 +1,218 @@
+"""The three training jobs: what they read, plan and run, alike for LAMs, policies and decoders."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.order.micro_batches import MicroBatchPlan
+from lafp.runs.content import content_hash
+from lafp.runs.run_dir import RunDir, StageDir
+from lafp.train.checkpoints import Checkpoints
+from lafp.train.config import TrainConfig
+from lafp.train.task import Task
+from ray_jobs.core.job import Job
+from ray_jobs.training.trainer import demand, fit
+
+_KINDS = {
+    "shards": ("shard_set.json", "shard set", "preprocess"),
+    "lam": ("model.json", "finished LAM", "train_lam"),
+    "latents": ("latent_set.json", "set of stored latent actions", "label_latents"),
+}
+"""Folder of a stage -> the file that says what is in it, its name in words, the job."""
+MODELS = {"lam", "policy", "init_from"}
+"""Names of inputs that are finished models."""
+
+
+@dataclass(frozen=True)
+class TrainInput:
+    """A finished stage of this run, or a folder elsewhere."""
+
+    name: str
+    uri: str
+    fingerprint: str
+    """Hash of its content, wherever it lies."""
+
+
+def training_job(
+    *,
+    name: str,
+    schema: type,
+    stage: Callable[[Any], str],
+    resolve: Callable[[Any, RunDir], Iterable[TrainInput | None]],
+    build_task: Callable[[Any, RunDir], Callable[[], Task]],
+    reads: Callable[[Any], Iterable[str]],
+    tell: Callable[[Any, StageDir, Mapping[str, Any]], list[str]],
+    next_steps: Callable[[Any, RunDir], list[str]],
+    remarks: Callable[[Any, RunDir], dict[str, str]] = lambda _cfg, _run: {},
+) -> Job:
+    """A job that trains one kind of task.
+
+    Args:
+        name: See ``Job``.
+        schema: Its config, with the training config as ``train``.
+        stage: See ``Job``.
+        resolve: Config, run -> what the task reads.
+        build_task: Config, run -> the task, to be built on every worker.
+        reads: See ``Job``.
+        tell: See ``Job``.
+        next_steps: See ``Job``.
+        remarks: Config, run -> what a user should know of the data before training, by name. The
+            summary keeps it.
+    """
+
+    def run_stage(cfg: Any, run: RunDir, folder: StageDir) -> dict[str, Any]:
+        found = remarks(cfg, run)
+        for line in found.values():
+            print(f"{folder.name}: {line}", flush=True)
+        return fit(folder, cfg.train, build_task(cfg, run)) | found
+
+    return Job(
+        name=name,
+        schema=schema,
+        stage=stage,
+        inputs=lambda cfg, run: fingerprints(resolve(cfg, run)),
+        check=lambda cfg, run: check(
+            cfg.train,
+            run.stage(stage(cfg)),
+            fingerprints(resolve(cfg, run)),
+            build_task(cfg, run),
+        ),
+        demand=lambda cfg: demand(cfg.train),
+        plan=lambda cfg, run: [
+            *plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
+            *remarks(cfg, run).values(),
+        ],
+        run=run_stage,
+        reads=reads,
+        tell=tell,
+        next_steps=next_steps,
+        reached=reached,
+    )
+
+
+def check(
+    cfg: TrainConfig, stage: StageDir, inputs: Iterable[str], build_task: Callable[[], Task]
+) -> None:
+    """Finds what would stop the training before its first step, from its config and its inputs.
+
+    Config sections have checked themselves by now. What they cannot know lies in the stage's folder
+    and in the shards: the task is built as a worker will build it, and its clips are dealt out.
+
+    Args:
+        cfg: Its training config.
+        stage: Where it goes on, or begins.
+        inputs: Names of what it reads.
+        build_task: Builds the task, as on every worker.
+
+    Raises:
+        ConfigError: Steps, batch or models do not fit what is there.
+    """
+    done = reached(stage)["step"]
+    if done > cfg.num_steps:
+        raise ConfigError(
+            f"train.num_steps is {cfg.num_steps}, but {stage.uri} has done {done} steps already. "
+            f"Set it to {done} or more, or use another --run-name."
+        )
+    # Shapes without numbers where no finished model is read: a large one costs no memory here.
+    with nullcontext() if MODELS.intersection(inputs) else torch.device("meta"):
+        task = build_task()
+    MicroBatchPlan(
+        demands=task.demands(),
+        rank=0,
+        world_size=cfg.num_workers,
+        num_rounds=cfg.gradient_accumulation,
+    )
+
+
+def resolve(run: RunDir, name: str, uri: str | None, stages: Iterable[str]) -> TrainInput:
+    """``uri`` if it is given, else the first of the run's ``stages`` that exists.
+
+    Raises:
+        ConfigError: None of the stages is complete, or there is nothing finished at ``uri``.
+    """
+    stages = tuple(stages)
+    if uri is not None:
+        return given(name, uri, stages[0])
+    found = [run.stage(stage) for stage in stages]
+    stage = next((s for s in found if storage.is_file(s.path("provenance.json"))), found[0])
+    try:
+        return TrainInput(name, stage.uri, stage.fingerprint())
+    except ConfigError as error:
+        raise ConfigError(f"{error} Or bring your own: {name}=FOLDER_OR_S3_URI.") from None
+
+
+def given(name: str, uri: str, stage: str) -> TrainInput:
+    """A folder that the config names, which holds what the stage called ``stage`` makes.
+
+    Raises:
+        ConfigError: It holds nothing of the kind.
+    """
+    uri = storage.absolute(uri)
+    kind = stage.partition("/")[0]
+    file, words, makes_it = _KINDS[kind]
+    if not storage.is_file(storage.join(uri, file)):
+        raise ConfigError(
+            f"{name}: there is no {words} at {uri}: {file} is missing. Correct the path, or make "
+            f"one with `python -m ray_jobs.{makes_it}`."
+        )
+    content = content_hash(uri)
+    assert content is not None
+    return TrainInput(name, uri, content)
+
+
+def reached(stage: StageDir) -> dict[str, int]:
+    """The step of the last whole checkpoint."""
+    return {"step": Checkpoints(stage.uri, num_to_keep=1).last_step() or 0}
+
+
+def resolve_optional(
+    run: RunDir, name: str, uri: str | None, stages: Iterable[str]
+) -> TrainInput | None:
+    """As ``resolve``, but None when the run has begun none of the stages."""
+    begun = [s for s in stages if storage.is_file(run.stage(s).path("provenance.json"))]
+    return resolve(run, name, uri, begun) if uri or begun else None
+
+
+def fingerprints(inputs: Iterable[TrainInput | None]) -> dict[str, str]:
+    """What a stage records of its inputs."""
+    return {found.name: found.fingerprint for found in inputs if found}
+
+
+def plan(cfg: TrainConfig, task: Task, inputs: Iterable[TrainInput | None]) -> list[str]:
+    """What would be trained, on what, and how."""
+    module = task.module
+    num_trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    lines = [f"{found.name}: {found.uri}" for found in inputs if found]
+    lines.append(f"parameters: {num_trained:,} trained")
+    for name, wanted in task.demands().items():
+        num_clips = wanted.order.num_clips
+        epochs = cfg.num_steps * wanted.clips_per_step / num_clips
+        lines.append(
+            f"clips of stream '{name}': {num_clips:,}, {wanted.clips_per_step} per step, "
+            f"{epochs:.3g} epochs"
+        )
+    engine = cfg.engine.name
+    if engine == "deepspeed":
+        engine += f", ZeRO stage {cfg.engine.zero_stage}"
+    where = "GPUs" if cfg.use_gpu else "CPUs"
+    lines += [
+        f"steps: {cfg.num_steps:,} of {cfg.global_batch_size} windows",
+        f"workers: {cfg.num_workers} on {where}, {engine}, {cfg.precision}; "
+        f"micro-batch {cfg.micro_batch_size}, {cfg.gradient_accumulation} per step",
+        f"ingest: {_ingest(cfg)}",
+    ]
+    return lines
+
+
+def _ingest(cfg: TrainConfig) -> str:
+    cache_mib = cfg.ingest.cache_bytes / 2**20
+    if cfg.ingest.mode == "direct":
+        threads = "a thread" if cfg.ingest.num_readers == 1 else f"{cfg.ingest.num_readers} threads"
+        return f"{threads} in every worker, keeping up to {cache_mib:,.0f} MiB of decoded frames"
+    num_readers = cfg.num_workers * cfg.ingest.num_readers
+    return f"{num_readers} Ray Data readers, keeping up to {cache_mib:,.0f} MiB each"

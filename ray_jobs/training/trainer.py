@@ -1,0 +1,270 @@
+"""One training job on Ray Train: workers, checkpoints, failures, progress."""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from ray.train import (
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from data_pipelines.on_ray.metrics import show_training
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.config.node_labels import label_selector
+from lafp.data.randomness import derive_seed
+from lafp.objectives.health import signs_of_collapse
+from lafp.runs.progress import Progress
+from lafp.runs.run_dir import StageDir
+from lafp.runs.side_channel import SideChannel, say_on_stderr
+from lafp.storage import StorageError
+from lafp.train.config import TrainConfig
+from lafp.train.loop import StoppedError, train
+from lafp.train.metrics.damaged_clips import DAMAGED, DamagedShardsError
+from lafp.train.metrics.feeding import advice
+from lafp.train.metrics.log import DAMAGED_FILE, SKIPPED_FILE, read_metrics, read_starts
+from lafp.train.metrics.meter import SKIPPED, NonFiniteLossError
+from lafp.train.notes import read_notes
+from lafp.train.task import Task
+from ray_jobs.core.cluster import Demand
+from ray_jobs.core.failures import FAILURES, FailureLog, FinalConfigError, final, final_of
+from ray_jobs.core.job import JobError
+from ray_jobs.training.context import RayTrainContext
+from ray_jobs.training.ingest import CPUS_PER_READER
+from ray_jobs.training.stop import stopped_by_sigterm
+
+ENVIRONMENT = {
+    # How soon the controller sees deaths and the end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # A cluster that has to grow first needs longer than the default minute.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+}
+RAY_TRAIN = "ray_train"
+"""Ray Train's own folder. Our checkpoints do not go through it: see ``lafp.train.checkpoints``."""
+HEADLINES = {
+    "loss": "loss",
+    "probe/r2": "probe R²",
+    "val/loss": "held-out loss",
+    "val/action_r2_deployed": "held-out action R²",
+}
+"""Metrics that the progress line shows, as far as a task has them -> how they are called there."""
+
+COUNTED = {
+    SKIPPED: ("steps were skipped, as loss or gradients were not finite", SKIPPED_FILE),
+    DAMAGED: ("clips could not be read, and others stood in for them", DAMAGED_FILE),
+}
+"""Metric -> what it means that it is not zero, and the file that names steps or clips."""
+
+
+def demand(cfg: TrainConfig) -> Demand:
+    """What a training job holds at the same time."""
+    readers = cfg.ingest.num_readers if cfg.ingest.mode == "ray" else 0
+    return Demand(
+        num_cpus=cfg.num_workers * (_worker_cpus(cfg) + readers * CPUS_PER_READER),
+        num_gpus=cfg.num_workers if cfg.use_gpu else 0,
+    )
+
+
+def _worker_cpus(cfg: TrainConfig) -> int:
+    """Of one training worker; in mode ``direct`` it decodes on all of them."""
+    return cfg.ingest.num_readers if cfg.ingest.mode == "direct" else 1
+
+
+def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> dict[str, Any]:
+    """Trains on Ray, from the stage's last checkpoint if there is one, and exports the model.
+
+    Args:
+        stage: Where checkpoints, metrics and the model go.
+        cfg: Training config.
+        build_task: Called on every worker; picklable (a ``functools.partial`` of a Task class).
+
+    Returns:
+        The last value of every metric, and the steps that the run was resumed from.
+
+    Raises:
+        ConfigError: A worker found something that its user must mend.
+        JobError: The loss is not finite, workers failed more than ``max_failures`` times, or a
+            SIGTERM came: then there is a checkpoint of the step that the message names.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if "RAY_ADDRESS" not in os.environ:  # nobody preempts this machine
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    workers = "1 training worker" if cfg.num_workers == 1 else f"{cfg.num_workers} training workers"
+    sys.stderr.write(f"[{stage.name}] starting {workers}\n")
+    with _progress(stage, cfg), stopped_by_sigterm(stage) as board:
+        job = {"cfg": cfg, "build_task": build_task, "uri": stage.uri, "board": board}
+        try:
+            outcome: dict[str, Any] = _trainer(stage, cfg, job).fit().return_value  # type: ignore[attr-defined]
+        except TrainingFailedError as error:
+            if found := final_of(error):
+                kind = ConfigError if isinstance(found, FinalConfigError) else JobError
+                raise kind(str(found)) from None
+            raise JobError(  # Ray's text holds the workers' tracebacks
+                f"{stage.name}: {error}\n"
+                "Run the same command again to resume from the last checkpoint."
+            ) from error
+    if "stopped" in outcome:
+        raise JobError(outcome["stopped"])
+    resumed_from = [int(start["step"]) for start in read_starts(stage.uri)[1:]]
+    return outcome["metrics"] | {"resumed_from_steps": resumed_from}
+
+
+def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any]) -> TorchTrainer:
+    filesystem, path = storage.pyarrow_filesystem(stage.uri)
+    # The annotations that Ray ships are those of Train's first version, hence the ignores.
+    return TorchTrainer(
+        _train_worker,  # type: ignore[arg-type]
+        train_loop_config=job,
+        torch_config=TorchConfig(backend="nccl" if cfg.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=cfg.num_workers,
+            use_gpu=cfg.use_gpu,
+            resources_per_worker={"CPU": _worker_cpus(cfg)} | ({"GPU": 1} if cfg.use_gpu else {}),
+            label_selector=label_selector(cfg.node_labels) or None,
+        ),
+        run_config=RunConfig(
+            name=RAY_TRAIN,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=cfg.max_failures),
+            callbacks=[FailureLog(stage.uri)],  # type: ignore[list-item]
+        ),
+    )
+
+
+def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Runs on every Ray Train worker.
+
+    What ends on all workers alike is returned. What one of them alone may find is raised, so that
+    Ray Train ends the others, which wait for it.
+    """
+    cfg: TrainConfig = job["cfg"]
+    storage.be_patient()
+    torch.manual_seed(derive_seed(cfg.seed, "init"))
+    try:
+        context = RayTrainContext(cfg, job["uri"], job["board"])
+        return {"metrics": train(cfg, job["build_task"](), context)}
+    except (NonFiniteLossError, DamagedShardsError, StoppedError) as error:
+        return {"stopped": str(error)}
+    except Exception as error:
+        if found := final(error):
+            raise found from error
+        raise
+
+
+@contextmanager
+def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
+    """Shows steps, loss and time left, read from the stage's files while training runs."""
+    storage.delete(stage.path(FAILURES))
+    follower = _Follower(stage, cfg)
+    stop = threading.Event()
+    interval_s = 10.0 if storage.is_s3(stage.uri) else 1.0
+    channel = SideChannel(f"[{stage.name}] progress", follower.say)
+
+    def show() -> None:
+        is_last = False
+        while not is_last:
+            is_last = stop.wait(interval_s)
+            with channel.guarded(), suppress(StorageError):  # workers wait for it: nothing new
+                follower.look()
+        follower.end()
+
+    thread = threading.Thread(target=show, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+class _Follower:
+    """Reads a stage's files again and again, and tells what is new in them."""
+
+    def __init__(self, stage: StageDir, cfg: TrainConfig) -> None:
+        self._stage, self._num_steps = stage, cfg.num_steps
+        self._num_readers = cfg.num_workers * cfg.ingest.num_readers
+        self._num_starts = len(read_starts(stage.uri))
+        self._num_notes = len(read_notes(stage.uri))
+        self._progress: Progress | None = None
+        self._shown_step = -1.0
+        self._said: set[str] = set()
+
+    def look(self) -> None:
+        """Tells what has come since the last look."""
+        stage = self._stage
+        starts, records = read_starts(stage.uri), read_metrics(stage.uri)
+        notes = read_notes(stage.uri)
+        for note in notes[self._num_notes :]:
+            self._num_notes += 1
+            self.say(f"[{stage.name}] {note['text']}")
+        if len(starts) > self._num_starts:
+            self._num_starts, start_step = len(starts), int(starts[-1]["step"])
+            if self._num_starts > 1:
+                self.say(f"{_last_failure(stage)}resuming from step {start_step}")
+            self._progress = Progress(stage.name, self._num_steps, "steps")
+            self._progress.found(start_step)
+        if self._progress and records:
+            latest = {name: value for record in records for name, value in record.items()}
+            if latest["step"] != self._shown_step:
+                self._shown_step = latest["step"]
+                self._progress.update(int(self._shown_step), _headline(latest))
+                show_training(latest, stage.uri.removesuffix(stage.name), stage.name)
+                for line in _remarks(stage, records, self._num_readers, self._said):
+                    self._progress.say(line)
+
+    def say(self, line: str) -> None:
+        """A line, above the live one where there is one."""
+        (self._progress.say if self._progress else say_on_stderr)(line)
+
+    def end(self) -> None:
+        """Ends the live line."""
+        if self._progress:
+            self._progress.__exit__()
+
+
+def _last_failure(stage: StageDir) -> str:
+    if not storage.is_file(stage.path(FAILURES)):
+        return f"[{stage.name}] "
+    failure = json.loads(storage.read_text(stage.path(FAILURES)).splitlines()[-1])
+    return f"[{stage.name}] worker {failure['rank']} failed: {failure['error']}\n[{stage.name}] "
+
+
+def _remarks(
+    stage: StageDir, records: Sequence[Mapping[str, float]], num_readers: int, said: set[str]
+) -> Iterator[str]:
+    """Says, once each, at which record steps began to be skipped or a LAM to look collapsed.
+
+    And once, without the mark of a progress line, how many cores decoding needs.
+    """
+    for record in records:
+        for name, (words, file) in COUNTED.items():
+            if record.get(name) and name not in said:
+                said.add(name)
+                yield (
+                    f"[{stage.name}] step {record['step']:.0f}: {words}. They are counted, and "
+                    f"listed in {stage.path(file)}."
+                )
+        for sign, words in signs_of_collapse(record).items():
+            if sign not in said:
+                said.add(sign)
+                yield f"[{stage.name}] step {record['step']:.0f}: {words}"
+    if len(records) > 1 and "advice" not in said:  # the first one warmed up
+        said.add("advice")
+        if line := advice(records[-1], num_readers):
+            yield f"{stage.name}: {line}"
+
+
+def _headline(metrics: dict[str, float]) -> str:
+    shown = [f"{words} {metrics[name]:.3g}" for name, words in HEADLINES.items() if name in metrics]
+    return "  ".join(shown)

@@ -1,0 +1,177 @@
+"""Files that kill, hang or exhaust the process that decodes them, in a process of their own."""
+
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.preprocess.clip.probe import LimitsConfig
+from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.estimate import estimate
+from data_pipelines.preprocess.manifest import check_accounts
+from data_pipelines.preprocess.rows import ItemRows, VideoItem
+from data_pipelines.preprocess.sandbox import sandbox as sandbox_module
+from data_pipelines.preprocess.sandbox.sandbox import Sandbox
+from data_pipelines.preprocess.shards import write_part
+from data_pipelines.preprocess.sources.list_videos import video_item
+from lafp.http.host_gate import HostGate
+from lafp.storage import StorageError, s3
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
+from tests import hostile_decoder as hostile
+from tests.synthetic_video import moving_square, write_video
+
+ROOT = Path(__file__).parents[4]
+CFG = PreprocessConfig(
+    decoder=hostile.HostileConfig(),
+    clip=ClipConfig(fps=10.0, max_s=2.0, min_frames=8),
+    limits=LimitsConfig(max_memory_bytes=2**30),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hostile_decoder():
+    """Registers it in the processes that start meanwhile."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests/hostile")]
+    yield
+    del sys.path[:2]
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(CFG, HostGate()) as made:
+        yield made
+
+
+def item(path: Path) -> VideoItem:
+    return VideoItem(uri=str(path), num_bytes=path.stat().st_size, split=None)
+
+
+def video(path: Path, seed: int = 0, num_frames: int = 60) -> Path:
+    return write_video(path, moving_square(num_frames, seed=seed))
+
+
+def go_through(sandbox: Sandbox, folder: Path, *paths: Path) -> list[ItemRows]:
+    made = write_part([sandbox.rows(item(path)) for path in paths], str(folder), "part.tar")
+    for rows in made:
+        check_accounts(rows)
+    return made
+
+
+def outcomes(rows: ItemRows) -> list[tuple[str, str]]:
+    return [(reject.reason, reject.detail) for reject in rows.rejects]
+
+
+def test_rows_are_those_of_the_same_process(tmp_path, sandbox):
+    path = video(tmp_path / "v.mp4")
+    decoder = PyAVDecoder(PyAVConfig())
+    assert list(sandbox.rows(item(path))) == list(video_to_clips(item(path), CFG, decoder))
+
+
+def test_a_segmentation_fault_rejects_its_file_and_no_other(tmp_path, sandbox):
+    paths = [
+        video(tmp_path / f"{i}.mp4", i, num_frames)
+        for i, num_frames in enumerate((60, hostile.SEGFAULT, 60))
+    ]
+    before, bad, after = go_through(sandbox, tmp_path, *paths)
+    assert (len(before.clips), before.rejects) == (3, ())
+    assert (len(after.clips), after.rejects) == (3, ())
+    assert outcomes(bad) == [("killed_worker", "killed by SIGSEGV")]
+    assert (bad.clips, bad.rejects[0].end_s) == ((), pytest.approx(6.1))
+    (opened,) = go_through(
+        sandbox, tmp_path, video(tmp_path / "p.mp4", 0, hostile.SEGFAULT_IN_PROBE)
+    )
+    ((reason, detail),) = outcomes(opened)
+    assert reason == "killed_worker" and "SIGSEGV while it was opened" in detail
+
+
+def test_a_process_that_is_killed_once_loses_nothing(tmp_path, sandbox):
+    path = video(tmp_path / "v.mp4", 0, hostile.KILLED_ONCE)
+    (rows,) = go_through(sandbox, tmp_path, path)
+    assert path.with_suffix(".killed").exists()
+    assert (len(rows.clips), rows.rejects) == (4, ())
+    assert len({clip.video_offset for clip in rows.clips}) == 4
+
+
+def test_memory_beyond_the_limit_is_a_reject_and_what_came_before_is_kept(tmp_path, sandbox):
+    (rows,) = go_through(sandbox, tmp_path, video(tmp_path / "v.mp4", 0, hostile.HOARD))
+    (reject,) = rows.rejects
+    assert reject.reason == "out_of_memory"
+    assert reject.end_s == pytest.approx(6.5)
+    (after,) = go_through(sandbox, tmp_path, video(tmp_path / "after.mp4"))
+    assert len(after.clips) == 3
+
+
+def test_a_decoder_that_hangs_is_cut_off_and_what_it_gave_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox_module, "_GRACE_S", 0.1)
+    cfg = replace(CFG, limits=replace(CFG.limits, timeout_s=8.0))
+    with Sandbox(cfg, HostGate()) as impatient:
+        paths = video(tmp_path / "0.mp4", 0, hostile.HANG), video(tmp_path / "1.mp4", 1)
+        hung, after = go_through(impatient, tmp_path, *paths)
+    assert [clip.record.start_s for clip in hung.clips] == [0.0]
+    assert outcomes(hung) == [("timeout", "it hung")]
+    assert hung.rejects[0].start_s == hung.clips[0].record.end_s
+    assert len(after.clips) == 3
+
+
+def test_one_bad_video_of_a_tar_costs_itself_only(tmp_path, sandbox):
+    lengths = [60, hostile.SEGFAULT, 60, 60]
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for i, num_frames in enumerate(lengths):
+            tar.add(video(tmp_path / f"{i}.mp4", i, num_frames), f"{i}.mp4")
+    tar_item = video_item(str(tmp_path / "x.tar"), 0, None, has_labels=False)
+    (rows,) = write_part([sandbox.rows(tar_item)], str(tmp_path), "part.tar")
+    check_accounts(rows)
+    assert [video.uri[-5] for video in rows.videos] == list("0123")
+    assert {clip.record.video_uri[-5] for clip in rows.clips} == set("023")
+    assert outcomes(rows) == [("killed_worker", "killed by SIGSEGV")]
+
+
+def test_storage_that_fails_for_one_input_only_costs_that_input(tmp_path, sandbox, monkeypatch):
+    path = video(tmp_path / "0.mp4", 0, hostile.UNREACHABLE)
+    bad, after = go_through(sandbox, tmp_path, path, video(tmp_path / "1.mp4"))
+    ((reason, detail),) = outcomes(bad)
+    assert reason == "unreadable" and "Could not read it: 500" in detail
+    assert len(after.clips) == 3
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setattr(s3, "_local", type(s3._local)())  # no client of another test
+    there = replace(item(path), labels_uri="s3://bucket/labels.npz")
+    with pytest.raises(StorageError, match="Could not read it: 500"):
+        list(sandbox.rows(there))
+
+
+def test_a_process_is_started_anew_only_when_it_keeps_much(tmp_path, monkeypatch):
+    with Sandbox(CFG, HostGate()) as sandbox:
+        pids = []
+        for i, max_kept_bytes in enumerate([2**29, 2**29, 2**20, 2**20]):
+            monkeypatch.setattr(sandbox_module, "_MAX_KEPT_BYTES", max_kept_bytes)
+            (rows,) = go_through(sandbox, tmp_path, video(tmp_path / f"{i}.mp4", i))
+            assert len(rows.clips) == 3
+            pids.append(sandbox._process.pid)
+    assert pids[0] == pids[1] and len(set(pids)) == 3
+
+
+def test_an_input_that_is_not_gone_through_leaves_nothing_behind(tmp_path, sandbox):
+    path = video(tmp_path / "v.mp4")
+    rows = sandbox.rows(item(path))
+    next(rows)
+    rows.close()  # as when the part cannot be written
+    (again,) = go_through(sandbox, tmp_path, path)
+    assert len(again.clips) == 3
+
+
+def test_a_dry_run_outlives_a_segmentation_fault(tmp_path):
+    paths = [
+        video(tmp_path / f"{i}.mp4", i, num_frames)
+        for i, num_frames in enumerate((60, hostile.SEGFAULT, 60))
+    ]
+    said = estimate(CFG, map(item, paths))
+    assert said[1] == "sample: all of them, 18 s of video, give 6 clips"
+    assert "6 clips of 12 s" in said[2]
+    assert ", 0 CPU hours" not in said[3]

@@ -1,0 +1,177 @@
+"""Copies of videos under other URIs: found, kept once, and never on both sides of a split."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
+from data_pipelines.preprocess.clip.measure.signature import signature
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.manifest import check_accounts
+from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
+from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.select.clips_and_splits import select_clips
+from data_pipelines.preprocess.shards import write_part
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
+from tests.data_pipelines.test_scale import rows_of
+
+CFG = PreprocessConfig(filters=FiltersConfig(drop_duplicates=True), val_fraction=0.5)
+REAL = (
+    "internet/interactive-examples__cc0-videos_friday.mp4",
+    "internet/torchcodec__nasa_13013.mp4",
+    "internet/Video-LLaVA__sample_demo_3.mp4",
+    "robot/bridgedata__act_success.mp4",
+    "robot/gated-memory-policy__loc_3_ours.mp4",
+)
+
+
+def copy(path: Path, to: Path, scale: float, crf: int, first_s: float) -> Path:
+    """Encodes a video again: smaller, worse, without its beginning."""
+    with av.open(str(path)) as source, av.open(str(to), "w") as sink:
+        stream = source.streams.video[0]
+        out = sink.add_stream("libx264", rate=30, options={"crf": str(crf), "preset": "veryfast"})
+        out.width, out.height = (
+            int(side * scale) // 2 * 2 for side in (stream.width, stream.height)
+        )
+        out.pix_fmt, out.codec_context.time_base = "yuv420p", Fraction(1, 90_000)
+        for frame in source.decode(stream):
+            if frame.time >= first_s:
+                small = frame.reformat(out.width, out.height, "yuv420p")
+                small.pts, small.time_base = (
+                    round((frame.time - first_s) * 90_000),
+                    Fraction(1, 90_000),
+                )
+                sink.mux(out.encode(small))
+        sink.mux(out.encode())
+    return to
+
+
+def made(paths: Sequence[Path], folder: Path) -> list[ItemRows]:
+    decoder = PyAVDecoder(PyAVConfig())
+    items = [VideoItem(uri=str(p), num_bytes=p.stat().st_size, split=None) for p in paths]
+    inputs = (video_to_clips(item, CFG, decoder) for item in items)
+    return write_part(inputs, str(folder), "part.tar")
+
+
+def selected(rows: Sequence[ItemRows], folder: Path, cfg: PreprocessConfig = CFG) -> ItemRows:
+    """What is left of them; the accounts still add up."""
+    folder.mkdir(exist_ok=True)
+    catalog = Catalog(folder)
+    catalog.add(rows)
+    select_clips(catalog, cfg)
+    videos = tuple(video for item in rows for video in item.videos)
+    left = ItemRows(
+        videos=videos, clips=tuple(catalog.kept_clips()), rejects=tuple(catalog.rejects())
+    )
+    catalog.close()
+    check_accounts(left)
+    return left
+
+
+def test_encoded_scaled_and_trimmed_copies_of_real_videos_are_kept_once(tmp_path, shared_videos):
+    originals = [shared_videos / name for name in REAL]
+    copies = [
+        copy(path, tmp_path / f"{kind}_{path.stem}.mp4", *how)
+        for path in originals
+        for kind, how in {"small": (0.5, 32, 0.0), "trimmed": (0.6, 30, 1.37)}.items()
+    ]
+    rows = made([*originals, *copies], tmp_path)
+    assert all(item.clips for item in rows), "there is something to find"
+    left = selected(rows, tmp_path / "a")
+    kept = {clip.record.video_uri for clip in left.clips}
+    assert kept == {str(path) for path in originals}
+    assert len(left.clips) == sum(len(item.clips) for item in rows[: len(originals)])
+    original_of = {str(c): str(path) for c in copies for path in originals if path.stem in c.stem}
+    found = [row for row in left.rejects if row.reason == "near_duplicate"]
+    assert len(found) == sum(len(item.clips) for item in rows[len(originals) :])
+    for row in found:
+        assert row.detail.endswith(f" of {original_of[row.video_uri]}")
+
+
+def with_signature(rows: ItemRows, number: int, pictures: np.ndarray) -> ItemRows:
+    """Lets a clip look like something."""
+    clips = list(rows.clips)
+    clips[number] = replace(clips[number], signature=signature(pictures, 10.0).to_hex())
+    return replace(rows, clips=tuple(clips))
+
+
+@pytest.fixture(scope="module")
+def chains() -> list[ItemRows]:
+    """30 x three videos: the second shares a clip with the first, the third one with the second."""
+    rows = []
+    for chain in range(30):
+        rng = np.random.default_rng(1000 + chain)
+        looks = rng.random((2, 6, 8, 8, 3), np.float32)
+        a, b, c = (rows_of(3 * chain + i) for i in range(3))
+        rows += [
+            with_signature(a, 0, looks[0]),
+            with_signature(with_signature(b, 2, looks[0]), 1, looks[1]),
+            with_signature(c, 3, looks[1]),
+        ]
+    return rows
+
+
+def chain_of(uri: str) -> int:
+    return int(uri[-12:-4]) // 3
+
+
+def test_videos_that_share_a_clip_directly_or_through_others_go_to_one_split(chains, tmp_path):
+    left = selected(chains, tmp_path / "a")
+    assert sum(row.reason == "near_duplicate" for row in left.rejects) == 2 * 30
+    splits = defaultdict(set)
+    for clip in left.clips:
+        splits[chain_of(clip.record.video_uri)].add(clip.record.split)
+    assert len(splits) == 30 and all(len(of_chain) == 1 for of_chain in splits.values())
+    assert sum(of_chain == {"val"} for of_chain in splits.values()) in range(8, 23)
+
+
+def test_without_the_search_videos_of_a_chain_are_parted(chains, tmp_path):
+    cfg = replace(CFG, filters=FiltersConfig())
+    splits = defaultdict(set)
+    for clip in selected(chains, tmp_path / "a", cfg).clips:
+        splits[chain_of(clip.record.video_uri)].add(clip.record.split)
+    assert any(len(of_chain) == 2 for of_chain in splits.values()), "else the test above is void"
+
+
+def test_a_given_split_is_kept_and_its_copies_go_to_the_earlier_one(chains, tmp_path):
+    train, val = rows_of(1000), rows_of(1001)
+    looks = np.random.default_rng(5).random((6, 8, 8, 3), np.float32)
+    given = [
+        replace(with_signature(rows, 0, looks), videos=(replace(rows.videos[0], split=split),))
+        for rows, split in ((train, "train"), (val, "val"))
+    ]
+    left = selected(given, tmp_path / "a")
+    splits = {clip.record.video_id: clip.record.split for clip in left.clips}
+    ids = [rows.videos[0].video_id for rows in given]
+    assert splits == {ids[0]: "train", ids[1]: "val"}
+    assert [row.video_uri for row in left.rejects if row.reason == "near_duplicate"] == [
+        given[1].videos[0].uri
+    ]
+
+
+def test_cameras_of_an_episode_stay_together_and_one_video_is_held_out_at_least(tmp_path):
+    rows = [rows_of(i) for i in range(6)]
+    paired = [
+        replace(
+            item,
+            videos=(replace(item.videos[0], episode_id=f"{3 + 3 * (i // 2):x}" + 31 * "0"),),
+            clips=tuple(
+                replace(c, record=replace(c.record, episode_id=f"{3 + 3 * (i // 2):x}" + 31 * "0"))
+                for c in item.clips
+            ),
+        )
+        for i, item in enumerate(rows)
+    ]
+    cfg = replace(CFG, val_fraction=1e-9, filters=FiltersConfig())
+    left = selected(paired, tmp_path / "a", cfg)
+    val = {clip.record.episode_id for clip in left.clips if clip.record.split == "val"}
+    assert val == {"3" + 31 * "0"}, "the lowest hash"
+    assert sum(clip.record.split == "val" for clip in left.clips) == 2 * 4
+    assert isinstance(left.videos[0], VideoRow)

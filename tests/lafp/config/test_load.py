@@ -1,0 +1,144 @@
+"""The four things that a config loader of this kind gets wrong, and its messages."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from lafp.config import ConfigError, choice, config_from_dict, config_to_dict, load_config
+from lafp.config.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircleConfig:
+    name: str = "circle"
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.radius <= 0:
+            raise ValueError(f"radius must be positive, got {self.radius}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxConfig:
+    name: str = "box"
+    size: tuple[float, float] = (1.0, 1.0)
+    style: Literal["plain", "round"] = "plain"
+    holes: int | None = None
+
+
+class Circle:
+    Config = CircleConfig
+
+
+class Box:
+    Config = BoxConfig
+
+
+SHAPES = Registry("shape", {"circle": f"{__name__}:Circle", "box": f"{__name__}:Box"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    shape: Any = choice(SHAPES)
+    uri: str = "s3://bucket/key"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingConfig:
+    title: str
+    layer: LayerConfig
+    shapes: tuple[Any, ...] = choice(SHAPES, default=())
+    layers: tuple[LayerConfig, ...] = ()
+    frame: LayerConfig | None = None
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "title: t\nlayer: {shape: {name: circle, radius: 3}}\n"
+        "shapes: [{name: circle}, {name: box, size: [1, 2]}]\n"
+    )
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: base.yaml\nframe: {shape: {name: box}}\n")
+    return child
+
+
+def load(path, *overrides):
+    return load_config(DrawingConfig, path, overrides)
+
+
+def test_a_choice_works_nested_inside_a_section(path):
+    assert load(path).layer.shape == CircleConfig(radius=3.0)
+    assert load(path).frame.shape == BoxConfig()
+
+
+def test_keys_and_ranges_of_the_chosen_class_are_checked(path):
+    with pytest.raises(ConfigError, match=r"layer\.shape: radius must be positive, got -1"):
+        load(path, "layer.shape.radius=-1")
+    with pytest.raises(ConfigError, match=r"'layer\.shape\.radios' .*Did you mean: 'radius'"):
+        load(path, "layer.shape.radios=1")
+    with pytest.raises(ConfigError, match=r"layer\.shape\.radius: expected float, got 'big'"):
+        load(path, "layer.shape.radius=big")
+
+
+def test_an_override_may_switch_the_name_and_drops_the_old_keys(path):
+    assert load(path, "layer.shape.name=box").layer.shape == BoxConfig()
+    switched = load(path, "layer.shape.name=box", "layer.shape.holes=2")
+    assert switched.layer.shape == BoxConfig(holes=2)
+
+
+def test_lists_of_sections_are_checked_hashable_tuples(path):
+    cfg = load(path)
+    assert cfg.shapes == (CircleConfig(), BoxConfig(size=(1.0, 2.0)))
+    assert hash(cfg) == hash(load(path))
+    with pytest.raises(ConfigError, match=r"shapes\.1\.style: .*expected one of"):
+        load(path, "shapes.1.style=soft")
+    assert load(path, "shapes.0.radius=7").shapes[0].radius == 7.0
+
+
+def test_a_section_may_extend_a_file_of_its_own(tmp_path, path):
+    (tmp_path / "layer.yaml").write_text("shape: {name: box, holes: 4}\nuri: u\n")
+    composed = tmp_path / "composed.yaml"
+    composed.write_text("title: t\nlayer: {extends: layer.yaml, shape: {holes: 5}}\n")
+    assert load(composed).layer == LayerConfig(shape=BoxConfig(holes=5), uri="u")
+
+
+def test_a_uri_keeps_its_slashes(path):
+    assert load(path, "layer.uri=s3://a//b").layer.uri == "s3://a//b"
+
+
+def test_a_resolved_config_reads_back_equal(path):
+    cfg = load(path)
+    assert config_from_dict(DrawingConfig, config_to_dict(cfg)) == cfg
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("title", r"'title' has no '='"),
+        ("layer=3", r"layer: expected keys of LayerConfig, got 3"),
+        ("layer.shape.name=cube", r"layer\.shape\.name: Unknown shape 'cube'. .*box, circle"),
+        ("shapes.7.radius=1", r"shapes\.7: expected \* or an index from 0 to 1"),
+        ("shapes.1.size=[1]", r"shapes\.1\.size: expected"),
+        ("layer=null", r"layer: expected a section, got null"),
+        ("titel=x", r"Did you mean: 'title'"),
+    ],
+)
+def test_wrong_overrides_are_named(path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(path, override)
+
+
+def test_missing_keys_and_files_are_named(tmp_path, path):
+    (tmp_path / "empty.yaml").write_text("layer: {shape: {name: box}}\n")
+    with pytest.raises(ConfigError, match="Key 'title' is missing"):
+        load(tmp_path / "empty.yaml")
+    with pytest.raises(ConfigError, match=r"No config file at .*basse\.yaml.*base\.yaml"):
+        load(tmp_path / "basse.yaml")
+    (tmp_path / "loop.yaml").write_text("extends: loop.yaml\n")
+    with pytest.raises(ConfigError, match="in a circle"):
+        load(tmp_path / "loop.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        load(tmp_path / "broken.yaml")

@@ -1,0 +1,150 @@
+import pytest
+import torch
+
+from lafp.evaluate.probes import (
+    ProbeData,
+    accuracy,
+    action_targets,
+    fit_probe,
+    fit_ridge,
+    probe_metrics,
+    score_probe,
+)
+from lafp.types import ActionSpec
+
+
+def linear_data(num: int, dim: int, noise: float, seed: int = 0) -> tuple[torch.Tensor, ProbeData]:
+    """y = x W + 3 + noise, W the same for every seed."""
+    weight = torch.randn(dim, 2, generator=torch.Generator().manual_seed(99)) / dim**0.5
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(num, dim, generator=generator)
+    targets = features @ weight + 3 + noise * torch.randn(num, 2, generator=generator)
+    return features, ProbeData(targets=targets, episode=torch.arange(num) // 10)
+
+
+@pytest.mark.parametrize(("num", "dim"), [(50, 8), (8, 50), (20, 20)])
+def test_ridge_is_the_closed_form_for_more_and_for_fewer_features_than_rows(num, dim):
+    features, data = linear_data(num, dim, noise=0.5)
+    x, y = features.double(), data.targets.double()
+    x, y = x - x.mean(0), y - y.mean(0)
+    penalty = 0.01
+    gram = x.T @ x
+    expected = torch.linalg.solve(gram + penalty * gram.trace() * torch.eye(dim), x.T @ y)
+    torch.testing.assert_close(fit_ridge(features, data.targets, penalty).weight, expected)
+
+
+def test_without_a_penalty_it_is_the_least_norm_least_squares_solution():
+    features, data = linear_data(8, 50, noise=0.5)
+    x, y = features.double(), data.targets.double()
+    expected = torch.linalg.pinv(x - x.mean(0)) @ (y - y.mean(0))
+    torch.testing.assert_close(fit_ridge(features, data.targets, 0.0).weight, expected)
+
+
+def test_the_intercept_is_not_penalised():
+    """However strong the penalty, the prediction falls back to the mean and not to zero."""
+    features, data = linear_data(100, 4, noise=0.1)
+    predicted = fit_ridge(features + 100, data.targets + 1000, 1e9)(features + 100)
+    expected = (data.targets.double() + 1000).mean(0).expand_as(predicted)
+    torch.testing.assert_close(predicted, expected)
+
+
+def test_shifting_and_scaling_the_features_changes_no_prediction():
+    features, data = linear_data(100, 6, noise=0.5)
+    probe, scaled = fit_probe(features, data), fit_probe(1000 * features + 7, data)
+    torch.testing.assert_close(probe(features), scaled(1000 * features + 7), atol=1e-4, rtol=1e-4)
+
+
+def test_a_linear_relation_is_found_and_scored_near_its_true_r2():
+    fit, held_out = linear_data(2000, 8, noise=0.5), linear_data(2000, 8, noise=0.5, seed=1)
+    score = score_probe(fit_probe(*fit), *held_out)
+    assert score.mse == pytest.approx(0.25, rel=0.1)
+    assert score.r2 == pytest.approx(1 - score.mse / score.action_variance)
+    assert score.r2_low < score.r2 < score.r2_high
+    assert (score.num_transitions, score.num_episodes) == (2000, 200)
+
+
+def test_features_without_information_score_zero_not_below():
+    """A wide feature and few rows: without a chosen penalty it would overfit far below zero."""
+    torch.manual_seed(0)
+    _, fit = linear_data(100, 2, noise=0.1)
+    _, held_out = linear_data(500, 2, noise=0.1, seed=1)
+    score = score_probe(fit_probe(torch.randn(100, 300), fit), torch.randn(500, 300), held_out)
+    assert -0.1 < score.r2 < 0.05
+
+
+def test_a_constant_feature_scores_zero_and_is_finite():
+    _, fit = linear_data(50, 2, noise=0.1)
+    _, held_out = linear_data(50, 2, noise=0.1, seed=1)
+    score = score_probe(fit_probe(torch.ones(50, 4), fit), torch.ones(50, 4), held_out)
+    assert score.r2 == pytest.approx(0, abs=0.1)
+
+
+def test_the_interval_resamples_episodes_not_transitions():
+    """Rows that repeat within an episode say nothing new: the interval must not shrink."""
+    fit = linear_data(500, 4, noise=0.5)
+    features, data = linear_data(300, 4, noise=0.5, seed=1)
+    probe = fit_probe(*fit)
+    once = score_probe(probe, features, data)
+    repeated = ProbeData(targets=data.targets.repeat(20, 1), episode=data.episode.repeat(20))
+    often = score_probe(probe, features.repeat(20, 1), repeated)
+    assert often.r2_high - often.r2_low == pytest.approx(once.r2_high - once.r2_low, rel=1e-6)
+
+
+def test_one_episode_cannot_choose_a_penalty():
+    features, data = linear_data(10, 4, noise=0.1)
+    with pytest.raises(ValueError, match="two episodes"):
+        fit_probe(features, data)
+
+
+def test_discrete_actions_are_probed_as_one_hot_rows():
+    spec = ActionSpec(dim=3, is_discrete=True)
+    choice = torch.arange(300) % 3
+    data = ProbeData(targets=action_targets(choice, spec), episode=torch.arange(300) // 10)
+    features = torch.eye(3)[choice] @ torch.randn(3, 5)
+    probe = fit_probe(features, data)
+    assert accuracy(probe, features, data) == 1
+    assert score_probe(probe, features, data).r2 > 0.99
+
+
+def test_continuous_actions_are_normalised():
+    spec = ActionSpec(dim=2, low=(0.0, -4.0), high=(2.0, 4.0))
+    targets = action_targets(torch.tensor([[0.0, -4.0], [2.0, 2.0]]), spec)
+    torch.testing.assert_close(targets, torch.tensor([[-1.0, -1.0], [1.0, 0.5]]))
+
+
+def test_metrics_carry_the_controls_beside_the_probe():
+    fit, held_out = linear_data(200, 4, noise=0.5), linear_data(100, 4, noise=0.5, seed=1)
+    score = score_probe(fit_probe(*fit), *held_out)
+    metrics = probe_metrics({"latent": score, "obs_embedding": score, "random_lam": score})
+    assert set(metrics) == {
+        "probe/r2",
+        "probe/r2_low",
+        "probe/r2_high",
+        "probe/mse",
+        "probe/action_variance",
+        "probe/n",
+        "probe/num_episodes",
+        "probe/r2_obs_embedding",
+        "probe/r2_random_lam",
+    }
+    assert metrics["probe/n"] == 100
+
+
+def test_actions_that_are_all_alike_leave_no_r2_instead_of_an_enormous_one():
+    features, data = linear_data(100, 4, noise=0.1)
+    probe = fit_probe(features, data)
+    constant = ProbeData(targets=torch.full_like(data.targets, 0.1), episode=data.episode)
+    metrics = probe_metrics({"latent": score_probe(probe, features, constant)})
+    assert not {"probe/r2", "probe/r2_low", "probe/r2_high"} & metrics.keys()
+    assert metrics["probe/mse"] > 0 and metrics["probe/num_episodes"] == 10
+
+
+def test_resamples_of_constant_episodes_leave_the_interval_defined():
+    """One episode of three moves, so many resamples hold no variance at all."""
+    features, data = linear_data(30, 4, noise=0.1)
+    targets = data.targets.clone()
+    targets[10:] = targets[:10].mean()
+    score = score_probe(
+        fit_probe(features, data), features, ProbeData(targets=targets, episode=data.episode)
+    )
+    assert -1e3 < score.r2_low <= score.r2_high <= 1

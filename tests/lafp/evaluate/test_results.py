@@ -1,0 +1,44 @@
+import math
+
+import pyarrow.parquet as pq
+
+from lafp.evaluate.results import SCHEMA, Result, Subject, read_results, write_results
+
+LONG_FORM = [
+    "study",
+    "task",
+    "distractors",
+    "objective",
+    "supervision_weight",
+    "method",
+    "anchor_time",
+    "noise",
+    "solver_steps",
+    "label_fraction",
+    "label_scope",
+    "seed",
+    "metric",
+    "value",
+    "n",
+]
+
+
+def test_the_table_has_the_columns_of_every_study():
+    assert set(LONG_FORM) <= set(SCHEMA.names)
+
+
+def test_rows_survive_a_round_trip(tmp_path):
+    subject = Subject(label="LAFP", method="latent_flow", distractors=True, anchor_time=0.5, seed=3)
+    rows = [
+        Result.of(subject, "success", 0.75, 300, low=0.7, high=0.8),
+        Result.of(Subject(label="lam", method="lam"), "probe_r2", -0.1, 50),
+    ]
+    write_results(f"{tmp_path}/results.parquet", rows)
+    assert read_results(f"{tmp_path}/results.parquet") == rows
+    assert pq.read_schema(tmp_path / "results.parquet").equals(SCHEMA, check_metadata=False)
+
+
+def test_an_undefined_value_stays_undefined(tmp_path):
+    row = Result.of(Subject(label="BC", method="latent_bc"), "mode_coverage", math.nan, 0)
+    write_results(f"{tmp_path}/results.parquet", [row])
+    assert math.isnan(read_results(f"{tmp_path}/results.parquet")[0].value)

@@ -1,0 +1,75 @@
+"""A LAM that is really collapsed, through the real loop, and what is said of it."""
+
+import pytest
+
+from lafp.config import config_from_dict
+from lafp.objectives.health import signs_of_collapse
+from lafp.train.context import LocalContext
+from lafp.train.loop import train
+from lafp.train.metrics.log import read_metrics
+from lafp.train.tasks.lam import LamTask, TrainLamConfig
+from tests.synthetic_shards import write_shard_set
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("videos")
+    return write_shard_set(folder, num_clips=30, num_val_clips=8, frames=(8, 10), has_labels=True)
+
+
+def signs(shards: str, folder, bottleneck: dict, optim: dict, num_steps: int) -> dict[str, str]:
+    raw = {
+        "objective": {
+            "name": "lapo",
+            "latent_action_dim": 8,
+            "encoder": {"name": "small_cnn", "channels": [8, 8], "embed_dim": 32},
+            "idm_input": "difference",
+            "fdm": {"channels": [8, 16]},
+            "target": "residual",
+            "bottleneck": bottleneck,
+        },
+        "window": {"windows_per_clip": 4},
+        "train": {
+            "num_steps": num_steps,
+            "global_batch_size": 32,
+            "optim": optim,
+            "evaluate_every_steps": num_steps,
+        },
+    }
+    cfg = config_from_dict(TrainLamConfig, raw)
+    train(cfg.train, LamTask(cfg, shards, shards), LocalContext(str(folder)))
+    return signs_of_collapse(read_metrics(str(folder))[-1])
+
+
+HEALTHY = {"lr": 1e-3}
+COLLAPSING = {"lr": 1e-2, "weight_decay": 95.0}
+"""Weights shrink to a twentieth per step: soon nothing is left of the IDM but its biases."""
+VQ = {"name": "vq", "num_codes": 8, "num_discrete_latents": 1, "revive_after_steps": 10_000}
+
+
+def test_a_lam_whose_weights_decay_away_is_called_constant(shards, tmp_path):
+    found = signs(shards, tmp_path, {"name": "none"}, COLLAPSING, 60)
+    assert "same z" in found["constant"]
+    assert "no better from z than from the observation" in found["probe"]
+
+
+def test_its_codebook_is_called_dead(shards, tmp_path):
+    found = signs(shards, tmp_path, VQ, COLLAPSING, 60)
+    assert {"constant", "dead_codebook", "probe"} <= set(found)
+
+
+def test_a_lam_that_learns_is_not_called_constant(shards, tmp_path):
+    assert "constant" not in signs(shards, tmp_path, {"name": "none"}, HEALTHY, 30)
+
+
+def test_a_codebook_in_use_is_not_called_dead():
+    assert signs_of_collapse({"val/codebook/perplexity": 6.2, "val/latent/spread": 0.9}) == {}
+
+
+def test_records_without_an_evaluation_say_nothing():
+    assert signs_of_collapse({"loss": 1.0, "latent/spread": 0.0}) == {}
+
+
+def test_metrics_that_are_absent_give_no_sign():
+    assert signs_of_collapse({"probe/r2": 0.1}) == {}
+    assert signs_of_collapse({"probe/r2": 0.1, "probe/r2_low": 0.0}) == {}

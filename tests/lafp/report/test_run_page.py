@@ -1,0 +1,234 @@
+import json
+import re
+import shutil
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lafp.config import ConfigError
+from lafp.evaluate.results import Result, Subject, read_results, write_results
+from lafp.report.run_page import ReportConfig, write_report
+from lafp.report.sections import latents, result
+from lafp.runs.run_dir import RunDir
+from tests.synthetic_run import write_demo_run, write_video_run
+
+LAFP = Result(
+    label="lafp",
+    method="latent_flow",
+    anchor_time=0.5,
+    noise="fresh",
+    metric="success",
+    value=0.78,
+    low=0.73,
+    high=0.83,
+    n=300,
+)
+RAW = replace(LAFP, label="raw", anchor_time=1.0, value=0.80, low=0.75, high=0.85)
+NAIVE = replace(LAFP, label="naive", anchor_time=0.0, value=0.31, low=0.26, high=0.36)
+CLONING = replace(
+    LAFP, label="bc", method="latent_bc", anchor_time=0.0, noise=None, value=0.02, low=0, high=0.05
+)
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory) -> str:
+    return write_demo_run(tmp_path_factory.mktemp("runs") / "demo")
+
+
+@pytest.fixture(scope="module")
+def video_run(tmp_path_factory) -> str:
+    return write_video_run(tmp_path_factory.mktemp("runs") / "videos")
+
+
+@pytest.fixture(scope="module")
+def demo_summary(demo_run) -> dict:
+    return write_report(ReportConfig(), demo_run)
+
+
+@pytest.fixture(scope="module")
+def demo_html(demo_run, demo_summary) -> str:
+    return read_report(demo_run)
+
+
+def read_report(run_uri: str) -> str:
+    return (Path(run_uri) / "report.html").read_text()
+
+
+def test_a_full_run_gets_every_section(demo_summary, demo_html):
+    assert demo_summary["sections"] == [
+        "success",
+        "alignment",
+        "rollouts",
+        "latency",
+        "probe",
+        "latents",
+        "shards-videos",
+        "shards-labeled",
+        "training",
+        "time",
+        "files",
+    ]
+    for section in demo_summary["sections"]:
+        assert f'<section id="{section}">' in demo_html
+    assert demo_summary["num_bytes"] == len(demo_html.encode())
+    assert "no proof that one method is better in general" in demo_html
+
+
+def test_the_page_loads_nothing_from_outside_of_itself(demo_html):
+    assert all(src.startswith("data:") for src in re.findall(r'src="([^"]*)"', demo_html))
+    assert all(href.startswith("#") for href in re.findall(r'href="([^"]*)"', demo_html))
+    assert "<script" not in demo_html
+    assert "url(" not in demo_html
+
+
+def test_text_from_the_data_is_escaped(video_run):
+    write_report(ReportConfig(title="<b>bold</b>"), video_run)
+    html = read_report(video_run)
+    assert "moov atom not found &lt;script&gt;" in html
+    assert "<b>bold</b>" not in html
+
+
+def test_videos_without_labels_or_environment_report_what_the_lam_learned(video_run):
+    summary = write_report(ReportConfig(), video_run)
+    assert summary["sections"] == ["latents", "shards-videos", "training", "time", "files"]
+    assert "assuming no change" in summary["headline"]
+    html = read_report(video_run)
+    assert "near duplicate" in html
+    assert "slalom" not in html.lower()
+
+
+def test_an_unfinished_run_reports_what_is_there_and_names_what_is_not(tmp_path, demo_run):
+    run = tmp_path / "demo"
+    shutil.copytree(demo_run, run)
+    (run / "lam/summary.json").unlink()
+    shutil.rmtree(run / "evaluation")
+    summary = write_report(ReportConfig(), str(run))
+    assert summary["sections"] == ["shards-videos", "shards-labeled", "training", "time", "files"]
+    assert "Not finished: lam." in read_report(str(run))
+
+
+def test_the_page_says_with_distractors_where_the_episodes_had_some(tmp_path, demo_run, demo_html):
+    assert "to act in slalom, " in demo_html
+    run = shutil.copytree(demo_run, tmp_path / "demo")
+    table = str(run / "evaluation/results.parquet")
+    write_results(table, [replace(row, distractors=True) for row in read_results(table)])
+    write_report(ReportConfig(), str(run))
+    assert "to act in slalom with distractors, " in read_report(str(run))
+
+
+def test_a_run_without_a_complete_stage_is_an_error(tmp_path):
+    RunDir(str(tmp_path)).stage("lam").begin({}, {})
+    with pytest.raises(ConfigError, match="nothing to report yet"):
+        write_report(ReportConfig(), str(tmp_path))
+
+
+def test_a_run_on_s3_gets_the_same_report(s3_bucket, demo_run, demo_summary, demo_html):
+    import boto3
+
+    client, bucket = boto3.client("s3"), s3_bucket.removeprefix("s3://")
+    for path in Path(demo_run).rglob("*"):
+        if path.is_file() and path.name != "report.html":
+            client.upload_file(str(path), bucket, f"demo/{path.relative_to(demo_run)}")
+    remote = write_report(ReportConfig(), f"{s3_bucket}/demo")
+    assert remote["headline"] == demo_summary["headline"]
+    body = client.get_object(Bucket=bucket, Key="demo/report.html")["Body"].read().decode()
+    assert body.replace(f"{s3_bucket}/demo", demo_run) == demo_html
+
+
+OUTCOMES = {"lafp": np.ones(300), "raw": np.zeros(300)}
+
+
+def test_headline_quotes_the_numbers():
+    text = result.headline([CLONING, NAIVE, LAFP, RAW], OUTCOMES).replace("\xa0", " ")
+    assert "78 % [73, 83] of 300 episodes" in text
+    assert "cloning in 2 % [0, 5]" in text
+    assert "without interpolation in 31 % [26, 36]" in text
+
+
+@pytest.mark.parametrize(
+    ("num_raw", "verdict"),
+    [(150, "interpolation does better"), (236, "does not tell"), (290, "raw latents do better")],
+)
+def test_headline_compares_with_raw_latents_episode_by_episode(num_raw, verdict):
+    outcomes = {"lafp": np.arange(300) < 234, "raw": np.arange(300) < num_raw}
+    outcomes = {label: success.astype(float) for label, success in outcomes.items()}
+    raw = replace(RAW, value=num_raw / 300)
+    text = result.headline([LAFP, raw], outcomes)
+    assert verdict in text
+    assert f"{(num_raw - 234) / 3:+.0f} points" in text
+
+
+def test_headline_says_when_a_successful_clone_always_goes_the_same_way():
+    clone = replace(CLONING, value=1.0, low=0.99, high=1.0)
+    coverage = replace(clone, metric="mode_coverage", value=0.09, low=None, high=None)
+    undefined = replace(coverage, label="lafp", value=float("nan"))
+    text = result.headline([LAFP, clone, coverage, undefined], {}).replace("\xa0", " ")
+    assert "cloning in 100 % [99, 100] (mode coverage 0.09)" in text
+    assert text.count("mode coverage") == 1
+
+
+def test_headline_is_left_out_without_rollouts():
+    assert result.headline([], {}) is None
+    assert result.headline([CLONING], {}) is None
+
+
+def test_methods_are_compared_within_one_noise_mode():
+    other = replace(NAIVE, label="naive_persistent", noise="persistent", value=0.6)
+    assert "60" not in result.headline([LAFP, other], {})
+
+
+VIEWS = {"is_collapsed": False}
+PROBE = Result.of(Subject(label="lam", method="lam"), "probe_r2", 0.9, 690, low=0.88, high=0.92)
+
+
+def test_a_collapsed_lam_is_called_so():
+    (note,) = latents.warnings([], {"is_collapsed": True}, {})
+    assert note.level == "warning"
+    assert "constant" in note.text
+
+
+def test_a_codebook_of_one_code_is_a_warning():
+    dead = {"is_collapsed": False, "codebook": {"usage": 0.05, "perplexity": 1.02}}
+    (note,) = latents.warnings([], dead, {})
+    assert "codebook is dead" in note.text
+    assert not latents.warnings([], dead | {"codebook": {"usage": 0.5, "perplexity": 20.0}}, {})
+
+
+def test_why_there_is_no_probe_and_that_little_moves_is_said_at_the_top():
+    remarks = {"no_probe": "Not measured: ...", "little_motion": "Little moves: ...", "loss": 1.0}
+    notes = latents.warnings([], VIEWS, remarks)
+    assert [note.text for note in notes] == ["Little moves: ...", "Not measured: ..."]
+
+
+@pytest.mark.parametrize(("embedding", "is_warned"), [(0.4, False), (0.89, True), (0.95, True)])
+def test_a_probe_not_above_the_embeddings_is_a_warning(embedding, is_warned):
+    control = Result.of(Subject(label="embedding", method="embedding"), "probe_r2", embedding, 690)
+    assert bool(latents.warnings([PROBE, control], VIEWS, {})) == is_warned
+
+
+def test_every_number_of_the_result_table_is_on_the_page(demo_html):
+    text = unescape(re.sub(r"<[^>]+>", " ", demo_html)).replace("\xa0", " ")
+    for expected in ("31 % [26, 36]", "78 % [73, 83]", "0.97", "1.33", "1.60 ms", "0.94"):
+        assert expected in text, expected
+
+
+def test_the_report_is_made_anew_when_a_stage_changed_and_left_alone_when_none_did(
+    tmp_path, video_run
+):
+    from ray_jobs.core.job import execute
+    from ray_jobs.report import JOB
+
+    folder = tmp_path / "videos"
+    shutil.copytree(video_run, folder)
+    run = RunDir(str(folder))
+    execute(JOB, ReportConfig(), run)
+    first = (folder / "report.html").stat().st_mtime_ns
+    execute(JOB, ReportConfig(), run)
+    assert (folder / "report.html").stat().st_mtime_ns == first
+    shutil.rmtree(folder / "evaluation")
+    summary = execute(JOB, ReportConfig(), run)
+    assert "latents" not in summary["sections"]
+    assert json.loads((folder / "report/summary.json").read_text()) == summary

@@ -1,0 +1,39 @@
+"""Starting a local Ray where the machine is busy."""
+
+import pytest
+import ray
+
+from ray_jobs.core.cluster import Demand, connect
+
+SLOW = "The current node timed out during startup. This could happen because some of the raylet ..."
+
+
+@pytest.fixture
+def answers(monkeypatch) -> list[Exception | None]:
+    """What ``ray.init`` does, call by call: raise, or start."""
+    given: list[Exception | None] = []
+
+    def init(**options: object) -> None:
+        if (error := given.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return given
+
+
+def test_a_ray_that_takes_too_long_to_start_is_started_again(answers):
+    answers += [Exception(SLOW), Exception(SLOW), None]
+    connect(Demand(num_cpus=1))
+    assert answers == []
+
+
+def test_a_ray_that_never_starts_and_one_that_fails_otherwise_are_errors(answers):
+    answers += [Exception(SLOW)] * 5
+    with pytest.raises(Exception, match="timed out during startup"):
+        connect(Demand(num_cpus=1))
+    assert answers == []
+    answers += [ValueError("no such option"), None]
+    with pytest.raises(ValueError, match="no such option"):
+        connect(Demand(num_cpus=1))
