@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 from functools import partial
 
+from lafp.evaluate.lam_probe import LamProbe
 from lafp.evaluate.training_data import data_remarks
 from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
@@ -48,6 +49,7 @@ def build_task(cfg: TrainLamConfig, run: RunDir) -> partial[LamTask]:
         tuple(found.uri for found in videos if found),
         labeled.uri if labeled else None,
         init_from.uri if init_from else None,
+        make_probe=LamProbe,
     )
 
 

@@ -3,7 +3,6 @@
 # Shape suffixes in this file: N transitions, D features.
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
@@ -28,23 +27,12 @@ from lafp.evaluate.probes import (
 )
 from lafp.evaluate.training_data import why_no_probe
 from lafp.objectives.base import Objective
+from lafp.train.tasks.lam_sections import ProbeConfig
 from lafp.types import ClipBatch, Window
 
 MAX_CLIPS = 256
 CLIPS_PER_BATCH = 8
 CACHE_BYTES = 1 << 28
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """The linear probe from latent actions to true actions."""
-
-    max_transitions: int = 2000
-    """Per split, spread evenly over up to 256 of its clips."""
-
-    def __post_init__(self) -> None:
-        if self.max_transitions < 2:
-            raise ValueError(f"max_transitions must be at least 2, got {self.max_transitions}.")
 
 
 class LamProbe:

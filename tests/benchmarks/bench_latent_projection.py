@@ -15,10 +15,11 @@ import json
 import torch
 
 from lafp.config import config_from_dict
-from lafp.evaluate.lam_probe import LabeledTransitions, ProbeConfig
+from lafp.evaluate.lam_probe import LabeledTransitions
 from lafp.evaluate.probes import fit_probe, score_probe
 from lafp.lam import load_lam
 from lafp.models.latent_projection import Pca, PcaConfig
+from lafp.train.tasks.lam_sections import ProbeConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
 
 CPU = torch.device("cpu")

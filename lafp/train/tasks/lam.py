@@ -1,9 +1,9 @@
 """Training a latent action model: videos, and, where there are some, labeled clips."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.randomness import derive_seed
 from lafp.data.shards.sets import open_shard_set
 from lafp.data.windows import cut_windows
-from lafp.evaluate.lam_probe import LamProbe, ProbeConfig
 from lafp.finished.model_card import FILE as MODEL_CARD
 from lafp.finished.model_card import TrainedOn, lam_card
 from lafp.finished.saved_model import save_model
@@ -29,7 +28,7 @@ from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
-from lafp.train.tasks.lam_sections import DataConfig, SupervisionConfig
+from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig, SupervisionConfig
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam
 from lafp.types import ClipBatch, ObsSpec, Window
 
@@ -75,6 +74,13 @@ class TrainLamConfig:
             self.train.check_windows("supervision.batch_size", batch_size, num_windows)
 
 
+class Probe(Protocol):
+    """Measures a latent action model while it trains."""
+
+    def measure(self, objective: Objective) -> dict[str, float]:
+        """Metrics ``probe/...``. Leaves the objective in the mode that it was in."""
+
+
 class LamTask:
     """See ``Task``.
 
@@ -84,6 +90,8 @@ class LamTask:
             frame rate come from the first.
         labeled_shards: URI of the labeled set; None trains without supervision and probe.
         init_from: URI of a finished LAM to start from.
+        make_probe: Labeled shards, config and seed -> what measures the LAM on them while it
+            trains (``evaluate.LamProbe``). None trains without a probe.
 
     Raises:
         ConfigError: A shard set is missing or does not fit.
@@ -95,6 +103,7 @@ class LamTask:
         shards: str | tuple[str, ...],
         labeled_shards: str | None,
         init_from: str | None = None,
+        make_probe: Callable[[str, ProbeConfig, int], Probe] | None = None,
     ) -> None:
         self.cfg, self.init_from = cfg, init_from
         self.shard_sets = (shards,) if isinstance(shards, str) else shards
@@ -118,7 +127,8 @@ class LamTask:
         )
         max_val_clips = -(-MAX_VAL_CLIPS // len(self.shard_sets))
         self._val_clips = [HeldOutClips(uri, max_val_clips) for uri in self.shard_sets]
-        self._probe: LamProbe | None = None
+        self._make_probe = make_probe
+        self._probe: Probe | None = None
         self.module: nn.Module = self._build(init_from)
 
     @torch.no_grad()
@@ -163,9 +173,10 @@ class LamTask:
         """Losses on the videos' val split (``val/...``), and the linear probe (``probe/...``)."""
         objective = self._objective(module)
         metrics = self._val_metrics(objective)
-        if self.labeled_shards is not None:
+        if self.labeled_shards is not None and self._make_probe is not None:
             if self._probe is None:
-                self._probe = LamProbe(self.labeled_shards, self.cfg.probe, self.cfg.train.seed)
+                cfg = self.cfg
+                self._probe = self._make_probe(self.labeled_shards, cfg.probe, cfg.train.seed)
             metrics |= self._probe.measure(objective)
         return metrics
 

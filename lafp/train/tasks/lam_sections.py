@@ -49,3 +49,15 @@ class DataConfig:
             raise ValueError(f"weight must be positive, got {self.weight}.")
         if self.motion_power < 0:
             raise ValueError(f"motion_power must not be negative, got {self.motion_power}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """The linear probe from latent actions to true actions."""
+
+    max_transitions: int = 2000
+    """Per split, spread evenly over up to 256 of its clips."""
+
+    def __post_init__(self) -> None:
+        if self.max_transitions < 2:
+            raise ValueError(f"max_transitions must be at least 2, got {self.max_transitions}.")

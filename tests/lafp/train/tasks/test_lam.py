@@ -10,12 +10,12 @@ import torch
 from lafp.config import ConfigError, config_from_dict, config_to_dict, load_config
 from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.envs.slalom import Slalom, SlalomConfig
-from lafp.evaluate.lam_probe import LamProbe, ProbeConfig
+from lafp.evaluate.lam_probe import LamProbe
 from lafp.lam import load_lam
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
 from lafp.train.tasks.lam import LamTask, TrainLamConfig, obs_spec
-from lafp.train.tasks.lam_sections import DataConfig
+from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig
 from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 
 
@@ -69,7 +69,8 @@ def lam_config(objective: str = "lapo", num_steps: int = 3, **supervision) -> Tr
 
 
 def run(cfg: TrainLamConfig, shards: str, labeled: str | None, folder) -> dict[str, float]:
-    return train(cfg.train, LamTask(cfg, shards, labeled), LocalContext(str(folder)))
+    task = LamTask(cfg, shards, labeled, make_probe=LamProbe)
+    return train(cfg.train, task, LocalContext(str(folder)))
 
 
 @pytest.mark.parametrize("objective", ["lapo", "laom"])
