@@ -25,7 +25,7 @@ class VideoItem:
     is_guess: bool = False
     """Whether its name leaves open what it is: that it is no video tells nothing of the source."""
     piece: int | None = None
-    """Of a long video (``stages.pieces``); None is all of it."""
+    """Of a long video (``clip.pieces``); None is all of it."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the reader wants to know of it, ready for JSON; ``reject``: reason and detail."""
 
@@ -115,7 +115,7 @@ class EncodedClip:
     labels: Labels | None
     label_sums: LabelSums | None
     signature: str
-    """What it looks like (``stages.dedup``); empty unless duplicates are to be dropped."""
+    """What it looks like (``measure.signature``); empty unless duplicates are to be dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)

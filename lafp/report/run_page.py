@@ -110,7 +110,7 @@ def render_page(
         headline: Its result in a sentence.
     """
     environment = Environment(
-        loader=PackageLoader("lafp.eval"),
+        loader=PackageLoader("lafp.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -122,7 +122,7 @@ def render_page(
         eyebrow=eyebrow,
         uri=uri,
         version=version("lafp"),
-        css=Markup(files("lafp.eval").joinpath("templates/report.css").read_text()),
+        css=Markup(files("lafp.report").joinpath("templates/report.css").read_text()),
         lead=lead,
         facts=facts,
         headline=headline,

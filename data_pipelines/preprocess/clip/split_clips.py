@@ -24,7 +24,7 @@ class ClipConfig:
     target_motion: float | None = None
     """Where set, each video gets its own rate, `fps` at most: the highest at which neighbouring
     frames move by this much in the median, so that motion is comparable across videos
-    (``stages.choose_fps`` has the formula). Unit: as `filters.min_motion`."""
+    (``clip.choose_fps`` has the formula). Unit: as `filters.min_motion`."""
     max_s: float = 10.0
     """Longer videos are cut into clips of equal length, this at most."""
     min_frames: int = 16
@@ -36,7 +36,7 @@ class ClipConfig:
     with `filters.min_motion` also spans that move by less than that from frame to frame."""
     undo_repeats: bool = False
     """Drops regularly repeated frames (telecine, animation on twos) and spaces the others evenly;
-    the video's own rate is then that of its pictures (``stages.cadence``)."""
+    the video's own rate is then that of its pictures (``filters.cadence``)."""
     shots: ShotsConfig | None = None
     """Cuts clips at shot cuts. Edited videos need it; demonstrations have none."""
 
