@@ -16,6 +16,10 @@ from hypothesis import settings
 settings.register_profile("gate", derandomize=True, deadline=None)
 settings.load_profile("gate")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray finds clusters that run on this machine by this folder: tests join none but their own, neither
+# a user's nor that of a test process beside this one.
+os.environ["RAY_TMPDIR"] = f"/tmp/ray-lafp-{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
+os.makedirs(os.environ["RAY_TMPDIR"], exist_ok=True)
 SHARED = Path(__file__).parents[2] / "shared"
 
 

@@ -175,10 +175,29 @@ class _Lease:
         thread = threading.Thread(target=renew, name="lease", daemon=True)
         thread.start()
         try:
-            yield
+            with self._heard():
+                yield
         finally:
             is_over.set()
             thread.join()
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Lets SIGINT through if the claim is lost. Shells start background jobs deaf to it."""
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if not in_main_thread or signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            yield
+            return
+
+        def interrupt(*_: object) -> None:
+            if self._lost_to:
+                raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def check(self) -> None:
         """Raises InUseError if another process owns the folder by now."""

@@ -39,10 +39,10 @@ class CommandLine:
         """Ends the process where help is wanted, or the command line is wrong."""
         with exit_codes():
             args = self.parse()
-            _run_of(self, args)
             section = read_section(self.schema)
             raw = read_config(section, args.config, args.overrides)
             check_keys(section, raw)
+            _run_of(self, args)
             _check_sources(raw)
 
     def parse(self) -> argparse.Namespace:

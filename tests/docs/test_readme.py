@@ -24,7 +24,7 @@ def test_every_job_of_the_table_is_a_command_that_starts_like_the_others(name):
         assert source.rstrip().endswith("main()") and "connect(" in source
     else:
         assert isinstance(module.JOB, Job) and module.JOB.name == name
-        assert source.rstrip().endswith("main(JOB, __doc__)")
+        assert source.rstrip().endswith("main(JOB, COMMAND_LINE)")
 
 
 def test_no_job_is_missing_from_the_table():

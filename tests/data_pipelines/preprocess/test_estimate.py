@@ -57,7 +57,7 @@ def test_a_sample_of_many_videos_says_how_far_off_it_may_be(cfg, monkeypatch):
     lines = "\n".join(estimate(cfg, list_inputs(cfg)))
     assert "sample: 4 of them" in lines
     mean, low, high = map(int, re.search(r"; (\d+) clips \((\d+) to (\d+)\)", lines).groups())
-    assert low < mean < high
+    assert low <= mean <= high
 
 
 def test_a_deadline_asks_for_nodes_and_half_of_it_for_twice_as_many(cfg):

@@ -172,7 +172,18 @@ def test_a_claim_outlives_its_time_while_its_owner_lives(folder):
 
 
 @pytest.mark.usefixtures("hurried")
-def test_an_owner_that_stood_still_and_lost_its_folder_stops_and_leaves_the_new_claim(folder):
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_an_owner_that_stood_still_and_lost_its_folder_stops_and_leaves_the_new_claim(
+    folder, handler
+):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        lose(folder)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def lose(folder):
     with (
         pytest.raises(InUseError, match=r"stood still .* on elsewhere, .* taken over"),
         owned(folder, None, lambda _: None),

@@ -20,7 +20,7 @@ from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import write_part
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
-from tests.data_pipelines.test_scale import rows_of
+from tests.data_pipelines.preprocess.test_scale import rows_of
 
 CFG = PreprocessConfig(filters=FiltersConfig(drop_duplicates=True), val_fraction=0.5)
 REAL = (

@@ -24,7 +24,7 @@ from data_pipelines.preprocess.shards import ShardsConfig, plan_shards
 from lafp import storage
 from lafp.data.shards.format import ClipRecord
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLIPS_PER_VIDEO = 5
 CFG = PreprocessConfig(
     source="synthetic",
@@ -88,7 +88,7 @@ def main(num_videos: int, cache_kib: int, folder: Path) -> None:
 
 def peak_memory_mib(num_videos: int, folder: Path, cache_kib: int = 1024) -> int:
     """Of a fresh process."""
-    code = f"from tests.data_pipelines.test_scale import *; main({num_videos}, {cache_kib}, Path({str(folder)!r}))"  # noqa: E501
+    code = f"from tests.data_pipelines.preprocess.test_scale import *; main({num_videos}, {cache_kib}, Path({str(folder)!r}))"  # noqa: E501
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return int(result.stdout)

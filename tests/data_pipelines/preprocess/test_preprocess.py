@@ -45,7 +45,7 @@ from lafp.video import VIDEO_DECODERS, EncodeConfig
 from tests.http_server import serving
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CFG = PreprocessConfig(
     clip=ClipConfig(fps=10.0, max_s=3.0, min_frames=8),
     resize=ResizeConfig(width_px=48, height_px=32),

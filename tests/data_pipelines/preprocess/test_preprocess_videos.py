@@ -24,7 +24,7 @@ from lafp.video import VIDEO_DECODERS, EncodeConfig, decode_clip
 from lafp.video.decoders.base import DecodedFrame
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CFG = PreprocessConfig(
     clip=ClipConfig(fps=10.0, min_frames=16),
     filters=FiltersConfig(min_motion=0.0003, min_brightness=0.03),
@@ -124,7 +124,7 @@ def test_sound_real_files_give_all_of_their_seconds(folder, pyav, shared_videos)
 # VmHWM, not getrusage: the latter takes the parent's peak over through fork and exec.
 PEAK_MEMORY = """
 import re, sys
-from tests.data_pipelines.test_preprocess_videos import CFG, VIDEO_DECODERS, Path, item
+from tests.data_pipelines.preprocess.test_preprocess_videos import CFG, VIDEO_DECODERS, Path, item
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 cls = VIDEO_DECODERS.get("pyav")
 for path in sys.argv[1:]:

@@ -360,7 +360,7 @@ def test_a_case_gives_what_is_right_for_it(name, archive, tmp_path, request):
             cfg = replace(cfg, source=s3_keys(archive, request.getfixturevalue("s3_bucket")))
         with tempfile.TemporaryDirectory(prefix="lafp-") as work:
             Path(work).chmod(0o777)
-            with another_user() if folder == "denied" else nullcontext():
+            with another_user(archive) if folder == "denied" else nullcontext():
                 found = outcome(cfg, Path(work))
     case.expect(found)
 

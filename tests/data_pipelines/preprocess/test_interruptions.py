@@ -18,7 +18,7 @@ from lafp import storage
 from tests.cable import Cable
 from tests.synthetic_video import moving_square, write_video
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RAY_STOPS_S = 20.0
 
 
