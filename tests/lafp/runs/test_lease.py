@@ -101,7 +101,8 @@ def test_who_has_patience_waits_for_an_owner_that_is_about_to_end(folder, owner)
     timer = threading.Timer(1.0, owner.kill)
     timer.start()
     with owned(folder, None, lambda _: None, patience_s=60):
-        assert owner.exitcode is not None or not owner.is_alive()
+        owner.join(10)
+        assert owner.exitcode is not None
     timer.join()
 
 
