@@ -9,6 +9,30 @@ token. Exits 1 if something will not work.
 """
 
 import argparse
+
+from ray_jobs.core import home
+from ray_jobs.core.cli import exit_codes, storage_uri
+
+
+def parse() -> str:
+    """Where runs go; ends the process where the command line is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_jobs.doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--storage", default="runs", help="folder or s3:// URI of all runs (default: %(default)s)"
+    )
+    args = parser.parse_args()
+    with exit_codes():
+        return storage_uri(args.storage)
+
+
+if __name__ == "__main__":
+    parse()  # a wrong command line is answered before the imports that take long
+    home.make_usable()
+
 import logging
 import os
 import sys
@@ -23,7 +47,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lafp import storage
 from lafp.config import ConfigError
-from ray_jobs.core.cli import exit_codes, storage_uri
 from ray_jobs.core.cluster import Demand, connect
 from ray_jobs.core.node_checks import Finding, NodeFacts, look, sees_mark, write_mark
 
@@ -34,17 +57,9 @@ _SIGNS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
 def main() -> None:
     """Parses the command line, checks, prints."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--storage", default="runs", help="folder or s3:// URI of all runs (default: %(default)s)"
-    )
-    args = parser.parse_args()
+    uri = parse()
     with exit_codes():
-        findings = examine(storage_uri(args.storage))
+        findings = examine(uri)
     for finding in findings:
         print(f"{_SIGNS[finding.level]}  {finding.what}")
         if finding.fix:

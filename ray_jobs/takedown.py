@@ -10,7 +10,7 @@ takedowns.jsonl. What was trained or shown before stays as it is; the last lines
 import argparse
 from dataclasses import replace
 
-from data_pipelines.takedown.job import TakedownConfig, take_down
+from data_pipelines.takedown.config import TakedownConfig
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.config.help import describe
@@ -19,38 +19,51 @@ from ray_jobs.core.cli import exit_codes, storage_uri
 _MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
 
 
-def main() -> None:
-    """Parses the command line and does it."""
+def parse() -> tuple[TakedownConfig, bool]:
+    """The config, and whether nothing shall be written; ends the process where they are wrong.
+
+    Values are text as it is: ids may look like numbers, URIs hold anything.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.takedown",
         description=__doc__,
-        epilog=f"config keys:\n{describe('data_pipelines.takedown.job:TakedownConfig')}",
+        epilog=f"config keys:\n{describe('data_pipelines.takedown.config:TakedownConfig')}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="+", metavar="key=value")
     parser.add_argument("--dry-run", action="store_true", help="say what would go, write nothing")
     args = parser.parse_intermixed_args()
     with exit_codes():
-        cfg = parse(args.settings)
-        print("would take down:" if args.dry_run else "taking down:")
-        for line in [*take_down(cfg, args.dry_run), *made_before(cfg.output)]:
+        raw = {}
+        for setting in args.settings:
+            key, equals, value = setting.partition("=")
+            if not equals:
+                raise ConfigError(f"{setting!r} has no '='. Write it as key=value.")
+            raw[key] = value
+        cfg = config_from_dict(TakedownConfig, raw)
+        return replace(cfg, output=storage_uri(cfg.output).rstrip("/")), args.dry_run
+
+
+if __name__ == "__main__":
+    parse()  # a wrong command line is answered before the imports that take long
+
+from data_pipelines.takedown.job import take_down
+from lafp.runs.lease import InUseError
+from ray_jobs.core.cluster import ray_job
+from ray_jobs.core.job import JobError
+
+
+def main() -> None:
+    """Parses the command line and does it."""
+    cfg, is_dry_run = parse()
+    with exit_codes():
+        try:
+            lines = take_down(cfg, is_dry_run, ray_job())
+        except InUseError as error:
+            raise JobError(str(error)) from None
+        print("would take down:" if is_dry_run else "taken down:")
+        for line in [*lines, *made_before(cfg.output)]:
             print(f"  {line}")
-
-
-def parse(settings: list[str]) -> TakedownConfig:
-    """The config. Values are text as it is: ids may look like numbers, URIs hold anything.
-
-    Raises:
-        ConfigError: A key is unknown, missing or without value.
-    """
-    raw = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"{setting!r} has no '='. Write it as key=value.")
-        raw[key] = value
-    cfg = config_from_dict(TakedownConfig, raw)
-    return replace(cfg, output=storage_uri(cfg.output).rstrip("/"))
 
 
 def made_before(output: str) -> list[str]:

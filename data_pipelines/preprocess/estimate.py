@@ -9,6 +9,7 @@ from hashlib import sha256
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.estimate_sample import Estimated, Sample, draw
+from data_pipelines.preprocess.label_kinds import LabelKinds
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import EncodedClip, LongVideo, Row, VideoItem, VideoRow, settled
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
@@ -46,9 +47,12 @@ class _Measured:
 
 
 def estimate(cfg: PreprocessConfig, items: Iterable[VideoItem]) -> list[str]:
-    """Lines for ``--dry-run``: inputs, and hours, clips, shards, bytes and CPU time to expect."""
-    sample = draw(items, MAX_SAMPLED)
-    measured = _measure(cfg, sample)
+    """Lines for ``--dry-run``: inputs, and hours, clips, shards, bytes and CPU time to expect.
+
+    Labels that a job would reject or refuse are warned of, as far as the sample shows them.
+    """
+    sample, kinds = draw(items, MAX_SAMPLED), LabelKinds()
+    measured = _measure(cfg, sample, kinds)
     video_s = sum(one.video_s for one in measured)
     num_clips = sum(one.num_clips for one in measured)
     which = "all of them" if len(measured) == sample.num_inputs else f"{len(measured)} of them"
@@ -56,11 +60,18 @@ def estimate(cfg: PreprocessConfig, items: Iterable[VideoItem]) -> list[str]:
         f"inputs: {counted(sample.num_inputs, 'video')}, {byte_size(sample.num_bytes)}",
         f"sample: {which}, {duration(video_s)} of video, give {counted(round(num_clips), 'clip')}",
         *_expected(cfg, sample, measured),
+        *kinds.warnings(),
     ]
 
 
-def _measure(cfg: PreprocessConfig, sample: Sample) -> list[_Measured]:
-    """Decodes inputs of the sample until enough is known, or the time is up."""
+def _measure(cfg: PreprocessConfig, sample: Sample, kinds: LabelKinds) -> list[_Measured]:
+    """Decodes inputs of the sample until enough is known, or the time is up.
+
+    Args:
+        cfg: The job's config.
+        sample: Of the listing.
+        kinds: Gets the kinds of labels that are met.
+    """
     cfg = replace(
         cfg,
         limits=replace(cfg.limits, timeout_s=min(TIMEOUT_S, cfg.limits.timeout_s)),
@@ -70,7 +81,7 @@ def _measure(cfg: PreprocessConfig, sample: Sample) -> list[_Measured]:
     start = time.monotonic()
     with Sandbox(cfg, HostGate()) as sandbox:
         for item in sample.items:
-            measured.append(_measure_one(sandbox, item))
+            measured.append(_measure_one(sandbox, item, kinds))
             is_late = sandbox.cpu_s > BUDGET_CPU_S or time.monotonic() - start > BUDGET_S
             if _is_enough(sample, measured, is_late):
                 break
@@ -84,13 +95,13 @@ def _is_enough(sample: Sample, measured: list[_Measured], is_late: bool) -> bool
     return len(measured) >= MIN_SAMPLED and max(one.factor for one in found) <= CLOSE_ENOUGH
 
 
-def _measure_one(sandbox: Sandbox, item: VideoItem) -> _Measured:
+def _measure_one(sandbox: Sandbox, item: VideoItem, kinds: LabelKinds) -> _Measured:
     before_s = sandbox.cpu_s
     rows = settled(sandbox.rows(item, may_defer=True))
     opened_s = sandbox.cpu_s - before_s
     long_video = next((row for row in rows if isinstance(row, LongVideo)), None)
     if long_video is None:
-        return _of_rows(rows, opened_s)
+        return _of_rows(rows, opened_s, kinds)
     spans_s = long_video.spans_s
     # Any piece, not the first one: beginnings are titles.
     piece = int(sha256(item.uri.encode(errors="surrogateescape")).hexdigest(), 16) % len(spans_s)
@@ -99,12 +110,14 @@ def _measure_one(sandbox: Sandbox, item: VideoItem) -> _Measured:
     decoded_s = max(0.0, sandbox.cpu_s - before_s - opened_s)  # it was opened once more
     share = (spans_s[piece][1] - spans_s[piece][0]) / long_video.video.duration_s
     opened = _Measured(cpu_s=opened_s, num_clips=0.0, clip_s=0.0, clip_bytes=0.0, video_s=0.0)
-    return opened.plus(_of_rows(rows, decoded_s), share)
+    return opened.plus(_of_rows(rows, decoded_s, kinds), share)
 
 
-def _of_rows(rows: list[Row], cpu_s: float) -> _Measured:
+def _of_rows(rows: list[Row], cpu_s: float, kinds: LabelKinds) -> _Measured:
     video_s = sum(_covered_s(row) for row in rows if isinstance(row, VideoRow))
     clips = [row for row in rows if isinstance(row, EncodedClip)]
+    for clip in clips:
+        kinds.add_clip(clip.label_sums, clip.record.video_uri)
     late = [row for row in rows if isinstance(row, RejectRow) and row.reason == "timeout"]
     left_s = sum(row.end_s - row.start_s for row in late)
     scale = video_s / (video_s - left_s) if video_s > left_s else 1.0

@@ -151,10 +151,17 @@ def uneven(spans: Iterable[tuple[float, float]], start_s: float, end_s: float) -
     return ""
 
 
-def rejected_input(item: VideoItem, reason: str, detail: str) -> Iterator[VideoRow | RejectRow]:
-    """The rows of an input that could not be opened."""
+def rejected_input(
+    item: VideoItem, reason: str, detail: str, is_member: bool = False
+) -> Iterator[VideoRow | RejectRow]:
+    """The rows of an input, or of a file in one, that could not be opened."""
     video = VideoRow(
-        uri=item.uri, video_id="", split=item.split, num_bytes=item.num_bytes, duration_s=0.0
+        uri=item.uri,
+        video_id="",
+        split=item.split,
+        num_bytes=item.num_bytes,
+        duration_s=0.0,
+        is_member=is_member,
     )
     yield video
     yield _reject(video, 0.0, 0.0, reason, detail)

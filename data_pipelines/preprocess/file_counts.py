@@ -1,16 +1,19 @@
-"""How many files the sources hold, how many of them are read, and why the others are not."""
+"""How many files the sources hold, how many of them are read, and why the others are not.
+
+Members of tars are files too, beside the tar: their listing is known when it has been read.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipelines.preprocess.rows import LeftOut, VideoItem
+from data_pipelines.preprocess.rows import ItemRows, LeftOut, LeftOutKind, VideoItem
 
 
 @dataclass
 class FileCounts:
-    """Counts files while they are listed."""
+    """Counts files while they are listed, and members of tars when those have been read."""
 
     num_read: int = 0
     """Those that become inputs, and so clips or reject rows."""
@@ -26,9 +29,35 @@ class FileCounts:
                 self.num_read += 1
                 yield found
             else:
-                kind = found.what, found.why
-                self.left_out[kind] += 1
-                self.examples.setdefault(kind, found.uri)
+                self.leave_out(found)
+
+    def leave_out(self, found: LeftOut, num_files: int = 1) -> None:
+        """Counts one that is not read, or more like it."""
+        kind = found.what, found.why
+        self.left_out[kind] += num_files
+        self.examples.setdefault(kind, found.uri)
+
+    def add_members(self, rows: ItemRows) -> None:
+        """Counts what a listed input turned out to hold."""
+        self.num_read += rows.num_members
+        for kind in rows.left_out:
+            self.leave_out(kind.example, kind.num_files)
+
+    def kinds(self) -> tuple[LeftOutKind, ...]:
+        """What is left out, by kind."""
+        return tuple(
+            LeftOutKind(LeftOut(uri=self.examples[what, why], what=what, why=why), num)
+            for (what, why), num in self.left_out.items()
+        )
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "FileCounts":
+        """The inverse of ``to_dict``."""
+        counts = cls(num_read=raw["read"])
+        for kind in raw["left_out"]:
+            found = LeftOut(uri=kind["example"], what=kind["what"], why=kind["why"])
+            counts.leave_out(found, kind["files"])
+        return counts
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, the most frequent first."""

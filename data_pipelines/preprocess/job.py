@@ -64,7 +64,8 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
             start_cluster_gate()
         with telling_rejects(uri), rejects_of_made_parts(plan, uri):
             make_parts(cfg, plan)
-        with telling_rejects(uri), open_catalog(plan) as catalog:
+        files = FileCounts.from_dict(plan.files)
+        with telling_rejects(uri), open_catalog(plan, files) as catalog:
             reject_taken_down(catalog, read_takedowns(uri))
             select_clips(catalog, cfg)
             write_rejects(uri, catalog.rejects())  # first: they tell why what follows may fail
@@ -72,7 +73,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
             plans = plan_shards(catalog.kept_clips(), cfg.shards.max_bytes)
             with clips_table(uri, plans) as recorded:
                 shards = make_shards(cfg, recorded, work, uri)
-            summary = summarize(catalog, spec, plan.files, *write_manifest(uri, shards))
+            summary = summarize(catalog, spec, files.to_dict(), *write_manifest(uri, shards))
         check_totals(summary)
         storage.write_text(totals, strict_json.dumps(summary, indent=1))
         storage.write_text(storage.join(uri, "shard_set.json"), spec.to_json())
@@ -98,8 +99,8 @@ def _list_files(cfg: PreprocessConfig) -> Iterator[VideoItem | LeftOut]:
 
 
 @contextmanager
-def open_catalog(plan: Plan) -> Iterator[Catalog]:
-    """All rows of all parts, every video's seconds accounted for."""
+def open_catalog(plan: Plan, files: FileCounts) -> Iterator[Catalog]:
+    """All rows of all parts, every video's seconds accounted for; counts members of tars."""
     with tempfile.TemporaryDirectory(prefix="lafp-") as folder, disk_errors(Path(folder)):
         catalog = Catalog(Path(folder))
         try:
@@ -108,6 +109,7 @@ def open_catalog(plan: Plan) -> Iterator[Catalog]:
                 for items in read_parts(plan):
                     for item in items:
                         check_accounts(item)
+                        files.add_members(item)
                     catalog.add(items)
                     num_read += len(items)
                     progress.update(num_read)

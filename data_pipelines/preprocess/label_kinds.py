@@ -5,8 +5,10 @@ An odd episode among many is a reject. Two robots in one folder are for the user
 
 from dataclasses import dataclass, field
 
+from data_pipelines.preprocess.rows import LabelSums
 from data_pipelines.preprocess.select.catalog import Catalog
 from lafp.config import ConfigError
+from lafp.runs.wording import counted
 
 # With more than this share of the clips, another kind is no odd episode but another robot.
 _MAX_ODD_SHARE = 0.1
@@ -18,6 +20,11 @@ class LabelKinds:
 
     clips: dict[str, int] = field(default_factory=dict)
     videos: dict[str, str] = field(default_factory=dict)
+
+    def add_clip(self, sums: LabelSums | None, video_uri: str) -> None:
+        """Adds a clip, if it has labels."""
+        if sums is not None:
+            self.add(sums.kind, 1, video_uri)
 
     def add(self, kind: str, num_clips: int, video_uri: str) -> None:
         """Adds clips of one kind."""
@@ -41,11 +48,35 @@ class LabelKinds:
         Raises:
             ConfigError: They are not; it names a video of both.
         """
-        others = {kind: n for kind, n in self.clips.items() if kind != self.usual}
-        if sum(others.values()) > _MAX_ODD_SHARE * sum(self.clips.values()):
-            other = max(sorted(others), key=lambda kind: others[kind])
-            usual = self.usual
-            raise ConfigError(two_kinds(self.videos[usual], usual, self.videos[other], other))
+        if self._num_odd > _MAX_ODD_SHARE * sum(self.clips.values()):
+            raise ConfigError(self._two_kinds())
+
+    def warnings(self) -> list[str]:
+        """Lines for ``--dry-run``: what a job would do if all clips were like these."""
+        if len(self.clips) < 2:
+            return []
+        try:
+            self.check()
+        except ConfigError as error:
+            return [f"warning: the job would stop. {error}"]
+        other, usual = self._most_frequent_other, self.usual
+        return [
+            f"warning: {self._num_odd} of {counted(sum(self.clips.values()), 'clip')} would be "
+            f"rejected (labels_mismatch): {self.videos[other]} has {other}, most clips have {usual}"
+        ]
+
+    @property
+    def _num_odd(self) -> int:
+        return sum(num for kind, num in self.clips.items() if kind != self.usual)
+
+    @property
+    def _most_frequent_other(self) -> str:
+        others = sorted(kind for kind in self.clips if kind != self.usual)
+        return max(others, key=lambda kind: self.clips[kind])
+
+    def _two_kinds(self) -> str:
+        usual, other = self.usual, self._most_frequent_other
+        return two_kinds(self.videos[usual], usual, self.videos[other], other)
 
 
 def two_kinds(where: str, kind: str, other: str, other_kind: str) -> str:

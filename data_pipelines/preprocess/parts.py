@@ -14,7 +14,7 @@ from data_pipelines.preprocess.label_kinds import LabelKinds
 from data_pipelines.preprocess.parts_progress import PartsProgress
 from data_pipelines.preprocess.plan import Plan, Task, chunk_folder
 from data_pipelines.preprocess.rejects import RejectCounts
-from data_pipelines.preprocess.rows import ItemRows, VideoRow
+from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.shards import (
     piece_part,
@@ -22,6 +22,7 @@ from data_pipelines.preprocess.shards import (
     read_part,
     write_part,
 )
+from data_pipelines.preprocess.sources.file_kinds import is_video
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.wording import counted
@@ -186,14 +187,14 @@ def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
         counts.video_s += sum(map(_covered_s, item.videos))
         if not task.items[index].num_bytes:
             counts.unsized_bytes += sum(video.num_bytes for video in item.videos)
-        if not is_piece and not (task.items[index].is_guess and _is_no_video(item)):
-            counts.num_videos += len(item.videos)
-            counts.num_empty += sum(video.uri not in with_clips for video in item.videos)
+        if not is_piece:
+            judged = _judged(task.items[index], item)
+            counts.num_videos += len(judged)
+            counts.num_empty += sum(video.uri not in with_clips for video in judged)
         counts.num_clips += len(item.clips)
         counts.num_frames += sum(clip.record.num_frames for clip in item.clips)
         for clip in item.clips:
-            if clip.label_sums is not None:
-                counts.label_kinds.add(clip.label_sums.kind, 1, clip.record.video_uri)
+            counts.label_kinds.add_clip(clip.label_sums, clip.record.video_uri)
         counts.rejects.add(item.rejects)
     return counts
 
@@ -203,8 +204,19 @@ def _covered_s(video: VideoRow) -> float:
     return end_s - start_s
 
 
-def _is_no_video(item: ItemRows) -> bool:
-    return any(row.reason in ("not_a_video", "no_video_stream") for row in item.rejects)
+def _judged(listed: VideoItem, item: ItemRows) -> list[VideoRow]:
+    """The videos that tell something of the source.
+
+    A file that is no video tells nothing where its name left open what it is.
+    """
+    reasons = ("not_a_video", "no_video_stream")
+    no_videos = {row.video_uri for row in item.rejects if row.reason in reasons}
+    return [
+        video
+        for video in item.videos
+        if video.uri not in no_videos
+        or not (listed.is_guess or (video.is_member and not is_video(video.uri)))
+    ]
 
 
 def read_made_parts(plan: Plan) -> Iterator[ItemRows]:

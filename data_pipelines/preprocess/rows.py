@@ -32,12 +32,23 @@ class VideoItem:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A listed file that is no input. It is counted, and said once for all of its kind."""
+    """A listed file, or one in a tar, that is no input.
+
+    It is counted, and said once for all of its kind.
+    """
 
     uri: str
     what: str
     """Its kind, e.g. ``.json``: few different ones."""
     why: str
+
+
+@dataclass(frozen=True)
+class LeftOutKind:
+    """Files that are left out for the same reason."""
+
+    example: LeftOut
+    num_files: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,8 @@ class VideoRow:
     """Whether its frame rate is a default, because nothing says it."""
     span_s: tuple[float, float] | None = None
     """Of a piece: what its clips and rejects cover. None is all of the video."""
+    is_member: bool = False
+    """Whether it is a file in a tar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +150,7 @@ class ClipRow:
         return vars(self) | {"record": self.record.to_dict(), "label_sums": sums}
 
 
-Row = VideoRow | EncodedClip | RejectRow | LongVideo
+Row = VideoRow | EncodedClip | RejectRow | LongVideo | LeftOut
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,13 @@ class ItemRows:
     rejects: tuple[RejectRow, ...] = ()
     long_video: LongVideo | None = None
     """Set where pieces hold the rows."""
+    left_out: tuple[LeftOutKind, ...] = ()
+    """Of a tar: members that are no inputs."""
+
+    @property
+    def num_members(self) -> int:
+        """Of a tar: those that were read."""
+        return sum(video.is_member for video in self.videos)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -174,6 +194,7 @@ class ItemRows:
             "clips": [clip.to_dict() for clip in self.clips],
             "rejects": [asdict(reject) for reject in self.rejects],
             "long_video": asdict(self.long_video) if self.long_video else None,
+            "left_out": [asdict(kind) for kind in self.left_out],
         }
 
     @classmethod
@@ -184,6 +205,10 @@ class ItemRows:
             clips=tuple(clip_row_from_dict(row) for row in raw["clips"]),
             rejects=tuple(RejectRow(**row) for row in raw["rejects"]),
             long_video=long_video_from_dict(raw["long_video"]) if raw["long_video"] else None,
+            left_out=tuple(
+                LeftOutKind(LeftOut(**kind["example"]), kind["num_files"])
+                for kind in raw["left_out"]
+            ),
         )
 
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from hashlib import file_digest
 from pathlib import Path
 
+from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import (
     ClipRow,
     EncodedClip,
     ItemRows,
+    LeftOut,
     LongVideo,
     Row,
     Undone,
@@ -147,13 +149,20 @@ def _write_item(rows: Iterable[Row | Undone], writer: ShardWriter, part: str) ->
             video.clips.append(_clip_row(row, writer, part))
         elif isinstance(row, RejectRow):
             video.rejects.append(row)
+        elif isinstance(row, LeftOut):
+            done.files.leave_out(row)
         elif isinstance(row, LongVideo):
             return ItemRows(long_video=row)
         else:
             done.extend(video)
             video = _Rows(videos=[row])
     done.extend(video)
-    return ItemRows(videos=tuple(done.videos), clips=tuple(done.clips), rejects=tuple(done.rejects))
+    return ItemRows(
+        videos=tuple(done.videos),
+        clips=tuple(done.clips),
+        rejects=tuple(done.rejects),
+        left_out=done.files.kinds(),
+    )
 
 
 @dataclass
@@ -161,6 +170,7 @@ class _Rows:
     videos: list[VideoRow] = field(default_factory=list)
     clips: list[ClipRow] = field(default_factory=list)
     rejects: list[RejectRow] = field(default_factory=list)
+    files: FileCounts = field(default_factory=FileCounts)
 
     def extend(self, other: "_Rows") -> None:
         self.videos += other.videos

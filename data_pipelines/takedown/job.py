@@ -9,49 +9,57 @@ import json
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
-from data_pipelines.preprocess.taken_down import REASON, Takedown, read_takedowns
+from data_pipelines.preprocess.taken_down import REASON, Takedown, read_takedowns, record_uri
 from data_pipelines.takedown.apply import JOURNAL, apply, read_entry
+from data_pipelines.takedown.config import TakedownConfig
 from data_pipelines.takedown.find import Findings, Video, find_in_set, find_video
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.sets import open_shard_set, shards_sha256
+from lafp.runs.lease import owned
+from lafp.runs.run_dir import PROVENANCE
 from lafp.storage import strict_json
 
 _SUMMARIES = ("totals.json", "summary.json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TakedownConfig:
-    """Which video goes, and from where."""
-
-    output: str
-    """A run (<storage>/<run name>): all of its shard sets and latents. Or one shard set."""
-    video_uri: str | None = None
-    """As in ``clips.parquet`` and ``rejects.parquet``."""
-    video_id: str | None = None
-    """The same, by the hash of its content."""
-
-    def __post_init__(self) -> None:
-        if not self.video_uri and not self.video_id:
-            raise ValueError("name the video: video_uri=URI or video_id=32_HEX_DIGITS.")
-
-
-def take_down(cfg: TakedownConfig, is_dry_run: bool) -> list[str]:
+def take_down(
+    cfg: TakedownConfig,
+    is_dry_run: bool,
+    job: str | None = None,
+    say: Callable[[str], None] = print,
+) -> list[str]:
     """Takes a video down, and finishes takedowns that were interrupted.
 
+    Args:
+        cfg: Which video, and from where.
+        is_dry_run: Writes nothing, and claims no folder.
+        job: Names the Ray job that this process belongs to.
+        say: Called with a line before this waits to see whether another owner of a folder lives.
+
     Returns:
-        Lines that say what went; with ``is_dry_run`` what would go, and nothing is written.
+        Lines that say what went, or would go.
 
     Raises:
         ConfigError: There is no finished shard set, or the video is not in it.
+        InUseError: Another process works in one of the folders.
         StorageError: Reading or writing failed. Run again to resume.
     """
     shard_sets = _shard_sets(cfg.output)
+    if is_dry_run:
+        return _take_down(cfg, shard_sets, is_dry_run)
+    with _all_owned(shard_sets, job, say):
+        return _take_down(cfg, shard_sets, is_dry_run)
+
+
+def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool) -> list[str]:
     for shards in shard_sets:
+        open_shard_set(shards)  # of one that is not finished, the parts would be missed
         if not is_dry_run and storage.is_file(storage.join(shards, JOURNAL)):
             apply(shards, json.loads(storage.read_text(storage.join(shards, JOURNAL))))
     video = find_video(shard_sets, cfg.video_id, cfg.video_uri)
@@ -69,17 +77,37 @@ def take_down(cfg: TakedownConfig, is_dry_run: bool) -> list[str]:
     return lines
 
 
+@contextmanager
+def _all_owned(
+    shard_sets: Sequence[str], job: str | None, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Within the block no other job writes to the sets, to their run's latents and to its record.
+
+    Raises:
+        InUseError: One does.
+        StorageError: Nobody may write there.
+    """
+    records = {record_uri(shards).rpartition("/")[0] for shards in shard_sets}
+    latents = {uri for shards in shard_sets for uri in _latent_folders(shards)}
+    with ExitStack() as stack:
+        for folder in sorted(map(storage.join, {*records, *shard_sets, *latents})):
+            stack.enter_context(owned(folder, job, say))
+        yield
+    for uri in latents:
+        if not storage.is_s3(uri):  # one that was deleted may be there again, with the claim alone
+            with suppress(OSError):
+                storage.path_of(uri).rmdir()
+
+
 def _shard_sets(output: str) -> list[str]:
-    """The finished shard sets of a run, or the one."""
-    if storage.is_file(storage.join(output, "shard_set.json")):
-        return [output]
+    """The shard sets of a run, or the one, finished or begun."""
     folder = storage.join(output, "shards")
-    found = [storage.join(folder, name) for name in storage.list_folders(folder)]
-    if not found:
+    if found := [storage.join(folder, name) for name in storage.list_folders(folder)]:
+        return found
+    names = ("shard_set.json", PROVENANCE)
+    if not any(storage.is_file(storage.join(output, name)) for name in names):
         raise ConfigError(f"No shard set at {output}, and no run with shards/.")
-    for shards in found:
-        open_shard_set(shards)  # of one that is not finished, the parts would be missed
-    return found
+    return [storage.join(output)]
 
 
 def _nothing(cfg: TakedownConfig, shard_sets: Sequence[str]) -> list[str]:
@@ -144,15 +172,19 @@ def _renamed(shard: str, digest: str) -> str:
 
 def _latent_sets(shards: str, sha256: str) -> list[str]:
     """Those of the same run that were made from this content."""
-    run = shards.rstrip("/").rpartition("/shards/")[0]
-    folder = storage.join(run, "latents") if run else ""
-    found = [storage.join(folder, name) for name in (storage.list_folders(folder) if run else ())]
     return [
         uri
-        for uri in found
+        for uri in _latent_folders(shards)
         if storage.is_file(provenance := storage.join(uri, "provenance.json"))
         and sha256 in storage.read_text(provenance)
     ]
+
+
+def _latent_folders(shards: str) -> list[str]:
+    """All latent sets of the run that a shard set is in."""
+    run = shards.rstrip("/").rpartition("/shards/")[0]
+    folder = storage.join(run, "latents")
+    return [storage.join(folder, name) for name in (storage.list_folders(folder) if run else ())]
 
 
 def _without(summary: dict[str, Any], findings: Findings) -> dict[str, Any]:

@@ -218,8 +218,8 @@ class _Lease:
 
     def _in_use(self, claim: Claim) -> str:
         return (
-            f"{self._folder} is in use by {claim}. Wait until that job has ended, or stop it; or "
-            f"use another --run-name. If it was killed, its claim ends {VOID_AFTER_S:g} s later."
+            f"{self._folder} is in use by {claim}. Wait until that job has ended, or stop it. If "
+            f"it was killed, its claim ends {VOID_AFTER_S:g} s later."
         )
 
     def _write(self, version: str | None) -> bool:

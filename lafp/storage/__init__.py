@@ -104,7 +104,7 @@ def absolute(uri: str) -> str:
         return uri
     # ``~name`` may be a file of this name: only one's own home is meant.
     is_below_home = uri == "~" or uri.startswith("~/")
-    path = Path(uri).expanduser() if is_below_home else Path(uri)
+    path = Path(os.path.expanduser(uri) if is_below_home else uri)
     return escape_raw_bytes(str(path.absolute()))
 
 

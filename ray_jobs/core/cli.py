@@ -16,6 +16,7 @@ from lafp.config.help import describe
 from lafp.config.source import read_section
 from lafp.runs.run_dir import RunDir, check_folder_name
 from lafp.storage import StorageError
+from ray_jobs.core import home
 from ray_jobs.core.job import Job, JobError, dry_run, execute
 
 
@@ -36,7 +37,10 @@ class CommandLine:
     """Whether it publishes results."""
 
     def answer_early(self) -> None:
-        """Ends the process where help is wanted, or the command line is wrong."""
+        """Ends the process where help is wanted, or the command line is wrong.
+
+        Else it prepares the process for the imports that follow.
+        """
         with exit_codes():
             args = self.parse()
             section = read_section(self.schema)
@@ -44,6 +48,7 @@ class CommandLine:
             check_keys(section, raw)
             _run_of(self, args)
             _check_sources(raw)
+        home.make_usable()
 
     def parse(self) -> argparse.Namespace:
         """The arguments; ends the process where they are none."""
@@ -150,7 +155,7 @@ def _check_sources(raw: Any, where: str = "") -> None:
             _check_sources(value, f"{where}{name}.")
         elif not re.match(r"[a-zA-Z0-9+.-]+:/", value) and not set("*?[") & set(value):
             try:
-                Path(value).expanduser().stat()
+                os.stat(os.path.expanduser(value))
             except (FileNotFoundError, NotADirectoryError):
                 raise ConfigError(
                     f"{where}{name}: No such file or folder: {value}. A source is a folder, a "
@@ -173,8 +178,13 @@ def storage_uri(uri: str) -> str:
             f"--storage {uri!r} is neither a folder nor s3://BUCKET/PREFIX. Files go to a path, "
             "without file://, or to S3 and what speaks like it (AWS_ENDPOINT_URL)."
         )
+    if re.match(r"~(/|$)", uri) and not Path(os.path.expanduser("~")).is_dir():
+        raise ConfigError(
+            f"--storage {uri!r}: '~' is no folder here (HOME={os.environ.get('HOME', '')}). Write "
+            "the path in full."
+        )
     is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if is_submitted and not storage.is_s3(uri) and not Path(uri).expanduser().is_absolute():
+    if is_submitted and not storage.is_s3(uri) and not os.path.isabs(os.path.expanduser(uri)):
         raise ConfigError(
             f"--storage {uri!r} is a relative path. A submitted job needs storage that every node "
             "sees: an s3:// URI, or the absolute path of a shared folder."

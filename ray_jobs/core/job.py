@@ -207,7 +207,7 @@ def _owned(folder: str, label: str, patience_s: float) -> Iterator[None]:
             _claim(stack, folder, label, patience_s)
             yield
     except InUseError as error:
-        raise JobError(str(error)) from None
+        raise JobError(f"{error} Or use another --run-name.") from None
 
 
 def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None:

@@ -21,6 +21,7 @@ from data_pipelines.preprocess.faults import guarded, rejected_input, storable_t
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import (
     EncodedClip,
+    LeftOut,
     LongVideo,
     Row,
     Undone,
@@ -28,6 +29,7 @@ from data_pipelines.preprocess.rows import (
     VideoRow,
     settled,
 )
+from data_pipelines.preprocess.sources.list_videos import WEBDATASET
 from data_pipelines.preprocess.sources.open_item import open_item
 from data_pipelines.preprocess.sources.opened import Opened, Unusable, without
 from lafp import storage
@@ -44,7 +46,8 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
     """Goes through one input.
 
     Per video (a file of stacked episodes holds several) it yields one ``VideoRow``, then clips and
-    rejects that together cover its seconds. A bad file is rows too, never an exception.
+    rejects that together cover its seconds. A bad file is rows too, never an exception. Files in a
+    tar that are no inputs are ``LeftOut``.
 
     Raises:
         StorageError: S3 did not answer; the job can be resumed.
@@ -84,10 +87,17 @@ def item_videos(
             is_empty = False
             video = replace(video, uri=storable_text(video.uri))
             here = replace(item, uri=video.uri, num_bytes=0)
-            if isinstance(video, Unusable):
-                yield rejected_input(here, video.reason, video.detail)
+            if isinstance(video, LeftOut):
+                yield iter((video,))
+            elif isinstance(video, Unusable):
+                yield rejected_input(here, video.reason, video.detail, _is_member(item))
             else:
                 yield guarded(_one_video(video, cfg, item, may_defer), here)
+
+
+def _is_member(item: VideoItem) -> bool:
+    """Whether what is opened are files in a tar."""
+    return item.reader == WEBDATASET
 
 
 def _one_video(
@@ -104,6 +114,7 @@ def _one_video(
         duration_s=total_s,
         episode_id=video.episode_id,
         is_rate_assumed=video.is_rate_assumed,
+        is_member=_is_member(item),
     )
     reject = partial(RejectRow, video_uri=video.uri)
     try:

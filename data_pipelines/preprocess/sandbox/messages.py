@@ -11,6 +11,7 @@ from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import (
     EncodedClip,
     LabelSums,
+    LeftOut,
     LongVideo,
     Row,
     Undone,
@@ -22,7 +23,13 @@ from lafp.data.shards.format import ClipRecord, Labels
 
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 2**20
-_KINDS = {VideoRow: "video", RejectRow: "reject", LongVideo: "long_video", Undone: "undone"}
+_KINDS = {
+    VideoRow: "video",
+    RejectRow: "reject",
+    LongVideo: "long_video",
+    LeftOut: "left_out",
+    Undone: "undone",
+}
 ROW_KINDS = ("clip", *_KINDS.values())
 
 
@@ -99,6 +106,8 @@ def row_of(message: dict[str, Any], data: bytes) -> Row | Undone:
         return video_from_dict(message["row"])
     if message["kind"] == "long_video":
         return long_video_from_dict(message["row"])
+    if message["kind"] == "left_out":
+        return LeftOut(**message["row"])
     if message["kind"] == "reject":
         return RejectRow(**message["row"])
     video, labels = data[: message["num_bytes"]], data[message["num_bytes"] :]

@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlsplit
 from lafp import storage
 
 LABELS_SUFFIX = ".npz"
+_TFRECORD = ".tfrecord"
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # Files of these kinds are videos, or claim to be.
 _VIDEO_KINDS = (
@@ -60,6 +61,11 @@ def suffix_of(uri: str) -> str:
     return f"{dot}{suffix}" if dot and suffix.strip() else ""
 
 
+def kind_of_name(uri: str) -> str:
+    """Its suffix, as one kind with files that differ in a number only."""
+    return _TFRECORD if _TFRECORD in file_name(uri) else suffix_of(uri)
+
+
 def is_tar(uri: str) -> bool:
     """Whether it is a tar by its name, perhaps a compressed one."""
     return file_name(uri).lower().endswith(_TAR_SUFFIXES)
@@ -77,7 +83,7 @@ def other_kind(uri: str) -> str:
 
 def labeled_format(uri: str) -> str:
     """The reader in ``LABELED_SOURCES`` of a file that holds whole episodes, by its name."""
-    if ".tfrecord" in file_name(uri):
+    if _TFRECORD in file_name(uri):
         return "rlds"
     return "hdf5" if suffix_of(uri) in (".hdf5", ".h5") else ""
 

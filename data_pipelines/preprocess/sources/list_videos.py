@@ -11,6 +11,7 @@ from data_pipelines.preprocess.sources.file_kinds import (
     LABELS_SUFFIX,
     is_tar,
     is_video,
+    kind_of_name,
     labeled_format,
     other_kind,
     suffix_of,
@@ -88,7 +89,7 @@ def _left_out(file: FileInfo, why: str) -> LeftOut | None:
     if isinstance(file.error, NotAFileError):
         what = str(file.error).removeprefix(f"{file.uri} is ").removesuffix(", not a file")
         return LeftOut(uri=file.uri, what=what, why="not a file")
-    return LeftOut(uri=file.uri, what=suffix_of(file.uri), why=why) if why else None
+    return LeftOut(uri=file.uri, what=kind_of_name(file.uri), why=why) if why else None
 
 
 def _input(file: FileInfo, split: Split | None, has_labels: bool) -> VideoItem:

@@ -9,7 +9,7 @@ from pathlib import Path
 from data_pipelines.preprocess.clip.labels.npz import read_sidecar, read_stacked
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from data_pipelines.preprocess.config import PreprocessConfig
-from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources import LABELED_SOURCES
 from data_pipelines.preprocess.sources.fetch import fetched
 from data_pipelines.preprocess.sources.list_videos import WEBDATASET
@@ -21,7 +21,7 @@ from lafp.video.decoders.base import VideoDecoder, VideoError
 
 def open_item(
     item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
-) -> Generator[Opened | Unusable, None, None]:
+) -> Generator[Opened | Unusable | LeftOut, None, None]:
     """Yields the videos of one input. Each is gone through before the next is asked for.
 
     Raises:

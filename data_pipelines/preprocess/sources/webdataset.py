@@ -20,9 +20,15 @@ from typing import BinaryIO, cast
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import concerns_the_job
-from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources.fetch import fetched
-from data_pipelines.preprocess.sources.file_kinds import other_kind
+from data_pipelines.preprocess.sources.file_kinds import (
+    LABELS_SUFFIX,
+    kind_of_name,
+    labeled_format,
+    other_kind,
+    suffix_of,
+)
 from data_pipelines.preprocess.sources.opened import Opened, Unusable, open_file
 from lafp import storage
 from lafp.storage.names import uri_of
@@ -31,13 +37,16 @@ from lafp.video.decoders.base import VideoDecoder, VideoError
 # Names and attributes; a header that claims more than this lies.
 _MAX_HEADER_BYTES = 2**20
 _READ_BYTES = 2**20
+_DEVICES = (tarfile.CHRTYPE, tarfile.BLKTYPE)
 _BROKEN_STREAM = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 def open_webdataset(
     item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
-) -> Iterator[Opened | Unusable]:
-    """Yields every video of a tar, by the URI ``x.tar#key.mp4``.
+) -> Iterator[Opened | Unusable | LeftOut]:
+    """Yields every video of a tar, by the URI ``x.tar#key.mp4``, and the files that are none.
+
+    Files are told apart as in folders: by name, or by content where the name leaves that open.
 
     Raises:
         VideoError: The tar is broken from here on.
@@ -46,9 +55,12 @@ def open_webdataset(
     uris: set[str] = set()
     with _stream(item, cfg) as file:
         for member in _members(file):
-            if _is_hidden(member.name) or other_kind(member.name):
+            if _is_hidden(member.name):
                 continue
             uri = f"{item.uri}#{uri_of(member.name)}"
+            if left_out := _left_out(member, uri):
+                yield left_out
+                continue
             target = _target(member, item.uri)
             while uri in uris:  # a tar may hold a name twice
                 uri += f"@{member.offset}"
@@ -91,6 +103,18 @@ def _decompressed(file: BinaryIO) -> BinaryIO:
 def _is_hidden(name: str) -> bool:
     """As in folders: ``.DS_Store``, or what macOS leaves beside a file as ``._x.mp4``."""
     return any(part.startswith(".") and part.strip(".") for part in name.split("/"))
+
+
+def _left_out(member: tarfile.TarInfo, uri: str) -> LeftOut | None:
+    """What is no input by its type or name, as in folders."""
+    if not (member.isreg() or member.islnk() or member.issym()):
+        kinds = {tarfile.FIFOTYPE: "a named pipe"} | dict.fromkeys(_DEVICES, "a device")
+        what = kinds.get(member.type, "a member of unknown type")
+        return LeftOut(uri=uri, what=what, why="not a file")
+    why = other_kind(member.name)
+    if suffix_of(member.name) == LABELS_SUFFIX or labeled_format(member.name):
+        why = "holds labels: unpack the tar and set labels to read it"
+    return LeftOut(uri=uri, what=kind_of_name(member.name), why=why) if why else None
 
 
 def _target(member: tarfile.TarInfo, tar_uri: str) -> str:
@@ -165,14 +189,14 @@ class _HeaderFile:
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The files and links of all tars in a file, one after the other."""
+    """All but the folders of all tars in a file, one after the other."""
     start: int | None = 0
     while start is not None:
         start = yield from _members_of_one(file, start)
 
 
 def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, None, int | None]:
-    """The files and links of the tar that begins at ``start``; returns where the next one begins.
+    """All but the folders of the tar that begins at ``start``; returns where the next one begins.
 
     Unlike ``tarfile``, it tells the end from a broken header.
     """
@@ -185,7 +209,7 @@ def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, No
             if member.offset < end or member.size < 0:
                 raise tarfile.ReadError("members that overlap")
             end = member.offset_data
-            if member.isreg() or member.islnk() or member.issym():
+            if not member.isdir():
                 yield member
         end = tar.offset
         file.seek(end)

@@ -1,10 +1,13 @@
 """One shard set holds labels of one kind: an odd episode is a reject, a second robot an error."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from data_pipelines.preprocess.estimate import estimate
+from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.label_kinds import LabelKinds
 from lafp.config import ConfigError
 from tests.labeled_source import CFG, select
@@ -47,6 +50,32 @@ def test_two_robots_are_an_error_that_names_a_video_of_both(tmp_path):
         select(cfg, tmp_path / "parts")
     for word in ("00.npz#0 has actions of 2 numbers", "03.npz#0 has actions of 7 numbers"):
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([2, 2, 2, 7, 7], "the job would stop"),
+        ([*(11 * [2]), 3], "1 of 12 clips would be rejected"),
+        (5 * [2], None),
+    ],
+)
+def test_a_dry_run_warns_of_what_the_job_does_then(tmp_path, sizes, said):
+    cfg = write_episodes(tmp_path / "set", sizes)
+    warnings = [line for line in estimate(cfg, list_inputs(cfg)) if line.startswith("warning")]
+    if said is None:
+        assert warnings == []
+        return
+    (warning,) = warnings
+    number = re.search(rf"(\d\d)\.npz#0 has actions of {max(sizes)} numbers", warning)[1]
+    assert sizes[int(number)] == max(sizes)
+    assert said in warning and "actions of 2 numbers" in warning
+    try:
+        found = select(cfg, tmp_path / "parts")
+    except ConfigError:
+        assert said == "the job would stop"
+    else:
+        assert f"{len(found.rejects)} of" in warning
 
 
 def test_two_robots_are_known_long_before_the_last_part(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
 from data_pipelines.preprocess.clip.measure.signature import signature
 from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
+from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import open_catalog
 from data_pipelines.preprocess.manifest import clips_table, shard_set, write_rejects
 from data_pipelines.preprocess.plan import make_plan
@@ -70,7 +71,7 @@ def decide(num_videos: int, folder: Path) -> None:
             rows = [rows_of(number + i).to_dict() for i in range(len(task.items))]
             number += len(rows)
             storage.write_text(str(folder / "work" / f"{task.part}.json"), json.dumps(rows))
-    with open_catalog(plan) as catalog:
+    with open_catalog(plan, FileCounts()) as catalog:
         select_clips(catalog, CFG)
         assert shard_set(catalog, CFG).num_clips["train"] > 3 * num_videos
         plans = plan_shards(catalog.kept_clips(), CFG.shards.max_bytes)
@@ -108,7 +109,9 @@ def test_the_driver_decides_on_a_hundred_thousand_videos_below_500_mib(tmp_path)
 
 def test_a_catalog_survives_no_process_but_is_made_anew(tmp_path):
     for _ in range(2):
-        with open_catalog(make_plan(iter(()), CFG.tasks, str(tmp_path / "work"))) as catalog:
+        with open_catalog(
+            make_plan(iter(()), CFG.tasks, str(tmp_path / "work")), FileCounts()
+        ) as catalog:
             assert isinstance(catalog, Catalog)
             catalog.add([rows_of(1), rows_of(2)])
             select_clips(catalog, CFG)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -37,13 +38,18 @@ from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import ShardsConfig, plan_shards, write_part, write_shard
 from data_pipelines.preprocess.taken_down import read_takedowns, record_uri, reject_taken_down
-from data_pipelines.takedown.job import TakedownConfig, take_down
+from data_pipelines.takedown import job
+from data_pipelines.takedown.apply import apply
+from data_pipelines.takedown.config import TakedownConfig
+from data_pipelines.takedown.job import take_down
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.edit import drop_clips
 from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, read_records
 from lafp.data.shards.sets import open_shard_set, shards_sha256
 from lafp.data.stored_latents import LatentReader, LatentSet, LatentShardWriter, entry_name
+from lafp.runs import lease
+from lafp.runs.lease import InUseError, owned
 from lafp.video import VIDEO_DECODERS, decode_clip
 from ray_jobs import takedown as command_line
 from tests.synthetic_shards import write_shard_set
@@ -409,7 +415,7 @@ def test_what_is_not_there_is_a_config_error(run, tmp_path):
 def test_the_command_line_goes_on_after_a_sigkill(run, source):
     command = [sys.executable, "-m", "ray_jobs.takedown", f"output={run}"]
     (run / "lam").mkdir()
-    journal = run / "shards/videos/takedown.json"
+    journal = run / "shards/videos/job.json"
     video = f"video_uri={source / 'b.mp4'}"
     running = subprocess.Popen([*command, video], cwd=ROOT)
     while not journal.is_file():
@@ -425,11 +431,56 @@ def test_the_command_line_goes_on_after_a_sigkill(run, source):
     assert f"left as it is: {run}/lam" in done.stdout
 
 
-def test_wrong_settings_are_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["takedown", "output=x", "video_ur=y"])
-    with pytest.raises(SystemExit, match="2"):
-        command_line.main()
-    assert "Did you mean: 'video_uri'" in capsys.readouterr().err
+FOLDERS = ["", "shards/videos", "latents/videos", "latents/unfinished"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_that_a_living_job_owns_is_not_rewritten(run, source, folder, monkeypatch, capsys):
+    if folder == "shards/videos":  # the job has not finished it
+        (run / folder / "shard_set.json").unlink()
+    before = state(run)
+    arguments = [f"output={run}", f"video_uri={source / 'b.mp4'}"]
+    monkeypatch.setattr(sys, "argv", ["takedown", *arguments])
+    with owned(storage.join(str(run), folder).rstrip("/"), "raysubmit_7", print):
+        with pytest.raises(SystemExit, match="1"):
+            command_line.main()
+        said = capsys.readouterr().err
+        for part in (str(run / folder), f"process {os.getpid()} on", "Ray job raysubmit_7, since"):
+            assert part in said
+        assert said.count("\n") == 1
+        if folder != "shards/videos":
+            cfg = replace(of("b.mp4", source), output=str(run))
+            assert take_down(cfg, is_dry_run=True)  # it writes nothing
+    assert state(run) == before
+
+
+def test_a_set_alone_is_claimed_too(run, source):
+    shards = shutil.copytree(run / "shards/videos", run.parent / "alone")
+    cfg = replace(of("b.mp4", source), output=f"{shards}/")
+    with owned(str(shards), None, print), pytest.raises(InUseError, match="alone is in use by"):
+        take_down(cfg, is_dry_run=False)
+    take_down(cfg, is_dry_run=False)
+    assert not (shards / lease.FILE).exists()
+
+
+def test_what_a_living_takedown_rewrites_is_refused_to_jobs_and_free_again_afterwards(
+    run, source, monkeypatch
+):
+    refused = []
+
+    def try_to_own(*args):
+        for folder in FOLDERS:
+            with pytest.raises(InUseError), owned(str(run / folder), None, print):
+                pass
+            refused.append(folder)
+        apply(*args)
+        time.sleep(0.2)  # claims are renewed, of a folder that is deleted by now too
+
+    monkeypatch.setattr(job, "apply", try_to_own)
+    monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.01)
+    take_down(replace(of("b.mp4", source), output=str(run)), is_dry_run=False)
+    assert refused == FOLDERS
+    assert not list(run.rglob(lease.FILE)) and not (run / "latents/unfinished").exists()
 
 
 def actions_of(uri: str, clip_ids: set[str]) -> ActionStatistics:

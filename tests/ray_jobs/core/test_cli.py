@@ -94,7 +94,7 @@ def loaded_by(job: str, *args: str) -> tuple[int, str, set[str]]:
     return result.returncode, said, set(loaded.split())
 
 
-@pytest.mark.parametrize("job", [job for job in JOBS if job not in ("doctor", "takedown")])
+@pytest.mark.parametrize("job", JOBS)
 def test_help_loads_nothing_that_takes_long(job):
     code, said, loaded = loaded_by(job, "--help")
     assert (code, loaded - {"omegaconf"}) == (0, set()), said
@@ -113,6 +113,13 @@ def test_help_loads_nothing_that_takes_long(job):
         ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", "gs://b/x"], "--storage 'gs:"),
         ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", "s3:/b/x"], "--storage 's3:/"),
         ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", ""], "--storage '' is neither"),
+        ("doctor", ["--storag=x", "--no-such"], "unrecognized arguments: --no-such"),
+        ("doctor", ["--storage", "gs://b/x"], "--storage 'gs:"),
+        ("takedown", ["output=x", "video_ur=y"], "Did you mean: 'video_uri'"),
+        ("takedown", ["output=x"], "name the video"),
+        ("takedown", ["video_id=1"], "Key 'output' is missing"),
+        ("takedown", ["output=x", "video_id"], "has no '='"),
+        ("takedown", ["output=gs://b/x", "video_id=1"], "'gs://b/x' is neither"),
     ],
 )
 def test_a_slip_of_the_pen_is_answered_before_anything_heavy_is_loaded(job, args, message):

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -18,9 +19,15 @@ from data_pipelines.preprocess.clip.probe import LimitsConfig
 from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import list_inputs
+from data_pipelines.preprocess.parts import make_part
+from data_pipelines.preprocess.plan import Task
+from data_pipelines.preprocess.sandbox.sandbox import Sandbox
+from data_pipelines.preprocess.shards import read_part, write_part
 from data_pipelines.preprocess.sources.opened import content_hash
 from lafp import storage
+from lafp.http.host_gate import HostGate
 from tests.http_server import serving
 from tests.labeled_source import go_through, select
 from tests.synthetic_video import moving_square, write_video
@@ -121,6 +128,54 @@ def test_members_that_are_no_videos_are_rejects_and_the_others_clips(tmp_path, v
         ("x.tar#e.mp4", "not_a_video"),
         ("x.tar#no_suffix", "not_a_video"),
     ]
+
+
+def test_members_are_counted_as_the_files_of_a_folder_are(tmp_path, videos):
+    good = videos[0].read_bytes()
+    files = {"a.mp4": good, "b.json": b"{}", "c.JSON": b"{}", "d.jpg": b"\xff\xd8\xff", "e": b"?"}
+    files |= {"f.cls": b"7", "g.unheard": videos[1].read_bytes(), "h.npz": b"PK", "i.mp4": b""}
+    files |= {f"j.tfrecord-0000{i}-of-2": b"?" for i in range(2)}
+    (tmp_path / "folder").mkdir()
+    for name, data in files.items():
+        (tmp_path / "folder" / name).write_bytes(data)
+    members = [("k/", (tarfile.DIRTYPE, "")), *files.items(), ("l.mp4", (tarfile.FIFOTYPE, ""))]
+    os.mkfifo(tmp_path / "folder/l.mp4")
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    in_folder, in_tar = (count(tmp_path / name, tmp_path) for name in ("folder", "x.tar"))
+    kinds = {".json": 2, ".jpg": 1, ".npz": 1, ".tfrecord": 2, "a named pipe": 1}
+    for counts, num_more in ((in_folder, 0), (in_tar, 1)):  # the tar is a file too
+        assert {kind["what"]: kind["files"] for kind in counts["left_out"]} == kinds
+        assert (counts["seen"], counts["read"]) == (12 + num_more, 5 + num_more)
+    example = {kind["what"]: kind["example"] for kind in in_tar["left_out"]}[".json"]
+    assert example == f"{tmp_path}/x.tar#b.json"
+
+
+def count(source, scratch):
+    """Files of a source in the summary, from a part that is stored and read again."""
+    cfg, listed = replace(CFG, source=str(source)), FileCounts()
+    with Sandbox(cfg, HostGate()) as sandbox:
+        inputs = [sandbox.rows(item) for item in list_inputs(cfg, listed)]
+        write_part(inputs, str(scratch), "part.tar")
+    counts = FileCounts.from_dict(json.loads(json.dumps(listed.to_dict())))
+    for rows in read_part(str(scratch), "part"):
+        counts.add_members(rows)
+    return counts.to_dict()
+
+
+@pytest.mark.parametrize("is_tar", [False, True])
+def test_sidecars_of_unknown_kinds_do_not_stop_a_job_for_its_rejects(tmp_path, videos, is_tar):
+    files = {f"{i}.mp4": video.read_bytes() for i, video in enumerate(videos)}
+    files |= {f"{i}.{kind}": b"7" for i in range(4) for kind in ("cls", "unheard", "id")}
+    (tmp_path / "x").mkdir()
+    if is_tar:
+        (tmp_path / "x/x.tar").write_bytes(tar_bytes(files.items()))
+    else:
+        for name, data in files.items():
+            (tmp_path / "x" / name).write_bytes(data)
+    cfg = replace(CFG, source=str(tmp_path / "x"))
+    task = Task(part="000000/part", items=tuple(list_inputs(cfg)))
+    made = make_part(cfg, task, str(tmp_path / "work"))
+    assert (made.num_videos, made.num_empty, made.rejects.spans["not_a_video"]) == (4, 0, 12)
 
 
 def test_a_tar_larger_than_the_limit_of_one_video_is_streamed(tmp_path, videos):
