@@ -415,7 +415,7 @@ def test_what_is_not_there_is_a_config_error(run, tmp_path):
 def test_the_command_line_goes_on_after_a_sigkill(run, source):
     command = [sys.executable, "-m", "ray_jobs.takedown", f"output={run}"]
     (run / "lam").mkdir()
-    journal = run / "shards/videos/job.json"
+    journal = run / "shards/videos/takedown.json"
     video = f"video_uri={source / 'b.mp4'}"
     running = subprocess.Popen([*command, video], cwd=ROOT)
     while not journal.is_file():  # without a rest: it is there for milliseconds
