@@ -1,8 +1,8 @@
-"""Demonstrations: an environment's expert, rendered to mp4 on Ray tasks.
+"""Renders demonstrations of an environment's expert to mp4, in Ray tasks.
 
 ``videos/`` looks like any corpus of videos: ``episode_000123.mp4``, no labels. ``labeled/`` and
-``labeled_val/`` hold a few other episodes whose ``episode_000123.npz`` has the actions. Episodes
-are functions of their seeds, and seeds of (``seed``, subset, number): what is written does not
+``labeled_val/`` hold a few other episodes, each with its actions in ``episode_000123.npz``. An
+episode depends on its seed only, and its seed on (``seed``, subset, number) only: the files do not
 depend on the number of workers or on interruptions.
 """
 
@@ -32,31 +32,33 @@ Subset = Literal["videos", "labeled", "labeled_val"]
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
-    """Which demonstrations to render."""
+    """Says which demonstrations to render."""
 
     env: Any = choice(ENVS)
     labeled_env: Any = choice(ENVS, default=None)
-    """Where the labeled training episodes are rendered, if elsewhere than the videos: labels often
-    come from other scenes than the footage and the deployment. null: in ``env``."""
+    """The environment of the labeled training episodes, if it differs from that of the videos:
+    labels often come from other scenes than the footage and the deployment. null takes ``env``."""
     labeled_val_env: Any = choice(ENVS, default=None)
-    """Where held-out labeled episodes are rendered, if elsewhere: before background videos that
-    training never saw, say. null: in ``env``."""
+    """The environment of the held-out labeled episodes, if it differs, for example in background
+    videos that training never saw. null takes ``env``."""
     num_episodes: int = 700
-    """Unlabeled episodes: the corpus of videos."""
+    """Number of unlabeled episodes, which are the corpus of videos."""
     num_labeled_episodes: int = 15
-    """Episodes with actions, to train on."""
+    """Number of episodes with actions to train on."""
     num_labeled_val_episodes: int = 30
-    """Episodes with actions, held out from all training."""
+    """Number of episodes with actions that are held out from all training."""
     drop_failed: bool = False
-    """Leave out episodes in which the demonstrator fails, and count them. Needs a task that knows
-    success."""
+    """Leaves out, and counts, episodes in which the expert fails. The environment's task must
+    report success."""
     seed: int = 0
     episodes_per_task: int = 25
-    """Rendered side by side in one Ray task; what an interruption loses at most, per task."""
+    """Number of episodes that one Ray task renders side by side. An interruption loses at most this
+    many per task."""
     encode: EncodeConfig = field(
         default_factory=lambda: EncodeConfig(crf=10, pixel_format="yuv444p")
     )
-    """Near lossless, colour at full resolution: preprocessing encodes again."""
+    """Near lossless with colour at full resolution, because preprocessing encodes the frames
+    again."""
 
     def __post_init__(self) -> None:
         if self.num_episodes < 1 or self.episodes_per_task < 1:
@@ -69,12 +71,12 @@ class CollectConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
 
     def env_of(self, subset: Subset) -> Any:
-        """Config of the environment that a subset is rendered in."""
+        """Returns the config of the environment in which a subset is rendered."""
         own = {"labeled": self.labeled_env, "labeled_val": self.labeled_val_env}.get(subset)
         return self.env if own is None else own
 
     def num_of(self, subset: Subset) -> int:
-        """Episodes of one subset."""
+        """Returns the number of episodes of one subset."""
         return {
             "videos": self.num_episodes,
             "labeled": self.num_labeled_episodes,
@@ -84,7 +86,7 @@ class CollectConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The episodes ``first .. last - 1`` of one subset: the work of one Ray task."""
+    """Holds the work of one Ray task: the episodes ``first .. last - 1`` of one subset."""
 
     subset: Subset
     first: int
@@ -94,31 +96,31 @@ class Batch:
         return self.last - self.first
 
     def record_uri(self, uri: str) -> str:
-        """Where the batch says that it is complete, with an ``EpisodeRecord`` per episode."""
+        """Returns the URI of the ``EpisodeRecord``s' file, which exists once the batch is done."""
         return storage.join(uri, "batches", f"{self.subset}-{self.first:06d}-{self.last:06d}.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRecord:
-    """A row of ``episodes.parquet``."""
+    """Holds one row of ``episodes.parquet``."""
 
     subset: Subset
     episode: int
     seed: int
     num_frames: int
     success: bool | None
-    """None where the task knows no success."""
+    """None where the environment's task does not report success."""
     episode_return: float
     modes: list[int]
-    """Way taken at each fork of the task, -1 where undecided."""
+    """The way taken at each fork of the task, -1 where undecided."""
     num_bytes: int
-    """Size of the mp4; 0 where the episode was dropped."""
+    """Size of the mp4; 0 if the episode was dropped."""
     is_dropped: bool = False
-    """Whether it was left out because the demonstrator failed."""
+    """Whether the episode was left out because the expert failed."""
 
 
 def batches(cfg: CollectConfig) -> list[Batch]:
-    """All work, labeled episodes first: they are few and everything needs them."""
+    """Lists all work, labeled episodes first: they are few, and every later stage needs them."""
     return list(_batches(cfg))
 
 
@@ -131,12 +133,12 @@ def _batches(cfg: CollectConfig) -> Iterator[Batch]:
 
 
 def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
-    """Renders what is missing below ``uri``, then writes ``episodes.parquet``.
+    """Renders the episodes that are missing below ``uri``, then writes ``episodes.parquet``.
 
     Needs Ray to be initialized.
 
     Args:
-        cfg: What to render.
+        cfg: The job's config.
         uri: Folder of the stage, local or S3.
 
     Returns:
@@ -174,7 +176,7 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
 
 
 def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
-    """Renders and writes one batch. The record comes last, so a batch is whole or not there."""
+    """Renders and writes one batch, its record last, so that a batch is complete or absent."""
     env_config = cfg.env_of(batch.subset)
     env: VectorEnv = ENVS.get(env_config.name)(env_config)
     seeds = np.array(
@@ -184,7 +186,9 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     records = []
     successes = result.successes()
     if cfg.drop_failed and result.success is None:
-        raise ConfigError(f"drop_failed: {env.task} knows no success. Set drop_failed=false.")
+        raise ConfigError(
+            f"drop_failed: {env.task} does not report success. Set drop_failed=false."
+        )
     for n, recording in enumerate(result.recordings):
         stem = storage.join(uri, batch.subset, f"episode_{batch.first + n:06d}")
         is_dropped = cfg.drop_failed and not successes[n]
@@ -212,14 +216,14 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
 
 
 def _outcomes(records: Sequence[EpisodeRecord]) -> dict[str, float]:
-    """How well the demonstrators did."""
+    """Returns the experts' success rate, if known, and mean return."""
     success = [record.success for record in records if record.success is not None]
     mean_return = float(np.mean([record.episode_return for record in records]))
     return ({"success": float(np.mean(success))} if success else {}) | {"mean_return": mean_return}
 
 
 def _labels(recording: Recording, modes: np.ndarray, env: VectorEnv) -> bytes:
-    """The sidecar: one row per frame, the last action zero because no frame follows it."""
+    """Encodes the labels: one row per frame. The last action is zero, as no frame follows it."""
     spec = env.action_spec
     no_action = np.zeros_like(recording.actions[:1])
     arrays = {

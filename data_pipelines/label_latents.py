@@ -1,7 +1,7 @@
-"""Runs a finished LAM over a shard set, once: one Ray task makes the latents of one shard.
+"""Computes the latent actions of a shard set with a finished LAM, one Ray task per shard.
 
-The result depends on the LAM and the shards only. Every shard's latents are stored whole before
-they count, so the same command resumes.
+The result depends on the LAM and the shards only. A shard's latents count as done only when all of
+them are stored, so running the command again resumes.
 """
 
 import functools
@@ -33,18 +33,18 @@ from lafp.video import decode_clip
 
 @dataclass(frozen=True, kw_only=True)
 class LabelLatentsConfig:
-    """The latent actions of one LAM for every frame pair of one shard set."""
+    """Says which LAM computes the latent actions of which shard set."""
 
     name: str = "videos"
-    """Of the latent set: the run's folder latents/<name>."""
+    """Name of the latent set, which is the run's folder latents/<name>."""
     shards: str | None = None
-    """Shard set of videos; the run's own ``shards/videos`` if null."""
+    """Shard set of videos; null takes the run's own ``shards/videos``."""
     lam: str | None = None
-    """Folder of a finished LAM; the run's own ``lam`` if null."""
+    """Folder of a finished LAM; null takes the run's own ``lam``."""
     batch_size: int = may_change(default=256)
     """Frame pairs per forward pass."""
     use_gpu: bool = may_change(default=False)
-    """Each task takes one GPU instead of only one CPU."""
+    """Gives each task one GPU besides its CPU."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -54,7 +54,7 @@ class LabelLatentsConfig:
 
 
 def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> dict[str, Any]:
-    """Makes the latent set of one shard set below ``uri``, resuming what it finds there.
+    """Computes the latent set of one shard set below ``uri``; resumes an earlier run.
 
     Needs Ray to be initialized.
 
@@ -95,8 +95,8 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
 
 
 def shard_names(shards: str) -> list[str]:
-    """File names of a set's shards, of all splits."""
-    open_shard_set(shards)  # a clear error when there is none
+    """Lists the file names of a set's shards, of all splits."""
+    open_shard_set(shards)  # raises a clear error if the folder holds no shard set
     with storage.local_file(storage.join(shards, "manifest.parquet")) as path:
         return sorted(pq.read_table(path, columns=["shard"])["shard"].to_pylist())
 
@@ -104,7 +104,7 @@ def shard_names(shards: str) -> list[str]:
 def label_shard(
     shards: str, shard: str, lam_uri: str, uri: str, batch_size: int, use_gpu: bool
 ) -> None:
-    """The work of one Ray task: the latents of every clip of one shard, stored.
+    """Computes and stores the latents of every clip of one shard, as one Ray task.
 
     A clip that does not decode, or whose latents are not finite, becomes a reject.
     """
@@ -141,13 +141,13 @@ class _UnlabeledError(Exception):
 
 @functools.lru_cache(maxsize=1)
 def _lam(uri: str, device: str) -> Lam:
-    """Kept from task to task of a worker process."""
+    """Loads a LAM and keeps it for the next task of this worker process."""
     return load_lam(uri, device)
 
 
 def _label(lam: Lam, location: ClipLocation, video: bytes | None, batch_size: int) -> np.ndarray:
     if video is None:
-        raise _UnlabeledError("damaged", "the shard's checksum is not that of its entry")
+        raise _UnlabeledError("damaged", "the shard's checksum differs from the one in its entry")
     try:
         frames = decode_clip(video)
     except ValueError as error:
@@ -157,7 +157,7 @@ def _label(lam: Lam, location: ClipLocation, video: bytes | None, batch_size: in
         raise _UnlabeledError("damaged", detail)
     latents = lam.label_clip(frames, batch_size)
     if not np.isfinite(latents).all():
-        raise _UnlabeledError("not_finite", "the LAM gives NaN or infinity")
+        raise _UnlabeledError("not_finite", "the LAM's latents hold NaN or infinity")
     return latents
 
 

@@ -1,4 +1,4 @@
-"""The tables of a latent set, from the entries of its files. Torch-free."""
+"""Writes the tables of a latent set from the entries of its files. Needs no torch."""
 
 from collections import Counter
 from collections.abc import Sequence

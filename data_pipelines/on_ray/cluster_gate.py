@@ -1,4 +1,4 @@
-"""The gate of the hosts that are downloaded from, one for all tasks of a cluster."""
+"""Shares one gate of the download hosts among all tasks of a cluster."""
 
 from typing import Any
 
@@ -11,30 +11,30 @@ _keep_alive: list[Any] = []
 
 
 def start_cluster_gate() -> None:
-    """Starts what bounds the rate per host over the whole cluster, for this driver's tasks."""
+    """Starts the actor that limits the request rate per host over the whole cluster."""
     actor = ray.remote(HostGate).options(
         name=_ACTOR, get_if_exists=True, num_cpus=0, max_restarts=-1, max_task_retries=-1
     )
-    _keep_alive[:] = [actor.remote()]  # it lives as long as its handle
+    _keep_alive[:] = [actor.remote()]  # Ray stops an actor when its last handle is gone
 
 
 class ClusterGate(Gate):
-    """``HostGate`` in the process that ``start_cluster_gate`` started, found when it is needed."""
+    """Forwards calls to the ``HostGate`` actor of ``start_cluster_gate``."""
 
     def ask(
         self, host: str, requests_per_s: float, max_connections: int, lease_s: float
     ) -> tuple[float, int | None]:
-        """See ``HostGate.ask``."""
+        """Calls ``HostGate.ask``."""
         asked = _actor().ask.remote(host, requests_per_s, max_connections, lease_s)
         wait_s, lease = ray.get(asked)
         return wait_s, lease
 
     def release(self, host: str, lease: int) -> None:
-        """See ``HostGate.release``."""
+        """Calls ``HostGate.release``."""
         ray.get(_actor().release.remote(host, lease))
 
     def pause(self, host: str, seconds: float) -> None:
-        """See ``HostGate.pause``."""
+        """Calls ``HostGate.pause``."""
         ray.get(_actor().pause.remote(host, seconds))
 
 

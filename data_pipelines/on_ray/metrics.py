@@ -1,7 +1,7 @@
-"""Our own metrics in Ray's Prometheus endpoint, where its ``ray_`` comes before the name.
+"""Publishes our own metrics at Ray's Prometheus endpoint, which prefixes their names with ``ray_``.
 
-The process that drives a job publishes them: it knows what all tasks and workers did. The Grafana
-dashboard is ``infra/monitoring/grafana.json``.
+The driver process of a job publishes them, because it knows the results of all tasks and workers.
+The Grafana dashboard is ``infra/monitoring/grafana.json``.
 """
 
 from collections.abc import Mapping
@@ -25,21 +25,21 @@ _COUNTERS = {
     "lafp_preprocess_videos": "videos done",
     "lafp_preprocess_clips": "clips made",
     "lafp_preprocess_frames": "frames decoded into clips",
-    "lafp_preprocess_rejects": "spans left out, by reason",
+    "lafp_preprocess_rejects": "rejected spans, by reason",
 }
 
 
 def count_videos(
     source: str, num_videos: int, num_clips: int, num_frames: int, reasons: Mapping[str, int]
 ) -> None:
-    """Adds what came of some videos.
+    """Adds the results of some videos to the counters.
 
     Args:
-        source: Name of the shard set that is made.
-        num_videos: How many they were.
-        num_clips: Made from them.
-        num_frames: Of these clips.
-        reasons: Why spans were left out -> how many.
+        source: Name of the shard set in the making.
+        num_videos: Number of videos.
+        num_clips: Number of clips made from the videos.
+        num_frames: Number of frames in these clips.
+        reasons: Reject reason -> number of spans.
     """
     totals = {
         "lafp_preprocess_videos": num_videos,
@@ -60,9 +60,9 @@ def show_training(metrics: Mapping[str, float], run: str, stage: str) -> None:
     """Sets the gauges of a training job.
 
     Args:
-        metrics: Latest value of each, by its name in ``metrics.jsonl``.
+        metrics: Latest value of each metric, by its name in ``metrics.jsonl``.
         run: The run's folder.
-        stage: E.g. ``lam``.
+        stage: The stage's name, e.g. ``lam``.
     """
     with _CHANNEL.guarded():
         for name, value in defined(metrics).items():
@@ -71,7 +71,7 @@ def show_training(metrics: Mapping[str, float], run: str, stage: str) -> None:
 
 
 def _tags(**names: str) -> dict[str, str]:
-    """Ray takes ASCII alone, so other characters are written as their codes."""
+    """Escapes characters that are not ASCII, because Ray accepts only ASCII in tags."""
     return {tag: name.encode("ascii", "backslashreplace").decode() for tag, name in names.items()}
 
 

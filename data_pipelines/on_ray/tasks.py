@@ -1,4 +1,4 @@
-"""Many independent calls as Ray tasks: as many at a time as the cluster is worth, with progress."""
+"""Runs many independent calls as Ray tasks, as many at a time as the cluster has room for."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,11 +11,11 @@ from lafp.runs.progress import Progress
 
 Key = TypeVar("Key")
 
-# Twice the cluster's CPUs: enough that no core waits, and that an autoscaler sees the demand.
+# Twice the cluster's CPUs, so that no core waits and an autoscaler sees waiting tasks.
 _CALLS_PER_CPU = 2
 _MIN_CALLS = 8
 _RECOUNT_S = 10.0
-# A worker or node that goes away is no fault of the call; one that always does is.
+# A call may lose its worker or node through no fault of its own, but not this often.
 _MAX_LOST_WORKERS = 20
 
 
@@ -29,21 +29,21 @@ def stream_tasks(
 ) -> Iterator[tuple[Key, Any]]:
     """Runs ``function(*call)`` for every call, one logical CPU each.
 
-    Calls are taken from the iterable as there is room for them: there may be any number, and their
-    memory is that of twice as many as the cluster has CPUs.
+    It takes a call from the iterable when there is room for it. So there may be any number of
+    calls, and the driver holds at most twice as many as the cluster has CPUs.
 
     Args:
         function: Importable on the workers.
-        calls: Anything that tells the calls apart, and their arguments.
-        num_gpus: Of each task.
-        memory_bytes: Logical memory that Ray keeps for each task.
-        node_labels: Of the nodes that may run them, ``key=value`` each.
+        calls: Pairs of a key that identifies the call and its arguments.
+        num_gpus: GPUs of each task.
+        memory_bytes: Logical memory that Ray reserves for each task.
+        node_labels: Labels of the nodes that may run the tasks, ``key=value`` each.
 
     Yields:
         Key and result of each call, in the order of completion.
 
     Raises:
-        ray.exceptions.RayError: A call failed. Those that lost their worker or node are retried.
+        ray.exceptions.RayError: A call failed. Calls that lost their worker or node are retried.
     """
     task = ray.remote(function).options(
         num_cpus=1,
@@ -79,16 +79,16 @@ def run_tasks(
     num_done: int = 0,
     num_gpus: float = 0,
 ) -> Iterator[tuple[int, Any]]:
-    """``stream_tasks`` of known calls, with a progress line.
+    """Runs a known list of calls with ``stream_tasks`` and shows a progress line.
 
     Args:
         function: Importable on the workers.
-        calls: Arguments.
+        calls: Arguments of each call.
         sizes: Units of work in each call, for the progress line.
-        label: Names the work in the progress line.
-        unit: Of ``sizes``, in the plural.
+        label: Name of the work in the progress line.
+        unit: Plural name of the units in ``sizes``.
         num_done: Units that an earlier run finished.
-        num_gpus: Of each task.
+        num_gpus: GPUs of each task.
 
     Yields:
         Index of the call and its result, in the order of completion.

@@ -1,4 +1,4 @@
-"""Statistics of a set's actions per dimension, added up from what each clip contributes."""
+"""Computes a set's action statistics per dimension from the sums that each clip contributes."""
 
 # Shape suffixes in this file: T rows, A action dimensions.
 
@@ -10,22 +10,22 @@ import numpy as np
 from data_pipelines.preprocess.rows import LabelSums
 
 QUANTILES = {"q01": 0.01, "q99": 0.99}
-# DDSketch (Masson et al., VLDB 2019): buckets that grow by this factor give quantiles to half of
-# its excess, 0.1 % of their value, in any order of adding up.
+# DDSketch (Masson et al., VLDB 2019): buckets that grow by the factor 1 + 2e give quantiles within
+# a share e of their value, here 0.1 %, in whatever order clips are added.
 _GROWTH = 1.002
 _TINY = 1e-9
-"""Smaller values are 0."""
+"""Values with a smaller magnitude count as 0."""
 
 
 def label_sums(
     action_TA: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None
 ) -> LabelSums:
-    """What one clip contributes.
+    """Computes the sums that one clip contributes.
 
     Args:
         action_TA: float [T, A], or int [T] when discrete; one row per pair.
-        low: [A]: bounds of the action space, where the labels give them.
-        high: The same.
+        low: [A]: lower bounds of the action space, where the labels give them.
+        high: [A]: upper bounds, likewise.
     """
     if action_TA.ndim == 1:
         choices = int(action_TA.max(initial=-1)) + 1
@@ -49,7 +49,7 @@ def label_sums(
 
 
 class ActionStatistics:
-    """Sums over clips."""
+    """Adds up the sums of clips and computes statistics from them."""
 
     def __init__(self) -> None:
         self.num_rows = 0
@@ -64,7 +64,7 @@ class ActionStatistics:
         self._buckets: list[Counter[int]] = []
 
     def add(self, sums: LabelSums) -> None:
-        """Adds a clip of the same kind as those before."""
+        """Adds one clip, which must have the same kind of actions as the clips before it."""
         self.num_rows += sums.num_rows
         self.num_choices = max(self.num_choices, sums.num_choices)
         self.is_bounded &= sums.is_bounded
@@ -79,7 +79,7 @@ class ActionStatistics:
                 counter[bucket] += count
 
     def per_dimension(self) -> dict[str, list[float]]:
-        """``mean``, ``std``, ``min``, ``max``, and the quantiles to 0.1 % of their value."""
+        """Returns ``mean``, ``std``, ``min``, ``max``, and quantiles to 0.1 % of their value."""
         mean = self._total / self.num_rows
         variance = self._total_squares / self.num_rows - mean**2
         found = {
@@ -94,7 +94,7 @@ class ActionStatistics:
         return found
 
     def _quantile(self, counter: Counter[int], share: float) -> float:
-        """The smallest value that at least this share of the rows does not exceed."""
+        """Returns the smallest value that at least this share of the rows does not exceed."""
         buckets = np.array(sorted(counter))
         counts = np.cumsum([counter[bucket] for bucket in buckets])
         found = int(buckets[np.searchsorted(counts, share * self.num_rows - 1e-9)])
@@ -104,7 +104,7 @@ class ActionStatistics:
 
 
 def _buckets(action_TA: np.ndarray) -> np.ndarray:
-    """Numbers of buckets, int64 [T, A], ascending with the values; 0 holds 0."""
+    """Returns bucket numbers, int64 [T, A], which ascend with the values; bucket 0 holds 0."""
     size_TA = np.abs(action_TA)
     power_TA = np.ceil(np.log(np.maximum(size_TA, _TINY) / _TINY) / np.log(_GROWTH))
     return (np.sign(action_TA) * np.where(size_TA > _TINY, power_TA + 1, 0)).astype(np.int64)

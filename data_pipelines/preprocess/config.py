@@ -1,4 +1,4 @@
-"""The config of `preprocess`: one source of videos -> one shard set."""
+"""Defines the config of `preprocess`, which turns one source of videos into one shard set."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,16 +19,16 @@ from lafp.video.decoders.pyav import PyAVConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TasksConfig:
-    """How the work is dealt out. It changes nothing about the shards."""
+    """Says how the work is divided among tasks. It does not change the shards."""
 
     videos_per_task: int = 8
     bytes_per_task: int = 64 * 2**20
-    """A task takes videos until it has this many bytes or ``videos_per_task``: what an
-    interruption loses per core at most."""
+    """A task takes videos until it has this many bytes or ``videos_per_task`` videos. An
+    interruption loses at most this much work per core."""
     memory_bytes: int = 512 * 2**20
-    """Logical memory that Ray keeps for each task."""
+    """Logical memory that Ray reserves for each task."""
     node_labels: tuple[str, ...] = ()
-    """``["role=decode"]``: only on nodes that were started with these labels."""
+    """``["role=decode"]`` runs tasks only on nodes that were started with this label."""
 
     def __post_init__(self) -> None:
         label_selector(self.node_labels)
@@ -39,42 +39,44 @@ class TasksConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """One source of videos, and the shard set to make of it."""
+    """Names one source of videos and says how to turn it into a shard set."""
 
     source: str | None = None
     """A folder (searched to any depth), a glob, one file, s3://bucket/prefix, or a list of URIs
-    (.txt, .csv, .jsonl, .parquet). null takes what `collect` wrote in the same run: its videos, or
-    with `labels` its labeled episodes."""
+    (.txt, .csv, .jsonl, .parquet). null takes the videos that `collect` wrote in the same run or,
+    with `labels`, its labeled episodes."""
     val_source: str | None = None
-    """Videos for validation only; all of `source` is then for training."""
+    """Videos for validation only. If set, all of `source` is for training."""
     uri_column: str = "uri"
-    """Of a list that is .csv, .jsonl or .parquet: the column with the local, s3:// or http(s)://
-    URIs. Relative paths begin at the list's folder."""
+    """For a list that is .csv, .jsonl or .parquet: the column that holds local, s3:// or http(s)://
+    URIs. Relative paths start at the list's folder."""
     http: HttpConfig = field(default_factory=HttpConfig, metadata={"may_change": True})
     name: str = "videos"
-    """Name of the source; the shard set is the run's folder shards/<name>."""
+    """Name of the source. The shard set is the run's folder shards/<name>."""
     labels: LabelsConfig | None = None
-    """Set it ({} takes the defaults) where the source has actions."""
+    """Set this ({} takes the defaults) if the source has actions."""
     decoder: Any = choice(VIDEO_DECODERS, default=PyAVConfig())
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     resize: ResizeConfig = field(default_factory=ResizeConfig)
     optical_flow: OpticalFlowConfig | None = None
-    """Set it ({} takes the defaults) to store flow between frames, for the objective `laof`."""
+    """Set this ({} takes the defaults) to store optical flow between frames, for the objective
+    `laof`."""
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     piece_s: float = 1200.0
-    """Longer videos are cut into pieces of about this length, which tasks share; each is decoded
-    from a key frame before it on."""
+    """Longer videos are cut into pieces of about this length, which separate tasks may process.
+    Each piece is decoded from the last key frame before it."""
     val_fraction: float = 0.05
-    """Share of the videos that is held out, chosen by the hash of their content; at least one
-    video if this is not 0. Unused with `val_source`."""
+    """Share of the videos that is held out for validation, chosen by the hash of their content; at
+    least one video unless this is 0. Unused with `val_source`."""
     max_reject_fraction: float = may_change(default=0.9)
-    """Stop if more than this share of the videos gives no clip: then the source or the config is
-    wrong."""
+    """The job stops if more than this share of the videos gives no clip: then the source or the
+    config is wrong."""
     deadline_h: float | None = may_change(default=None)
-    """For `--dry-run`: it says how many nodes like this machine finish in that time."""
+    """Hours within which the job should finish. `--dry-run` then says how many nodes like this
+    machine that takes."""
     tasks: TasksConfig = field(default_factory=TasksConfig, metadata={"may_change": True})
 
     def __post_init__(self) -> None:

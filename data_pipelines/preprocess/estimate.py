@@ -1,4 +1,4 @@
-"""What a source would become, from decoding a sample of its videos. Writes nothing."""
+"""Estimates the result and cost of preprocessing a source by decoding a sample. Writes nothing."""
 
 import math
 import os
@@ -11,7 +11,14 @@ from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.estimate_sample import Estimated, Sample, draw
 from data_pipelines.preprocess.label_kinds import LabelKinds
 from data_pipelines.preprocess.rejects import RejectRow
-from data_pipelines.preprocess.rows import EncodedClip, LongVideo, Row, VideoItem, VideoRow, settled
+from data_pipelines.preprocess.rows import (
+    EncodedClip,
+    LongVideo,
+    Row,
+    VideoItem,
+    VideoRow,
+    apply_rollbacks,
+)
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from lafp.http.host_gate import HostGate
 from lafp.runs.progress import duration
@@ -19,20 +26,20 @@ from lafp.runs.wording import byte_size, counted, number
 
 MIN_SAMPLED, MAX_SAMPLED = 24, 256
 CLOSE_ENOUGH = 1.2
-"""No more inputs are decoded where work and clips are known within this factor."""
+"""Sampling stops once work and number of clips are known within this factor."""
 BUDGET_CPU_S, BUDGET_S = 60.0, 150.0
-"""Nor after this much work, or this time (downloads, a busy machine), if there are at least
-``MIN_IN_TIME``."""
+"""Sampling also stops after this much CPU time or wall-clock time (downloads or a busy machine can
+be slow), once at least ``MIN_IN_TIME`` inputs are measured."""
 MIN_IN_TIME = 8
 PIECE_S = 60.0
-"""Of a longer video, one piece of about this length is decoded."""
+"""From a longer video, only one piece of about this length is decoded."""
 TIMEOUT_S = 20.0
-"""Per piece: a slow one is judged by its beginning."""
+"""Time-out per piece. The part of a slow piece that was decoded by then stands for all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """Of one input, as if it had been gone through to its end."""
+    """Holds the cost and yield of one input, extrapolated to its end where a part was decoded."""
 
     cpu_s: float
     num_clips: float
@@ -41,7 +48,7 @@ class _Measured:
     video_s: float
 
     def plus(self, other: "_Measured", share: float) -> "_Measured":
-        """With a part that is ``share`` of the video."""
+        """Adds measurements of a part that is ``share`` of the video, scaled up to the whole."""
         sums = (a + b / share for a, b in zip(astuple(self), astuple(other), strict=True))
         return _Measured(**dict(zip(vars(self), sums, strict=True)))
 
@@ -97,17 +104,17 @@ def _is_enough(sample: Sample, measured: list[_Measured], is_late: bool) -> bool
 
 def _measure_one(sandbox: Sandbox, item: VideoItem, kinds: LabelKinds) -> _Measured:
     before_s = sandbox.cpu_s
-    rows = settled(sandbox.rows(item, may_defer=True))
+    rows = apply_rollbacks(sandbox.rows(item, may_defer=True))
     opened_s = sandbox.cpu_s - before_s
     long_video = next((row for row in rows if isinstance(row, LongVideo)), None)
     if long_video is None:
         return _of_rows(rows, opened_s, kinds)
     spans_s = long_video.spans_s
-    # Any piece, not the first one: beginnings are titles.
+    # A piece chosen by hash, not the first one: videos often begin with titles.
     piece = int(sha256(item.uri.encode(errors="surrogateescape")).hexdigest(), 16) % len(spans_s)
     before_s = sandbox.cpu_s
-    rows = settled(sandbox.rows(replace(item, piece=piece)))
-    decoded_s = max(0.0, sandbox.cpu_s - before_s - opened_s)  # it was opened once more
+    rows = apply_rollbacks(sandbox.rows(replace(item, piece=piece)))
+    decoded_s = max(0.0, sandbox.cpu_s - before_s - opened_s)  # the video was opened a second time
     share = (spans_s[piece][1] - spans_s[piece][0]) / long_video.video.duration_s
     opened = _Measured(cpu_s=opened_s, num_clips=0.0, clip_s=0.0, clip_bytes=0.0, video_s=0.0)
     return opened.plus(_of_rows(rows, decoded_s, kinds), share)
@@ -164,7 +171,7 @@ def _expected(cfg: PreprocessConfig, sample: Sample, measured: list[_Measured]) 
 
 
 def _range(found: Estimated, written: Callable[[float], str]) -> str:
-    """The interval in parentheses; empty where everything was looked at."""
+    """Formats the interval in parentheses; empty if every input was measured."""
     if found.factor == 1:
         return ""
     return f" ({written(found.low)} to {written(found.high)})"

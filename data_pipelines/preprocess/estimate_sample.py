@@ -1,10 +1,10 @@
-"""A sample of a listing in which large inputs are likelier, and what it says about all of them.
+"""Samples a listing so that large inputs are likelier, and estimates totals over all inputs.
 
-Priority sampling (Duffield, Lund and Thorup, 2007, arXiv:cs/0509026): an input of weight w gets
-the priority w / u, u uniform in (0, 1]. The n highest priorities are the sample. With the
-(n + 1)-th as threshold tau, an input stands for 1 / p of its like, p = min(1, w / tau). It takes
-one pass over the listing, and an input larger than tau is certain to be in the sample. u is a hash
-of the URI, so the sample is the same every time.
+Priority sampling (Duffield, Lund and Thorup, 2007, arXiv:cs/0509026): an input of weight w gets the
+priority w / u, u uniform in (0, 1]. The inputs with the n highest priorities are the sample. With
+the (n + 1)-th priority as threshold tau, an input was sampled with probability p = min(1, w / tau),
+so it counts 1 / p times. The sample takes one pass over the listing, and always holds every input
+with a weight above tau. u is a hash of the URI, so the sample is the same every time.
 """
 
 import heapq
@@ -16,25 +16,25 @@ from hashlib import sha256
 from data_pipelines.preprocess.rows import VideoItem
 
 _BASE_BYTES = 2**18
-"""What an input costs beside its bytes: opening one takes as long as this many."""
+"""Weight of an input besides its bytes: opening it takes about as long as decoding this many."""
 _UNSIZED_BYTES = 2**22
-"""Of inputs whose size the listing does not know."""
+"""Size assumed for inputs whose size the listing does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The inputs that may be looked at, the likeliest first."""
+    """Holds the sampled inputs, in descending order of priority."""
 
     items: Sequence[VideoItem]
     priorities: Sequence[float]
-    """Of ``items``, and of the next one where there is one."""
+    """Priorities of ``items``, and of the next input if there is one."""
     num_inputs: int
     num_bytes: int
     total_weight: float
-    """Of all inputs."""
+    """Sum of the weights of all inputs."""
 
     def estimate(self, values: Sequence[float]) -> "Estimated":
-        """The total over all inputs of what was measured on the first of ``items``.
+        """Estimates a total over all inputs from values measured on the first of ``items``.
 
             sum y / p, times the known total of w over its own estimate
 
@@ -59,24 +59,24 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimated:
-    """A total, and the factor by which it may be off (two standard errors)."""
+    """Holds a total, and the factor by which it may be off (two standard errors)."""
 
     mean: float
     factor: float
 
     @property
     def low(self) -> float:
-        """Lower end of the interval."""
+        """Returns the lower end of the interval."""
         return self.mean / self.factor
 
     @property
     def high(self) -> float:
-        """Upper end of the interval."""
+        """Returns the upper end of the interval."""
         return self.mean * self.factor
 
 
 def draw(items: Iterable[VideoItem], most: int) -> Sample:
-    """Goes through a listing, remembering ``most`` inputs and one priority more."""
+    """Goes through a listing and keeps ``most`` inputs and one more priority."""
     num_inputs = num_bytes = 0
     total_weight = 0.0
     heap: list[tuple[float, int, VideoItem]] = []
@@ -96,10 +96,10 @@ def draw(items: Iterable[VideoItem], most: int) -> Sample:
 
 
 def weight_of(item: VideoItem) -> float:
-    """What an input is expected to cost, in bytes."""
+    """Returns the expected cost of an input, in bytes."""
     return _BASE_BYTES + (item.num_bytes or _UNSIZED_BYTES)
 
 
 def _uniform(uri: str) -> float:
-    """The hash as a number in (0, 1]."""
+    """Hashes a URI to a number in (0, 1]."""
     return (int(sha256(uri.encode(errors="surrogateescape")).hexdigest()[:13], 16) + 1) / 16**13

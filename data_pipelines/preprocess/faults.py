@@ -1,6 +1,6 @@
-"""One input that fails becomes a reject row, and only what concerns the whole job is raised.
+"""Turns the failure of one input into a reject row, and raises what concerns the whole job.
 
-Listing, opening, decoding and reading labels all go through here: readers raise what they like.
+Listing, opening, decoding and reading labels all pass through here, so readers may raise anything.
 """
 
 import errno
@@ -10,15 +10,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from data_pipelines.preprocess.rejects import RejectRow
-from data_pipelines.preprocess.rows import EncodedClip, LongVideo, Row, Undone, VideoItem, VideoRow
+from data_pipelines.preprocess.rows import (
+    EncodedClip,
+    LongVideo,
+    Rollback,
+    Row,
+    VideoItem,
+    VideoRow,
+)
 from lafp.config import ConfigError
 from lafp.storage import CredentialsError, FullError, NotAFileError, UnreachableError
 from lafp.video.decoders.base import VideoError
 
-# Spans of one video touch exactly; this is float rounding over hours.
+# Spans of one video touch exactly; this allows for float rounding over hours.
 TOLERANCE_S = 1e-3
 _OF_THE_JOB = UnreachableError, CredentialsError, FullError, ConfigError, MemoryError
-# Errors of this machine, its disk or its mounts: they would come with any other input too.
+# Errors of this machine, its disk or its mounts: any other input would meet them too.
 _OF_THE_MACHINE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -33,18 +40,18 @@ _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 def concerns_the_job(error: BaseException) -> bool:
-    """Whether no other input would fare better."""
+    """Says whether the error would hit every other input as well."""
     if isinstance(error, _OF_THE_JOB):
         return True
     return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
 
 
 def video_error(error: Exception, otherwise: str = "failed") -> VideoError:
-    """Reason and detail of the reject row for what an input has raised.
+    """Converts an exception of an input to the reason and detail of its reject row.
 
     Args:
-        error: Anything.
-        otherwise: The reason for what is neither a ``VideoError`` nor an ``OSError``.
+        error: Any exception.
+        otherwise: The reason for an error that is neither a ``VideoError`` nor an ``OSError``.
 
     Raises:
         Exception: ``error`` itself, if it concerns the whole job.
@@ -68,15 +75,15 @@ def video_error(error: Exception, otherwise: str = "failed") -> VideoError:
     return VideoError(reason, storable_text(detail))
 
 
-def guarded(rows: Iterator[Row | Undone], item: VideoItem) -> Iterator[Row | Undone]:
-    """The rows of one open video, whatever happens meanwhile: what is left of it becomes a reject.
+def guarded(rows: Iterator[Row | Rollback], item: VideoItem) -> Iterator[Row | Rollback]:
+    """Yields the rows of one open video; if it fails, the rest of the video becomes a reject.
 
-    Rows that do not cover the video's seconds once and only once are a fault of lafp. Even that
-    costs this video, not the job.
+    Rows that do not cover each second of the video exactly once are a fault of lafp. Even such a
+    fault costs only this video, not the job.
 
     Args:
         rows: The video's row, then its clips and rejects.
-        item: Input that the video is in, with the video's own URI.
+        item: The input that holds the video, with the video's own URI.
     """
     progress = VideoProgress()
     try:
@@ -91,13 +98,13 @@ def guarded(rows: Iterator[Row | Undone], item: VideoItem) -> Iterator[Row | Und
             return
         yield progress.give_up(found.reason, found.detail)
     if progress.video is not None and (what := progress.uneven()):
-        yield Undone()
+        yield Rollback()
         yield progress.video
         yield _reject(progress.video, *progress.whole_s, "failed", f"{what}. Please report this")
 
 
 class VideoProgress:
-    """How far the rows of one video cover it."""
+    """Tracks how far the rows of one video cover it."""
 
     def __init__(self) -> None:
         self.video: VideoRow | None = None
@@ -106,20 +113,20 @@ class VideoProgress:
 
     @property
     def whole_s(self) -> tuple[float, float]:
-        """The span that clips and rejects must cover."""
+        """Returns the span in seconds that clips and rejects must cover."""
         assert self.video is not None
         return self.video.span_s or (0.0, self.video.duration_s)
 
     @property
     def covered_s(self) -> float:
-        """Up to where they do."""
+        """Returns the time up to which clips and rejects cover the video."""
         return self.spans[-1][1] if self.spans else self.whole_s[0]
 
     def uneven(self) -> str:
-        """What is wrong if they leave gaps or overlap, or do not end where the video does."""
+        """Describes gaps or overlaps of the rows, or a wrong end; empty if there are none."""
         return "" if self._is_long else uneven(self.spans, *self.whole_s)
 
-    def add(self, row: Row | Undone) -> None:
+    def add(self, row: Row | Rollback) -> None:
         """Takes note of the next row."""
         if isinstance(row, VideoRow):
             self.video, self.spans = row, []
@@ -131,7 +138,7 @@ class VideoProgress:
             self._is_long = True
 
     def give_up(self, reason: str, detail: str) -> RejectRow:
-        """What is left of the video becomes a reject."""
+        """Makes one reject of the rest of the video."""
         assert self.video is not None
         end_s = self.whole_s[1]
         row = _reject(self.video, min(self.covered_s, end_s), end_s, reason, detail)
@@ -140,11 +147,13 @@ class VideoProgress:
 
 
 def uneven(spans: Iterable[tuple[float, float]], start_s: float, end_s: float) -> str:
-    """Where clips and rejects do not cover a video once and only once; empty if they do."""
+    """Describes where clips and rejects leave gaps or overlap; empty if they do neither."""
     covered_s, is_empty = start_s, True
     for low_s, high_s in sorted(spans):
         if abs(low_s - covered_s) > TOLERANCE_S:
-            return f"clips and rejects cover it up to {covered_s:.3f} s and go on at {low_s:.3f} s"
+            return (
+                f"clips and rejects cover it up to {covered_s:.3f} s and continue at {low_s:.3f} s"
+            )
         covered_s, is_empty = high_s, False
     if is_empty or abs(covered_s - end_s) > TOLERANCE_S:
         return f"clips and rejects cover {covered_s:.3f} s of its {end_s:.3f} s"
@@ -177,10 +186,10 @@ def _reject(video: VideoRow, start_s: float, end_s: float, reason: str, detail: 
     )
 
 
-def _storable(row: Row | Undone) -> Row | Undone:
+def _storable(row: Row | Rollback) -> Row | Rollback:
     return replace(row, detail=storable_text(row.detail)) if isinstance(row, RejectRow) else row
 
 
 def storable_text(text: str) -> str:
-    """Text that tables and JSON can hold: messages may quote bytes that are no characters."""
+    """Escapes bytes that are no characters: messages may quote them, but JSON cannot hold them."""
     return text.encode(errors="backslashreplace").decode()

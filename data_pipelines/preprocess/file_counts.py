@@ -16,14 +16,14 @@ class FileCounts:
     """Counts files while they are listed, and members of tars when those have been read."""
 
     num_read: int = 0
-    """Those that become inputs, and so clips or reject rows."""
+    """Number of files that become inputs, and so clips or reject rows."""
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """What and why -> number of files."""
+    """Kind of file and reason -> number of files."""
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
-    """What and why -> URI of the first."""
+    """Kind of file and reason -> URI of the first such file."""
 
     def inputs(self, listed: Iterable[VideoItem | LeftOut]) -> Iterator[VideoItem]:
-        """Those that are read; all are counted on the way."""
+        """Passes on the files that are read, and counts all files on the way."""
         for found in listed:
             if isinstance(found, VideoItem):
                 self.num_read += 1
@@ -60,7 +60,7 @@ class FileCounts:
         return counts
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, the most frequent first."""
+        """Returns the counts ready for JSON, the most frequent kind first."""
         left_out = [
             {"what": what, "why": why, "files": num, "example": self.examples[what, why]}
             for (what, why), num in self.left_out.most_common()

@@ -1,9 +1,9 @@
-"""`preprocess`, top to bottom: list -> plan -> parts -> select -> shards -> tables.
+"""Runs `preprocess`: list -> plan -> parts -> select -> shards -> tables.
 
-Every arrow's result is stored before the next begins, so that the same command resumes: the plan of
-tasks, each part, each shard. What the shards hold does not depend on the tasks' number or order.
-The driver holds a chunk of the plan and a shard's rows at a time, whatever the size of the corpus;
-what must be sorted lies in a database on its disk.
+Each arrow stores its result (the plan of tasks, each part, each shard) before the next begins, so
+that the same command resumes. The shards do not depend on the number or order of tasks. The driver
+holds one chunk of the plan and the rows of one shard at a time, whatever the size of the corpus;
+rows that must be sorted lie in a database on its disk.
 """
 
 import json
@@ -41,12 +41,12 @@ from lafp.storage import strict_json
 
 
 def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
-    """Makes the shard set of one source below ``uri``, resuming what it finds there.
+    """Makes the shard set of one source below ``uri``; resumes an earlier run.
 
     Needs Ray to be initialized.
 
     Args:
-        cfg: The job's config; ``source`` is set.
+        cfg: The job's config, with ``source`` set.
         uri: Folder of the stage, local or S3.
 
     Returns:
@@ -68,7 +68,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
         with telling_rejects(uri), open_catalog(plan, files) as catalog:
             reject_taken_down(catalog, read_takedowns(uri))
             select_clips(catalog, cfg)
-            write_rejects(uri, catalog.rejects())  # first: they tell why what follows may fail
+            write_rejects(uri, catalog.rejects())  # first: they explain an error in the next steps
             spec = shard_set(catalog, cfg)
             plans = plan_shards(catalog.kept_clips(), cfg.shards.max_bytes)
             with clips_table(uri, plans) as recorded:
@@ -82,11 +82,11 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
 
 
 def list_inputs(cfg: PreprocessConfig, counts: FileCounts | None = None) -> Iterator[VideoItem]:
-    """Every input of the job, training sources first.
+    """Lists every input of the job, training sources first.
 
     Args:
-        cfg: The job's config; ``source`` is set.
-        counts: Counts all files that are listed, those too that are left out.
+        cfg: The job's config, with ``source`` set.
+        counts: Counts all listed files, including those that are left out.
     """
     return (counts or FileCounts()).inputs(_list_files(cfg))
 
@@ -120,7 +120,7 @@ def open_catalog(plan: Plan, files: FileCounts) -> Iterator[Catalog]:
 
 @contextmanager
 def telling_rejects(uri: str) -> Iterator[None]:
-    """Where the data stops the block, the message ends with where all rejects are."""
+    """Appends the URI of ``rejects.parquet`` to a ConfigError of the block."""
     try:
         yield
     except ConfigError as error:
@@ -130,7 +130,7 @@ def telling_rejects(uri: str) -> Iterator[None]:
 
 @contextmanager
 def rejects_of_made_parts(plan: Plan, uri: str) -> Iterator[None]:
-    """Where the data stops the block, ``rejects.parquet`` tells why, as far as parts are made."""
+    """Writes ``rejects.parquet`` from the parts made so far if the block raises a ConfigError."""
     try:
         yield
     except ConfigError:
@@ -141,7 +141,7 @@ def rejects_of_made_parts(plan: Plan, uri: str) -> Iterator[None]:
 def make_shards(
     cfg: PreprocessConfig, plans: Iterable[ShardPlan], work: str, uri: str
 ) -> list[str]:
-    """Composes the shards that are not there yet: one Ray task makes one shard.
+    """Composes the missing shards, one Ray task per shard.
 
     Returns:
         The names of all shards.
@@ -152,7 +152,7 @@ def make_shards(
         for plan in plans:
             shards.append(plan.shard)
             if not storage.is_file(storage.join(uri, entry_name(plan.shard))):
-                # Stored, not sent: the driver holds one plan, not one for every task that waits.
+                # Stored rather than sent, so that the driver does not hold a plan per waiting task.
                 plan_uri = storage.join(work, "shards", entry_name(plan.shard))
                 storage.write_text(plan_uri, plan.to_json())
                 yield plan.shard, (plan_uri, work, uri)
@@ -172,7 +172,7 @@ def make_shards(
 
 
 def make_shard(plan_uri: str, work: str, uri: str) -> str | None:
-    """The work of one Ray task: composes one shard. Returns what went wrong, if anything."""
+    """Composes one shard, as one Ray task. Returns an error message, or None."""
     try:
         write_shard(ShardPlan.from_json(storage.read_text(plan_uri)), work, uri)
     except OSError as error:

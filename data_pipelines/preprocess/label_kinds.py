@@ -1,6 +1,6 @@
-"""All clips of a shard set have actions, states and conditions of one size.
+"""Checks that all clips of a shard set have actions, states and conditions of one size.
 
-An odd episode among many is a reject. Two robots in one folder are for the user to decide.
+An odd episode among many becomes a reject. If one folder holds two robots, the user must decide.
 """
 
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from data_pipelines.preprocess.select.catalog import Catalog
 from lafp.config import ConfigError
 from lafp.runs.wording import counted
 
-# With more than this share of the clips, another kind is no odd episode but another robot.
+# A kind with more than this share of the clips is another robot, not an odd episode.
 _MAX_ODD_SHARE = 0.1
 
 
 @dataclass
 class LabelKinds:
-    """How many clips there are of each kind, and a video of each."""
+    """Counts the clips of each kind of labels, and keeps the URI of one video for each."""
 
     clips: dict[str, int] = field(default_factory=dict)
     videos: dict[str, str] = field(default_factory=dict)
@@ -33,20 +33,20 @@ class LabelKinds:
             self.videos.setdefault(kind, video_uri)
 
     def merge(self, other: "LabelKinds") -> None:
-        """Adds up two."""
+        """Adds the counts of another ``LabelKinds``."""
         for kind, num_clips in other.clips.items():
             self.add(kind, num_clips, other.videos[kind])
 
     @property
     def usual(self) -> str:
-        """The kind of the most clips; empty without any."""
+        """Returns the most frequent kind; empty if there are no clips."""
         return max(sorted(self.clips), key=lambda kind: self.clips[kind], default="")
 
     def check(self) -> None:
-        """Checks that others than the usual kind are rare.
+        """Checks that kinds other than the usual one are rare.
 
         Raises:
-            ConfigError: They are not; it names a video of both.
+            ConfigError: They are not. The message names a video of each of two kinds.
         """
         if self._num_odd > _MAX_ODD_SHARE * sum(self.clips.values()):
             raise ConfigError(self._two_kinds())
@@ -80,7 +80,7 @@ class LabelKinds:
 
 
 def two_kinds(where: str, kind: str, other: str, other_kind: str) -> str:
-    """The message about two kinds of labels in one source."""
+    """Words the error about two kinds of labels in one source."""
     return (
         f"The source holds labels of two kinds: {where} has {kind}, {other} has {other_kind}. "
         "A shard set holds one kind: name one of them as the source, or choose arrays of one size "
@@ -90,10 +90,10 @@ def two_kinds(where: str, kind: str, other: str, other_kind: str) -> str:
 
 
 def reject_odd_kinds(catalog: Catalog) -> None:
-    """Turns the clips of another than the usual kind into rejects.
+    """Turns clips of any kind but the usual one into rejects.
 
     Raises:
-        ConfigError: There are too many of them to be odd ones.
+        ConfigError: There are too many of them to be odd episodes.
     """
     kinds = LabelKinds()
     for row in catalog.db.execute(

@@ -1,4 +1,4 @@
-"""The last files of a shard set: tables, totals, and the check that nothing was lost."""
+"""Writes the tables and totals of a shard set, and checks that nothing was lost."""
 
 import tempfile
 from collections import defaultdict
@@ -51,10 +51,10 @@ def check_accounts(item: ItemRows) -> None:
 
 
 def check_totals(summary: dict[str, Any]) -> None:
-    """Checks that what was written adds up to what came in.
+    """Checks that the seconds of clips and rejects add up to those of the inputs.
 
     Raises:
-        RuntimeError: It does not, which is a fault of this pipeline.
+        RuntimeError: They do not, which is a fault of this pipeline.
     """
     funnel = summary["funnel"]
     outcomes = [funnel["clips"], *funnel["rejects"].values()]
@@ -76,13 +76,13 @@ class TableWriter:
         self._rows: list[dict[str, Any]] = []
 
     def add(self, row: dict[str, Any]) -> None:
-        """Appends a row. Keys that are no columns are left out."""
+        """Appends a row. Ignores keys that are not columns."""
         self._rows.append(row)
         if len(self._rows) == _ROWS_PER_GROUP:
             self._flush()
 
     def close(self) -> None:
-        """Writes what is left. A table without rows still has its columns."""
+        """Writes the remaining rows. A table without rows still has its columns."""
         self._flush()
         self._writer.close()
 
@@ -96,7 +96,7 @@ class TableWriter:
 def open_table(
     uri: str, row: type, more: dict[str, pa.DataType] | None = None
 ) -> Iterator[TableWriter]:
-    """A table with the columns of a dataclass and ``more``, in its place after the block."""
+    """Opens a table with a dataclass's fields and ``more`` as columns; uploads it at the end."""
     with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
         path = Path(folder) / "table.parquet"
         writer = TableWriter(path, row, more or {})
@@ -114,7 +114,7 @@ def write_rejects(uri: str, rejects: Iterable[RejectRow]) -> None:
 
 @contextmanager
 def clips_table(uri: str, plans: Iterable[ShardPlan]) -> Iterator[Iterable[ShardPlan]]:
-    """The plans, and while they are taken ``clips.parquet`` is written with their clips."""
+    """Passes shard plans on and writes their clips to ``clips.parquet`` on the way."""
     with open_table(
         storage.join(uri, "clips.parquet"), ClipRecord, {"shard": pa.string()}
     ) as table:
@@ -132,7 +132,7 @@ def write_manifest(uri: str, shards: Iterable[str]) -> tuple[int, int]:
     """Writes ``manifest.parquet`` from the shards' entries.
 
     Returns:
-        Number of shards and of their bytes.
+        Number of shards, and of their bytes.
     """
     num_shards = num_bytes = 0
     with open_table(storage.join(uri, "manifest.parquet"), ShardEntry) as table:
@@ -145,7 +145,7 @@ def write_manifest(uri: str, shards: Iterable[str]) -> tuple[int, int]:
 
 
 def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
-    """What is true of every clip of the set.
+    """Describes the whole set: size and rate of frames, counts per split, and action statistics.
 
     Raises:
         ConfigError: There is no clip.
@@ -178,7 +178,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
 
 
 def _action(catalog: Catalog) -> dict[str, Any]:
-    """Fields of ``ActionSpec`` over all clips; statistics over the training clips' pairs."""
+    """Returns the fields of ``ActionSpec``: bounds of all clips, statistics of training pairs."""
     every, train = ActionStatistics(), ActionStatistics()
     for clip in catalog.kept_clips():
         if (sums := clip.label_sums) is None:
@@ -202,15 +202,7 @@ def _action(catalog: Catalog) -> dict[str, Any]:
 def summarize(
     catalog: Catalog, spec: ShardSet, files: dict[str, Any], num_shards: int, num_bytes: int
 ) -> dict[str, Any]:
-    """The stage's summary: totals, and the funnel from files and inputs through rejects to clips.
-
-    Args:
-        catalog: All rows.
-        spec: The shard set.
-        files: What was listed (``FileCounts.to_dict``).
-        num_shards: As ``write_manifest`` counts them.
-        num_bytes: Of all shards.
-    """
+    """Builds the stage's summary: totals, and the funnel from inputs over rejects to clips."""
     in_s = catalog.value("SELECT total(duration_s) FROM videos")
     clip_s = 3600 * spec.num_hours
     by_reason = catalog.db.execute(
@@ -244,7 +236,7 @@ def summarize(
 
 
 def _assumed(catalog: Catalog) -> dict[str, Any]:
-    """Defaults that stand for what no file says: config key -> value, and videos with clips."""
+    """Returns the defaults that stand in for missing data, and how many videos they affect."""
     num_videos = catalog.value(
         "SELECT count(*) FROM videos WHERE is_rate_assumed AND video IN "
         "(SELECT video FROM clips WHERE original IS NULL)"

@@ -1,4 +1,4 @@
-"""Inputs -> parts: all videos decoded, cut and encoded, one Ray task for each part."""
+"""Turns inputs into parts: one Ray task per part decodes, cuts and encodes its videos."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -27,33 +27,34 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.wording import counted
 
-# A source is called wrong only after this many videos.
+# The share of rejected videos is judged only after this many videos.
 _MIN_JUDGED_VIDEOS = 50
-# Parts that are read ahead: S3 answers slowly but to many at a time.
+# Number of parts that are read ahead, because S3 answers slowly but in parallel.
 _NUM_READ_AHEAD = 16
 
 
 @dataclass
 class PartCounts:
-    """What came of the inputs of one part, or of several."""
+    """Counts the results of the inputs of one or more parts."""
 
     num_videos: int = 0
     num_empty: int = 0
-    """Videos without clips."""
+    """Number of videos without clips."""
     num_clips: int = 0
     num_frames: int = 0
-    """Of the clips."""
+    """Number of frames in the clips."""
     video_s: float = 0.0
-    """What was gone through."""
+    """Seconds of video that were processed."""
     unsized_bytes: int = 0
-    """Of inputs whose size the listing did not know, found by opening them."""
+    """Bytes of inputs whose size became known only when they were opened."""
     rejects: RejectCounts = field(default_factory=RejectCounts)
     num_pieces: dict[int, int] = field(default_factory=dict)
-    """Of each long video, by its place in the task: it is left to tasks of its own."""
+    """Index of an input in the task -> number of its pieces, for long videos. Their pieces get
+    tasks of their own."""
     label_kinds: LabelKinds = field(default_factory=LabelKinds)
 
     def add(self, other: "PartCounts") -> None:
-        """Adds up two."""
+        """Adds the counts of other parts."""
         self.num_videos += other.num_videos
         self.num_empty += other.num_empty
         self.num_clips += other.num_clips
@@ -65,11 +66,11 @@ class PartCounts:
 
 
 def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
-    """Makes the parts that are not there yet.
+    """Makes the missing parts.
 
     Raises:
-        ConfigError: More than ``max_reject_fraction`` of the videos give no clip, or labels are of
-            two kinds.
+        ConfigError: More than ``max_reject_fraction`` of the videos give no clip, or there are two
+            kinds of labels.
         StorageError: A task could not read or write.
     """
     counts = PartCounts()
@@ -118,7 +119,7 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
 
 
 def _tasks(plan: Plan) -> Iterator[tuple[Task, bool, list[Task]]]:
-    """Every task, whether its part is there, and the tasks for pieces that are not there yet."""
+    """Yields every task, whether its part exists, and the tasks for its missing pieces."""
     for chunk in range(plan.num_chunks):
         folder = storage.join(plan.work, chunk_folder(chunk))
         found = {info.uri.rpartition("/")[2] for info in storage.list_files(folder)}
@@ -157,11 +158,11 @@ def _check_rejects(cfg: PreprocessConfig, counts: PartCounts) -> None:
 
 
 def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
-    """The work of one Ray task: makes one part.
+    """Makes one part, as one Ray task.
 
     Returns:
-        Counts for the progress line; what is wrong, if the disk or the network fails: Ray would
-        bury it in an exception of its own.
+        Counts for the progress line, or the message of a disk or network error. The message is
+        returned because Ray would wrap a raised error in an exception of its own.
     """
     sandbox = _sandbox(cfg)
     inputs = (sandbox.rows(item, may_defer=True) for item in task.items)
@@ -173,7 +174,7 @@ def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
 
 @lru_cache(maxsize=1)
 def _sandbox(cfg: PreprocessConfig) -> Sandbox:
-    """The one of this worker process; the next task finds it warm."""
+    """Returns the sandbox of this worker process, which the next task reuses."""
     return Sandbox(cfg, ClusterGate())
 
 
@@ -220,14 +221,14 @@ def _judged(listed: VideoItem, item: ItemRows) -> list[VideoRow]:
 
 
 def read_made_parts(plan: Plan) -> Iterator[ItemRows]:
-    """The rows of the parts that are there, when not all of them are."""
+    """Yields the rows of the complete parts, when some parts may be missing."""
     for task, is_done, missing in _tasks(plan):
         if is_done and not missing:
             yield from read_part(plan.work, task.part)
 
 
 def read_parts(plan: Plan) -> Iterator[list[ItemRows]]:
-    """The rows of all parts, in the order of the listing; a few are in memory at a time."""
+    """Yields the rows of all parts in the order of the listing, reading a few parts ahead."""
     parts = (task.part for chunk in range(plan.num_chunks) for task in plan.tasks(chunk))
     with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
         waiting: list[Future[list[ItemRows]]] = []

@@ -1,8 +1,8 @@
-"""How far preprocessing is: by the bytes of the inputs, in seconds of video.
+"""Shows the progress of preprocessing by the bytes of the inputs, in seconds of video.
 
-Files are no measure of work: one is a second long, the next an hour. Their seconds are known only
-when they are opened, their bytes mostly before; so the share that is done is one of bytes, and the
-seconds still to come are extrapolated from it.
+The number of files does not measure work: one video is a second long, the next an hour. The seconds
+of a video are known only once it is opened, its bytes mostly before. So the share that is done is
+counted in bytes, and the total of seconds is extrapolated from it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,14 +15,14 @@ _WORD = "videos"
 
 
 class PartsProgress:
-    """Adds up the work of parts, found and made, and shows it."""
+    """Adds up the work of parts, both found and made, and shows it."""
 
     def __init__(self, name: str, plan: Plan) -> None:
-        """Nothing is done yet.
+        """Starts with nothing done.
 
         Args:
-            name: Of the source.
-            plan: All of the work.
+            name: Name of the source.
+            plan: The plan of all work.
         """
         self.progress = Progress(f"preprocess {name}", plan.num_items, _WORD)
         self._plan = plan
@@ -32,15 +32,15 @@ class PartsProgress:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left."""
+        """Returns whether all inputs are done."""
         return self._num_items >= self._plan.num_items
 
     def found(self, task: Task, missing: Iterable[Task]) -> None:
         """Counts a part that an earlier run made.
 
         Args:
-            task: Its task.
-            missing: Tasks for pieces of its long videos that are still to be made.
+            task: The part's task.
+            missing: Tasks for pieces of its long videos that are still missing.
         """
         self._found.add(task, 1)
         for piece in missing:
@@ -49,13 +49,13 @@ class PartsProgress:
     def add(
         self, task: Task, num_pieces: Mapping[int, int], video_s: float, opened_bytes: int
     ) -> None:
-        """Counts a part that was made now.
+        """Counts a part that this run made.
 
         Args:
-            task: Its task.
-            num_pieces: Place of each item that is left to tasks for its pieces.
-            video_s: Seconds of video gone through.
-            opened_bytes: Of items whose size the listing did not know.
+            task: The part's task.
+            num_pieces: Indices of the items that are left to tasks for their pieces.
+            video_s: Seconds of video that were processed.
+            opened_bytes: Bytes of items whose size the listing did not know.
         """
         before = self._made.num_unsized
         self._made.add(task, 1, without=num_pieces)
@@ -64,7 +64,7 @@ class PartsProgress:
         self._num_opened += self._made.num_unsized - before
 
     def show(self, detail: str) -> None:
-        """A line of progress."""
+        """Prints a line of progress."""
         share_made, share_found = (self._share(work) for work in (self._made, self._found))
         made_of_rest = share_made / max(1 - share_found, 1e-9)
         seconds = f"{duration(self._video_s)} of video"
@@ -90,7 +90,7 @@ class PartsProgress:
 
     @property
     def _mean_bytes(self) -> float:
-        """Of an item whose size the listing does not know."""
+        """Returns the size to assume for an item whose size the listing does not know."""
         if self._num_opened and self._opened_bytes:
             return self._opened_bytes / self._num_opened
         num_sized = self._plan.num_items - self._plan.num_unsized
@@ -98,7 +98,7 @@ class PartsProgress:
 
 
 class _Work:
-    """What some tasks amount to."""
+    """Adds up the work of some tasks."""
 
     def __init__(self) -> None:
         self.num_items = self.num_bytes = self.num_unsized = 0.0

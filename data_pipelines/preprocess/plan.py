@@ -1,4 +1,4 @@
-"""The plan: which inputs go to which task. Stored in chunks while the listing streams."""
+"""Plans which inputs go to which task, and stores the plan in chunks while the listing streams."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -12,39 +12,39 @@ from lafp import storage
 from lafp.storage import strict_json
 
 CHUNK_ITEMS = 5_000
-"""Inputs in one file of the plan: what the driver holds of it at a time."""
+"""Number of inputs in one file of the plan. The driver holds one such file at a time."""
 _PLAN = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The work of one Ray task."""
+    """Holds the work of one Ray task."""
 
     part: str
-    """What it makes: path of a part below the work folder, without suffix. Parts of one chunk of
+    """Path, below the work folder and without suffix, of the part to make. Parts of one chunk of
     the plan share a folder."""
     items: tuple[VideoItem, ...]
     share: float = 1.0
-    """Of the items' work: a piece of a long video is a part of it."""
+    """The task's share of its items' work: less than 1 for a piece of a long video."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A stored plan."""
+    """Describes a stored plan."""
 
     work: str
     """URI of the work folder."""
     num_chunks: int
     num_items: int
     num_bytes: int
-    """Of the items, as far as the listing knows them."""
+    """Bytes of the items whose size the listing knows."""
     num_unsized: int
-    """Items of which it does not."""
+    """Number of items whose size the listing does not know."""
     files: dict[str, Any]
-    """What was listed (``FileCounts.to_dict``)."""
+    """Counts of the listing (``FileCounts.to_dict``)."""
 
     def tasks(self, chunk: int) -> Iterator[Task]:
-        """The tasks of one chunk, in the order of the listing."""
+        """Yields the tasks of one chunk, in the order of the listing."""
         for number, items in enumerate(json.loads(storage.read_text(_chunk_uri(self.work, chunk)))):
             yield Task(
                 part=f"{chunk_folder(chunk)}/part-{number:06d}",
@@ -55,13 +55,13 @@ class Plan:
 def make_plan(
     items: Iterable[VideoItem], cfg: TasksConfig, work: str, counts: FileCounts | None = None
 ) -> Plan:
-    """Deals the inputs out to tasks, once: a resumed job sees the listing that it began with.
+    """Divides the inputs among tasks and stores the plan; a resumed job reads the stored one.
 
     Args:
-        items: The listing. Not touched when the plan is there already.
-        cfg: What a task takes.
+        items: The listing. It is not read if the plan is already stored.
+        cfg: Limits of a task.
         work: Folder of the plan.
-        counts: What is listed, complete when ``items`` are at their end.
+        counts: Counts of the listing, which are complete once ``items`` is exhausted.
     """
     uri = storage.join(work, _PLAN)
     if not storage.is_file(uri):
@@ -72,7 +72,7 @@ def make_plan(
             num_chunks, num_items = num_chunks + 1, num_items + sum(map(len, chunk))
             sizes = [item.num_bytes for task in chunk for item in task]
             num_bytes, num_unsized = num_bytes + sum(sizes), num_unsized + sizes.count(0)
-        # Written last: a plan without it is listed anew.
+        # Written last: if this file is missing, the sources are listed again.
         plan = {
             "num_chunks": num_chunks,
             "num_items": num_items,
@@ -85,7 +85,7 @@ def make_plan(
 
 
 def chunk_folder(chunk: int) -> str:
-    """Where the parts of one chunk lie, below the work folder."""
+    """Returns the folder of one chunk's parts, below the work folder."""
     return f"{chunk:06d}"
 
 

@@ -1,4 +1,4 @@
-"""Reject rows: every span of every input that became no clip, with the reason."""
+"""Defines reject rows: every span of every input that became no clip, with the reason."""
 
 import itertools
 from collections import Counter
@@ -6,54 +6,55 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 NUM_EXAMPLES = 3
-"""Rejects that a message shows."""
+"""Number of rejects that a message shows."""
 REASONS = {
     # the file
     "not_found": "no file at its URI",
     "unreadable": "the file could not be read",
     "not_a_file": "a folder, a pipe or a device stands where a file is wanted",
-    "bad_entry": "its row of the list names no usable URI",
-    "missing_file": "the dataset's index lists it, but a file of it is not there",
-    "not_a_video": "no container that the decoder knows",
+    "bad_entry": "its row in the list has no usable URI",
+    "missing_file": "the dataset's index lists it, but one of its files is missing",
+    "not_a_video": "not a container format that the video decoder knows",
     "no_video_stream": "a container without video, e.g. sound only",
     "unsupported_codec": "a video stream that the decoder has no codec for",
-    "no_frames": "a header without media",
-    "does_not_decode": "the decoder gets nothing out of it",
+    "no_frames": "a header without frames",
+    "does_not_decode": "the video decoder cannot decode any of it",
     "too_many_bytes": "larger than limits.max_bytes or http.max_bytes",
     "too_large": "frames larger than limits.max_pixels",
     "too_small": "frames smaller than limits.min_side_px",
     "too_long": "longer than limits.max_duration_s",
-    "blank": "a camera that the dataset only pads",
-    "depth": "a camera of depth maps, not of colours",
-    "failed": "reading it failed in a way that lafp did not foresee: please report it",
-    "killed_worker": "the process that decoded it died, twice",
-    "taken_down": "was taken out by `takedown`, or looks like what was",
+    "blank": "a camera that the dataset fills with padding",
+    "depth": "a camera of depth maps, not of colour pictures",
+    "failed": "reading it failed unexpectedly: please report it",
+    "killed_worker": "the process that decoded it died twice",
+    "taken_down": "removed by `takedown`, or looks like a removed video",
     "same_file": "the same bytes as an earlier input",
-    # spans of it
-    "damaged": "does not decode to what was encoded",
+    # spans of the file
+    "damaged": "does not decode to the frames that were encoded",
     "truncated": "the header promises more than the file holds",
-    "gap": "one frame stays for longer than clip.max_hold_s",
-    "frozen": "one picture for longer than clip.max_frozen_s",
-    "timeout": "limits.timeout_s (of a download http.timeout_s) was used up before this",
+    "gap": "one frame is shown for longer than clip.max_hold_s",
+    "frozen": "shows one picture for longer than clip.max_frozen_s",
+    "timeout": "limits.timeout_s (for a download http.timeout_s) was used up before this",
     "out_of_memory": "limits.max_memory_bytes was used up in this span",
     "too_short": "fewer than clip.min_frames frames between cuts",
     "static": "a clip, or a span of clip.max_frozen_s, with less motion than filters.min_motion",
     "dark": "darker than filters.min_brightness",
     "near_duplicate": "looks and moves like an earlier clip",
-    # its labels
+    # the labels of the file
     "no_labels": "the labels are missing or unreadable",
     "labels_mismatch": "the labels do not belong to these frames",
-    "bad_labels": "rows that are missing, no numbers, NaN or infinite belong to these frames",
+    "bad_labels": "the label rows of these frames are missing, not numbers, NaN or infinite",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class RejectRow:
-    """A row of rejects.parquet."""
+    """Holds one row of rejects.parquet."""
 
     video_uri: str
     start_s: float
-    """Span in seconds of presentation time; empty when the file has no known duration."""
+    """Start of the span in seconds of presentation time. The span is empty if the file has no known
+    duration."""
     end_s: float
     reason: str
     """A key of ``REASONS``."""
@@ -66,7 +67,7 @@ class RejectRow:
 
 @dataclass
 class RejectCounts:
-    """How many rejects there are for each reason, and the first few of each."""
+    """Counts the rejects of each reason, and keeps the first few of each."""
 
     spans: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[RejectRow]] = field(default_factory=dict)
@@ -78,13 +79,13 @@ class RejectCounts:
             self._keep(row)
 
     def merge(self, other: "RejectCounts") -> None:
-        """Adds up two."""
+        """Adds the counts of another ``RejectCounts``."""
         self.spans += other.spans
         for row in itertools.chain.from_iterable(other.examples.values()):
             self._keep(row)
 
     def in_words(self) -> str:
-        """The most frequent reasons, and examples of as many of them as there is room for."""
+        """Describes the most frequent reasons, with a few examples."""
         if not self.spans:
             return ""
         common = [reason for reason, _ in self.spans.most_common(4)]

@@ -1,4 +1,4 @@
-"""What goes from stage to stage: small rows. Frames and whole videos never become rows."""
+"""Defines the small rows that stages exchange. Frames and whole videos never become rows."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -10,24 +10,25 @@ from lafp.data.shards.format import ClipRecord, Labels, Split
 
 @dataclass(frozen=True, kw_only=True)
 class VideoItem:
-    """One listed input: a video, or a file of stacked episodes. Items survive JSON."""
+    """Describes one listed input: a video, or a file of stacked episodes. It survives JSON."""
 
     uri: str
     num_bytes: int
-    """0 where the listing does not know it."""
+    """0 if the listing does not know the size."""
     split: Split | None
-    """Where its source was given for a split; None decides by the hash of its content."""
+    """The split for which the user gave the source. None: the hash of the content decides."""
     labels_uri: str | None = None
-    """Its sidecar; the file itself where it holds stacked episodes."""
+    """URI of the labels beside the video; the file itself if it holds stacked episodes."""
     reader: str = ""
-    """What opens it: a name in ``sources.LABELED_SOURCES`` or ``list_videos.WEBDATASET``; empty for
+    """Name of the reader in ``sources.LABELED_SOURCES``, or ``list_videos.WEBDATASET``; empty for
     videos and ``.npz``."""
     is_guess: bool = False
-    """Whether its name leaves open what it is: that it is no video tells nothing of the source."""
+    """Whether the file's name does not say that it is a video. If it turns out to be none, that
+    says nothing about the source."""
     piece: int | None = None
-    """Of a long video (``clip.pieces``); None is all of it."""
+    """Number of the piece of a long video (``clip.pieces``); None means the whole video."""
     details: dict[str, Any] = field(default_factory=dict)
-    """What the reader wants to know of it, ready for JSON; ``reject``: reason and detail."""
+    """Data for the reader, ready for JSON. The key ``reject`` holds a reason and a detail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class LeftOut:
 
     uri: str
     what: str
-    """Its kind, e.g. ``.json``: few different ones."""
+    """Kind of the file, e.g. ``.json``. There are few different kinds."""
     why: str
 
 
@@ -53,20 +54,21 @@ class LeftOutKind:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRow:
-    """One video that was gone through, whatever came of it."""
+    """Describes one processed video, whatever its result."""
 
     uri: str
-    """Of a stacked episode: ``file.npz#3``."""
+    """A stacked episode has a URI like ``file.npz#3``."""
     video_id: str
-    """32 hex digits of the content's hash; empty when it could not be read."""
+    """32 hex digits of the content's hash; empty if it could not be read."""
     split: Split | None
     num_bytes: int
     duration_s: float
-    """What must be accounted for by clips and rejects; 0 when it is no video."""
+    """Seconds that clips and rejects must account for; 0 if the input is not a video."""
     episode_id: str = ""
-    """Videos of one episode share it and go to one split; empty where the video is the episode."""
+    """Videos of one episode share this id and go to one split. Empty if the video is the
+    episode."""
     is_rate_assumed: bool = False
-    """Whether its frame rate is a default, because nothing says it."""
+    """Whether the frame rate is a default because the file does not give one."""
     span_s: tuple[float, float] | None = None
     """Of a piece: what its clips and rejects cover. None is all of the video."""
     is_member: bool = False
@@ -75,77 +77,77 @@ class VideoRow:
 
 @dataclass(frozen=True, kw_only=True)
 class LongVideo:
-    """Takes the place of the rows of a video that shall be gone through piece by piece."""
+    """Stands for the rows of a video that will be processed piece by piece."""
 
     video: VideoRow
     spans_s: tuple[tuple[float, float], ...]
-    """Of the pieces."""
+    """Start and end of each piece."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSums:
-    """Sums over the pairs of one clip, from which those of the set are added up."""
+    """Holds sums over the pairs of one clip, from which the set's statistics are computed."""
 
     num_rows: int
     total: tuple[float, ...] = ()
-    """Per dimension, like all that follows; empty for discrete actions."""
+    """Per dimension, like the next six fields; empty for discrete actions."""
     total_squares: tuple[float, ...] = ()
     smallest: tuple[float, ...] = ()
     largest: tuple[float, ...] = ()
     buckets: tuple[tuple[tuple[int, int], ...], ...] = ()
-    """Buckets of values and how many are in each (``action_statistics``)."""
+    """Pairs of a bucket's number and its count (``action_statistics``)."""
     low: tuple[float, ...] = ()
-    """Smallest value; the action space's bound where the labels give it."""
+    """Bounds of the action space if the labels give them, else the smallest values."""
     high: tuple[float, ...] = ()
     is_bounded: bool = False
-    """Whether low and high are the action space's bounds."""
+    """Whether ``low`` and ``high`` are the bounds of the action space."""
     num_choices: int = 0
-    """Of discrete actions: the largest seen, plus one."""
+    """For discrete actions: the largest action in the clip, plus one."""
     num_state: int = 0
-    """Numbers in a state; 0 without states. The same of conditions below."""
+    """Size of a state vector; 0 without states. ``num_condition`` is likewise."""
     num_condition: int = 0
 
     @property
     def kind(self) -> str:
-        """Sizes of what a row holds, in words; one shard set has one kind."""
+        """Describes the sizes of one row in words. All clips of a shard set have the same kind."""
         action = f"actions of {len(self.total)} numbers" if self.total else "discrete actions"
         more = (("states", self.num_state), ("conditions", self.num_condition))
         return ", ".join([action, *(f"{name} of {size}" for name, size in more if size)])
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "LabelSums":
-        """The inverse of ``dataclasses.asdict``, after JSON."""
+        """Restores an object from its ``dataclasses.asdict`` after JSON."""
         return cls(**{key: _freeze(value) for key, value in raw.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedClip:
-    """One clip on its way from the encoder into a part. The only row with bytes in it."""
+    """Carries one clip from the encoder into a part. Only this row holds bytes."""
 
     record: ClipRecord
-    """Its split is not decided yet."""
+    """The record of the clip, its split not yet decided."""
     video: bytes
     labels: Labels | None
     label_sums: LabelSums | None
     signature: str
-    """What it looks like (``measure.signature``); empty unless duplicates are to be dropped."""
+    """Signature of the clip's look (``measure.signature``); empty unless duplicates are dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRow:
-    """One encoded clip, lying in a part."""
+    """Describes one encoded clip that lies in a part."""
 
     record: ClipRecord
     signature: str
     part: str
-    """File name of the tar that it lies in."""
+    """File name of the part's tar."""
     video_offset: int
     labels_offset: int = 0
     labels_bytes: int = 0
     label_sums: LabelSums | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Returns the row ready for JSON."""
         sums = asdict(self.label_sums) if self.label_sums else None
         return vars(self) | {"record": self.record.to_dict(), "label_sums": sums}
 
@@ -154,15 +156,15 @@ Row = VideoRow | EncodedClip | RejectRow | LongVideo | LeftOut
 
 
 @dataclass(frozen=True)
-class Undone:
-    """Takes back the last ``VideoRow`` and all that followed it: they come anew, or never."""
+class Rollback:
+    """Cancels the last ``VideoRow`` and all rows after it, which may then be sent again."""
 
 
-def settled(rows: Iterable[Row | Undone]) -> list[Row]:
-    """What is left of an input's rows when nothing is taken back any more."""
+def apply_rollbacks(rows: Iterable[Row | Rollback]) -> list[Row]:
+    """Returns an input's rows without those that a ``Rollback`` cancels."""
     left: list[Row] = []
     for row in rows:
-        if isinstance(row, Undone):
+        if isinstance(row, Rollback):
             last = max(i for i, kept in enumerate(left) if isinstance(kept, VideoRow))
             del left[last:]
         else:
@@ -172,7 +174,7 @@ def settled(rows: Iterable[Row | Undone]) -> list[Row]:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemRows:
-    """All that came of one listed input."""
+    """Holds all rows of one listed input."""
 
     videos: tuple[VideoRow, ...] = ()
     clips: tuple[ClipRow, ...] = ()
@@ -188,7 +190,7 @@ class ItemRows:
         return sum(video.is_member for video in self.videos)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Returns the rows ready for JSON."""
         return {
             "videos": [asdict(video) for video in self.videos],
             "clips": [clip.to_dict() for clip in self.clips],
@@ -199,7 +201,7 @@ class ItemRows:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "ItemRows":
-        """The inverse of ``to_dict``, after JSON."""
+        """Restores an object from its ``to_dict`` after JSON."""
         return cls(
             videos=tuple(video_from_dict(row) for row in raw["videos"]),
             clips=tuple(clip_row_from_dict(row) for row in raw["clips"]),
@@ -213,17 +215,17 @@ class ItemRows:
 
 
 def video_from_dict(raw: dict[str, Any]) -> VideoRow:
-    """The inverse of ``dataclasses.asdict``, after JSON."""
+    """Restores a row from its ``dataclasses.asdict`` after JSON."""
     return VideoRow(**{key: _freeze(value) for key, value in raw.items()})
 
 
 def long_video_from_dict(raw: dict[str, Any]) -> LongVideo:
-    """The inverse of ``dataclasses.asdict``, after JSON."""
+    """Restores a row from its ``dataclasses.asdict`` after JSON."""
     return LongVideo(video=video_from_dict(raw["video"]), spans_s=_freeze(raw["spans_s"]))
 
 
 def clip_row_from_dict(raw: dict[str, Any]) -> ClipRow:
-    """The inverse of ``ClipRow.to_dict``, after JSON."""
+    """Restores a row from its ``ClipRow.to_dict`` after JSON."""
     sums = LabelSums.from_dict(raw["label_sums"]) if raw["label_sums"] else None
     return ClipRow(**raw | {"record": ClipRecord.from_dict(raw["record"]), "label_sums": sums})
 

@@ -1,7 +1,8 @@
-"""Parts and shards: tars of encoded clips, written whole or not at all.
+"""Writes parts and shards: tars of encoded clips that are complete or absent.
 
-A **part** is what one task made of its videos; a **shard** is composed of clips of many parts, once
-duplicates and splits are known. Both are tars with a ``.json`` that is written last.
+A **part** holds the clips that one task made of its videos. A **shard** is composed of clips of
+many parts, once duplicates and splits are known. Each is a tar with a ``.json`` that is written
+last.
 """
 
 import itertools
@@ -20,8 +21,8 @@ from data_pipelines.preprocess.rows import (
     ItemRows,
     LeftOut,
     LongVideo,
+    Rollback,
     Row,
-    Undone,
     VideoRow,
     clip_row_from_dict,
 )
@@ -32,10 +33,10 @@ from lafp.storage import strict_json
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsConfig:
-    """Size of shards."""
+    """Limits the size of shards."""
 
     max_bytes: int = 128 * 2**20
-    """A shard is closed before it exceeds this."""
+    """A shard is closed before it grows beyond this. A larger clip gets a shard of its own."""
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
@@ -44,36 +45,36 @@ class ShardsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPlan:
-    """Which clips one shard will hold, in order."""
+    """Lists the clips of one shard, in order."""
 
     shard: str
     split: Split
     clips: tuple[ClipRow, ...]
 
     def to_json(self) -> str:
-        """As a task gets it."""
+        """Returns the JSON text that a task reads."""
         clips = [clip.to_dict() for clip in self.clips]
         return strict_json.dumps({"shard": self.shard, "split": self.split, "clips": clips})
 
     @classmethod
     def from_json(cls, text: str) -> "ShardPlan":
-        """The inverse of ``to_json``."""
+        """Restores a plan from its ``to_json``."""
         raw = json.loads(text)
         return cls(**raw | {"clips": tuple(clip_row_from_dict(clip) for clip in raw["clips"])})
 
 
 def entry_name(tar: str) -> str:
-    """Name of the file that says that a part or shard is complete."""
+    """Returns the name of the file that marks a part or shard as complete."""
     return tar.removesuffix(".tar") + ".json"
 
 
-def write_part(inputs: Iterable[Iterable[Row | Undone]], work: str, part: str) -> list[ItemRows]:
+def write_part(inputs: Iterable[Iterable[Row | Rollback]], work: str, part: str) -> list[ItemRows]:
     """Writes one part: the tar, then its rows.
 
     Args:
-        inputs: For every input, its rows in order.
+        inputs: The rows of each input, in order.
         work: Folder of the parts.
-        part: Path of the tar in it.
+        part: Path of the tar in ``work``.
     """
     items = []
     with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
@@ -95,11 +96,11 @@ def write_part(inputs: Iterable[Iterable[Row | Undone]], work: str, part: str) -
 
 
 def read_part(work: str, part: str) -> list[ItemRows]:
-    """The rows of a complete part, those of long videos from the parts of their pieces.
+    """Reads the rows of a complete part; rows of long videos come from the parts of their pieces.
 
     Args:
         work: Folder of the parts.
-        part: Its path there, without suffix.
+        part: Path of the part in ``work``, without suffix.
     """
     raw = json.loads(storage.read_text(storage.join(work, f"{part}.json")))
     items = [ItemRows.from_dict(item) for item in raw]
@@ -110,12 +111,12 @@ def read_part(work: str, part: str) -> list[ItemRows]:
 
 
 def piece_part(part: str, index: int, piece: int) -> str:
-    """Path, without suffix, of the part that is made of a piece of a part's long video."""
+    """Returns the path, without suffix, of the part for one piece of a long video."""
     return f"{part}-{index:04d}-{piece:04d}"
 
 
 def read_long_videos(work: str, part: str) -> dict[int, int]:
-    """Number of pieces of each long video of a part, by its place; empty without any."""
+    """Reads the number of pieces of each long video of a part, by the input's index."""
     raw = json.loads(storage.read_text(storage.join(work, _long_videos(part))))
     return {int(index): num for index, num in raw.items()}
 
@@ -132,18 +133,18 @@ def _joined(long_video: LongVideo, work: str, part: str, index: int) -> ItemRows
         if rows.videos[0].span_s is not None:
             clips += rows.clips
             rejects += rows.rejects
-        else:  # the file could not be opened any more
+        else:  # the piece's task could not open the file
             why = rows.rejects[0]
             uri = long_video.video.uri
             rejects.append(replace(why, video_uri=uri, start_s=start_s, end_s=end_s))
     return ItemRows(videos=(long_video.video,), clips=tuple(clips), rejects=tuple(rejects))
 
 
-def _write_item(rows: Iterable[Row | Undone], writer: ShardWriter, part: str) -> ItemRows:
+def _write_item(rows: Iterable[Row | Rollback], writer: ShardWriter, part: str) -> ItemRows:
     done, video = _Rows(), _Rows()
     for row in rows:
-        if isinstance(row, Undone):
-            video = _Rows()  # its clips stay in the tar, where nothing points to them
+        if isinstance(row, Rollback):
+            video = _Rows()  # cancelled clips stay in the tar, but no row points to them
         elif isinstance(row, EncodedClip):
             writer.add(row.record, row.video, row.labels)
             video.clips.append(_clip_row(row, writer, part))
@@ -192,10 +193,10 @@ def _clip_row(clip: EncodedClip, writer: ShardWriter, part: str) -> ClipRow:
 
 
 def plan_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardPlan]:
-    """Deals clips out to shards, holding one shard's rows at a time.
+    """Divides clips among shards, with the rows of one shard in memory at a time.
 
     Args:
-        clips: The clips of each split side by side, in the order that they shall have.
+        clips: The clips in their final order, grouped by split.
         max_bytes: See ``ShardsConfig``.
     """
     for split, of_split in itertools.groupby(clips, lambda clip: clip.record.split):
@@ -219,10 +220,10 @@ def _groups(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[list[ClipRow]]
 
 
 def write_shard(plan: ShardPlan, work: str, out: str) -> ShardEntry:
-    """Composes one shard of clips that lie in parts: the tar, then its entry.
+    """Composes one shard from clips in parts: writes the tar, then its entry.
 
     Raises:
-        FileNotFoundError: A part is gone.
+        FileNotFoundError: A part is missing.
     """
     with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
         writer = ShardWriter(Path(folder) / plan.shard)
@@ -248,7 +249,7 @@ def write_shard(plan: ShardPlan, work: str, out: str) -> ShardEntry:
 def _read_clips(
     clips: Iterable[ClipRow], work: str
 ) -> Iterator[tuple[ClipRow, bytes, Labels | None]]:
-    """Reads clips, those that lie side by side in one part with one request."""
+    """Reads clips; one request reads all neighbouring clips of a video in one part."""
     for (part, _), group in itertools.groupby(clips, lambda c: (c.part, c.record.video_id)):
         run = list(group)
         start = min(clip.video_offset for clip in run)

@@ -1,4 +1,4 @@
-"""What was taken down, for good: `takedowns.jsonl` of a run, which `preprocess` heeds."""
+"""Records takedowns for good in a run's `takedowns.jsonl`, which `preprocess` obeys."""
 
 import json
 from collections.abc import Iterable
@@ -13,43 +13,43 @@ REASON = "taken_down"
 
 @dataclass(frozen=True, kw_only=True)
 class Takedown:
-    """One line: a source video, wherever it was found."""
+    """Holds one line of the file: a source video and all places where it was found."""
 
     takedown_id: str
     taken_down_at: str
     video_ids: tuple[str, ...]
     """Hashes of its content."""
     video_uris: tuple[str, ...]
-    """Where it lies, byte for byte."""
+    """URIs of files with exactly this content."""
     spans: tuple[tuple[str, float, float], ...]
-    """URI, start and end in seconds of near-duplicates of it in other videos."""
+    """Near-duplicates of it in other videos: URI, start and end in seconds."""
 
     @classmethod
     def from_dict(cls, raw: dict) -> "Takedown":
-        """The inverse of ``dataclasses.asdict``, after JSON."""
+        """Restores an object from its ``dataclasses.asdict`` after JSON."""
         spans = tuple((uri, start_s, end_s) for uri, start_s, end_s in raw["spans"])
         ids, uris = tuple(raw["video_ids"]), tuple(raw["video_uris"])
         return cls(**raw | {"video_ids": ids, "video_uris": uris, "spans": spans})
 
 
 def record_uri(shards: str) -> str:
-    """Where the takedowns of a shard set are recorded: in its run, else in its own folder.
+    """Returns where a shard set's takedowns are recorded: in its run, else in its own folder.
 
-    So that they outlive a set that is deleted to be made anew.
+    The record lies outside the set, so that it outlives a set that is deleted and made again.
     """
     run, _, name = shards.rstrip("/").rpartition("/shards/")
     return storage.join(run if run and "/" not in name else shards, "takedowns.jsonl")
 
 
 def read_takedowns(shards: str) -> list[Takedown]:
-    """All that was taken down from the run of a shard set."""
+    """Reads all takedowns of a shard set's run."""
     uri = record_uri(shards)
     lines = storage.read_text(uri).splitlines() if storage.is_file(uri) else ()
     return [Takedown.from_dict(json.loads(line)) for line in lines]
 
 
 def add_takedown(shards: str, takedown: Takedown) -> None:
-    """Records a takedown, once."""
+    """Records a takedown, unless it is recorded already."""
     found = read_takedowns(shards)
     if all(other.takedown_id != takedown.takedown_id for other in found):
         lines = [strict_json.dumps(asdict(each)) for each in (*found, takedown)]
@@ -57,7 +57,7 @@ def add_takedown(shards: str, takedown: Takedown) -> None:
 
 
 def reject_taken_down(catalog: Catalog, takedowns: Iterable[Takedown]) -> None:
-    """Puts rejects in the place of what was taken down earlier."""
+    """Replaces the rows of videos that were taken down earlier by rejects."""
     db = catalog.db
     for number, takedown in enumerate(takedowns):
         if not number:
@@ -82,7 +82,7 @@ def _reject_video(catalog: Catalog, video: int) -> None:
         "INSERT INTO rejects SELECT video, 0.0, duration_s, ?, '' FROM videos WHERE video = ?",
         (REASON, video),
     )
-    # Nothing may count as the same file as this one.
+    # Without an id, no other video is rejected as a copy of this one.
     catalog.db.execute("UPDATE videos SET video_id = '' WHERE video = ?", (video,))
 
 

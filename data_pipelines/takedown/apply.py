@@ -1,7 +1,8 @@
-"""The steps of a takedown. Every step may find itself done already.
+"""Carries out the steps of a takedown. A step that is already done is skipped.
 
-A reader sees the set with the video or without it, at any moment: shards are written anew under new
-names, ``manifest.parquet``, which names the shards, is replaced, then the old ones are deleted.
+At any moment a reader sees the set either with the video or without it: shards are rewritten under
+new names, then ``manifest.parquet``, which names the shards, is replaced, then the old shards are
+deleted.
 """
 
 import json
@@ -34,12 +35,12 @@ _BATCH_ROWS = 8192
 
 
 def read_entry(shards: str, shard: str) -> ShardEntry:
-    """A shard's entry as it is now."""
+    """Reads a shard's current entry."""
     return ShardEntry.from_json(storage.read_text(storage.join(shards, entry_name(shard))))
 
 
 def apply(shards: str, journal: Mapping[str, Any]) -> None:
-    """Does what the journal of a shard set says, from wherever it was interrupted, and deletes it.
+    """Carries out the journal of a shard set from where it was interrupted, then deletes it.
 
     Raises:
         StorageError: Reading or writing failed.
@@ -54,7 +55,7 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
             for uri in latents:
                 _rewrite_latents(uri, old, new, clip_ids)
     names = _names_after(shards, renamed)
-    num_shards, num_bytes = write_manifest(shards, names)  # from here on readers see it without
+    num_shards, num_bytes = write_manifest(shards, names)  # now readers no longer see the video
     _rewrite_clips(shards, clip_ids, renamed)
     _rewrite_rejects(shards, clip_ids, takedown)
     spec = _spec_after(shards, names)
@@ -117,7 +118,7 @@ def _rewrite_clips(shards: str, clip_ids: set[str], renamed: Mapping[str, str | 
 
 def _rewrite_rejects(shards: str, clip_ids: set[str], takedown: Takedown) -> None:
     gone = pa.array(takedown.video_uris, pa.string())
-    # "clip <id> of <uri>": no other detail of a near-duplicate begins so.
+    # The detail of every near-duplicate is "clip <id> of <uri>".
     originals = pa.array(sorted(clip_ids), pa.string())
     with _rewriting(storage.join(shards, "rejects.parquet")) as (table, write):
         for batch in table.iter_batches(_BATCH_ROWS):
@@ -129,14 +130,17 @@ def _rewrite_rejects(shards: str, clip_ids: set[str], takedown: Takedown) -> Non
 
 @contextmanager
 def _rewriting(uri: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
-    """A table, and what takes the batches of its new version, which is in place after the block."""
+    """Opens a table together with a function that writes batches of its new version.
+
+    The new version replaces the table after the block.
+    """
     with storage.local_file(uri) as path, tempfile.TemporaryDirectory(prefix="lafp-") as folder:
         made = Path(folder) / "table.parquet"
         with pq.ParquetFile(path) as table, pq.ParquetWriter(made, table.schema_arrow) as writer:
 
             def write(batch: pa.RecordBatch) -> None:
-                # An empty row group would be lost when a killed takedown is gone through again,
-                # and the file would be another.
+                # A second run of a killed takedown would drop an empty row group, and so change
+                # the file.
                 if batch.num_rows:
                     writer.write_batch(batch)
 
@@ -145,7 +149,7 @@ def _rewriting(uri: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
 
 
 def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
-    """``shard_set.json`` of the clips that are left."""
+    """Describes the clips that are left, for ``shard_set.json``."""
     clips: Counter[str] = Counter()
     frames: Counter[str] = Counter()
     seconds, lengths = 0.0, set()
@@ -170,7 +174,7 @@ def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
 
 
 def _finish_latents(uri: str, shards: str, names: Sequence[str], old_sha256: str) -> None:
-    """Tables and identity of a latent set; one that was not finished is to be made anew."""
+    """Updates the tables and checksums of a latent set; deletes one that is unfinished or empty."""
     set_uri = storage.join(uri, SET_FILE)
     if not storage.is_file(set_uri) or not names:
         storage.delete_folder(uri)

@@ -1,4 +1,4 @@
-"""Find what shard sets hold of a source video: itself, the same file elsewhere, near-duplicates."""
+"""Finds a source video in shard sets: the video, copies of its file, and near-duplicates."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ _CLIP_COLUMNS = ("clip_id", "video_id", "video_uri", "start_s", "end_s", "num_fr
 
 @dataclass
 class Video:
-    """One content, and where it is known to lie."""
+    """Holds the content hashes of one video, and its known URIs."""
 
     video_ids: set[str] = field(default_factory=set)
     video_uris: set[str] = field(default_factory=set)
@@ -23,25 +23,26 @@ class Video:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What one shard set holds of a video."""
+    """Lists the clips, rejects and spans of a video in one shard set."""
 
     clips: list[dict[str, Any]]
-    """Rows of ``clips.parquet``: its clips, and near-duplicates of them from other videos."""
+    """Rows of ``clips.parquet``: the video's clips, and near-duplicates of them from other
+    videos."""
     rejects: list[dict[str, Any]]
-    """Rows of ``rejects.parquet``: its spans, and near-duplicates of its clips."""
+    """Rows of ``rejects.parquet``: the video's spans, and near-duplicates of its clips."""
     spans: list[tuple[str, float, float]]
-    """Near-duplicates of it in other videos: URI, start and end."""
+    """Near-duplicates of the video in other videos: URI, start and end."""
     num_emptied: int
-    """Videos of which no clip is left."""
+    """Number of videos that have no clip left."""
 
     @property
     def clip_ids(self) -> set[str]:
-        """Of the clips."""
+        """Returns the ids of the clips."""
         return {clip["clip_id"] for clip in self.clips}
 
 
 def find_video(shard_sets: Collection[str], video_id: str | None, video_uri: str | None) -> Video:
-    """Everywhere that the same bytes lie, as far as the tables of these sets know."""
+    """Finds all URIs and ids of files with the same bytes, as far as the sets' tables show."""
     video = Video({video_id} if video_id else set(), {video_uri} if video_uri else set())
     size = -1
     while size != (size := len(video.video_ids) + len(video.video_uris)):
@@ -59,10 +60,11 @@ def find_video(shard_sets: Collection[str], video_id: str | None, video_uri: str
 
 
 def find_in_set(shards: str, video: Video) -> Findings:
-    """What a set holds of a video.
+    """Finds the clips, rejects and spans of a video in a set.
 
-    A near-duplicate is a clip that one reject names as the original of a clip of the video, or that
-    was rejected in favour of a clip of the video, or of such an original.
+    A clip of another video is a near-duplicate if a reject names it as the original of one of the
+    video's clips. A reject of another video is a near-duplicate if it names one of the video's
+    clips, or such an original.
     """
     own = _is_in("video_uri", video.video_uris) | _is_in("video_id", video.video_ids)
     clips = list(_rows(shards, "clips", (*_CLIP_COLUMNS, "shard"), own))
@@ -100,7 +102,7 @@ def find_in_set(shards: str, video: Video) -> Findings:
 def _in_copies(
     shards: str, spans: Collection[tuple[str, float, float]]
 ) -> Iterator[tuple[str, float, float]]:
-    """The same spans in files with the same content, which would take the place of these."""
+    """Yields the same spans in copies of these files, which would otherwise take their place."""
     same = (ds.field("reason") == "same_file") & _is_in("detail", {uri for uri, _, _ in spans})
     for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
         yield from (
@@ -116,7 +118,7 @@ def _near_duplicates(shards: str) -> Iterator[dict[str, Any]]:
 
 
 def _original(reject: dict[str, Any]) -> str:
-    """Clip id in ``clip <id> of <uri>``, as ``select_clips`` writes it."""
+    """Extracts the clip id from ``clip <id> of <uri>``, which ``select_clips`` writes."""
     return str(reject["detail"]).split(" ")[1]
 
 
@@ -127,7 +129,7 @@ def _is_in(column: str, values: Collection[str]) -> pc.Expression:
 def _rows(
     shards: str, table: str, columns: Collection[str], wanted: pc.Expression
 ) -> Iterator[dict[str, Any]]:
-    """The wanted rows of a table, a batch in memory at a time."""
+    """Yields the wanted rows of a table, with one batch in memory at a time."""
     with storage.local_file(storage.join(shards, f"{table}.parquet")) as path:
         scanned = ds.dataset(path, format="parquet").scanner(list(columns), filter=wanted)
         for batch in scanned.to_batches():

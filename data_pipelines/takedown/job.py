@@ -1,7 +1,7 @@
-"""Take a source video out of finished shard sets, and out of the latents made from them.
+"""Takes a source video out of finished shard sets and out of the latents made from them.
 
-What is to be done is found, stored (``takedown.json``), and then done (``takedown_steps``): a
-takedown that was killed goes on when it is run again.
+The steps are planned, stored in a journal (``takedown.json``) and then carried out (``apply``), so
+that a killed takedown continues when it is run again.
 """
 
 import hashlib
@@ -132,7 +132,7 @@ def _in_words(shards: str, findings: Findings, journal: Mapping[str, Any]) -> li
 
 
 # ---------------------------------------------------------------------------------------------
-# What is to be done
+# The journal
 
 
 def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
 
 
 def _renamed(shard: str, digest: str) -> str:
-    """``train-000003.tar`` -> ``train-000003-1a2b3c4d.tar``, and so on from there."""
+    """Puts the digest into a name: ``train-000003.tar`` becomes ``train-000003-1a2b3c4d.tar``."""
     return re.sub(r"(-[0-9a-f]{8})?\.tar$", f"-{digest[:8]}.tar", shard)
 
 
@@ -188,7 +188,7 @@ def _latent_folders(shards: str) -> list[str]:
 
 
 def _without(summary: dict[str, Any], findings: Findings) -> dict[str, Any]:
-    """The summary of what is left. In the funnel, what went has a place of its own."""
+    """Returns the summary without the findings, which the funnel counts as taken down."""
     clips, rejects, funnel = findings.clips, findings.rejects, summary["funnel"]
     spans: Counter[str] = Counter(row["reason"] for row in rejects)
     seconds: defaultdict[str, float] = defaultdict(float)

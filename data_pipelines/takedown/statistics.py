@@ -1,4 +1,4 @@
-"""Statistics of the actions that are left after a takedown: those of what is gone must not stay."""
+"""Recomputes action statistics after a takedown, so that they hold nothing of the removed clips."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,20 +9,20 @@ from data_pipelines.preprocess.action_statistics import ActionStatistics, label_
 from lafp import storage
 from lafp.data.shards.format import ClipLocation, Labels, ShardEntry
 
-# S3 answers slowly but to many at a time.
+# S3 answers slowly but in parallel.
 _NUM_READERS = 16
 
 
 def action_after(
     shards: str, entries: Iterable[ShardEntry], action: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """``ShardSet.action`` of the clips that are left, read from their labels.
+    """Computes ``ShardSet.action`` from the labels of the clips that are left.
 
     Args:
         shards: The shard set.
-        entries: Its shards as they are now.
-        action: As it was. What the labels gave as bounds of the action space stays, as does the
-            number of discrete actions: a model's outputs hang on them.
+        entries: The current entries of its shards.
+        action: The value before the takedown. Bounds of the action space that the labels gave, and
+            the number of discrete actions, stay: a model's outputs depend on them.
     """
     if action is None or action["is_discrete"]:
         return action

@@ -1,8 +1,9 @@
-"""Random shifts, rotations and perspectives: one homography and one sampling per image.
+"""Augments images by random shifts, rotations and perspectives: one homography per image.
 
-LAOM's augmentation (arXiv:2502.00379). There every image gets one of eight kinds at random. Ours
-draws every parameter per image (LAOM's code draws rotations and perspectives once per batch and
-kind), and repeats the border without end where LAOM pads by a fixed width and then with black.
+This is LAOM's augmentation (arXiv:2502.00379), in which every image gets one of eight kinds at
+random. Our deviations: we draw every parameter per image (LAOM's code draws rotations and
+perspectives once per batch and kind), and repeat the border without limit, where LAOM pads by a
+fixed width and then with black.
 """
 
 # Shape suffixes in this file: B windows, N images, C channels, H height, W width, K kinds.
@@ -34,15 +35,16 @@ _OPERATIONS = ("none", "shift", "rotate", "perspective")
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Which distortions an image gets. Defaults are LAOM's."""
+    """Says which distortions an image gets. The defaults are LAOM's."""
 
     kinds: tuple[AugmentKind, ...] = ALL_KINDS  # type: ignore[assignment]
-    """Every image gets one of these; ``a-b`` does a, then b. Empty: no augmentation."""
+    """Every image gets one of these; ``a-b`` applies a, then b. An empty list turns augmentation
+    off."""
     max_shift: float = 14 / 64
-    """As a share of the image's size, along each axis."""
+    """Largest shift along each axis, as a share of the image's size."""
     max_rotation_deg: float = 90.0
     perspective_scale: float = 0.5
-    """How far a corner may move towards the centre, as a share of half of the padded size."""
+    """Largest move of a corner towards the centre, as a share of half of the padded size."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_shift <= 1:
@@ -61,11 +63,11 @@ PERSPECTIVE_PAD = 30 / 64
 
 
 def augment_window(window: Window, cfg: AugmentConfig) -> Window:
-    """Augments o_t, o_{t+1} and o_{t+k}, each by a draw of its own, as LAOM does.
+    """Augments o_t, o_{t+1} and o_{t+k} with independent draws, as LAOM does.
 
-    Independent draws are the point: what the IDM could say about the distortion of o_{t+k} does
-    not help the FDM to predict a target distorted otherwise, so the latent need not carry it. The
-    frames of one stack share their draw, so motion inside of a stack stays true.
+    The draws must be independent: then anything that the IDM says about the distortion of o_{t+k}
+    does not help the FDM to predict a target with another distortion, so the latent need not carry
+    it. The frames of one stack share their draw, so that motion within a stack stays true.
     """
     if not cfg.kinds:
         return window
@@ -81,14 +83,14 @@ def augment_window(window: Window, cfg: AugmentConfig) -> Window:
 
 
 def augment_images(images_NCHW: Tensor, cfg: AugmentConfig) -> Tensor:
-    """Distorts every image by a draw of its own, from torch's generator on the images' device.
+    """Distorts every image by its own draw from torch's generator on the images' device.
 
     Args:
         images_NCHW: float [N, C, H, W].
         cfg: Kinds and strengths.
 
     Returns:
-        The same shape. Outside of the image its border repeats.
+        Float [N, C, H, W]. Outside of an image its border repeats.
     """
     num_images, _, height, width = images_NCHW.shape
     matrices = draw_homographies(num_images, height, width, cfg, images_NCHW.device)
@@ -98,9 +100,10 @@ def augment_images(images_NCHW: Tensor, cfg: AugmentConfig) -> Tensor:
 def draw_homographies(
     num_images: int, height: int, width: int, cfg: AugmentConfig, device: torch.device
 ) -> Tensor:
-    """Random maps from output to input coordinates, float [N, 3, 3].
+    """Draws random maps from output to input coordinates, float [N, 3, 3].
 
-    Coordinates are pixels over half of the height, from the centre, so circles stay circles.
+    Coordinates are pixels relative to the centre, divided by half of the height, so that circles
+    stay circles.
     """
     operations = torch.stack(
         [
@@ -115,12 +118,12 @@ def draw_homographies(
     image_N = torch.arange(num_images, device=device)
     first_N = device_constant(first_K, device)[kind_N]
     second_N = device_constant(second_K, device)[kind_N]
-    # Maps go from output to input, so the operation done last is applied to a coordinate first.
+    # Maps go from output to input, so a coordinate meets the last operation first.
     return operations[first_N, image_N] @ operations[second_N, image_N]
 
 
 def warp(images_NCHW: Tensor, matrices_N33: Tensor) -> Tensor:
-    """Samples each image bilinearly where its map (see ``draw_homographies``) points."""
+    """Samples each image bilinearly at the points of its map (see ``draw_homographies``)."""
     _, _, height, width = images_NCHW.shape
     aspect = width / height
     device = images_NCHW.device
@@ -146,7 +149,7 @@ def _operations_of(kind: str) -> tuple[int, int]:
 def _shifts(
     num_images: int, height: int, width: int, max_shift: float, device: torch.device
 ) -> Tensor:
-    """Whole pixels, so that a shift alone does not blur."""
+    """Draws shifts by whole pixels, so that a shift alone does not blur."""
     reach_px = device_constant((max_shift * width, max_shift * height), device).round()
     drawn_N2 = 2 * torch.rand(num_images, 2, device=device) - 1
     shift_px_N2 = (drawn_N2 * (reach_px + 0.5)).round().clamp(-reach_px, reach_px)
@@ -165,21 +168,21 @@ def _rotations(num_images: int, max_rotation_deg: float, device: torch.device) -
 
 
 def _perspectives(num_images: int, aspect: float, scale: float, device: torch.device) -> Tensor:
-    """Moves the four corners of the padded image inwards, each by a draw of its own.
+    """Draws maps that move each of the four corners of the padded image inwards independently.
 
-    The map solves, for each corner (x, y) -> (u, v) with h_33 = 1,
-        u (h_31 x + h_32 y + 1) = h_11 x + h_12 y + h_13, and alike for v.
+    A map solves, for each corner (x, y) -> (u, v) with h_33 = 1,
+        u (h_31 x + h_32 y + 1) = h_11 x + h_12 y + h_13, and likewise for v.
     """
     half_size = device_constant((aspect + 2 * PERSPECTIVE_PAD, 1 + 2 * PERSPECTIVE_PAD), device)
     signs_42 = device_constant(((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)), device)
     corners_N42 = (signs_42 * half_size).expand(num_images, 4, 2)
     moved_N42 = corners_N42 * (1 - scale * torch.rand(num_images, 4, 2, device=device))
-    # The picture's corners move inwards: outputs are the moved corners, inputs the true ones.
+    # The picture's corners move inwards, so the moved corners are outputs, the true ones inputs.
     x, y = moved_N42.unbind(-1)
     u, v = corners_N42.unbind(-1)
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     rows_u = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
     rows_v = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
-    # The corners cannot fold over (see ``AugmentConfig``), and to check would wait for the device.
+    # Without a check: corners cannot fold over (see ``AugmentConfig``), and it would synchronize.
     solution_N8, _ = torch.linalg.solve_ex(torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1))
     return F.pad(solution_N8, (0, 1), value=1.0).view(num_images, 3, 3)

@@ -1,4 +1,4 @@
-"""Checks of a shard set against a model, and clips held out from training."""
+"""Checks a shard set against a model, and reads clips that are held out from training."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -18,7 +18,11 @@ CLIPS_PER_BATCH = 8
 
 
 def check_frame_size(shards: str, obs: ObsSpec) -> None:
-    """Raises ConfigError where the set's frames are not what a model was trained on."""
+    """Checks that the set's frames have the size that a model was trained on.
+
+    Raises:
+        ConfigError: They have another size.
+    """
     spec = open_shard_set(shards)
     if (spec.height_px, spec.width_px) != (obs.height_px, obs.width_px):
         raise ConfigError(
@@ -28,13 +32,16 @@ def check_frame_size(shards: str, obs: ObsSpec) -> None:
 
 
 def check_clip_lengths(shards: str, frame_stack: int, chunk_steps: int = 1) -> None:
-    """Raises ConfigError where clips are too short for what is to be cut from them.
+    """Checks that the set's clips are long enough for windows and action chunks.
 
     Args:
         shards: URI of the shard set.
-        frame_stack: Frames of an observation; a window is one frame longer.
-        chunk_steps: Steps of a plan. Shorter clips are used as far as they go, but where no clip
-            is as long, the end of a plan is never learned.
+        frame_stack: Frames of an observation. A window is one frame longer.
+        chunk_steps: Steps of an action chunk. Shorter clips are used as far as they go, but if no
+            clip is this long, the last steps of a chunk are never learned.
+
+    Raises:
+        ConfigError: Some clip is shorter than a window, or no clip is as long as a chunk.
     """
     spec, needed = open_shard_set(shards), frame_stack + 1
     if spec.min_clip_frames < needed:
@@ -47,13 +54,17 @@ def check_clip_lengths(shards: str, frame_stack: int, chunk_steps: int = 1) -> N
     if chunk_steps > longest:
         raise ConfigError(
             f"policy.chunk_steps is {chunk_steps}, but the longest clip of {shards} has "
-            f"{longest} steps: the end of a plan would never be learned. Lower chunk_steps (and "
+            f"{longest} steps: the end of a chunk would never be learned. Lower chunk_steps (and "
             "execute_steps), or preprocess with a larger clip.max_s, under another name."
         )
 
 
 def check_vectors(shards: str, obs: ObsSpec) -> None:
-    """Raises ConfigError where a policy reads vectors that the set's clips do not have."""
+    """Checks that the set's clips have the vectors that a policy reads.
+
+    Raises:
+        ConfigError: They lack a vector, or have it in another size.
+    """
     found = vector_dims(shards) if obs.vector_dim else {}
     for name, dim in obs.vector_dims.items():
         if found[name] != dim:
@@ -64,12 +75,12 @@ def check_vectors(shards: str, obs: ObsSpec) -> None:
 
 
 class HeldOutClips:
-    """The first clips of a set's validation split, in a fixed order. Empty without such a split.
+    """Reads the first clips of a set's validation split, if it has one, in a fixed order.
 
     Args:
         shards: URI of the shard set.
-        max_clips: Upper bound of how many are read.
-        latents: URI of a latent set of these clips, to be read along.
+        max_clips: Largest number of clips to read.
+        latents: URI of a latent set of these clips, which is read too.
     """
 
     def __init__(self, shards: str, max_clips: int, latents: str | None = None) -> None:
@@ -81,15 +92,15 @@ class HeldOutClips:
             self._reader = ClipReader(shards, ClipCache(max_bytes=1 << 28), latents)
 
     def batches(self, device: torch.device) -> Iterator[ClipBatch]:
-        """The clips, ``CLIPS_PER_BATCH`` at a time."""
+        """Yields the clips, ``CLIPS_PER_BATCH`` at a time."""
         refs = list(islice(self._order.visits(), self.num_clips)) if self.num_clips else []
         for start in range(0, len(refs), CLIPS_PER_BATCH):
             arrays = self._reader.read_sound_batch(refs[start : start + CLIPS_PER_BATCH])
-            is_sound = arrays.pop("damaged")[:, 0] == 0  # no clip is to be measured twice
+            is_sound = arrays.pop("damaged")[:, 0] == 0  # stand-ins would be measured twice
             tensors = {name: torch.from_numpy(array[is_sound]) for name, array in arrays.items()}
             yield ClipBatch(**tensors).to(device)
 
 
 def cuda_devices(device: torch.device) -> list[torch.device]:
-    """What ``torch.random.fork_rng`` takes for a model on ``device``."""
+    """Returns the ``devices`` argument of ``torch.random.fork_rng`` for a model on ``device``."""
     return [device] if device.type == "cuda" else []

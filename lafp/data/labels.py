@@ -1,4 +1,4 @@
-"""Labeled shard sets: what their actions are, and which episodes' actions may be seen."""
+"""Describes the actions of labeled shard sets, and chooses episodes whose actions are used."""
 
 import math
 from dataclasses import fields
@@ -15,7 +15,7 @@ from lafp.types import ActionSpec
 
 
 def action_spec(labeled_shards: str) -> ActionSpec:
-    """What an action of a labeled set is.
+    """Reads the action spec of a labeled set.
 
     Raises:
         ConfigError: There is no such set, or it has no labels.
@@ -31,7 +31,7 @@ def action_spec(labeled_shards: str) -> ActionSpec:
 
 
 def vector_dims(shards: str) -> dict[str, int]:
-    """Numbers of ``state`` and ``condition`` that a set's clips hold; 0 where they hold none."""
+    """Returns the sizes of ``state`` and ``condition`` in a set's clips; 0 where they have none."""
     ref = next(ClipOrder(shard_set=shards, split="train", seed=0).visits())
     location = ref.location
     if not location.labels_bytes:
@@ -44,8 +44,8 @@ def vector_dims(shards: str) -> dict[str, int]:
 
 
 def labeled_episodes(shards: str, split: Split) -> dict[str, str]:
-    """Episode of every labeled clip of a split: clip id -> episode id."""
-    open_shard_set(shards)  # a clear error when there is none
+    """Maps the id of every labeled clip of a split to its episode's id."""
+    open_shard_set(shards)  # raises a clear error if there is no shard set
     with storage.local_file(storage.join(shards, "clips.parquet")) as path:
         columns = ["clip_id", "episode_id", "split", "has_labels"]
         rows = pq.read_table(path, columns=columns).to_pylist()
@@ -57,16 +57,16 @@ def labeled_episodes(shards: str, split: Split) -> dict[str, str]:
 
 
 def labeled_subset(shards: str, split: Split, fraction: float, seed: int) -> frozenset[str]:
-    """Clips of a random share of a split's labeled episodes.
+    """Returns the clips of a random share of a split's labeled episodes.
 
-    Episodes are ranked by a hash of (seed, episode id), so subsets of one seed are nested (1 % in
-    2.5 % in 5 %), do not depend on the order of files, and never part the clips of an episode.
+    Episodes are ranked by a hash of (seed, episode id). So subsets of one seed are nested (1 % in
+    2.5 % in 5 %), do not depend on the order of files, and never separate the clips of an episode.
 
     Args:
         shards: URI of the labeled set.
-        split: Which split.
-        fraction: In (0, 1]; rounded up to whole episodes.
-        seed: Which ranking.
+        split: The split.
+        fraction: Share in (0, 1], rounded up to whole episodes.
+        seed: Seed of the ranking.
 
     Returns:
         Clip ids.
@@ -81,7 +81,7 @@ def labeled_subset(shards: str, split: Split, fraction: float, seed: int) -> fro
     if not episode_of:
         raise ConfigError(f"No labeled {split} clips in {shards}.")
     ranked = sorted(set(episode_of.values()), key=lambda e: (derive_seed(seed, "label", e), e))
-    # Rounded first: 0.07 * 100 is 7.000000000000001.
+    # Rounded first, because 0.07 * 100 is 7.000000000000001.
     chosen = set(ranked[: math.ceil(round(fraction * len(ranked), 9))])
     return frozenset(clip for clip, episode in episode_of.items() if episode in chosen)
 
@@ -89,14 +89,14 @@ def labeled_subset(shards: str, split: Split, fraction: float, seed: int) -> fro
 def labeled_order(
     shards: str, label_fraction: float, label_seed: int, *, seed: int, pool_shards: int
 ) -> ClipOrder:
-    """Visits to the training clips of a ``labeled_subset``.
+    """Returns the order of visits to the training clips of a ``labeled_subset``.
 
     Args:
         shards: URI of the labeled set.
-        label_fraction: Of its episodes.
-        label_seed: Which ones.
-        seed: Of the order.
-        pool_shards: Shards whose clips are shuffled together.
+        label_fraction: Share of its episodes.
+        label_seed: Seed of the choice of episodes.
+        seed: Seed of the order.
+        pool_shards: Number of shards whose clips are shuffled together.
     """
     subset = labeled_subset(shards, "train", label_fraction, label_seed)
     return ClipOrder(

@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for, not on who draws them or when.
+"""Draws random numbers that depend on their purpose, not on who draws them or when.
 
 Counter-based: a number is a hash of its keys, e.g. (seed, epoch, clip, window). So it is the same
-on any number of workers, after any resume, and costs no generator state.
+for any number of workers and after any resume, and there is no generator state to keep.
 """
 
 import hashlib
@@ -12,14 +12,14 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64 (Steele et al., 2014)."""
+    """Applies the finalizer of splitmix64 (Steele et al., 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def keyed_uint64(*keys: int | np.ndarray) -> np.ndarray:
-    """uint64 hash of integer keys, broadcast against each other."""
+    """Hashes integer keys, broadcast against each other, to uint64."""
     with np.errstate(over="ignore"):
         state = np.asarray(0, np.uint64)
         for key in keys:
@@ -29,22 +29,22 @@ def keyed_uint64(*keys: int | np.ndarray) -> np.ndarray:
 
 
 def keyed_uniform(*keys: int | np.ndarray) -> np.ndarray:
-    """float64 uniform in [0, 1), one per broadcast element of ``keys``."""
+    """Draws float64 uniform in [0, 1), one per broadcast element of ``keys``."""
     return (keyed_uint64(*keys) >> np.uint64(11)) * (1.0 / (1 << 53))
 
 
 def keyed_normal(*keys: int | np.ndarray) -> np.ndarray:
-    """float64 standard normal (Box-Muller), one per broadcast element of ``keys``."""
+    """Draws float64 standard normal (Box-Muller), one per broadcast element of ``keys``."""
     radius = np.sqrt(-2 * np.log1p(-keyed_uniform(*keys, 0)))
     return radius * np.cos(2 * np.pi * keyed_uniform(*keys, 1))
 
 
 def keyed_permutation(n: int, *keys: int) -> np.ndarray:
-    """A permutation of range(n), int64."""
+    """Draws a permutation of range(n), int64."""
     return np.argsort(keyed_uint64(*keys, np.arange(n)), kind="stable")
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from names and numbers, e.g. ``derive_seed(cfg.seed, "decoder", step)``."""
+    """Hashes names and numbers to a 63-bit seed: ``derive_seed(cfg.seed, "decoder", step)``."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -1,4 +1,4 @@
-"""Stored latent actions, defined once: what `label_latents` writes and policy training reads.
+"""Defines stored latent actions, which `label_latents` writes and policy training reads.
 
 A **latent set** is a folder (local or S3) with the latent actions that one LAM infers from every
 frame pair of one shard set::
@@ -7,9 +7,9 @@ frame pair of one shard set::
     latents.parquet        one row per labeled clip (ClipLatents, and its shard)
     rejects.parquet        one row per clip that could not be labeled, with the reason
     train-000000.npy       float16 or float32 [N, Z], for train-000000.tar
-    train-000000.json      LatentShard: checksum, and which rows are whose
+    train-000000.json      LatentShard: checksum, and the rows of each clip
 
-A file is complete when its ``.json`` is there. Torch-free: Ray's readers import it.
+A file is complete once its ``.json`` exists. Needs no torch, because Ray's readers import it.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ from lafp.storage import strict_json
 
 SET_FILE, CLIPS_FILE, REJECTS_FILE = "latent_set.json", "latents.parquet", "rejects.parquet"
 MAX_ROUNDING = 1e-3
-"""Latents are stored as float16 where rounding moves no dimension by more than this share of its
+"""Latents are stored as float16 if rounding moves no dimension by more than this share of its
 standard deviation (RMS), else as float32."""
 _CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSet:
-    """``latent_set.json``: what is true of every clip of the set."""
+    """Holds ``latent_set.json``, which describes the whole set."""
 
     lam_sha256: str
     """``weights_sha256`` of the LAM."""
@@ -46,25 +46,25 @@ class LatentSet:
     latent_action_dim: int
     """Z."""
     frame_stack: int
-    """F: a clip's first pair is that of its frames F - 1 and F."""
+    """F: the first pair of a clip is made of its frames F - 1 and F."""
     num_clips: int
     num_pairs: int
     num_rejected_clips: int
     num_bytes: int
     dtypes: str
-    """Of the files: each has the smallest that is enough for it (``MAX_ROUNDING``)."""
+    """Data types of the files. Each file has the smallest sufficient one (``MAX_ROUNDING``)."""
     rounding: float
-    """RMS change by float16 of the worst dimension of the worst file, over its standard
-    deviation."""
+    """RMS change by float16 over the standard deviation, for the worst dimension of the worst
+    file."""
 
     def to_json(self) -> str:
-        """The ``latent_set.json`` file."""
+        """Returns the text of ``latent_set.json``."""
         return strict_json.dumps(asdict(self), indent=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipLatents:
-    """The rows of one clip. Row i belongs to frames (F - 1 + i, F + i)."""
+    """Locates the rows of one clip. Row i belongs to frames (F - 1 + i, F + i)."""
 
     clip_id: str
     video_id: str
@@ -74,7 +74,7 @@ class ClipLatents:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipReject:
-    """A clip without latents: a row of rejects.parquet."""
+    """Describes a clip without latents: one row of rejects.parquet."""
 
     clip_id: str
     video_id: str
@@ -86,30 +86,30 @@ class ClipReject:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentShard:
-    """One complete file of latents."""
+    """Describes one complete file of latents."""
 
     shard: str
-    """File name of the tar whose clips these are."""
+    """File name of the tar that holds the clips."""
     file: str
     dtype: str
     latent_action_dim: int
     frame_stack: int
     data_offset: int
-    """Bytes before row 0."""
+    """Number of bytes before row 0."""
     num_bytes: int
     sha256: str
     rounding: float
-    """RMS change by float16, over the standard deviation, of the worst dimension."""
+    """RMS change by float16 over the standard deviation, for the worst dimension."""
     clips: tuple[ClipLatents, ...]
     rejects: tuple[ClipReject, ...]
 
     @property
     def num_pairs(self) -> int:
-        """Rows."""
+        """Returns the number of rows."""
         return sum(clip.num_pairs for clip in self.clips)
 
     def to_json(self) -> str:
-        """The file's ``.json``."""
+        """Returns the text of the file's ``.json``."""
         return strict_json.dumps(asdict(self))
 
     @classmethod
@@ -122,17 +122,18 @@ class LatentShard:
 
 
 def entry_name(shard: str) -> str:
-    """Name of the ``.json`` that says that a shard's latents are complete."""
+    """Returns the name of the ``.json`` that marks a shard's latents as complete."""
     return shard.removesuffix(".tar") + ".json"
 
 
 class LatentShardWriter:
     """Writes the latents of one shard to a local file, clip by clip.
 
-    Rows go to the disk as float32 first: only all of them tell whether float16 is enough.
+    Rows are written as float32 first, because all of them are needed to decide whether float16 is
+    enough.
 
     Args:
-        folder: Local; the file is made in it.
+        folder: Local folder of the file.
         shard: File name of the tar.
         latent_action_dim: Z.
         frame_stack: F.
@@ -167,7 +168,7 @@ class LatentShardWriter:
         self._raw.write(latents.tobytes())
 
     def reject(self, clip_id: str, video_id: str, reason: str, detail: str) -> None:
-        """Notes a clip that has no latents."""
+        """Records a clip that has no latents."""
         self._rejects.append(
             ClipReject(
                 clip_id=clip_id,
@@ -179,7 +180,7 @@ class LatentShardWriter:
         )
 
     def close(self) -> LatentShard:
-        """Writes the file at ``path`` in the smallest dtype that is enough. Returns its entry."""
+        """Writes the file at ``path`` in the smallest sufficient dtype. Returns its entry."""
         self._raw.close()
         rounding = self._rounding()
         dtype = np.dtype(np.float16 if rounding <= MAX_ROUNDING else np.float32)
@@ -215,7 +216,7 @@ class LatentShardWriter:
             return 0.0
         mean, square, error = self._sums / self._num_rows
         std, rms_error = np.sqrt(np.maximum(square - mean**2, 0)), np.sqrt(error)
-        # A dimension that never changes has nothing to lose.
+        # A dimension that never changes carries no information, so its rounding does not matter.
         shares = np.divide(rms_error, std, out=np.zeros_like(std), where=std > 0)
         return float(shares.max()) if np.isfinite(error).all() else float(np.finfo(np.float32).max)
 
@@ -241,7 +242,7 @@ def open_latent_set(uri: str) -> LatentSet:
 
 
 def clips_without_latents(uri: str) -> frozenset[str]:
-    """Ids of the clips that `label_latents` had to reject."""
+    """Returns the ids of the clips that `label_latents` rejected."""
     import pyarrow.parquet as pq
 
     with storage.local_file(storage.join(uri, REJECTS_FILE)) as path:
@@ -256,15 +257,15 @@ class LatentReader:
         self.spec = open_latent_set(uri)
 
     def read(self, shard: str, location: ClipLocation) -> np.ndarray:
-        """Latents of one clip by frame.
+        """Reads the latents of one clip by frame.
 
         Returns:
             float32 [T, Z]; row t belongs to frames (t, t + 1). Zero where there is no such pair or
             no whole stack of frames.
 
         Raises:
-            RuntimeError: The set has none of this clip.
-            DamagedClipError: The file is not what its entry says.
+            RuntimeError: The set has no latents of this clip.
+            DamagedClipError: The file does not match its entry.
         """
         entry, clips = _read_entry(self.uri, shard)
         clip = clips.get(location.clip_id)
@@ -279,7 +280,7 @@ class LatentReader:
         try:
             data = storage.read_bytes(file, offset, clip.num_pairs * row_bytes)
         except FileNotFoundError as error:
-            gone = "the file is gone"
+            gone = "the file does not exist"
             raise DamagedClipError(location.clip_id, file, "missing", gone) from error
         if len(data) < clip.num_pairs * row_bytes:
             ends = "the file ends before its latents do"

@@ -1,4 +1,4 @@
-"""Clips -> windows, on the device."""
+"""Cuts clips into windows, on the device."""
 
 # Shape suffixes in this file: B clips, N windows (B x windows_per_clip), T frames of a clip,
 # F frames of a stack, H height, W width, C channels, V vectors beside the image.
@@ -20,13 +20,13 @@ def cut_windows(batch: ClipBatch, cfg: WindowConfig, seed: int) -> Window:
         seed: The run's seed.
 
     Returns:
-        N = B x windows_per_clip windows, the windows of a clip side by side.
+        N = B x windows_per_clip windows. The windows of a clip are neighbours.
     """
     return windows_at(batch, *window_indices(batch, cfg, seed), cfg.frame_stack)
 
 
 def window_indices(batch: ClipBatch, cfg: WindowConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Clip, t and k of what ``cut_windows`` cuts: int64 [N] each, on the host."""
+    """Returns clip, t and k of the windows of ``cut_windows``: int64 [N] each, on the host."""
     num_frames_B, epoch_B, clip_key_B = (
         of_clips.numpy() for of_clips in (batch.num_frames, batch.epoch, batch.clip_key)
     )
@@ -38,17 +38,17 @@ def window_indices(batch: ClipBatch, cfg: WindowConfig, seed: int) -> tuple[Tens
 def following_steps(
     batch: ClipBatch, clip_N: Tensor, t_N: Tensor, num_steps: int
 ) -> tuple[Tensor, Tensor]:
-    """The times t, t + 1, ... of ``num_steps`` single-step windows in a row.
+    """Returns the times t, t + 1, ... of ``num_steps`` single-step windows in a row.
 
     Args:
         batch: B clips.
-        clip_N: Which clip, int64 [N] on the host.
-        t_N: Where it begins, int64 [N] on the host.
-        num_steps: How many.
+        clip_N: Clip of each row, int64 [N] on the host.
+        t_N: First time of each row, int64 [N] on the host.
+        num_steps: Number of windows per row.
 
     Returns:
-        int64 and bool [N, num_steps], on the host: the times, and whether the clip has them. Where
-        it does not, its last window stands again.
+        int64 and bool [N, num_steps], on the host: the times, and whether the clip has them. A time
+        beyond the clip is replaced by the time of its last window.
     """
     at_NH = t_N[:, None] + torch.arange(num_steps)
     last_N1 = batch.num_frames[clip_N][:, None] - 2
@@ -58,7 +58,7 @@ def following_steps(
 def windows_at(
     batch: ClipBatch, clip_N: Tensor, t_N: Tensor, k_N: Tensor, frame_stack: int
 ) -> Window:
-    """The windows (clip, t, k), int64 [N] each, preferably on the host: nothing then waits."""
+    """Cuts the windows (clip, t, k), int64 [N] each. Indices on the host avoid a device sync."""
     is_single_step = bool((k_N == 1).all())
     device = batch.frames.device
     clip_N, t_N, k_N = (i.to(device, non_blocking=True) for i in (clip_N, t_N, k_N))
@@ -80,10 +80,10 @@ def windows_at(
 
 
 def vector_inputs(window: Window, obs: ObsSpec) -> Tensor | None:
-    """What a policy reads beside the image, side by side: float32 [N, V]; None where nothing.
+    """Joins the vectors that a policy reads beside the image: float32 [N, V]; None without any.
 
     Raises:
-        ConfigError: The clips do not all have it in that size.
+        ConfigError: Some clips lack a vector, or have it in another size.
     """
     vectors = []
     for name, dim in obs.vector_dims.items():
@@ -91,19 +91,19 @@ def vector_inputs(window: Window, obs: ObsSpec) -> Tensor | None:
         if vector_NV is None or vector_NV.shape[1] != dim:
             raise ConfigError(
                 f"Some clips have no {name} of {dim} numbers: a policy that reads the {name} needs "
-                "it in all of them."
+                "it in all clips."
             )
         vectors.append(vector_NV)
     return torch.cat(vectors, dim=1) if vectors else None
 
 
 def stack_frames(frames: Tensor, clip_N: Tensor, t_N: Tensor, frame_stack: int) -> Tensor:
-    """Observations at times t: uint8 [B, T, H, W, 3] -> float [N, 3 F, H, W] in [-1, 1]."""
+    """Stacks the frames at times t: uint8 [B, T, H, W, 3] -> float [N, 3 F, H, W] in [-1, 1]."""
     return _stacked(frames, clip_N, _times(t_N, frame_stack))
 
 
 def _stacks_of(batch: ClipBatch, clip_N: Tensor, t_N: Tensor, frame_stack: int) -> Tensor:
-    """The same of clips of which not every frame may have been sent."""
+    """Stacks frames like ``stack_frames``, from clips of which only some frames may be sent."""
     rows_NF = _times(t_N, frame_stack)
     if batch.frame_rows is not None:
         rows_NF = batch.frame_rows[clip_N[:, None], rows_NF].long()
@@ -120,5 +120,5 @@ def _stacked(frames: Tensor, clip_N: Tensor, rows_NF: Tensor) -> Tensor:
 
 
 def pixels_to_float(pixels: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 in [-1, 1]."""
+    """Converts uint8 0..255 to float32 in [-1, 1]."""
     return pixels.float().div_(127.5).sub_(1)

@@ -1,4 +1,4 @@
-"""Video in and out: decoders of source videos by name, and the codec of a shard's clips."""
+"""Decodes source videos with decoders by name, and encodes and decodes the clips of shards."""
 
 from lafp.config.registry import Registry
 from lafp.video.clip_codec import EncodeConfig, decode_clip, encode_clip

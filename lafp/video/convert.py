@@ -1,4 +1,4 @@
-"""Decoded frames -> upright, progressive, 8-bit RGB pictures with the colours that were meant."""
+"""Converts decoded frames to upright, progressive, 8-bit RGB pictures with the intended colours."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -14,26 +14,27 @@ from lafp.video.damage.gate import Held
 from lafp.video.decoders.base import DamagedSpan, Orientation
 from lafp.video.hdr import Transfer, to_sdr
 
-# Area averaging neither aliases nor blurs; the flags stop swscale from rounding colours down.
+# Area averaging neither aliases nor blurs. The flags stop swscale from rounding colours down.
 SCALING = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _TRANSFERS: dict[int, Transfer] = {ColorTrc.SMPTE2084: "pq", ColorTrc.ARIB_STD_B67: "hlg"}
-# AVColorSpace of libavutil, which PyAV's Colorspace is not.
+# Values of libavutil's AVColorSpace, which differ from PyAV's Colorspace.
 _RGB, _BT709, _UNSPECIFIED, _BT601, _BT2020 = 0, 1, 2, 5, 9
 # Files that do not name their matrix follow the standard of their size.
 _MIN_HD_HEIGHT_PX = 720
-# Sizes in whole pixels of one shape differ by this much.
+# Largest difference in aspect ratio that rounding to whole pixels may cause.
 _SAME_SHAPE = 0.02
 
 
 class ToRgb:
-    """Scales frames and turns them to RGB. Transparent places become black.
+    """Scales frames and converts them to RGB. Transparent areas become black.
 
-    A frame of another shape than the first one is shown whole, between black bars, as players do.
+    A frame with another aspect ratio than the first one is shown whole, between black bars, as in
+    players.
 
     Args:
         width_px: Upright width to scale to.
-        height_px: Upright height.
-        orientation: What makes the coded picture upright.
+        height_px: Upright height to scale to.
+        orientation: The transform that makes the coded picture upright.
         coded_size: Width and height of the first frame, as coded.
     """
 
@@ -59,7 +60,7 @@ class ToRgb:
         return self._orientation.apply(self._between_bars(pixels))
 
     def _on_black(self, frame: VideoFrame, pixel_format: str) -> VideoFrame:
-        """Unscaled: scaling would mix colours that nobody sees into those beside them."""
+        """Blends an unscaled frame over black: scaling first would mix in hidden colours."""
         rgba = self._to_rgba.reformat(
             frame, format=pixel_format, interpolation=SCALING, threads=1
         ).to_ndarray()
@@ -105,9 +106,9 @@ def _likely_matrix(frame: VideoFrame, transfer: Transfer | None) -> int:
 
 
 def deinterlaced(events: Iterator[Held | DamagedSpan]) -> Iterator[Held | DamagedSpan]:
-    """Passes events on, and from the first interlaced frame on through FFmpeg's ``bwdif``.
+    """Passes events on; from the first interlaced frame on through FFmpeg's ``bwdif``.
 
-    One frame comes out for each that goes in; progressive frames in between stay as they are.
+    One frame comes out for each frame that goes in. Progressive frames in between stay as they are.
     """
     weaver: _Deinterlacer | None = None
     for event in events:
@@ -129,7 +130,7 @@ def deinterlaced(events: Iterator[Held | DamagedSpan]) -> Iterator[Held | Damage
 
 
 class _Deinterlacer:
-    """A filter graph, which looks one frame ahead. It ends where the damage begins."""
+    """Holds a filter graph that looks one frame ahead. It ends where damage begins."""
 
     def __init__(self, frame: VideoFrame) -> None:
         self._waiting: deque[Held] = deque()

@@ -1,7 +1,7 @@
-"""Single pictures out of videos that may be damaged or hostile, in a process of their own.
+"""Decodes single pictures of videos that may be damaged or hostile, in a process of its own.
 
-A video that crashes, hangs or fills the memory of that process costs its own pictures only: the
-process is started again with the videos after it.
+A video that crashes, hangs or fills the memory of that process costs only its own pictures: the
+process is restarted with the videos after it.
 """
 
 import json
@@ -25,30 +25,30 @@ from lafp.video.decoders.base import DecodedFrame, VideoDecoder, VideoError
 MAX_MEMORY_BYTES = 2 * 2**30
 MAX_PIXELS = 8192 * 4320
 TIMEOUT_S = 5.0
-"""Per video."""
+"""Time-out per video."""
 _START_S = 20.0
 
 
 @dataclass(frozen=True)
 class Still:
-    """One picture that is wanted."""
+    """Describes one requested picture."""
 
     path: str
-    """Of a local file."""
+    """Path of a local file."""
     time_s: float
-    """The first frame is at 0."""
+    """Time in the video, whose first frame is at 0."""
     side_px: int
-    """Longer side of the picture; a smaller video is not enlarged."""
+    """Longer side of the picture. Smaller videos are not enlarged."""
 
 
 def read_stills(
     wanted: Sequence[Still], budget_s: float, decoder: str = "pyav"
 ) -> dict[int, np.ndarray]:
-    """Decodes what can be decoded.
+    """Decodes the requested pictures; those that fail are left out.
 
     Args:
-        wanted: Pictures.
-        budget_s: Time for all of them; what is not decoded by then is left out.
+        wanted: Requested pictures.
+        budget_s: Time for all of them. Pictures that are not decoded by then are left out.
         decoder: A name in ``VIDEO_DECODERS``.
 
     Returns:
@@ -69,9 +69,9 @@ def read_stills(
                     check=False,
                 )
             begun = max((int(path.stem) for path in Path(folder).glob("*.begun")), default=-1)
-            if begun < first:  # it does not even start
+            if begun < first:  # the process did not even start
                 break
-            first = begun + 1  # the last one ended or killed it
+            first = begun + 1  # the last video that was begun is done, or killed the process
         found = {}
         for path in Path(folder).glob("*.png"):
             with suppress(OSError), Image.open(path) as image:
@@ -86,7 +86,7 @@ def _decode(still: Still, decoder: VideoDecoder) -> np.ndarray | None:
     size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
     start_s = still.time_s if info.can_start_late else 0.0
     last: DecodedFrame | None = None
-    with suppress(VideoError):  # it ends, or is damaged from here on: the frame before tells too
+    with suppress(VideoError):  # the video ends or breaks here: the frame before serves as well
         for event in decoder.frames(still.path, info, *size, deadline, start_s):
             if isinstance(event, DecodedFrame):
                 last = event
@@ -102,7 +102,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     for index, *fields in json.loads(sys.stdin.read()):
         (folder / f"{index}.begun").touch()
-        with suppress(Exception):  # no picture, whatever the reason
+        with suppress(Exception):  # any error means no picture
             if (pixels := _decode(Still(*fields), decoder)) is not None:
                 Image.fromarray(pixels).save(folder / f"{index}.png.tmp", "png")
                 (folder / f"{index}.png.tmp").rename(folder / f"{index}.png")

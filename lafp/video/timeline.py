@@ -1,9 +1,9 @@
-"""When the frames of a file are shown: from the time stamps of its packets, and from no header.
+"""Computes when the frames of a file are shown from the time stamps of its packets, not headers.
 
-Containers have clocks that start late, restart (two recordings in one file) and jump; program
-streams stamp only some packets, elementary streams none. ``lay_out`` puts the packets of all of
-that on one line without holes: a frame lasts until the next one, and a recording begins where the
-one before it ends.
+Clocks of containers start late, restart (two recordings in one file) and jump; program streams
+stamp only some packets, elementary streams none. ``lay_out`` puts the packets of all of these on
+one time line without gaps: a frame lasts until the next one, and a recording begins where the one
+before it ends.
 """
 
 from bisect import bisect_left, bisect_right
@@ -13,72 +13,73 @@ from typing import Literal
 import numpy as np
 
 NO_STAMP = -(2**63)
-# Time stamps of old containers wobble; a longer step back is another time line.
+# Time stamps of old containers wobble. A longer step back starts another recording.
 MAX_STEP_BACK_S = 1.0
-# A shorter one is, too, where a key frame makes it and the next packet stays there. Unit: steps.
+# So does a shorter step back at a key frame, if the next packet stays behind too. Unit: steps.
 _MIN_STEPS_BACK = 1.5
-# Stamps that FFmpeg guesses (program streams have one for a few packets) are wrong by few frames.
+# FFmpeg guesses missing stamps (program streams have one for every few packets) within this many
+# frames.
 _MAX_PLACES_OFF = 3
-# Frames may come so much before their turn where a container has presentation times only.
+# In a container with presentation times only, stamps may step back by this much due to reordering.
 _MAX_STEPS_BACK = 20.0
-# What players take for a jump of the clock, in containers whose clocks may jump. (ffmpeg:
-# -dts_delta_threshold.)
+# Step that players treat as a jump of the clock, in containers whose clocks may jump (ffmpeg's
+# -dts_delta_threshold).
 _MAX_STEP_FORWARD_S = 10.0
-# No frame is shown for longer, whatever a container says: such a stamp is not to be believed.
+# No frame is shown for longer. A stamp that claims so is not believed.
 _MAX_CLAIM_S = 24 * 3600.0
-# The last frame of a variable-rate video may stay a while, but a longer claim is no evidence.
+# The last frame of a variable-rate video may be shown for a while, but not for longer than this.
 MAX_LAST_FRAME_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stamps:
-    """Time stamps of the packets that are shown, in the order of decoding."""
+    """Holds the time stamps of the shown packets, in the order of decoding."""
 
     pts: np.ndarray
-    """int64 [N]: presentation times; ``NO_STAMP`` where there is none."""
+    """int64 [N]: presentation times; ``NO_STAMP`` where missing."""
     dts: np.ndarray
-    """int64 [N]: decoding times, likewise."""
+    """int64 [N]: decoding times; ``NO_STAMP`` where missing."""
     duration: np.ndarray
-    """int64 [N]: 0 where nobody says."""
+    """int64 [N]: durations; 0 where unknown."""
     is_key: np.ndarray
     """bool [N]."""
     time_base: tuple[int, int]
-    """Seconds per unit of all of these: numerator and denominator."""
+    """Seconds per unit of the fields above, as numerator and denominator."""
 
 
 Believed = Literal["all", "near", "none"]
-"""Which presentation times are believed: all that are there, those that are near what the order of
-frames says (some are guesses of FFmpeg's), or none."""
+"""Names the presentation times that are believed: all, those near the order of the frames (the
+others are FFmpeg's guesses), or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Packets on one clock."""
+    """Describes a run of packets on one clock."""
 
     first_packet: int
-    """Its number among the packets that are shown."""
+    """Number of its first packet among the shown packets."""
     origin_s: float
-    """What is subtracted from its clock."""
+    """Seconds to subtract from its clock."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """When the frames of a file are shown, the first at 0."""
+    """Holds when the frames of a file are shown, where the first is at 0."""
 
     times_s: np.ndarray = field(repr=False)
-    """float64 [N], ascending: when each shown packet's frame is shown."""
+    """float64 [N], ascending: when the frame of each shown packet is shown."""
     recordings: tuple[Recording, ...]
     time_base: tuple[int, int]
     last_frame_s: float
-    """How long the last frame is shown; 0 where nobody says."""
+    """Seconds for which the last frame is shown; 0 if unknown."""
     goes_by_order: bool
-    """Whether frames take the times in the order in which a decoder gives them, because not all
-    have a presentation time that is believed."""
+    """Whether frames take the times in the order in which the decoder outputs them, because some
+    have no presentation time that is believed."""
     believed: Believed
 
     @property
     def is_plain(self) -> bool:
-        """Whether a frame's time stamp alone says when it is shown."""
+        """Returns whether a frame's time stamp alone determines when it is shown."""
         return not self.goes_by_order and len(self.recordings) == 1
 
 
@@ -88,10 +89,10 @@ def lay_out(
     """Puts packets on one time line.
 
     Args:
-        stamps: Of at least one packet.
+        stamps: Time stamps of at least one packet.
         believed: Which presentation times are believed.
         can_jump: Whether the container's clock may jump forward.
-        otherwise_step_s: From frame to frame, where packets do not say.
+        otherwise_step_s: Time from frame to frame, if packets have no durations.
     """
     num, den = stamps.time_base
     seconds_per_unit = num / den
@@ -101,7 +102,7 @@ def lay_out(
     step_s = float(np.median(durations)) * seconds_per_unit if len(durations) else 0.0
     if not 0 < step_s <= MAX_LAST_FRAME_S:
         step_s = otherwise_step_s
-    # Decoding times ascend whatever the order of presentation.
+    # Decoding times ascend even where the order of presentation differs.
     uses_dts = has_dts.sum() >= has_pts.sum()
     clock, is_known = (stamps.dts, has_dts) if uses_dts else (stamps.pts, has_pts)
     clock_s = np.where(is_known, clock * seconds_per_unit, np.nan)
@@ -135,7 +136,7 @@ def lay_out(
 def _recording_starts(
     clock_s: np.ndarray, pts_s: np.ndarray, is_key: np.ndarray, step_s: float, can_jump: bool
 ) -> list[int]:
-    """Numbers of the packets with which another clock begins, the first packet included."""
+    """Lists the packets at which another clock begins, including the first packet."""
     known = np.flatnonzero(~np.isnan(clock_s))
     steps_s = np.diff(clock_s[known])
     if not len(steps_s) or (steps_s.min() >= 0 and not steps_s.max() > _MAX_STEP_FORWARD_S):
@@ -146,8 +147,8 @@ def _recording_starts(
         time_s, packet_pts_s = float(clock_s[packet]), float(pts_s[packet])
         back_s = highest_s - time_s
         stays_back = is_key[packet] and back_s > _MIN_STEPS_BACK * step_s and next_s < highest_s
-        # Presentation times are ahead of the clock where frames are reordered: a frame that stays
-        # for long is no jump.
+        # Where frames are reordered, presentation times are ahead of the clock. So a step of the
+        # clock is no jump if the presentation times do not jump: a frame is just shown for long.
         jumps = (
             step > (_MAX_STEP_FORWARD_S if can_jump else _MAX_CLAIM_S)
             and not packet_pts_s - shown_s <= _MAX_STEP_FORWARD_S
@@ -161,14 +162,14 @@ def _recording_starts(
 
 
 def _even_times(clock_s: np.ndarray, step_s: float) -> np.ndarray:
-    """Ascending times, the first 0: those that are known, and even steps between them."""
+    """Returns ascending times from 0: the known times, and even steps between them."""
     known = np.flatnonzero(~np.isnan(clock_s))
     packets = np.arange(len(clock_s))
     if not len(known):
         return packets * step_s
     since_s = clock_s[known] - clock_s[known[0]]
     if half := len(known) // 2:
-        # Durations are rounded, and single stamps wrong.
+        # A median over long distances, because durations are rounded and single stamps wrong.
         slopes_s = (since_s[half:] - since_s[:-half]) / (known[half:] - known[:-half])
         step_s = float(np.median(slopes_s)) or step_s
     even_s = packets * step_s
@@ -181,10 +182,10 @@ def _even_times(clock_s: np.ndarray, step_s: float) -> np.ndarray:
 
 
 def _origin(pts_s: np.ndarray, times_s: np.ndarray, is_key: np.ndarray) -> float:
-    """Presentation time of the first frame; 0 where none is known.
+    """Returns the presentation time of the first frame; 0 if none is known.
 
-    A key frame is shown in the place in which it is decoded, or later where frames that follow it
-    are shown before it: in the first group of pictures these are the first.
+    A key frame is shown at the place where it is decoded, or later if frames that follow it are
+    shown before it. In the first group of pictures those frames are the first ones.
     """
     latest_s = np.where(is_key, pts_s - times_s, np.nan)
     keys = np.flatnonzero(is_key)
@@ -194,7 +195,7 @@ def _origin(pts_s: np.ndarray, times_s: np.ndarray, is_key: np.ndarray) -> float
 
 
 class FrameClock:
-    """Tells when each decoded frame is shown. Takes packets and frames as they come."""
+    """Tells when each decoded frame is shown. Takes packets and frames in the order they come."""
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
@@ -202,26 +203,26 @@ class FrameClock:
         self._next_packet = 0
         self._next_frame = 0
         self._since_key: list[int] = []
-        """Packets of the frames that came since the last key frame, that one included."""
+        """Packets of the frames since the last key frame, including the key frame's."""
 
     def sent(self, is_shown: bool) -> int:
-        """Counts a packet. Returns its number."""
+        """Counts a packet and returns its number."""
         packet = self._next_packet
         self._next_packet += is_shown
         return packet
 
     def is_before_joint(self, num_packets: int) -> bool:
-        """Whether so many packets that are shown are left until another recording begins."""
+        """Says whether another recording begins after exactly this many more shown packets."""
         place = bisect_left(self._starts, self._next_packet, lo=1)
         return place < len(self._starts) and self._starts[place] == self._next_packet + num_packets
 
     def time_s(self, packet: int | None, pts: int | None, is_key: bool) -> float | None:
-        """When a frame is shown; None if nobody knows.
+        """Returns when a frame is shown; None if unknown.
 
         Args:
-            packet: Number of the packet that it comes from, if the decoder tells.
-            pts: Its presentation time.
-            is_key: Whether it is a key frame.
+            packet: Number of the packet of the frame, if the decoder tells.
+            pts: Presentation time of the frame.
+            is_key: Whether the frame is a key frame.
         """
         if self._timeline.goes_by_order:
             return self._time_by_order(packet, pts, is_key)
@@ -239,8 +240,8 @@ class FrameClock:
     def _time_by_order(self, packet: int | None, pts: int | None, is_key: bool) -> float | None:
         times_s, place = self._timeline.times_s, self._next_frame
         if is_key and packet is not None:
-            # All packets before a key frame are shown before it, and so were those of its group
-            # that came already: that puts right what lost frames have shifted.
+            # All packets before a key frame are shown before it, and so were those frames of its
+            # group that came already. This corrects the shift from lost frames.
             place = max(place, packet + sum(other > packet for other in self._since_key))
         if self._timeline.believed != "none" and pts is not None:
             stamped = self._place(packet, pts)
@@ -255,7 +256,7 @@ class FrameClock:
         return float(times_s[place]) if place < len(times_s) else None
 
     def _place(self, packet: int | None, pts: int) -> int:
-        """Which of the times is nearest to a time stamp."""
+        """Returns the index of the time nearest to a time stamp."""
         times_s = self._timeline.times_s
         num, den = self._timeline.time_base
         time_s = pts * num / den - self._recording(packet).origin_s

@@ -1,12 +1,13 @@
-"""Choose each video's time step so that neighbouring frames move about equally everywhere.
+"""Chooses each video's time step so that neighbouring frames move about equally in all videos.
 
-At one rate, a sports video moves ten times as much per frame pair as a lecture, and a latent action
-means something else in each. With ``clip.target_motion`` m, a video gets the step
+At one fixed rate, a sports video moves ten times as much per frame pair as a lecture, and a latent
+action means something else in each. With ``clip.target_motion`` m, a video gets the step
 
     dt = k / r,    k = the smallest of 1, 2, 3 ... with  median_t |f(t + k / r) - f(t)| >= m
 
-where r is its own rate (at most ``clip.fps``), f its frames scaled down to ``motion.SIDE_PX``, and
-the mean absolute difference is taken over pixels and colours. The design is this project's own.
+where r is the video's own rate (at most ``clip.fps``), f its frames scaled down to
+``motion.SIDE_PX``, and |.| the mean absolute difference over pixels and colours. The design is this
+project's own.
 """
 
 import math
@@ -20,35 +21,35 @@ from data_pipelines.preprocess.clip.split_clips import MAX_OWN_FPS, ClipConfig
 from lafp.video.decoders.base import DamagedSpan, DecodedFrame
 
 SAMPLE_S = 10.0
-"""Of the middle of the video are looked at, or what there is."""
+"""Length of the sample in the middle of the video, or less if the video is shorter."""
 
 
 def highest_fps(source_fps: float, cfg: ClipConfig) -> float:
-    """Rate of clips without ``target_motion``; the highest rate with it."""
+    """Returns the rate of clips without ``target_motion``, and the highest rate with it."""
     if cfg.target_motion is None:
         return cfg.fps or min(source_fps, MAX_OWN_FPS)
     return min(source_fps, cfg.fps or MAX_OWN_FPS)
 
 
 def sample_start_s(duration_s: float) -> float:
-    """Where the sample begins."""
+    """Returns the time at which the sample begins."""
     return max(0.0, (duration_s - SAMPLE_S) / 2)
 
 
 def choose_fps(
     events: Iterable[DecodedFrame | DamagedSpan], start_s: float, source_fps: float, cfg: ClipConfig
 ) -> float:
-    """The rate of a video's clips, by the formula above.
+    """Returns the rate of a video's clips, by the formula above.
 
     Args:
-        events: Small frames of the video, from ``start_s`` or before on.
-        start_s: Of the sample.
-        source_fps: Of the video.
-        cfg: With a ``target_motion``.
+        events: Small frames of the video, from ``start_s`` or earlier.
+        start_s: Start of the sample.
+        source_fps: Rate of the video.
+        cfg: Clip config with a ``target_motion``.
 
     Returns:
-        r / k. At the least, the rate at which the longest clip has ``min_frames``, for videos that
-        hardly move, and for those that cannot be decoded here.
+        r / k, but at least the rate at which the longest clip has ``min_frames``. Videos that
+        hardly move, or whose sample does not decode, get that least rate.
     """
     assert cfg.target_motion is not None
     fps = highest_fps(source_fps, cfg)
@@ -64,10 +65,10 @@ def choose_fps(
 def sample_frames(
     events: Iterable[DecodedFrame | DamagedSpan], start_s: float, fps: float
 ) -> np.ndarray:
-    """Float32 [T, h, w, 3] in [0, 1]: the frames that are shown from ``start_s`` on, 1/fps apart.
+    """Returns the frames shown from ``start_s`` on, 1/fps apart: float32 [T, h, w, 3] in [0, 1].
 
-    The first one is taken at its own time, so that time stamps rounded to milliseconds do not show
-    one frame twice and leave out the next.
+    The first frame is taken at its own time. Otherwise time stamps that are rounded to milliseconds
+    could show one frame twice and skip the next.
     """
     pictures: list[np.ndarray] = []
     first_s = math.inf

@@ -1,4 +1,4 @@
-"""Clip in memory -> encoded clip with its record."""
+"""Encodes a clip in memory and makes its record."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from lafp.video.decoders.base import VideoInfo
 
 
 def clip_id(video_id: str, start_s: float, end_s: float) -> str:
-    """32 hex digits: hash of the source video's content and the clip's span in milliseconds."""
+    """Hashes the source video's content and the clip's span in milliseconds to 32 hex digits."""
     span = f"{video_id} {round(1000 * start_s)} {round(1000 * end_s)}"
     return hashlib.sha256(span.encode()).hexdigest()[:32]
 
@@ -32,7 +32,7 @@ def encode(
     """Encodes one clip.
 
     Returns:
-        The clip's record, its split not yet decided, and the mp4.
+        The clip's record, its split not yet decided, and the bytes of its mp4.
     """
     data = encode_clip(clip.frames, fps, cfg)
     num_frames, height, width = clip.frames.shape[:3]

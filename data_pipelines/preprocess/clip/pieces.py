@@ -1,8 +1,8 @@
-"""Cut long videos into pieces that can be gone through one by one, on any number of machines.
+"""Cuts long videos into pieces that any number of machines can process one by one.
 
-A piece is decoded from a key frame before its start on, whether one task goes through all pieces
-or every piece has a task of its own. So nothing depends on how the work is dealt out: not under
-damage, whose signs a decoder carries along, and not with anything else that looks back.
+A piece is always decoded from a key frame before its start, whether one task processes all pieces
+or every piece has a task of its own. So the result does not depend on how the work is divided, even
+though a decoder carries signs of damage along, and filters look back at earlier frames.
 """
 
 import math
@@ -14,15 +14,16 @@ Span = tuple[float, float]
 
 
 def piece_spans(duration_s: float, fps: float, piece_s: float, cfg: ClipConfig) -> list[Span]:
-    """Spans that touch and cover the video, of about ``piece_s`` each.
+    """Computes spans of about ``piece_s`` that touch each other and cover the video.
 
-    They begin where clips of a sound video begin, so cutting a video into pieces makes no clip
-    shorter: piece j begins at tick j m n, where n is the ticks per clip and m the clips per piece.
+    The spans begin where clips of an undamaged video begin, so cutting a video into pieces makes no
+    clip shorter: piece j begins at tick j m n, where n is the ticks per clip and m the clips per
+    piece.
 
     Args:
-        duration_s: Of the video.
-        fps: Of the clips.
-        piece_s: Length to aim at; videos shorter than 1.5 of it are one piece.
+        duration_s: Duration of the video.
+        fps: Rate of the clips.
+        piece_s: Intended length. Videos shorter than 1.5 times this are one piece.
         cfg: Lengths of clips.
     """
     num_ticks = math.ceil(duration_s * fps - JITTER)

@@ -1,4 +1,4 @@
-"""Look at a file before decoding it: what is it, and is it within the limits?"""
+"""Checks the result of a file's probe against the limits before the file is decoded."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,20 @@ from lafp.video.decoders.base import VideoInfo
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
-    """What one input may cost. Whatever exceeds it becomes a reject row."""
+    """Limits what one input may cost. An input beyond a limit becomes a reject row."""
 
     max_bytes: int = 20 * 2**30
-    """Largest file. One at a time lies on a worker's disk when the source is S3."""
+    """Largest file. If the source is S3, a worker's disk holds one file at a time."""
     max_pixels: int = 4096 * 4096
-    """Largest frame, width x height as coded: bounds a decoder's memory (some 20 frames)."""
+    """Largest frame, as coded width x height. It limits the memory of a video decoder, which holds
+    some 20 frames."""
     min_side_px: int = 16
-    """Smaller pictures are icons and test patterns."""
+    """Smallest width or height. Smaller pictures are icons and test patterns."""
     max_duration_s: float = 12 * 3600.0
     timeout_s: float = 3600.0
-    """Wall-clock time for one video. What it yielded until then is kept."""
+    """Wall-clock time for one video. Clips that are complete by then are kept."""
     max_memory_bytes: int = 4 * 2**30
-    """What the process that decodes may allocate, about 200 MiB of its own included; at least
+    """Memory that the decoding process may allocate, including about 200 MiB of its own; at least
     512 MiB."""
 
     def __post_init__(self) -> None:
@@ -33,7 +34,7 @@ class LimitsConfig:
 
 
 def violation(info: VideoInfo, limits: LimitsConfig) -> tuple[str, str] | None:
-    """Reason and detail of the limit that a probed video exceeds, if any."""
+    """Returns reason and detail of the limit that a probed video exceeds, or None."""
     if min(info.width_px, info.height_px) < limits.min_side_px:
         return "too_small", f"{info.width_px}x{info.height_px}"
     if info.duration_s > limits.max_duration_s:

@@ -1,4 +1,4 @@
-"""Frames at a constant rate, by presentation time: at each output time, the frame shown then."""
+"""Resamples frames to a constant rate: each output time gets the frame that is shown then."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -8,13 +8,13 @@ import numpy as np
 
 from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoError
 
-# Time stamps jitter by their rounding. A frame that begins this share of a step late still counts.
+# Time stamps jitter because they are rounded. A frame may begin this share of a step late.
 JITTER = 0.25
 
 
 @dataclass(frozen=True)
 class Tick:
-    """One output frame. Ticks of a segment lie 1/fps apart."""
+    """Holds one output frame. Ticks of a segment lie 1/fps apart."""
 
     time_s: float
     source: "ShownFrame"
@@ -22,27 +22,27 @@ class Tick:
 
 @dataclass
 class ShownFrame:
-    """A decoded frame whose pixels are converted once, when a tick needs them."""
+    """Holds a decoded frame whose pixels are converted once, when a tick needs them."""
 
     time_s: float
     convert: Callable[[], np.ndarray]
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """uint8 [H, W, 3]."""
+        """Returns uint8 [H, W, 3]."""
         return self.convert()
 
 
 @dataclass(frozen=True)
 class SegmentEnd:
-    """The ticks since the last cut end here: no clip goes across."""
+    """Ends the segment of the ticks since the last cut. No clip crosses it."""
 
     time_s: float
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A span of the video without ticks."""
+    """Describes a span of the video without ticks."""
 
     start_s: float
     end_s: float
@@ -62,18 +62,18 @@ def resample(
     max_hold_s: float,
     start_s: float = 0.0,
 ) -> Iterator[Event]:
-    """Turns decoded frames of any rate into ticks of a constant one.
+    """Converts decoded frames of any rate to ticks at a constant rate.
 
     A segment is a sound stretch of the video; its ticks are at start, start + 1/fps, ... Segments
-    and cuts come in order and leave nothing out: together they are [start_s, duration_s].
+    and cuts come in order and together cover [start_s, duration_s].
 
     Args:
-        events: What a decoder yields.
-        fps: Of the output.
-        source_fps: Of the input; only says how much jitter is rounding.
-        duration_s: Of the video, or end of a piece of it.
+        events: The output of a video decoder.
+        fps: Rate of the output.
+        source_fps: Rate of the input, which only decides how much jitter counts as rounding.
+        duration_s: Duration of the video, or end of a piece.
         max_hold_s: A frame that is shown for longer is followed by a gap.
-        start_s: Of a piece: the frame that is shown then is the first one.
+        start_s: Start of a piece. The frame that is shown then is the first one.
     """
     clock = _Clock(fps, source_fps, max_hold_s, start_s)
     try:
@@ -84,7 +84,7 @@ def resample(
                 yield from clock.end_segment(event.start_s)
                 yield from clock.cut(event.end_s, event.reason, event.detail)
     except VideoError as error:
-        # What was decoded is sound and stays; the frame on display ends after its own step.
+        # Frames decoded before the error are sound and stay. The last one ends after its own step.
         yield from clock.end_segment(min(clock.natural_end_s, duration_s))
         yield from clock.cut(duration_s, error.reason, error.detail)
         return
@@ -95,7 +95,7 @@ def resample(
 def _within(
     events: Iterable[DecodedFrame | DamagedSpan], start_s: float, end_s: float
 ) -> Iterator[DecodedFrame | DamagedSpan]:
-    """What is shown from start to end: the frame of the start begins there."""
+    """Yields the events from start to end. The frame shown at the start begins there."""
     shown: DecodedFrame | None = None
     for event in events:
         if isinstance(event, DecodedFrame):
@@ -121,11 +121,12 @@ def _within(
         yield DecodedFrame(start_s, shown.pixels)
 
 
-class Foresight:
-    """Says which frames ``resample`` will ask for: those on display at a tick.
+class FramePlan:
+    """Predicts which frames ``resample`` will ask for: those shown at a tick.
 
-    It goes through the time stamps ahead of the frames, which wait for the decoder's verdict. It
-    holds as long as nothing is cut out: a cut moves the ticks. Arguments are those of ``resample``.
+    A decoder calls it with the time of each frame, while the frames wait until they are known to be
+    sound. The prediction holds as long as nothing is cut out, because a cut moves the ticks. It
+    runs the same clock as ``resample``, so that both round alike, and takes the same arguments.
     """
 
     def __init__(
@@ -135,11 +136,11 @@ class Foresight:
         self._start_s, self._is_before_start = start_s, False
 
     def __call__(self, time_s: float) -> bool:
-        """Takes the next frame's time; returns whether the one before is on display at a tick."""
+        """Takes the next frame's time. Returns whether the frame before it is shown at a tick."""
         if time_s < self._start_s:
             self._is_before_start = True
             return False
-        if self._is_before_start:  # the frame of the start begins there
+        if self._is_before_start:  # the frame shown at the start counts from there
             self._is_before_start = False
             self._is_on_display(self._start_s)
         return self._is_on_display(time_s)
@@ -150,7 +151,7 @@ class Foresight:
 
 
 def _no_pixels() -> np.ndarray:
-    raise AssertionError("only its time is known")
+    raise AssertionError("a planned frame has no pixels")
 
 
 class _Clock:
@@ -158,14 +159,14 @@ class _Clock:
         self.fps, self.source_fps, self.max_hold_s = fps, source_fps, max_hold_s
         self.tolerance_s = JITTER * min(1 / source_fps, 1 / fps)
         self.covered_until_s = start_s
-        """Everything before is in a segment or in a cut."""
+        """Segments and cuts cover everything before this time."""
         self.shown: ShownFrame | None = None
         self.segment_start_s = 0.0
         self.num_ticks = 0
 
     @property
     def natural_end_s(self) -> float:
-        """When the frame on display would end if nothing followed."""
+        """Returns when the shown frame would end if no frame followed it."""
         return self.shown.time_s + 1 / self.source_fps if self.shown else self.covered_until_s
 
     def show(self, frame: DecodedFrame) -> Iterator[Event]:
@@ -189,7 +190,7 @@ class _Clock:
         self.covered_until_s = end_s
 
     def end_segment(self, end_s: float) -> Iterator[Event]:
-        """Ends the segment at ``end_s``, or earlier if its last frame would stay too long."""
+        """Ends the segment at ``end_s``, or earlier if its last frame would be shown too long."""
         if self.shown is None:
             return
         last_s = self.shown.time_s
@@ -202,7 +203,7 @@ class _Clock:
             yield from self.cut(end_s, "gap", f"one frame is shown for {end_s - last_s:.3g} s")
 
     def cut(self, end_s: float, reason: str, detail: str) -> Iterator[Event]:
-        """Accounts for what lies between the last segment or cut and ``end_s``."""
+        """Cuts the span between the last segment or cut and ``end_s``, if it has a length."""
         if self.shown is None and end_s > self.covered_until_s:
             yield Cut(self.covered_until_s, end_s, reason, detail)
             self.covered_until_s = end_s

@@ -1,4 +1,4 @@
-"""Bring frames to the size of the shard set without distorting them."""
+"""Scales frames to the size of the shard set without distorting them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,13 +10,13 @@ from lafp.video.decoders.base import VideoInfo
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeConfig:
-    """Size of every clip. Pictures of that size already stay as they are."""
+    """Sets the size of every clip. Pictures that already have this size stay as they are."""
 
     width_px: int = 64
     height_px: int = 64
     fit: Literal["crop", "pad"] = "crop"
-    """crop fills the frame and cuts what stands out on the longer side, pad shows all of the
-    picture with black bars."""
+    """crop fills the frame and cuts off the excess of the longer side; pad shows the whole picture
+    between black bars."""
 
     def __post_init__(self) -> None:
         if self.width_px < 16 or self.height_px < 16:
@@ -26,7 +26,7 @@ class ResizeConfig:
 
 
 def scaled_size(info: VideoInfo, cfg: ResizeConfig) -> tuple[int, int]:
-    """Width and height to scale the whole picture to, before it is cropped or padded."""
+    """Returns the width and height of the whole picture before it is cropped or padded."""
     ratios = cfg.width_px / info.width_px, cfg.height_px / info.height_px
     scale = max(ratios) if cfg.fit == "crop" else min(ratios)
     size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
@@ -37,11 +37,11 @@ def scaled_size(info: VideoInfo, cfg: ResizeConfig) -> tuple[int, int]:
 
 
 def crop_or_pad(pixels: np.ndarray, cfg: ResizeConfig) -> np.ndarray:
-    """Cuts or fills up a scaled picture round its centre.
+    """Crops or pads a scaled picture around its centre.
 
     Args:
         pixels: uint8 [h, w, 3] of ``scaled_size``.
-        cfg: The size to reach.
+        cfg: The final size.
 
     Returns:
         uint8 [height_px, width_px, 3].

@@ -1,4 +1,4 @@
-"""Cut a video's resampled frames into clips of limited length."""
+"""Cuts a video's resampled frames into clips of limited length."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -11,34 +11,37 @@ from data_pipelines.preprocess.clip.filters.shots import ShotsConfig, cut_at_sho
 from data_pipelines.preprocess.clip.resample import JITTER, Cut, Event, SegmentEnd, Tick
 
 MAX_OWN_FPS = 240.0
-"""Where videos keep their rates, faster ones get this: lying time stamps must not fill memory."""
+"""Highest rate of a video that keeps its own rate. Without it, wrong time stamps could fill the
+memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """Rate and length of clips."""
+    """Sets the rate and length of clips."""
 
     fps: float | None = 10.0
     """Frames per second of presentation time; one training step is 1/fps seconds. null keeps the
-    rate of each video (of its median step, if that varies), up to 240."""
+    rate of each video (that of its median step if it varies), up to 240."""
     target_motion: float | None = None
-    """Where set, each video gets its own rate, `fps` at most: the highest at which neighbouring
-    frames move by this much in the median, so that motion is comparable across videos
-    (``clip.choose_fps`` has the formula). Unit: as `filters.min_motion`."""
+    """If set, each video gets its own rate, at most `fps`: the highest rate at which neighbouring
+    frames move by at least this much in the median, so that motion is comparable across videos
+    (``clip.choose_fps`` has the formula). Unit: as in `filters.min_motion`."""
     max_s: float = 10.0
-    """Longer videos are cut into clips of equal length, this at most."""
+    """Longest clip. Longer videos are cut into clips of equal length."""
     min_frames: int = 16
-    """Shorter clips are rejected. A window needs frame_stack + max_offset_steps frames."""
+    """Clips with fewer frames are rejected. A window needs frame_stack + max_offset_steps
+    frames."""
     max_hold_s: float = 2.0
-    """A frame that stays for longer is no motion at a low rate but a gap: cut there."""
+    """A frame that is shown for longer counts as a gap, not as motion at a low rate: the video is
+    cut there."""
     max_frozen_s: float | None = None
-    """Spans that show one picture for longer are cut out (still pictures, black, frozen streams);
-    with `filters.min_motion` also spans that move by less than that from frame to frame."""
+    """Cuts out spans that show one picture for longer (still pictures, black, frozen streams). With
+    `filters.min_motion` it also cuts out spans that move by less than that from frame to frame."""
     undo_repeats: bool = False
     """Drops regularly repeated frames (telecine, animation on twos) and spaces the others evenly;
-    the video's own rate is then that of its pictures (``filters.cadence``)."""
+    the video's own rate then is the rate of its pictures (``filters.cadence``)."""
     shots: ShotsConfig | None = None
-    """Cuts clips at shot cuts. Edited videos need it; demonstrations have none."""
+    """Cuts clips at shot cuts. Edited videos need this; demonstrations have no shot cuts."""
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.fps <= 0:
@@ -64,14 +67,14 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """One clip in memory."""
+    """Holds one clip in memory."""
 
     start_s: float
     end_s: float
     frames: np.ndarray
     """uint8 [T, H, W, 3]."""
     shown_s: np.ndarray
-    """float64 [T]: when each frame began in its video."""
+    """float64 [T]: when each frame begins in its video."""
 
 
 def split_clips(
@@ -83,16 +86,17 @@ def split_clips(
     start_s: float = 0.0,
     min_motion: float | None = None,
 ) -> Iterator[ClipFrames | Cut]:
-    """Yields clips of at most ``max_s`` and cuts, in order, leaving nothing out.
+    """Yields clips of at most ``max_s`` and cuts, in order, which together cover the video.
 
     Args:
-        events: What ``resample`` yields.
-        fps: Of the ticks.
-        duration_s: Of the video.
-        cfg: Lengths.
-        fit: Crops or pads one frame. Applied while frames come, so that only clips are in memory.
-        start_s: Where the events begin.
-        min_motion: Of the source's filters.
+        events: The output of ``resample``.
+        fps: Rate of the ticks.
+        duration_s: Duration of the video.
+        cfg: Lengths of clips.
+        fit: Crops or pads one frame. It is applied to each frame at once, so that no larger frames
+            wait in memory.
+        start_s: Time at which the events begin.
+        min_motion: ``min_motion`` of the source's filters.
     """
     clip_frames = frames_per_clip(math.ceil(duration_s * fps - JITTER), fps, cfg)
     frames: list[np.ndarray] = []
@@ -124,7 +128,11 @@ def split_clips(
 
 
 def frames_per_clip(total_frames: int, fps: float, cfg: ClipConfig) -> int:
-    """Equal pieces: 10.8 s become two clips of 5.4 s, not one of 10 s and a tail too short."""
+    """Divides a video into clips of equal length and returns the frames per clip.
+
+    For example, 10.8 s become two clips of 5.4 s, not one clip of 10 s and a tail that is too
+    short.
+    """
     max_frames = max(cfg.min_frames, int(cfg.max_s * fps + 1e-6))
     num_clips = max(1, math.ceil(total_frames / max_frames))
     return max(cfg.min_frames, math.ceil(total_frames / num_clips))

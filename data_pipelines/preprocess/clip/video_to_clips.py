@@ -1,4 +1,4 @@
-"""One input, all stages: file -> frames -> clips and rejects. No Ray, bounded memory."""
+"""Turns one input into clips and rejects, in bounded memory. Does not use Ray."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,7 +13,7 @@ from data_pipelines.preprocess.clip.filters import cadence
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, align
 from data_pipelines.preprocess.clip.measure import motion, optical_flow, signature
 from data_pipelines.preprocess.clip.pieces import Span, piece_spans
-from data_pipelines.preprocess.clip.resample import Cut, Foresight, resample
+from data_pipelines.preprocess.clip.resample import Cut, FramePlan, resample
 from data_pipelines.preprocess.clip.resize import crop_or_pad, scaled_size
 from data_pipelines.preprocess.clip.split_clips import ClipConfig, ClipFrames, split_clips
 from data_pipelines.preprocess.config import PreprocessConfig
@@ -23,11 +23,11 @@ from data_pipelines.preprocess.rows import (
     EncodedClip,
     LeftOut,
     LongVideo,
+    Rollback,
     Row,
-    Undone,
     VideoItem,
     VideoRow,
-    settled,
+    apply_rollbacks,
 )
 from data_pipelines.preprocess.sources.list_videos import WEBDATASET
 from data_pipelines.preprocess.sources.open_item import open_item
@@ -38,12 +38,12 @@ from lafp.video.decoders.base import VideoDecoder, VideoError, VideoInfo
 
 T = TypeVar("T")
 
-# A header that promises this much more than the file holds is no rounding.
+# A header that promises this much more than the file holds means truncation, not rounding.
 _TRUNCATED_S = 0.5
 
 
 def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> Iterator[Row]:
-    """Goes through one input.
+    """Turns one input into rows.
 
     Per video (a file of stacked episodes holds several) it yields one ``VideoRow``, then clips and
     rejects that together cover its seconds. A bad file is rows too, never an exception. Files in a
@@ -53,23 +53,24 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
         StorageError: S3 did not answer; the job can be resumed.
     """
     for rows in item_videos(item, cfg, decoder):
-        yield from settled(rows)
+        yield from apply_rollbacks(rows)
 
 
 def item_videos(
     item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder, may_defer: bool = False
-) -> Iterator[Iterator[Row | Undone]]:
-    """``video_to_clips``, video by video: rows that are not asked for cost no decoding.
+) -> Iterator[Iterator[Row | Rollback]]:
+    """Yields the rows of each video of an input. A video decodes only while its rows are read.
 
-    Rows come as they are made; ``Undone`` takes them back, and they come anew.
+    Rows come as soon as they are made. A ``Rollback`` cancels those of the current video, which
+    then come again.
 
     Args:
         item: The input.
         cfg: The job's config.
-        decoder: As configured.
-        may_defer: A long video that is an input of its own becomes a ``LongVideo``.
+        decoder: The configured video decoder.
+        may_defer: Whether a long video that is an input of its own becomes a ``LongVideo``.
     """
-    # What must be downloaded, or lies in a tar, is had only once.
+    # Videos that are downloaded or lie in a tar are not deferred, so that they are fetched once.
     may_defer &= not item.reader and item.piece is None and not storage.is_http(item.uri)
     is_empty = True
     with closing(open_item(item, cfg, decoder)) as videos:
@@ -102,7 +103,7 @@ def _is_member(item: VideoItem) -> bool:
 
 def _one_video(
     video: Opened, cfg: PreprocessConfig, item: VideoItem, may_defer: bool
-) -> Iterator[Row | Undone]:
+) -> Iterator[Row | Rollback]:
     info = video.info
     is_truncated = info.declared_duration_s - info.duration_s > _TRUNCATED_S
     total_s = info.declared_duration_s if is_truncated else info.duration_s
@@ -125,7 +126,7 @@ def _one_video(
         yield row
         yield reject(start_s=0.0, end_s=total_s, reason=error.reason, detail=error.detail)
         return
-    # Rows belong to frames: those of labeled videos stay where they are.
+    # Label rows belong to frames, so the frames of labeled videos keep their times.
     pace = _pace(video, cfg.clip if labels is None else replace(cfg.clip, undo_repeats=False))
     if labels is not None:
         video = without(video, labels.flawed_spans(info))
@@ -139,8 +140,8 @@ def _one_video(
         end_s = total_s if pieces[-1][1] == info.duration_s else pieces[-1][1]
         row = replace(row, span_s=(pieces[0][0], end_s))
     yield row
-    for span in _settled_spans(video, pieces, pace, cfg):
-        if isinstance(span, Undone):
+    for span in _spans_with_rollbacks(video, pieces, pace, cfg):
+        if isinstance(span, Rollback):
             yield from (span, row)
         elif isinstance(span, Cut):
             yield reject(
@@ -153,13 +154,13 @@ def _one_video(
 
 
 def _missing_end(info: VideoInfo, uri: str, end_s: float) -> Iterator[RejectRow]:
-    """Rejects for what should follow the last packet, and for what follows it but is not read."""
+    """Yields rejects for seconds missing after the last packet, and for unread data there."""
     if end_s > info.duration_s:
         detail = f"the header promises {end_s:.3f} s, the file ends at {info.duration_s:.3f} s"
         yield RejectRow(
             video_uri=uri, start_s=info.duration_s, end_s=end_s, reason="truncated", detail=detail
         )
-    if info.unread:  # nobody knows how many seconds that is
+    if info.unread:  # the number of unread seconds is not known
         yield RejectRow(
             video_uri=uri, start_s=end_s, end_s=end_s, reason="damaged", detail=info.unread
         )
@@ -174,14 +175,14 @@ def _read_labels(video: Opened) -> EpisodeLabels | None:
 
 @dataclass(frozen=True)
 class _Pace:
-    """How a video's frames become ticks."""
+    """Says how a video's frames become ticks."""
 
     fps: float
-    """Of its clips."""
+    """Rate of the video's clips."""
     hold: Fraction
-    """How many of its frames show each picture."""
+    """Number of frames of the file that show each picture."""
     picture_fps: float
-    """Of its pictures."""
+    """Rate of the video's pictures."""
 
 
 def _pace(video: Opened, cfg: ClipConfig) -> _Pace:
@@ -199,7 +200,7 @@ def _pace(video: Opened, cfg: ClipConfig) -> _Pace:
 def _measured(
     video: Opened, measure: Callable[..., T], otherwise: T, fps: float | None = None
 ) -> T:
-    """What is measured on small frames of the middle of a video."""
+    """Applies ``measure`` to small frames of the middle of a video."""
     info = video.info
     scale = motion.SIDE_PX / min(info.width_px, info.height_px)
     size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
@@ -209,7 +210,7 @@ def _measured(
     )
     try:
         return measure(frames, start_s, fps or info.fps)
-    except Exception:  # the frames are decoded once more, which says what is wrong with them
+    except Exception:  # the frames are decoded again later, which reports the error
         return otherwise
 
 
@@ -219,13 +220,13 @@ def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
     return piece_spans(video.info.duration_s, fps, cfg.piece_s, cfg.clip)
 
 
-def _settled_spans(
+def _spans_with_rollbacks(
     video: Opened, pieces: list[Span], pace: _Pace, cfg: PreprocessConfig
-) -> Iterator[ClipFrames | Cut | Undone]:
-    """Clips and cuts of all pieces.
+) -> Iterator[ClipFrames | Cut | Rollback]:
+    """Yields clips and cuts of all pieces.
 
-    Where damage comes to light that may not be all of it, what was yielded is taken back, and the
-    piece is gone through from its beginning with all means to see damage.
+    If damage shows up of which more may be hidden, it yields a rollback and starts again, and
+    decodes that piece with all checks for damage.
     """
     suspects: set[int] = set()
     may_hide = video.info.hides_damage and video.frames_from is not None
@@ -234,7 +235,7 @@ def _settled_spans(
         for span in _spans(video, pieces[number], pace, cfg, number in suspects):
             if may_hide and number not in suspects and _is_damage(span):
                 suspects.add(number)
-                yield Undone()
+                yield Rollback()
                 number = -1
                 break
             yield span
@@ -248,7 +249,7 @@ def _is_damage(span: ClipFrames | Cut) -> bool:
 def _spans(
     video: Opened, piece: Span, pace: _Pace, cfg: PreprocessConfig, is_suspect: bool
 ) -> Iterator[ClipFrames | Cut]:
-    """Clips and cuts that cover a piece. Whatever a decoder does becomes a cut."""
+    """Yields clips and cuts that cover a piece. An error of the video decoder becomes a cut."""
     info, (start_s, end_s) = video.info, piece
     covered_s, size = start_s, scaled_size(info, cfg.resize)
     rate = {
@@ -257,9 +258,9 @@ def _spans(
         "max_hold_s": cfg.clip.max_hold_s,
     }
     if video.frames_from is not None:
-        # What repeats its neighbour is known only when both are looked at.
-        foresight = Foresight(**rate, start_s=start_s) if pace.hold == 1 else None
-        frames = video.frames_from(*size, start_s, foresight, is_suspect)
+        # Repeats can only be found by comparing neighbours, so all frames are wanted.
+        frame_plan = FramePlan(**rate, start_s=start_s) if pace.hold == 1 else None
+        frames = video.frames_from(*size, start_s, frame_plan, is_suspect)
     else:
         frames = video.frames(*size)
     if pace.hold > 1:
@@ -273,7 +274,7 @@ def _spans(
         for span in spans:
             yield span
             covered_s = span.end_s
-    except Exception as error:  # as above
+    except Exception as error:  # a bad file costs itself, never the job
         reason = "out_of_memory" if isinstance(error, MemoryError) else "damaged"
         yield Cut(covered_s, end_s, reason, f"{type(error).__name__}: {error}")
 

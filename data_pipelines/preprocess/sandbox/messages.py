@@ -1,4 +1,4 @@
-"""Rows on their way between two processes: JSON and bytes. Nothing is unpickled."""
+"""Sends rows between two processes as JSON and bytes. Nothing is unpickled."""
 
 import json
 import socket
@@ -13,8 +13,8 @@ from data_pipelines.preprocess.rows import (
     LabelSums,
     LeftOut,
     LongVideo,
+    Rollback,
     Row,
-    Undone,
     VideoRow,
     long_video_from_dict,
     video_from_dict,
@@ -28,13 +28,13 @@ _KINDS = {
     RejectRow: "reject",
     LongVideo: "long_video",
     LeftOut: "left_out",
-    Undone: "undone",
+    Rollback: "undone",
 }
 ROW_KINDS = ("clip", *_KINDS.values())
 
 
 class Messages:
-    """One end of a pair of sockets: a JSON object and some bytes at a time."""
+    """Exchanges messages over one end of a socket pair: a JSON object and some bytes each."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -50,7 +50,7 @@ class Messages:
         self._socket.sendall(_HEADER.pack(len(text), len(data)) + text + data)
 
     def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], bytes]:
-        """The next message.
+        """Returns the next message.
 
         Args:
             deadline: ``time.monotonic()`` at which to give up.
@@ -83,7 +83,7 @@ class Messages:
         return b"".join(parts)
 
 
-def send_row(row: Row | Undone, messages: Messages) -> None:
+def send_row(row: Row | Rollback, messages: Messages) -> None:
     """Sends one row."""
     if not isinstance(row, EncodedClip):
         messages.send({"kind": _KINDS[type(row)], "row": asdict(row)})
@@ -98,10 +98,10 @@ def send_row(row: Row | Undone, messages: Messages) -> None:
     messages.send(message, row.video + (row.labels.to_bytes() if row.labels else b""))
 
 
-def row_of(message: dict[str, Any], data: bytes) -> Row | Undone:
-    """The row that ``send_row`` sent."""
-    if message["kind"] == "undone":
-        return Undone()
+def row_of(message: dict[str, Any], data: bytes) -> Row | Rollback:
+    """Restores the row that ``send_row`` sent."""
+    if message["kind"] == "rollback":
+        return Rollback()
     if message["kind"] == "video":
         return video_from_dict(message["row"])
     if message["kind"] == "long_video":

@@ -1,6 +1,6 @@
-"""The process that opens and decodes inputs: a file that kills or hangs it costs nothing else.
+"""Opens and decodes inputs in a process of its own, so that a bad file can kill only this process.
 
-Started by ``sandbox``, which it talks to over an inherited socket.
+``sandbox`` starts this process and talks to it over an inherited socket.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class _RemoteGate(Gate):
-    """The gate of the process that started this one."""
+    """Forwards calls to the gate of the process that started this one."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
@@ -57,11 +57,11 @@ def main() -> None:
     use_gate(_RemoteGate(messages))
     request, _ = messages.receive()
     cfg = config_from_dict(PreprocessConfig, request["config"])
-    # Only what a process allocates counts, not what it maps: address space is no memory.
+    # Limits allocated memory, not address space, which mapped files also take.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (cfg.limits.max_memory_bytes, hard))
     decoder = VIDEO_DECODERS.get(cfg.decoder.name)(cfg.decoder)
-    gc.freeze()  # what is imported stays: looking through it took 2 % of the time
+    gc.freeze()  # imported objects stay anyway, and collecting them took 2 % of the time
     while True:
         try:
             request, _ = messages.receive()
@@ -79,18 +79,18 @@ def main() -> None:
                 messages.send({"kind": "end"})
             cpu_s = time.process_time() - begin_s
             messages.send({"kind": "done", "cpu_s": cpu_s, "kept_bytes": _resident_bytes()})
-        except (OSError, ConfigError) as error:  # it concerns the whole job, or seems to
+        except (OSError, ConfigError) as error:  # concerns the whole job, or seems to
             may_be_item = isinstance(error, UnreachableError)
             message = {"kind": "stopped", "error": str(error), "may_be_item": may_be_item}
             messages.send(message)
         except MemoryError:
-            raise  # ends this process, as any other death by this input
+            raise  # ends this process, so that the sandbox blames this input
         except Exception:
             messages.send({"kind": "fault", "error": traceback.format_exc()})
 
 
 def _resident_bytes() -> int:
-    """Memory of this process."""
+    """Returns the memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 

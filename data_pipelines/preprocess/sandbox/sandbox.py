@@ -1,7 +1,8 @@
-"""Goes through inputs in a process of their own, and outlives what they do to it.
+"""Processes inputs in a child process and survives crashes of that process.
 
-A crash (a decoder's segmentation fault, an exploding file) takes that process only: the video is
-tried once more, then rejected, and the others of its task go on. A video that hangs is cut off.
+A crash (a decoder's segmentation fault, a file that exhausts the memory) ends only the child
+process: the video is tried once more, then rejected, and the other videos of the task go on. A
+video that hangs is stopped.
 """
 
 import os
@@ -17,52 +18,52 @@ from typing import Any
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import VideoProgress, rejected_input
-from data_pipelines.preprocess.rows import Row, Undone, VideoItem
+from data_pipelines.preprocess.rows import Rollback, Row, VideoItem
 from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, row_of
 from lafp import storage
 from lafp.config import config_to_dict
 from lafp.http.host_gate import Gate
 from lafp.storage import StorageError
 
-# Decoders leak a little. A process that keeps more than this between two inputs is started anew.
+# Decoders leak a little memory. A process that keeps more than this after an input is restarted.
 _MAX_KEPT_BYTES = 512 * 2**20
-# A video's own time-out comes first, where its decoder still returns.
+# Margin after the video's own time-out, which comes first if the decoder still returns.
 _GRACE_S = 20.0
-# Opening may mean fetching, which has time-outs of its own; this is for what hangs all the same.
+# Opening may include a download, which has its own time-outs; this stops anything else that hangs.
 _MAX_OPENING_S = 2 * 3600.0
 _NUM_TRIES = 2
 
 
 @dataclass(frozen=True)
 class _Died(Exception):  # noqa: N818 - an event, not an error
-    """The process ended while it went through an input."""
+    """Says that the process ended during an input."""
 
     position: int
-    """Of the video that it was at."""
+    """Number of the current video in the input."""
     is_open: bool
-    """Whether that video was open already."""
+    """Whether that video was already open."""
     reason: str
-    """Of the reject, if it does so again: a key of ``rejects.REASONS``."""
+    """Reject reason (a key of ``rejects.REASONS``) if it happens again."""
     cause: str
 
 
 class _Unreachable(Exception):  # noqa: N818 - an event, not an error
-    """Storage did not answer for this input, but does for others."""
+    """Says that storage did not answer for this input, but does for others."""
 
 
 class Sandbox:
-    """One process for many inputs, started anew when it died. Use as a context manager."""
+    """Runs one process for many inputs and restarts it when it dies. Use as a context manager."""
 
     def __init__(self, cfg: PreprocessConfig, gate: Gate) -> None:
-        """Starts nothing yet.
+        """Stores the arguments. The process starts with the first input.
 
         Args:
             cfg: The job's config.
-            gate: What downloads of the process ask.
+            gate: Gate for the downloads of the process.
         """
         self.cfg = cfg
         self.cpu_s = 0.0
-        """CPU time of all inputs that were gone through to their end."""
+        """CPU time of all inputs that were processed to their end."""
         self._gate = gate
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: Messages
@@ -82,12 +83,13 @@ class Sandbox:
             self._messages.close()
             self._process = None
 
-    def rows(self, item: VideoItem, may_defer: bool = False) -> Iterator[Row | Undone]:
-        """``video_to_clips`` of one input, whatever it does.
+    def rows(self, item: VideoItem, may_defer: bool = False) -> Iterator[Row | Rollback]:
+        """Yields the rows of one input, like ``video_to_clips``, whatever the input does.
 
         Args:
             item: The input.
-            may_defer: Leaves a long video to tasks for its pieces, as a ``LongVideo``.
+            may_defer: Whether a long video becomes a ``LongVideo``, so that other tasks process its
+                pieces.
 
         Raises:
             StorageError: The disk or S3 failed; the job can be resumed.
@@ -110,10 +112,10 @@ class Sandbox:
                     first = died.position + 1
                 else:
                     if died.is_open:
-                        yield Undone()
+                        yield Rollback()
                     first = died.position
 
-    def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row | Undone]:
+    def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row | Rollback]:
         messages = self._started()
         position, is_open, is_finished = first, False, False
         deadline = time.monotonic() + _MAX_OPENING_S
@@ -141,11 +143,11 @@ class Sandbox:
         except _Unreachable as error:
             raise _Died(position, is_open, "unreadable", str(error)) from None
         finally:
-            if not is_finished:  # whatever it still has to say belongs to no one
+            if not is_finished:  # messages that are still under way must not reach the next input
                 self.close()
 
     def _answer(self, message: dict[str, Any], item: VideoItem) -> bool:
-        """Deals with what is no row. Returns whether the input is finished."""
+        """Handles a message that is not a row. Returns whether the input is finished."""
         if message["kind"] == "gate":
             result = getattr(self._gate, message["method"])(*message["args"])
             self._messages.send({"result": result})
@@ -191,16 +193,16 @@ class Sandbox:
         return f"exit status {status}"
 
 
-def _given_up(item: VideoItem, seen: VideoProgress, died: _Died) -> Iterator[Row | Undone]:
-    """The rows of a video that is not tried again; one that hung keeps what it gave."""
+def _given_up(item: VideoItem, seen: VideoProgress, died: _Died) -> Iterator[Row | Rollback]:
+    """Yields the rows of a video that is not tried again; one that hung keeps its earlier rows."""
     if not died.is_open:
         uri = f"{item.uri}#{died.position}" if died.position else item.uri
-        detail = f"{died.cause} while it was opened; what follows it in the file is not read"
+        detail = f"{died.cause} while it was opened; the rest of the file is not read"
         yield from rejected_input(replace(item, uri=uri), died.reason, detail)
         return
     assert seen.video is not None
     if died.reason != "timeout":
-        yield Undone()
+        yield Rollback()
         yield seen.video
         seen.add(seen.video)
     yield seen.give_up(died.reason, died.cause)

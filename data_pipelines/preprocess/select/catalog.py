@@ -1,8 +1,8 @@
-"""All rows of a source in a database on the driver's disk.
+"""Keeps all rows of a source in a database on the driver's disk.
 
-What the whole source decides (duplicates, splits, shards) needs the rows in other orders than the
-parts have them, and there may be more than fit in memory. The catalog is no state: it is made anew
-from the parts.
+Decisions about the whole source (duplicates, splits, shards) need the rows in other orders than the
+parts have them, and there may be more rows than fit in memory. The catalog is not stored: it is
+always built again from the parts.
 """
 
 import json
@@ -23,7 +23,7 @@ CREATE TABLE videos (
     video INTEGER PRIMARY KEY,       -- number in the order of the listing
     uri TEXT NOT NULL,
     video_id TEXT NOT NULL,
-    episode TEXT NOT NULL,           -- what the video shares its split with
+    episode TEXT NOT NULL,           -- videos of one episode share a split
     given_split TEXT,
     duration_s REAL NOT NULL,
     is_rate_assumed INTEGER NOT NULL,
@@ -41,7 +41,7 @@ CREATE TABLE clips (
     num_frames INTEGER NOT NULL,
     original INTEGER,                -- the earlier clip that this one repeats
     split TEXT,
-    kind TEXT NOT NULL,              -- of its labels (LabelSums.kind); empty without
+    kind TEXT NOT NULL,              -- kind of its labels (LabelSums.kind), or empty
     row TEXT NOT NULL                -- ClipRow as JSON, without its signature
 );
 CREATE TABLE signatures (clip INTEGER PRIMARY KEY, video INTEGER NOT NULL, signature BLOB NOT NULL);
@@ -53,13 +53,13 @@ CREATE TABLE rejects (
 
 
 class Catalog:
-    """Videos, clips and rejects of one source."""
+    """Holds videos, clips and rejects of one source."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens a new catalog in a folder that is deleted with it."""
+        """Creates a new catalog in a folder that is deleted together with it."""
         self._path = folder / "catalog.sqlite"
         self.db = sqlite3.connect(self._path, isolation_level=None)
-        # It is never read after a crash, so nothing needs to be safe on disk.
+        # The database is never read after a crash, so nothing needs to be safe on disk.
         self.db.execute("PRAGMA journal_mode = OFF")
         self.db.execute("PRAGMA synchronous = OFF")
         self.db.execute("PRAGMA temp_store = FILE")
@@ -127,11 +127,11 @@ class Catalog:
         self.num_clips += 1
 
     def kept_clips(self) -> Iterator[ClipRow]:
-        """The clips that are left, with their splits, in the order that shards have them.
+        """Yields the clips that are left, with their splits, in the order of the shards.
 
-        That is by split, then by their videos' ids, which are hashes: a random order, in which the
-        clips of a video stay together. It depends on the clips only, not on how the work was
-        dealt out.
+        The order is by split, then by the videos' ids. These are hashes, so the order is random,
+        but the clips of a video stay together. It depends only on the clips, not on how the work
+        was divided.
         """
         rows = self.db.execute(
             "SELECT row, split FROM clips INDEXED BY kept WHERE original IS NULL "
@@ -142,7 +142,7 @@ class Catalog:
             yield replace(clip, record=replace(clip.record, split=split))
 
     def rejects(self) -> Iterator[RejectRow]:
-        """All rejects, by video and time."""
+        """Yields all rejects, by video and time."""
         rows = self.db.execute(
             "SELECT v.uri, r.start_s, r.end_s, r.reason, r.detail FROM rejects r "
             "JOIN videos v USING (video) ORDER BY v.uri, r.start_s, r.end_s"
@@ -153,14 +153,14 @@ class Catalog:
             )
 
     def value(self, query: str) -> Any:
-        """The one value that a query gives."""
+        """Returns the single value of a query."""
         (found,) = self.db.execute(query).fetchone()
         return found
 
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what is said of a full disk into a StorageError that names the folder."""
+    """Turns an error of the disk, such as a full one, into a StorageError that names the folder."""
     try:
         yield
     except StorageError:

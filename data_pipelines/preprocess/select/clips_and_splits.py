@@ -1,4 +1,4 @@
-"""What the whole source decides, once all videos are gone through: duplicates and splits."""
+"""Decides about duplicates and splits once all videos of the source are processed."""
 
 from array import array
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from lafp.data.shards.format import Split
 def select_clips(catalog: Catalog, cfg: PreprocessConfig) -> None:
     """Drops repeated files and near-duplicate clips, and assigns splits.
 
-    Earlier videos of the listing are kept, later ones dropped. Rejects take the place of what is
-    dropped, so that the accounts still add up.
+    Earlier videos of the listing are kept, later ones dropped. Each dropped clip becomes a reject,
+    so that clips and rejects still cover every video.
     """
     _drop_repeated_files(catalog)
     reject_odd_kinds(catalog)
@@ -62,7 +62,7 @@ def _reject_duplicates(catalog: Catalog) -> None:
 
 
 def _join_episodes(catalog: Catalog, clusters: "_Clusters") -> None:
-    """Cameras of one episode stay together."""
+    """Puts all cameras of one episode into one cluster."""
     rows = catalog.db.execute(
         "SELECT episode, video FROM videos WHERE episode != '' ORDER BY episode, video"
     )
@@ -76,11 +76,11 @@ def _join_episodes(catalog: Catalog, clusters: "_Clusters") -> None:
 def assign_splits(catalog: Catalog, clusters: "_Clusters", val_fraction: float) -> None:
     """Assigns a split to every video that gave clips.
 
-    A video whose source was given for a split goes there. Of the others, those that share an
-    episode or a near-duplicate clip, directly or through others, go to one split, so that nothing
-    leaks from one to the other. The hash of the content of the earliest of them decides, so that a
-    video keeps its split when others come or go. If no hash falls below ``val_fraction``, the
-    lowest one is held out.
+    A video whose source was given for a split goes there. Other videos that share an episode or a
+    near-duplicate clip, directly or through others, form a cluster and go to one split, so that
+    nothing leaks between the splits. The hash of the content of the cluster's earliest video
+    decides, so that a video keeps its split when other videos come or go. If no hash falls below
+    ``val_fraction``, the cluster with the lowest one is held out.
     """
     lowest: tuple[float, int] | None = None
     num_val = num_free = 0
@@ -106,7 +106,7 @@ def assign_splits(catalog: Catalog, clusters: "_Clusters", val_fraction: float) 
 
 
 def _free_clusters(catalog: Catalog, clusters: "_Clusters") -> Iterator[tuple[int, str]]:
-    """Root and episode of each cluster that has clips to give to a split."""
+    """Yields root and episode of each cluster that has clips and no given split."""
     rows = catalog.db.execute(
         "SELECT DISTINCT v.video FROM videos v JOIN clips c USING (video) "
         "WHERE c.original IS NULL AND v.given_split IS NULL"
@@ -127,12 +127,12 @@ def _episode(catalog: Catalog, video: int) -> str:
 
 
 def _uniform(episode_id: str) -> float:
-    """The hash as a number in [0, 1)."""
+    """Converts the hash to a number in [0, 1)."""
     return int(episode_id[:13], 16) / 16**13
 
 
 class _Clusters:
-    """Union-find over the numbers of videos; the root of a cluster is its smallest number."""
+    """Union-find over video numbers. The root of a cluster is its smallest number."""
 
     def __init__(self, size: int) -> None:
         self._parent = array("q", range(size))

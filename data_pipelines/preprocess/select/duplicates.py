@@ -1,4 +1,4 @@
-"""Near-duplicate clips of a whole source, found in bounded memory."""
+"""Finds near-duplicate clips of a whole source in bounded memory."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ from data_pipelines.preprocess.clip.measure.signature import (
 from data_pipelines.preprocess.select.catalog import Catalog
 
 MAX_PER_KEY = 32
-"""Clips that one key is taken to name: a key that names more (black borders) says little."""
+"""Number of clips looked up per key. A key with more clips (black borders) says little."""
 MAX_COMPARED = 16
-"""Clips that one clip is compared with, those that share the most keys first."""
+"""Number of clips that one clip is compared with, those that share the most keys first."""
 _CACHED_SIGNATURES = 4096
 
 
 def find_duplicates(catalog: Catalog) -> Iterator[tuple[int, int]]:
-    """Marks every clip that repeats an earlier one that is kept, as its ``original``.
+    """Sets ``original`` of every clip that repeats an earlier, kept clip.
 
-    Clips are gone through in the order of the listing, each compared with those kept so far that
+    Clips are visited in the order of the listing. Each is compared with the clips kept so far that
     share a key with it, so the result depends on that order only. Memory does not grow with the
-    number of clips: keys lie in the catalog.
+    number of clips, because keys lie in the catalog.
 
     Yields:
-        Numbers of two videos that share a clip, for each pair of clips that was found.
+        Numbers of two videos that share a clip, for each pair of clips found.
     """
     db = catalog.db
     db.execute(

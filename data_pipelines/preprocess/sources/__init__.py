@@ -1,7 +1,7 @@
-"""Formats of episodes with actions beyond ``x.mp4`` and ``x.npz``: one file each.
+"""Reads formats of episodes with actions other than ``x.mp4`` with ``x.npz``, one file per format.
 
-A format is found by what the source holds (``listing``). ``list_items`` runs on the driver,
-``open`` on workers.
+A source's content decides its format (``listing``). ``list_items`` runs on the driver, ``open`` on
+workers.
 """
 
 from collections.abc import Iterator
@@ -21,32 +21,32 @@ from lafp.data.shards.format import Split
 
 
 class LabeledSource(Protocol):
-    """What a format does."""
+    """Lists and opens the inputs of one format."""
 
     def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem | LeftOut]:
-        """Lists the inputs of a dataset or file, in a stable order; URIs differ.
+        """Lists the inputs of a dataset or file in a stable order, with distinct URIs.
 
         Raises:
-            ConfigError: It cannot be used as a whole.
-            Exception: Whatever else goes wrong becomes a reject row.
+            ConfigError: The dataset as a whole cannot be used.
+            Exception: Any other error becomes a reject row.
         """
         ...
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
-        """Opens the videos in one listed input. Each is gone through before the next is asked for.
+        """Opens the videos in one listed input. Each must be read before the next is requested.
 
         Raises:
-            VideoError: It cannot be used (further), for a reason of its own.
-            Exception: Whatever else goes wrong becomes a reject row too (``faults``).
+            VideoError: The input, or the rest of it, cannot be used.
+            Exception: Any other error becomes a reject row too (``faults``).
         """
         ...
 
 
 class DatasetSource(LabeledSource, Protocol):
-    """A format whose datasets are folders."""
+    """A labeled format whose datasets are folders."""
 
     def is_at(self, source: str) -> bool:
-        """Whether the folder is a dataset of this format."""
+        """Says whether the folder is a dataset of this format."""
         ...
 
 
@@ -58,12 +58,12 @@ DATASET_SOURCES: dict[str, DatasetSource] = {
 LABELED_SOURCES: dict[str, LabeledSource] = {**DATASET_SOURCES, "rlds": Rlds(), "hdf5": Hdf5()}
 
 
-# A parent folder of datasets: the/parent/dataset or the/parent/user/dataset.
+# Datasets may lie below a source as source/dataset or source/user/dataset.
 _MAX_DEPTH, _MAX_FOLDERS = 2, 1000
 
 
 def find_datasets(source: str) -> list[tuple[DatasetSource, str]]:
-    """The datasets at a source, or one or two levels below it, and where each is."""
+    """Finds the datasets at a source, or one or two levels below it, with their folders."""
     readers = list(DATASET_SOURCES.values())
     if here := [(reader, source) for reader in readers if reader.is_at(source)]:
         return here
@@ -76,17 +76,17 @@ def find_datasets(source: str) -> list[tuple[DatasetSource, str]]:
 
 
 def _may_be_at(reader: DatasetSource, folder: str) -> bool:
-    """Whether there is a dataset, perhaps a broken one: whoever lists it will say so."""
+    """Says whether there is a dataset, perhaps a broken one, whose listing reports the error."""
     try:
         return reader.is_at(folder)
     except ConfigError:
-        return reader is DATASET_SOURCES["lerobot_v2"]  # one of the readers shall say it
-    except storage.AccessDeniedError:  # the files of this folder become reject rows
+        return reader is DATASET_SOURCES["lerobot_v2"]  # one of the readers must report the error
+    except storage.AccessDeniedError:  # the folder's files become reject rows
         return False
 
 
 def _folders(source: str) -> Iterator[str]:
-    """Folders below a source that may be datasets, those of a dataset left out."""
+    """Yields folders below a source that may be datasets, but no folders inside of a dataset."""
     level, num_seen = [source], 0
     for _ in range(_MAX_DEPTH):
         below = [storage.join(uri, name) for uri in level for name in _names(uri)]
@@ -102,7 +102,7 @@ def _names(folder: str) -> list[str]:
         return storage.list_folders(folder)
     except (storage.UnreachableError, storage.CredentialsError):
         raise
-    except storage.StorageError:  # one that may not be read: the listing will say so
+    except storage.StorageError:  # a folder without permission: the listing reports it
         return []
 
 

@@ -1,4 +1,4 @@
-"""Have the file of a URI on this machine: local, from S3, or downloaded at the hosts' pace."""
+"""Provides the file of a URI on this machine: local, from S3, or downloaded at a host's pace."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,11 +18,12 @@ _gates: list[Gate] = []
 
 @contextmanager
 def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
-    """A local path with the item's content, in the block.
+    """Yields a local path with the item's content, valid in the block.
 
     Raises:
         VideoError: ``not_found``, ``unreadable``, ``too_many_bytes`` or ``timeout``.
-        OSError: It is not there, is no file, or may not be read; or storage does not answer.
+        OSError: The file is missing, not a regular file or not readable; or storage does not
+            answer.
     """
     if storage.is_http(item.uri):
         with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
@@ -34,7 +35,7 @@ def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
                 raise VideoError(error.reason, error.detail) from error
             yield path
         return
-    if not item.num_bytes:  # the listing does not know
+    if not item.num_bytes:  # the listing does not know the size
         num_bytes = storage.num_bytes(item.uri)
         if num_bytes > cfg.limits.max_bytes:
             raise VideoError("too_many_bytes", f"{num_bytes} bytes")
@@ -43,12 +44,12 @@ def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
 
 
 def use_gate(gate: Gate) -> None:
-    """Makes all downloads of this process ask ``gate``; without it they have one of their own."""
+    """Sets the gate for all downloads of this process, which otherwise has a gate of its own."""
     _gates[:] = [gate]
 
 
 def host_gate() -> Gate:
-    """The gate that downloads of this process ask."""
+    """Returns the gate for downloads of this process."""
     if not _gates:
         _gates.append(HostGate())
     return _gates[0]

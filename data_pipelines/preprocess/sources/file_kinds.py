@@ -1,4 +1,4 @@
-"""What a file is, by its name and by its first bytes. No machine's table of MIME types is asked."""
+"""Tells a file's kind by its name and first bytes, without the machine's table of MIME types."""
 
 from urllib.parse import unquote, urlsplit
 
@@ -7,7 +7,7 @@ from lafp import storage
 LABELS_SUFFIX = ".npz"
 _TFRECORD = ".tfrecord"
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# Files of these kinds are videos, or claim to be.
+# Files with these suffixes are videos, or claim to be.
 _VIDEO_KINDS = (
     ".3g2 .3gp .amv .apng .asf .avi .divx .dv .f4v .flv .gif .h263 .h264 .264 .h265 .265 .hevc"
     " .ivf .m1v .m2p .m2ts .m2v .m4v .mjpeg .mjpg .mk3d .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf"
@@ -29,34 +29,34 @@ _OTHER_KINDS = {
 _OTHER_SUFFIXES = {
     suffix: kind for kind, suffixes in _OTHER_KINDS.items() for suffix in suffixes.split()
 }
-# What the first bytes of a file say, for the message about one that is no video.
+# Kinds of files by their first bytes, for the message about a file that is not a video.
 _MAGIC = (
     (b"PK\x03\x04", "a ZIP archive: unpack it, or pack its files as .tar"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it, or pack its files as .tar"),
     (b"Rar!", "a RAR archive: unpack it, or pack its files as .tar"),
-    (b"\x1f\x8b", "compressed with gzip: only tars are read so"),
-    (b"BZh", "compressed with bzip2: only tars are read so"),
-    (b"\xfd7zXZ", "compressed with xz: only tars are read so"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it; only tars may be compressed"),
+    (b"BZh", "compressed with bzip2: unpack it; only tars may be compressed"),
+    (b"\xfd7zXZ", "compressed with xz: unpack it; only tars may be compressed"),
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard: unpack it"),
     (b"\x89HDF", "an HDF5 file: set labels to read it"),
     (b"\x89PNG", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"%PDF", "a PDF document"),
-    (b"#EXTM3U", "a playlist: name what it lists"),
+    (b"#EXTM3U", "a playlist: list the videos in it instead"),
     (b"\x00\x05\x16\x07", "an AppleDouble file, which macOS leaves beside others"),
     (b"\x7fELF", "a program"),
 )
 
 
 def file_name(uri: str) -> str:
-    """The last part of a URI, of a web address without what follows its path."""
+    """Returns the last part of a URI, for a web address without query and fragment."""
     if storage.is_http(uri):
         uri = unquote(urlsplit(uri).path)
     return uri.rpartition("/")[2]
 
 
 def suffix_of(uri: str) -> str:
-    """Of its name, in small letters, e.g. ``.mp4``; empty without one."""
+    """Returns the suffix of a URI's name in lower case, e.g. ``.mp4``; empty without one."""
     _, dot, suffix = file_name(uri).lower().rpartition(".")
     return f"{dot}{suffix}" if dot and suffix.strip() else ""
 
@@ -67,17 +67,17 @@ def kind_of_name(uri: str) -> str:
 
 
 def is_tar(uri: str) -> bool:
-    """Whether it is a tar by its name, perhaps a compressed one."""
+    """Says whether the file's name is that of a tar, perhaps a compressed one."""
     return file_name(uri).lower().endswith(_TAR_SUFFIXES)
 
 
 def is_video(uri: str) -> bool:
-    """Whether it is a video by its name. The kind of many others is known only from inside."""
+    """Says whether the file's name is that of a video. Other files may still hold videos."""
     return suffix_of(uri) in _VIDEO_SUFFIXES
 
 
 def other_kind(uri: str) -> str:
-    """What it is, if its name says that it is no video; else it is tried."""
+    """Returns the kind of a file whose name says that it is not a video; empty for all others."""
     return _OTHER_SUFFIXES.get(suffix_of(uri), "")
 
 
@@ -89,7 +89,7 @@ def labeled_format(uri: str) -> str:
 
 
 def kind_of_content(head: bytes) -> str:
-    """What a file that is no video is, by its first bytes; empty where they do not tell."""
+    """Tells the kind of a file that is not a video by its first bytes; empty if unknown."""
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind

@@ -1,11 +1,11 @@
-"""HDF5 files of trajectories: the layouts of laom, of robomimic and of ALOHA.
+"""Reads trajectories from HDF5 files in the layouts of laom, robomimic and ALOHA.
 
 - laom: a group per trajectory with ``obs`` (one camera), ``actions`` and ``states``.
 - robomimic: ``data/demo_0`` with ``obs/<camera>``, ``actions`` and ``states``.
 - ALOHA: one trajectory per file, ``observations/images/<camera>`` (raw or JPEG), ``action`` and
   ``observations/qpos``.
 
-Trajectories have no time stamps: their rate is ``labels.fps``, or what the file says of it.
+Trajectories have no time stamps: their rate is ``labels.fps``, or the rate given in the file.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ from lafp.video.decoders.base import VideoError
 
 ACTION_KEYS = ("actions", "action")
 STATE_KEYS = ("states", "observations/qpos")
-# Files of thousands of trajectories are dealt out in pieces of about this size.
+# Files of thousands of trajectories are divided into pieces of about this size.
 _ITEM_BYTES = 64 * 2**20
 
 
@@ -55,7 +55,7 @@ class Hdf5:
     """Reads trajectories from HDF5 files."""
 
     def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
-        """Pieces of local files; whole files on S3, where looking inside would fetch them."""
+        """Yields pieces of local files; whole files on S3, where a look inside would fetch them."""
         h5py = import_h5py()
         for file in list_source_files(source):
             if labeled_format(file.uri) != "hdf5":
@@ -72,7 +72,7 @@ class Hdf5:
                 )
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
-        """Every camera of every trajectory of the piece."""
+        """Yields every camera of every trajectory of the piece."""
         assert item.labels_uri is not None
         h5py = import_h5py()
         with storage.local_file(item.labels_uri) as path, _open_file(h5py, path) as file:
@@ -81,7 +81,7 @@ class Hdf5:
 
 
 def import_h5py() -> ModuleType:
-    """``h5py``, which only this format needs.
+    """Imports ``h5py``, which only this format needs.
 
     Raises:
         ConfigError: It is not installed.
@@ -99,7 +99,7 @@ def _open_file(h5py: ModuleType, path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise VideoError("does_not_decode", f"no HDF5 file: {error}") from error
+        raise VideoError("does_not_decode", f"not an HDF5 file: {error}") from error
 
 
 def _names(h5py: ModuleType, file: Any) -> list[str]:
@@ -110,12 +110,12 @@ def _names(h5py: ModuleType, file: Any) -> list[str]:
 
 
 def _pieces(h5py: ModuleType, info: FileInfo) -> Iterator[tuple[list[str], int]]:
-    """Names of trajectories, and bytes of their share of the file."""
+    """Yields names of trajectories with the bytes of their share of the file."""
     try:
         with _open_file(h5py, Path(info.uri)) as file:
             names = _names(h5py, file)
     except (VideoError, FileNotFoundError, RuntimeError):
-        yield [], info.num_bytes  # whoever opens it will say what is wrong
+        yield [], info.num_bytes  # opening the file will report the error
         return
     num_pieces = min(len(names), -(-info.num_bytes // _ITEM_BYTES))
     for piece in np.array_split(np.arange(len(names)), num_pieces):
@@ -191,7 +191,7 @@ def _open_camera(
 
 
 def _read_frames(group: Any, camera: Camera, max_bytes: int) -> tuple[np.ndarray, set[int]]:
-    """The pictures, and which of them lie in broken parts of the file."""
+    """Reads the pictures, and finds which of them lie in broken parts of the file."""
     try:
         frames = _read(group, camera.key, max_bytes)
         assert frames is not None
@@ -233,19 +233,19 @@ def _action_names(group: Any, cfg: LabelsConfig) -> tuple[str, ...]:
 
 
 def _there(group: Any, keys: Sequence[str]) -> str:
-    """The first of the keys that the group has; else the first."""
+    """Returns the first key that the group has, or the first key if it has none of them."""
     return next((key for key in keys if key in group), keys[0])
 
 
 def _episode_id(group: Any, cfg: LabelsConfig) -> str:
-    """What the cameras of a trajectory share: a hash of its actions."""
+    """Hashes a trajectory's actions to an id that all of its cameras share."""
     pick = partial(_read, group, max_bytes=cfg.max_array_bytes)
     action = joined(_action_names(group, cfg), pick)
     return "" if action is None else hashlib.sha256(action.tobytes()).hexdigest()[:32]
 
 
 def _read(group: Any, key: str, max_bytes: int) -> np.ndarray | None:
-    """The array; None if there is none of this name.
+    """Reads an array; None if there is none of this name.
 
     Raises:
         VideoError: ``too_many_bytes`` or ``does_not_decode``.

@@ -1,4 +1,4 @@
-"""What lies where in an HDF5 file of trajectories. Links to other files are not followed."""
+"""Finds trajectories and cameras in an HDF5 file. Links to other files are not followed."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# Members of a group that is a trajectory itself, and what cameras' names begin with.
+# Members that mark a group as a trajectory, and prefixes of cameras' paths.
 _OF_A_TRAJECTORY = {"action", "actions", "observation", "observations"}
 _PREFIXES = ("obs/", "observations/images/", "observations/", "observation/", "images/")
 _PICTURE_WORDS = ("image", "rgb", "cam", "frame", "pixels")
@@ -16,18 +16,18 @@ _NUM_LISTED = 12
 
 @dataclass(frozen=True)
 class Camera:
-    """One array of pictures in a trajectory."""
+    """Describes one array of pictures in a trajectory."""
 
     key: str
     """Path inside the trajectory."""
     name: str
-    """What the video's URI calls it; empty for the one camera of laom's layout."""
+    """Name in the video's URI; empty for the only camera of laom's layout."""
     kind: str
     """``raw``, ``encoded`` or ``depth``."""
 
 
 def trajectory_names(h5py: ModuleType, file: Any) -> list[str]:
-    """Paths of the trajectories' groups, in numerical order; ``/`` if the file is one."""
+    """Lists the trajectories' groups in numerical order; ``/`` if the file is one trajectory."""
     is_one = any(isinstance(file[name], h5py.Dataset) for name in _members(file))
     if is_one or _OF_A_TRAJECTORY & set(file):
         return ["/"]
@@ -39,12 +39,12 @@ def trajectory_names(h5py: ModuleType, file: Any) -> list[str]:
 
 
 def _members(group: Any) -> list[str]:
-    """Names that lead somewhere."""
+    """Lists the names of a group that are not broken links."""
     return [name for name in group if group.get(name) is not None]
 
 
 def cameras(h5py: ModuleType, group: Any, frames_key: str | None) -> list[Camera]:
-    """The cameras of a trajectory: colour, and depth."""
+    """Lists the cameras of a trajectory, both of colour and of depth."""
     if frames_key is not None or isinstance(group.get("obs"), h5py.Dataset):
         key = frames_key or "obs"
         found = group.get(key)
@@ -53,7 +53,7 @@ def cameras(h5py: ModuleType, group: Any, frames_key: str | None) -> list[Camera
     listed: list[Camera] = []
 
     def look_at(key: str, found: Any) -> None:
-        is_next = key.startswith("next_")  # robomimic's pictures of the next step
+        is_next = key.startswith("next_")  # robomimic also stores the pictures of the next step
         if not is_next and isinstance(found, h5py.Dataset) and (kind := _kind(h5py, key, found)):
             prefix = next((p for p in _PREFIXES if key.startswith(p)), "")
             listed.append(Camera(key, key.removeprefix(prefix), kind))
@@ -76,22 +76,22 @@ def _kind(h5py: ModuleType, key: str, found: Any) -> str:
 
 
 def encoded_pictures(array: np.ndarray) -> list[bytes]:
-    """JPEG or PNG pictures, which may be padded with zeros to one length."""
+    """Converts an array of JPEG or PNG pictures, perhaps padded with zeros, to bytes."""
     return [data if isinstance(data, bytes) else np.asarray(data).tobytes() for data in array]
 
 
 def fps_of(file: Any) -> float | None:
-    """The rate that robomimic's files say."""
+    """Returns the rate given in robomimic's files, or None."""
     try:
         env_args = json.loads(file["data"].attrs["env_args"])
         fps = float(env_args["env_kwargs"]["control_freq"])
-    except Exception:  # most files say nothing of it
+    except Exception:  # most files do not have these attributes
         return None
     return fps if 0 < fps < float("inf") else None
 
 
 def in_words(h5py: ModuleType, group: Any) -> str:
-    """The arrays of a group, for a message."""
+    """Describes the arrays of a group, for a message."""
     listed: list[str] = []
 
     def look_at(key: str, found: Any) -> None:

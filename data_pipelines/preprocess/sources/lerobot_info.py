@@ -1,4 +1,4 @@
-"""What ``meta/info.json`` says of a LeRobot dataset, whatever its version."""
+"""Reads ``meta/info.json`` of a LeRobot dataset of any version."""
 
 import json
 from collections.abc import Iterator
@@ -11,26 +11,26 @@ from lafp.config import ConfigError
 from lafp.data.shards.format import Split
 
 INFO = "meta/info.json"
-# Versions before 2.0 kept it elsewhere.
+# Versions before 2.0 kept the file elsewhere.
 _OLD_INFO = "meta_data/info.json"
 READ_MAJORS, READ_VERSIONS = ("v2", "v3"), "v2.0, v2.1 and v3.0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeRobotInfo:
-    """One dataset's description."""
+    """Holds the description of one dataset."""
 
     source: str
     version: str
-    """``codebase_version``: ``v2.1``."""
+    """``codebase_version``, e.g. ``v2.1``."""
     fps: float | None
-    """Rate of its rows and videos; None where it does not say."""
+    """Rate of its rows and videos; None if the file does not give one."""
     features: dict[str, dict[str, Any]]
     paths: dict[str, str]
-    """Templates ``data_path`` and ``video_path``, where it has them."""
+    """Templates ``data_path`` and ``video_path``, if the file has them."""
 
     def cameras(self, dtype: str) -> list[str]:
-        """Its colour cameras whose feature has this dtype, ``video`` or ``image``."""
+        """Lists the colour cameras whose feature has this dtype, ``video`` or ``image``."""
         return sorted(
             key
             for key, feature in self.features.items()
@@ -38,15 +38,15 @@ class LeRobotInfo:
         )
 
     def depth_items(self, split: Split | None) -> Iterator[VideoItem]:
-        """One reject for each camera of depth maps: they are no colour pictures.
+        """Yields one reject for each camera of depth maps, which are not colour pictures.
 
         Raises:
             ConfigError: There is no other camera.
         """
         if not self.cameras("video") and not self.cameras("image"):
             raise ConfigError(
-                f"{self.source} has no camera: no feature in {INFO} has dtype video or image and "
-                "holds colours."
+                f"{self.source} has no colour camera: no feature in {INFO} has dtype video or image"
+                " and is not a depth map."
             )
         for key, feature in sorted(self.features.items()):
             if feature.get("dtype") in ("video", "image") and _is_depth(feature):
@@ -54,16 +54,16 @@ class LeRobotInfo:
                     uri=f"{self.source.rstrip('/')}/{INFO}#{key}",
                     num_bytes=0,
                     split=split,
-                    details={"reject": ["depth", f"{key} holds depth maps, says {INFO}"]},
+                    details={"reject": ["depth", f"{key} holds depth maps, according to {INFO}"]},
                 )
 
     def promised(self, episode: int, length: int | None) -> dict[str, Any]:
-        """What ``lerobot_tables.Promised`` holds, ready for JSON."""
+        """Returns the fields of ``lerobot_tables.Promised``, ready for JSON."""
         return {"episode": episode, "length": length, "fps": self.fps}
 
 
 def read_info(source: str) -> LeRobotInfo | None:
-    """``meta/info.json``, if the source has one.
+    """Reads ``meta/info.json``; None if the source has none.
 
     Raises:
         ConfigError: It is not what LeRobot writes.
@@ -76,7 +76,7 @@ def read_info(source: str) -> LeRobotInfo | None:
     try:
         raw = json.loads(storage.read_text(uri))
     except ValueError as error:
-        raise ConfigError(f"{uri} is no JSON: {error}.") from None
+        raise ConfigError(f"{uri} is not valid JSON: {error}.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{uri} must be a JSON object, got {type(raw).__name__}.")
     features, fps = raw.get("features"), raw.get("fps")
@@ -94,7 +94,7 @@ def read_info(source: str) -> LeRobotInfo | None:
 
 
 def has_version(source: str, major: str) -> bool:
-    """Whether the source is a dataset of a major version, such as ``v2``."""
+    """Says whether the source is a dataset of a major version, such as ``v2``."""
     info = read_info(source)
     return info is not None and info.version.split(".")[0] == major
 

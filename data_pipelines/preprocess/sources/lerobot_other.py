@@ -1,4 +1,4 @@
-"""LeRobot datasets of versions that are not read: the message names the version."""
+"""Rejects LeRobot datasets of unsupported versions with a message that names the version."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from lafp.data.shards.format import Split
 
 
 class LeRobotOther:
-    """Reads nothing, and says why."""
+    """Raises an error for each dataset of an unsupported version."""
 
     def is_at(self, source: str) -> bool:
-        """Whether there is a dataset of another version than those that are read."""
+        """Says whether there is a dataset of an unsupported version."""
         info = read_info(source)
         return info is not None and info.version.split(".")[0] not in READ_MAJORS
 
@@ -22,12 +22,11 @@ class LeRobotOther:
         info = read_info(source)
         assert info is not None
         raise ConfigError(
-            f"{source} is a LeRobot dataset {info.version}; {READ_VERSIONS} are read. Convert it "
-            "with the scripts that LeRobot has for that, or leave `labels` out and use its videos "
-            "alone."
+            f"{source} is a LeRobot dataset {info.version}; supported are {READ_VERSIONS}. Convert "
+            "it with LeRobot's conversion scripts, or leave `labels` out and use its videos alone."
         )
         yield
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
-        """Is never called: nothing is listed."""
+        """Raises an error. It is never called, because nothing is listed."""
         raise AssertionError(item.uri)

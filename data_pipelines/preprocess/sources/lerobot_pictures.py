@@ -1,4 +1,4 @@
-"""LeRobot cameras of dtype ``image``: pictures in the episode's own rows."""
+"""Reads LeRobot cameras of dtype ``image``, whose pictures lie in the episode's own rows."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from lafp.video.decoders.base import VideoError
 def open_rows(
     table: pa.Table, camera: str, promised: Promised, uri: str, episode_id: str, using: OpenWith
 ) -> Opened | Unusable:
-    """One episode of one camera as a video. A frame without a row is a damaged one."""
+    """Opens one episode of one camera as a video. A frame without a row counts as damaged."""
     if camera not in table.column_names:
         return Unusable(uri, "missing_file", f"episode {promised.episode} has no column {camera!r}")
     num_frames = len(table) if promised.length is None else promised.length

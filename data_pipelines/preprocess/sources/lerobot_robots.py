@@ -1,4 +1,4 @@
-"""Whether several LeRobot datasets are of one robot, known from the first rows of each."""
+"""Checks on the first rows of several LeRobot datasets that all belong to one robot."""
 
 from collections.abc import Sequence
 
@@ -17,24 +17,25 @@ from lafp.config import ConfigError
 def check_one_robot(sources: Sequence[str], cfg: LabelsConfig) -> None:
     """Checks that the actions and states of several datasets have one size each.
 
-    What their ``info.json`` declares is not asked: it is wrong in some public datasets.
+    The sizes declared in ``info.json`` are not used, because they are wrong in some public
+    datasets.
 
     Raises:
-        ConfigError: They do not; it names two datasets.
+        ConfigError: The sizes differ. The message names two datasets.
     """
     if len(sources) < 2:
         return
     first: tuple[str, str] | None = None
     for source in sources:
         if not (kind := _kind(source, cfg)):
-            continue  # whoever opens its files will say what is wrong
+            continue  # opening its files will report the error
         first = first or (source, kind)
         if kind != first[1]:
             raise ConfigError(two_kinds(*first, source, kind))
 
 
 def _kind(source: str, cfg: LabelsConfig) -> str:
-    """``LabelSums.kind`` of the first row; empty where there is none."""
+    """Returns ``LabelSums.kind`` of the first row; empty if there is none."""
     uris = (file.uri for file in storage.list_files(storage.join(source, "data")))
     uri = next((uri for uri in uris if uri.endswith(".parquet")), None)
     if uri is None:

@@ -1,8 +1,8 @@
-"""Which frames of a video file are whose, in LeRobot v3.0, where episodes lie one behind the other.
+"""Finds which frames of a LeRobot v3.0 video file belong to which of its concatenated episodes.
 
-``from_timestamp`` and ``to_timestamp`` are sums of durations. They drift, so frames are counted: an
-episode has ``length`` frames and begins where the one before it ends. The time stamps only check
-that. They decide where the index leaves a gap, as long as they cannot have drifted too far.
+``from_timestamp`` and ``to_timestamp`` are sums of durations, which drift. So frames are counted:
+an episode has ``length`` frames and begins where the one before it ends. The time stamps only check
+that. They decide where the index leaves a gap, if they cannot have drifted too far.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,33 @@ import numpy as np
 
 from lafp.video.decoders.base import VideoError, VideoInfo
 
-# Steps that two times may be apart and still mean the same frame: by counting, and without.
+# Two times mean the same frame if they differ by less than this many steps: where frames are
+# counted, and where only time stamps decide.
 _SAME_FRAME, _NEAREST = 0.5, 0.25
-# Frames per episode that a file may have lost or gained somewhere in the middle.
+# A file that differs from its episodes by up to this many frames per episode may have lost or
+# gained frames anywhere.
 _LOST_PER_EPISODE = 2
 
 
 @dataclass(frozen=True)
 class Place:
-    """An episode's frames in its file."""
+    """Locates an episode's frames in its file."""
 
     first: int
     num_frames: int
-    """Fewer than its length where the file ends before."""
+    """Less than the episode's length if the file ends earlier."""
 
 
 Span = dict[str, Any]
-"""``episode``, ``length`` (or None), ``from_s`` and ``to_s`` (or None)."""
+"""Dict with ``episode``, ``length`` (or None), ``from_s`` and ``to_s`` (or None)."""
 
 
 def place_episodes(spans: Sequence[Span], info: VideoInfo) -> list[Place | VideoError]:
-    """Finds each episode's frames, or says why they are not known.
+    """Finds each episode's frames, or the reason why they are not known.
 
     Args:
-        spans: Of one file, in the order of ``from_s``.
-        info: The file.
+        spans: Spans of one file, in the order of ``from_s``.
+        info: Probe of the file.
     """
     found: list[Place | VideoError | None] = [_flaw(span, info.fps) for span in spans]
     _reject_conflicts(spans, found, info.fps)
@@ -47,8 +49,8 @@ def place_episodes(spans: Sequence[Span], info: VideoInfo) -> list[Place | Video
     surplus, num_frames = len(info.times_s) - end, len(info.times_s)
     is_cut_off = surplus < 0 and round(info.declared_duration_s * info.fps) >= end
     if 0 < abs(surplus) <= _LOST_PER_EPISODE * len(places) and not is_cut_off:
-        # One frame too many or too few in an episode shifts all behind it.
-        detail = f"its file has {num_frames} frames, its episodes end at frame {end}"
+        # One frame too many or too few in an episode shifts all later episodes.
+        detail = f"its file has {num_frames} frames, but its episodes end at frame {end}"
         return [_mismatch(detail) if isinstance(f, Place) else _known(f) for f in found]
     return [_within(f, num_frames) if isinstance(f, Place) else _known(f) for f in found]
 
@@ -68,22 +70,22 @@ def _in_words(span: Span) -> str:
 
 def _within(place: Place, num_frames: int) -> Place | VideoError:
     if place.first >= num_frames:
-        detail = f"it begins at frame {place.first}, its file has {num_frames} frames"
+        detail = f"it begins at frame {place.first}, but its file has {num_frames} frames"
         return VideoError("no_frames", detail)
     return Place(place.first, min(place.num_frames, num_frames - place.first))
 
 
 def _flaw(span: Span, fps: float) -> VideoError | None:
-    """What is wrong with one span on its own."""
+    """Returns the error of one span by itself, or None."""
     if span["from_s"] is None or span["to_s"] is None:
         return _mismatch("meta/episodes has no from_timestamp or to_timestamp for it")
     if span["from_s"] < -_SAME_FRAME / fps or span["to_s"] <= span["from_s"]:
-        return _mismatch(f"meta/episodes has it from {_in_words(span)}")
+        return _mismatch(f"meta/episodes places it from {_in_words(span)}")
     num_frames = (span["to_s"] - span["from_s"]) * fps
     if span["length"] is not None and abs(num_frames - span["length"]) >= _SAME_FRAME:
         return _mismatch(
-            f"meta/episodes has it from {_in_words(span)}, which is {num_frames:.1f} frames, and "
-            f"its length is {span['length']}"
+            f"meta/episodes places it from {_in_words(span)}, which is {num_frames:.1f} frames, "
+            f"but its length is {span['length']}"
         )
     return None
 
@@ -91,7 +93,7 @@ def _flaw(span: Span, fps: float) -> VideoError | None:
 def _reject_conflicts(
     spans: Sequence[Span], found: list[Place | VideoError | None], fps: float
 ) -> None:
-    """Episodes that overlap, or come in another order than their numbers, reject each other."""
+    """Rejects pairs of episodes that overlap, or lie in another order than their numbers."""
     last: int | None = None
     for i, span in enumerate(spans):
         if found[i] is not None:
@@ -112,11 +114,11 @@ def _reject_conflicts(
 
 
 def _count(spans: Sequence[Span], found: list[Place | VideoError | None], info: VideoInfo) -> None:
-    """Gives every span that is left its place."""
+    """Gives a place to every span without an error."""
     fps, open_spans = info.fps, [i for i, flaw in enumerate(found) if flaw is None]
     if not open_spans:
         return
-    # The file's own clock, if the time stamps go by it.
+    # Subtract the start of the file's own clock if the time stamps use that clock.
     is_own_clock = spans[open_spans[0]]["from_s"] >= info.first_pts_s - _SAME_FRAME / fps
     base_s = info.first_pts_s if is_own_clock else 0.0
     errors = [abs((s["to_s"] - s["from_s"]) * fps - _length(s, fps)) for s in spans if _is_span(s)]
@@ -126,16 +128,16 @@ def _count(spans: Sequence[Span], found: list[Place | VideoError | None], info: 
     for i in open_spans:
         span = spans[i]
         length = _length(span, fps)
-        if abs(span["from_s"] - end_s) * fps >= _SAME_FRAME:  # others, unlisted, lie between
+        if abs(span["from_s"] - end_s) * fps >= _SAME_FRAME:  # unlisted episodes lie in between
             steps = (span["from_s"] - base_s) * fps
             may_have_drifted = max(errors) * steps / length
             off = np.abs(info.times_s - (span["from_s"] - base_s)) * fps
             end = int(off.argmin())
             if is_beyond or off[end] > _NEAREST or may_have_drifted > _NEAREST:
                 found[i] = _mismatch(
-                    f"it begins at {span['from_s']:.3f} s, frames before it belong to no episode "
-                    f"of meta/episodes, the nearest frame is {off[end]:.2f} steps away, and the "
-                    f"last episode ends at {last_s:.3f} s of {info.duration_s:.3f}"
+                    f"it begins at {span['from_s']:.3f} s, the frames before it belong to no "
+                    f"episode of meta/episodes, the nearest frame is {off[end]:.2f} steps away, "
+                    f"and the last episode ends at {last_s:.3f} s of {info.duration_s:.3f}"
                 )
                 continue
         found[i] = Place(end, length)

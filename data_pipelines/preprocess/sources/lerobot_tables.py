@@ -1,7 +1,7 @@
-"""Rows of one LeRobot episode -> labels. Row t is frame t, which is LeRobot's own convention.
+"""Converts rows of one LeRobot episode to labels. By LeRobot's convention row t is frame t.
 
-What else a table says of its rows (``frame_index``, time stamps, the episode's ``length``) checks
-that. Where it disagrees, rows are put to the frames that they name, or the episode is a reject.
+Other columns (``frame_index``, time stamps) and the episode's ``length`` check that. If they
+disagree, rows are assigned to the frames that they name, or the episode is a reject.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -17,27 +17,27 @@ from lafp.video.decoders.base import VideoError
 
 ACTION_KEY, STATE_KEY = "action", "observation.state"
 FRAME_INDEX, EPISODE_INDEX = "frame_index", "episode_index"
-# Time stamps this share of a step from whole steps are a count of frames, not a clock.
+# Time stamps within this share of a step from whole steps count frames and are not a clock.
 _ON_GRID = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promised:
-    """What the dataset's index says of an episode."""
+    """Holds the dataset index's data about an episode."""
 
     episode: int
     length: int | None
-    """Its frames, and rows; None where it does not say."""
+    """Number of its frames and rows; None if the index does not give it."""
     fps: float | None
 
     @classmethod
     def of(cls, details: dict[str, Any]) -> "Promised":
-        """From an item's details."""
+        """Builds an object from an item's details."""
         return cls(**{f.name: details[f.name] for f in fields(cls)})
 
 
 def label_columns(names: list[str], cfg: LabelsConfig) -> list[str]:
-    """Those of a file's columns that ``table_labels`` wants.
+    """Lists the columns of a file that ``table_labels`` needs.
 
     Raises:
         VideoError: ``no_labels``: there is no action.
@@ -52,10 +52,10 @@ def label_columns(names: list[str], cfg: LabelsConfig) -> list[str]:
 def table_labels(
     table: pa.Table, num_frames: int, promised: Promised, cfg: LabelsConfig
 ) -> EpisodeLabels:
-    """The labels in one episode's rows, one row per frame of its video.
+    """Reads the labels in one episode's rows, one row per frame of its video.
 
     Raises:
-        VideoError: ``no_labels``, or ``labels_mismatch``: it is not known which row is which frame.
+        VideoError: ``no_labels``, or ``labels_mismatch``: rows cannot be assigned to frames.
     """
     row_of_frame, twice = rows_of_frames(table, num_frames, promised, cfg)
     action, action_flaws = _joined(table, cfg.action_names(ACTION_KEY))
@@ -87,10 +87,11 @@ def table_labels(
 def rows_of_frames(
     table: pa.Table, num_frames: int, promised: Promised, cfg: LabelsConfig
 ) -> tuple[np.ndarray, set[int]]:
-    """Which row is of which frame.
+    """Finds the row of each frame.
 
     Returns:
-        int64 [num_frames], -1 where a frame has no row; and the frames with several that differ.
+        int64 [num_frames], -1 where a frame has no row; and the frames with several rows that
+        differ.
 
     Raises:
         VideoError: ``labels_mismatch``.
@@ -108,7 +109,7 @@ def rows_of_frames(
     if claimed is None or _is_counting(claimed):
         if num_rows != num_frames:
             raise _mismatch(counts)
-        # A pause of the clock goes beyond the last frame. What stays within names other frames.
+        # A clock with a pause exceeds the last frame. Stamps below that name other frames.
         elsewhere = None if stamped is None or _is_counting(stamped) else stamped
         if numbers is not None and elsewhere is not None and elsewhere.max() < num_frames:
             raise _mismatch(f"{FRAME_INDEX} and {_stamps(cfg)} name other frames")
@@ -118,7 +119,7 @@ def rows_of_frames(
         low, high = int(claimed.min()), int(claimed.max())
         raise _mismatch(f"{counts}, {what} goes from frame {low} to {high} and not one by one")
     row_of_frame = np.full(num_frames, -1)
-    row_of_frame[claimed[::-1]] = np.arange(num_rows)[::-1]  # of several, the first
+    row_of_frame[claimed[::-1]] = np.arange(num_rows)[::-1]  # reversed: the first row wins
     content = table.drop_columns([c for c in (cfg.time_key, "index") if c in table.column_names])
     twice = {
         int(claimed[row])
@@ -134,7 +135,7 @@ def _mismatch(detail: str) -> VideoError:
 
 
 def _stamps(cfg: LabelsConfig) -> str:
-    return f"the time stamps {cfg.time_key!r} (labels.time_key; null goes without)"
+    return f"the time stamps {cfg.time_key!r} (labels.time_key; null ignores them)"
 
 
 def _is_counting(numbers: np.ndarray) -> bool:
@@ -142,7 +143,7 @@ def _is_counting(numbers: np.ndarray) -> bool:
 
 
 def _whole_numbers(table: pa.Table, name: str) -> np.ndarray | None:
-    """int64 [T]; None where the column is not there or holds something else."""
+    """Returns int64 [T]; None if the column is missing or holds something else."""
     if name not in table.column_names or not len(table):
         return None
     values = np.asarray(table[name].to_pylist())
@@ -150,7 +151,7 @@ def _whole_numbers(table: pa.Table, name: str) -> np.ndarray | None:
 
 
 def _stamped(table: pa.Table, promised: Promised, cfg: LabelsConfig) -> np.ndarray | None:
-    """Frames by their time stamps; None where these are a clock of their own, or not there.
+    """Returns frame numbers from time stamps; None if these are missing or a clock of their own.
 
     Raises:
         VideoError: ``labels_mismatch``: they are needed, but do not ascend.
@@ -174,7 +175,7 @@ def _stamped(table: pa.Table, promised: Promised, cfg: LabelsConfig) -> np.ndarr
 
 
 def _joined(table: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, list[Flaw]]:
-    """The columns side by side, [T, ...], and the rows that hold something else."""
+    """Returns the columns side by side, [T, ...], and the rows that hold something else."""
     parts, flaws = [], []
     for name in names:
         rows, found = _column(table, name)
@@ -186,10 +187,10 @@ def _joined(table: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, list[F
 
 
 def _column(table: pa.Table, name: str) -> tuple[np.ndarray, list[Flaw]]:
-    """[T, ...] of numbers, scalars as [T, 1]; rows that are no such numbers are flaws and 0.
+    """Returns [T, ...] of numbers, scalars as [T, 1]. Other rows become 0 and flaws.
 
     Raises:
-        VideoError: ``no_labels``: none of them is.
+        VideoError: ``no_labels``: no row holds numbers.
     """
     values: list[Any] = table[name].to_pylist()
     shapes = [_shape(value) for value in values]
@@ -198,7 +199,7 @@ def _column(table: pa.Table, name: str) -> tuple[np.ndarray, list[Flaw]]:
         raise VideoError("no_labels", f"column {name!r} is not numbers")
     usual = max(set(known), key=known.count)
     flaws = [
-        Flaw(row, f"{name} is {'no numbers' if shape is None else f'of shape {list(shape)}'}")
+        Flaw(row, f"{name} {'is not numbers' if shape is None else f'has shape {list(shape)}'}")
         for row, shape in enumerate(shapes)
         if shape != usual
     ]
@@ -209,7 +210,7 @@ def _column(table: pa.Table, name: str) -> tuple[np.ndarray, list[Flaw]]:
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    """Of a number or nested lists of them; None where it is something else."""
+    """Returns the shape of a number or nested lists of numbers; None for anything else."""
     try:
         array = np.asarray(value)
     except ValueError:
@@ -218,7 +219,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def read_columns(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
-    """Some columns of a file whose bytes are in memory.
+    """Reads some columns of a file whose bytes are in memory.
 
     Raises:
         VideoError: ``no_labels``.

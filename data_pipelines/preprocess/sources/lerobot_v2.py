@@ -1,8 +1,8 @@
-"""LeRobot datasets v2.0 and v2.1: one parquet file per episode, one video per episode and camera.
+"""Reads LeRobot datasets v2.0 and v2.1: a parquet file per episode, a video per episode and camera.
 
-``meta/info.json`` says what there may be, ``meta/episodes.jsonl`` which episodes there are. Their
-files are found by listing, not by the path templates of ``info.json``: those of some public
-datasets name folders that do not exist. Cameras of dtype ``image`` lie in the parquet files.
+``meta/info.json`` lists the features, ``meta/episodes.jsonl`` the episodes. Files are found by
+listing, not by the path templates of ``info.json``, because those of some public datasets name
+folders that do not exist. The pictures of cameras of dtype ``image`` lie in the parquet files.
 """
 
 import hashlib
@@ -44,11 +44,11 @@ class LeRobotV2:
     """Reads LeRobot v2.0 and v2.1."""
 
     def is_at(self, source: str) -> bool:
-        """Whether there is a ``meta/info.json`` of version 2."""
+        """Says whether there is a ``meta/info.json`` of version 2."""
         return has_version(source, "v2")
 
     def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
-        """One item per episode and camera; those whose files are missing too, to be rejected."""
+        """Yields one item per episode and camera; items with missing files become rejects later."""
         info = read_info(source)
         assert info is not None
         yield from info.depth_items(split)
@@ -83,7 +83,7 @@ class LeRobotV2:
                 )
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
-        """The one video of an item."""
+        """Yields the one video of an item."""
         assert item.labels_uri is not None
         promised, camera = Promised.of(item.details), item.details["camera"]
         if item.details["is_in_rows"]:
@@ -122,12 +122,12 @@ def _read_labels(
 
 
 def _read_table(data: bytes, promised: Promised, cfg: LabelsConfig, *more: str) -> pa.Table:
-    """The columns of the labels, and ``more`` where they are there."""
+    """Reads the columns of the labels, and those columns in ``more`` that exist."""
     if not data:
         raise VideoError("missing_file", f"episode {promised.episode} has no parquet file")
     try:
         file = pq.ParquetFile(io.BytesIO(data))
-    except (pa.ArrowException, ValueError, OSError) as error:  # all of them from bytes in memory
+    except (pa.ArrowException, ValueError, OSError) as error:  # bytes in memory: not storage
         raise VideoError("no_labels", f"parquet: {error}") from error
     names = file.schema_arrow.names
     wanted = [*label_columns(names, cfg), *(name for name in more if name in names)]
@@ -137,7 +137,7 @@ def _read_table(data: bytes, promised: Promised, cfg: LabelsConfig, *more: str) 
 def _find_files(
     source: str, cameras: list[str]
 ) -> tuple[dict[int, str], dict[tuple[str, int], tuple[str, int]]]:
-    """Episode -> URI of its parquet file; camera and episode -> URI and size of its video."""
+    """Maps episodes to URIs of parquet files; camera and episode to URI and size of videos."""
     tables: dict[int, str] = {}
     videos: dict[tuple[str, int], tuple[str, int]] = {}
     for folder in ("data", "videos"):
@@ -154,7 +154,7 @@ def _find_files(
 
 
 def _episodes(source: str) -> dict[int, list[int | None]]:
-    """Episode -> its lengths, one for each line that lists it."""
+    """Maps each episode to its lengths, one for each line that lists it."""
     uri = storage.join(source, "meta/episodes.jsonl")
     found: dict[int, list[int | None]] = {}
     try:

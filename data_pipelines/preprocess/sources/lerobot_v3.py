@@ -1,8 +1,8 @@
-"""LeRobot datasets v3.0: episodes concatenated in files.
+"""Reads LeRobot datasets v3.0, in which episodes are concatenated in files.
 
-``meta/episodes/**.parquet`` has a row per episode: which parquet file holds its rows, and for each
-camera which video file, and from when to when. One item is one video file, fetched and decoded once
-for all of its episodes.
+``meta/episodes/**.parquet`` has a row per episode, which names the parquet file of its rows and,
+for each camera, the video file and the span in it. One item is one video file, which is fetched and
+decoded once for all of its episodes.
 """
 
 import hashlib
@@ -51,18 +51,18 @@ class LeRobotV3:
     """Reads LeRobot v3.0."""
 
     def is_at(self, source: str) -> bool:
-        """Whether there is a ``meta/info.json`` of version 3."""
+        """Says whether there is a ``meta/info.json`` of version 3."""
         return has_version(source, "v3")
 
     def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
-        """One item per video file with episodes in it; missing files too, to be rejected."""
+        """Yields one item per video file with episodes; missing files become rejects later."""
         info = read_info(source)
         assert info is not None
         yield from info.depth_items(split)
         spans: dict[str, list[Span]] = defaultdict(list)
         for (episode, camera), listed in sorted(_list_spans(info).items()):
             if len(listed) > 1:
-                detail = f"meta/episodes lists episode {episode} {len(listed)} times, differently"
+                detail = f"meta/episodes has {len(listed)} different rows of episode {episode}"
                 yield VideoItem(
                     uri=f"{listed[0][0]}#{episode}/{camera}",
                     num_bytes=0,
@@ -87,7 +87,7 @@ class LeRobotV3:
             )
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
-        """The episodes in one file of video, or of rows with pictures, in their order there."""
+        """Yields the episodes in one file of video, or of rows with pictures, in file order."""
         spans = item.details["episodes"]
         if item.details["camera_in_rows"]:
             yield from _open_rows(item, using)
@@ -95,7 +95,7 @@ class LeRobotV3:
         if not storage.is_file(item.uri):
             for span in spans:
                 uri = f"{item.uri}#{span['episode']}"
-                yield Unusable(uri, "missing_file", "its video file is not there")
+                yield Unusable(uri, "missing_file", "its video file is missing")
             return
         read_table = cache(partial(_read_table, cfg=using.labels))
         with storage.local_file(item.uri) as path:
@@ -120,9 +120,9 @@ class LeRobotV3:
 
 
 def _list_spans(info: LeRobotInfo) -> dict[tuple[int, str], list[tuple[str, Span]]]:
-    """Episode and camera -> URI of the video file and where in it the episode is.
+    """Maps episode and camera to the URI of the video file and the episode's span in it.
 
-    Several only where an episode is listed several times and not alike.
+    An entry holds several spans only if rows of one episode differ.
 
     Raises:
         ConfigError: ``meta/episodes`` holds something else.
@@ -185,7 +185,7 @@ def _by_time(span: Span) -> tuple[float, int]:
 
 
 def _part_of(info: VideoInfo, place: Place, span: Span) -> tuple[float, VideoInfo]:
-    """When the episode's first frame is shown in the file, and the episode as a video."""
+    """Returns when the episode's first frame is shown in the file, and the episode as a video."""
     end = place.first + place.num_frames
     times_s = info.times_s[place.first : end]
     start_s = float(times_s[0])
@@ -201,19 +201,19 @@ def _part_of(info: VideoInfo, place: Place, span: Span) -> tuple[float, VideoInf
 
 
 class _SharedFrames:
-    """One pass over a file for all of its episodes, asked for in order."""
+    """Decodes a file once for all of its episodes, which must be requested in order."""
 
     def __init__(self, path: str, info: VideoInfo, using: OpenWith) -> None:
         self._path, self._info, self._using = path, info, using
         self._events: Iterator[DecodedFrame | DamagedSpan] | None = None
         self._ahead: DecodedFrame | DamagedSpan | None = None
-        """Was read, but belongs to a later episode too."""
+        """An event that was read already, but also belongs to a later episode."""
         self._error: VideoError | None = None
 
     def frames(
         self, start_s: float, part: VideoInfo, width_px: int, height_px: int
     ) -> Iterator[DecodedFrame | DamagedSpan]:
-        """What a decoder would yield of the episode alone."""
+        """Yields the events that a video decoder would yield for the episode alone."""
         slack_s = 0.25 * min(1 / self._info.fps, np.diff(self._info.times_s).min(initial=np.inf))
         end_s = start_s + part.duration_s
         while (event := self._next(width_px, height_px)) is not None:
@@ -237,7 +237,7 @@ class _SharedFrames:
             event, self._ahead = self._ahead, None
             return event
         if self._error is not None:
-            raise self._error  # of this file, hence of every later episode in it
+            raise self._error  # the file broke earlier, so every later episode in it fails
         if self._events is None:
             self._events = self._using.decoder.frames(
                 self._path, self._info, width_px, height_px, self._using.deadline
@@ -250,7 +250,7 @@ class _SharedFrames:
 
 
 def _open_rows(item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
-    """The episodes of a camera whose pictures lie in the rows."""
+    """Opens the episodes of a camera whose pictures lie in the rows."""
     camera = item.details["camera_in_rows"]
     assert item.labels_uri is not None
     table = _read_table(item.labels_uri, using.labels, camera)
@@ -279,11 +279,11 @@ def _episode_id(span: dict[str, Any], read_table: Any) -> str:
 
 
 def _read_table(uri: str, cfg: LabelsConfig, *more: str) -> tuple[str, pa.Table] | VideoError:
-    """Hash of the file, and the columns that are wanted; or what is wrong with it."""
+    """Returns the hash of the file and the needed columns, or the error of the file."""
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError:
-        return VideoError("missing_file", f"no {uri}")
+        return VideoError("missing_file", f"{uri} is missing")
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         names = file.schema_arrow.names
@@ -293,7 +293,7 @@ def _read_table(uri: str, cfg: LabelsConfig, *more: str) -> tuple[str, pa.Table]
         return hashlib.sha256(data).hexdigest(), read_columns(file, columns)
     except VideoError as error:
         return error
-    except (pa.ArrowException, ValueError, OSError) as error:  # all of them from bytes in memory
+    except (pa.ArrowException, ValueError, OSError) as error:  # bytes in memory: not storage
         return VideoError("no_labels", f"parquet: {error}")
 
 

@@ -1,7 +1,7 @@
-"""Read the rows of a list: what stands in its column of URIs, row by row.
+"""Reads the rows of a list and yields the value in its column of URIs, row by row.
 
-A row that is broken is None, and the rows after it are read: only a list without its column, or of
-another format altogether, is an error.
+A broken row yields None, and the rows after it are read. Only a list without the column, or of
+another format, is an error.
 """
 
 import codecs
@@ -19,7 +19,7 @@ from lafp import storage
 from lafp.config import ConfigError
 
 _BATCH_ROWS = 8192
-# A longer line is no row: a file without line ends must not fill memory.
+# A longer line is not a row, because a file without line ends must not fill memory.
 _MAX_LINE = 2**20
 _DELIMITERS = ",;\t|"
 _ENCODINGS = (
@@ -32,25 +32,25 @@ _ENCODINGS = (
 
 @dataclass(frozen=True)
 class Comment:
-    """A line that names nothing."""
+    """Stands for a line of the list that is a comment."""
 
 
 def list_suffix(uri: str) -> str:
-    """The suffix of a list that can be read; empty for everything else."""
+    """Returns the suffix of a list that can be read; empty for any other file."""
     name = uri.rpartition("/")[2]
     suffix = f".{name.rpartition('.')[2].lower()}"
     return suffix if suffix in _READERS and "." in name else ""
 
 
 def read_rows(source: str, column: str) -> Iterator[Any]:
-    """Yields what stands in the column: text, or anything else where a row is broken.
+    """Yields the values in the column: text, or anything else where a row is broken.
 
     Args:
         source: URI of the list, local or S3.
-        column: Unused for ``.txt``.
+        column: Name of the column; unused for ``.txt``.
 
     Raises:
-        ConfigError: The list is not there, is not of its format, or has no such column.
+        ConfigError: The list is missing, has another format, or has no such column.
     """
     if not storage.is_file(source):
         raise ConfigError(f"No such file: {source}.")
@@ -64,15 +64,15 @@ def read_rows(source: str, column: str) -> Iterator[Any]:
                 f"{source} has no column {column!r}. It has: {found}. Set uri_column."
             ) from None
         except (pa.ArrowException, OSError) as error:
-            raise ConfigError(f"{source} is no {suffix} file: {error}.") from None
+            raise ConfigError(f"{source} is not a valid {suffix} file: {error}.") from None
 
 
 class _NoColumnError(Exception):
-    """Its argument: the columns that there are."""
+    """Says that the column is missing. Its argument lists the columns that exist."""
 
 
 def _open(path: Path) -> TextIO:
-    """The list as text. Names in it may be bytes that are not UTF-8, as they are on disk."""
+    """Opens the list as text. Names in it may hold bytes that are not UTF-8, as on disk."""
     with path.open("rb") as file:
         head = file.read(4)
     for mark, encoding in _ENCODINGS:
@@ -82,7 +82,7 @@ def _open(path: Path) -> TextIO:
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """Lines that are not blank. One that is too long is cut off, and so will not be a row."""
+    """Yields lines that are not blank. A line that is too long is cut off, so its row is broken."""
     while line := file.readline(_MAX_LINE):
         rest = line
         while len(rest) == _MAX_LINE and not rest.endswith("\n"):
@@ -111,7 +111,7 @@ def _read_csv(path: Path, column: str) -> Iterator[str | None]:
 
 
 def _find_column(header: str, column: str) -> tuple[str, int]:
-    """What separates the fields of the first line, and which of them is the column."""
+    """Returns the delimiter of the first line, and the index of the column."""
     found: list[list[str]] = []
     for delimiter in _DELIMITERS:
         fields = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
@@ -126,17 +126,17 @@ def _find_column(header: str, column: str) -> tuple[str, int]:
 
 
 class _CsvRows:
-    """Rows of CSV; None for a broken one, of which the lines after the first are read anew.
+    """Yields rows of CSV; None for a broken row, whose lines after the first are read again.
 
-    A quote that is never closed would swallow all rows that follow it.
+    A quote that is never closed would otherwise swallow all rows after it.
     """
 
     def __init__(self, lines: Iterator[str], delimiter: str) -> None:
         self._lines, self._delimiter = lines, delimiter
         self._again: list[str] = []
-        """Lines to read anew, the next one last."""
+        """Lines to read again, the next one last."""
         self._taken: list[str] = []
-        """Lines of the row that is being read."""
+        """Lines of the current row."""
 
     def __iter__(self) -> Iterator[list[str] | None]:
         while self._again or self._peek():
@@ -163,7 +163,7 @@ class _CsvRows:
             yield self._taken[-1]
 
     def _is_open(self) -> bool:
-        """Whether the list ends inside a quote of this row."""
+        """Says whether the list ends inside a quote of this row."""
         if len(self._taken) < 2 or self._again or self._peek():
             return False
         try:

@@ -1,4 +1,4 @@
-"""List the inputs of a source: a folder, a glob, one file, or ``s3://``. Streams, sorted."""
+"""Streams the inputs of a source in sorted order: a folder, a glob, one file, or ``s3://``."""
 
 import fnmatch
 from collections import Counter
@@ -22,7 +22,7 @@ from lafp.data.shards.format import Split
 from lafp.storage import FileInfo, NotAFileError
 
 WEBDATASET = "webdataset"
-"""Reader of tars with videos."""
+"""Name of the reader of tars with videos."""
 
 
 def list_videos(
@@ -30,15 +30,16 @@ def list_videos(
 ) -> Iterator[VideoItem | LeftOut | FileInfo]:
     """Yields the inputs among the files of one source, and the files that are left out.
 
-    A file is an input unless its name says that it is something else: the kind of the others is
-    told by their content, when they are opened.
+    A file is an input unless its name says that it is not a video. The kind of other files becomes
+    known from their content when they are opened.
 
     Args:
-        files: As ``list_source_files`` gives them.
-        split: The split that the source was given for.
-        has_labels: Pairs ``x.mp4`` with ``x.npz``; an ``.npz`` without video holds stacked
-            episodes; files of a labeled format are passed on, for its reader to list what is in
-            them. Without labels none of these are inputs, and tars of videos are.
+        files: The output of ``list_source_files``.
+        split: The split for which the user gave the source.
+        has_labels: Whether the source has labels. If so, ``x.mp4`` is paired with ``x.npz``, an
+            ``.npz`` without a video holds stacked episodes, and files of a labeled format are
+            passed on for their reader to list. Without labels none of these are inputs, but tars of
+            videos are.
     """
     if has_labels:
         yield from _with_labels(files, split)
@@ -53,10 +54,10 @@ def list_videos(
 def _with_labels(
     files: Iterable[FileInfo], split: Split | None
 ) -> Iterator[VideoItem | LeftOut | FileInfo]:
-    """Videos with their sidecars.
+    """Pairs videos with their label files.
 
-    All files of one stem come one after the other, but files of longer stems may stand between
-    them: ``a.mp4``, ``a.mp4.md5``, ``a.npz``.
+    All files of one stem follow each other, but files of longer stems may stand between them:
+    ``a.mp4``, ``a.mp4.md5``, ``a.npz``.
     """
     open_stems: dict[str, list[FileInfo]] = {}
     for file in files:
@@ -74,7 +75,7 @@ def _with_labels(
 
 
 def _pairs(group: list[FileInfo], split: Split | None) -> Iterator[VideoItem | LeftOut]:
-    """The inputs among the files of one stem."""
+    """Yields the inputs among the files of one stem."""
     labels = [file for file in group if suffix_of(file.uri) == LABELS_SUFFIX]
     videos = [file for file in group if file not in labels]
     for file in labels[1:] if videos else []:  # `x.NPZ` beside `x.npz`
@@ -102,7 +103,7 @@ def _input(file: FileInfo, split: Split | None, has_labels: bool) -> VideoItem:
 
 
 def video_item(uri: str, num_bytes: int, split: Split | None, has_labels: bool) -> VideoItem:
-    """A video, a file of stacked episodes (both with labels), or a tar of videos (without)."""
+    """Makes the item of a video or (with labels) stacked episodes or (without) a tar of videos."""
     is_stacked = has_labels and suffix_of(uri) == LABELS_SUFFIX
     labels_uri = uri if is_stacked else f"{_stem(uri)}{LABELS_SUFFIX}"
     return VideoItem(
@@ -117,10 +118,10 @@ def video_item(uri: str, num_bytes: int, split: Split | None, has_labels: bool) 
 def check_inputs(
     listed: Iterable[VideoItem | LeftOut], source: str
 ) -> Iterator[VideoItem | LeftOut]:
-    """Passes a listing on.
+    """Passes a listing on and checks that it is not empty.
 
     Raises:
-        ConfigError: It ended without an input.
+        ConfigError: The listing ended without an input.
     """
     num_items, others = 0, Counter[str]()
     for found in listed:
@@ -139,7 +140,7 @@ def check_inputs(
 
 
 def list_source_files(source: str) -> Iterator[FileInfo]:
-    """Every file of a folder, a glob, or the one file.
+    """Yields every file of a folder or a glob, or the one file.
 
     Raises:
         ConfigError: The source does not exist.
@@ -165,7 +166,7 @@ def _check_exists(folder: str, source: str) -> None:
 
 
 def is_glob(source: str) -> bool:
-    """Whether a source has wildcards."""
+    """Says whether a source has wildcards."""
     return any(char in source for char in "*?[")
 
 

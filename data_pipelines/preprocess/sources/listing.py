@@ -1,4 +1,4 @@
-"""List the inputs of a source, whatever it is, and the files that are left out."""
+"""Lists the inputs of a source of any kind, and the files that are left out."""
 
 import itertools
 from collections.abc import Iterator
@@ -26,16 +26,16 @@ _NUM_LOOKED_AT = 100
 def list_source(
     source: str, split: Split | None, cfg: PreprocessConfig
 ) -> Iterator[VideoItem | LeftOut]:
-    """Streams the inputs of one source in a stable order; their URIs differ.
+    """Streams the inputs of one source in a stable order, with distinct URIs.
 
-    What cannot be listed is an input too: it becomes a reject row.
+    A file that cannot be listed is an input too: it becomes a reject row.
 
     Raises:
         ConfigError: The source does not exist, holds no input, or cannot be used as a whole.
     """
     if storage.is_http(source):
         raise ConfigError(
-            f"source {source} is on the web. Give a list: a .txt file with this URI in it."
+            f"source {source} is on the web. Name a list as the source: a .txt file with this URI."
         )
     if is_uri_list(source):
         return list_uris(source, split, cfg.uri_column, has_labels=cfg.labels is not None)
@@ -44,7 +44,7 @@ def list_source(
 
 
 def may_download(cfg: PreprocessConfig) -> bool:
-    """Whether there may be inputs on the web."""
+    """Says whether there may be inputs on the web."""
     return any(uri is not None and is_uri_list(uri) for uri in (cfg.source, cfg.val_source))
 
 
@@ -57,7 +57,7 @@ def _videos(source: str, split: Split | None) -> Iterator[VideoItem | LeftOut]:
 def _with_labels(
     source: str, split: Split | None, labels: LabelsConfig
 ) -> Iterator[VideoItem | LeftOut]:
-    """Every format that the source holds, one after the other."""
+    """Lists every format in the source, one after the other."""
     datasets = find_datasets(source)
     check_one_robot([folder for _, folder in datasets], labels)
     for reader, folder in datasets:
@@ -69,8 +69,8 @@ def _with_labels(
     is_mixed = _holds_whole_episodes(source)
     for found in list_videos(files, split, has_labels=True):
         if is_mixed and isinstance(found, VideoItem) and found.labels_uri == found.uri:
-            # Often the same episodes, for those who cannot read the other format.
-            why = "stands beside files of another format: name it as a source to read it"
+            # Often a copy of the same episodes for readers without the other format.
+            why = "lies beside files of another format: name it as a source to read it"
             yield LeftOut(uri=found.uri, what=LABELS_SUFFIX, why=why)
         elif isinstance(found, storage.FileInfo):
             of_file = LABELED_SOURCES[labeled_format(found.uri)]
@@ -80,7 +80,7 @@ def _with_labels(
 
 
 def _holds_whole_episodes(source: str) -> bool:
-    """Whether there are files of a labeled format among the first of the source."""
+    """Says whether the first files of the source include one of a labeled format."""
     files = itertools.islice(list_source_files(source), _NUM_LOOKED_AT)
     return any(labeled_format(file.uri) for file in files)
 
@@ -88,7 +88,7 @@ def _holds_whole_episodes(source: str) -> bool:
 def _listed_by(
     reader: LabeledSource, uri: str, split: Split | None, may_stop: bool
 ) -> Iterator[VideoItem | LeftOut]:
-    """What a reader lists; one of several datasets that cannot be used is a reject row."""
+    """Yields a reader's listing. An unusable one of several datasets becomes a reject row."""
     try:
         yield from reader.list_items(uri, split)
     except ConfigError as error:

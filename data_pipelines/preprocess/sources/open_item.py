@@ -1,4 +1,4 @@
-"""Open one listed input, wherever it lies and whatever format it has: its videos, one by one."""
+"""Opens one listed input of any place and format, and yields its videos one by one."""
 
 import hashlib
 import time
@@ -25,8 +25,8 @@ def open_item(
     """Yields the videos of one input. Each is gone through before the next is asked for.
 
     Raises:
-        VideoError: The input cannot be used (further), for a reason of its own.
-        Exception: Anything else that goes wrong with it; ``faults`` tells what becomes of it.
+        VideoError: The input, or the rest of it, cannot be used.
+        Exception: Any other error of the input, which ``faults`` turns into a reject row.
     """
     if "reject" in item.details:
         raise VideoError(*item.details["reject"])

@@ -1,4 +1,4 @@
-"""What every source hands over: a video that is probed and ready to be decoded, with its labels."""
+"""Defines the result of opening an input: a probed video, ready to be decoded, with its labels."""
 
 import hashlib
 import time
@@ -24,33 +24,33 @@ from lafp.video.decoders.base import (
 FramesFrom = Callable[
     [int, int, float, IsWanted | None, bool], Iterator[DecodedFrame | DamagedSpan]
 ]
-"""Width, height, start in seconds, which frames are wanted, whether it has shown damage -> what a
-decoder yields."""
+"""Width, height, start in seconds, wanted frames, whether the video has shown damage -> the events
+of a video decoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """One probed video."""
+    """Holds one probed video."""
 
     uri: str
     video_id: str
     """32 hex digits of the content's hash."""
     episode_id: str = ""
-    """What the cameras of one episode share; empty where the video is the episode."""
+    """Id that all cameras of one episode share; empty if the video is the episode."""
     num_bytes: int
     info: VideoInfo
     frames: Callable[[int, int], Iterator[DecodedFrame | DamagedSpan]]
-    """Width, height -> what a decoder yields."""
+    """Width, height -> the events of a video decoder."""
     labels: Callable[[], EpisodeLabels] | None
-    """May raise ``VideoError``."""
+    """Reads the labels; may raise ``VideoError``."""
     is_rate_assumed: bool = False
-    """Whether its rate is a default, because nothing says it."""
+    """Whether its rate is a default because the file does not give one."""
     frames_from: FramesFrom | None = None
-    """Frames from before a start on; None where they cannot start late."""
+    """Yields frames from somewhere before a start; None if decoding cannot start late."""
 
 
 def without(video: Opened, spans: Sequence[DamagedSpan]) -> Opened:
-    """A video whose frames are cut out in these spans."""
+    """Returns a video whose frames in these spans are cut out."""
     if not spans:
         return video
 
@@ -61,7 +61,7 @@ def without(video: Opened, spans: Sequence[DamagedSpan]) -> Opened:
         width_px: int, height_px: int, start_s: float, _: IsWanted | None, is_suspect: bool
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         assert video.frames_from is not None
-        # All frames are wanted: who foresees that some are not knows nothing of these cuts.
+        # All frames are wanted, because the frame plan does not know of these cuts.
         found = video.frames_from(width_px, height_px, start_s, None, is_suspect)
         return cut_out(found, spans)
 
@@ -70,7 +70,7 @@ def without(video: Opened, spans: Sequence[DamagedSpan]) -> Opened:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A video inside a file that cannot be used. Others of the file may be."""
+    """Describes a video in a file that cannot be used. Other videos of the file may be usable."""
 
     uri: str
     reason: str
@@ -80,7 +80,7 @@ class Unusable:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenWith:
-    """What a source opens its items with."""
+    """Holds the settings with which a source opens its items."""
 
     labels: LabelsConfig
     decoder: VideoDecoder
@@ -90,7 +90,7 @@ class OpenWith:
 
 
 def content_hash(path: Path) -> str:
-    """32 hex digits of the file's SHA-256."""
+    """Returns the first 32 hex digits of the file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
@@ -102,10 +102,10 @@ def open_file(
     decoder: VideoDecoder,
     labels: Callable[[], EpisodeLabels] | None = None,
 ) -> Opened:
-    """A local file that is one video.
+    """Opens a local file that is one video.
 
     Raises:
-        VideoError: It is none.
+        VideoError: The file is not a video.
     """
     deadline = time.monotonic() + limits.timeout_s
     video_id = content_hash(path)
@@ -140,10 +140,10 @@ def _frames_from(
 
 
 def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: float) -> VideoInfo:
-    """What the decoder finds.
+    """Probes a file with the video decoder.
 
     Raises:
-        VideoError: Whatever went wrong: a bad file is data, no decoder may stop the job.
+        VideoError: For any error of the decoder, because a bad file must not stop the job.
     """
     try:
         return decoder.probe(str(path), max_pixels, deadline)

@@ -1,4 +1,4 @@
-"""A camera whose frames are single pictures, JPEG or PNG. One that is broken costs itself only."""
+"""Opens a camera whose frames are JPEG or PNG pictures. A broken one costs only its own frame."""
 
 import hashlib
 import io
@@ -27,23 +27,23 @@ def open_pictures(
     *,
     is_rate_assumed: bool = False,
 ) -> Opened | Unusable:
-    """A video of pictures, one per frame; empty or broken ones are damaged frames.
+    """Opens a video of pictures, one per frame. Empty or broken pictures are damaged frames.
 
     Args:
-        pictures: Encoded.
-        uri: Of the video.
-        episode_id: What the cameras of the episode share.
+        pictures: Encoded pictures.
+        uri: URI of the video.
+        episode_id: Id that all cameras of the episode share.
         fps: Rate of the pictures.
         max_pixels: Largest width x height.
-        labels: May raise ``VideoError``.
-        is_rate_assumed: Whether ``fps`` is the default, because nothing says it.
+        labels: Reads the labels; may raise ``VideoError``.
+        is_rate_assumed: Whether ``fps`` is a default because the file does not give a rate.
     """
     heads = Counter(head for data in pictures if (head := _head(data)) is not None)
     if not heads:
         return Unusable(uri, "does_not_decode", f"none of its {len(pictures)} pictures can be read")
     (mode, (width, height)), _ = heads.most_common(1)[0]
     if mode[0] in _DEPTH_MODES:
-        return Unusable(uri, "depth", f"its pictures are of mode {mode}")
+        return Unusable(uri, "depth", f"its pictures have mode {mode}")
     if width * height > max_pixels:
         return Unusable(uri, "too_large", f"{width}x{height}")
     return Opened(
@@ -59,22 +59,22 @@ def open_pictures(
 
 
 def are_one_colour(pictures: Sequence[bytes]) -> bool:
-    """Whether all pictures are the same blank one."""
+    """Says whether all pictures are equal and of one colour."""
     if any(data != pictures[0] for data in pictures):
         return False
     try:
         with Image.open(io.BytesIO(pictures[0])) as picture:
             return bool(np.ptp(np.asarray(picture)) == 0)
-    except Exception:  # whatever a hostile picture leads to
+    except Exception:  # a hostile picture may raise anything
         return False
 
 
 def _head(data: bytes) -> tuple[str, tuple[int, int]] | None:
-    """Mode and size of a picture; None where it is none."""
+    """Returns mode and size of a picture; None if it cannot be read."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return picture.mode, picture.size
-    except Exception:  # whatever a hostile picture leads to
+    except Exception:  # a hostile picture may raise anything
         return None
 
 
@@ -92,6 +92,6 @@ def _pixels(index: int, data: bytes, size: tuple[int, int]) -> np.ndarray | Vide
                 what = f"is {picture.size[0]}x{picture.size[1]}, the others {size[0]}x{size[1]}"
             else:
                 return np.asarray(picture.convert("RGB"))
-    except Exception as error:  # whatever a hostile picture leads to
+    except Exception as error:  # a hostile picture may raise anything
         what = f"cannot be read: {error}" if data else "is empty"
     return VideoError("damaged", f"picture {index} {what}")

@@ -1,4 +1,4 @@
-"""RLDS datasets in TFRecord files: one record per episode, its pictures as JPEG or PNG.
+"""Reads RLDS datasets in TFRecord files: one record per episode, with JPEG or PNG pictures.
 
 Every ``steps/observation/*`` that holds pictures is a camera. Records have no time stamps: their
 rate is ``labels.fps``.
@@ -30,7 +30,7 @@ from lafp.video.decoders.base import VideoError
 ACTION_KEY, STATE_KEY = "action", "observation/state"
 _CAMERA_PREFIX = "steps/observation/"
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG")
-# A feature of empty strings only is a camera if it is called like one.
+# A feature of empty strings only is a camera if its name contains one of these words.
 _CAMERA_WORDS = ("image", "rgb", "camera")
 _ONCE_PER_STEP = ("is_first", "is_last", "is_terminal", "reward", "discount")
 
@@ -39,7 +39,7 @@ class Rlds:
     """Reads RLDS episodes."""
 
     def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
-        """One item per file."""
+        """Yields one item per file."""
         for file in list_source_files(source):
             if labeled_format(file.uri) == "rlds":
                 yield VideoItem(
@@ -51,7 +51,7 @@ class Rlds:
                 )
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
-        """Every camera of every record."""
+        """Yields every camera of every record."""
         with storage.local_file(item.uri) as path:
             for index, record in enumerate(read_records(path)):
                 if time.monotonic() > using.deadline:
@@ -63,7 +63,7 @@ def _open_record(record: bytes, uri: str, using: OpenWith) -> Iterator[Opened | 
     try:
         features = parse_example(record)
     except (ValueError, KeyError) as error:
-        yield Unusable(uri, "does_not_decode", f"no tf.train.Example: {error}")
+        yield Unusable(uri, "does_not_decode", f"not a tf.train.Example: {error}")
         return
     cameras = camera_names(features)
     if not cameras:
@@ -77,8 +77,8 @@ def _open_record(record: bytes, uri: str, using: OpenWith) -> Iterator[Opened | 
         if not any(pictures):
             yield Unusable(camera_uri, "blank", "all of its pictures are empty")
         elif are_one_colour(pictures):
-            # Datasets with several robots pad missing cameras. (Flags such as
-            # ``episode_metadata/has_image_0`` do not tell: real files have them all 0.)
+            # Datasets with several robots pad missing cameras. Flags such as
+            # ``episode_metadata/has_image_0`` do not help: they are all 0 in real files.
             yield Unusable(camera_uri, "blank", "all of its pictures are one colour")
         else:
             labels = partial(_labels, features, len(pictures), using.labels)
@@ -94,7 +94,7 @@ def _open_record(record: bytes, uri: str, using: OpenWith) -> Iterator[Opened | 
 
 
 def camera_names(features: Features) -> list[str]:
-    """The cameras of an episode, those too that are only padding, or whose first pictures lack."""
+    """Lists an episode's cameras, including those that are padding or lack their first pictures."""
     return sorted(
         key.removeprefix(_CAMERA_PREFIX)
         for key, values in features.items()
@@ -123,7 +123,7 @@ def _labels(features: Features, num_pictures: int, cfg: LabelsConfig) -> Episode
 
 
 def _no_action(features: Features, names: Sequence[str], num_steps: int) -> str:
-    """What there is instead, and what to do."""
+    """Words the error about a missing action: the features that exist, and the key to set."""
     missing = next(name for name in names if _rows(features, num_steps, name) is None)
     parts = {
         key.removeprefix("steps/"): len(values) // num_steps
@@ -141,7 +141,7 @@ def _no_action(features: Features, names: Sequence[str], num_steps: int) -> str:
 
 
 def _num_steps(features: Features) -> int | None:
-    """By the flags and scalars that RLDS has once per step; None where there are none."""
+    """Returns the length of the flags and scalars that RLDS has once per step, or None."""
     for name in _ONCE_PER_STEP:
         values = features.get(f"steps/{name}")
         if isinstance(values, np.ndarray):

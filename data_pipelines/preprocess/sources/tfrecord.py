@@ -1,4 +1,4 @@
-"""TFRecord files of ``tf.train.Example``, read without TensorFlow."""
+"""Reads TFRecord files of ``tf.train.Example`` without TensorFlow."""
 
 import struct
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 from lafp.video.decoders.base import VideoError
 
 Features = dict[str, "list[bytes] | np.ndarray"]
-"""Per feature: byte strings, float32 or int64 values."""
+"""Feature name -> byte strings, float32 or int64 values."""
 
 _CASTAGNOLI = 0x82F63B78
 
@@ -17,11 +17,11 @@ _CASTAGNOLI = 0x82F63B78
 def read_records(path: Path) -> Iterator[bytes]:
     """Yields the records of a file.
 
-    Only the checksums of their lengths are verified, which is what shows that the file's framing
-    was lost: those of the data would cost more than to decode it.
+    It verifies only the checksums of the records' lengths, which show whether the framing of the
+    file is intact. Verifying the data would cost more than decoding it.
 
     Raises:
-        VideoError: ``does_not_decode`` or ``truncated``. What came before is sound.
+        VideoError: ``does_not_decode`` or ``truncated``. The records before the error are sound.
     """
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -31,7 +31,7 @@ def read_records(path: Path) -> Iterator[bytes]:
                 raise VideoError("truncated", f"the file ends inside the header at byte {at}")
             length, checksum = struct.unpack("<QI", header)
             if checksum != masked_crc32c(header[:8]):
-                raise VideoError("does_not_decode", f"no TFRecord at byte {at}")
+                raise VideoError("does_not_decode", f"no valid TFRecord at byte {at}")
             data = file.read(length + 4) if length + 4 <= num_bytes - file.tell() else b""
             if len(data) < length + 4:
                 raise VideoError("truncated", f"the file ends inside the record at byte {at}")
@@ -39,7 +39,7 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """TFRecord's checksum. For a few bytes: it goes bit by bit."""
+    """Computes TFRecord's checksum bit by bit, which is fast enough for a few bytes."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -50,10 +50,10 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def parse_example(record: bytes) -> Features:
-    """The features of a serialized ``tf.train.Example``.
+    """Parses the features of a serialized ``tf.train.Example``.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The bytes are not an example.
     """
     features: Features = {}
     for _, example in _fields(memoryview(record), {1}):
@@ -64,7 +64,7 @@ def parse_example(record: bytes) -> Features:
 
 
 def _feature(message: memoryview) -> "list[bytes] | np.ndarray":
-    """The ``oneof`` of ``tf.train.Feature``: bytes, floats or integers."""
+    """Parses the ``oneof`` of ``tf.train.Feature``: bytes, floats or integers."""
     for kind, values in _fields(message, {1, 2, 3}):
         if kind == 1:
             return [bytes(value) for _, value in _fields(values, {1})]
@@ -86,7 +86,7 @@ def _integers(values: memoryview) -> Iterator[int]:
 def _fields(
     message: memoryview, wanted: set[int], is_integer: bool = False
 ) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of a message's wanted fields; with ``is_integer`` also single varints."""
+    """Yields number and content of the wanted fields; with ``is_integer`` also single varints."""
     at = 0
     while at < len(message):
         tag, start = _varint(message, at)
@@ -107,7 +107,7 @@ def _fields(
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Value, and where it ends."""
+    """Returns the value, and the index after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):

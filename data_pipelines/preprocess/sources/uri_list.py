@@ -1,6 +1,6 @@
-"""Lists of URIs, as internet corpora come: ``.txt``, ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``.
+"""Reads lists of URIs of web corpora: ``.txt``, ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``.
 
-A list is read as a stream, once, from disk (one on S3 is copied there first), whatever its length.
+A list of any length is read once, as a stream from disk (one on S3 is copied there first).
 ``list_rows`` reads the rows, this file makes inputs of them.
 """
 
@@ -31,7 +31,7 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
 
 def is_uri_list(source: str) -> bool:
-    """Whether a source is a list, by its name."""
+    """Says whether a source is a list, by its name."""
     return bool(list_suffix(source)) and not storage.is_http(source)
 
 
@@ -41,16 +41,16 @@ def list_uris(
     """Yields the inputs that a list names, in its order.
 
     Rows without a usable URI, and repeated ones, are inputs too: they become reject rows. Sizes are
-    not known: they are 0.
+    unknown, so they are 0.
 
     Args:
         source: URI of the list, local or S3.
-        split: The split that the source was given for.
+        split: The split for which the user gave the source.
         column: Name of the column with the URIs; unused for ``.txt``.
         has_labels: Whether ``x.mp4`` has its labels in ``x.npz`` beside it.
 
     Raises:
-        ConfigError: The list is not there, is not of its format, has no such column or no rows.
+        ConfigError: The list is missing, has another format, has no such column or has no rows.
     """
     folder, row = source.rpartition("/")[0], 0
     with _SeenUris() as seen:
@@ -72,7 +72,7 @@ def list_uris(
 
 @dataclass(frozen=True)
 class _Bad:
-    """A row that names no input."""
+    """Describes a row that names no input."""
 
     reason: str
     detail: str
@@ -85,7 +85,7 @@ def _rejected(uri: str, split: Split | None, reason: str, detail: str) -> VideoI
 def _inputs(
     raw: Any, folder: str, split: Split | None, has_labels: bool
 ) -> Iterator[VideoItem | LeftOut | _Bad]:
-    """What one row names: one input, or those that match its wildcards."""
+    """Yields the inputs that one row names: one, or all matches of its wildcards."""
     uri = _resolve(raw, folder)
     if isinstance(uri, _Bad):
         yield uri
@@ -99,7 +99,7 @@ def _matches(
     pattern: str, split: Split | None, has_labels: bool
 ) -> Iterator[VideoItem | LeftOut | _Bad]:
     try:
-        if storage.is_file(pattern):  # its name has such characters
+        if storage.is_file(pattern):  # a file whose own name has wildcard characters
             yield video_item(pattern, 0, split, has_labels)
             return
         is_empty = True
@@ -117,11 +117,11 @@ def _matches(
 
 
 def _resolve(raw: Any, folder: str) -> str | _Bad:
-    """The absolute URI of a row."""
+    """Returns the absolute URI of a row."""
     text = os.fsdecode(raw) if isinstance(raw, bytes) else raw
     uri = escape_raw_bytes(text.strip()) if isinstance(text, str) else ""
     if not uri:
-        return _Bad("bad_entry", f"no URI but {raw!r}"[:200])
+        return _Bad("bad_entry", f"expected a URI, got {raw!r}"[:200])
     if "\0" in uri or not _is_text(uri):
         return _Bad("bad_entry", f"no file can have this name: {uri!a}"[:200])
     if scheme := _SCHEME.match(uri):
@@ -139,7 +139,7 @@ def _with_scheme(scheme: str, rest: str) -> str | _Bad:
             is_url = bool(parts.hostname) and (parts.port or 1) > 0
         except ValueError:
             is_url = False
-        return uri if is_url else _Bad("bad_entry", f"{uri} is no http(s) URL")
+        return uri if is_url else _Bad("bad_entry", f"{uri} is not a valid http(s) URL")
     if scheme == "s3":
         is_object = bool(rest.partition("/")[0] and rest.partition("/")[2])
         return uri if is_object else _Bad("bad_entry", f"{uri} names no object on S3")
@@ -154,16 +154,16 @@ def _with_scheme(scheme: str, rest: str) -> str | _Bad:
 def _is_text(uri: str) -> bool:
     try:
         uri.encode()
-    except UnicodeEncodeError:  # half of a pair of surrogates, as JSON can spell it
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can express
         return False
     return True
 
 
 class _SeenUris:
-    """A set of hashes on disk."""
+    """Keeps a set of hashes on disk."""
 
     def __enter__(self) -> "_SeenUris":
-        self._db = sqlite3.connect("")  # a temporary file of its own, cached in memory
+        self._db = sqlite3.connect("")  # SQLite makes a temporary file, cached in memory
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
         return self
@@ -172,6 +172,6 @@ class _SeenUris:
         self._db.close()
 
     def add(self, uri: str) -> bool:
-        """Whether it is new."""
+        """Adds a URI. Returns whether it is new."""
         digest = hashlib.sha256(uri.encode()).digest()[:16]
         return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1

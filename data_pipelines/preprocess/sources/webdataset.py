@@ -1,7 +1,7 @@
-"""WebDataset shards of raw videos, as video2dataset leaves them: tars of ``key.mp4``, ``key.json``.
+"""Reads WebDataset shards of raw videos, like video2dataset's: tars of ``key.mp4``, ``key.json``.
 
 A tar on disk or S3 is read as a stream, whatever its size: one member at a time is copied to disk.
-It may be compressed, and several may stand one after the other in one file.
+A tar may be compressed, and a file may hold several tars, one after the other.
 """
 
 import bz2
@@ -34,7 +34,7 @@ from lafp import storage
 from lafp.storage.names import uri_of
 from lafp.video.decoders.base import VideoDecoder, VideoError
 
-# Names and attributes; a header that claims more than this lies.
+# Headers hold names and attributes. A header that claims to be larger than this is broken.
 _MAX_HEADER_BYTES = 2**20
 _READ_BYTES = 2**20
 _DEVICES = (tarfile.CHRTYPE, tarfile.BLKTYPE)
@@ -49,8 +49,8 @@ def open_webdataset(
     Files are told apart as in folders: by name, or by content where the name leaves that open.
 
     Raises:
-        VideoError: The tar is broken from here on.
-        OSError: It cannot be read, or storage does not answer.
+        VideoError: The rest of the tar is broken.
+        OSError: The tar cannot be read, or storage does not answer.
     """
     uris: set[str] = set()
     with _stream(item, cfg) as file:
@@ -86,7 +86,7 @@ def _stream(item: VideoItem, cfg: PreprocessConfig) -> Iterator[BinaryIO]:
 
 
 def _decompressed(file: BinaryIO) -> BinaryIO:
-    """The tar, whatever it is compressed with."""
+    """Returns the decompressed tar."""
     head = file.read(6)
     file.seek(0)
     if head.startswith(b"\x1f\x8b"):
@@ -101,7 +101,7 @@ def _decompressed(file: BinaryIO) -> BinaryIO:
 
 
 def _is_hidden(name: str) -> bool:
-    """As in folders: ``.DS_Store``, or what macOS leaves beside a file as ``._x.mp4``."""
+    """Says whether a file is hidden, like ``.DS_Store``, or ``._x.mp4`` from macOS."""
     return any(part.startswith(".") and part.strip(".") for part in name.split("/"))
 
 
@@ -118,7 +118,7 @@ def _left_out(member: tarfile.TarInfo, uri: str) -> LeftOut | None:
 
 
 def _target(member: tarfile.TarInfo, tar_uri: str) -> str:
-    """The URI that a link in a tar leads to; empty for what is no link."""
+    """Returns the URI to which a link in a tar leads; empty for members that are not links."""
     if not (member.islnk() or member.issym()):
         return ""
     folder = posixpath.dirname(member.name) if member.issym() else ""
@@ -133,7 +133,7 @@ def _unusable(
     if target and is_there:
         return Unusable(uri, "same_file", target)
     if target:
-        detail = f"a link to {member.linkname}, which is no video before it in the tar"
+        detail = f"a link to {member.linkname}, which is not an earlier video in the tar"
         return Unusable(uri, "not_found", detail)
     if member.issparse():
         return Unusable(uri, "unreadable", "a sparse file: pack it with tar's default options")
@@ -165,7 +165,7 @@ def _open_member(
 
 
 class _Limited:
-    """The next ``num_bytes`` of a file."""
+    """Reads only the next ``num_bytes`` of a file."""
 
     def __init__(self, file: BinaryIO, num_bytes: int) -> None:
         self._file, self._left = file, num_bytes
@@ -177,7 +177,7 @@ class _Limited:
 
 
 class _HeaderFile:
-    """A file for ``tarfile``, which reads a header of any size that a tar claims into memory."""
+    """Limits how large a header ``tarfile`` reads into memory, because a hostile tar may lie."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file
@@ -198,14 +198,14 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, None, int | None]:
     """All but the folders of the tar that begins at ``start``; returns where the next one begins.
 
-    Unlike ``tarfile``, it tells the end from a broken header.
+    Unlike ``tarfile``, it distinguishes the end of a tar from a broken header.
     """
     end = start
     try:
         file.seek(start)
         tar = tarfile.open(fileobj=_HeaderFile(file), mode="r:")  # type: ignore[call-overload] # noqa: SIM115
         while member := tar.next():
-            tar.members.clear()  # it would remember them all
+            tar.members.clear()  # tarfile would keep them all in memory
             if member.offset < end or member.size < 0:
                 raise tarfile.ReadError("members that overlap")
             end = member.offset_data
@@ -215,11 +215,11 @@ def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, No
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
         following = None if block.strip(b"\0") else _next_content(file)
-    except Exception as error:  # whatever a hostile header leads to
+    except Exception as error:  # a hostile header may raise anything
         if concerns_the_job(error):
             raise
         message = str(error) or type(error).__name__
-        raise VideoError("damaged", f"the tar is broken behind byte {end}: {message}") from error
+        raise VideoError("damaged", f"the tar is broken after byte {end}: {message}") from error
     if block.strip(b"\0"):
         raise VideoError("damaged", f"the tar is broken at byte {end}")
     if not block:
@@ -228,7 +228,7 @@ def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, No
 
 
 def _next_content(file: BinaryIO) -> int | None:
-    """Where the first block behind the end mark begins that is not empty; None without one."""
+    """Finds the first block after the end mark that is not empty; None if there is none."""
     while data := file.read(_READ_BYTES):
         if data.strip(b"\0"):
             num_empty = len(data) - len(data.lstrip(b"\0"))
@@ -238,6 +238,6 @@ def _next_content(file: BinaryIO) -> int | None:
 
 
 def _suffix(name: str) -> str:
-    """For decoders that look at it."""
+    """Returns the suffix of a name, because some decoders use it."""
     found = re.search(r"\.[A-Za-z0-9]{1,8}$", name)
     return found[0] if found else ""

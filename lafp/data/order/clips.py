@@ -1,8 +1,8 @@
-"""Shards -> clips: which clips a step reads, and in which order.
+"""Decides which clips a step reads, and in which order.
 
-The order of an epoch is a function of (seed, epoch) and the manifest alone. A step is a range of
-positions in that order, so a **cursor is one number** (the step), any number of workers splits a
-step the same way, and nothing is lost or read twice after a resume.
+The order of an epoch depends only on (seed, epoch) and the manifest. A step is a range of positions
+in that order. So a **cursor is one number** (the step), any number of workers splits a step the
+same way, and a resume loses no clip and reads none twice.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from lafp.data.shards.sets import open_shard_set, read_shard_entry
 
 @dataclass(frozen=True)
 class ClipRef:
-    """One visit to one clip."""
+    """Describes one visit to one clip."""
 
     shard: str
     location: ClipLocation
     epoch: int
-    """Which visit to the clip this is: the epoch; further visits in an epoch add 2^32 each."""
+    """Number of the visit to the clip: the epoch, plus 2^32 for each further visit in an epoch."""
     shard_set: str
 
 
@@ -32,8 +32,8 @@ class ClipOrder:
     """The endless, deterministic sequence of clip visits of a training run.
 
     An epoch permutes the shards, cuts them into pools of ``pool_shards`` and permutes the clips
-    across each pool. So memory holds the index of one pool, not of the corpus, and two clips of
-    one shard land a pool apart on average rather than side by side.
+    across each pool. So memory holds the index of one pool, not of the corpus, and two clips of one
+    shard are a pool apart on average rather than side by side.
     """
 
     shard_set: str
@@ -41,12 +41,12 @@ class ClipOrder:
     seed: int
     pool_shards: int = 16
     only_clips: frozenset[str] | None = None
-    """Clip ids to visit; None visits all of the split. Used for small labeled subsets."""
+    """Clip ids to visit; None visits the whole split. Used for small labeled subsets."""
     skipped_clips: frozenset[str] = frozenset()
-    """Clip ids to leave out, e.g. the few that could not be labeled."""
+    """Clip ids to leave out, e.g. the few without latents."""
     motion_power: float = 0.0
-    """Clips are visited in proportion to their motion to this power. If it is not 0, an epoch
-    visits a clip as often as its weight says, rounded up or down anew in each."""
+    """Clips are visited in proportion to their motion to this power. If it is not 0, the number of
+    a clip's visits in an epoch is its weight, randomly rounded up or down in each epoch."""
     _motion: MotionWeights | None = field(init=False, repr=False, compare=False)
     _shards: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
 
@@ -65,16 +65,16 @@ class ClipOrder:
 
     @property
     def num_clips(self) -> int:
-        """Visits per epoch; each is to another clip unless clips are weighted."""
+        """Returns the number of visits per epoch: one per clip, unless clips are weighted."""
         return sum(count for _, count in self._shards)
 
     @property
     def shard_sets(self) -> tuple[str, ...]:
-        """URIs of what is visited."""
+        """Returns the URIs of the visited shard sets."""
         return (self.shard_set,)
 
     def visits(self, start: int = 0) -> Iterator[ClipRef]:
-        """Endless visits from position ``start`` of the sequence."""
+        """Yields endless visits from position ``start`` of the sequence."""
         epoch, skip = divmod(start, self.num_clips)
         while True:
             yield from self._epoch(epoch, skip)
@@ -94,7 +94,7 @@ class ClipOrder:
             skip = 0
 
     def _refs(self, shard: str, epoch: int) -> list[ClipRef]:
-        """The visits to one shard in an epoch, in the shard's order."""
+        """Lists the visits to one shard in an epoch, in the shard's order."""
         clips = self._locations(shard)
         if self._motion is None:
             return [ClipRef(shard, clip, epoch, self.shard_set) for clip in clips]
@@ -120,7 +120,7 @@ class ClipOrder:
 def _read_manifest(uri: str, split: str) -> list[tuple[str, int]]:
     import pyarrow.parquet as pq
 
-    open_shard_set(uri)  # a clear error when there is none
+    open_shard_set(uri)  # raises a clear error if there is no shard set
     with storage.local_file(storage.join(uri, "manifest.parquet")) as path:
         rows = pq.read_table(path, columns=["shard", "split", "num_clips"]).to_pylist()
     return sorted((row["shard"], row["num_clips"]) for row in rows if row["split"] == split)

@@ -1,4 +1,4 @@
-"""Which clips a task wants at every step, and each rank's share of them."""
+"""Describes which clips a task needs at every step, and each rank's share of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from lafp.data.order.window_draws import WindowDraws
 
 @dataclass(frozen=True, kw_only=True)
 class ClipDemand:
-    """A stream of clips that a task wants at every step."""
+    """Describes a stream of clips that a task needs at every step."""
 
     order: ClipOrder | MixedOrder
     clips_per_step: int
-    """Over all ranks, all gradient-accumulation rounds of a step included."""
+    """Number over all ranks and all gradient-accumulation rounds of a step."""
     latents: str | None = None
-    """URI of a latent set of these clips, to be read along."""
+    """URI of a latent set of these clips, which is read too."""
     draws: WindowDraws | None = None
-    """All that the task cuts from these clips; None where it wants every frame."""
+    """The windows that the task cuts from these clips; None if it needs every frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipStream:
-    """The clips that one rank reads, step by step."""
+    """Yields the clips that one rank reads, step by step."""
 
     order: ClipOrder | MixedOrder
     clips_per_step: int
-    """Over all ranks."""
+    """Number over all ranks."""
     rank: int = 0
     world_size: int = 1
     start_step: int = 0
@@ -41,7 +41,7 @@ class ClipStream:
             )
 
     def refs(self) -> Iterator[ClipRef]:
-        """This rank's visits, endless, ``clips_per_step / world_size`` in a row per step."""
+        """Yields this rank's visits, endless, ``clips_per_step / world_size`` in a row per step."""
         share = self.clips_per_step // self.world_size
         visits = self.order.visits(self.start_step * self.clips_per_step)
         for position, ref in enumerate(visits):

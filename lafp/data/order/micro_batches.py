@@ -1,6 +1,6 @@
-"""Steps -> micro-batches: what one rank reads for each step, from all streams of a task.
+"""Reads the micro-batches of one rank for each step, from all streams of a task.
 
-Torch-free, as it also runs in Ray's readers.
+Needs no torch, because it also runs in Ray's readers.
 """
 
 import math
@@ -22,18 +22,18 @@ from lafp.data.shards.sets import open_shard_set
 from lafp.data.stored_latents import open_latent_set
 
 MicroBatch = dict[str, dict[str, np.ndarray]]
-"""Stream -> field of ``ClipBatch`` -> array."""
+"""Name of a stream -> field of ``ClipBatch`` -> array."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatchPlan:
-    """Which clips one rank reads. Picklable: readers in other processes get it."""
+    """Says which clips one rank reads. Picklable, because readers in other processes get it."""
 
     demands: Mapping[str, ClipDemand]
     rank: int
     world_size: int
     num_rounds: int
-    """Micro-batches per step and rank: gradient accumulation."""
+    """Micro-batches per step and rank, for gradient accumulation."""
 
     def __post_init__(self) -> None:
         parts = self.world_size * self.num_rounds
@@ -48,7 +48,7 @@ class MicroBatchPlan:
 
     @property
     def step_num_bytes(self) -> int:
-        """Bytes that one rank reads per step."""
+        """Returns the number of bytes that one rank reads per step."""
         return sum(
             demand.clips_per_step // self.world_size * sent_num_bytes(demand)
             for demand in self.demands.values()
@@ -56,11 +56,11 @@ class MicroBatchPlan:
 
 
 def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
-    """Bytes of a clip's frames, flow and stored latent actions, as long as the longest clip.
+    """Returns the bytes of frames, flow and stored latent actions of the longest clip.
 
     Args:
         demand: The stream.
-        max_frames: Count no more frames of a clip than that.
+        max_frames: If not None, counts at most this many frames of the clip.
     """
     specs = [open_shard_set(uri) for uri in demand.order.shard_sets]
     spec, length = specs[0], max(s.max_clip_frames for s in specs)
@@ -74,17 +74,17 @@ def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
 
 
 def sent_num_bytes(demand: ClipDemand) -> int:
-    """The same of what a reader sends of a clip: only the frames of its windows."""
+    """Returns ``clip_num_bytes`` with only the frames that the clip's windows need."""
     return clip_num_bytes(demand, demand.draws.max_frames if demand.draws else None)
 
 
 class MicroBatchReader:
-    """Reads the micro-batches of any step; steps in a row cost no search.
+    """Reads the micro-batches of any step. Consecutive steps need no seek.
 
     Args:
-        plan: What to read.
-        cache_bytes: Of decoded frames to keep.
-        num_threads: That decode; one is the caller's own.
+        plan: Which clips to read.
+        cache_bytes: Size of the cache of decoded frames.
+        num_threads: Number of decoding threads, one of which is the caller's.
     """
 
     def __init__(self, plan: MicroBatchPlan, cache_bytes: int = 0, num_threads: int = 1) -> None:
@@ -99,7 +99,7 @@ class MicroBatchReader:
         self._next_step = -1
 
     def read(self, step: int) -> Iterator[MicroBatch]:
-        """The ``num_rounds`` micro-batches of one step."""
+        """Yields the ``num_rounds`` micro-batches of one step."""
         block = self.read_block(range(step, step + 1))
         for n in range(self.plan.num_rounds):
             yield {
@@ -108,17 +108,17 @@ class MicroBatchReader:
             }
 
     def read_block(self, steps: range) -> MicroBatch:
-        """All micro-batches of some steps in a row, along a new first axis."""
+        """Returns all micro-batches of consecutive steps along a new first axis."""
         if steps.start != self._next_step:
             self._seek(steps.start)
-        self._next_step = -1  # until these steps are read
+        self._next_step = -1  # forces a seek if an error interrupts the reading
         num_rows = len(steps) * self.plan.num_rounds
         block = {stream: self._read_stream(stream, num_rows) for stream in self.plan.demands}
         self._next_step = steps.stop
         return block
 
     def read_from(self, start_step: int) -> Iterator[MicroBatch]:
-        """The micro-batches of every step from ``start_step``, endless."""
+        """Yields the micro-batches of every step from ``start_step`` on, without end."""
         for step in count(start_step):
             yield from self.read(step)
 
@@ -144,7 +144,7 @@ class MicroBatchReader:
 
 
 def read_ahead(batches: Iterator[MicroBatch], depth: int) -> Iterator[MicroBatch]:
-    """Reads up to ``depth`` micro-batches ahead in a thread; an error comes out in its place.
+    """Reads up to ``depth`` micro-batches ahead in a thread, and raises its errors in their place.
 
     The thread ends when the iterator is closed or collected.
     """

@@ -1,4 +1,4 @@
-"""Which clips are visited how often: by their motion, and over several shard sets by weight."""
+"""Mixes the clip orders of several shard sets by weight."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,22 +9,22 @@ from lafp.data.order.clips import ClipOrder, ClipRef
 from lafp.data.randomness import derive_seed, keyed_permutation
 
 MIX_PERIOD = 1024
-"""Positions in which every shard set of a mixture has its exact share."""
+"""Number of positions within which every shard set of a mixture has its exact share."""
 _MIX = derive_seed("mix")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixedOrder:
-    """Several clip orders as one endless sequence, each with its share of the positions.
+    """Merges several clip orders into one endless sequence, each with its share of the positions.
 
     Every ``MIX_PERIOD`` positions hold exactly each part's share, in an order of their own. So the
-    cursor stays one number, and each part keeps its own epochs: within a part's epoch no clip is
-    lost and none comes twice, however often the other parts have been through.
+    cursor stays one number, and each part keeps its own epochs: a part's epoch visits every clip
+    exactly once, however often the other parts have been through theirs.
     """
 
     parts: tuple[ClipOrder, ...]
     weights: tuple[float, ...]
-    """Positive; their sum is of no matter."""
+    """Positive weights, which need not sum to 1."""
     seed: int
     _quotas: np.ndarray = field(init=False, repr=False, compare=False)
 
@@ -38,16 +38,16 @@ class MixedOrder:
 
     @property
     def shard_sets(self) -> tuple[str, ...]:
-        """URIs of all parts."""
+        """Returns the URIs of all parts."""
         return tuple(part.shard_set for part in self.parts)
 
     @property
     def num_clips(self) -> int:
-        """Of one epoch of every part."""
+        """Returns the number of visits in one epoch of every part."""
         return sum(part.num_clips for part in self.parts)
 
     def visits(self, start: int = 0) -> Iterator[ClipRef]:
-        """Endless visits from position ``start`` of the sequence."""
+        """Yields endless visits from position ``start`` of the sequence."""
         period, offset = divmod(start, MIX_PERIOD)
         done = np.bincount(self._pattern(period)[:offset], minlength=len(self.parts))
         sources = [

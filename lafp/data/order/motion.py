@@ -1,4 +1,4 @@
-"""How often clips are visited by their motion."""
+"""Computes how often clips are visited, by their motion."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from lafp.data.randomness import keyed_uniform
 from lafp.data.shards.format import ClipLocation
 
 MAX_WEIGHT = 8.0
-"""A clip is visited at most so often per epoch, and at least once in so many epochs."""
+"""A clip is visited at most this often per epoch, and at least once in this many epochs."""
 
 
 class MotionWeights:
-    """Visits per epoch that a clip gets on average: its motion to a power, 1 in the mean.
+    """Holds a clip's average visits per epoch: its motion to a power, scaled to a mean of 1.
 
-    Memory holds 12 bytes per clip of the split.
+    It takes 12 bytes of memory per clip of the split.
 
     Args:
-        uri: Of the shard set.
-        split: Whose clips.
+        uri: URI of the shard set.
+        split: The split.
         power: 0 weighs all clips alike, 1 in proportion to their motion.
     """
 
@@ -38,7 +38,7 @@ class MotionWeights:
         self._keys, self._weights = keys[order], weights[order].astype(np.float32)
 
     def of(self, clips: Sequence[ClipLocation]) -> np.ndarray:
-        """Of the clips of one shard, float64, scaled so that their sum is a whole number."""
+        """Returns the weights of a shard's clips, float64, scaled so that their sum is whole."""
         keys = np.array([clip.key for clip in clips], np.int64)
         weights = self._weights[np.searchsorted(self._keys, keys)].astype(np.float64)
         return weights * (max(1, round(weights.sum())) / weights.sum())
@@ -47,11 +47,11 @@ class MotionWeights:
 def num_visits(weights: np.ndarray, *keys: int) -> np.ndarray:
     """Draws whole numbers with the given means: each is its mean, rounded up or down.
 
-    Systematic sampling: the sum is always that of the means, which must be whole.
+    Systematic sampling: the sum always equals the sum of the means, which must be whole.
 
     Args:
         weights: Means, float64 [N].
-        *keys: Of the draw.
+        *keys: Keys of the draw.
 
     Returns:
         int64 [N].

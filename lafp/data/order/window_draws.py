@@ -1,4 +1,4 @@
-"""Which windows are drawn from a clip: known to whoever reads it as to whoever cuts it."""
+"""Draws the windows of a clip, equally for the reader of its frames and the cutter."""
 
 # Shape suffixes in this file: B clips, N windows of a clip.
 
@@ -14,7 +14,7 @@ _DRAW_K, _DRAW_T = 1, 2  # keys of a window's two draws
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """Which frames of a clip make one training window."""
+    """Says which frames of a clip make one training window."""
 
     frame_stack: int = 1
     """F, frames per observation (LAOM: 3)."""
@@ -30,7 +30,7 @@ class WindowConfig:
 
     @property
     def min_clip_frames(self) -> int:
-        """Frames that the shortest window needs: F and one more."""
+        """Returns the number of frames of the shortest window: F and one more."""
         return self.frame_stack + 1
 
 
@@ -41,13 +41,14 @@ def draw_windows(
     cfg: WindowConfig,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws k, then t, uniformly where the window t-F+1 .. t+k fits into its clip.
+    """Draws k, then t, uniformly among the windows t-F+1 .. t+k that fit into the clip.
 
-    Keyed by (seed, epoch, clip, window index): the same on any number of workers.
+    The draws are keyed by (seed, epoch, clip, window index), so they are the same on any number of
+    workers.
 
     Args:
         num_frames_B: T of each clip, int64 [B].
-        epoch_B: Which visit to it this is, int64 [B].
+        epoch_B: Number of the visit to the clip, int64 [B].
         clip_key_B: ``ClipLocation.key``, int64 [B].
         cfg: Frame stack, K, windows per clip.
         seed: The run's seed.
@@ -74,7 +75,7 @@ def draw_windows(
 
 @dataclass(frozen=True, kw_only=True)
 class WindowDraws:
-    """The windows that a task cuts from a stream of clips, so that its readers decode no others."""
+    """Names the windows that a task cuts from a stream, so that readers decode no other frames."""
 
     window: WindowConfig
     seed: int
@@ -83,7 +84,7 @@ class WindowDraws:
 
     @property
     def max_frames(self) -> int:
-        """Of one clip, at most."""
+        """Returns the largest number of frames that the windows of one clip show."""
         cfg = self.window
         of_future = cfg.frame_stack if cfg.max_offset_steps > 1 else 0
         return cfg.windows_per_clip * (cfg.frame_stack + self.chunk_steps + of_future)
@@ -91,7 +92,7 @@ class WindowDraws:
     def frames_of(
         self, num_frames_B: np.ndarray, epoch_B: np.ndarray, clip_key_B: np.ndarray
     ) -> list[np.ndarray]:
-        """Of each clip the frames that its windows show, ascending, int64. See ``draw_windows``."""
+        """Lists the frames of each clip's windows, ascending, int64. See ``draw_windows``."""
         t_BN, k_BN = draw_windows(num_frames_B, epoch_B, clip_key_B, self.window, self.seed)
         stack = np.arange(1 - self.window.frame_stack, 1)
         chunk = np.arange(1 - self.window.frame_stack, self.chunk_steps + 1)

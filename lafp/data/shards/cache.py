@@ -1,4 +1,4 @@
-"""Decoded clips, kept up to a number of bytes."""
+"""Caches decoded clips up to a number of bytes."""
 
 import threading
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from lafp.data.shards.format import Labels
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """What a reader keeps of one clip."""
+    """Holds the decoded data of one clip."""
 
     frames: np.ndarray
     """uint8 [T, H, W, 3]."""
     labels: Labels | None
     latents: np.ndarray | None
-    """float32 [T, Z], where a latent set is read too."""
+    """float32 [T, Z], if a latent set is read too."""
 
     @property
     def num_bytes(self) -> int:
-        """In memory."""
+        """Returns the size in memory."""
         flow = self.labels.flow if self.labels else None
         arrays = [array for array in (self.frames, flow, self.latents) if array is not None]
         return sum(array.nbytes for array in arrays)
 
 
 class ClipCache:
-    """Decoded clips by a key; what came first stays.
+    """Keeps decoded clips by key. The clips that came first stay.
 
-    An epoch comes back to a clip when all others have been seen, so dropping the least recently
-    used would drop a clip just before its next use. May be used by several threads.
+    An epoch returns to a clip only after all others, so dropping the least recently used clip would
+    drop each clip just before its next use. Several threads may use the cache.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -39,11 +39,11 @@ class ClipCache:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[str, ...]) -> DecodedClip | None:
-        """A clip, if it is kept."""
+        """Returns a clip, or None if it is not in the cache."""
         return self._clips.get(key)
 
     def has_room(self, num_bytes: int) -> bool:
-        """Whether a clip of that size would be kept."""
+        """Says whether a clip of this size would be kept."""
         return self._num_bytes + num_bytes <= self._max_bytes
 
     def put(self, key: tuple[str, ...], clip: DecodedClip) -> None:

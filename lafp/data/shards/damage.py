@@ -1,4 +1,4 @@
-"""Clips that are not what their shard's entry says: storage lost or changed them since."""
+"""Defines the error for clips that storage has lost or changed since they were written."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ REASONS: tuple[DamageReason, ...] = ("missing", "truncated", "checksum", "undeco
 
 
 class DamagedClipError(RuntimeError):
-    """A clip cannot be read, and trying again would not help. The message names clip and shard."""
+    """Says that a clip cannot be read and a retry would not help. It names clip and shard."""
 
     def __init__(self, clip_id: str, shard: str, reason: DamageReason, detail: str) -> None:
         super().__init__(

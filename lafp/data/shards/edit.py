@@ -1,4 +1,4 @@
-"""Rewrite a shard, or the latents of one, without some of its clips."""
+"""Rewrites a shard, or the latents of a shard, without some of its clips."""
 
 import hashlib
 import io
@@ -18,17 +18,17 @@ _CHUNK_BYTES = 2**20
 def drop_clips(
     tar: Path, entry: ShardEntry, clip_ids: Set[str], shard: str, out: Path
 ) -> ShardEntry:
-    """Copies a shard's other clips byte by byte, as if it had been written without these.
+    """Copies the kept clips of a shard byte by byte, as if it had been written with them only.
 
     Args:
         tar: The local shard.
-        entry: Of it.
-        clip_ids: Those to leave out; some clip must be left.
+        entry: The entry of the shard.
+        clip_ids: Clips to leave out. At least one clip must be kept.
         shard: Name of the new shard.
-        out: Where it is written.
+        out: Path of the new shard.
 
     Returns:
-        Its entry.
+        The entry of the new shard.
     """
     num_dropped_bytes = 0
     shift: dict[str, int] = {}
@@ -42,7 +42,7 @@ def drop_clips(
             for at in range(start, end, _CHUNK_BYTES):
                 copy.write(source.read(min(_CHUNK_BYTES, end - at)))
         end = copy.tell() + 2 * tarfile.BLOCKSIZE
-        copy.truncate(-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE)  # zeros: the end mark
+        copy.truncate(-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE)  # zeros end a tar
         copy.seek(0)
         sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
     clips = tuple(
@@ -60,7 +60,7 @@ def drop_clips(
 
 
 def _spans(tar: Path) -> Iterator[tuple[str, int, int]]:
-    """Clip id, first byte and end of each member."""
+    """Yields clip id, first byte and end of each member."""
     with tarfile.open(tar) as members:
         for member in members:
             data_bytes = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -79,7 +79,7 @@ def _moved(clip: ClipLocation, num_bytes: int) -> ClipLocation:
 def drop_latents(
     data: bytes, entry: LatentShard, clip_ids: Set[str], shard: str
 ) -> tuple[bytes, LatentShard]:
-    """The same for the latents of a shard: the new file, and its entry."""
+    """Removes clips from the latents of a shard. Returns the new file's bytes and its entry."""
     rows = np.load(io.BytesIO(data), allow_pickle=False)
     kept, clips, first_row = [rows[:0]], [], 0
     for clip in entry.clips:

@@ -1,4 +1,4 @@
-"""The shard record, defined once: what preprocessing writes and training reads.
+"""Defines the format of shards, which preprocessing writes and training reads.
 
 A **shard set** is one preprocessed source, a folder (local or S3)::
 
@@ -11,8 +11,8 @@ A **shard set** is one preprocessed source, a folder (local or S3)::
                            condition, flow)
     train-000000.json      ShardEntry: checksum, counts, and where each clip lies in the tar
 
-A shard is complete when its ``.json`` entry is there; the tar is renamed into place before it.
-Torch-free: preprocessing workers import it.
+A shard is complete once its ``.json`` entry exists; the tar is renamed into place before it. Needs
+no torch, because preprocessing workers import it.
 """
 
 import io
@@ -34,7 +34,7 @@ VIDEO_SUFFIX, META_SUFFIX, LABELS_SUFFIX = "mp4", "json", "npz"
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecord:
-    """Everything measured about one clip: a row of clips.parquet and the clip's ``.json``."""
+    """Holds everything measured about one clip: a row of clips.parquet and the clip's ``.json``."""
 
     clip_id: str
     """32 hex digits: hash of the source video's content and the clip's span."""
@@ -42,21 +42,22 @@ class ClipRecord:
     """32 hex digits: hash of the source video's content."""
     video_uri: str
     source: str
-    """Name of the source that the video was listed under."""
+    """Name of the video's source."""
     episode_id: str
-    """Clips of one episode (several cameras, several spans) share it; else the video's id."""
+    """Id that all clips of one episode share (several cameras, several spans); else the video's
+    id."""
     split: Split
     start_s: float
-    """Span in the source video, in seconds of presentation time."""
+    """Start of the span in the source video, in seconds of presentation time."""
     end_s: float
     fps: float
-    """True frames per second of the clip: frames lie 1/fps apart in presentation time."""
+    """True frames per second of the clip: its frames lie 1/fps apart in presentation time."""
     width_px: int
     height_px: int
     num_frames: int
     source_fps: float
     source_width_px: int
-    """Upright: after rotation."""
+    """Width of the upright picture, after rotation."""
     source_height_px: int
     source_codec: str
     motion: float
@@ -65,25 +66,25 @@ class ClipRecord:
     num_bytes: int
     """Size of the encoded clip."""
     frames_per_picture: float = 1.0
-    """Frames of the source that show each of its pictures, where repeats were undone: 1.25 for 24
-    pictures in 30 frames."""
+    """Number of source frames that show each picture, if repeats were dropped: 1.25 for 24 pictures
+    in 30 frames."""
     pair_motion: tuple[int, ...] = ()
     """Mean absolute difference of frames t and t+1 for each t, in 1/10,000 of the unit of
-    ``motion``: what training may sample frame pairs by."""
+    ``motion``. Training may sample frame pairs by it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON. ``asdict`` would copy each number of ``pair_motion``."""
+        """Returns the record ready for JSON. ``asdict`` would copy each number of a tuple."""
         return dict(vars(self))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "ClipRecord":
-        """The inverse of ``to_dict``, after JSON."""
+        """Restores a record from its ``to_dict`` after JSON."""
         return cls(**raw | {"pair_motion": tuple(raw.get("pair_motion", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipLocation:
-    """A clip inside its shard: byte ranges, so that one clip is one ranged read."""
+    """Locates a clip in its shard by byte ranges, so that one ranged read gets one clip."""
 
     clip_id: str
     num_frames: int
@@ -92,22 +93,23 @@ class ClipLocation:
     labels_offset: int = 0
     labels_bytes: int = 0
     crc32: int | None = None
-    """Of the video's bytes, then the labels'. None in sets that were written without."""
+    """CRC-32 of the video's bytes followed by the labels'. None in sets that were written
+    without."""
 
     @property
     def key(self) -> int:
-        """63 bits of the clip id, for keyed random draws."""
+        """Returns 63 bits of the clip id, for keyed random draws."""
         return int(self.clip_id[:16], 16) >> 1
 
 
 def id_prefix(key: int) -> str:
-    """The first 15 hex digits of the id of the clip that has this key."""
+    """Returns the first 15 hex digits of the id of the clip with this key."""
     return f"{key << 1:016x}"[:15]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """One complete shard."""
+    """Describes one complete shard."""
 
     shard: str
     """File name of the tar, e.g. ``train-000000.tar``."""
@@ -119,33 +121,33 @@ class ShardEntry:
     clips: tuple[ClipLocation, ...]
 
     def to_json(self) -> str:
-        """The shard's ``.json`` file."""
+        """Returns the text of the shard's ``.json`` file."""
         return strict_json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ShardEntry":
-        """Reads the shard's ``.json`` file."""
+        """Reads the text of the shard's ``.json`` file."""
         raw = json.loads(text)
         return cls(**raw | {"clips": tuple(ClipLocation(**clip) for clip in raw["clips"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Arrays of one clip: its labels, and what preprocessing measured."""
+    """Holds arrays of one clip: its labels, and optical flow from preprocessing."""
 
     true_action: np.ndarray | None = None
-    """float32 [T, A] in the environment's units (discrete: int64 [T]). Row t acts between frames
-    t and t+1; the last row belongs to no pair of the clip."""
+    """float32 [T, A] in the environment's units (discrete: int64 [T]). Row t acts between frames t
+    and t+1; the last row belongs to no pair of the clip."""
     state: np.ndarray | None = None
     """float32 [T, S]."""
     condition: np.ndarray | None = None
-    """float32 [G], one for the whole clip: task id, embedding of a text or a goal."""
+    """float32 [G], one for the whole clip: a task id, or the embedding of a text or a goal."""
     flow: np.ndarray | None = None
     """float16 [T - 1, 2, h, w]: optical flow along x and y from frame t to t+1, in pixels of the
     stored frame; h and w are smaller than the frame's."""
 
     def to_bytes(self) -> bytes:
-        """The clip's ``.npz`` member."""
+        """Returns the clip's ``.npz`` member."""
         buffer = io.BytesIO()
         arrays = {name: a for name, a in vars(self).items() if a is not None}
         np.savez(buffer, **arrays)
@@ -160,27 +162,27 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSet:
-    """``shard_set.json``: what is true of every clip of the set."""
+    """Holds ``shard_set.json``, which describes the whole set."""
 
     source: str
     width_px: int
     height_px: int
     fps: float | None
-    """None when clips keep the rates of their videos."""
+    """None if clips keep the rates of their videos."""
     num_clips: dict[str, int]
-    """Per split."""
+    """Number of clips per split. ``num_frames`` is likewise."""
     num_frames: dict[str, int]
     num_hours: float
     min_clip_frames: int
     max_clip_frames: int
     action: dict[str, Any] | None = None
-    """Fields of ``ActionSpec``, and per dimension ``mean``, ``std``, ``min``, ``max`` and quantiles
-    ``q01`` and ``q99`` of the training clips; None without labels."""
+    """Fields of ``ActionSpec``, and per dimension ``mean``, ``std``, ``min``, ``max`` and the
+    quantiles ``q01`` and ``q99`` of the training clips; None without labels."""
     flow_size_px: list[int] | None = None
-    """Height and width of the optical flow that is stored with every clip, if any."""
+    """Height and width of the optical flow stored with every clip, if any."""
 
     def to_json(self) -> str:
-        """The ``shard_set.json`` file."""
+        """Returns the text of ``shard_set.json``."""
         return strict_json.dumps(asdict(self), indent=1)
 
     @classmethod
@@ -190,12 +192,12 @@ class ShardSet:
 
 
 class ShardWriter:
-    """Writes one local tar, clip by clip. The caller renames it into place when it is whole."""
+    """Writes one local tar, clip by clip. The caller renames it into place when it is complete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("wb")
-        # USTAR without owners and times: the same clips give the same bytes.
+        # USTAR without owners and times, so that the same clips give the same bytes.
         self._tar = tarfile.open(  # noqa: SIM115 - closed by close()
             fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT
         )
@@ -222,7 +224,7 @@ class ShardWriter:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes written so far."""
+        """Returns the number of bytes written so far."""
         return self._file.tell()
 
     def close(self) -> None:
@@ -239,7 +241,7 @@ class ShardWriter:
 
 
 def read_records(path: Path) -> Iterator[ClipRecord]:
-    """The clip records of a local shard, in order."""
+    """Yields the clip records of a local shard, in order."""
     with tarfile.open(path) as tar:
         for member in tar:
             if member.name.endswith(f".{META_SUFFIX}"):

@@ -1,6 +1,6 @@
-"""Clips -> arrays of fixed shape: read, checked, and of each no more decoded than is used."""
+"""Reads clips into arrays of fixed shape: checks their bytes, and decodes only the used frames."""
 
-# Shape suffixes in this file: B clips, T frames of the longest clip, R frames that are sent of one.
+# Shape suffixes in this file: B clips, T frames of the longest clip, R frames sent per clip.
 
 import math
 import zlib
@@ -29,18 +29,18 @@ class _Visit:
     clip: DecodedClip
     times: Sequence[int]
     frames: np.ndarray
-    """uint8 [R, H, W, 3]: those at ``times``, then zeros."""
+    """uint8 [R, H, W, 3]: the frames at ``times``, then zeros."""
 
 
 class ClipReader:
-    """Reads and decodes clips to arrays of fixed shape.
+    """Reads and decodes clips into arrays of fixed shape.
 
     Args:
-        shard_set: URI; or several, of one frame size, whose clips may lie in one batch.
-        cache: Shared by the readers of a process.
-        latents: URI of a latent set of these clips, to be read along.
-        draws: Windows whose frames are all that will be used; None gives every frame.
-        pool: Threads that decode the clips of a batch side by side; None decodes in the caller's.
+        shard_set: URI; or several URIs of one frame size, whose clips may lie in one batch.
+        cache: Cache that the readers of a process share.
+        latents: URI of a latent set of these clips, which is read too.
+        draws: Windows whose frames are the only ones used; None returns every frame.
+        pool: Threads that decode the clips of a batch in parallel; None decodes in the caller's.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class ClipReader:
         specs = [open_shard_set(uri) for uri in uris]
         self.spec = specs[0]
         self._length = max(spec.max_clip_frames for spec in specs)
-        # Not worth an index where it would leave hardly a frame out.
+        # Sending selected frames pays only if that leaves frames out.
         self._draws = draws if draws and draws.max_frames < self._length else None
         self.num_sent = self._draws.max_frames if self._draws else self._length
-        """R: frames that are sent of one clip."""
+        """R: number of frames sent per clip."""
         self._cache = cache or ClipCache(0)
         self._latents_uri = latents or ""
         self._latents = LatentReader(latents) if latents is not None else None
@@ -66,23 +66,23 @@ class ClipReader:
         self._spare: _Visit | None = None
 
     def read(self, ref: ClipRef) -> dict[str, np.ndarray]:
-        """One clip: the fields of ``ClipBatch`` without their batch axis."""
+        """Reads one clip: the fields of ``ClipBatch`` without their batch axis."""
         return {name: array[0] for name, array in self.read_batch([ref]).items()}
 
     def read_batch(self, refs: Sequence[ClipRef]) -> dict[str, np.ndarray]:
-        """Several clips, stacked: the fields of ``ClipBatch``.
+        """Reads several clips and stacks them: the fields of ``ClipBatch``.
 
         Returns:
-            ``frames`` uint8 [B, R, H, W, 3], zero beyond a clip's end; ``num_frames``,
-            ``clip_key`` and ``epoch`` int64 [B]; where only the frames of ``draws`` are given
-            ``frame_rows`` int32 [B, T], else R = T; in labeled sets ``true_action`` [B, T, ...];
-            where it was stored ``flow`` float16 [B, T, 2, h, w]; with a latent set
-            ``latent_action`` float32 [B, T, Z]; ``state`` float32 [B, T, S] and ``condition``
-            float32 [B, G] where all of the clips have them alike. T is that of the longest clip of
-            all sets, so every batch has one shape.
+            ``frames`` uint8 [B, R, H, W, 3], zero beyond a clip's end; ``num_frames``, ``clip_key``
+            and ``epoch`` int64 [B]; ``frame_rows`` int32 [B, T] if only the frames of ``draws`` are
+            sent, else R = T; ``true_action`` [B, T, ...] in labeled sets; ``flow`` float16 [B, T,
+            2, h, w] if it was stored; ``latent_action`` float32 [B, T, Z] with a latent set;
+            ``state`` float32 [B, T, S] and ``condition`` float32 [B, G] if all of the clips have
+            them in one size. T is the length of the longest clip of all sets, so every batch has
+            one shape.
 
         Raises:
-            DamagedClipError: A clip is not what its shard's entry says.
+            DamagedClipError: A clip does not match its shard's entry.
             StorageError: Storage does not answer.
             ValueError: A clip is shorter than a window.
         """
@@ -95,14 +95,15 @@ class ClipReader:
     def read_sound_batch(
         self, refs: Sequence[ClipRef], num_batches: int = 1
     ) -> dict[str, np.ndarray]:
-        """``read_batch``, where another clip stands in for each that is damaged.
+        """Reads clips like ``read_batch``, but replaces each damaged clip by another one.
 
-        A clip of the same batch, or else the last one that was read before. A damaged file must
-        not end a run of days; ``damaged``, int64 [B, 2], tells whoever counts.
+        The stand-in is a clip of the same batch, or else the clip that was read last before. A
+        damaged file must not end a run of days. ``damaged``, int64 [B, 2], holds key and reason of
+        damaged clips, so that the caller can count them.
 
         Args:
             refs: Clips of one or more batches of equal size.
-            num_batches: How many; they come out as one.
+            num_batches: Number of batches, which are returned as one.
 
         Raises:
             DamagedClipError: No clip could be read so far.
@@ -134,7 +135,7 @@ class ClipReader:
         return frames_BRHWC, list(self._map(self._visit, refs, self._times(refs), frames_BRHWC))
 
     def _times(self, refs: Sequence[ClipRef]) -> Sequence[Sequence[int]]:
-        """Which frames are sent, ascending."""
+        """Lists the frames that are sent, ascending."""
         if not self._draws:
             return [range(ref.location.num_frames) for ref in refs]
         num_frames, epoch, clip_key = _numbers(refs)
@@ -199,7 +200,8 @@ class ClipReader:
             if found:
                 batch[name] = _stack(found, length)
         states = [of_clip.state for of_clip in labels if of_clip.state is not None]
-        # Sets of several robots hold states of several sizes, or none: only policies ask for them.
+        # Sets of several robots hold states of several sizes, or none. Only policies use states,
+        # and they check the size.
         if len(states) == len(visits) and len({state.shape[1:] for state in states}) == 1:
             batch["state"] = _stack(states, length)
         conditions = [of_clip.condition for of_clip in labels if of_clip.condition is not None]
@@ -209,14 +211,14 @@ class ClipReader:
 
 
 def _numbers(refs: Sequence[ClipRef]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``num_frames``, ``epoch`` and ``clip_key``, int64 [B]."""
+    """Returns ``num_frames``, ``epoch`` and ``clip_key``, int64 [B]."""
     rows = [(ref.location.num_frames, ref.epoch, ref.location.key) for ref in refs]
     num_frames, epoch, clip_key = np.array(rows, np.int64).reshape(-1, 3).T.copy()
     return num_frames, epoch, clip_key
 
 
 def _checked_bytes(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
-    """A clip's video and labels."""
+    """Reads a clip's video and labels and checks their bytes."""
     damaged = partial(DamagedClipError, location.clip_id, shard)
     spans = [(location.video_offset, location.video_bytes)]
     if location.labels_bytes:
@@ -224,7 +226,7 @@ def _checked_bytes(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
     try:
         members = [storage.read_bytes(shard, *span) for span in spans]
     except FileNotFoundError as error:
-        raise damaged("missing", "the file is gone") from error
+        raise damaged("missing", "the file does not exist") from error
     if sum(map(len, members)) < location.video_bytes + location.labels_bytes:
         raise damaged("truncated", "the file ends before the clip does")
     video, labels = members if location.labels_bytes else (members[0], b"")

@@ -1,4 +1,4 @@
-"""A finished shard set: what it is, what lies in its shards, and the hash of its content."""
+"""Opens finished shard sets, reads their entries, and hashes their content."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,18 +26,18 @@ def open_shard_set(uri: str) -> ShardSet:
 
 @lru_cache(maxsize=256)
 def read_shard_entry(uri: str, shard: str) -> ShardEntry:
-    """The entry of one shard: ``train-000000.json`` for ``train-000000.tar``."""
+    """Reads the entry of one shard: ``train-000000.json`` for ``train-000000.tar``."""
     path = storage.join(uri, shard.removesuffix(".tar") + ".json")
     try:
         return ShardEntry.from_json(storage.read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path} is missing, so nobody knows what lies in {shard}. Write the shard set again."
+            f"{path} is missing, so clips in {shard} cannot be found. Write the shard set again."
         ) from error
 
 
 def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
-    """Clip id -> id of its source video, from ``clips.parquet``."""
+    """Maps clip ids to the ids of their source videos, from ``clips.parquet``."""
     import pyarrow.parquet as pq
 
     with storage.local_file(storage.join(uri, "clips.parquet")) as path:
@@ -48,10 +48,10 @@ def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
 
 
 def shards_sha256(uri: str) -> str:
-    """Hash of the content of a shard set, wherever it lies: of its shards' checksums."""
+    """Hashes the content of a shard set, by its shards' checksums, independently of its place."""
     import pyarrow.parquet as pq
 
-    open_shard_set(uri)  # a clear error when there is none
+    open_shard_set(uri)  # raises a clear error if there is no shard set
     with storage.local_file(storage.join(uri, "manifest.parquet")) as path:
         rows = pq.read_table(path, columns=["shard", "sha256"]).to_pylist()
     lines = sorted(f"{row['shard']} {row['sha256']}" for row in rows)

@@ -2,7 +2,7 @@
 
 
 class Bits:
-    """Bits of a NAL unit, its emulation prevention taken out, and where reading is."""
+    """Reads bits of a NAL unit, from which emulation prevention is removed."""
 
     def __init__(self, unit: bytes) -> None:
         self.text = "".join(f"{byte:08b}" for byte in unit.replace(b"\0\0\3", b"\0\0"))
@@ -13,7 +13,7 @@ class Bits:
         return int("0" + self.text[self.at - num_bits : self.at], 2)
 
     def read_ue(self) -> int:
-        """Exponential Golomb code (9.1); a signed one is as long."""
+        """Reads an Exponential Golomb code (9.1). A signed code has the same length."""
         num_zeros = self.text.index("1", self.at) - self.at
         self.at += num_zeros
         return self.read(num_zeros + 1) - 1

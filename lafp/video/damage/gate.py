@@ -1,4 +1,4 @@
-"""Which decoded frames are sound, and when they are shown."""
+"""Decides which decoded frames are sound, and when they are shown."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -18,58 +18,59 @@ _SIZE_CHANGES_ANYWHERE = ("vp9", "av1")
 
 @dataclass(eq=False)
 class _Gop:
-    """Group of pictures: a key frame and all that is decoded from it."""
+    """A group of pictures: a key frame and all frames that are decoded from it."""
 
     before: "_Gop | None"
-    """The one before, as long as frames that are shown before this key frame may need it."""
+    """The previous group, while frames shown before this key frame may still depend on it."""
     cause: str = ""
-    """Why it is not believed; empty while it is."""
+    """Why the group counts as damaged; empty if it does not."""
     is_shown: bool = False
-    """Its key frame has come out; what comes before may need the group before."""
+    """Whether its key frame has come out. Frames before that may depend on the previous group."""
 
     @property
     def leading_cause(self) -> str:
-        """Why frames that are shown before the key frame are damaged."""
+        """Returns why frames that are shown before the key frame count as damaged."""
         return self.cause or (self.before.cause if self.before else "")
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """What a packet tells of the frame that it becomes."""
+    """Describes the packet of a frame."""
 
     gop: _Gop
     is_keyframe: bool
     number: int | None
-    """Among the packets that are shown."""
+    """Number among the shown packets."""
 
 
 @dataclass
 class Held:
-    """A frame and when it is shown."""
+    """Holds a frame and the time at which it is shown."""
 
     time_s: float
     frame: VideoFrame | None = field(repr=False)
-    """As decoded, until it is scaled or known not to be wanted."""
+    """The frame as decoded, until it is scaled or found to be unwanted."""
     gop: _Gop = field(repr=False)
     pixels: np.ndarray | None = field(default=None, repr=False)
-    """Scaled."""
+    """The frame as scaled."""
     parting: str = ""
-    """Why no clip goes across from the frame before to this one; empty where one may."""
+    """Why no clip may cross from the frame before to this one; empty if one may."""
 
 
 class DamageGate:
-    """Decides which frames are sound: those of groups of pictures without any sign of damage.
+    """Passes only frames of groups of pictures without any sign of damage.
 
-    A damaged packet spoils what is decoded after it, often without a sign. So a group is cut out as
-    a whole, and its frames are held back until the next key frame says that it is complete; beyond
-    ``max_held_bytes`` the oldest go on, unless a sign has been seen already.
+    A damaged packet spoils the frames decoded after it, often without a sign. So a group is cut out
+    as a whole, and its frames are held back until the next key frame shows that the group is
+    complete. Beyond ``max_held_bytes`` the oldest frames pass, unless there was a sign already.
 
     Args:
         info: The probe's result.
-        clock: Says when frames are shown.
-        max_held_bytes: Of decoded frames.
-        shows_little: Most of the damage is not seen: nothing is believed after the first sign.
-        marks_keys: The decoder marks key frames. Else the container is believed.
+        clock: Tells when frames are shown.
+        max_held_bytes: Limit of the decoded frames that are held back.
+        shows_little: Most damage of this codec gives no sign. After the first sign, all later
+            frames count as damaged.
+        marks_keys: The decoder marks key frames. If not, the container's marks are used.
     """
 
     def __init__(
@@ -97,32 +98,32 @@ class DamageGate:
         self._cause = ""
         """Why frames since the last sound one were dropped."""
         self._sign = ""
-        """The last sign of damage; the frames that it cost may never have come."""
+        """The last sign of damage. The frames that it damaged may never come out of the decoder."""
 
     @property
     def is_damaged(self) -> bool:
-        """Whether the group of pictures that is being decoded shows damage."""
+        """Returns whether the current group of pictures shows damage."""
         return bool(self._gop.cause)
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether anything was or will be cut out."""
+        """Returns whether anything was or will be cut out."""
         return self._has_doubt or bool(self._cause)
 
     def sent(self, packet: Packet) -> None:
-        """Notes a packet that the decoder gets now."""
+        """Notes a packet that the decoder is about to get."""
         if packet.is_keyframe:
             self._next_gop()
         number = self._clock.sent(is_shown(packet))
         packet.opaque = _Sent(self._gop, packet.is_keyframe, number)
-        # Where another recording begins, its counters do not go on, and FFmpeg flags the last
-        # packet before it (or, as a parser lags behind, the one before that): that is no damage.
+        # Counters restart with another recording, so FFmpeg flags the last packet before it (or,
+        # because a parser lags behind, the packet before that). This is not damage.
         is_last = self._clock.is_before_joint(0) or self._clock.is_before_joint(1)
         if packet.is_corrupt and not is_last:
             self.found("the container flags a packet as corrupt")
 
     def part(self, why: str) -> None:
-        """Notes that the next frame does not go on from the last one."""
+        """Notes that the next frame does not continue from the last one."""
         self._gop, self._parting, self._has_doubt = _Gop(None), why, True
 
     def found(self, cause: str) -> None:
@@ -130,11 +131,11 @@ class DamageGate:
         self._blame(self._gop, cause)
 
     def check(self, frame: VideoFrame, doubt: str = "") -> Iterator[Held | DamagedSpan]:
-        """Takes a frame as it comes; yields what is known to be sound by now, and cut spans.
+        """Takes a frame as it comes; yields the frames now known to be sound, and cut spans.
 
         Args:
-            frame: As decoded.
-            doubt: A sign of damage in what it is made of.
+            frame: The frame as decoded.
+            doubt: A sign of damage in the frame's data.
         """
         sent = frame.opaque if isinstance(frame.opaque, _Sent) else _Sent(self._gop, False, None)
         gop = sent.gop
@@ -151,7 +152,7 @@ class DamageGate:
             self._cause = self._cause or f"the frame size changes to {frame.width}x{frame.height}"
         elif time_s < self._last_time_s - MAX_STEP_BACK_S:
             self._cause = self._cause or "time stamps go backwards"
-        elif time_s > self._last_time_s:  # else never shown: the frame before it has its place
+        elif time_s > self._last_time_s:  # else the frame is never shown: its time is taken
             self._last_time_s = time_s
             if is_key:
                 yield from self._release()
@@ -163,7 +164,7 @@ class DamageGate:
                 yield from self._pop()
 
     def finish(self) -> Iterator[Held | DamagedSpan]:
-        """Yields the last frames, and the damage that reaches the end of the file, if any."""
+        """Yields the last frames, and any damage that reaches the end of the file."""
         yield from self._release()
         end_s = self._info.duration_s
         if end_s - self._sound_until_s() > 0.5 / self._info.fps:
@@ -171,7 +172,7 @@ class DamageGate:
             yield DamagedSpan(self._sound_until_s(), end_s, cause)
 
     def _has_good_size(self, frame: VideoFrame, is_key: bool) -> bool:
-        """Whether a frame has the size of those before it, or is one with which that changes."""
+        """Says whether a frame has the size of those before it, or may change the size."""
         size = (frame.width, frame.height)
         if size == self._size:
             return True
@@ -186,7 +187,7 @@ class DamageGate:
 
     def _next_gop(self) -> None:
         if self._gop.before:
-            self._gop.before.before = None  # no chain
+            self._gop.before.before = None  # otherwise all groups would stay in memory as a chain
         self._gop = _Gop(self._gop, self._gop.cause if self._shows_little else "")
 
     def _blame(self, gop: _Gop, cause: str) -> None:
@@ -216,7 +217,7 @@ class DamageGate:
         yield held
 
     def _sound_until_s(self) -> float:
-        """End of the last sound frame."""
+        """Returns the end of the last sound frame."""
         if self._sound_time_s < 0:
             return 0.0
         times_s = self._info.times_s

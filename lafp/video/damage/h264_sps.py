@@ -1,4 +1,4 @@
-"""H.264 parameter sets, changed to say that pictures are some rows of macroblocks higher.
+"""Changes H.264 parameter sets so that they claim more rows of macroblocks per picture.
 
 Clause numbers are those of ITU-T H.264.
 """
@@ -6,12 +6,12 @@ Clause numbers are those of ITU-T H.264.
 from lafp.video.damage.bits import Bits
 
 _SPS = 7
-# Profiles whose parameter sets tell the chroma format (7.3.2.1.1).
+# Profiles whose parameter sets hold the chroma format (7.3.2.1.1).
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 
 
 def is_sps(first_byte: int) -> bool:
-    """Whether a NAL unit that begins so is a sequence parameter set."""
+    """Says whether a NAL unit with this first byte is a sequence parameter set."""
     return first_byte & 31 == _SPS
 
 
@@ -20,13 +20,13 @@ def with_higher_pictures(avcc: bytes, num_macroblocks: int) -> tuple[bytes, int]
 
     Args:
         avcc: The box.
-        num_macroblocks: By which pictures grow, at least.
+        num_macroblocks: Least number of macroblocks by which pictures grow.
 
     Returns:
-        The changed box; the number of rows by which pictures are higher.
+        The changed box, and the number of added rows.
 
     Raises:
-        ValueError, IndexError: It is none, or it is of interlaced video.
+        ValueError, IndexError: The bytes are not such a box, or the video is interlaced.
     """
     if len(avcc) < 7 or avcc[0] != 1:
         raise ValueError("no avcC box")
@@ -55,14 +55,14 @@ def _with_higher_picture(sps: bytes, num_rows: int) -> bytes:
     height = bits.read_ue()
     after = bits.at
     if not bits.read(1):
-        raise ValueError("Interlaced: its rows of macroblocks are rows of two.")
+        raise ValueError("interlaced video: its rows of macroblocks come in pairs")
     text = bits.text[:before] + _ue(height + num_rows) + bits.text[after:].rstrip("0")
     text += "0" * (-len(text) % 8)  # the last 1 ends the data, zeros fill the byte
     return _escaped(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
 def _skip_to_size(bits: Bits) -> None:
-    """Over all that comes before ``pic_width_in_mbs_minus1`` (7.3.2.1.1)."""
+    """Skips the fields before ``pic_width_in_mbs_minus1`` (7.3.2.1.1)."""
     bits.read(8)  # NAL unit header
     profile = bits.read(8)
     bits.read(16)
@@ -92,7 +92,7 @@ def _skip_to_size(bits: Bits) -> None:
 
 
 def _skip_scaling_list(bits: Bits, size: int) -> None:
-    """See 7.3.2.1.1.1."""
+    """Skips a scaling list (7.3.2.1.1.1)."""
     last = scale = 8
     for _ in range(size):
         if scale:

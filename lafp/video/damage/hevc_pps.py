@@ -1,4 +1,4 @@
-"""HEVC: whether the rows of pictures say where they begin (wavefronts, x265's default)."""
+"""Finds out whether HEVC pictures store where their rows begin (wavefronts, x265's default)."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ def has_wavefronts(hvcc: bytes) -> bool:
         hvcc: A decoder configuration record (ISO/IEC 14496-15, ``hvcC``).
 
     Returns:
-        False also where there is none, as in transport streams.
+        The flag; False if there is no record, as in transport streams.
     """
     try:
         flags = [_is_synchronized(Bits(unit)) for unit in _units(hvcc, _PPS)]

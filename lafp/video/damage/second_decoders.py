@@ -1,4 +1,4 @@
-"""Second decoders, which see damage that the first one does not notice."""
+"""Runs second decoders, which see damage that the first decoder does not notice."""
 
 from collections import deque
 from contextlib import suppress
@@ -16,30 +16,30 @@ from lafp.video.damage.h264_sps import is_sps, with_higher_pictures
 from lafp.video.damage.hevc_pps import has_wavefronts
 from lafp.video.damage.signs import CHECKS, decode
 
-# Garbage that skips macroblocks costs next to no bits: so many it cannot skip without an end of the
-# slice or of the data. A single row it could, and nothing would be missing.
+# Skipped macroblocks cost almost no bits, so garbage could fill one added row without an error. It
+# cannot fill this many macroblocks before the slice or the data ends.
 _MACROBLOCKS_BEYOND = 1500
 
 
 class SecondLook(Protocol):
-    """Goes along with the first decoder, from a key frame on."""
+    """Checks packets and frames beside the first decoder, from a key frame on."""
 
     def packet_damage(self, packet: Packet) -> str:
-        """Takes a packet before the first decoder does. A sign of damage in it, or ""."""
+        """Takes a packet before the first decoder does. Returns a sign of damage in it, or ""."""
         ...
 
     def frame_damage(self, frame: VideoFrame) -> str:
-        """Takes a frame of the first decoder. A sign of damage in it, or ""."""
+        """Takes a frame of the first decoder. Returns a sign of damage in it, or ""."""
         ...
 
 
 def second_look(codec: str, context: VideoCodecContext, is_suspect: bool) -> SecondLook | None:
-    """The one for a codec, if there is one.
+    """Returns the second decoder of a codec, or None.
 
     Args:
-        codec: Its canonical name.
+        codec: Canonical name of the codec.
         context: The first decoder.
-        is_suspect: The file has shown damage: then what costs most is worth it.
+        is_suspect: Whether the file has shown damage, which justifies the most expensive check.
     """
     if codec == "hevc" and has_wavefronts(context.extradata or b""):
         return RowWiseHevc(context)
@@ -49,20 +49,20 @@ def second_look(codec: str, context: VideoCodecContext, is_suspect: bool) -> Sec
 
 
 def shows_little(codec: str, context: VideoCodecContext) -> bool:
-    """Whether most damage is not seen, neither by the first decoder nor by the second."""
+    """Says whether most damage of a codec escapes both the first and the second decoder."""
     return codec == "vp8" or (codec == "hevc" and not has_wavefronts(context.extradata or b""))
 
 
 class SliceEnds:
-    """H.264: whether slices end where their data ends. Costs nearly as much as decoding.
+    """Checks whether H.264 slices end where their data ends. Costs nearly as much as decoding.
 
-    Damaged CABAC decodes on to garbage, but nearly never says "end of slice" just at the last
-    macroblock. FFmpeg does not look there: it has all macroblocks, so it stops. Told that pictures
-    are higher, it goes on and reports what it must conceal, unless the stream itself says that the
-    slice ends. Those pictures are worth nothing.
+    Damaged CABAC decodes to garbage, but almost never says "end of slice" exactly at the last
+    macroblock. FFmpeg does not check this: it stops once it has all macroblocks. If parameter sets
+    claim higher pictures, FFmpeg decodes on and reports the macroblocks that it must conceal,
+    unless the stream itself says that the slice ends. The decoded pictures are not used.
 
-    It knows parameter sets from the container only, as in MP4 and Matroska, and no interlaced
-    video: of others it says nothing.
+    The check works only if the container holds the parameter sets, as in MP4 and Matroska, and only
+    for progressive video. For other video it never finds damage.
     """
 
     def __init__(self, context: VideoCodecContext) -> None:
@@ -77,7 +77,7 @@ class SliceEnds:
         self._decoder.extradata, self._decoder.thread_count = extradata, 1
         self._decoder.options = {
             "err_detect": CHECKS["h264"],
-            "skip_bottom": str(num_rows),  # that these rows never come is no error
+            "skip_bottom": str(num_rows),  # the added rows may be missing without an error
             "skip_loop_filter": "all",
         }
 
@@ -95,7 +95,7 @@ class SliceEnds:
         return ""
 
     def _without_sps(self, packet: Packet) -> Packet:
-        """Without parameter sets, which would tell the true height."""
+        """Removes parameter sets from a packet, because they would reveal the true height."""
         data, kept, at, size = bytes(packet), b"", 0, self._num_length_bytes
         while at + size < len(data):
             end = at + size + int.from_bytes(data[at : at + size], "big")
@@ -106,10 +106,10 @@ class SliceEnds:
 
 
 class RowWiseHevc:
-    """HEVC, decoded row by row from the rows' own offsets (WPP, x265's default).
+    """Decodes HEVC row by row from the rows' own offsets (WPP, x265's default).
 
-    FFmpeg's plain decoder reads on where the row before has ended. In a damaged row that is another
-    place, so the pictures differ from there on.
+    FFmpeg's plain decoder starts a row where the row before ended. In a damaged row that is another
+    place, so the pictures of the two decoders differ from there on.
     """
 
     def __init__(self, context: VideoCodecContext) -> None:
@@ -118,7 +118,7 @@ class RowWiseHevc:
         self._decoder.thread_count, self._decoder.thread_type = 2, ThreadType.SLICE
         self._decoder.options = dict(context.options)
         self._decoder.flags |= Flags.copy_opaque
-        # As many as FFmpeg may hold back, and some.
+        # More frames than FFmpeg holds back.
         self._frames: deque[VideoFrame] = deque(maxlen=32)
 
     def packet_damage(self, packet: Packet) -> str:
@@ -139,14 +139,18 @@ class RowWiseHevc:
 
 
 def _samples(plane: VideoPlane) -> np.ndarray:
-    """uint8 [H, bytes], without the padding of rows."""
+    """Returns uint8 [H, bytes], without the padding of rows."""
     rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
     bytes_per_sample = 1 if plane.line_size < 2 * plane.width else 2
     return rows[:, : plane.width * bytes_per_sample]
 
 
 class KeysOfVp8:
-    """What libvpx alone notices, and of a stream's first frame only: so each key frame is one."""
+    """Decodes each VP8 key frame with a new libvpx decoder.
+
+    Only libvpx notices some damage, and only in the first frame of a stream. So every key frame
+    becomes the first frame of a stream.
+    """
 
     def __init__(self, context: VideoCodecContext) -> None:
         self._options = dict(context.options)

@@ -1,4 +1,4 @@
-"""Signs of damage that FFmpeg's decoders can be made to show, codec by codec."""
+"""Makes FFmpeg's decoders show signs of damage, codec by codec."""
 
 import logging
 from typing import cast
@@ -12,15 +12,16 @@ from av.video.stream import VideoStream
 
 # libvpx notices 97 of 100 overwritten bytes in VP9 where FFmpeg's own decoder notices 19.
 STRICTER_DECODERS = {"vp9": "libvpx-vp9"}
-# WebM stores transparency as a second stream beside each packet, which libvpx alone reads.
+# WebM stores transparency as side data of each packet, which only libvpx reads.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-# Off by default in FFmpeg. "aggressive" refuses sound MPEG-4 of old encoders, and "explode" loses
-# frames that were decoded before: the log tells the same.
+# Checks that FFmpeg does not make by default. Not "aggressive" for all codecs, which refuses sound
+# MPEG-4 of old encoders, and not "explode", which loses frames decoded before: the log says the
+# same.
 CHECKS = {"": "crccheck+bitstream+buffer", "h264": "crccheck+aggressive"}
 
 
 def listen_to_ffmpeg() -> None:
-    """Lets FFmpeg log what ``decode`` looks at, and keeps all of it off the terminal."""
+    """Makes FFmpeg log the messages that ``decode`` reads, and keeps them off the terminal."""
     av.logging.set_level(av.logging.INFO)
     av.logging.set_skip_repeated(False)
     logging.getLogger("libav").propagate = False
@@ -28,7 +29,7 @@ def listen_to_ffmpeg() -> None:
 
 
 def checking_context(stream: VideoStream) -> VideoCodecContext:
-    """The decoder that notices most damage, with all of its checks on."""
+    """Returns the decoder that notices most damage, with all of its checks on."""
     context = stream.codec_context
     options = {**context.options, "err_detect": CHECKS.get(context.name, CHECKS[""])}
     name = STRICTER_DECODERS.get(context.name)
@@ -45,12 +46,12 @@ def checking_context(stream: VideoStream) -> VideoCodecContext:
 
 
 def is_libvpx(context: VideoCodecContext) -> bool:
-    """Whether it is no decoder of FFmpeg's own: it marks no key frames, and damage halts it."""
+    """Says whether the decoder is libvpx, which marks no key frames and gets stuck on damage."""
     return context.name in (*STRICTER_DECODERS.values(), *_ALPHA_DECODERS.values())
 
 
 def decode(context: VideoCodecContext, packet: Packet | None) -> tuple[list[VideoFrame], str]:
-    """Decodes a packet; None gives the frames that are still to come.
+    """Decodes a packet; None flushes the decoder.
 
     Returns:
         The frames that come out now; the first sign of damage that FFmpeg raises or logs, or "".

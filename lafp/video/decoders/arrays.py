@@ -1,4 +1,4 @@
-"""Frames in an array as if they were a video, for sources that store no video files."""
+"""Presents frames in an array as a video, for sources that store no video files."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -12,18 +12,18 @@ from lafp.video.decoders.base import DamagedSpan, DecodedFrame, Orientation, Vid
 
 
 def array_info(frames: np.ndarray, fps: float) -> VideoInfo:
-    """What a probe would find.
+    """Returns the info that a probe of the frames would give.
 
     Args:
         frames: uint8 RGB [T, H, W, 3].
-        fps: Their rate.
+        fps: Rate of the frames.
     """
     num_frames, height, width = frames.shape[:3]
     return pictures_info(num_frames, height, width, fps, codec="rawvideo")
 
 
 def pictures_info(num_frames: int, height: int, width: int, fps: float, codec: str) -> VideoInfo:
-    """What a probe would find of upright pictures of one size at a constant rate."""
+    """Returns the info that a probe of upright pictures of one size and a constant rate gives."""
     return VideoInfo(
         codec=codec,
         width_px=width,
@@ -46,10 +46,10 @@ def array_frames(
     """Yields the frames as a decoder would, scaled like the reference decoder scales.
 
     Args:
-        frames: Pixels, or what is wrong with a frame that cannot be shown.
-        fps: Their rate.
-        width_px: To scale to.
-        height_px: To scale to.
+        frames: Pixels, or the error of a frame that cannot be shown.
+        fps: Rate of the frames.
+        width_px: Width to scale to.
+        height_px: Height to scale to.
     """
     to_size = VideoReformatter()
 

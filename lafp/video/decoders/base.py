@@ -1,4 +1,4 @@
-"""What every video decoder does: probe a file, then yield its frames in order of presentation.
+"""Defines a video decoder: it probes a file, then yields its frames in order of presentation.
 
 A decoder plugs in by name (``VIDEO_DECODERS``). It runs sequentially in bounded memory, never
 raises anything but ``VideoError`` for a bad file, and never yields a frame that it knows to be
@@ -13,14 +13,14 @@ import numpy as np
 
 from lafp.video.timeline import Timeline
 
-# A frame that lies further than this share of a step from the regular grid makes a rate variable.
+# A rate counts as variable if a frame lies further than this share of a step from the grid.
 _GRID_TOLERANCE = 0.2
-# A declared rate this close to a measured one is meant to be the same.
+# A declared rate within this share of a measured one counts as the same.
 _DECLARED_RATE_TOLERANCE = 0.005
 
 
 class VideoError(Exception):
-    """A file that cannot be decoded (further). It becomes a reject row, never a failed job."""
+    """Says that a file, or the rest of it, cannot be decoded. It becomes a reject row."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -32,15 +32,15 @@ class VideoError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Orientation:
-    """How a picture must be turned and mirrored to be upright: transpose first, then flip."""
+    """Describes how to make a picture upright: transpose it first, then flip it."""
 
     is_turned: bool = False
-    """Rows become columns: width and height change places."""
+    """Whether rows become columns, so that width and height swap."""
     flip_x: bool = False
     flip_y: bool = False
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Coded picture [H, W, 3] -> upright picture."""
+        """Makes a coded picture [H, W, 3] upright."""
         if self.is_turned:
             pixels = pixels.swapaxes(0, 1)
         return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
@@ -48,80 +48,79 @@ class Orientation:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a probe finds. It reads all of the file's packets but decodes one frame only."""
+    """Holds the result of a probe, which reads all packets of a file but decodes only one frame."""
 
     codec: str
     width_px: int
-    """Upright and with square pixels, like ``height_px``: what a player shows."""
+    """Width as shown by a player: upright and with square pixels. ``height_px`` is likewise."""
     height_px: int
     coded_size: tuple[int, int]
     """Width and height of the first frame, as coded."""
     max_pixels: int
-    """Width x height as coded of the largest frame that may be decoded."""
+    """Coded width x height of the largest frame that may be decoded."""
     orientation: Orientation
-    """What makes the coded picture upright."""
+    """The transform that makes the coded picture upright."""
     times_s: np.ndarray = field(repr=False)
     """float64 [N], ascending: when each coded frame is shown, the first at 0."""
     first_pts_s: float
     """Presentation time of the first frame on the file's own clock."""
     timeline: Timeline | None = field(default=None, repr=False)
-    """What the packets of a file say about time; None where there are none."""
+    """Times of a file's packets; None if there are no packets."""
     fps: float
-    """Frames per second: exact where the rate is constant, else of the median step."""
+    """Frames per second: exact if the rate is constant, else the rate of the median step."""
     is_constant_rate: bool
     duration_s: float
-    """End of the last frame that is there, whatever the header says."""
+    """End of the last frame that exists, whatever the header says."""
     declared_duration_s: float
     """End of the last frame that the header promises; at least ``duration_s``."""
     tiny_share: float = 1.0
-    """Share of packets that hold next to nothing, as those of repeated frames do; 1 where nobody
-    looked."""
+    """Share of packets that are nearly empty, as those of repeated frames are; 1 if unknown."""
     can_start_late: bool = False
-    """Whether ``frames`` may start in the middle, and then gives the frames that it gives there
-    when it starts at the beginning."""
+    """Whether ``frames`` may start in the middle and then gives the same frames as from the
+    beginning."""
     hides_damage: bool = False
-    """Whether some of its damage shows only to ``frames(is_suspect=True)``."""
+    """Whether some damage only shows with ``frames(is_suspect=True)``."""
     unread: str = ""
-    """Says that much of the file is behind the last packet; empty where it is not."""
+    """A message if much of the file lies after the last packet; else empty."""
 
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """One sound frame. Pixels are converted when asked for: skipped frames cost no scaling."""
+    """Holds one sound frame. Pixels are converted on request, so skipped frames cost no scaling."""
 
     time_s: float
-    """Presentation time; the first frame of the file is at 0."""
+    """Presentation time, where the first frame of the file is at 0."""
     pixels: Callable[[], np.ndarray] = field(repr=False)
-    """-> uint8 RGB [height, width, 3] of the size that was asked for, upright."""
+    """Returns uint8 RGB [height, width, 3] of the requested size, upright."""
 
 
 @dataclass(frozen=True)
 class DamagedSpan:
-    """A span that was cut out because it does not decode to what was encoded.
+    """Describes a span that was cut out because it does not decode to the frames that were encoded.
 
-    One without length cuts nothing out, but no clip goes across it: another recording begins, or
-    the frame size changes.
+    A span of length 0 cuts nothing out, but no clip crosses it: another recording begins, or the
+    frame size changes.
     """
 
     start_s: float
     end_s: float
     detail: str
     reason: str = "damaged"
-    """What its reject row gives as the reason."""
+    """Reason of its reject row."""
 
 
 IsWanted = Callable[[float], bool]
-"""Called with the time of each frame in turn, once: are the pixels of the frame before it wanted?
-As long as nothing is cut out, those of others are never asked for."""
+"""Called once with the time of each frame in turn. Returns whether the pixels of the frame before
+it are wanted. Until something is cut out, pixels of unwanted frames are never requested."""
 
 
 class VideoDecoder(Protocol):
-    """A named decoder. ``Config`` is its config dataclass, with its ``name``."""
+    """A named video decoder. ``Config`` is its config dataclass, with the field ``name``."""
 
     Config: type
 
     def probe(self, path: str, max_pixels: int, deadline: float) -> VideoInfo:
-        """Reads what ``path`` is.
+        """Reads what kind of video ``path`` is.
 
         Args:
             path: A local file.
@@ -129,7 +128,7 @@ class VideoDecoder(Protocol):
             deadline: ``time.monotonic()`` at which to give up.
 
         Raises:
-            VideoError: It is no video, its frames are too large, or the deadline passed.
+            VideoError: The file is not a video, its frames are too large, or the deadline passed.
         """
         ...
 
@@ -149,30 +148,34 @@ class VideoDecoder(Protocol):
         Args:
             path: The file that was probed.
             info: The probe's result.
-            width_px: Width to scale to, upright. The aspect ratio is the caller's business.
+            width_px: Width to scale to, upright. The caller chooses the aspect ratio.
             height_px: Height to scale to.
             deadline: ``time.monotonic()`` at which to give up.
-            start_s: Starts at some key frame well before this. Only if ``info.can_start_late``.
-            is_wanted: Lets the decoder give up frames early; None wants all.
-            is_suspect: It has shown damage: looks for more of it from the start, at some cost.
+            start_s: If not 0, decoding starts at some key frame well before this time. Needs
+                ``info.can_start_late``.
+            is_wanted: Lets the decoder discard frames early; None means that all are wanted.
+            is_suspect: Whether the file has shown damage. If so, more expensive checks run from the
+                start.
 
         Raises:
-            VideoError: Reading cannot go on. What was yielded until then is sound.
+            VideoError: Reading cannot continue. The frames yielded before are sound.
         """
         ...
 
 
 def measure_rate(times_s: np.ndarray, declared_fps: float | None) -> tuple[float, bool]:
-    """The frame rate that time stamps show, and whether it is constant.
+    """Measures the frame rate of time stamps, and whether it is constant.
 
-    Dropped frames leave holes in a regular grid: the rate is that of the grid, but not constant.
+    Dropped frames leave holes in a regular grid. The rate is then that of the grid, but not
+    constant.
 
     Args:
         times_s: float64 [N], ascending.
-        declared_fps: The header's rate. Taken where it fits the grid, because it is exact.
+        declared_fps: The header's rate. It is returned if it fits the grid, because it is exact.
 
     Returns:
-        Frames per second; of the median step where frames lie on no grid.
+        Frames per second (if frames lie on no grid, the rate of the median step), and whether the
+        rate is constant.
     """
     if len(times_s) < 2:
         return declared_fps or 1.0, True
@@ -183,7 +186,7 @@ def measure_rate(times_s: np.ndarray, declared_fps: float | None) -> tuple[float
     else:
         steps_s = np.diff(times_s)
         median_s = float(np.median(steps_s))
-        # Rounded step by step: stamps in milliseconds say too little about their number at once.
+        # Rounded step by step, because stamps in milliseconds are too coarse to round all at once.
         places = np.concatenate([[0], np.cumsum(np.maximum(1, np.round(steps_s / median_s)))])
         if not _is_on_grid(since_s, places):
             return _or_declared(1 / median_s, declared_fps), False

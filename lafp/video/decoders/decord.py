@@ -1,4 +1,4 @@
-"""decord as a choice: widely used, but without AV1, GIF, ARM wheels, or a sign of damage."""
+"""Offers decord, which is widely used but lacks AV1, GIF, ARM wheels and any sign of damage."""
 
 import re
 import time
@@ -16,13 +16,15 @@ from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 
 @dataclass(frozen=True, kw_only=True)
 class DecordConfig:
-    """decord 0.6. Never notices damage: corrupt spans come out as wrong pictures."""
+    """Configures decord 0.6. It never notices damage: corrupt spans become wrong pictures."""
 
     name: Literal["decord"] = "decord"
 
 
 class DecordDecoder:
-    """See ``VideoDecoder``. Probes with PyAV: decord's own time stamps are wrong for some files.
+    """Decodes with decord, see ``VideoDecoder``.
+
+    It probes with PyAV, because decord's own time stamps are wrong for some files.
 
     Raises:
         ConfigError: decord is not installed.
@@ -75,13 +77,13 @@ class DecordDecoder:
 
 
 def _without_row_padding(pixels: np.ndarray, width_px: int) -> np.ndarray:
-    """Mends narrow frames: decord 0.6 takes the padding of their rows for further channels."""
+    """Repairs narrow frames: decord 0.6 returns the padding of their rows as further channels."""
     if pixels.shape[-1] == 3:
         return pixels
     return pixels.reshape(len(pixels), -1)[:, : width_px * 3].reshape(len(pixels), width_px, 3)
 
 
 def _cause(error: Exception) -> str:
-    """The message without the clock and the C++ files that it passed through."""
+    """Returns the message without the clock and the C++ files that it names."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"\[[\d:]+\] \S+: ", "", lines[0])

@@ -1,4 +1,4 @@
-"""Reads a container packet by packet, and puts right what damage does to their times."""
+"""Reads a container packet by packet, and corrects packet times after damage."""
 
 import time
 from array import array
@@ -16,23 +16,23 @@ from av.video.stream import VideoStream
 from lafp.video.decoders.base import VideoError
 from lafp.video.timeline import NO_STAMP, Believed, Stamps
 
-# AVI: what the index points to, and the data of the packet behind it.
+# In AVI, the index points to a chunk's header, and the packet's data follows after this many bytes.
 _CHUNK_HEADER_BYTES = 8
-# A frame that repeats the one before it is coded as "skip" for every block, if that.
+# A frame that repeats the one before it is coded as little more than "skip" for every block.
 _TINY_BYTES, _PIXELS_PER_TINY_BYTE = 64, 2000
 _MOV = "mov,mp4,m4a,3gp,3g2,mj2"
-# Their packets go on to the end of the file, but for a small index. Of several such files in one
-# FFmpeg reads the first or the first two.
+# Packets of these formats reach to the end of the file, except for a small index. If several such
+# files are concatenated, FFmpeg reads only the first one or two.
 _SEQUENTIAL_FORMATS = ("flv", "asf", "matroska,webm")
 _MAX_UNREAD_SHARE, _MAX_UNREAD_BYTES = 0.1, 8192
-# Of libavformat: PyAV gives a container's flags as a number.
+# Constants of libavformat, because PyAV gives a container's flags as a number.
 _AVFMT_NOTIMESTAMPS, _AVFMT_TS_DISCONT = 0x80, 0x200
 
 
 def read_packets(
     container: InputContainer, stream: VideoStream, deadline: float
 ) -> Iterator[tuple[Packet, str]]:
-    """Demuxes to the end, the empty flushing packet included.
+    """Demuxes to the end, including the empty flushing packet.
 
     Yields:
         A packet; a sign that something is missing before it, or "".
@@ -51,32 +51,32 @@ def read_packets(
             return
         if packet is None:
             return
-        if packet.size or packet.dts is None:  # else the frame before it just stays
+        if packet.size or packet.dts is None:  # an empty packet repeats the frame before it
             yield packet, index.mend(packet)
 
 
 def is_shown(packet: Packet) -> bool:
-    """Whether a packet holds a frame that is to be shown."""
+    """Says whether a packet holds a frame that is shown."""
     return bool(packet.size) and not packet.is_discard
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What all packets of a stream tell."""
+    """Holds the data of all packets of a stream."""
 
     first: VideoFrame | None
     """The first frame that decodes."""
     stamps: Stamps
     num_packets: int
-    """Those that are not shown included."""
+    """Number of packets, including those that are not shown."""
     end_byte: int
-    """Where the last of them ends in the file; 0 where nobody says."""
+    """End of the last packet in the file; 0 if unknown."""
     tiny_share: float
-    """Share of packets that hold next to nothing."""
+    """Share of packets that are nearly empty."""
 
 
 def scan(container: InputContainer, stream: VideoStream, deadline: float) -> Scan:
-    """Reads every packet, and decodes one frame.
+    """Reads every packet and decodes one frame.
 
     Raises:
         VideoError: The deadline passed.
@@ -117,15 +117,15 @@ def scan(container: InputContainer, stream: VideoStream, deadline: float) -> Sca
 
 
 def clock_may_jump(container: InputContainer) -> bool:
-    """Whether it is a container of broadcasts, as players see it."""
+    """Says whether the container is one for broadcasts, whose clocks may jump."""
     return bool(container.format.flags & _AVFMT_TS_DISCONT)
 
 
 def believed_pts(container: InputContainer, stream: VideoStream, stamps: Stamps) -> Believed | None:
-    """Which presentation times are believed; None where only decoding tells."""
+    """Returns which presentation times are believed; None if only decoding can tell."""
     if not stream.codec_context.has_b_frames:
         return "all"
-    # These do not store all of them, and FFmpeg guesses the others.
+    # These containers do not store all presentation times, and FFmpeg guesses the others.
     if container.format.flags & _AVFMT_NOTIMESTAMPS:
         return "none"
     if container.format.name == "mpeg":
@@ -140,19 +140,19 @@ def believed_pts(container: InputContainer, stream: VideoStream, stamps: Stamps)
 def missing_s(
     container: InputContainer, stream: VideoStream, num_packets: int, fps: float, end_s: float
 ) -> float:
-    """How much the container's index or header promises beyond its last packet.
+    """Returns how many seconds the container's index or header promises after its last packet.
 
     Args:
-        container: Read to its end.
-        stream: Of it.
-        num_packets: How many there were, those that are not shown included.
-        fps: Of the video.
+        container: The container, read to its end.
+        stream: Its video stream.
+        num_packets: Number of its packets, including those that are not shown.
+        fps: Rate of the video.
         end_s: End of its last frame on the file's own clock.
     """
     if clock_may_jump(container) or container.format.flags & _AVFMT_NOTIMESTAMPS:
-        return 0.0  # FFmpeg guesses their length from packets
+        return 0.0  # FFmpeg guesses the length of these containers from packets
     if container.format.name == _MOV and stream.frames:
-        # What an edit list leaves out is not in the index that FFmpeg makes of it.
+        # FFmpeg's index does not list packets that an edit list leaves out.
         return max(0, len(stream.index_entries) - num_packets) / fps
     if stream.duration and stream.time_base:
         return max(0.0, float(stream.duration * stream.time_base) - end_s)
@@ -162,7 +162,7 @@ def missing_s(
 
 
 def unread(container: InputContainer, end_byte: int) -> str:
-    """Says how much of a file lies behind its last packet, if that is more than an index; or ""."""
+    """Words how much of a file lies after its last packet, if that is more than an index; or ""."""
     num_bytes = container.size
     rest = num_bytes - end_byte
     if container.format.name not in _SEQUENTIAL_FORMATS or rest < _MAX_UNREAD_BYTES:
@@ -173,10 +173,10 @@ def unread(container: InputContainer, end_byte: int) -> str:
 
 
 class _AviIndex:
-    """AVI has no time stamps, so FFmpeg counts packets; the index knows better.
+    """Corrects packet times in AVI by the index.
 
-    After a packet that is not found all others would be shown too early, and MPEG-4 decodes on as
-    if nothing were missing.
+    AVI has no time stamps, so FFmpeg counts packets. After a packet that is not found, it would
+    show all others too early, and MPEG-4 would decode on as if nothing were missing.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
@@ -197,5 +197,5 @@ class _AviIndex:
             if packet.pts is not None:
                 packet.pts += stamp - packet.dts
             packet.dts = stamp
-        # What is missing before a key frame spoils nothing after it.
+        # Packets missing before a key frame damage no frame after it.
         return "packets are missing" if is_gap and not packet.is_keyframe else ""

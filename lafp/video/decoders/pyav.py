@@ -1,4 +1,4 @@
-"""The reference decoder: FFmpeg through PyAV, one thread, damage cut out."""
+"""Decodes with FFmpeg through PyAV, in one thread, and cuts damage out. The reference decoder."""
 
 import time
 from collections.abc import Iterator
@@ -46,10 +46,10 @@ from lafp.video.decoders.packets import (
 from lafp.video.decoders.thinning import Thinner, pixels_of
 from lafp.video.timeline import MAX_LAST_FRAME_S, FrameClock, Timeline, lay_out
 
-# Beyond this the header lies, and following it would squash the picture to a line.
+# Pixel aspects outside of this range are wrong: they would squash the picture to a line.
 _SANE_PIXEL_ASPECT = (0.25, 4.0)
-# Real media containers only: a playlist that poses as a video must neither reach the network nor
-# other files, nor wait for its live stream to go on.
+# Only real media containers: a playlist that poses as a video must not reach the network or other
+# files, or wait for a live stream.
 _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": (
@@ -57,34 +57,34 @@ _OPEN_OPTIONS = {
         "ivf,obu,mxf,rm,nut,dv,wtv,yuv4mpegpipe"
     ),
 }
-# Frames that wait for the rest of their group of pictures: twice as much cost 7 % of the speed.
+# Frames that wait for the rest of their group of pictures. Twice as much cost 7 % of the speed.
 _MAX_HELD_BYTES = 64 * 2**20
-# Containers whose index says where key frames are, and codecs that show their damage: from a key
-# frame on, they decode to the same frames whatever came before.
+# Containers whose index lists key frames, and codecs that show their damage. These decode to the
+# same frames from a key frame on, whatever came before.
 _INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _INDEPENDENT_GOPS = ("h264", "mpeg4", "av1", "vp9")
 _SEEK_MARGIN_S = 1.0
-# Where it is not clear that frames come in the order of their time stamps, so many packets tell.
+# Number of packets that are decoded to find out whether frames come in the order of their stamps.
 _NUM_TRIED = 64
-# Decoders align what they allocate: room beyond the coded size, in pixels per side.
+# Decoders align their buffers, which takes room beyond the coded size, in pixels per side.
 _ALIGNMENT_PX = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class PyAVConfig:
-    """FFmpeg through PyAV. Reads everything that FFmpeg reads, and notices damage."""
+    """Configures FFmpeg through PyAV. It reads everything that FFmpeg reads, and notices damage."""
 
     name: Literal["pyav"] = "pyav"
     strict: bool = False
-    """Rejects the whole file on any doubt, for which everything is decoded twice more. What gets
-    through is told in docs/corruption.md."""
+    """Rejects the whole file on any doubt, for which everything is decoded twice more.
+    docs/corruption.md lists the damage that still goes unnoticed."""
 
 
 class PyAVDecoder:
-    """See ``VideoDecoder``.
+    """Decodes with FFmpeg, see ``VideoDecoder``.
 
-    FFmpeg flags damaged frames (``is_corrupt``) only without slice threads, hence one thread:
-    parallelism is one video per task.
+    It uses one thread, because FFmpeg flags damaged frames (``is_corrupt``) only without slice
+    threads. Parallelism comes from one video per task.
     """
 
     Config = PyAVConfig
@@ -181,7 +181,7 @@ class PyAVDecoder:
         with _open(path, deadline) as (container, stream):
             if start_s:
                 _seek_before(container, stream, info.timeline.recordings[0].origin_s + start_s)
-            # No frame may cost more than the probe's caller has accepted.
+            # No frame may be larger than the probe's caller accepted.
             _limit_pixels(stream, info.max_pixels)
             context, second = checking_context(stream), None
             gate = DamageGate(
@@ -195,11 +195,11 @@ class PyAVDecoder:
                 if clock.is_before_joint(0) and is_shown(packet):
                     yield from _checked(decode(context, None)[0], gate, second, thinner)
                     gate.part("another recording begins")
-                    # What comes was not made from what has been.
+                    # Frames of the next recording do not depend on earlier ones.
                     context, second = checking_context(stream), None
                     context.flush_buffers()
                 if packet.is_keyframe and is_libvpx(context) and gate.is_damaged:
-                    context = checking_context(stream)  # libvpx gets stuck
+                    context = checking_context(stream)  # libvpx gets stuck after damage
                 if packet.is_keyframe and second is None:
                     second = second_look(info.codec, context, is_suspect or gate.is_in_doubt)
                 gate.sent(packet)
@@ -211,13 +211,13 @@ class PyAVDecoder:
             yield from gate.finish()
 
     def _refuse_doubt(self, path: str, info: VideoInfo, deadline: float) -> None:
-        """Decodes everything once, with all means to see damage.
+        """Decodes everything once, with all checks for damage.
 
         Raises:
             VideoError: There is a sign of damage.
         """
         if info.declared_duration_s > info.duration_s + 1 / info.fps:
-            raise VideoError("damaged", "strict: the header promises more than is there")
+            raise VideoError("damaged", "strict: the header promises more than the file holds")
         for event in self._sound_frames(path, info, deadline, 0.0, is_suspect=True):
             if isinstance(event, DamagedSpan):
                 raise VideoError("damaged", f"strict: at {event.start_s:.3f} s {event.detail}")
@@ -248,7 +248,7 @@ def _open(path: str, deadline: float) -> Iterator[tuple[InputContainer, VideoStr
         if not container.streams.video:
             kinds = sorted({stream.type for stream in container.streams})
             raise VideoError("no_video_stream", f"streams: {', '.join(kinds) or 'none'}")
-        best = container.streams.best("video")  # no cover picture, if there is a choice
+        best = container.streams.best("video")  # prefers a video to a cover picture
         stream = best if isinstance(best, VideoStream) else container.streams.video[0]
         if stream.codec_context is None:
             raise VideoError("unsupported_codec", "FFmpeg has no decoder for the video stream")
@@ -262,7 +262,7 @@ def _can_start_late(container: InputContainer, stream: VideoStream) -> bool:
 
 
 def _seek_before(container: InputContainer, stream: VideoStream, time_s: float) -> None:
-    """Goes to a key frame before ``time_s``, with room for frames that need what precedes it."""
+    """Seeks to a key frame well before ``time_s``, as some frames depend on earlier ones."""
     assert stream.time_base is not None
     stamp = int((time_s - _SEEK_MARGIN_S) / stream.time_base)
     container.seek(stamp, backward=True, any_frame=False, stream=stream)
@@ -295,7 +295,7 @@ def _timeline(
 
 
 def _comes_in_order(path: str, num_packets: int, deadline: float) -> bool:
-    """Whether the first frames come in the order of their presentation times."""
+    """Says whether the first frames come in the order of their presentation times."""
     with _open(path, deadline) as (container, stream):
         pts = [
             frame.pts
@@ -322,7 +322,7 @@ def _display_size(
     aspect = float(stream.sample_aspect_ratio or 1)
     if not _SANE_PIXEL_ASPECT[0] <= aspect <= _SANE_PIXEL_ASPECT[1]:
         aspect = 1.0
-    # The longer side grows: no pixel of the source is lost by making them square.
+    # One side grows and none shrinks, so that square pixels lose no pixel of the source.
     width = round(frame.width * max(aspect, 1))
     height = round(frame.height / min(aspect, 1))
     return (height, width) if orientation.is_turned else (width, height)

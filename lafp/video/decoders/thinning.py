@@ -1,7 +1,7 @@
-"""Scale the frames that are wanted at once and let go of the others.
+"""Scales the wanted frames at once and releases the others.
 
-Frames wait for the rest of their group of pictures (``damage``). As decoded they are large: a
-decoder that finds its last buffers free again runs in the processor's cache.
+Frames wait for the rest of their group of pictures (``damage``), and decoded frames are large. If a
+decoder soon gets its buffers back, it runs in the processor's cache.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from lafp.video.decoders.base import IsWanted
 
 
 class Thinner:
-    """Decides on each frame when the next one comes.
+    """Decides about each frame when the next one comes.
 
-    From the first doubt on it keeps all of them: which frames are wanted after a cut is not known
-    before it ends.
+    From the first doubt on it keeps all frames, because it is not known which frames are wanted
+    after a cut until the cut ends.
 
     Args:
         to_rgb: Scales a frame.
@@ -30,11 +30,11 @@ class Thinner:
         self._is_done = False
 
     def look(self, gate: DamageGate) -> None:
-        """Looks at the frame that the gate has just taken in, if it has."""
+        """Looks at the frame that the gate has just taken in, if it has taken one."""
         newest = gate.newest
         if self._is_done or newest is self._last or newest is None or newest.frame is None:
             return
-        # A deinterlacer needs whole neighbours.
+        # A deinterlacer needs unscaled neighbours.
         if gate.is_in_doubt or newest.frame.interlaced_frame:
             self._is_done = True
             return
@@ -47,13 +47,13 @@ class Thinner:
 
 
 def pixels_of(held: Held, to_rgb: Callable[[VideoFrame], np.ndarray]) -> np.ndarray:
-    """Uint8 RGB, upright.
+    """Returns uint8 RGB [H, W, 3], upright.
 
     Raises:
-        RuntimeError: It was not wanted.
+        RuntimeError: The frame was not wanted.
     """
     if held.pixels is None:
         if held.frame is None:
-            raise RuntimeError(f"the frame at {held.time_s:.3f} s was let go but is wanted now")
+            raise RuntimeError(f"the frame at {held.time_s:.3f} s was released but is wanted now")
         return to_rgb(held.frame)
     return held.pixels

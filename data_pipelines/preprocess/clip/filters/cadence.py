@@ -1,9 +1,10 @@
-"""Undo regularly repeated frames: telecine, animation on twos, captures slower than their file.
+"""Drops regularly repeated frames: telecine, animation on twos, captures slower than their file.
 
-Such a file shows each picture for h of its frames, in the mean: h = 5/4 for 24 pictures per second
-in 30 frames (3:2 pulldown), 2 for animation on twos, 4 for a screen captured at 15 and stored at
-60. Neighbouring frames then stand still and jump by turns, which no action explains. Here h is
-found on a sample, repeats are dropped, and what is left is spaced evenly, as it was recorded.
+Such a file shows each picture for h frames on average: h = 5/4 for 24 pictures per second in 30
+frames (3:2 pulldown), 2 for animation on twos, 4 for a screen captured at 15 and stored at 60.
+Neighbouring frames then alternately stand still and jump, which no action explains. This module
+finds h on a sample, drops the repeats, and spaces the remaining frames evenly, as they were
+recorded.
 """
 
 import math
@@ -18,62 +19,65 @@ from data_pipelines.preprocess.clip.choose_fps import sample_frames
 from data_pipelines.preprocess.clip.measure.motion import shrink
 from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoInfo
 
-# A repeat differs from the picture before by less than this share of the motion round it, ...
+# A repeat differs from the picture before by less than this share of the motion around it.
 _MAX_SHARE = 0.15
-# ... which is judged only where pictures move by more than coding noise: 0.5 levels of 255.
+# Repeats are looked for only where that motion exceeds coding noise, 0.5 levels of 255.
 _MIN_MOVED = 0.002
-# That is the third largest difference of so many frames before and after: larger ones may be cuts.
+# The motion around a frame is the third largest difference among this many frames before and after
+# it; the two largest may be shot cuts.
 _NUM_AROUND = 12
 _BLOCK_FRAMES, _NUM_PHASES = 40, 16
-# Pictures that begin, and frames that repeat one: fewer are no pattern.
+# A pattern needs at least _MIN_SEEN new pictures and as many repeats. In short samples, about
+# _NUM_BY_CHANCE of them fit some pattern by chance.
 _MIN_SEEN, _NUM_BY_CHANCE = 10, 6
-# A picture that should begin and does not may be a pause: it says half as much against a rate as
-# one that begins between the times of that rate.
+# A picture that should begin but does not may be a pause. It counts half as much against a rate as
+# a picture that begins between the times of that rate.
 _MISSED_COST = 0.5
 # Shares of the frames that may contradict a rate. Telecine of real videos: 0 to 0.15 off the beat;
 # pauses and single holds: 0.31 and more.
 _MAX_OFF_BEAT, _MAX_MISSED = 0.17, 0.3
-# One repeat in more frames than this is left alone: it moves times by less than it costs.
+# Patterns outside of these frames per picture are left alone: rarer repeats shift times too little.
 _MIN_HOLD, _MAX_HOLD = 1.15, 8.0
 _MAX_DENOMINATOR = 6
 _MIN_TINY_SHARE = 0.05
-# A picture that is shown later than its even spacing by more than this begins a new one. Unit:
-# frames of the file; what h = p/q needs is (q - 1)/q.
+# A picture that is shown later than its evenly spaced time by more than this starts a new spacing.
+# Unit: frames of the file. A pattern h = p/q needs (q - 1)/q.
 _MAX_OFF = 0.9
 
 
 def may_repeat(info: VideoInfo) -> bool:
-    """Whether it is worth looking: packets of repeats are nearly empty."""
+    """Says whether a search for repeats pays: packets of repeated frames are nearly empty."""
     return info.is_constant_rate and info.tiny_share > _MIN_TINY_SHARE
 
 
 def hold_of_sample(
     events: Iterable[DecodedFrame | DamagedSpan], start_s: float, fps: float
 ) -> Fraction:
-    """``find_hold`` of small frames of a video at its own rate, from ``start_s`` on."""
+    """Applies ``find_hold`` to small frames of a video at its own rate, from ``start_s`` on."""
     return find_hold(sample_frames(events, start_s, fps))
 
 
 def find_hold(small: np.ndarray) -> Fraction:
-    """How many frames each picture is held.
+    """Finds how many frames each picture is held.
 
-    Pictures of an even rate, ``f`` pictures per frame, begin on a comb: at the frames i where
-    ``floor(i f + phase)`` grows. The ``f`` is taken whose comb explains best where pictures begin,
-    and only if it explains nearly all of that, all through the sample. The phase is free in each
-    block of ``_BLOCK_FRAMES`` frames, for clocks slip. A pause, or a few single holds, fit no comb.
+    At an even rate of ``f`` pictures per frame, pictures begin on a comb: at the frames i where
+    ``floor(i f + phase)`` grows. The function takes the ``f`` whose comb best explains where
+    pictures begin, and only if it explains nearly all of them throughout the sample. Each block of
+    ``_BLOCK_FRAMES`` frames has its own phase, because clocks drift. A pause, or a few single
+    holds, fit no comb.
 
     Args:
         small: float32 [T, h, w, 3] in [0, 1]: neighbouring frames of the file (``motion.shrink``).
 
     Returns:
-        1 where frames are not repeated, or not regularly: a screen on which nothing happens now
-        and then is no repeat but what it shows.
+        Frames per picture; 1 if frames are not repeated, or not regularly. A screen on which
+        something happens only now and then has no regular repeats.
     """
     if len(small) < 2:
         return Fraction(1)
     is_new, is_held = _blocks(np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3)))
     per_frame, combs = _combs(is_new.shape[1])
-    # [blocks, rates, phases]: frames that contradict a comb, and how many could.
+    # [blocks, rates, phases]: numbers of frames that contradict a comb, and that could.
     along = partial(np.tensordot, axes=(1, 1))
     off_beat, missed = along(is_new, 1 - combs), along(is_held, combs)
     num_between, num_begun = along(is_new + is_held, 1 - combs), along(is_new + is_held, combs)
@@ -87,7 +91,7 @@ def find_hold(small: np.ndarray) -> Fraction:
     hold, best = 1 / float(per_frame[best].mean()), best[len(best) // 2]
     num_new, num_held = is_new.sum(), is_held.sum()
     num_seen = min(num_new, num_held)
-    # Short samples fit some comb by chance.
+    # Short samples fit some comb by chance, so they are judged more strictly.
     tolerance = max(0.0, 1 - _NUM_BY_CHANCE / max(num_seen, 1))
     is_rhythm = (
         num_seen >= _MIN_SEEN
@@ -99,7 +103,7 @@ def find_hold(small: np.ndarray) -> Fraction:
 
 
 def _blocks(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which frames begin a picture, and which repeat one; neither where the video stands still.
+    """Says which frames begin a picture and which repeat one; neither where the video is still.
 
     Args:
         moved: float32 [T - 1]: mean difference of each frame to the one before.
@@ -124,7 +128,7 @@ def _blocks(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _combs(num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """All rates, and for each, at each phase, the frames of a block that begin a picture.
+    """Lists all rates and, for each rate and phase, the frames of a block that begin a picture.
 
     Returns:
         float64 [R], in pictures per frame; float32 [R, num_frames, P] of zeros and ones.
@@ -145,12 +149,12 @@ def _typical(moved: Iterable[float]) -> float:
 def drop_repeats(
     events: Iterable[DecodedFrame | DamagedSpan], hold: Fraction, fps: float
 ) -> Iterator[DecodedFrame | DamagedSpan]:
-    """Passes on each picture once, evenly spaced; for at most ``hold`` frames nothing new comes.
+    """Passes each picture on once, evenly spaced, and drops at most ``hold`` frames in a row.
 
     Args:
-        events: What a decoder yields.
-        hold: Of ``find_hold``, more than 1.
-        fps: Of the file.
+        events: The output of a video decoder.
+        hold: Result of ``find_hold``, more than 1.
+        fps: Rate of the file.
     """
     step_s, max_hold = float(hold) / fps, math.ceil(hold)
     moved: deque[float] = deque(maxlen=2 * _NUM_AROUND)
@@ -172,7 +176,7 @@ def drop_repeats(
             if num_held < max_hold and moved[-1] < _MAX_SHARE * max(_typical(moved), _MIN_MOVED):
                 continue
             off_s = event.time_s - (time_s + step_s)
-            # Never later than it is shown, so that times stay in order at every cut.
+            # A picture never comes later than it is shown, so that times ascend at every cut.
             is_even = -1e-6 <= off_s <= _MAX_OFF / fps
             time_s = time_s + step_s if is_even else event.time_s
         last, num_held = small, 0

@@ -1,4 +1,4 @@
-"""Cut out spans that stand still: still pictures, frozen streams, black, nobody in the room."""
+"""Cuts out spans without motion: still pictures, frozen streams, black, an empty room."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,18 +7,19 @@ import numpy as np
 from data_pipelines.preprocess.clip.measure.motion import shrink
 from data_pipelines.preprocess.clip.resample import Cut, Event, SegmentEnd, Tick
 
-# Coding noise of a still picture, in levels of 255: on average, and in a cell of the small picture.
+# Largest coding noise of a still picture, in levels of 255: mean, and in one cell of the small one.
 _MAX_MEAN, _MAX_CELL = 0.5, 4.0
 
 
 def cut_still(
     events: Iterable[Event], max_frozen_s: float, min_motion: float | None
 ) -> Iterator[Event]:
-    """Passes events on but for spans of more than ``max_frozen_s`` that stand still.
+    """Replaces spans of more than ``max_frozen_s`` without motion by cuts, and passes the rest on.
 
-    ``frozen`` spans show one picture: each tick is compared with the first one, so a slow fade is
-    none. ``static`` spans move by less than ``min_motion`` from each tick to the next (a room with
-    changing light). Ticks wait for ``max_frozen_s`` at most.
+    A ``frozen`` span shows one picture: each tick is compared with the first tick of the span, so
+    that a slow fade does not count. A ``static`` span moves by less than ``min_motion`` from each
+    tick to the next, like a room with changing light. Ticks are held back for at most
+    ``max_frozen_s``.
     """
     run = _Run(min_motion)
     for event in events:
@@ -42,7 +43,7 @@ def cut_still(
 
 
 class _Run:
-    """Ticks that stand still so far; one alone always does."""
+    """Collects ticks without motion between them. A single tick always is such a run."""
 
     def __init__(self, min_motion: float | None) -> None:
         self.ticks: list[Tick] = []
@@ -53,7 +54,7 @@ class _Run:
         self._first = self._last = np.empty(0)
 
     def goes_on(self, tick: Tick) -> bool:
-        """Takes a tick, unless it moves."""
+        """Takes a tick and returns True, unless the tick moves."""
         small = shrink(tick.source.pixels[None])
         if not self._first.size:
             self._first, self.start_s = small, tick.time_s

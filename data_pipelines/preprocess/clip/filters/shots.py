@@ -1,4 +1,4 @@
-"""Find shot cuts, so that no clip goes across one. Streaming: a few small pictures in memory."""
+"""Finds shot cuts, so that no clip crosses one. It streams, with a few small pictures in memory."""
 
 import math
 from collections import deque
@@ -13,22 +13,24 @@ from data_pipelines.preprocess.clip.measure.motion import shrink
 from data_pipelines.preprocess.clip.resample import Event, SegmentEnd, Tick
 
 _CONTENT_THRESHOLD, _ADAPTIVE_THRESHOLD = 27.0, 2.0
-# A change is compared with those within this time: pictures that are held for 0.3 s jump too.
+# A change is compared with the changes within this time, because a picture that was held for 0.3 s
+# jumps too when it changes.
 _AROUND_S, _MAX_AROUND = 0.45, 30
-# Ticks that a flash lasts at most.
+# Longest flash, in ticks.
 _FLASH_TICKS = 2
-# Least difference of mean brightness: darkness has no structure to compare.
+# Least difference in brightness of a cut, because darkness has no structure to compare.
 _MIN_CHANGE = 0.03
-# A new picture is unlike the one before in structure, and most of its blocks lie nowhere near.
+# In a new shot the structure changes by this much, and this share of the blocks is found nowhere
+# near in the picture before.
 _NEW_PICTURE, _NEW_BLOCKS = 0.4, 0.5
-# Where all around moves fast, only what is surely new counts: by less than the usual ratio.
+# Amid fast motion, a cut that falls short of the usual ratio counts only if the picture is surely
+# new by these higher limits.
 _SURELY_NEW_PICTURE, _SURELY_NEW_BLOCKS, _SURE_SHARE = 0.6, 0.8, 0.7
-# In a still scene a cut to another take moves only what moves there, at once and by much more.
+# In a still scene, a cut to another take changes little, but much more than the changes around it.
 _OTHER_TAKE, _OTHER_TAKE_SHARE = 0.08, 1.5
-# Noise that correlations allow for, as a variance of brightness.
+# Variance of brightness that correlations attribute to noise.
 _NOISE = 0.02**2
-# What is added to changes before they are compared, and how much their ratios count: in structure,
-# in brightness.
+# Added to changes before they are compared, and weights of their ratios: for structure, brightness.
 _FLOORS, _WEIGHTS = (0.02, 0.01), (1.0, 1.2)
 _BLOCK_PX, _SEARCH_PX, _MAX_BLOCK_DIFFERENCE = 4, 3, 0.04
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -36,15 +38,15 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True, kw_only=True)
 class ShotsConfig:
-    """How shot cuts are found, on the frames of the clips' rate."""
+    """Says how shot cuts are found, on frames at the clips' rate."""
 
     name: Literal["content", "adaptive"] = "adaptive"
-    """adaptive cuts where the structure of the picture changes more than around, which neither
-    motion nor another exposure does; content (PySceneDetect's ContentDetector) where neighbouring
-    frames differ by ``threshold``."""
+    """adaptive cuts where the structure of the picture changes more than around it, which neither
+    motion nor a change of exposure does. content (PySceneDetect's ContentDetector) cuts where
+    neighbouring frames differ by ``threshold``."""
     threshold: float | None = None
-    """adaptive: ratio of a cut's change to those around it (default 2).
-    content: mean difference of hue, saturation and value, in levels of 255 (default 27)."""
+    """adaptive: ratio of a cut's change to the changes around it (default 2). content: mean
+    difference of hue, saturation and value, in levels of 255 (default 27)."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and self.threshold <= 0:
@@ -55,9 +57,9 @@ def cut_at_shots(events: Iterable[Event], cfg: ShotsConfig, fps: float) -> Itera
     """Passes events on and ends the segment wherever a shot begins.
 
     Args:
-        events: What ``resample`` yields.
+        events: The output of ``resample``.
         cfg: Which changes are cuts.
-        fps: Of the ticks.
+        fps: Rate of the ticks.
     """
     shots = _Shots(cfg, fps)
     for event in events:
@@ -72,7 +74,7 @@ def cut_at_shots(events: Iterable[Event], cfg: ShotsConfig, fps: float) -> Itera
 
 
 def to_hsv(rgb: np.ndarray) -> np.ndarray:
-    """A small picture in OpenCV's HSV: hue in half degrees.
+    """Converts a small picture to OpenCV's HSV, with hue in half degrees.
 
     Args:
         rgb: float32 [h, w, 3] in [0, 1].
@@ -96,40 +98,40 @@ def to_hsv(rgb: np.ndarray) -> np.ndarray:
 
 
 class Picture:
-    """A frame as shots are found on it: about ``SIDE_PX`` pixels high or wide."""
+    """Holds a frame scaled down to about ``SIDE_PX`` pixels, on which shots are found."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.rgb = shrink(pixels[None])[0]
 
     @cached_property
     def hsv(self) -> np.ndarray:
-        """As ``to_hsv`` says."""
+        """Returns the picture's hue, saturation and value (``to_hsv``)."""
         return to_hsv(self.rgb)
 
     @cached_property
     def luma(self) -> np.ndarray:
-        """float32 [h, w]: brightness less its mean."""
+        """Returns float32 [h, w]: brightness minus its mean."""
         luma = self.rgb @ _LUMA
         return luma - luma.mean()
 
     @cached_property
     def colour(self) -> np.ndarray:
-        """float32 [h, w, 3]: less the mean of all."""
+        """Returns float32 [h, w, 3]: RGB minus the mean of all values."""
         return self.rgb - self.rgb.mean()
 
     @cached_property
     def powers(self) -> tuple[float, float]:
-        """Variances of luma and colour, and of the noise in them."""
+        """Returns the variances of luma and of colour, noise included."""
         return _variance(self.luma), _variance(self.colour)
 
     def content_change(self, other: "Picture") -> float:
-        """Mean absolute difference over hue, saturation and value (ContentDetector's weights)."""
+        """Returns the mean absolute difference of hue, saturation and value (ContentDetector)."""
         return float(np.abs(self.hsv - other.hsv).mean())
 
     def structure_change(self, other: "Picture") -> float:
-        """1 - correlation: 0 for another exposure, about 1 for another picture.
+        """Returns 1 - correlation: 0 for another exposure, about 1 for another picture.
 
-        The lower correlation counts, that of brightness or that of colours.
+        It takes the lower of two correlations, that of brightness and that of colours.
         """
         pairs = (self.luma, other.luma), (self.colour, other.colour)
         least = min(
@@ -139,11 +141,11 @@ class Picture:
         return 1 - least
 
     def brightness_change(self, other: "Picture") -> float:
-        """Mean absolute difference, in [0, 1]."""
+        """Returns the mean absolute difference, in [0, 1]."""
         return float(np.abs(self.rgb - other.rgb).mean())
 
     def share_of_new_blocks(self, other: "Picture") -> float:
-        """Share of blocks that lie in the other picture neither here nor ``_SEARCH_PX`` away."""
+        """Returns the share of blocks not found in the other picture within ``_SEARCH_PX``."""
         height, width = (side // _BLOCK_PX * _BLOCK_PX for side in self.luma.shape)
         shape = height // _BLOCK_PX, _BLOCK_PX, width // _BLOCK_PX, _BLOCK_PX
         blocks = self.luma[:height, :width].reshape(shape)
@@ -154,7 +156,7 @@ class Picture:
             for x in range(2 * _SEARCH_PX + 1):
                 others = padded[y : y + height, x : x + width].reshape(shape)
                 shift = others.mean(axis=(1, 3), keepdims=True) - means
-                # The mean of a block says less than its structure: light changes.
+                # The mean of a block counts less than its structure, because light changes.
                 apart = np.abs(others - blocks - shift).mean(axis=(1, 3))
                 least = np.minimum(least, apart + 0.35 * np.abs(shift[:, 0, :, 0]))
         return float((least > _MAX_BLOCK_DIFFERENCE).mean())
@@ -165,7 +167,7 @@ def _variance(values: np.ndarray) -> float:
 
 
 class _Shots:
-    """Ticks of one segment, as long as it is open whether a shot begins with them."""
+    """Holds ticks of one segment until it is known whether a shot begins with them."""
 
     def __init__(self, cfg: ShotsConfig, fps: float) -> None:
         self._is_adaptive = cfg.name == "adaptive"
@@ -173,7 +175,7 @@ class _Shots:
         self._threshold = cfg.threshold or default
         self.num_around = min(max(round(_AROUND_S * fps), _FLASH_TICKS), _MAX_AROUND)
         self._waiting: deque[Tick] = deque()
-        # The last ones are those of the waiting ticks; before them lie decided ones.
+        # Pictures of decided ticks, followed by those of the waiting ticks.
         self._pictures: deque[Picture] = deque()
         self._changes: deque[tuple[float, float]] = deque()
 
@@ -191,7 +193,7 @@ class _Shots:
         self._waiting.append(tick)
 
     def decided(self, num_to_wait: int) -> Iterator[Event]:
-        """Yields ticks that have ``num_to_wait`` others behind them, and the cuts before them."""
+        """Yields ticks with at least ``num_to_wait`` ticks after them, and the cuts before them."""
         while len(self._waiting) > num_to_wait:
             tick = self._waiting.popleft()
             at = len(self._pictures) - len(self._waiting) - 1
@@ -216,7 +218,7 @@ class _Shots:
         largest, second = self._ratios(at)
         if largest >= _OTHER_TAKE_SHARE * self._threshold:
             return True
-        # One larger change nearby may be the next cut: shots can be short.
+        # One larger change nearby is allowed: it may be the next cut, as shots can be short.
         if change < _NEW_PICTURE or second < _SURE_SHARE * self._threshold:
             return False
         new_blocks = self._pictures[at].share_of_new_blocks(self._pictures[at - 1])
@@ -225,9 +227,9 @@ class _Shots:
         return change >= _SURELY_NEW_PICTURE and new_blocks >= _SURELY_NEW_BLOCKS
 
     def _ratios(self, at: int) -> tuple[float, float]:
-        """How much larger a change is than the largest and the second largest around it.
+        """Returns the ratios of a change to the largest and second largest change around it.
 
-        Structure and brightness are taken apart, and the lower ratio counts.
+        Each ratio is the lower one of those of structure and of brightness.
         """
         changes = np.array(self._changes)
         first = max(1, at - self.num_around)
@@ -237,7 +239,7 @@ class _Shots:
         return float(ratios[0]), float(ratios[1])
 
     def _is_flash(self, at: int) -> bool:
-        """A flash comes and goes: what was before is there again soon after."""
+        """Says whether the picture from before the change is back soon, as after a flash."""
         pictures = list(self._pictures)
         before = pictures[max(0, at - _FLASH_TICKS - 1) : at]
         after = pictures[at : at + _FLASH_TICKS + 1]

@@ -1,4 +1,4 @@
-"""Rows of labels that cannot be used: the frames that they belong to are cut out, and no others."""
+"""Cuts out exactly the frames whose label rows cannot be used."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,23 +8,23 @@ import numpy as np
 from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoInfo
 
 REASON = "bad_labels"
-# Times of frames come by way of sums; two frames lie much further apart.
+# Frame times are sums with rounding errors; two frames lie much further apart than this.
 SAME_S = 1e-5
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """One row that cannot be used, and why."""
+    """Names one row that cannot be used, and the reason."""
 
     row: int
     detail: str
 
 
 def not_finite(name: str, rows: np.ndarray) -> list[Flaw]:
-    """The rows that hold NaN or infinite values.
+    """Finds the rows that hold NaN or infinite values.
 
     Args:
-        name: What messages call the array.
+        name: Name of the array in messages.
         rows: [T] or [T, ...].
     """
     if rows.dtype.kind != "f":
@@ -40,13 +40,13 @@ def not_finite(name: str, rows: np.ndarray) -> list[Flaw]:
 def flawed_spans(
     name: str, flaws: Sequence[Flaw], times_s: np.ndarray, info: VideoInfo
 ) -> list[DamagedSpan]:
-    """When the frames are shown in which a flawed row is in force.
+    """Returns the spans of the frames during which a flawed row is in force.
 
     Args:
-        name: What messages call the episode; may be empty.
-        flaws: In any order.
+        name: Name of the episode in messages; may be empty.
+        flaws: Flaws in any order.
         times_s: When each row comes into force.
-        info: The video, whose frames are cut out whole.
+        info: The video, of which only whole frames are cut out.
     """
     if not flaws:
         return []
@@ -83,11 +83,11 @@ def _in_words(name: str, rows: list[int], detail: str) -> str:
 def cut_out(
     events: Iterable[DecodedFrame | DamagedSpan], spans: Sequence[DamagedSpan]
 ) -> Iterator[DecodedFrame | DamagedSpan]:
-    """Puts spans in the place of the frames that begin in them.
+    """Replaces the frames that begin in the spans by the spans.
 
     Args:
-        events: What a decoder yields.
-        spans: In order, not touching.
+        events: The output of a video decoder.
+        spans: Spans in order that do not touch.
     """
     waiting, cut_until_s = list(reversed(spans)), 0.0
     for event in events:
@@ -98,7 +98,7 @@ def cut_out(
         if isinstance(event, DamagedSpan):
             yield event
         elif time_s >= cut_until_s - SAME_S:
-            # Not a rounding error earlier or later, so that nothing lies between.
+            # Snapped to the end of the cut, so that rounding leaves no gap between them.
             is_next = abs(time_s - cut_until_s) <= SAME_S
             yield replace(event, time_s=cut_until_s) if is_next else event
     yield from reversed(waiting)

@@ -1,4 +1,4 @@
-"""Labels in ``.npz`` files: beside a video, or with the frames of one episode or several."""
+"""Reads labels in ``.npz`` files, which lie beside a video or also hold the frames of episodes."""
 
 import io
 import math
@@ -32,7 +32,7 @@ def read_sidecar(uri: str, cfg: LabelsConfig) -> EpisodeLabels:
 
     Raises:
         VideoError: ``no_labels``: the file is missing or holds something else.
-        OSError: It may not be read, or is no file.
+        OSError: The file may not be read, or is not a regular file.
     """
     name = uri.rpartition("/")[2]
     try:
@@ -45,13 +45,13 @@ def read_sidecar(uri: str, cfg: LabelsConfig) -> EpisodeLabels:
 
 @dataclass(frozen=True)
 class StackedEpisode:
-    """One episode whose frames lie in the file of its labels."""
+    """Holds one episode whose frames lie in the same file as its labels."""
 
     frames: np.ndarray
     """uint8 [T, H, W, 3]."""
     rate: Rate
     labels: Callable[[], EpisodeLabels]
-    """May raise ``VideoError``. Until the next episode is asked for."""
+    """Reads the labels; may raise ``VideoError``. Valid until the next episode is read."""
 
 
 def read_stacked(path: Path, cfg: LabelsConfig) -> Iterator[StackedEpisode]:
@@ -80,9 +80,9 @@ def read_stacked(path: Path, cfg: LabelsConfig) -> Iterator[StackedEpisode]:
 
 
 class _Arrays:
-    """The arrays of an ``.npz`` file. Only those that are asked for are read; nothing is unpickled.
+    """Reads arrays of an ``.npz`` file one by one, without unpickling.
 
-    Whatever is wrong with the file becomes a ``VideoError``.
+    Any error in the file becomes a ``VideoError``.
     """
 
     def __init__(self, file: BinaryIO, cfg: LabelsConfig, name: str = "") -> None:
@@ -104,7 +104,7 @@ class _Arrays:
         self._zip.close()
 
     def read(self, key: str) -> np.ndarray:
-        """One array that is there."""
+        """Reads one of the arrays in ``headers``."""
         if key not in self._found:
             shape, dtype = self.headers[key]
             num_bytes = math.prod(shape) * dtype.itemsize
@@ -115,7 +115,7 @@ class _Arrays:
         return self._found[key]
 
     def in_words(self) -> str:
-        """What the file holds."""
+        """Describes the arrays of the file."""
         listed = [f"{key} {dtype} {list(shape)}" for key, (shape, dtype) in self.headers.items()]
         return f"{self._name}it holds {', '.join(listed) or 'no arrays'}"
 
@@ -125,7 +125,7 @@ class _Arrays:
             yield
         except MemoryError:
             raise
-        except Exception as error:  # whatever a hostile file leads to; it is on this machine
+        except Exception as error:  # a hostile file may raise anything; no storage is involved
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise VideoError("no_labels", f"{self._name}{line}") from error
 
@@ -142,13 +142,13 @@ def _read_header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 def _episode(
     arrays: _Arrays, cfg: LabelsConfig, index: int | None = None, num_frames: int | None = None
 ) -> EpisodeLabels:
-    """The labels of a file's one episode, or of one of those that are stacked in it.
+    """Reads the labels of a file's one episode, or of one of its stacked episodes.
 
     Args:
         arrays: The file.
         cfg: Names of its arrays.
-        index: Of a stacked episode.
-        num_frames: Where the frames lie in the file too.
+        index: Number of a stacked episode.
+        num_frames: Number of frames, if they lie in the file too.
     """
     names = cfg.action_names(_ACTION_KEY)
     if missing := [name for name in names if name not in arrays.headers]:
@@ -176,7 +176,7 @@ def _episode(
 
 
 def _part(arrays: _Arrays, key: str | None, index: int | None) -> np.ndarray | None:
-    """An array, or what one stacked episode has of it; None where there is none."""
+    """Returns an array, or one stacked episode's part of it; None if the file lacks the array."""
     if key is None or key not in arrays.headers:
         return None
     found = arrays.read(key)

@@ -1,4 +1,4 @@
-"""Labels of episodes, and the rows of them that belong to the frames of a clip."""
+"""Defines the labels of episodes and picks the rows that belong to a clip's frames."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,55 +13,56 @@ from lafp.data.shards.format import Labels
 from lafp.video.decoders.base import DamagedSpan, VideoError, VideoInfo
 
 ASSUMED_FPS = 5.0
-# Steps of a clock that counts seconds.
+# Plausible steps of a clock that counts in seconds.
 _SHORTEST_S, _LONGEST_S = 1e-3, 10.0
 _WAY_OUT = (
-    "labels.time_key names the array of time stamps; labels.time_key=null goes without: row t is "
-    "then of frame t"
+    "labels.time_key names the array of time stamps; labels.time_key=null ignores it: row t then "
+    "belongs to frame t"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelsConfig:
-    """Where actions and states are. The format of the source is found by its content.
+    """Says where actions and states lie. The format of the source is detected from its content.
 
     - LeRobot datasets (v2.0, v2.1, v3.0): a folder with ``meta/info.json``.
     - RLDS: ``*.tfrecord*`` files.
-    - HDF5 (``.hdf5``, ``.h5``) as laom, robomimic (``data/demo_0/obs/...``) or ALOHA
-      (``observations/images/...``) have it.
-    - ``x.mp4`` takes its labels from ``x.npz``: ``action`` [T, A] (discrete: integer [T]), one row
-      per frame, row t acting between frames t and t+1; or, with ``timestamp`` [T], rows at any
-      rate. An ``.npz`` without a video holds the frames too: uint8 [T, H, W, 3] and ``action``
-      [T, A], or several episodes, [N, T, H, W, 3] and [N, T, A]. Optional in both: ``action_low``
-      and ``action_high`` [A], the bounds of the action space.
+    - HDF5 (``.hdf5``, ``.h5``) in the layouts of laom, robomimic (``data/demo_0/obs/...``) and
+      ALOHA (``observations/images/...``).
+    - ``x.mp4`` with labels in ``x.npz``: ``action`` [T, A] (discrete: integer [T]), one row per
+      frame, row t acting between frames t and t+1; or, with ``timestamp`` [T], rows at any rate. An
+      ``.npz`` without a video holds the frames too: uint8 [T, H, W, 3] and ``action`` [T, A], or
+      several episodes, [N, T, H, W, 3] and [N, T, A]. Optional in both: ``action_low`` and
+      ``action_high`` [A], the bounds of the action space.
 
-    One row per frame: a clip's row t is that of the frame it shows. Rows of another rate are
-    aligned by time: the latest row that is not later (zero-order hold).
+    With one row per frame, a clip's row t belongs to the frame that it shows. Rows at another rate
+    are aligned by time: the latest row that is not later than the frame (zero-order hold).
     """
 
     action_key: str | None = None
     """null takes the format's own name: `action`, in HDF5 `actions`."""
     action_parts: tuple[str, ...] = ()
-    """Where the action lies in several arrays: their names; they are joined in this order, e.g.
+    """Names of several arrays that are joined in this order to make the action, e.g.
     `[action/world_vector, action/rotation_delta, action/gripper_closedness_action]`."""
     state_key: str | None = None
-    """Optional array [T, S]; kept where it is there. null takes the format's own name: `state`,
-    in LeRobot `observation.state`, in RLDS `observation/state`, in HDF5 `states`."""
+    """Optional array [T, S], stored if it exists. null takes the format's own name: `state`, in
+    LeRobot `observation.state`, in RLDS `observation/state`, in HDF5 `states`."""
     state_parts: tuple[str, ...] = ()
-    """Where the state lies in several arrays: their names, like `action_parts`."""
+    """Names of several arrays that are joined to make the state, like `action_parts`."""
     condition_key: str = "condition"
-    """Optional array of ``.npz`` files, [G], in stacked episodes [N, G]: one vector per episode
-    that says what it is to do (a one-hot task id, the embedding of a text or of a goal image)."""
+    """Optional array of ``.npz`` files, [G], or [N, G] for stacked episodes: one vector per episode
+    that describes its task (a one-hot task id, the embedding of a text or of a goal image)."""
     time_key: str | None = "timestamp"
-    """Optional array [T] of seconds: when each row comes into force. null goes without, as if there
-    were none. LeRobot's row t is frame t; its time stamps only check that."""
+    """Optional array [T] of seconds: when each row comes into force. null ignores time stamps. In
+    LeRobot, row t always belongs to frame t; its time stamps only check that."""
     frames_key: str | None = None
-    """Frames in an ``.npz``: null takes `image_0`. In HDF5 null takes every array of pictures."""
+    """Array of the frames. null takes `image_0` in an ``.npz``, and every array of pictures in
+    HDF5."""
     fps: float | None = None
-    """Rate of frames in ``.npz``, RLDS and HDF5, which have no time stamps. null takes what the
-    file says, and 5 where it says nothing; the summary then has that under `assumed`."""
+    """Rate of frames in ``.npz``, RLDS and HDF5, which have no time stamps. null takes the rate in
+    the file, and 5 if it has none; the summary then lists that under `assumed`."""
     max_array_bytes: int = 4 * 2**30
-    """Largest array of stacked episodes: it is in memory while its episodes are cut."""
+    """Largest array of stacked episodes, which is in memory while its episodes are cut."""
 
     def __post_init__(self) -> None:
         if (self.fps is not None and self.fps <= 0) or self.max_array_bytes <= 0:
@@ -74,20 +75,20 @@ class LabelsConfig:
                 raise ValueError(f"give {key}_key or {key}_parts, not both.")
 
     def rate(self, fps_of_file: float | None = None) -> "Rate":
-        """The rate of episodes without time stamps.
+        """Returns the rate of episodes without time stamps.
 
         Args:
-            fps_of_file: What the file says of it.
+            fps_of_file: The rate given in the file, if any.
         """
         fps = self.fps or fps_of_file
         return Rate(fps or ASSUMED_FPS, is_assumed=fps is None)
 
     def action_names(self, default: str) -> tuple[str, ...]:
-        """The arrays that make the action; ``default`` is the format's own."""
+        """Returns the arrays that make the action; ``default`` is the format's own."""
         return self.action_parts or (self.action_key or default,)
 
     def state_names(self, default: str) -> tuple[str, ...]:
-        """The arrays that make the state."""
+        """Returns the arrays that make the state; ``default`` is the format's own."""
         return self.state_parts or (self.state_key or default,)
 
 
@@ -97,12 +98,12 @@ class Rate:
 
     fps: float
     is_assumed: bool
-    """Whether nobody says it."""
+    """Whether the rate is a default because neither the file nor the config gives one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLabels:
-    """Labels of one whole episode."""
+    """Holds the labels of one whole episode."""
 
     action: np.ndarray
     """float32 [T, A], or int64 [T] when discrete."""
@@ -112,28 +113,28 @@ class EpisodeLabels:
     """float32 [A]: bounds of the action space, where the file gives them."""
     high: np.ndarray | None
     times_s: np.ndarray | None = None
-    """float64 [T], ascending: when each row comes into force, the video's first frame at 0. None:
-    row t belongs to frame t (``align`` fills it in)."""
+    """float64 [T], ascending: when each row comes into force, where 0 is the video's first frame.
+    None: row t belongs to frame t (``align`` fills the times in)."""
     is_per_frame: bool = False
-    """Whether row t belongs to frame t, and ``times_s`` are those of the frames."""
+    """Whether row t belongs to frame t, so that ``times_s`` are the times of the frames."""
     condition: np.ndarray | None = None
-    """float32 [G], of the whole episode."""
+    """float32 [G], for the whole episode."""
     flaws: tuple[Flaw, ...] = ()
     """Rows that cannot be used."""
     name: str = ""
-    """What messages call the episode; empty where the video's URI says it."""
+    """Name of the episode in messages; empty if the video's URI identifies it."""
 
     def of_clip(self, start_s: float, fps: float, shown_s: np.ndarray) -> Labels:
-        """The rows of a clip's frames. Needs times.
+        """Returns the rows of a clip's frames. Needs ``times_s``.
 
-        Where rows belong to frames, these are those of the frames that the clip shows. Else they
-        are those in force at its times; a row that begins up to a quarter of a step late still
-        counts, as ``resample`` has it for frames.
+        If rows belong to frames, it returns the rows of the frames that the clip shows. Otherwise
+        it returns the rows in force at the clip's times, where a row may begin up to a quarter of a
+        step late, like frames in ``resample``.
 
         Args:
-            start_s: Where the clip begins.
-            fps: Of the clip.
-            shown_s: float64 [T]: when each of its frames began in the video.
+            start_s: Time at which the clip begins.
+            fps: Rate of the clip.
+            shown_s: float64 [T]: when each of its frames begins in the video.
         """
         assert self.times_s is not None
         if self.is_per_frame:
@@ -147,7 +148,7 @@ class EpisodeLabels:
         return Labels(true_action=self.action[rows], state=state, condition=self.condition)
 
     def sums(self, labels: Labels) -> LabelSums:
-        """What one clip adds to the statistics; its last row belongs to no pair."""
+        """Computes the sums of one clip, without its last row, which belongs to no pair."""
         assert labels.true_action is not None
         sums = label_sums(labels.true_action[:-1], self.low, self.high)
         return replace(
@@ -157,7 +158,7 @@ class EpisodeLabels:
         )
 
     def flawed_spans(self, info: VideoInfo) -> list[DamagedSpan]:
-        """When the frames of flawed rows are shown. Needs times."""
+        """Returns the spans of the frames of flawed rows. Needs ``times_s``."""
         assert self.times_s is not None
         return flawed_spans(self.name, self.flaws, self.times_s, info)
 
@@ -166,7 +167,7 @@ def align(labels: EpisodeLabels, info: VideoInfo) -> EpisodeLabels:
     """Checks that the labels cover the video, and gives every row its time.
 
     Raises:
-        VideoError: ``labels_mismatch``: rows would have to be invented.
+        VideoError: ``labels_mismatch``: some frames have no row.
     """
     if labels.times_s is None:
         num_frames, num_rows = len(info.times_s), len(labels.action)
@@ -174,7 +175,7 @@ def align(labels: EpisodeLabels, info: VideoInfo) -> EpisodeLabels:
             detail = f"{num_frames} frames, {num_rows} rows of labels"
             raise VideoError("labels_mismatch", detail)
         return replace(labels, times_s=info.times_s, is_per_frame=True)
-    # A row may come late, or end early, by the slower one's step: both clocks are sampled.
+    # Labels may begin late, or end early, by the slower clock's step, as both clocks are sampled.
     start_s, end_s = float(labels.times_s[0]), labels.times_s[-1] + _step_s(labels.times_s)
     slack_s = 1.01 * max(_step_s(labels.times_s), 1 / info.fps)
     if start_s > slack_s or abs(end_s - info.duration_s) > slack_s:
@@ -183,7 +184,7 @@ def align(labels: EpisodeLabels, info: VideoInfo) -> EpisodeLabels:
             "labels_mismatch",
             f"{span}, the video ends at {info.duration_s:.3f} s. {_WAY_OUT}",
         )
-    # One row per frame that lies beside it all along: clocks that differ a little, or jitter.
+    # As many rows as frames, each close to its frame: only clock differences or jitter.
     if len(labels.times_s) == len(info.times_s):
         off_s = np.abs(labels.times_s - info.times_s).max()
         if off_s <= slack_s:
@@ -198,7 +199,7 @@ def _step_s(times_s: np.ndarray) -> float:
 def episode_labels(
     action: np.ndarray, state: np.ndarray | None, times_s: np.ndarray | None
 ) -> EpisodeLabels:
-    """Checks one episode's arrays, in whatever types a format has them.
+    """Checks one episode's arrays, in the types of any format, and converts them.
 
     Raises:
         VideoError: ``no_labels``.
@@ -239,14 +240,14 @@ def _ascending(times_s: np.ndarray) -> np.ndarray:
 
 
 def joined(names: Sequence[str], pick: Callable[[str], np.ndarray | None]) -> np.ndarray | None:
-    """Several arrays side by side, in the order of their names; None where one is not there.
+    """Joins several arrays side by side, in the order of their names; None if one is missing.
 
     Args:
-        names: One or several.
+        names: One or several names.
         pick: Name -> [T] or [T, ...], or None.
 
     Raises:
-        VideoError: ``labels_mismatch``: their rows differ in number.
+        VideoError: ``labels_mismatch``: the arrays differ in their number of rows.
     """
     parts = [pick(name) for name in names]
     found = [part for part in parts if part is not None]
@@ -256,20 +257,20 @@ def joined(names: Sequence[str], pick: Callable[[str], np.ndarray | None]) -> np
         return found[0]
     if len({part.shape[:1] for part in found}) > 1:
         listed = ", ".join(f"{n} {list(p.shape)}" for n, p in zip(names, found, strict=True))
-        raise VideoError("labels_mismatch", f"arrays of one length each are joined, not {listed}")
+        raise VideoError("labels_mismatch", f"joined arrays must have one length, got {listed}")
     return np.concatenate([part.reshape(len(part), -1) for part in found], axis=1)
 
 
 def rows_beside_frames(
     action: np.ndarray, state: np.ndarray | None, times_s: np.ndarray | None, num_frames: int
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Rows of an episode whose frames lie in the same file: row t is frame t, if the numbers agree.
+    """Matches the rows of an episode with its frames in the same file, if their numbers agree.
 
-    Where there is one frame more, no action follows the last frame. The row before is repeated
-    for it; no pair of frames uses that.
+    If there is one frame more than rows, no action follows the last frame. The last row is then
+    repeated for it, which no pair of frames uses.
 
     Returns:
-        Action, state, and time stamps, None where they are not needed.
+        Action, state, and time stamps, which are None if row t is frame t.
     """
     if action.ndim < 1 or not num_frames - 1 <= len(action) <= num_frames or not len(action):
         return action, state, times_s
@@ -279,7 +280,7 @@ def rows_beside_frames(
 
 
 def own_fps(times_s: np.ndarray | None) -> float | None:
-    """The rate that an episode's time stamps show, if they are seconds of a clock."""
+    """Returns the rate of an episode's time stamps, if they are plausible seconds."""
     if times_s is None or times_s.ndim != 1 or len(times_s) < 2 or times_s.dtype.kind not in "fiu":
         return None
     step_s = float(np.median(np.diff(times_s.astype(np.float64))))

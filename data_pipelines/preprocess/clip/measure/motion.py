@@ -1,4 +1,4 @@
-"""How much a clip moves and how bright it is, measured on small pictures; rejects by both."""
+"""Measures motion and brightness of clips on small pictures, and rejects clips by both."""
 
 import math
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 SIDE_PX = 32
-"""About the size of the small pictures: noise averages out, objects still move by pixels."""
+"""Approximate side of the small pictures: noise averages out, but objects still move by pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FiltersConfig:
-    """What web video needs. Demonstrations need none: every one of them counts."""
+    """Rejects clips of web video. Demonstrations need no filters: every one of them counts."""
 
     min_motion: float | None = None
     """Clips whose median motion is below this are rejected as static. Unit: mean absolute
-    difference of neighbouring frames, pixels in [0, 1]."""
+    difference of neighbouring frames, with pixels in [0, 1]."""
     min_brightness: float | None = None
     """Clips whose median frame has a mean brightness below this, in [0, 1], are rejected."""
     drop_duplicates: bool = False
@@ -29,7 +29,7 @@ class FiltersConfig:
 
 
 def shrink(frames: np.ndarray) -> np.ndarray:
-    """Small pictures of a clip, by averaging blocks.
+    """Scales the frames of a clip down by averaging blocks.
 
     Args:
         frames: uint8 [T, H, W, 3].
@@ -50,7 +50,7 @@ def shrink(frames: np.ndarray) -> np.ndarray:
 
 
 def pair_motion(small: np.ndarray, step_frames: int = 1) -> np.ndarray:
-    """Motion of every pair (t, t + step).
+    """Computes the motion of every pair (t, t + step).
 
     Args:
         small: float32 [T, h, w, 3] in [0, 1].
@@ -63,15 +63,15 @@ def pair_motion(small: np.ndarray, step_frames: int = 1) -> np.ndarray:
 
 
 def rounded(pairs: np.ndarray) -> tuple[int, ...]:
-    """``pair_motion`` in 1/10,000, as a clip's record has it."""
+    """Rounds ``pair_motion`` to whole 1/10,000, the unit in a clip's record."""
     return tuple(np.round(10_000 * pairs).astype(int).tolist())
 
 
 def median_motion(small: np.ndarray, fps: float, source_fps: float) -> float:
-    """Median of ``pair_motion``; 0 for clips too short for a pair.
+    """Returns the median of ``pair_motion``; 0 for clips that are too short for a pair.
 
-    Neighbouring frames are compared. Where a clip repeats frames because its rate is above its
-    source's, they are as far apart as the source's frames: repeats are no standstill.
+    It compares neighbouring frames. If a clip repeats frames because its rate exceeds its source's,
+    it compares frames as far apart as the source's, because such repeats are not stillness.
     """
     step_frames = max(1, math.ceil(fps / source_fps - 1e-3))
     motion = pair_motion(small, step_frames)
@@ -79,7 +79,7 @@ def median_motion(small: np.ndarray, fps: float, source_fps: float) -> float:
 
 
 def violation(small: np.ndarray, motion: float, cfg: FiltersConfig) -> tuple[str, str] | None:
-    """Reason and detail of the filter that a clip fails, if any."""
+    """Returns reason and detail of the filter that a clip fails, or None."""
     brightness = float(np.median(small.mean(axis=(1, 2, 3))))
     if cfg.min_brightness is not None and brightness < cfg.min_brightness:
         return "dark", f"median brightness {brightness:.4f}"

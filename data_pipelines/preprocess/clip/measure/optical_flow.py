@@ -1,4 +1,4 @@
-"""Dense optical flow between a clip's frames, stored small: what the objective `laof` predicts."""
+"""Computes small dense optical flow between a clip's frames, for the objective `laof`."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ _PRESETS = {"ultrafast": 0, "fast": 1, "medium": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class OpticalFlowConfig:
-    """Dense inverse search (Kroeger et al., ECCV 2016), OpenCV's DIS."""
+    """Configures dense inverse search (Kroeger et al., ECCV 2016), OpenCV's DIS."""
 
     height_px: int = 16
-    """Size that flow is averaged to. Its values stay in pixels of the clip's frames."""
+    """Height to which flow is averaged. Its values stay in pixels of the clip's frames."""
     width_px: int = 16
     preset: Literal["ultrafast", "fast", "medium"] = "medium"
-    """Time against accuracy."""
+    """Trades time for accuracy."""
 
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):
@@ -28,19 +28,19 @@ class OpticalFlowConfig:
 
 
 def optical_flow(frames: np.ndarray, cfg: OpticalFlowConfig) -> np.ndarray:
-    """Where the pixels of each frame are in the next one.
+    """Computes where the pixels of each frame are in the next frame.
 
     Args:
         frames: uint8 RGB [T, H, W, 3].
         cfg: Size and preset.
 
     Returns:
-        float16 [T - 1, 2, height_px, width_px]: displacement along x and y, in pixels of the
-        clip's frames per step.
+        float16 [T - 1, 2, height_px, width_px]: displacement along x and y, in pixels of the clip's
+        frames per step.
     """
     import cv2
 
-    cv2.setNumThreads(1)  # Ray deals out the cores; and one thread gives the same bits every time
+    cv2.setNumThreads(1)  # Ray assigns the cores, and one thread gives the same bits every time
     estimator = cv2.DISOpticalFlow.create(_PRESETS[cfg.preset])
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     flow = np.empty((len(frames) - 1, 2, cfg.height_px, cfg.width_px), np.float16)

@@ -1,9 +1,9 @@
-"""Near-duplicates: clips that show the same, such as one video encoded, scaled or trimmed again.
+"""Detects near-duplicate clips, such as one video encoded, scaled or trimmed again.
 
-A clip's signature holds keys, of which a duplicate shares some, and small pictures at 4 per second
-to compare with. Copies are cut into clips at other times than their originals, so a duplicate is
-what lies for about half of its length in an earlier clip, at any shift. It must look the same and
-move the same: two demonstrations in one scene share the background, which says nothing. Clips that
+A clip's signature holds keys, some of which a duplicate shares, and small pictures at 4 per second
+for comparison. Copies may be cut into clips at other times than their originals. So a clip is a
+duplicate if about half of its length lies in an earlier clip, at any shift. Both must look and move
+the same: two demonstrations in one scene share the background, which proves nothing. Clips that
 hardly move are kept.
 """
 
@@ -15,84 +15,88 @@ import numpy as np
 GRID = 8
 """Pictures are compared as 8 x 8 mean brightnesses."""
 PERIOD_S = 0.25
-"""Between the pictures of a signature."""
+"""Time between the pictures of a signature."""
 NUM_KEYS = 24
 MAX_MEAN_DIFFERENCE = 0.02
-"""Of all cells of the median picture, in [0, 1]. Real videos encoded and scaled again differ by
-0.005 (median) to 0.014 (95 %), trimmed ones by 0.005 to 0.021, others by 0.034 and more."""
+"""Largest mean difference of the cells of the median picture, in [0, 1]. Real videos encoded and
+scaled again differ by 0.005 (median) to 0.014 (95 %), trimmed ones by 0.005 to 0.021, others by
+0.034 and more."""
 MAX_CELL_DIFFERENCE = 0.15
-"""Of the worst cell of the median picture."""
+"""Largest difference of the worst cell of the median picture."""
 MIN_SAME_MOTION = 0.92
-"""Correlation of what differs from each clip's mean picture, over all cells and pictures. Copies
-that move have 0.94 and more (trimmed ones too); other clips of one scene up to 0.9."""
+"""Least correlation of the differences from each clip's mean picture, over all cells and pictures.
+Copies that move have 0.94 and more (trimmed ones too); other clips of one scene up to 0.9."""
 MIN_SAME_STEPS = 0.75
-"""The same for the steps from picture to picture: copies have 0.87 and more, others up to 0.8."""
+"""Least correlation of the steps from picture to picture: copies have 0.87 and more, others up to
+0.8."""
 GAINS = (0.7, 1.4)
-"""Of brightness, that are no difference; nor is what is added to all cells of all pictures."""
+"""Range of a brightness gain that counts as no difference. A constant added to all cells of all
+pictures does not count either."""
 BLACK, MAX_BORDER_RANGE = 0.15, 0.03
-"""Rows and columns at the edges that are never brighter, in [0, 1], and all of one brightness, are
-borders around the picture."""
+"""Rows and columns at the edges that are never brighter than this, in [0, 1], and of one brightness
+within this range, are borders around the picture."""
 _SLACK = 0.04
 MIN_COVERED = 0.45
-"""Of a clip's pictures that must lie in the other clip. Clips of one video have similar lengths,
-so one of them covers half of whatever is cut out of it."""
+"""Share of a clip's pictures that must lie in the other clip. Clips of one video have similar
+lengths, so one of them covers half of any clip that a copy cuts out of it."""
 MIN_COVERED_IN_VIDEO = 0.9
-"""The same for two clips of one video: a slow scene resembles itself, a loop repeats itself."""
+"""This share for two clips of one video, because a slow scene resembles itself and a loop
+repeats."""
 MIN_PICTURES = 3
-"""That must agree; all of them, if the clip has fewer."""
-# A token is 21 bits of a picture's hash. Of 3, one in two or so survives encoding again.
+"""Least number of pictures that must agree; all of them if the clip has fewer."""
+# A token is 21 bits of a picture's hash. About half of the tokens survive another encoding.
 _BITS_PER_TOKEN, _TOKENS_PER_PICTURE = 21, 3
-# Which cells a token is made of: 29 is odd, so that this is a permutation, and scatters them.
+# Order in which cells form tokens. 29 is odd, so this is a permutation, and it scatters the cells.
 _SCATTERED = (29 * np.arange(GRID * GRID)) % (GRID * GRID)
 
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """What a clip looks like."""
+    """Describes what a clip looks like."""
 
     keys: np.ndarray
-    """uint32 [NUM_KEYS]: a MinHash of the tokens of all frames. Two clips agree in as large a share
-    of keys as their sets of tokens have in common."""
+    """uint32 [NUM_KEYS]: a MinHash of the tokens of all frames. The share of keys on which two
+    clips agree estimates the share of tokens that they have in common."""
     pictures: np.ndarray
     """uint8 [N, GRID * GRID], ``PERIOD_S`` apart."""
 
     @cached_property
     def levels(self) -> np.ndarray:
-        """float64 [N, GRID * GRID]: ``pictures`` in [0, 1]."""
+        """Returns float64 [N, GRID * GRID]: ``pictures`` scaled to [0, 1]."""
         return self.pictures / 255
 
     @cached_property
     def centred(self) -> np.ndarray:
-        """int16 [N, GRID * GRID]: each picture less its mean."""
+        """Returns int16 [N, GRID * GRID]: each picture minus its mean."""
         means = self.pictures.mean(axis=1, keepdims=True)
         return np.round(self.pictures - means).astype(np.int16)
 
     @cached_property
     def steps(self) -> np.ndarray:
-        """float64 [N]: mean absolute difference of each picture to the next; 0 for the last."""
+        """Returns float64 [N]: mean absolute difference to the next picture; 0 for the last."""
         steps = np.abs(np.diff(self.levels, axis=0)).mean(axis=1)
         return np.append(steps, 0.0)
 
     def to_hex(self) -> str:
-        """As rows hold it."""
+        """Returns the signature as a hex string, the form in rows."""
         return (self.keys.astype("<u4").tobytes() + self.pictures.tobytes()).hex()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Signature":
-        """Of the bytes of ``to_hex``."""
+        """Restores a signature from the bytes that ``to_hex`` encodes."""
         pictures = np.frombuffer(data, np.uint8, offset=4 * NUM_KEYS).reshape(-1, GRID * GRID)
         return cls(np.frombuffer(data, "<u4", count=NUM_KEYS), pictures)
 
 
 def signature(small: np.ndarray, fps: float) -> Signature:
-    """What a clip looks like.
+    """Computes the signature of a clip.
 
     Args:
         small: float32 [T, h, w, 3] in [0, 1], T >= 1, h and w at least ``GRID``.
-        fps: Of the clip.
+        fps: Rate of the clip.
     """
     cells = _grid_means(small.mean(axis=-1)).reshape(len(small), -1)
-    # Means over two periods: what is between the pictures of a copy can then be interpolated.
+    # Means over two periods change slowly enough that pictures in between can be interpolated.
     times_s = np.arange(0, len(small) / fps - 1e-9, PERIOD_S)
     first = np.maximum(np.round((times_s - PERIOD_S) * fps), 0).astype(int)
     after = np.minimum(np.round((times_s + PERIOD_S) * fps) + 1, len(small)).astype(int)
@@ -104,20 +108,20 @@ def signature(small: np.ndarray, fps: float) -> Signature:
 
 
 def is_duplicate(clip: Signature, other: Signature, min_covered: float = MIN_COVERED) -> bool:
-    """Whether a clip, or ``min_covered`` of it, lies in another one.
+    """Says whether ``min_covered`` of a clip lies in another one.
 
-    The shift is found on the grid of ``PERIOD_S``, then in steps of a quarter of it; pictures
-    between those of the signature are interpolated.
+    The shift is found first on the grid of ``PERIOD_S``, then in steps of a quarter of it, for
+    which pictures are interpolated.
     """
     pictures, others = clip.levels, other.levels
     num_needed = max(int(np.ceil(min_covered * len(pictures))), min(MIN_PICTURES, len(pictures)))
     if len(others) < num_needed:
         return False
-    # Small integers: six times as fast as the same in float.
+    # Small integers are six times as fast as floats.
     gaps = np.abs(clip.centred[:, None] - other.centred)
     differences = gaps.sum(axis=-1, dtype=np.int32) / (255 * GRID**2)
-    # By the triangle inequality, a picture that agrees with what is interpolated between two others
-    # is this close to the first of them. Clips that share a key by chance mostly end here.
+    # By the triangle inequality, a picture that agrees with an interpolation between two others is
+    # this close to the first of them. Most clips that share a key by chance are dismissed here.
     is_near = differences <= MAX_MEAN_DIFFERENCE + _SLACK + other.steps
     if 2 * is_near.any(axis=1).sum() < num_needed:
         return False
@@ -133,14 +137,14 @@ def is_duplicate(clip: Signature, other: Signature, min_covered: float = MIN_COV
 
 
 def _is_same(pictures: np.ndarray, others: np.ndarray) -> bool:
-    """Whether pictures of the same times, float64 [N, cells], look and move the same."""
+    """Says whether pictures of the same times, float64 [N, cells], look and move the same."""
     moved, others_moved = pictures - pictures.mean(axis=0), others - others.mean(axis=0)
     if (
         _correlation(moved, others_moved) < MIN_SAME_MOTION
         or _correlation(np.diff(moved, axis=0), np.diff(others_moved, axis=0)) < MIN_SAME_STEPS
     ):
         return False
-    # Copies with another colour range are a little darker or brighter all over.
+    # Copies with another colour range are a little darker or brighter everywhere.
     centred, others_centred = pictures - pictures.mean(), others - others.mean()
     power = np.square(others_centred).sum()
     gain = np.clip((centred * others_centred).sum() / max(power, 1e-9), *GAINS)
@@ -153,13 +157,13 @@ def _is_same(pictures: np.ndarray, others: np.ndarray) -> bool:
 
 
 def _correlation(values: np.ndarray, others: np.ndarray) -> float:
-    """0 where one of them is nothing but zeros."""
+    """Returns the correlation of two arrays; 0 if one of them holds only zeros."""
     power = np.square(values).sum() * np.square(others).sum()
     return float((values * others).sum() / np.sqrt(power)) if power else 0.0
 
 
 def _borders(pictures: np.ndarray) -> list[tuple[float, float]]:
-    """Where the picture begins and ends between black borders, from top and from left.
+    """Finds where the picture begins and ends between black borders, vertically and horizontally.
 
     Args:
         pictures: float32 [N, h, w].
@@ -172,7 +176,7 @@ def _borders(pictures: np.ndarray) -> list[tuple[float, float]]:
         if not len(lit) or lit[-1] + 1 - lit[0] < max(GRID, num / 2):
             spans.append((0.0, float(num)))
             continue
-        # A border that ends within a pixel leaves it darker than the next one.
+        # A border that ends within a pixel leaves that pixel darker than the next one.
         mean = pictures.mean(axis=axes) + 1e-6
         first, last = int(lit[0]), int(lit[-1])
         dark_top = max(0.0, 1 - mean[first] / mean[first + 1]) if first else 0.0
@@ -182,9 +186,9 @@ def _borders(pictures: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _best_shift(differences: np.ndarray, num_needed: int) -> int:
-    """The diagonal of least mean: differences [i, i + shift]."""
+    """Returns the diagonal with the least mean: differences [i, i + shift]."""
     num, num_others = differences.shape
-    # Row i moved to the right by num - i: diagonals become columns.
+    # Row i is moved to the right by num - i, so that diagonals become columns.
     skewed = np.full((num, num + num_others), np.nan)
     columns = np.arange(num_others) + (num - np.arange(num))[:, None]
     np.put_along_axis(skewed, columns, differences, axis=1)
@@ -202,7 +206,7 @@ def _interpolated(pictures: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def _tokens(cells: np.ndarray) -> np.ndarray:
-    """The different tokens of all pictures, uint64 [M]: which cells exceed the median."""
+    """Returns the distinct tokens of all pictures, uint64 [M]: which cells exceed the median."""
     bits = (cells > np.median(cells, axis=1, keepdims=True))[:, _SCATTERED]
     weights = 1 << np.arange(_BITS_PER_TOKEN)
     tokens = [
@@ -214,21 +218,21 @@ def _tokens(cells: np.ndarray) -> np.ndarray:
 
 
 def _min_hashes(tokens: np.ndarray) -> np.ndarray:
-    """The smallest of each of ``NUM_KEYS`` hashes; keys of different hashes never agree."""
+    """Returns the smallest of each of ``NUM_KEYS`` hashes. Keys of different hashes never agree."""
     seeds = _mixed(np.arange(1, NUM_KEYS + 1, dtype=np.uint64))
     smallest = _mixed(tokens[:, None] ^ seeds).min(axis=0)
     return (_mixed(smallest ^ seeds) >> np.uint64(32)).astype(np.uint32)
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer: uint64 -> uint64, every bit depends on every bit."""
+    """Applies SplitMix64's finalizer, uint64 -> uint64: every bit depends on every bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def _grid_means(pictures: np.ndarray) -> np.ndarray:
-    """Float32 [N, h, w] -> [N, GRID, GRID]: means of equal cells of what lies between borders."""
+    """Averages equal cells of the area between borders: float32 [N, h, w] -> [N, GRID, GRID]."""
     rows, columns = (
         _cell_weights(start, end, num)
         for (start, end), num in zip(_borders(pictures), pictures.shape[1:], strict=True)
@@ -237,9 +241,9 @@ def _grid_means(pictures: np.ndarray) -> np.ndarray:
 
 
 def _cell_weights(start: float, end: float, num: int) -> np.ndarray:
-    """Float32 [GRID, num]: how much each of ``num`` pixels counts in each of equal cells.
+    """Computes how much each of ``num`` pixels counts in each of equal cells: float32 [GRID, num].
 
-    Cells may begin and end within pixels, so they are equal whatever the size of the picture.
+    Cells may begin and end within pixels, so that they are equal whatever the size of the picture.
     """
     edges = np.linspace(start, end, GRID + 1)
     pixels = np.arange(num)

@@ -94,9 +94,9 @@ def test_what_cannot_be_placed_says_why():
     assert found[2] == Place(70, 20)
     longer = [good[0], good[1] | {"length": 43}, good[2]]
     found = in_words(place_episodes(longer, file_of(90)))
-    assert "which is 40.0 frames, and its length is 43" in found[1]
+    assert "which is 40.0 frames, but its length is 43" in found[1]
     found = in_words(place_episodes(good, file_of(93)))
-    assert found == 3 * ["its file has 93 frames, its episodes end at frame 90"]
+    assert found == 3 * ["its file has 93 frames, but its episodes end at frame 90"]
     nowhere = [good[0] | {"from_s": None}, good[1]]
     assert "no from_timestamp" in in_words(place_episodes(nowhere, file_of(90)))[0]
     swapped = [good[0] | {"episode": 1}, good[1] | {"episode": 0}]

@@ -124,10 +124,10 @@ def test_bad_rows_are_named_and_cost_their_frames_only():
     table = table_of(range(8), action=action, **{"observation.state": state})
     labels = labels_of(table, 8, length=8)
     assert {flaw.row: flaw.detail for flaw in labels.flaws} == {
-        0: "observation.state is no numbers",
+        0: "observation.state is not numbers",
         2: "action[1] is nan",
-        4: "action is of shape [3]",
-        5: "action is no numbers",
+        4: "action has shape [3]",
+        5: "action is not numbers",
         6: "action[0] is inf",
     }
     assert labels.name == "episode 3"

@@ -119,7 +119,7 @@ def test_missing_and_broken_files_are_rejects(tmp_path):
 
 def test_a_dataset_that_cannot_be_used_says_why(tmp_path):
     action_only = write_dataset(tmp_path / "a", 1, features={"action": {"dtype": "float32"}})
-    with pytest.raises(ConfigError, match="has no camera"):
+    with pytest.raises(ConfigError, match="has no colour camera"):
         go_through(replace(CFG, source=str(action_only)))
     no_list = write_dataset(tmp_path / "b", 1)
     (no_list / "meta/episodes.jsonl").unlink()
@@ -254,7 +254,9 @@ def test_a_real_clock_in_timestamp_shifts_no_action(tmp_path):
 def test_another_version_is_named(tmp_path, folder, version):
     (tmp_path / folder).mkdir()
     (tmp_path / folder / "info.json").write_text(json.dumps({"codebase_version": version}))
-    with pytest.raises(ConfigError, match=rf"LeRobot dataset {version}; v2.0, v2.1 and v3.0 are"):
+    with pytest.raises(
+        ConfigError, match=rf"LeRobot dataset {version}; supported are v2.0, v2.1 and v3.0"
+    ):
         go_through(replace(CFG, source=str(tmp_path)))
 
 

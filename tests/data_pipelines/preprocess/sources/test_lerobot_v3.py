@@ -251,7 +251,7 @@ def test_an_episode_that_is_listed_twice_is_read_once(tmp_path):
     clips, rejects = go_through(replace(CFG, source=str(folder)))
     check_numbers(clips)
     assert len(clips) == 6
-    assert {row.detail for row in rejects} == {"meta/episodes lists episode 1 2 times, differently"}
+    assert {row.detail for row in rejects} == {"meta/episodes has 2 different rows of episode 1"}
 
 
 def test_spans_that_overlap_are_rejects_that_name_both(tmp_path):

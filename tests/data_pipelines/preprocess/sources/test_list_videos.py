@@ -179,6 +179,6 @@ def test_a_broken_dataset_among_others_is_a_reject_row(tmp_path):
     (tmp_path / "x.mp4").write_bytes(b"x")
     broken, video = items(str(tmp_path), LABELED)
     assert Path(broken.uri).name == "broken" and broken.details["reject"][0] == "unreadable"
-    assert "is no JSON" in broken.details["reject"][1] and Path(video.uri).name == "x.mp4"
-    with pytest.raises(ConfigError, match="is no JSON"):
+    assert "is not valid JSON" in broken.details["reject"][1] and Path(video.uri).name == "x.mp4"
+    with pytest.raises(ConfigError, match="is not valid JSON"):
         items(str(tmp_path / "broken"), LABELED)

@@ -157,7 +157,7 @@ def test_an_object_on_s3_that_is_too_large_is_not_fetched(tmp_path, s3_bucket):
 
 
 def test_a_url_as_the_source_itself_is_a_config_error():
-    with pytest.raises(ConfigError, match=r"is on the web. Give a list"):
+    with pytest.raises(ConfigError, match=r"is on the web. Name a list"):
         list(list_inputs(replace(CFG, source="https://h/x.mp4")))
 
 

@@ -102,7 +102,7 @@ def test_a_whole_batch_is_stood_in_for_by_the_last_clip_that_was_read(shards):
     lost = damage(shards, "missing")
     refs = {ref.location.clip_id: ref for ref in islice(order(shards).visits(), NUM_CLIPS)}
     reader = ClipReader(str(shards))
-    with pytest.raises(DamagedClipError, match="the file is gone"):
+    with pytest.raises(DamagedClipError, match="the file does not exist"):
         reader.read_sound_batch([refs[clip_id] for clip_id in lost])
     last = next(ref for clip_id, ref in refs.items() if clip_id not in lost)
     frames = reader.read_sound_batch([last])["frames"]

@@ -113,7 +113,7 @@ def test_damage_cuts_out_the_same_whether_frames_are_let_go_or_kept(video, seed)
     copy = damaged(video, 3, seed)
     made = rows(copy, PyAVDecoder(PyAVConfig()), 10.0)
     assert made == rows(copy, KeepsAll(PyAVConfig()), 10.0)
-    assert all("let go" not in getattr(row, "detail", "") for row in made)
+    assert all("was released" not in getattr(row, "detail", "") for row in made)
 
 
 def test_two_of_three_frames_are_never_scaled_and_none_waits_as_it_was_decoded(tmp_path):
@@ -131,12 +131,12 @@ def test_a_frame_that_was_let_go_is_an_error_where_it_is_wanted(tmp_path):
     info = decoder.probe(str(path), 2**24, deadline)
     nothing: IsWanted = lambda _: False  # noqa: E731
     events = list(decoder.frames(str(path), info, 32, 32, deadline, 0.0, nothing))
-    with pytest.raises(RuntimeError, match="let go"):
+    with pytest.raises(RuntimeError, match="was released"):
         events[3].pixels()
     assert events[-1].pixels().shape == (32, 32, 3)
 
 
-def test_foresight_is_what_resample_asks_for():
+def test_the_frame_plan_is_what_resample_asks_for():
     times_s = jittery(400)
     rate = {"fps": 10.0, "source_fps": 20.0, "max_hold_s": 0.5}
     asked: list[int] = []
@@ -152,6 +152,6 @@ def test_foresight_is_what_resample_asks_for():
         for event in events:
             if isinstance(event, resample.Tick):
                 _ = event.source.pixels
-        foresight = resample.Foresight(**rate, start_s=start_s)
-        wanted = [i for i, time_s in enumerate(times_s) if foresight(float(time_s))]
+        frame_plan = resample.FramePlan(**rate, start_s=start_s)
+        wanted = [i for i, time_s in enumerate(times_s) if frame_plan(float(time_s))]
         assert [i - 1 for i in wanted] == sorted(set(asked) - {len(times_s) - 1})
