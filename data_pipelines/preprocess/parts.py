@@ -1,7 +1,7 @@
 """Turns inputs into parts: one Ray task per part decodes, cuts and encodes its videos."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -74,41 +74,17 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
         StorageError: A task could not read or write.
     """
     counts = PartCounts()
-    pieces: deque[Task] = deque()
     work = PartsProgress(cfg.name, plan)
-
-    def tasks() -> Iterator[Task]:
-        for task, is_done, missing in _tasks(plan):
-            pieces.extend(missing)
-            if is_done:
-                work.found(task, missing)
-            else:
-                pieces.append(task)
-            while pieces:
-                yield pieces.popleft()
-
-    def results() -> Iterator[tuple[Task, PartCounts | str]]:
-        waiting: Iterator[Task] | deque[Task] = tasks()
-        while waiting:
-            calls = ((task, (cfg, task, plan.work)) for task in waiting)
-            yield from stream_tasks(
-                make_part,
-                calls,
-                memory_bytes=cfg.tasks.memory_bytes,
-                node_labels=cfg.tasks.node_labels,
-            )
-            waiting = deque(pieces)  # those of long videos that were found last
-            pieces.clear()
-
+    queue = _TaskQueue(plan, work)
     with work.progress:
-        for task, made in results():
+        for task, made in _run(cfg, plan, queue):
             if isinstance(made, str):
                 raise storage.StorageError(made)
             counts.add(made)
             count_videos(
                 cfg.name, made.num_videos, made.num_clips, made.num_frames, made.rejects.spans
             )
-            pieces.extend(_piece_tasks(task, made.num_pieces))
+            queue.add(_piece_tasks(task, made.num_pieces))
             clips = counted(counts.num_clips, "clip")
             rejects = counted(counts.rejects.spans.total(), "reject")
             work.add(task, made.num_pieces, made.video_s, made.unsized_bytes)
@@ -116,6 +92,47 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
             if counts.num_videos >= _MIN_JUDGED_VIDEOS or work.is_done:
                 _check_rejects(cfg, counts)
                 counts.label_kinds.check()
+
+
+class _TaskQueue:
+    """Holds the tasks that must run: those of the plan, and of pieces that are found meanwhile."""
+
+    def __init__(self, plan: Plan, work: PartsProgress) -> None:
+        self._planned, self._work = _tasks(plan), work
+        self._ready: deque[Task] = deque()
+
+    def add(self, pieces: Iterable[Task]) -> None:
+        """Adds tasks, which run before the rest of the plan."""
+        self._ready.extend(pieces)
+
+    def has_next(self) -> bool:
+        """Reads the plan up to the next task that must run. Returns whether there is one now."""
+        while not self._ready and (planned := next(self._planned, None)) is not None:
+            task, is_done, missing = planned
+            self._ready.extend(missing)
+            if is_done:
+                self._work.found(task, missing)
+            else:
+                self._ready.append(task)
+        return bool(self._ready)
+
+    def __iter__(self) -> Iterator[Task]:
+        while self.has_next():
+            yield self._ready.popleft()
+
+
+def _run(
+    cfg: PreprocessConfig, plan: Plan, queue: _TaskQueue
+) -> Iterator[tuple[Task, PartCounts | str]]:
+    """Runs tasks until the queue stays empty; yields the result of each."""
+    # Results of the last running tasks may add pieces to a queue that was empty, hence the loop.
+    while queue.has_next():
+        yield from stream_tasks(
+            make_part,
+            ((task, (cfg, task, plan.work)) for task in queue),
+            memory_bytes=cfg.tasks.memory_bytes,
+            node_labels=cfg.tasks.node_labels,
+        )
 
 
 def _tasks(plan: Plan) -> Iterator[tuple[Task, bool, list[Task]]]:
