@@ -90,7 +90,7 @@ class LabelSums:
 
     num_rows: int
     total: tuple[float, ...] = ()
-    """Per dimension, like the next six fields; empty for discrete actions."""
+    """Sum per dimension, like the next six fields; empty for discrete actions."""
     total_squares: tuple[float, ...] = ()
     smallest: tuple[float, ...] = ()
     largest: tuple[float, ...] = ()

@@ -136,7 +136,7 @@ class Sandbox:
                 else:
                     is_finished = self._answer(message, item)
         except TimeoutError:
-            raise _Died(position, is_open, "timeout", "it hung") from None
+            raise _Died(position, is_open, "timeout", "the decoding process hung") from None
         except (EOFError, ConnectionError):
             cause = self._cause_of_death()
             raise _Died(position, is_open, "killed_worker", cause) from None

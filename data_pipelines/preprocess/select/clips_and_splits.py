@@ -132,7 +132,7 @@ def _uniform(episode_id: str) -> float:
 
 
 class _Clusters:
-    """Union-find over video numbers. The root of a cluster is its smallest number."""
+    """Joins videos by union-find. The root of a cluster is its smallest video number."""
 
     def __init__(self, size: int) -> None:
         self._parent = array("q", range(size))

@@ -43,7 +43,7 @@ class LabeledSource(Protocol):
 
 
 class DatasetSource(LabeledSource, Protocol):
-    """A labeled format whose datasets are folders."""
+    """Lists and opens the inputs of a format whose datasets are folders."""
 
     def is_at(self, source: str) -> bool:
         """Says whether the folder is a dataset of this format."""
@@ -91,7 +91,7 @@ def _folders(source: str) -> Iterator[str]:
     for _ in range(_MAX_DEPTH):
         below = [storage.join(uri, name) for uri in level for name in _names(uri)]
         num_seen += len(below)
-        if num_seen > _MAX_FOLDERS:  # a corpus of videos, not of datasets
+        if num_seen > _MAX_FOLDERS:  # so many folders hold a corpus of videos, not datasets
             return
         yield from below
         level = [uri for uri in below if not _has_info(uri)]

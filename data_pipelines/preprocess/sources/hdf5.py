@@ -105,7 +105,7 @@ def _open_file(h5py: ModuleType, path: Path) -> Any:
 def _names(h5py: ModuleType, file: Any) -> list[str]:
     names = trajectory_names(h5py, file)
     if not names:
-        raise VideoError("no_video_stream", "no group of a trajectory")
+        raise VideoError("no_video_stream", "no group in the file holds a trajectory")
     return names
 
 

@@ -102,7 +102,7 @@ def rows_of_frames(
         raise _mismatch(f"{counts}, and its length is {promised.length} in meta")
     episodes = _whole_numbers(table, EPISODE_INDEX)
     if episodes is not None and len(others := sorted(set(episodes.tolist()))) > 1:
-        raise _mismatch(f"rows of episodes {others} in the table of one")
+        raise _mismatch(f"the table of one episode has rows of episodes {others}")
     numbers = _whole_numbers(table, FRAME_INDEX)
     stamped = _stamped(table, promised, cfg)
     claimed = stamped if numbers is None else numbers

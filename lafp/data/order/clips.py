@@ -29,7 +29,7 @@ class ClipRef:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipOrder:
-    """The endless, deterministic sequence of clip visits of a training run.
+    """Defines the endless, deterministic sequence of clip visits of a training run.
 
     An epoch permutes the shards, cuts them into pools of ``pool_shards`` and permutes the clips
     across each pool. So memory holds the index of one pool, not of the corpus, and two clips of one

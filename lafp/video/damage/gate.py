@@ -18,7 +18,7 @@ _SIZE_CHANGES_ANYWHERE = ("vp9", "av1")
 
 @dataclass(eq=False)
 class _Gop:
-    """A group of pictures: a key frame and all frames that are decoded from it."""
+    """Describes a group of pictures: a key frame and all frames that are decoded from it."""
 
     before: "_Gop | None"
     """The previous group, while frames shown before this key frame may still depend on it."""

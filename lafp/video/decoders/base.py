@@ -115,7 +115,7 @@ it are wanted. Until something is cut out, pixels of unwanted frames are never r
 
 
 class VideoDecoder(Protocol):
-    """A named video decoder. ``Config`` is its config dataclass, with the field ``name``."""
+    """Probes and decodes videos. ``Config`` is its config dataclass, with the field ``name``."""
 
     Config: type
 

@@ -105,7 +105,9 @@ class PyAVDecoder:
             found = scan(container, stream, deadline)
             first = found.first
             if not len(found.stamps.pts):
-                raise VideoError("no_frames", f"{stream.frames} frames promised, none there")
+                raise VideoError(
+                    "no_frames", f"the header promises {stream.frames} frames, none exist"
+                )
             if first is None:
                 detail = f"none of {found.num_packets} packets decodes"
                 raise VideoError("does_not_decode", detail)

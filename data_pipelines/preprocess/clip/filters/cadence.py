@@ -33,8 +33,8 @@ _MIN_SEEN, _NUM_BY_CHANCE = 10, 6
 # A picture that should begin but does not may be a pause. It counts half as much against a rate as
 # a picture that begins between the times of that rate.
 _MISSED_COST = 0.5
-# Shares of the frames that may contradict a rate. Telecine of real videos: 0 to 0.15 off the beat;
-# pauses and single holds: 0.31 and more.
+# Largest shares of frames that may contradict a rate. In telecine of real videos, 0 to 0.15 of the
+# frames are off the beat; with pauses and single holds, 0.31 and more.
 _MAX_OFF_BEAT, _MAX_MISSED = 0.17, 0.3
 # Patterns outside of these frames per picture are left alone: rarer repeats shift times too little.
 _MIN_HOLD, _MAX_HOLD = 1.15, 8.0
@@ -133,7 +133,7 @@ def _combs(num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         float64 [R], in pictures per frame; float32 [R, num_frames, P] of zeros and ones.
     """
-    # Patterns of up to eight pictures: a rate that is further off shifts one within a block.
+    # Neighbouring rates drift apart by only about 1/8 of a picture within a block.
     num_rates = math.ceil(8 * num_frames * (1 / _MIN_HOLD - 1 / _MAX_HOLD))
     per_frame = np.linspace(1 / (_MAX_HOLD + 0.5), 1 / (_MIN_HOLD - 0.02), num_rates)
     phases = (np.arange(_NUM_PHASES) + 0.5) / _NUM_PHASES

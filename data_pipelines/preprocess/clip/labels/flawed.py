@@ -55,7 +55,7 @@ def flawed_spans(
         first_of.setdefault(flaw.row, flaw.detail)
     ends_s = np.append(info.times_s[1:], info.duration_s)
     row_ends_s = np.append(times_s[1:], np.inf)
-    spans: list[tuple[int, int, list[int]]] = []  # first frame, frame behind the last, rows
+    spans: list[tuple[int, int, list[int]]] = []  # first frame, frame after the last, rows
     for row in sorted(first_of):
         begin_s = -np.inf if row == 0 else times_s[row]
         first = int(np.searchsorted(ends_s, begin_s + SAME_S, side="right"))

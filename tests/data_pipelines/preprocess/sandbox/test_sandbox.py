@@ -112,7 +112,7 @@ def test_a_decoder_that_hangs_is_cut_off_and_what_it_gave_is_kept(tmp_path, monk
         paths = video(tmp_path / "0.mp4", 0, hostile.HANG), video(tmp_path / "1.mp4", 1)
         hung, after = go_through(impatient, tmp_path, *paths)
     assert [clip.record.start_s for clip in hung.clips] == [0.0]
-    assert outcomes(hung) == [("timeout", "it hung")]
+    assert outcomes(hung) == [("timeout", "the decoding process hung")]
     assert hung.rejects[0].start_s == hung.clips[0].record.end_s
     assert len(after.clips) == 3
 
