@@ -8,13 +8,21 @@ BIN := $(VENV)/bin
 PROCGEN := procgen2==0.10.7 gym3==0.3.3 gym==0.26.2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-fast test-slow lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ray_jobs.study configs/studies/demo.yaml
 
+# Two processes with one thread each: most tests wait for Ray, storage or other processes, and more
+# threads than cores slow all of them down. The tests of a file share fixtures, so they stay together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+# The inner loop: tests that start neither Ray nor a process (tests/fast.py).
+test-fast: $(VENV)/installed
+	$(PYTEST) -p tests.fast
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
