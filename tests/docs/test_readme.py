@@ -1,4 +1,4 @@
-"""The commands of README and docs name jobs and configs that are there."""
+"""README and docs name jobs, configs, files and figures that are there."""
 
 import importlib
 import re
@@ -9,9 +9,12 @@ import pytest
 from ray_jobs.core.job import Job
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "infra/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TABLE = (ROOT / "README.md").read_text().partition("| Job | Does |")[2].partition("\n\n")[0]
-JOBS = re.findall(r"^\| `(\w+)` \|", TABLE, re.MULTILINE)
+README = (ROOT / "README.md").read_text()
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+TOP = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")]
+PAGES = {str(page.relative_to(ROOT)): page for page in [*TOP, ROOT / "infra/README.md", *DOCS]}
+JOBS_TABLE = (ROOT / "docs/usage.md").read_text().partition("| Job | Does |")[2]
+JOBS = re.findall(r"^\| `(\w+)` \|", JOBS_TABLE.partition("\n\n")[0], re.MULTILINE)
 WITHOUT_CONFIG = {"doctor"}
 
 
@@ -36,10 +39,52 @@ def test_no_job_is_missing_from_the_table():
     assert commands == {*JOBS, "takedown"}  # that one has a section of its own
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES)
 def test_configs_and_modules_that_a_page_names_are_there(page):
-    text = page.read_text()
+    text = PAGES[page].read_text()
     for config in re.findall(r"(?<![\w/])(?:/app/)?(configs/[\w./-]+\.yaml)", text):
-        assert (ROOT / config).is_file(), f"{page.name} names {config}"
+        assert (ROOT / config).is_file(), f"{page} names {config}"
     for module in re.findall(r"python -m ((?:ray_jobs|tests)\.[a-z_][\w.]*)", text):
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{page.name} names {module}"
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{page} names {module}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub links to them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_of_a_page_lead_somewhere(page):
+    path = PAGES[page]
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if re.match(r"\w+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), f"{page} links to {link}"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{page} links to {link}"
+
+
+def test_the_map_shows_every_page():
+    text = (ROOT / "docs/README.md").read_text()
+    for page in DOCS:
+        assert page.name == "README.md" or f"({page.name})" in text, f"{page.name} is not on it"
+
+
+def test_targets_that_pages_name_are_in_the_makefile():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page, path in PAGES.items():
+        for target in re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(), re.MULTILINE):
+            assert target in targets, f"{page} names make {target}"
+
+
+def test_the_result_on_the_first_screen_is_the_measured_one():
+    first_screen = README.partition("\n## ")[0]
+    results = " ".join((ROOT / "docs/results.md").read_text().split())
+    figures = re.findall(r"\d+(?: %| points)? \[-?\d+, \d+\]", " ".join(first_screen.split()))
+    assert len(figures) == 5
+    assert not [figure for figure in figures if figure not in results]
+    commands = re.findall(r"^python -m .*$", first_screen, re.MULTILINE)
+    assert commands and all(command in results for command in commands)
