@@ -19,7 +19,15 @@ from lafp.config import ConfigError
 from lafp.evaluate.results import Result
 from lafp.evaluate.run_record import RunRecord
 from lafp.report.blocks import Note, Section
-from lafp.report.sections import alignment, data, latents, result, rollouts, run_facts, training
+from lafp.report.sections import (
+    RESULT_SECTIONS,
+    data,
+    latents,
+    result,
+    rollouts,
+    run_facts,
+    training,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +79,12 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
 
 
 def _sections(run: RunRecord, rows: list[Result], views: dict[str, Any] | None) -> list[Section]:
+    outcome, alignment, *others = [section(rows) for section in RESULT_SECTIONS]
     candidates = [
-        result.success_section(rows),
-        alignment.section(rows),
+        outcome,
+        alignment,
         rollouts.section(run, rows),
-        result.latency_section(rows),
-        latents.probe_section(rows),
+        *others,
         latents.views_section(run, views),
         *data.sections(run),
         training.section(run),

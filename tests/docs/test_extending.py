@@ -15,25 +15,38 @@ from lafp.evaluate.modes import mode_entropy
 from lafp.evaluate.rollouts import Expert, rollout
 from lafp.objectives import OBJECTIVES
 from lafp.policies import POLICIES
+from lafp.report.run_page import ReportConfig, write_report
+from lafp.report.sections import RESULT_SECTIONS
 from lafp.types import ObsSpec
+from tests.synthetic_run import write_demo_run, write_video_run
 from tests.synthetic_windows import moving_square_windows, obs_spec
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/extending.md").read_text()
-EXAMPLES = dict(re.findall(r"`lafp/(\w+/\w+)\.py`:\n\n```python\n(.*?)```", TEXT, re.DOTALL))
+EXAMPLES = dict(re.findall(r"`lafp/([\w/]+)\.py`:\n\n```python\n(.*?)```", TEXT, re.DOTALL))
 
 
 @pytest.fixture
-def register(tmp_path, monkeypatch):
-    """Writes an example to a module of its own and adds its class to a registry."""
+def written(tmp_path, monkeypatch):
+    """Writes an example to a module of its own, and returns the module's name."""
 
-    def add(registry, example: str, name: str, cls: str):
+    def write(example: str) -> str:
         module = "example_" + example.replace("/", "_")
         (tmp_path / f"{module}.py").write_text(EXAMPLES[example])
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setitem(registry._entries, name, f"{module}:{cls}")
         importlib.invalidate_caches()
         monkeypatch.delitem(sys.modules, module, raising=False)
+        return module
+
+    return write
+
+
+@pytest.fixture
+def register(written, monkeypatch):
+    """Writes an example and adds its class to a registry."""
+
+    def add(registry, example: str, name: str, cls: str):
+        monkeypatch.setitem(registry._entries, name, f"{written(example)}:{cls}")
         return registry.get(name)
 
     return add
@@ -52,7 +65,18 @@ def losses(module, batches, num_steps: int) -> list[float]:
 
 
 def test_every_example_is_found():
-    assert set(EXAMPLES) == {"objectives/foo", "policies/latent_gaussian", "envs/line"}
+    assert set(EXAMPLES) == {
+        "objectives/foo",
+        "policies/latent_gaussian",
+        "envs/line",
+        "report/sections/episode_length",
+    }
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_short(example):
+    """The tests below register it as the page says: no other file changes."""
+    assert sum(bool(line.strip()) for line in EXAMPLES[example].splitlines()) < 60
 
 
 def test_the_objective_learns(register):
@@ -92,3 +116,13 @@ def test_the_environments_expert_succeeds_both_ways(register):
     assert result.success.all()
     assert mode_entropy(result.modes, env.mode_sizes).joint > 0.9
     assert result.recordings[0].frames.shape[1:] == (16, 16, 3)
+
+
+def test_the_section_is_on_the_page_of_a_run_that_has_its_rows(written, tmp_path, monkeypatch):
+    section = importlib.import_module(written("report/sections/episode_length")).section
+    monkeypatch.setattr("lafp.report.run_page.RESULT_SECTIONS", [*RESULT_SECTIONS, section])
+    demo = write_report(ReportConfig(), write_demo_run(tmp_path / "demo"))
+    videos = write_report(ReportConfig(), write_video_run(tmp_path / "videos"))
+    assert "length" in demo["sections"] and "length" not in videos["sections"]
+    page = (tmp_path / "demo/report.html").read_text()
+    assert "How long does it take?" in page and "[20.5, 23.5]" in page
