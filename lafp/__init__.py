@@ -1,6 +1,7 @@
 """Robot policies pretrained on video: latent action models, latent flow policies, agents.
 
-Exports load on first use, so that preprocessing workers, which import the package, load no torch.
+``Agent`` and ``load_lam`` are imported on first use. Preprocessing workers import this package and
+must not load torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What a user deploys: a finished run as obs -> action, without Ray and without training data."""
+"""An agent loads a finished run and maps observations to actions. It needs no Ray and no data."""
 
 # Shape suffixes in this file: N episodes, H height, W width, C channels.
 
@@ -19,24 +19,25 @@ from lafp.policies.base import Policy
 from lafp.types import ActionSpec, ObsSpec
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
-"""An image, or ``{"image": ..., "state": ..., "condition": ...}``: what the policy reads."""
+"""An image, or ``{"image": ..., "state": ..., "condition": ...}`` with the keys of ``reads``."""
 Dtype = Literal["float32", "bfloat16"]
 _DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Agent:
-    """Controls one episode, or many side by side.
+    """Controls one episode, or several in parallel.
 
         agent = Agent.load("runs/mine")
         agent.reset()
         action = agent.act(camera.read())  # every 1 / agent.fps seconds
 
-    It keeps each episode's frame stack and the policy's state. ``reset`` begins new episodes.
+    The agent keeps each episode's frame stack and the policy's state. ``reset`` begins new
+    episodes.
 
     Args:
-        policy: Frozen, in eval mode, on the device where the agent shall run. It is the agent's
-            from now on: ``dtype`` is applied to it in place.
-        action_decoder: On the same device.
+        policy: A frozen policy in eval mode, on the device where the agent shall run. The agent
+            changes this object: it casts the image encoder to ``dtype`` in place.
+        action_decoder: The decoder on the same device.
         dtype: See ``load``.
         compile: See ``load``.
     """
@@ -75,22 +76,24 @@ class Agent:
         """Loads the agent of a finished run.
 
         Args:
-            run_dir: The run's folder, local or S3.
-            policy: Which policy, a folder of ``policy/``; by default the decoder's own.
-            decoder: Which action decoder, a folder of ``decoder/``; needed where a run has several
-                for the policy. One of true actions (``train_bc``) takes none.
-            device: Where it shall run.
-            noise: Instead of the trained policy's ``noise``; latent_flow only.
-            noise_hold_steps: Instead of the trained policy's, for noise ``held``.
-            num_solver_steps: Instead of the trained policy's; latent_flow only.
-            dtype: ``bfloat16`` runs the image encoder so, the rest in float32: half the memory, and
-                meant for GPUs. Its action is off by less than a hundredth of the range in tests.
-            compile: ``torch.compile``: steps that begin episodes compile, up to a minute, but once.
-                On a CPU it needs a C++ compiler.
+            run_dir: The run's folder, local or on S3.
+            policy: Name of a folder in ``policy/``. By default the policy that the decoder was
+                trained on.
+            decoder: Name of a folder in ``decoder/``. Needed when the run has several decoders for
+                the policy. A policy of true actions (``train_bc``) has no decoder.
+            device: The device that the agent runs on.
+            noise: Replaces the ``noise`` of the policy's config; latent_flow only.
+            noise_hold_steps: Replaces the value of the policy's config, for noise ``held``.
+            num_solver_steps: Replaces the value of the policy's config; latent_flow only.
+            dtype: ``bfloat16`` runs the image encoder in bfloat16 and the rest in float32. This
+                halves the memory and is meant for GPUs. In tests, actions change by less than a
+                hundredth of their range.
+            compile: Uses ``torch.compile``. The first step that begins all episodes, none or some
+                of them compiles once, which takes up to a minute. A CPU needs a C++ compiler.
 
         Raises:
-            ConfigError: A model is missing or of another version, the decoder was trained on
-                another policy, it is not clear which decoder is meant, or the device is not there.
+            ConfigError: A model is missing or has another format version, the decoder was trained
+                on another policy, several decoders fit, or the device is not available.
         """
         options: dict[str, Any] = {
             "noise": noise,
@@ -105,30 +108,33 @@ class Agent:
 
     @property
     def fps(self) -> float:
-        """Control rate: call ``act`` every 1 / fps seconds. The rate of the training videos."""
+        """Control rate, equal to that of the training videos: call ``act`` every 1 / fps s."""
         return self.policy.obs.fps
 
     @property
     def action(self) -> ActionSpec:
-        """What an action is: its dimensions and their bounds in the environment's units."""
+        """Dimensions of an action, and their bounds in the environment's units."""
         return self.action_decoder.action
 
     @property
     def reads(self) -> frozenset[str]:
-        """What ``act`` wants: ``image``, and ``state`` or ``condition`` where it was trained so."""
+        """Keys that ``act`` requires: ``image``, and ``state`` or ``condition`` if trained with."""
         return frozenset({"image", *self.policy.obs.vector_dims})
 
     @property
     def obs(self) -> ObsSpec:
-        """What an observation is: its size in pixels, and how many frames the policy looks at."""
+        """Size of an observation in pixels, its frame rate, and the policy's frame stack."""
         return self.policy.obs
 
     def reset(self, num_episodes: int = 1, seed: int = 0) -> None:
         """Begins new episodes.
 
         Args:
-            num_episodes: How many ``act`` gets at a time.
-            seed: Determines the policy's noise, the same on every device.
+            num_episodes: Number of episodes that each call of ``act`` controls.
+            seed: Seed of the policy's noise, which is the same on every device.
+
+        Raises:
+            ValueError: ``num_episodes`` is less than 1.
         """
         if num_episodes < 1:
             raise ValueError(f"num_episodes must be at least 1, got {num_episodes}.")
@@ -138,16 +144,16 @@ class Agent:
         self._is_first_N = np.zeros(num_episodes, np.bool_)
 
     def reset_where(self, is_over: np.ndarray) -> None:
-        """Begins new episodes in some places; the others go on.
+        """Begins a new episode wherever ``is_over`` is true; the other episodes go on.
 
-        For environments that end at different times: pass their ``done`` before the next ``act``,
-        which must then see the first observations of the new episodes.
+        Use it when environments end at different times: pass their ``done``, then call ``act``
+        with the first observations of the new episodes.
 
         Args:
             is_over: bool [N].
 
         Raises:
-            ValueError: It is not one boolean per episode.
+            ValueError: ``is_over`` is not one boolean per episode.
         """
         is_over = np.asarray(is_over)
         if is_over.shape != (self.num_episodes,) or is_over.dtype != np.bool_:
@@ -159,21 +165,21 @@ class Agent:
 
     @torch.inference_mode()
     def act(self, obs: Observation) -> np.ndarray:
-        """Chooses the next action from what the camera sees now.
+        """Chooses the next action from the current observation.
 
-        Call it once per step of the episode: it remembers earlier frames.
+        Call it exactly once per step, because the agent remembers earlier frames.
 
         Args:
-            obs: uint8 [H, W, 3], RGB, or [N, H, W, 3] for the N episodes of ``reset``; or
-                ``{"image": ..., "state": ..., "condition": ...}`` with what the policy reads
-                (``reads``): the robot's state, [S] or [N, S], and what the episode is to do, [G]
-                or [N, G], both numbers in the units of the training data.
+            obs: An RGB image, uint8 [H, W, 3], or [N, H, W, 3] for the N episodes of ``reset``. Or
+                ``{"image": ..., "state": ..., "condition": ...}`` with the keys of ``reads``: the
+                robot's state, [S] or [N, S], and the condition (the goal of the episode as
+                numbers), [G] or [N, G], both in the units of the training data.
 
         Returns:
             float32 [A] or [N, A] in the environment's units; discrete: int64, scalar or [N].
 
         Raises:
-            ValueError: ``obs`` is not what the policy was trained on.
+            ValueError: ``obs`` has other keys, shapes or types than the policy was trained on.
         """
         image, vectors_NV = self._parted(obs)
         is_single = np.ndim(image) == 3
@@ -193,23 +199,24 @@ class Agent:
     def export(self, uri: str | os.PathLike[str]) -> None:
         """Writes one step of this agent to a file that runs without lafp, for any number N.
 
-        Inputs are ``frame`` uint8 [N, H, W, 3], ``is_first`` bool [N] (which episodes begin),
-        ``noise`` float32 [N, noise_dim] (new from N(0, I) at every step), and the state; outputs
-        are the action and the next state. The state is zeros at first. ``lafp_agent.json`` in the
-        file (metadata of that name in ONNX) says how large all of them are, and holds the control
-        rate and the action's bounds. The file is for this agent's device, dtype, noise mode and
-        solver steps; ONNX is always in float32, since ONNX has no bfloat16 convolutions.
+        The file's inputs are ``frame`` uint8 [N, H, W, 3], ``is_first`` bool [N] (true where an
+        episode begins), ``noise`` float32 [N, noise_dim] (drawn from N(0, I) at every step), and
+        the state, which is zeros at first. Its outputs are the action and the next state. The
+        file's ``lafp_agent.json`` (in ONNX: metadata of that name) lists the shapes, the control
+        rate and the action's bounds. The file works for this agent's device, dtype, noise mode and
+        solver steps. An ONNX file is always in float32, because ONNX has no bfloat16 convolutions.
 
         Args:
-            uri: Local or S3; ``.pt2`` for ``torch.export``, ``.onnx`` for ONNX (extra ``onnx``).
+            uri: Local path or S3 URI that ends with ``.pt2`` (``torch.export``) or ``.onnx`` (ONNX,
+                extra ``onnx``).
 
         Raises:
-            ConfigError: Another ending, or the extra is missing.
+            ConfigError: ``uri`` has another ending, or the extra is missing.
         """
         export_agent(self.step, storage.uri_of(uri))
 
     def _parted(self, obs: Observation) -> tuple[np.ndarray, torch.Tensor | None]:
-        """The image, and the vectors side by side, if they are what the policy reads."""
+        """Splits an observation into its image and its vectors, concatenated, and checks keys."""
         given = obs if isinstance(obs, Mapping) else {"image": obs}
         if given.keys() != self.reads:
             raise ValueError(
@@ -221,7 +228,7 @@ class Agent:
         return given["image"], torch.cat(vectors, dim=1) if vectors else None
 
     def _checked_vector(self, name: str, vector: np.ndarray, dim: int) -> torch.Tensor:
-        """A state or a condition as float32 [N, dim], if it is one that the policy knows."""
+        """Returns a state or condition as float32 [N, dim], or raises ValueError."""
         values = np.asarray(vector)
         values = values[None] if values.ndim == 1 else values
         want = (self.num_episodes, dim)
@@ -237,7 +244,7 @@ class Agent:
         return torch.from_numpy(values)
 
     def _checked(self, obs: np.ndarray) -> np.ndarray:
-        """The observation as [N, H, W, 3], if it is one that the policy knows."""
+        """Returns the image as uint8 [N, H, W, 3], or raises ValueError."""
         spec = self.policy.obs
         frames = np.asarray(obs)
         frames = frames[None] if frames.ndim == 3 else frames

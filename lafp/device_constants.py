@@ -1,4 +1,4 @@
-"""Small constant tensors, copied to a device once."""
+"""Keeps small constant tensors on each device, so that each is copied there only once."""
 
 import functools
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from torch import Tensor
 def device_constant(
     values: Sequence, device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """``torch.tensor(values)`` on ``device``; not to be written into.
+    """Returns ``torch.tensor(values)`` on ``device``, cached. Callers must not write into it.
 
-    Made there in every step, it would make every step wait for the device: a copy from ordinary
-    host memory first lets all queued work finish.
+    Without the cache, every step would copy the values from ordinary host memory, and such a copy
+    waits until the device has finished all queued work.
     """
-    if torch.compiler.is_compiling():  # a traced program holds its own
+    if torch.compiler.is_compiling():  # a traced program holds its own constants
         return torch.tensor(values, device=device, dtype=dtype)
     return _kept(tuple(values), device, dtype)
 

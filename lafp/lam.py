@@ -1,4 +1,4 @@
-"""A finished latent action model, as later stages and users hold it."""
+"""Loads finished latent action models and infers latent actions with them."""
 
 import os
 
@@ -17,10 +17,10 @@ from lafp.types import ObsSpec
 
 
 class Lam:
-    """A frozen latent action model.
+    """Infers latent actions with a frozen latent action model.
 
     Args:
-        objective: The trained model; put into eval mode and frozen.
+        objective: The trained model. The constructor puts it into eval mode and freezes it.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -28,30 +28,37 @@ class Lam:
 
     @property
     def obs(self) -> ObsSpec:
-        """What its observations are."""
+        """Size, frame rate and frame stack of the observations that the LAM reads."""
         return self.objective.obs
 
     @property
     def latent_action_dim(self) -> int:
-        """Z."""
+        """Z, the size of a latent action."""
         return self.objective.latent_action_dim
 
     @property
     def device(self) -> torch.device:
-        """Where it lives."""
+        """The device of the LAM's weights."""
         return next(self.objective.parameters()).device
 
     def to(self, device: torch.device | str) -> "Lam":
-        """Moves it, in place. Returns itself."""
+        """Moves the LAM to ``device`` in place, and returns this object."""
         self.objective.to(device)
         return self
 
     @torch.no_grad()
     def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
-        """Latent actions of pairs: float [B, 3 F, H, W] in [-1, 1], twice -> float [B, Z].
+        """Infers the latent actions of pairs of observations.
+
+        Args:
+            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
+            next_obs: o_{t+1}, same shape and range.
+
+        Returns:
+            z_t, float [B, Z].
 
         Raises:
-            ValueError: They are not what the LAM was trained on.
+            ValueError: An observation has another shape or type than the LAM was trained on.
         """
         for name, given in (("obs", obs), ("next_obs", next_obs)):
             self._check(name, given)
@@ -59,15 +66,15 @@ class Lam:
 
     @torch.no_grad()
     def label_clip(self, frames: np.ndarray, batch_size: int) -> np.ndarray:
-        """Latent actions of every frame pair of one clip.
+        """Infers the latent action of every frame pair of one clip.
 
         Args:
             frames: uint8 [T, H, W, 3].
-            batch_size: Pairs per forward pass.
+            batch_size: Number of pairs per forward pass.
 
         Returns:
-            float32 [T - F, Z] (empty where the clip is shorter): row i is that of frames F - 1 + i
-            and F + i.
+            float32 [T - F, Z], empty if the clip is shorter than that. Row i is the latent action
+            between frames F - 1 + i and F + i.
         """
         stack, num_frames = self.obs.frame_stack, len(frames)
         clip = torch.from_numpy(frames).to(self.device)[None]
@@ -82,10 +89,10 @@ class Lam:
 
     @torch.no_grad()
     def embed(self, obs: Tensor) -> Tensor:
-        """The model's embedding of o_t alone, float [B, E].
+        """Returns the model's embedding of o_t alone, float [B, E].
 
         Raises:
-            ValueError: ``obs`` is not what the LAM was trained on.
+            ValueError: ``obs`` has another shape or type than the LAM was trained on.
         """
         self._check("obs", obs)
         return self.objective.embed(obs)
@@ -110,7 +117,7 @@ def load_lam(uri: str | os.PathLike[str], device: torch.device | str = "cpu") ->
 
     Raises:
         ConfigError: There is no finished LAM, this version does not read it, or the device is not
-            there.
+            available.
     """
     uri, device = storage.uri_of(uri), usable_device(device)
     below = storage.join(uri, "lam")
@@ -132,7 +139,7 @@ def initialize_from(objective: Objective, uri: str) -> None:
     Settings that no weight depends on (augmentation, noise, loss) may differ.
 
     Raises:
-        ConfigError: There is no finished LAM, or it is not of the same objective and shapes.
+        ConfigError: There is no finished LAM, or it has another objective or other shapes.
     """
     card, weights = load_model(uri, "lam")
     if (name := card["config"]["name"]) != objective.cfg.name:

@@ -1,7 +1,7 @@
-"""What crosses module borders. Every type checks its own shapes.
+"""Types that modules pass to each other. Every type checks its own shapes.
 
 Shape letters: B batch (clips or windows), T frames of a clip, C channels, F frames of a stack,
-H height, W width, Z latent action, A true action, S state, G condition, V vectors side by side.
+H height, W width, Z latent action, A true action, S state, G condition, V concatenated vectors.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -14,7 +14,7 @@ from lafp.device_constants import device_constant
 
 @dataclass(frozen=True, kw_only=True)
 class ActionSpec:
-    """What one true action is, in the environment's units."""
+    """Describes one true action, in the environment's units."""
 
     dim: int
     """Number of values; for discrete actions the number of choices."""
@@ -22,6 +22,7 @@ class ActionSpec:
     low: tuple[float, ...] = ()
     """Lower bound per dimension (continuous only)."""
     high: tuple[float, ...] = ()
+    """Upper bound per dimension (continuous only)."""
 
     def __post_init__(self) -> None:
         if not self.is_discrete and not len(self.low) == len(self.high) == self.dim:
@@ -31,12 +32,12 @@ class ActionSpec:
             )
 
     def normalize(self, action: Tensor) -> Tensor:
-        """Environment units -> [-1, 1] per dimension. Constant dimensions become 0."""
+        """Maps environment units to [-1, 1] per dimension. Constant dimensions become 0."""
         low, high = self._bounds(action)
         return (2 * action - low - high) / torch.where(high > low, high - low, 1.0)
 
     def denormalize(self, action: Tensor) -> Tensor:
-        """[-1, 1] per dimension -> environment units."""
+        """Maps [-1, 1] per dimension to environment units: the inverse of ``normalize``."""
         low, high = self._bounds(action)
         return (action * (high - low) + low + high) / 2
 
@@ -49,7 +50,7 @@ class ActionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ObsSpec:
-    """What a model sees. Stored with every model, checked at deployment."""
+    """Describes the observations of a model. Stored with every model, checked at deployment."""
 
     height_px: int
     width_px: int
@@ -58,59 +59,63 @@ class ObsSpec:
     fps: float
     """Frames per second: one step is 1/fps seconds."""
     state_dim: int = 0
-    """S, numbers of the robot's state (proprioception) that a policy reads too; 0 is none."""
+    """S, size of the robot's state (proprioception) that a policy also reads; 0 means none."""
     condition_dim: int = 0
-    """Numbers of the condition (task id, embedding of a text or a goal) that a policy reads too."""
+    """G, size of the condition (task id, embedding of a text or a goal) that a policy also reads;
+    0 means none."""
 
     @property
     def num_channels(self) -> int:
-        """3 F."""
+        """Channels of an observation: 3 F."""
         return 3 * self.frame_stack
 
     @property
     def vector_dims(self) -> dict[str, int]:
-        """Sizes of the vectors that a policy reads beside the image, in their order."""
+        """Name and size of each vector that a policy reads besides the image, in order."""
         dims = {"state": self.state_dim, "condition": self.condition_dim}
         return {name: dim for name, dim in dims.items() if dim}
 
     @property
     def vector_dim(self) -> int:
-        """V, size of these vectors side by side."""
+        """V, size of all vectors of ``vector_dims`` together."""
         return self.state_dim + self.condition_dim
 
 
 PER_FRAME = ("true_action", "state", "latent_action", "flow")
-"""Fields of ``ClipBatch`` that only some shard sets have, [B, T, ...]."""
+"""Fields of ``ClipBatch`` with one row per frame, [B, T, ...], which only some shard sets have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBatch:
-    """Decoded clips, as they cross the wire: a frame once, however many windows use it."""
+    """Decoded clips, as readers send them to training workers.
+
+    Each frame is sent once, however many windows use it.
+    """
 
     frames: Tensor
     """uint8 [B, T, H, W, 3], padded at the end to a common T; with ``frame_rows`` fewer rows."""
     num_frames: Tensor
-    """int64 [B]: how many of T are real."""
+    """int64 [B]: number of frames of each clip, without padding."""
     clip_key: Tensor
-    """int64 [B]: 63 bits of the clip id; keys the clip's random draws."""
+    """int64 [B]: 63 bits of the clip id. The clip's random draws depend on it."""
     epoch: Tensor
-    """int64 [B]: which visit to the clip this is; keys its random draws too."""
+    """int64 [B]: number of the visit to the clip. The clip's random draws depend on it too."""
     true_action: Tensor | None = None
     """float32 [B, T, A] (discrete: int64 [B, T]): row t acts between frames t and t+1."""
     state: Tensor | None = None
-    """float32 [B, T, S], where all clips have one: the robot's own, as it was at frame t."""
+    """float32 [B, T, S]: the robot's state at frame t; None unless all clips have one."""
     condition: Tensor | None = None
-    """float32 [B, G], where all clips have one: what the episode is to do."""
+    """float32 [B, G]: the goal of the episode as numbers; None unless all clips have one."""
     latent_action: Tensor | None = None
-    """float32 [B, T, Z], where a latent set is read: row t is that of frames (t, t + 1)."""
+    """float32 [B, T, Z]: row t is z of frames (t, t + 1); None unless a latent set is read."""
     flow: Tensor | None = None
-    """float16 [B, T, 2, h, w], where preprocessing stored it: row t from frame t to t + 1."""
+    """float16 [B, T, 2, h, w]: optical flow from frame t to t + 1; None unless stored."""
     frame_rows: Tensor | None = None
-    """int32 [B, T], where only the frames of the windows were sent: frame t is row
-    ``frame_rows[b, t]`` of ``frames[b]``. A row that there is not where it was not sent."""
+    """int32 [B, T]: frame t is row ``frame_rows[b, t]`` of ``frames[b]``. None if all frames were
+    sent. For a frame that was not sent, the value is no valid row."""
     damaged: Tensor | None = None
-    """int64 [B, 2]: where a clip could not be read and another stands in for it, the key of that
-    clip and why, an index into ``lafp.data.shards.damage.REASONS``; else zeros."""
+    """int64 [B, 2]: if another clip replaces one that could not be read, the key of the unreadable
+    clip and the reason, an index into ``lafp.data.shards.damage.REASONS``; else zeros."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.shape[-1] != 3 or self.frames.dtype != torch.uint8:
@@ -136,10 +141,10 @@ class ClipBatch:
             )
 
     def to(self, device: torch.device) -> "ClipBatch":
-        """The batch with frames and labels on ``device``.
+        """Returns the batch with frames and labels on ``device``.
 
-        ``num_frames``, ``clip_key``, ``epoch`` and ``damaged`` stay on the host: they are needed
-        there, and asking a GPU for them would make every step wait for it.
+        ``num_frames``, ``clip_key``, ``epoch`` and ``damaged`` stay on the host. The host needs
+        their values, and reading them from a GPU would make every step wait for the GPU.
         """
         return replace(
             self,
@@ -153,7 +158,7 @@ class ClipBatch:
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device, without waiting for it: a GPU copies in the background from pinned memory."""
+    """Copies a tensor to a device. From pinned memory, a GPU copies while the host goes on."""
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -161,7 +166,7 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What training samples: observations one step and k steps apart, on the device.
+    """One training sample per row: observations one step and k steps apart, on the device.
 
     Observations are float [B, 3 F, H, W] in [-1, 1], stacked frames oldest first.
     """
@@ -177,11 +182,11 @@ class Window:
     true_action: Tensor | None = None
     """a_t: float32 [B, A] or int64 [B]; None in unlabeled data."""
     state: Tensor | None = None
-    """The robot's state at o_t, float32 [B, S], where the clips have it."""
+    """The robot's state at o_t, float32 [B, S]; None unless the clips have one."""
     condition: Tensor | None = None
-    """That of the window's clip, float32 [B, G], where the clips have it."""
+    """The condition of the window's clip, float32 [B, G]; None unless the clips have one."""
     latent_action: Tensor | None = None
-    """The stored z_t of (o_t, o_{t+1}), float32 [B, Z], where a latent set is read."""
+    """The stored z_t of (o_t, o_{t+1}), float32 [B, Z]; None unless a latent set is read."""
     flow: Tensor | None = None
     """Optical flow from o_t's newest frame to o_{t+1}'s, float32 [B, 2, h, w] along x and y, in
     pixels of the frame; None where preprocessing stored none."""
@@ -200,7 +205,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class LossOutput:
-    """What every forward pass of a trained module returns."""
+    """Result of the forward pass of every trained module."""
 
     loss: Tensor
     """Scalar, with gradient."""
@@ -214,22 +219,26 @@ class LossOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyState:
-    """What a policy remembers between the steps of its episodes. Explicit, so episodes batch."""
+    """State of a policy between two steps, one row per episode.
+
+    The caller passes it from step to step, so that many episodes run in one batch.
+    """
 
     noise: Tensor | None = None
     """float [B, D]: x_0 of the previous step (`persistent` and `held` noise)."""
     noise_age_steps: Tensor | None = None
-    """int64 [B]: steps that each episode has had its noise (`held`). A row that has reached
-    ``noise_hold_steps`` draws anew, so that episodes may begin at different steps."""
+    """int64 [B]: number of steps that each episode has used its noise (`held`). A row that has
+    reached ``noise_hold_steps`` draws new noise. Rows count their own steps, because episodes may
+    begin at different times."""
     plan: Tensor | None = None
-    """float [B, Z], or [B, H, Z] where chunks are planned: latent actions as they were planned
-    last (chunks, `warm_start`)."""
+    """float [B, Z], with chunks [B, H, Z]: the latent actions that the policy predicted last
+    (chunks, `warm_start`)."""
     plan_age_steps: Tensor | None = None
-    """int64 [B]: how many of its plan's steps each episode has taken (chunks)."""
+    """int64 [B]: number of steps of its plan that each episode has executed (chunks)."""
 
     @staticmethod
     def where(is_first: Tensor, first: "PolicyState", other: "PolicyState") -> "PolicyState":
-        """Rows of ``first`` where ``is_first``, bool [B], of ``other`` elsewhere."""
+        """Takes rows of ``first`` where ``is_first``, bool [B], is true, else of ``other``."""
 
         def chosen(name: str) -> Tensor | None:
             a, b = getattr(first, name), getattr(other, name)

@@ -62,7 +62,7 @@ class ToyModule(nn.Module):
     def after_step(self) -> None:
         ema_update_(self.target_encoder, self.encoder, 0.9)
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         pass
 
 

@@ -7,9 +7,9 @@ from lafp.config.source import Key, Section, read_section
 
 
 def describe(path: str, indent: int = 2) -> str:
-    """The keys of the config at ``"package.module:Class"``, as indented text.
+    """Lists the keys of the config at ``"package.module:Class"`` as indented text.
 
-    Sections picked by name list each of their choices.
+    For a section that is picked by name, it lists the keys of every choice.
     """
     return "\n".join(_lines(read_section(path), indent))
 

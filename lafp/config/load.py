@@ -1,8 +1,8 @@
-"""YAML + dotlist overrides -> one frozen dataclass. The only file that imports OmegaConf.
+"""Builds one frozen dataclass from YAML and dotlist overrides. Only this file imports OmegaConf.
 
 A config is a tree of frozen ``kw_only`` dataclasses. ``choice(REGISTRY)`` marks a section whose
 dataclass is picked by the section's own ``name`` key; it works at any depth and inside tuples.
-Past ``load_config`` nothing sees a ``DictConfig``.
+``load_config`` returns plain dataclasses, so no other code sees a ``DictConfig``.
 """
 
 import difflib
@@ -27,11 +27,14 @@ _YAML_WORDS = {False: ("off", "no", "false"), True: ("on", "yes", "true")}
 
 
 class ConfigError(ValueError):
-    """A config that its user must mend. The message says where, what came and what was expected."""
+    """A mistake that the user must correct, in a config or in what it names.
+
+    The message says where the mistake is, what was found, and what was expected.
+    """
 
 
 def choice(registry: Registry, **kwargs: Any) -> Any:
-    """A section (or a tuple of sections) whose dataclass ``registry`` picks by its ``name`` key.
+    """Marks a section, or a tuple of sections, whose ``name`` key picks a class of ``registry``.
 
     Annotate the field ``Any`` for one section, ``tuple[Any, ...]`` for several. Keyword arguments
     go to ``dataclasses.field``.
@@ -40,17 +43,18 @@ def choice(registry: Registry, **kwargs: Any) -> Any:
 
 
 def may_change(**kwargs: Any) -> Any:
-    """A field that says how the work is done (workers, logging, cache), not what is made.
+    """Marks a field that does not affect the result, such as workers, logging and cache sizes.
 
-    It may differ between two starts, and is no part of what a stage is.
+    Its value may differ when a run is resumed, and is not part of a stage's identity.
     """
     return field(metadata={"may_change": True}, **kwargs)
 
 
 def may_grow(**kwargs: Any) -> Any:
-    """A field that says how far a run goes (``num_steps``): a resumed run may change it.
+    """Marks a field that says how far a run goes, such as ``num_steps``.
 
-    A run that went further is another result, for all who read it.
+    Its value may differ when a run is resumed. Later stages treat a run that went further as a
+    different result.
     """
     return field(metadata={"may_grow": True}, **kwargs)
 
@@ -61,12 +65,12 @@ def load_config(schema: type[T], path: str | Path, overrides: Sequence[str] = ()
     Args:
         schema: The frozen dataclass to build, e.g. ``TrainLamConfig``.
         path: A YAML file. ``extends: other.yaml`` in the file, or in any section of it, names a
-            parent for that section, relative to the file.
+            file whose values that section inherits. Its path is relative to this file.
         overrides: Dotlist items, e.g. ``["optim.lr=1e-4", "objective.name=laom"]``. Last one wins.
             ``sources.0.uri=x`` changes one element of a list, ``sources.*.uri=x`` all of them.
 
     Raises:
-        ConfigError: The file is missing or no YAML mapping, an override has no ``=``, a key is
+        ConfigError: The file is missing or not a YAML mapping, an override has no ``=``, a key is
             unknown or missing, or a value has the wrong type or is out of range.
     """
     return config_from_dict(schema, read_config(section_of(schema), path, overrides))
@@ -75,10 +79,10 @@ def load_config(schema: type[T], path: str | Path, overrides: Sequence[str] = ()
 def read_config(
     section: Section, path: str | Path, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Reads ``path`` and applies ``overrides``: keys and values as they were given, unchecked.
+    """Reads ``path`` and applies ``overrides``, but checks no keys and no values.
 
     Raises:
-        ConfigError: The file is missing or no YAML mapping, or an override has no ``=``.
+        ConfigError: The file is missing or not a YAML mapping, or an override has no ``=``.
     """
     merged = _merge(section, _load_yaml(section, Path(path)), _parse_overrides(overrides))
     try:
@@ -93,17 +97,17 @@ def config_from_dict(schema: type[T], raw: Mapping[Any, Any]) -> T:
     """Builds ``schema`` from plain containers, e.g. a config stored with a finished run.
 
     Raises:
-        ConfigError: As for ``load_config``.
+        ConfigError: A key is unknown or missing, or a value has the wrong type or is out of range.
     """
     check_keys(section_of(schema), raw)
     return _build(schema, raw, where="")
 
 
 def with_overrides(config: T, overrides: Sequence[str]) -> T:
-    """A copy of a config with dotlist overrides applied, as ``load_config`` applies them.
+    """Returns a copy of a config with dotlist overrides applied, as ``load_config`` does.
 
     Raises:
-        ConfigError: As for ``load_config``.
+        ConfigError: An override has no ``=``, or a key or value is wrong.
     """
     schema = type(config)
     raw = _merge(section_of(schema), config_to_dict(config), _parse_overrides(overrides))
@@ -111,7 +115,7 @@ def with_overrides(config: T, overrides: Sequence[str]) -> T:
 
 
 def config_to_dict(config: Any) -> Any:
-    """The inverse of ``config_from_dict``: dicts, lists and scalars, ready for YAML or JSON."""
+    """Turns a config into dicts, lists and scalars: the inverse of ``config_from_dict``."""
     if is_dataclass(config) and not isinstance(config, type):
         return {f.name: config_to_dict(getattr(config, f.name)) for f in fields(config)}
     if isinstance(config, Mapping):
@@ -122,7 +126,7 @@ def config_to_dict(config: Any) -> Any:
 
 
 def config_to_yaml(config: Any) -> str:
-    """The resolved config as YAML, keys in the order of the dataclass."""
+    """Writes the resolved config as YAML, with keys in the order of the dataclass."""
     return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
 
 
@@ -149,7 +153,7 @@ def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ())
 def _resolve_extends(
     section: Section | None, raw: Any, folder: Path, seen: tuple[Path, ...]
 ) -> Any:
-    """Merges every mapping with the file that its ``extends`` names, children first."""
+    """Merges every mapping with the file that its ``extends`` names, innermost mappings first."""
     if isinstance(raw, list):
         return [_resolve_extends(section, item, folder, seen) for item in raw]
     if not isinstance(raw, dict):
@@ -196,7 +200,7 @@ def _merge(section: Section | None, base: Any, over: Any, key: Key | None = None
         return over
     if key and key.choices:
         if "name" in over and over["name"] != base.get("name"):
-            return dict(over)  # another class: the old one's keys mean nothing to it
+            return dict(over)  # the other class does not know the old class's keys
         name = base.get("name")
         section = key.choices.section(name) if name in key.choices.names() else None
     known = section.keys if section else {}
@@ -226,15 +230,15 @@ def _merge_elements(
 
 
 # ---------------------------------------------------------------------------------------------
-# Checking keys. It needs no class, so a mistyped key is told before torch is imported.
+# Checking keys. It needs no classes, so a mistyped key is reported before torch is imported.
 
 
 def check_keys(section: Section, raw: Any, where: str = "") -> None:
-    """Whether the keys of a config are those of its section, all the way down.
+    """Checks that a config has exactly the keys of its section, at every depth.
 
     Raises:
-        ConfigError: A key is unknown or missing, a section is no mapping, or a ``name`` is none of
-            the choices.
+        ConfigError: A key is unknown or missing, a section is not a mapping, or a ``name`` is not
+            one of the choices.
     """
     if not isinstance(raw, Mapping):
         raise ConfigError(
@@ -322,7 +326,7 @@ def _check_leaves(leaves: Mapping[str, tuple[Any, Any]], where: str) -> dict[str
     values = {}
     for name, (hint, raw) in leaves.items():
         if isinstance(raw, bool):
-            raw = _said_before_yaml(hint, raw, f"{where}{name}")
+            raw = _word_behind_bool(hint, raw, f"{where}{name}")
         is_plain = raw is None or isinstance(raw, str | int | float)
         check = _check_plain_leaf if is_plain else _check_leaf
         try:
@@ -332,16 +336,16 @@ def _check_leaves(leaves: Mapping[str, tuple[Any, Any]], where: str) -> dict[str
             raise ConfigError(
                 f"{where}{name}: expected {expected or hint}, got {raw!r}. {_first_line(error)}"
             ) from None
-        if words := _what_is_no_number(name, values[name]):
+        if words := _expected_number(name, values[name]):
             raise ConfigError(f"{where}{name}: expected {words}, got {raw!r}.")
     return values
 
 
-def _said_before_yaml(hint: Any, raw: bool, where: str) -> Any:
-    """The word that YAML took for a truth value, where text is wanted: it reads ``off`` as false.
+def _word_behind_bool(hint: Any, raw: bool, where: str) -> Any:
+    """Recovers the word of a text field that YAML read as a boolean, e.g. ``off`` as false.
 
     Raises:
-        ConfigError: Any text is allowed there, so nobody knows which word it was.
+        ConfigError: The field allows any text, so the word cannot be known.
     """
     hint = _non_none(hint)
     if get_origin(hint) is Literal:
@@ -357,13 +361,13 @@ def _said_before_yaml(hint: Any, raw: bool, where: str) -> Any:
     return raw
 
 
-def _what_is_no_number(name: str, value: Any) -> str | None:
-    """What a field should hold in place of a number that no job can work with; None if it may.
+def _expected_number(name: str, value: Any) -> str | None:
+    """Describes the number that a field should hold if no job can use ``value``; else None.
 
-    NaN passes every comparison with a bound, so no range check of a section would find it.
+    The range checks of sections cannot find NaN, because every comparison with NaN is false.
     """
     if isinstance(value, tuple):
-        return next((words for item in value if (words := _what_is_no_number(name, item))), None)
+        return next((words for item in value if (words := _expected_number(name, item))), None)
     if isinstance(value, bool):
         return None
     if isinstance(value, float) and not math.isfinite(value):
@@ -394,7 +398,7 @@ def _freeze(value: Any) -> Any:
 
 
 def section_of(schema: type) -> Section:
-    """The keys of a dataclass, as ``lafp.config.source`` reads them from its source."""
+    """Describes a dataclass as ``lafp.config.source`` would describe it from its source file."""
     if schema in _SECTIONS:
         return _SECTIONS[schema]
     keys = {}
@@ -412,7 +416,7 @@ def section_of(schema: type) -> Section:
 
 
 class _RegistryChoices(Choices):
-    """The components of a registry, imported as they are asked for."""
+    """The components of a registry, each imported when its section is read."""
 
     def __init__(self, registry: Registry) -> None:
         super().__init__(registry.kind, dict.fromkeys(registry.names(), ""))
@@ -440,7 +444,7 @@ def _non_none(hint: Any) -> Any:
 
 
 def _section_of(hint: Any) -> Any:
-    """The dataclass inside ``X``, ``X | None``, ``tuple[X, ...]``; other hints unchanged."""
+    """Finds ``X`` in ``X``, ``X | None`` and ``tuple[X, ...]``; returns other hints unchanged."""
     hint = _non_none(hint)
     return _non_none(get_args(hint)[0]) if _is_tuple(hint) and get_args(hint) else hint
 

@@ -1,4 +1,4 @@
-"""Which nodes of a cluster some work may run on, by their labels. The config's part: no Ray."""
+"""Parses the node labels in configs, which choose the nodes that work may run on. No Ray here."""
 
 import re
 
@@ -6,10 +6,10 @@ _LABEL = re.compile(r"[A-Za-z0-9./_-]+=[A-Za-z0-9._-]+")
 
 
 def label_selector(node_labels: tuple[str, ...]) -> dict[str, str]:
-    """``("role=decode",)`` as Ray takes it: ``{"role": "decode"}``. A node must have all.
+    """Turns ``("role=decode",)`` into Ray's form, ``{"role": "decode"}``. A node must have all.
 
     Raises:
-        ValueError: An entry is no ``key=value``, or a key comes twice.
+        ValueError: An entry is not ``key=value``, or a key occurs twice.
     """
     if wrong := [label for label in node_labels if not _LABEL.fullmatch(label)]:
         raise ValueError(f"node_labels are written key=value, got {wrong[0]!r}.")

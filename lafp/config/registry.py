@@ -1,4 +1,4 @@
-"""Names in YAML to classes in code. A registry is one dict: every choice in one place."""
+"""Maps names in YAML to classes in code. A registry is one dict that lists every choice."""
 
 from importlib import import_module
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 class Registry:
     """Maps a short name to a class given as ``"package.module:Class"``.
 
-    Classes are imported on first use: picking one video decoder must not import the others.
+    A class is imported on first use, so that picking one video decoder does not import the others.
     """
 
     def __init__(self, kind: str, entries: dict[str, str]) -> None:
@@ -15,11 +15,15 @@ class Registry:
         self._entries = entries
 
     def names(self) -> list[str]:
-        """Every registered name, sorted."""
+        """Returns every registered name, sorted."""
         return sorted(self._entries)
 
     def get(self, name: str) -> Any:
-        """The class called ``name``, or a ValueError that lists the choices."""
+        """Returns the class called ``name``.
+
+        Raises:
+            ValueError: No class has this name. The message lists the choices.
+        """
         if name not in self._entries:
             raise ValueError(
                 f"Unknown {self.kind} {name!r}. Choose one of: {', '.join(self.names())}."

@@ -1,8 +1,9 @@
-"""Config dataclasses as their source files say them, without importing those.
+"""Reads config dataclasses from their source files without importing them.
 
-A config stands beside its component, whose file imports torch. Help texts and mistyped keys are to
-be answered without that, so this module reads the classes from their source: keys, types, defaults,
-docstrings, and which registry a section's ``name`` picks from. Checking values needs the classes.
+A config stands in the file of its component, which imports torch. ``--help`` and errors about
+mistyped keys must not take as long as that import. So this module parses the source: keys, types,
+defaults, docstrings, and the registry that a section's ``name`` picks from. Only the checking of
+values imports the classes.
 """
 
 import ast
@@ -18,18 +19,18 @@ _MARKERS = ("field", "choice", "may_change", "may_grow")
 
 @dataclass(frozen=True)
 class Choices:
-    """What a section's ``name`` may be."""
+    """The values that a section's ``name`` may have."""
 
     kind: str
     components: Mapping[str, str]
     """Name -> ``"package.module:Class"`` of the component, whose config is its ``Config``."""
 
     def names(self) -> list[str]:
-        """Every name, sorted."""
+        """Returns every name, sorted."""
         return sorted(self.components)
 
     def section(self, name: str) -> "Section":
-        """The config of the component called ``name``."""
+        """Reads the config of the component called ``name``."""
         return _config_of(*_parted(self.components[name]))
 
 
@@ -40,20 +41,21 @@ class Key:
     name: str
     is_required: bool
     is_list: bool
-    """A tuple of sections."""
+    """Whether the field is a tuple of sections."""
     choices: Choices | None
-    """Of a section that is picked by its ``name``."""
+    """The choices of a section that is picked by its ``name``; None for any other field."""
     find_section: Callable[[], "Section"] | None
-    """Of a section that is always the same."""
+    """Reads the section of a field with a fixed dataclass; None for any other field."""
     type: str = ""
-    """As it is written, other names for types replaced."""
+    """The annotation in the source, with type aliases replaced by their definitions."""
     default: str | None = None
-    """As it is written, constants replaced; None where a factory makes it, or there is none."""
+    """The default in the source, with constants replaced by their values. None if there is no
+    default or a factory makes it."""
     doc: str = ""
 
     @property
     def section(self) -> "Section | None":
-        """Its dataclass, where that is always the same."""
+        """The section of a field with a fixed dataclass; None for any other field."""
         return self.find_section() if self.find_section else None
 
 
@@ -67,7 +69,7 @@ class Section:
 
 @cache
 def read_section(path: str) -> Section:
-    """The dataclass at ``"package.module:Class"``."""
+    """Reads the dataclass at ``"package.module:Class"``."""
     module, name = _parted(path)
     return Section(name, {key.name: key for key in _keys(module, name)})
 
@@ -77,7 +79,7 @@ def read_section(path: str) -> Section:
 
 
 def _keys(module: str, name: str) -> Iterator[Key]:
-    """Those of its bases first; a field that is defined again keeps its place."""
+    """Yields the keys of the bases first. A field that is defined again keeps its place."""
     keys: dict[str, Key] = {}
     node = _class(module, name)
     for base in node.bases:
@@ -119,7 +121,7 @@ def _marker(value: ast.expr | None) -> ast.Call | None:
 
 
 def _dataclass_in(module: str, annotation: ast.expr) -> str | None:
-    """``X`` in ``X``, ``X | None``, ``tuple[X, ...]``, where it is a dataclass."""
+    """Finds the dataclass ``X`` in ``X``, ``X | None`` or ``tuple[X, ...]``; None if it is none."""
     for node in ast.walk(annotation):
         if isinstance(node, ast.Name) and (found := _resolve(module, node.id)):
             owner, name = found
@@ -130,7 +132,7 @@ def _dataclass_in(module: str, annotation: ast.expr) -> str | None:
 
 
 def _config_of(module: str, component: str) -> Section:
-    """The ``Config`` of a component, its own or that of a base."""
+    """Reads the ``Config`` of a component, or of its base class if it has no own."""
     node = _class(module, component)
     for item in node.body:
         target = item.targets[0] if isinstance(item, ast.Assign) else getattr(item, "target", None)
@@ -164,7 +166,7 @@ def _class(module: str, name: str) -> ast.ClassDef:
 
 
 def _resolve(module: str, name: str) -> tuple[str, str] | None:
-    """Module and name where something is defined that ``module`` calls ``name``."""
+    """Finds the module and name under which ``module``'s ``name`` is defined."""
     if name in _definitions(module):
         return module, name
     if name not in _imports(module):
@@ -175,7 +177,7 @@ def _resolve(module: str, name: str) -> tuple[str, str] | None:
 
 @cache
 def _definitions(module: str) -> dict[str, ast.AST]:
-    """Classes, and the values of names, at the top of a module."""
+    """Maps the top-level names of a module to their class definitions or values."""
     found: dict[str, ast.AST] = {}
     for node in _body(module):
         if isinstance(node, ast.ClassDef):
@@ -233,7 +235,7 @@ def _type(module: str, annotation: ast.expr) -> str:
 
 
 def _written_out(module: str, value: ast.expr, kinds: tuple[type, ...]) -> ast.expr:
-    """A copy of an expression with names replaced by their definitions of these kinds."""
+    """Copies an expression and replaces names whose definitions have one of these kinds."""
 
     class WriteOut(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> ast.expr:

@@ -1,4 +1,4 @@
-"""Every environment, by the name that ``env.name`` takes in YAML."""
+"""Registers every environment under the name that a config selects it by."""
 
 from lafp.config.registry import Registry
 

@@ -1,4 +1,4 @@
-"""What every environment is: many episodes at once, each determined by its seed alone."""
+"""The interface of environments: many episodes in parallel, each determined by its seed."""
 
 # Shape letters in this package: N episodes, H height, W width, A true action, S state, M forks.
 
@@ -12,29 +12,30 @@ from lafp.types import ActionSpec
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What happened to N episodes in one step. Finished episodes stand still."""
+    """Result of one step of N episodes. Finished episodes do not change any more."""
 
     obs: np.ndarray
     """uint8 [N, H, W, 3], after the step."""
     reward: np.ndarray
     """float32 [N]; 0 for episodes that were over before."""
     terminated: np.ndarray
-    """bool [N]: the task ended the episode (success or failure), now or earlier."""
+    """bool [N]: the task has ended the episode (success or failure), now or earlier."""
     truncated: np.ndarray
-    """bool [N]: out of steps without an end."""
+    """bool [N]: the episode has used up its steps without being terminated."""
     success: np.ndarray | None
-    """bool [N]: the episode has succeeded. None where the task knows only its return."""
+    """bool [N]: the episode has succeeded. None if the task defines no success, only a return."""
 
     @property
     def done(self) -> np.ndarray:
-        """Which episodes are over, for either reason; bool [N]."""
+        """True for episodes that are over, for either reason; bool [N]."""
         return self.terminated | self.truncated
 
 
 class VectorEnv(Protocol):
-    """N episodes side by side. Built as ``ENVS.get(cfg.name)(cfg)``; ``cls.Config`` is its config.
+    """N episodes in parallel. ``ENVS.get(cfg.name)(cfg)`` builds one, ``cls.Config`` configures it.
 
-    An episode is a function of its seed and its actions: the same in any batch, on any machine.
+    An episode depends only on its seed and its actions, so it is the same in any batch and on any
+    machine.
     """
 
     task: str
@@ -43,18 +44,25 @@ class VectorEnv(Protocol):
     height_px: int
     width_px: int
     fps: float
-    """Steps per second, and so the frame rate of its videos."""
+    """Steps per second, which is also the frame rate of the videos."""
     max_steps: int
     action_spec: ActionSpec
     mode_sizes: tuple[int, ...]
-    """Ways to go at each of the M forks of the task; empty when there is only one way."""
+    """Number of ways at each of the M forks of the task; empty if there is only one way."""
 
     def reset(self, seeds: np.ndarray) -> np.ndarray:
-        """Starts one episode per seed (int64 [N], not negative); obs is uint8 [N, H, W, 3]."""
+        """Starts one episode per seed.
+
+        Args:
+            seeds: int64 [N], not negative.
+
+        Returns:
+            The first observations, uint8 [N, H, W, 3].
+        """
         ...
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """Moves all unfinished episodes on by one step.
+        """Advances all unfinished episodes by one step.
 
         Args:
             actions: float [N, A] in the environment's units, or int64 [N] if discrete. Values out
@@ -63,16 +71,17 @@ class VectorEnv(Protocol):
         ...
 
     def expert(self) -> np.ndarray:
-        """The demonstrator's action in the current state, in range: what ``step`` takes.
+        """Returns the demonstrator's actions in the current states, in the form of ``step``.
 
-        Calling it twice in one state gives the same action: its noise is keyed by the step.
+        A second call in the same state returns the same actions, because their noise depends only
+        on seed and step.
         """
         ...
 
     def state(self) -> np.ndarray:
-        """Low-dimensional state, float32 [N, S]: what the labels call ``state``."""
+        """Returns the low-dimensional states, float32 [N, S], which become the label ``state``."""
         ...
 
     def modes(self) -> np.ndarray:
-        """Which way each episode took at each fork so far, int64 [N, M]; -1 where undecided."""
+        """Returns the way that each episode took at each fork, int64 [N, M]; -1 if undecided."""
         ...

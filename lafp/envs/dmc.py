@@ -15,7 +15,7 @@ from lafp.envs.mujoco.distractors import DistractorConfig, Distractors
 from lafp.envs.mujoco.rendering import RenderConfig, Renderer, use_offscreen_gl
 from lafp.types import ActionSpec
 
-# What random numbers are for: the second key, after the episode's seed.
+# Purpose of a random number: the second key, after the episode's seed.
 _START = 1
 
 
@@ -27,13 +27,13 @@ class DmcConfig:
     task: str
     """Domain and task, e.g. ``cheetah-run``."""
     expert: str
-    """Checkpoint of the demonstrator, a ``.pt`` file as dunnolab/laom has it."""
+    """Checkpoint of the demonstrator, a ``.pt`` file in the format of dunnolab/laom."""
     size_px: int = 64
     """Height and width of a picture."""
     action_repeat: int = 1
     """Simulation steps per step. The experts were trained with 1."""
     episode_steps: int | None = None
-    """Ends episodes earlier than the task does (1000 simulation steps)."""
+    """Ends episodes earlier than the task does, which is after 1000 simulation steps."""
     camera: int = 0
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     distractors: DistractorConfig = field(default_factory=DistractorConfig)
@@ -49,7 +49,7 @@ class DmcConfig:
 
 
 class Dmc(EpisodesEnv):
-    """See ``VectorEnv``. Return counts; there is no success.
+    """See ``VectorEnv``. The outcome of an episode is its return; there is no success.
 
     Raises:
         ConfigError: dm_control, the task, the expert, the videos or a graphics library is missing.
@@ -93,7 +93,7 @@ class Dmc(EpisodesEnv):
 
     @functools.cached_property
     def _renderer(self) -> Renderer:
-        """Opened with the first episode: whoever only asks for the task's shape draws nothing."""
+        """Opened with the first episode, since some callers only read the task's attributes."""
         cfg = self.cfg
         model = _load(cfg.task, 0).physics.model.ptr
         return Renderer(
@@ -141,7 +141,7 @@ class _DmcEpisode(Episode):
 
     def expert(self) -> np.ndarray:
         spec = self._simulator.action_spec()
-        # Its means lie far outside: noise on them would not be seen.
+        # The network's means lie far outside the bounds, where noise would have no effect.
         action = np.clip(self._expert(self._state), spec.minimum, spec.maximum)
         return action + self._cfg.exploration.noise(self._seed, self._num_steps, len(action))
 
@@ -150,12 +150,12 @@ class _DmcEpisode(Episode):
 
 
 def flat(observation: Any) -> np.ndarray:
-    """An observation as one vector, its parts in the order of their names, float64 [S]."""
+    """Concatenates the parts of an observation in the order of their names, float64 [S]."""
     return np.concatenate([np.ravel(observation[name]) for name in sorted(observation)])
 
 
 def _load(task: str, seed: int) -> Any:
-    """A ``dm_control`` environment whose random numbers come from ``seed``."""
+    """Loads a ``dm_control`` environment whose random numbers come from ``seed``."""
     try:
         from dm_control import suite
     except ImportError:

@@ -1,4 +1,4 @@
-"""A vector environment out of single episodes, for simulators that know no batches."""
+"""Builds a vector environment from single episodes, for simulators without batches."""
 
 # Shape letters in this file: N episodes, H height, W width, A true action, S state, M forks.
 
@@ -12,7 +12,7 @@ from lafp.data.randomness import keyed_normal, keyed_uniform
 from lafp.envs.base import StepResult
 from lafp.types import ActionSpec
 
-# What random numbers of the exploration are for: the second key, after the episode's seed.
+# Purpose of a random number of the exploration: the second key, after the episode's seed.
 _IS_NOISY, _NOISE = 10, 11
 
 
@@ -20,14 +20,14 @@ _IS_NOISY, _NOISE = 10, 11
 class ExplorationConfig:
     """Noise on the demonstrator's actions, in some of the episodes, drawn by seed.
 
-    Without any, an expert's actions can be read from its state, and a probe says nothing about
-    latent actions.
+    Without noise, the state determines an expert's action, so that a probe of latent actions could
+    read the action from the state alone.
     """
 
     share: float = 0.0
-    """Of the episodes."""
+    """Share of the episodes with noise."""
     std: float = 0.2
-    """Of Gaussian noise on each of the action's numbers, in the environment's units."""
+    """Standard deviation of Gaussian noise on each action dimension, in the environment's units."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -36,7 +36,7 @@ class ExplorationConfig:
             raise ValueError(f"std must not be negative, got {self.std}.")
 
     def noise(self, seed: int, step: int, dim: int) -> np.ndarray:
-        """What is added in a step of the episode with this seed, float64 [A]."""
+        """Draws the noise for one step of the episode with this seed, float64 [A]."""
         if keyed_uniform(seed, _IS_NOISY) >= self.share:
             return np.zeros(dim)
         return self.std * keyed_normal(seed, _NOISE, step, np.arange(dim))
@@ -44,52 +44,52 @@ class ExplorationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What one step of one episode brought."""
+    """Result of one step of one episode."""
 
     reward: float
     has_succeeded: bool = False
     has_failed: bool = False
-    """For good. An episode ends with either."""
+    """Whether the episode can no longer succeed. It ends with success or failure."""
 
 
 class Episode(ABC):
-    """One episode of a simulator. Deterministic: nothing in it may depend on other episodes."""
+    """One episode of a simulator. It is deterministic and may not depend on other episodes."""
 
     @abstractmethod
     def step(self, action: np.ndarray) -> Moved:
-        """Moves on. ``action``: float64 [A], or a number if discrete, in range."""
+        """Advances by one step. ``action`` is in range, float64 [A], or a number if discrete."""
 
     @abstractmethod
     def frame(self) -> np.ndarray:
-        """What the camera sees now, uint8 [H, W, 3]."""
+        """Draws the current camera image, uint8 [H, W, 3]."""
 
     @abstractmethod
     def expert(self) -> np.ndarray:
-        """The demonstrator's action now, float [A] or a number; the same when called twice."""
+        """Returns the demonstrator's action now, float [A] or a number; repeatable."""
 
     @abstractmethod
     def state(self) -> np.ndarray:
-        """Float [S]."""
+        """Returns the low-dimensional state, float [S]."""
 
     def modes(self) -> Sequence[int]:
-        """Way taken at each fork so far, -1 where undecided; M of them."""
+        """Returns the way taken at each of the M forks so far; -1 if undecided."""
         return ()
 
 
 class EpisodesEnv(ABC):
-    """See ``VectorEnv``. Steps its episodes one after the other; finished ones stand still.
+    """See ``VectorEnv``. Steps its episodes one after the other.
 
-    Subclasses set the attributes of ``VectorEnv`` and start episodes.
+    Subclasses set the attributes of ``VectorEnv`` and implement ``start``.
     """
 
     max_steps: int
     action_spec: ActionSpec
     has_success: bool
-    """Whether the task knows success; else only its return counts."""
+    """Whether the task defines success; otherwise only the return counts."""
 
     @abstractmethod
     def start(self, seed: int) -> Episode:
-        """A new episode, determined by its seed alone."""
+        """Starts a new episode, which its seed alone determines."""
 
     def reset(self, seeds: np.ndarray) -> np.ndarray:
         """See ``VectorEnv``."""
@@ -138,7 +138,7 @@ class EpisodesEnv(ABC):
         return np.array(modes, np.int64).reshape(len(modes), -1)
 
     def _in_range(self, actions: np.ndarray) -> np.ndarray:
-        """float64 [N, A], or int64 [N] if discrete."""
+        """Checks the shape of actions and clips them: float64 [N, A], or int64 [N] if discrete."""
         spec, num = self.action_spec, len(self._episodes)
         expected = (num,) if spec.is_discrete else (num, spec.dim)
         if actions.shape != expected:

@@ -20,13 +20,13 @@ from lafp.envs.mujoco.rendering import Marker, RenderConfig, Renderer, use_offsc
 from lafp.types import ActionSpec
 
 GOAL_TASKS = ("reach-v3", "push-v3", "pick-place-v3")
-"""Those whose success is a distance to a goal that may lie anywhere."""
+"""Tasks whose success is a distance to a goal that may lie anywhere."""
 FORK_RADIUS = 0.03
-"""So near to the fork, in metres, the demonstrator turns to its goal."""
+"""Distance to the fork, in metres, at which the demonstrator turns to its goal."""
 _MARKER_RADIUS, _MARKER_COLOR = 0.04, (0.9, 0.1, 0.1, 1.0)
 _OBSTACLE_COLOR = (0.1, 0.2, 0.9, 1.0)
 
-# What random numbers are for: the second key, after the episode's seed.
+# Purpose of a random number: the second key, after the episode's seed.
 _START, _GOAL = 1, 2
 
 Position = tuple[float, float, float]
@@ -34,28 +34,32 @@ Position = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class GoalsConfig:
-    """Several goals in place of the task's one. Any of them is a success.
+    """Several goals that replace the task's single goal. Reaching any of them is a success.
 
-    The demonstrator picks one at random. With ``fork`` it goes there first, whichever it picked, so
-    that its way is the same up to a late, sharp turn: what a policy that averages cannot take.
+    The demonstrator picks a goal at random. With ``fork`` it first goes to the fork, so that its
+    way is the same for all goals until a late, sharp turn. A policy that averages over
+    demonstrations cannot make that turn.
     """
 
     positions: tuple[Position, ...]
-    """(x, y, z) of each, in metres: x to the robot's right, y away from it, z up. The table's top
-    is at z = 0; the task's own goals are near (0, 0.85)."""
+    """(x, y, z) of each goal, in metres: x to the robot's right, y away from it, z up. The table's
+    top is at z = 0, and the task's own goals are near (0, 0.85)."""
     fork: Position | None = None
+    """Point that the demonstrator passes on its way to any goal; null for no fork."""
     obstacle: Position | None = None
-    """A ball that must not be touched. Behind the fork it makes the mean of the ways a failure;
-    without one, a policy that averages may drift to either side and still arrive."""
+    """Center of a ball that must not be touched. Behind the fork, it makes the average of the ways
+    a failure. Without it, a policy that averages may drift to either side and still arrive."""
     obstacle_radius: float = 0.05
-    """In metres. So near, seen from above, the hand (or what it moves) has touched the ball: the
-    episode is over."""
+    """Radius of the ball, in metres. If the hand, or the object that it moves, is closer to the
+    center, seen from above, the episode has failed."""
 
     def __post_init__(self) -> None:
         if self.obstacle_radius <= 0:
             raise ValueError(f"obstacle_radius must be positive, got {self.obstacle_radius}.")
         if len(set(self.positions)) < max(2, len(self.positions)):
-            raise ValueError(f"positions must be two or more different ones, got {self.positions}.")
+            raise ValueError(
+                f"positions must be two or more different positions, got {self.positions}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +68,19 @@ class MetaworldConfig:
 
     name: str = "metaworld"
     task: str
-    """E.g. ``drawer-open-v3``."""
+    """Name of the task, e.g. ``drawer-open-v3``."""
     goals: GoalsConfig | None = None
-    """Makes ``reach-v3``, ``push-v3`` or ``pick-place-v3`` truly multimodal."""
+    """Makes ``reach-v3``, ``push-v3`` or ``pick-place-v3`` multimodal."""
     size_px: int = 64
     """Height and width of a picture."""
     action_repeat: int = 1
     """Control steps (12.5 ms) per step."""
     episode_steps: int = 200
-    """Out of steps without success is a failure. Experts take about 50 to 100 control steps."""
+    """Number of steps after which an episode without success ends. Experts take about 50 to 100
+    control steps."""
     camera: str = "corner4"
-    """``behindGripper`` moves with the hand, and shows left and right most clearly."""
+    """Name of the camera. ``behindGripper`` moves with the hand, and shows left and right most
+    clearly."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     render: RenderConfig = field(default_factory=RenderConfig)
 
@@ -90,7 +96,7 @@ class MetaworldConfig:
 
 
 class Metaworld(EpisodesEnv):
-    """See ``VectorEnv``. With several goals there is one fork: which of them was reached.
+    """See ``VectorEnv``. With several goals there is one fork, whose mode is the reached goal.
 
     Raises:
         ConfigError: metaworld, the task, the camera or a graphics library is missing.
@@ -115,7 +121,7 @@ class Metaworld(EpisodesEnv):
         self.mode_sizes = (len(cfg.goals.positions),) if cfg.goals else ()
         cameras = [simulator.model.camera(number).name for number in range(simulator.model.ncam)]
         if cfg.camera not in cameras:
-            raise ConfigError(f"camera {cfg.camera!r} is none of {', '.join(cameras)}.")
+            raise ConfigError(f"camera must be one of {', '.join(cameras)}, got {cfg.camera!r}.")
         self._camera_id = cameras.index(cfg.camera)
 
     def start(self, seed: int) -> Episode:
@@ -125,7 +131,7 @@ class Metaworld(EpisodesEnv):
 
     @functools.cached_property
     def _renderer(self) -> Renderer:
-        """Opened with the first episode: whoever only asks for the task's shape draws nothing."""
+        """Opened with the first episode, since some callers only read the task's attributes."""
         cfg = self.cfg
         model = _load(cfg.task, 0).model
         return Renderer(model, cfg.size_px, cfg.size_px, cfg.render, hides_floor=False)
@@ -145,7 +151,7 @@ class _MetaworldEpisode(Episode):
         self._obs, _ = simulator.reset()
         if cfg.goals is not None:
             self._chosen = int(keyed_uniform(seed, _GOAL) * len(self._goals))
-            # Drawn as markers, all alike.
+            # The task's own goal is hidden. All goals are drawn as equal markers instead.
             simulator.model.site("goal").rgba[3] = 0
             self._markers = tuple(_markers(cfg.goals))
         else:
@@ -161,7 +167,7 @@ class _MetaworldEpisode(Episode):
         return Moved(reward=reward, has_succeeded=self._has_succeeded, has_failed=self._has_crashed)
 
     def _step_once(self, action: np.ndarray) -> float:
-        """Reward of a control step; with several goals, for the one that is worth most."""
+        """Runs a control step and returns its reward, with several goals the largest reward."""
         simulator = self._simulator
         self._obs, reward, _, _, info = simulator.step(action)
         outcomes = [(float(reward), bool(info["success"]))]
@@ -175,7 +181,7 @@ class _MetaworldEpisode(Episode):
         return max(value for value, _ in outcomes)
 
     def _outcome_at(self, goal: Position, action: np.ndarray) -> tuple[float, bool]:
-        """Reward and success if this were the task's goal."""
+        """Computes reward and success as if ``goal`` were the task's goal."""
         simulator = self._simulator
         simulator._target_pos = np.array(goal)
         reward, info = simulator.evaluate_state(self._obs, action)
@@ -187,7 +193,10 @@ class _MetaworldEpisode(Episode):
             self._has_turned = self._distance_to(self._cfg.goals.fork) < FORK_RADIUS
 
     def _distance_to(self, position: Position) -> float:
-        """Of the hand, or of what it moves. Seen from above: what the gripper holds hangs below."""
+        """Measures the distance of the hand, or of the object that it moves, to a position.
+
+        The height does not count, because a held object hangs below the gripper.
+        """
         moved = self._obs[:3] if self._cfg.task == "reach-v3" else self._obs[4:7]
         return float(np.linalg.norm((moved - position)[:2]))
 
@@ -196,7 +205,7 @@ class _MetaworldEpisode(Episode):
         picture = self._renderer.draw(
             simulator.model, simulator.data, self._camera_id, markers=self._markers
         )
-        # Some of its cameras hang upside down.
+        # Some cameras of Meta-World are mounted upside down.
         is_upright = simulator.data.cam_xmat[self._camera_id].reshape(3, 3)[2, 1] >= 0
         return picture.pixels if is_upright else picture.pixels[::-1, ::-1]
 
@@ -207,12 +216,12 @@ class _MetaworldEpisode(Episode):
             goal = self._goals[self._chosen] if self._has_turned or fork is None else fork
             obs = np.concatenate([obs[:-3], goal])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the environment will clip its response
+            warnings.simplefilter("ignore")  # it warns that the environment will clip the action
             action = np.clip(self._script.get_action(obs), -1, 1)
         return action + self._cfg.exploration.noise(self._seed, self._num_steps, len(action))
 
     def state(self) -> np.ndarray:
-        """Hand, objects and goal, now and a step ago; without the goal where there are several."""
+        """Returns hand, objects and goal, now and a step ago; without the goal if several."""
         return self._obs[:-3] if self._goals else self._obs
 
     def modes(self) -> Sequence[int]:
@@ -220,7 +229,7 @@ class _MetaworldEpisode(Episode):
 
 
 def _load(task: str, seed: int) -> Any:
-    """A ``metaworld`` environment that is drawn from ``seed`` and shows where its goal is."""
+    """Loads a ``metaworld`` environment that ``seed`` determines and whose state has the goal."""
     try:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     except ImportError:
@@ -233,7 +242,7 @@ def _load(task: str, seed: int) -> Any:
         )
     simulator = ALL_V3_ENVIRONMENTS[task]()
     simulator._partially_observable = False
-    # Cached while the goal was still hidden, and then its limits clip the goal to zero.
+    # This property was cached while the goal was hidden. Its limits would clip the goal to zero.
     simulator.__dict__.pop("sawyer_observation_space", None)
     simulator._set_task_called, simulator._freeze_rand_vec = True, False
     simulator.seeded_rand_vec = True

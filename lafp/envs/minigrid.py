@@ -1,4 +1,4 @@
-"""BabyAI's grid worlds with its scripted bot: discrete actions.
+"""BabyAI's grid worlds, with discrete actions and BabyAI's scripted bot.
 
 Needs ``pip install 'lafp[minigrid]'``.
 """
@@ -19,10 +19,10 @@ class MinigridConfig:
 
     name: str = "minigrid"
     task: str
-    """E.g. ``BabyAI-GoToRedBallNoDists-v0``. Levels differ in their missions, which no picture
-    shows: choose one whose mission is always the same, or a policy has to guess."""
+    """Name of the level, e.g. ``BabyAI-GoToRedBallNoDists-v0``. Pictures do not show the mission.
+    Choose a level whose mission is always the same, or a policy has to guess it."""
     tile_px: int = 8
-    """Of a field's side."""
+    """Side of a field."""
     episode_steps: int = 64
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class _MinigridEpisode(Episode):
 
     def step(self, action: np.ndarray) -> Moved:
         if self._planned is None:
-            self._bot = None  # nobody told it of this step
+            self._bot = None  # the bot did not choose this step, so its plan is outdated
         self._last_action, self._planned = int(action), None
         _, reward, is_over, _, _ = self._level.step(self._last_action)
         return Moved(
@@ -86,7 +86,7 @@ class _MinigridEpisode(Episode):
         return np.array(self._planned)
 
     def state(self) -> np.ndarray:
-        """The agent's field (x, y) and direction, 0 to 3 clockwise from right."""
+        """Returns the agent's field (x, y) and direction, 0 to 3 clockwise from right."""
         return np.array([*self._level.agent_pos, self._level.agent_dir], np.float64)
 
 
@@ -100,7 +100,7 @@ def _load(task: str) -> Any:
         ) from None
     if task not in gymnasium.registry or not task.startswith("BabyAI-"):
         raise ConfigError(
-            f"task {task} is no level of BabyAI, whose bot demonstrates. Choose one of "
+            f"task {task} is not a level of BabyAI, whose bot demonstrates. Choose one of "
             "https://minigrid.farama.org/environments/babyai, e.g. BabyAI-GoToRedBallNoDists-v0."
         )
     level: Any = gymnasium.make(task).unwrapped

@@ -1,4 +1,4 @@
-"""Procgen's sixteen games: another level in every episode, discrete actions.
+"""Procgen's sixteen games, with discrete actions and a new level in every episode.
 
 Needs ``pip install --no-deps procgen2 gym3 gym`` beside ``lafp[procgen]``: docs/environments.md.
 """
@@ -42,7 +42,7 @@ MAX_RETURN = {
 """The largest return of each game in easy mode (Cobbe et al., arXiv:1912.01588, appendix C)."""
 _RESET = -1  # Procgen's action that begins an episode anew
 _ROUNDING = 1e-3
-_ACTION = 20  # what the random number is for: the second key, after the episode's seed
+_ACTION = 20  # purpose of a random number: the second key, after the episode's seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +51,15 @@ class ProcgenConfig:
 
     name: str = "procgen"
     task: str
-    """E.g. ``maze`` or ``coinrun``."""
+    """Name of the game, e.g. ``maze`` or ``coinrun``."""
     difficulty: str = "easy"
     """``easy`` or ``hard``, Procgen's distribution mode."""
     expert: str = RANDOM
-    """``random`` acts uniformly at random. ``planner`` plans on the game's own state (heist, maze,
-    miner). Else a checkpoint of PPO with IMPALA's network, as joonleesky/train-procgen-pytorch
-    writes them; actions are drawn from its distribution."""
+    """``random`` acts uniformly at random. ``planner`` plans on the game's internal state (heist,
+    maze, miner). Any other value is the path of a PPO checkpoint with IMPALA's network, in the
+    format of joonleesky/train-procgen-pytorch; actions are drawn from its distribution."""
     levels: Literal["train", "test"] = "train"
-    """Which half of all levels episodes are drawn from: no level is in both."""
+    """Half of all levels that episodes are drawn from. No level is in both halves."""
     episode_steps: int = 1000
 
     def __post_init__(self) -> None:
@@ -70,10 +70,10 @@ class ProcgenConfig:
 
 
 class Procgen:
-    """See ``VectorEnv``. An episode's seed is its level; all episodes are one native environment.
+    """See ``VectorEnv``. An episode's seed chooses its level. One native environment runs all.
 
-    An episode has succeeded when its return reaches the game's maximum (``MAX_RETURN``), which
-    Procgen knows for its easy mode; in hard mode only the return counts.
+    An episode has succeeded when its return reaches the game's maximum (``MAX_RETURN``), which is
+    published for easy mode. In hard mode only the return counts.
 
     Raises:
         ConfigError: procgen2, the game or the expert is missing.
@@ -89,7 +89,9 @@ class Procgen:
     def __init__(self, cfg: ProcgenConfig) -> None:
         games = _load().env.ENV_NAMES
         if cfg.task not in games:
-            raise ConfigError(f"task {cfg.task} is no game of Procgen: {', '.join(games)}.")
+            raise ConfigError(
+                f"task {cfg.task} is not a game of Procgen. Choose one of: {', '.join(games)}."
+            )
         if cfg.expert == PLANNER and cfg.task not in PLANNERS:
             raise ConfigError(
                 f"expert: no planner knows {cfg.task}, only {', '.join(PLANNERS)}. Name a PPO "
@@ -117,7 +119,7 @@ class Procgen:
                 rand_seed=0,
                 num_threads=0,
             )
-            # Some games keep things beyond an episode's end: every episode follows this state.
+            # Some games keep data beyond an episode's end, so every episode starts from this state.
             self._untouched = self._game.callmethod("get_state")[0]
         levels_N = seeds_N % 2**30 * 2 + (self.cfg.levels == "test")
         states = [with_level(self._untouched, int(level)) for level in levels_N]
@@ -144,7 +146,7 @@ class Procgen:
         reward_N = np.where(is_active_N, reward_N, 0).astype(np.float32)
         self._return_N += reward_N
         self._is_over_N |= is_active_N & is_first_N
-        # After an end Procgen shows the level's beginning again; the end itself is never seen.
+        # After an episode's end Procgen shows the next one's first frame, but never the last frame.
         is_new_N = is_active_N & ~is_first_N
         self._obs_NHWC = np.where(is_new_N[:, None, None, None], seen["rgb"], self._obs_NHWC)
         success_N = None
@@ -178,11 +180,11 @@ class Procgen:
         return actions_N
 
     def state(self) -> np.ndarray:
-        """Nothing: what a policy may know is in the pictures. float32 [N, 0]."""
+        """Returns an empty state, float32 [N, 0], since the pictures show all that counts."""
         return np.zeros((len(self._seeds_N), 0), np.float32)
 
     def modes(self) -> np.ndarray:
-        """No forks are told apart: int64 [N, 0]."""
+        """Returns no modes, int64 [N, 0], because forks are not tracked."""
         return np.zeros((len(self._seeds_N), 0), np.int64)
 
 
@@ -192,7 +194,7 @@ def _load() -> Any:
     except ImportError as error:
         raise ConfigError(
             f"Environment procgen needs procgen2 ({error}): pip install 'lafp[procgen]', then "
-            "pip install --no-deps procgen2==0.10.7 gym3==0.3.3 gym==0.26.2, whose metadata ask "
-            "for an older numpy than they need."
+            "pip install --no-deps procgen2==0.10.7 gym3==0.3.3 gym==0.26.2. --no-deps is needed, "
+            "because their metadata require an older numpy than the code does."
         ) from None
     return procgen

@@ -1,8 +1,8 @@
-"""Slalom: round two pillars on the centre line, by either side. Drawn with numpy.
+"""Slalom: the agent passes two pillars on the centre line on either side. Drawn with numpy.
 
-A task whose demonstrators are truly multimodal and whose forks are late and sharp, so that a
-policy which averages over modes runs into the pillar. It is built to hold that fork: it shows a
-mechanism and proves nothing about other tasks. Numbers and rules: the project's method page.
+The demonstrators are multimodal and the forks are late and sharp, so a policy that averages over
+modes hits the pillar. The task was made to contain such forks: it demonstrates a mechanism and
+proves nothing about other tasks.
 
 Positions are (x, y) in the unit square; x runs right, y runs down the image.
 """
@@ -38,22 +38,22 @@ NUM_DISTRACTORS, DISTRACTOR_RADIUS = 3, 0.05
 DISTRACTOR_SPEED, DISTRACTOR_NOISE = 0.03, 0.01
 WAVE_HEIGHT, WAVE_NUMBERS, WAVE_FREQUENCY = 25, (5, 15), 0.5
 
-# What a random number is for: the second key of every draw, after the episode's seed.
+# Purpose of a random number: the second key of every draw, after the episode's seed.
 _START, _SIDE, _JITTER, _ACTION_NOISE = 1, 2, 3, 4
 _DISC_POSITION, _DISC_COLOR, _DISC_HEADING, _DISC_NOISE, _WAVE = 5, 6, 7, 8, 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlalomConfig:
-    """Embedded multimodal environment, 48 x 48 px."""
+    """The embedded multimodal environment, 48 x 48 px."""
 
     name: str = "slalom"
     distractors: bool = False
-    """Moving discs of random colour, and a moving pattern behind everything."""
+    """Draw moving discs of random colour, and a moving pattern as background."""
 
 
 class Slalom:
-    """See ``VectorEnv``. Forks: the side of each pillar, 0 above (y < 0.5) and 1 below."""
+    """See ``VectorEnv``. Each pillar is a fork: mode 0 passes above it (y < 0.5), 1 below."""
 
     Config = SlalomConfig
     task = "slalom"
@@ -113,7 +113,7 @@ class Slalom:
         )
 
     def expert(self) -> np.ndarray:
-        """See ``VectorEnv``. Goes straight at a pillar and swerves late, to a random side."""
+        """See ``VectorEnv``. The expert heads for a pillar and swerves late, to a random side."""
         target_N2 = np.full_like(self._position_N2, 0.5)
         target_N2[:, 0] = 1.05
         x_N = self._position_N2[:, 0]
@@ -215,7 +215,7 @@ class Slalom:
         return np.rint(canvas_NHWC).astype(np.uint8)
 
     def _waves(self) -> np.ndarray:
-        """25 sin(k_x x + k_y y + phase_c + omega step), float32 [N, H, W, C]."""
+        """Draws 25 sin(k_x x + k_y y + phase_c + omega step), float32 [N, H, W, C]."""
         grid = (np.arange(SIZE_PX) + 0.5) / SIZE_PX
         phase_NC = self._wave_phase_NC + self._wave_frequency_N1 * self._num_steps_N[:, None]
         across_N1W1 = (self._wave_number_N2[:, :1] * grid)[:, None, :, None]
@@ -229,12 +229,12 @@ class Slalom:
 def _draw_discs(
     canvas_NHWC: np.ndarray, center_N2: np.ndarray, radius: float, color: np.ndarray
 ) -> None:
-    """Blends one antialiased disc into each image, in place. Touches only the pixels near it.
+    """Blends one antialiased disc into each image, in place, and only computes pixels near it.
 
     Args:
         canvas_NHWC: float32, 0..255.
         center_N2: (x, y) in the unit square.
-        radius: In units of the square's side.
+        radius: Radius as a share of the square's side.
         color: [3], or [N, 3].
     """
     num, height, width, _ = canvas_NHWC.shape
@@ -259,7 +259,7 @@ def _draw_discs(
 
 
 def _symmetric(*keys: int | np.ndarray) -> np.ndarray:
-    """Uniform in [-1, 1)."""
+    """Draws uniformly from [-1, 1)."""
     return 2 * keyed_uniform(*keys) - 1
 
 

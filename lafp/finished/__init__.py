@@ -1,1 +1,1 @@
-"""Acting: one step as a pure function of tensors, and its export to files that need no lafp."""
+"""Finished models on disk, one step of an agent as a pure function, and its export to a file."""

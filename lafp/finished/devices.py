@@ -1,4 +1,4 @@
-"""Where models run."""
+"""Checks the devices that models should run on."""
 
 import torch
 
@@ -6,10 +6,10 @@ from lafp.config import ConfigError
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """The device, if tensors can be put there and read back.
+    """Returns the device after it has copied a tensor there and back.
 
     Raises:
-        ConfigError: PyTorch does not know it, or this machine does not have it.
+        ConfigError: PyTorch does not know the device, or this machine does not have it.
     """
     try:
         found = torch.device(device)

@@ -1,4 +1,4 @@
-"""A deployed step as a file: ``torch.export`` (.pt2) or ONNX, to run where lafp is not."""
+"""Exports one step of an agent to a ``torch.export`` (.pt2) or ONNX file that needs no lafp."""
 
 # Shape suffixes in this file: N episodes, H height, W width.
 
@@ -23,7 +23,7 @@ EXPORT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StateTensor:
-    """One tensor that the caller carries from step to step, without its axis of episodes."""
+    """Describes one state tensor, which callers pass from step to step, without its first axis."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,7 +31,7 @@ class StateTensor:
 
 
 class ExportedStep(nn.Module):
-    """``AgentStep`` with plain tensors for its memory: what a file can hold."""
+    """``AgentStep`` with plain tensors in place of ``Memory``, so that a file can contain it."""
 
     def __init__(self, step: AgentStep, example: Memory) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class ExportedStep(nn.Module):
 
         Args:
             frame: uint8 [N, H, W, 3].
-            is_first: bool [N]: which episodes begin; their state does not matter.
-            noise: float32 [N, noise_dim], new from N(0, I) at every step.
-            *others: The vectors side by side, float32 [N, V], if the policy reads any; then what
-                ``state`` describes, zeros before the first step.
+            is_first: bool [N], true for episodes that begin. Their state is ignored.
+            noise: float32 [N, noise_dim], drawn from N(0, I) at every step.
+            *others: The concatenated vectors, float32 [N, V], if the policy reads any, then the
+                tensors that ``state`` describes, which are zeros before the first step.
 
         Returns:
             The action, then the next state.
@@ -68,7 +68,8 @@ def export_agent(step: AgentStep, uri: str) -> None:
     if suffix not in (".pt2", ".onnx"):
         raise ConfigError(f"An agent is exported to a .pt2 or an .onnx file, got {uri}.")
     if suffix == ".onnx" and step.dtype != torch.float32:
-        # The operator set that torch writes has no bfloat16 convolution: no runtime reads the file.
+        # The ONNX operators that torch writes have no bfloat16 convolution, so no runtime could
+        # read the file.
         step = AgentStep(copy.deepcopy(step.policy), step.action_decoder, torch.float32)
     device = next(step.policy.parameters()).device
     arguments = _example(step, device)
@@ -76,16 +77,16 @@ def export_agent(step: AgentStep, uri: str) -> None:
         _, memory = step(arguments[0], arguments[2], None, None, *arguments[3:])
         module = ExportedStep(step, memory).eval()
         card = strict_json.dumps(_card(module), indent=1)
-        # Cloned: one tensor in two places would become one input.
+        # Cloned, because a tensor that occurs twice would become a single input.
         arguments += tuple(_tensor(memory, tensor.name).clone() for tensor in module.state)
         episodes = torch.export.Dim("num_episodes", min=1)
-        # The varargs of ``forward`` are one entry, which is absent where there are none.
+        # The varargs of ``forward`` are a single entry, which is absent if there are none.
         others = [({0: episodes},) * (len(arguments) - 3)] if len(arguments) > 3 else []
         program = torch.export.export(
             module,
             arguments,
             dynamic_shapes=(*[{0: episodes}] * 3, *others),
-            strict=True,  # plain tracing would take len(tensor) for a constant
+            strict=True,  # plain tracing would make len(tensor) a constant
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"agent{suffix}"
@@ -98,7 +99,7 @@ def export_agent(step: AgentStep, uri: str) -> None:
 
 def _save_onnx(program: Any, path: Path, module: ExportedStep, card: str) -> None:
     try:
-        import onnxscript  # noqa: F401 - torch.onnx needs it, and says so less plainly
+        import onnxscript  # noqa: F401 - torch.onnx needs it, but its own error is less clear
     except ImportError:
         raise ConfigError("Export to ONNX needs an extra: pip install 'lafp[onnx]'.") from None
     names = [f"state_{tensor.name}" for tensor in module.state]
@@ -116,7 +117,7 @@ def _save_onnx(program: Any, path: Path, module: ExportedStep, card: str) -> Non
 
 
 def _card(module: ExportedStep) -> dict[str, Any]:
-    """What a caller without lafp must know."""
+    """Describes the file for a caller without lafp: inputs, shapes, rate and bounds."""
     policy, action = module.step.policy, module.step.action_decoder.action
     return {
         "format": EXPORT_VERSION,
@@ -131,7 +132,7 @@ def _card(module: ExportedStep) -> dict[str, Any]:
 
 
 def _example(step: AgentStep, device: torch.device) -> tuple[Tensor, ...]:
-    """Inputs of two episodes: one would become a constant of the graph."""
+    """Makes inputs for two episodes, because a size of 1 would become a constant of the graph."""
     obs = step.policy.obs
     read = (torch.zeros(2, obs.vector_dim, device=device),) if obs.vector_dim else ()
     return (

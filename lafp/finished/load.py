@@ -1,4 +1,4 @@
-"""The models of a finished run that make up an agent: a policy, and its action decoder."""
+"""Loads the models of a finished run that an agent needs: a policy and its action decoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,9 @@ def load_models(
     device: torch.device,
     overrides: Mapping[str, Any],
 ) -> tuple[Policy, ActionDecoder | TrueActions]:
-    """The policy of a run, and what makes actions of its points. See ``Agent.load``.
+    """Loads a policy and its action decoder, or for true actions their units.
+
+    See ``Agent.load`` for the arguments.
 
     Raises:
         ConfigError: See ``Agent.load``.
@@ -51,10 +53,10 @@ def load_models(
 
 
 def policy_behind(run: RunDir, decoder: str, policy: str | None = None) -> str:
-    """Folder of the policy that a finished action decoder reads.
+    """Finds the folder of the policy that a finished action decoder reads.
 
-    The one that was fine-tuned with it, if any. Else the run's ``policy``, by default the one that
-    the decoder was trained on.
+    This is the policy that was fine-tuned together with the decoder, if any. Otherwise it is
+    ``policy`` of the run, by default the one that the decoder was trained on.
     """
     decoder_uri = _stage(run, "decoder", decoder)
     specs = read_card(decoder_uri, "decoder")["specs"]
@@ -64,7 +66,7 @@ def policy_behind(run: RunDir, decoder: str, policy: str | None = None) -> str:
 
 
 def _stage(run: RunDir, folder: str, name: str) -> str:
-    """URI of a finished policy or decoder by its name."""
+    """Finds the URI of a finished policy or decoder by its name."""
     stage = run.stage(f"{folder}/{name}")
     if not storage.is_file(stage.path("model.json")):
         names = _finished(run, folder)
@@ -76,7 +78,7 @@ def _stage(run: RunDir, folder: str, name: str) -> str:
 
 
 def _finished(run: RunDir, folder: str) -> list[str]:
-    """Names of the finished models in ``folder`` of a run."""
+    """Lists the names of the finished models in ``folder`` of a run."""
     stages = map(run.stage, run.stages_below(folder))
     return [
         stage.name.removeprefix(f"{folder}/")
@@ -86,7 +88,7 @@ def _finished(run: RunDir, folder: str) -> list[str]:
 
 
 def _only_decoder(run: RunDir, policy: str | None) -> str:
-    """The decoder that a run has for ``policy`` (or at all)."""
+    """Finds the only decoder of a run, for ``policy`` if it is given."""
     names = []
     for name in _finished(run, "decoder"):
         card = read_card(run.stage(f"decoder/{name}").uri, "decoder")
@@ -97,7 +99,9 @@ def _only_decoder(run: RunDir, policy: str | None) -> str:
         policies = [] if policy else _cloned_policies(run)
         raise ConfigError(
             f"No finished action decoder{of_policy} in {run.uri}. "
-            + _instead(run, "Policies of true actions need none, choose with policy=: ", policies)
+            + _instead(
+                run, "Policies of true actions need none; choose one with policy=: ", policies
+            )
         )
     if len(names) > 1:
         raise ConfigError(
@@ -108,7 +112,7 @@ def _only_decoder(run: RunDir, policy: str | None) -> str:
 
 
 def _cloned_policies(run: RunDir) -> list[str]:
-    """Policies that predict true actions (``train_bc``)."""
+    """Lists the policies that predict true actions (``train_bc``)."""
     return [
         name
         for name in _finished(run, "policy")
@@ -117,7 +121,7 @@ def _cloned_policies(run: RunDir) -> list[str]:
 
 
 def _instead(run: RunDir, lead: str, names: list[str]) -> str:
-    """What to do where a model is missing: take one of ``names``, another folder, or train."""
+    """Suggests what to do about a missing model: choose a name, another folder, or train."""
     if names:
         return f"{lead}{', '.join(names)}."
     if below := storage.list_folders(storage.join(run.uri, "runs")):
@@ -136,12 +140,12 @@ def load_policy(
 
     Args:
         uri: Folder with ``model.safetensors`` and ``model.json``.
-        device: Where it shall run.
-        overrides: Config values to change, e.g. ``{"num_solver_steps": 1}``: those that matter
-            when it acts.
+        device: The device that the policy runs on.
+        overrides: Config values to change, e.g. ``{"num_solver_steps": 1}``. Only those that
+            affect acting are useful.
 
     Raises:
-        ConfigError: There is no policy, or an override is no key of its config.
+        ConfigError: There is no finished policy, or an override is not a key of its config.
     """
     card, weights = load_model(uri, "policy")
     policy_class = POLICIES.get(card["config"]["name"])

@@ -1,4 +1,4 @@
-"""The model card of a latent action model: what it is, its training data, what was measured."""
+"""Writes the model card of a latent action model: facts, training data, and measurements."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,24 +13,27 @@ from lafp.types import ObsSpec
 FILE = "model_card.md"
 
 _INTENDED_USE = """\
-- To infer what changed between two frames of video, without labels: as targets of a latent policy
-  (`train_policy`), to label videos (`label_latents`), or to start from (`init_from`).
-- Its observations are those of the table above. Frames at another rate or size, or of another kind
-  of scene than the training videos, are outside of what was measured.
-- A latent action is no robot action: an action decoder, trained on labeled episodes, makes it one.
-- z holds whatever helps to predict the next frame, the camera's and other agents' motion included.
-- No safety was assessed. Do not let it act on people or machines without checks of its own.
+- The model infers what changed between two frames of video, without labels. Use it to make targets
+  for a latent policy (`train_policy`), to label videos (`label_latents`), or as a start
+  (`init_from`).
+- Its observations must be as in the table above. Frames at another rate or size, or of other kinds
+  of scenes than the training videos, were not measured.
+- A latent action is not a robot action. An action decoder, trained on labeled episodes, turns it
+  into one.
+- z contains whatever helps to predict the next frame, including motion of the camera and of other
+  agents.
+- Safety was not assessed. Do not let the model act on people or machines without separate checks.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """One shard set that a LAM has seen."""
+    """One shard set that a LAM was trained on."""
 
     uri: str
     spec: ShardSet
     use: str
-    """In words."""
+    """A description of its use, for the card."""
 
 
 def lam_card(
@@ -42,14 +45,14 @@ def lam_card(
     init_from: str | None,
     metrics: Mapping[str, float],
 ) -> str:
-    """The card, in Markdown.
+    """Writes the card in Markdown.
 
     Args:
         config: The job's config.
-        obs: What its observations are.
-        num_parameters: Of the exported model.
-        data: What it was trained on.
-        init_from: The LAM that it started from.
+        obs: The observations of the LAM.
+        num_parameters: Number of parameters of the saved model.
+        data: The shard sets that it was trained on.
+        init_from: The LAM whose weights it started from; None for random weights.
         metrics: Last value of every metric.
     """
     facts = provenance()
@@ -99,7 +102,7 @@ _CONTROLS = {
     "probe/r2_obs_embedding": "observation embedding",
     "probe/r2_random_lam": "untrained LAM's z",
 }
-"""Metrics of the probe's controls; one that is undefined is absent."""
+"""Metric of each of the probe's controls, with its name on the card. Undefined ones are absent."""
 
 
 def _measured(metrics: Mapping[str, float]) -> str:
@@ -123,8 +126,8 @@ def _measured(metrics: Mapping[str, float]) -> str:
         ]
     else:
         parts.append(
-            "No labeled episodes were given, or all their actions are alike, so what z knows of "
-            "actions is not measured."
+            "No labeled episodes were given, or all their actions are equal, so the information of "
+            "z about actions was not measured."
         )
     held_out = {
         name.removeprefix("val/"): value

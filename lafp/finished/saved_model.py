@@ -1,4 +1,4 @@
-"""Finished models on disk: ``model.safetensors`` and ``model.json``. Nothing is unpickled."""
+"""Saves and loads finished models as ``model.safetensors`` and ``model.json``, without pickle."""
 
 import hashlib
 import json
@@ -13,7 +13,8 @@ from lafp.storage import strict_json
 
 FORMAT_VERSION = 2
 TUNED_POLICY = "policy"
-"""Folder inside of an action decoder's: the policy that was fine-tuned with it."""
+"""Folder inside an action decoder's folder, with the policy that was fine-tuned together with it.
+"""
 ModelKind = Literal["lam", "policy", "decoder"]
 
 
@@ -29,13 +30,13 @@ def save_model(
     """Writes a finished model into the folder ``uri``.
 
     Args:
-        uri: Folder, local or S3.
-        kind: What it is; checked when it is loaded.
+        uri: The folder, local or on S3.
+        kind: Kind of the model, which is checked on loading.
         config: The component's config dataclass (with its ``name``), to rebuild the module from.
-        specs: What else its constructor needs: dataclasses (``ObsSpec``, ``ActionSpec``) or
+        specs: The other arguments of its constructor: dataclasses (``ObsSpec``, ``ActionSpec``) or
             scalars.
-        module: Whole, on any device.
-        metrics: Last measured metrics, for the reader of the file.
+        module: The module on any device, with all of its weights gathered on this rank.
+        metrics: Last value of every metric, for people who read the file.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     weights = safetensors.torch.save(state)
@@ -54,7 +55,7 @@ def save_model(
 
 
 def _frozen_weights(module: nn.Module) -> dict[str, Any]:
-    """Weights from elsewhere, not stored with the model: submodule -> path, hash, config."""
+    """Maps submodules whose weights are not stored with the model to path, hash and config."""
     return {
         name: part.frozen_weights
         for name, part in module.named_modules()
@@ -63,14 +64,14 @@ def _frozen_weights(module: nn.Module) -> dict[str, Any]:
 
 
 def load_model(uri: str, kind: ModelKind) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Reads what ``save_model`` wrote.
+    """Reads a model that ``save_model`` wrote.
 
     Returns:
-        ``model.json`` and the state dict, on the CPU.
+        The content of ``model.json``, and the state dict on the CPU.
 
     Raises:
-        ConfigError: No such model, another kind, a format this version does not read, or weights
-            that are not those that ``model.json`` describes.
+        ConfigError: The model is missing or of another kind, this version does not read its
+            format, or the weights do not match ``model.json``.
     """
     card = read_card(uri, kind)
     path = storage.join(uri, "model.safetensors")
@@ -83,16 +84,17 @@ def load_model(uri: str, kind: ModelKind) -> tuple[dict[str, Any], dict[str, Ten
     if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
         raise ConfigError(
             f"{uri}: model.safetensors is not the file that model.json describes. "
-            "Export the model again, or copy both files anew."
+            f"Train the {kind} again, or copy both files again."
         )
     return card, safetensors.torch.load(weights)
 
 
 def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
-    """``model.json`` alone. Its ``weights_sha256`` says which model exactly this is.
+    """Reads only ``model.json``. Its ``weights_sha256`` identifies the exact model.
 
     Raises:
-        ConfigError: As ``load_model``.
+        ConfigError: The model is missing or of another kind, or this version does not read its
+            format.
     """
     path = storage.join(uri, "model.json")
     if not storage.is_file(path):
@@ -110,6 +112,6 @@ def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
     if card.get("format") != FORMAT_VERSION:
         raise ConfigError(
             f"{path} has format {card.get('format')}, this lafp reads {FORMAT_VERSION}. "
-            "Export the model again with this version, or use the version that wrote it."
+            f"Train the {kind} again with this version, or use the version that wrote it."
         )
     return card

@@ -1,4 +1,4 @@
-"""One step of N episodes as a pure function of tensors: what agents run, compile and export."""
+"""One step of N episodes as a pure function of tensors, which agents run, compile and export."""
 
 # Shape suffixes in this file: N episodes, F frames of a stack, H height, W width, C channels (3),
 # A true action.
@@ -16,21 +16,21 @@ from lafp.types import PolicyState
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What N episodes carry from one step to the next."""
+    """State of N episodes between two steps."""
 
     frames: Tensor
-    """uint8 [N, F, H, W, 3], oldest first: the stack that was seen last."""
+    """uint8 [N, F, H, W, 3], oldest first: the frame stack of the last step."""
     policy: PolicyState
 
 
 class AgentStep(nn.Module):
-    """Frame -> action, with nothing hidden: memory and noise come in, the next memory goes out.
+    """Maps frames, noise and memory to actions and the next memory. It keeps no state itself.
 
     Args:
-        policy: Frozen, in eval mode.
-        action_decoder: Frozen, in eval mode.
-        dtype: Of the image encoder, where nearly all of the work is. The rest stays float32: the
-            solver adds up small steps, and actions are read from what comes out.
+        policy: A frozen policy in eval mode.
+        action_decoder: A frozen decoder in eval mode.
+        dtype: Type of the image encoder, which does nearly all of the work. The rest stays in
+            float32, because the solver adds up small steps and actions depend on the sum.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class AgentStep(nn.Module):
         """Acts once in every episode.
 
         Args:
-            frame: What the cameras see now, uint8 [N, H, W, 3].
-            noise: The policy's, float32 [N, noise_dim]; new at every step.
-            memory: What the last step returned; None where all episodes begin.
-            is_first: Which episodes begin, bool [N], and shall see nothing of ``memory``; None for
-                none of them.
-            vectors: float32 [N, V], for policies that read any beside the image.
+            frame: The current camera images, uint8 [N, H, W, 3].
+            noise: The policy's noise, float32 [N, noise_dim], drawn anew at every step.
+            memory: The memory that the previous step returned; None if all episodes begin.
+            is_first: True for episodes that begin, bool [N], which ignore ``memory``; None if no
+                episode begins.
+            vectors: Vectors besides the image, float32 [N, V]; None if the policy reads none.
 
         Returns:
             Actions in the environment's units, float32 [N, A] or int64 [N], and the next memory.
@@ -75,7 +75,7 @@ class AgentStep(nn.Module):
     def _stacked(
         self, frame_NHWC: Tensor, memory: Memory | None, is_first: Tensor | None
     ) -> Tensor:
-        """The stack with the new frame; the first frame of an episode fills its own."""
+        """Adds the new frame to the stack. The first frame of an episode fills its whole stack."""
         newest_N1HWC = frame_NHWC[:, None]
         frame_stack = self.policy.obs.frame_stack
         if memory is None or frame_stack == 1:
@@ -89,13 +89,14 @@ class AgentStep(nn.Module):
         self, embedding: Tensor, noise: Tensor, memory: Memory | None, is_first: Tensor | None
     ) -> tuple[Tensor, PolicyState]:
         if not self.policy.has_memory:
-            return self.policy.act_on(embedding, None, noise)[0], PolicyState()
+            return self.policy.act_from_embedding(embedding, None, noise)[0], PolicyState()
         if memory is None:
-            return self.policy.act_on(embedding, None, noise)
-        latent_action, state = self.policy.act_on(embedding, memory.policy, noise)
+            return self.policy.act_from_embedding(embedding, None, noise)
+        latent_action, state = self.policy.act_from_embedding(embedding, memory.policy, noise)
         if is_first is None:
             return latent_action, state
-        # The head runs twice, at steps with a reset only: any policy's memory can be begun anew.
-        first, first_state = self.policy.act_on(embedding, None, noise)
+        # The head runs a second time for episodes that begin, only at steps with a reset. This
+        # works for the memory of any policy.
+        first, first_state = self.policy.act_from_embedding(embedding, None, noise)
         latent_action = torch.where(is_first[:, None], first, latent_action)
         return latent_action, PolicyState.where(is_first, first_state, state)

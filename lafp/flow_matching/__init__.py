@@ -1,4 +1,4 @@
-"""Flow matching: path, solvers, interpolation. Pure functions; models come in as callables."""
+"""Flow matching: path, solvers, interpolation. Pure functions that take models as callables."""
 
 from lafp.config.registry import Registry
 

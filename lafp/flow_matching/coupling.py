@@ -1,4 +1,4 @@
-"""Which noise goes with which data: couplings of x_0 and x_1 within a batch."""
+"""Couplings, which pair noise x_0 with data x_1 within a batch."""
 
 # Shape suffixes in this file: B batch, D point, E embedding.
 
@@ -16,16 +16,16 @@ def conditional_ot_coupling(
 
     with C the mean of |c_i - c_j|^2 over different i and j. Straighter paths need fewer solver
     steps (minibatch OT: Pooladian et al., arXiv:2304.14772; Tong et al., arXiv:2302.00482). But OT
-    over x alone gives each condition the noise that lies nearest to *its* data, and a flow started
-    from N(0, I) at one condition then misses that condition's distribution. Weighing the
-    condition's distance in the cost takes this bias away as beta grows (Chemseddine et al.,
-    arXiv:2403.18705; Kerrigan et al., arXiv:2404.04240): noise i is drawn with the condition c_i,
-    and moves to data of a condition close to it. Our reading: where they let the flow carry c as
-    well, ours takes c of the data, which is the same in the limit.
+    over x alone gives each condition the noise that is nearest to its data, and a flow that starts
+    from N(0, I) at one condition then misses that condition's distribution. The second term of the
+    cost removes this bias as beta grows (Chemseddine et al., arXiv:2403.18705; Kerrigan et al.,
+    arXiv:2404.04240): noise i belongs to the condition c_i, and is paired with data of a similar
+    condition. Our deviation: their flow transports c together with x, ours uses the data's c. Both
+    agree in the limit of large beta.
 
-    In that limit, with no two conditions alike, nothing is left to permute: what can be gained
-    comes from conditions that are close to each other. The draws of one observation have one x_1,
-    so permuting among them alone would change nothing.
+    In that limit, if all conditions differ, the permutation is the identity. So the coupling only
+    helps if a batch holds similar conditions. It does not permute the draws of one observation
+    among each other, because they share one x_1 and nothing would change.
 
     Args:
         x_0: Noise, float [B, D].
@@ -34,8 +34,8 @@ def conditional_ot_coupling(
         condition_weight: beta, not negative. 0 is plain, biased minibatch OT.
 
     Returns:
-        s, int64 [B], on x_0's device: ``x_0[s]`` belongs to ``x_1`` and ``condition``. The
-        assignment is solved on the host, in about B^3 time.
+        The permutation s, int64 [B], on x_0's device: ``x_0[s]`` is paired with ``x_1`` and
+        ``condition``. The host solves the assignment, in time of about B^3.
     """
     cost_BB = torch.cdist(x_0.float(), x_1.float()).square() / x_0.shape[1]
     distance_BB = torch.cdist(condition.float(), condition.float()).square()

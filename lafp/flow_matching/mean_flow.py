@@ -12,22 +12,23 @@ from lafp.flow_matching.path import broadcast_time
 from lafp.flow_matching.solver import StepsTaken, step_times
 
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""u(x_t [B, ...], t [B], s [B]) -> x_t's shape: x_s = x_t + (s - t) u. Close over conditioning."""
+"""u(x_t [B, ...], t [B], s [B]) -> x_t's shape, such that x_s = x_t + (s - t) u. A closure holds
+the condition."""
 
 
 def average_velocity_and_target(
     average_velocity: AverageVelocity, x_t: Tensor, t: Tensor, s: Tensor, velocity: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What a model says, and what the MeanFlow identity wants it to say.
+    """Evaluates an average velocity, and its training target by the MeanFlow identity.
 
         (s - t) u(x_t, t, s) = integral of v(x_r, r) over r from t to s,    hence, by d/dt,
         u = v + (s - t) du/dt,    du/dt = v du/dx + du/dt at constant x
 
-    Geng et al., *Mean Flows for One-step Generative Modeling*, arXiv:2505.13447, eq. 6, with time
-    from noise (0) to data (1) as everywhere in lafp, which turns their sign: here s >= t is where
-    the interval ends. The total derivative is one forward-mode product; the target has no gradient.
-    The target is linear in v, so a conditional velocity x_1 - x_0 in the place of v leaves its
-    expectation as it is.
+    Geng et al., *Mean Flows for One-step Generative Modeling*, arXiv:2505.13447, eq. 6. Our time
+    runs from noise (0) to data (1) as everywhere in lafp, which changes the sign of the derivative
+    term: here the interval ends at s >= t. The total derivative is one forward-mode product. The
+    target is linear in v, so replacing v by the conditional velocity x_1 - x_0 does not change its
+    expectation.
 
     Args:
         average_velocity: u(x_t, t, s), differentiable forward.
@@ -53,14 +54,14 @@ def integrate_average(
     num_steps: int = 1,
     steps_taken: StepsTaken = "remaining",
 ) -> Tensor:
-    """Carries points along the flow from ``start_time`` to 1; one step is exact for an exact u.
+    """Moves points along the flow from ``start_time`` to 1. One step is exact if u is exact.
 
     Args:
         average_velocity: u(x_t, t, s).
         x: Points at ``start_time``, float [B, ...].
-        start_time: In [0, 1]; one for all, or one per element, float [B].
-        num_steps: Equal steps from 0 to 1.
-        steps_taken: How a later start spends them. See ``solver.StepsTaken``.
+        start_time: Time in [0, 1], one for all, or one per element, float [B].
+        num_steps: Number of equal steps from 0 to 1.
+        steps_taken: Steps that a later start takes. See ``solver.StepsTaken``.
 
     Returns:
         Points at t = 1, of x's shape. A point that starts at 1 stays where it is.

@@ -11,31 +11,31 @@ from torch import Tensor
 from lafp.flow_matching.path import broadcast_time
 
 VelocityField = Callable[[Tensor, Tensor], Tensor]
-"""v(x_t [B, ...], t [B]) -> velocity of x_t's shape. Close over conditioning."""
+"""v(x_t [B, ...], t [B]) -> velocity of x_t's shape. A closure holds the condition."""
 Velocity = Callable[[Tensor], Tensor]
-"""v(x_t) at one time."""
+"""v(x_t) at one fixed time."""
 SolverName = Literal["euler", "midpoint", "heun"]
-"""Evaluations of the velocity field per step: euler 1, midpoint 2, heun 2 (order 1, 2, 2)."""
+"""Euler evaluates the velocity field once per step, midpoint and heun twice (order 1, 2, 2)."""
 StepsTaken = Literal["remaining", "all", "one"]
-"""How a point that starts late spends the solver's steps.
+"""Steps that a solver takes from a start time after 0.
 
-``remaining``: on the grid of a start at 0, the steps that are left, the first one cut short. The
-result is as sharp as a sample from noise, because the last steps are the same.
-``all``: as many steps as from 0, shorter ones. The later the start, the more exact the result.
+``remaining``: the steps of the grid from 0 that are left, the first one shortened. The result is as
+sharp as a sample from noise, because the last steps are the same.
+``all``: as many steps as from 0, but shorter. The later the start, the more exact the result.
 ``one``: a single step, so a single evaluation for Euler.
 """
 
 
 @runtime_checkable
 class TimedVelocityField(Protocol):
-    """A velocity field that can prepare, once, what it needs of the times of a solve."""
+    """A velocity field that can compute its time-dependent part once per solve."""
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """See ``VelocityField``."""
         ...
 
     def at_times(self, times: Sequence[float]) -> Sequence[Velocity]:
-        """v( . , t) for each t, with all points at that time."""
+        """Returns v( . , t) for each t, for points that all share that time."""
         ...
 
 
@@ -48,15 +48,15 @@ def integrate(
     steps_taken: StepsTaken = "remaining",
     solver: SolverName = "euler",
 ) -> Tensor:
-    """Carries points along the flow from ``start_time`` to 1.
+    """Moves points along the flow from ``start_time`` to 1.
 
     Args:
         velocity_field: v(x_t, t).
         x: Points at ``start_time``, float [B, ...].
-        start_time: In [0, 1]; one for all, or one per element, float [B]. A point that starts at
-            1 stays where it is, exactly.
-        num_steps: Equal steps from 0 to 1.
-        steps_taken: How a later start spends them. See ``StepsTaken``.
+        start_time: Time in [0, 1], one for all, or one per element, float [B]. A point that
+            starts at 1 does not move.
+        num_steps: Number of equal steps from 0 to 1.
+        steps_taken: Steps that a later start takes. See ``StepsTaken``.
         solver: See ``SolverName``.
 
     Returns:
@@ -84,17 +84,17 @@ def integrate(
 def step_times(
     start_time: float | Tensor, num_steps: int, steps_taken: StepsTaken, x: Tensor
 ) -> list[float] | Tensor:
-    """The times between which a solver steps.
+    """Computes the times between which a solver steps.
 
     Args:
-        start_time: In [0, 1], one for all points or float [B].
-        num_steps: Equal steps from 0 to 1.
+        start_time: Time in [0, 1], one for all points or float [B].
+        num_steps: Number of equal steps from 0 to 1.
         steps_taken: See ``StepsTaken``.
-        x: The points, [B, ...]: they give dtype and device.
+        x: The points, [B, ...], which determine dtype and device.
 
     Returns:
-        For one start, its times without steps of length 0. For a start per point, [S + 1, B]: a
-        point's steps before its own start have length 0.
+        For one start time, the list of times, without steps of length 0. For a start time per
+        point, [S + 1, B]; the steps before a point's own start have length 0.
 
     Raises:
         ValueError: ``num_steps`` is less than 1, or ``start_time`` is outside [0, 1].
@@ -134,7 +134,7 @@ def _at(velocity_field: VelocityField, t_B: Tensor, x: Tensor) -> Tensor:
 def _at_times(
     velocity_field: VelocityField, times: Sequence[float], x: Tensor
 ) -> Sequence[Velocity]:
-    """The field at times that all points share: the hot path of acting."""
+    """Evaluates the field at times that all points share. Acting spends most of its time here."""
     if isinstance(velocity_field, TimedVelocityField):
         return velocity_field.at_times(times)
     shared = torch.tensor(times, dtype=x.dtype, device=x.device).unbind()
@@ -160,4 +160,4 @@ _SOLVERS: dict[str, tuple[tuple[float, ...], _Step]] = {
     "midpoint": ((0.0, 0.5), _midpoint),
     "heun": ((0.0, 1.0), _heun),
 }
-"""Where within a step the field is evaluated, and the step made of it."""
+"""Solver -> positions within a step where the field is evaluated, and the step function."""

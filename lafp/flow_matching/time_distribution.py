@@ -1,4 +1,4 @@
-"""Where on the path a flow is trained: distributions of the flow time t in [0, 1]."""
+"""Distributions of the flow time t in [0, 1], from which training draws."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,13 +13,13 @@ class TimeDistribution(Protocol):
     Config: Any
 
     def sample(self, num: int, device: torch.device) -> Tensor:
-        """Float32 [num] in [0, 1]."""
+        """Draws ``num`` times, float32 [num] in [0, 1]."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniformTimeConfig:
-    """Every time alike."""
+    """t ~ U(0, 1): every time is equally likely."""
 
     name: str = "uniform"
 
@@ -39,13 +39,13 @@ class UniformTime:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitNormalTimeConfig:
-    """More of the middle of the path (Esser et al., arXiv:2403.03206)."""
+    """Times in the middle of the path are more likely (Esser et al., arXiv:2403.03206)."""
 
     name: str = "logit_normal"
     mean: float = 0.0
-    """Below 0 moves weight towards noise (JiT: -0.8)."""
+    """Mean of the logit of t. Values below 0 favour times near noise (JiT: -0.8)."""
     std: float = 1.0
-    """Spread; JiT takes 0.8."""
+    """Standard deviation of the logit of t (JiT: 0.8)."""
 
     def __post_init__(self) -> None:
         if self.std <= 0:
@@ -71,7 +71,7 @@ class BetaTimeConfig:
 
     name: str = "beta"
     alpha: float = 1.0
-    """Below ``beta`` moves weight towards noise (pi0, arXiv:2410.24164: 1 and 1.5)."""
+    """Values below ``beta`` favour times near noise (pi0, arXiv:2410.24164: 1 and 1.5)."""
     beta: float = 1.5
 
     def __post_init__(self) -> None:

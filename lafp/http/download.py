@@ -1,4 +1,4 @@
-"""Downloads over HTTP within limits of rate per host, size and time; broken ones are resumed."""
+"""Downloads files over HTTP within limits of rate, size and time, and resumes broken downloads."""
 
 import email.utils
 import http.client
@@ -25,31 +25,32 @@ from lafp.http.host_gate import Gate, turn
 
 _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 256 * 2**10
-# Of one read or connect; the whole download has ``timeout_s``.
+# For one read or connect. ``timeout_s`` limits the whole download.
 _SOCKET_TIMEOUT_S = 30.0
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 60.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
 _TRANSIENT = (408, 425, 429)
-_ANY_ZLIB_HEADER = 47  # of gzip or of zlib, with the largest window
+_ANY_ZLIB_HEADER = 47  # accepts gzip and zlib headers, with the largest window
 _USER_AGENT = "lafp (video preprocessing)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpConfig:
-    """Downloads from lists of http(s) URIs."""
+    """Settings for downloads from lists of http(s) URIs."""
 
     requests_per_s_per_host: float = 10.0
-    """Of the whole cluster together, retries and redirects included."""
+    """Requests of the whole cluster together, including retries and redirects."""
     connections_per_host: int = 8
-    """Open at a time, of the whole cluster together."""
+    """Open connections of the whole cluster together."""
     max_bytes: int = 2 * 2**30
-    """Of one file; `limits.max_bytes` holds too."""
+    """Limit for one file; `limits.max_bytes` applies too."""
     timeout_s: float = 600.0
-    """Of one file with all retries; the wait for its turn does not count."""
+    """Limit for one file with all retries. The time it waits for its turn does not count."""
     retries: int = 4
-    """After 408, 425, 429, 5xx and broken connections, which go on where they broke: at growing
-    intervals, or when the host's Retry-After says."""
+    """Number of retries after 408, 425, 429, 5xx and broken connections. They wait for growing
+    intervals, or as long as the host's Retry-After says. A broken download goes on where it
+    stopped."""
 
     def __post_init__(self) -> None:
         if not 0 < self.requests_per_s_per_host <= 10_000:
@@ -65,7 +66,7 @@ class HttpConfig:
 
 
 class DownloadError(Exception):
-    """A file that cannot be had. The job goes on without it."""
+    """A file cannot be downloaded. The job rejects the file and goes on."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -75,7 +76,7 @@ class DownloadError(Exception):
 def download(url: str, path: Path, cfg: HttpConfig, gate: Gate) -> None:
     """Fetches ``url`` into the file ``path``.
 
-    Goes through the proxy that the environment names (``https_proxy`` ...).
+    The download uses the proxy that the environment names (``https_proxy`` ...).
 
     Raises:
         DownloadError: ``not_found``, ``too_many_bytes``, ``timeout`` or ``unreadable``.
@@ -103,16 +104,16 @@ def _backoff_s(attempt: int) -> float:
 
 
 class _TransientError(Exception):
-    """May go well the next time."""
+    """A request failed in a way that may not happen again."""
 
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
         super().__init__(message)
         self.wait_s = wait_s
-        """What the host asks for; 0 if it does not."""
+        """Time that the host asks the client to wait; 0 if it does not ask."""
 
 
 class _Download:
-    """One file on its way."""
+    """One download, with all of its attempts."""
 
     def __init__(self, url: str, file: BinaryIO, cfg: HttpConfig, gate: Gate) -> None:
         self.url, self.cfg, self.gate = url, cfg, gate
@@ -120,16 +121,16 @@ class _Download:
         self._file = file
         self._num_bytes = 0
         self._validator = ""
-        """Which version of the file the bytes are of; empty if the host does not say."""
+        """ETag or date of the file's version that the bytes belong to; empty if unknown."""
         self._encoding = ""
-        """How the bytes are packed, though nobody asked for that."""
+        """Content encoding of the bytes. Some hosts send one although none was requested."""
 
     def so_far(self) -> str:
-        """For messages."""
+        """Describes the progress for messages."""
         return f"{self._num_bytes} bytes in {self.cfg.timeout_s:g} s at most"
 
     def attempt(self) -> None:
-        """Requests what is missing, through redirects."""
+        """Requests the missing bytes, and follows redirects."""
         url = self.url
         for _ in range(_MAX_REDIRECTS + 1):
             with self._turn(url):
@@ -140,11 +141,12 @@ class _Download:
         raise DownloadError("unreadable", f"more than {_MAX_REDIRECTS} redirects, now to {url}")
 
     def decode(self) -> None:
-        """Unpacks what a host has sent packed."""
+        """Decompresses the file if the host has sent it compressed."""
         if self._encoding in ("", "identity"):
             return
         if self._encoding not in ("gzip", "x-gzip", "deflate"):
-            raise DownloadError("unreadable", f"the host sends it as {self._encoding!r}")
+            detail = f"the host sends the unknown encoding {self._encoding!r}"
+            raise DownloadError("unreadable", detail)
         with tempfile.TemporaryFile() as packed:
             self._file.seek(0)
             shutil.copyfileobj(self._file, packed)
@@ -153,7 +155,7 @@ class _Download:
             try:
                 self._unpack(packed)
             except zlib.error as error:
-                detail = f"what the host sends is no {self._encoding}: {error}"
+                detail = f"the host's data is not valid {self._encoding}: {error}"
                 raise DownloadError("unreadable", detail) from error
 
     def _unpack(self, packed: BinaryIO) -> None:
@@ -180,7 +182,7 @@ class _Download:
             yield
 
     def _request(self, url: str) -> str | None:
-        """One request and its answer. Returns where it redirects to."""
+        """Sends one request and receives its answer. Returns the URL of a redirect, if any."""
         headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"}
         if self._num_bytes and self._validator:
             headers |= {"Range": f"bytes={self._num_bytes}-", "If-Range": self._validator}
@@ -204,7 +206,7 @@ class _Download:
         message = f"HTTP {status} {response.reason}"
         if status in _GONE:
             raise DownloadError("not_found", message)
-        if status == 416:  # what is here is no beginning of what is there now
+        if status == 416:  # the host's file is now shorter than the bytes received so far
             self._begin(0)
             raise _TransientError(message)
         if status in _TRANSIENT or status >= 500:
@@ -252,9 +254,12 @@ class _Download:
 
 
 def _joined(url: str, location: str) -> str:
-    """Where a host redirects to. A header is bytes, which ``http.client`` takes for Latin-1."""
+    """Resolves the location of a redirect.
+
+    ``http.client`` decodes headers as Latin-1, but hosts may send UTF-8.
+    """
     try:
-        with suppress(UnicodeError):  # else it is Latin-1
+        with suppress(UnicodeError):  # not UTF-8, so Latin-1 was right
             location = location.encode("latin-1").decode()
         return urljoin(url, location)
     except ValueError as error:
@@ -265,10 +270,10 @@ _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
 
 def _host(url: str) -> str:
-    """The host's name.
+    """Returns the host's name.
 
     Raises:
-        DownloadError: The URL is none, or not of http.
+        DownloadError: The URL is invalid, or is not http(s).
     """
     try:
         parts = urlsplit(url)
@@ -276,12 +281,12 @@ def _host(url: str) -> str:
     except ValueError as error:
         raise DownloadError("unreadable", f"{url!r}: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
-        raise DownloadError("unreadable", f"{url!r} is no http(s) URL")
+        raise DownloadError("unreadable", f"{url!r} is not an http(s) URL")
     return host
 
 
 def _total_bytes(response: Any, num_bytes: int) -> int | None:
-    """Size of the whole file; None if unknown, or if it is another range than was asked for."""
+    """Returns the size of the whole file; None if unknown, or if the range is not as requested."""
     if response.status == 206:
         match = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
         return int(match[2]) if match and int(match[1]) == num_bytes else None
@@ -290,7 +295,7 @@ def _total_bytes(response: Any, num_bytes: int) -> int | None:
 
 
 def _retry_after_s(header: str) -> float:
-    """Seconds, or a date; 0 if it is neither."""
+    """Parses Retry-After, which holds seconds or a date. Returns 0 if it is neither."""
     if header.strip().isdecimal():
         return float(header)
     try:
@@ -317,11 +322,12 @@ def _network_errors(deadline: float) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------
-# A socket's own timeout starts anew with every byte. This one does not.
+# The timeout of a socket starts again with every byte, so a slow host could stretch a download
+# without end. `_Watch` limits the whole download.
 
 
 class _Watch:
-    """Shuts the connection down at the deadline, whatever it is busy with."""
+    """Shuts the connection down at the deadline, even while a read or connect is blocked."""
 
     def __init__(self, deadline: float) -> None:
         self._timer = threading.Timer(max(deadline - time.monotonic(), 0), self._shut)
@@ -329,7 +335,7 @@ class _Watch:
         self.sock: socket.socket | None = None
 
     def opener(self) -> urllib.request.OpenerDirector:
-        """What opens URLs, without following redirects and without raising for a status."""
+        """Makes an opener that neither follows redirects nor raises for an HTTP status."""
         opener = urllib.request.OpenerDirector()
         for handler in (urllib.request.ProxyHandler(), _HttpHandler(self), _HttpsHandler(self)):
             opener.add_handler(handler)
@@ -361,7 +367,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _TlsConnection(_Connection, http.client.HTTPSConnection):
-    """The same over TLS."""
+    """A ``_Connection`` over TLS."""
 
 
 class _HttpHandler(urllib.request.HTTPHandler):

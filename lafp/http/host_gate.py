@@ -1,4 +1,4 @@
-"""Whose turn it is to ask a host for something: bounds the rate and the connections per host."""
+"""Limits the request rate and the number of connections per host."""
 
 import itertools
 import random
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-# Hosts without connections and without a queue are forgotten beyond this many.
+# Beyond this many hosts, those without connections and without a queue are dropped.
 _MAX_IDLE_HOSTS = 10_000
 _POLL_S = 0.2
 
 
 class Gate(Protocol):
-    """What ``HostGate`` does, in this process or another one."""
+    """Interface of ``HostGate``, which may run in this process or in a Ray actor."""
 
     def ask(
         self, host: str, requests_per_s: float, max_connections: int, lease_s: float
@@ -34,15 +34,15 @@ class Gate(Protocol):
 @dataclass
 class _Host:
     next_s: float = 0.0
-    """When the next request may begin."""
+    """Monotonic time at which the next request may begin."""
     leases: dict[int, float] = field(default_factory=dict)
-    """Open connections, and when each counts as lost."""
+    """Open connections, each with the time from which it counts as lost."""
 
 
 class HostGate:
     """Keeps requests to one host 1/rate apart, and its open connections below a bound.
 
-    It never waits itself, so one of them serves a whole cluster.
+    Its methods return at once and callers wait themselves, so one gate serves a whole cluster.
     """
 
     def __init__(self) -> None:
@@ -55,13 +55,14 @@ class HostGate:
         """Asks for a turn.
 
         Args:
-            host: Its name.
-            requests_per_s: Of this host.
-            max_connections: Open at a time to this host.
-            lease_s: A connection that is not released by then counts as lost with its process.
+            host: Name of the host.
+            requests_per_s: Limit for this host.
+            max_connections: Limit of open connections to this host.
+            lease_s: Time after which a connection that was not released counts as lost, since its
+                process may have died.
 
         Returns:
-            Seconds to wait, and the lease. None: wait and ask again.
+            Seconds to wait, and the lease. If the lease is None, wait and ask again.
         """
         now_s = time.monotonic()
         state = self._hosts.setdefault(host, _Host())
@@ -77,12 +78,12 @@ class HostGate:
         return begin_s - now_s, lease
 
     def release(self, host: str, lease: int) -> None:
-        """Gives a connection back."""
+        """Returns a connection."""
         if host in self._hosts:
             self._hosts[host].leases.pop(lease, None)
 
     def pause(self, host: str, seconds: float) -> None:
-        """Lets no request begin for a while: the host asked for it."""
+        """Delays the next request by ``seconds``, because the host asked for it."""
         state = self._hosts.setdefault(host, _Host())
         state.next_s = max(state.next_s, time.monotonic() + seconds)
 
@@ -91,7 +92,7 @@ class HostGate:
 def turn(
     gate: Gate, host: str, requests_per_s: float, max_connections: int, lease_s: float
 ) -> Iterator[float]:
-    """Waits for a turn and holds it in the block. Yields the seconds that were waited."""
+    """Waits for a turn and holds it during the block. Yields the seconds that it waited."""
     start_s = time.monotonic()
     while True:
         wait_s, lease = gate.ask(host, requests_per_s, max_connections, lease_s)

@@ -10,11 +10,11 @@ from lafp.flow_matching.path import broadcast_time, point_on_path, velocity_towa
 from lafp.losses.masked import masked_mean
 
 Model = Callable[[Tensor, Tensor], Tensor]
-"""(x_t [B, ...], t [B]) -> velocity or data of x_t's shape. Close over conditioning."""
+"""(x_t [B, ...], t [B]) -> velocity or data of x_t's shape. A closure holds the condition."""
 Space = Literal["velocity", "x"]
-"""The path's velocity, or the data that it leads to."""
+"""``velocity`` is the velocity of the path, ``x`` the data at the end of the path."""
 MEAN_FLOW_OFFSET = 1e-3
-"""c of ``mean_flow_loss``."""
+"""The constant c of ``mean_flow_loss``, the paper's value."""
 
 
 def flow_matching_loss(
@@ -27,24 +27,24 @@ def flow_matching_loss(
     loss_space: Space = "velocity",
     is_present: Tensor | None = None,
 ) -> Tensor:
-    """Conditional flow matching on the straight (CondOT) path.
+    """Computes the loss of conditional flow matching on the straight (CondOT) path.
 
         x_t = (1 - t) x_0 + t x_1,    u_t = x_1 - x_0
         loss_space velocity:  E || v - u_t ||^2          (Lipman et al., arXiv:2210.02747)
         loss_space x:         E || x_1_hat - x_1 ||^2    (LAFP, arXiv:2606.10517)
 
-    A prediction in the other space is converted: x_1_hat = x_t + (1 - t) v, and
-    v = (x_1_hat - x_t) / (1 - t) with 1 - t floored alike in prediction and target (JiT, Li & He
-    2025, arXiv:2511.13720). The two losses differ by the weight (1 - t)^2.
+    If ``prediction`` and ``loss_space`` differ, the prediction is converted: x_1_hat = x_t +
+    (1 - t) v, and v = (x_1_hat - x_t) / (1 - t), with the same floor of 1 - t in prediction and
+    target (JiT, Li & He 2025, arXiv:2511.13720). The two losses differ by the weight (1 - t)^2.
 
     Args:
-        model: What it predicts at (x_t, t) is ``prediction``.
+        model: Predicts ``prediction`` at (x_t, t).
         x_0: Source sample (noise), float [B, ...].
         x_1: Target sample (data), same shape as x_0.
         t: Times in [0, 1], float [B].
-        prediction: The velocity, or the data x_1.
-        loss_space: In which of them errors are measured.
-        is_present: Which elements count, bool, x_0's shape; None counts all.
+        prediction: Whether the model predicts the velocity or the data x_1.
+        loss_space: Whether errors are measured in velocities or in data.
+        is_present: True for elements that count, bool, x_0's shape; None counts all.
 
     Returns:
         Scalar mean squared error, averaged over batch and elements.
@@ -73,22 +73,22 @@ def mean_flow_loss(
     power: float,
     is_present: Tensor | None = None,
 ) -> Tensor:
-    """MeanFlow on the straight path, its samples weighted by their own error.
+    """Computes the MeanFlow loss on the straight path, with samples weighted by their own error.
 
         loss = E[ e / sg(e + c)^power ],    e = || u(x_t, t, s) - target ||^2 / D
 
-    The target is that of ``average_velocity_and_target`` with v = x_1 - x_0. Its errors are heavy-
-    tailed, since the model's own derivative is in it; the weight keeps few samples from leading all
-    others (Geng et al., arXiv:2505.13447, eq. 22; c = 1e-3).
+    ``average_velocity_and_target`` computes the target, with v = x_1 - x_0. The target contains
+    the model's own derivative, so some errors are very large. The weight keeps these few samples
+    from dominating the loss (Geng et al., arXiv:2505.13447, eq. 22; c = 1e-3).
 
     Args:
         average_velocity: u(x_t, t, s).
         x_0: Source sample (noise), float [B, D].
         x_1: Target sample (data), same shape.
-        t: Where intervals begin, in [0, 1], float [B].
-        s: Where they end, in [t, 1], float [B].
-        power: 0 is the plain mean squared error; the paper found 1 and 0.5 best.
-        is_present: Which elements count, bool [B, D]; None counts all.
+        t: Begins of the intervals, in [0, 1], float [B].
+        s: Ends of the intervals, in [t, 1], float [B].
+        power: 0 gives the plain mean squared error; the paper found 1 and 0.5 best.
+        is_present: True for elements that count, bool [B, D]; None counts all.
 
     Returns:
         Scalar, averaged over the batch.

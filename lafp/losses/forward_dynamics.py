@@ -7,21 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LARGE = 2.0
-"""Windows that change by more, in units of the typical change, count by their share of it."""
+"""Limit of the RMS change, in multiples of the typical change. The error of a window that changes
+by more is divided by (its own RMS change / LARGE)^2."""
 
 
 def residual_loss(prediction: Tensor, residual: Tensor) -> Tensor:
-    """MSE of a change that is given in units of the data's typical change (``ChangeScale``).
+    """Computes the MSE of a change in units of the data's typical change (``ChangeScale``).
 
         loss = mean_B [ mean (p - r)^2 / max(mean r^2 / 4, 1) ],    inner means over one window
 
-    1 for predicting no change in a window where as much moves as is typical. From twice as much on
-    errors are relative to the window's own change, and cost 4 at most for predicting none: few
-    windows with much motion do not drown the others.
+    A prediction of no change costs 1 in a window with the typical change. If a window changes by
+    more than twice that, its error is divided by its own change, so that predicting no change
+    costs at most 4. Otherwise the few windows with much motion would dominate the loss.
 
     Args:
         prediction: float [B, ...].
-        residual: o_{t+1} - o_t in these units, same shape. Without gradient.
+        residual: o_{t+1} - o_t in units of the typical change, same shape, without gradient.
 
     Returns:
         Scalar.
@@ -36,7 +37,16 @@ def residual_loss(prediction: Tensor, residual: Tensor) -> Tensor:
 
 
 def frame_loss(prediction: Tensor, frame: Tensor) -> Tensor:
-    """Mean squared error, in [-1, 1] pixels: LAPO's loss (arXiv:2312.10812), times four.
+    """Computes the mean squared error of pixels in [-1, 1].
+
+    This is four times LAPO's loss (arXiv:2312.10812), whose pixels span half that range.
+
+    Args:
+        prediction: float, any shape.
+        frame: Target of the same shape.
+
+    Returns:
+        Scalar.
 
     Raises:
         ValueError: Shapes disagree.
@@ -47,12 +57,17 @@ def frame_loss(prediction: Tensor, frame: Tensor) -> Tensor:
 
 @torch.no_grad()
 def prediction_errors(predicted: Tensor, obs: Tensor, next_obs: Tensor) -> dict[str, Tensor]:
-    """Metrics ``fdm_error`` and ``copy_error``: squared errors of a prediction, and of o_t itself.
+    """Computes the metrics ``fdm_error`` and ``copy_error``.
+
+    They are the mean squared errors of the FDM's prediction and of predicting o_t itself.
 
     Args:
         predicted: The FDM's o_{t+1}: a frame, its patches or its embedding.
         obs: o_t in the same form.
         next_obs: o_{t+1} in the same form.
+
+    Returns:
+        Scalars by the name of the metric.
     """
     return {
         "fdm_error": frame_loss(predicted, next_obs),
@@ -61,20 +76,21 @@ def prediction_errors(predicted: Tensor, obs: Tensor, next_obs: Tensor) -> dict[
 
 
 def explained_change(metrics: Mapping[str, float], prefix: str = "") -> dict[str, float]:
-    """Share of the change between two frames that a model's predictions explain.
+    """Computes the share of the change between two frames that a model's predictions explain.
 
         fdm_explained = 1 - fdm_error / copy_error
 
-    1 is perfect, 0 is as good as taking o_t for o_{t+1}, below 0 is worse than no model. Both
-    errors are means over many pairs *before* they are divided: a mean of quotients would be ruled
-    by the pairs in which hardly anything moves. Terminal, curves and report show this number.
+    1 is perfect, 0 is as good as predicting o_t, and below 0 is worse than that. Both errors are
+    averaged over many pairs before they are divided, because a mean of quotients would mostly
+    depend on the pairs in which hardly anything moves. Terminal, curves and report show this
+    number.
 
     Args:
         metrics: Means of ``prediction_errors``.
-        prefix: Of their names, e.g. ``val/``.
+        prefix: Prefix of the metrics' names, e.g. ``val/``.
 
     Returns:
-        The one metric; nothing where the errors were not measured or nothing moves at all.
+        The one metric; empty if the errors were not measured, or if nothing moves at all.
     """
     error, copied = (metrics.get(f"{prefix}{name}") for name in ("fdm_error", "copy_error"))
     if error is None or copied is None or not copied > 0:

@@ -1,17 +1,17 @@
-"""Means over what is there. Pure functions."""
+"""Means over the elements that a mask selects. Pure functions."""
 
 from torch import Tensor
 
 
 def masked_mean(values: Tensor, is_present: Tensor | None) -> Tensor:
-    """Mean of the values that count.
+    """Averages the values for which ``is_present`` is true.
 
     Args:
         values: float [B, D].
         is_present: bool [B, D]; None counts all.
 
     Returns:
-        Scalar. 0 where nothing counts.
+        Scalar; 0 if no value counts.
     """
     if is_present is None:
         return values.mean()

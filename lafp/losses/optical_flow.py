@@ -6,5 +6,13 @@ from torch import Tensor
 
 @torch.no_grad()
 def end_point_error(prediction: Tensor, flow: Tensor) -> Tensor:
-    """Mean distance of predicted and true displacement in pixels: [B, 2, h, w] twice -> scalar."""
+    """Averages the distance between predicted and true displacement, in pixels.
+
+    Args:
+        prediction: Predicted optical flow, [B, 2, h, w].
+        flow: True optical flow, same shape.
+
+    Returns:
+        Scalar.
+    """
     return (prediction.float() - flow.float()).norm(dim=1).mean()

@@ -1,4 +1,4 @@
-"""Neural networks. Encoders and bottlenecks plug in by the name that YAML gives them."""
+"""Neural networks, and registries of those that a config picks by name."""
 
 from lafp.config.registry import Registry
 

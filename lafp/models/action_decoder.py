@@ -1,4 +1,4 @@
-"""Action decoder: latent action -> the true action of one embodiment."""
+"""Action decoder: maps latent actions to the true actions of one embodiment."""
 
 # Shape suffixes in this file: B batch, E embedding, Z latent action, A true action.
 
@@ -14,12 +14,12 @@ from lafp.types import ActionSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ActionDecoderConfig:
-    """A small MLP. LAPO has three layers of 192, 128 and 64, LAOM two of 256."""
+    """Settings of a small MLP. LAPO has three layers of 192, 128 and 64, LAOM two of 256."""
 
     hidden_dims: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers; none makes a linear map."""
+    """Widths of the hidden layers; an empty list makes a linear map."""
     use_obs_embedding: bool = False
-    """Also read the policy's h(o_t), for latent actions that leave the state's part out."""
+    """Also read the policy's h(o_t), for latent actions that lack information about the state."""
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden_dims):
@@ -27,11 +27,11 @@ class ActionDecoderConfig:
 
 
 class ActionDecoder(nn.Module):
-    """a_t = MLP(z_t) or MLP([z_t, h(o_t)]).
+    """Decodes actions: a_t = MLP(z_t) or MLP([z_t, h(o_t)]).
 
-    Continuous actions come out of a tanh in normalized units, so they keep to the environment's
-    bounds; discrete ones as logits. Latent actions go in in the LAM's own units, whatever their
-    scale: their statistics are learned with the weights.
+    Continuous actions are the output of a tanh in normalized units, so they stay within the
+    environment's bounds. Discrete actions are logits. Latent actions are read in the LAM's own
+    units and standardized by statistics that are learned with the weights.
     """
 
     Config = ActionDecoderConfig
@@ -54,7 +54,7 @@ class ActionDecoder(nn.Module):
 
         Args:
             latent_action: z_t in the LAM's units, float [B, Z].
-            embedding: The policy's h(o_t), [B, E]; read only with ``use_obs_embedding``.
+            embedding: The policy's h(o_t), [B, E]; only used with ``use_obs_embedding``.
 
         Returns:
             float32 [B, A]: continuous actions in [-1, 1], or logits of the A choices.
@@ -68,7 +68,15 @@ class ActionDecoder(nn.Module):
         return outputs if self.action.is_discrete else outputs.tanh()
 
     def decode(self, latent_action: Tensor, embedding: Tensor) -> Tensor:
-        """As ``forward``, in the environment's units: float32 [B, A], or int64 [B] choices."""
+        """Predicts actions in the environment's units.
+
+        Args:
+            latent_action: See ``forward``.
+            embedding: See ``forward``.
+
+        Returns:
+            float32 [B, A], or for discrete actions int64 [B].
+        """
         outputs = self(latent_action, embedding)
         if self.action.is_discrete:
             return outputs.argmax(dim=1)
@@ -76,18 +84,18 @@ class ActionDecoder(nn.Module):
 
 
 class TrueActions(nn.Module):
-    """In the place of an action decoder, for a policy of true actions: only their units change."""
+    """Replaces the action decoder of a policy that predicts true actions: changes their units."""
 
     def __init__(self, action: ActionSpec) -> None:
         super().__init__()
         self.action = action
 
     def decode(self, latent_action: Tensor, embedding: Tensor) -> Tensor:
-        """Normalized actions as a policy predicts them -> the environment's units, in bounds.
+        """Maps predicted actions from normalized units to the environment's, and clips them.
 
         Args:
-            latent_action: float [B, A].
-            embedding: Not read.
+            latent_action: The policy's action in normalized units, float [B, A].
+            embedding: Not used.
 
         Returns:
             float32 [B, A].

@@ -1,4 +1,4 @@
-"""How many of a codebook's codes are in use: perplexity, and share of the codes, in one batch."""
+"""Measures the use of a codebook in one batch: perplexity, and the share of codes in use."""
 
 # Shape suffixes in this file: N codebooks, K codes, P positions (batch x discrete latents).
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def usage_of_counts(counts_NK: Tensor) -> dict[str, Tensor]:
-    """Perplexity (mean over codebooks) and share of codes in use, in one batch.
+    """Computes the perplexity, averaged over codebooks, and the share of codes in use.
 
-    A single choice says nothing about the spread of choices: its perplexity is NaN.
+    The perplexity of a single choice is NaN, because one choice shows no spread.
     """
     num_choices_N1 = counts_NK.sum(-1, keepdim=True)
     shares_NK = counts_NK / num_choices_N1
@@ -21,10 +21,10 @@ def usage_of_counts(counts_NK: Tensor) -> dict[str, Tensor]:
 
 
 def usage_of_choices(indices_P: Tensor, num_codes: int) -> dict[str, Tensor]:
-    """``usage_of_counts`` of one codebook, from the codes that were chosen.
+    """Computes ``usage_of_counts`` of one codebook from the indices of the chosen codes.
 
-    Nothing has the size of the codebook, which may have more codes than memory has room for, and
-    an index that NaN latents have made is only one more code.
+    No tensor has the size of the codebook, because a codebook may have more codes than fit into
+    memory. An invalid index, which NaN latents produce, counts as one more code.
     """
     sorted_P = indices_P.sort().values
     count_P = torch.searchsorted(sorted_P, sorted_P, right=True) - torch.searchsorted(

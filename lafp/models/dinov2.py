@@ -1,4 +1,4 @@
-"""DINOv2 from a local folder, frozen, with a small trained head."""
+"""An encoder of frozen DINOv2 features, from a local folder, with a small trained layer."""
 
 # Shape suffixes in this file: B batch, F frames of a stack, N tokens, D width of DINOv2.
 
@@ -27,14 +27,16 @@ class Dinov2Config:
 
     name: str = "dinov2"
     path: str
-    """Local folder as on the Hugging Face hub: ``config.json`` and ``*.safetensors``. The same path
-    on every node, and wherever the trained model is loaded: its weights stay there."""
+    """Local folder as on the Hugging Face hub: ``config.json`` and ``*.safetensors``. It must be at
+    the same path on every node, and wherever the trained model is loaded, because the trained model
+    does not store DINOv2's weights."""
     image_size_px: int = 224
     """Frames are resized to this height and width; a multiple of DINOv2's patch (14)."""
     grid_size: int = 4
-    """Patch tokens are averaged over a grid of this height and width: it keeps where things are."""
+    """Patch tokens are averaged within each cell of a grid of this height and width. A finer grid
+    keeps positions better."""
     embed_dim: int = 256
-    """E, size of the embedding: a trained linear layer over the features."""
+    """E, size of the embedding, which a trained linear layer computes from the features."""
 
     def __post_init__(self) -> None:
         for name in ("image_size_px", "grid_size", "embed_dim"):
@@ -43,10 +45,10 @@ class Dinov2Config:
 
 
 class Dinov2(Encoder):
-    """Each frame's class token and averaged patch tokens, all frames side by side, then a layer.
+    """Concatenates every frame's class token and averaged patch tokens, then applies a layer.
 
-    DINOv2's own weights have no gradient, are always in eval mode, and are no part of the state
-    dict: what is stored in their place is a fingerprint of the folder, which loading checks.
+    DINOv2's own weights have no gradient, are always in eval mode, and are not part of the state
+    dict. The state dict has a fingerprint of the folder instead, which is checked on loading.
     """
 
     Config = Dinov2Config
@@ -64,7 +66,7 @@ class Dinov2(Encoder):
             "sha256": sha256,
             "config": backbone.config.to_dict(),
         }
-        """For the card of a model that holds this encoder."""
+        """Entry for ``model.json`` of a model that contains this encoder."""
         self.backbone = backbone.eval().requires_grad_(False)
         self.embed_dim = cfg.embed_dim
         features_dim = (1 + cfg.grid_size**2) * backbone.config.hidden_size * obs.frame_stack
@@ -85,15 +87,15 @@ class Dinov2(Encoder):
         return self.layers(features.unflatten(0, (len(obs), -1)).flatten(1))
 
     def train(self, mode: bool = True) -> Self:
-        """DINOv2 itself stays as it is."""
+        """Sets the mode of the trained layer. DINOv2 itself stays in eval mode."""
         super().train(mode)
         self.backbone.eval()
         return self
 
     def _features(self, frames: Tensor) -> Tensor:
-        """Frames in [-1, 1], [B F, 3, H, W] -> [B F, (1 + grid_size^2) D]."""
+        """Maps frames in [-1, 1], [B F, 3, H, W], to [B F, (1 + grid_size^2) D]."""
         size = self.cfg.image_size_px
-        pixels = F.interpolate(  # bf16 cannot be resized on a CPU
+        pixels = F.interpolate(  # in float32, because a CPU cannot resize bf16
             (frames.float() + 1) / 2,
             (size, size),
             mode="bilinear",
@@ -109,10 +111,13 @@ class Dinov2(Encoder):
 
 
 def load_backbone(folder: Path) -> tuple[Any, str]:
-    """DINOv2, and the SHA-256 of what its folder holds.
+    """Loads DINOv2 from a folder.
+
+    Returns:
+        The model, and the SHA-256 of its config and weight files.
 
     Raises:
-        ConfigError: There is none, or transformers is not installed.
+        ConfigError: The folder holds no DINOv2, or transformers is not installed.
     """
     try:
         from transformers import Dinov2Model

@@ -1,4 +1,4 @@
-"""Exponential moving average of one module's weights in another."""
+"""Keeps an exponential moving average of one module's weights in another module."""
 
 import torch
 from torch import Tensor, nn
@@ -6,16 +6,16 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def ema_update_(target: nn.Module, online: nn.Module, decay: float) -> None:
-    """In place: target <- decay * target + (1 - decay) * online. Buffers are copied.
+    """Updates in place: target <- decay * target + (1 - decay) * online. Buffers are copied.
 
     Under DeepSpeed's ZeRO-3 a parameter is a flat slice per rank (``ds_tensor``). Both modules
-    are cut alike, so every rank updates its own slices and nothing is communicated.
+    are sliced alike, so every rank updates its own slices without communication.
 
     Args:
-        target: Same structure as ``online``, in fp32: at a decay of 0.999, bf16 would round most
-            updates away.
+        target: Module of the same structure as ``online``, in fp32. At a decay of 0.999, rounding
+            to bf16 would cancel most updates.
         online: The trained module.
-        decay: In [0, 1].
+        decay: Decay in [0, 1].
 
     Raises:
         ValueError: The target is not in fp32, or the modules differ.
@@ -26,7 +26,7 @@ def ema_update_(target: nn.Module, online: nn.Module, decay: float) -> None:
         if len(olds) != len(news):
             raise ValueError(f"{name} is gathered in one of target and online, not in both.")
         if len(olds) == 2 and olds[0].data_ptr() == olds[1].data_ptr():
-            olds, news = olds[:1], news[:1]  # one rank: its slice is the whole, do not step twice
+            olds, news = olds[:1], news[:1]  # one rank: its slice is the parameter, update it once
         for old_values, new_values in zip(olds, news, strict=True):
             if old_values.dtype != torch.float32:
                 raise ValueError(
@@ -39,9 +39,9 @@ def ema_update_(target: nn.Module, online: nn.Module, decay: float) -> None:
 
 
 def _stored(parameter: nn.Parameter) -> list[Tensor]:
-    """Where the values of a parameter lie: in itself, in this rank's ZeRO-3 slice, or in both.
+    """Returns the tensors that hold a parameter's values: itself, its ZeRO-3 slice, or both.
 
-    Both: ZeRO-3 keeps small parameters gathered between steps beside their slices.
+    ZeRO-3 keeps small parameters gathered between steps, in addition to their slices.
     """
     partition = getattr(parameter, "ds_tensor", None)
     if partition is None:

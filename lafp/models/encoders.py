@@ -1,4 +1,4 @@
-"""Observation encoders: stacked frames -> one vector."""
+"""Observation encoders, which map stacked frames to one vector."""
 
 # Shape suffixes in this file: B batch, C channels (3 F), H height, W width, E embedding.
 
@@ -16,7 +16,7 @@ class Encoder(nn.Module):
 
     Config: Any
     embed_dim: int
-    """E."""
+    """E, size of the embedding."""
     layers: nn.Sequential
 
     def __init__(self, obs: ObsSpec) -> None:
@@ -36,11 +36,11 @@ class Encoder(nn.Module):
             ValueError: The observation has another shape than the encoder was made for.
         """
         self.check_shape(obs)
-        # Convolutions keep the order of their input, and are fastest with channels last.
+        # Convolutions keep the memory format of their input, and channels last is the fastest.
         return self.layers(obs.contiguous(memory_format=torch.channels_last))
 
     def check_shape(self, obs: Tensor) -> None:
-        """Raises ValueError where an observation is of another shape than the encoder's."""
+        """Raises ValueError if an observation has another shape than the encoder reads."""
         if obs.shape[1:] != self.input_shape:
             raise ValueError(
                 f"Expected observations [B, {', '.join(map(str, self.input_shape))}] "
@@ -57,7 +57,7 @@ def _check_widths(channels: tuple[int, ...], embed_dim: int | None = None) -> No
 
 @dataclass(frozen=True, kw_only=True)
 class SmallCnnConfig:
-    """Stride-2 convolutions and a linear layer. For small images on a CPU."""
+    """Stride-2 convolutions and a linear layer, for small images on a CPU."""
 
     name: str = "small_cnn"
     channels: tuple[int, ...] = (16, 32, 32)
@@ -130,7 +130,7 @@ class Impala(Encoder):
 
 @dataclass(frozen=True, kw_only=True)
 class StridedResnetConfig:
-    """LAOM's encoder: no linear layer, the embedding is the flattened feature map."""
+    """LAOM's encoder without a linear layer: the embedding is the flattened feature map."""
 
     name: str = "strided_resnet"
     channels: tuple[int, ...] = (16, 32, 32)
@@ -152,7 +152,7 @@ class StridedResnetConfig:
 class StridedResnet(Encoder):
     """Stages of stride-2 convolution and residual blocks with ReLU6 (arXiv:2502.00379).
 
-    E follows from the image size: 32 * 6 channels of 8 x 8 at 64 px make 12,288.
+    E depends on the image size: at 64 px, 32 * 6 channels of 8 x 8 make 12,288.
     """
 
     Config = StridedResnetConfig
@@ -174,7 +174,7 @@ class StridedResnet(Encoder):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(conv(act(x)))), both 3x3, width unchanged."""
+    """Computes x + conv(act(conv(act(x)))), with 3x3 convolutions that keep the width."""
 
     def __init__(self, channels: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
@@ -186,14 +186,14 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [B, C, H, W] -> the same shape."""
+        """Maps features [B, C, H, W] to features of the same shape."""
         return features + self.layers(features)
 
 
 def init_orthogonal_(module: nn.Module) -> None:
-    """Orthogonal weights and zero biases in every linear and convolution layer (as LAOM does).
+    """Sets orthogonal weights and zero biases in every linear and convolution layer, as LAOM does.
 
-    What is frozen stays: it was trained elsewhere.
+    Frozen layers are not changed, because they were trained elsewhere.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.requires_grad:
@@ -203,5 +203,5 @@ def init_orthogonal_(module: nn.Module) -> None:
 
 
 def _halved(size_px: int) -> int:
-    """Output size of a stride-2, 3x3, padding-1 layer."""
+    """Returns the output size of a stride-2, 3x3, padding-1 layer."""
     return (size_px + 1) // 2

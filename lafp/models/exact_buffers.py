@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ExactBuffers(nn.Module):
-    """A module whose buffers follow the model to its device, but never to another dtype."""
+    """A module whose buffers move to the model's device, but never change their dtype."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         kept = dict(self._buffers)

@@ -1,4 +1,4 @@
-"""Forward dynamics models: what does a latent action do to an observation?"""
+"""Forward dynamics models, which predict the next observation from a latent action."""
 
 # Shape suffixes in this file: B batch, C channels, H height, W width, E embedding,
 # Z latent action.
@@ -17,7 +17,7 @@ from lafp.types import ObsSpec
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """Convolutional U-Net."""
+    """Size of a convolutional U-Net."""
 
     channels: tuple[int, ...] = (32, 64, 128, 256)
     """Width of each level; each level after the first halves height and width."""
@@ -34,10 +34,11 @@ class UNetConfig:
 class UNetFdm(nn.Module):
     """LAPO's FDM: a U-Net from (o_t, z_t) to pixels of o_{t+1}.
 
-    As in LAPO (arXiv:2312.10812), z_t enters at the first level and in the middle. Ours: at the
-    first level as a bias per channel (a convolution over a constant map is one), in the middle
-    through a linear layer to a whole feature map, so that z_t can say *where* something moves.
-    No batch normalisation: its statistics would depend on the micro-batch and on the rank.
+    As in LAPO (arXiv:2312.10812), z_t enters at the first level and in the middle. Our deviations:
+    at the first level z_t is a bias per channel, which equals a convolution over a constant map. In
+    the middle a linear layer maps z_t to a whole feature map, so that z_t can tell where something
+    moves. There is no batch normalisation, whose statistics would depend on the micro-batch and on
+    the rank.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class UNetFdm(nn.Module):
 
 
 class _UpLevel(nn.Module):
-    """Upsamples to the skip's size and merges it in."""
+    """Upsamples features to the size of the skip connection and merges both."""
 
     def __init__(self, coarse: int, fine: int, num_res_blocks: int) -> None:
         super().__init__()
@@ -102,7 +103,7 @@ class _UpLevel(nn.Module):
         self.blocks = _res_blocks(fine, num_res_blocks)
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
-        # Narrowed first: the convolution costs a quarter at the coarse size.
+        # Reduced before upsampling, because the 1x1 convolution costs a quarter at the coarse size.
         features = F.interpolate(self.reduce(F.relu(features)), size=skip.shape[-2:])
         return self.blocks(self.merge(torch.cat([features, skip], dim=1)))
 
@@ -112,7 +113,10 @@ def _res_blocks(channels: int, num_blocks: int) -> nn.Sequential:
 
 
 class EmbeddingFdm(nn.Module):
-    """LAOM's FDM: (embedding of o_t, z_t) -> embedding of o_{t+1}; z_t is read at every block."""
+    """LAOM's FDM: predicts the embedding of o_{t+1} from that of o_t and z_t.
+
+    Every block reads z_t again.
+    """
 
     def __init__(self, cfg: HeadConfig, embed_dim: int, latent_action_dim: int) -> None:
         super().__init__()
@@ -121,5 +125,5 @@ class EmbeddingFdm(nn.Module):
         )
 
     def forward(self, obs_BE: Tensor, latent_action: Tensor) -> Tensor:
-        """Embedding [B, E] and z_t [B, Z] -> predicted embedding, float [B, E]."""
+        """Maps the embedding [B, E] and z_t [B, Z] to the predicted embedding, float [B, E]."""
         return self.mlp(obs_BE, latent_action)

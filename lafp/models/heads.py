@@ -1,4 +1,4 @@
-"""The plain multilayer perceptron of heads."""
+"""The multilayer perceptron that heads consist of."""
 
 from itertools import pairwise
 
@@ -6,11 +6,11 @@ from torch import nn
 
 
 def mlp(in_dim: int, hidden_dims: tuple[int, ...], out_dim: int) -> nn.Sequential:
-    """Linear layers with SiLU between them; the last one is linear.
+    """Builds linear layers with SiLU between them, and none after the last one.
 
     Args:
         in_dim: Size of the input.
-        hidden_dims: Widths of the hidden layers; none makes a linear map.
+        hidden_dims: Widths of the hidden layers; an empty tuple makes a linear map.
         out_dim: Size of the output.
     """
     widths = (in_dim, *hidden_dims)

@@ -1,4 +1,4 @@
-"""Inverse dynamics models: which latent action explains the change between two observations?"""
+"""Inverse dynamics models, which infer the latent action between two observations."""
 
 # Shape suffixes in this file: B batch, C channels (3 F), H height, W width, E embedding,
 # Z latent action.
@@ -20,9 +20,10 @@ SecondInput = Literal["frame", "difference"]
 class PixelIdm(nn.Module):
     """LAPO's IDM: one CNN over o_t and the newest frame of o_{t+1}, stacked along channels.
 
-    With a frame stack of 2 that is LAPO's (o_{t-1}, o_t, o_{t+1}) (arXiv:2312.10812). Given the
-    difference to o_t's newest frame instead of the frame, a small CNN need not learn to subtract,
-    and sees it in units of the data's own change.
+    With a frame stack of 2 the input is LAPO's (o_{t-1}, o_t, o_{t+1}) (arXiv:2312.10812). With
+    ``second_input`` ``difference``, the CNN reads the difference between the newest frames of
+    o_{t+1} and o_t instead of the frame, in units of the data's typical change. Then a small CNN
+    need not learn to subtract.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class PixelIdm(nn.Module):
         return self.head(self.embed(obs, next_obs))
 
     def embed(self, obs: Tensor, next_obs: Tensor) -> Tensor:
-        """The CNN's features of the pair, float [B, E]."""
+        """Computes the CNN's features of the pair, float [B, E]."""
         second = next_obs[:, -3:]
         if self.second_input == "difference":
             second = self.change_scale.compressed(second - obs[:, -3:])
@@ -57,7 +58,7 @@ class PixelIdm(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """LAOM's IDM and FDM heads: residual MLP blocks that read their inputs again."""
+    """Size of LAOM's IDM and FDM heads: residual MLP blocks that each read the inputs again."""
 
     hidden_dim: int = 1024
     num_blocks: int = 3
@@ -69,13 +70,13 @@ class HeadConfig:
 
 
 class EmbeddingIdm(nn.Module):
-    """LAOM's IDM: residual MLP blocks over two embeddings, read again at every block."""
+    """LAOM's IDM: residual MLP blocks that each read both embeddings."""
 
     def __init__(self, cfg: HeadConfig, embed_dim: int, latent_action_dim: int) -> None:
         super().__init__()
         self.mlp = RereadingMlp(0, 2 * embed_dim, cfg.hidden_dim, latent_action_dim, cfg.num_blocks)
 
     def forward(self, obs_BE: Tensor, next_obs_BE: Tensor) -> Tensor:
-        """Embeddings of o_t and o_{t+k}, float [B, E] each -> z_t, float [B, Z]."""
+        """Maps the embeddings of o_t and o_{t+k}, float [B, E] each, to z_t, float [B, Z]."""
         context_B2E = torch.cat([obs_BE, next_obs_BE], dim=-1)
         return self.mlp(context_B2E[:, :0], context_B2E)

@@ -1,4 +1,4 @@
-"""Latent actions too wide for a small head <-> their leading directions."""
+"""Projects latent actions that are too wide for a small head onto fewer dimensions, and back."""
 
 # Shape suffixes in this file: N latent actions, Z latent action, K projected.
 
@@ -15,47 +15,50 @@ from lafp.models.exact_buffers import ExactBuffers
 OVERSAMPLING = 16
 POWER_ITERATIONS = 4
 NEGLIGIBLE = 1e-5
-"""Of the largest singular value: about what float32 leaves of a zero."""
+"""Singular values below this share of the largest are rounding errors of zero in float32."""
 
 
 class LatentProjection(ExactBuffers, ABC):
-    """A linear map of latent actions onto fewer dimensions, and its way back."""
+    """Maps latent actions linearly onto fewer dimensions, and back."""
 
     Config: Any
     dim: int
-    """K, dimensions that are left."""
+    """K, number of remaining dimensions."""
     explained_variance: Tensor
-    """Share of the latent actions' variance that it keeps, float32 scalar."""
+    """Share of the latent actions' variance that the projection keeps, float32 scalar."""
     num_fit_latents: int
-    """Latent actions, over all ranks, that ``fit`` wants before training; 0 needs none."""
+    """Number of latent actions, over all ranks, that ``fit`` needs before training; may be 0."""
 
     @abstractmethod
     def fit(self, latent_action: Tensor) -> None:
-        """Learns the map. All ranks call it, and end with the same one.
+        """Learns the map. All ranks must call it, and all get the same map.
 
         Args:
-            latent_action: This rank's share of training latents, float [N, Z]; equally many on
-                every rank.
+            latent_action: This rank's share of training latents, float [N, Z]. N must be the same
+                on every rank.
         """
 
     @abstractmethod
     def project(self, latent_action: Tensor) -> Tensor:
-        """[N, Z] in the LAM's units -> float32 [N, K]."""
+        """Maps [N, Z] in the LAM's units to float32 [N, K]."""
 
     @abstractmethod
-    def restore(self, projected: Tensor) -> Tensor:
-        """[N, K] -> float32 [N, Z] in the LAM's units: the nearest point that the map keeps."""
+    def unproject(self, projected: Tensor) -> Tensor:
+        """Maps [N, K] to float32 [N, Z] in the LAM's units.
+
+        For the output of ``project``, this is the nearest point that the projection can express.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoProjectionConfig:
-    """Every dimension of the latent action is predicted."""
+    """No projection: the policy predicts every dimension of the latent action."""
 
     name: str = "none"
 
 
 class NoProjection(LatentProjection):
-    """The identity."""
+    """The identity, for policies without a projection."""
 
     Config = NoProjectionConfig
     num_fit_latents = 0
@@ -67,26 +70,27 @@ class NoProjection(LatentProjection):
         self.register_buffer("explained_variance", torch.ones(()), persistent=False)
 
     def fit(self, latent_action: Tensor) -> None:
-        """Nothing to learn."""
+        """Does nothing."""
 
     def project(self, latent_action: Tensor) -> Tensor:
         """See ``LatentProjection``."""
         return latent_action.float()
 
-    def restore(self, projected: Tensor) -> Tensor:
+    def unproject(self, projected: Tensor) -> Tensor:
         """See ``LatentProjection``."""
         return projected.float()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PcaConfig:
-    """Principal components of the first training batches' latent actions."""
+    """Projects onto principal components of the latent actions of the first training batches."""
 
     name: str = "pca"
     dim: int
-    """How many leading components are kept. What that costs: docs/results.md."""
+    """Number of leading components to keep. See docs/results.md for the effect on results."""
     num_fit_latents: int = 4096
-    """Latent actions that the components are computed from; memory holds 8 bytes x this x Z."""
+    """Number of latent actions that determine the components. They take 8 bytes x this x Z of
+    memory."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -99,10 +103,10 @@ class PcaConfig:
 
 
 class Pca(LatentProjection):
-    """z -> V^T (z - mean), with the leading eigenvectors V of the latents' covariance.
+    """Projects z to V^T (z - mean), with the leading eigenvectors V of the latents' covariance.
 
-    Our design for LAOM's Z = 8192. V comes from a randomized SVD of a sample (Halko et al., 2011),
-    so that neither memory nor time grows with Z^2. Before ``fit`` everything it returns is NaN.
+    This is our own design for LAOM's Z = 8192. V comes from a randomized SVD of a sample (Halko et
+    al., 2011), so that neither memory nor time grows with Z^2. All results are NaN before ``fit``.
     """
 
     Config = PcaConfig
@@ -132,13 +136,14 @@ class Pca(LatentProjection):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
             _, scale_R, vectors_ZR = torch.svd_lowrank(centred_NZ, rank, niter=POWER_ITERATIONS)
-        # Beyond the latents' rank lies rounding alone, which standardization would blow up.
+        # Components beyond the rank of the latents hold rounding errors only, which
+        # standardization would scale up.
         is_real_K = scale_R[: self.dim] > NEGLIGIBLE * scale_R[0]
         self.components.copy_(vectors_ZR[:, : self.dim].T * is_real_K[:, None])
         total = centred_NZ.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
         self.explained_variance.copy_(scale_R[: self.dim].square().sum() / total)
         if dist.is_available() and dist.is_initialized():
-            # Equal input is no promise of equal output on unequal machines.
+            # Different machines may compute different results from equal input.
             for value in self.buffers():
                 dist.broadcast(value, src=0)
 
@@ -147,7 +152,7 @@ class Pca(LatentProjection):
         with torch.autocast(latent_action.device.type, enabled=False):
             return (latent_action.float() - self.mean) @ self.components.T
 
-    def restore(self, projected: Tensor) -> Tensor:
+    def unproject(self, projected: Tensor) -> Tensor:
         """See ``LatentProjection``."""
         with torch.autocast(projected.device.type, enabled=False):
             return projected.float() @ self.components + self.mean

@@ -1,4 +1,4 @@
-"""The residual MLP of LAOM's heads, which reads its context again at every block."""
+"""The residual MLP of LAOM's heads, in which every block reads the context."""
 
 # Shape suffixes in this file: B batch, I input, K context, H hidden.
 
@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 
 class RereadingMlp(nn.Module):
-    """Residual MLP blocks, each behind a linear layer over its input and the context.
+    """Residual MLP blocks, each after a linear layer over its input and the context.
 
         h_0 = block_0(W_0 [input, context]),   h_i = block_i(W_i [h_{i-1}, context])
 
-    LAOM's ``LatentActHead`` and ``LatentObsHead`` (Nikulin et al., arXiv:2502.00379). A latent
-    action is small beside an observation's embedding: reading it once loses it among the rest.
+    This is LAOM's ``LatentActHead`` and ``LatentObsHead`` (Nikulin et al., arXiv:2502.00379). Every
+    block reads the context, because a latent action is small compared with an observation's
+    embedding and has too little influence if it is read only once.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class RereadingMlp(nn.Module):
         self.output = nn.Linear(hidden_dim, output_dim)
 
     def forward(self, inputs_BI: Tensor, context_BK: Tensor) -> Tensor:
-        """float [B, I] (I may be 0) and [B, K] -> float [B, output_dim]."""  # noqa: D403
+        """Maps inputs [B, I] (I may be 0) and context [B, K] to float [B, output_dim]."""
         hidden_BH = inputs_BI
         for projection, block in zip(self.projections, self.blocks, strict=True):
             hidden_BH = block(projection(torch.cat([hidden_BH, context_BK], dim=-1)))
@@ -35,7 +36,7 @@ class RereadingMlp(nn.Module):
 
 
 class MlpBlock(nn.Module):
-    """LayerNorm(x + W_2 ReLU6(W_1 x)), four times as wide inside."""
+    """Computes LayerNorm(x + W_2 ReLU6(W_1 x)), with a hidden layer four times as wide."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -43,5 +44,5 @@ class MlpBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, hidden_BH: Tensor) -> Tensor:
-        """Features [B, H] -> the same shape."""
+        """Maps features [B, H] to features of the same shape."""
         return self.norm(hidden_BH + self.layers(hidden_BH))

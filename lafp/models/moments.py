@@ -1,4 +1,4 @@
-"""Mean and mean square of many batches, per dimension, over all ranks where wanted."""
+"""Computes mean and mean square of many batches per dimension, optionally over all ranks."""
 
 # Shape suffixes in this file: N rows, D dimensions.
 
@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 class Moments:
-    """Sums in float64, so that neither the order of batches nor the number of ranks matters."""
+    """Sums of many batches.
+
+    They are in float64, so that the order of batches and the number of ranks do not matter.
+    """
 
     def __init__(self) -> None:
         self.num_rows = 0
@@ -16,14 +19,14 @@ class Moments:
 
     @torch.no_grad()
     def add(self, rows_ND: Tensor) -> None:
-        """Takes in a batch, float [N, D]."""
+        """Adds a batch, float [N, D]."""
         rows_ND = rows_ND.double()
         sums = torch.stack([rows_ND.sum(0), rows_ND.square().sum(0)])
         self._sums = sums if self._sums is None else self._sums + sums
         self.num_rows += len(rows_ND)
 
     def all_reduce(self) -> None:
-        """Adds up those of all ranks. All ranks call it, each after at least one ``add``."""
+        """Adds up the sums of all ranks. All ranks must call it, after at least one ``add``."""
         if self._sums is None or not (dist.is_available() and dist.is_initialized()):
             return
         count = torch.tensor(float(self.num_rows), dtype=torch.float64, device=self._sums.device)
@@ -32,10 +35,10 @@ class Moments:
         self.num_rows = int(count)
 
     def mean_and_mean_square(self) -> tuple[Tensor, Tensor]:
-        """Float64 [D] each.
+        """Returns mean and mean square per dimension, float64 [D] each.
 
         Raises:
-            ValueError: Nothing was taken in.
+            ValueError: No rows were added.
         """
         if self._sums is None or not self.num_rows:
             raise ValueError("There are no rows to take a mean of.")

@@ -1,4 +1,4 @@
-"""The decoder z_t -> optical flow of `laof`."""
+"""The decoder of `laof`, which maps z_t to optical flow."""
 
 # Shape suffixes in this file: B batch, C channels, Z latent action.
 
@@ -9,9 +9,9 @@ _WIDTH = 64
 
 
 class FlowDecoder(nn.Module):
-    """A linear map to a coarse grid, then two convolutions on the way to the flow's size.
+    """A linear map to a coarse grid, then upsampling with two convolutions to the flow's size.
 
-    It sees the latent action only: what it needs to draw the motion, z has to hold.
+    The decoder reads only the latent action, so that z must hold everything about the motion.
     """
 
     def __init__(self, latent_action_dim: int, height_px: int, width_px: int) -> None:
@@ -24,7 +24,10 @@ class FlowDecoder(nn.Module):
         self.output = nn.Conv2d(_WIDTH // 2, 2, 3, padding=1)
 
     def forward(self, latent_BZ: Tensor) -> Tensor:
-        """float [B, Z] -> flow, float [B, 2, height_px, width_px], in units of the data's."""  # noqa: D403
+        """Maps z, float [B, Z], to optical flow, float [B, 2, height_px, width_px].
+
+        The flow is in units of the data's typical flow.
+        """
         features = F.silu(self.grid(latent_BZ)).view(-1, _WIDTH, *self._grid)
         features = F.silu(self.middle(F.interpolate(features, size=self._middle_px)))
         return self.output(F.interpolate(features, size=self.size_px))

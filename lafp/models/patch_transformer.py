@@ -12,20 +12,20 @@ from torch.utils.checkpoint import checkpoint
 
 _MLP_RATIO = 4
 _EMBEDDING_STD = 0.2
-_HEAD_SCALE = 0.1  # an FDM begins near "nothing changes", and yet gives z gradients
+_HEAD_SCALE = 0.1  # an untrained FDM predicts nearly no change, but z already gets gradients
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Width and depth of one stack of blocks."""
+    """Size of one stack of blocks."""
 
     width: int
     """W, features of a token."""
     depth: int
     num_heads: int
     is_checkpointed: bool = False
-    """Keep only each block's input for the backward pass and compute the rest again: a third more
-    time, and memory of one block instead of all."""
+    """Keep only each block's input for the backward pass and compute the rest again. This takes a
+    third more time, and needs the memory of one block instead of all."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "num_heads"):
@@ -36,17 +36,18 @@ class TransformerConfig:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the second-to-last axis, by torch's fused kernels."""
+    """Multi-head self-attention over the second-to-last axis, with torch's fused kernels."""
 
     def __init__(self, width: int, num_heads: int, is_causal: bool) -> None:
         super().__init__()
         self.num_heads, self.is_causal = num_heads, is_causal
-        # No bias: attention does not see that of the keys, whose noise Adam would follow.
+        # No bias: the keys' bias does not affect attention, so its gradient would be noise, which
+        # Adam would scale up.
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.output = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """float [B, N, W] -> the same shape."""  # noqa: D403
+        """Maps tokens, float [B, N, W], to tokens of the same shape."""
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         seen_BHND = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=self.is_causal
@@ -55,10 +56,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention within each frame, causal attention over frames if so built, then an MLP.
+    """Pre-norm attention within each frame, optional causal attention over frames, then an MLP.
 
-    Factorised as in C-ViViT (Villegas et al., arXiv:2210.02399), which LAPA uses: a token attends
-    to its frame, then to itself in earlier frames.
+    The attention is factorised as in C-ViViT (Villegas et al., arXiv:2210.02399), which LAPA uses:
+    a token attends to its frame, then to itself in earlier frames.
     """
 
     def __init__(self, cfg: TransformerConfig, is_temporal: bool) -> None:
@@ -78,12 +79,12 @@ class Block(nn.Module):
         self.mlp_output = nn.Linear(_MLP_RATIO * width, width)
 
     def last_layers(self) -> list[nn.Linear]:
-        """Of its residual branches."""
+        """Returns the last layer of each residual branch."""
         attentions = [a for a in (self.spatial, self.temporal) if a is not None]
         return [*(a.output for a in attentions), self.mlp_output]
 
     def forward(self, tokens_BTNW: Tensor) -> Tensor:
-        """Tokens of T frames -> the same shape."""
+        """Maps the tokens of T frames to tokens of the same shape."""
         shape = tokens_BTNW.shape
         tokens = tokens_BTNW.flatten(0, 1)
         tokens = tokens + self.spatial(self.spatial_norm(tokens))
@@ -95,7 +96,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """A stack of blocks and a last norm."""
+    """A stack of blocks and a final norm."""
 
     def __init__(self, cfg: TransformerConfig, is_temporal: bool) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class Blocks(nn.Module):
         self.norm = nn.LayerNorm(cfg.width)
 
     def forward(self, tokens_BTNW: Tensor) -> Tensor:
-        """Tokens of T frames -> the same shape."""
+        """Maps the tokens of T frames to tokens of the same shape."""
         for block in self.blocks:
             if self.is_checkpointed and torch.is_grad_enabled():
                 tokens_BTNW = checkpoint(block, tokens_BTNW, use_reentrant=False)
@@ -114,10 +115,11 @@ class Blocks(nn.Module):
 
 
 class PatchIdm(nn.Module):
-    """Reads a latent action from the patches of two frames.
+    """Infers a latent action from the patches of two frames.
 
-    L action tokens join the patches of each frame; those of the second frame, which see the first
-    through causal attention over time, become the latent action, each its share of it.
+    L action tokens are added to the patches of each frame. Causal attention over time lets the
+    tokens of the second frame see the first frame. Each action token of the second frame becomes
+    one L-th of the latent action.
     """
 
     def __init__(
@@ -138,14 +140,15 @@ class PatchIdm(nn.Module):
         init_weights_(self)
 
     def forward(self, patches_BTPD: Tensor) -> Tensor:
-        """Features of the patches of two frames -> z_t before any bottleneck, float [B, Z]."""
+        """Maps the patch features of two frames to z_t before any bottleneck, float [B, Z]."""
         tokens_BTNW = self._encode(patches_BTPD)
         return self.head(tokens_BTNW[:, -1, -self.num_action_tokens :]).flatten(1)
 
     def embed(self, patches_BPD: Tensor) -> Tensor:
-        """What is seen in one frame: the mean of its patches, and its action tokens, float [B, E].
+        """Embeds one frame as the mean of its patch tokens and its action tokens, float [B, E].
 
-        Attention over time is causal, so this is what the first frame of any pair becomes.
+        Attention over time is causal, so these tokens are the same as for the first frame of any
+        pair.
         """
         tokens_BNW = self._encode(patches_BPD[:, None])[:, 0]
         num = self.num_action_tokens
@@ -163,7 +166,7 @@ class PatchIdm(nn.Module):
 
 
 class PatchFdm(nn.Module):
-    """Predicts the patches of the next frame from those of this one and a latent action."""
+    """Predicts the patches of the next frame from the patches of o_t and a latent action."""
 
     def __init__(
         self,
@@ -186,7 +189,7 @@ class PatchFdm(nn.Module):
             self.head.weight *= _HEAD_SCALE
 
     def forward(self, patches_BPD: Tensor, latent_action: Tensor) -> Tensor:
-        """Features of o_t's patches and z_t, float [B, Z] -> float [B, P, target_dim]."""
+        """Maps features of o_t's patches and z_t, float [B, Z], to float [B, P, target_dim]."""
         actions_BLD = latent_action.unflatten(1, (self.num_action_tokens, -1))
         tokens_BNW = torch.cat(
             [self.patch_embedding(patches_BPD), self.action_embedding(actions_BLD)], dim=1
@@ -197,10 +200,10 @@ class PatchFdm(nn.Module):
 
 @torch.no_grad()
 def init_weights_(module: nn.Module) -> None:
-    """Truncated normal weights of std 1 / sqrt(inputs), zero biases; embeddings of std 0.2.
+    """Sets truncated normal weights of std 1 / sqrt(inputs), zero biases, embeddings of std 0.2.
 
     The last layer of every residual branch is scaled by 1 / sqrt(2 depth), as in GPT-2, so that
-    their sum keeps its size.
+    the sum of the branches does not grow with the depth.
     """
     for name, parameter in module.named_parameters():
         if name in ("positions", "times"):

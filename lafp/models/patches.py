@@ -1,4 +1,4 @@
-"""Frames -> features of their patches: pixels, or what a frozen encoder makes of them."""
+"""Cuts frames into patches, and computes each patch's features: pixels, or frozen DINOv2's."""
 
 # Shape suffixes in this file: B batch, C channels, H height, W width, P patches, D features.
 
@@ -17,38 +17,38 @@ from lafp.types import ObsSpec
 
 
 class Patches(nn.Module):
-    """Cuts observations into patches. Has no trained parameters."""
+    """Cuts observations into patches. A subclass has no trained parameters."""
 
     Config: Any
     num_patches: int
-    """P."""
+    """P, number of patches."""
     input_dim: int
-    """Features of a patch of an observation, with all of its frame stack."""
+    """Size of a patch's features in an observation, with all frames of the stack."""
     target_dim: int
-    """Features of a patch of its newest frame: what an FDM predicts."""
+    """Size of a patch's features in the newest frame, which an FDM predicts."""
     has_pixels: bool
-    """Whether ``to_frame`` can draw what was predicted."""
+    """Whether ``to_frame`` can turn predicted patches into a frame."""
 
     def forward(self, obs: Tensor) -> Tensor:
-        """float [B, 3 F, H, W] in [-1, 1] -> float [B, P, input_dim]."""  # noqa: D403
+        """Maps observations, float [B, 3 F, H, W] in [-1, 1], to float [B, P, input_dim]."""
         raise NotImplementedError
 
     def target(self, obs: Tensor) -> Tensor:
-        """float [B, 3 F, H, W] in [-1, 1] -> float [B, P, target_dim]."""  # noqa: D403
+        """Maps observations, float [B, 3 F, H, W] in [-1, 1], to float [B, P, target_dim]."""
         raise NotImplementedError
 
     def to_frame(self, target_BPD: Tensor) -> Tensor:
-        """The inverse of ``target``: -> float [B, 3, H, W]."""
+        """Maps targets, float [B, P, target_dim], back to frames, float [B, 3, H, W]."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelPatchesConfig:
-    """Squares of pixels."""
+    """Square patches of pixels."""
 
     name: str = "pixels"
     patch_px: int = 8
-    """Side of a patch; divides height and width."""
+    """Side of a patch. It must divide the frame's height and width."""
 
     def __post_init__(self) -> None:
         if self.patch_px < 1:
@@ -56,7 +56,7 @@ class PixelPatchesConfig:
 
 
 class PixelPatches(Patches):
-    """The pixels of each square."""
+    """Uses the pixels of each square as its features."""
 
     Config = PixelPatchesConfig
     has_pixels = True
@@ -93,18 +93,19 @@ class Dinov2PatchesConfig:
 
     name: str = "dinov2"
     path: str
-    """Local folder as on the Hugging Face hub: ``config.json`` and ``*.safetensors``. The same path
-    on every node, and wherever the trained model is loaded: its weights stay there."""
+    """Local folder as on the Hugging Face hub: ``config.json`` and ``*.safetensors``. It must be at
+    the same path on every node, and wherever the trained model is loaded, because the trained model
+    does not store DINOv2's weights."""
     image_size_px: int = 224
     """Frames are resized to this height and width; a multiple of DINOv2's patch (14)."""
 
 
 class Dinov2Patches(Patches):
-    """DINOv2's last layer, normalized per patch. Sees the newest frame of a stack only.
+    """Uses the output of DINOv2's last layer, normalized per patch, for the newest frame.
 
-    DINOv2 is no submodule: engines would shard it, and exports copy it, though it never changes.
-    It follows its inputs to their device. Its fingerprint is stored, and checked when a trained
-    model is loaded.
+    DINOv2 is not a submodule, because engines would shard it and saved models would copy it,
+    although it never changes. ``forward`` moves it to the device of its input. The fingerprint of
+    its folder is stored with the model, and checked when the model is loaded.
     """
 
     Config = Dinov2PatchesConfig
@@ -126,7 +127,7 @@ class Dinov2Patches(Patches):
             "sha256": sha256,
             "config": backbone.config.to_dict(),
         }
-        """For the card of a model that holds this encoder."""
+        """Entry for ``model.json`` of a model that contains these patches."""
         self.num_patches = (cfg.image_size_px // backbone.config.patch_size) ** 2
         self.input_dim = self.target_dim = backbone.config.hidden_size
         fingerprint = torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
@@ -135,7 +136,7 @@ class Dinov2Patches(Patches):
 
     @torch.no_grad()
     def forward(self, obs: Tensor) -> Tensor:
-        """See ``Patches``. Without gradients."""
+        """See ``Patches``. It computes no gradients."""
         backbone = self._frozen[0]
         if backbone.device != obs.device:
             backbone.to(obs.device)

@@ -1,7 +1,7 @@
-"""Bottlenecks between the IDM and the FDM: they keep z_t from carrying the whole next frame.
+"""Bottlenecks between the IDM and the FDM, which keep z_t from encoding the whole next frame.
 
-A bottleneck splits in two. ``normalize`` is its deterministic, continuous part and belongs to the
-latent action that policies learn; ``forward`` adds what only the FDM sees: quantization or noise.
+A bottleneck has two parts. ``normalize`` is deterministic and continuous, and its output is the
+latent action that policies learn. ``forward`` adds quantization or noise, which only the FDM sees.
 """
 
 # Shape suffixes in this file: B batch, Z latent action, N codebooks, L discrete latents per
@@ -22,17 +22,18 @@ from lafp.models.codebook_usage import usage_of_choices, usage_of_counts
 _MAX_LEVEL = 1 << 24
 _MAX_CODES = (1 << 63) - 1
 _LEAST_WEIGHT = 1e-30
-"""Of a code: below, float32 loses digits of its sum, and the code with them."""
+"""Least weight of a code. Below it, the code's sum has too few digits in float32 to compute the
+code from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BottleneckOutput:
-    """What the FDM gets."""
+    """Output of a bottleneck: the latent action for the FDM, and a loss."""
 
     latent: Tensor
-    """float [B, Z]; gradients pass straight through quantization."""
+    """float [B, Z]. Quantization is treated as the identity for gradients."""
     loss: Tensor
-    """Scalar, e.g. the commitment loss; 0 where there is none."""
+    """Scalar, e.g. the commitment loss; 0 if the bottleneck has no loss."""
     metrics: dict[str, Tensor]
 
 
@@ -42,34 +43,34 @@ class Bottleneck(nn.Module):
     Config: Any
 
     def normalize(self, latent_BZ: Tensor) -> Tensor:
-        """The continuous part: IDM output -> the latent action that policies learn."""
+        """Maps the IDM's output to the latent action that policies learn."""
         return latent_BZ
 
     def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
-        """Normalized latents -> what the FDM sees."""
+        """Maps normalized latents to the latents that the FDM sees."""
         return BottleneckOutput(latent=latent_BZ, loss=latent_BZ.new_zeros(()), metrics={})
 
     def after_step(self) -> None:
-        """After each optimizer step."""
+        """Does work after an optimizer step. The loop calls it after each one."""
         return
 
-    def forget_step(self) -> None:
-        """Instead of ``after_step``, where a step is not taken."""
+    def discard_step(self) -> None:
+        """Drops what the forward passes collected. Called if the optimizer step is skipped."""
         return
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoBottleneckConfig:
-    """A plain continuous latent: only its size limits it."""
+    """No bottleneck: the latent action is continuous, and only its size limits it."""
 
     name: str = "none"
 
     def check(self, latent_action_dim: int) -> None:
-        """Raises ValueError where a latent action of this size does not fit the bottleneck."""
+        """Raises ValueError if a latent action of this size does not fit the bottleneck."""
 
 
 class NoBottleneck(Bottleneck):
-    """The identity."""
+    """The identity, for LAMs without a bottleneck."""
 
     Config = NoBottleneckConfig
 
@@ -79,10 +80,11 @@ class NoBottleneck(Bottleneck):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNormNoiseConfig:
-    """LayerNorm without parameters, and Gaussian noise in training: a channel of fixed capacity."""
+    """LayerNorm without parameters, and Gaussian noise in training, which limit the capacity."""
 
     name: str = "layernorm_noise"
     noise_std: float = 0.3
+    """Standard deviation of the noise, relative to the normalized latent's of 1."""
 
     def __post_init__(self) -> None:
         if self.noise_std < 0:
@@ -98,7 +100,7 @@ class LayerNormNoiseConfig:
 
 
 class LayerNormNoise(Bottleneck):
-    """z = LayerNorm(IDM output); the FDM sees z + noise_std * N(0, I) in training, z otherwise."""
+    """Normalizes the IDM's output to z. In training the FDM sees z + noise_std * N(0, I)."""
 
     Config = LayerNormNoiseConfig
 
@@ -109,11 +111,11 @@ class LayerNormNoise(Bottleneck):
         self.norm = nn.LayerNorm(latent_action_dim, elementwise_affine=False)
 
     def normalize(self, latent_BZ: Tensor) -> Tensor:
-        """LayerNorm over Z."""
+        """Applies LayerNorm over Z."""
         return self.norm(latent_BZ)
 
     def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
-        """Adds the noise."""
+        """Adds the noise in training mode."""
         if self.training:
             latent_BZ = latent_BZ + self.noise_std * torch.randn_like(latent_BZ)
         return super().forward(latent_BZ)
@@ -125,12 +127,13 @@ class FsqConfig:
 
     name: str = "fsq"
     levels: tuple[int, ...] = (8, 5, 5, 5)
-    """Values per dimension of one discrete latent; Z must be a multiple of their number."""
+    """Number of values of each dimension of a discrete latent. Z must be a multiple of the number
+    of dimensions."""
 
     def __post_init__(self) -> None:
         if not self.levels or not all(2 <= level <= _MAX_LEVEL for level in self.levels):
             raise ValueError(
-                f"levels must be numbers from 2 to {_MAX_LEVEL} (float32 tells no more apart), "
+                f"levels must be numbers from 2 to {_MAX_LEVEL} (the limit of float32), "
                 f"got {self.levels}."
             )
         if math.prod(self.levels) > _MAX_CODES:
@@ -150,7 +153,7 @@ class FsqConfig:
 
 
 class Fsq(Bottleneck):
-    """Rounds each bounded dimension to one of its levels; straight-through gradients."""
+    """Rounds each bounded dimension to one of its levels, with straight-through gradients."""
 
     Config = FsqConfig
 
@@ -170,14 +173,14 @@ class Fsq(Bottleneck):
         return BottleneckOutput(latent=codes_BZ, loss=latent_BZ.new_zeros(()), metrics=metrics)
 
     def codes_to_indices(self, codes_BZ: Tensor) -> Tensor:
-        """Quantized values, float [B, Z] -> index of each discrete latent, int64 [B, L]."""
+        """Maps quantized values, float [B, Z], to indices of discrete latents, int64 [B, L]."""
         levels = self._levels(codes_BZ)
         half = levels // 2
         digits = (codes_BZ * half + half).round().long().unflatten(-1, (-1, len(self.levels)))
         return (digits * self._basis(digits)).sum(-1)
 
     def indices_to_codes(self, indices_BL: Tensor) -> Tensor:
-        """The inverse of ``codes_to_indices``: int64 [B, L] -> float [B, Z]."""
+        """Maps indices, int64 [B, L], to quantized values, float [B, Z]."""
         levels = device_constant(self.levels, indices_BL.device)
         digits = (indices_BL[..., None] // self._basis(indices_BL)) % levels
         half = levels // 2
@@ -187,7 +190,8 @@ class Fsq(Bottleneck):
         """Squashes each dimension so that rounding gives exactly its number of levels."""
         levels = self._levels(latent_BZ)
         half_width = (levels - 1) * (1 + 1e-3) / 2
-        # An even number of levels has none at 0: shift by half a level.
+        # With an even number of levels, no level is at 0, so the values are shifted by half a
+        # level.
         offset = torch.where(levels % 2 == 0, 0.5, 0.0)
         shift = (offset / half_width).atanh()
         return (latent_BZ + shift).tanh() * half_width - offset
@@ -207,14 +211,15 @@ class VqConfig:
     name: str = "vq"
     num_codebooks: int = 2
     num_discrete_latents: int = 4
-    """Per codebook. Codes have Z / (codebooks x discrete latents) dimensions (LAPO: 16)."""
+    """Number per codebook. Codes have Z / (codebooks x discrete latents) dimensions (LAPO: 16)."""
     num_codes: int = 64
-    """Per codebook."""
+    """Number of codes per codebook."""
     commitment_weight: float = 0.05
+    """Weight of the loss that pulls latents towards their codes."""
     decay: float = 0.999
-    """Of the codebooks' moving averages, per optimizer step."""
+    """Decay of the codebooks' moving averages, per optimizer step."""
     revive_after_steps: int = 100
-    """A code that no latent chose for so many steps becomes one of the batch's latents."""
+    """A code that no latent has chosen for this many steps is replaced by a latent of the batch."""
 
     def __post_init__(self) -> None:
         for name in ("num_codebooks", "num_discrete_latents", "num_codes", "revive_after_steps"):
@@ -223,7 +228,9 @@ class VqConfig:
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"decay must be in [0, 1), got {self.decay}.")
         if self.commitment_weight < 0:
-            raise ValueError(f"commitment_weight must not be negative: {self.commitment_weight}.")
+            raise ValueError(
+                f"commitment_weight must not be negative, got {self.commitment_weight}."
+            )
 
     def check(self, latent_action_dim: int) -> None:
         """See ``NoBottleneckConfig.check``."""
@@ -236,15 +243,16 @@ class VqConfig:
 
 
 class Vq(Bottleneck):
-    """Nearest code per discrete latent; codes are moving averages of the latents they stand for.
+    """Replaces each discrete latent by its nearest code. Codes are averages of their latents.
 
         count <- decay * count + (1 - decay) * n,    sum <- decay * sum + (1 - decay) * sum(z)
         code = sum / count
 
-    Forward passes collect n and sum(z); ``after_step`` adds them up over ranks and moves the
-    codes. So codebooks depend neither on gradient accumulation nor on the number of workers, and
-    no forward pass communicates. The first step sets all codes to latents of its batch. LAPO
-    instead starts from uniform noise, updates in every forward pass and has no revival.
+    n is the number of latents that chose the code, and sum(z) is their sum. Forward passes collect
+    both; ``after_step`` adds them up over ranks and moves the codes. So codebooks depend neither on
+    gradient accumulation nor on the number of workers, and no forward pass communicates. The first
+    step sets all codes to latents of its batch. LAPO instead starts from uniform noise, updates in
+    every forward pass, and does not replace unused codes.
     """
 
     Config = VqConfig
@@ -270,7 +278,7 @@ class Vq(Bottleneck):
         self._collected: tuple[Tensor, Tensor, Tensor] | None = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Vq":
-        """Moves the buffers but keeps them in fp32: averages do not survive bf16."""
+        """Moves the buffers but keeps them in fp32: small updates would be lost in bf16."""
         super()._apply(fn, recurse)
         for name, buffer in self.named_buffers(recurse=False):
             setattr(self, name, buffer.float())
@@ -295,13 +303,14 @@ class Vq(Bottleneck):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Moves the codes to what this step's latents were, over all ranks. A collective."""
+        """Moves the codes towards the latents of this step. All ranks must call it."""
         if self._collected is None:
             return
         counts_NK, sums_NKD, candidates_NKD = self._collected
         self._collected = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # One message: the sum over ranks of rank 0's candidates is rank 0's candidates.
+            # One message for all three: other ranks send zeros, so that the sum of the candidates
+            # is rank 0's candidates.
             candidates_NKD = candidates_NKD * (dist.get_rank() == 0)
             message = torch.cat([t.flatten() for t in (counts_NK, sums_NKD, candidates_NKD)])
             dist.all_reduce(message)
@@ -311,8 +320,8 @@ class Vq(Bottleneck):
             candidates_NKD = candidates.view_as(candidates_NKD)
         self._move_codes(counts_NK, sums_NKD, candidates_NKD)
 
-    def forget_step(self) -> None:
-        """Drops the statistics of latents that may be NaN."""
+    def discard_step(self) -> None:
+        """Drops the statistics of the step, whose latents may be NaN."""
         self._collected = None
 
     def _move_codes(self, counts_NK: Tensor, sums_NKD: Tensor, candidates_NKD: Tensor) -> None:
@@ -322,7 +331,7 @@ class Vq(Bottleneck):
         self.steps_unused.add_(1).mul_(counts_NK == 0)
         is_first = self.num_updates == 0
         is_dead_NK = (self.steps_unused >= self.cfg.revive_after_steps) | is_first
-        # A new code weighs as much as one average step gives it, so that it still moves quickly.
+        # A new code gets the weight of one average step, so that it still moves quickly.
         fresh_count = (1 - decay) * counts_NK.mean()
         self.ema_count.copy_(torch.where(is_dead_NK, fresh_count, self.ema_count))
         self.ema_sum.copy_(
@@ -330,15 +339,15 @@ class Vq(Bottleneck):
         )
         self.steps_unused.mul_(~is_dead_NK)
         self.num_updates.add_(1)
-        # A code that is not chosen for long weighs nothing in the end (at decay 0 after one step):
-        # it stays where it is until it is chosen or revived. 0 / 0 would make it NaN for good.
+        # The weight of a code that is never chosen falls to 0 (at decay 0 after one step). Such a
+        # code keeps its value until it is chosen or replaced, because 0 / 0 would make it NaN.
         has_weight_NK1 = self.ema_count[..., None] > _LEAST_WEIGHT
         self.codebook.copy_(
             torch.where(has_weight_NK1, self.ema_sum / self.ema_count[..., None], self.codebook)
         )
 
     def _collect(self, values_NPD: Tensor, indices_NP: Tensor) -> Tensor:
-        """Adds a forward pass to this step's statistics. Returns its own counts [N, K]."""
+        """Adds a forward pass to the statistics of the step. Returns the pass's counts [N, K]."""
         one_hot_NPK = F.one_hot(indices_NP, self.cfg.num_codes).to(values_NPD.dtype)
         counts_NK = one_hot_NPK.sum(1)
         if self.training:

@@ -1,4 +1,4 @@
-"""Latent actions in the LAM's units <-> the units in which networks see them."""
+"""Converts latent actions between the LAM's units and the units that networks read."""
 
 # Shape suffixes in this file: B batch, N latent actions, Z latent action.
 
@@ -14,22 +14,23 @@ from lafp.models.exact_buffers import ExactBuffers
 
 @dataclass(frozen=True, kw_only=True)
 class StdConfig:
-    """Zero mean and unit variance in each dimension, over all latent actions seen in training."""
+    """Zero mean and unit variance in each dimension, over all latent actions of training."""
 
     name: str = "std"
 
 
 class LatentStandardizer(ExactBuffers):
-    """Mean and variance of every latent action seen in training, per dimension.
+    """Standardizes latent actions by the mean and variance of all latent actions of training.
 
-    Cumulative over the whole run, not a moving average: the LAM is frozen, so its latents have one
-    distribution, and the estimate only sharpens. The statistics are buffers, so they travel in the
-    checkpoint, and they are the same on all ranks. They stay float64: bf16 cannot count beyond 256.
+    The statistics cover the whole run and are no moving average: the LAM is frozen, so its latents
+    have one distribution, and the estimate gets more exact with every batch. They are buffers, so
+    checkpoints store them, and they are equal on all ranks. They stay in float64, because bf16
+    cannot count beyond 256.
     """
 
     Config: Any = StdConfig
     num_fit_latents = 0
-    """Latent actions, over all ranks, that ``fit`` wants before training; 0 needs none."""
+    """Number of latent actions, over all ranks, that ``fit`` needs before training; may be 0."""
     count: Tensor
     mean: Tensor
     squared_deviation: Tensor
@@ -43,16 +44,16 @@ class LatentStandardizer(ExactBuffers):
         self.register_buffer("squared_deviation", zeros_Z.clone())
 
     def fit(self, latent_action: Tensor) -> None:
-        """Nothing is learned before training."""
+        """Does nothing: these statistics are learned during training."""
 
     @torch.no_grad()
     def update(self, latent_action: Tensor) -> None:
-        """Takes in a batch, over all ranks: every rank must call it equally often.
+        """Adds a batch of every rank to the statistics. All ranks must call it equally often.
 
         Args:
             latent_action: float [B, Z], in the LAM's units.
         """
-        # Sums are taken around the running mean, so large offsets cancel without loss.
+        # Sums are taken relative to the running mean, so that a large mean costs no precision.
         offset_BZ = latent_action.double() - self.mean
         num_latents = offset_BZ.new_tensor([len(offset_BZ)])
         sums = torch.cat([num_latents, offset_BZ.sum(0), offset_BZ.square().sum(0)])
@@ -65,22 +66,22 @@ class LatentStandardizer(ExactBuffers):
         self.squared_deviation += sum_of_squares_Z - self.count * shift_Z.square()
 
     def standardize(self, latent_action: Tensor) -> Tensor:
-        """[B, Z] in the LAM's units -> float32 with zero mean and unit variance."""
+        """Maps [B, Z] in the LAM's units to float32 with zero mean and unit variance."""
         return (latent_action.float() - self.mean.float()) / self.std()
 
-    def restore(self, standardized: Tensor) -> Tensor:
-        """The inverse of ``standardize``."""
+    def denormalize(self, standardized: Tensor) -> Tensor:
+        """Maps standardized values to the LAM's units: the inverse of ``standardize``."""
         return standardized.float() * self.std() + self.mean.float()
 
     def std(self) -> Tensor:
-        """Standard deviation, float32 [Z]. 1 for constant dimensions and before any update."""
+        """Returns the standard deviation, float32 [Z]; 1 if constant and before any update."""
         std_Z = (self.squared_deviation / self.count.clamp_min(1)).sqrt()
         return torch.where(std_Z > 0, std_Z, 1.0).float()
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalScaleConfig:
-    """Zero mean in each dimension, and one scale for all: wide dimensions count for more."""
+    """Zero mean in each dimension and one scale for all, so that wide dimensions count more."""
 
     name: str = "global"
 
@@ -88,25 +89,26 @@ class GlobalScaleConfig:
 class GlobalScaleStandardizer(LatentStandardizer):
     """Divides all dimensions by one number, the root of their mean variance.
 
-    Dimensions keep their proportions. After a PCA, whitening would give components that carry
-    hardly anything the weight of the leading ones.
+    Dimensions keep their proportions. After a PCA, unit variance in every dimension would give
+    components of little variance the same weight as the leading ones.
     """
 
     Config = GlobalScaleConfig
 
     def std(self) -> Tensor:
-        """The one scale, for each dimension, float32 [Z]; 1 before any update."""
+        """Returns the scale, repeated for each dimension, float32 [Z]; 1 before any update."""
         std = (self.squared_deviation / self.count.clamp_min(1)).mean().sqrt()
         return torch.where(std > 0, std, 1.0).float().expand(len(self.mean))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RangeConfig:
-    """LAFP's normalization: centred on the middle of the range, fixed before training."""
+    """LAFP's normalization: centred on the middle of the range, and fixed before training."""
 
     name: str = "range"
     num_fit_latents: int = 16_384
-    """Latent actions of the first training batches from which range and deviation are taken."""
+    """Number of latent actions, of the first training batches, that range and deviation are
+    computed from."""
 
     def __post_init__(self) -> None:
         if self.num_fit_latents < 2:
@@ -114,10 +116,11 @@ class RangeConfig:
 
 
 class RangeStandardizer(LatentStandardizer):
-    """(z - (max + min) / 2) / std per dimension (LAFP, arXiv:2606.10517), fixed by ``fit``.
+    """Computes (z - (max + min) / 2) / std per dimension (LAFP, arXiv:2606.10517).
 
-    The paper takes the training set, we take its first ``num_fit_latents``. A single outlier moves
-    the centre of a range, not its mean: ``centre_offset`` tells. Before ``fit`` everything is NaN.
+    The paper uses the whole training set, we use its first ``num_fit_latents``. A single outlier
+    moves the centre of a range, but hardly the mean; ``centre_offset`` measures it. All results
+    are NaN before ``fit``.
     """
 
     Config = RangeConfig
@@ -129,12 +132,12 @@ class RangeStandardizer(LatentStandardizer):
         self.register_buffer("centre_offset", torch.tensor(torch.nan))
 
     centre_offset: Tensor
-    """Largest distance between centre and mean of a dimension, in standard deviations. Beyond
-    about 3, few outliers decide where the centre is."""
+    """Largest distance between centre and mean of a dimension, in standard deviations. If it
+    exceeds about 3, a few outliers determine the centre."""
 
     @torch.no_grad()
     def fit(self, latent_action: Tensor) -> None:
-        """Takes range and deviation. All ranks call it, and end with the same ones.
+        """Computes range and deviation. All ranks must call it, and all get the same values.
 
         Args:
             latent_action: This rank's share of training latents, float [N, Z].
@@ -156,4 +159,4 @@ class RangeStandardizer(LatentStandardizer):
         self.centre_offset.copy_(((self.mean - mean_Z).abs() / self.std()).max())
 
     def update(self, latent_action: Tensor) -> None:
-        """Nothing changes during training."""
+        """Does nothing: ``fit`` has fixed the statistics before training."""

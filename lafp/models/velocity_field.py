@@ -1,4 +1,4 @@
-"""v(x_t, t, h(o)): a small head that the solver calls many times per observation."""
+"""The velocity field v(x_t, t, h(o)), a small head that solvers call many times per observation."""
 
 # Shape suffixes in this file: B batch, E embedding, Z latent action, D hidden, T times,
 # K time features.
@@ -16,11 +16,11 @@ NUM_TIME_FEATURES = 8
 
 
 class VelocityField(nn.Module):
-    """An MLP over [x_t, features of t, h(o)], as deep and wide as the cloning head.
+    """An MLP over [x_t, features of t, h(o)], as deep and wide as the head of `latent_bc`.
 
-    Its first layer is split: what depends on the observation alone is ``condition``, computed once
-    however many times the rest runs. The sum is the same linear map of the concatenation. It may
-    predict the data instead of the velocity; the shape is the same.
+    Its first layer is a sum of two linear maps, which equals one linear map of the concatenation.
+    ``condition`` computes the part that depends only on the observation, once per observation. The
+    MLP may be trained to predict the data instead of the velocity, which has the same shape.
     """
 
     frequency: Tensor
@@ -43,30 +43,30 @@ class VelocityField(nn.Module):
         self._point_dim = latent_action_dim
 
     def condition(self, embedding: Tensor) -> Tensor:
-        """What ``forward`` needs of the observation: h(o), [B, E] -> [B, D]."""
+        """Maps h(o), [B, E], to the observation's part of the first layer, [B, D]."""
         return self.from_embedding(embedding)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Velocity at x_t.
+        """Predicts the velocity at x_t.
 
         Args:
             x_t: Points on the path, float [B, Z].
-            t: Flow times in [0, 1], float [B], or [B, T] where ``num_times`` T is more than 1.
-            condition: What ``condition`` returned for the observations, [B, D].
+            t: Flow times in [0, 1], float [B], or [B, T] if ``num_times`` T is more than 1.
+            condition: Output of ``condition`` for the observations, [B, D].
 
         Returns:
             [B, Z], in the condition's dtype.
         """
-        # cos(k pi t) is a complete basis on [0, 1] that, unlike sines, does not tie its ends.
+        # cos(k pi t) is a complete basis on [0, 1]. Sines would be 0 at both ends.
         features_BTK = torch.cos(t.view(len(t), -1, 1) * self.frequency)
         point = torch.cat([x_t, features_BTK.flatten(1)], dim=1).to(condition.dtype)
         return self.head(self.from_point(point) + condition)
 
     def at_times(self, times: Sequence[float], condition: Tensor) -> list[Callable]:
-        """``forward`` at times that all points share, as functions of x_t alone.
+        """Returns ``forward`` at each of the times as a function of x_t. All points share a time.
 
-        What depends on the time is computed here, for all times at once: a solver's loop is left
-        with the head's own layers.
+        The part that depends on the time is computed here for all times at once, so that the
+        solver's loop only runs the remaining layers.
         """
         weight = self.from_point.weight
         t_S1 = torch.tensor(times, dtype=self.frequency.dtype, device=weight.device)[:, None]

@@ -20,7 +20,7 @@ class VitConfig:
     patch_size_px: int = 8
     """Height and width of a patch; images are padded to whole patches."""
     width: int = 192
-    """Of every token, and E."""
+    """Size of every token, and of the embedding (E)."""
     depth: int = 6
     """Transformer blocks."""
     num_heads: int = 3
@@ -36,7 +36,7 @@ class VitConfig:
 
 
 class Vit(Encoder):
-    """Patches of all stacked frames at once -> tokens -> blocks -> their mean."""
+    """Turns patches of all stacked frames into tokens, applies blocks, and averages the tokens."""
 
     Config = VitConfig
 
@@ -59,19 +59,19 @@ class PatchTokens(nn.Module):
         channels, *size = input_shape
         patch = cfg.patch_size_px
         rows, columns = (-(-side // patch) for side in size)
-        # Right and bottom: what is there moves nowhere.
+        # Padded at the right and the bottom, so that pixels keep their positions.
         self.padding = (0, columns * patch - size[1], 0, rows * patch - size[0])
         self.projection = nn.Conv2d(channels, cfg.width, patch, stride=patch)
         self.position = nn.Parameter(0.02 * torch.randn(1, rows * columns, cfg.width))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """float [B, C, H, W] -> [B, N, D]."""  # noqa: D403
+        """Maps images, float [B, C, H, W], to tokens, [B, N, D]."""
         patches_BDRC = self.projection(F.pad(obs, self.padding))
         return patches_BDRC.flatten(2).transpose(1, 2) + self.position
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Computes x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, cfg: VitConfig) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        """[B, N, D] -> the same shape."""
+        """Maps tokens, [B, N, D], to tokens of the same shape."""
         tokens_BND = tokens_BND + self._attention(self.attention_norm(tokens_BND))
         return tokens_BND + self.mlp(self.mlp_norm(tokens_BND))
 
@@ -94,7 +94,7 @@ class Block(nn.Module):
 
 
 class MeanOfTokens(nn.Module):
-    """[B, N, D] -> [B, D]."""
+    """Averages tokens: [B, N, D] to [B, D]."""
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
         """See the class."""

@@ -1,4 +1,4 @@
-"""Every pretraining objective, by the name that ``objective.name`` takes in YAML."""
+"""Registers every pretraining objective under the name that a config selects it by."""
 
 from lafp.config.registry import Registry
 

@@ -1,4 +1,4 @@
-"""What every latent action model is: a loss over windows, and labels for pairs of observations."""
+"""The interface of latent action models: a loss over windows, and z for pairs of observations."""
 
 # Shape suffixes in this file: B windows, Z latent action.
 
@@ -15,22 +15,27 @@ from lafp.models.quantizers import Bottleneck
 from lafp.types import LossOutput, ObsSpec, Window
 
 NEAR_NULL = 0.1
-"""A latent nearer to the batch's mean than this share of the RMS distance counts as near-null."""
+"""A latent counts as near-null if its distance to the batch's mean is at most this share of the
+RMS distance."""
 
 COLLAPSED_SPREAD = 1e-3
-"""Latents whose RMS distance from their mean is below this share of their RMS norm are constant."""
+"""Latents count as constant if their RMS distance to their mean is below this share of their RMS
+norm."""
 
 
 class Objective(nn.Module, ABC):
-    """A latent action model with its training loss. Subclasses: one file, Config and class."""
+    """A latent action model with its training loss.
+
+    A subclass has a file of its own, with its config and its class.
+    """
 
     Config: Any
     latent_action_dim: int
-    """Z, the size of what ``label`` returns."""
+    """Z, size of the latent actions that ``label`` returns."""
     needs_supervision: bool = False
-    """Whether it learns from labels alone."""
+    """Whether the model learns from labels alone."""
     flow_size_px: tuple[int, int] | None = None
-    """Height and width of the flow that windows must carry; None needs none."""
+    """Height and width of the optical flow that windows must have; None if it is not needed."""
 
     def __init__(self, cfg: Any, obs: ObsSpec) -> None:
         super().__init__()
@@ -38,14 +43,13 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, window: Window) -> LossOutput:
-        """Loss of a batch of windows, and metrics of its parts."""
+        """Computes the loss of a batch of windows, and metrics of its parts."""
 
     @abstractmethod
     def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
-        """Infers z_t, what the policy learns to predict.
+        """Infers z_t, which policies learn to predict, before any quantization or noise.
 
-        Before any quantization or bottleneck noise. With gradients where they are enabled, so
-        that action supervision reaches the IDM.
+        Gradients flow if they are enabled, so that action supervision reaches the IDM.
 
         Args:
             obs: o_t, float [B, 3 F, H, W] in [-1, 1].
@@ -57,20 +61,26 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, obs: Tensor) -> Tensor:
-        """What the model sees in o_t alone: float [B, 3 F, H, W] -> [B, E].
+        """Embeds o_t alone, as the control of the linear probe.
 
-        The control of the linear probe: a latent action that predicts no better than this holds
-        nothing about the action that the observation did not hold already.
+        If true actions are predicted no better from latent actions than from this embedding, the
+        latent actions add no information about them.
+
+        Args:
+            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
+
+        Returns:
+            float [B, E].
         """
 
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
-        """The model's scales, each with the change that it is to measure in a batch of windows."""
+        """Lists the model's scales, each with the change in the windows that it measures."""
         del window
         return []
 
     @torch.no_grad()
     def fit_scales(self, windows: Iterable[Window]) -> None:
-        """Measures the data's change, before the first step. All ranks call it.
+        """Measures the typical change of the data before the first step. All ranks must call it.
 
         Args:
             windows: This rank's share of the first batches.
@@ -87,44 +97,50 @@ class Objective(nn.Module, ABC):
             scale.fit(of_scale)
 
     def take_scales(self, other: "Objective") -> None:
-        """Takes over what a model of the same config knows of the data, but none of its weights."""
+        """Copies the scales of a model of the same config, but not its weights."""
         for ours, theirs in zip(self.modules(), other.modules(), strict=True):
             if isinstance(ours, ChangeScale):
                 ours.load_state_dict(theirs.state_dict())
 
     def augment(self, window: Window) -> Window:
-        """The window as this objective wants to be trained on it. Without gradients."""
+        """Augments a window for training, without gradients."""
         return window
 
     def after_step(self) -> None:
-        """Called after each optimizer step, e.g. for the EMA of a target encoder."""
+        """Does work after an optimizer step, e.g. the EMA of a target encoder.
+
+        The loop calls it after each step.
+        """
         return
 
-    def forget_step(self) -> None:
-        """Called instead of ``after_step`` where a step is skipped because it is not finite."""
+    def discard_step(self) -> None:
+        """Drops what the forward passes of a step collected.
+
+        The loop calls it instead of ``after_step`` if a step is skipped because it is not finite.
+        """
         for module in self.modules():
             if isinstance(module, Bottleneck):
-                module.forget_step()
+                module.discard_step()
 
 
 @torch.no_grad()
 def latent_metrics(latent_BZ: Tensor) -> dict[str, Tensor]:
-    """Is the latent alive? Norm, effective rank and share of near-null actions of a batch.
+    """Computes norm, spread, effective rank and share of near-null latent actions of a batch.
 
     The effective rank is the participation ratio of the covariance's spectrum,
-    (sum_i l_i)^2 / sum_i l_i^2: 1 when all latents lie on a line, Z (or B - 1) when they spread
-    evenly. Computed from traces, so it costs one B x B product and no decomposition.
+    (sum_i l_i)^2 / sum_i l_i^2. It is 1 if all latents lie on a line, and Z (or B - 1) if they
+    spread evenly. It is computed from traces, so it costs one B x B product and no decomposition.
 
     Returns:
-        What is undefined is NaN, which metrics leave out: all but the norm for a single latent,
-        the rank where all latents are equal.
+        Scalars by the name of the metric. Undefined ones are NaN, and metrics leave NaN out: all
+        but the norm for a single latent, and the rank if all latents are equal.
     """
     centred_BZ = latent_BZ.float() - latent_BZ.float().mean(0)
     with torch.autocast(latent_BZ.device.type, enabled=False):
         gram_BB = centred_BZ @ centred_BZ.T
     squared_distance_B = gram_BB.diagonal()
     total = squared_distance_B.sum()
-    if len(latent_BZ) == 1:  # it is its own mean, and says nothing about a spread
+    if len(latent_BZ) == 1:  # a single latent equals the mean, so the spread is undefined
         total = torch.full_like(total, torch.nan)
     eps = torch.finfo(torch.float32).tiny
     is_near_null_B = squared_distance_B <= NEAR_NULL**2 * total / len(latent_BZ)

@@ -1,11 +1,11 @@
-"""Signs that a latent action model learns nothing, in plain words, from its metrics."""
+"""Finds signs in a LAM's metrics that it learns nothing, and describes them to the user."""
 
 from collections.abc import Mapping
 
 from lafp.objectives.base import COLLAPSED_SPREAD
 
 DEAD_PERPLEXITY = 1.5
-"""A codebook that is used as if it had fewer codes than this says next to nothing."""
+"""A codebook with a lower perplexity carries nearly no information."""
 
 CONSTANT = (
     "The latent actions are constant: the LAM gives every frame pair the same z, so policies "
@@ -20,7 +20,7 @@ DEAD_CODEBOOK = (
 
 
 def not_above_embedding(latent_r2: float, embedding_r2: float) -> str:
-    """A probe of z that is no better than its control."""
+    """Describes a probe of z that is no better than its control."""
     return (
         "The probe reads the true action no better from z than from the observation alone (R² "
         f"{latent_r2:.2f} against {embedding_r2:.2f}): what z knows about actions may be what the "
@@ -30,13 +30,13 @@ def not_above_embedding(latent_r2: float, embedding_r2: float) -> str:
 
 
 def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
-    """What an evaluation says against a LAM.
+    """Finds the signs of collapse in the metrics of one evaluation.
 
     Args:
-        metrics: Of one record of ``metrics.jsonl``; one without an evaluation has no signs.
+        metrics: One record of ``metrics.jsonl``. A record without an evaluation has no signs.
 
     Returns:
-        Words by the name of the sign: ``constant``, ``dead_codebook``, ``probe``.
+        Text for the user by the name of the sign: ``constant``, ``dead_codebook``, ``probe``.
     """
     signs = {}
     if metrics.get("val/latent/spread", 1.0) < COLLAPSED_SPREAD:

@@ -1,4 +1,4 @@
-"""IDM: inverse dynamics from labels alone, the baseline that needs no latent action model."""
+"""IDM: inverse dynamics learned from labels alone, the baseline without unlabeled video."""
 
 # Shape suffixes in this file: Z latent action.
 
@@ -19,22 +19,22 @@ from lafp.types import LossOutput, ObsSpec, Window
 
 @dataclass(frozen=True, kw_only=True)
 class IdmConfig:
-    """What the same labels give without any video: trained by ``supervision`` only."""
+    """A baseline that shows what labels achieve without video: only ``supervision`` trains it."""
 
     name: str = "idm"
     latent_action_dim: int = 128
-    """Z: the features that the supervision's linear head reads."""
+    """Z, size of the features that the supervision's linear head reads."""
     encoder: Any = choice(ENCODERS, default=ImpalaConfig())
     """CNN over o_t's frames and the newest frame of o_{t+1}."""
     idm_input: SecondInput = "frame"
-    """What it gets beside o_t: o_{t+1}'s newest ``frame``, or its ``difference`` to o_t's."""
+    """Second input of the IDM: o_{t+1}'s newest ``frame``, or its ``difference`` to o_t's."""
 
 
 class Idm(Objective):
-    """L = 0: the gradient is that of the supervision, || W z_t + b - a_t ||^2.
+    """L = 0: the only gradient comes from the supervision, || W z_t + b - a_t ||^2.
 
-    LAOM's baseline of the same name (arXiv:2502.00379), with LAPO's IDM. The unlabeled windows
-    only show what z is there.
+    This is LAOM's baseline of the same name (arXiv:2502.00379), with LAPO's IDM. Unlabeled windows
+    only yield metrics of z.
     """
 
     Config = IdmConfig
@@ -64,5 +64,5 @@ class Idm(Objective):
         return self.idm(obs, next_obs)
 
     def embed(self, obs: Tensor) -> Tensor:
-        """See ``Objective``: the features when nothing changes."""
+        """See ``Objective``. Returns the IDM's features of o_t paired with itself."""
         return self.idm.embed(obs, obs)

@@ -1,4 +1,4 @@
-"""LAOF: LAPO whose latent actions must also draw the optical flow between the two frames."""
+"""LAOF: LAPO whose latent actions must also predict the optical flow between the two frames."""
 
 # Shape suffixes in this file: B windows, Z latent action.
 
@@ -17,14 +17,15 @@ from lafp.types import LossOutput, ObsSpec, Window
 
 @dataclass(frozen=True, kw_only=True)
 class LaofConfig(LapoConfig):
-    """LAOF (Bu et al., CVPR 2026, arXiv:2511.16407) on LAPO's models."""
+    """LAOF (Bu et al., CVPR 2026, arXiv:2511.16407) with LAPO's models."""
 
     name: str = "laof"
     flow_weight: float = 1.0
-    """Of the flow loss, which is about 1 for a decoder that predicts no motion."""
+    """Weight of the flow loss, which is about 1 for a decoder that predicts no motion."""
     flow_height_px: int = 16
-    """Size of the stored flow: `optical_flow.height_px` of preprocess."""
+    """Height of the stored optical flow: `optical_flow.height_px` of preprocess."""
     flow_width_px: int = 16
+    """Width of the stored optical flow: `optical_flow.width_px` of preprocess."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,10 +39,10 @@ class LaofConfig(LapoConfig):
 class Laof(Lapo):
     """L = L_LAPO + w L_flow(D(bottleneck(z_t)), flow(o_t, o_{t+1})).
 
-    Flow tells what moves and in which direction, and nothing of what a distractor looks like. Our
-    reading: D sees the latent action alone, as the FDM sees it, and L_flow is in units of the
-    data's own flow, so that w means the same for any frame size and speed. Targets come from
-    preprocessing.
+    Optical flow shows what moves and in which direction, but not what distractors look like. Our
+    reading of the paper: D sees only the latent action, in the form that the FDM sees. L_flow is in
+    units of the data's typical flow, so that w has the same effect for any frame size and speed.
+    Preprocessing computes the targets.
     """
 
     Config = LaofConfig
@@ -66,6 +67,6 @@ class Laof(Lapo):
         return replace(out, loss=loss, metrics=out.metrics | metrics)
 
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
-        """See ``Objective``: the flow too."""
+        """See ``Objective``. Optical flow is measured too."""
         scales = super().measured(window)
         return scales if window.flow is None else [*scales, (self.flow_scale, window.flow)]

@@ -1,4 +1,4 @@
-"""LAOM: latent actions without pixels, from the embedding that the next observation will have."""
+"""LAOM: infer z_t so that the embedding of o_t and z_t predict the next observation's embedding."""
 
 # Shape suffixes in this file: B windows, E embedding, Z latent action.
 
@@ -26,17 +26,18 @@ from lafp.types import LossOutput, ObsSpec, Window
 class LaomConfig:
     """LAOM (Nikulin et al., ICML 2025, arXiv:2502.00379). Defaults are the paper's.
 
-    Its windows have ``frame_stack`` 3 and ``max_offset_steps`` 10.
+    The paper's windows have ``frame_stack`` 3 and ``max_offset_steps`` 10.
     """
 
     name: str = "laom"
     latent_action_dim: int = 8192
-    """Z, size of a latent action. Large: nothing is quantized."""
+    """Z, size of a latent action. LAOM takes a large one, and quantizes nothing."""
     encoder: Any = choice(ENCODERS, default=StridedResnetConfig())
     idm: HeadConfig = field(default_factory=HeadConfig)
     fdm: HeadConfig = field(default_factory=HeadConfig)
     target_ema_decay: float = 0.999
-    """Of the target encoder, per optimizer step. LAOM's ``target_tau`` is 1 - decay."""
+    """Decay of the target encoder's moving average, per optimizer step. LAOM's ``target_tau`` is
+    1 - decay."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -86,7 +87,7 @@ class Laom(Objective):
             loss=loss,
             metrics={
                 "fdm_loss": loss.detach(),
-                # Near 0 means the embedding has collapsed, and the loss with it.
+                # Near 0, the embedding has collapsed, and a small loss means nothing.
                 "target_std": target_BE.std(0).mean(),
                 "target_explained": explained,
                 **latent_metrics(latent_BZ.detach()),
@@ -98,7 +99,7 @@ class Laom(Objective):
     def _errors(
         self, window: Window, prediction_BE: Tensor, target_BE: Tensor
     ) -> dict[str, Tensor]:
-        """Errors beside those of o_t's own embedding, which training would have to encode too."""
+        """Computes prediction errors, in eval mode only: they encode o_t once more."""
         if self.training:
             return {}
         return prediction_errors(prediction_BE, self.target_encoder(window.obs), target_BE)
@@ -109,9 +110,9 @@ class Laom(Objective):
         return self.idm(obs_BE, next_obs_BE)
 
     def embed(self, obs: Tensor) -> Tensor:
-        """See ``Objective``: the encoder's output."""
+        """See ``Objective``. Returns the encoder's output."""
         return self.encoder(obs)
 
     def after_step(self) -> None:
-        """Lets the target encoder follow."""
+        """Moves the target encoder towards the encoder."""
         ema_update_(self.target_encoder, self.encoder, self.cfg.target_ema_decay)

@@ -1,4 +1,4 @@
-"""LAPA: a patch transformer whose few discrete latent actions tell one frame from the next."""
+"""LAPA: patch transformers that encode the change between two frames in a few discrete latents."""
 
 # Shape suffixes in this file: B windows, T frames of a pair, P patches, D features,
 # Z latent action.
@@ -27,18 +27,19 @@ class LapaConfig:
 
     name: str = "lapa"
     num_action_tokens: int = 4
-    """L, discrete latents of one latent action (LAPA: 4)."""
+    """L, number of discrete latents of one latent action (LAPA: 4)."""
     latent_action_dim: int = 128
     """Z, a multiple of L: each discrete latent has Z / L dimensions."""
     patches: Any = choice(PATCHES, default=PixelPatchesConfig())
-    """``{name: pixels}``, or ``{name: dinov2, path: FOLDER}``: what is seen and predicted."""
+    """Features that the IDM reads and the FDM predicts: ``{name: pixels}``, or
+    ``{name: dinov2, path: FOLDER}``."""
     idm: TransformerConfig
-    """Over the patches of both frames, in space and time."""
+    """Transformer over the patches of both frames, in space and time."""
     fdm: TransformerConfig
-    """Over the patches of one frame and the latent action."""
+    """Transformer over the patches of one frame and the latent action."""
     target: Literal["frame", "residual"] = "frame"
-    """What the FDM predicts: the next frame's patches, or their change in units of the data's own
-    change."""
+    """The FDM predicts the next frame's patches (``frame``), or their change in units of the data's
+    typical change (``residual``)."""
     bottleneck: Any = choice(
         BOTTLENECKS, default=VqConfig(num_codebooks=1, num_discrete_latents=4, num_codes=8)
     )
@@ -58,10 +59,9 @@ class LapaConfig:
 class Lapa(Objective):
     """L = || FDM(p(o_t), bottleneck(z)) - p(o_{t+k}) ||^2 + L_bottleneck,   z = IDM(both frames).
 
-    p cuts a frame into patches, of pixels or of a frozen encoder's features (UniVLA). As in LAPA,
-    the frame that the IDM has seen is the one that the FDM predicts: that of k steps on, where
-    windows span several. Our reading: attention over time within the IDM only; VQ with EMA
-    codebooks, or FSQ, in place of LAPA's NSVQ.
+    p cuts a frame into patches of pixels, or of a frozen encoder's features (UniVLA). As in LAPA,
+    the IDM reads and the FDM predicts the same frame, k steps after o_t. Our deviations: only the
+    IDM has attention over time, and VQ with EMA codebooks, or FSQ, replaces LAPA's NSVQ.
     """
 
     Config = LapaConfig
@@ -113,7 +113,7 @@ class Lapa(Objective):
         return self.bottleneck.normalize(self.idm(self._pair(obs, next_obs)))
 
     def embed(self, obs: Tensor) -> Tensor:
-        """See ``Objective``: what the IDM makes of the first frame of a pair."""
+        """See ``Objective``. Returns the IDM's embedding of the first frame of a pair."""
         return self.idm.embed(self.patches(obs))
 
     def after_step(self) -> None:
@@ -122,14 +122,17 @@ class Lapa(Objective):
 
     @property
     def predict_next_frame(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The FDM's o_{t+1} from o_t and z_t, where patches are pixels; else there is none."""
+        """Function that predicts o_{t+1} from o_t and z_t.
+
+        The attribute only exists if patches are pixels.
+        """
         if not self.patches.has_pixels:
             raise AttributeError("predict_next_frame")
         return self._predict_next_frame
 
     @torch.no_grad()
     def _predict_next_frame(self, obs: Tensor, latent_action: Tensor) -> Tensor:
-        """The FDM's next frame, float [B, 3, H, W] in [-1, 1]."""
+        """Predicts the next frame, float [B, 3, H, W] in [-1, 1]."""
         seen = self.bottleneck(latent_action)
         prediction_BPD = self.fdm(self.patches(obs), seen.latent)
         predicted_BPD = self._to_patches(prediction_BPD, self.patches.target(obs))
@@ -143,11 +146,11 @@ class Lapa(Objective):
         return [(self.change_scale, change_BPD)]
 
     def _to_patches(self, prediction_BPD: Tensor, copied_BPD: Tensor) -> Tensor:
-        """The next frame's patches from the FDM's output and o_t's patches."""
+        """Computes the next frame's patches from the FDM's output and o_t's patches."""
         if self.cfg.target == "frame":
             return prediction_BPD
         return copied_BPD + self.change_scale.to_pixels(prediction_BPD.float())
 
     def _pair(self, obs: Tensor, next_obs: Tensor) -> Tensor:
-        """Both observations' patches in one pass, float [B, 2, P, D]."""
+        """Computes the patches of both observations in one pass, float [B, 2, P, D]."""
         return torch.stack(self.patches(torch.cat([obs, next_obs])).chunk(2), dim=1)

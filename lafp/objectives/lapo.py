@@ -23,7 +23,7 @@ from lafp.types import LossOutput, ObsSpec, Window
 
 @dataclass(frozen=True, kw_only=True)
 class LapoConfig:
-    """LAPO (Schmidt & Jiang, ICLR 2024, arXiv:2312.10812). Defaults are its own, where it has one.
+    """LAPO (Schmidt & Jiang, ICLR 2024, arXiv:2312.10812). Defaults are LAPO's if it has them.
 
     LAPO's IDM also sees o_{t-1}: set ``window.frame_stack`` to 2.
     """
@@ -34,12 +34,14 @@ class LapoConfig:
     encoder: Any = choice(ENCODERS, default=ImpalaConfig())
     """CNN of the IDM, over o_t's frames and the newest frame of o_{t+1}."""
     idm_input: SecondInput = "frame"
-    """What the IDM gets beside o_t: o_{t+1}'s newest ``frame``, or its ``difference`` to o_t's."""
+    """Second input of the IDM: o_{t+1}'s newest ``frame``, or its ``difference`` to o_t's."""
     fdm: UNetConfig = field(default_factory=UNetConfig)
     target: Literal["frame", "residual"] = "frame"
-    """What the FDM predicts: o_{t+1}, or o_{t+1} - o_t in units of the data's own change."""
+    """The FDM predicts o_{t+1} (``frame``), or o_{t+1} - o_t in units of the data's typical change
+    (``residual``)."""
     is_target_half_size: bool = False
-    """Predict at half of height and width: a quarter of the cost, enough to see a motion."""
+    """Predict at half of height and width. This takes a quarter of the cost, and motion is still
+    visible."""
     bottleneck: Any = choice(BOTTLENECKS, default=VqConfig())
 
     def __post_init__(self) -> None:
@@ -51,8 +53,8 @@ class LapoConfig:
 class Lapo(Objective):
     """L = L_FDM(FDM(o_t, bottleneck(z_t)), o_{t+1}) + L_bottleneck,    z_t = IDM(o_t, o_{t+1}).
 
-    Differences to LAPO: pixels in [-1, 1]; the target may be the residual; U-Net without batch
-    normalisation (see ``UNetFdm``); bottlenecks other than VQ.
+    Our deviations from LAPO: pixels are in [-1, 1], the target may be the residual, the U-Net has
+    no batch normalisation (see ``UNetFdm``), and there are bottlenecks other than VQ.
     """
 
     Config = LapoConfig
@@ -94,17 +96,25 @@ class Lapo(Objective):
         return self.bottleneck.normalize(self.idm(obs, next_obs))
 
     def embed(self, obs: Tensor) -> Tensor:
-        """See ``Objective``: the IDM's features when nothing changes."""
+        """See ``Objective``. Returns the IDM's features of o_t paired with itself."""
         return self.idm.embed(obs, obs)
 
     @torch.no_grad()
     def predict_next_frame(self, obs: Tensor, latent_action: Tensor) -> Tensor:
-        """The FDM's o_{t+1}, float [B, 3, H, W] in [-1, 1] (half of H and W if so configured)."""
+        """Predicts o_{t+1} from o_t and z_t.
+
+        Args:
+            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
+            latent_action: z_t, float [B, Z].
+
+        Returns:
+            float [B, 3, H, W] in [-1, 1]; H and W are halved with ``is_target_half_size``.
+        """
         prediction = self.fdm(obs, self.bottleneck(latent_action).latent)
         return self._to_frame(prediction, self._resized(obs))
 
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
-        """See ``Objective``: the change at the size that the FDM predicts."""
+        """See ``Objective``. The change is measured at the size that the FDM predicts."""
         if self.cfg.target == "frame" and self.cfg.idm_input == "frame":
             return []
         change = self._resized(window.next_obs) - self._resized(window.obs)
@@ -115,13 +125,13 @@ class Lapo(Objective):
         self.bottleneck.after_step()
 
     def _to_frame(self, prediction: Tensor, frame: Tensor) -> Tensor:
-        """The next frame, in [-1, 1], from the FDM's output and o_t's frame at its size."""
+        """Computes the next frame, in [-1, 1], from the FDM's output and o_t's resized frame."""
         if self.cfg.target == "frame":
             return prediction.tanh()
         return (frame + self.idm.change_scale.to_pixels(prediction.float())).clamp(-1, 1)
 
     def _resized(self, obs: Tensor) -> Tensor:
-        """The newest frame of a stack, at the size that the FDM predicts."""
+        """Returns the newest frame of a stack at the size that the FDM predicts."""
         frame = obs[:, -3:]
         # ceil_mode: odd sizes round up, as a stride-2 convolution's do.
         return F.avg_pool2d(frame, 2, ceil_mode=True) if self.cfg.is_target_half_size else frame

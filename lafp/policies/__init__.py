@@ -1,4 +1,4 @@
-"""Policies over latent actions, by the name that ``policy.name`` takes in YAML."""
+"""Registers every policy over latent actions under the name that a config selects it by."""
 
 from lafp.config.registry import Registry
 

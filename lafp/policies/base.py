@@ -1,4 +1,4 @@
-"""What every policy is: a loss over (observation, latent action), and a way to act."""
+"""The interface of policies: a loss over (observation, latent action), and acting."""
 
 # Shape suffixes in this file: B batch, E embedding, Z latent action, H steps of a chunk, D point,
 # V vectors beside the image.
@@ -19,38 +19,40 @@ from lafp.models.standardizer import LatentStandardizer, StdConfig
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
 NoiseSource = torch.Generator | Tensor
-"""Where a policy's noise comes from: a generator on any device, or the noise itself, float32
-[B, noise_dim]. With it a step is a pure function of tensors, which compiles and exports."""
+"""Source of a policy's noise: a generator on any device, or the noise itself, float32
+[B, noise_dim]. If the noise is passed as a tensor, a step is a pure function of tensors, which can
+be compiled and exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputsConfig:
-    """What a policy reads besides the image."""
+    """Vectors that a policy reads besides the image."""
 
     state: bool = False
-    """The robot's state (proprioception). Needs shards of a source that has it."""
+    """Read the robot's state (proprioception). The shards must have it."""
     condition: bool = False
-    """What the episode is to do, one vector for all of it: a task id (one-hot), the embedding of a
-    text or of a goal image. Needs shards of a source that has it."""
+    """Read the goal of the episode, one vector per episode: a task id (one-hot), or the embedding
+    of a text or of a goal image. The shards must have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """What all policies share, so that comparisons between them are fair."""
+    """Settings that all policies share, so that comparisons between them are fair."""
 
     name: str
     encoder: Any = choice(ENCODERS)
     hidden_dims: tuple[int, ...] = (256, 256)
     """Widths of the head's hidden layers."""
     latent_projection: Any = choice(LATENT_PROJECTIONS, default=NoProjectionConfig())
-    """``{name: pca, dim: 64}`` predicts the leading components of a wide latent action only."""
+    """``{name: pca, dim: 64}`` predicts only the leading components of a wide latent action."""
     standardizer: Any = choice(LATENT_STANDARDIZERS, default=StdConfig())
-    """Units of the projected latent actions: ``std`` whitens each dimension, ``global`` divides all
-    by one number, ``range`` is LAFP's, centred on the middle of the range."""
+    """Units of the projected latent actions: ``std`` gives each dimension unit variance, ``global``
+    divides all by one number, ``range`` is LAFP's and centres on the middle of the range."""
     chunk_steps: int = 1
-    """H: how many latent actions are planned at a time, z_t .. z_{t+H-1}."""
+    """H, number of latent actions that are predicted at a time, z_t .. z_{t+H-1}."""
     execute_steps: int = 1
-    """How many steps of a plan are executed before the next one replaces it (receding horizon)."""
+    """Number of steps of a chunk that are executed before the next chunk replaces it (receding
+    horizon)."""
 
     inputs: InputsConfig = InputsConfig()
     """``{state: true, condition: true}`` reads these vectors too."""
@@ -68,25 +70,25 @@ class PolicyConfig:
 
 
 class Policy(nn.Module, ABC):
-    """o_t -> z_t. Latent actions go in and come out in the LAM's own units.
+    """Maps o_t to z_t. Callers pass and receive latent actions in the LAM's own units.
 
-    Heads see *points*: latent actions projected, standardized (``standardize``, ``restore``), and
-    those of a chunk side by side. A chunk has an axis of its own, [B, H, Z], where
-    ``chunk_steps`` H is more than 1; the shapes below, [B, Z], are then [B, H, Z].
+    Heads predict *points*: the latent actions of a chunk, projected, standardized and concatenated
+    (see ``standardize`` and ``denormalize``). If ``chunk_steps`` H is more than 1, a chunk has its
+    own axis, and the shapes [B, Z] below become [B, H, Z].
 
-    Subclasses: one file, Config and class. The observation is encoded once; everything that a
-    policy does with it then starts from the embedding.
+    A subclass has a file of its own, with its config and its class. The observation is encoded
+    once, and all other methods start from the embedding, because encoding is expensive.
     """
 
     Config: Any
     noise_dim: int = 0
-    """Numbers of noise that one row takes at a step; a policy that draws any sets it."""
+    """Size of the noise of one row at one step; 0 for a policy without noise."""
     embed_dim: int
-    """E, size of h(o_t): of the encoded image, and of the vectors that are read beside it."""
+    """E, size of h(o_t): the encoded image, and the vectors that are read besides it."""
     point_dim: int
-    """D, what a head predicts: H x Z, or H x what the projection leaves of Z."""
+    """D, size of a point that the head predicts: H x the projected size of z."""
     head: Any
-    """All that follows the encoder."""
+    """The network after the encoder."""
 
     def __init__(self, cfg: Any, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__()
@@ -107,45 +109,46 @@ class Policy(nn.Module, ABC):
         has_step: Tensor | None = None,
         vectors: Tensor | None = None,
     ) -> LossOutput:
-        """Training loss. In training mode it also updates the standardization statistics.
+        """Computes the training loss. In training mode it also updates the statistics of units.
 
         Args:
             obs: o_t, float [B, 3 F, H, W] in [-1, 1].
             latent_action: z_t of the frozen LAM, float [B, Z].
-            has_step: Which steps of a chunk lie inside of their clip, bool [B, H]; None is all.
-                The others count in no loss. The first one is always there.
-            vectors: float [B, V], for policies that read any beside the image.
+            has_step: True for steps of a chunk that lie inside of their clip, bool [B, H]; None
+                if all do. Other steps do not count in the loss. The first step always counts.
+            vectors: Vectors besides the image, float [B, V]; None if the policy reads none.
         """
         if self.training and self.vector_standardizer is not None and vectors is not None:
             self.vector_standardizer.update(vectors)
-        return self.loss_on(self.encode(obs, vectors), latent_action, has_step)
+        return self.loss_from_embedding(self.encode(obs, vectors), latent_action, has_step)
 
     @abstractmethod
-    def loss_on(
+    def loss_from_embedding(
         self, embedding: Tensor, latent_action: Tensor, has_step: Tensor | None
     ) -> LossOutput:
-        """``forward``, from h(o_t), [B, E]."""
+        """Computes the loss of ``forward`` from the embedding h(o_t), [B, E]."""
 
     @property
     def has_memory(self) -> bool:
-        """Whether a step depends on the state that the last one returned.
+        """Whether a step depends on the state that the previous step returned.
 
-        A policy that overrides nothing may; a step without memory is cheaper where episodes begin.
+        A policy without memory may return False, which saves an evaluation of the head at steps
+        where only some episodes begin.
         """
         return True
 
     def encode(self, obs: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """h(o_t): the encoded image, and behind it the standardized vectors where any are read.
+        """Computes h(o_t): the encoded image, followed by the standardized vectors, if any.
 
         Args:
-            obs: float [B, 3 F, H, W] in [-1, 1].
-            vectors: Those of ``ObsSpec.vector_dims``, side by side, float [B, V].
+            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
+            vectors: The vectors of ``ObsSpec.vector_dims``, concatenated, float [B, V].
 
         Returns:
-            [B, E].
+            h(o_t), [B, E].
 
         Raises:
-            ValueError: The policy reads vectors, and got none or such of another size.
+            ValueError: The policy reads vectors, and got none or vectors of another size.
         """
         if self.vector_standardizer is None:
             return self.encoder(obs)
@@ -163,29 +166,30 @@ class Policy(nn.Module, ABC):
         noise: NoiseSource | None = None,
         vectors: Tensor | None = None,
     ) -> tuple[Tensor, PolicyState]:
-        """Chooses latent actions for B episodes side by side.
+        """Chooses latent actions for B episodes in parallel.
 
         Args:
             obs: o_t, float [B, 3 F, H, W] in [-1, 1].
-            state: What the previous step of these episodes returned; None at their start.
-            noise: See ``NoiseSource``; None is torch's default generator.
-            vectors: float [B, V], for policies that read any beside the image.
+            state: The state that the previous step of these episodes returned; None at their start.
+            noise: See ``NoiseSource``; None means torch's default generator.
+            vectors: Vectors besides the image, float [B, V]; None if the policy reads none.
 
         Returns:
             z_t, float32 [B, Z], and the state for the next step.
         """
-        return self.act_on(self.encode(obs, vectors), state, noise)
+        return self.act_from_embedding(self.encode(obs, vectors), state, noise)
 
-    def act_on(
+    def act_from_embedding(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
-        """``act``, from h(o_t), [B, E]: the step of each row's plan that it has come to.
+        """Does the work of ``act`` from the embedding h(o_t), [B, E].
 
-        Rows count their own steps and begin a new plan after ``execute_steps``. A plan is made at
-        every step and kept where one is due: without branches, a step stays one graph of tensors,
-        and a head costs little beside the encoder.
+        Each row executes its plan step by step, counts its own steps, and takes a new plan after
+        ``execute_steps``.
         """
-        plan, next_state = self.plan_on(embedding, state, noise)
+        # A plan is computed at every step, but only used in rows whose plan is used up. Without
+        # branches, a step stays one graph of tensors, and a head costs little beside the encoder.
+        plan, next_state = self.plan_from_embedding(embedding, state, noise)
         if self.cfg.chunk_steps == 1:
             return plan, next_state
         age_B = torch.zeros(len(plan), dtype=torch.int64, device=plan.device)
@@ -197,15 +201,18 @@ class Policy(nn.Module, ABC):
         return latent_action, replace(next_state, plan=plan, plan_age_steps=age_B + 1)
 
     @abstractmethod
-    def plan_on(
+    def plan_from_embedding(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
-        """Latent actions from now on, float32 [B, Z], and what the policy remembers of its noise.
+        """Predicts the latent actions from now on.
 
         Args:
             embedding: h(o_t), [B, E].
             state: See ``act``.
             noise: See ``act``.
+
+        Returns:
+            float32 [B, Z], and the state of the policy's noise for the next step.
         """
 
     def anchored_latent_action(
@@ -217,28 +224,33 @@ class Policy(nn.Module, ABC):
         vectors: Tensor | None = None,
         steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
-        """The policy's own latent action in the demonstrated mode, to train action decoders on.
+        """Predicts the policy's own latent action near the demonstrated one.
+
+        Action decoders are trained on it, since the demonstration's true action belongs to the
+        demonstrated mode.
 
         Args:
             obs: o_t, float [B, 3 F, H, W] in [-1, 1].
-            latent_action: z_IDM, what the LAM infers from the demonstration, float [B, Z].
-            anchor_time: 0 is the policy's own choice, 1 is z_IDM itself. A flow policy takes
-                anything between, and one value per element too, float [B].
-            noise: See ``NoiseSource``; None is torch's default generator.
-            vectors: float [B, V], for policies that read any beside the image.
-            steps_taken: How a flow policy's solver goes on from there.
+            latent_action: z_IDM that the LAM infers from the demonstration, float [B, Z].
+            anchor_time: 0 gives the policy's own choice, 1 gives z_IDM itself. A flow policy also
+                takes values between them, one for all or one per element, float [B].
+            noise: See ``NoiseSource``; None means torch's default generator.
+            vectors: Vectors besides the image, float [B, V]; None if the policy reads none.
+            steps_taken: Steps that a flow policy's solver takes from ``anchor_time`` on.
 
         Returns:
             float32 [B, Z].
 
         Raises:
-            ValueError: ``anchor_time`` is one that this policy has no meaning for.
+            ValueError: The policy does not support this ``anchor_time``.
         """
         embedding = self.encode(obs, vectors)
-        return self.anchored_on(embedding, latent_action, anchor_time, noise, steps_taken)
+        return self.anchored_from_embedding(
+            embedding, latent_action, anchor_time, noise, steps_taken
+        )
 
     @abstractmethod
-    def anchored_on(
+    def anchored_from_embedding(
         self,
         embedding: Tensor,
         latent_action: Tensor,
@@ -246,12 +258,12 @@ class Policy(nn.Module, ABC):
         noise: NoiseSource | None = None,
         steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
-        """``anchored_latent_action``, from h(o_t), [B, E]."""
+        """Does the work of ``anchored_latent_action`` from the embedding h(o_t), [B, E]."""
 
     def layers(self, which: Literal["head", "last", "all"]) -> Iterator[nn.Parameter]:
-        """The parameters that training changes: of the head, of its last layer, or all of them.
+        """Yields the trained parameters of the head, of its last layer, or of the whole policy.
 
-        Weights that an encoder keeps frozen are in none of these.
+        Frozen weights of an encoder are never included.
         """
         if which == "all":
             frozen = {
@@ -268,19 +280,23 @@ class Policy(nn.Module, ABC):
             yield from last.parameters()
 
     def standardize(self, latent_action: Tensor) -> Tensor:
-        """Latent actions in the LAM's units, [B, Z] -> points, float32 [B, D]."""
+        """Maps latent actions in the LAM's units, [B, Z], to points, float32 [B, D]."""
         return self.standardizer.standardize(self.projection.project(latent_action)).flatten(1)
 
-    def restore(self, point: Tensor) -> Tensor:
-        """The inverse of ``standardize``, up to what the projection has dropped."""
+    def denormalize(self, point: Tensor) -> Tensor:
+        """Maps points, [B, D], to latent actions in the LAM's units, float32 [B, Z].
+
+        It is the inverse of ``standardize``, except for what the projection drops.
+        """
         if self.cfg.chunk_steps > 1:
             point = point.unflatten(1, (self.cfg.chunk_steps, -1))
-        return self.projection.restore(self.standardizer.restore(point))
+        return self.projection.unproject(self.standardizer.denormalize(point))
 
     def draw_noise(self, num_rows: int, device: torch.device, noise: NoiseSource | None) -> Tensor:
-        """N(0, I), float32 [num_rows, noise_dim]; ``noise`` itself where that is it.
+        """Draws N(0, I), float32 [num_rows, noise_dim], or returns ``noise`` if it is a tensor.
 
-        It is drawn where the generator is and then moved, so that a seed means the same anywhere.
+        The noise is drawn on the generator's device and then moved, so that a seed gives the same
+        noise for every device of the model.
         """
         if isinstance(noise, Tensor):
             return noise
@@ -291,11 +307,12 @@ class Policy(nn.Module, ABC):
     def _training_target(
         self, latent_action: Tensor, has_step_BH: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The latent actions' points, [B, D], and which of their values count, bool [B, D].
+        """Returns the latent actions' points, [B, D], and which values count, bool [B, D].
 
-        The statistics take in z_t alone: later steps of a chunk are first steps of other windows.
+        In training mode it also updates the statistics of latent actions.
         """
         if self.training:
+            # Only z_t, because the later steps of a chunk are first steps of other windows.
             first_BZ = latent_action if self.cfg.chunk_steps == 1 else latent_action[:, 0]
             self.standardizer.update(self.projection.project(first_BZ))
         is_present_BD = None
@@ -305,6 +322,6 @@ class Policy(nn.Module, ABC):
 
 
 def step_of_plan(plan_BHZ: Tensor, position_B: Tensor) -> Tensor:
-    """The latent action at one position of each plan: float [B, H, Z], int64 [B] -> [B, Z]."""
+    """Picks the latent action at one position of each plan: [B, H, Z], int64 [B] -> [B, Z]."""
     index_B1Z = position_B.view(-1, 1, 1).expand(-1, 1, plan_BHZ.shape[2])
     return plan_BHZ.gather(1, index_B1Z).squeeze(1)

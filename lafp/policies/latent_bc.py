@@ -1,4 +1,4 @@
-"""Latent behavior cloning: the baseline, one latent action per observation."""
+"""Latent behavior cloning, the baseline that predicts one latent action per observation."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ from lafp.types import LossOutput, ObsSpec, PolicyState
 
 @dataclass(frozen=True, kw_only=True)
 class LatentBcConfig(PolicyConfig):
-    """Mean squared error on standardized latent actions."""
+    """Behavior cloning with the mean squared error on standardized latent actions."""
 
     name: str = "latent_bc"
 
 
 class LatentBc(Policy):
-    """z_t = MLP(h(o_t)), trained with MSE (LAPO, LAOM). It averages over modes."""
+    """z_t = MLP(h(o_t)), trained with MSE (LAPO, LAOM), so that it averages over modes."""
 
     Config = LatentBcConfig
 
@@ -29,24 +29,24 @@ class LatentBc(Policy):
 
     @property
     def has_memory(self) -> bool:
-        """Of the rest of a chunk, if there is one."""
+        """True with chunks: a step then depends on the chunk that was predicted before."""
         return self.cfg.chunk_steps > 1
 
-    def loss_on(
+    def loss_from_embedding(
         self, embedding: Tensor, latent_action: Tensor, has_step: Tensor | None
     ) -> LossOutput:
-        """MSE in standardized units. See ``Policy.forward``."""
+        """Computes the MSE in standardized units. See ``Policy.forward``."""
         target, is_present = self._training_target(latent_action, has_step)
         error = (self.head(embedding).float() - target).square()
         return LossOutput(loss=masked_mean(error, is_present))
 
-    def plan_on(
+    def plan_from_embedding(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
-        """Deterministic: neither state nor noise matters. See ``Policy``."""
-        return self.restore(self.head(embedding)), PolicyState()
+        """See ``Policy``. The prediction is deterministic: state and noise have no effect."""
+        return self.denormalize(self.head(embedding)), PolicyState()
 
-    def anchored_on(
+    def anchored_from_embedding(
         self,
         embedding: Tensor,
         latent_action: Tensor,
@@ -54,13 +54,13 @@ class LatentBc(Policy):
         noise: NoiseSource | None = None,
         steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
-        """0: its own prediction; 1: the IDM latent, as projected. See ``Policy``."""
+        """See ``Policy``. Time 0 gives the policy's prediction, 1 the projected IDM latent."""
         if not isinstance(anchor_time, Tensor):
             if anchor_time == 0:
-                return self.plan_on(embedding, None)[0]
+                return self.plan_from_embedding(embedding, None)[0]
             if anchor_time == 1:
-                return self.projection.restore(self.projection.project(latent_action))
+                return self.projection.unproject(self.projection.project(latent_action))
         raise ValueError(
-            "latent_bc knows anchor_time 0 (its own prediction) and 1 (the raw IDM latent), got "
-            f"{anchor_time}: between them lies no point of its making."
+            "latent_bc supports anchor_time 0 (its own prediction) and 1 (the IDM latent) only, "
+            f"got {anchor_time}."
         )

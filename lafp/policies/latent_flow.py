@@ -1,4 +1,4 @@
-"""Latent flow policy (LAFP): a distribution of latent actions per observation, all its modes."""
+"""Latent flow policy (LAFP), which learns the whole distribution of latent actions."""
 
 # Shape suffixes in this file: B batch, M num_time_draws, N B x M, D point.
 
@@ -27,36 +27,41 @@ Noise = Literal["fresh", "persistent", "held", "warm_start"]
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFlowConfig(PolicyConfig):
-    """Flow matching on standardized latent actions. The last five matter only when it acts."""
+    """Flow matching on standardized latent actions. The last five keys only affect acting."""
 
     name: str = "latent_flow"
     prediction: Space = "velocity"
-    """What the head predicts: the velocity, or the data itself (LAFP's choice)."""
+    """Prediction of the head: the velocity, or ``x``, the data itself (LAFP's choice)."""
     loss_space: Space = "velocity"
-    """Where its error is measured. LAFP: x with prediction x. The loss in x has the weight
-    (1 - t)^2 of the one in velocities, so it cares less about the end of the path."""
+    """Space in which errors are measured. LAFP uses ``x``, with prediction ``x``. The loss in ``x``
+    is the loss in velocities times (1 - t)^2, so the end of the path counts less."""
     time: Any = choice(TIME_DISTRIBUTIONS, default=UniformTimeConfig())
     """Distribution of flow times in training."""
     num_time_draws: int = 8
-    """(x_0, t) draws per encoded observation: they cost the head only, and lower the variance."""
+    """Draws of (x_0, t) per encoded observation. More draws lower the variance of the loss, and
+    only the head runs more often."""
     coupling: Literal["independent", "minibatch_ot"] = "independent"
-    """Which noise goes with which data in training: any, or that of the cheapest transport within
-    the batch, for straighter paths. See ``conditional_ot_coupling``."""
+    """Pairing of noise and data in training: at random, or by optimal transport within the batch,
+    which gives straighter paths. See ``conditional_ot_coupling``."""
     condition_weight: float = 10.0
-    """`minibatch_ot`: beta, what distance between observations' embeddings costs. The larger, the
-    less biased, and the nearer to `independent`. The default is not tuned on any task."""
+    """Used by `minibatch_ot`: beta, the cost of the distance between observations' embeddings. A
+    larger value means less bias, and a pairing that is closer to `independent`. The default is not
+    tuned on any task."""
     solver: SolverName = "euler"
     num_solver_steps: int = 4
     """Steps from noise to data. Midpoint and heun evaluate the head twice per step."""
     noise: Noise = "fresh"
-    """Where the solver starts: new noise at each step of an episode, one noise per episode, one
-    that is held for some steps and then renewed, or on the way to the previous latent action."""
+    """Start of the solver: new noise at each step of an episode (`fresh`), one noise per episode
+    (`persistent`), noise that is renewed every `noise_hold_steps` (`held`), or a point between
+    noise and the previous latent action (`warm_start`)."""
     noise_hold_steps: int = 8
-    """Steps that `held` keeps a noise: 1 is `fresh`, an episode's length or more `persistent`.
-    Long enough to get past a fork in one mode, short enough to choose anew at the next fork."""
+    """Steps for which `held` keeps its noise: 1 equals `fresh`, an episode's length or more equals
+    `persistent`. Choose it long enough to pass a fork in one mode, and short enough to draw anew
+    before the next fork."""
     warm_start_time: float = 0.2
-    """Flow time at which `warm_start` begins; it takes only the solver steps that are left.
-    The later, the smoother, and the worse at a fork: the last action votes for going on."""
+    """Flow time at which `warm_start` begins; only the remaining solver steps are taken. A later
+    time gives smoother actions, but is worse at a fork, because the previous action favours going
+    on in the same direction."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,17 +74,20 @@ class LatentFlowConfig(PolicyConfig):
             raise ValueError(f"warm_start_time must be in [0, 1), got {self.warm_start_time}.")
         if self.prediction == "x" and self.solver == "heun":
             raise ValueError(
-                "heun evaluates the velocity at t = 1, where predicted data has none. "
-                "With prediction x take midpoint, of the same order."
+                "solver heun evaluates the velocity at t = 1, which prediction x does not define. "
+                "Use solver midpoint, which has the same order."
             )
 
 
 class LatentFlow(Policy):
-    """z_t ~ the flow of v(x_t, t, h(o_t)) from N(0, I) (Lipman et al., arXiv:2210.02747)."""
+    """Samples z_t from N(0, I) by the flow of v(x_t, t, h(o_t)).
+
+    See Lipman et al., arXiv:2210.02747.
+    """
 
     Config = LatentFlowConfig
     num_times = 1
-    """How many flow times the head reads."""
+    """Number of flow times that the head reads."""
 
     def __init__(self, cfg: LatentFlowConfig, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__(cfg, obs, latent_action_dim)
@@ -91,13 +99,13 @@ class LatentFlow(Policy):
 
     @property
     def has_memory(self) -> bool:
-        """Of its noise, or of the rest of a chunk."""
+        """True with chunks, and if the solver's start depends on earlier steps."""
         return self.cfg.chunk_steps > 1 or self.cfg.noise != "fresh"
 
-    def loss_on(
+    def loss_from_embedding(
         self, embedding: Tensor, latent_action: Tensor, has_step: Tensor | None
     ) -> LossOutput:
-        """Flow-matching loss in standardized units. See ``Policy.forward``."""
+        """Computes the flow-matching loss in standardized units. See ``Policy.forward``."""
         num_draws = self.cfg.num_time_draws
         x_1_BD, is_present = self._training_target(latent_action, has_step)
         x_1_ND = x_1_BD.repeat_interleave(num_draws, 0)
@@ -112,7 +120,7 @@ class LatentFlow(Policy):
     def _loss(
         self, x_0_ND: Tensor, x_1_ND: Tensor, condition: Tensor, is_present: Tensor | None
     ) -> LossOutput:
-        """Loss of N pairs of noise and data."""
+        """Computes the loss of N pairs of noise and data."""
         t_N = self.time.sample(len(x_1_ND), x_1_ND.device)
 
         def head(x_t: Tensor, t: Tensor) -> Tensor:
@@ -129,10 +137,13 @@ class LatentFlow(Policy):
         )
         return LossOutput(loss=loss)
 
-    def plan_on(
+    def plan_from_embedding(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
-        """Samples latent actions, starting as ``noise`` says. See ``Policy``."""
+        """Samples latent actions from the start that the config's ``noise`` chooses.
+
+        See ``Policy``.
+        """
         cfg = self.cfg
         noise_BD, noise_age_B = self._start(embedding, state, noise)
         start_BD, start_time = noise_BD, 0.0
@@ -140,10 +151,10 @@ class LatentFlow(Policy):
             rest_BD = self.standardize(_rest_of_plan(state.plan, state.plan_age_steps))
             start_BD = anchored_point(noise_BD, rest_BD, cfg.warm_start_time)
             start_time = cfg.warm_start_time
-        plan = self.restore(self._solve(embedding, start_BD, start_time))
+        plan = self.denormalize(self._solve(embedding, start_BD, start_time))
         return plan, PolicyState(noise=noise_BD, noise_age_steps=noise_age_B, plan=plan)
 
-    def anchored_on(
+    def anchored_from_embedding(
         self,
         embedding: Tensor,
         latent_action: Tensor,
@@ -151,10 +162,13 @@ class LatentFlow(Policy):
         noise: NoiseSource | None = None,
         steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
-        """Interpolates, with fresh noise. See ``Policy.anchored_latent_action``."""
+        """Solves from a point between fresh noise and the demonstrated latent action.
+
+        See ``Policy.anchored_latent_action``.
+        """
         noise_BD = self.draw_noise(len(embedding), embedding.device, noise)
         start_BD = anchored_point(noise_BD, self.standardize(latent_action), anchor_time)
-        return self.restore(self._solve(embedding, start_BD, anchor_time, steps_taken))
+        return self.denormalize(self._solve(embedding, start_BD, anchor_time, steps_taken))
 
     def _solve(
         self,
@@ -163,7 +177,7 @@ class LatentFlow(Policy):
         start_time: float | Tensor,
         steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
-        """Carries points from ``start_time`` to data."""
+        """Moves points along the flow from ``start_time`` to 1."""
         return integrate(
             self._velocity_field(embedding),
             x_BD,
@@ -174,7 +188,7 @@ class LatentFlow(Policy):
         )
 
     def _coupled(self, x_0_ND: Tensor, x_1_ND: Tensor, embedding: Tensor) -> Tensor:
-        """The same noise in the order of the coupling; each draw is a batch of its own."""
+        """Permutes the noise by the coupling. Each of the draws is coupled separately."""
         x_0_BMD, x_1_BMD = (x.unflatten(0, (len(embedding), -1)) for x in (x_0_ND, x_1_ND))
         draws = []
         for x_0_BD, x_1_BD in zip(x_0_BMD.unbind(1), x_1_BMD.unbind(1), strict=True):
@@ -185,7 +199,7 @@ class LatentFlow(Policy):
     def _start(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None
     ) -> tuple[Tensor, Tensor | None]:
-        """This step's noise, [B, D], and for `held` how many steps each row has had it now."""
+        """Returns this step's noise, [B, D], and for `held` for how many steps it was used."""
         previous = state.noise if state else None
         if previous is not None and self.cfg.noise == "persistent":
             return previous, None
@@ -195,7 +209,8 @@ class LatentFlow(Policy):
         age_B = torch.ones(len(noise_BD), dtype=torch.int64, device=noise_BD.device)
         if state is None or previous is None or state.noise_age_steps is None:
             return noise_BD, age_B
-        # Drawn at every step, though few rows take it: asking whether any does would wait for them.
+        # Noise is drawn at every step although few rows use it, because a test whether any row
+        # does would wait for the device.
         is_held_B = state.noise_age_steps < self.cfg.noise_hold_steps
         noise_BD = torch.where(is_held_B[:, None], previous, noise_BD)
         return noise_BD, torch.where(is_held_B, state.noise_age_steps + 1, age_B)
@@ -206,7 +221,10 @@ class LatentFlow(Policy):
 
 
 class ObservedVelocityField:
-    """v(x_t, t) given an observation, whatever the head predicts. See ``TimedVelocityField``."""
+    """v(x_t, t) for given observations. See ``TimedVelocityField``.
+
+    If the head predicts data, the prediction is converted to a velocity.
+    """
 
     def __init__(
         self, head: velocity_field.VelocityField, condition: Tensor, prediction: str
@@ -214,11 +232,11 @@ class ObservedVelocityField:
         self._head, self._condition, self._prediction = head, condition, prediction
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Velocity at x_t [B, D] and t [B]."""
+        """Computes the velocity at x_t, [B, D], and t, [B]."""
         return self._velocity(self._head(x_t, t, self._condition).float(), x_t, t)
 
     def at_times(self, times: Sequence[float]) -> Sequence[Velocity]:
-        """The same at times that all points share."""
+        """Returns the velocity at each of the times as a function of x_t."""
         heads = self._head.at_times(times, self._condition)
         return [partial(self._at, head, t) for head, t in zip(heads, times, strict=True)]
 
@@ -232,11 +250,11 @@ class ObservedVelocityField:
 
 
 def _rest_of_plan(plan: Tensor, age_steps_B: Tensor | None) -> Tensor:
-    """What an earlier plan has for the coming steps; beyond its end, its last step again.
+    """Returns the remaining steps of an earlier plan, filled up by repeating its last step.
 
     Args:
-        plan: float [B, H, Z]; a single latent action, [B, Z], is its own rest.
-        age_steps_B: int64 [B]: how many of its steps have been taken.
+        plan: float [B, H, Z]. A plan without chunks, [B, Z], is returned as it is.
+        age_steps_B: int64 [B]: number of steps of the plan that were executed.
     """
     if plan.ndim == 2 or age_steps_B is None:
         return plan

@@ -1,4 +1,4 @@
-"""Latent flow in one step: the head learns average velocities, so sampling needs no solver."""
+"""Latent flow policy whose head learns average velocities, so that sampling takes one step."""
 
 # Shape suffixes in this file: N pairs of noise and data, D point.
 
@@ -16,24 +16,24 @@ from lafp.types import LossOutput
 
 @dataclass(frozen=True, kw_only=True)
 class LatentMeanFlowConfig(LatentFlowConfig):
-    """MeanFlow on standardized latent actions. What it shares with latent_flow means the same."""
+    """MeanFlow on standardized latent actions. Keys of latent_flow have the same meaning here."""
 
     name: str = "latent_mean_flow"
     num_solver_steps: int = 1
-    """Steps from noise to data, of average velocities: more are hardly better."""
+    """Steps from noise to data. More than one step hardly improves the samples."""
     interval_share: float = 0.25
-    """Share of the draws whose interval has a length; the others learn the velocity itself."""
+    """Share of the draws with an interval longer than 0. The other draws train the velocity."""
     loss_power: float = 0.5
-    """How much less a sample counts the larger its error: 0 not at all. See ``mean_flow_loss``. The
-    paper prefers 1; on forks that pulled more samples to one side."""
+    """Strength with which samples of larger error count less; 0 weighs all alike. See
+    ``mean_flow_loss``. The paper prefers 1, which made one mode too frequent at our forks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.prediction, self.loss_space, self.solver) != ("velocity", "velocity", "euler"):
             raise ValueError(
-                "latent_mean_flow predicts average velocities and needs no solver: leave "
-                f"prediction, loss_space and solver out, got {self.prediction}, "
-                f"{self.loss_space} and {self.solver}."
+                "latent_mean_flow predicts average velocities and needs no solver. Leave out "
+                f"prediction, loss_space and solver; got {self.prediction}, {self.loss_space} and "
+                f"{self.solver}."
             )
         if not 0.0 < self.interval_share <= 1.0:
             raise ValueError(f"interval_share must be in (0, 1], got {self.interval_share}.")
@@ -44,7 +44,7 @@ class LatentMeanFlowConfig(LatentFlowConfig):
 class LatentMeanFlow(LatentFlow):
     """z_t = x_0 + u(x_0, 0, 1, h(o_t)), u the average velocity (Geng et al., arXiv:2505.13447).
 
-    Anchoring starts at tau_a and goes the rest of the way, u(x, tau_a, 1), in the same one step.
+    An anchored sample starts at tau_a and takes one step to 1, with u(x, tau_a, 1).
     """
 
     Config = LatentMeanFlowConfig
@@ -53,9 +53,10 @@ class LatentMeanFlow(LatentFlow):
     def _loss(
         self, x_0_ND: Tensor, x_1_ND: Tensor, condition: Tensor, is_present: Tensor | None
     ) -> LossOutput:
-        """MeanFlow loss.
+        """Computes the MeanFlow loss of N pairs of noise and data.
 
-        Times are two draws in order, for ``interval_share`` of the pairs; the others' are one.
+        For ``interval_share`` of the pairs, the interval lies between two draws of the time. For
+        the other pairs, it has length 0.
         """
         num, device = len(x_1_ND), x_1_ND.device
         first_N, second_N = self.time.sample(num, device), self.time.sample(num, device)

@@ -1,6 +1,6 @@
-"""What a finished folder holds, as one hash: of a model, a shard set, or stored latent actions.
+"""Hashes the content of a finished folder: a model, a shard set, or stored latent actions.
 
-Two folders with the same hash hold the same, whatever their names; a folder whose content was
+Folders with equal content have equal hashes, whatever their names. A folder whose content was
 replaced has another hash.
 """
 
@@ -12,7 +12,7 @@ from lafp import storage
 
 
 def content_hash(uri: str) -> str | None:
-    """Hash of the content of a model, shard set or latent set; None for any other folder."""
+    """Hashes the content of a model, shard set or latent set; None for any other folder."""
     for file, read in _READERS.items():
         if storage.is_file(storage.join(uri, file)):
             return read(uri)

@@ -1,9 +1,10 @@
-"""One owner per folder: a job claims it, renews its claim while it lives, and gives it back.
+"""Makes sure that a folder has one owner: a job claims it, renews the claim, and returns it.
 
-The claim is the file ``.lease.json`` in the folder, local or on S3, written on the condition that
-nobody else has written it since it was read. Its owner renews it every ``RENEWED_EVERY_S``. A claim
-is void when its process is dead, as far as the kernel of this machine can say so; or when it was
-not renewed for ``VOID_AFTER_S``, measured by whoever watches it, so that clocks need not agree.
+The claim is the file ``.lease.json`` in the folder, local or on S3. It is written only if nobody
+else has written it since it was read. The owner renews it every ``RENEWED_EVERY_S``. A claim is
+void if this machine's kernel knows that its process is dead, or if another process has watched it
+for ``VOID_AFTER_S`` without seeing a renewal. The watcher uses its own clock, so the clocks of two
+machines need not agree.
 """
 
 import json
@@ -25,33 +26,34 @@ FILE = ".lease.json"
 RENEWED_EVERY_S = 5.0
 VOID_AFTER_S = 30.0
 CLOCKS_AGREE_WITHIN_S = 900.0
-"""A claim that was renewed so long ago, by the clocks of two machines, need not be watched."""
+"""Largest assumed difference between two machines' clocks. A claim whose last renewal is older is
+void without being watched."""
 _LOOK_EVERY_S = 0.5
 
 
 class InUseError(RuntimeError):
-    """Another job owns the folder. The message says which."""
+    """Another job owns the folder. The message says which job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Who owns a folder: the content of ``.lease.json``."""
+    """The owner of a folder: the content of ``.lease.json``."""
 
     host: str
     pid: int
     machine: str
-    """Which kernel and which numbering of processes ``pid`` is one of."""
+    """Boot id and process-id namespace in which ``pid`` is valid."""
     started: str
-    """When the process began, as the kernel counts; process ids come again."""
+    """The process's start in ticks of the kernel, since process ids are used again."""
     job: str | None
-    """The Ray job, where there is one."""
+    """The Ray job; None outside of Ray jobs."""
     since: str
     renewed_at: float
     """Seconds since 1970, by the owner's clock."""
     claim_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def to_json(self) -> bytes:
-        """The file's content."""
+        """Encodes the claim as the content of the file."""
         return strict_json.dumps(asdict(self), indent=1).encode()
 
     def __str__(self) -> str:
@@ -59,7 +61,7 @@ class Claim:
         return f"process {self.pid} on {self.host}{job}, since {self.since}"
 
     def is_alive(self) -> bool | None:
-        """Whether the process lives; None where this machine cannot know."""
+        """Tells whether the process lives; None if this machine cannot know."""
         if self.machine != _machine():
             return None
         return _started(self.pid) == self.started
@@ -69,19 +71,19 @@ class Claim:
 def owned(
     folder: str, job: str | None, say: Callable[[str], None], patience_s: float = 0.0
 ) -> Iterator[None]:
-    """Within the block this process is the only one that works in the folder.
+    """Makes this process the only one that works in the folder during the block.
 
-    Folders that it makes, and that are still empty after the block, are removed.
+    Folders that the claim has created are removed after the block if they are empty.
 
     Args:
-        folder: Local or on S3; it need not exist.
-        job: Names the Ray job to whoever finds the folder owned.
-        say: Called with a line before this waits to see whether an owner lives.
-        patience_s: How long to wait for an owner that lives, because it is about to end.
+        folder: Local path or S3 URI. The folder need not exist.
+        job: The Ray job. Other processes that want the folder name it in their error.
+        say: Receives a line for the user before this function waits to see whether an owner lives.
+        patience_s: How long to wait for an owner that lives and is about to end.
 
     Raises:
-        InUseError: Another process owns it, or has taken it over while this one stood still.
-        StorageError: It cannot be written to.
+        InUseError: Another process owns the folder, or took it over while this one was suspended.
+        StorageError: The claim cannot be written.
     """
     made = _missing_folders(folder)
     try:
@@ -91,7 +93,7 @@ def owned(
             with lease.renewed():
                 yield
         except KeyboardInterrupt:
-            lease.check()  # which may be why
+            lease.check()  # losing the folder may have caused the interrupt
             raise
         finally:
             lease.give_back()
@@ -148,7 +150,7 @@ class _Lease:
                         f"{VOID_AFTER_S:g} s to see whether that still lives."
                     )
                 seen = data, time.monotonic() - (VOID_AFTER_S if is_void else 0)
-            elif data != seen[0] and claim:  # renewed, or taken by another
+            elif data != seen[0] and claim:  # the owner renewed it, or another process took it
                 raise InUseError(self._in_use(claim))
             if time.monotonic() - seen[1] >= VOID_AFTER_S:
                 if self._write(version):
@@ -159,17 +161,18 @@ class _Lease:
 
     @contextmanager
     def renewed(self) -> Iterator[None]:
-        """Renews the claim in a thread, within the block."""
+        """Renews the claim in a thread during the block."""
         is_over = threading.Event()
         main_thread = threading.main_thread().ident
         assert main_thread is not None
 
         def renew() -> None:
             while self._version is not None and not is_over.wait(RENEWED_EVERY_S):
-                with suppress(StorageError):  # it may answer the next time
+                with suppress(StorageError):  # storage may answer the next time
                     self._renew()
                 if self._lost_to:
-                    signal.pthread_kill(main_thread, signal.SIGINT)  # it may be in a call
+                    # A signal, because the main thread may be in a blocking call.
+                    signal.pthread_kill(main_thread, signal.SIGINT)
                     return
 
         thread = threading.Thread(target=renew, name="lease", daemon=True)
@@ -200,7 +203,7 @@ class _Lease:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def check(self) -> None:
-        """Raises InUseError if another process owns the folder by now."""
+        """Raises InUseError if another process has taken over the folder."""
         if self._lost_to:
             raise InUseError(
                 f"This process stood still for over {VOID_AFTER_S:g} s, and {self._lost_to} has "
@@ -209,7 +212,7 @@ class _Lease:
 
     def give_back(self) -> None:
         if self._version is not None and not self._lost_to:
-            with suppress(StorageError):  # then it becomes void
+            with suppress(StorageError):  # a claim that stays becomes void by itself
                 storage.delete_version(self._uri, self._version)
 
     @property
@@ -223,7 +226,7 @@ class _Lease:
         )
 
     def _write(self, version: str | None) -> bool:
-        """Whether this process owns the folder now."""
+        """Writes the claim, and tells whether this process owns the folder now."""
         try:
             written = storage.swap(self._uri, self._claim.to_json(), version)
         except NotConditionalError as error:
@@ -260,20 +263,20 @@ def _is_void(claim: Claim) -> bool:
 
 
 def _missing_folders(folder: str) -> list[Path]:
-    """Those that claiming the folder makes, innermost first."""
+    """Lists the folders that the claim will create, innermost first."""
     if storage.is_s3(folder):
         return []
     return [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
 
 
 def _machine() -> str:
-    """The same for two processes if, and only if, they can see each other's process ids."""
+    """Identifies the set of processes whose process ids this process can look up."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"
 
 
 def _started(pid: int) -> str | None:
-    """When the process began, in ticks of the kernel; None if it is dead."""
+    """Returns when the process began, in ticks of the kernel; None if it is dead."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

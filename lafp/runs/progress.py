@@ -1,4 +1,4 @@
-"""Progress of long work: one live line on a terminal, a line every few seconds in a log."""
+"""Shows progress: one line that updates on a terminal, a line every few seconds in a log."""
 
 import sys
 import time
@@ -9,18 +9,19 @@ from lafp.runs.wording import speed
 LOG_INTERVAL_S = 10.0
 LIVE_INTERVAL_S = 0.2
 MIN_JUDGED_S = 3.0
-"""No time left is promised before: what ends first is what was quick."""
+"""No estimate of the time left is shown before. The first units to finish are the quickest ones,
+so an earlier estimate would be too short."""
 
 
 class Progress:
-    """Rate, share and time left of ``total`` units of work.
+    """Shows the share, rate and time left of ``total`` units of work.
 
-    Use as a context manager; call ``update`` as often as you like.
+    Use it as a context manager, and call ``update`` at any rate.
 
     Args:
-        label: Names the work.
-        total: Units of all of it; 0 where nobody knows.
-        unit: In the plural.
+        label: Name of the work.
+        total: Number of units; 0 if it is unknown.
+        unit: Name of the unit, in the plural.
     """
 
     def __init__(self, label: str, total: int, unit: str) -> None:
@@ -38,11 +39,11 @@ class Progress:
             _write("\n")
 
     def found(self, amount: float) -> None:
-        """Counts work that an earlier run did: it is part of what is done, but not of the rate."""
+        """Adds work of an earlier run, which counts as done but not for the rate."""
         self._found += amount
 
     def update(self, done: int, detail: str = "") -> None:
-        """Shows that ``done`` units are finished, those included that were found."""
+        """Shows that ``done`` units are finished, including work of earlier runs."""
         share = f"{done:,}/{self.total:,} {self.unit}" if self.total else f"{done:,} {self.unit}"
         rate = f", {speed(per_s, self.unit)}" if (per_s := self.per_s(done)) > 0 else ""
         left = self.time_left(done, self.total) if self.total else ""
@@ -50,22 +51,22 @@ class Progress:
         self.show(f"{share}{rate}{left}{beside}", is_last=done >= self.total)
 
     def per_s(self, done: float) -> float:
-        """Units per second of this run."""
+        """Returns the units per second of this run."""
         return (done - self._found) / max(time.monotonic() - self._start, 1e-9)
 
     def time_left(self, done: float, total: float) -> str:
-        """``, 3 min 20 s left``; empty while that would be a guess, and when all is done."""
+        """Returns e.g. ``, 3 min 20 s left``; empty if it is too early to say, or all is done."""
         per_s = self.per_s(done)
         if per_s <= 0 or done >= total or time.monotonic() - self._start < MIN_JUDGED_S:
             return ""
         return f", {duration((total - done) / per_s)} left"
 
     def show(self, text: str, is_last: bool) -> None:
-        """A line of progress, unless one was shown a moment ago.
+        """Shows a line of progress, unless the last one was shown a moment ago.
 
         Args:
-            text: What is behind the label.
-            is_last: Whether the work is done: then it is shown in any case.
+            text: The text after the label.
+            is_last: Whether the work is done, so that the line is always shown.
         """
         now = time.monotonic()
         interval = LIVE_INTERVAL_S if self._is_live else LOG_INTERVAL_S
@@ -79,19 +80,19 @@ class Progress:
         _write(f"\r\x1b[2K{line}" if self._is_live else f"{line}\n")
 
     def say(self, line: str) -> None:
-        """Another line, above the live one."""
+        """Writes another line, above the line of progress."""
         _write(f"\r\x1b[2K{line}\n{self._last_line}" if self._is_live else f"{line}\n")
 
 
 def _write(text: str) -> None:
-    """Writes to the terminal. One that is gone (a closed pipe) takes nothing else with it."""
+    """Writes to the terminal. A closed terminal or pipe is no error, so that the work goes on."""
     with suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``42 s``, ``3 min 20 s``, ``5 h 10 min``."""
+    """Formats seconds for people: ``42 s``, ``3 min 20 s``, ``5 h 10 min``."""
     seconds = max(0, round(seconds))
     if seconds < 60:
         return f"{seconds} s"

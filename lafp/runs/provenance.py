@@ -1,4 +1,4 @@
-"""Where a result came from: versions, git revision, hardware."""
+"""Records the origin of a result: versions, git revision, hardware."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ PACKAGES = ("lafp", "ray", "torch", "deepspeed", "av", "decord", "numpy", "pyarr
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, git revision and hardware of this process, ready for JSON."""
+    """Returns versions, git revision and hardware of this process, ready for JSON."""
     return {
         "git_revision": git_revision(),
         "python": platform.python_version(),
@@ -24,10 +24,11 @@ def provenance() -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """The checkout's commit, with ``+dirty`` when files differ from it; None outside of git.
+    """Returns the checkout's commit, with ``+dirty`` if files differ from it; None outside of git.
 
-    Files in docs/ do not count: a study's ``--page`` writes there, and no result depends on them.
-    Jobs submitted with a working directory run without ``.git``: pass ``LAFP_GIT_REVISION``.
+    Changed files in docs/ do not count, because a study's ``--page`` writes there and no result
+    depends on them. A Ray job that is submitted with a working directory runs without ``.git``:
+    set ``LAFP_GIT_REVISION`` for it.
     """
     if revision := os.environ.get("LAFP_GIT_REVISION"):
         return revision
@@ -47,7 +48,7 @@ def _cpu_model() -> str | None:
 
 
 def _gpus() -> list[str]:
-    """Models of this machine's NVIDIA GPUs, as their driver says, used or not."""
+    """Lists the models of this machine's NVIDIA GPUs from their driver, used or not."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     lines = (line for file in files for line in file.read_text().splitlines())
     return [_value(line) for line in lines if line.startswith("Model")]

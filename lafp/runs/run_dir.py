@@ -1,8 +1,8 @@
-"""A run directory that explains itself: ``<storage>/<run>/<stage>/...``.
+"""Reads and writes the folders of a run: ``<storage>/<run>/<stage>/...``.
 
 Every stage folder holds ``config.yaml`` (resolved), ``provenance.json`` (versions, git revision,
-inputs), ``metrics.jsonl`` and, once complete, ``summary.json``. A stage is complete when, and only
-when, its summary is there.
+inputs), ``metrics.jsonl`` and, once complete, ``summary.json``. A stage is complete if and only if
+its summary exists.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from lafp.runs.provenance import provenance
 from lafp.storage import strict_json
 
 SHARED_STAGES = "stages.json"
-"""In ``<study>/runs/<run>/``: stage -> folder below ``<study>/``, for what the run shares."""
+"""File in ``<study>/runs/<run>/``: name of a shared stage -> its folder below ``<study>/``."""
 
 PROVENANCE, SUMMARY = "provenance.json", "summary.json"
 StageState = Literal["new", "partial", "complete"]
@@ -29,19 +29,19 @@ _WORDS = {"config": "another config", "inputs": "other inputs"}
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run: the folder that all its stages share."""
+    """The folder of one run."""
 
     uri: str
     shared: Mapping[str, str] | None = None
-    """What its ``stages.json`` is going to hold, where that is known and not written yet."""
+    """Future content of ``stages.json``, if it is known and the file is not written yet."""
     accept_changes: bool = False
-    """Whether stages that can go on with another config or other inputs shall do so."""
+    """Whether stages may resume although their config or inputs have changed."""
 
     def stage(self, name: str) -> "StageDir":
-        """The stage called e.g. ``lam`` or ``policy/latent_flow``: its folder, own or shared.
+        """Returns the stage called e.g. ``lam`` or ``policy/latent_flow``, own or shared.
 
         Raises:
-            ConfigError: A name in the config would lead out of the run's folder.
+            ConfigError: The name does not name a folder below the run's folder.
         """
         if name:
             check_folder_name(name, "The stage's name")
@@ -49,7 +49,7 @@ class RunDir:
 
     @cached_property
     def shared_stages(self) -> dict[str, str]:
-        """Name -> folder of the stages that this run shares with others of its study."""
+        """Name -> folder of the stages that this run shares with other runs of its study."""
         shared = self.shared
         if shared is None:
             path = storage.join(self.uri, SHARED_STAGES)
@@ -58,26 +58,26 @@ class RunDir:
         return {name: storage.join(study, folder) for name, folder in shared.items()}
 
     def stages_below(self, folder: str) -> list[str]:
-        """Names of the stages ``folder/...`` that were begun or are shared, sorted."""
+        """Returns the sorted names of the stages ``folder/...`` that exist or are shared."""
         own = (f"{folder}/{name}" for name in storage.list_folders(storage.join(self.uri, folder)))
         shared = (name for name in self.shared_stages if name.startswith(f"{folder}/"))
         return sorted({*own, *shared})
 
 
 def check_folder_name(name: str, what: str) -> None:
-    """Sees to it that a name which a user gave names a folder below another, and a visible one.
+    """Checks that a name from the user is a relative path of visible folders.
 
     Args:
-        name: May hold ``/``: folders in folders.
-        what: Names it in the error.
+        name: The name, which may contain ``/``.
+        what: Describes the name in the error.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: The name is no such path.
     """
     for part in name.split("/"):
         if not part or part[0] in ".~" or not part.isprintable() or len(part.encode()) > 255:
             raise ConfigError(
-                f"{what} is {name!r}, which is to be a folder. Use letters, digits, '_', '-' and "
+                f"{what} is {name!r}, which must name a folder. Use letters, digits, '_', '-' and "
                 "'.'; no part of it may be empty, begin with '.' or '~', or be longer than 255 "
                 "bytes."
             )
@@ -85,30 +85,30 @@ def check_folder_name(name: str, what: str) -> None:
 
 @dataclass(frozen=True)
 class StageDir:
-    """One stage's folder and its life: begin, work, finish."""
+    """The folder of one stage, from its begin to its end."""
 
     uri: str
     name: str
 
     def path(self, *parts: str) -> str:
-        """URI of a file in the folder."""
+        """Returns the URI of a file in the folder."""
         return storage.join(self.uri, *parts)
 
     def is_begun(self) -> bool:
-        """Whether a run of the stage has begun here."""
+        """Tells whether a run of the stage has begun in this folder."""
         return storage.is_file(self.path(PROVENANCE))
 
     def state(
         self, config: Any, inputs: Mapping[str, str], accept_changes: bool = False
     ) -> StageState:
-        """How far this stage is, for exactly this config and these inputs.
+        """Tells how far this stage is, for exactly this config and these inputs.
 
         Args:
             config: The stage's config. Fields marked ``may_change()`` (workers, logging ...) do not
-                matter. Where a field marked ``may_grow()`` (steps) differs, a complete stage
-                counts as partial.
-            inputs: Name -> hash of what it reads.
-            accept_changes: Whether another config or other inputs are no error.
+                matter. If a field marked ``may_grow()`` (steps) differs, a complete stage counts
+                as partial.
+            inputs: Name -> hash of each input of the stage.
+            accept_changes: Whether a changed config or changed inputs are allowed.
 
         Raises:
             ConfigError: The folder holds a run of another config or other inputs.
@@ -125,7 +125,7 @@ class StageDir:
         return "complete" if self.begun().get("extent") == extent_of(config) else "partial"
 
     def changes(self, config: Any, inputs: Mapping[str, str]) -> "list[Change]":
-        """How config and inputs differ from those of the run that the folder holds."""
+        """Lists how config and inputs differ from those of the run in this folder."""
         begun = self.begun()
         return [
             *_changes(begun["identity"], _as_stored(identity_of(config)), "config"),
@@ -139,13 +139,13 @@ class StageDir:
         accepted: "Sequence[Change]" = (),
         reached: Mapping[str, Any] | None = None,
     ) -> None:
-        """Records what is about to run, and takes back an earlier ``summary.json``.
+        """Records config and inputs before the work, and deletes an earlier ``summary.json``.
 
         Args:
             config: The stage's config.
-            inputs: Name -> hash of what it reads.
-            accepted: Changes that the user has accepted. They are added to those before.
-            reached: How far the stage was when they were made, e.g. ``{"step": 500}``.
+            inputs: Name -> hash of each input of the stage.
+            accepted: Changes that the user has accepted. They are appended to earlier ones.
+            reached: Progress of the stage when the user accepted them, e.g. ``{"step": 500}``.
         """
         storage.delete(self.path(SUMMARY))
         self.record(config, inputs, accepted, reached)
@@ -157,7 +157,7 @@ class StageDir:
         accepted: "Sequence[Change]" = (),
         reached: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes ``config.yaml`` and ``provenance.json`` alone. For the arguments see ``begin``."""
+        """Writes only ``config.yaml`` and ``provenance.json``. See ``begin`` for the arguments."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         before = self.begun().get("accepted_changes", []) if self.is_begun() else []
         changes = [{"at": now, **(reached or {}), **asdict(change)} for change in accepted]
@@ -174,14 +174,14 @@ class StageDir:
         storage.write_text(self.path(PROVENANCE), strict_json.dumps(begun, indent=1))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Marks the stage complete. The last write of every stage."""
+        """Marks the stage complete. Every stage calls it last."""
         storage.write_text(self.path(SUMMARY), strict_json.dumps(summary, indent=1))
 
     def summary(self) -> dict[str, Any]:
-        """What ``finish`` stored.
+        """Reads the summary that ``finish`` stored.
 
         Raises:
-            ConfigError: The stage is not complete, with the job that completes it.
+            ConfigError: The stage is not complete.
         """
         if not storage.is_file(self.path(SUMMARY)):
             raise ConfigError(
@@ -191,10 +191,10 @@ class StageDir:
         return json.loads(storage.read_text(self.path(SUMMARY)))
 
     def fingerprint(self) -> str:
-        """Hash of what a complete stage made; later stages record it as an input.
+        """Hashes the result of a complete stage. Later stages record the hash as an input.
 
-        A model, a shard set or a latent set carries a hash of its content. For other stages config
-        and inputs stand for what was made of them.
+        A model, a shard set or a latent set is hashed by its content. For other stages, their
+        config and inputs are hashed instead.
         """
         self.summary()
         if (content := content_hash(self.uri)) is not None:
@@ -203,16 +203,16 @@ class StageDir:
         return fingerprint([begun["inputs"], begun["identity"], begun.get("extent")])
 
     def begun(self) -> dict[str, Any]:
-        """``provenance.json`` of the run that the folder holds."""
+        """Reads ``provenance.json`` of the run in this folder."""
         return json.loads(storage.read_text(self.path(PROVENANCE)))
 
 
 @dataclass(frozen=True)
 class Change:
-    """One value of a stage's config or inputs that is another than before."""
+    """One value of a stage's config or inputs that has changed."""
 
     field: str
-    """E.g. ``train.optim.lr``; of an input, its name."""
+    """The config key, e.g. ``train.optim.lr``, or the name of the input."""
     was: Any
     now: Any
     part: Literal["config", "inputs"]
@@ -222,22 +222,22 @@ class Change:
 
 
 def fingerprint(value: Any) -> str:
-    """Short hash of anything JSON can hold."""
+    """Returns a short hash of any value that JSON can represent."""
     return hashlib.sha256(strict_json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def identity_of(config: Any) -> Any:
-    """The config without what a resumed run may change."""
+    """Returns the config without the fields that a resumed run may change."""
     return _without(config, ("may_change", "may_grow"))
 
 
 def recipe_of(config: Any) -> Any:
-    """All of the config that decides what is made: two equal recipes make the same."""
+    """Returns the part of a config that decides the result: equal recipes, equal results."""
     return _without(config, ("may_change",))
 
 
 def extent_of(config: Any) -> dict[str, Any]:
-    """How far a run goes: dotted name -> value of the fields marked ``may_grow()``."""
+    """Maps the dotted name of every field marked ``may_grow()`` to its value."""
     found: dict[str, Any] = {}
     if is_dataclass(config) and not isinstance(config, type):
         for f in fields(config):

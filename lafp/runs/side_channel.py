@@ -1,4 +1,4 @@
-"""What goes along with the work and must never end it: metrics, gauges, progress."""
+"""Runs side work, such as metrics and gauges, whose failure must never end the main work."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 def say_on_stderr(line: str) -> None:
-    """Writes a line; a terminal that is gone is no error."""
+    """Writes a line. A closed terminal is no error."""
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
@@ -15,11 +15,11 @@ def say_on_stderr(line: str) -> None:
 
 
 class SideChannel:
-    """Keeps the failures of one side channel from the work, and says the first one.
+    """Suppresses the failures of one side channel, and reports the first one.
 
     Args:
-        name: What is missing when it fails, e.g. ``wandb``.
-        say: Gets the line about the first failure.
+        name: Name of the side channel for the report, e.g. ``wandb``.
+        say: Receives the line about the first failure.
     """
 
     def __init__(self, name: str, say: Callable[[str], None] = say_on_stderr) -> None:
@@ -28,9 +28,9 @@ class SideChannel:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Within the block any error ends the block and nothing else.
+        """Suppresses any error of the block, which then ends early.
 
-        The next block tries again: what was gone may be back.
+        The next block runs again, because the cause of the failure may be gone.
         """
         try:
             yield

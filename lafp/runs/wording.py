@@ -1,21 +1,21 @@
-"""Numbers as people write them: no exponents, no ``1 clips``, units that fit the size."""
+"""Formats numbers for people: no exponents, no ``1 clips``, units that fit the size."""
 
 import math
 
 
 def counted(num: float, noun: str, plural: str | None = None) -> str:
-    """``1 clip``, ``1,230 clips``.
+    """Formats a count with its noun: ``1 clip``, ``1,230 clips``.
 
     Args:
-        num: How many.
-        noun: In the singular.
-        plural: Where it is not the noun with an s.
+        num: The count.
+        noun: The noun, in the singular.
+        plural: The plural, if it is not the noun with an s.
     """
     return f"{num:,} {noun if num == 1 else plural or noun + 's'}"
 
 
 def number(value: float) -> str:
-    """Three significant digits without exponents: ``0.0312``, ``4.17``, ``7,280``."""
+    """Formats a number with three significant digits: ``0.0312``, ``4.17``, ``7,280``."""
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
     num_decimals = 2 - math.floor(math.log10(abs(value)))
@@ -25,7 +25,7 @@ def number(value: float) -> str:
 
 
 def byte_size(num_bytes: float) -> str:
-    """``3.4 KB``, ``12.3 MB``, ``1.5 GB``."""
+    """Formats a size: ``3.4 KB``, ``12.3 MB``, ``1.5 GB``."""
     for limit, unit in ((1e6, "KB"), (1e9, "MB"), (1e12, "GB")):
         if num_bytes < limit:
             return f"{number(1e3 * num_bytes / limit)} {unit}"
@@ -33,11 +33,11 @@ def byte_size(num_bytes: float) -> str:
 
 
 def speed(per_s: float, unit: str) -> str:
-    """Units of work per second, minute or hour, whichever gives a number of at least 1.
+    """Formats a rate per second, minute or hour, whichever first gives at least 1.
 
     Args:
         per_s: Units per second.
-        unit: In the plural.
+        unit: Name of the unit, in the plural.
     """
     in_a_minute, in_an_hour = 60 * per_s, 3600 * per_s
     if per_s >= 1:

@@ -1,8 +1,8 @@
-"""Files by URI: a local path or ``s3://bucket/key``. Writes are atomic in both worlds.
+"""Reads and writes files by URI: a local path or ``s3://bucket/key``. Writes are atomic on both.
 
 S3 goes through boto3, so credentials, region and ``AWS_ENDPOINT_URL`` (MinIO, Ceph, R2 ...) work
-the standard way. URIs are ``str``: ``pathlib`` would turn ``s3://b/k`` into ``s3:/b/k``.
-``lafp.storage.names`` says how a local name that is not UTF-8 becomes a URI.
+the standard way. URIs are ``str``, because ``pathlib`` would turn ``s3://b/k`` into ``s3:/b/k``.
+``lafp.storage.names`` defines how a local name that is not UTF-8 becomes a URI.
 """
 
 import os
@@ -72,68 +72,68 @@ __all__ = [
 
 
 def is_s3(uri: str) -> bool:
-    """Whether ``uri`` names an S3 object or prefix."""
+    """Tells whether ``uri`` names an S3 object or prefix."""
     return uri.startswith("s3://")
 
 
 def is_http(uri: str) -> bool:
-    """Whether ``uri`` names a file on the web. ``lafp.http.download`` fetches those."""
+    """Tells whether ``uri`` names a file on the web, which ``lafp.http.download`` fetches."""
     return uri.startswith(("http://", "https://"))
 
 
 def join(uri: str, *parts: str) -> str:
-    """``uri`` and ``parts`` with single slashes between them."""
+    """Joins ``uri`` and ``parts`` with single slashes."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def uri_of(path: str | os.PathLike[str]) -> str:
-    """The URI that a user of the Python interface gave: text or a ``Path``, ``~`` expanded.
+    """Turns a path that a user passed, a string or a ``Path``, into a URI, and expands ``~``.
 
-    A ``Path`` has merged the slashes of ``s3://``; they are put back.
+    A ``Path`` merges the two slashes of ``s3://`` into one. This function restores them.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: ``path`` is neither a string nor a path.
     """
     uri = os.path.expanduser(os.fspath(path))
     return f"s3://{uri.removeprefix('s3:/')}" if re.match(r"s3:/[^/]", uri) else uri
 
 
 def absolute(uri: str) -> str:
-    """A URI that means the same in every working directory, hence on every Ray worker."""
+    """Makes a URI independent of the working directory, which differs between Ray workers."""
     if is_s3(uri) or is_http(uri):
         return uri
-    # ``~name`` may be a file of this name: only one's own home is meant.
+    # Only ``~`` and ``~/`` mean the home folder: ``~name`` may be the name of a file.
     is_below_home = uri == "~" or uri.startswith("~/")
     path = Path(os.path.expanduser(uri) if is_below_home else uri)
     return escape_raw_bytes(str(path.absolute()))
 
 
 def exists(uri: str) -> bool:
-    """Whether ``uri`` is a file, or a folder or prefix that holds one."""
+    """Tells whether ``uri`` is a file or folder, or on S3 a prefix that holds a file."""
     if not is_s3(uri):
         return local.exists(uri)
     return is_file(uri) or next(list_files(uri), None) is not None
 
 
 def is_file(uri: str) -> bool:
-    """Whether ``uri`` is a file (an object), not a folder (a prefix)."""
+    """Tells whether ``uri`` is a file (on S3 an object), not a folder (a prefix)."""
     return s3.is_file(uri) if is_s3(uri) else local.is_file(uri)
 
 
 def num_bytes(uri: str) -> int:
-    """Size of the file at ``uri``."""
+    """Returns the size of the file at ``uri``."""
     return s3.num_bytes(uri) if is_s3(uri) else local.file_at(uri).stat().st_size
 
 
 def is_reachable(uri: str) -> bool:
-    """Whether the storage that ``uri`` lies in answers at all, now."""
+    """Tells whether the storage of ``uri`` answers now. Local storage always does."""
     return not is_s3(uri) or s3.is_reachable(uri)
 
 
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
-    """The file's bytes, or ``length`` of them from ``offset`` (a ranged GET on S3).
+    """Reads a file, or ``length`` bytes of it from ``offset`` on (on S3 a ranged GET).
 
-    Fewer where the file ends before.
+    The result is shorter than ``length`` if the file ends earlier.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -145,12 +145,12 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
 
 
 def read_text(uri: str) -> str:
-    """``read_bytes`` as UTF-8."""
+    """Reads a whole file as UTF-8."""
     return read_bytes(uri).decode()
 
 
 def open_file(uri: str) -> BinaryIO:
-    """The file, open for reading anywhere in it; on S3 by ranges of 8 MiB.
+    """Opens a file for reading at any position; S3 is read in ranges of 8 MiB.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -160,53 +160,53 @@ def open_file(uri: str) -> BinaryIO:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Writes the whole file or nothing: temporary name, then rename (S3: one PUT)."""
+    """Writes the whole file or nothing: to a temporary name, then renamed (S3: one PUT)."""
     write = s3.write_bytes if is_s3(uri) else local.write_bytes
     write(uri, data)
 
 
 def write_text(uri: str, text: str) -> None:
-    """``write_bytes`` of UTF-8."""
+    """Writes text as UTF-8, the whole file or nothing."""
     write_bytes(uri, text.encode())
 
 
 def read_version(uri: str) -> tuple[bytes, str] | None:
-    """The file's bytes and the version that ``swap`` compares; None if there is no such file."""
+    """Returns the file's bytes and a version for ``swap``; None if there is no such file."""
     return s3.read_version(uri) if is_s3(uri) else local.read_version(uri)
 
 
 def swap(uri: str, data: bytes, version: str | None) -> str | None:
-    """Writes a small file if it is still the version that was read: one of several writers wins.
+    """Replaces a small file only if it still has the given version, so that one writer wins.
 
     Args:
         uri: The file.
-        data: Its new content, never the same as an earlier one.
-        version: What ``read_version`` or ``swap`` gave; None where there was no such file.
+        data: The new content, which must differ from every earlier content.
+        version: The version that ``read_version`` or ``swap`` returned; None to create the file.
 
     Returns:
-        The new version. None if somebody else was first; then nothing was written.
+        The new version, or None if another writer was first and nothing was written.
 
     Raises:
         NotConditionalError: The object store has no conditional writes.
-        StorageError: It could not be written.
+        StorageError: The file could not be written.
     """
     return (s3.swap if is_s3(uri) else local.swap)(uri, data, version)
 
 
 def delete_version(uri: str, version: str) -> None:
-    """Deletes the file if it is still this version."""
+    """Deletes the file if it still has this version."""
     (s3.delete_version if is_s3(uri) else local.delete_version)(uri, version)
 
 
 def upload(path: str | Path, uri: str) -> None:
-    """Moves a finished local file to ``uri`` atomically. The local file is gone afterwards."""
+    """Moves a finished local file to ``uri`` atomically, and deletes the local file."""
     move = s3.upload if is_s3(uri) else local.upload
     move(path, uri)
 
 
 @contextmanager
 def local_file(uri: str) -> Iterator[Path]:
-    """A local path with the file's content: the file itself, or a copy that lives in the block."""
+    """Yields a local path to the file. An S3 object is downloaded and deleted after the block."""
     if not is_s3(uri):
         yield local.file_at(uri)
         return
@@ -215,27 +215,28 @@ def local_file(uri: str) -> Iterator[Path]:
 
 
 def list_files(uri: str) -> Iterator[FileInfo]:
-    """Every file under a folder or prefix, sorted by name, hidden ones left out.
+    """Yields every file under a folder or prefix, sorted by name, without hidden files.
 
-    Streams: pages of 1,000 objects on S3, one directory at a time on disk. A missing folder holds
-    nothing, and what is deleted meanwhile is left out. Links are followed. What is there but no
-    file that can be looked at (a folder without permission, a link to nowhere or to a folder that
-    it lies in, a pipe, a device) is listed with its ``error``.
+    The listing is streamed: pages of 1,000 objects on S3, one directory at a time on disk. A
+    missing folder counts as empty, files that are deleted meanwhile are skipped, and links are
+    followed. An entry that cannot be read as a file (a folder without permission, a broken link, a
+    link to a folder that contains it, a pipe, a device) is listed with its ``error``.
     """
     return s3.list_files(uri) if is_s3(uri) else local.list_files(uri)
 
 
 def list_folders(uri: str) -> list[str]:
-    """Names of the folders directly below a folder or prefix, sorted, hidden ones left out.
+    """Returns the sorted names of the folders directly below a folder, without hidden ones.
 
-    Empty where there is nothing. Costs one request per 1,000 names on S3, whatever lies below.
+    A missing folder counts as empty. On S3 a call costs one request per 1,000 names, however many
+    objects lie below.
     """
     names = s3.list_folders(uri) if is_s3(uri) else local.list_folders(uri)
     return sorted(name for name in names if not name.startswith("."))
 
 
 def delete(uri: str) -> None:
-    """Deletes a file; a missing one is no error."""
+    """Deletes a file, if it exists."""
     if is_s3(uri):
         s3.delete(uri)
     else:
@@ -243,7 +244,7 @@ def delete(uri: str) -> None:
 
 
 def delete_folder(uri: str) -> None:
-    """Deletes every file under a folder or prefix; a missing one is no error."""
+    """Deletes every file under a folder or prefix, if there are any."""
     if not is_s3(uri):
         shutil.rmtree(path_of(uri), ignore_errors=True)
         return
@@ -252,13 +253,13 @@ def delete_folder(uri: str) -> None:
 
 
 def move_folder(uri: str, target: str, first: str) -> None:
-    """Gives a folder another name in the same storage.
+    """Renames a folder within its storage.
 
     Args:
         uri: The folder.
-        target: Its new URI, where nothing is.
-        first: File in it that goes first where files are moved one by one, as on S3: without it
-            what is left must count for nothing.
+        target: The new URI, which must not exist.
+        first: Name of the file in it to delete first on S3, where files are moved one by one. If
+            the move is interrupted, readers must ignore a folder that lacks this file.
     """
     if not is_s3(uri):
         local.move_folder(uri, target)
@@ -271,7 +272,7 @@ def move_folder(uri: str, target: str, first: str) -> None:
 
 
 def pyarrow_filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
-    """The pyarrow file system and path of ``uri``, as Ray Train's ``RunConfig`` wants them."""
+    """Returns the pyarrow file system and path of ``uri`` for Ray Train's ``RunConfig``."""
     import pyarrow.fs
 
     if is_s3(uri):

@@ -1,4 +1,4 @@
-"""What local files and S3 have in common: errors, and what a listing says of a file."""
+"""Errors and the listing entry that local files and S3 share."""
 
 from dataclasses import dataclass
 
@@ -8,27 +8,27 @@ class StorageError(OSError):
 
 
 class UnreachableError(StorageError):
-    """The storage does not answer, or says that it cannot now. It may later."""
+    """The storage does not answer, or reports a temporary failure. A later try may succeed."""
 
 
 class CredentialsError(StorageError):
-    """There are no credentials, or they are refused, whatever they are used for."""
+    """There are no credentials, or the storage rejects them for every request."""
 
 
 class AccessDeniedError(StorageError):
-    """These credentials are good, but not for this file."""
+    """The credentials are valid but do not allow access to this file."""
 
 
 class FullError(StorageError):
-    """There is no room to write. The message says where, and how much is free if that is known."""
+    """The storage is full. The message says where, and how much is free if that is known."""
 
 
 class NotAFileError(StorageError):
-    """A folder, a pipe or a device stands where a file is wanted."""
+    """The path is a folder, a pipe or a device instead of a file."""
 
 
 class NotConditionalError(StorageError):
-    """This object store does not know ``If-Match`` and ``If-None-Match`` of writes."""
+    """The object store does not support ``If-Match`` and ``If-None-Match`` for writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class FileInfo:
     uri: str
     num_bytes: int
     error: OSError | None = None
-    """What is wrong with a file or folder that is there but cannot be looked at."""
+    """The reason why an existing file or folder cannot be read; None if it can be."""
 
 
 def failed(verb: str, uri: str, error: Exception) -> StorageError:
-    """``error`` in our words."""
+    """Makes a StorageError that names the action, the URI and the cause."""
     return StorageError(f"Could not {verb} {uri}: {error}")

@@ -1,4 +1,4 @@
-"""Files of JSON records, one per line, that grow while somebody else reads them."""
+"""Writes files of JSON records, one per line, that others may read while they grow."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,11 +9,12 @@ from lafp.storage.strict_json import dump_lines
 
 
 class JsonLines:
-    """A file of records that each have a ``step``; those after ``start_step`` are dropped first.
+    """Appends records, each with a ``step``, to a file.
 
     Args:
-        uri: The file, local or S3.
-        start_step: Where a run goes on that was interrupted later.
+        uri: The file, local or on S3.
+        start_step: The step from which the run resumes. The constructor drops later records, which
+            an interrupted run may have written after its last checkpoint.
     """
 
     def __init__(self, uri: str, start_step: int) -> None:
@@ -24,10 +25,10 @@ class JsonLines:
             storage.write_text(uri, self._text)
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Adds records, and before them those that could not be written earlier.
+        """Appends records, after any records that could not be written earlier.
 
         Raises:
-            OSError: The file cannot be written now. The records wait for the next call.
+            OSError: The file cannot be written now. The next call tries these records again.
         """
         self._waiting += dump_lines(records)
         if storage.is_s3(self._uri):  # objects cannot grow
@@ -40,9 +41,9 @@ class JsonLines:
 
 
 def read_lines(uri: str) -> list[dict[str, Any]]:
-    """The records of a file; none where it is missing.
+    """Reads the records of a file; a missing file has none.
 
-    A last line that a killed process left unfinished is skipped.
+    The last line is skipped if a killed process left it unfinished.
     """
     if not storage.is_file(uri):
         return []
@@ -50,7 +51,7 @@ def read_lines(uri: str) -> list[dict[str, Any]]:
 
 
 def _append(path: str, data: bytes) -> None:
-    """Appends all of ``data`` or nothing: half a line would spoil the next one."""
+    """Appends all of ``data`` or nothing, because half a line would corrupt the next one."""
     with open(path, "ab", buffering=0) as file:
         size = file.tell()
         try:

@@ -1,4 +1,4 @@
-"""Files on disk. What each function is for is said in ``lafp.storage``."""
+"""Implements ``lafp.storage`` for files on disk. See there for the meaning of each function."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ _OTHER_KINDS = {
     stat.S_IFBLK: "a device",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space, a quota, a limit on the size of files."""
+"""Error numbers for no space left, an exceeded quota, and a file above the size limit."""
 _NUM_LOCKINGS = 1000
 
 
@@ -37,25 +37,27 @@ def is_file(uri: str) -> bool:
 
 
 def _mode(uri: str) -> int:
-    """Its kind and permissions; 0 where there is nothing.
+    """Returns the kind and permissions of a path; 0 if nothing is there.
 
     Raises:
-        AccessDeniedError: Nobody may look.
+        AccessDeniedError: The permissions forbid looking it up.
     """
     try:
         return path_of(uri).stat().st_mode
     except PermissionError as error:
         raise AccessDeniedError(f"Could not look up {uri}: {error.strerror}") from error
-    except OSError:  # missing, or a name that nothing can have
+    except OSError:  # missing, or no valid file name
         return 0
 
 
 def file_at(uri: str) -> Path:
-    """The path of a regular file: opening a pipe would wait for ever, reading a device not end.
+    """Returns the path of a regular file.
+
+    Others are refused, because opening a pipe blocks and reading a device may never end.
 
     Raises:
-        NotAFileError: It is something else.
-        OSError: It is not there, or nobody may look.
+        NotAFileError: The path is not a regular file.
+        OSError: The path does not exist, or the permissions forbid looking it up.
     """
     path = path_of(uri)
     mode = path.stat().st_mode
@@ -87,7 +89,7 @@ def upload(local: str | Path, uri: str) -> None:
 
 @contextmanager
 def _new_file(uri: str) -> Iterator[Path]:
-    """A path to write to, which takes its place on disk as ``uri`` after the block."""
+    """Yields a temporary path, and renames it to ``uri`` after the block."""
     path = path_of(uri)
     tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -106,7 +108,7 @@ def _new_file(uri: str) -> Iterator[Path]:
 
 
 def full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, says that a disk has no room."""
+    """Tells whether an error, or any of its causes, means that a disk is full."""
     seen: list[BaseException] = []
     while error is not None and not any(error is one for one in seen):
         seen.append(error)
@@ -159,7 +161,10 @@ def delete_version(path: str, version: str) -> None:
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """One process at a time, on all machines that see the folder; the lock leaves no file."""
+    """Lets one process at a time into the block, on all machines that share the folder.
+
+    The lock file is deleted afterwards.
+    """
     file_path = path_of(path)
     lock = file_path.with_name(f".{file_path.name}.lock")
     try:
@@ -170,7 +175,9 @@ def _locked(path: str) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            lock.unlink()  # before it is given free: whoever waits for it looks again
+            # Before the lock is released: a process that waited for it sees that the file is gone,
+            # and locks a new one.
+            lock.unlink()
         os.close(file)
 
 
@@ -185,17 +192,17 @@ def _lock(lock: Path) -> int:
             fcntl.flock(file, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(file), os.stat(lock)):
                 return file
-        except FileNotFoundError:  # its last owner has deleted it
+        except FileNotFoundError:  # the previous owner has deleted it
             pass
         except OSError:
             os.close(file)
             raise
         os.close(file)
-    raise FileNotFoundError(f"{lock} is deleted all the time.")
+    raise FileNotFoundError(f"{lock} was deleted {_NUM_LOCKINGS} times while it was being locked.")
 
 
 def list_files(folder: str) -> Iterator[FileInfo]:
-    if not stat.S_ISDIR(_mode(folder)):  # as on S3, there is nothing
+    if not stat.S_ISDIR(_mode(folder)):  # a missing folder counts as empty, as on S3
         return
     path = str(path_of(folder))
     try:
@@ -203,7 +210,7 @@ def list_files(folder: str) -> Iterator[FileInfo]:
         os.scandir(path).close()
     except OSError as error:
         raise failed("list", folder, error) from error
-    # No recursion: folders may lie in each other a thousand deep.
+    # No recursion: folders may be nested deeper than Python's recursion limit.
     opened = [(path, top, _sorted_entries(path))]
     while opened:
         path, _, entries = opened[-1]
@@ -221,14 +228,14 @@ def list_files(folder: str) -> Iterator[FileInfo]:
         if isinstance(found, FileInfo):
             yield found
         elif found is not None and any(os.path.samestat(found, above) for _, above, _ in opened):
-            circle = OSError(errno.ELOOP, "a link to a folder that it lies in")
+            circle = OSError(errno.ELOOP, "a link to a folder that contains it")
             yield FileInfo(uri=uri_of(entry.path), num_bytes=0, error=circle)
         elif found is not None:
             opened.append((entry.path, found, _sorted_entries(entry.path)))
 
 
 def _look_at(entry: os.DirEntry[str]) -> FileInfo | os.stat_result | None:
-    """A file, or the state of a folder; None if it was deleted since it was listed."""
+    """Returns a file, or the state of a folder; None if it was deleted since it was listed."""
     uri = uri_of(entry.path)
     try:
         state = entry.stat()
@@ -236,7 +243,7 @@ def _look_at(entry: os.DirEntry[str]) -> FileInfo | os.stat_result | None:
         if isinstance(error, FileNotFoundError):
             if not entry.is_symlink():
                 return None
-            error = FileNotFoundError(f"{uri} is a link to what is not there")
+            error = FileNotFoundError(f"{uri} is a link to a file that does not exist")
         return FileInfo(uri=uri, num_bytes=0, error=error)
     if stat.S_ISDIR(state.st_mode):
         return state
@@ -261,9 +268,10 @@ def list_folders(folder: str) -> list[str]:
 
 
 def _sorted_entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder, by name, hidden files left out.
+    """Yields the entries of a folder sorted by name, without hidden ones.
 
-    Memory is bounded: a folder of a million files is gone through some 20 times.
+    Memory is bounded: each pass keeps at most ``_LISTED_AT_ONCE`` names, so a folder of a million
+    files is read about 20 times.
     """
     by_name = operator.attrgetter("name")
     last = ""

@@ -1,9 +1,9 @@
-r"""Names of local files as text.
+r"""Converts between names of local files and URIs.
 
-A file name on disk is bytes, and not always UTF-8; a URI is text that tables, JSON and databases
-must hold. A byte that is not UTF-8 is written ``\xe9`` in a URI. A backslash that stands before
-``xe9`` or ``x5c`` in the name itself is written ``\x5c``, so that every name has a URI of its own,
-which leads back to it. All other characters stand for themselves.
+A file name on disk is bytes, and not always UTF-8, but a URI is text that tables, JSON and
+databases must store. A byte that is not UTF-8 is written ``\xe9`` in a URI. A backslash that stands
+before ``xe9`` or ``x5c`` in the name itself is written ``\x5c``, so that every name has its own URI
+and can be recovered from it. Other characters are not changed.
 """
 
 import os
@@ -13,22 +13,22 @@ from pathlib import Path
 _CODE = "x(5c|[89a-f][0-9a-f])"
 _ESCAPED = re.compile(rf"\\{_CODE}")
 _AMBIGUOUS = re.compile(rf"\\(?={_CODE})")
-# Python holds a byte that is not UTF-8 as one of these characters (`os.fsdecode`).
+# `os.fsdecode` represents a byte that is not UTF-8 by one of these characters.
 _RAW_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def uri_of(name: str) -> str:
-    """The URI of a path, or of any other name that came as bytes, as ``os.fsdecode`` gives it."""
+    """Returns the URI of a path, or of any other name that ``os.fsdecode`` has decoded."""
     return escape_raw_bytes(_AMBIGUOUS.sub(r"\\x5c", name))
 
 
 def escape_raw_bytes(uri: str) -> str:
-    """A URI as somebody typed it, without bytes that are not UTF-8."""
+    """Escapes the bytes of a typed URI that are not UTF-8."""
     return _RAW_BYTE.sub(lambda found: f"\\x{os.fsencode(found[0])[0]:02x}", uri)
 
 
 def path_of(uri: str) -> Path:
-    """The path that a URI names.
+    """Returns the path that a URI names.
 
     Raises:
         FileNotFoundError: No file can have this name.

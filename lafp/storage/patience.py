@@ -1,4 +1,4 @@
-"""How long a process waits for storage that is gone."""
+"""Repeats storage requests while the storage is unreachable."""
 
 import random
 import time
@@ -9,15 +9,15 @@ from lafp.storage.base import UnreachableError
 
 T = TypeVar("T")
 PATIENCE_S = 180.0
-"""How long workers wait for an S3 that is gone, before they fail."""
+"""Time that a worker waits for an unreachable S3 before it fails."""
 _patience_s = 0.0
 
 
 def be_patient(seconds: float = PATIENCE_S) -> None:
-    """From now on, requests of this process wait so long for an S3 that has gone.
+    """Makes later requests of this process wait up to ``seconds`` for an unreachable S3.
 
-    For workers in the middle of a long job. Without it boto3's own retries must do, so that a wrong
-    endpoint is told at once.
+    Workers call it in the middle of a long job. Other processes rely on boto3's retries alone, so
+    that a wrong endpoint is reported at once.
     """
     global _patience_s
     _patience_s = seconds

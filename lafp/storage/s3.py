@@ -1,4 +1,4 @@
-"""Objects on S3, through boto3. What each function is for is said in ``lafp.storage``."""
+"""Implements ``lafp.storage`` for S3 with boto3. See there for the meaning of each function."""
 
 import io
 import os
@@ -69,7 +69,7 @@ def is_reachable(uri: str) -> bool:
             _client().head_bucket(Bucket=bucket)
     except (UnreachableError, CredentialsError):
         return False
-    except OSError:  # any other answer is one
+    except OSError:  # any other error is an answer
         return True
     return True
 
@@ -80,7 +80,8 @@ def num_bytes(uri: str) -> int:
         found = _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
         return int(found["ContentLength"])
     except AccessDeniedError:
-        read_bytes(uri, 0, 1)  # the answer to HEAD has no body that tells why: expired or forbidden
+        # The answer to HEAD has no body, which would tell expired credentials from forbidden files.
+        read_bytes(uri, 0, 1)
         raise
 
 
@@ -111,7 +112,7 @@ def open_file(uri: str) -> BinaryIO:
 
 
 class _S3File(io.RawIOBase):
-    """An object as a file."""
+    """Reads an object as a file."""
 
     def __init__(self, uri: str) -> None:
         self._uri, self._size, self._at = uri, num_bytes(uri), 0
@@ -174,14 +175,16 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
 
     if (written := _ask("write", uri, put)) is not None:
         return written
-    # A request that boto3 sent again, because the answer was lost, finds its own first try there.
+    # boto3 repeats a request whose answer was lost. The repeated one then fails, because the first
+    # one has already written our data.
     found = read_version(uri)
     return found[1] if found and found[0] == data else None
 
 
 def delete_version(uri: str, version: str) -> None:
-    # Few stores delete on a condition. A version just written is not replaced at once: whoever
-    # wants to take its place watches it first.
+    # Few stores have conditional deletes, so the file is marked first by a conditional write. No
+    # other process replaces the mark before it is deleted, because a process that wants to take
+    # over a file watches it first.
     mark = f"deleted {uuid.uuid4().hex}".encode()
     if swap(uri, mark, version) is not None:
         delete(uri)
@@ -206,7 +209,7 @@ def local_file(uri: str) -> Iterator[Path]:
 
 
 def _suffix(key: str) -> str:
-    """For decoders that look at it."""
+    """Returns the suffix of a key, which some video decoders look at."""
     found = re.search(r"\.[A-Za-z0-9]{1,8}$", key)
     return found[0] if found else ""
 
@@ -241,7 +244,7 @@ def delete(uri: str) -> None:
 
 
 def copy(uri: str, target: str) -> None:
-    """Within S3: nothing is downloaded."""
+    """Copies an object within S3, without downloading it."""
     (bucket, key), (to_bucket, to_key) = _split(uri), _split(target)
     source = {"Bucket": bucket, "Key": key}
     _ask("copy", uri, lambda s3: s3.copy(source, to_bucket, to_key))
@@ -267,15 +270,15 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _folder(uri: str) -> tuple[str, str]:
-    """Bucket and prefix."""
+    """Splits the URI of a folder into bucket and prefix."""
     bucket, key = _split(uri)
     return bucket, key.rstrip("/") + "/" if key else ""
 
 
 def _client() -> Any:
-    """One client per thread: creating one costs about 50 ms, sharing sessions is not safe."""
+    """Returns this thread's client: creating one takes about 50 ms, sharing one is not safe."""
     if not hasattr(_local, "client"):
-        # Half of what a process needs to start, which those with local files are spared.
+        # Imported late: it takes half of a process's start, which local files do not need.
         import boto3
         from botocore.config import Config
 
@@ -285,7 +288,7 @@ def _client() -> Any:
 
 
 def _ask(verb: str, uri: str, request: Callable[[Any], T]) -> T:
-    """``request`` of this thread's client, with errors in our words, as patiently as is set."""
+    """Calls ``request`` with this thread's client, translates errors, and retries if patient."""
 
     def ask() -> T:
         with _s3_errors(verb, uri):
@@ -301,7 +304,7 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise _of_answer(verb, uri, error) from error
+        raise _translated(verb, uri, error) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise CredentialsError(f"Could not {verb} {uri}: {error}. {_SET_CREDENTIALS}") from error
     except ParamValidationError as error:  # no bucket can have this name
@@ -310,13 +313,13 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
         # There was no connection, or it broke or timed out.
         raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
     except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
-        if _is_server_error(error.__context__):  # boto3 wraps those of large uploads
+        if _is_server_error(error.__context__):  # boto3 wraps the server errors of large uploads
             raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
         raise failed(verb, uri, error) from error
 
 
-def _of_answer(verb: str, uri: str, error: ClientError) -> OSError:
-    """What S3 answered, in our words."""
+def _translated(verb: str, uri: str, error: ClientError) -> OSError:
+    """Translates an error that S3 answered into one of ``lafp.storage.base``."""
     code = error.response["Error"]["Code"]
     if code in ("404", "NoSuchKey", "NotFound"):
         return FileNotFoundError(f"No such object: {uri}")

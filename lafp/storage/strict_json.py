@@ -1,7 +1,7 @@
-"""The one writer of JSON: strict JSON, which every reader takes.
+"""Writes strict JSON. No other module writes JSON files.
 
-Python's own writer puts ``NaN`` and ``Infinity`` into files, which JSON does not have: browsers,
-jq, DuckDB and most other languages refuse the whole file.
+Python's ``json`` writes ``NaN`` and ``Infinity``, which are not JSON: browsers, jq, DuckDB and most
+other languages then refuse the whole file.
 """
 
 import json
@@ -11,24 +11,24 @@ from typing import Any
 
 
 def dumps(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
-    """``json.dumps`` without numbers that JSON does not have.
+    """Works like ``json.dumps``, but leaves out numbers that are not finite.
 
-    A number that is not finite is undefined. In a mapping its key is left out, in a list null
-    stands for it, so that the other elements keep their places.
+    In a mapping, such a number's key is left out. In a list, null replaces the number, so that the
+    other elements keep their positions.
     """
     try:
         return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
-    except ValueError:  # looked for only where there is one: records of clips hold many numbers
+    except ValueError:  # searched for only now, because records of clips hold many numbers
         return json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
 
 
 def dump_lines(records: Iterable[Mapping[str, Any]]) -> str:
-    """JSON lines: one record per line, each line ended."""
+    """Writes JSON lines: one record per line, each line ended by a newline."""
     return "".join(dumps(record) + "\n" for record in records)
 
 
 def defined(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that have a value: what is NaN or infinite is undefined, and left out."""
+    """Returns the metrics without those that are undefined (NaN or infinite)."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 

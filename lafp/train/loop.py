@@ -130,7 +130,7 @@ def _train_step(
     if meter.end_step(step, grad_norm):
         module.after_step()
     else:
-        module.forget_step()
+        module.discard_step()
         for buffer, before in buffers:
             buffer.copy_(before)
     return grad_norm, lr

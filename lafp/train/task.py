@@ -23,7 +23,7 @@ class TrainedModule(Protocol):
         """After each optimizer step, e.g. the EMA of a target encoder."""
         ...
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         """Instead of ``after_step``, where a step is skipped: drops what forward passes collected.
 
         Buffers are put back by the loop.

@@ -164,13 +164,15 @@ def anchored_latents(
         anchor_time = low + (high - low) * draws_N
     is_chunk = policy.cfg.chunk_steps > 1
     demonstrated = transitions.idm_chunk if is_chunk else transitions.idm_chunk[:, 0]
-    anchored = policy.anchored_on(embedding_NE, demonstrated, anchor_time, steps_taken=steps_taken)
+    anchored = policy.anchored_from_embedding(
+        embedding_NE, demonstrated, anchor_time, steps_taken=steps_taken
+    )
     return step_of_plan(anchored, transitions.position) if is_chunk else anchored
 
 
 def deployed_latents(policy: Policy, transitions: Transitions) -> Tensor:
     """What the decoder meets: the policy's own latents, from fresh noise, float32 [N, Z]."""
-    plan, _ = policy.plan_on(transitions.plan_embedding, None)
+    plan, _ = policy.plan_from_embedding(transitions.plan_embedding, None)
     return plan if policy.cfg.chunk_steps == 1 else step_of_plan(plan, transitions.position)
 
 

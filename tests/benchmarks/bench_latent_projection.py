@@ -47,7 +47,7 @@ def main() -> None:
     for dim in args.dims:
         pca = leading(widest, dim)
         score = score_probe(fit_probe(pca.project(fit_z), fit_data), pca.project(z), data)
-        kept = 1 - (pca.restore(pca.project(z)) - z).square().sum() / total
+        kept = 1 - (pca.unproject(pca.project(z)) - z).square().sum() / total
         report(lam.latent_action_dim, dim, float(kept), score, whole)
     report(lam.latent_action_dim, lam.latent_action_dim, 1.0, whole, whole)
 

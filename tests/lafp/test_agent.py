@@ -90,7 +90,7 @@ def test_the_agent_does_what_its_models_do_on_training_windows(run):
     _, state = policy.act(window.obs[:1], None, torch.Generator().manual_seed(7))
     for i in range(3):
         embedding = policy.encode(window.obs[i : i + 1])
-        z, state = policy.act_on(embedding, state)
+        z, state = policy.act_from_embedding(embedding, state)
         torch.testing.assert_close(torch.from_numpy(actions[1 + i]), decoder.decode(z, embedding))
 
 
@@ -101,7 +101,7 @@ def test_the_first_frame_fills_its_own_stack(run):
     action = agent.act(frames[0])
     obs = torch.from_numpy(frames[0]).permute(0, 3, 1, 2).float() / 127.5 - 1
     embedding = agent.policy.encode(torch.cat([obs, obs], dim=1))
-    z, _ = agent.policy.act_on(embedding, None, torch.Generator().manual_seed(3))
+    z, _ = agent.policy.act_from_embedding(embedding, None, torch.Generator().manual_seed(3))
     expected = agent.action_decoder.decode(z, embedding)
     torch.testing.assert_close(torch.from_numpy(action), expected)
 

@@ -1,4 +1,4 @@
-"""Experts of Procgen, from checkpoints in the layout of joonleesky/train-procgen-pytorch."""
+"""Experts of Procgen from checkpoints in the format of joonleesky/train-procgen-pytorch."""
 
 # Shape suffixes in this file: B batch, C channels, H height, W width.
 
@@ -16,14 +16,14 @@ _CONVOLUTIONS = ("conv", "res1.conv1", "res1.conv2", "res2.conv1", "res2.conv2")
 _LAYERS = {f"embedder.{block}.{conv}" for block in _BLOCKS for conv in _CONVOLUTIONS}
 _LAYERS |= {"embedder.fc", "fc_policy", "fc_value"}
 _BATCH_SIZE = 32
-"""Every batch is filled up to this size: convolutions round differently in batches of other sizes,
-and an episode must not depend on those beside it."""
+"""Every batch is filled up to this size. Convolutions round differently at other batch sizes, and
+an episode must not depend on how many run beside it."""
 
 
 class ImpalaExpert:
     """A PPO actor with IMPALA's residual network (Espeholt et al., arXiv:1802.01561).
 
-    Widths are what the file says.
+    The checkpoint determines the widths of the layers.
     """
 
     def __init__(self, path: str, num_actions: int) -> None:
@@ -52,7 +52,7 @@ class ImpalaExpert:
             raise ConfigError(f"expert: {path} knows {given} actions, Procgen has {num_actions}.")
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Probability of each action, float64 [N, A], for pictures uint8 [N, 64, 64, 3]."""
+        """Maps pictures, uint8 [N, 64, 64, 3], to probabilities of actions, float64 [N, A]."""
         pixels_NCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
         parts = []
         for pixels_BCHW in pixels_NCHW.split(_BATCH_SIZE):

@@ -1,4 +1,4 @@
-"""Experts of the DeepMind Control Suite, from checkpoints in the layout of dunnolab/laom."""
+"""Experts of the DeepMind Control Suite from checkpoints in the format of dunnolab/laom."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ _MAX_NORMALIZED = 10.0
 class PpoExpert:
     """A PPO actor: normalized observation, two tanh layers, mean of the action.
 
-    Acts greedily. Works on one observation at a time in float64: a batched product would round
-    differently in batches of other sizes, and one bit is another episode after a second.
+    It acts greedily. It computes one observation at a time in float64, because products of batches
+    round differently at other batch sizes, and one different bit leads to a different episode.
     """
 
     def __init__(self, path: str) -> None:
@@ -36,7 +36,7 @@ class PpoExpert:
         self.obs_dim, self.action_dim = len(self._mean), len(self._layers[-1][1])
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
-        """Mean of the action, float64 [A], not yet clipped, for one observation [S]."""
+        """Maps one observation, [S], to the mean of the action, float64 [A], not clipped."""
         scaled = (obs - self._mean) / np.sqrt(self._variance + 1e-8)
         hidden = np.clip(scaled, -_MAX_NORMALIZED, _MAX_NORMALIZED)
         for weight, bias in self._layers[:-1]:

@@ -1,8 +1,8 @@
-"""Experts of Procgen that need no training: they plan on the game's own state.
+"""Experts of Procgen that need no training, because they plan on the game's internal state.
 
-A planner sees more than the pixels, so what it does is not always what a policy can know. Where
-several ways are equally good it draws one at random, keyed by the episode's seed: demonstrations
-hold real modes.
+A planner sees more than the pixels, so a policy cannot always know what the planner does. If
+several ways are equally good, a planner draws one at random, by the episode's seed, so that
+demonstrations have several modes.
 """
 
 import heapq
@@ -19,23 +19,23 @@ from lafp.envs.experts.procgen_state import SPACE, WALL, Entity, GameState
 
 STAND = 4
 _STEPS = {1: (-1, 0), 7: (1, 0), 3: (0, -1), 5: (0, 1)}
-"""Action -> cells to the right and up."""
+"""Action -> number of cells to the right and up."""
 Cell = tuple[int, int]
 Planner = Callable[[GameState, int, int], int]
-"""State, the episode's seed, how many steps it has taken -> action."""
+"""(state, the episode's seed, number of steps so far) -> action."""
 
 
 def cell_of(entity: Entity) -> Cell:
-    """Column and row that an entity's centre is in."""
+    """Returns the column and row of an entity's centre."""
     return int(entity.x), int(entity.y)
 
 
 def shortest_path(
     start: Cell, is_goal: Callable[[Cell], bool], is_free: Callable[[Cell], bool], seed: int
 ) -> list[Cell] | None:
-    """One of the shortest ways over free cells, the start left out; None if there is none.
+    """Finds one of the shortest ways over free cells, without the start; None if there is none.
 
-    Equal ways are told apart by the order of directions that ``seed`` draws.
+    ``seed`` draws an order of directions, which picks one of several shortest ways.
     """
     directions = list(_STEPS.values())
     random.Random(seed).shuffle(directions)
@@ -57,13 +57,13 @@ def shortest_path(
 
 
 def action_towards(start: Cell, neighbor: Cell) -> int:
-    """The action that moves one cell."""
+    """Returns the action that moves the agent to a neighbouring cell."""
     step = neighbor[0] - start[0], neighbor[1] - start[1]
     return next(action for action, moved in _STEPS.items() if moved == step)
 
 
 def plan_maze(state: GameState, seed: int, num_steps: int) -> int:
-    """Goes the shortest way to the cheese."""
+    """Follows a shortest way to the cheese."""
     goal = 2
     height, width = state.grid.shape
 
@@ -82,7 +82,7 @@ _DRAG, _PUSH = 0.45, 0.9 * 0.5 * 0.75
 
 
 def plan_heist(state: GameState, seed: int, num_steps: int) -> int:
-    """Fetches keys that open the way, then the gem; which key comes first is drawn at random."""
+    """Fetches the keys that open the way, then the gem. The order of keys is drawn at random."""
     height, width = state.grid.shape
     doors = {cell_of(e): e.image_theme for e in state.of_type(_HEIST_DOOR)}
     keys = {cell_of(e): e.image_theme for e in state.of_type(_HEIST_KEY)}
@@ -111,7 +111,7 @@ def plan_heist(state: GameState, seed: int, num_steps: int) -> int:
 
 
 def _end_of_straight(start: Cell, path: list[Cell]) -> Cell:
-    """The last cell of a path before it turns."""
+    """Returns the last cell of a path before its first turn."""
     cells = [start, *path]
     for before, cell, after in zip(cells, path, path[1:], strict=False):
         if (after[0] - cell[0], after[1] - cell[1]) != (cell[0] - before[0], cell[1] - before[1]):
@@ -120,10 +120,10 @@ def _end_of_straight(start: Cell, path: list[Cell]) -> Cell:
 
 
 def _push(position: float, velocity: float, target: float) -> int:
-    """-1, 0 or 1 along one axis: the first of the pushes that bring the agent to rest at a target.
+    """Returns the next push along one axis, -1, 0 or 1, to bring the agent to rest at a target.
 
-    Pushes are coarse, 0.34 cells each, and a corridor leaves 0.12 to either side: so three are
-    looked ahead, and two in opposite directions move by less than one.
+    A push moves the agent by 0.34 cells, but a corridor leaves only 0.12 to either side. So the
+    function searches over three pushes, because two opposite ones move by less than one does.
     """
 
     def cost(pushes: tuple[int, ...]) -> float:
@@ -144,7 +144,8 @@ _IS_ROUND = re.compile(rb"[\x01-\x04]")
 _AT_REST = {_BOULDER: _BOULDER, _DIAMOND: _DIAMOND, 3: _BOULDER, 4: _DIAMOND}
 _FALLS = {_BOULDER: 3, _DIAMOND: 4, 3: 3, 4: 4}
 _MAX_NODES = 6000
-# Above 1, the search goes for fewer nodes rather than for the fewest steps.
+# Weight of the guessed remaining steps. Above 1, the search visits fewer nodes, but its plan may
+# have more steps than necessary.
 _GREED = 1.6
 
 
@@ -155,14 +156,14 @@ class _Mine:
     agent: int
     grid: bytes
     num_diamonds: int
-    """When the last step ended: the exit opens one step after the last diamond."""
+    """Number of diamonds when the last step ended. The exit opens one step after it reaches 0."""
 
 
 class MinerPlanner:
-    """Collects all diamonds and leaves, with falling boulders simulated; A* on the game's rules.
+    """Collects all diamonds and leaves, by A* on the game's rules, including falling boulders.
 
-    Plans once and follows its plan as long as the game does what was simulated. Where it finds none
-    it stands still: the episode fails.
+    The planner plans once, and follows its plan as long as the game does what it simulated. If it
+    finds no plan, it stands still and the episode fails.
     """
 
     def __init__(self) -> None:
@@ -189,14 +190,14 @@ class MinerPlanner:
 
 @dataclass
 class _MinerSearch:
-    """A* over actions."""
+    """An A* search over actions."""
 
     width: int
     exit: int
     seed: int
 
     def plan(self, start: _Mine) -> Iterator[tuple[int, bytes, int]]:
-        """Actions, each with the grid and the place of the agent that it is taken in."""
+        """Returns actions, each with the grid and the agent's cell before the action."""
         draw = random.Random(self.seed).random
         num_seen = 0
         open_nodes: list[tuple[float, int, _Mine]] = [(0.0, 0, start)]
@@ -230,7 +231,7 @@ class _MinerSearch:
         return reversed(way)
 
     def _steps_left(self, mine: _Mine) -> int:
-        """A guess: from diamond to the nearest diamond, then to the exit."""
+        """Guesses the remaining steps: always to the nearest diamond, then to the exit."""
         left = [i for i, kind in enumerate(mine.grid) if kind in (_DIAMOND, _FALLING_DIAMOND)]
         here, steps = mine.agent, 0
         while left:
@@ -244,7 +245,7 @@ class _MinerSearch:
         return abs(a % self.width - b % self.width) + abs(a // self.width - b // self.width)
 
     def after(self, mine: _Mine, action: int) -> _Mine | None:
-        """What the game makes of an action; None where it kills the agent."""
+        """Simulates an action. Returns None if it kills the agent."""
         width, grid, agent = self.width, bytearray(mine.grid), mine.agent
         agent = self._moved(grid, agent, *_STEPS[action])
         if grid[agent] in (_DIRT, _DIAMOND):
@@ -278,7 +279,7 @@ class _MinerSearch:
         return _Mine(agent, bytes(grid), num_diamonds)
 
     def _moved(self, grid: bytearray, agent: int, right: int, up: int) -> int:
-        """Where the agent is after its own move; a boulder beside it may be pushed on."""
+        """Moves the agent, and pushes a boulder beside it if that is possible."""
         width = self.width
         column, row = agent % width + right, agent // width + up
         if not (0 <= column < width and 0 <= row < len(grid) // width):
@@ -287,7 +288,8 @@ class _MinerSearch:
         if grid[target] not in (_BOULDER, _FALLING_BOULDER):
             return target
         can_push = grid[target] == _BOULDER and right and 0 <= column + right < width
-        # The game looks at the agent's column: no push from the last but one to the wall.
+        # The game tests the agent's column, so the agent cannot push a boulder into the column next
+        # to the wall.
         is_inside = agent % width < width - 2 if right > 0 else agent % width > 1
         if can_push and is_inside and grid[target + right] == SPACE:
             grid[target], grid[target + right] = SPACE, _BOULDER
@@ -300,4 +302,4 @@ PLANNERS: dict[str, Callable[[], Planner]] = {
     "maze": lambda: plan_maze,
     "miner": MinerPlanner,
 }
-"""Game -> makes its planner."""
+"""Game -> factory of its planner."""

@@ -1,4 +1,4 @@
-"""Procgen's saved states, read and changed: the layout of openai/procgen's ``serialize``.
+"""Reads and changes Procgen's saved states, in the layout of openai/procgen's ``serialize``.
 
 All numbers are 4 bytes in the machine's order. A state is a header, two random generators, the last
 step's outcome, entities of 31 numbers, the camera, a random generator, the grid, the game's own
@@ -14,13 +14,13 @@ TRAILER = -889271554
 PLAYER, SPACE, WALL = 0, 100, 51
 _NUM_ENTITY_VALUES = 31
 _NUM_OPTIONS = 12  # between the game's name and its levels
-_NUM_OUTCOME_VALUES = 15  # of the last step: reward, end, action, levels, timers
+_NUM_OUTCOME_VALUES = 15  # the last step's reward, end, action, levels, timers
 _NUM_MOTION_VALUES = 19  # background, action, limits of speed, camera
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entity:
-    """What moves freely: the agent, keys, enemies."""
+    """An object that is not part of the grid: the agent, a key, an enemy."""
 
     x: float
     y: float
@@ -30,18 +30,18 @@ class Entity:
     ry: float
     type: int
     image_theme: int
-    """Which of several pictures of its type it has: a key's colour."""
+    """Number of its picture among those of its type, e.g. a key's colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GameState:
-    """What a planner wants to know."""
+    """The part of a saved state that planners need."""
 
     entities: tuple[Entity, ...]
     grid: np.ndarray
     """int32 [height, width], row 0 at the bottom."""
     tail: tuple[int, ...]
-    """The game's own numbers, floats by their bits."""
+    """The game's own numbers. Floats are given as the integers with the same bits."""
 
     @property
     def agent(self) -> Entity:
@@ -49,7 +49,7 @@ class GameState:
         return next(entity for entity in self.entities if entity.type == PLAYER)
 
     def of_type(self, kind: int) -> list[Entity]:
-        """All entities of a type."""
+        """Returns all entities of a type."""
         return [entity for entity in self.entities if entity.type == kind]
 
 
@@ -80,10 +80,10 @@ class _Reader:
 
 
 def read_state(data: bytes) -> GameState:
-    """Reads what planners want to know of a state.
+    """Reads the part of a saved state that planners need.
 
     Raises:
-        ValueError: The bytes are no state of the version that procgen2 0.10 writes.
+        ValueError: The bytes are not a state in the layout of procgen2 0.10.
     """
     reader = _Reader(data, _levels_offset(data))
     reader.skip(4)  # levels from and to, type of game, number of the game
@@ -115,19 +115,22 @@ def read_state(data: bytes) -> GameState:
     num_left = (len(data) - reader.offset) // 4
     tail = reader.ints(num_left)
     if not num_left or tail[-1] != TRAILER:
-        raise ValueError("These bytes are no state of Procgen in the layout of procgen2 0.10.")
+        raise ValueError("These bytes are not a state of Procgen in the layout of procgen2 0.10.")
     return GameState(entities=entities, grid=grid, tail=tuple(int(v) for v in tail[:-1]))
 
 
 def with_level(data: bytes, level: int) -> bytes:
-    """The same state of a game that knows one level only: the one that it begins next."""
+    """Returns a copy of a state in which ``level`` is the game's only level.
+
+    The game begins this level next.
+    """
     offset = _levels_offset(data)
     return data[:offset] + struct.pack("ii", level, level + 1) + data[offset + 8 :]
 
 
 def _levels_offset(data: bytes) -> int:
-    """Where the levels are that episodes are drawn from: the first, and the one after the last."""
-    reader = _Reader(data, 4)  # the version
+    """Finds the offset of the range of levels: the first, and the one after the last."""
+    reader = _Reader(data, 4)  # after the version
     reader.skip_string()
-    reader.skip(_NUM_OPTIONS + 1)  # and grid_step
+    reader.skip(_NUM_OPTIONS + 1)  # options and grid_step
     return reader.offset

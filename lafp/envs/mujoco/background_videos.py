@@ -1,7 +1,8 @@
-"""Real videos behind an agent: chosen, cropped and played as an episode's seed says.
+"""Plays real videos behind an agent. The episode's seed chooses the video and its crop.
 
-Videos are split between training and test by the hash of the file, so the same file is on the same
-side on every machine, under any name. Each process decodes a video once, while it is in its cache.
+Videos are split between training and test by the hash of the file, so a file belongs to the same
+split on every machine and under any name. A process decodes a video again only after its cache has
+dropped it.
 """
 
 # Shape letters in this file: T frames, H height, W width.
@@ -28,9 +29,10 @@ VideoSplit = Literal["train", "test"]
 TEST_SHARE = 0.25
 SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm"})
 MAX_FRAMES = 256
-"""Of a video, from its beginning: at 64 px they take 5 MiB. Played there and back."""
+"""Number of frames that are used of a video, from its beginning. At 64 px they take 5 MiB."""
 MARGIN = 1.25
-"""Videos are scaled to cover so many picture widths, and cropped at random: few look like many."""
+"""Videos are scaled to this multiple of the picture's size and cropped at random, so that a few
+videos give many different backgrounds."""
 MIN_FRAMES = 8
 _MAX_PIXELS = 4096 * 4096
 _DECODE_TIMEOUT_S = 60.0
@@ -39,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 def _digest(path: Path) -> str:
-    """Hash of a file's size and first MiB: enough to tell videos apart, however large they are."""
+    """Hashes a file's size and first MiB, which is fast and distinguishes videos."""
     with path.open("rb") as file:
         return hashlib.sha256(b"%d " % path.stat().st_size + file.read(1 << 20)).hexdigest()
 
@@ -50,14 +52,14 @@ def _split_of(digest: str) -> VideoSplit:
 
 @functools.cache
 def videos_of(folder: str, split: VideoSplit) -> tuple[str, ...]:
-    """The videos of one side, in the order of their hashes, files of one content once.
+    """Lists the videos of one split, in the order of their hashes, without repeated files.
 
     Raises:
-        ConfigError: There is no such folder, or no video on that side.
+        ConfigError: The folder does not exist, or holds no video of that split.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise ConfigError(f"distractors.videos: {folder} is no folder. Name a folder of videos.")
+        raise ConfigError(f"distractors.videos: {folder} is not a folder. Name a folder of videos.")
     found: dict[str, str] = {}
     for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES):
         digest = _digest(path)
@@ -72,7 +74,7 @@ def videos_of(folder: str, split: VideoSplit) -> tuple[str, ...]:
 
 
 class VideoCache:
-    """Decoded videos at one size, least recently used ones dropped beyond ``max_bytes``."""
+    """Keeps decoded videos of one size, and drops the least recently used above ``max_bytes``."""
 
     def __init__(self, height_px: int, width_px: int, max_bytes: int) -> None:
         self.height_px, self.width_px = round(MARGIN * height_px), round(MARGIN * width_px)
@@ -80,7 +82,7 @@ class VideoCache:
         self._clips: OrderedDict[str, np.ndarray | None] = OrderedDict()
 
     def get(self, path: str) -> np.ndarray | None:
-        """Frames, uint8 [T, H, W, 3] at ``MARGIN`` times the size; None if it does not decode."""
+        """Returns frames, uint8 [T, H, W, 3], of ``MARGIN`` times the size; None if damaged."""
         if path not in self._clips:
             self._clips[path] = clip = self._decoded(path)
             self._num_bytes += 0 if clip is None else clip.nbytes
@@ -94,10 +96,12 @@ class VideoCache:
         try:
             frames = list(islice(self._frames(path), MAX_FRAMES))
         except VideoError as error:
-            _log.warning("%s is no background: %s", path, error)
+            _log.warning("%s cannot be a background: %s", path, error)
             return None
         if len(frames) < MIN_FRAMES:
-            _log.warning("%s is no background: only %d sound frames.", path, len(frames))
+            _log.warning(
+                "%s cannot be a background: it has only %d undamaged frames.", path, len(frames)
+            )
             return None
         return np.stack(frames)
 
@@ -116,21 +120,21 @@ class VideoCache:
 
 @functools.lru_cache(maxsize=4)
 def cache_of_process(height_px: int, width_px: int, max_bytes: int) -> VideoCache:
-    """The one cache of this process for a size."""
+    """Returns this process's cache for a size."""
     return VideoCache(height_px, width_px, max_bytes)
 
 
 class Background:
     """The video behind one episode.
 
-    Which video, where it begins, its crop and whether it is mirrored are drawn from the episode's
-    seed; it is played there and back. With ``hold_steps`` another one begins after as many steps.
+    The episode's seed determines the video, its first frame, its crop and whether it is mirrored.
+    The video is played forwards and backwards in turn.
 
     Args:
-        videos: Paths of the split.
-        cache: Of the process.
-        seed: Of the episode.
-        hold_steps: Steps of one video; None keeps it.
+        videos: Paths of the split's videos.
+        cache: The cache of this process.
+        seed: Seed of the episode.
+        hold_steps: Number of steps after which another video begins; None keeps the first one.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class Background:
         self._frames = np.zeros((0, 0, 0, 3), np.uint8)
 
     def frame(self, step: int, height_px: int, width_px: int) -> np.ndarray:
-        """uint8 [H, W, 3] at a step of the episode."""
+        """Returns the background at a step of the episode, uint8 [H, W, 3]."""
         number, step = divmod(step, self._hold_steps) if self._hold_steps else (0, step)
         if number != self._number:
             self._number = number
@@ -152,7 +156,7 @@ class Background:
         return self._frames[min(position, period - position)]
 
     def _chosen(self, number: int, height_px: int, width_px: int) -> np.ndarray:
-        """The frames of the episode's ``number``-th video, cropped."""
+        """Returns the cropped frames of the episode's ``number``-th video."""
         seed = self._seed
         order = np.argsort(keyed_uint64(seed, number, 0, np.arange(len(self._videos))))
         for index in order:  # the first one that decodes
@@ -160,7 +164,10 @@ class Background:
             if frames is not None:
                 break
         else:
-            raise ConfigError(f"None of the {len(self._videos)} background videos decodes.")
+            raise ConfigError(
+                f"None of the {len(self._videos)} background videos can be decoded. Put other "
+                "videos into the folder distractors.videos."
+            )
         top, left = (
             int(keyed_uniform(seed, number, 1, axis) * (total - size + 1))
             for axis, (total, size) in enumerate(

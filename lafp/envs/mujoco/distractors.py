@@ -1,8 +1,9 @@
 """The three distractors of the Distracting Control Suite (Stone et al., arXiv:2101.02722).
 
-Each has a strength: 0 is off; the paper's easy, medium and hard are 0.1, 0.2 and 0.3 for camera
-and colours. Ranges and speeds are the paper's, per step shown; the camera's random walk is in
-angles instead of space, and the ground stays opaque or is hidden, never half transparent.
+Each distractor has a strength, where 0 is off. The paper's easy, medium and hard are 0.1, 0.2 and
+0.3 for camera and colours. Ranges and speeds per shown step are the paper's. Our deviations: the
+camera's random walk is in angles instead of space, and the ground is either opaque or hidden, never
+half transparent.
 """
 
 # Shape letters in this file: H height, W width, G groups of geoms of one colour.
@@ -22,12 +23,12 @@ from lafp.envs.mujoco.background_videos import (
 )
 from lafp.envs.mujoco.rendering import Picture
 
-# What a random number is for: the second key of every draw, after the episode's seed. Of the
-# background it is the number of the video.
+# Purpose of a random number: the second key of every draw, after the episode's seed. The draws of
+# the background use the number of the video as second key.
 _CAMERA_START, _CAMERA_VELOCITY, _CAMERA_WALK, _COLOR_START, _COLOR_WALK = range(101, 106)
 
-# Of the camera: azimuth, elevation, roll, distance. Angles at strength 1, and what of that range it
-# may go in a step, and how much that changes.
+# The camera's azimuth, elevation, roll and distance: largest angles at strength 1, largest speed
+# per step as a share of the range, and standard deviation of the change of speed.
 _MAX_ANGLES = np.full(3, math.pi / 2)
 _MAX_VELOCITY = np.array([0.064, 0.064, 0.04, 0.1])
 _VELOCITY_STD = np.array([0.016, 0.016, 0.0067, 0.025])
@@ -37,25 +38,29 @@ _COLOR_STEP_STD = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class DistractorConfig:
-    """What moves in the picture without meaning anything. All off by default."""
+    """Changes of the picture that do not depend on the actions. All are off by default."""
 
     background: float = 0.0
-    """Opacity of a video in place of the sky, 0 to 1."""
+    """Opacity of a video that replaces the sky, 0 to 1."""
     camera: float = 0.0
-    """How far the camera wanders, 0 to 1: 1 is ±90° in all directions, and up to 2.5 times away."""
+    """Range of the camera's motion, 0 to 1: at 1, ±90° in all directions and up to 2.5 times the
+    distance."""
     color: float = 0.0
-    """How far all colours wander from their own, 0 to 1."""
+    """Largest change of all colours, 0 to 1."""
     videos: str | None = None
-    """Folder of videos (searched to any depth) for the background."""
+    """Folder of videos for the background, searched at any depth."""
     video_split: VideoSplit = "train"
-    """Which of them, by hash of the file: three of four are ``train``. Evaluate with ``test``."""
+    """Part of the videos to use, chosen by hash of the file: three of four are ``train``. Evaluate
+    with ``test``."""
     video_hold_steps: int | None = None
-    """Another video begins after so many steps; null keeps one for the episode. Cut clips at the
-    same steps, and each has a background of its own and none an edge."""
+    """Number of steps after which another video begins; null keeps one for the episode. If clips
+    are cut at the same steps, each clip has its own background, and no clip shows a change of
+    videos."""
     hides_floor: bool = False
-    """Background below as well. The paper keeps the ground of cheetah and walker."""
+    """Show the background in place of the ground too. The paper keeps the ground of cheetah and
+    walker."""
     cache_bytes: int = 1 << 28
-    """Of decoded videos, in each process."""
+    """Memory for decoded videos in each process."""
 
     def __post_init__(self) -> None:
         for name in ("background", "camera", "color"):
@@ -63,7 +68,7 @@ class DistractorConfig:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}.")
         if self.background > 0 and self.videos is None:
-            raise ValueError("background needs videos: a folder of them. Set it, or background=0.")
+            raise ValueError("background needs a folder of videos. Set videos, or background=0.")
         if self.video_hold_steps is not None and self.video_hold_steps < 2:
             raise ValueError(f"video_hold_steps must be at least 2, got {self.video_hold_steps}.")
         if self.cache_bytes < 1:
@@ -71,19 +76,19 @@ class DistractorConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything distracts."""
+        """Whether any distractor is on."""
         return max(self.background, self.camera, self.color) > 0
 
 
 class Distractors:
-    """The distractors of one episode. They change what is drawn, never what happens.
+    """The distractors of one episode. They change the picture, but never the simulation.
 
     Args:
-        cfg: Strengths.
-        seed: Of the episode.
+        cfg: Strengths of the distractors.
+        seed: Seed of the episode.
         model: The episode's own ``mujoco.MjModel``, whose colours are changed in place.
-        height_px: Of a picture.
-        width_px: Of a picture.
+        height_px: Height of a picture.
+        width_px: Width of a picture.
     """
 
     def __init__(
@@ -104,7 +109,7 @@ class Distractors:
                 seed,
                 cfg.video_hold_steps,
             )
-        # A geom's own colour would hide its material's.
+        # Only geoms without a material, because a geom's own colour would hide its material's.
         self._is_plain = model.geom_matid < 0
         self._own_G3 = np.concatenate([model.mat_rgba[:, :3], model.geom_rgba[self._is_plain, :3]])
         colors = np.arange(len(self._own_G3))[:, None]
@@ -114,11 +119,11 @@ class Distractors:
 
     @property
     def needs_sky(self) -> bool:
-        """Whether anything of the sky will be seen."""
+        """Whether any of the sky will be visible."""
         return self.cfg.background < 1
 
     def advance(self) -> None:
-        """One step on."""
+        """Advances the distractors by one step."""
         self._step += 1
         if self.cfg.camera > 0:
             walk = _VELOCITY_STD * keyed_normal(self._seed, _CAMERA_WALK, self._step, np.arange(4))
@@ -134,7 +139,7 @@ class Distractors:
             self._paint()
 
     def pose_camera(self, data: Any, camera_id: int) -> None:
-        """Moves the camera in ``data``, round the agent. The next simulation step puts it back."""
+        """Moves the camera in ``data`` around the agent. The next simulation step resets it."""
         if self.cfg.camera == 0:
             return
         position, axes_33 = data.cam_xpos[camera_id], data.cam_xmat[camera_id].reshape(3, 3)
@@ -151,7 +156,7 @@ class Distractors:
         data.cam_xmat[camera_id] = turned_33.ravel()
 
     def compose(self, picture: Picture) -> np.ndarray:
-        """The picture before its background, uint8 [H, W, 3]."""
+        """Draws the background behind a picture, uint8 [H, W, 3]."""
         if self._background is None:
             return picture.pixels
         video = self._background.frame(self._step, *self._size_px)
@@ -169,7 +174,7 @@ class Distractors:
 
 
 def _rotation(axis: int, angle: float) -> np.ndarray:
-    """Matrix of a turn about x (0), y (1) or z (2), counter-clockwise."""
+    """Returns the matrix of a counter-clockwise rotation about x (0), y (1) or z (2)."""
     cos, sin = math.cos(angle), math.sin(angle)
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.eye(3)

@@ -1,7 +1,7 @@
-"""MuJoCo pictures without a screen, drawn fast: colours and what is behind everything, in one pass.
+"""Draws MuJoCo scenes off screen. One pass gives the colours and the mask of the background.
 
-At 64 px most of MuJoCo's time goes into shadows, reflections and multisampling. All three are off
-unless asked for; ``docs/environments.md`` has the speeds.
+At 64 px MuJoCo spends most of its time on shadows, reflections and multisampling, so these are off
+by default. ``docs/environments.md`` has the speeds.
 """
 
 # Shape letters in this file: H height, W width.
@@ -23,32 +23,32 @@ from lafp.config import ConfigError
 MAX_GEOMS = 2000
 _OPEN: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
 _OSMESA = ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
-_OPENGL = ("libOpenGL.so.0", "libGL.so.1")  # what EGL gives a context for
+_OPENGL = ("libOpenGL.so.0", "libGL.so.1")  # an EGL context needs one of these
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderConfig:
-    """What a picture costs. All off: fastest."""
+    """Optional effects of drawing. It is fastest with all of them off."""
 
     shadows: bool = False
     reflections: bool = False
     multisampling: bool = False
-    """Four samples per pixel: smooth edges."""
+    """Take four samples per pixel, which gives smooth edges."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What a camera sees."""
+    """One camera image."""
 
     pixels: np.ndarray
     """uint8 [H, W, 3]."""
     is_background: np.ndarray
-    """bool [H, W]: no geometry there, only sky."""
+    """bool [H, W]: the pixel shows sky and no geometry."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Marker:
-    """A sphere that is only seen."""
+    """A sphere that is drawn but not simulated."""
 
     position: tuple[float, float, float]
     radius: float
@@ -57,15 +57,15 @@ class Marker:
 
 
 def use_offscreen_gl() -> None:
-    """Chooses how MuJoCo draws.
+    """Chooses the graphics library that MuJoCo draws with.
 
-    ``MUJOCO_GL`` where it is set; else EGL if it finds a device (a GPU, or Mesa's software), else
-    OSMesa.
+    It is the one in ``MUJOCO_GL`` if that is set, else EGL if EGL finds a device (a GPU or Mesa's
+    software renderer), else OSMesa.
 
     Raises:
         ConfigError: Neither library is installed.
     """
-    # Mesa would start two threads per core for pictures that are too small to share.
+    # Mesa would start two threads per core, but the pictures are too small to profit from them.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     if os.environ.get("MUJOCO_GL"):
         return
@@ -107,14 +107,21 @@ def _has_any(names: tuple[str, ...]) -> bool:
 
 
 def _gl_context(width_px: int, height_px: int) -> Any:
-    """MuJoCo's own choice is made when it is imported, which may have been before ours."""
+    """Makes a context of the chosen library.
+
+    For EGL and OSMesa it does not use ``mujoco.GLContext``, because MuJoCo chooses its library when
+    it is imported, which may have happened before our choice.
+    """
     module = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa"}.get(os.environ["MUJOCO_GL"], "mujoco")
     return import_module(module).GLContext(width_px, height_px)
 
 
 @functools.cache
 def _close_at_exit() -> None:
-    """Before the graphics library itself goes: MuJoCo ends it at exit, if it was asked before."""
+    """Closes all renderers at exit, before MuJoCo unloads the graphics library.
+
+    Exit handlers run in reverse order, and MuJoCo's own is registered before this one.
+    """
     atexit.register(_close_all)
 
 
@@ -127,11 +134,11 @@ class Renderer:
     """Draws any state of models that have the same meshes and textures.
 
     Args:
-        model: ``mujoco.MjModel``: whose meshes and textures are sent to the graphics library.
-        height_px: Of a picture.
-        width_px: Of a picture.
-        cfg: What to draw.
-        hides_floor: Leaves planes out, so that there is background below, too.
+        model: The ``mujoco.MjModel`` whose meshes and textures are sent to the graphics library.
+        height_px: Height of a picture.
+        width_px: Width of a picture.
+        cfg: Optional effects.
+        hides_floor: Whether to leave out planes, so that the background replaces the ground.
 
     Raises:
         ConfigError: The graphics library is missing or does not work.
@@ -151,7 +158,7 @@ class Renderer:
             self._gl = _gl_context(width_px, height_px)
             self._gl.make_current()
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        except Exception as error:  # of ctypes, PyOpenGL or MuJoCo, by backend
+        except Exception as error:  # from ctypes, PyOpenGL or MuJoCo, depending on the library
             raise ConfigError(
                 f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}. Unset "
                 "MUJOCO_GL, or install its library: libegl1 (egl), libosmesa6 (osmesa)."
@@ -176,14 +183,14 @@ class Renderer:
         has_sky: bool = True,
         markers: Sequence[Marker] = (),
     ) -> Picture:
-        """The scene from one of the model's cameras, as posed in ``data``.
+        """Draws the scene from one of the model's cameras, posed as in ``data``.
 
         Args:
-            model: ``mujoco.MjModel``.
-            data: ``mujoco.MjData``.
-            camera_id: Of the model.
-            has_sky: Without, the background is black, and drawn faster.
-            markers: Spheres to draw beside what the model holds.
+            model: A ``mujoco.MjModel``.
+            data: A ``mujoco.MjData``.
+            camera_id: Number of the camera in the model.
+            has_sky: Whether to draw the sky. Without it the background is black, which is faster.
+            markers: Spheres to draw in addition to the model.
         """
         mujoco, scene, flags = self._mujoco, self._scene, self._mujoco.mjtRndFlag
         self._gl.make_current()
@@ -206,13 +213,13 @@ class Renderer:
             self._hide_planes()
         mujoco.mjr_render(self._area, scene, self._context)
         mujoco.mjr_readPixels(self._pixels_HW3, self._depth_HW, self._area, self._context)
-        # The last row comes first. A cleared depth buffer is 1: infinitely far.
+        # OpenGL returns the last row first. Depth is 1 where nothing was drawn.
         return Picture(
             pixels=self._pixels_HW3[::-1].copy(), is_background=self._depth_HW[::-1] >= 1
         )
 
     def close(self) -> None:
-        """Gives back what the graphics library holds. Idempotent."""
+        """Frees the resources of the graphics library. Further calls do nothing."""
         if self in _OPEN:
             _OPEN.discard(self)
             self._gl.make_current()

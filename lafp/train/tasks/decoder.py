@@ -164,7 +164,7 @@ class TrainedDecoder(nn.Module):
     def after_step(self) -> None:
         """Nothing follows the optimizer."""
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         """Nothing is collected for it."""
 
 

@@ -111,7 +111,7 @@ class TrainedPolicy(nn.Module):
     def after_step(self) -> None:
         """Nothing follows the optimizer."""
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         """Nothing is collected for it."""
 
 
@@ -315,7 +315,7 @@ class PolicyTask:
         save_policy(uri, self.cfg.policy, module.policy, metrics, specs)
 
     def _latent_mse(self, policy: Policy, inputs: PolicyInputs) -> Tensor:
-        plan, _ = policy.plan_on(policy.encode(inputs.obs, inputs.vectors), None)
+        plan, _ = policy.plan_from_embedding(policy.encode(inputs.obs, inputs.vectors), None)
         error = policy.standardize(plan) - policy.standardize(inputs.latent_action)
         is_present = None
         if inputs.has_step is not None:
@@ -325,7 +325,7 @@ class PolicyTask:
 
 def _dropped_variance(projection: LatentProjection, latent_action_BZ: Tensor) -> Tensor:
     """Share of a batch's variance that the projection does not keep; NaN where there is none."""
-    restored_BZ = projection.restore(projection.project(latent_action_BZ))
+    restored_BZ = projection.unproject(projection.project(latent_action_BZ))
     total = latent_action_BZ.var(0, correction=0).mean()
     dropped = F.mse_loss(restored_BZ, latent_action_BZ) / total
     return torch.where(total > 0, dropped, torch.nan)

@@ -48,9 +48,9 @@ class TrainedLam(nn.Module):
         """See ``TrainedModule``."""
         self.objective.after_step()
 
-    def forget_step(self) -> None:
+    def discard_step(self) -> None:
         """See ``TrainedModule``."""
-        self.objective.forget_step()
+        self.objective.discard_step()
 
     def _supervision_loss(self, labeled: Window) -> Tensor:
         """MSE in normalized units; cross-entropy for discrete actions."""

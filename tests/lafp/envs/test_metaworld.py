@@ -123,7 +123,7 @@ def test_the_obstacle_is_seen():
     ("change", "message"),
     [
         ({"task": "fly-v3", "goals": None}, "fly-v3 is not in Meta-World"),
-        ({"camera": "moon"}, "camera 'moon' is none of topview"),
+        ({"camera": "moon"}, "camera must be one of topview"),
     ],
 )
 def test_what_is_not_there_is_said_in_words(change, message):

@@ -45,5 +45,5 @@ def test_the_bot_takes_over_wherever_a_policy_has_led():
 
 
 def test_a_level_that_the_bot_does_not_know_is_refused():
-    with pytest.raises(ConfigError, match="no level of BabyAI"):
+    with pytest.raises(ConfigError, match="not a level of BabyAI"):
         Minigrid(MinigridConfig(task="MiniGrid-Empty-5x5-v0"))

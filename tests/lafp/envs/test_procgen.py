@@ -124,7 +124,9 @@ def test_an_expert_acts_by_the_distribution_of_its_checkpoint(tmp_path, actor):
 
 
 def test_what_a_user_can_get_wrong(tmp_path, actor):
-    with pytest.raises(ConfigError, match="task chess is no game of Procgen: bigfish, "):
+    with pytest.raises(
+        ConfigError, match=r"task chess is not a game of Procgen\. Choose one of: bigfish, "
+    ):
         Procgen(ProcgenConfig(task="chess"))
     with pytest.raises(ConfigError, match=r"expert: .*nowhere\.pth is no file"):
         Procgen(ProcgenConfig(task="maze", expert=str(tmp_path / "nowhere.pth")))

@@ -196,7 +196,7 @@ def test_redirects_are_followed_but_not_in_circles_or_to_other_schemes(host, tmp
     assert len(host.asked("/loop")) == 6
     host.answers["/file"] = lambda handler, _: answer(handler, 302, Location="file:///etc/passwd")
     error = fails(host, "/file", tmp_path)
-    assert "'file:///etc/passwd' is no http(s) URL" in error.detail
+    assert "'file:///etc/passwd' is not an http(s) URL" in error.detail
 
 
 def test_hosts_that_are_not_there_cost_little(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ def test_latents_in_a_subspace_of_its_size_come_back_exactly():
     projection = pca(6, 200)
     projection.fit(latents[:300])
     assert projection.project(latents).shape == (400, 6)
-    restored = projection.restore(projection.project(latents))
+    restored = projection.unproject(projection.project(latents))
     torch.testing.assert_close(restored, latents, rtol=1e-4, atol=1e-3)
     assert projection.explained_variance.item() == pytest.approx(1, abs=1e-5)
 
@@ -36,7 +36,7 @@ def test_components_beyond_the_latents_rank_are_switched_off():
     projected = projection.project(latents)
     assert (projected[:, :6].std(0) > 0.1).all()
     assert not projected[:, 6:].any()
-    torch.testing.assert_close(projection.restore(projected), latents, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(projection.unproject(projected), latents, rtol=1e-4, atol=1e-3)
 
 
 def test_components_are_those_of_the_exact_eigendecomposition():
@@ -58,7 +58,7 @@ def test_what_it_drops_is_what_it_does_not_explain():
     latents = torch.randn(500, 20, generator=torch.Generator().manual_seed(0))
     projection = pca(8, 20)
     projection.fit(latents)
-    residual = latents - projection.restore(projection.project(latents))
+    residual = latents - projection.unproject(projection.project(latents))
     dropped = residual.square().sum() / (latents - latents.mean(0)).square().sum()
     assert 1 - projection.explained_variance.item() == pytest.approx(dropped.item(), rel=1e-3)
 
@@ -70,7 +70,7 @@ def test_autocast_and_casts_leave_it_exact():
     expected = projection.project(latents)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(projection.project(latents), expected)
-        assert projection.restore(expected).dtype == torch.float32
+        assert projection.unproject(expected).dtype == torch.float32
     assert torch.equal(projection.bfloat16().project(latents), expected)
 
 

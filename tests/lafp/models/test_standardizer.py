@@ -40,7 +40,7 @@ def test_restore_inverts_standardize():
     standardizer = seen([latents])
     standardized = standardizer.standardize(latents)
     torch.testing.assert_close(standardized.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
-    torch.testing.assert_close(standardizer.restore(standardized), latents)
+    torch.testing.assert_close(standardizer.denormalize(standardized), latents)
 
 
 def test_constant_dimensions_and_unseen_data_leave_finite_values():
@@ -92,7 +92,7 @@ def test_range_centres_on_the_middle_of_the_range_and_stays_fixed():
     torch.testing.assert_close(standardizer.standardize(latents), expected)
     standardizer.update(100 * latents)
     torch.testing.assert_close(standardizer.standardize(latents), expected)
-    torch.testing.assert_close(standardizer.restore(expected), latents)
+    torch.testing.assert_close(standardizer.denormalize(expected), latents)
 
 
 def test_an_outlier_that_decides_where_the_centre_lies_is_told():
@@ -112,4 +112,4 @@ def test_one_global_scale_keeps_the_proportions_of_dimensions():
     standardized = standardizer.standardize(latents)
     assert standardized.square().mean() == pytest.approx(1, abs=1e-3)
     assert standardized[:, 0].std() / standardized[:, 1].std() == pytest.approx(100, rel=0.05)
-    torch.testing.assert_close(standardizer.restore(standardized), latents)
+    torch.testing.assert_close(standardizer.denormalize(standardized), latents)

@@ -45,7 +45,7 @@ def test_a_plan_is_executed_step_by_step_and_then_replaced(name):
         actions.append(z)
     generator, plans = seeded(), []
     for step in range(6):  # one plan's noise is drawn at every step, needed or not
-        plans.append(policy.plan_on(policy.encode(obs[step]), None, generator)[0])
+        plans.append(policy.plan_from_embedding(policy.encode(obs[step]), None, generator)[0])
     for step in range(6):
         torch.testing.assert_close(actions[step], plans[step - step % 2][:, step % 2])
 
@@ -71,7 +71,7 @@ def test_a_chunk_is_learned_step_by_step(name):
         policy(*draw(32, 3)).loss.backward()
         optimizer.step()
     obs, z = draw(200, 3)
-    plan, _ = policy.eval().plan_on(policy.encode(obs), None)
+    plan, _ = policy.eval().plan_from_embedding(policy.encode(obs), None)
     assert plan.shape == (200, 3, 2)
     for step in range(3):
         error = (plan[:, step] - z[:, step]).square().mean()
@@ -126,7 +126,7 @@ def test_chunks_of_projected_latent_actions_come_out_in_the_lams_units(name):
     _, z = draw(64, 3)
     policy.projection.fit(z[:, 0])
     assert policy.point_dim == 3
-    assert policy.restore(policy.standardize(z)).shape == (64, 3, 2)
+    assert policy.denormalize(policy.standardize(z)).shape == (64, 3, 2)
     assert policy.act(torch.rand(5, 3, 8, 8))[0].shape == (5, 2)
 
 

@@ -159,7 +159,7 @@ def test_anchor_times_may_differ_per_element(forked):
 @pytest.mark.parametrize("anchor_time", [0.5, torch.zeros(3)])
 def test_cloning_has_nothing_between_its_prediction_and_the_demonstration(forked, anchor_time):
     obs, z_idm = draw_from_fork(3)
-    with pytest.raises(ValueError, match="latent_bc knows anchor_time 0"):
+    with pytest.raises(ValueError, match="latent_bc supports anchor_time 0"):
         forked["latent_bc"].anchored_latent_action(obs, z_idm, anchor_time)
 
 

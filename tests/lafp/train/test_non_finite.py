@@ -40,7 +40,7 @@ class SpoiledTask(ToyTask):
         super().__init__(shards, clips_per_step=8, width=WIDTH)
         self._ends, self._num_rounds = ends, 0
         self.module.after_step = self._after(self.module.after_step)
-        self.module.forget_step = self._after(self.module.forget_step)
+        self.module.discard_step = self._after(self.module.discard_step)
 
     def _after(self, method):
         def wrapped():
@@ -117,7 +117,7 @@ def test_both_ranks_skip_the_step_and_go_on(runs, case):
     folder = runs / "skip" / case
     for rank in (0, 1):
         ends = outcome(folder, rank)["ends"]
-        assert [i for i, end in enumerate(ends) if end == "forget_step"] == list(BAD_STEPS)
+        assert [i for i, end in enumerate(ends) if end == "discard_step"] == list(BAD_STEPS)
     records = read_metrics(str(folder))
     assert [record["skipped_steps"] for record in records] == [0, 0, 1, 2, 2, 2]
     assert ["loss" in record for record in records] == [True, True, False, False, True, True]

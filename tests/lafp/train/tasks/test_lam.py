@@ -155,7 +155,7 @@ def test_the_card_says_what_was_measured_beside_its_controls(shards, labeled, tm
 def test_the_card_of_an_unmeasured_lam_says_so(shards, tmp_path):
     run(lam_config(), shards, None, tmp_path)
     card = (tmp_path / "model_card.md").read_text()
-    assert "what z knows of actions is not measured" in card and "| Probed |" not in card
+    assert "information of z about actions was not measured" in card and "| Probed |" not in card
 
 
 def test_supervision_sees_only_the_chosen_share_of_the_labels(shards, labeled):

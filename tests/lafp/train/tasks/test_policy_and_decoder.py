@@ -119,7 +119,7 @@ def test_a_projected_policy_is_fitted_to_the_latents_of_its_first_steps(run, tmp
     assert metrics["projection_explained"] == pytest.approx(alone.explained_variance.item())
     assert 0.5 < metrics["val/projection_explained"] < 1
     anchored = loaded.anchored_latent_action(torch.zeros(32, 3, 16, 16), latents, 1.0)
-    torch.testing.assert_close(anchored, alone.restore(alone.project(latents)))
+    torch.testing.assert_close(anchored, alone.unproject(alone.project(latents)))
 
 
 def test_a_projection_wider_than_the_latent_action_is_refused(run):
@@ -356,7 +356,7 @@ def test_what_does_not_belong_together_is_refused(run, tmp_path):
     other_lam = write_lam(str(tmp_path / "lam"), seed=1)
     with pytest.raises(ConfigError, match="trained on another latent action model"):
         DecoderTask(decoder_config(), run["labeled"], run["latent_flow"], other_lam)
-    with pytest.raises(ConfigError, match="anchor_time: latent_bc knows anchor_time 0"):
+    with pytest.raises(ConfigError, match="anchor_time: latent_bc supports anchor_time 0"):
         DecoderTask(decoder_config(), run["labeled"], run["latent_bc"], run["lam"])
     with pytest.raises(ConfigError, match="has no actions"):
         DecoderTask(decoder_config(), run["videos"], run["latent_flow"], run["lam"])

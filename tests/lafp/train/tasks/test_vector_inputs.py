@@ -81,7 +81,7 @@ def test_an_agent_takes_the_state_in_its_own_units(run):
     policy = load_policy(f"{run['folder']}/policy/latent_bc")
     decoder, _ = load_action_decoder(f"{run['folder']}/decoder/state")
     embedding = policy.encode(torch.full((2, 3, 16, 16), -1.0), torch.from_numpy(state).float())
-    expected = decoder.decode(policy.act_on(embedding, None)[0], embedding)
+    expected = decoder.decode(policy.act_from_embedding(embedding, None)[0], embedding)
     np.testing.assert_allclose(action, expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
