@@ -118,7 +118,7 @@ class Agent:
 
     @property
     def reads(self) -> frozenset[str]:
-        """Keys that ``act`` requires: ``image``, and ``state`` or ``condition`` if trained with."""
+        """Keys that ``act`` requires: ``image``, and ``state`` or ``condition`` if it is read."""
         return frozenset({"image", *self.policy.obs.vector_dims})
 
     @property

@@ -93,7 +93,7 @@ class Dmc(EpisodesEnv):
 
     @functools.cached_property
     def _renderer(self) -> Renderer:
-        """Opened with the first episode, since some callers only read the task's attributes."""
+        """The renderer. It is opened with the first episode: some callers only read attributes."""
         cfg = self.cfg
         model = _load(cfg.task, 0).physics.model.ptr
         return Renderer(

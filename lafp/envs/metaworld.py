@@ -131,7 +131,7 @@ class Metaworld(EpisodesEnv):
 
     @functools.cached_property
     def _renderer(self) -> Renderer:
-        """Opened with the first episode, since some callers only read the task's attributes."""
+        """The renderer. It is opened with the first episode: some callers only read attributes."""
         cfg = self.cfg
         model = _load(cfg.task, 0).model
         return Renderer(model, cfg.size_px, cfg.size_px, cfg.render, hides_floor=False)

@@ -85,7 +85,7 @@ def check_folder_name(name: str, what: str) -> None:
 
 @dataclass(frozen=True)
 class StageDir:
-    """The folder of one stage, from its begin to its end."""
+    """The folder of one stage, with its records from start to end."""
 
     uri: str
     name: str

@@ -40,6 +40,6 @@ class SideChannel:
             self._is_said = True
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             self._say(
-                f"{self._name}: {type(error).__name__}: {reason}. The work goes on without it; "
-                "later failures of it are not said."
+                f"{self._name}: {type(error).__name__}: {reason}. The work goes on without it. "
+                "Later failures of it are not reported."
             )

@@ -33,5 +33,6 @@ def patiently(request: Callable[[], T]) -> T:
         except UnreachableError:
             if time.monotonic() + pause_s > deadline:
                 raise
-        time.sleep(pause_s * random.uniform(0.75, 1.25))  # not all workers at once
+        # The random factor keeps workers from repeating their requests at the same moment.
+        time.sleep(pause_s * random.uniform(0.75, 1.25))
         pause_s = min(2 * pause_s, 15.0)
