@@ -57,8 +57,8 @@ def test_persistent_noise_makes_an_episode_deterministic():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"solver": "heun"}, "solver out, got velocity, velocity and heun"),
-        ({"loss_space": "x"}, "solver out, got velocity, x and euler"),
+        ({"solver": "heun"}, "solver; got velocity, velocity and heun"),
+        ({"loss_space": "x"}, "solver; got velocity, x and euler"),
         ({"interval_share": 0.0}, r"interval_share must be in \(0, 1\], got 0.0"),
         ({"loss_power": -1.0}, "loss_power must not be negative, got -1.0"),
     ],
