@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lafp.device_constants import device_constant
 from lafp.models.codebook_usage import usage_of_choices, usage_of_counts
+from lafp.models.exact_buffers import ExactBuffers
 
 _MAX_LEVEL = 1 << 24
 _MAX_CODES = (1 << 63) - 1
@@ -242,7 +243,7 @@ class VqConfig:
             )
 
 
-class Vq(Bottleneck):
+class Vq(ExactBuffers, Bottleneck):
     """Replaces each discrete latent by its nearest code. Codes are averages of their latents.
 
         count <- decay * count + (1 - decay) * n,    sum <- decay * sum + (1 - decay) * sum(z)
@@ -253,6 +254,9 @@ class Vq(Bottleneck):
     gradient accumulation nor on the number of workers, and no forward pass communicates. The first
     step sets all codes to latents of its batch. LAPO instead starts from uniform noise, updates in
     every forward pass, and does not replace unused codes.
+
+    The buffers stay in float32 whatever the model is cast to: at decay 0.999 a step changes an
+    average by less than bfloat16 can tell apart.
     """
 
     Config = VqConfig
@@ -276,13 +280,6 @@ class Vq(Bottleneck):
         self.register_buffer("num_updates", torch.zeros(()))
         # Not a buffer: DDP would overwrite every rank's statistics with those of rank 0.
         self._collected: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "Vq":
-        """Moves the buffers but keeps them in fp32: small updates would be lost in bf16."""
-        super()._apply(fn, recurse)
-        for name, buffer in self.named_buffers(recurse=False):
-            setattr(self, name, buffer.float())
-        return self
 
     def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
         """Replaces each discrete latent by its nearest code."""

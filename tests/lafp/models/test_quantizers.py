@@ -5,6 +5,7 @@ import torch
 import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from lafp.models.codebook_usage import usage_of_choices, usage_of_counts
 from lafp.models.quantizers import (
@@ -111,8 +112,15 @@ def test_vq_does_not_learn_in_eval_mode():
     assert torch.equal(vq.codebook, before)
 
 
-def test_vq_keeps_its_averages_in_fp32_when_the_model_is_cast():
-    assert Vq(VQ, Z).bfloat16().codebook.dtype == torch.float32
+@pytest.mark.parametrize("cast", [nn.Module.bfloat16, nn.Module.half])
+def test_vq_keeps_the_exact_values_of_its_averages_when_the_model_is_cast(cast):
+    exact = 1 + 2**-20  # both types make 1 of it
+    model = nn.Sequential(nn.Linear(Z, Z), Vq(VQ, Z))
+    for buffer in model[1].buffers():
+        buffer.fill_(exact)
+    assert cast(model)[0].weight.dtype != torch.float32
+    for buffer in cast(model)[1].buffers():
+        assert torch.equal(buffer, torch.full_like(buffer, exact, dtype=torch.float32))
 
 
 def test_vq_reports_how_many_codes_are_in_use():
