@@ -41,7 +41,7 @@ def shared_videos() -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server():
-    """A real S3 API on loopback; the environment points boto3 and pyarrow to it."""
+    """A real S3 API on loopback; the environment points boto3 to it."""
     from moto.server import ThreadedMotoServer
 
     with socket.socket() as probe:

@@ -132,6 +132,17 @@ def test_only_the_config_module_imports_omegaconf():
     assert users == {"load.py"}
 
 
+@pytest.mark.parametrize(
+    ("module", "owner"),
+    [("boto3", "lafp/storage/s3.py"), ("botocore", "lafp/storage/s3.py"), ("pyarrow.fs", None)],
+)
+def test_s3_has_one_client(module, owner):
+    for package in PACKAGES:
+        for path in python_files(package):
+            names = {name for name in imported_modules(path) if f"{name}.".startswith(f"{module}.")}
+            assert not names or str(path.relative_to(ROOT)) == owner, f"{path} imports {names}"
+
+
 def test_entry_points_define_no_classes():
     """cloudpickle copies what __main__ defines; a config dataclass copied so breaks OmegaConf."""
     for path in python_files("ray_jobs"):

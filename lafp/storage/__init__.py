@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from lafp.storage import local, s3
 from lafp.storage.base import (
@@ -26,9 +26,6 @@ from lafp.storage.base import (
 )
 from lafp.storage.names import escape_raw_bytes, path_of
 from lafp.storage.patience import PATIENCE_S, be_patient, patiently
-
-if TYPE_CHECKING:
-    import pyarrow.fs
 
 __all__ = [
     "PATIENCE_S",
@@ -45,6 +42,7 @@ __all__ = [
     "delete",
     "delete_folder",
     "delete_version",
+    "download_folder",
     "exists",
     "is_file",
     "is_http",
@@ -59,7 +57,6 @@ __all__ = [
     "open_file",
     "path_of",
     "patiently",
-    "pyarrow_filesystem",
     "read_bytes",
     "read_text",
     "read_version",
@@ -214,6 +211,15 @@ def local_file(uri: str) -> Iterator[Path]:
         yield path
 
 
+def download_folder(uri: str, folder: Path) -> None:
+    """Copies every file under an S3 prefix into a local folder, hidden files left out."""
+    # ``list_files`` streams, and so cannot go on by itself after S3 was away: it is asked again.
+    for info in patiently(lambda: list(list_files(uri))):
+        path = folder / info.uri.removeprefix(uri).strip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        s3.download(info.uri, path)
+
+
 def list_files(uri: str) -> Iterator[FileInfo]:
     """Yields every file under a folder or prefix, sorted by name, without hidden files.
 
@@ -269,12 +275,3 @@ def move_folder(uri: str, target: str, first: str) -> None:
         s3.copy(name, to)
     for name in sorted(moved, key=lambda name: name != join(uri, first)):
         delete(name)
-
-
-def pyarrow_filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
-    """Returns the pyarrow file system and path of ``uri`` for Ray Train's ``RunConfig``."""
-    import pyarrow.fs
-
-    if is_s3(uri):
-        return s3.pyarrow_filesystem(uri)
-    return pyarrow.fs.LocalFileSystem(), str(path_of(absolute(uri)))

@@ -9,8 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
-from urllib.parse import urlparse
+from typing import Any, BinaryIO, TypeVar
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -34,9 +33,6 @@ from lafp.storage.base import (
     failed,
 )
 from lafp.storage.patience import patiently
-
-if TYPE_CHECKING:
-    import pyarrow.fs
 
 T = TypeVar("T")
 _NUM_READS = 3
@@ -199,12 +195,16 @@ def upload(local: str | Path, uri: str) -> None:
     Path(local).unlink()
 
 
+def download(uri: str, path: Path) -> None:
+    bucket, key = _split(uri)
+    _ask("read", uri, lambda s3: s3.download_file(bucket, key, str(path)))
+
+
 @contextmanager
 def local_file(uri: str) -> Iterator[Path]:
-    bucket, key = _split(uri)
     with tempfile.TemporaryDirectory(prefix="lafp-") as tmp:
-        path = Path(tmp) / f"object{_suffix(key)}"  # a key may be longer than a file name
-        _ask("read", uri, lambda s3: s3.download_file(bucket, key, str(path)))
+        path = Path(tmp) / f"object{_suffix(uri)}"  # a key may be longer than a file name
+        download(uri, path)
         yield path
 
 
@@ -248,18 +248,6 @@ def copy(uri: str, target: str) -> None:
     (bucket, key), (to_bucket, to_key) = _split(uri), _split(target)
     source = {"Bucket": bucket, "Key": key}
     _ask("copy", uri, lambda s3: s3.copy(source, to_bucket, to_key))
-
-
-def pyarrow_filesystem(uri: str) -> "tuple[pyarrow.fs.FileSystem, str]":
-    import pyarrow.fs
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    options: dict[str, Any] = {}
-    if endpoint:
-        parsed = urlparse(endpoint)
-        options = {"endpoint_override": parsed.netloc, "scheme": parsed.scheme}
-    bucket, key = _split(uri)
-    return pyarrow.fs.S3FileSystem(**options), f"{bucket}/{key}"
 
 
 def _split(uri: str) -> tuple[str, str]:

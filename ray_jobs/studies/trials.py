@@ -17,6 +17,7 @@ from lafp.runs.progress import duration
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.storage import strict_json
 from lafp.train.metrics.log import read_metrics
+from ray_jobs.core.scratch import scratch_folder
 from ray_jobs.core.watchdog import Watchdog
 from ray_jobs.studies.stage_graph import (
     StageGraph,
@@ -82,25 +83,24 @@ def run_trials(
         return dict.fromkeys(stopped, STOPPED_EARLY)
     metric = early_stopping.metric if early_stopping else None
     teller = _Teller(graph, study, len(names), watchdog, metric)
-    filesystem, path = storage.pyarrow_filesystem(storage.join(study.uri, "tune"))
     trainable = tune.with_parameters(_run_trial, graph=graph, study=study, metric=metric)
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": TRIAL_CPUS}),
-        param_space={"run": tune.grid_search(names)},
-        tune_config=tune.TuneConfig(
-            max_concurrent_trials=max_concurrent,
-            scheduler=_asha(early_stopping, graph) if early_stopping else None,
-        ),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=tune.FailureConfig(max_failures=max_failures),
-            verbose=0,
-            callbacks=[teller],
-        ),
-    )
-    tuner.fit()
+    with scratch_folder() as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"CPU": TRIAL_CPUS}),
+            param_space={"run": tune.grid_search(names)},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=max_concurrent,
+                scheduler=_asha(early_stopping, graph) if early_stopping else None,
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=max_failures),
+                verbose=0,
+                callbacks=[teller],
+            ),
+        )
+        tuner.fit()
     return {
         run: teller.failures.get(run, STOPPED_EARLY)
         for run in unfinished

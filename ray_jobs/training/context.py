@@ -1,14 +1,17 @@
 """A training worker of Ray Train, seen by the loop as a TrainContext."""
 
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint
+import torch.distributed as dist
 from ray.train.torch import get_device
 
 from lafp import storage
@@ -35,14 +38,6 @@ def read_in_threads(
     return read_ahead(reader.read_from(start_step), depth)
 
 
-@contextmanager
-def _fetched(uri: str) -> Iterator[Path]:
-    """The files of a checkpoint on the local disk."""
-    filesystem, path = storage.pyarrow_filesystem(uri)
-    with Checkpoint(path, filesystem).as_directory() as folder:
-        yield Path(folder)
-
-
 class RayTrainContext:
     """See ``TrainContext``.
 
@@ -57,6 +52,7 @@ class RayTrainContext:
         self._cfg = cfg
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self._is_first_of_node = context.get_local_rank() == 0
         self.device = get_device() if cfg.use_gpu else torch.device("cpu")
         if cfg.use_gpu:  # collectives of objects go over the current device
             torch.cuda.set_device(self.device)
@@ -70,8 +66,8 @@ class RayTrainContext:
 
     @contextmanager
     def restored(self) -> Iterator[Path | None]:
-        """See ``TrainContext``. The workers of a node share one download."""
-        with self.checkpoints.restored(_fetched) as folder:
+        """See ``TrainContext``."""
+        with self.checkpoints.restored(self._fetched) as folder:
             yield folder
 
     def clips(
@@ -97,3 +93,28 @@ class RayTrainContext:
             ingest.node_labels,
         )
         return map(to_clip_batches, batches)
+
+    @contextmanager
+    def _fetched(self, uri: str) -> Iterator[Path]:
+        """The files of a checkpoint on the local disk. The workers of a node share one download.
+
+        All ranks call it. One that fails here alone leaves the others waiting, until Ray Train
+        ends them.
+        """
+        if not storage.is_s3(uri):
+            yield storage.path_of(uri)
+            return
+        # The name is the same after a restart, so that what a killed worker left is found and goes.
+        name = f"lafp-restored-{sha256(uri.encode()).hexdigest()[:12]}"
+        folder = Path(tempfile.gettempdir(), name)
+        if self._is_first_of_node:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+            storage.download_folder(uri, folder)
+        dist.barrier()
+        try:
+            yield folder
+            dist.barrier()
+        finally:
+            if self._is_first_of_node:
+                shutil.rmtree(folder, ignore_errors=True)

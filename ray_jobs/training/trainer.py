@@ -38,6 +38,7 @@ from lafp.train.task import Task
 from ray_jobs.core.cluster import Demand
 from ray_jobs.core.failures import FAILURES, FailureLog, FinalConfigError, final, final_of
 from ray_jobs.core.job import JobError
+from ray_jobs.core.scratch import scratch_folder
 from ray_jobs.training.context import RayTrainContext
 from ray_jobs.training.ingest import CPUS_PER_READER
 from ray_jobs.training.stop import stopped_by_sigterm
@@ -48,8 +49,6 @@ ENVIRONMENT = {
     # A cluster that has to grow first needs longer than the default minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
 }
-RAY_TRAIN = "ray_train"
-"""Ray Train's own folder. Our checkpoints do not go through it: see ``lafp.train.checkpoints``."""
 HEADLINES = {
     "loss": "loss",
     "probe/r2": "probe R²",
@@ -101,10 +100,11 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     workers = "1 training worker" if cfg.num_workers == 1 else f"{cfg.num_workers} training workers"
     sys.stderr.write(f"[{stage.name}] starting {workers}\n")
-    with _progress(stage, cfg), stopped_by_sigterm(stage) as board:
+    with _progress(stage, cfg), stopped_by_sigterm(stage) as board, scratch_folder() as scratch:
         job = {"cfg": cfg, "build_task": build_task, "uri": stage.uri, "board": board}
         try:
-            outcome: dict[str, Any] = _trainer(stage, cfg, job).fit().return_value  # type: ignore[attr-defined]
+            trainer = _trainer(stage, cfg, job, scratch)
+            outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
             if found := final_of(error):
                 kind = ConfigError if isinstance(found, FinalConfigError) else JobError
@@ -119,8 +119,7 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
     return outcome["metrics"] | {"resumed_from_steps": resumed_from}
 
 
-def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any]) -> TorchTrainer:
-    filesystem, path = storage.pyarrow_filesystem(stage.uri)
+def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any], scratch: str) -> TorchTrainer:
     # The annotations that Ray ships are those of Train's first version, hence the ignores.
     return TorchTrainer(
         _train_worker,  # type: ignore[arg-type]
@@ -133,9 +132,8 @@ def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any]) -> TorchTra
             label_selector=label_selector(cfg.node_labels) or None,
         ),
         run_config=RunConfig(
-            name=RAY_TRAIN,
-            storage_path=path,
-            storage_filesystem=filesystem,
+            name="train",
+            storage_path=scratch,
             failure_config=FailureConfig(max_failures=cfg.max_failures),
             callbacks=[FailureLog(stage.uri)],  # type: ignore[list-item]
         ),

@@ -67,6 +67,15 @@ def test_folders_directly_below_are_listed_without_what_is_inside(root):
     assert storage.list_folders(storage.join(root, "missing")) == []
 
 
+def test_a_folder_on_s3_is_copied_with_the_folders_in_it(s3_bucket, tmp_path):
+    for name in ("run/1/a.txt", "run/1/b/c.txt", "run/10/other.txt"):
+        storage.write_text(f"{s3_bucket}/{name}", name)
+    storage.download_folder(f"{s3_bucket}/run/1", tmp_path / "copy")
+    copied = {p: p.read_text() for p in (tmp_path / "copy").rglob("*") if p.is_file()}
+    names = {"a.txt": "run/1/a.txt", "b/c.txt": "run/1/b/c.txt"}
+    assert copied == {tmp_path / "copy" / path: name for path, name in names.items()}
+
+
 def test_missing_files_are_told_apart_from_empty_ones(root):
     uri = storage.join(root, "missing")
     assert not storage.exists(uri)

@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import ray
 import torch
 
+from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import StageDir
 from lafp.train.checkpoints import is_whole
@@ -178,11 +181,15 @@ def test_running_again_continues_on_another_number_of_workers(shards, tmp_path):
 
 
 def test_a_run_on_s3_resumes_from_s3(shards, s3_bucket, tmp_path):
+    began_at = time.time()
     on_s3 = StageDir(f"{s3_bucket}/run/lam", "lam")
     to_file = task(shards, export_to=str(tmp_path))
-    fit(on_s3, config(num_steps=4, num_workers=1), to_file)
-    metrics = fit(on_s3, config(num_steps=8, num_workers=1), to_file)
+    fit(on_s3, config(num_steps=4), to_file)
+    metrics = fit(on_s3, config(num_steps=8), to_file)
     assert metrics["resumed_from_steps"] == [4]
+    assert storage.list_folders(on_s3.uri) == ["checkpoints"], "Ray keeps its own state elsewhere"
+    leftovers = Path(tempfile.gettempdir()).glob("lafp-restored-*")
+    assert not [folder for folder in leftovers if folder.stat().st_mtime > began_at]
     assert [record["step"] for record in read_metrics(on_s3.uri)] == list(range(1, 9))
     assert (tmp_path / "toy.pt").is_file()
 
