@@ -47,7 +47,12 @@ class TrainContext(Protocol):
 
 
 class LocalContext:
-    """One process, without Ray: reads shards in the loop, keeps checkpoints in the stage's folder.
+    """A helper for tests, benchmarks and scripts: trains in one process, without Ray.
+
+    The jobs use ``RayTrainContext``. This context reads shards in the loop itself, so that a device
+    waits for the decoder, and keeps the last checkpoint in the stage's folder. A script trains so::
+
+        train(cfg.train, LamTask(cfg, shards, labeled), LocalContext("runs/debug/lam"))
 
     Args:
         uri: A local folder.

@@ -17,7 +17,7 @@ from lafp.storage import StorageError
 
 Level = Literal["ok", "warn", "fail"]
 
-PACKAGES = ("ray", "torch", "deepspeed", "av", "decord", "webdataset", "boto3", "omegaconf")
+PACKAGES = ("ray", "torch", "deepspeed", "av", "decord", "boto3", "omegaconf")
 """What the jobs cannot do without, and what must not differ between nodes."""
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "gif")
 ENCODERS = ("libx264",)

@@ -29,7 +29,8 @@ from lafp.types import ObsSpec
 from lafp.video import decode_clip
 from ray_jobs import label_latents as job
 from ray_jobs import train_policy
-from tests.synthetic_shards import write_shard_set
+from tests.doc_examples import run_example
+from tests.synthetic_shards import moving_dot, write_shard_set
 
 ROOT = Path(__file__).parents[2]
 CFG = LabelLatentsConfig(batch_size=5)
@@ -251,3 +252,17 @@ def policy_cfg(latents: str) -> TrainPolicyConfig:
         "train": {"num_steps": 4, "global_batch_size": 12},
     }
     return config_from_dict(TrainPolicyConfig, raw)
+
+
+def test_ray_data_reads_our_shards_as_documented(tmp_path):
+    shards = write_shard_set(tmp_path, num_clips=5, clips_per_shard=3, has_labels=True)
+    clips = run_example("shards.md", "Ray Data", {"shards/labeled": shards})["clips"]
+    found = {row["__key__"]: row for row in clips.take_all()}
+    entries = [read_shard_entry(shards, f"train-{number:06d}.tar") for number in range(2)]
+    locations = [clip for entry in entries for clip in entry.clips]
+    assert found.keys() == {clip.clip_id for clip in locations}
+    for seed, clip in enumerate(locations):
+        row = found[clip.clip_id]
+        frames, steps = moving_dot(clip.num_frames, seed)
+        assert row["json"]["fps"] == 10.0 and np.array_equal(row["actions"], steps)
+        assert np.abs(row["frames"].astype(int) - frames).mean() < 8

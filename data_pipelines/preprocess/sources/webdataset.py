@@ -2,6 +2,10 @@
 
 A tar on disk or S3 is read as a stream, whatever its size: one member at a time is copied to disk.
 A tar may be compressed, and a file may hold several tars, one after the other.
+
+The tars are not read through ``webdataset.tariterators``: it skips links without a word, ends at
+the first of several tars, takes a tar that lost its end for a whole one, reads each member into
+memory, and imports torch into every worker.
 """
 
 import bz2

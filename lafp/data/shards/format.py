@@ -197,7 +197,10 @@ class ShardWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("wb")
-        # USTAR without owners and times, so that the same clips give the same bytes.
+        # USTAR without owners and times: the same clips give the same bytes.
+        # ``webdataset.TarWriter`` is not used: an import of any part of webdataset imports torch,
+        # which preprocessing workers must not load, and its tar is written as a stream, which does
+        # not tell where a clip lies.
         self._tar = tarfile.open(  # noqa: SIM115 - closed by close()
             fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT
         )
