@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
@@ -25,6 +23,7 @@ from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
 from lafp.evaluate.rollouts import Expert, Recording, rollout
 from lafp.storage import strict_json
+from lafp.storage.tables import write_rows
 from lafp.video import EncodeConfig, encode_clip
 
 Subset = Literal["videos", "labeled", "labeled_val"]
@@ -158,9 +157,7 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
         for batch in work
         for record in json.loads(storage.read_text(batch.record_uri(uri)))
     ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(record) for record in records]), buffer)
-    storage.write_bytes(storage.join(uri, "episodes.parquet"), buffer.getvalue())
+    write_rows(storage.join(uri, "episodes.parquet"), EpisodeRecord, records)
     kept = [record for record in records if not record.is_dropped]
     counts = Counter(record.subset for record in kept)
     return {

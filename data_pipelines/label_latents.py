@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from data_pipelines.latent_tables import write_tables
 from data_pipelines.on_ray.tasks import run_tasks
@@ -28,6 +27,7 @@ from lafp.data.stored_latents import (
 )
 from lafp.finished.saved_model import read_card
 from lafp.lam import Lam, load_lam
+from lafp.storage.tables import read_rows
 from lafp.video import decode_clip
 
 
@@ -96,9 +96,9 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
 
 def shard_names(shards: str) -> list[str]:
     """Lists the file names of a set's shards, of all splits."""
-    open_shard_set(shards)  # raises a clear error if the folder holds no shard set
-    with storage.local_file(storage.join(shards, "manifest.parquet")) as path:
-        return sorted(pq.read_table(path, columns=["shard"])["shard"].to_pylist())
+    open_shard_set(shards)  # a clear error when there is none
+    rows = read_rows(storage.join(shards, "manifest.parquet"), ["shard"])
+    return sorted(row["shard"] for row in rows)
 
 
 def label_shard(

@@ -5,18 +5,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
-
-from data_pipelines.preprocess.manifest import open_table
 from lafp import storage
+from lafp.data.shards.format import entry_name
 from lafp.data.stored_latents import (
     CLIPS_FILE,
     REJECTS_FILE,
     ClipLatents,
     ClipReject,
     LatentShard,
-    entry_name,
 )
+from lafp.storage.tables import open_table
 
 
 def write_tables(uri: str, names: Sequence[str]) -> dict[str, Any]:
@@ -25,7 +23,7 @@ def write_tables(uri: str, names: Sequence[str]) -> dict[str, Any]:
     dtypes: set[str] = set()
     rounding = 0.0
     with (
-        open_table(storage.join(uri, CLIPS_FILE), ClipLatents, {"shard": pa.string()}) as clips,
+        open_table(storage.join(uri, CLIPS_FILE), ClipLatents, {"shard": str}) as clips,
         open_table(storage.join(uri, REJECTS_FILE), ClipReject) as rejects,
     ):
         for name in names:

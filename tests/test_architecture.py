@@ -143,6 +143,15 @@ def test_s3_has_one_client(module, owner):
             assert not names or str(path.relative_to(ROOT)) == owner, f"{path} imports {names}"
 
 
+def test_our_tables_are_read_and_written_in_one_place():
+    """``sources`` read the tables of other people's data sets."""
+    allowed = ("lafp/storage/tables.py", "data_pipelines/preprocess/sources/")
+    for package in PACKAGES:
+        for path in python_files(package):
+            found = imported_modules(path) & {"pyarrow.parquet", "pyarrow.dataset"}
+            assert not found or str(path.relative_to(ROOT)).startswith(allowed), f"{path}: {found}"
+
+
 def test_entry_points_define_no_classes():
     """cloudpickle copies what __main__ defines; a config dataclass copied so breaks OmegaConf."""
     for path in python_files("ray_jobs"):

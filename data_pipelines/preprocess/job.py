@@ -31,11 +31,12 @@ from data_pipelines.preprocess.plan import Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.shards import ShardPlan, entry_name, plan_shards, write_shard
+from data_pipelines.preprocess.shards import ShardPlan, plan_shards, write_shard
 from data_pipelines.preprocess.sources.listing import list_source, may_download
 from data_pipelines.preprocess.taken_down import read_takedowns, reject_taken_down
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.shards.format import entry_name
 from lafp.runs.progress import Progress
 from lafp.storage import strict_json
 

@@ -1,15 +1,10 @@
 """Writes the tables and totals of a shard set, and checks that nothing was lost."""
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_pipelines.preprocess.action_statistics import ActionStatistics
 from data_pipelines.preprocess.clip.labels.read import ASSUMED_FPS
@@ -18,20 +13,11 @@ from data_pipelines.preprocess.faults import TOLERANCE_S, uneven
 from data_pipelines.preprocess.rejects import RejectCounts, RejectRow
 from data_pipelines.preprocess.rows import ItemRows
 from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.shards import ShardPlan, entry_name
+from data_pipelines.preprocess.shards import ShardPlan
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, Split
-
-_ROWS_PER_GROUP = 5_000
-_ARROW_TYPES = {
-    str: pa.string(),
-    Split: pa.string(),
-    int: pa.int64(),
-    float: pa.float64(),
-    bool: pa.bool_(),
-    tuple[int, ...]: pa.list_(pa.uint16()),
-}
+from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, entry_name
+from lafp.storage.tables import open_table, write_rows
 
 
 def check_accounts(item: ItemRows) -> None:
@@ -66,58 +52,15 @@ def check_totals(summary: dict[str, Any]) -> None:
         )
 
 
-class TableWriter:
-    """Writes a parquet file row by row, holding one row group at a time."""
-
-    def __init__(self, path: Path, row: type, more: dict[str, pa.DataType]) -> None:
-        columns = {f.name: _ARROW_TYPES[f.type] for f in fields(row) if f.type in _ARROW_TYPES}
-        self._schema = pa.schema(list((columns | more).items()))
-        self._writer = pq.ParquetWriter(path, self._schema)
-        self._rows: list[dict[str, Any]] = []
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Appends a row. Ignores keys that are not columns."""
-        self._rows.append(row)
-        if len(self._rows) == _ROWS_PER_GROUP:
-            self._flush()
-
-    def close(self) -> None:
-        """Writes the remaining rows. A table without rows still has its columns."""
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
-            self._rows = []
-
-
-@contextmanager
-def open_table(
-    uri: str, row: type, more: dict[str, pa.DataType] | None = None
-) -> Iterator[TableWriter]:
-    """Opens a table with a dataclass's fields and ``more`` as columns; uploads it at the end."""
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
-        path = Path(folder) / "table.parquet"
-        writer = TableWriter(path, row, more or {})
-        yield writer
-        writer.close()
-        storage.upload(path, uri)
-
-
 def write_rejects(uri: str, rejects: Iterable[RejectRow]) -> None:
     """Writes ``rejects.parquet``."""
-    with open_table(storage.join(uri, "rejects.parquet"), RejectRow) as table:
-        for row in rejects:
-            table.add(asdict(row))
+    write_rows(storage.join(uri, "rejects.parquet"), RejectRow, rejects)
 
 
 @contextmanager
 def clips_table(uri: str, plans: Iterable[ShardPlan]) -> Iterator[Iterable[ShardPlan]]:
     """Passes shard plans on and writes their clips to ``clips.parquet`` on the way."""
-    with open_table(
-        storage.join(uri, "clips.parquet"), ClipRecord, {"shard": pa.string()}
-    ) as table:
+    with open_table(storage.join(uri, "clips.parquet"), ClipRecord, {"shard": str}) as table:
 
         def recorded() -> Iterator[ShardPlan]:
             for plan in plans:

@@ -27,7 +27,7 @@ from data_pipelines.preprocess.rows import (
     clip_row_from_dict,
 )
 from lafp import storage
-from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, Split
+from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, Split, entry_name
 from lafp.storage import strict_json
 
 
@@ -61,11 +61,6 @@ class ShardPlan:
         """Restores a plan from its ``to_json``."""
         raw = json.loads(text)
         return cls(**raw | {"clips": tuple(clip_row_from_dict(clip) for clip in raw["clips"])})
-
-
-def entry_name(tar: str) -> str:
-    """Returns the name of the file that marks a part or shard as complete."""
-    return tar.removesuffix(".tar") + ".json"
 
 
 def write_part(inputs: Iterable[Iterable[Row | Rollback]], work: str, part: str) -> list[ItemRows]:

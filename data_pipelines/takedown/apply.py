@@ -8,30 +8,27 @@ deleted.
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_pipelines.latent_tables import write_tables
 from data_pipelines.preprocess.manifest import write_manifest
-from data_pipelines.preprocess.shards import entry_name
 from data_pipelines.preprocess.taken_down import Takedown, add_takedown
 from data_pipelines.takedown.statistics import action_after
 from lafp import storage
 from lafp.data.shards.edit import drop_clips, drop_latents
-from lafp.data.shards.format import ShardEntry, ShardSet
+from lafp.data.shards.format import ShardEntry, ShardSet, entry_name
 from lafp.data.shards.sets import open_shard_set, shards_sha256
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShard
 from lafp.storage import strict_json
+from lafp.storage.tables import iter_rows, read_rows, rewrite_table
 
 JOURNAL = "takedown.json"
-_BATCH_ROWS = 8192
 
 
 def read_entry(shards: str, shard: str) -> ShardEntry:
@@ -96,9 +93,8 @@ def _rewrite_latents(uri: str, old: str, new: str, clip_ids: set[str]) -> None:
 
 
 def _names_after(shards: str, renamed: Mapping[str, str | None]) -> list[str]:
-    with storage.local_file(storage.join(shards, "manifest.parquet")) as path:
-        names = pq.read_table(path, columns=["shard"])["shard"].to_pylist()
-    found = (renamed.get(name, name) for name in names)
+    rows = read_rows(storage.join(shards, "manifest.parquet"), ["shard"])
+    found = (renamed.get(row["shard"], row["shard"]) for row in rows)
     return [name for name in found if name is not None]
 
 
@@ -111,41 +107,21 @@ def _rewrite_clips(shards: str, clip_ids: set[str], renamed: Mapping[str, str | 
         column = batch.schema.get_field_index("shard")
         return batch.set_column(column, batch.schema.field(column), pa.array(names, pa.string()))
 
-    with _rewriting(storage.join(shards, "clips.parquet")) as (table, write):
-        for batch in table.iter_batches(_BATCH_ROWS):
-            write(keep(batch))
+    rewrite_table(storage.join(shards, "clips.parquet"), keep)
 
 
 def _rewrite_rejects(shards: str, clip_ids: set[str], takedown: Takedown) -> None:
     gone = pa.array(takedown.video_uris, pa.string())
     # The detail of every near-duplicate is "clip <id> of <uri>".
     originals = pa.array(sorted(clip_ids), pa.string())
-    with _rewriting(storage.join(shards, "rejects.parquet")) as (table, write):
-        for batch in table.iter_batches(_BATCH_ROWS):
-            is_duplicate = pc.equal(batch["reason"], "near_duplicate")
-            named = pc.is_in(pc.utf8_slice_codeunits(batch["detail"], 5, 37), originals)
-            is_gone = pc.or_(pc.is_in(batch["video_uri"], gone), pc.and_(is_duplicate, named))
-            write(batch.filter(pc.invert(is_gone)))
 
+    def keep(batch: pa.RecordBatch) -> pa.RecordBatch:
+        is_duplicate = pc.equal(batch["reason"], "near_duplicate")
+        named = pc.is_in(pc.utf8_slice_codeunits(batch["detail"], 5, 37), originals)
+        is_gone = pc.or_(pc.is_in(batch["video_uri"], gone), pc.and_(is_duplicate, named))
+        return batch.filter(pc.invert(is_gone))
 
-@contextmanager
-def _rewriting(uri: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
-    """Opens a table together with a function that writes batches of its new version.
-
-    The new version replaces the table after the block.
-    """
-    with storage.local_file(uri) as path, tempfile.TemporaryDirectory(prefix="lafp-") as folder:
-        made = Path(folder) / "table.parquet"
-        with pq.ParquetFile(path) as table, pq.ParquetWriter(made, table.schema_arrow) as writer:
-
-            def write(batch: pa.RecordBatch) -> None:
-                # A second run of a killed takedown would drop an empty row group, and so change
-                # the file.
-                if batch.num_rows:
-                    writer.write_batch(batch)
-
-            yield table, write
-        storage.upload(made, uri)
+    rewrite_table(storage.join(shards, "rejects.parquet"), keep)
 
 
 def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
@@ -153,14 +129,12 @@ def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
     clips: Counter[str] = Counter()
     frames: Counter[str] = Counter()
     seconds, lengths = 0.0, set()
-    with storage.local_file(storage.join(shards, "clips.parquet")) as path:
-        columns = ["split", "num_frames", "start_s", "end_s"]
-        for batch in pq.ParquetFile(path).iter_batches(_BATCH_ROWS, columns=columns):
-            for row in batch.to_pylist():
-                clips[row["split"]] += 1
-                frames[row["split"]] += row["num_frames"]
-                seconds += row["end_s"] - row["start_s"]
-                lengths.add(row["num_frames"])
+    columns = ["split", "num_frames", "start_s", "end_s"]
+    for row in iter_rows(storage.join(shards, "clips.parquet"), columns):
+        clips[row["split"]] += 1
+        frames[row["split"]] += row["num_frames"]
+        seconds += row["end_s"] - row["start_s"]
+        lengths.add(row["num_frames"])
     spec = open_shard_set(shards)
     return replace(
         spec,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from lafp import storage
+from lafp.storage.tables import iter_rows
 
 _CLIP_COLUMNS = ("clip_id", "video_id", "video_uri", "start_s", "end_s", "num_frames", "split")
 
@@ -51,7 +51,7 @@ def find_video(shard_sets: Collection[str], video_id: str | None, video_uri: str
             for row in _rows(shards, "clips", ("video_id", "video_uri"), found):
                 video.video_ids.add(row["video_id"])
                 video.video_uris.add(row["video_uri"])
-            same = (ds.field("reason") == "same_file") & (
+            same = (pc.field("reason") == "same_file") & (
                 _is_in("video_uri", video.video_uris) | _is_in("detail", video.video_uris)
             )
             for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
@@ -103,7 +103,7 @@ def _in_copies(
     shards: str, spans: Collection[tuple[str, float, float]]
 ) -> Iterator[tuple[str, float, float]]:
     """Yields the same spans in copies of these files, which would otherwise take their place."""
-    same = (ds.field("reason") == "same_file") & _is_in("detail", {uri for uri, _, _ in spans})
+    same = (pc.field("reason") == "same_file") & _is_in("detail", {uri for uri, _, _ in spans})
     for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
         yield from (
             (row["video_uri"], start_s, end_s)
@@ -114,7 +114,7 @@ def _in_copies(
 
 def _near_duplicates(shards: str) -> Iterator[dict[str, Any]]:
     columns = ("video_uri", "start_s", "end_s", "reason", "detail")
-    return _rows(shards, "rejects", columns, ds.field("reason") == "near_duplicate")
+    return _rows(shards, "rejects", columns, pc.field("reason") == "near_duplicate")
 
 
 def _original(reject: dict[str, Any]) -> str:
@@ -123,14 +123,11 @@ def _original(reject: dict[str, Any]) -> str:
 
 
 def _is_in(column: str, values: Collection[str]) -> pc.Expression:
-    return ds.field(column).isin(pa.array(sorted(values), pa.string()))
+    return pc.field(column).isin(pa.array(sorted(values), pa.string()))
 
 
 def _rows(
     shards: str, table: str, columns: Collection[str], wanted: pc.Expression
 ) -> Iterator[dict[str, Any]]:
     """Yields the wanted rows of a table, with one batch in memory at a time."""
-    with storage.local_file(storage.join(shards, f"{table}.parquet")) as path:
-        scanned = ds.dataset(path, format="parquet").scanner(list(columns), filter=wanted)
-        for batch in scanned.to_batches():
-            yield from batch.to_pylist()
+    return iter_rows(storage.join(shards, f"{table}.parquet"), columns, wanted)

@@ -3,14 +3,13 @@
 import math
 from dataclasses import fields
 
-import pyarrow.parquet as pq
-
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.order.clips import ClipOrder
 from lafp.data.randomness import derive_seed
 from lafp.data.shards.format import Labels, Split
 from lafp.data.shards.sets import open_shard_set
+from lafp.storage.tables import read_rows
 from lafp.types import ActionSpec
 
 
@@ -45,10 +44,9 @@ def vector_dims(shards: str) -> dict[str, int]:
 
 def labeled_episodes(shards: str, split: Split) -> dict[str, str]:
     """Maps the id of every labeled clip of a split to its episode's id."""
-    open_shard_set(shards)  # raises a clear error if there is no shard set
-    with storage.local_file(storage.join(shards, "clips.parquet")) as path:
-        columns = ["clip_id", "episode_id", "split", "has_labels"]
-        rows = pq.read_table(path, columns=columns).to_pylist()
+    open_shard_set(shards)  # a clear error when there is none
+    columns = ["clip_id", "episode_id", "split", "has_labels"]
+    rows = read_rows(storage.join(shards, "clips.parquet"), columns)
     return {
         row["clip_id"]: row["episode_id"]
         for row in rows

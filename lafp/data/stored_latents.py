@@ -25,8 +25,9 @@ import numpy as np
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.damage import DamagedClipError
-from lafp.data.shards.format import ClipLocation
+from lafp.data.shards.format import ClipLocation, entry_name
 from lafp.storage import strict_json
+from lafp.storage.tables import read_rows
 
 SET_FILE, CLIPS_FILE, REJECTS_FILE = "latent_set.json", "latents.parquet", "rejects.parquet"
 MAX_ROUNDING = 1e-3
@@ -119,11 +120,6 @@ class LatentShard:
         clips = tuple(ClipLatents(**clip) for clip in raw["clips"])
         rejects = tuple(ClipReject(**reject) for reject in raw["rejects"])
         return cls(**raw | {"clips": clips, "rejects": rejects})
-
-
-def entry_name(shard: str) -> str:
-    """Returns the name of the ``.json`` that marks a shard's latents as complete."""
-    return shard.removesuffix(".tar") + ".json"
 
 
 class LatentShardWriter:
@@ -243,10 +239,8 @@ def open_latent_set(uri: str) -> LatentSet:
 
 def clips_without_latents(uri: str) -> frozenset[str]:
     """Returns the ids of the clips that `label_latents` rejected."""
-    import pyarrow.parquet as pq
-
-    with storage.local_file(storage.join(uri, REJECTS_FILE)) as path:
-        return frozenset(pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist())
+    rows = read_rows(storage.join(uri, REJECTS_FILE), ["clip_id"])
+    return frozenset(row["clip_id"] for row in rows)
 
 
 class LatentReader:

@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lafp import storage
 from lafp.evaluate.results import DEMONSTRATOR, Subject
 from lafp.evaluate.rollouts import Recording, RolloutResult
+from lafp.storage.tables import read_rows, read_table, write_rows
 from lafp.video import EncodeConfig, encode_clip
 
 MIN_TILE_PX, BORDER_PX, NUM_COLUMNS = 96, 3, 4
@@ -76,15 +75,12 @@ def write_outcomes(uri: str, subject: Subject, parts: Sequence[RolloutResult], f
 
 def read_outcomes(uri: str, label: str) -> list[Episode]:
     """The episodes of one method."""
-    with storage.local_file(_path(uri, label, "parquet")) as path:
-        return [Episode(**row) for row in pq.read_table(path).to_pylist()]
+    return [Episode(**row) for row in read_rows(_path(uri, label, "parquet"))]
 
 
 def write_episodes(uri: str, episodes: Sequence[Episode]) -> None:
     """Writes a table of episodes, whole."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(episode) for episode in episodes]), buffer)
-    storage.write_bytes(uri, buffer.getvalue())
+    write_rows(uri, Episode, episodes)
 
 
 def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
@@ -94,8 +90,7 @@ def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
     the return alone where theirs is not positive.
     """
     columns = ["label", "episode", "success", "episode_return"]
-    with storage.local_file(uri) as path:
-        table = pq.read_table(path, columns=columns).to_pandas().sort_values("episode")
+    table = read_table(uri, columns).to_pandas().sort_values("episode")
     if table["success"].notna().all():
         table["outcome"] = table["success"].astype(float)
     else:

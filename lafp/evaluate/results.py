@@ -27,16 +27,11 @@ Metrics and the methods that have them:
 ==========================  ====================================================================
 """
 
-import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from dataclasses import asdict, dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from lafp import storage
 from lafp.evaluate.statistics import Interval
+from lafp.storage.tables import read_rows, schema_of, write_rows
 
 DEMONSTRATOR = "demonstrator"
 BEHAVIOR_CLONING = "behavior_cloning"
@@ -130,24 +125,14 @@ def without_repeats(metrics: Sequence[str]) -> list[str]:
     return [metric for metric in metrics if metric not in repeats]
 
 
-_ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), float: pa.float64(), int: pa.int64()}
-
-
-def _arrow_type(hint: Any) -> pa.DataType:
-    return next(_ARROW_TYPES[t] for t in (hint, *get_args(hint)) if t in _ARROW_TYPES)
-
-
-SCHEMA = pa.schema([(f.name, _arrow_type(f.type)) for f in fields(Result)])
+SCHEMA = schema_of(Result)
 
 
 def write_results(uri: str, rows: Sequence[Result]) -> None:
     """Writes the table to ``uri``, whole."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA), buffer)
-    storage.write_bytes(uri, buffer.getvalue())
+    write_rows(uri, Result, rows)
 
 
 def read_results(uri: str) -> list[Result]:
     """Reads what ``write_results`` wrote."""
-    with storage.local_file(uri) as path:
-        return [Result(**row) for row in pq.read_table(path).to_pylist()]
+    return [Result(**row) for row in read_rows(uri)]

@@ -9,6 +9,7 @@ from lafp import storage
 from lafp.data.labels import labeled_episodes
 from lafp.data.shards.sets import open_shard_set
 from lafp.runs.wording import counted
+from lafp.storage.tables import iter_rows
 
 MIN_FIT_EPISODES, MIN_HELD_OUT_EPISODES = 2, 1
 """What the probe needs: the strength of its ridge is chosen on fit episodes left out in turn."""
@@ -90,11 +91,7 @@ def _still_share(clips: Sequence[np.ndarray], stride: int) -> float | None:
 
 def _pair_motion(uri: str) -> Iterator[np.ndarray]:
     """Of the first training clips of a set: motion of each frame pair, as the table has it."""
-    import pyarrow.parquet as pq
-
-    with storage.local_file(storage.join(uri, "clips.parquet")) as path:
-        batches = pq.ParquetFile(path).iter_batches(500, columns=["split", "pair_motion"])
-        rows = (row for batch in batches for row in batch.to_pylist())
-        training = (row for row in rows if row["split"] == "train")
-        for row in islice(training, MAX_CLIPS_READ):
-            yield np.asarray(row["pair_motion"] or (), np.int64)
+    rows = iter_rows(storage.join(uri, "clips.parquet"), ["split", "pair_motion"], batch_rows=500)
+    training = (row for row in rows if row["split"] == "train")
+    for row in islice(training, MAX_CLIPS_READ):
+        yield np.asarray(row["pair_motion"] or (), np.int64)

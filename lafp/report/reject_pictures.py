@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from lafp import storage
 from lafp.config import ConfigError
@@ -14,6 +13,7 @@ from lafp.data.shards.sets import read_shard_entry
 from lafp.evaluate import images
 from lafp.evaluate.run_record import StageRecord
 from lafp.storage import StorageError
+from lafp.storage.tables import read_rows
 from lafp.video import decode_clip
 from lafp.video.stills import Still, read_stills
 
@@ -79,11 +79,8 @@ def originals(stage: StageRecord, rejects: Sequence[Reject]) -> dict[int, np.nda
 
 
 def _middle_frames(stage: StageRecord, clip_ids: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    with storage.local_file(stage.path("clips.parquet")) as path:
-        table = pq.read_table(
-            path, columns=["clip_id", "shard"], filters=[("clip_id", "in", list(clip_ids))]
-        )
-    for row in table.to_pylist():
+    filters = [("clip_id", "in", list(clip_ids))]
+    for row in read_rows(stage.path("clips.parquet"), ["clip_id", "shard"], filters):
         try:
             entry = read_shard_entry(stage.uri, row["shard"])
             place = next(clip for clip in entry.clips if clip.clip_id == row["clip_id"])

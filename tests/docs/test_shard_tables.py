@@ -3,17 +3,16 @@
 import re
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.preprocess.manifest import open_table
 from data_pipelines.preprocess.rejects import REASONS, RejectRow
 from lafp.data.shards.format import ClipRecord, ShardEntry
+from lafp.storage.tables import open_table
 
 TEXT = (Path(__file__).parents[2] / "docs/shard_tables.md").read_text()
 TABLES = {
-    "clips": (ClipRecord, {"shard": pa.string()}),
+    "clips": (ClipRecord, {"shard": str}),
     "rejects": (RejectRow, {}),
     "manifest": (ShardEntry, {}),
 }

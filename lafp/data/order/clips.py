@@ -14,6 +14,7 @@ from lafp.data.order.motion import MotionWeights, num_visits
 from lafp.data.randomness import derive_seed, keyed_permutation
 from lafp.data.shards.format import ClipLocation, Split
 from lafp.data.shards.sets import open_shard_set, read_shard_entry
+from lafp.storage.tables import read_rows
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,6 @@ class ClipOrder:
 
 
 def _read_manifest(uri: str, split: str) -> list[tuple[str, int]]:
-    import pyarrow.parquet as pq
-
-    open_shard_set(uri)  # raises a clear error if there is no shard set
-    with storage.local_file(storage.join(uri, "manifest.parquet")) as path:
-        rows = pq.read_table(path, columns=["shard", "split", "num_clips"]).to_pylist()
+    open_shard_set(uri)  # a clear error when there is none
+    rows = read_rows(storage.join(uri, "manifest.parquet"), ["shard", "split", "num_clips"])
     return sorted((row["shard"], row["num_clips"]) for row in rows if row["split"] == split)

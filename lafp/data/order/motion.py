@@ -7,6 +7,7 @@ import numpy as np
 from lafp import storage
 from lafp.data.randomness import keyed_uniform
 from lafp.data.shards.format import ClipLocation
+from lafp.storage.tables import read_table
 
 MAX_WEIGHT = 8.0
 """A clip is visited at most this often per epoch, and at least once in this many epochs."""
@@ -24,10 +25,7 @@ class MotionWeights:
     """
 
     def __init__(self, uri: str, split: str, power: float) -> None:
-        import pyarrow.parquet as pq
-
-        with storage.local_file(storage.join(uri, "clips.parquet")) as path:
-            table = pq.read_table(path, columns=["clip_id", "motion", "split"])
+        table = read_table(storage.join(uri, "clips.parquet"), ["clip_id", "motion", "split"])
         is_ours = np.array(table["split"]) == split
         ids = np.array(table["clip_id"])[is_ours]
         motion = np.array(table["motion"], np.float64)[is_ours]

@@ -131,6 +131,11 @@ class ShardEntry:
         return cls(**raw | {"clips": tuple(ClipLocation(**clip) for clip in raw["clips"])})
 
 
+def entry_name(tar: str) -> str:
+    """Name of the ``.json`` that says that a shard, its latents or a part are complete."""
+    return tar.removesuffix(".tar") + ".json"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
     """Holds arrays of one clip: its labels, and optical flow from preprocessing."""

@@ -6,7 +6,8 @@ from hashlib import sha256
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.shards.format import ShardEntry, ShardSet
+from lafp.data.shards.format import ShardEntry, ShardSet, entry_name
+from lafp.storage.tables import read_rows
 
 
 def open_shard_set(uri: str) -> ShardSet:
@@ -27,7 +28,7 @@ def open_shard_set(uri: str) -> ShardSet:
 @lru_cache(maxsize=256)
 def read_shard_entry(uri: str, shard: str) -> ShardEntry:
     """Reads the entry of one shard: ``train-000000.json`` for ``train-000000.tar``."""
-    path = storage.join(uri, shard.removesuffix(".tar") + ".json")
+    path = storage.join(uri, entry_name(shard))
     try:
         return ShardEntry.from_json(storage.read_text(path))
     except FileNotFoundError as error:
@@ -38,21 +39,14 @@ def read_shard_entry(uri: str, shard: str) -> ShardEntry:
 
 def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
     """Maps clip ids to the ids of their source videos, from ``clips.parquet``."""
-    import pyarrow.parquet as pq
-
-    with storage.local_file(storage.join(uri, "clips.parquet")) as path:
-        table = pq.read_table(
-            path, columns=["clip_id", "video_id"], filters=[("clip_id", "in", list(clip_ids))]
-        )
-    return {row["clip_id"]: row["video_id"] for row in table.to_pylist()}
+    filters = [("clip_id", "in", list(clip_ids))]
+    rows = read_rows(storage.join(uri, "clips.parquet"), ["clip_id", "video_id"], filters)
+    return {row["clip_id"]: row["video_id"] for row in rows}
 
 
 def shards_sha256(uri: str) -> str:
-    """Hashes the content of a shard set, by its shards' checksums, independently of its place."""
-    import pyarrow.parquet as pq
-
-    open_shard_set(uri)  # raises a clear error if there is no shard set
-    with storage.local_file(storage.join(uri, "manifest.parquet")) as path:
-        rows = pq.read_table(path, columns=["shard", "sha256"]).to_pylist()
+    """Hash of the content of a shard set, wherever it lies: of its shards' checksums."""
+    open_shard_set(uri)  # a clear error when there is none
+    rows = read_rows(storage.join(uri, "manifest.parquet"), ["shard", "sha256"])
     lines = sorted(f"{row['shard']} {row['sha256']}" for row in rows)
     return sha256("\n".join(lines).encode()).hexdigest()

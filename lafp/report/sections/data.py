@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from lafp import storage
@@ -33,6 +32,7 @@ from lafp.report.blocks import (
 from lafp.report.reject_pictures import originals, reject_pictures
 from lafp.runs.progress import duration
 from lafp.runs.wording import counted
+from lafp.storage.tables import iter_rows, num_rows, read_table
 from lafp.video import decode_clip
 
 T = TypeVar("T")
@@ -177,8 +177,7 @@ def _contact_sheet(stage: StageRecord, spec: ShardSet) -> Figure:
 
 def _distributions(stage: StageRecord) -> Figure:
     names = ["start_s", "end_s", "motion", "source_width_px", "source_fps"]
-    with storage.local_file(stage.path("clips.parquet")) as path:
-        table = pq.read_table(path, columns=names)
+    table = read_table(stage.path("clips.parquet"), names)
     columns = {name: table[name].to_numpy() for name in names}
     panels = {
         "clip length, s": columns["end_s"] - columns["start_s"],
@@ -195,9 +194,8 @@ def _distributions(stage: StageRecord) -> Figure:
 
 def _rejects_table(stage: StageRecord) -> Table:
     """A few rejects of every reason, of as many videos as there are."""
-    with storage.local_file(stage.path("rejects.parquet")) as path, pq.ParquetFile(path) as file:
-        batch = next(file.iter_batches(batch_size=MAX_REJECTS_READ))
-        rejects, num_rejects = batch.to_pylist(), file.metadata.num_rows
+    table = stage.path("rejects.parquet")
+    rejects, num_rejects = list(islice(iter_rows(table), MAX_REJECTS_READ)), num_rows(table)
     of_reason: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rejects:
         of_reason[row["reason"]].append(row)

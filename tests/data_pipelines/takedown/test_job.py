@@ -27,7 +27,6 @@ from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.manifest import (
     check_totals,
     clips_table,
-    open_table,
     shard_set,
     summarize,
     write_manifest,
@@ -45,11 +44,12 @@ from data_pipelines.takedown.job import take_down
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.edit import drop_clips
-from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, read_records
+from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, entry_name, read_records
 from lafp.data.shards.sets import open_shard_set, shards_sha256
-from lafp.data.stored_latents import LatentReader, LatentSet, LatentShardWriter, entry_name
+from lafp.data.stored_latents import LatentReader, LatentSet, LatentShardWriter
 from lafp.runs import lease
 from lafp.runs.lease import InUseError, owned
+from lafp.storage.tables import open_table
 from lafp.video import VIDEO_DECODERS, decode_clip
 from ray_jobs import takedown as command_line
 from tests.synthetic_shards import write_shard_set

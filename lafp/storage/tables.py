@@ -1,0 +1,171 @@
+"""Rows <-> parquet tables by URI: the one writer and the one reader of our own tables.
+
+Tables of other people's data sets are read by the modules that know their layout
+(``data_pipelines/preprocess/sources``). pyarrow is imported by the functions, because an agent must
+not need it.
+"""
+
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from lafp import storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+_ROWS_PER_GROUP = 5_000
+_ROWS_PER_BATCH = 8_192
+
+
+def schema_of(row: type, more: Mapping[str, type] | None = None) -> "pa.Schema":
+    """The columns of a dataclass and ``more``, by their types in Python.
+
+    A field of a type that no column takes, such as a list of records, is left out.
+    """
+    import pyarrow as pa
+
+    types = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        bool: pa.bool_(),
+        list[int]: pa.list_(pa.int64()),
+        tuple[int, ...]: pa.list_(pa.uint16()),  # motion of frame pairs, in 1/10,000
+    }
+    hints = {f.name: _required(f.type) for f in fields(row)} | dict(more or {})
+    return pa.schema([(name, types[hint]) for name, hint in hints.items() if hint in types])
+
+
+def _required(hint: Any) -> Any:
+    """``T`` of ``T | None``, and ``str`` for a choice of words."""
+    if get_origin(hint) is Literal:
+        return str
+    return get_args(hint)[0] if NoneType in get_args(hint) else hint
+
+
+class TableWriter:
+    """Writes a local parquet file row by row, holding one row group at a time."""
+
+    def __init__(self, path: Path, schema: "pa.Schema") -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Appends a row. Keys that are no columns are left out."""
+        self._rows.append(row)
+        if len(self._rows) == _ROWS_PER_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is left. A table without rows still has its columns."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+            self._rows = []
+
+
+@contextmanager
+def open_table(uri: str, row: type, more: Mapping[str, Any] | None = None) -> Iterator[TableWriter]:
+    """A table with the columns of ``schema_of(row, more)``, in its place after the block."""
+    with _replacement(uri) as path:
+        writer = TableWriter(path, schema_of(row, more))
+        yield writer
+        writer.close()
+
+
+def write_rows(uri: str, row: type, rows: Iterable[Any]) -> None:
+    """Writes a table of dataclass instances, whole."""
+    with open_table(uri, row) as table:
+        for each in rows:
+            table.add(asdict(each))
+
+
+def rewrite_table(uri: str, change: "Callable[[pa.RecordBatch], pa.RecordBatch]") -> None:
+    """Puts a table through ``change``, one batch in memory at a time, and replaces it."""
+    import pyarrow.parquet as pq
+
+    with (
+        storage.local_file(uri) as path,
+        _replacement(uri) as made,
+        pq.ParquetFile(path) as table,
+        pq.ParquetWriter(made, table.schema_arrow) as writer,
+    ):
+        for batch in table.iter_batches(_ROWS_PER_BATCH):
+            # An empty row group would be lost when a change is made a second time after it was
+            # killed, and the file would be another.
+            if (changed := change(batch)).num_rows:
+                writer.write_batch(changed)
+
+
+def read_table(
+    uri: str, columns: Sequence[str] | None = None, filters: Sequence[Any] | None = None
+) -> "pa.Table":
+    """A whole table, or some columns of it, in memory; ``filters`` as pyarrow takes them."""
+    import pyarrow.parquet as pq
+
+    with storage.local_file(uri) as path:
+        return pq.read_table(path, columns=columns, filters=filters)
+
+
+def read_rows(
+    uri: str, columns: Sequence[str] | None = None, filters: Sequence[Any] | None = None
+) -> list[dict[str, Any]]:
+    """Like ``read_table``, row by row."""
+    return read_table(uri, columns, filters).to_pylist()
+
+
+def iter_rows(
+    uri: str,
+    columns: Collection[str] | None = None,
+    wanted: "pc.Expression | None" = None,
+    batch_rows: int = _ROWS_PER_BATCH,
+) -> Iterator[dict[str, Any]]:
+    """The rows of a table in order, a few batches in memory at a time.
+
+    Args:
+        uri: The table.
+        columns: What rows hold; None is all.
+        wanted: Which rows, as an expression over any columns; None is all.
+        batch_rows: Rows that are read together.
+    """
+    import pyarrow.dataset as ds
+
+    names = None if columns is None else list(columns)
+    with storage.local_file(uri) as path:
+        # Without a limit the scanner would read far ahead of whoever needs the first rows only.
+        scanner = ds.dataset(path, format="parquet").scanner(
+            names, filter=wanted, batch_size=batch_rows, batch_readahead=1
+        )
+        for batch in scanner.to_batches():
+            yield from batch.to_pylist()
+
+
+def num_rows(uri: str) -> int:
+    """Rows of a table, from its footer."""
+    import pyarrow.parquet as pq
+
+    with storage.open_file(uri) as file:
+        return int(pq.read_metadata(file).num_rows)
+
+
+@contextmanager
+def _replacement(uri: str) -> Iterator[Path]:
+    """A local path to write to, which takes its place as ``uri`` after the block."""
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        path = Path(folder) / "table.parquet"
+        yield path
+        storage.upload(path, uri)

@@ -1,0 +1,100 @@
+"""Rows come back from a table as they went in, on a disk and on a real S3 API."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from lafp import storage
+from lafp.storage.tables import (
+    iter_rows,
+    num_rows,
+    open_table,
+    read_rows,
+    read_table,
+    rewrite_table,
+    schema_of,
+    write_rows,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    split: Literal["train", "val"]
+    count: int
+    value: float | None
+    is_good: bool | None
+    modes: list[int]
+    motion: tuple[int, ...]
+    inner: tuple[dict, ...] = ()
+
+
+ROWS = [
+    Row(f"r{i}", "train" if i % 3 else "val", i, None if i % 2 else i / 7, None, [i], (i % 9,))
+    for i in range(12_000)
+]
+EXPECTED = [
+    {name: value for name, value in asdict(row).items() if name != "inner"}
+    | {"motion": list(row.motion)}
+    for row in ROWS
+]
+
+
+@pytest.fixture(params=["local", "s3"])
+def uri(request, tmp_path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "folder" / "table.parquet")
+    return f"{request.getfixturevalue('s3_bucket')}/folder/table.parquet"
+
+
+def test_columns_have_the_types_of_the_dataclass_whatever_the_values():
+    names = {"name": "string", "split": "string", "count": "int64", "value": "double"}
+    names |= {"is_good": "bool", "shard": "string"}
+    types = {name: pa.type_for_alias(alias) for name, alias in names.items()}
+    lists = {"modes": pa.list_(pa.int64()), "motion": pa.list_(pa.uint16())}
+    schema = schema_of(Row, {"shard": str})
+    assert dict(zip(schema.names, schema.types, strict=True)) == types | lists
+
+
+def test_rows_come_back_whole_in_part_and_in_pieces(uri):
+    write_rows(uri, Row, iter(ROWS))
+    assert read_rows(uri) == EXPECTED and num_rows(uri) == len(ROWS)
+    assert list(iter_rows(uri, batch_rows=700)) == EXPECTED
+    assert list(iter_rows(uri, ["count"])) == [{"count": row.count} for row in ROWS]
+    assert read_table(uri, ["count", "name"]).column_names == ["count", "name"]
+    assert read_rows(uri, ["count"], [("name", "in", ["r5", "r7"])]) == [{"count": 5}, {"count": 7}]
+    found = iter_rows(uri, ["name"], (pc.field("split") == "val") & (pc.field("count") > 11_990))
+    assert [row["name"] for row in found] == ["r11991", "r11994", "r11997"]
+
+
+def test_a_table_is_in_place_only_when_it_is_whole(uri):
+    write_rows(uri, Row, ROWS[:1])
+    with pytest.raises(RuntimeError, match="half"), open_table(uri, Row) as table:
+        table.add(EXPECTED[1])
+        raise RuntimeError("half")
+    assert read_rows(uri) == EXPECTED[:1]
+
+
+def test_a_table_without_rows_has_its_columns(uri):
+    write_rows(uri, Row, [])
+    assert read_rows(uri) == [] and read_table(uri).schema.names == schema_of(Row).names
+
+
+def test_a_rewritten_table_is_the_same_file_when_it_is_rewritten_again(uri):
+    write_rows(uri, Row, ROWS)
+
+    def late(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch.filter(pc.greater(batch["count"], 9_999))
+
+    rewrite_table(uri, late)
+    once = storage.read_bytes(uri)
+    assert read_rows(uri) == EXPECTED[10_000:]
+    rewrite_table(uri, late)
+    with storage.local_file(uri) as path:
+        groups = pq.read_metadata(path)
+        sizes = [groups.row_group(index).num_rows for index in range(groups.num_row_groups)]
+    assert storage.read_bytes(uri) == once and all(sizes)
