@@ -1,6 +1,7 @@
-r"""A grid of pipelines, what they have in common done once: one table, one plot, results.parquet.
+r"""A grid of pipelines over settings, shares of the labels and seeds; shared stages run once.
 
 python -m ray_jobs.study configs/studies/demo.yaml
+python -m ray_jobs.study configs/studies/label_fraction.yaml    # success over the share of labels
 """
 
 from ray_jobs.core.cli import CommandLine, main
@@ -14,20 +15,25 @@ if __name__ == "__main__":
 import functools
 import operator
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lafp.config import ConfigError
 from lafp.evaluate.run_record import StageRecord
 from lafp.evaluate.study import read_runs
+from lafp.evaluate.sweep import SweepRun, read_sweep
 from lafp.report import markdown
 from lafp.report.markdown import Command
 from lafp.report.study_page import write_study
+from lafp.report.sweep_page import write_sweep
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs import pipeline
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Demand
-from ray_jobs.core.job import Job, JobError
-from ray_jobs.studies.stage_graph import StageGraph, run_dir, run_stages, share_stages, stage_of
+from ray_jobs.core.cluster import Demand, cluster_address, num_that_fit
+from ray_jobs.core.job import Job, JobError, Part
+from ray_jobs.studies.engine import STOPPED_EARLY, run_graph, was_stopped_early
+from ray_jobs.studies.stage_graph import StageGraph, run_dir, share_stages, stage_of
 from ray_jobs.studies.study_config import StudyConfig, cells
 from ray_jobs.training.stop import stages_stopped_by_sigterm
 
@@ -39,11 +45,12 @@ def graph_of(cfg: StudyConfig) -> StageGraph:
 
 
 def demand(cfg: StudyConfig) -> Demand:
-    """As many stages at a time as allowed, each as hungry as the hungriest."""
-    return hungriest(cfg) * min(cfg.max_concurrent, len(cells(cfg)))
+    """One stage's resources, or those of all at a time where the job starts Ray itself."""
+    num = 1 if cluster_address() else min(cfg.max_concurrent, len(cells(cfg)))
+    return _largest(cfg) * num
 
 
-def hungriest(cfg: StudyConfig) -> Demand:
+def _largest(cfg: StudyConfig) -> Demand:
     """What any stage of any run needs."""
     demands = (pipeline.JOB.demand(cell.pipeline) for cell in cells(cfg))
     return functools.reduce(operator.or_, demands)
@@ -53,7 +60,7 @@ def check(cfg: StudyConfig, _: RunDir) -> None:
     """Finds what would stop a run hours later.
 
     Raises:
-        ConfigError: Of a run; the message names it.
+        ConfigError: A run's models cannot be built; the message names the run.
     """
     for cell in cells(cfg):
         try:
@@ -64,10 +71,13 @@ def check(cfg: StudyConfig, _: RunDir) -> None:
 
 def plan(cfg: StudyConfig, run: RunDir) -> list[str]:
     """The runs, what sharing saves, and what is there already."""
-    graph = graph_of(cfg)
+    graph, largest = graph_of(cfg), _largest(cfg)
     return [
         f"{len(graph.runs)} runs: {', '.join(graph.runs)}",
         *what_sharing_saves(graph),
+        f"shared stages first ({len(graph.shared())}), then the rest of each run; at most "
+        f"{cfg.max_concurrent} at a time, which need up to {largest.num_cpus:g} CPUs and "
+        f"{largest.num_gpus:g} GPUs each",
         *what_is_found(graph, run),
     ]
 
@@ -117,37 +127,63 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     """Runs what is missing, then writes the tables of the complete runs.
 
     Raises:
-        JobError: Stages failed. The tables hold the other runs.
+        JobError: Runs failed (the tables hold the others), or no stage gets on.
+        ConfigError: The cluster cannot hold one stage.
     """
     graph = graph_of(cfg)
     for line in plan(cfg, run):
         print(line, flush=True)
+    num = num_that_fit(_largest(cfg), cfg.max_concurrent)
+    if num < cfg.max_concurrent:
+        print(f"The cluster holds {num} at a time, not max_concurrent {cfg.max_concurrent}.")
     with stages_stopped_by_sigterm():
-        errors = run_stages(graph, run, cfg.max_concurrent)
-    complete = [name for name in graph.runs if graph.is_complete(name, errors)]
-    summary: dict[str, Any] = {"num_runs": len(complete), "num_stages": len(graph.nodes)}
-    if complete:
-        summary |= write_study(run.uri, cfg.name, read_runs([run_dir(run, n) for n in complete]))
-    if errors:
-        lines = "\n".join(f"  {graph.nodes[key]}: {error}" for key, error in errors.items())
+        missing = run_graph(graph, run, cfg, num)
+    num_complete = len(graph.runs) - len(missing)
+    summary: dict[str, Any] = {"num_runs": num_complete, "num_stages": len(graph.nodes)}
+    if num_complete:
+        summary |= _write_results(cfg, run, missing)
+    stopped = [name for name, why in missing.items() if why == STOPPED_EARLY]
+    if len(missing) > len(stopped):
+        lines = "\n".join(f"  {name}: {why}" for name, why in missing.items())
         raise JobError(
-            f"{len(errors)} of {len(graph.nodes)} stages are missing, the tables hold "
-            f"{len(complete)} of {len(graph.runs)} runs.\n{lines}\n"
+            f"The results hold {num_complete} of {len(graph.runs)} runs.\n{lines}\n"
             "Run the same command again to go on; a stage's log.txt tells more."
         )
-    return summary
+    return summary | ({"stopped_early": ", ".join(stopped)} if stopped else {})
+
+
+def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) -> dict[str, Any]:
+    """Writes tables, charts and the page of the complete runs. Returns their summary."""
+    complete = [cell for cell in cells(cfg) if cell.name not in missing]
+    if not cfg.labels:
+        results = read_runs([run_dir(run, cell.name) for cell in complete])
+        return write_study(run.uri, cfg.name, results)
+    runs = [
+        SweepRun(
+            run=run_dir(run, cell.name),
+            method=cell.variant or None,
+            label_fraction=cell.label_fraction,
+        )
+        for cell in complete
+        if cell.label_fraction is not None
+    ]
+    curves = read_sweep(runs, cfg.labels.scope)
+    return write_sweep(run.uri, cfg.name, curves, missing, sharing(graph_of(cfg)))
+
+
+def parts(cfg: StudyConfig, run: RunDir) -> list[Part]:
+    """The stages of all runs but those that ASHA has stopped."""
+    graph = graph_of(cfg)
+    names = (name for name in graph.runs if not (cfg.asha and was_stopped_early(run, name)))
+    return replace(graph, runs={name: graph.runs[name] for name in names}).parts(run)
 
 
 def publish(cfg: StudyConfig, run: RunDir, page: str, command: Command) -> None:
     """Writes the complete study's results into their section of a page."""
-    facts = facts_of(graph_of(cfg), run)
+    nodes = graph_of(cfg).nodes.values()
+    stages = [stage_of(node, run) for node in nodes if not node.job.is_remade]
+    facts = markdown.facts_of([StageRecord(stage.uri, stage.name) for stage in stages])
     markdown.publish(page, run.uri, name=cfg.name, note=cfg.note, command=command, facts=facts)
-
-
-def facts_of(graph: StageGraph, run: RunDir) -> str:
-    """What it took, and where."""
-    stages = [stage_of(node, run) for node in graph.nodes.values() if not node.job.is_remade]
-    return markdown.facts_of([StageRecord(stage.uri, stage.name) for stage in stages])
 
 
 JOB = Job(
@@ -160,7 +196,7 @@ JOB = Job(
     tell=findings.study,
     next_steps=next_steps.study,
     is_remade=True,  # its stages are told apart by their configs
-    parts=lambda cfg, run: graph_of(cfg).parts(run),
+    parts=parts,
     publish=publish,
 )
 

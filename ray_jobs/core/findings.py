@@ -158,17 +158,10 @@ def pipeline(_: Any, __: StageDir, ___: Summary) -> list[str]:
 
 
 def study(_: Any, __: StageDir, summary: Summary) -> list[str]:
-    """How many runs, and what was found in each variant."""
-    return [
+    """How many runs there are, what was found, and which runs were stopped."""
+    lines = [
         f"{counted(summary['num_runs'], 'run')} of {counted(summary['num_stages'], 'stage')}.",
         *summary.get("findings", []),
-    ]
-
-
-def sweep(_: Any, __: StageDir, summary: Summary) -> list[str]:
-    """How many trials, and the best one."""
-    lines = [
-        f"{counted(summary['num_trials'], 'trial')} of {counted(summary['num_stages'], 'stage')}."
     ]
     if "best" in summary:
         lines.append(f"Best: {summary['best']}, in {summary['best_run']}")

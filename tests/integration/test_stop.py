@@ -1,4 +1,4 @@
-"""SIGTERM at the process of a study or sweep: it reaches the stages that train, and they save."""
+"""SIGTERM at the process of a study: it reaches the stages that train, and they save."""
 
 import re
 import signal
@@ -17,17 +17,17 @@ SELDOM = ("train.checkpoint_every_steps=1000000", "train.evaluate_every_steps=10
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("job", "stage", "folder"),
+    ("config", "stage", "folder"),
     [
-        ("study", "train_lam", "lam"),  # a Ray task of the driver
-        ("sweep", "train_decoder.0", "decoder/latent_flow_anchor_0.5"),  # a task of Tune's trial
+        ("tiny", "train_lam", "lam"),  # a Ray task of the driver
+        ("tiny_labels", "train_decoder.0", "decoder/latent_flow_anchor_0.5"),  # of Tune's trial
     ],
 )
-def test_sigterm_at_the_driver_has_the_running_stage_save(tmp_path, job, stage, folder):
-    config = {"study": "configs/studies/tiny.yaml", "sweep": "configs/sweep/tiny.yaml"}[job]
+def test_sigterm_at_the_driver_has_the_running_stage_save(tmp_path, config, stage, folder):
     driver = subprocess.Popen(
         [
-            *(sys.executable, "-m", f"ray_jobs.{job}", config, "--storage", str(tmp_path)),
+            *(sys.executable, "-m", "ray_jobs.study", f"configs/studies/{config}.yaml"),
+            *("--storage", str(tmp_path)),
             *(f"pipeline.{stage}.{override}" for override in (ENDLESS, *SELDOM)),
         ],
         cwd=ROOT,
@@ -44,15 +44,15 @@ def test_sigterm_at_the_driver_has_the_running_stage_save(tmp_path, job, stage, 
     assert driver.returncode == 1, output
     assert "Stopped by SIGTERM. Run the same command again" in output, output
     assert "Unhandled error" not in output, output
-    saved = list(tmp_path.glob(f"tiny/stages/{folder}/*/checkpoints/*"))
+    saved = list(tmp_path.glob(f"tiny*/stages/{folder}/*/checkpoints/*"))
     assert saved and all(is_whole(str(checkpoint)) for checkpoint in saved)
-    logs = [path.read_text() for path in tmp_path.glob(f"tiny/stages/{folder}/*/log.txt")]
+    logs = [path.read_text() for path in tmp_path.glob(f"tiny*/stages/{folder}/*/log.txt")]
     steps = {int(re.search(r"Stopped at step (\d+) of 1000000", log)[1]) for log in logs}
     assert steps == {int(checkpoint.name.removeprefix("step-")) for checkpoint in saved}
 
 
 def wait_for_metrics(folder, stage, driver):
     deadline = time.monotonic() + 600
-    while not any(p.stat().st_size for p in folder.glob(f"tiny/stages/{stage}/*/metrics.jsonl")):
+    while not any(p.stat().st_size for p in folder.glob(f"tiny*/stages/{stage}/*/metrics.jsonl")):
         assert driver.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)

@@ -167,7 +167,7 @@ def test_a_failed_run_is_reported_and_the_others_are_not_lost(tmp_path):
         max_concurrent: 2
         """
     cfg, run = load(tmp_path, text), RunDir(str(tmp_path / "runs" / "toy"))
-    with pytest.raises(JobError, match=r"lam of diverging-seed_0: .*not finite") as error:
+    with pytest.raises(JobError, match=r"diverging-seed_0: lam: .*not finite") as error:
         execute(study.JOB, cfg, run)
     assert "1 of 2 runs" in str(error.value)
     results = pd.read_parquet(run.stage("results.parquet").uri)

@@ -39,7 +39,7 @@ def run_job(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
 
 def test_every_job_of_the_readme_exists():
     expected = {"collect", "preprocess", "train_lam", "train_policy", "train_decoder", "train_bc"}
-    expected |= {"evaluate", "report", "pipeline", "study", "sweep", "doctor"}
+    expected |= {"evaluate", "report", "pipeline", "study", "doctor"}
     assert expected <= set(JOBS)
 
 
@@ -107,7 +107,7 @@ def test_help_loads_nothing_that_takes_long(job):
         ("train_lam", ["configs/train_lam/lapo.yaml", "train.lrr=1"], "Key 'train.lrr' is not in"),
         ("train_policy", ["configs/train_policy/latent_flow.yaml", "policy.name=x"], "Unknown pol"),
         ("pipeline", [VIDEOS, "preprocess.source=/no/such/dir"], "preprocess.source: No such file"),
-        ("sweep", ["configs/sweep/tiny.yaml", "pipeline.evaluate.envv=1"], "Did you mean: 'env'"),
+        ("study", ["configs/studies/tiny.yaml", "pipeline.evaluate.envv=1"], "Did you mean: 'env'"),
         ("study", ["configs/studies/demo.yaml", "seeds"], "has no '='"),
         ("train_lam", ["configs/train_lam/lapo.yaml", "--run-name", "../evil"], "--run-name is"),
         ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", "gs://b/x"], "--storage 'gs:"),
@@ -216,11 +216,7 @@ def test_a_preset_for_a_gpu_fits_one_machine_and_admits_that_it_never_ran(config
 def test_only_jobs_that_compare_write_into_a_page(tmp_path):
     page = ("--page", str(tmp_path / "results.md"))
     assert "unrecognized arguments: --page" in run_job("pipeline", DEMO, *page, "--dry-run").stderr
-    for job, config in (
-        ("study", "configs/studies/demo.yaml"),
-        ("sweep", "configs/sweep/tiny.yaml"),
-    ):
-        assert run_job(job, config, *page, "--dry-run").returncode == 0
+    assert run_job("study", "configs/studies/demo.yaml", *page, "--dry-run").returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 

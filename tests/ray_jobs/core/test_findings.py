@@ -25,7 +25,7 @@ from ray_jobs.core.job import Job
 ROOT = Path(__file__).parents[3]
 JOBS = [
     "collect", "preprocess", "train_lam", "label_latents", "train_policy", "train_decoder",
-    "train_bc", "evaluate", "report", "pipeline", "study", "sweep",
+    "train_bc", "evaluate", "report", "pipeline", "study",
 ]  # fmt: skip
 # The last metrics of configs/pipeline/tiny.yaml's stages, as they were stored.
 LAM = {
@@ -261,3 +261,12 @@ def test_a_study_tells_what_it_found_in_every_variant():
     summary = {"num_runs": 2, "num_stages": 11, "findings": ["clean: LAFP succeeds."]}
     lines = findings.study(None, StageDir("/x", ""), summary)
     assert lines == ["2 runs of 11 stages.", "clean: LAFP succeeds."]
+
+
+def test_a_study_over_labels_tells_its_best_run_and_those_that_were_stopped():
+    summary = {
+        **{"num_runs": 2, "num_stages": 11, "best": "success 90 %", "best_run": "/x/runs/a"},
+        "stopped_early": "b-seed_0",
+    }
+    _, best, stopped = findings.study(None, StageDir("/x", ""), summary)
+    assert best == "Best: success 90 %, in /x/runs/a" and stopped == "Stopped early: b-seed_0"

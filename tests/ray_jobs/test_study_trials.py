@@ -1,4 +1,4 @@
-"""Sweeps: which trials they make, what they share, and how they stop and go on."""
+"""Studies over the share of labels, and trials: how they stop and go on."""
 
 import json
 import os
@@ -16,22 +16,22 @@ import ray
 from lafp.config import ConfigError, load_config
 from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.behavior_cloning import TrainBcConfig
-from ray_jobs import sweep
+from ray_jobs import study
 from ray_jobs.core.job import JobError, execute
-from ray_jobs.studies.sweep_config import SweepConfig, trials
+from ray_jobs.studies.study_config import StudyConfig, cells
 from tests.processes import kill_one_below
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-TINY = CONFIGS / "sweep/tiny.yaml"
+TINY = CONFIGS / "studies/tiny_labels.yaml"
 
 
 def config(*overrides):
-    return load_config(SweepConfig, TINY, overrides)
+    return load_config(StudyConfig, TINY, overrides)
 
 
-def test_every_method_meets_every_fraction_and_seed():
-    names = [trial.cell.name for trial in trials(config("seeds=[3,5]"))]
+def test_every_value_meets_every_fraction_and_seed():
+    names = [cell.name for cell in cells(config("seeds=[3,5]"))]
     assert names == [
         f"anchor_{anchor}-labels_{fraction}-seed_{seed}"
         for seed in (3, 5)
@@ -41,9 +41,9 @@ def test_every_method_meets_every_fraction_and_seed():
 
 
 def test_the_fraction_is_that_of_every_decoder_and_the_seed_draws_the_subset():
-    for trial in trials(config("seeds=[3]")):
-        decoders = trial.cell.pipeline.train_decoder
-        assert {d.label_fraction for d in decoders} == {trial.label_fraction}
+    for cell in cells(config("seeds=[3]")):
+        decoders = cell.pipeline.train_decoder
+        assert {d.label_fraction for d in decoders} == {cell.label_fraction}
         assert {d.label_seed for d in decoders} == {3}
 
 
@@ -53,16 +53,16 @@ def test_the_baseline_on_labels_alone_has_the_labels_of_the_action_decoders():
         config("seeds=[3]"),
         pipeline=replace(config().pipeline, train_bc=(load_config(TrainBcConfig, bc),)),
     )
-    for trial in trials(cfg):
-        (baseline,) = trial.cell.pipeline.train_bc
-        assert (baseline.label_fraction, baseline.label_seed) == (trial.label_fraction, 3)
+    for cell in cells(cfg):
+        (baseline,) = cell.pipeline.train_bc
+        assert (baseline.label_fraction, baseline.label_seed) == (cell.label_fraction, 3)
 
 
 def test_scope_lam_takes_fractions_to_the_supervision_and_0_switches_it_off():
     cfg = config(
-        "label_scope=lam", "label_fractions=[0,0.5]", "pipeline.train_lam.supervision.weight=0.1"
+        "labels={fractions: [0, 0.5], scope: lam}", "pipeline.train_lam.supervision.weight=0.1"
     )
-    unlabeled, half = (t.cell.pipeline for t in trials(cfg)[:2])
+    unlabeled, half = (cell.pipeline for cell in cells(cfg)[:2])
     assert unlabeled.train_lam.supervision.weight == 0
     assert half.train_lam.supervision.label_fraction == 0.5
     assert {d.label_fraction for d in half.train_decoder} == {1.0}
@@ -71,26 +71,27 @@ def test_scope_lam_takes_fractions_to_the_supervision_and_0_switches_it_off():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["label_fractions=[0,1]"], "an action decoder needs labels"),
-        (["label_fractions=[0.5,0.5]"], "different shares"),
-        (["label_fractions=[1.5]"], r"in \[0, 1\]"),
+        (["labels.fractions=[0,1]"], "an action decoder needs labels"),
+        (["labels.fractions=[0.5,0.5]"], "different shares"),
+        (["labels.fractions=[1.5]"], r"in \[0, 1\]"),
         (["pipeline.train_decoder=[]", "pipeline.evaluate.methods=[]"], "add train_decoder"),
         (["stall_timeout_min=0"], "must be positive"),
     ],
 )
-def test_a_sweep_that_makes_no_sense_is_refused(overrides, message):
+def test_a_study_that_makes_no_sense_is_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         config(*overrides)
 
 
 def test_scope_lam_without_supervision_is_refused():
     with pytest.raises(ConfigError, match=r"sees none: set pipeline\.train_lam\.supervision"):
-        trials(config("label_scope=lam", "pipeline.train_lam.supervision.weight=0"))
+        cells(config("labels.scope=lam", "pipeline.train_lam.supervision.weight=0"))
 
 
 def test_the_plan_says_what_is_shared():
-    text = "\n".join(sweep.plan(config(), RunDir("unused")))
-    assert "4 trials: labels 50 %, 100 % (scope decoder)" in text
+    text = "\n".join(study.plan(config(), RunDir("unused")))
+    assert "4 runs: anchor_0.5-labels_0.5-seed_0, anchor_0.5-labels_1-seed_0" in text
+    assert "shared stages first (10), then the rest of each run" in text
     assert "train_lam: 1 instead of 4" in text and "train_policy: 2 instead of 8" in text
 
 
@@ -109,32 +110,32 @@ def summaries(folder):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path):
+def test_a_killed_study_goes_on_and_repeats_nothing(tmp_path):
     """Real Ray, real Tune: kill -9 of the driver amid the trials, the same command, of a trial."""
-    command = [sys.executable, "-m", "ray_jobs.sweep", str(TINY), "--storage", str(tmp_path)]
+    command = [sys.executable, "-m", "ray_jobs.study", str(TINY), "--storage", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
-        wait_for_stage(tmp_path / "tiny", "decoder/latent_flow_anchor_0.5")
+        wait_for_stage(tmp_path / "tiny_labels", "decoder/latent_flow_anchor_0.5")
         os.killpg(driver.pid, signal.SIGKILL)
-    before = summaries(tmp_path / "tiny")
+    before = summaries(tmp_path / "tiny_labels")
     output = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, text=True) as driver:
         kill_one_below(driver.pid, "ImplicitFunc.train", timeout_s=300)
         printed = "".join(driver.communicate(timeout=900))
     assert driver.returncode == 0, printed
-    after = summaries(tmp_path / "tiny")
+    after = summaries(tmp_path / "tiny_labels")
     assert before and {path: after[path] for path in before} == before
     assert len(after) > len(before)
-    table = pd.read_parquet(tmp_path / "tiny/results.parquet")
+    table = pd.read_parquet(tmp_path / "tiny_labels/results.parquet")
     success = table[(table.metric == "success") & (table.method == "latent_flow")]
     assert set(zip(success.variant, success.label_fraction, strict=True)) == {
         (f"anchor_{anchor}", fraction) for anchor in ("0.5", "1") for fraction in (0.5, 1.0)
     }
     assert set(table.label_scope) == {"decoder"}
     for name in ("plot.png", "table.md", "table.tex", "report.html"):
-        assert (tmp_path / "tiny" / name).stat().st_size > 100
+        assert (tmp_path / "tiny_labels" / name).stat().st_size > 100
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "complete, nothing to do" in again.stdout
-    assert summaries(tmp_path / "tiny") == after
+    assert summaries(tmp_path / "tiny_labels") == after
 
 
 def wait_until_nothing_is_written(folder):
@@ -159,9 +160,9 @@ def ray_of_the_job():
 @pytest.mark.usefixtures("ray_of_the_job")
 def test_a_failed_trial_is_reported_and_the_others_are_in_the_curve(tmp_path):
     wrong = "{label: wrong, overrides: ['train_decoder.0.train.optim.lr=1e30']}"
-    cfg = config(f"methods=[{{label: right}}, {wrong}]", "label_fractions=[1]")
-    with pytest.raises(JobError, match=r"holds 1 of 2 trials(.|\n)*wrong-labels_1-seed_0: .*loss"):
-        execute(sweep.JOB, cfg, RunDir(str(tmp_path)))
+    cfg = config(f"axes=[{{values: [{{label: right}}, {wrong}]}}]", "labels.fractions=[1]")
+    with pytest.raises(JobError, match=r"hold 1 of 2 runs(.|\n)*wrong-labels_1-seed_0: .*loss"):
+        execute(study.JOB, cfg, RunDir(str(tmp_path)))
     table = pd.read_parquet(tmp_path / "results.parquet")
     assert set(table.variant) == {"right"}
     assert "wrong-labels_1-seed_0" in (tmp_path / "report.html").read_text()
@@ -174,17 +175,17 @@ def test_asha_ends_the_trial_that_is_behind_and_does_not_begin_it_again(tmp_path
     decoder = "train_decoder.0.train"
     behind = f"[{decoder}.optim.lr=1e-9,{decoder}.num_steps=200000]"
     cfg = config(
-        f"methods=[{{label: ahead}}, {{label: behind, overrides: {behind}}}]",
-        "label_fractions=[1]",
+        f"axes=[{{values: [{{label: ahead}}, {{label: behind, overrides: {behind}}}]}}]",
+        "labels.fractions=[1]",
         f"pipeline.{decoder}.evaluate_every_steps=5",
-        "early_stopping={metric: val/action_mse_deployed, mode: min, grace_steps: 10}",
+        "asha={metric: val/action_mse_deployed, mode: min, grace_steps: 10}",
     )
-    summary = execute(sweep.JOB, cfg, RunDir(str(tmp_path)))
-    assert summary["num_trials"] == 1 and summary["stopped_early"] == "behind-labels_1-seed_0"
+    summary = execute(study.JOB, cfg, RunDir(str(tmp_path)))
+    assert summary["num_runs"] == 1 and summary["stopped_early"] == "behind-labels_1-seed_0"
     assert set(pd.read_parquet(tmp_path / "results.parquet").variant) == {"ahead"}
     assert "behind-labels_1-seed_0: stopped early" in (tmp_path / "report.html").read_text()
 
     written = wait_until_nothing_is_written(tmp_path)
     (tmp_path / "summary.json").unlink()
-    assert execute(sweep.JOB, cfg, RunDir(str(tmp_path)))["stopped_early"]
+    assert execute(study.JOB, cfg, RunDir(str(tmp_path)))["stopped_early"]
     assert wait_until_nothing_is_written(tmp_path) == written

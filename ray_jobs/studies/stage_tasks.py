@@ -1,0 +1,120 @@
+"""Runs stages as Ray tasks, each after those that it reads, several at the same time."""
+
+import contextlib
+import importlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.runs.run_dir import RunDir
+from ray_jobs.core.job import LOG, Job, JobError, execute
+from ray_jobs.studies.stage_graph import StageNode, run_dir
+from ray_jobs.training.stop import wait_while_stopping
+
+_POLL_S = 2.0
+_PATIENCE_S = 120.0
+
+
+class StageWatcher(Protocol):
+    """Is told what happens to stages."""
+
+    def started(self, node: StageNode) -> None:
+        """A stage starts."""
+
+    def ended(self, node: StageNode, error: str | None) -> None:
+        """A stage has ended; ``error`` says why it failed."""
+
+    def look(self) -> None:
+        """Called every few seconds while stages run."""
+
+
+def run_stages(
+    nodes: Iterable[StageNode], study: RunDir, max_concurrent: int, watcher: StageWatcher
+) -> dict[str, str]:
+    """Computes stages. One that fails stops those that read it, no others.
+
+    Args:
+        nodes: The stages. What they read is complete, or is one of them.
+        study: The study's folder.
+        max_concurrent: Stages at a time. The first in ``nodes`` that can start comes first.
+        watcher: Is told what happens.
+
+    Returns:
+        Key -> error, for the stages that failed.
+    """
+    waiting = {node.key: node for node in nodes}
+    unfinished = set(waiting)
+    running: dict[ray.ObjectRef, StageNode] = {}
+    errors: dict[str, str] = {}
+    while True:
+        ready = [node for node in waiting.values() if not unfinished.intersection(node.reads)]
+        for node in ready[: max_concurrent - len(running)]:
+            del waiting[node.key]
+            watcher.started(node)
+            running[_start(node, study)] = node
+        if not running:  # stages that still wait read one that failed
+            return errors
+        ended, _ = ray.wait(list(running), timeout=_POLL_S)
+        for ref in ended:
+            node = running.pop(ref)
+            if error := _error_of(ref):
+                errors[node.key] = error
+            else:
+                unfinished.remove(node.key)
+            watcher.ended(node, error)
+        watcher.look()
+
+
+def _start(node: StageNode, study: RunDir) -> "ray.ObjectRef":
+    # The stage's own tasks and workers hold its CPUs; this task only waits for them. A trial of
+    # Tune starts its tasks in its own placement group unless the strategy is named.
+    task = ray.remote(_run_stage).options(num_cpus=0, name=str(node), scheduling_strategy="DEFAULT")
+    return task.remote(node.job.name, node.config, run_dir(study, node.run).uri)
+
+
+def _error_of(ref: "ray.ObjectRef") -> str | None:
+    """Waits for a stage. Returns why it failed, or None."""
+    try:
+        outcome: str | None = ray.get(ref)
+    except ray.exceptions.RayError as error:
+        return (str(error).strip() or repr(error)).splitlines()[-1]
+    return outcome
+
+
+def _run_stage(job_name: str, config: Any, run_uri: str) -> str | None:
+    """Runs a stage's own job on a Ray worker, and prints into the stage's ``log.txt``.
+
+    Returns:
+        An error for the user, if there is one. Raised, it would be wrapped into an error of Ray.
+    """
+    wait_while_stopping()
+    job: Job = importlib.import_module(f"ray_jobs.{job_name}").JOB
+    run = RunDir(run_uri)
+    with _printing_to(run.stage(job.stage(config)).path(LOG)):
+        try:
+            # A process that Ray started for this stage before may be about to be killed.
+            execute(job, config, run, patience_s=_PATIENCE_S)
+        except (ConfigError, JobError, OSError) as error:
+            print(f"Error: {error}", flush=True)
+            return str(error) or repr(error)
+    return None
+
+
+@contextlib.contextmanager
+def _printing_to(uri: str) -> Iterator[None]:
+    """Sends what is printed to a file: at once to a local one, at the end to one on S3."""
+    with contextlib.ExitStack() as stack:
+        path = Path(uri)
+        if storage.is_s3(uri):
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / LOG
+            stack.callback(lambda: storage.write_bytes(uri, path.read_bytes()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = stack.enter_context(path.open("a", buffering=1))
+        stack.enter_context(contextlib.redirect_stdout(log))
+        stack.enter_context(contextlib.redirect_stderr(log))
+        yield
