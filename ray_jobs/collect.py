@@ -14,7 +14,7 @@ from typing import Any
 from data_pipelines.collect import CollectConfig, batches, collect
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Demand
+from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
 
 
@@ -37,7 +37,7 @@ JOB = Job(
     schema=CollectConfig,
     stage=lambda _: "demonstrations",
     inputs=lambda _, run: {},
-    demand=lambda _: Demand(num_cpus=1),
+    resources=lambda _: Resources(num_cpus=1),
     plan=plan,
     run=run_stage,
     tell=findings.collect,

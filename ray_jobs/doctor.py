@@ -47,7 +47,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lafp import storage
 from lafp.config import ConfigError
-from ray_jobs.core.cluster import Demand, connect
+from ray_jobs.core.cluster import Resources, connect
 from ray_jobs.core.node_checks import Finding, NodeFacts, look, sees_mark, write_mark
 
 _NODE_TIMEOUT_S = 120
@@ -80,7 +80,7 @@ def examine(uri: str) -> list[Finding]:
         ConfigError: Ray cannot be reached or started.
     """
     try:
-        connect(Demand(num_cpus=1))
+        connect(Resources(num_cpus=1))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"Cannot reach Ray at {os.environ.get('RAY_ADDRESS', 'this machine')}: {error}. Start "

@@ -44,7 +44,7 @@ from lafp.report.evaluation_findings import evaluation_findings
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.storage import strict_json
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Demand
+from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
 
 
@@ -298,7 +298,7 @@ JOB = Job(
     schema=EvaluateConfig,
     stage=lambda _: "evaluation",
     inputs=inputs,
-    demand=lambda _: Demand(num_cpus=1),
+    resources=lambda _: Resources(num_cpus=1),
     plan=plan,
     run=run_stage,
     tell=findings.evaluate,

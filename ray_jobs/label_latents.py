@@ -21,7 +21,7 @@ from lafp.data.shards.sets import open_shard_set
 from lafp.lam import load_lam
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Demand
+from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
 from ray_jobs.training import jobs
 from ray_jobs.training.jobs import TrainInput
@@ -69,7 +69,7 @@ JOB = Job(
     schema=LabelLatentsConfig,
     stage=lambda cfg: f"latents/{cfg.name}",
     inputs=inputs,
-    demand=lambda cfg: Demand(num_cpus=1, num_gpus=1 if cfg.use_gpu else 0),
+    resources=lambda cfg: Resources(num_cpus=1, num_gpus=1 if cfg.use_gpu else 0),
     plan=plan,
     run=run_stage,
     tell=findings.label_latents,

@@ -37,7 +37,7 @@ from ray_jobs import (
     train_policy,
 )
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Demand
+from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job, Part, execute, state_of
 from ray_jobs.studies.pipeline_config import PipelineConfig
 
@@ -167,8 +167,8 @@ JOB = Job(
     name="pipeline",
     schema=PipelineConfig,
     check=check,
-    demand=lambda cfg: functools.reduce(
-        operator.or_, (job.demand(section) for job, section in steps(cfg)), Demand()
+    resources=lambda cfg: functools.reduce(
+        operator.or_, (job.resources(section) for job, section in steps(cfg)), Resources()
     ),
     plan=plan,
     run=run_steps,

@@ -23,7 +23,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Demand
+from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
 
 
@@ -95,7 +95,7 @@ JOB = Job(
     schema=PreprocessConfig,
     stage=stage_name,
     inputs=inputs,
-    demand=lambda _: Demand(num_cpus=1),
+    resources=lambda _: Resources(num_cpus=1),
     plan=plan,
     run=run_stage,
     tell=findings.preprocess,

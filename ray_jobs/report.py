@@ -16,7 +16,7 @@ from lafp.evaluate.run_record import RunRecord
 from lafp.report.run_page import ReportConfig, write_report
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Demand
+from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
 
 
@@ -42,7 +42,7 @@ JOB = Job(
     schema=ReportConfig,
     stage=lambda _: "report",
     inputs=inputs,
-    demand=lambda _: Demand(num_cpus=0),
+    resources=lambda _: Resources(num_cpus=0),
     plan=plan,
     run=run_stage,
     tell=findings.report,

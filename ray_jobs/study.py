@@ -30,7 +30,7 @@ from lafp.report.sweep_page import write_sweep
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs import pipeline
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Demand, cluster_address, num_that_fit
+from ray_jobs.core.cluster import Resources, cluster_address, num_that_fit
 from ray_jobs.core.job import Job, JobError, Part
 from ray_jobs.studies.engine import STOPPED_EARLY, run_graph, was_stopped_early
 from ray_jobs.studies.stage_graph import StageGraph, run_dir, share_stages, stage_of
@@ -44,16 +44,16 @@ def graph_of(cfg: StudyConfig) -> StageGraph:
     return share_stages({cell.name: list(pipeline.steps(cell.pipeline)) for cell in cells(cfg)})
 
 
-def demand(cfg: StudyConfig) -> Demand:
+def resources(cfg: StudyConfig) -> Resources:
     """One stage's resources, or those of all at a time where the job starts Ray itself."""
     num = 1 if cluster_address() else min(cfg.max_concurrent, len(cells(cfg)))
     return _largest(cfg) * num
 
 
-def _largest(cfg: StudyConfig) -> Demand:
+def _largest(cfg: StudyConfig) -> Resources:
     """What any stage of any run needs."""
-    demands = (pipeline.JOB.demand(cell.pipeline) for cell in cells(cfg))
-    return functools.reduce(operator.or_, demands)
+    each = (pipeline.JOB.resources(cell.pipeline) for cell in cells(cfg))
+    return functools.reduce(operator.or_, each)
 
 
 def check(cfg: StudyConfig, _: RunDir) -> None:
@@ -190,7 +190,7 @@ JOB = Job(
     name="study",
     schema=StudyConfig,
     check=check,
-    demand=demand,
+    resources=resources,
     plan=plan,
     run=run_study,
     tell=findings.study,

@@ -23,24 +23,24 @@ _ADDRESS_WANTED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demand:
+class Resources:
     """Logical resources that a job holds at the same time. Without them Ray waits for ever."""
 
     num_cpus: float = 1
     num_gpus: float = 0
 
-    def __mul__(self, num: int) -> "Demand":
+    def __mul__(self, num: int) -> "Resources":
         """What ``num`` of them need at the same time."""
-        return Demand(num_cpus=num * self.num_cpus, num_gpus=num * self.num_gpus)
+        return Resources(num_cpus=num * self.num_cpus, num_gpus=num * self.num_gpus)
 
-    def __or__(self, other: "Demand") -> "Demand":
+    def __or__(self, other: "Resources") -> "Resources":
         """What either of two jobs needs, when they run one after the other."""
-        return Demand(
+        return Resources(
             num_cpus=max(self.num_cpus, other.num_cpus), num_gpus=max(self.num_gpus, other.num_gpus)
         )
 
 
-def connect(demand: Demand) -> None:
+def connect(resources: Resources) -> None:
     """Joins the cluster that ``RAY_ADDRESS`` names, else starts a local one. Idempotent.
 
     A local cluster gets as many logical CPUs as the job needs, if those are more than the cores:
@@ -52,13 +52,13 @@ def connect(demand: Demand) -> None:
     import ray  # a wrong command line is answered without it
 
     if not ray.is_initialized():
-        _start(demand)
+        _start(resources)
     total = ray.cluster_resources()
-    _check_enough(demand, total.get("CPU", 0), total.get("GPU", 0))
+    _check_enough(resources, total.get("CPU", 0), total.get("GPU", 0))
 
 
-def num_that_fit(each: Demand, most: int) -> int:
-    """How many such demands the cluster holds at the same time: 1 to ``most``. Needs Ray.
+def num_that_fit(each: Resources, most: int) -> int:
+    """How many jobs with such needs the cluster holds at the same time: 1 to ``most``. Needs Ray.
 
     Raises:
         ConfigError: Not even one.
@@ -74,11 +74,11 @@ def num_that_fit(each: Demand, most: int) -> int:
     return min(fits)
 
 
-def check(demand: Demand) -> list[str]:
+def check(resources: Resources) -> list[str]:
     """Lines for ``--dry-run``: what is needed. Starts nothing."""
     where = cluster_address()
     cluster = f"the cluster at {where}" if where else "a local Ray that the job starts"
-    return [f"resources: {demand.num_cpus:g} CPUs, {demand.num_gpus:g} GPUs on {cluster}"]
+    return [f"resources: {resources.num_cpus:g} CPUs, {resources.num_gpus:g} GPUs on {cluster}"]
 
 
 def cluster_address() -> str | None:
@@ -110,7 +110,7 @@ def ray_job() -> str | None:
     return str(ray.get_runtime_context().get_job_id())
 
 
-def _start(demand: Demand) -> None:
+def _start(resources: Resources) -> None:
     import ray
 
     # It only says that tokens are on; so they shall be.
@@ -119,7 +119,7 @@ def _start(demand: Demand) -> None:
     if address := cluster_address():
         _join(address)
         return
-    num_cpus = max(os.cpu_count() or 1, -(-demand.num_cpus // 1))
+    num_cpus = max(os.cpu_count() or 1, -(-resources.num_cpus // 1))
     for attempt in range(1, _NUM_STARTS + 1):
         try:
             ray.init(
@@ -167,10 +167,10 @@ def _knock(address: str) -> None:
         raise OSError("something else than a Ray head answers there.")
 
 
-def _check_enough(demand: Demand, num_cpus: float, num_gpus: float) -> None:
-    if demand.num_cpus > num_cpus or demand.num_gpus > num_gpus:
+def _check_enough(resources: Resources, num_cpus: float, num_gpus: float) -> None:
+    if resources.num_cpus > num_cpus or resources.num_gpus > num_gpus:
         raise ConfigError(
-            f"The job needs {demand.num_cpus:g} CPUs and {demand.num_gpus:g} GPUs at the same "
-            f"time, the cluster has {num_cpus:g} and {num_gpus:g}. Lower num_workers, add nodes, "
-            "or start Ray with more logical CPUs (`ray start --num-cpus`)."
+            f"The job needs {resources.num_cpus:g} CPUs and {resources.num_gpus:g} GPUs at the "
+            f"same time, the cluster has {num_cpus:g} and {num_gpus:g}. Lower num_workers, add "
+            "nodes, or start Ray with more logical CPUs (`ray start --num-cpus`)."
         )

@@ -12,7 +12,7 @@ from lafp.runs.lease import InUseError, owned
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import PROVENANCE, SUMMARY, Change, RunDir, StageDir, StageState
 from lafp.storage import UnreachableError
-from ray_jobs.core.cluster import Demand, check, connect, ray_job
+from ray_jobs.core.cluster import Resources, check, connect, ray_job
 
 if TYPE_CHECKING:  # it loads pandas, which a wrong command line does not need
     from lafp.report.markdown import Command
@@ -39,7 +39,7 @@ class Job:
     """Config, run -> fingerprints of what the stage reads. Raises ConfigError if one is missing."""
     check: Callable[[Any, RunDir], None] = lambda _cfg, _run: None
     """Config, run -> raises ConfigError for what is known to be wrong before the cluster starts."""
-    demand: Callable[[Any], Demand]
+    resources: Callable[[Any], Resources]
     """Config -> what the stage needs of the cluster."""
     plan: Callable[[Any, RunDir], list[str]]
     """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
@@ -103,8 +103,8 @@ def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[st
             if changes:
                 stage.record(cfg, inputs, changes, reached)
             return _found_complete(stage, label)
-        if (demand := job.demand(cfg)).num_cpus:
-            connect(demand)
+        if (resources := job.resources(cfg)).num_cpus:
+            connect(resources)
         print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)
         start = time.monotonic()
         with _as_it_was_if_refused(job, stage):
@@ -124,7 +124,7 @@ def dry_run(job: Job, cfg: Any, run: RunDir) -> list[str]:
         ConfigError: As ``execute``, as far as that is known before the work.
     """
     stage = run.stage(job.stage(cfg))
-    resources = check(job.demand(cfg))
+    resources = check(job.resources(cfg))
     job.check(cfg, run)
     state = state_of(job, cfg, run)
     found = {

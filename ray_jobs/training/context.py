@@ -44,10 +44,10 @@ class RayTrainContext:
     Args:
         cfg: Which ingest, and how many steps it must last.
         uri: The stage's folder.
-        board: Where notices are put up, of ``stopped_by_sigterm``.
+        coordinator: The stop coordinator that ``stopped_by_sigterm`` yields.
     """
 
-    def __init__(self, cfg: TrainConfig, uri: str, board: Any) -> None:
+    def __init__(self, cfg: TrainConfig, uri: str, coordinator: Any) -> None:
         self.uri = uri
         self._cfg = cfg
         context = ray.train.get_context()
@@ -56,7 +56,7 @@ class RayTrainContext:
         self.device = get_device() if cfg.use_gpu else torch.device("cpu")
         if cfg.use_gpu:  # collectives of objects go over the current device
             torch.cuda.set_device(self.device)
-        self._listener = NoticeListener(board, self.world_size)
+        self._listener = NoticeListener(coordinator, self.world_size)
         self.checkpoints = Checkpoints(uri, cfg.num_checkpoints_to_keep, self.rank, self.world_size)
 
     def notice(self, step: int) -> Notice:

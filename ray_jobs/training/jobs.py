@@ -16,7 +16,7 @@ from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
 from lafp.train.task import Task
 from ray_jobs.core.job import Job
-from ray_jobs.training.trainer import demand, fit
+from ray_jobs.training.trainer import fit, resources
 
 _KINDS = {
     "shards": ("shard_set.json", "shard set", "preprocess"),
@@ -82,7 +82,7 @@ def training_job(
             fingerprints(resolve(cfg, run)),
             build_task(cfg, run),
         ),
-        demand=lambda cfg: demand(cfg.train),
+        resources=lambda cfg: resources(cfg.train),
         plan=lambda cfg, run: [
             *plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
             *remarks(cfg, run).values(),

@@ -1,9 +1,11 @@
 """SIGTERM, at the driver or at a training worker: every worker saves after one and the same step.
 
+The process that gets the signal notifies the stop coordinator, an actor, which tells all workers.
 Without a notice a step costs one look at a variable. When one comes, each worker says which step it
 has begun and begins no other until all have answered; the highest is the step after which all save.
 
-The stages of a study are processes that no signal reaches; they find its driver's board by name.
+The stages of a study are processes that no signal reaches. They find the stop coordinator of the
+study's driver by its name.
 """
 
 import asyncio
@@ -26,16 +28,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lafp.runs.run_dir import StageDir
 from lafp.train.notice import Notice
 
-_BOARD = "lafp-notices"
+_COORDINATOR = "lafp-stop-coordinator"
 """The actor's name where stages look for it. A Ray job sees its own actors only."""
 _MOST_CALLS = 10_000
-"""Two of each worker wait at a board, and they are all that it has to hold."""
+"""Each worker has two calls open at a coordinator. No other calls wait there."""
 SAME_NOTICE_S = 10
 """All workers of a node hear that it goes; one checkpoint will do."""
 
 
-class _Board:
-    """The actor where notices are put up, and where workers agree on a step."""
+class _StopCoordinator:
+    """The actor that passes notices to workers, and through which workers agree on a step."""
 
     def __init__(self) -> None:
         self._is_stopping = False
@@ -111,28 +113,28 @@ def stopped_by_sigterm(stage: StageDir) -> Iterator[Any]:
         stage: What is trained.
 
     Yields:
-        The board, for the ``NoticeListener`` of each worker.
+        The stop coordinator, for the ``NoticeListener`` of each worker.
     """
-    if shared := _board_of_the_study():
+    if shared := _coordinator_of_the_study():
         ray.get(shared.begin.remote(stage.uri))
         try:
             yield shared
         finally:
             ray.get(shared.end.remote(stage.uri))
         return
-    board = _put_up(None)
+    coordinator = _start_coordinator(None)
 
     def stop() -> None:
         sys.stderr.write(f"[{stage.name}] SIGTERM: saving a checkpoint, then stopping\n")
         with contextlib.suppress(ray.exceptions.RayError):  # training has just ended
-            ray.get(board.stop.remote())
+            ray.get(coordinator.stop.remote())
 
     restore = on_first_sigterm(stop, signal.getsignal(signal.SIGTERM))
     try:
-        yield board
+        yield coordinator
     finally:
         restore()
-        ray.kill(board)
+        ray.kill(coordinator)
 
 
 @contextlib.contextmanager
@@ -144,19 +146,19 @@ def stages_stopped_by_sigterm() -> Iterator[None]:
     Raises:
         SystemExit: It came. The code is 1.
     """
-    board = _put_up(_BOARD)
+    coordinator = _start_coordinator(_COORDINATOR)
 
     def stop() -> None:
         sys.stderr.write("SIGTERM: stages that train save a checkpoint, then all stops\n")
         with contextlib.suppress(ray.exceptions.RayError):  # the last stage has just ended
-            ray.get(board.stop.remote())
-            ray.get(board.all_ended.remote())
+            ray.get(coordinator.stop.remote())
+            ray.get(coordinator.all_ended.remote())
         os.kill(os.getpid(), signal.SIGTERM)
 
     def end(*_: Any) -> None:
         # Written here: where the main thread is in a call of Ray, Ray exits with a text of its own.
         sys.stderr.write("Stopped by SIGTERM. Run the same command again to go on.\n")
-        # A stage that waits at the board ends with it, and Ray would show its error.
+        # A stage that waits at the coordinator ends with it, and Ray would show its error.
         os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
         sys.exit(1)
 
@@ -165,27 +167,27 @@ def stages_stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         restore()
-        ray.kill(board)
+        ray.kill(coordinator)
 
 
 def wait_while_stopping() -> None:
     """Keeps a stage from beginning while its study's driver is about to end."""
-    if board := _board_of_the_study():
-        ray.get(board.may_begin.remote())
+    if coordinator := _coordinator_of_the_study():
+        ray.get(coordinator.may_begin.remote())
 
 
-def _put_up(name: str | None) -> Any:
+def _start_coordinator(name: str | None) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return (
-        ray.remote(_Board)
+        ray.remote(_StopCoordinator)
         .options(name=name, num_cpus=0, max_concurrency=_MOST_CALLS, scheduling_strategy=here)
         .remote()
     )
 
 
-def _board_of_the_study() -> Any:
+def _coordinator_of_the_study() -> Any:
     try:
-        return ray.get_actor(_BOARD)
+        return ray.get_actor(_COORDINATOR)
     except ValueError:  # no study
         return None
 
@@ -220,26 +222,26 @@ def on_first_sigterm(act: Callable[[], None], then: Any) -> Callable[[], None]:
     return restore
 
 
-def _save_on_sigterm(_: Any, board: Any, group: str) -> None:
+def _save_on_sigterm(_: Any, coordinator: Any, group: str) -> None:
     """Runs in the main thread of a training worker."""
 
     def save() -> None:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone
-            ray.get(board.save.remote(group))
+            ray.get(coordinator.save.remote(group))
 
     on_first_sigterm(save, signal.getsignal(signal.SIGTERM))
 
 
 class NoticeListener:
-    """One training worker's ear. All workers of a group get a notice after the same step.
+    """Listens for notices in one training worker. All workers of a group get one after one step.
 
     Args:
-        board: What ``stopped_by_sigterm`` yields.
+        coordinator: The actor that ``stopped_by_sigterm`` yields.
         num_workers: Workers that train together. All make their listeners at the same time.
     """
 
-    def __init__(self, board: Any, num_workers: int) -> None:
-        self._board, self._num_workers = board, num_workers
+    def __init__(self, coordinator: Any, num_workers: int) -> None:
+        self._coordinator, self._num_workers = coordinator, num_workers
         self._group = _common_name()
         self._changed = threading.Condition()
         self._begun: int | None = None
@@ -247,7 +249,7 @@ class NoticeListener:
         self._due: dict[int, Notice] = {}
         # Training runs in a thread of the actor, and only the main thread may handle signals.
         actor = ray.get_runtime_context().current_actor
-        ray.get(actor.__ray_call__.remote(_save_on_sigterm, board, self._group))
+        ray.get(actor.__ray_call__.remote(_save_on_sigterm, coordinator, self._group))
 
     def __call__(self, step: int) -> Notice:
         """What is due after ``step`` steps. Called once between any two steps."""
@@ -259,12 +261,14 @@ class NoticeListener:
             return self._due.pop(step, Notice.NONE)
 
     def _listen(self) -> None:
-        """Ends with a stop, or with the board: then training is over, or its driver gone."""
+        """Ends with a stop, or with the coordinator: then training is over, or its driver gone."""
         with contextlib.suppress(ray.exceptions.RayError):
             for index in count():
-                notice = ray.get(self._board.notice.remote(self._group, index))
+                notice = ray.get(self._coordinator.notice.remote(self._group, index))
                 with self._agreement() as begun:
-                    answer = self._board.agree.remote(self._group, index, begun, self._num_workers)
+                    answer = self._coordinator.agree.remote(
+                        self._group, index, begun, self._num_workers
+                    )
                     self._due[ray.get(answer)] = notice
                 if notice == Notice.STOP:
                     return
@@ -286,7 +290,7 @@ class NoticeListener:
 
 def _common_name() -> str:
     """A name that all workers of this start have in common, and those of no other start."""
-    import torch.distributed as dist  # not for the board: its process would load torch
+    import torch.distributed as dist  # not for the coordinator: its process would load torch
 
     names = [uuid.uuid4().hex]
     if dist.is_initialized():

@@ -35,7 +35,7 @@ from lafp.train.metrics.log import DAMAGED_FILE, SKIPPED_FILE, read_metrics, rea
 from lafp.train.metrics.meter import SKIPPED, NonFiniteLossError
 from lafp.train.notes import read_notes
 from lafp.train.task import Task
-from ray_jobs.core.cluster import Demand
+from ray_jobs.core.cluster import Resources
 from ray_jobs.core.failures import FAILURES, FailureLog, FinalConfigError, final, final_of
 from ray_jobs.core.job import JobError
 from ray_jobs.core.scratch import scratch_folder
@@ -64,10 +64,10 @@ COUNTED = {
 """Metric -> what it means that it is not zero, and the file that names steps or clips."""
 
 
-def demand(cfg: TrainConfig) -> Demand:
+def resources(cfg: TrainConfig) -> Resources:
     """What a training job holds at the same time."""
     readers = cfg.ingest.num_readers if cfg.ingest.mode == "ray" else 0
-    return Demand(
+    return Resources(
         num_cpus=cfg.num_workers * (_worker_cpus(cfg) + readers * CPUS_PER_READER),
         num_gpus=cfg.num_workers if cfg.use_gpu else 0,
     )
@@ -100,8 +100,12 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     workers = "1 training worker" if cfg.num_workers == 1 else f"{cfg.num_workers} training workers"
     sys.stderr.write(f"[{stage.name}] starting {workers}\n")
-    with _progress(stage, cfg), stopped_by_sigterm(stage) as board, scratch_folder() as scratch:
-        job = {"cfg": cfg, "build_task": build_task, "uri": stage.uri, "board": board}
+    with (
+        _progress(stage, cfg),
+        stopped_by_sigterm(stage) as coordinator,
+        scratch_folder() as scratch,
+    ):
+        job = {"cfg": cfg, "build_task": build_task, "uri": stage.uri, "coordinator": coordinator}
         try:
             trainer = _trainer(stage, cfg, job, scratch)
             outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
@@ -150,7 +154,7 @@ def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
     storage.be_patient()
     torch.manual_seed(derive_seed(cfg.seed, "init"))
     try:
-        context = RayTrainContext(cfg, job["uri"], job["board"])
+        context = RayTrainContext(cfg, job["uri"], job["coordinator"])
         return {"metrics": train(cfg, job["build_task"](), context)}
     except (NonFiniteLossError, DamagedShardsError, StoppedError) as error:
         return {"stopped": str(error)}

@@ -3,7 +3,7 @@
 import pytest
 import ray
 
-from ray_jobs.core.cluster import Demand, connect
+from ray_jobs.core.cluster import Resources, connect
 
 SLOW = "The current node timed out during startup. This could happen because some of the raylet ..."
 
@@ -25,15 +25,15 @@ def answers(monkeypatch) -> list[Exception | None]:
 
 def test_a_ray_that_takes_too_long_to_start_is_started_again(answers):
     answers += [Exception(SLOW), Exception(SLOW), None]
-    connect(Demand(num_cpus=1))
+    connect(Resources(num_cpus=1))
     assert answers == []
 
 
 def test_a_ray_that_never_starts_and_one_that_fails_otherwise_are_errors(answers):
     answers += [Exception(SLOW)] * 5
     with pytest.raises(Exception, match="timed out during startup"):
-        connect(Demand(num_cpus=1))
+        connect(Resources(num_cpus=1))
     assert answers == []
     answers += [ValueError("no such option"), None]
     with pytest.raises(ValueError, match="no such option"):
-        connect(Demand(num_cpus=1))
+        connect(Resources(num_cpus=1))

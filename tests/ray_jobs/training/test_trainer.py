@@ -22,8 +22,8 @@ from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.metrics.log import read_metrics, read_starts
-from ray_jobs.core.cluster import Demand
-from ray_jobs.training.trainer import JobError, _remarks, demand, fit
+from ray_jobs.core.cluster import Resources
+from ray_jobs.training.trainer import JobError, _remarks, fit, resources
 from tests.processes import kill_one_below
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
@@ -277,6 +277,6 @@ def test_a_collapse_and_skipped_steps_are_said_once_with_their_step(tmp_path):
 
 
 def test_the_demand_counts_workers_and_readers():
-    assert demand(config(num_workers=2)) == Demand(num_cpus=2)
+    assert resources(config(num_workers=2)) == Resources(num_cpus=2)
     cfg = config(num_workers=2, ingest=IngestConfig(mode="ray", num_readers=3), use_gpu=True)
-    assert demand(cfg) == Demand(num_cpus=8, num_gpus=2)
+    assert resources(cfg) == Resources(num_cpus=8, num_gpus=2)
