@@ -214,6 +214,10 @@ class _Driver(tune.Callback):
         self._graph, self._study, self._printer = graph, study, printer
         self.missing: dict[str, str] = {}
 
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """Forgets failures of the trial before its process died: its stages start again."""
+        self.missing.pop(trial.config["run"], None)
+
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
