@@ -27,6 +27,7 @@ from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
 from lafp.evaluate import measurements, result_rows
 from lafp.evaluate.config import EvaluateConfig, MethodConfig
+from lafp.evaluate.grouped import one_run
 from lafp.evaluate.latency import Latency
 from lafp.evaluate.outcomes import (
     Episode,
@@ -40,7 +41,7 @@ from lafp.evaluate.results import DEMONSTRATOR, Result, Subject, write_results
 from lafp.evaluate.rollouts import RolloutResult
 from lafp.evaluate.subjects import demonstrator_subject, lam_subject, method_subject
 from lafp.finished.saved_model import read_card
-from lafp.report.evaluation_findings import evaluation_findings
+from lafp.report.headline import evaluation_findings
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.storage import strict_json
 from ray_jobs.core import findings, next_steps
@@ -96,7 +97,7 @@ def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, An
     write_results(stage.path("results.parquet"), rows)
     outcomes = read_episode_outcomes(stage.path("episodes.parquet")) if cfg.env else {}
     views = json.loads(storage.read_text(stage.path("latent_views", "latent_views.json")))
-    return {"findings": evaluation_findings(rows, outcomes, views)}
+    return {"findings": evaluation_findings(one_run(run.uri, rows, outcomes), views)}
 
 
 def _measure_methods(

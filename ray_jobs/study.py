@@ -20,13 +20,11 @@ from dataclasses import replace
 from typing import Any
 
 from lafp.config import ConfigError
+from lafp.evaluate.grouped import merged, read_run
 from lafp.evaluate.run_record import StageRecord
-from lafp.evaluate.study import read_runs
-from lafp.evaluate.sweep import SweepRun, read_sweep
 from lafp.report import markdown
 from lafp.report.markdown import Command
 from lafp.report.study_page import write_study
-from lafp.report.sweep_page import write_sweep
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs import pipeline
 from ray_jobs.core import findings, next_steps
@@ -154,21 +152,18 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 
 def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) -> dict[str, Any]:
     """Writes tables, charts and the page of the complete runs. Returns their summary."""
-    complete = [cell for cell in cells(cfg) if cell.name not in missing]
-    if not cfg.labels:
-        results = read_runs([run_dir(run, cell.name) for cell in complete])
-        return write_study(run.uri, cfg.name, results)
-    runs = [
-        SweepRun(
-            run=run_dir(run, cell.name),
-            method=cell.variant or None,
+    results = [
+        read_run(
+            run_dir(run, cell.name),
+            variant=cell.variant or None,
             label_fraction=cell.label_fraction,
+            label_scope=cfg.labels.scope if cfg.labels else None,
         )
-        for cell in complete
-        if cell.label_fraction is not None
+        for cell in cells(cfg)
+        if cell.name not in missing
     ]
-    curves = read_sweep(runs, cfg.labels.scope)
-    return write_sweep(run.uri, cfg.name, curves, missing, sharing(graph_of(cfg)))
+    shared = sharing(graph_of(cfg)) if cfg.labels else None
+    return write_study(run.uri, cfg.name, merged(results), missing=missing, sharing=shared)
 
 
 def parts(cfg: StudyConfig, run: RunDir) -> list[Part]:

@@ -216,6 +216,8 @@ def _method_rows(subject: Subject, success: float, n: int) -> list[Result]:
         Result.of(subject, "mode_coverage", 0.95 if is_flow else float("nan"), n),
         Result.of(subject, "action_r2", 0.52, n),
         Result.of(subject, "latency_b1_ms", 1.6 if is_flow else 1.2, 60),
+        Result.of(subject, "latency_b1_disturbance", 0.02, 60),
+        Result.of(subject, "latency_b64_disturbance", 0.02, 60),
         Result.of(subject, "latency_b1_ratio", 1.33 if is_flow else 1.0, 60),
         Result.of(subject, "latency_b64_ms", 9.4 if is_flow else 8.8, 60),
     ]

@@ -12,7 +12,7 @@ from lafp.types import ActionSpec
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """How far apart the distributions of two samples are.
+    """Distance between the distributions of two samples.
 
         D(X, Y) = 2 E|X - Y| - E|X - X'| - E|Y - Y'|
 

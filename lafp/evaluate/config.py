@@ -1,4 +1,4 @@
-"""What the evaluation measures."""
+"""The evaluation's config."""
 
 import re
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class MethodConfig:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What to change in the policy's own config."""
+        """Changes of the policy's own config."""
         names = ("noise", "noise_hold_steps", "num_solver_steps")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -75,7 +75,7 @@ class EvaluateConfig:
     study: str | None = None
     """Name of the study that this run belongs to, for result tables."""
     variant: str | None = None
-    """What that study varied in this run, its seed aside."""
+    """The setting of this run that the study varied, its seed aside."""
     lam: str | None = None
     """Folder of a finished LAM; the run's own ``lam`` if null."""
     shards: str | None = None
@@ -85,9 +85,9 @@ class EvaluateConfig:
     labeled_shards: str | None = None
     """Shard set with held-out labeled clips; the run's own ``shards/labeled`` if null."""
     env: Any = choice(ENVS, default=None)
-    """Where rollouts happen; must look like the videos that the models were trained on."""
+    """Environment of the rollouts. It must look like the videos that the models were trained on."""
     methods: tuple[MethodConfig, ...] = ()
-    """What to compare. The demonstrators are always measured beside them."""
+    """Methods to compare. The demonstrators are always measured beside them."""
     num_episodes: int = 300
     """Per method, all methods on the same episodes."""
     episodes_per_task: int = 100

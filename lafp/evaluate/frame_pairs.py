@@ -42,7 +42,7 @@ class FramePairs:
     latent: list[Tensor] = field(default_factory=list)
     """Float [Z] each, on the CPU."""
     null_distance: list[float] = field(default_factory=list)
-    """Of z from IDM(o_t, o_t)."""
+    """Distance of z from IDM(o_t, o_t)."""
     motion: list[float] = field(default_factory=list)
     """Mean |difference| in [0, 1]."""
     video: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class FramePairs:
     stacks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Index of some pairs -> o_t and o_{t+1} as the LAM sees them, uint8 [3 F, H, W]."""
     motion_maps: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    """Of the first clips: middle frame, and the same under a heat map of mean |difference|."""
+    """For the first clips: middle frame, and the same under a heat map of mean |difference|."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Prediction:
     truth: np.ndarray
     guess: np.ndarray
     errors: tuple[float, float, float]
-    """Of the prediction, of the prediction from another pair's latent, and of o_t."""
+    """Errors of the prediction, of the prediction from another pair's latent, and of o_t."""
 
 
 def sample_pairs(lam: Lam, sources: Mapping[str, float], seed: int) -> FramePairs:

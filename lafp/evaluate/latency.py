@@ -1,4 +1,4 @@
-"""Time per action. All methods in one interleaved run, so that a busy spell hits all alike."""
+"""Time per action, and whether the machine was quiet enough for it to mean anything."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,10 @@ class Latency:
     ratio: float | None
     """Median over rounds of (this call / the baseline's call of the same round)."""
     num_rounds: int
+    disturbance: float
+    """Share by which other work on the machine disturbed the timings, equal for all calls: the
+    larger of two shares, by how much a call differs from itself when it is repeated in the same
+    round (median over rounds), and how much of the time the process waited for a processor."""
 
 
 def measure_latency(
@@ -24,26 +28,50 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Times every call once per round, starting each round with another one.
 
+    One call, the baseline where there is one, is timed twice per round: what it differs by from
+    itself comes from the machine.
+
     Args:
         calls: What to time, by name. On a GPU a call must wait for its result.
         num_rounds: Timings of each call, after a few untimed ones.
         baseline: Name of the call that the others are compared with; None compares with nothing.
     """
-    names = list(calls)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for round_number in range(NUM_WARMUP_ROUNDS + num_rounds):
-        first = round_number % len(names)
-        for name in names[first:] + names[:first]:
+    repeated = next(iter(calls)) if baseline is None else baseline
+    turns = [*calls.values(), calls[repeated]]
+    _time_rounds(turns, NUM_WARMUP_ROUNDS)
+    begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
+    seconds = _time_rounds(turns, num_rounds)
+    waited = 1 - (time.process_time() - begin_cpu_s) / (time.perf_counter() - begin_s)
+    by_name = dict(zip(calls, seconds, strict=False))
+    differs = float(np.median(np.abs(seconds[-1] / by_name[repeated] - 1)))
+    disturbance = max(differs, waited)
+    return {
+        name: _latency(of_call, by_name.get(baseline or ""), disturbance)
+        for name, of_call in by_name.items()
+    }
+
+
+def _time_rounds(turns: Sequence[Callable[[], object]], num_rounds: int) -> np.ndarray:
+    """Seconds of every call in every round, float [calls, rounds]."""
+    seconds = np.zeros((len(turns), num_rounds))
+    for round_number in range(num_rounds):
+        for turn in range(len(turns)):
+            index = (round_number + turn) % len(turns)
             start = time.perf_counter()
-            calls[name]()
-            elapsed_s = time.perf_counter() - start
-            if round_number >= NUM_WARMUP_ROUNDS:
-                seconds[name].append(elapsed_s)
-    return {name: _latency(seconds[name], seconds.get(baseline or "")) for name in names}
+            turns[index]()
+            seconds[index, round_number] = time.perf_counter() - start
+    return seconds
 
 
-def _latency(seconds: Sequence[float], baseline_seconds: Sequence[float] | None) -> Latency:
+def _latency(
+    seconds: np.ndarray, baseline_seconds: np.ndarray | None, disturbance: float
+) -> Latency:
     ratio = None
     if baseline_seconds is not None:
         ratio = float(np.median(np.divide(seconds, baseline_seconds)))
-    return Latency(median_ms=1000 * float(np.median(seconds)), ratio=ratio, num_rounds=len(seconds))
+    return Latency(
+        median_ms=1000 * float(np.median(seconds)),
+        ratio=ratio,
+        num_rounds=len(seconds),
+        disturbance=disturbance,
+    )

@@ -1,4 +1,4 @@
-"""What a latent action model has learned, as pictures and numbers. Needs no labels.
+"""Shows what a latent action model has learned, as pictures and numbers, without labels.
 
 ``write_latent_views`` takes a finished LAM and shard sets, draws frame pairs (from held-out clips
 where there are enough) and writes into a folder::
@@ -65,9 +65,10 @@ class LatentViews:
     prediction_error: float | None
     """Mean squared error of the predicted next frame, pixels in [-1, 1]; None without pixels."""
     wrong_latent_error: float | None
-    """The same with the latent action of another pair: the FDM should need the right one."""
+    """``prediction_error`` with the latent action of another pair: the FDM should need the right
+    one."""
     copy_error: float | None
-    """The same when o_t itself is taken as the prediction."""
+    """``prediction_error`` when o_t itself is taken as the prediction."""
     skipped: dict[str, str]
     """View -> why it is not there."""
 

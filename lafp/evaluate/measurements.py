@@ -36,7 +36,7 @@ from lafp.train.transitions import (
 
 MAX_VAL_CLIPS = 256
 MAX_TRANSITIONS = 2048
-"""Of the alignment, whose work grows with their square; spread evenly over the clips."""
+"""Transitions for the alignment, spread evenly over the clips: its work grows with their square."""
 
 
 def load_agent(run_uri: str, method: MethodConfig) -> Agent:

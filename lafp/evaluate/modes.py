@@ -15,7 +15,7 @@ class ModeEntropy:
     per_fork: float
     """Mean over forks, each over the episodes that passed it."""
     joint: float
-    """Of the whole path, over the episodes that passed every fork."""
+    """Entropy of the whole path, over the episodes that passed every fork."""
     num_decided: int
     """Episodes behind ``joint``."""
 

@@ -1,4 +1,4 @@
-"""What rollouts of one method left behind, on disk.
+"""Files that the rollouts of one method leave behind.
 
 Below ``rollouts/`` of the stage, per label:
 

@@ -63,7 +63,7 @@ class ProbeScore:
     mse: float
     """Mean squared error, over transitions and dimensions."""
     action_variance: float
-    """What predicting the held-out mean would give: the control that knows nothing."""
+    """The error of predicting the held-out mean: the control that knows nothing."""
     r2: float
     """1 - mse / action_variance; NaN, as its interval, where the actions are all alike."""
     r2_low: float
@@ -74,7 +74,7 @@ class ProbeScore:
 
 
 def action_targets(true_action: Tensor, spec: ActionSpec) -> Tensor:
-    """What a linear read-out predicts: actions in [-1, 1], or one-hot rows of discrete ones.
+    """Targets of a linear read-out: actions in [-1, 1], or one-hot rows of discrete ones.
 
     Args:
         true_action: float [N, A] in the environment's units, or int64 [N].

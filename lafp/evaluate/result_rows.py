@@ -60,7 +60,7 @@ def rollout_rows(
 
 
 def action_error_rows(subject: Subject, errors: Mapping[str, float]) -> list[Result]:
-    """What ``open_loop_errors`` or ``measure_alignment`` measured."""
+    """Rows of the errors that ``open_loop_errors`` or ``measure_alignment`` measured."""
     return [
         Result.of(subject, metric, value, int(errors["num_transitions"]))
         for metric, value in errors.items()
@@ -71,7 +71,10 @@ def action_error_rows(subject: Subject, errors: Mapping[str, float]) -> list[Res
 def latency_rows(subject: Subject, batch_size: int, latency: Latency) -> list[Result]:
     """Time per action of one method at one batch size."""
     metric, num = f"latency_b{batch_size}", latency.num_rounds
-    rows = [Result.of(subject, f"{metric}_ms", latency.median_ms, num)]
+    rows = [
+        Result.of(subject, f"{metric}_ms", latency.median_ms, num),
+        Result.of(subject, f"{metric}_disturbance", latency.disturbance, num),
+    ]
     if latency.ratio is not None:
         rows.append(Result.of(subject, f"{metric}_ratio", latency.ratio, num))
     return rows

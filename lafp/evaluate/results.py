@@ -21,6 +21,8 @@ Metrics and the methods that have them:
                             ``action_accuracy_on_...`` instead of both)
 ``latency_b1_ms``           median time of one ``act`` for 1 (``latency_b64_ms``: 64) observations
 ``latency_b1_ratio``        median over rounds of the time over latent_bc's in the same round
+``latency_b1_disturbance``  how much other work on the machine disturbed these timings, as a share
+                            of their time; above 0.1 no page shows them
 ``probe_mse, probe_r2``     linear probe of latent actions on held-out episodes; the method says of
                             what: ``lam``, and the controls ``embedding``, ``random_lam``,
                             ``nothing``
@@ -35,12 +37,14 @@ from lafp.storage.tables import read_rows, schema_of, write_rows
 
 DEMONSTRATOR = "demonstrator"
 BEHAVIOR_CLONING = "behavior_cloning"
-"""Of true actions, on the labels alone."""
+"""Cloning of true actions, on the labels alone."""
+
+Key = tuple[str | None, float | None, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What was measured: a method (policy, decoder and noise) or a latent action model."""
+    """A method that was measured (policy, decoder and noise), or a latent action model."""
 
     label: str
     """Unique within a run; names the method in charts."""
@@ -49,17 +53,17 @@ class Subject:
     ``demonstrator``, or a probe's."""
     study: str | None = None
     variant: str | None = None
-    """What the study varied in this run, its seed aside."""
+    """The setting of this run that the study varied, its seed aside."""
     task: str | None = None
     distractors: bool | None = None
     objective: str | None = None
     supervision_weight: float | None = None
     anchor_time: float | None = None
-    """Of the decoder's training."""
+    """τₐ of the action decoder's training."""
     noise: str | None = None
     """At deployment."""
     noise_hold_steps: int | None = None
-    """Of noise ``held``."""
+    """Steps for which noise ``held`` stays."""
     solver_steps: int | None = None
     label_fraction: float | None = None
     """Share of the labeled clips that training saw."""
@@ -67,7 +71,12 @@ class Subject:
     """Whose training that was: ``decoder``, ``lam`` or ``both``; ``policy`` where labels are all it
     had."""
     seed: int | None = None
-    """Of the policy's training (for probes, the LAM's)."""
+    """Seed of the policy's training (for probes, of the LAM's)."""
+
+    @property
+    def key(self) -> Key:
+        """Variant, share of the labels and label: equal where only the seed differs."""
+        return self.variant, self.label_fraction, self.label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +118,7 @@ class Result(Subject):
 
 
 OUTCOMES = ("success", "return_normalized", "return")
-"""What says how well a policy does: success; where a task knows none, its return over the
+"""Metrics that say how well a policy does: success; where a task knows none, its return over the
 demonstrators'; where theirs is not positive, its return."""
 
 

@@ -14,7 +14,7 @@ from lafp.envs.base import VectorEnv
 
 
 class Actor(Protocol):
-    """Whatever chooses actions for N episodes side by side, e.g. ``lafp.agent.Agent``."""
+    """Chooses actions for N episodes side by side, e.g. ``lafp.agent.Agent``."""
 
     @property
     def reads(self) -> Set[str]:
@@ -31,7 +31,7 @@ class Actor(Protocol):
 
 
 def observation(actor: Actor, seen: Mapping[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:
-    """What ``actor`` shall be shown of what there is: ``image`` [N, H, W, 3], ``state`` [N, S], ...
+    """Parts of an observation that ``actor`` reads: ``image`` [N, H, W, 3], ``state`` [N, S], ...
 
     Raises:
         ConfigError: It reads something that is not there.
@@ -71,7 +71,7 @@ class Recording:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutResult:
-    """How N episodes went."""
+    """Outcome of N episodes."""
 
     seeds: np.ndarray
     """int64 [N]."""
@@ -86,7 +86,7 @@ class RolloutResult:
     path: np.ndarray
     """float32 [N, T + 1, S]: states; an episode that is over stays at its last."""
     recordings: tuple[Recording, ...]
-    """Of the first episodes."""
+    """Frames of the first episodes."""
 
     def successes(self) -> list[bool | None]:
         """One per episode; None where the task knows no success."""

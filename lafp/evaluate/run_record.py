@@ -79,7 +79,7 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """Of the run: the last part of its URI."""
+        """Name of the run: the last part of its URI."""
         return self.uri.rstrip("/").rpartition("/")[2]
 
     def complete(self, name: str) -> StageRecord | None:

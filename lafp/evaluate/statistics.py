@@ -33,7 +33,7 @@ class Interval:
         return f"{mean}{unit} [{low}, {high}]"
 
     def in_percent(self) -> str:
-        """Of a share: ``93 % [88, 97]``."""
+        """Writes a share: ``93 % [88, 97]``."""
         return self.written(lambda share: f"{100 * share:.0f}", " %")
 
 

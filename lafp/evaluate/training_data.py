@@ -1,4 +1,4 @@
-"""What is known of a LAM's training data before its first step: may it be probed, does it move?"""
+"""Checks a LAM's training data before its first step: can it be probed, does enough move?"""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -12,16 +12,16 @@ from lafp.runs.wording import counted
 from lafp.storage.tables import iter_rows
 
 MIN_FIT_EPISODES, MIN_HELD_OUT_EPISODES = 2, 1
-"""What the probe needs: the strength of its ridge is chosen on fit episodes left out in turn."""
+"""Episodes that the probe needs: its penalty is chosen on fit episodes left out in turn."""
 
 MAX_STILL_SHARE = 0.5
-"""Of the training pairs. Where more of them show no change at all, most latents mean nothing."""
+"""Share of the training pairs. If more of them show no change at all, most latents mean nothing."""
 MAX_CLIPS_READ = 2000
 _STRIDES = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30)
 
 
 def data_remarks(shard_sets: Sequence[str], labeled_shards: str | None) -> dict[str, str]:
-    """What a user should know, in a sentence each, by what it is about.
+    """Sentences about the data that a user should know, by topic.
 
     Args:
         shard_sets: What the LAM is trained on.
@@ -90,7 +90,7 @@ def _still_share(clips: Sequence[np.ndarray], stride: int) -> float | None:
 
 
 def _pair_motion(uri: str) -> Iterator[np.ndarray]:
-    """Of the first training clips of a set: motion of each frame pair, as the table has it."""
+    """Motion of each frame pair of the first training clips of a set, as the table has it."""
     rows = iter_rows(storage.join(uri, "clips.parquet"), ["split", "pair_motion"], batch_rows=500)
     training = (row for row in rows if row["split"] == "train")
     for row in islice(training, MAX_CLIPS_READ):

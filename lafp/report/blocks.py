@@ -1,8 +1,7 @@
-"""What a section of the report is made of. The template lays these out; nothing else is HTML."""
+"""Blocks that sections are made of. The template lays them out; nothing else is HTML."""
 
 import base64
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,6 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from lafp.evaluate.images import png
+from lafp.report.charts import Drawing
 
 NO_VALUE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -24,6 +24,14 @@ class Text:
 
     text: str | Markup
     kind: str = field(default="text", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading:
+    """The title of a part of a section."""
+
+    text: str
+    kind: str = field(default="heading", init=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +51,8 @@ class Figure:
     """A data URI."""
     alt: str
     caption: str | Markup = ""
-    is_chart: bool = False
-    """Drawn on a transparent ground: a dark page may invert it."""
+    drawing: Drawing | None = None
+    """The drawing behind a chart. Its ground is transparent, and a dark page may invert it."""
     columns: Sequence[str] = ()
     """Labels above equally wide columns of the picture."""
     max_width_px: int | None = None
@@ -82,7 +90,7 @@ class Listing:
     kind: str = field(default="listing", init=False)
 
 
-Block = Text | Note | Figure | Row | Table | Listing
+Block = Heading | Text | Note | Figure | Row | Table | Listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +104,14 @@ class Section:
     blocks: Sequence[Block]
 
 
-def chart(svg: str, alt: str, caption: str | Markup = "") -> Figure:
-    """A figure from ``lafp.report.charts``, at most as wide as it was drawn: equal type in all."""
+def chart(drawing: Drawing, alt: str, caption: str | Markup = "") -> Figure:
+    """A figure at most as wide as it was drawn, so that the type of all charts is equal."""
     return Figure(
-        src=_data_uri("image/svg+xml", svg.encode()),
+        src=_data_uri("image/svg+xml", drawing.svg().encode()),
         alt=alt,
         caption=caption,
-        is_chart=True,
-        max_width_px=round(_width_pt(svg) * 4 / 3),
+        drawing=drawing,
+        max_width_px=round(96 * drawing.width_in),
     )
 
 
@@ -136,12 +144,6 @@ def inline_picture(pixels: np.ndarray, alt: str) -> Markup:
     return Markup('<img class="cell" src="{}" alt="{}" title="{}" style="max-width:{}px">').format(
         _data_uri("image/png", png(pixels)), alt, alt, pixels.shape[1]
     )
-
-
-def _width_pt(svg: str) -> float:
-    match = re.search(r'width="([\d.]+)pt"', svg)
-    assert match, svg[:200]
-    return float(match[1])
 
 
 def _data_uri(mime: str, data: bytes) -> str:

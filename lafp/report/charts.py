@@ -1,7 +1,7 @@
 """Charts of the report, as SVG text. One look for all: thin axes, direct labels, no chart junk.
 
-Every function takes plain numbers and returns a complete SVG document with a transparent
-background; the report embeds it as a data URI.
+Every function takes numbers and returns a ``Drawing``. Pages embed its SVG as a data URI; documents
+get its PNG.
 """
 
 import io
@@ -13,13 +13,16 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
+
+from lafp.evaluate.grouped import Group
 
 PAGE_WIDTH_IN = 9.2
 PANEL_WIDTH_IN = PAGE_WIDTH_IN / 4
-# Of tick labels side by side.
-_CHARACTERS_PER_PANEL = 24
+# Tick labels side by side in a panel may have so many.
+CHARACTERS_PER_PANEL = 24
+# A gap above a group of dots, in rows.
+_GROUP_GAP = 0.55
 INK, MUTED, FAINT = "#24292f", "#6e7781", "#d0d7de"
 BLUE, ORANGE, TEAL, GREY, LIGHT_GREY, PURPLE = (
     "#1f5fa8",
@@ -88,6 +91,29 @@ class Dot:
     points: Sequence[float] = ()
     """Single seeds, drawn small."""
 
+    @classmethod
+    def of(cls, group: Group, **looks: Any) -> "Dot":
+        """The mean of a group with its interval and, where there are several, its seeds."""
+        low, high = group.interval.low, group.interval.high
+        seeds = group.per_seed if len(group.per_seed) > 1 else ()
+        return cls(value=group.value, low=low, high=high, points=seeds, **looks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotPanel:
+    """Dots with intervals, one row each, first row on top, the value written at the right."""
+
+    rows: Sequence[Dot]
+    xlabel: str
+    """Quantity and unit."""
+    title: str = ""
+    xlim: tuple[float, float] | None = None
+    """Axis range; None fits the data."""
+    reference: tuple[float, str] | None = None
+    """A vertical line and its label, e.g. the demonstrators' success."""
+    form: Callable[[float], str] = "{:z.2f}".format
+    """Writes a value."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
@@ -100,91 +126,92 @@ class Line:
     is_dashed: bool = False
     band: tuple[Sequence[float], Sequence[float]] | None = None
     """Lower and upper end of the interval at each x."""
+    points: Sequence[Sequence[float]] = ()
+    """Single seeds at each x, drawn small."""
 
 
-def draw(
-    width_in: float, height_in: float, paint: Callable[[Any], None], panels: int = 1, rows: int = 1
-) -> str:
-    """An SVG of ``rows`` x ``panels`` axes, painted by ``paint(axes)``: one Axes, or a list."""
-    with mpl.rc_context(_STYLE):
-        figure = _painted(width_in, height_in, paint, panels, rows)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", _VIEWER_FONT)
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A chart that can be written as SVG or PNG."""
+
+    width_in: float
+    height_in: float
+    paint: Callable[[list[Axes]], None]
+    """Paints ``rows`` x ``columns`` axes, row by row."""
+    columns: int = 1
+    rows: int = 1
+
+    def svg(self) -> str:
+        """A complete SVG document on a transparent ground, for pages."""
+        with mpl.rc_context(_STYLE):
+            buffer = io.StringIO()
+            metadata = {"Date": None, "Creator": None}
+            self._figure().savefig(buffer, format="svg", metadata=metadata)
+        svg = buffer.getvalue()
+        return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", _VIEWER_FONT)
+
+    def png(self) -> bytes:
+        """A PNG on white, for papers and documents."""
+        with mpl.rc_context(_STYLE | {"savefig.facecolor": "white"}):
+            buffer = io.BytesIO()
+            self._figure().savefig(buffer, format="png", dpi=160)
+        return buffer.getvalue()
+
+    def _figure(self) -> Figure:
+        figure = Figure(figsize=(self.width_in, self.height_in), layout="constrained")
+        self.paint(figure.subplots(self.rows, self.columns, squeeze=False).flatten().tolist())
+        return figure
 
 
-def draw_png(
-    width_in: float, height_in: float, paint: Callable[[Any], None], panels: int = 1, rows: int = 1
-) -> bytes:
-    """As ``draw``, for papers and documents: a PNG on white."""
-    with mpl.rc_context(_STYLE | {"savefig.facecolor": "white"}):
-        buffer = io.BytesIO()
-        _painted(width_in, height_in, paint, panels, rows).savefig(buffer, format="png", dpi=160)
-    return buffer.getvalue()
-
-
-def _painted(
-    width_in: float, height_in: float, paint: Callable[[Any], None], panels: int, rows: int
-) -> Figure:
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    axes = figure.subplots(rows, panels, squeeze=False).flatten().tolist()
-    paint(axes[0] if len(axes) == 1 else axes)
-    return figure
-
-
-def dots(
-    rows: Sequence[Dot],
-    xlabel: str,
-    *,
-    xlim: tuple[float, float] | None = None,
-    reference: tuple[float, str] | None = None,
-    form: Callable[[float], str] = "{:z.2f}".format,
-    width_in: float = 8.4,
-) -> str:
-    """Dots with intervals, one row each, first row on top, the value written at the right.
+def dots(panels: Sequence[DotPanel], num_columns: int = 3, width_in: float = 8.4) -> Drawing:
+    """Panels of dots; labels that equal those of the panel at the left are left out.
 
     Args:
-        rows: What to show.
-        xlabel: Quantity and unit.
-        xlim: Axis range; None fits the data.
-        reference: A vertical line and its label, e.g. the demonstrators' success.
-        form: How a value is written.
+        panels: In rows of ``num_columns``.
+        num_columns: At most so many panels side by side.
         width_in: Width of the figure in inches.
     """
-    height = len(rows) + 0.55 * sum(row.starts_group for row in rows)
-    return draw(
-        width_in,
-        0.62 + 0.29 * (height + 0.2),
-        lambda ax: paint_dots(ax, rows, xlabel, xlim=xlim, reference=reference, form=form),
+    num_columns = min(num_columns, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    most = max(
+        len(panel.rows) + _GROUP_GAP * sum(row.starts_group for row in panel.rows)
+        for panel in panels
+    )
+    has_titles = any(panel.title or panel.reference for panel in panels)
+
+    def paint(axes: list[Axes]) -> None:
+        for i, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
+            _paint_dots(ax, panel)
+            labels = [row.label for row in panel.rows]
+            if i % num_columns and labels == [row.label for row in panels[i - 1].rows]:
+                ax.set_yticklabels([])
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+
+    height_in = (0.62 + 0.29 * (most + 0.2) + 0.2 * has_titles) * num_rows
+    return Drawing(
+        width_in=width_in, height_in=height_in, paint=paint, columns=num_columns, rows=num_rows
     )
 
 
-def paint_dots(
-    ax: Axes,
-    rows: Sequence[Dot],
-    xlabel: str,
-    *,
-    xlim: tuple[float, float] | None = None,
-    reference: tuple[float, str] | None = None,
-    form: Callable[[float], str] = "{:z.2f}".format,
-) -> None:
-    """``dots``, into given axes."""
-    y = np.arange(len(rows), dtype=float) + np.cumsum([0.55 * row.starts_group for row in rows])
+def _paint_dots(ax: Axes, panel: DotPanel) -> None:
+    rows = panel.rows
+    y = np.arange(len(rows)) + np.cumsum([_GROUP_GAP * row.starts_group for row in rows])
     for row, at in zip(rows, y, strict=True):
-        _paint_dot(ax, row, float(at), form(row.value))
+        _paint_dot(ax, row, float(at), panel.form(row.value))
     ax.set_yticks(y, [row.label for row in rows])
     ax.tick_params(axis="y", length=0, colors=INK, labelsize=9)
     ax.set_ylim(y[-1] + 0.6, -0.6)
     ax.spines["left"].set_visible(False)
-    if xlim:
-        ax.set_xlim(*xlim)
-    ax.set_xlabel(xlabel)
-    if reference:
-        ax.axvline(reference[0], color=MUTED, lw=0.8, ls=(0, (3, 2)), zorder=0)
+    if panel.xlim:
+        ax.set_xlim(*panel.xlim)
+    ax.set_xlabel(panel.xlabel)
+    ax.set_title(panel.title, pad=18 if panel.reference else 8)
+    if panel.reference:
+        ax.axvline(panel.reference[0], color=MUTED, lw=0.8, ls=(0, (3, 2)), zorder=0)
         ax.annotate(
-            reference[1],
-            (reference[0], 1.0),
+            panel.reference[1],
+            (panel.reference[0], 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),
             textcoords="offset points",
@@ -217,31 +244,35 @@ def curves(
     *,
     xlabel: str = "optimizer step",
     log_y: Sequence[str] = (),
+    xticks: Mapping[float, str] | None = None,
+    ylim: tuple[float, float] | None = None,
     height_in: float = 2.1,
-) -> str:
+    panel_width_in: float = PANEL_WIDTH_IN,
+) -> Drawing:
     """Small multiples of curves, one panel per title. Equal legends are drawn once.
 
     Args:
         panels: Title -> curves.
         xlabel: Shared quantity of the x axes.
         log_y: Titles of panels with a logarithmic y axis, where the values fall far enough.
+        xticks: Where the x axes have ticks, and their labels; None leaves it to the data.
+        ylim: Range of the y axes; None fits the data.
         height_in: Height of the figure in inches.
+        panel_width_in: Width of a panel in inches.
     """
     labels = [tuple(line.label for line in lines) for lines in panels.values()]
-    # Many curves leave no room inside: the legend then stands beside the panels.
-    is_beside = len(set(labels)) == 1 and len(labels[0]) > 2
+    # Long or many names leave no room inside: the legend then stands beside the panels.
+    is_long = sum(map(len, labels[0])) > 2 * CHARACTERS_PER_PANEL
+    is_beside = len(set(labels)) == 1 and (len(labels[0]) > 2 or is_long)
     num_panels = max(2, len(panels) + is_beside)
 
     def paint(axes: list[Axes]) -> None:
         for i, (title, lines) in enumerate(panels.items()):
-            for line in lines:
-                _plot_line(axes[i], line)
-            axes[i].set_title(title)
+            _paint_curves(axes[i], lines, title, title in log_y)
             axes[i].set_xlabel(xlabel)
-            axes[i].grid(axis="y")
-            axes[i].locator_params(axis="x", nbins=4)
-            if title in log_y and _spans_decades([line.y for line in lines]):
-                _set_log_y(axes[i])
+            if xticks:
+                axes[i].set_xticks(list(xticks), list(xticks.values()))
+            axes[i].set_ylim(ylim)
             if not is_beside and len(lines) > 1 and labels.index(labels[i]) == i:
                 axes[i].legend(frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0.2)
         for ax in axes[len(panels) :]:
@@ -252,7 +283,19 @@ def curves(
                 handles, names, frameon=False, fontsize=8.5, loc="center left", borderaxespad=0
             )
 
-    return draw(PANEL_WIDTH_IN * num_panels, height_in, paint, panels=num_panels)
+    return Drawing(
+        width_in=panel_width_in * num_panels, height_in=height_in, paint=paint, columns=num_panels
+    )
+
+
+def _paint_curves(ax: Axes, lines: Sequence[Line], title: str, is_log_y: bool) -> None:
+    for line in lines:
+        _plot_line(ax, line)
+    ax.set_title(title)
+    ax.grid(axis="y")
+    ax.locator_params(axis="x", nbins=4)
+    if is_log_y and _spans_decades([line.y for line in lines]):
+        _set_log_y(ax)
 
 
 def _plot_line(ax: Axes, line: Line) -> None:
@@ -262,6 +305,8 @@ def _plot_line(ax: Axes, line: Line) -> None:
     if line.band:
         ax.fill_between(line.x, *line.band, color=line.color, alpha=0.15, lw=0)
     ax.plot(line.x, line.y, color=line.color, ls=style, marker=marker, ms=4, label=line.label)
+    for x, values in zip(line.x, line.points, strict=False):
+        ax.plot([x] * len(values), values, "_", color=line.color, alpha=0.6)
 
 
 def _spans_decades(curves_y: Sequence[Sequence[float]]) -> bool:
@@ -276,165 +321,3 @@ def _set_log_y(ax: Axes) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _num_steps(data: np.ndarray) -> int:
-    """Between ticks of an axis: fewer where only their last digits differ, as labels are long."""
-    return 1 if len(data) and np.ptp(data) < 1e-3 * np.abs(data).max() else 4
-
-
-def _listed(axes: Any) -> list[Axes]:
-    return axes if isinstance(axes, list) else [axes]
-
-
-def histograms(
-    panels: Mapping[str, Sequence[float]],
-    *,
-    bins: int = 30,
-    marks: Mapping[str, float] | None = None,
-    height_in: float = 1.7,
-) -> str:
-    """Small multiples of histograms, one panel per quantity.
-
-    Args:
-        panels: Axis label (quantity and unit) -> values.
-        bins: Bars per panel; few values that come again get one bar each.
-        marks: Axis label -> a threshold to mark.
-        height_in: Height of the figure in inches.
-    """
-
-    def paint(axes: Any) -> None:
-        for ax, (label, values) in zip(_listed(axes), panels.items(), strict=True):
-            data = np.asarray(values, float)
-            distinct = np.unique(data)
-            if len(distinct) <= 8 and len(distinct) < max(2, len(data)):
-                counts = [(data == value).sum() for value in distinct]
-                ax.bar(range(len(distinct)), counts, color=BLUE, alpha=0.8, width=0.6)
-                texts = [f"{value:.4g}" for value in distinct]
-                is_wide = sum(map(len, texts)) + len(texts) > _CHARACTERS_PER_PANEL
-                ax.set_xticks(range(len(distinct)), texts, rotation=60 if is_wide else 0)
-                ax.set_xlim(-0.9, len(distinct) - 0.1)
-            else:
-                ax.hist(data, bins=bins, color=BLUE, alpha=0.8)
-                ax.locator_params(axis="x", nbins=_num_steps(data))
-            if marks and label in marks:
-                ax.axvline(marks[label], color=ORANGE, lw=1)
-            ax.set_xlabel(label)
-            ax.locator_params(axis="y", nbins=3, integer=True)
-
-    return draw(PANEL_WIDTH_IN * len(panels), height_in, paint, panels=len(panels))
-
-
-def bars(
-    labels: Sequence[str],
-    values: Sequence[float],
-    xlabel: str,
-    *,
-    colors: Sequence[str] | None = None,
-    notes: Sequence[str] | None = None,
-    width_in: float = 8.4,
-) -> str:
-    """Horizontal bars, first on top, a note behind each.
-
-    Args:
-        labels: One per bar.
-        values: Lengths.
-        xlabel: Quantity and unit.
-        colors: One per bar; None draws all in blue.
-        notes: Text behind each bar; None writes the values.
-        width_in: Width of the figure in inches.
-    """
-
-    def paint(ax: Axes) -> None:
-        y = np.arange(len(labels))
-        ax.barh(y, values, color=colors or BLUE, height=0.62)
-        for at, value, note in zip(y, values, notes or [f"{v:.3g}" for v in values], strict=True):
-            ax.annotate(
-                note, (value, at), xytext=(5, 0), textcoords="offset points", va="center",
-                color=INK, size=8.5,
-            )  # fmt: skip
-        ax.set_yticks(y, labels)
-        ax.tick_params(axis="y", length=0, colors=INK)
-        ax.set_ylim(len(labels) - 0.45, -0.55)
-        ax.set_xlim(0, max(values, default=1.0) * 1.28 or 1.0)
-        ax.spines["left"].set_visible(False)
-        ax.set_xlabel(xlabel)
-
-    return draw(width_in, 0.55 + 0.27 * len(labels), paint)
-
-
-def latent_statistics(norms: Sequence[float], spectrum: Sequence[float]) -> str:
-    """Norm histogram beside the share of variance per principal component.
-
-    Args:
-        norms: |z| of each pair.
-        spectrum: Eigenvalues of the latents' covariance, largest first.
-    """
-
-    def paint(axes: list[Axes]) -> None:
-        # The largest 1 % goes into the last bar: a few outliers would hide all others.
-        most = np.minimum(norms, np.quantile(norms, 0.99))
-        axes[0].hist(most, bins=30, color=BLUE, alpha=0.8)
-        if (num_steps := _num_steps(most)) == 1:
-            axes[0].locator_params(axis="x", nbins=num_steps)
-        axes[0].set_xlabel("norm of the latent action")
-        axes[0].set_ylabel("frame pairs")
-        shares = np.asarray(spectrum, float)
-        shares = shares / max(shares.sum(), 1e-30)
-        shown = shares[:64]
-        axes[1].bar(np.arange(1, len(shown) + 1), shown, color=BLUE, alpha=0.8)
-        axes[1].set_xlabel("principal component" + (" (first 64)" if len(shares) > 64 else ""))
-        axes[1].set_ylabel("share of variance")
-        axes[1].locator_params(axis="x", integer=True)
-        for ax in axes:
-            ax.locator_params(axis="y", nbins=4)
-
-    return draw(7.0, 2.0, paint, panels=2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PathPanel:
-    """Episodes of one method in the plane."""
-
-    title: str
-    paths: np.ndarray
-    """float [N, T, 2]: positions; an episode that is over stays at its last."""
-    success: np.ndarray
-    """bool [N]."""
-
-
-def paths(
-    panels: Sequence[PathPanel],
-    *,
-    discs: np.ndarray,
-    goal: tuple[float, float],
-    num_columns: int = 4,
-) -> str:
-    """Small multiples of paths through the middle of the unit square, y down.
-
-    Args:
-        panels: One per method.
-        discs: Centres of obstacles, float [P, 2].
-        goal: x of the goal line, and its half height about 0.5.
-        num_columns: Panels per row.
-    """
-    num_rows = -(-len(panels) // num_columns)
-
-    def paint(axes: list[Axes]) -> None:
-        for ax in axes:
-            ax.set_axis_off()
-        for ax, panel in zip(axes, panels, strict=False):
-            ax.add_patch(Rectangle((0, 0.1), 1, 0.8, fc="none", ec=FAINT, lw=0.8))
-            ax.plot([goal[0]] * 2, [0.5 - goal[1], 0.5 + goal[1]], color=TEAL, lw=2)
-            for center in discs:
-                ax.add_patch(Circle((center[0], center[1]), 0.05, color=LIGHT_GREY, zorder=0))
-            for path_T2, is_success in zip(panel.paths, panel.success, strict=True):
-                color = BLUE if is_success else ORANGE
-                ax.plot(*path_T2.T, color=color, lw=0.6, alpha=0.55)
-                if not is_success:
-                    ax.plot(*path_T2[-1], "x", color=color, ms=3.5, mew=0.9, alpha=0.8)
-            ax.set_title(panel.title, size=8.5)
-            ax.set(xlim=(-0.02, 1.02), ylim=(0.92, 0.08), aspect="equal")
-
-    size = PANEL_WIDTH_IN * num_columns, (0.45 + 0.8 * PANEL_WIDTH_IN) * num_rows
-    return draw(*size, paint, panels=num_columns, rows=num_rows)

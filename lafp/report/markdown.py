@@ -14,7 +14,7 @@ from lafp.runs.progress import duration
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What was typed, storage and run name aside: those say nothing about a result."""
+    """The command that was typed, without storage and run name, which say nothing of a result."""
 
     job: str
     config: str

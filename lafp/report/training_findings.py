@@ -1,24 +1,25 @@
-"""What a training stage's last metrics mean, in sentences: each number beside its control.
+"""Puts the last metrics of a training stage into sentences: each number beside its control.
 
-A sentence is made of metrics that are there and finite. What was not measured is said to be so, or
-left out; it is never shown as 0.
+A sentence uses metrics that were measured and are finite. A metric that was not measured is said to
+be missing, or left out; it is never shown as 0.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from lafp.evaluate import result_rows
 from lafp.objectives.base import COLLAPSED_SPREAD
 from lafp.objectives.health import CONSTANT, DEAD_CODEBOOK, DEAD_PERPLEXITY, not_above_embedding
 from lafp.runs.wording import counted, number
 
 Metrics = Mapping[str, Any]
 
-_PROBE_CONTROLS = {
-    "probe/r2_obs_embedding": "from the observation alone",
-    "probe/r2_random_lam": "from an untrained model's latent actions",
+PROBE_CONTROLS = {
+    "embedding": "from the observation alone",
+    "random_lam": "from an untrained model's latent actions",
 }
-
+"""Controls of the probe as result tables call them -> in words."""
 
 _ALL_ALIKE = (
     "Not measured: whether z holds the true actions. On the labeled episodes that are held out all "
@@ -27,7 +28,7 @@ _ALL_ALIKE = (
 
 
 def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str]:
-    """What a latent action model learned.
+    """Says what a latent action model learned.
 
     Args:
         metrics: The last value of each, and what ``data_remarks`` says of the data.
@@ -37,7 +38,7 @@ def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str
     lines = _prediction(metrics, "frame's embedding" if objective == "laom" else "frame")
     lines += _collapse(metrics)
     if _value(metrics, "probe/r2") is not None:
-        return lines + _probe(metrics)
+        return [*lines, _probe(metrics)]
     if has_labels:
         return [*lines, metrics.get("no_probe") or _ALL_ALIKE]
     return [
@@ -48,7 +49,7 @@ def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str
 
 
 def policy_findings(metrics: Metrics, is_flow: bool) -> list[str]:
-    """How well a policy predicts the latent actions of held-out clips.
+    """Says how well a policy predicts the latent actions of held-out clips.
 
     Args:
         metrics: The last value of each.
@@ -72,7 +73,7 @@ def policy_findings(metrics: Metrics, is_flow: bool) -> list[str]:
 
 
 def action_findings(metrics: Metrics) -> list[str]:
-    """How near decoded or cloned actions are to the true ones, on held-out labeled episodes."""
+    """Says how near actions are to the demonstrated ones, on held-out labeled episodes."""
     if (accuracy := _value(metrics, "val/action_accuracy_deployed")) is not None:
         anchored = _value(metrics, "val/action_accuracy_anchored")
         beside = "" if anchored is None else f" ({_percent(anchored)} on the latents of training)"
@@ -98,7 +99,7 @@ def action_findings(metrics: Metrics) -> list[str]:
 
 
 def incident_findings(metrics: Metrics) -> list[str]:
-    """What went wrong on the way and was survived."""
+    """Lists resumed starts, skipped steps and damaged clips."""
     lines = []
     if steps := metrics.get("resumed_from_steps"):
         lines.append(
@@ -146,34 +147,52 @@ def _collapse(metrics: Metrics) -> list[str]:
     return []
 
 
-def _probe(metrics: Metrics) -> list[str]:
-    r2, low = _value(metrics, "probe/r2"), _value(metrics, "probe/r2_low")
-    high, num = _value(metrics, "probe/r2_high"), _value(metrics, "probe/num_episodes")
+def _probe(metrics: Metrics) -> str:
+    r2, num = _value(metrics, "probe/r2"), _value(metrics, "probe/num_episodes")
     assert r2 is not None
     controls = {
-        words: value
-        for name, words in _PROBE_CONTROLS.items()
-        if (value := _value(metrics, name)) is not None
+        method: value
+        for name, method in result_rows.PROBE_CONTROLS.items()
+        if (value := _value(metrics, f"probe/r2_{name}")) is not None
     }
+    low, high = _value(metrics, "probe/r2_low"), _value(metrics, "probe/r2_high")
+    return probe_finding(r2, low, high, controls, num)
+
+
+def probe_finding(
+    r2: float,
+    low: float | None,
+    high: float | None,
+    controls: Mapping[str, float],
+    num_episodes: float | None = None,
+) -> str:
+    """Says what the linear probe finds in z, judged by the best of its controls.
+
+    Args:
+        r2: Of the probe on z.
+        low: Lower end of its interval.
+        high: Upper end.
+        controls: Name in ``PROBE_CONTROLS`` -> R² of that control.
+        num_episodes: Held-out episodes behind it.
+    """
     interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
-    on = "" if num is None else f" of {counted(int(num), 'held-out episode')}"
-    against = [f"{value:.2f} {words}" for words, value in controls.items()]
+    on = "" if num_episodes is None else f" of {counted(int(num_episodes), 'held-out episode')}"
+    against = [f"{value:.2f} {PROBE_CONTROLS[name]}" for name, value in controls.items()]
     text = (
         f"a linear probe reads the true actions{on} from z with R² {r2:.2f}{interval}, against "
         f"{', '.join([*against, '0.00 from nothing'])}."
     )
     best = max([0.0, *controls.values()])
     if low is not None and low > best:
-        return [f"Good: {text} So z holds more about the actions than any control."]
+        return f"Good: {text} So z holds more about the actions than any control."
     if r2 > best:
-        return [
+        return (
             f"Uncertain: {text} z is above its controls, but by less than its interval; more "
             "held-out episodes would tell."
-        ]
-    embedding = _value(metrics, "probe/r2_obs_embedding")
-    if embedding is not None and r2 <= embedding:
-        return [f"Bad: {text} {not_above_embedding(r2, embedding)}"]
-    return [f"Bad: {text} So z holds no more about the actions than its controls."]
+        )
+    if "embedding" in controls and r2 <= controls["embedding"]:
+        return f"Bad: {text} {not_above_embedding(r2, controls['embedding'])}"
+    return f"Bad: {text} So z holds no more about the actions than its controls."
 
 
 def _judged(is_better: bool, is_clearly_better: bool) -> str:

@@ -1,15 +1,20 @@
-"""The report's sections: each a function that returns a Section, or None without its data."""
+"""Sections of a page: each is a function that returns a Section, or None without its data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from lafp.evaluate.results import Result
+from lafp.evaluate.grouped import Results
 from lafp.report.blocks import Section
-from lafp.report.sections import alignment, latents, result
+from lafp.report.sections import alignment, latency, outcome, probe
 
-RESULT_SECTIONS: list[Callable[[Sequence[Result]], Section | None]] = [
-    result.success_section,
+RESULT_SECTIONS: list[Callable[[Results, str | None], Section | None]] = [
+    outcome.section,
     alignment.section,
-    result.latency_section,
-    latents.probe_section,
+    latency.section,
+    probe.section,
 ]
-"""The sections made from a run's results alone, in the order of the page."""
+"""Sections made from results alone, in the order of a page. Runs and studies have the same ones."""
+
+
+def result_sections(results: Results, variant: str | None) -> list[Section | None]:
+    """Makes the sections about the results of one variant."""
+    return [section(results, variant) for section in RESULT_SECTIONS]

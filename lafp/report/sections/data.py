@@ -1,4 +1,4 @@
-"""What went in: the preprocessing funnel, a contact sheet, distributions, a sample of rejects."""
+"""Shows what went in: preprocessing funnel, contact sheet, distributions, a sample of rejects."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from lafp.data.shards.format import ShardSet
 from lafp.data.shards.sets import open_shard_set, videos_of_clips
 from lafp.evaluate import images
 from lafp.evaluate.run_record import RunRecord, StageRecord
-from lafp.report import charts
+from lafp.report import charts, distributions
 from lafp.report.blocks import (
     NO_VALUE,
     TIMES,
@@ -66,7 +66,7 @@ def source_section(stage: StageRecord) -> Section:
     return Section(
         id=stage.name.replace("/", "-"),
         short=f"Data: {name}",
-        title=f"What went in: {name}",
+        title=f"Which videos went into {name}?",
         blocks=blocks,
     )
 
@@ -86,7 +86,7 @@ def _in_words(spec: ShardSet, summary: Mapping[str, Any]) -> str:
 
 
 def _source_in_words(stage: StageRecord) -> str:
-    """Where the videos lie."""
+    """Names the source of the videos."""
     source, val_source = (stage.config.get(key) for key in ("source", "val_source"))
     if source is None:
         return "Source: the demonstrations of this run."
@@ -119,14 +119,14 @@ def _files_table(files: Mapping[str, Any] | None) -> list[Block]:
 
 
 def _funnel(funnel: Mapping[str, Any]) -> Block:
-    """Where every second of the input went: into clips, or out for a reason."""
+    """Shows how many seconds of the input became clips or were rejected, by reason."""
     kept, rejects = funnel["clips"], funnel["rejects"]
     total_s = funnel["inputs"]["seconds"]
     if not rejects:
         return Text(text=f"Nothing was rejected: all {duration(total_s)} of video became clips.")
     reasons = sorted(rejects, key=lambda reason: -rejects[reason]["seconds"])
     outcomes = [kept, *(rejects[reason] for reason in reasons)]
-    figure = charts.bars(
+    figure = distributions.bars(
         ["kept as clips", *(f"rejected: {_words(reason)}" for reason in reasons)],
         [outcome["seconds"] for outcome in outcomes],
         "seconds of source video",
@@ -186,7 +186,7 @@ def _distributions(stage: StageRecord) -> Figure:
         "source rate, frames/s": np.round(columns["source_fps"], 2),
     }
     return chart(
-        charts.histograms(panels),
+        distributions.histograms(panels),
         alt="Histograms of clip length, motion, source width and source frame rate.",
         caption="Clips by length and motion, and by size and rate of their source video.",
     )

@@ -1,50 +1,154 @@
-"""How what says how well a policy does is called and written."""
+"""Shows how well the methods act: a dot with its interval for each, and a table of all metrics."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from lafp.evaluate.statistics import Interval
+from lafp.evaluate.grouped import Group, Results
+from lafp.evaluate.results import DEMONSTRATOR, without_repeats
+from lafp.report import charts
+from lafp.report.blocks import Block, Note, Section, Table, chart, percent
+from lafp.report.methods import color_of, is_lafp, lafp_of, name_of, noise_of, policies
+from lafp.report.metrics import METRICS, OUTCOMES
 
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One of ``lafp.evaluate.results.OUTCOMES``."""
-
-    title: str
-    axis: str
-    """What a chart shows."""
-    does: str
-    """What a policy does, around the value."""
-    is_share: bool = True
-    """Written in percent."""
-    xlim: tuple[float, float] | None = None
-    """Of charts; None fits the data: a return may be tiny, or more than the demonstrators'."""
-
-    def written(self, interval: Interval) -> str:
-        """``93 % [88, 97]`` or ``3.2 [2.5, 4]``."""
-        return interval.in_percent() if self.is_share else interval.written(self.number)
-
-    def number(self, value: float) -> str:
-        """``93 %`` or ``3.2``."""
-        return f"{100 * value:.0f} %" if self.is_share else f"{value:.3g}"
-
-    def difference(self, gain: Interval) -> str:
-        """``+4 points [-2, +9]`` or ``+0.4 [-0.2, +0.9]``."""
-        if not self.is_share:
-            return gain.written("{:+.3g}".format)
-        return gain.written(lambda share: f"{round(100 * share):+d}", " points")  # never "-0"
+_COLUMNS = (
+    "success",
+    "return_normalized",
+    "return",
+    "length",
+    "mode_coverage",
+    "side_entropy",
+    "action_r2",
+    "action_mse",
+    "action_accuracy",
+)
+_SLALOM = (
+    "Slalom is built to hold a late, sharp fork on the centre line, where the mean of two ways is "
+    "a crash. A policy that averages either crashes or, where its mean happens to tip over, always "
+    "takes the same side: read success together with mode coverage. Slalom shows this mechanism; "
+    "it is no proof that one method is better in general."
+)
+_ONE_SEED = "One training seed: the intervals cover episodes, not other training runs."
 
 
-OUTCOMES = {
-    "success": Outcome(
-        title="Success",
-        axis="success, share of episodes",
-        does="succeeds in {}",
-        xlim=(-0.02, 1.02),
-    ),
-    "return_normalized": Outcome(
-        title="Return",
-        axis="return, share of the demonstrators'",
-        does="reaches {} of the demonstrators' return",
-    ),
-    "return": Outcome(title="Return", axis="return", does="reaches a return of {}", is_share=False),
-}
+def section(results: Results, variant: str | None) -> Section | None:
+    """Outcome of every method in one variant; None where nothing was rolled out."""
+    outcome, groups = OUTCOMES[results.outcome], policies(results, variant, results.outcome)
+    if not groups:
+        return None
+    blocks: list[Block] = []
+    if len(groups) > 1:  # one dot says no more than the table
+        blocks.append(
+            chart(
+                charts.dots([panel(results, variant)]),
+                alt="Outcome of each method with its 95 % interval.",
+                caption=f"In rollouts: {outcome.axis}, with 95 % intervals. "
+                "τₐ is where the solver starts when the action decoder is trained: 0 = noise, "
+                "1 = the demonstrator's own latent action, as the latent action model infers it "
+                f"(IDM latents).{_ticks(groups)}{_on_widthless(groups)}",
+            )
+        )
+    blocks.append(_table(results, variant, groups))
+    notes = [_SLALOM] if any(group.subject.task == "slalom" for group in groups) else []
+    notes += [_ONE_SEED] if len(results.seeds) < 2 else []
+    blocks += [Note(text=" ".join(notes))] if notes else []
+    return Section(id="outcome", short=outcome.title, title=outcome.question, blocks=blocks)
+
+
+def panel(results: Results, variant: str | None, title: str = "") -> charts.DotPanel:
+    """The outcomes as dots, the demonstrators' as a line."""
+    outcome = OUTCOMES[results.outcome]
+    expert = results.of_variant(variant, results.outcome).get(DEMONSTRATOR)
+    return charts.DotPanel(
+        rows=_dots(policies(results, variant, results.outcome)),
+        xlabel=outcome.axis,
+        title=title,
+        xlim=outcome.xlim,
+        reference=(expert.value, "demonstrators") if expert else None,
+        form=outcome.number,
+    )
+
+
+def _dots(groups: Sequence[Group]) -> list[charts.Dot]:
+    """One dot per method; noise and solver steps are named where they differ."""
+    noises = {noise_of(group.subject) for group in groups if group.subject.noise}
+    steps = {group.subject.solver_steps for group in groups if group.subject.solver_steps}
+    found: list[charts.Dot] = []
+    previous = ""
+    for group in groups:
+        subject = group.subject
+        noise = f", {noise_of(subject)} noise" if len(noises) > 1 and subject.noise else ""
+        num = f", {subject.solver_steps} steps" if len(steps) > 1 and subject.solver_steps else ""
+        found.append(
+            charts.Dot.of(
+                group,
+                label=name_of(subject) + noise + num,
+                color=color_of(subject),
+                is_open=not is_lafp(subject),
+                starts_group=bool(found) and noise != previous,
+            )
+        )
+        previous = noise
+    return found
+
+
+def _ticks(groups: Sequence[Group]) -> str:
+    if max(len(group.per_seed) for group in groups) > 1:
+        return " Every small tick is one training seed."
+    return ""
+
+
+def _on_widthless(groups: Sequence[Group]) -> str:
+    """Warns of intervals without width: 0 of n (or n of n) successes are no certainty."""
+    found = [g for g in groups if g.subject.metric == "success" and g.interval.num_values > 1]
+    if not any(group.interval.low == group.interval.high for group in found):
+        return ""
+    bound = percent(3 / found[0].interval.num_values)
+    return (
+        " Where no episode or every one succeeded, a bootstrap interval has no width; the true "
+        f"share may still be {bound} off (rule of three)."
+    )
+
+
+def _table(results: Results, variant: str | None, groups: Sequence[Group]) -> Table:
+    """One row per method, one column per metric that some method has."""
+    outcome = OUTCOMES[results.outcome]
+    found = {metric: results.of_variant(variant, metric) for metric in _COLUMNS}
+    metrics = without_repeats([metric for metric, of_label in found.items() if of_label])
+    expert = found[results.outcome].get(DEMONSTRATOR)
+    shown = [*([expert] if expert else []), *groups]
+    settings = {"Noise": noise_of, "Steps": lambda subject: str(subject.solver_steps or "")}
+    settings = {
+        title: text
+        for title, text in settings.items()
+        if any(text(group.subject) for group in groups)
+    }
+    lafp = lafp_of(results, variant)
+    num_seeds = max(len(group.per_seed) for group in shown)
+    rows = []
+    for group in shown:
+        cells = [
+            outcome.written(group.interval)
+            if metric == results.outcome
+            else METRICS[metric].written(found[metric].get(group.subject.label))
+            for metric in metrics
+        ]
+        each = " ".join(outcome.number(value).removesuffix(" %") for value in group.per_seed)
+        seeds = [each] if num_seeds > 1 else []
+        texts = [text(group.subject) for text in settings.values()]
+        rows.append([name_of(group.subject), *texts, *cells, *seeds])
+    seeds = [f"Each seed{', %' if outcome.is_share else ''}"] if num_seeds > 1 else []
+    return Table(
+        head=["Method", *settings, *(METRICS[metric].title for metric in metrics), *seeds],
+        rows=rows,
+        num_text_columns=1 + ("Noise" in settings),
+        emphasized=frozenset(i for i, group in enumerate(shown) if group is lafp),
+        caption=_caption(groups, metrics, num_seeds),
+    )
+
+
+def _caption(groups: Sequence[Group], metrics: Sequence[str], num_seeds: int) -> str:
+    num = groups[0].subject.n
+    over = f"episodes ({num:,})"
+    if num_seeds > 1:
+        over = f"{num_seeds} training seeds and their episodes ({num:,} each)"
+    meanings = [METRICS[metric].meaning for metric in metrics]
+    return " ".join([f"Intervals: 95 %, bootstrap over {over}.", *filter(None, meanings)])

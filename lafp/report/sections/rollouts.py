@@ -1,79 +1,94 @@
-"""What the policies do: the paths of many episodes, and a few of them as moving pictures."""
+"""Shows what the policies do: the paths of many episodes, and a few of them as moving pictures."""
 
 import io
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
 from lafp import storage
 from lafp.envs.slalom import GOAL_HALF_HEIGHT, GOAL_X, PILLARS_P2
-from lafp.evaluate.results import DEMONSTRATOR, Result, outcome_metric
+from lafp.evaluate.grouped import Group, Results
+from lafp.evaluate.results import DEMONSTRATOR, Result
 from lafp.evaluate.run_record import RunRecord, StageRecord
 from lafp.report import charts
 from lafp.report.blocks import Block, Figure, Row, Section, chart, picture
-from lafp.report.sections.result import (
-    better_cloning,
-    is_lafp,
-    name_of,
-    of_metric,
-)
+from lafp.report.methods import better_cloning, lafp_of, name_of, policies
 from lafp.video import decode_clip
 
-MAX_PATHS = 60
+MAX_PATHS, PATH_COLUMNS = 60, 4
 GIF_FPS = 8
 MAX_GIF_FRAMES = 160
-"""Of a longer episode, so many are shown, evenly."""
+"""Longer episodes are thinned out to this many frames."""
 
 
-def section(run: RunRecord, rows: Sequence[Result]) -> Section | None:
+def section(run: RunRecord, results: Results) -> Section | None:
     """Paths of all methods; moving pictures of cloning and of LAFP."""
     stage = run.complete("evaluation")
-    success = of_metric(rows, outcome_metric(rows))
-    if stage is None or not success:
+    groups = policies(results, results.variants[0], results.outcome)
+    if stage is None or not groups:
         return None
     blocks: list[Block] = []
-    if all(row.task == "slalom" for row in success):
-        blocks.append(_paths(stage, rows, success))
-    cloning = better_cloning(success)
-    lafp = next((row for row in success if is_lafp(row)), None)
-    films = [_film(stage, row) for row in (cloning, lafp) if row and _has_film(stage, row)]
+    if all(group.subject.task == "slalom" for group in groups):
+        blocks.append(_paths(stage, results, groups))
+    lafp = lafp_of(results, results.variants[0])
+    chosen = [group.subject for group in (better_cloning(groups), lafp) if group]
+    films = [_film(stage, row) for row in chosen if stage.has("rollouts", f"{row.label}.mp4")]
     blocks += [Row(figures=films)] if films else []
-    return (
-        Section(id="rollouts", short="Rollouts", title="What does it do?", blocks=blocks)
-        if blocks
-        else None
-    )
+    title = "What do the episodes look like?"
+    return Section(id="rollouts", short="Rollouts", title=title, blocks=blocks) if blocks else None
 
 
-def _paths(stage: StageRecord, rows: Sequence[Result], success: Sequence[Result]) -> Block:
-    panels = []
-    demonstrator = [r for r in rows if r.method == DEMONSTRATOR and r.metric == "success"]
-    for row in [*demonstrator, *success]:
+def _paths(stage: StageRecord, results: Results, groups: Sequence[Group]) -> Block:
+    expert = results.of_variant(results.variants[0], results.outcome).get(DEMONSTRATOR)
+    shown = [group.subject for group in [*([expert] if expert else []), *groups]]
+    paths = []
+    for row in shown:
         data = storage.read_bytes(stage.path("rollouts", f"{row.label}.npz"))
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            path_NTS, success_N = arrays["path"][:MAX_PATHS], arrays["success"][:MAX_PATHS]
-        panels.append(
-            charts.PathPanel(title=_title(row), paths=path_NTS[..., :2], success=success_N)
-        )
+            paths.append((arrays["path"][:MAX_PATHS, :, :2], arrays["success"][:MAX_PATHS]))
+
+    def paint(axes: list[Axes]) -> None:
+        for ax in axes:
+            ax.set_axis_off()
+        for ax, row, (path_NT2, success_N) in zip(axes, shown, paths, strict=False):
+            _paint_paths(ax, path_NT2, success_N)
+            noise = "" if row.noise in (None, "fresh") else f", {row.noise} noise"
+            ax.set_title(textwrap.fill(name_of(row) + noise, 27), size=8.5)
+
+    num_rows = -(-len(shown) // PATH_COLUMNS)
+    size = charts.PANEL_WIDTH_IN
     return chart(
-        charts.paths(panels, discs=PILLARS_P2, goal=(GOAL_X, GOAL_HALF_HEIGHT)),
+        charts.Drawing(
+            width_in=size * PATH_COLUMNS,
+            height_in=(0.45 + 0.8 * size) * num_rows,
+            paint=paint,
+            columns=PATH_COLUMNS,
+            rows=num_rows,
+        ),
         alt="Paths of episodes of each method through the slalom.",
-        caption=f"The first {min(MAX_PATHS, success[0].n)} episodes of each method, start at the "
-        "left, goal at the right; the same starts everywhere. Blue: succeeded. Orange: ended at "
-        "a pillar or ran out of time (cross). Both sides of both pillars are the modes.",
+        caption=f"The first {min(MAX_PATHS, groups[0].subject.n)} episodes of each method, start "
+        "at the left, goal at the right; the same starts everywhere. Blue: succeeded. Orange: "
+        "ended at a pillar or ran out of time (cross). Both sides of both pillars are the modes.",
     )
 
 
-def _title(row: Result) -> str:
-    name = "Demonstrators" if row.method == DEMONSTRATOR else name_of(row)
-    noise = "" if row.noise in (None, "fresh") else f", {row.noise} noise"
-    return textwrap.fill(name + noise, 27)
-
-
-def _has_film(stage: StageRecord, row: Result) -> bool:
-    return stage.has("rollouts", f"{row.label}.mp4")
+def _paint_paths(ax: Axes, path_NT2: np.ndarray, success_N: np.ndarray) -> None:
+    """Paths through the middle of the unit square, y down."""
+    ax.add_patch(Rectangle((0, 0.1), 1, 0.8, fc="none", ec=charts.FAINT, lw=0.8))
+    ends = [0.5 - GOAL_HALF_HEIGHT, 0.5 + GOAL_HALF_HEIGHT]
+    ax.plot([GOAL_X] * 2, ends, color=charts.TEAL, lw=2)
+    for x, y in PILLARS_P2:
+        ax.add_patch(Circle((x, y), 0.05, color=charts.LIGHT_GREY, zorder=0))
+    for path_T2, is_success in zip(path_NT2, success_N, strict=True):
+        color = charts.BLUE if is_success else charts.ORANGE
+        ax.plot(*path_T2.T, color=color, lw=0.6, alpha=0.55)
+        if not is_success:
+            ax.plot(*path_T2[-1], "x", color=color, ms=3.5, mew=0.9, alpha=0.8)
+    ax.set(xlim=(-0.02, 1.02), ylim=(0.92, 0.08), aspect="equal")
 
 
 def _film(stage: StageRecord, row: Result) -> Figure:

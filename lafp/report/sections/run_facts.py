@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from lafp.data.shards.sets import open_shard_set
+from lafp.evaluate.grouped import Results
 from lafp.evaluate.run_record import RunRecord, StageRecord
-from lafp.report import charts
+from lafp.report import distributions
 from lafp.report.blocks import TIMES, Listing, Section, Table, chart, megabytes
-from lafp.report.sections.result import load_results
 from lafp.runs.progress import duration
 from lafp.runs.wording import counted
 
@@ -30,8 +30,8 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     ]
 
 
-def in_words(run: RunRecord) -> str:
-    """What was run, in one paragraph, from the stages that are complete."""
+def in_words(run: RunRecord, results: Results) -> str:
+    """Says what was run, in one paragraph, from the stages that are complete."""
     sentences = []
     if shards := run.complete_below("shards"):
         sentences.append(f"Preprocessed {_list([_shards_in_words(stage) for stage in shards])}.")
@@ -47,7 +47,7 @@ def in_words(run: RunRecord) -> str:
             text += f", and {counted(len(decoders), 'action decoder')} on the labeled episodes"
         sentences.append(text + ".")
     if (evaluation := run.complete("evaluation")) and (env := evaluation.config.get("env")):
-        is_distracted = any(row.distractors for row in load_results(run))
+        is_distracted = any(row.distractors for row in results.rows)
         distractors = " with distractors" if is_distracted else ""
         sentences.append(
             f"Rolled out {counted(len(evaluation.config['methods']), 'way')} to act in "
@@ -118,7 +118,7 @@ def time_section(run: RunRecord) -> Section | None:
         return None
     names, seconds = zip(*timed, strict=True)
     figure = chart(
-        charts.bars(names, seconds, "seconds", notes=[duration(s) for s in seconds]),
+        distributions.bars(names, seconds, "seconds", notes=[duration(s) for s in seconds]),
         alt="Wall-clock time per stage.",
         caption="Wall-clock time of each stage's last run; a stage resumed after an interruption "
         "counts from its resumption.",

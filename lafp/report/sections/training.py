@@ -31,7 +31,7 @@ _LAM_PANELS: Panels = {
 
 
 def section(run: RunRecord) -> Section | None:
-    """All curves, or None when nothing was trained."""
+    """Draws all curves. Returns None when nothing was trained."""
     blocks: list[Block] = []
     if (lam := run.complete("lam")) and (panels := _panels_of(lam, _LAM_PANELS)):
         blocks.append(

@@ -82,12 +82,14 @@ def test_action_errors_carry_their_number_of_transitions():
 
 
 def test_latency_names_its_batch_size_and_has_a_ratio_only_with_a_baseline():
-    with_ratio = Latency(median_ms=2.0, ratio=1.25, num_rounds=9)
+    with_ratio = Latency(median_ms=2.0, ratio=1.25, num_rounds=9, disturbance=0.1)
     assert [(r.metric, r.value) for r in latency_rows(SUBJECT, 64, with_ratio)] == [
         ("latency_b64_ms", 2.0),
+        ("latency_b64_disturbance", 0.1),
         ("latency_b64_ratio", 1.25),
     ]
-    assert len(latency_rows(SUBJECT, 1, Latency(median_ms=2.0, ratio=None, num_rounds=9))) == 1
+    alone = replace(with_ratio, ratio=None)
+    assert "latency_b1_ratio" not in {row.metric for row in latency_rows(SUBJECT, 1, alone)}
 
 
 def test_the_probe_comes_with_its_controls():

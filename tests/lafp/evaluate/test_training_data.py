@@ -1,4 +1,4 @@
-"""What is said of a LAM's data before it is trained."""
+"""Remarks about a LAM's data before it is trained."""
 
 import re
 

@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from lafp.report import charts
+from lafp.report import charts, distributions
 
 
 def texts(svg: str) -> list[str]:
@@ -16,36 +16,40 @@ def texts(svg: str) -> list[str]:
 
 def test_charts_are_well_formed_and_the_same_for_the_same_data():
     rows = [charts.Dot(label="a < b & c", value=0.5, low=0.4, high=0.6)]
-    first = charts.dots(rows, "share")
-    assert first == charts.dots(rows, "share")
+    first = charts.dots([charts.DotPanel(rows=rows, xlabel="share")]).svg()
+    assert first == charts.dots([charts.DotPanel(rows=rows, xlabel="share")]).svg()
     assert "a < b & c" in texts(first)
 
 
 def test_dots_write_their_values_in_the_given_form():
     rows = [charts.Dot(label="one", value=0.125), charts.Dot(label="two", value=0.5)]
-    shown = texts(charts.dots(rows, "share", form="{:.3f}".format))
+    panel = charts.DotPanel(rows=rows, xlabel="share", form="{:.3f}".format)
+    shown = texts(charts.dots([panel]).svg())
     assert {"0.125", "0.500"} <= set(shown)
 
 
 def test_equal_legends_are_drawn_once_and_single_curves_have_none():
     line = charts.Line(label="alone", x=[0, 1], y=[1, 2])
     pair = [charts.Line(label=name, x=[0, 1], y=[1, 2]) for name in ("left", "right")]
-    shown = texts(charts.curves({"a": [line], "b": pair, "c": pair}))
+    shown = texts(charts.curves({"a": [line], "b": pair, "c": pair}).svg())
     assert (shown.count("alone"), shown.count("left"), shown.count("right")) == (0, 1, 1)
 
 
 @pytest.mark.parametrize("values", [[0.0], [3.0] * 50, list(np.linspace(0, 1, 500))])
 def test_histograms_take_any_distribution(values):
-    assert "quantity" in texts(charts.histograms({"quantity": values}))
+    assert "quantity" in texts(distributions.histograms({"quantity": values}).svg())
 
 
 def test_few_distinct_values_get_a_bar_and_a_label_each():
-    assert {"24", "30", "60"} <= set(texts(charts.histograms({"fps": [24, 30, 30, 60] * 9})))
+    assert {"24", "30", "60"} <= set(
+        texts(distributions.histograms({"fps": [24, 30, 30, 60] * 9}).svg())
+    )
 
 
 def test_empty_and_zero_bars_do_not_fail():
-    assert "none" in texts(charts.bars(["none"], [0.0], "seconds"))
+    assert "none" in texts(distributions.bars(["none"], [0.0], "seconds").svg())
 
 
 def test_constant_latents_have_a_spectrum_of_zeros():
-    assert "share of variance" in texts(charts.latent_statistics([1.0] * 9, [0.0] * 4))
+    svg = distributions.latent_statistics([1.0] * 9, [0.0] * 4).svg()
+    assert "share of variance" in texts(svg)

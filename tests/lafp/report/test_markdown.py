@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lafp.config import ConfigError
+from lafp.evaluate.grouped import merged, one_run
 from lafp.evaluate.results import Result, Subject
 from lafp.evaluate.run_record import StageRecord
-from lafp.evaluate.study import StudyResults
 from lafp.report.markdown import Command, facts_of, publish, write_section
 from lafp.report.study_page import write_study
 from lafp.runs.run_dir import RunDir
@@ -67,12 +67,11 @@ def test_a_page_with_broken_markers_is_refused_and_left_alone(page, damage):
 def study(tmp_path) -> Path:
     """Its folder: two seeds of one method that succeeds in half of 10 episodes."""
     bc = Subject(label="bc", method="latent_bc")
-    rows, outcomes = [], {}
+    runs = []
     for seed in (0, 3):
-        outcomes[seed] = np.arange(10) % 2.0
-        rows.append(replace(Result.of(bc, "success", 0.5, 10), seed=seed))
-        rows.append(replace(Result.of(bc, "latency_b1_ratio", 1.0, 20), seed=seed))
-    results = StudyResults(rows=tuple(rows), outcomes={(None, "bc"): outcomes}, runs=())
+        rows = [Result.of(bc, "success", 0.5, 10), Result.of(bc, "action_mse", 0.125, 20)]
+        runs.append(one_run(f"/s/{seed}", rows, {"bc": np.arange(10) % 2.0}, seed=seed))
+    results = merged(runs)
     write_study(str(tmp_path / "study"), "two_forks", results)
     return tmp_path / "study"
 
@@ -87,7 +86,7 @@ def test_a_study_says_how_it_was_made_and_what_it_found(page, study):
     assert "## Two forks\n\n```bash\npython -m ray_jobs.study configs/studies/forks.yaml\n" in text
     assert "Seeds 0, 3, 10 episodes per method and seed; in brackets 95 %" in text
     assert "FACTS." in text
-    assert "| Latent BC |  |  | 50 % [30, 70] | 1.00 | 50 50 |" in text
+    assert "| Latent BC | 50 % [30, 70] | 0.125 | 50 50 |" in text
     for link in ("results/two_forks.png", "results/two_forks.parquet"):
         assert f"({link})" in text
         source = {"png": "plot.png", "parquet": "results.parquet"}[link.rpartition(".")[2]]

@@ -9,7 +9,7 @@ import pytest
 
 from lafp.evaluate import images
 from lafp.evaluate.run_record import RunRecord
-from lafp.report import charts
+from lafp.report import distributions
 from lafp.report.blocks import Figure, Note, Table, picture
 from lafp.report.reject_pictures import originals, reject_pictures
 from lafp.report.sections import data
@@ -85,7 +85,8 @@ def test_no_picture_is_shown_larger_than_its_pixels(stage):
 
 @pytest.mark.parametrize("values", [[4.0, 4.0000001, 4.0000002], [1e-7, 2e-7, 3e-7], [1e8, 2e8]])
 def test_no_axis_is_labelled_with_an_offset_or_a_power(values):
-    svg = charts.histograms({"x": values * 5 + [values[0] * (1 + 1e-8 * n) for n in range(9)]})
+    x = values * 5 + [values[0] * (1 + 1e-8 * n) for n in range(9)]
+    svg = distributions.histograms({"x": x}).svg()
     texts = re.findall(r"<text[^>]*>(.*?)</text>", svg, re.DOTALL)
     assert texts
     assert not [text for text in texts if re.search(r"1e|\\times|10\^", text)]

@@ -5,32 +5,13 @@ from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lafp.config import ConfigError
-from lafp.evaluate.results import Result, Subject, read_results, write_results
+from lafp.evaluate.results import read_results, write_results
 from lafp.report.run_page import ReportConfig, write_report
-from lafp.report.sections import latents, result
 from lafp.runs.run_dir import RunDir
 from tests.synthetic_run import write_demo_run, write_video_run
-
-LAFP = Result(
-    label="lafp",
-    method="latent_flow",
-    anchor_time=0.5,
-    noise="fresh",
-    metric="success",
-    value=0.78,
-    low=0.73,
-    high=0.83,
-    n=300,
-)
-RAW = replace(LAFP, label="raw", anchor_time=1.0, value=0.80, low=0.75, high=0.85)
-NAIVE = replace(LAFP, label="naive", anchor_time=0.0, value=0.31, low=0.26, high=0.36)
-CLONING = replace(
-    LAFP, label="bc", method="latent_bc", anchor_time=0.0, noise=None, value=0.02, low=0, high=0.05
-)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +40,9 @@ def read_report(run_uri: str) -> str:
 
 def test_a_full_run_gets_every_section(demo_summary, demo_html):
     assert demo_summary["sections"] == [
-        "success",
-        "alignment",
+        "outcome",
         "rollouts",
+        "alignment",
         "latency",
         "probe",
         "latents",
@@ -136,77 +117,6 @@ def test_a_run_on_s3_gets_the_same_report(s3_bucket, demo_run, demo_summary, dem
     assert remote["headline"] == demo_summary["headline"]
     body = client.get_object(Bucket=bucket, Key="demo/report.html")["Body"].read().decode()
     assert body.replace(f"{s3_bucket}/demo", demo_run) == demo_html
-
-
-OUTCOMES = {"lafp": np.ones(300), "raw": np.zeros(300)}
-
-
-def test_headline_quotes_the_numbers():
-    text = result.headline([CLONING, NAIVE, LAFP, RAW], OUTCOMES).replace("\xa0", " ")
-    assert "78 % [73, 83] of 300 episodes" in text
-    assert "cloning in 2 % [0, 5]" in text
-    assert "without interpolation in 31 % [26, 36]" in text
-
-
-@pytest.mark.parametrize(
-    ("num_raw", "verdict"),
-    [(150, "interpolation does better"), (236, "does not tell"), (290, "raw latents do better")],
-)
-def test_headline_compares_with_raw_latents_episode_by_episode(num_raw, verdict):
-    outcomes = {"lafp": np.arange(300) < 234, "raw": np.arange(300) < num_raw}
-    outcomes = {label: success.astype(float) for label, success in outcomes.items()}
-    raw = replace(RAW, value=num_raw / 300)
-    text = result.headline([LAFP, raw], outcomes)
-    assert verdict in text
-    assert f"{(num_raw - 234) / 3:+.0f} points" in text
-
-
-def test_headline_says_when_a_successful_clone_always_goes_the_same_way():
-    clone = replace(CLONING, value=1.0, low=0.99, high=1.0)
-    coverage = replace(clone, metric="mode_coverage", value=0.09, low=None, high=None)
-    undefined = replace(coverage, label="lafp", value=float("nan"))
-    text = result.headline([LAFP, clone, coverage, undefined], {}).replace("\xa0", " ")
-    assert "cloning in 100 % [99, 100] (mode coverage 0.09)" in text
-    assert text.count("mode coverage") == 1
-
-
-def test_headline_is_left_out_without_rollouts():
-    assert result.headline([], {}) is None
-    assert result.headline([CLONING], {}) is None
-
-
-def test_methods_are_compared_within_one_noise_mode():
-    other = replace(NAIVE, label="naive_persistent", noise="persistent", value=0.6)
-    assert "60" not in result.headline([LAFP, other], {})
-
-
-VIEWS = {"is_collapsed": False}
-PROBE = Result.of(Subject(label="lam", method="lam"), "probe_r2", 0.9, 690, low=0.88, high=0.92)
-
-
-def test_a_collapsed_lam_is_called_so():
-    (note,) = latents.warnings([], {"is_collapsed": True}, {})
-    assert note.level == "warning"
-    assert "constant" in note.text
-
-
-def test_a_codebook_of_one_code_is_a_warning():
-    dead = {"is_collapsed": False, "codebook": {"usage": 0.05, "perplexity": 1.02}}
-    (note,) = latents.warnings([], dead, {})
-    assert "codebook is dead" in note.text
-    assert not latents.warnings([], dead | {"codebook": {"usage": 0.5, "perplexity": 20.0}}, {})
-
-
-def test_why_there_is_no_probe_and_that_little_moves_is_said_at_the_top():
-    remarks = {"no_probe": "Not measured: ...", "little_motion": "Little moves: ...", "loss": 1.0}
-    notes = latents.warnings([], VIEWS, remarks)
-    assert [note.text for note in notes] == ["Little moves: ...", "Not measured: ..."]
-
-
-@pytest.mark.parametrize(("embedding", "is_warned"), [(0.4, False), (0.89, True), (0.95, True)])
-def test_a_probe_not_above_the_embeddings_is_a_warning(embedding, is_warned):
-    control = Result.of(Subject(label="embedding", method="embedding"), "probe_r2", embedding, 690)
-    assert bool(latents.warnings([PROBE, control], VIEWS, {})) == is_warned
 
 
 def test_every_number_of_the_result_table_is_on_the_page(demo_html):

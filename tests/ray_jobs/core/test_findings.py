@@ -17,7 +17,7 @@ from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rejects import REASONS
 from lafp.config import load_config
 from lafp.report import training_findings as of_metrics
-from lafp.report.evaluation_findings import view_findings
+from lafp.report.headline import view_findings
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.job import Job
@@ -206,6 +206,7 @@ def test_files_that_were_not_read_are_counted_by_kind():
 VIEWS = {
     "is_collapsed": False, "num_pairs": 640, "split": "val", "effective_rank": 3.2,
     "latent_action_dim": 8, "prediction_error": 0.1, "wrong_latent_error": 0.3,
+    "copy_error": 0.4,
 }  # fmt: skip
 
 

@@ -1,9 +1,12 @@
+from lafp.evaluate.grouped import one_run
 from lafp.evaluate.results import DEMONSTRATOR, Result, Subject
-from lafp.report.sections.result import of_metric
+from lafp.report.methods import policies
 
 
 def row(method, anchor_time=None, noise=None):
-    subject = Subject(label=method, method=method, anchor_time=anchor_time, noise=noise)
+    subject = Subject(
+        label=f"{method} {anchor_time}", method=method, anchor_time=anchor_time, noise=noise
+    )
     return Result.of(subject, "success", 0.5, n=10)
 
 
@@ -17,7 +20,8 @@ def test_every_policy_has_a_row_baselines_first_and_those_of_users_too():
         row("lam"),
         row("latent_bc"),
     ]
-    shown = [(r.method, r.anchor_time) for r in of_metric(methods, "success")]
+    groups = policies(one_run("/r", methods, {}), None, "success")
+    shown = [(group.subject.method, group.subject.anchor_time) for group in groups]
     assert shown[0] == ("latent_bc", None)
     assert shown.index(("latent_flow", 0.0)) < shown.index(("latent_flow", 1.0))
     assert {method for method, _ in shown} == {

@@ -1,0 +1,217 @@
+"""Groups the results of one or several runs: means over seeds, intervals, differences.
+
+A run is a study of one run. A sweep is a study whose runs differ in their share of the labels. So
+all pages and tables read their numbers here, and each number is computed once.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lafp import storage
+from lafp.evaluate.outcomes import read_episode_outcomes
+from lafp.evaluate.results import DEMONSTRATOR, Key, Result, outcome_metric, read_results
+from lafp.evaluate.statistics import Interval, bootstrap_interval
+from lafp.runs.run_dir import RunDir
+
+MAX_DISTURBANCE = 0.1
+"""Timings that other work on the machine disturbed more than this are in no mean."""
+_WITHOUT_LABELS = (DEMONSTRATOR, "nothing", "embedding", "random_lam")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One metric of one method in one setting, over all seeds."""
+
+    subject: Result
+    """The row of the first seed. It says what was measured."""
+    interval: Interval
+    per_seed: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """Mean over the seeds."""
+        return self.interval.mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The rows and episodes of one or several runs."""
+
+    by_run: Mapping[str, tuple[Result, ...]]
+    """URI of a run -> its rows."""
+    outcomes: Mapping[Key, Mapping[int, np.ndarray]]
+    """Key of a method -> seed -> the outcome of every episode, float [N]. The episodes of a seed
+    are the same for all methods."""
+
+    @cached_property
+    def rows(self) -> tuple[Result, ...]:
+        """The rows of all runs as one long table."""
+        return tuple(row for rows in self.by_run.values() for row in rows)
+
+    @cached_property
+    def outcome(self) -> str:
+        """The metric that says how well a policy does."""
+        return outcome_metric(self.rows)
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Training seeds, in rising order."""
+        return sorted({row.seed for row in self.rows if row.seed is not None})
+
+    @cached_property
+    def variants(self) -> list[str | None]:
+        """Variants in the order of the runs; ``[None]`` if the runs vary nothing."""
+        return list(dict.fromkeys(row.variant for row in self.rows)) or [None]
+
+    @cached_property
+    def label_fractions(self) -> list[float]:
+        """Shares of the labels that a sweep varies, in rising order; empty for other runs.
+
+        All rows of a sweep have one; else the rows of demonstrators and LAMs have none.
+        """
+        found = {row.label_fraction for row in self.rows}
+        return [] if None in found else sorted(f for f in found if f is not None)
+
+    def of_metric(self, metric: str) -> list[Group]:
+        """Groups of one metric, in the order in which the runs list them.
+
+        The outcome is resampled over seeds and episodes, other metrics over seeds; of a single
+        seed, the interval is the one in its row. Seeds without a value (the mode coverage of a
+        policy that passes no fork) and disturbed timings are left out.
+        """
+        if metric not in self._groups:
+            by_key: defaultdict[Key, list[Result]] = defaultdict(list)
+            for row in self._undisturbed:
+                if row.metric == metric and np.isfinite(row.value):
+                    by_key[row.key].append(row)
+            self._groups[metric] = [self._group(metric, rows) for rows in by_key.values()]
+        return self._groups[metric]
+
+    def of_variant(self, variant: str | None, metric: str) -> dict[str, Group]:
+        """Groups of one metric in one variant, by label."""
+        groups = self.of_metric(metric)
+        return {g.subject.label: g for g in groups if g.subject.variant == variant}
+
+    def curves(self, metric: str) -> dict[tuple[str | None, str], dict[float, Group]]:
+        """Variant and label -> share of the labels -> group.
+
+        Demonstrators and the controls of the probe are left out: labels change neither.
+        """
+        found: defaultdict[tuple[str | None, str], dict[float, Group]] = defaultdict(dict)
+        for group in self.of_metric(metric):
+            subject = group.subject
+            if subject.method not in _WITHOUT_LABELS and subject.label_fraction is not None:
+                found[subject.variant, subject.label][subject.label_fraction] = group
+        return {key: dict(sorted(groups.items())) for key, groups in found.items()}
+
+    def gain(self, ours: Group, theirs: Group) -> Interval | None:
+        """Mean difference of the outcome, episode by episode; None where no episodes are known."""
+        a, b = (self.outcomes.get(group.subject.key, {}) for group in (ours, theirs))
+        pairs = [a[seed] - b[seed] for seed in a if seed in b]
+        return bootstrap_interval(pairs) if pairs else None
+
+    def best(self, metric: str) -> tuple[str, Result] | None:
+        """The run with the highest value of a metric (``..._mse``: the lowest), and its row."""
+        sign = -1 if "_mse" in metric else 1
+        candidates = (
+            (uri, row)
+            for uri, rows in self.by_run.items()
+            for row in rows
+            if row.metric == metric and row.method != DEMONSTRATOR and np.isfinite(row.value)
+        )
+        return max(candidates, key=lambda item: sign * item[1].value, default=None)
+
+    def disturbance(self, variant: str | None) -> list[float]:
+        """Disturbance of each timing of a variant, NaN if it was not measured."""
+        rows = [row for row in self.rows if row.variant == variant]
+        timed = {(row.seed, row.metric.removesuffix("_ms")) for row in rows if _is_timing(row)}
+        found = {(row.seed, row.metric): row.value for row in rows}
+        return [found.get((seed, f"{name}_disturbance"), np.nan) for seed, name in timed]
+
+    @cached_property
+    def _groups(self) -> dict[str, list[Group]]:
+        """A cache: tables and charts ask for the same groups, and resampling is slow."""
+        return {}
+
+    @cached_property
+    def _undisturbed(self) -> list[Result]:
+        return [row for rows in self.by_run.values() for row in _without_disturbed(rows)]
+
+    def _group(self, metric: str, rows: Sequence[Result]) -> Group:
+        return Group(
+            subject=rows[0],
+            interval=self._interval(metric, rows),
+            per_seed=tuple(row.value for row in rows),
+        )
+
+    def _interval(self, metric: str, rows: Sequence[Result]) -> Interval:
+        if len(rows) == 1 and rows[0].low is not None:
+            return rows[0].interval
+        if metric == self.outcome and (episodes := self.outcomes.get(rows[0].key)):
+            return bootstrap_interval(list(episodes.values()))
+        return bootstrap_interval([[row.value] for row in rows]) if rows[1:] else rows[0].interval
+
+
+def _is_timing(row: Result) -> bool:
+    return row.metric.startswith("latency_") and row.metric.endswith("_ms")
+
+
+def _without_disturbed(rows: Iterable[Result]) -> list[Result]:
+    """The rows of one run but for timings on a busy machine."""
+    found = list(rows)
+    kept = tuple(
+        row.metric.removesuffix("disturbance")
+        for row in found
+        if row.metric.endswith("_disturbance") and row.value <= MAX_DISTURBANCE
+    )
+    return [r for r in found if not r.metric.startswith("latency_") or r.metric.startswith(kept)]
+
+
+def one_run(
+    uri: str, rows: Sequence[Result], outcomes: Mapping[str, np.ndarray], **about: Any
+) -> Results:
+    """The results of one run.
+
+    Args:
+        uri: Its folder.
+        rows: Its result table.
+        outcomes: Label -> outcome of every episode.
+        **about: Columns to set in all rows, e.g. ``label_fraction`` of a sweep's run.
+    """
+    columns = {"seed": next((row.seed for row in rows if row.seed is not None), 0)} | about
+    rows = tuple(replace(row, **columns) for row in rows)
+    key_of = {row.label: row.key for row in rows}
+    by_key = {
+        key_of[label]: {columns["seed"]: of} for label, of in outcomes.items() if label in key_of
+    }
+    return Results(by_run={uri: rows}, outcomes=by_key)
+
+
+def read_run(run: RunDir, **about: Any) -> Results:
+    """Reads the evaluation of a run; ``about`` as in ``one_run``. Without one there are no rows."""
+    table, episodes = (
+        run.stage("evaluation").path(f"{name}.parquet") for name in ("results", "episodes")
+    )
+    rows = read_results(table) if storage.is_file(table) else []
+    outcomes = read_episode_outcomes(episodes) if storage.is_file(episodes) else {}
+    return one_run(run.uri, rows, outcomes, **about)
+
+
+def merged(parts: Sequence[Results]) -> Results:
+    """Several runs together.
+
+    Runs without the outcome of the whole (demonstrators whose return is not positive are no measure
+    for others) count with their other metrics alone.
+    """
+    by_run = {uri: rows for part in parts for uri, rows in part.by_run.items()}
+    metric = outcome_metric(row for rows in by_run.values() for row in rows)
+    outcomes: defaultdict[Key, dict[int, np.ndarray]] = defaultdict(dict)
+    for part in parts:
+        for key, of_seeds in part.outcomes.items() if part.outcome == metric else ():
+            outcomes[key] |= of_seeds
+    return Results(by_run=by_run, outcomes=dict(outcomes))

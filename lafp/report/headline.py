@@ -1,0 +1,189 @@
+"""The sentences that an evaluation comes down to: the headline of every page, and its warnings.
+
+Each number stands beside its control: a method beside the baselines, on the same episodes; the
+probe of z beside its controls; the predicted frame beside assuming no change.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lafp.evaluate.grouped import Group, Results
+from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR
+from lafp.evaluate.statistics import Interval
+from lafp.objectives.health import CONSTANT, DEAD_CODEBOOK, DEAD_PERPLEXITY, not_above_embedding
+from lafp.report.blocks import Note, percent
+from lafp.report.methods import (
+    better_cloning,
+    lafp_of,
+    name_of,
+    named,
+    policies,
+    without_interpolation,
+)
+from lafp.report.metrics import METRICS, OUTCOMES
+from lafp.report.training_findings import PROBE_CONTROLS, probe_finding
+from lafp.runs.wording import counted
+
+# Another pair's latent action must do this much harm, or the forward model ignores z.
+_MIN_HARM = 1.1
+
+
+def headline(results: Results, variant: str | None) -> list[str]:
+    """Says what LAFP reaches, then its gain over each method that settles what it is worth.
+
+    Returns:
+        Lines; none where no policy with interpolation was rolled out.
+    """
+    groups = policies(results, variant, results.outcome)
+    lafp = lafp_of(results, variant)
+    if lafp is None:
+        return []
+    cloning = better_cloning(groups)
+    others = [*([cloning] if cloning else []), *without_interpolation(groups, lafp)]
+    outcome = OUTCOMES[results.outcome]
+    does = outcome.does.format(outcome.written(lafp.interval))
+    coverage = _coverage(results, lafp)
+    modes = "" if coverage is None else f" (mode coverage {coverage:.2f})"
+    episodes = counted(lafp.subject.n, "episode")
+    seeds = f" of each of {len(lafp.per_seed)} seeds" if len(lafp.per_seed) > 1 else ""
+    return [
+        f"{named(lafp.subject)} {does} over {episodes}{seeds}{modes}",
+        *(text for other in others if (text := _against(results, lafp, other))),
+    ]
+
+
+def sentence(lines: Sequence[str]) -> str:
+    """A headline's lines in one paragraph."""
+    if lines[0].endswith("."):
+        return " ".join(lines)
+    first, *others = lines
+    return f"{first}: {'; '.join(others)}." if others else f"{first}."
+
+
+def headline_of_latents(results: Results, views: Mapping[str, Any] | None) -> list[str]:
+    """Says what the latent actions hold: the headline of a run without rollouts."""
+    probes = results.of_variant(results.variants[0], "probe_r2")
+    lines = []
+    if "lam" in probes:
+        low, high = probes["lam"].subject.low, probes["lam"].subject.high
+        controls = {name: group.value for name, group in probes.items() if name in PROBE_CONTROLS}
+        lines.append(probe_finding(probes["lam"].value, low, high, controls))
+    return [*lines, *(view_findings(views) if views else [])]
+
+
+def warnings(
+    results: Results, views: Mapping[str, Any] | None, lam: Mapping[str, Any]
+) -> list[Note]:
+    """Plain words for a LAM that holds nothing, or whose worth is not known.
+
+    Args:
+        results: Of one run.
+        views: The numbers of ``write_latent_views``.
+        lam: Summary of the LAM's stage, with what ``data_remarks`` said.
+    """
+    signs = []
+    codebook = views.get("codebook") if views else None
+    if views and views["is_collapsed"]:
+        signs.append(CONSTANT)
+    elif codebook and codebook["perplexity"] < DEAD_PERPLEXITY:
+        signs.append(DEAD_CODEBOOK)
+    probes = results.of_variant(results.variants[0], "probe_r2")
+    latent, embedding = probes.get("lam"), probes.get("embedding")
+    if not signs and latent and embedding and latent.interval.low <= embedding.interval.high:
+        signs.append(not_above_embedding(latent.value, embedding.value))
+    signs += [lam[remark] for remark in ("little_motion", "no_probe") if lam.get(remark)]
+    return [Note(level="warning", text=text) for text in signs]
+
+
+def best_run(results: Results) -> dict[str, str]:
+    """The run with the best outcome, and what it reached, in words; empty without rollouts."""
+    if (best := results.best(results.outcome)) is None:
+        return {}
+    uri, row = best
+    reached = OUTCOMES[row.metric].number(row.value)
+    title = METRICS[row.metric].title.partition(",")[0].lower()
+    labels = f" with {100 * (row.label_fraction or 0):g} % of the labels"
+    return {"best_run": uri, "best": f"{title} {reached}{labels}"}
+
+
+def evaluation_findings(results: Results, views: Mapping[str, Any]) -> list[str]:
+    """Sentences for the end of the job that evaluates one run."""
+    return [*_rollouts(results), *view_findings(views)]
+
+
+def view_findings(views: Mapping[str, Any]) -> list[str]:
+    """Says how wide z is spread, and whether the forward model needs the right latent action."""
+    if views["is_collapsed"]:
+        return ["Bad: the latent actions are constant: every frame pair has the same."]
+    held_out = "held-out" if views["split"] == "val" else "training"
+    lines = [
+        f"The latent actions of {counted(views['num_pairs'], 'frame pair')} of {held_out} clips "
+        f"spread over {views['effective_rank']:.1f} effective dimensions of "
+        f"{views['latent_action_dim']}."
+    ]
+    error, wrong, copy = (views[f"{name}_error"] for name in ("prediction", "wrong_latent", "copy"))
+    if error is None or wrong is None or copy is None or error <= 0:
+        return lines
+    less = f"{percent(1 - error / copy)} less" if error < copy else "more"
+    text = (
+        f"the next frame is predicted with {less} squared error than by assuming no change; with "
+        f"the latent action of another pair the error is {wrong / error:.2f} times as large"
+    )
+    if wrong > _MIN_HARM * error:
+        return [*lines, f"Good: {text}, so the prediction uses z."]
+    return [*lines, f"Bad: {text}, so the prediction hardly uses z."]
+
+
+def _rollouts(results: Results) -> list[str]:
+    variant, outcome = results.variants[0], OUTCOMES[results.outcome]
+    groups = policies(results, variant, results.outcome)
+    if not groups:
+        return []
+    episodes = counted(groups[0].subject.n, "episode")
+    lines = [f"{outcome.title} over {episodes}, with 95 % intervals:"]
+    ranked = sorted(groups, key=lambda group: -group.value)
+    expert = results.of_variant(variant, results.outcome).get(DEMONSTRATOR)
+    lines += [
+        f"  {outcome.written(group.interval)}  {named(group.subject)}"
+        for group in [*ranked, *([expert] if expert else [])]
+    ]
+    return [*lines, *_against_baseline(results, groups)]
+
+
+def _against_baseline(results: Results, groups: Sequence[Group]) -> list[str]:
+    """The headline; else the best method against cloning."""
+    if lines := headline(results, results.variants[0]):
+        return lines
+    baseline = next((g for g in groups if g.subject.method == BEHAVIOR_CLONING), None)
+    baseline = baseline or better_cloning(groups)
+    others = [g for g in groups if g is not baseline]
+    if baseline is None or not others:
+        return ["Not measured: a baseline (`train_bc`, or a cloning policy) to set this against."]
+    method = max(others, key=lambda group: group.value)
+    text = _against(results, method, baseline)
+    return [f"{name_of(method.subject)}: {text}"] if text else []
+
+
+def _coverage(results: Results, group: Group) -> float | None:
+    """The mode coverage of a method: success alone would hide that it always goes the same way."""
+    found = results.of_metric("mode_coverage")
+    return next((g.value for g in found if g.subject.key == group.subject.key), None)
+
+
+def _against(results: Results, ours: Group, theirs: Group) -> str | None:
+    """The difference on the same episodes and what it means; None where they are not known."""
+    gain = results.gain(ours, theirs)
+    if gain is None:
+        return None
+    outcome, coverage = OUTCOMES[results.outcome], _coverage(results, theirs)
+    modes = "" if coverage is None else f", mode coverage {coverage:.2f}"
+    return (
+        f"{outcome.difference(gain)} over {named(theirs.subject)} "
+        f"({outcome.written(theirs.interval)}{modes}): {_verdict(gain)}"
+    )
+
+
+def _verdict(gain: Interval) -> str:
+    if gain.low > 0:
+        return "it does better"
+    return "it does worse" if gain.high < 0 else "these episodes do not tell the two apart"

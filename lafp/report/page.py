@@ -1,0 +1,64 @@
+"""Lays out sections as one self-contained HTML page: of a run, a study or a sweep.
+
+Images are data URIs and nothing is fetched, so the file can be mailed and opens offline.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from lafp.report.blocks import Note, Section
+
+
+def render_page(
+    uri: str,
+    *,
+    title: str,
+    kind: str,
+    lead: str,
+    sections: Sequence[Section],
+    headlines: Mapping[str, Sequence[str]],
+    warnings: Sequence[Note] = (),
+    facts: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page as HTML.
+
+    Args:
+        uri: Folder that it is about.
+        title: In the largest letters.
+        kind: What it reports: ``run``, ``study`` or ``sweep``.
+        lead: One paragraph.
+        sections: What there is to see.
+        headlines: What it is about ("" where that is clear) -> lines, the first in large letters.
+        warnings: What a reader must know first.
+        facts: Names and values, of a run.
+    """
+    environment = Environment(
+        loader=PackageLoader("lafp.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["code"] = _code
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        kind=kind,
+        uri=uri,
+        version=version("lafp"),
+        css=Markup(files("lafp.report").joinpath("templates/report.css").read_text()),
+        lead=lead,
+        facts=facts,
+        headlines=headlines,
+        warnings=warnings,
+        sections=sections,
+    )
+
+
+def _code(text: str | Markup) -> Markup:
+    """`Text` in backticks as code; everything else is escaped unless it is markup already."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

@@ -1,0 +1,72 @@
+"""Shows how long an action takes, if the machine was quiet while that was measured."""
+
+import math
+
+from lafp.evaluate.grouped import MAX_DISTURBANCE, Results
+from lafp.report.blocks import NO_VALUE, TIMES, Block, Note, Section, Table, Text, percent
+from lafp.report.methods import name_of, noise_of, policies
+from lafp.report.metrics import METRICS
+
+_COLUMNS = ("latency_b1_ms", "latency_b1_ratio", "latency_b64_ms")
+
+
+def section(results: Results, variant: str | None) -> Section | None:
+    """Time per action against cloning; where the machine was busy, only why it is left out."""
+    disturbances = results.disturbance(variant)
+    if not disturbances:
+        return None
+    blocks: list[Block] = [table for table in [_table(results, variant)] if table is not None]
+    if blocks:
+        text = (
+            "The observation is encoded once per action; only the small velocity head runs at "
+            "every solver step. That is what keeps a flow policy close to cloning."
+        )
+        blocks.insert(0, Text(text=text))
+    num_left_out = sum(not value <= MAX_DISTURBANCE for value in disturbances)
+    if num_left_out:
+        blocks.append(Note(text=_why(disturbances, num_left_out)))
+    return Section(
+        id="latency", short="Latency", title="How long does an action take?", blocks=blocks
+    )
+
+
+def _table(results: Results, variant: str | None) -> Table | None:
+    found = {metric: results.of_variant(variant, metric) for metric in _COLUMNS}
+    found = {metric: groups for metric, groups in found.items() if groups}
+    groups = policies(results, variant, next(iter(found), _COLUMNS[0]))
+    if not groups:
+        return None
+    rows = [
+        [
+            name_of(group.subject),
+            noise_of(group.subject),
+            str(group.subject.solver_steps or NO_VALUE),
+            *(
+                METRICS[m].written(of_label.get(group.subject.label))
+                for m, of_label in found.items()
+            ),
+        ]
+        for group in groups
+    ]
+    return Table(
+        head=["Method", "Noise", "Solver steps", *(METRICS[metric].title for metric in found)],
+        rows=rows,
+        num_text_columns=2,
+        caption=f"Median of {groups[0].subject.n} interleaved timings of one action, encoder and "
+        "action decoder included, on this machine. The paper claims less than one extra BC, so "
+        f"below 2 {TIMES}. Rows that differ in the action decoder alone do the same work: their "
+        "spread is the noise of the timing.",
+    )
+
+
+def _why(disturbances: list[float], num_left_out: int) -> str:
+    known = [value for value in disturbances if not math.isnan(value)]
+    found = "how busy it was is not known"
+    if known:
+        found = f"other work disturbed the timings by up to {percent(max(known))}"
+    return (
+        f"{num_left_out} of {len(disturbances)} measurements of the time per action are left out, "
+        f"as the machine was busy: {found}, and at most {percent(MAX_DISTURBANCE)} "
+        "counts. To measure again on a quiet machine, delete `latency.json` and `summary.json` in "
+        "the run's `evaluation` folder and evaluate the run alone."
+    )

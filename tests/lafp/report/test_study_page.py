@@ -1,0 +1,164 @@
+"""Files that a study or sweep writes: tables, plot, rows and page."""
+
+from dataclasses import replace
+from html import unescape
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from lafp.evaluate.grouped import Results, merged, one_run
+from lafp.evaluate.results import Result, Subject
+from lafp.report.blocks import NO_VALUE
+from lafp.report.study_page import write_study
+from tests.synthetic_results import study_of, sweep
+
+SHARES = {"latent_bc": 0.1, "naive": 0.4, "lafp": 0.9, "raw": 0.8}
+SUBJECTS = {
+    "latent_bc": Subject(label="latent_bc", method="latent_bc", variant="clean"),
+    "naive": Subject(label="naive", method="latent_flow", anchor_time=0.0, noise="fresh",
+                     solver_steps=4, variant="clean"),
+    "lafp": Subject(label="lafp", method="latent_flow", anchor_time=0.5, noise="fresh",
+                    solver_steps=4, variant="clean"),
+    "raw": Subject(label="raw", method="latent_flow", anchor_time=1.0, noise="fresh",
+                   solver_steps=4, variant="clean"),
+}  # fmt: skip
+
+
+def test_a_task_without_success_is_compared_by_its_return_and_the_probe_stands_beside_it(tmp_path):
+    found = {"lafp": (0.6, "return_normalized"), "lam": (0.25, "probe_r2"),
+             "embedding": (0.125, "probe_r2")}  # fmt: skip
+    subject = replace(SUBJECTS["lafp"], variant=None)
+    rows = [
+        Result.of(replace(subject, label=label), metric, value, 10)
+        for label, (value, metric) in found.items()
+    ]
+    rows[1] = replace(rows[1], low=0.2, high=0.3)
+    write_study(str(tmp_path), "toy", one_run("/r", rows, {"lafp": np.full(10, 0.6)}))
+    text = (tmp_path / "table.md").read_text()
+    assert "reaches 60 % [60, 60] of the demonstrators' return" in text
+    assert "| Latent action z | 0.25 [0.20, 0.30] |" in text
+    assert "| Control: the observation's embedding | 0.12 |" in text, "one value has no interval"
+
+
+def test_variants_with_one_method_each_stand_in_one_table_and_one_chart(tmp_path):
+    runs = []
+    for variant, r2, value in (("lapo", 0.1, 0.2), ("laom", 0.3, 0.75)):
+        bc = replace(SUBJECTS["latent_bc"], variant=variant, label="bc")
+        lam = replace(bc, label="lam", method="lam")
+        for seed in (0, 1):
+            rows = [
+                Result.of(bc, "return_normalized", value, 10),
+                Result.of(lam, "probe_r2", r2, 10),
+            ]
+            uri, outcomes = f"/s/runs/{variant}-seed_{seed}", {"bc": np.full(10, value)}
+            runs.append(one_run(uri, rows, outcomes, seed=seed))
+    write_study(str(tmp_path), "distractors", merged(runs))
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert table[2:] == [
+        f"| lapo | 0.10 [0.10, 0.10] | {NO_VALUE} | {NO_VALUE} | 20 % [20, 20] |",
+        f"| laom | 0.30 [0.30, 0.30] | {NO_VALUE} | {NO_VALUE} | 75 % [75, 75] |",
+    ]
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+    assert "All variants" in (tmp_path / "report.html").read_text()
+
+
+def test_where_the_outcome_is_a_return_the_page_never_speaks_of_success(tmp_path):
+    subject = replace(SUBJECTS["lafp"], variant=None)
+    rows = [
+        Result.of(replace(subject, label=f"at {time}", anchor_time=time), metric, 0.6, 10)
+        for time in (0.0, 0.5, 1.0)
+        for metric in ("return", "return_normalized")
+    ]
+    outcomes = {row.label: np.full(10, row.value) for row in rows}
+    write_study(str(tmp_path), "cheetah", one_run("/r", rows, outcomes))
+    page = unescape((tmp_path / "report.html").read_text())
+    assert "Return over where the solver starts when the action decoder is trained (τₐ)" in page
+    assert "success" not in page.lower()
+
+
+def test_where_demonstrators_earn_nothing_returns_are_compared_as_they_are(tmp_path):
+    subject = replace(SUBJECTS["lafp"], variant=None)
+    values = {"lafp": 3.5, "latent_bc": -1.25}
+    subjects = {"lafp": subject, "latent_bc": replace(SUBJECTS["latent_bc"], variant=None)}
+    rows = [
+        Result.of(subjects[label], "return", value, 10, low=value - 1, high=value + 1)
+        for label, value in values.items()
+    ]
+    outcomes = {label: np.linspace(v - 2, v + 2, 10) for label, v in values.items()}
+    write_study(str(tmp_path), "bossfight", one_run("/r", rows, outcomes))
+    text = (tmp_path / "table.md").read_text()
+    assert "reaches a return of 3.5 [" in text and "+4.75 [+4.75, +4.75] over Latent BC" in text
+    assert "| Latent BC |  |  | -1.25 [" in text and "%" not in text
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+@pytest.fixture
+def study() -> Results:
+    return study_of(list(SUBJECTS.values()), SHARES)
+
+
+def test_the_table_holds_every_method_with_its_seeds(study, tmp_path):
+    write_study(str(tmp_path), "toy", study)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    (lafp,) = [line for line in lines if line.startswith("| LAFP")]
+    assert "93 % [" in lafp
+    assert lafp.endswith("| 90 92 95 |")
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + len(SHARES)
+    latex = (tmp_path / "table.tex").read_text()
+    assert latex.count(r"\\") == 1 + len(SHARES) and r"93 \% [" in latex
+
+
+def test_the_study_is_written_as_table_plot_parquet_and_page(study, tmp_path):
+    summary = write_study(str(tmp_path), "toy", study)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert pq.read_table(tmp_path / "results.parquet").num_rows == len(study.rows)
+    page = (tmp_path / "report.html").read_text()
+    assert 'href="runs/clean-seed_0/report.html"' in page
+    assert 'src="http' not in page
+    (clean,) = (text for text in summary["findings"] if text.startswith("clean: "))
+    assert "succeeds in 93 %" in clean and "+80 points" in clean and "+10 points" in clean
+
+
+def test_timings_on_a_busy_machine_are_not_on_the_page_which_says_why(study, tmp_path):
+    rows = [
+        Result.of(SUBJECTS["latent_bc"], f"latency_b1_{name}", value, 20)
+        for name, value in (("ms", 3.21), ("ratio", 0.6), ("disturbance", 0.4))
+    ]
+    busy = one_run("/s/runs/clean-seed_0", rows, {}, seed=0)
+    write_study(str(tmp_path), "toy", merged([study, busy]))
+    page = unescape((tmp_path / "report.html").read_text()).replace("\xa0", " ")
+    assert "3.21" not in page and "0.60" not in page
+    assert "the machine was busy: other work disturbed the timings by up to 40 %" in page
+
+
+def test_several_variants_are_told_one_by_one_with_the_same_sections_as_a_run(study, tmp_path):
+    noisy = [one_run(f"{u}-noisy", rows, {}, variant="noisy") for u, rows in study.by_run.items()]
+    write_study(str(tmp_path), "toy", merged([study, *noisy]))
+    page = (tmp_path / "report.html").read_text()
+    for variant in ("clean", "noisy"):
+        assert f'<section id="variant-{variant}">' in page
+    assert page.count("<h3>How often does it succeed?</h3>") == 2
+    tables = (tmp_path / "table.md").read_text()
+    assert tables.index("### clean") < tables.index("### noisy")
+
+
+def test_a_sweep_holds_every_cell_what_failed_and_what_was_shared(tmp_path):
+    summary = write_study(
+        str(tmp_path),
+        "labels",
+        sweep(),
+        missing={"laom-labels_0.5": "its disk was full"},
+        sharing={"train_lam": (2, 8)},
+    )
+    assert summary["best_run"].endswith("lapo-labels_1-seed_1")
+    assert summary["best"] == "success 92 % with 100 % of the labels"
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert table[0].split("|")[1:4] == [" Success, % ", " 10 % ", " 100 % "]
+    assert sum(line.startswith("| la") for line in table) == 2 and "51 [" in "".join(table)
+    latex = (tmp_path / "table.tex").read_text()
+    assert latex.count(r"\\") == 3 and r"10 \%" in latex
+    assert pq.read_table(tmp_path / "results.parquet").num_rows == 16
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert "its disk was full" in page and "What the runs share" in page
