@@ -159,8 +159,3 @@ def anchored(anchor_time: object) -> str:
 def percent(share: float) -> str:
     """0.783 -> ``78 %``."""
     return f"{100 * share:.0f}{_NBSP}%"
-
-
-def megabytes(num_bytes: float) -> str:
-    """Bytes for people: ``12.3 MB``."""
-    return f"{num_bytes / 1e6:.3g} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.3g} GB"

@@ -6,6 +6,7 @@ from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
 from lafp.report import charts
 from lafp.report.blocks import anchored
+from lafp.runs.wording import counted
 
 _IN_ORDER = ("latent_bc", "latent_bc_idm_decoder", "latent_flow")
 _NO_POLICIES = (DEMONSTRATOR, "lam")
@@ -37,7 +38,7 @@ def noise_of(subject: Subject) -> str:
 def named(subject: Subject) -> str:
     """A method in words, with its noise and solver steps."""
     noise = f"{noise_of(subject)} noise" if subject.noise else ""
-    steps = f"{subject.solver_steps} steps" if subject.solver_steps else ""
+    steps = counted(subject.solver_steps, "step") if subject.solver_steps else ""
     return ", ".join(filter(None, [name_of(subject), noise, steps]))
 
 

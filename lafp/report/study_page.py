@@ -102,14 +102,14 @@ def _write_tables(
     """Writes the tables of the sections as Markdown and LaTeX."""
     markdown: list[str] = []
     latex: list[str] = []
+    has_variants = any(section.id.startswith("variant-") for section in sections)
+    if not has_variants:
+        markdown += map(sentence, headlines.values())
     for section in sections:
         tables = [block for block in section.blocks if isinstance(block, Table)]
-        name = section.title if section.id.startswith("variant-") else ""
-        markdown += [f"### {name}"] if name else []
-        if name in headlines:
-            markdown.append(sentence(headlines[name]))
-        elif section is sections[0] and not name:
-            markdown += map(sentence, headlines.values())
+        markdown += [f"### {section.title}"] if has_variants else []
+        if has_variants and section.title in headlines:
+            markdown.append(sentence(headlines[section.title]))
         markdown += map(markdown_table, tables)
         latex += map(latex_table, tables)
     storage.write_text(storage.join(uri, "table.md"), "\n\n".join(markdown) + "\n")

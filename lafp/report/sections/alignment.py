@@ -1,9 +1,9 @@
 """Why interpolation works: what each action decoder was trained on, and what it makes of it."""
 
 from lafp.evaluate.grouped import Group, Results
-from lafp.report.blocks import Section, Table, Text
-from lafp.report.methods import is_lafp, name_of, policies
-from lafp.report.metrics import METRICS
+from lafp.report.blocks import Section, Text
+from lafp.report.method_table import method_table
+from lafp.report.methods import policies
 
 _COLUMNS = (
     "alignment_to_idm",
@@ -20,8 +20,6 @@ def section(results: Results, variant: str | None) -> Section | None:
     decoders = _one_per_decoder(policies(results, variant, "alignment_to_idm"))
     if not decoders:
         return None
-    found = {metric: results.of_variant(variant, metric) for metric in _COLUMNS}
-    found = {metric: groups for metric, groups in found.items() if groups}
     text = Text(
         text="An action decoder turns latent actions into true ones. It must meet two demands at "
         "once: see in training what it will see at deployment, which are the policy's own latent "
@@ -31,25 +29,22 @@ def section(results: Results, variant: str | None) -> Section | None:
         "action model infers (IDM latents, τₐ = 1) the pairs are right, but these latents are not "
         "the policy's. Interpolation lies between."
     )
-    table = Table(
-        head=["Action decoder", *(METRICS[metric].title for metric in found)],
-        rows=[
-            [
-                name_of(row.subject),
-                *(
-                    METRICS[metric].written(groups.get(row.subject.label))
-                    for metric, groups in found.items()
-                ),
-            ]
-            for row in decoders
-        ],
-        emphasized=frozenset(i for i, row in enumerate(decoders) if is_lafp(row.subject)),
-        caption="Distance: energy distance of the latents that the decoder was trained on from IDM "
+    caption = (
+        "Distance: energy distance of the latents that the decoder was trained on from IDM "
         "latents, and from those that the policy samples at deployment (0 = the same "
         "distribution; latents standardized). Action MSE: the decoder's mean squared error, in "
         "[-1, 1] action units. On IDM latents it shows whether the pairs were right; on deployed "
         "ones every decoder also pays where the policy takes another way than the demonstrator. "
-        f"{decoders[0].subject.n:,} held-out labeled transitions.",
+        f"{decoders[0].subject.n:,} held-out labeled transitions."
+    )
+    table = method_table(
+        results,
+        variant,
+        decoders,
+        _COLUMNS,
+        caption=caption,
+        heading="Action decoder",
+        has_settings=False,
     )
     return Section(
         id="alignment",

@@ -9,6 +9,7 @@ from lafp.report import charts
 from lafp.report.blocks import NO_VALUE, Section, Table, anchored, chart
 from lafp.report.methods import named, noise_of
 from lafp.report.metrics import METRICS, OUTCOMES
+from lafp.runs.wording import counted
 
 _OF_LABELS = ("success", "return_normalized", "return", "mode_coverage", "action_mse", "probe_r2")
 _OF_METHODS = {
@@ -142,7 +143,8 @@ def _over_methods(results: Results, column: str) -> Section | None:
 def _other_than(column: str, group: Group) -> str:
     subject = group.subject
     anchor = "" if column == "anchor_time" else f"{anchored(subject.anchor_time)}, "
-    steps = "" if column == "solver_steps" else f", {subject.solver_steps} steps"
+    num = 0 if column == "solver_steps" else subject.solver_steps
+    steps = f", {counted(num, 'step')}" if num else ""
     return f"{anchor}{noise_of(subject)} noise{steps}"
 
 

@@ -3,9 +3,9 @@
 import math
 
 from lafp.evaluate.grouped import MAX_DISTURBANCE, Results
-from lafp.report.blocks import NO_VALUE, TIMES, Block, Note, Section, Table, Text, percent
-from lafp.report.methods import name_of, noise_of, policies
-from lafp.report.metrics import METRICS
+from lafp.report.blocks import TIMES, Block, Note, Section, Table, Text, percent
+from lafp.report.method_table import method_table
+from lafp.report.methods import policies
 
 _COLUMNS = ("latency_b1_ms", "latency_b1_ratio", "latency_b64_ms")
 
@@ -31,32 +31,16 @@ def section(results: Results, variant: str | None) -> Section | None:
 
 
 def _table(results: Results, variant: str | None) -> Table | None:
-    found = {metric: results.of_variant(variant, metric) for metric in _COLUMNS}
-    found = {metric: groups for metric, groups in found.items() if groups}
-    groups = policies(results, variant, next(iter(found), _COLUMNS[0]))
-    if not groups:
+    groups = next(filter(None, (policies(results, variant, m) for m in _COLUMNS)), None)
+    if groups is None:
         return None
-    rows = [
-        [
-            name_of(group.subject),
-            noise_of(group.subject),
-            str(group.subject.solver_steps or NO_VALUE),
-            *(
-                METRICS[m].written(of_label.get(group.subject.label))
-                for m, of_label in found.items()
-            ),
-        ]
-        for group in groups
-    ]
-    return Table(
-        head=["Method", "Noise", "Solver steps", *(METRICS[metric].title for metric in found)],
-        rows=rows,
-        num_text_columns=2,
-        caption=f"Median of {groups[0].subject.n} interleaved timings of one action, encoder and "
-        "action decoder included, on this machine. The paper claims less than one extra BC, so "
-        f"below 2 {TIMES}. Rows that differ in the action decoder alone do the same work: their "
-        "spread is the noise of the timing.",
+    caption = (
+        f"Median of {groups[0].subject.n} interleaved timings of one action, encoder and "
+        "action decoder included, on this machine. The paper claims less than one extra BC, so a "
+        f"ratio below 2 {TIMES}. Rows that differ in the action decoder alone do the same work: "
+        "their spread is the noise of the timing."
     )
+    return method_table(results, variant, groups, _COLUMNS, caption=caption)
 
 
 def _why(disturbances: list[float], num_left_out: int) -> str:

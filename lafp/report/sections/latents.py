@@ -73,8 +73,8 @@ def _predictions(folder: str, views: Mapping[str, Any]) -> list[Block]:
             storage.read_bytes(storage.join(folder, "predictions.png")),
             alt="Next frames as predicted from the latent action, beside the truth.",
             columns=columns * 2,
-            caption=f"The forward model's next frame beside the truth, for random pairs of the more "
-            "moving half (blue = brighter, orange = darker). "
+            caption=f"The forward model's next frame beside the truth, for random pairs of the "
+            "more moving half (blue = brighter, orange = darker). "
             f"{view_findings(views)[-1]}",
         )
     ]
@@ -119,9 +119,9 @@ def _statistics(views: Mapping[str, Any]) -> list[Block]:
             head=["Latent actions", ""],
             rows=rows,
             caption="Effective rank: participation ratio of the covariance spectrum. Near-null: "
-            "closer to the mean latent than a tenth of the RMS distance. z(o, o): the latent action "
-            "of a frame paired with itself. Codebook perplexity: the number of codes that, used "
-            "equally often, would be as varied.",
+            "closer to the mean latent than a tenth of the RMS distance. z(o, o): the latent "
+            "action of a frame paired with itself. Codebook perplexity: the number of codes that, "
+            "used equally often, would be as varied.",
         ),
     ]
 

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.results import DEMONSTRATOR, without_repeats
+from lafp.evaluate.results import DEMONSTRATOR
 from lafp.report import charts
 from lafp.report.blocks import Block, Note, Section, Table, chart, percent
-from lafp.report.methods import color_of, is_lafp, lafp_of, name_of, noise_of, policies
-from lafp.report.metrics import METRICS, OUTCOMES
+from lafp.report.method_table import method_table
+from lafp.report.methods import color_of, is_lafp, name_of, noise_of, policies
+from lafp.report.metrics import OUTCOMES
+from lafp.runs.wording import counted
 
 _COLUMNS = (
     "success",
@@ -76,11 +78,12 @@ def _dots(groups: Sequence[Group]) -> list[charts.Dot]:
     for group in groups:
         subject = group.subject
         noise = f", {noise_of(subject)} noise" if len(noises) > 1 and subject.noise else ""
-        num = f", {subject.solver_steps} steps" if len(steps) > 1 and subject.solver_steps else ""
+        num = subject.solver_steps if len(steps) > 1 else None
+        in_steps = f", {counted(num, 'step')}" if num else ""
         found.append(
             charts.Dot.of(
                 group,
-                label=name_of(subject) + noise + num,
+                label=name_of(subject) + noise + in_steps,
                 color=color_of(subject),
                 is_open=not is_lafp(subject),
                 starts_group=bool(found) and noise != previous,
@@ -109,46 +112,11 @@ def _on_widthless(groups: Sequence[Group]) -> str:
 
 
 def _table(results: Results, variant: str | None, groups: Sequence[Group]) -> Table:
-    """One row per method, one column per metric that some method has."""
-    outcome = OUTCOMES[results.outcome]
-    found = {metric: results.of_variant(variant, metric) for metric in _COLUMNS}
-    metrics = without_repeats([metric for metric, of_label in found.items() if of_label])
-    expert = found[results.outcome].get(DEMONSTRATOR)
-    shown = [*([expert] if expert else []), *groups]
-    settings = {"Noise": noise_of, "Steps": lambda subject: str(subject.solver_steps or "")}
-    settings = {
-        title: text
-        for title, text in settings.items()
-        if any(text(group.subject) for group in groups)
-    }
-    lafp = lafp_of(results, variant)
-    num_seeds = max(len(group.per_seed) for group in shown)
-    rows = []
-    for group in shown:
-        cells = [
-            outcome.written(group.interval)
-            if metric == results.outcome
-            else METRICS[metric].written(found[metric].get(group.subject.label))
-            for metric in metrics
-        ]
-        each = " ".join(outcome.number(value).removesuffix(" %") for value in group.per_seed)
-        seeds = [each] if num_seeds > 1 else []
-        texts = [text(group.subject) for text in settings.values()]
-        rows.append([name_of(group.subject), *texts, *cells, *seeds])
-    seeds = [f"Each seed{', %' if outcome.is_share else ''}"] if num_seeds > 1 else []
-    return Table(
-        head=["Method", *settings, *(METRICS[metric].title for metric in metrics), *seeds],
-        rows=rows,
-        num_text_columns=1 + ("Noise" in settings),
-        emphasized=frozenset(i for i, group in enumerate(shown) if group is lafp),
-        caption=_caption(groups, metrics, num_seeds),
-    )
-
-
-def _caption(groups: Sequence[Group], metrics: Sequence[str], num_seeds: int) -> str:
-    num = groups[0].subject.n
+    expert = results.of_variant(variant, results.outcome).get(DEMONSTRATOR)
+    num, num_seeds = groups[0].subject.n, max(len(group.per_seed) for group in groups)
     over = f"episodes ({num:,})"
     if num_seeds > 1:
         over = f"{num_seeds} training seeds and their episodes ({num:,} each)"
-    meanings = [METRICS[metric].meaning for metric in metrics]
-    return " ".join([f"Intervals: 95 %, bootstrap over {over}.", *filter(None, meanings)])
+    shown = [*([expert] if expert else []), *groups]
+    caption = f"Intervals: 95 %, bootstrap over {over}."
+    return method_table(results, variant, shown, _COLUMNS, caption=caption)

@@ -6,9 +6,9 @@ from lafp.data.shards.sets import open_shard_set
 from lafp.evaluate.grouped import Results
 from lafp.evaluate.run_record import RunRecord, StageRecord
 from lafp.report import distributions
-from lafp.report.blocks import TIMES, Listing, Section, Table, chart, megabytes
+from lafp.report.blocks import TIMES, Listing, Section, Table, chart
 from lafp.runs.progress import duration
-from lafp.runs.wording import counted
+from lafp.runs.wording import byte_size, counted
 
 
 def facts(run: RunRecord) -> list[tuple[str, str]]:
@@ -132,7 +132,7 @@ def files_section(run: RunRecord) -> Section:
     for stage in run.stages:
         size = (stage.summary or {}).get("num_bytes")
         state = "complete" if stage.summary is not None else "not finished"
-        rows.append([stage.name, stage.uri, state, megabytes(size) if size else ""])
+        rows.append([stage.name, stage.uri, state, byte_size(size) if size else ""])
     listings = [
         Listing(title=f"{stage.name}/config.yaml", body=stage.config_yaml) for stage in run.stages
     ]

@@ -36,7 +36,7 @@ def test_a_task_without_success_is_compared_by_its_return_and_the_probe_stands_b
     rows[1] = replace(rows[1], low=0.2, high=0.3)
     write_study(str(tmp_path), "toy", one_run("/r", rows, {"lafp": np.full(10, 0.6)}))
     text = (tmp_path / "table.md").read_text()
-    assert "reaches 60 % [60, 60] of the demonstrators' return" in text
+    assert text.count("reaches 60 % [60, 60] of the demonstrators' return") == 1
     assert "| Latent action z | 0.25 [0.20, 0.30] |" in text
     assert "| Control: the observation's embedding | 0.12 |" in text, "one value has no interval"
 

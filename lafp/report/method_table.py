@@ -1,0 +1,72 @@
+"""The one table of methods: a row per method, a column per metric that was measured."""
+
+from collections.abc import Sequence
+
+from lafp.evaluate.grouped import Group, Results
+from lafp.evaluate.results import Subject, without_repeats
+from lafp.report.blocks import Table
+from lafp.report.methods import lafp_of, name_of, noise_of
+from lafp.report.metrics import METRICS, OUTCOMES
+
+_SETTINGS = {"Noise": noise_of, "Steps": lambda subject: str(subject.solver_steps or "")}
+
+
+def method_table(
+    results: Results,
+    variant: str | None,
+    groups: Sequence[Group],
+    metrics: Sequence[str],
+    *,
+    caption: str,
+    heading: str = "Method",
+    has_settings: bool = True,
+) -> Table:
+    """Means over seeds; the outcome has its interval, and the value of each seed in a last column.
+
+    Args:
+        results: Where the metrics are from.
+        variant: Of the methods.
+        groups: Any metric of the methods, in the order of the rows.
+        metrics: Columns; those that no method has are left out.
+        caption: Below the table, before the meanings of the metrics.
+        heading: Of the first column.
+        has_settings: Whether noise and solver steps have columns, where some method has them.
+    """
+    found = {metric: results.of_variant(variant, metric) for metric in metrics}
+    shown = without_repeats([metric for metric, of_label in found.items() if of_label])
+    subjects = [group.subject for group in groups]
+    settings = {
+        title: text
+        for title, text in _SETTINGS.items()
+        if has_settings and any(text(subject) for subject in subjects)
+    }
+    outcome, lafp = OUTCOMES[results.outcome], lafp_of(results, variant)
+    has_seeds = results.outcome in shown and any(len(group.per_seed) > 1 for group in groups)
+
+    def words(subject: Subject) -> list[str]:
+        return [name_of(subject), *(text(subject) for text in settings.values())]
+
+    def cells(subject: Subject) -> list[str]:
+        of_metrics = [(metric, found[metric].get(subject.label)) for metric in shown]
+        texts = [
+            outcome.written(group.interval)
+            if group and metric == results.outcome
+            else METRICS[metric].written(group)
+            for metric, group in of_metrics
+        ]
+        if has_seeds:
+            per_seed = found[results.outcome][subject.label].per_seed
+            texts.append(" ".join(outcome.number(v).removesuffix(" %") for v in per_seed))
+        return [*words(subject), *texts]
+
+    seeds = [f"Each seed{', %' if outcome.is_share else ''}"] if has_seeds else []
+    meanings = filter(None, (METRICS[metric].meaning for metric in shown))
+    return Table(
+        head=[heading, *settings, *(METRICS[metric].title for metric in shown), *seeds],
+        rows=[cells(subject) for subject in subjects],
+        num_text_columns=1 + ("Noise" in settings),
+        emphasized=frozenset(
+            i for i, s in enumerate(subjects) if lafp and words(s) == words(lafp.subject)
+        ),
+        caption=" ".join([caption, *meanings]),
+    )
