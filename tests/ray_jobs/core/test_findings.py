@@ -213,7 +213,7 @@ VIEWS = {
 def test_a_prediction_that_does_without_its_latent_action_is_bad():
     assert "3.00 times as large, so the prediction uses z" in " ".join(view_findings(VIEWS))
     unused = VIEWS | {"wrong_latent_error": 0.1}
-    assert "Bad: with the latent action of another pair" in " ".join(view_findings(unused))
+    assert "1.00 times as large, so the prediction hardly uses z" in " ".join(view_findings(unused))
     no_pixels = VIEWS | {"prediction_error": None, "wrong_latent_error": None}
     assert len(view_findings(no_pixels)) == 1
     assert "constant" in " ".join(view_findings(VIEWS | {"is_collapsed": True}))
