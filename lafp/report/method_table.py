@@ -19,7 +19,7 @@ def method_table(
     *,
     caption: str,
     heading: str = "Method",
-    has_settings: bool = True,
+    settings: Sequence[str] = tuple(_SETTINGS),
 ) -> Table:
     """Means over seeds; the outcome has its interval, and the value of each seed in a last column.
 
@@ -30,21 +30,21 @@ def method_table(
         metrics: Columns; those that no method has are left out.
         caption: Below the table, before the meanings of the metrics.
         heading: Of the first column.
-        has_settings: Whether noise and solver steps have columns, where some method has them.
+        settings: Which of ``Noise`` and ``Steps`` have a column, where some method has them.
     """
     found = {metric: results.of_variant(variant, metric) for metric in metrics}
     shown = without_repeats([metric for metric, of_label in found.items() if of_label])
     subjects = [group.subject for group in groups]
-    settings = {
-        title: text
-        for title, text in _SETTINGS.items()
-        if has_settings and any(text(subject) for subject in subjects)
+    texts_of = {
+        title: _SETTINGS[title]
+        for title in settings
+        if any(_SETTINGS[title](subject) for subject in subjects)
     }
     outcome, lafp = OUTCOMES[results.outcome], lafp_of(results, variant)
     has_seeds = results.outcome in shown and any(len(group.per_seed) > 1 for group in groups)
 
     def words(subject: Subject) -> list[str]:
-        return [name_of(subject), *(text(subject) for text in settings.values())]
+        return [name_of(subject), *(text(subject) for text in texts_of.values())]
 
     def cells(subject: Subject) -> list[str]:
         of_metrics = [(metric, found[metric].get(subject.label)) for metric in shown]
@@ -62,9 +62,9 @@ def method_table(
     seeds = [f"Each seed{', %' if outcome.is_share else ''}"] if has_seeds else []
     meanings = filter(None, (METRICS[metric].meaning for metric in shown))
     return Table(
-        head=[heading, *settings, *(METRICS[metric].title for metric in shown), *seeds],
+        head=[heading, *texts_of, *(METRICS[metric].title for metric in shown), *seeds],
         rows=[cells(subject) for subject in subjects],
-        num_text_columns=1 + ("Noise" in settings),
+        num_text_columns=1 + ("Noise" in texts_of),
         emphasized=frozenset(
             i for i, s in enumerate(subjects) if lafp and words(s) == words(lafp.subject)
         ),

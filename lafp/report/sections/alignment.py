@@ -44,7 +44,7 @@ def section(results: Results, variant: str | None) -> Section | None:
         _COLUMNS,
         caption=caption,
         heading="Action decoder",
-        has_settings=False,
+        settings=["Steps"],
     )
     return Section(
         id="alignment",
@@ -55,9 +55,12 @@ def section(results: Results, variant: str | None) -> Section | None:
 
 
 def _one_per_decoder(groups: list[Group]) -> list[Group]:
-    """Methods that differ in their noise or solver steps alone share a decoder."""
-    first: dict[tuple[str, float | None, tuple[float, ...]], Group] = {}
+    """Methods that differ in their noise alone share a decoder and all of these values.
+
+    With another number of solver steps the policy samples other latents.
+    """
+    first: dict[tuple[str, float | None, int | None], Group] = {}
     for group in groups:
-        key = group.subject.method, group.subject.anchor_time, group.per_seed
-        first.setdefault(key, group)
+        subject = group.subject
+        first.setdefault((subject.method, subject.anchor_time, subject.solver_steps), group)
     return list(first.values())

@@ -162,3 +162,21 @@ def test_a_sweep_holds_every_cell_what_failed_and_what_was_shared(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "report.html").read_text()
     assert "its disk was full" in page and "What the runs share" in page
+
+
+def test_a_decoder_met_with_other_solver_steps_has_a_row_of_its_own(tmp_path):
+    lafp = SUBJECTS["lafp"]
+    methods = {
+        "lafp": (lafp, 0.009),
+        "one": (replace(lafp, label="one", solver_steps=1), 0.061),
+        "held": (replace(lafp, label="held", noise="held", noise_hold_steps=4), 0.009),
+    }
+    rows = [
+        Result.of(subject, metric, value, 10)
+        for subject, value in methods.values()
+        for metric in ("alignment_to_idm", "alignment_to_deployed")
+    ]
+    write_study(str(tmp_path), "toy", one_run("/s/runs/clean-seed_0", rows, {}))
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    found = {line.rpartition("|")[0].rpartition("|")[2].strip() for line in lines[2:]}
+    assert found == {"0.009", "0.061"} and len(lines) == 4
