@@ -152,18 +152,19 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
 
 def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) -> dict[str, Any]:
     """Writes tables, charts and the page of the complete runs. Returns their summary."""
-    results = [
-        read_run(
-            run_dir(run, cell.name),
-            variant=cell.variant or None,
-            label_fraction=cell.label_fraction,
-            label_scope=cfg.labels.scope if cfg.labels else None,
-        )
-        for cell in cells(cfg)
-        if cell.name not in missing
-    ]
+    runs = []
+    for cell in cells(cfg):
+        about: dict[str, Any] = {}
+        if cfg.labels:
+            about = {
+                "variant": cell.variant or None,
+                "label_fraction": cell.label_fraction,
+                "label_scope": cfg.labels.scope,
+            }
+        if cell.name not in missing:
+            runs.append(read_run(run_dir(run, cell.name), **about))
     shared = sharing(graph_of(cfg)) if cfg.labels else None
-    return write_study(run.uri, cfg.name, merged(results), missing=missing, sharing=shared)
+    return write_study(run.uri, cfg.name, merged(runs), missing=missing, sharing=shared)
 
 
 def parts(cfg: StudyConfig, run: RunDir) -> list[Part]:

@@ -47,11 +47,7 @@ FORBIDDEN = [
 FORBIDDEN_OPENING = re.compile(r"(Of|What|Whatever|Where|As|Those|The same|All|It)\b")
 OPENINGS_TO_DO = (
     "data_pipelines",
-    "lafp/data",
-    "lafp/evaluate",
-    "lafp/report",
     "lafp/train",
-    "lafp/video",
     "ray_jobs",
 )
 """Packages whose docstrings still have forbidden openings. Delete the list when it is empty."""

@@ -120,7 +120,7 @@ def test_the_environments_expert_succeeds_both_ways(register):
 
 def test_the_section_is_on_the_page_of_a_run_that_has_its_rows(written, tmp_path, monkeypatch):
     section = importlib.import_module(written("report/sections/episode_length")).section
-    monkeypatch.setattr("lafp.report.run_page.RESULT_SECTIONS", [*RESULT_SECTIONS, section])
+    monkeypatch.setattr("lafp.report.sections.RESULT_SECTIONS", [*RESULT_SECTIONS, section])
     demo = write_report(ReportConfig(), write_demo_run(tmp_path / "demo"))
     videos = write_report(ReportConfig(), write_video_run(tmp_path / "videos"))
     assert "length" in demo["sections"] and "length" not in videos["sections"]
