@@ -12,6 +12,7 @@ import torch
 from lafp import storage
 from lafp.finished.devices import usable_device
 from lafp.finished.export import export_agent
+from lafp.finished.lam_action_decoder import LamActionDecoder
 from lafp.finished.load import load_models
 from lafp.finished.step import AgentStep, Memory
 from lafp.models.action_decoder import ActionDecoder, TrueActions
@@ -45,7 +46,7 @@ class Agent:
     def __init__(
         self,
         policy: Policy,
-        action_decoder: ActionDecoder | TrueActions,
+        action_decoder: ActionDecoder | LamActionDecoder | TrueActions,
         *,
         dtype: Dtype = "float32",
         compile: bool = False,
@@ -80,7 +81,8 @@ class Agent:
             policy: Name of a folder in ``policy/``. By default the policy that the decoder was
                 trained on.
             decoder: Name of a folder in ``decoder/``. Needed when the run has several decoders for
-                the policy. A policy of true actions (``train_bc``) has no decoder.
+                the policy. ``idm`` is the head that was trained inside the LAM (LAFP's IDM-AD). A
+                policy of true actions (``train_bc``) has no decoder.
             device: The device that the agent runs on.
             noise: Replaces the ``noise`` of the policy's config; latent_flow only.
             noise_hold_steps: Replaces the value of the policy's config, for noise ``held``.

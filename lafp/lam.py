@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from lafp import storage
-from lafp.config import ConfigError, config_from_dict
+from lafp.config import ConfigError
 from lafp.data.windows import stack_frames
 from lafp.finished.devices import usable_device
+from lafp.finished.lam_action_decoder import load_objective
 from lafp.finished.saved_model import load_model
-from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
 from lafp.types import ObsSpec
 
@@ -125,12 +125,7 @@ def load_lam(uri: str | os.PathLike[str], device: torch.device | str = "cpu") ->
         storage.is_file(storage.join(below, "model.json"))
     ):
         raise ConfigError(f"{uri} is the folder of a run. Its LAM is {below}.")
-    card, weights = load_model(uri, "lam")
-    objective_class = OBJECTIVES.get(card["config"]["name"])
-    config = config_from_dict(objective_class.Config, card["config"])
-    objective = objective_class(config, config_from_dict(ObsSpec, card["specs"]["obs"]))
-    objective.load_state_dict(weights)
-    return Lam(objective.to(device))
+    return Lam(load_objective(uri, device))
 
 
 def initialize_from(objective: Objective, uri: str) -> None:

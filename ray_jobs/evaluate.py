@@ -40,6 +40,7 @@ from lafp.evaluate.outcomes import (
 from lafp.evaluate.results import DEMONSTRATOR, Result, Subject, write_results
 from lafp.evaluate.rollouts import RolloutResult
 from lafp.evaluate.subjects import demonstrator_subject, lam_subject, method_subject
+from lafp.finished.load import LAM_HEAD
 from lafp.finished.saved_model import read_card
 from lafp.report.headline import evaluation_findings
 from lafp.runs.run_dir import RunDir, StageDir
@@ -73,7 +74,8 @@ def reads(cfg: EvaluateConfig) -> list[str]:
 
 def _models(cfg: EvaluateConfig) -> list[str]:
     policies = [f"policy/{method.policy}" for method in cfg.methods]
-    return policies + [f"decoder/{m.decoder}" for m in cfg.methods if m.decoder is not None]
+    decoders = (m.decoder for m in cfg.methods if m.decoder not in (None, LAM_HEAD))
+    return policies + [f"decoder/{name}" for name in decoders]
 
 
 def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:

@@ -18,7 +18,8 @@ class MethodConfig:
     policy: str
     """Folder below ``policy/`` of the run."""
     decoder: str | None = None
-    """Folder below ``decoder/`` of the run; null for a policy of true actions (``train_bc``)."""
+    """Folder below ``decoder/`` of the run. ``idm`` is the head that was trained inside the LAM and
+    needs no training of its own (LAFP's IDM-AD). null: a policy of true actions (``train_bc``)."""
     noise: Literal["fresh", "persistent", "held", "warm_start"] | None = None
     """Flow policies: overrides the policy's own setting. See ``LatentFlowConfig.noise``."""
     noise_hold_steps: int | None = None

@@ -8,6 +8,7 @@ from lafp.envs.base import VectorEnv
 from lafp.evaluate.config import MethodConfig
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
 from lafp.evaluate.run_record import StageRecord
+from lafp.finished.load import LAM_HEAD, lam_behind
 from lafp.finished.saved_model import read_card
 from lafp.runs.run_dir import RunDir
 from lafp.types import ObsSpec
@@ -80,6 +81,14 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         raise ConfigError(
             f"Method {method.label}: the policy at {policy_uri} predicts latent actions. Name the "
             "action decoder that reads them: decoder=..."
+        )
+    if method.decoder == LAM_HEAD:
+        supervision = StageRecord(lam_behind(run, policy_uri), "lam").config["supervision"]
+        return replace(
+            subject,
+            method=f"{policy['name']}_idm_head",
+            label_fraction=supervision["label_fraction"],
+            label_scope="lam",
         )
     decoder = StageRecord(run.stage(f"decoder/{method.decoder}").uri, "decoder").config
     anchor_time = _single(decoder["anchor_time"])

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import yaml
 
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
+from lafp.finished.lam_action_decoder import LamActionDecoder, load_lam_action_decoder
 from lafp.finished.saved_model import TUNED_POLICY, load_model, read_card
 from lafp.models.action_decoder import (
     ActionDecoder,
@@ -20,6 +22,9 @@ from lafp.policies.base import (
 from lafp.runs.run_dir import RunDir
 from lafp.types import ActionSpec, ObsSpec
 
+LAM_HEAD = "idm"
+"""Name, instead of an action decoder's, of the head that was trained inside the LAM (IDM-AD)."""
+
 
 def load_models(
     run_dir: str,
@@ -27,7 +32,7 @@ def load_models(
     decoder: str | None,
     device: torch.device,
     overrides: Mapping[str, Any],
-) -> tuple[Policy, ActionDecoder | TrueActions]:
+) -> tuple[Policy, ActionDecoder | LamActionDecoder | TrueActions]:
     """Loads a policy and its action decoder, or for true actions their units.
 
     See ``Agent.load`` for the arguments.
@@ -42,6 +47,9 @@ def load_models(
             true_actions = TrueActions(config_from_dict(ActionSpec, action))
             return load_policy(policy_uri, device, overrides), true_actions
     decoder = decoder or _only_decoder(run, policy)
+    if decoder == LAM_HEAD:
+        policy_uri = _stage(run, "policy", policy or _only_latent_policy(run))
+        return load_policy(policy_uri, device, overrides), _lam_head(run, policy_uri, device)
     action_decoder, specs = load_action_decoder(_stage(run, "decoder", decoder), device)
     policy_uri = policy_behind(run, decoder, policy)
     if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
@@ -63,6 +71,35 @@ def policy_behind(run: RunDir, decoder: str, policy: str | None = None) -> str:
     if specs["is_policy_tuned"] and policy in (None, specs["policy"]):
         return storage.join(decoder_uri, TUNED_POLICY)
     return _stage(run, "policy", policy or specs["policy"])
+
+
+def lam_behind(run: RunDir, policy_uri: str) -> str:
+    """Returns the folder of the LAM whose latent actions a finished policy predicts."""
+    config = yaml.safe_load(storage.read_text(storage.join(policy_uri, "config.yaml")))
+    return str(config["lam"] or run.stage("lam").uri)
+
+
+def _lam_head(run: RunDir, policy_uri: str, device: torch.device) -> LamActionDecoder:
+    lam_uri = lam_behind(run, policy_uri)
+    wanted = read_card(policy_uri, "policy")["specs"]["lam_sha256"]
+    if read_card(lam_uri, "lam")["weights_sha256"] != wanted:
+        raise ConfigError(
+            f"The policy at {policy_uri} was trained on another LAM than {lam_uri}, so that LAM's "
+            "action head cannot decode it. Train the policy again."
+        )
+    return load_lam_action_decoder(lam_uri, device)
+
+
+def _only_latent_policy(run: RunDir) -> str:
+    """Returns the one policy of a run that predicts latent actions."""
+    names = sorted(set(_finished(run, "policy")) - set(_cloned_policies(run)))
+    if len(names) == 1:
+        return names[0]
+    found = ", ".join(names) or "none"
+    raise ConfigError(
+        f"decoder={LAM_HEAD} needs one policy of {run.uri}, which has {found}. "
+        "Name it with policy=."
+    )
 
 
 def _stage(run: RunDir, folder: str, name: str) -> str:

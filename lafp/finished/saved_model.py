@@ -15,7 +15,9 @@ FORMAT_VERSION = 2
 TUNED_POLICY = "policy"
 """Folder inside an action decoder's folder, with the policy that was fine-tuned together with it.
 """
-ModelKind = Literal["lam", "policy", "decoder"]
+ACTION_HEAD = "action_head"
+"""Folder inside a LAM's folder, with the head that predicted true actions in its training."""
+ModelKind = Literal["lam", "policy", "decoder", "action_head"]
 
 
 def save_model(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lafp.data.windows import pixels_to_float
+from lafp.finished.lam_action_decoder import LamActionDecoder
 from lafp.models.action_decoder import ActionDecoder, TrueActions
 from lafp.policies.base import Policy
 from lafp.types import PolicyState
@@ -36,7 +37,7 @@ class AgentStep(nn.Module):
     def __init__(
         self,
         policy: Policy,
-        action_decoder: ActionDecoder | TrueActions,
+        action_decoder: ActionDecoder | LamActionDecoder | TrueActions,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()

@@ -59,6 +59,14 @@ class Objective(nn.Module, ABC):
             z_t, float [B, Z].
         """
 
+    def quantize(self, latent_action: Tensor) -> Tensor:
+        """Maps latent actions to those that the FDM sees; the same ones without a bottleneck.
+
+        Args:
+            latent_action: z_t as ``label`` returns it, float [B, Z].
+        """
+        return latent_action
+
     @abstractmethod
     def embed(self, obs: Tensor) -> Tensor:
         """Embeds o_t alone, as the control of the linear probe.

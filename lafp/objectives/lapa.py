@@ -112,6 +112,10 @@ class Lapa(Objective):
         """See ``Objective``."""
         return self.bottleneck.normalize(self.idm(self._pair(obs, next_obs)))
 
+    def quantize(self, latent_action: Tensor) -> Tensor:
+        """See ``Objective.quantize``."""
+        return self.bottleneck(latent_action).latent
+
     def embed(self, obs: Tensor) -> Tensor:
         """See ``Objective``. Returns the IDM's embedding of the first frame of a pair."""
         return self.idm.embed(self.patches(obs))

@@ -95,6 +95,10 @@ class Lapo(Objective):
         """See ``Objective``."""
         return self.bottleneck.normalize(self.idm(obs, next_obs))
 
+    def quantize(self, latent_action: Tensor) -> Tensor:
+        """See ``Objective.quantize``."""
+        return self.bottleneck(latent_action).latent
+
     def embed(self, obs: Tensor) -> Tensor:
         """See ``Objective``. Returns the IDM's features of o_t paired with itself."""
         return self.idm.embed(obs, obs)

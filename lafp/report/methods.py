@@ -8,7 +8,7 @@ from lafp.report import charts
 from lafp.report.blocks import anchored
 from lafp.runs.wording import counted
 
-_IN_ORDER = ("latent_bc", "latent_bc_idm_decoder", "latent_flow")
+_IN_ORDER = ("latent_bc", "latent_bc_idm_decoder", "latent_bc_idm_head", "latent_flow")
 _NO_POLICIES = (DEMONSTRATOR, "lam")
 
 
@@ -20,6 +20,9 @@ def name_of(subject: Subject) -> str:
         return "Latent BC"
     if subject.method == "latent_bc_idm_decoder":
         return "Latent BC, decoder on IDM latents"
+    if subject.method.endswith("_idm_head"):
+        policy = "Latent BC" if subject.method.startswith("latent_bc") else "Flow"
+        return f"{policy}, the LAM's action head"
     if subject.method == BEHAVIOR_CLONING:
         return "BC from scratch on the labels"
     if subject.method == "latent_flow" and subject.anchor_time is not None:

@@ -16,8 +16,10 @@ from lafp.data.windows import windows_at
 from lafp.evaluate.config import MethodConfig
 from lafp.evaluate.measurements import load_agent
 from lafp.finished.load import load_action_decoder, load_policy
-from lafp.finished.saved_model import read_card, save_model
+from lafp.finished.saved_model import ACTION_HEAD, read_card, save_model
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
+from lafp.models.action_head import ActionHead, ActionHeadConfig
+from lafp.objectives import OBJECTIVES
 from lafp.policies import POLICIES
 from lafp.types import ActionSpec, ClipBatch, ObsSpec
 
@@ -365,3 +367,56 @@ def test_a_gpu_agent_does_what_the_cpu_agent_does(run, compile):
     agent = lafp.Agent.load(run, device="cuda", compile=compile)
     expected = play(lafp.Agent.load(run), frames)
     np.testing.assert_allclose(play(agent, frames), expected, rtol=1e-2, atol=1e-2)
+
+
+def write_lam(run, weight=0.5):
+    """Writes a small LAM with its action head, and makes the run's policy one of its latents."""
+    objective_class = OBJECTIVES.get("idm")
+    cfg = config_from_dict(
+        objective_class.Config, {"name": "idm", "latent_action_dim": 4, "encoder": ENCODER}
+    )
+    torch.manual_seed(2)
+    lam, head = objective_class(cfg, OBS), ActionHead(ActionHeadConfig(), ACTION, 4)
+    uri = f"{run}/lam"
+    save_model(uri, kind="lam", config=cfg, specs={"obs": OBS}, module=lam, metrics={})
+    sha = read_card(uri, "lam")["weights_sha256"]
+    specs = {"action": ACTION, "latent_action_dim": 4, "lam_sha256": sha}
+    save_model(
+        f"{uri}/{ACTION_HEAD}",
+        kind="action_head",
+        config=head.cfg,
+        specs=specs,
+        module=head,
+        metrics={},
+    )
+    card = json.loads(storage.read_text(f"{run}/policy/latent_flow/model.json"))
+    card["specs"]["lam_sha256"] = sha
+    storage.write_text(f"{run}/policy/latent_flow/model.json", json.dumps(card))
+    storage.write_text(f"{run}/policy/latent_flow/config.yaml", "lam: null\n")
+    return head
+
+
+def test_the_lams_own_action_head_acts_without_an_action_decoder(run):
+    head = write_lam(run)
+    agent = lafp.Agent.load(run, decoder="idm")
+    frames = video(3)
+    actions = play(agent, frames)
+    latents = play(lafp.Agent(agent.policy, PassesOn()), frames)
+    expected = head.decode(torch.from_numpy(latents)).detach().numpy()
+    np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
+
+
+class PassesOn(torch.nn.Module):
+    action = ActionSpec(dim=4, low=(-1.0,) * 4, high=(1.0,) * 4)
+
+    def decode(self, latent_action, embedding):
+        return latent_action
+
+
+def test_the_action_head_of_another_lam_is_refused(run):
+    write_lam(run)
+    card = json.loads(storage.read_text(f"{run}/policy/latent_flow/model.json"))
+    card["specs"]["lam_sha256"] = "0" * 64
+    storage.write_text(f"{run}/policy/latent_flow/model.json", json.dumps(card))
+    with pytest.raises(ConfigError, match="another LAM"):
+        lafp.Agent.load(run, decoder="idm")

@@ -25,7 +25,7 @@ from lafp.data.order.demand import ClipDemand
 from lafp.data.order.window_draws import WindowConfig
 from lafp.data.shards.sets import open_shard_set
 from lafp.data.windows import vector_inputs, window_indices, windows_at
-from lafp.finished.load import load_policy
+from lafp.finished.load import LAM_HEAD, load_policy
 from lafp.finished.saved_model import TUNED_POLICY, read_card, save_model
 from lafp.flow_matching.solver import StepsTaken
 from lafp.lam import Lam, load_lam
@@ -89,6 +89,8 @@ class TrainDecoderConfig:
     train: TrainConfig
 
     def __post_init__(self) -> None:
+        if self.name == LAM_HEAD:
+            raise ValueError(f"name {LAM_HEAD!r} is taken by the LAM's own action head.")
         low, high = self.anchor_range
         if not 0 <= low <= high <= 1:
             raise ValueError(

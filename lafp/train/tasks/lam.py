@@ -21,7 +21,7 @@ from lafp.data.shards.sets import open_shard_set
 from lafp.data.windows import cut_windows
 from lafp.finished.model_card import FILE as MODEL_CARD
 from lafp.finished.model_card import TrainedOn, lam_card
-from lafp.finished.saved_model import save_model
+from lafp.finished.saved_model import ACTION_HEAD, read_card, save_model
 from lafp.lam import initialize_from
 from lafp.losses.forward_dynamics import explained_change
 from lafp.objectives import OBJECTIVES
@@ -181,7 +181,7 @@ class LamTask:
         return metrics
 
     def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
-        """Writes the objective, with a card; the action head has done its work. See ``Task``."""
+        """Writes the objective with a card, and the action head if there is one. See ``Task``."""
         objective = self._objective(module)
         card = lam_card(
             self.cfg,
@@ -200,6 +200,20 @@ class LamTask:
             module=objective,
             metrics=metrics,
         )
+        assert isinstance(module, TrainedLam)
+        if (head := module.action_head) is not None:
+            save_model(
+                storage.join(uri, ACTION_HEAD),
+                kind="action_head",
+                config=head.cfg,
+                specs={
+                    "action": head.action,
+                    "latent_action_dim": objective.latent_action_dim,
+                    "lam_sha256": read_card(uri, "lam")["weights_sha256"],
+                },
+                module=head,
+                metrics={},
+            )
 
     def _trained_on(self) -> Iterator[TrainedOn]:
         data = self.cfg.data or (DataConfig(),)
@@ -235,7 +249,7 @@ class LamTask:
                 _check_flow(uri, objective)
             if init_from is not None:
                 initialize_from(objective, init_from)
-            return TrainedLam(objective, self.cfg.supervision.weight, action)
+            return TrainedLam(objective, self.cfg.supervision, action)
 
     def _order(self) -> ClipOrder | MixedOrder:
         data = self.cfg.data or (DataConfig(),)

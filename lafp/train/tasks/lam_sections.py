@@ -1,11 +1,13 @@
 """Sections of the LAM job's config."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from lafp.models.action_head import ActionHeadConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisionConfig:
-    """Action supervision, an option of every objective: weight x error of a linear read-out of z.
+    """Action supervision, an option of every objective: weight x error of a read-out of z.
 
     LAOM's main finding (arXiv:2502.00379). Its code supervises z of (o_t, o_{t+k}); ours that of
     (o_t, o_{t+1}), which a_t fully explains and which policies learn.
@@ -19,6 +21,9 @@ class SupervisionConfig:
     """Share of the labeled training episodes whose actions may be seen."""
     label_seed: int = 0
     """Which episodes those are. The subsets of one seed are nested."""
+    head: ActionHeadConfig = field(default_factory=ActionHeadConfig)
+    """The head that predicts the actions. It is stored with the LAM, and evaluations can act with
+    it: ``decoder: idm``."""
 
     def __post_init__(self) -> None:
         if self.weight < 0:

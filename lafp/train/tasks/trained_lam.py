@@ -1,13 +1,12 @@
 """What trains in a LAM's training: the objective, and the head of its supervision."""
 
-# Shape suffixes in this file: B windows, A true action.
-
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafp.models.action_head import ActionHead
 from lafp.objectives.base import Objective
+from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.types import ActionSpec, LossOutput, Window
 
 
@@ -21,17 +20,18 @@ class LamInputs:
 
 
 class TrainedLam(nn.Module):
-    """See ``TrainedModule``. The objective, and a linear action head when there is supervision."""
+    """Holds the objective, and the action head if there is supervision. See ``TrainedModule``."""
 
     def __init__(
-        self, objective: Objective, supervision_weight: float, action: ActionSpec | None
+        self, objective: Objective, supervision: SupervisionConfig, action: ActionSpec | None
     ) -> None:
         super().__init__()
         self.objective = objective
-        self.supervision_weight, self.action = supervision_weight, action
+        self.supervision_weight = supervision.weight
         self.action_head = None
         if action is not None:
-            self.action_head = nn.Linear(objective.latent_action_dim, action.dim)
+            latent_dim = objective.latent_action_dim
+            self.action_head = ActionHead(supervision.head, action, latent_dim)
 
     def forward(self, inputs: LamInputs) -> LossOutput:
         """L_objective + weight * error of the labeled windows' predicted actions."""
@@ -53,11 +53,8 @@ class TrainedLam(nn.Module):
         self.objective.discard_step()
 
     def _supervision_loss(self, labeled: Window) -> Tensor:
-        """MSE in normalized units; cross-entropy for discrete actions."""
-        assert self.action is not None and self.action_head is not None
-        assert labeled.true_action is not None
+        assert self.action_head is not None and labeled.true_action is not None
         latent_action = self.objective.label(labeled.obs, labeled.next_obs)
-        predicted_BA = self.action_head(latent_action).float()
-        if self.action.is_discrete:
-            return F.cross_entropy(predicted_BA, labeled.true_action)
-        return F.mse_loss(predicted_BA, self.action.normalize(labeled.true_action))
+        if self.action_head.cfg.reads == "quantized":
+            latent_action = self.objective.quantize(latent_action)
+        return self.action_head.loss(latent_action, labeled.true_action)

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from lafp.config import ConfigError, config_from_dict, config_to_dict, load_config
+from lafp.data.labels import action_spec
 from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.evaluate.lam_probe import LamProbe
+from lafp.finished.lam_action_decoder import load_lam_action_decoder
 from lafp.lam import load_lam
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
@@ -388,3 +390,25 @@ def test_impossible_mixtures_are_refused(settings, message):
     raw = config_to_dict(lam_config()) | settings
     with pytest.raises(ConfigError, match=message):
         config_from_dict(TrainLamConfig, raw)
+
+
+@pytest.mark.parametrize("head", [{}, {"hidden_dims": [16], "reads": "quantized"}])
+def test_the_action_head_is_stored_with_the_lam_and_acts_as_it_was_trained(
+    head, shards, labeled, tmp_path
+):
+    task = LamTask(cfg := lam_config(weight=0.5, head=head), shards, labeled)
+    train(cfg.train, task, LocalContext(str(tmp_path)))
+    decoder = load_lam_action_decoder(str(tmp_path))
+    z = torch.randn(16, 8)
+    with torch.no_grad():
+        trained = task.module.eval()
+        read = trained.objective.quantize(z) if head else z
+        torch.testing.assert_close(decoder.decode(z, z), trained.action_head.decode(read))
+        assert head == {} or not torch.equal(read, z)
+    assert decoder.action == action_spec(labeled)
+
+
+def test_a_lam_without_supervision_has_no_action_head(shards, tmp_path):
+    run(lam_config(), shards, None, tmp_path)
+    with pytest.raises(ConfigError, match=r"no action head.*supervision\.weight above 0"):
+        load_lam_action_decoder(str(tmp_path))
