@@ -54,9 +54,9 @@ class _Measured:
 
 
 def estimate(cfg: PreprocessConfig, items: Iterable[VideoItem]) -> list[str]:
-    """Lines for ``--dry-run``: inputs, and hours, clips, shards, bytes and CPU time to expect.
+    """Returns lines for ``--dry-run``: inputs, expected hours, clips, shards, bytes and CPU time.
 
-    Labels that a job would reject or refuse are warned of, as far as the sample shows them.
+    They also warn of labels that a job would reject or refuse, as far as the sample shows them.
     """
     sample, kinds = draw(items, MAX_SAMPLED), LabelKinds()
     measured = _measure(cfg, sample, kinds)
@@ -76,8 +76,8 @@ def _measure(cfg: PreprocessConfig, sample: Sample, kinds: LabelKinds) -> list[_
 
     Args:
         cfg: The job's config.
-        sample: Of the listing.
-        kinds: Gets the kinds of labels that are met.
+        sample: Sample of the listing.
+        kinds: Gets the kinds of labels that the sample holds.
     """
     cfg = replace(
         cfg,

@@ -163,7 +163,7 @@ def uneven(spans: Iterable[tuple[float, float]], start_s: float, end_s: float) -
 def rejected_input(
     item: VideoItem, reason: str, detail: str, is_member: bool = False
 ) -> Iterator[VideoRow | RejectRow]:
-    """The rows of an input, or of a file in one, that could not be opened."""
+    """Yields the rows of an input, or of a file in one, that could not be opened."""
     video = VideoRow(
         uri=item.uri,
         video_id="",

@@ -32,7 +32,7 @@ class FileCounts:
                 self.leave_out(found)
 
     def leave_out(self, found: LeftOut, num_files: int = 1) -> None:
-        """Counts one that is not read, or more like it."""
+        """Counts a file that is not read, or ``num_files`` files of its kind."""
         kind = found.what, found.why
         self.left_out[kind] += num_files
         self.examples.setdefault(kind, found.uri)
@@ -44,7 +44,7 @@ class FileCounts:
             self.leave_out(kind.example, kind.num_files)
 
     def kinds(self) -> tuple[LeftOutKind, ...]:
-        """What is left out, by kind."""
+        """Returns the files that are left out, by kind."""
         return tuple(
             LeftOutKind(LeftOut(uri=self.examples[what, why], what=what, why=why), num)
             for (what, why), num in self.left_out.items()
@@ -52,7 +52,7 @@ class FileCounts:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "FileCounts":
-        """The inverse of ``to_dict``."""
+        """Restores the counts from their ``to_dict``."""
         counts = cls(num_read=raw["read"])
         for kind in raw["left_out"]:
             found = LeftOut(uri=kind["example"], what=kind["what"], why=kind["why"])

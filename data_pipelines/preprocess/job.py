@@ -101,7 +101,15 @@ def _list_files(cfg: PreprocessConfig) -> Iterator[VideoItem | LeftOut]:
 
 @contextmanager
 def open_catalog(plan: Plan, files: FileCounts) -> Iterator[Catalog]:
-    """All rows of all parts, every video's seconds accounted for; counts members of tars."""
+    """Opens a catalog of all rows of all parts, within the block.
+
+    It checks that clips and rejects account for every second of each video, and counts the members
+    of tars.
+
+    Args:
+        plan: The plan, all of whose parts are made.
+        files: Gets the counts of members.
+    """
     with tempfile.TemporaryDirectory(prefix="lafp-") as folder, disk_errors(Path(folder)):
         catalog = Catalog(Path(folder))
         try:

@@ -52,7 +52,7 @@ class LabelKinds:
             raise ConfigError(self._two_kinds())
 
     def warnings(self) -> list[str]:
-        """Lines for ``--dry-run``: what a job would do if all clips were like these."""
+        """Returns lines for ``--dry-run``: what a job would do if all clips were like these."""
         if len(self.clips) < 2:
             return []
         try:

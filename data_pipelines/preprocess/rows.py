@@ -33,9 +33,9 @@ class VideoItem:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A listed file, or one in a tar, that is no input.
+    """Names a listed file, or a file in a tar, that is not an input.
 
-    It is counted, and said once for all of its kind.
+    Such files are counted, and each kind of them is reported once.
     """
 
     uri: str
@@ -70,9 +70,9 @@ class VideoRow:
     is_rate_assumed: bool = False
     """Whether the frame rate is a default because the file does not give one."""
     span_s: tuple[float, float] | None = None
-    """Of a piece: what its clips and rejects cover. None is all of the video."""
+    """The span that the clips and rejects of a piece cover. None means the whole video."""
     is_member: bool = False
-    """Whether it is a file in a tar."""
+    """Whether the video is a file in a tar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +182,11 @@ class ItemRows:
     long_video: LongVideo | None = None
     """Set where pieces hold the rows."""
     left_out: tuple[LeftOutKind, ...] = ()
-    """Of a tar: members that are no inputs."""
+    """Members of a tar that are not inputs."""
 
     @property
     def num_members(self) -> int:
-        """Of a tar: those that were read."""
+        """Returns the number of members of a tar that were read."""
         return sum(video.is_member for video in self.videos)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,18 +1,18 @@
-"""The config of a takedown, apart from what does it, which imports for seconds."""
+"""Defines the config of a takedown. The code that does it lies apart: it imports for seconds."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class TakedownConfig:
-    """Which video goes, and from where."""
+    """Says which video is taken down, and from where."""
 
     output: str
-    """A run (<storage>/<run name>): all of its shard sets and latents. Or one shard set."""
+    """A run (<storage>/<run name>), with all of its shard sets and latents, or one shard set."""
     video_uri: str | None = None
-    """As in ``clips.parquet`` and ``rejects.parquet``."""
+    """The video's URI in ``clips.parquet`` and ``rejects.parquet``."""
     video_id: str | None = None
-    """The same, by the hash of its content."""
+    """The hash of its content in the same tables: a second way to name the video."""
 
     def __post_init__(self) -> None:
         if not self.video_uri and not self.video_id:

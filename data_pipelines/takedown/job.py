@@ -59,7 +59,7 @@ def take_down(
 
 def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool) -> list[str]:
     for shards in shard_sets:
-        open_shard_set(shards)  # of one that is not finished, the parts would be missed
+        open_shard_set(shards)  # an unfinished set has parts, which would be missed
         if not is_dry_run and storage.is_file(storage.join(shards, JOURNAL)):
             apply(shards, json.loads(storage.read_text(storage.join(shards, JOURNAL))))
     video = find_video(shard_sets, cfg.video_id, cfg.video_uri)
@@ -84,8 +84,8 @@ def _all_owned(
     """Within the block no other job writes to the sets, to their run's latents and to its record.
 
     Raises:
-        InUseError: One does.
-        StorageError: Nobody may write there.
+        InUseError: Another job does.
+        StorageError: The folders cannot be written to.
     """
     records = {record_uri(shards).rpartition("/")[0] for shards in shard_sets}
     latents = {uri for shards in shard_sets for uri in _latent_folders(shards)}
@@ -94,13 +94,14 @@ def _all_owned(
             stack.enter_context(owned(folder, job, say))
         yield
     for uri in latents:
-        if not storage.is_s3(uri):  # one that was deleted may be there again, with the claim alone
+        # A deleted latent set may be there again as an empty folder, in which the claim lay.
+        if not storage.is_s3(uri):
             with suppress(OSError):
                 storage.path_of(uri).rmdir()
 
 
 def _shard_sets(output: str) -> list[str]:
-    """The shard sets of a run, or the one, finished or begun."""
+    """Returns the shard sets of a run, or ``output`` if it is one; they may be unfinished."""
     folder = storage.join(output, "shards")
     if found := [storage.join(folder, name) for name in storage.list_folders(folder)]:
         return found
@@ -171,7 +172,7 @@ def _renamed(shard: str, digest: str) -> str:
 
 
 def _latent_sets(shards: str, sha256: str) -> list[str]:
-    """Those of the same run that were made from this content."""
+    """Returns the latent sets of the same run that were made from shards of this content."""
     return [
         uri
         for uri in _latent_folders(shards)
@@ -181,7 +182,7 @@ def _latent_sets(shards: str, sha256: str) -> list[str]:
 
 
 def _latent_folders(shards: str) -> list[str]:
-    """All latent sets of the run that a shard set is in."""
+    """Returns the folders of all latent sets of a shard set's run."""
     run = shards.rstrip("/").rpartition("/shards/")[0]
     folder = storage.join(run, "latents")
     return [storage.join(folder, name) for name in (storage.list_folders(folder) if run else ())]

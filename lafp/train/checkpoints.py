@@ -1,4 +1,4 @@
-"""Checkpoints: stored while training goes on, counted only when whole, the last few kept."""
+"""Stores checkpoints while training goes on, counts only whole ones, and keeps the last few."""
 
 import json
 import re
@@ -34,12 +34,12 @@ class Checkpoints:
 
     A checkpoint is a folder ``step-000000500`` with the files of all ranks. Every rank writes a
     ``rank-00000.json`` when its files are there and have been read back; only a folder with those
-    of all ranks is a checkpoint. So it does not matter where anybody is killed.
+    of all ranks is a checkpoint. So a process may be killed at any point.
 
     Args:
         uri: The stage's folder, local or S3.
         num_to_keep: Whole checkpoints; older ones go when a newer one is whole.
-        rank: Of this process.
+        rank: Rank of this process.
         world_size: Processes that train together.
     """
 
@@ -55,18 +55,18 @@ class Checkpoints:
     def restored(
         self, fetched: Callable[[str], AbstractContextManager[Path]] | None = None
     ) -> Iterator[Path | None]:
-        """A local folder with the last sound checkpoint; None at a run's begin.
+        """Yields a local folder with the last sound checkpoint; None if there is no checkpoint yet.
 
         Every file is compared with its checksum first. A damaged checkpoint is renamed, so that it
-        does not count and is not lost either, and the one before it is taken. All ranks call it,
-        check a share of the files each, and end with the same one.
+        does not count and is not lost either, and the one before it is taken. All ranks call this,
+        check a share of the files each, and get the same checkpoint.
 
         Args:
             fetched: URI of a checkpoint -> a local folder with its files, within the block. None
-                where it is one.
+                if the URI is a local folder already.
 
         Raises:
-            DamagedCheckpointsError: There were some, and none is sound.
+            DamagedCheckpointsError: There were checkpoints, and none is sound.
         """
         self._remove_leftovers()
         has_damaged = False
@@ -88,9 +88,10 @@ class Checkpoints:
         yield None
 
     def start(self) -> str | None:
-        """URI of the last whole checkpoint, the same on all ranks, which all call it.
+        """Returns the URI of the last whole checkpoint. All ranks call it and get the same one.
 
-        Deletes what killed workers have left unfinished after it, before anybody saves anew.
+        It deletes later checkpoints, which killed workers left unfinished, before new ones are
+        saved.
         """
         latest: list[int | None] = [None]
         if self._rank == 0:
@@ -105,18 +106,18 @@ class Checkpoints:
         return None if latest[0] is None else self._folder(latest[0])
 
     def last_step(self) -> int | None:
-        """Step of the last whole checkpoint; None where there is none. Changes nothing."""
+        """Returns the step of the last whole checkpoint; None if there is none. Changes nothing."""
         steps = reversed(self._steps())
         return next((step for step in steps if is_whole(self._folder(step))), None)
 
     @contextmanager
     def writing(self, num_bytes: int) -> Iterator[Path]:
-        """An empty folder on the local disk, for this rank's files of the next checkpoint.
+        """Yields an empty folder on the local disk, for this rank's files of the next checkpoint.
 
-        All ranks call it, after ``wait``. After an error nothing of it is left.
+        All ranks call it, after ``wait``. After an error the folder is deleted.
 
         Args:
-            num_bytes: About what a checkpoint takes, to tell whoever has to make room.
+            num_bytes: Approximate size of a checkpoint, for the message about a full disk.
 
         Raises:
             FullError: The disk is full.
@@ -141,7 +142,7 @@ class Checkpoints:
     def save(self, folder: Path, step: int) -> None:
         """Stores this rank's files of a checkpoint in the background.
 
-        All ranks call it, after ``wait``. The folder is then this object's to delete.
+        All ranks call it, after ``wait``. This object deletes the folder afterwards.
         """
         assert self._pending is None
         self._pending = self._thread.submit(self._store, folder, step)
@@ -155,7 +156,7 @@ class Checkpoints:
         """Waits until this rank's files are stored.
 
         Raises:
-            StorageError: They could not be written, or read back otherwise than they were.
+            StorageError: The files could not be written, or their bytes differ when read back.
         """
         if self._pending is not None:
             self._pending.result()
@@ -195,7 +196,7 @@ class Checkpoints:
             self._prune()
 
     def _prune(self) -> None:
-        """Deletes what is older than the checkpoints to keep, whole or not."""
+        """Deletes all folders, whole or not, that are older than the checkpoints to keep."""
         steps = self._steps()
         kept = self._whole(steps)[-self._num_to_keep :]
         for step in steps:
@@ -204,7 +205,8 @@ class Checkpoints:
 
     def _delete(self, step: int) -> None:
         folder = self._folder(step)
-        storage.delete(storage.join(folder, _card(0)))  # first: half of one must not look whole
+        # The card goes first, so that a half-deleted checkpoint does not look whole.
+        storage.delete(storage.join(folder, _card(0)))
         storage.patiently(lambda: storage.delete_folder(folder))
 
     def _set_aside(self, folder: str, damage: str) -> None:
@@ -230,7 +232,10 @@ class Checkpoints:
         return next((found for found in everyones if found is not None), None)
 
     def _remove_leftovers(self) -> None:
-        """Of this rank, and of ranks that a larger group of workers had on this machine."""
+        """Deletes local files that earlier processes of this rank left on this machine.
+
+        A run that had more workers left files of higher ranks; each rank deletes its share of them.
+        """
         for path in Path(tempfile.gettempdir()).glob(f"{self._local}-rank-*"):
             if int(path.name.rpartition("-")[2]) % self._world_size == self._rank:
                 shutil.rmtree(path, ignore_errors=True)
@@ -247,10 +252,10 @@ class Checkpoints:
 
 
 def is_whole(folder: str) -> bool:
-    """Whether a checkpoint's folder holds the files of all ranks that wrote it.
+    """Says whether a checkpoint's folder holds the files of all ranks that wrote it.
 
-    Cards are written in one piece, so one that cannot be read is no sign of an unfinished
-    checkpoint but a damage, which ``damage_of`` finds.
+    Cards are written in one piece. So a card that cannot be read does not mean an unfinished
+    checkpoint but a damaged one, which ``damage_of`` finds.
     """
     first = storage.join(folder, _card(0))
     if not storage.is_file(first):
@@ -265,11 +270,12 @@ def is_whole(folder: str) -> bool:
 
 
 def damage_of(folder: Path, ranks: range) -> str | None:
-    """What is wrong with a checkpoint; None where nothing is.
+    """Describes the first damage found in a checkpoint; None if it is sound.
 
     Args:
-        folder: Its local files.
-        ranks: Whose files are compared with their checksums, as far as there were so many ranks.
+        folder: The local folder with its files.
+        ranks: The ranks whose files are compared with their checksums. Ranks that did not exist
+            are ignored.
     """
     found = sorted(path.name for path in folder.glob("rank-*.json"))
     for number, name in enumerate(found):
@@ -287,7 +293,7 @@ def damage_of(folder: Path, ranks: range) -> str | None:
                     is_same = _crc32(opened) == expected
             except OSError as error:
                 return f"{file} cannot be read ({error.strerror or error})"
-            except ValueError:  # a NUL in a name that a flipped bit has made
+            except ValueError:  # a flipped bit has put a NUL into the name
                 return f"{name} names a file that cannot be"
             if not is_same:
                 return f"{file} does not have the checksum that it was written with"
@@ -300,7 +306,7 @@ def _in_place(uri: str) -> Iterator[Path]:
 
 
 def _is_full(error: BaseException) -> bool:
-    """Whether a disk had no room. torch tells only that its writer has failed."""
+    """Says whether the error means a full disk. torch only says that its writer has failed."""
     return full_disk(error) or any(
         word in str(error) for word in ("PytorchStreamWriter", "inline_container")
     )

@@ -1,4 +1,4 @@
-"""What every training job lets its user choose about the loop."""
+"""Defines the settings of the training loop, which all training jobs share."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,22 +12,24 @@ from lafp.train.optim import OptimConfig
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
-    """How clips come from shards to the training workers."""
+    """Says how clips get from shards to the training workers."""
 
     mode: Literal["ray", "direct"] = may_change(default="ray")
     """``ray``: Ray Data readers, on any node, feed each worker through the object store.
-    ``direct``: threads inside of each worker read."""
+    ``direct``: threads inside each worker read the shards."""
     num_readers: int = may_change(default=1)
     """Cores that decode for each worker: processes in mode ``ray``, threads in mode ``direct``."""
     node_labels: tuple[str, ...] = may_change(default=())
-    """``["role=decode"]``: readers only on nodes that were started with these labels."""
+    """``["role=decode"]`` runs readers only on nodes that were started with this label."""
     cache_bytes: int = may_change(default=1 << 30)
-    """Decoded frames that one reader keeps, so that a small set is decoded once."""
+    """Bytes of decoded frames that one reader keeps, so that a small set is decoded only once."""
     pool_shards: int = 16
-    """Shards whose clips are shuffled together; memory holds the index of one pool."""
+    """Number of shards whose clips are shuffled together. Memory holds the index of one such pool
+    of shards."""
     max_damaged_share: float = may_change(default=0.01)
-    """Clips that storage lost or changed may be that share of what is read between two reports;
-    another clip stands in for each, and ``damaged_clips.jsonl`` names them. More stop the run."""
+    """Largest share of damaged clips (lost or changed in storage) among those read between two
+    reports. Another clip replaces each of them, and ``damaged_clips.jsonl`` names them. A larger
+    share stops the run."""
 
     def __post_init__(self) -> None:
         label_selector(self.node_labels)
@@ -42,12 +44,12 @@ class IngestConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The training loop: steps, batch, optimizer, engine, workers, checkpoints."""
+    """Configures the training loop: steps, batch, optimizer, engine, workers, checkpoints."""
 
     seed: int = 0
-    """Of initial weights, order of clips, windows and noise."""
+    """Determines initial weights, the order of clips, windows and noise."""
     num_steps: int = may_grow()
-    """Optimizer steps of the whole run; a larger number continues a finished run."""
+    """Number of optimizer steps of the whole run. A larger number continues a finished run."""
     global_batch_size: int
     """Windows per optimizer step, over all workers."""
     gradient_accumulation: int = 1
@@ -59,26 +61,26 @@ class TrainConfig:
     """Training processes; each takes one CPU, or one GPU with ``use_gpu``."""
     use_gpu: bool = may_change(default=False)
     node_labels: tuple[str, ...] = may_change(default=())
-    """``["role=train"]``: workers only on nodes that were started with these labels."""
+    """``["role=train"]`` runs workers only on nodes that were started with this label."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """``bf16``: autocast, over fp32 weights."""
+    """``bf16`` uses autocast; the weights stay fp32."""
     report_every_steps: int = may_change(default=50)
-    """Metrics leave the device, and are written, at these steps only."""
+    """Steps between two reports. Only then are metrics copied from the device and written."""
     checkpoint_every_steps: int = may_change(default=500)
     evaluate_every_steps: int = may_change(default=500)
     """Steps between two measurements on held-out clips (the probe)."""
     num_checkpoints_to_keep: int = may_change(default=2)
     on_non_finite: Literal["stop", "skip"] = may_change(default="stop")
-    """Where the loss or the gradients of a step are NaN or infinite. ``stop``: the run ends and
-    names the clips. ``skip``: no rank takes the step, ``skipped_steps.jsonl`` names the clips, and
-    the host waits for the device at every step."""
+    """Says what to do if the loss or the gradients of a step are NaN or infinite. ``stop``: the run
+    ends and names the clips. ``skip``: no rank takes the step, and ``skipped_steps.jsonl`` names
+    the clips; the host then waits for the device at every step."""
     max_skipped_steps: int = may_change(default=10)
-    """In a row, with ``skip``; one more stops the run."""
+    """With ``skip``: more skipped steps than this in a row stop the run."""
     max_failures: int = may_change(default=3)
-    """Lost workers that a run survives by resuming from its last checkpoint."""
+    """Number of worker failures that a run survives by resuming from its last checkpoint."""
     ingest: IngestConfig = field(default_factory=IngestConfig)
     wandb: Literal["off", "auto", "online", "offline"] = may_change(default="off")
-    """``auto``: online where the user is logged in, else offline."""
+    """``auto`` is online if the user is logged in, else offline."""
 
     def __post_init__(self) -> None:
         label_selector(self.node_labels)
@@ -109,12 +111,15 @@ class TrainConfig:
             )
 
     def check_windows(self, name: str, num_windows: int, windows_per_clip: int) -> None:
-        """Raises ValueError where windows of a step are no whole clips, alike on all workers.
+        """Checks that the windows of a step fill whole clips, equally many on all workers.
 
         Args:
             name: Key of ``num_windows`` in the config.
-            num_windows: Per optimizer step, over all workers.
+            num_windows: Windows per optimizer step, over all workers.
             windows_per_clip: Windows that are drawn from one visit to a clip.
+
+        Raises:
+            ValueError: They do not.
         """
         if num_windows % windows_per_clip:
             raise ValueError(

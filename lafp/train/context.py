@@ -1,4 +1,4 @@
-"""Where training runs, seen from the loop: ranks, clips, checkpoints. The launcher hides behind."""
+"""Defines what the loop sees of its launcher: ranks, clips and checkpoints."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +15,7 @@ from lafp.types import ClipBatch
 
 
 class TrainContext(Protocol):
-    """What the loop asks of its launcher."""
+    """Everything that the loop needs from its launcher."""
 
     rank: int
     world_size: int
@@ -23,22 +23,22 @@ class TrainContext(Protocol):
     uri: str
     """The stage's folder: metrics and the finished model go there."""
     checkpoints: Checkpoints
-    """Where the run's checkpoints are stored and found."""
+    """Stores and finds the run's checkpoints."""
 
     def restored(self) -> AbstractContextManager[Path | None]:
-        """A local folder with the last checkpoint, within the block; None at a run's begin."""
+        """Yields a local folder with the last checkpoint; None if there is no checkpoint yet."""
         ...
 
     def clips(
         self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int
     ) -> Iterator[dict[str, ClipBatch]]:
-        """This rank's micro-batches, ``num_rounds`` per step, endless, on the host."""
+        """Yields this rank's micro-batches, ``num_rounds`` per step, without end, on the host."""
         ...
 
     def notice(self, step: int) -> Notice:
-        """What is due after ``step`` steps. All ranks ask after every step.
+        """Says whether to save or stop after ``step`` steps. All ranks ask after every step.
 
-        All get the same answer, without waiting for a device.
+        All ranks get the same answer, without waiting for a device.
 
         Raises:
             StorageError: The last checkpoint could not be stored.
@@ -56,8 +56,8 @@ class LocalContext:
 
     Args:
         uri: A local folder.
-        device: Where the model goes.
-        cache_bytes: Decoded frames to keep.
+        device: Device of the model.
+        cache_bytes: Bytes of decoded frames to keep.
     """
 
     rank, world_size = 0, 1
@@ -83,13 +83,13 @@ class LocalContext:
         return map(to_clip_batches, reader.read_from(start_step))
 
     def notice(self, step: int) -> Notice:
-        """See ``TrainContext``. Nobody asks for anything."""
+        """See ``TrainContext``. Nothing is ever requested."""
         self.checkpoints.check()
         return Notice.NONE
 
 
 def to_clip_batches(batch: MicroBatch) -> dict[str, ClipBatch]:
-    """Arrays -> tensors over the same memory, stream by stream."""
+    """Converts the arrays of each stream to tensors over the same memory."""
     return {
         stream: ClipBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         for stream, arrays in batch.items()

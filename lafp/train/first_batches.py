@@ -1,4 +1,4 @@
-"""The batches that a run begins with, for what must be known of the data before the first step."""
+"""Reads the first batches of a run, for statistics that a model needs before the first step."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -17,7 +17,7 @@ from lafp.types import ClipBatch
 def first_batches(
     demands: Mapping[str, ClipDemand], cfg: TrainConfig, num_windows: int, device: torch.device
 ) -> Iterator[dict[str, ClipBatch]]:
-    """This rank's share of the first steps that hold ``num_windows`` over all ranks.
+    """Yields this rank's share of the first steps, until all ranks have ``num_windows`` in sum.
 
     All ranks get equally many batches, so that each may use collectives.
     """

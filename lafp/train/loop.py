@@ -1,4 +1,4 @@
-"""The one training loop. Every task, engine and launcher goes through ``train``."""
+"""Runs the training loop, ``train``, which serves every task, engine and launcher."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -34,21 +34,22 @@ class StoppedError(RuntimeError):
 def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     """Trains ``task.module`` to ``cfg.num_steps`` optimizer steps and exports it.
 
-    Resumes from the context's last checkpoint. Interrupted and resumed anywhere, it does the same
+    Resumes from the context's last checkpoint. A run that was interrupted and resumed does the same
     steps on the same data with the same noise as an undisturbed run.
 
     Args:
         cfg: Steps, batch, optimizer, engine.
-        task: What to train. All ranks hold equal frozen parts; the module starts from rank 0's.
-        ctx: Where this process stands, and its clips.
+        task: The task to train. All ranks hold equal frozen parts; the module starts from the
+            weights of rank 0.
+        ctx: This process's rank, clips and checkpoints.
 
     Returns:
-        The last value of every metric, on rank 0; elsewhere without the evaluation's.
+        The last value of every metric. Only rank 0 has the metrics of the evaluation.
 
     Raises:
         NonFiniteLossError: The loss became NaN or infinite.
         DamagedShardsError: Too many clips could not be read.
-        StoppedError: The context asked for it before the last step.
+        StoppedError: The context asked to stop before the last step.
         StorageError: A checkpoint could not be stored.
         ConfigError: Batch and workers do not divide, or the checkpoint fits another engine.
     """
@@ -76,7 +77,8 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
         record = _read(step, meter, damaged, log, metrics) | {"lr": lr}
         if math.isfinite(norm := float(grad_norm)):  # else the last step was skipped
             record["grad_norm"] = norm
-        if _every(cfg.evaluate_every_steps, step, cfg) and not notice:  # in a hurry
+        # After a notice the process may be killed soon, so the checkpoint comes first.
+        if _every(cfg.evaluate_every_steps, step, cfg) and not notice:
             record |= _evaluate(task, ctx, engine, evaluating)
         if log:
             with measuring.guarded():
@@ -111,7 +113,7 @@ def _train_step(
     step: int,
 ) -> tuple[torch.Tensor, float]:
     buffers = [(b, b.clone()) for b in task.module.buffers()] if cfg.on_non_finite == "skip" else []
-    # Not one long stream of noise: a resumed run must draw what an undisturbed one would.
+    # Each step has its own seed, so that a resumed run draws the same noise as an undisturbed one.
     torch.manual_seed(derive_seed(cfg.seed, "step", step, ctx.rank))
     for round_index in range(cfg.gradient_accumulation):
         with meter.waiting():
@@ -143,10 +145,10 @@ def _read(
     log: MetricsLog | None,
     previous: Mapping[str, float],
 ) -> dict[str, float]:
-    """The interval's metrics; writes down which steps were skipped and which clips are damaged."""
+    """Returns the interval's metrics, and logs which steps were skipped and clips are damaged."""
     record = meter.read()
     if record.get(SKIPPED):
-        steps = meter.skipped_clips()  # on all ranks
+        steps = meter.skipped_clips()  # a collective, so all ranks call it
         if log:
             log.write_skipped(steps)
     num_damaged, clips = damaged.read(step)
@@ -155,7 +157,7 @@ def _read(
     if num_damaged or DAMAGED in previous:
         record[DAMAGED] = num_damaged
     for name in {SKIPPED, DAMAGED} & record.keys():
-        record[name] += previous.get(name, 0)  # of the whole run
+        record[name] += previous.get(name, 0)  # these two count over the whole run
     return record
 
 
@@ -164,7 +166,11 @@ def _every(interval: int, step: int, cfg: TrainConfig) -> bool:
 
 
 def _is_due(cfg: TrainConfig, step: int) -> bool:
-    """Whether metrics leave the device: to be reported, or because something else waits anyway."""
+    """Says whether to read metrics from the device.
+
+    They are read when they are due, and when an evaluation or checkpoint waits for the device
+    anyway.
+    """
     intervals = (cfg.report_every_steps, cfg.evaluate_every_steps, cfg.checkpoint_every_steps)
     return any(_every(interval, step, cfg) for interval in intervals)
 
@@ -190,14 +196,15 @@ def _export(task: Task, ctx: TrainContext, engine: Engine, metrics: dict[str, fl
 
 
 def _checkpoint(engine: Engine, checkpoints: Checkpoints, step: int) -> None:
-    """Writes to the local disk; from there it is stored while training goes on."""
-    checkpoints.wait()  # one at a time: disks are bounded, and a failure is not to be overlooked
+    """Writes a checkpoint to the local disk; it is stored from there while training goes on."""
+    # Only one checkpoint is on its way at a time: the disk is limited, and failures must show.
+    checkpoints.wait()
     with checkpoints.writing(_checkpoint_num_bytes(engine.module)) as folder:
         engine.save(folder, step)
     checkpoints.save(folder, step)
 
 
 def _checkpoint_num_bytes(module: nn.Module) -> int:
-    """About what a whole checkpoint takes: weights, buffers, and two moments of what is trained."""
+    """Estimates the size of a whole checkpoint: weights, buffers, and two moments per weight."""
     tensors = [*module.parameters(), *module.parameters(), *module.parameters(), *module.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""What the people who follow a run should know of it, from whatever process found it out."""
+"""Stores notes for the people who follow a run. Any process of the run may write one."""
 
 import time
 from contextlib import suppress
@@ -15,12 +15,12 @@ NOTES_FILE = "notes.jsonl"
 def write_note(uri: str, step: int, text: str) -> None:
     """Appends a line to the stage's ``notes.jsonl``, which the driver shows. Rank 0 calls it.
 
-    A worker may run on any node, so nobody reads its own terminal. A note that cannot be written
-    is shown there alone.
+    The line also goes to this worker's stderr, which nobody may read, as workers run on any node.
+    If the file cannot be written, the line is only there.
 
     Args:
         uri: The stage's folder.
-        step: Steps done by then.
+        step: Number of steps done so far.
         text: One line.
     """
     say_on_stderr(text)
@@ -31,5 +31,5 @@ def write_note(uri: str, step: int, text: str) -> None:
 
 
 def read_notes(uri: str) -> list[dict[str, Any]]:
-    """The notes on a stage, in order."""
+    """Returns the notes of a stage, in order."""
     return read_lines(storage.join(uri, NOTES_FILE))

@@ -1,13 +1,16 @@
-"""What a training run can be asked for from outside. Without torch: the asking is Ray's."""
+"""Defines the requests to a training run from outside.
+
+This module does not import torch, because Ray processes that do not train pass requests on.
+"""
 
 from enum import IntEnum
 
 
 class Notice(IntEnum):
-    """What is due after a step because somebody outside of the loop asked for it."""
+    """Names a request from outside the loop, to be carried out after a step."""
 
     NONE = 0
     SAVE = 1
-    """A machine is about to go: a checkpoint now, and on."""
+    """Save a checkpoint now and go on, because a machine is about to be shut down."""
     STOP = 2
-    """A checkpoint, then the end."""
+    """Save a checkpoint, then end."""

@@ -1,4 +1,4 @@
-"""AdamW and its learning rate, a pure function of the step."""
+"""Defines AdamW and its learning rate, which is a pure function of the step."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up; ``weight_decay: 0`` is Adam."""
+    """Configures AdamW with linear warm-up. With ``weight_decay: 0`` it is Adam."""
 
     lr: float = 3e-4
     """Peak learning rate."""
@@ -23,7 +23,7 @@ class OptimConfig:
     warmup_steps: int = 0
     """Steps of linear growth from 0 to ``lr``."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
-    """How ``lr`` goes after the warm-up; ``linear`` and ``cosine`` reach 0 at ``num_steps``."""
+    """Course of ``lr`` after the warm-up; ``linear`` and ``cosine`` reach 0 at ``num_steps``."""
     max_grad_norm: float | None = None
     """Gradients are scaled down to this global norm; null leaves them alone."""
 
@@ -41,17 +41,17 @@ class OptimConfig:
 
 
 def learning_rate(cfg: OptimConfig, step: int, num_steps: int) -> float:
-    """The learning rate of one optimizer step.
+    """Returns the learning rate of one optimizer step.
 
     Args:
         cfg: Peak, warm-up and decay.
         step: Steps done before this one, from 0.
-        num_steps: Steps of the whole run, where ``linear`` and ``cosine`` reach 0.
+        num_steps: Steps of the whole run, at which ``linear`` and ``cosine`` reach 0.
 
     Returns:
-        ``lr (step + 1) / warmup_steps`` while warming up; then ``lr`` times the decay at the share
-        of the remaining steps that is done, so that the first step after the warm-up runs at the
-        peak.
+        ``lr (step + 1) / warmup_steps`` during the warm-up. After it, ``lr`` times the decay, a
+        function of the share of the steps after the warm-up that is done; the first of them runs at
+        the peak.
     """
     if step < cfg.warmup_steps:
         return cfg.lr * (step + 1) / cfg.warmup_steps
@@ -64,7 +64,7 @@ def learning_rate(cfg: OptimConfig, step: int, num_steps: int) -> float:
 
 
 def build_optimizer(module: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over what has gradients: weights decay, biases, scales and other vectors do not."""
+    """Builds AdamW over the trained parameters. Biases, scales and other vectors do not decay."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": cfg.weight_decay},
@@ -80,9 +80,10 @@ def build_optimizer(module: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
 
 
 def skip_unless_finite(optimizer: torch.optim.AdamW, grad_norm: Tensor) -> None:
-    """Has the next step leave weights and moments as they are if the gradients are not finite.
+    """Makes the next step leave weights and moments unchanged if the gradients are not finite.
 
-    The fused optimizer looks at it on the device, as it does for gradient scalers: nobody waits.
+    The fused optimizer checks a flag on the device, which torch added for gradient scalers, so the
+    host does not wait.
     """
     optimizer.found_inf = (~torch.isfinite(grad_norm)).float()  # type: ignore[attr-defined]
 
@@ -91,7 +92,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -
     """Scales gradients in place to a global norm of at most ``max_norm``.
 
     Returns:
-        The norm before, on the gradients' device.
+        The norm before scaling, on the gradients' device.
     """
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if max_norm is not None:

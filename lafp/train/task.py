@@ -1,4 +1,4 @@
-"""What the training loop trains. A LAM, a policy and an action decoder are each one Task."""
+"""Defines what the training loop trains. A LAM, a policy and an action decoder are each a Task."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -13,26 +13,26 @@ __all__ = ["ClipDemand", "Task", "TrainedModule"]
 
 
 class TrainedModule(Protocol):
-    """The ``nn.Module`` that the engine wraps: everything with gradients, and nothing else."""
+    """The ``nn.Module`` that the engine wraps. It holds all that is trained, and nothing else."""
 
     def forward(self, inputs: Any) -> LossOutput:
-        """Loss of one micro-batch of ``Task.inputs``."""
+        """Computes the loss of one micro-batch of ``Task.inputs``."""
         ...
 
     def after_step(self) -> None:
-        """After each optimizer step, e.g. the EMA of a target encoder."""
+        """Runs after each optimizer step, e.g. to update the EMA of a target encoder."""
         ...
 
     def discard_step(self) -> None:
-        """Instead of ``after_step``, where a step is skipped: drops what forward passes collected.
+        """Runs instead of ``after_step`` if a step is skipped.
 
-        Buffers are put back by the loop.
+        It drops what forward passes collected. The loop restores the buffers.
         """
         ...
 
 
 class Task(Protocol):
-    """A module, the clips it wants, and how clips become its inputs.
+    """A module, the clips that it trains on, and the conversion of clips to its inputs.
 
     Frozen models (a policy's LAM) belong to the task, not to its module, so that engines neither
     shard nor checkpoint them.
@@ -42,25 +42,26 @@ class Task(Protocol):
     """A ``TrainedModule``."""
 
     def prepare(self, device: torch.device) -> None:
-        """Once, before a run's first step: what ``module`` must know of the data by then.
+        """Fits the parts of ``module`` that depend on the data, once before a run's first step.
 
         All ranks call it, with the module on ``device``; it may use collectives. A resumed run
-        finds the outcome in its checkpoint.
+        finds the result in its checkpoint.
         """
         ...
 
     def demands(self) -> Mapping[str, ClipDemand]:
-        """The streams, by name."""
+        """Returns the streams of clips that the task needs, by name."""
         ...
 
     def inputs(self, clips: Mapping[str, ClipBatch]) -> Any:
-        """Clips on the device -> what ``module`` takes. Without gradients."""
+        """Converts clips on the device to the inputs of ``module``, without gradients."""
         ...
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Metrics on held-out clips, e.g. the linear probe. Runs on rank 0, no collectives.
+        """Measures metrics on held-out clips, e.g. the linear probe.
 
-        ``module`` comes in eval mode and without gradients.
+        It runs on rank 0 only, so it must not use collectives. ``module`` is in eval mode, and
+        gradients are off.
         """
         ...
 

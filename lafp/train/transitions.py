@@ -1,4 +1,4 @@
-"""Labeled transitions as a frozen LAM and a frozen policy see them."""
+"""Computes embeddings and latent actions of labeled transitions with a frozen LAM and policy."""
 
 # Shape suffixes in this file: B clips, N transitions, E embedding, Z latent action, H steps of a
 # chunk.
@@ -19,7 +19,7 @@ from lafp.types import ClipBatch, Window
 
 @dataclass(frozen=True)
 class Transitions:
-    """What the frozen models say about N transitions: the noise of the policy aside, all.
+    """Holds all outputs of the frozen models for N transitions that do not depend on noise.
 
     A policy that executes e steps of a plan meets transition t at any position p < e of a plan that
     was made at t - p. Decoders are trained on, and measured at, all of these positions.
@@ -28,9 +28,9 @@ class Transitions:
     embedding: Tensor
     """The policy's h(o_t), float [N, E]."""
     plan_embedding: Tensor
-    """h(o_{t-p}), where the plan was made, float [N, E]."""
+    """h(o_{t-p}) of the frame at which the plan was made, float [N, E]."""
     idm_chunk: Tensor
-    """z_{t-p} .. z_{t-p+H-1} of the LAM, float [N, H, Z]; beyond the clip its last one again."""
+    """z_{t-p} .. z_{t-p+H-1} of the LAM, float [N, H, Z]; past the clip's end its last z repeats."""
     position: Tensor
     """p, int64 [N]."""
     true_action: Tensor
@@ -38,7 +38,7 @@ class Transitions:
 
     @property
     def idm_latent(self) -> Tensor:
-        """z_t of the LAM, float [N, Z]."""
+        """Returns z_t of the LAM, float [N, Z]."""
         return step_of_plan(self.idm_chunk, self.position)
 
     def __getitem__(self, rows: Tensor) -> "Transitions":
@@ -49,7 +49,7 @@ class Transitions:
 
     @staticmethod
     def cat(parts: Sequence["Transitions"]) -> "Transitions":
-        """One after the other."""
+        """Concatenates transitions."""
         return Transitions(
             *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Transitions))
         )
@@ -57,7 +57,7 @@ class Transitions:
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """Every transition of one clip that has a whole frame stack, in order: T of them."""
+    """Holds the T transitions of one clip that have a whole frame stack, in order."""
 
     embedding: Tensor
     """float [T, E]."""
@@ -70,7 +70,7 @@ class ClipFeatures:
         return len(self.true_action)
 
     def at(self, rows: Tensor, position: Tensor, chunk_steps: int) -> Transitions:
-        """The transitions ``rows``, int64 [N], at these positions of their plans, int64 [N]."""
+        """Returns transitions ``rows`` at the given positions of their plans, both int64 [N]."""
         start_N = rows - position
         ahead_H = torch.arange(chunk_steps, device=rows.device)
         chunk_NH = (start_N[:, None] + ahead_H).clamp(max=len(self) - 1)
@@ -85,7 +85,7 @@ class ClipFeatures:
 
 @torch.no_grad()
 def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> ClipFeatures:
-    """What the frozen models say about clip b, all of it."""
+    """Runs the frozen models on all of clip b."""
     frame_stack = policy.obs.frame_stack
     t_N = torch.arange(frame_stack - 1, int(batch.num_frames[b]) - 1)
     window = windows_at(batch, torch.full_like(t_N, b), t_N, torch.ones_like(t_N), frame_stack)
@@ -98,7 +98,7 @@ def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Clip
 
 
 def transitions_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Transitions:
-    """Every transition of clip b, with plans made from its begin as at deployment."""
+    """Returns every transition of clip b, with plans made from its start on, as in deployment."""
     features = features_of_clip(batch, b, lam, policy)
     rows_N = torch.arange(len(features), device=features.embedding.device)
     return features.at(rows_N, rows_N % policy.cfg.execute_steps, policy.cfg.chunk_steps)
@@ -108,15 +108,15 @@ def transitions_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> T
 def transitions_at(
     batch: ClipBatch, clip_N: Tensor, t_N: Tensor, position_N: Tensor, lam: Lam, policy: Policy
 ) -> Transitions:
-    """As ``ClipFeatures.at``, from no more than the frames that it takes.
+    """Computes what ``ClipFeatures.at`` returns, but runs the models only on the needed frames.
 
     Args:
         batch: B labeled clips.
-        clip_N: Which clip, int64 [N] on the host.
+        clip_N: Clip of each transition, int64 [N] on the host.
         t_N: Frame of each transition, int64 [N] on the host.
         position_N: p, int64 [N] on the host.
-        lam: Where the clips are.
-        policy: There too.
+        lam: The LAM, on the device of the clips.
+        policy: The policy, on the device of the clips.
     """
     frame_stack = policy.obs.frame_stack
     now = windows_at(batch, clip_N, t_N, torch.ones_like(t_N), frame_stack)
@@ -143,15 +143,15 @@ def anchored_latents(
     anchor_range: tuple[float, float],
     steps_taken: StepsTaken,
 ) -> Tensor:
-    """What an action decoder is trained on: the policy's latents near the demonstrated ones.
+    """Samples the policy's latents near the demonstrated ones, to train an action decoder.
 
     Chunks are anchored whole, and each transition takes the latent at its position.
 
     Args:
-        policy: Draws from torch's default generator.
-        transitions: N of them.
-        anchor_range: Lowest and highest anchor time; between them it is drawn per transition.
-        steps_taken: How the policy's solver goes on from there.
+        policy: The policy, which draws from torch's default generator.
+        transitions: N transitions.
+        anchor_range: Lowest and highest anchor time. Each transition draws one between them.
+        steps_taken: Steps of the policy's solver from the anchor time on.
 
     Returns:
         float32 [N, Z].
@@ -171,13 +171,13 @@ def anchored_latents(
 
 
 def deployed_latents(policy: Policy, transitions: Transitions) -> Tensor:
-    """What the decoder meets: the policy's own latents, from fresh noise, float32 [N, Z]."""
+    """Samples the policy's own latents from fresh noise, as in deployment: float32 [N, Z]."""
     plan, _ = policy.plan_from_embedding(transitions.plan_embedding, None)
     return plan if policy.cfg.chunk_steps == 1 else step_of_plan(plan, transitions.position)
 
 
 def anchor_range(anchor_time: float | Sequence[float]) -> tuple[float, float]:
-    """Lowest and highest of a single anchor time or of a range."""
+    """Returns the lowest and highest value of a single anchor time or of a range."""
     if isinstance(anchor_time, int | float):
         return float(anchor_time), float(anchor_time)
     low, high = anchor_time

@@ -62,7 +62,7 @@ def suffix_of(uri: str) -> str:
 
 
 def kind_of_name(uri: str) -> str:
-    """Its suffix, as one kind with files that differ in a number only."""
+    """Returns the suffix of a name. Suffixes that differ only in a number are one kind."""
     return _TFRECORD if _TFRECORD in file_name(uri) else suffix_of(uri)
 
 
@@ -82,7 +82,7 @@ def other_kind(uri: str) -> str:
 
 
 def labeled_format(uri: str) -> str:
-    """The reader in ``LABELED_SOURCES`` of a file that holds whole episodes, by its name."""
+    """Names the reader in ``LABELED_SOURCES`` of a file that holds whole episodes, by its name."""
     if _TFRECORD in file_name(uri):
         return "rlds"
     return "hdf5" if suffix_of(uri) in (".hdf5", ".h5") else ""

@@ -3,9 +3,9 @@
 A tar on disk or S3 is read as a stream, whatever its size: one member at a time is copied to disk.
 A tar may be compressed, and a file may hold several tars, one after the other.
 
-The tars are not read through ``webdataset.tariterators``: it skips links without a word, ends at
-the first of several tars, takes a tar that lost its end for a whole one, reads each member into
-memory, and imports torch into every worker.
+The tars are not read through ``webdataset.tariterators``: it skips links silently, stops after the
+first of several tars, takes a truncated tar for a whole one, reads each member into memory, and
+imports torch into every worker.
 """
 
 import bz2
@@ -48,9 +48,9 @@ _BROKEN_STREAM = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 def open_webdataset(
     item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
 ) -> Iterator[Opened | Unusable | LeftOut]:
-    """Yields every video of a tar, by the URI ``x.tar#key.mp4``, and the files that are none.
+    """Yields every video of a tar, by the URI ``x.tar#key.mp4``, and the files that are not videos.
 
-    Files are told apart as in folders: by name, or by content where the name leaves that open.
+    As in folders, a file's name decides what it is, or its content where the name leaves that open.
 
     Raises:
         VideoError: The rest of the tar is broken.
@@ -110,7 +110,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _left_out(member: tarfile.TarInfo, uri: str) -> LeftOut | None:
-    """What is no input by its type or name, as in folders."""
+    """Says why a member is not an input, by its type or name as in folders; None if it may be."""
     if not (member.isreg() or member.islnk() or member.issym()):
         kinds = {tarfile.FIFOTYPE: "a named pipe"} | dict.fromkeys(_DEVICES, "a device")
         what = kinds.get(member.type, "a member of unknown type")
@@ -193,16 +193,19 @@ class _HeaderFile:
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """All but the folders of all tars in a file, one after the other."""
+    """Yields the members of all tars in a file, one tar after the other, without folders."""
     start: int | None = 0
     while start is not None:
         start = yield from _members_of_one(file, start)
 
 
 def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, None, int | None]:
-    """All but the folders of the tar that begins at ``start``; returns where the next one begins.
+    """Yields the members of the tar that begins at ``start``, without folders.
 
     Unlike ``tarfile``, it distinguishes the end of a tar from a broken header.
+
+    Returns:
+        Where the next tar in the file begins; None if there is none.
     """
     end = start
     try:

@@ -1,4 +1,4 @@
-"""Every training engine, by the name that ``engine.name`` takes in YAML."""
+"""Lists every training engine by its ``engine.name`` in YAML."""
 
 from lafp.config.registry import Registry
 

@@ -1,4 +1,4 @@
-"""What a training engine does: it owns the module's gradients, its optimizer and its state."""
+"""Defines training engines, which own a module's gradients, optimizer and state."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from lafp.types import LossOutput
 
 
 class EngineSettings(Protocol):
-    """What engines read of the training config."""
+    """The part of the training config that engines read."""
 
     @property
     def engine(self) -> Any:
@@ -28,7 +28,7 @@ class EngineSettings(Protocol):
 
     @property
     def precision(self) -> Literal["fp32", "bf16"]:
-        """Of activations; weights stay fp32."""
+        """Precision of activations; weights stay fp32."""
 
     @property
     def gradient_accumulation(self) -> int:
@@ -42,14 +42,14 @@ class EngineSettings(Protocol):
 class Engine(ABC):
     """Wraps one module for one run.
 
-    Args of every engine's constructor: the training config, the module (its weights may lie
-    anywhere; all ranks start from rank 0's) and the device. Where the world has several
-    processes, ``torch.distributed`` is initialised before.
+    Every engine's constructor takes the training config, the module (on any device; all ranks
+    start from the weights of rank 0) and the device. If several processes train together,
+    ``torch.distributed`` must be initialized before.
     """
 
     Config: Any
     module: nn.Module
-    """The task's module on the device. Under ZeRO-3 its parameters are cut over the ranks."""
+    """The task's module on the device. Under ZeRO-3 its parameters are sharded over the ranks."""
 
     @abstractmethod
     def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
@@ -61,16 +61,20 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, lr: float) -> Tensor:
-        """One optimizer step with the gradients since the last one; none if they are not finite.
+        """Takes an optimizer step with the gradients since the last step, if they are finite.
 
         Returns:
-            Their global norm before clipping, on the device. NaN or infinite, on all ranks, where
-            any gradient or the loss of any micro-batch is: then the weights are what they were.
+            The global norm of the gradients before clipping, on the device. If any gradient or the
+            loss of any micro-batch is NaN or infinite, the norm is so on all ranks, and the weights
+            stay as they were.
         """
 
     @abstractmethod
     def gathered(self) -> AbstractContextManager[nn.Module]:
-        """The whole module, for reading on rank 0. All ranks enter; others get any module."""
+        """Yields the whole module on rank 0, for reading only.
+
+        All ranks must enter the block; the module that other ranks get may be incomplete.
+        """
 
     @abstractmethod
     def save(self, folder: Path, step: int) -> None:
@@ -83,43 +87,46 @@ class Engine(ABC):
         All ranks call it, before training.
 
         Raises:
-            ConfigError: The checkpoint is another engine's.
+            ConfigError: Another engine wrote the checkpoint.
         """
 
 
 def autocast(cfg: EngineSettings, device: torch.device) -> AbstractContextManager:
-    """bf16 where the config says so; weights stay fp32."""
+    """Switches to bf16 within the block if the config says so; weights stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
 
 
 def spoiled_unless_finite(loss: Tensor) -> Tensor:
-    """The loss; if it is not finite, with NaN as the gradient of everything that it depends on.
+    """Returns the loss; if it is not finite, all gradients that come from it become NaN.
 
-    A loss can overflow although its gradients do not. So all ranks see it in the gradients' norm.
+    A loss can overflow although its gradients do not. The NaN gradients show the overflow to all
+    ranks, because it reaches the gradients' global norm.
     """
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
 
 def world_size() -> int:
-    """Processes that train together."""
+    """Returns the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager
 def whole(module: nn.Module) -> Iterator[nn.Module]:
-    """``Engine.gathered`` of an engine that never cuts its module."""
+    """Implements ``Engine.gathered`` for an engine that does not shard its module."""
     yield module
 
 
 @contextmanager
 def loading(optimizer: Any) -> Iterator[None]:
-    """The block loads a checkpoint. Moments come from it; betas, eps and decay from the config.
+    """Guards a block that loads a checkpoint into an optimizer.
+
+    The moments then come from the checkpoint; betas, eps and weight decay from the config.
 
     Args:
-        optimizer: One with ``param_groups``, built from the config.
+        optimizer: An optimizer with ``param_groups``, built from the config.
 
     Raises:
-        ConfigError: The checkpoint is of another model.
+        ConfigError: The checkpoint belongs to another model.
     """
     before = [dict(group) for group in optimizer.param_groups]
     try:

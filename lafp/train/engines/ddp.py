@@ -1,4 +1,4 @@
-"""Plain data parallelism: torch DDP, or the bare module in one process."""
+"""Trains with plain data parallelism: torch DDP, or the bare module in one process."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class DdpConfig:
 
 
 class DdpEngine(Engine):
-    """See ``Engine``. A checkpoint is rank 0's and fits any number of workers."""
+    """See ``Engine``. Rank 0 writes the checkpoint, which fits any number of workers."""
 
     Config = DdpConfig
 
@@ -44,8 +44,8 @@ class DdpEngine(Engine):
         self._parameters = [p for p in self.module.parameters() if p.requires_grad]
         self._wrapped: nn.Module = self.module
         if world_size() > 1:
-            # Buffers (codebooks, running statistics) are the module's own affair: it reduces
-            # them where it must, and broadcasting them in every forward pass would cost more.
+            # The module itself reduces its buffers (codebooks, running statistics) where it must.
+            # Broadcasting them in every forward pass would cost more.
             self._wrapped = nn.parallel.DistributedDataParallel(
                 self.module, broadcast_buffers=False, gradient_as_bucket_view=True
             )

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO: optimizer state, gradients and parameters cut over the workers."""
+"""Trains with DeepSpeed ZeRO, which shards optimizer state, gradients and parameters."""
 
 import contextlib
 import copy
@@ -43,12 +43,12 @@ class DeepSpeedConfig:
 
     name: str = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What is cut over the workers: 0 nothing, 1 optimizer state, 2 and gradients, 3 and
-    parameters."""
+    """Says what is sharded over the workers: nothing at 0, the optimizer state from 1 on, also the
+    gradients from 2 on, also the parameters at 3."""
     offload_optimizer: bool = False
-    """ZeRO-Offload (Ren et al., 2021): the optimizer's state lies in host memory, and its step runs
-    there, on ``OMP_NUM_THREADS`` threads. For models whose state a GPU cannot hold; from
-    ``zero_stage`` 1 on."""
+    """ZeRO-Offload (Ren et al., 2021) keeps the optimizer's state in host memory and runs its step
+    on the CPU, with ``OMP_NUM_THREADS`` threads. It serves models whose optimizer state does not
+    fit on the GPU, and needs ``zero_stage`` 1 or more."""
 
     def __post_init__(self) -> None:
         if self.offload_optimizer and self.zero_stage == 0:
@@ -69,7 +69,8 @@ class DeepSpeedEngine(Engine):
         self.module = module.to(device)
         self._copy = None
         if self.stage == 3 and _rank() == 0:
-            # A plain copy to gather into: ZeRO-3's hooks would make every forward pass collective.
+            # Parameters are gathered into a plain copy, because ZeRO-3's hooks would make every
+            # forward pass of the module a collective call.
             self._copy = copy.deepcopy(module).cpu()
         self._parameters = [p for p in self.module.parameters() if p.requires_grad]
         deepspeed = _import_deepspeed(device)
@@ -89,11 +90,11 @@ class DeepSpeedEngine(Engine):
             pinned = self.device.type == "cuda"
             offload = {"offload_optimizer": {"device": "cpu", "pin_memory": pinned}}
         return {
-            # torch's fused AdamW steps as well on a CPU, and nobody has to compile it.
+            # torch's fused AdamW is as fast on a CPU, and needs no compiling.
             "zero_force_ds_cpu_optimizer": False,
             "train_micro_batch_size_per_gpu": self.cfg.micro_batch_size,
             "gradient_accumulation_steps": self.cfg.gradient_accumulation,
-            # Stage 0 clips without telling the norm, so it is done here.
+            # DeepSpeed does not report the norm at stage 0, so there ``step`` clips the gradients.
             "gradient_clipping": (self.cfg.optim.max_grad_norm or 0.0) if self.stage else 0.0,
             "steps_per_print": sys.maxsize,
             "zero_optimization": {
@@ -108,7 +109,8 @@ class DeepSpeedEngine(Engine):
     def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
         """See ``Engine``."""
         out: LossOutput = self._engine(inputs)
-        self._engine.backward(spoiled_unless_finite(out.loss))  # divides by the rounds itself
+        # DeepSpeed divides the loss by the number of rounds.
+        self._engine.backward(spoiled_unless_finite(out.loss))
         if not is_last_round:
             self._engine.step()  # only counts the round
         return LossOutput(loss=out.loss.detach(), metrics=out.metrics)
@@ -121,7 +123,7 @@ class DeepSpeedEngine(Engine):
             norm: Any = clip_gradients(self._parameters, self.cfg.optim.max_grad_norm)
             skip_unless_finite(self._adamw, norm)
             self._engine.step()
-        else:  # ZeRO takes no step with gradients that are not finite, and says that they are inf
+        else:  # ZeRO skips the step if gradients are not finite, and reports an infinite norm
             self._engine.step()
             norm = self._engine.get_global_grad_norm()
         return torch.as_tensor(norm, device=self.device)
@@ -138,7 +140,7 @@ class DeepSpeedEngine(Engine):
         copies = list(self._copy.parameters()) if self._copy else mine
         with torch.no_grad():
             for parameter, whole_copy in zip(self.module.parameters(), copies, strict=True):
-                # One at a time: the peak is one parameter, not the model.
+                # Parameters are gathered one by one, so that memory holds one more, not all.
                 with deepspeed.zero.GatheredParameters([parameter]):
                     if whole_copy is not None:
                         whole_copy.copy_(parameter)
@@ -151,7 +153,7 @@ class DeepSpeedEngine(Engine):
 
     def save(self, folder: Path, step: int) -> None:
         """See ``Engine``."""
-        (folder / TAG).mkdir()  # DeepSpeed makes rank 0's only
+        (folder / TAG).mkdir()  # DeepSpeed makes the folder on rank 0 only
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
         if _rank() == 0:
             card = {"step": step, "world_size": world_size(), "zero_stage": self.stage}
@@ -174,7 +176,7 @@ class DeepSpeedEngine(Engine):
 
 
 class _Autocast(nn.Module):
-    """The module under autocast: DeepSpeed switches off one that is entered outside of it."""
+    """Runs the module under autocast, because DeepSpeed disables autocast entered outside of it."""
 
     def __init__(self, module: nn.Module, cfg: EngineSettings, device: torch.device) -> None:
         super().__init__()
@@ -192,7 +194,8 @@ def _rank() -> int:
 
 def _import_deepspeed(device: torch.device) -> Any:
     """Imports DeepSpeed for ``device``, quietly, with a process group even for one process."""
-    os.environ["DS_ACCELERATOR"] = device.type  # it would take a GPU that the run does not use
+    # Otherwise DeepSpeed would take a GPU that the run does not use.
+    os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""Loads a ZeRO checkpoint into another number of workers than wrote it.
+"""Loads a ZeRO checkpoint with another number of workers than wrote it.
 
 DeepSpeed's own way, the universal checkpoint, loads neither buffers nor frozen weights, so a target
 encoder would start anew, and under ZeRO-3 it gives all parameter groups the weight decay of the
-first. Here every rank maps all ranks' files and copies out its own slices: nothing is converted,
-nothing is sent, and no rank holds more than it trains.
+first. Here every rank maps the files of all ranks into memory and copies its own slices: nothing is
+converted or sent, and no rank holds more than the part that it trains.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def load_resharded(engine: Any, folder: Path, num_ranks: int) -> None:
-    """Weights, frozen ones and buffers too, and AdamW's state, as another group left them.
+    """Loads all weights (also frozen ones), buffers and AdamW's state.
 
     Args:
         engine: A DeepSpeed engine of ZeRO stage 1, 2 or 3, before its first step.
-        folder: What ``save_checkpoint`` wrote, with the files of all ranks.
-        num_ranks: Ranks that wrote it.
+        folder: The folder that ``save_checkpoint`` wrote, with the files of all ranks.
+        num_ranks: Number of ranks that wrote it.
     """
     optimizer_states = [
         _read(folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")["optimizer_state_dict"]
@@ -37,14 +37,14 @@ def load_resharded(engine: Any, folder: Path, num_ranks: int) -> None:
         _read(folder / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
         for rank in range(num_ranks)
     ]
-    engine.optimizer.checkpoint_event_prologue()  # no parameter stays gathered
+    engine.optimizer.checkpoint_event_prologue()  # releases gathered parameters
     _load_frozen_and_buffers(engine.module, model_states)
     _load_cut_weights(engine, optimizer_states, model_states[0]["param_shapes"])
     engine.optimizer.checkpoint_event_epilogue()
 
 
 def _load_flat_groups(optimizer: Any, states: Sequence[dict[str, Any]]) -> None:
-    """Stages 1 and 2: a parameter group is one vector, cut into equal parts."""
+    """Loads stages 1 and 2, where a parameter group is one vector, cut into equal parts."""
     for index, mine in enumerate(optimizer.single_partition_of_fp32_groups):
         start, length = dist.get_rank() * len(mine), len(mine)
         weights = [state["single_partition_of_fp32_groups"][index] for state in states]
@@ -59,7 +59,7 @@ def _load_flat_groups(optimizer: Any, states: Sequence[dict[str, Any]]) -> None:
 
 @torch.no_grad()
 def _load_frozen_and_buffers(module: nn.Module, states: Sequence[dict[str, Any]]) -> None:
-    """Stage 3: what the optimizer does not own."""
+    """Loads the parameters and buffers that the optimizer does not own, at stage 3."""
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             mine: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
@@ -67,14 +67,17 @@ def _load_frozen_and_buffers(module: nn.Module, states: Sequence[dict[str, Any]]
             mine.copy_(_piece(parts, dist.get_rank() * len(mine), len(mine)))
     saved = states[0]["module"]
     for name, buffer in module.named_buffers():
-        if name in saved:  # not all are part of a state dict
+        if name in saved:  # buffers may be missing in a state dict (persistent=False)
             buffer.copy_(saved[name])
 
 
 def _load_cut_weights(
     engine: Any, states: Sequence[dict[str, Any]], saved_shapes: Sequence[Mapping[str, torch.Size]]
 ) -> None:
-    """Stage 3: every weight is cut by itself; a flat group is one part of each of its weights."""
+    """Loads stage 3, where each weight is cut into parts, one per rank.
+
+    A rank's flat group joins its parts of the group's weights.
+    """
     optimizer = engine.optimizer
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     places = _places(saved_shapes, len(states))
@@ -101,7 +104,7 @@ def _load_cut_weights(
 def _places(
     shapes: Sequence[Mapping[str, torch.Size]], num_ranks: int
 ) -> dict[str, tuple[int, slice]]:
-    """Weight -> the flat group it lies in, and where, on each of ``num_ranks`` ranks alike."""
+    """Maps each weight to its flat group and its slice there, which is equal on all ranks."""
     places = {}
     for index, group in enumerate(shapes):
         offset = 0
@@ -119,7 +122,7 @@ def _adam_state(step: Any, moments: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _piece(parts: Sequence[Tensor], start: int, length: int) -> Tensor:
-    """Elements ``start`` to ``start + length`` of all parts in a row, with zeros beyond the end."""
+    """Returns elements ``start`` to ``start + length`` of the joined parts, zeros past their end."""
     piece, offset = parts[0].new_zeros(length), 0
     for part in parts:
         first, last = max(start, offset), min(start + length, offset + len(part))
@@ -130,5 +133,5 @@ def _piece(parts: Sequence[Tensor], start: int, length: int) -> Tensor:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    # The run's own checkpoint; DeepSpeed's loader unpickles it too.
+    # Unpickling is safe: the run wrote this file itself. DeepSpeed's own loader unpickles it too.
     return torch.load(path, map_location="cpu", mmap=True, weights_only=False)

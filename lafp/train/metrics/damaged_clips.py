@@ -1,4 +1,4 @@
-"""Clips that could not be read: counted, named, and too many of them an error."""
+"""Counts and names clips that could not be read, and raises an error if there are too many."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from lafp.data.shards.format import id_prefix
 from lafp.types import ClipBatch
 
 DAMAGED = "damaged_clips"
-"""Name of the metric: visits to damaged clips, of the whole run."""
+"""Name of the metric: number of visits to damaged clips in the whole run."""
 
 
 class DamagedShardsError(RuntimeError):
@@ -20,10 +20,11 @@ class DamagedShardsError(RuntimeError):
 
 
 class DamagedClips:
-    """Counts visits to clips for which another stood in.
+    """Counts visits to damaged clips, each of which the reader replaced by another clip.
 
     Args:
-        max_share: Of the visits between two reports, over all ranks and streams.
+        max_share: Largest allowed share of the visits between two reports, over all ranks and
+            streams.
     """
 
     def __init__(self, max_share: float) -> None:
@@ -33,7 +34,7 @@ class DamagedClips:
         self._named: set[str] = set()
 
     def counted(self, batches: Iterator[dict[str, ClipBatch]]) -> Iterator[dict[str, ClipBatch]]:
-        """The same micro-batches, noted as they pass."""
+        """Passes micro-batches on, and counts their clips on the way."""
         for batch in batches:
             for stream, clips in batch.items():
                 self._num_visits += len(clips.clip_key)
@@ -42,13 +43,13 @@ class DamagedClips:
             yield batch
 
     def read(self, step: int) -> tuple[int, list[dict[str, Any]]]:
-        """What came since the last call, up to ``step``. All ranks call it.
+        """Returns the damaged clips met since the last call, up to ``step``. All ranks call it.
 
         Returns:
-            Visits to damaged clips, and a row for each clip that was not named before.
+            Number of visits to damaged clips, and a row for each clip that was not named before.
 
         Raises:
-            DamagedShardsError: On every rank.
+            DamagedShardsError: There are too many. Every rank raises it.
         """
         num_damaged = sum(int((rows[:, 0] != 0).sum()) for _, rows in self._found)
         counts = torch.tensor([num_damaged, self._num_visits])

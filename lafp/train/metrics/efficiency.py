@@ -1,4 +1,4 @@
-"""How well a training step uses its device: FLOPs, counted once, against its peak; memory."""
+"""Measures how well a training step uses its device: its FLOPs against the peak, and memory."""
 
 import functools
 import resource
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import (
 )
 
 _PEAK_TFLOPS = (
-    # Part of the device's name, dense bf16, fp32 without TF32. The vendor's data sheets.
+    # Part of the device's name, peak in dense bf16, and in fp32 without TF32, from data sheets.
     ("B200", 2250.0, 75.0),
     ("H100 PCIe", 756.0, 51.0),
     ("H100", 989.0, 67.0),
@@ -28,18 +28,18 @@ _PEAK_TFLOPS = (
     ("L4", 121.0, 30.3),
     ("RTX 4090", 165.0, 82.6),
 )
-# torch's table has the attention of GPUs only.
+# torch's table of FLOP formulas knows attention on GPUs only, so the CPU's operators are added.
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _CPU_MATMUL_SIZE, _CPU_MATMUL_ROUNDS = 1024, 5
 
 
 class Efficiency:
-    """Model FLOPs utilization and memory of this process.
+    """Measures model FLOPs utilization and memory of this process.
 
     Args:
-        device: Where the model runs.
-        precision: Of its matrix products, ``fp32`` or ``bf16``.
+        device: Device on which the model runs.
+        precision: Precision of its matrix products, ``fp32`` or ``bf16``.
         num_rounds: Micro-batches per step.
     """
 
@@ -51,8 +51,8 @@ class Efficiency:
     def counting(self) -> Iterator[None]:
         """Counts the FLOPs of the block: forward and backward pass of one micro-batch.
 
-        Matrix products, convolutions and attention, as ``torch.utils.flop_counter`` counts them;
-        activations that a checkpointed block computes again are counted again.
+        It counts matrix products, convolutions and attention, like ``torch.utils.flop_counter``.
+        Activations that a checkpointed block computes again are counted again.
         """
         counter = _FlopCounter()
         with counter:
@@ -60,10 +60,10 @@ class Efficiency:
         self.flops_per_step = 0 if counter.is_lost else counter.num_flops * self._num_rounds
 
     def metrics(self, step_s: float) -> dict[str, float]:
-        """``mfu`` (absent where the peak or the FLOPs are not known) and memory.
+        """Returns ``mfu`` (absent if the peak or the FLOPs are not known) and memory.
 
         Args:
-            step_s: Seconds of a step, waiting for data included.
+            step_s: Seconds per step, waiting for data included.
         """
         max_rss_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         metrics = {"memory/max_rss_bytes": 1024.0 * max_rss_kib}
@@ -72,7 +72,7 @@ class Efficiency:
         peak = peak_flops(self._device, self._precision)
         if peak is not None and self.flops_per_step and step_s > 0:
             utilization = self.flops_per_step / step_s / peak
-            # Above 1 the peak is wrong: a CPU was busy when its peak was measured.
+            # If it exceeds 1, the peak is wrong: the CPU was busy when its peak was measured.
             if utilization <= 1:
                 metrics["mfu"] = utilization
         return metrics
@@ -80,10 +80,10 @@ class Efficiency:
 
 @functools.cache
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """FLOPs per second that a device can reach at most: by its name, on a CPU measured.
+    """Returns a device's peak FLOPs per second: from a table, or measured for a CPU.
 
     Returns:
-        None for a device that is not in the table.
+        None for a GPU that is not in the table.
     """
     if device.type == "cpu":
         return _measured_cpu_peak(precision)
@@ -95,7 +95,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 def _measured_cpu_peak(precision: str) -> float:
-    """The fastest of some matrix products, with the threads that this process may use."""
+    """Times a few matrix products, on the threads of this process, and takes the fastest."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     size = _CPU_MATMUL_SIZE
     a = torch.ones(size, size, dtype=dtype)
@@ -108,16 +108,16 @@ def _measured_cpu_peak(precision: str) -> float:
 
 
 class _FlopCounter(TorchDispatchMode):
-    """The sum over operations, without the module tree of ``FlopCounterMode``.
+    """Sums FLOPs over operations, without the module tree of ``FlopCounterMode``.
 
-    That tree's hooks do not get on with DeepSpeed's, and nobody asks for it here.
+    The hooks of that tree conflict with DeepSpeed's, and the tree is not needed here.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.num_flops = 0
         self.is_lost = False
-        """Whether a formula has failed, so that the sum says nothing."""
+        """Whether a formula has failed, so that the sum is meaningless."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -126,7 +126,7 @@ class _FlopCounter(TorchDispatchMode):
             self._count(func, args, kwargs, out)
         except (
             Exception
-        ):  # a formula that does not know some operands; the operation itself is done
+        ):  # a formula fails on operands that it does not know; the operation itself succeeded
             self.is_lost = True
         return out
 

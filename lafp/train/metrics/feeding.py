@@ -1,4 +1,4 @@
-"""How many cores must decode so that a training step never waits for its data."""
+"""Estimates how many cores must decode so that training steps never wait for data."""
 
 import time
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ NUM_SAMPLED_CLIPS = 16
 CORES_NEEDED = "decode_cores_needed"
 """Name of the metric: cores that decode as fast as the steps would go without waiting."""
 MUCH_WAITING = 0.05
-"""Share of the time from which on it is worth a word."""
+"""Share of the time spent waiting for data above which ``advice`` mentions it."""
 
 
 class Feeding:
-    """Sets the speed of decoding, measured on a few clips, against that of the steps.
+    """Compares the speed of decoding, measured on a few clips, with the speed of the steps.
 
     Args:
         demands: The streams of a task, with their clips per step over all ranks.
-        cache_bytes: Of decoded clips that one reader keeps.
+        cache_bytes: Bytes of decoded clips that one reader keeps.
     """
 
     def __init__(self, demands: Mapping[str, ClipDemand], cache_bytes: int) -> None:
@@ -31,9 +31,9 @@ class Feeding:
 
     @cached_property
     def decode_s_per_step(self) -> float:
-        """CPU seconds that reading and decoding one step's clips take, over all ranks.
+        """Returns the CPU seconds to read and decode one step's clips, over all ranks.
 
-        0 where a reader can keep all clips, and decodes each only once.
+        The result is 0 if a reader can keep all clips, because it then decodes each only once.
         """
         all_bytes = sum(d.order.num_clips * clip_num_bytes(d) for d in self._demands.values())
         if all_bytes <= self._cache_bytes:
@@ -41,37 +41,37 @@ class Feeding:
         return sum(d.clips_per_step * _decode_s(d) for d in self._demands.values())
 
     def metrics(self, step_s: float, data_wait_share: float) -> dict[str, float]:
-        """``decode_cores_needed``.
+        """Returns the metric ``decode_cores_needed``.
 
         Args:
-            step_s: Seconds of a step, waiting included.
-            data_wait_share: Share of it that was waiting.
+            step_s: Seconds per step, waiting included.
+            data_wait_share: Share of them spent waiting.
         """
         busy_s = step_s * (1 - data_wait_share)
         return {CORES_NEEDED: self.decode_s_per_step / busy_s} if busy_s > 0 else {}
 
 
 def _decode_s(demand: ClipDemand) -> float:
-    """CPU seconds per clip of the first ones of the order, read as a batch."""
+    """Returns the CPU seconds per clip to read the first clips of the order as a batch."""
     reader = ClipReader(demand.order.shard_sets, latents=demand.latents, draws=demand.draws)
     refs = list(islice(demand.order.visits(), min(NUM_SAMPLED_CLIPS, demand.order.num_clips)))
     start = time.thread_time()
     try:
         reader.read_sound_batch(refs)
-    except DamagedClipError:  # none is sound; counted where it is trained on
+    except DamagedClipError:  # no clip is sound, which training itself counts and reports
         return 0.0
     return (time.thread_time() - start) / len(refs)
 
 
 def advice(record: Mapping[str, float], num_readers: int) -> str:
-    """What to tell a user whose steps wait for data, or may one day on a faster device.
+    """Compares for the user the cores that decoding needs with the readers that there are.
 
     Args:
-        record: One of ``metrics.jsonl``.
+        record: A record of ``metrics.jsonl``.
         num_readers: Processes or threads that decode, over all workers.
 
     Returns:
-        One line; empty where nothing is left to decode.
+        One line; empty if nothing is left to decode.
     """
     if not (cores := record.get(CORES_NEEDED)) or not {"data_wait_share", "windows_per_s"} <= (
         record.keys()

@@ -1,4 +1,4 @@
-"""What training writes down: metrics, starts, skipped steps and damaged clips."""
+"""Writes the logs of a training run: metrics, starts, skipped steps and damaged clips."""
 
 import tempfile
 import time
@@ -26,19 +26,19 @@ DAMAGED_FILE = "damaged_clips.jsonl"
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one JSON record per report. Rank 0 writes it.
+    """Writes ``metrics.jsonl``, one JSON record per report, on rank 0.
 
-    Beside it ``starts.jsonl`` says at which steps the run was started and resumed; where there are
-    some, ``skipped_steps.jsonl`` which clips were in skipped steps, ``damaged_clips.jsonl`` which
-    clips could not be read, and ``notes.jsonl`` what a reader should know of the run.
+    Beside it ``starts.jsonl`` lists the steps at which the run was started and resumed. If needed,
+    ``skipped_steps.jsonl`` lists the clips of skipped steps, ``damaged_clips.jsonl`` the clips that
+    could not be read, and ``notes.jsonl`` notes for people who follow the run.
 
-    No failure to write ends the training: records wait, and go with the next ones.
+    A failure to write does not end the training: the records are written with the next ones.
 
     Args:
         uri: The stage's folder.
-        start_step: Records after it, of a run that was interrupted, are dropped.
-        wandb: ``off``, ``auto`` (online where the user is logged in), ``online`` or ``offline``.
-        config: Goes to wandb.
+        start_step: Records of an interrupted run after this step are dropped.
+        wandb: ``off``, ``auto`` (online if the user is logged in), ``online`` or ``offline``.
+        config: The job's config, which is sent to wandb.
     """
 
     def __init__(self, uri: str, start_step: int, wandb: str = "off", config: Any = None) -> None:
@@ -47,7 +47,7 @@ class MetricsLog:
         self._damaged = JsonLines(storage.join(uri, DAMAGED_FILE), start_step)
         self._step, self._uri = start_step, uri
         self.last = {n: value for record in read_metrics(uri) for n, value in record.items()}
-        """Every metric's latest value."""
+        """The latest value of every metric."""
         starts = [*read_starts(uri), {"step": start_step, "at": time.time()}]
         storage.write_text(storage.join(uri, STARTS_FILE), dump_lines(starts))
         self._files = SideChannel(f"The files of metrics in {uri}", self.note)
@@ -57,7 +57,7 @@ class MetricsLog:
             self._wandb = _start_wandb(wandb, uri, start_step, config)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends a record; what is not finite is left out of it."""
+        """Appends a record without the metrics that are not finite."""
         self._step = step
         with self._files.guarded():
             self._lines.append([{"step": step, **metrics}])
@@ -66,12 +66,12 @@ class MetricsLog:
                 self._wandb.log(defined(metrics), step=step)
 
     def write_skipped(self, steps: Iterable[Mapping[str, Any]]) -> None:
-        """Appends skipped steps, of ``Meter.skipped_clips``."""
+        """Appends the skipped steps that ``Meter.skipped_clips`` returned."""
         with self._files.guarded():
             self._skipped.append(steps)
 
     def write_damaged(self, clips: Iterable[Mapping[str, Any]]) -> None:
-        """Appends clips that could not be read, of ``DamagedClips.read``."""
+        """Appends the damaged clips that ``DamagedClips.read`` returned."""
         with self._files.guarded():
             self._damaged.append(clips)
 
@@ -87,7 +87,7 @@ class MetricsLog:
 
 
 def read_metrics(uri: str) -> list[dict[str, Any]]:
-    """The records of a stage's ``metrics.jsonl``; empty when it has none.
+    """Returns the records of a stage's ``metrics.jsonl``; an empty list if there is no such file.
 
     A last line that a killed process left unfinished is skipped.
     """
@@ -95,7 +95,7 @@ def read_metrics(uri: str) -> list[dict[str, Any]]:
 
 
 def read_starts(uri: str) -> list[dict[str, Any]]:
-    """The starts of a stage: the step that each began at, and when."""
+    """Returns the starts of a stage: the step and the time of each."""
     return read_lines(storage.join(uri, STARTS_FILE))
 
 

@@ -1,4 +1,4 @@
-"""Measuring while training, without making the device wait, and writing it down."""
+"""Averages losses and metrics during training without making the host wait for the device."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from lafp.storage.strict_json import defined
 from lafp.types import ClipBatch, LossOutput
 
 SKIPPED = "skipped_steps"
-"""Name of the metric; there with ``on_non_finite: skip``."""
+"""Name of the metric, which exists with ``on_non_finite: skip``."""
 NEVER = torch.iinfo(torch.int64).max
 
 
@@ -24,13 +24,14 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Meter:
-    """Means over the steps since the last report; everything stays on the device until then.
+    """Averages metrics over the steps since the last report. Sums stay on the device until then.
 
     Args:
-        device: Where the losses lie.
-        windows_per_step: Over all ranks.
-        max_skipped_steps: In a row, where steps that are not finite are skipped; that costs a look
-            at the device in every step. None: the first one is an error, at the next report.
+        device: Device of the losses.
+        windows_per_step: Windows per step, over all ranks.
+        max_skipped_steps: Most steps in a row that may be skipped because they are not finite. The
+            host then waits for the device in every step. None: the first such step raises an error
+            at the next report.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begins a new interval, e.g. after an evaluation that is no part of training."""
+        """Begins a new interval, e.g. after an evaluation, whose time must not count."""
         self._start = time.perf_counter()
         self._waiting_s = 0.0
         self._num_steps = 0
@@ -57,26 +58,27 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in this block is waiting for data."""
+        """Counts the time in the block as waiting for data."""
         start = time.perf_counter()
         yield
         self._waiting_s += time.perf_counter() - start
 
     def add(self, step: int, out: LossOutput, clips: Mapping[str, ClipBatch]) -> None:
-        """Notes one micro-batch of one step."""
+        """Adds one micro-batch of one step."""
         self._pending.append(out)
         keys = self._clip_keys.setdefault(step, [])
         keys.extend(batch.clip_key for batch in clips.values())
 
     def end_step(self, step: int, grad_norm: Tensor) -> bool:
-        """Counts the step in; or skips it, on all ranks alike.
+        """Counts the step, or marks it as skipped. All ranks decide alike.
 
         Args:
-            step: Of the micro-batches since the last call.
-            grad_norm: As ``Engine.step`` returns it.
+            step: The step of the micro-batches since the last call.
+            grad_norm: Result of ``Engine.step``.
 
         Returns:
-            Whether the step was taken, as far as somebody looks at it.
+            Whether the step was taken. Without ``max_skipped_steps`` this is always True, because
+            the host does not look at the device.
 
         Raises:
             NonFiniteLossError: On every rank, after too many skipped steps in a row.
@@ -95,13 +97,13 @@ class Meter:
         for out in outs:
             for name, value in {"loss": out.loss, **out.metrics}.items():
                 self._add_defined(name, value.detach())
-        # A bad loss anywhere makes everyone's gradients bad, so all ranks know of the step.
+        # A bad loss on one rank makes the gradients bad on all ranks, so all know of the step.
         self._first_bad = _earlier(self._first_bad, step, is_bad | is_bad_loss)
         self._first_bad_loss = _earlier(self._first_bad_loss, step, is_bad_loss)
         return True
 
     def _add_defined(self, name: str, value: Tensor) -> None:
-        """A metric that is not finite is undefined in its micro-batch, and counts in no mean."""
+        """Adds a metric to its mean unless it is not finite, which means that it is undefined."""
         is_defined = torch.isfinite(value)
         for sums, addend in (
             (self._sums, torch.where(is_defined, value, 0.0)),
@@ -111,12 +113,13 @@ class Meter:
             total += addend
 
     def read(self) -> dict[str, float]:
-        """The interval's metrics, averaged over micro-batches and ranks. All ranks call it.
+        """Returns the interval's metrics, averaged over micro-batches and ranks.
 
-        What was undefined in all of them is absent.
+        All ranks call it. Metrics that were undefined in all micro-batches are absent.
 
         Raises:
-            NonFiniteLossError: On every rank, when the loss of any was NaN or infinite.
+            NonFiniteLossError: The loss or gradients of a step were NaN or infinite. Every rank
+                raises it.
         """
         values: dict[str, float] = {}
         if names := sorted(self._sums):
@@ -131,7 +134,7 @@ class Meter:
                 raise NonFiniteLossError(
                     self._what_was_bad(step, int(self._first_bad_loss) == step)
                 )
-            means = sums[0] / sums[1]  # the next line is the one wait for the device
+            means = sums[0] / sums[1]  # only the next line waits for the device
             values = defined(dict(zip(names, means.tolist(), strict=True)))
             values |= explained_change(values)
         if self._max_skipped_steps is not None:
@@ -144,7 +147,7 @@ class Meter:
         }
 
     def skipped_clips(self) -> list[dict[str, Any]]:
-        """The interval's skipped steps and the ids of their clips. All ranks call it."""
+        """Returns the interval's skipped steps and the ids of their clips. All ranks call it."""
         return [
             {"step": step, "clip_ids_begin_with": self._clips_of(step, is_bad_loss)[1]}
             for step, is_bad_loss in self._skipped
@@ -170,7 +173,10 @@ class Meter:
         )
 
     def _clips_of(self, step: int, is_bad_loss: bool) -> tuple[bool, list[str]]:
-        """Whether a rank's loss was bad, and the clips of such ranks, else of all. A collective."""
+        """Says whether any rank's loss was bad, and lists the clips of those ranks, or else of all.
+
+        The method is a collective, so all ranks call it.
+        """
         mine: tuple[bool, list[int]] = is_bad_loss, torch.cat(self._clip_keys[step]).tolist()
         everyones = [mine]
         if _is_distributed():

@@ -1,4 +1,4 @@
-"""Training a policy on the true actions of labeled clips: the baseline without latent actions."""
+"""Trains a policy on the true actions of labeled clips: the baseline without latent actions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,10 +33,10 @@ MAX_VAL_CLIPS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBcConfig:
-    """Behavior cloning from scratch: what the labels give without videos and without a LAM.
+    """Configures behavior cloning from scratch, on the labels alone, without videos and LAM.
 
     The policy predicts true actions where others predict latent ones, so no action decoder follows.
-    As many updates whatever the labeled fraction.
+    The number of updates does not depend on the labeled fraction.
     """
 
     name: str
@@ -44,10 +44,10 @@ class TrainBcConfig:
     labeled_shards: str | None = None
     """Shard set with actions; the run's own ``shards/labeled`` if null."""
     label_fraction: float = 1.0
-    """Share of the training clips whose actions may be seen: those that an action decoder with the
-    same ``label_seed`` sees."""
+    """Share of the training clips whose actions may be seen. They are the same clips as for an
+    action decoder with the same ``label_seed``."""
     label_seed: int = 0
-    """Which clips those are. The subsets of one seed are nested."""
+    """Determines which clips these are. The subsets of one seed are nested."""
     policy: Any = choice(POLICIES)
     window: WindowConfig = field(default_factory=WindowConfig)
     train: TrainConfig
@@ -71,7 +71,7 @@ class BehaviorCloningTask:
         labeled_shards: URI of the labeled set.
 
     Raises:
-        ConfigError: It has no actions, or discrete ones.
+        ConfigError: The set has no actions, or discrete ones.
     """
 
     def __init__(self, cfg: TrainBcConfig, labeled_shards: str) -> None:
@@ -89,7 +89,7 @@ class BehaviorCloningTask:
         self.module: nn.Module = TrainedPolicy(policy)
 
     def prepare(self, device: torch.device) -> None:
-        """Nothing has to be known before. See ``Task``."""
+        """See ``Task``. Nothing depends on the data."""
 
     def demands(self) -> Mapping[str, ClipDemand]:
         """See ``Task``."""
@@ -107,7 +107,7 @@ class BehaviorCloningTask:
 
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> PolicyInputs:
-        """Windows with their true actions, normalized. See ``Task``."""
+        """Cuts windows with their true actions, normalized. See ``Task``."""
         assert isinstance(self.module, TrainedPolicy)
         window = cut_windows(clips["labeled"], self.cfg.window, self.cfg.train.seed)
         assert window.true_action is not None  # checked with the set's spec
@@ -119,7 +119,10 @@ class BehaviorCloningTask:
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Loss and action error on held-out labeled episodes, named as an action decoder's are."""
+        """Measures loss and action error on held-out labeled episodes.
+
+        The metrics have the same names as those of an action decoder.
+        """
         assert isinstance(module, TrainedPolicy)
         device = next(module.parameters()).device
         policy, decode = module.policy, TrueActions(self.action).decode

@@ -1,4 +1,4 @@
-"""Training an action decoder: the few labeled clips, behind a frozen LAM and a frozen policy."""
+"""Trains an action decoder on the few labeled clips, seen through a frozen LAM and policy."""
 
 # Shape suffixes in this file: B clips, N windows.
 
@@ -48,44 +48,51 @@ from lafp.types import ActionSpec, ClipBatch, LossOutput
 MAX_VAL_CLIPS = 64
 MAX_REMEMBERED_BYTES = 1 << 30
 NO_VARIANCE = 1e-12
-"""Below, the variance of actions in [-1, 1] is the rounding of equal ones in float32."""
+"""Variances of actions in [-1, 1] below this are only float32 rounding of equal actions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Trains layers of the policy together with its action decoder (LAFP's fine-tuned rows)."""
+    """Says which layers of the policy train together with its action decoder.
+
+    These are the rows of LAFP's tables with a fine-tuned policy.
+    """
 
     policy_layers: Literal["head", "last", "all"] = "head"
-    """The head, its last layer, or everything, the image encoder included."""
+    """``head``: the policy's head. ``last``: only the last layer of the head. ``all``: all layers,
+    those of the image encoder included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainDecoderConfig:
-    """Stage 3: latent action -> true action. As many updates whatever the labeled fraction."""
+    """Configures stage 3, which learns to map latent actions to true actions.
+
+    The number of updates does not depend on the labeled fraction.
+    """
 
     name: str
     """Folder of the run: ``decoder/<name>``."""
     labeled_shards: str | None = None
     """Shard set with actions; the run's own ``shards/labeled`` if null."""
     policy: str
-    """Which of the run's policies it decodes: ``policy/<policy>``."""
+    """Name of the run's policy whose latent actions are decoded: ``policy/<policy>``."""
     anchor_time: float | int | tuple[float, float] = (0.0, 1.0)
-    """Where the policy's solver starts between noise (0: direct sampling) and the latent action of
-    the IDM (1: direct mapping). A range is drawn from anew for each sample, as in LAFP. A cloning
-    policy takes 0 (its own prediction) or 1."""
+    """Time at which the policy's solver starts, between noise (0: direct sampling) and the latent
+    action of the IDM (1: direct mapping). From a range, a time is drawn for each sample, as in
+    LAFP. A cloning policy takes 0 (its own prediction) or 1."""
     anchor_steps: StepsTaken = "remaining"
-    """How the solver goes on from there: with the steps of deployment that are `remaining`, with
-    `all` of them made shorter, or with `one` step. The paper leaves this open."""
+    """Solver steps from the anchor time on: the `remaining` ones of deployment, `all` steps of
+    deployment made shorter, or `one` step. The paper does not say which."""
     label_fraction: float = 1.0
     """Share of the training clips whose actions may be seen."""
     label_seed: int = 0
-    """Which clips those are. The subsets of one seed are nested."""
+    """Determines which clips these are. The subsets of one seed are nested."""
     windows_per_clip: int = 8
-    """Transitions drawn from a clip each time it is visited."""
+    """Number of transitions drawn from a clip at each visit."""
     decoder: ActionDecoderConfig = field(default_factory=ActionDecoderConfig)
     finetune: FinetuneConfig | None = None
-    """Set it ({} takes the defaults) to fine-tune the policy too. The result is a policy of its
-    own in the decoder's folder; the one in ``policy/`` stays as it is. null keeps it frozen."""
+    """Set this ({} takes the defaults) to fine-tune the policy too. The fine-tuned policy is stored
+    in the decoder's folder; the one in ``policy/`` stays as it is. null keeps the policy frozen."""
     train: TrainConfig
 
     def __post_init__(self) -> None:
@@ -115,24 +122,24 @@ class DecoderInputs:
     """One micro-batch."""
 
     transitions: Transitions
-    """As the frozen models see them, B of them."""
+    """B transitions, seen through the frozen models."""
     latent_action: Tensor | None
-    """The frozen policy's latent actions near the demonstrated ones, float [B, Z]; None where the
-    policy is trained too, which draws them itself."""
+    """The frozen policy's latent actions near the demonstrated ones, float [B, Z]. None if the
+    policy is trained too, because it then draws them in the forward pass."""
     obs: Tensor | None = None
-    """o_t, float [B, 3 F, H, W], where the policy's encoder is trained too."""
+    """o_t, float [B, 3 F, H, W]; only if the policy's encoder is trained too."""
     vectors: Tensor | None = None
-    """What the policy reads beside the image then, float [B, V]."""
+    """Vectors that the policy reads beside the image, float [B, V]; given together with ``obs``."""
 
 
 class TrainedDecoder(nn.Module):
-    """See ``TrainedModule``. MSE in normalized units; cross-entropy for discrete actions.
+    """See ``TrainedModule``. The loss is MSE in normalized units, or cross-entropy if discrete.
 
     Args:
         action_decoder: The decoder.
-        anchors: From where the policy samples; see ``TrainDecoderConfig``.
-        steps_taken: How its solver goes on from there.
-        policy: The policy if it is trained too, with gradients for the layers that are.
+        anchors: Range of anchor times; see ``TrainDecoderConfig.anchor_time``.
+        steps_taken: See ``TrainDecoderConfig.anchor_steps``.
+        policy: The policy if it is trained too. Only its trained layers have gradients.
     """
 
     def __init__(
@@ -147,7 +154,7 @@ class TrainedDecoder(nn.Module):
         self._anchors, self._steps_taken = anchors, steps_taken
 
     def forward(self, inputs: DecoderInputs) -> LossOutput:
-        """Error of the predicted actions."""
+        """Computes the error of the predicted actions."""
         transitions, latent_action = inputs.transitions, inputs.latent_action
         if latent_action is None:
             assert self.policy is not None
@@ -164,10 +171,10 @@ class TrainedDecoder(nn.Module):
         return LossOutput(loss=F.mse_loss(predicted, spec.normalize(true_action)))
 
     def after_step(self) -> None:
-        """Nothing follows the optimizer."""
+        """See ``TrainedModule``. Nothing is to be done."""
 
     def discard_step(self) -> None:
-        """Nothing is collected for it."""
+        """See ``TrainedModule``. Nothing is to be done."""
 
 
 class DecoderTask:
@@ -205,7 +212,7 @@ class DecoderTask:
             raise ConfigError(f"anchor_time: {error}") from None
 
     def prepare(self, device: torch.device) -> None:
-        """Nothing has to be known before. See ``Task``."""
+        """See ``Task``. Nothing depends on the data."""
 
     def demands(self) -> Mapping[str, ClipDemand]:
         """See ``Task``."""
@@ -222,7 +229,7 @@ class DecoderTask:
 
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> DecoderInputs:
-        """Random transitions, with the policy's latent actions drawn anew. See ``Task``."""
+        """Draws random transitions, and new latent actions of the policy for them. See ``Task``."""
         batch, finetune = clips["labeled"], self.cfg.finetune
         drawn = (self._recalled if self._is_remembering else self._drawn)(batch)
         if finetune is None:
@@ -236,11 +243,12 @@ class DecoderTask:
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Action error on held-out labeled episodes, of all their transitions.
+        """Measures the action error on all transitions of held-out labeled episodes.
 
-        ``anchored``: decoding what the decoder is trained on. ``deployed``: decoding what the
-        policy does by itself, which may rightly be another mode than the demonstrated one.
-        MSE in the environment's units; R^2 over all dimensions in normalized units.
+        ``anchored``: the decoder gets latent actions like those that it is trained on.
+        ``deployed``: it gets latent actions that the policy samples without an anchor. They may
+        rightly belong to another mode than the demonstrated one. MSE is in the environment's units,
+        R^2 over all dimensions in normalized units.
         """
         assert isinstance(module, TrainedDecoder)
         device = next(module.parameters()).device
@@ -308,7 +316,7 @@ class DecoderTask:
         return transitions_at(batch, clip_N, t_N, position_N, *self._frozen(batch))
 
     def _recalled(self, batch: ClipBatch) -> Transitions:
-        """As ``_drawn``, but each clip goes through the frozen models once in the whole run."""
+        """Does the same as ``_drawn``, but runs the frozen models only once for each clip."""
         _, t_N, _ = window_indices(batch, self._window, self.cfg.train.seed)
         rows_N = t_N - (self._window.frame_stack - 1)
         position_N = self._positions(rows_N)
@@ -323,10 +331,11 @@ class DecoderTask:
         return Transitions.cat(parts)
 
     def _positions(self, rows_N: Tensor) -> Tensor:
-        """At which position of its plan each transition is met: any that is executed.
+        """Draws the position of each transition in its plan, among the executed positions.
 
         Args:
-            rows_N: How many transitions lie before in the clip; no plan begins before it.
+            rows_N: Number of transitions before it in the clip, because no plan begins before the
+                clip.
         """
         execute_steps = self.policy.cfg.execute_steps
         if execute_steps == 1:
@@ -334,7 +343,7 @@ class DecoderTask:
         return torch.minimum(torch.randint(execute_steps, rows_N.shape), rows_N)
 
     def _frozen(self, batch: ClipBatch) -> tuple[Lam, Policy]:
-        """The frozen models, where the clips are."""
+        """Returns the frozen models, on the device of the clips."""
         if self.lam.device != batch.frames.device:
             self.lam.to(batch.frames.device)
             self.policy.to(batch.frames.device)
@@ -342,10 +351,11 @@ class DecoderTask:
 
 
 def _tuned_copy(policy: Policy, cfg: FinetuneConfig) -> Policy:
-    """The policy anew, with gradients for the layers that shall be trained.
+    """Copies the policy, with gradients for the layers that are to be trained.
 
     Raises:
-        ConfigError: The encoder would be trained on observations that its plans were not made at.
+        ConfigError: The encoder is to be trained, but the policy executes several steps of a plan:
+            the encoder would then see other observations than those at which plans are made.
     """
     if cfg.policy_layers == "all" and policy.cfg.execute_steps > 1:
         raise ConfigError(
@@ -359,17 +369,17 @@ def _tuned_copy(policy: Policy, cfg: FinetuneConfig) -> Policy:
 
 
 def action_errors(predicted: Tensor, true_action: Tensor, spec: ActionSpec) -> dict[str, float]:
-    """How far predicted actions are from true ones.
+    """Measures how far predicted actions are from true ones.
 
     Args:
         predicted: float [N, A] in the environment's units, or int64 [N].
         true_action: Same shape and units.
-        spec: What an action is.
+        spec: Dimensions and range of actions.
 
     Returns:
         ``action_mse`` (environment's units) and ``action_r2`` (over all dimensions, normalized),
-        or ``action_accuracy`` for discrete actions. R^2 is left out where all true actions are
-        alike, as there is nothing to explain.
+        or ``action_accuracy`` for discrete actions. R^2 is left out if all true actions are equal,
+        because their variance is zero.
     """
     if spec.is_discrete:
         return {"action_accuracy": float((predicted == true_action).float().mean())}
@@ -383,7 +393,7 @@ def action_errors(predicted: Tensor, true_action: Tensor, spec: ActionSpec) -> d
 
 
 def _policy_of_lam(policy_uri: str, lam_uri: str) -> str:
-    """The policy's checksum, once it is known to speak the LAM's latent actions."""
+    """Checks that the policy was trained on the LAM's latent actions. Returns its checksum."""
     policy, lam = read_card(policy_uri, "policy"), read_card(lam_uri, "lam")
     if policy["specs"].get("lam_sha256") != lam["weights_sha256"]:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Training a latent action model: videos, and, where there are some, labeled clips."""
+"""Trains a latent action model on videos and, if there are any, labeled clips."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -34,23 +34,23 @@ from lafp.types import ClipBatch, ObsSpec, Window
 
 MAX_VAL_CLIPS = 64
 NUM_FIT_PAIRS = 1024
-"""Windows, over all workers, that a model is fitted to before the first step."""
+"""Number of windows, over all workers, on which ``prepare`` fits a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainLamConfig:
-    """Stage 1: a latent action model from videos without actions."""
+    """Configures stage 1, which learns a latent action model from videos without actions."""
 
     shards: str | None = None
     """Shard set of videos; the run's own ``shards/videos`` if null."""
     data: tuple[DataConfig, ...] = ()
-    """In place of ``shards``: several sets (sources) with weights, or weights within a set. All of
-    one frame size and rate."""
+    """Replaces ``shards`` by several sets (sources) with weights, or by one set whose clips have
+    weights. All sets must have the same frame size and rate."""
     labeled_shards: str | None = None
     """Shard set with actions, for supervision and for the probe; the run's own
     ``shards/labeled``, if there is one, when null."""
     init_from: str | None = None
-    """Folder of a finished LAM whose weights this one starts from, e.g. to go on with one's own
+    """Folder of a finished LAM from whose weights training starts, e.g. to adapt a LAM to one's own
     videos. Optimizer, schedule and the head of the supervision start anew."""
     objective: Any = choice(OBJECTIVES)
     window: WindowConfig = field(default_factory=WindowConfig)
@@ -78,7 +78,7 @@ class Probe(Protocol):
     """Measures a latent action model while it trains."""
 
     def measure(self, objective: Objective) -> dict[str, float]:
-        """Metrics ``probe/...``. Leaves the objective in the mode that it was in."""
+        """Returns metrics ``probe/...``. The objective keeps its mode (training or eval)."""
 
 
 class LamTask:
@@ -90,11 +90,11 @@ class LamTask:
             frame rate come from the first.
         labeled_shards: URI of the labeled set; None trains without supervision and probe.
         init_from: URI of a finished LAM to start from.
-        make_probe: Labeled shards, config and seed -> what measures the LAM on them while it
-            trains (``evaluate.LamProbe``). None trains without a probe.
+        make_probe: Labeled shards, config and seed -> the ``Probe`` that measures the LAM on them
+            while it trains (``evaluate.LamProbe``). None trains without a probe.
 
     Raises:
-        ConfigError: A shard set is missing or does not fit.
+        ConfigError: A shard set is missing, or does not fit the config or the other sets.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class LamTask:
 
     @torch.no_grad()
     def prepare(self, device: torch.device) -> None:
-        """Fits the model to how much the frames of the first batches change. See ``Task``."""
+        """Fits the model's scales to the frame changes in the first batches. See ``Task``."""
         self._objective(self.module).fit_scales(self._first_windows(device))
 
     def _first_windows(self, device: torch.device) -> Iterator[Window]:
@@ -142,7 +142,10 @@ class LamTask:
             yield cut_windows(clips["train"], self.cfg.window, train.seed)
 
     def demands(self) -> Mapping[str, ClipDemand]:
-        """``train``: the videos. ``labeled``: the episodes whose actions may be seen."""
+        """Returns the streams ``train`` (the videos) and ``labeled`` (episodes with actions).
+
+        ``labeled`` exists with supervision only, and holds the episodes whose actions may be seen.
+        """
         cfg = self.cfg
         demands = {"train": self._demand(self._order(), cfg.train.global_batch_size, cfg.window)}
         if self.is_supervised and self.labeled_shards is not None:
@@ -160,7 +163,7 @@ class LamTask:
 
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> LamInputs:
-        """Random windows, augmented as the objective wants. See ``Task``."""
+        """Cuts random windows and augments them as the objective requires. See ``Task``."""
         objective, seed = self._objective(self.module), self.cfg.train.seed
         labeled = None
         if "labeled" in clips:
@@ -170,7 +173,7 @@ class LamTask:
         return LamInputs(window=window, labeled=labeled)
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Losses on the videos' val split (``val/...``), and the linear probe (``probe/...``)."""
+        """Measures losses on the videos' val split (``val/...``) and the probe (``probe/...``)."""
         objective = self._objective(module)
         metrics = self._val_metrics(objective)
         if self.labeled_shards is not None and self._make_probe is not None:
@@ -297,8 +300,8 @@ class LamTask:
         metrics = {}
         for name in outputs[0] if outputs else {}:
             of_batches = torch.stack([out[name] for out in outputs])
-            # A batch of one window leaves some metrics undefined, which the other batches have. A
-            # loss is never undefined: one that is NaN is no number to leave out of a mean.
+            # Some metrics are undefined (NaN) for a batch of one window, and the mean leaves it
+            # out. A loss is never undefined, so a loss that is NaN must show in the mean.
             mean = of_batches.mean() if name == "loss" else of_batches.nanmean()
             metrics[f"val/{name}"] = float(mean)
         return metrics | explained_change(metrics, "val/")
@@ -310,7 +313,7 @@ class LamTask:
 
 
 def obs_spec(shards: str, frame_stack: int) -> ObsSpec:
-    """What the observations of a shard set are.
+    """Returns the size and rate of a shard set's observations.
 
     Raises:
         ConfigError: There is no such set, or its clips have no common frame rate.

@@ -1,4 +1,4 @@
-"""Sections of the LAM job's config."""
+"""Defines sections of the LAM job's config."""
 
 from dataclasses import dataclass, field
 
@@ -7,20 +7,20 @@ from lafp.models.action_head import ActionHeadConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisionConfig:
-    """Action supervision, an option of every objective: weight x error of a read-out of z.
+    """Adds action supervision to any objective: weight x error of a read-out of z.
 
-    LAOM's main finding (arXiv:2502.00379). Its code supervises z of (o_t, o_{t+k}); ours that of
-    (o_t, o_{t+1}), which a_t fully explains and which policies learn.
+    It is LAOM's main finding (arXiv:2502.00379). LAOM's code supervises z of (o_t, o_{t+k}). We
+    supervise z of (o_t, o_{t+1}), because a_t fully explains that change and policies learn that z.
     """
 
     weight: float = 0.0
-    """Of the supervised loss; 0 trains without labels (LAOM: 0.001; small models: 0.1)."""
+    """Weight of the supervised loss; 0 trains without labels (LAOM: 0.001; small models: 0.1)."""
     batch_size: int = 128
     """Labeled windows per optimizer step, over all workers."""
     label_fraction: float = 1.0
     """Share of the labeled training episodes whose actions may be seen."""
     label_seed: int = 0
-    """Which episodes those are. The subsets of one seed are nested."""
+    """Determines which episodes these are. The subsets of one seed are nested."""
     head: ActionHeadConfig = field(default_factory=ActionHeadConfig)
     """The head that predicts the actions. It is stored with the LAM, and evaluations can act with
     it: ``decoder: idm``."""
@@ -39,15 +39,16 @@ class SupervisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """One shard set of a mixture."""
+    """Names one shard set of a mixture, and weights it."""
 
     shards: str | None = None
     """URI; the run's own ``shards/videos`` if null."""
     weight: float = 1.0
-    """Share of the visited clips, over the sum of all sets' weights."""
+    """Weight of the set. Its share of the visited clips is this over the sum of all weights."""
     motion_power: float = 0.0
-    """Within the set, clips are visited in proportion to their motion to this power: 0 all alike,
-    1 twice as often where twice as much moves (at most 8 times as often as the average)."""
+    """Within the set, clips are visited in proportion to their motion raised to this power. With 0
+    all clips are visited equally often, with 1 a clip with twice the motion twice as often, but at
+    most 8 times as often as the average."""
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
@@ -58,10 +59,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """The linear probe from latent actions to true actions."""
+    """Configures the linear probe from latent actions to true actions."""
 
     max_transitions: int = 2000
-    """Per split, spread evenly over up to 256 of its clips."""
+    """Largest number of transitions per split, spread evenly over up to 256 of its clips."""
 
     def __post_init__(self) -> None:
         if self.max_transitions < 2:

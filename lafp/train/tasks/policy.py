@@ -1,4 +1,4 @@
-"""Training a policy: observations in, latent actions of a frozen LAM as targets. No labels."""
+"""Trains a policy to predict latent actions of a frozen LAM from observations, without labels."""
 
 # Shape suffixes in this file: B windows, Z latent action.
 
@@ -45,18 +45,18 @@ MAX_VAL_CLIPS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPolicyConfig:
-    """Stage 2: a policy over the latent actions of a finished LAM."""
+    """Configures stage 2, which trains a policy over the latent actions of a finished LAM."""
 
     shards: str | None = None
     """Shard set of videos; the run's own ``shards/videos`` if null."""
     lam: str | None = None
     """Folder of a finished LAM; the run's own ``lam`` if null."""
     latents: str | None = None
-    """Latent actions stored by `label_latents`: a name in the run's ``latents/``, or a folder or
+    """Latent actions that `label_latents` stored: a name in the run's ``latents/``, or a folder or
     s3:// URI. null runs the LAM on every window."""
     policy: Any = choice(POLICIES)
     window: WindowConfig = field(default_factory=WindowConfig)
-    """``frame_stack`` must be the LAM's. A policy learns single steps: no ``max_offset_steps``."""
+    """``frame_stack`` must equal the LAM's, and ``max_offset_steps`` must be 1."""
     train: TrainConfig
 
     def __post_init__(self) -> None:
@@ -64,7 +64,11 @@ class TrainPolicyConfig:
 
 
 def check_single_steps(window: WindowConfig, train: TrainConfig) -> None:
-    """Raises ValueError where these are no windows for a policy, or no whole clips per step."""
+    """Checks that windows span single steps, and that each optimizer step takes whole clips.
+
+    Raises:
+        ValueError: They do not.
+    """
     if window.max_offset_steps != 1:
         raise ValueError(
             "window.max_offset_steps must be 1, got "
@@ -82,10 +86,10 @@ class PolicyInputs:
     latent_action: Tensor
     """The LAM's z_t, float [B, Z]; for policies that plan chunks z_t .. z_{t+H-1}, [B, H, Z]."""
     has_step: Tensor | None = None
-    """bool [B, H]: which steps of a chunk lie inside of their clip. Beyond its end the last latent
-    action stands again, and does not count."""
+    """bool [B, H]: which steps of a chunk lie inside their clip. Steps beyond its end repeat the
+    last latent action and do not count in the loss."""
     vectors: Tensor | None = None
-    """What the policy reads beside the image, float [B, V]; see ``ObsSpec.vector_dims``."""
+    """Vectors that the policy reads beside the image, float [B, V]; see ``ObsSpec.vector_dims``."""
 
 
 class TrainedPolicy(nn.Module):
@@ -96,7 +100,7 @@ class TrainedPolicy(nn.Module):
         self.policy = policy
 
     def forward(self, inputs: PolicyInputs) -> LossOutput:
-        """The policy's loss, and what its projection and its standardizer keep and miss."""
+        """Computes the policy's loss, and metrics of its projection and its standardizer."""
         out: LossOutput = self.policy(
             inputs.obs, inputs.latent_action, inputs.has_step, inputs.vectors
         )
@@ -109,17 +113,17 @@ class TrainedPolicy(nn.Module):
         return LossOutput(loss=out.loss, metrics=metrics)
 
     def after_step(self) -> None:
-        """Nothing follows the optimizer."""
+        """See ``TrainedModule``. Nothing is to be done."""
 
     def discard_step(self) -> None:
-        """Nothing is collected for it."""
+        """See ``TrainedModule``. Nothing is to be done."""
 
 
 def build_policy(cfg: Any, obs: ObsSpec, latent_action_dim: int, seed: int) -> Policy:
-    """A new policy; those of one seed and encoder begin with the same encoder.
+    """Builds a policy. Policies with one seed and one kind of encoder begin with equal encoders.
 
     Raises:
-        ConfigError: Its settings do not fit together.
+        ConfigError: The settings do not fit together.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -131,10 +135,10 @@ def build_policy(cfg: Any, obs: ObsSpec, latent_action_dim: int, seed: int) -> P
 
 
 def with_vectors(obs: ObsSpec, inputs: InputsConfig, shards: str) -> ObsSpec:
-    """What a policy sees: frames, and the vectors that it is to read beside.
+    """Adds to ``obs`` the vectors that a policy is to read beside the frames.
 
     Raises:
-        ConfigError: The clips do not have them.
+        ConfigError: The clips do not have these vectors.
     """
     wanted = [name for name, is_read in asdict(inputs).items() if is_read]
     dims = vector_dims(shards) if wanted else {}
@@ -148,7 +152,7 @@ def with_vectors(obs: ObsSpec, inputs: InputsConfig, shards: str) -> ObsSpec:
 
 
 def check_latents(latents: str, lam_uri: str, shards: str) -> None:
-    """Raises ConfigError where a latent set is not this LAM's for these shards."""
+    """Raises ConfigError if another LAM made a latent set, or made it for other shards."""
     spec, lam_sha256 = open_latent_set(latents), read_card(lam_uri, "lam")["weights_sha256"]
     if spec.lam_sha256 != lam_sha256:
         raise ConfigError(
@@ -170,9 +174,9 @@ def save_policy(
     Args:
         uri: The stage's folder.
         cfg: The policy's config.
-        policy: It.
-        metrics: Go into its card.
-        specs: Of what it belongs to, beside its own.
+        policy: The policy.
+        metrics: Metrics for the policy's card.
+        specs: Entries of the card about the models and actions that the policy belongs to.
     """
     own = {"obs": policy.obs, "latent_action_dim": policy.latent_action_dim}
     save_model(uri, kind="policy", config=cfg, specs=own | specs, module=policy, metrics=metrics)
@@ -188,7 +192,7 @@ class PolicyTask:
         latents: URI of a latent set of this LAM and these shards; None runs the LAM.
 
     Raises:
-        ConfigError: They do not belong together.
+        ConfigError: Shards, LAM, latents and config do not belong together.
     """
 
     def __init__(
@@ -213,7 +217,7 @@ class PolicyTask:
 
     @torch.no_grad()
     def prepare(self, device: torch.device) -> None:
-        """Fits what is known of latent actions before training to those of the first steps."""
+        """Fits projection and standardizer to latent actions of the first steps. See ``Task``."""
         assert isinstance(self.module, TrainedPolicy)
         policy, train = self.module.policy, self.cfg.train
         projection, standardizer = policy.projection, policy.standardizer
@@ -248,7 +252,7 @@ class PolicyTask:
 
     @torch.no_grad()
     def inputs(self, clips: Mapping[str, ClipBatch]) -> PolicyInputs:
-        """Windows, and their latent actions: stored ones, or by the frozen LAM. See ``Task``."""
+        """Cuts windows, with latent actions from storage or the frozen LAM. See ``Task``."""
         assert isinstance(self.module, TrainedPolicy)
         batch, cfg = clips["videos"], self.cfg
         clip_N, t_N, k_N = window_indices(batch, cfg.window, cfg.train.seed)
@@ -280,11 +284,11 @@ class PolicyTask:
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Loss, and error of what the policy would do, on clips of the val split.
+        """Measures the loss, and the error of predicted latent actions, on clips of the val split.
 
         ``val/latent_mse`` is in units of the latent actions' variance: 1 is no better than their
-        mean. A policy that keeps several modes has more of it than one that averages them. It is
-        measured among the components that the projection keeps; ``val/projection_explained`` is
+        mean. A policy that keeps several modes has a higher error than one that averages them. The
+        error covers only components that the projection keeps; ``val/projection_explained`` is
         their share of the latent actions' variance.
         """
         assert isinstance(module, TrainedPolicy)
@@ -324,7 +328,7 @@ class PolicyTask:
 
 
 def _dropped_variance(projection: LatentProjection, latent_action_BZ: Tensor) -> Tensor:
-    """Share of a batch's variance that the projection does not keep; NaN where there is none."""
+    """Returns the share of a batch's variance that the projection drops; NaN without variance."""
     restored_BZ = projection.unproject(projection.project(latent_action_BZ))
     total = latent_action_BZ.var(0, correction=0).mean()
     dropped = F.mse_loss(restored_BZ, latent_action_BZ) / total

@@ -1,4 +1,4 @@
-"""What trains in a LAM's training: the objective, and the head of its supervision."""
+"""Defines the module that trains in a LAM's training: objective and head of the supervision."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class TrainedLam(nn.Module):
             self.action_head = ActionHead(supervision.head, action, latent_dim)
 
     def forward(self, inputs: LamInputs) -> LossOutput:
-        """L_objective + weight * error of the labeled windows' predicted actions."""
+        """Computes L_objective + weight * error of the labeled windows' predicted actions."""
         out: LossOutput = self.objective(inputs.window)
         if inputs.labeled is None:
             return out
