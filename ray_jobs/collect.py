@@ -19,7 +19,7 @@ from ray_jobs.core.job import Job
 
 
 def plan(cfg: CollectConfig, run: RunDir) -> list[str]:
-    """What would be rendered."""
+    """Returns lines for ``--dry-run``: the episodes that would be rendered."""
     return [
         f"{cfg.num_episodes} unlabeled, {cfg.num_labeled_episodes} labeled and "
         f"{cfg.num_labeled_val_episodes} held-out labeled episodes of {cfg.env.name}, "
@@ -28,7 +28,7 @@ def plan(cfg: CollectConfig, run: RunDir) -> list[str]:
 
 
 def run_stage(cfg: CollectConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
-    """Renders what is missing."""
+    """Renders the missing episodes."""
     return collect(cfg, stage.uri)
 
 

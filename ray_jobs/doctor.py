@@ -3,9 +3,9 @@ r"""Checks this installation and the cluster, and says what to fix.
 python -m ray_jobs.doctor
 RAY_ADDRESS=auto python -m ray_jobs.doctor --storage s3://bucket/runs
 
-Looks on every node at Python and packages (the same everywhere), codecs, GPUs, DeepSpeed and the
-storage (what one node writes the others must see), and at Ray: resources, object stores, dashboard,
-token. Exits 1 if something will not work.
+On every node it checks Python and packages (the same on all nodes), codecs, GPUs, DeepSpeed and the
+storage (all nodes must see what one of them writes). It also checks Ray: resources, object stores,
+dashboard and token. The exit code is 1 if something will not work.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from ray_jobs.core.cli import exit_codes, storage_uri
 
 
 def parse() -> str:
-    """Where runs go; ends the process where the command line is wrong."""
+    """Returns the URI of ``--storage``. Ends the process if the command line is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.doctor",
         description=__doc__,
@@ -56,7 +56,7 @@ _SIGNS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
 
 def main() -> None:
-    """Parses the command line, checks, prints."""
+    """Parses the command line, runs all checks and prints the findings."""
     uri = parse()
     with exit_codes():
         findings = examine(uri)
@@ -71,10 +71,10 @@ def main() -> None:
 
 
 def examine(uri: str) -> list[Finding]:
-    """All checks.
+    """Runs all checks.
 
     Args:
-        uri: Where runs go.
+        uri: Folder of all runs.
 
     Raises:
         ConfigError: Ray cannot be reached or started.
@@ -154,7 +154,7 @@ def _ray(nodes: Sequence[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _dashboard() -> Finding:
-    # The one that is there.
+    # Ray is initialized already, so this returns the existing context.
     context: Any = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING)
     url = context.address_info["webui_url"]
     address = os.environ.get("RAY_API_SERVER_ADDRESS") or (f"http://{url}" if url else "")
@@ -175,7 +175,7 @@ def _dashboard() -> Finding:
             what=f"the dashboard at {address} does not answer: {error}",
             fix="open port 8265 of the head, or forward it: ray dashboard CLUSTER.yaml",
         )
-    # With tokens on it answers 401 to whoever brings none: it is there.
+    # With token authentication, the dashboard answers 401 without a token, so it does run.
     return Finding(level="ok", what=f"dashboard at {address} answers (HTTP {status})")
 
 
@@ -203,7 +203,7 @@ def _differences(facts: dict[str, NodeFacts]) -> Iterator[Finding]:
 
 
 def _shared(nodes: Sequence[dict[str, Any]], uri: str) -> Iterator[Finding]:
-    """What the first node writes every other must see."""
+    """Checks that all nodes see a file that the first node writes."""
     if len(nodes) < 2:
         return
     mark, text = storage.join(uri, f"doctor-{uuid.uuid4().hex}.txt"), uuid.uuid4().hex

@@ -51,7 +51,7 @@ from ray_jobs.core.job import Job
 
 
 def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
-    """What is measured, all of it complete."""
+    """Returns the fingerprints of all stages and shard sets to measure, which must be complete."""
     stages = ["lam"] if cfg.lam is None else []
     seen, own = _sources(cfg, run), _seen_shards(run)
     stages += [own] if cfg.shards is None and run.stage(own).uri in seen else []
@@ -68,7 +68,7 @@ def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
 
 
 def reads(cfg: EvaluateConfig) -> list[str]:
-    """What ``inputs`` looks at."""
+    """Lists the stages of the run that ``inputs`` may use."""
     return ["lam", "shards/videos", "shards/labeled", *_models(cfg)]
 
 
@@ -79,7 +79,7 @@ def _models(cfg: EvaluateConfig) -> list[str]:
 
 
 def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:
-    """What would be measured."""
+    """Returns lines for ``--dry-run``: the measurements that would be done."""
     inputs(cfg, run)
     lines = [f"latent views of {_lam(cfg, run)}"]
     if cfg.env is not None:
@@ -89,7 +89,7 @@ def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:
 
 
 def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
-    """Measures what is missing, then writes the tables."""
+    """Does the missing measurements, then writes the tables."""
     _look_at_latents(cfg, run, stage)
     lam_uri = _lam(cfg, run)
     lam = lam_subject(lam_uri, cfg.study, cfg.variant)
@@ -128,7 +128,7 @@ def _env(cfg: EvaluateConfig) -> VectorEnv:
 
 
 def _subjects(cfg: EvaluateConfig, run: RunDir, lam: Subject) -> dict[str, Subject]:
-    """The demonstrators and every method, by label."""
+    """Returns the demonstrators and every method, by label."""
     env = _env(cfg)
     subjects = {DEMONSTRATOR: demonstrator_subject(env, cfg.study, cfg.variant)}
     for method in cfg.methods:
@@ -154,7 +154,7 @@ def _roll_out(
     for label, start in work:
         part = seeds[start : start + cfg.episodes_per_task]
         num_recorded = 0 if start else min(cfg.save_rollouts, len(part))
-        # The same noise for all methods: they differ in nothing else.
+        # All methods get the same noise, so that noise is no difference between them.
         noise_seed = derive_seed(cfg.seed, "noise", start)
         calls.append((run.uri, cfg.env, methods[label], part, num_recorded, noise_seed))
         sizes.append(len(part))
@@ -199,7 +199,7 @@ def _alignments(cfg: EvaluateConfig, run: RunDir) -> dict[str, Any]:
 def _of_each_method(
     cfg: EvaluateConfig, measure: Callable[..., Any], calls: Sequence[tuple[Any, ...]], label: str
 ) -> dict[str, Any]:
-    """Label of a method -> what ``measure`` says of it; one call each."""
+    """Calls ``measure`` once per method. Returns the results by the methods' labels."""
     done = run_tasks(measure, calls, sizes=[1] * len(calls), label=label, unit="methods")
     return {cfg.methods[index].label: measured for index, measured in done}
 
@@ -237,7 +237,7 @@ def _latency_rows(
 def _with_other_steps(
     cfg: EvaluateConfig, subjects: Mapping[str, Subject]
 ) -> dict[str, tuple[MethodConfig, Subject]]:
-    """The first flow method with every number of solver steps that is not its own."""
+    """Returns variants of the first flow method, with each other number of solver steps."""
     flow = next((m for m in cfg.methods if subjects[m.label].solver_steps is not None), None)
     if flow is None:
         return {}
@@ -264,14 +264,14 @@ def _look_at_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
 
 
 def _once(stage: StageDir, name: str, measure: Any) -> dict[str, Any]:
-    """What an earlier run stored under ``name``, else the measurement, stored."""
+    """Returns the measurement stored under ``name``; if there is none, measures and stores it."""
     if not storage.is_file(stage.path(name)):
         storage.write_text(stage.path(name), strict_json.dumps(measure()))
     return json.loads(storage.read_text(stage.path(name)))
 
 
 def _sources(cfg: EvaluateConfig, run: RunDir) -> dict[str, float]:
-    """URIs of the shard sets to look at, and their weights: see ``EvaluateConfig.shards``."""
+    """Maps the shard sets for latent views to their weights: see ``EvaluateConfig.shards``."""
     if cfg.shards is not None:
         return {cfg.shards: 1.0}
     own, config = run.stage(_seen_shards(run)).uri, run.stage("lam").path("config.yaml")
@@ -284,7 +284,7 @@ def _sources(cfg: EvaluateConfig, run: RunDir) -> dict[str, float]:
 
 
 def _seen_shards(run: RunDir) -> str:
-    """The run's own videos; in a run of labeled episodes alone, those."""
+    """Names the run's own videos, or its labeled episodes if it has no videos."""
     has_videos, has_labeled = (
         storage.is_file(run.stage(name).path("summary.json"))
         for name in ("shards/videos", "shards/labeled")

@@ -28,7 +28,7 @@ from ray_jobs.training.jobs import TrainInput
 
 
 def resolve(cfg: LabelLatentsConfig, run: RunDir) -> tuple[TrainInput, TrainInput]:
-    """The videos and the LAM."""
+    """Returns the videos and the LAM."""
     return (
         jobs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
         jobs.resolve(run, "lam", cfg.lam, ("lam",)),
@@ -36,12 +36,12 @@ def resolve(cfg: LabelLatentsConfig, run: RunDir) -> tuple[TrainInput, TrainInpu
 
 
 def inputs(cfg: LabelLatentsConfig, run: RunDir) -> dict[str, str]:
-    """Exactly which clips, and exactly which weights."""
+    """Returns the fingerprints of the clips and of the LAM's weights."""
     return jobs.fingerprints(resolve(cfg, run))
 
 
 def plan(cfg: LabelLatentsConfig, run: RunDir) -> list[str]:
-    """What would be labeled, and how much would be stored."""
+    """Returns lines for ``--dry-run``: what would be labeled, and how much would be stored."""
     shards, lam_input = resolve(cfg, run)
     lam, spec = load_lam(lam_input.uri), open_shard_set(shards.uri)
     check_frame_size(shards.uri, lam.obs)
@@ -58,7 +58,7 @@ def plan(cfg: LabelLatentsConfig, run: RunDir) -> list[str]:
 
 
 def run_stage(cfg: LabelLatentsConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
-    """Labels what is missing."""
+    """Labels the shards that have no latents yet."""
     shards, lam = resolve(cfg, run)
     check_frame_size(shards.uri, load_lam(lam.uri).obs)
     return label_latents(cfg, shards.uri, lam.uri, stage.uri)

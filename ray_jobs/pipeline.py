@@ -1,4 +1,4 @@
-r"""All stages in their order: video in, policy and report out. Complete stages are skipped.
+r"""Run all stages in order, from videos to policy and report. Complete stages are skipped.
 
 python -m ray_jobs.pipeline configs/pipeline/slalom.yaml
 python -m ray_jobs.pipeline configs/pipeline/videos.yaml preprocess.source=DIR --run-name mine
@@ -45,7 +45,7 @@ TRAINING_JOBS = (train_lam.JOB, train_policy.JOB, train_decoder.JOB, train_bc.JO
 
 
 def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, Any]]:
-    """The jobs of the pipeline with their configs, in order."""
+    """Yields the jobs of the pipeline with their configs, in order."""
     if cfg.collect:
         yield collect.JOB, cfg.collect
     if cfg.preprocess:
@@ -66,7 +66,7 @@ def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, Any]]:
 
 
 def check(cfg: PipelineConfig, run: RunDir) -> None:
-    """Finds now what would stop a stage hours later, when its turn comes.
+    """Finds errors now that would otherwise stop a stage hours later, when its turn comes.
 
     Raises:
         ConfigError: Two sections write the same stage, or a source is not there.
@@ -93,7 +93,7 @@ def check_models(cfg: PipelineConfig) -> None:
     """Finds models that cannot be built for the frames that `preprocess` will make.
 
     Raises:
-        ConfigError: Of a LAM or a policy.
+        ConfigError: A LAM or a policy cannot be built.
     """
     source = cfg.preprocess or cfg.preprocess_labeled
     if source is None or cfg.train_lam.shards is not None or cfg.train_lam.data:
@@ -116,18 +116,18 @@ def _check_model(where: str, cfg: Any, obs: ObsSpec, *sizes: int) -> int:
     """Builds a model's shapes. Returns the size of its latent action."""
     registry = POLICIES if sizes else OBJECTIVES
     try:
-        with torch.device("meta"):  # shapes without numbers: a large model costs no memory here
+        with torch.device("meta"):  # tensors without data, so a large model needs no memory
             return registry.get(cfg.name)(cfg, obs, *sizes).latent_action_dim
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
 def _check_if_its_turn(job: Job, section: Any, run: RunDir) -> None:
-    """Checks a stage against its inputs, where those are there already and it is not complete."""
+    """Checks a stage against its inputs, if these exist already and the stage is not complete."""
     stage = run.stage(job.stage(section))
     try:
         inputs = dict(job.inputs(section, run))
-    except ConfigError:  # it waits for the stages before it
+    except ConfigError:  # the stages before it are not complete
         return
     if state_of(job, section, run, inputs) != "complete":
         try:
@@ -137,7 +137,7 @@ def _check_if_its_turn(job: Job, section: Any, run: RunDir) -> None:
 
 
 def plan(cfg: PipelineConfig, run: RunDir) -> list[str]:
-    """One paragraph per stage. Stages behind an unfinished one cannot be looked into yet."""
+    """Returns a paragraph per stage. Stages after an unfinished one cannot be planned in detail."""
     lines, is_waiting = [], False
     for job, section in steps(cfg):
         stage = run.stage(job.stage(section))
@@ -175,7 +175,7 @@ JOB = Job(
     tell=findings.pipeline,
     next_steps=next_steps.pipeline,
     parts=lambda cfg, run: [Part(job, section, run) for job, section in steps(cfg)],
-    is_remade=True,  # its stages refuse another config themselves, each its own part
+    is_remade=True,  # each stage itself refuses a change of its part of the config
 )
 
 if __name__ == "__main__":

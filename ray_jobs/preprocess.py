@@ -28,7 +28,7 @@ from ray_jobs.core.job import Job
 
 
 def resolve(cfg: PreprocessConfig, run: RunDir) -> PreprocessConfig:
-    """The config with absolute sources, taken from the run's demonstrations where it has none."""
+    """Returns the config with absolute sources. Without a source it takes the demonstrations."""
     if cfg.source is not None:
         val_source = storage.absolute(cfg.val_source) if cfg.val_source else None
         return replace(cfg, source=storage.absolute(cfg.source), val_source=val_source)
@@ -44,7 +44,7 @@ def resolve(cfg: PreprocessConfig, run: RunDir) -> PreprocessConfig:
 
 
 def inputs(cfg: PreprocessConfig, run: RunDir) -> dict[str, str]:
-    """What the shard set will be made of: the run's own demonstrations, or a listing."""
+    """Returns the fingerprint of the run's own demonstrations, or of the source's listing."""
     if cfg.source is None:
         try:
             return {"demonstrations": run.stage("demonstrations").fingerprint()}
@@ -58,7 +58,7 @@ def inputs(cfg: PreprocessConfig, run: RunDir) -> dict[str, str]:
 
 
 def check(cfg: PreprocessConfig, run: RunDir) -> None:
-    """A look at the first file of each source, where ``inputs`` lists them all.
+    """Lists only the first file of each source, because a whole listing may take long.
 
     Raises:
         ConfigError: A source is missing, or cannot be used.
@@ -72,7 +72,7 @@ def check(cfg: PreprocessConfig, run: RunDir) -> None:
 
 
 def plan(cfg: PreprocessConfig, run: RunDir) -> list[str]:
-    """What would be made of how many videos."""
+    """Returns lines for ``--dry-run``: what would be made from how many videos."""
     cfg = resolve(cfg, run)
     where = run.stage(stage_name(cfg)).uri
     counts = FileCounts()
@@ -81,12 +81,12 @@ def plan(cfg: PreprocessConfig, run: RunDir) -> list[str]:
 
 
 def stage_name(cfg: PreprocessConfig) -> str:
-    """Folder of the shard set in the run."""
+    """Returns the folder of the shard set in the run."""
     return f"shards/{cfg.name}"
 
 
 def run_stage(cfg: PreprocessConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
-    """Makes what is missing of the shard set."""
+    """Makes the missing parts of the shard set."""
     return preprocess(resolve(cfg, run), stage.uri)
 
 

@@ -21,13 +21,13 @@ from ray_jobs.core.job import Job
 
 
 def inputs(_: ReportConfig, run: RunDir) -> Mapping[str, str]:
-    """Fingerprints of the stages that are complete."""
+    """Returns the fingerprints of the stages that are complete."""
     stages = RunRecord.read(run.uri).stages
     return {s.name: run.stage(s.name).fingerprint() for s in stages if s.summary is not None}
 
 
 def plan(cfg: ReportConfig, run: RunDir) -> list[str]:
-    """What would be written from what."""
+    """Returns a line for ``--dry-run``: the page, and the stages that it would show."""
     stages = ", ".join(inputs(cfg, run)) or "the stages that are complete by then"
     return [f"{run.stage('report.html').uri}, from {stages}"]
 

@@ -1,4 +1,4 @@
-r"""A grid of pipelines over settings, shares of the labels and seeds; shared stages run once.
+r"""Run a grid of pipelines over settings, shares of the labels and seeds; shared stages run once.
 
 python -m ray_jobs.study configs/studies/demo.yaml
 python -m ray_jobs.study configs/studies/label_fraction.yaml    # success over the share of labels
@@ -38,24 +38,24 @@ from ray_jobs.training.stop import stages_stopped_by_sigterm
 
 @functools.cache
 def graph_of(cfg: StudyConfig) -> StageGraph:
-    """The stages of all runs, each once."""
+    """Returns the stages of all runs, each once."""
     return share_stages({cell.name: list(pipeline.steps(cell.pipeline)) for cell in cells(cfg)})
 
 
 def resources(cfg: StudyConfig) -> Resources:
-    """One stage's resources, or those of all at a time where the job starts Ray itself."""
+    """Returns the resources of one stage or, if the job starts Ray itself, of all at a time."""
     num = 1 if cluster_address() else min(cfg.max_concurrent, len(cells(cfg)))
     return _largest(cfg) * num
 
 
 def _largest(cfg: StudyConfig) -> Resources:
-    """What any stage of any run needs."""
+    """Returns resources that are enough for any single stage of any run."""
     each = (pipeline.JOB.resources(cell.pipeline) for cell in cells(cfg))
     return functools.reduce(operator.or_, each)
 
 
 def check(cfg: StudyConfig, _: RunDir) -> None:
-    """Finds what would stop a run hours later.
+    """Finds errors now that would otherwise stop a run hours later.
 
     Raises:
         ConfigError: A run's models cannot be built; the message names the run.
@@ -68,7 +68,7 @@ def check(cfg: StudyConfig, _: RunDir) -> None:
 
 
 def plan(cfg: StudyConfig, run: RunDir) -> list[str]:
-    """The runs, what sharing saves, and what is there already."""
+    """Returns lines for ``--dry-run``: runs, stages saved by sharing, and stages found complete."""
     graph, largest = graph_of(cfg), _largest(cfg)
     return [
         f"{len(graph.runs)} runs: {', '.join(graph.runs)}",
@@ -81,7 +81,7 @@ def plan(cfg: StudyConfig, run: RunDir) -> list[str]:
 
 
 def sharing(graph: StageGraph) -> dict[str, tuple[int, int]]:
-    """Job -> how often it is done, and how often it would be if runs shared nothing."""
+    """Maps each job to how often it runs, and how often it would run if runs shared no stages."""
     wanted = Counter(
         graph.nodes[key].job.name for keys in graph.runs.values() for key in keys.values()
     )
@@ -90,7 +90,7 @@ def sharing(graph: StageGraph) -> dict[str, tuple[int, int]]:
 
 
 def what_sharing_saves(graph: StageGraph) -> list[str]:
-    """Lines of a plan."""
+    """Returns lines of a plan: how many stages sharing saves."""
     nums = sharing(graph)
     needed, wanted = (sum(column) for column in zip(*nums.values(), strict=True))
     if needed == wanted:
@@ -102,10 +102,10 @@ def what_sharing_saves(graph: StageGraph) -> list[str]:
 
 
 def what_is_found(graph: StageGraph, study: RunDir) -> list[str]:
-    """Lines of a plan: which stages are there, from an earlier start with this or another config.
+    """Returns lines of a plan: stages found from an earlier start with this or another config.
 
     Raises:
-        ConfigError: What a stage was made from has been replaced.
+        ConfigError: An input of a complete stage has been replaced.
     """
     states = graph.states(study)
     num = Counter(states.values())
@@ -122,10 +122,10 @@ def what_is_found(graph: StageGraph, study: RunDir) -> list[str]:
 
 
 def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
-    """Runs what is missing, then writes the tables of the complete runs.
+    """Runs the missing stages, then writes the tables of the complete runs.
 
     Raises:
-        JobError: Runs failed (the tables hold the others), or no stage gets on.
+        JobError: Runs failed (the tables hold the others), or no stage makes progress.
         ConfigError: The cluster cannot hold one stage.
     """
     graph = graph_of(cfg)
@@ -168,7 +168,7 @@ def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) ->
 
 
 def parts(cfg: StudyConfig, run: RunDir) -> list[Part]:
-    """The stages of all runs but those that ASHA has stopped."""
+    """Returns the stages of all runs except those that ASHA has stopped."""
     graph = graph_of(cfg)
     names = (name for name in graph.runs if not (cfg.asha and was_stopped_early(run, name)))
     return replace(graph, runs={name: graph.runs[name] for name in names}).parts(run)
@@ -191,7 +191,7 @@ JOB = Job(
     run=run_study,
     tell=findings.study,
     next_steps=next_steps.study,
-    is_remade=True,  # its stages are told apart by their configs
+    is_remade=True,  # a stage with another config has another folder, so nothing is overwritten
     parts=parts,
     publish=publish,
 )

@@ -3,8 +3,8 @@ r"""Take a source video out of finished shard sets: its clips, its near-duplicat
 python -m ray_jobs.takedown output=runs/mine video_uri=s3://bucket/x.mp4 --dry-run
 python -m ray_jobs.takedown output=runs/mine/shards/videos video_id=0123456789abcdef0123456789abcdef
 
-Killed, it goes on when it is run again. What was taken down stays out: `preprocess` reads the run's
-takedowns.jsonl. What was trained or shown before stays as it is; the last lines name it.
+A killed takedown goes on when it is run again. Removed videos stay out, because `preprocess` reads
+the run's takedowns.jsonl. Models and reports made before stay as they are; the output lists them.
 """
 
 import argparse
@@ -20,9 +20,9 @@ _MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
 
 
 def parse() -> tuple[TakedownConfig, bool]:
-    """The config, and whether nothing shall be written; ends the process where they are wrong.
+    """Returns the config and ``--dry-run``. Ends the process if the command line is wrong.
 
-    Values are text as it is: ids may look like numbers, URIs hold anything.
+    Values are taken as text, not as YAML: ids may look like numbers, and URIs may hold anything.
     """
     parser = argparse.ArgumentParser(
         prog="python -m ray_jobs.takedown",
@@ -54,7 +54,7 @@ from ray_jobs.core.job import JobError
 
 
 def main() -> None:
-    """Parses the command line and does it."""
+    """Parses the command line and takes the video down."""
     cfg, is_dry_run = parse()
     with exit_codes():
         try:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def made_before(output: str) -> list[str]:
-    """What a run holds that was made from its shards."""
+    """Lists models and reports that were made from the run's shards before the takedown."""
     run = output.rpartition("/shards/")[0] or output
     found = [uri for name in _MADE_FROM_SHARDS if storage.exists(uri := storage.join(run, name))]
     return [f"made before, and left as it is: {uri}" for uri in found]

@@ -21,12 +21,12 @@ from ray_jobs.training.jobs import TrainInput
 
 
 def resolve(cfg: TrainBcConfig, run: RunDir) -> tuple[TrainInput]:
-    """The labeled clips."""
+    """Returns the labeled clips."""
     return (jobs.resolve(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",)),)
 
 
 def build_task(cfg: TrainBcConfig, run: RunDir) -> partial[BehaviorCloningTask]:
-    """The task, to be built on every worker."""
+    """Returns a function that builds the task, for every worker to call."""
     (labeled,) = resolve(cfg, run)
     return partial(BehaviorCloningTask, cfg, labeled.uri)
 

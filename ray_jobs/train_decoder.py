@@ -24,7 +24,7 @@ from ray_jobs.training.jobs import TrainInput
 
 
 def resolve(cfg: TrainDecoderConfig, run: RunDir) -> tuple[TrainInput, TrainInput, TrainInput]:
-    """The labeled clips, the policy, and the LAM that the policy was trained on."""
+    """Returns the labeled clips, the policy, and the LAM on which the policy was trained."""
     labeled = jobs.resolve(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",))
     policy = jobs.resolve(run, "policy", None, (f"policy/{cfg.policy}",))
     policy_config = yaml.safe_load(storage.read_text(storage.join(policy.uri, "config.yaml")))
@@ -32,7 +32,7 @@ def resolve(cfg: TrainDecoderConfig, run: RunDir) -> tuple[TrainInput, TrainInpu
 
 
 def build_task(cfg: TrainDecoderConfig, run: RunDir) -> partial[DecoderTask]:
-    """The task, to be built on every worker."""
+    """Returns a function that builds the task, for every worker to call."""
     labeled, policy, lam = resolve(cfg, run)
     return partial(DecoderTask, cfg, labeled.uri, policy.uri, lam.uri)
 

@@ -27,7 +27,7 @@ from ray_jobs.training.jobs import TrainInput
 
 
 def resolve(cfg: TrainLamConfig, run: RunDir) -> tuple[TrainInput | None, ...]:
-    """The labeled clips and the LAM to start from, if there are any; then the videos."""
+    """Returns the labeled clips and the LAM to start from (or None), then the sets of videos."""
     init_from = None
     if cfg.init_from is not None:
         init_from = jobs.given("init_from", cfg.init_from, "lam")
@@ -41,7 +41,7 @@ def resolve(cfg: TrainLamConfig, run: RunDir) -> tuple[TrainInput | None, ...]:
 
 
 def build_task(cfg: TrainLamConfig, run: RunDir) -> partial[LamTask]:
-    """The task, to be built on every worker."""
+    """Returns a function that builds the task, for every worker to call."""
     labeled, init_from, *videos = resolve(cfg, run)
     return partial(
         LamTask,
@@ -54,7 +54,7 @@ def build_task(cfg: TrainLamConfig, run: RunDir) -> partial[LamTask]:
 
 
 def remarks(cfg: TrainLamConfig, run: RunDir) -> dict[str, str]:
-    """Whether the actions can be probed, and whether enough moves."""
+    """Says whether the actions can be probed, and whether the videos move enough."""
     labeled, _, *videos = resolve(cfg, run)
     return data_remarks([found.uri for found in videos if found], labeled.uri if labeled else None)
 

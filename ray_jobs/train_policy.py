@@ -23,7 +23,7 @@ from ray_jobs.training.jobs import TrainInput
 def resolve(
     cfg: TrainPolicyConfig, run: RunDir
 ) -> tuple[TrainInput, TrainInput, TrainInput | None]:
-    """The videos, the LAM, and its stored latent actions if they are to be used."""
+    """Returns the videos, the LAM, and its stored latent actions if they are to be used."""
     latents = None
     if cfg.latents is not None:
         is_name = "/" not in cfg.latents
@@ -37,7 +37,7 @@ def resolve(
 
 
 def build_task(cfg: TrainPolicyConfig, run: RunDir) -> partial[PolicyTask]:
-    """The task, to be built on every worker."""
+    """Returns a function that builds the task, for every worker to call."""
     shards, lam, latents = resolve(cfg, run)
     return partial(PolicyTask, cfg, shards.uri, lam.uri, latents.uri if latents else None)
 

@@ -30,7 +30,7 @@ class Transitions:
     plan_embedding: Tensor
     """h(o_{t-p}) of the frame at which the plan was made, float [N, E]."""
     idm_chunk: Tensor
-    """z_{t-p} .. z_{t-p+H-1} of the LAM, float [N, H, Z]; past the clip's end its last z repeats."""
+    """z_{t-p} .. z_{t-p+H-1} of the LAM, float [N, H, Z]; past its clip the last z repeats."""
     position: Tensor
     """p, int64 [N]."""
     true_action: Tensor

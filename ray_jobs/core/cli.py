@@ -1,4 +1,4 @@
-"""The command line that all jobs share."""
+"""Defines the command line that all jobs share."""
 
 import argparse
 import os
@@ -22,24 +22,25 @@ from ray_jobs.core.job import Job, JobError, dry_run, execute
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What a job takes on its command line.
+    """Describes the command line of one job.
 
-    A job's module makes it before the imports that take seconds, and has it answer what needs none.
+    A job's module creates it before the imports that take seconds. So help and usage errors, which
+    do not need these imports, are answered at once.
     """
 
     job: str
     schema: str
-    """``"package.module:Class"`` of the job's config."""
+    """The class of the job's config, as ``"package.module:Class"``."""
     doc: str | None
     accepts_changes: bool = False
     """Whether the job, or one of its stages, trains and can go on with another config."""
     has_page: bool = False
-    """Whether it publishes results."""
+    """Whether the job can write its results into a page (``--page``)."""
 
     def answer_early(self) -> None:
-        """Ends the process where help is wanted, or the command line is wrong.
+        """Ends the process if help is wanted or the command line is wrong.
 
-        Else it prepares the process for the imports that follow.
+        Otherwise it prepares the process for the imports that follow.
         """
         with exit_codes():
             args = self.parse()
@@ -51,7 +52,7 @@ class CommandLine:
         home.make_usable()
 
     def parse(self) -> argparse.Namespace:
-        """The arguments; ends the process where they are none."""
+        """Parses the arguments. Ends the process for ``--help`` or wrong arguments."""
         is_help = {"-h", "--help"} & set(sys.argv[1:])
         parser = argparse.ArgumentParser(
             prog=f"python -m ray_jobs.{self.job}",
@@ -86,14 +87,17 @@ class CommandLine:
 
 
 def main(job: Job, command_line: CommandLine) -> None:
-    """Parses the command line, runs ``job``; exits 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    """Parses the command line and runs ``job``.
+
+    The exit code is 0 when done, 1 on failure, 2 on wrong usage and 130 on Ctrl-C.
+    """
     with exit_codes():
         _main(job, command_line)
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Ends the process with one line instead of a traceback where the user can do something."""
+    """Turns errors that the user can act on into one line on stderr and an exit code."""
     try:
         yield
     except ConfigError as error:
@@ -142,10 +146,12 @@ def _run_of(command_line: CommandLine, args: argparse.Namespace) -> RunDir:
 
 
 def _check_sources(raw: Any, where: str = "") -> None:
-    """Whether the folders and files that ``source`` keys name are there, where that is easily seen.
+    """Checks that the local folders and files that ``source`` keys name exist.
+
+    Globs and URIs are left to the job.
 
     Raises:
-        ConfigError: One is not.
+        ConfigError: One is missing.
     """
     if isinstance(raw, list):
         for index, item in enumerate(raw):
@@ -166,11 +172,11 @@ def _check_sources(raw: Any, where: str = "") -> None:
 
 
 def storage_uri(uri: str) -> str:
-    """The absolute URI of ``--storage``, or of another output.
+    """Returns the absolute URI of ``--storage``, or of another output.
 
     Raises:
-        ConfigError: It is neither a folder nor an s3:// URI; or a relative path in a submitted job,
-            which would mean a temporary folder of one node, which Ray deletes.
+        ConfigError: It is neither a folder nor an s3:// URI; or it is a relative path in a
+            submitted job, which would lie in a temporary folder of one node that Ray deletes.
     """
     scheme = re.match(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):/", uri)
     if not uri.strip() or (scheme and not re.match(r"s3://[^/]", uri)):

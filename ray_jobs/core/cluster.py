@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine, with enough of what a job needs."""
+"""Joins a Ray cluster or starts one on this machine, and checks that it is large enough."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from lafp.config import ConfigError
 # Ray gives its own processes 30 s to start, which a busy machine may exceed.
 _NUM_STARTS = 5
 _KNOCK_S = 5.0
-# What an HTTP/2 client, hence a gRPC one, sends first, and the kind of frame that it gets back.
+# The first bytes of every HTTP/2 client, so also of gRPC, and the type of frame that answers them.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _HTTP2_SETTINGS = b"\x04"
 _ADDRESS_WANTED = (
@@ -24,17 +24,17 @@ _ADDRESS_WANTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Logical resources that a job holds at the same time. Without them Ray waits for ever."""
+    """Logical resources that a job holds at the same time. Without them Ray waits forever."""
 
     num_cpus: float = 1
     num_gpus: float = 0
 
     def __mul__(self, num: int) -> "Resources":
-        """What ``num`` of them need at the same time."""
+        """Returns the resources that ``num`` such jobs need at the same time."""
         return Resources(num_cpus=num * self.num_cpus, num_gpus=num * self.num_gpus)
 
     def __or__(self, other: "Resources") -> "Resources":
-        """What either of two jobs needs, when they run one after the other."""
+        """Returns resources that are enough for two jobs that run one after the other."""
         return Resources(
             num_cpus=max(self.num_cpus, other.num_cpus), num_gpus=max(self.num_gpus, other.num_gpus)
         )
@@ -43,13 +43,13 @@ class Resources:
 def connect(resources: Resources) -> None:
     """Joins the cluster that ``RAY_ADDRESS`` names, else starts a local one. Idempotent.
 
-    A local cluster gets as many logical CPUs as the job needs, if those are more than the cores:
-    workers then share cores, which is slow but works.
+    A local cluster gets as many logical CPUs as the job needs, even if these are more than the
+    cores. Workers then share cores, which is slow but works.
 
     Raises:
         ConfigError: The cluster is too small, or ``RAY_ADDRESS`` names none.
     """
-    import ray  # a wrong command line is answered without it
+    import ray  # not at the top of the file, so that usage errors are answered fast
 
     if not ray.is_initialized():
         _start(resources)
@@ -58,10 +58,12 @@ def connect(resources: Resources) -> None:
 
 
 def num_that_fit(each: Resources, most: int) -> int:
-    """How many jobs with such needs the cluster holds at the same time: 1 to ``most``. Needs Ray.
+    """Returns how many jobs with such needs fit on the cluster at the same time, at most ``most``.
+
+    Needs Ray to be initialized.
 
     Raises:
-        ConfigError: Not even one.
+        ConfigError: Not even one fits.
     """
     import ray
 
@@ -75,17 +77,17 @@ def num_that_fit(each: Resources, most: int) -> int:
 
 
 def check(resources: Resources) -> list[str]:
-    """Lines for ``--dry-run``: what is needed. Starts nothing."""
+    """Returns lines for ``--dry-run``: the needed resources. Starts nothing."""
     where = cluster_address()
     cluster = f"the cluster at {where}" if where else "a local Ray that the job starts"
     return [f"resources: {resources.num_cpus:g} CPUs, {resources.num_gpus:g} GPUs on {cluster}"]
 
 
 def cluster_address() -> str | None:
-    """``RAY_ADDRESS``: ``auto`` or ``host:port``; None where a local Ray is to be started.
+    """Returns ``RAY_ADDRESS``: ``auto`` or ``host:port``; None if a local Ray is to be started.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The variable holds something else.
     """
     address = os.environ.get("RAY_ADDRESS", "").strip()
     if address in ("", "local"):
@@ -101,7 +103,7 @@ def cluster_address() -> str | None:
 
 
 def ray_job() -> str | None:
-    """Name of the Ray job that this process belongs to; None before it has joined a cluster."""
+    """Returns the name of this process's Ray job; None before it has joined a cluster."""
     submitted = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     if submitted and (name := json.loads(submitted).get("metadata", {}).get("job_submission_id")):
         return str(name)
@@ -113,7 +115,7 @@ def ray_job() -> str | None:
 def _start(resources: Resources) -> None:
     import ray
 
-    # It only says that tokens are on; so they shall be.
+    # This logger only says that token authentication is on, which is intended.
     tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
     tokens.setLevel(logging.ERROR)
     if address := cluster_address():
@@ -137,7 +139,7 @@ def _start(resources: Resources) -> None:
 
 
 def _join(address: str) -> None:
-    """Joins a cluster. Ray itself would wait minutes for an address where there is none."""
+    """Joins a cluster. It fails fast, where Ray would wait minutes for a wrong address."""
     import ray
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -147,7 +149,7 @@ def _join(address: str) -> None:
             _knock(found)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        # Ray's versions or tokens differ, nothing runs here, a name is unknown ...
+        # For example, Ray's versions or tokens differ, no Ray runs there, or the host is unknown.
         first_line = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
         raise ConfigError(
             f"RAY_ADDRESS={address!r}: no cluster could be joined: {first_line}. {_ADDRESS_WANTED}"
@@ -155,7 +157,7 @@ def _join(address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises OSError unless a gRPC server answers there, as the head of a cluster does."""
+    """Raises OSError unless a gRPC server, like the head of a cluster, answers at the address."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S) as connection:
         if os.environ.get("RAY_USE_TLS", "0") != "0":

@@ -1,4 +1,4 @@
-"""Which failures of a training worker end a run at once, because another try would end alike."""
+"""Decides which failures of a training worker end a run at once, because a retry would fail too."""
 
 import traceback
 from collections.abc import Mapping
@@ -21,23 +21,25 @@ _MISTAKES = (
     *(AssertionError, AttributeError, ImportError, IndexError, KeyError, ModuleNotFoundError),
     *(NameError, NotImplementedError, TypeError, ValueError, ZeroDivisionError),
 )
-"""Of code. Exactly these: their subclasses are also what broken connections end in."""
+"""Errors that mean a mistake in the code. Subclasses do not count, because broken connections raise
+some of them."""
 _OF_OTHERS = (OSError, ray.exceptions.RayError, dist.DistBackendError)
-"""Errors of storage, nodes and networks, which may be gone at the next try."""
+"""Errors of storage, nodes and networks, which a retry may not meet again."""
 
 
 class FinalError(RuntimeError):
-    """No other try can succeed. The message is for the user."""
+    """No retry can succeed. The message is for the user."""
 
 
 class FinalConfigError(FinalError):
-    """The user has to mend something."""
+    """The user must correct something, e.g. the config."""
 
 
 def final(error: Exception) -> FinalError | None:
-    """What a worker raises instead of ``error`` where no other try can succeed; else None.
+    """Returns the error to raise instead of ``error`` if no retry can succeed; else None.
 
-    Called where the error came up, since its causes do not survive the way to another process.
+    It must be called in the worker itself, because an error loses its causes on the way to another
+    process.
     """
     for cause in _causes(error):
         if isinstance(cause, ConfigError):
@@ -52,14 +54,14 @@ def final(error: Exception) -> FinalError | None:
 
 
 def final_of(failure: TrainingFailedError) -> FinalError | None:
-    """The error that ended a training at once, if one did."""
+    """Returns the ``FinalError`` that ended a training at once; None if there is none."""
     if isinstance(failure, ControllerError) and isinstance(failure.controller_failure, FinalError):
         return failure.controller_failure
     return None
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """An error and what it came from, also out of Ray's wrappers."""
+    """Lists an error and all its causes, including those that Ray has wrapped."""
     seen: list[BaseException] = []
     waiting: list[Any] = [error]
     while waiting:
@@ -71,9 +73,9 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 class FailureLog(UserCallback):
-    """Runs in the controller's process: writes down why workers failed, ends what cannot succeed.
+    """Records why workers failed, and ends a run that cannot succeed. Runs in the controller.
 
-    An error in this callback is not retried by Ray Train, whatever ``max_failures`` says.
+    Ray Train does not retry after an error in this callback, whatever ``max_failures`` says.
 
     Args:
         stage_uri: The stage's folder.
@@ -88,13 +90,13 @@ class FailureLog(UserCallback):
         """See ``UserCallback``.
 
         Raises:
-            FinalError: A worker says that no try can succeed, or one failed twice in the same way
-                without a checkpoint between.
+            FinalError: A worker says that no retry can succeed, or a worker failed twice in the
+                same way without a checkpoint in between.
         """
         errors = {rank: _of_user(error) for rank, error in worker_exceptions.items()}
         for rank, error in errors.items():
             self._lines += strict_json.dumps({"rank": rank, "error": _first_line(error)}) + "\n"
-        with suppress(StorageError):  # which may be why the worker has failed
+        with suppress(StorageError):  # storage may be the reason why the worker failed
             storage.write_text(storage.join(self._stage_uri, FAILURES), self._lines)
         for error in errors.values():
             if isinstance(error, FinalError):
@@ -120,7 +122,7 @@ class FailureLog(UserCallback):
 
 
 def _of_user(error: Exception) -> BaseException:
-    """What the worker raised; Ray Train wraps it together with its traceback."""
+    """Returns the error that the worker raised, which Ray Train wraps together with a traceback."""
     return getattr(error, "_base_exc", error)
 
 

@@ -1,7 +1,7 @@
-"""What a job says when it is done: what came of it and what that means, in sentences.
+"""Writes the sentences that a job prints when it is done: its results and what they mean.
 
-Every ``Job`` has one of these functions: config, stage, summary -> lines. Names of metrics stay in
-``metrics.jsonl`` and ``summary.json``.
+Every ``Job`` has one of these functions: config, stage, summary -> lines. They use plain words; the
+names of metrics appear only in ``metrics.jsonl`` and ``summary.json``.
 """
 
 import json
@@ -22,7 +22,7 @@ _MANY_LEFT_OUT = 0.5
 
 
 def collect(_: Any, stage: StageDir, summary: Summary) -> list[str]:
-    """Episodes, and how well the demonstrators did."""
+    """Says how many episodes there are, and how well the demonstrators did."""
     num = sum(
         summary[f"num_{kind}"] for kind in ("episodes", "labeled_episodes", "labeled_val_episodes")
     )
@@ -47,7 +47,7 @@ def collect(_: Any, stage: StageDir, summary: Summary) -> list[str]:
 
 
 def preprocess(_: Any, stage: StageDir, summary: Summary) -> list[str]:
-    """What became clips, and what did not, by reason."""
+    """Says how much video became clips, and how much did not, by reason."""
     funnel = summary["funnel"]
     total_s, kept_s = funnel["inputs"]["seconds"], funnel["clips"]["seconds"]
     lines = [
@@ -90,7 +90,7 @@ def _rejects(rejects: Mapping[str, Mapping[str, float]], total_s: float, uri: st
 
 
 def files(counts: Mapping[str, Any] | None) -> list[str]:
-    """Files of the source that were no inputs, by kind."""
+    """Lists the files of the source that were not read, by kind."""
     if not counts or not counts["left_out"]:
         return []
     num_left_out = counts["seen"] - counts["read"]
@@ -106,7 +106,7 @@ def _share(part_s: float, total_s: float) -> str:
 
 
 def label_latents(_: Any, stage: StageDir, summary: Summary) -> list[str]:
-    """How many clips have latents now."""
+    """Says how many clips have latents now."""
     num, rejected = summary["num_clips"], summary["num_rejected_clips"]
     lines = [
         f"Latent actions of {counted(num, 'clip')} "
@@ -121,21 +121,21 @@ def label_latents(_: Any, stage: StageDir, summary: Summary) -> list[str]:
 
 
 def train_lam(cfg: Any, stage: StageDir, summary: Summary) -> list[str]:
-    """What the latent actions hold."""
+    """Says what the latent actions encode."""
     has_labels = "labeled_shards" in _inputs(stage)
     found = training_findings.lam_findings(summary, cfg.objective.name, has_labels)
     return [*training_findings.incident_findings(summary), *found]
 
 
 def train_policy(cfg: Any, _: StageDir, summary: Summary) -> list[str]:
-    """How well it predicts latent actions."""
+    """Says how well the policy predicts latent actions."""
     is_flow = "flow" in cfg.policy.name
     found = training_findings.policy_findings(summary, is_flow)
     return [*training_findings.incident_findings(summary), *found]
 
 
 def train_actions(_: Any, __: StageDir, summary: Summary) -> list[str]:
-    """How near the actions of a decoder, or of cloning from scratch, are to the true ones."""
+    """Says how close predicted actions are to true ones, for a decoder or a cloned policy."""
     return [
         *training_findings.incident_findings(summary),
         *training_findings.action_findings(summary),
@@ -143,22 +143,22 @@ def train_actions(_: Any, __: StageDir, summary: Summary) -> list[str]:
 
 
 def evaluate(_: Any, __: StageDir, summary: Summary) -> list[str]:
-    """What the rollouts and the probe say, as the report's headline does."""
+    """Says what the rollouts and the probe show, in the words of the report's headline."""
     return list(summary["findings"])
 
 
 def report(_: Any, __: StageDir, summary: Summary) -> list[str]:
-    """How much there is to see."""
+    """Says how many sections and bytes the page has."""
     return [f"{counted(len(summary['sections']), 'section')}, {byte_size(summary['num_bytes'])}."]
 
 
 def pipeline(_: Any, __: StageDir, ___: Summary) -> list[str]:
-    """Nothing more: each stage has told its own."""
+    """Returns nothing, because each stage has printed its own findings."""
     return []
 
 
 def study(_: Any, __: StageDir, summary: Summary) -> list[str]:
-    """How many runs there are, what was found, and which runs were stopped."""
+    """Says how many runs there are, what was found, and which runs were stopped."""
     lines = [
         f"{counted(summary['num_runs'], 'run')} of {counted(summary['num_stages'], 'stage')}.",
         *summary.get("findings", []),

@@ -1,7 +1,7 @@
-"""A place to write for libraries that count on a home folder, where there is none.
+"""Gives libraries that need a writable home folder a temporary one if there is none.
 
-Ray keeps a token below HOME and asks for it when it is imported; Triton, wandb and others keep
-caches there. In containers HOME is often missing or read-only, and the user has no name.
+Ray keeps a token below HOME and reads it at import; Triton, wandb and others keep caches there. In
+containers HOME is often missing or read-only, and the user has no name.
 """
 
 import atexit
@@ -25,13 +25,14 @@ _RAY_TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AD
 
 
 def make_usable() -> None:
-    """Sets variables of this process, and so of those that it starts, where they are missing.
+    """Sets missing environment variables of this process and of the processes that it starts.
 
-    To be called before Ray is imported. What a read-only home holds (credentials of S3, a token)
-    stays in use.
+    It must be called before Ray is imported. Files in a read-only home (S3 credentials, a token)
+    stay in use.
     """
     if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
-        os.environ["USER"] = f"uid-{os.getuid()}"  # else it is looked for among the system's users
+        # Otherwise libraries look the name up among the system's users, and fail.
+        os.environ["USER"] = f"uid-{os.getuid()}"
     home = os.path.expanduser("~")
     if _is_writable(home):
         return

@@ -1,4 +1,4 @@
-"""What every job is, and how it runs: alike alone, in a pipeline, or under ``ray job submit``."""
+"""Defines jobs and runs them, alike alone, in a pipeline, or under ``ray job submit``."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,15 +14,15 @@ from lafp.runs.run_dir import PROVENANCE, SUMMARY, Change, RunDir, StageDir, Sta
 from lafp.storage import UnreachableError
 from ray_jobs.core.cluster import Resources, check, connect, ray_job
 
-if TYPE_CHECKING:  # it loads pandas, which a wrong command line does not need
+if TYPE_CHECKING:  # the module loads pandas, which would delay the answer to a usage error
     from lafp.report.markdown import Command
 
 LOG = "log.txt"
-"""What a stage of a study prints, in its folder."""
+"""File in the folder of a study's stage that holds the stage's output."""
 
 
 class JobError(RuntimeError):
-    """A job stopped on its own account. The message is for the user."""
+    """A job stopped for a reason that it reports itself. The message is for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,39 +30,42 @@ class Job:
     """One stage of the system as a command."""
 
     name: str
-    """``python -m ray_jobs.<name>``."""
+    """Name in the command ``python -m ray_jobs.<name>``."""
     schema: type
-    """Its config dataclass."""
+    """The dataclass of the job's config."""
     stage: Callable[[Any], str] = lambda _: ""
-    """Config -> folder of the run, e.g. ``lam``; empty for the run itself."""
+    """Config -> the stage's folder in the run, e.g. ``lam``; empty for the run's own folder."""
     inputs: Callable[[Any, RunDir], Mapping[str, str]] = lambda _cfg, _run: {}
     """Config, run -> fingerprints of what the stage reads. Raises ConfigError if one is missing."""
     check: Callable[[Any, RunDir], None] = lambda _cfg, _run: None
-    """Config, run -> raises ConfigError for what is known to be wrong before the cluster starts."""
+    """Config, run -> None. Raises ConfigError for errors that can be found before the cluster
+    starts."""
     resources: Callable[[Any], Resources]
-    """Config -> what the stage needs of the cluster."""
+    """Config -> resources that the stage needs from the cluster."""
     plan: Callable[[Any, RunDir], list[str]]
     """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
     run: Callable[[Any, RunDir, StageDir], dict[str, Any]]
-    """Does the work; resumes what it finds. Returns the summary."""
+    """Config, run, stage -> summary. Does the work, and resumes an earlier attempt."""
     tell: Callable[[Any, StageDir, Mapping[str, Any]], list[str]]
-    """Config, stage, summary -> what came of it and what that means, in sentences: see
+    """Config, stage, summary -> sentences about the results and what they mean: see
     ``ray_jobs.core.findings``."""
     next_steps: Callable[[Any, RunDir], list[str]]
     """Config, complete run -> what to do next, with commands to copy: see
-    ``ray_jobs.core.next_steps``. Said once, for the job of the command line."""
+    ``ray_jobs.core.next_steps``. Only the job of the command line prints it."""
     reads: Callable[[Any], Iterable[str]] = lambda _: ()
-    """Config -> the stages of the run that it reads, as far as the run has them."""
+    """Config -> the stages of the run that the job reads. The run may lack some of them."""
     is_remade: bool = False
-    """Made anew when config or inputs changed, where that is an error for other stages: for cheap
-    outputs that no stage reads."""
+    """Whether a stage whose config or inputs changed is made anew. For other jobs such a change is
+    an error. It is meant for cheap outputs that no stage reads."""
     parts: Callable[[Any, RunDir], Iterable["Part"]] = lambda _cfg, _run: ()
-    """Config, run -> the stages that a job of several computes. It is complete when they are."""
+    """Config, run -> the stages that the job computes, if it computes several. The job is complete
+    when all of them are."""
     reached: Callable[[StageDir], Mapping[str, Any]] | None = None
-    """Stage -> how far it is, e.g. ``{"step": 500}``. Of jobs that go on from there with another
-    config or other inputs, if the user says so."""
+    """Stage -> how far it is, e.g. ``{"step": 500}``. Only jobs have it that can go on from there
+    with another config or other inputs, if the user accepts the change."""
     publish: "Callable[[Any, RunDir, str, Command], None] | None" = None
-    """Config, complete run, page, command: writes the results into a Markdown page (``--page``)."""
+    """Config, complete run, page, command -> None. Writes the results into a Markdown page
+    (``--page``)."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,13 @@ def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[st
     """Runs one job to completion, or finds it complete. Returns its summary.
 
     Args:
-        job: What to run.
-        cfg: Its config.
-        run: The run that it belongs to.
-        patience_s: How long to wait for another process that works in the folder.
+        job: The job to run.
+        cfg: The job's config.
+        run: The run that the stage belongs to.
+        patience_s: Seconds to wait for another process that works in the folder.
 
     Raises:
-        ConfigError: Something that the user must mend. The folder is as it was.
+        ConfigError: The user must correct something. The folder is as it was before.
         JobError: The job stopped, or another process works in the folder.
     """
     stage = run.stage(job.stage(cfg))
@@ -96,7 +99,7 @@ def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[st
         return _found_complete(stage, label)
     job.check(cfg, run)
     with _owned(stage.uri, label, patience_s):
-        state = state_of(job, cfg, run, inputs)  # another job may have ended since
+        state = state_of(job, cfg, run, inputs)  # another job may have changed it in the meantime
         reached = dict(job.reached(stage)) if job.reached and changes else {}
         _tell(label, changes, reached)
         if state == "complete":
@@ -118,10 +121,12 @@ def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[st
 
 
 def dry_run(job: Job, cfg: Any, run: RunDir) -> list[str]:
-    """Lines for ``--dry-run``: what is there, what would be done, what that needs. Writes nothing.
+    """Returns lines for ``--dry-run``: what exists, what would be done, and what that needs.
+
+    It writes nothing.
 
     Raises:
-        ConfigError: As ``execute``, as far as that is known before the work.
+        ConfigError: ``execute`` would raise it before it starts the work.
     """
     stage = run.stage(job.stage(cfg))
     resources = check(job.resources(cfg))
@@ -142,7 +147,7 @@ def dry_run(job: Job, cfg: Any, run: RunDir) -> list[str]:
 def state_of(
     job: Job, cfg: Any, run: RunDir, inputs: Mapping[str, str] | None = None
 ) -> StageState:
-    """``StageDir.state``. A changed stage of a job that is made anew counts as new.
+    """Returns ``StageDir.state``, but "new" for a changed stage of a job with ``is_remade``.
 
     Raises:
         ConfigError: See ``StageDir.state``; or an input is missing.
@@ -171,7 +176,7 @@ def state_of(
 def _is_complete(part: Part) -> bool:
     try:
         return state_of(part.job, part.config, part.run) == "complete"
-    except ConfigError:  # its own turn will say what is wrong
+    except ConfigError:  # the part raises the error itself when it runs
         return False
 
 
@@ -181,7 +186,7 @@ def _found_complete(stage: StageDir, label: str) -> dict[str, Any]:
 
 
 def accepted_changes(job: Job, cfg: Any, run: RunDir, inputs: Mapping[str, str]) -> list[Change]:
-    """What differs from the run that the folder holds, where the user accepts that."""
+    """Lists changes since the stage in the folder was begun, if the user accepts changes."""
     stage = run.stage(job.stage(cfg))
     if not run.accept_changes or job.reached is None or not stage.is_begun():
         return []
@@ -196,11 +201,11 @@ def _tell(label: str, changes: Sequence[Change], reached: Mapping[str, Any]) -> 
 
 @contextmanager
 def _owned(folder: str, label: str, patience_s: float) -> Iterator[None]:
-    """Within the block no other job works in the folder.
+    """Makes sure that no other job works in the folder within the block.
 
     Raises:
-        JobError: One does.
-        ConfigError: Nobody may write there.
+        JobError: Another job works there.
+        ConfigError: The folder cannot be written to.
     """
     try:
         with ExitStack() as stack:
@@ -216,7 +221,7 @@ def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None
 
     try:
         stack.enter_context(owned(folder, ray_job(), say, patience_s))
-    except UnreachableError:  # later it may answer
+    except UnreachableError:  # storage may answer later, so the user can run the command again
         raise
     except OSError as error:
         raise ConfigError(
@@ -227,7 +232,7 @@ def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None
 
 @contextmanager
 def _as_it_was_if_refused(job: Job, stage: StageDir) -> Iterator[None]:
-    """Puts the records of a stage back where a ConfigError in the block ends it before any work."""
+    """Restores the records of a stage if a ConfigError ends the block before any work is done."""
     reached = job.reached or (lambda _: {})
     names = ("config.yaml", PROVENANCE, SUMMARY)
     before = {name: storage.read_version(stage.path(name)) for name in names}

@@ -1,4 +1,4 @@
-"""What to do after a job, said at the end of its command: commands to copy, paths to open.
+"""Suggests what to do after a job: commands to copy and paths to open, printed at its end.
 
 Every ``Job`` has one of these functions: config, complete run -> lines.
 """
@@ -13,7 +13,7 @@ _DEFAULT_STORAGE = "runs"
 
 
 def command(job: str, config: str, run: RunDir, *overrides: str) -> str:
-    """The command line of a job in this run."""
+    """Returns the command line of a job in this run."""
     folder, _, name = run.uri.rstrip("/").rpartition("/")
     words = ["python", "-m", f"ray_jobs.{job}", config, *overrides, "--run-name", name]
     if folder != storage.absolute(_DEFAULT_STORAGE):
@@ -22,7 +22,7 @@ def command(job: str, config: str, run: RunDir, *overrides: str) -> str:
 
 
 def collect(_: Any, run: RunDir) -> list[str]:
-    """Make shards of the demonstrations."""
+    """Suggests making shards of the demonstrations."""
     return [
         command("preprocess", f"configs/preprocess/{name}.yaml", run)
         for name in ("demonstrations", "labeled")
@@ -30,7 +30,7 @@ def collect(_: Any, run: RunDir) -> list[str]:
 
 
 def preprocess(cfg: Any, run: RunDir) -> list[str]:
-    """Train a LAM on the shards."""
+    """Suggests training a LAM on the shards."""
     overrides = []
     if cfg.name not in ("videos", "labeled"):  # the shard sets that `train_lam` looks for
         key = "shards" if cfg.labels is None else "labeled_shards"
@@ -39,7 +39,7 @@ def preprocess(cfg: Any, run: RunDir) -> list[str]:
 
 
 def train_lam(cfg: Any, run: RunDir) -> list[str]:
-    """Look at what it learned; train a policy on its latent actions."""
+    """Suggests looking at the LAM's latent actions, and training a policy on them."""
     return [
         command("evaluate", "configs/evaluate/latents.yaml", run),
         command(
@@ -52,13 +52,13 @@ def train_lam(cfg: Any, run: RunDir) -> list[str]:
 
 
 def label_latents(cfg: Any, run: RunDir) -> list[str]:
-    """Train a policy on the stored latents."""
+    """Suggests training a policy on the stored latents."""
     config = "configs/train_policy/latent_flow.yaml"
     return [command("train_policy", config, run, f"latents={cfg.name}")]
 
 
 def train_policy(cfg: Any, run: RunDir) -> list[str]:
-    """Train an action decoder for it, on labeled clips."""
+    """Suggests training an action decoder for the policy, on labeled clips."""
     kind = "latent_flow" if "flow" in cfg.policy.name else "latent_bc"
     decoder = command(
         "train_decoder", f"configs/train_decoder/{kind}.yaml", run, f"policy={cfg.policy.name}"
@@ -70,33 +70,33 @@ def train_policy(cfg: Any, run: RunDir) -> list[str]:
 
 
 def train_decoder(cfg: Any, run: RunDir) -> list[str]:
-    """Act with it."""
+    """Suggests acting with the decoder and its policy."""
     return [_agent(run, decoder=cfg.name)]
 
 
 def train_bc(cfg: Any, run: RunDir) -> list[str]:
-    """Act with it."""
+    """Suggests acting with the policy."""
     return [_agent(run, policy=cfg.name)]
 
 
 def evaluate(_: Any, run: RunDir) -> list[str]:
-    """Make the page that shows it."""
+    """Suggests making the report."""
     return [command("report", "configs/report/default.yaml", run)]
 
 
 def report(_: Any, run: RunDir) -> list[str]:
-    """Look at the page."""
+    """Suggests looking at the page."""
     return [f"open {run.stage('report.html').uri} in a browser"]
 
 
 def pipeline(cfg: Any, run: RunDir) -> list[str]:
-    """Look at the page; act with the first decoder."""
+    """Suggests looking at the page, and acting with the first decoder."""
     decoders = cfg.train_decoder[:1]
     return [*report(cfg, run), *(_agent(run, decoder=decoder.name) for decoder in decoders)]
 
 
 def study(_: Any, run: RunDir) -> list[str]:
-    """Look at the page and the table."""
+    """Suggests looking at the page and the table."""
     return [*report(_, run), f"read all numbers in {run.stage('table.md').uri}"]
 
 

@@ -1,4 +1,4 @@
-"""What the doctor looks at on one node. Runs there, as a Ray task."""
+"""Checks one node for the doctor. The checks run on that node, as a Ray task."""
 
 import importlib
 import platform
@@ -18,30 +18,30 @@ from lafp.storage import StorageError
 Level = Literal["ok", "warn", "fail"]
 
 PACKAGES = ("ray", "torch", "deepspeed", "av", "decord", "boto3", "omegaconf")
-"""What the jobs cannot do without, and what must not differ between nodes."""
+"""Packages that the jobs need, in the same version on all nodes."""
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "gif")
 ENCODERS = ("libx264",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: Level
     what: str
     fix: str = ""
-    """What to do about it."""
+    """Tells the user what to do; empty if nothing is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeFacts:
-    """One node."""
+    """The results of the checks of one node."""
 
     host: str
     versions: dict[str, str]
-    """``python`` and every package; empty where it is missing."""
+    """Versions of ``python`` and every package; empty for a missing package."""
     num_gpus: int
-    """That torch sees."""
+    """Number of GPUs that torch sees."""
     findings: tuple[Finding, ...]
 
 
@@ -49,7 +49,7 @@ def look(storage_uri: str, wants_gpu: bool) -> NodeFacts:
     """Checks the node that this runs on.
 
     Args:
-        storage_uri: Where runs go; a file is written there, read and deleted.
+        storage_uri: Folder of all runs, in which a file is written, read and deleted.
         wants_gpu: Whether Ray says that the node has GPUs.
     """
     versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
@@ -85,10 +85,10 @@ def _missing(name: str) -> Finding:
 
 
 def _deepspeed() -> Finding:
-    """Importing it is the check: it looks for compilers and CUDA then."""
+    """Checks DeepSpeed by importing it, because its import looks for compilers and CUDA."""
     try:
         importlib.import_module("deepspeed")
-    except Exception as error:  # it raises of all kinds, where CUDA is half installed
+    except Exception as error:  # with a half-installed CUDA, errors of many types come up
         return Finding(
             level="fail",
             what=f"deepspeed does not import: {_first_line(error)}",
@@ -171,10 +171,10 @@ def _first_line(error: Exception) -> str:
 
 
 def write_mark(uri: str, text: str) -> None:
-    """Leaves a file that the other nodes must see."""
+    """Writes a file that the other nodes must see."""
     storage.write_text(uri, text)
 
 
 def sees_mark(uri: str, text: str) -> bool:
-    """Whether another node's file is there."""
+    """Says whether this node sees the file that another node wrote."""
     return storage.is_file(uri) and storage.read_text(uri) == text

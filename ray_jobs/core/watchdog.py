@@ -1,4 +1,4 @@
-"""Says what a job waits for, instead of waiting for ever."""
+"""Ends a study whose stages make no progress, with an error that says what waits for what."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,8 +18,8 @@ class Watchdog:
     Progress is any change in a running stage's folder: its log, its metrics, a checkpoint, a shard.
 
     Args:
-        timeout_s: Longer than the longest honest silence: a cluster that grows, a first epoch's
-            evaluation, the upload of a checkpoint.
+        timeout_s: Must be longer than the longest time without output of a sound stage, e.g. while
+            the cluster grows, an evaluation runs or a checkpoint is uploaded.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -31,10 +31,10 @@ class Watchdog:
         """Looks at the folders, at most ten times per ``timeout_s``.
 
         Args:
-            stages_running: Stage in words -> its folder.
+            stages_running: Returns the running stages: stage in words -> its folder.
 
         Raises:
-            JobError: No progress, with what waits for what.
+            JobError: There is no progress. The message says what waits for what.
         """
         now = time.monotonic()
         if now - self._looked_at < self._timeout_s / 10:
@@ -55,7 +55,7 @@ class Watchdog:
 
 
 def what_waits(running: Mapping[str, StageDir]) -> str:
-    """Stages, what the cluster has and has left, and which requests it cannot place."""
+    """Lists the running stages, the cluster's free resources, and requests that it cannot place."""
     total, free = ray.cluster_resources(), ray.available_resources()
     held = ", ".join(
         f"{free.get(name, 0):g} of {total[name]:g} {name}s free"

@@ -25,11 +25,11 @@ from ray_jobs.studies.stage_tasks import run_stages
 from ray_jobs.studies.study_config import AshaConfig, StudyConfig
 
 STOPPED_EARLY = "stopped early"
-"""Why a run is missing that ASHA stopped."""
+"""The reason why a run is missing from the results if ASHA stopped it."""
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables do not say which stage a trial is at
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most reports have no metric
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most of our reports to Tune hold no metric
 }
 
 
@@ -38,22 +38,22 @@ def run_graph(
 ) -> dict[str, str]:
     """Computes all stages that are not complete.
 
-    Tune's own state is not used to resume: a stage knows how far it is, so a trial that starts
-    again, in this call or another, goes on from there. We record which runs ASHA stopped, but not
-    the state of its rungs: in another call they fill anew, with the runs that are left.
+    Tune's own state is not used to resume: a stage's folder says how far it is, so a trial that
+    starts again, in this call or another, goes on from there. We record which runs ASHA stopped,
+    but not the state of its rungs: in another call they fill anew, with the runs that are left.
 
     Args:
         graph: The stages of all runs.
         study: The study's folder.
         cfg: The study's config.
-        max_concurrent: Stages at a time.
+        max_concurrent: Largest number of stages at a time.
 
     Returns:
         Run -> why it is not complete: an error, or ``STOPPED_EARLY``.
 
     Raises:
         JobError: The watchdog saw no progress.
-        ConfigError: A complete stage was made from something that has been replaced.
+        ConfigError: An input of a complete stage has been replaced.
     """
     graph.write_folders(study)
     states, shared = graph.states(study), graph.shared()
@@ -79,7 +79,7 @@ def run_graph(
 
 
 def _failures(graph: StageGraph, run: str, failed: Mapping[str, str]) -> str:
-    """Says which shared stages a run lacks. The first run that wants one tells its error."""
+    """Says which shared stages of a run failed. Only the first run of a stage gets its error."""
     nodes = (graph.nodes[key] for key in graph.runs[run].values() if key in failed)
     return "; ".join(
         f"{node.name}: {failed[node.key]}" if node.run == run else f"{node} failed"
@@ -88,7 +88,7 @@ def _failures(graph: StageGraph, run: str, failed: Mapping[str, str]) -> str:
 
 
 def was_stopped_early(study: RunDir, run: str) -> bool:
-    """Whether ASHA has stopped a run, in this call or an earlier one."""
+    """Says whether ASHA has stopped a run, in this call or an earlier one."""
     return storage.is_file(_stop_mark(study, run))
 
 
@@ -109,21 +109,21 @@ def _run_trials(
         return {}
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # It misses the metrics that those loggers would have written.
+    # This logger warns that Tune's own loggers, which are disabled above, wrote no metrics.
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     driver = _Driver(graph, study, printer)
     trainable = tune.with_parameters(
         _run_trial,
         graph=graph,
         study=study,
-        # Fewer runs than stages at a time: each may have several.
+        # If fewer runs than max_concurrent are left, each may run several stages at a time.
         max_concurrent=max(1, max_concurrent // len(runs)),
         metric=cfg.asha.metric if cfg.asha else None,
     )
     with scratch_folder() as scratch:
         tuner = tune.Tuner(
-            # A trial's process only waits for its stages, so it holds no CPU. Tune does not accept
-            # nothing at all.
+            # A trial's process only waits for its stages, so it holds no CPU. Tune requires some
+            # resource, hence one byte of memory.
             tune.with_resources(trainable, {"memory": 1}),
             param_space={"run": tune.grid_search(list(runs))},
             tune_config=tune.TuneConfig(
@@ -180,14 +180,14 @@ class _Reports:
         self._study, self._metric = study, metric
         self._running: list[StageNode] = []
         self._steps: dict[str, int] = {}
-        """Key of a stage -> its last step that had the metric."""
+        """Key of a stage -> the last step for which the metric was reported."""
 
     def started(self, node: StageNode) -> None:
         self._running.append(node)
         tune.report({"started": node.key})
 
     def ended(self, node: StageNode, error: str | None) -> None:
-        self.look()  # its last metrics
+        self.look()  # reports the last metrics of the stage
         self._running.remove(node)
         tune.report({"ended": node.key, "error": error})
 
@@ -208,14 +208,14 @@ class _Reports:
 
 
 class _Driver(tune.Callback):
-    """Hears from the trials: feeds the progress printer, and keeps why a run is not complete."""
+    """Gets the trials' reports, feeds the progress printer, and records why runs are incomplete."""
 
     def __init__(self, graph: StageGraph, study: RunDir, printer: ProgressPrinter) -> None:
         self._graph, self._study, self._printer = graph, study, printer
         self.missing: dict[str, str] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        """Forgets failures of the trial before its process died: its stages start again."""
+        """Forgets earlier failures if a trial starts again after its process died."""
         self.missing.pop(trial.config["run"], None)
 
     def on_trial_result(

@@ -1,4 +1,4 @@
-"""The pipeline's config: the jobs' configs, composed."""
+"""Defines the pipeline's config, which is composed of the jobs' configs."""
 
 from dataclasses import dataclass, field
 
@@ -15,23 +15,23 @@ from lafp.train.tasks.policy import TrainPolicyConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """All stages of one run, in their order. A missing section skips its stage."""
+    """Configures all stages of one run, in order. A missing section skips its stage."""
 
     collect: CollectConfig | None = None
-    """Render demonstrations in an environment, instead of bringing videos."""
+    """Renders demonstrations in an environment, to use instead of your own videos."""
     preprocess: PreprocessConfig | None = None
     """Videos without actions -> shards/videos."""
     preprocess_labeled: PreprocessConfig | None = None
     """The few episodes with actions -> shards/labeled."""
     train_lam: TrainLamConfig
     label_latents: LabelLatentsConfig | None = None
-    """Store the LAM's latent actions once, for policies with ``latents``."""
+    """Stores the LAM's latent actions once, for policies with ``latents``."""
     train_policy: tuple[TrainPolicyConfig, ...] = ()
-    """One policy each: policy/<name>."""
+    """Each entry trains one policy: policy/<name>."""
     train_decoder: tuple[TrainDecoderConfig, ...] = ()
-    """One action decoder each: decoder/<name>."""
+    """Each entry trains one action decoder: decoder/<name>."""
     train_bc: tuple[TrainBcConfig, ...] = ()
-    """One policy of true actions each, on the labels alone: policy/<name>."""
+    """Each entry trains one policy of true actions, on the labels alone: policy/<name>."""
     evaluate: EvaluateConfig
     report: ReportConfig = field(default_factory=ReportConfig)
 
@@ -48,7 +48,7 @@ class PipelineConfig:
         self._check_policies()
 
     def _check_clips(self, key: str, source: PreprocessConfig) -> None:
-        """Raises ValueError where clips may become too short for what is cut from them."""
+        """Raises ValueError if clips may be too short for the windows or plans cut from them."""
         frame_stack, clip = self.train_lam.window.frame_stack, source.clip
         if clip.min_frames < frame_stack + 1:
             raise ValueError(
@@ -68,7 +68,7 @@ class PipelineConfig:
                 )
 
     def _check_policies(self) -> None:
-        """Raises ValueError where a policy is not of the LAM, or a decoder of no policy."""
+        """Raises ValueError if a policy does not fit the LAM, or a decoder names no policy."""
         frame_stack = self.train_lam.window.frame_stack
         for number, policy in enumerate(self.train_policy):
             if policy.lam is None and policy.window.frame_stack != frame_stack:

@@ -1,4 +1,4 @@
-"""Prints how far a study is, and asks the watchdog whether its stages get on."""
+"""Prints how far a study is, and asks the watchdog whether its stages make progress."""
 
 import time
 from collections import defaultdict
@@ -21,8 +21,8 @@ class ProgressPrinter:
     Args:
         nodes: The stages that are to be computed.
         study: The study's folder.
-        max_concurrent: Stages at a time, for the time that is left.
-        watchdog: Is asked whether the running stages get on.
+        max_concurrent: Largest number of stages at a time, to estimate the remaining time.
+        watchdog: Raises an error if the running stages make no progress.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class ProgressPrinter:
         self._printed_at, self._printed = time.monotonic(), ""
 
     def started(self, node: StageNode) -> None:
-        """Notes the time. A stage that starts again after its process died keeps its first."""
+        """Notes when a stage starts. A restart after its process died does not change the time."""
         self._began_at.setdefault(node.key, time.monotonic())
 
     def ended(self, node: StageNode, error: str | None) -> None:
-        """Prints how a stage ended, and when all will have."""
+        """Prints how a stage ended, and the estimated remaining time of the study."""
         self._left.pop(node.key, None)
         took_s = time.monotonic() - self._began_at[node.key]
         if error is None:
@@ -57,10 +57,10 @@ class ProgressPrinter:
         self._print_line(run, why)
 
     def look(self) -> None:
-        """Asks the watchdog; prints the last line of each running stage if it is time to.
+        """Asks the watchdog, and every 20 s prints the last line of each running stage.
 
         Raises:
-            JobError: No stage gets on.
+            JobError: No stage makes progress.
         """
         self._watchdog.check(self._stages_running)
         if time.monotonic() - self._printed_at < _PRINT_EVERY_S:
@@ -91,7 +91,7 @@ class ProgressPrinter:
 
 
 def last_progress_line(stage: StageDir) -> str:
-    """Returns the last progress line of a stage's log. On S3 the log comes only at the end."""
+    """Returns the last progress line of a stage's log. On S3 the log appears only at the end."""
     log = stage.path(LOG)
     if storage.is_s3(log) or not Path(log).is_file():
         return ""

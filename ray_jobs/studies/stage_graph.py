@@ -1,9 +1,9 @@
-"""The stages of many runs, each computed once: what two runs would do alike, they share.
+"""Builds the graph of the stages of many runs, in which runs share equal stages.
 
-A stage is known by all that decides what it makes: its name, its config without the fields marked
-``may_change()``, and the stages that it reads. Its folder is ``<study>/stages/<name>/<key>``. So
-another config is another folder, and a finished stage serves every run that wants exactly it, now
-or when the study is run again with more axes or seeds.
+A stage's key is a hash of everything that determines its result: its name, its config without the
+fields marked ``may_change()``, and the stages that it reads. Its folder is
+``<study>/stages/<name>/<key>``. So another config means another folder, and a finished stage serves
+every run that wants exactly this stage, now or when the study is run again with more axes or seeds.
 """
 
 from collections import Counter
@@ -34,9 +34,9 @@ class StageNode:
     job: Job
     config: Any
     reads: tuple[str, ...]
-    """Keys of the stages before it."""
+    """Keys of the stages that this stage reads."""
     run: str
-    """The first run that wants it; there it finds the stages before it."""
+    """The first run that wants the stage, which is computed in this run's folder."""
 
     def __str__(self) -> str:
         return f"{self.name} of {self.run}"
@@ -44,24 +44,24 @@ class StageNode:
 
 @dataclass(frozen=True, kw_only=True)
 class StageGraph:
-    """What a study computes."""
+    """The stages that a study computes."""
 
     nodes: Mapping[str, StageNode]
-    """By key, each after those that it reads."""
+    """Key -> stage, each after the stages that it reads."""
     runs: Mapping[str, Mapping[str, str]]
     """Run -> stage -> key."""
 
     def folders(self, run: str) -> dict[str, str]:
-        """Stage -> folder below the study's, for what the run may share."""
+        """Maps the stages that a run may share to their folders below the study's."""
         nodes = (self.nodes[key] for key in self.runs[run].values())
         return {n.name: f"stages/{n.name}/{n.key}" for n in nodes if not n.job.is_remade}
 
     def run_dir(self, study: RunDir, run: str) -> RunDir:
-        """The folder of one run, which knows where its stages lie before that is written down."""
+        """Returns the folder of one run, with its shared stages, even before they are recorded."""
         return RunDir(run_dir(study, run).uri, shared=self.folders(run))
 
     def parts(self, study: RunDir) -> list[Part]:
-        """The stages that its runs want, as a job that computes them all has them."""
+        """Returns the stages of all runs as the parts of one job."""
         wanted = {key: run for run, keys in self.runs.items() for key in keys.values()}
         return [
             Part(self.nodes[key].job, self.nodes[key].config, self.run_dir(study, run))
@@ -69,7 +69,7 @@ class StageGraph:
         ]
 
     def states(self, study: RunDir) -> dict[str, StageState]:
-        """Key -> how far the stage is. Those that read an unfinished one cannot have begun."""
+        """Maps keys to stage states. A stage that reads an unfinished one cannot have begun."""
         found: dict[str, StageState] = {}
         for key, node in self.nodes.items():
             if all(found[read] == "complete" for read in node.reads):
@@ -79,19 +79,19 @@ class StageGraph:
         return found
 
     def shared(self) -> set[str]:
-        """Keys of the stages that more than one run wants, and so of all stages that these read."""
+        """Returns the keys of stages that several runs want, which include all that these read."""
         wanted = Counter(key for keys in self.runs.values() for key in keys.values())
         return {key for key, num in wanted.items() if num > 1}
 
     def write_folders(self, study: RunDir) -> None:
-        """Tells every run where its stages lie."""
+        """Writes into every run's folder where its shared stages lie."""
         for run in self.runs:
             text = strict_json.dumps(self.folders(run), indent=1)
             storage.write_text(storage.join(run_dir(study, run).uri, SHARED_STAGES), text)
 
 
 def share_stages(runs: Mapping[str, Sequence[tuple[Job, Any]]]) -> StageGraph:
-    """Finds what is alike.
+    """Builds the graph, in which equal stages of several runs become one node.
 
     Args:
         runs: Name -> jobs with their configs, in order.
@@ -102,7 +102,7 @@ def share_stages(runs: Mapping[str, Sequence[tuple[Job, Any]]]) -> StageGraph:
         keys = keys_of[run] = {}
         for job, config in steps:
             name = job.stage(config)
-            if job.is_remade:  # it writes into the run itself, about all of it
+            if job.is_remade:  # the job belongs to one run and reads all of its stages
                 reads, identity = dict(keys), [run, recipe_of(config)]
             else:
                 reads = {stage: keys[stage] for stage in job.reads(config) if stage in keys}
@@ -121,17 +121,17 @@ def share_stages(runs: Mapping[str, Sequence[tuple[Job, Any]]]) -> StageGraph:
 
 
 def run_dir(study: RunDir, name: str) -> RunDir:
-    """The folder of one run of a study."""
+    """Returns the folder of one run of a study."""
     return RunDir(storage.join(study.uri, "runs", name))
 
 
 def stage_of(node: StageNode, study: RunDir) -> StageDir:
-    """Its folder."""
+    """Returns the folder of a stage."""
     return run_dir(study, node.run).stage(node.name)
 
 
 def is_complete(node: StageNode, study: RunDir) -> bool:
-    """Whether nothing is left to do for it."""
+    """Says whether nothing is left to do for a stage."""
     if not storage.is_file(stage_of(node, study).path(SUMMARY)):
         return False
     return state_of(node.job, node.config, run_dir(study, node.run)) == "complete"

@@ -21,7 +21,7 @@ _PATIENCE_S = 120.0
 
 
 class StageWatcher(Protocol):
-    """Is told what happens to stages."""
+    """Gets a call when something happens to a stage."""
 
     def started(self, node: StageNode) -> None:
         """A stage starts."""
@@ -36,13 +36,14 @@ class StageWatcher(Protocol):
 def run_stages(
     nodes: Iterable[StageNode], study: RunDir, max_concurrent: int, watcher: StageWatcher
 ) -> dict[str, str]:
-    """Computes stages. One that fails stops those that read it, no others.
+    """Computes stages. A stage that fails stops only the stages that read it.
 
     Args:
-        nodes: The stages. What they read is complete, or is one of them.
+        nodes: The stages. The stages that they read are complete or also among the nodes.
         study: The study's folder.
-        max_concurrent: Stages at a time. The first in ``nodes`` that can start comes first.
-        watcher: Is told what happens.
+        max_concurrent: Largest number of stages at a time. Stages start in the order of ``nodes``
+            as soon as they can.
+        watcher: Gets a call when a stage starts or ends.
 
     Returns:
         Key -> error, for the stages that failed.
@@ -57,7 +58,7 @@ def run_stages(
             del waiting[node.key]
             watcher.started(node)
             running[_start(node, study)] = node
-        if not running:  # stages that still wait read one that failed
+        if not running:  # the waiting stages read a stage that failed
             return errors
         ended, _ = ray.wait(list(running), timeout=_POLL_S)
         for ref in ended:
@@ -90,14 +91,14 @@ def _run_stage(job_name: str, config: Any, run_uri: str) -> str | None:
     """Runs a stage's own job on a Ray worker, and prints into the stage's ``log.txt``.
 
     Returns:
-        An error for the user, if there is one. Raised, it would be wrapped into an error of Ray.
+        An error for the user, or None. It is not raised, because Ray would wrap it.
     """
     wait_while_stopping()
     job: Job = importlib.import_module(f"ray_jobs.{job_name}").JOB
     run = RunDir(run_uri)
     with _printing_to(run.stage(job.stage(config)).path(LOG)):
         try:
-            # A process that Ray started for this stage before may be about to be killed.
+            # An earlier process of this stage may still own the folder while Ray is ending it.
             execute(job, config, run, patience_s=_PATIENCE_S)
         except (ConfigError, JobError, OSError) as error:
             print(f"Error: {error}", flush=True)
@@ -107,7 +108,7 @@ def _run_stage(job_name: str, config: Any, run_uri: str) -> str | None:
 
 @contextlib.contextmanager
 def _printing_to(uri: str) -> Iterator[None]:
-    """Sends what is printed to a file: at once to a local one, at the end to one on S3."""
+    """Redirects output to a file. A local file is written at once, a file on S3 at the end."""
     with contextlib.ExitStack() as stack:
         path = Path(uri)
         if storage.is_s3(uri):

@@ -1,4 +1,4 @@
-"""The study's config: one pipeline, varied along axes, the share of the labels, and seeds."""
+"""Defines the study's config: a pipeline that varies along axes, shares of the labels and seeds."""
 
 import functools
 import itertools
@@ -19,9 +19,9 @@ class ValueConfig:
     """One value on an axis."""
 
     label: str
-    """Letters, digits, ``.``, ``_`` and ``-``: names folders and table rows."""
+    """Name of the value in folders and table rows: letters, digits, ``.``, ``_`` and ``-``."""
     overrides: tuple[str, ...] = ()
-    """What it changes in the pipeline, e.g. ``["train_decoder.*.label_fraction=0.1"]``."""
+    """Changes to the pipeline, e.g. ``["train_decoder.*.label_fraction=0.1"]``."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.label):
@@ -32,7 +32,7 @@ class ValueConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AxisConfig:
-    """What is varied, one value at a time."""
+    """One dimension of the grid: every run takes one of its values."""
 
     values: tuple[ValueConfig, ...]
 
@@ -44,14 +44,14 @@ class AxisConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAxisConfig:
-    """The last axis of a study that asks how many labels are needed."""
+    """Varies the share of labels as the last axis of a study, to see how many labels are needed."""
 
     fractions: tuple[float, ...]
     """Shares of the labeled training episodes, in [0, 1], e.g. ``[0.01, 0.025, 0.1, 1]``. The
     subsets of one seed are nested. 0 fits scope ``lam`` only."""
     scope: LabelScope = "decoder"
-    """Whose labels are cut: the action decoder's (and those of ``train_bc``), the LAM's
-    supervision, or both."""
+    """Says which labels are reduced: those of the action decoder (and of ``train_bc``), those of
+    the LAM's supervision, or both."""
 
     def __post_init__(self) -> None:
         fractions = self.fractions
@@ -66,10 +66,10 @@ class LabelAxisConfig:
             )
 
     def overrides(self, fraction: float) -> tuple[str, ...]:
-        """What a share changes in the pipeline."""
+        """Returns the overrides of the pipeline for one share of the labels."""
         if fraction == 0:
             return ("train_lam.supervision.weight=0",)
-        # The baseline without latent actions has the labels that the action decoder has.
+        # The baseline without latent actions gets the same labels as the action decoder.
         decoding = (
             f"train_decoder.*.label_fraction={fraction}",
             f"train_bc.*.label_fraction={fraction}",
@@ -78,7 +78,7 @@ class LabelAxisConfig:
         return {"decoder": decoding, "lam": supervision, "both": supervision + decoding}[self.scope]
 
     def check(self, fraction: float, pipeline: PipelineConfig) -> None:
-        """Raises ConfigError where a LAM that is to see labels has no use for them."""
+        """Raises ConfigError if the LAM's labels vary but its supervision is switched off."""
         if self.scope != "decoder" and fraction and not pipeline.train_lam.supervision.weight:
             raise ConfigError(
                 f"labels.scope {self.scope} varies the labels of the LAM, which sees none: set "
@@ -88,9 +88,10 @@ class LabelAxisConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AshaConfig:
-    """ASHA (arXiv:1810.05934) stops runs that are behind at a rung.
+    """Configures ASHA (arXiv:1810.05934), which stops runs that are behind at a rung.
 
-    For choosing among methods. A curve over label fractions it would bias: few labels look bad.
+    It serves to choose among methods. It would bias a curve over label fractions, because runs with
+    few labels would be stopped.
     """
 
     metric: str
@@ -98,9 +99,9 @@ class AshaConfig:
     ``metrics.jsonl``."""
     mode: Literal["min", "max"]
     grace_steps: int
-    """Optimizer steps that every run gets."""
+    """Number of optimizer steps before a run may be stopped."""
     reduction_factor: int = 3
-    """One of this many goes on at each rung; rungs are this factor apart."""
+    """At each rung one in this many runs goes on. The steps of rungs are this factor apart."""
 
     def __post_init__(self) -> None:
         if self.grace_steps < 1 or self.reduction_factor < 2:
@@ -112,31 +113,32 @@ class AshaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A grid of pipelines: every combination of values, for every seed."""
+    """Configures a grid of pipelines: every combination of values, for every seed."""
 
     name: str
-    """Goes into the ``study`` column of all results."""
+    """Value of the ``study`` column in all results."""
     pipeline: PipelineConfig
-    """What all runs have in common."""
+    """The pipeline that all runs share, before the changes of their values."""
     axes: tuple[AxisConfig, ...] = ()
-    """No axes: the pipeline as it is, for every seed."""
+    """Dimensions of the grid. Without axes, the pipeline runs unchanged for every seed."""
     labels: LabelAxisConfig | None = None
     """Draws results over the share of labels: a curve for every value of ``axes`` and every method
     of ``pipeline.evaluate``."""
     seeds: tuple[int, ...]
-    """Each becomes every ``seed`` and ``label_seed`` of the pipeline: of demonstrations, weights,
-    order, labeled subsets, episodes."""
+    """Each seed replaces every ``seed`` and ``label_seed`` of the pipeline: for demonstrations,
+    weights, order of clips, labeled subsets and episodes."""
     max_concurrent: int = may_change(default=1)
-    """Stages that run at the same time. Fewer where the cluster is too small for them."""
+    """Largest number of stages at the same time. On a small cluster fewer run."""
     asha: AshaConfig | None = None
-    """Stops runs early. Null: all run to their end."""
+    """Stops runs early. null runs all to their end."""
     stall_timeout_min: float = may_change(default=30.0)
-    """The study ends with an error, which says what waits for what, when no stage has written
-    anything for so long."""
+    """Minutes without any output of a stage after which the study ends with an error, which says
+    what waits for what."""
     max_trial_failures: int = may_change(default=3)
-    """How often a run starts again, from its checkpoints, after its process or node went away."""
+    """How often a run starts again, from its checkpoints, after its process or node was lost."""
     note: str = may_change(default="")
-    """First line of its section of a page (``--page``): what a reader must know, e.g. its scale."""
+    """First line of the study's section of a page (``--page``), for important facts such as the
+    study's scale."""
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
@@ -160,17 +162,17 @@ class Cell:
     """One run of a study."""
 
     name: str
-    """Folder below ``runs/``."""
+    """Name of the run's folder below ``runs/``."""
     variant: str
     """Labels of the values on ``axes``."""
     label_fraction: float | None
-    """The share of the labels, where the study varies it."""
+    """Share of the labels; None if the study does not vary it."""
     pipeline: PipelineConfig
 
 
 @functools.cache
 def cells(cfg: StudyConfig) -> tuple[Cell, ...]:
-    """All runs of a study, seed by seed.
+    """Lists the runs of a study, seed by seed.
 
     Raises:
         ConfigError: An override does not fit the pipeline; the message names its value.
@@ -209,7 +211,7 @@ def _cell(
 
 
 def _with_seed(config: T, seed: int) -> T:
-    """A copy of a config tree with every field called ``seed`` or ``label_seed`` set."""
+    """Copies a config tree and sets every field called ``seed`` or ``label_seed``."""
     if isinstance(config, tuple):
         return tuple(_with_seed(item, seed) for item in config)  # type: ignore[return-value]
     if not is_dataclass(config) or isinstance(config, type):

@@ -1,4 +1,4 @@
-"""A training worker of Ray Train, seen by the loop as a TrainContext."""
+"""Presents a training worker of Ray Train to the loop as a TrainContext."""
 
 import shutil
 import tempfile
@@ -26,13 +26,16 @@ from ray_jobs.training.ingest import ray_micro_batches
 from ray_jobs.training.stop import NoticeListener
 
 MIN_READ_AHEAD, READ_AHEAD_BYTES = 4, 64 << 20
-"""What a reading thread may hold ready, in mode ``direct``: micro-batches, or more if small."""
+"""Micro-batches to read ahead in mode ``direct``: so many, or more if they fit into the bytes."""
 
 
 def read_in_threads(
     plan: MicroBatchPlan, start_step: int, ingest: IngestConfig
 ) -> Iterator[MicroBatch]:
-    """The micro-batches of every step from ``start_step``, endless, read by this process."""
+    """Yields the micro-batches of every step from ``start_step`` on, read by this process.
+
+    The iterator does not end.
+    """
     reader = MicroBatchReader(plan, ingest.cache_bytes, ingest.num_readers)
     depth = max(MIN_READ_AHEAD, READ_AHEAD_BYTES * plan.num_rounds // plan.step_num_bytes)
     return read_ahead(reader.read_from(start_step), depth)
@@ -42,7 +45,7 @@ class RayTrainContext:
     """See ``TrainContext``.
 
     Args:
-        cfg: Which ingest, and how many steps it must last.
+        cfg: The training config, with ingest mode and number of steps.
         uri: The stage's folder.
         coordinator: The stop coordinator that ``stopped_by_sigterm`` yields.
     """
@@ -54,7 +57,7 @@ class RayTrainContext:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self._is_first_of_node = context.get_local_rank() == 0
         self.device = get_device() if cfg.use_gpu else torch.device("cpu")
-        if cfg.use_gpu:  # collectives of objects go over the current device
+        if cfg.use_gpu:  # collectives of Python objects use the current device
             torch.cuda.set_device(self.device)
         self._listener = NoticeListener(coordinator, self.world_size)
         self.checkpoints = Checkpoints(uri, cfg.num_checkpoints_to_keep, self.rank, self.world_size)
@@ -78,7 +81,7 @@ class RayTrainContext:
         plan = MicroBatchPlan(
             demands=demands, rank=self.rank, world_size=self.world_size, num_rounds=num_rounds
         )
-        # Nobody writes into clips; those in the object store could not even be written into.
+        # Arrays in the object store are read-only, and no code writes into clips.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         if start_step >= self._cfg.num_steps:
             return iter(())
@@ -96,15 +99,14 @@ class RayTrainContext:
 
     @contextmanager
     def _fetched(self, uri: str) -> Iterator[Path]:
-        """The files of a checkpoint on the local disk. The workers of a node share one download.
+        """Yields the files of a checkpoint on the local disk. A node's workers share one download.
 
-        All ranks call it. One that fails here alone leaves the others waiting, until Ray Train
-        ends them.
+        All ranks call it. If one rank alone fails here, the others wait until Ray Train ends them.
         """
         if not storage.is_s3(uri):
             yield storage.path_of(uri)
             return
-        # The name is the same after a restart, so that what a killed worker left is found and goes.
+        # The name is the same after a restart, so files that a killed worker left are deleted.
         name = f"lafp-restored-{sha256(uri.encode()).hexdigest()[:12]}"
         folder = Path(tempfile.gettempdir(), name)
         if self._is_first_of_node:

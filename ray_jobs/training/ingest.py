@@ -1,9 +1,9 @@
-"""Ray Data between shards and training workers: readers on any node, clips in the object store.
+"""Feeds training workers with Ray Data: readers on any node put clips into the object store.
 
 Every reader of every rank has its own small pipeline, steps -> reader actor -> blocks of
-micro-batches, and a rank takes blocks from its readers in turn. So the order is that of the steps
-and the cursor is one number; nothing is dropped to make ranks equal, no rank waits for another's
-data, and what lies in the object store is bounded per reader.
+micro-batches, and a rank takes blocks from its readers in turn. So blocks come in the order of the
+steps, and one step number is enough to resume. No clips are dropped to make ranks equal, no rank
+waits for the data of another, and each reader's share of the object store is bounded.
 """
 
 import time
@@ -21,15 +21,17 @@ from lafp.config.node_labels import label_selector
 from lafp.data.order.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
 
 CPUS_PER_READER = 1
-"""As Ray Data's own read tasks, with which the readers are fused."""
+"""CPUs of a reader. Ray Data's read tasks, with which it fuses the readers, also take one CPU."""
 BLOCK_BYTES = 16 << 20
-"""Passing a block costs the training worker about 4 ms: large blocks make that negligible."""
+"""Size of a block. A block costs the training worker about 4 ms, which large blocks make
+negligible."""
 BUFFERED_BLOCKS = 6
-"""Blocks of one reader that may lie in the object store, ahead of the training worker."""
+"""Number of blocks of one reader that may lie in the object store, ahead of the training worker."""
 BLOCKS_PER_TASK = 256
-"""A reader rests for 0.4 s between two tasks; one that dies begins its task again."""
+"""A reader pauses for 0.4 s between two tasks, and repeats a whole task after its process died."""
 MAX_TASKS = 256
-"""Per reader. Ray Data plans every task before the first one starts: 0.8 ms and 10 kB each."""
+"""Largest number of tasks per reader. Ray Data plans all tasks before the first one starts, which
+costs 0.8 ms and 10 kB each."""
 
 
 def ray_micro_batches(
@@ -40,15 +42,15 @@ def ray_micro_batches(
     cache_bytes: int,
     node_labels: tuple[str, ...] = (),
 ) -> Iterator[MicroBatch]:
-    """The micro-batches of one rank, from ``start_step`` to ``num_steps``.
+    """Yields the micro-batches of one rank, from ``start_step`` to ``num_steps``.
 
     Args:
-        plan: What the rank reads.
+        plan: The micro-batches of the rank.
         start_step: First step.
         num_steps: One past the last step.
         num_readers: Reader processes of this rank.
         cache_bytes: Decoded frames that one reader keeps.
-        node_labels: Of the nodes that readers may run on, ``key=value`` each.
+        node_labels: Labels of the nodes that readers may run on, ``key=value`` each.
 
     Yields:
         Arrays that lie in the object store: read-only, not copied.
@@ -67,23 +69,23 @@ def ray_micro_batches(
 
 
 class Pause(ExecutionCallback):
-    """Lets Ray Data's scheduling thread rest between its rounds.
+    """Lets Ray Data's scheduling thread sleep between its rounds.
 
-    While blocks wait for a slower training worker, that thread spins: it took 80 % of a core and
+    While blocks wait for a slower training worker, that thread spins. It took 80 % of a core, and
     the interpreter lock from the training in the same process, which then ran at half its speed.
     """
 
     SECONDS, SECONDS_IN_NEED = 0.1, 0.01
-    """In need: the training worker, or what fetches for it, waits for a block."""
+    """The shorter time applies while the training worker, or its prefetching, waits for a block."""
 
     def on_execution_step(self, executor: Any) -> None:
-        """Runs after every round."""
+        """Sleeps after every round."""
         _, output = executor._output_node
         time.sleep(self.SECONDS_IN_NEED if output.num_waiting_consumers else self.SECONDS)
 
 
 class BlockSteps:
-    """Which steps lie in the n-th block of one of several readers."""
+    """Computes which steps lie in the n-th block of one of several readers."""
 
     def __init__(
         self, start_step: int, num_steps: int, steps_per_block: int, reader: int, num_readers: int
@@ -98,7 +100,7 @@ class BlockSteps:
 
 
 class BlockReader:
-    """The reader actor: block numbers -> blocks, a row per micro-batch, a column per field."""
+    """The reader actor: block numbers -> blocks, with a row per micro-batch, a column per field."""
 
     def __init__(self, plan: MicroBatchPlan, steps: BlockSteps, cache_bytes: int) -> None:
         storage.be_patient()
@@ -130,8 +132,8 @@ def _pipeline(
         batch_size=None,
         batch_format="numpy",
         fn_constructor_args=(plan, steps, cache_bytes),
-        # Ray Data waits up to 0.1 s for whichever of its tasks is the last to give a block, and one
-        # that is queued gives none.
+        # Ray Data waits up to 0.1 s for a block from its latest task. A queued task gives none, so
+        # tasks are not queued.
         compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=1),
         num_cpus=CPUS_PER_READER,
         label_selector=dict(selector) or None,
@@ -139,7 +141,8 @@ def _pipeline(
     options = dataset.context.execution_options
     options.preserve_order = True
     options.resource_limits = ExecutionResources(object_store_memory=BUFFERED_BLOCKS * block_bytes)
-    dataset.context.target_max_block_size = int(0.9 * block_bytes)  # so every yield is a block
+    # A target below the size of a yield makes every yield a block of its own.
+    dataset.context.target_max_block_size = int(0.9 * block_bytes)
     dataset.context.enable_progress_bars = False
     dataset.context.custom_execution_callback_classes = [Pause]
     return dataset

@@ -1,4 +1,4 @@
-"""The three training jobs: what they read, plan and run, alike for LAMs, policies and decoders."""
+"""Builds training jobs, which resolve inputs, plan and run alike for every kind of task."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -23,19 +23,19 @@ _KINDS = {
     "lam": ("model.json", "finished LAM", "train_lam"),
     "latents": ("latent_set.json", "set of stored latent actions", "label_latents"),
 }
-"""Folder of a stage -> the file that says what is in it, its name in words, the job."""
+"""Folder of a stage -> the file that describes its content, its name in words, and its job."""
 MODELS = {"lam", "policy", "init_from"}
 """Names of inputs that are finished models."""
 
 
 @dataclass(frozen=True)
 class TrainInput:
-    """A finished stage of this run, or a folder elsewhere."""
+    """An input of training: a finished stage of this run, or a folder elsewhere."""
 
     name: str
     uri: str
     fingerprint: str
-    """Hash of its content, wherever it lies."""
+    """Hash of the content, which does not depend on the place."""
 
 
 def training_job(
@@ -50,19 +50,19 @@ def training_job(
     next_steps: Callable[[Any, RunDir], list[str]],
     remarks: Callable[[Any, RunDir], dict[str, str]] = lambda _cfg, _run: {},
 ) -> Job:
-    """A job that trains one kind of task.
+    """Builds the job that trains one kind of task.
 
     Args:
         name: See ``Job``.
-        schema: Its config, with the training config as ``train``.
+        schema: The job's config, with the training config as ``train``.
         stage: See ``Job``.
-        resolve: Config, run -> what the task reads.
-        build_task: Config, run -> the task, to be built on every worker.
+        resolve: Config, run -> the inputs of the task.
+        build_task: Config, run -> a function that builds the task, for every worker to call.
         reads: See ``Job``.
         tell: See ``Job``.
         next_steps: See ``Job``.
-        remarks: Config, run -> what a user should know of the data before training, by name. The
-            summary keeps it.
+        remarks: Config, run -> remarks about the data for the user, by name. They are printed
+            before training and stored in the summary.
     """
 
     def run_stage(cfg: Any, run: RunDir, folder: StageDir) -> dict[str, Any]:
@@ -98,15 +98,16 @@ def training_job(
 def check(
     cfg: TrainConfig, stage: StageDir, inputs: Iterable[str], build_task: Callable[[], Task]
 ) -> None:
-    """Finds what would stop the training before its first step, from its config and its inputs.
+    """Finds errors that would stop the training before its first step.
 
-    Config sections have checked themselves by now. What they cannot know lies in the stage's folder
-    and in the shards: the task is built as a worker will build it, and its clips are dealt out.
+    Config sections have checked themselves before. This function checks the config against the
+    stage's folder and the shards: it builds the task as a worker will, and divides its clips among
+    the workers.
 
     Args:
-        cfg: Its training config.
-        stage: Where it goes on, or begins.
-        inputs: Names of what it reads.
+        cfg: The training config.
+        stage: The stage's folder, in which training begins or goes on.
+        inputs: Names of the task's inputs.
         build_task: Builds the task, as on every worker.
 
     Raises:
@@ -118,7 +119,7 @@ def check(
             f"train.num_steps is {cfg.num_steps}, but {stage.uri} has done {done} steps already. "
             f"Set it to {done} or more, or use another --run-name."
         )
-    # Shapes without numbers where no finished model is read: a large one costs no memory here.
+    # If no finished model is read, tensors without data suffice, so a large model needs no memory.
     with nullcontext() if MODELS.intersection(inputs) else torch.device("meta"):
         task = build_task()
     MicroBatchPlan(
@@ -130,7 +131,7 @@ def check(
 
 
 def resolve(run: RunDir, name: str, uri: str | None, stages: Iterable[str]) -> TrainInput:
-    """``uri`` if it is given, else the first of the run's ``stages`` that exists.
+    """Returns the input at ``uri`` if it is given, else the first of the run's existing ``stages``.
 
     Raises:
         ConfigError: None of the stages is complete, or there is nothing finished at ``uri``.
@@ -147,10 +148,15 @@ def resolve(run: RunDir, name: str, uri: str | None, stages: Iterable[str]) -> T
 
 
 def given(name: str, uri: str, stage: str) -> TrainInput:
-    """A folder that the config names, which holds what the stage called ``stage`` makes.
+    """Returns the input in a folder that the config names.
+
+    Args:
+        name: Name of the input, which is also its key in the config.
+        uri: The folder.
+        stage: Name of the stage whose kind of output the folder must hold.
 
     Raises:
-        ConfigError: It holds nothing of the kind.
+        ConfigError: It holds something else.
     """
     uri = storage.absolute(uri)
     kind = stage.partition("/")[0]
@@ -166,25 +172,25 @@ def given(name: str, uri: str, stage: str) -> TrainInput:
 
 
 def reached(stage: StageDir) -> dict[str, int]:
-    """The step of the last whole checkpoint."""
+    """Returns the step of the last whole checkpoint; 0 if there is none."""
     return {"step": Checkpoints(stage.uri, num_to_keep=1).last_step() or 0}
 
 
 def resolve_optional(
     run: RunDir, name: str, uri: str | None, stages: Iterable[str]
 ) -> TrainInput | None:
-    """As ``resolve``, but None when the run has begun none of the stages."""
+    """Like ``resolve``, but returns None without ``uri`` if the run has begun no such stage."""
     begun = [s for s in stages if storage.is_file(run.stage(s).path("provenance.json"))]
     return resolve(run, name, uri, begun) if uri or begun else None
 
 
 def fingerprints(inputs: Iterable[TrainInput | None]) -> dict[str, str]:
-    """What a stage records of its inputs."""
+    """Maps the names of inputs to the fingerprints that a stage records."""
     return {found.name: found.fingerprint for found in inputs if found}
 
 
 def plan(cfg: TrainConfig, task: Task, inputs: Iterable[TrainInput | None]) -> list[str]:
-    """What would be trained, on what, and how."""
+    """Returns lines for ``--dry-run``: what would be trained, on what, and how."""
     module = task.module
     num_trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     lines = [f"{found.name}: {found.uri}" for found in inputs if found]

@@ -1,11 +1,11 @@
-"""SIGTERM, at the driver or at a training worker: every worker saves after one and the same step.
+"""On SIGTERM at the driver or at a training worker, every worker saves after the same step.
 
 The process that gets the signal notifies the stop coordinator, an actor, which tells all workers.
-Without a notice a step costs one look at a variable. When one comes, each worker says which step it
-has begun and begins no other until all have answered; the highest is the step after which all save.
+Without a notice a step costs one look at a variable. On a notice, each worker reports which step it
+has begun, and begins no other until all have answered. All save after the highest of these steps.
 
-The stages of a study are processes that no signal reaches. They find the stop coordinator of the
-study's driver by its name.
+No signal reaches the stages of a study, which run in other processes. They find the stop
+coordinator of the study's driver by its name.
 """
 
 import asyncio
@@ -29,11 +29,12 @@ from lafp.runs.run_dir import StageDir
 from lafp.train.notice import Notice
 
 _COORDINATOR = "lafp-stop-coordinator"
-"""The actor's name where stages look for it. A Ray job sees its own actors only."""
+"""Name by which the stages of a study find the actor. A Ray job sees only its own actors."""
 _MOST_CALLS = 10_000
-"""Each worker has two calls open at a coordinator. No other calls wait there."""
+"""Limit of calls that wait at a coordinator. Each worker has at most two calls there."""
 SAME_NOTICE_S = 10
-"""All workers of a node hear that it goes; one checkpoint will do."""
+"""If a node is shut down, all of its workers ask for a checkpoint. Requests of a group within this
+time count as one."""
 
 
 class _StopCoordinator:
@@ -48,16 +49,16 @@ class _StopCoordinator:
         self._changed = asyncio.Condition()
 
     async def may_begin(self) -> None:
-        """Lets a stage begin. Never, once there is a stop."""
+        """Returns at once; after a stop it never returns, so that no stage begins."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._is_stopping)
 
     async def begin(self, stage: str) -> None:
-        """A stage's training has something to save."""
+        """Notes that a stage trains, so that it has something to save."""
         self._training.add(stage)
 
     async def end(self, stage: str) -> None:
-        """It has no more."""
+        """Notes that a stage no longer trains."""
         async with self._changed:
             self._training.discard(stage)
             self._changed.notify_all()
@@ -68,7 +69,7 @@ class _StopCoordinator:
             await self._changed.wait_for(lambda: not self._training)
 
     async def stop(self) -> None:
-        """For the workers of today, and for all that may be started after them."""
+        """Tells all workers to stop, also those that are started later."""
         async with self._changed:
             self._is_stopping = True
             for notices in self._notices.values():
@@ -76,7 +77,7 @@ class _StopCoordinator:
             self._changed.notify_all()
 
     async def save(self, group: str) -> None:
-        """For the workers of one group."""
+        """Tells the workers of one group to save a checkpoint and go on."""
         async with self._changed:
             if time.monotonic() - self._saved_at[group] > SAME_NOTICE_S:
                 self._saved_at[group] = time.monotonic()
@@ -84,14 +85,14 @@ class _StopCoordinator:
                 self._changed.notify_all()
 
     async def notice(self, group: str, index: int) -> Notice:
-        """Waits until the group has that many notices."""
+        """Waits for the group's notice with this index and returns it."""
         async with self._changed:
             notices = self._of_group(group)
             await self._changed.wait_for(lambda: len(notices) > index)
             return notices[index]
 
     async def agree(self, group: str, index: int, begun: int, num_workers: int) -> int:
-        """Waits for all workers' answers to a notice: the highest step that one has begun."""
+        """Waits for all workers' answers to a notice. Returns the highest step they have begun."""
         answers = self._answers[group, index]
         async with self._changed:
             answers.append(begun)
@@ -105,12 +106,12 @@ class _StopCoordinator:
 
 @contextlib.contextmanager
 def stopped_by_sigterm(stage: StageDir) -> Iterator[Any]:
-    """Within the block a first SIGTERM stops the workers, and a second one ends this process.
+    """Makes a first SIGTERM in the block stop the workers, and a second one end this process.
 
-    In a stage of a study it is the study's process that gets it.
+    In a stage of a study, the study's driver gets the signal instead.
 
     Args:
-        stage: What is trained.
+        stage: The stage that trains.
 
     Yields:
         The stop coordinator, for the ``NoticeListener`` of each worker.
@@ -139,12 +140,12 @@ def stopped_by_sigterm(stage: StageDir) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def stages_stopped_by_sigterm() -> Iterator[None]:
-    """Within the block a first SIGTERM has all stages that train save, then ends this process.
+    """Makes a first SIGTERM in the block stop all stages with a checkpoint, then end this process.
 
-    No stage begins after it. A second one ends the process at once.
+    No stage begins after the signal. A second SIGTERM ends the process at once.
 
     Raises:
-        SystemExit: It came. The code is 1.
+        SystemExit: A SIGTERM came. The code is 1.
     """
     coordinator = _start_coordinator(_COORDINATOR)
 
@@ -156,9 +157,10 @@ def stages_stopped_by_sigterm() -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def end(*_: Any) -> None:
-        # Written here: where the main thread is in a call of Ray, Ray exits with a text of its own.
+        # A message of SystemExit would be lost if the main thread is in a call of Ray, which then
+        # exits with its own text.
         sys.stderr.write("Stopped by SIGTERM. Run the same command again to go on.\n")
-        # A stage that waits at the coordinator ends with it, and Ray would show its error.
+        # A stage that waits at the coordinator fails when it ends; Ray must not show that error.
         os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
         sys.exit(1)
 
@@ -195,7 +197,8 @@ def _coordinator_of_the_study() -> Any:
 def on_first_sigterm(act: Callable[[], None], then: Any) -> Callable[[], None]:
     """Calls ``act`` once, in a thread, at the first SIGTERM; ``then`` handles the next one.
 
-    Call it in the main thread. A handler may interrupt any library anywhere, hence the thread.
+    It must be called in the main thread. ``act`` runs in a thread of its own, because a signal
+    handler may interrupt any library at any point.
 
     Returns:
         A function, also for the main thread, that puts the previous handler back.
@@ -223,7 +226,7 @@ def on_first_sigterm(act: Callable[[], None], then: Any) -> Callable[[], None]:
 
 
 def _save_on_sigterm(_: Any, coordinator: Any, group: str) -> None:
-    """Runs in the main thread of a training worker."""
+    """Asks the coordinator for a checkpoint on SIGTERM. Runs in a training worker's main thread."""
 
     def save() -> None:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone
@@ -233,11 +236,12 @@ def _save_on_sigterm(_: Any, coordinator: Any, group: str) -> None:
 
 
 class NoticeListener:
-    """Listens for notices in one training worker. All workers of a group get one after one step.
+    """Listens for notices in one training worker. A group's workers act on it after the same step.
 
     Args:
         coordinator: The actor that ``stopped_by_sigterm`` yields.
-        num_workers: Workers that train together. All make their listeners at the same time.
+        num_workers: Number of workers that train together. All make their listeners together,
+            because the constructor is a collective.
     """
 
     def __init__(self, coordinator: Any, num_workers: int) -> None:
@@ -252,7 +256,7 @@ class NoticeListener:
         ray.get(actor.__ray_call__.remote(_save_on_sigterm, coordinator, self._group))
 
     def __call__(self, step: int) -> Notice:
-        """What is due after ``step`` steps. Called once between any two steps."""
+        """Returns the notice to act on after ``step`` steps. Called once between any two steps."""
         with self._changed:
             if self._begun is None:
                 threading.Thread(target=self._listen, name="notices", daemon=True).start()
@@ -261,7 +265,10 @@ class NoticeListener:
             return self._due.pop(step, Notice.NONE)
 
     def _listen(self) -> None:
-        """Ends with a stop, or with the coordinator: then training is over, or its driver gone."""
+        """Handles notices until a stop, or until the coordinator ends.
+
+        The coordinator ends when training is over or the driver is gone.
+        """
         with contextlib.suppress(ray.exceptions.RayError):
             for index in count():
                 notice = ray.get(self._coordinator.notice.remote(self._group, index))
@@ -275,7 +282,7 @@ class NoticeListener:
 
     @contextlib.contextmanager
     def _agreement(self) -> Iterator[int]:
-        """Within the block this worker begins no step beyond the one that is yielded."""
+        """Yields the step that this worker has begun. The worker begins no other in the block."""
         with self._changed:
             self._is_agreeing = True
             begun = self._begun
@@ -289,8 +296,8 @@ class NoticeListener:
 
 
 def _common_name() -> str:
-    """A name that all workers of this start have in common, and those of no other start."""
-    import torch.distributed as dist  # not for the coordinator: its process would load torch
+    """Returns a name that is the same on all workers of this start, and differs at other starts."""
+    import torch.distributed as dist  # not at the top, so that the coordinator does not load torch
 
     names = [uuid.uuid4().hex]
     if dist.is_initialized():

@@ -1,4 +1,4 @@
-"""One training job on Ray Train: workers, checkpoints, failures, progress."""
+"""Runs one training job on Ray Train: starts workers, handles failures and shows progress."""
 
 import json
 import os
@@ -44,7 +44,7 @@ from ray_jobs.training.ingest import CPUS_PER_READER
 from ray_jobs.training.stop import stopped_by_sigterm
 
 ENVIRONMENT = {
-    # How soon the controller sees deaths and the end.
+    # The controller notices the death or the end of a worker within this time.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # A cluster that has to grow first needs longer than the default minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
@@ -55,17 +55,17 @@ HEADLINES = {
     "val/loss": "held-out loss",
     "val/action_r2_deployed": "held-out action R²",
 }
-"""Metrics that the progress line shows, as far as a task has them -> how they are called there."""
+"""Metric -> its name in the progress line, which shows those of these metrics that a task has."""
 
 COUNTED = {
     SKIPPED: ("steps were skipped, as loss or gradients were not finite", SKIPPED_FILE),
     DAMAGED: ("clips could not be read, and others stood in for them", DAMAGED_FILE),
 }
-"""Metric -> what it means that it is not zero, and the file that names steps or clips."""
+"""Metric -> the meaning of a value above zero, and the file that names the steps or clips."""
 
 
 def resources(cfg: TrainConfig) -> Resources:
-    """What a training job holds at the same time."""
+    """Returns the resources that a training job holds at the same time."""
     readers = cfg.ingest.num_readers if cfg.ingest.mode == "ray" else 0
     return Resources(
         num_cpus=cfg.num_workers * (_worker_cpus(cfg) + readers * CPUS_PER_READER),
@@ -74,7 +74,7 @@ def resources(cfg: TrainConfig) -> Resources:
 
 
 def _worker_cpus(cfg: TrainConfig) -> int:
-    """Of one training worker; in mode ``direct`` it decodes on all of them."""
+    """Returns the CPUs of one training worker, which also decodes on them in mode ``direct``."""
     return cfg.ingest.num_readers if cfg.ingest.mode == "direct" else 1
 
 
@@ -82,21 +82,22 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
     """Trains on Ray, from the stage's last checkpoint if there is one, and exports the model.
 
     Args:
-        stage: Where checkpoints, metrics and the model go.
+        stage: The folder for checkpoints, metrics and the model.
         cfg: Training config.
-        build_task: Called on every worker; picklable (a ``functools.partial`` of a Task class).
+        build_task: Builds the task on every worker. It must be picklable, e.g. a
+            ``functools.partial`` of a Task class.
 
     Returns:
-        The last value of every metric, and the steps that the run was resumed from.
+        The last value of every metric, and the steps from which the run was resumed.
 
     Raises:
-        ConfigError: A worker found something that its user must mend.
+        ConfigError: A worker found something that the user must correct.
         JobError: The loss is not finite, workers failed more than ``max_failures`` times, or a
-            SIGTERM came: then there is a checkpoint of the step that the message names.
+            SIGTERM came. After a SIGTERM there is a checkpoint of the step that the message names.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" not in os.environ:  # nobody preempts this machine
+    if "RAY_ADDRESS" not in os.environ:  # a local cluster is not preempted
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     workers = "1 training worker" if cfg.num_workers == 1 else f"{cfg.num_workers} training workers"
     sys.stderr.write(f"[{stage.name}] starting {workers}\n")
@@ -124,7 +125,7 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
 
 
 def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any], scratch: str) -> TorchTrainer:
-    # The annotations that Ray ships are those of Train's first version, hence the ignores.
+    # Ray's type annotations are those of Train's first version, hence the ignores.
     return TorchTrainer(
         _train_worker,  # type: ignore[arg-type]
         train_loop_config=job,
@@ -147,8 +148,8 @@ def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any], scratch: st
 def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Runs on every Ray Train worker.
 
-    What ends on all workers alike is returned. What one of them alone may find is raised, so that
-    Ray Train ends the others, which wait for it.
+    Errors that end all workers alike are returned. Errors that a single worker may meet are raised,
+    so that Ray Train ends the other workers, which wait for it.
     """
     cfg: TrainConfig = job["cfg"]
     storage.be_patient()
@@ -177,7 +178,8 @@ def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
         is_last = False
         while not is_last:
             is_last = stop.wait(interval_s)
-            with channel.guarded(), suppress(StorageError):  # workers wait for it: nothing new
+            # If storage fails, there is nothing new to show; the workers themselves wait for it.
+            with channel.guarded(), suppress(StorageError):
                 follower.look()
         follower.end()
 
@@ -191,7 +193,7 @@ def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
 
 
 class _Follower:
-    """Reads a stage's files again and again, and tells what is new in them."""
+    """Reads a stage's files again and again, and prints what is new in them."""
 
     def __init__(self, stage: StageDir, cfg: TrainConfig) -> None:
         self._stage, self._num_steps = stage, cfg.num_steps
@@ -203,7 +205,7 @@ class _Follower:
         self._said: set[str] = set()
 
     def look(self) -> None:
-        """Tells what has come since the last look."""
+        """Prints what is new since the last look."""
         stage = self._stage
         starts, records = read_starts(stage.uri), read_metrics(stage.uri)
         notes = read_notes(stage.uri)
@@ -226,11 +228,11 @@ class _Follower:
                     self._progress.say(line)
 
     def say(self, line: str) -> None:
-        """A line, above the live one where there is one."""
+        """Prints a line, above the live progress line if there is one."""
         (self._progress.say if self._progress else say_on_stderr)(line)
 
     def end(self) -> None:
-        """Ends the live line."""
+        """Ends the live progress line."""
         if self._progress:
             self._progress.__exit__()
 
@@ -245,9 +247,9 @@ def _last_failure(stage: StageDir) -> str:
 def _remarks(
     stage: StageDir, records: Sequence[Mapping[str, float]], num_readers: int, said: set[str]
 ) -> Iterator[str]:
-    """Says, once each, at which record steps began to be skipped or a LAM to look collapsed.
+    """Yields each kind of remark once: skipped steps, damaged clips, signs of a collapsed LAM.
 
-    And once, without the mark of a progress line, how many cores decoding needs.
+    Once it also says how many cores decoding needs, in a line that does not look like progress.
     """
     for record in records:
         for name, (words, file) in COUNTED.items():
@@ -261,7 +263,7 @@ def _remarks(
             if sign not in said:
                 said.add(sign)
                 yield f"[{stage.name}] step {record['step']:.0f}: {words}"
-    if len(records) > 1 and "advice" not in said:  # the first one warmed up
+    if len(records) > 1 and "advice" not in said:  # the first record includes the warm-up
         said.add("advice")
         if line := advice(records[-1], num_readers):
             yield f"{stage.name}: {line}"

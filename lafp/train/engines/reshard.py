@@ -122,7 +122,7 @@ def _adam_state(step: Any, moments: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _piece(parts: Sequence[Tensor], start: int, length: int) -> Tensor:
-    """Returns elements ``start`` to ``start + length`` of the joined parts, zeros past their end."""
+    """Returns elements ``start`` to ``start + length`` of the joined parts; zeros past the end."""
     piece, offset = parts[0].new_zeros(length), 0
     for part in parts:
         first, last = max(start, offset), min(start + length, offset + len(part))
