@@ -45,12 +45,6 @@ FORBIDDEN = [
 
 
 FORBIDDEN_OPENING = re.compile(r"(Of|What|Whatever|Where|As|Those|The same|All|It)\b")
-OPENINGS_TO_DO = (
-    "data_pipelines",
-    "lafp/train",
-    "ray_jobs",
-)
-"""Packages whose docstrings still have forbidden openings. Delete the list when it is empty."""
 
 
 def python_files(package: str) -> list[Path]:
@@ -187,13 +181,8 @@ def forbidden_openings(package: str) -> list[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings_begin_with_a_subject_or_a_verb(package):
-    found = [line for line in forbidden_openings(package) if not line.startswith(OPENINGS_TO_DO)]
+    found = forbidden_openings(package)
     assert not found, "Begin with a plain sentence:\n" + "\n".join(found)
-
-
-@pytest.mark.parametrize("package", OPENINGS_TO_DO)
-def test_packages_with_plain_docstrings_leave_the_list(package):
-    assert forbidden_openings(package), f"Take {package} off OPENINGS_TO_DO."
 
 
 @pytest.mark.parametrize("name", ["utils", "common", "helpers", "misc"])
