@@ -14,8 +14,8 @@ demo: $(VENV)/installed
 	$(BIN)/python -m ray_jobs.study configs/studies/demo.yaml
 
 # Two processes with one thread each: most tests wait for Ray, storage or other processes, and more
-# threads than cores slow all of them down. The tests of a file share fixtures, so they stay together.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# threads than cores slow all of them down. tests/conftest.py says which tests stay together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 test: lint
 	$(PYTEST)

@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import re
 import socket
 import threading
 import uuid
+from functools import cache
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -21,6 +23,27 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ["RAY_TMPDIR"] = f"/tmp/ray-lafp-{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
 os.makedirs(os.environ["RAY_TMPDIR"], exist_ok=True)
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+_STARTS_RAY = re.compile(
+    r"^\s*(import|from) ray\b|ray_cluster|run_pipeline|-m.{1,4}ray_jobs|ray_jobs\.training\.trainer",
+    re.MULTILINE,
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that start Ray run one after the other: two clusters on two cores starve each other.
+
+    The tests of any other file stay together too, because they share fixtures.
+    """
+    for item in items:
+        group = "ray" if _starts_ray(item.path) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@cache
+def _starts_ray(path: Path) -> bool:
+    return _STARTS_RAY.search(path.read_text()) is not None
 
 
 @pytest.fixture(scope="module", autouse=True)
