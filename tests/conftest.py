@@ -23,10 +23,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ["RAY_TMPDIR"] = f"/tmp/ray-lafp-{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
 os.makedirs(os.environ["RAY_TMPDIR"], exist_ok=True)
 SHARED = Path(__file__).parents[2] / "shared"
-
-
 _STARTS_RAY = re.compile(
-    r"^\s*(import|from) ray\b|ray_cluster|run_pipeline|-m.{1,4}ray_jobs|ray_jobs\.training\.trainer",
+    r"^\s*(import|from) ray\b|ray_cluster|run_pipeline|-m.{1,4}ray_jobs|"
+    r"ray_jobs\.training\.trainer",
     re.MULTILINE,
 )
 
