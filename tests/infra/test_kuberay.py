@@ -137,13 +137,13 @@ def test_the_smallest_cluster_holds_what_the_job_asks_for():
     overrides, options = rest[: rest.index("--storage")], rest[rest.index("--storage") :]
     assert options[1].startswith("s3://")
     path = ROOT / config.removeprefix("/app/")
-    demand = pipeline.JOB.demand(load_config(PipelineConfig, path, overrides))
+    wanted = pipeline.JOB.resources(load_config(PipelineConfig, path, overrides))
 
     def total(key: str) -> int:
         return sum(g["minReplicas"] * int(g["rayStartParams"].get(key, 0)) for g in GROUPS)
 
-    assert 0 < demand.num_cpus <= total("num-cpus")
-    assert 0 < demand.num_gpus <= total("num-gpus")
+    assert 0 < wanted.num_cpus <= total("num-cpus")
+    assert 0 < wanted.num_gpus <= total("num-gpus")
 
 
 def test_the_decode_group_shrinks_to_nothing_and_goes_to_spot_nodes():

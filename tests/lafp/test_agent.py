@@ -216,7 +216,7 @@ def test_a_folder_without_an_agent_says_what_is_missing_and_what_to_do(run, tmp_
         ("empty", {}, "No finished action decoder in .*empty. There is no run folder there"),
         ("begun", {}, "Run ray_jobs.train_policy and ray_jobs.train_decoder first"),
         ("study", {}, r"is a study; its runs are .*study/runs/: seed_0\."),
-        ("cloned", {}, r"need none, choose with policy=: latent_bc\."),
+        ("cloned", {}, r"need none; choose one with policy=: latent_bc\."),
         (".", {"decoder": "flo"}, r"no finished decoder 'flo'. .* finished: flow\."),
         (".", {"policy": "bc"}, r"no finished policy 'bc'. .* finished: latent_flow\."),
     ):

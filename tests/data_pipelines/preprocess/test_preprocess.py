@@ -365,7 +365,7 @@ def test_a_source_of_nothing_but_rejects_is_a_config_error_with_the_reasons(loca
     folder.mkdir()
     for i in range(4):
         (folder / f"{i}.mp4").write_text("<html>404</html>")
-    too_many = r"4 of 4 videos in .* give no clip.*4 not_a_video \(no container"
+    too_many = r"4 of 4 videos in .* give no clip.*4 not_a_video \(not a container"
     rejects = tmp_path / "out/rejects.parquet"
     for cfg, message in (
         (replace(CFG, source=str(folder)), too_many),

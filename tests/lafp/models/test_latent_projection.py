@@ -88,7 +88,7 @@ def fit_on_rank(rank: int, rendezvous: str, latents: torch.Tensor, out: str) -> 
 def test_all_ranks_hold_the_components_of_all_latents(tmp_path):
     latents = low_rank(200, 10, 30)
     arguments = (str(tmp_path / "rendezvous"), latents, str(tmp_path))
-    mp.start_processes(fit_on_rank, arguments, nprocs=2, start_method="fork")
+    mp.spawn(fit_on_rank, arguments, nprocs=2)
     alone = pca(3, 30)
     alone.fit(latents)
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2))

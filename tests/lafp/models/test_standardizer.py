@@ -75,7 +75,7 @@ def update_on_rank(rank: int, rendezvous: str, latents: torch.Tensor, out: str) 
 def test_all_ranks_hold_the_statistics_of_all_latents(tmp_path):
     latents = 4 + torch.randn(40, 3)
     arguments = (str(tmp_path / "rendezvous"), latents, str(tmp_path))
-    mp.start_processes(update_on_rank, arguments, nprocs=2, start_method="fork")
+    mp.spawn(update_on_rank, arguments, nprocs=2)
     alone = seen([latents]).state_dict()
     for rank in range(2):
         state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -3,6 +3,7 @@
 import pytest
 
 from lafp.config import config_from_dict
+from lafp.evaluate.lam_probe import LamProbe
 from lafp.objectives.health import signs_of_collapse
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
@@ -37,7 +38,7 @@ def signs(shards: str, folder, bottleneck: dict, optim: dict, num_steps: int) ->
         },
     }
     cfg = config_from_dict(TrainLamConfig, raw)
-    train(cfg.train, LamTask(cfg, shards, shards), LocalContext(str(folder)))
+    train(cfg.train, LamTask(cfg, shards, shards, make_probe=LamProbe), LocalContext(str(folder)))
     return signs_of_collapse(read_metrics(str(folder))[-1])
 
 
