@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 
 # Two processes with one thread each: most tests wait for Ray, storage or other processes, and more
 # threads than cores slow all of them down. tests/conftest.py says which tests stay together.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test: lint
 	$(PYTEST)

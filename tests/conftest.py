@@ -30,14 +30,20 @@ _STARTS_RAY = re.compile(
 )
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """Tests that start Ray run one after the other: two clusters on two cores starve each other.
 
     The tests of any other file stay together too, because they share fixtures.
     """
-    for item in items:
-        group = "ray" if _starts_ray(item.path) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if _starts_ray(config.rootpath / file) else file
+
+    return Scheduling(config, log)
 
 
 @cache
