@@ -28,6 +28,7 @@ from lafp.train.engines.base import Engine
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.tasks.lam import TrainLamConfig
+from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam
 from lafp.types import ObsSpec, Window
 
@@ -48,7 +49,7 @@ def engine_of(name: str) -> tuple[Engine, int]:
     engine_cfg = DdpConfig() if name == "ddp" else DeepSpeedConfig(zero_stage=2)
     obs = ObsSpec(height_px=SIZE_PX, width_px=SIZE_PX, frame_stack=1, fps=10)
     objective = OBJECTIVES.get(cfg.objective.name)(cfg.objective, obs)
-    module = TrainedLam(objective, 0.0, None)
+    module = TrainedLam(objective, SupervisionConfig(), None)
     train = replace(cfg.train, engine=engine_cfg, use_gpu=False, precision="fp32")
     num_parameters = sum(p.numel() for p in module.parameters())
     return ENGINES.get(name)(train, module, torch.device("cpu")), num_parameters

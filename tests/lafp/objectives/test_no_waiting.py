@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lafp.data.augment import AugmentConfig
 from lafp.objectives.base import Objective
 from lafp.train.optim import clip_gradients
+from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam
 from lafp.types import ActionSpec, LossOutput, Window
 from tests.lafp.objectives.test_objectives import CONFIGS, build
@@ -51,7 +52,7 @@ def window_on_device() -> Window:
 
 def lam_on_device(objective: Objective) -> TrainedLam:
     action = ActionSpec(dim=2, low=(-1.0, -2.0), high=(1.0, 2.0))
-    return TrainedLam(objective, 0.1, action).to(META)
+    return TrainedLam(objective, SupervisionConfig(weight=0.1), action).to(META)
 
 
 def step(lam: TrainedLam, window: Window) -> None:

@@ -337,7 +337,7 @@ def test_a_lam_starts_from_a_finished_one_with_a_fresh_head(objective, shards, l
     fresh = LamTask(cfg, shards, labeled).module
     for name, value in started.objective.state_dict().items():
         assert torch.equal(value, finished[name]), name
-    assert torch.equal(started.action_head.weight, fresh.action_head.weight)
+    assert torch.equal(started.action_head.layers[0].weight, fresh.action_head.layers[0].weight)
     metrics = train(
         cfg.train,
         started_from(cfg, shards, labeled, str(tmp_path)),
