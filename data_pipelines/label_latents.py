@@ -19,12 +19,7 @@ from lafp import storage
 from lafp.config import may_change
 from lafp.data.shards.format import ClipLocation, ShardEntry, read_records
 from lafp.data.shards.sets import open_shard_set, read_shard_entry, shards_sha256, videos_of_clips
-from lafp.data.stored_latents import (
-    SET_FILE,
-    LatentSet,
-    LatentShardWriter,
-    entry_name,
-)
+from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShardWriter, entry_name
 from lafp.finished.saved_model import read_card
 from lafp.lam import Lam, load_lam
 from lafp.storage.tables import read_rows

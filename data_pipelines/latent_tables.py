@@ -7,13 +7,7 @@ from typing import Any
 
 from lafp import storage
 from lafp.data.shards.format import entry_name
-from lafp.data.stored_latents import (
-    CLIPS_FILE,
-    REJECTS_FILE,
-    ClipLatents,
-    ClipReject,
-    LatentShard,
-)
+from lafp.data.stored_latents import CLIPS_FILE, REJECTS_FILE, ClipLatents, ClipReject, LatentShard
 from lafp.storage.tables import open_table
 
 

@@ -41,6 +41,19 @@ class ActionSpec:
         low, high = self._bounds(action)
         return (action * (high - low) + low + high) / 2
 
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Turns a model's outputs into actions in the environment's units, within its bounds.
+
+        Args:
+            outputs: Normalized actions, or the logits of the choices, float [B, A].
+
+        Returns:
+            [B, A] like ``outputs``, or int64 [B] choices.
+        """
+        if self.is_discrete:
+            return outputs.argmax(dim=1)
+        return self.denormalize(outputs.clamp(-1, 1))
+
     def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if self.is_discrete:
             raise ValueError("Discrete actions have no bounds to normalize by.")

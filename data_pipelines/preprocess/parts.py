@@ -16,12 +16,7 @@ from data_pipelines.preprocess.plan import Plan, Task, chunk_folder
 from data_pipelines.preprocess.rejects import RejectCounts
 from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
-from data_pipelines.preprocess.shards import (
-    piece_part,
-    read_long_videos,
-    read_part,
-    write_part,
-)
+from data_pipelines.preprocess.shards import piece_part, read_long_videos, read_part, write_part
 from data_pipelines.preprocess.sources.file_kinds import is_video
 from lafp import storage
 from lafp.config import ConfigError

@@ -16,13 +16,13 @@ class LamActionDecoder(nn.Module):
     """Decodes latent actions with the head that was trained inside the LAM (LAFP's IDM-AD).
 
     Args:
-        objective: The LAM, whose bottleneck the head may read through.
-        head: Its action head.
+        head: The action head.
+        objective: The LAM, whose bottleneck a head that reads quantized latents needs.
     """
 
-    def __init__(self, objective: Objective, head: ActionHead) -> None:
+    def __init__(self, head: ActionHead, objective: Objective | None) -> None:
         super().__init__()
-        self.objective, self.head = objective, head
+        self.head, self.objective = head, objective
 
     @property
     def action(self) -> ActionSpec:
@@ -36,7 +36,7 @@ class LamActionDecoder(nn.Module):
             latent_action: float [B, Z].
             embedding: Not read.
         """
-        if self.head.cfg.reads == "quantized":
+        if self.objective is not None:
             latent_action = self.objective.quantize(latent_action)
         return self.head.decode(latent_action)
 
@@ -61,7 +61,6 @@ def load_lam_action_decoder(uri: str, device: torch.device | str = "cpu") -> Lam
     Raises:
         ConfigError: The LAM was trained without action supervision, or its head is of another LAM.
     """
-    objective = load_objective(uri, device)
     head_uri = storage.join(uri, ACTION_HEAD)
     if not storage.is_file(storage.join(head_uri, "model.json")):
         raise ConfigError(
@@ -79,4 +78,5 @@ def load_lam_action_decoder(uri: str, device: torch.device | str = "cpu") -> Lam
         specs["latent_action_dim"],
     )
     head.load_state_dict(weights)
-    return LamActionDecoder(objective, head.to(device)).eval().requires_grad_(False)
+    objective = load_objective(uri, device) if head.cfg.reads == "quantized" else None
+    return LamActionDecoder(head.to(device), objective).eval().requires_grad_(False)

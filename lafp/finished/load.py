@@ -10,15 +10,9 @@ from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.finished.lam_action_decoder import LamActionDecoder, load_lam_action_decoder
 from lafp.finished.saved_model import TUNED_POLICY, load_model, read_card
-from lafp.models.action_decoder import (
-    ActionDecoder,
-    ActionDecoderConfig,
-    TrueActions,
-)
+from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig, TrueActions
 from lafp.policies import POLICIES
-from lafp.policies.base import (
-    Policy,
-)
+from lafp.policies.base import Policy
 from lafp.runs.run_dir import RunDir
 from lafp.types import ActionSpec, ObsSpec
 

@@ -77,10 +77,7 @@ class ActionDecoder(nn.Module):
         Returns:
             float32 [B, A], or for discrete actions int64 [B].
         """
-        outputs = self(latent_action, embedding)
-        if self.action.is_discrete:
-            return outputs.argmax(dim=1)
-        return self.action.denormalize(outputs)
+        return self.action.decode(self(latent_action, embedding))
 
 
 class TrueActions(nn.Module):
@@ -100,4 +97,4 @@ class TrueActions(nn.Module):
         Returns:
             float32 [B, A].
         """
-        return self.action.denormalize(latent_action.float().clamp(-1, 1))
+        return self.action.decode(latent_action.float())

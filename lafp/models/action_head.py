@@ -5,7 +5,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.models.heads import mlp
@@ -40,21 +39,6 @@ class ActionHead(nn.Module):
         """Predicts actions: float [B, Z] -> float32 [B, A]."""
         return self.layers(latent_action).float()
 
-    def loss(self, latent_action: Tensor, true_action: Tensor) -> Tensor:
-        """Returns the MSE in normalized units, or the cross-entropy of discrete actions.
-
-        Args:
-            latent_action: What the head reads, float [B, Z].
-            true_action: float [B, A] in the environment's units, or int64 [B].
-        """
-        predicted_BA = self(latent_action)
-        if self.action.is_discrete:
-            return F.cross_entropy(predicted_BA, true_action)
-        return F.mse_loss(predicted_BA, self.action.normalize(true_action))
-
     def decode(self, latent_action: Tensor) -> Tensor:
         """Predicts actions in the environment's units: float32 [B, A], or int64 [B] choices."""
-        outputs = self(latent_action)
-        if self.action.is_discrete:
-            return outputs.argmax(dim=1)
-        return self.action.denormalize(outputs.clamp(-1, 1))
+        return self.action.decode(self(latent_action))

@@ -9,12 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from ray.train import (
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-)
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from data_pipelines.on_ray.metrics import show_training

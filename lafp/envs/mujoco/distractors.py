@@ -15,12 +15,7 @@ from typing import Any
 import numpy as np
 
 from lafp.data.randomness import keyed_normal, keyed_uniform
-from lafp.envs.mujoco.background_videos import (
-    Background,
-    VideoSplit,
-    cache_of_process,
-    videos_of,
-)
+from lafp.envs.mujoco.background_videos import Background, VideoSplit, cache_of_process, videos_of
 from lafp.envs.mujoco.rendering import Picture
 
 # Purpose of a random number: the second key of every draw, after the episode's seed. The draws of

@@ -7,16 +7,7 @@ from typing import Any
 from lafp import storage
 from lafp.evaluate.run_record import RunRecord
 from lafp.report import distributions
-from lafp.report.blocks import (
-    NO_VALUE,
-    Block,
-    Section,
-    Table,
-    Text,
-    chart,
-    percent,
-    picture,
-)
+from lafp.report.blocks import NO_VALUE, Block, Section, Table, Text, chart, percent, picture
 from lafp.report.headline import view_findings
 from lafp.runs.wording import counted
 

@@ -29,6 +29,7 @@ from lafp.finished.load import LAM_HEAD, load_policy
 from lafp.finished.saved_model import TUNED_POLICY, read_card, save_model
 from lafp.flow_matching.solver import StepsTaken
 from lafp.lam import Lam, load_lam
+from lafp.losses.action import action_loss
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies.base import Policy
 from lafp.train.config import TrainConfig
@@ -165,10 +166,8 @@ class TrainedDecoder(nn.Module):
                 self.policy, transitions, self._anchors, self._steps_taken
             )
         predicted = self.action_decoder(latent_action, transitions.embedding)
-        spec, true_action = self.action_decoder.action, transitions.true_action
-        if spec.is_discrete:
-            return LossOutput(loss=F.cross_entropy(predicted, true_action))
-        return LossOutput(loss=F.mse_loss(predicted, spec.normalize(true_action)))
+        action = self.action_decoder.action
+        return LossOutput(loss=action_loss(predicted, transitions.true_action, action))
 
     def after_step(self) -> None:
         """See ``TrainedModule``. Nothing is to be done."""

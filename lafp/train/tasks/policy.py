@@ -11,24 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError, choice
-from lafp.data.held_out import (
-    HeldOutClips,
-    check_clip_lengths,
-    check_frame_size,
-    cuda_devices,
-)
+from lafp.data.held_out import HeldOutClips, check_clip_lengths, check_frame_size, cuda_devices
 from lafp.data.labels import vector_dims
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.shards.sets import shards_sha256
 from lafp.data.stored_latents import clips_without_latents, open_latent_set
-from lafp.data.windows import (
-    following_steps,
-    vector_inputs,
-    window_indices,
-    windows_at,
-)
+from lafp.data.windows import following_steps, vector_inputs, window_indices, windows_at
 from lafp.finished.saved_model import read_card, save_model
 from lafp.lam import load_lam
 from lafp.losses.masked import masked_mean

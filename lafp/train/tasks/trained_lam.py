@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lafp.losses.action import action_loss
 from lafp.models.action_head import ActionHead
 from lafp.objectives.base import Objective
 from lafp.train.tasks.lam_sections import SupervisionConfig
@@ -57,4 +58,5 @@ class TrainedLam(nn.Module):
         latent_action = self.objective.label(labeled.obs, labeled.next_obs)
         if self.action_head.cfg.reads == "quantized":
             latent_action = self.objective.quantize(latent_action)
-        return self.action_head.loss(latent_action, labeled.true_action)
+        predicted = self.action_head(latent_action)
+        return action_loss(predicted, labeled.true_action, self.action_head.action)

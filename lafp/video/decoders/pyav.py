@@ -18,12 +18,7 @@ from av.video.stream import VideoStream
 from lafp.video.convert import ToRgb, deinterlaced
 from lafp.video.damage.gate import DamageGate, Held
 from lafp.video.damage.second_decoders import SecondLook, second_look, shows_little
-from lafp.video.damage.signs import (
-    checking_context,
-    decode,
-    is_libvpx,
-    listen_to_ffmpeg,
-)
+from lafp.video.damage.signs import checking_context, decode, is_libvpx, listen_to_ffmpeg
 from lafp.video.decoders.base import (
     DamagedSpan,
     DecodedFrame,

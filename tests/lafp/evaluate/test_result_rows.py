@@ -5,12 +5,7 @@ import pytest
 
 from lafp.evaluate.latency import Latency
 from lafp.evaluate.outcomes import Episode
-from lafp.evaluate.result_rows import (
-    action_error_rows,
-    latency_rows,
-    probe_rows,
-    rollout_rows,
-)
+from lafp.evaluate.result_rows import action_error_rows, latency_rows, probe_rows, rollout_rows
 from lafp.evaluate.results import Subject, outcome_metric
 
 SUBJECT = Subject(label="flow", method="latent_flow", anchor_time=0.5)

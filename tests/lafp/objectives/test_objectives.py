@@ -12,12 +12,7 @@ from lafp.models.fdm import UNetConfig
 from lafp.models.idm import HeadConfig
 from lafp.models.patch_transformer import TransformerConfig
 from lafp.models.patches import PixelPatchesConfig
-from lafp.models.quantizers import (
-    FsqConfig,
-    LayerNormNoiseConfig,
-    NoBottleneckConfig,
-    VqConfig,
-)
+from lafp.models.quantizers import FsqConfig, LayerNormNoiseConfig, NoBottleneckConfig, VqConfig
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective, latent_metrics
 from lafp.objectives.laof import LaofConfig
