@@ -172,7 +172,7 @@ def _resolve_extends(
 def _near_files(path: Path) -> str:
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist either."
-    names = sorted(p.name for p in path.parent.glob("*.yaml"))
+    names = sorted(p.name for p in path.parent.glob("[!.]*.yaml"))
     return f" {path.parent} holds: {', '.join(names)}." if names else ""
 
 

@@ -136,6 +136,10 @@ def test_missing_keys_and_files_are_named(tmp_path, path):
         load(tmp_path / "empty.yaml")
     with pytest.raises(ConfigError, match=r"No config file at .*basse\.yaml.*base\.yaml"):
         load(tmp_path / "basse.yaml")
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden/.tool.yaml").touch()
+    with pytest.raises(ConfigError, match=r"No config file at .*base\.yaml\.$"):
+        load(tmp_path / "hidden/base.yaml")
     (tmp_path / "loop.yaml").write_text("extends: loop.yaml\n")
     with pytest.raises(ConfigError, match="in a circle"):
         load(tmp_path / "loop.yaml")
