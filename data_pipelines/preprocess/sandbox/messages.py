@@ -4,6 +4,7 @@ import json
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -23,14 +24,17 @@ from lafp.data.shards.format import ClipRecord, Labels
 
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 2**20
-_KINDS = {
-    VideoRow: "video",
-    RejectRow: "reject",
-    LongVideo: "long_video",
-    LeftOut: "left_out",
-    Rollback: "undone",
+# How a row is called, and how it is restored from its fields. A clip also has bytes.
+_ROWS: dict[type, tuple[str, Callable[[dict[str, Any]], Row | Rollback]]] = {
+    VideoRow: ("video", video_from_dict),
+    RejectRow: ("reject", lambda fields: RejectRow(**fields)),
+    LongVideo: ("long_video", long_video_from_dict),
+    LeftOut: ("left_out", lambda fields: LeftOut(**fields)),
+    Rollback: ("rollback", lambda _: Rollback()),
 }
-ROW_KINDS = ("clip", *_KINDS.values())
+_RESTORE = dict(_ROWS.values())
+_CLIP = "clip"
+ROW_KINDS = (_CLIP, *_RESTORE)
 
 
 class Messages:
@@ -86,10 +90,10 @@ class Messages:
 def send_row(row: Row | Rollback, messages: Messages) -> None:
     """Sends one row."""
     if not isinstance(row, EncodedClip):
-        messages.send({"kind": _KINDS[type(row)], "row": asdict(row)})
+        messages.send({"kind": _ROWS[type(row)][0], "row": asdict(row)})
         return
     message = {
-        "kind": "clip",
+        "kind": _CLIP,
         "record": row.record.to_dict(),
         "num_bytes": len(row.video),
         "label_sums": asdict(row.label_sums) if row.label_sums else None,
@@ -100,16 +104,8 @@ def send_row(row: Row | Rollback, messages: Messages) -> None:
 
 def row_of(message: dict[str, Any], data: bytes) -> Row | Rollback:
     """Restores the row that ``send_row`` sent."""
-    if message["kind"] == "rollback":
-        return Rollback()
-    if message["kind"] == "video":
-        return video_from_dict(message["row"])
-    if message["kind"] == "long_video":
-        return long_video_from_dict(message["row"])
-    if message["kind"] == "left_out":
-        return LeftOut(**message["row"])
-    if message["kind"] == "reject":
-        return RejectRow(**message["row"])
+    if message["kind"] != _CLIP:
+        return _RESTORE[message["kind"]](message["row"])
     video, labels = data[: message["num_bytes"]], data[message["num_bytes"] :]
     sums = message["label_sums"]
     return EncodedClip(
