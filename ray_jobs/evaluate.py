@@ -17,7 +17,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import yaml
 
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
@@ -274,10 +273,10 @@ def _sources(cfg: EvaluateConfig, run: RunDir) -> dict[str, float]:
     """Maps the shard sets for latent views to their weights: see ``EvaluateConfig.shards``."""
     if cfg.shards is not None:
         return {cfg.shards: 1.0}
-    own, config = run.stage(_seen_shards(run)).uri, run.stage("lam").path("config.yaml")
-    if cfg.lam is not None or not storage.is_file(config):
+    own, lam = run.stage(_seen_shards(run)).uri, run.stage("lam")
+    if cfg.lam is not None or not lam.is_begun():
         return {own: 1.0}
-    trained = yaml.safe_load(storage.read_text(config))
+    trained = lam.config()
     data = trained.get("data") or [{"shards": trained.get("shards"), "weight": 1.0}]
     uris = [storage.absolute(item["shards"]) if item["shards"] else own for item in data]
     return {uri: item["weight"] for uri, item in zip(uris, data, strict=True)}
@@ -285,11 +284,8 @@ def _sources(cfg: EvaluateConfig, run: RunDir) -> dict[str, float]:
 
 def _seen_shards(run: RunDir) -> str:
     """Names the run's own videos, or its labeled episodes if it has no videos."""
-    has_videos, has_labeled = (
-        storage.is_file(run.stage(name).path("summary.json"))
-        for name in ("shards/videos", "shards/labeled")
-    )
-    return "shards/labeled" if has_labeled and not has_videos else "shards/videos"
+    has_labeled_only = run.complete("shards/labeled") and not run.complete("shards/videos")
+    return "shards/labeled" if has_labeled_only else "shards/videos"
 
 
 def _lam(cfg: EvaluateConfig, run: RunDir) -> str:

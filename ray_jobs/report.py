@@ -12,7 +12,6 @@ if __name__ == "__main__":
 from collections.abc import Mapping
 from typing import Any
 
-from lafp.evaluate.run_record import RunRecord
 from lafp.report.run_page import ReportConfig, write_report
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
@@ -22,8 +21,7 @@ from ray_jobs.core.job import Job
 
 def inputs(_: ReportConfig, run: RunDir) -> Mapping[str, str]:
     """Returns the fingerprints of the stages that are complete."""
-    stages = RunRecord.read(run.uri).stages
-    return {s.name: run.stage(s.name).fingerprint() for s in stages if s.summary is not None}
+    return {s.name: s.fingerprint() for s in run.begun_stages() if s.is_complete()}
 
 
 def plan(cfg: ReportConfig, run: RunDir) -> list[str]:

@@ -21,7 +21,6 @@ from typing import Any
 
 from lafp.config import ConfigError
 from lafp.evaluate.grouped import merged, read_run
-from lafp.evaluate.run_record import StageRecord
 from lafp.report import markdown
 from lafp.report.markdown import Command
 from lafp.report.study_page import write_study
@@ -178,7 +177,7 @@ def publish(cfg: StudyConfig, run: RunDir, page: str, command: Command) -> None:
     """Writes the complete study's results into their section of a page."""
     nodes = graph_of(cfg).nodes.values()
     stages = [stage_of(node, run) for node in nodes if not node.job.is_remade]
-    facts = markdown.facts_of([StageRecord(stage.uri, stage.name) for stage in stages])
+    facts = markdown.facts_of(stages)
     markdown.publish(page, run.uri, name=cfg.name, note=cfg.note, command=command, facts=facts)
 
 

@@ -13,9 +13,7 @@ if __name__ == "__main__":
 
 from functools import partial
 
-import yaml
-
-from lafp import storage
+from lafp.finished.load import given_lam
 from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from ray_jobs.core import findings, next_steps
@@ -27,8 +25,7 @@ def resolve(cfg: TrainDecoderConfig, run: RunDir) -> tuple[TrainInput, TrainInpu
     """Returns the labeled clips, the policy, and the LAM on which the policy was trained."""
     labeled = jobs.resolve(run, "labeled_shards", cfg.labeled_shards, ("shards/labeled",))
     policy = jobs.resolve(run, "policy", None, (f"policy/{cfg.policy}",))
-    policy_config = yaml.safe_load(storage.read_text(storage.join(policy.uri, "config.yaml")))
-    return labeled, policy, jobs.resolve(run, "lam", policy_config["lam"], ("lam",))
+    return labeled, policy, jobs.resolve(run, "lam", given_lam(policy.uri), ("lam",))
 
 
 def build_task(cfg: TrainDecoderConfig, run: RunDir) -> partial[DecoderTask]:

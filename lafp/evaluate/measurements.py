@@ -21,7 +21,6 @@ from lafp.evaluate.latency import Latency, measure_latency
 from lafp.evaluate.latent_views import write_latent_views
 from lafp.evaluate.open_loop import open_loop_errors
 from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout
-from lafp.evaluate.run_record import StageRecord
 from lafp.finished.load import load_policy, policy_behind
 from lafp.lam import load_lam
 from lafp.models.action_decoder import ActionDecoder
@@ -93,7 +92,8 @@ def measure_alignment(
     if not isinstance(decoder, ActionDecoder):
         return {}
     assert method.decoder is not None
-    policy = load_policy(policy_behind(RunDir(run_uri), method.decoder, method.policy))
+    run = RunDir(run_uri)
+    policy = load_policy(policy_behind(run, method.decoder, method.policy))
     lam = load_lam(lam_uri)
     parts = [
         transitions_of_clip(batch, b, lam, policy)
@@ -104,7 +104,7 @@ def measure_alignment(
         return {}
     seen = Transitions.cat(parts)
     seen = seen[torch.linspace(0, len(seen) - 1, min(len(seen), MAX_TRANSITIONS)).long()]
-    config = StageRecord(RunDir(run_uri).stage(f"decoder/{method.decoder}").uri, "decoder").config
+    config = run.stage(f"decoder/{method.decoder}").config()
     torch.manual_seed(derive_seed(seed, "alignment"))
     trained_on_NZ = anchored_latents(
         policy, seen, anchor_range(config["anchor_time"]), config["anchor_steps"]

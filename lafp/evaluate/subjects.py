@@ -7,16 +7,15 @@ from lafp.config import ConfigError, config_from_dict
 from lafp.envs.base import VectorEnv
 from lafp.evaluate.config import MethodConfig
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
-from lafp.evaluate.run_record import StageRecord
 from lafp.finished.load import LAM_HEAD, lam_behind
 from lafp.finished.saved_model import read_card
-from lafp.runs.run_dir import RunDir
+from lafp.runs.run_dir import RunDir, StageDir
 from lafp.types import ObsSpec
 
 
 def lam_subject(lam_uri: str, study: str | None, variant: str | None) -> Subject:
     """The latent action model, for its probes."""
-    config = StageRecord(lam_uri, "lam").config
+    config = StageDir(lam_uri, "lam").config()
     return Subject(
         label="lam",
         method="lam",
@@ -53,11 +52,12 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         ConfigError: A model is missing, or the environment looks other than its videos.
     """
     run = RunDir(run_uri)
-    policy_uri = run.stage(f"policy/{method.policy}").uri
+    policy_stage = run.stage(f"policy/{method.policy}")
+    policy_uri = policy_stage.uri
     card = read_card(policy_uri, "policy")
     _check_sees(policy_uri, config_from_dict(ObsSpec, card["specs"]["obs"]), env)
     policy = card["config"] | method.overrides
-    trained = StageRecord(policy_uri, "policy").config
+    trained = policy_stage.config()
     subject = replace(
         lam,
         label=method.label,
@@ -83,14 +83,14 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
             "action decoder that reads them: decoder=..."
         )
     if method.decoder == LAM_HEAD:
-        supervision = StageRecord(lam_behind(run, policy_uri), "lam").config["supervision"]
+        supervision = StageDir(lam_behind(run, policy_uri), "lam").config()["supervision"]
         return replace(
             subject,
             method=f"{policy['name']}_idm_head",
             label_fraction=supervision["label_fraction"],
             label_scope="lam",
         )
-    decoder = StageRecord(run.stage(f"decoder/{method.decoder}").uri, "decoder").config
+    decoder = run.stage(f"decoder/{method.decoder}").config()
     anchor_time = _single(decoder["anchor_time"])
     return replace(
         subject,

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import yaml
 
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
@@ -13,7 +12,7 @@ from lafp.finished.saved_model import TUNED_POLICY, load_model, read_card
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig, TrueActions
 from lafp.policies import POLICIES
 from lafp.policies.base import Policy
-from lafp.runs.run_dir import RunDir
+from lafp.runs.run_dir import RunDir, StageDir
 from lafp.types import ActionSpec, ObsSpec
 
 LAM_HEAD = "idm"
@@ -69,8 +68,12 @@ def policy_behind(run: RunDir, decoder: str, policy: str | None = None) -> str:
 
 def lam_behind(run: RunDir, policy_uri: str) -> str:
     """Returns the folder of the LAM whose latent actions a finished policy predicts."""
-    config = yaml.safe_load(storage.read_text(storage.join(policy_uri, "config.yaml")))
-    return str(config["lam"] or run.stage("lam").uri)
+    return given_lam(policy_uri) or run.stage("lam").uri
+
+
+def given_lam(policy_uri: str) -> str | None:
+    """Returns the LAM that the config of a policy names; None if it is that of the same run."""
+    return StageDir(policy_uri, "policy").config()["lam"]
 
 
 def _lam_head(run: RunDir, policy_uri: str, device: torch.device) -> LamActionDecoder:
@@ -99,7 +102,7 @@ def _only_latent_policy(run: RunDir) -> str:
 def _stage(run: RunDir, folder: str, name: str) -> str:
     """Finds the URI of a finished policy or decoder by its name."""
     stage = run.stage(f"{folder}/{name}")
-    if not storage.is_file(stage.path("model.json")):
+    if not stage.has("model.json"):
         names = _finished(run, folder)
         raise ConfigError(
             f"{run.uri} has no finished {folder} '{name}'. "
@@ -110,12 +113,8 @@ def _stage(run: RunDir, folder: str, name: str) -> str:
 
 def _finished(run: RunDir, folder: str) -> list[str]:
     """Lists the names of the finished models in ``folder`` of a run."""
-    stages = map(run.stage, run.stages_below(folder))
-    return [
-        stage.name.removeprefix(f"{folder}/")
-        for stage in stages
-        if storage.is_file(stage.path("model.json"))
-    ]
+    stages = run.stages_below(folder)
+    return [s.name.removeprefix(f"{folder}/") for s in stages if s.has("model.json")]
 
 
 def _only_decoder(run: RunDir, policy: str | None) -> str:

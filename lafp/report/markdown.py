@@ -8,8 +8,8 @@ from typing import Any
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.evaluate.results import Result, outcome_metric, read_results
-from lafp.evaluate.run_record import StageRecord
 from lafp.runs.progress import duration
+from lafp.runs.run_dir import StageDir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +88,14 @@ def write_section(page: str, name: str, text: str) -> None:
     storage.write_text(page, head + section + tail)
 
 
-def facts_of(stages: Sequence[StageRecord]) -> str:
+def facts_of(stages: Sequence[StageDir]) -> str:
     """Work, hardware and revision behind a study, from its stages, each once.
 
     Args:
         stages: Complete ones.
     """
-    work_s = sum((stage.summary or {}).get("wall_s", 0.0) for stage in stages)
-    found = [stage.provenance for stage in stages]
+    work_s = sum(stage.summary().get("wall_s", 0.0) for stage in stages if stage.is_complete())
+    found = [stage.provenance() for stage in stages]
     machines = " and ".join(dict.fromkeys(map(_machine, found)))
     revisions = dict.fromkeys(_short(begun.get("git_revision")) for begun in found)
     return (

@@ -11,7 +11,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.sets import read_shard_entry
 from lafp.evaluate import images
-from lafp.evaluate.run_record import StageRecord
+from lafp.runs.run_dir import StageDir
 from lafp.storage import StorageError
 from lafp.storage.tables import read_rows
 from lafp.video import decode_clip
@@ -61,7 +61,7 @@ def _local_path(reject: Reject, stack: ExitStack) -> str | None:
         return None
 
 
-def originals(stage: StageRecord, rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
+def originals(stage: StageDir, rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
     """The middle frames of the clips that were kept in the place of near-duplicates.
 
     Returns:
@@ -78,7 +78,7 @@ def originals(stage: StageRecord, rejects: Sequence[Reject]) -> dict[int, np.nda
     return {index: frames[clip] for index, clip in clip_of.items() if clip in frames}
 
 
-def _middle_frames(stage: StageRecord, clip_ids: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _middle_frames(stage: StageDir, clip_ids: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
     filters = [("clip_id", "in", list(clip_ids))]
     for row in read_rows(stage.path("clips.parquet"), ["clip_id", "shard"], filters):
         try:

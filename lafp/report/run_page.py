@@ -3,18 +3,18 @@
 Reads the run directory only, local or S3. Each section appears when its stage is complete.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.evaluate.grouped import Results, read_run
-from lafp.evaluate.run_record import RunRecord
 from lafp.report.blocks import Section
 from lafp.report.headline import headline, headline_of_latents, sentence, warnings
 from lafp.report.page import render_page
 from lafp.report.sections import data, latents, result_sections, rollouts, run_facts, training
-from lafp.runs.run_dir import RunDir
+from lafp.runs.run_dir import RunDir, StageDir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +38,24 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
     Raises:
         ConfigError: No stage of the run is complete.
     """
-    run = RunRecord.read(run_uri)
-    if not any(stage.summary for stage in run.stages):
+    run = RunDir(run_uri)
+    stages = run.begun_stages()
+    if not any(stage.is_complete() for stage in stages):
         raise ConfigError(f"No stage of {run_uri} is complete: there is nothing to report yet.")
     is_evaluated = run.complete("evaluation") is not None
-    results = read_run(RunDir(run_uri)) if is_evaluated else Results(by_run={}, outcomes={})
+    results = read_run(run) if is_evaluated else Results(by_run={}, outcomes={})
     views = latents.load_views(run)
     lines = headline(results, results.variants[0]) or headline_of_latents(results, views)
-    sections = _sections(run, results, views)
+    sections = _sections(run, stages, results, views)
     lam = run.complete("lam")
     html = render_page(
         run_uri,
         title=cfg.title or run.name,
         kind="run",
-        lead=run_facts.in_words(run, results),
-        facts=run_facts.facts(run),
+        lead=run_facts.in_words(run, stages, results),
+        facts=run_facts.facts(stages),
         headlines={"": lines} if lines else {},
-        warnings=warnings(results, views, lam.summary or {} if lam else {}),
+        warnings=warnings(results, views, lam.summary() if lam else {}),
         sections=sections,
     )
     path = storage.join(run_uri, "report.html")
@@ -67,7 +68,9 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
     }
 
 
-def _sections(run: RunRecord, results: Results, views: dict[str, Any] | None) -> list[Section]:
+def _sections(
+    run: RunDir, stages: Sequence[StageDir], results: Results, views: dict[str, Any] | None
+) -> list[Section]:
     outcome, *others = result_sections(results, results.variants[0])
     candidates = [
         outcome,
@@ -76,7 +79,7 @@ def _sections(run: RunRecord, results: Results, views: dict[str, Any] | None) ->
         latents.views_section(run, views),
         *data.sections(run),
         training.section(run),
-        run_facts.time_section(run),
-        run_facts.files_section(run),
+        run_facts.time_section(stages),
+        run_facts.files_section(stages),
     ]
     return [section for section in candidates if section]

@@ -2,29 +2,32 @@
 
 Every stage folder holds ``config.yaml`` (resolved), ``provenance.json`` (versions, git revision,
 inputs), ``metrics.jsonl`` and, once complete, ``summary.json``. A stage is complete if and only if
-its summary exists.
+its summary exists. The classes keep no content: another process may write while one reads.
 """
 
-import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import yaml
+
 from lafp import storage
-from lafp.config import ConfigError, config_to_dict, config_to_yaml
+from lafp.config import ConfigError, config_to_yaml
 from lafp.runs.content import content_hash
+from lafp.runs.identity import Change, changes_since, extent_of, fingerprint, identity_of, in_words
 from lafp.runs.provenance import provenance
 from lafp.storage import strict_json
+from lafp.storage.json_lines import read_lines
 
 SHARED_STAGES = "stages.json"
 """File in ``<study>/runs/<run>/``: name of a shared stage -> its folder below ``<study>/``."""
 
-PROVENANCE, SUMMARY = "provenance.json", "summary.json"
+CONFIG, PROVENANCE, SUMMARY = "config.yaml", "provenance.json", "summary.json"
+METRICS = "metrics.jsonl"
 StageState = Literal["new", "partial", "complete"]
-_WORDS = {"config": "another config", "inputs": "other inputs"}
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,33 @@ class RunDir:
         study = storage.join(self.uri).rsplit("/", 2)[0]
         return {name: storage.join(study, folder) for name, folder in shared.items()}
 
-    def stages_below(self, folder: str) -> list[str]:
-        """Returns the sorted names of the stages ``folder/...`` that exist or are shared."""
+    @property
+    def name(self) -> str:
+        """Name of the run: the last part of its URI."""
+        return self.uri.rstrip("/").rpartition("/")[2]
+
+    def stages_below(self, folder: str) -> "list[StageDir]":
+        """Returns the stages ``folder/...`` that exist or are shared, by name, videos first."""
         own = (f"{folder}/{name}" for name in storage.list_folders(storage.join(self.uri, folder)))
         shared = (name for name in self.shared_stages if name.startswith(f"{folder}/"))
-        return sorted({*own, *shared})
+        names = sorted({*own, *shared}, key=lambda name: (name != "shards/videos", name))
+        return [self.stage(name) for name in names]
+
+    def begun_stages(self) -> "list[StageDir]":
+        """Returns the stages that a report tells of, if they have begun, in their order."""
+        shards, policies, decoders = map(self.stages_below, ("shards", "policy", "decoder"))
+        first, lam, last = map(self.stage, ("demonstrations", "lam", "evaluation"))
+        stages = (first, *shards, lam, *policies, *decoders, last)
+        return [stage for stage in stages if stage.is_begun()]
+
+    def complete(self, name: str) -> "StageDir | None":
+        """Returns the stage called ``name`` if it is complete."""
+        stage = self.stage(name)
+        return stage if stage.is_complete() else None
+
+    def complete_below(self, folder: str) -> "list[StageDir]":
+        """Returns the complete stages ``folder/...``, e.g. all policies."""
+        return [stage for stage in self.stages_below(folder) if stage.is_complete()]
 
 
 def check_folder_name(name: str, what: str) -> None:
@@ -94,9 +119,17 @@ class StageDir:
         """Returns the URI of a file in the folder."""
         return storage.join(self.uri, *parts)
 
+    def has(self, *parts: str) -> bool:
+        """Tells whether the folder holds that file."""
+        return storage.is_file(self.path(*parts))
+
     def is_begun(self) -> bool:
         """Tells whether a run of the stage has begun in this folder."""
-        return storage.is_file(self.path(PROVENANCE))
+        return self.has(PROVENANCE)
+
+    def is_complete(self) -> bool:
+        """Tells whether the stage has written its summary."""
+        return self.has(SUMMARY)
 
     def state(
         self, config: Any, inputs: Mapping[str, str], accept_changes: bool = False
@@ -117,26 +150,21 @@ class StageDir:
             return "new"
         if not accept_changes and (changes := self.changes(config, inputs)):
             raise ConfigError(
-                f"{self.uri} was made with {_what(changes)}: {'; '.join(map(str, changes))}. "
+                f"{self.uri} was made with {in_words(changes)}. "
                 "Use another --run-name, or delete that folder to make it anew."
             )
-        if not storage.is_file(self.path(SUMMARY)):
-            return "partial"
-        return "complete" if self.begun().get("extent") == extent_of(config) else "partial"
+        is_complete = self.is_complete() and self.provenance().get("extent") == extent_of(config)
+        return "complete" if is_complete else "partial"
 
-    def changes(self, config: Any, inputs: Mapping[str, str]) -> "list[Change]":
+    def changes(self, config: Any, inputs: Mapping[str, str]) -> list[Change]:
         """Lists how config and inputs differ from those of the run in this folder."""
-        begun = self.begun()
-        return [
-            *_changes(begun["identity"], _as_stored(identity_of(config)), "config"),
-            *_changes(begun["inputs"], dict(inputs), "inputs"),
-        ]
+        return changes_since(self.provenance(), config, inputs)
 
     def begin(
         self,
         config: Any,
         inputs: Mapping[str, str],
-        accepted: "Sequence[Change]" = (),
+        accepted: Sequence[Change] = (),
         reached: Mapping[str, Any] | None = None,
     ) -> None:
         """Records config and inputs before the work, and deletes an earlier ``summary.json``.
@@ -154,12 +182,12 @@ class StageDir:
         self,
         config: Any,
         inputs: Mapping[str, str],
-        accepted: "Sequence[Change]" = (),
+        accepted: Sequence[Change] = (),
         reached: Mapping[str, Any] | None = None,
     ) -> None:
         """Writes only ``config.yaml`` and ``provenance.json``. See ``begin`` for the arguments."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        before = self.begun().get("accepted_changes", []) if self.is_begun() else []
+        before = self.provenance().get("accepted_changes", []) if self.is_begun() else []
         changes = [{"at": now, **(reached or {}), **asdict(change)} for change in accepted]
         begun = {
             "stage": self.name,
@@ -170,7 +198,7 @@ class StageDir:
             "identity": identity_of(config),
             "extent": extent_of(config),
         }
-        storage.write_text(self.path("config.yaml"), config_to_yaml(config))
+        storage.write_text(self.path(CONFIG), config_to_yaml(config))
         storage.write_text(self.path(PROVENANCE), strict_json.dumps(begun, indent=1))
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -183,7 +211,7 @@ class StageDir:
         Raises:
             ConfigError: The stage is not complete.
         """
-        if not storage.is_file(self.path(SUMMARY)):
+        if not self.is_complete():
             raise ConfigError(
                 f"Stage '{self.name}' is not complete in {self.uri}: summary.json is missing. "
                 "Run its job first, with the same --run-name and --storage."
@@ -199,92 +227,21 @@ class StageDir:
         self.summary()
         if (content := content_hash(self.uri)) is not None:
             return content
-        begun = self.begun()
+        begun = self.provenance()
         return fingerprint([begun["inputs"], begun["identity"], begun.get("extent")])
 
-    def begun(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Reads ``provenance.json`` of the run in this folder."""
         return json.loads(storage.read_text(self.path(PROVENANCE)))
 
+    def config_yaml(self) -> str:
+        """Reads the resolved config, as written."""
+        return storage.read_text(self.path(CONFIG))
 
-@dataclass(frozen=True)
-class Change:
-    """One value of a stage's config or inputs that has changed."""
+    def config(self) -> dict[str, Any]:
+        """Reads the resolved config."""
+        return yaml.safe_load(self.config_yaml()) or {}
 
-    field: str
-    """The config key, e.g. ``train.optim.lr``, or the name of the input."""
-    was: Any
-    now: Any
-    part: Literal["config", "inputs"]
-
-    def __str__(self) -> str:
-        return f"{self.field} was {self.was!r}, now {self.now!r}"
-
-
-def fingerprint(value: Any) -> str:
-    """Returns a short hash of any value that JSON can represent."""
-    return hashlib.sha256(strict_json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def identity_of(config: Any) -> Any:
-    """Returns the config without the fields that a resumed run may change."""
-    return _without(config, ("may_change", "may_grow"))
-
-
-def recipe_of(config: Any) -> Any:
-    """Returns the part of a config that decides the result: equal recipes, equal results."""
-    return _without(config, ("may_change",))
-
-
-def extent_of(config: Any) -> dict[str, Any]:
-    """Maps the dotted name of every field marked ``may_grow()`` to its value."""
-    found: dict[str, Any] = {}
-    if is_dataclass(config) and not isinstance(config, type):
-        for f in fields(config):
-            value = getattr(config, f.name)
-            if f.metadata.get("may_grow"):
-                found[f.name] = config_to_dict(value)
-            elif not f.metadata.get("may_change"):
-                found |= {f"{f.name}.{name}": v for name, v in extent_of(value).items()}
-    elif isinstance(config, list | tuple):
-        for index, item in enumerate(config):
-            found |= {f"{index}.{name}": v for name, v in extent_of(item).items()}
-    return found
-
-
-def _without(config: Any, marks: Sequence[str]) -> Any:
-    if is_dataclass(config) and not isinstance(config, type):
-        return {
-            f.name: _without(getattr(config, f.name), marks)
-            for f in fields(config)
-            if not any(f.metadata.get(mark) for mark in marks)
-        }
-    if isinstance(config, list | tuple):
-        return [_without(value, marks) for value in config]
-    return config_to_dict(config)
-
-
-def _as_stored(value: Any) -> Any:
-    return json.loads(strict_json.dumps(value))
-
-
-def _changes(stored: Any, given: Any, part: Literal["config", "inputs"]) -> list[Change]:
-    return list(_differences(stored, given, part, ""))
-
-
-def _differences(
-    stored: Any, given: Any, part: Literal["config", "inputs"], where: str
-) -> Iterator[Change]:
-    if stored == given:
-        return
-    if isinstance(stored, dict) and isinstance(given, dict):
-        for key in dict.fromkeys([*stored, *given]):
-            inner = f"{where}.{key}".lstrip(".")
-            yield from _differences(stored.get(key), given.get(key), part, inner)
-    else:
-        yield Change(where, stored, given, part)
-
-
-def _what(changes: Sequence[Change]) -> str:
-    parts = {change.part for change in changes}
-    return " and ".join(words for part, words in _WORDS.items() if part in parts)
+    def metrics(self) -> list[dict[str, Any]]:
+        """Reads the records of ``metrics.jsonl``; a stage without the file has none."""
+        return read_lines(self.path(METRICS))

@@ -4,12 +4,10 @@ Every ``Job`` has one of these functions: config, stage, summary -> lines. They 
 names of metrics appear only in ``metrics.jsonl`` and ``summary.json``.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from data_pipelines.preprocess.rejects import REASONS
-from lafp import storage
 from lafp.report import training_findings
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
@@ -171,5 +169,4 @@ def study(_: Any, __: StageDir, summary: Summary) -> list[str]:
 
 
 def _inputs(stage: StageDir) -> Mapping[str, str]:
-    path = stage.path("provenance.json")
-    return json.loads(storage.read_text(path))["inputs"] if storage.is_file(path) else {}
+    return stage.provenance()["inputs"] if stage.is_begun() else {}

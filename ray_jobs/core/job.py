@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.runs.identity import Change
 from lafp.runs.lease import InUseError, owned
 from lafp.runs.progress import duration
-from lafp.runs.run_dir import PROVENANCE, SUMMARY, Change, RunDir, StageDir, StageState
+from lafp.runs.run_dir import CONFIG, PROVENANCE, SUMMARY, RunDir, StageDir, StageState
 from lafp.storage import UnreachableError
 from ray_jobs.core.cluster import Resources, check, connect, ray_job
 
@@ -234,7 +235,7 @@ def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None
 def _as_it_was_if_refused(job: Job, stage: StageDir) -> Iterator[None]:
     """Restores the records of a stage if a ConfigError ends the block before any work is done."""
     reached = job.reached or (lambda _: {})
-    names = ("config.yaml", PROVENANCE, SUMMARY)
+    names = (CONFIG, PROVENANCE, SUMMARY)
     before = {name: storage.read_version(stage.path(name)) for name in names}
     was_begun, was_reached = stage.is_begun(), dict(reached(stage))
     try:

@@ -63,7 +63,7 @@ def train_policy(cfg: Any, run: RunDir) -> list[str]:
     decoder = command(
         "train_decoder", f"configs/train_decoder/{kind}.yaml", run, f"policy={cfg.policy.name}"
     )
-    if storage.is_file(run.stage("shards/labeled").path("summary.json")):
+    if run.complete("shards/labeled"):
         return [decoder]
     labeled = command("preprocess", "configs/preprocess/labeled.yaml", run, "source=DATASET")
     return [f"{labeled}  # DATASET: episodes with actions", decoder]

@@ -12,15 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lafp import storage
-from lafp.runs.run_dir import (
-    SHARED_STAGES,
-    SUMMARY,
-    RunDir,
-    StageDir,
-    StageState,
-    fingerprint,
-    recipe_of,
-)
+from lafp.runs.identity import fingerprint, recipe_of
+from lafp.runs.run_dir import SHARED_STAGES, RunDir, StageDir, StageState
 from lafp.storage import strict_json
 from ray_jobs.core.job import Job, Part, state_of
 
@@ -132,6 +125,6 @@ def stage_of(node: StageNode, study: RunDir) -> StageDir:
 
 def is_complete(node: StageNode, study: RunDir) -> bool:
     """Says whether nothing is left to do for a stage."""
-    if not storage.is_file(stage_of(node, study).path(SUMMARY)):
+    if not stage_of(node, study).is_complete():
         return False
     return state_of(node.job, node.config, run_dir(study, node.run)) == "complete"

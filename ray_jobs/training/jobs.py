@@ -140,7 +140,7 @@ def resolve(run: RunDir, name: str, uri: str | None, stages: Iterable[str]) -> T
     if uri is not None:
         return given(name, uri, stages[0])
     found = [run.stage(stage) for stage in stages]
-    stage = next((s for s in found if storage.is_file(s.path("provenance.json"))), found[0])
+    stage = next((s for s in found if s.is_begun()), found[0])
     try:
         return TrainInput(name, stage.uri, stage.fingerprint())
     except ConfigError as error:
@@ -180,7 +180,7 @@ def resolve_optional(
     run: RunDir, name: str, uri: str | None, stages: Iterable[str]
 ) -> TrainInput | None:
     """Like ``resolve``, but returns None without ``uri`` if the run has begun no such stage."""
-    begun = [s for s in stages if storage.is_file(run.stage(s).path("provenance.json"))]
+    begun = [stage for stage in stages if run.stage(stage).is_begun()]
     return resolve(run, name, uri, begun) if uri or begun else None
 
 

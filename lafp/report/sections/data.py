@@ -13,7 +13,6 @@ from lafp.data.order.clips import ClipOrder
 from lafp.data.shards.format import ShardSet
 from lafp.data.shards.sets import open_shard_set, videos_of_clips
 from lafp.evaluate import images
-from lafp.evaluate.run_record import RunRecord, StageRecord
 from lafp.report import charts, distributions
 from lafp.report.blocks import (
     NO_VALUE,
@@ -31,6 +30,7 @@ from lafp.report.blocks import (
 )
 from lafp.report.reject_pictures import originals, reject_pictures
 from lafp.runs.progress import duration
+from lafp.runs.run_dir import RunDir, StageDir
 from lafp.runs.wording import counted
 from lafp.storage.tables import iter_rows, num_rows, read_table
 from lafp.video import decode_clip
@@ -42,27 +42,27 @@ MAX_REJECTS_READ, MAX_REJECTS_SHOWN, MAX_OF_A_REASON = 20_000, 24, 3
 MAX_KINDS_SHOWN = 12
 
 
-def sections(run: RunRecord) -> list[Section]:
+def sections(run: RunDir) -> list[Section]:
     """One section per preprocessed source."""
     return [source_section(stage) for stage in run.complete_below("shards")]
 
 
-def source_section(stage: StageRecord) -> Section:
+def source_section(stage: StageDir) -> Section:
     """Funnel, contact sheet, distributions and rejects of one shard set."""
     spec = open_shard_set(stage.uri)
-    assert stage.summary is not None
-    funnel, name = stage.summary["funnel"], stage.name.rpartition("/")[2]
+    summary = stage.summary()
+    funnel, name = summary["funnel"], stage.name.rpartition("/")[2]
     blocks: list[Block] = [
-        Text(text=_in_words(spec, stage.summary)),
+        Text(text=_in_words(spec, summary)),
         Text(text=_source_in_words(stage)),
-        *_assumed(stage.summary.get("assumed", {})),
+        *_assumed(summary.get("assumed", {})),
         _funnel(funnel),
         _contact_sheet(stage, spec),
         _distributions(stage),
     ]
     if funnel["rejects"]:
         blocks.append(_rejects_table(stage))
-    blocks += _files_table(stage.summary.get("files"))
+    blocks += _files_table(summary.get("files"))
     return Section(
         id=stage.name.replace("/", "-"),
         short=f"Data: {name}",
@@ -85,9 +85,10 @@ def _in_words(spec: ShardSet, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _source_in_words(stage: StageRecord) -> str:
+def _source_in_words(stage: StageDir) -> str:
     """Names the source of the videos."""
-    source, val_source = (stage.config.get(key) for key in ("source", "val_source"))
+    config = stage.config()
+    source, val_source = (config.get(key) for key in ("source", "val_source"))
     if source is None:
         return "Source: the demonstrations of this run."
     held_out = f", held out: `{val_source}`" if val_source else ""
@@ -151,7 +152,7 @@ def _note(outcome: Mapping[str, float], total_s: float) -> str:
     return f"{duration(outcome['seconds'])} ({share}), {count}"
 
 
-def _contact_sheet(stage: StageRecord, spec: ShardSet) -> Figure:
+def _contact_sheet(stage: StageDir, spec: ShardSet) -> Figure:
     split = "train" if spec.num_clips.get("train") else "val"
     order = ClipOrder(shard_set=stage.uri, split=split, seed=0)  # type: ignore[arg-type]
     wanted = SHEET_COLUMNS * SHEET_ROWS
@@ -175,7 +176,7 @@ def _contact_sheet(stage: StageRecord, spec: ShardSet) -> Figure:
     )
 
 
-def _distributions(stage: StageRecord) -> Figure:
+def _distributions(stage: StageDir) -> Figure:
     names = ["start_s", "end_s", "motion", "source_width_px", "source_fps"]
     table = read_table(stage.path("clips.parquet"), names)
     columns = {name: table[name].to_numpy() for name in names}
@@ -192,7 +193,7 @@ def _distributions(stage: StageRecord) -> Figure:
     )
 
 
-def _rejects_table(stage: StageRecord) -> Table:
+def _rejects_table(stage: StageDir) -> Table:
     """A few rejects of every reason, of as many videos as there are."""
     table = stage.path("rejects.parquet")
     rejects, num_rejects = list(islice(iter_rows(table), MAX_REJECTS_READ)), num_rows(table)

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lafp import storage
-from lafp.evaluate.run_record import RunRecord
 from lafp.report import distributions
 from lafp.report.blocks import NO_VALUE, Block, Section, Table, Text, chart, percent, picture
 from lafp.report.headline import view_findings
+from lafp.runs.run_dir import RunDir
 from lafp.runs.wording import counted
 
 _FOLDER = "latent_views"
 
 
-def load_views(run: RunRecord) -> dict[str, Any] | None:
+def load_views(run: RunDir) -> dict[str, Any] | None:
     """The numbers of ``write_latent_views``; None before evaluation."""
     stage = run.complete("evaluation")
     if stage is None or not stage.has(_FOLDER, "latent_views.json"):
@@ -22,7 +22,7 @@ def load_views(run: RunRecord) -> dict[str, Any] | None:
     return json.loads(storage.read_text(stage.path(_FOLDER, "latent_views.json")))
 
 
-def views_section(run: RunRecord, views: Mapping[str, Any] | None) -> Section | None:
+def views_section(run: RunDir, views: Mapping[str, Any] | None) -> Section | None:
     """Predictions, neighbours, statistics and motion, from ``write_latent_views``."""
     stage = run.complete("evaluation")
     if views is None or stage is None:

@@ -13,10 +13,10 @@ from lafp import storage
 from lafp.envs.slalom import GOAL_HALF_HEIGHT, GOAL_X, PILLARS_P2
 from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.results import DEMONSTRATOR, Result
-from lafp.evaluate.run_record import RunRecord, StageRecord
 from lafp.report import charts
 from lafp.report.blocks import Block, Figure, Row, Section, chart, picture
 from lafp.report.methods import better_cloning, lafp_of, name_of, policies
+from lafp.runs.run_dir import RunDir, StageDir
 from lafp.video import decode_clip
 
 MAX_PATHS, PATH_COLUMNS = 60, 4
@@ -25,7 +25,7 @@ MAX_GIF_FRAMES = 160
 """Longer episodes are thinned out to this many frames."""
 
 
-def section(run: RunRecord, results: Results) -> Section | None:
+def section(run: RunDir, results: Results) -> Section | None:
     """Paths of all methods; moving pictures of cloning and of LAFP."""
     stage = run.complete("evaluation")
     groups = policies(results, results.variants[0], results.outcome)
@@ -42,7 +42,7 @@ def section(run: RunRecord, results: Results) -> Section | None:
     return Section(id="rollouts", short="Rollouts", title=title, blocks=blocks) if blocks else None
 
 
-def _paths(stage: StageRecord, results: Results, groups: Sequence[Group]) -> Block:
+def _paths(stage: StageDir, results: Results, groups: Sequence[Group]) -> Block:
     expert = results.of_variant(results.variants[0], results.outcome).get(DEMONSTRATOR)
     shown = [group.subject for group in [*([expert] if expert else []), *groups]]
     paths = []
@@ -91,7 +91,7 @@ def _paint_paths(ax: Axes, path_NT2: np.ndarray, success_N: np.ndarray) -> None:
     ax.set(xlim=(-0.02, 1.02), ylim=(0.92, 0.08), aspect="equal")
 
 
-def _film(stage: StageRecord, row: Result) -> Figure:
+def _film(stage: StageDir, row: Result) -> Figure:
     frames = decode_clip(storage.read_bytes(stage.path("rollouts", f"{row.label}.mp4")))
     return picture(
         gif(frames[:: -(-len(frames) // MAX_GIF_FRAMES)], GIF_FPS),

@@ -4,22 +4,21 @@ from collections.abc import Sequence
 
 from lafp.data.shards.sets import open_shard_set
 from lafp.evaluate.grouped import Results
-from lafp.evaluate.run_record import RunRecord, StageRecord
 from lafp.report import distributions
 from lafp.report.blocks import TIMES, Listing, Section, Table, chart
 from lafp.runs.progress import duration
+from lafp.runs.run_dir import RunDir, StageDir
 from lafp.runs.wording import byte_size, counted
 
 
-def facts(run: RunRecord) -> list[tuple[str, str]]:
-    """Name and value pairs for the report's head."""
-    if not run.stages:
-        return []
-    first, last = run.stages[0].provenance, run.stages[-1].provenance
-    revisions = {_short(s.provenance.get("git_revision") or "unknown") for s in run.stages}
+def facts(stages: Sequence[StageDir]) -> list[tuple[str, str]]:
+    """Name and value pairs for the report's head, from the begun stages."""
+    found = [stage.provenance() for stage in stages]
+    first, last = found[0], found[-1]
+    revisions = {_short(each.get("git_revision") or "unknown") for each in found}
     packages = last.get("packages", {})
     shown = ("lafp", "torch", "ray", "deepspeed", "av")
-    wall_s = sum((stage.summary or {}).get("wall_s", 0.0) for stage in run.stages)
+    wall_s = sum(stage.summary().get("wall_s", 0.0) for stage in stages if stage.is_complete())
     return [
         ("Begun", str(first.get("begun_at", "unknown")).replace("T", " ")[:16]),
         ("Time in stages", duration(wall_s)),
@@ -30,8 +29,8 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     ]
 
 
-def in_words(run: RunRecord, results: Results) -> str:
-    """Says what was run, in one paragraph, from the stages that are complete."""
+def in_words(run: RunDir, stages: Sequence[StageDir], results: Results) -> str:
+    """Says what was run, in one paragraph, and which of the begun stages are not complete."""
     sentences = []
     if shards := run.complete_below("shards"):
         sentences.append(f"Preprocessed {_list([_shards_in_words(stage) for stage in shards])}.")
@@ -39,27 +38,28 @@ def in_words(run: RunRecord, results: Results) -> str:
         sentences.append(_lam_in_words(lam))
     trained = run.complete_below("policy")
     # Policies of true actions know no LAM.
-    policies = [f"`{_last(s.name)}`" for s in trained if "label_fraction" not in s.config]
+    policies = [f"`{_last(s.name)}`" for s in trained if "label_fraction" not in s.config()]
     decoders = run.complete_below("decoder")
     if policies:
         text = f"Trained the policies {_list(policies)} on its latent actions"
         if decoders:
             text += f", and {counted(len(decoders), 'action decoder')} on the labeled episodes"
         sentences.append(text + ".")
-    if (evaluation := run.complete("evaluation")) and (env := evaluation.config.get("env")):
+    evaluation = run.complete("evaluation")
+    if evaluation and (env := (config := evaluation.config()).get("env")):
         is_distracted = any(row.distractors for row in results.rows)
         distractors = " with distractors" if is_distracted else ""
         sentences.append(
-            f"Rolled out {counted(len(evaluation.config['methods']), 'way')} to act in "
-            f"{env['name']}{distractors}, {evaluation.config['num_episodes']} episodes each."
+            f"Rolled out {counted(len(config['methods']), 'way')} to act in "
+            f"{env['name']}{distractors}, {config['num_episodes']} episodes each."
         )
-    unfinished = [stage.name for stage in run.stages if stage.summary is None]
+    unfinished = [stage.name for stage in stages if not stage.is_complete()]
     if unfinished:
         sentences.append(f"Not finished: {_list(unfinished)}.")
     return " ".join(sentences)
 
 
-def _shards_in_words(stage: StageRecord) -> str:
+def _shards_in_words(stage: StageDir) -> str:
     spec = open_shard_set(stage.uri)
     rate = f", {spec.fps:g} frames/s" if spec.fps else ""
     return (
@@ -68,13 +68,13 @@ def _shards_in_words(stage: StageRecord) -> str:
     )
 
 
-def _from(stage: StageRecord) -> str:
-    source = stage.config.get("source")
+def _from(stage: StageDir) -> str:
+    source = stage.config().get("source")
     return f" from `{source}`" if source else ""
 
 
-def _lam_in_words(stage: StageRecord) -> str:
-    config = stage.config
+def _lam_in_words(stage: StageDir) -> str:
+    config = stage.config()
     weight = (config.get("supervision") or {}).get("weight")
     labels = f"with action supervision of weight {weight:g}" if weight else "without labels"
     train = config["train"]
@@ -107,12 +107,12 @@ def _short(revision: str) -> str:
     return commit[:10] + plus + rest
 
 
-def time_section(run: RunRecord) -> Section | None:
+def time_section(stages: Sequence[StageDir]) -> Section | None:
     """Wall-clock time per complete stage."""
     timed = [
-        (stage.name, float(stage.summary["wall_s"]))
-        for stage in run.stages
-        if stage.summary and "wall_s" in stage.summary
+        (stage.name, float(summary["wall_s"]))
+        for stage in stages
+        if stage.is_complete() and "wall_s" in (summary := stage.summary())
     ]
     if not timed:
         return None
@@ -126,15 +126,16 @@ def time_section(run: RunRecord) -> Section | None:
     return Section(id="time", short="Time", title="Where the time went", blocks=[figure])
 
 
-def files_section(run: RunRecord) -> Section:
+def files_section(stages: Sequence[StageDir]) -> Section:
     """Paths of the outputs and the resolved configs."""
     rows = []
-    for stage in run.stages:
-        size = (stage.summary or {}).get("num_bytes")
-        state = "complete" if stage.summary is not None else "not finished"
+    for stage in stages:
+        is_complete = stage.is_complete()
+        size = stage.summary().get("num_bytes") if is_complete else None
+        state = "complete" if is_complete else "not finished"
         rows.append([stage.name, stage.uri, state, byte_size(size) if size else ""])
     listings = [
-        Listing(title=f"{stage.name}/config.yaml", body=stage.config_yaml) for stage in run.stages
+        Listing(title=f"{stage.name}/config.yaml", body=stage.config_yaml()) for stage in stages
     ]
     table = Table(head=["Stage", "Folder", "State", "Size"], rows=rows, num_text_columns=3)
     return Section(

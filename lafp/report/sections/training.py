@@ -1,13 +1,16 @@
 """Training curves of the latent action model, the policies and the action decoders."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from lafp.evaluate.run_record import RunRecord, StageRecord
 from lafp.report import charts
 from lafp.report.blocks import Block, Section, Text, anchored, chart
+from lafp.runs.run_dir import RunDir, StageDir
 
 # Panel title -> (metric, label) of its curves.
 Panels = Mapping[str, Sequence[tuple[str, str]]]
+Config = Mapping[str, Any]
+Records = Sequence[Mapping[str, Any]]
 
 _LAM_PANELS: Panels = {
     "loss": [("loss", "training"), ("val/loss", "held out")],
@@ -30,15 +33,16 @@ _LAM_PANELS: Panels = {
 }
 
 
-def section(run: RunRecord) -> Section | None:
+def section(run: RunDir) -> Section | None:
     """Draws all curves. Returns None when nothing was trained."""
     blocks: list[Block] = []
-    if (lam := run.complete("lam")) and (panels := _panels_of(lam, _LAM_PANELS)):
+    if (lam := run.complete("lam")) and (panels := _panels_of(lam.metrics(), _LAM_PANELS)):
+        config = lam.config()
         blocks.append(
             chart(
                 charts.curves(panels, log_y=["loss"]),
                 alt="Training curves of the latent action model.",
-                caption=f"Latent action model (`{_name(lam, 'objective')}`){_mixture(lam)}.",
+                caption=f"Latent action model (`{_name(config, 'objective')}`){_mixture(config)}.",
             )
         )
     blocks += _policies(run.complete_below("policy"))
@@ -50,11 +54,11 @@ def section(run: RunRecord) -> Section | None:
     )
 
 
-def points(stage: StageRecord, metric: str) -> tuple[list[float], list[float]]:
+def points(records: Records, metric: str) -> tuple[list[float], list[float]]:
     """Steps and values of the records of ``metrics.jsonl`` that hold ``metric``."""
     found = [
         (record["step"], record[metric])
-        for record in stage.metrics
+        for record in records
         if isinstance(record.get(metric), int | float) and "step" in record
     ]
     # A resumed run repeats the steps behind its last checkpoint: the later record counts.
@@ -62,9 +66,9 @@ def points(stage: StageRecord, metric: str) -> tuple[list[float], list[float]]:
     return list(ordered), list(ordered.values())
 
 
-def _mixture(lam: StageRecord) -> str:
-    """Which shard sets it was trained on, where they are several: their shares of the clips."""
-    data = lam.config.get("data") or []
+def _mixture(config: Config) -> str:
+    """Which shard sets a LAM was trained on, where they are several: their shares of the clips."""
+    data = config.get("data") or []
     total = sum(item["weight"] for item in data)
     shares = [
         f"{item['weight'] / total:.0%} {item['shards'] or 'the videos of this run'}"
@@ -73,12 +77,12 @@ def _mixture(lam: StageRecord) -> str:
     return f", trained on clips of {', '.join(shares)}" if shares else ""
 
 
-def _panels_of(stage: StageRecord, wanted: Panels) -> dict[str, list[charts.Line]]:
+def _panels_of(records: Records, wanted: Panels) -> dict[str, list[charts.Line]]:
     panels = {}
     for title, curves in wanted.items():
         lines = []
         for (metric, label), color in zip(curves, charts.CYCLE, strict=False):
-            steps, values = points(stage, metric)
+            steps, values = points(records, metric)
             if steps:
                 lines.append(charts.Line(label=label, x=steps, y=values, color=color))
         if lines:
@@ -86,15 +90,16 @@ def _panels_of(stage: StageRecord, wanted: Panels) -> dict[str, list[charts.Line
     return panels
 
 
-def _policies(stages: Sequence[StageRecord]) -> list[Block]:
+def _policies(stages: Sequence[StageDir]) -> list[Block]:
     panels: dict[str, list[charts.Line]] = {}
     for stage in stages:
         name = stage.name.rpartition("/")[2]
-        color = charts.BLUE if "flow" in _name(stage, "policy") else charts.GREY
+        color = charts.BLUE if "flow" in _name(stage.config(), "policy") else charts.GREY
+        records = stage.metrics()
         lines = [
             charts.Line(label=label, x=steps, y=values, color=color, is_dashed=metric != "loss")
             for metric, label in (("loss", "training"), ("val/loss", "held out"))
-            for steps, values in [points(stage, metric)]
+            for steps, values in [points(records, metric)]
             if steps
         ]
         if lines:
@@ -107,18 +112,21 @@ def _policies(stages: Sequence[StageRecord]) -> list[Block]:
     return [chart(figure, alt="Training curves of the policies.", caption=caption)]
 
 
-def _decoders(stages: Sequence[StageRecord]) -> list[Block]:
+def _decoders(stages: Sequence[StageDir]) -> list[Block]:
     panels: dict[str, list[charts.Line]] = {}
+    trained = sorted(
+        ((s.config(), s.metrics()) for s in stages), key=lambda s: _decoder_label(s[0])
+    )
     for title, metric in (
         ("action loss, training", "loss"),
         ("action R², anchored", "val/action_r2_anchored"),
         ("action R², deployed", "val/action_r2_deployed"),
     ):
         lines = []
-        for stage in sorted(stages, key=_decoder_label):
-            steps, values = points(stage, metric)
+        for config, records in trained:
+            steps, values = points(records, metric)
             if steps:
-                lines.append(_decoder_line(stage, steps, values))
+                lines.append(_decoder_line(config, steps, values))
         if lines:
             panels[title] = lines
     if not panels:
@@ -134,13 +142,13 @@ def _decoders(stages: Sequence[StageRecord]) -> list[Block]:
     return [text, chart(figure, alt="Training curves of the action decoders.", caption=caption)]
 
 
-def _decoder_line(stage: StageRecord, steps: list[float], values: list[float]) -> charts.Line:
-    anchor_time, is_flow = stage.config["anchor_time"], "flow" in stage.config["policy"]
+def _decoder_line(config: Config, steps: list[float], values: list[float]) -> charts.Line:
+    anchor_time, is_flow = config["anchor_time"], "flow" in config["policy"]
     color = charts.BLUE
     if anchor_time in (0, 1):
         color = charts.TEAL if anchor_time else charts.ORANGE
     return charts.Line(
-        label=_decoder_label(stage),
+        label=_decoder_label(config),
         x=steps,
         y=values,
         color=color if is_flow else charts.GREY,
@@ -148,9 +156,9 @@ def _decoder_line(stage: StageRecord, steps: list[float], values: list[float]) -
     )
 
 
-def _decoder_label(stage: StageRecord) -> str:
-    return f"{stage.config['policy']}, {anchored(stage.config['anchor_time'])}"
+def _decoder_label(config: Config) -> str:
+    return f"{config['policy']}, {anchored(config['anchor_time'])}"
 
 
-def _name(stage: StageRecord, section_name: str) -> str:
-    return str((stage.config.get(section_name) or {}).get("name", "unknown"))
+def _name(config: Config, section_name: str) -> str:
+    return str((config.get(section_name) or {}).get("name", "unknown"))

@@ -9,7 +9,6 @@ import pytest
 from lafp.config import ConfigError
 from lafp.evaluate.grouped import merged, one_run
 from lafp.evaluate.results import Result, Subject
-from lafp.evaluate.run_record import StageRecord
 from lafp.report.markdown import Command, facts_of, publish, write_section
 from lafp.report.study_page import write_study
 from lafp.runs.run_dir import RunDir
@@ -120,7 +119,7 @@ def test_work_hardware_and_revision_are_those_of_the_stages(tmp_path, monkeypatc
         stage = RunDir(str(tmp_path)).stage(name)
         stage.begin({}, {})
         stage.finish({"wall_s": wall_s})
-        stages.append(StageRecord(stage.uri, name))
+        stages.append(stage)
     text = facts_of(stages)
     assert text.startswith("2 stages, 2 min 0 s in all")
     assert text.endswith("Revision aaaaaaaa, bbbbbbbb+dirty.")

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from lafp.evaluate import images
-from lafp.evaluate.run_record import RunRecord
 from lafp.report import distributions
 from lafp.report.blocks import Figure, Note, Table, picture
 from lafp.report.reject_pictures import originals, reject_pictures
 from lafp.report.sections import data
+from lafp.runs.run_dir import RunDir
 from tests.synthetic_run import write_video_run
 from tests.synthetic_video import moving_square, write_video
 
@@ -27,7 +27,7 @@ def stage(tmp_path_factory):
     """The shard set of a run, with rejects of a source that is there."""
     folder = tmp_path_factory.mktemp("runs")
     path = write_video(folder / "static.mp4", moving_square(40))
-    (stage,) = RunRecord.read(write_video_run(folder / "run")).complete_below("shards")
+    (stage,) = RunDir(write_video_run(folder / "run")).complete_below("shards")
     clips = pq.read_table(stage.path("clips.parquet")).to_pylist()
     rows = [
         reject(str(path), 0.0, 2.0, "static"),
@@ -57,9 +57,10 @@ def test_a_clip_that_was_taken_down_leaves_its_duplicates_without_a_second_pictu
 
 
 def test_the_section_names_source_assumptions_and_files_that_were_not_read(stage):
-    stage.summary["assumed"] = {"labels.fps": {"value": 5.0, "videos": 1}}
     kind = {"what": ".json", "why": "no video", "files": 3, "example": "/x/a.json"}
-    stage.summary["files"] = {"seen": 10, "read": 7, "left_out": [kind]}
+    files = {"seen": 10, "read": 7, "left_out": [kind]}
+    assumed = {"labels.fps": {"value": 5.0, "videos": 1}}
+    stage.finish(stage.summary() | {"assumed": assumed, "files": files})
     blocks = data.source_section(stage).blocks
     assert any("Source: `/data/videos`" in getattr(block, "text", "") for block in blocks)
     (note,) = [block for block in blocks if isinstance(block, Note)]

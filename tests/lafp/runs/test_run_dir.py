@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lafp.config import ConfigError, config_to_dict, may_change, may_grow
-from lafp.runs.run_dir import RunDir, extent_of, fingerprint, identity_of, recipe_of
+from lafp.runs.identity import extent_of, fingerprint, identity_of, recipe_of
+from lafp.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ def test_accepted_changes_are_recorded_with_old_and_new_value(stage):
     stage.begin(cfg, inputs, changes, {"step": 500})
     third = TrainConfig(optim=OptimConfig(lr=1e-5))
     stage.begin(third, inputs, stage.changes(third, inputs), {"step": 700})
-    recorded = stage.begun()["accepted_changes"]
+    recorded = stage.provenance()["accepted_changes"]
     assert [(c["field"], c["was"], c["now"], c["step"]) for c in recorded] == [
         ("optim.lr", 1e-3, 1e-4, 500),
         ("lam", "a", "b", 500),
