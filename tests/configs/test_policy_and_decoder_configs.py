@@ -16,7 +16,7 @@ def loaded(folder):
     return {p.stem: load_config(SCHEMAS[folder], p) for p in (CONFIGS / folder).glob("*.yaml")}
 
 
-@pytest.mark.parametrize("prefix", ["", "slalom_"])
+@pytest.mark.parametrize("prefix", ["", "slalom_", "procgen_"])
 def test_the_baseline_has_the_encoder_head_data_and_updates_of_the_flow_policy(prefix):
     configs = loaded("train_policy")
     bc, flow = configs[f"{prefix}latent_bc"], configs[f"{prefix}latent_flow"]
