@@ -5,7 +5,6 @@ from lafp.config.registry import Registry
 OBJECTIVES = Registry(
     "objective",
     {
-        "idm": "lafp.objectives.idm:Idm",
         "laof": "lafp.objectives.laof:Laof",
         "laom": "lafp.objectives.laom:Laom",
         "lapa": "lafp.objectives.lapa:Lapa",

@@ -32,8 +32,6 @@ class Objective(nn.Module, ABC):
     Config: Any
     latent_action_dim: int
     """Z, size of the latent actions that ``label`` returns."""
-    needs_supervision: bool = False
-    """Whether the model learns from labels alone."""
     flow_size_px: tuple[int, int] | None = None
     """Height and width of the optical flow that windows must have; None if it is not needed."""
 

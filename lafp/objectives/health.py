@@ -7,6 +7,14 @@ from lafp.objectives.base import COLLAPSED_SPREAD
 DEAD_PERPLEXITY = 1.5
 """A codebook with a lower perplexity carries nearly no information."""
 
+COLLAPSED_TARGET = 0.1
+"""A target embedding has collapsed if it spreads less than this share of the pixels' spread. LAOM's
+map keeps 1.1 at the start and during training; a 256-wide ReLU vector starts at 0.12."""
+MANY_DEAD = 0.25
+"""Share of dead units of an embedding from which on it is worth a warning."""
+DOMINATING = 3.0
+"""If supervision costs this many times the rest of the loss, labels train nearly alone."""
+
 CONSTANT = (
     "The latent actions are constant: the LAM gives every frame pair the same z, so policies "
     "trained on it have nothing to learn. If its loss still falls, give it more steps. Else set "
@@ -16,6 +24,15 @@ CONSTANT = (
 DEAD_CODEBOOK = (
     "The codebook is dead: nearly every latent takes the same code. Try a lower learning rate, "
     "fewer codes, a smaller revive_after_steps or another bottleneck."
+)
+COLLAPSED = (
+    "The FDM's target embedding has collapsed: it hardly differs between observations, so a small "
+    "loss means nothing."
+)
+_OF_TARGETS = ("spread", "dead_share")
+_USE_A_MAP = (
+    "Give the objective an encoder that ends in a feature map (strided_resnet), a slower target "
+    "(target_ema_decay closer to 1), or a lower optim.lr."
 )
 
 
@@ -36,9 +53,12 @@ def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
         metrics: One record of ``metrics.jsonl``. A record without an evaluation has no signs.
 
     Returns:
-        Text for the user by the name of the sign: ``constant``, ``dead_codebook``, ``probe``.
+        Text for the user by the name of the sign: ``constant``, ``dead_codebook``, ``target``,
+        ``probe``.
     """
     signs = {}
+    if target := target_sign(*(metrics.get(f"val/target_{name}") for name in _OF_TARGETS)):
+        signs["target"] = target
     if metrics.get("val/latent/spread", 1.0) < COLLAPSED_SPREAD:
         signs["constant"] = CONSTANT
     if metrics.get("val/codebook/perplexity", DEAD_PERPLEXITY) < DEAD_PERPLEXITY:
@@ -48,3 +68,36 @@ def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
     if r2 is not None and low is not None and control is not None and low <= control:
         signs["probe"] = not_above_embedding(r2, control)
     return signs
+
+
+def target_sign(spread: float | None, dead_share: float | None) -> str | None:
+    """Describes a target embedding that holds little; None for a healthy one, or if there is none.
+
+    Args:
+        spread: Metric ``target_spread`` of LAOM; None if it was not measured.
+        dead_share: Metric ``target_dead_share``, likewise.
+    """
+    if spread is not None and spread < COLLAPSED_TARGET:
+        return f"{COLLAPSED} {_USE_A_MAP}"
+    if dead_share is not None and dead_share > MANY_DEAD:
+        return (
+            f"{dead_share:.0%} of the units of the FDM's target embedding are dead: they have the "
+            f"same value for every observation. {_USE_A_MAP}"
+        )
+    return None
+
+
+def supervision_sign(share: float) -> str | None:
+    """Describes a supervision that outweighs the rest of the loss; None where it does not.
+
+    Args:
+        share: Its share of the whole loss, in [0, 1].
+    """
+    if share < DOMINATING / (1 + DOMINATING):
+        return None
+    ratio = share / max(1 - share, 1e-9)
+    return (
+        f"The supervision costs {ratio:.3g} times what the rest of the loss does, so the labels "
+        "train the model nearly alone and the videos add little. In LAOM it costs about a fifth: "
+        "lower supervision.weight."
+    )

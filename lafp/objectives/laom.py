@@ -14,12 +14,17 @@ from lafp.config import choice
 from lafp.data.augment import AugmentConfig, augment_window
 from lafp.losses.forward_dynamics import prediction_errors
 from lafp.models import ENCODERS
+from lafp.models.change_scale import ChangeScale
 from lafp.models.ema import ema_update_
 from lafp.models.encoders import StridedResnetConfig, init_orthogonal_
 from lafp.models.fdm import EmbeddingFdm
-from lafp.models.idm import EmbeddingIdm, HeadConfig
+from lafp.models.idm import EmbeddingIdm, HeadConfig, SecondInput
 from lafp.objectives.base import Objective, latent_metrics
 from lafp.types import LossOutput, ObsSpec, Window
+
+DEAD_STD = 1e-4
+"""A unit of the embedding counts as dead if its standard deviation over a batch is at most this
+share of the units' root mean square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,10 @@ class LaomConfig:
     latent_action_dim: int = 8192
     """Z, size of a latent action. LAOM takes a large one, and quantizes nothing."""
     encoder: Any = choice(ENCODERS, default=StridedResnetConfig())
+    """Use one that ends in a feature map. Half of the units of a ReLU vector died in training."""
+    idm_input: SecondInput = "frame"
+    """What the IDM sees of o_{t+k}, through the same encoder: its frames (``frame``), or their
+    ``difference`` to o_t's in units of the data's typical change."""
     idm: HeadConfig = field(default_factory=HeadConfig)
     fdm: HeadConfig = field(default_factory=HeadConfig)
     target_ema_decay: float = 0.999
@@ -43,6 +52,11 @@ class LaomConfig:
     def __post_init__(self) -> None:
         if self.latent_action_dim < 1:
             raise ValueError(f"latent_action_dim must be at least 1, got {self.latent_action_dim}.")
+        if self.idm_input == "difference" and self.augment.kinds:
+            raise ValueError(
+                "idm_input difference needs augment.kinds=[]: o_t and o_{t+k} are distorted "
+                "independently, so their difference would show the distortions."
+            )
         if not 0.0 <= self.target_ema_decay <= 1.0:
             raise ValueError(
                 f"target_ema_decay must be in [0, 1], got {self.target_ema_decay}. "
@@ -67,6 +81,7 @@ class Laom(Objective):
         self.idm = EmbeddingIdm(cfg.idm, embed_dim, cfg.latent_action_dim)
         self.fdm = EmbeddingFdm(cfg.fdm, embed_dim, cfg.latent_action_dim)
         init_orthogonal_(self)
+        self.change_scale = ChangeScale()
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
     def augment(self, window: Window) -> Window:
@@ -75,8 +90,8 @@ class Laom(Objective):
 
     def forward(self, window: Window) -> LossOutput:
         """See ``Objective``."""
-        obs_BE, future_obs_BE = self.encoder(torch.cat([window.obs, window.future_obs])).chunk(2)
-        latent_BZ = self.idm(obs_BE, future_obs_BE)
+        obs_BE, second_BE = self._pair(window.obs, window.future_obs)
+        latent_BZ = self.idm(obs_BE, second_BE)
         prediction_BE = self.fdm(obs_BE.detach(), latent_BZ)
         with torch.no_grad():
             target_BE = self.target_encoder(window.next_obs).float()
@@ -87,9 +102,8 @@ class Laom(Objective):
             loss=loss,
             metrics={
                 "fdm_loss": loss.detach(),
-                # Near 0, the embedding has collapsed, and a small loss means nothing.
-                "target_std": target_BE.std(0).mean(),
                 "target_explained": explained,
+                **embedding_metrics(target_BE, window.next_obs),
                 **latent_metrics(latent_BZ.detach()),
                 **self._errors(window, prediction_BE.detach(), target_BE),
             },
@@ -106,8 +120,13 @@ class Laom(Objective):
 
     def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """See ``Objective``."""
-        obs_BE, next_obs_BE = self.encoder(torch.cat([obs, next_obs])).chunk(2)
-        return self.idm(obs_BE, next_obs_BE)
+        return self.idm(*self._pair(obs, next_obs))
+
+    def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
+        """See ``Objective``."""
+        if self.cfg.idm_input == "frame":
+            return []
+        return [(self.change_scale, window.future_obs - window.obs)]
 
     def embed(self, obs: Tensor) -> Tensor:
         """See ``Objective``. Returns the encoder's output."""
@@ -116,3 +135,34 @@ class Laom(Objective):
     def after_step(self) -> None:
         """Moves the target encoder towards the encoder."""
         ema_update_(self.target_encoder, self.encoder, self.cfg.target_ema_decay)
+
+    def _pair(self, obs: Tensor, future_obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeds o_t and what the IDM sees of o_{t+k}, in one pass."""
+        second = future_obs
+        if self.cfg.idm_input == "difference":
+            second = self.change_scale.compressed(future_obs - obs)
+        obs_BE, second_BE = self.encoder(torch.cat([obs, second])).chunk(2)
+        return obs_BE, second_BE
+
+
+@torch.no_grad()
+def embedding_metrics(target_BE: Tensor, obs: Tensor) -> dict[str, Tensor]:
+    """Computes how much the embeddings of a batch differ. If they are equal, a small loss is empty.
+
+    Args:
+        target_BE: Embeddings of the observations.
+        obs: The observations, float [B, 3 F, H, W] in [-1, 1].
+
+    Returns:
+        ``target_std``, mean standard deviation of a unit; ``target_spread``, root of the mean
+        variance of a unit over that of a pixel; ``target_dead_share``, share of the units that
+        hardly vary compared with the others. All are NaN for a single window.
+    """
+    variance_E, pixel_variance = target_BE.var(0), obs.float().flatten(1).var(0).mean()
+    variance = variance_E.mean()
+    dead_share = (variance_E <= DEAD_STD**2 * variance).float().mean()
+    return {
+        "target_std": variance_E.sqrt().mean(),
+        "target_spread": (variance / pixel_variance).sqrt(),
+        "target_dead_share": torch.where(variance >= 0, dead_share, torch.nan),
+    }

@@ -14,6 +14,7 @@ from lafp.config import choice
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
 from lafp.models import BOTTLENECKS, PATCHES
 from lafp.models.change_scale import ChangeScale
+from lafp.models.idm import SecondInput
 from lafp.models.patch_transformer import PatchFdm, PatchIdm, TransformerConfig
 from lafp.models.patches import PixelPatchesConfig
 from lafp.models.quantizers import VqConfig
@@ -33,6 +34,9 @@ class LapaConfig:
     patches: Any = choice(PATCHES, default=PixelPatchesConfig())
     """Features that the IDM reads and the FDM predicts: ``{name: pixels}``, or
     ``{name: dinov2, path: FOLDER}``."""
+    idm_input: SecondInput = "frame"
+    """What the IDM sees of o_{t+k}: its patches (``frame``), or their ``difference`` to o_t's in
+    units of the data's typical change."""
     idm: TransformerConfig
     """Transformer over the patches of both frames, in space and time."""
     fdm: TransformerConfig
@@ -80,7 +84,7 @@ class Lapa(Objective):
         bottleneck = BOTTLENECKS.get(cfg.bottleneck.name)
         self.bottleneck = bottleneck(cfg.bottleneck, cfg.latent_action_dim)
         self.fdm = PatchFdm(cfg.fdm, *shape, self.patches.target_dim)
-        self.change_scale = ChangeScale()
+        self.change_scale, self.idm_scale = ChangeScale(), ChangeScale()
 
     def forward(self, window: Window) -> LossOutput:
         """See ``Objective``."""
@@ -144,10 +148,13 @@ class Lapa(Objective):
 
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
         """See ``Objective``."""
-        if self.cfg.target == "frame":
-            return []
-        change_BPD = self.patches.target(window.future_obs) - self.patches.target(window.obs)
-        return [(self.change_scale, change_BPD)]
+        obs, future_obs, scales = window.obs, window.future_obs, []
+        if self.cfg.target == "residual":
+            change_BPD = self.patches.target(future_obs) - self.patches.target(obs)
+            scales.append((self.change_scale, change_BPD))
+        if self.cfg.idm_input == "difference":
+            scales.append((self.idm_scale, self.patches(future_obs) - self.patches(obs)))
+        return scales
 
     def _to_patches(self, prediction_BPD: Tensor, copied_BPD: Tensor) -> Tensor:
         """Computes the next frame's patches from the FDM's output and o_t's patches."""
@@ -156,5 +163,8 @@ class Lapa(Objective):
         return copied_BPD + self.change_scale.to_pixels(prediction_BPD.float())
 
     def _pair(self, obs: Tensor, next_obs: Tensor) -> Tensor:
-        """Computes the patches of both observations in one pass, float [B, 2, P, D]."""
-        return torch.stack(self.patches(torch.cat([obs, next_obs])).chunk(2), dim=1)
+        """Computes what the IDM sees of both observations in one pass, float [B, 2, P, D]."""
+        obs_BPD, second_BPD = self.patches(torch.cat([obs, next_obs])).chunk(2)
+        if self.cfg.idm_input == "difference":
+            second_BPD = self.idm_scale.compressed(second_BPD - obs_BPD)
+        return torch.stack([obs_BPD, second_BPD], dim=1)

@@ -32,9 +32,9 @@ class LapoConfig:
     latent_action_dim: int = 128
     """Z, size of a latent action."""
     encoder: Any = choice(ENCODERS, default=ImpalaConfig())
-    """CNN of the IDM, over o_t's frames and the newest frame of o_{t+1}."""
+    """CNN of the IDM, over o_t's frames and the newest frame of o_{t+k}."""
     idm_input: SecondInput = "frame"
-    """Second input of the IDM: o_{t+1}'s newest ``frame``, or its ``difference`` to o_t's."""
+    """Second input of the IDM: o_{t+k}'s newest ``frame``, or its ``difference`` to o_t's."""
     fdm: UNetConfig = field(default_factory=UNetConfig)
     target: Literal["frame", "residual"] = "frame"
     """The FDM predicts o_{t+1} (``frame``), or o_{t+1} - o_t in units of the data's typical change
@@ -51,7 +51,11 @@ class LapoConfig:
 
 
 class Lapo(Objective):
-    """L = L_FDM(FDM(o_t, bottleneck(z_t)), o_{t+1}) + L_bottleneck,    z_t = IDM(o_t, o_{t+1}).
+    """L = L_FDM(FDM(o_t, bottleneck(z_t)), o_{t+1}) + L_bottleneck,    z_t = IDM(o_t, o_{t+k}).
+
+    LAPO has k = 1, the default of ``window.max_offset_steps``. With 10, without quantization and
+    with a large ``latent_action_dim``, it has the first steps of LAOM's ladder of ablations
+    (arXiv:2502.00379).
 
     Our deviations from LAPO: pixels are in [-1, 1], the target may be the residual, the U-Net has
     no batch normalisation (see ``UNetFdm``), and there are bottlenecks other than VQ.
@@ -68,8 +72,8 @@ class Lapo(Objective):
         self.fdm = UNetFdm(cfg.fdm, obs, cfg.latent_action_dim, cfg.is_target_half_size)
 
     def forward(self, window: Window) -> LossOutput:
-        """See ``Objective``. Only o_t and o_{t+1} of the window are used."""
-        latent_BZ = self.label(window.obs, window.next_obs)
+        """See ``Objective``."""
+        latent_BZ = self.label(window.obs, window.future_obs)
         return self._loss(window, latent_BZ, self.bottleneck(latent_BZ))
 
     def _loss(self, window: Window, latent_BZ: Tensor, seen: BottleneckOutput) -> LossOutput:

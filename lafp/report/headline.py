@@ -21,7 +21,12 @@ from lafp.report.methods import (
     without_interpolation,
 )
 from lafp.report.metrics import METRICS, OUTCOMES
-from lafp.report.training_findings import PROBE_CONTROLS, probe_finding
+from lafp.report.training_findings import (
+    PROBE_CONTROLS,
+    lam_signs,
+    not_predicting,
+    probe_finding,
+)
 from lafp.runs.wording import counted
 
 # Another pair's latent action must do this much harm, or the forward model ignores z.
@@ -79,7 +84,7 @@ def warnings(
     Args:
         results: Of one run.
         views: The numbers of ``write_latent_views``.
-        lam: Summary of the LAM's stage, with what ``data_remarks`` said.
+        lam: Summary of the LAM's stage, with what ``data_remarks`` and ``over_training`` say.
     """
     signs = []
     codebook = views.get("codebook") if views else None
@@ -91,6 +96,7 @@ def warnings(
     latent, embedding = probes.get("lam"), probes.get("embedding")
     if not signs and latent and embedding and latent.interval.low <= embedding.interval.high:
         signs.append(not_above_embedding(latent.value, embedding.value))
+    signs += [text[0].upper() + text[1:] for text in (*not_predicting(lam), *lam_signs(lam))]
     signs += [lam[remark] for remark in ("little_motion", "no_probe") if lam.get(remark)]
     return [Note(level="warning", text=text) for text in signs]
 

@@ -14,6 +14,7 @@ from lafp.report.blocks import Section
 from lafp.report.headline import headline, headline_of_latents, sentence, warnings
 from lafp.report.page import render_page
 from lafp.report.sections import data, latents, result_sections, rollouts, run_facts, training
+from lafp.report.training_findings import over_training
 from lafp.runs.run_dir import RunDir, StageDir
 
 
@@ -55,7 +56,9 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
         lead=run_facts.in_words(run, stages, results),
         facts=run_facts.facts(stages),
         headlines={"": lines} if lines else {},
-        warnings=warnings(results, views, lam.summary() if lam else {}),
+        warnings=warnings(
+            results, views, lam.summary() | over_training(lam.metrics()) if lam else {}
+        ),
         sections=sections,
     )
     path = storage.join(run_uri, "report.html")

@@ -5,12 +5,20 @@ be missing, or left out; it is never shown as 0.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from lafp.evaluate import result_rows
 from lafp.objectives.base import COLLAPSED_SPREAD
-from lafp.objectives.health import CONSTANT, DEAD_CODEBOOK, DEAD_PERPLEXITY, not_above_embedding
+from lafp.objectives.health import (
+    CONSTANT,
+    DEAD_CODEBOOK,
+    DEAD_PERPLEXITY,
+    not_above_embedding,
+    supervision_sign,
+    target_sign,
+)
 from lafp.runs.wording import counted, number
 
 Metrics = Mapping[str, Any]
@@ -21,6 +29,10 @@ PROBE_CONTROLS = {
 }
 """Controls of the probe as result tables call them -> in words."""
 
+LABELS_ALONE = (
+    "Trained on labels alone (fdm_weight is 0): the control of the same model with videos. Its "
+    "prediction of frames is not trained, so it is not shown."
+)
 _ALL_ALIKE = (
     "Not measured: whether z holds the true actions. On the labeled episodes that are held out all "
     "actions are alike."
@@ -37,6 +49,7 @@ def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str
     """
     lines = _prediction(metrics, "frame's embedding" if objective == "laom" else "frame")
     lines += _collapse(metrics)
+    lines += [f"Bad: {sign}" for sign in lam_signs(metrics)]
     if _value(metrics, "probe/r2") is not None:
         return [*lines, _probe(metrics)]
     if has_labels:
@@ -46,6 +59,32 @@ def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str
         "Not measured: whether z holds true actions. There are no labels; the report's predicted "
         "frames and nearest neighbours show what z means.",
     ]
+
+
+def lam_signs(metrics: Metrics) -> list[str]:
+    """Says that a target embedding has collapsed, or that the supervision outweighs the loss.
+
+    Args:
+        metrics: The last value of each, with ``supervision_share`` as ``over_training`` has it.
+    """
+    spread, dead_share = (
+        _first(metrics, f"val/target_{name}", f"target_{name}") for name in ("spread", "dead_share")
+    )
+    share = _value(metrics, "supervision_share")
+    signs = [target_sign(spread, dead_share), supervision_sign(share) if share else None]
+    return [sign for sign in signs if sign]
+
+
+def over_training(records: Sequence[Metrics]) -> dict[str, float]:
+    """Returns what the last record does not tell: the supervision's median share of the loss.
+
+    At the end the share is small even if it was large, because few labels are learned by heart.
+
+    Args:
+        records: Those of ``metrics.jsonl``.
+    """
+    found = [v for r in records if (v := _value(r, "supervision_share")) is not None]
+    return {"supervision_share": median(found)} if found else {}
 
 
 def policy_findings(metrics: Metrics, is_flow: bool) -> list[str]:
@@ -118,18 +157,31 @@ def incident_findings(metrics: Metrics) -> list[str]:
     return lines
 
 
-def _prediction(metrics: Metrics, what: str) -> list[str]:
+def not_predicting(metrics: Metrics, what: str = "frame") -> list[str]:
+    """Says that the FDM predicts no better than assuming no change; nothing if it does better."""
+    share, clips = _explained(metrics)
+    if share is None or share > 0:
+        return []
+    return [
+        f"on {clips} the next {what} is predicted no better than by assuming no change. Train "
+        "longer, or look at the loss curve first."
+    ]
+
+
+def _explained(metrics: Metrics) -> tuple[float | None, str]:
     held_out, training = (_value(metrics, name) for name in ("val/fdm_explained", "fdm_explained"))
-    share = training if held_out is None else held_out
+    if held_out is None:
+        return training, "training clips (none is held out)"
+    return held_out, "held-out clips"
+
+
+def _prediction(metrics: Metrics, what: str) -> list[str]:
+    share, clips = _explained(metrics)
     if share is None:
         return []
-    clips = "training clips (none is held out)" if held_out is None else "held-out clips"
+    if bad := not_predicting(metrics, what):
+        return [f"Bad: {text}" for text in bad]
     control = "assuming no change"
-    if share <= 0:
-        return [
-            f"Bad: on {clips} the next {what} is predicted no better than by {control}. Train "
-            "longer, or look at the loss curve first."
-        ]
     return [
         f"{_judged(True, share > 0.05)} on {clips} the next {what} is predicted with "
         f"{_percent(share)} less squared error than by {control}."

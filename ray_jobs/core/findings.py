@@ -12,6 +12,7 @@ from lafp.report import training_findings
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
 from lafp.runs.wording import byte_size, counted, number
+from lafp.train.metrics.log import read_metrics
 
 Summary = Mapping[str, Any]
 
@@ -22,12 +23,15 @@ _MANY_LEFT_OUT = 0.5
 def collect(_: Any, stage: StageDir, summary: Summary) -> list[str]:
     """Says how many episodes there are, and how well the demonstrators did."""
     num = sum(
-        summary[f"num_{kind}"] for kind in ("episodes", "labeled_episodes", "labeled_val_episodes")
+        summary.get(f"num_{kind}", 0)
+        for kind in ("episodes", "labeled_episodes", "labeled_val_episodes", "unseen_episodes")
     )
+    unseen = summary.get("num_unseen_episodes", 0)
+    other = f", {unseen:,} more that look other than training" if unseen else ""
     lines = [
         f"{counted(num, 'episode')}: {summary['num_episodes']:,} without actions, "
         f"{summary['num_labeled_episodes']:,} with, {summary['num_labeled_val_episodes']:,} held "
-        f"out with actions; {summary['mean_frames']:.0f} frames each on average, "
+        f"out with actions{other}; {summary['mean_frames']:.0f} frames each on average, "
         f"{byte_size(summary['num_bytes'])} of video."
     ]
     if (success := summary.get("success")) is not None:
@@ -121,7 +125,10 @@ def label_latents(_: Any, stage: StageDir, summary: Summary) -> list[str]:
 def train_lam(cfg: Any, stage: StageDir, summary: Summary) -> list[str]:
     """Says what the latent actions encode."""
     has_labels = "labeled_shards" in _inputs(stage)
-    found = training_findings.lam_findings(summary, cfg.objective.name, has_labels)
+    metrics = {**summary, **training_findings.over_training(read_metrics(stage.uri))}
+    found = training_findings.lam_findings(metrics, cfg.objective.name, has_labels)
+    if cfg.fdm_weight == 0:
+        found.insert(0, training_findings.LABELS_ALONE)
     return [*training_findings.incident_findings(summary), *found]
 
 

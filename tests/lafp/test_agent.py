@@ -371,10 +371,9 @@ def test_a_gpu_agent_does_what_the_cpu_agent_does(run, compile):
 
 def write_lam(run, weight=0.5):
     """Writes a small LAM with its action head, and makes the run's policy one of its latents."""
-    objective_class = OBJECTIVES.get("idm")
-    cfg = config_from_dict(
-        objective_class.Config, {"name": "idm", "latent_action_dim": 4, "encoder": ENCODER}
-    )
+    objective_class = OBJECTIVES.get("lapo")
+    raw = {"latent_action_dim": 4, "encoder": ENCODER, "fdm": {"channels": [4, 8]}}
+    cfg = config_from_dict(objective_class.Config, raw | {"bottleneck": {"name": "none"}})
     torch.manual_seed(2)
     lam, head = objective_class(cfg, OBS), ActionHead(ActionHeadConfig(), ACTION, 4)
     uri = f"{run}/lam"

@@ -77,6 +77,8 @@ def _lam_in_words(stage: StageDir) -> str:
     config = stage.config()
     weight = (config.get("supervision") or {}).get("weight")
     labels = f"with action supervision of weight {weight:g}" if weight else "without labels"
+    if config.get("fdm_weight") == 0:
+        labels = "on labels alone"
     train = config["train"]
     engine = train["engine"]["name"]
     if engine == "deepspeed":

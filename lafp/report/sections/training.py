@@ -22,6 +22,11 @@ _LAM_PANELS: Panels = {
         ("target_explained", "training"),
         ("val/target_explained", "held out"),
     ],
+    "spread of the target embedding": [
+        ("target_spread", "training, over the pixels'"),
+        ("target_dead_share", "dead units, share"),
+    ],
+    "supervision's share of the loss": [("supervision_share", "training")],
     "probe R²": [
         ("probe/r2", "z"),
         ("probe/r2_obs_embedding", "observation"),

@@ -29,7 +29,7 @@ from lafp.objectives.base import Objective
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
 from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig, SupervisionConfig
-from lafp.train.tasks.trained_lam import LamInputs, TrainedLam
+from lafp.train.tasks.trained_lam import LamInputs, TrainedLam, about_what_trains
 from lafp.types import ClipBatch, ObsSpec, Window
 
 MAX_VAL_CLIPS = 64
@@ -54,6 +54,9 @@ class TrainLamConfig:
     videos. Optimizer, schedule and the head of the supervision start anew."""
     objective: Any = choice(OBJECTIVES)
     window: WindowConfig = field(default_factory=WindowConfig)
+    fdm_weight: float = 1.0
+    """Weight of the objective's own loss beside that of the supervision. 0 trains on labels alone:
+    the control of a supervised LAM, with the same network, augmentation and input."""
     supervision: SupervisionConfig = field(default_factory=SupervisionConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     train: TrainConfig
@@ -65,6 +68,13 @@ class TrainLamConfig:
             )
         if len({item.shards for item in self.data}) < len(self.data):
             raise ValueError("data lists a shard set twice. Give it the sum of the weights.")
+        if self.fdm_weight < 0:
+            raise ValueError(f"fdm_weight must not be negative, got {self.fdm_weight}.")
+        if self.fdm_weight == 0 and self.supervision.weight == 0:
+            raise ValueError(
+                "fdm_weight and supervision.weight are both 0, so nothing would be trained. For a "
+                "model of labels alone, set supervision.weight=1."
+            )
         num_windows = self.window.windows_per_clip
         self.train.check_windows(
             "train.global_batch_size", self.train.global_batch_size, num_windows
@@ -122,9 +132,6 @@ class LamTask:
             action_spec(labeled_shards)  # a clear error when there are no actions
             _check_same_frames(labeled_shards, self.obs, self.shard_sets[0])
         self.labeled_shards = labeled_shards
-        self._labeled_window = WindowConfig(
-            frame_stack=cfg.window.frame_stack, windows_per_clip=cfg.window.windows_per_clip
-        )
         max_val_clips = -(-MAX_VAL_CLIPS // len(self.shard_sets))
         self._val_clips = [HeldOutClips(uri, max_val_clips) for uri in self.shard_sets]
         self._make_probe = make_probe
@@ -157,8 +164,7 @@ class LamTask:
                 seed=cfg.train.seed,
                 pool_shards=cfg.train.ingest.pool_shards,
             )
-            window = self._labeled_window
-            demands["labeled"] = self._demand(order, supervision.batch_size, window)
+            demands["labeled"] = self._demand(order, supervision.batch_size, cfg.window)
         return demands
 
     @torch.no_grad()
@@ -167,7 +173,7 @@ class LamTask:
         objective, seed = self._objective(self.module), self.cfg.train.seed
         labeled = None
         if "labeled" in clips:
-            labeled = cut_windows(clips["labeled"], self._labeled_window, seed)
+            labeled = cut_windows(clips["labeled"], self.cfg.window, seed)
             labeled = objective.augment(labeled)
         window = objective.augment(cut_windows(clips["train"], self.cfg.window, seed))
         return LamInputs(window=window, labeled=labeled)
@@ -243,16 +249,11 @@ class LamTask:
                 objective = objective_class(self.cfg.objective, self.obs)
             except ValueError as error:
                 raise ConfigError(f"objective: {error}") from None
-            if objective.needs_supervision and not self.is_supervised:
-                raise ConfigError(
-                    f"objective {self.cfg.objective.name} learns from labels alone. "
-                    "Set supervision.weight=1."
-                )
             for uri in self.shard_sets:
                 _check_flow(uri, objective)
             if init_from is not None:
                 initialize_from(objective, init_from)
-            return TrainedLam(objective, self.cfg.supervision, action)
+            return TrainedLam(objective, self.cfg.supervision, action, self.cfg.fdm_weight)
 
     def _order(self) -> ClipOrder | MixedOrder:
         data = self.cfg.data or (DataConfig(),)
@@ -295,7 +296,8 @@ class LamTask:
             batches = (held_out.batches(device) for held_out in self._val_clips)
             for batch in itertools.chain.from_iterable(batches):
                 out = objective(cut_windows(batch, self.cfg.window, seed=0))
-                outputs.append({"loss": out.loss, **out.metrics})
+                metrics_of_batch = about_what_trains(out.metrics, self.cfg.fdm_weight)
+                outputs.append({"loss": out.loss, **metrics_of_batch})
         objective.train(was_training)
         metrics = {}
         for name in outputs[0] if outputs else {}:

@@ -1,5 +1,6 @@
 """Defines the module that trains in a LAM's training: objective and head of the supervision."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -24,10 +25,14 @@ class TrainedLam(nn.Module):
     """Holds the objective, and the action head if there is supervision. See ``TrainedModule``."""
 
     def __init__(
-        self, objective: Objective, supervision: SupervisionConfig, action: ActionSpec | None
+        self,
+        objective: Objective,
+        supervision: SupervisionConfig,
+        action: ActionSpec | None,
+        fdm_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.objective = objective
+        self.objective, self.fdm_weight = objective, fdm_weight
         self.supervision_weight = supervision.weight
         self.action_head = None
         if action is not None:
@@ -35,15 +40,18 @@ class TrainedLam(nn.Module):
             self.action_head = ActionHead(supervision.head, action, latent_dim)
 
     def forward(self, inputs: LamInputs) -> LossOutput:
-        """Computes L_objective + weight * error of the labeled windows' predicted actions."""
+        """Computes fdm_weight * L_objective + weight * error of the labeled windows' actions."""
         out: LossOutput = self.objective(inputs.window)
-        if inputs.labeled is None:
-            return out
-        supervision_loss = self._supervision_loss(inputs.labeled)
-        return LossOutput(
-            loss=out.loss + self.supervision_weight * supervision_loss,
-            metrics={**out.metrics, "supervision_loss": supervision_loss.detach()},
-        )
+        # Not left out if its weight is 0: DDP needs a gradient, here of zeros, for every parameter.
+        loss, metrics = self.fdm_weight * out.loss, about_what_trains(out.metrics, self.fdm_weight)
+        if inputs.labeled is not None:
+            supervision_loss = self._supervision_loss(inputs.labeled)
+            weighted = self.supervision_weight * supervision_loss
+            loss = loss + weighted
+            metrics["supervision_loss"] = supervision_loss.detach()
+            if self.fdm_weight > 0:
+                metrics["supervision_share"] = (weighted / loss).detach()
+        return LossOutput(loss=loss, metrics=metrics)
 
     def after_step(self) -> None:
         """See ``TrainedModule``."""
@@ -55,8 +63,14 @@ class TrainedLam(nn.Module):
 
     def _supervision_loss(self, labeled: Window) -> Tensor:
         assert self.action_head is not None and labeled.true_action is not None
-        latent_action = self.objective.label(labeled.obs, labeled.next_obs)
+        latent_action = self.objective.label(labeled.obs, labeled.future_obs)
         if self.action_head.cfg.reads == "quantized":
             latent_action = self.objective.quantize(latent_action)
         predicted = self.action_head(latent_action)
         return action_loss(predicted, labeled.true_action, self.action_head.action)
+
+
+def about_what_trains(metrics: Mapping[str, Tensor], fdm_weight: float) -> dict[str, Tensor]:
+    """Leaves out how well the FDM predicts if nothing trains it."""
+    untrained = () if fdm_weight > 0 else ("fdm_error", "copy_error", "target_explained")
+    return {name: value for name, value in metrics.items() if name not in untrained}

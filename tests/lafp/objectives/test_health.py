@@ -4,7 +4,7 @@ import pytest
 
 from lafp.config import config_from_dict
 from lafp.evaluate.lam_probe import LamProbe
-from lafp.objectives.health import signs_of_collapse
+from lafp.objectives.health import signs_of_collapse, supervision_sign
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
 from lafp.train.metrics.log import read_metrics
@@ -74,3 +74,16 @@ def test_records_without_an_evaluation_say_nothing():
 def test_metrics_that_are_absent_give_no_sign():
     assert signs_of_collapse({"probe/r2": 0.1}) == {}
     assert signs_of_collapse({"probe/r2": 0.1, "probe/r2_low": 0.0}) == {}
+
+
+def test_a_collapsed_or_dead_target_embedding_is_named():
+    healthy = {"val/target_spread": 0.9, "val/target_dead_share": 0.02}
+    assert signs_of_collapse(healthy) == {}
+    collapsed = signs_of_collapse(healthy | {"val/target_spread": 0.05})
+    assert "has collapsed" in collapsed["target"] and "strided_resnet" in collapsed["target"]
+    assert "50% of the units" in signs_of_collapse({"val/target_dead_share": 0.5})["target"]
+
+
+def test_supervision_that_outweighs_the_rest_of_the_loss_is_named():
+    assert supervision_sign(0.2) is None
+    assert "65 times" in supervision_sign(65 / 66)

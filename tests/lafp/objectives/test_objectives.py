@@ -16,7 +16,7 @@ from lafp.models.quantizers import FsqConfig, LayerNormNoiseConfig, NoBottleneck
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective, latent_metrics
 from lafp.objectives.laof import LaofConfig
-from lafp.objectives.laom import LaomConfig
+from lafp.objectives.laom import LaomConfig, embedding_metrics
 from lafp.objectives.lapa import LapaConfig
 from lafp.objectives.lapo import LapoConfig
 from tests.synthetic_windows import fit_to, moving_square_windows, obs_spec
@@ -70,6 +70,8 @@ CONFIGS = {
     "lapa-vq": lapa(),
     "lapa-fsq": lapa(latent_action_dim=16, bottleneck=FsqConfig(levels=(5, 5, 5, 5))),
     "laom": LAOM,
+    "laom-difference": replace(LAOM, idm_input="difference"),
+    "lapa-difference": lapa(idm_input="difference"),
 }
 every_config = pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS.keys())
 
@@ -240,6 +242,53 @@ def test_laom_lets_the_target_encoder_follow_slowly():
     objective.after_step()
     for old, new in zip(before, objective.target_encoder.parameters(), strict=True):
         torch.testing.assert_close(new - old, torch.full_like(old, 0.01), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["lapo", "laof", "laom", "lapa-vq"])
+def test_every_objective_infers_from_the_future_frame(name):
+    """With K = 1 that is the next one. A gradient shows which frames z was inferred from."""
+    objective = build(CONFIGS[name]).eval()
+    window = moving_square_windows(8, 0, max_offset_steps=5)
+    with torch.no_grad():
+        loss = objective(window).loss
+        near = objective(replace(window, future_obs=window.next_obs)).loss
+    assert loss != near
+
+
+def test_a_difference_to_a_copy_of_the_frame_is_no_change_for_laom_and_lapa():
+    for cfg in (CONFIGS["laom-difference"], CONFIGS["lapa-difference"]):
+        objective = build(cfg).eval()
+        window = moving_square_windows(8, 0)
+        pair = objective._pair(window.obs, window.obs)
+        second = pair[1] if cfg.name == "laom" else pair[:, 1]
+        torch.testing.assert_close(second, second[:1].expand_as(second))
+        assert objective._pair(window.obs, window.next_obs)[0].shape == pair[0].shape
+
+
+def test_laom_refuses_differences_of_frames_that_are_distorted_independently():
+    with pytest.raises(ValueError, match=r"needs augment.kinds=\[\]"):
+        LaomConfig(idm_input="difference")
+
+
+def test_lapo_with_the_k_and_z_of_laoms_ladder_trains_on_one_batch():
+    cfg = lapo(latent_action_dim=1024, encoder=LAOM.encoder)
+    objective = build(cfg)
+    window = moving_square_windows(8, 0, max_offset_steps=10)
+    objective(window).loss.backward()
+    assert objective.label(window.obs, window.next_obs).shape == (8, 1024)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_dead_units_and_the_spread_of_an_embedding_are_measured(share):
+    torch.manual_seed(0)
+    obs, embedding = torch.randn(64, 3, 4, 4), 0.5 * torch.randn(64, 200)
+    embedding[:, : int(200 * share)] = 0.7  # does not depend on the observation
+    metrics = embedding_metrics(embedding, obs)
+    assert metrics["target_dead_share"].item() == pytest.approx(share)
+    assert metrics["target_std"].item() == pytest.approx(0.5 * (1 - share), rel=0.05)
+    expected = 0.5 * (1 - share) ** 0.5
+    assert metrics["target_spread"].item() == pytest.approx(expected, rel=0.05)
+    assert embedding_metrics(embedding[:1], obs[:1])["target_dead_share"].isnan()
 
 
 def test_laom_refuses_a_decay_out_of_range_and_explains_tau():

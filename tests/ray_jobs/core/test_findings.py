@@ -57,7 +57,7 @@ def said(job: str, summary: dict[str, Any], cfg: Any = None, uri: str = "/runs/m
     return "\n".join(job_of(job).tell(cfg, StageDir(uri, "stage"), summary))
 
 
-LAPO = SimpleNamespace(objective=SimpleNamespace(name="lapo"))
+LAPO = SimpleNamespace(objective=SimpleNamespace(name="lapo"), fdm_weight=1.0)
 FLOW = SimpleNamespace(policy=SimpleNamespace(name="latent_flow"))
 
 

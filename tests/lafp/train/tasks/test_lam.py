@@ -204,17 +204,26 @@ def test_labels_alone_train_an_inverse_dynamics_model(tmp_path):
     torch.set_num_threads(1)
     uri = write_clips(tmp_path / "slalom", slalom_clips(40), 100, seed=0, max_action=1.0)
     path = Path(__file__).parents[4] / "configs" / "train_lam" / "slalom.yaml"
-    idm = (
-        "objective={name: idm, latent_action_dim: 8, encoder: {name: small_cnn}, "
-        "idm_input: difference}"
-    )
     small = ["train.num_steps=120", "train.global_batch_size=32", "supervision.batch_size=32"]
     small += ["train.num_workers=1", "train.engine.name=ddp"]
-    cfg = load_config(TrainLamConfig, path, [idm, *small, "supervision.weight=1"])
+    cfg = load_config(TrainLamConfig, path, ["fdm_weight=0", *small, "supervision.weight=1"])
+    task = LamTask(cfg, uri, uri)
+    before = {n: p.detach().clone() for n, p in task.module.objective.named_parameters()}
     metrics = run(cfg, uri, uri, tmp_path / "lam")
     assert metrics["probe/r2_low"] > metrics["probe/r2_random_lam"] + 0.1
-    with pytest.raises(ConfigError, match="idm learns from labels alone"):
-        LamTask(load_config(TrainLamConfig, path, [idm, "supervision.weight=0"]), uri, uri)
+    after = dict(load_lam(str(tmp_path / "lam")).objective.named_parameters())
+    assert all(torch.equal(after[n], p) for n, p in before.items() if n.startswith("fdm."))
+    assert any(not torch.equal(after[n], p) for n, p in before.items() if n.startswith("idm."))
+    # Nothing trains the prediction of frames, so nothing is said of it.
+    assert not {"fdm_explained", "val/fdm_explained", "supervision_share"} & metrics.keys()
+    with pytest.raises(ConfigError, match="both 0, so nothing would be trained"):
+        load_config(TrainLamConfig, path, ["fdm_weight=0", "supervision.weight=0"])
+
+
+def test_the_supervisions_share_of_the_loss_is_measured(shards, labeled, tmp_path):
+    metrics = run(lam_config(num_steps=1, weight=0.5), shards, labeled, tmp_path)
+    share = 0.5 * metrics["supervision_loss"] / metrics["loss"]
+    assert metrics["supervision_share"] == pytest.approx(share, rel=1e-4)
 
 
 def test_the_initial_weights_depend_on_the_seed_alone(shards):
@@ -230,11 +239,11 @@ def test_the_initial_weights_depend_on_the_seed_alone(shards):
     assert not torch.equal(first["objective.idm.head.weight"], other["objective.idm.head.weight"])
 
 
-def test_labeled_windows_are_pairs_one_step_apart_with_their_action(shards, labeled, tmp_path):
+def test_labeled_windows_are_pairs_as_far_apart_as_those_without_labels(shards, labeled, tmp_path):
     task = LamTask(lam_config("laom", weight=0.1), shards, labeled)
     batches = LocalContext(str(tmp_path)).clips(task.demands(), 1, 0)
     inputs = task.inputs(next(batches))
-    assert inputs.labeled.offset_steps.max() == 1
+    assert inputs.labeled.offset_steps.max() > 1
     assert inputs.window.offset_steps.max() > 1
     assert inputs.labeled.true_action.shape == (8, 2)
     assert inputs.window.true_action is None
