@@ -1,7 +1,8 @@
 """Renders demonstrations of an environment's expert to mp4, in Ray tasks.
 
 ``videos/`` looks like any corpus of videos: ``episode_000123.mp4``, no labels. ``labeled/`` and
-``labeled_val/`` hold a few other episodes, each with its actions in ``episode_000123.npz``. An
+``labeled_val/`` hold a few other episodes, each with its actions in ``episode_000123.npz``, and
+``labeled_val/unseen/`` held-out ones that look other than training's, if they are asked for. An
 episode depends on its seed only, and its seed on (``seed``, subset, number) only: the files do not
 depend on the number of workers or on interruptions.
 """
@@ -26,7 +27,10 @@ from lafp.storage import strict_json
 from lafp.storage.tables import write_rows
 from lafp.video import EncodeConfig, encode_clip
 
-Subset = Literal["videos", "labeled", "labeled_val"]
+Subset = Literal["videos", "labeled", "labeled_val", "unseen"]
+
+UNSEEN = "unseen"
+"""Folder, below that of the held-out labeled episodes, of those that look other than training's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +42,10 @@ class CollectConfig:
     """The environment of the labeled training episodes, if it differs from that of the videos:
     labels often come from other scenes than the footage and the deployment. null takes ``env``."""
     labeled_val_env: Any = choice(ENVS, default=None)
-    """The environment of the held-out labeled episodes, if it differs, for example in background
-    videos that training never saw. null takes ``env``."""
+    """The environment of the held-out labeled episodes, if it differs. null takes ``env``."""
+    unseen_env: Any = choice(ENVS, default=None)
+    """The environment of as many held-out labeled episodes again, for example with background
+    videos that training never saw. They are probed beside the others. null: there are none."""
     num_episodes: int = 700
     """Number of unlabeled episodes, which are the corpus of videos."""
     num_labeled_episodes: int = 15
@@ -71,7 +77,11 @@ class CollectConfig:
 
     def env_of(self, subset: Subset) -> Any:
         """Returns the config of the environment in which a subset is rendered."""
-        own = {"labeled": self.labeled_env, "labeled_val": self.labeled_val_env}.get(subset)
+        own = {
+            "labeled": self.labeled_env,
+            "labeled_val": self.labeled_val_env,
+            "unseen": self.unseen_env,
+        }.get(subset)
         return self.env if own is None else own
 
     def num_of(self, subset: Subset) -> int:
@@ -80,6 +90,7 @@ class CollectConfig:
             "videos": self.num_episodes,
             "labeled": self.num_labeled_episodes,
             "labeled_val": self.num_labeled_val_episodes,
+            "unseen": self.num_labeled_val_episodes if self.unseen_env is not None else 0,
         }[subset]
 
 
@@ -93,6 +104,11 @@ class Batch:
 
     def __len__(self) -> int:
         return self.last - self.first
+
+    @property
+    def folder(self) -> str:
+        """Returns the folder of the episodes, below the stage's."""
+        return f"labeled_val/{UNSEEN}" if self.subset == "unseen" else self.subset
 
     def record_uri(self, uri: str) -> str:
         """Returns the URI of the ``EpisodeRecord``s' file, which exists once the batch is done."""
@@ -124,7 +140,7 @@ def batches(cfg: CollectConfig) -> list[Batch]:
 
 
 def _batches(cfg: CollectConfig) -> Iterator[Batch]:
-    subsets: tuple[Subset, ...] = ("labeled", "labeled_val", "videos")
+    subsets: tuple[Subset, ...] = ("labeled", "labeled_val", "unseen", "videos")
     for subset in subsets:
         num = cfg.num_of(subset)
         for first in range(0, num, cfg.episodes_per_task):
@@ -164,6 +180,7 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
         "num_episodes": counts["videos"],
         "num_labeled_episodes": counts["labeled"],
         "num_labeled_val_episodes": counts["labeled_val"],
+        "num_unseen_episodes": counts["unseen"],
         "num_dropped": len(records) - len(kept),
         "num_frames": sum(record.num_frames for record in kept),
         "num_bytes": sum(record.num_bytes for record in records),
@@ -187,7 +204,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
             f"drop_failed: {env.task} does not report success. Set drop_failed=false."
         )
     for n, recording in enumerate(result.recordings):
-        stem = storage.join(uri, batch.subset, f"episode_{batch.first + n:06d}")
+        stem = storage.join(uri, batch.folder, f"episode_{batch.first + n:06d}")
         is_dropped = cfg.drop_failed and not successes[n]
         video = b""
         if not is_dropped:

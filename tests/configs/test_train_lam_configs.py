@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from lafp.models.quantizers import VqConfig
 from lafp.objectives import OBJECTIVES
 from lafp.train.tasks.lam import TrainLamConfig
 from lafp.types import ObsSpec
+from ray_jobs.studies.study_config import StudyConfig, cells
 
 FOLDER = Path(__file__).parents[2] / "configs" / "train_lam"
 PATHS = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem != "base"]
@@ -49,3 +51,24 @@ def test_the_lapa_presets_have_as_many_parameters_as_they_say(name, size_px, num
     num_parameters = sum(p.numel() for p in model.parameters())
     assert num_parameters == pytest.approx(num_million * 1e6, rel=0.05)
     assert cfg.objective.idm.width // cfg.objective.idm.num_heads == 64
+
+
+def test_every_shipped_laom_embeds_observations_as_a_feature_map():
+    """A ReLU vector in its place ends with half of its units dead, and predicts nothing."""
+    lams = {path.stem: load_config(TrainLamConfig, path) for path in PATHS}
+    for path in (FOLDER.parent / "studies").glob("*.yaml"):
+        for cell in cells(load_config(StudyConfig, path)):
+            if cell.pipeline.train_lam is not None:
+                lams[f"{path.stem}/{cell.name}"] = cell.pipeline.train_lam
+    laoms = {name: cfg.objective for name, cfg in lams.items() if cfg.objective.name == "laom"}
+    assert len(laoms) > 8
+    assert {name for name, cfg in laoms.items() if cfg.encoder.name != "strided_resnet"} == set()
+
+
+def test_labels_only_is_laom_with_labels_but_for_the_weight_of_the_fdm():
+    """Same network, augmentation, input and labels: else it is no control of what videos add."""
+    study = load_config(StudyConfig, FOLDER.parent / "studies" / "dmc_distractors.yaml")
+    lams = {cell.variant: cell.pipeline.train_lam for cell in cells(study)}
+    control, laom = (lams[f"{name}-distractors"] for name in ("labels_only", "laom_labels"))
+    assert control.fdm_weight == 0 and laom.fdm_weight == 1
+    assert replace(control, fdm_weight=1.0) == laom

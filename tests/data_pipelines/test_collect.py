@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.collect import Batch, CollectConfig, batches, render_batch
+from data_pipelines.collect import UNSEEN, Batch, CollectConfig, batches, render_batch
 from lafp import storage
 from lafp.config import load_config
 from lafp.data.randomness import derive_seed
@@ -61,6 +61,19 @@ def test_a_labeled_episode_replays_to_its_own_video(tmp_path):
         # H.264 rounds, but keeps every pixel near its own value.
         error = np.abs(np.stack(replayed).astype(int) - frames)
         assert error.mean() < 1.5 and np.quantile(error, 0.999) < 25
+
+
+def test_unseen_episodes_lie_in_a_folder_of_their_own_below_the_held_out_ones(tmp_path):
+    cfg = replace(CFG, env=SlalomConfig(), unseen_env=SlalomConfig(distractors=True))
+    assert {batch.subset for batch in batches(CFG)} == {"videos", "labeled", "labeled_val"}
+    unseen = [batch for batch in batches(cfg) if batch.subset == "unseen"]
+    assert sum(map(len, unseen)) == CFG.num_labeled_val_episodes
+    assert cfg.env_of("unseen").distractors and not cfg.env_of("labeled_val").distractors
+    render_batch(cfg, unseen[0], str(tmp_path))
+    folder = tmp_path / "labeled_val" / UNSEEN
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(f"episode_00000{n}.{suffix}" for n in (0, 1) for suffix in ("mp4", "npz"))
+    ]
 
 
 def test_labeled_episodes_may_come_from_another_scene_than_everything_else(tmp_path):

@@ -8,7 +8,7 @@ from tests.simulators import save_random_expert, skip_without
 from tests.synthetic_video import moving_square, write_video
 
 skip_without("dm_control")
-ENVS = ("collect.env", "collect.labeled_val_env", "evaluate.env")
+ENVS = ("collect.env", "collect.unseen_env", "evaluate.env")
 FEW = [
     "collect.num_episodes=4", "collect.num_labeled_episodes=4",
     "collect.num_labeled_val_episodes=2", "collect.episodes_per_task=2",

@@ -51,11 +51,11 @@ def _split_of(digest: str) -> VideoSplit:
 
 
 @functools.cache
-def videos_of(folder: str, split: VideoSplit) -> tuple[str, ...]:
-    """Lists the videos of one split, in the order of their hashes, without repeated files.
+def videos_of(folder: str, split: VideoSplit, num_videos: int | None = None) -> tuple[str, ...]:
+    """Lists the first ``num_videos`` videos of one split by their hashes, without repeated files.
 
     Raises:
-        ConfigError: The folder does not exist, or holds no video of that split.
+        ConfigError: The folder does not exist, or holds no or too few videos of that split.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -70,7 +70,12 @@ def videos_of(folder: str, split: VideoSplit) -> tuple[str, ...]:
             f"distractors.videos: {folder} holds no {split} video. One of four files, by hash, "
             f"belongs to test. Put more videos ({', '.join(sorted(SUFFIXES))}) there."
         )
-    return tuple(found[digest] for digest in sorted(found))
+    if num_videos is not None and len(found) < num_videos:
+        raise ConfigError(
+            f"distractors.num_videos is {num_videos}, but {folder} holds only {len(found)} {split} "
+            "videos. Put more there, or set num_videos lower."
+        )
+    return tuple(found[digest] for digest in sorted(found)[:num_videos])
 
 
 class VideoCache:

@@ -47,10 +47,13 @@ class DistractorConfig:
     video_split: VideoSplit = "train"
     """Part of the videos to use, chosen by hash of the file: three of four are ``train``. Evaluate
     with ``test``."""
+    num_videos: int | None = None
+    """Number of videos of that part to use; null uses all. A smaller number takes some of those
+    that a larger one takes (the Distracting Control Suite and LAOM: 60)."""
     video_hold_steps: int | None = None
-    """Number of steps after which another video begins; null keeps one for the episode. If clips
-    are cut at the same steps, each clip has its own background, and no clip shows a change of
-    videos."""
+    """Number of steps after which another video begins; null keeps one for the episode, as LAOM
+    does. If clips are cut at the same steps, each clip has its own background, so that the
+    background tells which clip it is."""
     hides_floor: bool = False
     """Show the background in place of the ground too. The paper keeps the ground of cheetah and
     walker."""
@@ -66,6 +69,8 @@ class DistractorConfig:
             raise ValueError("background needs a folder of videos. Set videos, or background=0.")
         if self.video_hold_steps is not None and self.video_hold_steps < 2:
             raise ValueError(f"video_hold_steps must be at least 2, got {self.video_hold_steps}.")
+        if self.num_videos is not None and self.num_videos < 1:
+            raise ValueError(f"num_videos must be at least 1, got {self.num_videos}.")
         if self.cache_bytes < 1:
             raise ValueError(f"cache_bytes must be positive, got {self.cache_bytes}.")
 
@@ -99,7 +104,7 @@ class Distractors:
         if cfg.background > 0:
             assert cfg.videos is not None
             self._background = Background(
-                videos_of(cfg.videos, cfg.video_split),
+                videos_of(cfg.videos, cfg.video_split, cfg.num_videos),
                 cache_of_process(height_px, width_px, cfg.cache_bytes),
                 seed,
                 cfg.video_hold_steps,

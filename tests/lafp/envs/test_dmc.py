@@ -34,16 +34,24 @@ def distracted(plain, tmp_path_factory) -> DmcConfig:
     return replace(plain, distractors=distractors, exploration=ExplorationConfig(share=0.5))
 
 
-@pytest.mark.parametrize(("study", "obs_dim"), [("distractors", 17), ("walker_distractors", 24)])
-def test_a_clip_of_a_study_shows_one_background(study, obs_dim, tmp_path):
+@pytest.mark.parametrize("study", ["distractors", "walker_distractors", "distractors_gpu"])
+def test_the_studies_have_laoms_distractors(study):
+    """One of at most 60 videos for a whole episode, camera and colours 0.1."""
     cfg = load_config(StudyConfig, f"configs/studies/dmc_{study}.yaml", []).pipeline
-    expert = save_random_expert(tmp_path / "random.pt", obs_dim)
-    for collected, cut in (
-        (cfg.collect.env, cfg.preprocess),
-        (cfg.collect.labeled_val_env, cfg.preprocess_labeled),
-    ):
-        fps = Dmc(replace(collected, expert=expert)).fps
-        assert cut.clip.max_s * fps == pytest.approx(collected.distractors.video_hold_steps)
+    seen, unseen = cfg.collect.env.distractors, cfg.collect.unseen_env.distractors
+    assert (seen.background, seen.camera, seen.color) == (1, 0.1, 0.1)
+    assert seen.video_hold_steps is None and seen.num_videos <= 60
+    assert (seen.video_split, unseen.video_split) == ("train", "test")
+    assert cfg.evaluate.env.distractors == seen
+    assert cfg.collect.labeled_env is None and cfg.collect.labeled_val_env is None
+
+
+def test_fewer_videos_are_some_of_more_and_too_few_are_an_error(tmp_path):
+    for number in range(40):
+        (tmp_path / f"{number}.mp4").write_bytes(b"%d" % number)
+    assert videos_of(str(tmp_path), "train", 8) == videos_of(str(tmp_path), "train")[:8]
+    with pytest.raises(ConfigError, match=r"num_videos is 60, but .* holds only \d+ train videos"):
+        videos_of(str(tmp_path), "train", 60)
 
 
 def test_ten_steps_show_a_moving_cheetah_and_end_without_success(plain):
