@@ -66,6 +66,7 @@ class ToRgb:
         ).to_ndarray()
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
         if rgba.dtype == np.uint8:
+            # Half of the divisor is added, so that the division rounds instead of rounding down.
             rgb = ((rgb.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
             black = VideoFrame.from_ndarray(rgb, format="rgb24")
         else:
@@ -112,6 +113,8 @@ def deinterlaced(events: Iterator[Held | DamagedSpan]) -> Iterator[Held | Damage
     """
     weaver: _Deinterlacer | None = None
     for event in events:
+        # The filter looks at neighbouring frames. It starts anew after a cut, where neighbours in
+        # the stream are no neighbours in time.
         if isinstance(event, DamagedSpan):
             if weaver is not None:
                 yield from weaver.finish()
@@ -164,4 +167,6 @@ class _Deinterlacer:
             except (av.BlockingIOError, av.EOFError):
                 return
             assert isinstance(frame, VideoFrame)
+            # In the mode "send_frame" one frame comes out for each that goes in, so the times stay
+            # in step.
             yield replace(self._waiting.popleft(), frame=frame)

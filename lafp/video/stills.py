@@ -101,9 +101,12 @@ def main() -> None:
     decoder = decoder_class(decoder_class.Config())
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     for index, *fields in json.loads(sys.stdin.read()):
+        # If this video kills the process, the mark tells the parent where to go on.
         (folder / f"{index}.begun").touch()
         with suppress(Exception):  # any error means no picture
             if (pixels := _decode(Still(*fields), decoder)) is not None:
+                # The process may be killed while it writes, and the parent must find no half
+                # picture.
                 Image.fromarray(pixels).save(folder / f"{index}.png.tmp", "png")
                 (folder / f"{index}.png.tmp").rename(folder / f"{index}.png")
 

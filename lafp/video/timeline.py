@@ -150,6 +150,8 @@ def _recording_starts(
         # Where frames are reordered, presentation times are ahead of the clock. So a step of the
         # clock is no jump if the presentation times do not jump: a frame is just shown for long.
         jumps = (
+            # `not ... <=` holds for NaN too, so where presentation times are unknown the clock
+            # alone decides.
             step > (_MAX_STEP_FORWARD_S if can_jump else _MAX_CLAIM_S)
             and not packet_pts_s - shown_s <= _MAX_STEP_FORWARD_S
         )
@@ -157,6 +159,7 @@ def _recording_starts(
             starts.append(packet)
             highest_s, shown_s = time_s, packet_pts_s
         highest_s = max(highest_s, time_s)
+        # `fmax` ignores NaN, which stands for packets without a presentation time.
         shown_s = np.fmax(shown_s, packet_pts_s)
     return starts
 
@@ -175,6 +178,7 @@ def _even_times(clock_s: np.ndarray, step_s: float) -> np.ndarray:
     even_s = packets * step_s
     if np.abs(since_s - (even_s[known] - even_s[known[0]])).max() <= _MAX_PLACES_OFF * step_s:
         return even_s
+    # Stamps may step back a little, but frames are shown in ascending order.
     times_s = np.interp(packets, known, np.maximum.accumulate(since_s))
     times_s[: known[0]] -= step_s * (known[0] - packets[: known[0]])
     times_s[known[-1] :] += step_s * (packets[known[-1] :] - known[-1])

@@ -142,6 +142,8 @@ class DamageGate:
         is_key = frame.key_frame or (sent.is_keyframe and not self._marks_keys)
         gop.is_shown |= is_key
         time_s = self._clock.time_s(sent.number, frame.pts, is_key)
+        # A frame that is shown before its key frame may depend on the group before, so the damage
+        # may lie there.
         if doubt:
             self._blame(gop if gop.is_shown else gop.before or gop, doubt)
         if frame.is_corrupt:
@@ -154,6 +156,7 @@ class DamageGate:
             self._cause = self._cause or "time stamps go backwards"
         elif time_s > self._last_time_s:  # else the frame is never shown: its time is taken
             self._last_time_s = time_s
+            # A key frame completes the group before it: what has shown no sign until now is sound.
             if is_key:
                 yield from self._release()
                 gop.before = None
@@ -167,6 +170,7 @@ class DamageGate:
         """Yields the last frames, and any damage that reaches the end of the file."""
         yield from self._release()
         end_s = self._info.duration_s
+        # Less than half a frame is the rounding of time stamps, not a missing frame.
         if end_s - self._sound_until_s() > 0.5 / self._info.fps:
             cause = self._cause or self._sign or "these frames were not decoded"
             yield DamagedSpan(self._sound_until_s(), end_s, cause)
@@ -205,6 +209,8 @@ class DamageGate:
         if cause := held.gop.leading_cause:
             self._cause = self._cause or cause
             return
+        # A damaged packet may give no frame at all. Then only the hole before this frame shows what
+        # is lost.
         if self._sign and held.time_s - self._sound_until_s() > 0.5 / self._info.fps:
             self._cause = self._cause or self._sign
         if self._cause:

@@ -109,6 +109,8 @@ def _ue(value: int) -> str:
 def _escaped(data: bytes) -> bytes:
     made = bytearray()
     for byte in data:
+        # Two zero bytes followed by 0 to 3 would look like a start code (7.4.1), so a 3 goes
+        # between.
         if made[-2:] == b"\0\0" and byte <= 3:
             made.append(3)
         made.append(byte)

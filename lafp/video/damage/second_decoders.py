@@ -78,6 +78,7 @@ class SliceEnds:
         self._decoder.options = {
             "err_detect": CHECKS["h264"],
             "skip_bottom": str(num_rows),  # the added rows may be missing without an error
+            # The pictures are not used, so they need not be filtered.
             "skip_loop_filter": "all",
         }
 
@@ -115,6 +116,7 @@ class RowWiseHevc:
     def __init__(self, context: VideoCodecContext) -> None:
         self._decoder = cast(VideoCodecContext, av.CodecContext.create("hevc", "r"))
         self._decoder.extradata = context.extradata
+        # FFmpeg reads the rows' own offsets only if several slice threads decode.
         self._decoder.thread_count, self._decoder.thread_type = 2, ThreadType.SLICE
         self._decoder.options = dict(context.options)
         self._decoder.flags |= Flags.copy_opaque

@@ -51,6 +51,7 @@ def array_frames(
         width_px: Width to scale to.
         height_px: Height to scale to.
     """
+    # One reformatter for all frames, because PyAV sets a new one up for the sizes and formats.
     to_size = VideoReformatter()
 
     def scale(pixels: np.ndarray) -> np.ndarray:

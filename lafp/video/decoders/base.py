@@ -26,6 +26,7 @@ class VideoError(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
+    # Exceptions are pickled with `args`, which hold one text here, but the class takes two.
     def __reduce__(self) -> tuple[Any, ...]:
         return VideoError, (self.reason, self.detail)
 
@@ -192,6 +193,8 @@ def measure_rate(times_s: np.ndarray, declared_fps: float | None) -> tuple[float
             return _or_declared(1 / median_s, declared_fps), False
     fps = float(places[-1] / since_s[-1])
     declared = _or_declared(fps, declared_fps)
+    # In a long file even a small difference of rates adds up to whole frames, so a declared rate
+    # must also fit the last stamps.
     fits = np.abs(since_s - places / declared).max() <= _GRID_TOLERANCE / declared
     return (declared if fits else fps), is_constant
 

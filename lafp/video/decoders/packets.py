@@ -123,6 +123,7 @@ def clock_may_jump(container: InputContainer) -> bool:
 
 def believed_pts(container: InputContainer, stream: VideoStream, stamps: Stamps) -> Believed | None:
     """Returns which presentation times are believed; None if only decoding can tell."""
+    # Only B-frames make the order of presentation differ from the order of decoding.
     if not stream.codec_context.has_b_frames:
         return "all"
     # These containers do not store all presentation times, and FFmpeg guesses the others.
@@ -131,6 +132,8 @@ def believed_pts(container: InputContainer, stream: VideoStream, stamps: Stamps)
     if container.format.name == "mpeg":
         return "near"
     is_known = (stamps.pts != NO_STAMP) & (stamps.dts != NO_STAMP)
+    # Where frames are reordered, they wait for their presentation for different times. If all wait
+    # equally long, the presentation times are only shifted decoding times.
     delays = stamps.pts[is_known] - stamps.dts[is_known]
     steps = np.diff(stamps.dts[is_known])
     tells_no_order = len(steps) and np.ptp(delays) < 0.5 * np.median(steps)

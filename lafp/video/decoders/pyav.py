@@ -108,9 +108,12 @@ class PyAVDecoder:
                 raise VideoError("does_not_decode", detail)
             timeline = _timeline(path, container, stream, found, deadline)
             declared_fps = float(stream.average_rate) if stream.average_rate else None
+            # Of two frames at the same time only one is shown (`DamageGate.check`).
             times_s = np.unique(timeline.times_s)
             fps, is_constant = measure_rate(times_s, declared_fps)
             last_frame_s = timeline.last_frame_s
+            # Packets state their durations in rounded numbers. At a constant rate the rate is more
+            # exact.
             if is_constant or not 0 < last_frame_s <= MAX_LAST_FRAME_S:
                 last_frame_s = 1 / fps
             duration_s = float(times_s[-1]) + last_frame_s
@@ -190,6 +193,8 @@ class PyAVDecoder:
             )
             for packet, missing in read_packets(container, stream, deadline):
                 if clock.is_before_joint(0) and is_shown(packet):
+                    # The last frames of a recording still wait in the decoder. They leave before
+                    # the gate hears of the next recording, because they belong to this one.
                     yield from _checked(decode(context, None)[0], gate, second, thinner)
                     gate.part("another recording begins")
                     # Frames of the next recording do not depend on earlier ones.
@@ -197,11 +202,18 @@ class PyAVDecoder:
                     context.flush_buffers()
                 if packet.is_keyframe and is_libvpx(context) and gate.is_damaged:
                     context = checking_context(stream)  # libvpx gets stuck after damage
+                # A second decoder can only begin at a key frame.
                 if packet.is_keyframe and second is None:
                     second = second_look(info.codec, context, is_suspect or gate.is_in_doubt)
+                # The gate marks the packet with its group of pictures, and the decoder copies the
+                # mark to the frame. So this comes before decoding.
                 gate.sent(packet)
+                # The second decoder goes first, so that its frame is there when the first decoder's
+                # comes out.
                 hidden = second.packet_damage(packet) if second else ""
                 decoded, sign = decode(context, packet)
+                # The gate must know a sign before it sees the frames of the packet, or it might let
+                # them pass.
                 if found := missing or sign or hidden:
                     gate.found(found)
                 yield from _checked(decoded, gate, second, thinner)
@@ -234,6 +246,7 @@ def _checked(
 def _open(path: str, deadline: float) -> Iterator[tuple[InputContainer, VideoStream]]:
     timeout_s = max(0.1, deadline - time.monotonic())
     try:
+        # A title that is not UTF-8 is no reason to lose a video, but PyAV raises for it by default.
         container = av.open(
             path, "r", options=_OPEN_OPTIONS, metadata_errors="replace", timeout=timeout_s
         )
@@ -281,10 +294,13 @@ def _timeline(
         lay_out,
         found.stamps,
         can_jump=clock_may_jump(container),
+        # FFmpeg assumes 25 frames per second too for raw streams that state no rate.
         otherwise_step_s=1 / float(stream.average_rate or stream.guessed_rate or 25),
     )
     timeline = lay(believed=believed or "all")
     if believed is None:
+        # Only frames of the first recording are compared, because the clock of the next one may go
+        # back.
         ends = [recording.first_packet for recording in timeline.recordings[1:]]
         if not _comes_in_order(path, min([_NUM_TRIED, *ends]), deadline):
             timeline = lay(believed="none")
