@@ -79,6 +79,7 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
         num_gpus=1 if cfg.use_gpu else 0,
     ):
         pass
+    # The set's own file is written last, because its presence says that all latents are there.
     card, totals = read_card(lam, "lam"), write_tables(uri, names)
     spec = LatentSet(
         lam_sha256=card["weights_sha256"],
@@ -110,6 +111,8 @@ def label_shard(
         tempfile.TemporaryDirectory(prefix="lafp-") as folder,
         tar.open("rb") as file,
     ):
+        # A damaged clip may still decode, to wrong pictures. Latents of it would be wrong without a
+        # sign.
         is_whole = hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
         video_ids = _video_ids(shards, tar, entry, is_whole)
         writer = LatentShardWriter(Path(folder), shard, lam.latent_action_dim, lam.obs.frame_stack)

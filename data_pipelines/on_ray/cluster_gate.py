@@ -12,6 +12,8 @@ _keep_alive: list[Any] = []
 
 def start_cluster_gate() -> None:
     """Starts the actor that limits the request rate per host over the whole cluster."""
+    # The actor only counts, so it takes no CPU from decoding. It may restart on another node
+    # without harm: it forgets the pace of hosts, not work.
     actor = ray.remote(HostGate).options(
         name=_ACTOR, get_if_exists=True, num_cpus=0, max_restarts=-1, max_task_retries=-1
     )

@@ -57,6 +57,7 @@ def stream_tasks(
     while True:
         if time.monotonic() - counted_at > _RECOUNT_S:
             counted_at = time.monotonic()
+            # Counted again and again, because a cluster may grow and shrink while the job runs.
             num_cpus = int(ray.cluster_resources().get("CPU", 0))
             room = max(_MIN_CALLS, _CALLS_PER_CPU * num_cpus)
         while len(pending) < room and (found := next(remaining, None)) is not None:
@@ -64,6 +65,7 @@ def stream_tasks(
             pending[task.remote(*call)] = key
         if not pending:
             return
+        # The time limit lets the loop count CPUs again, also if no task ends for long.
         done, _ = ray.wait(list(pending), num_returns=1, timeout=_RECOUNT_S)
         for ref in done:
             yield pending.pop(ref), ray.get(ref)

@@ -30,6 +30,7 @@ def label_sums(
     if action_TA.ndim == 1:
         choices = int(action_TA.max(initial=-1)) + 1
         return LabelSums(num_rows=len(action_TA), num_choices=choices)
+    # Sums of squares of many rows lose their last digits in float32.
     action_TA = action_TA.astype(np.float64)
     smallest, largest = action_TA.min(axis=0), action_TA.max(axis=0)
     return LabelSums(
@@ -84,12 +85,14 @@ class ActionStatistics:
         variance = self._total_squares / self.num_rows - mean**2
         found = {
             "mean": mean.tolist(),
+            # Rounding can make the variance of a constant slightly negative.
             "std": np.sqrt(np.maximum(variance, 0)).tolist(),
             "min": self._smallest.tolist(),
             "max": self._largest.tolist(),
         }
         for name, share in QUANTILES.items():
             values = [self._quantile(counter, share) for counter in self._buckets]
+            # The middle of a bucket may lie beyond the extremes, which are known exactly.
             found[name] = np.clip(values, self._smallest, self._largest).tolist()
         return found
 

@@ -46,6 +46,8 @@ class Sample:
         weights = [weight_of(item) for item in self.items[:num]]
         shares = [min(1.0, weight / threshold) if threshold else 1.0 for weight in weights]
         total = sum(y / p for y, p in zip(values, shares, strict=True))
+        # Costs grow with the weights, whose true total is known. The ratio to the estimated total
+        # takes out most of the luck of the draw.
         total_weight = sum(w / p for w, p in zip(weights, shares, strict=True))
         per_weight = total / total_weight
         squares = sum(

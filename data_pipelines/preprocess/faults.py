@@ -24,6 +24,7 @@ from lafp.video.decoders.base import VideoError
 
 # Spans of one video touch exactly; this allows for float rounding over hours.
 TOLERANCE_S = 1e-3
+# If such errors became rejects, one outage would reject every later input.
 _OF_THE_JOB = UnreachableError, CredentialsError, FullError, ConfigError, MemoryError
 # Errors of this machine, its disk or its mounts: any other input would meet them too.
 _OF_THE_MACHINE = {
@@ -99,6 +100,7 @@ def guarded(rows: Iterator[Row | Rollback], item: VideoItem) -> Iterator[Row | R
         yield progress.give_up(found.reason, found.detail)
     if progress.video is not None and (what := progress.uneven()):
         yield Rollback()
+        # The whole video is rejected, because it is not known which of its rows are wrong.
         yield progress.video
         yield _reject(progress.video, *progress.whole_s, "failed", f"{what}. Please report this")
 

@@ -76,8 +76,10 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
                 shards = make_shards(cfg, recorded, work, uri)
             summary = summarize(catalog, spec, files.to_dict(), *write_manifest(uri, shards))
         check_totals(summary)
+        # `shard_set.json` is written last, because its presence says that the set is complete.
         storage.write_text(totals, strict_json.dumps(summary, indent=1))
         storage.write_text(storage.join(uri, "shard_set.json"), spec.to_json())
+    # Also after a run that was killed between the last file and this line.
     storage.delete_folder(work)
     return json.loads(storage.read_text(totals))
 

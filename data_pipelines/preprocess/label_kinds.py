@@ -40,6 +40,7 @@ class LabelKinds:
     @property
     def usual(self) -> str:
         """Returns the most frequent kind; empty if there are no clips."""
+        # Sorted first, so that equal counts give the same answer in every run.
         return max(sorted(self.clips), key=lambda kind: self.clips[kind], default="")
 
     def check(self) -> None:

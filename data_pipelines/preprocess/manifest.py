@@ -46,6 +46,7 @@ def check_totals(summary: dict[str, Any]) -> None:
     outcomes = [funnel["clips"], *funnel["rejects"].values()]
     out_s, in_s = sum(outcome["seconds"] for outcome in outcomes), funnel["inputs"]["seconds"]
     num_spans = sum(outcome["spans"] for outcome in outcomes)
+    # Every span may be off by the rounding of its two ends.
     if abs(out_s - in_s) > TOLERANCE_S * max(1, num_spans):
         raise RuntimeError(
             f"The videos have {in_s:.3f} s, clips and rejects {out_s:.3f} s. Please report this."
@@ -132,6 +133,8 @@ def _action(catalog: Catalog) -> dict[str, Any]:
     train = train if train.num_rows else every
     if every.num_choices:
         return {"dim": every.num_choices, "is_discrete": True, "low": [], "high": []}
+    # Statistics come from training clips only, because held-out clips must not shape what is
+    # trained. Bounds that the labels state are facts of the robot, so all clips count.
     bounds = every if every.is_bounded else train
     return {
         "dim": len(bounds.low),

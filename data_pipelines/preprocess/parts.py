@@ -79,11 +79,14 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
             count_videos(
                 cfg.name, made.num_videos, made.num_clips, made.num_frames, made.rejects.spans
             )
+            # Pieces run next, so that a long video at the end of the plan keeps no core waiting.
             queue.add(_piece_tasks(task, made.num_pieces))
             clips = counted(counts.num_clips, "clip")
             rejects = counted(counts.rejects.spans.total(), "reject")
             work.add(task, made.num_pieces, made.video_s, made.unsized_bytes)
             work.show(f"{clips}, {rejects}")
+            # A wrong source should stop the job early, but a few odd files at its beginning should
+            # not.
             if counts.num_videos >= _MIN_JUDGED_VIDEOS or work.is_done:
                 _check_rejects(cfg, counts)
                 counts.label_kinds.check()
@@ -134,6 +137,7 @@ def _tasks(plan: Plan) -> Iterator[tuple[Task, bool, list[Task]]]:
     """Yields every task, whether its part exists, and the tasks for its missing pieces."""
     for chunk in range(plan.num_chunks):
         folder = storage.join(plan.work, chunk_folder(chunk))
+        # One listing per chunk instead of one request per part.
         found = {info.uri.rpartition("/")[2] for info in storage.list_files(folder)}
         for task in plan.tasks(chunk):
             name = task.part.rpartition("/")[2]
@@ -179,6 +183,8 @@ def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
     sandbox = _sandbox(cfg)
     inputs = (sandbox.rows(item, may_defer=True) for item in task.items)
     try:
+        # Counts return to the driver and rows do not, so that its memory does not grow with the
+        # corpus.
         return _counts(task, write_part(inputs, work, f"{task.part}.tar"))
     except (OSError, ConfigError) as error:
         return str(error)
@@ -200,6 +206,8 @@ def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
         counts.video_s += sum(map(_covered_s, item.videos))
         if not task.items[index].num_bytes:
             counts.unsized_bytes += sum(video.num_bytes for video in item.videos)
+        # A piece is not a video of its own: its video was not counted as empty when it was
+        # deferred, and other pieces of it may give clips.
         if not is_piece:
             judged = _judged(task.items[index], item)
             counts.num_videos += len(judged)

@@ -66,11 +66,13 @@ class PartsProgress:
     def show(self, detail: str) -> None:
         """Prints a line of progress."""
         share_made, share_found = (self._share(work) for work in (self._made, self._found))
+        # What an earlier run made took this run no time, so speed counts only what this run made.
         made_of_rest = share_made / max(1 - share_found, 1e-9)
         seconds = f"{duration(self._video_s)} of video"
         if not self.is_done:
             all_s = self._video_s / max(made_of_rest, 1e-9)
             left = self.progress.time_left(made_of_rest, 1.0)
+            # Sizes are partly guessed, so the share may reach 100 % before the work is done.
             percent = f"{100 * min(share_made + share_found, 0.99):.0f} %"
             seconds = f"{duration(self._video_s)} of about {duration(all_s)} of video ({percent})"
         else:

@@ -35,6 +35,8 @@ from lafp.storage import strict_json
 class ShardsConfig:
     """Limits the size of shards."""
 
+    # A shard holds about 6 hours of 64 x 64 video, so a corpus of 100,000 hours has a manifest of
+    # 16 thousand rows (docs/scaling.md).
     max_bytes: int = 128 * 2**20
     """A shard is closed before it grows beyond this. A larger clip gets a shard of its own."""
 
@@ -84,6 +86,8 @@ def write_part(inputs: Iterable[Iterable[Row | Rollback]], work: str, part: str)
         if item.long_video is not None
     }
     if num_pieces:
+        # Written before the part's entry: a complete part with long videos always names their
+        # pieces.
         storage.write_text(storage.join(work, _long_videos(part)), strict_json.dumps(num_pieces))
     text = strict_json.dumps([item.to_dict() for item in items])
     storage.write_text(storage.join(work, entry_name(part)), text)
@@ -236,6 +240,7 @@ def write_shard(plan: ShardPlan, work: str, out: str) -> ShardEntry:
             sha256=checksum,
             clips=tuple(writer.clips),
         )
+        # The tar comes first and its entry last, because the entry says that the shard is complete.
         storage.upload(writer.path, storage.join(out, plan.shard))
     storage.write_text(storage.join(out, entry_name(plan.shard)), entry.to_json())
     return entry

@@ -45,6 +45,7 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     takedown = Takedown.from_dict(dict(journal["takedown"]))
     clip_ids, renamed = set(journal["clip_ids"]), journal["shards"]
     latents = [uri for uri in journal["latents"] if storage.exists(uri)]
+    # Recorded first, so that `preprocess` obeys it even if this process is killed before the end.
     add_takedown(shards, takedown)
     for old, new in renamed.items():
         if new is not None:
@@ -62,6 +63,7 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
         storage.write_text(storage.join(shards, name), strict_json.dumps(summary, indent=1))
     for uri in latents:
         _finish_latents(uri, shards, names, journal["shards_sha256"])
+    # Old files go last: until now a reader may still use the old manifest.
     for old in renamed:
         for uri in (shards, *latents):
             for name in (old, entry_name(old), old.removesuffix(".tar") + ".npy"):
@@ -70,6 +72,7 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
 
 
 def _rewrite_shard(shards: str, old: str, new: str, clip_ids: set[str]) -> None:
+    # The entry is written last, so the shard was rewritten before an interruption.
     if storage.is_file(storage.join(shards, entry_name(new))):
         return
     with (
@@ -157,6 +160,8 @@ def _finish_latents(uri: str, shards: str, names: Sequence[str], old_sha256: str
     spec = replace(spec, shards_sha256=sha256, **write_tables(uri, sorted(names)))
     storage.write_text(set_uri, spec.to_json())
     provenance, summary = storage.join(uri, "provenance.json"), storage.join(uri, "summary.json")
+    # Latents of the clips that are left are still right. The new hash says that they belong to
+    # these shards, so nothing is computed again.
     storage.write_text(provenance, storage.read_text(provenance).replace(old_sha256, sha256))
     if storage.is_file(summary):
         merged = json.loads(storage.read_text(summary)) | asdict(spec)

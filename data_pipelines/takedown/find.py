@@ -45,6 +45,8 @@ def find_video(shard_sets: Collection[str], video_id: str | None, video_uri: str
     """Finds all URIs and ids of files with the same bytes, as far as the sets' tables show."""
     video = Video({video_id} if video_id else set(), {video_uri} if video_uri else set())
     size = -1
+    # A copy found in one set may lead to further copies in another, so the search ends when a round
+    # finds nothing new.
     while size != (size := len(video.video_ids) + len(video.video_uris)):
         for shards in shard_sets:
             found = _is_in("video_uri", video.video_uris) | _is_in("video_id", video.video_ids)

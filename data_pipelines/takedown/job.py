@@ -72,6 +72,8 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
         journal = _plan(shards, video, findings)
         lines += _in_words(shards, findings, journal)
         if not is_dry_run:
+            # The journal comes before the first change, so that a killed takedown knows how to go
+            # on.
             storage.write_text(storage.join(shards, JOURNAL), strict_json.dumps(journal))
             apply(shards, journal)
     return lines
@@ -90,6 +92,8 @@ def _all_owned(
     records = {record_uri(shards).rpartition("/")[0] for shards in shard_sets}
     latents = {uri for shards in shard_sets for uri in _latent_folders(shards)}
     with ExitStack() as stack:
+        # All processes claim the folders in one order, so that two takedowns cannot wait for each
+        # other.
         for folder in sorted(map(storage.join, {*records, *shard_sets, *latents})):
             stack.enter_context(owned(folder, job, say))
         yield

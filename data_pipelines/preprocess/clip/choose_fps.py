@@ -53,6 +53,7 @@ def choose_fps(
     """
     assert cfg.target_motion is not None
     fps = highest_fps(source_fps, cfg)
+    # With a larger step the longest clip would have fewer than min_frames and be rejected.
     max_step = max(1, int(fps * cfg.max_s / cfg.min_frames))
     small = sample_frames(events, start_s, fps)
     for step in range(1, max_step + 1):

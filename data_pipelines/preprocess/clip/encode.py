@@ -10,6 +10,7 @@ from lafp.video.decoders.base import VideoInfo
 
 def clip_id(video_id: str, start_s: float, end_s: float) -> str:
     """Hashes the source video's content and the clip's span in milliseconds to 32 hex digits."""
+    # Whole milliseconds, so that rounding errors of the times do not change the id.
     span = f"{video_id} {round(1000 * start_s)} {round(1000 * end_s)}"
     return hashlib.sha256(span.encode()).hexdigest()[:32]
 
@@ -42,6 +43,7 @@ def encode(
         video_uri=video_uri,
         source=source,
         episode_id=episode_id,
+        # Splits are assigned when all videos are known (`select`), because copies must share one.
         split="train",
         start_s=clip.start_s,
         end_s=clip.end_s,

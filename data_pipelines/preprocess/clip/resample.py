@@ -157,6 +157,7 @@ def _no_pixels() -> np.ndarray:
 class _Clock:
     def __init__(self, fps: float, source_fps: float, max_hold_s: float, start_s: float) -> None:
         self.fps, self.source_fps, self.max_hold_s = fps, source_fps, max_hold_s
+        # The shorter step counts. A quarter of a long source step could skip whole ticks.
         self.tolerance_s = JITTER * min(1 / source_fps, 1 / fps)
         self.covered_until_s = start_s
         """Segments and cuts cover everything before this time."""
@@ -172,6 +173,8 @@ class _Clock:
     def show(self, frame: DecodedFrame) -> Iterator[Event]:
         if self.shown is not None and frame.time_s - self.shown.time_s > self.max_hold_s:
             yield from self.end_segment(frame.time_s)
+        # Every second must lie in a segment or a cut, also if the decoder left frames out without a
+        # word.
         yield from self.cut(frame.time_s, "damaged", "no frames were decoded here")
         if self.shown is None:
             self.segment_start_s, self.num_ticks = frame.time_s, 0
@@ -182,6 +185,8 @@ class _Clock:
 
     def ticks_until(self, end_s: float) -> Iterator[Event]:
         assert self.shown is not None
+        # Computed from the start each time. Adding 1/fps again and again would sum up rounding
+        # errors.
         while (tick_s := self.segment_start_s + self.num_ticks / self.fps) < (
             end_s - self.tolerance_s
         ):

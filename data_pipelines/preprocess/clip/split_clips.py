@@ -107,6 +107,8 @@ def split_clips(
             return Cut(start_s, end_s, "too_short", f"{len(frames)} of {cfg.min_frames} frames")
         return ClipFrames(start_s, end_s, np.stack(frames), np.array(shown_s))
 
+    # Still spans are cut before shots are found, because the shot filter sees their ends as the
+    # ends of segments.
     if cfg.max_frozen_s is not None:
         events = cut_still(events, cfg.max_frozen_s, min_motion)
     if cfg.shots is not None:
@@ -116,7 +118,9 @@ def split_clips(
             if len(frames) == clip_frames:
                 yield clip(event.time_s)
                 start_s, frames, shown_s = event.time_s, [], []
+            # Ticks that show the same frame share its pixels, which are converted once.
             frames.append(fit(event.source.pixels))
+            # Labels follow the frame that is shown, not the tick at which it is shown.
             shown_s.append(event.source.time_s)
         elif isinstance(event, SegmentEnd):
             if event.time_s > start_s:
@@ -133,6 +137,7 @@ def frames_per_clip(total_frames: int, fps: float, cfg: ClipConfig) -> int:
     For example, 10.8 s become two clips of 5.4 s, not one clip of 10 s and a tail that is too
     short.
     """
+    # The small number absorbs rounding: 0.3 * 10 must be 3 frames, not 2.
     max_frames = max(cfg.min_frames, int(cfg.max_s * fps + 1e-6))
     num_clips = max(1, math.ceil(total_frames / max_frames))
     return max(cfg.min_frames, math.ceil(total_frames / num_clips))

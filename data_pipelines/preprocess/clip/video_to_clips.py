@@ -149,6 +149,8 @@ def _one_video(
             )
         else:
             yield _finish_clip(span, pace, video, labels, cfg)
+    # Only the last piece reaches the end of the video, so each missing end has one row, also if
+    # every piece is a task of its own.
     if pieces[-1][1] == info.duration_s:
         yield from _missing_end(info, row.uri, total_s)
 
@@ -205,6 +207,8 @@ def _measured(
     scale = motion.SIDE_PX / min(info.width_px, info.height_px)
     size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
     start_s = choose_fps.sample_start_s(info.duration_s) if video.frames_from else 0.0
+    # Measuring starts near the sample if the decoder can. Otherwise all frames before it are
+    # decoded.
     frames = (
         video.frames_from(*size, start_s, None, False) if video.frames_from else video.frames(*size)
     )
@@ -228,6 +232,8 @@ def _spans_with_rollbacks(
     If damage shows up of which more may be hidden, it yields a rollback and starts again, and
     decodes that piece with all checks for damage.
     """
+    # The more expensive checks cost nearly as much as decoding, so only pieces that have shown
+    # damage are decoded with them.
     suspects: set[int] = set()
     may_hide = video.info.hides_damage and video.frames_from is not None
     number = 0
@@ -236,6 +242,8 @@ def _spans_with_rollbacks(
             if may_hide and number not in suspects and _is_damage(span):
                 suspects.add(number)
                 yield Rollback()
+                # The rollback cancels the rows of all pieces of this video, so it starts again with
+                # the first one.
                 number = -1
                 break
             yield span
@@ -265,6 +273,8 @@ def _spans(
         frames = video.frames(*size)
     if pace.hold > 1:
         frames = cadence.drop_repeats(frames, pace.hold, info.fps)
+    # The duration of the whole video, not of the piece, sets the length of clips, so that cutting a
+    # video into pieces changes no clip.
     ticks = resample(frames, **rate, duration_s=end_s, start_s=start_s)
     try:
         fit = partial(crop_or_pad, cfg=cfg.resize)
@@ -288,6 +298,7 @@ def _finish_clip(
 ) -> EncodedClip | RejectRow:
     """Measures, filters and encodes one clip."""
     fps = pace.fps
+    # Motion, brightness and signature share these small pictures, so frames are scaled down once.
     small = motion.shrink(clip.frames)
     pairs = motion.pair_motion(small)
     clip_motion = motion.median_motion(small, fps, pace.picture_fps)
@@ -300,6 +311,7 @@ def _finish_clip(
             reason=reason,
             detail=detail,
         )
+    # Rejected clips end before this, because encoding is the most expensive step.
     record, data = encode(
         clip,
         fps,

@@ -22,6 +22,7 @@ from data_pipelines.preprocess.rows import (
 )
 from lafp.data.shards.format import ClipRecord, Labels
 
+# A decoder that was broken into may send anything, so messages are JSON and bytes, never pickle.
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 2**20
 # How a row is called, and how it is restored from its fields. A clip also has bytes.
@@ -78,6 +79,8 @@ class Messages:
                 self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             try:
                 part = self._socket.recv(min(num_bytes, _READ_BYTES))
+            # A process that is killed in the middle of a message resets the connection instead of
+            # closing it.
             except ConnectionError:
                 part = b""
             if not part:

@@ -52,8 +52,11 @@ class _RemoteGate(Gate):
 
 def main() -> None:
     """Serves requests until the other end closes."""
+    # If the worker is killed, its decoder must not live on with a file and its memory.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     messages = Messages(socket.socket(fileno=int(sys.argv[1])))
+    # The rate of downloads per host is shared by all workers, so their gate lives outside of this
+    # process.
     use_gate(_RemoteGate(messages))
     request, _ = messages.receive()
     cfg = config_from_dict(PreprocessConfig, request["config"])
@@ -71,6 +74,7 @@ def main() -> None:
         item = VideoItem(**request["item"])
         try:
             for number, rows in enumerate(item_videos(item, cfg, decoder, request["may_defer"])):
+                # After a crash, the videos before it are skipped: their rows have been delivered.
                 if number < request["first"]:
                     continue
                 messages.send({"kind": "begin"})

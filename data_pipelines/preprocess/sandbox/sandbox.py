@@ -31,6 +31,8 @@ _MAX_KEPT_BYTES = 512 * 2**20
 _GRACE_S = 20.0
 # Opening may include a download, which has its own time-outs; this stops anything else that hangs.
 _MAX_OPENING_S = 2 * 3600.0
+# The process may also have died of something else, such as the machine's memory. So a file is
+# blamed only if it happens twice.
 _NUM_TRIES = 2
 
 
@@ -105,6 +107,7 @@ class Sandbox:
                 return
             except _Died as died:
                 tries[died.position] += 1
+                # A second try after a time-out would only take as long again.
                 if died.reason == "timeout" or tries[died.position] == _NUM_TRIES:
                     yield from _given_up(item, seen, died)
                     if not died.is_open:
@@ -177,6 +180,8 @@ class Sandbox:
                 ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                # Ray workers find the job's code by changing `sys.path`, which a new process would
+                # not inherit.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             theirs.close()

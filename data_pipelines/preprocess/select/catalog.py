@@ -58,10 +58,12 @@ class Catalog:
     def __init__(self, folder: Path) -> None:
         """Creates a new catalog in a folder that is deleted together with it."""
         self._path = folder / "catalog.sqlite"
+        # The tables lie on disk, so that the driver's memory does not grow with the corpus.
         self.db = sqlite3.connect(self._path, isolation_level=None)
         # The database is never read after a crash, so nothing needs to be safe on disk.
         self.db.execute("PRAGMA journal_mode = OFF")
         self.db.execute("PRAGMA synchronous = OFF")
+        # Sorting many clips must spill to the disk, not to memory.
         self.db.execute("PRAGMA temp_store = FILE")
         self.db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self.db.executescript(_SCHEMA)

@@ -16,6 +16,7 @@ def select_clips(catalog: Catalog, cfg: PreprocessConfig) -> None:
     Earlier videos of the listing are kept, later ones dropped. Each dropped clip becomes a reject,
     so that clips and rejects still cover every video.
     """
+    # Copies of whole files go first, so that their clips are neither compared nor counted below.
     _drop_repeated_files(catalog)
     reject_odd_kinds(catalog)
     clusters = _Clusters(catalog.num_videos)
@@ -128,6 +129,7 @@ def _episode(catalog: Catalog, video: int) -> str:
 
 def _uniform(episode_id: str) -> float:
     """Converts the hash to a number in [0, 1)."""
+    # 13 hex digits are 52 bits, all of which fit into a float.
     return int(episode_id[:13], 16) / 16**13
 
 
@@ -135,6 +137,7 @@ class _Clusters:
     """Joins videos by union-find. The root of a cluster is its smallest video number."""
 
     def __init__(self, size: int) -> None:
+        # Eight bytes per video, because all videos of a source are in here at once.
         self._parent = array("q", range(size))
 
     def root(self, video: int) -> int:
@@ -145,5 +148,7 @@ class _Clusters:
         return video
 
     def join(self, a: int, b: int) -> None:
+        # The smallest number stays the root, because the hash of the earliest video decides the
+        # split.
         low, high = sorted((self.root(a), self.root(b)))
         self._parent[high] = low

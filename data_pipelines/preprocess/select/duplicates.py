@@ -54,6 +54,7 @@ def find_duplicates(catalog: Catalog) -> Iterator[tuple[int, int]]:
             db.execute("UPDATE clips SET original = ? WHERE clip = ?", (min(matches), clip))
             yield from ((video, load(match)[0]) for match in matches)
         else:
+            # Only kept clips get keys, so that copies of a copy point to the first one.
             keys = {(int(key), clip) for key in signature.keys}
             db.executemany("INSERT INTO keys VALUES (?, ?)", keys)
     db.execute("COMMIT")
@@ -62,8 +63,10 @@ def find_duplicates(catalog: Catalog) -> Iterator[tuple[int, int]]:
 
 def _candidates(catalog: Catalog, signature: Signature) -> list[int]:
     shared: Counter[int] = Counter()
+    # The order makes the result the same in every run.
     query = "SELECT clip FROM keys WHERE key = ? ORDER BY clip LIMIT ?"
     for key in signature.keys:
         shared.update(clip for (clip,) in catalog.db.execute(query, (int(key), MAX_PER_KEY)))
+    # Ties go to the earlier clip, so that the result does not depend on the order of keys.
     ranked = sorted(shared.items(), key=lambda found: (-found[1], found[0]))
     return [clip for clip, _ in ranked[:MAX_COMPARED]]

@@ -28,6 +28,7 @@ def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
     if storage.is_http(item.uri):
         with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
             path = Path(folder) / "download"
+            # A file that will be rejected for its size need not be downloaded to its end.
             http = replace(cfg.http, max_bytes=min(cfg.http.max_bytes, cfg.limits.max_bytes))
             try:
                 download(item.uri, path, http, host_gate())

@@ -96,6 +96,7 @@ def kind_of_content(head: bytes) -> str:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         is_animated = head[12:16] == b"VP8X" and len(head) > 20 and bool(head[20] & 2)
         return "an animated WebP, which FFmpeg cannot read" if is_animated else "a WebP picture"
+    # Many hosts answer with a page instead of the video, for instance to ask for a login.
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page"
     if not head:

@@ -166,6 +166,7 @@ def _open_camera(
     if not len(frames):
         raise VideoError("no_frames", "no frames")
     labels = partial(_labels, h5py, group, len(frames), cfg)
+    # Cameras of one trajectory show one scene, so they must go to the same split.
     episode_id = _episode_id(group, cfg) if camera.name else ""
     if camera.kind == "encoded":
         pictures = encoded_pictures(frames)
@@ -200,6 +201,8 @@ def _read_frames(group: Any, camera: Camera, max_bytes: int) -> tuple[np.ndarray
         if error.reason != "does_not_decode" or camera.kind != "raw":
             raise
     found = group[camera.key]
+    # A chunk of the file is broken, so frames are read one by one: only those in the chunk are
+    # lost.
     frames, lost = np.zeros(found.shape, np.uint8), set()
     for i in range(len(frames)):
         try:

@@ -35,6 +35,7 @@ def trajectory_names(h5py: ModuleType, file: Any) -> list[str]:
     if isinstance(file.get("data"), h5py.Group):  # robomimic
         prefix, parent = "data/", file["data"]
     names = [name for name in _members(parent) if isinstance(parent[name], h5py.Group)]
+    # Sorted by length first, so that demo_10 comes after demo_9.
     return [f"{prefix}{name}" for name in sorted(names, key=lambda name: (len(name), name))]
 
 
@@ -71,6 +72,8 @@ def _kind(h5py: ModuleType, key: str, found: Any) -> str:
         return "depth"
     is_bytes = dtype.kind == "S" or h5py.check_vlen_dtype(dtype) in (np.uint8, bytes)
     is_padded = dtype == np.uint8 and len(shape) == 2
+    # Byte strings may be anything, for instance instructions. The name must say that they are
+    # pictures.
     is_called_so = any(word in name for word in _PICTURE_WORDS)
     return "encoded" if is_called_so and (is_padded or (is_bytes and len(shape) == 1)) else ""
 

@@ -43,6 +43,7 @@ def _kind(source: str, cfg: LabelsConfig) -> str:
     try:
         with storage.open_file(uri) as file:
             parquet = pq.ParquetFile(file)
+            # Only one row is read, because a dataset's first file may be on S3 and large.
             names = set(parquet.schema_arrow.names)
             action, state = cfg.action_names(ACTION_KEY), cfg.state_names(STATE_KEY)
             wanted = [*action, *(state if names.issuperset(state) else ())]

@@ -47,6 +47,7 @@ def place_episodes(spans: Sequence[Span], info: VideoInfo) -> list[Place | Video
     places = [place for place in found if isinstance(place, Place)]
     end = max((place.first + place.num_frames for place in places), default=0)
     surplus, num_frames = len(info.times_s) - end, len(info.times_s)
+    # A file that is merely cut off at its end has all frames before it in their places.
     is_cut_off = surplus < 0 and round(info.declared_duration_s * info.fps) >= end
     if 0 < abs(surplus) <= _LOST_PER_EPISODE * len(places) and not is_cut_off:
         # One frame too many or too few in an episode shifts all later episodes.
@@ -109,6 +110,7 @@ def _reject_conflicts(
                 detail = f"episode {span['episode']} from {_in_words(span)} {what} episode "
                 detail += f"{before['episode']} from {_in_words(before)}"
                 found[i] = found[last] = _mismatch(detail)
+        # A later span may lie inside of an earlier one, so the one that ends last is compared.
         if last is None or span["to_s"] > spans[last]["to_s"]:
             last = i
 
@@ -130,6 +132,8 @@ def _count(spans: Sequence[Span], found: list[Place | VideoError | None], info: 
         length = _length(span, fps)
         if abs(span["from_s"] - end_s) * fps >= _SAME_FRAME:  # unlisted episodes lie in between
             steps = (span["from_s"] - base_s) * fps
+            # The error of one episode's time stamps grows with the number of episodes before this
+            # one.
             may_have_drifted = max(errors) * steps / length
             off = np.abs(info.times_s - (span["from_s"] - base_s)) * fps
             end = int(off.argmin())

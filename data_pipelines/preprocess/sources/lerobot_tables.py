@@ -120,6 +120,7 @@ def rows_of_frames(
         raise _mismatch(f"{counts}, {what} goes from frame {low} to {high} and not one by one")
     row_of_frame = np.full(num_frames, -1)
     row_of_frame[claimed[::-1]] = np.arange(num_rows)[::-1]  # reversed: the first row wins
+    # Rows that differ only in their time stamp or running number are the same row twice.
     content = table.drop_columns([c for c in (cfg.time_key, "index") if c in table.column_names])
     twice = {
         int(claimed[row])
@@ -197,6 +198,7 @@ def _column(table: pa.Table, name: str) -> tuple[np.ndarray, list[Flaw]]:
     known = [shape for shape in shapes if shape is not None]
     if not known:
         raise VideoError("no_labels", f"column {name!r} is not numbers")
+    # Most rows decide what the column holds, because any row may be the broken one.
     usual = max(set(known), key=known.count)
     flaws = [
         Flaw(row, f"{name} {'is not numbers' if shape is None else f'has shape {list(shape)}'}")
@@ -204,6 +206,7 @@ def _column(table: pa.Table, name: str) -> tuple[np.ndarray, list[Flaw]]:
         if shape != usual
     ]
     for flaw in flaws:
+        # The row is named as a flaw and its frame cut out. Zeros only keep the array in shape.
         values[flaw.row] = np.zeros(usual, int).tolist()
     rows = np.asarray(values)
     return (rows[:, None] if rows.ndim == 1 else rows), flaws

@@ -71,6 +71,8 @@ class LeRobotV2:
                     details=details | {"camera": camera, "is_in_rows": True},
                 )
             for camera in cameras:
+                # An episode without its video stays an input, so that it becomes a reject row with
+                # a URI of its own.
                 missing = storage.join(source, "videos", "missing", camera, f"{name}.mp4")
                 uri, num_bytes = videos.get((camera, episode), (missing, 0))
                 yield VideoItem(
@@ -98,6 +100,7 @@ class LeRobotV2:
         try:
             data = storage.read_bytes(item.labels_uri)
         except FileNotFoundError:
+            # A missing table costs the labels, not the video: `_read_table` words the reject.
             data = b""
         with storage.local_file(item.uri) as path:
             info = probe_file(path, using.decoder, using.max_pixels, using.deadline)

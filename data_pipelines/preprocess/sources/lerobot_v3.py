@@ -97,6 +97,7 @@ class LeRobotV3:
                 uri = f"{item.uri}#{span['episode']}"
                 yield Unusable(uri, "missing_file", "its video file is missing")
             return
+        # Many episodes share a table, which is read once per video file.
         read_table = cache(partial(_read_table, cfg=using.labels))
         with storage.local_file(item.uri) as path:
             file_id = content_hash(path)
@@ -110,6 +111,8 @@ class LeRobotV3:
                 start_s, part = _part_of(info, place, span)
                 yield Opened(
                     uri=uri,
+                    # The content of the file and the place in it, because the episode has no bytes
+                    # of its own.
                     video_id=_hash(f"{file_id} {round(1000 * start_s)} {part.duration_s:.3f}"),
                     episode_id=_episode_id(span, read_table),
                     num_bytes=item.num_bytes * len(part.times_s) // len(info.times_s),
@@ -133,6 +136,7 @@ def _list_spans(info: LeRobotInfo) -> dict[tuple[int, str], list[tuple[str, Span
             for camera in (*info.cameras("video"), *info.cameras("image")):
                 listed = found[int(row[EPISODE_INDEX]), camera]
                 span = _span(row, camera, info)
+                # Writers repeat rows. Equal ones are one span.
                 if span not in listed:
                     listed.append(span)
     except storage.StorageError:

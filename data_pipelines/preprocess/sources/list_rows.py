@@ -78,6 +78,7 @@ def _open(path: Path) -> TextIO:
     for mark, encoding in _ENCODINGS:
         if head.startswith(mark):
             return path.open(encoding=encoding, errors="replace")
+    # "utf-8-sig" drops the mark that Excel puts at the beginning of UTF-8.
     return path.open(encoding="utf-8-sig", errors="surrogateescape")
 
 
@@ -185,6 +186,8 @@ def _read_jsonl(path: Path, column: str) -> Iterator[Any]:
                 yield None
                 continue
             found = isinstance(row, dict) and column in row
+            # Only the first row shows whether the column exists. Later rows without it are broken
+            # rows.
             if not found and not number:
                 raise _NoColumnError(row if isinstance(row, dict) else ())
             yield row[column] if found else None

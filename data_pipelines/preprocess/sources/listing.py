@@ -38,6 +38,7 @@ def list_source(
             f"source {source} is on the web. Name a list as the source: a .txt file with this URI."
         )
     if is_uri_list(source):
+        # A list is not checked for having inputs: every row is an input or a reject row.
         return list_uris(source, split, cfg.uri_column, has_labels=cfg.labels is not None)
     listed = _with_labels(source, split, cfg.labels) if cfg.labels else _videos(source, split)
     return check_inputs(listed, source)
@@ -59,6 +60,7 @@ def _with_labels(
 ) -> Iterator[VideoItem | LeftOut]:
     """Lists every format in the source, one after the other."""
     datasets = find_datasets(source)
+    # Checked before anything is decoded, because a policy has actions of one size only.
     check_one_robot([folder for _, folder in datasets], labels)
     for reader, folder in datasets:
         yield from _listed_by(reader, folder, split, may_stop=folder == source)

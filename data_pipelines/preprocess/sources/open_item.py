@@ -31,6 +31,7 @@ def open_item(
     if "reject" in item.details:
         raise VideoError(*item.details["reject"])
     is_stream = item.reader == WEBDATASET
+    # A tar is read as a stream, one member at a time, so only its members have a largest size.
     if item.num_bytes > cfg.limits.max_bytes and not is_stream:
         raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
     if is_stream:

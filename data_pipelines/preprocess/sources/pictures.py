@@ -41,6 +41,7 @@ def open_pictures(
     heads = Counter(head for data in pictures if (head := _head(data)) is not None)
     if not heads:
         return Unusable(uri, "does_not_decode", f"none of its {len(pictures)} pictures can be read")
+    # The first picture may be the odd one, so the most common size is the size of the video.
     (mode, (width, height)), _ = heads.most_common(1)[0]
     if mode[0] in _DEPTH_MODES:
         return Unusable(uri, "depth", f"its pictures have mode {mode}")

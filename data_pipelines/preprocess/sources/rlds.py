@@ -112,6 +112,7 @@ def _are_pictures(key: str, values: "list[bytes] | np.ndarray") -> bool:
 
 def _labels(features: Features, num_pictures: int, cfg: LabelsConfig) -> EpisodeLabels:
     num_steps = _num_steps(features)
+    # Pictures and rows belong together by their position only, so their numbers must agree.
     if num_steps not in (None, num_pictures):
         raise VideoError("labels_mismatch", f"{num_pictures} pictures, {num_steps} steps")
     pick = partial(_rows, features, num_pictures)

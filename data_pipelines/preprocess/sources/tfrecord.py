@@ -32,9 +32,12 @@ def read_records(path: Path) -> Iterator[bytes]:
             length, checksum = struct.unpack("<QI", header)
             if checksum != masked_crc32c(header[:8]):
                 raise VideoError("does_not_decode", f"no valid TFRecord at byte {at}")
+            # The length is compared with the file first: a broken one could ask for any amount of
+            # memory.
             data = file.read(length + 4) if length + 4 <= num_bytes - file.tell() else b""
             if len(data) < length + 4:
                 raise VideoError("truncated", f"the file ends inside the record at byte {at}")
+            # The last four bytes are the checksum of the data.
             yield data[:-4]
 
 
@@ -80,6 +83,7 @@ def _integers(values: memoryview) -> Iterator[int]:
         at = 0
         while at < len(packed):
             value, at = _varint(packed, at)
+            # Negative int64 values are stored as unsigned numbers of 64 bits.
             yield value - (1 << 64) if value >> 63 else value
 
 

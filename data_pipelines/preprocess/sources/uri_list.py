@@ -173,5 +173,6 @@ class _SeenUris:
 
     def add(self, uri: str) -> bool:
         """Adds a URI. Returns whether it is new."""
+        # Hashes have one size, so the table is as large for long addresses as for short ones.
         digest = hashlib.sha256(uri.encode()).digest()[:16]
         return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1

@@ -125,6 +125,7 @@ def _target(member: tarfile.TarInfo, tar_uri: str) -> str:
     """Returns the URI to which a link in a tar leads; empty for members that are not links."""
     if not (member.islnk() or member.issym()):
         return ""
+    # A symbolic link names its target from its own folder, a hard link from the root of the tar.
     folder = posixpath.dirname(member.name) if member.issym() else ""
     name = posixpath.normpath(posixpath.join(folder, member.linkname))
     is_dotted = member.name.startswith("./")
@@ -155,6 +156,7 @@ def _open_member(
     decoder: VideoDecoder,
 ) -> Opened | Unusable:
     file.seek(member.offset_data)
+    # The member is copied, because decoders seek, and a stream from S3 cannot.
     with path.open("wb") as copy:
         try:
             shutil.copyfileobj(_Limited(file, member.size), copy)
@@ -218,6 +220,7 @@ def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, No
             end = member.offset_data
             if not member.isdir():
                 yield member
+        # `tarfile` ends at a broken header as at the end mark, so the next block is looked at.
         end = tar.offset
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
@@ -240,6 +243,8 @@ def _next_content(file: BinaryIO) -> int | None:
         if data.strip(b"\0"):
             num_empty = len(data) - len(data.lstrip(b"\0"))
             at = file.tell() - len(data) + num_empty
+            # A header may begin with zero bytes, so the block begins earlier than its first other
+            # byte.
             return at - at % tarfile.BLOCKSIZE
     return None
 

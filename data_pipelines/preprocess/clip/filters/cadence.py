@@ -81,6 +81,8 @@ def find_hold(small: np.ndarray) -> Fraction:
     along = partial(np.tensordot, axes=(1, 1))
     off_beat, missed = along(is_new, 1 - combs), along(is_held, combs)
     num_between, num_begun = along(is_new + is_held, 1 - combs), along(is_new + is_held, combs)
+    # Each block takes its own phase, because clocks drift; only the rate must be the same
+    # throughout.
     phase = (off_beat + _MISSED_COST * missed).argmin(axis=2)[..., None]
     off_beat, missed, num_between, num_begun = (
         np.take_along_axis(counts, phase, axis=2)[..., 0].sum(axis=0)
@@ -88,6 +90,7 @@ def find_hold(small: np.ndarray) -> Fraction:
     )
     cost = off_beat + _MISSED_COST * missed
     best = np.flatnonzero(cost == cost.min())
+    # Neighbouring rates often explain the sample equally well. The middle one of them is taken.
     hold, best = 1 / float(per_frame[best].mean()), best[len(best) // 2]
     num_new, num_held = is_new.sum(), is_held.sum()
     num_seen = min(num_new, num_held)
@@ -143,6 +146,7 @@ def _combs(num_frames: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _typical(moved: Iterable[float]) -> float:
+    # The third largest, because the two largest may be shot cuts.
     return sorted(moved)[-3:][0]
 
 
@@ -162,6 +166,7 @@ def drop_repeats(
     num_held, time_s = 0, 0.0
     for event in events:
         if isinstance(event, DamagedSpan):
+            # After a cut, the next frame has no neighbour to repeat.
             last = None
             moved.clear()
             yield event
@@ -179,5 +184,7 @@ def drop_repeats(
             # A picture never comes later than it is shown, so that times ascend at every cut.
             is_even = -1e-6 <= off_s <= _MAX_OFF / fps
             time_s = time_s + step_s if is_even else event.time_s
+        # The next frames are compared with the picture that was passed on, not with each other, so
+        # that slow motion adds up to a new picture.
         last, num_held = small, 0
         yield DecodedFrame(time_s, partial(np.asarray, pixels))

@@ -27,15 +27,19 @@ def cut_still(
             if not run.goes_on(event):
                 yield from run.close(event.time_s)
                 run = _Run(min_motion)
+                # The tick that moved may be the first of the next still span.
                 run.goes_on(event)
             elif not run.is_cut and event.time_s - run.start_s > max_frozen_s:
                 run.is_cut = True
                 run.ticks.clear()
+                # The clip before the still span ends where that span began, not where it was
+                # noticed.
                 yield SegmentEnd(run.start_s)
         else:
             end_s = event.start_s if isinstance(event, Cut) else event.time_s
             is_cut = run.is_cut
             yield from run.close(end_s)
+            # A cut has ended the segment already.
             if not (is_cut and isinstance(event, SegmentEnd)):
                 yield event
             run = _Run(min_motion)

@@ -180,6 +180,7 @@ class _Shots:
         self._changes: deque[tuple[float, float]] = deque()
 
     def push(self, tick: Tick) -> None:
+        # Ticks that show the same frame need no comparison.
         is_repeat = bool(self._waiting) and self._waiting[-1].source is tick.source
         picture = self._pictures[-1] if is_repeat else Picture(tick.source.pixels)
         last = self._pictures[-1] if self._pictures else picture
@@ -234,6 +235,7 @@ class _Shots:
         changes = np.array(self._changes)
         first = max(1, at - self.num_around)
         around = np.concatenate([changes[first:at], changes[at + 1 : at + 1 + self.num_around]])
+        # Two zeros stand for missing neighbours at the ends of a segment.
         largest = np.sort(np.concatenate([np.zeros((2, 2)), around]), axis=0)[:-3:-1]
         ratios = (_WEIGHTS * changes[at] / (largest + _FLOORS)).min(axis=1)
         return float(ratios[0]), float(ratios[1])

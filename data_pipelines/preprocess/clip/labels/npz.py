@@ -93,6 +93,8 @@ class _Arrays:
 
     def __enter__(self) -> "_Arrays":
         with self._errors():
+            # `np.load` would read arrays whole before their size is known, and its error for
+            # pickled arrays names no array.
             self._zip = zipfile.ZipFile(self._file)
             for member in self._zip.namelist():
                 if member.endswith(".npy"):
@@ -108,6 +110,7 @@ class _Arrays:
         if key not in self._found:
             shape, dtype = self.headers[key]
             num_bytes = math.prod(shape) * dtype.itemsize
+            # The header says how large the array will be, so a hostile file fills no memory.
             if num_bytes > self._cfg.max_array_bytes:
                 raise VideoError("too_many_bytes", f"{key} is an array of {num_bytes} bytes")
             with self._errors(), self._zip.open(f"{key}.npy") as array:

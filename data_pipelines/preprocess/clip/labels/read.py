@@ -143,6 +143,8 @@ class EpisodeLabels:
             at_s = start_s + np.arange(len(shown_s)) / fps
             tolerance_s = JITTER * min(_step_s(self.times_s), 1 / fps)
         rows = np.searchsorted(self.times_s - tolerance_s, at_s, side="right") - 1
+        # Labels may begin up to a step late (`align`). The first row stands for the frames before
+        # it.
         rows = rows.clip(min=0)
         state = None if self.state is None else self.state[rows]
         return Labels(true_action=self.action[rows], state=state, condition=self.condition)
@@ -150,6 +152,7 @@ class EpisodeLabels:
     def sums(self, labels: Labels) -> LabelSums:
         """Computes the sums of one clip, without its last row, which belongs to no pair."""
         assert labels.true_action is not None
+        # Statistics of actions describe what training sees, so the last row does not count.
         sums = label_sums(labels.true_action[:-1], self.low, self.high)
         return replace(
             sums,
@@ -233,6 +236,7 @@ def episode_labels(
 
 
 def _ascending(times_s: np.ndarray) -> np.ndarray:
+    # float64, because in float32 seconds since 1970 have steps of 128 s.
     times_s = times_s.astype(np.float64)
     if times_s.ndim != 1 or not np.isfinite(times_s).all() or (np.diff(times_s) <= 0).any():
         raise VideoError("no_labels", f"time stamps must be finite and ascend. {_WAY_OUT}")

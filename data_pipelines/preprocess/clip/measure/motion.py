@@ -73,6 +73,7 @@ def median_motion(small: np.ndarray, fps: float, source_fps: float) -> float:
     It compares neighbouring frames. If a clip repeats frames because its rate exceeds its source's,
     it compares frames as far apart as the source's, because such repeats are not stillness.
     """
+    # Measured rates are not exact: 30 / 29.99 must not become a step of 2.
     step_frames = max(1, math.ceil(fps / source_fps - 1e-3))
     motion = pair_motion(small, step_frames)
     return float(np.median(motion)) if len(motion) else 0.0

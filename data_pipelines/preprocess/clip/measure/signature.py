@@ -79,6 +79,7 @@ class Signature:
 
     def to_hex(self) -> str:
         """Returns the signature as a hex string, the form in rows."""
+        # The byte order is fixed, because rows of other machines are compared with these.
         return (self.keys.astype("<u4").tobytes() + self.pictures.tobytes()).hex()
 
     @classmethod
@@ -95,6 +96,8 @@ def signature(small: np.ndarray, fps: float) -> Signature:
         small: float32 [T, h, w, 3] in [0, 1], T >= 1, h and w at least ``GRID``.
         fps: Rate of the clip.
     """
+    # Brightness alone is compared, within black borders, so that other colours or bars hide no
+    # copy.
     cells = _grid_means(small.mean(axis=-1)).reshape(len(small), -1)
     # Means over two periods change slowly enough that pictures in between can be interpolated.
     times_s = np.arange(0, len(small) / fps - 1e-9, PERIOD_S)
@@ -209,6 +212,7 @@ def _tokens(cells: np.ndarray) -> np.ndarray:
     """Returns the distinct tokens of all pictures, uint64 [M]: which cells exceed the median."""
     bits = (cells > np.median(cells, axis=1, keepdims=True))[:, _SCATTERED]
     weights = 1 << np.arange(_BITS_PER_TOKEN)
+    # A token carries its place in the picture, so that equal bits of other cells never agree.
     tokens = [
         (bits[:, i * _BITS_PER_TOKEN : (i + 1) * _BITS_PER_TOKEN] @ weights)
         * _TOKENS_PER_PICTURE + i
