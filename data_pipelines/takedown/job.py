@@ -92,8 +92,7 @@ def _all_owned(
     records = {record_uri(shards).rpartition("/")[0] for shards in shard_sets}
     latents = {uri for shards in shard_sets for uri in _latent_folders(shards)}
     with ExitStack() as stack:
-        # All processes claim the folders in one order, so that two takedowns cannot wait for each
-        # other.
+        # All takedowns claim the folders in one order, so that one of two gets all of its folders.
         for folder in sorted(map(storage.join, {*records, *shard_sets, *latents})):
             stack.enter_context(owned(folder, job, say))
         yield

@@ -87,6 +87,7 @@ class HeldOutClips:
         self.num_clips = min(max_clips, open_shard_set(shards).num_clips.get("val", 0))
         if self.num_clips:
             skipped = clips_without_latents(latents) if latents else frozenset()
+            # A fixed seed, so that all runs measure on the same clips.
             self._order = ClipOrder(shard_set=shards, split="val", seed=0, skipped_clips=skipped)
             self.num_clips = min(self.num_clips, self._order.num_clips)
             self._reader = ClipReader(shards, ClipCache(max_bytes=1 << 28), latents)

@@ -36,6 +36,7 @@ def vector_dims(shards: str) -> dict[str, int]:
     if not location.labels_bytes:
         return {"state": 0, "condition": 0}
     shard = storage.join(shards, ref.shard)
+    # One clip tells for all: preprocessing rejects clips whose vectors have another size.
     data = storage.read_bytes(shard, location.labels_offset, location.labels_bytes)
     labels = Labels.from_bytes(data)
     found = {"state": labels.state, "condition": labels.condition}

@@ -30,11 +30,13 @@ def keyed_uint64(*keys: int | np.ndarray) -> np.ndarray:
 
 def keyed_uniform(*keys: int | np.ndarray) -> np.ndarray:
     """Draws float64 uniform in [0, 1), one per broadcast element of ``keys``."""
+    # 53 bits are what a float64 holds exactly, so the result never rounds up to 1.
     return (keyed_uint64(*keys) >> np.uint64(11)) * (1.0 / (1 << 53))
 
 
 def keyed_normal(*keys: int | np.ndarray) -> np.ndarray:
     """Draws float64 standard normal (Box-Muller), one per broadcast element of ``keys``."""
+    # A uniform number may be 0 but never 1, so its logarithm is taken of 1 - u.
     radius = np.sqrt(-2 * np.log1p(-keyed_uniform(*keys, 0)))
     return radius * np.cos(2 * np.pi * keyed_uniform(*keys, 1))
 
@@ -46,5 +48,6 @@ def keyed_permutation(n: int, *keys: int) -> np.ndarray:
 
 def derive_seed(*parts: int | str) -> int:
     """Hashes names and numbers to a 63-bit seed: ``derive_seed(cfg.seed, "decoder", step)``."""
+    # A separator that no name contains: ("a", 12) and ("a1", 2) must differ.
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

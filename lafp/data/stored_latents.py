@@ -157,6 +157,7 @@ class LatentShardWriter:
             )
         )
         self._num_rows += len(latents)
+        # Sums of squares over a whole shard lose their last digits in float32.
         values = latents.astype(np.float64)
         with np.errstate(over="ignore"):
             error = latents.astype(np.float16).astype(np.float64) - values
@@ -214,6 +215,8 @@ class LatentShardWriter:
         std, rms_error = np.sqrt(np.maximum(square - mean**2, 0)), np.sqrt(error)
         # A dimension that never changes carries no information, so its rounding does not matter.
         shares = np.divide(rms_error, std, out=np.zeros_like(std), where=std > 0)
+        # Latents beyond the range of float16 become infinite. JSON has no infinity, so the largest
+        # float32 stands for it.
         return float(shares.max()) if np.isfinite(error).all() else float(np.finfo(np.float32).max)
 
     def _raw_rows(self) -> Iterator[np.ndarray]:

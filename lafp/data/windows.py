@@ -59,6 +59,7 @@ def windows_at(
     batch: ClipBatch, clip_N: Tensor, t_N: Tensor, k_N: Tensor, frame_stack: int
 ) -> Window:
     """Cuts the windows (clip, t, k), int64 [N] each. Indices on the host avoid a device sync."""
+    # The indices are still on the host here, so the question costs no wait for the device.
     is_single_step = bool((k_N == 1).all())
     device = batch.frames.device
     clip_N, t_N, k_N = (i.to(device, non_blocking=True) for i in (clip_N, t_N, k_N))

@@ -133,6 +133,7 @@ class _Download:
         """Requests the missing bytes, and follows redirects."""
         url = self.url
         for _ in range(_MAX_REDIRECTS + 1):
+            # Redirects often lead to another host, which has limits of its own.
             with self._turn(url):
                 location = self._request(url)
             if location is None:
@@ -185,6 +186,8 @@ class _Download:
         """Sends one request and receives its answer. Returns the URL of a redirect, if any."""
         headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"}
         if self._num_bytes and self._validator:
+            # If the file has changed meanwhile, `If-Range` makes the host send all of the new one.
+            # Without it, the parts of two versions would be joined.
             headers |= {"Range": f"bytes={self._num_bytes}-", "If-Range": self._validator}
         request = urllib.request.Request(quote(url, safe=_URL_CHARACTERS), headers=headers)
         with _Watch(self.deadline) as watch, closing(self._send(request, watch)) as response:
@@ -212,6 +215,7 @@ class _Download:
         if status in _TRANSIENT or status >= 500:
             wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
             if wait_s:
+                # All workers of the cluster wait, not only this one.
                 self.gate.pause(_host(url), min(wait_s, self.cfg.timeout_s))
             raise _TransientError(message, wait_s)
         raise DownloadError("unreadable", message)
@@ -225,6 +229,7 @@ class _Download:
             self._begin(0)
             raise _TransientError("a range that was not asked for")
         etag = response.headers.get("ETag", "")
+        # Versions with equal weak ETags may differ in their bytes.
         is_strong = bool(etag) and not etag.startswith("W/")
         self._validator = etag if is_strong else response.headers.get("Last-Modified", "")
         self._encoding = response.headers.get("Content-Encoding", "").strip().lower()
@@ -238,6 +243,8 @@ class _Download:
 
     def _chunk(self, response: Any) -> bytes:
         with _network_errors(self.deadline):
+            # `read1` returns what has arrived. `read` would wait for a whole chunk, and the
+            # deadline with it.
             chunk = bytes(response.read1(_CHUNK_BYTES))
         if time.monotonic() > self.deadline:
             raise DownloadError("timeout", self.so_far())
@@ -313,6 +320,8 @@ def _network_errors(deadline: float) -> Iterator[None]:
         message = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(cause)
         if time.monotonic() > deadline:
             raise DownloadError("timeout", message) from error
+        # A host that does not exist, or has a wrong certificate, will not be better at the next
+        # try.
         is_unknown = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
         if is_unknown or isinstance(cause, ssl.SSLCertVerificationError):
             raise DownloadError("unreadable", message) from error

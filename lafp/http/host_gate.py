@@ -98,6 +98,7 @@ def turn(
         wait_s, lease = gate.ask(host, requests_per_s, max_connections, lease_s)
         if lease is not None:
             break
+        # The random factor keeps callers from asking at the same moment.
         time.sleep(wait_s * random.uniform(0.5, 1.5))
     try:
         time.sleep(wait_s)

@@ -73,6 +73,7 @@ def changes_since(
     provenance: Mapping[str, Any], config: Any, inputs: Mapping[str, str]
 ) -> list[Change]:
     """Lists how config and inputs differ from those that a stage recorded when it was begun."""
+    # Compared in the form of JSON, in which tuples have become lists.
     identity = json.loads(strict_json.dumps(identity_of(config)))
     return [
         *_differences(provenance["identity"], identity, "config"),

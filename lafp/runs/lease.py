@@ -24,6 +24,7 @@ from lafp.storage import NotConditionalError, StorageError, strict_json
 
 FILE = ".lease.json"
 RENEWED_EVERY_S = 5.0
+# Six renewals: storage may fail to answer for some of them.
 VOID_AFTER_S = 30.0
 CLOCKS_AGREE_WITHIN_S = 900.0
 """Largest assumed difference between two machines' clocks. A claim whose last renewal is older is

@@ -175,6 +175,7 @@ class StageDir:
             accepted: Changes that the user has accepted. They are appended to earlier ones.
             reached: Progress of the stage when the user accepted them, e.g. ``{"step": 500}``.
         """
+        # The summary goes first. A run that is killed from here on must not look complete.
         storage.delete(self.path(SUMMARY))
         self.record(config, inputs, accepted, reached)
 
@@ -199,6 +200,7 @@ class StageDir:
             "extent": extent_of(config),
         }
         storage.write_text(self.path(CONFIG), config_to_yaml(config))
+        # Written last, because its presence says that the stage has begun (`is_begun`).
         storage.write_text(self.path(PROVENANCE), strict_json.dumps(begun, indent=1))
 
     def finish(self, summary: dict[str, Any]) -> None:

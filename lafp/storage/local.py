@@ -91,11 +91,14 @@ def upload(local: str | Path, uri: str) -> None:
 def _new_file(uri: str) -> Iterator[Path]:
     """Yields a temporary path, and renames it to ``uri`` after the block."""
     path = path_of(uri)
+    # Beside the target, because a rename is atomic only within one file system. Listings skip the
+    # name, as it begins with a dot.
     tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
         with tmp.open("rb") as file:
+            # Without this, a crash of the machine could leave the new name with an empty file.
             os.fsync(file.fileno())
         os.replace(tmp, path)
     except OSError as error:
@@ -185,11 +188,14 @@ def _lock(lock: Path) -> int:
     for _ in range(_NUM_LOCKINGS):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
+            # Whoever may write to the folder may also lock it.
             file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # another process has just removed the folder
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
+            # The previous owner may have deleted the file that we have just locked. Others then
+            # lock a new one.
             if os.path.samestat(os.fstat(file), os.stat(lock)):
                 return file
         except FileNotFoundError:  # the previous owner has deleted it
@@ -207,6 +213,8 @@ def list_files(folder: str) -> Iterator[FileInfo]:
     path = str(path_of(folder))
     try:
         top = os.stat(path)
+        # A source that cannot be read at all is an error of the call. Folders below it that cannot
+        # be read are entries of the listing.
         os.scandir(path).close()
     except OSError as error:
         raise failed("list", folder, error) from error

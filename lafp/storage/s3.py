@@ -49,6 +49,7 @@ _local = threading.local()
 
 def is_file(uri: str) -> bool:
     bucket, key = _split(uri)
+    # Some tools create empty objects of such names to show folders.
     if not key or key.endswith("/"):
         return False
     try:
@@ -270,6 +271,7 @@ def _client() -> Any:
         import boto3
         from botocore.config import Config
 
+        # The adaptive mode also slows this client down while S3 throttles it.
         retries = Config(retries={"max_attempts": 8, "mode": "adaptive"})
         _local.client = boto3.session.Session().client("s3", config=retries)
     return _local.client
@@ -313,6 +315,7 @@ def _translated(verb: str, uri: str, error: ClientError) -> OSError:
         return FileNotFoundError(f"No such object: {uri}")
     if code in ("403", "AccessDenied"):
         return AccessDeniedError(f"Could not {verb} {uri}: {error}")
+    # Before the server errors, to which 507 belongs: waiting makes no room.
     if code in _NO_ROOM:
         return FullError(f"Could not {verb} {uri}: {error} Make room there.")
     if code in _REFUSED_CREDENTIALS:

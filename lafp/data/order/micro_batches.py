@@ -154,6 +154,7 @@ def read_ahead(batches: Iterator[MicroBatch], depth: int) -> Iterator[MicroBatch
     def put(item: MicroBatch | BaseException) -> bool:
         while not stop.is_set():
             try:
+                # Without the time limit, a thread whose consumer has gone would wait for ever.
                 ready.put(item, timeout=0.1)
                 return True
             except queue.Full:
@@ -168,6 +169,7 @@ def read_ahead(batches: Iterator[MicroBatch], depth: int) -> Iterator[MicroBatch
         except BaseException as error:
             put(error)
 
+    # A daemon: a reader that waits for storage must not keep a finished process alive.
     threading.Thread(target=read, name="read-ahead", daemon=True).start()
     try:
         while True:

@@ -30,6 +30,7 @@ class MixedOrder:
 
     def __post_init__(self) -> None:
         shares = np.array(self.weights) / sum(self.weights) * MIX_PERIOD
+        # A set with a tiny weight still gets one position, or it would never be seen.
         quotas = np.maximum(1, np.floor(shares)).astype(np.int64)
         for i in np.argsort(np.floor(shares) - shares, kind="stable"):  # largest remainders first
             quotas[i] += quotas.sum() < MIX_PERIOD
@@ -51,6 +52,8 @@ class MixedOrder:
         period, offset = divmod(start, MIX_PERIOD)
         done = np.bincount(self._pattern(period)[:offset], minlength=len(self.parts))
         sources = [
+            # The start of each part follows from the position alone, so the cursor stays one
+            # number.
             part.visits(int(period * quota + num))
             for part, quota, num in zip(self.parts, self._quotas, done, strict=True)
         ]

@@ -29,6 +29,7 @@ class MotionWeights:
         is_ours = np.array(table["split"]) == split
         ids = np.array(table["clip_id"])[is_ours]
         motion = np.array(table["motion"], np.float64)[is_ours]
+        # Still clips have a motion of 0, which a negative power would turn into infinity.
         weights = np.maximum(motion, 1e-6) ** power
         weights = np.clip(weights / weights.mean(), 1 / MAX_WEIGHT, MAX_WEIGHT)
         keys = np.array([int(clip_id[:16], 16) >> 1 for clip_id in ids], np.int64)
@@ -39,6 +40,8 @@ class MotionWeights:
         """Returns the weights of a shard's clips, float64, scaled so that their sum is whole."""
         keys = np.array([clip.key for clip in clips], np.int64)
         weights = self._weights[np.searchsorted(self._keys, keys)].astype(np.float64)
+        # A whole sum makes the number of visits to a shard the same in every epoch, so that
+        # positions can be computed.
         return weights * (max(1, round(weights.sum())) / weights.sum())
 
 

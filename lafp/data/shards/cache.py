@@ -40,6 +40,7 @@ class ClipCache:
 
     def get(self, key: tuple[str, ...]) -> DecodedClip | None:
         """Returns a clip, or None if it is not in the cache."""
+        # Without the lock: nothing is ever removed, and one look-up in a dict is atomic.
         return self._clips.get(key)
 
     def has_room(self, num_bytes: int) -> bool:
