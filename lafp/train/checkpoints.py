@@ -49,6 +49,8 @@ class Checkpoints:
         self._rank, self._world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        # The same name after a restart, so that leftovers are found; another one for every run on a
+        # machine.
         self._local = f"lafp-checkpoint-{sha256(self._uri.encode()).hexdigest()[:12]}"
 
     @contextmanager
@@ -73,6 +75,8 @@ class Checkpoints:
         while (latest := self.start()) is not None:
             with fetched(latest) if fetched else _in_place(latest) as folder:
                 damage = self._first_of_all_ranks(
+                    # Without an end, because more ranks may have written the checkpoint than read
+                    # it.
                     damage_of(folder, range(self._rank, 1 << 30, self._world_size))
                 )
                 if damage is None:
@@ -102,6 +106,8 @@ class Checkpoints:
                 if step > (latest[0] or 0):
                     self._delete(step)
         if self._world_size > 1:
+            # Rank 0 decides for all, because ranks that look at different moments may see different
+            # folders.
             dist.broadcast_object_list(latest)
         return None if latest[0] is None else self._folder(latest[0])
 
@@ -180,6 +186,8 @@ class Checkpoints:
                     checksums[name] = _crc32(file)
                 stored = storage.join(target, name)
                 storage.upload(path, stored)
+                # Read back before the card is written, because the card says that the files are
+                # sound.
                 with storage.open_file(stored) as file:
                     if _crc32(file) != checksums[name]:
                         raise StorageError(f"{stored} reads otherwise than it was written.")

@@ -71,6 +71,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     while step < cfg.num_steps:
         grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, efficiency, step)
         step += 1
+        # After the last step everything is saved anyway.
         notice = ctx.notice(step) if step < cfg.num_steps else Notice.NONE
         if not (notice or _is_due(cfg, step)):
             continue
@@ -112,6 +113,8 @@ def _train_step(
     efficiency: Efficiency,
     step: int,
 ) -> tuple[torch.Tensor, float]:
+    # Forward passes may change buffers (statistics, codebooks) before a step turns out to be
+    # skipped.
     buffers = [(b, b.clone()) for b in task.module.buffers()] if cfg.on_non_finite == "skip" else []
     # Each step has its own seed, so that a resumed run draws the same noise as an undisturbed one.
     torch.manual_seed(derive_seed(cfg.seed, "step", step, ctx.rank))
@@ -122,6 +125,8 @@ def _train_step(
         with torch.no_grad():
             inputs = task.inputs(clips)
         is_last = round_index == cfg.gradient_accumulation - 1
+        # Counting slows every operation down, and all micro-batches cost the same, so only one is
+        # counted.
         is_counted = round_index == 0 and not efficiency.flops_per_step
         with efficiency.counting() if is_counted else nullcontext():
             out = engine.forward_backward(inputs, is_last)

@@ -75,6 +75,7 @@ def build_optimizer(module: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
         lr=cfg.lr,
         betas=cfg.betas,
         eps=cfg.eps,
+        # Only the fused optimizer looks at the flag that `skip_unless_finite` sets.
         fused=True,
     )
 
@@ -94,6 +95,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -
     Returns:
         The norm before scaling, on the gradients' device.
     """
+    # Computed without a limit too: it is reported, and it shows steps that are not finite.
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if max_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

@@ -53,6 +53,8 @@ class CommandLine:
 
     def parse(self) -> argparse.Namespace:
         """Parses the arguments. Ends the process for ``--help`` or wrong arguments."""
+        # The list of config keys is read from many source files, so it is made only when somebody
+        # sees it.
         is_help = {"-h", "--help"} & set(sys.argv[1:])
         parser = argparse.ArgumentParser(
             prog=f"python -m ray_jobs.{self.job}",
@@ -83,6 +85,7 @@ class CommandLine:
                 "--page",
                 help="Markdown file, e.g. docs/results.md: results go into a section of it",
             )
+        # `parse_args` would refuse overrides that come after an option.
         return parser.parse_intermixed_args()
 
 

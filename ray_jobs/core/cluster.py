@@ -72,6 +72,7 @@ def num_that_fit(each: Resources, most: int) -> int:
     fits = [most]
     for name, wanted in (("CPU", each.num_cpus), ("GPU", each.num_gpus)):
         if wanted:
+            # The small number absorbs rounding: 0.3 / 0.1 must be 3.
             fits.append(int(total.get(name, 0) / wanted + 1e-9))
     return min(fits)
 
@@ -169,6 +170,7 @@ def _knock(address: str) -> None:
         raise OSError("something else than a Ray head answers there.")
 
 
+# Ray itself would wait without an error for CPUs that no node will ever have.
 def _check_enough(resources: Resources, num_cpus: float, num_gpus: float) -> None:
     if resources.num_cpus > num_cpus or resources.num_gpus > num_gpus:
         raise ConfigError(

@@ -99,6 +99,7 @@ def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[st
     if state == "complete" and not changes:
         return _found_complete(stage, label)
     job.check(cfg, run)
+    # Checked before the claim, which may wait for half a minute to see whether another owner lives.
     with _owned(stage.uri, label, patience_s):
         state = state_of(job, cfg, run, inputs)  # another job may have changed it in the meantime
         reached = dict(job.reached(stage)) if job.reached and changes else {}

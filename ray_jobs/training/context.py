@@ -111,6 +111,7 @@ class RayTrainContext:
         folder = Path(tempfile.gettempdir(), name)
         if self._is_first_of_node:
             shutil.rmtree(folder, ignore_errors=True)
+            # Parts of a checkpoint are unpickled, so no other user of the machine may write here.
             folder.mkdir(mode=0o700)
             storage.download_folder(uri, folder)
         dist.barrier()

@@ -148,6 +148,7 @@ def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """
     cfg: TrainConfig = job["cfg"]
     storage.be_patient()
+    # Not by the rank, so that all workers begin with equal models.
     torch.manual_seed(derive_seed(cfg.seed, "init"))
     try:
         context = RayTrainContext(cfg, job["uri"], job["coordinator"])
@@ -166,6 +167,7 @@ def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
     storage.delete(stage.path(FAILURES))
     follower = _Follower(stage, cfg)
     stop = threading.Event()
+    # Every look is several requests to S3.
     interval_s = 10.0 if storage.is_s3(stage.uri) else 1.0
     channel = SideChannel(f"[{stage.name}] progress", follower.say)
 

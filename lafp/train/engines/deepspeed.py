@@ -96,6 +96,7 @@ class DeepSpeedEngine(Engine):
             "gradient_accumulation_steps": self.cfg.gradient_accumulation,
             # DeepSpeed does not report the norm at stage 0, so there ``step`` clips the gradients.
             "gradient_clipping": (self.cfg.optim.max_grad_norm or 0.0) if self.stage else 0.0,
+            # DeepSpeed would print lines of its own between those of the run.
             "steps_per_print": sys.maxsize,
             "zero_optimization": {
                 "stage": self.stage,
@@ -169,6 +170,7 @@ class DeepSpeedEngine(Engine):
         card = json.loads((folder / CARD).read_text())
         with loading(self._engine.optimizer):
             if self.stage == 0 or card["world_size"] == world_size():
+                # DeepSpeed itself loads a sharded checkpoint only with as many workers as wrote it.
                 self._engine.load_checkpoint(str(folder), tag=TAG)
             else:
                 load_resharded(self._engine, folder / TAG, card["world_size"])
@@ -209,6 +211,7 @@ def _import_deepspeed(device: torch.device) -> Any:
         communication.build_shm_op = lambda: None
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
+        # A store in memory, because one process needs no port.
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
     with contextlib.redirect_stdout(sys.stderr):

@@ -109,6 +109,7 @@ def _places(
     for index, group in enumerate(shapes):
         offset = 0
         for name, shape in group.items():
+            # ZeRO-3 pads every weight so that all ranks hold parts of one length.
             length = -(-shape.numel() // num_ranks)
             places[name] = index, slice(offset, offset + length)
             offset += length

@@ -68,6 +68,7 @@ class DamagedClips:
         rows = [row for rows in everyones for row in rows]
         if num_damaged > self._max_share * num_visits:
             raise DamagedShardsError(_too_many(num_damaged, num_visits, self._max_share, rows))
+        # Reversed, so that of several visits to a clip the first one is named.
         new = {row["clip_id_begins_with"]: row for row in reversed(rows)}
         fresh = [row for name, row in new.items() if name not in self._named]
         self._named |= new.keys()

@@ -13,6 +13,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 _PEAK_TFLOPS = (
     # Part of the device's name, peak in dense bf16, and in fp32 without TF32, from data sheets.
+    # The first name that is part of the device's name counts, so longer names come before shorter
+    # ones.
     ("B200", 2250.0, 75.0),
     ("H100 PCIe", 756.0, 51.0),
     ("H100", 989.0, 67.0),

@@ -92,6 +92,7 @@ class Meter:
             if bool(is_bad):
                 self._skip(step, bool(is_bad_loss), self._max_skipped_steps)
                 return False
+            # The clips of taken steps are never named. Between two reports there may be many.
             del self._clip_keys[step]
             self._num_skipped_in_a_row = 0
         for out in outs:
@@ -106,6 +107,7 @@ class Meter:
         """Adds a metric to its mean unless it is not finite, which means that it is undefined."""
         is_defined = torch.isfinite(value)
         for sums, addend in (
+            # `where` and not a product, because NaN times 0 is NaN.
             (self._sums, torch.where(is_defined, value, 0.0)),
             (self._num_rounds, is_defined),
         ):

@@ -195,6 +195,8 @@ class DecoderTask:
         )
         self._val_clips = HeldOutClips(labeled_shards, MAX_VAL_CLIPS)
         embed_dim, latent_dim = self.policy.embed_dim, self.policy.latent_action_dim
+        # Labels are few and visited often. Where the outputs of the frozen models fit into memory,
+        # they run only once for each clip.
         num_frames = open_shard_set(labeled_shards).num_frames["train"] * cfg.label_fraction
         self._is_remembering = num_frames * (embed_dim + latent_dim) * 4 <= MAX_REMEMBERED_BYTES
         self._remembered: dict[int, ClipFeatures] = {}

@@ -215,6 +215,8 @@ class PolicyTask:
         latents = []
         for clips in first_batches(self.demands(), train, num_latents, device):
             latent_action = self.inputs(clips).latent_action
+            # The first step of a chunk always exists. Later ones may be repeats beyond the end of a
+            # clip, which would count twice.
             latents.append(latent_action if latent_action.ndim == 2 else latent_action[:, 0])
         if latents:
             latent_action = torch.cat(latents)
@@ -232,6 +234,7 @@ class PolicyTask:
             skipped_clips=clips_without_latents(self.latents) if self.latents else frozenset(),
         )
         clips_per_step = train.global_batch_size // self.cfg.window.windows_per_clip
+        # With stored latents, the frames of the later steps of a chunk are not needed.
         labeled_here = self.cfg.policy.chunk_steps if self.latents is None else 1
         draws = WindowDraws(window=self.cfg.window, seed=train.seed, chunk_steps=labeled_here)
         return {
