@@ -141,6 +141,7 @@ class Agent:
         if num_episodes < 1:
             raise ValueError(f"num_episodes must be at least 1, got {num_episodes}.")
         self.num_episodes = num_episodes
+        # On the CPU, so that a seed gives the same noise on every device.
         self._generator = torch.Generator().manual_seed(seed)
         self._memory: Memory | None = None
         self._is_first_N = np.zeros(num_episodes, np.bool_)

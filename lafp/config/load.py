@@ -380,6 +380,7 @@ def _expected_number(name: str, value: Any) -> str | None:
 
 
 def _check_leaf(name: str, hint: Any, raw: Any) -> Any:
+    # OmegaConf checks types only of dataclass fields, so each value gets a dataclass of its own.
     holder = make_dataclass("Leaf", [(name, hint)])
     checked = OmegaConf.merge(OmegaConf.structured(holder), {name: raw})
     return _freeze(getattr(OmegaConf.to_object(checked), name))

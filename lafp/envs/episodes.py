@@ -108,6 +108,7 @@ class EpisodesEnv(ABC):
         actions = self._in_range(np.asarray(actions))
         is_active_N = ~self._terminated_N & (self._num_steps < self.max_steps)
         self._num_steps += 1
+        # A copy, because the caller may have kept the last observations.
         obs_NHWC, reward_N = self._obs_NHWC.copy(), np.zeros(len(self._episodes), np.float32)
         for n in np.flatnonzero(is_active_N):
             moved = self._episodes[n].step(actions[n])

@@ -121,6 +121,7 @@ class Procgen:
             )
             # Some games keep data beyond an episode's end, so every episode starts from this state.
             self._untouched = self._game.callmethod("get_state")[0]
+        # Even levels are for training and odd ones for tests, so no level is in both.
         levels_N = seeds_N % 2**30 * 2 + (self.cfg.levels == "test")
         states = [with_level(self._untouched, int(level)) for level in levels_N]
         self._game.callmethod("set_state", states)

@@ -32,6 +32,8 @@ WHITE, ORANGE, RED, GREEN = (255, 255, 255), (255, 140, 0), (200, 50, 50), (40, 
 STRIPE_X = 0.95
 BACKGROUND = 40
 
+# With more noise or jitter, a policy that averages over demonstrations succeeds too, and the task
+# would no longer tell methods apart.
 EXPERT_NOISE, EXPERT_JITTER, SIDE_OFFSET = 0.09, 0.01, 0.17
 
 NUM_DISTRACTORS, DISTRACTOR_RADIUS = 3, 0.05
@@ -188,6 +190,7 @@ class Slalom:
         self._disc_velocity_ND2 = np.where(
             outside_ND2, -self._disc_velocity_ND2, self._disc_velocity_ND2
         )
+        # Reflects positions at 0 and at 1.
         moved_ND2 = 1 - np.abs(1 - np.abs(moved_ND2))
         self._disc_ND2 = np.where(active_N[:, None, None], moved_ND2, self._disc_ND2)
 

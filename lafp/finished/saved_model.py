@@ -52,6 +52,7 @@ def save_model(
         "num_parameters": sum(p.numel() for p in module.parameters()),
         "metrics": metrics,
     }
+    # The card is written last, because its presence says that the model is complete.
     storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
     storage.write_text(storage.join(uri, "model.json"), strict_json.dumps(card, indent=1))
 

@@ -37,6 +37,7 @@ def conditional_ot_coupling(
         The permutation s, int64 [B], on x_0's device: ``x_0[s]`` is paired with ``x_1`` and
         ``condition``. The host solves the assignment, in time of about B^3.
     """
+    # Under autocast the embedding is bf16, and many costs would be equal.
     cost_BB = torch.cdist(x_0.float(), x_1.float()).square() / x_0.shape[1]
     distance_BB = torch.cdist(condition.float(), condition.float()).square()
     num_others = max(1, len(x_0) * (len(x_0) - 1))

@@ -59,6 +59,8 @@ def flow_matching_loss(
         predicted = x_t + broadcast_time(1 - t, x_t) * predicted
     elif prediction == "x" and loss_space == "velocity":
         predicted = velocity_towards(predicted, x_t, t)
+        # Not x_1 - x_0: near t = 1 the floor of 1 - t shortens the predicted velocity, and the
+        # target must be shortened alike.
         target = velocity_towards(x_1, x_t, t)
     return masked_mean((predicted - target).square(), is_present)
 

@@ -15,5 +15,7 @@ class ExactBuffers(nn.Module):
         for name, value in kept.items():
             moved = self._buffers[name]
             assert value is not None and moved is not None
+            # The value from before the cast is moved, because a cast back would not restore its
+            # digits.
             self._buffers[name] = value.to(moved.device)
         return self

@@ -134,6 +134,7 @@ class Pca(LatentProjection):
         rank = min(self.dim + OVERSAMPLING, *centred_NZ.shape)
         devices = [centred_NZ.device] if centred_NZ.is_cuda else []
         with torch.random.fork_rng(devices=devices):
+            # The SVD draws random vectors. With a fixed seed, equal latents give equal components.
             torch.manual_seed(0)
             _, scale_R, vectors_ZR = torch.svd_lowrank(centred_NZ, rank, niter=POWER_ITERATIONS)
         # Components beyond the rank of the latents hold rounding errors only, which
@@ -149,6 +150,8 @@ class Pca(LatentProjection):
 
     def project(self, latent_action: Tensor) -> Tensor:
         """See ``LatentProjection``."""
+        # Policies, decoders and measurements share these units, so autocast must not round them to
+        # bf16.
         with torch.autocast(latent_action.device.type, enabled=False):
             return (latent_action.float() - self.mean) @ self.components.T
 

@@ -287,6 +287,7 @@ class Vq(ExactBuffers, Bottleneck):
         with torch.no_grad(), torch.autocast(latent_BZ.device.type, enabled=False):
             values_NPD = latent_NPD.float()
             squared_norm_N1K = self.codebook.square().sum(-1)[:, None]
+            # The squared norm of a latent is left out, because it is the same for all codes.
             distance_NPK = squared_norm_N1K - 2 * values_NPD @ self.codebook.transpose(1, 2)
             indices_NP = distance_NPK.argmin(-1)
             codes_NPD = self.codebook.gather(1, indices_NP[..., None].expand_as(values_NPD))

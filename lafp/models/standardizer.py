@@ -149,6 +149,8 @@ class RangeStandardizer(LatentStandardizer):
             dist.all_reduce(low_Z, dist.ReduceOp.MIN)
             dist.all_reduce(high_Z, dist.ReduceOp.MAX)
             dist.all_reduce(sums)
+        # The deviation is summed about the mean in a second pass. A difference of two large sums
+        # would lose the digits of a small deviation.
         mean_Z = sums[1] / sums[0]
         squares_Z = (latent_NZ - mean_Z).square().sum(0)
         if dist.is_available() and dist.is_initialized():

@@ -36,6 +36,7 @@ class VelocityField(nn.Module):
         first, *rest = hidden_dims
         point_dim = latent_action_dim + num_times * NUM_TIME_FEATURES
         self.from_embedding = nn.Linear(embed_dim, first)
+        # The sum of both maps has one bias already.
         self.from_point = nn.Linear(point_dim, first, bias=False)
         self.head = nn.Sequential(nn.SiLU(), *mlp(first, tuple(rest), latent_action_dim))
         frequency = torch.pi * torch.arange(1, NUM_TIME_FEATURES + 1)

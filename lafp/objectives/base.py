@@ -142,6 +142,7 @@ def latent_metrics(latent_BZ: Tensor) -> dict[str, Tensor]:
         but the norm for a single latent, and the rank if all latents are equal.
     """
     centred_BZ = latent_BZ.float() - latent_BZ.float().mean(0)
+    # The rank is a ratio of fourth powers, for which bf16 has too few digits.
     with torch.autocast(latent_BZ.device.type, enabled=False):
         gram_BB = centred_BZ @ centred_BZ.T
     squared_distance_B = gram_BB.diagonal()

@@ -150,7 +150,9 @@ def _asha(cfg: AshaConfig, graph: StageGraph) -> ASHAScheduler:
         mode=cfg.mode,
         grace_period=cfg.grace_steps,
         reduction_factor=cfg.reduction_factor,
+        # Tune refuses an end before the grace period.
         max_t=max(most, cfg.grace_steps),
+        # A run that reaches the last step still has stages to do, such as its evaluation.
         stop_last_trials=False,
     )
 
@@ -169,6 +171,7 @@ def _run_trial(
     nodes = [graph.nodes[key] for key in graph.runs[config["run"]].values()]
     left = [node for node in nodes if not is_complete(node, study)]
     run_stages(left, study, max_concurrent, _Reports(study, metric))
+    # The driver tells by this whether a trial ended or was stopped by ASHA (`on_trial_complete`).
     tune.report({"is_over": True})
 
 

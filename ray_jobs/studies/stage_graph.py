@@ -47,6 +47,7 @@ class StageGraph:
     def folders(self, run: str) -> dict[str, str]:
         """Maps the stages that a run may share to their folders below the study's."""
         nodes = (self.nodes[key] for key in self.runs[run].values())
+        # Pages belong to one run, so they stay in its own folder.
         return {n.name: f"stages/{n.name}/{n.key}" for n in nodes if not n.job.is_remade}
 
     def run_dir(self, study: RunDir, run: str) -> RunDir:

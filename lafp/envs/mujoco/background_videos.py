@@ -156,6 +156,7 @@ class Background:
             self._number = number
             self._frames = self._chosen(number, height_px, width_px)
         num, start = len(self._frames), keyed_uniform(self._seed, number, 3)
+        # Forwards and backwards in turn, so that a short video has no jump where it repeats.
         period = 2 * num - 2
         position = (int(start * period) + step) % period
         return self._frames[min(position, period - position)]
