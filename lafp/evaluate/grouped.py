@@ -112,6 +112,8 @@ class Results:
     def gain(self, ours: Group, theirs: Group) -> Interval | None:
         """Mean difference of the outcome, episode by episode; None where no episodes are known."""
         a, b = (self.outcomes.get(group.subject.key, {}) for group in (ours, theirs))
+        # Differences on the same episodes: most of the luck of an episode is the same for both
+        # methods.
         pairs = [a[seed] - b[seed] for seed in a if seed in b]
         return bootstrap_interval(pairs) if pairs else None
 

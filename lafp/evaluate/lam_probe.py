@@ -64,6 +64,7 @@ class LamProbe:
         if self.skipped is not None:
             return {}
         device, stack = next(objective.parameters()).device, objective.obs.frame_stack
+        # The random LAM never changes, so it is measured only once.
         if self._random_score is None:
             random_lam = self._random_lam(objective).to(device)
             self._random_score, _ = self._probe(_label(random_lam), stack, device)

@@ -56,6 +56,7 @@ def measure_rollouts(
     seed: int,
 ) -> RolloutResult:
     """Episodes of one method; None means the demonstrator."""
+    # A task has one core. More threads would take those of other tasks.
     torch.set_num_threads(1)
     env: VectorEnv = ENVS.get(env_cfg.name)(env_cfg)
     actor: Actor = load_agent(run_uri, method) if method else Expert(env)

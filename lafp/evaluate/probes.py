@@ -111,6 +111,8 @@ def fit_probe(features: Tensor, data: ProbeData) -> LinearProbe:
     """
     if len(features) != len(data.targets):
         raise ValueError(f"{len(features)} feature rows for {len(data.targets)} targets.")
+    # Whole episodes are left out. Neighbouring transitions are so alike that any penalty would
+    # predict them.
     fold_N = _folds(data.episode)
     errors_P = torch.zeros(len(PENALTIES), dtype=torch.float64)
     for fold in range(int(fold_N.max()) + 1):
@@ -189,6 +191,7 @@ class _Ridge:
     """One decomposition, any penalty. Works on the smaller of X^T X and X X^T."""
 
     def __init__(self, features: Tensor, targets: Tensor) -> None:
+        # In float64, because the Gram matrix squares the condition number of the features.
         x_ND, y_NY = features.double(), targets.double()
         self._x_mean, self._y_mean = x_ND.mean(0), y_NY.mean(0)
         x_ND, y_NY = x_ND - self._x_mean, y_NY - self._y_mean
