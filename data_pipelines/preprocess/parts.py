@@ -226,7 +226,7 @@ def _covered_s(video: VideoRow) -> float:
 
 
 def _judged(listed: VideoItem, item: ItemRows) -> list[VideoRow]:
-    """The videos that tell something of the source.
+    """Returns the videos that tell something of the source.
 
     A file that is no video tells nothing where its name left open what it is.
     """

@@ -37,7 +37,7 @@ def take_down(
     """Takes a video down, and finishes takedowns that were interrupted.
 
     Args:
-        cfg: Which video, and from where.
+        cfg: Names the video, and the folders that it is taken from.
         is_dry_run: Writes nothing, and claims no folder.
         job: Names the Ray job that this process belongs to.
         say: Called with a line before this waits to see whether another owner of a folder lives.
@@ -83,7 +83,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
 def _all_owned(
     shard_sets: Sequence[str], job: str | None, say: Callable[[str], None]
 ) -> Iterator[None]:
-    """Within the block no other job writes to the sets, to their run's latents and to its record.
+    """Keeps other jobs from writing to the sets, their run's latents and its record in the block.
 
     Raises:
         InUseError: Another job does.

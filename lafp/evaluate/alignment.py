@@ -12,7 +12,7 @@ from lafp.types import ActionSpec
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """Distance between the distributions of two samples.
+    """Returns the distance between the distributions of two samples.
 
         D(X, Y) = 2 E|X - Y| - E|X - X'| - E|Y - Y'|
 
@@ -38,7 +38,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
 
 def alignment(trained_on: Tensor, idm: Tensor, deployed: Tensor) -> dict[str, float]:
-    """Distance of a decoder's training latents from what the LAM infers, and from deployment.
+    """Measures how far a decoder's training latents are from the IDM's and from the policy's.
 
     Latents are standardized with the mean and standard deviation of the IDM's, per dimension, so
     that no dimension counts for its units and decoders of one LAM compare. What the two distances
@@ -70,7 +70,7 @@ def decoding_errors(
     true_action: Tensor,
     spec: ActionSpec,
 ) -> dict[str, float]:
-    """Error of a decoder on raw IDM latents, and on deployed ones, against the demonstration.
+    """Compares a decoder's actions on raw IDM latents, and on the policy's, with the true ones.
 
     On IDM latents a decoder that learned the right pairs has little error. On deployed ones every
     decoder pays where the policy takes another way than the demonstrator, rightly or not.
@@ -79,8 +79,8 @@ def decoding_errors(
         decode: Latents [N, Z] -> actions in normalized units [N, A], or logits.
         idm: Raw latents, float [N, Z].
         deployed: The policy's own samples, float [N, Z].
-        true_action: Demonstrated, float [N, A] in the environment's units, or int64 [N].
-        spec: What an action is.
+        true_action: Demonstrated actions, float [N, A] in the environment's units, or int64 [N].
+        spec: Describes an action.
 
     Returns:
         ``action_mse_on_idm`` and ``action_mse_on_deployed`` in [-1, 1] units; for discrete actions

@@ -71,7 +71,7 @@ class LatencyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Without an environment (real videos) only the latent action model is looked at."""
+    """Settings of the evaluation. Without an environment it looks only at the latent actions."""
 
     study: str | None = None
     """Name of the study that this run belongs to, for result tables."""

@@ -72,9 +72,9 @@ def sample_pairs(lam: Lam, sources: Mapping[str, float], seed: int) -> FramePair
     Clips are held-out ones where each shard set has at least 16, else training clips.
 
     Args:
-        lam: What labels them.
+        lam: The model that labels them.
         sources: URI of a shard set -> its share of the clips, as weights.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ConfigError: Frames of another size than the LAM's, or no clip long enough for a pair.
@@ -108,7 +108,7 @@ def sample_pairs(lam: Lam, sources: Mapping[str, float], seed: int) -> FramePair
 
 
 def _mixed_clips(sources: Mapping[str, float], split: Split, seed: int) -> list[ClipRef]:
-    """Up to 240 different random clips: of every set its share, or all that it has."""
+    """Draws up to 240 different random clips: of every set its share, or all that it has."""
     orders = [ClipOrder(shard_set=uri, split=split, seed=seed) for uri in sources]
     weights = np.array(list(sources.values()))
     shares = np.maximum(1, np.round(MAX_CLIPS * weights / weights.sum())).astype(int)
@@ -122,7 +122,7 @@ def _mixed_clips(sources: Mapping[str, float], split: Split, seed: int) -> list[
 
 @torch.no_grad()
 def predict_pairs(pairs: FramePairs, lam: Lam) -> list[Prediction]:
-    """The FDM's next frames of the kept pairs; empty for objectives without pixels."""
+    """Lets the FDM predict the next frames of the kept pairs; none if it predicts no pixels."""
     predict = getattr(lam.objective, "predict_next_frame", None)
     if predict is None:
         return []
@@ -174,7 +174,7 @@ def _clips(reader: ClipReader, refs: list[ClipRef]) -> Iterator[tuple[ClipRef, C
 
 
 def _pair_times(clip: ClipBatch, frame_stack: int, count: int, seed: int) -> np.ndarray:
-    """Distinct random times t of pairs (t, t+1), increasing."""
+    """Draws distinct times t of pairs (t, t+1), in rising order."""
     first, last = frame_stack - 1, int(clip.num_frames[0]) - 2
     if last < first:
         return np.array([], np.int64)
@@ -203,7 +203,7 @@ def _add_pairs(pairs: FramePairs, lam: Lam, clip: ClipBatch, times: np.ndarray, 
 
 
 def _keep_stacks(pairs: FramePairs, window: Window) -> None:
-    """Keeps some pairs of every clip whole, for the FDM."""
+    """Keeps the frame stacks of some pairs of every clip, for the FDM."""
     share = -(-MAX_PREDICTED // pairs.num_clips)
     for i in range(0, len(window), max(1, len(window) // share)):
         if len(pairs.stacks) < MAX_PREDICTED:
@@ -212,12 +212,12 @@ def _keep_stacks(pairs: FramePairs, window: Window) -> None:
 
 
 def _last_frame(obs: Tensor) -> np.ndarray:
-    """The newest frame of each stack: float [N, 3 F, H, W] in [-1, 1] -> uint8 [N, H, W, 3]."""
+    """Takes each stack's newest frame: float [N, 3 F, H, W] in [-1, 1] -> uint8 [N, H, W, 3]."""
     return _to_uint8(obs[:, -3:]).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _to_uint8(pixels: Tensor) -> Tensor:
-    """The inverse of ``pixels_to_float``."""
+    """Inverts ``pixels_to_float``."""
     return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

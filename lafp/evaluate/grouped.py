@@ -93,7 +93,7 @@ class Results:
         return self._groups[metric]
 
     def of_variant(self, variant: str | None, metric: str) -> dict[str, Group]:
-        """Groups of one metric in one variant, by label."""
+        """Returns the groups of one metric in one variant, by label."""
         groups = self.of_metric(metric)
         return {g.subject.label: g for g in groups if g.subject.variant == variant}
 
@@ -110,7 +110,7 @@ class Results:
         return {key: dict(sorted(groups.items())) for key, groups in found.items()}
 
     def gain(self, ours: Group, theirs: Group) -> Interval | None:
-        """Mean difference of the outcome, episode by episode; None where no episodes are known."""
+        """Returns the mean difference of the outcome, episode by episode; None without episodes."""
         a, b = (self.outcomes.get(group.subject.key, {}) for group in (ours, theirs))
         # Differences on the same episodes: most of the luck of an episode is the same for both
         # methods.
@@ -118,7 +118,7 @@ class Results:
         return bootstrap_interval(pairs) if pairs else None
 
     def best(self, metric: str) -> tuple[str, Result] | None:
-        """The run with the highest value of a metric (``..._mse``: the lowest), and its row."""
+        """Returns the run with the highest value (``..._mse``: the lowest), and its row."""
         sign = -1 if "_mse" in metric else 1
         candidates = (
             (uri, row)
@@ -129,7 +129,7 @@ class Results:
         return max(candidates, key=lambda item: sign * item[1].value, default=None)
 
     def disturbance(self, variant: str | None) -> list[float]:
-        """Disturbance of each timing of a variant, NaN if it was not measured."""
+        """Returns the disturbance of each timing of a variant, NaN if it was not measured."""
         rows = [row for row in self.rows if row.variant == variant]
         timed = {(row.seed, row.metric.removesuffix("_ms")) for row in rows if _is_timing(row)}
         found = {(row.seed, row.metric): row.value for row in rows}
@@ -137,7 +137,7 @@ class Results:
 
     @cached_property
     def _groups(self) -> dict[str, list[Group]]:
-        """A cache: tables and charts ask for the same groups, and resampling is slow."""
+        """Groups by metric, kept because tables and charts ask again and resampling is slow."""
         return {}
 
     @cached_property
@@ -164,7 +164,7 @@ def _is_timing(row: Result) -> bool:
 
 
 def _without_disturbed(rows: Iterable[Result]) -> list[Result]:
-    """The rows of one run but for timings on a busy machine."""
+    """Leaves out a run's timings that were taken on a busy machine."""
     found = list(rows)
     kept = tuple(
         row.metric.removesuffix("disturbance")
@@ -177,12 +177,12 @@ def _without_disturbed(rows: Iterable[Result]) -> list[Result]:
 def one_run(
     uri: str, rows: Sequence[Result], outcomes: Mapping[str, np.ndarray], **about: Any
 ) -> Results:
-    """The results of one run.
+    """Joins the rows and episodes of one run.
 
     Args:
-        uri: Its folder.
-        rows: Its result table.
-        outcomes: Label -> outcome of every episode.
+        uri: The run's folder.
+        rows: The rows of its result table.
+        outcomes: Label -> the outcome of every episode.
         **about: Columns to set in all rows, e.g. ``label_fraction`` of a sweep's run.
     """
     columns = {"seed": next((row.seed for row in rows if row.seed is not None), 0)} | about
@@ -195,7 +195,7 @@ def one_run(
 
 
 def read_run(run: RunDir, **about: Any) -> Results:
-    """Reads the evaluation of a run; ``about`` as in ``one_run``. Without one there are no rows."""
+    """Reads a run's evaluation; no rows if it has none. ``about`` is as in ``one_run``."""
     table, episodes = (
         run.stage("evaluation").path(f"{name}.parquet") for name in ("results", "episodes")
     )
@@ -205,10 +205,10 @@ def read_run(run: RunDir, **about: Any) -> Results:
 
 
 def merged(parts: Sequence[Results]) -> Results:
-    """Several runs together.
+    """Joins the results of several runs.
 
-    Runs without the outcome of the whole (demonstrators whose return is not positive are no measure
-    for others) count with their other metrics alone.
+    A part with another outcome metric than the whole (returns are not divided by those of
+    demonstrators who got nothing) gives its other metrics only.
     """
     by_run = {uri: rows for part in parts for uri, rows in part.by_run.items()}
     metric = outcome_metric(row for rows in by_run.values() for row in rows)

@@ -43,8 +43,8 @@ class LamProbe:
 
     Args:
         labeled_shards: URI of the set.
-        cfg: How many transitions.
-        seed: Of the random LAM's weights.
+        cfg: Says how many transitions the probe reads at most.
+        seed: Seed of the random LAM's weights.
     """
 
     def __init__(self, labeled_shards: str, cfg: ProbeConfig, seed: int) -> None:
@@ -55,12 +55,12 @@ class LamProbe:
 
     @cached_property
     def skipped(self) -> str | None:
-        """Why nothing can be measured, in words; None when it can."""
+        """Says why nothing can be measured; None if the probe can measure."""
         return why_no_probe(self._labeled_shards)
 
     @torch.no_grad()
     def measure(self, objective: Objective) -> dict[str, float]:
-        """Metrics ``probe/...`` of a LAM; empty where ``skipped``. Leaves its mode as it was."""
+        """Returns a LAM's metrics ``probe/...``; none if ``skipped``. The LAM keeps its mode."""
         if self.skipped is not None:
             return {}
         device, stack = next(objective.parameters()).device, objective.obs.frame_stack
@@ -100,7 +100,7 @@ def _label(objective: Objective) -> Callable[[Window], Tensor]:
 
 
 class LabeledTransitions:
-    """Labeled transitions of one split, always the same ones. Decoded clips are kept."""
+    """Reads labeled transitions of one split, always the same ones. Keeps decoded clips."""
 
     def __init__(self, labeled_shards: str, split: Split, max_transitions: int) -> None:
         self.split, self.action = split, action_spec(labeled_shards)
@@ -123,7 +123,7 @@ class LabeledTransitions:
     def features(
         self, features_of: Callable[[Window], Tensor], frame_stack: int, device: torch.device
     ) -> tuple[Tensor, ProbeData]:
-        """Features [N, D] of all transitions, with their targets."""
+        """Returns the features of all transitions, [N, D], and their targets."""
         features, targets, episodes = [], [], []
         for window, episode_N in self._windows(frame_stack, device):
             assert window.true_action is not None
@@ -149,7 +149,7 @@ class LabeledTransitions:
             yield window, self._episode_of_ref[start:][clip_N]
 
     def _times(self, num_frames: int, frame_stack: int) -> Tensor:
-        """Every t of a clip with a whole stack before it and a frame after it, thinned out."""
+        """Returns some of the times t with a whole frame stack before and a frame after them."""
         t_N = torch.arange(frame_stack - 1, num_frames - 1)
         if len(t_N) <= self._max_per_clip:
             return t_N

@@ -26,13 +26,13 @@ class Latency:
 def measure_latency(
     calls: Mapping[str, Callable[[], object]], *, num_rounds: int, baseline: str | None
 ) -> dict[str, Latency]:
-    """Times every call once per round, starting each round with another one.
+    """Times every call once per round. Each round starts with another call.
 
     One call, the baseline where there is one, is timed twice per round: what it differs by from
     itself comes from the machine.
 
     Args:
-        calls: What to time, by name. On a GPU a call must wait for its result.
+        calls: Name -> the call to time. On a GPU it must wait for its result.
         num_rounds: Timings of each call, after a few untimed ones.
         baseline: Name of the call that the others are compared with; None compares with nothing.
     """
@@ -52,7 +52,7 @@ def measure_latency(
 
 
 def _time_rounds(turns: Sequence[Callable[[], object]], num_rounds: int) -> np.ndarray:
-    """Seconds of every call in every round, float [calls, rounds]."""
+    """Returns the seconds that each call took in each round, float [calls, rounds]."""
     seconds = np.zeros((len(turns), num_rounds))
     for round_number in range(num_rounds):
         for turn in range(len(turns)):

@@ -70,7 +70,7 @@ class LatentViews:
     copy_error: float | None
     """``prediction_error`` when o_t itself is taken as the prediction."""
     skipped: dict[str, str]
-    """View -> why it is not there."""
+    """Name of a view that could not be made -> the reason."""
 
 
 def write_latent_views(
@@ -82,7 +82,7 @@ def write_latent_views(
         lam_uri: A finished LAM.
         sources: URIs of the shard sets to look at, of the LAM's frame size, and their weights.
         out_uri: Folder to write into, local or S3.
-        seed: Which clips and pairs are drawn.
+        seed: Decides which clips and pairs are drawn.
 
     Returns:
         What ``latent_views.json`` holds.
@@ -217,7 +217,7 @@ def _neighbour_tiles(pairs: FramePairs, rng: np.random.Generator) -> np.ndarray:
 
 
 def _nearest_of_other_videos(video: list[str], query: int, distance_N: np.ndarray) -> list[int]:
-    """The nearest pairs, one per video as far as there are videos, nearest first."""
+    """Returns the nearest pairs, nearest first. Videos repeat only if there are too few."""
     order = [int(i) for i in np.argsort(distance_N) if video[i] != video[query]]
     best_of_video: dict[str, int] = {}
     for i in order:
@@ -229,7 +229,7 @@ def _nearest_of_other_videos(video: list[str], query: int, distance_N: np.ndarra
 def _moving(
     pairs: FramePairs, indices: list[int], count: int, rng: np.random.Generator
 ) -> list[int]:
-    """Random pairs of the more moving half, one per video as far as there are videos."""
+    """Draws pairs from the half with more motion. Videos repeat only if there are too few."""
     motion = np.asarray(pairs.motion)[indices]
     half = [i for i, m in zip(indices, motion, strict=True) if m >= np.median(motion)]
     rng.shuffle(half)

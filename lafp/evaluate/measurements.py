@@ -39,7 +39,7 @@ MAX_TRANSITIONS = 2048
 
 
 def load_agent(run_uri: str, method: MethodConfig) -> Agent:
-    """The agent of one method.
+    """Loads the agent of one method.
 
     Raises:
         ConfigError: A model is missing, or they do not belong together.
@@ -55,7 +55,7 @@ def measure_rollouts(
     num_recorded: int,
     seed: int,
 ) -> RolloutResult:
-    """Episodes of one method; None means the demonstrator."""
+    """Runs the episodes of one method; None means the demonstrator."""
     # A task has one core. More threads would take those of other tasks.
     torch.set_num_threads(1)
     env: VectorEnv = ENVS.get(env_cfg.name)(env_cfg)
@@ -66,7 +66,7 @@ def measure_rollouts(
 def measure_action_error(
     run_uri: str, method: MethodConfig, labeled_shards: str, seed: int
 ) -> dict[str, float]:
-    """Errors on held-out labeled clips; empty if the set has none."""
+    """Measures the errors on held-out labeled clips; empty if the set has none."""
     torch.set_num_threads(1)
     batches = list(HeldOutClips(labeled_shards, MAX_VAL_CLIPS).batches(torch.device("cpu")))
     if not batches:
@@ -79,7 +79,7 @@ def measure_action_error(
 def measure_alignment(
     run_uri: str, lam_uri: str, method: MethodConfig, labeled_shards: str, seed: int
 ) -> dict[str, float]:
-    """Why the method's decoder does what it does; empty without one or without held-out clips.
+    """Measures the latents behind a method's decoder; empty without one or without held-out clips.
 
     The policy is sampled as the decoder's training did, and with the method's solver steps as it
     is deployed: from fresh noise, whatever noise the method keeps within an episode.
@@ -131,7 +131,7 @@ def measure_latencies(
     baseline: str | None,
     cfg: LatencyConfig,
 ) -> dict[int, dict[str, Latency]]:
-    """Time of one action: batch size -> label -> latency."""
+    """Measures the time of one action: batch size -> label -> latency."""
     torch.set_num_threads(1)
     env: VectorEnv = ENVS.get(env_cfg.name)(env_cfg)
     agents = {method.label: load_agent(run_uri, method) for method in methods}
@@ -161,6 +161,6 @@ def _latencies(
 def measure_latent_views(
     lam_uri: str, sources: Mapping[str, float], out_uri: str, seed: int
 ) -> dict[str, Any]:
-    """Pictures and statistics of the latent actions; see ``write_latent_views``."""
+    """Makes pictures and statistics of the latent actions; see ``write_latent_views``."""
     torch.set_num_threads(1)
     return write_latent_views(lam_uri, sources, out_uri, derive_seed(seed, "latent_views"))

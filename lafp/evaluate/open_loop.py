@@ -15,16 +15,16 @@ from lafp.types import ActionSpec, ClipBatch
 def open_loop_errors(
     actor: Actor, batches: Iterable[ClipBatch], spec: ActionSpec, seed: int = 0
 ) -> dict[str, float]:
-    """Shows an actor the demonstrations' own frames, and compares what it would do.
+    """Shows an actor the demonstrations' own frames, and compares its actions with theirs.
 
     Every transition counts, the first of an episode included. A policy that keeps several modes
     may rightly choose another way than the demonstrator, and pays for it here.
 
     Args:
-        actor: As it is deployed, frame stack and noise included.
+        actor: The actor as it is deployed, with its frame stack and noise.
         batches: Labeled clips, on the CPU.
-        spec: What an action is.
-        seed: Of the actor's noise.
+        spec: Describes an action.
+        seed: Seed of the actor's noise.
 
     Returns:
         ``action_mse`` and ``action_r2``, or ``action_accuracy`` (see ``action_errors``), and

@@ -44,7 +44,7 @@ class Episode(Subject):
 
 
 def is_measured(uri: str, label: str) -> bool:
-    """Whether ``write_outcomes`` finished for this label."""
+    """Tells whether ``write_outcomes`` has finished for this label."""
     return storage.is_file(_path(uri, label, "parquet"))
 
 
@@ -55,7 +55,7 @@ def write_outcomes(uri: str, subject: Subject, parts: Sequence[RolloutResult], f
         uri: Folder of the stage.
         subject: The method.
         parts: Its episodes in order, in one or several batches.
-        fps: Of the video.
+        fps: Frame rate of the video of the first episodes.
     """
     recordings = [recording for part in parts for recording in part.recordings]
     success = [success for part in parts for success in part.successes()]
@@ -74,17 +74,17 @@ def write_outcomes(uri: str, subject: Subject, parts: Sequence[RolloutResult], f
 
 
 def read_outcomes(uri: str, label: str) -> list[Episode]:
-    """The episodes of one method."""
+    """Reads the episodes of one method."""
     return [Episode(**row) for row in read_rows(_path(uri, label, "parquet"))]
 
 
 def write_episodes(uri: str, episodes: Sequence[Episode]) -> None:
-    """Writes a table of episodes, whole."""
+    """Writes a table of episodes, replacing one that is there."""
     write_rows(uri, Episode, episodes)
 
 
 def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
-    """Label -> its outcome in every episode of a table, float [N], the same episodes for all.
+    """Reads each label's outcomes from a table, float [N]; all labels have the same episodes.
 
     Success, 0 or 1; where the task knows none, the return over the demonstrators' mean return, or
     the return alone where theirs is not positive.
@@ -102,7 +102,7 @@ def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
 
 
 def tile(recordings: Sequence[Recording], success: Sequence[bool | None]) -> np.ndarray:
-    """Episodes side by side, uint8 [T, H, W, 3]; those that are over stand still."""
+    """Puts episodes side by side, uint8 [T, H, W, 3]. An episode that is over stands still."""
     num_steps = max(len(recording.frames) for recording in recordings)
     num_columns = min(NUM_COLUMNS, len(recordings))
     tiles = [

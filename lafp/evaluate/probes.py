@@ -41,7 +41,7 @@ class LinearProbe:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeData:
-    """One split's transitions as a probe sees them."""
+    """The targets and episodes of one split's transitions."""
 
     targets: Tensor
     """float [N, Y]: normalised actions, or one-hot rows of discrete ones."""
@@ -58,7 +58,7 @@ class ProbeData:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeScore:
-    """A probe on held-out episodes."""
+    """How well a probe predicts the actions of held-out episodes."""
 
     mse: float
     """Mean squared error, over transitions and dimensions."""
@@ -74,7 +74,7 @@ class ProbeScore:
 
 
 def action_targets(true_action: Tensor, spec: ActionSpec) -> Tensor:
-    """Targets of a linear read-out: actions in [-1, 1], or one-hot rows of discrete ones.
+    """Returns the targets of a linear probe: actions in [-1, 1], or one-hot rows of discrete ones.
 
     Args:
         true_action: float [N, A] in the environment's units, or int64 [N].
@@ -100,7 +100,7 @@ def fit_ridge(features: Tensor, targets: Tensor, penalty: float) -> LinearProbe:
 
 
 def fit_probe(features: Tensor, data: ProbeData) -> LinearProbe:
-    """Ridge with the penalty that predicts left-out episodes best.
+    """Fits a ridge regression with the penalty that predicts left-out episodes best.
 
     Args:
         features: float [N, D].
@@ -131,7 +131,7 @@ def score_probe(probe: LinearProbe, features: Tensor, data: ProbeData, seed: int
         probe: Fitted on other episodes.
         features: float [N, D].
         data: The held-out split's targets and episodes.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     targets_NY = data.targets.double()
     squared_error_N = (probe(features) - targets_NY).square().mean(-1)
@@ -159,19 +159,19 @@ def score_probe(probe: LinearProbe, features: Tensor, data: ProbeData, seed: int
 
 
 def accuracy(probe: LinearProbe, features: Tensor, data: ProbeData) -> float:
-    """Share of transitions whose discrete action has the largest prediction."""
+    """Returns the share of transitions whose discrete action has the largest prediction."""
     return float((probe(features).argmax(-1) == data.targets.argmax(-1)).double().mean())
 
 
 def probe_metrics(scores: Mapping[str, ProbeScore]) -> dict[str, float]:
-    """Metrics of the probe on z and of its controls.
+    """Names the metrics of the probe on z and of its controls.
 
     Args:
-        scores: By what was probed: ``latent`` (required), and controls, e.g. ``obs_embedding``
+        scores: Probed features -> score: ``latent`` (required) and controls, e.g. ``obs_embedding``
             and ``random_lam``, which become ``probe/r2_<name>``.
 
     Returns:
-        Only what is defined: no R2 where the held-out actions are all alike.
+        The metrics that are defined. R2 is not if all held-out actions are equal.
     """
     latent = scores["latent"]
     metrics = {
@@ -188,7 +188,7 @@ def probe_metrics(scores: Mapping[str, ProbeScore]) -> dict[str, float]:
 
 
 class _Ridge:
-    """One decomposition, any penalty. Works on the smaller of X^T X and X X^T."""
+    """Solves for any penalty after one decomposition, of the smaller of X^T X and X X^T."""
 
     def __init__(self, features: Tensor, targets: Tensor) -> None:
         # In float64, because the Gram matrix squares the condition number of the features.
@@ -215,7 +215,7 @@ class _Ridge:
 
 
 def _folds(episode_N: Tensor) -> Tensor:
-    """int64 [N]: episodes dealt out over the folds, whole."""
+    """Returns the fold of each transition, int64 [N]. An episode is in one fold only."""
     ids, index_N = episode_N.unique(return_inverse=True)
     if len(ids) < 2:
         raise ValueError(f"A probe needs at least two episodes to fit on, got {len(ids)}.")
@@ -223,5 +223,5 @@ def _folds(episode_N: Tensor) -> Tensor:
 
 
 def _r2(error: Tensor, total: Tensor) -> Tensor:
-    """1 - error / total; NaN where there is nothing to explain: all targets are alike."""
+    """Returns 1 - error / total; NaN if all targets are equal, as then nothing is to explain."""
     return torch.where(total > NO_VARIANCE, 1 - error / total, torch.nan)

@@ -21,13 +21,13 @@ def rollout_rows(
     demonstrations: Sequence[Episode],
     mode_sizes: Sequence[int],
 ) -> list[Result]:
-    """Success (where the task knows it), return, length and modes of one method.
+    """Makes the rows for one method's success (if the task knows it), return, length and modes.
 
     Args:
         subject: The method.
         episodes: Its episodes.
-        demonstrations: The demonstrators' on the same seeds.
-        mode_sizes: The environment's; empty leaves modes out.
+        demonstrations: The demonstrator's episodes with the same seeds.
+        mode_sizes: Number of ways at each fork of the task; empty for a task without forks.
     """
     names = {"success": "success", "return": "episode_return", "length": "length"}
     if any(episode.success is None for episode in episodes):
@@ -60,7 +60,7 @@ def rollout_rows(
 
 
 def action_error_rows(subject: Subject, errors: Mapping[str, float]) -> list[Result]:
-    """Rows of the errors that ``open_loop_errors`` or ``measure_alignment`` measured."""
+    """Makes the rows of the errors that ``open_loop_errors`` or ``measure_alignment`` measured."""
     return [
         Result.of(subject, metric, value, int(errors["num_transitions"]))
         for metric, value in errors.items()
@@ -69,7 +69,7 @@ def action_error_rows(subject: Subject, errors: Mapping[str, float]) -> list[Res
 
 
 def latency_rows(subject: Subject, batch_size: int, latency: Latency) -> list[Result]:
-    """Time per action of one method at one batch size."""
+    """Makes the rows for one method's time per action at one batch size."""
     metric, num = f"latency_b{batch_size}", latency.num_rounds
     rows = [
         Result.of(subject, f"{metric}_ms", latency.median_ms, num),
@@ -81,7 +81,7 @@ def latency_rows(subject: Subject, batch_size: int, latency: Latency) -> list[Re
 
 
 def probe_rows(lam: Subject, metrics: Mapping[str, float]) -> list[Result]:
-    """The final linear probe and its controls, from the metrics stored with a LAM.
+    """Makes the rows of the last linear probe and its controls, from metrics stored with a LAM.
 
     Empty for a LAM that was trained without labeled clips.
     """

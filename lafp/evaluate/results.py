@@ -61,21 +61,21 @@ class Subject:
     anchor_time: float | None = None
     """τₐ of the action decoder's training."""
     noise: str | None = None
-    """At deployment."""
+    """Name of the noise at deployment."""
     noise_hold_steps: int | None = None
-    """Steps for which noise ``held`` stays."""
+    """Number of steps for which noise ``held`` stays the same."""
     solver_steps: int | None = None
     label_fraction: float | None = None
     """Share of the labeled clips that training saw."""
     label_scope: str | None = None
-    """Whose training that was: ``decoder``, ``lam`` or ``both``; ``policy`` where labels are all it
-    had."""
+    """Training that ``label_fraction`` limits: ``decoder``, ``lam`` or ``both``; ``policy`` for
+    a method that has nothing but labels."""
     seed: int | None = None
     """Seed of the policy's training (for probes, of the LAM's)."""
 
     @property
     def key(self) -> Key:
-        """Variant, share of the labels and label: equal where only the seed differs."""
+        """Variant, share of the labels and label. They are equal if only the seed differs."""
         return self.variant, self.label_fraction, self.label
 
 
@@ -123,13 +123,13 @@ demonstrators'; where theirs is not positive, its return."""
 
 
 def outcome_metric(rows: Iterable[Result]) -> str:
-    """The first of ``OUTCOMES`` that was measured; the first of all where none was."""
+    """Returns the first of ``OUTCOMES`` that was measured, or the first one if none was."""
     metrics = {row.metric for row in rows}
     return next((metric for metric in OUTCOMES if metric in metrics), OUTCOMES[0])
 
 
 def without_repeats(metrics: Sequence[str]) -> list[str]:
-    """Leaves out the returns of a task that knows success: it says what they say."""
+    """Leaves out the returns of a task that knows success, as success says the same."""
     repeats = ("return", "return_normalized") if "success" in metrics else ()
     return [metric for metric in metrics if metric not in repeats]
 
@@ -138,7 +138,7 @@ SCHEMA = schema_of(Result)
 
 
 def write_results(uri: str, rows: Sequence[Result]) -> None:
-    """Writes the table to ``uri``, whole."""
+    """Writes the table to ``uri``, replacing one that is there."""
     write_rows(uri, Result, rows)
 
 

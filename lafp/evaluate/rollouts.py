@@ -103,9 +103,9 @@ def rollout(
     Args:
         env: Environment; its episodes depend on ``seeds`` alone.
         actor: Chooses the actions.
-        seeds: Of the episodes, int64 [N].
-        num_recorded: Keep the frames of that many episodes, the first ones.
-        seed: Of the actor's noise.
+        seeds: Seeds of the episodes, int64 [N].
+        num_recorded: Number of first episodes whose frames are kept.
+        seed: Seed of the actor's noise.
     """
     obs = env.reset(seeds)
     actor.reset(len(seeds), seed)

@@ -57,7 +57,7 @@ def bootstrap_interval(
             same, however many episodes it has.
         level: Coverage of the interval.
         num_resamples: Bootstrap resamples.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: No seeds, a seed without values, or a value that is not finite.

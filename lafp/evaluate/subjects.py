@@ -14,7 +14,7 @@ from lafp.types import ObsSpec
 
 
 def lam_subject(lam_uri: str, study: str | None, variant: str | None) -> Subject:
-    """The latent action model, for its probes."""
+    """Describes the latent action model, for the rows of its probes."""
     config = StageDir(lam_uri, "lam").config()
     return Subject(
         label="lam",
@@ -28,7 +28,7 @@ def lam_subject(lam_uri: str, study: str | None, variant: str | None) -> Subject
 
 
 def demonstrator_subject(env: VectorEnv, study: str | None, variant: str | None) -> Subject:
-    """The environment's expert."""
+    """Describes the environment's demonstrator."""
     return Subject(
         label=DEMONSTRATOR,
         method=DEMONSTRATOR,
@@ -40,13 +40,13 @@ def demonstrator_subject(env: VectorEnv, study: str | None, variant: str | None)
 
 
 def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: VectorEnv) -> Subject:
-    """A policy with its action decoder, as the run's folders describe them.
+    """Describes a policy with its action decoder, from what the run's folders say of them.
 
     Args:
         run_uri: The run's folder.
-        method: What is compared.
+        method: The method, as the config names it.
         lam: The latent action model behind it.
-        env: Where it acts.
+        env: The environment of the rollouts.
 
     Raises:
         ConfigError: A model is missing, or the environment looks other than its videos.
@@ -120,5 +120,5 @@ def _method_name(policy: str, anchor_time: float | None) -> str:
 
 
 def _single(anchor_time: Any) -> float | None:
-    """None for a range of anchor times."""
+    """Returns the anchor time, or None if training drew it from a range."""
     return None if isinstance(anchor_time, list | tuple) else float(anchor_time)

@@ -21,10 +21,10 @@ _STRIDES = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30)
 
 
 def data_remarks(shard_sets: Sequence[str], labeled_shards: str | None) -> dict[str, str]:
-    """Sentences about the data that a user should know, by topic.
+    """Says, by topic, what a user should know about the data.
 
     Args:
-        shard_sets: What the LAM is trained on.
+        shard_sets: Shard sets that the LAM is trained on.
         labeled_shards: The set with actions, if there is one.
 
     Returns:
@@ -38,7 +38,7 @@ def data_remarks(shard_sets: Sequence[str], labeled_shards: str | None) -> dict[
 
 
 def why_no_probe(labeled_shards: str) -> str | None:
-    """Why the true actions cannot be probed on a labeled set, and what to do; None if they can."""
+    """Says why true actions cannot be probed on a labeled set, and what to do; None if they can."""
     num_fit, num_held_out = (
         len(set(labeled_episodes(labeled_shards, split).values())) for split in ("train", "val")
     )
@@ -61,7 +61,7 @@ def why_no_probe(labeled_shards: str) -> str | None:
 
 
 def little_motion(shard_sets: Sequence[str]) -> str | None:
-    """That most frame pairs show no change, and which rate would help; None if enough do."""
+    """Says that most frame pairs show no change, and which rate would help; None if enough do."""
     clips = [motion for uri in shard_sets for motion in _pair_motion(uri)]
     still = _still_share(clips, 1)
     if still is None or still <= MAX_STILL_SHARE:
@@ -83,14 +83,14 @@ def little_motion(shard_sets: Sequence[str]) -> str | None:
 
 
 def _still_share(clips: Sequence[np.ndarray], stride: int) -> float | None:
-    """Share of the pairs ``stride`` steps apart between which nothing moves; None without pairs."""
+    """Returns the share of pairs, ``stride`` steps apart, without motion; None without pairs."""
     spans = [c[: len(c) // stride * stride].reshape(-1, stride) for c in clips]
     moved = np.concatenate([span.sum(axis=1) for span in spans]) if spans else np.array([])
     return float((moved == 0).mean()) if len(moved) else None
 
 
 def _pair_motion(uri: str) -> Iterator[np.ndarray]:
-    """Motion of each frame pair of the first training clips of a set, as the table has it."""
+    """Reads the motion of each frame pair of a set's first training clips from its clip table."""
     rows = iter_rows(storage.join(uri, "clips.parquet"), ["split", "pair_motion"], batch_rows=500)
     training = (row for row in rows if row["split"] == "train")
     for row in islice(training, MAX_CLIPS_READ):

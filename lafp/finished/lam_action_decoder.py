@@ -34,7 +34,7 @@ class LamActionDecoder(nn.Module):
 
         Args:
             latent_action: float [B, Z].
-            embedding: Not read.
+            embedding: Is not read.
         """
         if self.objective is not None:
             latent_action = self.objective.quantize(latent_action)

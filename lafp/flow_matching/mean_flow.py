@@ -33,7 +33,7 @@ def average_velocity_and_target(
     Args:
         average_velocity: u(x_t, t, s), differentiable forward.
         x_t: Points, float [B, ...].
-        t: Their times, float [B].
+        t: Times of the points, float [B].
         s: Ends of the intervals, float [B], no less than t.
         velocity: v or its estimate, x_t's shape.
 

@@ -92,7 +92,7 @@ class TrueActions(nn.Module):
 
         Args:
             latent_action: The policy's action in normalized units, float [B, A].
-            embedding: Not used.
+            embedding: Is not read.
 
         Returns:
             float32 [B, A].

@@ -59,7 +59,7 @@ class ChangeScale(ExactBuffers):
         return change * self.typical
 
     def compressed(self, change: Tensor) -> Tensor:
-        """Like ``to_units``, but divides changes beyond ``LARGE`` by the root of their excess.
+        """Does as ``to_units``, but divides changes beyond ``LARGE`` by the root of their excess.
 
         Networks read this form, in which large motions do not exceed small ones by orders of
         magnitude.

@@ -105,7 +105,7 @@ class Section:
 
 
 def chart(drawing: Drawing, alt: str, caption: str | Markup = "") -> Figure:
-    """A figure at most as wide as it was drawn, so that the type of all charts is equal."""
+    """Makes a figure at most as wide as it was drawn, so that the type of all charts is equal."""
     return Figure(
         src=_data_uri("image/svg+xml", drawing.svg().encode()),
         alt=alt,
@@ -121,7 +121,7 @@ def picture(
     caption: str | Markup = "",
     columns: Sequence[str] = (),
 ) -> Figure:
-    """A figure from the bytes of a PNG or GIF file, at most as large as its pixels."""
+    """Makes a figure from the bytes of a PNG or GIF file, at most as large as its pixels."""
     with Image.open(io.BytesIO(data)) as image:
         width_px = image.width
     mime = "image/gif" if data.startswith(b"GIF8") else "image/png"
@@ -135,11 +135,11 @@ def picture(
 
 
 def inline_picture(pixels: np.ndarray, alt: str) -> Markup:
-    """A small picture for the cell of a table.
+    """Makes a small picture for the cell of a table.
 
     Args:
         pixels: uint8 [H, W, 3].
-        alt: What it shows, which the pointer tells too.
+        alt: Words for what it shows. They also appear under the pointer.
     """
     return Markup('<img class="cell" src="{}" alt="{}" title="{}" style="max-width:{}px">').format(
         _data_uri("image/png", png(pixels)), alt, alt, pixels.shape[1]

@@ -164,11 +164,11 @@ class Drawing:
 
 
 def dots(panels: Sequence[DotPanel], num_columns: int = 3, width_in: float = 8.4) -> Drawing:
-    """Panels of dots; labels that equal those of the panel at the left are left out.
+    """Draws panels of dots. Labels that equal those of the panel at the left are left out.
 
     Args:
-        panels: In rows of ``num_columns``.
-        num_columns: At most so many panels side by side.
+        panels: Panels in reading order.
+        num_columns: Largest number of panels side by side.
         width_in: Width of the figure in inches.
     """
     num_columns = min(num_columns, len(panels))
@@ -249,13 +249,13 @@ def curves(
     height_in: float = 2.1,
     panel_width_in: float = PANEL_WIDTH_IN,
 ) -> Drawing:
-    """Small multiples of curves, one panel per title. Equal legends are drawn once.
+    """Draws small panels of curves, one per title. Equal legends are drawn once.
 
     Args:
         panels: Title -> curves.
         xlabel: Shared quantity of the x axes.
-        log_y: Titles of panels with a logarithmic y axis, where the values fall far enough.
-        xticks: Where the x axes have ticks, and their labels; None leaves it to the data.
+        log_y: Titles of panels whose y axis is logarithmic if the values fall far enough.
+        xticks: Positions of the ticks of the x axes -> labels; None leaves it to the data.
         ylim: Range of the y axes; None fits the data.
         height_in: Height of the figure in inches.
         panel_width_in: Width of a panel in inches.
@@ -316,7 +316,7 @@ def _spans_decades(curves_y: Sequence[Sequence[float]]) -> bool:
 
 
 def _set_log_y(ax: Axes) -> None:
-    """Logarithmic, with plain numbers at 1, 2 and 5."""
+    """Makes the axis logarithmic, with plain numbers at 1, 2 and 5."""
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
     ax.yaxis.set_major_formatter("{x:g}")

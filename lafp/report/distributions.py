@@ -9,7 +9,7 @@ from lafp.report.charts import BLUE, CHARACTERS_PER_PANEL, INK, PANEL_WIDTH_IN, 
 
 
 def _num_steps(data: np.ndarray) -> int:
-    """Between ticks of an axis: fewer where only their last digits differ, as labels are long."""
+    """Returns the steps of an axis: one if only last digits differ, as its labels are long."""
     return 1 if len(data) and np.ptp(data) < 1e-3 * np.abs(data).max() else 4
 
 
@@ -19,11 +19,11 @@ def histograms(
     bins: int = 30,
     height_in: float = 1.7,
 ) -> Drawing:
-    """Small multiples of histograms, one panel per quantity.
+    """Draws small panels of histograms, one per quantity.
 
     Args:
         panels: Axis label (quantity and unit) -> values.
-        bins: Bars per panel; few values that come again get one bar each.
+        bins: Bars per panel. If only few different values occur, each gets a bar.
         height_in: Height of the figure in inches.
     """
 
@@ -61,13 +61,13 @@ def bars(
     notes: Sequence[str] | None = None,
     width_in: float = 8.4,
 ) -> Drawing:
-    """Horizontal bars, first on top, a note behind each.
+    """Draws horizontal bars, the first on top, with a note behind each.
 
     Args:
-        labels: One per bar.
-        values: Lengths.
-        xlabel: Quantity and unit.
-        colors: One per bar; None draws all in blue.
+        labels: Names of the bars.
+        values: Lengths of the bars.
+        xlabel: Quantity and unit of the lengths.
+        colors: Colours of the bars; None draws all in blue.
         notes: Text behind each bar; None writes the values.
         width_in: Width of the figure in inches.
     """
@@ -92,7 +92,7 @@ def bars(
 
 
 def latent_statistics(norms: Sequence[float], spectrum: Sequence[float]) -> Drawing:
-    """Norm histogram beside the share of variance per principal component.
+    """Draws a histogram of the norms beside the share of variance per principal component.
 
     Args:
         norms: |z| of each pair.

@@ -58,7 +58,7 @@ def headline(results: Results, variant: str | None) -> list[str]:
 
 
 def sentence(lines: Sequence[str]) -> str:
-    """A headline's lines in one paragraph."""
+    """Joins a headline's lines to one paragraph."""
     if lines[0].endswith("."):
         return " ".join(lines)
     first, *others = lines
@@ -79,10 +79,10 @@ def headline_of_latents(results: Results, views: Mapping[str, Any] | None) -> li
 def warnings(
     results: Results, views: Mapping[str, Any] | None, lam: Mapping[str, Any]
 ) -> list[Note]:
-    """Plain words for a LAM that holds nothing, or whose worth is not known.
+    """Warns in plain words of a LAM that holds nothing, or whose worth is not known.
 
     Args:
-        results: Of one run.
+        results: Results of one run.
         views: The numbers of ``write_latent_views``.
         lam: Summary of the LAM's stage, with what ``data_remarks`` and ``over_training`` say.
     """
@@ -102,7 +102,7 @@ def warnings(
 
 
 def best_run(results: Results) -> dict[str, str]:
-    """The run with the best outcome, and what it reached, in words; empty without rollouts."""
+    """Names the run with the best outcome, and says what it reached; empty without rollouts."""
     if (best := results.best(results.outcome)) is None:
         return {}
     uri, row = best

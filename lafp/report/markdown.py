@@ -31,12 +31,12 @@ def publish(page: str, folder: str, *, name: str, note: str, command: Command, f
 
     Args:
         page: Markdown file, made where it is missing.
-        folder: The study's, with ``table.md``, ``plot.png`` and ``results.parquet``.
-        name: The study's: names the section and the files.
+        folder: The study's folder, with ``table.md``, ``plot.png`` and ``results.parquet``.
+        name: Name of the study, which the section and the files get too.
         note: The section's first line; none where it is empty.
         command: What made it. Its overrides stand at the section's beginning, so that a run of less
             than its config says is known as one.
-        facts: Of ``facts_of``.
+        facts: The text of ``facts_of``.
 
     Raises:
         ConfigError: The page's markers of this section are not a pair.
@@ -89,10 +89,10 @@ def write_section(page: str, name: str, text: str) -> None:
 
 
 def facts_of(stages: Sequence[StageDir]) -> str:
-    """Work, hardware and revision behind a study, from its stages, each once.
+    """Tells work, hardware and revision behind a study, from its stages, each once.
 
     Args:
-        stages: Complete ones.
+        stages: Complete stages.
     """
     work_s = sum(stage.summary().get("wall_s", 0.0) for stage in stages if stage.is_complete())
     found = [stage.provenance() for stage in stages]

@@ -21,16 +21,16 @@ def method_table(
     heading: str = "Method",
     settings: Sequence[str] = tuple(_SETTINGS),
 ) -> Table:
-    """Means over seeds; the outcome has its interval, and the value of each seed in a last column.
+    """Makes a table of means over seeds. The outcome has its interval and, last, each seed's value.
 
     Args:
-        results: Where the metrics are from.
-        variant: Of the methods.
+        results: Results that hold the metrics.
+        variant: Variant of the methods.
         groups: Any metric of the methods, in the order of the rows.
         metrics: Columns; those that no method has are left out.
         caption: Below the table, before the meanings of the metrics.
-        heading: Of the first column.
-        settings: Which of ``Noise`` and ``Steps`` have a column, where some method has them.
+        heading: Head of the first column.
+        settings: ``Noise`` or ``Steps`` or both: they get a column if a method has them.
     """
     found = {metric: results.of_variant(variant, metric) for metric in metrics}
     shown = without_repeats([metric for metric, of_label in found.items() if of_label])

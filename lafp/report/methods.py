@@ -13,7 +13,7 @@ _NO_POLICIES = (DEMONSTRATOR, "lam")
 
 
 def name_of(subject: Subject) -> str:
-    """A method in words."""
+    """Names a method in words."""
     if subject.method == DEMONSTRATOR:
         return "Demonstrators"
     if subject.method == "latent_bc":
@@ -32,21 +32,21 @@ def name_of(subject: Subject) -> str:
 
 
 def noise_of(subject: Subject) -> str:
-    """Noise at deployment, in words."""
+    """Names the noise at deployment."""
     if subject.noise == "held":
         return f"held {subject.noise_hold_steps}"
     return subject.noise or ""
 
 
 def named(subject: Subject) -> str:
-    """A method in words, with its noise and solver steps."""
+    """Names a method in words, with its noise and solver steps."""
     noise = f"{noise_of(subject)} noise" if subject.noise else ""
     steps = counted(subject.solver_steps, "step") if subject.solver_steps else ""
     return ", ".join(filter(None, [name_of(subject), noise, steps]))
 
 
 def color_of(subject: Subject) -> str:
-    """One colour per method, the same in every chart."""
+    """Returns the colour of a method, the same in every chart."""
     if subject.method != "latent_flow":
         return charts.GREY
     if subject.anchor_time == 0:
@@ -55,12 +55,12 @@ def color_of(subject: Subject) -> str:
 
 
 def is_lafp(subject: Subject) -> bool:
-    """Whether this is the flow policy with interpolation proper."""
+    """Tells whether this is a flow policy whose τₐ lies between 0 and 1."""
     return subject.method == "latent_flow" and subject.anchor_time not in (None, 0.0, 1.0)
 
 
 def policies(results: Results, variant: str | None, metric: str) -> list[Group]:
-    """Groups of the policies: baselines, then by noise, ``anchor_time`` and solver steps."""
+    """Sorts groups of policies: baselines, then by noise, ``anchor_time`` and solver steps."""
     groups = results.of_variant(variant, metric).values()
     noises = list(dict.fromkeys(noise_of(g.subject) for g in groups))
     order = {method: index for index, method in enumerate(_IN_ORDER)}
@@ -77,19 +77,19 @@ def policies(results: Results, variant: str | None, metric: str) -> list[Group]:
 
 
 def lafp_of(results: Results, variant: str | None) -> Group | None:
-    """The outcome of the first method with interpolation proper, as the config lists them."""
+    """Returns the outcome of the config's first method for which ``is_lafp``."""
     groups = results.of_variant(variant, results.outcome).values()
     return next((group for group in groups if is_lafp(group.subject)), None)
 
 
 def better_cloning(groups: Iterable[Group]) -> Group | None:
-    """The latent cloning that does best: the baseline is never weakened."""
+    """Returns the latent cloning that does best: the baseline is never weakened."""
     cloning = (group for group in groups if group.subject.method.startswith("latent_bc"))
     return max(cloning, key=lambda group: group.value, default=None)
 
 
 def without_interpolation(groups: Iterable[Group], lafp: Group) -> list[Group]:
-    """Flow policies that differ from ``lafp`` in their decoder alone: τₐ = 0, then τₐ = 1."""
+    """Returns flow policies that differ from ``lafp`` only in the decoder: τₐ = 0, then τₐ = 1."""
     same = (lafp.subject.noise, lafp.subject.solver_steps)
     found = [
         group

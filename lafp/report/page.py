@@ -25,17 +25,17 @@ def render_page(
     warnings: Sequence[Note] = (),
     facts: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The page as HTML.
+    """Renders the page as HTML.
 
     Args:
-        uri: Folder that it is about.
-        title: In the largest letters.
+        uri: Folder that the page is about.
+        title: Title of the page.
         kind: What it reports: ``run``, ``study`` or ``sweep``.
-        lead: One paragraph.
-        sections: What there is to see.
-        headlines: What it is about ("" where that is clear) -> lines, the first in large letters.
-        warnings: What a reader must know first.
-        facts: Names and values, of a run.
+        lead: First paragraph, below the title.
+        sections: Parts of the page, in order.
+        headlines: Subject of the lines ("" if it is clear) -> lines, the first in large type.
+        warnings: Notes that stand above everything else.
+        facts: Names and values of the run's facts.
     """
     environment = Environment(
         loader=PackageLoader("lafp.report"),

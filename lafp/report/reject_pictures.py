@@ -27,10 +27,10 @@ Reject = Mapping[str, Any]
 
 
 def reject_pictures(rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
-    """A frame of the middle of each span, as far as its video can be reached and decoded.
+    """Decodes the middle frame of each rejected span whose video can be reached.
 
     Args:
-        rejects: Rows of rejects.parquet.
+        rejects: Rows of ``rejects.parquet``.
 
     Returns:
         Index of the reject -> uint8 [H, W, 3].
@@ -47,7 +47,7 @@ def reject_pictures(rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
 
 
 def _local_path(reject: Reject, stack: ExitStack) -> str | None:
-    """The video's file; None for spans without length, the web, and videos inside of files."""
+    """Returns the video's file; None for empty spans, and for videos of the web or inside files."""
     uri = reject["video_uri"]
     if reject["end_s"] <= reject["start_s"] or storage.is_http(uri):
         return None
@@ -62,7 +62,7 @@ def _local_path(reject: Reject, stack: ExitStack) -> str | None:
 
 
 def originals(stage: StageDir, rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
-    """The middle frames of the clips that were kept in the place of near-duplicates.
+    """Decodes the middle frames of the clips that were kept instead of near-duplicates.
 
     Returns:
         Index of the reject -> uint8 [H, W, 3].

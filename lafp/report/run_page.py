@@ -30,7 +30,7 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
     """Writes ``report.html`` into the run's folder.
 
     Args:
-        cfg: See ``ReportConfig``.
+        cfg: Settings of the report.
         run_uri: The run's folder, local or S3.
 
     Returns:

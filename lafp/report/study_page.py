@@ -32,10 +32,10 @@ def write_study(
     """Writes the files of a study or sweep into its folder.
 
     Args:
-        uri: Its folder.
-        name: Title.
-        results: The complete runs'.
-        missing: Run or stage -> why it is not among them.
+        uri: Folder of the study.
+        name: Name of the study, the title of its page.
+        results: Results of the complete runs.
+        missing: Run or stage -> the reason for which its results are missing.
         sharing: Job -> how often it was done, and how often it would be if runs shared nothing.
 
     Returns:
@@ -80,7 +80,7 @@ def write_study(
 
 
 def _of_variants(results: Results) -> list[Section]:
-    """One section per variant; where there is one variant, a section per question."""
+    """Makes one section per variant; for a single variant, a section per question."""
     found = {v: [s for s in result_sections(results, v) if s] for v in results.variants}
     if len(found) == 1:
         return next(iter(found.values()))
@@ -117,7 +117,7 @@ def _write_tables(
 
 
 def _plot(results: Results, sections: Sequence[Section]) -> Drawing | None:
-    """The first chart of the sections, or the outcomes of all variants side by side."""
+    """Returns the first chart of the sections, or the outcomes of all variants side by side."""
     for section in sections:
         for block in section.blocks:
             if isinstance(block, Figure) and block.drawing:

@@ -6,13 +6,13 @@ _TEX = (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("τₐ", r"$\tau_a$"), ("²",
 
 
 def markdown_table(table: Table) -> str:
-    """The table without its caption."""
+    """Writes the table as Markdown, without its caption."""
     lines = [table.head, ["---"] * len(table.head), *table.rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def latex_table(table: Table) -> str:
-    """The table without its caption, for the package booktabs."""
+    """Writes the table without its caption, for the LaTeX package booktabs."""
     head, *rows = (
         " & ".join(_escaped(str(cell)) for cell in line) + r" \\"
         for line in (table.head, *table.rows)

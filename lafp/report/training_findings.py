@@ -43,8 +43,8 @@ def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str
     """Says what a latent action model learned.
 
     Args:
-        metrics: The last value of each, and what ``data_remarks`` says of the data.
-        objective: Name of its objective.
+        metrics: Last value of each metric, and what ``data_remarks`` says of the data.
+        objective: Name of the model's objective.
         has_labels: Whether it was given labeled clips.
     """
     lines = _prediction(metrics, "frame's embedding" if objective == "laom" else "frame")
@@ -91,8 +91,8 @@ def policy_findings(metrics: Metrics, is_flow: bool) -> list[str]:
     """Says how well a policy predicts the latent actions of held-out clips.
 
     Args:
-        metrics: The last value of each.
-        is_flow: Whether it samples, where cloning predicts the mean.
+        metrics: Last value of each metric.
+        is_flow: Whether the policy samples. Cloning predicts the mean.
     """
     error = _value(metrics, "val/latent_mse")
     if error is None:
@@ -189,7 +189,7 @@ def _prediction(metrics: Metrics, what: str) -> list[str]:
 
 
 def _collapse(metrics: Metrics) -> list[str]:
-    """Signs that the latent actions hold nothing; held-out clips tell before training ones."""
+    """Names signs that latent actions hold nothing. Held-out clips count before training ones."""
     spread = _first(metrics, "val/latent/spread", "latent/spread")
     perplexity = _first(metrics, "val/codebook/perplexity", "codebook/perplexity")
     if spread is not None and spread < COLLAPSED_SPREAD:
@@ -221,9 +221,9 @@ def probe_finding(
     """Says what the linear probe finds in z, judged by the best of its controls.
 
     Args:
-        r2: Of the probe on z.
+        r2: R² of the probe on z.
         low: Lower end of its interval.
-        high: Upper end.
+        high: Upper end of its interval.
         controls: Name in ``PROBE_CONTROLS`` -> R² of that control.
         num_episodes: Held-out episodes behind it.
     """
@@ -258,7 +258,7 @@ def _first(metrics: Metrics, *names: str) -> float | None:
 
 
 def _value(metrics: Metrics, name: str) -> float | None:
-    """A metric that was measured; None where it is absent, null or not finite."""
+    """Returns a metric that was measured; None if it is absent, null or not finite."""
     value = metrics.get(name)
     is_number = isinstance(value, int | float) and math.isfinite(value)
     return float(value) if is_number else None  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ _ROWS_PER_BATCH = 8_192
 
 
 def schema_of(row: type, more: Mapping[str, type] | None = None) -> "pa.Schema":
-    """The columns of a dataclass and ``more``, by their types in Python.
+    """Makes a schema of a dataclass's fields and ``more``, from their types in Python.
 
     A field of a type that no column takes, such as a list of records, is left out.
     """
@@ -43,7 +43,7 @@ def schema_of(row: type, more: Mapping[str, type] | None = None) -> "pa.Schema":
 
 
 def _required(hint: Any) -> Any:
-    """``T`` of ``T | None``, and ``str`` for a choice of words."""
+    """Returns ``T`` for ``T | None``, and ``str`` for a choice of words."""
     if get_origin(hint) is Literal:
         return str
     return get_args(hint)[0] if NoneType in get_args(hint) else hint
@@ -80,7 +80,7 @@ class TableWriter:
 
 @contextmanager
 def open_table(uri: str, row: type, more: Mapping[str, Any] | None = None) -> Iterator[TableWriter]:
-    """A table with the columns of ``schema_of(row, more)``, in its place after the block."""
+    """Opens a table with the columns of ``schema_of(row, more)``. It appears after the block."""
     with _replacement(uri) as path:
         writer = TableWriter(path, schema_of(row, more))
         yield writer
@@ -88,7 +88,7 @@ def open_table(uri: str, row: type, more: Mapping[str, Any] | None = None) -> It
 
 
 def write_rows(uri: str, row: type, rows: Iterable[Any]) -> None:
-    """Writes a table of dataclass instances, whole."""
+    """Writes a table of dataclass instances, replacing one that is there."""
     with open_table(uri, row) as table:
         for each in rows:
             table.add(asdict(each))
@@ -114,7 +114,7 @@ def rewrite_table(uri: str, change: "Callable[[pa.RecordBatch], pa.RecordBatch]"
 def read_table(
     uri: str, columns: Sequence[str] | None = None, filters: Sequence[Any] | None = None
 ) -> "pa.Table":
-    """A whole table, or some columns of it, in memory; ``filters`` as pyarrow takes them."""
+    """Reads a table, or some columns of it, into memory. ``filters`` are as pyarrow takes them."""
     import pyarrow.parquet as pq
 
     with storage.local_file(uri) as path:
@@ -124,7 +124,7 @@ def read_table(
 def read_rows(
     uri: str, columns: Sequence[str] | None = None, filters: Sequence[Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Like ``read_table``, row by row."""
+    """Reads the rows of a table into memory. The arguments are those of ``read_table``."""
     return read_table(uri, columns, filters).to_pylist()
 
 
@@ -134,12 +134,12 @@ def iter_rows(
     wanted: "pc.Expression | None" = None,
     batch_rows: int = _ROWS_PER_BATCH,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a table in order, a few batches in memory at a time.
+    """Yields the rows of a table in order, with a few batches in memory at a time.
 
     Args:
         uri: The table.
-        columns: What rows hold; None is all.
-        wanted: Which rows, as an expression over any columns; None is all.
+        columns: Columns that the rows hold; None is all.
+        wanted: Expression, over any columns, that is true for the rows to read; None reads all.
         batch_rows: Rows that are read together.
     """
     import pyarrow.dataset as ds
@@ -164,7 +164,7 @@ def num_rows(uri: str) -> int:
 
 @contextmanager
 def _replacement(uri: str) -> Iterator[Path]:
-    """A local path to write to, which takes its place as ``uri`` after the block."""
+    """Yields a local path to write to. The file becomes ``uri`` after the block."""
     with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
         path = Path(folder) / "table.parquet"
         yield path

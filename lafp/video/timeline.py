@@ -90,7 +90,7 @@ def lay_out(
 
     Args:
         stamps: Time stamps of at least one packet.
-        believed: Which presentation times are believed.
+        believed: Says which presentation times are believed.
         can_jump: Whether the container's clock may jump forward.
         otherwise_step_s: Time from frame to frame, if packets have no durations.
     """

@@ -97,7 +97,7 @@ def item_videos(
 
 
 def _is_member(item: VideoItem) -> bool:
-    """Whether what is opened are files in a tar."""
+    """Tells whether the item is a tar whose files are the videos."""
     return item.reader == WEBDATASET
 
 

@@ -82,7 +82,7 @@ class MicroBatchReader:
     """Reads the micro-batches of any step. Consecutive steps need no seek.
 
     Args:
-        plan: Which clips to read.
+        plan: Names the clips of each micro-batch.
         cache_bytes: Size of the cache of decoded frames.
         num_threads: Number of decoding threads, one of which is the caller's.
     """

@@ -132,7 +132,7 @@ class ShardEntry:
 
 
 def entry_name(tar: str) -> str:
-    """Name of the ``.json`` that says that a shard, its latents or a part are complete."""
+    """Names the ``.json`` that says that a shard, its latents or a part are complete."""
     return tar.removesuffix(".tar") + ".json"
 
 

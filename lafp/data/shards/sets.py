@@ -45,7 +45,7 @@ def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
 
 
 def shards_sha256(uri: str) -> str:
-    """Hash of the content of a shard set, wherever it lies: of its shards' checksums."""
+    """Hashes the content of a shard set, by its shards' checksums, wherever the set lies."""
     open_shard_set(uri)  # a clear error when there is none
     rows = read_rows(storage.join(uri, "manifest.parquet"), ["shard", "sha256"])
     lines = sorted(f"{row['shard']} {row['sha256']}" for row in rows)

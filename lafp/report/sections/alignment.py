@@ -55,7 +55,7 @@ def section(results: Results, variant: str | None) -> Section | None:
 
 
 def _one_per_decoder(groups: list[Group]) -> list[Group]:
-    """Methods that differ in their noise alone share a decoder and all of these values.
+    """Keeps one method per decoder: methods that differ only in their noise share its values.
 
     With another number of solver steps the policy samples other latents.
     """

@@ -19,7 +19,7 @@ _OF_METHODS = {
 
 
 def over_labels(results: Results) -> list[Section]:
-    """A section per metric, with a curve per method; none where labels are not varied."""
+    """Makes a section per metric, with a curve per method; none if the labels do not vary."""
     if not results.label_fractions:
         return []
     metrics = [metric for metric in _OF_LABELS if results.curves(metric)]
@@ -31,7 +31,7 @@ def over_labels(results: Results) -> list[Section]:
 
 
 def over_methods(results: Results) -> list[Section]:
-    """The outcome over each column in which at least three methods differ."""
+    """Draws the outcome over each column in which at least three methods differ."""
     return [s for column in _OF_METHODS if (s := _over_methods(results, column))]
 
 
@@ -65,7 +65,7 @@ def _over_labels(results: Results, metric: str) -> Section:
 
 
 def _positions(fractions: Sequence[float]) -> dict[float, float]:
-    """Labels rise by factors, so their axis is logarithmic; 0 stands apart at its left."""
+    """Places shares of labels, which rise by factors, on a logarithmic axis, and 0 at its left."""
     positive = [math.log10(fraction) for fraction in fractions if fraction > 0]
     zero = min(positive, default=0.0) - 0.6
     return {f: math.log10(f) if f > 0 else zero for f in fractions}
@@ -76,7 +76,7 @@ def _table(
     metric: str,
     curves: Mapping[tuple[str | None, str], Mapping[float, Group]],
 ) -> Table:
-    """A row per curve, a column per share of labels."""
+    """Makes a table with a row per curve and a column per share of labels."""
     is_share = metric in OUTCOMES and OUTCOMES[metric].is_share
     number = (lambda share: f"{100 * share:.0f}") if is_share else _decimal
     title = METRICS[metric].title.partition(",")[0]

@@ -43,12 +43,12 @@ MAX_KINDS_SHOWN = 12
 
 
 def sections(run: RunDir) -> list[Section]:
-    """One section per preprocessed source."""
+    """Makes one section per preprocessed source."""
     return [source_section(stage) for stage in run.complete_below("shards")]
 
 
 def source_section(stage: StageDir) -> Section:
-    """Funnel, contact sheet, distributions and rejects of one shard set."""
+    """Shows funnel, contact sheet, distributions and rejects of one shard set."""
     spec = open_shard_set(stage.uri)
     summary = stage.summary()
     funnel, name = summary["funnel"], stage.name.rpartition("/")[2]
@@ -96,7 +96,7 @@ def _source_in_words(stage: StageDir) -> str:
 
 
 def _assumed(assumed: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    """Defaults that stood in for what no file says."""
+    """Lists the defaults that were used because no file says the value."""
     return [
         Note(
             text=f"`{key}` was assumed to be {found['value']:g} for "
@@ -107,7 +107,7 @@ def _assumed(assumed: Mapping[str, Mapping[str, Any]]) -> list[Block]:
 
 
 def _files_table(files: Mapping[str, Any] | None) -> list[Block]:
-    """Files of the source that were no inputs, by kind."""
+    """Makes a table of the source's files that were no inputs, by kind."""
     if not files or not files["left_out"]:
         return []
     rows = [
@@ -194,7 +194,7 @@ def _distributions(stage: StageDir) -> Figure:
 
 
 def _rejects_table(stage: StageDir) -> Table:
-    """A few rejects of every reason, of as many videos as there are."""
+    """Makes a table of a few rejects per reason, each from another video if there are enough."""
     table = stage.path("rejects.parquet")
     rejects, num_rejects = list(islice(iter_rows(table), MAX_REJECTS_READ)), num_rows(table)
     of_reason: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -236,7 +236,7 @@ def _pictures_of(rejected: np.ndarray | None, kept: np.ndarray | None) -> Markup
 
 
 def _spread(items: Sequence[T], group: Callable[[T], str]) -> list[T]:
-    """The first item of every group, then the others."""
+    """Puts the first item of every group before the others."""
     first: dict[str, T] = {}
     rest = [item for item in items if first.setdefault(group(item), item) is not item]
     return [*first.values(), *rest]
@@ -247,7 +247,7 @@ def _words(reason: str) -> str:
 
 
 def _shortened(text: str, num_first: int = 30, num_last: int = 60) -> str | Markup:
-    """Beginning and end, which tells one path from another; the pointer shows all of it."""
+    """Keeps beginning and end, which tell paths apart. The pointer shows the whole text."""
     if len(text) <= num_first + num_last:
         return text
     shown = f"{text[:num_first]}…{text[-num_last:]}"

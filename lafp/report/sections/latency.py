@@ -11,7 +11,7 @@ _COLUMNS = ("latency_b1_ms", "latency_b1_ratio", "latency_b64_ms")
 
 
 def section(results: Results, variant: str | None) -> Section | None:
-    """Time per action against cloning; where the machine was busy, only why it is left out."""
+    """Compares the time per action with cloning's; on a busy machine, only says why it does not."""
     disturbances = results.disturbance(variant)
     if not disturbances:
         return None

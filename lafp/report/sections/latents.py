@@ -15,7 +15,7 @@ _FOLDER = "latent_views"
 
 
 def load_views(run: RunDir) -> dict[str, Any] | None:
-    """The numbers of ``write_latent_views``; None before evaluation."""
+    """Reads the numbers of ``write_latent_views``; None before the evaluation."""
     stage = run.complete("evaluation")
     if stage is None or not stage.has(_FOLDER, "latent_views.json"):
         return None
@@ -23,7 +23,7 @@ def load_views(run: RunDir) -> dict[str, Any] | None:
 
 
 def views_section(run: RunDir, views: Mapping[str, Any] | None) -> Section | None:
-    """Predictions, neighbours, statistics and motion, from ``write_latent_views``."""
+    """Shows predictions, neighbours, statistics and motion, from ``write_latent_views``."""
     stage = run.complete("evaluation")
     if views is None or stage is None:
         return None

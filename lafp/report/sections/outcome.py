@@ -32,7 +32,7 @@ _ONE_SEED = "One training seed: the intervals cover episodes, not other training
 
 
 def section(results: Results, variant: str | None) -> Section | None:
-    """Outcome of every method in one variant; None where nothing was rolled out."""
+    """Shows the outcome of every method in one variant; None if nothing was rolled out."""
     outcome, groups = OUTCOMES[results.outcome], policies(results, variant, results.outcome)
     if not groups:
         return None
@@ -56,7 +56,7 @@ def section(results: Results, variant: str | None) -> Section | None:
 
 
 def panel(results: Results, variant: str | None, title: str = "") -> charts.DotPanel:
-    """The outcomes as dots, the demonstrators' as a line."""
+    """Draws the outcomes as dots, and the demonstrator's as a line."""
     outcome = OUTCOMES[results.outcome]
     expert = results.of_variant(variant, results.outcome).get(DEMONSTRATOR)
     return charts.DotPanel(
@@ -70,7 +70,7 @@ def panel(results: Results, variant: str | None, title: str = "") -> charts.DotP
 
 
 def _dots(groups: Sequence[Group]) -> list[charts.Dot]:
-    """One dot per method; noise and solver steps are named where they differ."""
+    """Makes one dot per method. Noise and solver steps are named if they differ."""
     noises = {noise_of(group.subject) for group in groups if group.subject.noise}
     steps = {group.subject.solver_steps for group in groups if group.subject.solver_steps}
     found: list[charts.Dot] = []

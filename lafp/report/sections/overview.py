@@ -16,7 +16,7 @@ _PROBES = {
 
 
 def section(results: Results) -> Section | None:
-    """Variants over each other; None where there is one, or many methods in each."""
+    """Compares variants; None if there is only one, or if each has many methods."""
     labels = _labels(results)
     has_probe = any(g.subject.method == "lam" for g in results.of_metric("probe_r2"))
     if len(results.variants) < 2 or not 1 <= len(labels) <= MAX_METHODS or not has_probe:
@@ -50,13 +50,13 @@ def section(results: Results) -> Section | None:
 
 
 def _labels(results: Results) -> dict[str, str]:
-    """Label of each method -> its name."""
+    """Maps the label of each method to its name."""
     subjects = [group.subject for group in results.of_metric(results.outcome)]
     return {s.label: name_of(s) for s in subjects if s.method != DEMONSTRATOR}
 
 
 def _table(results: Results, labels: dict[str, str]) -> Table:
-    """One row per variant: probe, controls, and the outcome of each method."""
+    """Makes a table with one row per variant: probe, controls, and the outcome of each method."""
     outcome, number = OUTCOMES[results.outcome], METRICS["probe_r2"].number
     rows = []
     for variant in results.variants:
@@ -81,7 +81,7 @@ def _table(results: Results, labels: dict[str, str]) -> Table:
 
 
 def _dots(results: Results, metric: str, labels: dict[str, str]) -> list[charts.Dot]:
-    """A dot for every variant and method."""
+    """Draws a dot for every variant and method."""
     dots = []
     for variant in results.variants:
         found = results.of_variant(variant, metric)

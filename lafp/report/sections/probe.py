@@ -14,7 +14,7 @@ _PROBED = {
 
 
 def section(results: Results, variant: str | None) -> Section | None:
-    """The probe and its controls as dots with intervals, and as a table."""
+    """Shows the probe and its controls as dots with intervals, and as a table."""
     found, errors = (results.of_variant(variant, f"probe_{name}") for name in ("r2", "mse"))
     groups = {method: found[method] for method in _PROBED if method in found}
     if "lam" not in groups:

@@ -26,7 +26,7 @@ MAX_GIF_FRAMES = 160
 
 
 def section(run: RunDir, results: Results) -> Section | None:
-    """Paths of all methods; moving pictures of cloning and of LAFP."""
+    """Shows the paths of all methods, and moving pictures of cloning and of LAFP."""
     stage = run.complete("evaluation")
     groups = policies(results, results.variants[0], results.outcome)
     if stage is None or not groups:
@@ -77,7 +77,7 @@ def _paths(stage: StageDir, results: Results, groups: Sequence[Group]) -> Block:
 
 
 def _paint_paths(ax: Axes, path_NT2: np.ndarray, success_N: np.ndarray) -> None:
-    """Paths through the middle of the unit square, y down."""
+    """Draws the agents' paths in the middle of the unit square. y points down."""
     ax.add_patch(Rectangle((0, 0.1), 1, 0.8, fc="none", ec=charts.FAINT, lw=0.8))
     ends = [0.5 - GOAL_HALF_HEIGHT, 0.5 + GOAL_HALF_HEIGHT]
     ax.plot([GOAL_X] * 2, ends, color=charts.TEAL, lw=2)

@@ -12,7 +12,7 @@ from lafp.runs.wording import byte_size, counted
 
 
 def facts(stages: Sequence[StageDir]) -> list[tuple[str, str]]:
-    """Name and value pairs for the report's head, from the begun stages."""
+    """Returns names and values for the report's head."""
     found = [stage.provenance() for stage in stages]
     first, last = found[0], found[-1]
     revisions = {_short(each.get("git_revision") or "unknown") for each in found}
@@ -110,7 +110,7 @@ def _short(revision: str) -> str:
 
 
 def time_section(stages: Sequence[StageDir]) -> Section | None:
-    """Wall-clock time per complete stage."""
+    """Shows the wall-clock time of each complete stage."""
     timed = [
         (stage.name, float(summary["wall_s"]))
         for stage in stages
@@ -129,7 +129,7 @@ def time_section(stages: Sequence[StageDir]) -> Section | None:
 
 
 def files_section(stages: Sequence[StageDir]) -> Section:
-    """Paths of the outputs and the resolved configs."""
+    """Shows the paths of the outputs, and the resolved configs."""
     rows = []
     for stage in stages:
         is_complete = stage.is_complete()

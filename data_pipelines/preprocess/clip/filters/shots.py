@@ -58,7 +58,7 @@ def cut_at_shots(events: Iterable[Event], cfg: ShotsConfig, fps: float) -> Itera
 
     Args:
         events: The output of ``resample``.
-        cfg: Which changes are cuts.
+        cfg: Says which changes are cuts.
         fps: Rate of the ticks.
     """
     shots = _Shots(cfg, fps)
