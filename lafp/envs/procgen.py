@@ -148,8 +148,10 @@ class Procgen:
         self._return_N += reward_N
         self._is_over_N |= is_active_N & is_first_N
         # After an episode's end Procgen shows the next one's first frame, but never the last frame.
-        is_new_N = is_active_N & ~is_first_N
-        self._obs_NHWC = np.where(is_new_N[:, None, None, None], seen["rgb"], self._obs_NHWC)
+        is_old_N = ~is_active_N | is_first_N
+        obs_NHWC = seen["rgb"]
+        obs_NHWC[is_old_N] = self._obs_NHWC[is_old_N]
+        self._obs_NHWC = obs_NHWC
         success_N = None
         if self._max_return is not None:
             success_N = self._return_N >= self._max_return - _ROUNDING
