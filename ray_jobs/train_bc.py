@@ -31,6 +31,12 @@ def build_task(cfg: TrainBcConfig, run: RunDir) -> partial[BehaviorCloningTask]:
     return partial(BehaviorCloningTask, cfg, labeled.uri)
 
 
+def remarks(cfg: TrainBcConfig, run: RunDir) -> dict[str, str]:
+    """Says how many labels are seen."""
+    labeled, *_ = resolve(cfg, run)
+    return jobs.label_remark(labeled.uri, cfg)
+
+
 JOB = jobs.training_job(
     name="train_bc",
     schema=TrainBcConfig,
@@ -40,6 +46,7 @@ JOB = jobs.training_job(
     reads=lambda _: ("shards/labeled",),
     tell=findings.train_actions,
     next_steps=next_steps.train_bc,
+    remarks=remarks,
 )
 
 if __name__ == "__main__":

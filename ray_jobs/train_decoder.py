@@ -34,6 +34,12 @@ def build_task(cfg: TrainDecoderConfig, run: RunDir) -> partial[DecoderTask]:
     return partial(DecoderTask, cfg, labeled.uri, policy.uri, lam.uri)
 
 
+def remarks(cfg: TrainDecoderConfig, run: RunDir) -> dict[str, str]:
+    """Says how many labels are seen."""
+    labeled, *_ = resolve(cfg, run)
+    return jobs.label_remark(labeled.uri, cfg)
+
+
 JOB = jobs.training_job(
     name="train_decoder",
     schema=TrainDecoderConfig,
@@ -43,6 +49,7 @@ JOB = jobs.training_job(
     reads=lambda cfg: ("shards/labeled", "lam", f"policy/{cfg.policy}"),
     tell=findings.train_actions,
     next_steps=next_steps.train_decoder,
+    remarks=remarks,
 )
 
 if __name__ == "__main__":

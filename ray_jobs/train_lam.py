@@ -56,7 +56,10 @@ def build_task(cfg: TrainLamConfig, run: RunDir) -> partial[LamTask]:
 def remarks(cfg: TrainLamConfig, run: RunDir) -> dict[str, str]:
     """Says whether the actions can be probed, and whether the videos move enough."""
     labeled, _, *videos = resolve(cfg, run)
-    return data_remarks([found.uri for found in videos if found], labeled.uri if labeled else None)
+    found = data_remarks([found.uri for found in videos if found], labeled.uri if labeled else None)
+    if labeled and cfg.supervision.weight > 0:
+        found |= jobs.label_remark(labeled.uri, cfg.supervision)
+    return found
 
 
 JOB = jobs.training_job(

@@ -42,6 +42,8 @@ def sweep() -> Results:
         for seed in (0, 1):
             uri = f"/s/runs/{method}-labels_{fraction:g}-seed_{seed}"
             about = {"variant": method, "label_fraction": fraction, "label_scope": "decoder"}
+            about["labeled_transitions"] = round(1000 * fraction)
+            about["labeled_episodes"] = round(20 * fraction)
             shares = {"flow": share, DEMONSTRATOR: 1.0}
             runs.append(_run(uri, subjects, shares, seed=seed, **about))
     return merged(runs)

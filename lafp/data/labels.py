@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from typing import NamedTuple
 
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
@@ -83,6 +84,24 @@ def labeled_subset(shards: str, split: Split, fraction: float, seed: int) -> fro
     # Rounded first, because 0.07 * 100 is 7.000000000000001.
     chosen = set(ranked[: math.ceil(round(fraction * len(ranked), 9))])
     return frozenset(clip for clip, episode in episode_of.items() if episode in chosen)
+
+
+class LabelCount(NamedTuple):
+    """Counts labels: shares and episodes say little, because episodes differ in length."""
+
+    transitions: int
+    episodes: int
+
+
+def count_labels(shards: str, fraction: float, seed: int) -> LabelCount:
+    """Counts the transitions and episodes of the training clips of a ``labeled_subset``."""
+    chosen = labeled_subset(shards, "train", fraction, seed)
+    rows = read_rows(storage.join(shards, "clips.parquet"), ["clip_id", "episode_id", "num_frames"])
+    found = [row for row in rows if row["clip_id"] in chosen]
+    return LabelCount(
+        transitions=sum(row["num_frames"] - 1 for row in found),
+        episodes=len({row["episode_id"] for row in found}),
+    )
 
 
 def labeled_order(

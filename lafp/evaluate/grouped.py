@@ -17,6 +17,7 @@ from lafp.evaluate.outcomes import read_episode_outcomes
 from lafp.evaluate.results import DEMONSTRATOR, Key, Result, outcome_metric, read_results
 from lafp.evaluate.statistics import Interval, bootstrap_interval
 from lafp.runs.run_dir import RunDir
+from lafp.runs.wording import label_words
 
 MAX_DISTURBANCE = 0.1
 """Timings that other work on the machine disturbed more than this are in no mean."""
@@ -76,6 +77,22 @@ class Results:
         """
         found = {row.label_fraction for row in self.rows}
         return [] if None in found else sorted(f for f in found if f is not None)
+
+    def labels_in_words(self, fraction: float) -> str:
+        """Number of labeled transitions and episodes of a share; the share where none is known.
+
+        Seeds may draw episodes of different lengths: the median is written.
+        """
+        found = [
+            (row.labeled_transitions, row.labeled_episodes)
+            for row in self.rows
+            if row.label_fraction == fraction
+            and row.labeled_transitions is not None
+            and row.labeled_episodes is not None
+        ]
+        if not found:
+            return f"{100 * fraction:g} % of the labels"
+        return label_words(*(round(np.median(numbers)) for numbers in zip(*found, strict=True)))
 
     def of_metric(self, metric: str) -> list[Group]:
         """Groups of one metric, in the order in which the runs list them.

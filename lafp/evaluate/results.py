@@ -67,6 +67,9 @@ class Subject:
     solver_steps: int | None = None
     label_fraction: float | None = None
     """Share of the labeled clips that training saw."""
+    labeled_transitions: int | None = None
+    """Number of labeled transitions that training saw, of ``labeled_episodes`` episodes."""
+    labeled_episodes: int | None = None
     label_scope: str | None = None
     """Training that ``label_fraction`` limits: ``decoder``, ``lam`` or ``both``; ``policy`` for
     a method that has nothing but labels."""

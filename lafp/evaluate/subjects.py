@@ -1,9 +1,11 @@
 """Which models, trained how, stand behind a method: read from a run directory."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from lafp.config import ConfigError, config_from_dict
+from lafp.data.labels import count_labels
 from lafp.envs.base import VectorEnv
 from lafp.evaluate.config import MethodConfig
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
@@ -74,7 +76,7 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
             method=BEHAVIOR_CLONING,
             objective=None,
             supervision_weight=None,
-            label_fraction=trained["label_fraction"],
+            **_labels(run, trained, trained),
             label_scope="policy",
         )
     if method.decoder is None:
@@ -83,11 +85,11 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
             "action decoder that reads them: decoder=..."
         )
     if method.decoder == LAM_HEAD:
-        supervision = StageDir(lam_behind(run, policy_uri), "lam").config()["supervision"]
+        lam_config = StageDir(lam_behind(run, policy_uri), "lam").config()
         return replace(
             subject,
             method=f"{policy['name']}_idm_head",
-            label_fraction=supervision["label_fraction"],
+            **_labels(run, lam_config, lam_config["supervision"]),
             label_scope="lam",
         )
     decoder = run.stage(f"decoder/{method.decoder}").config()
@@ -97,9 +99,21 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         method=_method_name(policy["name"], anchor_time)
         + ("_tuned" if decoder["finetune"] else ""),
         anchor_time=anchor_time,
-        label_fraction=decoder["label_fraction"],
+        **_labels(run, decoder, decoder),
         label_scope="both" if lam.supervision_weight else "decoder",
     )
+
+
+def _labels(run: RunDir, config: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts the labels that a training saw, by its config and the section that chose them."""
+    shards = config.get("labeled_shards") or run.stage("shards/labeled").uri
+    fraction = section["label_fraction"]
+    found = count_labels(shards, fraction, section["label_seed"])
+    return {
+        "label_fraction": fraction,
+        "labeled_transitions": found.transitions,
+        "labeled_episodes": found.episodes,
+    }
 
 
 def _check_sees(policy_uri: str, obs: ObsSpec, env: VectorEnv) -> None:

@@ -40,7 +40,7 @@ class LaomConfig:
     encoder: Any = choice(ENCODERS, default=StridedResnetConfig())
     """Use one that ends in a feature map. Half of the units of a ReLU vector died in training."""
     idm_input: SecondInput = "frame"
-    """What the IDM sees of o_{t+k}, through the same encoder: its frames (``frame``), or their
+    """Second input of the IDM, through the same encoder: o_{t+k}'s frames (``frame``), or their
     ``difference`` to o_t's in units of the data's typical change."""
     idm: HeadConfig = field(default_factory=HeadConfig)
     fdm: HeadConfig = field(default_factory=HeadConfig)

@@ -35,7 +35,7 @@ class LapaConfig:
     """Features that the IDM reads and the FDM predicts: ``{name: pixels}``, or
     ``{name: dinov2, path: FOLDER}``."""
     idm_input: SecondInput = "frame"
-    """What the IDM sees of o_{t+k}: its patches (``frame``), or their ``difference`` to o_t's in
+    """Second input of the IDM: o_{t+k}'s patches (``frame``), or their ``difference`` to o_t's in
     units of the data's typical change."""
     idm: TransformerConfig
     """Transformer over the patches of both frames, in space and time."""

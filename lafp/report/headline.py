@@ -108,7 +108,7 @@ def best_run(results: Results) -> dict[str, str]:
     uri, row = best
     reached = OUTCOMES[row.metric].number(row.value)
     title = METRICS[row.metric].title.partition(",")[0].lower()
-    labels = f" with {100 * (row.label_fraction or 0):g} % of the labels"
+    labels = f" with {results.labels_in_words(row.label_fraction or 0)}"
     return {"best_run": uri, "best": f"{title} {reached}{labels}"}
 
 

@@ -138,8 +138,8 @@ def action_findings(metrics: Metrics) -> list[str]:
 
 
 def incident_findings(metrics: Metrics) -> list[str]:
-    """Lists resumed starts, skipped steps and damaged clips."""
-    lines = []
+    """Says how many labels there were, and lists resumed starts, skipped steps, damaged clips."""
+    lines = [labels] if (labels := metrics.get("labels")) else []
     if steps := metrics.get("resumed_from_steps"):
         lines.append(
             f"It was resumed {counted(len(steps), 'time')}, the last time from step {steps[-1]:,}."

@@ -47,3 +47,9 @@ def speed(per_s: float, unit: str) -> str:
     else:
         value, period = number(in_an_hour), "h"
     return f"{value} {unit.removesuffix('s') if value == '1' else unit}/{period}"
+
+
+def label_words(num_transitions: int, num_episodes: int) -> str:
+    """Writes a number of labels: ``128 labeled transitions (1 episode)``."""
+    episodes = counted(num_episodes, "episode")
+    return f"{counted(num_transitions, 'labeled transition')} ({episodes})"

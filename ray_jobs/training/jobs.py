@@ -9,9 +9,11 @@ import torch
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.labels import count_labels
 from lafp.data.order.micro_batches import MicroBatchPlan
 from lafp.runs.content import content_hash
 from lafp.runs.run_dir import RunDir, StageDir
+from lafp.runs.wording import label_words
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
 from lafp.train.task import Task
@@ -93,6 +95,16 @@ def training_job(
         next_steps=next_steps,
         reached=reached,
     )
+
+
+def label_remark(labeled_shards: str, section: Any) -> dict[str, str]:
+    """Says how many labels a training sees. ``section`` has ``label_fraction`` and ``label_seed``.
+
+    Returns:
+        The remark by its name.
+    """
+    found = count_labels(labeled_shards, section.label_fraction, section.label_seed)
+    return {"labels": f"Trained on the actions of {label_words(*found)}."}
 
 
 def check(

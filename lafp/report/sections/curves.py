@@ -46,20 +46,20 @@ def _over_labels(results: Results, metric: str) -> Section:
     figure = chart(
         charts.curves(
             {title: lines},
-            xlabel="share of the labels",
-            xticks={at[fraction]: f"{100 * fraction:g} %" for fraction in at},
+            xlabel="labeled transitions",
+            xticks={at[f]: results.labels_in_words(f).partition(" labeled")[0] for f in at},
             ylim=OUTCOMES[metric].xlim if metric in OUTCOMES else None,
             height_in=3.2,
             panel_width_in=4.2,
         ),
-        alt=f"{title} over the share of labels: one curve per method.",
-        caption=f"{title} over the share of labels, with 95 % intervals; small ticks are single "
+        alt=f"{title} over the number of labels: one curve per method.",
+        caption=f"{title} over the number of labels, with 95 % intervals; small ticks are single "
         "training seeds.",
     )
     return Section(
         id=metric,
         short=title,
-        title=f"{title} over the share of labels",
+        title=f"{title} over the number of labels",
         blocks=[figure, _table(results, metric, curves)],
     )
 
@@ -93,10 +93,10 @@ def _table(
     return Table(
         head=[
             f"{title}, %" if is_share else title,
-            *(f"{100 * f:g} %" for f in results.label_fractions),
+            *(results.labels_in_words(f) for f in results.label_fractions),
         ],
         rows=rows,
-        caption="Columns are shares of the labeled training episodes. Means over training seeds "
+        caption="Columns are numbers of labels that training saw. Means over training seeds "
         "with 95 % bootstrap intervals, for success and return over seeds and episodes.",
     )
 

@@ -11,7 +11,7 @@ from torch import nn
 from lafp import storage
 from lafp.config import ConfigError, choice
 from lafp.data.held_out import HeldOutClips, check_clip_lengths, cuda_devices
-from lafp.data.labels import action_spec, labeled_order
+from lafp.data.labels import action_spec, count_labels, labeled_order
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.mixture import MixedOrder
@@ -26,6 +26,7 @@ from lafp.lam import initialize_from
 from lafp.losses.forward_dynamics import explained_change
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
+from lafp.runs.wording import label_words
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
 from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig, SupervisionConfig
@@ -230,12 +231,15 @@ class LamTask:
             use = f"frames, weight {item.weight:g}" if len(data) > 1 else "frames"
             yield TrainedOn(uri=uri, spec=open_shard_set(uri), use=use)
         if self.labeled_shards is not None:
-            supervision = self.cfg.supervision
-            use = f"actions of {supervision.label_fraction:.3g} of the episodes, and the probe"
+            use = "the probe only"
+            if self.is_supervised:
+                supervision = self.cfg.supervision
+                labels = count_labels(
+                    self.labeled_shards, supervision.label_fraction, supervision.label_seed
+                )
+                use = f"actions of {label_words(*labels)}, and the probe"
             yield TrainedOn(
-                uri=self.labeled_shards,
-                spec=open_shard_set(self.labeled_shards),
-                use=use if self.is_supervised else "the probe only",
+                uri=self.labeled_shards, spec=open_shard_set(self.labeled_shards), use=use
             )
 
     def _build(self, init_from: str | None) -> TrainedLam:

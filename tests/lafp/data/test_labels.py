@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lafp.config import ConfigError
-from lafp.data.labels import action_spec, labeled_episodes, labeled_subset
+from lafp.data.labels import action_spec, count_labels, labeled_episodes, labeled_subset
+from lafp.runs.wording import label_words
 from tests.synthetic_shards import write_shard_set
 
 
@@ -62,3 +63,12 @@ def test_a_set_without_labels_is_refused(tmp_path):
         action_spec(uri)
     with pytest.raises(ConfigError, match="No labeled train clips"):
         labeled_subset(uri, "train", 0.5, 0)
+
+
+def test_labels_are_counted_in_transitions_of_whole_episodes(labeled):
+    subset = labeled_subset(labeled, "train", 0.25, 0)
+    rows = pq.read_table(f"{labeled}/clips.parquet").to_pylist()
+    frames = [row["num_frames"] for row in rows if row["clip_id"] in subset]
+    found = count_labels(labeled, 0.25, 0)
+    assert found == (sum(frames) - len(frames), 5)
+    assert label_words(128, 1) == "128 labeled transitions (1 episode)"

@@ -152,12 +152,16 @@ def test_a_sweep_holds_every_cell_what_failed_and_what_was_shared(tmp_path):
         sharing={"train_lam": (2, 8)},
     )
     assert summary["best_run"].endswith("lapo-labels_1-seed_1")
-    assert summary["best"] == "success 92 % with 100 % of the labels"
+    assert summary["best"] == "success 92 % with 1,000 labeled transitions (20 episodes)"
     table = (tmp_path / "table.md").read_text().splitlines()
-    assert table[0].split("|")[1:4] == [" Success, % ", " 10 % ", " 100 % "]
+    assert table[0].split("|")[1:4] == [
+        " Success, % ",
+        " 100 labeled transitions (2 episodes) ",
+        " 1,000 labeled transitions (20 episodes) ",
+    ]
     assert sum(line.startswith("| la") for line in table) == 2 and "51 [" in "".join(table)
     latex = (tmp_path / "table.tex").read_text()
-    assert latex.count(r"\\") == 3 and r"10 \%" in latex
+    assert latex.count(r"\\") == 3 and "100 labeled transitions (2 episodes)" in latex
     assert pq.read_table(tmp_path / "results.parquet").num_rows == 16
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "report.html").read_text()

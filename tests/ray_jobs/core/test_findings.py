@@ -73,6 +73,22 @@ def test_a_training_job_says_a_verdict_beside_its_control_and_no_internal_name(j
     assert "0.00" in text or "1.00" in text or "assuming no change" in text
 
 
+def test_labels_are_counted_in_transitions_and_dominating_ones_are_named(tmp_path):
+    labels = {"labels": "Trained on the actions of 128 labeled transitions (1 episode)."}
+    assert said("train_bc", labels | {"val/action_r2_deployed": 0.3}).startswith(labels["labels"])
+    records = [
+        {"step": s, "supervision_share": share} for s, share in ((1, 0.99), (2, 0.9), (3, 0.1))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    text = said("train_lam", {"loss": 1.0, "supervision_share": 0.1}, LAPO, str(tmp_path))
+    assert "costs 9 times what the rest of the loss does" in text
+
+
+def test_the_control_on_labels_alone_is_said_to_be_one():
+    cfg = SimpleNamespace(objective=SimpleNamespace(name="laom"), fdm_weight=0.0)
+    assert "labels alone" in said("train_lam", {"loss": 0.3, "val/target_spread": 0.9}, cfg)
+
+
 def test_a_probe_is_judged_by_the_best_of_its_controls():
     assert said("train_lam", LAM, LAPO).count("Bad:") == 1  # the observation alone tells more
     better = LAM | {"probe/r2_obs_embedding": 0.1, "probe/r2_random_lam": 0.15}
