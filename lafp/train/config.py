@@ -134,6 +134,13 @@ class TrainConfig:
                 "windows_per_clip, num_workers or gradient_accumulation."
             )
 
+    def is_due(self, step: int, interval: int) -> bool:
+        """Says whether to do after ``step`` steps what is done every ``interval`` steps.
+
+        It is also done after the last step.
+        """
+        return step % interval == 0 or step == self.num_steps
+
     @property
     def micro_batch_size(self) -> int:
         """Windows per worker and forward pass."""

@@ -1,26 +1,19 @@
 """Runs the training loop, ``train``, which serves every task, engine and launcher."""
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import nn
 
 from lafp.data.randomness import derive_seed
-from lafp.runs.side_channel import SideChannel, say_on_stderr
-from lafp.storage.strict_json import defined
+from lafp.runs.side_channel import SideChannel
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
 from lafp.train.context import TrainContext
 from lafp.train.engines import ENGINES
 from lafp.train.engines.base import Engine
-from lafp.train.metrics.damaged_clips import DAMAGED, DamagedClips
-from lafp.train.metrics.efficiency import Efficiency
-from lafp.train.metrics.feeding import Feeding
-from lafp.train.metrics.log import MetricsLog
-from lafp.train.metrics.meter import SKIPPED, Meter
+from lafp.train.metrics.recorder import Recorder
 from lafp.train.notice import Notice
 from lafp.train.optim import learning_rate
 from lafp.train.task import Task, TrainedModule
@@ -58,36 +51,22 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
         step = engine.load(checkpoint) if checkpoint else 0
     if step == 0:
         task.prepare(ctx.device)
-    log = MetricsLog(ctx.uri, step, cfg.wandb, cfg) if ctx.rank == 0 else None
-    metrics = log.last if log else {}
-    damaged = DamagedClips(cfg.ingest.max_damaged_share)
-    batches = damaged.counted(ctx.clips(task.demands(), cfg.gradient_accumulation, step))
-    max_skipped = cfg.max_skipped_steps if cfg.on_non_finite == "skip" else None
-    meter = Meter(ctx.device, cfg.global_batch_size, max_skipped)
-    efficiency = Efficiency(ctx.device, cfg.precision, cfg.gradient_accumulation)
-    feeding = Feeding(task.demands(), cfg.ingest.cache_bytes)
-    say = log.note if log else say_on_stderr
-    evaluating, measuring = SideChannel("evaluation", say), SideChannel("measurements", say)
+    recorder = Recorder(cfg, task, ctx, step)
+    evaluation = _Evaluation(cfg, task, engine, ctx.rank, recorder)
+    clips = ctx.clips(task.demands(), cfg.gradient_accumulation, step)
+    batches = recorder.damaged.counted(clips)
     while step < cfg.num_steps:
-        grad_norm, lr = _train_step(cfg, task, ctx, engine, batches, meter, efficiency, step)
+        _train_step(cfg, task, ctx, engine, batches, recorder, step)
         step += 1
         # After the last step everything is saved anyway.
         notice = ctx.notice(step) if step < cfg.num_steps else Notice.NONE
-        if not (notice or _is_due(cfg, step)):
+        if not (notice or recorder.is_due(step)):
             continue
-        record = _read(step, meter, damaged, log, metrics) | {"lr": lr}
-        if math.isfinite(norm := float(grad_norm)):  # else the last step was skipped
-            record["grad_norm"] = norm
-        # After a notice the process may be killed soon, so the checkpoint comes first.
-        if _every(cfg.evaluate_every_steps, step, cfg) and not notice:
-            record |= _evaluate(task, ctx, engine, evaluating)
-        if log:
-            with measuring.guarded():
-                record |= efficiency.metrics(record["step_s"])
-                record |= feeding.metrics(record["step_s"], record["data_wait_share"])
-            log.write(step, record)
-        metrics |= {"step": step, **defined(record)}
-        if notice or _every(cfg.checkpoint_every_steps, step, cfg):
+        record = recorder.read(step)
+        if not notice:  # else the process may be killed soon, so the checkpoint comes first
+            record |= evaluation.metrics_if_due(step)
+        recorder.write(step, record)
+        if notice or cfg.is_due(step, cfg.checkpoint_every_steps):
             _checkpoint(engine, ctx.checkpoints, step)
         if notice == Notice.STOP:
             ctx.checkpoints.finish()
@@ -95,12 +74,13 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
                 f"Stopped at step {step} of {cfg.num_steps}, with a checkpoint. Run the same "
                 "command again to resume."
             )
-        meter.restart()
+        recorder.timer.restart()
     ctx.checkpoints.finish()
-    _export(task, ctx, engine, metrics)
-    if log:
-        log.close()
-    return metrics
+    with engine.gathered() as module:
+        if ctx.rank == 0:
+            task.export(module.eval(), ctx.uri, recorder.metrics)
+    recorder.close()
+    return recorder.metrics
 
 
 def _train_step(
@@ -109,95 +89,52 @@ def _train_step(
     ctx: TrainContext,
     engine: Engine,
     batches: Iterator[dict[str, ClipBatch]],
-    meter: Meter,
-    efficiency: Efficiency,
+    recorder: Recorder,
     step: int,
-) -> tuple[torch.Tensor, float]:
-    # Forward passes may change buffers (statistics, codebooks) before a step turns out to be
-    # skipped.
-    buffers = [(b, b.clone()) for b in task.module.buffers()] if cfg.on_non_finite == "skip" else []
+) -> None:
+    recorder.guard.begin_step()
     # Each step has its own seed, so that a resumed run draws the same noise as an undisturbed one.
     torch.manual_seed(derive_seed(cfg.seed, "step", step, ctx.rank))
+    outs, clip_keys = [], []
     for round_index in range(cfg.gradient_accumulation):
-        with meter.waiting():
+        with recorder.timer.waiting():
             host_clips = next(batches)
         clips = {name: batch.to(ctx.device) for name, batch in host_clips.items()}
         with torch.no_grad():
             inputs = task.inputs(clips)
-        is_last = round_index == cfg.gradient_accumulation - 1
-        # Counting slows every operation down, and all micro-batches cost the same, so only one is
-        # counted.
-        is_counted = round_index == 0 and not efficiency.flops_per_step
-        with efficiency.counting() if is_counted else nullcontext():
-            out = engine.forward_backward(inputs, is_last)
-        meter.add(step, out, host_clips)
+        with recorder.efficiency.counting_once():
+            is_last = round_index == cfg.gradient_accumulation - 1
+            outs.append(engine.forward_backward(inputs, is_last))
+        clip_keys += [batch.clip_key for batch in host_clips.values()]
     lr = learning_rate(cfg.optim, step, cfg.num_steps)
     grad_norm = engine.step(lr)
     module = cast(TrainedModule, task.module)
-    if meter.end_step(step, grad_norm):
-        module.after_step()
-    else:
-        module.discard_step()
-        for buffer, before in buffers:
-            buffer.copy_(before)
-    return grad_norm, lr
+    is_taken = recorder.guard.end_step(step, outs, clip_keys, grad_norm)
+    (module.after_step if is_taken else module.discard_step)()
+    recorder.add(outs if is_taken else [], grad_norm, lr)
 
 
-def _read(
-    step: int,
-    meter: Meter,
-    damaged: DamagedClips,
-    log: MetricsLog | None,
-    previous: Mapping[str, float],
-) -> dict[str, float]:
-    """Returns the interval's metrics, and logs which steps were skipped and clips are damaged."""
-    record = meter.read()
-    if record.get(SKIPPED):
-        steps = meter.skipped_clips()  # a collective, so all ranks call it
-        if log:
-            log.write_skipped(steps)
-    num_damaged, clips = damaged.read(step)
-    if log and clips:
-        log.write_damaged(clips)
-    if num_damaged or DAMAGED in previous:
-        record[DAMAGED] = num_damaged
-    for name in {SKIPPED, DAMAGED} & record.keys():
-        record[name] += previous.get(name, 0)  # these two count over the whole run
-    return record
+class _Evaluation:
+    """Measures a task's own metrics on held-out clips, every ``evaluate_every_steps``."""
 
+    def __init__(
+        self, cfg: TrainConfig, task: Task, engine: Engine, rank: int, recorder: Recorder
+    ) -> None:
+        self._cfg, self._task, self._engine, self._rank = cfg, task, engine, rank
+        self._channel = SideChannel("evaluation", recorder.say)
 
-def _every(interval: int, step: int, cfg: TrainConfig) -> bool:
-    return step % interval == 0 or step == cfg.num_steps
-
-
-def _is_due(cfg: TrainConfig, step: int) -> bool:
-    """Says whether to read metrics from the device.
-
-    They are read when they are due, and when an evaluation or checkpoint waits for the device
-    anyway.
-    """
-    intervals = (cfg.report_every_steps, cfg.evaluate_every_steps, cfg.checkpoint_every_steps)
-    return any(_every(interval, step, cfg) for interval in intervals)
-
-
-def _evaluate(
-    task: Task, ctx: TrainContext, engine: Engine, channel: SideChannel
-) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    with engine.gathered() as module, torch.no_grad():
-        if ctx.rank > 0:
+    def metrics_if_due(self, step: int) -> dict[str, float]:
+        """Returns the metrics on rank 0. All ranks call it."""
+        metrics: dict[str, float] = {}
+        if not self._cfg.is_due(step, self._cfg.evaluate_every_steps):
             return metrics
-        module.eval()
-        with channel.guarded():
-            metrics = task.evaluate(module)
-        module.train()
-    return metrics
-
-
-def _export(task: Task, ctx: TrainContext, engine: Engine, metrics: dict[str, float]) -> None:
-    with engine.gathered() as module:
-        if ctx.rank == 0:
-            task.export(module.eval(), ctx.uri, metrics)
+        with self._engine.gathered() as module, torch.no_grad():
+            if self._rank == 0:
+                module.eval()
+                with self._channel.guarded():
+                    metrics = self._task.evaluate(module)
+                module.train()
+        return metrics
 
 
 def _checkpoint(engine: Engine, checkpoints: Checkpoints, step: int) -> None:

@@ -26,8 +26,8 @@ from lafp.train.config import TrainConfig
 from lafp.train.loop import StoppedError, train
 from lafp.train.metrics.damaged_clips import DAMAGED, DamagedShardsError
 from lafp.train.metrics.feeding import advice
+from lafp.train.metrics.finite_guard import SKIPPED, NonFiniteLossError
 from lafp.train.metrics.log import DAMAGED_FILE, SKIPPED_FILE, read_metrics, read_starts
-from lafp.train.metrics.meter import SKIPPED, NonFiniteLossError
 from lafp.train.notes import read_notes
 from lafp.train.task import Task
 from ray_jobs.core.cluster import Resources

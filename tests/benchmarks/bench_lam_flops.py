@@ -49,7 +49,7 @@ def count(name: str) -> tuple[float, int]:
     offset = torch.ones(BATCH, dtype=torch.int64)
     window = Window(obs=obs, next_obs=next_obs, future_obs=next_obs, offset_steps=offset)
     efficiency = Efficiency(torch.device("cpu"), cfg.train.precision, num_rounds=1)
-    with efficiency.counting():
+    with efficiency.counting_once():
         objective(window).loss.backward()
     trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     return efficiency.flops_per_step / BATCH, trained

@@ -37,8 +37,7 @@ from lafp.config import config_from_dict
 from lafp.train.context import LocalContext
 from lafp.train.engines.ddp import DdpEngine
 from lafp.train.loop import _train_step
-from lafp.train.metrics.efficiency import Efficiency
-from lafp.train.metrics.meter import Meter
+from lafp.train.metrics.recorder import Recorder
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from tests.synthetic_shards import moving_dot, write_shard_set
 
@@ -97,8 +96,7 @@ class Ours:
         self.context = LocalContext(folder, str(device))
         self.engine = DdpEngine(self.cfg.train, self.task.module, device)
         self.batches = self.context.clips(self.task.demands(), 1, 0)
-        self.meter = Meter(device, batch_size)
-        self.efficiency = Efficiency(device, "bf16", 1)
+        self.recorder = Recorder(self.cfg.train, self.task, self.context, 0)
         self._time_parts()
 
     def _time_parts(self) -> None:
@@ -112,7 +110,7 @@ class Ours:
     def step(self) -> None:
         batch = next(self.batches)
         number = len(self.clock.steps)
-        args = self.task, self.context, self.engine, iter([batch]), self.meter, self.efficiency
+        args = self.task, self.context, self.engine, iter([batch]), self.recorder
         with self.clock.timing("step"):
             _train_step(self.cfg.train, *args, number)
         step = self.clock._step

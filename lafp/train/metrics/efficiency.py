@@ -44,14 +44,21 @@ class Efficiency:
     def __init__(self, device: torch.device, precision: str, num_rounds: int) -> None:
         self._device, self._precision, self._num_rounds = device, precision, num_rounds
         self.flops_per_step = 0
+        self._has_counted = False
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Counts the FLOPs of the block: forward and backward pass of one micro-batch.
+    def counting_once(self) -> Iterator[None]:
+        """Counts the FLOPs of the first such block: forward and backward of one micro-batch.
 
         It counts matrix products, convolutions and attention, like ``torch.utils.flop_counter``.
         Activations that a checkpointed block computes again are counted again.
         """
+        # Counting slows every operation down, and all micro-batches cost the same, so only one is
+        # counted.
+        if self._has_counted:
+            yield
+            return
+        self._has_counted = True
         counter = _FlopCounter()
         with counter:
             yield

@@ -64,7 +64,7 @@ class MetricsLog:
                 self._wandb.log(defined(metrics), step=step)
 
     def write_skipped(self, steps: Iterable[Mapping[str, Any]]) -> None:
-        """Appends the skipped steps that ``Meter.skipped_clips`` returned."""
+        """Appends the skipped steps that ``FiniteGuard.read`` returned."""
         with self._files.guarded():
             self._skipped.append(steps)
 

@@ -15,8 +15,8 @@ from lafp.train.checkpoints import is_whole
 from lafp.train.config import TrainConfig
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
+from lafp.train.metrics.finite_guard import NonFiniteLossError
 from lafp.train.metrics.log import read_metrics
-from lafp.train.metrics.meter import NonFiniteLossError
 from lafp.train.notes import read_notes
 from lafp.train.optim import OptimConfig
 from lafp.types import LossOutput

@@ -12,8 +12,8 @@ from lafp.train.config import TrainConfig
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
+from lafp.train.metrics.finite_guard import NonFiniteLossError
 from lafp.train.metrics.log import read_metrics
-from lafp.train.metrics.meter import NonFiniteLossError
 from lafp.train.optim import OptimConfig
 from tests.process_group import group_of_two
 from tests.synthetic_shards import write_shard_set

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 def counted(module: nn.Module, inputs: torch.Tensor, num_rounds: int = 1) -> int:
     meter = Efficiency(CPU, "fp32", num_rounds)
-    with meter.counting():
+    with meter.counting_once():
         module(inputs).sum().backward()
     return meter.flops_per_step
 
@@ -47,7 +47,7 @@ def test_checkpointed_activations_are_computed_and_counted_again():
 
 def test_mfu_is_the_share_of_the_peak():
     meter = Efficiency(CPU, "fp32", 1)
-    with meter.counting():
+    with meter.counting_once():
         torch.ones(512, 512) @ torch.ones(512, 512)
     peak = peak_flops(CPU, "fp32")
     assert 1e8 < peak < 1e13
@@ -59,7 +59,7 @@ def test_mfu_is_the_share_of_the_peak():
 def test_more_than_the_peak_is_no_utilization():
     """The peak of a CPU is measured, and too low where it was busy then."""
     meter = Efficiency(CPU, "fp32", 1)
-    with meter.counting():
+    with meter.counting_once():
         torch.ones(512, 512) @ torch.ones(512, 512)
     for step_s in (0.5 * 2 * 512**3 / peak_flops(CPU, "fp32"), 0.0):
         assert "mfu" not in meter.metrics(step_s)
@@ -87,6 +87,6 @@ def test_a_gpu_is_known_by_its_name(name, bf16, monkeypatch):
 def test_without_a_known_peak_there_is_no_mfu(monkeypatch):
     monkeypatch.setattr(efficiency, "peak_flops", lambda *_: None)
     meter = Efficiency(CPU, "fp32", 1)
-    with meter.counting():
+    with meter.counting_once():
         torch.ones(8, 8) @ torch.ones(8, 8)
     assert "mfu" not in meter.metrics(1.0) and math.isfinite(meter.flops_per_step)
