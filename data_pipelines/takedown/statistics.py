@@ -30,6 +30,7 @@ def action_after(
     for entry in entries:
         for labels in _labels(shards, entry):
             if labels.true_action is not None and len(labels.true_action) > 1:
+                # The last row acts after the last frame, so it is in no window.
                 sums = label_sums(labels.true_action[:-1])
                 every.add(sums)
                 if entry.split == "train":
@@ -37,6 +38,7 @@ def action_after(
     if not every.num_rows:
         return action
     found = (train if train.num_rows else every).per_dimension()
+    # Bounds that somebody set stay. Those that were the range of the data follow the data.
     was_bounded = action["low"] != action.get("min") or action["high"] != action.get("max")
     bounds = {} if was_bounded else {"low": found["min"], "high": found["max"]}
     return action | bounds | found

@@ -105,6 +105,8 @@ def draw_homographies(
     Coordinates are pixels relative to the centre, divided by half of the height, so that circles
     stay circles.
     """
+    # Every image gets all maps and picks two of them: LAOM warps each group of images by itself,
+    # which takes four times as long.
     operations = torch.stack(
         [
             torch.eye(3, device=device).expand(num_images, 3, 3),
@@ -128,6 +130,8 @@ def warp(images_NCHW: Tensor, matrices_N33: Tensor) -> Tensor:
     aspect = width / height
     device = images_NCHW.device
     y_H = (torch.arange(height, device=device) + 0.5) * 2 / height - 1
+    # Both axes have one unit of length, so that a rotation does not shear a picture that is not
+    # square.
     x_W = ((torch.arange(width, device=device) + 0.5) * 2 / width - 1) * aspect
     ones_HW = torch.ones(height, width, device=device)
     points_HW3 = torch.stack([x_W.expand(height, -1), y_H[:, None].expand(-1, width), ones_HW], -1)
@@ -152,6 +156,8 @@ def _shifts(
     """Draws shifts by whole pixels, so that a shift alone does not blur."""
     reach_px = device_constant((max_shift * width, max_shift * height), device).round()
     drawn_N2 = 2 * torch.rand(num_images, 2, device=device) - 1
+    # Half a pixel more, because the largest shift would otherwise be drawn half as often as the
+    # others.
     shift_px_N2 = (drawn_N2 * (reach_px + 0.5)).round().clamp(-reach_px, reach_px)
     matrices = torch.eye(3, device=device).repeat(num_images, 1, 1)
     matrices[:, :2, 2] = shift_px_N2 * 2 / height

@@ -90,6 +90,7 @@ class HeldOutClips:
             # A fixed seed, so that all runs measure on the same clips.
             self._order = ClipOrder(shard_set=shards, split="val", seed=0, skipped_clips=skipped)
             self.num_clips = min(self.num_clips, self._order.num_clips)
+            # Every validation reads the same clips again, so what fits stays decoded.
             self._reader = ClipReader(shards, ClipCache(max_bytes=1 << 28), latents)
 
     def batches(self, device: torch.device) -> Iterator[ClipBatch]:

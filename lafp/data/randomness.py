@@ -20,6 +20,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 def keyed_uint64(*keys: int | np.ndarray) -> np.ndarray:
     """Hashes integer keys, broadcast against each other, to uint64."""
+    # Overflow is wanted, because splitmix64 computes modulo 2^64.
     with np.errstate(over="ignore"):
         state = np.asarray(0, np.uint64)
         for key in keys:
@@ -43,6 +44,7 @@ def keyed_normal(*keys: int | np.ndarray) -> np.ndarray:
 
 def keyed_permutation(n: int, *keys: int) -> np.ndarray:
     """Draws a permutation of range(n), int64."""
+    # A stable sort breaks ties alike on every machine.
     return np.argsort(keyed_uint64(*keys, np.arange(n)), kind="stable")
 
 

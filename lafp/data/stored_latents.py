@@ -138,6 +138,7 @@ class LatentShardWriter:
     def __init__(self, folder: Path, shard: str, latent_action_dim: int, frame_stack: int) -> None:
         self.path = folder / (shard.removesuffix(".tar") + ".npy")
         self._shard, self._dim, self._frame_stack = shard, latent_action_dim, frame_stack
+        # The rows go to a file of their own first, because only the last clip decides the dtype.
         self._raw_path = folder / "float32"
         self._raw = self._raw_path.open("wb")
         self._clips: list[ClipLatents] = []
@@ -159,6 +160,7 @@ class LatentShardWriter:
         self._num_rows += len(latents)
         # Sums of squares over a whole shard lose their last digits in float32.
         values = latents.astype(np.float64)
+        # Values beyond the range of float16 become infinite, which ``_rounding`` expects.
         with np.errstate(over="ignore"):
             error = latents.astype(np.float16).astype(np.float64) - values
         self._sums += values.sum(0), np.square(values).sum(0), np.square(error).sum(0)
@@ -212,6 +214,7 @@ class LatentShardWriter:
         if not self._num_rows:
             return 0.0
         mean, square, error = self._sums / self._num_rows
+        # Rounding can make the variance of an almost constant dimension negative.
         std, rms_error = np.sqrt(np.maximum(square - mean**2, 0)), np.sqrt(error)
         # A dimension that never changes carries no information, so its rounding does not matter.
         shares = np.divide(rms_error, std, out=np.zeros_like(std), where=std > 0)

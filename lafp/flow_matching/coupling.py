@@ -43,5 +43,6 @@ def conditional_ot_coupling(
     num_others = max(1, len(x_0) * (len(x_0) - 1))
     scale = (distance_BB.sum() / num_others).clamp_min(torch.finfo(torch.float32).tiny)
     cost_BB += condition_weight * distance_BB / scale
+    # Transposed, because the answer then names the noise of each row of data.
     _, noise = linear_sum_assignment(cost_BB.T.cpu().numpy())
     return torch.from_numpy(noise).to(x_0.device)

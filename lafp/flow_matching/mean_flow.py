@@ -43,6 +43,7 @@ def average_velocity_and_target(
     tangents = velocity, torch.ones_like(t), torch.zeros_like(s)
     u, du_dt = torch.func.jvp(average_velocity, (x_t, t, s), tangents)[:2]
     target = velocity + broadcast_time(s - t, x_t) * du_dt
+    # MeanFlow stops the gradient at the target, which holds the model's own derivative.
     return u, target.detach()
 
 

@@ -109,6 +109,8 @@ def step_times(
         grid_S1 = torch.tensor(grid, dtype=x.dtype, device=x.device)[:, None]
         if steps_taken == "all":
             return start_B + (1 - start_B) * grid_S1
+        # Steps before a point's start have length 0, so that points with different starts share the
+        # calls.
         return torch.maximum(start_B, grid_S1)
     if not 0.0 <= start_time <= 1.0:
         raise ValueError(f"start_time must be in [0, 1], got {start_time}.")

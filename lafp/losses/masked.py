@@ -15,4 +15,5 @@ def masked_mean(values: Tensor, is_present: Tensor | None) -> Tensor:
     """
     if is_present is None:
         return values.mean()
+    # A batch in which nothing is present has the loss 0, and not NaN.
     return (values * is_present).sum() / is_present.sum().clamp_min(1)

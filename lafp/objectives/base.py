@@ -156,5 +156,6 @@ def latent_metrics(latent_BZ: Tensor) -> dict[str, Tensor]:
         "latent/std": (total / latent_BZ.numel()).sqrt(),
         "latent/spread": (total / latent_BZ.float().square().sum().clamp_min(eps)).sqrt(),
         "latent/effective_rank": total.square() / gram_BB.square().sum(),
+        # NaN is not >= 0, so a single latent has no share.
         "latent/near_null_share": torch.where(total >= 0, is_near_null_B.float().mean(), torch.nan),
     }

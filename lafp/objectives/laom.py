@@ -82,6 +82,7 @@ class Laom(Objective):
         self.fdm = EmbeddingFdm(cfg.fdm, embed_dim, cfg.latent_action_dim)
         init_orthogonal_(self)
         self.change_scale = ChangeScale()
+        # After the initialization, because the target begins with the encoder's weights.
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
     def augment(self, window: Window) -> Window:

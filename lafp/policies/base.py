@@ -300,6 +300,7 @@ class Policy(nn.Module, ABC):
         """
         if isinstance(noise, Tensor):
             return noise
+        # torch's generators draw on their own device only.
         drawn_on = noise.device if noise else device
         shape = (num_rows, self.noise_dim)
         return torch.randn(shape, generator=noise, device=drawn_on).to(device)

@@ -30,6 +30,7 @@ def _of_shards(uri: str) -> str:
 
 
 def _of_latents(uri: str) -> str:
+    # The file holds the hashes of the model and of the clips, which decide the latents.
     return hashlib.sha256(storage.read_bytes(storage.join(uri, "latent_set.json"))).hexdigest()
 
 

@@ -138,6 +138,7 @@ class _Lease:
             if found is None:
                 if self._write(None):
                     return
+                # Another process was faster, so its claim is looked at.
                 continue
             data, version = found
             claim = _read(data)
@@ -272,6 +273,7 @@ def _missing_folders(folder: str) -> list[Path]:
 
 def _machine() -> str:
     """Identifies the set of processes whose process ids this process can look up."""
+    # Containers on one machine share its boot id, but may have process ids of their own.
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"
 
@@ -282,5 +284,6 @@ def _started(pid: int) -> str | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
+    # The program's name stands in parentheses, and may itself hold spaces and parentheses.
     state, *rest = stat.rpartition(")")[2].split()
     return None if state in "ZX" else rest[18]

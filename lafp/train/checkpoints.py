@@ -130,6 +130,7 @@ class Checkpoints:
         """
         self._remove_leftovers()
         folder = Path(tempfile.gettempdir(), f"{self._local}-rank-{self._rank:05d}")
+        # All users of the machine share the temporary folder.
         folder.mkdir(mode=0o700)
         try:
             yield folder
@@ -271,9 +272,12 @@ def is_whole(folder: str) -> bool:
     try:
         num_ranks = int(json.loads(storage.read_text(first))["world_size"])
     except (ValueError, KeyError, TypeError):
+        # The card is damaged. The folder must not pass for an unfinished one, which ``start``
+        # deletes.
         return True
     files = storage.patiently(lambda: list(storage.list_files(folder)))
     names = {info.uri.rpartition("/")[2] for info in files}
+    # Bounded by the number of files, because a damaged card may name any number of ranks.
     return names.issuperset(_card(rank) for rank in range(min(num_ranks, len(names) + 1)))
 
 

@@ -49,6 +49,7 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     engine: Engine = ENGINES.get(cfg.engine.name)(cfg, task.module, ctx.device)
     with ctx.restored() as checkpoint:
         step = engine.load(checkpoint) if checkpoint else 0
+    # A resumed module has its statistics from the checkpoint.
     if step == 0:
         task.prepare(ctx.device)
     recorder = Recorder(cfg, task, ctx, step)
@@ -76,6 +77,8 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
             )
         recorder.timer.restart()
     ctx.checkpoints.finish()
+    # Only after the last checkpoint is whole, so that an export that fails can be tried again from
+    # it.
     with engine.gathered() as module:
         if ctx.rank == 0:
             task.export(module.eval(), ctx.uri, recorder.metrics)
@@ -128,11 +131,14 @@ class _Evaluation:
         metrics: dict[str, float] = {}
         if not self._cfg.is_due(step, self._cfg.evaluate_every_steps):
             return metrics
+        # All ranks enter the block, because gathering is a collective call. Only rank 0 measures.
         with self._engine.gathered() as module, torch.no_grad():
             if self._rank == 0:
                 module.eval()
                 with self._channel.guarded():
                     metrics = self._task.evaluate(module)
+                # Not inside the guard: an evaluation that fails must not leave the module in eval
+                # mode.
                 module.train()
         return metrics
 

@@ -54,6 +54,7 @@ def learning_rate(cfg: OptimConfig, step: int, num_steps: int) -> float:
         the peak.
     """
     if step < cfg.warmup_steps:
+        # Step 0 has a rate above 0, or it would change nothing.
         return cfg.lr * (step + 1) / cfg.warmup_steps
     done = (step - cfg.warmup_steps) / max(1, num_steps - cfg.warmup_steps)
     if cfg.decay == "linear":

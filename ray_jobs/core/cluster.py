@@ -122,6 +122,7 @@ def _start(resources: Resources) -> None:
     if address := cluster_address():
         _join(address)
         return
+    # At least as many logical CPUs as the job holds, because Ray would wait forever for the others.
     num_cpus = max(os.cpu_count() or 1, -(-resources.num_cpus // 1))
     for attempt in range(1, _NUM_STARTS + 1):
         try:
@@ -136,6 +137,7 @@ def _start(resources: Resources) -> None:
         except Exception as error:
             if "timed out during startup" not in str(error) or attempt == _NUM_STARTS:
                 raise
+            # What has started must be gone before the next attempt.
             ray.shutdown()
 
 
@@ -161,6 +163,7 @@ def _knock(address: str) -> None:
     """Raises OSError unless a gRPC server, like the head of a cluster, answers at the address."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S) as connection:
+        # A head with TLS answers no plain bytes.
         if os.environ.get("RAY_USE_TLS", "0") != "0":
             return
         connection.settimeout(_KNOCK_S)

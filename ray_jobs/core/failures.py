@@ -66,6 +66,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     waiting: list[Any] = [error]
     while waiting:
         found = waiting.pop()
+        # Each error once, because errors may name each other as their causes.
         if isinstance(found, BaseException) and not any(found is one for one in seen):
             seen.append(found)
             waiting += [found.__cause__, found.__context__, getattr(found, "cause", None)]

@@ -117,6 +117,7 @@ class RayTrainContext:
         dist.barrier()
         try:
             yield folder
+            # The others may still read when the first worker of the node has loaded its part.
             dist.barrier()
         finally:
             if self._is_first_of_node:

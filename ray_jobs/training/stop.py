@@ -259,6 +259,7 @@ class NoticeListener:
     def __call__(self, step: int) -> Notice:
         """Returns the notice to act on after ``step`` steps. Called once between any two steps."""
         with self._changed:
+            # Before the first step a worker could not answer which step it has begun.
             if self._begun is None:
                 threading.Thread(target=self._listen, name="notices", daemon=True).start()
             self._changed.wait_for(lambda: not self._is_agreeing)

@@ -86,6 +86,8 @@ class ClipOrder:
         for first in range(0, len(order), self.pool_shards):
             pool = [self._shards[i] for i in order[first : first + self.pool_shards]]
             size = sum(count for _, count in pool)
+            # The manifest holds the counts, so a late start reads no entries of the pools before
+            # it.
             if skip >= size:
                 skip -= size
                 continue

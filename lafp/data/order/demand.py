@@ -42,6 +42,8 @@ class ClipStream:
 
     def refs(self) -> Iterator[ClipRef]:
         """Yields this rank's visits, endless, ``clips_per_step / world_size`` in a row per step."""
+        # Ranks share out a step's visits, not the sequence: with another number of workers a step
+        # still has the same clips.
         share = self.clips_per_step // self.world_size
         visits = self.order.visits(self.start_step * self.clips_per_step)
         for position, ref in enumerate(visits):

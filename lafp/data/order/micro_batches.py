@@ -67,6 +67,8 @@ def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
     num_frames = length if max_frames is None else min(max_frames, length)
     num_bytes = num_frames * spec.height_px * spec.width_px * 3
     if spec.flow_size_px is not None:
+        # Two axes of float16. Flow and latents are sent for all frames, so ``max_frames`` does not
+        # count.
         num_bytes += length * 2 * 2 * math.prod(spec.flow_size_px)
     if demand.latents is not None:
         num_bytes += length * 4 * open_latent_set(demand.latents).latent_action_dim
@@ -166,6 +168,7 @@ def read_ahead(batches: Iterator[MicroBatch], depth: int) -> Iterator[MicroBatch
             for batch in batches:
                 if not put(batch):
                     return
+        # Any error, also one that ends a thread: the consumer would wait for ever otherwise.
         except BaseException as error:
             put(error)
 

@@ -34,6 +34,7 @@ class MixedOrder:
         quotas = np.maximum(1, np.floor(shares)).astype(np.int64)
         for i in np.argsort(np.floor(shares) - shares, kind="stable"):  # largest remainders first
             quotas[i] += quotas.sum() < MIX_PERIOD
+        # The largest set pays for the positions that tiny weights got beyond their share.
         quotas[np.argmax(quotas)] += MIX_PERIOD - quotas.sum()
         object.__setattr__(self, "_quotas", quotas)
 

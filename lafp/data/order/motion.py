@@ -32,6 +32,7 @@ class MotionWeights:
         # Still clips have a motion of 0, which a negative power would turn into infinity.
         weights = np.maximum(motion, 1e-6) ** power
         weights = np.clip(weights / weights.mean(), 1 / MAX_WEIGHT, MAX_WEIGHT)
+        # These are the bits of ``ClipLocation.key``, by which ``of`` looks clips up.
         keys = np.array([int(clip_id[:16], 16) >> 1 for clip_id in ids], np.int64)
         order = np.argsort(keys)
         self._keys, self._weights = keys[order], weights[order].astype(np.float32)
@@ -58,5 +59,6 @@ def num_visits(weights: np.ndarray, *keys: int) -> np.ndarray:
         int64 [N].
     """
     edges = np.concatenate([[0.0], np.cumsum(weights)])
+    # The sum is whole but for rounding errors, by which ``floor`` could lose a visit.
     edges[-1] = round(edges[-1])
     return np.diff(np.floor(edges + keyed_uniform(*keys)).astype(np.int64))

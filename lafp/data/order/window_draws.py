@@ -86,6 +86,7 @@ class WindowDraws:
     def max_frames(self) -> int:
         """Returns the largest number of frames that the windows of one clip show."""
         cfg = self.window
+        # With k = 1 the future stack is the next one, which is counted already.
         of_future = cfg.frame_stack if cfg.max_offset_steps > 1 else 0
         return cfg.windows_per_clip * (cfg.frame_stack + self.chunk_steps + of_future)
 
@@ -99,6 +100,8 @@ class WindowDraws:
         return [
             np.unique(
                 np.append(
+                    # A chunk that passes the clip's end repeats the last step
+                    # (``following_steps``).
                     np.minimum(t_N[:, None] + chunk, num_frames - 1),
                     (t_N + k_N)[:, None] + stack,
                 )

@@ -99,11 +99,13 @@ class ClipLocation:
     @property
     def key(self) -> int:
         """Returns 63 bits of the clip id, for keyed random draws."""
+        # One bit less than 16 digits hold, because batches carry keys as int64.
         return int(self.clip_id[:16], 16) >> 1
 
 
 def id_prefix(key: int) -> str:
     """Returns the first 15 hex digits of the id of the clip with this key."""
+    # The key has lost a bit of the 16th digit.
     return f"{key << 1:016x}"[:15]
 
 
@@ -244,6 +246,7 @@ class ShardWriter:
         info = tarfile.TarInfo(name)
         info.size = len(data)
         self._tar.addfile(info, io.BytesIO(data))
+        # ``addfile`` fills the data up to whole blocks.
         padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         return self._file.tell() - padded
 

@@ -63,6 +63,7 @@ class ClipReader:
         self._latents_uri = latents or ""
         self._latents = LatentReader(latents) if latents is not None else None
         self._map = pool.map if pool else map
+        # The last sound clip stands in if all clips of a later batch are damaged.
         self._spare: _Visit | None = None
 
     def read(self, ref: ClipRef) -> dict[str, np.ndarray]:
@@ -123,6 +124,7 @@ class ClipReader:
                     if not found:
                         raise visit
                     damaged[row] = refs[row].location.key, REASONS.index(visit.reason)
+                    # Sound clips take turns, so that none of them counts much more than the others.
                     visit = found[(row - first) % len(found)]
                     frames[row] = visit.frames
                 whole.append(visit)
@@ -132,6 +134,7 @@ class ClipReader:
     def _read(self, refs: Sequence[ClipRef]) -> tuple[np.ndarray, list[_Visit | DamagedClipError]]:
         shape = len(refs), self.num_sent, self.spec.height_px, self.spec.width_px, 3
         frames_BRHWC = np.empty(shape, np.uint8)
+        # Frames are decoded straight into the batch, which saves a copy of each.
         return frames_BRHWC, list(self._map(self._visit, refs, self._times(refs), frames_BRHWC))
 
     def _times(self, refs: Sequence[ClipRef]) -> Sequence[Sequence[int]]:
@@ -148,6 +151,7 @@ class ClipReader:
             clip = self._decoded(ref, times, frames)
         except DamagedClipError as error:
             return error
+        # The array is not cleared when it is made, so the other rows hold old memory.
         frames[len(times) :] = 0
         return _Visit(ref, clip, times, frames)
 
@@ -158,6 +162,7 @@ class ClipReader:
             shape = location.num_frames, *out.shape[1:]
             if not self._cache.has_room(math.prod(shape)):
                 return self._decode(ref, times, out)
+            # A clip is cached whole, because its next visit shows other frames.
             clip = self._decode(ref, range(location.num_frames), np.empty(shape, np.uint8))
             self._cache.put(key, clip)
         out[: len(times)] = clip.frames[times] if self._draws else clip.frames
@@ -183,6 +188,8 @@ class ClipReader:
         num_frames, epoch, clip_key = _numbers([visit.ref for visit in visits])
         batch = {"frames": frames, "num_frames": num_frames, "clip_key": clip_key, "epoch": epoch}
         if self._draws:
+            # Frames that are not sent have a row that does not exist, so that using one is an
+            # error.
             batch["frame_rows"] = np.full((len(visits), length), self.num_sent, np.int32)
             for rows, visit in zip(batch["frame_rows"], visits, strict=True):
                 rows[visit.times] = range(len(visit.times))

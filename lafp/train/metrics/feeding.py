@@ -55,6 +55,7 @@ def _decode_s(demand: ClipDemand) -> float:
     """Returns the CPU seconds per clip to read the first clips of the order as a batch."""
     reader = ClipReader(demand.order.shard_sets, latents=demand.latents, draws=demand.draws)
     refs = list(islice(demand.order.visits(), min(NUM_SAMPLED_CLIPS, demand.order.num_clips)))
+    # The thread's CPU time, so that other work on the machine does not count.
     start = time.thread_time()
     try:
         reader.read_sound_batch(refs)

@@ -105,6 +105,7 @@ def _start_wandb(mode: str, uri: str, start_step: int, config: Any) -> Any:
     if mode == "auto":
         mode = "online" if wandb.api.api_key else "offline"
     id_uri = storage.join(uri, "wandb_id")
+    # A resumed run goes on with its curves, one that begins anew gets others.
     if start_step and storage.is_file(id_uri):
         run_id = storage.read_text(id_uri)
     else:
@@ -116,6 +117,7 @@ def _start_wandb(mode: str, uri: str, start_step: int, config: Any) -> Any:
         id=run_id,
         resume="allow",
         mode=mode,  # type: ignore[arg-type]
+        # wandb writes to local folders only.
         dir=tempfile.mkdtemp(prefix="lafp-wandb-") if storage.is_s3(uri) else uri,
         config=config_to_dict(config),
     )

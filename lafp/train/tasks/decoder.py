@@ -200,6 +200,7 @@ class DecoderTask:
         num_frames = open_shard_set(labeled_shards).num_frames["train"] * cfg.label_fraction
         self._is_remembering = num_frames * (embed_dim + latent_dim) * 4 <= MAX_REMEMBERED_BYTES
         self._remembered: dict[int, ClipFeatures] = {}
+        # The seed alone decides the weights, whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
             decoder = ActionDecoder(cfg.decoder, self.action, latent_dim, embed_dim)
@@ -266,6 +267,7 @@ class DecoderTask:
             ]
         )
         with torch.random.fork_rng(devices=cuda_devices(device)):
+            # The same noise at every measurement, so that a curve shows the model alone.
             torch.manual_seed(0)
             latents = {
                 "anchored": self._anchored(held_out, policy),

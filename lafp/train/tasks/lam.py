@@ -133,6 +133,7 @@ class LamTask:
             action_spec(labeled_shards)  # a clear error when there are no actions
             _check_same_frames(labeled_shards, self.obs, self.shard_sets[0])
         self.labeled_shards = labeled_shards
+        # Several sets share the clips, so that a mixture takes no longer to measure.
         max_val_clips = -(-MAX_VAL_CLIPS // len(self.shard_sets))
         self._val_clips = [HeldOutClips(uri, max_val_clips) for uri in self.shard_sets]
         self._make_probe = make_probe
@@ -184,6 +185,7 @@ class LamTask:
         objective = self._objective(module)
         metrics = self._val_metrics(objective)
         if self.labeled_shards is not None and self._make_probe is not None:
+            # Made when it is needed, because only rank 0 evaluates and others need not read labels.
             if self._probe is None:
                 cfg = self.cfg
                 self._probe = self._make_probe(self.labeled_shards, cfg.probe, cfg.train.seed)
