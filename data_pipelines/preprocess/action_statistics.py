@@ -103,6 +103,7 @@ class ActionStatistics:
         found = int(buckets[np.searchsorted(counts, share * self.num_rows - 1e-9)])
         if not found:
             return 0.0
+        # This value is off by the same share at both ends of the bucket.
         return float(np.sign(found) * _TINY * _GROWTH ** (abs(found) - 1) * 2 / (1 + _GROWTH))
 
 

@@ -60,6 +60,7 @@ def reject_taken_down(catalog: Catalog, takedowns: Iterable[Takedown]) -> None:
     """Replaces the rows of videos that were taken down earlier by rejects."""
     db = catalog.db
     for number, takedown in enumerate(takedowns):
+        # Most sources have no takedown, and need no index.
         if not number:
             db.execute("CREATE INDEX uris ON videos (uri)")
             db.execute("CREATE INDEX ids ON videos (video_id)")

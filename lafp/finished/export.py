@@ -113,6 +113,7 @@ def _save_onnx(program: Any, path: Path, module: ExportedStep, card: str) -> Non
     )
     assert onnx_program is not None
     onnx_program.model.metadata_props[CARD] = card
+    # Weights in a file beside it would stay behind, because one file is uploaded.
     onnx_program.save(path, external_data=False)
 
 

@@ -40,6 +40,7 @@ def save_model(
         module: The module on any device, with all of its weights gathered on this rank.
         metrics: Last value of every metric, for people who read the file.
     """
+    # safetensors refuses tensors that are not contiguous, such as weights in channels last.
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     weights = safetensors.torch.save(state)
     card = {

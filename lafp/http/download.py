@@ -100,6 +100,7 @@ def download(url: str, path: Path, cfg: HttpConfig, gate: Gate) -> None:
 
 
 def _backoff_s(attempt: int) -> float:
+    # The random factor keeps workers from repeating their requests at the same moment.
     return min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt) * random.uniform(0.5, 1)
 
 
@@ -273,6 +274,7 @@ def _joined(url: str, location: str) -> str:
         raise DownloadError("unreadable", f"a redirect to {location!r}: {error}") from None
 
 
+# With the percent sign, so that what is escaped already is not escaped again.
 _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
 

@@ -26,6 +26,7 @@ def usage_of_choices(indices_P: Tensor, num_codes: int) -> dict[str, Tensor]:
     No tensor has the size of the codebook, because a codebook may have more codes than fit into
     memory. An invalid index, which NaN latents produce, counts as one more code.
     """
+    # Chosen codes are counted, not all codes: an FSQ bottleneck may have more than memory holds.
     sorted_P = indices_P.sort().values
     count_P = torch.searchsorted(sorted_P, sorted_P, right=True) - torch.searchsorted(
         sorted_P, sorted_P

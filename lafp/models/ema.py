@@ -28,6 +28,7 @@ def ema_update_(target: nn.Module, online: nn.Module, decay: float) -> None:
         if len(olds) == 2 and olds[0].data_ptr() == olds[1].data_ptr():
             olds, news = olds[:1], news[:1]  # one rank: its slice is the parameter, update it once
         for old_values, new_values in zip(olds, news, strict=True):
+            # In bf16, a step of 1 - decay = 0.001 would be lost to rounding.
             if old_values.dtype != torch.float32:
                 raise ValueError(
                     f"An EMA needs fp32 weights, {name} is {old_values.dtype}. "

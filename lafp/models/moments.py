@@ -20,6 +20,7 @@ class Moments:
     @torch.no_grad()
     def add(self, rows_ND: Tensor) -> None:
         """Adds a batch, float [N, D]."""
+        # Sums of squares of many rows lose their last digits in float32.
         rows_ND = rows_ND.double()
         sums = torch.stack([rows_ND.sum(0), rows_ND.square().sum(0)])
         self._sums = sums if self._sums is None else self._sums + sums

@@ -190,6 +190,8 @@ class Fsq(Bottleneck):
     def _bound(self, latent_BZ: Tensor) -> Tensor:
         """Squashes each dimension so that rounding gives exactly its number of levels."""
         levels = self._levels(latent_BZ)
+        # A little wider than the levels, because the shift for two levels would otherwise be
+        # infinite.
         half_width = (levels - 1) * (1 + 1e-3) / 2
         # With an even number of levels, no level is at 0, so the values are shifted by half a
         # level.

@@ -52,6 +52,7 @@ def read_lines(uri: str) -> list[dict[str, Any]]:
 
 def _append(path: str, data: bytes) -> None:
     """Appends all of ``data`` or nothing, because half a line would corrupt the next one."""
+    # Without a buffer, which would be written when the file is closed, after it has been cut back.
     with open(path, "ab", buffering=0) as file:
         size = file.tell()
         try:

@@ -157,6 +157,7 @@ class Sandbox:
             return False
         if message["kind"] == "stopped":
             uris = filter(None, (item.uri, item.labels_uri))
+            # If storage answers otherwise, only this input is to blame, and the job goes on.
             if message["may_be_item"] and all(map(storage.is_reachable, uris)):
                 raise _Unreachable(message["error"])
             raise StorageError(message["error"])
@@ -184,6 +185,7 @@ class Sandbox:
                 # not inherit.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+            # If this process kept the other end open, it would never read that the child has died.
             theirs.close()
             self._messages, self._kept_bytes = Messages(ours), 0
             self._messages.send({"config": config_to_dict(self.cfg)})

@@ -136,6 +136,7 @@ class Catalog:
         was divided.
         """
         rows = self.db.execute(
+            # The index holds the rows in this order, so that nothing is sorted.
             "SELECT row, split FROM clips INDEXED BY kept WHERE original IS NULL "
             "ORDER BY split, video_id, start_s"
         )

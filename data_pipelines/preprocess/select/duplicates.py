@@ -16,6 +16,7 @@ MAX_PER_KEY = 32
 """Number of clips looked up per key. A key with more clips (black borders) says little."""
 MAX_COMPARED = 16
 """Number of clips that one clip is compared with, those that share the most keys first."""
+# A signature has about 4.5 kB, so that the cache takes 20 MB.
 _CACHED_SIGNATURES = 4096
 
 

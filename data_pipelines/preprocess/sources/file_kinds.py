@@ -94,6 +94,7 @@ def kind_of_content(head: bytes) -> str:
         if head.startswith(magic):
             return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        # The second bit of VP8X's flags says that there is an animation.
         is_animated = head[12:16] == b"VP8X" and len(head) > 20 and bool(head[20] & 2)
         return "an animated WebP, which FFmpeg cannot read" if is_animated else "a WebP picture"
     # Many hosts answer with a page instead of the video, for instance to ask for a login.
@@ -101,5 +102,6 @@ def kind_of_content(head: bytes) -> str:
         return "a web page"
     if not head:
         return "an empty file"
+    # Text has no control characters below the tab.
     is_text = b"\0" not in head and sum(byte < 9 for byte in head) == 0
     return "text" if is_text and head.isascii() else ""

@@ -143,6 +143,8 @@ def _find_files(
     """Maps episodes to URIs of parquet files; camera and episode to URI and size of videos."""
     tables: dict[int, str] = {}
     videos: dict[tuple[str, int], tuple[str, int]] = {}
+    # Files are listed, because ``info.json`` of real datasets names folders and episodes that do
+    # not exist.
     for folder in ("data", "videos"):
         uri = storage.join(source, folder)
         for file in storage.list_files(uri):

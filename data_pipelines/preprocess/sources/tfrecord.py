@@ -11,6 +11,7 @@ from lafp.video.decoders.base import VideoError
 Features = dict[str, "list[bytes] | np.ndarray"]
 """Feature name -> byte strings, float32 or int64 values."""
 
+# The polynomial of CRC-32C, which zlib does not compute.
 _CASTAGNOLI = 0x82F63B78
 
 
@@ -49,6 +50,7 @@ def masked_crc32c(data: bytes) -> int:
         for _ in range(8):
             crc = crc >> 1 ^ (_CASTAGNOLI if crc & 1 else 0)
     crc ^= 0xFFFFFFFF
+    # TFRecord masks its checksums like this.
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -113,6 +115,7 @@ def _fields(
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
     """Returns the value, and the index after it."""
     value = 0
+    # Ten bytes hold 64 bits. A hostile file must not make the number longer.
     for shift in range(0, 70, 7):
         if at >= len(message):
             break

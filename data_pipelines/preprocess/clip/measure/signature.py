@@ -126,9 +126,11 @@ def is_duplicate(clip: Signature, other: Signature, min_covered: float = MIN_COV
     # By the triangle inequality, a picture that agrees with an interpolation between two others is
     # this close to the first of them. Most clips that share a key by chance are dismissed here.
     is_near = differences <= MAX_MEAN_DIFFERENCE + _SLACK + other.steps
+    # Half of the pictures are enough here, because ``_is_same`` decides by medians.
     if 2 * is_near.any(axis=1).sum() < num_needed:
         return False
     shift = _best_shift(differences, num_needed)
+    # The two clips were sampled at other moments, so shifts by quarters of a period are tried.
     for fine in shift + np.arange(-4, 5) / 4:
         positions = np.arange(len(pictures)) + fine
         inside = (positions >= 0) & (positions <= len(others) - 1)
