@@ -193,6 +193,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     """Renders and writes one batch, its record last, so that a batch is complete or absent."""
     env_config = cfg.env_of(batch.subset)
     env: VectorEnv = ENVS.get(env_config.name)(env_config)
+    # An episode's seed depends on its number, so that batches of any size hold the same episodes.
     seeds = np.array(
         [derive_seed(cfg.seed, batch.subset, n) for n in range(batch.first, batch.last)]
     )

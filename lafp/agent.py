@@ -240,6 +240,7 @@ class Agent:
                 f"Expected {name}s {list(want)} of numbers for {self.num_episodes} episode(s), got "
                 f"{values.dtype} {list(np.shape(vector))}."
             )
+        # Values that are too large become infinite, which the check below names.
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(values, np.float32)
         if not np.isfinite(values).all():

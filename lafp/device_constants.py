@@ -22,5 +22,6 @@ def device_constant(
 
 @functools.cache
 def _kept(values: tuple, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    # The first caller may be in inference mode, whose tensors training could not use later.
     with torch.inference_mode(False):
         return torch.tensor(values, device=device, dtype=dtype)

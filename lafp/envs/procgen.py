@@ -41,6 +41,7 @@ MAX_RETURN = {
 }
 """The largest return of each game in easy mode (Cobbe et al., arXiv:1912.01588, appendix C)."""
 _RESET = -1  # Procgen's action that begins an episode anew
+# Returns are sums of float32 rewards, which may end just below the maximum.
 _ROUNDING = 1e-3
 _ACTION = 20  # purpose of a random number: the second key, after the episode's seed
 

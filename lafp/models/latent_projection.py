@@ -121,6 +121,7 @@ class Pca(LatentProjection):
                 f"dimensions, got {cfg.dim}."
             )
         self.dim, self.num_fit_latents = cfg.dim, cfg.num_fit_latents
+        # NaN shows if anything is projected before ``fit``.
         self.register_buffer("mean", torch.full((latent_action_dim,), torch.nan))
         self.register_buffer("components", torch.full((cfg.dim, latent_action_dim), torch.nan))
         self.register_buffer("explained_variance", torch.tensor(torch.nan))

@@ -128,6 +128,7 @@ class RangeStandardizer(LatentStandardizer):
     def __init__(self, latent_action_dim: int, cfg: RangeConfig) -> None:
         super().__init__(latent_action_dim)
         self.num_fit_latents = cfg.num_fit_latents
+        # NaN shows if anything is standardized before ``fit``.
         self.mean.fill_(torch.nan)
         self.register_buffer("centre_offset", torch.tensor(torch.nan))
 

@@ -217,6 +217,7 @@ class _MinerSearch:
                 came_from[after] = mine, action
                 num_seen += 1
                 priority = cost[after] + _GREED * self._steps_left(after) + draw() / 2
+                # The number decides between equal priorities, because states cannot be compared.
                 heapq.heappush(open_nodes, (priority, num_seen, after))
         return iter(())
 
