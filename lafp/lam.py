@@ -77,6 +77,8 @@ class Lam:
             between frames F - 1 + i and F + i.
         """
         stack, num_frames = self.obs.frame_stack, len(frames)
+        # The clip is sent once, as bytes. Stacks of its frames as floats would be many times as
+        # large.
         clip = torch.from_numpy(frames).to(self.device)[None]
         latents = [np.empty((0, self.latent_action_dim), np.float32)]
         for t_N in torch.arange(stack - 1, num_frames - 1).split(batch_size):

@@ -111,6 +111,7 @@ def check_models(cfg: PipelineConfig) -> None:
             _check_model(where, policy.policy, obs, latent_action_dim)
 
 
+# Cached, because most runs of a study have the same models.
 @functools.cache
 def _check_model(where: str, cfg: Any, obs: ObsSpec, *sizes: int) -> int:
     """Builds a model's shapes. Returns the size of its latent action."""

@@ -43,6 +43,7 @@ def graph_of(cfg: StudyConfig) -> StageGraph:
 
 def resources(cfg: StudyConfig) -> Resources:
     """Returns the resources of one stage or, if the job starts Ray itself, of all at a time."""
+    # A cluster that runs already may be small: ``run_study`` takes as many at a time as it holds.
     num = 1 if cluster_address() else min(cfg.max_concurrent, len(cells(cfg)))
     return _largest(cfg) * num
 
@@ -138,6 +139,7 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     num_complete = len(graph.runs) - len(missing)
     summary: dict[str, Any] = {"num_runs": num_complete, "num_stages": len(graph.nodes)}
     if num_complete:
+        # Before the error below, so that a run that failed does not cost the others their results.
         summary |= _write_results(cfg, run, missing)
     stopped = [name for name, why in missing.items() if why == STOPPED_EARLY]
     if len(missing) > len(stopped):

@@ -82,6 +82,7 @@ def _measure(cfg: PreprocessConfig, sample: Sample, kinds: LabelKinds) -> list[_
     cfg = replace(
         cfg,
         limits=replace(cfg.limits, timeout_s=min(TIMEOUT_S, cfg.limits.timeout_s)),
+        # A piece shorter than the longest clip is refused by the config.
         piece_s=min(cfg.piece_s, max(PIECE_S, cfg.clip.max_s)),
     )
     measured: list[_Measured] = []

@@ -106,7 +106,7 @@ def draw_homographies(
     stay circles.
     """
     # Every image gets all maps and picks two of them: LAOM warps each group of images by itself,
-    # which takes four times as long.
+    # which takes four times as long (docs/performance.md).
     operations = torch.stack(
         [
             torch.eye(3, device=device).expand(num_images, 3, 3),

@@ -68,6 +68,7 @@ class Dmc(EpisodesEnv):
         self.fps = 1 / (simulator.control_timestep() * cfg.action_repeat)
         if math.isinf(limit := simulator._step_limit) and cfg.episode_steps is None:
             raise ConfigError(f"{cfg.task} has no time limit: set env.episode_steps.")
+        # The limit may be infinite here, which ``round`` refuses.
         steps = round(min(limit, 1e9)) // cfg.action_repeat
         self.max_steps = min(steps, cfg.episode_steps or steps)
         spec = simulator.action_spec()

@@ -80,6 +80,7 @@ class LamProbe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             random_lam = type(objective)(objective.cfg, objective.obs).eval()
+        # The control must differ by its weights alone, not by the units that it reads in.
         random_lam.take_scales(objective)
         return random_lam
 

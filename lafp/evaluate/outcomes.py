@@ -69,6 +69,7 @@ def write_outcomes(uri: str, subject: Subject, parts: Sequence[RolloutResult], f
         arrays["success"] = np.array(success)
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     storage.write_bytes(_path(uri, subject.label, "npz"), buffer.getvalue())
+    # The episodes come last: ``is_measured`` takes this file as the sign that all others are there.
     episodes = _episodes(subject, parts)
     write_episodes(_path(uri, subject.label, "parquet"), episodes)
 

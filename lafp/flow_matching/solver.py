@@ -102,6 +102,7 @@ def step_times(
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
     num_spans = 1 if steps_taken == "one" else num_steps
+    # Not a running sum, which rounding would keep from ending at exactly 1.
     grid = [i / num_spans for i in range(num_spans + 1)]
     if isinstance(start_time, Tensor):
         _check_start(start_time, x)
@@ -139,6 +140,7 @@ def _at_times(
     """Evaluates the field at times that all points share. Acting spends most of its time here."""
     if isinstance(velocity_field, TimedVelocityField):
         return velocity_field.at_times(times)
+    # One tensor for all times, so that they reach the device in one copy.
     shared = torch.tensor(times, dtype=x.dtype, device=x.device).unbind()
     return [partial(_at, velocity_field, t.expand(len(x))) for t in shared]
 

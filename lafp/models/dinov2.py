@@ -147,6 +147,7 @@ def load_backbone(folder: Path) -> tuple[Any, str]:
         dtype=torch.float32,
         output_loading_info=True,
     )
+    # transformers fills missing weights at random, and only warns.
     if missing := [*found["missing_keys"], *found["mismatched_keys"]]:
         raise ConfigError(
             f"The weights in {folder} do not fit its config.json: {len(missing)} are missing or of "

@@ -166,5 +166,6 @@ def _of_all_ranks(latent_NZ: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()):
         return latent_NZ
     parts = [torch.empty_like(latent_NZ) for _ in range(dist.get_world_size())]
+    # torch.distributed refuses tensors that are not contiguous.
     dist.all_gather(parts, latent_NZ.contiguous())
     return torch.cat(parts)

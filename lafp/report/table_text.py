@@ -2,6 +2,7 @@
 
 from lafp.report.blocks import Table
 
+# Escapes come before the formulas, or the underscore inside ``\tau_a`` would be escaped too.
 _TEX = (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("τₐ", r"$\tau_a$"), ("²", "$^2$"))
 
 

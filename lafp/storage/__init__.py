@@ -271,6 +271,7 @@ def move_folder(uri: str, target: str, first: str) -> None:
         local.move_folder(uri, target)
         return
     moved = {info.uri: join(target, info.uri.removeprefix(uri)) for info in list_files(uri)}
+    # All copies exist before the first file goes, so a move that is cut off loses nothing.
     for name, to in moved.items():
         s3.copy(name, to)
     for name in sorted(moved, key=lambda name: name != join(uri, first)):

@@ -87,6 +87,7 @@ class ClipFeatures:
 def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> ClipFeatures:
     """Runs the frozen models on all of clip b."""
     frame_stack = policy.obs.frame_stack
+    # The last frame begins no transition, because no frame follows it.
     t_N = torch.arange(frame_stack - 1, int(batch.num_frames[b]) - 1)
     window = windows_at(batch, torch.full_like(t_N, b), t_N, torch.ones_like(t_N), frame_stack)
     latent_NZ = lam.label(window.obs, window.next_obs).float()

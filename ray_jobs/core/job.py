@@ -108,6 +108,7 @@ def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[st
             if changes:
                 stage.record(cfg, inputs, changes, reached)
             return _found_complete(stage, label)
+        # A job that needs no CPU of the cluster, such as report, does not start Ray.
         if (resources := job.resources(cfg)).num_cpus:
             connect(resources)
         print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)
@@ -242,6 +243,7 @@ def _as_it_was_if_refused(job: Job, stage: StageDir) -> Iterator[None]:
     try:
         yield
     except ConfigError:
+        # Records stay once there are outputs or steps, because they say how these were made.
         is_untouched = was_begun or not _has_outputs(stage, names)
         if is_untouched and dict(reached(stage)) == was_reached:
             for name, found in before.items():

@@ -129,6 +129,7 @@ def _gpus(wants_gpu: bool) -> Finding:
             what=f"Ray has GPUs here, torch {torch.__version__} sees none",
             fix="install a CUDA build of torch and a driver that fits it (nvidia-smi says which)",
         )
+    # Sums of 64 ones are exact in every precision, TF32 included, so the result must be equal.
     x = torch.ones(64, 64, device="cuda")
     if float((x @ x).sum()) != 64**3:
         return Finding(level="fail", what="the GPU multiplies wrongly", fix="take the node out")
@@ -147,6 +148,7 @@ def _compiler() -> Finding:
 
 
 def _storage(uri: str) -> Finding:
+    # Every check has a file of its own, because all nodes may write to this folder at once.
     path, text = storage.join(uri, f"doctor-{uuid.uuid4().hex}.txt"), uuid.uuid4().hex
     start = time.monotonic()
     try:

@@ -68,6 +68,7 @@ class LabelAxisConfig:
     def overrides(self, fraction: float) -> tuple[str, ...]:
         """Returns the overrides of the pipeline for one share of the labels."""
         if fraction == 0:
+            # A share of 0 leaves no clips to train on, so the supervision itself is switched off.
             return ("train_lam.supervision.weight=0",)
         # The baseline without latent actions gets the same labels as the action decoder.
         decoding = (

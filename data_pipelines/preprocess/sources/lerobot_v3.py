@@ -81,6 +81,8 @@ class LeRobotV3:
                 labels_uri=spans[uri][0]["data_uri"],
                 reader="lerobot_v3",
                 details={
+                    # ``_SharedFrames`` decodes the file once, and so must serve episodes in its
+                    # order.
                     "episodes": sorted(spans[uri], key=_by_time),
                     "camera_in_rows": spans[uri][0]["camera_in_rows"],
                 },
@@ -218,6 +220,8 @@ class _SharedFrames:
         self, start_s: float, part: VideoInfo, width_px: int, height_px: int
     ) -> Iterator[DecodedFrame | DamagedSpan]:
         """Yields the events that a video decoder would yield for the episode alone."""
+        # Times are moved by the start and so rounded. A quarter of the smallest gap covers that,
+        # and cannot reach the next frame.
         slack_s = 0.25 * min(1 / self._info.fps, np.diff(self._info.times_s).min(initial=np.inf))
         end_s = start_s + part.duration_s
         while (event := self._next(width_px, height_px)) is not None:
@@ -287,6 +291,8 @@ def _read_table(uri: str, cfg: LabelsConfig, *more: str) -> tuple[str, pa.Table]
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError:
+        # Returned, not raised: ``cache`` keeps no exceptions, and every episode would read the file
+        # anew.
         return VideoError("missing_file", f"{uri} is missing")
     try:
         file = pq.ParquetFile(io.BytesIO(data))

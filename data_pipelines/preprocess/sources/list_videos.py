@@ -145,6 +145,7 @@ def list_source_files(source: str) -> Iterator[FileInfo]:
     Raises:
         ConfigError: The source does not exist.
     """
+    # The name of a folder or file may itself hold brackets, so one that exists is no pattern.
     if is_glob(source) and not storage.exists(source):
         folder = source[: source.rindex("/", 0, _first_wildcard(source)) + 1]
         _check_exists(folder, source)

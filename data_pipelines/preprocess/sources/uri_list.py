@@ -136,6 +136,7 @@ def _with_scheme(scheme: str, rest: str) -> str | _Bad:
     if scheme in ("http", "https"):
         try:
             parts = urlsplit(uri)
+            # Reading ``port`` is the check: it raises ValueError where there is no valid number.
             is_url = bool(parts.hostname) and (parts.port or 1) > 0
         except ValueError:
             is_url = False
@@ -164,6 +165,7 @@ class _SeenUris:
 
     def __enter__(self) -> "_SeenUris":
         self._db = sqlite3.connect("")  # SQLite makes a temporary file, cached in memory
+        # The table is thrown away in the end, so there is nothing to roll back.
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
         return self

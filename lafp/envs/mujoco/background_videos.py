@@ -89,9 +89,11 @@ class VideoCache:
     def get(self, path: str) -> np.ndarray | None:
         """Returns frames, uint8 [T, H, W, 3], of ``MARGIN`` times the size; None if damaged."""
         if path not in self._clips:
+            # None is kept as well, so that a damaged video is tried only once.
             self._clips[path] = clip = self._decoded(path)
             self._num_bytes += 0 if clip is None else clip.nbytes
         self._clips.move_to_end(path)
+        # The video that is asked for stays, even if it alone is larger than the cache.
         while self._num_bytes > self._max_bytes and len(self._clips) > 1:
             _, dropped = self._clips.popitem(last=False)
             self._num_bytes -= 0 if dropped is None else dropped.nbytes

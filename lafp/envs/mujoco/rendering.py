@@ -150,6 +150,7 @@ class Renderer:
         import mujoco
 
         self._mujoco, self.cfg, self._hides_floor = mujoco, cfg, hides_floor
+        # MuJoCo takes the sizes of its buffers from the model when it makes the context below.
         model.vis.global_.offheight, model.vis.global_.offwidth = height_px, width_px
         model.vis.quality.offsamples = 4 if cfg.multisampling else 0
         if not cfg.shadows:

@@ -131,6 +131,7 @@ def loading(optimizer: Any) -> Iterator[None]:
     before = [dict(group) for group in optimizer.param_groups]
     try:
         yield
+    # It is a RuntimeError too, but does not say that the checkpoint does not fit.
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:

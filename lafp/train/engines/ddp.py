@@ -53,6 +53,7 @@ class DdpEngine(Engine):
     def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
         """See ``Engine``."""
         is_wrapped = self._wrapped is not self.module
+        # Gradients of all rounds add up locally, and are exchanged once, in the last backward pass.
         with self._wrapped.no_sync() if is_wrapped and not is_last_round else nullcontext():  # type: ignore[operator]
             with autocast(self.cfg, self.device):
                 out = self._wrapped(inputs)

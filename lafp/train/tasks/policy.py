@@ -189,6 +189,8 @@ class PolicyTask:
         self, cfg: TrainPolicyConfig, shards: str, lam_uri: str, latents: str | None = None
     ) -> None:
         self.cfg, self.shards, self.latents = cfg, shards, latents
+        # The driver builds the task too, to check it, and may have no GPU. ``_label`` moves the
+        # LAM.
         self.lam = load_lam(lam_uri, "cpu")
         self._lam_sha256 = read_card(lam_uri, "lam")["weights_sha256"]
         check_frame_size(shards, self.lam.obs)
@@ -289,6 +291,7 @@ class PolicyTask:
         projection = module.policy.projection
         losses, errors, dropped = [], [], []
         with torch.random.fork_rng(devices=cuda_devices(device)):
+            # The same noise at every measurement, so that a curve shows the model alone.
             torch.manual_seed(0)
             for batch in self._val_clips.batches(device):
                 inputs = self.inputs({"videos": batch})

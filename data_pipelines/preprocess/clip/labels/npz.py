@@ -126,6 +126,7 @@ class _Arrays:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        # A lack of memory is the machine's fault, and must not become a reject of the file.
         except MemoryError:
             raise
         except Exception as error:  # a hostile file may raise anything; no storage is involved
@@ -138,6 +139,7 @@ def _read_header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(array)
     else:
+        # Version 3 differs from 2 only in the encoding of the names of fields.
         shape, _, dtype = np.lib.format.read_array_header_2_0(array)
     return shape, dtype
 
