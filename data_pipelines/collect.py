@@ -8,10 +8,9 @@ depend on the number of workers or on interruptions.
 """
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -169,9 +168,9 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
     ):
         pass
     records = [
-        EpisodeRecord(**record)
+        record
         for batch in work
-        for record in json.loads(storage.read_text(batch.record_uri(uri)))
+        for record in strict_json.read(list[EpisodeRecord], batch.record_uri(uri))
     ]
     write_rows(storage.join(uri, "episodes.parquet"), EpisodeRecord, records)
     kept = [record for record in records if not record.is_dropped]
@@ -226,8 +225,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
                 is_dropped=is_dropped,
             )
         )
-    record_uri = batch.record_uri(uri)
-    storage.write_text(record_uri, strict_json.dumps([asdict(record) for record in records]))
+    strict_json.write(batch.record_uri(uri), records)
 
 
 def _outcomes(records: Sequence[EpisodeRecord]) -> dict[str, float]:

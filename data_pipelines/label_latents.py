@@ -7,7 +7,7 @@ them are stored, so running the command again resumes.
 import functools
 import hashlib
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lafp.data.shards.sets import open_shard_set, read_shard_entry, shards_sha25
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShardWriter, entry_name
 from lafp.finished.saved_model import read_card
 from lafp.lam import Lam, load_lam
+from lafp.storage import strict_json
 from lafp.storage.tables import read_rows
 from lafp.video import decode_clip
 
@@ -86,8 +87,8 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
         shards_sha256=shards_sha256(shards),
         **totals,
     )
-    storage.write_text(storage.join(uri, SET_FILE), spec.to_json())
-    return asdict(spec)
+    strict_json.write(storage.join(uri, SET_FILE), spec, indent=1)
+    return strict_json.plain(spec)
 
 
 def shard_names(shards: str) -> list[str]:
@@ -128,7 +129,7 @@ def label_shard(
                 writer.add(location.clip_id, video_id, latents)
         made = writer.close()
         storage.upload(writer.path, storage.join(uri, made.file))
-    storage.write_text(storage.join(uri, entry_name(shard)), made.to_json())
+    strict_json.write(storage.join(uri, entry_name(shard)), made)
 
 
 class _UnlabeledError(Exception):

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from lafp import storage
 from lafp.data.shards.format import entry_name
 from lafp.data.stored_latents import CLIPS_FILE, REJECTS_FILE, ClipLatents, ClipReject, LatentShard
+from lafp.storage import strict_json
 from lafp.storage.tables import open_table
 
 
@@ -21,11 +21,11 @@ def write_tables(uri: str, names: Sequence[str]) -> dict[str, Any]:
         open_table(storage.join(uri, REJECTS_FILE), ClipReject) as rejects,
     ):
         for name in names:
-            entry = LatentShard.from_json(storage.read_text(storage.join(uri, entry_name(name))))
+            entry = strict_json.read(LatentShard, storage.join(uri, entry_name(name)))
             for clip in entry.clips:
-                clips.add(asdict(clip) | {"shard": entry.shard})
+                clips.add(vars(clip) | {"shard": entry.shard})
             for reject in entry.rejects:
-                rejects.add(asdict(reject))
+                rejects.add(vars(reject))
             totals["num_clips"] += len(entry.clips)
             totals["num_rejected_clips"] += len(entry.rejects)
             totals["num_pairs"] += entry.num_pairs

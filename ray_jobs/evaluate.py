@@ -11,10 +11,9 @@ COMMAND_LINE = CommandLine("evaluate", "lafp.evaluate.config:EvaluateConfig", __
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -47,6 +46,8 @@ from lafp.storage import strict_json
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
+
+T = TypeVar("T")
 
 
 def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
@@ -97,7 +98,7 @@ def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, An
         rows += _measure_methods(cfg, run, stage, lam)
     write_results(stage.path("results.parquet"), rows)
     outcomes = read_episode_outcomes(stage.path("episodes.parquet")) if cfg.env else {}
-    views = json.loads(storage.read_text(stage.path("latent_views", "latent_views.json")))
+    views = strict_json.read(dict[str, Any], stage.path("latent_views", "latent_views.json"))
     return {"findings": evaluation_findings(one_run(run.uri, rows, outcomes), views)}
 
 
@@ -113,9 +114,10 @@ def _measure_methods(
         rows += result_rows.rollout_rows(
             subject, episodes[label], episodes[DEMONSTRATOR], env.mode_sizes
         )
+    kind = dict[str, dict[str, Any]]
     on_clips = [
-        _once(stage, "action_errors.json", lambda: _action_errors(cfg, run)),
-        _once(stage, "alignment.json", lambda: _alignments(cfg, run)),
+        _once(stage, "action_errors.json", kind, lambda: _action_errors(cfg, run)),
+        _once(stage, "alignment.json", kind, lambda: _alignments(cfg, run)),
     ]
     for label, errors in (item for of_labels in on_clips for item in of_labels.items()):
         rows += result_rows.action_error_rows(subjects[label], errors) if errors else []
@@ -217,19 +219,17 @@ def _latency_rows(
     baseline = next((label for label, (_, s) in timed.items() if s.method == "latent_bc"), None)
     call = (run.uri, cfg.env, [method for method, _ in timed.values()], baseline, cfg.latency)
 
-    def measure() -> dict[str, Any]:
+    def measure() -> dict[int, dict[str, Latency]]:
         ((_, by_size),) = run_tasks(
             measurements.measure_latencies, [call], sizes=[1], label="latency", unit="runs"
         )
-        return {
-            str(size): {label: asdict(latency) for label, latency in of_size.items()}
-            for size, of_size in by_size.items()
-        }
+        return by_size
 
     rows = []
-    for size, of_size in _once(stage, "latency.json", measure).items():
+    kind = dict[int, dict[str, Latency]]
+    for size, of_size in _once(stage, "latency.json", kind, measure).items():
         for label, latency in of_size.items():
-            rows += result_rows.latency_rows(timed[label][1], int(size), Latency(**latency))
+            rows += result_rows.latency_rows(timed[label][1], size, latency)
     return rows
 
 
@@ -262,11 +262,11 @@ def _look_at_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
         pass
 
 
-def _once(stage: StageDir, name: str, measure: Any) -> dict[str, Any]:
+def _once(stage: StageDir, name: str, kind: type[T], measure: Callable[[], T]) -> T:
     """Returns the measurement stored under ``name``; if there is none, measures and stores it."""
-    if not storage.is_file(stage.path(name)):
-        storage.write_text(stage.path(name), strict_json.dumps(measure()))
-    return json.loads(storage.read_text(stage.path(name)))
+    if not stage.has(name):
+        strict_json.write(stage.path(name), measure())
+    return strict_json.read(kind, stage.path(name))
 
 
 def _sources(cfg: EvaluateConfig, run: RunDir) -> dict[str, float]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lafp.data.shards.format import ClipRecord, Labels, ShardEntry, ShardSet, ShardWriter
+from lafp.storage import strict_json
 from lafp.video import EncodeConfig, encode_clip
 
 FPS = 10.0
@@ -152,7 +153,7 @@ def write_clips(
             sha256=hashlib.sha256((folder / name).read_bytes()).hexdigest(),
             clips=tuple(writer.clips),
         )
-        (folder / name.replace(".tar", ".json")).write_text(entry.to_json())
+        strict_json.write(str(folder / name.replace(".tar", ".json")), entry)
         entries.append(entry)
     rows = [asdict(r) | {"shard": s} for r, s in zip(records, shard_of, strict=True)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "clips.parquet")
@@ -178,7 +179,7 @@ def _write_set(folder, entries, clips, max_action) -> None:
         action=_action(clips, max_action),
         flow_size_px=None if clips[0].flow is None else list(clips[0].flow.shape[2:]),
     )
-    (folder / "shard_set.json").write_text(spec.to_json())
+    strict_json.write(str(folder / "shard_set.json"), spec)
 
 
 def _action(clips, max_action) -> dict | None:

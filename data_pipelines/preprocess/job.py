@@ -6,7 +6,6 @@ holds one chunk of the plan and the rows of one shard at a time, whatever the si
 rows that must be sorted lie in a database on its disk.
 """
 
-import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -77,11 +76,11 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
             summary = summarize(catalog, spec, files.to_dict(), *write_manifest(uri, shards))
         check_totals(summary)
         # `shard_set.json` is written last, because its presence says that the set is complete.
-        storage.write_text(totals, strict_json.dumps(summary, indent=1))
-        storage.write_text(storage.join(uri, "shard_set.json"), spec.to_json())
+        strict_json.write(totals, summary, indent=1)
+        strict_json.write(storage.join(uri, "shard_set.json"), spec, indent=1)
     # Also after a run that was killed between the last file and this line.
     storage.delete_folder(work)
-    return json.loads(storage.read_text(totals))
+    return strict_json.read(dict[str, Any], totals)
 
 
 def list_inputs(cfg: PreprocessConfig, counts: FileCounts | None = None) -> Iterator[VideoItem]:
@@ -165,7 +164,7 @@ def make_shards(
             if not storage.is_file(storage.join(uri, entry_name(plan.shard))):
                 # Stored rather than sent, so that the driver does not hold a plan per waiting task.
                 plan_uri = storage.join(work, "shards", entry_name(plan.shard))
-                storage.write_text(plan_uri, plan.to_json())
+                strict_json.write(plan_uri, plan)
                 yield plan.shard, (plan_uri, work, uri)
 
     with Progress(f"shards {cfg.name}", 0, "shards") as progress:
@@ -185,7 +184,7 @@ def make_shards(
 def make_shard(plan_uri: str, work: str, uri: str) -> str | None:
     """Composes one shard, as one Ray task. Returns an error message, or None."""
     try:
-        write_shard(ShardPlan.from_json(storage.read_text(plan_uri)), work, uri)
+        write_shard(strict_json.read(ShardPlan, plan_uri), work, uri)
     except OSError as error:
         return str(error)
     return None

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 from data_pipelines.preprocess.action_statistics import ActionStatistics
@@ -17,6 +16,7 @@ from data_pipelines.preprocess.shards import ShardPlan
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, entry_name
+from lafp.storage import strict_json
 from lafp.storage.tables import open_table, write_rows
 
 
@@ -66,7 +66,7 @@ def clips_table(uri: str, plans: Iterable[ShardPlan]) -> Iterator[Iterable[Shard
         def recorded() -> Iterator[ShardPlan]:
             for plan in plans:
                 for clip in plan.clips:
-                    table.add(clip.record.to_dict() | {"shard": plan.shard})
+                    table.add(vars(clip.record) | {"shard": plan.shard})
                 yield plan
 
         yield recorded()
@@ -81,9 +81,8 @@ def write_manifest(uri: str, shards: Iterable[str]) -> tuple[int, int]:
     num_shards = num_bytes = 0
     with open_table(storage.join(uri, "manifest.parquet"), ShardEntry) as table:
         for shard in shards:
-            text = storage.read_text(storage.join(uri, entry_name(shard)))
-            entry = ShardEntry.from_json(text)
-            table.add({f.name: getattr(entry, f.name) for f in fields(entry) if f.name != "clips"})
+            entry = strict_json.read(ShardEntry, storage.join(uri, entry_name(shard)))
+            table.add(vars(entry))
             num_shards, num_bytes = num_shards + 1, num_bytes + entry.num_bytes
     return num_shards, num_bytes
 

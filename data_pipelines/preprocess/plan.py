@@ -1,8 +1,7 @@
 """Plans which inputs go to which task, and stores the plan in chunks while the listing streams."""
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data_pipelines.preprocess.config import TasksConfig
@@ -45,11 +44,9 @@ class Plan:
 
     def tasks(self, chunk: int) -> Iterator[Task]:
         """Yields the tasks of one chunk, in the order of the listing."""
-        for number, items in enumerate(json.loads(storage.read_text(_chunk_uri(self.work, chunk)))):
-            yield Task(
-                part=f"{chunk_folder(chunk)}/part-{number:06d}",
-                items=tuple(VideoItem(**item) for item in items),
-            )
+        tasks = strict_json.read(list[tuple[VideoItem, ...]], _chunk_uri(self.work, chunk))
+        for number, items in enumerate(tasks):
+            yield Task(part=f"{chunk_folder(chunk)}/part-{number:06d}", items=items)
 
 
 def make_plan(
@@ -67,21 +64,21 @@ def make_plan(
     if not storage.is_file(uri):
         num_chunks = num_items = num_bytes = num_unsized = 0
         for chunk in _chunks(items, cfg):
-            text = strict_json.dumps([[asdict(item) for item in task] for task in chunk])
-            storage.write_text(_chunk_uri(work, num_chunks), text)
+            strict_json.write(_chunk_uri(work, num_chunks), chunk)
             num_chunks, num_items = num_chunks + 1, num_items + sum(map(len, chunk))
             sizes = [item.num_bytes for task in chunk for item in task]
             num_bytes, num_unsized = num_bytes + sum(sizes), num_unsized + sizes.count(0)
         # Written last: if this file is missing, the sources are listed again.
-        plan = {
-            "num_chunks": num_chunks,
-            "num_items": num_items,
-            "num_bytes": num_bytes,
-            "num_unsized": num_unsized,
-            "files": (counts or FileCounts()).to_dict(),
-        }
-        storage.write_text(uri, strict_json.dumps(plan))
-    return Plan(work=work, **json.loads(storage.read_text(uri)))
+        plan = Plan(
+            work=work,
+            num_chunks=num_chunks,
+            num_items=num_items,
+            num_bytes=num_bytes,
+            num_unsized=num_unsized,
+            files=(counts or FileCounts()).to_dict(),
+        )
+        strict_json.write(uri, plan)
+    return replace(strict_json.read(Plan, uri), work=work)
 
 
 def chunk_folder(chunk: int) -> str:

@@ -1,7 +1,7 @@
 """Defines the small rows that stages exchange. Frames and whole videos never become rows."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipelines.preprocess.rejects import RejectRow
@@ -114,11 +114,6 @@ class LabelSums:
         more = (("states", self.num_state), ("conditions", self.num_condition))
         return ", ".join([action, *(f"{name} of {size}" for name, size in more if size)])
 
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> "LabelSums":
-        """Restores an object from its ``dataclasses.asdict`` after JSON."""
-        return cls(**{key: _freeze(value) for key, value in raw.items()})
-
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedClip:
@@ -145,11 +140,6 @@ class ClipRow:
     labels_offset: int = 0
     labels_bytes: int = 0
     label_sums: LabelSums | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the row ready for JSON."""
-        sums = asdict(self.label_sums) if self.label_sums else None
-        return vars(self) | {"record": self.record.to_dict(), "label_sums": sums}
 
 
 Row = VideoRow | EncodedClip | RejectRow | LongVideo | LeftOut
@@ -188,47 +178,3 @@ class ItemRows:
     def num_members(self) -> int:
         """Returns the number of members of a tar that were read."""
         return sum(video.is_member for video in self.videos)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the rows ready for JSON."""
-        return {
-            "videos": [asdict(video) for video in self.videos],
-            "clips": [clip.to_dict() for clip in self.clips],
-            "rejects": [asdict(reject) for reject in self.rejects],
-            "long_video": asdict(self.long_video) if self.long_video else None,
-            "left_out": [asdict(kind) for kind in self.left_out],
-        }
-
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> "ItemRows":
-        """Restores an object from its ``to_dict`` after JSON."""
-        return cls(
-            videos=tuple(video_from_dict(row) for row in raw["videos"]),
-            clips=tuple(clip_row_from_dict(row) for row in raw["clips"]),
-            rejects=tuple(RejectRow(**row) for row in raw["rejects"]),
-            long_video=long_video_from_dict(raw["long_video"]) if raw["long_video"] else None,
-            left_out=tuple(
-                LeftOutKind(LeftOut(**kind["example"]), kind["num_files"])
-                for kind in raw["left_out"]
-            ),
-        )
-
-
-def video_from_dict(raw: dict[str, Any]) -> VideoRow:
-    """Restores a row from its ``dataclasses.asdict`` after JSON."""
-    return VideoRow(**{key: _freeze(value) for key, value in raw.items()})
-
-
-def long_video_from_dict(raw: dict[str, Any]) -> LongVideo:
-    """Restores a row from its ``dataclasses.asdict`` after JSON."""
-    return LongVideo(video=video_from_dict(raw["video"]), spans_s=_freeze(raw["spans_s"]))
-
-
-def clip_row_from_dict(raw: dict[str, Any]) -> ClipRow:
-    """Restores a row from its ``ClipRow.to_dict`` after JSON."""
-    sums = LabelSums.from_dict(raw["label_sums"]) if raw["label_sums"] else None
-    return ClipRow(**raw | {"record": ClipRecord.from_dict(raw["record"]), "label_sums": sums})
-
-
-def _freeze(value: Any) -> Any:
-    return tuple(map(_freeze, value)) if isinstance(value, list) else value

@@ -6,7 +6,6 @@ last.
 """
 
 import itertools
-import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,6 @@ from data_pipelines.preprocess.rows import (
     Rollback,
     Row,
     VideoRow,
-    clip_row_from_dict,
 )
 from lafp import storage
 from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, Split, entry_name
@@ -53,17 +51,6 @@ class ShardPlan:
     split: Split
     clips: tuple[ClipRow, ...]
 
-    def to_json(self) -> str:
-        """Returns the JSON text that a task reads."""
-        clips = [clip.to_dict() for clip in self.clips]
-        return strict_json.dumps({"shard": self.shard, "split": self.split, "clips": clips})
-
-    @classmethod
-    def from_json(cls, text: str) -> "ShardPlan":
-        """Restores a plan from its ``to_json``."""
-        raw = json.loads(text)
-        return cls(**raw | {"clips": tuple(clip_row_from_dict(clip) for clip in raw["clips"])})
-
 
 def write_part(inputs: Iterable[Iterable[Row | Rollback]], work: str, part: str) -> list[ItemRows]:
     """Writes one part: the tar, then its rows.
@@ -88,9 +75,8 @@ def write_part(inputs: Iterable[Iterable[Row | Rollback]], work: str, part: str)
     if num_pieces:
         # Written before the part's entry: a complete part with long videos always names their
         # pieces.
-        storage.write_text(storage.join(work, _long_videos(part)), strict_json.dumps(num_pieces))
-    text = strict_json.dumps([item.to_dict() for item in items])
-    storage.write_text(storage.join(work, entry_name(part)), text)
+        strict_json.write(storage.join(work, _long_videos(part)), num_pieces)
+    strict_json.write(storage.join(work, entry_name(part)), items)
     return items
 
 
@@ -101,8 +87,7 @@ def read_part(work: str, part: str) -> list[ItemRows]:
         work: Folder of the parts.
         part: Path of the part in ``work``, without suffix.
     """
-    raw = json.loads(storage.read_text(storage.join(work, f"{part}.json")))
-    items = [ItemRows.from_dict(item) for item in raw]
+    items = strict_json.read(list[ItemRows], storage.join(work, f"{part}.json"))
     return [
         _joined(item.long_video, work, part, index) if item.long_video is not None else item
         for index, item in enumerate(items)
@@ -116,8 +101,7 @@ def piece_part(part: str, index: int, piece: int) -> str:
 
 def read_long_videos(work: str, part: str) -> dict[int, int]:
     """Reads the number of pieces of each long video of a part, by the input's index."""
-    raw = json.loads(storage.read_text(storage.join(work, _long_videos(part))))
-    return {int(index): num for index, num in raw.items()}
+    return strict_json.read(dict[int, int], storage.join(work, _long_videos(part)))
 
 
 def _long_videos(part: str) -> str:
@@ -242,7 +226,7 @@ def write_shard(plan: ShardPlan, work: str, out: str) -> ShardEntry:
         )
         # The tar comes first and its entry last, because the entry says that the shard is complete.
         storage.upload(writer.path, storage.join(out, plan.shard))
-    storage.write_text(storage.join(out, entry_name(plan.shard)), entry.to_json())
+    strict_json.write(storage.join(out, entry_name(plan.shard)), entry)
     return entry
 
 

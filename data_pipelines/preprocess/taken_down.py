@@ -1,8 +1,7 @@
 """Records takedowns for good in a run's `takedowns.jsonl`, which `preprocess` obeys."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from data_pipelines.preprocess.select.catalog import Catalog
 from lafp import storage
@@ -24,13 +23,6 @@ class Takedown:
     spans: tuple[tuple[str, float, float], ...]
     """Near-duplicates of it in other videos: URI, start and end in seconds."""
 
-    @classmethod
-    def from_dict(cls, raw: dict) -> "Takedown":
-        """Restores an object from its ``dataclasses.asdict`` after JSON."""
-        spans = tuple((uri, start_s, end_s) for uri, start_s, end_s in raw["spans"])
-        ids, uris = tuple(raw["video_ids"]), tuple(raw["video_uris"])
-        return cls(**raw | {"video_ids": ids, "video_uris": uris, "spans": spans})
-
 
 def record_uri(shards: str) -> str:
     """Returns where a shard set's takedowns are recorded: in its run, else in its own folder.
@@ -45,15 +37,14 @@ def read_takedowns(shards: str) -> list[Takedown]:
     """Reads all takedowns of a shard set's run."""
     uri = record_uri(shards)
     lines = storage.read_text(uri).splitlines() if storage.is_file(uri) else ()
-    return [Takedown.from_dict(json.loads(line)) for line in lines]
+    return [strict_json.loads(Takedown, line, uri) for line in lines]
 
 
 def add_takedown(shards: str, takedown: Takedown) -> None:
     """Records a takedown, unless it is recorded already."""
     found = read_takedowns(shards)
     if all(other.takedown_id != takedown.takedown_id for other in found):
-        lines = [strict_json.dumps(asdict(each)) for each in (*found, takedown)]
-        storage.write_text(record_uri(shards), "\n".join(lines) + "\n")
+        storage.write_text(record_uri(shards), strict_json.dump_lines((*found, takedown)))
 
 
 def reject_taken_down(catalog: Catalog, takedowns: Iterable[Takedown]) -> None:

@@ -5,11 +5,10 @@ new names, then ``manifest.parquet``, which names the shards, is replaced, then 
 deleted.
 """
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ JOURNAL = "takedown.json"
 
 def read_entry(shards: str, shard: str) -> ShardEntry:
     """Reads a shard's current entry."""
-    return ShardEntry.from_json(storage.read_text(storage.join(shards, entry_name(shard))))
+    return strict_json.read(ShardEntry, storage.join(shards, entry_name(shard)))
 
 
 def apply(shards: str, journal: Mapping[str, Any]) -> None:
@@ -42,7 +41,7 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     Raises:
         StorageError: Reading or writing failed.
     """
-    takedown = Takedown.from_dict(dict(journal["takedown"]))
+    takedown = strict_json.from_plain(Takedown, journal["takedown"])
     clip_ids, renamed = set(journal["clip_ids"]), journal["shards"]
     latents = [uri for uri in journal["latents"] if storage.exists(uri)]
     # Recorded first, so that `preprocess` obeys it even if this process is killed before the end.
@@ -57,10 +56,10 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     _rewrite_clips(shards, clip_ids, renamed)
     _rewrite_rejects(shards, clip_ids, takedown)
     spec = _spec_after(shards, names)
-    storage.write_text(storage.join(shards, "shard_set.json"), spec.to_json())
+    strict_json.write(storage.join(shards, "shard_set.json"), spec, indent=1)
     for name, summary in journal["summaries"].items():
         summary = summary | {"num_shards": num_shards, "num_bytes": num_bytes}
-        storage.write_text(storage.join(shards, name), strict_json.dumps(summary, indent=1))
+        strict_json.write(storage.join(shards, name), summary, indent=1)
     for uri in latents:
         _finish_latents(uri, shards, names, journal["shards_sha256"])
     # Old files go last: until now a reader may still use the old manifest.
@@ -81,18 +80,18 @@ def _rewrite_shard(shards: str, old: str, new: str, clip_ids: set[str]) -> None:
     ):
         entry = drop_clips(tar, read_entry(shards, old), clip_ids, new, Path(folder) / new)
         storage.upload(Path(folder) / new, storage.join(shards, new))
-    storage.write_text(storage.join(shards, entry_name(new)), entry.to_json())
+    strict_json.write(storage.join(shards, entry_name(new)), entry)
 
 
 def _rewrite_latents(uri: str, old: str, new: str, clip_ids: set[str]) -> None:
     source = storage.join(uri, entry_name(old))
     if not storage.is_file(source) or storage.is_file(storage.join(uri, entry_name(new))):
         return
-    entry = LatentShard.from_json(storage.read_text(source))
+    entry = strict_json.read(LatentShard, source)
     data = storage.read_bytes(storage.join(uri, entry.file))
     data, entry = drop_latents(data, entry, clip_ids, new)
     storage.write_bytes(storage.join(uri, entry.file), data)
-    storage.write_text(storage.join(uri, entry_name(new)), entry.to_json())
+    strict_json.write(storage.join(uri, entry_name(new)), entry)
 
 
 def _names_after(shards: str, renamed: Mapping[str, str | None]) -> list[str]:
@@ -156,13 +155,13 @@ def _finish_latents(uri: str, shards: str, names: Sequence[str], old_sha256: str
     if not storage.is_file(set_uri) or not names:
         storage.delete_folder(uri)
         return
-    spec, sha256 = LatentSet(**json.loads(storage.read_text(set_uri))), shards_sha256(shards)
+    spec, sha256 = strict_json.read(LatentSet, set_uri), shards_sha256(shards)
     spec = replace(spec, shards_sha256=sha256, **write_tables(uri, sorted(names)))
-    storage.write_text(set_uri, spec.to_json())
+    strict_json.write(set_uri, spec, indent=1)
     provenance, summary = storage.join(uri, "provenance.json"), storage.join(uri, "summary.json")
     # Latents of the clips that are left are still right. The new hash says that they belong to
     # these shards, so nothing is computed again.
     storage.write_text(provenance, storage.read_text(provenance).replace(old_sha256, sha256))
     if storage.is_file(summary):
-        merged = json.loads(storage.read_text(summary)) | asdict(spec)
-        storage.write_text(summary, strict_json.dumps(merged, indent=1))
+        merged = strict_json.read(dict[str, Any], summary) | vars(spec)
+        strict_json.write(summary, merged, indent=1)

@@ -5,13 +5,11 @@ that a killed takedown continues when it is run again.
 """
 
 import hashlib
-import json
 import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from typing import Any
 
 from data_pipelines.preprocess.taken_down import REASON, Takedown, read_takedowns, record_uri
@@ -61,7 +59,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
     for shards in shard_sets:
         open_shard_set(shards)  # an unfinished set has parts, which would be missed
         if not is_dry_run and storage.is_file(storage.join(shards, JOURNAL)):
-            apply(shards, json.loads(storage.read_text(storage.join(shards, JOURNAL))))
+            apply(shards, strict_json.read(dict[str, Any], storage.join(shards, JOURNAL)))
     video = find_video(shard_sets, cfg.video_id, cfg.video_uri)
     found = {shards: find_in_set(shards, video) for shards in shard_sets}
     found = {shards: rest for shards, rest in found.items() if rest.clips or rest.rejects}
@@ -74,7 +72,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
         if not is_dry_run:
             # The journal comes before the first change, so that a killed takedown knows how to go
             # on.
-            storage.write_text(storage.join(shards, JOURNAL), strict_json.dumps(journal))
+            strict_json.write(storage.join(shards, JOURNAL), journal)
             apply(shards, journal)
     return lines
 
@@ -153,7 +151,7 @@ def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
     per_shard = Counter(clip["shard"] for clip in findings.clips)
     sha256 = shards_sha256(shards)
     return {
-        "takedown": asdict(takedown),
+        "takedown": strict_json.plain(takedown),
         "clip_ids": clip_ids,
         "shards": {
             shard: None if read_entry(shards, shard).num_clips == num else _renamed(shard, digest)
@@ -162,7 +160,7 @@ def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
         "shards_sha256": sha256,
         "latents": _latent_sets(shards, sha256),
         "summaries": {
-            name: _without(json.loads(storage.read_text(storage.join(shards, name))), findings)
+            name: _without(strict_json.read(dict[str, Any], storage.join(shards, name)), findings)
             for name in _SUMMARIES
             if storage.is_file(storage.join(shards, name))
         },

@@ -14,9 +14,8 @@ A file is complete once its ``.json`` exists. Needs no torch, because Ray's read
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,10 +56,6 @@ class LatentSet:
     rounding: float
     """RMS change by float16 over the standard deviation, for the worst dimension of the worst
     file."""
-
-    def to_json(self) -> str:
-        """Returns the text of ``latent_set.json``."""
-        return strict_json.dumps(asdict(self), indent=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,18 +103,6 @@ class LatentShard:
     def num_pairs(self) -> int:
         """Returns the number of rows."""
         return sum(clip.num_pairs for clip in self.clips)
-
-    def to_json(self) -> str:
-        """Returns the text of the file's ``.json``."""
-        return strict_json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "LatentShard":
-        """Reads the file's ``.json``."""
-        raw = json.loads(text)
-        clips = tuple(ClipLatents(**clip) for clip in raw["clips"])
-        rejects = tuple(ClipReject(**reject) for reject in raw["rejects"])
-        return cls(**raw | {"clips": clips, "rejects": rejects})
 
 
 class LatentShardWriter:
@@ -240,7 +223,7 @@ def open_latent_set(uri: str) -> LatentSet:
             f"No latent set at {uri}: {SET_FILE} is missing. Write one with "
             "`python -m ray_jobs.label_latents`, or correct the path."
         )
-    return LatentSet(**json.loads(storage.read_text(path)))
+    return strict_json.read(LatentSet, path)
 
 
 def clips_without_latents(uri: str) -> frozenset[str]:
@@ -294,5 +277,5 @@ class LatentReader:
 
 @lru_cache(maxsize=256)
 def _read_entry(uri: str, shard: str) -> tuple[LatentShard, dict[str, ClipLatents]]:
-    entry = LatentShard.from_json(storage.read_text(storage.join(uri, entry_name(shard))))
+    entry = strict_json.read(LatentShard, storage.join(uri, entry_name(shard)))
     return entry, {clip.clip_id: clip for clip in entry.clips}

@@ -13,7 +13,7 @@ where there are enough) and writes into a folder::
 # Shape suffixes in this file: N frame pairs, Z latent action.
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -105,8 +105,8 @@ def write_latent_views(
         storage.delete(path)  # of an earlier LAM
         if picture is not None:
             storage.write_bytes(path, images.png(picture))
-    numbers = asdict(views)
-    storage.write_text(storage.join(out_uri, "latent_views.json"), strict_json.dumps(numbers))
+    numbers = strict_json.plain(views)
+    strict_json.write(storage.join(out_uri, "latent_views.json"), numbers)
     return numbers
 
 

@@ -13,14 +13,14 @@ Below ``rollouts/`` of the stage, per label:
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from lafp import storage
 from lafp.evaluate.results import DEMONSTRATOR, Subject
 from lafp.evaluate.rollouts import Recording, RolloutResult
-from lafp.storage.tables import read_rows, read_table, write_rows
+from lafp.storage.tables import read_records, read_table, write_rows
 from lafp.video import EncodeConfig, encode_clip
 
 MIN_TILE_PX, BORDER_PX, NUM_COLUMNS = 96, 3, 4
@@ -76,7 +76,7 @@ def write_outcomes(uri: str, subject: Subject, parts: Sequence[RolloutResult], f
 
 def read_outcomes(uri: str, label: str) -> list[Episode]:
     """Reads the episodes of one method."""
-    return [Episode(**row) for row in read_rows(_path(uri, label, "parquet"))]
+    return read_records(Episode, _path(uri, label, "parquet"))
 
 
 def write_episodes(uri: str, episodes: Sequence[Episode]) -> None:
@@ -143,7 +143,7 @@ def _episodes(subject: Subject, parts: Sequence[RolloutResult]) -> list[Episode]
     rows = [(part, n, success) for part in parts for n, success in enumerate(part.successes())]
     return [
         Episode(
-            **asdict(subject),
+            **vars(subject),
             episode=number,
             episode_seed=int(part.seeds[n]),
             success=success,

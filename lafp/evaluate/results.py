@@ -30,10 +30,10 @@ Metrics and the methods that have them:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from lafp.evaluate.statistics import Interval
-from lafp.storage.tables import read_rows, schema_of, write_rows
+from lafp.storage.tables import read_records, schema_of, write_rows
 
 DEMONSTRATOR = "demonstrator"
 BEHAVIOR_CLONING = "behavior_cloning"
@@ -117,7 +117,7 @@ class Result(Subject):
         high: float | None = None,
     ) -> "Result":
         """A row about ``subject``."""
-        return cls(**asdict(subject), metric=metric, value=value, n=n, low=low, high=high)
+        return cls(**vars(subject), metric=metric, value=value, n=n, low=low, high=high)
 
 
 OUTCOMES = ("success", "return_normalized", "return")
@@ -147,4 +147,4 @@ def write_results(uri: str, rows: Sequence[Result]) -> None:
 
 def read_results(uri: str) -> list[Result]:
     """Reads what ``write_results`` wrote."""
-    return [Result(**row) for row in read_rows(uri)]
+    return read_records(Result, uri)

@@ -4,7 +4,7 @@
 
 import copy
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +125,10 @@ def _card(module: ExportedStep) -> dict[str, Any]:
         "inputs": "frame uint8 [N, H, W, 3], is_first bool [N], noise float32 [N, noise_dim], "
         "vectors float32 [N, state_dim + condition_dim], the robot's state and the condition, if "
         "that is > 0, then the state; outputs: action, then the next state",
-        "obs": asdict(policy.obs),
-        "action": asdict(action),
+        "obs": policy.obs,
+        "action": action,
         "noise_dim": policy.noise_dim,
-        "state": [asdict(tensor) for tensor in module.state],
+        "state": module.state,
     }
 
 

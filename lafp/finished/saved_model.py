@@ -1,7 +1,6 @@
 """Saves and loads finished models as ``model.safetensors`` and ``model.json``, without pickle."""
 
 import hashlib
-import json
 from typing import Any, Literal
 
 import safetensors.torch
@@ -55,7 +54,7 @@ def save_model(
     }
     # The card is written last, because its presence says that the model is complete.
     storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
-    storage.write_text(storage.join(uri, "model.json"), strict_json.dumps(card, indent=1))
+    strict_json.write(storage.join(uri, "model.json"), card, indent=1)
 
 
 def _frozen_weights(module: nn.Module) -> dict[str, Any]:
@@ -104,13 +103,9 @@ def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
     if not storage.is_file(path):
         raise ConfigError(f"No finished {kind} at {uri}: model.json is missing. Train it first.")
     try:
-        card = json.loads(storage.read_text(path))
-        if not isinstance(card, dict):
-            raise ValueError(f"it holds a {type(card).__name__}, not an object")
+        card = strict_json.read(dict[str, Any], path)
     except ValueError as error:
-        raise ConfigError(
-            f"{path} is damaged: {error}. Copy the folder again, or train the {kind} again."
-        ) from None
+        raise ConfigError(f"{error}. Copy the folder again, or train the {kind} again.") from None
     if card.get("kind") != kind:
         raise ConfigError(f"{path} holds a {card.get('kind')}, expected a {kind}.")
     if card.get("format") != FORMAT_VERSION:

@@ -5,10 +5,11 @@ replaced has another hash.
 """
 
 import hashlib
-import json
 from collections.abc import Callable
+from typing import Any
 
 from lafp import storage
+from lafp.storage import strict_json
 
 
 def content_hash(uri: str) -> str | None:
@@ -20,7 +21,7 @@ def content_hash(uri: str) -> str | None:
 
 
 def _of_model(uri: str) -> str:
-    return json.loads(storage.read_text(storage.join(uri, "model.json")))["weights_sha256"]
+    return str(strict_json.read(dict[str, Any], storage.join(uri, "model.json"))["weights_sha256"])
 
 
 def _of_shards(uri: str) -> str:

@@ -7,7 +7,6 @@ for ``VOID_AFTER_S`` without seeing a renewal. The watcher uses its own clock, s
 machines need not agree.
 """
 
-import json
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lafp import storage
@@ -52,10 +51,6 @@ class Claim:
     renewed_at: float
     """Seconds since 1970, by the owner's clock."""
     claim_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def to_json(self) -> bytes:
-        """Encodes the claim as the content of the file."""
-        return strict_json.dumps(asdict(self), indent=1).encode()
 
     def __str__(self) -> str:
         job = f", Ray job {self.job}" if self.job else ""
@@ -230,7 +225,8 @@ class _Lease:
     def _write(self, version: str | None) -> bool:
         """Writes the claim, and tells whether this process owns the folder now."""
         try:
-            written = storage.swap(self._uri, self._claim.to_json(), version)
+            text = strict_json.dumps(self._claim, indent=1)
+            written = storage.swap(self._uri, text.encode(), version)
         except NotConditionalError as error:
             raise StorageError(
                 f"{error} Without conditional writes two jobs could write into one folder. Use an "
@@ -254,8 +250,8 @@ class _Lease:
 
 def _read(data: bytes) -> Claim | None:
     try:
-        return Claim(**json.loads(data))
-    except (ValueError, TypeError):
+        return strict_json.loads(Claim, data)
+    except ValueError:
         return None
 
 

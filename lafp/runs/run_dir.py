@@ -5,10 +5,9 @@ inputs), ``metrics.jsonl`` and, once complete, ``summary.json``. A stage is comp
 its summary exists. The classes keep no content: another process may write while one reads.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -56,7 +55,7 @@ class RunDir:
         shared = self.shared
         if shared is None:
             path = storage.join(self.uri, SHARED_STAGES)
-            shared = json.loads(storage.read_text(path)) if storage.is_file(path) else {}
+            shared = strict_json.read(dict[str, str], path) if storage.is_file(path) else {}
         study = storage.join(self.uri).rsplit("/", 2)[0]
         return {name: storage.join(study, folder) for name, folder in shared.items()}
 
@@ -189,7 +188,7 @@ class StageDir:
         """Writes only ``config.yaml`` and ``provenance.json``. See ``begin`` for the arguments."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         before = self.provenance().get("accepted_changes", []) if self.is_begun() else []
-        changes = [{"at": now, **(reached or {}), **asdict(change)} for change in accepted]
+        changes = [{"at": now, **(reached or {}), **vars(change)} for change in accepted]
         begun = {
             "stage": self.name,
             "begun_at": now,
@@ -201,11 +200,11 @@ class StageDir:
         }
         storage.write_text(self.path(CONFIG), config_to_yaml(config))
         # Written last, because its presence says that the stage has begun (`is_begun`).
-        storage.write_text(self.path(PROVENANCE), strict_json.dumps(begun, indent=1))
+        strict_json.write(self.path(PROVENANCE), begun, indent=1)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Marks the stage complete. Every stage calls it last."""
-        storage.write_text(self.path(SUMMARY), strict_json.dumps(summary, indent=1))
+        strict_json.write(self.path(SUMMARY), summary, indent=1)
 
     def summary(self) -> dict[str, Any]:
         """Reads the summary that ``finish`` stored.
@@ -218,7 +217,7 @@ class StageDir:
                 f"Stage '{self.name}' is not complete in {self.uri}: summary.json is missing. "
                 "Run its job first, with the same --run-name and --storage."
             )
-        return json.loads(storage.read_text(self.path(SUMMARY)))
+        return strict_json.read(dict[str, Any], self.path(SUMMARY))
 
     def fingerprint(self) -> str:
         """Hashes the result of a complete stage. Later stages record the hash as an input.
@@ -234,7 +233,7 @@ class StageDir:
 
     def provenance(self) -> dict[str, Any]:
         """Reads ``provenance.json`` of the run in this folder."""
-        return json.loads(storage.read_text(self.path(PROVENANCE)))
+        return strict_json.read(dict[str, Any], self.path(PROVENANCE))
 
     def config_yaml(self) -> str:
         """Reads the resolved config, as written."""

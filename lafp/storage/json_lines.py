@@ -1,11 +1,10 @@
 """Writes files of JSON records, one per line, that others may read while they grow."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lafp import storage
-from lafp.storage.strict_json import dump_lines
+from lafp.storage.strict_json import dump_lines, loads
 
 
 class JsonLines:
@@ -47,7 +46,8 @@ def read_lines(uri: str) -> list[dict[str, Any]]:
     """
     if not storage.is_file(uri):
         return []
-    return [json.loads(line) for line in storage.read_text(uri).split("\n")[:-1] if line]
+    lines = storage.read_text(uri).split("\n")[:-1]
+    return [loads(dict[str, Any], line, uri) for line in lines if line]
 
 
 def _append(path: str, data: bytes) -> None:

@@ -1,28 +1,87 @@
-"""Writes strict JSON. No other module writes JSON files.
+"""Writes strict JSON and reads it back as typed records. No other module writes JSON files.
 
 Python's ``json`` writes ``NaN`` and ``Infinity``, which are not JSON: browsers, jq, DuckDB and most
 other languages then refuse the whole file.
+
+A record is a dataclass of plain values, tuples, lists, mappings and other records. Its annotations
+decide what is read: a list in the text becomes a tuple where the annotation says so. Text is parsed
+by ``json`` and only checked by msgspec, because names of files may hold lone surrogates, which
+msgspec's own parser refuses.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from lafp import storage
+
+T = TypeVar("T")
 
 
 def dumps(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
-    """Works like ``json.dumps``, but leaves out numbers that are not finite.
+    """Works like ``json.dumps``, but takes records and leaves out numbers that are not finite.
 
     In a mapping, such a number's key is left out. In a list, null replaces the number, so that the
     other elements keep their positions.
     """
+    options: Any = {"indent": indent, "sort_keys": sort_keys, "allow_nan": False, "default": plain}
     try:
-        return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False)
+        return json.dumps(value, **options)
     except ValueError:  # searched for only now, because records of clips hold many numbers
-        return json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+        return json.dumps(_finite(value), **options)
 
 
-def dump_lines(records: Iterable[Mapping[str, Any]]) -> str:
+def loads(kind: type[T], text: str | bytes, where: str = "The text") -> T:
+    """Reads a record, a list of records, or any other type that msgspec knows.
+
+    Args:
+        kind: The type, e.g. ``ShardEntry`` or ``dict[str, Any]``.
+        text: JSON.
+        where: Begins the message of the error.
+
+    Raises:
+        ValueError: The text is not JSON, or it lacks a field or holds a value of another type.
+    """
+    try:
+        return from_plain(kind, json.loads(text))
+    except ValueError as error:
+        raise ValueError(f"{where} is damaged: {error}") from None
+
+
+def read(kind: type[T], uri: str) -> T:
+    """Reads a JSON file: see ``loads``.
+
+    Raises:
+        ValueError: The file is damaged; the message names it.
+        OSError: The file is missing or cannot be read.
+    """
+    return loads(kind, storage.read_bytes(uri), uri)
+
+
+def write(uri: str, value: Any, indent: int | None = None) -> None:
+    """Writes a JSON file, whole or not at all: see ``dumps``."""
+    storage.write_text(uri, dumps(value, indent))
+
+
+def plain(value: Any) -> Any:
+    """Turns records at any depth into dicts."""
+    return msgspec.to_builtins(value, enc_hook=_builtin)
+
+
+def from_plain(kind: type[T], value: Any) -> T:
+    """Turns dicts, lists and plain values into ``kind``, which is the inverse of ``plain``.
+
+    Raises:
+        ValueError: A field is missing, or a value has another type.
+    """
+    return msgspec.convert(value, kind, str_keys=True)
+
+
+def dump_lines(records: Iterable[Any]) -> str:
     """Writes JSON lines: one record per line, each line ended by a newline."""
     return "".join(dumps(record) + "\n" for record in records)
 
@@ -32,9 +91,18 @@ def defined(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
+def _builtin(value: Any) -> Any:
+    for kind in (str, float, int):  # numpy's float64 and str_ are subclasses
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"JSON cannot hold {value!r}, of type {type(value).__name__}.")
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items() if not _is_undefined(item)}
+    if is_dataclass(value):
+        return _finite(plain(value))
     if isinstance(value, list | tuple):
         return [None if _is_undefined(item) else _finite(item) for item in value]
     return None if _is_undefined(value) else value

@@ -8,17 +8,19 @@ not need it.
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from lafp import storage
+from lafp.storage.strict_json import from_plain, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+T = TypeVar("T")
 _ROWS_PER_GROUP = 5_000
 _ROWS_PER_BATCH = 8_192
 
@@ -91,7 +93,7 @@ def write_rows(uri: str, row: type, rows: Iterable[Any]) -> None:
     """Writes a table of dataclass instances, replacing one that is there."""
     with open_table(uri, row) as table:
         for each in rows:
-            table.add(asdict(each))
+            table.add(plain(each))
 
 
 def rewrite_table(uri: str, change: "Callable[[pa.RecordBatch], pa.RecordBatch]") -> None:
@@ -126,6 +128,11 @@ def read_rows(
 ) -> list[dict[str, Any]]:
     """Reads the rows of a table into memory. The arguments are those of ``read_table``."""
     return read_table(uri, columns, filters).to_pylist()
+
+
+def read_records(kind: type[T], uri: str) -> list[T]:
+    """Reads the rows of a table as dataclass instances: the inverse of ``write_rows``."""
+    return from_plain(list[kind], read_rows(uri))  # type: ignore[valid-type]
 
 
 def iter_rows(

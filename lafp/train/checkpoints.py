@@ -1,6 +1,5 @@
 """Stores checkpoints while training goes on, counts only whole ones, and keeps the last few."""
 
-import json
 import re
 import shutil
 import tempfile
@@ -8,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,15 @@ FOLDER = "checkpoints"
 _CHUNK_BYTES = 8 << 20
 _NAME = re.compile(r"step-(\d+)")
 _SET_ASIDE = "damaged-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankCard:
+    """Content of ``rank-00000.json``: the files of one rank."""
+
+    world_size: int
+    crc32: dict[str, int]
+    """File -> CRC-32."""
 
 
 class DamagedCheckpointsError(RuntimeError):
@@ -192,8 +201,8 @@ class Checkpoints:
                 with storage.open_file(stored) as file:
                     if _crc32(file) != checksums[name]:
                         raise StorageError(f"{stored} reads otherwise than it was written.")
-            card = {"world_size": self._world_size, "crc32": checksums}
-            storage.write_text(storage.join(target, _card(self._rank)), strict_json.dumps(card))
+            card = RankCard(world_size=self._world_size, crc32=checksums)
+            strict_json.write(storage.join(target, _card(self._rank)), card)
         except FullError:
             for name in checksums:  # half a checkpoint only takes room
                 with suppress(OSError):
@@ -270,8 +279,8 @@ def is_whole(folder: str) -> bool:
     if not storage.is_file(first):
         return False
     try:
-        num_ranks = int(json.loads(storage.read_text(first))["world_size"])
-    except (ValueError, KeyError, TypeError):
+        num_ranks = strict_json.read(RankCard, first).world_size
+    except ValueError:
         # The card is damaged. The folder must not pass for an unfinished one, which ``start``
         # deletes.
         return True
@@ -292,14 +301,12 @@ def damage_of(folder: Path, ranks: range) -> str | None:
     found = sorted(path.name for path in folder.glob("rank-*.json"))
     for number, name in enumerate(found):
         try:
-            card = json.loads((folder / name).read_text())
-            is_complete = card["world_size"] == len(found) and name == _card(number)
-            checksums = {str(file): int(value) for file, value in card["crc32"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            card = strict_json.loads(RankCard, (folder / name).read_bytes())
+        except (ValueError, OSError):
             return f"{name} cannot be read"
-        if not is_complete:
-            return f"{name} is of {card['world_size']} workers, and there are the files of others"
-        for file, expected in checksums.items() if number in ranks else ():
+        if card.world_size != len(found) or name != _card(number):
+            return f"{name} is of {card.world_size} workers, and there are the files of others"
+        for file, expected in card.crc32.items() if number in ranks else ():
             try:
                 with (folder / file).open("rb") as opened:
                     is_same = _crc32(opened) == expected

@@ -240,8 +240,7 @@ class _Driver(tune.Callback):
         """See ``tune.Callback``."""
         run, result = trial.config["run"], trial.last_result
         if "is_over" not in result:
-            mark = strict_json.dumps({"step": result["step"]})
-            storage.write_text(_stop_mark(self._study, run), mark)
+            strict_json.write(_stop_mark(self._study, run), {"step": result["step"]})
             self.missing[run] = STOPPED_EARLY
             self._give_up(run, f"{STOPPED_EARLY} at step {result['step']}")
         elif run in self.missing:

@@ -80,8 +80,8 @@ class StageGraph:
     def write_folders(self, study: RunDir) -> None:
         """Writes into every run's folder where its shared stages lie."""
         for run in self.runs:
-            text = strict_json.dumps(self.folders(run), indent=1)
-            storage.write_text(storage.join(run_dir(study, run).uri, SHARED_STAGES), text)
+            uri = storage.join(run_dir(study, run).uri, SHARED_STAGES)
+            strict_json.write(uri, self.folders(run), indent=1)
 
 
 def share_stages(runs: Mapping[str, Sequence[tuple[Job, Any]]]) -> StageGraph:

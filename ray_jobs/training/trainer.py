@@ -1,6 +1,5 @@
 """Runs one training job on Ray Train: starts workers, handles failures and shows progress."""
 
-import json
 import os
 import sys
 import threading
@@ -22,6 +21,7 @@ from lafp.runs.progress import Progress
 from lafp.runs.run_dir import StageDir
 from lafp.runs.side_channel import SideChannel, say_on_stderr
 from lafp.storage import StorageError
+from lafp.storage.json_lines import read_lines
 from lafp.train.config import TrainConfig
 from lafp.train.loop import StoppedError, train
 from lafp.train.metrics.damaged_clips import DAMAGED, DamagedShardsError
@@ -235,10 +235,10 @@ class _Follower:
 
 
 def _last_failure(stage: StageDir) -> str:
-    if not storage.is_file(stage.path(FAILURES)):
-        return f"[{stage.name}] "
-    failure = json.loads(storage.read_text(stage.path(FAILURES)).splitlines()[-1])
-    return f"[{stage.name}] worker {failure['rank']} failed: {failure['error']}\n[{stage.name}] "
+    where = f"[{stage.name}] "
+    if not (failures := read_lines(stage.path(FAILURES))):
+        return where
+    return f"{where}worker {failures[-1]['rank']} failed: {failures[-1]['error']}\n{where}"
 
 
 def _remarks(

@@ -38,6 +38,7 @@ from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
 from data_pipelines.preprocess.job import preprocess
 from lafp.data.shards.format import ShardEntry
+from lafp.storage import strict_json
 from lafp.video import decode_clip
 from tests.benchmarks import preprocess_rivals as rivals
 
@@ -109,7 +110,7 @@ def frames_of_job(out: Path) -> dict[str, dict[int, np.ndarray]]:
     found: dict[str, dict[int, np.ndarray]] = {}
     rows = {row["clip_id"]: row for row in pq.read_table(out / "set/clips.parquet").to_pylist()}
     for path in (out / "set").glob("*-*.json"):
-        entry = ShardEntry.from_json(path.read_text())
+        entry = strict_json.read(ShardEntry, str(path))
         data = (out / "set" / entry.shard).read_bytes()
         for clip in entry.clips:
             row = rows[clip.clip_id]

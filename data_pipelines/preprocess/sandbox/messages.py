@@ -4,8 +4,6 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from data_pipelines.preprocess.rejects import RejectRow
@@ -17,25 +15,24 @@ from data_pipelines.preprocess.rows import (
     Rollback,
     Row,
     VideoRow,
-    long_video_from_dict,
-    video_from_dict,
 )
 from lafp.data.shards.format import ClipRecord, Labels
+from lafp.storage.strict_json import from_plain, plain
 
 # A decoder that was broken into may send anything, so messages are JSON and bytes, never pickle.
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 2**20
-# How a row is called, and how it is restored from its fields. A clip also has bytes.
-_ROWS: dict[type, tuple[str, Callable[[dict[str, Any]], Row | Rollback]]] = {
-    VideoRow: ("video", video_from_dict),
-    RejectRow: ("reject", lambda fields: RejectRow(**fields)),
-    LongVideo: ("long_video", long_video_from_dict),
-    LeftOut: ("left_out", lambda fields: LeftOut(**fields)),
-    Rollback: ("rollback", lambda _: Rollback()),
+# How a row is called. A clip also has bytes.
+_ROWS: dict[str, type[VideoRow | RejectRow | LongVideo | LeftOut | Rollback]] = {
+    "video": VideoRow,
+    "reject": RejectRow,
+    "long_video": LongVideo,
+    "left_out": LeftOut,
+    "rollback": Rollback,
 }
-_RESTORE = dict(_ROWS.values())
+_NAMES = {kind: name for name, kind in _ROWS.items()}
 _CLIP = "clip"
-ROW_KINDS = (_CLIP, *_RESTORE)
+ROW_KINDS = (_CLIP, *_ROWS)
 
 
 class Messages:
@@ -46,12 +43,12 @@ class Messages:
         self._socket.setblocking(True)
 
     def send(self, message: dict[str, Any], data: bytes = b"") -> None:
-        """Sends one message.
+        """Sends one message, which may hold records.
 
         Raises:
             OSError: The other end is gone.
         """
-        text = json.dumps(message).encode()
+        text = json.dumps(message, default=plain).encode()
         self._socket.sendall(_HEADER.pack(len(text), len(data)) + text + data)
 
     def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], bytes]:
@@ -93,13 +90,13 @@ class Messages:
 def send_row(row: Row | Rollback, messages: Messages) -> None:
     """Sends one row."""
     if not isinstance(row, EncodedClip):
-        messages.send({"kind": _ROWS[type(row)][0], "row": asdict(row)})
+        messages.send({"kind": _NAMES[type(row)], "row": row})
         return
     message = {
         "kind": _CLIP,
-        "record": row.record.to_dict(),
+        "record": row.record,
         "num_bytes": len(row.video),
-        "label_sums": asdict(row.label_sums) if row.label_sums else None,
+        "label_sums": row.label_sums,
         "signature": row.signature,
     }
     messages.send(message, row.video + (row.labels.to_bytes() if row.labels else b""))
@@ -108,13 +105,13 @@ def send_row(row: Row | Rollback, messages: Messages) -> None:
 def row_of(message: dict[str, Any], data: bytes) -> Row | Rollback:
     """Restores the row that ``send_row`` sent."""
     if message["kind"] != _CLIP:
-        return _RESTORE[message["kind"]](message["row"])
+        return from_plain(_ROWS[message["kind"]], message["row"])
     video, labels = data[: message["num_bytes"]], data[message["num_bytes"] :]
     sums = message["label_sums"]
     return EncodedClip(
-        record=ClipRecord.from_dict(message["record"]),
+        record=from_plain(ClipRecord, message["record"]),
         video=video,
         labels=Labels.from_bytes(labels) if labels else None,
-        label_sums=LabelSums.from_dict(sums) if sums else None,
+        label_sums=from_plain(LabelSums, sums) if sums else None,
         signature=message["signature"],
     )

@@ -22,6 +22,7 @@ from data_pipelines.preprocess.sources.fetch import use_gate
 from lafp.config import ConfigError, config_from_dict
 from lafp.http.host_gate import Gate
 from lafp.storage import UnreachableError
+from lafp.storage.strict_json import from_plain
 from lafp.video import VIDEO_DECODERS
 
 _PR_SET_PDEATHSIG = 1
@@ -71,7 +72,7 @@ def main() -> None:
         except EOFError:
             return
         begin_s = time.process_time()
-        item = VideoItem(**request["item"])
+        item = from_plain(VideoItem, request["item"])
         try:
             for number, rows in enumerate(item_videos(item, cfg, decoder, request["may_defer"])):
                 # After a crash, the videos before it are skipped: their rows have been delivered.

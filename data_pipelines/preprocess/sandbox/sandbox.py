@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data_pipelines.preprocess.config import PreprocessConfig
@@ -123,7 +123,7 @@ class Sandbox:
         position, is_open, is_finished = first, False, False
         deadline = time.monotonic() + _MAX_OPENING_S
         try:
-            request = {"item": asdict(item), "first": first, "may_defer": may_defer}
+            request = {"item": item, "first": first, "may_defer": may_defer}
             messages.send(request)
             while not is_finished:
                 message, data = messages.receive(deadline)

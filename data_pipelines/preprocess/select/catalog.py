@@ -5,7 +5,6 @@ parts have them, and there may be more rows than fit in memory. The catalog is n
 always built again from the parts.
 """
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.preprocess.rejects import RejectRow
-from data_pipelines.preprocess.rows import ClipRow, ItemRows, clip_row_from_dict
+from data_pipelines.preprocess.rows import ClipRow, ItemRows
 from lafp.storage import StorageError, strict_json
 
 CACHE_KIB = 64 * 1024
@@ -118,7 +117,7 @@ class Catalog:
                 record.fps,
                 record.num_frames,
                 clip.label_sums.kind if clip.label_sums else "",
-                strict_json.dumps(clip.to_dict() | {"signature": ""}),
+                strict_json.dumps(replace(clip, signature="")),
             ),
         )
         if clip.signature:
@@ -141,7 +140,7 @@ class Catalog:
             "ORDER BY split, video_id, start_s"
         )
         for text, split in rows:
-            clip = clip_row_from_dict(json.loads(text))
+            clip = strict_json.loads(ClipRow, text)
             yield replace(clip, record=replace(clip.record, split=split))
 
     def rejects(self) -> Iterator[RejectRow]:

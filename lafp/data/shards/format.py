@@ -16,11 +16,10 @@ no torch, because preprocessing workers import it.
 """
 
 import io
-import json
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,15 +71,6 @@ class ClipRecord:
     """Mean absolute difference of frames t and t+1 for each t, in 1/10,000 of the unit of
     ``motion``. Training may sample frame pairs by it."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the record ready for JSON. ``asdict`` would copy each number of a tuple."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> "ClipRecord":
-        """Restores a record from its ``to_dict`` after JSON."""
-        return cls(**raw | {"pair_motion": tuple(raw.get("pair_motion", ()))})
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClipLocation:
@@ -121,16 +111,6 @@ class ShardEntry:
     num_bytes: int
     sha256: str
     clips: tuple[ClipLocation, ...]
-
-    def to_json(self) -> str:
-        """Returns the text of the shard's ``.json`` file."""
-        return strict_json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "ShardEntry":
-        """Reads the text of the shard's ``.json`` file."""
-        raw = json.loads(text)
-        return cls(**raw | {"clips": tuple(ClipLocation(**clip) for clip in raw["clips"])})
 
 
 def entry_name(tar: str) -> str:
@@ -188,15 +168,6 @@ class ShardSet:
     flow_size_px: list[int] | None = None
     """Height and width of the optical flow stored with every clip, if any."""
 
-    def to_json(self) -> str:
-        """Returns the text of ``shard_set.json``."""
-        return strict_json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "ShardSet":
-        """Reads ``shard_set.json``."""
-        return cls(**json.loads(text))
-
 
 class ShardWriter:
     """Writes one local tar, clip by clip. The caller renames it into place when it is complete."""
@@ -215,7 +186,7 @@ class ShardWriter:
 
     def add(self, record: ClipRecord, video: bytes, labels: Labels | None) -> None:
         """Appends one clip's members."""
-        meta = strict_json.dumps(record.to_dict()).encode()
+        meta = strict_json.dumps(record).encode()
         self._add(f"{record.clip_id}.{META_SUFFIX}", meta)
         video_offset = self._add(f"{record.clip_id}.{VIDEO_SUFFIX}", video)
         labels_data = labels.to_bytes() if labels else b""
@@ -258,4 +229,4 @@ def read_records(path: Path) -> Iterator[ClipRecord]:
             if member.name.endswith(f".{META_SUFFIX}"):
                 file = tar.extractfile(member)
                 assert file is not None
-                yield ClipRecord.from_dict(json.loads(file.read()))
+                yield strict_json.loads(ClipRecord, file.read(), f"{path}: {member.name}")

@@ -7,6 +7,7 @@ from hashlib import sha256
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import ShardEntry, ShardSet, entry_name
+from lafp.storage import strict_json
 from lafp.storage.tables import read_rows
 
 
@@ -22,7 +23,7 @@ def open_shard_set(uri: str) -> ShardSet:
             f"No shard set at {uri}: shard_set.json is missing. Write one with "
             "`python -m ray_jobs.preprocess`, or correct the path."
         )
-    return ShardSet.from_json(storage.read_text(path))
+    return strict_json.read(ShardSet, path)
 
 
 @lru_cache(maxsize=256)
@@ -30,7 +31,7 @@ def read_shard_entry(uri: str, shard: str) -> ShardEntry:
     """Reads the entry of one shard: ``train-000000.json`` for ``train-000000.tar``."""
     path = storage.join(uri, entry_name(shard))
     try:
-        return ShardEntry.from_json(storage.read_text(path))
+        return strict_json.read(ShardEntry, path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} is missing, so clips in {shard} cannot be found. Write the shard set again."

@@ -1,6 +1,5 @@
 """Latent views: predicted frames, nearest neighbours, statistics of z, where the motion is."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from lafp.report.blocks import NO_VALUE, Block, Section, Table, Text, chart, per
 from lafp.report.headline import view_findings
 from lafp.runs.run_dir import RunDir
 from lafp.runs.wording import counted
+from lafp.storage import strict_json
 
 _FOLDER = "latent_views"
 
@@ -19,7 +19,7 @@ def load_views(run: RunDir) -> dict[str, Any] | None:
     stage = run.complete("evaluation")
     if stage is None or not stage.has(_FOLDER, "latent_views.json"):
         return None
-    return json.loads(storage.read_text(stage.path(_FOLDER, "latent_views.json")))
+    return strict_json.read(dict[str, Any], stage.path(_FOLDER, "latent_views.json"))
 
 
 def views_section(run: RunDir, views: Mapping[str, Any] | None) -> Section | None:

@@ -3,7 +3,7 @@
 # Shape suffixes in this file: B windows, Z latent action.
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -130,7 +130,7 @@ def with_vectors(obs: ObsSpec, inputs: InputsConfig, shards: str) -> ObsSpec:
     Raises:
         ConfigError: The clips do not have these vectors.
     """
-    wanted = [name for name, is_read in asdict(inputs).items() if is_read]
+    wanted = [name for name, is_read in vars(inputs).items() if is_read]
     dims = vector_dims(shards) if wanted else {}
     for name in wanted:
         if not dims[name]:

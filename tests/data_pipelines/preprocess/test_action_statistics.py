@@ -1,13 +1,12 @@
-import json
-from dataclasses import asdict
 from typing import get_type_hints
 
 import numpy as np
 import pytest
 
 from data_pipelines.preprocess.action_statistics import ActionStatistics, label_sums
-from data_pipelines.preprocess.rows import ClipRow, clip_row_from_dict
+from data_pipelines.preprocess.rows import ClipRow
 from lafp.data.shards.format import ClipRecord
+from lafp.storage import strict_json
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_the_order_of_clips_does_not_matter(clips):
 def test_sums_survive_json(clips):
     values = {str: "x", int: 1, float: 0.5, bool: True}
     fields = {name: values.get(kind, "val") for name, kind in get_type_hints(ClipRecord).items()}
-    fields["pair_motion"] = (0.25, 0.5)
+    fields["pair_motion"] = (25, 50)
     clip = ClipRow(
         record=ClipRecord(**fields),
         signature="",
@@ -62,7 +61,7 @@ def test_sums_survive_json(clips):
         video_offset=0,
         label_sums=label_sums(clips[0]),
     )
-    assert clip_row_from_dict(json.loads(json.dumps(asdict(clip)))) == clip
+    assert strict_json.loads(ClipRow, strict_json.dumps(clip)) == clip
 
 
 def test_discrete_actions_are_counted_by_their_largest():

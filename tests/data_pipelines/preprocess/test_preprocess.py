@@ -37,8 +37,9 @@ from data_pipelines.preprocess.shards import ShardsConfig, plan_shards, write_pa
 from lafp import storage
 from lafp.config import ConfigError, load_config
 from lafp.data.order.clips import ClipOrder
-from lafp.data.shards.format import ShardSet, read_records
+from lafp.data.shards.format import read_records
 from lafp.data.shards.reader import ClipReader
+from lafp.data.shards.sets import open_shard_set
 from lafp.http.download import HttpConfig
 from lafp.storage import StorageError
 from lafp.video import VIDEO_DECODERS, EncodeConfig
@@ -132,7 +133,7 @@ def test_rejects_say_what_became_of_the_rest(made):
 def test_tables_shards_and_totals_agree(made):
     out, summary = made
     clips, shards = table(out, "clips"), table(out, "manifest")
-    spec = ShardSet.from_json((out / "shard_set.json").read_text())
+    spec = open_shard_set(str(out))
     assert len(clips) == summary["num_clips"] == sum(spec.num_clips.values())
     assert len({clip["clip_id"] for clip in clips}) == len(clips)
     for shard in shards:
@@ -295,7 +296,7 @@ def test_labeled_episodes_keep_their_actions_and_their_split(local_ray, tmp_path
     )
     out = tmp_path / "out"
     preprocess(cfg, str(out))
-    spec = ShardSet.from_json((out / "shard_set.json").read_text())
+    spec = open_shard_set(str(out))
     assert spec.num_clips == {"train": 4, "val": 2}
     assert spec.fps == 10.0
     for split, episodes in (("train", range(4)), ("val", range(4, 6))):

@@ -1,6 +1,5 @@
 """The driver's memory does not grow with the corpus; nor does what it decides."""
 
-import json
 import re
 import subprocess
 import sys
@@ -22,8 +21,8 @@ from data_pipelines.preprocess.select import catalog as catalog_module
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import ShardsConfig, plan_shards
-from lafp import storage
 from lafp.data.shards.format import ClipRecord
+from lafp.storage import strict_json
 
 ROOT = Path(__file__).parents[3]
 CLIPS_PER_VIDEO = 5
@@ -68,9 +67,9 @@ def decide(num_videos: int, folder: Path) -> None:
     number = 0
     for chunk in range(plan.num_chunks):
         for task in plan.tasks(chunk):
-            rows = [rows_of(number + i).to_dict() for i in range(len(task.items))]
+            rows = [rows_of(number + i) for i in range(len(task.items))]
             number += len(rows)
-            storage.write_text(str(folder / "work" / f"{task.part}.json"), json.dumps(rows))
+            strict_json.write(str(folder / "work" / f"{task.part}.json"), rows)
     with open_catalog(plan, FileCounts()) as catalog:
         select_clips(catalog, CFG)
         assert shard_set(catalog, CFG).num_clips["train"] > 3 * num_videos

@@ -49,6 +49,7 @@ from lafp.data.shards.sets import open_shard_set, shards_sha256
 from lafp.data.stored_latents import LatentReader, LatentSet, LatentShardWriter
 from lafp.runs import lease
 from lafp.runs.lease import InUseError, owned
+from lafp.storage import strict_json
 from lafp.storage.tables import open_table
 from lafp.video import VIDEO_DECODERS, decode_clip
 from ray_jobs import takedown as command_line
@@ -102,7 +103,7 @@ def make(source: Path, shards: Path) -> None:
     check_totals(summary)
     for name in ("totals.json", "summary.json"):
         (shards / name).write_text(json.dumps(summary))
-    (shards / "shard_set.json").write_text(spec.to_json())
+    strict_json.write(str(shards / "shard_set.json"), spec)
     catalog.close()
     shutil.rmtree(work)
 
@@ -112,7 +113,7 @@ def make_latents(shards: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     names = [row["shard"] for row in table(shards, "manifest")]
     for name in names:
-        entry = ShardEntry.from_json((shards / entry_name(name)).read_text())
+        entry = strict_json.read(ShardEntry, str(shards / entry_name(name)))
         scratch = folder / "scratch"
         scratch.mkdir()
         writer = LatentShardWriter(scratch, name, 2, 1)
@@ -125,12 +126,12 @@ def make_latents(shards: Path, folder: Path) -> None:
             writer.add(clip.clip_id, "video", np.stack([first, rows], axis=1))
         made = writer.close()
         shutil.move(writer.path, folder / made.file)
-        (folder / entry_name(name)).write_text(made.to_json())
+        strict_json.write(str(folder / entry_name(name)), made)
         shutil.rmtree(scratch)
     sha256 = shards_sha256(str(shards))
     totals = write_tables(str(folder), names)
     spec = LatentSet(lam_sha256="lam", shards_sha256=sha256, **totals)
-    (folder / "latent_set.json").write_text(spec.to_json())
+    strict_json.write(str(folder / "latent_set.json"), spec)
     (folder / "summary.json").write_text(json.dumps(asdict(spec) | {"wall_s": 1.0}))
     (folder / "provenance.json").write_text(json.dumps({"inputs": {"shards": sha256}}))
 
@@ -168,7 +169,7 @@ def check_readable(run) -> dict[str, bytes]:
     latents = storage.join(str(run), "latents/videos")
     for shard in table(shards, "manifest"):
         name = shard["shard"]
-        entry = ShardEntry.from_json(storage.read_text(storage.join(shards, entry_name(name))))
+        entry = strict_json.read(ShardEntry, storage.join(shards, entry_name(name)))
         data = storage.read_bytes(storage.join(shards, name))
         assert hashlib.sha256(data).hexdigest() == shard["sha256"] == entry.sha256
         assert (len(data), len(entry.clips)) == (shard["num_bytes"], shard["num_clips"])
@@ -486,7 +487,7 @@ def actions_of(uri: str, clip_ids: set[str]) -> ActionStatistics:
     """Over the pairs of some training clips."""
     statistics = ActionStatistics()
     for path in sorted(Path(uri).glob("train-*.json")):
-        entry = ShardEntry.from_json(path.read_text())
+        entry = strict_json.read(ShardEntry, str(path))
         data = path.with_suffix(".tar").read_bytes()
         for clip in entry.clips:
             if clip.clip_id in clip_ids:
@@ -508,7 +509,7 @@ def test_action_statistics_are_those_of_the_clips_that_are_left(tmp_path, is_bou
         bounds = {"low": before["min"], "high": before["max"]}
     spec = open_shard_set(uri)
     spec = replace(spec, action=spec.action | before | bounds)
-    (tmp_path / "set/shard_set.json").write_text(spec.to_json())
+    strict_json.write(str(tmp_path / "set/shard_set.json"), spec)
     take_down(TakedownConfig(output=uri, video_uri="synthetic/1.mp4"), is_dry_run=False)
     left = train - {row["clip_id"] for row in rows if row["video_uri"] == "synthetic/1.mp4"}
     expected, after = actions_of(uri, left).per_dimension(), open_shard_set(uri).action
@@ -522,7 +523,7 @@ def test_action_statistics_are_those_of_the_clips_that_are_left(tmp_path, is_bou
 def test_a_shard_without_clips_is_as_if_written_without_them(tmp_path, has_labels):
     uri = write_shard_set(tmp_path / "set", num_clips=4, has_labels=has_labels)
     shard = tmp_path / "set/train-000000.tar"
-    entry = ShardEntry.from_json((tmp_path / "set/train-000000.json").read_text())
+    entry = strict_json.read(ShardEntry, str(tmp_path / "set/train-000000.json"))
     gone = {entry.clips[0].clip_id, entry.clips[2].clip_id}
     made = drop_clips(shard, entry, gone, "train-000000-x.tar", tmp_path / "out.tar")
     writer = ShardWriter(tmp_path / "expected.tar")

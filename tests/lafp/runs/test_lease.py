@@ -13,6 +13,7 @@ import pytest
 from lafp import storage
 from lafp.runs import lease
 from lafp.runs.lease import FILE, Claim, InUseError, owned
+from lafp.storage import strict_json
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -116,7 +117,7 @@ def of_another_machine(folder: str, renewed_at: float) -> Claim:
         since="2026-01-01 10:00:00 +0000",
         renewed_at=renewed_at,
     )
-    storage.write_bytes(storage.join(folder, FILE), claim.to_json())
+    storage.write_bytes(storage.join(folder, FILE), strict_json.dumps(claim).encode())
     return claim
 
 
@@ -193,7 +194,7 @@ def lose(folder):
         time.sleep(10)
         pytest.fail("nobody stopped it")
     found = storage.read_version(storage.join(folder, FILE))
-    assert found and found[0] == new.to_json()
+    assert found and strict_json.loads(Claim, found[0]) == new
 
 
 def test_a_refused_start_leaves_no_folder(tmp_path):
@@ -213,7 +214,7 @@ def test_a_process_id_that_came_again_is_another_process(tmp_path):
         renewed_at=time.time(),
     )
     assert claim.is_alive() is False
-    storage.write_bytes(str(tmp_path / FILE), claim.to_json())
+    storage.write_bytes(str(tmp_path / FILE), strict_json.dumps(claim).encode())
     assert take(str(tmp_path)) == []
 
 

@@ -14,6 +14,7 @@ from lafp.data.shards.damage import REASONS, DamagedClipError
 from lafp.data.shards.format import ShardEntry
 from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import read_shard_entry
+from lafp.storage import strict_json
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
@@ -32,7 +33,7 @@ def shards(tmp_path) -> Path:
 
 
 def entry(shards: Path, index: int = 0) -> ShardEntry:
-    return ShardEntry.from_json((shards / f"train-{index:06d}.json").read_text())
+    return strict_json.read(ShardEntry, str(shards / f"train-{index:06d}.json"))
 
 
 def flip_a_bit(shards: Path, offset: int) -> None:
