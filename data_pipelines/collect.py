@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
-from lafp.config import ConfigError, choice
+from lafp.config import Choice, ConfigError, choice
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
@@ -36,13 +36,13 @@ UNSEEN = "unseen"
 class CollectConfig:
     """Says which demonstrations to render."""
 
-    env: Any = choice(ENVS)
-    labeled_env: Any = choice(ENVS, default=None)
+    env: Choice = choice(ENVS)
+    labeled_env: Choice | None = choice(ENVS, default=None)
     """The environment of the labeled training episodes, if it differs from that of the videos:
     labels often come from other scenes than the footage and the deployment. null takes ``env``."""
-    labeled_val_env: Any = choice(ENVS, default=None)
+    labeled_val_env: Choice | None = choice(ENVS, default=None)
     """The environment of the held-out labeled episodes, if it differs. null takes ``env``."""
-    unseen_env: Any = choice(ENVS, default=None)
+    unseen_env: Choice | None = choice(ENVS, default=None)
     """The environment of as many held-out labeled episodes again, for example with background
     videos that training never saw. They are probed beside the others. null: there are none."""
     num_episodes: int = 700
@@ -191,7 +191,7 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
 def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     """Renders and writes one batch, its record last, so that a batch is complete or absent."""
     env_config = cfg.env_of(batch.subset)
-    env: VectorEnv = ENVS.get(env_config.name)(env_config)
+    env = ENVS.build(env_config)
     # An episode's seed depends on its number, so that batches of any size hold the same episodes.
     seeds = np.array(
         [derive_seed(cfg.seed, batch.subset, n) for n in range(batch.first, batch.last)]

@@ -125,7 +125,8 @@ def _measure_methods(
 
 
 def _env(cfg: EvaluateConfig) -> VectorEnv:
-    return ENVS.get(cfg.env.name)(cfg.env)
+    assert cfg.env is not None
+    return ENVS.build(cfg.env)
 
 
 def _subjects(cfg: EvaluateConfig, run: RunDir, lam: Subject) -> dict[str, Subject]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from lafp.config import ConfigError
+from lafp.config import Choice, ConfigError
 from lafp.objectives import OBJECTIVES
 from lafp.policies import POLICIES
 from lafp.runs.run_dir import RunDir, StageDir
@@ -113,12 +113,12 @@ def check_models(cfg: PipelineConfig) -> None:
 
 # Cached, because most runs of a study have the same models.
 @functools.cache
-def _check_model(where: str, cfg: Any, obs: ObsSpec, *sizes: int) -> int:
+def _check_model(where: str, cfg: Choice, obs: ObsSpec, *sizes: int) -> int:
     """Builds a model's shapes. Returns the size of its latent action."""
     registry = POLICIES if sizes else OBJECTIVES
     try:
         with torch.device("meta"):  # tensors without data, so a large model needs no memory
-            return registry.get(cfg.name)(cfg, obs, *sizes).latent_action_dim
+            return registry.build(cfg, obs, *sizes).latent_action_dim
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
 

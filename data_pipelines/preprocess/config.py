@@ -1,7 +1,6 @@
 """Defines the config of `preprocess`, which turns one source of videos into one shard set."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
@@ -10,7 +9,7 @@ from data_pipelines.preprocess.clip.probe import LimitsConfig
 from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.shards import ShardsConfig
-from lafp.config import choice, may_change
+from lafp.config import Choice, choice, may_change
 from lafp.config.node_labels import label_selector
 from lafp.http.download import HttpConfig
 from lafp.video import VIDEO_DECODERS, EncodeConfig
@@ -57,7 +56,7 @@ class PreprocessConfig:
     """Name of the source. The shard set is the run's folder shards/<name>."""
     labels: LabelsConfig | None = None
     """Set this ({} takes the defaults) if the source has actions."""
-    decoder: Any = choice(VIDEO_DECODERS, default=PyAVConfig())
+    decoder: Choice = choice(VIDEO_DECODERS, default=PyAVConfig())
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     resize: ResizeConfig = field(default_factory=ResizeConfig)

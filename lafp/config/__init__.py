@@ -14,8 +14,10 @@ from lafp.config.load import (
     section_of,
     with_overrides,
 )
+from lafp.config.registry import Choice
 
 __all__ = [
+    "Choice",
     "ConfigError",
     "check_keys",
     "choice",

@@ -36,8 +36,8 @@ class ConfigError(ValueError):
 def choice(registry: Registry, **kwargs: Any) -> Any:
     """Marks a section, or a tuple of sections, whose ``name`` key picks a class of ``registry``.
 
-    Annotate the field ``Any`` for one section, ``tuple[Any, ...]`` for several. Keyword arguments
-    go to ``dataclasses.field``.
+    Annotate the field ``Choice``, or the base of the configs if they have one; as a tuple for
+    several sections. Keyword arguments go to ``dataclasses.field``.
     """
     return field(metadata={"registry": registry}, **kwargs)
 

@@ -1,11 +1,23 @@
 """Maps names in YAML to classes in code. A registry is one dict that lists every choice."""
 
 from importlib import import_module
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
-class Registry:
-    """Maps a short name to a class given as ``"package.module:Class"``.
+class Choice(Protocol):
+    """A section of a config whose ``name`` picks a class of a registry."""
+
+    @property
+    def name(self) -> str:
+        """Name of the class."""
+
+    def __hash__(self) -> int: ...
+
+
+class Registry(Generic[T]):
+    """Maps a short name to a class given as ``"package.module:Class"``, a kind of ``T``.
 
     A class is imported on first use, so that picking one video decoder does not import the others.
     """
@@ -30,3 +42,7 @@ class Registry:
             )
         module, _, attr = self._entries[name].partition(":")
         return getattr(import_module(module), attr)
+
+    def build(self, cfg: Choice, *args: Any) -> T:
+        """Builds the class that a section picks, from the section and the other arguments."""
+        return self.get(cfg.name)(cfg, *args)

@@ -184,6 +184,8 @@ def _definitions(module: str) -> dict[str, ast.AST]:
             found[node.name] = node
         elif isinstance(node, ast.Assign):
             found |= _assigned(node.targets[0], node.value)
+        elif isinstance(node, ast.AnnAssign) and node.value:
+            found |= _assigned(node.target, node.value)
     return found
 
 

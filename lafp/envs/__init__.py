@@ -1,8 +1,13 @@
 """Registers every environment under the name that a config selects it by."""
 
+from typing import TYPE_CHECKING
+
 from lafp.config.registry import Registry
 
-ENVS = Registry(
+if TYPE_CHECKING:
+    from lafp.envs.base import VectorEnv
+
+ENVS: Registry["VectorEnv"] = Registry(
     "environment",
     {
         "dmc": "lafp.envs.dmc:Dmc",

@@ -32,7 +32,7 @@ class StepResult:
 
 
 class VectorEnv(Protocol):
-    """N episodes in parallel. ``ENVS.get(cfg.name)(cfg)`` builds one, ``cls.Config`` configures it.
+    """N episodes in parallel. ``ENVS.build(cfg)`` builds one, ``cls.Config`` configures it.
 
     An episode depends only on its seed and its actions, so it is the same in any batch and on any
     machine.

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lafp.config import choice
+from lafp.config import Choice, choice
 from lafp.envs import ENVS
 from lafp.evaluate.results import DEMONSTRATOR
 
@@ -85,7 +85,7 @@ class EvaluateConfig:
     without them, ``shards/labeled``)."""
     labeled_shards: str | None = None
     """Shard set with held-out labeled clips; the run's own ``shards/labeled`` if null."""
-    env: Any = choice(ENVS, default=None)
+    env: Choice | None = choice(ENVS, default=None)
     """Environment of the rollouts. It must look like the videos that the models were trained on."""
     methods: tuple[MethodConfig, ...] = ()
     """Methods to compare. The demonstrators are always measured beside them."""

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from lafp.agent import Agent
+from lafp.config import Choice
 from lafp.data.held_out import HeldOutClips
 from lafp.data.labels import action_spec
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
-from lafp.envs.base import VectorEnv
 from lafp.evaluate.alignment import alignment, decoding_errors
 from lafp.evaluate.config import LatencyConfig, MethodConfig
 from lafp.evaluate.latency import Latency, measure_latency
@@ -49,7 +49,7 @@ def load_agent(run_uri: str, method: MethodConfig) -> Agent:
 
 def measure_rollouts(
     run_uri: str,
-    env_cfg: Any,
+    env_cfg: Choice,
     method: MethodConfig | None,
     seeds: np.ndarray,
     num_recorded: int,
@@ -58,7 +58,7 @@ def measure_rollouts(
     """Runs the episodes of one method; None means the demonstrator."""
     # A task has one core. More threads would take those of other tasks.
     torch.set_num_threads(1)
-    env: VectorEnv = ENVS.get(env_cfg.name)(env_cfg)
+    env = ENVS.build(env_cfg)
     actor: Actor = load_agent(run_uri, method) if method else Expert(env)
     return rollout(env, actor, seeds, num_recorded=num_recorded, seed=seed)
 
@@ -126,14 +126,14 @@ def measure_alignment(
 
 def measure_latencies(
     run_uri: str,
-    env_cfg: Any,
+    env_cfg: Choice,
     methods: Sequence[MethodConfig],
     baseline: str | None,
     cfg: LatencyConfig,
 ) -> dict[int, dict[str, Latency]]:
     """Measures the time of one action: batch size -> label -> latency."""
     torch.set_num_threads(1)
-    env: VectorEnv = ENVS.get(env_cfg.name)(env_cfg)
+    env = ENVS.build(env_cfg)
     agents = {method.label: load_agent(run_uri, method) for method in methods}
     return {
         size: _latencies(agents, env.reset(np.arange(size)), env.state(), baseline, cfg.num_rounds)

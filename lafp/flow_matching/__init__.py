@@ -1,8 +1,13 @@
 """Flow matching: path, solvers, interpolation. Pure functions that take models as callables."""
 
+from typing import TYPE_CHECKING
+
 from lafp.config.registry import Registry
 
-TIME_DISTRIBUTIONS = Registry(
+if TYPE_CHECKING:
+    from lafp.flow_matching.time_distribution import TimeDistribution
+
+TIME_DISTRIBUTIONS: Registry["TimeDistribution"] = Registry(
     "time distribution",
     {
         "beta": "lafp.flow_matching.time_distribution:BetaTime",

@@ -1,8 +1,17 @@
 """Neural networks, and registries of those that a config picks by name."""
 
+from typing import TYPE_CHECKING
+
 from lafp.config.registry import Registry
 
-ENCODERS = Registry(
+if TYPE_CHECKING:
+    from lafp.models.encoders import Encoder
+    from lafp.models.latent_projection import LatentProjection
+    from lafp.models.patches import Patches
+    from lafp.models.quantizers import Bottleneck
+    from lafp.models.standardizer import LatentStandardizer
+
+ENCODERS: Registry["Encoder"] = Registry(
     "encoder",
     {
         "dinov2": "lafp.models.dinov2:Dinov2",
@@ -13,7 +22,7 @@ ENCODERS = Registry(
     },
 )
 
-LATENT_PROJECTIONS = Registry(
+LATENT_PROJECTIONS: Registry["LatentProjection"] = Registry(
     "latent projection",
     {
         "none": "lafp.models.latent_projection:NoProjection",
@@ -21,7 +30,7 @@ LATENT_PROJECTIONS = Registry(
     },
 )
 
-LATENT_STANDARDIZERS = Registry(
+LATENT_STANDARDIZERS: Registry["LatentStandardizer"] = Registry(
     "standardizer",
     {
         "global": "lafp.models.standardizer:GlobalScaleStandardizer",
@@ -30,7 +39,7 @@ LATENT_STANDARDIZERS = Registry(
     },
 )
 
-BOTTLENECKS = Registry(
+BOTTLENECKS: Registry["Bottleneck"] = Registry(
     "bottleneck",
     {
         "fsq": "lafp.models.quantizers:Fsq",
@@ -40,7 +49,7 @@ BOTTLENECKS = Registry(
     },
 )
 
-PATCHES = Registry(
+PATCHES: Registry["Patches"] = Registry(
     "patches",
     {
         "dinov2": "lafp.models.patches:Dinov2Patches",

@@ -4,11 +4,12 @@
 # Z latent action.
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from lafp.config import Choice
 from lafp.models import ENCODERS
 from lafp.models.change_scale import ChangeScale
 from lafp.models.mlp import RereadingMlp
@@ -27,13 +28,13 @@ class PixelIdm(nn.Module):
     """
 
     def __init__(
-        self, encoder: Any, obs: ObsSpec, latent_action_dim: int, second_input: SecondInput
+        self, encoder: Choice, obs: ObsSpec, latent_action_dim: int, second_input: SecondInput
     ) -> None:
         super().__init__()
         self.second_input = second_input
         self.change_scale = ChangeScale()
         pair = replace(obs, frame_stack=obs.frame_stack + 1)
-        self.encoder = ENCODERS.get(encoder.name)(encoder, pair)
+        self.encoder = ENCODERS.build(encoder, pair)
         self.head = nn.Linear(self.encoder.embed_dim, latent_action_dim)
 
     def forward(self, obs: Tensor, next_obs: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ latent action that policies learn. ``forward`` adds quantization or noise, which
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafp.config import Choice
 from lafp.device_constants import device_constant
 from lafp.models.codebook_usage import usage_of_choices, usage_of_counts
 from lafp.models.exact_buffers import ExactBuffers
@@ -58,6 +59,13 @@ class Bottleneck(nn.Module):
     def discard_step(self) -> None:
         """Drops what the forward passes collected. Called if the optimizer step is skipped."""
         return
+
+
+class BottleneckConfig(Choice, Protocol):
+    """The config of any bottleneck."""
+
+    def check(self, latent_action_dim: int) -> None:
+        """Raises ValueError if a latent action of this size does not fit the bottleneck."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,13 @@
 """Registers every pretraining objective under the name that a config selects it by."""
 
+from typing import TYPE_CHECKING
+
 from lafp.config.registry import Registry
 
-OBJECTIVES = Registry(
+if TYPE_CHECKING:
+    from lafp.objectives.base import Objective
+
+OBJECTIVES: Registry["Objective"] = Registry(
     "objective",
     {
         "laof": "lafp.objectives.laof:Laof",

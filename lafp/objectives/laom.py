@@ -4,13 +4,12 @@
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafp.config import choice
+from lafp.config import Choice, choice
 from lafp.data.augment import AugmentConfig, augment_window
 from lafp.losses.forward_dynamics import prediction_errors
 from lafp.models import ENCODERS
@@ -37,7 +36,7 @@ class LaomConfig:
     name: str = "laom"
     latent_action_dim: int = 8192
     """Z, size of a latent action. LAOM takes a large one, and quantizes nothing."""
-    encoder: Any = choice(ENCODERS, default=StridedResnetConfig())
+    encoder: Choice = choice(ENCODERS, default=StridedResnetConfig())
     """Use one that ends in a feature map. Half of the units of a ReLU vector died in training."""
     idm_input: SecondInput = "frame"
     """Second input of the IDM, through the same encoder: o_{t+k}'s frames (``frame``), or their
@@ -76,7 +75,7 @@ class Laom(Objective):
     def __init__(self, cfg: LaomConfig, obs: ObsSpec) -> None:
         super().__init__(cfg, obs)
         self.latent_action_dim = cfg.latent_action_dim
-        self.encoder = ENCODERS.get(cfg.encoder.name)(cfg.encoder, obs)
+        self.encoder = ENCODERS.build(cfg.encoder, obs)
         embed_dim = self.encoder.embed_dim
         self.idm = EmbeddingIdm(cfg.idm, embed_dim, cfg.latent_action_dim)
         self.fdm = EmbeddingFdm(cfg.fdm, embed_dim, cfg.latent_action_dim)

@@ -5,19 +5,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lafp.config import choice
+from lafp.config import Choice, choice
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
 from lafp.models import BOTTLENECKS, PATCHES
 from lafp.models.change_scale import ChangeScale
 from lafp.models.idm import SecondInput
 from lafp.models.patch_transformer import PatchFdm, PatchIdm, TransformerConfig
 from lafp.models.patches import PixelPatchesConfig
-from lafp.models.quantizers import VqConfig
+from lafp.models.quantizers import BottleneckConfig, VqConfig
 from lafp.objectives.base import Objective, latent_metrics
 from lafp.types import LossOutput, ObsSpec, Window
 
@@ -31,7 +31,7 @@ class LapaConfig:
     """L, number of discrete latents of one latent action (LAPA: 4)."""
     latent_action_dim: int = 128
     """Z, a multiple of L: each discrete latent has Z / L dimensions."""
-    patches: Any = choice(PATCHES, default=PixelPatchesConfig())
+    patches: Choice = choice(PATCHES, default=PixelPatchesConfig())
     """Features that the IDM reads and the FDM predicts: ``{name: pixels}``, or
     ``{name: dinov2, path: FOLDER}``."""
     idm_input: SecondInput = "frame"
@@ -44,7 +44,7 @@ class LapaConfig:
     target: Literal["frame", "residual"] = "frame"
     """The FDM predicts the next frame's patches (``frame``), or their change in units of the data's
     typical change (``residual``)."""
-    bottleneck: Any = choice(
+    bottleneck: BottleneckConfig = choice(
         BOTTLENECKS, default=VqConfig(num_codebooks=1, num_discrete_latents=4, num_codes=8)
     )
 
@@ -73,7 +73,7 @@ class Lapa(Objective):
     def __init__(self, cfg: LapaConfig, obs: ObsSpec) -> None:
         super().__init__(cfg, obs)
         self.latent_action_dim = cfg.latent_action_dim
-        self.patches = PATCHES.get(cfg.patches.name)(cfg.patches, obs)
+        self.patches = PATCHES.build(cfg.patches, obs)
         shape = (
             self.patches.num_patches,
             self.patches.input_dim,
@@ -81,8 +81,7 @@ class Lapa(Objective):
             cfg.latent_action_dim,
         )
         self.idm = PatchIdm(cfg.idm, *shape)
-        bottleneck = BOTTLENECKS.get(cfg.bottleneck.name)
-        self.bottleneck = bottleneck(cfg.bottleneck, cfg.latent_action_dim)
+        self.bottleneck = BOTTLENECKS.build(cfg.bottleneck, cfg.latent_action_dim)
         self.fdm = PatchFdm(cfg.fdm, *shape, self.patches.target_dim)
         self.change_scale, self.idm_scale = ChangeScale(), ChangeScale()
 

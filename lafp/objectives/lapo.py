@@ -3,20 +3,20 @@
 # Shape suffixes in this file: B windows, H height, W width, Z latent action, E embedding.
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafp.config import choice
+from lafp.config import Choice, choice
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
 from lafp.models import BOTTLENECKS, ENCODERS
 from lafp.models.change_scale import ChangeScale
 from lafp.models.encoders import ImpalaConfig
 from lafp.models.fdm import UNetConfig, UNetFdm
 from lafp.models.idm import PixelIdm, SecondInput
-from lafp.models.quantizers import BottleneckOutput, VqConfig
+from lafp.models.quantizers import BottleneckConfig, BottleneckOutput, VqConfig
 from lafp.objectives.base import Objective, latent_metrics
 from lafp.types import LossOutput, ObsSpec, Window
 
@@ -31,7 +31,7 @@ class LapoConfig:
     name: str = "lapo"
     latent_action_dim: int = 128
     """Z, size of a latent action."""
-    encoder: Any = choice(ENCODERS, default=ImpalaConfig())
+    encoder: Choice = choice(ENCODERS, default=ImpalaConfig())
     """CNN of the IDM, over o_t's frames and the newest frame of o_{t+k}."""
     idm_input: SecondInput = "frame"
     """Second input of the IDM: o_{t+k}'s newest ``frame``, or its ``difference`` to o_t's."""
@@ -42,7 +42,7 @@ class LapoConfig:
     is_target_half_size: bool = False
     """Predict at half of height and width. This takes a quarter of the cost, and motion is still
     visible."""
-    bottleneck: Any = choice(BOTTLENECKS, default=VqConfig())
+    bottleneck: BottleneckConfig = choice(BOTTLENECKS, default=VqConfig())
 
     def __post_init__(self) -> None:
         if self.latent_action_dim < 1:
@@ -67,8 +67,7 @@ class Lapo(Objective):
         super().__init__(cfg, obs)
         self.latent_action_dim = cfg.latent_action_dim
         self.idm = PixelIdm(cfg.encoder, obs, cfg.latent_action_dim, cfg.idm_input)
-        bottleneck = BOTTLENECKS.get(cfg.bottleneck.name)
-        self.bottleneck = bottleneck(cfg.bottleneck, cfg.latent_action_dim)
+        self.bottleneck = BOTTLENECKS.build(cfg.bottleneck, cfg.latent_action_dim)
         self.fdm = UNetFdm(cfg.fdm, obs, cfg.latent_action_dim, cfg.is_target_half_size)
 
     def forward(self, window: Window) -> LossOutput:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lafp.config import choice
+from lafp.config import Choice, choice
 from lafp.flow_matching.solver import StepsTaken
 from lafp.models import ENCODERS, LATENT_PROJECTIONS, LATENT_STANDARDIZERS
-from lafp.models.latent_projection import LatentProjection, NoProjectionConfig
+from lafp.models.latent_projection import NoProjectionConfig
 from lafp.models.standardizer import LatentStandardizer, StdConfig
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
@@ -40,12 +40,12 @@ class PolicyConfig:
     """Settings that all policies share, so that comparisons between them are fair."""
 
     name: str
-    encoder: Any = choice(ENCODERS)
+    encoder: Choice = choice(ENCODERS)
     hidden_dims: tuple[int, ...] = (256, 256)
     """Widths of the head's hidden layers."""
-    latent_projection: Any = choice(LATENT_PROJECTIONS, default=NoProjectionConfig())
+    latent_projection: Choice = choice(LATENT_PROJECTIONS, default=NoProjectionConfig())
     """``{name: pca, dim: 64}`` predicts only the leading components of a wide latent action."""
-    standardizer: Any = choice(LATENT_STANDARDIZERS, default=StdConfig())
+    standardizer: Choice = choice(LATENT_STANDARDIZERS, default=StdConfig())
     """Units of the projected latent actions: ``std`` gives each dimension unit variance, ``global``
     divides all by one number, ``range`` is LAFP's and centres on the middle of the range."""
     chunk_steps: int = 1
@@ -93,11 +93,10 @@ class Policy(nn.Module, ABC):
     def __init__(self, cfg: Any, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__()
         self.cfg, self.obs, self.latent_action_dim = cfg, obs, latent_action_dim
-        self.encoder = ENCODERS.get(cfg.encoder.name)(cfg.encoder, obs)
+        self.encoder = ENCODERS.build(cfg.encoder, obs)
         self.embed_dim = self.encoder.embed_dim + obs.vector_dim
         self.vector_standardizer = LatentStandardizer(obs.vector_dim) if obs.vector_dim else None
-        projection = LATENT_PROJECTIONS.get(cfg.latent_projection.name)
-        self.projection: LatentProjection = projection(cfg.latent_projection, latent_action_dim)
+        self.projection = LATENT_PROJECTIONS.build(cfg.latent_projection, latent_action_dim)
         standardizer = LATENT_STANDARDIZERS.get(cfg.standardizer.name)
         self.standardizer: LatentStandardizer = standardizer(self.projection.dim, cfg.standardizer)
         self.point_dim = cfg.chunk_steps * self.projection.dim

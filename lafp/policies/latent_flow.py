@@ -5,12 +5,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lafp.config import choice
+from lafp.config import Choice, choice
 from lafp.flow_matching import TIME_DISTRIBUTIONS
 from lafp.flow_matching.anchor import anchored_point
 from lafp.flow_matching.coupling import conditional_ot_coupling
@@ -35,7 +35,7 @@ class LatentFlowConfig(PolicyConfig):
     loss_space: Space = "velocity"
     """Space in which errors are measured. LAFP uses ``x``, with prediction ``x``. The loss in ``x``
     is the loss in velocities times (1 - t)^2, so the end of the path counts less."""
-    time: Any = choice(TIME_DISTRIBUTIONS, default=UniformTimeConfig())
+    time: Choice = choice(TIME_DISTRIBUTIONS, default=UniformTimeConfig())
     """Distribution of flow times in training."""
     num_time_draws: int = 8
     """Draws of (x_0, t) per encoded observation. More draws lower the variance of the loss, and
@@ -95,7 +95,7 @@ class LatentFlow(Policy):
         self.head = velocity_field.VelocityField(
             self.point_dim, self.embed_dim, cfg.hidden_dims, self.num_times
         )
-        self.time = TIME_DISTRIBUTIONS.get(cfg.time.name)(cfg.time)
+        self.time = TIME_DISTRIBUTIONS.build(cfg.time)
 
     @property
     def has_memory(self) -> bool:

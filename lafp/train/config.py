@@ -1,9 +1,9 @@
 """Defines the settings of the training loop, which all training jobs share."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from lafp.config import choice, may_change, may_grow
+from lafp.config import Choice, choice, may_change, may_grow
 from lafp.config.node_labels import label_selector
 from lafp.train.engines import ENGINES
 from lafp.train.engines.ddp import DdpConfig
@@ -55,7 +55,7 @@ class TrainConfig:
     gradient_accumulation: int = 1
     """Micro-batches per worker and optimizer step."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    engine: Any = choice(ENGINES, default=DdpConfig())
+    engine: Choice = choice(ENGINES, default=DdpConfig())
     """``{name: ddp}`` or ``{name: deepspeed, zero_stage: 2}``."""
     num_workers: int = may_change(default=1)
     """Training processes; each takes one CPU, or one GPU with ``use_gpu``."""

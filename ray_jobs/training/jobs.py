@@ -16,6 +16,7 @@ from lafp.runs.run_dir import RunDir, StageDir
 from lafp.runs.wording import label_words
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import TrainConfig
+from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.task import Task
 from ray_jobs.core.job import Job
 from ray_jobs.training.trainer import fit, resources
@@ -215,7 +216,7 @@ def plan(cfg: TrainConfig, task: Task, inputs: Iterable[TrainInput | None]) -> l
             f"{epochs:.3g} epochs"
         )
     engine = cfg.engine.name
-    if engine == "deepspeed":
+    if isinstance(cfg.engine, DeepSpeedConfig):
         engine += f", ZeRO stage {cfg.engine.zero_stage}"
     where = "GPUs" if cfg.use_gpu else "CPUs"
     lines += [

@@ -64,7 +64,7 @@ def main() -> None:
     # Limits allocated memory, not address space, which mapped files also take.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (cfg.limits.max_memory_bytes, hard))
-    decoder = VIDEO_DECODERS.get(cfg.decoder.name)(cfg.decoder)
+    decoder = VIDEO_DECODERS.build(cfg.decoder)
     gc.freeze()  # imported objects stay anyway, and collecting them took 2 % of the time
     while True:
         try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.windows import cut_windows, vector_inputs
 from lafp.models.action_decoder import TrueActions
 from lafp.policies import POLICIES
+from lafp.policies.base import PolicyConfig
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.decoder import action_errors
 from lafp.train.tasks.lam import obs_spec
@@ -48,7 +48,7 @@ class TrainBcConfig:
     action decoder with the same ``label_seed``."""
     label_seed: int = 0
     """Determines which clips these are. The subsets of one seed are nested."""
-    policy: Any = choice(POLICIES)
+    policy: PolicyConfig = choice(POLICIES)
     window: WindowConfig = field(default_factory=WindowConfig)
     train: TrainConfig
 

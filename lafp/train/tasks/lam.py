@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lafp import storage
-from lafp.config import ConfigError, choice
+from lafp.config import Choice, ConfigError, choice
 from lafp.data.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.data.labels import action_spec, count_labels, labeled_order
 from lafp.data.order.clips import ClipOrder
@@ -53,7 +53,7 @@ class TrainLamConfig:
     init_from: str | None = None
     """Folder of a finished LAM from whose weights training starts, e.g. to adapt a LAM to one's own
     videos. Optimizer, schedule and the head of the supervision start anew."""
-    objective: Any = choice(OBJECTIVES)
+    objective: Choice = choice(OBJECTIVES)
     window: WindowConfig = field(default_factory=WindowConfig)
     fdm_weight: float = 1.0
     """Weight of the objective's own loss beside that of the supervision. 0 trains on labels alone:

@@ -25,7 +25,7 @@ from lafp.losses.masked import masked_mean
 from lafp.models.latent_projection import LatentProjection
 from lafp.models.standardizer import RangeStandardizer
 from lafp.policies import POLICIES
-from lafp.policies.base import InputsConfig, Policy
+from lafp.policies.base import InputsConfig, Policy, PolicyConfig
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
 from lafp.types import ClipBatch, LossOutput, ObsSpec, Window
@@ -44,7 +44,7 @@ class TrainPolicyConfig:
     latents: str | None = None
     """Latent actions that `label_latents` stored: a name in the run's ``latents/``, or a folder or
     s3:// URI. null runs the LAM on every window."""
-    policy: Any = choice(POLICIES)
+    policy: PolicyConfig = choice(POLICIES)
     window: WindowConfig = field(default_factory=WindowConfig)
     """``frame_stack`` must equal the LAM's, and ``max_offset_steps`` must be 1."""
     train: TrainConfig
@@ -118,7 +118,7 @@ def build_policy(cfg: Any, obs: ObsSpec, latent_action_dim: int, seed: int) -> P
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            policy: Policy = POLICIES.get(cfg.name)(cfg, obs, latent_action_dim)
+            policy = POLICIES.build(cfg, obs, latent_action_dim)
         except ValueError as error:
             raise ConfigError(f"policy: {error}") from None
     return policy

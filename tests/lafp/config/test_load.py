@@ -1,11 +1,11 @@
 """The four things that a config loader of this kind gets wrong, and its messages."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
-from lafp.config import ConfigError, choice, config_from_dict, config_to_dict, load_config
+from lafp.config import Choice, ConfigError, choice, config_from_dict, config_to_dict, load_config
 from lafp.config.registry import Registry
 
 
@@ -30,17 +30,22 @@ class BoxConfig:
 class Circle:
     Config = CircleConfig
 
+    def __init__(self, cfg: CircleConfig, num: int) -> None:
+        self.cfg, self.num = cfg, num
+
 
 class Box:
     Config = BoxConfig
 
 
-SHAPES = Registry("shape", {"circle": f"{__name__}:Circle", "box": f"{__name__}:Box"})
+SHAPES: Registry[object] = Registry(
+    "shape", {"circle": f"{__name__}:Circle", "box": f"{__name__}:Box"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig:
-    shape: Any = choice(SHAPES)
+    shape: Choice = choice(SHAPES)
     uri: str = "s3://bucket/key"
 
 
@@ -48,7 +53,7 @@ class LayerConfig:
 class DrawingConfig:
     title: str
     layer: LayerConfig
-    shapes: tuple[Any, ...] = choice(SHAPES, default=())
+    shapes: tuple[Choice, ...] = choice(SHAPES, default=())
     layers: tuple[LayerConfig, ...] = ()
     frame: LayerConfig | None = None
 
@@ -71,6 +76,11 @@ def load(path, *overrides):
 def test_a_choice_works_nested_inside_a_section(path):
     assert load(path).layer.shape == CircleConfig(radius=3.0)
     assert load(path).frame.shape == BoxConfig()
+
+
+def test_a_section_builds_the_class_that_its_name_picks(path):
+    circle = SHAPES.build(load(path).layer.shape, 3)
+    assert isinstance(circle, Circle) and circle.cfg.radius == 3.0 and circle.num == 3
 
 
 def test_keys_and_ranges_of_the_chosen_class_are_checked(path):
