@@ -6,9 +6,10 @@ deleted.
 """
 
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from data_pipelines.latent_tables import write_tables
 from data_pipelines.preprocess.manifest import write_manifest
-from data_pipelines.preprocess.taken_down import Takedown, add_takedown
+from data_pipelines.preprocess.taken_down import REASON, Takedown, add_takedown
 from data_pipelines.takedown.statistics import action_after
 from lafp import storage
 from lafp.data.shards.edit import drop_clips, drop_latents
@@ -28,6 +29,7 @@ from lafp.storage import strict_json
 from lafp.storage.tables import iter_rows, read_rows, rewrite_table
 
 JOURNAL = "takedown.json"
+_SUMMARIES = ("totals.json", "summary.json")
 
 
 def read_entry(shards: str, shard: str) -> ShardEntry:
@@ -57,9 +59,11 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     _rewrite_rejects(shards, clip_ids, takedown)
     spec = _spec_after(shards, names)
     strict_json.write(storage.join(shards, "shard_set.json"), spec, indent=1)
-    for name, summary in journal["summaries"].items():
-        summary = summary | {"num_shards": num_shards, "num_bytes": num_bytes}
-        strict_json.write(storage.join(shards, name), summary, indent=1)
+    totals = {"num_shards": num_shards, "num_bytes": num_bytes}
+    for uri in (storage.join(shards, name) for name in _SUMMARIES):
+        if storage.is_file(uri):
+            summary = _summary_after(shards, spec, strict_json.read(dict[str, Any], uri))
+            strict_json.write(uri, summary | totals, indent=1)
     for uri in latents:
         _finish_latents(uri, shards, names, journal["shards_sha256"])
     # Old files go last: until now a reader may still use the old manifest.
@@ -147,6 +151,42 @@ def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
         min_clip_frames=min(lengths, default=0),
         max_clip_frames=max(lengths, default=0),
     )
+
+
+def _summary_after(shards: str, spec: ShardSet, summary: dict[str, Any]) -> dict[str, Any]:
+    """Recomputes what a summary says of clips and rejects from the tables.
+
+    Spans of the inputs that are in no table any more count as taken down.
+    """
+    funnel, num_clips, clip_s = (
+        summary["funnel"],
+        sum(spec.num_clips.values()),
+        3600 * spec.num_hours,
+    )
+    spans, seconds = Counter[str](), defaultdict[str, float](float)
+    for row in iter_rows(storage.join(shards, "rejects.parquet"), ["reason", "start_s", "end_s"]):
+        spans[row["reason"]] += 1
+        seconds[row["reason"]] += row["end_s"] - row["start_s"]
+    num_rejects = spans.total()
+    earlier = [funnel["clips"], *funnel["rejects"].values()]
+    spans[REASON] = seconds[REASON] = 0
+    spans[REASON] = sum(outcome["spans"] for outcome in earlier) - num_clips - spans.total()
+    seconds[REASON] = max(0.0, funnel["inputs"]["seconds"] - clip_s - sum(seconds.values()))
+    # The clips of a video lie side by side.
+    videos = groupby(iter_rows(storage.join(shards, "clips.parquet"), ["video_uri"]))
+    return summary | {
+        "num_videos_with_clips": sum(1 for _ in videos),
+        "num_clips": num_clips,
+        "num_val_clips": spec.num_clips.get("val", 0),
+        "num_frames": sum(spec.num_frames.values()),
+        "num_rejects": num_rejects,
+        "hours_out": spec.num_hours,
+        "funnel": funnel
+        | {
+            "rejects": {r: {"spans": spans[r], "seconds": seconds[r]} for r in spans},
+            "clips": {"spans": num_clips, "seconds": clip_s},
+        },
+    }
 
 
 def _finish_latents(uri: str, shards: str, names: Sequence[str], old_sha256: str) -> None:

@@ -32,8 +32,6 @@ class Findings:
     """Rows of ``rejects.parquet``: the video's spans, and near-duplicates of its clips."""
     spans: list[tuple[str, float, float]]
     """Near-duplicates of the video in other videos: URI, start and end."""
-    num_emptied: int
-    """Number of videos that have no clip left."""
 
     @property
     def clip_ids(self) -> set[str]:
@@ -93,12 +91,7 @@ def find_in_set(shards: str, video: Video) -> Findings:
         if row["video_uri"] not in video.video_uris
     ]
     spans += list(_in_copies(shards, spans))
-    touched = {clip["video_uri"] for clip in clips}
-    others = _rows(shards, "clips", ("video_uri", "clip_id"), _is_in("video_uri", touched))
-    left = {row["video_uri"] for row in others if row["clip_id"] not in clip_ids}
-    return Findings(
-        clips=clips, rejects=rejects, spans=sorted(spans), num_emptied=len(touched - left)
-    )
+    return Findings(clips=clips, rejects=rejects, spans=sorted(spans))
 
 
 def _in_copies(

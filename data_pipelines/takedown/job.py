@@ -7,12 +7,12 @@ that a killed takedown continues when it is run again.
 import hashlib
 import re
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from data_pipelines.preprocess.taken_down import REASON, Takedown, read_takedowns, record_uri
+from data_pipelines.preprocess.taken_down import Takedown, read_takedowns, record_uri
 from data_pipelines.takedown.apply import JOURNAL, apply, read_entry
 from data_pipelines.takedown.config import TakedownConfig
 from data_pipelines.takedown.find import Findings, Video, find_in_set, find_video
@@ -22,8 +22,6 @@ from lafp.data.shards.sets import open_shard_set, shards_sha256
 from lafp.runs.lease import owned
 from lafp.runs.run_dir import PROVENANCE
 from lafp.storage import strict_json
-
-_SUMMARIES = ("totals.json", "summary.json")
 
 
 def take_down(
@@ -159,11 +157,6 @@ def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
         },
         "shards_sha256": sha256,
         "latents": _latent_sets(shards, sha256),
-        "summaries": {
-            name: _without(strict_json.read(dict[str, Any], storage.join(shards, name)), findings)
-            for name in _SUMMARIES
-            if storage.is_file(storage.join(shards, name))
-        },
     }
 
 
@@ -187,43 +180,3 @@ def _latent_folders(shards: str) -> list[str]:
     run = shards.rstrip("/").rpartition("/shards/")[0]
     folder = storage.join(run, "latents")
     return [storage.join(folder, name) for name in (storage.list_folders(folder) if run else ())]
-
-
-def _without(summary: dict[str, Any], findings: Findings) -> dict[str, Any]:
-    """Returns the summary without the findings, which the funnel counts as taken down."""
-    clips, rejects, funnel = findings.clips, findings.rejects, summary["funnel"]
-    spans: Counter[str] = Counter(row["reason"] for row in rejects)
-    seconds: defaultdict[str, float] = defaultdict(float)
-    for row in rejects:
-        seconds[row["reason"]] += row["end_s"] - row["start_s"]
-    clip_s = sum(clip["end_s"] - clip["start_s"] for clip in clips)
-    gone = funnel["rejects"].get(REASON, {"spans": 0, "seconds": 0.0})
-    left = {
-        reason: {
-            "spans": each["spans"] - spans[reason],
-            "seconds": each["seconds"] - seconds[reason],
-        }
-        for reason, each in funnel["rejects"].items()
-        if each["spans"] > spans[reason] and reason != REASON
-    }
-    left[REASON] = {
-        "spans": gone["spans"] + len(clips) + len(rejects),
-        "seconds": gone["seconds"] + clip_s + sum(seconds.values()),
-    }
-    kept = funnel["clips"]
-    return summary | {
-        "num_videos_with_clips": summary["num_videos_with_clips"] - findings.num_emptied,
-        "num_clips": summary["num_clips"] - len(clips),
-        "num_val_clips": summary["num_val_clips"] - sum(c["split"] == "val" for c in clips),
-        "num_frames": summary["num_frames"] - sum(clip["num_frames"] for clip in clips),
-        "num_rejects": summary["num_rejects"] - len(rejects),
-        "hours_out": summary["hours_out"] - clip_s / 3600,
-        "funnel": funnel
-        | {
-            "rejects": left,
-            "clips": {
-                "spans": kept["spans"] - len(clips),
-                "seconds": kept["seconds"] - clip_s,
-            },
-        },
-    }
