@@ -17,7 +17,7 @@ from data_pipelines.preprocess.rows import (
     Row,
     VideoItem,
     VideoRow,
-    apply_rollbacks,
+    rows_that_count,
 )
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from lafp.http.host_gate import HostGate
@@ -105,7 +105,7 @@ def _is_enough(sample: Sample, measured: list[_Measured], is_late: bool) -> bool
 
 def _measure_one(sandbox: Sandbox, item: VideoItem, kinds: LabelKinds) -> _Measured:
     before_s = sandbox.cpu_s
-    rows = apply_rollbacks(sandbox.rows(item, may_defer=True))
+    rows = rows_that_count(sandbox.rows(item, may_defer=True))
     opened_s = sandbox.cpu_s - before_s
     long_video = next((row for row in rows if isinstance(row, LongVideo)), None)
     if long_video is None:
@@ -114,7 +114,7 @@ def _measure_one(sandbox: Sandbox, item: VideoItem, kinds: LabelKinds) -> _Measu
     # A piece chosen by hash, not the first one: videos often begin with titles.
     piece = int(sha256(item.uri.encode(errors="surrogateescape")).hexdigest(), 16) % len(spans_s)
     before_s = sandbox.cpu_s
-    rows = apply_rollbacks(sandbox.rows(replace(item, piece=piece)))
+    rows = rows_that_count(sandbox.rows(replace(item, piece=piece)))
     decoded_s = max(0.0, sandbox.cpu_s - before_s - opened_s)  # the video was opened a second time
     share = (spans_s[piece][1] - spans_s[piece][0]) / long_video.video.duration_s
     opened = _Measured(cpu_s=opened_s, num_clips=0.0, clip_s=0.0, clip_bytes=0.0, video_s=0.0)

@@ -13,7 +13,6 @@ from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import (
     EncodedClip,
     LongVideo,
-    Rollback,
     Row,
     VideoItem,
     VideoRow,
@@ -76,7 +75,7 @@ def video_error(error: Exception, otherwise: str = "failed") -> VideoError:
     return VideoError(reason, storable_text(detail))
 
 
-def guarded(rows: Iterator[Row | Rollback], item: VideoItem) -> Iterator[Row | Rollback]:
+def guarded(rows: Iterator[Row], item: VideoItem) -> Iterator[Row]:
     """Yields the rows of one open video; if it fails, the rest of the video becomes a reject.
 
     Rows that do not cover each second of the video exactly once are a fault of lafp. Even such a
@@ -99,9 +98,8 @@ def guarded(rows: Iterator[Row | Rollback], item: VideoItem) -> Iterator[Row | R
             return
         yield progress.give_up(found.reason, found.detail)
     if progress.video is not None and (what := progress.uneven()):
-        yield Rollback()
         # The whole video is rejected, because it is not known which of its rows are wrong.
-        yield progress.video
+        yield progress.video  # the rows so far do not count
         yield _reject(progress.video, *progress.whole_s, "failed", f"{what}. Please report this")
 
 
@@ -128,7 +126,7 @@ class VideoProgress:
         """Describes gaps or overlaps of the rows, or a wrong end; empty if there are none."""
         return "" if self._is_long else uneven(self.spans, *self.whole_s)
 
-    def add(self, row: Row | Rollback) -> None:
+    def add(self, row: Row) -> None:
         """Takes note of the next row."""
         if isinstance(row, VideoRow):
             self.video, self.spans = row, []
@@ -188,7 +186,7 @@ def _reject(video: VideoRow, start_s: float, end_s: float, reason: str, detail: 
     )
 
 
-def _storable(row: Row | Rollback) -> Row | Rollback:
+def _storable(row: Row) -> Row:
     return replace(row, detail=storable_text(row.detail)) if isinstance(row, RejectRow) else row
 
 

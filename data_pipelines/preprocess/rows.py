@@ -1,7 +1,8 @@
 """Defines the small rows that stages exchange. Frames and whole videos never become rows."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from data_pipelines.preprocess.rejects import RejectRow
@@ -73,6 +74,9 @@ class VideoRow:
     """The span that the clips and rejects of a piece cover. None means the whole video."""
     is_member: bool = False
     """Whether the video is a file in a tar."""
+    place: int = 0
+    """Number among the videos of its input. If a row comes with the place of an earlier one, the
+    video is processed again, and the earlier row and those that followed it do not count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,21 +149,21 @@ class ClipRow:
 Row = VideoRow | EncodedClip | RejectRow | LongVideo | LeftOut
 
 
-@dataclass(frozen=True)
-class Rollback:
-    """Cancels the last ``VideoRow`` and all rows after it, which may then be sent again."""
-
-
-def apply_rollbacks(rows: Iterable[Row | Rollback]) -> list[Row]:
-    """Returns an input's rows without those that a ``Rollback`` cancels."""
-    left: list[Row] = []
+def at_place(rows: Iterable[Row], place: int) -> Iterator[Row]:
+    """Yields the rows of one video with its place."""
     for row in rows:
-        if isinstance(row, Rollback):
-            last = max(i for i, kept in enumerate(left) if isinstance(kept, VideoRow))
-            del left[last:]
-        else:
-            left.append(row)
-    return left
+        yield replace(row, place=place) if isinstance(row, VideoRow) else row
+
+
+def rows_that_count(rows: Iterable[Row]) -> list[Row]:
+    """Returns an input's rows without those of videos that were processed again."""
+    current: list[Row] = []
+    videos = {-1: current}
+    for row in rows:
+        if isinstance(row, VideoRow):
+            current = videos[row.place] = []
+        current.append(row)
+    return list(chain.from_iterable(videos.values()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,6 @@ from data_pipelines.preprocess.rows import (
     ItemRows,
     LeftOut,
     LongVideo,
-    Rollback,
     Row,
     VideoRow,
 )
@@ -52,7 +51,7 @@ class ShardPlan:
     clips: tuple[ClipRow, ...]
 
 
-def write_part(inputs: Iterable[Iterable[Row | Rollback]], work: str, part: str) -> list[ItemRows]:
+def write_part(inputs: Iterable[Iterable[Row]], work: str, part: str) -> list[ItemRows]:
     """Writes one part: the tar, then its rows.
 
     Args:
@@ -123,43 +122,35 @@ def _joined(long_video: LongVideo, work: str, part: str, index: int) -> ItemRows
     return ItemRows(videos=(long_video.video,), clips=tuple(clips), rejects=tuple(rejects))
 
 
-def _write_item(rows: Iterable[Row | Rollback], writer: ShardWriter, part: str) -> ItemRows:
-    done, video = _Rows(), _Rows()
+def _write_item(rows: Iterable[Row], writer: ShardWriter, part: str) -> ItemRows:
+    videos: dict[int, _VideoRows] = {}
+    files = FileCounts()
     for row in rows:
-        if isinstance(row, Rollback):
-            video = _Rows()  # cancelled clips stay in the tar, but no row points to them
+        if isinstance(row, VideoRow):
+            # Earlier clips of the same place stay in the tar, but no row points to them.
+            video = videos[row.place] = _VideoRows(row)
         elif isinstance(row, EncodedClip):
             writer.add(row.record, row.video, row.labels)
             video.clips.append(_clip_row(row, writer, part))
         elif isinstance(row, RejectRow):
             video.rejects.append(row)
         elif isinstance(row, LeftOut):
-            done.files.leave_out(row)
-        elif isinstance(row, LongVideo):
-            return ItemRows(long_video=row)
+            files.leave_out(row)
         else:
-            done.extend(video)
-            video = _Rows(videos=[row])
-    done.extend(video)
+            return ItemRows(long_video=row)
     return ItemRows(
-        videos=tuple(done.videos),
-        clips=tuple(done.clips),
-        rejects=tuple(done.rejects),
-        left_out=done.files.kinds(),
+        videos=tuple(video.row for video in videos.values()),
+        clips=tuple(clip for video in videos.values() for clip in video.clips),
+        rejects=tuple(reject for video in videos.values() for reject in video.rejects),
+        left_out=files.kinds(),
     )
 
 
 @dataclass
-class _Rows:
-    videos: list[VideoRow] = field(default_factory=list)
+class _VideoRows:
+    row: VideoRow
     clips: list[ClipRow] = field(default_factory=list)
     rejects: list[RejectRow] = field(default_factory=list)
-    files: FileCounts = field(default_factory=FileCounts)
-
-    def extend(self, other: "_Rows") -> None:
-        self.videos += other.videos
-        self.clips += other.clips
-        self.rejects += other.rejects
 
 
 def _clip_row(clip: EncodedClip, writer: ShardWriter, part: str) -> ClipRow:

@@ -1,10 +1,11 @@
 """Turns one input into clips and rejects, in bounded memory. Does not use Ray."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from data_pipelines.preprocess.clip import choose_fps, probe
@@ -23,11 +24,11 @@ from data_pipelines.preprocess.rows import (
     EncodedClip,
     LeftOut,
     LongVideo,
-    Rollback,
     Row,
     VideoItem,
     VideoRow,
-    apply_rollbacks,
+    at_place,
+    rows_that_count,
 )
 from data_pipelines.preprocess.sources.list_videos import WEBDATASET
 from data_pipelines.preprocess.sources.open_item import open_item
@@ -53,16 +54,16 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
         StorageError: S3 did not answer; the job can be resumed.
     """
     for rows in item_videos(item, cfg, decoder):
-        yield from apply_rollbacks(rows)
+        yield from rows_that_count(rows)
 
 
 def item_videos(
     item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder, may_defer: bool = False
-) -> Iterator[Iterator[Row | Rollback]]:
+) -> Iterator[Iterator[Row]]:
     """Yields the rows of each video of an input. A video decodes only while its rows are read.
 
-    Rows come as soon as they are made. A ``Rollback`` cancels those of the current video, which
-    then come again.
+    Rows come as soon as they are made. Another ``VideoRow`` says that the video is processed again
+    (``VideoRow.place``).
 
     Args:
         item: The input.
@@ -72,28 +73,27 @@ def item_videos(
     """
     # Videos that are downloaded or lie in a tar are not deferred, so that they are fetched once.
     may_defer &= not item.reader and item.piece is None and not storage.is_http(item.uri)
-    is_empty = True
     with closing(open_item(item, cfg, decoder)) as videos:
-        while True:
+        for place in count():
             try:
                 video = next(videos, None)
             except Exception as error:
                 found = video_error(error)
-                yield rejected_input(item, found.reason, found.detail)
+                yield at_place(rejected_input(item, found.reason, found.detail), place)
                 return
             if video is None:
-                if is_empty:
+                if place == 0:
                     yield rejected_input(item, "no_frames", "it holds no episodes")
                 return
-            is_empty = False
             video = replace(video, uri=storable_text(video.uri))
             here = replace(item, uri=video.uri, num_bytes=0)
             if isinstance(video, LeftOut):
                 yield iter((video,))
             elif isinstance(video, Unusable):
-                yield rejected_input(here, video.reason, video.detail, _is_member(item))
+                unusable = rejected_input(here, video.reason, video.detail, _is_member(item))
+                yield at_place(unusable, place)
             else:
-                yield guarded(_one_video(video, cfg, item, may_defer), here)
+                yield at_place(guarded(_one_video(video, cfg, item, may_defer), here), place)
 
 
 def _is_member(item: VideoItem) -> bool:
@@ -103,7 +103,7 @@ def _is_member(item: VideoItem) -> bool:
 
 def _one_video(
     video: Opened, cfg: PreprocessConfig, item: VideoItem, may_defer: bool
-) -> Iterator[Row | Rollback]:
+) -> Iterator[Row]:
     info = video.info
     is_truncated = info.declared_duration_s - info.duration_s > _TRUNCATED_S
     total_s = info.declared_duration_s if is_truncated else info.duration_s
@@ -139,16 +139,13 @@ def _one_video(
         pieces = pieces[item.piece : item.piece + 1]
         end_s = total_s if pieces[-1][1] == info.duration_s else pieces[-1][1]
         row = replace(row, span_s=(pieces[0][0], end_s))
-    yield row
-    for span in _spans_with_rollbacks(video, pieces, pace, cfg):
-        if isinstance(span, Rollback):
-            yield from (span, row)
-        elif isinstance(span, Cut):
-            yield reject(
-                start_s=span.start_s, end_s=span.end_s, reason=span.reason, detail=span.detail
-            )
-        else:
-            yield _finish_clip(span, pace, video, labels, cfg)
+    suspects: set[int] = set()
+    while True:
+        yield row
+        new_suspect = yield from _piece_rows(video, pieces, pace, labels, cfg, suspects)
+        if new_suspect is None:
+            break
+        suspects.add(new_suspect)
     # Only the last piece reaches the end of the video, so each missing end has one row, also if
     # every piece is a task of its own.
     if pieces[-1][1] == info.duration_s:
@@ -224,34 +221,39 @@ def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
     return piece_spans(video.info.duration_s, fps, cfg.piece_s, cfg.clip)
 
 
-def _spans_with_rollbacks(
-    video: Opened, pieces: list[Span], pace: _Pace, cfg: PreprocessConfig
-) -> Iterator[ClipFrames | Cut | Rollback]:
-    """Yields clips and cuts of all pieces.
+def _piece_rows(
+    video: Opened,
+    pieces: list[Span],
+    pace: _Pace,
+    labels: EpisodeLabels | None,
+    cfg: PreprocessConfig,
+    suspects: Collection[int],
+) -> Generator[Row, None, int | None]:
+    """Yields clips and rejects of all pieces. Suspect pieces get all checks for damage.
 
-    If damage shows up of which more may be hidden, it yields a rollback and starts again, and
-    decodes that piece with all checks for damage.
+    Returns:
+        The number of a piece with damage of which more may be hidden, so that the video must be
+        processed again with this piece as a suspect; None if there is none.
     """
     # The more expensive checks cost nearly as much as decoding, so only pieces that have shown
     # damage are decoded with them.
-    suspects: set[int] = set()
     may_hide = video.info.hides_damage and video.frames_from is not None
-    number = 0
-    while number < len(pieces):
-        for span in _spans(video, pieces[number], pace, cfg, number in suspects):
-            if may_hide and number not in suspects and _is_damage(span):
-                suspects.add(number)
-                yield Rollback()
-                # The rollback cancels the rows of all pieces of this video, so it starts again with
-                # the first one.
-                number = -1
-                break
-            yield span
-        number += 1
-
-
-def _is_damage(span: ClipFrames | Cut) -> bool:
-    return isinstance(span, Cut) and span.reason == "damaged"
+    for number, piece in enumerate(pieces):
+        for span in _spans(video, piece, pace, cfg, number in suspects):
+            if isinstance(span, ClipFrames):
+                yield _finish_clip(span, pace, video, labels, cfg)
+                continue
+            if may_hide and span.reason == "damaged" and number not in suspects:
+                # The rows of the next attempt replace those of all pieces so far.
+                return number
+            yield RejectRow(
+                video_uri=video.uri,
+                start_s=span.start_s,
+                end_s=span.end_s,
+                reason=span.reason,
+                detail=span.detail,
+            )
+    return None
 
 
 def _spans(

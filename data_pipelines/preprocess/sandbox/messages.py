@@ -12,7 +12,6 @@ from data_pipelines.preprocess.rows import (
     LabelSums,
     LeftOut,
     LongVideo,
-    Rollback,
     Row,
     VideoRow,
 )
@@ -23,12 +22,11 @@ from lafp.storage.strict_json import from_plain, plain
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 2**20
 # How a row is called. A clip also has bytes.
-_ROWS: dict[str, type[VideoRow | RejectRow | LongVideo | LeftOut | Rollback]] = {
+_ROWS: dict[str, type[VideoRow | RejectRow | LongVideo | LeftOut]] = {
     "video": VideoRow,
     "reject": RejectRow,
     "long_video": LongVideo,
     "left_out": LeftOut,
-    "rollback": Rollback,
 }
 _NAMES = {kind: name for name, kind in _ROWS.items()}
 _CLIP = "clip"
@@ -87,7 +85,7 @@ class Messages:
         return b"".join(parts)
 
 
-def send_row(row: Row | Rollback, messages: Messages) -> None:
+def send_row(row: Row, messages: Messages) -> None:
     """Sends one row."""
     if not isinstance(row, EncodedClip):
         messages.send({"kind": _NAMES[type(row)], "row": row})
@@ -102,7 +100,7 @@ def send_row(row: Row | Rollback, messages: Messages) -> None:
     messages.send(message, row.video + (row.labels.to_bytes() if row.labels else b""))
 
 
-def row_of(message: dict[str, Any], data: bytes) -> Row | Rollback:
+def row_of(message: dict[str, Any], data: bytes) -> Row:
     """Restores the row that ``send_row`` sent."""
     if message["kind"] != _CLIP:
         return from_plain(_ROWS[message["kind"]], message["row"])

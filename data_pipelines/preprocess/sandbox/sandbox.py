@@ -18,7 +18,7 @@ from typing import Any
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import VideoProgress, rejected_input
-from data_pipelines.preprocess.rows import Rollback, Row, VideoItem
+from data_pipelines.preprocess.rows import Row, VideoItem, at_place
 from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, row_of
 from lafp import storage
 from lafp.config import config_to_dict
@@ -85,8 +85,8 @@ class Sandbox:
             self._messages.close()
             self._process = None
 
-    def rows(self, item: VideoItem, may_defer: bool = False) -> Iterator[Row | Rollback]:
-        """Yields the rows of one input, like ``video_to_clips``, whatever the input does.
+    def rows(self, item: VideoItem, may_defer: bool = False) -> Iterator[Row]:
+        """Yields the rows of one input, like ``item_videos``, whatever the input does.
 
         Args:
             item: The input.
@@ -108,17 +108,14 @@ class Sandbox:
             except _Died as died:
                 tries[died.position] += 1
                 # A second try after a time-out would only take as long again.
-                if died.reason == "timeout" or tries[died.position] == _NUM_TRIES:
+                is_last_try = died.reason == "timeout" or tries[died.position] == _NUM_TRIES
+                if died.is_open or is_last_try:  # the next try replaces these rows
                     yield from _given_up(item, seen, died)
-                    if not died.is_open:
-                        return
-                    first = died.position + 1
-                else:
-                    if died.is_open:
-                        yield Rollback()
-                    first = died.position
+                if is_last_try and not died.is_open:
+                    return
+                first = died.position + is_last_try
 
-    def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row | Rollback]:
+    def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row]:
         messages = self._started()
         position, is_open, is_finished = first, False, False
         deadline = time.monotonic() + _MAX_OPENING_S
@@ -200,16 +197,16 @@ class Sandbox:
         return f"exit status {status}"
 
 
-def _given_up(item: VideoItem, seen: VideoProgress, died: _Died) -> Iterator[Row | Rollback]:
-    """Yields the rows of a video that is not tried again; one that hung keeps its earlier rows."""
+def _given_up(item: VideoItem, seen: VideoProgress, died: _Died) -> Iterator[Row]:
+    """Yields the rows of a video that ended the process; one that hung keeps its earlier rows."""
     if not died.is_open:
         uri = f"{item.uri}#{died.position}" if died.position else item.uri
         detail = f"{died.cause} while it was opened; the rest of the file is not read"
-        yield from rejected_input(replace(item, uri=uri), died.reason, detail)
+        rows = rejected_input(replace(item, uri=uri), died.reason, detail)
+        yield from at_place(rows, died.position)
         return
     assert seen.video is not None
     if died.reason != "timeout":
-        yield Rollback()
         yield seen.video
         seen.add(seen.video)
     yield seen.give_up(died.reason, died.cause)

@@ -15,7 +15,7 @@ from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.faults import guarded, video_error
 from data_pipelines.preprocess.manifest import check_accounts
 from data_pipelines.preprocess.rejects import RejectRow
-from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow, apply_rollbacks
+from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow, rows_that_count
 from data_pipelines.preprocess.sources.open_item import open_item
 from lafp.config import ConfigError
 from lafp.storage import (
@@ -152,7 +152,7 @@ SPANS = st.lists(st.sampled_from([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)
 
 @given(SPANS)
 def test_rows_that_leave_gaps_or_overlap_become_one_reject(spans):
-    made = apply_rollbacks(
+    made = rows_that_count(
         guarded(uneven_rows(*spans), VideoItem(uri="v", num_bytes=1, split=None))
     )
     video, *rejects = made
