@@ -22,15 +22,15 @@ class _Gop:
 
     before: "_Gop | None"
     """The previous group, while frames shown before this key frame may still depend on it."""
-    cause: str = ""
-    """Why the group counts as damaged; empty if it does not."""
+    sign: str = ""
+    """The first sign of damage in the group; empty if there is none."""
     is_shown: bool = False
     """Whether its key frame has come out. Frames before that may depend on the previous group."""
 
     @property
-    def leading_cause(self) -> str:
-        """Returns why frames that are shown before the key frame count as damaged."""
-        return self.cause or (self.before.cause if self.before else "")
+    def leading_sign(self) -> str:
+        """Returns the sign of damage that concerns frames shown before the key frame, or ""."""
+        return self.sign or (self.before.sign if self.before else "")
 
 
 @dataclass(frozen=True)
@@ -92,23 +92,19 @@ class DamageGate:
         self._parting = ""
         self._last_time_s = -1.0
         self._sound_time_s = -1.0
-        self._has_doubt = False
         self.newest: Held | None = None
         """The frame that was taken in last."""
-        self._cause = ""
-        """Why frames since the last sound one were dropped."""
-        self._sign = ""
-        """The last sign of damage. The frames that it damaged may never come out of the decoder."""
+        self.has_cut = False
+        """Whether anything was or will be cut out."""
+        self._dropped_for = ""
+        """The sign for which frames since the last sound one were dropped."""
+        self._last_sign = ""
+        """The frames that this sign damaged may never come out of the decoder."""
 
     @property
     def is_damaged(self) -> bool:
         """Returns whether the current group of pictures shows damage."""
-        return bool(self._gop.cause)
-
-    @property
-    def is_in_doubt(self) -> bool:
-        """Returns whether anything was or will be cut out."""
-        return self._has_doubt or bool(self._cause)
+        return bool(self._gop.sign)
 
     def sent(self, packet: Packet) -> None:
         """Notes a packet that the decoder is about to get."""
@@ -124,18 +120,18 @@ class DamageGate:
 
     def part(self, why: str) -> None:
         """Notes that the next frame does not continue from the last one."""
-        self._gop, self._parting, self._has_doubt = _Gop(None), why, True
+        self._gop, self._parting, self.has_cut = _Gop(None), why, True
 
-    def found(self, cause: str) -> None:
+    def found(self, sign: str) -> None:
         """Notes a sign of damage in the packet that was sent last."""
-        self._blame(self._gop, cause)
+        self._mark(self._gop, sign)
 
-    def check(self, frame: VideoFrame, doubt: str = "") -> Iterator[Held | DamagedSpan]:
+    def check(self, frame: VideoFrame, sign: str = "") -> Iterator[Held | DamagedSpan]:
         """Takes a frame as it comes; yields the frames now known to be sound, and cut spans.
 
         Args:
             frame: The frame as decoded.
-            doubt: A sign of damage in the frame's data.
+            sign: A sign of damage in the frame's data, or "".
         """
         sent = frame.opaque if isinstance(frame.opaque, _Sent) else _Sent(self._gop, False, None)
         gop = sent.gop
@@ -144,16 +140,16 @@ class DamageGate:
         time_s = self._clock.time_s(sent.number, frame.pts, is_key)
         # A frame that is shown before its key frame may depend on the group before, so the damage
         # may lie there.
-        if doubt:
-            self._blame(gop if gop.is_shown else gop.before or gop, doubt)
+        if sign:
+            self._mark(gop if gop.is_shown else gop.before or gop, sign)
         if frame.is_corrupt:
-            self._blame(gop, "FFmpeg flags a frame as corrupt")
+            self._mark(gop, "FFmpeg flags a frame as corrupt")
         if time_s is None:
-            self._blame(gop, "a frame has no presentation time")
+            self._mark(gop, "a frame has no presentation time")
         elif not self._has_good_size(frame, is_key):
-            self._cause = self._cause or f"the frame size changes to {frame.width}x{frame.height}"
+            self._drop(f"the frame size changes to {frame.width}x{frame.height}")
         elif time_s < self._last_time_s - MAX_STEP_BACK_S:
-            self._cause = self._cause or "time stamps go backwards"
+            self._drop("time stamps go backwards")
         elif time_s > self._last_time_s:  # else the frame is never shown: its time is taken
             self._last_time_s = time_s
             # A key frame completes the group before it: what has shown no sign until now is sound.
@@ -172,8 +168,8 @@ class DamageGate:
         end_s = self._info.duration_s
         # Less than half a frame is the rounding of time stamps, not a missing frame.
         if end_s - self._sound_until_s() > 0.5 / self._info.fps:
-            cause = self._cause or self._sign or "these frames were not decoded"
-            yield DamagedSpan(self._sound_until_s(), end_s, cause)
+            sign = self._dropped_for or self._last_sign or "these frames were not decoded"
+            yield DamagedSpan(self._sound_until_s(), end_s, sign)
 
     def _has_good_size(self, frame: VideoFrame, is_key: bool) -> bool:
         """Says whether a frame has the size of those before it, or may change the size."""
@@ -184,7 +180,7 @@ class DamageGate:
             if not is_key and self._info.codec not in _SIZE_CHANGES_ANYWHERE:
                 return False
             self._parting = f"the frame size changes to {frame.width}x{frame.height}"
-            self._has_doubt = True
+            self.has_cut = True
         self._size = size
         self._max_held = self._max_held_bytes // _num_bytes(frame)
         return True
@@ -192,13 +188,18 @@ class DamageGate:
     def _next_gop(self) -> None:
         if self._gop.before:
             self._gop.before.before = None  # otherwise all groups would stay in memory as a chain
-        self._gop = _Gop(self._gop, self._gop.cause if self._shows_little else "")
+        self._gop = _Gop(self._gop, self._gop.sign if self._shows_little else "")
 
-    def _blame(self, gop: _Gop, cause: str) -> None:
-        gop.cause = gop.cause or cause
+    def _mark(self, gop: _Gop, sign: str) -> None:
+        """Counts a group as damaged."""
+        gop.sign = gop.sign or sign
         if self._shows_little:
-            self._gop.cause = self._gop.cause or cause
-        self._sign, self._has_doubt = gop.cause, True
+            self._gop.sign = self._gop.sign or sign
+        self._last_sign, self.has_cut = gop.sign, True
+
+    def _drop(self, sign: str) -> None:
+        """Notes that a frame is dropped."""
+        self._dropped_for, self.has_cut = self._dropped_for or sign, True
 
     def _release(self) -> Iterator[Held | DamagedSpan]:
         while self._held:
@@ -206,17 +207,16 @@ class DamageGate:
 
     def _pop(self) -> Iterator[Held | DamagedSpan]:
         held = self._held.popleft()
-        if cause := held.gop.leading_cause:
-            self._cause = self._cause or cause
+        if sign := held.gop.leading_sign:
+            self._drop(sign)
             return
         # A damaged packet may give no frame at all. Then only the hole before this frame shows what
         # is lost.
-        if self._sign and held.time_s - self._sound_until_s() > 0.5 / self._info.fps:
-            self._cause = self._cause or self._sign
-        if self._cause:
-            self._has_doubt = True
-            yield DamagedSpan(self._sound_until_s(), held.time_s, self._cause)
-            self._cause = self._sign = ""
+        if self._last_sign and held.time_s - self._sound_until_s() > 0.5 / self._info.fps:
+            self._drop(self._last_sign)
+        if self._dropped_for:
+            yield DamagedSpan(self._sound_until_s(), held.time_s, self._dropped_for)
+            self._dropped_for = self._last_sign = ""
         elif held.parting:
             yield DamagedSpan(held.time_s, held.time_s, held.parting)
         self._sound_time_s = held.time_s

@@ -24,11 +24,11 @@ _MACROBLOCKS_BEYOND = 1500
 class SecondLook(Protocol):
     """Checks packets and frames beside the first decoder, from a key frame on."""
 
-    def packet_damage(self, packet: Packet) -> str:
+    def packet_sign(self, packet: Packet) -> str:
         """Takes a packet before the first decoder does. Returns a sign of damage in it, or ""."""
         ...
 
-    def frame_damage(self, frame: VideoFrame) -> str:
+    def frame_sign(self, frame: VideoFrame) -> str:
         """Takes a frame of the first decoder. Returns a sign of damage in it, or ""."""
         ...
 
@@ -82,7 +82,7 @@ class SliceEnds:
             "skip_loop_filter": "all",
         }
 
-    def packet_damage(self, packet: Packet) -> str:
+    def packet_sign(self, packet: Packet) -> str:
         """See ``SecondLook``."""
         if self._decoder is None:
             return ""
@@ -91,7 +91,7 @@ class SliceEnds:
         is_concealed = any(message.startswith("concealing") for _, _, message in messages)
         return "a slice does not end with its data" if is_concealed else ""
 
-    def frame_damage(self, frame: VideoFrame) -> str:
+    def frame_sign(self, frame: VideoFrame) -> str:
         """See ``SecondLook``."""
         return ""
 
@@ -123,12 +123,12 @@ class RowWiseHevc:
         # More frames than FFmpeg holds back.
         self._frames: deque[VideoFrame] = deque(maxlen=32)
 
-    def packet_damage(self, packet: Packet) -> str:
+    def packet_sign(self, packet: Packet) -> str:
         """See ``SecondLook``."""
         self._frames += decode(self._decoder, packet)[0]
         return ""
 
-    def frame_damage(self, frame: VideoFrame) -> str:
+    def frame_sign(self, frame: VideoFrame) -> str:
         """See ``SecondLook``."""
         while self._frames:
             other = self._frames.popleft()
@@ -157,7 +157,7 @@ class KeysOfVp8:
     def __init__(self, context: VideoCodecContext) -> None:
         self._options = dict(context.options)
 
-    def packet_damage(self, packet: Packet) -> str:
+    def packet_sign(self, packet: Packet) -> str:
         """See ``SecondLook``."""
         if not packet.is_keyframe:
             return ""
@@ -165,6 +165,6 @@ class KeysOfVp8:
         decoder.thread_count, decoder.options = 1, self._options
         return decode(decoder, packet)[1]
 
-    def frame_damage(self, frame: VideoFrame) -> str:
+    def frame_sign(self, frame: VideoFrame) -> str:
         """See ``SecondLook``."""
         return ""

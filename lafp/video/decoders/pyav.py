@@ -71,7 +71,7 @@ class PyAVConfig:
 
     name: Literal["pyav"] = "pyav"
     strict: bool = False
-    """Rejects the whole file on any doubt, for which everything is decoded twice more.
+    """Rejects the whole file on any sign of damage, for which everything is decoded twice more.
     docs/corruption.md lists the damage that still goes unnoticed."""
 
 
@@ -143,7 +143,7 @@ class PyAVDecoder:
                 unread=unread(container, found.end_byte),
             )
         if self.cfg.strict:
-            self._refuse_doubt(path, info, deadline)
+            self._refuse_damage(path, info, deadline)
         return info
 
     def frames(
@@ -204,13 +204,13 @@ class PyAVDecoder:
                     context = checking_context(stream)  # libvpx gets stuck after damage
                 # A second decoder can only begin at a key frame.
                 if packet.is_keyframe and second is None:
-                    second = second_look(info.codec, context, is_suspect or gate.is_in_doubt)
+                    second = second_look(info.codec, context, is_suspect or gate.has_cut)
                 # The gate marks the packet with its group of pictures, and the decoder copies the
                 # mark to the frame. So this comes before decoding.
                 gate.sent(packet)
                 # The second decoder goes first, so that its frame is there when the first decoder's
                 # comes out.
-                hidden = second.packet_damage(packet) if second else ""
+                hidden = second.packet_sign(packet) if second else ""
                 decoded, sign = decode(context, packet)
                 # The gate must know a sign before it sees the frames of the packet, or it might let
                 # them pass.
@@ -219,7 +219,7 @@ class PyAVDecoder:
                 yield from _checked(decoded, gate, second, thinner)
             yield from gate.finish()
 
-    def _refuse_doubt(self, path: str, info: VideoInfo, deadline: float) -> None:
+    def _refuse_damage(self, path: str, info: VideoInfo, deadline: float) -> None:
         """Decodes everything once, with all checks for damage.
 
         Raises:
@@ -237,7 +237,7 @@ def _checked(
 ) -> Iterator[Held | DamagedSpan]:
     """Passes frames through the gate as they come."""
     for frame in frames:
-        yield from gate.check(frame, second.frame_damage(frame) if second else "")
+        yield from gate.check(frame, second.frame_sign(frame) if second else "")
         if thinner:
             thinner.look(gate)
 

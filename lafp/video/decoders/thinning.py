@@ -16,7 +16,7 @@ from lafp.video.decoders.base import IsWanted
 class Thinner:
     """Decides about each frame when the next one comes.
 
-    From the first doubt on it keeps all frames, because it is not known which frames are wanted
+    From the first cut on it keeps all frames, because it is not known which frames are wanted
     after a cut until the cut ends.
 
     Args:
@@ -35,7 +35,7 @@ class Thinner:
         if self._is_done or newest is self._last or newest is None or newest.frame is None:
             return
         # A deinterlacer needs unscaled neighbours.
-        if gate.is_in_doubt or newest.frame.interlaced_frame:
+        if gate.has_cut or newest.frame.interlaced_frame:
             self._is_done = True
             return
         is_wanted = self._is_wanted(newest.time_s)

@@ -156,7 +156,7 @@ def second_looks(path):
         context.options = {"err_detect": "crccheck+aggressive"}
         ends = SliceEnds(context)
         for packet in container.demux(stream):
-            yield ends.packet_damage(packet), decode_packet(context, packet)[1]
+            yield ends.packet_sign(packet), decode_packet(context, packet)[1]
 
 
 def test_a_slice_that_does_not_end_with_its_data_is_seen_where_ffmpeg_sees_nothing(coded, tmp_path):
