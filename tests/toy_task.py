@@ -130,8 +130,11 @@ class KillingTask(ToyTask):
 class TerminatedTask(ToyTask):
     """Rank 1 sends SIGTERM at ``at_step`` (from 0), once, and gives it time to be heard.
 
-    To the process ``pid``; by default to its own, which dies once a checkpoint is stored.
+    To the process ``pid``; by default to its own, which dies ``STEPS_LEFT`` steps later, once a
+    checkpoint is stored.
     """
+
+    STEPS_LEFT = 6
 
     def __init__(
         self, shards: str, folder: str, at_step: int, pid: int | None = None, **kwargs
@@ -148,7 +151,7 @@ class TerminatedTask(ToyTask):
                 self._marker.touch()
                 os.kill(self._pid or os.getpid(), signal.SIGTERM)
                 time.sleep(2)
-            if self._num_steps == self._at_step + 2 and not self._pid:
+            if self._num_steps == self._at_step + self.STEPS_LEFT and not self._pid:
                 while not any(map(is_whole, map(str, self._checkpoints.glob("*")))):
                     time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)

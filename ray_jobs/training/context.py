@@ -23,7 +23,7 @@ from lafp.train.context import to_clip_batches
 from lafp.train.notice import Notice
 from lafp.types import ClipBatch
 from ray_jobs.training.ingest import ray_micro_batches
-from ray_jobs.training.stop import NoticeListener
+from ray_jobs.training.notices import Notices
 
 MIN_READ_AHEAD, READ_AHEAD_BYTES = 4, 64 << 20
 """Micro-batches to read ahead in mode ``direct``: so many, or more if they fit into the bytes."""
@@ -59,13 +59,13 @@ class RayTrainContext:
         self.device = get_device() if cfg.use_gpu else torch.device("cpu")
         if cfg.use_gpu:  # collectives of Python objects use the current device
             torch.cuda.set_device(self.device)
-        self._listener = NoticeListener(coordinator, self.world_size)
+        self._notices = Notices(coordinator, self.rank, self.world_size)
         self.checkpoints = Checkpoints(uri, cfg.num_checkpoints_to_keep, self.rank, self.world_size)
 
     def notice(self, step: int) -> Notice:
         """See ``TrainContext``."""
         self.checkpoints.check()
-        return self._listener(step)
+        return self._notices(step)
 
     @contextmanager
     def restored(self) -> Iterator[Path | None]:

@@ -124,7 +124,8 @@ def _trainer(stage: StageDir, cfg: TrainConfig, job: dict[str, Any], scratch: st
     return TorchTrainer(
         _train_worker,  # type: ignore[arg-type]
         train_loop_config=job,
-        torch_config=TorchConfig(backend="nccl" if cfg.use_gpu else "gloo"),
+        # Counts and notices are exchanged without waiting for a GPU, so tensors on the CPU too.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cfg.use_gpu else "gloo"),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=cfg.num_workers,
             use_gpu=cfg.use_gpu,

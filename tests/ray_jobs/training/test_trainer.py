@@ -147,7 +147,8 @@ def test_sigterm_to_one_worker_saves_before_its_machine_goes(shards, undisturbed
     cfg = config(checkpoint_every_steps=100)
     terminated = task(shards, TerminatedTask, folder=str(tmp_path), at_step=5)
     metrics = fit(stage(tmp_path), cfg, terminated)
-    assert metrics["resumed_from_steps"] in ([6], [7])
+    (resumed_from,) = metrics["resumed_from_steps"]
+    assert 5 < resumed_from <= 5 + TerminatedTask.STEPS_LEFT
     assert_same_run(tmp_path, undisturbed)
 
 

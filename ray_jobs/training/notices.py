@@ -1,0 +1,83 @@
+"""Makes all training workers save after the same step when one of them hears a request.
+
+A worker hears of a SIGTERM to itself, because its machine is about to be shut down, and worker 0
+also of a stop that the driver asks for (``stop``). Every few steps the workers exchange what they
+have heard in one all-reduce of two numbers.
+"""
+
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+
+from lafp.train.notice import Notice
+
+_EXCHANGED_EVERY_S, _MOST_STEPS = 1.0, 4
+"""Workers exchange notices about this often, and after this many steps at the latest, because the
+next steps may be slower."""
+
+
+class Notices:
+    """Tells a training worker what to do after a step. All workers get the same answers.
+
+    Args:
+        coordinator: The actor that ``stopped_by_sigterm`` yields.
+        rank: Rank of the worker.
+        num_workers: Number of workers that train together.
+    """
+
+    def __init__(self, coordinator: Any, rank: int, num_workers: int) -> None:
+        self._num_workers = num_workers
+        # Only worker 0 asks the driver. The call returns when the driver asks for a stop.
+        self._stop = coordinator.stop_requested.remote() if rank == 0 else None
+        self._next_step, self._num_steps, self._asked_at = 0, 1, time.monotonic()
+        # Training runs in a thread of the actor, and only the main thread may handle signals.
+        actor = ray.get_runtime_context().current_actor
+        ray.get(actor.__ray_call__.remote(_note_first_sigterm))
+
+    def __call__(self, step: int) -> Notice:
+        """Returns the notice to act on after ``step`` steps. All workers call it after each step.
+
+        It does not wait for a device.
+        """
+        if step < self._next_step:
+            return Notice.NONE
+        elapsed_s = time.monotonic() - self._asked_at
+        num_steps = int(self._num_steps * _EXCHANGED_EVERY_S / max(elapsed_s, 1e-6))
+        agreed = torch.tensor([self._heard(), max(1, min(num_steps, _MOST_STEPS))])
+        if self._num_workers > 1:
+            dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        notice, self._num_steps = agreed.tolist()
+        self._next_step, self._asked_at = step + self._num_steps, time.monotonic()
+        return Notice(notice)
+
+    def _heard(self) -> Notice:
+        if self._stop is not None and ray.wait([self._stop], timeout=0)[0]:
+            stop, self._stop = self._stop, None
+            with suppress(ray.exceptions.RayError):  # the coordinator is gone
+                ray.get(stop)
+                return Notice.STOP
+        if _signal_came.is_set():
+            _signal_came.clear()
+            return Notice.SAVE
+        return Notice.NONE
+
+
+_signal_came = threading.Event()
+"""Whether this process is a training worker that got a SIGTERM and has not yet said so."""
+
+
+def _note_first_sigterm(_: Any) -> None:
+    """Makes a first SIGTERM set the flag, and a second one act as before. Needs the main thread."""
+    previous = signal.getsignal(signal.SIGTERM)
+
+    def handle(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, previous)
+        _signal_came.set()
+
+    signal.signal(signal.SIGTERM, handle)
