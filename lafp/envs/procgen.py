@@ -5,6 +5,7 @@ Needs ``pip install --no-deps procgen2 gym3 gym`` beside ``lafp[procgen]``: docs
 
 # Shape letters in this file: N episodes, H height, W width, C channels, A actions.
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,14 @@ from lafp.config import ConfigError
 from lafp.data.randomness import keyed_uniform
 from lafp.envs.base import StepResult
 from lafp.envs.experts.impala import ImpalaExpert
-from lafp.envs.experts.procgen_planners import PLANNERS, STAND
+from lafp.envs.experts.procgen_planners import (
+    STAND,
+    MinerPlanner,
+    Planner,
+    plan_heist,
+    plan_maze,
+)
+from lafp.envs.experts.procgen_search import LeaperPlanner
 from lafp.envs.experts.procgen_state import read_state, with_level
 from lafp.types import ActionSpec
 
@@ -40,6 +48,13 @@ MAX_RETURN = {
     "starpilot": 64.0,
 }
 """The largest return of each game in easy mode (Cobbe et al., arXiv:1912.01588, appendix C)."""
+PLANNERS: dict[str, Callable[[str], Planner]] = {
+    "heist": lambda _: plan_heist,
+    "leaper": LeaperPlanner,
+    "maze": lambda _: plan_maze,
+    "miner": lambda _: MinerPlanner(),
+}
+"""Game -> factory of its planner, which gets the difficulty."""
 _RESET = -1  # Procgen's action that begins an episode anew
 # Returns are sums of float32 rewards, which may end just below the maximum.
 _ROUNDING = 1e-3
@@ -57,8 +72,8 @@ class ProcgenConfig:
     """``easy`` or ``hard``, Procgen's distribution mode."""
     expert: str = RANDOM
     """``random`` acts uniformly at random. ``planner`` plans on the game's internal state (heist,
-    maze, miner). Any other value is the path of a PPO checkpoint with IMPALA's network, in the
-    format of joonleesky/train-procgen-pytorch; actions are drawn from its distribution."""
+    leaper, maze, miner). Any other value is the path of a PPO checkpoint with IMPALA's network, in
+    the format of joonleesky/train-procgen-pytorch; actions are drawn from its distribution."""
     levels: Literal["train", "test"] = "train"
     """Half of all levels that episodes are drawn from. No level is in both halves."""
     episode_steps: int = 1000
@@ -102,7 +117,7 @@ class Procgen:
         self._max_return = MAX_RETURN[cfg.task] if cfg.difficulty == "easy" else None
         is_file = cfg.expert not in (RANDOM, PLANNER)
         self._network = ImpalaExpert(cfg.expert, NUM_ACTIONS) if is_file else None
-        self._plan = PLANNERS[cfg.task]() if cfg.expert == PLANNER else None
+        self._plan = PLANNERS[cfg.task](cfg.difficulty) if cfg.expert == PLANNER else None
         self._game: Any = None
 
     def reset(self, seeds: np.ndarray) -> np.ndarray:

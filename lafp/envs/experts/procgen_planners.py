@@ -296,11 +296,3 @@ class _MinerSearch:
             grid[target], grid[target + right] = SPACE, _BOULDER
             return target
         return agent
-
-
-PLANNERS: dict[str, Callable[[], Planner]] = {
-    "heist": lambda: plan_heist,
-    "maze": lambda: plan_maze,
-    "miner": MinerPlanner,
-}
-"""Game -> factory of its planner."""

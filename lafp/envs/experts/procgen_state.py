@@ -42,6 +42,8 @@ class GameState:
     """int32 [height, width], row 0 at the bottom."""
     tail: tuple[int, ...]
     """The game's own numbers. Floats are given as the integers with the same bits."""
+    saved: bytes
+    """The saved state itself."""
 
     @property
     def agent(self) -> Entity:
@@ -116,7 +118,9 @@ def read_state(data: bytes) -> GameState:
     tail = reader.ints(num_left)
     if not num_left or tail[-1] != TRAILER:
         raise ValueError("These bytes are not a state of Procgen in the layout of procgen2 0.10.")
-    return GameState(entities=entities, grid=grid, tail=tuple(int(v) for v in tail[:-1]))
+    return GameState(
+        entities=entities, grid=grid, tail=tuple(int(v) for v in tail[:-1]), saved=data
+    )
 
 
 def with_level(data: bytes, level: int) -> bytes:

@@ -11,6 +11,7 @@ from lafp.envs.experts.procgen_planners import (
     cell_of,
     shortest_path,
 )
+from lafp.envs.experts.procgen_search import LeaperPlanner
 from lafp.envs.experts.procgen_state import read_state
 from lafp.envs.procgen import MAX_RETURN, NUM_ACTIONS, Procgen, ProcgenConfig
 from lafp.evaluate.rollouts import Expert, rollout
@@ -182,6 +183,22 @@ def test_planners_win(game, least):
     result = rollout(env, Expert(env), np.arange(16))
     assert result.success.mean() >= least
     assert (result.episode_return[result.success] >= MAX_RETURN[game] - 1e-3).all()
+
+
+def test_the_planner_of_leaper_wins_and_its_plans_differ_by_seed():
+    env = Procgen(ProcgenConfig(task="leaper", expert="planner", episode_steps=300))
+    result = rollout(env, Expert(env), np.arange(1, 7), num_recorded=1)
+    assert result.success.mean() > 0.8
+    again = rollout(env, Expert(env), np.arange(1, 2), num_recorded=1)
+    np.testing.assert_array_equal(result.recordings[0].actions, again.recordings[0].actions)
+    env.reset(np.array([1]))
+    state = read_state(env._game.callmethod("get_state")[0])
+    planner = LeaperPlanner("easy")
+    plans = []
+    for seed in range(4):
+        planner(state, seed, 0)
+        plans.append(tuple(planner._plans[seed]))
+    assert len(set(plans)) > 1
 
 
 def test_of_equally_short_ways_one_is_drawn():
