@@ -22,14 +22,14 @@ from lafp.types import ObsSpec
 from tests.synthetic_shards import FPS, write_shard_set
 
 NUM_EPISODES = 40
-# label -> method, anchor_time, noise, success
+# label -> method, lowest and highest anchor, noise, success
 METHODS = {
-    "latent_bc": ("latent_bc", 0.0, None, 0.02),
-    "latent_bc_idm_decoder": ("latent_bc_idm_decoder", 1.0, None, 0.04),
-    "flow_anchor_0_fresh": ("latent_flow", 0.0, "fresh", 0.31),
-    "flow_anchor_0.5_fresh": ("latent_flow", 0.5, "fresh", 0.78),
-    "flow_anchor_1_fresh": ("latent_flow", 1.0, "fresh", 0.80),
-    "flow_anchor_0.5_persistent": ("latent_flow", 0.5, "persistent", 0.79),
+    "latent_bc": ("latent_bc", (0.0, 0.0), None, 0.02),
+    "latent_bc_idm_decoder": ("latent_bc_idm_decoder", (1.0, 1.0), None, 0.04),
+    "lafp_fresh": ("latent_flow", (0.0, 1.0), "fresh", 0.78),
+    "flow_anchor_0_fresh": ("latent_flow", (0.0, 0.0), "fresh", 0.31),
+    "flow_anchor_1_fresh": ("latent_flow", (1.0, 1.0), "fresh", 0.80),
+    "lafp_persistent": ("latent_flow", (0.0, 1.0), "persistent", 0.79),
 }
 
 
@@ -59,9 +59,9 @@ def write_demo_run(folder: Path, size_px: int = 16, num_episodes: int = NUM_EPIS
     _write_lam(run, size_px, probe={"lam": 0.94, "obs_embedding": 0.41, "random_lam": 0.55})
     for name, floor in (("latent_bc", 0.4), ("latent_flow", 0.9)):
         _write_model(run, f"policy/{name}", {"policy": {"name": name}}, _falling(floor))
-    for label, (method, anchor, _, _) in METHODS.items():
+    for label, (method, anchors, _, _) in METHODS.items():
         if not label.endswith("persistent"):
-            _write_decoder(run, label, "latent_flow" if "flow" in method else "latent_bc", anchor)
+            _write_decoder(run, label, "latent_flow" if "flow" in method else "latent_bc", anchors)
     _write_evaluation(run, num_episodes)
     return run.uri
 
@@ -151,7 +151,8 @@ def _write_lam(run: RunDir, size_px: int, probe: dict[str, float]) -> None:
     )
 
 
-def _write_decoder(run: RunDir, label: str, policy: str, anchor_time: float) -> None:
+def _write_decoder(run: RunDir, label: str, policy: str, anchors: tuple[float, float]) -> None:
+    anchor_time = sum(anchors) / 2
     metrics = _falling(0.05 * (1 + abs(anchor_time - 0.5)), num_steps=800)
     for record in metrics:
         if "val/loss" in record:
@@ -160,7 +161,7 @@ def _write_decoder(run: RunDir, label: str, policy: str, anchor_time: float) -> 
                 "val/action_r2_anchored": (0.4 + 0.5 * anchor_time) * share,
                 "val/action_r2_deployed": 0.5 * share,
             }
-    config = {"policy": policy, "anchor_time": anchor_time}
+    config = {"policy": policy, "anchor_time": list(anchors)}
     _write_model(run, f"decoder/{label}", config, metrics)
 
 
@@ -177,12 +178,13 @@ def _write_evaluation(run: RunDir, num_episodes: int) -> None:
     episodes = rollout(env, Expert(env), np.arange(num_episodes), num_recorded=8)
     write_outcomes(stage.uri, demonstrator, [episodes], fps=env.fps)
     outcomes = read_outcomes(stage.uri, "demonstrator")
-    for label, (method, anchor_time, noise, success) in METHODS.items():
+    for label, (method, (low, high), noise, success) in METHODS.items():
         subject = Subject(
             label=label,
             method=method,
             task="slalom",
-            anchor_time=anchor_time,
+            anchor_low=low,
+            anchor_high=high,
             noise=noise,
             solver_steps=4 if noise else None,
         )
@@ -204,7 +206,7 @@ def _write_evaluation(run: RunDir, num_episodes: int) -> None:
 def _method_rows(subject: Subject, success: float, n: int) -> list[Result]:
     low, high = max(0.0, success - 0.05), min(1.0, success + 0.05)
     is_flow = subject.method == "latent_flow"
-    anchor_time = subject.anchor_time or 0.0
+    anchor_time = sum(subject.anchors or (0.0,)) / 2
     return [
         Result.of(subject, "alignment_to_idm", 0.2 * (1 - anchor_time), 690),
         Result.of(subject, "alignment_to_deployed", 0.2 * anchor_time, 690),

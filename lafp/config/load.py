@@ -380,6 +380,9 @@ def _expected_number(name: str, value: Any) -> str | None:
 
 
 def _check_leaf(name: str, hint: Any, raw: Any) -> Any:
+    if isinstance(raw, list | tuple) and get_origin(hint) in (Union, types.UnionType):
+        # OmegaConf takes no list where a number may stand too.
+        hint = next((part for part in get_args(hint) if get_origin(part) is tuple), hint)
     # OmegaConf checks types only of dataclass fields, so each value gets a dataclass of its own.
     holder = make_dataclass("Leaf", [(name, hint)])
     checked = OmegaConf.merge(OmegaConf.structured(holder), {name: raw})

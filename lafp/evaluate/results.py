@@ -13,7 +13,7 @@ Metrics and the methods that have them:
 ``action_mse``              of the whole stack on held-out labeled clips, in the environment's units
 ``action_r2``               1 - MSE / variance, over all dimensions, in [-1, 1] action units
 ``action_accuracy``         instead of both, for discrete actions
-``alignment_to_idm``        energy distance of the decoder's training latents (at its anchor_time)
+``alignment_to_idm``        energy distance of the decoder's training latents (from its anchors)
                             from raw IDM latents, standardized, on held-out labeled clips
 ``alignment_to_deployed``   the same from the policy's own samples at these observations
 ``action_mse_on_idm``       of the decoder on raw IDM latents, in [-1, 1] action units
@@ -58,8 +58,13 @@ class Subject:
     distractors: bool | None = None
     objective: str | None = None
     supervision_weight: float | None = None
-    anchor_time: float | None = None
-    """τₐ of the action decoder's training."""
+    anchor_low: float | None = None
+    """Lowest τₐ of the action decoder's training. Each of its samples draws one up to
+    ``anchor_high``."""
+    anchor_high: float | None = None
+    """Highest τₐ, equal to ``anchor_low`` where all samples have the same."""
+    anchor_steps: str | None = None
+    """Solver steps that followed τₐ there: ``remaining``, ``all`` or ``one``."""
     noise: str | None = None
     """Name of the noise at deployment."""
     noise_hold_steps: int | None = None
@@ -75,6 +80,18 @@ class Subject:
     a method that has nothing but labels."""
     seed: int | None = None
     """Seed of the policy's training (for probes, of the LAM's)."""
+
+    @property
+    def anchor_time(self) -> float | None:
+        """τₐ where all samples have the same; None for a range, and where no solver started."""
+        return self.anchor_low if self.anchor_low == self.anchor_high else None
+
+    @property
+    def anchors(self) -> tuple[float, float] | None:
+        """Lowest and highest τₐ; None where no solver started."""
+        if self.anchor_low is None or self.anchor_high is None:
+            return None
+        return self.anchor_low, self.anchor_high
 
     @property
     def key(self) -> Key:

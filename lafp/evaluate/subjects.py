@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.labels import count_labels
@@ -12,6 +11,7 @@ from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
 from lafp.finished.load import LAM_HEAD, lam_behind
 from lafp.finished.saved_model import read_card
 from lafp.runs.run_dir import RunDir, StageDir
+from lafp.train.transitions import anchor_range
 from lafp.types import ObsSpec
 
 
@@ -93,12 +93,13 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
             label_scope="lam",
         )
     decoder = run.stage(f"decoder/{method.decoder}").config()
-    anchor_time = _single(decoder["anchor_time"])
+    low, high = anchor_range(decoder["anchor_time"])
     return replace(
         subject,
-        method=_method_name(policy["name"], anchor_time)
-        + ("_tuned" if decoder["finetune"] else ""),
-        anchor_time=anchor_time,
+        method=_method_name(policy["name"], low) + ("_tuned" if decoder["finetune"] else ""),
+        anchor_low=low,
+        anchor_high=high,
+        anchor_steps=decoder["anchor_steps"],
         **_labels(run, decoder, decoder),
         label_scope="both" if lam.supervision_weight else "decoder",
     )
@@ -127,12 +128,7 @@ def _check_sees(policy_uri: str, obs: ObsSpec, env: VectorEnv) -> None:
         )
 
 
-def _method_name(policy: str, anchor_time: float | None) -> str:
-    if policy == "latent_bc" and anchor_time == 1:
+def _method_name(policy: str, lowest_anchor: float) -> str:
+    if policy == "latent_bc" and lowest_anchor == 1:
         return "latent_bc_idm_decoder"
     return policy
-
-
-def _single(anchor_time: Any) -> float | None:
-    """Returns the anchor time, or None if training drew it from a range."""
-    return None if isinstance(anchor_time, list | tuple) else float(anchor_time)

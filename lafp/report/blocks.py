@@ -150,10 +150,11 @@ def _data_uri(mime: str, data: bytes) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
-def anchored(anchor_time: object) -> str:
-    """``τₐ = 0.5``, on one line."""
-    value = f"{anchor_time:g}" if isinstance(anchor_time, int | float) else str(anchor_time)
-    return f"τₐ{_NBSP}={_NBSP}{value}"
+def anchored(low: float, high: float) -> str:
+    """``τₐ = 0.5``, or ``τₐ in [0, 1]`` where each sample draws its own, on one line."""
+    if low == high:
+        return f"τₐ{_NBSP}={_NBSP}{low:g}"
+    return f"τₐ{_NBSP}in{_NBSP}[{low:g},{_NBSP}{high:g}]"
 
 
 def percent(share: float) -> str:

@@ -1,6 +1,7 @@
 """Names, colours and order of methods, the same on every page."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
@@ -9,11 +10,18 @@ from lafp.report.blocks import anchored
 from lafp.runs.wording import counted
 
 _IN_ORDER = ("latent_bc", "latent_bc_idm_decoder", "latent_bc_idm_head", "latent_flow")
+_ENDS = {(0.0, 0.0): "Flow, no interpolation", (1.0, 1.0): "Flow, decoder on IDM latents"}
+"""The flow policy with a decoder on free samples, and with one on latents of the LAM."""
+_OTHER_STEPS = {"all": ", all steps", "one": ", one step"}
+_TUNED, _FLOW_IDM_HEAD = "_tuned", "latent_flow_idm_head"
 _NO_POLICIES = (DEMONSTRATOR, "lam")
 
 
 def name_of(subject: Subject) -> str:
     """Names a method in words."""
+    if subject.method.endswith(_TUNED):
+        frozen = replace(subject, method=subject.method.removesuffix(_TUNED))
+        return f"{name_of(frozen)}, fine-tuned"
     if subject.method == DEMONSTRATOR:
         return "Demonstrators"
     if subject.method == "latent_bc":
@@ -25,9 +33,9 @@ def name_of(subject: Subject) -> str:
         return f"{policy}, the LAM's action head"
     if subject.method == BEHAVIOR_CLONING:
         return "BC from scratch on the labels"
-    if subject.method == "latent_flow" and subject.anchor_time is not None:
-        words = {0.0: "Flow, no interpolation", 1.0: "Flow, decoder on IDM latents"}
-        return f"{words.get(subject.anchor_time, 'LAFP')} ({anchored(subject.anchor_time)})"
+    if subject.method == "latent_flow" and subject.anchors is not None:
+        steps = _OTHER_STEPS.get(subject.anchor_steps or "", "") if is_lafp(subject) else ""
+        return f"{_ENDS.get(subject.anchors, 'LAFP')} ({anchored(*subject.anchors)}{steps})"
     return subject.label
 
 
@@ -47,6 +55,8 @@ def named(subject: Subject) -> str:
 
 def color_of(subject: Subject) -> str:
     """Returns the colour of a method, the same in every chart."""
+    if subject.method == _FLOW_IDM_HEAD:
+        return charts.PURPLE
     if subject.method != "latent_flow":
         return charts.GREY
     if subject.anchor_time == 0:
@@ -56,7 +66,7 @@ def color_of(subject: Subject) -> str:
 
 def is_lafp(subject: Subject) -> bool:
     """Tells whether this is a flow policy whose τₐ lies between 0 and 1."""
-    return subject.method == "latent_flow" and subject.anchor_time not in (None, 0.0, 1.0)
+    return subject.method == "latent_flow" and subject.anchors not in (None, *_ENDS)
 
 
 def policies(results: Results, variant: str | None, metric: str) -> list[Group]:
@@ -67,10 +77,10 @@ def policies(results: Results, variant: str | None, metric: str) -> list[Group]:
     return sorted(
         (group for group in groups if group.subject.method not in _NO_POLICIES),
         key=lambda group: (
-            group.subject.method == "latent_flow",
+            group.subject.method.startswith("latent_flow"),
             noises.index(noise_of(group.subject)) if group.subject.noise else -1,
             order.get(group.subject.method, len(order)),
-            group.subject.anchor_time or 0.0,
+            _rank(group.subject),
             group.subject.solver_steps or 0,
         ),
     )
@@ -89,13 +99,23 @@ def better_cloning(groups: Iterable[Group]) -> Group | None:
 
 
 def without_interpolation(groups: Iterable[Group], lafp: Group) -> list[Group]:
-    """Returns flow policies that differ from ``lafp`` only in the decoder: τₐ = 0, then τₐ = 1."""
+    """Returns the flow policies that differ from ``lafp`` in what decodes their latents alone.
+
+    Decoders on free samples of the policy, on latents of the LAM, and the LAM's own action head.
+    """
     same = (lafp.subject.noise, lafp.subject.solver_steps)
     found = [
         group
         for group in groups
-        if group.subject.method == "latent_flow"
-        and group.subject.anchor_time in (0.0, 1.0)
-        and (group.subject.noise, group.subject.solver_steps) == same
+        if (group.subject.method == "latent_flow" and group.subject.anchors in _ENDS)
+        or group.subject.method == _FLOW_IDM_HEAD
+        if (group.subject.noise, group.subject.solver_steps) == same
     ]
-    return sorted(found, key=lambda group: group.subject.anchor_time or 0.0)
+    return sorted(found, key=lambda group: _rank(group.subject))
+
+
+def _rank(subject: Subject) -> tuple[float, float]:
+    """Ranges of τₐ before single ones, and the LAM's own action head last."""
+    if subject.anchors is None:
+        return (2.0, 0.0)
+    return (0.0 if subject.anchor_time is None else 1.0, subject.anchors[0])

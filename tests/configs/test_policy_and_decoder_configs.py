@@ -38,6 +38,7 @@ def test_decoders_of_one_comparison_differ_in_policy_and_anchor_alone():
     assert {(cfg.policy, cfg.anchor_time) for cfg in decoders} == {
         ("latent_bc", 0),
         ("latent_bc", 1),
+        ("latent_flow", (0, 1)),
         ("latent_flow", 0),
         ("latent_flow", 0.25),
         ("latent_flow", 0.5),

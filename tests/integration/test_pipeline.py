@@ -21,7 +21,7 @@ STAGES = [
     "lam",
     "policy/latent_flow",
     "policy/latent_bc",
-    "decoder/latent_flow_anchor_0.5",
+    "decoder/latent_flow",
     "decoder/latent_bc",
     "policy/bc",
     "evaluation",

@@ -22,6 +22,6 @@ def test_games_become_a_policy_with_discrete_actions(tmp_path):
     assert pd.read_parquet(run / "shards/videos/clips.parquet").num_frames.sum() > 200
     results = pd.read_parquet(run / "evaluation/results.parquet")
     metrics = results.groupby("label").metric.apply(set)
-    for label in ("latent_bc", "flow_anchor_0.5_fresh"):
+    for label in ("latent_bc", "lafp_fresh"):
         assert {"success", "action_accuracy", "latency_b1_ms"} <= metrics[label], metrics[label]
     assert {"probe_r2"} <= metrics["lam"]

@@ -20,7 +20,7 @@ SELDOM = ("train.checkpoint_every_steps=1000000", "train.evaluate_every_steps=10
     ("config", "stage", "folder"),
     [
         ("tiny", "train_lam", "lam"),  # a Ray task of the driver
-        ("tiny_labels", "train_decoder.0", "decoder/latent_flow_anchor_0.5"),  # of Tune's trial
+        ("tiny_labels", "train_decoder.0", "decoder/latent_flow"),  # of Tune's trial
     ],
 )
 def test_sigterm_at_the_driver_has_the_running_stage_save(tmp_path, config, stage, folder):

@@ -56,5 +56,5 @@ def test_a_study_goes_on_when_the_node_of_a_trial_is_lost(tmp_path):
     table = pd.read_parquet(tmp_path / "tiny_labels/results.parquet")
     success = table[(table.metric == "success") & (table.method == "latent_flow")]
     assert sorted(zip(success.variant, success.label_fraction, strict=True)) == [
-        (f"anchor_{anchor}", fraction) for anchor in (0.5, 1) for fraction in (0.5, 1.0)
+        (anchor, fraction) for anchor in ("idm_latents", "interpolated") for fraction in (0.5, 1.0)
     ]

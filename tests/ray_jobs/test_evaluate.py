@@ -87,7 +87,7 @@ def run(tmp_path_factory) -> RunDir:
         stage = run.stage(f"policy/{policy.name}")
         export(stage, policy_cfg, PolicyTask(policy_cfg, videos, lam.uri), {})
     for name, policy_name, anchor_time in (
-        ("bc", "latent_bc", 0.0), ("bc_idm", "latent_bc", 1.0), ("flow", "latent_flow", 0.5),
+        ("bc", "latent_bc", 0.0), ("bc_idm", "latent_bc", 1.0), ("flow", "latent_flow", (0.0, 1.0)),
     ):  # fmt: skip
         decoder_cfg = TrainDecoderConfig(
             name=name, policy=policy_name, anchor_time=anchor_time, label_fraction=0.5,
@@ -148,14 +148,16 @@ def test_rows_say_what_stands_behind_them(evaluated):
     flow = rows["flow"]
     expected = {
         "method": "latent_flow", "task": "slalom", "distractors": False, "objective": "lapo",
-        "supervision_weight": 0.5, "anchor_time": 0.5, "noise": "persistent", "solver_steps": 4,
+        "supervision_weight": 0.5, "anchor_low": 0.0, "anchor_high": 1.0,
+        "anchor_steps": "remaining", "noise": "persistent", "solver_steps": 4,
         "label_fraction": 0.5, "label_scope": "both", "seed": 7,
     }  # fmt: skip
     assert {key: flow[key] for key in expected} == expected
     scratch = rows["scratch"]
     assert (scratch["method"], scratch["label_fraction"]) == ("behavior_cloning", 0.25)
     assert scratch["label_scope"] == "policy"
-    assert all(pd.isna(scratch[key]) for key in ("objective", "anchor_time", "supervision_weight"))
+    assert all(pd.isna(scratch[key]) for key in ("objective", "anchor_low", "supervision_weight"))
+    assert rows["bc"]["anchor_low"] == rows["bc"]["anchor_high"] == 0
     assert pd.isna(rows["bc"]["noise"]) and pd.isna(rows["bc"]["solver_steps"])
 
 

@@ -81,7 +81,7 @@ def test_more_training_steps_are_another_stage_for_all_that_read_it(tmp_path):
     changed = {stage for stage in before if before[stage] != after[stage]}
     assert changed == {
         "policy/latent_flow",
-        "decoder/latent_flow_anchor_0.5",
+        "decoder/latent_flow",
         "evaluation",
         "report",
     }

@@ -33,9 +33,9 @@ def config(*overrides):
 def test_every_value_meets_every_fraction_and_seed():
     names = [cell.name for cell in cells(config("seeds=[3,5]"))]
     assert names == [
-        f"anchor_{anchor}-labels_{fraction}-seed_{seed}"
+        f"{anchor}-labels_{fraction}-seed_{seed}"
         for seed in (3, 5)
-        for anchor in ("0.5", "1")
+        for anchor in ("interpolated", "idm_latents")
         for fraction in ("0.5", "1")
     ]
 
@@ -90,7 +90,7 @@ def test_scope_lam_without_supervision_is_refused():
 
 def test_the_plan_says_what_is_shared():
     text = "\n".join(study.plan(config(), RunDir("unused")))
-    assert "4 runs: anchor_0.5-labels_0.5-seed_0, anchor_0.5-labels_1-seed_0" in text
+    assert "4 runs: interpolated-labels_0.5-seed_0, interpolated-labels_1-seed_0" in text
     assert "shared stages first (10), then the rest of each run" in text
     assert "train_lam: 1 instead of 4" in text and "train_policy: 2 instead of 8" in text
 
@@ -114,7 +114,7 @@ def test_a_killed_study_goes_on_and_repeats_nothing(tmp_path):
     """Real Ray, real Tune: kill -9 of the driver amid the trials, the same command, of a trial."""
     command = [sys.executable, "-m", "ray_jobs.study", str(TINY), "--storage", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
-        wait_for_stage(tmp_path / "tiny_labels", "decoder/latent_flow_anchor_0.5")
+        wait_for_stage(tmp_path / "tiny_labels", "decoder/latent_flow")
         os.killpg(driver.pid, signal.SIGKILL)
     before = summaries(tmp_path / "tiny_labels")
     output = subprocess.PIPE
@@ -128,7 +128,7 @@ def test_a_killed_study_goes_on_and_repeats_nothing(tmp_path):
     table = pd.read_parquet(tmp_path / "tiny_labels/results.parquet")
     success = table[(table.metric == "success") & (table.method == "latent_flow")]
     assert set(zip(success.variant, success.label_fraction, strict=True)) == {
-        (f"anchor_{anchor}", fraction) for anchor in ("0.5", "1") for fraction in (0.5, 1.0)
+        (anchor, fraction) for anchor in ("interpolated", "idm_latents") for fraction in (0.5, 1.0)
     }
     assert set(table.label_scope) == {"decoder"}
     for name in ("plot.png", "table.md", "table.tex", "report.html"):

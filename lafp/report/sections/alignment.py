@@ -27,7 +27,7 @@ def section(results: Results, variant: str | None) -> Section | None:
         "samples of the policy (τₐ = 0) it sees the right latents, but where the demonstrator went "
         "left and the sample says right, the pair is wrong. Trained on the latents that the latent "
         "action model infers (IDM latents, τₐ = 1) the pairs are right, but these latents are not "
-        "the policy's. Interpolation lies between."
+        "the policy's. Interpolation (each sample starts at its own τₐ) lies between."
     )
     caption = (
         "Distance: energy distance of the latents that the decoder was trained on from IDM "
@@ -59,8 +59,9 @@ def _one_per_decoder(groups: list[Group]) -> list[Group]:
 
     With another number of solver steps the policy samples other latents.
     """
-    first: dict[tuple[str, float | None, int | None], Group] = {}
+    first: dict[tuple[object, ...], Group] = {}
     for group in groups:
         subject = group.subject
-        first.setdefault((subject.method, subject.anchor_time, subject.solver_steps), group)
+        decoder = (subject.method, subject.anchors, subject.anchor_steps)
+        first.setdefault((*decoder, subject.solver_steps), group)
     return list(first.values())

@@ -142,7 +142,8 @@ def _over_methods(results: Results, column: str) -> Section | None:
 
 def _other_than(column: str, group: Group) -> str:
     subject = group.subject
-    anchor = "" if column == "anchor_time" else f"{anchored(subject.anchor_time)}, "
+    is_sweep = column == "anchor_time" or subject.anchors is None
+    anchor = "" if is_sweep or subject.anchors is None else f"{anchored(*subject.anchors)}, "
     num = 0 if column == "solver_steps" else subject.solver_steps
     steps = f", {counted(num, 'step')}" if num else ""
     return f"{anchor}{noise_of(subject)} noise{steps}"

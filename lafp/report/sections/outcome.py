@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.results import DEMONSTRATOR
 from lafp.report import charts
-from lafp.report.blocks import Block, Note, Section, Table, chart, percent
+from lafp.report.blocks import Block, Note, Section, Table, Text, chart, percent
 from lafp.report.method_table import method_table
 from lafp.report.methods import color_of, is_lafp, name_of, noise_of, policies
 from lafp.report.metrics import OUTCOMES
@@ -28,6 +28,14 @@ _SLALOM = (
     "takes the same side: read success together with mode coverage. Slalom shows this mechanism; "
     "it is no proof that one method is better in general."
 )
+_INTERPOLATION = (
+    "LAFP draws one of several ways at random. Cloning averages them. LAFP's action decoder is "
+    "trained on the policy's own draws, each beside an action of a demonstrator. A free draw often "
+    "goes another way than the demonstrator did, and then the decoder learns a wrong pair. "
+    "Interpolation is for that: in training each draw starts at τₐ, between noise (0) and the "
+    "demonstrator's own latent action (1), so most draws go the demonstrated way. It is not "
+    "expected to beat a decoder that was trained on the demonstrators' own latent actions."
+)
 _ONE_SEED = "One training seed: the intervals cover episodes, not other training runs."
 
 
@@ -36,7 +44,8 @@ def section(results: Results, variant: str | None) -> Section | None:
     outcome, groups = OUTCOMES[results.outcome], policies(results, variant, results.outcome)
     if not groups:
         return None
-    blocks: list[Block] = []
+    has_lafp = any(is_lafp(group.subject) for group in groups)
+    blocks: list[Block] = [Text(text=_INTERPOLATION)] if has_lafp else []
     if len(groups) > 1:  # one dot says no more than the table
         blocks.append(
             chart(
@@ -45,7 +54,8 @@ def section(results: Results, variant: str | None) -> Section | None:
                 caption=f"In rollouts: {outcome.axis}, with 95 % intervals. "
                 "τₐ is where the solver starts when the action decoder is trained: 0 = noise, "
                 "1 = the demonstrator's own latent action, as the latent action model infers it "
-                f"(IDM latents).{_ticks(groups)}{_on_widthless(groups)}",
+                "(IDM latents), a range = each sample draws its own start."
+                f"{_ticks(groups)}{_on_widthless(groups)}",
             )
         )
     blocks.append(_table(results, variant, groups))

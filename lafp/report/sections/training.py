@@ -6,6 +6,7 @@ from typing import Any
 from lafp.report import charts
 from lafp.report.blocks import Block, Section, Text, anchored, chart
 from lafp.runs.run_dir import RunDir, StageDir
+from lafp.train.transitions import anchor_range
 
 # Panel title -> (metric, label) of its curves.
 Panels = Mapping[str, Sequence[tuple[str, str]]]
@@ -148,21 +149,19 @@ def _decoders(stages: Sequence[StageDir]) -> list[Block]:
 
 
 def _decoder_line(config: Config, steps: list[float], values: list[float]) -> charts.Line:
-    anchor_time, is_flow = config["anchor_time"], "flow" in config["policy"]
-    color = charts.BLUE
-    if anchor_time in (0, 1):
-        color = charts.TEAL if anchor_time else charts.ORANGE
+    anchors, is_flow = anchor_range(config["anchor_time"]), "flow" in config["policy"]
+    color = {(0.0, 0.0): charts.ORANGE, (1.0, 1.0): charts.TEAL}.get(anchors, charts.BLUE)
     return charts.Line(
         label=_decoder_label(config),
         x=steps,
         y=values,
         color=color if is_flow else charts.GREY,
-        is_dashed=not is_flow and anchor_time == 1,
+        is_dashed=not is_flow and anchors == (1, 1),
     )
 
 
 def _decoder_label(config: Config) -> str:
-    return f"{config['policy']}, {anchored(config['anchor_time'])}"
+    return f"{config['policy']}, {anchored(*anchor_range(config['anchor_time']))}"
 
 
 def _name(config: Config, section_name: str) -> str:

@@ -25,6 +25,7 @@ class BoxConfig:
     size: tuple[float, float] = (1.0, 1.0)
     style: Literal["plain", "round"] = "plain"
     holes: int | None = None
+    tilt: float | int | tuple[float, float] = 0.0
 
 
 class Circle:
@@ -118,8 +119,15 @@ def test_a_uri_keeps_its_slashes(path):
     assert load(path, "layer.uri=s3://a//b").layer.uri == "s3://a//b"
 
 
+def test_a_value_that_may_be_a_number_or_a_range_can_be_either(path):
+    tilts = {text: load(path, f"shapes.1.tilt={text}").shapes[1].tilt for text in ("2", "[0,1]")}
+    assert tilts == {"2": 2, "[0,1]": (0.0, 1.0)}
+    with pytest.raises(ConfigError, match=r"shapes\.1\.tilt: expected .*got \[0, 1, 2\]"):
+        load(path, "shapes.1.tilt=[0,1,2]")
+
+
 def test_a_resolved_config_reads_back_equal(path):
-    cfg = load(path)
+    cfg = load(path, "shapes.1.tilt=[0,1]")
     assert config_from_dict(DrawingConfig, config_to_dict(cfg)) == cfg
 
 

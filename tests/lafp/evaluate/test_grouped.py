@@ -10,7 +10,7 @@ from lafp.evaluate.results import Result, Subject
 from tests.synthetic_results import NUM_EPISODES, study_of, sweep
 
 SHARES = {"naive": 0.4, "lafp": 0.9, "raw": 0.8}
-FLOW = Subject(label="lafp", method="latent_flow", anchor_time=0.5, variant="clean")
+FLOW = Subject(label="lafp", method="latent_flow", anchor_low=0.5, anchor_high=0.5, variant="clean")
 
 
 @pytest.fixture

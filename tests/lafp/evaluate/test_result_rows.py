@@ -8,7 +8,7 @@ from lafp.evaluate.outcomes import Episode
 from lafp.evaluate.result_rows import action_error_rows, latency_rows, probe_rows, rollout_rows
 from lafp.evaluate.results import Subject, outcome_metric
 
-SUBJECT = Subject(label="flow", method="latent_flow", anchor_time=0.5)
+SUBJECT = Subject(label="flow", method="latent_flow", anchor_low=0.5, anchor_high=0.5)
 LAM = Subject(label="lam", method="lam", objective="lapo", seed=3)
 
 

@@ -11,7 +11,9 @@ LONG_FORM = [
     "objective",
     "supervision_weight",
     "method",
-    "anchor_time",
+    "anchor_low",
+    "anchor_high",
+    "anchor_steps",
     "noise",
     "solver_steps",
     "label_fraction",
@@ -28,7 +30,11 @@ def test_the_table_has_the_columns_of_every_study():
 
 
 def test_rows_survive_a_round_trip(tmp_path):
-    subject = Subject(label="LAFP", method="latent_flow", distractors=True, anchor_time=0.5, seed=3)
+    subject = Subject(
+        label="LAFP", method="latent_flow", distractors=True, anchor_low=0.0, anchor_high=1.0,
+        anchor_steps="remaining", seed=3,
+    )  # fmt: skip
+    assert subject.anchor_time is None and subject.anchors == (0.0, 1.0)
     rows = [
         Result.of(subject, "success", 0.75, 300, low=0.7, high=0.8),
         Result.of(Subject(label="lam", method="lam"), "probe_r2", -0.1, 50),

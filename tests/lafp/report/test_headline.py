@@ -18,7 +18,8 @@ from lafp.report.headline import (
 LAFP = Result(
     label="lafp",
     method="latent_flow",
-    anchor_time=0.5,
+    anchor_low=0.0,
+    anchor_high=1.0,
     noise="fresh",
     metric="success",
     value=0.78,
@@ -26,11 +27,14 @@ LAFP = Result(
     high=0.83,
     n=300,
 )
-RAW = replace(LAFP, label="raw", anchor_time=1.0, value=0.80, low=0.75, high=0.85)
-NAIVE = replace(LAFP, label="naive", anchor_time=0.0, value=0.31, low=0.26, high=0.36)
-CLONING = replace(
-    LAFP, label="bc", method="latent_bc", anchor_time=0.0, noise=None, value=0.02, low=0, high=0.05
+RAW = replace(LAFP, label="raw", anchor_low=1.0, anchor_high=1.0, value=0.80, low=0.75, high=0.85)
+NAIVE = replace(
+    LAFP, label="naive", anchor_low=0.0, anchor_high=0.0, value=0.31, low=0.26, high=0.36
 )
+HEAD = replace(
+    LAFP, label="head", method="latent_flow_idm_head", anchor_low=None, anchor_high=None, value=0.7
+)
+CLONING = replace(NAIVE, label="bc", method="latent_bc", noise=None, value=0.02, low=0, high=0.05)
 VIEWS = {
     "is_collapsed": False, "num_pairs": 640, "split": "val", "effective_rank": 3.2,
     "latent_action_dim": 8, "prediction_error": 0.1, "wrong_latent_error": 0.3, "copy_error": 0.4,
@@ -50,10 +54,11 @@ def said(*rows):
 
 
 def test_it_quotes_lafp_and_every_method_that_settles_what_it_is_worth():
-    first, cloning, naive, raw = said(CLONING, NAIVE, LAFP, RAW)
-    assert first == "LAFP (τₐ = 0.5), fresh noise succeeds in 78 % [73, 83] over 300 episodes"
+    first, cloning, naive, raw, head = said(CLONING, HEAD, NAIVE, LAFP, RAW)
+    assert first == "LAFP (τₐ in [0, 1]), fresh noise succeeds in 78 % [73, 83] over 300 episodes"
     assert cloning.startswith("+76 points [") and "over Latent BC (2 % [0, 5]): it does" in cloning
     assert naive.startswith("+47 points [") and "no interpolation (τₐ = 0), fresh noise" in naive
+    assert head.startswith("+8 points [") and "Flow, the LAM's action head, fresh noise" in head
     assert raw.startswith("-2 points [") and "decoder on IDM latents (τₐ = 1)" in raw
 
 

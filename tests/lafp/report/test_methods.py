@@ -1,12 +1,16 @@
+import pytest
+
 from lafp.evaluate.grouped import one_run
 from lafp.evaluate.results import DEMONSTRATOR, Result, Subject
-from lafp.report.methods import policies
+from lafp.report.methods import name_of, policies
 
 
-def row(method, anchor_time=None, noise=None):
+def row(method, low=None, noise=None, high=None, **settings):
+    high = low if high is None else high
     subject = Subject(
-        label=f"{method} {anchor_time}", method=method, anchor_time=anchor_time, noise=noise
-    )
+        label=f"{method} {low} {high} {settings}", method=method,
+        anchor_low=low, anchor_high=high, noise=noise, **settings,
+    )  # fmt: skip
     return Result.of(subject, "success", 0.5, n=10)
 
 
@@ -27,3 +31,41 @@ def test_every_policy_has_a_row_baselines_first_and_those_of_users_too():
     assert {method for method, _ in shown} == {
         "latent_bc", "latent_flow", "latent_mean_flow", "latent_gaussian"
     }  # fmt: skip
+
+
+def test_a_range_of_anchors_leads_the_flow_policies_and_single_ones_follow_in_order():
+    methods = [
+        row("latent_flow_idm_head", noise="fresh"),
+        row("latent_flow", 1.0, "fresh"),
+        row("latent_flow", 0.0, "fresh"),
+        row("latent_flow", 0.0, "fresh", 1.0),
+        row("latent_bc_idm_head"),
+    ]
+    groups = policies(one_run("/r", methods, {}), None, "success")
+    assert [plain(group.subject) for group in groups] == [
+        "Latent BC, the LAM's action head",
+        "LAFP (τₐ in [0, 1])",
+        "Flow, no interpolation (τₐ = 0)",
+        "Flow, decoder on IDM latents (τₐ = 1)",
+        "Flow, the LAM's action head",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subject", "name"),
+    [
+        (row("latent_flow", 0.2, high=0.8), "LAFP (τₐ in [0.2, 0.8])"),
+        (row("latent_flow", 0.5), "LAFP (τₐ = 0.5)"),
+        (row("latent_flow", 0.0, high=1.0, anchor_steps="remaining"), "LAFP (τₐ in [0, 1])"),
+        (row("latent_flow", 0, high=1, anchor_steps="one"), "LAFP (τₐ in [0, 1], one step)"),
+        (row("latent_flow", 0, high=1, anchor_steps="all"), "LAFP (τₐ in [0, 1], all steps)"),
+        (row("latent_flow_tuned", 0.0, high=1.0), "LAFP (τₐ in [0, 1]), fine-tuned"),
+        (row("latent_bc_tuned", 0.0), "Latent BC, fine-tuned"),
+    ],
+)
+def test_a_method_is_named_by_what_its_decoder_was_trained_on(subject, name):
+    assert plain(subject) == name
+
+
+def plain(subject):
+    return name_of(subject).replace("\xa0", " ")

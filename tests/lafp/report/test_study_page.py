@@ -16,12 +16,12 @@ from tests.synthetic_results import study_of, sweep
 SHARES = {"latent_bc": 0.1, "naive": 0.4, "lafp": 0.9, "raw": 0.8}
 SUBJECTS = {
     "latent_bc": Subject(label="latent_bc", method="latent_bc", variant="clean"),
-    "naive": Subject(label="naive", method="latent_flow", anchor_time=0.0, noise="fresh",
-                     solver_steps=4, variant="clean"),
-    "lafp": Subject(label="lafp", method="latent_flow", anchor_time=0.5, noise="fresh",
-                    solver_steps=4, variant="clean"),
-    "raw": Subject(label="raw", method="latent_flow", anchor_time=1.0, noise="fresh",
-                   solver_steps=4, variant="clean"),
+    "naive": Subject(label="naive", method="latent_flow", anchor_low=0.0, anchor_high=0.0,
+                     noise="fresh", solver_steps=4, variant="clean"),
+    "lafp": Subject(label="lafp", method="latent_flow", anchor_low=0.0, anchor_high=1.0,
+                    noise="fresh", solver_steps=4, variant="clean"),
+    "raw": Subject(label="raw", method="latent_flow", anchor_low=1.0, anchor_high=1.0,
+                   noise="fresh", solver_steps=4, variant="clean"),
 }  # fmt: skip
 
 
@@ -65,9 +65,11 @@ def test_variants_with_one_method_each_stand_in_one_table_and_one_chart(tmp_path
 
 def test_where_the_outcome_is_a_return_the_page_never_speaks_of_success(tmp_path):
     subject = replace(SUBJECTS["lafp"], variant=None)
+    anchors = [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (0.0, 1.0)]
+    subjects = [replace(subject, label=f"{a}", anchor_low=a[0], anchor_high=a[1]) for a in anchors]
     rows = [
-        Result.of(replace(subject, label=f"at {time}", anchor_time=time), metric, 0.6, 10)
-        for time in (0.0, 0.5, 1.0)
+        Result.of(subject, metric, 0.6, 10)
+        for subject in subjects
         for metric in ("return", "return_normalized")
     ]
     outcomes = {row.label: np.full(10, row.value) for row in rows}
