@@ -2,7 +2,8 @@ r"""Measure a finished run: rollouts, modes kept, action error, probe, latency, 
 
 python -m ray_jobs.evaluate configs/evaluate/slalom.yaml --run-name demo
 
-Writes results.parquet (long form), episodes.parquet (every outcome), rollouts/ and latent_views/.
+Writes results.parquet (long form), episodes.parquet (every outcome), latent_map.parquet, rollouts/
+and latent_views/.
 """
 
 from ray_jobs.core.cli import CommandLine, main
@@ -121,6 +122,7 @@ def _measure_methods(
     ]
     for label, errors in (item for of_labels in on_clips for item in of_labels.items()):
         rows += result_rows.action_error_rows(subjects[label], errors) if errors else []
+    _map_latents(cfg, run, stage)
     return rows + _latency_rows(cfg, run, stage, subjects)
 
 
@@ -196,6 +198,19 @@ def _alignments(cfg: EvaluateConfig, run: RunDir) -> dict[str, Any]:
     shards, lam_uri = _labeled_shards(cfg, run), _lam(cfg, run)
     calls = [(run.uri, lam_uri, method, shards, cfg.seed) for method in cfg.methods]
     return _of_each_method(cfg, measurements.measure_alignment, calls, "alignment")
+
+
+def _map_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
+    """Writes ``latent_map.parquet`` of all policies that predict latent actions."""
+    path = stage.path("latent_map.parquet")
+    policies = list(dict.fromkeys(m.policy for m in cfg.methods if m.decoder is not None))
+    if not policies or storage.is_file(path):
+        return
+    call = (run.uri, _lam(cfg, run), policies, _labeled_shards(cfg, run), path, cfg.seed)
+    for _ in run_tasks(
+        measurements.measure_latent_map, [call], sizes=[1], label="map of latents", unit="sets"
+    ):
+        pass
 
 
 def _of_each_method(

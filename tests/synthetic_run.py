@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from lafp.envs.slalom import Slalom, SlalomConfig
+from lafp.evaluate.latent_map import LatentPoint, Latents, latent_points
 from lafp.evaluate.latent_views import write_latent_views
 from lafp.evaluate.outcomes import read_outcomes, write_episodes, write_outcomes
 from lafp.evaluate.results import Result, Subject, write_results
@@ -18,6 +19,7 @@ from lafp.finished.saved_model import save_model
 from lafp.models.encoders import SmallCnnConfig
 from lafp.objectives.lapo import Lapo, LapoConfig
 from lafp.runs.run_dir import RunDir
+from lafp.storage.tables import write_rows
 from lafp.types import ObsSpec
 from tests.synthetic_shards import FPS, write_shard_set
 
@@ -199,8 +201,22 @@ def _write_evaluation(run: RunDir, num_episodes: int) -> None:
         rows.append(Result.of(of, "probe_r2", r2, 690, **interval))
         rows.append(Result.of(of, "probe_mse", 0.3 * (1 - r2), 690))
     write_results(stage.path("results.parquet"), rows)
+    write_rows(stage.path("latent_map.parquet"), LatentPoint, _map_of_latents())
     write_episodes(stage.path("episodes.parquet"), outcomes)
     stage.finish({"wall_s": 48.0})
+
+
+def _map_of_latents() -> list[LatentPoint]:
+    """Two ways: the flow policy keeps both, and cloning predicts their mean."""
+    generator = torch.Generator().manual_seed(0)
+    side_N = (torch.arange(200) % 2) * 2.0 - 1
+    latent_NZ = 0.3 * torch.randn(200, 4, generator=generator)
+    groups_NZ = latent_NZ + side_N[:, None] * torch.tensor([1.0, 0.8, 0.0, 0.0])
+    found = {"idm": groups_NZ, "latent_bc": latent_NZ / 2, "latent_flow": groups_NZ.roll(1, 0)}
+    action_NA = torch.stack([torch.ones(200), side_N], 1)
+    return latent_points(
+        {name: Latents(latent_action=z, true_action=action_NA) for name, z in found.items()}, 0
+    )
 
 
 def _method_rows(subject: Subject, success: float, n: int) -> list[Result]:

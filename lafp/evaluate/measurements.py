@@ -18,13 +18,16 @@ from lafp.envs import ENVS
 from lafp.evaluate.alignment import alignment, decoding_errors
 from lafp.evaluate.config import LatencyConfig, MethodConfig
 from lafp.evaluate.latency import Latency, measure_latency
+from lafp.evaluate.latent_map import IDM, MAX_POINTS, LatentPoint, Latents, latent_points
 from lafp.evaluate.latent_views import write_latent_views
 from lafp.evaluate.open_loop import open_loop_errors
 from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout
 from lafp.finished.load import load_policy, policy_behind
-from lafp.lam import load_lam
+from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder
+from lafp.policies.base import Policy
 from lafp.runs.run_dir import RunDir
+from lafp.storage.tables import write_rows
 from lafp.train.transitions import (
     Transitions,
     anchor_range,
@@ -95,16 +98,9 @@ def measure_alignment(
     assert method.decoder is not None
     run = RunDir(run_uri)
     policy = load_policy(policy_behind(run, method.decoder, method.policy))
-    lam = load_lam(lam_uri)
-    parts = [
-        transitions_of_clip(batch, b, lam, policy)
-        for batch in HeldOutClips(labeled_shards, MAX_VAL_CLIPS).batches(torch.device("cpu"))
-        for b in range(len(batch.num_frames))
-    ]
-    if not parts:
+    seen = _held_out(labeled_shards, load_lam(lam_uri), policy, MAX_TRANSITIONS)
+    if seen is None:
         return {}
-    seen = Transitions.cat(parts)
-    seen = seen[torch.linspace(0, len(seen) - 1, min(len(seen), MAX_TRANSITIONS)).long()]
     config = run.stage(f"decoder/{method.decoder}").config()
     torch.manual_seed(derive_seed(seed, "alignment"))
     trained_on_NZ = anchored_latents(
@@ -122,6 +118,44 @@ def measure_alignment(
         ),
         "num_transitions": float(len(seen)),
     }
+
+
+@torch.no_grad()
+def measure_latent_map(
+    run_uri: str, lam_uri: str, policies: Sequence[str], labeled_shards: str, uri: str, seed: int
+) -> None:
+    """Writes the LAM's latents and those of each policy, from fresh noise, to a table at ``uri``.
+
+    The table is empty without held-out clips. Policies of true actions have no latents.
+    """
+    torch.set_num_threads(1)
+    lam, spec = load_lam(lam_uri), action_spec(labeled_shards)
+    sources: dict[str, Latents] = {}
+    for name in policies:
+        policy = load_policy(RunDir(run_uri).stage(f"policy/{name}").uri)
+        seen = _held_out(labeled_shards, lam, policy, MAX_POINTS)
+        if seen is None:
+            continue
+        action = seen.true_action if spec.is_discrete else spec.normalize(seen.true_action)
+        torch.manual_seed(derive_seed(seed, "latent_map"))
+        deployed = deployed_latents(policy, seen)
+        sources.setdefault(IDM, Latents(latent_action=seen.idm_latent, true_action=action))
+        sources[name] = Latents(latent_action=deployed, true_action=action)
+    points = latent_points(sources, derive_seed(seed, "umap")) if sources else []
+    write_rows(uri, LatentPoint, points)
+
+
+def _held_out(labeled_shards: str, lam: Lam, policy: Policy, limit: int) -> Transitions | None:
+    """Transitions of the held-out clips, spread evenly over them; None without such clips."""
+    parts = [
+        transitions_of_clip(batch, b, lam, policy)
+        for batch in HeldOutClips(labeled_shards, MAX_VAL_CLIPS).batches(torch.device("cpu"))
+        for b in range(len(batch.num_frames))
+    ]
+    if not parts:
+        return None
+    seen = Transitions.cat(parts)
+    return seen[torch.linspace(0, len(seen) - 1, min(len(seen), limit)).long()]
 
 
 def measure_latencies(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.labels import count_labels

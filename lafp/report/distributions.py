@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from lafp.report.charts import BLUE, CHARACTERS_PER_PANEL, INK, PANEL_WIDTH_IN, Drawing
+from lafp.report.charts import (
+    BLUE,
+    CHARACTERS_PER_PANEL,
+    INK,
+    PAGE_WIDTH_IN,
+    PANEL_WIDTH_IN,
+    Drawing,
+)
 
 
 def _num_steps(data: np.ndarray) -> int:
@@ -118,3 +125,41 @@ def latent_statistics(norms: Sequence[float], spectrum: Sequence[float]) -> Draw
             ax.locator_params(axis="y", nbins=4)
 
     return Drawing(width_in=7.0, height_in=2.0, paint=paint, columns=2)
+
+
+def maps(
+    panels: Mapping[str, Sequence[tuple[float, float, float]]], *, is_discrete: bool
+) -> Drawing:
+    """Points on a plane, one panel per title. All panels have the same axes and colours.
+
+    Args:
+        panels: Title -> x, y and the value behind the colour of each point.
+        is_discrete: Whether values are choices, whose colours have no order.
+    """
+    data = {title: np.asarray(points, float) for title, points in panels.items()}
+    every = np.concatenate(list(data.values()))
+    # A few outliers would press all others together; they are drawn at the border.
+    low, high = np.quantile(every[:, :2], [0.005, 0.995], axis=0)
+    margin = 0.05 * np.maximum(high - low, 1e-9)
+    ends = np.quantile(every[:, 2], [0, 1] if is_discrete else [0.02, 0.98])
+
+    def paint(axes: list[Axes]) -> None:
+        for ax, (title, points) in zip(axes, data.items(), strict=True):
+            at = np.clip(points[:, :2], low, high)
+            ax.scatter(
+                at[:, 0], at[:, 1], c=points[:, 2], s=7, alpha=0.75, linewidths=0,
+                cmap="tab20" if is_discrete else "coolwarm", vmin=ends[0], vmax=ends[1],
+            )  # fmt: skip
+            ax.set_xlim(low[0] - margin[0], high[0] + margin[0])
+            ax.set_ylim(low[1] - margin[1], high[1] + margin[1])
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.set_title(title)
+
+    num = max(3, len(panels))
+    return Drawing(
+        width_in=PAGE_WIDTH_IN * len(panels) / num,
+        height_in=PAGE_WIDTH_IN / num,
+        paint=paint,
+        columns=len(panels),
+    )

@@ -13,7 +13,15 @@ from lafp.evaluate.grouped import Results, read_run
 from lafp.report.blocks import Section
 from lafp.report.headline import headline, headline_of_latents, sentence, warnings
 from lafp.report.page import render_page
-from lafp.report.sections import data, latents, result_sections, rollouts, run_facts, training
+from lafp.report.sections import (
+    data,
+    latent_map,
+    latents,
+    result_sections,
+    rollouts,
+    run_facts,
+    training,
+)
 from lafp.report.training_findings import over_training
 from lafp.runs.run_dir import RunDir, StageDir
 
@@ -79,6 +87,7 @@ def _sections(
         outcome,
         rollouts.section(run, results),
         *others,
+        latent_map.section(run),
         latents.views_section(run, views),
         *data.sections(run),
         training.section(run),

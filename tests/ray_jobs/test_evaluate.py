@@ -140,6 +140,16 @@ def test_a_decoder_is_aligned_with_what_its_anchor_time_says(evaluated):
     assert rows.n.nunique() == 1
 
 
+def test_the_map_of_latents_holds_those_of_the_lam_and_of_each_policy(evaluated):
+    table = pq.read_table(evaluated.path("latent_map.parquet")).to_pandas()
+    table = table[table.projection == "pca"]
+    assert list(table.source.unique()) == ["idm", "latent_bc", "latent_flow"], "not `scratch`"
+    assert table.groupby("source").size().nunique() == 1
+    assert table[["x", "y", "action"]].notna().all().all() and not table.is_discrete.any()
+    idm = table[table.source == "idm"]
+    assert abs(idm.x.mean()) < 1e-6 and idm.x.std() > idm.y.std() > 0
+
+
 def test_rows_say_what_stands_behind_them(evaluated):
     table = pq.read_table(evaluated.path("results.parquet")).to_pandas()
     rows = table[table.metric == "success"].set_index("label").to_dict("index")

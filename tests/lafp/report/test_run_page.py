@@ -45,6 +45,7 @@ def test_a_full_run_gets_every_section(demo_summary, demo_html):
         "alignment",
         "latency",
         "probe",
+        "latent-map",
         "latents",
         "shards-videos",
         "shards-labeled",
