@@ -15,7 +15,7 @@ import numpy as np
 from lafp import storage
 from lafp.evaluate.outcomes import read_episode_outcomes
 from lafp.evaluate.results import DEMONSTRATOR, Key, Result, outcome_metric, read_results
-from lafp.evaluate.statistics import Interval, bootstrap_interval
+from lafp.evaluate.statistics import Interval, interval_of_mean
 from lafp.runs.run_dir import RunDir
 from lafp.runs.wording import label_words
 
@@ -97,8 +97,8 @@ class Results:
     def of_metric(self, metric: str) -> list[Group]:
         """Groups of one metric, in the order in which the runs list them.
 
-        The outcome is resampled over seeds and episodes, other metrics over seeds; of a single
-        seed, the interval is the one in its row. Seeds without a value (the mode coverage of a
+        The interval of the outcome is over seeds and episodes, that of other metrics over seeds; of
+        a single seed, it is the one in its row. Seeds without a value (the mode coverage of a
         policy that passes no fork) and disturbed timings are left out.
         """
         if metric not in self._groups:
@@ -132,7 +132,7 @@ class Results:
         # Differences on the same episodes: most of the luck of an episode is the same for both
         # methods.
         pairs = [a[seed] - b[seed] for seed in a if seed in b]
-        return bootstrap_interval(pairs) if pairs else None
+        return interval_of_mean(pairs) if pairs else None
 
     def best(self, metric: str) -> tuple[str, Result] | None:
         """Returns the run with the highest value (``..._mse``: the lowest), and its row."""
@@ -172,8 +172,9 @@ class Results:
         if len(rows) == 1 and rows[0].low is not None:
             return rows[0].interval
         if metric == self.outcome and (episodes := self.outcomes.get(rows[0].key)):
-            return bootstrap_interval(list(episodes.values()))
-        return bootstrap_interval([[row.value] for row in rows]) if rows[1:] else rows[0].interval
+            bounds = (0.0, 1.0) if metric == "success" else None
+            return interval_of_mean(list(episodes.values()), bounds=bounds)
+        return interval_of_mean([[row.value] for row in rows]) if rows[1:] else rows[0].interval
 
 
 def _is_timing(row: Result) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from lafp.evaluate.latency import Latency
 from lafp.evaluate.modes import mode_coverage
 from lafp.evaluate.outcomes import Episode
 from lafp.evaluate.results import Result, Subject
-from lafp.evaluate.statistics import Interval, bootstrap_interval
+from lafp.evaluate.statistics import Interval, interval_of_mean
 
 PROBE_CONTROLS = {"obs_embedding": "embedding", "random_lam": "random_lam"}
 """Names of the probe's controls in a LAM's metrics -> in result tables."""
@@ -33,7 +34,7 @@ def rollout_rows(
     if any(episode.success is None for episode in episodes):
         del names["success"]
     interval = {
-        metric: bootstrap_interval([[float(getattr(episode, name)) for episode in episodes]])
+        metric: interval_of_mean([[float(getattr(episode, name)) for episode in episodes]])
         for metric, name in names.items()
     }
     rows = [_with_interval(subject, metric, value) for metric, value in interval.items()]
@@ -83,7 +84,8 @@ def latency_rows(subject: Subject, batch_size: int, latency: Latency) -> list[Re
 def probe_rows(lam: Subject, metrics: Mapping[str, float]) -> list[Result]:
     """Makes the rows of the last linear probe and its controls, from metrics stored with a LAM.
 
-    Empty for a LAM that was trained without labeled clips.
+    They stand in for ``thorough_probe_rows`` where the labeled clips are not at hand. Empty for a
+    LAM that was trained without them.
     """
     if "probe/r2" not in metrics:
         return []
@@ -102,7 +104,28 @@ def probe_rows(lam: Subject, metrics: Mapping[str, float]) -> list[Result]:
             rows.append(Result.of(control, "probe_r2", r2, num))
             # On the same transitions, so that R^2 = 1 - MSE / variance.
             rows.append(Result.of(control, "probe_mse", (1 - r2) * variance, num))
+            metric = f"probe_gain_over_{method}"
+            value, *ends = (
+                metrics.get(f"probe/gain_over_{name}{end}") for end in ("", "_low", "_high")
+            )
+            if value is not None:
+                rows.append(Result.of(lam, metric, value, num, low=ends[0], high=ends[1]))
     return rows
+
+
+def thorough_probe_rows(lam: Subject, measured: Sequence[Mapping[str, Any]]) -> list[Result]:
+    """Rows of what ``probe_thoroughly`` measured."""
+    return [
+        Result.of(
+            lam if row["method"] == "lam" else _probe(lam, row["method"]),
+            row["metric"],
+            row["value"],
+            row["n"],
+            low=row.get("low"),
+            high=row.get("high"),
+        )
+        for row in measured
+    ]
 
 
 def _with_interval(subject: Subject, metric: str, value: Interval) -> Result:

@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 NUM_RESAMPLES = 5_000
+NUM_RESAMPLES_OVER_TASKS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean and its bootstrap interval."""
+    """A mean, or another statistic of several runs, and its interval."""
 
     mean: float
     low: float
@@ -37,20 +39,22 @@ class Interval:
         return self.written(lambda share: f"{100 * share:.0f}", " %")
 
 
-def bootstrap_interval(
+def interval_of_mean(
     values_per_seed: Sequence[np.ndarray | Sequence[float]],
     *,
     level: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
+    bounds: tuple[float, float] | None = None,
 ) -> Interval:
-    """Mean over training seeds and episodes, with a percentile bootstrap interval.
+    """Mean over training seeds and episodes, with its interval.
 
-    Hierarchical (Davison & Hinkley, 1997, section 3.8): a resample draws seeds with replacement,
-    then episodes with replacement within each drawn seed. So the interval covers both what another
-    training run and what other episodes would give. With one seed only the episodes are
-    resampled, and the interval says nothing about another training run. Few seeds give intervals
-    that are too narrow, and values that are all equal give one of no width.
+    The bootstrap is hierarchical (Davison & Hinkley, 1997, section 3.8): a resample draws seeds
+    with replacement, then episodes with replacement within each drawn seed. With few seeds its
+    percentiles hardly leave the range of the seeds: with three they cover the truth in about 75 of
+    100 studies. So with two seeds or more the interval also contains Student's t-interval over the
+    seeds' means. With one seed only the episodes are resampled, and the interval says nothing about
+    another training run. Values that are all equal give an interval of no width.
 
     Args:
         values_per_seed: One sequence of per-episode values per training seed. Each seed weighs the
@@ -58,6 +62,7 @@ def bootstrap_interval(
         level: Coverage of the interval.
         num_resamples: Bootstrap resamples.
         seed: Seed of the resampling.
+        bounds: Smallest and largest possible mean, to which the interval is cut.
 
     Raises:
         ValueError: No seeds, a seed without values, or a value that is not finite.
@@ -70,8 +75,14 @@ def bootstrap_interval(
         raise ValueError("A value is not finite: leave undefined episodes out first.")
     means = _resampled_means(groups, num_resamples, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    of_seeds = np.array([group.mean() for group in groups])
+    if len(groups) > 1:
+        width = stats.t.ppf((1 + level) / 2, len(groups) - 1) * stats.sem(of_seeds)
+        low, high = min(low, of_seeds.mean() - width), max(high, of_seeds.mean() + width)
+    if bounds is not None:
+        low, high = np.clip([low, high], *bounds)
     return Interval(
-        mean=float(np.mean([group.mean() for group in groups])),
+        mean=float(of_seeds.mean()),
         low=float(low),
         high=float(high),
         num_values=sum(len(group) for group in groups),
@@ -91,3 +102,82 @@ def _resampled_means(
             picks = rng.integers(len(group), size=(len(rows), len(group)))
             means[rows] += group[picks].mean(axis=1)
     return means / len(groups)
+
+
+def interquartile_mean(
+    scores_per_task: Sequence[Sequence[float]], *, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean of the middle half of all runs of all tasks (Agarwal et al., 2021, arXiv:2108.13264).
+
+    It uses more runs than the median, and no single run or task decides it. The interval is a
+    percentile bootstrap that resamples the runs of each task.
+
+    Args:
+        scores_per_task: For each task, the normalized outcome of each training seed.
+        level: Coverage of the interval.
+        seed: Of the resampling.
+    """
+    tasks = _checked(scores_per_task)
+
+    def iqm(resampled: list[np.ndarray]) -> np.ndarray:
+        return stats.trim_mean(np.concatenate(resampled, axis=-1), 0.25, axis=-1)
+
+    return _over_tasks(iqm, tasks, level, seed)
+
+
+def probability_of_improvement(
+    ours: Sequence[Sequence[float]],
+    theirs: Sequence[Sequence[float]],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Probability that a run of ours beats one of theirs on a random task; a tie counts half.
+
+        P = mean over tasks of mean over pairs of runs (1[x > y] + 1[x = y] / 2)
+
+    This is the Mann-Whitney U over the number of pairs (Agarwal et al., 2021). The interval
+    resamples the runs of each task.
+
+    Args:
+        ours: For each task, the outcome of each training seed.
+        theirs: For the same tasks in the same order, those of the other method.
+        level: Coverage of the interval.
+        seed: Of the resampling.
+    """
+    if len(ours) != len(theirs):
+        raise ValueError(f"Expected the same tasks of both, got {len(ours)} and {len(theirs)}.")
+
+    def wins(resampled: list[np.ndarray]) -> np.ndarray:
+        pairs = zip(resampled[: len(ours)], resampled[len(ours) :], strict=True)
+        signs = (np.sign(x[..., :, None] - y[..., None, :]).mean((-2, -1)) for x, y in pairs)
+        return (np.mean(list(signs), axis=0) + 1) / 2
+
+    return _over_tasks(wins, _checked([*ours, *theirs]), level, seed)
+
+
+def _over_tasks(
+    statistic: Callable[[list[np.ndarray]], np.ndarray],
+    tasks: list[np.ndarray],
+    level: float,
+    seed: int,
+) -> Interval:
+    """Resamples the runs of each task. ``statistic`` maps arrays [..., runs] to [...]."""
+    rng = np.random.default_rng(seed)
+    picks = [rng.integers(len(task), size=(NUM_RESAMPLES_OVER_TASKS, len(task))) for task in tasks]
+    resampled = statistic([task[pick] for task, pick in zip(tasks, picks, strict=True)])
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(
+        mean=float(statistic(tasks)),
+        low=float(low),
+        high=float(high),
+        num_values=sum(map(len, tasks)),
+        num_seeds=max(map(len, tasks)),
+    )
+
+
+def _checked(scores_per_task: Sequence[Sequence[float]]) -> list[np.ndarray]:
+    tasks = [np.asarray(scores, np.float64).reshape(-1) for scores in scores_per_task]
+    if not tasks or any(len(task) == 0 for task in tasks):
+        raise ValueError(f"Every task needs at least one run, got {[len(t) for t in tasks]}.")
+    return tasks

@@ -112,7 +112,7 @@ def _measured(rows: Sequence[Result]) -> str:
     if nums:
         text += f", {' to '.join(map(str, dict.fromkeys((nums[0], nums[-1]))))} episodes per method"
         text += " and seed"
-    text += "; in brackets 95 % bootstrap intervals over seeds and episodes"
+    text += "; in brackets 95 % intervals over seeds and episodes"
     return text + (", with one seed over episodes alone." if len(seeds) == 1 else ".")
 
 

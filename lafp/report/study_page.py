@@ -17,7 +17,7 @@ from lafp.report.charts import Drawing
 from lafp.report.headline import best_run, headline, sentence
 from lafp.report.methods import policies
 from lafp.report.page import render_page
-from lafp.report.sections import curves, outcome, overview, result_sections
+from lafp.report.sections import curves, outcome, over_tasks, overview, result_sections
 from lafp.report.table_text import latex_table, markdown_table
 
 
@@ -50,7 +50,8 @@ def write_study(
     labels = curves.over_labels(results)
     of_variants = labels or _of_variants(results)
     shared = [] if labels else [s for s in (overview.section(results),) if s]
-    _write_tables(uri, shared or of_variants, headlines if not shared else {})
+    tasks = [] if labels else [s for s in (over_tasks.section(results),) if s]
+    _write_tables(uri, [*tasks, *(shared or of_variants)], headlines if not shared else {})
     if plot := _plot(results, shared or labels):
         storage.write_bytes(storage.join(uri, "plot.png"), plot.png())
     best = best_run(results) if labels else {}
@@ -62,11 +63,13 @@ def write_study(
         uri,
         title=name,
         kind="sweep" if labels else "study",
-        lead=f"{len(runs)} runs, seeds {', '.join(map(str, results.seeds))}. Intervals are 95 % "
-        "bootstrap intervals over training seeds and episodes; with few seeds they are too narrow.",
+        lead=f"{len(runs)} runs, seeds {', '.join(map(str, results.seeds))}. Intervals are "
+        "95 %: Student's t over training seeds, and a bootstrap over seeds and episodes where that "
+        "is wider. Differences are between the same seeds and episodes.",
         headlines=headlines,
         warnings=[Note(text=text) for text in notes],
         sections=[
+            *tasks,
             *shared,
             *of_variants,
             *([] if labels else curves.over_methods(results)),

@@ -97,7 +97,7 @@ def _table(
         ],
         rows=rows,
         caption="Columns are numbers of labels that training saw. Means over training seeds "
-        "with 95 % bootstrap intervals, for success and return over seeds and episodes.",
+        "with 95 % intervals, for success and return over seeds and episodes.",
     )
 
 

@@ -128,5 +128,5 @@ def _table(results: Results, variant: str | None, groups: Sequence[Group]) -> Ta
     if num_seeds > 1:
         over = f"{num_seeds} training seeds and their episodes ({num:,} each)"
     shown = [*([expert] if expert else []), *groups]
-    caption = f"Intervals: 95 %, bootstrap over {over}."
+    caption = f"Intervals: 95 %, over {over}."
     return method_table(results, variant, shown, _COLUMNS, caption=caption)

@@ -75,7 +75,7 @@ def _table(results: Results, labels: dict[str, str]) -> Table:
             *(f"{name}: {outcome.axis}" for name in labels.values()),
         ],
         rows=rows,
-        caption="Means over training seeds with 95 % bootstrap intervals. The probe is measured "
+        caption="Means over training seeds with 95 % intervals. The probe is measured "
         "on labeled episodes that no training saw, and counts only where it beats its controls.",
     )
 

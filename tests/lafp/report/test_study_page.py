@@ -1,5 +1,6 @@
 """Files that a study or sweep writes: tables, plot, rows and page."""
 
+import re
 from dataclasses import replace
 from html import unescape
 
@@ -186,3 +187,21 @@ def test_a_decoder_met_with_other_solver_steps_has_a_row_of_its_own(tmp_path):
     lines = (tmp_path / "table.md").read_text().splitlines()
     found = {line.rpartition("|")[0].rpartition("|")[2].strip() for line in lines[2:]}
     assert found == {"0.009", "0.061"} and len(lines) == 4
+
+
+def test_a_study_of_several_tasks_compares_methods_over_all_of_them(tmp_path):
+    runs = []
+    for task, shares in (("cheetah", (0.9, 0.5)), ("walker", (0.7, 0.3))):
+        for seed in range(4):
+            rows = [
+                Result.of(Subject(label=label, method="latent_flow", anchor_time=tau, task=task),
+                          "success", share + 0.01 * seed, 40)
+                for label, tau, share in (("lafp", 0.5, shares[0]), ("raw", 0.0, shares[1]))
+            ]  # fmt: skip
+            runs.append(one_run(f"/{task}-{seed}", rows, {}, seed=seed, variant=task))
+    write_study(str(tmp_path), "tasks", merged(runs))
+    table = (tmp_path / "table.md").read_text()
+    assert re.search(r"LAFP .* \| 8[12] % \[", table)  # (0.72 + 0.73 + 0.9 + 0.91) / 4
+    assert "0 % [0, 0]" in table  # every run of raw is below every run of LAFP
+    write_study(str(tmp_path), "one", merged(runs[:4]))
+    assert "interquartile" not in (tmp_path / "table.md").read_text()
