@@ -18,6 +18,7 @@ import numpy as np
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
 from lafp.config import Choice, ConfigError, choice
+from lafp.data.labels import UNSEEN
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
@@ -27,9 +28,6 @@ from lafp.storage.tables import write_rows
 from lafp.video import EncodeConfig, encode_clip
 
 Subset = Literal["videos", "labeled", "labeled_val", "unseen"]
-
-UNSEEN = "unseen"
-"""Folder, below that of the held-out labeled episodes, of those that look other than training's."""
 
 
 @dataclass(frozen=True, kw_only=True)

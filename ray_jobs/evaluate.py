@@ -20,6 +20,7 @@ import numpy as np
 
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
+from lafp.config import config_from_dict
 from lafp.data.randomness import derive_seed
 from lafp.data.shards.sets import shards_sha256
 from lafp.envs import ENVS
@@ -38,12 +39,15 @@ from lafp.evaluate.outcomes import (
 )
 from lafp.evaluate.results import DEMONSTRATOR, Result, Subject, write_results
 from lafp.evaluate.rollouts import RolloutResult
+from lafp.evaluate.run_record import StageRecord
 from lafp.evaluate.subjects import demonstrator_subject, lam_subject, method_subject
+from lafp.evaluate.training_data import why_no_probe
 from lafp.finished.load import LAM_HEAD
 from lafp.finished.saved_model import read_card
 from lafp.report.headline import evaluation_findings
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.storage import strict_json
+from lafp.train.tasks.lam_sections import SupervisionConfig
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
@@ -56,9 +60,9 @@ def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
     stages = ["lam"] if cfg.lam is None else []
     seen, own = _sources(cfg, run), _seen_shards(run)
     stages += [own] if cfg.shards is None and run.stage(own).uri in seen else []
-    if cfg.methods:
-        stages += ["shards/labeled"] if cfg.labeled_shards is None else []
-        stages += _models(cfg)
+    if cfg.labeled_shards is None and (cfg.methods or _has_labeled(cfg, run)):
+        stages.append("shards/labeled")
+    stages += _models(cfg)
     found = {name: run.stage(name).fingerprint() for name in dict.fromkeys(stages)}
     if cfg.lam is not None:
         found["lam"] = read_card(cfg.lam, "lam")["weights_sha256"]
@@ -94,13 +98,41 @@ def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, An
     _look_at_latents(cfg, run, stage)
     lam_uri = _lam(cfg, run)
     lam = lam_subject(lam_uri, cfg.study, cfg.variant)
-    rows = result_rows.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
+    rows = _probe_rows(cfg, run, stage, lam)
     if cfg.env is not None:
         rows += _measure_methods(cfg, run, stage, lam)
     write_results(stage.path("results.parquet"), rows)
     outcomes = read_episode_outcomes(stage.path("episodes.parquet")) if cfg.env else {}
     views = strict_json.read(dict[str, Any], stage.path("latent_views", "latent_views.json"))
     return {"findings": evaluation_findings(one_run(run.uri, rows, outcomes), views)}
+
+
+def _probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir, lam: Subject) -> list[Result]:
+    """Probes the LAM on the labeled clips; without any, returns what its training measured."""
+    lam_uri = _lam(cfg, run)
+    if not _has_labeled(cfg, run):
+        return result_rows.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
+    shards = _labeled_shards(cfg, run)
+    config = StageRecord(lam_uri, "lam").config
+    own = config["labeled_shards"] or (run.stage("shards/labeled").uri if not cfg.lam else None)
+    supervision = config_from_dict(SupervisionConfig, config["supervision"])
+    supervised = supervision.clips_of(shards) if own == shards else frozenset()
+    if why_no_probe(shards, supervised):
+        return []
+    call = (lam_uri, shards, supervised, cfg.seed)
+
+    def measure() -> dict[str, Any]:
+        ((_, rows),) = run_tasks(
+            measurements.measure_probe, [call], sizes=[1], label="probe", unit="LAMs"
+        )
+        return {"rows": rows}
+
+    return result_rows.thorough_probe_rows(lam, _once(stage, "probe.json", measure)["rows"])
+
+
+def _has_labeled(cfg: EvaluateConfig, run: RunDir) -> bool:
+    own = run.stage("shards/labeled").path("summary.json")
+    return cfg.labeled_shards is not None or storage.is_file(own)
 
 
 def _measure_methods(

@@ -56,7 +56,9 @@ def build_task(cfg: TrainLamConfig, run: RunDir) -> partial[LamTask]:
 def remarks(cfg: TrainLamConfig, run: RunDir) -> dict[str, str]:
     """Says whether the actions can be probed, and whether the videos move enough."""
     labeled, _, *videos = resolve(cfg, run)
-    found = data_remarks([found.uri for found in videos if found], labeled.uri if labeled else None)
+    supervised = cfg.supervision.clips_of(labeled.uri) if labeled else frozenset()
+    shard_sets = [found.uri for found in videos if found]
+    found = data_remarks(shard_sets, labeled.uri if labeled else None, supervised)
     if labeled and cfg.supervision.weight > 0:
         found |= jobs.label_remark(labeled.uri, cfg.supervision)
     return found

@@ -13,6 +13,9 @@ from lafp.data.shards.sets import open_shard_set
 from lafp.storage.tables import read_rows
 from lafp.types import ActionSpec
 
+UNSEEN = "unseen"
+"""Name of the folder of held-out labeled episodes that look other than those of training."""
+
 
 def action_spec(labeled_shards: str) -> ActionSpec:
     """Reads the action spec of a labeled set.
@@ -54,6 +57,12 @@ def labeled_episodes(shards: str, split: Split) -> dict[str, str]:
         for row in rows
         if row["split"] == split and row["has_labels"]
     }
+
+
+def unseen_clips(shards: str) -> frozenset[str]:
+    """Returns the ids of the clips whose video lies in a folder called ``unseen``."""
+    rows = read_rows(storage.join(shards, "clips.parquet"), ["clip_id", "video_uri"])
+    return frozenset(r["clip_id"] for r in rows if r["video_uri"].split("/")[-2:-1] == [UNSEEN])
 
 
 def labeled_subset(shards: str, split: Split, fraction: float, seed: int) -> frozenset[str]:

@@ -1,8 +1,8 @@
-"""The linear probe of a latent action model, with its controls, on a labeled shard set."""
+"""The probe of a latent action model while it trains, and the transitions of any probe."""
 
 # Shape suffixes in this file: N transitions, D features.
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 
@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafp.data.labels import action_spec, labeled_episodes
+from lafp.data.labels import action_spec, unseen_clips
 from lafp.data.order.clips import ClipOrder, ClipRef
 from lafp.data.shards.cache import ClipCache
 from lafp.data.shards.format import Split
 from lafp.data.shards.reader import ClipReader
 from lafp.data.windows import windows_at
+from lafp.evaluate.probe_clips import probe_clips
 from lafp.evaluate.probes import (
     ProbeData,
     ProbeScore,
@@ -36,27 +37,36 @@ CACHE_BYTES = 1 << 28
 
 
 class LamProbe:
-    """Probes LAMs of one config on one labeled set: fitted on its train, measured on its val split.
+    """Probes LAMs of one config on one labeled set: fitted and measured on ``probe_clips``.
 
-    Controls: the LAM's embedding of o_t alone, a randomly initialised LAM of the same shape, and
-    the actions' variance.
+    It takes a share of the transitions, because it is measured often. ``thorough_probe`` takes all
+    of them when the LAM is finished. Controls: the LAM's embedding of o_t alone, a randomly
+    initialised LAM of the same shape, and the actions' variance.
 
     Args:
         labeled_shards: URI of the set.
         cfg: Says how many transitions the probe reads at most.
         seed: Seed of the random LAM's weights.
+        supervised: Ids of the clips whose actions supervise the LAM.
     """
 
-    def __init__(self, labeled_shards: str, cfg: ProbeConfig, seed: int) -> None:
-        self._seed, self._labeled_shards = seed, labeled_shards
-        self._fit = LabeledTransitions(labeled_shards, "train", cfg.max_transitions)
-        self._held_out = LabeledTransitions(labeled_shards, "val", cfg.max_transitions)
+    def __init__(
+        self,
+        labeled_shards: str,
+        cfg: ProbeConfig,
+        seed: int,
+        supervised: frozenset[str] = frozenset(),
+    ) -> None:
+        self._seed, self._labeled_shards, self._supervised = seed, labeled_shards, supervised
+        self._fit, self._held_out = transitions_of_probe(
+            labeled_shards, supervised, cfg.max_transitions
+        )
         self._random_score: ProbeScore | None = None
 
     @cached_property
     def skipped(self) -> str | None:
         """Says why nothing can be measured; None if the probe can measure."""
-        return why_no_probe(self._labeled_shards)
+        return why_no_probe(self._labeled_shards, self._supervised)
 
     @torch.no_grad()
     def measure(self, objective: Objective) -> dict[str, float]:
@@ -66,23 +76,17 @@ class LamProbe:
         device, stack = next(objective.parameters()).device, objective.obs.frame_stack
         # The random LAM never changes, so it is measured only once.
         if self._random_score is None:
-            random_lam = self._random_lam(objective).to(device)
-            self._random_score, _ = self._probe(_label(random_lam), stack, device)
+            random_lam = untrained(objective, self._seed).to(device)
+            self._random_score, _ = self._probe(labeling(random_lam), stack, device)
         was_training = objective.training
         objective.eval()
-        score, extra = self._probe(_label(objective), stack, device)
+        score, extra = self._probe(labeling(objective), stack, device)
         embedding_score, _ = self._probe(lambda window: objective.embed(window.obs), stack, device)
         objective.train(was_training)
         controls = {"obs_embedding": embedding_score, "random_lam": self._random_score}
         return probe_metrics({"latent": score, **controls}) | extra
 
-    def _random_lam(self, objective: Objective) -> Objective:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
-            random_lam = type(objective)(objective.cfg, objective.obs).eval()
         # The control must differ by its weights alone, not by the units that it reads in.
-        random_lam.take_scales(objective)
-        return random_lam
 
     def _probe(
         self, features_of: Callable[[Window], Tensor], frame_stack: int, device: torch.device
@@ -96,42 +100,94 @@ class LamProbe:
         return score_probe(probe, features_ND, data), extra
 
 
-def _label(objective: Objective) -> Callable[[Window], Tensor]:
+def labeling(objective: Objective) -> Callable[[Window], Tensor]:
+    """Returns the map from windows to z."""
     return lambda window: objective.label(window.obs, window.next_obs)
 
 
-class LabeledTransitions:
-    """Reads labeled transitions of one split, always the same ones. Keeps decoded clips."""
+def untrained(objective: Objective, seed: int) -> Objective:
+    """Returns a randomly initialised LAM of the same shape, with the same scales of the data."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random_lam = type(objective)(objective.cfg, objective.obs).eval()
+    # The control must differ by its weights alone, not by the units that it reads in.
+    random_lam.take_scales(objective)
+    return random_lam
 
-    def __init__(self, labeled_shards: str, split: Split, max_transitions: int) -> None:
+
+def transitions_of_probe(
+    labeled_shards: str, supervised: frozenset[str], max_transitions: int | None
+) -> tuple["LabeledTransitions", "LabeledTransitions"]:
+    """Returns the transitions to fit a probe on, and those to measure it on."""
+    clips = probe_clips(labeled_shards, supervised)
+    return (
+        LabeledTransitions(labeled_shards, clips.fit_split, clips.fit, max_transitions),
+        LabeledTransitions(labeled_shards, "val", clips.held_out, max_transitions),
+    )
+
+
+class LabeledTransitions:
+    """Reads labeled transitions of some clips, always the same ones. Keeps decoded clips.
+
+    Args:
+        labeled_shards: URI of the set.
+        split: The split of the clips.
+        episode_of: Ids of the clips, each with that of its episode.
+        max_transitions: Largest number of transitions, spread evenly over at most ``MAX_CLIPS``
+            clips; None takes all of them.
+    """
+
+    def __init__(
+        self,
+        labeled_shards: str,
+        split: Split,
+        episode_of: Mapping[str, str],
+        max_transitions: int | None,
+    ) -> None:
         self.split, self.action = split, action_spec(labeled_shards)
-        episode_of = labeled_episodes(labeled_shards, split)
         refs: list[ClipRef] = []
         if episode_of:
             order = ClipOrder(
                 shard_set=labeled_shards, split=split, seed=0, only_clips=frozenset(episode_of)
             )
-            refs = list(islice(order.visits(), min(len(episode_of), MAX_CLIPS)))
+            num_clips = len(episode_of)
+            refs = list(
+                islice(
+                    order.visits(),
+                    num_clips if max_transitions is None else min(num_clips, MAX_CLIPS),
+                )
+            )
         names = sorted({episode_of[ref.location.clip_id] for ref in refs})
+        unseen = unseen_clips(labeled_shards)
         self.num_episodes = len(names)
         self._refs = refs
         self._episode_of_ref = torch.tensor(
             [names.index(episode_of[ref.location.clip_id]) for ref in refs], dtype=torch.int64
         )
-        self._max_per_clip = -(-max_transitions // max(1, len(refs)))
+        self._is_ref_unseen = torch.tensor(
+            [ref.location.clip_id in unseen for ref in refs], dtype=torch.bool
+        )
+        self._max_per_clip: int | None = None
+        if max_transitions is not None:
+            self._max_per_clip = -(-max_transitions // max(1, len(refs)))
         self._reader = ClipReader(labeled_shards, ClipCache(CACHE_BYTES))
 
     def features(
         self, features_of: Callable[[Window], Tensor], frame_stack: int, device: torch.device
     ) -> tuple[Tensor, ProbeData]:
         """Returns the features of all transitions, [N, D], and their targets."""
-        features, targets, episodes = [], [], []
-        for window, episode_N in self._windows(frame_stack, device):
+        features, targets, refs = [], [], []
+        for window, ref_N in self._windows(frame_stack, device):
             assert window.true_action is not None
             features.append(features_of(window).float())
             targets.append(action_targets(window.true_action, self.action))
-            episodes.append(episode_N)
-        data = ProbeData(targets=torch.cat(targets), episode=torch.cat(episodes).to(device))
+            refs.append(ref_N)
+        ref_N = torch.cat(refs)
+        data = ProbeData(
+            targets=torch.cat(targets),
+            episode=self._episode_of_ref[ref_N].to(device),
+            is_unseen=self._is_ref_unseen[ref_N].to(device),
+        )
         return torch.cat(features), data
 
     def _windows(self, frame_stack: int, device: torch.device) -> Iterator[tuple[Window, Tensor]]:
@@ -147,11 +203,11 @@ class LabeledTransitions:
             sizes = torch.tensor([len(t) for t in times])
             clip_N = torch.arange(len(times)).repeat_interleave(sizes)
             window = windows_at(batch.to(device), clip_N, t_N, torch.ones_like(t_N), frame_stack)
-            yield window, self._episode_of_ref[start:][clip_N]
+            yield window, start + clip_N
 
     def _times(self, num_frames: int, frame_stack: int) -> Tensor:
         """Returns some of the times t with a whole frame stack before and a frame after them."""
         t_N = torch.arange(frame_stack - 1, num_frames - 1)
-        if len(t_N) <= self._max_per_clip:
+        if self._max_per_clip is None or len(t_N) <= self._max_per_clip:
             return t_N
         return t_N[torch.linspace(0, len(t_N) - 1, self._max_per_clip).round().long()]

@@ -22,6 +22,7 @@ from lafp.evaluate.latent_map import IDM, MAX_POINTS, LatentPoint, Latents, late
 from lafp.evaluate.latent_views import write_latent_views
 from lafp.evaluate.open_loop import open_loop_errors
 from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout
+from lafp.evaluate.thorough_probe import probe_thoroughly
 from lafp.finished.load import load_policy, policy_behind
 from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder
@@ -156,6 +157,15 @@ def _held_out(labeled_shards: str, lam: Lam, policy: Policy, limit: int) -> Tran
         return None
     seen = Transitions.cat(parts)
     return seen[torch.linspace(0, len(seen) - 1, min(len(seen), limit)).long()]
+
+
+def measure_probe(
+    lam_uri: str, labeled_shards: str, supervised: frozenset[str], seed: int
+) -> list[dict[str, Any]]:
+    """Measures what probes read of the true actions from z; see ``probe_thoroughly``."""
+    torch.set_num_threads(1)
+    lam = load_lam(lam_uri)
+    return probe_thoroughly(lam.objective, labeled_shards, supervised, seed)
 
 
 def measure_latencies(

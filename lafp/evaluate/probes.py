@@ -7,8 +7,8 @@ the fitting split alone. Pure functions of tensors.
 
 # Shape suffixes in this file: N transitions, D features, Y targets, M min(N, D), P penalties.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ PENALTIES = tuple(10.0**exponent for exponent in range(-7, 3))
 NO_VARIANCE = 1e-18
 """A sum of squared deviations below is the rounding of equal actions, which lie in [-1, 1]."""
 NUM_FOLDS = 5
+MIN_FIT_TRANSITIONS = 32
+"""Smallest number of transitions for which a curve over the number of them says anything."""
 NUM_RESAMPLES = 2000
 
 
@@ -47,6 +49,18 @@ class ProbeData:
     """float [N, Y]: normalised actions, or one-hot rows of discrete ones."""
     episode: Tensor
     """int64 [N]: which episode a transition belongs to."""
+    is_unseen: Tensor | None = None
+    """bool [N]: whether its episode looks other than those of training."""
+    noise: Tensor | None = None
+    """float [N, Y]: the part of the action that is exploration, which no state tells."""
+
+    def __getitem__(self, rows: Tensor) -> "ProbeData":
+        """Takes some of the transitions, by indices or a mask."""
+        others = {
+            name: None if (value := getattr(self, name)) is None else value[rows]
+            for name in ("is_unseen", "noise")
+        }
+        return ProbeData(targets=self.targets[rows], episode=self.episode[rows], **others)
 
     def __post_init__(self) -> None:
         if self.targets.ndim != 2 or self.episode.shape != self.targets.shape[:1]:
@@ -71,6 +85,18 @@ class ProbeScore:
     r2_high: float
     num_transitions: int
     num_episodes: int
+    sums: Tensor = field(repr=False, compare=False)
+    """float64 [2, E]: summed error and summed deviation of each held-out episode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Difference of two probes' R2 on the same held-out episodes."""
+
+    value: float
+    low: float
+    """95 % interval: both are resampled together, so that what they share cancels out."""
+    high: float
 
 
 def action_targets(true_action: Tensor, spec: ActionSpec) -> Tensor:
@@ -113,7 +139,7 @@ def fit_probe(features: Tensor, data: ProbeData) -> LinearProbe:
         raise ValueError(f"{len(features)} feature rows for {len(data.targets)} targets.")
     # Whole episodes are left out. Neighbouring transitions are so alike that any penalty would
     # predict them.
-    fold_N = _folds(data.episode)
+    fold_N = episode_folds(data.episode)
     errors_P = torch.zeros(len(PENALTIES), dtype=torch.float64)
     for fold in range(int(fold_N.max()) + 1):
         is_left_out = fold_N == fold
@@ -124,11 +150,43 @@ def fit_probe(features: Tensor, data: ProbeData) -> LinearProbe:
     return fit_ridge(features, data.targets, PENALTIES[int(errors_P.argmin())])
 
 
-def score_probe(probe: LinearProbe, features: Tensor, data: ProbeData, seed: int = 0) -> ProbeScore:
+def fit_standardized_probe(features: Tensor, data: ProbeData) -> LinearProbe:
+    """Ridge on features of unit variance each.
+
+    A plain ridge penalises what has little variance. If the actions lie in such dimensions, as they
+    may in a wide z that mostly tells the background, it misses them.
+    """
+    std_D = features.double().std(0)
+    std_D = torch.where(std_D > 0, std_D, 1.0)
+    probe = fit_probe(features / std_D, data)
+    return LinearProbe(weight=probe.weight / std_D[:, None], bias=probe.bias)
+
+
+def r2_over_fit_size(
+    features: Tensor, data: ProbeData, held_out_features: Tensor, held_out: ProbeData
+) -> dict[int, float]:
+    """R2 of the ridge over the number of transitions that it is fitted on: quarters of quarters.
+
+    Smaller fits take transitions spread evenly over the larger one's. If R2 still rises at the end,
+    more labels would find more in z.
+    """
+    num, scores = len(features), {}
+    while num >= MIN_FIT_TRANSITIONS:
+        rows = torch.linspace(0, len(features) - 1, num).round().long()
+        if len(data.episode[rows].unique()) > 1:
+            probe = fit_probe(features[rows], data[rows])
+            scores[num] = score_probe(probe, held_out_features, held_out).r2
+        num //= 4
+    return dict(sorted(scores.items()))
+
+
+def score_probe(
+    probe: Callable[[Tensor], Tensor], features: Tensor, data: ProbeData, seed: int = 0
+) -> ProbeScore:
     """Measures a probe on held-out episodes.
 
     Args:
-        probe: Fitted on other episodes.
+        probe: Maps features to targets. It was fitted on other episodes.
         features: float [N, D].
         data: The held-out split's targets and episodes.
         seed: Seed of the bootstrap.
@@ -140,12 +198,7 @@ def score_probe(probe: LinearProbe, features: Tensor, data: ProbeData, seed: int
     num_episodes = len(episode_ids)
     sums_2E = torch.zeros(2, num_episodes, dtype=torch.float64)
     sums_2E.index_add_(1, episode_N.cpu(), torch.stack([squared_error_N, deviation_N]).cpu())
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(num_episodes, (NUM_RESAMPLES, num_episodes), generator=generator)
-    error_R, total_R = sums_2E[:, picks].sum(-1)
-    quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    # A resample of episodes whose actions are all alike has no R2.
-    low, high = _r2(error_R, total_R).nanquantile(quantiles).tolist()
+    low, high = _quantiles(_resampled_r2(sums_2E, seed))
     error, total = sums_2E.sum(1)
     return ProbeScore(
         mse=float(error / len(targets_NY)),
@@ -155,11 +208,34 @@ def score_probe(probe: LinearProbe, features: Tensor, data: ProbeData, seed: int
         r2_high=high,
         num_transitions=len(targets_NY),
         num_episodes=num_episodes,
+        sums=sums_2E,
     )
 
 
-def accuracy(probe: LinearProbe, features: Tensor, data: ProbeData) -> float:
-    """Returns the share of transitions whose discrete action has the largest prediction."""
+def gain(ours: ProbeScore, theirs: ProbeScore, seed: int = 0) -> Gain:
+    """Compares two probes that were measured on the same held-out episodes."""
+    difference_R = _resampled_r2(ours.sums, seed) - _resampled_r2(theirs.sums, seed)
+    low, high = _quantiles(difference_R)
+    return Gain(value=ours.r2 - theirs.r2, low=low, high=high)
+
+
+def _resampled_r2(sums_2E: Tensor, seed: int) -> Tensor:
+    """Returns the R2 of resamples of episodes, the same ones for the same seed."""
+    num_episodes = sums_2E.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(num_episodes, (NUM_RESAMPLES, num_episodes), generator=generator)
+    return _r2(*sums_2E[:, picks].sum(-1))
+
+
+def _quantiles(values_R: Tensor) -> tuple[float, float]:
+    # A resample of episodes whose actions are all alike has no R2, which is NaN.
+    levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = values_R.nanquantile(levels).tolist()
+    return low, high
+
+
+def accuracy(probe: Callable[[Tensor], Tensor], features: Tensor, data: ProbeData) -> float:
+    """Share of transitions whose discrete action has the largest prediction."""
     return float((probe(features).argmax(-1) == data.targets.argmax(-1)).double().mean())
 
 
@@ -168,7 +244,7 @@ def probe_metrics(scores: Mapping[str, ProbeScore]) -> dict[str, float]:
 
     Args:
         scores: Probed features -> score: ``latent`` (required) and controls, e.g. ``obs_embedding``
-            and ``random_lam``, which become ``probe/r2_<name>``.
+            and ``random_lam``, which become ``probe/r2_<name>`` and ``probe/gain_over_<name>``.
 
     Returns:
         The metrics that are defined. R2 is not if all held-out actions are equal.
@@ -183,8 +259,16 @@ def probe_metrics(scores: Mapping[str, ProbeScore]) -> dict[str, float]:
         "probe/n": float(latent.num_transitions),
         "probe/num_episodes": float(latent.num_episodes),
     }
-    controls = {f"probe/r2_{name}": s.r2 for name, s in scores.items() if name != "latent"}
-    return defined(metrics | controls)
+    for name, score in scores.items():
+        if name != "latent":
+            over = gain(latent, score)
+            metrics |= {
+                f"probe/r2_{name}": score.r2,
+                f"probe/gain_over_{name}": over.value,
+                f"probe/gain_over_{name}_low": over.low,
+                f"probe/gain_over_{name}_high": over.high,
+            }
+    return defined(metrics)
 
 
 class _Ridge:
@@ -214,7 +298,7 @@ class _Ridge:
         return LinearProbe(weight=weight_DY, bias=self._y_mean - self._x_mean @ weight_DY)
 
 
-def _folds(episode_N: Tensor) -> Tensor:
+def episode_folds(episode_N: Tensor) -> Tensor:
     """Returns the fold of each transition, int64 [N]. An episode is in one fold only."""
     ids, index_N = episode_N.unique(return_inverse=True)
     if len(ids) < 2:

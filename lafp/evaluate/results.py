@@ -26,6 +26,11 @@ Metrics and the methods that have them:
 ``probe_mse, probe_r2``     linear probe of latent actions on held-out episodes; the method says of
                             what: ``lam``, and the controls ``embedding``, ``random_lam``,
                             ``nothing``
+``probe_r2_standardized``   the same on features of unit variance, ``probe_r2_mlp`` with a small MLP
+``probe_r2_at_<n>``         the same after a fit on n transitions
+``probe_r2_seen``           on held-out episodes before known videos, ``probe_r2_unseen`` unknown
+``probe_r2_noise``          of the exploration noise alone, which no state tells
+``probe_gain_over_...``     of z: R2 above that of a control, on the same episodes
 ==========================  ====================================================================
 """
 

@@ -6,13 +6,10 @@ from itertools import islice
 import numpy as np
 
 from lafp import storage
-from lafp.data.labels import labeled_episodes
 from lafp.data.shards.sets import open_shard_set
+from lafp.evaluate.probe_clips import MIN_FIT_EPISODES, MIN_HELD_OUT_EPISODES, probe_clips
 from lafp.runs.wording import counted
 from lafp.storage.tables import iter_rows
-
-MIN_FIT_EPISODES, MIN_HELD_OUT_EPISODES = 2, 1
-"""Episodes that the probe needs: its penalty is chosen on fit episodes left out in turn."""
 
 MAX_STILL_SHARE = 0.5
 """Share of the training pairs. If more of them show no change at all, most latents mean nothing."""
@@ -20,30 +17,40 @@ MAX_CLIPS_READ = 2000
 _STRIDES = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30)
 
 
-def data_remarks(shard_sets: Sequence[str], labeled_shards: str | None) -> dict[str, str]:
+def data_remarks(
+    shard_sets: Sequence[str],
+    labeled_shards: str | None,
+    supervised: frozenset[str] = frozenset(),
+) -> dict[str, str]:
     """Says, by topic, what a user should know about the data.
 
     Args:
         shard_sets: Shard sets that the LAM is trained on.
         labeled_shards: The set with actions, if there is one.
+        supervised: Ids of its clips whose actions supervise the LAM.
 
     Returns:
         ``no_probe`` and ``little_motion``, each only where there is something to say.
     """
     remarks = {
-        "no_probe": why_no_probe(labeled_shards) if labeled_shards else None,
+        "no_probe": why_no_probe(labeled_shards, supervised) if labeled_shards else None,
         "little_motion": little_motion(shard_sets),
     }
     return {name: text for name, text in remarks.items() if text}
 
 
-def why_no_probe(labeled_shards: str) -> str | None:
+def why_no_probe(labeled_shards: str, supervised: frozenset[str] = frozenset()) -> str | None:
     """Says why true actions cannot be probed on a labeled set, and what to do; None if they can."""
-    num_fit, num_held_out = (
-        len(set(labeled_episodes(labeled_shards, split).values())) for split in ("train", "val")
-    )
+    num_fit, num_held_out = probe_clips(labeled_shards, supervised).num_episodes
     if num_fit >= MIN_FIT_EPISODES and num_held_out >= MIN_HELD_OUT_EPISODES:
         return None
+    if supervised:
+        return (
+            f"Not measured: whether z holds the true actions. Beside the episodes of "
+            f"{labeled_shards} that supervise z, at least {MIN_FIT_EPISODES} are needed to fit the "
+            f"probe on and {MIN_HELD_OUT_EPISODES} to measure it on. Preprocess more labeled "
+            "episodes, under another name, or lower supervision.label_fraction."
+        )
     num, needed = num_fit + num_held_out, MIN_FIT_EPISODES + MIN_HELD_OUT_EPISODES
     advice = "Preprocess more labeled episodes, under another name"
     if num >= needed:

@@ -72,7 +72,13 @@ def headline_of_latents(results: Results, views: Mapping[str, Any] | None) -> li
     if "lam" in probes:
         low, high = probes["lam"].subject.low, probes["lam"].subject.high
         controls = {name: group.value for name, group in probes.items() if name in PROBE_CONTROLS}
-        lines.append(probe_finding(probes["lam"].value, low, high, controls))
+        gains = [
+            group.interval.low
+            for name in PROBE_CONTROLS
+            for group in results.of_metric(f"probe_gain_over_{name}")
+        ]
+        gain_low = min(gains, default=None)
+        lines.append(probe_finding(probes["lam"].value, low, high, controls, gain_low=gain_low))
     return [*lines, *(view_findings(views) if views else [])]
 
 

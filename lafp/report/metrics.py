@@ -116,4 +116,19 @@ METRICS = {
     "latency_b64_ms": Metric(title="Time for 64 observations", number="{:.1f} ms".format),
     "probe_r2": Metric(title="Probe R²"),
     "probe_mse": Metric(title="MSE", number="{:.4f}".format),
+    "probe_r2_standardized": Metric(
+        title="Standardized",
+        meaning="Standardized: the same ridge on features of unit variance, which also finds what "
+        "lies in dimensions of little variance.",
+    ),
+    "probe_r2_mlp": Metric(title="MLP", meaning="MLP: a small network instead of a linear map."),
+    "probe_r2_noise": Metric(
+        title="Exploration noise",
+        meaning="Exploration noise: R² of the part of the actions that no state tells.",
+    ),
+    "probe_r2_seen": Metric(title="Seen backgrounds"),
+    "probe_r2_unseen": Metric(
+        title="Unseen backgrounds",
+        meaning="Seen and unseen: held-out episodes before videos that training saw, and others.",
+    ),
 }

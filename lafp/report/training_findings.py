@@ -208,7 +208,9 @@ def _probe(metrics: Metrics) -> str:
         if (value := _value(metrics, f"probe/r2_{name}")) is not None
     }
     low, high = _value(metrics, "probe/r2_low"), _value(metrics, "probe/r2_high")
-    return probe_finding(r2, low, high, controls, num)
+    gains = [_value(metrics, f"probe/gain_over_{name}_low") for name in result_rows.PROBE_CONTROLS]
+    known = [gain for gain in gains if gain is not None]
+    return probe_finding(r2, low, high, controls, num, gain_low=min(known, default=None))
 
 
 def probe_finding(
@@ -217,6 +219,7 @@ def probe_finding(
     high: float | None,
     controls: Mapping[str, float],
     num_episodes: float | None = None,
+    gain_low: float | None = None,
 ) -> str:
     """Says what the linear probe finds in z, judged by the best of its controls.
 
@@ -226,6 +229,8 @@ def probe_finding(
         high: Upper end of its interval.
         controls: Name in ``PROBE_CONTROLS`` -> R² of that control.
         num_episodes: Held-out episodes behind it.
+        gain_low: Smallest lower end of the intervals of its gains over the controls, which are
+            sharper than two intervals side by side; None where they were not measured.
     """
     interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
     on = "" if num_episodes is None else f" of {counted(int(num_episodes), 'held-out episode')}"
@@ -235,7 +240,10 @@ def probe_finding(
         f"{', '.join([*against, '0.00 from nothing'])}."
     )
     best = max([0.0, *controls.values()])
-    if low is not None and low > best:
+    is_above = low is not None and low > best
+    if gain_low is not None and low is not None:
+        is_above = gain_low > 0 and low > 0
+    if is_above:
         return f"Good: {text} So z holds more about the actions than any control."
     if r2 > best:
         return (

@@ -1,9 +1,13 @@
 """Whether latent actions hold the true ones: a linear probe beside its controls."""
 
+import math
+
 from lafp.evaluate.grouped import Results
+from lafp.evaluate.thorough_probe import AT
 from lafp.report import charts
-from lafp.report.blocks import Section, Table, Text, chart
+from lafp.report.blocks import Block, Section, Table, Text, chart
 from lafp.report.metrics import METRICS
+from lafp.report.training_findings import PROBE_CONTROLS
 
 _PROBED = {
     "lam": "Latent action z",
@@ -13,6 +17,10 @@ _PROBED = {
 }
 
 
+_OTHERS = ("standardized", "mlp", "noise", "seen", "unseen")
+"""Other R² of the same features: metric without its prefix."""
+
+
 def section(results: Results, variant: str | None) -> Section | None:
     """Shows the probe and its controls as dots with intervals, and as a table."""
     found, errors = (results.of_variant(variant, f"probe_{name}") for name in ("r2", "mse"))
@@ -20,10 +28,16 @@ def section(results: Results, variant: str | None) -> Section | None:
     if "lam" not in groups:
         return None
     num_seeds = len(groups["lam"].per_seed)
+    others = {name: results.of_variant(variant, f"probe_r2_{name}") for name in _OTHERS}
+    others = {name: found for name, found in others.items() if found}
     rows = []
     for method, group in groups.items():
         r2 = group.interval.written(METRICS["probe_r2"].number)
         row = [_PROBED[method], r2, METRICS["probe_mse"].written(errors.get(method))]
+        row += [
+            METRICS[f"probe_r2_{name}"].written(of_metric.get(method))
+            for name, of_metric in others.items()
+        ]
         each = " ".join(f"{value:z.2f}" for value in group.per_seed)
         rows.append([*row, *([each] if num_seeds > 1 else []), f"{group.subject.n:,}"])
     dots = [
@@ -57,12 +71,62 @@ def section(results: Results, variant: str | None) -> Section | None:
                     "Linear probe of the true action",
                     "R²",
                     "MSE",
+                    *(METRICS[f"probe_r2_{name}"].title for name in others),
                     *(["R² of each seed"] if num_seeds > 1 else []),
                     "Transitions",
                 ],
                 rows=rows,
                 emphasized=frozenset([0]),
-                caption=f"Intervals: 95 %, bootstrap over {over}. MSE: actions in [-1, 1].",
+                caption=" ".join(
+                    [
+                        f"Intervals: 95 %, over {over}. MSE: actions in [-1, 1].",
+                        *filter(None, (METRICS[f"probe_r2_{name}"].meaning for name in others)),
+                        *_gains(results, variant),
+                    ]
+                ),
             ),
+            *_over_fit_size(results, variant),
         ],
     )
+
+
+def _gains(results: Results, variant: str | None) -> list[str]:
+    """Says what z has above each control, as paired differences."""
+    texts = []
+    for control, words in PROBE_CONTROLS.items():
+        found = results.of_variant(variant, f"probe_gain_over_{control}")
+        if "lam" in found:
+            gain = found["lam"].interval.written("{:+.2f}".format)
+            texts.append(f"z has {gain} R² above that {words}, on the same episodes.")
+    return texts
+
+
+def _over_fit_size(results: Results, variant: str | None) -> list[Block]:
+    """Draws R² over the number of transitions that the probe is fitted on."""
+    sizes = sorted(
+        {int(row.metric.removeprefix(AT)) for row in results.rows if row.metric.startswith(AT)}
+    )
+    lines = []
+    for index, (method, name) in enumerate(_PROBED.items()):
+        found = {size: results.of_variant(variant, f"{AT}{size}").get(method) for size in sizes}
+        groups = {size: group for size, group in found.items() if group is not None}
+        if len(groups) > 1:
+            lines.append(
+                charts.Line(
+                    label=name,
+                    x=[math.log10(size) for size in groups],
+                    y=[group.value for group in groups.values()],
+                    points=[group.per_seed for group in groups.values()],
+                    color=charts.CYCLE[index],
+                )
+            )
+    if not lines:
+        return []
+    figure = charts.curves(
+        {"R² on held-out episodes": lines},
+        xlabel="labeled transitions that the probe is fitted on",
+        xticks={math.log10(size): f"{size:,}" for size in sizes},
+    )
+    text = "R² of the linear probe over the number of transitions that it is fitted on. Where it "
+    text += "still rises at the end, more labels would find more in z."
+    return [chart(figure, alt="R² of the probe over its number of labels.", caption=text)]

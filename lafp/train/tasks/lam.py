@@ -101,8 +101,9 @@ class LamTask:
             frame rate come from the first.
         labeled_shards: URI of the labeled set; None trains without supervision and probe.
         init_from: URI of a finished LAM to start from.
-        make_probe: Labeled shards, config and seed -> the ``Probe`` that measures the LAM on them
-            while it trains (``evaluate.LamProbe``). None trains without a probe.
+        make_probe: Labeled shards, config, seed and the ids of the clips whose actions supervise ->
+            the ``Probe`` that measures the LAM while it trains (``evaluate.LamProbe``). None trains
+            without a probe.
 
     Raises:
         ConfigError: A shard set is missing, or does not fit the config or the other sets.
@@ -114,7 +115,7 @@ class LamTask:
         shards: str | tuple[str, ...],
         labeled_shards: str | None,
         init_from: str | None = None,
-        make_probe: Callable[[str, ProbeConfig, int], Probe] | None = None,
+        make_probe: Callable[[str, ProbeConfig, int, frozenset[str]], Probe] | None = None,
     ) -> None:
         self.cfg, self.init_from = cfg, init_from
         self.shard_sets = (shards,) if isinstance(shards, str) else shards
@@ -188,7 +189,10 @@ class LamTask:
             # Made when it is needed, because only rank 0 evaluates and others need not read labels.
             if self._probe is None:
                 cfg = self.cfg
-                self._probe = self._make_probe(self.labeled_shards, cfg.probe, cfg.train.seed)
+                supervised = cfg.supervision.clips_of(self.labeled_shards)
+                self._probe = self._make_probe(
+                    self.labeled_shards, cfg.probe, cfg.train.seed, supervised
+                )
             metrics |= self._probe.measure(objective)
         return metrics
 

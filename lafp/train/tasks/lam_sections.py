@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from lafp.data.labels import labeled_subset
 from lafp.models.action_head import ActionHeadConfig
 
 
@@ -38,6 +39,12 @@ class SupervisionConfig:
                 "To train without labels, set weight to 0."
             )
 
+    def clips_of(self, labeled_shards: str) -> frozenset[str]:
+        """Returns the ids of the clips whose actions are seen; none without supervision."""
+        if self.weight == 0:
+            return frozenset()
+        return labeled_subset(labeled_shards, "train", self.label_fraction, self.label_seed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -61,7 +68,10 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Configures the linear probe from latent actions to true actions."""
+    """Configures the probe from latent actions to true actions that is measured in training.
+
+    The evaluation of a finished LAM takes all transitions.
+    """
 
     max_transitions: int = 2000
     """Largest number of transitions per split, spread evenly over up to 256 of its clips."""

@@ -1,13 +1,17 @@
 import pytest
 import torch
 
+from lafp.evaluate.mlp_probe import fit_mlp_probe
 from lafp.evaluate.probes import (
     ProbeData,
     accuracy,
     action_targets,
     fit_probe,
     fit_ridge,
+    fit_standardized_probe,
+    gain,
     probe_metrics,
+    r2_over_fit_size,
     score_probe,
 )
 from lafp.types import ActionSpec
@@ -124,8 +128,16 @@ def test_metrics_carry_the_controls_beside_the_probe():
         "probe/action_variance",
         "probe/n",
         "probe/num_episodes",
-        "probe/r2_obs_embedding",
-        "probe/r2_random_lam",
+        *(
+            f"probe/{kind}_{control}{end}"
+            for control in ("obs_embedding", "random_lam")
+            for kind, end in (
+                ("r2", ""),
+                ("gain_over", ""),
+                ("gain_over", "_low"),
+                ("gain_over", "_high"),
+            )
+        ),
     }
     assert metrics["probe/n"] == 100
 
@@ -148,3 +160,72 @@ def test_resamples_of_constant_episodes_leave_the_interval_defined():
         fit_probe(features, data), features, ProbeData(targets=targets, episode=data.episode)
     )
     assert -1e3 < score.r2_low <= score.r2_high <= 1
+
+
+def test_a_standardized_ridge_finds_what_lies_in_dimensions_of_little_variance():
+    """R2 is 0.8: the signal has variance 2, one per feature, and the noise 0.5."""
+    splits = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        x = torch.randn(2000, 40)
+        targets = x[:, :2].sum(1, keepdim=True) + 0.5**0.5 * torch.randn(2000, 1)
+        x[:, 2:] *= 3e4  # the background, as wide as it is useless
+        splits.append((x, ProbeData(targets=targets, episode=torch.arange(2000) // 20)))
+    fit, held_out = splits
+    score = score_probe(fit_standardized_probe(*fit), *held_out)
+    assert score.r2 == pytest.approx(0.8, abs=0.03)
+    assert score_probe(fit_probe(*fit), *held_out).r2 < 0.7
+
+
+def test_an_mlp_finds_a_known_r2_where_a_linear_map_finds_none():
+    """y = |x_0| + noise, so that var(y) = (1 - 2 / pi) + 0.1 and R2 is at most 0.784."""
+    splits = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        x = torch.randn(3000, 6)
+        targets = x[:, :1].abs() + 0.1**0.5 * torch.randn(3000, 1)
+        splits.append((x, ProbeData(targets=targets, episode=torch.arange(3000) // 30)))
+    fit, held_out = splits
+    assert score_probe(fit_probe(*fit), *held_out).r2 < 0.05
+    assert score_probe(fit_mlp_probe(*fit), *held_out).r2 == pytest.approx(0.784, abs=0.05)
+
+
+def test_r2_rises_with_the_number_of_transitions_to_its_known_value():
+    fit, held_out = linear_data(2048, 64, noise=0.5), linear_data(2048, 64, noise=0.5, seed=1)
+    curve = r2_over_fit_size(*fit, *held_out)
+    assert list(curve) == [32, 128, 512, 2048]
+    assert list(curve.values()) == sorted(curve.values())
+    known = 1 - 0.25 / float(held_out[1].targets.var(0).mean())
+    assert curve[2048] == pytest.approx(known, abs=0.03) and curve[32] < known - 0.15
+
+
+def episodes_with_known_r2(seed: int, num_episodes: int = 24) -> tuple[torch.Tensor, ProbeData]:
+    """Features are y without its noise of a fifth of the variance, so a perfect probe has 0.8."""
+    generator = torch.Generator().manual_seed(seed)
+    signal = torch.randn(num_episodes * 20, 1, generator=generator)
+    noise = 0.5 * torch.randn(num_episodes * 20, 1, generator=generator)
+    episode = torch.arange(num_episodes).repeat_interleave(20)
+    return signal, ProbeData(targets=signal + noise, episode=episode)
+
+
+def test_intervals_of_r2_and_of_paired_gains_hold_the_truth_in_nine_of_ten_studies():
+    hits_r2 = hits_gain = 0
+    for study in range(500):
+        features, data = episodes_with_known_r2(study)
+        full = score_probe(lambda x: x.double(), features, data, seed=study)
+        half = score_probe(lambda x: x.double() / 2, features, data, seed=study)  # R2 is 0.6
+        over = gain(full, half, seed=study)
+        hits_r2 += full.r2_low <= 0.8 <= full.r2_high
+        hits_gain += over.low <= 0.2 <= over.high
+    assert hits_r2 / 500 >= 0.9 and hits_gain / 500 >= 0.9
+
+
+def test_a_paired_gain_is_sharper_than_two_intervals_side_by_side():
+    """Episodes differ in how well any probe does on them, which cancels out in the difference."""
+    torch.manual_seed(0)
+    features, data = episodes_with_known_r2(0)
+    noise = 4 * torch.rand(24)[data.episode, None] * (data.targets - features)
+    data = ProbeData(targets=features + noise, episode=data.episode)
+    ours = score_probe(lambda x: x.double(), features, data)
+    theirs = score_probe(lambda x: 0.5 * x.double(), features, data)
+    assert gain(ours, theirs).low > 0 and ours.r2_low < theirs.r2_high

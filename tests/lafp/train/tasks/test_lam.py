@@ -12,7 +12,7 @@ from lafp.config import ConfigError, config_from_dict, config_to_dict, load_conf
 from lafp.data.labels import action_spec
 from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
 from lafp.envs.slalom import Slalom, SlalomConfig
-from lafp.evaluate.lam_probe import LamProbe
+from lafp.evaluate.lam_probe import LamProbe, untrained
 from lafp.finished.lam_action_decoder import load_lam_action_decoder
 from lafp.lam import load_lam
 from lafp.train.context import LocalContext, to_clip_batches
@@ -306,7 +306,7 @@ def test_how_much_the_data_moves_travels_with_the_lam_and_its_untrained_control(
     typical = objective.idm.change_scale.typical
     assert 0 < typical < 1
     assert torch.equal(load_lam(str(tmp_path)).objective.idm.change_scale.typical, typical)
-    random_lam = LamProbe(labeled, ProbeConfig(), seed=0)._random_lam(objective)
+    random_lam = untrained(objective, seed=0)
     assert torch.equal(random_lam.idm.change_scale.typical, typical)
     assert not torch.equal(random_lam.idm.head.weight, objective.idm.head.weight)
 
