@@ -242,6 +242,8 @@ def _labels(recording: Recording, modes: np.ndarray, env: VectorEnv) -> bytes:
         "state": recording.state,
         "mode": modes,
     }
+    if recording.action_noise is not None:
+        arrays["action_noise"] = np.concatenate([recording.action_noise, no_action])
     if not spec.is_discrete:
         arrays |= {
             "action_low": np.array(spec.low, np.float32),

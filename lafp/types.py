@@ -94,7 +94,7 @@ class ObsSpec:
         return self.state_dim + self.condition_dim
 
 
-PER_FRAME = ("true_action", "state", "latent_action", "flow")
+PER_FRAME = ("true_action", "action_noise", "state", "latent_action", "flow")
 """Fields of ``ClipBatch`` with one row per frame, [B, T, ...], which only some shard sets have."""
 
 
@@ -115,6 +115,8 @@ class ClipBatch:
     """int64 [B]: number of the visit to the clip. The clip's random draws depend on it too."""
     true_action: Tensor | None = None
     """float32 [B, T, A] (discrete: int64 [B, T]): row t acts between frames t and t+1."""
+    action_noise: Tensor | None = None
+    """float32 [B, T, A]: exploration noise in ``true_action``; None unless all clips tell it."""
     state: Tensor | None = None
     """float32 [B, T, S]: the robot's state at frame t; None unless all clips have one."""
     condition: Tensor | None = None
@@ -194,6 +196,8 @@ class Window:
     """int64 [B]: k, in 1..K."""
     true_action: Tensor | None = None
     """a_t: float32 [B, A] or int64 [B]; None in unlabeled data."""
+    action_noise: Tensor | None = None
+    """The exploration noise in a_t, float32 [B, A]; None unless the clips tell it."""
     state: Tensor | None = None
     """The robot's state at o_t, float32 [B, S]; None unless the clips have one."""
     condition: Tensor | None = None

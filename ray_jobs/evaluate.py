@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+from lafp.evaluate.run_record import StageRecord
 
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
@@ -39,7 +40,6 @@ from lafp.evaluate.outcomes import (
 )
 from lafp.evaluate.results import DEMONSTRATOR, Result, Subject, write_results
 from lafp.evaluate.rollouts import RolloutResult
-from lafp.evaluate.run_record import StageRecord
 from lafp.evaluate.subjects import demonstrator_subject, lam_subject, method_subject
 from lafp.evaluate.training_data import why_no_probe
 from lafp.finished.load import LAM_HEAD

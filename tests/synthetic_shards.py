@@ -91,6 +91,7 @@ class SyntheticClip:
     flow: np.ndarray | None = None
     state: np.ndarray | None = None
     condition: np.ndarray | None = None
+    action_noise: np.ndarray | None = None
 
 
 def constant_flow(steps: np.ndarray) -> np.ndarray:
@@ -135,6 +136,7 @@ def write_clips(
                     true_action=clip.true_action,
                     state=clip.state,
                     condition=clip.condition,
+                    action_noise=clip.action_noise,
                     flow=clip.flow,
                 )
                 if has_arrays

@@ -73,6 +73,7 @@ def windows_at(
         ),
         offset_steps=k_N,
         true_action=None if batch.true_action is None else batch.true_action[clip_N, t_N],
+        action_noise=None if batch.action_noise is None else batch.action_noise[clip_N, t_N],
         state=None if batch.state is None else batch.state[clip_N, t_N],
         condition=None if batch.condition is None else batch.condition[clip_N],
         latent_action=None if batch.latent_action is None else batch.latent_action[clip_N, t_N],

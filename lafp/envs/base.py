@@ -78,6 +78,14 @@ class VectorEnv(Protocol):
         """
         ...
 
+    def expert_noise(self) -> np.ndarray | None:
+        """Returns the exploration noise in ``expert()``, float32 [N, A], which no state tells.
+
+        It is the difference to the action without noise, both in range. None if demonstrations
+        carry none.
+        """
+        ...
+
     def state(self) -> np.ndarray:
         """Returns the low-dimensional states, float32 [N, S], which become the label ``state``."""
         ...

@@ -146,6 +146,10 @@ class _DmcEpisode(Episode):
         action = np.clip(self._expert(self._state), spec.minimum, spec.maximum)
         return action + self._cfg.exploration.noise(self._seed, self._num_steps, len(action))
 
+    def exploration(self) -> np.ndarray | None:
+        dim = self._simulator.action_spec().shape[0]
+        return self._cfg.exploration.noise_of(self._seed, self._num_steps, dim)
+
     def state(self) -> np.ndarray:
         return self._state
 

@@ -35,6 +35,10 @@ class ExplorationConfig:
         if self.std < 0:
             raise ValueError(f"std must not be negative, got {self.std}.")
 
+    def noise_of(self, seed: int, step: int, dim: int) -> np.ndarray | None:
+        """Like ``noise``, but None if no episode has any."""
+        return self.noise(seed, step, dim) if self.share > 0 else None
+
     def noise(self, seed: int, step: int, dim: int) -> np.ndarray:
         """Draws the noise for one step of the episode with this seed, float64 [A]."""
         if keyed_uniform(seed, _IS_NOISY) >= self.share:
@@ -66,6 +70,10 @@ class Episode(ABC):
     @abstractmethod
     def expert(self) -> np.ndarray:
         """Returns the demonstrator's action now, float [A] or a number; repeatable."""
+
+    def exploration(self) -> np.ndarray | None:
+        """Returns the noise that ``expert`` has added, float [A]; None if it never adds any."""
+        return None
 
     @abstractmethod
     def state(self) -> np.ndarray:
@@ -128,6 +136,16 @@ class EpisodesEnv(ABC):
         """See ``VectorEnv``."""
         actions = self._in_range(np.stack([episode.expert() for episode in self._episodes]))
         return actions if self.action_spec.is_discrete else actions.astype(np.float32)
+
+    def expert_noise(self) -> np.ndarray | None:
+        """See ``VectorEnv``."""
+        drawn = (episode.exploration() for episode in self._episodes)
+        noise = [of_episode for of_episode in drawn if of_episode is not None]
+        if len(noise) < len(self._episodes):
+            return None
+        actions = np.stack([episode.expert() for episode in self._episodes])
+        without = self._in_range(actions - np.stack(noise))
+        return (self._in_range(actions) - without).astype(np.float32)
 
     def state(self) -> np.ndarray:
         """See ``VectorEnv``."""

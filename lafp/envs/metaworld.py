@@ -220,6 +220,10 @@ class _MetaworldEpisode(Episode):
             action = np.clip(self._script.get_action(obs), -1, 1)
         return action + self._cfg.exploration.noise(self._seed, self._num_steps, len(action))
 
+    def exploration(self) -> np.ndarray | None:
+        dim = self._simulator.action_space.shape[0]
+        return self._cfg.exploration.noise_of(self._seed, self._num_steps, dim)
+
     def state(self) -> np.ndarray:
         """Returns hand, objects and goal, now and a step ago; without the goal if several."""
         return self._obs[:-3] if self._goals else self._obs

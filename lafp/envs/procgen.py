@@ -189,6 +189,10 @@ class Procgen:
         cumulative_NA = self._network(self._obs_NHWC).cumsum(1)[:, :-1]
         return (where_N[:, None] >= cumulative_NA).sum(1)
 
+    def expert_noise(self) -> None:
+        """See ``VectorEnv``."""
+        return
+
     def _planned(self) -> np.ndarray:
         assert self._plan is not None
         actions_N = np.full(len(self._seeds_N), STAND, np.int64)

@@ -116,6 +116,18 @@ class Slalom:
 
     def expert(self) -> np.ndarray:
         """See ``VectorEnv``. The expert heads for a pillar and swerves late, to a random side."""
+        noise_N2 = keyed_normal(
+            self._seed_N1, _ACTION_NOISE, self._num_steps_N[:, None], np.arange(2)
+        )
+        action_N2 = self._expert_mean() + EXPERT_NOISE * noise_N2
+        return _clip_norm(action_N2).astype(np.float32)
+
+    def expert_noise(self) -> np.ndarray:
+        """See ``VectorEnv``."""
+        return self.expert() - _clip_norm(self._expert_mean()).astype(np.float32)
+
+    def _expert_mean(self) -> np.ndarray:
+        """Returns the expert's actions without noise, not clipped, float64 [N, 2]."""
         target_N2 = np.full_like(self._position_N2, 0.5)
         target_N2[:, 0] = 1.05
         x_N = self._position_N2[:, 0]
@@ -130,11 +142,7 @@ class Slalom:
             target_N2 = np.where((x_N < pillar_x - 0.13)[:, None], head_on, target_N2)
         to_target_N2 = target_N2 - self._position_N2
         distance_N1 = np.linalg.norm(to_target_N2, axis=1, keepdims=True)
-        noise_N2 = keyed_normal(
-            self._seed_N1, _ACTION_NOISE, self._num_steps_N[:, None], np.arange(2)
-        )
-        action_N2 = to_target_N2 / np.maximum(distance_N1, STEP_LENGTH) + EXPERT_NOISE * noise_N2
-        return _clip_norm(action_N2).astype(np.float32)
+        return to_target_N2 / np.maximum(distance_N1, STEP_LENGTH)
 
     def state(self) -> np.ndarray:
         """The agent's (x, y), float32 [N, 2]."""

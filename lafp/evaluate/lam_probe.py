@@ -86,8 +86,6 @@ class LamProbe:
         controls = {"obs_embedding": embedding_score, "random_lam": self._random_score}
         return probe_metrics({"latent": score, **controls}) | extra
 
-        # The control must differ by its weights alone, not by the units that it reads in.
-
     def _probe(
         self, features_of: Callable[[Window], Tensor], frame_stack: int, device: torch.device
     ) -> tuple[ProbeScore, dict[str, float]]:
@@ -176,17 +174,21 @@ class LabeledTransitions:
         self, features_of: Callable[[Window], Tensor], frame_stack: int, device: torch.device
     ) -> tuple[Tensor, ProbeData]:
         """Returns the features of all transitions, [N, D], and their targets."""
-        features, targets, refs = [], [], []
+        features, targets, refs, noises = [], [], [], []
         for window, ref_N in self._windows(frame_stack, device):
             assert window.true_action is not None
             features.append(features_of(window).float())
             targets.append(action_targets(window.true_action, self.action))
             refs.append(ref_N)
+            if (noise := window.action_noise) is not None:
+                without = action_targets(window.true_action - noise, self.action)
+                noises.append(targets[-1] - without)
         ref_N = torch.cat(refs)
         data = ProbeData(
             targets=torch.cat(targets),
             episode=self._episode_of_ref[ref_N].to(device),
             is_unseen=self._is_ref_unseen[ref_N].to(device),
+            noise=torch.cat(noises) if len(noises) == len(targets) else None,
         )
         return torch.cat(features), data
 

@@ -67,6 +67,8 @@ class Recording:
     """float32 [L, A] or int64 [L]: row t acts between frames t and t + 1."""
     state: np.ndarray
     """float32 [L + 1, S]."""
+    action_noise: np.ndarray | None = None
+    """float32 [L, A]: the exploration noise in a demonstrator's actions; None where none is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +112,15 @@ def rollout(
     obs = env.reset(seeds)
     actor.reset(len(seeds), seed)
     frames, actions, states = [obs[:num_recorded]], [], [env.state()]
+    noises: list[np.ndarray] = []
     length = np.zeros(len(seeds), np.int64)
     episode_return = np.zeros(len(seeds), np.float32)
     done = np.zeros(len(seeds), bool)
     while not done.all():
         action = actor.act(observation(actor, {"image": obs, "state": states[-1]}))
+        if num_recorded and isinstance(actor, Expert):
+            noise = env.expert_noise()
+            noises += [] if noise is None else [noise[:num_recorded]]
         result = env.step(action)
         length += ~done
         episode_return += np.where(done, 0, result.reward)
@@ -134,6 +140,9 @@ def rollout(
                 frames=np.stack([step[n] for step in frames[: length[n] + 1]]),
                 actions=np.stack([step[n] for step in actions[: length[n]]]),
                 state=np.stack([step[n] for step in states[: length[n] + 1]]),
+                action_noise=(
+                    np.stack([step[n] for step in noises[: length[n]]]) if noises else None
+                ),
             )
             for n in range(min(num_recorded, len(seeds)))
         ),

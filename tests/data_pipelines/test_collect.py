@@ -49,6 +49,8 @@ def test_a_labeled_episode_replays_to_its_own_video(tmp_path):
         assert len(frames) == len(labels["action"]) == len(labels["state"]) == record["num_frames"]
         assert (labels["action"].dtype, labels["state"].dtype) == (np.float32, np.float32)
         np.testing.assert_array_equal(labels["action"][-1], 0)
+        assert labels["action_noise"].shape == labels["action"].shape
+        assert labels["action_noise"].any() and not labels["action_noise"][-1].any()
         np.testing.assert_array_equal(labels["action_low"], [-1, -1])
         np.testing.assert_array_equal(labels["action_high"], [1, 1])
         env = Slalom(CFG.env)

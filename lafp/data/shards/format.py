@@ -8,7 +8,7 @@ A **shard set** is one preprocessed source, a folder (local or S3)::
     rejects.parquet        one row per span that became no clip, with the reason
     train-000000.tar       a WebDataset shard: per clip <clip_id>.mp4, <clip_id>.json and,
                            with labels or flow, <clip_id>.npz (true_action, state,
-                           condition, flow)
+                           action_noise, condition, flow)
     train-000000.json      ShardEntry: checksum, counts, and where each clip lies in the tar
 
 A shard is complete once its ``.json`` entry exists; the tar is renamed into place before it. Needs
@@ -127,6 +127,8 @@ class Labels:
     and t+1; the last row belongs to no pair of the clip."""
     state: np.ndarray | None = None
     """float32 [T, S]."""
+    action_noise: np.ndarray | None = None
+    """float32 [T, A]: the part of ``true_action`` that is a demonstrator's exploration noise."""
     condition: np.ndarray | None = None
     """float32 [G], one for the whole clip: a task id, or the embedding of a text or a goal."""
     flow: np.ndarray | None = None

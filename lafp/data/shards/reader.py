@@ -78,6 +78,7 @@ class ClipReader:
             and ``epoch`` int64 [B]; ``frame_rows`` int32 [B, T] if only the frames of ``draws`` are
             sent, else R = T; ``true_action`` [B, T, ...] in labeled sets; ``flow`` float16 [B, T,
             2, h, w] if it was stored; ``latent_action`` float32 [B, T, Z] with a latent set;
+            ``action_noise`` float32 [B, T, A] if all of the clips have it;
             ``state`` float32 [B, T, S] and ``condition`` float32 [B, G] if all of the clips have
             them in one size. T is the length of the longest clip of all sets, so every batch has
             one shape.
@@ -211,6 +212,9 @@ class ClipReader:
         # and they check the size.
         if len(states) == len(visits) and len({state.shape[1:] for state in states}) == 1:
             batch["state"] = _stack(states, length)
+        noises = [of_clip.action_noise for of_clip in labels if of_clip.action_noise is not None]
+        if len(noises) == len(visits):
+            batch["action_noise"] = _stack(noises, length)
         conditions = [of_clip.condition for of_clip in labels if of_clip.condition is not None]
         if len(conditions) == len(visits) and len({c.shape for c in conditions}) == 1:
             batch["condition"] = np.stack(conditions)

@@ -118,6 +118,9 @@ def test_noise_is_in_the_share_of_the_episodes_that_the_config_says(plain):
     greedy.reset(seeds), noisy.reset(seeds)
     is_noisy = (greedy.expert() != noisy.expert()).any(axis=1)
     assert 4 < is_noisy.sum() < 20
+    difference = noisy.expert() - greedy.expert()
+    np.testing.assert_allclose(noisy.expert_noise(), difference, atol=1e-6)
+    assert greedy.expert_noise() is None
 
 
 def test_half_the_steps_with_action_repeat_two(plain):

@@ -184,3 +184,13 @@ def test_a_sharp_average_tips_over_before_the_pillar_so_cloning_need_not_fail(
 ):
     """What the fork tests is smoothness: see docs/results.md on the rows of cloning."""
     assert clone(positions_and_actions, width=0.002) > 0.3
+
+
+def test_the_demonstrators_noise_is_what_it_adds_to_its_way():
+    env = Slalom(SlalomConfig())
+    env.reset(np.arange(200))
+    noise = env.expert_noise()
+    without = env.expert() - noise
+    assert 0.06 < noise.std() < 0.1  # 0.09, less where actions are clipped
+    np.testing.assert_allclose(np.linalg.norm(without, axis=1).max(), 1, atol=1e-5)
+    np.testing.assert_array_equal(noise, env.expert_noise())

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,14 +10,14 @@ import torch
 
 from lafp.config import config_from_dict
 from lafp.data.labels import UNSEEN, labeled_subset
-from lafp.evaluate.lam_probe import LamProbe
+from lafp.evaluate.lam_probe import LamProbe, transitions_of_probe
 from lafp.evaluate.probe_clips import probe_clips
-from lafp.evaluate.thorough_probe import AT, probe_thoroughly
+from lafp.evaluate.thorough_probe import AT, _Probed, probe_thoroughly
 from lafp.evaluate.training_data import why_no_probe
 from lafp.objectives import OBJECTIVES
 from lafp.train.tasks.lam import obs_spec
 from lafp.train.tasks.lam_sections import ProbeConfig
-from tests.synthetic_shards import write_shard_set
+from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,41 @@ def test_the_probe_of_training_leaves_the_supervising_labels_out_too(labeled, ob
     others = LamProbe(labeled, ProbeConfig(), 0, supervised).measure(objective)
     assert everything["probe/n"] == others["probe/n"]
     assert everything["probe/r2"] != others["probe/r2"]
+
+
+def test_the_noise_of_demonstrations_is_probed_with_its_known_r2(tmp_path):
+    """Features hold the noise plus as much of something else: R2 of the noise is 0.5.
+
+    The state tells the rest of the action, which the features do not hold at all.
+    """
+    rng, clips = np.random.default_rng(0), []
+    for index in range(40):
+        noise = 0.2 * rng.standard_normal((40, 2)).astype(np.float32)
+        if index % 4 == 1:
+            noise[:] = 0  # this demonstrator explores in some of its episodes only
+        action = noise + rng.choice([-0.5, 0.5], 2).astype(np.float32)
+        clips.append(
+            SyntheticClip(
+                frames=np.full((40, 16, 16, 3), 20, np.uint8),
+                true_action=action,
+                action_noise=noise,
+                split="val" if index % 2 else "train",
+            )
+        )
+    uri = write_clips(tmp_path, clips, 20, seed=0, max_action=2.0)
+
+    def features_of(window):
+        generator = torch.Generator().manual_seed(int(1e6 * window.action_noise.abs().sum()))
+        return window.action_noise + 0.2 * torch.randn(
+            window.action_noise.shape, generator=generator
+        )
+
+    fit, held_out = (
+        transitions.features(features_of, 1, torch.device("cpu"))
+        for transitions in transitions_of_probe(uri, frozenset(), None)
+    )
+    rows, _ = _Probed(fit=fit, held_out=held_out).rows("lam")
+    found = {row["metric"]: row for row in rows}
+    assert found["probe_r2_noise"]["value"] == pytest.approx(0.5, abs=0.06)
+    assert found["probe_r2_noise"]["n"] == 10 * 39  # the held-out episodes that explore
+    assert found["probe_r2"]["value"] < 0.2

@@ -25,6 +25,7 @@ from lafp import storage
 from lafp.video.decoders.base import VideoError
 
 _FRAMES_KEY, _ACTION_KEY, _STATE_KEY = "image_0", "action", "state"
+_NOISE_KEY = "action_noise"
 
 
 def read_sidecar(uri: str, cfg: LabelsConfig) -> EpisodeLabels:
@@ -172,12 +173,27 @@ def _episode(
     if num_frames is not None:
         action, state, times_s = rows_beside_frames(action, state, times_s, num_frames)
     labels = episode_labels(action, state, times_s)
-    labels = replace(labels, condition=_condition(pick(cfg.condition_key)))
+    noise = _noise(pick(_NOISE_KEY), labels.action)
+    labels = replace(labels, condition=_condition(pick(cfg.condition_key)), action_noise=noise)
     if labels.action.ndim == 1:
         return labels
     dim = labels.action.shape[1]
     low, high = _bound(arrays, "action_low", dim), _bound(arrays, "action_high", dim)
     return replace(labels, low=low, high=high)
+
+
+def _noise(found: np.ndarray | None, action: np.ndarray) -> np.ndarray | None:
+    """Checks the exploration noise that ``collect`` stores; None if there is none.
+
+    Raises:
+        VideoError: ``labels_mismatch``: it is not finite, or has another shape than the actions.
+    """
+    if found is None:
+        return None
+    if found.dtype.kind != "f" or found.shape != action.shape or not np.isfinite(found).all():
+        detail = f"{_NOISE_KEY} must be finite and {list(action.shape)}, got {list(found.shape)}"
+        raise VideoError("labels_mismatch", detail)
+    return found.astype(np.float32)
 
 
 def _part(arrays: _Arrays, key: str | None, index: int | None) -> np.ndarray | None:

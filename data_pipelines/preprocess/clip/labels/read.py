@@ -119,6 +119,8 @@ class EpisodeLabels:
     """Whether row t belongs to frame t, so that ``times_s`` are the times of the frames."""
     condition: np.ndarray | None = None
     """float32 [G], for the whole episode."""
+    action_noise: np.ndarray | None = None
+    """float32 [T, A]: the part of the actions that is a demonstrator's exploration noise."""
     flaws: tuple[Flaw, ...] = ()
     """Rows that cannot be used."""
     name: str = ""
@@ -147,7 +149,13 @@ class EpisodeLabels:
         # it.
         rows = rows.clip(min=0)
         state = None if self.state is None else self.state[rows]
-        return Labels(true_action=self.action[rows], state=state, condition=self.condition)
+        noise = None if self.action_noise is None else self.action_noise[rows]
+        return Labels(
+            true_action=self.action[rows],
+            state=state,
+            condition=self.condition,
+            action_noise=noise,
+        )
 
     def sums(self, labels: Labels) -> LabelSums:
         """Computes the sums of one clip, without its last row, which belongs to no pair."""

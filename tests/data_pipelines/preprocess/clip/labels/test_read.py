@@ -8,6 +8,7 @@ import pytest
 from data_pipelines.preprocess.clip.labels.npz import read_sidecar, read_stacked
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig, align
 from data_pipelines.preprocess.clip.resample import Tick, resample
+from lafp.data.shards.format import Labels
 from lafp.video.decoders.arrays import array_info
 from lafp.video.decoders.base import DecodedFrame, VideoError
 
@@ -39,6 +40,20 @@ def test_rows_of_a_clip_are_those_of_its_frames(tmp_path):
     rows = rows_of(labels, video(30, fps=10), 1.2, 5, 10)
     np.testing.assert_array_equal(rows.true_action, action[12:17])
     np.testing.assert_array_equal(rows.state, 10 * action[12:17])
+
+
+def test_the_exploration_noise_of_a_clip_is_that_of_its_actions(tmp_path):
+    action = np.arange(60, dtype=np.float32).reshape(30, 2)
+    uri = save(tmp_path / "e.npz", action=action, action_noise=action / 8)
+    labels = align(read_sidecar(uri, CFG), video(30, fps=10))
+    rows = rows_of(labels, video(30, fps=10), 1.2, 5, 10)
+    np.testing.assert_array_equal(rows.action_noise, action[12:17] / 8)
+    np.testing.assert_array_equal(
+        Labels.from_bytes(rows.to_bytes()).action_noise, action[12:17] / 8
+    )
+    uri = save(tmp_path / "odd.npz", action=action, action_noise=action[:, :1])
+    with pytest.raises(VideoError, match="action_noise must be finite and"):
+        read_sidecar(uri, CFG)
 
 
 def test_sums_leave_out_the_last_row_and_take_given_bounds(tmp_path):
