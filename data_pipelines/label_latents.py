@@ -129,6 +129,7 @@ def label_shard(
                 writer.add(location.clip_id, video_id, latents)
         made = writer.close()
         storage.upload(writer.path, storage.join(uri, made.file))
+    # Written last, because ``label_latents`` takes the entry as the sign that the shard is done.
     strict_json.write(storage.join(uri, entry_name(shard)), made)
 
 

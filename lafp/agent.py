@@ -265,4 +265,5 @@ class Agent:
                 f"to {frames.max():g}. Pass the camera's image as it is, or an image in [0, 1] as "
                 "(255 * image).round().astype(np.uint8)."
             )
+        # ``torch.from_numpy`` refuses negative strides, as of a mirrored picture.
         return np.ascontiguousarray(frames)

@@ -109,6 +109,7 @@ def _on(node: dict[str, Any], function: Any, *args: Any) -> "ray.ObjectRef":
 def _on_every_node(
     nodes: Sequence[dict[str, Any]], findings: list[Finding], uri: str
 ) -> Iterator[tuple[str, NodeFacts]]:
+    # All nodes are asked before the first answer is awaited, so they check at the same time.
     asked = [(node, _on(node, look, uri, node["Resources"].get("GPU", 0) > 0)) for node in nodes]
     for node, ref in asked:
         name = node["NodeManagerAddress"]

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-from lafp.evaluate.run_record import StageRecord
 
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
@@ -113,7 +112,7 @@ def _probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir, lam: Subject)
     if not _has_labeled(cfg, run):
         return result_rows.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
     shards = _labeled_shards(cfg, run)
-    config = StageRecord(lam_uri, "lam").config
+    config = StageDir(lam_uri, "lam").config()
     own = config["labeled_shards"] or (run.stage("shards/labeled").uri if not cfg.lam else None)
     supervision = config_from_dict(SupervisionConfig, config["supervision"])
     supervised = supervision.clips_of(shards) if own == shards else frozenset()
@@ -121,13 +120,14 @@ def _probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir, lam: Subject)
         return []
     call = (lam_uri, shards, supervised, cfg.seed)
 
-    def measure() -> dict[str, Any]:
+    def measure() -> list[dict[str, Any]]:
         ((_, rows),) = run_tasks(
             measurements.measure_probe, [call], sizes=[1], label="probe", unit="LAMs"
         )
-        return {"rows": rows}
+        return rows
 
-    return result_rows.thorough_probe_rows(lam, _once(stage, "probe.json", measure)["rows"])
+    rows = _once(stage, "probe.json", list[dict[str, Any]], measure)
+    return result_rows.thorough_probe_rows(lam, rows)
 
 
 def _has_labeled(cfg: EvaluateConfig, run: RunDir) -> bool:
@@ -209,6 +209,7 @@ def _roll_out(
         if len(results[label]) == len(starts):
             parts = [results[label][start] for start in starts]
             write_outcomes(stage.uri, subjects[label], parts, fps)
+            # Recorded frames are large, so those of finished methods are not kept.
             del results[label]
 
 
@@ -314,6 +315,7 @@ def _once(stage: StageDir, name: str, kind: type[T], measure: Callable[[], T]) -
     """Returns the measurement stored under ``name``; if there is none, measures and stores it."""
     if not stage.has(name):
         strict_json.write(stage.path(name), measure())
+    # Read back also by the start that wrote it, because JSON changes tuples and the type of keys.
     return strict_json.read(kind, stage.path(name))
 
 

@@ -51,6 +51,7 @@ def following_steps(
         beyond the clip is replaced by the time of its last window.
     """
     at_NH = t_N[:, None] + torch.arange(num_steps)
+    # The last frame begins no step, because no frame follows it.
     last_N1 = batch.num_frames[clip_N][:, None] - 2
     return torch.minimum(at_NH, last_N1), at_NH <= last_N1
 

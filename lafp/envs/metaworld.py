@@ -214,6 +214,7 @@ class _MetaworldEpisode(Episode):
         if self._cfg.goals is not None:
             fork = self._cfg.goals.fork
             goal = self._goals[self._chosen] if self._has_turned or fork is None else fork
+            # The script reads the goal from the last three numbers of the observation.
             obs = np.concatenate([obs[:-3], goal])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that the environment will clip the action
@@ -248,6 +249,7 @@ def _load(task: str, seed: int) -> Any:
     simulator._partially_observable = False
     # This property was cached while the goal was hidden. Its limits would clip the goal to zero.
     simulator.__dict__.pop("sawyer_observation_space", None)
+    # Meta-World refuses to step before a task is set. Here the seed takes its place.
     simulator._set_task_called, simulator._freeze_rand_vec = True, False
     simulator.seeded_rand_vec = True
     simulator.max_path_length = 1 << 30  # episodes end where their config says

@@ -104,6 +104,7 @@ class _UpLevel(nn.Module):
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
         # Reduced before upsampling, because the 1x1 convolution costs a quarter at the coarse size.
+        # The size and not a factor of 2, because halving an odd size has rounded it up.
         features = F.interpolate(self.reduce(F.relu(features)), size=skip.shape[-2:])
         return self.blocks(self.merge(torch.cat([features, skip], dim=1)))
 

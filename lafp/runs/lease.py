@@ -96,6 +96,7 @@ def owned(
     finally:
         for path in made:
             with suppress(OSError):
+                # Folders that hold outputs stay, because ``rmdir`` refuses them.
                 path.rmdir()
 
 
@@ -179,6 +180,7 @@ class _Lease:
                 yield
         finally:
             is_over.set()
+            # Joined before the claim is given back: a late renewal would write the claim again.
             thread.join()
 
     @contextmanager
@@ -245,6 +247,7 @@ class _Lease:
         elif (claim := _read(found[0])) and claim.claim_id != self._claim.claim_id:
             self._lost_to = claim
         else:
+            # Still our claim: an earlier write succeeded although storage reported an error.
             self._version = found[1]
 
 
@@ -282,4 +285,5 @@ def _started(pid: int) -> str | None:
         return None
     # The program's name stands in parentheses, and may itself hold spaces and parentheses.
     state, *rest = stat.rpartition(")")[2].split()
+    # The start is field 22 of proc(5), and ``rest`` begins with field 4.
     return None if state in "ZX" else rest[18]

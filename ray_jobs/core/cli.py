@@ -114,6 +114,7 @@ def exit_codes() -> Iterator[None]:
         sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
+        # As shells report it: 128 and the number of SIGINT.
         sys.exit(130)
 
 

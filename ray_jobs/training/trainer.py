@@ -165,6 +165,7 @@ def _train_worker(job: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
     """Shows steps, loss and time left, read from the stage's files while training runs."""
+    # Failures of an earlier command must not be told as those of this one.
     storage.delete(stage.path(FAILURES))
     follower = _Follower(stage, cfg)
     stop = threading.Event()

@@ -58,6 +58,7 @@ class Catalog:
         """Creates a new catalog in a folder that is deleted together with it."""
         self._path = folder / "catalog.sqlite"
         # The tables lie on disk, so that the driver's memory does not grow with the corpus.
+        # Without an isolation level Python begins no transactions, and ``add`` begins large ones.
         self.db = sqlite3.connect(self._path, isolation_level=None)
         # The database is never read after a crash, so nothing needs to be safe on disk.
         self.db.execute("PRAGMA journal_mode = OFF")

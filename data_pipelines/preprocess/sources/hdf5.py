@@ -94,6 +94,7 @@ def import_h5py() -> ModuleType:
 
 
 def _open_file(h5py: ModuleType, path: Path) -> Any:
+    # Asked first, because the error of h5py below would count as broken content of the file.
     if not path.is_file():
         raise FileNotFoundError(f"No such file: {path}")
     try:

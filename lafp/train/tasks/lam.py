@@ -306,6 +306,7 @@ class LamTask:
             torch.manual_seed(0)
             batches = (held_out.batches(device) for held_out in self._val_clips)
             for batch in itertools.chain.from_iterable(batches):
+                # Not the run's seed, so that all runs are measured on the same windows.
                 out = objective(cut_windows(batch, self.cfg.window, seed=0))
                 metrics_of_batch = about_what_trains(out.metrics, self.cfg.fdm_weight)
                 outputs.append({"loss": out.loss, **metrics_of_batch})
