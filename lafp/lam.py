@@ -47,7 +47,7 @@ class Lam:
         return self
 
     @torch.no_grad()
-    def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+    def infer_latent_action(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """Infers the latent actions of pairs of observations.
 
         Args:
@@ -62,7 +62,7 @@ class Lam:
         """
         for name, given in (("obs", obs), ("next_obs", next_obs)):
             self._check(name, given)
-        return self.objective.label(obs, next_obs)
+        return self.objective.infer_latent_action(obs, next_obs)
 
     @torch.no_grad()
     def label_clip(self, frames: np.ndarray, batch_size: int) -> np.ndarray:
@@ -86,7 +86,7 @@ class Lam:
             clip_N = torch.zeros_like(t_N)
             obs = stack_frames(clip, clip_N, t_N, stack)
             next_obs = stack_frames(clip, clip_N, t_N + 1, stack)
-            latents.append(self.label(obs, next_obs).float().cpu().numpy())
+            latents.append(self.infer_latent_action(obs, next_obs).float().cpu().numpy())
         return np.concatenate(latents)
 
     @torch.no_grad()

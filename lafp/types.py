@@ -94,7 +94,7 @@ class ObsSpec:
         return self.state_dim + self.condition_dim
 
 
-PER_FRAME = ("true_action", "action_noise", "state", "latent_action", "flow")
+PER_FRAME = ("true_action", "action_noise", "state", "latent_action", "optical_flow")
 """Fields of ``ClipBatch`` with one row per frame, [B, T, ...], which only some shard sets have."""
 
 
@@ -123,7 +123,7 @@ class ClipBatch:
     """float32 [B, G]: the goal of the episode as numbers; None unless all clips have one."""
     latent_action: Tensor | None = None
     """float32 [B, T, Z]: row t is z of frames (t, t + 1); None unless a latent set is read."""
-    flow: Tensor | None = None
+    optical_flow: Tensor | None = None
     """float16 [B, T, 2, h, w]: optical flow from frame t to t + 1; None unless stored."""
     frame_rows: Tensor | None = None
     """int32 [B, T]: frame t is row ``frame_rows[b, t]`` of ``frames[b]``. None if all frames were
@@ -204,7 +204,7 @@ class Window:
     """The condition of the window's clip, float32 [B, G]; None unless the clips have one."""
     latent_action: Tensor | None = None
     """The stored z_t of (o_t, o_{t+1}), float32 [B, Z]; None unless a latent set is read."""
-    flow: Tensor | None = None
+    optical_flow: Tensor | None = None
     """Optical flow from o_t's newest frame to o_{t+1}'s, float32 [B, 2, h, w] along x and y, in
     pixels of the frame; None where preprocessing stored none."""
 
@@ -247,11 +247,11 @@ class PolicyState:
     """int64 [B]: number of steps that each episode has used its noise (`held`). A row that has
     reached ``noise_hold_steps`` draws new noise. Rows count their own steps, because episodes may
     begin at different times."""
-    plan: Tensor | None = None
+    chunk: Tensor | None = None
     """float [B, Z], with chunks [B, H, Z]: the latent actions that the policy predicted last
     (chunks, `warm_start`)."""
-    plan_age_steps: Tensor | None = None
-    """int64 [B]: number of steps of its plan that each episode has executed (chunks)."""
+    chunk_age_steps: Tensor | None = None
+    """int64 [B]: number of steps of its chunk that each episode has executed (chunks)."""
 
     @staticmethod
     def where(is_first: Tensor, first: "PolicyState", other: "PolicyState") -> "PolicyState":

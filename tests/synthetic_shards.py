@@ -75,7 +75,7 @@ def write_shard_set(
                 true_action=steps if has_labels else None,
                 state=1000 + 50 * steps if has_state else None,
                 split="val" if is_held_out else split,
-                flow=constant_flow(steps) if has_flow else None,
+                optical_flow=constant_flow(steps) if has_flow else None,
             )
         )
     return write_clips(folder, clips, clips_per_shard, seed, max_action=2.0)
@@ -88,7 +88,7 @@ class SyntheticClip:
     frames: np.ndarray
     true_action: np.ndarray | None
     split: str
-    flow: np.ndarray | None = None
+    optical_flow: np.ndarray | None = None
     state: np.ndarray | None = None
     condition: np.ndarray | None = None
     action_noise: np.ndarray | None = None
@@ -130,14 +130,14 @@ def write_clips(
         for index in members:
             clip = clips[index]
             video = encode_clip(clip.frames, FPS, EncodeConfig(crf=0, pixel_format="yuv444p"))
-            has_arrays = clip.true_action is not None or clip.flow is not None
+            has_arrays = clip.true_action is not None or clip.optical_flow is not None
             labels = (
                 Labels(
                     true_action=clip.true_action,
                     state=clip.state,
                     condition=clip.condition,
                     action_noise=clip.action_noise,
-                    flow=clip.flow,
+                    optical_flow=clip.optical_flow,
                 )
                 if has_arrays
                 else None
@@ -179,7 +179,9 @@ def _write_set(folder, entries, clips, max_action) -> None:
         min_clip_frames=min(lengths),
         max_clip_frames=max(lengths),
         action=_action(clips, max_action),
-        flow_size_px=None if clips[0].flow is None else list(clips[0].flow.shape[2:]),
+        optical_flow_size_px=None
+        if clips[0].optical_flow is None
+        else list(clips[0].optical_flow.shape[2:]),
     )
     strict_json.write(str(folder / "shard_set.json"), spec)
 

@@ -27,7 +27,7 @@ def moving_square_windows(
 
     Returns:
         ``true_action`` float [B, 2]: pixels per step along x and y, over 2, so in [-1, 1];
-        ``flow`` float [B, 2, 6, 6]: the velocity where the square is at time t, 0 elsewhere.
+        ``optical_flow`` float [B, 2, 6, 6]: the velocity where the square is, 0 elsewhere.
     """
     generator = torch.Generator().manual_seed(seed)
     velocity = 4 * torch.rand(num_windows, 2, generator=generator) - 2
@@ -47,7 +47,7 @@ def moving_square_windows(
         future_obs=stack_at(offset),
         offset_steps=offset,
         true_action=velocity / 2,
-        flow=F.avg_pool2d(velocity[..., None, None] * _cover(start)[:, None], 4),
+        optical_flow=F.avg_pool2d(velocity[..., None, None] * _cover(start)[:, None], 4),
     )
 
 

@@ -17,7 +17,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
-from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.order.window_draws import WindowConfig
 from lafp.data.windows import cut_windows
 from lafp.models.ema import ema_update_
@@ -229,7 +229,7 @@ class GroupContext:
             yield folder
 
     def clips(self, demands, num_rounds, start_step):
-        plan = MicroBatchPlan(
+        plan = MicroBatchLayout(
             demands=demands, rank=self.rank, world_size=self.world_size, num_rounds=num_rounds
         )
         return map(to_clip_batches, MicroBatchReader(plan, 1 << 24).read_from(start_step))

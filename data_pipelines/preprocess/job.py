@@ -30,7 +30,7 @@ from data_pipelines.preprocess.plan import Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.shards import ShardPlan, plan_shards, write_shard
+from data_pipelines.preprocess.shards import ShardLayout, lay_out_shards, write_shard
 from data_pipelines.preprocess.sources.listing import list_source, may_download
 from data_pipelines.preprocess.taken_down import read_takedowns, reject_taken_down
 from lafp import storage
@@ -70,8 +70,8 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
             select_clips(catalog, cfg)
             write_rejects(uri, catalog.rejects())  # first: they explain an error in the next steps
             spec = shard_set(catalog, cfg)
-            plans = plan_shards(catalog.kept_clips(), cfg.shards.max_bytes)
-            with clips_table(uri, plans) as recorded:
+            layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
+            with clips_table(uri, layouts) as recorded:
                 shards = make_shards(cfg, recorded, work, uri)
             summary = summarize(catalog, spec, files.to_dict(), *write_manifest(uri, shards))
         check_totals(summary)
@@ -149,7 +149,7 @@ def rejects_of_made_parts(plan: Plan, uri: str) -> Iterator[None]:
 
 
 def make_shards(
-    cfg: PreprocessConfig, plans: Iterable[ShardPlan], work: str, uri: str
+    cfg: PreprocessConfig, layouts: Iterable[ShardLayout], work: str, uri: str
 ) -> list[str]:
     """Composes the missing shards, one Ray task per shard.
 
@@ -159,13 +159,13 @@ def make_shards(
     shards: list[str] = []
 
     def calls() -> Iterator[tuple[str, tuple[str, str, str]]]:
-        for plan in plans:
-            shards.append(plan.shard)
-            if not storage.is_file(storage.join(uri, entry_name(plan.shard))):
-                # Stored rather than sent, so that the driver does not hold a plan per waiting task.
-                plan_uri = storage.join(work, "shards", entry_name(plan.shard))
-                strict_json.write(plan_uri, plan)
-                yield plan.shard, (plan_uri, work, uri)
+        for layout in layouts:
+            shards.append(layout.shard)
+            if not storage.is_file(storage.join(uri, entry_name(layout.shard))):
+                # Stored rather than sent, so that the driver holds no layout of waiting tasks.
+                layout_uri = storage.join(work, "shards", entry_name(layout.shard))
+                strict_json.write(layout_uri, layout)
+                yield layout.shard, (layout_uri, work, uri)
 
     with Progress(f"shards {cfg.name}", 0, "shards") as progress:
         made = stream_tasks(
@@ -181,10 +181,10 @@ def make_shards(
     return shards
 
 
-def make_shard(plan_uri: str, work: str, uri: str) -> str | None:
+def make_shard(layout_uri: str, work: str, uri: str) -> str | None:
     """Composes one shard, as one Ray task. Returns an error message, or None."""
     try:
-        write_shard(strict_json.read(ShardPlan, plan_uri), work, uri)
+        write_shard(strict_json.read(ShardLayout, layout_uri), work, uri)
     except OSError as error:
         return str(error)
     return None

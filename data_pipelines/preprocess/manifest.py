@@ -12,7 +12,7 @@ from data_pipelines.preprocess.faults import TOLERANCE_S, uneven
 from data_pipelines.preprocess.rejects import RejectCounts, RejectRow
 from data_pipelines.preprocess.rows import ItemRows
 from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.shards import ShardPlan
+from data_pipelines.preprocess.shards import ShardLayout
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, entry_name
@@ -59,15 +59,15 @@ def write_rejects(uri: str, rejects: Iterable[RejectRow]) -> None:
 
 
 @contextmanager
-def clips_table(uri: str, plans: Iterable[ShardPlan]) -> Iterator[Iterable[ShardPlan]]:
-    """Passes shard plans on and writes their clips to ``clips.parquet`` on the way."""
+def clips_table(uri: str, layouts: Iterable[ShardLayout]) -> Iterator[Iterable[ShardLayout]]:
+    """Passes shard layouts on and writes their clips to ``clips.parquet`` on the way."""
     with open_table(storage.join(uri, "clips.parquet"), ClipRecord, {"shard": str}) as table:
 
-        def recorded() -> Iterator[ShardPlan]:
-            for plan in plans:
-                for clip in plan.clips:
-                    table.add(vars(clip.record) | {"shard": plan.shard})
-                yield plan
+        def recorded() -> Iterator[ShardLayout]:
+            for layout in layouts:
+                for clip in layout.clips:
+                    table.add(vars(clip.record) | {"shard": layout.shard})
+                yield layout
 
         yield recorded()
 
@@ -116,7 +116,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
         min_clip_frames=min(shortest),
         max_clip_frames=max(longest),
         action=_action(catalog) if cfg.labels is not None else None,
-        flow_size_px=[flow.height_px, flow.width_px] if flow else None,
+        optical_flow_size_px=[flow.height_px, flow.width_px] if flow else None,
     )
 
 

@@ -43,7 +43,7 @@ class ShardsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardPlan:
+class ShardLayout:
     """Lists the clips of one shard, in order."""
 
     shard: str
@@ -166,7 +166,7 @@ def _clip_row(clip: EncodedClip, writer: ShardWriter, part: str) -> ClipRow:
     )
 
 
-def plan_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardPlan]:
+def lay_out_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardLayout]:
     """Divides clips among shards, with the rows of one shard in memory at a time.
 
     Args:
@@ -176,7 +176,7 @@ def plan_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardPlan]
     for split, of_split in itertools.groupby(clips, lambda clip: clip.record.split):
         for number, group in enumerate(_groups(of_split, max_bytes)):
             name = f"{split}-{number:06d}.tar"
-            yield ShardPlan(shard=name, split=split, clips=tuple(group))
+            yield ShardLayout(shard=name, split=split, clips=tuple(group))
 
 
 def _groups(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[list[ClipRow]]:
@@ -193,31 +193,31 @@ def _groups(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[list[ClipRow]]
         yield group
 
 
-def write_shard(plan: ShardPlan, work: str, out: str) -> ShardEntry:
+def write_shard(layout: ShardLayout, work: str, out: str) -> ShardEntry:
     """Composes one shard from clips in parts: writes the tar, then its entry.
 
     Raises:
         FileNotFoundError: A part is missing.
     """
     with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
-        writer = ShardWriter(Path(folder) / plan.shard)
-        for clip, video, labels in _read_clips(plan.clips, work):
+        writer = ShardWriter(Path(folder) / layout.shard)
+        for clip, video, labels in _read_clips(layout.clips, work):
             writer.add(clip.record, video, labels)
         writer.close()
         with writer.path.open("rb") as file:
             checksum = file_digest(file, "sha256").hexdigest()
         entry = ShardEntry(
-            shard=plan.shard,
-            split=plan.split,
-            num_clips=len(plan.clips),
-            num_frames=sum(clip.record.num_frames for clip in plan.clips),
+            shard=layout.shard,
+            split=layout.split,
+            num_clips=len(layout.clips),
+            num_frames=sum(clip.record.num_frames for clip in layout.clips),
             num_bytes=writer.path.stat().st_size,
             sha256=checksum,
             clips=tuple(writer.clips),
         )
         # The tar comes first and its entry last, because the entry says that the shard is complete.
-        storage.upload(writer.path, storage.join(out, plan.shard))
-    strict_json.write(storage.join(out, entry_name(plan.shard)), entry)
+        storage.upload(writer.path, storage.join(out, layout.shard))
+    strict_json.write(storage.join(out, entry_name(layout.shard)), entry)
     return entry
 
 

@@ -78,7 +78,7 @@ def windows_at(
         state=None if batch.state is None else batch.state[clip_N, t_N],
         condition=None if batch.condition is None else batch.condition[clip_N],
         latent_action=None if batch.latent_action is None else batch.latent_action[clip_N, t_N],
-        flow=None if batch.flow is None else batch.flow[clip_N, t_N].float(),
+        optical_flow=None if (flow := batch.optical_flow) is None else flow[clip_N, t_N].float(),
     )
 
 

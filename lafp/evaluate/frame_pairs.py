@@ -189,8 +189,8 @@ def _add_pairs(pairs: FramePairs, lam: Lam, clip: ClipBatch, times: np.ndarray, 
         t_N = torch.as_tensor(times[start : start + BATCH_PAIRS], device=clip.frames.device)
         zeros_N = torch.zeros_like(t_N)
         window = windows_at(clip, zeros_N, t_N, zeros_N + 1, lam.obs.frame_stack)
-        latent_NZ = lam.label(window.obs, window.next_obs).float()
-        null_NZ = lam.label(window.obs, window.obs).float()
+        latent_NZ = lam.infer_latent_action(window.obs, window.next_obs).float()
+        null_NZ = lam.infer_latent_action(window.obs, window.obs).float()
         _keep_stacks(pairs, window)
         obs, next_obs = _last_frame(window.obs), _last_frame(window.next_obs)
         difference = np.abs(next_obs.astype(np.float32) - obs).mean(axis=(1, 2, 3)) / 255

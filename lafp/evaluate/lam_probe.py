@@ -100,7 +100,7 @@ class LamProbe:
 
 def labeling(objective: Objective) -> Callable[[Window], Tensor]:
     """Returns the map from windows to z."""
-    return lambda window: objective.label(window.obs, window.next_obs)
+    return lambda window: objective.infer_latent_action(window.obs, window.next_obs)
 
 
 def untrained(objective: Objective, seed: int) -> Objective:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 _WIDTH = 64
 
 
-class FlowDecoder(nn.Module):
+class OpticalFlowDecoder(nn.Module):
     """A linear map to a coarse grid, then upsampling with two convolutions to the flow's size.
 
     The decoder reads only the latent action, so that z must hold everything about the motion.

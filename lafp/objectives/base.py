@@ -31,8 +31,8 @@ class Objective(nn.Module, ABC):
 
     Config: Any
     latent_action_dim: int
-    """Z, size of the latent actions that ``label`` returns."""
-    flow_size_px: tuple[int, int] | None = None
+    """Z, size of the latent actions that ``infer_latent_action`` returns."""
+    optical_flow_size_px: tuple[int, int] | None = None
     """Height and width of the optical flow that windows must have; None if it is not needed."""
 
     def __init__(self, cfg: Any, obs: ObsSpec) -> None:
@@ -44,7 +44,7 @@ class Objective(nn.Module, ABC):
         """Computes the loss of a batch of windows, and metrics of its parts."""
 
     @abstractmethod
-    def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+    def infer_latent_action(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """Infers z_t, which policies learn to predict, before any quantization or noise.
 
         Gradients flow if they are enabled, so that action supervision reaches the IDM.
@@ -61,7 +61,7 @@ class Objective(nn.Module, ABC):
         """Maps latent actions to those that the FDM sees; the same ones without a bottleneck.
 
         Args:
-            latent_action: z_t as ``label`` returns it, float [B, Z].
+            latent_action: z_t as ``infer_latent_action`` returns it, float [B, Z].
         """
         return latent_action
 

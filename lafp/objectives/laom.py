@@ -118,7 +118,7 @@ class Laom(Objective):
             return {}
         return prediction_errors(prediction_BE, self.target_encoder(window.obs), target_BE)
 
-    def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+    def infer_latent_action(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """See ``Objective``."""
         return self.idm(*self._pair(obs, next_obs))
 

@@ -111,7 +111,7 @@ class Lapa(Objective):
             },
         )
 
-    def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+    def infer_latent_action(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """See ``Objective``."""
         return self.bottleneck.normalize(self.idm(self._pair(obs, next_obs)))
 

@@ -72,7 +72,7 @@ class Lapo(Objective):
 
     def forward(self, window: Window) -> LossOutput:
         """See ``Objective``."""
-        latent_BZ = self.label(window.obs, window.future_obs)
+        latent_BZ = self.infer_latent_action(window.obs, window.future_obs)
         return self._loss(window, latent_BZ, self.bottleneck(latent_BZ))
 
     def _loss(self, window: Window, latent_BZ: Tensor, seen: BottleneckOutput) -> LossOutput:
@@ -94,7 +94,7 @@ class Lapo(Objective):
             },
         )
 
-    def label(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+    def infer_latent_action(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """See ``Objective``."""
         return self.bottleneck.normalize(self.idm(obs, next_obs))
 

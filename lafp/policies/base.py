@@ -183,24 +183,24 @@ class Policy(nn.Module, ABC):
     ) -> tuple[Tensor, PolicyState]:
         """Does the work of ``act`` from the embedding h(o_t), [B, E].
 
-        Each row executes its plan step by step, counts its own steps, and takes a new plan after
+        Each row executes its chunk step by step, counts its own steps, and takes a new chunk after
         ``execute_steps``.
         """
-        # A plan is computed at every step, but only used in rows whose plan is used up. Without
+        # A chunk is computed at every step, but only used in rows whose chunk is used up. Without
         # branches, a step stays one graph of tensors, and a head costs little beside the encoder.
-        plan, next_state = self.plan_from_embedding(embedding, state, noise)
+        chunk, next_state = self.chunk_from_embedding(embedding, state, noise)
         if self.cfg.chunk_steps == 1:
-            return plan, next_state
-        age_B = torch.zeros(len(plan), dtype=torch.int64, device=plan.device)
-        if state is not None and state.plan is not None and state.plan_age_steps is not None:
-            is_due_B = state.plan_age_steps >= self.cfg.execute_steps
-            plan = torch.where(is_due_B[:, None, None], plan, state.plan)
-            age_B = torch.where(is_due_B, age_B, state.plan_age_steps)
-        latent_action = step_of_plan(plan, age_B)
-        return latent_action, replace(next_state, plan=plan, plan_age_steps=age_B + 1)
+            return chunk, next_state
+        age_B = torch.zeros(len(chunk), dtype=torch.int64, device=chunk.device)
+        if state is not None and state.chunk is not None and state.chunk_age_steps is not None:
+            is_due_B = state.chunk_age_steps >= self.cfg.execute_steps
+            chunk = torch.where(is_due_B[:, None, None], chunk, state.chunk)
+            age_B = torch.where(is_due_B, age_B, state.chunk_age_steps)
+        latent_action = step_of_chunk(chunk, age_B)
+        return latent_action, replace(next_state, chunk=chunk, chunk_age_steps=age_B + 1)
 
     @abstractmethod
-    def plan_from_embedding(
+    def chunk_from_embedding(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
         """Predicts the latent actions from now on.
@@ -321,7 +321,7 @@ class Policy(nn.Module, ABC):
         return self.standardize(latent_action), is_present_BD
 
 
-def step_of_plan(plan_BHZ: Tensor, position_B: Tensor) -> Tensor:
-    """Picks the latent action at one position of each plan: [B, H, Z], int64 [B] -> [B, Z]."""
+def step_of_chunk(plan_BHZ: Tensor, position_B: Tensor) -> Tensor:
+    """Picks the latent action at one position of each chunk: [B, H, Z], int64 [B] -> [B, Z]."""
     index_B1Z = position_B.view(-1, 1, 1).expand(-1, 1, plan_BHZ.shape[2])
     return plan_BHZ.gather(1, index_B1Z).squeeze(1)

@@ -40,7 +40,7 @@ class LatentBc(Policy):
         error = (self.head(embedding).float() - target).square()
         return LossOutput(loss=masked_mean(error, is_present))
 
-    def plan_from_embedding(
+    def chunk_from_embedding(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
         """See ``Policy``. The prediction is deterministic: state and noise have no effect."""
@@ -57,7 +57,7 @@ class LatentBc(Policy):
         """See ``Policy``. Time 0 gives the policy's prediction, 1 the projected IDM latent."""
         if not isinstance(anchor_time, Tensor):
             if anchor_time == 0:
-                return self.plan_from_embedding(embedding, None)[0]
+                return self.chunk_from_embedding(embedding, None)[0]
             if anchor_time == 1:
                 return self.projection.unproject(self.projection.project(latent_action))
         raise ValueError(

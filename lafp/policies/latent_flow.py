@@ -137,7 +137,7 @@ class LatentFlow(Policy):
         )
         return LossOutput(loss=loss)
 
-    def plan_from_embedding(
+    def chunk_from_embedding(
         self, embedding: Tensor, state: PolicyState | None, noise: NoiseSource | None = None
     ) -> tuple[Tensor, PolicyState]:
         """Samples latent actions from the start that the config's ``noise`` chooses.
@@ -147,12 +147,12 @@ class LatentFlow(Policy):
         cfg = self.cfg
         noise_BD, noise_age_B = self._start(embedding, state, noise)
         start_BD, start_time = noise_BD, 0.0
-        if state and state.plan is not None and cfg.noise == "warm_start":
-            rest_BD = self.standardize(_rest_of_plan(state.plan, state.plan_age_steps))
+        if state and state.chunk is not None and cfg.noise == "warm_start":
+            rest_BD = self.standardize(_rest_of_chunk(state.chunk, state.chunk_age_steps))
             start_BD = anchored_point(noise_BD, rest_BD, cfg.warm_start_time)
             start_time = cfg.warm_start_time
-        plan = self.denormalize(self._solve(embedding, start_BD, start_time))
-        return plan, PolicyState(noise=noise_BD, noise_age_steps=noise_age_B, plan=plan)
+        chunk = self.denormalize(self._solve(embedding, start_BD, start_time))
+        return chunk, PolicyState(noise=noise_BD, noise_age_steps=noise_age_B, chunk=chunk)
 
     def anchored_from_embedding(
         self,
@@ -249,16 +249,16 @@ class ObservedVelocityField:
         return velocity_towards(predicted, x_t, t)
 
 
-def _rest_of_plan(plan: Tensor, age_steps_B: Tensor | None) -> Tensor:
-    """Returns the remaining steps of an earlier plan, filled up by repeating its last step.
+def _rest_of_chunk(chunk: Tensor, age_steps_B: Tensor | None) -> Tensor:
+    """Returns the remaining steps of an earlier chunk, filled up by repeating its last step.
 
     Args:
-        plan: float [B, H, Z]. A plan without chunks, [B, Z], is returned as it is.
-        age_steps_B: int64 [B]: number of steps of the plan that were executed.
+        chunk: float [B, H, Z]. A chunk without chunks, [B, Z], is returned as it is.
+        age_steps_B: int64 [B]: number of steps of the chunk that were executed.
     """
-    if plan.ndim == 2 or age_steps_B is None:
-        return plan
-    num_steps = plan.shape[1]
-    ahead_H = torch.arange(num_steps, device=plan.device)
+    if chunk.ndim == 2 or age_steps_B is None:
+        return chunk
+    num_steps = chunk.shape[1]
+    ahead_H = torch.arange(num_steps, device=chunk.device)
     step_BH = (age_steps_B[:, None] + ahead_H).clamp(max=num_steps - 1)
-    return plan.gather(1, step_BH[:, :, None].expand(-1, -1, plan.shape[2]))
+    return chunk.gather(1, step_BH[:, :, None].expand(-1, -1, chunk.shape[2]))

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from lafp.data.order.demand import ClipDemand
-from lafp.data.order.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatch, MicroBatchLayout, MicroBatchReader
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.notice import Notice
 from lafp.types import ClipBatch
@@ -78,8 +78,8 @@ class LocalContext:
         self, demands: Mapping[str, ClipDemand], num_rounds: int, start_step: int
     ) -> Iterator[dict[str, ClipBatch]]:
         """See ``TrainContext``."""
-        plan = MicroBatchPlan(demands=demands, rank=0, world_size=1, num_rounds=num_rounds)
-        reader = MicroBatchReader(plan, self._cache_bytes)
+        layout = MicroBatchLayout(demands=demands, rank=0, world_size=1, num_rounds=num_rounds)
+        reader = MicroBatchReader(layout, self._cache_bytes)
         return map(to_clip_batches, reader.read_from(start_step))
 
     def notice(self, step: int) -> Notice:

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from lafp.data.order.demand import ClipDemand
-from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.train.config import TrainConfig
 from lafp.train.context import to_clip_batches
 from lafp.train.engines.base import world_size
@@ -21,13 +21,13 @@ def first_batches(
 
     All ranks get equally many batches, so that each may use collectives.
     """
-    plan = MicroBatchPlan(
+    layout = MicroBatchLayout(
         demands=demands,
         rank=dist.get_rank() if dist.is_initialized() else 0,
         world_size=world_size(),
         num_rounds=cfg.gradient_accumulation,
     )
     num_steps = -(-num_windows // cfg.global_batch_size)
-    batches = map(to_clip_batches, MicroBatchReader(plan).read_from(0))
+    batches = map(to_clip_batches, MicroBatchReader(layout).read_from(0))
     for batch in islice(batches, num_steps * cfg.gradient_accumulation):
         yield {name: clips.to(device) for name, clips in batch.items()}

@@ -13,7 +13,7 @@ from lafp.config import ConfigError
 from lafp.data.windows import following_steps, vector_inputs, windows_at
 from lafp.flow_matching.solver import StepsTaken
 from lafp.lam import Lam
-from lafp.policies.base import Policy, step_of_plan
+from lafp.policies.base import Policy, step_of_chunk
 from lafp.types import ClipBatch, Window
 
 
@@ -21,14 +21,14 @@ from lafp.types import ClipBatch, Window
 class Transitions:
     """Holds all outputs of the frozen models for N transitions that do not depend on noise.
 
-    A policy that executes e steps of a plan meets transition t at any position p < e of a plan that
-    was made at t - p. Decoders are trained on, and measured at, all of these positions.
+    A policy that executes e steps of a chunk meets transition t at any position p < e of a chunk
+    that was made at t - p. Decoders are trained on, and measured at, all of these positions.
     """
 
     embedding: Tensor
     """The policy's h(o_t), float [N, E]."""
-    plan_embedding: Tensor
-    """h(o_{t-p}) of the frame at which the plan was made, float [N, E]."""
+    chunk_embedding: Tensor
+    """h(o_{t-p}) of the frame at which the chunk was made, float [N, E]."""
     idm_chunk: Tensor
     """z_{t-p} .. z_{t-p+H-1} of the LAM, float [N, H, Z]; past its clip the last z repeats."""
     position: Tensor
@@ -39,7 +39,7 @@ class Transitions:
     @property
     def idm_latent(self) -> Tensor:
         """Returns z_t of the LAM, float [N, Z]."""
-        return step_of_plan(self.idm_chunk, self.position)
+        return step_of_chunk(self.idm_chunk, self.position)
 
     def __getitem__(self, rows: Tensor) -> "Transitions":
         return Transitions(*(getattr(self, f.name)[rows] for f in fields(self)))
@@ -70,13 +70,13 @@ class ClipFeatures:
         return len(self.true_action)
 
     def at(self, rows: Tensor, position: Tensor, chunk_steps: int) -> Transitions:
-        """Returns transitions ``rows`` at the given positions of their plans, both int64 [N]."""
+        """Returns transitions ``rows`` at the given positions of their chunks, both int64 [N]."""
         start_N = rows - position
         ahead_H = torch.arange(chunk_steps, device=rows.device)
         chunk_NH = (start_N[:, None] + ahead_H).clamp(max=len(self) - 1)
         return Transitions(
             embedding=self.embedding[rows],
-            plan_embedding=self.embedding[start_N],
+            chunk_embedding=self.embedding[start_N],
             idm_chunk=self.idm_latent[chunk_NH],
             position=position,
             true_action=self.true_action[rows],
@@ -90,7 +90,7 @@ def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Clip
     # The last frame begins no transition, because no frame follows it.
     t_N = torch.arange(frame_stack - 1, int(batch.num_frames[b]) - 1)
     window = windows_at(batch, torch.full_like(t_N, b), t_N, torch.ones_like(t_N), frame_stack)
-    latent_NZ = lam.label(window.obs, window.next_obs).float()
+    latent_NZ = lam.infer_latent_action(window.obs, window.next_obs).float()
     return ClipFeatures(
         policy.encode(window.obs, vector_inputs(window, policy.obs)).float(),
         latent_NZ,
@@ -99,7 +99,7 @@ def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Clip
 
 
 def transitions_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Transitions:
-    """Returns every transition of clip b, with plans made from its start on, as in deployment."""
+    """Returns every transition of clip b, with chunks made from its start on, as in deployment."""
     features = features_of_clip(batch, b, lam, policy)
     rows_N = torch.arange(len(features), device=features.embedding.device)
     return features.at(rows_N, rows_N % policy.cfg.execute_steps, policy.cfg.chunk_steps)
@@ -128,10 +128,10 @@ def transitions_at(
         window = windows_at(batch, clip_N, at_N, torch.ones_like(at_N), frame_stack)
         if i == 0 and policy.cfg.execute_steps > 1:
             plan_embedding_NE = policy.encode(window.obs, vector_inputs(window, policy.obs)).float()
-        latents.append(lam.label(window.obs, window.next_obs).float())
+        latents.append(lam.infer_latent_action(window.obs, window.next_obs).float())
     return Transitions(
         embedding=embedding_NE,
-        plan_embedding=plan_embedding_NE,
+        chunk_embedding=plan_embedding_NE,
         idm_chunk=torch.stack(latents, dim=1),
         position=position_N.to(embedding_NE.device),
         true_action=_true_action(now),
@@ -158,7 +158,7 @@ def anchored_latents(
         float32 [N, Z].
     """
     low, high = anchor_range
-    embedding_NE = transitions.plan_embedding
+    embedding_NE = transitions.chunk_embedding
     anchor_time: float | Tensor = low
     if low < high:
         draws_N = torch.rand(len(embedding_NE), device=embedding_NE.device)
@@ -168,13 +168,13 @@ def anchored_latents(
     anchored = policy.anchored_from_embedding(
         embedding_NE, demonstrated, anchor_time, steps_taken=steps_taken
     )
-    return step_of_plan(anchored, transitions.position) if is_chunk else anchored
+    return step_of_chunk(anchored, transitions.position) if is_chunk else anchored
 
 
 def deployed_latents(policy: Policy, transitions: Transitions) -> Tensor:
     """Samples the policy's own latents from fresh noise, as in deployment: float32 [N, Z]."""
-    plan, _ = policy.plan_from_embedding(transitions.plan_embedding, None)
-    return plan if policy.cfg.chunk_steps == 1 else step_of_plan(plan, transitions.position)
+    chunk, _ = policy.chunk_from_embedding(transitions.chunk_embedding, None)
+    return chunk if policy.cfg.chunk_steps == 1 else step_of_chunk(chunk, transitions.position)
 
 
 def anchor_range(anchor_time: float | Sequence[float]) -> tuple[float, float]:

@@ -48,7 +48,7 @@ class PipelineConfig:
         self._check_policies()
 
     def _check_clips(self, key: str, source: PreprocessConfig) -> None:
-        """Raises ValueError if clips may be too short for the windows or plans cut from them."""
+        """Raises ValueError if clips may be too short for windows or action chunks."""
         frame_stack, clip = self.train_lam.window.frame_stack, source.clip
         if clip.min_frames < frame_stack + 1:
             raise ValueError(

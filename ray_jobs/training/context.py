@@ -16,7 +16,7 @@ from ray.train.torch import get_device
 
 from lafp import storage
 from lafp.data.order.demand import ClipDemand
-from lafp.data.order.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader, read_ahead
+from lafp.data.order.micro_batches import MicroBatch, MicroBatchLayout, MicroBatchReader, read_ahead
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.context import to_clip_batches
@@ -30,14 +30,14 @@ MIN_READ_AHEAD, READ_AHEAD_BYTES = 4, 64 << 20
 
 
 def read_in_threads(
-    plan: MicroBatchPlan, start_step: int, ingest: IngestConfig
+    layout: MicroBatchLayout, start_step: int, ingest: IngestConfig
 ) -> Iterator[MicroBatch]:
     """Yields the micro-batches of every step from ``start_step`` on, read by this process.
 
     The iterator does not end.
     """
-    reader = MicroBatchReader(plan, ingest.cache_bytes, ingest.num_readers)
-    depth = max(MIN_READ_AHEAD, READ_AHEAD_BYTES * plan.num_rounds // plan.step_num_bytes)
+    reader = MicroBatchReader(layout, ingest.cache_bytes, ingest.num_readers)
+    depth = max(MIN_READ_AHEAD, READ_AHEAD_BYTES * layout.num_rounds // layout.step_num_bytes)
     return read_ahead(reader.read_from(start_step), depth)
 
 
@@ -78,7 +78,7 @@ class RayTrainContext:
     ) -> Iterator[dict[str, ClipBatch]]:
         """See ``TrainContext``. Ends at the config's last step."""
         ingest = self._cfg.ingest
-        plan = MicroBatchPlan(
+        layout = MicroBatchLayout(
             demands=demands, rank=self.rank, world_size=self.world_size, num_rounds=num_rounds
         )
         # Arrays in the object store are read-only, and no code writes into clips.
@@ -86,9 +86,9 @@ class RayTrainContext:
         if start_step >= self._cfg.num_steps:
             return iter(())
         if ingest.mode == "direct":
-            return map(to_clip_batches, read_in_threads(plan, start_step, ingest))
+            return map(to_clip_batches, read_in_threads(layout, start_step, ingest))
         batches = ray_micro_batches(
-            plan,
+            layout,
             start_step,
             self._cfg.num_steps,
             ingest.num_readers,

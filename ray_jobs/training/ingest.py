@@ -18,7 +18,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from lafp import storage
 from lafp.config.node_labels import label_selector
-from lafp.data.order.micro_batches import MicroBatch, MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatch, MicroBatchLayout, MicroBatchReader
 
 CPUS_PER_READER = 1
 """CPUs of a reader. Ray Data's read tasks, with which it fuses the readers, also take one CPU."""
@@ -35,7 +35,7 @@ costs 0.8 ms and 10 kB each."""
 
 
 def ray_micro_batches(
-    plan: MicroBatchPlan,
+    layout: MicroBatchLayout,
     start_step: int,
     num_steps: int,
     num_readers: int,
@@ -45,7 +45,7 @@ def ray_micro_batches(
     """Yields the micro-batches of one rank, from ``start_step`` to ``num_steps``.
 
     Args:
-        plan: The micro-batches of the rank.
+        layout: The micro-batches of the rank.
         start_step: First step.
         num_steps: One past the last step.
         num_readers: Reader processes of this rank.
@@ -55,17 +55,17 @@ def ray_micro_batches(
     Yields:
         Arrays that lie in the object store: read-only, not copied.
     """
-    steps_per_block = max(1, BLOCK_BYTES // plan.step_num_bytes)
+    steps_per_block = max(1, BLOCK_BYTES // layout.step_num_bytes)
     num_blocks = -(-(num_steps - start_step) // steps_per_block)
     readers = []
     for index in range(min(num_readers, num_blocks)):
         steps = BlockSteps(start_step, num_steps, steps_per_block, index, num_readers)
         num_mine = -(-(num_blocks - index) // num_readers)
-        dataset = _pipeline(plan, steps, num_mine, cache_bytes, label_selector(node_labels))
+        dataset = _pipeline(layout, steps, num_mine, cache_bytes, label_selector(node_labels))
         batches = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
         readers.append(_rows(batches))
     for block in range(num_blocks):
-        yield from islice(readers[block % num_readers], steps_per_block * plan.num_rounds)
+        yield from islice(readers[block % num_readers], steps_per_block * layout.num_rounds)
 
 
 class Pause(ExecutionCallback):
@@ -102,9 +102,9 @@ class BlockSteps:
 class BlockReader:
     """The reader actor: block numbers -> blocks, with a row per micro-batch, a column per field."""
 
-    def __init__(self, plan: MicroBatchPlan, steps: BlockSteps, cache_bytes: int) -> None:
+    def __init__(self, layout: MicroBatchLayout, steps: BlockSteps, cache_bytes: int) -> None:
         storage.be_patient()
-        self._reader = MicroBatchReader(plan, cache_bytes)
+        self._reader = MicroBatchReader(layout, cache_bytes)
         self._steps = steps
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
@@ -118,20 +118,20 @@ class BlockReader:
 
 
 def _pipeline(
-    plan: MicroBatchPlan,
+    layout: MicroBatchLayout,
     steps: BlockSteps,
     num_blocks: int,
     cache_bytes: int,
     selector: Mapping[str, str],
 ) -> Dataset:
-    block_bytes = steps.steps_per_block * plan.step_num_bytes
+    block_bytes = steps.steps_per_block * layout.step_num_bytes
     dataset = ray.data.range(
         num_blocks, override_num_blocks=min(-(-num_blocks // BLOCKS_PER_TASK), MAX_TASKS)
     ).map_batches(
         BlockReader,
         batch_size=None,
         batch_format="numpy",
-        fn_constructor_args=(plan, steps, cache_bytes),
+        fn_constructor_args=(layout, steps, cache_bytes),
         # Ray Data waits up to 0.1 s for a block from its latest task. A queued task gives none, so
         # tasks are not queued.
         compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=1),

@@ -10,7 +10,7 @@ import torch
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.labels import count_labels
-from lafp.data.order.micro_batches import MicroBatchPlan
+from lafp.data.order.micro_batches import MicroBatchLayout
 from lafp.runs.content import content_hash
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.runs.wording import label_words
@@ -135,7 +135,7 @@ def check(
     # If no finished model is read, tensors without data suffice, so a large model needs no memory.
     with nullcontext() if MODELS.intersection(inputs) else torch.device("meta"):
         task = build_task()
-    MicroBatchPlan(
+    MicroBatchLayout(
         demands=task.demands(),
         rank=0,
         world_size=cfg.num_workers,

@@ -37,7 +37,9 @@ def main() -> None:
     lam = load_lam(args.lam)
     (fit_z, fit_data), (z, data) = (
         LabeledTransitions(args.labeled, split, ProbeConfig().max_transitions).features(
-            lambda window: lam.label(window.obs, window.next_obs), lam.obs.frame_stack, CPU
+            lambda window: lam.infer_latent_action(window.obs, window.next_obs),
+            lam.obs.frame_stack,
+            CPU,
         )
         for split in ("train", "val")
     )

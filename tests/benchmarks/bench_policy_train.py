@@ -133,7 +133,7 @@ class Bare:
         clip = np.random.randint(len(self.frames), size=BATCH_SIZE)
         t = np.random.randint(NUM_FRAMES - 1, size=BATCH_SIZE)
         obs, next_obs = self.floats(clip, t), self.floats(clip, t + 1)
-        loss = self.policy(obs, self.lam.label(obs, next_obs)).loss
+        loss = self.policy(obs, self.lam.infer_latent_action(obs, next_obs)).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
-from lafp.data.order.micro_batches import MicroBatch, MicroBatchPlan
+from lafp.data.order.micro_batches import MicroBatch, MicroBatchLayout
 from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.windows import cut_windows, pixels_to_float
 from lafp.train.config import IngestConfig
@@ -43,7 +43,7 @@ class Setting:
         draws = WindowDraws(window=self.window, seed=0)
         demand = ClipDemand(order=order, clips_per_step=CLIPS_PER_BATCH, draws=draws)
         self.demands = {"train": demand}
-        self.plan = MicroBatchPlan(demands=self.demands, rank=0, world_size=1, num_rounds=1)
+        self.plan = MicroBatchLayout(demands=self.demands, rank=0, world_size=1, num_rounds=1)
 
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]

@@ -15,7 +15,7 @@ import torch
 
 from data_pipelines.label_latents import LabelLatentsConfig, label_latents
 from lafp.config import ConfigError, config_from_dict
-from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.shards.sets import read_shard_entry
 from lafp.data.stored_latents import MAX_ROUNDING, LatentReader
 from lafp.finished.saved_model import save_model
@@ -88,7 +88,7 @@ def policy_task(
 
 
 def first_inputs(task: PolicyTask, num_steps: int):
-    plan = MicroBatchPlan(demands=task.demands(), rank=0, world_size=1, num_rounds=1)
+    plan = MicroBatchLayout(demands=task.demands(), rank=0, world_size=1, num_rounds=1)
     batches = map(to_clip_batches, MicroBatchReader(plan, 1 << 24).read_from(0))
     return [task.inputs(next(batches)) for _ in range(num_steps)]
 
@@ -109,7 +109,7 @@ def test_every_pair_of_every_clip_has_the_latent_action_that_the_lam_infers(made
                 obs, next_obs = (
                     frames[t + i - STACK + 1 : t + i + 1].flatten(0, 1) for i in (0, 1)
                 )
-                expected = lam.label(obs[None], next_obs[None])[0].numpy()
+                expected = lam.infer_latent_action(obs[None], next_obs[None])[0].numpy()
                 np.testing.assert_allclose(stored[t], expected, atol=ATOL)
                 num_pairs += 1
             assert not stored[: STACK - 1].any() and not stored[-1].any()

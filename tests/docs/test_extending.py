@@ -86,7 +86,7 @@ def test_the_objective_learns(register):
     window = moving_square_windows(32, seed=0)
     values = losses(objective, lambda: (window,), num_steps=40)
     assert values[-1] < 0.5 * values[0]
-    assert objective.label(window.obs, window.next_obs).shape == (32, 4)
+    assert objective.infer_latent_action(window.obs, window.next_obs).shape == (32, 4)
     assert objective.embed(window.obs).shape[0] == 32
 
 

@@ -151,13 +151,13 @@ def test_an_episode_that_begins_anew_plans_anew(run):
     write_decoder(run, "cloned", "latent_bc")
     agent = lafp.Agent.load(run, decoder="cloned")
     agent.reset(2)
-    frame = np.repeat(video(1)[0], 2, axis=0)  # what is seen never changes, so no plan does
+    frame = np.repeat(video(1)[0], 2, axis=0)  # what is seen never changes, so no chunk does
     actions = [agent.act(frame)]
     agent.reset_where(np.array([False, True]))
     actions += [agent.act(frame) for _ in range(3)]
     first, second = np.stack(actions, axis=1)
     assert not np.isclose(first[0], first[1]).all()
-    np.testing.assert_allclose(first, first[[0, 1, 0, 1]], rtol=1e-6)  # two steps of each plan
+    np.testing.assert_allclose(first, first[[0, 1, 0, 1]], rtol=1e-6)  # two steps of each chunk
     np.testing.assert_allclose(second, first[[0, 0, 1, 0]], rtol=1e-6)
 
 

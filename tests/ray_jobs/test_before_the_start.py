@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict, config_to_dict, load_config
-from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.shards.sets import open_shard_set
 from lafp.finished.saved_model import save_model
 from lafp.runs.run_dir import RunDir, StageDir
@@ -77,7 +77,7 @@ def lam_config(train: dict, window: dict, **kwargs) -> TrainLamConfig:
 def first_step(task, cfg: TrainConfig) -> None:
     """What the workers do in it, one after the other: read, cut, encode, sum up the loss."""
     for rank in range(cfg.num_workers):
-        plan = MicroBatchPlan(
+        plan = MicroBatchLayout(
             demands=task.demands(),
             rank=rank,
             world_size=cfg.num_workers,

@@ -332,7 +332,7 @@ def _finish_clip(
     stored = rows
     if cfg.optical_flow is not None:
         flow = optical_flow.optical_flow(clip.frames, cfg.optical_flow)
-        stored = replace(rows or Labels(), flow=flow)
+        stored = replace(rows or Labels(), optical_flow=flow)
     return EncodedClip(
         record=record,
         video=data,

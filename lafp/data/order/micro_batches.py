@@ -26,7 +26,7 @@ MicroBatch = dict[str, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MicroBatchPlan:
+class MicroBatchLayout:
     """Says which clips one rank reads. Picklable, because readers in other processes get it."""
 
     demands: Mapping[str, ClipDemand]
@@ -66,10 +66,10 @@ def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
     spec, length = specs[0], max(s.max_clip_frames for s in specs)
     num_frames = length if max_frames is None else min(max_frames, length)
     num_bytes = num_frames * spec.height_px * spec.width_px * 3
-    if spec.flow_size_px is not None:
+    if spec.optical_flow_size_px is not None:
         # Two axes of float16. Flow and latents are sent for all frames, so ``max_frames`` does not
         # count.
-        num_bytes += length * 2 * 2 * math.prod(spec.flow_size_px)
+        num_bytes += length * 2 * 2 * math.prod(spec.optical_flow_size_px)
     if demand.latents is not None:
         num_bytes += length * 4 * open_latent_set(demand.latents).latent_action_dim
     return num_bytes
@@ -84,18 +84,20 @@ class MicroBatchReader:
     """Reads the micro-batches of any step. Consecutive steps need no seek.
 
     Args:
-        plan: Names the clips of each micro-batch.
+        layout: Names the clips of each micro-batch.
         cache_bytes: Size of the cache of decoded frames.
         num_threads: Number of decoding threads, one of which is the caller's.
     """
 
-    def __init__(self, plan: MicroBatchPlan, cache_bytes: int = 0, num_threads: int = 1) -> None:
-        self.plan = plan
+    def __init__(
+        self, layout: MicroBatchLayout, cache_bytes: int = 0, num_threads: int = 1
+    ) -> None:
+        self.layout = layout
         cache = ClipCache(cache_bytes)
         pool = ThreadPoolExecutor(num_threads, "decode") if num_threads > 1 else None
         self._readers = {
             name: ClipReader(demand.order.shard_sets, cache, demand.latents, demand.draws, pool)
-            for name, demand in plan.demands.items()
+            for name, demand in layout.demands.items()
         }
         self._refs: dict[str, Iterator[ClipRef]] = {}
         self._next_step = -1
@@ -103,7 +105,7 @@ class MicroBatchReader:
     def read(self, step: int) -> Iterator[MicroBatch]:
         """Yields the ``num_rounds`` micro-batches of one step."""
         block = self.read_block(range(step, step + 1))
-        for n in range(self.plan.num_rounds):
+        for n in range(self.layout.num_rounds):
             yield {
                 stream: {name: array[n] for name, array in arrays.items()}
                 for stream, arrays in block.items()
@@ -114,8 +116,8 @@ class MicroBatchReader:
         if steps.start != self._next_step:
             self._seek(steps.start)
         self._next_step = -1  # forces a seek if an error interrupts the reading
-        num_rows = len(steps) * self.plan.num_rounds
-        block = {stream: self._read_stream(stream, num_rows) for stream in self.plan.demands}
+        num_rows = len(steps) * self.layout.num_rounds
+        block = {stream: self._read_stream(stream, num_rows) for stream in self.layout.demands}
         self._next_step = steps.stop
         return block
 
@@ -125,18 +127,18 @@ class MicroBatchReader:
             yield from self.read(step)
 
     def _seek(self, step: int) -> None:
-        for name, demand in self.plan.demands.items():
+        for name, demand in self.layout.demands.items():
             self._refs[name] = ClipStream(
                 order=demand.order,
                 clips_per_step=demand.clips_per_step,
-                rank=self.plan.rank,
-                world_size=self.plan.world_size,
+                rank=self.layout.rank,
+                world_size=self.layout.world_size,
                 start_step=step,
             ).refs()
 
     def _read_stream(self, name: str, num_rows: int) -> dict[str, np.ndarray]:
-        demand = self.plan.demands[name]
-        num_clips = demand.clips_per_step // (self.plan.world_size * self.plan.num_rounds)
+        demand = self.layout.demands[name]
+        num_clips = demand.clips_per_step // (self.layout.world_size * self.layout.num_rounds)
         refs = list(islice(self._refs[name], num_rows * num_clips))
         arrays = self._readers[name].read_sound_batch(refs, num_rows)
         return {

@@ -21,8 +21,8 @@ class DecodedClip:
     @property
     def num_bytes(self) -> int:
         """Returns the size in memory."""
-        flow = self.labels.flow if self.labels else None
-        arrays = [array for array in (self.frames, flow, self.latents) if array is not None]
+        optical_flow = self.labels.optical_flow if self.labels else None
+        arrays = [array for array in (self.frames, optical_flow, self.latents) if array is not None]
         return sum(array.nbytes for array in arrays)
 
 

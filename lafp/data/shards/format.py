@@ -7,8 +7,8 @@ A **shard set** is one preprocessed source, a folder (local or S3)::
     clips.parquet          one row per clip (ClipRecord)
     rejects.parquet        one row per span that became no clip, with the reason
     train-000000.tar       a WebDataset shard: per clip <clip_id>.mp4, <clip_id>.json and,
-                           with labels or flow, <clip_id>.npz (true_action, state,
-                           action_noise, condition, flow)
+                           with labels or optical flow, <clip_id>.npz (true_action, state,
+                           action_noise, condition, optical_flow)
     train-000000.json      ShardEntry: checksum, counts, and where each clip lies in the tar
 
 A shard is complete once its ``.json`` entry exists; the tar is renamed into place before it. Needs
@@ -131,7 +131,7 @@ class Labels:
     """float32 [T, A]: the part of ``true_action`` that is a demonstrator's exploration noise."""
     condition: np.ndarray | None = None
     """float32 [G], one for the whole clip: a task id, or the embedding of a text or a goal."""
-    flow: np.ndarray | None = None
+    optical_flow: np.ndarray | None = None
     """float16 [T - 1, 2, h, w]: optical flow along x and y from frame t to t+1, in pixels of the
     stored frame; h and w are smaller than the frame's."""
 
@@ -167,7 +167,7 @@ class ShardSet:
     action: dict[str, Any] | None = None
     """Fields of ``ActionSpec``, and per dimension ``mean``, ``std``, ``min``, ``max`` and the
     quantiles ``q01`` and ``q99`` of the training clips; None without labels."""
-    flow_size_px: list[int] | None = None
+    optical_flow_size_px: list[int] | None = None
     """Height and width of the optical flow stored with every clip, if any."""
 
 

@@ -76,8 +76,8 @@ class ClipReader:
         Returns:
             ``frames`` uint8 [B, R, H, W, 3], zero beyond a clip's end; ``num_frames``, ``clip_key``
             and ``epoch`` int64 [B]; ``frame_rows`` int32 [B, T] if only the frames of ``draws`` are
-            sent, else R = T; ``true_action`` [B, T, ...] in labeled sets; ``flow`` float16 [B, T,
-            2, h, w] if it was stored; ``latent_action`` float32 [B, T, Z] with a latent set;
+            sent, else R = T; ``true_action`` [B, T, ...] in labeled sets; ``optical_flow`` float16
+            [B, T, 2, h, w] if it was stored; ``latent_action`` float32 [B, T, Z] with a latent set;
             ``action_noise`` float32 [B, T, A] if all of the clips have it;
             ``state`` float32 [B, T, S] and ``condition`` float32 [B, G] if all of the clips have
             them in one size. T is the length of the longest clip of all sets, so every batch has
@@ -197,7 +197,7 @@ class ClipReader:
         labels = [visit.clip.labels or Labels() for visit in visits]
         per_frame = {
             "true_action": [of_clip.true_action for of_clip in labels],
-            "flow": [of_clip.flow for of_clip in labels],
+            "optical_flow": [of_clip.optical_flow for of_clip in labels],
             "latent_action": [visit.clip.latents for visit in visits],
         }
         for name, arrays in per_frame.items():

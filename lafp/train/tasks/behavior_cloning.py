@@ -134,7 +134,7 @@ class BehaviorCloningTask:
                 inputs = self.inputs({"labeled": batch})
                 losses.append(module(inputs).loss)
                 embedding = policy.encode(inputs.obs, inputs.vectors)
-                predicted.append(decode(policy.plan_from_embedding(embedding, None)[0], embedding))
+                predicted.append(decode(policy.chunk_from_embedding(embedding, None)[0], embedding))
                 true.append(self.action.denormalize(inputs.latent_action))
         if not losses:
             return {}

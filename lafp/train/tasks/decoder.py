@@ -161,7 +161,7 @@ class TrainedDecoder(nn.Module):
             assert self.policy is not None
             if inputs.obs is not None:
                 embedding = self.policy.encode(inputs.obs, inputs.vectors).float()
-                transitions = replace(transitions, embedding=embedding, plan_embedding=embedding)
+                transitions = replace(transitions, embedding=embedding, chunk_embedding=embedding)
             latent_action = anchored_latents(
                 self.policy, transitions, self._anchors, self._steps_taken
             )
@@ -334,10 +334,10 @@ class DecoderTask:
         return Transitions.cat(parts)
 
     def _positions(self, rows_N: Tensor) -> Tensor:
-        """Draws the position of each transition in its plan, among the executed positions.
+        """Draws the position of each transition in its chunk, among the executed positions.
 
         Args:
-            rows_N: Number of transitions before it in the clip, because no plan begins before the
+            rows_N: Number of transitions before it in the clip, because no chunk begins before the
                 clip.
         """
         execute_steps = self.policy.cfg.execute_steps
@@ -357,13 +357,13 @@ def _tuned_copy(policy: Policy, cfg: FinetuneConfig) -> Policy:
     """Copies the policy, with gradients for the layers that are to be trained.
 
     Raises:
-        ConfigError: The encoder is to be trained, but the policy executes several steps of a plan:
-            the encoder would then see other observations than those at which plans are made.
+        ConfigError: The encoder is to be trained, but the policy executes several steps of a chunk:
+            the encoder would then see other observations than those at which chunks are made.
     """
     if cfg.policy_layers == "all" and policy.cfg.execute_steps > 1:
         raise ConfigError(
             f"finetune.policy_layers is all, but the policy executes {policy.cfg.execute_steps} "
-            "steps of a plan. Fine-tune its head, or a policy with execute_steps=1."
+            "steps of a chunk. Fine-tune its head, or a policy with execute_steps=1."
         )
     tuned = copy.deepcopy(policy)
     for parameter in tuned.layers(cfg.policy_layers):

@@ -344,7 +344,7 @@ def obs_spec(shards: str, frame_stack: int) -> ObsSpec:
 
 
 def _check_flow(shards: str, objective: Objective) -> None:
-    stored, wanted = open_shard_set(shards).flow_size_px, objective.flow_size_px
+    stored, wanted = open_shard_set(shards).optical_flow_size_px, objective.optical_flow_size_px
     if wanted is not None and (stored is None or tuple(stored) != wanted):
         found = f"flow of {stored[0]}x{stored[1]}" if stored else "no flow"
         raise ConfigError(

@@ -74,7 +74,7 @@ class PolicyInputs:
     obs: Tensor
     """float [B, 3 F, H, W] in [-1, 1]."""
     latent_action: Tensor
-    """The LAM's z_t, float [B, Z]; for policies that plan chunks z_t .. z_{t+H-1}, [B, H, Z]."""
+    """The LAM's z_t, float [B, Z]; for policies that predict chunks z_t .. z_{t+H-1}, [B, H, Z]."""
     has_step: Tensor | None = None
     """bool [B, H]: which steps of a chunk lie inside their clip. Steps beyond its end repeat the
     last latent action and do not count in the loss."""
@@ -275,7 +275,7 @@ class PolicyTask:
             return window.latent_action
         if self.lam.device != window.obs.device:
             self.lam.to(window.obs.device)
-        return self.lam.label(window.obs, window.next_obs).float()
+        return self.lam.infer_latent_action(window.obs, window.next_obs).float()
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
@@ -315,8 +315,8 @@ class PolicyTask:
         save_policy(uri, self.cfg.policy, module.policy, metrics, specs)
 
     def _latent_mse(self, policy: Policy, inputs: PolicyInputs) -> Tensor:
-        plan, _ = policy.plan_from_embedding(policy.encode(inputs.obs, inputs.vectors), None)
-        error = policy.standardize(plan) - policy.standardize(inputs.latent_action)
+        chunk, _ = policy.chunk_from_embedding(policy.encode(inputs.obs, inputs.vectors), None)
+        error = policy.standardize(chunk) - policy.standardize(inputs.latent_action)
         is_present = None
         if inputs.has_step is not None:
             is_present = inputs.has_step.repeat_interleave(policy.projection.dim, dim=1)

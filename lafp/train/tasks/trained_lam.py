@@ -63,7 +63,7 @@ class TrainedLam(nn.Module):
 
     def _supervision_loss(self, labeled: Window) -> Tensor:
         assert self.action_head is not None and labeled.true_action is not None
-        latent_action = self.objective.label(labeled.obs, labeled.future_obs)
+        latent_action = self.objective.infer_latent_action(labeled.obs, labeled.future_obs)
         if self.action_head.cfg.reads == "quantized":
             latent_action = self.objective.quantize(latent_action)
         predicted = self.action_head(latent_action)

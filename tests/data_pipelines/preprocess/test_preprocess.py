@@ -33,7 +33,7 @@ from data_pipelines.preprocess.plan import make_plan
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.shards import ShardsConfig, plan_shards, write_part, write_shard
+from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards, write_part, write_shard
 from lafp import storage
 from lafp.config import ConfigError, load_config
 from lafp.data.order.clips import ClipOrder
@@ -88,7 +88,7 @@ def made_without_ray(cfg: PreprocessConfig, folder: Path) -> None:
     catalog = Catalog(folder)
     catalog.add(write_part(inputs, str(folder), "000000/part-000000.tar"))
     select_clips(catalog, cfg)
-    for plan in plan_shards(catalog.kept_clips(), cfg.shards.max_bytes):
+    for plan in lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes):
         write_shard(plan, str(folder), str(folder / "shards"))
 
 

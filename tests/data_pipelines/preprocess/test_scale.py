@@ -20,7 +20,7 @@ from data_pipelines.preprocess.rows import ClipRow, ItemRows, VideoItem, VideoRo
 from data_pipelines.preprocess.select import catalog as catalog_module
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.shards import ShardsConfig, plan_shards
+from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards
 from lafp.data.shards.format import ClipRecord
 from lafp.storage import strict_json
 
@@ -73,7 +73,7 @@ def decide(num_videos: int, folder: Path) -> None:
     with open_catalog(plan, FileCounts()) as catalog:
         select_clips(catalog, CFG)
         assert shard_set(catalog, CFG).num_clips["train"] > 3 * num_videos
-        plans = plan_shards(catalog.kept_clips(), CFG.shards.max_bytes)
+        plans = lay_out_shards(catalog.kept_clips(), CFG.shards.max_bytes)
         with clips_table(str(folder), plans) as recorded:
             assert sum(len(shard.clips) for shard in recorded) == 4 * num_videos
         write_rejects(str(folder), catalog.rejects())

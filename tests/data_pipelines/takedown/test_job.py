@@ -35,7 +35,7 @@ from data_pipelines.preprocess.manifest import (
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.shards import ShardsConfig, plan_shards, write_part, write_shard
+from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards, write_part, write_shard
 from data_pipelines.preprocess.taken_down import read_takedowns, record_uri, reject_taken_down
 from data_pipelines.takedown import job
 from data_pipelines.takedown.apply import apply
@@ -93,7 +93,7 @@ def make(source: Path, shards: Path) -> None:
     reject_taken_down(catalog, read_takedowns(str(shards)))
     select_clips(catalog, cfg)
     spec, names = shard_set(catalog, cfg), []
-    plans = plan_shards(catalog.kept_clips(), cfg.shards.max_bytes)
+    plans = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
     with clips_table(str(shards), plans) as recorded:
         for plan in recorded:
             write_shard(plan, str(work), str(shards))

@@ -32,7 +32,7 @@ class NextFrameIsTheLatent(Objective):
     def forward(self, window: Window) -> LossOutput:
         raise NotImplementedError
 
-    def label(self, obs, next_obs):
+    def infer_latent_action(self, obs, next_obs):
         return 1 + self.scale * next_obs.flatten(1)
 
     def embed(self, obs):

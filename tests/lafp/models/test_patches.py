@@ -85,8 +85,8 @@ def test_a_lam_on_frozen_features_trains_and_is_exported_without_them(dinov2, tm
     )
     lam = load_lam(str(tmp_path))
     assert sum(v.numel() for v in lam.objective.state_dict().values()) < 20_000
-    expected = objective.eval().label(window.obs, window.next_obs)
-    torch.testing.assert_close(lam.label(window.obs, window.next_obs), expected)
+    expected = objective.eval().infer_latent_action(window.obs, window.next_obs)
+    torch.testing.assert_close(lam.infer_latent_action(window.obs, window.next_obs), expected)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def window_on_device() -> Window:
         future_obs=future_obs,
         offset_steps=torch.ones(BATCH_SIZE, dtype=torch.int64, device=META),
         true_action=torch.zeros(BATCH_SIZE, 2, device=META),
-        flow=torch.zeros(BATCH_SIZE, 2, 6, 6, device=META),
+        optical_flow=torch.zeros(BATCH_SIZE, 2, 6, 6, device=META),
     )
 
 
@@ -90,14 +90,14 @@ class Asking(torch.nn.Module):
     def augment(self, window):
         return window
 
-    def label(self, obs, next_obs):
+    def infer_latent_action(self, obs, next_obs):
         latent = self.layer(obs.mean((2, 3)))
         if self.flaw == "asks":
             latent = latent / latent.norm().item()
         return latent * torch.tensor([1.0, 2.0], device=latent.device)
 
     def forward(self, window):
-        return LossOutput(loss=self.label(window.obs, window.next_obs).mean())
+        return LossOutput(loss=self.infer_latent_action(window.obs, window.next_obs).mean())
 
     def after_step(self):
         pass

@@ -57,7 +57,7 @@ LAOM = LaomConfig(
 )
 LAOF = LaofConfig(
     **vars(lapo(bottleneck=LayerNormNoiseConfig(noise_std=0.3), **RESIDUAL))
-    | {"name": "laof", "flow_height_px": 6, "flow_width_px": 6}
+    | {"name": "laof", "optical_flow_height_px": 6, "optical_flow_width_px": 6}
 )
 CONFIGS = {
     "lapo": lapo(),
@@ -117,7 +117,7 @@ def test_shapes(cfg, frame_stack):
     out = objective(objective.augment(window))
     assert out.loss.requires_grad
     assert all(m.ndim == 0 and not m.requires_grad for m in out.metrics.values())
-    latent = objective.label(window.obs, window.next_obs)
+    latent = objective.infer_latent_action(window.obs, window.next_obs)
     assert latent.shape == (5, objective.latent_action_dim) and latent.requires_grad
     embedding = objective.embed(window.obs)
     assert embedding.shape[0] == 5 and embedding.ndim == 2
@@ -168,7 +168,7 @@ def r2(objective: Objective, features_of, spread_px: float) -> float:
 @torch.no_grad()
 def assert_predicts_better_than_no_change(lapo: Objective) -> None:
     window = moving_square_windows(64, 77)
-    latent = lapo.label(window.obs, window.next_obs)
+    latent = lapo.infer_latent_action(window.obs, window.next_obs)
     predicted = lapo.predict_next_frame(window.obs, latent)
     assert predicted.abs().max() <= 1
     frame, next_frame = lapo._resized(window.obs), lapo._resized(window.next_obs)
@@ -180,8 +180,8 @@ def test_labels_are_the_same_whatever_else_is_in_the_batch(cfg):
     objective = build(cfg).train()
     window = moving_square_windows(6, 0)
     with torch.no_grad():
-        together = objective.label(window.obs, window.next_obs)
-        alone = objective.label(window.obs[2:3], window.next_obs[2:3])
+        together = objective.infer_latent_action(window.obs, window.next_obs)
+        alone = objective.infer_latent_action(window.obs[2:3], window.next_obs[2:3])
     torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=1e-4)
 
 
@@ -275,7 +275,7 @@ def test_lapo_with_the_k_and_z_of_laoms_ladder_trains_on_one_batch():
     objective = build(cfg)
     window = moving_square_windows(8, 0, max_offset_steps=10)
     objective(window).loss.backward()
-    assert objective.label(window.obs, window.next_obs).shape == (8, 1024)
+    assert objective.infer_latent_action(window.obs, window.next_obs).shape == (8, 1024)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -300,23 +300,25 @@ def test_laof_learns_to_draw_the_flow_from_the_latent_alone():
     objective = build(LAOF)
     windows = moving_square_windows(256, 77, start_spread_px=1.0)
     before = objective.eval()(windows).metrics
-    assert 0.5 < before["flow_loss"] < 1.5  # as good as no motion
+    assert 0.5 < before["optical_flow_loss"] < 1.5  # as good as no motion
     train(objective.train(), num_steps=150, lr=2e-3, batch_size=32, spread_px=1.0)
     after = objective.eval()(windows).metrics
-    assert after["flow_loss"] < 0.2
-    assert after["flow_error_px"] < 0.5 * before["flow_error_px"]
+    assert after["optical_flow_loss"] < 0.2
+    assert after["optical_flow_error_px"] < 0.5 * before["optical_flow_error_px"]
 
 
-def test_laof_adds_the_weighted_flow_loss_to_that_of_lapo():
+def test_laof_adds_the_weighted_loss_of_optical_flow_to_that_of_lapo():
     window = moving_square_windows(16, 0)
     plain = build(lapo(bottleneck=LayerNormNoiseConfig(noise_std=0.3), **RESIDUAL)).eval()
-    objective = build(replace(LAOF, flow_weight=0.5)).eval()
+    objective = build(replace(LAOF, optical_flow_weight=0.5)).eval()
     objective.load_state_dict(plain.state_dict(), strict=False)
     out = objective(window)
-    torch.testing.assert_close(out.loss, plain(window).loss + 0.5 * out.metrics["flow_loss"])
+    torch.testing.assert_close(
+        out.loss, plain(window).loss + 0.5 * out.metrics["optical_flow_loss"]
+    )
 
 
 def test_laof_without_stored_flow_says_how_to_get_it():
-    window = replace(moving_square_windows(4, 0), flow=None)
+    window = replace(moving_square_windows(4, 0), optical_flow=None)
     with pytest.raises(ValueError, match="Preprocess with `optical_flow"):
         build(LAOF)(window)

@@ -1,4 +1,4 @@
-"""Policies that plan several latent actions at a time, and execute some of them."""
+"""Policies that predict several latent actions at a time, and execute some of them."""
 
 from dataclasses import replace
 
@@ -43,23 +43,23 @@ def test_a_plan_is_executed_step_by_step_and_then_replaced(name):
     for step in range(6):
         z, state = policy.act(obs[step], state, generator)
         actions.append(z)
-    generator, plans = seeded(), []
-    for step in range(6):  # one plan's noise is drawn at every step, needed or not
-        plans.append(policy.plan_from_embedding(policy.encode(obs[step]), None, generator)[0])
+    generator, chunks = seeded(), []
+    for step in range(6):  # one chunk's noise is drawn at every step, needed or not
+        chunks.append(policy.chunk_from_embedding(policy.encode(obs[step]), None, generator)[0])
     for step in range(6):
-        torch.testing.assert_close(actions[step], plans[step - step % 2][:, step % 2])
+        torch.testing.assert_close(actions[step], chunks[step - step % 2][:, step % 2])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_row_counts_the_steps_of_its_own_plan(name):
     policy, obs = make(name, 4, 3), torch.rand(3, 3, 8, 8)
     _, state = policy.act(obs, None, seeded())
-    state = replace(state, plan_age_steps=torch.tensor([1, 2, 3]))
+    state = replace(state, chunk_age_steps=torch.tensor([1, 2, 3]))
     z, next_state = policy.act(obs, state, seeded(1))
-    torch.testing.assert_close(z[0], state.plan[0, 1])
-    torch.testing.assert_close(z[1], state.plan[1, 2])
+    torch.testing.assert_close(z[0], state.chunk[0, 1])
+    torch.testing.assert_close(z[1], state.chunk[1, 2])
     torch.testing.assert_close(z[2], policy.act(obs, None, seeded(1))[0][2])
-    assert next_state.plan_age_steps.tolist() == [2, 3, 1]
+    assert next_state.chunk_age_steps.tolist() == [2, 3, 1]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,10 +71,10 @@ def test_a_chunk_is_learned_step_by_step(name):
         policy(*draw(32, 3)).loss.backward()
         optimizer.step()
     obs, z = draw(200, 3)
-    plan, _ = policy.eval().plan_from_embedding(policy.encode(obs), None)
-    assert plan.shape == (200, 3, 2)
+    chunk, _ = policy.eval().chunk_from_embedding(policy.encode(obs), None)
+    assert chunk.shape == (200, 3, 2)
     for step in range(3):
-        error = (plan[:, step] - z[:, step]).square().mean()
+        error = (chunk[:, step] - z[:, step]).square().mean()
         assert error < 0.1 * z[:, step].var(0).mean()
 
 
@@ -114,7 +114,7 @@ def test_warm_start_begins_on_the_way_to_what_is_left_of_the_plan():
     _, state = policy.act(obs, None, seeded())
     _, state = policy.act(obs, state, seeded())
     z, _ = policy.act(obs, state, seeded(1))
-    rest = state.plan[:, [2, 2, 2]]  # two of its three steps are taken; the last stands again
+    rest = state.chunk[:, [2, 2, 2]]  # two of its three steps are taken; the last stands again
     one_step = make("latent_flow", 3, 2, num_solver_steps=1)
     expected = one_step.anchored_latent_action(obs, rest, 0.5, seeded(1))
     torch.testing.assert_close(z, expected[:, 0])

@@ -7,7 +7,7 @@ import ray
 import ray_jobs.training.ingest as ingest
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
-from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from ray_jobs.training.ingest import BlockSteps, ray_micro_batches
 from tests.synthetic_shards import write_shard_set
@@ -21,7 +21,7 @@ def local_ray():
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> MicroBatchPlan:
+def plan(tmp_path_factory) -> MicroBatchLayout:
     demands = {}
     for seed, (name, clips) in enumerate({"videos": 8, "labeled": 4}.items()):
         folder = tmp_path_factory.mktemp(name)
@@ -32,7 +32,7 @@ def plan(tmp_path_factory) -> MicroBatchPlan:
         order = ClipOrder(shard_set=uri, split="train", seed=0)
         draws = None if is_labeled else WindowDraws(window=WindowConfig(windows_per_clip=2), seed=0)
         demands[name] = ClipDemand(order=order, clips_per_step=clips, draws=draws)
-    return MicroBatchPlan(demands=demands, rank=1, world_size=2, num_rounds=2)
+    return MicroBatchLayout(demands=demands, rank=1, world_size=2, num_rounds=2)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from lafp.config import ConfigError
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
-from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader, read_ahead
+from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader, read_ahead
 from lafp.data.order.window_draws import WindowConfig
 from lafp.data.windows import cut_windows
 from lafp.train.context import to_clip_batches
@@ -30,8 +30,10 @@ def demands(tmp_path_factory) -> dict[str, ClipDemand]:
     }
 
 
-def plan(demands, rank=0, world_size=1, num_rounds=1) -> MicroBatchPlan:
-    return MicroBatchPlan(demands=demands, rank=rank, world_size=world_size, num_rounds=num_rounds)
+def plan(demands, rank=0, world_size=1, num_rounds=1) -> MicroBatchLayout:
+    return MicroBatchLayout(
+        demands=demands, rank=rank, world_size=world_size, num_rounds=num_rounds
+    )
 
 
 def keys(batches) -> list[int]:

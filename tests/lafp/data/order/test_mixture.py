@@ -10,7 +10,7 @@ import pytest
 
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand, ClipStream
-from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.order.mixture import MIX_PERIOD, MixedOrder
 from lafp.data.order.motion import MAX_WEIGHT, num_visits
 from tests.synthetic_shards import write_shard_set
@@ -71,14 +71,14 @@ def test_what_a_step_reads_does_not_depend_on_the_number_of_workers(sets, world_
 
 
 def test_clips_of_several_sets_lie_in_one_batch(sets):
-    plan = MicroBatchPlan(
+    layout = MicroBatchLayout(
         demands={"train": ClipDemand(order=mixed(sets, (1.0, 1.0, 1.0)), clips_per_step=12)},
         rank=0,
         world_size=1,
         num_rounds=1,
     )
-    batch = next(MicroBatchReader(plan).read_from(0))["train"]
-    expected = [ref.location.key for ref in islice(plan.demands["train"].order.visits(), 12)]
+    batch = next(MicroBatchReader(layout).read_from(0))["train"]
+    expected = [ref.location.key for ref in islice(layout.demands["train"].order.visits(), 12)]
     assert batch["clip_key"].tolist() == expected and batch["frames"].shape[:2] == (12, 9)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from lafp.config import ConfigError, config_from_dict, config_to_dict, load_config
 from lafp.data.labels import action_spec
-from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.evaluate.lam_probe import LamProbe, untrained
 from lafp.finished.lam_action_decoder import load_lam_action_decoder
@@ -86,8 +86,8 @@ def test_readers_send_all_frames_that_a_lam_is_trained_on(tmp_path, objective):
         task.demands(),
         {name: replace(demand, draws=None) for name, demand in task.demands().items()},
     ):
-        plan = MicroBatchPlan(demands=demands, rank=0, world_size=1, num_rounds=1)
-        clips = to_clip_batches(next(MicroBatchReader(plan).read_from(0)))
+        layout = MicroBatchLayout(demands=demands, rank=0, world_size=1, num_rounds=1)
+        clips = to_clip_batches(next(MicroBatchReader(layout).read_from(0)))
         assert all(
             (of.frame_rows is None) == (demands["train"].draws is None) for of in clips.values()
         )
@@ -126,9 +126,9 @@ def test_a_loaded_lam_labels_as_the_trained_one_did(objective, shards, labeled, 
     obs, next_obs = torch.rand(2, 4, 3, 16, 16) * 2 - 1
     trained = task.module.objective.eval()
     with torch.no_grad():
-        expected = trained.label(obs, next_obs)
+        expected = trained.infer_latent_action(obs, next_obs)
         torch.testing.assert_close(lam.embed(obs), trained.embed(obs))
-    latent = lam.label(obs, next_obs)
+    latent = lam.infer_latent_action(obs, next_obs)
     torch.testing.assert_close(latent, expected)
     assert latent.shape == (4, lam.latent_action_dim) and not latent.requires_grad
 

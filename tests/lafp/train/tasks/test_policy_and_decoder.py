@@ -11,7 +11,7 @@ import torch
 from lafp.agent import Agent
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.labels import labeled_subset
-from lafp.data.order.micro_batches import MicroBatchPlan, MicroBatchReader
+from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.windows import window_indices
 from lafp.finished.load import load_action_decoder, load_policy
 from lafp.finished.saved_model import read_card
@@ -41,7 +41,7 @@ def decoder_config(**settings):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Shards, a LAM, both policies, and one that plans chunks, trained a little."""
+    """Shards, a LAM, both policies, and one that predicts chunks, trained a little."""
     folder = tmp_path_factory.mktemp("run")
     uris = {
         "videos": write_shard_set(folder / "videos", 16, num_val_clips=4),
@@ -63,8 +63,8 @@ def first_batches(task, num_steps=1, are_whole=False):
     demands = task.demands()
     if are_whole:
         demands = {name: replace(demand, draws=None) for name, demand in demands.items()}
-    plan = MicroBatchPlan(demands=demands, rank=0, world_size=1, num_rounds=1)
-    batches = map(to_clip_batches, MicroBatchReader(plan, 1 << 24).read_from(0))
+    layout = MicroBatchLayout(demands=demands, rank=0, world_size=1, num_rounds=1)
+    batches = map(to_clip_batches, MicroBatchReader(layout, 1 << 24).read_from(0))
     return [next(batches) for _ in range(num_steps)]
 
 
@@ -86,7 +86,7 @@ def test_targets_are_the_frozen_lams_latent_actions_of_single_steps(run):
     lam = load_lam(run["lam"])
     for obs, z in zip(inputs.obs, inputs.latent_action, strict=True):
         clip, t = (frames[:, :-1] == obs).all(dim=(2, 3, 4)).nonzero(as_tuple=True)
-        candidates = lam.label(obs.expand(len(t), -1, -1, -1), frames[clip, t + 1])
+        candidates = lam.infer_latent_action(obs.expand(len(t), -1, -1, -1), frames[clip, t + 1])
         assert torch.isclose(candidates, z, atol=1e-5).all(dim=1).any()
     assert not inputs.latent_action.requires_grad
 
@@ -148,7 +148,7 @@ def test_a_chunks_targets_follow_each_other_and_end_with_their_clip(run):
             assert inputs.has_step[n].tolist() == expected
             num_present.append(sum(expected))
             at = torch.arange(int(t), int(t) + 7).clamp(max=last)
-            z = lam.label(frames[clip, at], frames[clip, at + 1])
+            z = lam.infer_latent_action(frames[clip, at], frames[clip, at + 1])
             torch.testing.assert_close(inputs.latent_action[n], z, atol=1e-5, rtol=1e-4)
     assert min(batch.num_frames) - 1 < 7, "some clips are shorter than a chunk"
     assert 1 in num_present, "a window may begin at a clip's last transition"
@@ -208,7 +208,7 @@ def test_a_policy_is_tuned_with_its_decoder_and_the_frozen_one_stays(
 
 def test_an_encoder_is_not_tuned_on_other_observations_than_its_plans(run):
     cfg = decoder_config(finetune={"policy_layers": "all"})
-    with pytest.raises(ConfigError, match="executes 2 steps of a plan"):
+    with pytest.raises(ConfigError, match="executes 2 steps of a chunk"):
         DecoderTask(cfg, run["labeled"], run["chunks"], run["lam"])
 
 
@@ -240,10 +240,10 @@ def test_a_decoder_meets_every_executed_position_of_a_chunk(run):
         torch.testing.assert_close(drawn.idm_latent, single.idm_latent)
         assert torch.equal(drawn.true_action, single.true_action)
         positions.append(drawn.position)
-        is_moved.append((drawn.plan_embedding != drawn.embedding).any(dim=1))
+        is_moved.append((drawn.chunk_embedding != drawn.embedding).any(dim=1))
     positions, is_moved = torch.cat(positions), torch.cat(is_moved)
     assert set(positions.tolist()) == {0, 1}
-    # A plan is made where its first step was: at another frame, unless the dot stood still.
+    # A chunk is made where its first step was: at another frame, unless the dot stood still.
     assert not is_moved[positions == 0].any()
     assert is_moved[positions > 0].float().mean() > 0.5
 

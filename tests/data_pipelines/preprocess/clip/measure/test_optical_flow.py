@@ -90,9 +90,11 @@ def test_flow_goes_through_the_shard_into_windows(shards):
         assert "true_action" not in arrays
         batch = ClipBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         window = cut_windows(batch, WindowConfig(windows_per_clip=5), seed=0)
-        assert window.flow.shape == (5, 2, 8, 8) and window.flow.dtype == torch.float32
+        assert (
+            window.optical_flow.shape == (5, 2, 8, 8) and window.optical_flow.dtype == torch.float32
+        )
         name = records[refs[0].location.clip_id]["video_uri"].rpartition("/")[2]
-        means[name] = window.flow[:, :, 2:-2, 2:-2].mean((0, 2, 3))
+        means[name] = window.optical_flow[:, :, 2:-2, 2:-2].mean((0, 2, 3))
     torch.testing.assert_close(means["right.mp4"], torch.tensor([2.0, 0.0]), atol=0.15, rtol=0)
     torch.testing.assert_close(means["down.mp4"], torch.tensor([0.0, 1.0]), atol=0.15, rtol=0)
 
@@ -104,8 +106,8 @@ def laof(size_px: int) -> TrainLamConfig:
         "encoder": {"name": "small_cnn", "channels": [8]},
         "fdm": {"channels": [8, 8]},
         "bottleneck": {"name": "none"},
-        "flow_height_px": size_px,
-        "flow_width_px": size_px,
+        "optical_flow_height_px": size_px,
+        "optical_flow_width_px": size_px,
     }
     raw = {"objective": objective, "train": {"num_steps": 1, "global_batch_size": 4}}
     return config_from_dict(TrainLamConfig, raw)
