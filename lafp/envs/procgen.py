@@ -138,7 +138,8 @@ class Procgen:
             # Some games keep data beyond an episode's end, so every episode starts from this state.
             self._untouched = self._game.callmethod("get_state")[0]
         # Even levels are for training and odd ones for tests, so no level is in both.
-        levels_N = seeds_N % 2**30 * 2 + (self.cfg.levels == "test")
+        # Procgen keeps the number after the last level in an int32 too, hence the last level.
+        levels_N = np.minimum(seeds_N % 2**30, 2**30 - 2) * 2 + (self.cfg.levels == "test")
         states = [with_level(self._untouched, int(level)) for level in levels_N]
         self._game.callmethod("set_state", states)
         self._game.act(np.full(len(seeds_N), _RESET, np.int32))

@@ -178,9 +178,15 @@ def _codebook(lam: Lam, latent_NZ: Tensor) -> dict[str, float] | None:
 def _spearman(a: list[float], b: list[float]) -> float | None:
     if min(np.std(a), np.std(b)) < 1e-12:
         return None
-    ranks = [np.argsort(np.argsort(values)).astype(float) for values in (a, b)]
+    ranks = [_ranks(values) for values in (a, b)]
     centred = [rank - rank.mean() for rank in ranks]
     return float(centred[0] @ centred[1] / np.prod([np.linalg.norm(c) for c in centred]))
+
+
+def _ranks(values: list[float]) -> np.ndarray:
+    """Returns the rank of each value. Equal values share the mean of their ranks."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[index]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -10,7 +10,13 @@ from typing import Literal
 import numpy as np
 
 from lafp.config import ConfigError
-from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoError, VideoInfo
+from lafp.video.decoders.base import (
+    DamagedSpan,
+    DecodedFrame,
+    IsWanted,
+    VideoError,
+    VideoInfo,
+)
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 
 
@@ -52,9 +58,18 @@ class DecordDecoder:
         return replace(info, can_start_late=False, hides_damage=False)
 
     def frames(
-        self, path: str, info: VideoInfo, width_px: int, height_px: int, deadline: float
+        self,
+        path: str,
+        info: VideoInfo,
+        width_px: int,
+        height_px: int,
+        deadline: float,
+        start_s: float = 0.0,
+        is_wanted: IsWanted | None = None,
+        is_suspect: bool = False,
     ) -> Iterator[DecodedFrame | DamagedSpan]:
-        """See ``VideoDecoder.frames``."""
+        """See ``VideoDecoder.frames``. Decodes every frame, and makes no further checks."""
+        assert start_s == 0 or info.can_start_late, "decord decodes from the first frame on"
         decord = self._decord
         try:
             reader = decord.VideoReader(
@@ -73,8 +88,8 @@ class DecordDecoder:
                 return
             yield DecodedFrame(float(times_s[i]), partial(np.asarray, pixels))
         if len(reader) < len(times_s):
-            start_s = float(times_s[len(reader)])
-            yield DamagedSpan(start_s, info.duration_s, f"decord sees {len(reader)} frames only")
+            cut_s = float(times_s[len(reader)])
+            yield DamagedSpan(cut_s, info.duration_s, f"decord sees {len(reader)} frames only")
 
 
 def _without_row_padding(pixels: np.ndarray, width_px: int) -> np.ndarray:

@@ -166,6 +166,12 @@ def test_an_episode_is_the_level_that_procgen_makes_of_its_number():
         np.testing.assert_array_equal(frame, game.observe()[1]["rgb"][0])
 
 
+def test_any_seed_gives_a_level():
+    env = Procgen(ProcgenConfig(task="maze", expert="planner", levels="test"))
+    env.reset(np.array([0, 2**30 - 1, 2**63 - 1]))
+    assert env.expert().shape == (3,)
+
+
 def test_training_and_test_levels_are_disjoint():
     pictures = {
         levels: {

@@ -17,11 +17,13 @@ def still(path: Path, time_s: float = 1.0) -> Still:
     return Still(str(path), time_s, 64)
 
 
-def test_the_picture_is_the_one_of_its_time_and_is_never_enlarged(tmp_path):
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_the_picture_is_the_one_of_its_time_and_is_never_enlarged(tmp_path, decoder):
     frames = np.full((30, 48, 64, 3), 20, np.uint8)
     frames[15:] = 220
     path = write_video(tmp_path / "v.mp4", frames, fps=10.0)
-    found = read_stills([still(path, 1.0), still(path, 2.0), Still(str(path), 0.0, 16)], 60.0)
+    wanted = [still(path, 1.0), still(path, 2.0), Still(str(path), 0.0, 16)]
+    found = read_stills(wanted, 60.0, decoder=decoder)
     assert [round(float(found[n].mean()), -1) for n in range(3)] == [20, 220, 20]
     assert found[0].shape == (48, 64, 3)
     assert found[2].shape == (12, 16, 3)
