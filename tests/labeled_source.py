@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
@@ -29,8 +30,8 @@ CFG = PreprocessConfig(
 )
 
 
-def rows_of(cfg: PreprocessConfig) -> Iterator[Row]:
-    """Whatever comes of all inputs; items go through JSON, as in the job."""
+def rows_of(cfg: PreprocessConfig) -> Iterator[Iterator[Row]]:
+    """Whatever comes of each input; items go through JSON, as in the job."""
     cls = VIDEO_DECODERS.get("pyav")
     decoder = cls(cls.Config())
     items = list(list_inputs(cfg))
@@ -38,12 +39,12 @@ def rows_of(cfg: PreprocessConfig) -> Iterator[Row]:
     for item in items:
         stored = VideoItem(**json.loads(json.dumps(asdict(item))))
         assert stored == item
-        yield from video_to_clips(stored, cfg, decoder)
+        yield video_to_clips(stored, cfg, decoder)
 
 
 def go_through(cfg: PreprocessConfig) -> tuple[list[EncodedClip], list[RejectRow]]:
     """Clips and rejects of all inputs."""
-    rows = list(rows_of(cfg))
+    rows = list(chain.from_iterable(rows_of(cfg)))
     uris = [row.uri for row in rows if isinstance(row, VideoRow)]
     assert len(set(uris)) == len(uris)
     clips = [row for row in rows if isinstance(row, EncodedClip)]
@@ -54,13 +55,15 @@ def select(cfg: PreprocessConfig, folder: Path) -> ItemRows:
     """What the whole source comes to, its seconds accounted for."""
     folder.mkdir(exist_ok=True)
     part = "000000/part-000000.tar"
-    write_part([rows_of(cfg)], str(folder), part)
-    (item,) = read_part(str(folder), part.removesuffix(".tar"))
-    check_accounts(item)
+    write_part(rows_of(cfg), str(folder), part)
+    items = read_part(str(folder), part.removesuffix(".tar"))
+    for item in items:
+        check_accounts(item)
     catalog = Catalog(folder)
-    catalog.add([item])
+    catalog.add(items)
     select_clips(catalog, cfg)
     clips, rejects = tuple(catalog.kept_clips()), tuple(catalog.rejects())
-    selected = ItemRows(videos=item.videos, clips=clips, rejects=rejects)
+    videos = tuple(video for item in items for video in item.videos)
+    selected = ItemRows(videos=videos, clips=clips, rejects=rejects)
     check_accounts(selected)
     return selected

@@ -128,7 +128,7 @@ def test_a_policy_gets_the_same_targets_from_stored_latents_as_on_the_fly(made, 
 
 def test_a_policy_trains_from_stored_latents_without_running_the_lam(made, tmp_path, monkeypatch):
     task = policy_task(made, made["latents"])
-    monkeypatch.setattr(task.lam, "label", lambda *_: pytest.fail("the LAM ran"))
+    monkeypatch.setattr(task.lam, "infer_latent_action", lambda *_: pytest.fail("the LAM ran"))
     metrics = train(task.cfg.train, task, LocalContext(str(tmp_path)))
     assert np.isfinite([metrics["loss"], metrics["val/loss"]]).all()
 

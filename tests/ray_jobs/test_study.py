@@ -154,7 +154,7 @@ def test_a_failed_run_is_reported_and_the_others_are_not_lost(tmp_path):
         name: toy
         pipeline:
           extends: {CONFIGS}/pipeline/tiny.yaml
-          collect: {{num_episodes: 12, num_labeled_episodes: 2, num_labeled_val_episodes: 2}}
+          collect: {{num_episodes: 12, num_labeled_episodes: 2, num_labeled_val_episodes: 4}}
           train_lam: {{train: {{num_steps: 4, num_workers: 1, ingest: {{mode: direct}}}}}}
           train_policy: []
           train_decoder: []

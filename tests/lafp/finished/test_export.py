@@ -199,7 +199,7 @@ def test_every_exported_agent_does_the_same(tmp_path, suffix, case):
         {"is_discrete": True},
         {"dtype": "bfloat16"},
         {"encoder": {"name": "impala", "channels": [4, 4]}},
-        {"encoder": {"name": "vit", "patch_px": 4, "width": 8, "depth": 1, "num_heads": 2}},
+        {"encoder": {"name": "vit", "patch_size_px": 4, "width": 8, "depth": 1, "num_heads": 2}},
         {"latent_projection": {"name": "pca", "dim": 3}},
         {"standardizer": {"name": "global"}},
         {"prediction": "x", "loss_space": "x"},

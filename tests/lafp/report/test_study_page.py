@@ -194,8 +194,11 @@ def test_a_study_of_several_tasks_compares_methods_over_all_of_them(tmp_path):
     for task, shares in (("cheetah", (0.9, 0.5)), ("walker", (0.7, 0.3))):
         for seed in range(4):
             rows = [
-                Result.of(Subject(label=label, method="latent_flow", anchor_time=tau, task=task),
-                          "success", share + 0.01 * seed, 40)
+                Result.of(
+                    Subject(label=label, method="latent_flow", anchor_low=tau, anchor_high=tau,
+                            task=task),
+                    "success", share + 0.01 * seed, 40,
+                )
                 for label, tau, share in (("lafp", 0.5, shares[0]), ("raw", 0.0, shares[1]))
             ]  # fmt: skip
             runs.append(one_run(f"/{task}-{seed}", rows, {}, seed=seed, variant=task))

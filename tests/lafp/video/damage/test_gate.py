@@ -138,6 +138,7 @@ def test_of_real_files_2_percent_of_survivors_are_wrong_and_half_of_what_is_soun
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_videos")
 @pytest.mark.parametrize("codec", ["h264_real", "mpeg4_real", "h264_gop12", "h264_gop60"])
 @pytest.mark.parametrize("num_bytes", [5, 20, 100])
 def test_the_same_holds_for_many_files_and_seeds(codec, num_bytes, tmp_path):
