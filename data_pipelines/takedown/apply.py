@@ -158,11 +158,8 @@ def _summary_after(shards: str, spec: ShardSet, summary: dict[str, Any]) -> dict
 
     Spans of the inputs that are in no table any more count as taken down.
     """
-    funnel, num_clips, clip_s = (
-        summary["funnel"],
-        sum(spec.num_clips.values()),
-        3600 * spec.num_hours,
-    )
+    funnel = summary["funnel"]
+    num_clips, clip_s = sum(spec.num_clips.values()), 3600 * spec.num_hours
     spans, seconds = Counter[str](), defaultdict[str, float](float)
     for row in iter_rows(storage.join(shards, "rejects.parquet"), ["reason", "start_s", "end_s"]):
         spans[row["reason"]] += 1

@@ -55,15 +55,21 @@ def alignment(trained_on: Tensor, idm: Tensor, deployed: Tensor) -> dict[str, fl
     Returns:
         ``alignment_to_idm`` and ``alignment_to_deployed``, energy distances.
     """
-    mean_Z, std_Z = idm.double().mean(0), idm.double().std(0, correction=0)
-    std_Z = torch.where(std_Z > 0, std_Z, 1.0)
-    trained_on_NZ, idm_NZ, deployed_NZ = (
-        (latents.double() - mean_Z) / std_Z for latents in (trained_on, idm, deployed)
-    )
+    trained_on_NZ, idm_NZ, deployed_NZ = map(standardizer(idm), (trained_on, idm, deployed))
     return {
         "alignment_to_idm": energy_distance(trained_on_NZ, idm_NZ),
         "alignment_to_deployed": energy_distance(trained_on_NZ, deployed_NZ),
     }
+
+
+def standardizer(latent_NZ: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns the map that gives each dimension of these latents mean 0 and variance 1, float64.
+
+    A dimension that never changes keeps its unit.
+    """
+    mean_Z, std_Z = latent_NZ.double().mean(0), latent_NZ.double().std(0, correction=0)
+    std_Z = torch.where(std_Z > 0, std_Z, 1.0)
+    return lambda latents: (latents.double() - mean_Z) / std_Z
 
 
 def decoding_errors(

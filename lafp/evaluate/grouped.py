@@ -132,7 +132,9 @@ class Results:
         # Differences on the same episodes: most of the luck of an episode is the same for both
         # methods.
         pairs = [a[seed] - b[seed] for seed in a if seed in b]
-        return interval_of_mean(pairs) if pairs else None
+        if not pairs:
+            return None
+        return interval_of_mean(pairs, bounds=(-1.0, 1.0) if self.outcome == "success" else None)
 
     def best(self, metric: str) -> tuple[str, Result] | None:
         """Returns the run with the highest value (``..._mse``: the lowest), and its row."""

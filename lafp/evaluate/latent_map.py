@@ -12,6 +12,8 @@ from importlib.metadata import distributions
 import torch
 from torch import Tensor
 
+from lafp.evaluate.alignment import standardizer
+
 IDM = "idm"
 """The source of the latents that the LAM infers from two frames."""
 MAX_POINTS = 500
@@ -76,7 +78,7 @@ def latent_points(sources: Mapping[str, Latents], seed: int) -> list[LatentPoint
 
 def _pca(latent_NZ: Tensor) -> Callable[[Tensor], Tensor]:
     """The two leading principal components of standardized latents."""
-    standardize = _standardizer(latent_NZ)
+    standardize = standardizer(latent_NZ)
     axes_2Z = torch.linalg.svd(standardize(latent_NZ), full_matrices=False).Vh[:2]
     if len(axes_2Z) < 2:  # one latent dimension: a line
         axes_2Z = torch.cat([axes_2Z, torch.zeros_like(axes_2Z)])
@@ -86,15 +88,9 @@ def _pca(latent_NZ: Tensor) -> Callable[[Tensor], Tensor]:
 def _umap(latent_NZ: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
     from umap import UMAP
 
-    standardize = _standardizer(latent_NZ)
+    standardize = standardizer(latent_NZ)
     model = UMAP(random_state=seed % (1 << 32)).fit(standardize(latent_NZ).numpy())
     return lambda latents: torch.from_numpy(model.transform(standardize(latents).numpy()))
-
-
-def _standardizer(latent_NZ: Tensor) -> Callable[[Tensor], Tensor]:
-    mean_Z, std_Z = latent_NZ.double().mean(0), latent_NZ.double().std(0, correction=0)
-    std_Z = torch.where(std_Z > 0, std_Z, 1.0)
-    return lambda latents: (latents.double() - mean_Z) / std_Z
 
 
 def _first_component(idm: Latents) -> Callable[[Tensor], Tensor]:

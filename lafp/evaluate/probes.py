@@ -163,19 +163,30 @@ def fit_standardized_probe(features: Tensor, data: ProbeData) -> LinearProbe:
 
 
 def r2_over_fit_size(
-    features: Tensor, data: ProbeData, held_out_features: Tensor, held_out: ProbeData
+    probe: LinearProbe,
+    features: Tensor,
+    data: ProbeData,
+    held_out_features: Tensor,
+    held_out: ProbeData,
 ) -> dict[int, float]:
     """R2 of the ridge over the number of transitions that it is fitted on: quarters of quarters.
 
     Smaller fits take transitions spread evenly over the larger one's. If R2 still rises at the end,
     more labels would find more in z.
+
+    Args:
+        probe: The ridge that was fitted on all of the features.
+        features: float [N, D].
+        data: The fitting split's targets and episodes.
+        held_out_features: float [M, D].
+        held_out: The held-out split's targets and episodes.
     """
     num, scores = len(features), {}
     while num >= MIN_FIT_TRANSITIONS:
         rows = torch.linspace(0, len(features) - 1, num).round().long()
         if len(data.episode[rows].unique()) > 1:
-            probe = fit_probe(features[rows], data[rows])
-            scores[num] = score_probe(probe, held_out_features, held_out).r2
+            fitted = probe if num == len(features) else fit_probe(features[rows], data[rows])
+            scores[num] = score_probe(fitted, held_out_features, held_out).r2
         num //= 4
     return dict(sorted(scores.items()))
 

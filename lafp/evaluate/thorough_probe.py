@@ -34,6 +34,8 @@ class _Probed:
 
     fit: tuple[Tensor, ProbeData]
     held_out: tuple[Tensor, ProbeData]
+    is_discrete: bool = False
+    """Whether the targets are one-hot rows of discrete actions."""
 
     def rows(self, method: str) -> tuple[list[dict[str, Any]], ProbeScore]:
         """Returns what the probes find, and the plain ridge's score."""
@@ -42,7 +44,7 @@ class _Probed:
         score = score_probe(ridge, features_ND, held_out)
         num = score.num_transitions
         rows = [
-            _row(method, "probe_r2", score.r2, num, score.r2_low, score.r2_high),
+            _r2_row(method, "probe_r2", score),
             _row(method, "probe_mse", score.mse, num),
         ]
         others: dict[str, Callable[[Tensor], Tensor]] = {
@@ -51,12 +53,14 @@ class _Probed:
         }
         for name, probe in others.items():
             found = score_probe(probe, features_ND, held_out)
-            metric = f"probe_r2_{name}"
-            rows.append(_row(method, metric, found.r2, num, found.r2_low, found.r2_high))
+            rows.append(_r2_row(method, f"probe_r2_{name}", found))
         rows += [
             _row(method, f"{AT}{num_fit}", r2, num)
-            for num_fit, r2 in r2_over_fit_size(*self.fit, *self.held_out).items()
+            for num_fit, r2 in r2_over_fit_size(ridge, *self.fit, *self.held_out).items()
         ]
+        if self.is_discrete:
+            right = accuracy(ridge, features_ND, held_out)
+            rows.append(_row(method, "probe_accuracy", right, num))
         return [*rows, *self._on_backgrounds(method, ridge), *self._of_noise(method)], score
 
     def _on_backgrounds(
@@ -70,9 +74,7 @@ class _Probed:
         rows = []
         for name, is_one in (("seen", ~is_unseen_N), ("unseen", is_unseen_N)):
             found = score_probe(ridge, features_ND[is_one], held_out[is_one])
-            num = found.num_transitions
-            metric = f"probe_r2_{name}"
-            rows.append(_row(method, metric, found.r2, num, found.r2_low, found.r2_high))
+            rows.append(_r2_row(method, f"probe_r2_{name}", found))
         return rows
 
     def _of_noise(self, method: str) -> list[dict[str, Any]]:
@@ -91,8 +93,7 @@ class _Probed:
         if len(fit_noise.episode.unique()) < 2 or not len(noise.episode):
             return []
         found = score_probe(fit_probe(fit, fit_noise), held_out, noise)
-        num = found.num_transitions
-        return [_row(method, "probe_r2_noise", found.r2, num, found.r2_low, found.r2_high)]
+        return [_r2_row(method, "probe_r2_noise", found)]
 
 
 @torch.no_grad()
@@ -125,12 +126,10 @@ def probe_thoroughly(
         probed = _Probed(
             fit=fit.features(features_of, stack, device),
             held_out=held_out.features(features_of, stack, device),
+            is_discrete=fit.action.is_discrete,
         )
         found, scores[method] = probed.rows(method)
         rows += found
-        if fit.action.is_discrete:
-            right = accuracy(fit_probe(*probed.fit), *probed.held_out)
-            rows.append(_row(method, "probe_accuracy", right, scores[method].num_transitions))
     ours = scores["lam"]
     for method in ("embedding", "random_lam"):
         over = gain(ours, scores[method])
@@ -139,6 +138,10 @@ def probe_thoroughly(
     num, variance = ours.num_transitions, ours.action_variance
     rows += [_row("nothing", "probe_r2", 0.0, num), _row("nothing", "probe_mse", variance, num)]
     return [row for row in rows if row["value"] == row["value"]]
+
+
+def _r2_row(method: str, metric: str, score: ProbeScore) -> dict[str, Any]:
+    return _row(method, metric, score.r2, score.num_transitions, score.r2_low, score.r2_high)
 
 
 def _row(

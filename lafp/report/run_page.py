@@ -24,6 +24,7 @@ from lafp.report.sections import (
 )
 from lafp.report.training_findings import over_training
 from lafp.runs.run_dir import RunDir, StageDir
+from lafp.train.metrics.log import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
         facts=run_facts.facts(stages),
         headlines={"": lines} if lines else {},
         warnings=warnings(
-            results, views, lam.summary() | over_training(lam.metrics()) if lam else {}
+            results, views, lam.summary() | over_training(read_metrics(lam.uri)) if lam else {}
         ),
         sections=sections,
     )

@@ -19,13 +19,11 @@ from lafp.runs.content import content_hash
 from lafp.runs.identity import Change, changes_since, extent_of, fingerprint, identity_of, in_words
 from lafp.runs.provenance import provenance
 from lafp.storage import strict_json
-from lafp.storage.json_lines import read_lines
 
 SHARED_STAGES = "stages.json"
 """File in ``<study>/runs/<run>/``: name of a shared stage -> its folder below ``<study>/``."""
 
 CONFIG, PROVENANCE, SUMMARY = "config.yaml", "provenance.json", "summary.json"
-METRICS = "metrics.jsonl"
 StageState = Literal["new", "partial", "complete"]
 
 
@@ -242,7 +240,3 @@ class StageDir:
     def config(self) -> dict[str, Any]:
         """Reads the resolved config."""
         return yaml.safe_load(self.config_yaml()) or {}
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """Reads the records of ``metrics.jsonl``; a stage without the file has none."""
-        return read_lines(self.path(METRICS))

@@ -16,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler
 from lafp import storage
 from lafp.runs.run_dir import RunDir
 from lafp.storage import strict_json
+from lafp.train.metrics.log import read_metrics
 from ray_jobs.core.scratch import scratch_folder
 from ray_jobs.core.watchdog import Watchdog
 from ray_jobs.studies.progress import ProgressPrinter
@@ -195,7 +196,7 @@ class _Reports:
 
     def look(self) -> None:
         for node in self._running if self._metric else ():
-            for record in stage_of(node, self._study).metrics():
+            for record in read_metrics(stage_of(node, self._study).uri):
                 step = int(record["step"])
                 if self._metric in record and step > self._steps.get(node.key, 0):
                     self._steps[node.key] = step

@@ -6,6 +6,7 @@ from typing import Any
 from lafp.report import charts
 from lafp.report.blocks import Block, Section, Text, anchored, chart
 from lafp.runs.run_dir import RunDir, StageDir
+from lafp.train.metrics.log import read_metrics
 from lafp.train.transitions import anchor_range
 
 # Panel title -> (metric, label) of its curves.
@@ -42,7 +43,7 @@ _LAM_PANELS: Panels = {
 def section(run: RunDir) -> Section | None:
     """Draws all curves. Returns None when nothing was trained."""
     blocks: list[Block] = []
-    if (lam := run.complete("lam")) and (panels := _panels_of(lam.metrics(), _LAM_PANELS)):
+    if (lam := run.complete("lam")) and (panels := _panels_of(read_metrics(lam.uri), _LAM_PANELS)):
         config = lam.config()
         blocks.append(
             chart(
@@ -101,7 +102,7 @@ def _policies(stages: Sequence[StageDir]) -> list[Block]:
     for stage in stages:
         name = stage.name.rpartition("/")[2]
         color = charts.BLUE if "flow" in _name(stage.config(), "policy") else charts.GREY
-        records = stage.metrics()
+        records = read_metrics(stage.uri)
         lines = [
             charts.Line(label=label, x=steps, y=values, color=color, is_dashed=metric != "loss")
             for metric, label in (("loss", "training"), ("val/loss", "held out"))
@@ -121,7 +122,7 @@ def _policies(stages: Sequence[StageDir]) -> list[Block]:
 def _decoders(stages: Sequence[StageDir]) -> list[Block]:
     panels: dict[str, list[charts.Line]] = {}
     trained = sorted(
-        ((s.config(), s.metrics()) for s in stages), key=lambda s: _decoder_label(s[0])
+        ((s.config(), read_metrics(s.uri)) for s in stages), key=lambda s: _decoder_label(s[0])
     )
     for title, metric in (
         ("action loss, training", "loss"),

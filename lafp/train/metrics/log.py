@@ -8,18 +8,14 @@ from typing import Any
 
 from lafp import storage
 from lafp.config import config_to_dict
-from lafp.runs.run_dir import METRICS
 from lafp.runs.side_channel import SideChannel
 from lafp.storage.json_lines import JsonLines, read_lines
 from lafp.storage.strict_json import defined, dump_lines
 from lafp.train.notes import write_note
 
+METRICS_FILE = "metrics.jsonl"
 STARTS_FILE = "starts.jsonl"
-
-
 SKIPPED_FILE = "skipped_steps.jsonl"
-
-
 DAMAGED_FILE = "damaged_clips.jsonl"
 
 
@@ -40,7 +36,7 @@ class MetricsLog:
     """
 
     def __init__(self, uri: str, start_step: int, wandb: str = "off", config: Any = None) -> None:
-        self._lines = JsonLines(storage.join(uri, METRICS), start_step)
+        self._lines = JsonLines(storage.join(uri, METRICS_FILE), start_step)
         self._skipped = JsonLines(storage.join(uri, SKIPPED_FILE), start_step)
         self._damaged = JsonLines(storage.join(uri, DAMAGED_FILE), start_step)
         self._step, self._uri = start_step, uri
@@ -89,7 +85,7 @@ def read_metrics(uri: str) -> list[dict[str, Any]]:
 
     A last line that a killed process left unfinished is skipped.
     """
-    return read_lines(storage.join(uri, METRICS))
+    return read_lines(storage.join(uri, METRICS_FILE))
 
 
 def read_starts(uri: str) -> list[dict[str, Any]]:

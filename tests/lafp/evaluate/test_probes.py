@@ -192,7 +192,7 @@ def test_an_mlp_finds_a_known_r2_where_a_linear_map_finds_none():
 
 def test_r2_rises_with_the_number_of_transitions_to_its_known_value():
     fit, held_out = linear_data(2048, 64, noise=0.5), linear_data(2048, 64, noise=0.5, seed=1)
-    curve = r2_over_fit_size(*fit, *held_out)
+    curve = r2_over_fit_size(fit_probe(*fit), *fit, *held_out)
     assert list(curve) == [32, 128, 512, 2048]
     assert list(curve.values()) == sorted(curve.values())
     known = 1 - 0.25 / float(held_out[1].targets.var(0).mean())
