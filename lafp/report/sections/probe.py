@@ -124,7 +124,7 @@ def _over_fit_size(results: Results, variant: str | None) -> list[Block]:
         return []
     figure = charts.curves(
         {"R² on held-out episodes": lines},
-        xlabel="labeled transitions that the probe is fitted on",
+        xlabel="labeled transitions",
         xticks={math.log10(size): f"{size:,}" for size in sizes},
     )
     text = "R² of the linear probe over the number of transitions that it is fitted on. Where it "
