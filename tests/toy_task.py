@@ -23,6 +23,7 @@ from lafp.data.windows import cut_windows
 from lafp.models.ema import ema_update_
 from lafp.train.checkpoints import Checkpoints, is_whole
 from lafp.train.context import to_clip_batches
+from lafp.train.engines.base import world_size
 from lafp.train.notice import Notice
 from lafp.types import LossOutput
 
@@ -118,7 +119,7 @@ class KillingTask(ToyTask):
 
     def inputs(self, clips):
         is_its_turn = self._num_steps == self._at_step and not self._marker.exists()
-        if is_its_turn and dist.get_rank() == self._rank:
+        if is_its_turn and _rank() == self._rank:
             self._marker.touch()
             while not is_whole(self._saved):
                 time.sleep(0.01)
@@ -128,7 +129,7 @@ class KillingTask(ToyTask):
 
 
 class TerminatedTask(ToyTask):
-    """Rank 1 sends SIGTERM at ``at_step`` (from 0), once, and gives it time to be heard.
+    """The last rank sends SIGTERM at ``at_step`` (from 0), once, and gives it time to be heard.
 
     To the process ``pid``; by default to its own, which dies ``STEPS_LEFT`` steps later, once a
     checkpoint is stored.
@@ -146,7 +147,7 @@ class TerminatedTask(ToyTask):
         self._num_steps = 0
 
     def inputs(self, clips):
-        if dist.get_rank() == 1 and not self._is_repeated:
+        if _rank() == world_size() - 1 and not self._is_repeated:
             if self._num_steps == self._at_step:
                 self._marker.touch()
                 os.kill(self._pid or os.getpid(), signal.SIGTERM)
@@ -205,6 +206,10 @@ class BrokenTask(ToyTask):
         if self._how == "nan" and self._steps_left == 0:
             window.obs.fill_(float("nan"))
         return window
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def demand(shards: str, clips_per_step: int) -> ClipDemand:

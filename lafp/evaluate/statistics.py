@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 NUM_RESAMPLES = 5_000
 NUM_RESAMPLES_OVER_TASKS = 1_000
@@ -77,7 +77,8 @@ def interval_of_mean(
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     of_seeds = np.array([group.mean() for group in groups])
     if len(groups) > 1:
-        width = stats.t.ppf((1 + level) / 2, len(groups) - 1) * stats.sem(of_seeds)
+        standard_error = of_seeds.std(ddof=1) / np.sqrt(len(groups))
+        width = stdtrit(len(groups) - 1, (1 + level) / 2) * standard_error
         low, high = min(low, of_seeds.mean() - width), max(high, of_seeds.mean() + width)
     if bounds is not None:
         low, high = np.clip([low, high], *bounds)
@@ -120,7 +121,9 @@ def interquartile_mean(
     tasks = _checked(scores_per_task)
 
     def iqm(resampled: list[np.ndarray]) -> np.ndarray:
-        return stats.trim_mean(np.concatenate(resampled, axis=-1), 0.25, axis=-1)
+        scores = np.sort(np.concatenate(resampled, axis=-1), axis=-1)
+        num_cut = scores.shape[-1] // 4
+        return scores[..., num_cut : scores.shape[-1] - num_cut].mean(axis=-1)
 
     return _over_tasks(iqm, tasks, level, seed)
 

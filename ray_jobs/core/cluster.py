@@ -21,6 +21,8 @@ _ADDRESS_WANTED = (
     "on a node of the cluster, or unset it: then the job starts a Ray of its own."
 )
 
+_OWN_RAY = "LAFP_OWN_RAY"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
@@ -103,6 +105,11 @@ def cluster_address() -> str | None:
     raise ConfigError(f"RAY_ADDRESS={address!r} names no cluster.{hint} {_ADDRESS_WANTED}")
 
 
+def is_own_ray() -> bool:
+    """Returns whether this process belongs to a Ray on one machine that its job has started."""
+    return _OWN_RAY in os.environ  # inherited by all processes of that Ray
+
+
 def ray_job() -> str | None:
     """Returns the name of this process's Ray job; None before it has joined a cluster."""
     submitted = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
@@ -122,6 +129,7 @@ def _start(resources: Resources) -> None:
     if address := cluster_address():
         _join(address)
         return
+    os.environ[_OWN_RAY] = "1"
     # At least as many logical CPUs as the job holds, because Ray would wait forever for the others.
     num_cpus = max(os.cpu_count() or 1, -(-resources.num_cpus // 1))
     for attempt in range(1, _NUM_STARTS + 1):

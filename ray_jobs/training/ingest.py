@@ -19,9 +19,8 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from lafp import storage
 from lafp.config.node_labels import label_selector
 from lafp.data.order.micro_batches import MicroBatch, MicroBatchLayout, MicroBatchReader
+from ray_jobs.training.resources import CPUS_PER_READER
 
-CPUS_PER_READER = 1
-"""CPUs of a reader. Ray Data's read tasks, with which it fuses the readers, also take one CPU."""
 BLOCK_BYTES = 16 << 20
 """Size of a block. A block costs the training worker about 4 ms, which large blocks make
 negligible."""

@@ -19,7 +19,8 @@ from lafp.train.config import TrainConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.task import Task
 from ray_jobs.core.job import Job
-from ray_jobs.training.trainer import fit, resources
+from ray_jobs.training.resources import resources
+from ray_jobs.training.trainer import fit
 
 _KINDS = {
     "shards": ("shard_set.json", "shard set", "preprocess"),

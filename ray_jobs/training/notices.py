@@ -8,7 +8,8 @@ have heard in one all-reduce of two numbers.
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -25,6 +26,8 @@ next steps may be slower."""
 class Notices:
     """Tells a training worker what to do after a step. All workers get the same answers.
 
+    The main thread of the process must be within ``sigterm_noted`` before.
+
     Args:
         coordinator: The actor that ``stopped_by_sigterm`` yields.
         rank: Rank of the worker.
@@ -36,9 +39,6 @@ class Notices:
         # Only worker 0 asks the driver. The call returns when the driver asks for a stop.
         self._stop = coordinator.stop_requested.remote() if rank == 0 else None
         self._next_step, self._num_steps, self._asked_at = 0, 1, time.monotonic()
-        # Training runs in a thread of the actor, and only the main thread may handle signals.
-        actor = ray.get_runtime_context().current_actor
-        ray.get(actor.__ray_call__.remote(_note_first_sigterm))
 
     def __call__(self, step: int) -> Notice:
         """Returns the notice to act on after ``step`` steps. All workers call it after each step.
@@ -72,12 +72,21 @@ _signal_came = threading.Event()
 """Whether this process is a training worker that got a SIGTERM and has not yet said so."""
 
 
-def _note_first_sigterm(_: Any) -> None:
-    """Makes a first SIGTERM set the flag, and a second one act as before. Needs the main thread."""
+@contextmanager
+def sigterm_noted() -> Iterator[None]:
+    """Makes a first SIGTERM within the block a notice to save. A second one acts as before.
+
+    Only the main thread may enter it, because only that thread may handle signals.
+    """
     previous = signal.getsignal(signal.SIGTERM)
 
     def handle(*_: Any) -> None:
         signal.signal(signal.SIGTERM, previous)
         _signal_came.set()
 
+    _signal_came.clear()
     signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

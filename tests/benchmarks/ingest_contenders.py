@@ -24,8 +24,8 @@ from lafp.data.windows import cut_windows, pixels_to_float
 from lafp.train.config import IngestConfig
 from lafp.train.context import to_clip_batches
 from lafp.video.clip_codec import _EXACT
-from ray_jobs.training.context import read_in_threads
 from ray_jobs.training.ingest import ray_micro_batches
+from ray_jobs.training.worker import read_in_threads
 
 CLIPS_PER_BATCH = 8
 ENDLESS = 10**5

@@ -10,7 +10,7 @@ from ray_jobs.core.watchdog import Watchdog
 from ray_jobs.studies.progress import ProgressPrinter, last_progress_line
 from ray_jobs.studies.study_config import StudyConfig
 from ray_jobs.study import graph_of
-from ray_jobs.training.trainer import _progress
+from ray_jobs.training.progress import shown_progress
 
 
 def test_the_cores_that_decoding_needs_are_said_once(tmp_path, capsys):
@@ -20,7 +20,7 @@ def test_the_cores_that_decoding_needs_are_said_once(tmp_path, capsys):
         num_workers=2,
         ingest=IngestConfig(mode="ray", num_readers=3),
     )
-    with _progress(StageDir(str(tmp_path), "lam"), cfg):
+    with shown_progress(StageDir(str(tmp_path), "lam"), cfg):
         (tmp_path / "starts.jsonl").write_text(json.dumps({"step": 0, "at": 0.0}) + "\n")
         lines = [
             json.dumps(

@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,27 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import StageDir
 from lafp.train.checkpoints import is_whole
-from lafp.train.config import IngestConfig, TrainConfig
+from lafp.train.config import IngestConfig
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.metrics.log import read_metrics, read_starts
 from ray_jobs.core.cluster import Resources
-from ray_jobs.training.trainer import JobError, _remarks, fit, resources
+from ray_jobs.core.job import JobError
+from ray_jobs.training.progress import remarks
+from ray_jobs.training.resources import resources
+from ray_jobs.training.trainer import fit
 from tests.processes import kill_one_below
+from tests.ray_jobs.training.toy_runs import (
+    CHECKPOINT_EVERY,
+    NUM_STEPS,
+    assert_same_run,
+    config,
+    stage,
+    task,
+    weights,
+)
 from tests.synthetic_shards import write_shard_set
-from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
-
-NUM_STEPS, CHECKPOINT_EVERY = 12, 4
+from tests.toy_task import BrokenTask, KillingTask, TerminatedTask
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,31 +53,6 @@ def shards(tmp_path_factory) -> str:
     return write_shard_set(tmp_path_factory.mktemp("shards"), num_clips=20)
 
 
-def config(engine=None, mode: str = "direct", **kwargs) -> TrainConfig:
-    defaults = {
-        "num_steps": NUM_STEPS,
-        "global_batch_size": 16,
-        "num_workers": 2,
-        "report_every_steps": 1,
-        "checkpoint_every_steps": CHECKPOINT_EVERY,
-        "evaluate_every_steps": 100,
-        "ingest": IngestConfig(mode=mode),
-    }
-    return TrainConfig(engine=engine or DdpConfig(), **defaults | kwargs)
-
-
-def task(shards: str, task_class=ToyTask, **kwargs):
-    return partial(task_class, shards, clips_per_step=8, **kwargs)
-
-
-def stage(folder: Path) -> StageDir:
-    return StageDir(str(folder), "lam")
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "toy.pt")
-
-
 @pytest.fixture(scope="module")
 def undisturbed(shards, tmp_path_factory) -> Path:
     """A whole run on ddp, read directly."""
@@ -76,14 +60,6 @@ def undisturbed(shards, tmp_path_factory) -> Path:
     metrics = fit(stage(folder), config(), task(shards))
     assert metrics["step"] == NUM_STEPS and metrics["resumed_from_steps"] == []
     return folder
-
-
-def assert_same_run(folder: Path, reference: Path) -> None:
-    for name, value in weights(folder).items():
-        assert torch.equal(value, weights(reference)[name]), name
-    steps, losses = zip(*((r["step"], r["loss"]) for r in read_metrics(str(folder))), strict=True)
-    assert list(steps) == list(range(1, NUM_STEPS + 1))
-    assert list(losses) == [record["loss"] for record in read_metrics(str(reference))]
 
 
 def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tmp_path):
@@ -271,7 +247,7 @@ def test_a_collapse_and_skipped_steps_are_said_once_with_their_step(tmp_path):
     ]
     said, lines = set(), []
     for num_records in (1, 2, 3, 3, 4, 5):
-        lines += _remarks(stage(tmp_path), records[:num_records], 1, said)
+        lines += remarks(stage(tmp_path), records[:num_records], 1, said)
     assert [line.partition(":")[0] for line in lines] == [f"[lam] step {s}" for s in (20, 30, 40)]
     assert "latent actions are constant" in lines[0] and "0.10 against 0.70" in lines[1]
     assert "skipped_steps.jsonl" in lines[2]

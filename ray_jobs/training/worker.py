@@ -1,28 +1,32 @@
-"""Presents a training worker of Ray Train to the loop as a TrainContext."""
+"""Runs the training loop in a worker: what the worker tells the loop, and what it returns."""
 
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.torch import get_device
 
 from lafp import storage
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.micro_batches import MicroBatch, MicroBatchLayout, MicroBatchReader, read_ahead
+from lafp.data.randomness import derive_seed
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.context import to_clip_batches
+from lafp.train.loop import StoppedError, train
+from lafp.train.metrics.damaged_clips import DamagedShardsError
+from lafp.train.metrics.finite_guard import NonFiniteLossError
 from lafp.train.notice import Notice
+from lafp.train.task import Task
 from lafp.types import ClipBatch
-from ray_jobs.training.ingest import ray_micro_batches
+from ray_jobs.training.failures import final
 from ray_jobs.training.notices import Notices
 
 MIN_READ_AHEAD, READ_AHEAD_BYTES = 4, 64 << 20
@@ -41,26 +45,70 @@ def read_in_threads(
     return read_ahead(reader.read_from(start_step), depth)
 
 
-class RayTrainContext:
+@dataclass(frozen=True)
+class WorkerJob:
+    """Says what a worker trains. It must be picklable."""
+
+    cfg: TrainConfig
+    build_task: Callable[[], Task]
+    uri: str
+    """The stage's folder."""
+    coordinator: Any
+    """The stop coordinator that ``stopped_by_sigterm`` yields."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a worker among those that train together."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    """Rank among the workers of the same node."""
+    device: torch.device
+
+
+def train_in_worker(job: WorkerJob, place: Place) -> dict[str, Any]:
+    """Trains in this process, which one of the two launchers has started.
+
+    Returns:
+        The last metrics, as ``metrics``; or the message for the user, as ``stopped``, of an error
+        that ends all workers alike. Errors that a single worker may meet are raised, so that the
+        launcher ends the other workers, which wait for it.
+    """
+    storage.be_patient()
+    # Not by the rank, so that all workers begin with equal models.
+    torch.manual_seed(derive_seed(job.cfg.seed, "init"))
+    try:
+        return {"metrics": train(job.cfg, job.build_task(), WorkerContext(job, place))}
+    except (NonFiniteLossError, DamagedShardsError, StoppedError) as error:
+        return {"stopped": str(error)}
+    except Exception as error:
+        if found := final(error):
+            raise found from error
+        raise
+
+
+class WorkerContext:
     """See ``TrainContext``.
 
     Args:
-        cfg: The training config, with ingest mode and number of steps.
-        uri: The stage's folder.
-        coordinator: The stop coordinator that ``stopped_by_sigterm`` yields.
+        job: The worker's job.
+        place: The worker's place.
     """
 
-    def __init__(self, cfg: TrainConfig, uri: str, coordinator: Any) -> None:
-        self.uri = uri
+    def __init__(self, job: WorkerJob, place: Place) -> None:
+        cfg, self.uri = job.cfg, job.uri
         self._cfg = cfg
-        context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self._is_first_of_node = context.get_local_rank() == 0
-        self.device = get_device() if cfg.use_gpu else torch.device("cpu")
+        self.rank, self.world_size = place.rank, place.world_size
+        self._is_first_of_node = place.local_rank == 0
+        self.device = place.device
         if cfg.use_gpu:  # collectives of Python objects use the current device
             torch.cuda.set_device(self.device)
-        self._notices = Notices(coordinator, self.rank, self.world_size)
-        self.checkpoints = Checkpoints(uri, cfg.num_checkpoints_to_keep, self.rank, self.world_size)
+        self._notices = Notices(job.coordinator, self.rank, self.world_size)
+        self.checkpoints = Checkpoints(
+            job.uri, cfg.num_checkpoints_to_keep, self.rank, self.world_size
+        )
 
     def notice(self, step: int) -> Notice:
         """See ``TrainContext``."""
@@ -87,6 +135,10 @@ class RayTrainContext:
             return iter(())
         if ingest.mode == "direct":
             return map(to_clip_batches, read_in_threads(layout, start_step, ingest))
+        from ray_jobs.training.ingest import (
+            ray_micro_batches,  # with Ray Data, which takes a second
+        )
+
         batches = ray_micro_batches(
             layout,
             start_step,
@@ -114,11 +166,15 @@ class RayTrainContext:
             # Parts of a checkpoint are unpickled, so no other user of the machine may write here.
             folder.mkdir(mode=0o700)
             storage.download_folder(uri, folder)
-        dist.barrier()
+        self._wait_for_all()
         try:
             yield folder
             # The others may still read when the first worker of the node has loaded its part.
-            dist.barrier()
+            self._wait_for_all()
         finally:
             if self._is_first_of_node:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _wait_for_all(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()

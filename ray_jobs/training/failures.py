@@ -7,7 +7,6 @@ from typing import Any
 
 import ray
 import torch.distributed as dist
-from ray.train import ControllerError, TrainingFailedError, UserCallback
 
 from lafp import storage
 from lafp.config import ConfigError
@@ -25,6 +24,10 @@ _MISTAKES = (
 some of them."""
 _OF_OTHERS = (OSError, ray.exceptions.RayError, dist.DistBackendError)
 """Errors of storage, nodes and networks, which a retry may not meet again."""
+
+
+class WorkersFailedError(RuntimeError):
+    """Workers failed more than ``max_failures`` times. The message holds their tracebacks."""
 
 
 class FinalError(RuntimeError):
@@ -53,13 +56,6 @@ def final(error: Exception) -> FinalError | None:
     return None
 
 
-def final_of(failure: TrainingFailedError) -> FinalError | None:
-    """Returns the ``FinalError`` that ended a training at once; None if there is none."""
-    if isinstance(failure, ControllerError) and isinstance(failure.controller_failure, FinalError):
-        return failure.controller_failure
-    return None
-
-
 def _causes(error: BaseException) -> list[BaseException]:
     """Lists an error and all its causes, including those that Ray has wrapped."""
     seen: list[BaseException] = []
@@ -73,10 +69,8 @@ def _causes(error: BaseException) -> list[BaseException]:
     return seen
 
 
-class FailureLog(UserCallback):
-    """Records why workers failed, and ends a run that cannot succeed. Runs in the controller.
-
-    Ray Train does not retry after an error in this callback, whatever ``max_failures`` says.
+class FailureLog:
+    """Records why workers failed, and ends a run that cannot succeed.
 
     Args:
         stage_uri: The stage's folder.
@@ -87,14 +81,14 @@ class FailureLog(UserCallback):
         self._lines = ""
         self._seen: set[tuple[float, str]] = set()
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """See ``UserCallback``.
+    def note(self, failures: Mapping[int, Exception]) -> None:
+        """Records why workers failed, by their rank.
 
         Raises:
             FinalError: A worker says that no retry can succeed, or a worker failed twice in the
                 same way without a checkpoint in between.
         """
-        errors = {rank: _of_user(error) for rank, error in worker_exceptions.items()}
+        errors = {rank: _of_worker(failure) for rank, failure in failures.items()}
         for rank, error in errors.items():
             self._lines += strict_json.dumps({"rank": rank, "error": _first_line(error)}) + "\n"
         with suppress(StorageError):  # storage may be the reason why the worker failed
@@ -103,10 +97,10 @@ class FailureLog(UserCallback):
             if isinstance(error, FinalError):
                 raise error
         if not any(isinstance(error, _OF_OTHERS) for error in errors.values()):
-            self._check_is_new(worker_exceptions, errors)
+            self._check_is_new(failures, errors)
 
     def _check_is_new(
-        self, worker_exceptions: Mapping[int, Exception], errors: Mapping[int, BaseException]
+        self, failures: Mapping[int, Exception], errors: Mapping[int, BaseException]
     ) -> None:
         starts: list[dict[str, Any]] = []
         with suppress(StorageError):
@@ -117,14 +111,15 @@ class FailureLog(UserCallback):
             if failure in self._seen:
                 raise FinalError(
                     f"Worker {rank} failed twice in the same way, without a checkpoint between:\n"
-                    f"{worker_exceptions[rank]}"
+                    f"{''.join(traceback.format_exception(error))}"
                 )
         self._seen |= {(step, f"{type(e).__name__}: {_first_line(e)}") for e in errors.values()}
 
 
-def _of_user(error: Exception) -> BaseException:
-    """Returns the error that the worker raised, which Ray Train wraps together with a traceback."""
-    return getattr(error, "_base_exc", error)
+def _of_worker(failure: Exception) -> BaseException:
+    """Returns the error that the worker raised, which Ray wraps together with a traceback."""
+    # The first name is that of Ray Train, the second that of a task's error.
+    return getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure
 
 
 def _first_line(error: BaseException) -> str:

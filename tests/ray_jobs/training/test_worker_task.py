@@ -1,0 +1,146 @@
+"""Training whose only worker is a Ray task: it keeps what Ray Train promises to several workers."""
+
+import os
+import re
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from lafp.config import ConfigError
+from lafp.train.engines.deepspeed import DeepSpeedConfig
+from lafp.train.metrics.log import read_starts
+from ray_jobs.core.job import JobError
+from ray_jobs.training.trainer import fit
+from tests.processes import processes_below
+from tests.ray_jobs.training import toy_runs
+from tests.ray_jobs.training.toy_runs import CHECKPOINT_EVERY, assert_same_run, stage, task, weights
+from tests.synthetic_shards import write_shard_set
+from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_ray():
+    """A Ray such as a job starts, with as few CPUs as the largest of these trainings asks for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAFP_OWN_RAY", "1")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> str:
+    return write_shard_set(tmp_path_factory.mktemp("shards"), num_clips=20)
+
+
+def config(*args, **kwargs):
+    return toy_runs.config(*args, num_workers=1, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    fit(stage(folder), config(), task(shards))
+    return folder
+
+
+class ProcessTask(ToyTask):
+    """Exports what its process is, too."""
+
+    def export(self, module, uri, metrics):
+        super().export(module, uri, metrics)
+        threads = [thread.name for thread in threading.enumerate()]
+        found = {"pid": os.getpid(), "threads": threads, "torch": torch.get_num_threads()}
+        torch.save(found, f"{uri}/process.pt")
+
+
+def test_no_process_of_ray_train_starts_and_the_weights_are_the_same(
+    shards, undisturbed, tmp_path, monkeypatch
+):
+    assert not list(processes_below(os.getpid(), "RayTrain"))
+    monkeypatch.delenv("LAFP_OWN_RAY")
+    fit(stage(tmp_path), config(), task(shards))
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tmp_path):
+    fit(stage(tmp_path), config(mode="ray"), task(shards))
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_the_next_training_runs_in_the_same_process_which_keeps_no_threads(shards, tmp_path):
+    found = []
+    for name, engine in (("a", None), ("b", DeepSpeedConfig(zero_stage=2)), ("c", None)):
+        (tmp_path / name).mkdir()
+        fit(stage(tmp_path / name), config(engine), task(shards, ProcessTask))
+        found.append(torch.load(tmp_path / name / "process.pt"))
+    assert len({process["pid"] for process in found}) == 1
+    # One for the readers of this training; none that an earlier training has left.
+    assert len(found[2]["threads"]) <= len(found[0]["threads"]), found
+    for name, value in weights(tmp_path / "c").items():
+        assert torch.equal(value, weights(tmp_path / "a")[name]), name
+
+
+def test_a_killed_worker_resumes_from_its_last_checkpoint(shards, undisturbed, tmp_path):
+    killing = task(
+        shards,
+        KillingTask,
+        folder=str(tmp_path),
+        rank=0,
+        at_step=CHECKPOINT_EVERY + 2,
+        saved_step=CHECKPOINT_EVERY,
+    )
+    metrics = fit(stage(tmp_path), config(), killing)
+    assert metrics["resumed_from_steps"] == [CHECKPOINT_EVERY]
+    assert_same_run(tmp_path, undisturbed)
+    assert '"error"' in (tmp_path / "failures.jsonl").read_text()
+
+
+def test_sigterm_to_the_driver_saves_a_checkpoint_and_stops(shards, undisturbed, tmp_path):
+    cfg = config(checkpoint_every_steps=100)
+    terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=5)
+    with pytest.raises(JobError, match=r"Stopped at step \d+ of 12.*again to resume") as stop:
+        fit(stage(tmp_path), cfg, terminated)
+    metrics = fit(stage(tmp_path), cfg, terminated)
+    assert metrics["resumed_from_steps"] == [int(re.search(r"step (\d+)", str(stop.value))[1])]
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_sigterm_to_the_worker_saves_before_it_is_killed(shards, undisturbed, tmp_path):
+    terminated = task(shards, TerminatedTask, folder=str(tmp_path), at_step=5)
+    metrics = fit(stage(tmp_path), config(checkpoint_every_steps=100), terminated)
+    (resumed_from,) = metrics["resumed_from_steps"]
+    assert 5 < resumed_from <= 5 + TerminatedTask.STEPS_LEFT
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_process_that_waits_for_the_next_training_ends_at_sigterm(shards, tmp_path):
+    fit(stage(tmp_path), config(), task(shards, ProcessTask))
+    pid = torch.load(tmp_path / "process.pt")["pid"]
+    os.kill(pid, signal.SIGTERM)
+    (tmp_path / "next").mkdir()
+    fit(stage(tmp_path / "next"), config(), task(shards, ProcessTask))
+    assert torch.load(tmp_path / "next" / "process.pt")["pid"] != pid
+
+
+def test_a_users_mistake_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"shard_set\.json is missing"):
+        fit(stage(tmp_path / "run"), config(), task(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("how", "words", "starts"),
+    [
+        ("nan", r"The loss of step 5 is not finite.*begin with", [0]),
+        ("raise", r"(?s)lam: .*a broken task.*Run the same command", [0, 4]),
+    ],
+)
+def test_a_worker_that_fails_stops_the_run_with_its_reason(shards, tmp_path, how, words, starts):
+    broken = task(shards, BrokenTask, at_step=5, how=how)
+    with pytest.raises(JobError, match=words):
+        fit(stage(tmp_path), config(max_failures=1), broken)
+    assert [start["step"] for start in read_starts(str(tmp_path))] == starts
