@@ -15,8 +15,8 @@ from functools import partial
 
 from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.behavior_cloning import BehaviorCloningTask, TrainBcConfig
-from ray_jobs.core import findings, next_steps
-from ray_jobs.training import jobs
+from ray_jobs.core import next_steps
+from ray_jobs.training import findings, jobs
 from ray_jobs.training.jobs import TrainInput
 
 

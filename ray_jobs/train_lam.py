@@ -21,8 +21,8 @@ from lafp.evaluate.lam_probe import LamProbe
 from lafp.evaluate.training_data import data_remarks
 from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
-from ray_jobs.core import findings, next_steps
-from ray_jobs.training import jobs
+from ray_jobs.core import next_steps
+from ray_jobs.training import findings, jobs
 from ray_jobs.training.jobs import TrainInput
 
 

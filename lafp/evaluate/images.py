@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 
 GAP_PX = 3
@@ -56,6 +55,10 @@ def overlay_change(frame: np.ndarray, signed_HW: np.ndarray, scale: float) -> np
 
 def overlay_heat(frame: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
     """The frame in dim grey with a heat map of [0, 1] on top."""
+    from matplotlib import (
+        colormaps,  # not with the module, which every worker of an evaluation loads
+    )
+
     heat_HW1 = np.clip(heat_HW, 0, 1)[..., None]
     grey_HW1 = 0.45 * (frame @ _LUMA)[..., None]
     color = np.asarray(colormaps["inferno"](0.15 + 0.85 * heat_HW1[..., 0]))[..., :3] * 255

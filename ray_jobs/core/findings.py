@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_pipelines.preprocess.rejects import REASONS
-from lafp.report import training_findings
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
 from lafp.runs.wording import byte_size, counted, number
-from lafp.train.metrics.log import read_metrics
 
 Summary = Mapping[str, Any]
 
@@ -122,31 +120,6 @@ def label_latents(_: Any, stage: StageDir, summary: Summary) -> list[str]:
     return lines
 
 
-def train_lam(cfg: Any, stage: StageDir, summary: Summary) -> list[str]:
-    """Says what the latent actions encode."""
-    has_labels = "labeled_shards" in _inputs(stage)
-    metrics = {**summary, **training_findings.over_training(read_metrics(stage.uri))}
-    found = training_findings.lam_findings(metrics, cfg.objective.name, has_labels)
-    if cfg.fdm_weight == 0:
-        found.insert(0, training_findings.LABELS_ALONE)
-    return [*training_findings.incident_findings(summary), *found]
-
-
-def train_policy(cfg: Any, _: StageDir, summary: Summary) -> list[str]:
-    """Says how well the policy predicts latent actions."""
-    is_flow = "flow" in cfg.policy.name
-    found = training_findings.policy_findings(summary, is_flow)
-    return [*training_findings.incident_findings(summary), *found]
-
-
-def train_actions(_: Any, __: StageDir, summary: Summary) -> list[str]:
-    """Says how close predicted actions are to true ones, for a decoder or a cloned policy."""
-    return [
-        *training_findings.incident_findings(summary),
-        *training_findings.action_findings(summary),
-    ]
-
-
 def evaluate(_: Any, __: StageDir, summary: Summary) -> list[str]:
     """Says what the rollouts and the probe show, in the words of the report's headline."""
     return list(summary["findings"])
@@ -173,7 +146,3 @@ def study(_: Any, __: StageDir, summary: Summary) -> list[str]:
     if "stopped_early" in summary:
         lines.append(f"Stopped early: {summary['stopped_early']}")
     return lines
-
-
-def _inputs(stage: StageDir) -> Mapping[str, str]:
-    return stage.provenance()["inputs"] if stage.is_begun() else {}

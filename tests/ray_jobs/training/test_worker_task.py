@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import ray
 import torch
 
 from lafp.config import ConfigError
+from lafp.train.checkpoints import is_whole
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.metrics.log import read_starts
 from ray_jobs.core.job import JobError
@@ -144,3 +146,20 @@ def test_a_worker_that_fails_stops_the_run_with_its_reason(shards, tmp_path, how
     with pytest.raises(JobError, match=words):
         fit(stage(tmp_path), config(max_failures=1), broken)
     assert [start["step"] for start in read_starts(str(tmp_path))] == starts
+
+
+def test_a_full_storage_is_not_tried_again_and_keeps_what_is_stored(shards, tmp_path):
+    """Room for one checkpoint and not for two: the run ends, and could go on from step 4."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount a disk")
+    try:
+        large = task(shards, width=64)  # 1.2 MiB with Adam's moments
+        with pytest.raises(JobError, match=r"(?s)No space left.*MiB are free.*again to resume"):
+            fit(stage(disk), config(), large)
+        assert [start["step"] for start in read_starts(str(disk))] == [0]
+        assert is_whole(f"{disk}/checkpoints/step-000000004")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
