@@ -5,7 +5,7 @@ python -m ray_jobs.collect configs/collect/slalom.yaml --run-name demo
 
 from ray_jobs.core.cli import CommandLine, main
 
-COMMAND_LINE = CommandLine("collect", "data_pipelines.collect:CollectConfig", __doc__)
+COMMAND_LINE = CommandLine("collect", "data_pipelines.collect:CollectConfig", __doc__, extra="data")
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 

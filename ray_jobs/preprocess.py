@@ -6,7 +6,7 @@ python -m ray_jobs.preprocess configs/preprocess/videos.yaml source=FOLDER_OR_S3
 from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "preprocess", "data_pipelines.preprocess.config:PreprocessConfig", __doc__
+    "preprocess", "data_pipelines.preprocess.config:PreprocessConfig", __doc__, extra="data"
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()

@@ -3,7 +3,6 @@
 # Shape suffixes in this file: B batch, D point, E embedding.
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -37,6 +36,9 @@ def conditional_ot_coupling(
         The permutation s, int64 [B], on x_0's device: ``x_0[s]`` is paired with ``x_1`` and
         ``condition``. The host solves the assignment, in time of about B^3.
     """
+    # An agent, which loads this module and never trains, does without scipy.
+    from scipy.optimize import linear_sum_assignment
+
     # Under autocast the embedding is bf16, and many costs would be equal.
     cost_BB = torch.cdist(x_0.float(), x_1.float()).square() / x_0.shape[1]
     distance_BB = torch.cdist(condition.float(), condition.float()).square()

@@ -11,17 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-)
-from botocore.exceptions import ConnectionError as EndpointError
-
 from lafp.storage.base import (
     AccessDeniedError,
     CredentialsError,
@@ -89,6 +78,8 @@ def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
         extra["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
 
     def read(s3: Any) -> bytes:
+        from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+
         for attempt in range(_NUM_READS):
             try:
                 return bytes(s3.get_object(Bucket=bucket, Key=key, **extra)["Body"].read())
@@ -158,6 +149,8 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
     condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
 
     def put(s3: Any) -> str | None:
+        from botocore.exceptions import ClientError
+
         try:
             return str(s3.put_object(Bucket=bucket, Key=key, Body=data, **condition)["ETag"])
         except ClientError as error:
@@ -289,27 +282,37 @@ def _ask(verb: str, uri: str, request: Callable[[Any], T]) -> T:
 
 @contextmanager
 def _s3_errors(verb: str, uri: str) -> Iterator[None]:
-    import boto3.exceptions
-
+    try:
+        # Imported late, as is boto3: local files do not need it.
+        import boto3.exceptions
+        from botocore import exceptions as s3_errors
+    except ModuleNotFoundError as error:
+        raise StorageError(
+            f"Could not {verb} {uri}: S3 needs the package {error.name}. "
+            "Install it with: pip install 'lafp[s3]'"
+        ) from None
     try:
         yield
-    except ClientError as error:
+    except s3_errors.ClientError as error:
         raise _translated(verb, uri, error) from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
+    except (s3_errors.NoCredentialsError, s3_errors.PartialCredentialsError) as error:
         raise CredentialsError(f"Could not {verb} {uri}: {error}. {_SET_CREDENTIALS}") from error
-    except ParamValidationError as error:  # no bucket can have this name
+    except s3_errors.ParamValidationError as error:  # no bucket can have this name
         raise FileNotFoundError(f"No such object: {uri}. {error}") from error
-    except (HTTPClientError, EndpointError, IncompleteReadError) as error:
-        # There was no connection, or it broke or timed out.
+    except (
+        s3_errors.HTTPClientError,
+        s3_errors.ConnectionError,
+        s3_errors.IncompleteReadError,
+    ) as error:  # there was no connection, or it broke or timed out
         raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
-    except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
+    except (s3_errors.BotoCoreError, boto3.exceptions.Boto3Error) as error:
         if _is_server_error(error.__context__):  # boto3 wraps the server errors of large uploads
             raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
         raise failed(verb, uri, error) from error
 
 
-def _translated(verb: str, uri: str, error: ClientError) -> OSError:
-    """Translates an error that S3 answered into one of ``lafp.storage.base``."""
+def _translated(verb: str, uri: str, error: Any) -> OSError:
+    """Translates a ``ClientError``, which S3 answered, into one of ``lafp.storage.base``."""
     code = error.response["Error"]["Code"]
     if code in ("404", "NoSuchKey", "NotFound"):
         return FileNotFoundError(f"No such object: {uri}")
@@ -329,6 +332,8 @@ def _translated(verb: str, uri: str, error: ClientError) -> OSError:
 
 
 def _is_server_error(error: BaseException | None) -> bool:
+    from botocore.exceptions import ClientError
+
     if not isinstance(error, ClientError):
         return False
     return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lafp import storage
 from lafp.config import ConfigError, check_keys, config_to_yaml, load_config, read_config
@@ -18,6 +19,13 @@ from lafp.runs.run_dir import RunDir, check_folder_name
 from lafp.storage import StorageError
 from ray_jobs.core import home
 from ray_jobs.core.job import Job, JobError, dry_run, execute
+
+_DATA = ("av", "PIL", "pyarrow", "ray")
+_PACKAGES = {
+    "data": _DATA,
+    "train": (*_DATA, "deepspeed", "jinja2", "matplotlib", "pandas", "scipy", "wandb"),
+}
+"""Extra of the package lafp -> packages that it brings."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class CommandLine:
     """Whether the job, or one of its stages, trains and can go on with another config."""
     has_page: bool = False
     """Whether the job can write its results into a page (``--page``)."""
+    extra: Literal["data", "train"] = "train"
+    """The extra of the package lafp that the job needs."""
 
     def answer_early(self) -> None:
         """Ends the process if help is wanted or the command line is wrong.
@@ -44,6 +54,7 @@ class CommandLine:
         """
         with exit_codes():
             args = self.parse()
+            _check_installed(self.job, self.extra)
             section = read_section(self.schema)
             raw = read_config(section, args.config, args.overrides)
             check_keys(section, raw)
@@ -138,6 +149,16 @@ def _main(job: Job, command_line: CommandLine) -> None:
         command = Command(job=job.name, config=args.config, overrides=tuple(args.overrides))
         job.publish(cfg, run, storage_uri(args.page), command)
         print(f"results: {args.page}")
+
+
+def _check_installed(job: str, extra: str) -> None:
+    """Raises ConfigError if packages of an extra are missing, of which some stand for all."""
+    missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{job} needs packages that are not installed: {', '.join(missing)}. Install them "
+            f"with: pip install 'lafp[{extra}]'"
+        )
 
 
 def _run_of(command_line: CommandLine, args: argparse.Namespace) -> RunDir:

@@ -1,0 +1,149 @@
+"""What an installation can do: the light core alone, the one command, the configs in the wheel."""
+
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.lafp.test_agent import write_decoder, write_policy
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CORE_ONLY = """
+import sys
+
+class CoreOnly:
+    "Finds every module but those of the extras, as if these were not installed."
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            return None
+        return self.finder.find_spec(name, path, target)
+
+sys.meta_path = [CoreOnly(finder) for finder in sys.meta_path]
+"""
+MODULES = {"pillow": "PIL"}
+
+
+def blocked() -> set[str]:
+    """Modules of all extras: none of the core's packages brings one of them."""
+    requirements = [r for extra in ("data", "train", "s3", "decord") for r in extras(extra)]
+    return {MODULES.get(name, name) for name in requirements} | {"botocore"}
+
+
+def extras(name: str) -> list[str]:
+    return [
+        re.match(r"[\w-]+", requirement)[0]
+        for requirement in PROJECT["optional-dependencies"][name]
+        if not requirement.startswith("lafp")
+    ]
+
+
+def run_with_the_core(code: str, *args: str) -> subprocess.CompletedProcess:
+    text = CORE_ONLY.replace("{blocked}", repr(blocked())) + code
+    return subprocess.run(
+        [sys.executable, "-c", text, *args], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+
+
+def test_an_agent_acts_with_the_core_alone(tmp_path):
+    write_policy(tmp_path, "latent_flow")
+    write_decoder(tmp_path, "mine", "latent_flow")
+    acts = (
+        "import lafp, lafp.lam, numpy\n"
+        "from lafp.objectives import OBJECTIVES\n"
+        "from lafp.policies import POLICIES\n"
+        "for registry in (OBJECTIVES, POLICIES):\n"
+        "    [registry.get(name) for name in registry.names()]\n"
+        f"agent = lafp.Agent.load({str(tmp_path)!r}, policy='latent_flow', decoder='mine')\n"
+        "action = agent.act(numpy.zeros((12, 16, 3), numpy.uint8))\n"
+        "print(numpy.asarray(action).shape)\n"
+    )
+    done = run_with_the_core(acts)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(np.zeros(3).shape)
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ("preprocess", "Error: preprocess needs packages that are not installed: av, PIL, pyarrow, "
+         "ray. Install them with: pip install 'lafp[data]'"),
+        ("train-lam", "pip install 'lafp[train]'"),
+    ],
+)  # fmt: skip
+def test_a_job_without_its_extra_says_what_to_install(job, words):
+    runs = "from ray_jobs.command import main\nmain()\n"
+    done = run_with_the_core(runs, job, f"configs/{job.replace('-', '_')}/videos.yaml")
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert run_with_the_core(runs, job, "--help").returncode == 0
+
+
+def test_s3_without_its_extra_says_what_to_install():
+    reads = "from lafp import storage\nstorage.read_bytes('s3://bucket/key')\n"
+    done = run_with_the_core(reads)
+    assert "S3 needs the package boto3" in done.stderr and "pip install 'lafp[s3]'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["preprocess", "train-lam", "train_lam", "doctor"])
+def test_the_command_is_the_module(name):
+    by_command = lafp_command(name, "--help")
+    module = [sys.executable, "-m", f"ray_jobs.{name.replace('-', '_')}", "--help"]
+    by_module = subprocess.run(module, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert by_command.stdout == by_module.stdout and by_command.returncode == 0
+
+
+def test_the_command_lists_all_jobs_and_helps_with_a_typo():
+    listed = lafp_command("--help").stdout
+    assert all(f"\n  {job} " in listed for job in ("pipeline", "train-policy", "init", "doctor"))
+    typo = lafp_command("pre-process")
+    assert typo.returncode == 2 and "Did you mean 'preprocess'?" in typo.stderr
+    assert lafp_command("--version").stdout.split()[0] == "lafp"
+
+
+def test_init_copies_the_configs_once(tmp_path):
+    assert lafp_command("init", str(tmp_path)).returncode == 0
+    copied = {path.relative_to(tmp_path) for path in (tmp_path / "configs").rglob("*.yaml")}
+    assert copied == {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    again = lafp_command("init", str(tmp_path))
+    assert again.returncode == 2 and "exists" in again.stderr
+
+
+def test_wheel_and_source_package_hold_the_configs(tmp_path):
+    """Built from a copy, because the build writes into the folder."""
+    for name in ("lafp", "data_pipelines", "ray_jobs", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    build = (
+        "from setuptools import build_meta as backend\n"
+        "print(backend.build_wheel('dist'), backend.build_sdist('dist'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    wheel, source = done.stdout.split()[-2:]
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")}
+    in_wheel = set(zipfile.ZipFile(tmp_path / "dist" / wheel).namelist())
+    assert {f"lafp/{name}" for name in wanted} <= in_wheel
+    assert any(name.startswith("lafp/report/templates/") for name in in_wheel)
+    with tarfile.open(tmp_path / "dist" / source) as archive:
+        assert wanted <= {name.partition("/")[2] for name in archive.getnames()}
+
+
+def lafp_command(*args: str) -> subprocess.CompletedProcess:
+    command = Path(sys.executable).parent / "lafp"
+    return subprocess.run(
+        [str(command), *args], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
