@@ -5,6 +5,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from lafp.evaluate.probes import (
     action_targets,
     fit_probe,
     probe_metrics,
-    score_probe,
+    score_predictions,
 )
 from lafp.evaluate.training_data import why_no_probe
 from lafp.objectives.base import Objective
@@ -92,10 +93,10 @@ class LamProbe:
         """Fits and measures one probe; the dict holds what only discrete actions have."""
         probe = fit_probe(*self._fit.features(features_of, frame_stack, device))
         features_ND, data = self._held_out.features(features_of, frame_stack, device)
-        extra = {}
+        predicted_NY, extra = probe(features_ND), {}
         if self._fit.action.is_discrete:
-            extra["probe/accuracy"] = accuracy(probe, features_ND, data)
-        return score_probe(probe, features_ND, data), extra
+            extra["probe/accuracy"] = accuracy(predicted_NY, data)
+        return score_predictions(predicted_NY, data), extra
 
 
 def labeling(objective: Objective) -> Callable[[Window], Tensor]:
@@ -171,13 +172,25 @@ class LabeledTransitions:
         self._reader = ClipReader(labeled_shards, ClipCache(CACHE_BYTES))
 
     def features(
-        self, features_of: Callable[[Window], Tensor], frame_stack: int, device: torch.device
+        self,
+        features_of: Callable[[Window], Tensor],
+        frame_stack: int,
+        device: torch.device,
+        file: Path | None = None,
     ) -> tuple[Tensor, ProbeData]:
-        """Returns the features of all transitions, [N, D], and their targets."""
-        features, targets, refs, noises = [], [], [], []
+        """Returns the features of all transitions, float32 [N, D], and their targets.
+
+        Args:
+            features_of: Maps windows to their features.
+            frame_stack: Frames of an observation.
+            device: The device of the windows and of the targets.
+            file: Where the features are written. They are then mapped from it, on the CPU, so that
+                they take no memory that cannot be freed.
+        """
+        features, targets, refs, noises = _Rows(file), [], [], []
         for window, ref_N in self._windows(frame_stack, device):
             assert window.true_action is not None
-            features.append(features_of(window).float())
+            features.add(features_of(window).float())
             targets.append(action_targets(window.true_action, self.action))
             refs.append(ref_N)
             if (noise := window.action_noise) is not None:
@@ -190,7 +203,7 @@ class LabeledTransitions:
             is_unseen=self._is_ref_unseen[ref_N].to(device),
             noise=torch.cat(noises) if len(noises) == len(targets) else None,
         )
-        return torch.cat(features), data
+        return features.all(), data
 
     def _windows(self, frame_stack: int, device: torch.device) -> Iterator[tuple[Window, Tensor]]:
         for start in range(0, len(self._refs), CLIPS_PER_BATCH):
@@ -213,3 +226,28 @@ class LabeledTransitions:
         if self._max_per_clip is None or len(t_N) <= self._max_per_clip:
             return t_N
         return t_N[torch.linspace(0, len(t_N) - 1, self._max_per_clip).round().long()]
+
+
+class _Rows:
+    """Collects rows of features, in memory or in a file."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file, self._parts, self._shape = file, list[Tensor](), [0, 0]
+        if file is not None:
+            file.write_bytes(b"")
+
+    def add(self, rows_ND: Tensor) -> None:
+        """Appends rows."""
+        if self._file is None:
+            self._parts.append(rows_ND)
+            return
+        with self._file.open("ab") as file:
+            file.write(rows_ND.cpu().numpy().tobytes())
+        self._shape = [self._shape[0] + len(rows_ND), rows_ND.shape[1]]
+
+    def all(self) -> Tensor:
+        """Returns the rows, float32 [N, D]."""
+        if self._file is None:
+            return torch.cat(self._parts)
+        size = self._shape[0] * self._shape[1]
+        return torch.from_file(str(self._file), shared=True, size=size).view(self._shape)

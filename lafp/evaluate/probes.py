@@ -5,7 +5,7 @@ some episodes and measured on others. The penalty is chosen by cross-validation 
 the fitting split alone. Pure functions of tensors.
 """
 
-# Shape suffixes in this file: N transitions, D features, Y targets, M min(N, D), P penalties.
+# Shape suffixes in this file: N transitions, D features, Y targets, E episodes, R resamples.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,31 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lafp.evaluate.ridge import MAX_MEMORY_BYTES, LinearProbe, Ridge
 from lafp.storage.strict_json import defined
 from lafp.types import ActionSpec
 
-PENALTIES = tuple(10.0**exponent for exponent in range(-7, 3))
-"""Candidates, as multiples of the features' total variance (the trace of their Gram matrix)."""
 NO_VARIANCE = 1e-18
 """A sum of squared deviations below is the rounding of equal actions, which lie in [-1, 1]."""
 NUM_FOLDS = 5
 MIN_FIT_TRANSITIONS = 32
 """Smallest number of transitions for which a curve over the number of them says anything."""
 NUM_RESAMPLES = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearProbe:
-    """y = x W + b."""
-
-    weight: Tensor
-    """float64 [D, Y]."""
-    bias: Tensor
-    """float64 [Y]."""
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Predicts targets: [N, D] -> float64 [N, Y]."""
-        return features.double() @ self.weight + self.bias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,17 +99,6 @@ def action_targets(true_action: Tensor, spec: ActionSpec) -> Tensor:
     return spec.normalize(true_action)
 
 
-def fit_ridge(features: Tensor, targets: Tensor, penalty: float) -> LinearProbe:
-    """Minimises ||Xc W - Yc||^2 + penalty * tr(Xc^T Xc) * ||W||^2, Xc and Yc centred.
-
-    Args:
-        features: X, float [N, D].
-        targets: Y, float [N, Y].
-        penalty: Not negative; 0 gives the least-norm least-squares solution.
-    """
-    return _Ridge(features, targets).solve(penalty)
-
-
 def fit_probe(features: Tensor, data: ProbeData) -> LinearProbe:
     """Fits a ridge regression with the penalty that predicts left-out episodes best.
 
@@ -135,58 +109,60 @@ def fit_probe(features: Tensor, data: ProbeData) -> LinearProbe:
     Raises:
         ValueError: Fewer than two episodes, or shapes disagree.
     """
+    return ridge_of(features, data).fit()
+
+
+def ridge_of(
+    features: Tensor,
+    data: ProbeData,
+    rows: Tensor | None = None,
+    max_memory_bytes: int = MAX_MEMORY_BYTES,
+) -> Ridge:
+    """Prepares ridge regressions that leave whole episodes out to choose their penalty.
+
+    Neighbouring transitions are so alike that any penalty would predict them.
+
+    Args:
+        features: float [N, D].
+        data: The fitting split's targets and episodes.
+        rows: The transitions to fit on; None takes all of them.
+        max_memory_bytes: See ``Ridge``.
+
+    Raises:
+        ValueError: Fewer than two episodes, or shapes disagree.
+    """
     if len(features) != len(data.targets):
         raise ValueError(f"{len(features)} feature rows for {len(data.targets)} targets.")
-    # Whole episodes are left out. Neighbouring transitions are so alike that any penalty would
-    # predict them.
-    fold_N = episode_folds(data.episode)
-    errors_P = torch.zeros(len(PENALTIES), dtype=torch.float64)
-    for fold in range(int(fold_N.max()) + 1):
-        is_left_out = fold_N == fold
-        ridge = _Ridge(features[~is_left_out], data.targets[~is_left_out])
-        for p, penalty in enumerate(PENALTIES):
-            residual = ridge.solve(penalty)(features[is_left_out]) - data.targets[is_left_out]
-            errors_P[p] += residual.square().sum().cpu()
-    return fit_ridge(features, data.targets, PENALTIES[int(errors_P.argmin())])
-
-
-def fit_standardized_probe(features: Tensor, data: ProbeData) -> LinearProbe:
-    """Ridge on features of unit variance each.
-
-    A plain ridge penalises what has little variance. If the actions lie in such dimensions, as they
-    may in a wide z that mostly tells the background, it misses them.
-    """
-    std_D = features.double().std(0)
-    std_D = torch.where(std_D > 0, std_D, 1.0)
-    probe = fit_probe(features / std_D, data)
-    return LinearProbe(weight=probe.weight / std_D[:, None], bias=probe.bias)
+    rows = torch.arange(len(features)) if rows is None else rows
+    folds = episode_folds(data.episode.cpu()[rows])
+    return Ridge(features, data.targets, rows, folds, max_memory_bytes)
 
 
 def r2_over_fit_size(
-    probe: LinearProbe,
     features: Tensor,
     data: ProbeData,
     held_out_features: Tensor,
     held_out: ProbeData,
+    max_memory_bytes: int = MAX_MEMORY_BYTES,
 ) -> dict[int, float]:
     """R2 of the ridge over the number of transitions that it is fitted on: quarters of quarters.
 
     Smaller fits take transitions spread evenly over the larger one's. If R2 still rises at the end,
-    more labels would find more in z.
+    more labels would find more in z. The largest fit, which takes all, is left to the caller.
 
     Args:
-        probe: The ridge that was fitted on all of the features.
         features: float [N, D].
         data: The fitting split's targets and episodes.
         held_out_features: float [M, D].
         held_out: The held-out split's targets and episodes.
+        max_memory_bytes: See ``Ridge``.
     """
-    num, scores = len(features), {}
+    num, scores = len(features) // 4, {}
     while num >= MIN_FIT_TRANSITIONS:
         rows = torch.linspace(0, len(features) - 1, num).round().long()
-        if len(data.episode[rows].unique()) > 1:
-            fitted = probe if num == len(features) else fit_probe(features[rows], data[rows])
-            scores[num] = score_probe(fitted, held_out_features, held_out).r2
+        if len(data.episode.cpu()[rows].unique()) > 1:
+            probe = ridge_of(features, data, rows, max_memory_bytes).fit()
+            scores[probe.num_fit] = score_probe(probe, held_out_features, held_out).r2
         num //= 4
     return dict(sorted(scores.items()))
 
@@ -194,16 +170,20 @@ def r2_over_fit_size(
 def score_probe(
     probe: Callable[[Tensor], Tensor], features: Tensor, data: ProbeData, seed: int = 0
 ) -> ProbeScore:
-    """Measures a probe on held-out episodes.
+    """Measures a probe, which was fitted on other episodes. See ``score_predictions``."""
+    return score_predictions(probe(features), data, seed)
+
+
+def score_predictions(predicted: Tensor, data: ProbeData, seed: int = 0) -> ProbeScore:
+    """Measures predictions of the targets of held-out episodes.
 
     Args:
-        probe: Maps features to targets. It was fitted on other episodes.
-        features: float [N, D].
+        predicted: float64 [N, Y].
         data: The held-out split's targets and episodes.
         seed: Seed of the bootstrap.
     """
     targets_NY = data.targets.double()
-    squared_error_N = (probe(features) - targets_NY).square().mean(-1)
+    squared_error_N = (predicted - targets_NY).square().mean(-1)
     deviation_N = (targets_NY - targets_NY.mean(0)).square().mean(-1)
     episode_ids, episode_N = data.episode.unique(return_inverse=True)
     num_episodes = len(episode_ids)
@@ -223,11 +203,17 @@ def score_probe(
     )
 
 
-def gain(ours: ProbeScore, theirs: ProbeScore, seed: int = 0) -> Gain:
+def gain(ours: ProbeScore, theirs: ProbeScore) -> Gain:
     """Compares two probes that were measured on the same held-out episodes."""
-    difference_R = _resampled_r2(ours.sums, seed) - _resampled_r2(theirs.sums, seed)
+    return gain_of_sums(ours.sums, theirs.sums)
+
+
+def gain_of_sums(ours_2E: Tensor, theirs_2E: Tensor, seed: int = 0) -> Gain:
+    """Compares two probes by their ``ProbeScore.sums``."""
+    difference_R = _resampled_r2(ours_2E, seed) - _resampled_r2(theirs_2E, seed)
     low, high = _quantiles(difference_R)
-    return Gain(value=ours.r2 - theirs.r2, low=low, high=high)
+    ours, theirs = (float(_r2(*sums_2E.sum(1))) for sums_2E in (ours_2E, theirs_2E))
+    return Gain(value=ours - theirs, low=low, high=high)
 
 
 def _resampled_r2(sums_2E: Tensor, seed: int) -> Tensor:
@@ -245,9 +231,9 @@ def _quantiles(values_R: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def accuracy(probe: Callable[[Tensor], Tensor], features: Tensor, data: ProbeData) -> float:
+def accuracy(predicted: Tensor, data: ProbeData) -> float:
     """Share of transitions whose discrete action has the largest prediction."""
-    return float((probe(features).argmax(-1) == data.targets.argmax(-1)).double().mean())
+    return float((predicted.argmax(-1) == data.targets.argmax(-1)).double().mean())
 
 
 def probe_metrics(scores: Mapping[str, ProbeScore]) -> dict[str, float]:
@@ -280,33 +266,6 @@ def probe_metrics(scores: Mapping[str, ProbeScore]) -> dict[str, float]:
                 f"probe/gain_over_{name}_high": over.high,
             }
     return defined(metrics)
-
-
-class _Ridge:
-    """Solves for any penalty after one decomposition, of the smaller of X^T X and X X^T."""
-
-    def __init__(self, features: Tensor, targets: Tensor) -> None:
-        # In float64, because the Gram matrix squares the condition number of the features.
-        x_ND, y_NY = features.double(), targets.double()
-        self._x_mean, self._y_mean = x_ND.mean(0), y_NY.mean(0)
-        x_ND, y_NY = x_ND - self._x_mean, y_NY - self._y_mean
-        num, dim = x_ND.shape
-        gram = x_ND @ x_ND.T if num < dim else x_ND.T @ x_ND
-        values_M, vectors = torch.linalg.eigh(gram)
-        self._values_M = values_M.clamp_min(0)
-        self._total = self._values_M.sum()
-        if num < dim:  # W = X^T U (S + penalty)^-1 U^T Y
-            self._left, self._right = x_ND.T @ vectors, vectors.T @ y_NY
-        else:  # W = V (S + penalty)^-1 V^T X^T Y
-            self._left, self._right = vectors, vectors.T @ (x_ND.T @ y_NY)
-
-    def solve(self, penalty: float) -> LinearProbe:
-        damped_M = self._values_M + penalty * self._total
-        # Directions without variance hold nothing; without a penalty they would divide by zero.
-        is_live_M = self._values_M > 1e-12 * self._values_M.max()
-        inverse_M = torch.where(is_live_M, 1 / torch.where(is_live_M, damped_M, 1.0), 0.0)
-        weight_DY = self._left @ (inverse_M[:, None] * self._right)
-        return LinearProbe(weight=weight_DY, bias=self._y_mean - self._x_mean @ weight_DY)
 
 
 def episode_folds(episode_N: Tensor) -> Tensor:

@@ -2,25 +2,33 @@
 
 # Shape suffixes in this file: N transitions, D features.
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lafp.evaluate.lam_probe import labeling, transitions_of_probe, untrained
+from lafp.evaluate.lam_probe import (
+    LabeledTransitions,
+    labeling,
+    transitions_of_probe,
+    untrained,
+)
 from lafp.evaluate.mlp_probe import fit_mlp_probe
 from lafp.evaluate.probes import (
     ProbeData,
     ProbeScore,
     accuracy,
-    fit_probe,
-    fit_standardized_probe,
-    gain,
+    gain_of_sums,
     r2_over_fit_size,
+    ridge_of,
+    score_predictions,
     score_probe,
 )
+from lafp.evaluate.ridge import MAX_MEMORY_BYTES
 from lafp.objectives.base import Objective
 from lafp.types import Window
 
@@ -36,67 +44,75 @@ class _Probed:
     held_out: tuple[Tensor, ProbeData]
     is_discrete: bool = False
     """Whether the targets are one-hot rows of discrete actions."""
+    max_memory_bytes: int = MAX_MEMORY_BYTES
+    """See ``Ridge``."""
 
     def rows(self, method: str) -> tuple[list[dict[str, Any]], ProbeScore]:
         """Returns what the probes find, and the plain ridge's score."""
         features_ND, held_out = self.held_out
-        ridge = fit_probe(*self.fit)
-        score = score_probe(ridge, features_ND, held_out)
+        equations = ridge_of(*self.fit, max_memory_bytes=self.max_memory_bytes)
+        ridge, standardized = equations.fit(), equations.fit(equations.std())
+        del equations  # its matrices are large, and others are made below
+        predicted_NY = ridge(features_ND)
+        score = score_predictions(predicted_NY, held_out)
         num = score.num_transitions
         rows = [
             _r2_row(method, "probe_r2", score),
             _row(method, "probe_mse", score.mse, num),
         ]
         others: dict[str, Callable[[Tensor], Tensor]] = {
-            "standardized": fit_standardized_probe(*self.fit),
+            "standardized": standardized,
             "mlp": fit_mlp_probe(*self.fit),
         }
         for name, probe in others.items():
             found = score_probe(probe, features_ND, held_out)
             rows.append(_r2_row(method, f"probe_r2_{name}", found))
+        over_size = r2_over_fit_size(*self.fit, *self.held_out, self.max_memory_bytes)
         rows += [
             _row(method, f"{AT}{num_fit}", r2, num)
-            for num_fit, r2 in r2_over_fit_size(ridge, *self.fit, *self.held_out).items()
+            for num_fit, r2 in (over_size | {ridge.num_fit: score.r2}).items()
         ]
         if self.is_discrete:
-            right = accuracy(ridge, features_ND, held_out)
+            right = accuracy(predicted_NY, held_out)
             rows.append(_row(method, "probe_accuracy", right, num))
-        return [*rows, *self._on_backgrounds(method, ridge), *self._of_noise(method)], score
-
-    def _on_backgrounds(
-        self, method: str, ridge: Callable[[Tensor], Tensor]
-    ) -> list[dict[str, Any]]:
-        features_ND, held_out = self.held_out
-        is_unseen_N = held_out.is_unseen
-        assert is_unseen_N is not None
-        if is_unseen_N.all() or not is_unseen_N.any():
-            return []
-        rows = []
-        for name, is_one in (("seen", ~is_unseen_N), ("unseen", is_unseen_N)):
-            found = score_probe(ridge, features_ND[is_one], held_out[is_one])
-            rows.append(_r2_row(method, f"probe_r2_{name}", found))
-        return rows
+        rows += _on_backgrounds(method, predicted_NY, held_out)
+        return [*rows, *self._of_noise(method)], score
 
     def _of_noise(self, method: str) -> list[dict[str, Any]]:
         """R2 of the exploration noise alone, on the episodes that have any."""
-        splits = []
-        for features_ND, data in (self.fit, self.held_out):
+        noisy_rows = []
+        for _, data in (self.fit, self.held_out):
             if data.noise is None:
                 return []
             noisy = data.episode[(data.noise != 0).any(-1)].unique()
-            is_noisy_N = torch.isin(data.episode, noisy)
-            rows = data[is_noisy_N]
-            assert rows.noise is not None
-            noise = ProbeData(targets=rows.noise, episode=rows.episode)
-            splits.append((features_ND[is_noisy_N], noise))
-        (fit, fit_noise), (held_out, noise) = splits
-        if len(fit_noise.episode.unique()) < 2 or not len(noise.episode):
+            noisy_rows.append(torch.isin(data.episode, noisy).nonzero().flatten().cpu())
+        rows, held_out_rows = noisy_rows
+        noises = [
+            ProbeData(targets=data.noise, episode=data.episode)
+            for _, data in (self.fit, self.held_out)
+            if data.noise is not None
+        ]
+        if len(noises[0].episode.cpu()[rows].unique()) < 2 or not len(held_out_rows):
             return []
-        found = score_probe(fit_probe(fit, fit_noise), held_out, noise)
+        probe = ridge_of(self.fit[0], noises[0], rows, self.max_memory_bytes).fit()
+        predicted_NY = probe(self.held_out[0])[held_out_rows]
+        found = score_predictions(predicted_NY, noises[1][held_out_rows])
         return [_r2_row(method, "probe_r2_noise", found)]
 
 
-@torch.no_grad()
+def _on_backgrounds(method: str, predicted_NY: Tensor, held_out: ProbeData) -> list[dict[str, Any]]:
+    """R2 on the episodes before backgrounds that training saw, and on the others."""
+    is_unseen_N = held_out.is_unseen
+    assert is_unseen_N is not None
+    if is_unseen_N.all() or not is_unseen_N.any():
+        return []
+    rows = []
+    for name, is_one in (("seen", ~is_unseen_N), ("unseen", is_unseen_N)):
+        found = score_predictions(predicted_NY[is_one], held_out[is_one])
+        rows.append(_r2_row(method, f"probe_r2_{name}", found))
+    return rows
+
+
 def probe_thoroughly(
     objective: Objective, labeled_shards: str, supervised: frozenset[str], seed: int
 ) -> list[dict[str, Any]]:
@@ -112,7 +128,7 @@ def probe_thoroughly(
         Rows of ``method`` (``lam``, ``embedding``, ``random_lam`` or ``nothing``), ``metric``,
         ``value``, ``low``, ``high`` and ``n``. Undefined values are left out.
     """
-    fit, held_out = transitions_of_probe(labeled_shards, supervised, None)
+    splits = transitions_of_probe(labeled_shards, supervised, None)
     device, stack = next(objective.parameters()).device, objective.obs.frame_stack
     random_lam = untrained(objective, seed).to(device)
     features: dict[str, Callable[[Window], Tensor]] = {
@@ -121,22 +137,75 @@ def probe_thoroughly(
         "random_lam": labeling(random_lam),
     }
     rows: list[dict[str, Any]] = []
-    scores: dict[str, ProbeScore] = {}
+    sums: dict[str, Tensor] = {}
     for method, features_of in features.items():
-        probed = _Probed(
-            fit=fit.features(features_of, stack, device),
-            held_out=held_out.features(features_of, stack, device),
-            is_discrete=fit.action.is_discrete,
-        )
-        found, scores[method] = probed.rows(method)
+        found, score = probe_features(method, features_of, splits, stack, device)
+        sums[method] = score.sums
         rows += found
-    ours = scores["lam"]
-    for method in ("embedding", "random_lam"):
-        over = gain(ours, scores[method])
+    return defined_rows([*rows, *control_rows("lam", sums, rows)])
+
+
+@torch.no_grad()
+def probe_features(
+    method: str,
+    features_of: Callable[[Window], Tensor],
+    splits: tuple[LabeledTransitions, LabeledTransitions],
+    frame_stack: int,
+    device: torch.device,
+    max_memory_bytes: int = MAX_MEMORY_BYTES,
+) -> tuple[list[dict[str, Any]], ProbeScore]:
+    """Probes one kind of features. They lie in files of a temporary folder meanwhile.
+
+    Args:
+        method: Name of the features, for the rows.
+        features_of: Maps windows to features.
+        splits: The transitions to fit on, and those held out.
+        frame_stack: Frames of an observation.
+        device: Computes features and probes.
+        max_memory_bytes: Limit of the matrices of a fit. See ``Ridge``.
+
+    Returns:
+        Rows as ``probe_thoroughly`` returns them, and the score of the plain ridge.
+    """
+    with tempfile.TemporaryDirectory(prefix="lafp-features-") as folder:
+        fit, held_out = (
+            transitions.features(features_of, frame_stack, device, Path(folder, name))
+            for transitions, name in zip(splits, ("fit", "held_out"), strict=True)
+        )
+        probed = _Probed(
+            fit=fit,
+            held_out=held_out,
+            is_discrete=splits[0].action.is_discrete,
+            max_memory_bytes=max_memory_bytes,
+        )
+        return probed.rows(method)
+
+
+def control_rows(
+    ours: str, sums: Mapping[str, Tensor], rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns the gains of one method over all others, and what knowing nothing gets.
+
+    Args:
+        ours: The method.
+        sums: ``ProbeScore.sums`` of each method, on the same held-out episodes.
+        rows: Their rows.
+    """
+    num = next(row["n"] for row in rows if row["metric"] == "probe_r2")
+    found = []
+    for method in sums:
+        if method == ours:
+            continue
+        over = gain_of_sums(sums[ours], sums[method])
         metric = f"probe_gain_over_{method}"
-        rows.append(_row("lam", metric, over.value, ours.num_transitions, over.low, over.high))
-    num, variance = ours.num_transitions, ours.action_variance
-    rows += [_row("nothing", "probe_r2", 0.0, num), _row("nothing", "probe_mse", variance, num)]
+        found.append(_row(ours, metric, over.value, num, over.low, over.high))
+    variance = float(sums[ours][1].sum()) / num
+    found += [_row("nothing", "probe_r2", 0.0, num), _row("nothing", "probe_mse", variance, num)]
+    return found
+
+
+def defined_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leaves out the rows whose value is undefined."""
     return [row for row in rows if row["value"] == row["value"]]
 
 
