@@ -14,13 +14,12 @@ if __name__ == "__main__":
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
-from lafp.config import config_from_dict
 from lafp.data.randomness import derive_seed
 from lafp.data.shards.sets import shards_sha256
 from lafp.envs import ENVS
@@ -39,19 +38,21 @@ from lafp.evaluate.outcomes import (
 )
 from lafp.evaluate.results import DEMONSTRATOR, Result, Subject, write_results
 from lafp.evaluate.rollouts import RolloutResult
-from lafp.evaluate.subjects import demonstrator_subject, lam_subject, method_subject
+from lafp.evaluate.subjects import (
+    demonstrator_subject,
+    lam_subject,
+    method_subject,
+    supervised_clips,
+)
 from lafp.evaluate.training_data import why_no_probe
 from lafp.finished.load import LAM_HEAD
 from lafp.finished.saved_model import read_card
 from lafp.report.headline import evaluation_findings
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.storage import strict_json
-from lafp.train.tasks.lam_sections import SupervisionConfig
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
-
-T = TypeVar("T")
 
 
 def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
@@ -112,10 +113,7 @@ def _probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir, lam: Subject)
     if not _has_labeled(cfg, run):
         return result_rows.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
     shards = _labeled_shards(cfg, run)
-    config = StageDir(lam_uri, "lam").config()
-    own = config["labeled_shards"] or (run.stage("shards/labeled").uri if not cfg.lam else None)
-    supervision = config_from_dict(SupervisionConfig, config["supervision"])
-    supervised = supervision.clips_of(shards) if own == shards else frozenset()
+    supervised = supervised_clips(lam_uri, shards)
     if why_no_probe(shards, supervised):
         return []
     call = (lam_uri, shards, supervised, cfg.seed)
@@ -126,7 +124,7 @@ def _probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir, lam: Subject)
         )
         return rows
 
-    rows = _once(stage, "probe.json", list[dict[str, Any]], measure)
+    rows = stage.once("probe.json", list[dict[str, Any]], measure)
     return result_rows.thorough_probe_rows(lam, rows)
 
 
@@ -149,8 +147,8 @@ def _measure_methods(
         )
     kind = dict[str, dict[str, Any]]
     on_clips = [
-        _once(stage, "action_errors.json", kind, lambda: _action_errors(cfg, run)),
-        _once(stage, "alignment.json", kind, lambda: _alignments(cfg, run)),
+        stage.once("action_errors.json", kind, lambda: _action_errors(cfg, run)),
+        stage.once("alignment.json", kind, lambda: _alignments(cfg, run)),
     ]
     for label, errors in (item for of_labels in on_clips for item in of_labels.items()):
         rows += result_rows.action_error_rows(subjects[label], errors) if errors else []
@@ -276,7 +274,7 @@ def _latency_rows(
 
     rows = []
     kind = dict[int, dict[str, Latency]]
-    for size, of_size in _once(stage, "latency.json", kind, measure).items():
+    for size, of_size in stage.once("latency.json", kind, measure).items():
         for label, latency in of_size.items():
             rows += result_rows.latency_rows(timed[label][1], size, latency)
     return rows
@@ -309,14 +307,6 @@ def _look_at_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
         measurements.measure_latent_views, [call], sizes=[1], label="latent views", unit="sets"
     ):
         pass
-
-
-def _once(stage: StageDir, name: str, kind: type[T], measure: Callable[[], T]) -> T:
-    """Returns the measurement stored under ``name``; if there is none, measures and stores it."""
-    if not stage.has(name):
-        strict_json.write(stage.path(name), measure())
-    # Read back also by the start that wrote it, because JSON changes tuples and the type of keys.
-    return strict_json.read(kind, stage.path(name))
 
 
 def _sources(cfg: EvaluateConfig, run: RunDir) -> dict[str, float]:

@@ -16,7 +16,7 @@ from lafp.data.order.clips import ClipOrder, ClipRef
 from lafp.data.shards.cache import ClipCache
 from lafp.data.shards.format import Split
 from lafp.data.shards.reader import ClipReader
-from lafp.data.windows import windows_at
+from lafp.data.windows import stack_frames, windows_at
 from lafp.evaluate.probe_clips import probe_clips
 from lafp.evaluate.probes import (
     ProbeData,
@@ -34,6 +34,8 @@ from lafp.types import ClipBatch, Window
 
 MAX_CLIPS = 256
 CLIPS_PER_BATCH = 8
+WINDOWS_PER_BATCH = 256
+"""Windows that a model sees at once, however long the clips are."""
 CACHE_BYTES = 1 << 28
 
 
@@ -205,24 +207,47 @@ class LabeledTransitions:
         )
         return features.all(), data
 
+    def triples(
+        self, frame_stack: int, num_steps: int, device: torch.device
+    ) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], Tensor]]:
+        """Yields o_t, o_{t+n} and o_{t+2n} of n = ``num_steps``, and the episodes, int64 [N]."""
+        for batch, clip_N, t_N, ref_N in self._moments(frame_stack, 2 * num_steps, device):
+            first, second, third = (
+                stack_frames(batch.frames, clip_N, t_N + n * num_steps, frame_stack)
+                for n in range(3)
+            )
+            yield (first, second, third), self._episode_of_ref[ref_N]
+
+    def windows(self, frame_stack: int, device: torch.device) -> Iterator[tuple[Window, Tensor]]:
+        """Yields windows of one step, and the episodes, int64 [N]."""
+        for window, ref_N in self._windows(frame_stack, device):
+            yield window, self._episode_of_ref[ref_N]
+
     def _windows(self, frame_stack: int, device: torch.device) -> Iterator[tuple[Window, Tensor]]:
+        for batch, clip_N, t_N, ref_N in self._moments(frame_stack, 1, device):
+            yield windows_at(batch, clip_N, t_N, torch.ones_like(t_N), frame_stack), ref_N
+
+    def _moments(
+        self, frame_stack: int, span: int, device: torch.device
+    ) -> Iterator[tuple[ClipBatch, Tensor, Tensor, Tensor]]:
+        """Yields clips, and clip, time and index of the clip in ``_refs`` of some moments."""
         for start in range(0, len(self._refs), CLIPS_PER_BATCH):
             arrays = self._reader.read_sound_batch(self._refs[start : start + CLIPS_PER_BATCH])
             batch = ClipBatch(**{name: torch.from_numpy(a) for name, a in arrays.items()})
-            times = [self._times(int(num), frame_stack) for num in batch.num_frames]
+            times = [self._times(int(num), frame_stack, span) for num in batch.num_frames]
             for row in np.flatnonzero(arrays["damaged"][:, 0]):
                 times[row] = times[row][:0]  # the clip that stands in is of another episode
             if not sum(map(len, times)):
                 continue
-            t_N = torch.cat(times)
             sizes = torch.tensor([len(t) for t in times])
-            clip_N = torch.arange(len(times)).repeat_interleave(sizes)
-            window = windows_at(batch.to(device), clip_N, t_N, torch.ones_like(t_N), frame_stack)
-            yield window, start + clip_N
+            clips = torch.arange(len(times)).repeat_interleave(sizes).split(WINDOWS_PER_BATCH)
+            batch = batch.to(device)
+            for clip_N, t_N in zip(clips, torch.cat(times).split(WINDOWS_PER_BATCH), strict=True):
+                yield batch, clip_N, t_N, start + clip_N
 
-    def _times(self, num_frames: int, frame_stack: int) -> Tensor:
-        """Returns some of the times t with a whole frame stack before and a frame after them."""
-        t_N = torch.arange(frame_stack - 1, num_frames - 1)
+    def _times(self, num_frames: int, frame_stack: int, span: int) -> Tensor:
+        """Returns some times t with a whole frame stack before them and ``span`` frames after."""
+        t_N = torch.arange(frame_stack - 1, max(frame_stack - 1, num_frames - span))
         if self._max_per_clip is None or len(t_N) <= self._max_per_clip:
             return t_N
         return t_N[torch.linspace(0, len(t_N) - 1, self._max_per_clip).round().long()]

@@ -140,7 +140,7 @@ def _numbers(pairs: FramePairs, predictions: list[Prediction], lam: Lam) -> Late
         spread=spread,
         is_collapsed=is_collapsed,
         motion_correlation=_spearman(pairs.motion, pairs.null_distance),
-        codebook=_codebook(lam, torch.stack(pairs.latent)),
+        codebook=codebook_use(lam, torch.stack(pairs.latent)),
         prediction_error=errors[0] if errors else None,
         wrong_latent_error=errors[1] if errors else None,
         copy_error=errors[2] if errors else None,
@@ -165,7 +165,8 @@ def _skipped(
 
 
 @torch.no_grad()
-def _codebook(lam: Lam, latent_NZ: Tensor) -> dict[str, float] | None:
+def codebook_use(lam: Lam, latent_NZ: Tensor) -> dict[str, float] | None:
+    """Returns share of codes in use and perplexity on these latents; None without a codebook."""
     bottleneck = getattr(lam.objective, "bottleneck", None)
     if bottleneck is None:
         return None

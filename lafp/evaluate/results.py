@@ -31,6 +31,15 @@ Metrics and the methods that have them:
 ``probe_r2_seen``           on held-out episodes before known videos, ``probe_r2_unseen`` unknown
 ``probe_r2_noise``          of the exploration noise alone, which no state tells
 ``probe_gain_over_...``     of z: R2 above that of a control, on the same episodes
+``additivity_error``        of ``evaluate_lam``, whose table has the controls ``pixel_difference``
+                            and ``dinov2_difference`` too: squared error of z(a, b) + z(b, c) as a
+                            prediction of z(a, c), over the variance of z(a, c)
+``reversal_error``          the same error of -z(a, b) as a prediction of z(b, a)
+``s_pcfc``                  mean cosine of z from the past and from the future to a frame (CoMo)
+``codebook_usage``          share of the codes that some held-out transition took;
+                            ``codebook_perplexity`` how many codes are as varied
+``transfer_error``          squared error of the z that is inferred from a predicted frame, over the
+                            variance of z: z of another clip. ``transfer_error_own``: of this clip
 ==========================  ====================================================================
 """
 

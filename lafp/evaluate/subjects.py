@@ -6,12 +6,14 @@ from typing import Any
 
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.labels import count_labels
+from lafp.data.shards.sets import shards_sha256
 from lafp.envs.base import VectorEnv
 from lafp.evaluate.config import MethodConfig
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
 from lafp.finished.load import LAM_HEAD, lam_behind
 from lafp.finished.saved_model import read_card
 from lafp.runs.run_dir import RunDir, StageDir
+from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.train.transitions import anchor_range
 from lafp.types import ObsSpec
 
@@ -28,6 +30,26 @@ def lam_subject(lam_uri: str, study: str | None, variant: str | None) -> Subject
         supervision_weight=config["supervision"]["weight"],
         seed=config["train"]["seed"],
     )
+
+
+def supervised_clips(lam_uri: str, shards: str) -> frozenset[str]:
+    """Returns the ids of a labeled set's clips whose actions supervised a LAM.
+
+    The set is known by its content, wherever it lies now.
+
+    Raises:
+        ConfigError: The folder does not say how the LAM was trained.
+    """
+    lam = StageDir(lam_uri, "lam")
+    if not lam.is_begun():
+        raise ConfigError(
+            f"{lam_uri} holds a model without provenance.json and config.yaml, which say whose "
+            "labels supervised it. Copy the whole folder that train_lam wrote."
+        )
+    if lam.provenance()["inputs"].get("labeled_shards") != shards_sha256(shards):
+        return frozenset()
+    supervision = config_from_dict(SupervisionConfig, lam.config()["supervision"])
+    return supervision.clips_of(shards)
 
 
 def demonstrator_subject(env: VectorEnv, study: str | None, variant: str | None) -> Subject:

@@ -83,7 +83,7 @@ class Dinov2(Encoder):
         self.check_shape(obs)
         frames = obs.unflatten(1, (-1, 3)).flatten(0, 1)  # [B F, 3, H, W]
         with torch.no_grad():
-            features = self._features(frames)
+            features = self.frame_features(frames)
         return self.layers(features.unflatten(0, (len(obs), -1)).flatten(1))
 
     def train(self, mode: bool = True) -> Self:
@@ -92,7 +92,7 @@ class Dinov2(Encoder):
         self.backbone.eval()
         return self
 
-    def _features(self, frames: Tensor) -> Tensor:
+    def frame_features(self, frames: Tensor) -> Tensor:
         """Maps frames in [-1, 1], [B F, 3, H, W], to [B F, (1 + grid_size^2) D]."""
         size = self.cfg.image_size_px
         pixels = F.interpolate(  # in float32, because a CPU cannot resize bf16
@@ -126,17 +126,10 @@ def load_backbone(folder: Path) -> tuple[Any, str]:
         raise ConfigError(
             "Encoder dinov2 needs the package transformers: pip install 'lafp[dinov2]'."
         ) from None
-    weights = sorted(folder.glob("*.safetensors"))
-    card = folder / "config.json"
-    if not weights or not card.is_file():
-        raise ConfigError(
-            f"No DINOv2 at {folder}: expected a local folder with config.json and *.safetensors, "
-            "e.g. a download of facebook/dinov2-base. A trained model does not hold a copy: put "
-            "the folder that it was trained with at this path."
-        )
-    kind = json.loads(card.read_text()).get("model_type")
+    files = _files(folder)
+    kind = json.loads(files[0].read_text()).get("model_type")
     if kind != "dinov2":
-        raise ConfigError(f"{card} describes a model of type {kind!r}, expected 'dinov2'.")
+        raise ConfigError(f"{files[0]} describes a model of type {kind!r}, expected 'dinov2'.")
     logging.disable_progress_bar()
     backbone: Any
     found: Any
@@ -153,7 +146,29 @@ def load_backbone(folder: Path) -> tuple[Any, str]:
             f"The weights in {folder} do not fit its config.json: {len(missing)} are missing or of "
             f"another shape, e.g. {missing[0]}. Download the folder again."
         )
-    return backbone, _sha256([card, *weights])
+    return backbone, _sha256(files)
+
+
+def backbone_sha256(folder: str) -> str:
+    """Hashes the config and the weights of a DINOv2, without loading them.
+
+    Raises:
+        ConfigError: The folder holds no DINOv2.
+    """
+    return _sha256(_files(Path(folder)))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Lists ``config.json`` and the weights of a DINOv2."""
+    weights = sorted(folder.glob("*.safetensors"))
+    card = folder / "config.json"
+    if not weights or not card.is_file():
+        raise ConfigError(
+            f"No DINOv2 at {folder}: expected a local folder with config.json and *.safetensors, "
+            "e.g. a download of facebook/dinov2-base. A trained model does not hold a copy: put "
+            "the folder that it was trained with at this path."
+        )
+    return [card, *weights]
 
 
 def _sha256(paths: list[Path]) -> str:

@@ -26,6 +26,8 @@ Metrics = Mapping[str, Any]
 PROBE_CONTROLS = {
     "embedding": "from the observation alone",
     "random_lam": "from an untrained model's latent actions",
+    "pixel_difference": "from the difference of the pixels",
+    "dinov2_difference": "from the difference of frozen DINOv2 features",
 }
 """Controls of the probe as result tables call them -> in words."""
 

@@ -6,10 +6,10 @@ its summary exists. The classes keep no content: another process may write while
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -25,6 +25,7 @@ SHARED_STAGES = "stages.json"
 
 CONFIG, PROVENANCE, SUMMARY = "config.yaml", "provenance.json", "summary.json"
 StageState = Literal["new", "partial", "complete"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,16 @@ class StageDir:
                 "Run its job first, with the same --run-name and --storage."
             )
         return strict_json.read(dict[str, Any], self.path(SUMMARY))
+
+    def once(self, name: str, kind: type[T], measure: Callable[[], T]) -> T:
+        """Returns what is stored under ``name``; if there is nothing, measures and stores it.
+
+        It is read back also by the start that wrote it, because JSON changes tuples and the type of
+        keys.
+        """
+        if not self.has(name):
+            strict_json.write(self.path(name), measure())
+        return strict_json.read(kind, self.path(name))
 
     def fingerprint(self) -> str:
         """Hashes the result of a complete stage. Later stages record the hash as an input.

@@ -84,6 +84,15 @@ def evaluate(_: Any, run: RunDir) -> list[str]:
     return [command("report", "configs/report/default.yaml", run)]
 
 
+def evaluate_lam(_: Any, run: RunDir) -> list[str]:
+    """Suggests looking at the page, and at how z was learned."""
+    folder = run.stage("lam_evaluation")
+    return [
+        f"open {folder.path('report.html')} in a browser",
+        f"compare LAMs by their tables: {folder.path('results.parquet')}",
+    ]
+
+
 def report(_: Any, run: RunDir) -> list[str]:
     """Suggests looking at the page."""
     return [f"open {run.stage('report.html').uri} in a browser"]

@@ -54,8 +54,8 @@ def cluster():
     ray.shutdown()
 
 
-def export(stage, cfg, task, metrics):
-    stage.begin(cfg, {})
+def export(stage, cfg, task, metrics, inputs=None):
+    stage.begin(cfg, inputs or {})
     task.export(task.module, stage.uri, metrics)
     stage.finish({})
 
@@ -81,7 +81,8 @@ def run(tmp_path_factory) -> RunDir:
     probe = {"r2": 0.5, "r2_low": 0.4, "r2_high": 0.6, "mse": 0.1, "action_variance": 0.2, "n": 20}
     probe |= {"r2_obs_embedding": 0.1, "r2_random_lam": 0.2, "num_episodes": 4}
     metrics = {f"probe/{name}": float(value) for name, value in probe.items()}
-    export(lam, lam_cfg, LamTask(lam_cfg, videos, labeled), metrics)
+    inputs = {"labeled_shards": shards_sha256(labeled)}
+    export(lam, lam_cfg, LamTask(lam_cfg, videos, labeled), metrics, inputs)
     for policy in (LatentBcConfig(encoder=ENCODER), LatentFlowConfig(encoder=ENCODER)):
         policy_cfg = TrainPolicyConfig(policy=policy, train=replace(TRAIN, seed=7))
         stage = run.stage(f"policy/{policy.name}")

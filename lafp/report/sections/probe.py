@@ -9,10 +9,12 @@ from lafp.report.blocks import Block, Section, Table, Text, chart
 from lafp.report.metrics import METRICS
 from lafp.report.training_findings import PROBE_CONTROLS
 
-_PROBED = {
+PROBED = {
     "lam": "Latent action z",
     "embedding": "Control: the observation's embedding",
     "random_lam": "Control: z of an untrained model",
+    "pixel_difference": "Control: difference of the pixels",
+    "dinov2_difference": "Control: difference of DINOv2 features",
     "nothing": "Control: nothing (mean action)",
 }
 
@@ -24,7 +26,7 @@ _OTHERS = ("standardized", "mlp", "noise", "seen", "unseen")
 def section(results: Results, variant: str | None) -> Section | None:
     """Shows the probe and its controls as dots with intervals, and as a table."""
     found, errors = (results.of_variant(variant, f"probe_{name}") for name in ("r2", "mse"))
-    groups = {method: found[method] for method in _PROBED if method in found}
+    groups = {method: found[method] for method in PROBED if method in found}
     if "lam" not in groups:
         return None
     num_seeds = len(groups["lam"].per_seed)
@@ -33,7 +35,7 @@ def section(results: Results, variant: str | None) -> Section | None:
     rows = []
     for method, group in groups.items():
         r2 = group.interval.written(METRICS["probe_r2"].number)
-        row = [_PROBED[method], r2, METRICS["probe_mse"].written(errors.get(method))]
+        row = [PROBED[method], r2, METRICS["probe_mse"].written(errors.get(method))]
         row += [
             METRICS[f"probe_r2_{name}"].written(of_metric.get(method))
             for name, of_metric in others.items()
@@ -43,7 +45,7 @@ def section(results: Results, variant: str | None) -> Section | None:
     dots = [
         charts.Dot.of(
             group,
-            label=_PROBED[method],
+            label=PROBED[method],
             color=charts.BLUE if method == "lam" else charts.GREY,
             is_open=method != "lam",
         )
@@ -59,8 +61,8 @@ def section(results: Results, variant: str | None) -> Section | None:
                 text="A linear map is fitted from z to the true action on some labeled episodes "
                 "and measured on others. It says little alone: experts' actions are predictable "
                 "from the state, so the same probe runs on the observation's embedding, on an "
-                "untrained latent action model of the same shape, and on nothing. z is worth what "
-                "it has above them."
+                "untrained latent action model of the same shape, on nothing, and, where they were "
+                "measured, on differences of two frames. z is worth what it has above them."
             ),
             chart(
                 charts.dots([charts.DotPanel(rows=dots, xlabel="R² on held-out episodes")]),
@@ -107,7 +109,7 @@ def _over_fit_size(results: Results, variant: str | None) -> list[Block]:
         {int(row.metric.removeprefix(AT)) for row in results.rows if row.metric.startswith(AT)}
     )
     lines = []
-    for index, (method, name) in enumerate(_PROBED.items()):
+    for index, (method, name) in enumerate(PROBED.items()):
         found = {size: results.of_variant(variant, f"{AT}{size}").get(method) for size in sizes}
         groups = {size: group for size, group in found.items() if group is not None}
         if len(groups) > 1:

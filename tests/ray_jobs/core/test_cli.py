@@ -39,7 +39,7 @@ def run_job(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
 
 def test_every_job_of_the_readme_exists():
     expected = {"collect", "preprocess", "train_lam", "train_policy", "train_decoder", "train_bc"}
-    expected |= {"evaluate", "report", "pipeline", "study", "doctor"}
+    expected |= {"evaluate", "evaluate_lam", "report", "pipeline", "study", "doctor"}
     assert expected <= set(JOBS)
 
 

@@ -1,0 +1,44 @@
+"""The config of the evaluation of a latent action model."""
+
+from dataclasses import dataclass
+
+from lafp.config import may_change
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateLamConfig:
+    """Says which latent action model is measured on which labeled clips."""
+
+    lam: str | None = None
+    """Folder of a finished LAM, local or S3; the run's own ``lam`` if null."""
+    shards: str | None = None
+    """Shard set with actions; the run's own ``shards/labeled`` if null. Probes are fitted on its
+    training episodes, without those that supervised the LAM, and measured on the held-out ones."""
+    dinov2: str | None = None
+    """Local folder with DINOv2's weights, at the same path on every node. The difference of its
+    frozen features is then measured beside z."""
+    pair_steps: int = 1
+    """Steps between the observations a, b and c of which it is asked whether z(a, b) and z(b, c)
+    add up to z(a, c)."""
+    max_memory_gb: float = 4.0
+    """Limit of the matrices of a probe, in 10^9 bytes, for each task. A probe of D features on N
+    transitions needs 32 min(D, N)^2 bytes; if that is more, it is fitted on fewer transitions,
+    spread over all. 4 allows D = 11,000. The features themselves lie in files below TMPDIR: 4 N D
+    bytes. Reading clips and running the models takes up to 1 GB more."""
+    seed: int = 0
+    """Seed of the untrained model's weights."""
+    use_gpu: bool = may_change(default=False)
+    """Gives each task one GPU besides its CPU."""
+
+    def __post_init__(self) -> None:
+        if self.pair_steps < 1:
+            raise ValueError(f"pair_steps must be at least 1, got {self.pair_steps}.")
+        if not self.max_memory_gb >= 0.01:
+            raise ValueError(f"max_memory_gb must be at least 0.01, got {self.max_memory_gb}.")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}.")
+
+    @property
+    def max_memory_bytes(self) -> int:
+        """``max_memory_gb`` in bytes."""
+        return int(self.max_memory_gb * 1e9)

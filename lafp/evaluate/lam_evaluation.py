@@ -1,0 +1,108 @@
+"""The measurements of a latent action model, each one call that needs URIs and a config only."""
+
+from typing import Any
+
+import torch
+
+from lafp import storage
+from lafp.evaluate import images
+from lafp.evaluate.lam_config import EvaluateLamConfig
+from lafp.evaluate.lam_probe import LabeledTransitions, transitions_of_probe
+from lafp.evaluate.latent_views import codebook_use
+from lafp.evaluate.pair_algebra import measure_pair_algebra
+from lafp.evaluate.representations import LAM, representation
+from lafp.evaluate.statistics import Interval
+from lafp.evaluate.thorough_probe import control_rows, defined_rows, probe_features
+from lafp.evaluate.transfer import (
+    MAX_PAIRS,
+    can_predict,
+    filmstrips,
+    measure_transfer,
+    transfer_rows,
+)
+from lafp.lam import Lam, load_lam
+
+MAX_TRIPLES = 2048
+"""Triples of observations, spread evenly over the held-out clips."""
+MAX_CODED = 8192
+"""Held-out transitions whose codes are counted."""
+TRANSFER = "transfer.png"
+
+
+@torch.no_grad()
+def measure_representation(
+    lam_uri: str, shards: str, supervised: frozenset[str], method: str, cfg: EvaluateLamConfig
+) -> dict[str, Any]:
+    """Probes one kind of features, and measures whether they add up.
+
+    Returns:
+        ``rows`` as ``probe_thoroughly`` returns them, and the probe's ``sums`` (``ProbeScore``).
+    """
+    lam = _load(lam_uri, cfg)
+    found = representation(method, lam, cfg.dinov2, cfg.seed)
+    stack, device = lam.obs.frame_stack, lam.device
+    splits = transitions_of_probe(shards, supervised, None)
+    rows, score = probe_features(
+        method, found.of_window, splits, stack, device, cfg.max_memory_bytes
+    )
+    if found.of_pair is not None:
+        held_out = transitions_of_probe(shards, supervised, MAX_TRIPLES)[1]
+        triples = held_out.triples(stack, cfg.pair_steps, device)
+        if (algebra := measure_pair_algebra(found.of_pair, triples)) is not None:
+            rows += [_row(method, name, interval) for name, interval in vars(algebra).items()]
+    return {"rows": defined_rows(rows), "sums": score.sums.tolist()}
+
+
+@torch.no_grad()
+def measure_latent_use(
+    lam_uri: str, shards: str, supervised: frozenset[str], out_uri: str, cfg: EvaluateLamConfig
+) -> list[dict[str, Any]]:
+    """Counts codes, and applies latent actions to other clips; writes ``transfer.png``."""
+    lam = _load(lam_uri, cfg)
+    rows = _codebook_rows(lam, transitions_of_probe(shards, supervised, MAX_CODED)[1])
+    if can_predict(lam):
+        pairs = transitions_of_probe(shards, supervised, MAX_PAIRS)[1]
+        rows += [_row(LAM, *row) for row in transfer_rows(measure_transfer(lam, pairs))]
+        if (picture := filmstrips(lam, shards)) is not None:
+            storage.write_bytes(storage.join(out_uri, TRANSFER), images.png(picture))
+    return defined_rows(rows)
+
+
+def joined_rows(measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Joins what ``measure_representation`` found of each method, with the gains of z."""
+    rows = [row for found in measured.values() for row in found["rows"]]
+    sums = {
+        method: torch.tensor(found["sums"], dtype=torch.float64)
+        for method, found in measured.items()
+    }
+    return defined_rows([*rows, *control_rows(LAM, sums, rows)])
+
+
+def _load(lam_uri: str, cfg: EvaluateLamConfig) -> Lam:
+    # A task has one core. More threads would take those of other tasks.
+    torch.set_num_threads(1)
+    return load_lam(lam_uri, "cuda" if cfg.use_gpu else "cpu")
+
+
+def _codebook_rows(lam: Lam, transitions: LabeledTransitions) -> list[dict[str, Any]]:
+    latents = [
+        lam.infer_latent_action(window.obs, window.next_obs)
+        for window, _ in transitions.windows(lam.obs.frame_stack, lam.device)
+    ]
+    latent_NZ = torch.cat(latents)
+    use = codebook_use(lam, latent_NZ) or {}
+    return [
+        {"method": LAM, "metric": f"codebook_{name}", "value": value, "n": len(latent_NZ)}
+        for name, value in use.items()
+    ]
+
+
+def _row(method: str, metric: str, interval: Interval) -> dict[str, Any]:
+    return {
+        "method": method,
+        "metric": metric,
+        "value": interval.mean,
+        "n": interval.num_values,
+        "low": interval.low,
+        "high": interval.high,
+    }

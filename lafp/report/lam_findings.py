@@ -1,0 +1,157 @@
+"""Sentences about a latent action model that was evaluated: each number beside its control."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lafp.evaluate.grouped import Group, Results
+from lafp.evaluate.representations import LAM, RANDOM_LAM
+from lafp.report.headline import headline_of_latents
+
+_NO_CHANGE_COSINE = 0.5
+_USES_CODES = 0.5
+
+NO_SWAP = (
+    "Not measured: z of one episode before two backgrounds. Shards hold each episode once, so its "
+    "background cannot be swapped. "
+)
+
+
+def lam_evaluation_findings(results: Results, skipped: Mapping[str, str]) -> list[str]:
+    """Says what z holds, whether it acts like a displacement, and what to do next.
+
+    Args:
+        results: The rows of the evaluation.
+        skipped: Name of a measurement that was left out -> the reason.
+    """
+    probe = headline_of_latents(results, None)
+    return [
+        *probe,
+        *_noise(results),
+        _backgrounds(results),
+        *_algebra(results),
+        *_s_pcfc(results),
+        *_codebook(results),
+        *_transfer(results),
+        *skipped.values(),
+        _next(probe),
+    ]
+
+
+def _of(results: Results, metric: str) -> dict[str, Group]:
+    return results.of_variant(results.variants[0], metric)
+
+
+def _noise(results: Results) -> list[str]:
+    found = _of(results, "probe_r2_noise")
+    if LAM not in found:
+        return ["Not measured: the exploration noise alone. The shards do not tell it."]
+    ours, others = found[LAM], [group for name, group in found.items() if name != LAM]
+    best = max(others, key=lambda group: group.value, default=None)
+    text = f"of the exploration noise, which no state tells, z has R² {ours.interval}"
+    if best is None:
+        return [f"{text[0].upper()}{text[1:]}."]
+    is_above = ours.interval.low > max(0.0, best.interval.high)
+    verdict = "Good" if is_above else "Uncertain" if ours.value > max(0.0, best.value) else "Bad"
+    return [f"{verdict}: {text}, the best control ({best.subject.label}) {best.interval}."]
+
+
+def _backgrounds(results: Results) -> str:
+    seen, unseen = (_of(results, f"probe_r2_{name}").get(LAM) for name in ("seen", "unseen"))
+    if seen is None or unseen is None:
+        return (
+            f"{NO_SWAP}Nor have they held-out episodes in a folder `unseen`, whose backgrounds "
+            "differ from those of training."
+        )
+    lost = seen.interval.low > unseen.interval.high
+    verdict = "Bad" if lost else "Good" if unseen.interval.low > 0 else "Uncertain"
+    return (
+        f"{verdict}: before unseen backgrounds the probe of z has R² {unseen.interval}, before "
+        f"seen ones {seen.interval}. {NO_SWAP.rstrip()}"
+    )
+
+
+def _algebra(results: Results) -> list[str]:
+    lines = []
+    for metric, words in (
+        ("additivity_error", "z(a, b) + z(b, c) predicts z(a, c)"),
+        ("reversal_error", "-z(a, b) predicts z(b, a)"),
+    ):
+        found = _of(results, metric)
+        if LAM not in found:
+            continue
+        ours, random = found[LAM], found.get(RANDOM_LAM)
+        against = "" if random is None else f", that of an untrained model {random.interval}"
+        is_good = ours.interval.high < min(1.0, random.interval.low if random else 1.0)
+        verdict = "Good" if is_good else "Bad" if ours.interval.low >= 1 else "Uncertain"
+        lines.append(
+            f"{verdict}: {words} with an error of {ours.interval} of its variance (0: exactly, "
+            f"1: no better than its mean){against}."
+        )
+    return lines
+
+
+def _s_pcfc(results: Results) -> list[str]:
+    found = _of(results, "s_pcfc")
+    if LAM not in found:
+        return []
+    ours, random = found[LAM], found.get(RANDOM_LAM)
+    against = "" if random is None else f" (an untrained model: {random.interval})"
+    is_low, is_high = ours.interval.high < 0, ours.interval.low > _NO_CHANGE_COSINE
+    verdict = "Good" if is_low else "Bad" if is_high else "Uncertain"
+    return [
+        f"{verdict}: the cosine of z from the past and z from the future to the same frame "
+        f"(S-PCFC) is {ours.interval}{against}. Near 1, z describes the frame; below 0, the motion."
+    ]
+
+
+def _codebook(results: Results) -> list[str]:
+    usage, perplexity = (
+        _of(results, f"codebook_{name}").get(LAM) for name in ("usage", "perplexity")
+    )
+    if usage is None or perplexity is None:
+        return []
+    verdict = "Good" if usage.value > _USES_CODES else "Uncertain"
+    return [
+        f"{verdict}: {100 * usage.value:.0f} % of the codes are used on held-out transitions; they "
+        f"are as varied as {perplexity.value:.1f} codes that are used equally often."
+    ]
+
+
+def _transfer(results: Results) -> list[str]:
+    own, other = (_of(results, f"transfer_error{name}").get(LAM) for name in ("_own", ""))
+    if own is None or other is None:
+        return []
+    verdict = (
+        "Good" if other.interval.high < 1 else "Bad" if other.interval.low >= 1 else ("Uncertain")
+    )
+    return [
+        f"{verdict}: z that the forward model applies to a frame of another clip is inferred again "
+        f"with an error of {other.interval} of its variance (its own frame: {own.interval}; 1: "
+        "nothing of z is found again)."
+    ]
+
+
+def _next(probe: list[str]) -> str:
+    if probe and probe[0].startswith("Good"):
+        return "Next: train a policy on it, or compare it with another LAM by `results.parquet`."
+    if probe and probe[0].startswith("Uncertain"):
+        return "Next: measure it on more held-out episodes before a policy is trained on it."
+    return (
+        "Next: no policy yet. Supervise the LAM with a few labels (supervision.weight), give it "
+        "pairs with more motion (window.max_offset_steps, clip.fps), or train it longer."
+    )
+
+
+def skipped_parts(can_predict: bool, objective: str, dinov2: Any) -> dict[str, str]:
+    """Says which measurements are left out, and why."""
+    reasons = {}
+    if not can_predict:
+        reasons["transfer"] = (
+            f"Not measured: z on frames of other clips. The objective {objective} predicts "
+            "embeddings, not pixels."
+        )
+    if dinov2 is None:
+        reasons["dinov2"] = (
+            "Not measured: the difference of DINOv2 features. dinov2=FOLDER names their weights."
+        )
+    return reasons

@@ -1,0 +1,143 @@
+r"""Measure a latent action model alone: does z hold the actions, does it add up, does it transfer?
+
+python -m ray_jobs.evaluate_lam configs/evaluate_lam/default.yaml --run-name demo
+python -m ray_jobs.evaluate_lam configs/evaluate_lam/default.yaml --run-name lapo-on-my-robot \
+    lam=s3://models/lapo shards=runs/robot/shards/labeled
+
+Writes results.parquet (long form), transfer.png and report.html.
+"""
+
+from ray_jobs.core.cli import CommandLine, main
+
+COMMAND_LINE = CommandLine("evaluate_lam", "lafp.evaluate.lam_config:EvaluateLamConfig", __doc__)
+if __name__ == "__main__":
+    COMMAND_LINE.answer_early()
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from data_pipelines.on_ray.tasks import run_tasks
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.held_out import check_frame_size
+from lafp.data.labels import action_spec
+from lafp.evaluate import result_rows
+from lafp.evaluate.grouped import one_run
+from lafp.evaluate.lam_config import EvaluateLamConfig
+from lafp.evaluate.lam_evaluation import joined_rows, measure_latent_use, measure_representation
+from lafp.evaluate.representations import methods
+from lafp.evaluate.results import write_results
+from lafp.evaluate.subjects import lam_subject, supervised_clips
+from lafp.evaluate.training_data import why_no_probe
+from lafp.evaluate.transfer import can_predict
+from lafp.lam import load_lam
+from lafp.models.dinov2 import backbone_sha256
+from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts
+from lafp.report.lam_page import write_lam_page
+from lafp.runs.run_dir import RunDir, StageDir
+from lafp.storage import strict_json
+from ray_jobs.core import findings, next_steps
+from ray_jobs.core.cluster import Resources
+from ray_jobs.core.job import Job
+from ray_jobs.training import jobs
+from ray_jobs.training.jobs import TrainInput
+
+
+def resolve(cfg: EvaluateLamConfig, run: RunDir) -> tuple[TrainInput, TrainInput]:
+    """Returns the LAM and the labeled shards."""
+    return (
+        jobs.resolve(run, "lam", cfg.lam, ("lam",)),
+        jobs.resolve(run, "shards", cfg.shards, ("shards/labeled",)),
+    )
+
+
+def inputs(cfg: EvaluateLamConfig, run: RunDir) -> dict[str, str]:
+    """Returns the fingerprints of the LAM's weights, of the clips, and of DINOv2's weights."""
+    found = jobs.fingerprints(resolve(cfg, run))
+    return found | ({"dinov2": backbone_sha256(cfg.dinov2)} if cfg.dinov2 else {})
+
+
+def check(cfg: EvaluateLamConfig, run: RunDir) -> None:
+    """Checks that the clips have the LAM's frame size, actions, and enough episodes."""
+    lam, shards = resolve(cfg, run)
+    action_spec(shards.uri)
+    check_frame_size(shards.uri, load_lam(lam.uri).obs)
+    if (reason := why_no_probe(shards.uri, supervised_clips(lam.uri, shards.uri))) is not None:
+        raise ConfigError(f"shards: {reason}")
+
+
+def plan(cfg: EvaluateLamConfig, run: RunDir) -> list[str]:
+    """Returns lines for ``--dry-run``: what would be measured, and how large it is."""
+    lam_input, shards = resolve(cfg, run)
+    lam = load_lam(lam_input.uri)
+    return [
+        f"lam: {lam_input.uri} ({lam.objective.cfg.name}, Z = {lam.latent_action_dim})",
+        f"shards: {shards.uri}",
+        f"probed, one task each: {', '.join(methods(cfg.dinov2))}",
+        f"memory of the matrices of each probe: up to {cfg.max_memory_gb:g} GB",
+        *skipped_parts(can_predict(lam), lam.objective.cfg.name, cfg.dinov2).values(),
+    ]
+
+
+def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+    """Does the missing measurements, then writes the table and the page."""
+    lam_input, shards = resolve(cfg, run)
+    lam = load_lam(lam_input.uri)
+    subject = (lam_input.uri, shards.uri, supervised_clips(lam_input.uri, shards.uri))
+    rows = joined_rows(_represented(cfg, stage, subject))
+
+    def measure_use() -> list[dict[str, Any]]:
+        ((_, found),) = _in_tasks(cfg, measure_latent_use, [(*subject, stage.uri, cfg)], "z in use")
+        return found
+
+    rows += stage.once("use.json", list[dict[str, Any]], measure_use)
+    found = result_rows.thorough_probe_rows(lam_subject(lam_input.uri, None, None), rows)
+    write_results(stage.path("results.parquet"), found)
+    results = one_run(run.uri, found, {})
+    skipped = skipped_parts(can_predict(lam), lam.objective.cfg.name, cfg.dinov2)
+    lines = lam_evaluation_findings(results, skipped)
+    page = write_lam_page(stage.uri, run.name, results, lines, lam_input.uri, shards.uri)
+    return {"findings": lines, "report": page}
+
+
+def _represented(
+    cfg: EvaluateLamConfig, stage: StageDir, subject: tuple[str, str, frozenset[str]]
+) -> dict[str, dict[str, Any]]:
+    """Measures the representations that are missing, in a task each. Returns all by name."""
+    paths = {name: stage.path("measured", f"{name}.json") for name in methods(cfg.dinov2)}
+    missing = [name for name, path in paths.items() if not storage.is_file(path)]
+    calls = [(*subject, name, cfg) for name in missing]
+    for index, found in _in_tasks(cfg, measure_representation, calls, "probes"):
+        strict_json.write(paths[missing[index]], found)
+    return {name: strict_json.read(dict[str, Any], path) for name, path in paths.items()}
+
+
+def _in_tasks(
+    cfg: EvaluateLamConfig, measure: Callable[..., Any], calls: Sequence[Any], label: str
+) -> Iterator[tuple[int, Any]]:
+    return run_tasks(
+        measure,
+        calls,
+        sizes=[1] * len(calls),
+        label=label,
+        unit="measurements",
+        num_gpus=1 if cfg.use_gpu else 0,
+    )
+
+
+JOB = Job(
+    name="evaluate_lam",
+    schema=EvaluateLamConfig,
+    stage=lambda _: "lam_evaluation",
+    inputs=inputs,
+    check=check,
+    resources=lambda cfg: Resources(num_cpus=1, num_gpus=1 if cfg.use_gpu else 0),
+    plan=plan,
+    run=run_stage,
+    tell=findings.evaluate,
+    next_steps=next_steps.evaluate_lam,
+    reads=lambda _: ["lam", "shards/labeled"],
+)
+
+if __name__ == "__main__":
+    main(JOB, COMMAND_LINE)

@@ -1,0 +1,164 @@
+"""The job that measures a latent action model alone, on a tiny LAM that was trained here."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.sets import shards_sha256
+from lafp.evaluate.lam_config import EvaluateLamConfig
+from lafp.models.encoders import SmallCnnConfig
+from lafp.models.fdm import UNetConfig
+from lafp.models.quantizers import VqConfig
+from lafp.objectives.lapo import LapoConfig
+from lafp.runs.run_dir import RunDir
+from lafp.train.config import TrainConfig
+from lafp.train.context import LocalContext
+from lafp.train.loop import train
+from lafp.train.tasks.lam import LamTask, TrainLamConfig
+from lafp.train.tasks.lam_sections import SupervisionConfig
+from ray_jobs.core.job import dry_run, execute
+from ray_jobs.evaluate_lam import JOB
+from tests.synthetic_shards import write_shard_set
+
+LAM = TrainLamConfig(
+    objective=LapoConfig(
+        latent_action_dim=16,
+        encoder=SmallCnnConfig(channels=(8, 8), embed_dim=32),
+        fdm=UNetConfig(channels=(8, 8)),
+        bottleneck=VqConfig(num_codebooks=1, num_discrete_latents=2, num_codes=8),
+    ),
+    supervision=SupervisionConfig(weight=1.0, label_fraction=0.25, batch_size=16),
+    train=TrainConfig(num_steps=30, global_batch_size=16, seed=5),
+)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def write_lam(run: RunDir, labeled: str, cfg: TrainLamConfig, folder: Path) -> None:
+    """Trains the run's LAM for a moment."""
+    videos = write_shard_set(folder / "videos", num_clips=12)
+    stage = run.stage("lam")
+    stage.begin(cfg, {"labeled_shards": shards_sha256(labeled)})
+    train(cfg.train, LamTask(cfg, videos, labeled), LocalContext(stage.uri))
+    stage.finish({})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunDir:
+    folder = tmp_path_factory.mktemp("run")
+    labeled = write_shard_set(
+        folder / "runs/demo/shards/labeled",
+        num_clips=24,
+        num_val_clips=8,
+        has_labels=True,
+        frames=(10, 14),
+    )
+    run = RunDir(str(folder / "runs/demo"))
+    run.stage("shards/labeled").begin({}, {})
+    run.stage("shards/labeled").finish({})
+    write_lam(run, labeled, LAM, folder)
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, cluster):
+    summary = execute(JOB, EvaluateLamConfig(), run)
+    return run.stage("lam_evaluation"), summary
+
+
+def test_the_table_holds_probes_controls_sums_codes_and_transfer(evaluated):
+    stage, _ = evaluated
+    table = pq.read_table(stage.path("results.parquet")).to_pandas()
+    probed = table[table.metric == "probe_r2"].set_index("label")
+    assert set(probed.index) == {"lam", "embedding", "random_lam", "pixel_difference", "nothing"}
+    value = table.set_index(["label", "metric"]).value
+    for metric in ("probe_r2_mlp", "probe_r2_standardized", "s_pcfc", "transfer_error"):
+        assert ("lam", metric) in value.index
+    assert value["pixel_difference", "additivity_error"] == pytest.approx(0, abs=1e-6)
+    assert value["pixel_difference", "reversal_error"] == pytest.approx(0, abs=1e-6)
+    assert value["lam", "additivity_error"] > 0.01
+    assert 0 < value["lam", "codebook_usage"] <= 1
+    gain = value["lam", "probe_gain_over_pixel_difference"]
+    assert gain == pytest.approx(value["lam", "probe_r2"] - value["pixel_difference", "probe_r2"])
+    # A quarter of the 16 training episodes supervised the LAM, so the probe is fitted on the rest.
+    lengths = pq.read_table(f"{stage.uri}/../shards/labeled/clips.parquet").to_pylist()
+    most = sum(row["num_frames"] - 1 for row in lengths if row["split"] == "train")
+    fits = [int(m.removeprefix("probe_r2_at_")) for m in table.metric if "probe_r2_at" in m]
+    assert 0.5 * most < max(fits) < 0.9 * most
+
+
+def test_the_page_and_the_end_of_the_job_say_what_it_means(evaluated, capsys):
+    stage, summary = evaluated
+    lines = JOB.tell(EvaluateLamConfig(), stage, summary)
+    text = "\n".join(lines)
+    assert lines[0].split(":")[0] in {"Good", "Uncertain", "Bad"}
+    assert "z(a, b) + z(b, c)" in text and "S-PCFC" in text and "% of the codes" in text
+    assert "its background cannot be swapped" in text and "dinov2=FOLDER" in text
+    assert lines[-1].startswith("Next: ")
+    page = storage.read_text(stage.path("report.html"))
+    assert "Do latent actions add up" in page and "Control: difference of the pixels" in page
+    assert page.count("<img") >= 4 and stage.has("transfer.png")
+
+
+def test_a_finished_evaluation_is_found_complete(evaluated, run, capsys):
+    execute(JOB, EvaluateLamConfig(), run)
+    assert "complete, nothing to do" in capsys.readouterr().out
+
+
+def test_an_interrupted_one_keeps_what_was_measured(evaluated, run, capsys):
+    stage, _ = evaluated
+    before = storage.read_text(stage.path("measured", "lam.json"))
+    marked = before.replace("probe_mse", "probe_mse_kept")
+    storage.write_text(stage.path("measured", "lam.json"), marked)
+    storage.delete(stage.path("summary.json"))
+    storage.delete(stage.path("measured", "pixel_difference.json"))
+    try:
+        execute(JOB, EvaluateLamConfig(), run)
+        table = pq.read_table(stage.path("results.parquet")).to_pandas()
+        assert "probe_mse_kept" in set(table.metric) and stage.has("measured", "embedding.json")
+        assert "pixel_difference" in set(table.label)
+    finally:
+        storage.write_text(stage.path("measured", "lam.json"), before)
+
+
+def test_a_dry_run_names_what_would_be_measured_and_writes_nothing(run, tmp_path):
+    elsewhere = RunDir(str(tmp_path / "new"))
+    cfg = EvaluateLamConfig(
+        lam=run.stage("lam").uri, shards=run.stage("shards/labeled").uri, max_memory_gb=0.5
+    )
+    text = "\n".join(dry_run(JOB, cfg, elsewhere))
+    assert "lapo, Z = 16" in text and "pixel_difference" in text and "up to 0.5 GB" in text
+    assert not storage.list_files(elsewhere.uri)
+
+
+def test_what_a_user_gets_wrong_is_told_before_ray_starts(run, tmp_path):
+    lam, other = run.stage("lam").uri, RunDir(str(tmp_path / "new"))
+
+    def message(**changes) -> str:
+        cfg = replace(EvaluateLamConfig(lam=lam), **changes)
+        with pytest.raises(ConfigError) as error:
+            dry_run(JOB, cfg, other)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    unlabeled = write_shard_set(tmp_path / "unlabeled")
+    assert "has no actions" in message(shards=unlabeled)
+    large = write_shard_set(tmp_path / "large", size_px=32, has_labels=True, num_val_clips=4)
+    assert "32x32 px" in message(shards=large)
+    single = write_shard_set(tmp_path / "single", num_clips=1, has_labels=True)
+    assert "1 labeled training episode and 0 held out" in message(shards=single)
+    assert "there is no shard set" in message(shards=str(tmp_path / "nowhere"))
+    assert "there is no finished LAM" in message(lam=str(tmp_path / "nowhere"), shards=single)
+    labeled = run.stage("shards/labeled").uri
+    assert "No DINOv2 at" in message(shards=labeled, dinov2=str(tmp_path))
+    assert "labeled" in message()
