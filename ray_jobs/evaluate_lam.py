@@ -14,6 +14,7 @@ if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_pipelines.on_ray.tasks import run_tasks
@@ -31,7 +32,7 @@ from lafp.evaluate.subjects import lam_subject, supervised_clips
 from lafp.evaluate.training_data import why_no_probe
 from lafp.evaluate.transfer import can_predict
 from lafp.lam import load_lam
-from lafp.models.dinov2 import backbone_sha256
+from lafp.models.dinov2 import backbone_files, backbone_sha256
 from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts
 from lafp.report.lam_page import write_lam_page
 from lafp.runs.run_dir import RunDir, StageDir
@@ -62,6 +63,8 @@ def check(cfg: EvaluateLamConfig, run: RunDir) -> None:
     lam, shards = resolve(cfg, run)
     action_spec(shards.uri)
     check_frame_size(shards.uri, load_lam(lam.uri).obs)
+    if cfg.dinov2:
+        backbone_files(Path(cfg.dinov2))
     if (reason := why_no_probe(shards.uri, supervised_clips(lam.uri, shards.uri))) is not None:
         raise ConfigError(f"shards: {reason}")
 

@@ -37,7 +37,7 @@ class Transfer:
     """Squared error of IDM(o, FDM(o, z)) as a prediction of z, over the variance of z: o is the
     frame of which z was inferred. 0: the forward model shows all of z."""
     other: Interval
-    """The same error where o is a frame of another clip. 1: nothing of z is found again."""
+    """Like ``own``, but o is a frame of another clip. 1: nothing of z is found again."""
 
 
 def can_predict(lam: Lam) -> bool:

@@ -126,7 +126,7 @@ def load_backbone(folder: Path) -> tuple[Any, str]:
         raise ConfigError(
             "Encoder dinov2 needs the package transformers: pip install 'lafp[dinov2]'."
         ) from None
-    files = _files(folder)
+    files = backbone_files(folder)
     kind = json.loads(files[0].read_text()).get("model_type")
     if kind != "dinov2":
         raise ConfigError(f"{files[0]} describes a model of type {kind!r}, expected 'dinov2'.")
@@ -155,11 +155,15 @@ def backbone_sha256(folder: str) -> str:
     Raises:
         ConfigError: The folder holds no DINOv2.
     """
-    return _sha256(_files(Path(folder)))
+    return _sha256(backbone_files(Path(folder)))
 
 
-def _files(folder: Path) -> list[Path]:
-    """Lists ``config.json`` and the weights of a DINOv2."""
+def backbone_files(folder: Path) -> list[Path]:
+    """Lists ``config.json`` and the weights of a DINOv2.
+
+    Raises:
+        ConfigError: The folder holds no DINOv2.
+    """
     weights = sorted(folder.glob("*.safetensors"))
     card = folder / "config.json"
     if not weights or not card.is_file():

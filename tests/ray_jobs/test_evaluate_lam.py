@@ -138,7 +138,7 @@ def test_a_dry_run_names_what_would_be_measured_and_writes_nothing(run, tmp_path
     )
     text = "\n".join(dry_run(JOB, cfg, elsewhere))
     assert "lapo, Z = 16" in text and "pixel_difference" in text and "up to 0.5 GB" in text
-    assert not storage.list_files(elsewhere.uri)
+    assert not list(storage.list_files(elsewhere.uri))
 
 
 def test_what_a_user_gets_wrong_is_told_before_ray_starts(run, tmp_path):

@@ -1,0 +1,109 @@
+"""Latent actions on frames of other clips, with models whose right values are known."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from lafp.evaluate import lam_probe
+from lafp.evaluate.lam_probe import transitions_of_probe
+from lafp.evaluate.transfer import NUM_STEPS, can_predict, filmstrips, measure_transfer
+from lafp.lam import Lam
+from lafp.objectives.base import Objective
+from lafp.types import ObsSpec
+from tests.synthetic_shards import write_shard_set
+
+OBS = ObsSpec(height_px=16, width_px=16, frame_stack=2, fps=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    name: str = "known"
+
+
+class Shift(Objective):
+    """z is how much a ramp of each colour grows, and the forward model adds that ramp."""
+
+    Config = Config
+    latent_action_dim = 3
+
+    def __init__(self, size_px: int = 16, uses_latent: bool = True) -> None:
+        super().__init__(Config(), OBS)
+        self.nothing = torch.nn.Parameter(torch.zeros(()))
+        self.size_px, self.uses_latent = size_px, uses_latent
+        self.register_buffer("ramp", torch.linspace(-1, 1, 16).expand(1, 1, 16, 16))
+
+    def forward(self, window):
+        raise NotImplementedError
+
+    def embed(self, obs):
+        return obs.mean((2, 3))
+
+    def infer_latent_action(self, obs, next_obs):
+        change = (next_obs - obs)[:, -3:]
+        return (change * self.ramp).sum((2, 3)) / self.ramp.square().sum()
+
+    def predict_next_frame(self, obs, latent_action):
+        pool = torch.nn.functional.adaptive_avg_pool2d
+        added = self.uses_latent * latent_action[:, :, None, None] * self.ramp
+        return pool(obs[:, -3:] + added, self.size_px)
+
+
+@pytest.fixture(scope="module")
+def labeled(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("labeled")
+    return write_shard_set(folder, num_clips=16, num_val_clips=8, frames=(9, 12), has_labels=True)
+
+
+@pytest.fixture(scope="module")
+def held_out(labeled):
+    return transitions_of_probe(labeled, frozenset(), 200)[1]
+
+
+@pytest.mark.parametrize("size_px", [16, 8])
+def test_a_forward_model_that_shows_z_anywhere_has_no_error(held_out, size_px):
+    found = measure_transfer(Lam(Shift(size_px)), held_out)
+    assert found.own.mean == pytest.approx(0, abs=0.02)
+    assert found.other.mean == pytest.approx(0, abs=0.02)
+
+
+def test_a_forward_model_that_ignores_z_loses_all_of_it(held_out):
+    found = measure_transfer(Lam(Shift(uses_latent=False)), held_out)
+    assert found.own.mean >= 1 and found.other.mean >= 1
+
+
+def test_a_filmstrip_has_the_clip_its_prediction_and_the_other_clip(labeled):
+    assert can_predict(Lam(Shift()))
+    picture = filmstrips(Lam(Shift()), labeled)
+    tile, gap = 64, 3  # 16 px, enlarged four times
+    assert picture.shape == (12 * (tile + gap) - gap, (NUM_STEPS + 1) * (tile + gap) - gap, 3)
+    rows = [picture[n * (tile + gap) : n * (tile + gap) + tile] for n in range(3)]
+    assert (rows[0][:, :tile] == rows[1][:, :tile]).all()  # both begin with the clip's frame
+    assert (rows[0][:, :tile] != rows[2][:, :tile]).any()  # the third with another clip's
+
+
+def test_long_clips_go_through_the_model_in_parts(labeled, held_out, monkeypatch):
+    lam, sizes = Lam(Shift()), []
+
+    def features_of(window):
+        sizes.append(len(window))
+        return lam.infer_latent_action(window.obs, window.next_obs)
+
+    whole, data = held_out.features(features_of, 2, torch.device("cpu"))
+    monkeypatch.setattr(lam_probe, "WINDOWS_PER_BATCH", 7)
+    sizes.clear()
+    parts, same = held_out.features(features_of, 2, torch.device("cpu"))
+    assert max(sizes) == 7 and sum(sizes) == len(whole)
+    torch.testing.assert_close(whole, parts)
+    assert torch.equal(data.targets, same.targets) and torch.equal(data.episode, same.episode)
+
+
+def test_triples_are_equally_far_apart_and_stay_in_their_clip(held_out):
+    """In these clips nothing but the dot moves, so frames of one clip share their background."""
+    num = 0
+    for (a, b, c), episode in held_out.triples(2, 2, torch.device("cpu")):
+        # The second frame of a stack two steps on follows the first of that stack.
+        assert a.shape == b.shape == c.shape and len(a) == len(episode)
+        num += len(a)
+    windows = sum(len(w) for w, _ in held_out.windows(2, torch.device("cpu")))
+    assert num == windows - 3 * held_out.num_episodes  # a span of 4 steps instead of one

@@ -1,0 +1,76 @@
+"""What the evaluation of a latent action model says, good or bad, against its controls."""
+
+import pytest
+
+from lafp.evaluate.grouped import one_run
+from lafp.evaluate.results import Result, Subject
+from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts
+
+
+def rows(values):
+    """Rows of (label, metric) -> (value, low, high)."""
+    return [
+        Result.of(Subject(label=label, method=label), metric, value, 40, low, high)
+        for (label, metric), (value, low, high) in values.items()
+    ]
+
+
+GOOD = {
+    ("lam", "probe_r2"): (0.8, 0.75, 0.85),
+    ("embedding", "probe_r2"): (0.3, 0.2, 0.4),
+    ("random_lam", "probe_r2"): (0.4, 0.3, 0.5),
+    ("pixel_difference", "probe_r2"): (0.5, 0.4, 0.6),
+    ("lam", "probe_gain_over_embedding"): (0.5, 0.4, 0.6),
+    ("lam", "probe_gain_over_random_lam"): (0.4, 0.3, 0.5),
+    ("lam", "probe_gain_over_pixel_difference"): (0.3, 0.2, 0.4),
+    ("lam", "probe_r2_noise"): (0.5, 0.45, 0.55),
+    ("pixel_difference", "probe_r2_noise"): (0.1, 0.05, 0.15),
+    ("lam", "probe_r2_seen"): (0.8, 0.7, 0.9),
+    ("lam", "probe_r2_unseen"): (0.75, 0.65, 0.85),
+    ("lam", "additivity_error"): (0.1, 0.05, 0.15),
+    ("random_lam", "additivity_error"): (0.9, 0.8, 1.0),
+    ("lam", "reversal_error"): (0.2, 0.1, 0.3),
+    ("random_lam", "reversal_error"): (0.9, 0.8, 1.0),
+    ("lam", "s_pcfc"): (-0.6, -0.7, -0.5),
+    ("lam", "codebook_usage"): (0.9, None, None),
+    ("lam", "codebook_perplexity"): (12.0, None, None),
+    ("lam", "transfer_error"): (0.3, 0.2, 0.4),
+    ("lam", "transfer_error_own"): (0.1, 0.05, 0.15),
+}
+BAD = {
+    **GOOD,
+    ("lam", "probe_r2"): (0.45, 0.4, 0.5),
+    ("lam", "probe_gain_over_pixel_difference"): (-0.05, -0.1, 0.0),
+    ("lam", "probe_r2_noise"): (0.05, 0.0, 0.1),
+    ("lam", "probe_r2_unseen"): (0.2, 0.1, 0.3),
+    ("lam", "additivity_error"): (1.2, 1.1, 1.3),
+    ("lam", "reversal_error"): (2.2, 2.1, 2.3),
+    ("lam", "s_pcfc"): (0.97, 0.96, 0.98),
+    ("lam", "transfer_error"): (1.5, 1.2, 1.8),
+}
+SKIPPED = {"transfer": "Not measured: a thing."}
+
+
+@pytest.mark.parametrize(("values", "verdict"), [(GOOD, "Good"), (BAD, "Bad")])
+def test_each_sentence_has_its_verdict_and_the_last_says_what_to_do(values, verdict):
+    lines = lam_evaluation_findings(one_run("runs/x", rows(values), {}), SKIPPED)
+    verdicts = [line.partition(":")[0] for line in lines]
+    num = 8 if verdict == "Good" else 7  # a codebook that is in use stays good
+    assert verdicts.count(verdict) == num, lines
+    assert "Not measured: a thing." in lines
+    assert lines[-1].startswith("Next: train a policy" if verdict == "Good" else "Next: no policy")
+
+
+def test_z_that_no_background_disturbs_but_none_was_swapped_is_said_to_be_so():
+    text = " ".join(lam_evaluation_findings(one_run("runs/x", rows(GOOD), {}), {}))
+    assert "before unseen backgrounds the probe of z has R² 0.750 [0.650, 0.850]" in text
+    assert "cannot be swapped" in text
+
+
+def test_what_the_shards_do_not_hold_is_said_to_be_missing():
+    kept = {key: v for key, v in GOOD.items() if not key[1].startswith(("probe_r2_", "transfer"))}
+    text = " ".join(lam_evaluation_findings(one_run("runs/x", rows(kept), {}), {}))
+    assert "The shards do not tell it" in text and "in a folder `unseen`" in text
+    parts = skipped_parts(False, "laom", None)
+    assert "laom predicts embeddings" in parts["transfer"] and "dinov2=FOLDER" in parts["dinov2"]
+    assert skipped_parts(True, "lapo", "/weights") == {}
