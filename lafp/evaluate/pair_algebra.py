@@ -35,7 +35,9 @@ class PairAlgebra:
     s_pcfc: Interval
     """Mean cosine of z(a, b) and z(c, b). CoMo (arXiv:2505.17006) compares latents from the past
     and from the future to the present frame: -1 where a steady motion is told, 1 where z describes
-    the present frame."""
+    the present frame, or where all latents share a constant that is larger than they differ."""
+    s_pcfc_centered: Interval
+    """``s_pcfc`` of latents without their means, so that no shared constant counts."""
 
 
 @torch.no_grad()
@@ -61,6 +63,9 @@ def measure_pair_algebra(latent_of: PairFeatures, triples: Triples) -> PairAlgeb
         additivity_error=_error(forth_NZ + onward_NZ, whole_NZ, episode_N),
         reversal_error=_error(-forth_NZ, back_NZ, episode_N),
         s_pcfc=_mean_cosine(forth_NZ, towards_NZ, episode_N),
+        s_pcfc_centered=_mean_cosine(
+            forth_NZ - forth_NZ.mean(0), towards_NZ - towards_NZ.mean(0), episode_N
+        ),
     )
 
 

@@ -35,7 +35,8 @@ Metrics and the methods that have them:
                             and ``dinov2_difference`` too: squared error of z(a, b) + z(b, c) as a
                             prediction of z(a, c), over the variance of z(a, c)
 ``reversal_error``          the same error of -z(a, b) as a prediction of z(b, a)
-``s_pcfc``                  mean cosine of z from the past and from the future to a frame (CoMo)
+``s_pcfc``                  mean cosine of z from the past and from the future to a frame (CoMo);
+                            ``s_pcfc_centered``: without the constant that all latents share
 ``codebook_usage``          share of the codes that some held-out transition took;
                             ``codebook_perplexity`` how many codes are as varied
 ``transfer_error``          squared error of the z that is inferred from a predicted frame, over the

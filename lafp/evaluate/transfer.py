@@ -25,7 +25,7 @@ from lafp.evaluate.pair_algebra import error_over_variance
 from lafp.evaluate.statistics import Interval
 from lafp.lam import Lam
 
-NUM_STRIPS, NUM_STEPS, TILE_PX = 4, 6, 96
+NUM_STRIPS, NUM_STEPS, TILE_PX, GAP_PX = 4, 6, 96, 14
 MAX_PAIRS = 1024
 
 
@@ -73,7 +73,7 @@ def filmstrips(lam: Lam, shards: str) -> np.ndarray | None:
     """
     stack = lam.obs.frame_stack
     clips = [clip for clip in _clips(shards) if clip.shape[1] >= stack + 1]
-    rows: list[list[np.ndarray]] = []
+    pictures: list[np.ndarray] = []
     for index, clip in enumerate(clips[:NUM_STRIPS] if len(clips) > 1 else []):
         num = min(NUM_STEPS, clip.shape[1] - stack)
         first = stack - 1 + (clip.shape[1] - stack - num) // 2
@@ -82,11 +82,13 @@ def filmstrips(lam: Lam, shards: str) -> np.ndarray | None:
         other = clips[(index + 1) % len(clips)]
         start = _at(other, stack - 1 + (other.shape[1] - stack) // 2, lam)
         strips = [seen, _rolled_out(lam, seen[0], latents), _rolled_out(lam, start, latents)]
-        rows += [[_tile(obs) for obs in strip] for strip in strips]
-    if not rows:
+        pictures.append(images.grid([[_tile(obs) for obs in strip] for strip in strips]))
+    if not pictures:
         return None
-    width = min(map(len, rows))
-    return images.grid([row[:width] for row in rows])
+    width = min(picture.shape[1] for picture in pictures)
+    gap = np.full((GAP_PX, width, 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (picture[:, :width], gap)]
+    return np.concatenate(parts[:-1])
 
 
 def transfer_rows(found: Transfer) -> list[tuple[str, Interval]]:

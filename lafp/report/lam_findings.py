@@ -7,7 +7,7 @@ from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.representations import LAM, RANDOM_LAM
 from lafp.report.headline import headline_of_latents
 
-_NO_CHANGE_COSINE = 0.5
+_SAME_COSINE = 0.5
 _USES_CODES = 0.5
 
 NO_SWAP = (
@@ -91,16 +91,17 @@ def _algebra(results: Results) -> list[str]:
 
 
 def _s_pcfc(results: Results) -> list[str]:
-    found = _of(results, "s_pcfc")
-    if LAM not in found:
+    found, centered = _of(results, "s_pcfc"), _of(results, "s_pcfc_centered")
+    if LAM not in found or LAM not in centered:
         return []
-    ours, random = found[LAM], found.get(RANDOM_LAM)
+    ours, random = centered[LAM], centered.get(RANDOM_LAM)
     against = "" if random is None else f" (an untrained model: {random.interval})"
-    is_low, is_high = ours.interval.high < 0, ours.interval.low > _NO_CHANGE_COSINE
+    is_low, is_high = ours.interval.high < 0, ours.interval.low > _SAME_COSINE
     verdict = "Good" if is_low else "Bad" if is_high else "Uncertain"
     return [
-        f"{verdict}: the cosine of z from the past and z from the future to the same frame "
-        f"(S-PCFC) is {ours.interval}{against}. Near 1, z describes the frame; below 0, the motion."
+        f"{verdict}: z from the past and z from the future to the same frame have a cosine of "
+        f"{ours.interval}{against}. Near 1, z describes the frame; below 0, the motion. With the "
+        f"constant that all latents share it is {found[LAM].interval} (S-PCFC as CoMo has it)."
     ]
 
 

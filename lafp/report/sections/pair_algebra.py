@@ -11,6 +11,7 @@ _METRICS = {
     "additivity_error": "Error of sums",
     "reversal_error": "Error of reversals",
     "s_pcfc": "S-PCFC",
+    "s_pcfc_centered": "S-PCFC, centred",
 }
 _OF_LAM = {
     "codebook_usage": "Codes in use, share",
@@ -60,7 +61,7 @@ def algebra_section(results: Results) -> Section | None:
                 "describes the second frame has neither."
             ),
             chart(
-                charts.dots(panels, width_in=charts.PAGE_WIDTH_IN),
+                charts.dots(panels, len(panels), width_in=charts.PAGE_WIDTH_IN),
                 alt="Errors of sums and reversals, and S-PCFC, with 95 % intervals.",
             ),
             Table(
@@ -70,8 +71,10 @@ def algebra_section(results: Results) -> Section | None:
                 caption="Errors: squared, over the variance of what is predicted; 0 is exact, 1 no "
                 "better than the mean. S-PCFC (CoMo): mean cosine of z from the past and from the "
                 "future to the same frame; 1 where z describes that frame, below 0 where it tells "
-                "a steady motion. A difference of pixels adds up exactly, so sums alone prove "
-                "nothing: z is worth what its probe finds too. Intervals: 95 %, over episodes.",
+                "a steady motion. Centred: without the constant that all latents share, which "
+                "alone may bring the cosine to 1. A difference of pixels adds up exactly, so sums "
+                "alone prove nothing: z is worth what its probe finds too. Intervals: 95 %, over "
+                "episodes.",
             ),
         ],
     )

@@ -42,6 +42,8 @@ def test_a_constant_that_all_latents_share_costs_nothing():
     found = measure_pair_algebra(code("displacement with a constant"), triples())
     assert found.additivity_error.mean == pytest.approx(0, abs=1e-9)
     assert found.reversal_error.mean == pytest.approx(0, abs=1e-9)
+    assert found.s_pcfc.mean > 0  # the constant outweighs the motion
+    assert found.s_pcfc_centered.mean < -0.9
 
 
 def test_an_appearance_of_the_second_frame_is_found_out():
@@ -51,6 +53,7 @@ def test_an_appearance_of_the_second_frame_is_found_out():
     # -f(b) against f(a): worse than the mean, which has an error of 1.
     assert found.reversal_error.low > 1
     assert found.s_pcfc.mean == pytest.approx(1) and found.s_pcfc.low == pytest.approx(1)
+    assert found.s_pcfc_centered.mean == pytest.approx(1)
 
 
 def test_a_direction_turns_round_but_does_not_add_up():

@@ -7,7 +7,14 @@ import torch
 
 from lafp.evaluate import lam_probe
 from lafp.evaluate.lam_probe import transitions_of_probe
-from lafp.evaluate.transfer import NUM_STEPS, can_predict, filmstrips, measure_transfer
+from lafp.evaluate.transfer import (
+    GAP_PX,
+    NUM_STEPS,
+    NUM_STRIPS,
+    can_predict,
+    filmstrips,
+    measure_transfer,
+)
 from lafp.lam import Lam
 from lafp.objectives.base import Objective
 from lafp.types import ObsSpec
@@ -76,7 +83,8 @@ def test_a_filmstrip_has_the_clip_its_prediction_and_the_other_clip(labeled):
     assert can_predict(Lam(Shift()))
     picture = filmstrips(Lam(Shift()), labeled)
     tile, gap = 64, 3  # 16 px, enlarged four times
-    assert picture.shape == (12 * (tile + gap) - gap, (NUM_STEPS + 1) * (tile + gap) - gap, 3)
+    height = NUM_STRIPS * (3 * (tile + gap) - gap) + (NUM_STRIPS - 1) * GAP_PX
+    assert picture.shape == (height, (NUM_STEPS + 1) * (tile + gap) - gap, 3)
     rows = [picture[n * (tile + gap) : n * (tile + gap) + tile] for n in range(3)]
     assert (rows[0][:, :tile] == rows[1][:, :tile]).all()  # both begin with the clip's frame
     assert (rows[0][:, :tile] != rows[2][:, :tile]).any()  # the third with another clip's

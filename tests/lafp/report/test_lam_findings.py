@@ -31,7 +31,8 @@ GOOD = {
     ("random_lam", "additivity_error"): (0.9, 0.8, 1.0),
     ("lam", "reversal_error"): (0.2, 0.1, 0.3),
     ("random_lam", "reversal_error"): (0.9, 0.8, 1.0),
-    ("lam", "s_pcfc"): (-0.6, -0.7, -0.5),
+    ("lam", "s_pcfc"): (0.9, 0.8, 1.0),  # of a shared constant, which is no fault
+    ("lam", "s_pcfc_centered"): (-0.6, -0.7, -0.5),
     ("lam", "codebook_usage"): (0.9, None, None),
     ("lam", "codebook_perplexity"): (12.0, None, None),
     ("lam", "transfer_error"): (0.3, 0.2, 0.4),
@@ -45,7 +46,7 @@ BAD = {
     ("lam", "probe_r2_unseen"): (0.2, 0.1, 0.3),
     ("lam", "additivity_error"): (1.2, 1.1, 1.3),
     ("lam", "reversal_error"): (2.2, 2.1, 2.3),
-    ("lam", "s_pcfc"): (0.97, 0.96, 0.98),
+    ("lam", "s_pcfc_centered"): (0.97, 0.96, 0.98),
     ("lam", "transfer_error"): (1.5, 1.2, 1.8),
 }
 SKIPPED = {"transfer": "Not measured: a thing."}
