@@ -12,6 +12,9 @@ COLLAPSED_TARGET = 0.1
 map keeps 1.1 at the start and during training; a 256-wide ReLU vector starts at 0.12."""
 MANY_DEAD = 0.25
 """Share of dead units of an embedding from which on it is worth a warning."""
+MIN_JUDGED_EPISODES = 5
+"""Held-out episodes from which on z is judged by its controls. Intervals come from resampling
+these episodes: a single one gives an interval without width, and few give a too narrow one."""
 DOMINATING = 3.0
 """If supervision costs this many times the rest of the loss, labels train nearly alone."""
 
@@ -37,9 +40,10 @@ _USE_A_MAP = (
 
 
 def not_above_embedding(latent_r2: float, embedding_r2: float) -> str:
-    """Describes a probe of z that is no better than its control."""
+    """Describes a probe of z that is not clearly better than its control."""
+    better = "no better" if latent_r2 <= embedding_r2 else "not clearly better"
     return (
-        "The probe reads the true action no better from z than from the observation alone (R² "
+        f"The probe reads the true action {better} from z than from the observation alone (R² "
         f"{latent_r2:.2f} against {embedding_r2:.2f}): what z knows about actions may be what the "
         "state gives away. More data, action supervision (`supervision.weight`), or fewer "
         "distractors help."
@@ -65,7 +69,10 @@ def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
         signs["dead_codebook"] = DEAD_CODEBOOK
     names = ("probe/r2", "probe/r2_low", "probe/r2_obs_embedding")
     r2, low, control = (metrics.get(name) for name in names)  # absent where undefined
-    if r2 is not None and low is not None and control is not None and low <= control:
+    is_judged = metrics.get("probe/num_episodes", MIN_JUDGED_EPISODES) >= MIN_JUDGED_EPISODES
+    if not is_judged or r2 is None or low is None or control is None:
+        return signs
+    if low <= control:
         signs["probe"] = not_above_embedding(r2, control)
     return signs
 

@@ -65,8 +65,16 @@ def sentence(lines: Sequence[str]) -> str:
     return f"{first}: {'; '.join(others)}." if others else f"{first}."
 
 
-def headline_of_latents(results: Results, views: Mapping[str, Any] | None) -> list[str]:
-    """Says what the latent actions hold: the headline of a run without rollouts."""
+def headline_of_latents(
+    results: Results, views: Mapping[str, Any] | None, lam: Mapping[str, Any]
+) -> list[str]:
+    """Says what the latent actions hold: the headline of a run without rollouts.
+
+    Args:
+        results: Results of one run.
+        views: The numbers of ``write_latent_views``.
+        lam: Summary of the LAM's stage.
+    """
     probes = results.of_variant(results.variants[0], "probe_r2")
     lines = []
     if "lam" in probes:
@@ -78,7 +86,10 @@ def headline_of_latents(results: Results, views: Mapping[str, Any] | None) -> li
             for group in results.of_metric(f"probe_gain_over_{name}")
         ]
         gain_low = min(gains, default=None)
-        lines.append(probe_finding(probes["lam"].value, low, high, controls, gain_low=gain_low))
+        num = lam.get("probe/num_episodes")
+        lines.append(
+            probe_finding(probes["lam"].value, low, high, controls, num, gain_low=gain_low)
+        )
     return [*lines, *(view_findings(views) if views else [])]
 
 
@@ -100,10 +111,12 @@ def warnings(
         signs.append(DEAD_CODEBOOK)
     probes = results.of_variant(results.variants[0], "probe_r2")
     latent, embedding = probes.get("lam"), probes.get("embedding")
-    if not signs and latent and embedding and latent.interval.low <= embedding.interval.high:
+    is_judged = not signs and not lam.get("few_episodes")
+    if is_judged and latent and embedding and latent.interval.low <= embedding.interval.high:
         signs.append(not_above_embedding(latent.value, embedding.value))
     signs += [text[0].upper() + text[1:] for text in (*not_predicting(lam), *lam_signs(lam))]
-    signs += [lam[remark] for remark in ("little_motion", "no_probe") if lam.get(remark)]
+    remarks = ("little_motion", "no_probe", "few_episodes")  # of ``data_remarks``
+    signs += [lam[remark] for remark in remarks if lam.get(remark)]
     return [Note(level="warning", text=text) for text in signs]
 
 

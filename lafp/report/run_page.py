@@ -55,9 +55,10 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
     is_evaluated = run.complete("evaluation") is not None
     results = read_run(run) if is_evaluated else Results(by_run={}, outcomes={})
     views = latents.load_views(run)
-    lines = headline(results, results.variants[0]) or headline_of_latents(results, views)
-    sections = _sections(run, stages, results, views)
     lam = run.complete("lam")
+    summary = lam.summary() | over_training(read_metrics(lam.uri)) if lam else {}
+    lines = headline(results, results.variants[0]) or headline_of_latents(results, views, summary)
+    sections = _sections(run, stages, results, views)
     html = render_page(
         run_uri,
         title=cfg.title or run.name,
@@ -65,9 +66,7 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
         lead=run_facts.in_words(run, stages, results),
         facts=run_facts.facts(stages),
         headlines={"": lines} if lines else {},
-        warnings=warnings(
-            results, views, lam.summary() | over_training(read_metrics(lam.uri)) if lam else {}
-        ),
+        warnings=warnings(results, views, summary),
         sections=sections,
     )
     path = storage.join(run_uri, "report.html")

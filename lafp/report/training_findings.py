@@ -15,6 +15,7 @@ from lafp.objectives.health import (
     CONSTANT,
     DEAD_CODEBOOK,
     DEAD_PERPLEXITY,
+    MIN_JUDGED_EPISODES,
     not_above_embedding,
     supervision_sign,
     target_sign,
@@ -53,7 +54,9 @@ def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str
     lines += _collapse(metrics)
     lines += [f"Bad: {sign}" for sign in lam_signs(metrics)]
     if _value(metrics, "probe/r2") is not None:
-        return [*lines, _probe(metrics)]
+        found = _probe(metrics)
+        little_motion = "" if found.startswith("Good:") else metrics.get("little_motion", "")
+        return [*lines, f"{found} {little_motion}".strip()]
     if has_labels:
         return [*lines, metrics.get("no_probe") or _ALL_ALIKE]
     return [
@@ -241,6 +244,11 @@ def probe_finding(
         f"a linear probe reads the true actions{on} from z with R² {r2:.2f}{interval}, against "
         f"{', '.join([*against, '0.00 from nothing'])}."
     )
+    if num_episodes is not None and num_episodes < MIN_JUDGED_EPISODES:
+        return (
+            f"Uncertain: {text} So few held-out episodes do not tell what z is worth: "
+            f"hold out at least {MIN_JUDGED_EPISODES}."
+        )
     best = max([0.0, *controls.values()])
     is_above = low is not None and low > best
     if gain_low is not None and low is not None:

@@ -95,12 +95,19 @@ def _statistics(views: Mapping[str, Any]) -> list[Block]:
         ["Near-null actions", NO_VALUE if is_constant else percent(views["near_null_share"])],
         ["Spread (RMS distance from the mean / RMS norm)", f"{views['spread']:.3g}"],
     ]
+    caption = (
+        "Effective rank: participation ratio of the covariance spectrum. Near-null: closer to the "
+        "mean latent than a tenth of the RMS distance. z(o, o): the latent action of a frame "
+        "paired with itself."
+    )
     if views["motion_correlation"] is not None:
         rows.append(["Rank correlation of motion with |z - z(o, o)|"])
         rows[-1].append(f"{views['motion_correlation']:.2f}")
     if views["codebook"]:
         rows.append(["Codes in use", percent(views["codebook"]["usage"])])
         rows.append(["Codebook perplexity", f"{views['codebook']['perplexity']:.1f}"])
+        caption += " Codebook perplexity: the number of codes that, used equally often, would be "
+        caption += "as varied."
     return [
         chart(
             distributions.latent_statistics(views["norms"], views["spectrum"]),
@@ -109,10 +116,7 @@ def _statistics(views: Mapping[str, Any]) -> list[Block]:
         Table(
             head=["Latent actions", ""],
             rows=rows,
-            caption="Effective rank: participation ratio of the covariance spectrum. Near-null: "
-            "closer to the mean latent than a tenth of the RMS distance. z(o, o): the latent "
-            "action of a frame paired with itself. Codebook perplexity: the number of codes that, "
-            "used equally often, would be as varied.",
+            caption=caption,
         ),
     ]
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lafp.evaluate.training_data import data_remarks, little_motion, why_no_probe
+from lafp.evaluate.training_data import data_remarks, few_episodes, little_motion, why_no_probe
 from tests.synthetic_shards import write_shard_set
 
 
@@ -51,15 +51,39 @@ def test_videos_without_actions_are_not_told_of_a_probe(tmp_path):
     assert data_remarks([write_shard_set(tmp_path, num_clips=4)], None) == {}
 
 
-def test_where_most_pairs_are_still_a_rate_is_named_at_which_few_are(tmp_path):
-    every_fourth = [5 if n % 4 == 3 else 0 for n in range(40)]
+@pytest.mark.parametrize(
+    ("num_train", "num_val", "advice"),
+    [
+        (2, 1, "Preprocess more labeled episodes"),
+        (13, 2, r"val_fraction=0\.5,"),
+        (46, 4, r"val_fraction=0\.15,"),
+    ],
+)
+def test_few_held_out_episodes_are_said_before_training(tmp_path, num_train, num_val, advice):
+    remark = data_remarks([uri := labeled(tmp_path, num_train, num_val)], uri)["few_episodes"]
+    assert f"fitted on {num_train} and measured on {num_val}" in remark and "\n" not in remark
+    assert re.search(advice, remark)
+
+
+def test_five_held_out_episodes_are_not_few_and_no_probe_is_said_once(tmp_path):
+    assert few_episodes(labeled(tmp_path / "enough", 5, 5)) is None
+    assert few_episodes(labeled(tmp_path / "no_probe", 5, 0)) is None
+
+
+def test_where_most_pairs_are_still_a_rate_is_named_at_which_most_move(tmp_path):
+    every_fourth = [9 if n % 4 == 3 else 0 for n in range(40)]
     remark = little_motion([with_motion(tmp_path, [every_fourth] * 4)])
-    assert "75% of the training pairs" in remark
-    assert "clip.fps=2.5," in remark and "about 0%" in remark  # of 10
+    assert "clip.fps=3.33," in remark and "about 0.0009" in remark  # of 10
 
 
-def test_half_of_the_pairs_moving_is_enough(tmp_path):
-    assert little_motion([with_motion(tmp_path, [[5, 0] * 10] * 4)]) is None
+def test_a_slow_arm_is_told_the_rate_at_which_it_moves_enough(tmp_path):
+    remark = little_motion([with_motion(tmp_path, [[3, 2, 3, 4] * 15] * 4)])
+    assert "change by 0.0003 (median" in remark and "Below 0.0004" in remark
+    assert "clip.fps=3.33," in remark and "about 0.0009" in remark  # of 10
+
+
+def test_changes_above_the_least_are_enough(tmp_path):
+    assert little_motion([with_motion(tmp_path, [[9, 0, 4] * 10] * 4)]) is None
 
 
 def test_videos_in_which_nothing_moves_at_any_rate_are_called_so(tmp_path):

@@ -76,6 +76,13 @@ def test_metrics_that_are_absent_give_no_sign():
     assert signs_of_collapse({"probe/r2": 0.1, "probe/r2_low": 0.0}) == {}
 
 
+def test_a_probe_that_is_not_clearly_better_is_not_called_no_better():
+    probe = {"probe/r2": 0.09, "probe/r2_low": -0.06, "probe/r2_obs_embedding": 0.02}
+    assert "not clearly better from z" in signs_of_collapse(probe)["probe"]
+    assert "no better from z" in signs_of_collapse(probe | {"probe/r2": 0.01})["probe"]
+    assert signs_of_collapse(probe | {"probe/num_episodes": 4}) == {}
+
+
 def test_a_collapsed_or_dead_target_embedding_is_named():
     healthy = {"val/target_spread": 0.9, "val/target_dead_share": 0.02}
     assert signs_of_collapse(healthy) == {}

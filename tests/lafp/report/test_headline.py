@@ -100,11 +100,20 @@ def test_without_interpolation_the_best_method_is_set_against_cloning():
 
 def test_a_run_without_rollouts_is_told_by_its_probe_and_its_predictions():
     control = Result.of(Subject(label="embedding", method="embedding"), "probe_r2", 0.4, 690)
-    probe, _, prediction = headline_of_latents(one(PROBE, control), VIEWS)
+    probe, _, prediction = headline_of_latents(one(PROBE, control), VIEWS, {})
     assert "R² 0.90 [0.88, 0.92], against 0.40 from the observation alone" in probe
     assert prediction.replace("\xa0", " ").startswith(
         "Good: the next frame is predicted with 75 % less"
     )
+
+
+def test_a_probe_on_few_held_out_episodes_is_not_judged():
+    control = Result.of(Subject(label="embedding", method="embedding"), "probe_r2", 0.95, 690)
+    lam = {"probe/num_episodes": 2.0, "few_episodes": "Few episodes: ..."}
+    probe, *_ = headline_of_latents(one(PROBE, control), VIEWS, lam)
+    assert probe.startswith("Uncertain: ") and "of 2 held-out episodes" in probe
+    (note,) = warnings(one(PROBE, control), VIEWS, lam)
+    assert note.text == "Few episodes: ..."
 
 
 def test_a_collapsed_lam_is_called_so():

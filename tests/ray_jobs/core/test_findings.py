@@ -90,11 +90,21 @@ def test_the_control_on_labels_alone_is_said_to_be_one():
 
 
 def test_a_probe_is_judged_by_the_best_of_its_controls():
-    assert said("train_lam", LAM, LAPO).count("Bad:") == 1  # the observation alone tells more
-    better = LAM | {"probe/r2_obs_embedding": 0.1, "probe/r2_random_lam": 0.15}
+    probed = LAM | {"probe/num_episodes": 12.0}
+    assert said("train_lam", probed, LAPO).count("Bad:") == 1  # the observation alone tells more
+    better = probed | {"probe/r2_obs_embedding": 0.1, "probe/r2_random_lam": 0.15}
     assert "Good: a linear probe" in said("train_lam", better, LAPO)
-    near = LAM | {"probe/r2_obs_embedding": 0.25}
+    near = probed | {"probe/r2_obs_embedding": 0.25}
     assert "Uncertain: a linear probe" in said("train_lam", near, LAPO)
+
+
+def test_a_probe_that_is_not_good_comes_with_what_the_data_has_to_do_with_it():
+    few = said("train_lam", LAM | {"probe/r2_obs_embedding": 0.1}, LAPO)
+    assert "Uncertain: a linear probe" in few and "hold out at least 5" in few
+    slow = LAM | {"probe/num_episodes": 12.0, "little_motion": "Little moves: ..."}
+    assert "Little moves: ..." in said("train_lam", slow, LAPO)
+    good = slow | {"probe/r2_obs_embedding": 0.1, "probe/r2_random_lam": 0.15}
+    assert "Little moves" not in said("train_lam", good, LAPO)
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(-0.5, "Bad"), (0.0, "Bad"), (0.4, "Good")])
