@@ -20,6 +20,8 @@ from lafp.evaluate.grouped import Group
 PAGE_WIDTH_IN = 9.2
 PANEL_WIDTH_IN = PAGE_WIDTH_IN / 4
 # Tick labels side by side in a panel may have so many.
+LEGEND_SHARE = 0.2
+"""Room for a name in a legend, as a share of the range of the curves."""
 CHARACTERS_PER_PANEL = 24
 # A gap above a group of dots, in rows.
 _GROUP_GAP = 0.55
@@ -274,6 +276,8 @@ def curves(
                 axes[i].set_xticks(list(xticks), list(xticks.values()))
             axes[i].set_ylim(ylim)
             if not is_beside and len(lines) > 1 and labels.index(labels[i]) == i:
+                if len(lines) > 2 and ylim is None and title not in log_y:
+                    _make_room_above(axes[i], len(lines))
                 axes[i].legend(frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0.2)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
@@ -286,6 +290,12 @@ def curves(
     return Drawing(
         width_in=panel_width_in * num_panels, height_in=height_in, paint=paint, columns=num_panels
     )
+
+
+def _make_room_above(ax: Axes, num_names: int) -> None:
+    """Raises the upper end of the y axis, because a legend of three names covers curves."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + LEGEND_SHARE * num_names * (high - low))
 
 
 def _paint_curves(ax: Axes, lines: Sequence[Line], title: str, is_log_y: bool) -> None:

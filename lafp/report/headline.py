@@ -151,8 +151,9 @@ def view_findings(views: Mapping[str, Any]) -> list[str]:
         return lines
     less = f"{percent(1 - error / copy)} less" if error < copy else "more"
     text = (
-        f"the next frame is predicted with {less} squared error than by assuming no change; with "
-        f"the latent action of another pair the error is {wrong / error:.2f} times as large"
+        f"the next frame of these clips is predicted with {less} squared error than by assuming "
+        f"no change; with the latent action of another pair the error is {wrong / error:.2f} times "
+        "as large"
     )
     if wrong > _MIN_HARM * error:
         return [*lines, f"Good: {text}, so the prediction uses z."]

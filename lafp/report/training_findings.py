@@ -260,6 +260,12 @@ def probe_finding(
             f"Uncertain: {text} z is above its controls, but by less than its interval; more "
             "held-out episodes would tell."
         )
+    if max(r2, best) <= 0:
+        return (
+            f"Bad: {text} What is fitted on the training episodes does not carry over to the "
+            "held-out ones: they are too few, or their scenes and cameras differ too much. More "
+            "labeled episodes help."
+        )
     if "embedding" in controls and r2 <= controls["embedding"]:
         return f"Bad: {text} {not_above_embedding(r2, controls['embedding'])}"
     return f"Bad: {text} So z holds no more about the actions than its controls."

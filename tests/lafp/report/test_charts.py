@@ -35,6 +35,19 @@ def test_equal_legends_are_drawn_once_and_single_curves_have_none():
     assert (shown.count("alone"), shown.count("left"), shown.count("right")) == (0, 1, 1)
 
 
+def test_a_legend_of_three_names_covers_no_curve():
+    steps = [100, 200, 300, 400, 500]
+    values = {"z": 0.43, "observation": 0.03, "untrained": 0.2}
+    probe = [charts.Line(label=n, x=steps, y=[v] * 5) for n, v in values.items()]
+    loss = [charts.Line(label=n, x=steps, y=[5, 4, 3, 2, 1]) for n in ("training", "held out")]
+    figure = charts.curves({"loss": loss, "probe R²": probe})._figure()
+    figure.canvas.draw()
+    ax = figure.axes[1]
+    legend = ax.get_legend().get_window_extent()
+    heights = [ax.transData.transform((300, value))[1] for value in values.values()]
+    assert all(height < legend.y0 or height > legend.y1 for height in heights)
+
+
 @pytest.mark.parametrize("values", [[0.0], [3.0] * 50, list(np.linspace(0, 1, 500))])
 def test_histograms_take_any_distribution(values):
     assert "quantity" in texts(distributions.histograms({"quantity": values}).svg())

@@ -103,7 +103,7 @@ def test_a_run_without_rollouts_is_told_by_its_probe_and_its_predictions():
     probe, _, prediction = headline_of_latents(one(PROBE, control), VIEWS, {})
     assert "R² 0.90 [0.88, 0.92], against 0.40 from the observation alone" in probe
     assert prediction.replace("\xa0", " ").startswith(
-        "Good: the next frame is predicted with 75 % less"
+        "Good: the next frame of these clips is predicted with 75 % less"
     )
 
 

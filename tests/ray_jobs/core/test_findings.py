@@ -98,6 +98,12 @@ def test_a_probe_is_judged_by_the_best_of_its_controls():
     assert "Uncertain: a linear probe" in said("train_lam", near, LAPO)
 
 
+def test_a_probe_that_finds_nothing_anywhere_is_told_of_its_episodes():
+    metrics = LAM | {"probe/num_episodes": 6.0, "probe/r2": -0.05, "probe/r2_low": -0.25}
+    metrics |= {"probe/r2_obs_embedding": -0.08, "probe/r2_random_lam": -0.1}
+    assert "does not carry over to the held-out ones" in said("train_lam", metrics, LAPO)
+
+
 def test_a_probe_that_is_not_good_comes_with_what_the_data_has_to_do_with_it():
     few = said("train_lam", LAM | {"probe/r2_obs_embedding": 0.1}, LAPO)
     assert "Uncertain: a linear probe" in few and "hold out at least 5" in few
