@@ -109,7 +109,7 @@ def little_motion(shard_sets: Sequence[str]) -> str | None:
         # Twice the least, because the motions of a span partly cancel out.
         if motion is not None and motion >= 2 * LEAST_MOTION:
             return (
-                f"{text}. At {lower} frames per second instead of {fps:.3g} it would be about "
+                f"{text}. At {lower} frames per second instead of {fps:.3g} it would be up to "
                 f"{motion / 1e4:.2g}: preprocess with clip.fps={lower}, under another name."
             )
     return f"{text}. A lower clip.fps would not change that: choose videos in which more moves."

@@ -73,13 +73,13 @@ def test_five_held_out_episodes_are_not_few_and_no_probe_is_said_once(tmp_path):
 def test_where_most_pairs_are_still_a_rate_is_named_at_which_most_move(tmp_path):
     every_fourth = [9 if n % 4 == 3 else 0 for n in range(40)]
     remark = little_motion([with_motion(tmp_path, [every_fourth] * 4)])
-    assert "clip.fps=3.33," in remark and "about 0.0009" in remark  # of 10
+    assert "clip.fps=3.33," in remark and "up to 0.0009" in remark  # of 10
 
 
 def test_a_slow_arm_is_told_the_rate_at_which_it_moves_enough(tmp_path):
     remark = little_motion([with_motion(tmp_path, [[3, 2, 3, 4] * 15] * 4)])
     assert "change by 0.0003 (median" in remark and "Below 0.0004" in remark
-    assert "clip.fps=3.33," in remark and "about 0.0009" in remark  # of 10
+    assert "clip.fps=3.33," in remark and "up to 0.0009" in remark  # of 10
 
 
 def test_changes_above_the_least_are_enough(tmp_path):
