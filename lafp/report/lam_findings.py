@@ -23,7 +23,7 @@ def lam_evaluation_findings(results: Results, skipped: Mapping[str, str]) -> lis
         results: The rows of the evaluation.
         skipped: Name of a measurement that was left out -> the reason.
     """
-    probe = headline_of_latents(results, None)
+    probe = headline_of_latents(results, None, {})
     return [
         *probe,
         *_noise(results),
