@@ -179,6 +179,8 @@ def _episode(
         return labels
     dim = labels.action.shape[1]
     low, high = _bound(arrays, "action_low", dim), _bound(arrays, "action_high", dim)
+    if low is not None and high is not None and (low > high).any():
+        raise VideoError("no_labels", "action_low is above action_high")
     return replace(labels, low=low, high=high)
 
 
@@ -201,7 +203,7 @@ def _part(arrays: _Arrays, key: str | None, index: int | None) -> np.ndarray | N
     if key is None or key not in arrays.headers:
         return None
     found = arrays.read(key)
-    if index is not None and index >= len(np.atleast_1d(found)):
+    if index is not None and (not found.ndim or index >= len(found)):
         raise VideoError("labels_mismatch", f"{key} {list(found.shape)} has no row {index}")
     return found if index is None else found[index]
 
@@ -222,4 +224,9 @@ def _bound(arrays: _Arrays, key: str, dim: int) -> np.ndarray | None:
     bound = arrays.read(key)
     if bound.shape != (dim,) or bound.dtype.kind not in "fiub":
         raise VideoError("no_labels", f"{key} must be [{dim}], got {list(bound.shape)}")
-    return bound.astype(np.float32)
+    if np.isnan(bound).any():
+        raise VideoError("no_labels", f"{key} must be numbers, got NaN")
+    with np.errstate(over="ignore"):
+        bound = bound.astype(np.float32)
+    # Gymnasium gives infinite bounds to an action space without bounds.
+    return bound if np.isfinite(bound).all() else None

@@ -15,6 +15,7 @@ from lafp.video.decoders.base import DamagedSpan, VideoError, VideoInfo
 ASSUMED_FPS = 5.0
 # Plausible steps of a clock that counts in seconds.
 _SHORTEST_S, _LONGEST_S = 1e-3, 10.0
+_MAX_CHOICES = 2**16
 _WAY_OUT = (
     "labels.time_key names the array of time stamps; labels.time_key=null ignores it: row t then "
     "belongs to frame t"
@@ -229,7 +230,7 @@ def episode_labels(
     for name, rows in (("states", state), ("time stamps", times_s)):
         if rows is not None and (rows.ndim < 1 or len(rows) != len(action)):
             raise VideoError("no_labels", f"{list(rows.shape)} {name}, {len(action)} actions")
-    flaws = not_finite("action", action)
+    flaws = not_finite("action", action) if action.ndim == 2 else _not_choices(action)
     if state is not None:
         state = state.reshape(len(state), -1).astype(np.float32)
         flaws += not_finite("state", state)
@@ -241,6 +242,13 @@ def episode_labels(
         times_s=None if times_s is None else _ascending(times_s),
         flaws=tuple(flaws),
     )
+
+
+def _not_choices(action: np.ndarray) -> list[Flaw]:
+    """Finds discrete actions that are no number of a choice. Models have one output per choice."""
+    rows = np.flatnonzero((action < 0) | (action >= _MAX_CHOICES))
+    wanted = f"discrete actions are whole numbers from 0 to {_MAX_CHOICES - 1}"
+    return [Flaw(int(row), f"action is {action[row]}, {wanted}") for row in rows]
 
 
 def _ascending(times_s: np.ndarray) -> np.ndarray:

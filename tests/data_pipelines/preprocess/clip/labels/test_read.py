@@ -68,6 +68,46 @@ def test_sums_leave_out_the_last_row_and_take_given_bounds(tmp_path):
     assert (sums.low, sums.high, sums.is_bounded) == ((-5, -5), (5, 5), True)
 
 
+@pytest.mark.parametrize("endless", [np.inf, 1e300])
+@pytest.mark.parametrize(("key", "sign"), [("action_low", -1), ("action_high", 1)])
+def test_infinite_bounds_are_no_bounds(tmp_path, endless, key, sign):
+    action = np.array([[1.0, -2.0], [3.0, 4.0], [99.0, 99.0]], np.float32)
+    bounds = {"action_low": np.array([-5, -5.0]), "action_high": np.array([5, 5.0])}
+    bounds[key] = np.array([sign * 5.0, sign * endless])
+    labels = align(read_sidecar(save(tmp_path / "a.npz", action=action, **bounds), CFG), video(3))
+    sums = labels.sums(rows_of(labels, video(3), 0, 3, 10))
+    assert np.isfinite([*sums.low, *sums.high]).all()
+    assert not sums.is_bounded
+
+
+@pytest.mark.parametrize(("low", "high"), [(np.nan, 1.0), (0.0, np.nan), (1.0, 0.0)])
+def test_bounds_that_are_no_interval_are_no_labels(tmp_path, low, high):
+    bounds = {"action_low": np.array([0.0, low]), "action_high": np.array([1.0, high])}
+    uri = save(tmp_path / "a.npz", action=np.zeros((3, 2)), **bounds)
+    with pytest.raises(VideoError, match="action_") as caught:
+        read_sidecar(uri, CFG)
+    assert caught.value.reason == "no_labels"
+
+
+@pytest.mark.parametrize(
+    "odd", [np.int64(-1), np.int64(2**16), np.int64(2**62), np.uint64(2**63), np.int8(-128)]
+)
+def test_a_discrete_action_that_is_no_choice_costs_its_row(tmp_path, odd):
+    action = np.array([2, 0, 3, 0], odd.dtype)
+    action[1] = odd
+    labels = read_sidecar(save(tmp_path / "a.npz", action=action), CFG)
+    assert [flaw.row for flaw in labels.flaws] == [1]
+
+
+@pytest.mark.parametrize("key", ["action", "timestamp", "state"])
+def test_a_single_number_for_stacked_episodes_is_a_mismatch(tmp_path, key):
+    arrays = {"action": np.zeros((2, 4, 3)), key: np.float32(1)}
+    save(tmp_path / "a.npz", image_0=np.zeros((2, 4, 16, 16, 3), np.uint8), **arrays)
+    with pytest.raises(VideoError, match=f"{key} .* has no row 0") as caught:
+        [episode.labels() for episode in read_stacked(tmp_path / "a.npz", CFG)]
+    assert caught.value.reason == "labels_mismatch"
+
+
 def test_integer_actions_are_discrete(tmp_path):
     uri = save(tmp_path / "a.npz", action=np.array([2, 0, 3, 0]))
     labels = align(read_sidecar(uri, CFG), video(4))
