@@ -12,7 +12,7 @@ REASONS = {
     "not_found": "no file at its URI",
     "unreadable": "the file could not be read",
     "not_a_file": "a folder, a pipe or a device stands where a file is wanted",
-    "bad_entry": "its row in the list has no usable URI",
+    "bad_entry": "its row in the list, or in the index of a dataset, cannot be used",
     "missing_file": "the dataset's index lists it, but one of its files is missing",
     "not_a_video": "not a container format that the video decoder knows",
     "no_video_stream": "a container without video, e.g. sound only",

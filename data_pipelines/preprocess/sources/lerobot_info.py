@@ -13,6 +13,7 @@ from lafp.data.shards.format import Split
 INFO = "meta/info.json"
 # Versions before 2.0 kept the file elsewhere.
 _OLD_INFO = "meta_data/info.json"
+_MAX_FPS = 1e6
 READ_MAJORS, READ_VERSIONS = ("v2", "v3"), "v2.0, v2.1 and v3.0"
 
 
@@ -57,6 +58,12 @@ class LeRobotInfo:
                     details={"reject": ["depth", f"{key} holds depth maps, according to {INFO}"]},
                 )
 
+    def bad_row(self, where: str, error: Exception, split: Split | None) -> VideoItem:
+        """Makes one reject of a row of the index of episodes that cannot be read."""
+        detail = f"it is no row of an episode: {type(error).__name__}: {error}"
+        details = {"reject": ["bad_entry", detail]}
+        return VideoItem(uri=where, num_bytes=0, split=split, details=details)
+
     def promised(self, episode: int, length: int | None) -> dict[str, Any]:
         """Returns the fields of ``lerobot_tables.Promised``, ready for JSON."""
         return {"episode": episode, "length": length, "fps": self.fps}
@@ -75,7 +82,7 @@ def read_info(source: str) -> LeRobotInfo | None:
             return None
     try:
         raw = json.loads(storage.read_text(uri))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{uri} is not valid JSON: {error}.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{uri} must be a JSON object, got {type(raw).__name__}.")
@@ -85,7 +92,7 @@ def read_info(source: str) -> LeRobotInfo | None:
     return LeRobotInfo(
         source=source,
         version=str(raw.get("codebase_version", "without a codebase_version")),
-        fps=float(fps) if isinstance(fps, int | float) and 0 < fps < float("inf") else None,
+        fps=float(fps) if isinstance(fps, int | float) and 0 < fps < _MAX_FPS else None,
         features={key: value for key, value in features.items() if isinstance(value, dict)},
         paths={
             key: raw[key] for key in ("data_path", "video_path") if isinstance(raw.get(key), str)

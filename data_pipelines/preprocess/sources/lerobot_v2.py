@@ -37,6 +37,8 @@ from lafp.config import ConfigError
 from lafp.data.shards.format import Split
 from lafp.video.decoders.base import VideoError
 
+_BAD_ROW = ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError
+_EPISODES = "meta/episodes.jsonl"
 _EPISODE_FILE = re.compile(r"episode_(\d+)\.(parquet|mp4)$")
 
 
@@ -54,7 +56,10 @@ class LeRobotV2:
         yield from info.depth_items(split)
         cameras = info.cameras("video")
         tables, videos = _find_files(source, cameras)
-        for episode, lengths in sorted(_episodes(source).items()):
+        episodes, errors = _episodes(source)
+        for number, error in errors.items():
+            yield info.bad_row(f"{source.rstrip('/')}/{_EPISODES}#{number}", error, split)
+        for episode, lengths in sorted(episodes.items()):
             name = f"episode_{episode:06d}"
             labels_uri = tables.get(episode, storage.join(source, "data", f"{name}.parquet"))
             details = info.promised(episode, lengths[0])
@@ -158,19 +163,33 @@ def _find_files(
     return tables, videos
 
 
-def _episodes(source: str) -> dict[int, list[int | None]]:
-    """Maps each episode to its lengths, one for each line that lists it."""
-    uri = storage.join(source, "meta/episodes.jsonl")
+def _episodes(source: str) -> tuple[dict[int, list[int | None]], dict[int, Exception]]:
+    """Maps each episode to its lengths, one for each line that lists it; broken lines to errors.
+
+    Raises:
+        ConfigError: The list is missing, or none of its lines is an episode.
+    """
+    uri = storage.join(source, _EPISODES)
     found: dict[int, list[int | None]] = {}
+    errors: dict[int, Exception] = {}
     try:
-        for line in storage.read_text(uri).splitlines():
-            if line.strip():
-                row: dict[str, Any] = json.loads(line)
-                length = row.get("length")
-                lengths = found.setdefault(int(row["episode_index"]), [])
-                lengths.append(None if length is None else int(length))
+        # Names in a line may hold other characters at which ``splitlines`` would cut it.
+        lines = storage.read_text(uri).split("\n")
     except FileNotFoundError:
-        raise ConfigError(f"{source} has {INFO} but no meta/episodes.jsonl.") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{source} has {INFO} but no {_EPISODES}.") from None
+    except ValueError as error:
         raise ConfigError(f"{uri} is not a list of episodes: {error}.") from None
-    return found
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row: dict[str, Any] = json.loads(line)
+            length = row.get("length")
+            length = None if length is None else int(length)
+            found.setdefault(int(row["episode_index"]), []).append(length)
+        except _BAD_ROW as error:
+            errors[number] = error
+    if not found:
+        cause = next(iter(errors.values()), ValueError("it is empty"))
+        raise ConfigError(f"{uri} is not a list of episodes: {cause}.")
+    return found, errors

@@ -60,7 +60,10 @@ class LeRobotV3:
         assert info is not None
         yield from info.depth_items(split)
         spans: dict[str, list[Span]] = defaultdict(list)
-        for (episode, camera), listed in sorted(_list_spans(info).items()):
+        found, errors = _list_spans(info)
+        for where, error in errors.items():
+            yield info.bad_row(where, error, split)
+        for (episode, camera), listed in sorted(found.items()):
             if len(listed) > 1:
                 detail = f"meta/episodes has {len(listed)} different rows of episode {episode}"
                 yield VideoItem(
@@ -124,62 +127,84 @@ class LeRobotV3:
                 )
 
 
-def _list_spans(info: LeRobotInfo) -> dict[tuple[int, str], list[tuple[str, Span]]]:
+def _list_spans(
+    info: LeRobotInfo,
+) -> tuple[dict[tuple[int, str], list[tuple[str, Span]]], dict[str, Exception]]:
     """Maps episode and camera to the URI of the video file and the episode's span in it.
 
-    An entry holds several spans only if rows of one episode differ.
+    An entry holds several spans only if rows of one episode differ. Files and rows of the index
+    that cannot be read are mapped to their errors, by URI.
 
     Raises:
         ConfigError: ``meta/episodes`` holds something else.
     """
     found: dict[tuple[int, str], list[tuple[str, Span]]] = defaultdict(list)
-    try:
-        for row in _index_rows(info):
-            for camera in (*info.cameras("video"), *info.cameras("image")):
-                listed = found[int(row[EPISODE_INDEX]), camera]
-                span = _span(row, camera, info)
-                # Writers repeat rows. Equal ones are one span.
-                if span not in listed:
-                    listed.append(span)
-    except storage.StorageError:
-        raise
-    except (LookupError, TypeError, ValueError, OSError, pa.ArrowException) as error:
-        where = f"{info.source}/meta/episodes"
-        raise ConfigError(f"{where} is not as in v3.0: {error!r}.") from None
+    errors: dict[str, Exception] = {}
+    for where, row in _index_rows(info):
+        if isinstance(row, Exception):
+            errors[where] = row
+            continue
+        for camera in (*info.cameras("video"), *info.cameras("image")):
+            try:
+                episode, span = _whole(row[EPISODE_INDEX]), _span(row, camera, info)
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                errors[f"{where}/{camera}"] = error
+                continue
+            # Writers repeat rows. Equal ones are one span.
+            if span not in found[episode, camera]:
+                found[episode, camera].append(span)
+    if not found and errors:
+        where, cause = next(iter(errors.items()))
+        raise ConfigError(f"{where} is not as in v3.0: {cause!r}.")
     if not found:
         raise ConfigError(f"{info.source} has {INFO} but no episodes in meta/episodes.")
-    return found
+    return found, errors
 
 
-def _index_rows(info: LeRobotInfo) -> Iterator[dict[str, Any]]:
+def _index_rows(info: LeRobotInfo) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+    """Yields the URI and the content of each row of the index, or the error of a whole file."""
     keys = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
     columns = [EPISODE_INDEX, "length", "data/chunk_index", "data/file_index"]
     columns += [f"videos/{camera}/{key}" for camera in info.cameras("video") for key in keys]
     for file in storage.list_files(storage.join(info.source, "meta/episodes")):
         data = io.BytesIO(storage.read_bytes(file.uri))
-        yield from pq.read_table(data, columns=columns).to_pylist()
+        try:
+            rows = pq.read_table(data, columns=columns).to_pylist()
+        except (ValueError, OSError, pa.ArrowException) as error:  # bytes in memory: not storage
+            yield file.uri, error
+            continue
+        yield from ((f"{file.uri}#{number}", row) for number, row in enumerate(rows))
 
 
 def _span(row: dict[str, Any], camera: str, info: LeRobotInfo) -> tuple[str, Span]:
     data_path = info.paths.get("data_path", _DATA_PATH).format(
-        chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+        chunk_index=_whole(row["data/chunk_index"]), file_index=_whole(row["data/file_index"])
     )
     length = row.get("length")
-    span: Span = info.promised(int(row[EPISODE_INDEX]), None if length is None else int(length))
+    span: Span = info.promised(
+        _whole(row[EPISODE_INDEX]), None if length is None else _whole(length)
+    )
     span["data_uri"] = storage.join(info.source, data_path)
     if camera in info.cameras("image"):
         span |= {"from_s": None, "to_s": None, "camera_in_rows": camera}
         return f"{span['data_uri']}#{camera}", span
     path = info.paths.get("video_path", _VIDEO_PATH).format(
         video_key=camera,
-        chunk_index=row[f"videos/{camera}/chunk_index"],
-        file_index=row[f"videos/{camera}/file_index"],
+        chunk_index=_whole(row[f"videos/{camera}/chunk_index"]),
+        file_index=_whole(row[f"videos/{camera}/file_index"]),
     )
     return storage.join(info.source, path), span | {
         "from_s": _seconds(row[f"videos/{camera}/from_timestamp"]),
         "to_s": _seconds(row[f"videos/{camera}/to_timestamp"]),
         "camera_in_rows": "",
     }
+
+
+def _whole(value: Any) -> int:
+    """Returns a whole number. Columns in which one row is empty are stored as floats."""
+    if int(value) != value:
+        raise ValueError(f"{value} is not a whole number")
+    return int(value)
 
 
 def _seconds(value: Any) -> float | None:

@@ -225,6 +225,53 @@ def test_an_episode_that_is_listed_twice_is_read_once(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{oops",
+        "[1]",
+        '"episode"',
+        '{"length": 30}',
+        '{"episode_index": null, "length": 30}',
+        '{"episode_index": 9, "length": "thirty"}',
+        '{"episode_index": 9, "length": NaN}',
+        '{"episode_index": 1e999, "length": 30}',
+        "[" * 100_000,
+    ],
+    ids=range(9),
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_broken_line_of_the_index_costs_only_itself(tmp_path, line, is_first):
+    folder = write_dataset(tmp_path / "set", 1)
+    index = folder / "meta/episodes.jsonl"
+    good = index.read_text()
+    index.write_text(f"{line}\n{good}" if is_first else f"{good}{line}\n")
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert len(clips) == 2
+    number = 1 if is_first else 2
+    assert [(r.video_uri, r.reason) for r in rejects] == [(f"{index}#{number}", "bad_entry")]
+    index.write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match="is not a list of episodes"):
+        go_through(replace(CFG, source=str(folder)))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "\ufeff{}", "{,}"], ids=range(4))
+def test_an_info_file_that_is_no_json_is_one_line(tmp_path, text):
+    folder = write_dataset(tmp_path / "set", 1)
+    (folder / "meta/info.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"info.json is not valid JSON"):
+        go_through(replace(CFG, source=str(folder)))
+
+
+@pytest.mark.parametrize("fps", [10**400, float("nan"), float("inf"), -10, 0, "ten", None])
+def test_a_rate_that_is_none_is_taken_from_the_video(tmp_path, fps):
+    folder = write_dataset(tmp_path / "set", 1)
+    info = json.loads((folder / "meta/info.json").read_text())
+    (folder / "meta/info.json").write_text(json.dumps(info | {"fps": fps}))
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert (len(clips), rejects) == (2, [])
+
+
 def test_a_length_that_differs_is_a_mismatch(tmp_path):
     folder = write_dataset(tmp_path / "set", 1)
     (folder / "meta/episodes.jsonl").write_text('{"episode_index": 5, "length": 28}\n')

@@ -210,7 +210,7 @@ def test_an_index_that_is_not_there_is_a_config_error(tmp_path):
     folder = write_dataset(tmp_path / "set")
     index = folder / "meta/episodes/chunk-000/file-000.parquet"
     pq.write_table(pa.table({"episode_index": [0]}), index)
-    with pytest.raises(ConfigError, match=r"meta/episodes is not as in v3.0"):
+    with pytest.raises(ConfigError, match=r"meta/episodes/.* is not as in v3.0"):
         go_through(replace(CFG, source=str(folder)))
     index.unlink()
     with pytest.raises(ConfigError, match="no episodes"):
@@ -221,6 +221,42 @@ def rewrite_index(folder, change):
     """Applies ``change`` to the index, a list of rows."""
     index = folder / "meta/episodes/chunk-000/file-000.parquet"
     pq.write_table(pa.Table.from_pylist(change(pq.read_table(index).to_pylist())), index)
+
+
+@pytest.mark.parametrize(
+    ("column", "num_lost"),
+    [
+        ("episode_index", 2),
+        ("data/file_index", 2),
+        (f"videos/{CAMERAS[1]}/chunk_index", 1),
+        (f"videos/{CAMERAS[1]}/file_index", 1),
+    ],
+)
+@pytest.mark.parametrize("value", [None, 10.5])
+def test_a_broken_row_of_the_index_costs_only_itself(tmp_path, column, num_lost, value):
+    """A camera that an episode lacks has no file in the row."""
+    folder = write_dataset(tmp_path / "set")
+    before, _ = go_through(replace(CFG, source=str(folder)))
+    lost = value if value is None or column != "episode_index" else float("nan")
+
+    def change(rows):
+        return [row | {column: lost if row["episode_index"] == 2 else row[column]} for row in rows]
+
+    rewrite_index(folder, change)
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert len(clips) == len(before) - num_lost
+    assert {row.reason for row in rejects if "/meta/episodes/" in row.video_uri} == {"bad_entry"}
+    assert sum("/meta/episodes/" in row.video_uri for row in rejects) == num_lost
+
+
+def test_a_broken_file_of_the_index_costs_only_its_episodes(tmp_path):
+    folder = write_dataset(tmp_path / "set")
+    before, _ = go_through(replace(CFG, source=str(folder)))
+    broken = folder / "meta/episodes/chunk-000/file-001.parquet"
+    broken.write_bytes(b"PAR1 nothing PAR1")
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert len(clips) == len(before)
+    assert [(row.video_uri, row.reason) for row in rejects] == [(str(broken), "bad_entry")]
 
 
 def drifted(rows, by_s=0.004):
