@@ -198,7 +198,17 @@ def _read_parquet(path: Path, column: str) -> Iterator[Any]:
         if column not in file.schema_arrow.names:
             raise _NoColumnError(file.schema_arrow.names)
         for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
-            yield from batch.column(0).to_pylist()
+            values = batch.column(0)
+            if pa.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            # Files hold text that is not UTF-8, and one such row must not end the list.
+            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+                values = values.cast(pa.large_binary())
+            for value in values:
+                try:
+                    yield value.as_py()
+                except (ArithmeticError, ValueError):  # e.g. a date beyond the year 9999
+                    yield None
 
 
 _READERS: dict[str, Callable[[Path, str], Iterator[Any]]] = {

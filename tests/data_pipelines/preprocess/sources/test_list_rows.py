@@ -184,3 +184,29 @@ def test_rows_that_name_no_file_are_rejects_and_the_others_clips(tmp_path):
         ("z/" * 3000)[:-1]: "not_found",
         "~nobody-at-all/x.mp4": "not_found",
     }
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary", "binary", "timestamp"])
+def test_a_parquet_row_that_is_no_text_costs_only_itself(tmp_path, kind):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pa.array([b"a.mp4", b"caf\xe9.mp4", None, b"b.mp4"], pa.binary())
+    if kind == "timestamp":
+        column = pa.array([0, 2**58, None, 1], pa.timestamp("ms"))
+    elif kind == "binary":
+        column = rows
+    else:
+        text = pa.large_string() if kind == "large_string" else pa.string()
+        rows = rows.cast(pa.large_binary()) if kind == "large_string" else rows
+        column = type(rows).from_buffers(rows.type, len(rows), rows.buffers()).view(text)
+        if kind == "dictionary":
+            column = column.dictionary_encode()
+    pq.write_table(pa.table({"uri": column}), tmp_path / "list.parquet")
+    found = list(list_uris(str(tmp_path / "list.parquet"), None, "uri", False))
+    assert len(found) == 4
+    if kind == "timestamp":
+        assert {item.details["reject"][0] for item in found} == {"bad_entry"}
+        return
+    names = [Path(item.uri).name for item in found]
+    assert names == ["a.mp4", "caf\\xe9.mp4", "list.parquet#3", "b.mp4"]
