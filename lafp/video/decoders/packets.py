@@ -164,13 +164,28 @@ def missing_s(
     return 0.0
 
 
-def unread(container: InputContainer, end_byte: int) -> str:
-    """Words how much of a file lies after its last packet, if that is more than an index; or ""."""
+def unread(container: InputContainer, end_byte: int, deadline: float) -> str:
+    """Words how much of a file lies after its last packet, if that is more than an index; or "".
+
+    Args:
+        container: The container, read to its end.
+        end_byte: End of the last packet of the video; 0 if unknown.
+        deadline: Time of the monotonic clock until which packets may be read.
+    """
     num_bytes = container.size
-    rest = num_bytes - end_byte
-    if container.format.name not in _SEQUENTIAL_FORMATS or rest < _MAX_UNREAD_BYTES:
+    least = max(_MAX_UNREAD_BYTES, _MAX_UNREAD_SHARE * num_bytes)
+    if container.format.name not in _SEQUENTIAL_FORMATS or not end_byte:
         return ""
-    if not end_byte or rest < _MAX_UNREAD_SHARE * num_bytes:
+    # Sound may go on after the last picture.
+    if num_bytes - end_byte >= least and len(container.streams) > 1:
+        with suppress(av.FFmpegError, OSError):
+            container.seek(0)
+            for packet in container.demux():
+                if time.monotonic() > deadline:
+                    return ""
+                end_byte = max(end_byte, (packet.pos or 0) + packet.size)
+    rest = num_bytes - end_byte
+    if rest < least:
         return ""
     return f"FFmpeg reads no packet in the last {rest} of {num_bytes} bytes: several files in one?"
 

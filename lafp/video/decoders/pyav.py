@@ -140,7 +140,7 @@ class PyAVDecoder:
                     _can_start_late(container, stream) and timeline.is_plain and not self.cfg.strict
                 ),
                 hides_damage=context.codec.canonical_name == "h264",
-                unread=unread(container, found.end_byte),
+                unread=unread(container, found.end_byte, deadline),
             )
         if self.cfg.strict:
             self._refuse_damage(path, info, deadline)

@@ -154,6 +154,30 @@ def test_what_ffmpeg_does_not_read_of_several_files_in_one_is_said(tmp_path, suf
     assert not [row for row in gone_through(part)[1] if isinstance(row, RejectRow)]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "sound"), [("mkv", "pcm_s16le"), ("webm", "libopus"), ("flv", "pcm_s16le")]
+)
+def test_sound_that_is_longer_than_the_video_is_no_second_file(tmp_path, suffix, sound):
+    path = tmp_path / f"v.{suffix}"
+    noise = np.random.default_rng(0).integers(-(2**14), 2**14, (1, 44100 * 8)).astype(np.int16)
+    rate = 48000 if sound == "libopus" else 44100
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libvpx" if suffix == "webm" else "libx264", rate=30)
+        video.width, video.height, video.pix_fmt = 64, 32, "yuv420p"
+        audio = container.add_stream(sound, rate=rate, layout="mono")
+        for picture in FRAMES[:30]:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+        for start in range(0, noise.shape[1], 1024):
+            frame = av.AudioFrame.from_ndarray(noise[:, start : start + 1024], "s16", "mono")
+            frame.sample_rate, frame.pts = rate, start
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    seconds, found = gone_through(path)
+    assert seconds == pytest.approx(1.0, abs=0.01)
+    assert [row for row in found if isinstance(row, RejectRow)] == []
+
+
 def test_a_recording_shorter_than_a_second_is_not_lost_behind_another(tmp_path):
     parts = [written(tmp_path / f"{i}.ts", FRAMES[50 * i :][:12]) for i in range(3)]
     seconds, clips = gone_through(joined(tmp_path / "v.ts", *parts))
