@@ -19,9 +19,10 @@ class ResizeConfig:
     between black bars."""
 
     def __post_init__(self) -> None:
-        if self.width_px < 16 or self.height_px < 16:
+        sizes = (self.width_px, self.height_px)
+        if min(sizes) < 16 or max(sizes) > 8192:  # H.264 of its highest level ends there
             raise ValueError(
-                f"width_px and height_px must be at least 16, got {self.width_px}x{self.height_px}."
+                f"width_px and height_px must be from 16 to 8192, got {sizes[0]}x{sizes[1]}."
             )
 
 

@@ -52,3 +52,9 @@ def test_a_real_wide_video_is_cropped_in_the_middle(shared_videos):
     assert scaled_size(probed, cfg) == (116, 64)  # 1280 x 720 with pixels of 54:53
     whole = next(iter(decoder.frames(path, probed, 116, 64, deadline))).pixels()
     np.testing.assert_array_equal(crop_or_pad(whole, cfg), whole[:, 26:90])
+
+
+@pytest.mark.parametrize("size", [(15, 64), (64, 0), (-64, 64), (8193, 64), (64, 99999999999)])
+def test_a_size_that_no_clip_can_have_is_refused_with_the_config(size):
+    with pytest.raises(ValueError, match=f"from 16 to 8192, got {size[0]}x{size[1]}"):
+        ResizeConfig(width_px=size[0], height_px=size[1])
