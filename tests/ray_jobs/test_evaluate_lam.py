@@ -23,6 +23,7 @@ from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.lam_sections import SupervisionConfig
 from ray_jobs.core.job import dry_run, execute
 from ray_jobs.evaluate_lam import JOB
+from tests import synthetic_lam
 from tests.synthetic_shards import write_shard_set
 
 LAM = TrainLamConfig(
@@ -33,7 +34,7 @@ LAM = TrainLamConfig(
         bottleneck=VqConfig(num_codebooks=1, num_discrete_latents=2, num_codes=8),
     ),
     supervision=SupervisionConfig(weight=1.0, label_fraction=0.25, batch_size=16),
-    train=TrainConfig(num_steps=30, global_batch_size=16, seed=5),
+    train=TrainConfig(num_steps=10, global_batch_size=16, seed=5),
 )
 
 
@@ -58,8 +59,8 @@ def run(tmp_path_factory) -> RunDir:
     folder = tmp_path_factory.mktemp("run")
     labeled = write_shard_set(
         folder / "runs/demo/shards/labeled",
-        num_clips=24,
-        num_val_clips=8,
+        num_clips=16,
+        num_val_clips=6,
         has_labels=True,
         frames=(10, 14),
     )
@@ -90,7 +91,7 @@ def test_the_table_holds_probes_controls_sums_codes_and_transfer(evaluated):
     assert 0 < value["lam", "codebook_usage"] <= 1
     gain = value["lam", "probe_gain_over_pixel_difference"]
     assert gain == pytest.approx(value["lam", "probe_r2"] - value["pixel_difference", "probe_r2"])
-    # A quarter of the 16 training episodes supervised the LAM, so the probe is fitted on the rest.
+    # A quarter of the 10 training episodes supervised the LAM, so the probe is fitted on the rest.
     lengths = pq.read_table(f"{stage.uri}/../shards/labeled/clips.parquet").to_pylist()
     most = sum(row["num_frames"] - 1 for row in lengths if row["split"] == "train")
     fits = [int(m.removeprefix("probe_r2_at_")) for m in table.metric if "probe_r2_at" in m]
@@ -107,7 +108,7 @@ def test_the_page_and_the_end_of_the_job_say_what_it_means(evaluated, capsys):
     assert lines[-1].startswith("Next: ")
     page = storage.read_text(stage.path("report.html"))
     assert "Do latent actions add up" in page and "Control: difference of the pixels" in page
-    assert page.count("<img") >= 4 and stage.has("transfer.png")
+    assert page.count("<img") >= 3 and stage.has("transfer.png")
 
 
 def test_a_finished_evaluation_is_found_complete(evaluated, run, capsys):
@@ -161,4 +162,6 @@ def test_what_a_user_gets_wrong_is_told_before_ray_starts(run, tmp_path):
     assert "there is no finished LAM" in message(lam=str(tmp_path / "nowhere"), shards=single)
     labeled = run.stage("shards/labeled").uri
     assert "No DINOv2 at" in message(shards=labeled, dinov2=str(tmp_path))
-    assert "labeled" in message()
+    bare = synthetic_lam.write_lam(str(tmp_path / "bare"))
+    assert "without provenance.json" in message(lam=bare, shards=labeled)
+    assert "Stage 'shards/labeled' is not complete" in message()
