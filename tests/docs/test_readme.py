@@ -11,7 +11,7 @@ from ray_jobs.core.job import Job
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-TOP = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")]
+TOP = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")]
 PAGES = {str(page.relative_to(ROOT)): page for page in [*TOP, ROOT / "infra/README.md", *DOCS]}
 JOBS_TABLE = (ROOT / "docs/usage.md").read_text().partition("| Job | Does |")[2]
 JOBS = re.findall(r"^\| `(\w+)` \|", JOBS_TABLE.partition("\n\n")[0], re.MULTILINE)
