@@ -61,7 +61,10 @@ def _init(arguments: list[str]) -> str:
     target = Path(parser.parse_args(arguments).folder) / "configs"
     if target.exists():
         raise ConfigError(f"{target} exists. Name another folder, or move it away first.")
-    copytree(shipped_configs(), target)
+    try:
+        copytree(shipped_configs(), target)
+    except OSError as error:
+        raise ConfigError(f"{target} could not be written: {error}") from None
     return f"configs: {target}"
 
 

@@ -11,7 +11,7 @@ dashboard and token. The exit code is 1 if something will not work.
 import argparse
 
 from ray_jobs.core import home
-from ray_jobs.core.cli import exit_codes, storage_uri
+from ray_jobs.core.cli import check_installed, exit_codes, storage_uri
 
 
 def parse() -> str:
@@ -26,6 +26,7 @@ def parse() -> str:
     )
     args = parser.parse_args()
     with exit_codes():
+        check_installed("doctor", "data")
         return storage_uri(args.storage)
 
 

@@ -14,7 +14,7 @@ from data_pipelines.takedown.config import TakedownConfig
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.config.help import describe
-from ray_jobs.core.cli import exit_codes, storage_uri
+from ray_jobs.core.cli import check_installed, exit_codes, storage_uri
 
 _MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
 
@@ -34,6 +34,7 @@ def parse() -> tuple[TakedownConfig, bool]:
     parser.add_argument("--dry-run", action="store_true", help="say what would go, write nothing")
     args = parser.parse_intermixed_args()
     with exit_codes():
+        check_installed("takedown", "data")
         raw = {}
         for setting in args.settings:
             key, equals, value = setting.partition("=")

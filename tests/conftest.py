@@ -52,6 +52,13 @@ def _starts_ray(path: Path) -> bool:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def own_ray_is_forgotten():
+    """A job that ran in this process has said that its Ray is its own; the next module's is not."""
+    yield
+    os.environ.pop("LAFP_OWN_RAY", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
 def freed_memory_is_given_back():
     """glibc keeps what simulators and decoders freed for the next one, and the tests are many."""
     yield

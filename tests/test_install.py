@@ -79,11 +79,15 @@ def test_an_agent_acts_with_the_core_alone(tmp_path):
         ("preprocess", "Error: preprocess needs packages that are not installed: av, PIL, pyarrow, "
          "ray. Install them with: pip install 'lafp[data]'"),
         ("train-lam", "pip install 'lafp[train]'"),
+        ("doctor", "pip install 'lafp[data]'"),
+        ("takedown", "pip install 'lafp[data]'"),
     ],
 )  # fmt: skip
 def test_a_job_without_its_extra_says_what_to_install(job, words):
     runs = "from ray_jobs.command import main\nmain()\n"
-    done = run_with_the_core(runs, job, f"configs/{job.replace('-', '_')}/videos.yaml")
+    arguments = {"doctor": [], "takedown": ["output=runs/x", "video_id=y"]}
+    config = [f"configs/{job.replace('-', '_')}/videos.yaml"]
+    done = run_with_the_core(runs, job, *arguments.get(job, config))
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert run_with_the_core(runs, job, "--help").returncode == 0

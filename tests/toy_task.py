@@ -189,7 +189,7 @@ class WaitingTask(ToyTask):
 class BrokenTask(ToyTask):
     """Gives a NaN or raises, always, at step ``at_step`` (from 0) of a run from its start.
 
-    A user's mistake is found by rank 1 alone, and rank 0 waits for it.
+    A user's mistake is found by the last rank alone, and the others wait for it.
     """
 
     def __init__(self, shards: str, at_step: int, how: str, **kwargs) -> None:
@@ -201,7 +201,7 @@ class BrokenTask(ToyTask):
         self._steps_left -= 1
         if self._how == "raise" and self._steps_left <= 0:
             raise RuntimeError("a broken task")
-        if self._how == "config" and self._steps_left <= 0 and dist.get_rank() == 1:
+        if self._how == "config" and self._steps_left <= 0 and _rank() == world_size() - 1:
             raise ConfigError("a user's mistake")
         if self._how == "nan" and self._steps_left == 0:
             window.obs.fill_(float("nan"))

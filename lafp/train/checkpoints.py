@@ -178,6 +178,11 @@ class Checkpoints:
             self._pending.result()
             self._pending = None
 
+    def settle(self) -> None:
+        """Waits until nothing is being stored any more, whether that succeeds or not."""
+        with suppress(OSError):
+            self.wait()
+
     def finish(self) -> None:
         """Waits until the last checkpoint is whole. All ranks call it."""
         self.wait()

@@ -1,6 +1,7 @@
 """Runs the training loop, ``train``, which serves every task, engine and launcher."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import cast
 
 import torch
@@ -52,7 +53,19 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     # A resumed module has its statistics from the checkpoint.
     if step == 0:
         task.prepare(ctx.device)
-    recorder = Recorder(cfg, task, ctx, step)
+    with closing(Recorder(cfg, task, ctx, step)) as recorder:
+        return _train(cfg, task, ctx, engine, recorder, step)
+
+
+def _train(
+    cfg: TrainConfig,
+    task: Task,
+    ctx: TrainContext,
+    engine: Engine,
+    recorder: Recorder,
+    step: int,
+) -> dict[str, float]:
+    """Trains from ``step`` on. See ``train``."""
     evaluation = _Evaluation(cfg, task, engine, ctx.rank, recorder)
     clips = ctx.clips(task.demands(), cfg.gradient_accumulation, step)
     batches = recorder.damaged.counted(clips)
@@ -82,7 +95,6 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
     with engine.gathered() as module:
         if ctx.rank == 0:
             task.export(module.eval(), ctx.uri, recorder.metrics)
-    recorder.close()
     return recorder.metrics
 
 

@@ -54,7 +54,7 @@ class CommandLine:
         """
         with exit_codes():
             args = self.parse()
-            _check_installed(self.job, self.extra)
+            check_installed(self.job, self.extra)
             section = read_section(self.schema)
             raw = read_config(section, args.config, args.overrides)
             check_keys(section, raw)
@@ -151,7 +151,7 @@ def _main(job: Job, command_line: CommandLine) -> None:
         print(f"results: {args.page}")
 
 
-def _check_installed(job: str, extra: str) -> None:
+def check_installed(job: str, extra: str) -> None:
     """Raises ConfigError if packages of an extra are missing, of which some stand for all."""
     missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
     if missing:

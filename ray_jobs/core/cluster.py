@@ -126,6 +126,7 @@ def _start(resources: Resources) -> None:
     # This logger only says that token authentication is on, which is intended.
     tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
     tokens.setLevel(logging.ERROR)
+    os.environ.pop(_OWN_RAY, None)  # of an earlier Ray of this process or its parent
     if address := cluster_address():
         _join(address)
         return

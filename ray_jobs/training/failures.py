@@ -111,7 +111,7 @@ class FailureLog:
             if failure in self._seen:
                 raise FinalError(
                     f"Worker {rank} failed twice in the same way, without a checkpoint between:\n"
-                    f"{''.join(traceback.format_exception(error))}"
+                    f"{failures[rank]}"  # with the traceback, which the error itself has lost
                 )
         self._seen |= {(step, f"{type(e).__name__}: {_first_line(e)}") for e in errors.values()}
 

@@ -13,7 +13,7 @@ from ray_jobs.core.cluster import is_own_ray
 from ray_jobs.core.job import JobError
 from ray_jobs.training.failures import FinalConfigError, FinalError, WorkersFailedError
 from ray_jobs.training.progress import shown_progress
-from ray_jobs.training.resources import worker_cpus
+from ray_jobs.training.resources import resources, worker_cpus
 from ray_jobs.training.stop import stopped_by_sigterm
 from ray_jobs.training.worker import WorkerJob
 from ray_jobs.training.worker_task import train_in_task
@@ -36,8 +36,13 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
         JobError: The loss is not finite, workers failed more than ``max_failures`` times, or a
             SIGTERM came. After a SIGTERM there is a checkpoint of the step that the message names.
     """
+    if is_own_ray() and (cfg.node_labels or cfg.ingest.node_labels):
+        raise ConfigError(
+            "train.node_labels: the Ray that this job has started has one node, without labels. "
+            "Leave them out, or set RAY_ADDRESS to a cluster whose nodes have them."
+        )
     workers = "1 training worker" if cfg.num_workers == 1 else f"{cfg.num_workers} training workers"
-    sys.stderr.write(f"[{stage.name}] starting {workers}\n")
+    sys.stderr.write(f"[{stage.name}] starting {workers}, {resources(cfg).num_cpus:g} CPUs\n")
     with shown_progress(stage, cfg), stopped_by_sigterm(stage) as coordinator:
         job = WorkerJob(cfg, build_task, stage.uri, coordinator)
         try:

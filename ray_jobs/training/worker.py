@@ -79,14 +79,21 @@ def train_in_worker(job: WorkerJob, place: Place) -> dict[str, Any]:
     storage.be_patient()
     # Not by the rank, so that all workers begin with equal models.
     torch.manual_seed(derive_seed(job.cfg.seed, "init"))
+    context = WorkerContext(job, place)
     try:
-        return {"metrics": train(job.cfg, job.build_task(), WorkerContext(job, place))}
+        return {"metrics": train(job.cfg, job.build_task(), context)}
     except (NonFiniteLossError, DamagedShardsError, StoppedError) as error:
         return {"stopped": str(error)}
     except Exception as error:
-        if found := final(error):
+        if (found := final(error)) is None:
+            raise
+        try:
             raise found from error
-        raise
+        finally:
+            del found  # a cycle with this frame, which would keep the whole training in memory
+    finally:
+        # Not while the next attempt looks for the last whole checkpoint, perhaps in this process.
+        context.checkpoints.settle()
 
 
 class WorkerContext:

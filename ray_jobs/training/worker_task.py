@@ -5,14 +5,17 @@ alone on a Ray that the job has started itself needs none of them. Ray also keep
 task for the next one, so that only the first stage of a pipeline or study imports torch.
 """
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import ray
 import torch
 
-from lafp.config.node_labels import label_selector
+from lafp import storage
 from ray_jobs.training.failures import FailureLog, WorkersFailedError
 from ray_jobs.training.notices import sigterm_noted
 from ray_jobs.training.worker import Place, WorkerJob, train_in_worker
@@ -29,30 +32,44 @@ def train_in_task(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
         WorkersFailedError: The worker failed more than ``max_failures`` times.
     """
     cfg = job.cfg
-    # After a task that asks for a GPU so, Ray ends the process, which would else keep GPU memory.
-    remote = ray.remote(num_gpus=1) if cfg.use_gpu else ray.remote
+    # A process would keep the memory of its GPU, and what DeepSpeed changes in torch.
+    is_last = cfg.use_gpu or cfg.engine.name != "ddp"
+    remote = ray.remote(max_calls=1) if is_last else ray.remote
     task = remote(_train).options(
-        name="train",
-        num_cpus=num_cpus,
-        max_retries=0,
-        label_selector=label_selector(cfg.node_labels) or None,
+        name="train", num_cpus=num_cpus, num_gpus=1 if cfg.use_gpu else 0, max_retries=0
     )
     log = FailureLog(job.uri)
     for num_failures in count(1):
+        attempt = task.remote(job, num_cpus)
         try:
-            outcome: dict[str, Any] = ray.get(task.remote(job, num_cpus))
+            outcome: dict[str, Any] = ray.get(attempt)
             return outcome
         except ray.exceptions.RayError as error:
             log.note({0: error})
             if num_failures > cfg.max_failures:
                 raise WorkersFailedError(str(error)) from error  # the text holds the traceback
+        except BaseException:  # Ctrl-C: the folder has no owner any more, so nobody may write there
+            ray.cancel(attempt, force=True)
+            raise
     raise AssertionError("unreachable")
 
 
 def _train(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
-    # The task before in this process may have had another number of CPUs, for which Ray sets the
-    # variable unless the user has.
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", num_cpus)))
+    gc.collect()  # what a training before in this process has left in cycles
     device = torch.device("cuda", 0) if job.cfg.use_gpu else torch.device("cpu")
-    with sigterm_noted():
+    with sigterm_noted(), _as_a_worker(num_cpus):
         return train_in_worker(job, Place(rank=0, world_size=1, local_rank=0, device=device))
+
+
+@contextmanager
+def _as_a_worker(num_cpus: int) -> Iterator[None]:
+    """Sets what a worker needs for the whole process, and puts it back for the next task."""
+    before = torch.get_num_threads()
+    # Ray sets the variable for the task's CPUs unless the user has.
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(wanted) if wanted.isdecimal() else num_cpus)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        storage.be_patient(0.0)

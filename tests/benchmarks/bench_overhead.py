@@ -1,10 +1,10 @@
-"""What Ray Train, DeepSpeed and our loop cost over a bare torch loop, at a step of 200 ms.
+"""What Ray, DeepSpeed and our loop cost over a bare torch loop, at a step of 200 ms.
 
 python -m tests.benchmarks.bench_overhead [--rounds 3] [--steps 40] [--zero-stage 2] [--ingest ray]
 
 The bare loop holds all clips in memory and does no more than the step: windows, forward and
 backward pass, AdamW, in a process of its own without Ray. Against it stands a whole training job on
-one Ray Train worker: clips decoded at every visit, DeepSpeed, metrics. Both train one LAM with one
+one worker: clips decoded at every visit, DeepSpeed, metrics. Both train one LAM with one
 thread; the batch is chosen so that the bare step takes about 200 ms. They take turns, a process
 each per round. ``ratio`` is the bare loop's mean seconds per step over ours, the median over
 rounds; ``cpu_ratio`` the same in CPU seconds of the training process alone, which other work on the

@@ -112,6 +112,8 @@ def _start_wandb(mode: str, uri: str, start_step: int, config: Any) -> Any:
         name="/".join(uri.split("/")[-2:]),
         id=run_id,
         resume="allow",
+        # A process may train one stage after another, also after one that failed.
+        reinit="finish_previous",
         mode=mode,  # type: ignore[arg-type]
         # wandb writes to local folders only.
         dir=tempfile.mkdtemp(prefix="lafp-wandb-") if storage.is_s3(uri) else uri,

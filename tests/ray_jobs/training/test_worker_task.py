@@ -19,7 +19,7 @@ from ray_jobs.core.job import JobError
 from ray_jobs.training.trainer import fit
 from tests.processes import processes_below
 from tests.ray_jobs.training import toy_runs
-from tests.ray_jobs.training.toy_runs import CHECKPOINT_EVERY, assert_same_run, stage, task, weights
+from tests.ray_jobs.training.toy_runs import CHECKPOINT_EVERY, assert_same_run, stage, task
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
 
@@ -55,18 +55,30 @@ class ProcessTask(ToyTask):
 
     def export(self, module, uri, metrics):
         super().export(module, uri, metrics)
-        threads = [thread.name for thread in threading.enumerate()]
-        found = {"pid": os.getpid(), "threads": threads, "torch": torch.get_num_threads()}
+        found = {
+            "pid": os.getpid(),
+            "threads": [thread.name for thread in threading.enumerate()],
+            # The parent is the raylet, which starts all processes of Ray Train too.
+            "ray_train": len(list(processes_below(os.getppid(), "RayTrain"))),
+        }
         torch.save(found, f"{uri}/process.pt")
 
 
-def test_no_process_of_ray_train_starts_and_the_weights_are_the_same(
+def process_of(folder: Path, cfg, shards: str) -> dict:
+    """Trains, and returns what the worker's process was."""
+    folder.mkdir(exist_ok=True)
+    fit(stage(folder), cfg, task(shards, ProcessTask))
+    return torch.load(folder / "process.pt")
+
+
+def test_ray_train_starts_only_where_it_is_asked_and_the_weights_are_the_same(
     shards, undisturbed, tmp_path, monkeypatch
 ):
-    assert not list(processes_below(os.getpid(), "RayTrain"))
+    assert process_of(tmp_path / "task", config(), shards)["ray_train"] == 0
     monkeypatch.delenv("LAFP_OWN_RAY")
-    fit(stage(tmp_path), config(), task(shards))
-    assert_same_run(tmp_path, undisturbed)
+    assert process_of(tmp_path / "group", config(), shards)["ray_train"] > 0
+    for name in ("task", "group"):
+        assert_same_run(tmp_path / name, undisturbed)
 
 
 def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tmp_path):
@@ -74,17 +86,27 @@ def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tm
     assert_same_run(tmp_path, undisturbed)
 
 
-def test_the_next_training_runs_in_the_same_process_which_keeps_no_threads(shards, tmp_path):
-    found = []
-    for name, engine in (("a", None), ("b", DeepSpeedConfig(zero_stage=2)), ("c", None)):
-        (tmp_path / name).mkdir()
-        fit(stage(tmp_path / name), config(engine), task(shards, ProcessTask))
-        found.append(torch.load(tmp_path / name / "process.pt"))
-    assert len({process["pid"] for process in found}) == 1
-    # One for the readers of this training; none that an earlier training has left.
-    assert len(found[2]["threads"]) <= len(found[0]["threads"]), found
-    for name, value in weights(tmp_path / "c").items():
-        assert torch.equal(value, weights(tmp_path / "a")[name]), name
+def test_the_next_training_runs_in_the_same_process_which_keeps_nothing(shards, tmp_path):
+    first = process_of(tmp_path / "first", config(), shards)
+    with pytest.raises(ConfigError, match=r"^a user's mistake$"):
+        fit(stage(tmp_path), config(), task(shards, BrokenTask, at_step=5, how="config"))
+    second = process_of(tmp_path / "second", config(), shards)
+    assert second["pid"] == first["pid"]
+    # Readers of the training that failed would be among them.
+    assert len(second["threads"]) <= len(first["threads"]), (first, second)
+
+
+def test_deepspeed_changes_nothing_for_the_next_training(shards, undisturbed, tmp_path):
+    """ZeRO-3 replaces a function of torch."""
+    (tmp_path / "zero").mkdir()
+    fit(stage(tmp_path / "zero"), config(DeepSpeedConfig(zero_stage=3)), task(shards))
+    fit(stage(tmp_path), config(), task(shards))
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_labels_of_nodes_are_refused_where_no_node_can_have_them(shards, tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.node_labels.*RAY_ADDRESS"):
+        fit(stage(tmp_path), config(node_labels=("pool=gpu",)), task(shards))
 
 
 def test_a_killed_worker_resumes_from_its_last_checkpoint(shards, undisturbed, tmp_path):
@@ -138,7 +160,7 @@ def test_a_users_mistake_is_a_config_error(tmp_path):
     ("how", "words", "starts"),
     [
         ("nan", r"The loss of step 5 is not finite.*begin with", [0]),
-        ("raise", r"(?s)lam: .*a broken task.*Run the same command", [0, 4]),
+        ("raise", r"(?s)lam: .*toy_task\.py.*a broken task.*Run the same command", [0, 4]),
     ],
 )
 def test_a_worker_that_fails_stops_the_run_with_its_reason(shards, tmp_path, how, words, starts):
