@@ -146,7 +146,9 @@ def decode_frames(data: bytes, times: Sequence[int], out: np.ndarray) -> int:
 def _opened(data: bytes) -> Iterator[tuple[av.VideoStream, list[av.Packet]]]:
     """Opens the video and its packets: one per frame, in the order of the frames (no B-frames)."""
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        # Bytes that are no mp4, a playlist for instance, could make FFmpeg open other files.
+        options = {"protocol_whitelist": ""}
+        with av.open(io.BytesIO(data), "r", format="mp4", options=options) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             packets = [packet for packet in container.demux(stream) if packet.size]

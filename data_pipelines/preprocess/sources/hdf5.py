@@ -33,6 +33,7 @@ from data_pipelines.preprocess.sources.hdf5_layout import (
     encoded_pictures,
     fps_of,
     in_words,
+    outside_name,
     trajectory_names,
 )
 from data_pipelines.preprocess.sources.list_videos import list_source_files
@@ -98,9 +99,13 @@ def _open_file(h5py: ModuleType, path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"No such file: {path}")
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError as error:
         raise VideoError("does_not_decode", f"not an HDF5 file: {error}") from error
+    if name := outside_name(h5py, file):
+        file.close()
+        raise VideoError("does_not_decode", f"{name!r} lies in another file, which is not read")
+    return file
 
 
 def _names(h5py: ModuleType, file: Any) -> list[str]:

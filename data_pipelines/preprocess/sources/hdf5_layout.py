@@ -1,4 +1,4 @@
-"""Finds trajectories and cameras in an HDF5 file. Links to other files are not followed."""
+"""Finds trajectories and cameras in an HDF5 file."""
 
 import json
 from dataclasses import dataclass
@@ -24,6 +24,24 @@ class Camera:
     """Name in the video's URI; empty for the only camera of laom's layout."""
     kind: str
     """``raw``, ``encoded`` or ``depth``."""
+
+
+def outside_name(h5py: ModuleType, file: Any) -> str | None:
+    """Returns the name of a link or dataset whose content lies in another file; None without one.
+
+    A file of a stranger could name any file that the worker may read, and its bytes would go into
+    the labels. No such link is followed here.
+    """
+
+    def is_link_outside(name: str, link: Any) -> str | None:
+        return name if isinstance(link, h5py.ExternalLink) else None
+
+    def is_data_outside(name: str, found: Any) -> str | None:
+        is_outside = isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)
+        return name if is_outside else None
+
+    found: str | None = file.visititems_links(is_link_outside) or file.visititems(is_data_outside)
+    return found
 
 
 def trajectory_names(h5py: ModuleType, file: Any) -> list[str]:

@@ -14,6 +14,8 @@ from data_pipelines.preprocess.sources.opened import Opened, Unusable
 from lafp.video.decoders.arrays import array_frames, pictures_info
 from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoError
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
+"""Of the formats that Pillow knows, some start other programs."""
 _DEPTH_MODES = "IF"  # whole numbers of 16 or 32 bits, or floats
 
 
@@ -64,7 +66,7 @@ def are_one_colour(pictures: Sequence[bytes]) -> bool:
     if any(data != pictures[0] for data in pictures):
         return False
     try:
-        with Image.open(io.BytesIO(pictures[0])) as picture:
+        with Image.open(io.BytesIO(pictures[0]), formats=_FORMATS) as picture:
             return bool(np.ptp(np.asarray(picture)) == 0)
     except Exception:  # a hostile picture may raise anything
         return False
@@ -73,7 +75,7 @@ def are_one_colour(pictures: Sequence[bytes]) -> bool:
 def _head(data: bytes) -> tuple[str, tuple[int, int]] | None:
     """Returns mode and size of a picture; None if it cannot be read."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             return picture.mode, picture.size
     except Exception:  # a hostile picture may raise anything
         return None
@@ -88,7 +90,7 @@ def _frames(
 
 def _pixels(index: int, data: bytes, size: tuple[int, int]) -> np.ndarray | VideoError:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             if picture.size != size:
                 what = f"is {picture.size[0]}x{picture.size[1]}, the others {size[0]}x{size[1]}"
             else:

@@ -7,6 +7,7 @@ from av.video.frame import PictureType
 
 from lafp.video import EncodeConfig, decode_clip, encode_clip
 from lafp.video.clip_codec import decode_frames
+from tests.synthetic_video import numbered, write_video
 
 
 def smooth_frames(num_frames: int, height: int, width: int) -> np.ndarray:
@@ -90,3 +91,11 @@ def test_wrong_frames_are_a_value_error():
 def test_config_out_of_range_is_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         EncodeConfig(**bad)
+
+
+def test_bytes_that_are_no_mp4_open_no_other_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "other.mp4", numbered(8))
+    for hostile in (b"ffconcat version 1.0\nfile other.mp4\n", b"#EXTM3U\n#EXTINF:1,\nother.mp4\n"):
+        with pytest.raises(ValueError, match="does not decode"):
+            decode_clip(hostile)

@@ -39,6 +39,33 @@ def actions_of(trajectory: int, num_steps: int = 20) -> np.ndarray:
     return np.stack([rows, rows + 100 * trajectory], axis=1)
 
 
+def outside(file, kind: str, secret: str) -> None:
+    """Puts content of another file among the actions of the first trajectory."""
+    group = file["0"]
+    del group["actions"]
+    if kind == "external storage":
+        group.create_dataset("actions", (20, 2), np.float32, external=[(secret, 0, 160)])
+    elif kind == "external link":
+        group["actions"] = h5py.ExternalLink(secret, "actions")
+    else:
+        layout = h5py.VirtualLayout((20, 2), np.float32)
+        layout[:] = h5py.VirtualSource(secret, "actions", (20, 2))
+        group.create_virtual_dataset("actions", layout)
+
+
+@pytest.mark.parametrize("kind", ["external storage", "external link", "virtual dataset"])
+def test_the_content_of_other_files_is_not_read(tmp_path, kind):
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "x") as file:
+        file["actions"] = np.ones((20, 2), np.float32)
+    with h5py.File(write(tmp_path / "set/a.hdf5"), "r+") as file:
+        outside(file, kind, str(secret))
+    clips, rejects = go_through(replace(CFG, source=str(tmp_path / "set")))
+    assert not clips
+    assert [reject.reason for reject in rejects] == ["does_not_decode"]
+    assert "lies in another file" in rejects[0].detail
+
+
 @pytest.mark.parametrize("where", ["local", "pieces", "s3"])
 def test_every_trajectory_with_its_actions(tmp_path, where, request, monkeypatch):
     path = write(tmp_path / "set/cheetah.hdf5")
