@@ -15,7 +15,7 @@ from lafp.video.decoders.arrays import array_frames, pictures_info
 from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoError
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
-"""Of the formats that Pillow knows, some start other programs."""
+"""Pictures may have these formats. Others that Pillow knows start other programs."""
 _DEPTH_MODES = "IF"  # whole numbers of 16 or 32 bits, or floats
 
 
