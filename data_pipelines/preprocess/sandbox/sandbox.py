@@ -149,10 +149,10 @@ class Sandbox:
     def _answer(self, message: dict[str, Any], item: VideoItem) -> bool:
         """Handles a message that is not a row. Returns whether the input is finished."""
         if message["kind"] == "gate":
-            # By name, because a decoder that a video has taken over may ask for anything.
-            methods = {"ask": self._gate.ask, "release": self._gate.release}
-            methods["pause"] = self._gate.pause
-            result = methods[message["method"]](*message["args"])
+            # A decoder that a video has taken over may ask for anything.
+            if (method := message["method"]) not in ("ask", "release", "pause"):
+                raise ConnectionError(f"The decoding process asked for {method!r}.")
+            result = getattr(self._gate, method)(*message["args"])
             self._messages.send({"result": result})
             return False
         if message["kind"] == "stopped":
