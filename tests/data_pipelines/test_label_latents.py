@@ -238,7 +238,7 @@ def test_a_killed_job_resumes_to_the_same_files_and_train_policy_finds_them(run,
     write_lam(lam, seed=1)
     with pytest.raises(ConfigError, match="another LAM"):
         train_policy.build_task(policy_cfg("videos"), run)()
-    with pytest.raises(ConfigError, match="made with another inputs"):
+    with pytest.raises(ConfigError, match="made with other inputs"):
         run.stage("latents/videos").state(
             LabelLatentsConfig(), job.inputs(LabelLatentsConfig(), run)
         )
