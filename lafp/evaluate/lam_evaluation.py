@@ -12,7 +12,12 @@ from lafp.evaluate.latent_views import codebook_use
 from lafp.evaluate.pair_algebra import measure_pair_algebra
 from lafp.evaluate.representations import LAM, representation
 from lafp.evaluate.statistics import Interval
-from lafp.evaluate.thorough_probe import control_rows, defined_rows, probe_features
+from lafp.evaluate.thorough_probe import (
+    control_rows,
+    defined_rows,
+    measured_row,
+    probe_features,
+)
 from lafp.evaluate.transfer import (
     MAX_PAIRS,
     can_predict,
@@ -92,17 +97,11 @@ def _codebook_rows(lam: Lam, transitions: LabeledTransitions) -> list[dict[str, 
     latent_NZ = torch.cat(latents)
     use = codebook_use(lam, latent_NZ) or {}
     return [
-        {"method": LAM, "metric": f"codebook_{name}", "value": value, "n": len(latent_NZ)}
-        for name, value in use.items()
+        measured_row(LAM, f"codebook_{name}", value, len(latent_NZ)) for name, value in use.items()
     ]
 
 
 def _row(method: str, metric: str, interval: Interval) -> dict[str, Any]:
-    return {
-        "method": method,
-        "metric": metric,
-        "value": interval.mean,
-        "n": interval.num_values,
-        "low": interval.low,
-        "high": interval.high,
-    }
+    return measured_row(
+        method, metric, interval.mean, interval.num_values, interval.low, interval.high
+    )

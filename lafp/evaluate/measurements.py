@@ -165,7 +165,7 @@ def measure_probe(
     """Measures what probes read of the true actions from z; see ``probe_thoroughly``."""
     torch.set_num_threads(1)
     lam = load_lam(lam_uri)
-    return probe_thoroughly(lam.objective, labeled_shards, supervised, seed)
+    return probe_thoroughly(lam, labeled_shards, supervised, seed)
 
 
 def measure_latencies(

@@ -11,12 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lafp.evaluate.lam_probe import (
-    LabeledTransitions,
-    labeling,
-    transitions_of_probe,
-    untrained,
-)
+from lafp.evaluate.lam_probe import LabeledTransitions, transitions_of_probe
 from lafp.evaluate.mlp_probe import fit_mlp_probe
 from lafp.evaluate.probes import (
     ProbeData,
@@ -28,8 +23,9 @@ from lafp.evaluate.probes import (
     score_predictions,
     score_probe,
 )
+from lafp.evaluate.representations import EMBEDDING, LAM, RANDOM_LAM, representation
 from lafp.evaluate.ridge import MAX_MEMORY_BYTES
-from lafp.objectives.base import Objective
+from lafp.lam import Lam
 from lafp.types import Window
 
 AT = "probe_r2_at_"
@@ -58,7 +54,7 @@ class _Probed:
         num = score.num_transitions
         rows = [
             _r2_row(method, "probe_r2", score),
-            _row(method, "probe_mse", score.mse, num),
+            measured_row(method, "probe_mse", score.mse, num),
         ]
         others: dict[str, Callable[[Tensor], Tensor]] = {
             "standardized": standardized,
@@ -69,12 +65,12 @@ class _Probed:
             rows.append(_r2_row(method, f"probe_r2_{name}", found))
         over_size = r2_over_fit_size(*self.fit, *self.held_out, self.max_memory_bytes)
         rows += [
-            _row(method, f"{AT}{num_fit}", r2, num)
+            measured_row(method, f"{AT}{num_fit}", r2, num)
             for num_fit, r2 in (over_size | {ridge.num_fit: score.r2}).items()
         ]
         if self.is_discrete:
             right = accuracy(predicted_NY, held_out)
-            rows.append(_row(method, "probe_accuracy", right, num))
+            rows.append(measured_row(method, "probe_accuracy", right, num))
         rows += _on_backgrounds(method, predicted_NY, held_out)
         return [*rows, *self._of_noise(method)], score
 
@@ -114,12 +110,12 @@ def _on_backgrounds(method: str, predicted_NY: Tensor, held_out: ProbeData) -> l
 
 
 def probe_thoroughly(
-    objective: Objective, labeled_shards: str, supervised: frozenset[str], seed: int
+    lam: Lam, labeled_shards: str, supervised: frozenset[str], seed: int
 ) -> list[dict[str, Any]]:
     """Measures a finished LAM and its controls.
 
     Args:
-        objective: The LAM, in eval mode.
+        lam: The latent action model.
         labeled_shards: URI of the labeled set.
         supervised: Ids of its clips whose actions supervised the LAM.
         seed: Of the untrained control's weights.
@@ -129,20 +125,14 @@ def probe_thoroughly(
         ``value``, ``low``, ``high`` and ``n``. Undefined values are left out.
     """
     splits = transitions_of_probe(labeled_shards, supervised, None)
-    device, stack = next(objective.parameters()).device, objective.obs.frame_stack
-    random_lam = untrained(objective, seed).to(device)
-    features: dict[str, Callable[[Window], Tensor]] = {
-        "lam": labeling(objective),
-        "embedding": lambda window: objective.embed(window.obs),
-        "random_lam": labeling(random_lam),
-    }
     rows: list[dict[str, Any]] = []
     sums: dict[str, Tensor] = {}
-    for method, features_of in features.items():
-        found, score = probe_features(method, features_of, splits, stack, device)
+    for method in (LAM, EMBEDDING, RANDOM_LAM):
+        features_of = representation(method, lam, None, seed).of_window
+        found, score = probe_features(method, features_of, splits, lam.obs.frame_stack, lam.device)
         sums[method] = score.sums
         rows += found
-    return defined_rows([*rows, *control_rows("lam", sums, rows)])
+    return defined_rows([*rows, *control_rows(LAM, sums, rows)])
 
 
 @torch.no_grad()
@@ -198,9 +188,12 @@ def control_rows(
             continue
         over = gain_of_sums(sums[ours], sums[method])
         metric = f"probe_gain_over_{method}"
-        found.append(_row(ours, metric, over.value, num, over.low, over.high))
+        found.append(measured_row(ours, metric, over.value, num, over.low, over.high))
     variance = float(sums[ours][1].sum()) / num
-    found += [_row("nothing", "probe_r2", 0.0, num), _row("nothing", "probe_mse", variance, num)]
+    found += [
+        measured_row("nothing", "probe_r2", 0.0, num),
+        measured_row("nothing", "probe_mse", variance, num),
+    ]
     return found
 
 
@@ -210,10 +203,12 @@ def defined_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _r2_row(method: str, metric: str, score: ProbeScore) -> dict[str, Any]:
-    return _row(method, metric, score.r2, score.num_transitions, score.r2_low, score.r2_high)
+    return measured_row(
+        method, metric, score.r2, score.num_transitions, score.r2_low, score.r2_high
+    )
 
 
-def _row(
+def measured_row(
     method: str,
     metric: str,
     value: float,
@@ -221,6 +216,7 @@ def _row(
     low: float | None = None,
     high: float | None = None,
 ) -> dict[str, Any]:
+    """Makes a row of a value of ``n`` transitions, with its interval if there is one."""
     return {
         "method": method,
         "metric": metric,

@@ -14,6 +14,7 @@ from lafp.evaluate.lam_probe import LamProbe, transitions_of_probe
 from lafp.evaluate.probe_clips import probe_clips
 from lafp.evaluate.thorough_probe import AT, _Probed, probe_thoroughly
 from lafp.evaluate.training_data import why_no_probe
+from lafp.lam import Lam
 from lafp.objectives import OBJECTIVES
 from lafp.train.tasks.lam import obs_spec
 from lafp.train.tasks.lam_sections import ProbeConfig
@@ -65,7 +66,7 @@ def test_too_few_episodes_beside_those_that_supervised_are_said_to_be_so(tmp_pat
 
 def test_a_finished_lam_is_probed_in_all_ways_on_all_transitions(labeled, objective):
     supervised = labeled_subset(labeled, "train", 0.25, 0)
-    rows = probe_thoroughly(objective, labeled, supervised, seed=0)
+    rows = probe_thoroughly(Lam(objective), labeled, supervised, seed=0)
     found = {(row["method"], row["metric"]): row for row in rows}
     frames = {row["clip_id"]: row for row in pq.read_table(f"{labeled}/clips.parquet").to_pylist()}
     clips = probe_clips(labeled, supervised)

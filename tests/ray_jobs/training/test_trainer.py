@@ -34,7 +34,6 @@ from tests.ray_jobs.training.toy_runs import (
     task,
     weights,
 )
-from tests.synthetic_shards import write_shard_set
 from tests.toy_task import BrokenTask, KillingTask, TerminatedTask
 
 
@@ -44,11 +43,6 @@ def local_ray(s3_server):
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> str:
-    return write_shard_set(tmp_path_factory.mktemp("shards"), num_clips=20)
 
 
 @pytest.fixture(scope="module")

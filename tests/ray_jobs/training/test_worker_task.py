@@ -20,7 +20,6 @@ from ray_jobs.training.trainer import fit
 from tests.processes import processes_below
 from tests.ray_jobs.training import toy_runs
 from tests.ray_jobs.training.toy_runs import CHECKPOINT_EVERY, assert_same_run, stage, task
-from tests.synthetic_shards import write_shard_set
 from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
 
 
@@ -32,11 +31,6 @@ def own_ray():
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> str:
-    return write_shard_set(tmp_path_factory.mktemp("shards"), num_clips=20)
 
 
 def config(*args, **kwargs):
