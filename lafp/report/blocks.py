@@ -141,8 +141,9 @@ def inline_picture(pixels: np.ndarray, alt: str) -> Markup:
         pixels: uint8 [H, W, 3].
         alt: Words for what it shows. They also appear under the pointer.
     """
-    return Markup('<img class="cell" src="{}" alt="{}" title="{}" style="max-width:{}px">').format(
-        _data_uri("image/png", png(pixels)), alt, alt, pixels.shape[1]
+    # The size is given, so that the column is wide enough before the picture is decoded.
+    return Markup('<img class="cell" src="{}" alt="{}" title="{}" width="{}" height="{}">').format(
+        _data_uri("image/png", png(pixels)), alt, alt, pixels.shape[1], pixels.shape[0]
     )
 
 
