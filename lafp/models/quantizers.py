@@ -282,10 +282,12 @@ class Vq(ExactBuffers, Bottleneck):
         num_latents = cfg.num_codebooks * cfg.num_discrete_latents
         self.cfg = cfg
         shape = (cfg.num_codebooks, cfg.num_codes)
-        codebook = torch.randn(*shape, latent_action_dim // num_latents)
+        # On the device "meta", where configs are checked, torch.randn would import sympy.
+        codebook = torch.randn(*shape, latent_action_dim // num_latents, device="cpu")
+        codebook = codebook.to(torch.get_default_device())
         self.register_buffer("codebook", codebook)
         self.register_buffer("ema_count", torch.zeros(shape))
-        self.register_buffer("ema_sum", torch.zeros_like(codebook))
+        self.register_buffer("ema_sum", torch.zeros(codebook.shape))
         self.register_buffer("steps_unused", torch.zeros(shape))
         self.register_buffer("num_updates", torch.zeros(()))
         # Not a buffer: DDP would overwrite every rank's statistics with those of rank 0.

@@ -19,6 +19,7 @@ from lafp.storage.strict_json import from_plain, plain
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
 T = TypeVar("T")
 _ROWS_PER_GROUP = 5_000
@@ -116,10 +117,19 @@ def rewrite_table(uri: str, change: "Callable[[pa.RecordBatch], pa.RecordBatch]"
 def read_table(
     uri: str, columns: Sequence[str] | None = None, filters: Sequence[Any] | None = None
 ) -> "pa.Table":
-    """Reads a table, or some columns of it, into memory. ``filters`` are as pyarrow takes them."""
+    """Reads a table, or some columns of it, into memory. ``filters`` are as pyarrow takes them.
+
+    Raises:
+        ValueError: The table lacks one of the columns.
+    """
     import pyarrow.parquet as pq
 
     with storage.local_file(uri) as path:
+        if filters is None:  # spares the imports of pyarrow.dataset and pandas
+            with pq.ParquetFile(path) as table:
+                names = _existing(columns, table, uri)
+                read = table.read(names)
+                return read if names is None else read.select(names)
         return pq.read_table(path, columns=columns, filters=filters)
 
 
@@ -149,16 +159,34 @@ def iter_rows(
         wanted: Expression, over any columns, that is true for the rows to read; None reads all.
         batch_rows: Rows that are read together.
     """
-    import pyarrow.dataset as ds
-
-    names = None if columns is None else list(columns)
     with storage.local_file(uri) as path:
+        if wanted is None:  # spares the imports of pyarrow.dataset and pandas
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(path, pre_buffer=False) as table:
+                for batch in table.iter_batches(batch_rows, columns=_existing(columns, table, uri)):
+                    yield from batch.to_pylist()
+            return
+        import pyarrow.dataset as ds
+
+        names = None if columns is None else list(columns)
         # Without a limit the scanner would read far ahead of whoever needs the first rows only.
         scanner = ds.dataset(path, format="parquet").scanner(
             names, filter=wanted, batch_size=batch_rows, batch_readahead=1
         )
         for batch in scanner.to_batches():
             yield from batch.to_pylist()
+
+
+def _existing(
+    columns: Collection[str] | None, table: "pq.ParquetFile", uri: str
+) -> list[str] | None:
+    """Returns the columns as a list. Raises ValueError if the table lacks one of them."""
+    if columns is None:
+        return None
+    if missing := set(columns) - set(table.schema_arrow.names):
+        raise ValueError(f"{uri} has no column {', '.join(sorted(missing))}.")
+    return list(columns)
 
 
 def num_rows(uri: str) -> int:

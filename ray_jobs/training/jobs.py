@@ -20,7 +20,6 @@ from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.task import Task
 from ray_jobs.core.job import Job
 from ray_jobs.training.resources import resources
-from ray_jobs.training.trainer import fit
 
 _KINDS = {
     "shards": ("shard_set.json", "shard set", "preprocess"),
@@ -70,6 +69,8 @@ def training_job(
     """
 
     def run_stage(cfg: Any, run: RunDir, folder: StageDir) -> dict[str, Any]:
+        from ray_jobs.training.trainer import fit  # imports Ray, which --dry-run can spare
+
         found = remarks(cfg, run)
         for line in found.values():
             print(f"{folder.name}: {line}", flush=True)

@@ -71,6 +71,13 @@ def test_rows_come_back_whole_in_part_and_in_pieces(uri):
     assert [row["name"] for row in found] == ["r11991", "r11994", "r11997"]
 
 
+def test_a_column_that_is_missing_is_named(tmp_path):
+    write_rows(str(tmp_path / "table.parquet"), Row, ROWS[:1])
+    for read in (read_rows, iter_rows):
+        with pytest.raises(ValueError, match=r"table\.parquet has no column age, height\.$"):
+            list(read(str(tmp_path / "table.parquet"), ["name", "height", "age"]))
+
+
 def test_a_table_is_in_place_only_when_it_is_whole(uri):
     write_rows(uri, Row, ROWS[:1])
     with pytest.raises(RuntimeError, match="half"), open_table(uri, Row) as table:

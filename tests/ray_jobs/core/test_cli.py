@@ -15,6 +15,7 @@ from lafp.runs.run_dir import RunDir
 from ray_jobs import pipeline
 from ray_jobs.core.job import execute
 from ray_jobs.studies.pipeline_config import PipelineConfig
+from tests.synthetic_shards import write_shard_set
 
 ROOT = Path(__file__).parents[3]
 JOBS = sorted(
@@ -73,7 +74,10 @@ def test_a_wrong_command_ends_with_one_clear_line_and_code_2(args, message, tmp_
     assert "starting" not in result.stdout, "the cluster was started for nothing"
 
 
-HEAVY = ("torch", "ray", "pandas", "deepspeed", "pyarrow", "av", "boto3", "omegaconf")
+HEAVY = (
+    *("torch", "ray", "pandas", "deepspeed", "pyarrow", "av", "boto3", "omegaconf", "scipy"),
+    "sympy",
+)
 LIGHT = """
 import runpy, sys
 sys.argv = ["job", *sys.argv[2:]]
@@ -98,6 +102,13 @@ def loaded_by(job: str, *args: str) -> tuple[int, str, set[str]]:
 def test_help_loads_nothing_that_takes_long(job):
     code, said, loaded = loaded_by(job, "--help")
     assert (code, loaded - {"omegaconf"}) == (0, set()), said
+
+
+def test_a_dry_run_of_a_training_starts_no_ray_and_loads_what_it_needs(tmp_path):
+    shards = write_shard_set(tmp_path / "shards", num_clips=4)
+    lam = [f"{ROOT}/configs/train_lam/lapo_debug.yaml", f"shards={shards}", "--dry-run"]
+    code, said, loaded = loaded_by("train_lam", *lam, "--storage", str(tmp_path))
+    assert (code, loaded) == (0, {"torch", "pyarrow", "av", "omegaconf"}), said
 
 
 @pytest.mark.parametrize(
