@@ -40,6 +40,7 @@ class Agent:
             changes this object: it casts the image encoder to ``dtype`` in place.
         action_decoder: The decoder on the same device.
         dtype: See ``load``.
+        sample_actions: See ``load``.
         compile: See ``load``.
     """
 
@@ -49,13 +50,14 @@ class Agent:
         action_decoder: ActionDecoder | LamActionDecoder | TrueActions,
         *,
         dtype: Dtype = "float32",
+        sample_actions: bool = False,
         compile: bool = False,
     ) -> None:
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
         self.policy, self.action_decoder = policy, action_decoder
         self._device = next(policy.parameters()).device
-        self.step = AgentStep(policy, action_decoder, _DTYPES[dtype])
+        self.step = AgentStep(policy, action_decoder, _DTYPES[dtype], sample_actions)
         # Three graphs in all: where all episodes begin, where none does, and where some do.
         self._compiled = torch.compile(self.step, fullgraph=True) if compile else self.step
         self.reset()
@@ -72,6 +74,7 @@ class Agent:
         noise_hold_steps: int | None = None,
         num_solver_steps: int | None = None,
         dtype: Dtype = "float32",
+        sample_actions: bool = False,
         compile: bool = False,
     ) -> Self:
         """Loads the agent of a finished run.
@@ -90,12 +93,15 @@ class Agent:
             dtype: ``bfloat16`` runs the image encoder in bfloat16 and the rest in float32. This
                 halves the memory and is meant for GPUs. In tests, actions change by less than a
                 hundredth of their range.
+            sample_actions: Discrete actions only: draw each action from the decoder's distribution.
+                By default the likeliest one is taken.
             compile: Uses ``torch.compile``. The first step that begins all episodes, none or some
                 of them compiles once, which takes up to a minute. A CPU needs a C++ compiler.
 
         Raises:
             ConfigError: A model is missing or has another format version, the decoder was trained
-                on another policy, several decoders fit, or the device is not available.
+                on another policy, several decoders fit, the device is not available, or continuous
+                actions are to be sampled.
         """
         options: dict[str, Any] = {
             "noise": noise,
@@ -106,7 +112,7 @@ class Agent:
         models = load_models(
             storage.uri_of(run_dir), policy, decoder, usable_device(device), overrides
         )
-        return cls(*models, dtype=dtype, compile=compile)
+        return cls(*models, dtype=dtype, sample_actions=sample_actions, compile=compile)
 
     @property
     def fps(self) -> float:
@@ -133,7 +139,7 @@ class Agent:
 
         Args:
             num_episodes: Number of episodes that each call of ``act`` controls.
-            seed: Seed of the policy's noise, which is the same on every device.
+            seed: Seed of the noise, which is the same on every device.
 
         Raises:
             ValueError: ``num_episodes`` is less than 1.
@@ -188,7 +194,7 @@ class Agent:
         is_single = np.ndim(image) == 3
         frame_NHWC = torch.from_numpy(self._checked(image)).to(self._device)
         vectors_NV = None if vectors_NV is None else vectors_NV.to(self._device)
-        noise = self.policy.draw_noise(self.num_episodes, self._device, self._generator)
+        noise = self.step.draw_noise(self.num_episodes, self._generator).to(self._device)
         is_first_N = None
         if self._memory is not None and self._is_first_N.any():
             is_first_N = torch.from_numpy(self._is_first_N).to(self._device)

@@ -41,17 +41,20 @@ class ActionSpec:
         low, high = self._bounds(action)
         return (action * (high - low) + low + high) / 2
 
-    def decode(self, outputs: Tensor) -> Tensor:
+    def decode(self, outputs: Tensor, gumbel: Tensor | None = None) -> Tensor:
         """Turns a model's outputs into actions in the environment's units, within its bounds.
 
         Args:
             outputs: Normalized actions, or the logits of the choices, float [B, A].
+            gumbel: Independent noise with the standard Gumbel distribution, float [B, A], for
+                discrete actions only. With it, the choice is a sample of the softmax of the logits
+                (the Gumbel-max trick); without, it is the likeliest choice.
 
         Returns:
             [B, A] like ``outputs``, or int64 [B] choices.
         """
         if self.is_discrete:
-            return outputs.argmax(dim=1)
+            return (outputs if gumbel is None else outputs + gumbel).argmax(dim=1)
         return self.denormalize(outputs.clamp(-1, 1))
 
     def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:

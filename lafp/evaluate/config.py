@@ -26,6 +26,9 @@ class MethodConfig:
     """Noise ``held``: overrides the policy's own setting."""
     num_solver_steps: int | None = None
     """Flow policies: overrides the policy's own setting."""
+    sample_actions: bool = False
+    """Discrete actions: draw each one from the decoder's distribution. By default the likeliest one
+    is taken."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.label):

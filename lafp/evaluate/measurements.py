@@ -48,7 +48,13 @@ def load_agent(run_uri: str, method: MethodConfig) -> Agent:
     Raises:
         ConfigError: A model is missing, or they do not belong together.
     """
-    return Agent.load(run_uri, policy=method.policy, decoder=method.decoder, **method.overrides)
+    return Agent.load(
+        run_uri,
+        policy=method.policy,
+        decoder=method.decoder,
+        sample_actions=method.sample_actions,
+        **method.overrides,
+    )
 
 
 def measure_rollouts(

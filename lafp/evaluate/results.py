@@ -85,6 +85,8 @@ class Subject:
     noise_hold_steps: int | None = None
     """Number of steps for which noise ``held`` stays the same."""
     solver_steps: int | None = None
+    sample_actions: bool | None = None
+    """Discrete actions were drawn from the decoder's distribution, instead of the likeliest."""
     label_fraction: float | None = None
     """Share of the labeled clips that training saw."""
     labeled_transitions: int | None = None

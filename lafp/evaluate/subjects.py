@@ -91,6 +91,7 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         noise=policy.get("noise"),
         noise_hold_steps=policy["noise_hold_steps"] if policy.get("noise") == "held" else None,
         solver_steps=policy.get("num_solver_steps"),
+        sample_actions=method.sample_actions or None,
         seed=trained["train"]["seed"],
     )
     if "action" in card["specs"]:

@@ -70,7 +70,9 @@ def export_agent(step: AgentStep, uri: str) -> None:
     if suffix == ".onnx" and step.dtype != torch.float32:
         # The ONNX operators that torch writes have no bfloat16 convolution, so no runtime could
         # read the file.
-        step = AgentStep(copy.deepcopy(step.policy), step.action_decoder, torch.float32)
+        step = AgentStep(
+            copy.deepcopy(step.policy), step.action_decoder, torch.float32, step.sample_actions
+        )
     device = next(step.policy.parameters()).device
     arguments = _example(step, device)
     with torch.no_grad():
@@ -127,7 +129,7 @@ def _card(module: ExportedStep) -> dict[str, Any]:
         "that is > 0, then the state; outputs: action, then the next state",
         "obs": policy.obs,
         "action": action,
-        "noise_dim": policy.noise_dim,
+        "noise_dim": module.step.noise_dim,
         "state": module.state,
     }
 
@@ -139,7 +141,7 @@ def _example(step: AgentStep, device: torch.device) -> tuple[Tensor, ...]:
     return (
         torch.zeros(2, obs.height_px, obs.width_px, 3, dtype=torch.uint8, device=device),
         torch.zeros(2, dtype=torch.bool, device=device),
-        torch.zeros(2, step.policy.noise_dim, device=device),
+        torch.zeros(2, step.noise_dim, device=device),
         *read,
     )
 

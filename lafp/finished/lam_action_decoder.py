@@ -29,16 +29,19 @@ class LamActionDecoder(nn.Module):
         """Dimensions of an action, and their bounds in the environment's units."""
         return self.head.action
 
-    def decode(self, latent_action: Tensor, embedding: Tensor) -> Tensor:
+    def decode(
+        self, latent_action: Tensor, embedding: Tensor, gumbel: Tensor | None = None
+    ) -> Tensor:
         """Decodes actions in the environment's units: float32 [B, A], or int64 [B] choices.
 
         Args:
             latent_action: float [B, Z].
             embedding: Is not read.
+            gumbel: See ``ActionSpec.decode``.
         """
         if self.objective is not None:
             latent_action = self.objective.quantize(latent_action)
-        return self.head.decode(latent_action)
+        return self.head.decode(latent_action, gumbel)
 
 
 def load_objective(uri: str, device: torch.device | str = "cpu") -> Objective:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lafp.config import ConfigError
 from lafp.data.windows import pixels_to_float
 from lafp.finished.lam_action_decoder import LamActionDecoder
 from lafp.models.action_decoder import ActionDecoder, TrueActions
@@ -32,6 +33,11 @@ class AgentStep(nn.Module):
         action_decoder: A frozen decoder in eval mode.
         dtype: Type of the image encoder, which does nearly all of the work. The rest stays in
             float32, because the solver adds up small steps and actions depend on the sum.
+        sample_actions: Draw discrete actions from the decoder's distribution. By default the
+            likeliest one is taken.
+
+    Raises:
+        ConfigError: ``sample_actions`` with continuous actions, of which the decoder gives one.
     """
 
     def __init__(
@@ -39,10 +45,28 @@ class AgentStep(nn.Module):
         policy: Policy,
         action_decoder: ActionDecoder | LamActionDecoder | TrueActions,
         dtype: torch.dtype = torch.float32,
+        sample_actions: bool = False,
     ) -> None:
         super().__init__()
+        if sample_actions and not action_decoder.action.is_discrete:
+            raise ConfigError(
+                "sample_actions: this agent's actions are continuous, and its decoder predicts a "
+                "single one. Leave it out; only discrete actions have probabilities."
+            )
         self.policy, self.action_decoder, self.dtype = policy, action_decoder, dtype
+        self.sample_actions = sample_actions
         policy.encoder.to(dtype)
+
+    @property
+    def noise_dim(self) -> int:
+        """Size of the noise that ``forward`` reads: the policy's, then that of sampled actions."""
+        num_choices = self.action_decoder.action.dim if self.sample_actions else 0
+        return self.policy.noise_dim + num_choices
+
+    def draw_noise(self, num_episodes: int, generator: torch.Generator) -> Tensor:
+        """Draws N(0, I), float32 [num_episodes, noise_dim], on the generator's device."""
+        shape = (num_episodes, self.noise_dim)
+        return torch.randn(shape, generator=generator, device=generator.device)
 
     def forward(
         self,
@@ -56,7 +80,7 @@ class AgentStep(nn.Module):
 
         Args:
             frame: The current camera images, uint8 [N, H, W, 3].
-            noise: The policy's noise, float32 [N, noise_dim], drawn anew at every step.
+            noise: Drawn from N(0, I) at every step, float32 [N, noise_dim].
             memory: The memory that the previous step returned; None if all episodes begin.
             is_first: True for episodes that begin, bool [N], which ignore ``memory``; None if no
                 episode begins.
@@ -69,8 +93,10 @@ class AgentStep(nn.Module):
         # [N, F, H, W, C] -> [N, 3 F, H, W], as ``lafp.data.windows.stack_frames`` does.
         obs = pixels_to_float(frames_NFHWC.permute(0, 1, 4, 2, 3).flatten(1, 2))
         embedding = self.policy.encode(obs.to(self.dtype), vectors).float()
-        latent_action, state = self._latent_action(embedding, noise, memory, is_first)
-        action_NA = self.action_decoder.decode(latent_action, embedding)
+        of_policy, of_action = noise.tensor_split([self.policy.noise_dim], dim=1)
+        latent_action, state = self._latent_action(embedding, of_policy, memory, is_first)
+        gumbel = _gumbel(of_action) if self.sample_actions else None
+        action_NA = self.action_decoder.decode(latent_action, embedding, gumbel)
         return action_NA, Memory(frames=frames_NFHWC, policy=state)
 
     def _stacked(
@@ -101,3 +127,15 @@ class AgentStep(nn.Module):
         first, first_state = self.policy.act_from_embedding(embedding, None, noise)
         latent_action = torch.where(is_first[:, None], first, latent_action)
         return latent_action, PolicyState.where(is_first, first_state, state)
+
+
+def _gumbel(normal: Tensor) -> Tensor:
+    """Turns N(0, 1) into the standard Gumbel distribution, value by value.
+
+    A step has one noise of one distribution, so that whoever runs an exported step draws it simply.
+    """
+    # ndtr of -5.5, the smallest value in some 50 million draws, is 2e-8: float32 rounds 1 - 2e-8 to
+    # 1, so the larger of both tails is the one that is computed.
+    tail = torch.special.ndtr(-normal.abs()).clamp_min(torch.finfo(torch.float32).tiny)
+    log_cdf = torch.where(normal < 0, tail.log(), torch.log1p(-tail))
+    return -(-log_cdf).log()

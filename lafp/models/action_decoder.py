@@ -67,17 +67,20 @@ class ActionDecoder(nn.Module):
         outputs = self.layers(inputs).float()
         return outputs if self.action.is_discrete else outputs.tanh()
 
-    def decode(self, latent_action: Tensor, embedding: Tensor) -> Tensor:
+    def decode(
+        self, latent_action: Tensor, embedding: Tensor, gumbel: Tensor | None = None
+    ) -> Tensor:
         """Predicts actions in the environment's units.
 
         Args:
             latent_action: See ``forward``.
             embedding: See ``forward``.
+            gumbel: See ``ActionSpec.decode``.
 
         Returns:
             float32 [B, A], or for discrete actions int64 [B].
         """
-        return self.action.decode(self(latent_action, embedding))
+        return self.action.decode(self(latent_action, embedding), gumbel)
 
 
 class TrueActions(nn.Module):
@@ -87,14 +90,17 @@ class TrueActions(nn.Module):
         super().__init__()
         self.action = action
 
-    def decode(self, latent_action: Tensor, embedding: Tensor) -> Tensor:
+    def decode(
+        self, latent_action: Tensor, embedding: Tensor, gumbel: Tensor | None = None
+    ) -> Tensor:
         """Maps predicted actions from normalized units to the environment's, and clips them.
 
         Args:
             latent_action: The policy's action in normalized units, float [B, A].
             embedding: Is not read.
+            gumbel: See ``ActionSpec.decode``.
 
         Returns:
             float32 [B, A].
         """
-        return self.action.decode(latent_action.float())
+        return self.action.decode(latent_action.float(), gumbel)

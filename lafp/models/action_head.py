@@ -39,6 +39,9 @@ class ActionHead(nn.Module):
         """Predicts actions: float [B, Z] -> float32 [B, A]."""
         return self.layers(latent_action).float()
 
-    def decode(self, latent_action: Tensor) -> Tensor:
-        """Predicts actions in the environment's units: float32 [B, A], or int64 [B] choices."""
-        return self.action.decode(self(latent_action))
+    def decode(self, latent_action: Tensor, gumbel: Tensor | None = None) -> Tensor:
+        """Predicts actions in the environment's units: float32 [B, A], or int64 [B] choices.
+
+        ``gumbel`` is that of ``ActionSpec.decode``.
+        """
+        return self.action.decode(self(latent_action), gumbel)

@@ -8,7 +8,11 @@ from lafp.report.blocks import Table
 from lafp.report.methods import lafp_of, name_of, noise_of
 from lafp.report.metrics import METRICS, OUTCOMES
 
-_SETTINGS = {"Noise": noise_of, "Steps": lambda subject: str(subject.solver_steps or "")}
+_SETTINGS = {
+    "Noise": noise_of,
+    "Steps": lambda subject: str(subject.solver_steps or ""),
+    "Actions": lambda subject: "sampled" if subject.sample_actions else "",
+}
 
 
 def method_table(
@@ -30,7 +34,7 @@ def method_table(
         metrics: Columns; those that no method has are left out.
         caption: Below the table, before the meanings of the metrics.
         heading: Head of the first column.
-        settings: ``Noise`` or ``Steps`` or both: they get a column if a method has them.
+        settings: Keys of ``_SETTINGS``, which get a column if a method has them.
     """
     found = {metric: results.of_variant(variant, metric) for metric in metrics}
     shown = without_repeats([metric for metric, of_label in found.items() if of_label])

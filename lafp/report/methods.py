@@ -47,10 +47,11 @@ def noise_of(subject: Subject) -> str:
 
 
 def named(subject: Subject) -> str:
-    """Names a method in words, with its noise and solver steps."""
+    """Names a method in words, with its noise, its solver steps and how it chooses actions."""
     noise = f"{noise_of(subject)} noise" if subject.noise else ""
     steps = counted(subject.solver_steps, "step") if subject.solver_steps else ""
-    return ", ".join(filter(None, [name_of(subject), noise, steps]))
+    sampled = "sampled actions" if subject.sample_actions else ""
+    return ", ".join(filter(None, [name_of(subject), noise, steps, sampled]))
 
 
 def color_of(subject: Subject) -> str:
@@ -82,6 +83,7 @@ def policies(results: Results, variant: str | None, metric: str) -> list[Group]:
             order.get(group.subject.method, len(order)),
             _rank(group.subject),
             group.subject.solver_steps or 0,
+            bool(group.subject.sample_actions),
         ),
     )
 
@@ -103,15 +105,19 @@ def without_interpolation(groups: Iterable[Group], lafp: Group) -> list[Group]:
 
     Decoders on free samples of the policy, on latents of the LAM, and the LAM's own action head.
     """
-    same = (lafp.subject.noise, lafp.subject.solver_steps)
+    same = _deployment(lafp.subject)
     found = [
         group
         for group in groups
         if (group.subject.method == "latent_flow" and group.subject.anchors in _ENDS)
         or group.subject.method == _FLOW_IDM_HEAD
-        if (group.subject.noise, group.subject.solver_steps) == same
+        if _deployment(group.subject) == same
     ]
     return sorted(found, key=lambda group: _rank(group.subject))
+
+
+def _deployment(subject: Subject) -> tuple[str | None, int | None, bool | None]:
+    return subject.noise, subject.solver_steps, subject.sample_actions
 
 
 def _rank(subject: Subject) -> tuple[float, float]:

@@ -175,6 +175,41 @@ def test_discrete_actions_come_out_as_choices(run):
     assert action.dtype == np.int64 and action.shape == () and 0 <= action < 5
 
 
+@pytest.mark.parametrize("noise", ["fresh", "persistent"])
+def test_sampled_actions_have_the_probabilities_of_the_decoder(run, noise):
+    """Persistent noise gives one latent per episode, yet every step draws its own action."""
+    write_decoder(run, "buttons", "latent_flow", ActionSpec(dim=5, is_discrete=True))
+    agent = lafp.Agent.load(run, decoder="buttons", noise=noise, sample_actions=True)
+    likeliest = lafp.Agent.load(run, decoder="buttons", noise=noise)
+    num = 20_000
+    frames = np.repeat(video(1)[0], num, axis=0)
+    latents, logits = [], []
+    decode = agent.action_decoder.decode
+
+    def seen(latent, embedding, gumbel):
+        latents.append(latent)
+        logits.append(agent.action_decoder(latent, embedding))
+        return decode(latent, embedding, gumbel)
+
+    agent.action_decoder.decode = seen
+    agent.reset(num, seed=3)
+    drawn = [torch.from_numpy(agent.act(frames)) for _ in range(2)]
+    assert (drawn[0] != drawn[1]).any()
+    assert torch.equal(*latents) is (noise == "persistent")
+    likeliest.reset(num, seed=3)
+    assert (likeliest.act(frames) != drawn[0].numpy()).any()
+    for actions, of_step in zip(drawn, logits, strict=True):
+        expected = of_step.softmax(1)
+        found = torch.nn.functional.one_hot(actions, 5).float()
+        error = (found - expected).mean(0)
+        assert (error.abs() < 4 * (expected * (1 - expected)).mean(0).sqrt() / num**0.5).all()
+
+
+def test_continuous_actions_are_not_sampled(run):
+    with pytest.raises(ConfigError, match="sample_actions: this agent's actions are continuous"):
+        lafp.Agent.load(run, sample_actions=True)
+
+
 @pytest.mark.parametrize(
     ("obs", "message"),
     [
@@ -408,7 +443,7 @@ def test_the_lams_own_action_head_acts_without_an_action_decoder(run):
 class PassesOn(torch.nn.Module):
     action = ActionSpec(dim=4, low=(-1.0,) * 4, high=(1.0,) * 4)
 
-    def decode(self, latent_action, embedding):
+    def decode(self, latent_action, embedding, gumbel):
         return latent_action
 
 

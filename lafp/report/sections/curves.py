@@ -146,7 +146,8 @@ def _other_than(column: str, group: Group) -> str:
     anchor = "" if is_sweep or subject.anchors is None else f"{anchored(*subject.anchors)}, "
     num = 0 if column == "solver_steps" else subject.solver_steps
     steps = f", {counted(num, 'step')}" if num else ""
-    return f"{anchor}{noise_of(subject)} noise{steps}"
+    sampled = ", sampled actions" if subject.sample_actions else ""
+    return f"{anchor}{noise_of(subject)} noise{steps}{sampled}"
 
 
 def _line(name: str, x: Sequence[float], groups: Sequence[Group], index: int) -> charts.Line:

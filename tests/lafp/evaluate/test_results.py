@@ -16,6 +16,7 @@ LONG_FORM = [
     "anchor_steps",
     "noise",
     "solver_steps",
+    "sample_actions",
     "label_fraction",
     "label_scope",
     "seed",

@@ -38,7 +38,7 @@ np.save(f"{folder}/actions.npy", np.stack(actions))
 """
 
 
-def make_agent(folder, case, *, dtype="float32", is_discrete=False, **config):
+def make_agent(folder, case, *, dtype="float32", is_discrete=False, sample=False, **config):
     """The agent of one case of the matrix; ``config`` changes its policy."""
     policy, noise = (*case.policy.split("-"), None)[:2]
     dims = {name: dim for name, dim in DIMS.items() if name in case.inputs}
@@ -52,7 +52,7 @@ def make_agent(folder, case, *, dtype="float32", is_discrete=False, **config):
     action = ActionSpec(dim=5, is_discrete=True) if is_discrete else ACTION
     embed_dim = load_policy(f"{folder}/policy/{policy}").embed_dim
     write_decoder(folder, "decoder", policy, action, embed_dim)
-    return lafp.Agent.load(folder, dtype=dtype)
+    return lafp.Agent.load(folder, dtype=dtype, sample_actions=sample)
 
 
 def played(agent, num_episodes):
@@ -71,7 +71,7 @@ def played(agent, num_episodes):
     for step, frame in enumerate(frames):
         if step:
             agent.reset_where(is_first[step])
-        noise.append(torch.randn(num_episodes, agent.policy.noise_dim, generator=generator).numpy())
+        noise.append(torch.randn(num_episodes, agent.step.noise_dim, generator=generator).numpy())
         seen = {name: array[step] for name, array in vectors.items()}
         actions.append(agent.act({"image": frame, **seen} if seen else frame))
     inputs = {"frame": frames, "is_first": is_first, "noise": np.stack(noise)}
@@ -197,6 +197,7 @@ def test_every_exported_agent_does_the_same(tmp_path, suffix, case):
     "options",
     [
         {"is_discrete": True},
+        {"sample": True, "is_discrete": True},
         {"dtype": "bfloat16"},
         {"encoder": {"name": "impala", "channels": [4, 4]}},
         {"encoder": {"name": "vit", "patch_size_px": 4, "width": 8, "depth": 1, "num_heads": 2}},
