@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import tempfile
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,6 +104,9 @@ def _run_stage(job_name: str, config: Any, run_uri: str) -> str | None:
         except (ConfigError, JobError, OSError) as error:
             print(f"Error: {error}", flush=True)
             return str(error) or repr(error)
+        except Exception:
+            traceback.print_exc()  # the driver shows its last line only
+            raise
     return None
 
 

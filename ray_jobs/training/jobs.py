@@ -195,8 +195,10 @@ def resolve_optional(
     run: RunDir, name: str, uri: str | None, stages: Iterable[str]
 ) -> TrainInput | None:
     """Like ``resolve``, but returns None without ``uri`` if the run has begun no such stage."""
-    begun = [stage for stage in stages if run.stage(stage).is_begun()]
-    return resolve(run, name, uri, begun) if uri or begun else None
+    stages = tuple(stages)
+    if uri is None:
+        stages = tuple(stage for stage in stages if run.stage(stage).is_begun())
+    return resolve(run, name, uri, stages) if stages else None
 
 
 def fingerprints(inputs: Iterable[TrainInput | None]) -> dict[str, str]:

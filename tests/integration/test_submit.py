@@ -77,10 +77,11 @@ def scraped(cluster: RealCluster) -> dict[str, float]:
     return values
 
 
-def roles(cluster: RealCluster, what: str, **filters: str) -> set[str]:
-    """Of the nodes where these tasks or actors ran."""
+def roles(cluster: RealCluster, what: str, named: str) -> set[str]:
+    """Of the nodes where the tasks ran that have this name, or the actors of such a class."""
     labels = {node["node_id"]: node["labels"] for node in cluster.listed("nodes")}
-    found = cluster.listed(what, **filters)
+    column = {"tasks": "name", "actors": "class_name"}[what]
+    found = [row for row in cluster.listed(what) if named in row[column]]
     return {labels[row["node_id"]].get("role", "head") for row in found if row["node_id"]}
 
 
@@ -107,9 +108,10 @@ def test_the_pipeline_runs_on_the_nodes_it_is_told_and_prometheus_sees_it(cluste
     assert seen["ray_lafp_preprocess_frames_total"] > seen["ray_lafp_preprocess_clips_total"]
     assert seen["ray_lafp_train_step"] > 0 and seen["ray_lafp_train_windows_per_s"] > 0
     assert all(name in queries for name in seen)
-    assert roles(cluster, "tasks", name="make_part") == {"decode"}
-    assert roles(cluster, "tasks", name="make_shard") == {"decode"}
-    assert roles(cluster, "actors", class_name="RayTrainWorker") == {"train"}
+    assert roles(cluster, "tasks", "make_part") == {"decode"}
+    assert roles(cluster, "tasks", "make_shard") == {"decode"}
+    assert roles(cluster, "actors", "BlockReader") == {"decode"}
+    assert roles(cluster, "actors", "RayTrainWorker") == {"train"}
 
 
 def test_a_job_with_a_wrong_config_fails_with_its_message(cluster):

@@ -62,6 +62,7 @@ class WhereTask(ToyTask):
         (Path(uri) / "node.txt").write_text(ray.get_runtime_context().get_node_id())
 
 
+@pytest.mark.slow  # so does the pipeline in tests/integration/test_submit.py
 def test_workers_train_on_the_train_node_with_readers_on_the_other(labeled_nodes, tmp_path):
     shards = str(tmp_path / "videos")
     write_shard_set(tmp_path / "videos", 8, 4, (6, 8), 16)

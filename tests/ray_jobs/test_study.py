@@ -12,6 +12,7 @@ from ray_jobs import pipeline, study
 from ray_jobs.core.job import JobError, execute, state_of
 from ray_jobs.studies.stage_graph import share_stages
 from ray_jobs.studies.study_config import StudyConfig, cells
+from tests.synthetic_shards import write_shard_set
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -150,15 +151,29 @@ def ray_of_the_job():
 @pytest.mark.usefixtures("ray_of_the_job")
 def test_a_failed_run_is_reported_and_the_others_are_not_lost(tmp_path):
     """Real stages on real Ray: one of two LAMs diverges."""
+    videos = write_shard_set(tmp_path / "videos", num_clips=8)
+    labeled = write_shard_set(
+        tmp_path / "labeled", num_clips=16, num_val_clips=6, has_labels=True, seed=1
+    )
     text = f"""
         name: toy
         pipeline:
           extends: {CONFIGS}/pipeline/tiny.yaml
-          collect: {{num_episodes: 12, num_labeled_episodes: 2, num_labeled_val_episodes: 4}}
-          train_lam: {{train: {{num_steps: 4, num_workers: 1, ingest: {{mode: direct}}}}}}
+          collect: null
+          preprocess: null
+          preprocess_labeled: null
+          train_lam:
+            shards: {videos}
+            labeled_shards: {labeled}
+            supervision: {{weight: 0}}
+            train: {{num_steps: 4, num_workers: 1, ingest: {{mode: direct}}}}
           train_policy: []
           train_decoder: []
-          evaluate: {{env: null, methods: []}}
+          train_bc:
+            - extends: {CONFIGS}/train_bc/slalom.yaml
+              labeled_shards: {labeled}
+              train: {{num_steps: 2, optim: {{warmup_steps: 0}}}}
+          evaluate: {{env: null, methods: [], labeled_shards: {labeled}}}
         axes:
           - values:
               - {{label: steady}}

@@ -74,6 +74,14 @@ def test_without_labels_a_lam_trains_on_videos_alone(run):
     assert train_lam.build_task(lam_config(), run).args[2] is None
 
 
+def test_shards_and_labels_may_both_come_from_elsewhere(run, tmp_path):
+    own = {name: write_shard_set(tmp_path / name, has_labels=name == "b") for name in ("a", "b")}
+    cfg = lam_config(shards=own["a"], labeled_shards=own["b"])
+    assert [item.uri for item in train_lam.resolve(cfg, run) if item] == [own["b"], own["a"]]
+    with pytest.raises(ConfigError, match=r"labeled_shards: there is no shard set at .*/nothing"):
+        train_lam.resolve(lam_config(shards=own["a"], labeled_shards=f"{tmp_path}/nothing"), run)
+
+
 def test_a_mixture_reads_the_runs_own_videos_and_others(run, tmp_path):
     videos = shards(run, "videos")
     other = write_shard_set(tmp_path / "other", num_clips=4, seed=1)

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +10,7 @@ import pytest
 import ray
 import torch
 
-from lafp import storage
 from lafp.config import ConfigError
-from lafp.runs.run_dir import StageDir
 from lafp.train.config import IngestConfig
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
@@ -28,6 +24,7 @@ from tests.processes import kill_one_below
 from tests.ray_jobs.training.toy_runs import (
     CHECKPOINT_EVERY,
     NUM_STEPS,
+    assert_resumes_from_s3,
     assert_same_run,
     config,
     stage,
@@ -54,17 +51,23 @@ def undisturbed(shards, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # the runs that are killed or stopped below are fed by Ray Data, too
 def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tmp_path):
     fit(stage(tmp_path), config(mode="ray"), task(shards))
     assert_same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow  # ZeRO-2 is compared with DDP below
 def test_deepspeed_trains_on_ray_as_ddp_does(shards, undisturbed, tmp_path):
     cfg = config(DeepSpeedConfig(zero_stage=3), mode="ray")
     metrics = fit(stage(tmp_path), cfg, task(shards))
     assert metrics["step"] == NUM_STEPS
-    for name, value in weights(tmp_path).items():
-        torch.testing.assert_close(value, weights(undisturbed)[name], rtol=1e-4, atol=1e-5)
+    assert_nearly_the_same_weights(tmp_path, undisturbed)
+
+
+def assert_nearly_the_same_weights(folder: Path, reference: Path) -> None:
+    for name, value in weights(folder).items():
+        torch.testing.assert_close(value, weights(reference)[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,8 @@ def test_a_worker_killed_right_after_a_checkpoint_resumes_from_it(
     assert metrics["resumed_from_steps"] == [CHECKPOINT_EVERY]
     if engine.name == "ddp":
         assert_same_run(tmp_path, undisturbed)
+    else:
+        assert_nearly_the_same_weights(tmp_path, undisturbed)
 
 
 def test_sigterm_saves_a_checkpoint_that_the_next_start_goes_on_from(shards, undisturbed, tmp_path):
@@ -150,18 +155,9 @@ def test_running_again_continues_on_another_number_of_workers(shards, tmp_path):
     assert steps == list(range(1, NUM_STEPS + 1))
 
 
+@pytest.mark.slow  # a lone worker does the same, in test_worker_task.py
 def test_a_run_on_s3_resumes_from_s3(shards, s3_bucket, tmp_path):
-    began_at = time.time()
-    on_s3 = StageDir(f"{s3_bucket}/run/lam", "lam")
-    to_file = task(shards, export_to=str(tmp_path))
-    fit(on_s3, config(num_steps=4), to_file)
-    metrics = fit(on_s3, config(num_steps=8), to_file)
-    assert metrics["resumed_from_steps"] == [4]
-    assert storage.list_folders(on_s3.uri) == ["checkpoints"], "Ray keeps its own state elsewhere"
-    leftovers = Path(tempfile.gettempdir()).glob("lafp-restored-*")
-    assert not [folder for folder in leftovers if folder.stat().st_mtime > began_at]
-    assert [record["step"] for record in read_metrics(on_s3.uri)] == list(range(1, 9))
-    assert (tmp_path / "toy.pt").is_file()
+    assert_resumes_from_s3(shards, s3_bucket, tmp_path, config)
 
 
 @pytest.mark.slow
@@ -172,6 +168,7 @@ def test_only_as_many_checkpoints_are_kept_as_asked_for(shards, tmp_path):
     assert kept == ["step-000000010", "step-000000012"]
 
 
+@pytest.mark.slow  # the next test has a mistake of a user, too
 def test_a_users_mistake_found_by_a_worker_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match=r"shard_set\.json is missing"):
         fit(stage(tmp_path / "run"), config(num_workers=1), task(str(tmp_path)))

@@ -19,12 +19,18 @@ from ray_jobs.core.job import JobError
 from ray_jobs.training.trainer import fit
 from tests.processes import processes_below
 from tests.ray_jobs.training import toy_runs
-from tests.ray_jobs.training.toy_runs import CHECKPOINT_EVERY, assert_same_run, stage, task
+from tests.ray_jobs.training.toy_runs import (
+    CHECKPOINT_EVERY,
+    assert_resumes_from_s3,
+    assert_same_run,
+    stage,
+    task,
+)
 from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_ray():
+def own_ray(s3_server):
     """A Ray such as a job starts, with as few CPUs as the largest of these trainings asks for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAFP_OWN_RAY", "1")
@@ -96,6 +102,10 @@ def test_deepspeed_changes_nothing_for_the_next_training(shards, undisturbed, tm
     fit(stage(tmp_path / "zero"), config(DeepSpeedConfig(zero_stage=3)), task(shards))
     fit(stage(tmp_path), config(), task(shards))
     assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_run_on_s3_resumes_from_s3(shards, s3_bucket, tmp_path):
+    assert_resumes_from_s3(shards, s3_bucket, tmp_path, config)
 
 
 def test_labels_of_nodes_are_refused_where_no_node_can_have_them(shards, tmp_path):
