@@ -19,6 +19,7 @@ from data_pipelines.preprocess.rows import (
 )
 from lafp.config import ConfigError
 from lafp.storage import CredentialsError, FullError, NotAFileError, UnreachableError
+from lafp.storage.secrets import text_without_secrets
 from lafp.video.decoders.base import VideoError
 
 # Spans of one video touch exactly; this allows for float rounding over hours.
@@ -182,12 +183,17 @@ def _reject(video: VideoRow, start_s: float, end_s: float, reason: str, detail: 
         start_s=start_s,
         end_s=end_s,
         reason=reason,
-        detail=storable_text(detail),
+        detail=_storable_detail(detail),
     )
 
 
 def _storable(row: Row) -> Row:
-    return replace(row, detail=storable_text(row.detail)) if isinstance(row, RejectRow) else row
+    return replace(row, detail=_storable_detail(row.detail)) if isinstance(row, RejectRow) else row
+
+
+def _storable_detail(detail: str) -> str:
+    """Makes a message storable. It may quote the address that a host redirected to."""
+    return storable_text(text_without_secrets(detail))
 
 
 def storable_text(text: str) -> str:

@@ -28,6 +28,7 @@ from data_pipelines.preprocess.manifest import (
 from data_pipelines.preprocess.parts import make_parts, read_made_parts, read_parts
 from data_pipelines.preprocess.plan import Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
+from data_pipelines.preprocess.secret_uris import SecretUris
 from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import ShardLayout, lay_out_shards, write_shard
@@ -59,11 +60,12 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
     work, totals = storage.join(uri, "work"), storage.join(uri, "totals.json")
     if not storage.is_file(storage.join(uri, "shard_set.json")):
         counts = FileCounts()
-        plan = make_plan(list_inputs(cfg, counts), cfg.tasks, work, counts)
-        if may_download(cfg):
-            start_cluster_gate()
-        with telling_rejects(uri), rejects_of_made_parts(plan, uri):
-            make_parts(cfg, plan)
+        with SecretUris(lambda: list_inputs(cfg)) as secrets:
+            plan = make_plan(secrets.noted(list_inputs(cfg, counts)), cfg.tasks, work, counts)
+            if may_download(cfg):
+                start_cluster_gate()
+            with telling_rejects(uri), rejects_of_made_parts(plan, uri):
+                make_parts(cfg, plan, secrets.fill)
         files = FileCounts.from_dict(plan.files)
         with telling_rejects(uri), open_catalog(plan, files) as catalog:
             reject_taken_down(catalog, read_takedowns(uri))

@@ -1,7 +1,7 @@
 """Turns inputs into parts: one Ray task per part decodes, cuts and encodes its videos."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -60,8 +60,15 @@ class PartCounts:
         self.rejects.merge(other.rejects)
 
 
-def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
+def make_parts(
+    cfg: PreprocessConfig, plan: Plan, fill: Callable[[Task], Task] = lambda task: task
+) -> None:
     """Makes the missing parts.
+
+    Args:
+        cfg: The job's config.
+        plan: The stored plan.
+        fill: Adds to a task what the stored plan must not hold (``SecretUris.fill``).
 
     Raises:
         ConfigError: More than ``max_reject_fraction`` of the videos give no clip, or there are two
@@ -72,7 +79,7 @@ def make_parts(cfg: PreprocessConfig, plan: Plan) -> None:
     work = PartsProgress(cfg.name, plan)
     queue = _TaskQueue(plan, work)
     with work.progress:
-        for task, made in _run(cfg, plan, queue):
+        for task, made in _run(cfg, plan, queue, fill):
             if isinstance(made, str):
                 raise storage.StorageError(made)
             counts.add(made)
@@ -120,14 +127,14 @@ class _TaskQueue:
 
 
 def _run(
-    cfg: PreprocessConfig, plan: Plan, queue: _TaskQueue
+    cfg: PreprocessConfig, plan: Plan, queue: _TaskQueue, fill: Callable[[Task], Task]
 ) -> Iterator[tuple[Task, PartCounts | str]]:
     """Runs tasks until the queue stays empty; yields the result of each."""
     # Results of the last running tasks may add pieces to a queue that was empty, hence the loop.
     while queue.has_next():
         yield from stream_tasks(
             make_part,
-            ((task, (cfg, task, plan.work)) for task in queue),
+            ((task, (cfg, fill(task), plan.work)) for task in queue),
             memory_bytes=cfg.tasks.memory_bytes,
             node_labels=cfg.tasks.node_labels,
         )

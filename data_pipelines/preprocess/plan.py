@@ -106,7 +106,8 @@ def _chunks(items: Iterable[VideoItem], cfg: TasksConfig) -> Iterator[list[tuple
 def _deal(items: Iterable[VideoItem], cfg: TasksConfig) -> Iterator[tuple[VideoItem, ...]]:
     task: list[VideoItem] = []
     for item in items:
-        task.append(item)
+        # The plan is stored, and so holds no secret (``secret_uris``).
+        task.append(replace(item, secret_uri="") if item.secret_uri else item)
         is_full = sum(i.num_bytes for i in task) >= cfg.bytes_per_task
         if is_full or len(task) == cfg.videos_per_task:
             yield tuple(task)

@@ -28,6 +28,9 @@ class VideoItem:
     says nothing about the source."""
     piece: int | None = None
     """Number of the piece of a long video (``clip.pieces``); None means the whole video."""
+    secret_uri: str = field(default="", repr=False)
+    """The address with its signature or token, where ``uri`` lacks them. It is never stored
+    (``secret_uris``)."""
     details: dict[str, Any] = field(default_factory=dict)
     """Data for the reader, ready for JSON. The key ``reject`` holds a reason and a detail."""
 

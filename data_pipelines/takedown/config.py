@@ -10,7 +10,8 @@ class TakedownConfig:
     output: str
     """A run (<storage>/<run name>), with all of its shard sets and latents, or one shard set."""
     video_uri: str | None = None
-    """The video's URI in ``clips.parquet`` and ``rejects.parquet``."""
+    """The video's URI in ``clips.parquet`` and ``rejects.parquet``. A signature in it does not
+    matter."""
     video_id: str | None = None
     """The hash of its content in the same tables: a second way to name the video."""
 

@@ -22,6 +22,7 @@ from lafp.data.shards.sets import open_shard_set, shards_sha256
 from lafp.runs.lease import owned
 from lafp.runs.run_dir import PROVENANCE
 from lafp.storage import strict_json
+from lafp.storage.secrets import without_secrets
 
 
 def take_down(
@@ -58,7 +59,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
         open_shard_set(shards)  # an unfinished set has parts, which would be missed
         if not is_dry_run and storage.is_file(storage.join(shards, JOURNAL)):
             apply(shards, strict_json.read(dict[str, Any], storage.join(shards, JOURNAL)))
-    video = find_video(shard_sets, cfg.video_id, cfg.video_uri)
+    video = find_video(shard_sets, cfg.video_id, cfg.video_uri and without_secrets(cfg.video_uri))
     found = {shards: find_in_set(shards, video) for shards in shard_sets}
     found = {shards: rest for shards, rest in found.items() if rest.clips or rest.rejects}
     if not found:
@@ -111,10 +112,11 @@ def _shard_sets(output: str) -> list[str]:
 
 
 def _nothing(cfg: TakedownConfig, shard_sets: Sequence[str]) -> list[str]:
+    video_uri = cfg.video_uri and without_secrets(cfg.video_uri)
     for takedown in read_takedowns(shard_sets[0]):
-        if cfg.video_uri in takedown.video_uris or cfg.video_id in takedown.video_ids:
+        if video_uri in takedown.video_uris or cfg.video_id in takedown.video_ids:
             return [f"taken down already, on {takedown.taken_down_at}"]
-    named = cfg.video_uri or cfg.video_id
+    named = video_uri or cfg.video_id
     raise ConfigError(
         f"Nothing of {named} in {', '.join(shard_sets)}. See clips.parquet for names."
     )

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
 from lafp.http.host_gate import Gate, turn
+from lafp.storage.secrets import without_secrets
 
 _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 256 * 2**10
@@ -140,7 +141,9 @@ class _Download:
             if location is None:
                 return
             url = _joined(url, location)
-        raise DownloadError("unreadable", f"more than {_MAX_REDIRECTS} redirects, now to {url}")
+        raise DownloadError(
+            "unreadable", f"more than {_MAX_REDIRECTS} redirects, now to {without_secrets(url)}"
+        )
 
     def decode(self) -> None:
         """Decompresses the file if the host has sent it compressed."""
@@ -271,7 +274,7 @@ def _joined(url: str, location: str) -> str:
             location = location.encode("latin-1").decode()
         return urljoin(url, location)
     except ValueError as error:
-        raise DownloadError("unreadable", f"a redirect to {location!r}: {error}") from None
+        raise DownloadError("unreadable", f"a redirect to an invalid address: {error}") from None
 
 
 # With the percent sign, so that what is escaped already is not escaped again.
@@ -288,9 +291,12 @@ def _host(url: str) -> str:
         parts = urlsplit(url)
         host = parts.hostname
     except ValueError as error:
-        raise DownloadError("unreadable", f"{url!r}: {error}") from None
+        raise DownloadError("unreadable", f"{without_secrets(url)!r}: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
-        raise DownloadError("unreadable", f"{url!r} is not an http(s) URL")
+        raise DownloadError("unreadable", f"{without_secrets(url)!r} is not an http(s) URL")
+    if "@" in parts.netloc:  # ``http.client`` would take the password for a port, and print it
+        detail = f"{without_secrets(url)!r} has a user name or password, which is not sent"
+        raise DownloadError("unreadable", detail)
     return host
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from lafp.storage.secrets import text_without_secrets
+
 
 class StorageError(OSError):
     """A read, write or listing failed. The message names the URI and the cause."""
@@ -43,4 +45,4 @@ class FileInfo:
 
 def failed(verb: str, uri: str, error: Exception) -> StorageError:
     """Makes a StorageError that names the action, the URI and the cause."""
-    return StorageError(f"Could not {verb} {uri}: {error}")
+    return StorageError(f"Could not {verb} {uri}: {text_without_secrets(str(error))}")

@@ -22,6 +22,7 @@ from lafp.storage.base import (
     failed,
 )
 from lafp.storage.patience import patiently
+from lafp.storage.secrets import text_without_secrets
 
 T = TypeVar("T")
 _NUM_READS = 3
@@ -157,7 +158,7 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
             code = error.response["Error"]["Code"]
             if code == "NotImplemented":
                 raise NotConditionalError(
-                    f"Could not write {uri} on a condition: {error}"
+                    f"Could not write {uri} on a condition: {_words(error)}"
                 ) from None
             if code in _NOT_THAT_VERSION or (code == "NoSuchKey" and version is not None):
                 return None
@@ -296,19 +297,26 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
     except s3_errors.ClientError as error:
         raise _translated(verb, uri, error) from error
     except (s3_errors.NoCredentialsError, s3_errors.PartialCredentialsError) as error:
-        raise CredentialsError(f"Could not {verb} {uri}: {error}. {_SET_CREDENTIALS}") from error
+        raise CredentialsError(
+            f"Could not {verb} {uri}: {_words(error)}. {_SET_CREDENTIALS}"
+        ) from error
     except s3_errors.ParamValidationError as error:  # no bucket can have this name
-        raise FileNotFoundError(f"No such object: {uri}. {error}") from error
+        raise FileNotFoundError(f"No such object: {uri}. {_words(error)}") from error
     except (
         s3_errors.HTTPClientError,
         s3_errors.ConnectionError,
         s3_errors.IncompleteReadError,
     ) as error:  # there was no connection, or it broke or timed out
-        raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
+        raise UnreachableError(f"Could not {verb} {uri}: {_words(error)}") from error
     except (s3_errors.BotoCoreError, boto3.exceptions.Boto3Error) as error:
         if _is_server_error(error.__context__):  # boto3 wraps the server errors of large uploads
-            raise UnreachableError(f"Could not {verb} {uri}: {error}") from error
+            raise UnreachableError(f"Could not {verb} {uri}: {_words(error)}") from error
         raise failed(verb, uri, error) from error
+
+
+def _words(error: Exception) -> str:
+    """Returns the message of an error, which may quote AWS_ENDPOINT_URL with a password in it."""
+    return text_without_secrets(str(error))
 
 
 def _translated(verb: str, uri: str, error: Any) -> OSError:
@@ -317,17 +325,17 @@ def _translated(verb: str, uri: str, error: Any) -> OSError:
     if code in ("404", "NoSuchKey", "NotFound"):
         return FileNotFoundError(f"No such object: {uri}")
     if code in ("403", "AccessDenied"):
-        return AccessDeniedError(f"Could not {verb} {uri}: {error}")
+        return AccessDeniedError(f"Could not {verb} {uri}: {_words(error)}")
     # Before the server errors, to which 507 belongs: waiting makes no room.
     if code in _NO_ROOM:
-        return FullError(f"Could not {verb} {uri}: {error} Make room there.")
+        return FullError(f"Could not {verb} {uri}: {_words(error)} Make room there.")
     if code in _REFUSED_CREDENTIALS:
-        return CredentialsError(f"Could not {verb} {uri}: {error} {_SET_CREDENTIALS}")
+        return CredentialsError(f"Could not {verb} {uri}: {_words(error)} {_SET_CREDENTIALS}")
     if code == "InvalidObjectState":
         where = error.response["Error"].get("StorageClass", "an archive class")
         return StorageError(f"{uri} lies in archive storage ({where}): restore it on S3 first")
     if _is_server_error(error):
-        return UnreachableError(f"Could not {verb} {uri}: {error}")
+        return UnreachableError(f"Could not {verb} {uri}: {_words(error)}")
     return failed(verb, uri, error)
 
 

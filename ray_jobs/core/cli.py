@@ -17,6 +17,7 @@ from lafp.config.help import describe
 from lafp.config.source import read_section
 from lafp.runs.run_dir import RunDir, check_folder_name
 from lafp.storage import StorageError
+from lafp.storage.secrets import text_without_secrets, without_secrets
 from ray_jobs.core import home
 from ray_jobs.core.job import Job, JobError, dry_run, execute
 
@@ -58,6 +59,7 @@ class CommandLine:
             section = read_section(self.schema)
             raw = read_config(section, args.config, args.overrides)
             check_keys(section, raw)
+            _check_no_secrets(raw)
             _run_of(self, args)
             _check_sources(raw)
         home.make_usable()
@@ -170,6 +172,25 @@ def _run_of(command_line: CommandLine, args: argparse.Namespace) -> RunDir:
     )
 
 
+def _check_no_secrets(raw: Any, where: str = "") -> None:
+    """Checks that no value of a config is a URI with a secret, because runs store their config.
+
+    Raises:
+        ConfigError: One is.
+    """
+    items = (
+        raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    )
+    for name, value in items:
+        if isinstance(value, str) and text_without_secrets(value) != value:
+            raise ConfigError(
+                f"{where}{name}: the URI holds a password, token or signature, and configs are "
+                "stored with the run. Give keys by environment variables; name signed web "
+                "addresses in a list, where they are not stored."
+            )
+        _check_no_secrets(value, f"{where}{name}.")
+
+
 def _check_sources(raw: Any, where: str = "") -> None:
     """Checks that the local folders and files that ``source`` keys name exist.
 
@@ -203,6 +224,11 @@ def storage_uri(uri: str) -> str:
         ConfigError: It is neither a folder nor an s3:// URI; or it is a relative path in a
             submitted job, which would lie in a temporary folder of one node that Ray deletes.
     """
+    if (public := without_secrets(uri)) != uri:
+        raise ConfigError(
+            f"--storage {public}: the URI also holds a password or token. Give keys by environment "
+            "variables (AWS_ACCESS_KEY_ID ...)."
+        )
     scheme = re.match(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):/", uri)
     if not uri.strip() or (scheme and not re.match(r"s3://[^/]", uri)):
         raise ConfigError(

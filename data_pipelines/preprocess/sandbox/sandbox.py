@@ -24,6 +24,7 @@ from lafp import storage
 from lafp.config import config_to_dict
 from lafp.http.host_gate import Gate
 from lafp.storage import StorageError
+from lafp.storage.secrets import text_without_secrets
 
 # Decoders leak a little memory. A process that keeps more than this after an input is restarted.
 _MAX_KEPT_BYTES = 512 * 2**20
@@ -162,7 +163,7 @@ class Sandbox:
                 raise _Unreachable(message["error"])
             raise StorageError(message["error"])
         if message["kind"] == "fault":
-            raise RuntimeError(f"{item.uri}: {message['error']}")
+            raise RuntimeError(text_without_secrets(f"{item.uri}: {message['error']}"))
         self.cpu_s += message["cpu_s"]
         self._kept_bytes = message["kept_bytes"]
         return True

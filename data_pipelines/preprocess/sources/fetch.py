@@ -31,7 +31,7 @@ def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
             # A file that will be rejected for its size need not be downloaded to its end.
             http = replace(cfg.http, max_bytes=min(cfg.http.max_bytes, cfg.limits.max_bytes))
             try:
-                download(item.uri, path, http, host_gate())
+                download(item.secret_uri or item.uri, path, http, host_gate())
             except DownloadError as error:
                 raise VideoError(error.reason, error.detail) from error
             yield path

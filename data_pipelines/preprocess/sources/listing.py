@@ -19,6 +19,7 @@ from data_pipelines.preprocess.sources.uri_list import is_uri_list, list_uris
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import Split
+from lafp.storage.secrets import text_without_secrets, without_secrets
 
 _NUM_LOOKED_AT = 100
 
@@ -35,7 +36,8 @@ def list_source(
     """
     if storage.is_http(source):
         raise ConfigError(
-            f"source {source} is on the web. Name a list as the source: a .txt file with this URI."
+            f"source {without_secrets(source)} is on the web. Name a list as the source: a .txt "
+            "file with this URI."
         )
     if is_uri_list(source):
         # A list is not checked for having inputs: every row is an input or a reject row.
@@ -103,4 +105,5 @@ def _listed_by(
 
 
 def _rejected(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
-    return VideoItem(uri=uri, num_bytes=0, split=split, details={"reject": [reason, detail]})
+    details = {"reject": [reason, text_without_secrets(detail)]}
+    return VideoItem(uri=uri, num_bytes=0, split=split, details=details)

@@ -9,7 +9,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -26,6 +26,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import Split
 from lafp.storage.names import escape_raw_bytes, uri_of
+from lafp.storage.secrets import text_without_secrets, without_secrets
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
@@ -41,7 +42,7 @@ def list_uris(
     """Yields the inputs that a list names, in its order.
 
     Rows without a usable URI, and repeated ones, are inputs too: they become reject rows. Sizes are
-    unknown, so they are 0.
+    unknown, so they are 0. The URI of an input has no signature or token (``secrets``).
 
     Args:
         source: URI of the list, local or S3.
@@ -62,8 +63,11 @@ def list_uris(
             for found in _inputs(raw, folder, split, has_labels):
                 if isinstance(found, _Bad):
                     yield _rejected(at, split, found.reason, found.detail)
-                elif isinstance(found, VideoItem) and not seen.add(found.uri):
+                elif isinstance(found, VideoItem) and not seen.add(found.secret_uri or found.uri):
                     yield _rejected(at, split, "same_file", found.uri)
+                elif isinstance(found, VideoItem) and found.secret_uri and not seen.add(found.uri):
+                    # What is left of two addresses may be equal where a secret names the file.
+                    yield replace(found, uri=f"{found.uri}#@{row}")
                 else:
                     yield found
     if not row:
@@ -79,7 +83,8 @@ class _Bad:
 
 
 def _rejected(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
-    return VideoItem(uri=uri, num_bytes=0, split=split, details={"reject": [reason, detail]})
+    details = {"reject": [reason, text_without_secrets(detail)]}
+    return VideoItem(uri=uri, num_bytes=0, split=split, details=details)
 
 
 def _inputs(
@@ -92,7 +97,8 @@ def _inputs(
     elif is_glob(uri) and not storage.is_http(uri):
         yield from _matches(uri, split, has_labels)
     else:
-        yield video_item(uri, 0, split, has_labels)
+        item = video_item(without_secrets(uri), 0, split, has_labels)
+        yield replace(item, secret_uri=uri) if item.uri != uri else item
 
 
 def _matches(
@@ -121,9 +127,10 @@ def _resolve(raw: Any, folder: str) -> str | _Bad:
     text = os.fsdecode(raw) if isinstance(raw, bytes) else raw
     uri = escape_raw_bytes(text.strip()) if isinstance(text, str) else ""
     if not uri:
-        return _Bad("bad_entry", f"expected a URI, got {raw!r}"[:200])
+        return _Bad("bad_entry", text_without_secrets(f"expected a URI, got {raw!r}")[:200])
     if "\0" in uri or not _is_text(uri):
-        return _Bad("bad_entry", f"no file can have this name: {uri!a}"[:200])
+        detail = f"no file can have this name: {without_secrets(uri)!a}"
+        return _Bad("bad_entry", detail[:200])
     if scheme := _SCHEME.match(uri):
         return _with_scheme(scheme[1].lower(), uri[scheme.end() :])
     if uri.startswith(("/", "~/")):
@@ -140,9 +147,18 @@ def _with_scheme(scheme: str, rest: str) -> str | _Bad:
             is_url = bool(parts.hostname) and (parts.port or 1) > 0
         except ValueError:
             is_url = False
-        return uri if is_url else _Bad("bad_entry", f"{uri} is not a valid http(s) URL")
+        if not is_url:
+            # Without the text: nobody knows which part of a broken URL is a password.
+            return _Bad("bad_entry", "it is not a valid http(s) URL")
+        if "@" in parts.netloc:
+            detail = f"{uri} has a user name or password, which is not sent: sign the URL instead"
+            return _Bad("bad_entry", detail)
+        return uri
     if scheme == "s3":
         is_object = bool(rest.partition("/")[0] and rest.partition("/")[2])
+        if "@" in rest.partition("/")[0]:
+            detail = f"{uri} holds keys, which are not read: set AWS_ACCESS_KEY_ID and the like"
+            return _Bad("bad_entry", detail)
         return uri if is_object else _Bad("bad_entry", f"{uri} names no object on S3")
     if scheme == "file":
         host, _, path = rest.partition("/")
