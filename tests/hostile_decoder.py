@@ -6,19 +6,63 @@ what to do by its number of frames, which it keeps wherever it is copied.
 
 import ctypes
 import os
+import resource
 import signal
+import socket
+import struct
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from lafp import storage
 from lafp.storage import UnreachableError
+from lafp.video.decoders.base import VideoError
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 
 SEGFAULT, SEGFAULT_IN_PROBE, KILLED_ONCE, HANG, HOARD, UNREACHABLE = 61, 62, 63, 64, 65, 66
+BROKEN_INTO, LIES = 67, 68
 """Numbers of frames."""
+KILLED = 1_000_000_000
+"""Time of change of a file that has killed its process."""
+
+
+def attacks(path: str) -> dict[str, Callable[[], object]]:
+    """What a video may try that has taken the process over. Each raises if it is refused."""
+    worker = os.getppid()
+    return {
+        "keys": lambda: os.environ["AWS_SECRET_ACCESS_KEY"],
+        "keys of the worker": Path(f"/proc/{worker}/environ").read_bytes,
+        "memory of the worker": Path(f"/proc/{worker}/maps").read_bytes,
+        "network": lambda: socket.create_connection(("127.0.0.1", 9), 1),
+        "name server": lambda: (
+            socket.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
+            and socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        ),
+        "write beside the video": lambda: Path(path).with_suffix(".bad").write_text("x"),
+        "change the video": lambda: Path(path).open("r+b"),
+        "delete the video": lambda: os.unlink(path),
+        "write to the home folder": lambda: Path("~/.bashrc_lafp").expanduser().write_text("x"),
+        "start a program": lambda: subprocess.run(["true"], check=True),
+        "fork": os.fork,
+        "signal the worker": lambda: os.kill(worker, signal.SIGURG),
+        "limits of the worker": lambda: resource.prlimit(worker, resource.RLIMIT_NOFILE),
+        "core files": lambda: resource.setrlimit(resource.RLIMIT_CORE, (1, 1)),
+        "any object": lambda: storage.read_bytes("s3://bucket/secret"),
+    }
+
+
+def tried(attack: Callable[[], object]) -> bool:
+    try:
+        attack()
+    except (OSError, KeyError, ValueError):
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +84,14 @@ class HostileDecoder(PyAVDecoder):
             ctypes.string_at(0)
         if len(info.times_s) == UNREACHABLE:
             raise UnreachableError("Could not read it: 500")
+        if len(info.times_s) == BROKEN_INTO:
+            all_of_them = attacks(path)
+            worked = [name for name, attack in all_of_them.items() if tried(attack)]
+            raise VideoError("does_not_decode", f"{len(all_of_them)} tried, worked: {worked}")
+        if len(info.times_s) == LIES:
+            end = int(sys.argv[1])
+            os.write(end, struct.pack("<II", 2, 0) + b"{}")
+            time.sleep(3600)
         return info
 
     def frames(self, path, info, *size_and_times):
@@ -47,11 +99,11 @@ class HostileDecoder(PyAVDecoder):
         for number, frame in enumerate(super().frames(path, info, *size_and_times)):
             if number == 30 and command == SEGFAULT:
                 ctypes.string_at(0)
-            if number == 30 and command == KILLED_ONCE:
-                marker = Path(path).with_suffix(".killed")
-                if not marker.exists():
-                    marker.write_text("")
-                    os.kill(os.getpid(), signal.SIGKILL)
+            # The process may write no file as a marker.
+            is_first = command == KILLED_ONCE and os.stat(path).st_mtime != KILLED
+            if number == 30 and is_first:
+                os.utime(path, (KILLED, KILLED))
+                os.kill(os.getpid(), signal.SIGKILL)
             if number == 30 and command == HANG:
                 time.sleep(3600)
             if command == HOARD:

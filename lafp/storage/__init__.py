@@ -58,6 +58,7 @@ __all__ = [
     "path_of",
     "patiently",
     "read_bytes",
+    "read_s3_through",
     "read_text",
     "read_version",
     "swap",
@@ -66,6 +67,15 @@ __all__ = [
     "write_bytes",
     "write_text",
 ]
+
+
+_s3: s3.Reader = s3
+
+
+def read_s3_through(reader: s3.Reader) -> None:
+    """Sets who reads S3 for this process, which otherwise does it itself."""
+    global _s3
+    _s3 = reader
 
 
 def is_s3(uri: str) -> bool:
@@ -114,12 +124,12 @@ def exists(uri: str) -> bool:
 
 def is_file(uri: str) -> bool:
     """Tells whether ``uri`` is a file (on S3 an object), not a folder (a prefix)."""
-    return s3.is_file(uri) if is_s3(uri) else local.is_file(uri)
+    return _s3.is_file(uri) if is_s3(uri) else local.is_file(uri)
 
 
 def num_bytes(uri: str) -> int:
     """Returns the size of the file at ``uri``."""
-    return s3.num_bytes(uri) if is_s3(uri) else local.file_at(uri).stat().st_size
+    return _s3.num_bytes(uri) if is_s3(uri) else local.file_at(uri).stat().st_size
 
 
 def is_reachable(uri: str) -> bool:
@@ -137,7 +147,7 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
         NotAFileError: A folder, a pipe or a device is there.
         StorageError: S3 did not answer.
     """
-    read = s3.read_bytes if is_s3(uri) else local.read_bytes
+    read = _s3.read_bytes if is_s3(uri) else local.read_bytes
     return read(uri, offset, length)
 
 
@@ -153,7 +163,7 @@ def open_file(uri: str) -> BinaryIO:
         FileNotFoundError: There is no such file.
         StorageError: S3 did not answer, now or while reading.
     """
-    return s3.open_file(uri) if is_s3(uri) else local.file_at(uri).open("rb")
+    return _s3.open_file(uri) if is_s3(uri) else local.file_at(uri).open("rb")
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -207,7 +217,7 @@ def local_file(uri: str) -> Iterator[Path]:
     if not is_s3(uri):
         yield local.file_at(uri)
         return
-    with s3.local_file(uri) as path:
+    with _s3.local_file(uri) as path:
         yield path
 
 

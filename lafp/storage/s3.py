@@ -7,9 +7,9 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from lafp.storage.base import (
     AccessDeniedError,
@@ -96,15 +96,33 @@ def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
     return _ask("read", uri, read)
 
 
-def open_file(uri: str) -> BinaryIO:
-    return io.BufferedReader(_S3File(uri), _READ_BYTES)
+class Reader(Protocol):
+    """Reads objects: this module, or an object that does it elsewhere."""
+
+    def is_file(self, uri: str) -> bool:
+        """See ``lafp.storage``, as for the other functions."""
+        ...
+
+    def num_bytes(self, uri: str) -> int: ...
+
+    def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes: ...
+
+    def open_file(self, uri: str) -> BinaryIO: ...
+
+    def local_file(self, uri: str) -> AbstractContextManager[Path]: ...
+
+
+def open_file(uri: str, reader: Reader | None = None) -> BinaryIO:
+    if reader is None:
+        return io.BufferedReader(_S3File(uri, num_bytes(uri), read_bytes), _READ_BYTES)
+    return io.BufferedReader(_S3File(uri, reader.num_bytes(uri), reader.read_bytes), _READ_BYTES)
 
 
 class _S3File(io.RawIOBase):
     """Reads an object as a file."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri, self._size, self._at = uri, num_bytes(uri), 0
+    def __init__(self, uri: str, size: int, read: Callable[[str, int, int | None], bytes]) -> None:
+        self._uri, self._size, self._read, self._at = uri, size, read, 0
 
     def readable(self) -> bool:
         return True
@@ -121,7 +139,7 @@ class _S3File(io.RawIOBase):
         length = min(len(buffer), self._size - self._at)
         if length <= 0:
             return 0
-        data = read_bytes(self._uri, self._at, length)
+        data = self._read(self._uri, self._at, length)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -198,12 +216,12 @@ def download(uri: str, path: Path) -> None:
 @contextmanager
 def local_file(uri: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lafp-") as tmp:
-        path = Path(tmp) / f"object{_suffix(uri)}"  # a key may be longer than a file name
+        path = Path(tmp) / f"object{suffix_of(uri)}"  # a key may be longer than a file name
         download(uri, path)
         yield path
 
 
-def _suffix(key: str) -> str:
+def suffix_of(key: str) -> str:
     """Returns the suffix of a key, which some video decoders look at."""
     found = re.search(r"\.[A-Za-z0-9]{1,8}$", key)
     return found[0] if found else ""

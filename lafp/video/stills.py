@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lafp.confined import confined_environment
 from lafp.storage import strict_json
 from lafp.video import VIDEO_DECODERS
 from lafp.video.decoders.base import DecodedFrame, VideoDecoder, VideoError
@@ -61,7 +62,8 @@ def read_stills(
             requests = [[n, *astuple(wanted[n])] for n in range(first, len(wanted))]
             with suppress(subprocess.TimeoutExpired):
                 subprocess.run(
-                    [sys.executable, "-m", "lafp.video.stills", folder, decoder],
+                    [sys.executable, "-m", "lafp.confined", "lafp.video.stills", folder, decoder],
+                    env=confined_environment(folder),
                     input=strict_json.dumps(requests).encode(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -109,7 +111,3 @@ def main() -> None:
                 # picture.
                 Image.fromarray(pixels).save(folder / f"{index}.png.tmp", "png")
                 (folder / f"{index}.png.tmp").rename(folder / f"{index}.png")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,17 +2,20 @@
 
 import importlib
 import platform
+import re
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, files, version
 from typing import Literal
 
 import av
 import torch
 
 from lafp import storage
+from lafp.confined import missing_protection
 from lafp.storage import StorageError
 
 Level = Literal["ok", "warn", "fail"]
@@ -57,6 +60,8 @@ def look(storage_uri: str, wants_gpu: bool) -> NodeFacts:
         *(_missing(name) for name, found in versions.items() if not found),
         _deepspeed(),
         _codecs(),
+        *_ffmpegs(),
+        _confinement(),
         _gpus(wants_gpu),
         _compiler(),
         _storage(storage_uri),
@@ -108,8 +113,29 @@ def _codecs() -> Finding:
             what=f"FFmpeg of PyAV lacks {', '.join(lacking)}",
             fix="install av as a wheel (pip install --only-binary av av), not from source",
         )
-    ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
-    return Finding(level="ok", what=f"FFmpeg (libavcodec {ffmpeg}) has every codec that is needed")
+    return Finding(level="ok", what="FFmpeg of PyAV has every codec that is needed")
+
+
+def _ffmpegs() -> Iterator[Finding]:
+    """Names the FFmpeg that each video decoder brings: its age says which holes are known."""
+    codec = ".".join(map(str, av.library_versions["libavcodec"]))
+    bundled = f"FFmpeg {av.ffmpeg_version_info} (libavcodec {codec})"
+    yield Finding(level="ok", what=f"decoder pyav {_version('av')} brings {bundled}")
+    # decord tells no version, but its wheel names the file by it.
+    for file in files("decord") or () if _version("decord") else ():
+        if found := re.match(r"libavcodec-.*\.so\.([0-9.]+)$", file.name):
+            what = f"decoder decord {_version('decord')} brings libavcodec {found[1]}"
+            yield Finding(level="ok", what=f"{what}: only for videos that you trust")
+
+
+def _confinement() -> Finding:
+    if missing := missing_protection():
+        return Finding(
+            level="warn",
+            what=f"this kernel does not take from the process that decodes: {', '.join(missing)}",
+            fix="Linux 5.13 or newer, and a container runtime whose profile allows Landlock",
+        )
+    return Finding(level="ok", what="videos are decoded without keys, network and writing")
 
 
 def _opens(name: str, mode: Literal["r", "w"]) -> bool:

@@ -1,6 +1,7 @@
 """The doctor: a healthy machine, a storage that cannot be written, nodes that differ."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,10 @@ def test_this_machine_passes_and_nothing_is_left_behind(tmp_path):
     assert [f.what for f in facts.findings if f.level == "fail"] == []
     assert all(facts.versions.values())
     assert any("has every codec" in f.what for f in facts.findings)
+    said = "\n".join(f.what for f in facts.findings)
+    assert re.search(r"decoder pyav [\d.]+ brings FFmpeg [\d.]+ \(libavcodec [\d.]+\)", said)
+    assert re.search(r"decoder decord [\d.]+ brings libavcodec [\d.]+", said)
+    assert "decoded without keys, network and writing" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,7 +4,9 @@ import json
 import socket
 import struct
 import time
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import (
@@ -21,6 +23,9 @@ from lafp.storage.strict_json import from_plain, plain
 # A decoder that was broken into may send anything, so messages are JSON and bytes, never pickle.
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 2**20
+_FILE_FOLLOWS = b"f"
+MAX_BYTES = 2**30
+"""Size of a message that is refused. A clip is some megabytes."""
 # How a row is called. A clip also has bytes.
 _ROWS: dict[str, type[VideoRow | RejectRow | LongVideo | LeftOut]] = {
     "video": VideoRow,
@@ -56,12 +61,33 @@ class Messages:
             deadline: ``time.monotonic()`` at which to give up.
 
         Raises:
-            EOFError: The other end is gone.
+            EOFError: The other end is gone, or sends what is no message.
             TimeoutError: The deadline passed.
         """
         text_bytes, data_bytes = _HEADER.unpack(self._read(_HEADER.size, deadline))
-        message = json.loads(self._read(text_bytes, deadline))
-        return message, self._read(data_bytes, deadline)
+        if text_bytes + data_bytes > MAX_BYTES:
+            raise EOFError
+        text, data = self._read(text_bytes, deadline), self._read(data_bytes, deadline)
+        try:
+            message = json.loads(text)
+        except (ValueError, RecursionError):
+            raise EOFError from None
+        if not isinstance(message, dict):
+            raise EOFError
+        return message, data
+
+    def send_file(self, path: Path) -> None:
+        """Sends an empty message, and a file that stays readable when its name is gone."""
+        self.send({})
+        with path.open("rb") as file:
+            socket.send_fds(self._socket, [_FILE_FOLLOWS], [file.fileno()])
+
+    def receive_file(self) -> int:
+        """Returns the descriptor of the file after an empty message."""
+        _, files, _, _ = socket.recv_fds(self._socket, len(_FILE_FOLLOWS), 1)
+        if not files:
+            raise EOFError
+        return files[0]
 
     def close(self) -> None:
         """Closes this end."""
@@ -101,7 +127,26 @@ def send_row(row: Row, messages: Messages) -> None:
 
 
 def row_of(message: dict[str, Any], data: bytes) -> Row:
-    """Restores the row that ``send_row`` sent."""
+    """Restores the row that ``send_row`` sent.
+
+    Raises:
+        EOFError: It is no row, as a decoder that was broken into may send.
+    """
+    try:
+        return _row_of(message, data)
+    except (
+        ArithmeticError,
+        AssertionError,
+        BadZipFile,
+        LookupError,
+        TypeError,
+        ValueError,
+        OSError,
+    ):
+        raise EOFError from None
+
+
+def _row_of(message: dict[str, Any], data: bytes) -> Row:
     if message["kind"] != _CLIP:
         return from_plain(_ROWS[message["kind"]], message["row"])
     video, labels = data[: message["num_bytes"]], data[message["num_bytes"] :]

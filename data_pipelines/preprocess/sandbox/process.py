@@ -1,6 +1,7 @@
 """Opens and decodes inputs in a process of its own, so that a bad file can kill only this process.
 
-``sandbox`` starts this process and talks to it over an inherited socket.
+``sandbox`` starts this process and talks to it over an inherited socket. ``lafp.confined`` has
+taken its rights away.
 """
 
 import ctypes
@@ -12,43 +13,21 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 from data_pipelines.preprocess.clip.video_to_clips import item_videos
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.sandbox.files import RemoteFiles
 from data_pipelines.preprocess.sandbox.messages import Messages, send_row
-from data_pipelines.preprocess.sources.fetch import use_gate
+from data_pipelines.preprocess.sources.fetch import download_through
+from lafp import storage
 from lafp.config import ConfigError, config_from_dict
-from lafp.http.host_gate import Gate
 from lafp.storage import UnreachableError
 from lafp.storage.strict_json import from_plain
 from lafp.video import VIDEO_DECODERS
 
 _PR_SET_PDEATHSIG = 1
-
-
-class _RemoteGate(Gate):
-    """Forwards calls to the gate of the process that started this one."""
-
-    def __init__(self, messages: Messages) -> None:
-        self._messages = messages
-
-    def ask(
-        self, host: str, requests_per_s: float, max_connections: int, lease_s: float
-    ) -> tuple[float, int | None]:
-        wait_s, lease = self._call("ask", host, requests_per_s, max_connections, lease_s)
-        return wait_s, lease
-
-    def release(self, host: str, lease: int) -> None:
-        self._call("release", host, lease)
-
-    def pause(self, host: str, seconds: float) -> None:
-        self._call("pause", host, seconds)
-
-    def _call(self, method: str, *args: Any) -> Any:
-        self._messages.send({"kind": "gate", "method": method, "args": args})
-        return self._messages.receive()[0]["result"]
+_MORE_FILE_BYTES = 2**20
 
 
 def main() -> None:
@@ -56,14 +35,17 @@ def main() -> None:
     # If the worker is killed, its decoder must not live on with a file and its memory.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     messages = Messages(socket.socket(fileno=int(sys.argv[1])))
-    # The rate of downloads per host is shared by all workers, so their gate lives outside of this
-    # process.
-    use_gate(_RemoteGate(messages))
+    files = RemoteFiles(messages)
+    storage.read_s3_through(files)
+    download_through(files.downloaded)
     request, _ = messages.receive()
     cfg = config_from_dict(PreprocessConfig, request["config"])
     # Limits allocated memory, not address space, which mapped files also take.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (cfg.limits.max_memory_bytes, hard))
+    # Members of tars are the largest files that are written here.
+    max_file_bytes = cfg.limits.max_bytes + _MORE_FILE_BYTES
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     decoder = VIDEO_DECODERS.build(cfg.decoder)
     gc.freeze()  # imported objects stay anyway, and collecting them took 2 % of the time
     while True:
@@ -97,7 +79,3 @@ def main() -> None:
 def _resident_bytes() -> int:
     """Returns the memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-if __name__ == "__main__":
-    main()

@@ -5,11 +5,11 @@ process: the video is tried once more, then rejected, and the other videos of th
 video that hangs is stopped.
 """
 
-import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,9 +19,11 @@ from typing import Any
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import VideoProgress, rejected_input
 from data_pipelines.preprocess.rows import Row, VideoItem, at_place
+from data_pipelines.preprocess.sandbox.files import FileServer
 from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, row_of
 from lafp import storage
 from lafp.config import config_to_dict
+from lafp.confined import confined_environment
 from lafp.http.host_gate import Gate
 from lafp.storage import StorageError
 from lafp.storage.secrets import text_without_secrets
@@ -32,6 +34,8 @@ _MAX_KEPT_BYTES = 512 * 2**20
 _GRACE_S = 20.0
 # Opening may include a download, which has its own time-outs; this stops anything else that hangs.
 _MAX_OPENING_S = 2 * 3600.0
+_DYING_S = 10.0
+"""A process that closed its end is gone after this time."""
 # The process may also have died of something else, such as the machine's memory. So a file is
 # blamed only if it happens twice.
 _NUM_TRIES = 2
@@ -70,6 +74,8 @@ class Sandbox:
         self._gate = gate
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: Messages
+        self._files: FileServer
+        self._folder: tempfile.TemporaryDirectory[str]
         self._kept_bytes = 0
 
     def __enter__(self) -> "Sandbox":
@@ -84,6 +90,7 @@ class Sandbox:
             self._process.kill()
             self._process.wait()
             self._messages.close()
+            self._folder.cleanup()
             self._process = None
 
     def rows(self, item: VideoItem, may_defer: bool = False) -> Iterator[Row]:
@@ -121,7 +128,9 @@ class Sandbox:
         position, is_open, is_finished = first, False, False
         deadline = time.monotonic() + _MAX_OPENING_S
         try:
-            request = {"item": item, "first": first, "may_defer": may_defer}
+            # The worker itself downloads, so the process need not know the signature.
+            bare = replace(item, secret_uri="")
+            request = {"item": bare, "first": first, "may_defer": may_defer}
             messages.send(request)
             while not is_finished:
                 message, data = messages.receive(deadline)
@@ -138,7 +147,8 @@ class Sandbox:
                     is_finished = self._answer(message, item)
         except TimeoutError:
             raise _Died(position, is_open, "timeout", "the decoding process hung") from None
-        except (EOFError, ConnectionError):
+        # Messages that lack something come from a decoder that was broken into.
+        except (EOFError, ConnectionError, LookupError, TypeError, ValueError):
             cause = self._cause_of_death()
             raise _Died(position, is_open, "killed_worker", cause) from None
         except _Unreachable as error:
@@ -149,12 +159,8 @@ class Sandbox:
 
     def _answer(self, message: dict[str, Any], item: VideoItem) -> bool:
         """Handles a message that is not a row. Returns whether the input is finished."""
-        if message["kind"] == "gate":
-            # A decoder that a video has taken over may ask for anything.
-            if (method := message["method"]) not in ("ask", "release", "pause"):
-                raise ConnectionError(f"The decoding process asked for {method!r}.")
-            result = getattr(self._gate, method)(*message["args"])
-            self._messages.send({"result": result})
+        if message["kind"] == "file":
+            self._files.answer(message["method"], message["args"], item)
             return False
         if message["kind"] == "stopped":
             uris = filter(None, (item.uri, item.labels_uri))
@@ -173,28 +179,34 @@ class Sandbox:
             self.close()
         if self._process is None:
             ours, theirs = socket.socketpair()
+            # Removed here, because a process that is killed cannot clear up.
+            self._folder = tempfile.TemporaryDirectory(prefix="lafp-sandbox-")
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
+                    "lafp.confined",
                     "data_pipelines.preprocess.sandbox.process",
                     str(theirs.fileno()),
                 ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                # Ray workers find the job's code by changing `sys.path`, which a new process would
-                # not inherit.
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=confined_environment(self._folder.name),
             )
             # If this process kept the other end open, it would never read that the child has died.
             theirs.close()
             self._messages, self._kept_bytes = Messages(ours), 0
+            self._files = FileServer(self._messages, self.cfg, self._gate)
             self._messages.send({"config": config_to_dict(self.cfg)})
         return self._messages
 
     def _cause_of_death(self) -> str:
         assert self._process is not None
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_DYING_S)
+        except subprocess.TimeoutExpired:
+            self.close()
+            return "it sent what is no message"
         self.close()
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"

@@ -1,9 +1,10 @@
 """Provides the file of a URI on this machine: local, from S3, or downloaded at a host's pace."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from data_pipelines.preprocess.config import PreprocessConfig
@@ -12,8 +13,6 @@ from lafp import storage
 from lafp.http.download import DownloadError, download
 from lafp.http.host_gate import Gate, HostGate
 from lafp.video.decoders.base import VideoError
-
-_gates: list[Gate] = []
 
 
 @contextmanager
@@ -26,14 +25,7 @@ def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
             answer.
     """
     if storage.is_http(item.uri):
-        with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
-            path = Path(folder) / "download"
-            # A file that will be rejected for its size need not be downloaded to its end.
-            http = replace(cfg.http, max_bytes=min(cfg.http.max_bytes, cfg.limits.max_bytes))
-            try:
-                download(item.secret_uri or item.uri, path, http, host_gate())
-            except DownloadError as error:
-                raise VideoError(error.reason, error.detail) from error
+        with _download(item, cfg) as path:
             yield path
         return
     if not item.num_bytes:  # the listing does not know the size
@@ -44,13 +36,30 @@ def fetched(item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
         yield path
 
 
-def use_gate(gate: Gate) -> None:
-    """Sets the gate for all downloads of this process, which otherwise has a gate of its own."""
-    _gates[:] = [gate]
+@contextmanager
+def downloaded(item: VideoItem, cfg: PreprocessConfig, gate: Gate) -> Iterator[Path]:
+    """Yields a local copy of an item on the web, valid in the block.
+
+    Raises:
+        VideoError: ``not_found``, ``unreadable``, ``too_many_bytes`` or ``timeout``.
+        OSError: The copy cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+        path = Path(folder) / "download"
+        # A file that will be rejected for its size need not be downloaded to its end.
+        http = replace(cfg.http, max_bytes=min(cfg.http.max_bytes, cfg.limits.max_bytes))
+        try:
+            download(item.secret_uri or item.uri, path, http, gate)
+        except DownloadError as error:
+            raise VideoError(error.reason, error.detail) from error
+        yield path
 
 
-def host_gate() -> Gate:
-    """Returns the gate for downloads of this process."""
-    if not _gates:
-        _gates.append(HostGate())
-    return _gates[0]
+Downloads = Callable[[VideoItem, PreprocessConfig], AbstractContextManager[Path]]
+_download: Downloads = partial(downloaded, gate=HostGate())
+
+
+def download_through(downloads: Downloads) -> None:
+    """Sets who downloads for this process, which otherwise does it itself."""
+    global _download
+    _download = downloads

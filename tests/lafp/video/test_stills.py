@@ -1,6 +1,5 @@
 """Single pictures out of videos, whatever the videos do to the process that decodes them."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +42,8 @@ def test_what_is_no_video_costs_its_own_picture_only(tmp_path):
 
 @pytest.mark.parametrize("command", [hostile.SEGFAULT, hostile.SEGFAULT_IN_PROBE])
 def test_a_video_that_kills_its_process_costs_its_own_picture_only(tmp_path, monkeypatch, command):
-    root = HOSTILE.parents[1]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HOSTILE), str(root)]))
+    for folder in (HOSTILE.parents[1], HOSTILE):
+        monkeypatch.syspath_prepend(folder)
     one_key = {"crf": "12", "g": "1000"}
     killer = write_video(tmp_path / "killer.mp4", moving_square(command), options=one_key)
     path = write_video(tmp_path / "v.mp4", moving_square(20))

@@ -1,7 +1,10 @@
 """Files that kill, hang or exhaust the process that decodes them, in a process of their own."""
 
+import os
+import shutil
 import sys
 import tarfile
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +16,13 @@ from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.estimate import estimate
 from data_pipelines.preprocess.manifest import check_accounts
-from data_pipelines.preprocess.rows import ItemRows, VideoItem
+from data_pipelines.preprocess.rows import EncodedClip, ItemRows, VideoItem
 from data_pipelines.preprocess.sandbox import sandbox as sandbox_module
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.shards import write_part
 from data_pipelines.preprocess.sources.list_videos import video_item
+from lafp import storage
+from lafp.confined import confined_environment, missing_protection
 from lafp.http.host_gate import HostGate
 from lafp.storage import StorageError, s3
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
@@ -91,7 +96,7 @@ def test_a_segmentation_fault_rejects_its_file_and_no_other(tmp_path, sandbox):
 def test_a_process_that_is_killed_once_loses_nothing(tmp_path, sandbox):
     path = video(tmp_path / "v.mp4", 0, hostile.KILLED_ONCE)
     (rows,) = go_through(sandbox, tmp_path, path)
-    assert path.with_suffix(".killed").exists()
+    assert path.stat().st_mtime == hostile.KILLED
     assert (len(rows.clips), rows.rejects) == (4, ())
     assert len({clip.video_offset for clip in rows.clips}) == 4
 
@@ -164,6 +169,51 @@ def test_an_input_that_is_not_gone_through_leaves_nothing_behind(tmp_path, sandb
     rows.close()  # as when the part cannot be written
     (again,) = go_through(sandbox, tmp_path, path)
     assert len(again.clips) == 3
+
+
+def test_a_decoder_that_is_taken_over_has_no_keys_no_network_and_writes_nothing(
+    tmp_path, monkeypatch
+):
+    assert missing_protection() == []
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
+    path = video(tmp_path / "v.mp4", 0, hostile.BROKEN_INTO)
+    harmless = ("keys", "memory of the worker", "change the video", "start a program")
+    attacks = hostile.attacks(str(path))
+    assert all(hostile.tried(attacks[name]) for name in harmless), "this process may do it"
+    before = path.read_bytes(), sorted(tmp_path.iterdir())
+    with Sandbox(CFG, HostGate()) as sandbox:
+        (rows,) = go_through(sandbox, tmp_path / "work", path)
+    assert outcomes(rows) == [("does_not_decode", "15 tried, worked: []")]
+    (tmp_path / "work/part.tar").unlink()
+    shutil.rmtree(tmp_path / "work")
+    assert (path.read_bytes(), sorted(tmp_path.iterdir())) == before
+
+
+def test_a_decoder_that_sends_rubbish_costs_its_video_only(tmp_path, sandbox, monkeypatch):
+    monkeypatch.setattr(sandbox_module, "_DYING_S", 0.1)
+    bad, after = go_through(
+        sandbox, tmp_path, video(tmp_path / "0.mp4", 0, hostile.LIES), video(tmp_path / "1.mp4")
+    )
+    ((reason, detail),) = outcomes(bad)
+    assert reason == "killed_worker" and "it sent what is no message" in detail
+    assert len(after.clips) == 3
+
+
+def test_files_on_s3_are_read_without_keys_and_leave_nothing_behind(tmp_path, s3_bucket):
+    write_video(tmp_path / "v.mp4", moving_square(60))
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "v.mp4", "v.mp4")
+    for name in ("v.mp4", "x.tar"):
+        storage.write_bytes(f"{s3_bucket}/{name}", (tmp_path / name).read_bytes())
+    before = set(Path(tempfile.gettempdir()).glob("lafp-*"))
+    uris = [f"{s3_bucket}/{name}" for name in ("v.mp4", "x.tar", "gone.mp4")]
+    with Sandbox(CFG, HostGate()) as sandbox:
+        found = [list(sandbox.rows(video_item(uri, 0, None, has_labels=False))) for uri in uris]
+        assert "AWS_SECRET_ACCESS_KEY" in os.environ
+        assert not any("AWS" in name for name in confined_environment("/tmp"))
+    assert [sum(isinstance(row, EncodedClip) for row in rows) for rows in found] == [3, 3, 0]
+    assert found[2][1].reason == "not_found"
+    assert set(Path(tempfile.gettempdir()).glob("lafp-*")) <= before
 
 
 def test_a_dry_run_outlives_a_segmentation_fault(tmp_path):

@@ -1,0 +1,151 @@
+"""Gives the decoding process the files of its input from S3 and the web.
+
+That process has neither keys nor network (``lafp.confined``), so the worker reads for it: only what
+the current input names, whatever is asked for. Files are handed over as open file descriptors.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.sandbox.messages import Messages
+from data_pipelines.preprocess.sources.fetch import downloaded
+from lafp import storage
+from lafp.http.host_gate import Gate
+from lafp.storage import s3
+from lafp.video.decoders.base import VideoError
+
+_READ_BYTES = 8 * 2**20
+_ERRORS = {
+    kind.__name__: kind
+    for kind in (
+        FileNotFoundError,
+        storage.AccessDeniedError,
+        storage.CredentialsError,
+        storage.FullError,
+        storage.UnreachableError,
+        storage.StorageError,
+    )
+}
+
+
+class FileServer:
+    """Answers requests of the decoding process, in the worker."""
+
+    def __init__(self, messages: Messages, cfg: PreprocessConfig, gate: Gate) -> None:
+        self._messages, self._cfg, self._gate = messages, cfg, gate
+
+    def answer(self, method: str, args: list[Any], item: VideoItem) -> None:
+        """Answers one request for a file of ``item``; errors are answers, too.
+
+        Raises:
+            ConnectionError: The other end is gone.
+        """
+        try:
+            self._answer(method, args, item)
+        except VideoError as error:
+            self._messages.send({"reason": error.reason, "detail": error.detail})
+        except ConnectionError:
+            raise
+        except OSError as error:
+            name, number = type(error).__name__, error.errno
+            self._messages.send({"error": name, "text": str(error), "errno": number})
+
+    def _answer(self, method: str, args: list[Any], item: VideoItem) -> None:
+        if method == "download" and storage.is_http(item.uri):
+            with downloaded(item, self._cfg, self._gate) as path:
+                self._messages.send_file(path)
+            return
+        uri, *rest = args
+        if uri not in _files_of(item) or not storage.is_s3(uri):
+            raise storage.AccessDeniedError(f"{uri} is no file of {item.uri} on S3")
+        if method == "local_file":
+            with storage.local_file(uri) as path:
+                self._messages.send_file(path)
+        elif method == "read_bytes":
+            offset, length = map(int, rest)
+            self._messages.send({}, storage.read_bytes(uri, offset, min(length, _READ_BYTES)))
+        elif method == "is_file":
+            self._messages.send({"result": storage.is_file(uri)})
+        else:
+            self._messages.send({"result": storage.num_bytes(uri)})
+
+
+def _files_of(item: VideoItem) -> set[str | None]:
+    spans = item.details.get("episodes", ())  # of a LeRobot file
+    return {item.uri, item.labels_uri, *(span["data_uri"] for span in spans)}
+
+
+class RemoteFiles:
+    """Reads through a ``FileServer``, in the decoding process: see ``lafp.storage``."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+
+    def is_file(self, uri: str) -> bool:
+        """See ``storage.is_file``."""
+        return bool(self._ask("is_file", uri)[0]["result"])
+
+    def num_bytes(self, uri: str) -> int:
+        """See ``storage.num_bytes``."""
+        return int(self._ask("num_bytes", uri)[0]["result"])
+
+    def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes:
+        """See ``storage.read_bytes``. Any length is read in pieces, so the worker holds one."""
+        if length is None:
+            with self.local_file(uri) as path, path.open("rb") as file:
+                file.seek(offset)
+                return file.read()
+        data = b""
+        while len(data) < length:
+            piece = self._ask("read_bytes", uri, offset + len(data), length - len(data))[1]
+            if not piece:
+                break
+            data += piece
+        return data
+
+    def open_file(self, uri: str) -> BinaryIO:
+        """See ``storage.open_file``."""
+        return s3.open_file(uri, self)
+
+    @contextmanager
+    def local_file(self, uri: str) -> Iterator[Path]:
+        """See ``storage.local_file``."""
+        self._ask("local_file", uri)
+        with self._received(s3.suffix_of(uri)) as path:
+            yield path
+
+    @contextmanager
+    def downloaded(self, item: VideoItem, cfg: PreprocessConfig) -> Iterator[Path]:
+        """Downloads the input that is being processed."""
+        self._ask("download", item.uri)
+        with self._received("") as path:
+            yield path
+
+    @contextmanager
+    def _received(self, suffix: str) -> Iterator[Path]:
+        file = self._messages.receive_file()
+        try:
+            with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+                path = Path(folder) / f"object{suffix}"
+                path.symlink_to(f"/proc/self/fd/{file}")
+                yield path
+        finally:
+            os.close(file)
+
+    def _ask(self, method: str, *args: Any) -> tuple[dict[str, Any], bytes]:
+        self._messages.send({"kind": "file", "method": method, "args": args})
+        answer, data = self._messages.receive()
+        if "reason" in answer:
+            raise VideoError(answer["reason"], answer["detail"])
+        if "error" in answer:
+            kind = _ERRORS.get(answer["error"])
+            if kind is None and answer["errno"] is not None:
+                raise OSError(answer["errno"], answer["text"])
+            raise (kind or storage.StorageError)(answer["text"])
+        return answer, data
