@@ -31,7 +31,9 @@ CFG = PreprocessConfig(
     resize=ResizeConfig(width_px=64, height_px=64),
     encode=EncodeConfig(crf=4),
     filters=FiltersConfig(min_motion=0.0),
-    http=HttpConfig(requests_per_s_per_host=500.0, retries=0, timeout_s=5.0),
+    http=HttpConfig(
+        requests_per_s_per_host=500.0, retries=0, timeout_s=5.0, allow_private_addresses=True
+    ),
     val_fraction=0.0,
 )
 _NOBODY = 65534

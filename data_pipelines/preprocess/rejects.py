@@ -11,6 +11,7 @@ REASONS = {
     # the file
     "not_found": "no file at its URI",
     "unreadable": "the file could not be read",
+    "private_address": "its host is in a private network: http.allow_private_addresses",
     "not_a_file": "a folder, a pipe or a device stands where a file is wanted",
     "bad_entry": "its row in the list, or in the index of a dataset, cannot be used",
     "missing_file": "the dataset's index lists it, but one of its files is missing",

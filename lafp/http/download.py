@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
+from lafp.http.addresses import PrivateAddressError, check_name, connect_publicly
 from lafp.http.host_gate import Gate, turn
 from lafp.storage.secrets import without_secrets
 
@@ -53,6 +54,10 @@ class HttpConfig:
     intervals, or as long as the host's Retry-After says. A broken download goes on where it
     stopped."""
 
+    allow_private_addresses: bool = False
+    """Whether hosts, and hosts that they redirect to, may be in a private network, on this machine,
+    or a cloud's metadata service. If false, such a file is a reject."""
+
     def __post_init__(self) -> None:
         if not 0 < self.requests_per_s_per_host <= 10_000:
             raise ValueError(
@@ -80,7 +85,8 @@ def download(url: str, path: Path, cfg: HttpConfig, gate: Gate) -> None:
     The download uses the proxy that the environment names (``https_proxy`` ...).
 
     Raises:
-        DownloadError: ``not_found``, ``too_many_bytes``, ``timeout`` or ``unreadable``.
+        DownloadError: ``not_found``, ``too_many_bytes``, ``timeout``, ``private_address`` or
+            ``unreadable``.
         OSError: ``path`` cannot be written.
     """
     with path.open("w+b") as file:
@@ -207,7 +213,10 @@ class _Download:
     def _send(self, request: urllib.request.Request, watch: "_Watch") -> Any:
         left_s = max(self.deadline - time.monotonic(), 0.001)
         with _network_errors(self.deadline):
-            return watch.opener().open(request, timeout=min(_SOCKET_TIMEOUT_S, left_s))
+            if not self.cfg.allow_private_addresses:
+                check_name(_host(request.full_url))
+            opener = watch.opener(self.cfg.allow_private_addresses)
+            return opener.open(request, timeout=min(_SOCKET_TIMEOUT_S, left_s))
 
     def _refused(self, status: int, url: str, response: Any) -> None:
         message = f"HTTP {status} {response.reason}"
@@ -326,6 +335,9 @@ def _network_errors(deadline: float) -> Iterator[None]:
     except (OSError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         message = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(cause)
+        if isinstance(cause, PrivateAddressError):
+            detail = f"{cause}: http.allow_private_addresses permits it"
+            raise DownloadError("private_address", detail) from error
         if time.monotonic() > deadline:
             raise DownloadError("timeout", message) from error
         # A host that does not exist, or has a wrong certificate, will not be better at the next
@@ -351,10 +363,11 @@ class _Watch:
         self._timer.daemon = True
         self.sock: socket.socket | None = None
 
-    def opener(self) -> urllib.request.OpenerDirector:
+    def opener(self, allow_private: bool) -> urllib.request.OpenerDirector:
         """Makes an opener that neither follows redirects nor raises for an HTTP status."""
         opener = urllib.request.OpenerDirector()
-        for handler in (urllib.request.ProxyHandler(), _HttpHandler(self), _HttpsHandler(self)):
+        handlers = (_HttpHandler(self, allow_private), _HttpsHandler(self, allow_private))
+        for handler in (urllib.request.ProxyHandler(), *handlers):
             opener.add_handler(handler)
         return opener
 
@@ -374,9 +387,11 @@ class _Watch:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, *args: Any, watch: _Watch, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, watch: _Watch, allow_private: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._watch = watch
+        if not allow_private:
+            self._create_connection = connect_publicly
 
     def connect(self) -> None:
         super().connect()
@@ -388,18 +403,24 @@ class _TlsConnection(_Connection, http.client.HTTPSConnection):
 
 
 class _HttpHandler(urllib.request.HTTPHandler):
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self, watch: _Watch, allow_private: bool) -> None:
         super().__init__()
-        self._watch = watch
+        self._watch, self._allow_private = watch, allow_private
 
     def http_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(partial(_Connection, watch=self._watch), request)
+        # A proxy stands in the own network, and resolves the name itself.
+        allow = self._allow_private or request.has_proxy()
+        return self.do_open(partial(_Connection, watch=self._watch, allow_private=allow), request)
 
 
 class _HttpsHandler(urllib.request.HTTPSHandler):
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self, watch: _Watch, allow_private: bool) -> None:
         super().__init__()
-        self._watch = watch
+        self._watch, self._allow_private = watch, allow_private
 
     def https_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(partial(_TlsConnection, watch=self._watch), request)
+        is_proxied = bool(getattr(request, "_tunnel_host", None))
+        allow = self._allow_private or is_proxied
+        return self.do_open(
+            partial(_TlsConnection, watch=self._watch, allow_private=allow), request
+        )

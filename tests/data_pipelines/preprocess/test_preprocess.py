@@ -351,7 +351,12 @@ def test_the_workers_of_a_cluster_share_one_rate_per_host(local_ray, tmp_path):
             CFG,
             source=str(tmp_path / "list.txt"),
             filters=FiltersConfig(min_motion=0.0, drop_duplicates=False),
-            http=HttpConfig(requests_per_s_per_host=10.0, connections_per_host=1, retries=0),
+            http=HttpConfig(
+                requests_per_s_per_host=10.0,
+                connections_per_host=1,
+                retries=0,
+                allow_private_addresses=True,
+            ),
         )
         summary = preprocess(cfg, str(tmp_path / "out"))
         times_s = [at_s for at_s, _, _ in host.hits]

@@ -27,7 +27,9 @@ from tests.synthetic_video import moving_square, write_video
 CFG = PreprocessConfig(
     clip=ClipConfig(fps=10.0, max_s=3.0, min_frames=8),
     resize=ResizeConfig(width_px=48, height_px=32),
-    http=HttpConfig(requests_per_s_per_host=500.0, retries=0, timeout_s=5.0),
+    http=HttpConfig(
+        requests_per_s_per_host=500.0, retries=0, timeout_s=5.0, allow_private_addresses=True
+    ),
 )
 
 

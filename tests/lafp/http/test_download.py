@@ -21,7 +21,9 @@ from lafp.http.download import DownloadError, HttpConfig, download
 from lafp.http.host_gate import HostGate
 from tests.http_server import answer, serving
 
-CFG = HttpConfig(requests_per_s_per_host=1000.0, timeout_s=10.0, retries=3)
+CFG = HttpConfig(
+    requests_per_s_per_host=1000.0, timeout_s=10.0, retries=3, allow_private_addresses=True
+)
 DATA = np.random.default_rng(0).bytes(700_000)
 
 

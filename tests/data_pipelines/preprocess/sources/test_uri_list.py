@@ -28,7 +28,9 @@ CFG = PreprocessConfig(
     resize=ResizeConfig(width_px=48, height_px=32),
     filters=FiltersConfig(min_motion=0.0, drop_duplicates=False),
     val_fraction=0.0,
-    http=HttpConfig(requests_per_s_per_host=500.0, retries=0, timeout_s=5.0),
+    http=HttpConfig(
+        requests_per_s_per_host=500.0, retries=0, timeout_s=5.0, allow_private_addresses=True
+    ),
 )
 
 
