@@ -1,6 +1,7 @@
 """Reads ``meta/info.json`` of a LeRobot dataset of any version."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ INFO = "meta/info.json"
 # Versions before 2.0 kept the file elsewhere.
 _OLD_INFO = "meta_data/info.json"
 _MAX_FPS = 1e6
+_FIELD = re.compile(r"\{(\w+)(?::0(\d)d)?\}")
 READ_MAJORS, READ_VERSIONS = ("v2", "v3"), "v2.0, v2.1 and v3.0"
 
 
@@ -98,6 +100,31 @@ def read_info(source: str) -> LeRobotInfo | None:
             key: raw[key] for key in ("data_path", "video_path") if isinstance(raw.get(key), str)
         },
     )
+
+
+def fill_template(template: str, **values: str | int) -> str:
+    """Returns the path below the dataset that a template of ``info.json`` gives.
+
+    ``str.format`` would let the template of a stranger ask for text of any length.
+
+    Raises:
+        ValueError: It is no such template, or the path leads out of the dataset.
+    """
+
+    def filled(found: re.Match[str]) -> str:
+        value = values.get(found[1])
+        if value is None:
+            raise ValueError(
+                f"the path template {template[:200]!r} has the unknown field {found[1]}"
+            )
+        return str(value).zfill(int(found[2] or 0))
+
+    if "{" in _FIELD.sub("", template) or "}" in _FIELD.sub("", template):
+        raise ValueError(f"{template[:200]!r} is no path template")
+    path = _FIELD.sub(filled, template)
+    if ".." in path.split("/"):
+        raise ValueError(f"the path {path[:200]!r} leads out of the dataset")
+    return path
 
 
 def has_version(source: str, major: str) -> bool:

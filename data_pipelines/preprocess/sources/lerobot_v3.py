@@ -21,7 +21,13 @@ import pyarrow.parquet as pq
 
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
 from data_pipelines.preprocess.rows import VideoItem
-from data_pipelines.preprocess.sources.lerobot_info import INFO, LeRobotInfo, has_version, read_info
+from data_pipelines.preprocess.sources.lerobot_info import (
+    INFO,
+    LeRobotInfo,
+    fill_template,
+    has_version,
+    read_info,
+)
 from data_pipelines.preprocess.sources.lerobot_pictures import open_rows
 from data_pipelines.preprocess.sources.lerobot_spans import Place, Span, place_episodes
 from data_pipelines.preprocess.sources.lerobot_tables import (
@@ -177,8 +183,10 @@ def _index_rows(info: LeRobotInfo) -> Iterator[tuple[str, dict[str, Any] | Excep
 
 
 def _span(row: dict[str, Any], camera: str, info: LeRobotInfo) -> tuple[str, Span]:
-    data_path = info.paths.get("data_path", _DATA_PATH).format(
-        chunk_index=_whole(row["data/chunk_index"]), file_index=_whole(row["data/file_index"])
+    data_path = fill_template(
+        info.paths.get("data_path", _DATA_PATH),
+        chunk_index=_whole(row["data/chunk_index"]),
+        file_index=_whole(row["data/file_index"]),
     )
     length = row.get("length")
     span: Span = info.promised(
@@ -188,7 +196,8 @@ def _span(row: dict[str, Any], camera: str, info: LeRobotInfo) -> tuple[str, Spa
     if camera in info.cameras("image"):
         span |= {"from_s": None, "to_s": None, "camera_in_rows": camera}
         return f"{span['data_uri']}#{camera}", span
-    path = info.paths.get("video_path", _VIDEO_PATH).format(
+    path = fill_template(
+        info.paths.get("video_path", _VIDEO_PATH),
         video_key=camera,
         chunk_index=_whole(row[f"videos/{camera}/chunk_index"]),
         file_index=_whole(row[f"videos/{camera}/file_index"]),

@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -83,6 +84,53 @@ def write_dataset(folder, first_number=0):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_video(path, frames, fps=FPS, options={"crf": "12"})
     return folder
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "../outside/file-{file_index:03d}.mp4",
+        "videos/{video_key}/../../../outside/file-{file_index:03d}.mp4",
+        "videos/{video_key.__class__}/{file_index}.mp4",
+        "videos/{file_index:099999999999d}.mp4",
+        "videos/{unknown}.mp4",
+    ],
+)
+def test_a_path_template_that_leads_out_or_is_none_is_an_error(tmp_path, template):
+    folder = write_dataset(tmp_path / "set")
+    (tmp_path / "outside").mkdir()
+    info = json.loads((folder / "meta/info.json").read_text())
+    (folder / "meta/info.json").write_text(json.dumps(info | {"video_path": template}))
+    with pytest.raises(ConfigError, match=r"is not as in v3\.0: .*(leads out|template)"):
+        go_through(replace(CFG, source=str(folder)))
+
+
+def test_a_camera_whose_name_leads_out_costs_itself(tmp_path):
+    folder = write_dataset(tmp_path / "set")
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["../.."] = {"dtype": "video"}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    index = folder / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.read_table(index).to_pylist()
+    for key in ("chunk_index", "file_index", "from_timestamp", "to_timestamp"):
+        for row in rows:
+            row[f"videos/../../{key}"] = row[f"videos/{CAMERAS[0]}/{key}"]
+    pq.write_table(pa.Table.from_pylist(rows), index)
+    clips, rejects = go_through(replace(CFG, source=str(folder)))
+    assert len(clips) == 8
+    assert [row.reason for row in rejects] == 4 * ["bad_entry"]
+    assert all("leads out of the dataset" in row.detail for row in rejects)
+
+
+def test_a_dataset_whose_files_are_links_is_read(tmp_path):
+    """Hugging Face's cache keeps the files of a dataset elsewhere, and links to them."""
+    real = write_dataset(tmp_path / "blobs")
+    for path in filter(Path.is_file, real.rglob("*")):
+        link = tmp_path / "set" / path.relative_to(real)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    clips, rejects = go_through(replace(CFG, source=str(tmp_path / "set")))
+    assert (len(clips), rejects) == (8, [])
 
 
 @pytest.fixture(params=["local", "s3"])
