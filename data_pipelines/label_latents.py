@@ -18,12 +18,11 @@ from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
 from lafp.config import may_change
 from lafp.data.shards.format import ClipLocation, ShardEntry, read_records
-from lafp.data.shards.sets import open_shard_set, read_shard_entry, shards_sha256, videos_of_clips
+from lafp.data.shards.sets import read_manifest, read_shard_entry, shards_sha256, videos_of_clips
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShardWriter, entry_name
 from lafp.finished.saved_model import read_card
 from lafp.lam import Lam, load_lam
 from lafp.storage import strict_json
-from lafp.storage.tables import read_rows
 from lafp.video import decode_clip
 
 
@@ -93,9 +92,7 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
 
 def shard_names(shards: str) -> list[str]:
     """Lists the file names of a set's shards, of all splits."""
-    open_shard_set(shards)  # a clear error when there is none
-    rows = read_rows(storage.join(shards, "manifest.parquet"), ["shard"])
-    return sorted(row["shard"] for row in rows)
+    return sorted(row["shard"] for row in read_manifest(shards, ["shard"]))
 
 
 def label_shard(

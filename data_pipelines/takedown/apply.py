@@ -22,11 +22,11 @@ from data_pipelines.preprocess.taken_down import REASON, Takedown, add_takedown
 from data_pipelines.takedown.statistics import action_after
 from lafp import storage
 from lafp.data.shards.edit import drop_clips, drop_latents
-from lafp.data.shards.format import ShardEntry, ShardSet, entry_name
-from lafp.data.shards.sets import open_shard_set, shards_sha256
+from lafp.data.shards.format import ShardEntry, ShardSet, check_shard_name, entry_name
+from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShard
 from lafp.storage import strict_json
-from lafp.storage.tables import iter_rows, read_rows, rewrite_table
+from lafp.storage.tables import iter_rows, rewrite_table
 
 JOURNAL = "takedown.json"
 _SUMMARIES = ("totals.json", "summary.json")
@@ -34,7 +34,8 @@ _SUMMARIES = ("totals.json", "summary.json")
 
 def read_entry(shards: str, shard: str) -> ShardEntry:
     """Reads a shard's current entry."""
-    return strict_json.read(ShardEntry, storage.join(shards, entry_name(shard)))
+    name = entry_name(check_shard_name(shard))
+    return strict_json.read(ShardEntry, storage.join(shards, name))
 
 
 def apply(shards: str, journal: Mapping[str, Any]) -> None:
@@ -99,7 +100,7 @@ def _rewrite_latents(uri: str, old: str, new: str, clip_ids: set[str]) -> None:
 
 
 def _names_after(shards: str, renamed: Mapping[str, str | None]) -> list[str]:
-    rows = read_rows(storage.join(shards, "manifest.parquet"), ["shard"])
+    rows = read_manifest(shards, ["shard"])
     found = (renamed.get(row["shard"], row["shard"]) for row in rows)
     return [name for name in found if name is not None]
 

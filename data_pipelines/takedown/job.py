@@ -18,6 +18,7 @@ from data_pipelines.takedown.config import TakedownConfig
 from data_pipelines.takedown.find import Findings, Video, find_in_set, find_video
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.shards.format import check_shard_name
 from lafp.data.shards.sets import open_shard_set, shards_sha256
 from lafp.runs.lease import owned
 from lafp.runs.run_dir import PROVENANCE
@@ -57,8 +58,8 @@ def take_down(
 def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool) -> list[str]:
     for shards in shard_sets:
         open_shard_set(shards)  # an unfinished set has parts, which would be missed
-        if not is_dry_run and storage.is_file(storage.join(shards, JOURNAL)):
-            apply(shards, strict_json.read(dict[str, Any], storage.join(shards, JOURNAL)))
+        if not is_dry_run and storage.is_file(_journal_uri(shards)):
+            apply(shards, _read_journal(shards))
     video = find_video(shard_sets, cfg.video_id, cfg.video_uri and without_secrets(cfg.video_uri))
     found = {shards: find_in_set(shards, video) for shards in shard_sets}
     found = {shards: rest for shards, rest in found.items() if rest.clips or rest.rejects}
@@ -71,7 +72,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
         if not is_dry_run:
             # The journal comes before the first change, so that a killed takedown knows how to go
             # on.
-            strict_json.write(storage.join(shards, JOURNAL), journal)
+            strict_json.write(_journal_uri(shards), journal)
             apply(shards, journal)
     return lines
 
@@ -148,7 +149,7 @@ def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
         video_uris=tuple(uris),
         spans=spans,
     )
-    per_shard = Counter(clip["shard"] for clip in findings.clips)
+    per_shard = Counter(check_shard_name(clip["shard"]) for clip in findings.clips)
     sha256 = shards_sha256(shards)
     return {
         "takedown": strict_json.plain(takedown),
@@ -160,6 +161,33 @@ def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
         "shards_sha256": sha256,
         "latents": _latent_sets(shards, sha256),
     }
+
+
+def _journal_uri(shards: str) -> str:
+    return storage.join(shards, JOURNAL)
+
+
+def _read_journal(shards: str) -> dict[str, Any]:
+    """Reads the journal of an interrupted takedown.
+
+    A shard set of strangers may bring one along, and what it names is deleted. So it may name
+    shards, and latent sets of this run only, wherever the run lay before.
+
+    Raises:
+        ConfigError: It names other files.
+    """
+    try:
+        journal = strict_json.read(dict[str, Any], _journal_uri(shards))
+        for shard in filter(None, (*journal["shards"], *journal["shards"].values())):
+            check_shard_name(shard)
+        names = {uri.rpartition("/")[2] for uri in journal["latents"]}
+        latents = [uri for uri in _latent_folders(shards) if uri.rpartition("/")[2] in names]
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{_journal_uri(shards)} is no journal of a takedown of this set: {error}. Delete it "
+            "if the set is not yours."
+        ) from None
+    return journal | {"latents": latents}
 
 
 def _renamed(shard: str, digest: str) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.damage import DamagedClipError
-from lafp.data.shards.format import ClipLocation, entry_name
+from lafp.data.shards.format import ClipLocation, check_shard_name, entry_name
 from lafp.storage import strict_json
 from lafp.storage.tables import read_rows
 
@@ -98,6 +98,10 @@ class LatentShard:
     """RMS change by float16 over the standard deviation, for the worst dimension."""
     clips: tuple[ClipLatents, ...]
     rejects: tuple[ClipReject, ...]
+
+    def __post_init__(self) -> None:
+        if self.file != check_shard_name(self.shard).removesuffix(".tar") + ".npy":
+            raise ValueError(f"{self.file!r} holds no latents of {self.shard}")
 
     @property
     def num_pairs(self) -> int:

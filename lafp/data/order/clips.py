@@ -8,13 +8,11 @@ same way, and a resume loses no clip and reads none twice.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.order.motion import MotionWeights, num_visits
 from lafp.data.randomness import derive_seed, keyed_permutation
 from lafp.data.shards.format import ClipLocation, Split
-from lafp.data.shards.sets import open_shard_set, read_shard_entry
-from lafp.storage.tables import read_rows
+from lafp.data.shards.sets import read_manifest, read_shard_entry
 
 
 @dataclass(frozen=True)
@@ -121,6 +119,5 @@ class ClipOrder:
 
 
 def _read_manifest(uri: str, split: str) -> list[tuple[str, int]]:
-    open_shard_set(uri)  # a clear error when there is none
-    rows = read_rows(storage.join(uri, "manifest.parquet"), ["shard", "split", "num_clips"])
+    rows = read_manifest(uri, ["shard", "split", "num_clips"])
     return sorted((row["shard"], row["num_clips"]) for row in rows if row["split"] == split)

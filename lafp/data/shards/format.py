@@ -16,6 +16,7 @@ no torch, because preprocessing workers import it.
 """
 
 import io
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ import numpy as np
 from lafp.storage import strict_json
 
 Split = Literal["train", "val"]
+_SHARD_NAME = re.compile(r"\w[\w.-]*\.tar", re.ASCII)
+# Readers reserve memory for the longest clip of a set, at the size that the set claims.
+_MAX_SIDE_PX, _MAX_DECODED_BYTES = 2**14, 2**36
 VIDEO_SUFFIX, META_SUFFIX, LABELS_SUFFIX = "mp4", "json", "npz"
 
 
@@ -112,6 +116,20 @@ class ShardEntry:
     sha256: str
     clips: tuple[ClipLocation, ...]
 
+    def __post_init__(self) -> None:
+        check_shard_name(self.shard)
+
+
+def check_shard_name(name: str) -> str:
+    """Returns the name of a shard if it is one, because files of this name are read and deleted.
+
+    Raises:
+        ValueError: It is no plain file name that ends in ``.tar``.
+    """
+    if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a shard, such as train-000000.tar")
+    return name
+
 
 def entry_name(tar: str) -> str:
     """Names the ``.json`` that says that a shard, its latents or a part are complete."""
@@ -135,6 +153,12 @@ class Labels:
     """float16 [T - 1, 2, h, w]: optical flow along x and y from frame t to t+1, in pixels of the
     stored frame; h and w are smaller than the frame's."""
 
+    @property
+    def num_rows(self) -> int:
+        """Returns the length of the longest array that has a row per frame."""
+        rows = (self.true_action, self.state, self.action_noise, self.optical_flow)
+        return max((len(array) for array in rows if array is not None and array.ndim), default=0)
+
     def to_bytes(self) -> bytes:
         """Returns the clip's ``.npz`` member."""
         buffer = io.BytesIO()
@@ -144,9 +168,19 @@ class Labels:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Labels":
-        """Reads the clip's ``.npz`` member; never unpickles."""
+        """Reads the clip's ``.npz`` member; never unpickles.
+
+        Raises:
+            ValueError: It is no such member, or its arrays are larger than it is.
+        """
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(**{f.name: arrays.get(f.name) for f in fields(cls)})
+            # Never packed by ``to_bytes``. Packed arrays may grow a thousandfold.
+            if any(member.compress_type for member in arrays.zip.infolist()):
+                raise ValueError("its labels are packed")
+            try:
+                return cls(**{f.name: arrays.get(f.name) for f in fields(cls)})
+            except MemoryError:  # the header of an array promises more than there is
+                raise ValueError("its labels claim more memory than there is") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +203,20 @@ class ShardSet:
     quantiles ``q01`` and ``q99`` of the training clips; None without labels."""
     optical_flow_size_px: list[int] | None = None
     """Height and width of the optical flow stored with every clip, if any."""
+
+    def __post_init__(self) -> None:
+        if (
+            not 1
+            <= min(self.width_px, self.height_px)
+            <= max(self.width_px, self.height_px)
+            <= (_MAX_SIDE_PX)
+        ):
+            raise ValueError(f"frames of {self.width_px} x {self.height_px} pixels")
+        longest_bytes = self.max_clip_frames * self.width_px * self.height_px * 3
+        if not 0 <= self.min_clip_frames <= self.max_clip_frames or (
+            longest_bytes > _MAX_DECODED_BYTES
+        ):
+            raise ValueError(f"clips of {self.min_clip_frames} to {self.max_clip_frames} frames")
 
 
 class ShardWriter:

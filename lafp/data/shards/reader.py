@@ -158,6 +158,9 @@ class ClipReader:
 
     def _decoded(self, ref: ClipRef, times: Sequence[int], out: np.ndarray) -> DecodedClip:
         location = ref.location
+        if not 1 <= location.num_frames <= self._length:  # memory is reserved for that many
+            detail = f"its entry claims {location.num_frames} frames"
+            raise DamagedClipError(location.clip_id, ref.shard, "undecodable", detail)
         key = ref.shard_set, self._latents_uri, location.clip_id
         if (clip := self._cache.get(key)) is None:
             shape = location.num_frames, *out.shape[1:]
@@ -181,6 +184,8 @@ class ClipReader:
         if num_frames != location.num_frames:
             detail = f"it has {num_frames} frames, its entry says {location.num_frames}"
             raise damaged("undecodable", detail)
+        if labels is not None and labels.num_rows > num_frames:
+            raise damaged("undecodable", f"it has labels of {labels.num_rows} frames")
         latents = self._latents.read(ref.shard, location) if self._latents else None
         return DecodedClip(out, labels, latents)
 
@@ -231,6 +236,10 @@ def _numbers(refs: Sequence[ClipRef]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def _checked_bytes(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
     """Reads a clip's video and labels and checks their bytes."""
     damaged = partial(DamagedClipError, location.clip_id, shard)
+    if min(location.video_offset, location.video_bytes, location.labels_offset) < 0 or (
+        location.labels_bytes < 0
+    ):
+        raise damaged("truncated", "its entry says that it begins before the file does")
     spans = [(location.video_offset, location.video_bytes)]
     if location.labels_bytes:
         spans.append((location.labels_offset, location.labels_bytes))

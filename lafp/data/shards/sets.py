@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
+from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.shards.format import ShardEntry, ShardSet, entry_name
+from lafp.data.shards.format import ShardEntry, ShardSet, check_shard_name, entry_name
 from lafp.storage import strict_json
 from lafp.storage.tables import read_rows
 
@@ -23,13 +24,33 @@ def open_shard_set(uri: str) -> ShardSet:
             f"No shard set at {uri}: shard_set.json is missing. Write one with "
             "`python -m ray_jobs.preprocess`, or correct the path."
         )
-    return strict_json.read(ShardSet, path)
+    try:
+        return strict_json.read(ShardSet, path)
+    except ValueError as error:
+        raise ConfigError(f"{error}. Write the shard set again, or copy it again.") from None
+
+
+def read_manifest(uri: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Reads columns of ``manifest.parquet``, ``shard`` among them.
+
+    Raises:
+        ConfigError: There is no finished shard set, or a shard has a name that leads elsewhere.
+    """
+    open_shard_set(uri)  # a clear error when there is none
+    path = storage.join(uri, "manifest.parquet")
+    rows = read_rows(path, columns)
+    try:
+        for row in rows:
+            check_shard_name(row["shard"])
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}.") from None
+    return rows
 
 
 @lru_cache(maxsize=256)
 def read_shard_entry(uri: str, shard: str) -> ShardEntry:
     """Reads the entry of one shard: ``train-000000.json`` for ``train-000000.tar``."""
-    path = storage.join(uri, entry_name(shard))
+    path = storage.join(uri, entry_name(check_shard_name(shard)))
     try:
         return strict_json.read(ShardEntry, path)
     except FileNotFoundError as error:
@@ -47,7 +68,6 @@ def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
 
 def shards_sha256(uri: str) -> str:
     """Hashes the content of a shard set, by its shards' checksums, wherever the set lies."""
-    open_shard_set(uri)  # a clear error when there is none
-    rows = read_rows(storage.join(uri, "manifest.parquet"), ["shard", "sha256"])
+    rows = read_manifest(uri, ["shard", "sha256"])
     lines = sorted(f"{row['shard']} {row['sha256']}" for row in rows)
     return sha256("\n".join(lines).encode()).hexdigest()
