@@ -14,6 +14,7 @@ from data_pipelines.takedown.config import TakedownConfig
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.config.help import describe
+from lafp.runs.wording import printable
 from ray_jobs.core.cli import check_installed, exit_codes, storage_uri
 
 _MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
@@ -64,7 +65,7 @@ def main() -> None:
             raise JobError(str(error)) from None
         print("would take down:" if is_dry_run else "taken down:")
         for line in [*lines, *made_before(cfg.output)]:
-            print(f"  {line}")
+            print(f"  {printable(line)}")
 
 
 def made_before(output: str) -> list[str]:

@@ -7,6 +7,7 @@ dataclass is picked by the section's own ``name`` key; it works at any depth and
 
 import difflib
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
@@ -85,6 +86,7 @@ def read_config(
         ConfigError: The file is missing or not a YAML mapping, or an override has no ``=``.
     """
     merged = _merge(section, _load_yaml(section, Path(path)), _parse_overrides(overrides))
+    _check_no_resolver(merged, str(path))
     try:
         raw = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
     except OmegaConfBaseException as error:
@@ -187,6 +189,32 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"Overrides {list(overrides)}: {_first_line(error)}") from None
     assert isinstance(raw, dict)
     return {str(key): value for key, value in raw.items()}
+
+
+def _check_no_resolver(raw: Any, where: str) -> None:
+    """Checks that no text asks OmegaConf for more than another key: ``${oc.env:HOME}`` does.
+
+    Such a config, or one stored with a stranger's model, would read environment variables, and the
+    result is stored with the run.
+
+    Raises:
+        ConfigError: One does.
+    """
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
+            _check_no_resolver(value, f"{where}: {key}")
+    elif isinstance(raw, list | tuple):
+        for item in raw:
+            _check_no_resolver(item, where)
+    elif isinstance(raw, str) and "${" in raw:
+        depth = 0
+        for found in re.finditer(r"\$\{|\}|:", raw):
+            depth += {"${": 1, "}": -1 if depth else 0, ":": 0}[found[0]]
+            if found[0] == ":" and depth:
+                raise ConfigError(
+                    f"{where}: {raw!r} calls a resolver of OmegaConf, which configs may not. Only "
+                    "${section.key} is allowed. Write the value, or give it on the command line."
+                )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -325,6 +353,7 @@ def _check_leaves(leaves: Mapping[str, tuple[Any, Any]], where: str) -> dict[str
     """Checks and converts values one at a time, so that an error names its own key."""
     values = {}
     for name, (hint, raw) in leaves.items():
+        _check_no_resolver(raw, f"{where}{name}")
         if isinstance(raw, bool):
             raw = _word_behind_bool(hint, raw, f"{where}{name}")
         is_plain = raw is None or isinstance(raw, str | int | float)

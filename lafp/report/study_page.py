@@ -18,7 +18,7 @@ from lafp.report.headline import best_run, headline, sentence
 from lafp.report.methods import policies
 from lafp.report.page import render_page
 from lafp.report.sections import curves, outcome, over_tasks, overview, result_sections
-from lafp.report.table_text import latex_table, markdown_table
+from lafp.report.table_text import latex_table, markdown_table, markdown_text
 
 
 def write_study(
@@ -110,7 +110,7 @@ def _write_tables(
         markdown += map(sentence, headlines.values())
     for section in sections:
         tables = [block for block in section.blocks if isinstance(block, Table)]
-        markdown += [f"### {section.title}"] if has_variants else []
+        markdown += [f"### {markdown_text(section.title)}"] if has_variants else []
         if has_variants and section.title in headlines:
             markdown.append(sentence(headlines[section.title]))
         markdown += map(markdown_table, tables)

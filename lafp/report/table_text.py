@@ -1,15 +1,32 @@
 """Tables as Markdown and LaTeX, to be pasted into documents."""
 
+import re
+
 from lafp.report.blocks import Table
 
-# Escapes come before the formulas, or the underscore inside ``\tau_a`` would be escaped too.
-_TEX = (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("τₐ", r"$\tau_a$"), ("²", "$^2$"))
+# Cells hold names of policies and variants, which may be anything, also commands of LaTeX.
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{char: rf"\{char}" for char in "%_&#${}"},
+    "τₐ": r"$\tau_a$",
+    "²": "$^2$",
+    "\n": " ",
+}
+_IN_TEX = re.compile("|".join(map(re.escape, _TEX)))
+
+
+def markdown_text(text: object) -> str:
+    """Escapes what would begin a column, a line or a tag of HTML, or be the target of a link."""
+    escaped = str(text).replace("|", r"\|").replace("<", "&lt;").replace("](", r"]\(")
+    return " ".join(escaped.splitlines())
 
 
 def markdown_table(table: Table) -> str:
     """Writes the table as Markdown, without its caption."""
     lines = [table.head, ["---"] * len(table.head), *table.rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
 
 
 def latex_table(table: Table) -> str:
@@ -24,6 +41,4 @@ def latex_table(table: Table) -> str:
 
 
 def _escaped(text: str) -> str:
-    for plain, tex in _TEX:
-        text = text.replace(plain, tex)
-    return text
+    return _IN_TEX.sub(lambda found: _TEX[found[0]], text)

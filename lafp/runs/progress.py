@@ -4,7 +4,7 @@ import sys
 import time
 from contextlib import suppress
 
-from lafp.runs.wording import speed
+from lafp.runs.wording import printable, speed
 
 LOG_INTERVAL_S = 10.0
 LIVE_INTERVAL_S = 0.2
@@ -73,7 +73,7 @@ class Progress:
         if now - self._shown_at < interval and not is_last:
             return
         self._shown_at = now
-        line = f"[{self.label}] {text}"
+        line = f"[{self.label}] {printable(text)}"
         if line == self._last_line:
             return
         self._last_line = line
@@ -81,6 +81,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Writes another line, above the line of progress."""
+        line = printable(line)
         _write(f"\r\x1b[2K{line}\n{self._last_line}" if self._is_live else f"{line}\n")
 
 

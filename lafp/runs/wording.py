@@ -1,6 +1,9 @@
 """Formats numbers for people: no exponents, no ``1 clips``, units that fit the size."""
 
 import math
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def counted(num: float, noun: str, plural: str | None = None) -> str:
@@ -12,6 +15,15 @@ def counted(num: float, noun: str, plural: str | None = None) -> str:
         plural: The plural, if it is not the noun with an s.
     """
     return f"{num:,} {noun if num == 1 else plural or noun + 's'}"
+
+
+def printable(text: str) -> str:
+    r"""Escapes control characters as ``\x1b``, so that a terminal shows a text and does not obey.
+
+    Names of strangers' files may hold any character. Characters that turn the direction of a text
+    around are escaped too. Line ends and tabs stay.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def number(value: float) -> str:

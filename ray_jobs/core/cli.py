@@ -16,6 +16,7 @@ from lafp.config import ConfigError, check_keys, config_to_yaml, load_config, re
 from lafp.config.help import describe
 from lafp.config.source import read_section
 from lafp.runs.run_dir import RunDir, check_folder_name
+from lafp.runs.wording import printable
 from lafp.storage import StorageError
 from lafp.storage.secrets import text_without_secrets, without_secrets
 from ray_jobs.core import home
@@ -117,13 +118,14 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except JobError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except StorageError as error:
-        print(f"Error: {error}\nRun the same command again to resume.", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
+        print("Run the same command again to resume.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
@@ -138,7 +140,7 @@ def _main(job: Job, command_line: CommandLine) -> None:
     if args.dry_run:
         print(config_to_yaml(cfg))
         for line in dry_run(job, cfg, run):
-            print(line)
+            print(printable(line))
         return
     execute(job, cfg, run)
     if steps := job.next_steps(cfg, run):

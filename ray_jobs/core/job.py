@@ -12,6 +12,7 @@ from lafp.runs.identity import Change
 from lafp.runs.lease import InUseError, owned
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import CONFIG, PROVENANCE, SUMMARY, RunDir, StageDir, StageState
+from lafp.runs.wording import printable
 from lafp.storage import UnreachableError
 from ray_jobs.core.cluster import Resources, check, connect, ray_job
 
@@ -119,7 +120,7 @@ def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[st
         stage.finish(summary)
     print(f"{label}: done in {duration(summary['wall_s'])}. Outputs: {stage.uri}", flush=True)
     for line in job.tell(cfg, stage, summary):
-        print(f"  {line}", flush=True)
+        print(f"  {printable(line)}", flush=True)
     return summary
 
 
@@ -220,7 +221,7 @@ def _owned(folder: str, label: str, patience_s: float) -> Iterator[None]:
 
 def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None:
     def say(line: str) -> None:
-        print(f"{label}: {line}", flush=True)
+        print(f"{label}: {printable(line)}", flush=True)
 
     try:
         stack.enter_context(owned(folder, ray_job(), say, patience_s))

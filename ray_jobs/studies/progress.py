@@ -8,6 +8,7 @@ from pathlib import Path
 from lafp import storage
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import RunDir, StageDir
+from lafp.runs.wording import printable
 from ray_jobs.core.job import LOG
 from ray_jobs.core.watchdog import Watchdog
 from ray_jobs.studies.stage_graph import StageNode, stage_of
@@ -73,10 +74,11 @@ class ProgressPrinter:
         )
         if (text := "\n".join(lines)) and text != self._printed:
             self._printed = text
-            print(text, flush=True)
+            print(printable(text), flush=True)
 
     def _print_line(self, what: object, how: str) -> None:
-        print(f"[{self._total - len(self._left)}/{self._total}] {what}: {how}", flush=True)
+        num_done = self._total - len(self._left)
+        print(f"[{num_done}/{self._total}] {what}: {printable(how)}", flush=True)
 
     def _stages_running(self) -> dict[str, StageDir]:
         running = (node for key, node in self._left.items() if key in self._began_at)

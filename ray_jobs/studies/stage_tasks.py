@@ -13,6 +13,7 @@ import ray
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir
+from lafp.runs.wording import printable
 from ray_jobs.core.job import LOG, Job, JobError, execute
 from ray_jobs.studies.stage_graph import StageNode, run_dir
 from ray_jobs.training.stop import wait_while_stopping
@@ -102,7 +103,7 @@ def _run_stage(job_name: str, config: Any, run_uri: str) -> str | None:
             # An earlier process of this stage may still own the folder while Ray is ending it.
             execute(job, config, run, patience_s=_PATIENCE_S)
         except (ConfigError, JobError, OSError) as error:
-            print(f"Error: {error}", flush=True)
+            print(f"Error: {printable(str(error))}", flush=True)
             return str(error) or repr(error)
         except Exception:
             traceback.print_exc()  # the driver shows its last line only

@@ -11,6 +11,7 @@ imports torch into every worker.
 import bz2
 import gzip
 import lzma
+import os
 import posixpath
 import re
 import shutil
@@ -41,6 +42,8 @@ from lafp.video.decoders.base import VideoDecoder, VideoError
 # Headers hold names and attributes. A header that claims to be larger than this is broken.
 _MAX_HEADER_BYTES = 2**20
 _READ_BYTES = 2**20
+# Videos hardly compress. Tars of video2dataset have 10,000 members.
+MAX_RATIO, MAX_MEMBERS, _SMALL_TAR_BYTES = 50, 2_000_000, 2**30
 _DEVICES = (tarfile.CHRTYPE, tarfile.BLKTYPE)
 _BROKEN_STREAM = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
@@ -57,8 +60,10 @@ def open_webdataset(
         OSError: The tar cannot be read, or storage does not answer.
     """
     uris: set[str] = set()
-    with _stream(item, cfg) as file:
-        for member in _members(file):
+    with _stream(item, cfg) as (file, max_bytes):
+        for number, member in enumerate(_members(file, max_bytes)):
+            if number == MAX_MEMBERS:
+                raise VideoError("too_many_bytes", f"more than {MAX_MEMBERS} members in a tar")
             if _is_hidden(member.name):
                 continue
             uri = f"{item.uri}#{uri_of(member.name)}"
@@ -80,13 +85,21 @@ def open_webdataset(
 
 
 @contextmanager
-def _stream(item: VideoItem, cfg: PreprocessConfig) -> Iterator[BinaryIO]:
+def _stream(item: VideoItem, cfg: PreprocessConfig) -> Iterator[tuple[BinaryIO, int]]:
+    """Yields the decompressed tar, and the number of bytes at which it counts as a bomb."""
     if storage.is_http(item.uri):
         with fetched(item, cfg) as path, path.open("rb") as file:
-            yield _decompressed(file)
+            yield _decompressed(file), _max_bytes(file)
     else:
         with storage.open_file(item.uri) as file:
-            yield _decompressed(file)
+            yield _decompressed(file), _max_bytes(file)
+
+
+def _max_bytes(file: BinaryIO) -> int:
+    place = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(place)
+    return _SMALL_TAR_BYTES + MAX_RATIO * size
 
 
 def _decompressed(file: BinaryIO) -> BinaryIO:
@@ -194,14 +207,22 @@ class _HeaderFile:
         return self._file.read(num_bytes)
 
 
-def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+def _members(file: BinaryIO, max_bytes: int) -> Iterator[tarfile.TarInfo]:
     """Yields the members of all tars in a file, one tar after the other, without folders."""
     start: int | None = 0
     while start is not None:
-        start = yield from _members_of_one(file, start)
+        start = yield from _members_of_one(file, start, max_bytes)
 
 
-def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, None, int | None]:
+def _check_unpacked(num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        detail = f"a compressed tar that unpacks to more than {MAX_RATIO} times its size"
+        raise VideoError("too_many_bytes", detail)
+
+
+def _members_of_one(
+    file: BinaryIO, start: int, max_bytes: int
+) -> Generator[tarfile.TarInfo, None, int | None]:
     """Yields the members of the tar that begins at ``start``, without folders.
 
     Unlike ``tarfile``, it distinguishes the end of a tar from a broken header.
@@ -218,13 +239,17 @@ def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, No
             if member.offset < end or member.size < 0:
                 raise tarfile.ReadError("members that overlap")
             end = member.offset_data
+            # Before the member is unpacked, be it only to skip it.
+            _check_unpacked(end + member.size, max_bytes)
             if not member.isdir():
                 yield member
         # `tarfile` ends at a broken header as at the end mark, so the next block is looked at.
         end = tar.offset
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
-        following = None if block.strip(b"\0") else _next_content(file)
+        following = None if block.strip(b"\0") else _next_content(file, max_bytes)
+    except VideoError:
+        raise
     except Exception as error:  # a hostile header may raise anything
         if concerns_the_job(error):
             raise
@@ -237,9 +262,10 @@ def _members_of_one(file: BinaryIO, start: int) -> Generator[tarfile.TarInfo, No
     return following
 
 
-def _next_content(file: BinaryIO) -> int | None:
+def _next_content(file: BinaryIO, max_bytes: int) -> int | None:
     """Finds the first block after the end mark that is not empty; None if there is none."""
     while data := file.read(_READ_BYTES):
+        _check_unpacked(file.tell(), max_bytes)
         if data.strip(b"\0"):
             num_empty = len(data) - len(data.lstrip(b"\0"))
             at = file.tell() - len(data) + num_empty

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
+import yaml
 
 from lafp.config import Choice, ConfigError, choice, config_from_dict, config_to_dict, load_config
 from lafp.config.registry import Registry
@@ -164,3 +165,39 @@ def test_missing_keys_and_files_are_named(tmp_path, path):
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     with pytest.raises(ConfigError, match="not readable as YAML"):
         load(tmp_path / "broken.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${oc.env:LAFP_SECRET}",
+        "a ${ oc.env:LAFP_SECRET } b",
+        "${${style}:LAFP_SECRET}",
+        "${oc.decode:'1'}",
+        "${style}${oc.env:LAFP_SECRET,x}",
+    ],
+)
+def test_no_config_reads_the_environment_however_it_comes_in(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("LAFP_SECRET", "SECRET")
+    path = tmp_path / "x.yaml"
+    for config, overrides in (({"title": text}, ()), ({}, (f'title="{text}"',))):
+        path.write_text(yaml.safe_dump({"style": "oc.env", **config}))
+        with pytest.raises(ConfigError, match="calls a resolver of OmegaConf") as error:
+            load_config(TextConfig, path, overrides)
+        assert "SECRET'" not in str(error.value)
+    for stored in ({"title": text}, {"titles": ["x", text]}):  # as with a stranger's model
+        with pytest.raises(ConfigError, match="calls a resolver of OmegaConf"):
+            config_from_dict(TextConfig, stored)
+
+
+def test_another_key_and_a_colon_may_stand_in_a_text(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("style: plain\ntitle: 'a: ${style}: {b: 1}'\n")
+    assert load_config(TextConfig, path).title == "a: plain: {b: 1}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    style: str = ""
+    title: str = ""
+    titles: tuple[str, ...] = ()

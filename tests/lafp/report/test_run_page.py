@@ -64,6 +64,8 @@ def test_the_page_loads_nothing_from_outside_of_itself(demo_html):
     assert all(href.startswith("#") for href in re.findall(r'href="([^"]*)"', demo_html))
     assert "<script" not in demo_html
     assert "url(" not in demo_html
+    assert "Content-Security-Policy\" content=\"default-src 'none'; style-src" in demo_html
+    assert demo_html.index("Content-Security-Policy") < demo_html.index("<style")
 
 
 def test_text_from_the_data_is_escaped(video_run):

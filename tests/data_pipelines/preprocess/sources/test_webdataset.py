@@ -25,6 +25,7 @@ from data_pipelines.preprocess.parts import make_part
 from data_pipelines.preprocess.plan import Task
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.shards import read_part, write_part
+from data_pipelines.preprocess.sources import webdataset
 from data_pipelines.preprocess.sources.opened import content_hash
 from lafp import storage
 from lafp.http.download import HttpConfig
@@ -344,3 +345,38 @@ def test_a_presigned_tar_is_a_tar(tmp_path, videos):
     names = ["x.tar?n=1#v.mp4", "y.TAR.GZ#part#v.mp4"]
     assert names_of(clip.record for clip in clips) == names
     assert rejects == []
+
+
+@pytest.mark.parametrize("where", ["left out", "video", "behind the end"])
+def test_a_tar_that_unpacks_to_terabytes_is_cut_off_before_it_is_unpacked(
+    tmp_path, videos, monkeypatch, where
+):
+    monkeypatch.setattr(webdataset, "_SMALL_TAR_BYTES", 2**20)
+    honest = ("a.mp4", videos[0].read_bytes())
+    bomb = {"left out": ("b.txt", 64), "video": ("b.mp4", 64), "behind the end": ("b.txt", 0)}
+    name, size_mib = bomb[where]
+    data = tar_bytes([honest, (name, bytes(size_mib * 2**20))]) + bytes(64 * 2**20)
+    packed = tmp_path / "x.tar.gz"
+    packed.write_bytes(gzip.compress(data, 9))
+    assert packed.stat().st_size < 2**20
+    read = []
+    decompress = gzip.GzipFile.read
+    monkeypatch.setattr(
+        gzip.GzipFile, "read", lambda self, *n: read.append(out := decompress(self, *n)) or out
+    )
+    clips, rejects = go_through(replace(CFG, source=str(packed)))
+    assert names_of(clip.record for clip in clips) == ["x.tar.gz#a.mp4"]
+    assert [row.reason for row in rejects] == ["too_many_bytes"]
+    assert "unpacks to more than 50 times its size" in rejects[0].detail
+    assert sum(map(len, read)) < 50 * 2**20
+
+
+def test_a_tar_of_endless_members_is_cut_off(tmp_path, videos, monkeypatch):
+    monkeypatch.setattr(webdataset, "MAX_MEMBERS", 3)
+    honest = ("a.mp4", videos[0].read_bytes())
+    write_tar(tmp_path / "x.tar", [honest, *((f"{i}.txt", b"") for i in range(5))])
+    clips, rejects = go_through(replace(CFG, source=str(tmp_path / "x.tar")))
+    assert names_of(clip.record for clip in clips) == ["x.tar#a.mp4"]
+    assert [(row.reason, row.detail) for row in rejects] == [
+        ("too_many_bytes", "more than 3 members in a tar")
+    ]
