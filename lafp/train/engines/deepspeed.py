@@ -29,6 +29,7 @@ from lafp.train.engines.base import (
     whole,
     world_size,
 )
+from lafp.train.engines.deepspeed_files import read
 from lafp.train.engines.reshard import load_resharded
 from lafp.train.optim import build_optimizer, clip_gradients, skip_unless_finite
 from lafp.types import LossOutput
@@ -80,6 +81,7 @@ class DeepSpeedEngine(Engine):
             optimizer=self._adamw,
             config=self._deepspeed_config(),
         )
+        self._engine.checkpoint_engine.load = read
 
     def _deepspeed_config(self) -> dict[str, Any]:
         num_parameters = sum(p.numel() for p in self.module.parameters())

@@ -7,12 +7,15 @@ converted or sent, and no rank holds more than the part that it trains.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from lafp.train.engines.deepspeed_files import read
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -133,6 +136,5 @@ def _piece(parts: Sequence[Tensor], start: int, length: int) -> Tensor:
     return piece
 
 
-def _read(path: Path) -> dict[str, Any]:
-    # Unpickling is safe: the run wrote this file itself. DeepSpeed's own loader unpickles it too.
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+# Every rank maps the files of all ranks, and reads its part of them.
+_read = partial(read, mmap=True)
