@@ -59,7 +59,8 @@ def reject_taken_down(catalog: Catalog, takedowns: Iterable[Takedown]) -> None:
         videos = set()
         for column, values in (("uri", takedown.video_uris), ("video_id", takedown.video_ids)):
             for value in values:
-                found = db.execute(f"SELECT video FROM videos WHERE {column} = ?", (value,))
+                query = f"SELECT video FROM videos WHERE {column} = ?"  # noqa: S608 - named above
+                found = db.execute(query, (value,))
                 videos |= {video for (video,) in found}
         for video in sorted(videos):
             _reject_video(catalog, video)
@@ -69,7 +70,8 @@ def reject_taken_down(catalog: Catalog, takedowns: Iterable[Takedown]) -> None:
 
 def _reject_video(catalog: Catalog, video: int) -> None:
     for table in ("clips", "signatures", "rejects"):
-        catalog.db.execute(f"DELETE FROM {table} WHERE video = ?", (video,))
+        query = f"DELETE FROM {table} WHERE video = ?"  # noqa: S608 - named above
+        catalog.db.execute(query, (video,))
     catalog.db.execute(
         "INSERT INTO rejects SELECT video, 0.0, duration_s, ?, '' FROM videos WHERE video = ?",
         (REASON, video),

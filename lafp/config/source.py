@@ -268,7 +268,9 @@ def _default(module: str, value: ast.expr, is_section: bool) -> str | None:
         return ast.unparse(value)
     # Only constants and operators are left here, and no name can be looked up, so this runs no code
     # of anybody's.
-    computed = eval(compile(ast.Expression(value), "default", "eval"), {"__builtins__": {}})
+    computed = eval(  # noqa: S307
+        compile(ast.Expression(value), "default", "eval"), {"__builtins__": {}}
+    )
     return repr(list(computed) if isinstance(computed, tuple) else computed)
 
 

@@ -199,7 +199,9 @@ class _Download:
             # If the file has changed meanwhile, `If-Range` makes the host send all of the new one.
             # Without it, the parts of two versions would be joined.
             headers |= {"Range": f"bytes={self._num_bytes}-", "If-Range": self._validator}
-        request = urllib.request.Request(quote(url, safe=_URL_CHARACTERS), headers=headers)
+        address = quote(url, safe=_URL_CHARACTERS)
+        # ``_host`` has refused other schemes.
+        request = urllib.request.Request(address, headers=headers)  # noqa: S310
         with _Watch(self.deadline) as watch, closing(self._send(request, watch)) as response:
             status = response.status
             if status in _REDIRECTS and (location := response.headers.get("Location")):
