@@ -12,8 +12,12 @@ import pytest
 from PIL import Image
 
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.job import list_inputs
+from data_pipelines.preprocess.rows import EncodedClip
+from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.http.host_gate import HostGate
 from lafp.video import decode_clip
 from tests.labeled_source import CFG, go_through, select
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
@@ -371,3 +375,13 @@ def test_a_camera_of_pictures_in_the_rows_becomes_a_video_too(tmp_path):
     assert (len(clips), rejects) == (8, [])
     assert len({clip.record.episode_id for clip in clips}) == 4
     check_numbers(clips)
+
+
+def test_a_confined_process_reads_a_dataset_on_s3_as_this_one_does(source):
+    cfg = replace(CFG, source=source)
+    expected, rejects = go_through(cfg)
+    with Sandbox(cfg, HostGate()) as sandbox:
+        rows = [row for item in list_inputs(cfg) for row in sandbox.rows(item)]
+    clips = [row for row in rows if isinstance(row, EncodedClip)]
+    assert [clip.record for clip in clips] == [clip.record for clip in expected]
+    assert rejects == [] and len(clips) == 8 and all(clip.labels for clip in clips)
