@@ -188,7 +188,9 @@ def _restrict_calls() -> None:
     code = ctypes.create_string_buffer(program, len(program))
     # A count of 16 bits, then a pointer at its own alignment.
     filter_ = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
-    _checked(_libc.syscall(calls["seccomp"], _SET_MODE_FILTER, _SPEC_ALLOW, filter_))
+    # Kernels before 4.17 and gVisor do not know the flag.
+    if _libc.syscall(calls["seccomp"], _SET_MODE_FILTER, _SPEC_ALLOW, filter_) < 0:
+        _checked(_libc.syscall(calls["seccomp"], _SET_MODE_FILTER, 0, filter_))
 
 
 def _program(architecture: int, calls: Mapping) -> bytes:
