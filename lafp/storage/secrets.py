@@ -9,7 +9,8 @@ import re
 from urllib.parse import unquote_plus
 
 _URI = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)([^/?#]*)([^?#]*)(\?[^#]*)?(.*)", re.DOTALL)
-_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>`]+")
+# Without the punctuation of a sentence after it.
+_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>`]*[^\s'\"<>`.,:;)\]}]")
 # Names are compared in lower case, with hyphens between words.
 _SECRET = re.compile(
     r"(^|[-.])(token|secret|password|passwd|pwd|pass|signature|sig|sign|credentials?|auth|jwt|hmac"
@@ -66,7 +67,7 @@ def _name(part: str) -> str:
 
 
 def _is_secret(name: str, part: str) -> bool:
-    # `key` names the files of some hosts. A key of an API has neither dot nor slash.
+    # `key` names the files of some hosts. A key of an API is long, and has neither dot nor slash.
     if name == "key":
-        return not re.search(r"[./]|%2[fe]", part, re.IGNORECASE)
+        return bool(re.search(r"=[\w-]{24,}$", part))
     return bool(_SECRET.search(name))
