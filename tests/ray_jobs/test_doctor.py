@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from lafp.confined import missing_protection
 from ray_jobs import doctor
 from ray_jobs.core.node_checks import Finding, NodeFacts, look
 from tests.integration.ray_cluster import real_cluster
@@ -25,7 +26,9 @@ def test_this_machine_passes_and_nothing_is_left_behind(tmp_path):
     said = "\n".join(f.what for f in facts.findings)
     assert re.search(r"decoder pyav [\d.]+ brings FFmpeg [\d.]+ \(libavcodec [\d.]+\)", said)
     assert re.search(r"decoder decord [\d.]+ brings libavcodec [\d.]+", said)
-    assert "decoded without keys, network and writing" in said
+    missing = missing_protection()
+    assert ("decoded without keys, network and writing" in said) == (not missing)
+    assert all(name in said for name in missing)
     assert list(tmp_path.iterdir()) == []
 
 
