@@ -25,6 +25,7 @@ LAYERS = [
     {"lafp.train"},
     {"lafp.evaluate"},
     {"lafp.report"},
+    {"lafp.view"},
     {"data_pipelines.on_ray"},
     {"data_pipelines.preprocess", "data_pipelines.collect"},
     {"data_pipelines.latent_tables"},

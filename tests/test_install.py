@@ -81,11 +81,12 @@ def test_an_agent_acts_with_the_core_alone(tmp_path):
         ("train-lam", "pip install 'lafp[train]'"),
         ("doctor", "pip install 'lafp[data]'"),
         ("takedown", "pip install 'lafp[data]'"),
+        ("view", "pip install 'lafp[data]'"),
     ],
 )  # fmt: skip
 def test_a_job_without_its_extra_says_what_to_install(job, words):
     runs = "from ray_jobs.command import main\nmain()\n"
-    arguments = {"doctor": [], "takedown": ["output=runs/x", "video_id=y"]}
+    arguments = {"doctor": [], "takedown": ["output=runs/x", "video_id=y"], "view": ["runs/x"]}
     config = [f"configs/{job.replace('-', '_')}/videos.yaml"]
     done = run_with_the_core(runs, job, *arguments.get(job, config))
     assert done.returncode == 2 and words in done.stderr, done.stderr
@@ -142,6 +143,8 @@ def test_wheel_and_source_package_hold_the_configs(tmp_path):
     in_wheel = set(zipfile.ZipFile(tmp_path / "dist" / wheel).namelist())
     assert {f"lafp/{name}" for name in wanted} <= in_wheel
     assert any(name.startswith("lafp/report/templates/") for name in in_wheel)
+    pages = {path.name for path in (ROOT / "lafp/view/pages").iterdir()}
+    assert pages == {Path(name).name for name in in_wheel if name.startswith("lafp/view/pages/")}
     with tarfile.open(tmp_path / "dist" / source) as archive:
         assert wanted <= {name.partition("/")[2] for name in archive.getnames()}
 

@@ -26,11 +26,12 @@ _ORIGINAL = re.compile(r"clip (\w+) of ")
 Reject = Mapping[str, Any]
 
 
-def reject_pictures(rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
+def reject_pictures(rejects: Sequence[Reject], side_px: int = SIDE_PX) -> dict[int, np.ndarray]:
     """Decodes the middle frame of each rejected span whose video can be reached.
 
     Args:
         rejects: Rows of ``rejects.parquet``.
+        side_px: Longer side of the pictures. Smaller videos are not enlarged.
 
     Returns:
         Index of the reject -> uint8 [H, W, 3].
@@ -40,7 +41,7 @@ def reject_pictures(rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
         for index, reject in enumerate(rejects):
             if path := _local_path(reject, stack):
                 middle_s = (reject["start_s"] + reject["end_s"]) / 2
-                wanted[index] = Still(path=path, time_s=middle_s, side_px=SIDE_PX)
+                wanted[index] = Still(path=path, time_s=middle_s, side_px=side_px)
         found = read_stills(list(wanted.values()), BUDGET_S)
     indices = list(wanted)
     return {indices[number]: pixels for number, pixels in found.items()}
@@ -61,17 +62,19 @@ def _local_path(reject: Reject, stack: ExitStack) -> str | None:
         return None
 
 
+def original_of(reject: Reject) -> str | None:
+    """Returns the id of the clip that was kept instead of a near-duplicate."""
+    match = _ORIGINAL.match(reject["detail"]) if reject["reason"] == "near_duplicate" else None
+    return match[1] if match else None
+
+
 def originals(stage: StageDir, rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
     """Decodes the middle frames of the clips that were kept instead of near-duplicates.
 
     Returns:
         Index of the reject -> uint8 [H, W, 3].
     """
-    clip_of = {
-        index: match[1]
-        for index, reject in enumerate(rejects)
-        if reject["reason"] == "near_duplicate" and (match := _ORIGINAL.match(reject["detail"]))
-    }
+    clip_of = {index: clip for index, row in enumerate(rejects) if (clip := original_of(row))}
     if not clip_of:
         return {}
     frames = dict(_middle_frames(stage, sorted(set(clip_of.values()))))

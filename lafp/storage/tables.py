@@ -13,6 +13,8 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
+import numpy as np
+
 from lafp import storage
 from lafp.storage.strict_json import from_plain, plain
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _ROWS_PER_GROUP = 5_000
 _ROWS_PER_BATCH = 8_192
+_ROWS_PER_SCAN = 65_536
 
 
 def schema_of(row: type, more: Mapping[str, type] | None = None) -> "pa.Schema":
@@ -195,6 +198,54 @@ def num_rows(uri: str) -> int:
 
     with storage.open_file(uri) as file:
         return int(pq.read_metadata(file).num_rows)
+
+
+class StoredTable:
+    """Reads columns and single rows of a local parquet file, however long it is.
+
+    A few batches or row groups are in memory at a time. Several threads may read.
+
+    Args:
+        path: The file, which must stay as it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self._path = path
+        self._footer = pq.read_metadata(path)
+        sizes = [self._footer.row_group(n).num_rows for n in range(self._footer.num_row_groups)]
+        self._ends = np.cumsum([0, *sizes])
+
+    @property
+    def num_rows(self) -> int:
+        """Returns the number of rows."""
+        return int(self._ends[-1])
+
+    def batches(self, columns: Sequence[str]) -> "Iterator[pa.RecordBatch]":
+        """Yields some columns, batch by batch, in the order of the rows."""
+        yield from self._open().iter_batches(_ROWS_PER_SCAN, columns=list(columns))
+
+    def take(
+        self, rows: Sequence[int], columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Reads the rows with these numbers, in the order given; None reads all columns."""
+        file = self._open()
+        found: dict[int, dict[str, Any]] = {}
+        wanted = np.asarray(rows, np.int64)
+        groups = np.searchsorted(self._ends, wanted, side="right") - 1
+        for group in np.unique(groups):
+            numbers = wanted[groups == group]
+            table = file.read_row_group(int(group), columns=columns and list(columns))
+            records = table.take(numbers - self._ends[group]).to_pylist()
+            found.update(zip(numbers.tolist(), records, strict=True))
+        return [found[row] for row in wanted.tolist()]
+
+    def _open(self) -> "pq.ParquetFile":
+        import pyarrow.parquet as pq
+
+        # Opened anew for each call, because threads must not share one.
+        return pq.ParquetFile(self._path, metadata=self._footer)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ JOBS = sorted(
 )
 DEMO = "configs/pipeline/slalom.yaml"
 VIDEOS = "configs/pipeline/videos.yaml"
+WITHOUT_CONFIG = ("doctor", "view")
 
 
 def run_job(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
@@ -44,7 +45,7 @@ def test_every_job_of_the_readme_exists():
     assert expected <= set(JOBS)
 
 
-@pytest.mark.parametrize("job", [job for job in JOBS if job != "doctor"])  # it has no config
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in WITHOUT_CONFIG])
 def test_help_lists_the_config_keys_with_docs_and_defaults(job):
     result = run_job(job, "--help")
     assert result.returncode == 0, result.stderr
@@ -139,7 +140,7 @@ def test_a_slip_of_the_pen_is_answered_before_anything_heavy_is_loaded(job, args
     assert loaded - {"omegaconf"} == set()
 
 
-@pytest.mark.parametrize("job", [job for job in JOBS if job not in ("doctor", "takedown")])
+@pytest.mark.parametrize("job", [job for job in JOBS if job not in (*WITHOUT_CONFIG, "takedown")])
 def test_what_is_read_from_source_is_what_the_classes_say(job):
     module = importlib.import_module(f"ray_jobs.{job}")
     seen = set()
