@@ -47,7 +47,8 @@ def main() -> None:
     args = parse()
     # A terminal that closes, or a service manager, ends it as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
     with exit_codes(), ExitStack() as stack:
         try:
             serve(storage.absolute(storage.uri_of(args.path)), args.port, args.no_browser, stack)

@@ -4,6 +4,7 @@ import mimetypes
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -77,12 +78,10 @@ class Answers:
     def _data(self, found: re.Match[str], asked: Mapping[str, str]) -> Answer:
         answers = self._set(found["set"]).answers
         name, clip_id = found["name"], found["id"]
-        if clip_id:
-            of_clip = {"clip": answers.clip, "neighbours": answers.neighbours}
-            if name in of_clip:
-                return _json(of_clip[name](clip_id, asked))
-        elif name in ("clips", "rejects", "facets"):
-            return _json(getattr(answers, name)(asked))
+        if clip_id and name in _ABOUT_CLIPS:
+            return _json(_ABOUT_CLIPS[name](answers, clip_id, asked))
+        if not clip_id and name in _ABOUT_SETS:
+            return _json(_ABOUT_SETS[name](answers, asked))
         raise MissingError(f"There is no {name!r}.")
 
     def _clip_video(self, found: re.Match[str], _: Mapping[str, str]) -> Answer:
@@ -128,6 +127,12 @@ class _OneSet:
         self.answers = SetAnswers(viewed, self.stored_clips)
 
 
+_ABOUT_SETS = {
+    "clips": SetAnswers.clips,
+    "rejects": SetAnswers.rejects,
+    "facets": SetAnswers.facets,
+}
+_ABOUT_CLIPS = {"clip": SetAnswers.clip, "neighbours": SetAnswers.neighbours}
 _ROUTES: dict[str, Callable[[Answers, re.Match[str], Mapping[str, str]], Answer]] = {
     r"(?P<name>[a-z_]+\.[a-z]+|)": Answers._page,
     r"api/sets": Answers._overview,
@@ -141,6 +146,7 @@ _ROUTES: dict[str, Callable[[Answers, re.Match[str], Mapping[str, str]], Answer]
 }
 
 
+@cache
 def page_files() -> dict[str, bytes]:
     """Returns the files that the page is made of, by name."""
     folder = files("lafp.view").joinpath("pages")

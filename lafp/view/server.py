@@ -9,6 +9,7 @@ import hmac
 import re
 import secrets
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,8 +68,6 @@ class ViewServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Leaves out what happens when a browser closes a connection."""
-        import sys
-
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -172,7 +171,7 @@ def _range(header: str | None, size: int) -> tuple[int, int] | None:
         return None
     first, last = found.groups()
     if not first:  # the last bytes
-        return max(0, size - int(last)), size
+        first, last = str(max(0, size - int(last))), ""
     end = min(int(last) + 1, size) if last else size
     return (int(first), end) if int(first) < end else None
 

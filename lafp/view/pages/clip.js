@@ -4,19 +4,20 @@ import { curve, timeline } from "./charts.js";
 import { bytes, clock, count, counted, duration, getJson, h, shortName, significant, words } from "./dom.js";
 import { framePath, isSpan, pixelated, rejectRow, spanWords, videoPath } from "./tiles.js";
 
-const MAX_FRAMES_SHOWN = 12, MAX_ENLARGED = 6;
+const MAX_FRAMES_SHOWN = 12, MAX_ENLARGED = 6, MAX_WIDTH = 460;
 
-export async function clipPage(clip_id, { set, about }, asked) {
+// `at` is the frame to begin with; the rest of the address says which list led here.
+export async function clipPage(clip_id, { set, about }, { at, ...asked }) {
   const [found, around] = await Promise.all([getJson(`${set}/clip/${clip_id}`), neighboursInList(set, asked)]);
-  const clip = found.record, video = player(set, clip), viewed = about.sets[set];
+  const clip = found.record, video = player(set, clip, at), viewed = about.sets[set];
   const element = h("div", { class: "clip" },
     steps(set, asked, around),
     h("h2", { class: "clip-name" }, shortName(clip.video_uri)),
-    h("div", { class: "beside" }, h("div", { class: "watch" }, video.element, video.bar), facts(set, clip)),
+    h("div", { class: "beside" }, h("div", { class: "watch", style: { width: `${Math.min(MAX_WIDTH, MAX_ENLARGED * clip.width_px)}px` } }, video.element, video.bar), facts(set, clip)),
     ofVideo(set, clip, found),
     frames(set, clip, video),
     curves(clip, found, video),
-    ...viewed.latents.map((name) => latentPart(name, set, clip, video)),
+    ...viewed.latents.map((name) => latentPart(name, set, clip, video, at)),
     copies(set, found, about),
     h("details", {}, h("summary", {}, "The whole record"), record(clip)));
   return { element, leave: video.stop };
@@ -42,12 +43,12 @@ function steps(set, asked, around) {
 }
 
 // The video, and what follows its time: `follow` is called with the share of the clip that is shown.
-function player(set, clip) {
+function player(set, clip, at) {
   const followers = [];
   const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const last = Math.max(1, clip.num_frames - 1);
   const video = h("video", { id: "video", class: pixelated(clip), src: videoPath(set, clip), muted: true, loop: true, playsinline: true, autoplay: !isCalm,
-    controls: true, width: clip.width_px, height: clip.height_px, style: { maxWidth: `${MAX_ENLARGED * clip.width_px}px` } });
+    controls: true, width: clip.width_px, height: clip.height_px });
   const problem = h("p", { class: "note warning", hidden: true }, "This browser cannot play the clip. The frames below are decoded by the server.");
   const number = h("span", { class: "frame-number" });
   const bar = h("div", { class: "player-bar" },
@@ -60,6 +61,7 @@ function player(set, clip) {
   // Into the middle of a frame, so that rounding shows none of its neighbours.
   const seek = (share) => { video.pause(); video.currentTime = (Math.round(share * last) + 0.5) / clip.fps; };
   const step = (by) => seek((frame() + by) / last);
+  if (at) video.addEventListener("loadedmetadata", () => seek(Number(at) / last), { once: true });
   let request = 0;
   const tell = () => {
     number.textContent = `frame ${frame()} of ${clip.num_frames}`;
@@ -98,7 +100,7 @@ function ofVideo(set, clip, { spans, rejects }) {
   const reasons = [...new Set(timed.map((span) => words(span.reason)))].join(", ");
   return part("Its video",
     timeline(drawn, end_s),
-    h("p", { class: "caption" }, `${counted(spans.length, "clip")} and ${counted(timed.length, "rejected span")} in ${duration(end_s)}`, reasons && `: ${reasons}`, ". Dark: this clip."));
+    h("p", { class: "caption" }, `${counted(spans.length, "clip")} and ${counted(timed.length, "rejected span")} in ${duration(end_s)}`, reasons && `: ${reasons}`, ". Strong colour: this clip. Hatched: left out."));
 }
 
 function frames(set, clip, video) {
@@ -131,7 +133,7 @@ function seriesPart({ name, shape, dims }, video) {
     rest > 0 && h("p", { class: "caption" }, `${counted(rest, "dimension")} more are stored.`));
 }
 
-function latentPart(name, set, clip, video) {
+function latentPart(name, set, clip, video, at) {
   const list = h("div", { class: "neighbours" }), caption = h("p", { class: "caption" });
   const more = h("details", { hidden: true });
   let drawnCurves = false;
@@ -149,14 +151,14 @@ function latentPart(name, set, clip, video) {
     }
     list.classList.remove("waiting");
   }
-  search(undefined);
+  search(at);
   return part(`Nearest latent actions (${name})`, list, caption,
     h("button", { type: "button", onclick: () => search(video.frame()) }, "Search from the frame that is shown"), more);
 }
 
 function pairTile(set, clip, frame, title) {
   const image = (n) => h("img", { class: pixelated(clip), src: framePath(set, clip, n), alt: `frame ${n}`, width: clip.width_px, height: clip.height_px });
-  return h("a", { class: "pair-tile", href: `#/${set}/clip/${clip.clip_id}`, title: clip.video_uri },
+  return h("a", { class: "pair-tile", href: `#/${set}/clip/${clip.clip_id}?at=${frame}`, title: clip.video_uri },
     h("div", { class: "two" }, image(frame), image(Math.min(frame + 1, clip.num_frames - 1))),
     h("span", { class: "name" }, shortName(clip.video_uri)), h("span", { class: "facts" }, title));
 }

@@ -10,6 +10,7 @@ import pytest
 
 from lafp import storage
 from lafp.storage.tables import (
+    StoredTable,
     iter_rows,
     num_rows,
     open_table,
@@ -105,3 +106,17 @@ def test_a_rewritten_table_is_the_same_file_when_it_is_rewritten_again(uri):
         groups = pq.read_metadata(path)
         sizes = [groups.row_group(index).num_rows for index in range(groups.num_row_groups)]
     assert storage.read_bytes(uri) == once and all(sizes)
+
+
+def test_single_rows_and_columns_of_a_stored_table_are_read_in_any_order(tmp_path):
+    path = tmp_path / "table.parquet"
+    table = pa.table({"number": list(range(23)), "name": [f"n{n}" for n in range(23)]})
+    pq.write_table(table, path, row_group_size=5)
+    stored = StoredTable(path)
+    assert stored.num_rows == 23
+    rows = [22, 0, 5, 4, 5, 19]
+    assert stored.take(rows) == [{"number": n, "name": f"n{n}"} for n in rows]
+    assert stored.take(rows, ["name"]) == [{"name": f"n{n}"} for n in rows]
+    assert stored.take([]) == []
+    batches = list(stored.batches(["number"]))
+    assert pa.Table.from_batches(batches) == table.select(["number"])

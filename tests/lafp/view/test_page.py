@@ -141,6 +141,17 @@ def test_both_videos_of_a_near_duplicate_play_side_by_side(opened):
     assert page.run("document.querySelector('.pair .source video').currentTime") >= 2
 
 
+def test_a_neighbour_opens_at_its_frame(opened, clip_rows):
+    page = opened(f"/0/clip/{clip_rows[0]['clip_id']}")
+    page.wait("document.querySelectorAll('.neighbours .pair-tile').length > 4")
+    page.run("document.querySelectorAll('.pair-tile')[2].click()")
+    page.wait("document.querySelector('.clip-name') && location.hash.includes('?at=')")
+    page.wait("document.querySelector('#video')?.readyState >= 2")
+    frame = page.run("location.hash.split('?at=')[1]")
+    page.wait(f"document.querySelector('.frame-number').textContent.startsWith('frame {frame} of')")
+    assert page.run("document.querySelector('#video').paused")
+
+
 @pytest.mark.parametrize("place", ["/0/clips", "/0/rejects", "/0/pairs", "/0/clip"])
 def test_nothing_is_wider_than_a_telephone(opened, clip_rows, place):
     page = opened(f"{place}/{clip_rows[3]['clip_id']}" if place == "/0/clip" else place, width=400)
