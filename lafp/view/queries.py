@@ -4,6 +4,7 @@ Columns are read batch by batch. In memory stay four bytes per matching row, for
 searches, so that the next page of a listing needs no second search.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 LENGTH = "length"
 """Stands for ``end_s - start_s``, which no table stores."""
 RANDOM = "random"
-MAX_PAGE_ROWS = 200
 _NUM_KEPT = 4
 _NUM_BINS = 28
 _RANGE_SHARE = 0.995
@@ -76,10 +76,14 @@ class Fields:
 
 
 def _number(asked: Mapping[str, str], name: str, default: float) -> float:
+    text = asked.get(name) or str(default)
     try:
-        return float(asked.get(name) or default)
+        value = float(text)
     except ValueError:
-        raise ValueError(f"{name} is {asked[name]!r}, expected a number.") from None
+        value = math.nan
+    if math.isnan(value):
+        raise ValueError(f"{name} is {text!r}, expected a number.")
+    return value
 
 
 class Searched:
@@ -101,7 +105,7 @@ class Searched:
     ) -> tuple[int, list[dict[str, Any]]]:
         """Returns the number of matching rows, and a page of them, each with its ``row``."""
         rows = self.rows(query)
-        page = rows[max(0, offset) :][: min(max(0, limit), MAX_PAGE_ROWS)].tolist()
+        page = rows[max(0, offset) :][: max(0, limit)].tolist()
         records = self.table.take(page, columns)
         return len(rows), [{"row": row} | record for row, record in zip(page, records, strict=True)]
 

@@ -24,10 +24,10 @@ CLIP_FIELDS = Fields(
 REJECT_FIELDS = Fields(
     text=("video_uri", "detail"), equal=("reason",), numbers=(LENGTH,), sort=(LENGTH, "start_s")
 )
-MAX_SPANS = 400
-"""So many spans of a video are shown on its time line."""
+MAX_SPANS = 2000
+"""So many clips, and rejects, of a video are shown on its time line."""
 MAX_DUPLICATES = 24
-_PAGE_ROWS = 48
+_PAGE_ROWS, _MAX_PAGE_ROWS = 48, 200
 
 
 class SetAnswers:
@@ -114,15 +114,15 @@ class SetAnswers:
         record = self._record(clip_id)
         assert self._clips is not None
         of_video = Query(equal=(("video_uri", record["video_uri"]),), sort="start_s")
-        _, spans = self._clips.page(
-            of_video, 0, MAX_SPANS, ["clip_id", "start_s", "end_s", "motion"]
-        )
+        columns = ["clip_id", "start_s", "end_s"]
+        num_spans, spans = self._clips.page(of_video, 0, MAX_SPANS, columns)
         duplicates: list[dict[str, Any]] = []
         rejects: list[dict[str, Any]] = []
+        num_rejects = num_duplicates = 0
         if self._rejects:
-            _, rejects = self._rejects.page(of_video, 0, MAX_SPANS)
+            num_rejects, rejects = self._rejects.page(of_video, 0, MAX_SPANS)
             copies = Query(equal=(("reason", "near_duplicate"),), words=(f"clip {clip_id} of ",))
-            _, duplicates = self._rejects.page(copies, 0, MAX_DUPLICATES)
+            num_duplicates, duplicates = self._rejects.page(copies, 0, MAX_DUPLICATES)
         try:
             labels, problem = self._stored_clips.labels(record["shard"], clip_id), ""
         except MissingError as error:
@@ -134,6 +134,8 @@ class SetAnswers:
             "spans": spans,
             "rejects": rejects,
             "duplicates": duplicates,
+            "num_spans": num_spans + num_rejects,
+            "num_duplicates": num_duplicates,
         }
 
     def neighbours(self, clip_id: str, asked: Mapping[str, str]) -> dict[str, Any]:
@@ -196,7 +198,8 @@ class SetAnswers:
 
 def _page_of(asked: Mapping[str, str]) -> tuple[int, int]:
     try:
-        return int(asked.get("offset") or 0), int(asked.get("limit") or _PAGE_ROWS)
+        limit = int(asked.get("limit") or _PAGE_ROWS)
+        return int(asked.get("offset") or 0), min(limit, _MAX_PAGE_ROWS)
     except ValueError:
         raise ValueError("offset and limit must be whole numbers.") from None
 

@@ -47,7 +47,7 @@ function player(set, clip, at) {
   const followers = [];
   const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const last = Math.max(1, clip.num_frames - 1);
-  const video = h("video", { id: "video", class: pixelated(clip), src: videoPath(set, clip), muted: true, loop: true, playsinline: true, autoplay: !isCalm,
+  const video = h("video", { id: "video", class: pixelated(clip), src: videoPath(set, clip), muted: true, loop: true, playsinline: true, autoplay: !isCalm && !at,
     controls: true, width: clip.width_px, height: clip.height_px });
   const problem = h("p", { class: "note warning", hidden: true }, "This browser cannot play the clip. The frames below are decoded by the server.");
   const number = h("span", { class: "frame-number" });
@@ -91,16 +91,18 @@ function part(title, ...inside) {
   return h("section", { class: "part" }, h("h3", {}, title), ...inside);
 }
 
-function ofVideo(set, clip, { spans, rejects }) {
+function ofVideo(set, clip, { spans, rejects, num_spans }) {
   const timed = rejects.filter(isSpan);
   const end_s = Math.max(...[...spans, ...timed].map((span) => span.end_s));
   const drawn = [
     ...spans.map((span) => ({ ...span, kind: span.clip_id === clip.clip_id ? "this" : "clip", href: `#/${set}/clip/${span.clip_id}`, title: `clip, ${spanWords(span)}` })),
     ...timed.map((span) => ({ ...span, kind: "rejected", title: `${words(span.reason)}, ${spanWords(span)}${span.detail && `: ${span.detail}`}` }))];
+  const shown = spans.length + rejects.length;
+  const partOf = shown < num_spans ? `The first ${count(shown)} of ${count(num_spans)} spans. ` : "";
   const reasons = [...new Set(timed.map((span) => words(span.reason)))].join(", ");
   return part("Its video",
     timeline(drawn, end_s),
-    h("p", { class: "caption" }, `${counted(spans.length, "clip")} and ${counted(timed.length, "rejected span")} in ${duration(end_s)}`, reasons && `: ${reasons}`, ". Strong colour: this clip. Hatched: left out."));
+    h("p", { class: "caption" }, partOf, `${counted(spans.length, "clip")} and ${counted(timed.length, "rejected span")} in ${duration(end_s)}`, reasons && `: ${reasons}`, ". Strong colour: this clip. Hatched: left out."));
 }
 
 function frames(set, clip, video) {
@@ -163,9 +165,10 @@ function pairTile(set, clip, frame, title) {
     h("span", { class: "name" }, shortName(clip.video_uri)), h("span", { class: "facts" }, title));
 }
 
-function copies(set, { duplicates }, about) {
+function copies(set, { duplicates, num_duplicates }, about) {
   if (!duplicates.length) return null;
-  return part("Near-duplicates of it that were dropped", h("div", { class: "list rejects" }, duplicates.map((row) => rejectRow(set, { ...row, detail: "" }, about.reasons[row.reason]))));
+  return part("Near-duplicates of it that were dropped", h("div", { class: "list rejects" }, duplicates.map((row) => rejectRow(set, { ...row, detail: "" }, about.reasons[row.reason]))),
+    num_duplicates > duplicates.length && h("p", { class: "caption" }, `${count(duplicates.length)} of ${count(num_duplicates)}.`));
 }
 
 function record(clip) {

@@ -4,16 +4,23 @@ import http.client
 import io
 import json
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from lafp.data.shards.sets import read_shard_entry
 from lafp.video import decode_clip
+from lafp.view.set_answers import SetAnswers
+from lafp.view.stored_clips import StoredClips
+from lafp.view.viewed_sets import open_sets
 from tests.lafp.view.conftest import EVIL, NUM_CLIPS
+from tests.synthetic_shards import write_shard_set
 
 
 @pytest.fixture
@@ -260,3 +267,20 @@ def test_a_shard_that_is_gone_or_cut_is_told_and_the_rest_is_served(served, get,
 def test_names_in_paths_may_be_quoted(get, clip_rows):
     shard = quote(clip_rows[0]["shard"], safe="")
     assert get(f"media/0/clip/{shard}/{clip_rows[0]['clip_id']}.mp4")[0] == 200
+
+
+def test_the_time_line_of_a_long_video_is_whole(tmp_path):
+    """A video of hours has more spans than a page of a listing has rows."""
+    write_shard_set(tmp_path, num_clips=300, clips_per_shard=300, frames=(3, 3), size_px=8)
+    path = tmp_path / "clips.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for number, row in enumerate(rows):
+        row |= {"video_uri": "long.mp4", "start_s": 10.0 * number, "end_s": 10.0 * number + 10}
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with ExitStack() as stack:
+        (viewed,) = open_sets(str(tmp_path), stack)
+        answers = SetAnswers(viewed, StoredClips(viewed))
+        found = answers.clip(rows[299]["clip_id"], {})
+    assert found["num_spans"] == len(found["spans"]) == 300
+    assert found["spans"][-1]["end_s"] == 3000
+    assert len(answers.clips({"limit": "1000"})["rows"]) == 200
