@@ -30,12 +30,15 @@ def collect(_: Any, run: RunDir) -> list[str]:
 
 
 def preprocess(cfg: Any, run: RunDir) -> list[str]:
-    """Suggests training a LAM on the shards."""
+    """Suggests looking through the shards, and training a LAM on them."""
     overrides = []
     if cfg.name not in ("videos", "labeled"):  # the shard sets that `train_lam` looks for
         key = "shards" if cfg.labels is None else "labeled_shards"
         overrides = [f"{key}={run.stage(f'shards/{cfg.name}').uri}"]
-    return [command("train_lam", "configs/train_lam/videos.yaml", run, *overrides)]
+    return [
+        shlex.join(["lafp", "view", run.uri]),
+        command("train_lam", "configs/train_lam/videos.yaml", run, *overrides),
+    ]
 
 
 def train_lam(cfg: Any, run: RunDir) -> list[str]:
