@@ -50,6 +50,8 @@ def confined_environment(folder: str) -> dict[str, str]:
 
 def missing_protection() -> list[str]:
     """Lists what the kernel of this machine cannot take from a decoding process."""
+    if platform.system() != "Linux":
+        return ["writing and network (not Linux)"]
     missing = []
     if _landlock_version() < 1:
         missing.append("writing (no Landlock)")
@@ -64,6 +66,8 @@ def confine(folder: str) -> None:
     Threads that run already would keep theirs, so this comes before other imports.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the video
+    if platform.system() != "Linux":
+        return
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _drop_capabilities()
     if (version := _landlock_version()) >= 1:
