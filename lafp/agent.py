@@ -2,6 +2,7 @@
 
 # Shape suffixes in this file: N episodes, H height, W width, C channels.
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -151,6 +152,12 @@ class Agent:
         self._generator = torch.Generator().manual_seed(seed)
         self._memory: Memory | None = None
         self._is_first_N = np.zeros(num_episodes, np.bool_)
+
+    def sibling(self) -> Self:
+        """Makes an agent with episodes of its own on the same models, e.g. for a second robot."""
+        other = copy.copy(self)
+        other.reset()
+        return other
 
     def reset_where(self, is_over: np.ndarray) -> None:
         """Begins a new episode wherever ``is_over`` is true; the other episodes go on.

@@ -22,7 +22,7 @@ LAYERS = [
     {"lafp.finished"},
     {"lafp.agent", "lafp.lam"},
     {"lafp"},
-    {"lafp.train"},
+    {"lafp.train", "lafp.serve"},
     {"lafp.evaluate"},
     {"lafp.report"},
     {"lafp.view"},
