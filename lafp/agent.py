@@ -13,6 +13,7 @@ import torch
 from lafp import storage
 from lafp.finished.devices import usable_device
 from lafp.finished.export import export_agent
+from lafp.finished.hub import local_copy
 from lafp.finished.lam_action_decoder import LamActionDecoder
 from lafp.finished.load import load_models
 from lafp.finished.step import AgentStep, Memory
@@ -81,7 +82,8 @@ class Agent:
         """Loads the agent of a finished run.
 
         Args:
-            run_dir: The run's folder, local or on S3.
+            run_dir: The run's folder, local, on S3, or on the Hugging Face Hub:
+                ``hf://USER/NAME``, with ``@REVISION`` if wanted.
             policy: Name of a folder in ``policy/``. By default the policy that the decoder was
                 trained on.
             decoder: Name of a folder in ``decoder/``. Needed when the run has several decoders for
@@ -111,7 +113,7 @@ class Agent:
         }
         overrides = {key: value for key, value in options.items() if value is not None}
         models = load_models(
-            storage.uri_of(run_dir), policy, decoder, usable_device(device), overrides
+            local_copy(storage.uri_of(run_dir)), policy, decoder, usable_device(device), overrides
         )
         return cls(*models, dtype=dtype, sample_actions=sample_actions, compile=compile)
 

@@ -10,6 +10,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.windows import stack_frames
 from lafp.finished.devices import usable_device
+from lafp.finished.hub import local_copy
 from lafp.finished.lam_action_decoder import load_objective
 from lafp.finished.saved_model import load_model
 from lafp.objectives.base import Objective
@@ -117,17 +118,19 @@ class Lam:
 def load_lam(uri: str | os.PathLike[str], device: torch.device | str = "cpu") -> Lam:
     """Loads the latent action model that ``train_lam`` wrote into the folder ``uri``.
 
+    The folder is local, on S3, or on the Hugging Face Hub: ``hf://USER/NAME/lam``.
+
     Raises:
         ConfigError: There is no finished LAM, this version does not read it, or the device is not
             available.
     """
     uri, device = storage.uri_of(uri), usable_device(device)
-    below = storage.join(uri, "lam")
-    if not storage.is_file(storage.join(uri, "model.json")) and (
-        storage.is_file(storage.join(below, "model.json"))
+    folder = local_copy(uri)
+    if not storage.is_file(storage.join(folder, "model.json")) and (
+        storage.is_file(storage.join(folder, "lam", "model.json"))
     ):
-        raise ConfigError(f"{uri} is the folder of a run. Its LAM is {below}.")
-    return Lam(load_objective(uri, device))
+        raise ConfigError(f"{uri} is the folder of a run. Its LAM is {storage.join(uri, 'lam')}.")
+    return Lam(load_objective(folder, device))
 
 
 def initialize_from(objective: Objective, uri: str) -> None:

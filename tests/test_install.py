@@ -29,6 +29,9 @@ class CoreOnly:
             return None
         return self.finder.find_spec(name, path, target)
 
+    def __getattr__(self, name):
+        return getattr(self.finder, name)  # versions of packages
+
 sys.meta_path = [CoreOnly(finder) for finder in sys.meta_path]
 """
 MODULES = {"pillow": "PIL"}

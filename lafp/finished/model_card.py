@@ -72,9 +72,9 @@ def lam_card(
         "# Latent action model",
         "It infers a latent action z from two frames, so that the first frame and z predict the "
         "second. Load it with `lafp.load_lam(FOLDER)`.",
-        _table(("", ""), rows),
+        table(("", ""), rows),
         "## Training data",
-        _table(
+        table(
             ("Shard set", "Source", "Clips", "Hours", "Use"),
             [
                 (
@@ -89,7 +89,7 @@ def lam_card(
             ],
         ),
         "## What was measured",
-        _measured(metrics),
+        measured(metrics),
         "## Intended use and limits",
         _INTENDED_USE.rstrip(),
         "## Config",
@@ -105,7 +105,8 @@ _CONTROLS = {
 """Metric of each of the probe's controls, with its name on the card. Undefined ones are absent."""
 
 
-def _measured(metrics: Mapping[str, float]) -> str:
+def measured(metrics: Mapping[str, float]) -> str:
+    """Writes what the metrics of a LAM say: signs of collapse, the probe with its interval."""
     parts = [f"**Warning.** {words}" for words in signs_of_collapse(metrics).values()]
     if "probe/r2" in metrics:
         interval = f"[{metrics['probe/r2_low']:.3f}, {metrics['probe/r2_high']:.3f}]"
@@ -122,7 +123,7 @@ def _measured(metrics: Mapping[str, float]) -> str:
             "Linear probe of the true action, fitted on labeled training episodes, R² on "
             f"{metrics['probe/num_episodes']:.0f} held-out ones ({metrics['probe/n']:,.0f} "
             "transitions; interval: 95 % bootstrap over episodes):",
-            _table(("Probed", "R²", "Interval"), rows),
+            table(("Probed", "R²", "Interval"), rows),
         ]
     else:
         parts.append(
@@ -137,7 +138,7 @@ def _measured(metrics: Mapping[str, float]) -> str:
     if held_out:
         parts += [
             "On held-out clips:",
-            _table(
+            table(
                 ("Metric", "Value"),
                 [(f"`{name}`", f"{value:.4g}") for name, value in held_out.items()],
             ),
@@ -145,6 +146,7 @@ def _measured(metrics: Mapping[str, float]) -> str:
     return "\n\n".join(parts)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Writes a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -96,13 +96,14 @@ def join(uri: str, *parts: str) -> str:
 def uri_of(path: str | os.PathLike[str]) -> str:
     """Turns a path that a user passed, a string or a ``Path``, into a URI, and expands ``~``.
 
-    A ``Path`` merges the two slashes of ``s3://`` into one. This function restores them.
+    A ``Path`` merges the two slashes of ``s3://`` and ``hf://`` into one. This function restores
+    them.
 
     Raises:
         TypeError: ``path`` is neither a string nor a path.
     """
     uri = os.path.expanduser(os.fspath(path))
-    return f"s3://{uri.removeprefix('s3:/')}" if re.match(r"s3:/[^/]", uri) else uri
+    return re.sub(r"^(s3|hf):/(?=[^/])", r"\1://", uri)
 
 
 def absolute(uri: str) -> str:

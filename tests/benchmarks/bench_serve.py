@@ -3,7 +3,7 @@
 python -m tests.benchmarks.bench_serve [--device cuda] [--size-px 128] [--num-rounds 500]
 
 Prints one JSON line. Both use one CPU thread and are timed once per round, in turns one before the
-other. ``overhead`` is the server's time less the agent's in the same round: HTTP, MessagePack, and a
+other. ``overhead`` is the server's time less the agent's in the same round: HTTP, MessagePack and a
 second process.
 """
 

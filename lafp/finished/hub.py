@@ -1,0 +1,203 @@
+"""Copies finished models from the Hugging Face Hub, and publishes them there.
+
+A URI is ``hf://USER/NAME``, with ``@REVISION`` (branch, tag or commit) and ``/FOLDER`` if wanted.
+``huggingface_hub`` (extra ``hub``) does the work, so its token, its cache, ``HF_ENDPOINT`` and
+``HF_HUB_OFFLINE`` apply. Nothing is unpickled: only JSON, YAML and safetensors are fetched.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+from lafp import storage
+from lafp.config import ConfigError
+
+SCHEME = "hf://"
+README = "README.md"
+_MAX_BYTES = {
+    "model.json": 16 << 20,
+    "config.yaml": 16 << 20,
+    "model.safetensors": 16 << 30,
+}
+"""Files that are fetched, and their largest sizes."""
+_MAX_FILES = 1_000
+_MAX_DEPTH = 4  # decoder/NAME/policy/model.json
+_URI = re.compile(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?(?:/([^@]*))?")
+_PART = re.compile(r"[\w-][\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class HubUri:
+    """A folder of a model repository."""
+
+    repo_id: str
+    revision: str | None
+    """None means the main branch."""
+    folder: str
+    """Empty for the whole repository."""
+
+
+def is_hub(uri: str) -> bool:
+    """Tells whether ``uri`` begins with ``hf://``."""
+    return uri.startswith(SCHEME)
+
+
+def parse(uri: str) -> HubUri:
+    """Splits a URI.
+
+    Raises:
+        ConfigError: It does not name a model repository.
+    """
+    match = _URI.fullmatch(uri.rstrip("/"))
+    if match is None or match[1].startswith(("datasets/", "spaces/")):
+        raise ConfigError(
+            f"{uri!r} is no model repository of the Hugging Face Hub. Expected hf://USER/NAME, "
+            "hf://USER/NAME@REVISION or hf://USER/NAME/FOLDER."
+        )
+    repo_id, revision, folder = match.groups()
+    # A revision such as refs/pr/1 is written refs%2Fpr%2F1, as huggingface_hub does.
+    return HubUri(repo_id, unquote(revision) if revision else None, folder or "")
+
+
+def local_copy(uri: str) -> str:
+    """Returns the URI itself, or the local copy of a folder on the hub, fetched if need be.
+
+    Raises:
+        ConfigError: The repository cannot be read, holds no models of lafp, or holds files of
+            names or sizes that are not expected.
+    """
+    if not is_hub(uri):
+        return uri
+    wanted = parse(uri)
+    hub = _hub()
+    with _one_line(uri):
+        if hub.constants.HF_HUB_OFFLINE:
+            copy = hub.snapshot_download(
+                wanted.repo_id,
+                revision=wanted.revision,
+                # Without them the copy counts as incomplete, because not all files were fetched.
+                allow_patterns=_patterns(wanted.folder),
+                local_files_only=True,
+            )
+            return storage.join(copy, wanted.folder)
+        info = hub.HfApi().model_info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
+        names = checked_names(uri, {f.rfilename: f.size for f in info.siblings}, wanted.folder)
+        copy = hub.snapshot_download(wanted.repo_id, revision=wanted.revision, allow_patterns=names)
+    if PurePosixPath(copy).name != info.sha:
+        raise ConfigError(f"{uri} changed while it was copied. Load it again.")
+    return storage.join(copy, wanted.folder)
+
+
+def _patterns(folder: str) -> list[str]:
+    below = f"{folder}/" if folder else ""
+    return [f"{below}{start}{name}" for name in _MAX_BYTES for start in ("", "*/")]
+
+
+def checked_names(uri: str, sizes: Mapping[str, int | None], folder: str = "") -> list[str]:
+    """Chooses the files to fetch. Other files of the repository are left there.
+
+    Args:
+        uri: Begins the error.
+        sizes: Name -> bytes of every file of the repository.
+        folder: Limits the choice to files below it.
+
+    Raises:
+        ConfigError: There are none or too many, or one has a size or a name that is not expected.
+    """
+    names = []
+    for name, num_bytes in sizes.items():
+        path = PurePosixPath(name)
+        most = _MAX_BYTES.get(path.name)
+        if most is None or (folder and not path.is_relative_to(folder)):
+            continue
+        if len(path.parts) > _MAX_DEPTH or not all(map(_PART.fullmatch, path.parts)):
+            raise ConfigError(
+                f"{uri} holds the file {name[:100]!r}. A run's files lie up to {_MAX_DEPTH} levels "
+                "deep, under names of letters, digits, '_', '-' and '.'."
+            )
+        if num_bytes is None or num_bytes > most:
+            raise ConfigError(
+                f"{uri}: {name} has {num_bytes} bytes, at most {most} are expected. Nothing was "
+                "fetched."
+            )
+        names.append(name)
+    if not any(PurePosixPath(name).name == "model.json" for name in names):
+        raise ConfigError(f"{uri} holds no model of lafp: there is no model.json.")
+    if len(names) > _MAX_FILES:
+        raise ConfigError(f"{uri} holds {len(names)} files, at most {_MAX_FILES} are expected.")
+    return names
+
+
+def publish(uri: str, files: Mapping[str, str], texts: Mapping[str, str], is_private: bool) -> str:
+    """Publishes files as one commit. Models of an earlier push that are gone now are deleted.
+
+    Args:
+        uri: The repository, made if it is missing, with a branch as its revision if wanted.
+        files: Name in the repository -> URI of the file.
+        texts: Name in the repository -> content.
+        is_private: Whether a repository that is made is private.
+
+    Returns:
+        The web address of the commit.
+
+    Raises:
+        ConfigError: The hub refuses, or cannot be reached.
+    """
+    wanted, hub = parse(uri), _hub()
+    if wanted.folder:
+        raise ConfigError(f"{uri}: a run is pushed to a whole repository, hf://USER/NAME.")
+    api = hub.HfApi()
+    with ExitStack() as stack, _one_line(uri):
+        added = [
+            hub.CommitOperationAdd(name, str(stack.enter_context(storage.local_file(source))))
+            for name, source in files.items()
+        ]
+        added += [hub.CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
+        api.create_repo(wanted.repo_id, private=is_private, exist_ok=True)
+        if wanted.revision:
+            api.create_branch(wanted.repo_id, branch=wanted.revision, exist_ok=True)
+        kept = {*files, *texts}
+        gone = [
+            hub.CommitOperationDelete(name)
+            for name in api.list_repo_files(wanted.repo_id, revision=wanted.revision)
+            if name not in kept and PurePosixPath(name).name in _MAX_BYTES
+        ]
+        commit = api.create_commit(
+            wanted.repo_id,
+            [*added, *gone],
+            commit_message="Push with lafp",
+            revision=wanted.revision,
+        )
+    return str(commit.commit_url)
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.constants
+    except ImportError:
+        raise ConfigError(
+            "The Hugging Face Hub needs the package huggingface_hub: pip install 'lafp[hub]'."
+        ) from None
+    return huggingface_hub
+
+
+@contextmanager
+def _one_line(uri: str) -> Iterator[None]:
+    """Turns errors of ``huggingface_hub`` and of the HTTP client below it into one line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    # Which client it uses, and so the classes of the errors, depends on its version.
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines)[:300] or type(error).__name__
+        raise ConfigError(
+            f"{uri}: the hub could not do it ({reason}). Check the name, the revision, `hf auth "
+            "login`, HF_ENDPOINT, and the network; HF_HUB_OFFLINE=1 uses what was loaded before."
+        ) from None

@@ -1,0 +1,64 @@
+r"""Publishes the finished models of a run on the Hugging Face Hub.
+
+lafp push runs/mine hf://user/name --dry-run
+lafp push runs/mine hf://user/name --private
+
+It pushes model.json, model.safetensors and config.yaml of the latent action model, the policies and
+the action decoders, and a README.md that says what they were trained on. `hf auth login` or
+HF_TOKEN gives the rights. Load them with lafp.Agent.load("hf://user/name").
+"""
+
+import argparse
+
+from lafp.config import ConfigError
+from ray_jobs.core.cli import exit_codes
+
+
+def parse() -> argparse.Namespace:
+    """Parses the arguments. Ends the process for ``--help`` or wrong arguments."""
+    parser = argparse.ArgumentParser(
+        prog="lafp push",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="folder or s3:// URI of the run")
+    parser.add_argument("uri", metavar="hf://USER/NAME", help="with @BRANCH if wanted")
+    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("--dry-run", action="store_true", help="print files and card, push nothing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parses the command line and pushes."""
+    args = parse()
+    with exit_codes():
+        push(args.run, args.uri, args.private, args.dry_run)
+
+
+def push(run_dir: str, uri: str, is_private: bool, is_dry: bool) -> None:
+    """Pushes a run, or prints what would be pushed.
+
+    Raises:
+        ConfigError: The run has no finished models, or the hub refuses.
+    """
+    # Imported only now, so that a wrong command line is answered before torch is loaded.
+    from lafp import storage
+    from lafp.finished import hub
+    from lafp.finished.hub_card import published
+    from lafp.runs.run_dir import RunDir
+
+    if hub.parse(uri).folder:
+        raise ConfigError(f"{uri}: a run is pushed to a whole repository, hf://USER/NAME.")
+    found = published(RunDir(storage.uri_of(run_dir)), uri)
+    for name, source in found.files.items():
+        print(f"{name}  {storage.num_bytes(source):,} bytes")
+    for name, text in found.texts.items():
+        print(f"{name}  {len(text.encode()):,} bytes")
+    if is_dry:
+        print(f"\n{found.texts[hub.README]}")
+    else:
+        print(f"pushed: {hub.publish(uri, found.files, found.texts, is_private)}")
+
+
+if __name__ == "__main__":
+    main()
