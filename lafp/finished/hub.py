@@ -157,7 +157,8 @@ def publish(uri: str, files: Mapping[str, str], texts: Mapping[str, str], is_pri
             for name, source in files.items()
         ]
         added += [hub.CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
-        api.create_repo(wanted.repo_id, private=is_private, exist_ok=True)
+        # None leaves the choice to the organization, whose default may be private.
+        api.create_repo(wanted.repo_id, private=is_private or None, exist_ok=True)
         if wanted.revision:
             api.create_branch(wanted.repo_id, branch=wanted.revision, exist_ok=True)
         kept = {*files, *texts}
