@@ -128,6 +128,9 @@ class ClipBatch:
     """float32 [B, T, Z]: row t is z of frames (t, t + 1); None unless a latent set is read."""
     optical_flow: Tensor | None = None
     """float16 [B, T, 2, h, w]: optical flow from frame t to t + 1; None unless stored."""
+    mask: Tensor | None = None
+    """uint8 [B, T, H, ceil(W / 8)], one bit per pixel of ``frames``: 1 where the frame shows the
+    agent, and everywhere in a clip without a mask. None unless some clips of the sets have one."""
     frame_rows: Tensor | None = None
     """int32 [B, T]: frame t is row ``frame_rows[b, t]`` of ``frames[b]``. None if all frames were
     sent. For a frame that was not sent, the value is no valid row."""
@@ -145,6 +148,11 @@ class ClipBatch:
         for name in ("num_frames", "clip_key", "epoch"):
             if getattr(self, name).shape != (num_clips,):
                 raise ValueError(f"ClipBatch.{name} must have shape [{num_clips}].")
+        if self.mask is not None and self.mask.shape[:3] != self.frames.shape[:3]:
+            raise ValueError(
+                f"ClipBatch.mask must be [B, T, H, ceil(W / 8)] beside frames "
+                f"{tuple(self.frames.shape)}, got {tuple(self.mask.shape)}."
+            )
         shape = (self.frames if self.frame_rows is None else self.frame_rows).shape[:2]
         for name in PER_FRAME:
             per_frame = getattr(self, name)
@@ -169,7 +177,7 @@ class ClipBatch:
             frames=_sent(self.frames, device),
             **{
                 name: _sent(getattr(self, name), device)
-                for name in (*PER_FRAME, "condition", "frame_rows")
+                for name in (*PER_FRAME, "mask", "condition", "frame_rows")
                 if getattr(self, name) is not None
             },
         )
@@ -210,6 +218,11 @@ class Window:
     optical_flow: Tensor | None = None
     """Optical flow from o_t's newest frame to o_{t+1}'s, float32 [B, 2, h, w] along x and y, in
     pixels of the frame; None where preprocessing stored none."""
+    next_mask: Tensor | None = None
+    """float [B, 1, H, W], 1 where the newest frame of o_t or of o_{t+1} shows the agent, else 0; 1
+    everywhere in clips without a mask. None if no clip has one."""
+    future_mask: Tensor | None = None
+    """Like ``next_mask``, of o_t and o_{t+k}."""
 
     def __post_init__(self) -> None:
         if not self.obs.shape == self.next_obs.shape == self.future_obs.shape:

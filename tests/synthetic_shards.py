@@ -92,6 +92,7 @@ class SyntheticClip:
     state: np.ndarray | None = None
     condition: np.ndarray | None = None
     action_noise: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
 
 def constant_flow(steps: np.ndarray) -> np.ndarray:
@@ -130,7 +131,9 @@ def write_clips(
         for index in members:
             clip = clips[index]
             video = encode_clip(clip.frames, FPS, EncodeConfig(crf=0, pixel_format="yuv444p"))
-            has_arrays = clip.true_action is not None or clip.optical_flow is not None
+            has_arrays = any(
+                array is not None for array in (clip.true_action, clip.optical_flow, clip.mask)
+            )
             labels = (
                 Labels(
                     true_action=clip.true_action,
@@ -138,6 +141,7 @@ def write_clips(
                     condition=clip.condition,
                     action_noise=clip.action_noise,
                     optical_flow=clip.optical_flow,
+                    mask=clip.mask,
                 )
                 if has_arrays
                 else None
@@ -178,6 +182,7 @@ def _write_set(folder, entries, clips, max_action) -> None:
         num_hours=sum(lengths) / FPS / 3600,
         min_clip_frames=min(lengths),
         max_clip_frames=max(lengths),
+        num_masked_clips=dict(Counter(clip.split for clip in clips if clip.mask is not None)),
         action=_action(clips, max_action),
         optical_flow_size_px=None
         if clips[0].optical_flow is None
@@ -227,5 +232,6 @@ def _record(seed, index, clip, num_bytes) -> ClipRecord:
         source_codec="h264",
         motion=0.1,
         has_labels=clip.true_action is not None,
+        has_mask=clip.mask is not None,
         num_bytes=num_bytes,
     )

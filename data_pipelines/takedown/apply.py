@@ -134,11 +134,13 @@ def _rewrite_rejects(shards: str, clip_ids: set[str], takedown: Takedown) -> Non
 def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
     """Describes the clips that are left, for ``shard_set.json``."""
     clips: Counter[str] = Counter()
+    masked: Counter[str] = Counter()
     frames: Counter[str] = Counter()
     seconds, lengths = 0.0, set()
-    columns = ["split", "num_frames", "start_s", "end_s"]
+    columns = ["split", "num_frames", "start_s", "end_s", "has_mask"]
     for row in iter_rows(storage.join(shards, "clips.parquet"), columns):
         clips[row["split"]] += 1
+        masked[row["split"]] += row["has_mask"]
         frames[row["split"]] += row["num_frames"]
         seconds += row["end_s"] - row["start_s"]
         lengths.add(row["num_frames"])
@@ -148,6 +150,7 @@ def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
         action=action_after(shards, (read_entry(shards, name) for name in names), spec.action),
         num_clips=dict(sorted(clips.items())),
         num_frames=dict(sorted(frames.items())),
+        num_masked_clips={split: num for split, num in sorted(masked.items()) if num},
         num_hours=seconds / 3600,
         min_clip_frames=min(lengths, default=0),
         max_clip_frames=max(lengths, default=0),
@@ -176,6 +179,7 @@ def _summary_after(shards: str, spec: ShardSet, summary: dict[str, Any]) -> dict
         "num_videos_with_clips": sum(1 for _ in videos),
         "num_clips": num_clips,
         "num_val_clips": spec.num_clips.get("val", 0),
+        "num_masked_clips": sum(spec.num_masked_clips.values()),
         "num_frames": sum(spec.num_frames.values()),
         "num_rejects": num_rejects,
         "hours_out": spec.num_hours,

@@ -72,13 +72,21 @@ def augment_window(window: Window, cfg: AugmentConfig) -> Window:
     if not cfg.kinds:
         return window
     observations = torch.cat([window.obs, window.next_obs, window.future_obs])
-    obs, next_obs, future_obs = augment_images(observations, cfg).chunk(3)
+    matrices = _draw_for(observations, cfg)
+    obs, next_obs, future_obs = warp(observations, matrices).chunk(3)
+    next_mask, future_mask = window.next_mask, window.future_mask
+    if next_mask is not None and future_mask is not None:
+        # The FDM predicts the distorted o_{t+1}, so the mask moves with that frame.
+        masks = warp(torch.cat([next_mask, future_mask]), matrices[len(window) :])
+        next_mask, future_mask = masks.chunk(2)
     return Window(
         obs=obs,
         next_obs=next_obs,
         future_obs=future_obs,
         offset_steps=window.offset_steps,
         true_action=window.true_action,
+        next_mask=next_mask,
+        future_mask=future_mask,
     )
 
 
@@ -92,9 +100,12 @@ def augment_images(images_NCHW: Tensor, cfg: AugmentConfig) -> Tensor:
     Returns:
         Float [N, C, H, W]. Outside of an image its border repeats.
     """
+    return warp(images_NCHW, _draw_for(images_NCHW, cfg))
+
+
+def _draw_for(images_NCHW: Tensor, cfg: AugmentConfig) -> Tensor:
     num_images, _, height, width = images_NCHW.shape
-    matrices = draw_homographies(num_images, height, width, cfg, images_NCHW.device)
-    return warp(images_NCHW, matrices)
+    return draw_homographies(num_images, height, width, cfg, images_NCHW.device)
 
 
 def draw_homographies(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lafp.config import ConfigError
+from lafp.data.masks import unpacked
 from lafp.data.order.window_draws import WindowConfig, draw_windows
 from lafp.types import ClipBatch, ObsSpec, Window
 
@@ -66,6 +67,7 @@ def windows_at(
     clip_N, t_N, k_N = (i.to(device, non_blocking=True) for i in (clip_N, t_N, k_N))
     obs = _stacks_of(batch, clip_N, t_N, frame_stack)
     next_obs = _stacks_of(batch, clip_N, t_N + 1, frame_stack)
+    next_mask = _mask_of(batch, clip_N, t_N, t_N + 1)
     return Window(
         obs=obs,
         next_obs=next_obs,
@@ -79,6 +81,8 @@ def windows_at(
         condition=None if batch.condition is None else batch.condition[clip_N],
         latent_action=None if batch.latent_action is None else batch.latent_action[clip_N, t_N],
         optical_flow=None if (flow := batch.optical_flow) is None else flow[clip_N, t_N].float(),
+        next_mask=next_mask,
+        future_mask=(next_mask if is_single_step else _mask_of(batch, clip_N, t_N, t_N + k_N)),
     )
 
 
@@ -107,10 +111,21 @@ def stack_frames(frames: Tensor, clip_N: Tensor, t_N: Tensor, frame_stack: int) 
 
 def _stacks_of(batch: ClipBatch, clip_N: Tensor, t_N: Tensor, frame_stack: int) -> Tensor:
     """Stacks frames like ``stack_frames``, from clips of which only some frames may be sent."""
-    rows_NF = _times(t_N, frame_stack)
-    if batch.frame_rows is not None:
-        rows_NF = batch.frame_rows[clip_N[:, None], rows_NF].long()
+    rows_NF = _rows(batch, clip_N[:, None], _times(t_N, frame_stack))
     return _stacked(batch.frames, clip_N, rows_NF)
+
+
+def _mask_of(batch: ClipBatch, clip_N: Tensor, t_N: Tensor, later_N: Tensor) -> Tensor | None:
+    """Returns the union of the agent's pixels at two times, float [N, 1, H, W]."""
+    if batch.mask is None:
+        return None
+    now, later = (batch.mask[clip_N, _rows(batch, clip_N, at_N)] for at_N in (t_N, later_N))
+    return unpacked(now | later, batch.frames.shape[3])
+
+
+def _rows(batch: ClipBatch, clip: Tensor, times: Tensor) -> Tensor:
+    """Returns where the frames at these times lie in ``batch.frames``."""
+    return times if batch.frame_rows is None else batch.frame_rows[clip, times].long()
 
 
 def _times(t_N: Tensor, frame_stack: int) -> Tensor:

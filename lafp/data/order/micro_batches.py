@@ -56,7 +56,7 @@ class MicroBatchLayout:
 
 
 def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
-    """Returns the bytes of frames, flow and stored latent actions of the longest clip.
+    """Returns the bytes of frames, masks, flow and latent actions of the longest clip.
 
     Args:
         demand: The stream.
@@ -66,6 +66,8 @@ def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
     spec, length = specs[0], max(s.max_clip_frames for s in specs)
     num_frames = length if max_frames is None else min(max_frames, length)
     num_bytes = num_frames * spec.height_px * spec.width_px * 3
+    if any(s.num_masked_clips for s in specs):
+        num_bytes += num_frames * spec.height_px * math.ceil(spec.width_px / 8)
     if spec.optical_flow_size_px is not None:
         # Two axes of float16. Flow and latents are sent for all frames, so ``max_frames`` does not
         # count.

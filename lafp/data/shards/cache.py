@@ -21,9 +21,9 @@ class DecodedClip:
     @property
     def num_bytes(self) -> int:
         """Returns the size in memory."""
-        optical_flow = self.labels.optical_flow if self.labels else None
-        arrays = [array for array in (self.frames, optical_flow, self.latents) if array is not None]
-        return sum(array.nbytes for array in arrays)
+        labels = self.labels or Labels()
+        arrays = (self.frames, labels.optical_flow, labels.mask, self.latents)
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 class ClipCache:

@@ -7,8 +7,8 @@ A **shard set** is one preprocessed source, a folder (local or S3)::
     clips.parquet          one row per clip (ClipRecord)
     rejects.parquet        one row per span that became no clip, with the reason
     train-000000.tar       a WebDataset shard: per clip <clip_id>.mp4, <clip_id>.json and,
-                           with labels or optical flow, <clip_id>.npz (true_action, state,
-                           action_noise, condition, optical_flow)
+                           with labels, optical flow or masks, <clip_id>.npz (true_action,
+                           state, action_noise, condition, optical_flow, mask)
     train-000000.json      ShardEntry: checksum, counts, and where each clip lies in the tar
 
 A shard is complete once its ``.json`` entry exists; the tar is renamed into place before it. Needs
@@ -20,7 +20,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +74,8 @@ class ClipRecord:
     pair_motion: tuple[int, ...] = ()
     """Mean absolute difference of frames t and t+1 for each t, in 1/10,000 of the unit of
     ``motion``. Training may sample frame pairs by it."""
+    has_mask: bool = False
+    """Whether the agent's pixels are stored with the clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +95,13 @@ class ClipLocation:
     @property
     def key(self) -> int:
         """Returns 63 bits of the clip id, for keyed random draws."""
-        # One bit less than 16 digits hold, because batches carry keys as int64.
-        return int(self.clip_id[:16], 16) >> 1
+        return clip_key(self.clip_id)
+
+
+def clip_key(clip_id: str) -> int:
+    """Returns 63 bits of a clip id."""
+    # One bit less than 16 digits hold, because batches carry keys as int64.
+    return int(clip_id[:16], 16) >> 1
 
 
 def id_prefix(key: int) -> str:
@@ -138,7 +145,7 @@ def entry_name(tar: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Holds arrays of one clip: its labels, and optical flow from preprocessing."""
+    """Holds arrays of one clip: its labels, optical flow from preprocessing, and masks."""
 
     true_action: np.ndarray | None = None
     """float32 [T, A] in the environment's units (discrete: int64 [T]). Row t acts between frames t
@@ -152,6 +159,9 @@ class Labels:
     optical_flow: np.ndarray | None = None
     """float16 [T - 1, 2, h, w]: optical flow along x and y from frame t to t+1, in pixels of the
     stored frame; h and w are smaller than the frame's."""
+    mask: np.ndarray | None = None
+    """uint8 [T, H, ceil(W / 8)]: the pixels of each frame that show the agent, one bit each along
+    the width, first the highest bit of a byte (``numpy.packbits``)."""
 
     @property
     def num_rows(self) -> int:
@@ -203,6 +213,8 @@ class ShardSet:
     quantiles ``q01`` and ``q99`` of the training clips; None without labels."""
     optical_flow_size_px: list[int] | None = None
     """Height and width of the optical flow stored with every clip, if any."""
+    num_masked_clips: dict[str, int] = field(default_factory=dict)
+    """Number of clips per split with a mask of the agent; empty if no clip has one."""
 
     def __post_init__(self) -> None:
         if (

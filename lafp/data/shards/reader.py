@@ -55,6 +55,7 @@ class ClipReader:
         specs = [open_shard_set(uri) for uri in uris]
         self.spec = specs[0]
         self._length = max(spec.max_clip_frames for spec in specs)
+        self._has_masks = any(spec.num_masked_clips for spec in specs)
         # Sending selected frames pays only if that leaves frames out.
         self._draws = draws if draws and draws.max_frames < self._length else None
         self.num_sent = self._draws.max_frames if self._draws else self._length
@@ -77,7 +78,8 @@ class ClipReader:
             ``frames`` uint8 [B, R, H, W, 3], zero beyond a clip's end; ``num_frames``, ``clip_key``
             and ``epoch`` int64 [B]; ``frame_rows`` int32 [B, T] if only the frames of ``draws`` are
             sent, else R = T; ``true_action`` [B, T, ...] in labeled sets; ``optical_flow`` float16
-            [B, T, 2, h, w] if it was stored; ``latent_action`` float32 [B, T, Z] with a latent set;
+            [B, T, 2, h, w] if it was stored; ``mask`` uint8 [B, R, H, ceil(W / 8)] if some clips of
+            the sets have one; ``latent_action`` float32 [B, T, Z] with a latent set;
             ``action_noise`` float32 [B, T, A] if all of the clips have it;
             ``state`` float32 [B, T, S] and ``condition`` float32 [B, G] if all of the clips have
             them in one size. T is the length of the longest clip of all sets, so every batch has
@@ -199,6 +201,8 @@ class ClipReader:
             batch["frame_rows"] = np.full((len(visits), length), self.num_sent, np.int32)
             for rows, visit in zip(batch["frame_rows"], visits, strict=True):
                 rows[visit.times] = range(len(visit.times))
+        if self._has_masks:
+            batch["mask"] = _masks(frames, visits)
         labels = [visit.clip.labels or Labels() for visit in visits]
         per_frame = {
             "true_action": [of_clip.true_action for of_clip in labels],
@@ -224,6 +228,17 @@ class ClipReader:
         if len(conditions) == len(visits) and len({c.shape for c in conditions}) == 1:
             batch["condition"] = np.stack(conditions)
         return batch
+
+
+def _masks(frames: np.ndarray, visits: Sequence[_Visit]) -> np.ndarray:
+    """Returns the packed masks of the frames that are sent, uint8 [B, R, H, ceil(W / 8)]."""
+    num_clips, num_sent, height, width, _ = frames.shape
+    masks = np.zeros((num_clips, num_sent, height, -(-width // 8)), np.uint8)
+    for rows, visit in zip(masks, visits, strict=True):
+        stored = visit.clip.labels.mask if visit.clip.labels else None
+        # A clip without a mask counts in full: all of its pixels are the agent's.
+        rows[: len(visit.times)] = 0xFF if stored is None else stored[visit.times]
+    return masks
 
 
 def _numbers(refs: Sequence[ClipRef]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
