@@ -27,7 +27,8 @@ def moving_square_windows(
 
     Returns:
         ``true_action`` float [B, 2]: pixels per step along x and y, over 2, so in [-1, 1];
-        ``optical_flow`` float [B, 2, 6, 6]: the velocity where the square is, 0 elsewhere.
+        ``optical_flow`` float [B, 2, 6, 6]: the velocity where the square is, 0 elsewhere;
+        ``next_mask`` and ``future_mask``: the square, also at its edges.
     """
     generator = torch.Generator().manual_seed(seed)
     velocity = 4 * torch.rand(num_windows, 2, generator=generator) - 2
@@ -40,6 +41,10 @@ def moving_square_windows(
         times = [steps + i for i in range(1 - frame_stack, 1)]
         return torch.cat([_draw(start + velocity * t[:, None]) for t in times], dim=1)
 
+    def mask_at(steps: torch.Tensor) -> torch.Tensor:
+        covers = _cover(start), _cover(start + velocity * steps[:, None])
+        return (torch.maximum(*covers) > 0).float()[:, None]
+
     zero = torch.zeros(num_windows, dtype=torch.int64)
     return Window(
         obs=stack_at(zero),
@@ -48,6 +53,8 @@ def moving_square_windows(
         offset_steps=offset,
         true_action=velocity / 2,
         optical_flow=F.avg_pool2d(velocity[..., None, None] * _cover(start)[:, None], 4),
+        next_mask=mask_at(zero + 1),
+        future_mask=mask_at(offset),
     )
 
 

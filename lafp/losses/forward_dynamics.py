@@ -6,15 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lafp.losses.masked import mean_of_weighted_rows, weighted_means
+
 LARGE = 2.0
 """Limit of the RMS change, in multiples of the typical change. The error of a window that changes
 by more is divided by (its own RMS change / LARGE)^2."""
 
 
-def residual_loss(prediction: Tensor, residual: Tensor) -> Tensor:
+def residual_loss(prediction: Tensor, residual: Tensor, weight: Tensor | None = None) -> Tensor:
     """Computes the MSE of a change in units of the data's typical change (``ChangeScale``).
 
         loss = mean_B [ mean (p - r)^2 / max(mean r^2 / 4, 1) ],    inner means over one window
+
+    With weights the inner means are sum w v / sum w, so that the loss does not depend on how much
+    of the frame has weight. Windows without any weight do not count.
 
     A prediction of no change costs 1 in a window with the typical change. If a window changes by
     more than twice that, its error is divided by its own change, so that predicting no change
@@ -23,6 +28,7 @@ def residual_loss(prediction: Tensor, residual: Tensor) -> Tensor:
     Args:
         prediction: float [B, ...].
         residual: o_{t+1} - o_t in units of the typical change, same shape, without gradient.
+        weight: Weights of the elements, which broadcast to that shape; None for equal weights.
 
     Returns:
         Scalar.
@@ -31,19 +37,22 @@ def residual_loss(prediction: Tensor, residual: Tensor) -> Tensor:
         ValueError: Shapes disagree.
     """
     _check_same_shape(prediction, residual)
-    residual_BD = residual.float().flatten(1)
-    error_B = (prediction.float().flatten(1) - residual_BD).square().mean(1)
-    return (error_B / (residual_BD.square().mean(1) / LARGE**2).clamp_min(1)).mean()
+    residual = residual.float()
+    error_B = weighted_means((prediction.float() - residual).square(), weight)
+    size_B = weighted_means(residual.square(), weight)
+    return mean_of_weighted_rows(error_B / (size_B / LARGE**2).clamp_min(1), weight)
 
 
-def frame_loss(prediction: Tensor, frame: Tensor) -> Tensor:
+def frame_loss(prediction: Tensor, frame: Tensor, weight: Tensor | None = None) -> Tensor:
     """Computes the mean squared error of pixels in [-1, 1].
 
-    This is four times LAPO's loss (arXiv:2312.10812), whose pixels span half that range.
+    This is four times LAPO's loss (arXiv:2312.10812), whose pixels span half that range. Weights
+    count as in ``residual_loss``.
 
     Args:
-        prediction: float, any shape.
+        prediction: float [B, ...].
         frame: Target of the same shape.
+        weight: Weights of the elements, which broadcast to that shape; None for equal weights.
 
     Returns:
         Scalar.
@@ -52,26 +61,33 @@ def frame_loss(prediction: Tensor, frame: Tensor) -> Tensor:
         ValueError: Shapes disagree.
     """
     _check_same_shape(prediction, frame)
-    return F.mse_loss(prediction.float(), frame.float())
+    if weight is None:
+        return F.mse_loss(prediction.float(), frame.float())
+    error_B = weighted_means((prediction.float() - frame.float()).square(), weight)
+    return mean_of_weighted_rows(error_B, weight)
 
 
 @torch.no_grad()
-def prediction_errors(predicted: Tensor, obs: Tensor, next_obs: Tensor) -> dict[str, Tensor]:
+def prediction_errors(
+    predicted: Tensor, obs: Tensor, next_obs: Tensor, weight: Tensor | None = None
+) -> dict[str, Tensor]:
     """Computes the metrics ``fdm_error`` and ``copy_error``.
 
-    They are the mean squared errors of the FDM's prediction and of predicting o_t itself.
+    They are the mean squared errors of the FDM's prediction and of predicting o_t itself. They are
+    weighed like the loss: nothing trains a prediction that has no weight.
 
     Args:
         predicted: The FDM's o_{t+1}: a frame, its patches or its embedding.
         obs: o_t in the same form.
         next_obs: o_{t+1} in the same form.
+        weight: Weights of the loss.
 
     Returns:
         Scalars by the name of the metric.
     """
     return {
-        "fdm_error": frame_loss(predicted, next_obs),
-        "copy_error": frame_loss(obs, next_obs),
+        "fdm_error": frame_loss(predicted, next_obs, weight),
+        "copy_error": frame_loss(obs, next_obs, weight),
     }
 
 

@@ -3,16 +3,20 @@
 import torch
 from torch import Tensor
 
+from lafp.losses.masked import mean_of_weighted_rows, weighted_means
+
 
 @torch.no_grad()
-def end_point_error(prediction: Tensor, flow: Tensor) -> Tensor:
+def end_point_error(prediction: Tensor, flow: Tensor, weight: Tensor | None = None) -> Tensor:
     """Averages the distance between predicted and true displacement, in pixels.
 
     Args:
         prediction: Predicted optical flow, [B, 2, h, w].
         flow: True optical flow, same shape.
+        weight: Weights of the loss, [B, 1, h, w]; None for equal weights.
 
     Returns:
         Scalar.
     """
-    return (prediction.float() - flow.float()).norm(dim=1).mean()
+    distance = (prediction.float() - flow.float()).norm(dim=1, keepdim=True)
+    return mean_of_weighted_rows(weighted_means(distance, weight), weight)

@@ -18,6 +18,8 @@ class Encoder(nn.Module):
     embed_dim: int
     """E, size of the embedding."""
     layers: nn.Sequential
+    map_size: tuple[int, int] | None = None
+    """Height and width of the feature map, if the embedding is a flattened map [C, h, w]."""
 
     def __init__(self, obs: ObsSpec) -> None:
         super().__init__()
@@ -165,7 +167,7 @@ class StridedResnet(Encoder):
             layers += [nn.Conv2d(channels, out_channels, 3, stride=2, padding=1)]
             layers += [ResidualBlock(out_channels, nn.ReLU6) for _ in range(cfg.num_res_blocks)]
             channels, height, width = out_channels, _halved(height), _halved(width)
-        self.embed_dim = channels * height * width
+        self.embed_dim, self.map_size = channels * height * width, (height, width)
         layers += [nn.Flatten()]
         if cfg.has_output_norm:
             layers += [nn.LayerNorm(self.embed_dim, elementwise_affine=False)]

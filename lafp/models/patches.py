@@ -2,6 +2,7 @@
 
 # Shape suffixes in this file: B batch, C channels, H height, W width, P patches, D features.
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ class Patches(nn.Module):
 
     def target(self, obs: Tensor) -> Tensor:
         """Maps observations, float [B, 3 F, H, W] in [-1, 1], to float [B, P, target_dim]."""
+        raise NotImplementedError
+
+    def weights(self, weight: Tensor) -> Tensor:
+        """Maps weights of pixels, float [B, 1, H, W], to float [B, P, target_dim] or [B, P, 1]."""
         raise NotImplementedError
 
     def to_frame(self, target_BPD: Tensor) -> Tensor:
@@ -80,6 +85,10 @@ class PixelPatches(Patches):
     def target(self, obs: Tensor) -> Tensor:
         """See ``Patches``."""
         return self(obs[:, -3:])
+
+    def weights(self, weight: Tensor) -> Tensor:
+        """See ``Patches``."""
+        return self(weight.expand(-1, 3, -1, -1))
 
     def to_frame(self, target_BPD: Tensor) -> Tensor:
         """See ``Patches``."""
@@ -159,6 +168,11 @@ class Dinov2Patches(Patches):
     def target(self, obs: Tensor) -> Tensor:
         """See ``Patches``."""
         return self(obs)
+
+    def weights(self, weight: Tensor) -> Tensor:
+        """See ``Patches``. A patch counts by its share of weight."""
+        side = math.isqrt(self.num_patches)
+        return F.adaptive_avg_pool2d(weight, (side, side)).flatten(2).transpose(1, 2)
 
 
 def _check_fingerprint(

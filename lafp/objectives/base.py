@@ -4,6 +4,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,33 @@ COLLAPSED_SPREAD = 1e-3
 norm."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """Weighs what the FDM predicts by masks of the agent, so that distractors cost nothing.
+
+    This is MaskLAM (arXiv:2602.02259). The pixels that show the agent in either of the two frames
+    have the weight 1. Each window's error is divided by the sum of its weights. Without any weight,
+    where no pixel shows the agent and ``background_weight`` is 0, a window does not count. The IDM
+    sees whole frames. Needs shards with masks (`masks` of preprocess); clips without a mask count
+    in full.
+    """
+
+    background_weight: float = 0.0
+    """Weight of all other pixels."""
+    fraction: float = 1.0
+    """Share of the training clips whose masks are used, drawn by ``train.seed``: what fewer masks
+    would do. Subsets of one seed are nested. The other clips count as without masks."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.background_weight <= 1:
+            raise ValueError(f"background_weight must be in [0, 1], got {self.background_weight}.")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(
+                f"fraction must be in (0, 1], got {self.fraction}. To train without masks, set "
+                "mask to null."
+            )
+
+
 class Objective(nn.Module, ABC):
     """A latent action model with its training loss.
 
@@ -34,6 +62,9 @@ class Objective(nn.Module, ABC):
     """Z, size of the latent actions that ``infer_latent_action`` returns."""
     optical_flow_size_px: tuple[int, int] | None = None
     """Height and width of the optical flow that windows must have; None if it is not needed."""
+
+    mask: MaskConfig | None = None
+    """How masks of the agent weigh the loss; None if they do not."""
 
     def __init__(self, cfg: Any, obs: ObsSpec) -> None:
         super().__init__()
@@ -83,6 +114,16 @@ class Objective(nn.Module, ABC):
         """Lists the model's scales, each with the change in the windows that it measures."""
         del window
         return []
+
+    def weight_of(self, mask: Tensor | None) -> Tensor | None:
+        """Returns the weight of each pixel in the loss, float [B, 1, H, W]; None if all are equal.
+
+        Args:
+            mask: Mask of a window, float [B, 1, H, W]; None if its clips have none.
+        """
+        if self.mask is None or mask is None:
+            return None
+        return self.mask.background_weight + (1 - self.mask.background_weight) * mask
 
     @torch.no_grad()
     def fit_scales(self, windows: Iterable[Window]) -> None:

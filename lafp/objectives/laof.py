@@ -4,9 +4,11 @@
 
 from dataclasses import dataclass, replace
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from lafp.losses.forward_dynamics import residual_loss
+from lafp.losses.masked import as_weighted
 from lafp.losses.optical_flow import end_point_error
 from lafp.models.change_scale import ChangeScale
 from lafp.models.optical_flow_decoder import OpticalFlowDecoder
@@ -45,7 +47,8 @@ class Laof(Lapo):
     read the paper so: D sees only the latent action, in the form that the FDM sees.
     L_optical_flow is in units of the data's typical flow, so that w has the same effect for any
     frame size and speed.
-    Preprocessing computes the targets.
+    Preprocessing computes the targets. Masks of the agent weigh both losses: LAOF's paper masks the
+    flow too.
     """
 
     Config = LaofConfig
@@ -66,10 +69,11 @@ class Laof(Lapo):
         out = super()._loss(window, latent_BZ, seen)
         predicted = self.optical_flow_decoder(seen.latent)
         target, scale = window.optical_flow, self.optical_flow_scale
-        optical_flow_loss = residual_loss(predicted, scale.to_units(target))
+        weight = self._optical_flow_weight(window)
+        optical_flow_loss = residual_loss(predicted, scale.to_units(target), weight)
         metrics = {
             "optical_flow_loss": optical_flow_loss.detach(),
-            "optical_flow_error_px": end_point_error(scale.to_pixels(predicted), target),
+            "optical_flow_error_px": end_point_error(scale.to_pixels(predicted), target, weight),
         }
         loss = out.loss + self.cfg.optical_flow_weight * optical_flow_loss
         return replace(out, loss=loss, metrics=out.metrics | metrics)
@@ -79,4 +83,11 @@ class Laof(Lapo):
         scales = super().measured(window)
         if (flow := window.optical_flow) is None:
             return scales
-        return [*scales, (self.optical_flow_scale, flow)]
+        weighted = as_weighted(flow, self._optical_flow_weight(window))
+        return [*scales, (self.optical_flow_scale, weighted)]
+
+    def _optical_flow_weight(self, window: Window) -> Tensor | None:
+        """Returns the weights of the optical flow's vectors, float [B, 1, h, w]."""
+        if (weight := self.weight_of(window.next_mask)) is None:
+            return None
+        return F.adaptive_avg_pool2d(weight, self.optical_flow_size_px)

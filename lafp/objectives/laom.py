@@ -11,14 +11,14 @@ from torch import Tensor
 
 from lafp.config import Choice, choice
 from lafp.data.augment import AugmentConfig, augment_window
-from lafp.losses.forward_dynamics import prediction_errors
+from lafp.losses.forward_dynamics import frame_loss, prediction_errors
 from lafp.models import ENCODERS
 from lafp.models.change_scale import ChangeScale
 from lafp.models.ema import ema_update_
 from lafp.models.encoders import StridedResnetConfig, init_orthogonal_
 from lafp.models.fdm import EmbeddingFdm
 from lafp.models.idm import EmbeddingIdm, HeadConfig, SecondInput
-from lafp.objectives.base import Objective, latent_metrics
+from lafp.objectives.base import MaskConfig, Objective, latent_metrics
 from lafp.types import LossOutput, ObsSpec, Window
 
 DEAD_STD = 1e-4
@@ -47,6 +47,9 @@ class LaomConfig:
     """Decay of the target encoder's moving average, per optimizer step. LAOM's ``target_tau`` is
     1 - decay."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mask: MaskConfig | None = None
+    """Set this ({} takes the defaults) to weigh the cells of the target map by masks of the agent.
+    Needs an encoder that ends in a feature map."""
 
     def __post_init__(self) -> None:
         if self.latent_action_dim < 1:
@@ -74,8 +77,14 @@ class Laom(Objective):
 
     def __init__(self, cfg: LaomConfig, obs: ObsSpec) -> None:
         super().__init__(cfg, obs)
-        self.latent_action_dim = cfg.latent_action_dim
+        self.latent_action_dim, self.mask = cfg.latent_action_dim, cfg.mask
         self.encoder = ENCODERS.build(cfg.encoder, obs)
+        if cfg.mask is not None and self.encoder.map_size is None:
+            raise ValueError(
+                f"mask needs an encoder that ends in a feature map (strided_resnet): encoder "
+                f"{cfg.encoder.name} ends in a vector, none of whose units belong to the agent. "
+                "Set mask to null, or take another encoder."
+            )
         embed_dim = self.encoder.embed_dim
         self.idm = EmbeddingIdm(cfg.idm, embed_dim, cfg.latent_action_dim)
         self.fdm = EmbeddingFdm(cfg.fdm, embed_dim, cfg.latent_action_dim)
@@ -95,8 +104,9 @@ class Laom(Objective):
         prediction_BE = self.fdm(obs_BE.detach(), latent_BZ)
         with torch.no_grad():
             target_BE = self.target_encoder(window.next_obs).float()
-        loss = F.mse_loss(prediction_BE.float(), target_BE)
-        variance = target_BE.var(0).mean()  # NaN for a single window
+        weight_BE = self._weight(window)
+        loss = frame_loss(prediction_BE, target_BE, weight_BE)
+        variance = _variance(target_BE, weight_BE)
         explained = torch.where(variance > 1e-12, 1 - loss.detach() / variance, torch.nan)
         return LossOutput(
             loss=loss,
@@ -105,18 +115,32 @@ class Laom(Objective):
                 "target_explained": explained,
                 **embedding_metrics(target_BE, window.next_obs),
                 **latent_metrics(latent_BZ.detach()),
-                **self._errors(window, prediction_BE.detach(), target_BE),
+                **self._errors(window, prediction_BE.detach(), target_BE, weight_BE),
             },
         )
 
     @torch.no_grad()
     def _errors(
-        self, window: Window, prediction_BE: Tensor, target_BE: Tensor
+        self, window: Window, prediction_BE: Tensor, target_BE: Tensor, weight_BE: Tensor | None
     ) -> dict[str, Tensor]:
         """Computes prediction errors, in eval mode only: they encode o_t once more."""
         if self.training:
             return {}
-        return prediction_errors(prediction_BE, self.target_encoder(window.obs), target_BE)
+        copied_BE = self.target_encoder(window.obs)
+        return prediction_errors(prediction_BE, copied_BE, target_BE, weight_BE)
+
+    def _weight(self, window: Window) -> Tensor | None:
+        """Returns the weights of the target's units, float [B, E].
+
+        A unit of the map counts by the share of its cell that shows the agent. Its receptive field
+        is larger than its cell, so it sees some of the background beside the agent.
+        """
+        weight = self.weight_of(window.next_mask)
+        if weight is None or self.encoder.map_size is None:
+            return None
+        cells_B1hw = F.adaptive_avg_pool2d(weight, self.encoder.map_size)
+        num_channels = self.encoder.embed_dim // cells_B1hw[0].numel()
+        return cells_B1hw.expand(-1, num_channels, -1, -1).flatten(1)
 
     def infer_latent_action(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """See ``Objective``."""
@@ -143,6 +167,15 @@ class Laom(Objective):
             second = self.change_scale.compressed(future_obs - obs)
         obs_BE, second_BE = self.encoder(torch.cat([obs, second])).chunk(2)
         return obs_BE, second_BE
+
+
+def _variance(target_BE: Tensor, weight_BE: Tensor | None) -> Tensor:
+    """Computes the variance of a unit over the batch, averaged by weight; NaN for one window."""
+    if weight_BE is None:
+        return target_BE.var(0).mean()
+    num_windows = torch.full((), len(target_BE), device=target_BE.device)
+    mean_BE = target_BE.mean(0).expand_as(target_BE)
+    return frame_loss(target_BE, mean_BE, weight_BE) * num_windows / (num_windows - 1)
 
 
 @torch.no_grad()

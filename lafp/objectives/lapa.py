@@ -12,13 +12,14 @@ from torch import Tensor
 
 from lafp.config import Choice, choice
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
+from lafp.losses.masked import as_weighted
 from lafp.models import BOTTLENECKS, PATCHES
 from lafp.models.change_scale import ChangeScale
 from lafp.models.idm import SecondInput
 from lafp.models.patch_transformer import PatchFdm, PatchIdm, TransformerConfig
 from lafp.models.patches import PixelPatchesConfig
 from lafp.models.quantizers import BottleneckConfig, VqConfig
-from lafp.objectives.base import Objective, latent_metrics
+from lafp.objectives.base import MaskConfig, Objective, latent_metrics
 from lafp.types import LossOutput, ObsSpec, Window
 
 
@@ -47,6 +48,8 @@ class LapaConfig:
     bottleneck: BottleneckConfig = choice(
         BOTTLENECKS, default=VqConfig(num_codebooks=1, num_discrete_latents=4, num_codes=8)
     )
+    mask: MaskConfig | None = None
+    """Set this ({} takes the defaults) to weigh the FDM's loss by masks of the agent."""
 
     def __post_init__(self) -> None:
         for name in ("num_action_tokens", "latent_action_dim"):
@@ -72,7 +75,7 @@ class Lapa(Objective):
 
     def __init__(self, cfg: LapaConfig, obs: ObsSpec) -> None:
         super().__init__(cfg, obs)
-        self.latent_action_dim = cfg.latent_action_dim
+        self.latent_action_dim, self.mask = cfg.latent_action_dim, cfg.mask
         self.patches = PATCHES.build(cfg.patches, obs)
         shape = (
             self.patches.num_patches,
@@ -94,18 +97,19 @@ class Lapa(Objective):
         with torch.no_grad():
             target_BPD = self.patches.target(window.future_obs)
             copied_BPD = self.patches.target(window.obs)
+            weight_BPD = self._weight(window)
         if self.cfg.target == "residual":
             change_BPD = self.change_scale.to_units(target_BPD - copied_BPD)
-            fdm_loss = residual_loss(prediction_BPD, change_BPD)
+            fdm_loss = residual_loss(prediction_BPD, change_BPD, weight_BPD)
         else:
-            fdm_loss = frame_loss(prediction_BPD, target_BPD)
+            fdm_loss = frame_loss(prediction_BPD, target_BPD, weight_BPD)
         predicted_BPD = self._to_patches(prediction_BPD.detach(), copied_BPD)
         return LossOutput(
             loss=fdm_loss + seen.loss,
             metrics={
                 "fdm_loss": fdm_loss.detach(),
                 "bottleneck_loss": seen.loss.detach(),
-                **prediction_errors(predicted_BPD, copied_BPD, target_BPD),
+                **prediction_errors(predicted_BPD, copied_BPD, target_BPD, weight_BPD),
                 **latent_metrics(latent_BZ.detach()),
                 **seen.metrics,
             },
@@ -150,10 +154,16 @@ class Lapa(Objective):
         obs, future_obs, scales = window.obs, window.future_obs, []
         if self.cfg.target == "residual":
             change_BPD = self.patches.target(future_obs) - self.patches.target(obs)
-            scales.append((self.change_scale, change_BPD))
+            weighted = as_weighted(change_BPD, self._weight(window))
+            scales.append((self.change_scale, weighted))
         if self.cfg.idm_input == "difference":
             scales.append((self.idm_scale, self.patches(future_obs) - self.patches(obs)))
         return scales
+
+    def _weight(self, window: Window) -> Tensor | None:
+        """Returns the weights of the predicted patches, which broadcast to [B, P, D]."""
+        weight = self.weight_of(window.future_mask)
+        return None if weight is None else self.patches.weights(weight)
 
     def _to_patches(self, prediction_BPD: Tensor, copied_BPD: Tensor) -> Tensor:
         """Computes the next frame's patches from the FDM's output and o_t's patches."""

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from lafp.config import Choice, choice
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
+from lafp.losses.masked import as_weighted
 from lafp.models import BOTTLENECKS, ENCODERS
 from lafp.models.change_scale import ChangeScale
 from lafp.models.encoders import ImpalaConfig
 from lafp.models.fdm import UNetConfig, UNetFdm
 from lafp.models.idm import PixelIdm, SecondInput
 from lafp.models.quantizers import BottleneckConfig, BottleneckOutput, VqConfig
-from lafp.objectives.base import Objective, latent_metrics
+from lafp.objectives.base import MaskConfig, Objective, latent_metrics
 from lafp.types import LossOutput, ObsSpec, Window
 
 
@@ -43,6 +44,8 @@ class LapoConfig:
     """Predict at half of height and width. This takes a quarter of the cost, and motion is still
     visible."""
     bottleneck: BottleneckConfig = choice(BOTTLENECKS, default=VqConfig())
+    mask: MaskConfig | None = None
+    """Set this ({} takes the defaults) to weigh the FDM's loss by masks of the agent."""
 
     def __post_init__(self) -> None:
         if self.latent_action_dim < 1:
@@ -65,7 +68,7 @@ class Lapo(Objective):
 
     def __init__(self, cfg: LapoConfig, obs: ObsSpec) -> None:
         super().__init__(cfg, obs)
-        self.latent_action_dim = cfg.latent_action_dim
+        self.latent_action_dim, self.mask = cfg.latent_action_dim, cfg.mask
         self.idm = PixelIdm(cfg.encoder, obs, cfg.latent_action_dim, cfg.idm_input)
         self.bottleneck = BOTTLENECKS.build(cfg.bottleneck, cfg.latent_action_dim)
         self.fdm = UNetFdm(cfg.fdm, obs, cfg.latent_action_dim, cfg.is_target_half_size)
@@ -78,17 +81,18 @@ class Lapo(Objective):
     def _loss(self, window: Window, latent_BZ: Tensor, seen: BottleneckOutput) -> LossOutput:
         prediction, scale = self.fdm(window.obs, seen.latent), self.idm.change_scale
         frame, next_frame = self._resized(window.obs), self._resized(window.next_obs)
+        weight = self._weight(window)
         if self.cfg.target == "residual":
-            fdm_loss = residual_loss(prediction, scale.to_units(next_frame - frame))
+            fdm_loss = residual_loss(prediction, scale.to_units(next_frame - frame), weight)
         else:
-            fdm_loss = frame_loss(prediction.tanh(), next_frame)
+            fdm_loss = frame_loss(prediction.tanh(), next_frame, weight)
         predicted_frame = self._to_frame(prediction.detach(), frame)
         return LossOutput(
             loss=fdm_loss + seen.loss,
             metrics={
                 "fdm_loss": fdm_loss.detach(),
                 "bottleneck_loss": seen.loss.detach(),
-                **prediction_errors(predicted_frame, frame, next_frame),
+                **prediction_errors(predicted_frame, frame, next_frame, weight),
                 **latent_metrics(latent_BZ.detach()),
                 **seen.metrics,
             },
@@ -121,11 +125,12 @@ class Lapo(Objective):
         return self._to_frame(prediction, self._resized(obs))
 
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
-        """See ``Objective``. The change is measured at the size that the FDM predicts."""
+        """See ``Objective``. The change is measured at the size, and where, the FDM predicts."""
         if self.cfg.target == "frame" and self.cfg.idm_input == "frame":
             return []
         change = self._resized(window.next_obs) - self._resized(window.obs)
-        return [(self.idm.change_scale, change)]
+        weight = self._weight(window) if self.cfg.target == "residual" else None
+        return [(self.idm.change_scale, as_weighted(change, weight))]
 
     def after_step(self) -> None:
         """Moves the codebooks of a VQ bottleneck."""
@@ -139,6 +144,13 @@ class Lapo(Objective):
 
     def _resized(self, obs: Tensor) -> Tensor:
         """Returns the newest frame of a stack at the size that the FDM predicts."""
-        frame = obs[:, -3:]
+        return self._halved(obs[:, -3:])
+
+    def _weight(self, window: Window) -> Tensor | None:
+        """Returns the weights of the predicted pixels, float [B, 1, H, W] at their size."""
+        weight = self.weight_of(window.next_mask)
+        return None if weight is None else self._halved(weight)
+
+    def _halved(self, pixels: Tensor) -> Tensor:
         # ceil_mode: odd sizes round up, as a stride-2 convolution's do.
-        return F.avg_pool2d(frame, 2, ceil_mode=True) if self.cfg.is_target_half_size else frame
+        return F.avg_pool2d(pixels, 2, ceil_mode=True) if self.cfg.is_target_half_size else pixels

@@ -12,6 +12,7 @@ from lafp import storage
 from lafp.config import Choice, ConfigError, choice
 from lafp.data.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.data.labels import action_spec, count_labels, labeled_order
+from lafp.data.masks import count_masks, keep_masks
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.mixture import MixedOrder
@@ -149,7 +150,7 @@ class LamTask:
     def _first_windows(self, device: torch.device) -> Iterator[Window]:
         demands, train = {"train": self.demands()["train"]}, self.cfg.train
         for clips in first_batches(demands, train, NUM_FIT_PAIRS, device):
-            yield cut_windows(clips["train"], self.cfg.window, train.seed)
+            yield self._windows(clips["train"])
 
     def demands(self) -> Mapping[str, ClipDemand]:
         """Returns the streams ``train`` (the videos) and ``labeled`` (episodes with actions).
@@ -178,8 +179,15 @@ class LamTask:
         if "labeled" in clips:
             labeled = cut_windows(clips["labeled"], self.cfg.window, seed)
             labeled = objective.augment(labeled)
-        window = objective.augment(cut_windows(clips["train"], self.cfg.window, seed))
+        window = objective.augment(self._windows(clips["train"]))
         return LamInputs(window=window, labeled=labeled)
+
+    def _windows(self, clips: ClipBatch) -> Window:
+        """Cuts training windows. Only the configured share of the clips keeps its masks."""
+        seed = self.cfg.train.seed
+        if (mask := self._objective(self.module).mask) is not None:
+            clips = keep_masks(clips, mask.fraction, seed)
+        return cut_windows(clips, self.cfg.window, seed)
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Measures losses on the videos' val split (``val/...``) and the probe (``probe/...``)."""
@@ -261,6 +269,7 @@ class LamTask:
                 raise ConfigError(f"objective: {error}") from None
             for uri in self.shard_sets:
                 _check_flow(uri, objective)
+            _check_masks(self.shard_sets, objective, self.cfg.train.seed)
             if init_from is not None:
                 initialize_from(objective, init_from)
             return TrainedLam(objective, self.cfg.supervision, action, self.cfg.fdm_weight)
@@ -351,6 +360,24 @@ def _check_flow(shards: str, objective: Objective) -> None:
             f"objective {objective.cfg.name} wants optical flow of {wanted[0]}x{wanted[1]} px, "
             f"{shards} holds {found}. Preprocess with optical_flow.height_px={wanted[0]} "
             f"optical_flow.width_px={wanted[1]}, or set the objective's size to what is stored."
+        )
+
+
+def _check_masks(shard_sets: tuple[str, ...], objective: Objective, seed: int) -> None:
+    if objective.mask is None:
+        return
+    listed, fraction = ", ".join(shard_sets), objective.mask.fraction
+    masked = [uri for uri in shard_sets if open_shard_set(uri).num_masked_clips.get("train")]
+    if not masked:
+        raise ConfigError(
+            f"objective.mask weighs the loss by masks of the agent, but no training clip of "
+            f"{listed} has one. Preprocess with masks={{}}, or set objective.mask=null."
+        )
+    # A hash decides clip by clip, so a small share of few clips may be none at all.
+    if fraction < 1 and not any(count_masks(uri, fraction, seed) for uri in masked):
+        raise ConfigError(
+            f"objective.mask.fraction={fraction:g} keeps no mask of the training clips of "
+            f"{listed}. Raise it."
         )
 
 

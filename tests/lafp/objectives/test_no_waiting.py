@@ -17,6 +17,7 @@ from lafp.train.optim import clip_gradients
 from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam
 from lafp.types import ActionSpec, LossOutput, Window
+from tests.lafp.objectives.test_masks import MASKED
 from tests.lafp.objectives.test_objectives import CONFIGS, build
 
 META = torch.device("meta")
@@ -47,6 +48,8 @@ def window_on_device() -> Window:
         offset_steps=torch.ones(BATCH_SIZE, dtype=torch.int64, device=META),
         true_action=torch.zeros(BATCH_SIZE, 2, device=META),
         optical_flow=torch.zeros(BATCH_SIZE, 2, 6, 6, device=META),
+        next_mask=torch.zeros(BATCH_SIZE, 1, SIZE_PX, SIZE_PX, device=META),
+        future_mask=torch.zeros(BATCH_SIZE, 1, SIZE_PX, SIZE_PX, device=META),
     )
 
 
@@ -65,11 +68,11 @@ def step(lam: TrainedLam, window: Window) -> None:
     lam.after_step()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, *MASKED])
 def test_a_step_asks_the_device_for_nothing_and_copies_nothing_to_it(name, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # meta knows none
-    cfg = CONFIGS[name]
-    if name == "laom":
+    cfg = CONFIGS.get(name) or MASKED[name]
+    if name in ("laom", "laom-mask"):
         cfg = type(cfg)(**vars(cfg) | {"augment": AugmentConfig()})
     lam, window = lam_on_device(build(cfg)), window_on_device()
     step(lam, window)  # leaves its constants on the device
