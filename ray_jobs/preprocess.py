@@ -12,13 +12,17 @@ if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
+from data_pipelines.preprocess.clip.masks import MasksConfig
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.estimate import estimate
 from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import list_inputs, list_source, preprocess
+from data_pipelines.preprocess.rows import VideoItem
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir, StageDir
@@ -29,18 +33,32 @@ from ray_jobs.core.job import Job
 
 def resolve(cfg: PreprocessConfig, run: RunDir) -> PreprocessConfig:
     """Returns the config with absolute sources. Without a source it takes the demonstrations."""
+    masks = cfg.masks
+    if masks is not None:
+        sources = {name: _absolute(uri) for name, uri in vars(masks).items()}
+        masks = MasksConfig(**sources)
     if cfg.source is not None:
-        val_source = storage.absolute(cfg.val_source) if cfg.val_source else None
-        return replace(cfg, source=storage.absolute(cfg.source), val_source=val_source)
+        source, val_source = _absolute(cfg.source), _absolute(cfg.val_source)
+        return replace(cfg, source=source, val_source=val_source, masks=masks)
     demonstrations = run.stage("demonstrations")
-    if cfg.labels is None:
-        return replace(cfg, source=demonstrations.path("videos"))
-    held_out = demonstrations.path("labeled_val")
+    folder, held_out = ("videos", None) if cfg.labels is None else ("labeled", "labeled_val")
+    if held_out is not None and not storage.exists(demonstrations.path(held_out)):
+        held_out = None
+    if masks is not None and masks.source is None:
+        masks = MasksConfig(
+            source=demonstrations.path("masks", folder),
+            val_source=held_out and demonstrations.path("masks", held_out),
+        )
     return replace(
         cfg,
-        source=demonstrations.path("labeled"),
-        val_source=held_out if storage.exists(held_out) else None,
+        source=demonstrations.path(folder),
+        val_source=held_out and demonstrations.path(held_out),
+        masks=masks,
     )
+
+
+def _absolute(uri: str | None) -> str | None:
+    return uri and storage.absolute(uri)
 
 
 def inputs(cfg: PreprocessConfig, run: RunDir) -> dict[str, str]:
@@ -50,11 +68,20 @@ def inputs(cfg: PreprocessConfig, run: RunDir) -> dict[str, str]:
             return {"demonstrations": run.stage("demonstrations").fingerprint()}
         except ConfigError as error:
             raise ConfigError(f"Set source=FOLDER_OR_S3_URI. Without a source: {error}") from None
+    cfg = resolve(cfg, run)
+    found = {"source": _fingerprint(list_inputs(cfg))}
+    if cfg.masks is not None:
+        folders = filter(None, (cfg.masks.source, cfg.masks.val_source))
+        found["masks"] = _fingerprint(chain.from_iterable(map(storage.list_files, folders)))
+    return found
+
+
+def _fingerprint(files: Iterable[VideoItem | storage.FileInfo]) -> str:
     digest, num_files, num_bytes = hashlib.sha256(), 0, 0
-    for item in list_inputs(resolve(cfg, run)):
-        digest.update(f"{item.uri}\0{item.num_bytes}\0".encode())
-        num_files, num_bytes = num_files + 1, num_bytes + item.num_bytes
-    return {"source": f"{num_files} files, {num_bytes} bytes, {digest.hexdigest()[:12]}"}
+    for file in files:
+        digest.update(f"{file.uri}\0{file.num_bytes}\0".encode())
+        num_files, num_bytes = num_files + 1, num_bytes + file.num_bytes
+    return f"{num_files} files, {num_bytes} bytes, {digest.hexdigest()[:12]}"
 
 
 def check(cfg: PreprocessConfig, run: RunDir) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
+from data_pipelines.preprocess.clip.masks import MasksConfig
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
 from data_pipelines.preprocess.clip.measure.optical_flow import OpticalFlowConfig
 from data_pipelines.preprocess.clip.probe import LimitsConfig
@@ -56,6 +57,9 @@ class PreprocessConfig:
     """Name of the source. The shard set is the run's folder shards/<name>."""
     labels: LabelsConfig | None = None
     """Set this ({} takes the defaults) if the source has actions."""
+    masks: MasksConfig | None = None
+    """Set this ({} takes the defaults) to store masks of the agent with the clips, for objectives
+    with `mask`."""
     decoder: Choice = choice(VIDEO_DECODERS, default=PyAVConfig())
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
@@ -93,5 +97,7 @@ class PreprocessConfig:
             raise ValueError(
                 f"max_reject_fraction must be in [0, 1], got {self.max_reject_fraction}."
             )
+        if self.masks is not None and self.source is not None and self.masks.source is None:
+            raise ValueError("masks.source must name the folder of the masks of source.")
         if not self.name.replace("_", "").replace("-", "").isalnum():
             raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}.")

@@ -14,6 +14,7 @@ from typing import Any
 
 from data_pipelines.on_ray.cluster_gate import start_cluster_gate
 from data_pipelines.on_ray.tasks import stream_tasks
+from data_pipelines.preprocess.clip.masks import MasksConfig
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.manifest import (
@@ -33,10 +34,11 @@ from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import ShardLayout, lay_out_shards, write_shard
 from data_pipelines.preprocess.sources.listing import list_source, may_download
+from data_pipelines.preprocess.sources.masks import with_masks
 from data_pipelines.preprocess.taken_down import read_takedowns, reject_taken_down
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.shards.format import entry_name
+from lafp.data.shards.format import Split, entry_name
 from lafp.runs.progress import Progress
 from lafp.storage import strict_json
 
@@ -97,9 +99,18 @@ def list_inputs(cfg: PreprocessConfig, counts: FileCounts | None = None) -> Iter
 
 def _list_files(cfg: PreprocessConfig) -> Iterator[VideoItem | LeftOut]:
     assert cfg.source is not None
-    yield from list_source(cfg.source, "train" if cfg.val_source else None, cfg)
+    masks = cfg.masks or MasksConfig()
+    split: Split | None = "train" if cfg.val_source else None
+    yield from _list_source(cfg.source, split, masks.source, cfg)
     if cfg.val_source is not None:
-        yield from list_source(cfg.val_source, "val", cfg)
+        yield from _list_source(cfg.val_source, "val", masks.val_source, cfg)
+
+
+def _list_source(
+    source: str, split: Split | None, masks: str | None, cfg: PreprocessConfig
+) -> Iterator[VideoItem | LeftOut]:
+    listed = list_source(source, split, cfg)
+    return listed if masks is None else with_masks(listed, source, masks)
 
 
 @contextmanager

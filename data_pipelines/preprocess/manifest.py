@@ -95,7 +95,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
     """
     query = (
         "SELECT split, count(*), sum(num_frames), min(num_frames), max(num_frames), min(fps), "
-        "max(fps), sum(end_s - start_s) FROM clips WHERE original IS NULL "
+        "max(fps), sum(end_s - start_s), sum(has_mask) FROM clips WHERE original IS NULL "
         "GROUP BY split ORDER BY split"
     )
     rows = catalog.db.execute(query).fetchall()
@@ -103,7 +103,14 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
         rejects = RejectCounts()
         rejects.add(catalog.rejects())
         raise ConfigError(f"No clips in {cfg.source}. {rejects.in_words()}")
-    splits, counts, frames, shortest, longest, slowest, fastest, seconds = zip(*rows, strict=True)
+    splits, counts, frames, shortest, longest, slowest, fastest, seconds, masked = zip(
+        *rows, strict=True
+    )
+    if cfg.masks is not None and not sum(masked):
+        raise ConfigError(
+            f"masks: no video of {cfg.source} has masks in {cfg.masks.source}. The masks of "
+            "SOURCE/a/b.mp4 must be MASKS/a/b.mp4, or pictures in MASKS/a/b/."
+        )
     flow = cfg.optical_flow
     return ShardSet(
         source=cfg.name,
@@ -115,6 +122,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
         num_hours=sum(seconds) / 3600,
         min_clip_frames=min(shortest),
         max_clip_frames=max(longest),
+        num_masked_clips={s: num for s, num in zip(splits, masked, strict=True) if num},
         action=_action(catalog) if cfg.labels is not None else None,
         optical_flow_size_px=[flow.height_px, flow.width_px] if flow else None,
     )
@@ -162,6 +170,7 @@ def summarize(
         ),
         "num_clips": num_clips,
         "num_val_clips": spec.num_clips.get("val", 0),
+        "num_masked_clips": sum(spec.num_masked_clips.values()),
         "num_frames": sum(spec.num_frames.values()),
         "num_shards": num_shards,
         "num_bytes": num_bytes,

@@ -45,6 +45,9 @@ REASONS = {
     "no_labels": "the labels are missing or unreadable",
     "labels_mismatch": "the labels do not belong to these frames",
     "bad_labels": "the label rows of these frames are missing, not numbers, NaN or infinite",
+    # the masks of the file
+    "masks_mismatch": "the masks do not belong to these frames",
+    "bad_masks": "the masks of these frames do not decode",
 }
 
 

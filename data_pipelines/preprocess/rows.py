@@ -20,6 +20,8 @@ class VideoItem:
     """The split for which the user gave the source. None: the hash of the content decides."""
     labels_uri: str | None = None
     """URI of the labels beside the video; the file itself if it holds stacked episodes."""
+    masks_uri: str | None = None
+    """URI, without suffix, at which its masks lie if it has any."""
     reader: str = ""
     """Name of the reader in ``sources.LABELED_SOURCES``, or ``list_videos.WEBDATASET``; empty for
     videos and ``.npz``."""

@@ -63,6 +63,10 @@ def preprocess(_: Any, stage: StageDir, summary: Summary) -> list[str]:
         f"{found['value']:g} frames per second were assumed. {key} sets the rate."
         for key, found in summary["assumed"].items()
     ]
+    if num_masked := summary.get("num_masked_clips"):
+        lines.append(
+            f"{num_masked:,} of {counted(summary['num_clips'], 'clip')} with masks of the agent."
+        )
     if not summary["num_val_clips"]:
         lines.append("Mind: no clip is held out, so nothing will be measured on unseen video.")
     return lines

@@ -28,6 +28,7 @@ def encode(
     info: VideoInfo,
     frames_per_picture: float,
     has_labels: bool,
+    has_mask: bool,
     cfg: EncodeConfig,
 ) -> tuple[ClipRecord, bytes]:
     """Encodes one clip.
@@ -59,6 +60,7 @@ def encode(
         pair_motion=pair_motion,
         frames_per_picture=frames_per_picture,
         has_labels=has_labels,
+        has_mask=has_mask,
         num_bytes=len(data),
     )
     return record, data

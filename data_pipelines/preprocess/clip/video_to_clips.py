@@ -8,10 +8,13 @@ from functools import partial
 from itertools import count
 from typing import TypeVar
 
+import numpy as np
+
 from data_pipelines.preprocess.clip import choose_fps, probe
 from data_pipelines.preprocess.clip.encode import encode
 from data_pipelines.preprocess.clip.filters import cadence
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, align
+from data_pipelines.preprocess.clip.masks import MaskReader, check_masks
 from data_pipelines.preprocess.clip.measure import motion, optical_flow, signature
 from data_pipelines.preprocess.clip.pieces import Span, piece_spans
 from data_pipelines.preprocess.clip.resample import Cut, FramePlan, resample
@@ -121,15 +124,16 @@ def _one_video(
     try:
         if found := probe.violation(info, cfg.limits):
             raise VideoError(*found)
-        labels = _read_labels(video)
+        beside = _read_beside(video)
     except VideoError as error:
         yield row
         yield reject(start_s=0.0, end_s=total_s, reason=error.reason, detail=error.detail)
         return
-    # Label rows belong to frames, so the frames of labeled videos keep their times.
-    pace = _pace(video, cfg.clip if labels is None else replace(cfg.clip, undo_repeats=False))
-    if labels is not None:
-        video = without(video, labels.flawed_spans(info))
+    # Label rows and masks belong to frames, so the frames of such videos keep their times.
+    is_bare = beside.labels is None and beside.masks is None
+    pace = _pace(video, cfg.clip if is_bare else replace(cfg.clip, undo_repeats=False))
+    if beside.labels is not None:
+        video = without(video, beside.labels.flawed_spans(info))
     pieces = _pieces(video, pace.fps, cfg)
     if may_defer and len(pieces) > 1:
         spans_s = (*pieces[:-1], (pieces[-1][0], total_s))
@@ -142,7 +146,7 @@ def _one_video(
     suspects: set[int] = set()
     while True:
         yield row
-        new_suspect = yield from _piece_rows(video, pieces, pace, labels, cfg, suspects)
+        new_suspect = yield from _piece_rows(video, pieces, pace, beside, cfg, suspects)
         if new_suspect is None:
             break
         suspects.add(new_suspect)
@@ -165,11 +169,32 @@ def _missing_end(info: VideoInfo, uri: str, end_s: float) -> Iterator[RejectRow]
         )
 
 
-def _read_labels(video: Opened) -> EpisodeLabels | None:
+@dataclass(frozen=True)
+class _Beside:
+    """Holds what lies beside a video and belongs to its frames."""
+
+    labels: EpisodeLabels | None
+    masks: Opened | None
+
+
+def _read_beside(video: Opened) -> _Beside:
+    """Reads the labels and opens the masks of a video, and checks that both fit it.
+
+    Raises:
+        VideoError: They do not, or cannot be read.
+    """
     try:
-        return align(video.labels(), video.info) if video.labels else None
+        labels = align(video.labels(), video.info) if video.labels else None
     except Exception as error:
         raise video_error(error, "no_labels") from error
+    if video.masks is None:
+        return _Beside(labels, None)
+    try:
+        masks = video.masks(video.info.fps)
+    except Exception as error:
+        raise VideoError("bad_masks", video_error(error).detail) from error
+    check_masks(masks, video.info)
+    return _Beside(labels, masks)
 
 
 @dataclass(frozen=True)
@@ -225,7 +250,7 @@ def _piece_rows(
     video: Opened,
     pieces: list[Span],
     pace: _Pace,
-    labels: EpisodeLabels | None,
+    beside: _Beside,
     cfg: PreprocessConfig,
     suspects: Collection[int],
 ) -> Generator[Row, None, int | None]:
@@ -239,9 +264,12 @@ def _piece_rows(
     # damage are decoded with them.
     may_hide = video.info.hides_damage and video.frames_from is not None
     for number, piece in enumerate(pieces):
+        masks = None
+        if beside.masks is not None:
+            masks = MaskReader(beside.masks, video.info, cfg.resize)
         for span in _spans(video, piece, pace, cfg, number in suspects):
             if isinstance(span, ClipFrames):
-                yield _finish_clip(span, pace, video, labels, cfg)
+                yield _finish_clip(span, pace, video, beside.labels, masks, cfg)
                 continue
             if may_hide and span.reason == "damaged" and number not in suspects:
                 # The rows of the next attempt replace those of all pieces so far.
@@ -296,6 +324,7 @@ def _finish_clip(
     pace: _Pace,
     video: Opened,
     labels: EpisodeLabels | None,
+    masks: MaskReader | None,
     cfg: PreprocessConfig,
 ) -> EncodedClip | RejectRow:
     """Measures, filters and encodes one clip."""
@@ -304,7 +333,8 @@ def _finish_clip(
     small = motion.shrink(clip.frames)
     pairs = motion.pair_motion(small)
     clip_motion = motion.median_motion(small, fps, pace.picture_fps)
-    if found := motion.violation(small, clip_motion, cfg.filters):
+    mask, found = _mask(clip, masks)
+    if found := found or motion.violation(small, clip_motion, cfg.filters):
         reason, detail = found
         return RejectRow(
             video_uri=video.uri,
@@ -326,6 +356,7 @@ def _finish_clip(
         info=video.info,
         frames_per_picture=float(pace.hold),
         has_labels=labels is not None,
+        has_mask=mask is not None,
         cfg=cfg.encode,
     )
     rows = labels.of_clip(clip.start_s, fps, clip.shown_s) if labels else None
@@ -333,6 +364,8 @@ def _finish_clip(
     if cfg.optical_flow is not None:
         flow = optical_flow.optical_flow(clip.frames, cfg.optical_flow)
         stored = replace(rows or Labels(), optical_flow=flow)
+    if mask is not None:
+        stored = replace(stored or Labels(), mask=mask)
     return EncodedClip(
         record=record,
         video=data,
@@ -340,3 +373,13 @@ def _finish_clip(
         label_sums=labels.sums(rows) if labels and rows else None,
         signature=signature.signature(small, fps).to_hex() if cfg.filters.drop_duplicates else "",
     )
+
+
+def _mask(
+    clip: ClipFrames, masks: MaskReader | None
+) -> tuple[np.ndarray | None, tuple[str, str] | None]:
+    """Returns the packed masks of a clip, and reason and detail if they cannot be read."""
+    try:
+        return masks.of_clip(clip.shown_s) if masks else None, None
+    except Exception as error:
+        return None, ("bad_masks", video_error(error).detail)

@@ -38,6 +38,7 @@ CREATE TABLE clips (
     end_s REAL NOT NULL,
     fps REAL NOT NULL,
     num_frames INTEGER NOT NULL,
+    has_mask INTEGER NOT NULL,
     original INTEGER,                -- the earlier clip that this one repeats
     split TEXT,
     kind TEXT NOT NULL,              -- kind of its labels (LabelSums.kind), or empty
@@ -107,7 +108,7 @@ class Catalog:
     def _add_clip(self, video: int, clip: ClipRow) -> None:
         record = clip.record
         self.db.execute(
-            "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?)",
+            "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?)",
             (
                 self.num_clips,
                 video,
@@ -117,6 +118,7 @@ class Catalog:
                 record.end_s,
                 record.fps,
                 record.num_frames,
+                record.has_mask,
                 clip.label_sums.kind if clip.label_sums else "",
                 strict_json.dumps(replace(clip, signature="")),
             ),

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources import LABELED_SOURCES
 from data_pipelines.preprocess.sources.fetch import fetched
 from data_pipelines.preprocess.sources.list_videos import WEBDATASET
+from data_pipelines.preprocess.sources.masks import found_masks
 from data_pipelines.preprocess.sources.opened import Opened, OpenWith, Unusable, open_file
 from data_pipelines.preprocess.sources.webdataset import open_webdataset
 from lafp.video.decoders.arrays import array_frames, array_info
@@ -56,14 +58,14 @@ def _by_reader(
 
 
 def _one_file(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> Iterator[Opened]:
-    with fetched(item, cfg) as path:
+    with fetched(item, cfg) as path, found_masks(item, cfg.limits, decoder) as masks:
         if cfg.labels is not None and item.labels_uri == item.uri:
             yield from _stacked(item, path, cfg.labels)
             return
         labels = None
         if cfg.labels is not None and item.labels_uri is not None:
             labels = partial(read_sidecar, item.labels_uri, cfg.labels)
-        yield open_file(path, item.uri, cfg.limits, decoder, labels)
+        yield replace(open_file(path, item.uri, cfg.limits, decoder, labels), masks=masks)
 
 
 def _stacked(item: VideoItem, path: Path, cfg: LabelsConfig) -> Iterator[Opened]:

@@ -45,6 +45,8 @@ class Opened:
     """Reads the labels; may raise ``VideoError``."""
     is_rate_assumed: bool = False
     """Whether its rate is a default because the file does not give one."""
+    masks: "Callable[[float], Opened] | None" = None
+    """Opens its masks, given its frame rate; may raise ``VideoError``. None if there are none."""
     frames_from: FramesFrom | None = None
     """Yields frames from somewhere before a start; None if decoding cannot start late."""
 

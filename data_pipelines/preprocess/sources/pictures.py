@@ -25,7 +25,7 @@ def open_pictures(
     episode_id: str,
     fps: float,
     max_pixels: int,
-    labels: Callable[[], EpisodeLabels],
+    labels: Callable[[], EpisodeLabels] | None,
     *,
     is_rate_assumed: bool = False,
 ) -> Opened | Unusable:

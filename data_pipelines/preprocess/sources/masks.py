@@ -1,0 +1,93 @@
+"""Finds and opens the masks of a video: a mask video, or a folder of pictures."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+from data_pipelines.preprocess.clip.probe import LimitsConfig
+from data_pipelines.preprocess.rows import LeftOut, VideoItem
+from data_pipelines.preprocess.sources.file_kinds import file_name
+from data_pipelines.preprocess.sources.opened import Opened, Unusable, open_file
+from data_pipelines.preprocess.sources.pictures import open_pictures
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.video.decoders.base import VideoDecoder, VideoError
+
+_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm")
+_WILDCARDS = "*?["
+
+
+def with_masks(
+    listed: Iterable[VideoItem | LeftOut], source: str, masks: str
+) -> Iterator[VideoItem | LeftOut]:
+    """Passes a listing on and says where the masks of each video would lie.
+
+    Args:
+        listed: The listing of ``source``.
+        source: Folder, glob, list or file.
+        masks: Folder of the masks.
+
+    Raises:
+        ConfigError: The folder holds nothing, or an input is no video file.
+    """
+    if next(iter(storage.list_files(masks)), None) is None:
+        raise ConfigError(f"masks: no files in {masks}. Name the folder of the masks of {source}.")
+    for found in listed:
+        if isinstance(found, VideoItem):
+            if found.reader or found.labels_uri == found.uri:
+                raise ConfigError(
+                    f"masks belong to video files, {found.uri} holds episodes of another kind. "
+                    "Leave masks out, or convert it to videos."
+                )
+            stem = _stem(_relative(found.uri, source))
+            found = replace(found, masks_uri=storage.join(masks, stem))
+        yield found
+
+
+def _relative(uri: str, source: str) -> str:
+    """Returns the path of a video below its source; its name alone if it lies elsewhere."""
+    folder = source.rstrip("/")
+    if not uri.startswith(f"{folder}/"):  # a file, a glob or a list
+        first = min((source.index(char) for char in _WILDCARDS if char in source), default=None)
+        folder = source[:first].rpartition("/")[0]
+    return uri.removeprefix(f"{folder}/") if uri.startswith(f"{folder}/") else file_name(uri)
+
+
+def _stem(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{name.rpartition('.')[0] or name}"
+
+
+@contextmanager
+def found_masks(
+    item: VideoItem, limits: LimitsConfig, decoder: VideoDecoder
+) -> Iterator[Callable[[float], Opened] | None]:
+    """Yields a function that opens the item's masks, valid in the block; None if it has none.
+
+    The function takes the rate of the video, because pictures have none. It may raise
+    ``VideoError``.
+    """
+    if item.masks_uri is None:
+        yield None
+        return
+    uris = (f"{item.masks_uri}{suffix}" for suffix in _SUFFIXES)
+    if uri := next(filter(storage.is_file, uris), None):
+        with storage.local_file(uri) as path:
+            yield lambda _: open_file(path, uri, limits, decoder)
+        return
+    pictures = list(storage.list_files(item.masks_uri))
+    yield partial(_open_pictures, pictures, item.masks_uri, limits) if pictures else None
+
+
+def _open_pictures(
+    files: list[storage.FileInfo], uri: str, limits: LimitsConfig, fps: float
+) -> Opened:
+    # All pictures are in memory while the video is gone through.
+    if (num_bytes := sum(file.num_bytes for file in files)) > limits.max_bytes:
+        raise VideoError("too_many_bytes", f"the masks have {num_bytes} bytes")
+    pictures = [storage.read_bytes(file.uri) for file in files]
+    opened = open_pictures(pictures, uri, "", fps, limits.max_pixels, labels=None)
+    if isinstance(opened, Unusable):
+        raise VideoError(opened.reason, opened.detail)
+    return opened
