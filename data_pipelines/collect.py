@@ -2,7 +2,8 @@
 
 ``videos/`` looks like any corpus of videos: ``episode_000123.mp4``, no labels. ``labeled/`` and
 ``labeled_val/`` hold a few other episodes, each with its actions in ``episode_000123.npz``, and
-``labeled_val/unseen/`` held-out ones that look other than training's, if they are asked for. An
+``labeled_val/unseen/`` held-out ones that look other than training's, if they are asked for.
+``masks/`` holds the same folders with videos of the agent's pixels, if these are asked for. An
 episode depends on its seed only, and its seed on (``seed``, subset, number) only: the files do not
 depend on the number of workers or on interruptions.
 """
@@ -52,6 +53,9 @@ class CollectConfig:
     drop_failed: bool = False
     """Leaves out, and counts, episodes in which the expert fails. The environment's task must
     report success."""
+    draw_masks: bool = False
+    """Also writes which pixels show the agent, for `masks` of preprocess. Each frame is then drawn
+    twice. dmc, metaworld and slalom can tell."""
     seed: int = 0
     episodes_per_task: int = 25
     """Number of episodes that one Ray task renders side by side. An interruption loses at most this
@@ -194,7 +198,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     seeds = np.array(
         [derive_seed(cfg.seed, batch.subset, n) for n in range(batch.first, batch.last)]
     )
-    result = rollout(env, Expert(env), seeds, num_recorded=len(seeds))
+    result = rollout(env, Expert(env), seeds, num_recorded=len(seeds), has_masks=cfg.draw_masks)
     records = []
     successes = result.successes()
     if cfg.drop_failed and result.success is None:
@@ -202,12 +206,16 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
             f"drop_failed: {env.task} does not report success. Set drop_failed=false."
         )
     for n, recording in enumerate(result.recordings):
-        stem = storage.join(uri, batch.folder, f"episode_{batch.first + n:06d}")
+        name = f"episode_{batch.first + n:06d}"
+        stem = storage.join(uri, batch.folder, name)
         is_dropped = cfg.drop_failed and not successes[n]
         video = b""
         if not is_dropped:
             if batch.subset != "videos":
                 storage.write_bytes(f"{stem}.npz", _labels(recording, result.modes[n], env))
+            if recording.mask is not None:
+                masks = _mask_video(recording.mask, env.fps)
+                storage.write_bytes(storage.join(uri, "masks", batch.folder, f"{name}.mp4"), masks)
             video = encode_clip(recording.frames, env.fps, cfg.encode)
             storage.write_bytes(f"{stem}.mp4", video)
         records.append(
@@ -231,6 +239,12 @@ def _outcomes(records: Sequence[EpisodeRecord]) -> dict[str, float]:
     success = [record.success for record in records if record.success is not None]
     mean_return = float(np.mean([record.episode_return for record in records]))
     return ({"success": float(np.mean(success))} if success else {}) | {"mean_return": mean_return}
+
+
+def _mask_video(mask: np.ndarray, fps: float) -> bytes:
+    """Encodes masks, bool [T, H, W], white on black and without loss."""
+    pixels = np.repeat(np.where(mask, 255, 0).astype(np.uint8)[..., None], 3, axis=3)
+    return encode_clip(pixels, fps, EncodeConfig(crf=0, pixel_format="yuv444p"))
 
 
 def _labels(recording: Recording, modes: np.ndarray, env: VectorEnv) -> bytes:

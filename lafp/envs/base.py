@@ -86,6 +86,13 @@ class VectorEnv(Protocol):
         """
         ...
 
+    def agent_mask(self) -> np.ndarray | None:
+        """Returns which pixels of the current observations show the agent, bool [N, H, W].
+
+        It may cost as much as drawing the observations. None if the simulator cannot tell.
+        """
+        ...
+
     def state(self) -> np.ndarray:
         """Returns the low-dimensional states, float32 [N, S], which become the label ``state``."""
         ...

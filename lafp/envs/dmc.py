@@ -11,6 +11,7 @@ from lafp.config import ConfigError
 from lafp.data.randomness import keyed_uint64
 from lafp.envs.episodes import Episode, EpisodesEnv, ExplorationConfig, Moved
 from lafp.envs.experts.ppo import PpoExpert
+from lafp.envs.mujoco.agent import agent_geoms
 from lafp.envs.mujoco.distractors import DistractorConfig, Distractors
 from lafp.envs.mujoco.rendering import RenderConfig, Renderer, use_offscreen_gl
 from lafp.types import ActionSpec
@@ -139,6 +140,16 @@ class _DmcEpisode(Episode):
             has_sky=distractors.needs_sky,
         )
         return distractors.compose(picture)
+
+    def mask(self) -> np.ndarray:
+        physics = self._simulator.physics
+        # The camera still stands where ``frame`` has put it.
+        return self._renderer.draw_mask(
+            physics.model.ptr,
+            physics.data.ptr,
+            self._cfg.camera,
+            agent_geoms(physics.model.ptr),
+        )
 
     def expert(self) -> np.ndarray:
         spec = self._simulator.action_spec()

@@ -67,6 +67,10 @@ class Episode(ABC):
     def frame(self) -> np.ndarray:
         """Draws the current camera image, uint8 [H, W, 3]."""
 
+    def mask(self) -> np.ndarray | None:
+        """Returns where the last ``frame()`` shows the agent, bool [H, W]; None if unknown."""
+        return None
+
     @abstractmethod
     def expert(self) -> np.ndarray:
         """Returns the demonstrator's action now, float [A] or a number; repeatable."""
@@ -136,6 +140,12 @@ class EpisodesEnv(ABC):
         """See ``VectorEnv``."""
         actions = self._in_range(np.stack([episode.expert() for episode in self._episodes]))
         return actions if self.action_spec.is_discrete else actions.astype(np.float32)
+
+    def agent_mask(self) -> np.ndarray | None:
+        """See ``VectorEnv``."""
+        drawn = (episode.mask() for episode in self._episodes)
+        masks = [mask for mask in drawn if mask is not None]
+        return np.stack(masks) if len(masks) == len(self._episodes) else None
 
     def expert_noise(self) -> np.ndarray | None:
         """See ``VectorEnv``."""

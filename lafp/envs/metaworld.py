@@ -16,6 +16,7 @@ import numpy as np
 from lafp.config import ConfigError
 from lafp.data.randomness import keyed_uint64, keyed_uniform
 from lafp.envs.episodes import Episode, EpisodesEnv, ExplorationConfig, Moved
+from lafp.envs.mujoco.agent import agent_geoms
 from lafp.envs.mujoco.rendering import Marker, RenderConfig, Renderer, use_offscreen_gl
 from lafp.types import ActionSpec
 
@@ -205,9 +206,23 @@ class _MetaworldEpisode(Episode):
         picture = self._renderer.draw(
             simulator.model, simulator.data, self._camera_id, markers=self._markers
         )
+        return self._upright(picture.pixels)
+
+    def mask(self) -> np.ndarray:
+        simulator = self._simulator
+        mask = self._renderer.draw_mask(
+            simulator.model,
+            simulator.data,
+            self._camera_id,
+            agent_geoms(simulator.model),
+            markers=self._markers,
+        )
+        return self._upright(mask)
+
+    def _upright(self, picture: np.ndarray) -> np.ndarray:
         # Some cameras of Meta-World are mounted upside down.
-        is_upright = simulator.data.cam_xmat[self._camera_id].reshape(3, 3)[2, 1] >= 0
-        return picture.pixels if is_upright else picture.pixels[::-1, ::-1]
+        is_upright = self._simulator.data.cam_xmat[self._camera_id].reshape(3, 3)[2, 1] >= 0
+        return picture if is_upright else picture[::-1, ::-1]
 
     def expert(self) -> np.ndarray:
         obs = self._obs

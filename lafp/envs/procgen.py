@@ -194,6 +194,10 @@ class Procgen:
         """See ``VectorEnv``."""
         return
 
+    def agent_mask(self) -> None:
+        """See ``VectorEnv``."""
+        return
+
     def _planned(self) -> np.ndarray:
         assert self._plan is not None
         actions_N = np.full(len(self._seeds_N), STAND, np.int64)

@@ -126,6 +126,12 @@ class Slalom:
         """See ``VectorEnv``."""
         return self.expert() - _clip_norm(self._expert_mean()).astype(np.float32)
 
+    def agent_mask(self) -> np.ndarray:
+        """See ``VectorEnv``."""
+        canvas_NHWC = np.zeros((len(self._position_N2), SIZE_PX, SIZE_PX, 3), np.float32)
+        _draw_discs(canvas_NHWC, self._position_N2, AGENT_RADIUS, np.array(WHITE))
+        return canvas_NHWC[..., 0] >= 128
+
     def _expert_mean(self) -> np.ndarray:
         """Returns the expert's actions without noise, not clipped, float64 [N, 2]."""
         target_N2 = np.full_like(self._position_N2, 0.5)

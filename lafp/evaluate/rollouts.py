@@ -69,6 +69,8 @@ class Recording:
     """float32 [L + 1, S]."""
     action_noise: np.ndarray | None = None
     """float32 [L, A]: the exploration noise in a demonstrator's actions; None where none is."""
+    mask: np.ndarray | None = None
+    """bool [L + 1, H, W]: where each frame shows the agent; None unless it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,13 @@ class RolloutResult:
 
 
 def rollout(
-    env: VectorEnv, actor: Actor, seeds: np.ndarray, *, num_recorded: int = 0, seed: int = 0
+    env: VectorEnv,
+    actor: Actor,
+    seeds: np.ndarray,
+    *,
+    num_recorded: int = 0,
+    seed: int = 0,
+    has_masks: bool = False,
 ) -> RolloutResult:
     """Runs one episode per seed to its end, all at once.
 
@@ -108,11 +116,16 @@ def rollout(
         seeds: Seeds of the episodes, int64 [N].
         num_recorded: Number of first episodes whose frames are kept.
         seed: Seed of the actor's noise.
+        has_masks: Whether recordings tell where their frames show the agent.
+
+    Raises:
+        ConfigError: ``has_masks``, but the simulator cannot tell.
     """
     obs = env.reset(seeds)
     actor.reset(len(seeds), seed)
     frames, actions, states = [obs[:num_recorded]], [], [env.state()]
     noises: list[np.ndarray] = []
+    masks = [_agent_mask(env)[:num_recorded]] if has_masks else []
     length = np.zeros(len(seeds), np.int64)
     episode_return = np.zeros(len(seeds), np.float32)
     done = np.zeros(len(seeds), bool)
@@ -128,6 +141,7 @@ def rollout(
         frames.append(obs[:num_recorded])
         actions.append(action[:num_recorded])
         states.append(env.state())
+        masks += [_agent_mask(env)[:num_recorded]] if has_masks else []
     return RolloutResult(
         seeds=np.asarray(seeds, np.int64),
         success=result.success,
@@ -143,7 +157,14 @@ def rollout(
                 action_noise=(
                     np.stack([step[n] for step in noises[: length[n]]]) if noises else None
                 ),
+                mask=np.stack([step[n] for step in masks[: length[n] + 1]]) if masks else None,
             )
             for n in range(min(num_recorded, len(seeds)))
         ),
     )
+
+
+def _agent_mask(env: VectorEnv) -> np.ndarray:
+    if (mask := env.agent_mask()) is None:
+        raise ConfigError(f"{env.task}: its simulator cannot tell which pixels show the agent.")
+    return mask

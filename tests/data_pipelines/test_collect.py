@@ -13,12 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.collect import UNSEEN, Batch, CollectConfig, batches, render_batch
+from data_pipelines.preprocess.clip.labels.read import LabelsConfig
+from data_pipelines.preprocess.clip.masks import MasksConfig
+from data_pipelines.preprocess.clip.resize import ResizeConfig
+from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.job import list_inputs
 from lafp import storage
 from lafp.config import load_config
 from lafp.data.randomness import derive_seed
 from lafp.envs.procgen import ProcgenConfig
 from lafp.envs.slalom import Slalom, SlalomConfig
-from lafp.video import decode_clip
+from lafp.runs.run_dir import RunDir
+from lafp.video import VIDEO_DECODERS, decode_clip
+from ray_jobs.preprocess import resolve
 
 ROOT = Path(__file__).parents[2]
 CFG = CollectConfig(
@@ -191,3 +200,40 @@ def test_a_killed_job_resumes_to_the_same_files(tmp_path):
     again = run_job(tmp_path)
     output, _ = again.communicate(timeout=120)
     assert "complete, nothing to do" in output
+
+
+def test_masks_lie_beside_the_episodes_and_go_with_their_clips(tmp_path):
+    cfg = replace(CFG, num_episodes=2, draw_masks=True, unseen_env=SlalomConfig())
+    run = RunDir(str(tmp_path / "run"))
+    demonstrations = run.stage("demonstrations").uri
+    first_masks = {}
+    for batch in batches(cfg):
+        render_batch(cfg, batch, demonstrations)
+        for record in json.loads(storage.read_text(batch.record_uri(demonstrations))):
+            env = Slalom(cfg.env_of(batch.subset))
+            env.reset(np.array([record["seed"]]))
+            first_masks[f"{batch.folder}/episode_{record['episode']:06d}.mp4"] = env.agent_mask()[0]
+    assert len(first_masks) == 2 + 3 + 2 + 2
+    found = set()
+    for labels in (None, LabelsConfig()):
+        chosen = PreprocessConfig(
+            labels=labels,
+            masks=MasksConfig(),
+            clip=ClipConfig(fps=None, max_s=60, min_frames=4),
+            resize=ResizeConfig(width_px=48, height_px=48),
+        )
+        chosen = resolve(chosen, run)
+        decoder = VIDEO_DECODERS.build(chosen.decoder)
+        for item in list_inputs(chosen):
+            _, clip = video_to_clips(item, chosen, decoder)
+            name = item.uri.removeprefix(f"{demonstrations}/")
+            mask = np.unpackbits(clip.labels.mask, axis=2)
+            assert mask.shape == (clip.record.num_frames, 48, 48) and mask.any((1, 2)).all()
+            np.testing.assert_array_equal(mask[0], first_masks[name])
+            found.add(name)
+    assert found == set(first_masks)
+
+
+def test_masks_are_drawn_only_if_they_are_asked_for(tmp_path):
+    render_batch(CFG, Batch(subset="videos", first=0, last=1), str(tmp_path))
+    assert not (tmp_path / "masks").exists()

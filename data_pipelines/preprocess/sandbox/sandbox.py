@@ -163,7 +163,7 @@ class Sandbox:
             self._files.answer(message["method"], message["args"], item)
             return False
         if message["kind"] == "stopped":
-            uris = filter(None, (item.uri, item.labels_uri))
+            uris = filter(None, (item.uri, item.labels_uri, item.masks_uri))
             # If storage answers otherwise, only this input is to blame, and the job goes on.
             if message["may_be_item"] and all(map(storage.is_reachable, uris)):
                 raise _Unreachable(message["error"])

@@ -21,6 +21,7 @@ import numpy as np
 from lafp.config import ConfigError
 
 MAX_GEOMS = 2000
+_WHITE_SEGID = 0xFFFFFE
 _OPEN: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
 _OSMESA = ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
 _OPENGL = ("libOpenGL.so.0", "libGL.so.1")  # an EGL context needs one of these
@@ -193,7 +194,48 @@ class Renderer:
             has_sky: Whether to draw the sky. Without it the background is black, which is faster.
             markers: Spheres to draw in addition to the model.
         """
-        mujoco, scene, flags = self._mujoco, self._scene, self._mujoco.mjtRndFlag
+        self._set_scene(model, data, camera_id, markers)
+        flags = self._mujoco.mjtRndFlag
+        self._scene.flags[flags.mjRND_SHADOW] = self.cfg.shadows
+        self._scene.flags[flags.mjRND_REFLECTION] = self.cfg.reflections
+        self._scene.flags[flags.mjRND_SKYBOX] = self._scene.flags[flags.mjRND_HAZE] = has_sky
+        self._render()
+        # OpenGL returns the last row first. Depth is 1 where nothing was drawn.
+        return Picture(
+            pixels=self._pixels_HW3[::-1].copy(), is_background=self._depth_HW[::-1] >= 1
+        )
+
+    def draw_mask(
+        self,
+        model: Any,
+        data: Any,
+        camera_id: int,
+        is_shown_G: np.ndarray,
+        markers: Sequence[Marker] = (),
+    ) -> np.ndarray:
+        """Draws where a picture of ``draw`` shows some of the geoms, bool [H, W].
+
+        Args:
+            model: A ``mujoco.MjModel``.
+            data: A ``mujoco.MjData``.
+            camera_id: Number of the camera in the model.
+            is_shown_G: Which geoms of the model count, bool [G].
+            markers: Spheres of the picture. They may hide geoms.
+        """
+        self._set_scene(model, data, camera_id, markers)
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            is_geom = geom.objtype == self._mujoco.mjtObj.mjOBJ_GEOM and geom.objid >= 0
+            # The colour is segid + 1. Samples of a pixel are averaged, so two geoms that meet in it
+            # must not make the colour of a third: there is white, and a black that still hides.
+            geom.segid = _WHITE_SEGID if is_geom and is_shown_G[geom.objid] else 0
+        flags = self._mujoco.mjtRndFlag
+        self._scene.flags[flags.mjRND_SEGMENT] = self._scene.flags[flags.mjRND_IDCOLOR] = True
+        self._render()
+        self._scene.flags[flags.mjRND_SEGMENT] = self._scene.flags[flags.mjRND_IDCOLOR] = False
+        return self._pixels_HW3[::-1, :, 1] >= 128
+
+    def _set_scene(self, model: Any, data: Any, camera_id: int, markers: Sequence[Marker]) -> None:
+        mujoco = self._mujoco
         self._gl.make_current()
         self._camera.fixedcamid = camera_id
         mujoco.mjv_updateScene(
@@ -203,21 +245,17 @@ class Renderer:
             self._perturbation,
             self._camera,
             mujoco.mjtCatBit.mjCAT_ALL,
-            scene,
+            self._scene,
         )
         for marker in markers:
             self._add(marker)
-        scene.flags[flags.mjRND_SHADOW] = self.cfg.shadows
-        scene.flags[flags.mjRND_REFLECTION] = self.cfg.reflections
-        scene.flags[flags.mjRND_SKYBOX] = scene.flags[flags.mjRND_HAZE] = has_sky
         if self._hides_floor:
             self._hide_planes()
-        mujoco.mjr_render(self._area, scene, self._context)
+
+    def _render(self) -> None:
+        mujoco = self._mujoco
+        mujoco.mjr_render(self._area, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels_HW3, self._depth_HW, self._area, self._context)
-        # OpenGL returns the last row first. Depth is 1 where nothing was drawn.
-        return Picture(
-            pixels=self._pixels_HW3[::-1].copy(), is_background=self._depth_HW[::-1] >= 1
-        )
 
     def close(self) -> None:
         """Frees the resources of the graphics library. Further calls do nothing."""

@@ -7,6 +7,7 @@ import torch
 from lafp.config import ConfigError, load_config
 from lafp.envs.dmc import Dmc, DmcConfig
 from lafp.envs.episodes import ExplorationConfig
+from lafp.envs.mujoco.agent import agent_geoms
 from lafp.envs.mujoco.background_videos import videos_of
 from lafp.envs.mujoco.distractors import DistractorConfig
 from lafp.evaluate.rollouts import Expert, rollout
@@ -167,3 +168,58 @@ def test_the_real_expert_runs(plain):
         result.episode_return.min() > 20
     )  # it has to gather speed first; a random one stays below 5
     assert result.modes.shape == (2, 0) and result.success is None
+
+
+def orange(frames: np.ndarray) -> np.ndarray:
+    """Pixels of the cheetah's colour, which neither sky nor ground have: bool."""
+    return frames[..., 0].astype(int) > frames[..., 2].astype(int) + 20
+
+
+@pytest.mark.parametrize("multisampling", [False, True])
+@pytest.mark.parametrize("camera", [0.0, 0.3])
+def test_the_mask_covers_the_robot_and_nothing_else(plain, distracted, multisampling, camera):
+    """With the restless camera too. The first mask must not change the frames that follow."""
+    cfg = replace(
+        plain,
+        size_px=64,
+        distractors=replace(distracted.distractors, background=0.0, color=0.0, camera=camera),
+        render=replace(plain.render, multisampling=multisampling),
+    )
+    env, other = Dmc(cfg), Dmc(cfg)
+    frames, masks = [env.reset(np.array([1, 2]))], [env.agent_mask()]
+    for _ in range(6):
+        frames.append(env.step(env.expert()).obs)
+        masks.append(env.agent_mask())
+    np.testing.assert_array_equal(frames, demonstrate(other, [1, 2], 6)[0])
+    shown, masks = orange(np.stack(frames)), np.stack(masks)
+    assert masks.shape == (7, 2, 64, 64) and masks.dtype == bool
+    assert 0.01 < masks.mean() < 0.2 and (masks[1:] != masks[:-1]).any((2, 3)).all()
+    assert (shown & masks).sum() / (shown | masks).sum() > 0.8, "edges and shades differ"
+
+
+def test_the_mask_stays_where_a_video_hides_the_sky(plain, distracted):
+    video = replace(plain, distractors=replace(distracted.distractors, camera=0.0, color=0.0))
+    envs = Dmc(plain), Dmc(video)
+    frames = [env.reset(np.array([4])) for env in envs]
+    assert (frames[0] != frames[1]).mean() > 0.3
+    np.testing.assert_array_equal(envs[0].agent_mask(), envs[1].agent_mask())
+
+
+@pytest.mark.parametrize(
+    ("domain", "task", "others"),
+    [
+        ("walker", "run", {"floor"}),
+        ("ball_in_cup", "catch", {"ground", "ball"}),
+        ("point_mass", "easy", {"ground", "target"}),  # moved through tendons
+    ],
+)
+def test_the_agent_is_what_the_actuators_move(domain, task, others):
+    from dm_control import suite
+
+    model = suite.load(domain, task).physics.model
+    is_agent = agent_geoms(model.ptr)
+    names = {model.id2name(geom, "geom"): bool(is_agent[geom]) for geom in range(model.ngeom)}
+    assert is_agent.any()
+    assert {name for name in others if names[name]} == set()
+    if domain == "walker":
+        assert {name for name, is_own in names.items() if not is_own} == others

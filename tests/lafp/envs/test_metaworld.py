@@ -134,3 +134,14 @@ def test_what_is_not_there_is_said_in_words(change, message):
 def test_goals_are_refused_where_success_is_no_distance():
     with pytest.raises(ValueError, match="goals are for reach-v3"):
         replace(DRAWER, goals=GOALS)
+
+
+@pytest.mark.parametrize("camera", ["corner4", "behindGripper"])
+def test_the_mask_shows_the_arm_and_not_the_drawer(camera):
+    env = Metaworld(replace(DRAWER, size_px=64, camera=camera))
+    frame, mask = env.reset(np.array([0]))[0].astype(int), env.agent_mask()[0]
+    is_red = (frame[..., 0] > frame[..., 1] + 60) & (frame[..., 0] > frame[..., 2] + 60)
+    is_green = frame[..., 1] > frame[..., [0, 2]].max(-1) + 15
+    assert is_red.sum() > 50 and is_green.sum() > 50, "the arm is red, the drawer is green"
+    assert mask[is_red].mean() > 0.9 and mask[is_green].mean() < 0.05
+    assert 0.02 < mask.mean() < 0.4

@@ -47,3 +47,9 @@ def test_the_bot_takes_over_wherever_a_policy_has_led():
 def test_a_level_that_the_bot_does_not_know_is_refused():
     with pytest.raises(ConfigError, match="not a level of BabyAI"):
         Minigrid(MinigridConfig(task="MiniGrid-Empty-5x5-v0"))
+
+
+def test_masks_that_the_simulator_cannot_draw_are_refused():
+    env = Minigrid(CFG)
+    with pytest.raises(ConfigError, match="cannot tell which pixels show the agent"):
+        rollout(env, Expert(env), np.arange(1), num_recorded=1, has_masks=True)
