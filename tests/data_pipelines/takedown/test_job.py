@@ -53,7 +53,7 @@ from lafp.storage import strict_json
 from lafp.storage.tables import open_table
 from lafp.video import VIDEO_DECODERS, decode_clip
 from ray_jobs import takedown as command_line
-from tests.synthetic_shards import write_shard_set
+from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 from tests.synthetic_video import moving_square, write_video
 
 ROOT = Path(__file__).parents[3]
@@ -517,6 +517,24 @@ def test_action_statistics_are_those_of_the_clips_that_are_left(tmp_path, is_bou
     assert after["mean"] != before["mean"]
     assert after["low"] == (bounds["low"] if is_bounded else expected["min"])
     assert after["dim"] == 2
+
+
+def test_masks_are_counted_anew(tmp_path):
+    clips = [
+        SyntheticClip(
+            frames=np.zeros((6, 16, 16, 3), np.uint8),
+            true_action=None,
+            split="val" if number == 5 else "train",
+            mask=np.zeros((6, 16, 2), np.uint8) if number in (0, 1, 5) else None,
+        )
+        for number in range(6)
+    ]
+    uri = write_clips(tmp_path / "set", clips, 2, seed=0, max_action=1.0)
+    with open_table(storage.join(uri, "rejects.parquet"), RejectRow):
+        pass
+    assert open_shard_set(uri).num_masked_clips == {"train": 2, "val": 1}
+    take_down(TakedownConfig(output=uri, video_uri="synthetic/1.mp4"), is_dry_run=False)
+    assert open_shard_set(uri).num_masked_clips == {"train": 1, "val": 1}
 
 
 @pytest.mark.parametrize("has_labels", [False, True])

@@ -15,11 +15,12 @@ from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.evaluate.lam_probe import LamProbe, untrained
 from lafp.finished.lam_action_decoder import load_lam_action_decoder
 from lafp.lam import load_lam
+from lafp.objectives.base import MaskConfig
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
 from lafp.train.tasks.lam import LamTask, TrainLamConfig, obs_spec
 from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig
-from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
+from tests.synthetic_shards import SyntheticClip, moving_dot, write_clips, write_shard_set
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,9 @@ def lam_config(objective: str = "lapo", num_steps: int = 3, **supervision) -> Tr
     return config_from_dict(TrainLamConfig, raw)
 
 
-def run(cfg: TrainLamConfig, shards: str, labeled: str | None, folder) -> dict[str, float]:
+def run(
+    cfg: TrainLamConfig, shards: str | tuple[str, ...], labeled: str | None, folder
+) -> dict[str, float]:
     task = LamTask(cfg, shards, labeled, make_probe=LamProbe)
     return train(cfg.train, task, LocalContext(str(folder)))
 
@@ -108,6 +111,43 @@ def test_every_objective_trains_with_and_without_supervision(
     assert metrics["step"] == 3
     assert {"loss", "fdm_loss", "val/loss", "probe/r2", "probe/r2_random_lam"} <= set(metrics)
     assert ("supervision_loss" in metrics) == (weight > 0)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory) -> str:
+    """Dots, of which every second clip tells where they are."""
+    clips = []
+    for seed in range(20):
+        frames, _ = moving_dot(10, seed)
+        mask = np.packbits(frames[..., 0] > 127, axis=2) if seed % 2 else None
+        split = "val" if seed > 16 else "train"
+        clips.append(SyntheticClip(frames=frames, true_action=None, split=split, mask=mask))
+    return write_clips(tmp_path_factory.mktemp("masked"), clips, 5, seed=3, max_action=1.0)
+
+
+def with_mask(cfg: TrainLamConfig, **mask) -> TrainLamConfig:
+    return replace(cfg, objective=replace(cfg.objective, mask=MaskConfig(**mask)))
+
+
+@pytest.mark.parametrize("objective", ["lapo", "laom"])
+def test_masks_of_some_of_the_clips_and_sets_weigh_the_loss(objective, masked, shards, tmp_path):
+    cfg = with_mask(lam_config(objective))
+    assert run(cfg, masked, None, tmp_path / "one")["val/loss"] > 0
+    mixed = replace(cfg, data=(DataConfig(shards=masked), DataConfig(shards=shards)))
+    metrics = run(mixed, (masked, shards), None, tmp_path / "mixed")
+    assert metrics["step"] == 3 and np.isfinite(metrics["val/fdm_explained"])
+    assert load_lam(str(tmp_path / "mixed")).objective.mask == MaskConfig()
+
+
+def test_only_the_share_of_the_clips_keeps_its_masks(masked):
+    num_weighed = []
+    for fraction in (1.0, 0.8, 0.5):
+        task = LamTask(with_mask(lam_config("lapo"), fraction=fraction), masked, None)
+        layout = MicroBatchLayout(demands=task.demands(), rank=0, world_size=1, num_rounds=1)
+        read = MicroBatchReader(layout).read_from(0)
+        masks = [task.inputs(to_clip_batches(next(read))).window.next_mask for _ in range(20)]
+        num_weighed.append(int((torch.cat(masks) == 0).flatten(1).any(1).sum()))
+    assert 160 > num_weighed[0] > num_weighed[1] > num_weighed[2] > 0
 
 
 def test_without_labeled_shards_there_is_no_probe(shards, tmp_path):
