@@ -7,6 +7,7 @@ import numpy as np
 
 from data_pipelines.preprocess.clip.labels.flawed import SAME_S
 from data_pipelines.preprocess.clip.resize import ResizeConfig, crop_or_pad, scaled_size
+from data_pipelines.preprocess.faults import video_error
 from data_pipelines.preprocess.sources.opened import Opened
 from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoError, VideoInfo
 
@@ -33,12 +34,19 @@ class MasksConfig:
     """Folder of the masks of `val_source`. null: its videos have none."""
 
 
-def check_masks(masks: Opened, info: VideoInfo) -> None:
-    """Checks that masks have the frames and the shape of their video.
+def open_masks(video: Opened) -> Opened | None:
+    """Opens the masks of a video, if it has any, and checks that they have its frames and shape.
 
     Raises:
-        VideoError: ``masks_mismatch``.
+        VideoError: ``bad_masks``, ``masks_mismatch``.
     """
+    if video.masks is None:
+        return None
+    info = video.info
+    try:
+        masks = video.masks(info.fps)
+    except Exception as error:
+        raise VideoError("bad_masks", video_error(error).detail) from error
     num_masks, num_frames = len(masks.info.times_s), len(info.times_s)
     if num_masks != num_frames:
         raise VideoError("masks_mismatch", f"{num_frames} frames, {num_masks} masks")
@@ -46,6 +54,7 @@ def check_masks(masks: Opened, info: VideoInfo) -> None:
     if abs(found[0] * wanted[1] / (found[1] * wanted[0]) - 1) > _SAME_SHAPE:
         sizes = f"masks of {found[0]}x{found[1]} px, frames of {wanted[0]}x{wanted[1]} px"
         raise VideoError("masks_mismatch", f"{sizes} have another shape")
+    return masks
 
 
 class MaskReader:

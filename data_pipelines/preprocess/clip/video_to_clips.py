@@ -14,7 +14,7 @@ from data_pipelines.preprocess.clip import choose_fps, probe
 from data_pipelines.preprocess.clip.encode import encode
 from data_pipelines.preprocess.clip.filters import cadence
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, align
-from data_pipelines.preprocess.clip.masks import MaskReader, check_masks
+from data_pipelines.preprocess.clip.masks import MaskReader, open_masks
 from data_pipelines.preprocess.clip.measure import motion, optical_flow, signature
 from data_pipelines.preprocess.clip.pieces import Span, piece_spans
 from data_pipelines.preprocess.clip.resample import Cut, FramePlan, resample
@@ -187,14 +187,7 @@ def _read_beside(video: Opened) -> _Beside:
         labels = align(video.labels(), video.info) if video.labels else None
     except Exception as error:
         raise video_error(error, "no_labels") from error
-    if video.masks is None:
-        return _Beside(labels, None)
-    try:
-        masks = video.masks(video.info.fps)
-    except Exception as error:
-        raise VideoError("bad_masks", video_error(error).detail) from error
-    check_masks(masks, video.info)
-    return _Beside(labels, masks)
+    return _Beside(labels, open_masks(video))
 
 
 @dataclass(frozen=True)
