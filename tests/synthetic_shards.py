@@ -47,6 +47,7 @@ def write_shard_set(
     num_val_clips: int = 0,
     has_state: bool = False,
     has_flow: bool = False,
+    has_masks: bool = False,
 ) -> str:
     """Writes a finished shard set of moving dots and returns its URI.
 
@@ -62,6 +63,7 @@ def write_shard_set(
         num_val_clips: How many clips are held out.
         has_state: Whether labeled clips have states: what the dot is about to do, in odd units.
         has_flow: Whether the dot's steps are stored as optical flow too, alike everywhere.
+        has_masks: Whether every second clip tells where the dot is.
     """
     lengths = np.random.default_rng(seed).integers(frames[0], frames[1] + 1, num_clips)
     lengths[0] = frames[1]
@@ -76,6 +78,7 @@ def write_shard_set(
                 state=1000 + 50 * steps if has_state else None,
                 split="val" if is_held_out else split,
                 optical_flow=constant_flow(steps) if has_flow else None,
+                mask=packed_dot(pixels) if has_masks and index % 2 else None,
             )
         )
     return write_clips(folder, clips, clips_per_shard, seed, max_action=2.0)
@@ -93,6 +96,11 @@ class SyntheticClip:
     condition: np.ndarray | None = None
     action_noise: np.ndarray | None = None
     mask: np.ndarray | None = None
+
+
+def packed_dot(frames: np.ndarray) -> np.ndarray:
+    """Where frames are bright, as ``Labels.mask``."""
+    return np.packbits(frames[..., 0] > 127, axis=2)
 
 
 def constant_flow(steps: np.ndarray) -> np.ndarray:

@@ -27,7 +27,12 @@ def plan(tmp_path_factory) -> MicroBatchLayout:
         folder = tmp_path_factory.mktemp(name)
         is_labeled = name == "labeled"
         uri = write_shard_set(
-            folder, num_clips=11, has_labels=is_labeled, has_flow=not is_labeled, seed=seed
+            folder,
+            num_clips=11,
+            has_labels=is_labeled,
+            has_flow=not is_labeled,
+            has_masks=not is_labeled,
+            seed=seed,
         )
         order = ClipOrder(shard_set=uri, split="train", seed=0)
         draws = None if is_labeled else WindowDraws(window=WindowConfig(windows_per_clip=2), seed=0)

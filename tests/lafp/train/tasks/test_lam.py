@@ -20,7 +20,7 @@ from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
 from lafp.train.tasks.lam import LamTask, TrainLamConfig, obs_spec
 from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig
-from tests.synthetic_shards import SyntheticClip, moving_dot, write_clips, write_shard_set
+from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +116,8 @@ def test_every_objective_trains_with_and_without_supervision(
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory) -> str:
     """Dots, of which every second clip tells where they are."""
-    clips = []
-    for seed in range(20):
-        frames, _ = moving_dot(10, seed)
-        mask = np.packbits(frames[..., 0] > 127, axis=2) if seed % 2 else None
-        split = "val" if seed > 16 else "train"
-        clips.append(SyntheticClip(frames=frames, true_action=None, split=split, mask=mask))
-    return write_clips(tmp_path_factory.mktemp("masked"), clips, 5, seed=3, max_action=1.0)
+    folder = tmp_path_factory.mktemp("masked")
+    return write_shard_set(folder, num_clips=20, num_val_clips=3, has_masks=True, seed=3)
 
 
 def with_mask(cfg: TrainLamConfig, **mask) -> TrainLamConfig:
