@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from lafp.agent import Agent
     from lafp.serve.server import Latencies, PolicyServer
 
-_TOKEN = "LAFP_SERVE_TOKEN"
-_MIN_TOKEN_LENGTH = 16
+_VARIABLE = "LAFP_SERVE_TOKEN"
+_MIN_LENGTH = 16
 
 
 def parse() -> argparse.Namespace:
@@ -74,7 +74,7 @@ def main() -> None:
         server = PolicyServer(agent, token)
         lines = [
             *about(agent, args.run, args.host),
-            f"token: {f'that of {_TOKEN}' if given else token}",
+            f"token: {f'that of {_VARIABLE}' if given else token}",
         ]
         print_latencies(asyncio.run(serve(server, args.host, args.port, lines)))
 
@@ -85,13 +85,13 @@ def given_token() -> str | None:
     Raises:
         ConfigError: It is too easy to guess, or cannot be sent in a header.
     """
-    token = os.environ.get(_TOKEN)
+    token = os.environ.get(_VARIABLE)
     if token is None:
         return None
     is_sendable = token.isascii() and token.isprintable() and " " not in token
-    if len(token) < _MIN_TOKEN_LENGTH or not is_sendable:
+    if len(token) < _MIN_LENGTH or not is_sendable:
         raise ConfigError(
-            f"{_TOKEN} must have at least {_MIN_TOKEN_LENGTH} ASCII characters and no spaces, e.g. "
+            f"{_VARIABLE} must have at least {_MIN_LENGTH} ASCII characters and no spaces, e.g. "
             "from `openssl rand -hex 32`. Unset it to have one made."
         )
     return token
