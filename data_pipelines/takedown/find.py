@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lafp import storage
+from lafp.config import ConfigError
 from lafp.storage.tables import iter_rows
 
 _CLIP_COLUMNS = ("clip_id", "video_id", "video_uri", "start_s", "end_s", "num_frames", "split")
@@ -57,6 +58,23 @@ def find_video(shard_sets: Collection[str], video_id: str | None, video_uri: str
             for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
                 video.video_uris |= {row["video_uri"], row["detail"]}
     return video
+
+
+def check_names_one_video(shard_sets: Collection[str], uri: str) -> None:
+    """Checks that an address means one video although its password or signature was taken out.
+
+    Raises:
+        ConfigError: Several videos are stored under this address and a number.
+    """
+    among = pc.starts_with(pc.field("video_uri"), f"{uri}#@")
+    for shards in shard_sets:
+        for table in ("clips", "rejects"):
+            if any(_rows(shards, table, ("video_uri",), among)):
+                raise ConfigError(
+                    f"video_uri: several videos in {shards} have the address {uri} when their "
+                    "secrets are left out. Name the video by video_id, or by a `video_uri` of "
+                    "clips.parquet."
+                )
 
 
 def find_in_set(shards: str, video: Video) -> Findings:

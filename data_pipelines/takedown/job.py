@@ -15,7 +15,13 @@ from typing import Any
 from data_pipelines.preprocess.taken_down import Takedown, read_takedowns, record_uri
 from data_pipelines.takedown.apply import JOURNAL, apply, read_entry
 from data_pipelines.takedown.config import TakedownConfig
-from data_pipelines.takedown.find import Findings, Video, find_in_set, find_video
+from data_pipelines.takedown.find import (
+    Findings,
+    Video,
+    check_names_one_video,
+    find_in_set,
+    find_video,
+)
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import check_shard_name
@@ -60,7 +66,10 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
         open_shard_set(shards)  # an unfinished set has parts, which would be missed
         if not is_dry_run and storage.is_file(_journal_uri(shards)):
             apply(shards, _read_journal(shards))
-    video = find_video(shard_sets, cfg.video_id, cfg.video_uri and without_secrets(cfg.video_uri))
+    uri = cfg.video_uri and without_secrets(cfg.video_uri)
+    if uri and uri != cfg.video_uri:
+        check_names_one_video(shard_sets, uri)
+    video = find_video(shard_sets, cfg.video_id, uri)
     found = {shards: find_in_set(shards, video) for shards in shard_sets}
     found = {shards: rest for shards, rest in found.items() if rest.clips or rest.rejects}
     if not found:

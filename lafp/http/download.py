@@ -338,7 +338,7 @@ def _network_errors(deadline: float) -> Iterator[None]:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         message = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(cause)
         if isinstance(cause, PrivateAddressError):
-            detail = f"{cause}: http.allow_private_addresses permits it"
+            detail = f"{cause}: http.allow_private_addresses permits it, in a new run"
             raise DownloadError("private_address", detail) from error
         if time.monotonic() > deadline:
             raise DownloadError("timeout", message) from error

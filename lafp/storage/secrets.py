@@ -10,13 +10,17 @@ from urllib.parse import unquote_plus
 
 _URI = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)([^/?#]*)([^?#]*)(\?[^#]*)?(.*)", re.DOTALL)
 # Without the punctuation of a sentence after it.
-_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>`]*[^\s'\"<>`.,:;)\]}]")
+# Schemes are short: without a limit a long word would be tried from each of its letters.
+_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,30}://[^\s'\"<>`]*[^\s'\"<>`.,:;)\]}]")
 # Names are compared in lower case, with hyphens between words.
 _SECRET = re.compile(
-    r"(^|[-.])(token|secret|password|passwd|pwd|pass|signature|sig|sign|credentials?|auth|jwt|hmac"
-    r"|authorization|session|sessionid|sas|hdnea|hdnts|hdntl)($|[-.])"
+    r"(^|[-.])(token|secret|password|passwd|pwd|signature|sig|credentials?|jwt|hmac"
+    r"|authorization|hdnea|hdnts|hdntl)($|[-.])"
     r"|api-?key|access-?key|access-?id|^x-(amz|goog|oss|cos)-|^q-(sign|ak|key|header|url)"
 )
+# Names that have other meanings, too: `session=2` is a recording of a robot. A token is long.
+_SECRET_IF_LONG = re.compile(r"(^|[-.])(pass|sign|auth|session|sessionid|sas)($|[-.])")
+_LONG = re.compile(r"=[\w%./+=~-]{16,}$")
 # Names that hold a signature only beside another one: nginx, Discord, Facebook.
 _SECRET_BESIDE = {"md5": "expires", "hm": "ex", "oh": "oe"}
 # Parts of a signature. They change with it, and mean nothing without it.
@@ -70,4 +74,4 @@ def _is_secret(name: str, part: str) -> bool:
     # `key` names the files of some hosts. A key of an API is long, and has neither dot nor slash.
     if name == "key":
         return bool(re.search(r"=[\w-]{24,}$", part))
-    return bool(_SECRET.search(name))
+    return bool(_SECRET.search(name) or (_SECRET_IF_LONG.search(name) and _LONG.search(part)))

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -50,7 +51,8 @@ from lafp.data.stored_latents import LatentReader, LatentSet, LatentShardWriter
 from lafp.runs import lease
 from lafp.runs.lease import InUseError, owned
 from lafp.storage import strict_json
-from lafp.storage.tables import open_table
+from lafp.storage.secrets import without_secrets
+from lafp.storage.tables import open_table, rewrite_table
 from lafp.video import VIDEO_DECODERS, decode_clip
 from ray_jobs import takedown as command_line
 from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
@@ -411,6 +413,23 @@ def test_what_is_not_there_is_a_config_error(run, tmp_path):
     (run / "shards/videos/shard_set.json").unlink()
     with pytest.raises(ConfigError, match=r"shard_set.json is missing"):
         take_down(TakedownConfig(output=str(run), video_id="0"), is_dry_run=False)
+
+
+def test_an_address_that_means_several_videos_without_its_token_is_refused(tmp_path):
+    uri = write_shard_set(tmp_path / "set", num_clips=4)
+    write_rejects(uri, [])
+    names = iter(["https://h/get", "https://h/get#@2", "https://h/other", "https://h/more"])
+
+    def renamed(batch):
+        at = batch.schema.get_field_index("video_uri")
+        return batch.set_column(at, "video_uri", pa.array([next(names) for _ in range(len(batch))]))
+
+    rewrite_table(f"{uri}/clips.parquet", renamed)
+    with pytest.raises(ConfigError, match=r"several videos in .* the address https://h/get when"):
+        take_down(TakedownConfig(output=uri, video_uri="https://h/get?token=b"), is_dry_run=True)
+    for name in ("https://h/get#@2", "https://h/other?token=c"):
+        lines = take_down(TakedownConfig(output=uri, video_uri=name), is_dry_run=True)
+        assert lines[0] == without_secrets(name)
 
 
 def test_the_command_line_goes_on_after_a_sigkill(run, source):

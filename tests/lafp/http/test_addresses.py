@@ -33,7 +33,7 @@ def test_every_way_to_write_this_machine_is_refused(host, tmp_path, name):
     port = host.server.server_address[1]
     error = refused(f"http://{name}:{port}/x.mp4", tmp_path)
     assert error.reason == "private_address"
-    assert "http.allow_private_addresses permits it" in error.detail
+    assert "http.allow_private_addresses permits it, in a new run" in error.detail
     assert host.hits == []
 
 
