@@ -239,7 +239,7 @@ def list_files(uri: str) -> Iterator[FileInfo]:
     followed. An entry that cannot be read as a file (a folder without permission, a broken link, a
     link to a folder that contains it, a pipe, a device) is listed with its ``error``.
     """
-    return s3.list_files(uri) if is_s3(uri) else local.list_files(uri)
+    return _s3.list_files(uri) if is_s3(uri) else local.list_files(uri)
 
 
 def list_folders(uri: str) -> list[str]:

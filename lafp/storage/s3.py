@@ -107,6 +107,8 @@ class Reader(Protocol):
 
     def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes: ...
 
+    def list_files(self, uri: str) -> Iterator[FileInfo]: ...
+
     def open_file(self, uri: str) -> BinaryIO: ...
 
     def local_file(self, uri: str) -> AbstractContextManager[Path]: ...
@@ -215,7 +217,8 @@ def download(uri: str, path: Path) -> None:
 
 @contextmanager
 def local_file(uri: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="lafp-") as tmp:
+    # On NFS a file that is still open elsewhere leaves something behind when it is deleted.
+    with tempfile.TemporaryDirectory(prefix="lafp-", ignore_cleanup_errors=True) as tmp:
         path = Path(tmp) / f"object{suffix_of(uri)}"  # a key may be longer than a file name
         download(uri, path)
         yield path

@@ -2,6 +2,7 @@
 
 import io
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -61,8 +62,9 @@ class RejectPictures:
             found: dict[int, bytes] = {}
             try:
                 found = self._decode(rows)
-            finally:
-                self._keep(rows, found)
+            except Exception:  # such as a full disk: these rows have no picture, the next may have
+                traceback.print_exc()
+            self._keep(rows, found)
 
     def _decode(self, rows: Sequence[int]) -> dict[int, bytes]:
         found = {}

@@ -19,6 +19,11 @@ from tests.synthetic_shards import write_shard_set
 ROOT = Path(__file__).parents[2]
 
 
+def hear_interrupts() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and these tests with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def viewing(uri: str, *args: str, env: dict | None = None):
     """The process and the URL that it printed."""
@@ -29,6 +34,7 @@ def viewing(uri: str, *args: str, env: dict | None = None):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     )
     try:
         lines = [process.stdout.readline() for _ in range(2)]
@@ -147,6 +153,7 @@ def test_the_browser_gets_the_address_in_a_file_of_the_user_alone(tmp_path):
         env=os.environ | {"DISPLAY": ":0", "BROWSER": str(browser)},
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     )
     try:
         process.stdout.readline()

@@ -13,6 +13,8 @@ from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoError, Vide
 
 # A pixel shows the agent if it is at least this bright after scaling: half of its area is white.
 _WHITE = 128
+# Pictures whose brightest pixel is no brighter hold numbers of objects, or 0 and 1.
+_NUMBERS = 10
 # Largest difference in aspect ratio that rounding to whole pixels may cause.
 _SAME_SHAPE = 0.02
 
@@ -111,5 +113,9 @@ class MaskReader:
         raise VideoError("damaged", f"the masks end before frame {number}")
 
     def _pack(self, pixels: np.ndarray) -> np.ndarray:
+        if self._masks.frames_from is None and 0 < (brightest := int(pixels.max())) <= _NUMBERS:
+            raise VideoError(
+                "damaged", f"the brightest pixel of a mask is {brightest}, not white (255) on black"
+            )
         is_agent = crop_or_pad(pixels, self._cfg).max(axis=2) >= _WHITE
         return np.packbits(is_agent, axis=1)

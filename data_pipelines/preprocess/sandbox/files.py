@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,12 +16,15 @@ from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.sandbox.messages import Messages
 from data_pipelines.preprocess.sources.fetch import downloaded
+from data_pipelines.preprocess.sources.masks import MASK_SUFFIXES
 from lafp import storage
 from lafp.http.host_gate import Gate
 from lafp.storage import s3
 from lafp.video.decoders.base import VideoError
 
 _READ_BYTES = 8 * 2**20
+_MAX_LISTED = 1_000_000
+"""Pictures of masks of one video."""
 _ERRORS = {
     kind.__name__: kind
     for kind in (
@@ -44,41 +48,57 @@ class FileServer:
         """Answers one request for a file of ``item``; errors are answers, too.
 
         Raises:
-            ConnectionError: The other end is gone.
+            OSError: The other end is gone.
         """
+        data, file = b"", None
         try:
-            self._answer(method, args, item)
+            message, data, file = self._answer(method, args, item)
         except VideoError as error:
-            self._messages.send({"reason": error.reason, "detail": error.detail})
-        except ConnectionError:
-            raise
+            message = {"reason": error.reason, "detail": error.detail}
         except OSError as error:
             name, number = type(error).__name__, error.errno
-            self._messages.send({"error": name, "text": str(error), "errno": number})
+            message = {"error": name, "text": str(error), "errno": number}
+        except Exception as error:  # such as a header that no parser expects: of this input alone
+            message = {"reason": "failed", "detail": f"{type(error).__name__}: {error}"}
+        # Nothing is sent before this line: a second answer would be taken for that of the next
+        # request.
+        self._messages.send(message, data)
+        if file is not None:
+            with file:
+                self._messages.send_file(file)
 
-    def _answer(self, method: str, args: list[Any], item: VideoItem) -> None:
+    def _answer(
+        self, method: str, args: list[Any], item: VideoItem
+    ) -> tuple[dict[str, Any], bytes, BinaryIO | None]:
+        """Returns a message, its bytes, and an open file where one was asked for."""
         if method == "download" and storage.is_http(item.uri):
             with downloaded(item, self._cfg, self._gate) as path:
-                self._messages.send_file(path)
-            return
+                return {}, b"", path.open("rb")
         uri, *rest = args
-        if uri not in _files_of(item) or not storage.is_s3(uri):
+        if not (_is_of(item, uri) and storage.is_s3(uri)):
             raise storage.AccessDeniedError(f"{uri} is no file of {item.uri} on S3")
         if method == "local_file":
             with storage.local_file(uri) as path:
-                self._messages.send_file(path)
-        elif method == "read_bytes":
+                return {}, b"", path.open("rb")
+        if method == "read_bytes":
             offset, length = map(int, rest)
-            self._messages.send({}, storage.read_bytes(uri, offset, min(length, _READ_BYTES)))
-        elif method == "is_file":
-            self._messages.send({"result": storage.is_file(uri)})
-        else:
-            self._messages.send({"result": storage.num_bytes(uri)})
+            return {}, storage.read_bytes(uri, offset, min(length, _READ_BYTES)), None
+        if method == "list_files":
+            listed = islice(storage.list_files(uri), _MAX_LISTED)
+            return {"result": [(file.uri, file.num_bytes) for file in listed]}, b"", None
+        is_file = method == "is_file"
+        return {"result": (storage.is_file if is_file else storage.num_bytes)(uri)}, b"", None
 
 
-def _files_of(item: VideoItem) -> set[str | None]:
+def _is_of(item: VideoItem, uri: str) -> bool:
+    """Tells whether an input names this URI, or it belongs to the input's masks."""
     spans = item.details.get("episodes", ())  # of a LeRobot file
-    return {item.uri, item.labels_uri, *(span["data_uri"] for span in spans)}
+    if uri in (item.uri, item.labels_uri, *(span["data_uri"] for span in spans)):
+        return True
+    masks = item.masks_uri
+    return masks is not None and (
+        uri.startswith(f"{masks}/") or uri in (masks, *(masks + end for end in MASK_SUFFIXES))
+    )
 
 
 class RemoteFiles:
@@ -108,6 +128,11 @@ class RemoteFiles:
                 break
             data += piece
         return data
+
+    def list_files(self, uri: str) -> Iterator[storage.FileInfo]:
+        """See ``storage.list_files``."""
+        for name, num_bytes in self._ask("list_files", uri)[0]["result"]:
+            yield storage.FileInfo(uri=name, num_bytes=num_bytes)
 
     def open_file(self, uri: str) -> BinaryIO:
         """See ``storage.open_file``."""

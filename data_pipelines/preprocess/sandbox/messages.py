@@ -4,8 +4,7 @@ import json
 import socket
 import struct
 import time
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 from data_pipelines.preprocess.rejects import RejectRow
@@ -76,14 +75,12 @@ class Messages:
             raise EOFError
         return message, data
 
-    def send_file(self, path: Path) -> None:
-        """Sends an empty message, and a file that stays readable when its name is gone."""
-        self.send({})
-        with path.open("rb") as file:
-            socket.send_fds(self._socket, [_FILE_FOLLOWS], [file.fileno()])
+    def send_file(self, file: BinaryIO) -> None:
+        """Sends an open file, which stays readable when its name is gone."""
+        socket.send_fds(self._socket, [_FILE_FOLLOWS], [file.fileno()])
 
     def receive_file(self) -> int:
-        """Returns the descriptor of the file after an empty message."""
+        """Returns the descriptor of the file that ``send_file`` sent."""
         _, files, _, _ = socket.recv_fds(self._socket, len(_FILE_FOLLOWS), 1)
         if not files:
             raise EOFError

@@ -44,7 +44,7 @@ def downloaded(item: VideoItem, cfg: PreprocessConfig, gate: Gate) -> Iterator[P
         VideoError: ``not_found``, ``unreadable``, ``too_many_bytes`` or ``timeout``.
         OSError: The copy cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+    with tempfile.TemporaryDirectory(prefix="lafp-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "download"
         # A file that will be rejected for its size need not be downloaded to its end.
         http = replace(cfg.http, max_bytes=min(cfg.http.max_bytes, cfg.limits.max_bytes))

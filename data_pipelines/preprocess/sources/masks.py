@@ -1,5 +1,6 @@
 """Finds and opens the masks of a video: a mask video, or a folder of pictures."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,8 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.video.decoders.base import VideoDecoder, VideoError
 
-_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm")
+MASK_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm")
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 _WILDCARDS = "*?["
 
 
@@ -71,13 +73,31 @@ def found_masks(
     if item.masks_uri is None:
         yield None
         return
-    uris = (f"{item.masks_uri}{suffix}" for suffix in _SUFFIXES)
+    uris = (f"{item.masks_uri}{suffix}" for suffix in MASK_SUFFIXES)
     if uri := next(filter(storage.is_file, uris), None):
         with storage.local_file(uri) as path:
             yield lambda _: open_file(path, uri, limits, decoder)
         return
-    pictures = list(storage.list_files(item.masks_uri))
+    pictures = _in_order(storage.list_files(item.masks_uri), item.masks_uri)
     yield partial(_open_pictures, pictures, item.masks_uri, limits) if pictures else None
+
+
+def _in_order(files: Iterable[storage.FileInfo], folder: str) -> list[storage.FileInfo]:
+    """Returns the pictures directly in a folder, by number if their names are numbered."""
+    found = {
+        name.rpartition(".")[0]: file
+        for file in files
+        if (name := file.uri.removeprefix(f"{folder}/")).lower().endswith(_PICTURE_SUFFIXES)
+        and "/" not in name
+    }
+    numbers = {stem: number for stem in found if (number := re.search(r"\d+$", stem))}
+    if (
+        len({stem[: number.start()] for stem, number in numbers.items()})
+        == 1
+        == len({stem in numbers for stem in found})
+    ):
+        return [found[stem] for stem in sorted(found, key=lambda stem: int(numbers[stem][0]))]
+    return [found[stem] for stem in sorted(found)]
 
 
 def _open_pictures(

@@ -188,6 +188,10 @@ class ClipReader:
             raise damaged("undecodable", detail)
         if labels is not None and labels.num_rows > num_frames:
             raise damaged("undecodable", f"it has labels of {labels.num_rows} frames")
+        mask = labels.mask if labels else None
+        packed = num_frames, out.shape[1], -(-out.shape[2] // 8)
+        if mask is not None and (mask.dtype != np.uint8 or mask.shape != packed):
+            raise damaged("undecodable", f"its mask is {mask.dtype} {list(mask.shape)}")
         latents = self._latents.read(ref.shard, location) if self._latents else None
         return DecodedClip(out, labels, latents)
 

@@ -14,6 +14,7 @@ from lafp.data.order.demand import ClipDemand
 from lafp.data.order.micro_batches import clip_num_bytes
 from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.shards.cache import ClipCache, DecodedClip
+from lafp.data.shards.damage import REASONS
 from lafp.data.shards.format import Labels
 from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import open_shard_set
@@ -74,6 +75,16 @@ def test_a_window_has_the_dots_of_both_of_its_frames(shards, draws, cache_bytes)
         assert torch.equal(mask[is_masked].bool(), (now | other)[is_masked])
         assert (mask[~is_masked] == 1).all(), "clips without a mask count in full"
     assert not torch.equal(window.next_mask, window.future_mask)
+
+
+def test_a_mask_of_another_shape_is_damage(tmp_path):
+    made = clips(4, num_masked=4)
+    made[1] = replace(made[1], mask=made[1].mask[:-1])
+    made[2] = replace(made[2], mask=made[2].mask[:, 1:])
+    uri = write_clips(tmp_path, made, 4, seed=0, max_action=1.0)
+    order = ClipOrder(shard_set=uri, split="train", seed=0)
+    batch = ClipReader(uri).read_sound_batch(list(islice(order.visits(), 4)))
+    assert sorted(batch["damaged"][:, 1]) == [0, 0, *[REASONS.index("undecodable")] * 2]
 
 
 def test_shards_without_masks_have_none_in_their_windows(tmp_path):

@@ -60,7 +60,7 @@ def as_pictures(masks: Path, num_frames: int) -> Path:
     folder = masks / "deep/a"
     folder.mkdir()
     for number, pixels in enumerate(square(num_frames)[1]):
-        Image.fromarray(pixels[..., 0]).save(folder / f"{number:05d}.png")
+        Image.fromarray(pixels[..., 0]).save(folder / f"{number}.png")
     return folder
 
 
@@ -157,13 +157,23 @@ def test_masks_of_another_number_or_shape_reject_their_video(tmp_path):
 def test_a_broken_mask_costs_the_clip_that_shows_its_frame(tmp_path):
     source, masks = write_source(tmp_path)
     pictures = as_pictures(masks, 50)
-    (pictures / "00010.png").write_bytes(b"")
+    (pictures / "10.png").write_bytes(b"")
     rows = rows_of(config(source, masks, clip=ClipConfig(fps=25.0, max_s=1.0, min_frames=8)))
     assert rejects_of(rows) == [("bad_masks", 0.0, 1.0)]
     assert "frame 10" in next(row.detail for row in rows if isinstance(row, RejectRow))
     (clip,) = clips_of(rows)
     np.testing.assert_array_equal(unpacked(clip), decode_clip(clip.video)[..., 0] > 127)
     assert [type(row) for row in rows].count(VideoRow) == 1
+
+
+def test_numbers_of_objects_are_no_masks(tmp_path):
+    source, masks = write_source(tmp_path)
+    for path in as_pictures(masks, 50).iterdir():
+        Image.fromarray(np.array(Image.open(path)) // 255).save(path)
+    rows = rows_of(config(source, masks))
+    assert {reason for reason, _, _ in rejects_of(rows)} == {"bad_masks"} and not clips_of(rows)
+    detail = next(row.detail for row in rows if isinstance(row, RejectRow))
+    assert "the brightest pixel of a mask is 1, not white (255) on black" in detail
 
 
 def test_folders_without_masks_and_sources_that_are_no_videos_are_errors(tmp_path):

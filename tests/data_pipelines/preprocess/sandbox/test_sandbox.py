@@ -2,13 +2,17 @@
 
 import os
 import shutil
+import socket
 import sys
 import tarfile
 import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.preprocess.clip.probe import LimitsConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
@@ -18,6 +22,8 @@ from data_pipelines.preprocess.estimate import estimate
 from data_pipelines.preprocess.manifest import check_accounts
 from data_pipelines.preprocess.rows import EncodedClip, ItemRows, VideoItem
 from data_pipelines.preprocess.sandbox import sandbox as sandbox_module
+from data_pipelines.preprocess.sandbox.files import FileServer
+from data_pipelines.preprocess.sandbox.messages import Messages
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.shards import write_part
 from data_pipelines.preprocess.sources.list_videos import video_item
@@ -215,6 +221,53 @@ def test_files_on_s3_are_read_without_keys_and_leave_nothing_behind(tmp_path, s3
     assert [sum(isinstance(row, EncodedClip) for row in rows) for rows in found] == [3, 3, 0]
     assert found[2][1].reason == "not_found"
     assert set(Path(tempfile.gettempdir()).glob("lafp-*")) <= before
+
+
+@pytest.mark.parametrize("form", ["video", "pictures"])
+def test_masks_on_s3_are_read_without_keys(tmp_path, s3_bucket, form):
+    write_video(tmp_path / "v.mp4", moving_square(60))
+    storage.write_bytes(f"{s3_bucket}/v.mp4", (tmp_path / "v.mp4").read_bytes())
+    white = np.full_like(moving_square(60), 255)
+    if form == "video":
+        write_video(tmp_path / "m.mp4", white)
+        storage.write_bytes(f"{s3_bucket}/masks/v.mp4", (tmp_path / "m.mp4").read_bytes())
+    else:
+        Image.fromarray(white[0, ..., 0]).save(tmp_path / "white.png")
+        for number in range(60):
+            data = (tmp_path / "white.png").read_bytes()
+            storage.write_bytes(f"{s3_bucket}/masks/v/{number}.png", data)
+    item = video_item(f"{s3_bucket}/v.mp4", 0, None, has_labels=False)
+    with Sandbox(CFG, HostGate()) as sandbox:
+        rows = list(sandbox.rows(replace(item, masks_uri=f"{s3_bucket}/masks/v")))
+    clips = [row for row in rows if isinstance(row, EncodedClip)]
+    assert len(clips) == 3 and all(clip.record.has_mask for clip in clips), rows
+
+
+def test_each_request_for_a_file_has_one_answer(tmp_path, monkeypatch):
+    """A folder that cannot be cleared, as on NFS, must not shift the answers after it."""
+
+    @contextmanager
+    def uncleared(uri):
+        path = tmp_path / uri.rpartition("/")[2]
+        path.write_text(uri)
+        yield path
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(storage, "local_file", uncleared)
+    ours, theirs = socket.socketpair()
+    server, client = FileServer(Messages(ours), CFG, HostGate()), Messages(theirs)
+    items = [video_item(f"s3://b/{n}.mp4", 0, None, has_labels=False) for n in range(3)]
+    for item in items:
+        server.answer("local_file", [item.uri], item)
+        assert client.receive()[0] == {
+            "error": "OSError",
+            "text": "[Errno 39] Directory not empty",
+            "errno": 39,
+        }
+    server.answer("read_bytes", ["s3://b/0.mp4", "x", None], items[0])
+    assert client.receive()[0]["reason"] == "failed"
+    ours.close()
+    theirs.close()
 
 
 def test_a_dry_run_outlives_a_segmentation_fault(tmp_path):
