@@ -101,7 +101,13 @@ def test_a_job_whose_time_is_over_saves_and_goes_on_in_the_queue(slurm, tmp_path
     shards = write_shard_set(tmp_path / "shards", num_clips=32)
     lam, log = tmp_path / "run" / "lam", tmp_path / "job.log"
     command = [
-        *("lafp", "train-lam", "configs/train_lam/lapo_debug.yaml", f"shards={shards}"),
+        *(
+            "python",
+            "-m",
+            "ray_jobs.train_lam",
+            "configs/train_lam/lapo_debug.yaml",
+            f"shards={shards}",
+        ),
         *("train.num_steps=1500", "train.global_batch_size=8", "train.ingest.mode=direct"),
         *("train.checkpoint_every_steps=100000", "train.report_every_steps=1"),
         *("--storage", str(tmp_path), "--run-name", "run"),
