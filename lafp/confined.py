@@ -8,7 +8,7 @@ A video may take the decoder over. What is taken away here, the kernel does not 
   memory and environment of no other process.
 - seccomp: it opens no socket, starts no program and no process, and signals nobody else.
 
-Where the kernel has one of them not, the process runs without it, and `doctor` says so. Reading
+Where the kernel lacks one of them, the process runs without it, and `doctor` says so. Reading
 files is not restricted, because a source may lie anywhere.
 """
 

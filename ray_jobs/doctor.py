@@ -8,19 +8,13 @@ storage (all nodes must see what one of them writes). It also checks Ray: resour
 dashboard and token. The exit code is 1 if something will not work.
 """
 
-import argparse
-
 from ray_jobs.core import home
-from ray_jobs.core.cli import check_installed, exit_codes, storage_uri
+from ray_jobs.core.cli import check_installed, described_parser, exit_codes, storage_uri
 
 
 def parse() -> str:
     """Returns the URI of ``--storage``. Ends the process if the command line is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = described_parser("python -m ray_jobs.doctor", __doc__)
     parser.add_argument(
         "--storage", default="runs", help="folder or s3:// URI of all runs (default: %(default)s)"
     )

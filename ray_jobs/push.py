@@ -10,17 +10,12 @@ HF_TOKEN gives the rights. Load them with lafp.Agent.load("hf://user/name").
 
 import argparse
 
-from lafp.config import ConfigError
-from ray_jobs.core.cli import exit_codes
+from ray_jobs.core.cli import described_parser, exit_codes
 
 
 def parse() -> argparse.Namespace:
     """Parses the arguments. Ends the process for ``--help`` or wrong arguments."""
-    parser = argparse.ArgumentParser(
-        prog="lafp push",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = described_parser("lafp push", __doc__)
     parser.add_argument("run", metavar="RUN", help="folder or s3:// URI of the run")
     parser.add_argument("uri", metavar="hf://USER/NAME", help="with @BRANCH if wanted")
     parser.add_argument("--private", action="store_true", help="a new repository is private")
@@ -47,8 +42,7 @@ def push(run_dir: str, uri: str, is_private: bool, is_dry: bool) -> None:
     from lafp.finished.hub_card import published
     from lafp.runs.run_dir import RunDir
 
-    if hub.parse(uri).folder:
-        raise ConfigError(f"{uri}: a run is pushed to a whole repository, hf://USER/NAME.")
+    hub.parse_repository(uri)  # a wrong one is said before the run is read
     found = published(RunDir(storage.uri_of(run_dir)), uri)
     for name, source in found.files.items():
         print(f"{name}  {storage.num_bytes(source):,} bytes")

@@ -18,7 +18,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from lafp.config import ConfigError
-from ray_jobs.core.cli import exit_codes
+from ray_jobs.core.cli import described_parser, exit_codes
 
 if TYPE_CHECKING:
     from lafp.agent import Agent
@@ -30,11 +30,7 @@ _MIN_LENGTH = 16
 
 def parse() -> argparse.Namespace:
     """Parses the arguments. Ends the process for ``--help`` or wrong arguments."""
-    parser = argparse.ArgumentParser(
-        prog="lafp serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = described_parser("lafp serve", __doc__)
     parser.add_argument("run", metavar="RUN", help="folder of the run, s3:// or hf:// URI")
     parser.add_argument("--policy", help="default: the policy that the decoder was trained on")
     parser.add_argument("--decoder", help="needed when the run has several")

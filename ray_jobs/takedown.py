@@ -7,7 +7,6 @@ A killed takedown goes on when it is run again. Removed videos stay out, because
 the run's takedowns.jsonl. Models and reports made before stay as they are; the output lists them.
 """
 
-import argparse
 from dataclasses import replace
 
 from data_pipelines.takedown.config import TakedownConfig
@@ -15,7 +14,7 @@ from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.config.help import describe
 from lafp.runs.wording import printable
-from ray_jobs.core.cli import check_installed, exit_codes, storage_uri
+from ray_jobs.core.cli import check_installed, described_parser, exit_codes, storage_uri
 
 _MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
 
@@ -25,12 +24,8 @@ def parse() -> tuple[TakedownConfig, bool]:
 
     Values are taken as text, not as YAML: ids may look like numbers, and URIs may hold anything.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m ray_jobs.takedown",
-        description=__doc__,
-        epilog=f"config keys:\n{describe('data_pipelines.takedown.config:TakedownConfig')}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    keys = f"config keys:\n{describe('data_pipelines.takedown.config:TakedownConfig')}"
+    parser = described_parser("python -m ray_jobs.takedown", __doc__, keys)
     parser.add_argument("settings", nargs="+", metavar="key=value")
     parser.add_argument("--dry-run", action="store_true", help="say what would go, write nothing")
     args = parser.parse_intermixed_args()

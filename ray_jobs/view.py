@@ -19,16 +19,12 @@ from pathlib import Path
 
 from lafp import storage
 from lafp.config import ConfigError
-from ray_jobs.core.cli import check_installed, exit_codes
+from ray_jobs.core.cli import check_installed, described_parser, exit_codes
 
 
 def parse() -> argparse.Namespace:
     """Parses the command line. Ends the process if it is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="lafp view",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = described_parser("lafp view", __doc__)
     parser.add_argument(
         "path", metavar="SHARDS_OR_RUN", help="folder or s3:// URI of a shard set or of a run"
     )

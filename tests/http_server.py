@@ -88,10 +88,16 @@ def answer(
 def serving() -> Iterator[WebHost]:
     """A host that runs in the block."""
     host = WebHost()
-    thread = threading.Thread(target=host.server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running(host.server):
         yield host
+
+
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Runs a server in a thread of its own, and ends it with the block."""
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield
     finally:
-        host.server.shutdown()
-        host.server.server_close()
+        server.shutdown()
+        server.server_close()

@@ -4,11 +4,12 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from tests.http_server import running
 
 TOKEN = "hf_tokenfortests"
 
@@ -166,10 +167,5 @@ def send(handler, status, body, headers=None) -> None:
 def serving() -> Iterator[Hub]:
     """A hub that runs in the block."""
     hub = Hub()
-    thread = threading.Thread(target=hub.server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running(hub.server):
         yield hub
-    finally:
-        hub.server.shutdown()
-        hub.server.server_close()

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from data_pipelines.preprocess.taken_down import Takedown, read_takedowns, record_uri
@@ -66,10 +67,10 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
         open_shard_set(shards)  # an unfinished set has parts, which would be missed
         if not is_dry_run and storage.is_file(_journal_uri(shards)):
             apply(shards, _read_journal(shards))
-    uri = cfg.video_uri and without_secrets(cfg.video_uri)
-    if uri and uri != cfg.video_uri:
+    if cfg.video_uri and (uri := without_secrets(cfg.video_uri)) != cfg.video_uri:
         check_names_one_video(shard_sets, uri)
-    video = find_video(shard_sets, cfg.video_id, uri)
+        cfg = replace(cfg, video_uri=uri)
+    video = find_video(shard_sets, cfg.video_id, cfg.video_uri)
     found = {shards: find_in_set(shards, video) for shards in shard_sets}
     found = {shards: rest for shards, rest in found.items() if rest.clips or rest.rejects}
     if not found:
@@ -122,11 +123,10 @@ def _shard_sets(output: str) -> list[str]:
 
 
 def _nothing(cfg: TakedownConfig, shard_sets: Sequence[str]) -> list[str]:
-    video_uri = cfg.video_uri and without_secrets(cfg.video_uri)
     for takedown in read_takedowns(shard_sets[0]):
-        if video_uri in takedown.video_uris or cfg.video_id in takedown.video_ids:
+        if cfg.video_uri in takedown.video_uris or cfg.video_id in takedown.video_ids:
             return [f"taken down already, on {takedown.taken_down_at}"]
-    named = video_uri or cfg.video_id
+    named = cfg.video_uri or cfg.video_id
     raise ConfigError(
         f"Nothing of {named} in {', '.join(shard_sets)}. See clips.parquet for names."
     )

@@ -63,6 +63,18 @@ def parse(uri: str) -> HubUri:
     return HubUri(repo_id, unquote(revision) if revision else None, folder or "")
 
 
+def parse_repository(uri: str) -> HubUri:
+    """Splits a URI to push to.
+
+    Raises:
+        ConfigError: It does not name a whole repository.
+    """
+    wanted = parse(uri)
+    if wanted.folder:
+        raise ConfigError(f"{uri}: a run is pushed to a whole repository, hf://USER/NAME.")
+    return wanted
+
+
 def local_copy(uri: str) -> str:
     """Returns the URI itself, or the local copy of a folder on the hub, fetched if need be.
 
@@ -147,9 +159,7 @@ def publish(uri: str, files: Mapping[str, str], texts: Mapping[str, str], is_pri
     Raises:
         ConfigError: The hub refuses, or cannot be reached.
     """
-    wanted, hub = parse(uri), _hub()
-    if wanted.folder:
-        raise ConfigError(f"{uri}: a run is pushed to a whole repository, hf://USER/NAME.")
+    wanted, hub = parse_repository(uri), _hub()
     api = hub.HfApi()
     with ExitStack() as stack, _one_line(uri):
         added = [

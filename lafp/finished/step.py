@@ -93,9 +93,9 @@ class AgentStep(nn.Module):
         # [N, F, H, W, C] -> [N, 3 F, H, W], as ``lafp.data.windows.stack_frames`` does.
         obs = pixels_to_float(frames_NFHWC.permute(0, 1, 4, 2, 3).flatten(1, 2))
         embedding = self.policy.encode(obs.to(self.dtype), vectors).float()
-        of_policy, of_action = noise.tensor_split([self.policy.noise_dim], dim=1)
-        latent_action, state = self._latent_action(embedding, of_policy, memory, is_first)
-        gumbel = _gumbel(of_action) if self.sample_actions else None
+        policy_noise, action_noise = noise.tensor_split([self.policy.noise_dim], dim=1)
+        latent_action, state = self._latent_action(embedding, policy_noise, memory, is_first)
+        gumbel = _gumbel(action_noise) if self.sample_actions else None
         action_NA = self.action_decoder.decode(latent_action, embedding, gumbel)
         return action_NA, Memory(frames=frames_NFHWC, policy=state)
 

@@ -41,3 +41,9 @@ def path_of(uri: str) -> Path:
     if not is_possible:
         raise FileNotFoundError(f"No file can have this name: {uri!a}")
     return Path(path)
+
+
+def safe_suffix(name: str) -> str:
+    """Returns the suffix of a name, which some decoders look at, if any file name may have it."""
+    found = re.search(r"\.[A-Za-z0-9]{1,8}$", name)
+    return found[0] if found else ""

@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import tempfile
 import threading
 import uuid
@@ -21,6 +20,7 @@ from lafp.storage.base import (
     UnreachableError,
     failed,
 )
+from lafp.storage.names import safe_suffix
 from lafp.storage.patience import patiently
 from lafp.storage.secrets import text_without_secrets
 
@@ -219,15 +219,9 @@ def download(uri: str, path: Path) -> None:
 def local_file(uri: str) -> Iterator[Path]:
     # On NFS a file that is still open elsewhere leaves something behind when it is deleted.
     with tempfile.TemporaryDirectory(prefix="lafp-", ignore_cleanup_errors=True) as tmp:
-        path = Path(tmp) / f"object{suffix_of(uri)}"  # a key may be longer than a file name
+        path = Path(tmp) / f"object{safe_suffix(uri)}"  # a key may be longer than a file name
         download(uri, path)
         yield path
-
-
-def suffix_of(key: str) -> str:
-    """Returns the suffix of a key, which some video decoders look at."""
-    found = re.search(r"\.[A-Za-z0-9]{1,8}$", key)
-    return found[0] if found else ""
 
 
 def list_files(uri: str) -> Iterator[FileInfo]:

@@ -244,8 +244,9 @@ class StoredTable:
     def _open(self) -> "pq.ParquetFile":
         import pyarrow.parquet as pq
 
-        # Opened anew for each call, because threads must not share one.
-        return pq.ParquetFile(self._path, metadata=self._footer)
+        # Opened anew for each call, because threads must not share one. Without pre_buffer, which
+        # would read the columns of all row groups ahead.
+        return pq.ParquetFile(self._path, metadata=self._footer, pre_buffer=False)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from lafp.data.stored_latents import ClipLatents, LatentShard, open_latent_set
 from lafp.storage import strict_json
 
 MAX_BYTES = 64 * 2**20
-"""So many bytes of latents are searched: of a larger set, files spread over all of it."""
+"""So many bytes of latents are searched: of a larger set, files that are chosen at random."""
 NUM_NEIGHBOURS = 8
 
 

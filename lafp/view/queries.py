@@ -92,13 +92,9 @@ class Searched:
     def __init__(self, table: StoredTable, text: Sequence[str]) -> None:
         self.table = table
         self._text = tuple(text)
-        self._rows = lru_cache(_NUM_KEPT)(self._search)
+        self.rows = lru_cache(_NUM_KEPT)(self._search)
         self.totals = lru_cache(None)(self._totals)
         self.histogram = lru_cache(None)(self._histogram)
-
-    def rows(self, query: Query) -> np.ndarray:
-        """Returns the numbers of the matching rows in the order of the query, uint32."""
-        return self._rows(query)
 
     def page(
         self, query: Query, offset: int, limit: int, columns: Sequence[str] | None = None
@@ -122,6 +118,7 @@ class Searched:
         return found
 
     def _search(self, query: Query) -> np.ndarray:
+        """Returns the numbers of the matching rows in the order of the query, uint32."""
         if query.sort in ("", RANDOM) and not (query.words or query.equal or query.between):
             rows = np.arange(self.table.num_rows, dtype=np.uint32)
         else:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import ShardSet
-from lafp.data.shards.sets import open_shard_set, shards_sha256
+from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
 from lafp.data.stored_latents import open_latent_set
 from lafp.runs.run_dir import RunDir
 from lafp.storage.tables import StoredTable
 
-_SPEC, _MANIFEST = "shard_set.json", "manifest.parquet"
-_CLIPS, _REJECTS = "clips.parquet", "rejects.parquet"
+_SPEC, _CLIPS, _REJECTS = "shard_set.json", "clips.parquet", "rejects.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +69,14 @@ def _run_of(uri: str) -> tuple[RunDir | None, str]:
 
 def _open_set(uri: str, name: str, run: RunDir | None, stack: ExitStack) -> ViewedSet:
     spec = open_shard_set(uri) if storage.is_file(storage.join(uri, _SPEC)) else None
-    manifest = _open_table(uri, _MANIFEST, stack) if spec else None
-    rows = manifest.take(range(manifest.num_rows), ["shard"]) if manifest else []
+    manifest = read_manifest(uri, ["shard"]) if spec else []
     return ViewedSet(
         name=name,
         uri=uri,
         spec=spec,
         clips=_open_table(uri, _CLIPS, stack) if spec else None,
         rejects=_open_table(uri, _REJECTS, stack),
-        # A set of a stranger may name files anywhere.
-        shards=frozenset(row["shard"] for row in rows if "/" not in row["shard"]),
+        shards=frozenset(row["shard"] for row in manifest),
         latents=_latents_of(uri, run) if spec and run else {},
     )
 

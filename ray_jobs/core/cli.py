@@ -30,6 +30,21 @@ _PACKAGES = {
 """Extra of the package lafp -> packages that it brings."""
 
 
+def described_parser(
+    command: str, doc: str | None, more: str | None = None
+) -> argparse.ArgumentParser:
+    """Makes a parser whose help is a module's docstring as it is written, and ``more`` at its end.
+
+    ``command`` is what a user types, such as ``lafp view``.
+    """
+    return argparse.ArgumentParser(
+        prog=command,
+        description=doc,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 @dataclass(frozen=True)
 class CommandLine:
     """Describes the command line of one job.
@@ -70,12 +85,8 @@ class CommandLine:
         # The list of config keys is read from many source files, so it is made only when somebody
         # sees it.
         is_help = {"-h", "--help"} & set(sys.argv[1:])
-        parser = argparse.ArgumentParser(
-            prog=f"python -m ray_jobs.{self.job}",
-            description=self.doc,
-            epilog=f"config keys:\n{describe(self.schema)}" if is_help else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        keys = f"config keys:\n{describe(self.schema)}" if is_help else None
+        parser = described_parser(f"python -m ray_jobs.{self.job}", self.doc, keys)
         parser.add_argument("config", metavar="CONFIG.yaml", help="the job's config")
         parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
         parser.add_argument("--run-name", help="default: the config's file name")

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lafp.train.metrics.log import read_metrics, read_starts
+from tests.integration.ray_cluster import free_port
 from tests.synthetic_shards import write_shard_set
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +47,6 @@ pytestmark = [
         reason="needs Debian's slurm-wlm, and root to start it",
     ),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from data_pipelines.preprocess.sources.masks import MASK_SUFFIXES
 from lafp import storage
 from lafp.http.host_gate import Gate
 from lafp.storage import s3
+from lafp.storage.names import safe_suffix
 from lafp.video.decoders.base import VideoError
 
 _READ_BYTES = 8 * 2**20
@@ -117,17 +118,14 @@ class RemoteFiles:
 
     def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes:
         """See ``storage.read_bytes``. Any length is read in pieces, so the worker holds one."""
-        if length is None:
-            with self.local_file(uri) as path, path.open("rb") as file:
-                file.seek(offset)
-                return file.read()
-        data = b""
-        while len(data) < length:
-            piece = self._ask("read_bytes", uri, offset + len(data), length - len(data))[1]
-            if not piece:
-                break
+        data = bytearray()
+        while length is None or len(data) < length:
+            wanted = _READ_BYTES if length is None else min(_READ_BYTES, length - len(data))
+            piece = self._ask("read_bytes", uri, offset + len(data), wanted)[1]
             data += piece
-        return data
+            if len(piece) < wanted:  # the end of the file
+                break
+        return bytes(data)
 
     def list_files(self, uri: str) -> Iterator[storage.FileInfo]:
         """See ``storage.list_files``."""
@@ -142,7 +140,7 @@ class RemoteFiles:
     def local_file(self, uri: str) -> Iterator[Path]:
         """See ``storage.local_file``."""
         self._ask("local_file", uri)
-        with self._received(s3.suffix_of(uri)) as path:
+        with self._received(safe_suffix(uri)) as path:
             yield path
 
     @contextmanager

@@ -20,6 +20,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import Split
 from lafp.storage import FileInfo, NotAFileError
+from lafp.storage.secrets import text_without_secrets
 
 WEBDATASET = "webdataset"
 """Name of the reader of tars with videos."""
@@ -100,6 +101,12 @@ def _input(file: FileInfo, split: Split | None, has_labels: bool) -> VideoItem:
         return replace(item, details={"reject": [found.reason, found.detail]})
     is_known = item.reader or is_video(file.uri) or suffix_of(file.uri) == LABELS_SUFFIX
     return replace(item, is_guess=not is_known)
+
+
+def rejected_item(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
+    """Makes an input that becomes a reject row. Its message is stored, and so holds no secret."""
+    details = {"reject": [reason, text_without_secrets(detail)]}
+    return VideoItem(uri=uri, num_bytes=0, split=split, details=details)
 
 
 def video_item(uri: str, num_bytes: int, split: Split | None, has_labels: bool) -> VideoItem:

@@ -14,12 +14,13 @@ from data_pipelines.preprocess.sources.list_videos import (
     check_inputs,
     list_source_files,
     list_videos,
+    rejected_item,
 )
 from data_pipelines.preprocess.sources.uri_list import is_uri_list, list_uris
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import Split
-from lafp.storage.secrets import text_without_secrets, without_secrets
+from lafp.storage.secrets import without_secrets
 
 _NUM_LOOKED_AT = 100
 
@@ -98,12 +99,7 @@ def _listed_by(
     except ConfigError as error:
         if may_stop:
             raise
-        yield _rejected(uri, split, "unreadable", str(error))
+        yield rejected_item(uri, split, "unreadable", str(error))
     except Exception as error:
         found = video_error(error)
-        yield _rejected(uri, split, found.reason, found.detail)
-
-
-def _rejected(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
-    details = {"reject": [reason, text_without_secrets(detail)]}
-    return VideoItem(uri=uri, num_bytes=0, split=split, details=details)
+        yield rejected_item(uri, split, found.reason, found.detail)

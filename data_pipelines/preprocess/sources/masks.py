@@ -83,20 +83,17 @@ def found_masks(
 
 
 def _in_order(files: Iterable[storage.FileInfo], folder: str) -> list[storage.FileInfo]:
-    """Returns the pictures directly in a folder, by number if their names are numbered."""
+    """Returns the pictures directly in a folder, by number if their names are numbered alike."""
     found = {
         name.rpartition(".")[0]: file
         for file in files
         if (name := file.uri.removeprefix(f"{folder}/")).lower().endswith(_PICTURE_SUFFIXES)
         and "/" not in name
     }
-    numbers = {stem: number for stem in found if (number := re.search(r"\d+$", stem))}
-    if (
-        len({stem[: number.start()] for stem, number in numbers.items()})
-        == 1
-        == len({stem in numbers for stem in found})
-    ):
-        return [found[stem] for stem in sorted(found, key=lambda stem: int(numbers[stem][0]))]
+    prefixes = {re.sub(r"\d+$", "", stem) for stem in found}
+    if len(prefixes) == 1 and not prefixes & found.keys():  # each name ends in a number
+        start = len(prefixes.pop())
+        return [found[stem] for stem in sorted(found, key=lambda stem: int(stem[start:]))]
     return [found[stem] for stem in sorted(found)]
 
 

@@ -20,6 +20,7 @@ from data_pipelines.preprocess.sources.list_videos import (
     is_glob,
     list_source_files,
     list_videos,
+    rejected_item,
     video_item,
 )
 from lafp import storage
@@ -62,9 +63,9 @@ def list_uris(
                 continue
             for found in _inputs(raw, folder, split, has_labels):
                 if isinstance(found, _Bad):
-                    yield _rejected(at, split, found.reason, found.detail)
+                    yield rejected_item(at, split, found.reason, found.detail)
                 elif isinstance(found, VideoItem) and not seen.add(found.secret_uri or found.uri):
-                    yield _rejected(at, split, "same_file", found.uri)
+                    yield rejected_item(at, split, "same_file", found.uri)
                 elif isinstance(found, VideoItem) and found.secret_uri and not seen.add(found.uri):
                     # What is left of two addresses may be equal where a secret names the file.
                     yield replace(found, uri=f"{found.uri}#@{row}")
@@ -80,11 +81,6 @@ class _Bad:
 
     reason: str
     detail: str
-
-
-def _rejected(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
-    details = {"reject": [reason, text_without_secrets(detail)]}
-    return VideoItem(uri=uri, num_bytes=0, split=split, details=details)
 
 
 def _inputs(

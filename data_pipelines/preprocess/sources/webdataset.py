@@ -13,7 +13,6 @@ import gzip
 import lzma
 import os
 import posixpath
-import re
 import shutil
 import tarfile
 import tempfile
@@ -36,7 +35,7 @@ from data_pipelines.preprocess.sources.file_kinds import (
 )
 from data_pipelines.preprocess.sources.opened import Opened, Unusable, open_file
 from lafp import storage
-from lafp.storage.names import uri_of
+from lafp.storage.names import safe_suffix, uri_of
 from lafp.video.decoders.base import VideoDecoder, VideoError
 
 # Headers hold names and attributes. A header that claims to be larger than this is broken.
@@ -77,7 +76,7 @@ def open_webdataset(
                 yield unusable
             else:
                 with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
-                    path = Path(folder) / f"video{_suffix(member.name)}"
+                    path = Path(folder) / f"video{safe_suffix(member.name)}"
                     yield _open_member(file, member, path, uri, cfg, decoder)
             uris.add(uri)
     if not uris:
@@ -274,9 +273,3 @@ def _next_content(file: BinaryIO, max_bytes: int) -> int | None:
             # byte.
             return at - at % tarfile.BLOCKSIZE
     return None
-
-
-def _suffix(name: str) -> str:
-    """Returns the suffix of a name, because some decoders use it."""
-    found = re.search(r"\.[A-Za-z0-9]{1,8}$", name)
-    return found[0] if found else ""

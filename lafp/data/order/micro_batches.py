@@ -17,6 +17,7 @@ from lafp.config import ConfigError
 from lafp.data.order.clips import ClipRef
 from lafp.data.order.demand import ClipDemand, ClipStream
 from lafp.data.shards.cache import ClipCache
+from lafp.data.shards.format import mask_shape
 from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import open_shard_set
 from lafp.data.stored_latents import open_latent_set
@@ -67,7 +68,7 @@ def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
     num_frames = length if max_frames is None else min(max_frames, length)
     num_bytes = num_frames * spec.height_px * spec.width_px * 3
     if any(s.num_masked_clips for s in specs):
-        num_bytes += num_frames * spec.height_px * math.ceil(spec.width_px / 8)
+        num_bytes += math.prod(mask_shape(num_frames, spec.height_px, spec.width_px))
     if spec.optical_flow_size_px is not None:
         # Two axes of float16. Flow and latents are sent for all frames, so ``max_frames`` does not
         # count.

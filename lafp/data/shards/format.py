@@ -143,6 +143,11 @@ def entry_name(tar: str) -> str:
     return tar.removesuffix(".tar") + ".json"
 
 
+def mask_shape(num_frames: int, height_px: int, width_px: int) -> tuple[int, int, int]:
+    """Returns the shape of the packed masks of a clip, ``Labels.mask``."""
+    return num_frames, height_px, -(-width_px // 8)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
     """Holds arrays of one clip: its labels, optical flow from preprocessing, and masks."""
@@ -217,12 +222,8 @@ class ShardSet:
     """Number of clips per split with a mask of the agent; empty if no clip has one."""
 
     def __post_init__(self) -> None:
-        if (
-            not 1
-            <= min(self.width_px, self.height_px)
-            <= max(self.width_px, self.height_px)
-            <= (_MAX_SIDE_PX)
-        ):
+        sides = self.width_px, self.height_px
+        if min(sides) < 1 or max(sides) > _MAX_SIDE_PX:
             raise ValueError(f"frames of {self.width_px} x {self.height_px} pixels")
         longest_bytes = self.max_clip_frames * self.width_px * self.height_px * 3
         if not 0 <= self.min_clip_frames <= self.max_clip_frames or (

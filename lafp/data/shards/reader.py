@@ -17,7 +17,7 @@ from lafp.data.order.clips import ClipRef
 from lafp.data.order.window_draws import WindowDraws
 from lafp.data.shards.cache import ClipCache, DecodedClip
 from lafp.data.shards.damage import REASONS, DamagedClipError
-from lafp.data.shards.format import ClipLocation, Labels
+from lafp.data.shards.format import ClipLocation, Labels, mask_shape
 from lafp.data.shards.sets import open_shard_set
 from lafp.data.stored_latents import LatentReader
 from lafp.video.clip_codec import decode_frames
@@ -189,8 +189,8 @@ class ClipReader:
         if labels is not None and labels.num_rows > num_frames:
             raise damaged("undecodable", f"it has labels of {labels.num_rows} frames")
         mask = labels.mask if labels else None
-        packed = num_frames, out.shape[1], -(-out.shape[2] // 8)
-        if mask is not None and (mask.dtype != np.uint8 or mask.shape != packed):
+        wanted = mask_shape(num_frames, *out.shape[1:3])
+        if mask is not None and (mask.dtype != np.uint8 or mask.shape != wanted):
             raise damaged("undecodable", f"its mask is {mask.dtype} {list(mask.shape)}")
         latents = self._latents.read(ref.shard, location) if self._latents else None
         return DecodedClip(out, labels, latents)
@@ -236,8 +236,7 @@ class ClipReader:
 
 def _masks(frames: np.ndarray, visits: Sequence[_Visit]) -> np.ndarray:
     """Returns the packed masks of the frames that are sent, uint8 [B, R, H, ceil(W / 8)]."""
-    num_clips, num_sent, height, width, _ = frames.shape
-    masks = np.zeros((num_clips, num_sent, height, -(-width // 8)), np.uint8)
+    masks = np.zeros((len(frames), *mask_shape(*frames.shape[1:4])), np.uint8)
     for rows, visit in zip(masks, visits, strict=True):
         stored = visit.clip.labels.mask if visit.clip.labels else None
         # A clip without a mask counts in full: all of its pixels are the agent's.

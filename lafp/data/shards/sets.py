@@ -34,16 +34,17 @@ def read_manifest(uri: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Reads columns of ``manifest.parquet``, ``shard`` among them.
 
     Raises:
-        ConfigError: There is no finished shard set, or a shard has a name that leads elsewhere.
+        ConfigError: There is no finished shard set, its manifest is damaged, or a shard has a name
+            that leads elsewhere.
     """
     open_shard_set(uri)  # a clear error when there is none
     path = storage.join(uri, "manifest.parquet")
-    rows = read_rows(path, columns)
     try:
+        rows = read_rows(path, columns)
         for row in rows:
             check_shard_name(row["shard"])
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}.") from None
+        raise ConfigError(f"{path} is damaged: {error}. Copy the shard set again.") from None
     return rows
 
 

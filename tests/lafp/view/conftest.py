@@ -1,6 +1,5 @@
 """A run with real shards, rejects whose source is there, and latents; and a server of it."""
 
-import threading
 from contextlib import ExitStack
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ from lafp.runs.run_dir import RunDir
 from lafp.view.answers import Answers
 from lafp.view.server import ViewServer
 from lafp.view.viewed_sets import open_sets
+from tests.http_server import running
 from tests.synthetic_latents import write_latents
 from tests.synthetic_shards import write_shard_set
 from tests.synthetic_video import moving_square, write_video
@@ -73,8 +73,6 @@ def served(run):
     """``url``, and the ``answers`` behind it."""
     with ExitStack() as stack:
         answers = Answers(open_sets(run.uri, stack), run.name, {"dark": "darker than <b>"})
-        server = stack.enter_context(ViewServer(answers))
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+        server = ViewServer(answers)
+        stack.enter_context(running(server))
         yield SimpleNamespace(url=server.url, answers=answers)
-        server.shutdown()
