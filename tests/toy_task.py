@@ -129,9 +129,10 @@ class KillingTask(ToyTask):
 
 
 class TerminatedTask(ToyTask):
-    """The last rank sends SIGTERM at ``at_step`` (from 0), once, and gives it time to be heard.
+    """The last rank sends SIGTERM at ``at_step`` (from 0), once.
 
-    To the process ``pid``; by default to its own, which dies ``STEPS_LEFT`` steps later, once a
+    To the process ``pid``, and from then on a step takes a second, so that the workers still train
+    when they hear of it; by default to its own, which dies ``STEPS_LEFT`` steps later, once a
     checkpoint is stored.
     """
 
@@ -151,7 +152,8 @@ class TerminatedTask(ToyTask):
             if self._num_steps == self._at_step:
                 self._marker.touch()
                 os.kill(self._pid or os.getpid(), signal.SIGTERM)
-                time.sleep(2)
+            if self._num_steps >= self._at_step and self._pid:
+                time.sleep(1)
             if self._num_steps == self._at_step + self.STEPS_LEFT and not self._pid:
                 while not any(map(is_whole, map(str, self._checkpoints.glob("*")))):
                     time.sleep(0.01)

@@ -104,12 +104,12 @@ def test_sigterm_saves_a_checkpoint_that_the_next_start_goes_on_from(shards, und
     """This process is the driver. Without the checkpoint the run would begin anew."""
     cfg = config(mode="ray", checkpoint_every_steps=100)
     before = signal.getsignal(signal.SIGTERM)
-    terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=5)
+    terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=3)
     with pytest.raises(JobError, match=r"Stopped at step \d+ of 12.*again to resume") as stop:
         fit(stage(tmp_path), cfg, terminated)
     assert signal.getsignal(signal.SIGTERM) is before
     stopped_at = int(re.search(r"step (\d+)", str(stop.value))[1])
-    assert 5 < stopped_at < NUM_STEPS
+    assert 3 < stopped_at < NUM_STEPS
     metrics = fit(stage(tmp_path), cfg, terminated)
     assert metrics["resumed_from_steps"] == [stopped_at]
     assert_same_run(tmp_path, undisturbed)

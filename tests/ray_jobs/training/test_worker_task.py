@@ -130,7 +130,7 @@ def test_a_killed_worker_resumes_from_its_last_checkpoint(shards, undisturbed, t
 
 def test_sigterm_to_the_driver_saves_a_checkpoint_and_stops(shards, undisturbed, tmp_path):
     cfg = config(checkpoint_every_steps=100)
-    terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=5)
+    terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=3)
     with pytest.raises(JobError, match=r"Stopped at step \d+ of 12.*again to resume") as stop:
         fit(stage(tmp_path), cfg, terminated)
     metrics = fit(stage(tmp_path), cfg, terminated)
