@@ -33,6 +33,7 @@ def where(_):
     return ray.get_runtime_context().get_node_id()
 
 
+@pytest.mark.slow  # so does the pipeline in tests/integration/test_submit.py
 @pytest.mark.parametrize("role", ["train", "decode"])
 def test_tasks_run_only_where_they_may(labeled_nodes, role):
     calls = [(n, (n,)) for n in range(6)]

@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def hear_interrupts() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C, and these tests with it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A shell starts its background deaf to Ctrl-C, nohup to SIGHUP, and so these tests."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
