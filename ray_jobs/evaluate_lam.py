@@ -1,10 +1,12 @@
-r"""Measure a latent action model alone: does z hold the actions, does it add up, does it transfer?
+r"""Measure a latent action model, or a frozen encoder, alone: what does it hold of the actions?
 
 python -m ray_jobs.evaluate_lam configs/evaluate_lam/default.yaml --run-name demo
 python -m ray_jobs.evaluate_lam configs/evaluate_lam/default.yaml --run-name lapo-on-my-robot \
     lam=s3://models/lapo shards=runs/robot/shards/labeled
+python -m ray_jobs.evaluate_lam configs/evaluate_lam/default.yaml --run-name dinov2-on-my-robot \
+    encoder=/models/dinov2-base shards=runs/robot/shards/labeled
 
-Writes results.parquet (long form), transfer.png and report.html.
+Writes results.parquet (long form), report.html and, of a LAM, transfer.png.
 """
 
 from ray_jobs.core.cli import CommandLine, main
@@ -28,7 +30,7 @@ from lafp.evaluate.lam_config import EvaluateLamConfig
 from lafp.evaluate.lam_evaluation import joined_rows, measure_latent_use, measure_representation
 from lafp.evaluate.representations import methods
 from lafp.evaluate.results import write_results
-from lafp.evaluate.subjects import lam_subject, supervised_clips
+from lafp.evaluate.subjects import encoder_subject, lam_subject, supervised_clips
 from lafp.evaluate.training_data import why_no_probe
 from lafp.evaluate.transfer import can_predict
 from lafp.lam import load_lam
@@ -37,6 +39,7 @@ from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts
 from lafp.report.lam_page import write_lam_page
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.storage import strict_json
+from lafp.train.tasks.lam import obs_spec
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
@@ -44,72 +47,94 @@ from ray_jobs.training import jobs
 from ray_jobs.training.jobs import TrainInput
 
 
-def resolve(cfg: EvaluateLamConfig, run: RunDir) -> tuple[TrainInput, TrainInput]:
-    """Returns the LAM and the labeled shards."""
-    return (
-        jobs.resolve(run, "lam", cfg.lam, ("lam",)),
-        jobs.resolve(run, "shards", cfg.shards, ("shards/labeled",)),
-    )
+def resolve(cfg: EvaluateLamConfig, run: RunDir) -> tuple[TrainInput | None, TrainInput]:
+    """Returns the LAM, if one is measured, and the labeled shards."""
+    lam = None if cfg.encoder else jobs.resolve(run, "lam", cfg.lam, ("lam",))
+    return lam, jobs.resolve(run, "shards", cfg.shards, ("shards/labeled",))
 
 
 def inputs(cfg: EvaluateLamConfig, run: RunDir) -> dict[str, str]:
     """Returns the fingerprints of the LAM's weights, of the clips, and of DINOv2's weights."""
     found = jobs.fingerprints(resolve(cfg, run))
-    return found | ({"dinov2": backbone_sha256(cfg.dinov2)} if cfg.dinov2 else {})
+    folders = {"dinov2": cfg.dinov2, "encoder": cfg.encoder}
+    return found | {name: backbone_sha256(path) for name, path in folders.items() if path}
 
 
 def check(cfg: EvaluateLamConfig, run: RunDir) -> None:
     """Checks that the clips have the LAM's frame size, actions, and enough episodes."""
     lam, shards = resolve(cfg, run)
     action_spec(shards.uri)
-    check_frame_size(shards.uri, load_lam(lam.uri).obs)
-    if cfg.dinov2:
-        backbone_files(Path(cfg.dinov2))
-    if (reason := why_no_probe(shards.uri, supervised_clips(lam.uri, shards.uri))) is not None:
+    if lam is None:
+        obs_spec(shards.uri, frame_stack=1)
+    else:
+        check_frame_size(shards.uri, load_lam(lam.uri).obs)
+    for folder in filter(None, (cfg.dinov2, cfg.encoder)):
+        backbone_files(Path(folder))
+    if (reason := why_no_probe(shards.uri, _supervised(lam, shards))) is not None:
         raise ConfigError(f"shards: {reason}")
 
 
 def plan(cfg: EvaluateLamConfig, run: RunDir) -> list[str]:
     """Returns lines for ``--dry-run``: what would be measured, and how large it is."""
-    lam_input, shards = resolve(cfg, run)
-    lam = load_lam(lam_input.uri)
+    lam, shards = resolve(cfg, run)
+    model = f"encoder: {cfg.encoder}"
+    if lam is not None:
+        loaded = load_lam(lam.uri)
+        model = f"lam: {lam.uri} ({loaded.objective.cfg.name}, Z = {loaded.latent_action_dim})"
     return [
-        f"lam: {lam_input.uri} ({lam.objective.cfg.name}, Z = {lam.latent_action_dim})",
+        model,
         f"shards: {shards.uri}",
-        f"probed, one task each: {', '.join(methods(cfg.dinov2))}",
+        f"probed, one task each: {', '.join(methods(cfg.dinov2, cfg.encoder))}",
         f"memory of the matrices of each probe: up to {cfg.max_memory_gb:g} GB",
-        *skipped_parts(can_predict(lam), lam.objective.cfg.name, cfg.dinov2).values(),
+        *_skipped(cfg, lam).values(),
     ]
 
 
 def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
     """Does the missing measurements, then writes the table and the page."""
-    lam_input, shards = resolve(cfg, run)
-    lam = load_lam(lam_input.uri)
-    subject = (lam_input.uri, shards.uri, supervised_clips(lam_input.uri, shards.uri))
-    rows = joined_rows(_represented(cfg, stage, subject))
+    lam, shards = resolve(cfg, run)
+    lam_uri = lam.uri if lam else None
+    measured = (lam_uri, shards.uri, _supervised(lam, shards))
+    rows = joined_rows(_represented(cfg, stage, measured))
 
     def measure_use() -> list[dict[str, Any]]:
-        ((_, found),) = _in_tasks(cfg, measure_latent_use, [(*subject, stage.uri, cfg)], "z in use")
+        call = (*measured, stage.uri, cfg)
+        ((_, found),) = _in_tasks(cfg, measure_latent_use, [call], "z in use")
         return found
 
-    rows += stage.once("use.json", list[dict[str, Any]], measure_use)
-    found = result_rows.thorough_probe_rows(lam_subject(lam_input.uri, None, None), rows)
+    if lam is not None:
+        rows += stage.once("use.json", list[dict[str, Any]], measure_use)
+    subject = lam_subject(lam.uri, None, None) if lam else encoder_subject()
+    found = result_rows.thorough_probe_rows(subject, rows)
     write_results(stage.path("results.parquet"), found)
     results = one_run(run.uri, found, {})
-    skipped = skipped_parts(can_predict(lam), lam.objective.cfg.name, cfg.dinov2)
-    lines = lam_evaluation_findings(results, skipped)
-    page = write_lam_page(stage.uri, run.name, results, lines, lam_input.uri, shards.uri)
+    lines = lam_evaluation_findings(results, _skipped(cfg, lam))
+    model = lam_uri or str(cfg.encoder)
+    page = write_lam_page(stage.uri, run.name, results, lines, model, shards.uri)
     return {"findings": lines, "report": page}
 
 
+def _supervised(lam: TrainInput | None, shards: TrainInput) -> frozenset[str]:
+    """Returns the ids of the clips whose actions the measured model has seen."""
+    return supervised_clips(lam.uri, shards.uri) if lam else frozenset()
+
+
+def _skipped(cfg: EvaluateLamConfig, lam: TrainInput | None) -> dict[str, str]:
+    """Says what is not measured of a LAM, and why. An encoder has no z to be used."""
+    if lam is None:
+        return {}
+    loaded = load_lam(lam.uri)
+    return skipped_parts(can_predict(loaded), loaded.objective.cfg.name, cfg.dinov2)
+
+
 def _represented(
-    cfg: EvaluateLamConfig, stage: StageDir, subject: tuple[str, str, frozenset[str]]
+    cfg: EvaluateLamConfig, stage: StageDir, measured: tuple[str | None, str, frozenset[str]]
 ) -> dict[str, dict[str, Any]]:
     """Measures the representations that are missing, in a task each. Returns all by name."""
-    paths = {name: stage.path("measured", f"{name}.json") for name in methods(cfg.dinov2)}
+    names = methods(cfg.dinov2, cfg.encoder)
+    paths = {name: stage.path("measured", f"{name}.json") for name in names}
     missing = [name for name, path in paths.items() if not storage.is_file(path)]
-    calls = [(*subject, name, cfg) for name in missing]
+    calls = [(*measured, name, cfg) for name in missing]
     for index, found in _in_tasks(cfg, measure_representation, calls, "probes"):
         strict_json.write(paths[missing[index]], found)
     return {name: strict_json.read(dict[str, Any], path) for name, path in paths.items()}
@@ -139,7 +164,7 @@ JOB = Job(
     run=run_stage,
     tell=findings.evaluate,
     next_steps=next_steps.evaluate_lam,
-    reads=lambda _: ["lam", "shards/labeled"],
+    reads=lambda cfg: ["shards/labeled"] if cfg.encoder else ["lam", "shards/labeled"],
 )
 
 if __name__ == "__main__":

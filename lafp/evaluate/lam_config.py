@@ -1,4 +1,4 @@
-"""The config of the evaluation of a latent action model."""
+"""The config of the evaluation of a latent action model, or of a frozen encoder."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,19 @@ from lafp.config import may_change
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateLamConfig:
-    """Says which latent action model is measured on which labeled clips."""
+    """Says which model is measured on which labeled clips."""
 
     lam: str | None = None
-    """Folder of a finished LAM, local or S3; the run's own ``lam`` if null."""
+    """Folder of a finished LAM, local or S3; the run's own ``lam`` if this and encoder are null."""
+    encoder: str | None = None
+    """Local folder with DINOv2's weights, at the same path on every node. Its frozen features are
+    then measured in place of a LAM: those of o_t and o_{t+1} side by side, and their difference."""
     shards: str | None = None
     """Shard set with actions; the run's own ``shards/labeled`` if null. Probes are fitted on its
     training episodes, without those that supervised the LAM, and measured on the held-out ones."""
     dinov2: str | None = None
     """Local folder with DINOv2's weights, at the same path on every node. The difference of its
-    frozen features is then measured beside z."""
+    frozen features is then measured beside z of a LAM, as a control."""
     pair_steps: int = 1
     """Steps between the observations a, b and c of which it is asked whether z(a, b) and z(b, c)
     add up to z(a, c)."""
@@ -31,6 +34,12 @@ class EvaluateLamConfig:
     """Gives each task one GPU besides its CPU."""
 
     def __post_init__(self) -> None:
+        for name in ("lam", "dinov2"):
+            if self.encoder is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"Set {name} or encoder, not both: an encoder is measured in place of a LAM. "
+                    "dinov2=FOLDER measures one beside a LAM."
+                )
         if self.pair_steps < 1:
             raise ValueError(f"pair_steps must be at least 1, got {self.pair_steps}.")
         if not self.max_memory_gb >= 0.01:

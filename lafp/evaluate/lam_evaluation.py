@@ -1,4 +1,4 @@
-"""The measurements of a latent action model, each one call that needs URIs and a config only."""
+"""The measurements of a model of frame pairs, each one call that needs URIs and a config only."""
 
 from typing import Any
 
@@ -10,7 +10,13 @@ from lafp.evaluate.lam_config import EvaluateLamConfig
 from lafp.evaluate.lam_probe import LabeledTransitions, transitions_of_probe
 from lafp.evaluate.latent_views import codebook_use
 from lafp.evaluate.pair_algebra import measure_pair_algebra
-from lafp.evaluate.representations import LAM, representation
+from lafp.evaluate.representations import (
+    LAM,
+    Representation,
+    encoder_representation,
+    representation,
+    subject_of,
+)
 from lafp.evaluate.statistics import Interval
 from lafp.evaluate.thorough_probe import (
     control_rows,
@@ -25,7 +31,10 @@ from lafp.evaluate.transfer import (
     measure_transfer,
     transfer_rows,
 )
+from lafp.finished.devices import usable_device
 from lafp.lam import Lam, load_lam
+from lafp.train.tasks.lam import obs_spec
+from lafp.types import ObsSpec
 
 MAX_TRIPLES = 2048
 """Triples of observations, spread evenly over the held-out clips."""
@@ -36,16 +45,26 @@ TRANSFER = "transfer.png"
 
 @torch.no_grad()
 def measure_representation(
-    lam_uri: str, shards: str, supervised: frozenset[str], method: str, cfg: EvaluateLamConfig
+    lam_uri: str | None,
+    shards: str,
+    supervised: frozenset[str],
+    method: str,
+    cfg: EvaluateLamConfig,
 ) -> dict[str, Any]:
     """Probes one kind of features, and measures whether they add up.
+
+    Args:
+        lam_uri: Folder of the LAM; None to measure ``cfg.encoder``.
+        shards: URI of the labeled set.
+        supervised: Ids of its clips whose actions supervised the LAM.
+        method: One of ``methods``.
+        cfg: The job's config.
 
     Returns:
         ``rows`` as ``probe_thoroughly`` returns them, and the probe's ``sums`` (``ProbeScore``).
     """
-    lam = _load(lam_uri, cfg)
-    found = representation(method, lam, cfg.dinov2, cfg.seed)
-    stack, device = lam.obs.frame_stack, lam.device
+    found, obs, device = _represented(method, lam_uri, shards, cfg)
+    stack = obs.frame_stack
     splits = transitions_of_probe(shards, supervised, None)
     rows, score = probe_features(
         method, found.of_window, splits, stack, device, cfg.max_memory_bytes
@@ -74,13 +93,27 @@ def measure_latent_use(
 
 
 def joined_rows(measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Joins what ``measure_representation`` found of each method, with the gains of z."""
+    """Joins what ``measure_representation`` found of each method, with the subject's gains."""
     rows = [row for found in measured.values() for row in found["rows"]]
     sums = {
         method: torch.tensor(found["sums"], dtype=torch.float64)
         for method, found in measured.items()
     }
-    return defined_rows([*rows, *control_rows(LAM, sums, rows)])
+    subject = subject_of(sums)
+    assert subject is not None
+    return defined_rows([*rows, *control_rows(subject, sums, rows)])
+
+
+def _represented(
+    method: str, lam_uri: str | None, shards: str, cfg: EvaluateLamConfig
+) -> tuple[Representation, ObsSpec, torch.device]:
+    if lam_uri is not None:
+        lam = _load(lam_uri, cfg)
+        return representation(method, lam, cfg.dinov2, cfg.seed), lam.obs, lam.device
+    assert cfg.encoder is not None
+    torch.set_num_threads(1)
+    obs, device = obs_spec(shards, frame_stack=1), usable_device("cuda" if cfg.use_gpu else "cpu")
+    return encoder_representation(method, cfg.encoder, obs, device), obs, device
 
 
 def _load(lam_uri: str, cfg: EvaluateLamConfig) -> Lam:

@@ -117,7 +117,7 @@ def thorough_probe_rows(lam: Subject, measured: Sequence[Mapping[str, Any]]) -> 
     """Rows of what ``probe_thoroughly`` measured."""
     return [
         Result.of(
-            lam if row["method"] == "lam" else _probe(lam, row["method"]),
+            lam if row["method"] == lam.method else _probe(lam, row["method"]),
             row["metric"],
             row["value"],
             row["n"],

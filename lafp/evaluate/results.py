@@ -25,7 +25,8 @@ Metrics and the methods that have them:
                             of their time; above 0.1 no page shows them
 ``probe_mse, probe_r2``     linear probe of latent actions on held-out episodes; the method says of
                             what: ``lam``, and the controls ``embedding``, ``random_lam``,
-                            ``nothing``
+                            ``nothing``; of a frozen encoder ``encoder_pair`` and
+                            ``encoder_difference``, and the control ``encoder_frame``
 ``probe_r2_standardized``   the same on features of unit variance, ``probe_r2_mlp`` with a small MLP
 ``probe_r2_at_<n>``         the same after a fit on n transitions
 ``probe_r2_seen``           on held-out episodes before known videos, ``probe_r2_unseen`` unknown

@@ -9,6 +9,7 @@ from lafp.data.labels import count_labels
 from lafp.data.shards.sets import shards_sha256
 from lafp.envs.base import VectorEnv
 from lafp.evaluate.config import MethodConfig
+from lafp.evaluate.representations import ENCODER_PAIR
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
 from lafp.finished.load import LAM_HEAD, lam_behind
 from lafp.finished.saved_model import read_card
@@ -30,6 +31,11 @@ def lam_subject(lam_uri: str, study: str | None, variant: str | None) -> Subject
         supervision_weight=config["supervision"]["weight"],
         seed=config["train"]["seed"],
     )
+
+
+def encoder_subject() -> Subject:
+    """Describes a frozen encoder, for the rows of its probes."""
+    return Subject(label=ENCODER_PAIR, method=ENCODER_PAIR)
 
 
 def supervised_clips(lam_uri: str, shards: str) -> frozenset[str]:

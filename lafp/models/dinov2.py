@@ -127,9 +127,6 @@ def load_backbone(folder: Path) -> tuple[Any, str]:
             "Encoder dinov2 needs the package transformers: pip install 'lafp[dinov2]'."
         ) from None
     files = backbone_files(folder)
-    kind = json.loads(files[0].read_text()).get("model_type")
-    if kind != "dinov2":
-        raise ConfigError(f"{files[0]} describes a model of type {kind!r}, expected 'dinov2'.")
     logging.disable_progress_bar()
     backbone: Any
     found: Any
@@ -162,7 +159,7 @@ def backbone_files(folder: Path) -> list[Path]:
     """Lists ``config.json`` and the weights of a DINOv2.
 
     Raises:
-        ConfigError: The folder holds no DINOv2.
+        ConfigError: The folder holds no DINOv2, or another model.
     """
     weights = sorted(folder.glob("*.safetensors"))
     card = folder / "config.json"
@@ -172,6 +169,9 @@ def backbone_files(folder: Path) -> list[Path]:
             "e.g. a download of facebook/dinov2-base. A trained model does not hold a copy: put "
             "the folder that it was trained with at this path."
         )
+    kind = json.loads(card.read_text()).get("model_type")
+    if kind != "dinov2":
+        raise ConfigError(f"{card} describes a model of type {kind!r}, expected 'dinov2'.")
     return [card, *weights]
 
 

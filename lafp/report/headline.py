@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lafp.evaluate.grouped import Group, Results
+from lafp.evaluate.representations import LAM, subject_of
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR
 from lafp.evaluate.statistics import Interval
 from lafp.objectives.health import CONSTANT, DEAD_CODEBOOK, DEAD_PERPLEXITY, not_above_embedding
@@ -77,8 +78,8 @@ def headline_of_latents(
     """
     probes = results.of_variant(results.variants[0], "probe_r2")
     lines = []
-    if "lam" in probes:
-        low, high = probes["lam"].subject.low, probes["lam"].subject.high
+    if (subject := subject_of(probes)) is not None:
+        low, high = probes[subject].subject.low, probes[subject].subject.high
         controls = {name: group.value for name, group in probes.items() if name in PROBE_CONTROLS}
         gains = [
             group.interval.low
@@ -88,7 +89,15 @@ def headline_of_latents(
         gain_low = min(gains, default=None)
         num = lam.get("probe/num_episodes")
         lines.append(
-            probe_finding(probes["lam"].value, low, high, controls, num, gain_low=gain_low)
+            probe_finding(
+                probes[subject].value,
+                low,
+                high,
+                controls,
+                num,
+                gain_low=gain_low,
+                what="z" if subject == LAM else "the features of both frames",
+            )
         )
     return [*lines, *(view_findings(views) if views else [])]
 

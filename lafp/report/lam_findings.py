@@ -1,11 +1,12 @@
-"""Sentences about a latent action model that was evaluated: each number beside its control."""
+"""Sentences about a model of frame pairs that was evaluated: each number beside its control."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.representations import LAM, RANDOM_LAM
+from lafp.evaluate.representations import LAM, RANDOM_LAM, subject_of
 from lafp.report.headline import headline_of_latents
+from lafp.report.training_findings import PROBE_CONTROLS
 
 _SAME_COSINE = 0.5
 _USES_CODES = 0.5
@@ -17,7 +18,7 @@ NO_SWAP = (
 
 
 def lam_evaluation_findings(results: Results, skipped: Mapping[str, str]) -> list[str]:
-    """Says what z holds, whether it acts like a displacement, and what to do next.
+    """Says what z or an encoder holds, whether z acts like a displacement, and what to do next.
 
     Args:
         results: The rows of the evaluation.
@@ -33,8 +34,18 @@ def lam_evaluation_findings(results: Results, skipped: Mapping[str, str]) -> lis
         *_codebook(results),
         *_transfer(results),
         *skipped.values(),
-        _next(probe),
+        _next(probe) if LAM in _of(results, "probe_r2") else _NEXT_TO_ENCODER,
     ]
+
+
+_NEXT_TO_ENCODER = (
+    "Next: evaluate latent action models on the same shards. One is worth training if its z holds "
+    "more than these frozen features, or as much in fewer dimensions."
+)
+
+
+def _what(subject: str) -> str:
+    return "z" if subject == LAM else "the features of both frames"
 
 
 def _of(results: Results, metric: str) -> dict[str, Group]:
@@ -43,11 +54,13 @@ def _of(results: Results, metric: str) -> dict[str, Group]:
 
 def _noise(results: Results) -> list[str]:
     found = _of(results, "probe_r2_noise")
-    if LAM not in found:
+    if (subject := subject_of(found)) is None:
         return ["Not measured: the exploration noise alone. The shards do not tell it."]
-    ours, others = found[LAM], [group for name, group in found.items() if name != LAM]
+    ours, others = found[subject], [found[name] for name in PROBE_CONTROLS if name in found]
     best = max(others, key=lambda group: group.value, default=None)
-    text = f"of the exploration noise, which no state tells, z has R² {ours.interval}"
+    what = _what(subject)
+    text = f"of the exploration noise, which no state tells, the probe of {what} has R² "
+    text += str(ours.interval)
     if best is None:
         return [f"{text[0].upper()}{text[1:]}."]
     is_above = ours.interval.low > max(0.0, best.interval.high)
@@ -56,7 +69,9 @@ def _noise(results: Results) -> list[str]:
 
 
 def _backgrounds(results: Results) -> str:
-    seen, unseen = (_of(results, f"probe_r2_{name}").get(LAM) for name in ("seen", "unseen"))
+    found = {name: _of(results, f"probe_r2_{name}") for name in ("seen", "unseen")}
+    subject = subject_of(found["seen"]) or LAM
+    seen, unseen = (groups.get(subject) for groups in found.values())
     if seen is None or unseen is None:
         return (
             f"{NO_SWAP}Nor have they held-out episodes in a folder `unseen`, whose backgrounds "
@@ -65,8 +80,8 @@ def _backgrounds(results: Results) -> str:
     lost = seen.interval.low > unseen.interval.high
     verdict = "Bad" if lost else "Good" if unseen.interval.low > 0 else "Uncertain"
     return (
-        f"{verdict}: before unseen backgrounds the probe of z has R² {unseen.interval}, before "
-        f"seen ones {seen.interval}. {NO_SWAP.rstrip()}"
+        f"{verdict}: before unseen backgrounds the probe of {_what(subject)} has R² "
+        f"{unseen.interval}, before seen ones {seen.interval}. {NO_SWAP.rstrip()}"
     )
 
 

@@ -1,16 +1,17 @@
-"""``lam_evaluation/report.html``: what a latent action model's z holds, on one page."""
+"""``lam_evaluation/report.html``: what z or a frozen encoder's features hold, on one page."""
 
 from collections.abc import Sequence
 
 from lafp import storage
 from lafp.evaluate.grouped import Results
 from lafp.evaluate.lam_evaluation import TRANSFER
+from lafp.evaluate.representations import LAM
 from lafp.report.page import render_page
 from lafp.report.sections import pair_algebra, probe
 
 
 def write_lam_page(
-    uri: str, title: str, results: Results, findings: Sequence[str], lam: str, shards: str
+    uri: str, title: str, results: Results, findings: Sequence[str], model: str, shards: str
 ) -> str:
     """Writes the page into the folder ``uri`` and returns its path.
 
@@ -19,9 +20,11 @@ def write_lam_page(
         title: Title of the page.
         results: Rows of the evaluation.
         findings: What they mean, in sentences.
-        lam: URI of the latent action model.
+        model: URI of the latent action model, or folder of the frozen encoder.
         shards: URI of the labeled shard set.
     """
+    is_lam = LAM in results.of_variant(results.variants[0], "probe_r2")
+    kind = "latent action model" if is_lam else "frozen encoder"
     found = [
         probe.section(results, results.variants[0]),
         pair_algebra.algebra_section(results),
@@ -30,8 +33,8 @@ def write_lam_page(
     html = render_page(
         uri,
         title=title,
-        kind="evaluation of a latent action model",
-        lead=f"The latent action model at `{lam}`, measured on the labeled clips of `{shards}`.",
+        kind=f"evaluation of a {kind}",
+        lead=f"The {kind} at `{model}`, measured on the labeled clips of `{shards}`.",
         sections=[section for section in found if section],
         headlines={"": list(findings)},
     )

@@ -29,6 +29,7 @@ PROBE_CONTROLS = {
     "random_lam": "from an untrained model's latent actions",
     "pixel_difference": "from the difference of the pixels",
     "dinov2_difference": "from the difference of frozen DINOv2 features",
+    "encoder_frame": "from the features of the first frame alone",
 }
 """Controls of the probe as result tables call them -> in words."""
 
@@ -225,6 +226,7 @@ def probe_finding(
     controls: Mapping[str, float],
     num_episodes: float | None = None,
     gain_low: float | None = None,
+    what: str = "z",
 ) -> str:
     """Says what the linear probe finds in z, judged by the best of its controls.
 
@@ -236,17 +238,18 @@ def probe_finding(
         num_episodes: Held-out episodes behind it.
         gain_low: Smallest lower end of the intervals of its gains over the controls, which are
             sharper than two intervals side by side; None where they were not measured.
+        what: Names the features that were probed.
     """
     interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
     on = "" if num_episodes is None else f" of {counted(int(num_episodes), 'held-out episode')}"
     against = [f"{value:.2f} {PROBE_CONTROLS[name]}" for name, value in controls.items()]
     text = (
-        f"a linear probe reads the true actions{on} from z with R² {r2:.2f}{interval}, against "
-        f"{', '.join([*against, '0.00 from nothing'])}."
+        f"a linear probe reads the true actions{on} from {what} with R² {r2:.2f}{interval}, "
+        f"against {', '.join([*against, '0.00 from nothing'])}."
     )
     if num_episodes is not None and num_episodes < MIN_JUDGED_EPISODES:
         return (
-            f"Uncertain: {text} So few held-out episodes do not tell what z is worth: "
+            f"Uncertain: {text} So few held-out episodes do not tell what {what} is worth: "
             f"hold out at least {MIN_JUDGED_EPISODES}."
         )
     best = max([0.0, *controls.values()])
@@ -254,10 +257,10 @@ def probe_finding(
     if gain_low is not None and low is not None:
         is_above = gain_low > 0 and low > 0
     if is_above:
-        return f"Good: {text} So z holds more about the actions than any control."
+        return f"Good: {text} So {what} holds more about the actions than any control."
     if r2 > best:
         return (
-            f"Uncertain: {text} z is above its controls, but by less than its interval; more "
+            f"Uncertain: {text} That is above the controls, but by less than its interval; more "
             "held-out episodes would tell."
         )
     if max(r2, best) <= 0:
@@ -268,7 +271,7 @@ def probe_finding(
         )
     if "embedding" in controls and r2 <= controls["embedding"]:
         return f"Bad: {text} {not_above_embedding(r2, controls['embedding'])}"
-    return f"Bad: {text} So z holds no more about the actions than its controls."
+    return f"Bad: {text} So {what} holds no more about the actions than the controls."
 
 
 def _judged(is_better: bool, is_clearly_better: bool) -> str:

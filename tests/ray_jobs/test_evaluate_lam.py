@@ -24,6 +24,7 @@ from lafp.train.tasks.lam_sections import SupervisionConfig
 from ray_jobs.core.job import dry_run, execute
 from ray_jobs.evaluate_lam import JOB
 from tests import synthetic_lam
+from tests.synthetic_dinov2 import write_dinov2
 from tests.synthetic_shards import write_shard_set
 
 LAM = TrainLamConfig(
@@ -140,6 +141,21 @@ def test_a_dry_run_names_what_would_be_measured_and_writes_nothing(run, tmp_path
     text = "\n".join(dry_run(JOB, cfg, elsewhere))
     assert "lapo, Z = 16" in text and "pixel_difference" in text and "up to 0.5 GB" in text
     assert not list(storage.list_files(elsewhere.uri))
+
+
+def test_a_dry_run_of_an_encoder_needs_no_lam(run, tmp_path):
+    weights, shards = str(write_dinov2(tmp_path / "dinov2")), run.stage("shards/labeled").uri
+    cfg, elsewhere = (
+        EvaluateLamConfig(encoder=weights, shards=shards),
+        RunDir(str(tmp_path / "new")),
+    )
+    text = "\n".join(dry_run(JOB, cfg, elsewhere))
+    assert f"encoder: {weights}" in text and "encoder_pair, encoder_difference" in text
+    assert list(JOB.reads(cfg)) == ["shards/labeled"]
+    assert list(JOB.inputs(cfg, elsewhere)) == ["shards", "encoder"]
+    (tmp_path / "dinov2/config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ConfigError, match="a model of type 'vit', expected 'dinov2'"):
+        dry_run(JOB, cfg, elsewhere)
 
 
 def test_what_a_user_gets_wrong_is_told_before_ray_starts(run, tmp_path):

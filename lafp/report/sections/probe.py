@@ -3,6 +3,7 @@
 import math
 
 from lafp.evaluate.grouped import Results
+from lafp.evaluate.representations import ENCODER_PAIR, LAM, subject_of
 from lafp.evaluate.thorough_probe import AT
 from lafp.report import charts
 from lafp.report.blocks import Block, Section, Table, Text, chart
@@ -11,13 +12,31 @@ from lafp.report.training_findings import PROBE_CONTROLS
 
 PROBED = {
     "lam": "Latent action z",
+    "encoder_pair": "Features of both frames",
+    "encoder_difference": "Difference of the features",
     "embedding": "Control: the observation's embedding",
     "random_lam": "Control: z of an untrained model",
     "pixel_difference": "Control: difference of the pixels",
     "dinov2_difference": "Control: difference of DINOv2 features",
+    "encoder_frame": "Control: features of the first frame",
     "nothing": "Control: nothing (mean action)",
 }
-
+_TITLES = {
+    LAM: "Do the latent actions hold the true actions?",
+    ENCODER_PAIR: "Do the frozen features hold the true actions?",
+}
+_TEXTS = {
+    LAM: "A linear map is fitted from z to the true action on some labeled episodes and measured "
+    "on others. It says little alone: experts' actions are predictable from the state, so the same "
+    "probe runs on the observation's embedding, on an untrained latent action model of the same "
+    "shape, on nothing, and, where they were measured, on differences of two frames. z is worth "
+    "what it has above them.",
+    ENCODER_PAIR: "A linear map is fitted from the frozen features of two neighbouring frames to "
+    "the true action between them, on some labeled episodes, and measured on others: from both "
+    "side by side, and from their difference. It says little alone: experts' actions are "
+    "predictable from the state, so the same probe runs on the features of the first frame, on "
+    "the difference of the pixels, and on nothing. An encoder is worth what it has above them.",
+}
 
 _OTHERS = ("standardized", "mlp", "noise", "seen", "unseen")
 """Other R² of the same features: metric without its prefix."""
@@ -27,9 +46,9 @@ def section(results: Results, variant: str | None) -> Section | None:
     """Shows the probe and its controls as dots with intervals, and as a table."""
     found, errors = (results.of_variant(variant, f"probe_{name}") for name in ("r2", "mse"))
     groups = {method: found[method] for method in PROBED if method in found}
-    if "lam" not in groups:
+    if (subject := subject_of(groups)) is None:
         return None
-    num_seeds = len(groups["lam"].per_seed)
+    num_seeds = len(groups[subject].per_seed)
     others = {name: results.of_variant(variant, f"probe_r2_{name}") for name in _OTHERS}
     others = {name: found for name, found in others.items() if found}
     rows = []
@@ -46,8 +65,8 @@ def section(results: Results, variant: str | None) -> Section | None:
         charts.Dot.of(
             group,
             label=PROBED[method],
-            color=charts.BLUE if method == "lam" else charts.GREY,
-            is_open=method != "lam",
+            color=charts.GREY if is_control(method) else charts.BLUE,
+            is_open=is_control(method),
         )
         for method, group in groups.items()
     ]
@@ -55,15 +74,9 @@ def section(results: Results, variant: str | None) -> Section | None:
     return Section(
         id="probe",
         short="Probe",
-        title="Do the latent actions hold the true actions?",
+        title=_TITLES[subject],
         blocks=[
-            Text(
-                text="A linear map is fitted from z to the true action on some labeled episodes "
-                "and measured on others. It says little alone: experts' actions are predictable "
-                "from the state, so the same probe runs on the observation's embedding, on an "
-                "untrained latent action model of the same shape, on nothing, and, where they were "
-                "measured, on differences of two frames. z is worth what it has above them."
-            ),
+            Text(text=_TEXTS[subject]),
             chart(
                 charts.dots([charts.DotPanel(rows=dots, xlabel="R² on held-out episodes")]),
                 alt="R² of the linear probe and its controls, with 95 % intervals.",
@@ -78,12 +91,14 @@ def section(results: Results, variant: str | None) -> Section | None:
                     "Transitions",
                 ],
                 rows=rows,
-                emphasized=frozenset([0]),
+                emphasized=frozenset(
+                    index for index, method in enumerate(groups) if not is_control(method)
+                ),
                 caption=" ".join(
                     [
                         f"Intervals: 95 %, over {over}. MSE: actions in [-1, 1].",
                         *filter(None, (METRICS[f"probe_r2_{name}"].meaning for name in others)),
-                        *_gains(results, variant),
+                        *_gains(results, variant, subject),
                     ]
                 ),
             ),
@@ -92,14 +107,19 @@ def section(results: Results, variant: str | None) -> Section | None:
     )
 
 
-def _gains(results: Results, variant: str | None) -> list[str]:
-    """Says what z has above each control, as paired differences."""
-    texts = []
+def is_control(method: str) -> bool:
+    """Tells whether the features of one of ``PROBED`` are a control."""
+    return PROBED[method].startswith("Control")
+
+
+def _gains(results: Results, variant: str | None, subject: str) -> list[str]:
+    """Says what the subject has above each control, as paired differences."""
+    what, texts = "z has" if subject == LAM else "The features of both frames have", []
     for control, words in PROBE_CONTROLS.items():
         found = results.of_variant(variant, f"probe_gain_over_{control}")
-        if "lam" in found:
-            gain = found["lam"].interval.written("{:+.2f}".format)
-            texts.append(f"z has {gain} R² above that {words}, on the same episodes.")
+        if subject in found:
+            gain = found[subject].interval.written("{:+.2f}".format)
+            texts.append(f"{what} {gain} R² above that {words}, on the same episodes.")
     return texts
 
 

@@ -7,7 +7,11 @@ from lafp.config import ConfigError
 from lafp.evaluate.representations import (
     DINOV2_DIFFERENCE,
     EMBEDDING,
+    ENCODER_DIFFERENCE,
+    ENCODER_FRAME,
+    ENCODER_PAIR,
     PIXEL_DIFFERENCE,
+    encoder_representation,
     methods,
     pixel_difference,
     representation,
@@ -42,19 +46,19 @@ def test_the_difference_of_pixels_is_of_the_newest_frames_and_small():
 
 
 def test_every_method_has_features_and_only_the_embedding_has_none_of_two_frames(lam, window):
-    for method in methods(None):
+    for method in methods(None, None):
         found = representation(method, lam, None, seed=0)
         assert len(found.of_window(window)) == 5
         assert (found.of_pair is None) == (method == EMBEDDING)
         if found.of_pair is not None:
             pair = found.of_pair(window.obs, window.next_obs)
             torch.testing.assert_close(pair, found.of_window(window))
-    assert methods(None)[-1] == PIXEL_DIFFERENCE
+    assert methods(None, None)[-1] == PIXEL_DIFFERENCE
 
 
 def test_frozen_features_of_one_frame_twice_differ_by_nothing(lam, window, tmp_path):
     folder = write_dinov2(tmp_path)
-    assert methods(str(folder))[-1] == DINOV2_DIFFERENCE
+    assert methods(str(folder), None)[-1] == DINOV2_DIFFERENCE
     of_pair = representation(DINOV2_DIFFERENCE, lam, str(folder), seed=0).of_pair
     forth, back = of_pair(window.obs, window.next_obs), of_pair(window.next_obs, window.obs)
     torch.testing.assert_close(forth, -back)
@@ -65,3 +69,16 @@ def test_frozen_features_of_one_frame_twice_differ_by_nothing(lam, window, tmp_p
 def test_a_folder_without_weights_is_named(lam, tmp_path):
     with pytest.raises(ConfigError, match="No DINOv2 at"):
         representation(DINOV2_DIFFERENCE, lam, str(tmp_path), seed=0)
+
+
+def test_a_frozen_encoder_has_its_pair_its_difference_and_its_controls(lam, window, tmp_path):
+    folder, names = str(write_dinov2(tmp_path)), methods(None, str(tmp_path))
+    assert names == [ENCODER_PAIR, ENCODER_DIFFERENCE, ENCODER_FRAME, PIXEL_DIFFERENCE]
+    pair, difference, frame, pixels = (
+        encoder_representation(name, folder, lam.obs, lam.device).of_window(window)
+        for name in names
+    )
+    now, then = pair.chunk(2, dim=1)
+    torch.testing.assert_close(now, frame)
+    torch.testing.assert_close(then - now, difference)
+    torch.testing.assert_close(pixels, pixel_difference(window.obs, window.next_obs))

@@ -5,6 +5,7 @@ import pytest
 from lafp.evaluate.grouped import one_run
 from lafp.evaluate.results import Result, Subject
 from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts
+from lafp.report.lam_page import write_lam_page
 
 
 def rows(values):
@@ -75,3 +76,32 @@ def test_what_the_shards_do_not_hold_is_said_to_be_missing():
     parts = skipped_parts(False, "laom", None)
     assert "laom predicts embeddings" in parts["transfer"] and "dinov2=FOLDER" in parts["dinov2"]
     assert skipped_parts(True, "lapo", "/weights") == {}
+
+
+ENCODER = {
+    ("encoder_pair", "probe_r2"): (0.7, 0.65, 0.75),
+    ("encoder_difference", "probe_r2"): (0.6, 0.55, 0.65),
+    ("encoder_frame", "probe_r2"): (0.4, 0.3, 0.5),
+    ("pixel_difference", "probe_r2"): (0.5, 0.4, 0.6),
+    ("encoder_pair", "probe_gain_over_encoder_frame"): (0.3, 0.2, 0.4),
+    ("encoder_pair", "probe_gain_over_pixel_difference"): (0.2, 0.1, 0.3),
+    ("encoder_pair", "probe_r2_noise"): (0.5, 0.45, 0.55),
+    ("encoder_difference", "probe_r2_noise"): (0.6, 0.55, 0.65),
+    ("encoder_frame", "probe_r2_noise"): (0.1, 0.05, 0.15),
+}
+
+
+def test_an_encoder_is_judged_by_the_features_of_both_frames_against_its_own_controls(tmp_path):
+    results = one_run("runs/x", rows(ENCODER), {})
+    lines = lam_evaluation_findings(results, {})
+    text = " ".join(lines)
+    assert lines[0].startswith("Good: a linear probe reads the true actions from the features of")
+    assert "R² 0.70 [0.65, 0.75], against 0.40 from the features of the first frame alone" in text
+    # The difference is no control: it may hold more than the pair of features, for a ridge.
+    assert "Good: of the exploration noise" in text and "first frame" in text
+    assert lines[-1].startswith("Next: evaluate latent action models on the same shards")
+    write_lam_page(str(tmp_path), "x", results, lines, "/models/dinov2", "shards")
+    page = (tmp_path / "report.html").read_text()
+    assert "Do the frozen features hold the true actions?" in page
+    assert "Control: features of the first frame" in page and "frozen encoder at" in page
+    assert "Do latent actions add up" not in page
