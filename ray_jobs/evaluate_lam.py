@@ -16,6 +16,7 @@ if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from lafp.evaluate import result_rows
 from lafp.evaluate.grouped import one_run
 from lafp.evaluate.lam_config import EvaluateLamConfig
 from lafp.evaluate.lam_evaluation import joined_rows, measure_latent_use, measure_representation
+from lafp.evaluate.probe_clips import probe_clips
 from lafp.evaluate.representations import methods
 from lafp.evaluate.results import write_results
 from lafp.evaluate.subjects import encoder_subject, lam_subject, supervised_clips
+from lafp.evaluate.swapped_backgrounds import check_swapped
 from lafp.evaluate.training_data import why_no_probe
 from lafp.evaluate.transfer import can_predict
 from lafp.lam import load_lam
@@ -53,9 +56,16 @@ def resolve(cfg: EvaluateLamConfig, run: RunDir) -> tuple[TrainInput | None, Tra
     return lam, jobs.resolve(run, "shards", cfg.shards, ("shards/labeled",))
 
 
+def resolve_swapped(cfg: EvaluateLamConfig) -> TrainInput | None:
+    """Returns the shards with other backgrounds, if they are named."""
+    if cfg.swapped_shards is None:
+        return None
+    return jobs.given("swapped_shards", cfg.swapped_shards, "shards/labeled")
+
+
 def inputs(cfg: EvaluateLamConfig, run: RunDir) -> dict[str, str]:
     """Returns the fingerprints of the LAM's weights, of the clips, and of DINOv2's weights."""
-    found = jobs.fingerprints(resolve(cfg, run))
+    found = jobs.fingerprints([*resolve(cfg, run), resolve_swapped(cfg)])
     folders = {"dinov2": cfg.dinov2, "encoder": cfg.encoder}
     return found | {name: backbone_sha256(path) for name, path in folders.items() if path}
 
@@ -72,6 +82,7 @@ def check(cfg: EvaluateLamConfig, run: RunDir) -> None:
         backbone_files(Path(folder))
     if (reason := why_no_probe(shards.uri, _supervised(lam, shards))) is not None:
         raise ConfigError(f"shards: {reason}")
+    _paired(cfg, lam, shards)
 
 
 def plan(cfg: EvaluateLamConfig, run: RunDir) -> list[str]:
@@ -84,6 +95,7 @@ def plan(cfg: EvaluateLamConfig, run: RunDir) -> list[str]:
     return [
         model,
         f"shards: {shards.uri}",
+        *_paired(cfg, lam, shards),
         f"probed, one task each: {', '.join(methods(cfg.dinov2, cfg.encoder))}",
         f"memory of the matrices of each probe: up to {cfg.max_memory_gb:g} GB",
         *_skipped(cfg, lam).values(),
@@ -95,6 +107,9 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
     lam, shards = resolve(cfg, run)
     lam_uri = lam.uri if lam else None
     measured = (lam_uri, shards.uri, _supervised(lam, shards))
+    if (swapped := resolve_swapped(cfg)) is not None:
+        print("\n".join(_paired(cfg, lam, shards)), flush=True)
+        cfg = replace(cfg, swapped_shards=swapped.uri)
     rows = joined_rows(_represented(cfg, stage, measured))
 
     def measure_use() -> list[dict[str, Any]]:
@@ -117,6 +132,15 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
 def _supervised(lam: TrainInput | None, shards: TrainInput) -> frozenset[str]:
     """Returns the ids of the clips whose actions the measured model has seen."""
     return supervised_clips(lam.uri, shards.uri) if lam else frozenset()
+
+
+def _paired(cfg: EvaluateLamConfig, lam: TrainInput | None, shards: TrainInput) -> list[str]:
+    """Checks the shards with other backgrounds. Says how many clips pair, if there are such."""
+    if (swapped := resolve_swapped(cfg)) is None:
+        return []
+    held_out = probe_clips(shards.uri, _supervised(lam, shards)).held_out
+    counts = check_swapped(shards.uri, swapped.uri, held_out)
+    return [f"swapped_shards: {swapped.uri} ({counts})"]
 
 
 def _skipped(cfg: EvaluateLamConfig, lam: TrainInput | None) -> dict[str, str]:

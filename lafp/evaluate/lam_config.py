@@ -20,6 +20,10 @@ class EvaluateLamConfig:
     dinov2: str | None = None
     """Local folder with DINOv2's weights, at the same path on every node. The difference of its
     frozen features is then measured beside z of a LAM, as a control."""
+    swapped_shards: str | None = None
+    """Shard set of the held-out episodes of ``shards`` before other backgrounds, from a second run
+    of ``collect`` with the same seed. The share of z that follows the background is then measured.
+    """
     pair_steps: int = 1
     """Steps between the observations a, b and c of which it is asked whether z(a, b) and z(b, c)
     add up to z(a, c)."""

@@ -10,6 +10,7 @@ from lafp.evaluate.lam_config import EvaluateLamConfig
 from lafp.evaluate.lam_probe import LabeledTransitions, transitions_of_probe
 from lafp.evaluate.latent_views import codebook_use
 from lafp.evaluate.pair_algebra import measure_pair_algebra
+from lafp.evaluate.probe_clips import probe_clips
 from lafp.evaluate.representations import (
     LAM,
     Representation,
@@ -18,6 +19,7 @@ from lafp.evaluate.representations import (
     subject_of,
 )
 from lafp.evaluate.statistics import Interval
+from lafp.evaluate.swapped_backgrounds import measure_background_use, swapped_pairs
 from lafp.evaluate.thorough_probe import (
     control_rows,
     defined_rows,
@@ -51,7 +53,7 @@ def measure_representation(
     method: str,
     cfg: EvaluateLamConfig,
 ) -> dict[str, Any]:
-    """Probes one kind of features, and measures whether they add up.
+    """Probes one kind of features, and measures whether they add up and what backgrounds change.
 
     Args:
         lam_uri: Folder of the LAM; None to measure ``cfg.encoder``.
@@ -74,6 +76,12 @@ def measure_representation(
         triples = held_out.triples(stack, cfg.pair_steps, device)
         if (algebra := measure_pair_algebra(found.of_pair, triples)) is not None:
             rows += [_row(method, name, interval) for name, interval in vars(algebra).items()]
+    if cfg.swapped_shards is not None:
+        pairs, _ = swapped_pairs(
+            shards, cfg.swapped_shards, probe_clips(shards, supervised).held_out
+        )
+        if (use := measure_background_use(found.of_window, pairs, stack, device)) is not None:
+            rows += [_row(method, name, interval) for name, interval in vars(use).items()]
     return {"rows": defined_rows(rows), "sums": score.sums.tolist()}
 
 

@@ -185,22 +185,31 @@ def score_predictions(predicted: Tensor, data: ProbeData, seed: int = 0) -> Prob
     targets_NY = data.targets.double()
     squared_error_N = (predicted - targets_NY).square().mean(-1)
     deviation_N = (targets_NY - targets_NY.mean(0)).square().mean(-1)
-    episode_ids, episode_N = data.episode.unique(return_inverse=True)
-    num_episodes = len(episode_ids)
-    sums_2E = torch.zeros(2, num_episodes, dtype=torch.float64)
-    sums_2E.index_add_(1, episode_N.cpu(), torch.stack([squared_error_N, deviation_N]).cpu())
-    low, high = _quantiles(_resampled_r2(sums_2E, seed))
+    sums_2E = sums_over_episodes(squared_error_N, deviation_N, data.episode)
+    r2, low, high = r2_of_sums(sums_2E, seed)
     error, total = sums_2E.sum(1)
     return ProbeScore(
         mse=float(error / len(targets_NY)),
         action_variance=float(total / len(targets_NY)),
-        r2=float(_r2(error, total)),
+        r2=r2,
         r2_low=low,
         r2_high=high,
         num_transitions=len(targets_NY),
-        num_episodes=num_episodes,
+        num_episodes=sums_2E.shape[1],
         sums=sums_2E,
     )
+
+
+def sums_over_episodes(error_N: Tensor, deviation_N: Tensor, episode_N: Tensor) -> Tensor:
+    """Sums errors and deviations of each episode: ``ProbeScore.sums``, float64 [2, E]."""
+    ids, index_N = episode_N.unique(return_inverse=True)
+    sums_2E = torch.zeros(2, len(ids), dtype=torch.float64)
+    return sums_2E.index_add_(1, index_N.cpu(), torch.stack([error_N, deviation_N]).cpu())
+
+
+def r2_of_sums(sums_2E: Tensor, seed: int = 0) -> tuple[float, float, float]:
+    """Returns R2 of ``ProbeScore.sums``, and both ends of its 95 % interval over episodes."""
+    return float(_r2(*sums_2E.sum(1))), *_quantiles(_resampled_r2(sums_2E, seed))
 
 
 def gain(ours: ProbeScore, theirs: ProbeScore) -> Gain:

@@ -32,6 +32,9 @@ Metrics and the methods that have them:
 ``probe_r2_seen``           on held-out episodes before known videos, ``probe_r2_unseen`` unknown
 ``probe_r2_noise``          of the exploration noise alone, which no state tells
 ``probe_gain_over_...``     of z: R2 above that of a control, on the same episodes
+``background_share``        of ``evaluate_lam`` with ``swapped_shards``: share of the variance of z
+                            that comes from the background, of the same transitions before two
+``action_share``            share of the same variance that a linear map of the true action predicts
 ``additivity_error``        of ``evaluate_lam``, whose table has the controls ``pixel_difference``
                             and ``dinov2_difference`` too: squared error of z(a, b) + z(b, c) as a
                             prediction of z(a, c), over the variance of z(a, c)

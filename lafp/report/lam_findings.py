@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.representations import LAM, RANDOM_LAM, subject_of
+from lafp.evaluate.representations import LAM, PIXEL_DIFFERENCE, RANDOM_LAM, subject_of
 from lafp.report.headline import headline_of_latents
 from lafp.report.training_findings import PROBE_CONTROLS
 
@@ -12,8 +12,8 @@ _SAME_COSINE = 0.5
 _USES_CODES = 0.5
 
 NO_SWAP = (
-    "Not measured: z of one episode before two backgrounds. Shards hold each episode once, so its "
-    "background cannot be swapped. "
+    "Not measured: z of one episode before two backgrounds. swapped_shards=FOLDER names shards of "
+    "the same episodes before other ones."
 )
 
 
@@ -28,7 +28,8 @@ def lam_evaluation_findings(results: Results, skipped: Mapping[str, str]) -> lis
     return [
         *probe,
         *_noise(results),
-        _backgrounds(results),
+        _unseen_backgrounds(results),
+        _swapped_backgrounds(results),
         *_algebra(results),
         *_s_pcfc(results),
         *_codebook(results),
@@ -68,20 +69,35 @@ def _noise(results: Results) -> list[str]:
     return [f"{verdict}: {text}, the best control ({best.subject.label}) {best.interval}."]
 
 
-def _backgrounds(results: Results) -> str:
+def _unseen_backgrounds(results: Results) -> str:
     found = {name: _of(results, f"probe_r2_{name}") for name in ("seen", "unseen")}
     subject = subject_of(found["seen"]) or LAM
     seen, unseen = (groups.get(subject) for groups in found.values())
     if seen is None or unseen is None:
         return (
-            f"{NO_SWAP}Nor have they held-out episodes in a folder `unseen`, whose backgrounds "
-            "differ from those of training."
+            "Not measured: the probe before unseen backgrounds. The shards have no held-out "
+            "episodes in a folder `unseen`, whose backgrounds differ from those of training."
         )
     lost = seen.interval.low > unseen.interval.high
     verdict = "Bad" if lost else "Good" if unseen.interval.low > 0 else "Uncertain"
     return (
         f"{verdict}: before unseen backgrounds the probe of {_what(subject)} has R² "
-        f"{unseen.interval}, before seen ones {seen.interval}. {NO_SWAP.rstrip()}"
+        f"{unseen.interval}, before seen ones {seen.interval}."
+    )
+
+
+def _swapped_backgrounds(results: Results) -> str:
+    background, action = (_of(results, f"{name}_share") for name in ("background", "action"))
+    if (subject := subject_of(background)) is None:
+        return NO_SWAP
+    ours, told = background[subject].interval, action[subject].interval
+    pixels = background.get(PIXEL_DIFFERENCE)
+    against = "" if pixels is None else f" (of the difference of the pixels: {pixels.interval})"
+    is_good, is_bad = ours.high < told.low, ours.low > told.high
+    verdict = "Good" if is_good else "Bad" if is_bad else "Uncertain"
+    return (
+        f"{verdict}: of the variance of {_what(subject)}, a share of {ours} comes from the "
+        f"background{against}, and the true action tells {told}."
     )
 
 

@@ -105,7 +105,7 @@ def test_the_page_and_the_end_of_the_job_say_what_it_means(evaluated, capsys):
     text = "\n".join(lines)
     assert lines[0].split(":")[0] in {"Good", "Uncertain", "Bad"}
     assert "z(a, b) + z(b, c)" in text and "S-PCFC" in text and "% of the codes" in text
-    assert "its background cannot be swapped" in text and "dinov2=FOLDER" in text
+    assert "swapped_shards=FOLDER" in text and "dinov2=FOLDER" in text
     assert lines[-1].startswith("Next: ")
     page = storage.read_text(stage.path("report.html"))
     assert "Do latent actions add up" in page and "Control: difference of the pixels" in page

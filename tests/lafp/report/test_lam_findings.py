@@ -66,7 +66,29 @@ def test_each_sentence_has_its_verdict_and_the_last_says_what_to_do(values, verd
 def test_z_that_no_background_disturbs_but_none_was_swapped_is_said_to_be_so():
     text = " ".join(lam_evaluation_findings(one_run("runs/x", rows(GOOD), {}), {}))
     assert "before unseen backgrounds the probe of z has R² 0.750 [0.650, 0.850]" in text
-    assert "cannot be swapped" in text
+    assert "swapped_shards=FOLDER" in text
+
+
+@pytest.mark.parametrize(
+    ("of_background", "verdict"),
+    [((0.2, 0.1, 0.3), "Good"), ((0.9, 0.8, 1.0), "Bad"), ((0.5, 0.3, 0.7), "Uncertain")],
+)
+def test_z_is_judged_by_what_of_it_follows_the_background_and_what_the_action(
+    of_background, verdict, tmp_path
+):
+    swapped = {
+        ("lam", "background_share"): of_background,
+        ("lam", "action_share"): (0.6, 0.5, 0.7),
+        ("pixel_difference", "background_share"): (0.8, 0.7, 0.9),
+        ("pixel_difference", "action_share"): (0.1, 0.0, 0.2),
+    }
+    results = one_run("runs/x", rows(GOOD | swapped), {})
+    lines = lam_evaluation_findings(results, {})
+    (line,) = [line for line in lines if "comes from the background" in line]
+    assert line.startswith(f"{verdict}: of the variance of z, a share of {of_background[0]:.3f}")
+    assert "of the pixels: 0.800" in line and "the true action tells 0.600" in line
+    write_lam_page(str(tmp_path), "x", results, lines, "lam", "shards")
+    assert "What changes with the background?" in (tmp_path / "report.html").read_text()
 
 
 def test_what_the_shards_do_not_hold_is_said_to_be_missing():
