@@ -17,7 +17,11 @@ from lafp.video import decode_clip
 
 
 def write_latents(
-    run: RunDir, shards: str, name: str, z_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    run: RunDir,
+    shards: str,
+    name: str,
+    z_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    frame_stack: int = 1,
 ) -> str:
     """Writes ``latents/<name>`` for a shard set of the run, as `label_latents` does.
 
@@ -26,6 +30,7 @@ def write_latents(
         shards: Name of the shard set.
         name: Name of the latent set.
         z_of: Two frames, uint8 [H, W, 3], -> float32 [Z].
+        frame_stack: The first pair of a clip is made of its frames F - 1 and F.
     """
     stage, source = run.stage(f"latents/{name}"), run.stage(f"shards/{shards}")
     folder = Path(stage.uri)
@@ -37,9 +42,9 @@ def write_latents(
         for clip in read_shard_entry(source.uri, shard).clips:
             video = data[clip.video_offset : clip.video_offset + clip.video_bytes]
             frames = decode_clip(video)
-            pairs = itertools.pairwise(frames)
+            pairs = itertools.pairwise(frames[frame_stack - 1 :])
             latents = np.stack([z_of(*pair) for pair in pairs]).astype(np.float32)
-            writer = writer or LatentShardWriter(folder, shard, latents.shape[1], frame_stack=1)
+            writer = writer or LatentShardWriter(folder, shard, latents.shape[1], frame_stack)
             videos = read_rows(
                 source.path("clips.parquet"), ["video_id"], [("clip_id", "=", clip.clip_id)]
             )

@@ -3,6 +3,7 @@
 # Shape suffixes in this file: T rows, A action dimensions.
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,12 @@ class ActionStatistics:
             for bucket, count in pairs:
                 counter[bucket] += count
 
-    def per_dimension(self) -> dict[str, list[float]]:
-        """Returns ``mean``, ``std``, ``min``, ``max``, and quantiles to 0.1 % of their value."""
+    def per_dimension(self, quantiles: Mapping[str, float] = QUANTILES) -> dict[str, list[float]]:
+        """Returns ``mean``, ``std``, ``min``, ``max``, and quantiles to 0.1 % of their value.
+
+        Args:
+            quantiles: Name -> share of the rows.
+        """
         mean = self._total / self.num_rows
         variance = self._total_squares / self.num_rows - mean**2
         found = {
@@ -90,7 +95,7 @@ class ActionStatistics:
             "min": self._smallest.tolist(),
             "max": self._largest.tolist(),
         }
-        for name, share in QUANTILES.items():
+        for name, share in quantiles.items():
             values = [self._quantile(counter, share) for counter in self._buckets]
             # The middle of a bucket may lie beyond the extremes, which are known exactly.
             found[name] = np.clip(values, self._smallest, self._largest).tolist()

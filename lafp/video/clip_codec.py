@@ -77,7 +77,7 @@ def encode_clip(frames: np.ndarray, fps: float, cfg: EncodeConfig) -> bytes:
             "crf": str(cfg.crf),
             "preset": cfg.preset,
             "g": str(cfg.gop_frames),
-            # Without B-frames, packet t is frame t. Readers rely on this (`_opened`).
+            # Without B-frames, packet t is frame t. Readers rely on this (`open_clip`).
             "bf": "0",
             # With mbtree, up to 1 in 7 small clips had other bytes when encoded again.
             "mbtree": "0",
@@ -108,7 +108,7 @@ def decode_clip(data: bytes) -> np.ndarray:
     Raises:
         ValueError: ``data`` holds no decodable video.
     """
-    with _opened(data) as (stream, packets):
+    with open_clip(data) as (stream, packets):
         context = stream.codec_context
         frames = np.empty((len(packets), context.height, context.width, 3), np.uint8)
         _decode_into(frames, stream, packets, range(len(packets)))
@@ -132,7 +132,7 @@ def decode_frames(data: bytes, times: Sequence[int], out: np.ndarray) -> int:
     Raises:
         ValueError: ``data`` holds no decodable video, not these frames, or frames of another size.
     """
-    with _opened(data) as (stream, packets):
+    with open_clip(data) as (stream, packets):
         if len(times) and times[-1] >= len(packets):
             raise ValueError(f"A clip of {len(packets)} frames has no frame {times[-1]}.")
         size = stream.codec_context.height, stream.codec_context.width, 3
@@ -143,8 +143,12 @@ def decode_frames(data: bytes, times: Sequence[int], out: np.ndarray) -> int:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[tuple[av.VideoStream, list[av.Packet]]]:
-    """Opens the video and its packets: one per frame, in the order of the frames (no B-frames)."""
+def open_clip(data: bytes) -> Iterator[tuple[av.VideoStream, list[av.Packet]]]:
+    """Opens the video and its packets: one per frame, in the order of the frames (no B-frames).
+
+    Raises:
+        ValueError: ``data`` holds no video.
+    """
     try:
         # Bytes that are no mp4, a playlist for instance, could make FFmpeg open other files.
         options = {"protocol_whitelist": ""}

@@ -176,7 +176,7 @@ class ClipReader:
 
     def _decode(self, ref: ClipRef, times: Sequence[int], out: np.ndarray) -> DecodedClip:
         location, shard = ref.location, storage.join(ref.shard_set, ref.shard)
-        video, labels_data = _checked_bytes(shard, location)
+        video, labels_data = checked_bytes(shard, location)
         damaged = partial(DamagedClipError, location.clip_id, shard)
         try:
             num_frames = decode_frames(video, times, out)
@@ -251,8 +251,13 @@ def _numbers(refs: Sequence[ClipRef]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return num_frames, epoch, clip_key
 
 
-def _checked_bytes(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
-    """Reads a clip's video and labels and checks their bytes."""
+def checked_bytes(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
+    """Reads a clip's video and labels and checks their bytes.
+
+    Raises:
+        DamagedClipError: The bytes are not those that were written.
+        StorageError: Storage does not answer.
+    """
     damaged = partial(DamagedClipError, location.clip_id, shard)
     if min(location.video_offset, location.video_bytes, location.labels_offset) < 0 or (
         location.labels_bytes < 0
