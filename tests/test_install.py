@@ -85,11 +85,17 @@ def test_an_agent_acts_with_the_core_alone(tmp_path):
         ("doctor", "pip install 'lafp[data]'"),
         ("takedown", "pip install 'lafp[data]'"),
         ("view", "pip install 'lafp[data]'"),
+        ("to-lerobot", "pip install 'lafp[data]'"),
     ],
 )  # fmt: skip
 def test_a_job_without_its_extra_says_what_to_install(job, words):
     runs = "from ray_jobs.command import main\nmain()\n"
-    arguments = {"doctor": [], "takedown": ["output=runs/x", "video_id=y"], "view": ["runs/x"]}
+    arguments = {
+        "doctor": [],
+        "takedown": ["output=runs/x", "video_id=y"],
+        "view": ["runs/x"],
+        "to-lerobot": ["runs/x", "out"],
+    }
     config = [f"configs/{job.replace('-', '_')}/videos.yaml"]
     done = run_with_the_core(runs, job, *arguments.get(job, config))
     assert done.returncode == 2 and words in done.stderr, done.stderr
