@@ -44,6 +44,11 @@ from lafp.serve.sessions import NoRoomError, Sessions, UnknownSessionError
 MAX_REQUEST_BYTES = 16 << 20
 _ROOM_BYTES = 4096  # of a request, for names and shapes
 MAX_CONNECTIONS = 256
+"""Most connections that have shown the token."""
+MAX_STRANGERS = 128
+"""Most connections that have not. A new one then takes the place of the oldest, because a robot
+shows its token at once. More than the 100 that asyncio accepts in a row, so that these do not end
+each other before their first request is read."""
 FIRST_HEAD_S = 10.0
 """Time in which a connection must send its first request with the token."""
 _BODY_S = 10.0
@@ -87,7 +92,9 @@ class PolicyServer:
         )
         self._authorization = f"Bearer {token}".encode("latin-1")
         self._sessions = Sessions(agent, MAX_REQUEST_BYTES, _ROOM_BYTES)
-        self._connections: set[asyncio.Task[None]] = set()
+        self._robots: set[asyncio.Task[None]] = set()
+        # A dict keeps the order in which they came.
+        self._strangers: dict[asyncio.Task[None], None] = {}
         self._idle: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._num_actions = 0
@@ -114,8 +121,8 @@ class PolicyServer:
         server.close()
         for task in self._idle:
             task.cancel()
-        if self._connections:
-            _, late = await asyncio.wait(self._connections, timeout=_STOP_S)
+        if connections := {*self._robots, *self._strangers}:
+            _, late = await asyncio.wait(connections, timeout=_STOP_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -139,14 +146,19 @@ class PolicyServer:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        if len(self._strangers) >= MAX_STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.cancel()
+        self._strangers[task] = None
         try:
             _keep_alive(writer)
             await self._requests(task, reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client went away or was too slow, or the server stops
+            pass  # the client is gone or too slow, its place is needed, or the server stops
         finally:
-            self._connections.discard(task)
+            self._robots.discard(task)
+            self._strangers.pop(task, None)
             writer.close()
 
     async def _requests(
@@ -161,7 +173,7 @@ class PolicyServer:
                 head = await self._next_head(task, reader, patience_s)
                 if head is None:
                     return
-                self._check(head)
+                self._check(task, head)
                 patience_s = None
                 is_last = head.headers.get("connection", "").lower() == "close"
                 answer = self._answered(head, await self._body(head, reader, writer))
@@ -185,14 +197,18 @@ class PolicyServer:
         finally:
             self._idle.discard(task)
 
-    def _check(self, head: Head) -> None:
+    def _check(self, task: asyncio.Task[None], head: Head) -> None:
         given = head.headers.get("authorization", "").encode("latin-1")
         if not hmac.compare_digest(given, self._authorization):
             message = "The token is missing or wrong: send 'Authorization: Bearer TOKEN'."
             raise RefusedError(HTTPStatus.UNAUTHORIZED, message, is_last=True)
-        if len(self._connections) > MAX_CONNECTIONS:
-            message = f"More than {MAX_CONNECTIONS} connections are open. Close one."
+        if task in self._robots:
+            return
+        if len(self._robots) >= MAX_CONNECTIONS:
+            message = f"{MAX_CONNECTIONS} connections are open, which is the most. Close one."
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, message, is_last=True)
+        self._strangers.pop(task, None)
+        self._robots.add(task)
 
     async def _body(
         self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

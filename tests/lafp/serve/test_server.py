@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgpack
@@ -19,6 +20,7 @@ import pytest
 import lafp
 from lafp.serve import client as client_module
 from lafp.serve.client import RemoteAgent, ServerError
+from lafp.serve.server import FIRST_HEAD_S, MAX_CONNECTIONS, MAX_STRANGERS
 from lafp.types import ActionSpec
 from tests import http_server
 from tests.lafp.test_agent import play, video, write_decoder, write_policy
@@ -278,6 +280,38 @@ def test_a_robot_that_vanishes_in_the_middle_of_a_request_disturbs_nobody(server
     with socket.create_connection((host, int(port))) as sock:
         sock.sendall(f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
     robot.act({name: array[0] for name, array in observations(1)[0].items()})
+
+
+def test_strangers_take_the_places_of_strangers_and_never_that_of_a_robot(run):
+    with serving(run) as server, ExitStack() as stack:
+        host, port = server.url.removeprefix("http://").split(":")
+
+        def connected():
+            # Shorter than the patience with strangers, so that its end closes no connection here.
+            sock = socket.create_connection((host, int(port)), timeout=FIRST_HEAD_S / 2)
+            return stack.enter_context(sock)
+
+        def status(sock, header=f"Authorization: Bearer {TOKEN}\r\n"):
+            sock.sendall(f"GET /agent HTTP/1.1\r\n{header}\r\n".encode())
+            return int(sock.recv(1 << 16).split(b" ")[1])
+
+        robots = [connected()]
+        assert status(robots[0]) == 200
+        strangers = [connected() for _ in range(MAX_STRANGERS + MAX_CONNECTIONS)]
+        # The older ones have lost their places, so strangers cannot fill the memory.
+        assert {sock.recv(1) for sock in strangers[:MAX_CONNECTIONS]} == {b""}
+        robots += [connected() for _ in range(3)]
+        assert [status(sock) for sock in robots] == [200] * 4
+        assert status(strangers[-1], header="") == 401
+        for _ in range(MAX_CONNECTIONS - len(robots)):
+            robots.append(connected())
+            assert status(robots[-1]) == 200
+        assert status(connected()) == 503
+        assert status(robots[0]) == status(robots[-1]) == 200
+        robots.pop().close()
+        while (answer := status(connected())) == 503:
+            time.sleep(0.01)
+        assert answer == 200
 
 
 def test_discrete_actions_keep_their_type(tmp_path):
