@@ -4,7 +4,7 @@
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ Observation = np.ndarray | Mapping[str, np.ndarray]
 """An image, or ``{"image": ..., "state": ..., "condition": ...}`` with the keys of ``reads``."""
 Dtype = Literal["float32", "bfloat16"]
 _DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MAX_GRAPHS = 64
 
 
 class Agent:
@@ -60,8 +61,7 @@ class Agent:
         self.policy, self.action_decoder = policy, action_decoder
         self._device = next(policy.parameters()).device
         self.step = AgentStep(policy, action_decoder, _DTYPES[dtype], sample_actions)
-        # Three graphs in all: where all episodes begin, where none does, and where some do.
-        self._compiled = torch.compile(self.step, fullgraph=True) if compile else self.step
+        self._compiled = _compiled(self.step) if compile else self.step
         self.reset()
 
     @classmethod
@@ -99,7 +99,8 @@ class Agent:
             sample_actions: Discrete actions only: draw each action from the decoder's distribution.
                 By default the likeliest one is taken.
             compile: Uses ``torch.compile``. The first step that begins all episodes, none or some
-                of them compiles once, which takes up to a minute. A CPU needs a C++ compiler.
+                of them compiles once, which takes up to a minute, and once more when the number of
+                episodes first changes, and when it first is one. A CPU needs a C++ compiler.
 
         Raises:
             ConfigError: A model is missing or has another format version, the decoder was trained
@@ -282,3 +283,16 @@ class Agent:
             )
         # ``torch.from_numpy`` refuses negative strides, as of a mirrored picture.
         return np.ascontiguousarray(frames)
+
+
+def _compiled(step: AgentStep) -> Callable[..., tuple[torch.Tensor, Memory]]:
+    """Compiles a step.
+
+    There are three graphs: where all episodes begin, where none does, and where some do; each for
+    the first number of episodes, for one, and for any number.
+    """
+    # PyTorch counts the graphs of all agents of a process together, and the ninth would be an
+    # error. The limit is raised here once, because doing so per call costs time in each step.
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _MAX_GRAPHS)
+    return torch.compile(step, fullgraph=True)

@@ -94,16 +94,24 @@ def given_token() -> str | None:
 
 
 def warm_up(agent: "Agent") -> None:
-    """Acts a few times, so that no robot waits for what only the first actions do."""
+    """Acts a few times, so that no robot waits for what only the first actions do.
+
+    With ``--compile`` these compile every graph there is: sessions of one episode have their own,
+    and all larger ones share those of two, in which the number of episodes is a variable.
+    """
     import numpy as np
 
     obs = agent.obs
-    example: dict[str, np.ndarray] = {"image": np.zeros((obs.height_px, obs.width_px, 3), np.uint8)}
-    example |= {name: np.zeros(dim, np.float32) for name, dim in obs.vector_dims.items()}
-    for _ in range(2):
+    for num_episodes in (1, 2):
+        image = np.zeros((num_episodes, obs.height_px, obs.width_px, 3), np.uint8)
+        example: dict[str, np.ndarray] = {"image": image}
+        for name, dim in obs.vector_dims.items():
+            example[name] = np.zeros((num_episodes, dim), np.float32)
+        agent.reset(num_episodes)
         agent.act(example)
-    agent.reset_where(np.ones(1, np.bool_))
-    agent.act(example)
+        agent.act(example)
+        agent.reset_where(np.ones(num_episodes, np.bool_))
+        agent.act(example)
 
 
 def about(agent: "Agent", run: str, host: str) -> list[str]:

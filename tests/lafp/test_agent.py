@@ -22,6 +22,7 @@ from lafp.models.action_head import ActionHead, ActionHeadConfig
 from lafp.objectives import OBJECTIVES
 from lafp.policies import POLICIES
 from lafp.types import ActionSpec, ClipBatch, ObsSpec
+from ray_jobs.serve import warm_up
 
 OBS = ObsSpec(height_px=12, width_px=16, frame_stack=2, fps=10)
 ACTION = ActionSpec(dim=3, low=(-1.0, 0.0, 5.0), high=(1.0, 10.0, 6.0))
@@ -393,6 +394,41 @@ def test_a_compiled_agent_does_the_same_and_compiles_no_step_twice(run, monkeypa
         agent.act(frame)
     play(agent, frames)
     assert counters["stats"]["unique_graphs"] == 3
+
+
+def count_graphs(monkeypatch):
+    """Returns a function that counts what was compiled. The slow test above takes Inductor."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    return lambda: counters["stats"]["unique_graphs"]
+
+
+def begin_go_on_and_begin_some(agent, num_episodes):
+    frames = video(3, num_episodes)
+    play(agent, frames[:2])
+    agent.reset_where(np.arange(num_episodes) == 0)
+    return agent.act(frames[2])
+
+
+def test_sessions_of_any_size_find_their_graphs_compiled(run, monkeypatch):
+    num_graphs = count_graphs(monkeypatch)
+    agent = lafp.Agent.load(run, noise="held", compile=True)
+    warm_up(agent)
+    assert num_graphs() == 6
+    for num_episodes in (3, 1, 2, 16, 5, 33):
+        begin_go_on_and_begin_some(agent.sibling(), num_episodes)
+    assert num_graphs() == 6
+
+
+def test_numbers_of_episodes_may_come_in_any_order(run, monkeypatch):
+    num_graphs = count_graphs(monkeypatch)
+    agents = [lafp.Agent.load(run, compile=is_compiled) for is_compiled in (True, False)]
+    for num_episodes in (2, 5, 1, 7):
+        actions = [begin_go_on_and_begin_some(agent, num_episodes) for agent in agents]
+        np.testing.assert_allclose(*actions, rtol=1e-4, atol=1e-4)
+    assert num_graphs() == 9  # more than the limit of PyTorch
 
 
 @pytest.mark.gpu
