@@ -71,6 +71,7 @@ class Agent:
         *,
         policy: str | None = None,
         decoder: str | None = None,
+        lam: str | os.PathLike[str] | None = None,
         device: torch.device | str = "cpu",
         noise: str | None = None,
         noise_hold_steps: int | None = None,
@@ -89,6 +90,8 @@ class Agent:
             decoder: Name of a folder in ``decoder/``. Needed when the run has several decoders for
                 the policy. ``idm`` is the head that was trained inside the LAM (LAFP's IDM-AD). A
                 policy of true actions (``train_bc``) has no decoder.
+            lam: Only for ``idm``: the folder of the LAM if it lies outside of the run, because the
+                policy was trained on one that was given. Addresses in a run's files are not opened.
             device: The device that the agent runs on.
             noise: Replaces the ``noise`` of the policy's config; latent_flow only.
             noise_hold_steps: Replaces the value of the policy's config, for noise ``held``.
@@ -114,7 +117,12 @@ class Agent:
         }
         overrides = {key: value for key, value in options.items() if value is not None}
         models = load_models(
-            local_copy(storage.uri_of(run_dir)), policy, decoder, usable_device(device), overrides
+            local_copy(storage.uri_of(run_dir)),
+            policy,
+            decoder,
+            None if lam is None else local_copy(storage.uri_of(lam)),
+            usable_device(device),
+            overrides,
         )
         return cls(*models, dtype=dtype, sample_actions=sample_actions, compile=compile)
 

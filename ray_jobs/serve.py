@@ -34,6 +34,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN", help="folder of the run, s3:// or hf:// URI")
     parser.add_argument("--policy", help="default: the policy that the decoder was trained on")
     parser.add_argument("--decoder", help="needed when the run has several")
+    parser.add_argument("--lam", help="for --decoder idm, if the LAM lies outside of the run")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
@@ -61,6 +62,7 @@ def main() -> None:
             args.run,
             policy=args.policy,
             decoder=args.decoder,
+            lam=args.lam,
             device=args.device,
             dtype=args.dtype,
             compile=args.compile,

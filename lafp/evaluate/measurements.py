@@ -23,7 +23,7 @@ from lafp.evaluate.latent_views import write_latent_views
 from lafp.evaluate.open_loop import open_loop_errors
 from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout
 from lafp.evaluate.thorough_probe import probe_thoroughly
-from lafp.finished.load import load_policy, policy_behind
+from lafp.finished.load import LAM_HEAD, lam_behind, load_policy, policy_behind
 from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder
 from lafp.policies.base import Policy
@@ -48,10 +48,13 @@ def load_agent(run_uri: str, method: MethodConfig) -> Agent:
     Raises:
         ConfigError: A model is missing, or they do not belong together.
     """
+    run = RunDir(run_uri)
+    is_head = method.decoder == LAM_HEAD
     return Agent.load(
         run_uri,
         policy=method.policy,
         decoder=method.decoder,
+        lam=lam_behind(run, run.stage(f"policy/{method.policy}").uri) if is_head else None,
         sample_actions=method.sample_actions,
         **method.overrides,
     )

@@ -19,10 +19,17 @@ LAM_HEAD = "idm"
 """Name, instead of an action decoder's, of the head that was trained inside the LAM (IDM-AD)."""
 
 
+_NAME_LAM = (
+    "If the LAM lies elsewhere, give its folder with lam=. The policy's config.yaml names it, and "
+    "it is not opened unasked, because a stranger may have written the address."
+)
+
+
 def load_models(
     run_dir: str,
     policy: str | None,
     decoder: str | None,
+    lam: str | None,
     device: torch.device,
     overrides: Mapping[str, Any],
 ) -> tuple[Policy, ActionDecoder | LamActionDecoder | TrueActions]:
@@ -42,7 +49,7 @@ def load_models(
     decoder = decoder or _only_decoder(run, policy)
     if decoder == LAM_HEAD:
         policy_uri = _stage(run, "policy", policy or _only_latent_policy(run))
-        return load_policy(policy_uri, device, overrides), _lam_head(run, policy_uri, device)
+        return load_policy(policy_uri, device, overrides), _lam_head(run, policy_uri, lam, device)
     action_decoder, specs = load_action_decoder(_stage(run, "decoder", decoder), device)
     policy_uri = policy_behind(run, decoder, policy)
     if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
@@ -67,7 +74,10 @@ def policy_behind(run: RunDir, decoder: str, policy: str | None = None) -> str:
 
 
 def lam_behind(run: RunDir, policy_uri: str) -> str:
-    """Returns the folder of the LAM whose latent actions a finished policy predicts."""
+    """Returns the folder of the LAM whose latent actions a finished policy predicts.
+
+    It may lie anywhere, so this is for runs of the user, not for models of strangers.
+    """
     return given_lam(policy_uri) or run.stage("lam").uri
 
 
@@ -76,13 +86,19 @@ def given_lam(policy_uri: str) -> str | None:
     return StageDir(policy_uri, "policy").config()["lam"]
 
 
-def _lam_head(run: RunDir, policy_uri: str, device: torch.device) -> LamActionDecoder:
-    lam_uri = lam_behind(run, policy_uri)
+def _lam_head(
+    run: RunDir, policy_uri: str, lam: str | None, device: torch.device
+) -> LamActionDecoder:
+    # The policy's config may name a LAM elsewhere. A stranger may have written that address, so
+    # only the user's own word opens one outside of the run.
+    lam_uri = lam or run.stage("lam").uri
+    if not (lam or storage.is_file(storage.join(lam_uri, "model.json"))):
+        raise ConfigError(f"{run.uri} holds no LAM, whose action head is to act. {_NAME_LAM}")
     wanted = read_card(policy_uri, "policy")["specs"]["lam_sha256"]
     if read_card(lam_uri, "lam")["weights_sha256"] != wanted:
         raise ConfigError(
             f"The policy at {policy_uri} was trained on another LAM than {lam_uri}, so that LAM's "
-            "action head cannot decode it. Train the policy again."
+            f"action head cannot decode it. {_NAME_LAM}"
         )
     return load_lam_action_decoder(lam_uri, device)
 

@@ -55,6 +55,8 @@ class RunDir:
         if shared is None:
             path = storage.join(self.uri, SHARED_STAGES)
             shared = strict_json.read(dict[str, str], path) if storage.is_file(path) else {}
+            for folder in shared.values():  # of a stranger's run they might lead anywhere
+                check_folder_name(folder, f"A folder in {path}")
         study = storage.join(self.uri).rsplit("/", 2)[0]
         return {name: storage.join(study, folder) for name, folder in shared.items()}
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +24,7 @@ from lafp.objectives import OBJECTIVES
 from lafp.policies import POLICIES
 from lafp.types import ActionSpec, ClipBatch, ObsSpec
 from ray_jobs.serve import warm_up
+from tests import http_server
 
 OBS = ObsSpec(height_px=12, width_px=16, frame_stack=2, fps=10)
 ACTION = ActionSpec(dim=3, low=(-1.0, 0.0, 5.0), high=(1.0, 10.0, 6.0))
@@ -481,6 +483,30 @@ class PassesOn(torch.nn.Module):
 
     def decode(self, latent_action, embedding, gumbel):
         return latent_action
+
+
+def test_a_lam_elsewhere_is_opened_when_the_user_names_it_and_not_when_a_model_does(run, tmp_path):
+    write_lam(run)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(f"{run}/lam", elsewhere)
+    with http_server.serving() as host:
+        for address in (str(elsewhere), f"{host.url}/lam", "s3://bucket/lam"):
+            storage.write_text(f"{run}/policy/latent_flow/config.yaml", f"lam: {address}\n")
+            with pytest.raises(ConfigError, match=r"holds no LAM.*give its folder with lam="):
+                lafp.Agent.load(run, decoder="idm")
+        assert not host.hits
+    frames = video(3)
+    named = lafp.Agent.load(run, decoder="idm", lam=elsewhere)
+    storage.write_text(f"{run}/policy/latent_flow/config.yaml", f"lam: {elsewhere}\n")
+    evaluated = load_agent(run, MethodConfig(label="a", policy="latent_flow", decoder="idm"))
+    np.testing.assert_array_equal(play(named, frames), play(evaluated, frames))
+
+
+def test_links_of_a_strangers_study_stay_within_it(run):
+    for folder in ("../lam", "a/../../../lam", "/etc"):
+        storage.write_text(f"{run}/stages.json", json.dumps({"lam": folder}))
+        with pytest.raises(ConfigError, match="which must name a folder"):
+            lafp.Agent.load(run, decoder="idm")
 
 
 def test_the_action_head_of_another_lam_is_refused(run):
