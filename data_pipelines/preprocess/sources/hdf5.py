@@ -32,9 +32,14 @@ from data_pipelines.preprocess.sources.hdf5_layout import (
     cameras,
     encoded_pictures,
     fps_of,
-    in_words,
-    outside_name,
     trajectory_names,
+)
+from data_pipelines.preprocess.sources.hdf5_members import (
+    content,
+    in_words,
+    member,
+    outside_name,
+    shown,
 )
 from data_pipelines.preprocess.sources.list_videos import list_source_files
 from data_pipelines.preprocess.sources.opened import Opened, OpenWith, Unusable
@@ -50,6 +55,7 @@ ACTION_KEYS = ("actions", "action")
 STATE_KEYS = ("states", "observations/qpos")
 # Files of thousands of trajectories are divided into pieces of about this size.
 _ITEM_BYTES = 64 * 2**20
+_PICTURES = "uint8 [T, H, W, 3] or JPEG or PNG [T]"
 
 
 class Hdf5:
@@ -64,7 +70,7 @@ class Hdf5:
             pieces = [([], file.num_bytes)] if storage.is_s3(file.uri) else _pieces(h5py, file)
             for names, num_bytes in pieces:
                 yield VideoItem(
-                    uri=f"{file.uri}#{names[0]}" if names else file.uri,
+                    uri=f"{file.uri}#{shown(names[0])}" if names else file.uri,
                     num_bytes=num_bytes,
                     split=split,
                     labels_uri=file.uri,
@@ -77,7 +83,7 @@ class Hdf5:
         assert item.labels_uri is not None
         h5py = import_h5py()
         with storage.local_file(item.labels_uri) as path, _open_file(h5py, path) as file:
-            for name in item.details["trajectories"] or _names(h5py, file):
+            for name in item.details["trajectories"] or trajectory_names(h5py, file):
                 yield from _open_trajectory(h5py, file, name, item.labels_uri, using)
 
 
@@ -101,25 +107,21 @@ def _open_file(h5py: ModuleType, path: Path) -> Any:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise VideoError("does_not_decode", f"not an HDF5 file: {error}") from error
+        if not h5py.is_hdf5(path):
+            raise VideoError("does_not_decode", f"not an HDF5 file: {error}") from error
+        is_cut = "truncated file" in str(error)
+        raise VideoError("truncated" if is_cut else "does_not_decode", str(error)) from error
     if name := outside_name(h5py, file):
         file.close()
         raise VideoError("does_not_decode", f"{name!r} lies in another file, which is not read")
     return file
 
 
-def _names(h5py: ModuleType, file: Any) -> list[str]:
-    names = trajectory_names(h5py, file)
-    if not names:
-        raise VideoError("no_video_stream", "no group in the file holds a trajectory")
-    return names
-
-
 def _pieces(h5py: ModuleType, info: FileInfo) -> Iterator[tuple[list[str], int]]:
     """Yields names of trajectories with the bytes of their share of the file."""
     try:
         with _open_file(h5py, Path(info.uri)) as file:
-            names = _names(h5py, file)
+            names = trajectory_names(h5py, file)
     except (VideoError, FileNotFoundError, RuntimeError):
         yield [], info.num_bytes  # opening the file will report the error
         return
@@ -131,14 +133,19 @@ def _pieces(h5py: ModuleType, info: FileInfo) -> Iterator[tuple[list[str], int]]
 def _open_trajectory(
     h5py: ModuleType, file: Any, name: str, uri: str, using: OpenWith
 ) -> Iterator[Opened | Unusable]:
-    group, cfg = file[name], using.labels
-    uri = uri if name == "/" else f"{uri}#{name.removeprefix('data/')}"
-    found = cameras(h5py, group, cfg.frames_key)
+    cfg = using.labels
+    uri = uri if name == "/" else f"{uri}#{shown(name).removeprefix('data/')}"
+    try:
+        group = member(file, name)
+        found = cameras(h5py, group, cfg.frames_key)
+    except VideoError as error:
+        yield Unusable(uri, error.reason, error.detail)
+        return
     if all(camera.kind == "depth" for camera in found):
         yield Unusable(uri, "no_video_stream", _no_camera(h5py, file, group, cfg))
     for camera in found:
         separator = "#" if name == "/" else "/"
-        camera_uri = f"{uri}{separator}{camera.name}" if camera.name else uri
+        camera_uri = f"{uri}{separator}{shown(camera.name)}" if camera.name else uri
         try:
             opened = _open_camera(h5py, file, group, camera, camera_uri, using)
         except VideoError as error:
@@ -155,7 +162,7 @@ def _no_camera(h5py: ModuleType, file: Any, group: Any, cfg: LabelsConfig) -> st
         )
     key = f" {cfg.frames_key!r}" if cfg.frames_key else ""
     return (
-        f"no array{key} of pictures, uint8 [T, H, W, 3] or JPEG, among {in_words(h5py, group)}. "
+        f"no array{key} of pictures, {_PICTURES}, among {in_words(h5py, group)}. "
         "labels.frames_key names it, labels.action_key the actions, labels.state_key the states"
     )
 
@@ -165,7 +172,10 @@ def _open_camera(
 ) -> Opened | Unusable:
     if camera.kind == "depth":
         return Unusable(uri, "depth", f"{camera.key} holds depth maps")
-    cfg = using.labels
+    found, cfg = member(group, camera.key), using.labels
+    if camera.kind == "other":
+        came = f"{camera.key} is {found.dtype} {list(found.shape)}"
+        return Unusable(uri, "no_video_stream", f"{came}, pictures are {_PICTURES}")
     times_s = _read(group, cfg.time_key, cfg.max_array_bytes) if cfg.time_key else None
     rate = cfg.rate(own_fps(times_s) or fps_of(file))
     frames, lost = _read_frames(group, camera, cfg.max_array_bytes)
@@ -206,7 +216,7 @@ def _read_frames(group: Any, camera: Camera, max_bytes: int) -> tuple[np.ndarray
     except VideoError as error:
         if error.reason != "does_not_decode" or camera.kind != "raw":
             raise
-    found = group[camera.key]
+    found = member(group, camera.key)
     # A chunk of the file is broken, so frames are read one by one: only those in the chunk are
     # lost.
     frames, lost = np.zeros(found.shape, np.uint8), set()
@@ -243,7 +253,7 @@ def _action_names(group: Any, cfg: LabelsConfig) -> tuple[str, ...]:
 
 def _there(group: Any, keys: Sequence[str]) -> str:
     """Returns the first key that the group has, or the first key if it has none of them."""
-    return next((key for key in keys if key in group), keys[0])
+    return next((key for key in keys if content(group, key) is not None), keys[0])
 
 
 def _episode_id(group: Any, cfg: LabelsConfig) -> str:
@@ -253,18 +263,33 @@ def _episode_id(group: Any, cfg: LabelsConfig) -> str:
     return "" if action is None else hashlib.sha256(action.tobytes()).hexdigest()[:32]
 
 
+def _unknown_filters(found: Any) -> str:
+    """Names the filters of an array, such as compressions, that are not installed."""
+    listed, h5z = found.id.get_create_plist(), import_h5py().h5z
+    filters = [listed.get_filter(i) for i in range(listed.get_nfilters())]
+    unknown = [
+        f"{code} {name.decode(errors='replace')}"
+        for code, _, _, name in filters
+        if not h5z.filter_avail(code)
+    ]
+    return ", ".join(unknown).strip()
+
+
 def _read(group: Any, key: str, max_bytes: int) -> np.ndarray | None:
     """Reads an array; None if there is none of this name.
 
     Raises:
-        VideoError: ``too_many_bytes`` or ``does_not_decode``.
+        VideoError: ``too_many_bytes``, ``unsupported_codec`` or ``does_not_decode``.
     """
+    found = content(group, key)
+    if found is None or not hasattr(found, "nbytes"):
+        return None
+    if found.nbytes > max_bytes:
+        raise VideoError("too_many_bytes", f"an array of {found.nbytes} bytes")
+    if filters := _unknown_filters(found):
+        detail = f"{key} is compressed with HDF5's filter {filters}, which h5py does not have"
+        raise VideoError("unsupported_codec", detail)
     try:
-        found = group.get(key)
-        if found is None or not hasattr(found, "nbytes"):
-            return None
-        if found.nbytes > max_bytes:
-            raise VideoError("too_many_bytes", f"an array of {found.nbytes} bytes")
         return np.asarray(found[()])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise VideoError("does_not_decode", f"{key}: {error}") from error

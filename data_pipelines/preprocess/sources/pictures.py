@@ -88,13 +88,22 @@ def _frames(
     return array_frames(pixels, fps, width_px, height_px)
 
 
+def _on_black(picture: Image.Image) -> Image.Image:
+    """Converts a picture to RGB. Transparent areas become black, as in videos."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    blended = Image.new("RGBA", picture.size, "black")
+    blended.alpha_composite(picture.convert("RGBA"))
+    return blended.convert("RGB")
+
+
 def _pixels(index: int, data: bytes, size: tuple[int, int]) -> np.ndarray | VideoError:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             if picture.size != size:
                 what = f"is {picture.size[0]}x{picture.size[1]}, the others {size[0]}x{size[1]}"
             else:
-                return np.asarray(picture.convert("RGB"))
+                return np.asarray(_on_black(picture))
     except Exception as error:  # a hostile picture may raise anything
         what = f"cannot be read: {error}" if data else "is empty"
     return VideoError("damaged", f"picture {index} {what}")

@@ -20,21 +20,22 @@ class Flaw:
     detail: str
 
 
-def not_finite(name: str, rows: np.ndarray) -> list[Flaw]:
-    """Finds the rows that hold NaN or infinite values.
+def in_float32(name: str, rows: np.ndarray) -> tuple[np.ndarray, list[Flaw]]:
+    """Converts rows to float32, and finds those that are not finite there.
 
     Args:
         name: Name of the array in messages.
-        rows: [T] or [T, ...].
+        rows: Numbers [T, N].
     """
-    if rows.dtype.kind != "f":
-        return []
-    flat = rows.reshape(len(rows), -1)
+    with np.errstate(over="ignore"):
+        converted = rows.astype(np.float32)
     flaws = []
-    for row in np.flatnonzero(~np.isfinite(flat).all(axis=1)).tolist():
-        column = int(np.flatnonzero(~np.isfinite(flat[row]))[0])
-        flaws.append(Flaw(row, f"{name}[{column}] is {flat[row, column]}"))
-    return flaws
+    for row in np.flatnonzero(~np.isfinite(converted).all(axis=1)).tolist():
+        column = int(np.flatnonzero(~np.isfinite(converted[row]))[0])
+        value = rows[row, column]
+        limit = ", beyond float32" if np.isfinite(value) else ""
+        flaws.append(Flaw(row, f"{name}[{column}] is {value}{limit}"))
+    return converted, flaws
 
 
 def flawed_spans(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_pipelines.preprocess.action_statistics import label_sums
-from data_pipelines.preprocess.clip.labels.flawed import SAME_S, Flaw, flawed_spans, not_finite
+from data_pipelines.preprocess.clip.labels.flawed import SAME_S, Flaw, flawed_spans, in_float32
 from data_pipelines.preprocess.clip.resample import JITTER
 from data_pipelines.preprocess.rows import LabelSums
 from lafp.data.shards.format import Labels
@@ -220,20 +220,21 @@ def episode_labels(
         if rows is not None and rows.dtype.kind not in "fiub":
             raise VideoError("no_labels", f"{name} must be numbers, got {rows.dtype}")
     if np.issubdtype(action.dtype, np.integer) and action.ndim == 1:
+        flaws = _not_choices(action)
         action = action.astype(np.int64)
     elif action.ndim != 2 or not action.size:
-        raise VideoError("no_labels", f"actions must be [T, A], got {list(action.shape)}")
+        wanted = "actions must be [T, A], or whole numbers [T]"
+        raise VideoError("no_labels", f"{wanted}, got {action.dtype} {list(action.shape)}")
     else:
-        action = action.astype(np.float32)
+        action, flaws = in_float32("action", action)
     if state is not None and state.ndim not in (1, 2):
         raise VideoError("no_labels", f"states must be [T, S], got {list(state.shape)}")
     for name, rows in (("states", state), ("time stamps", times_s)):
         if rows is not None and (rows.ndim < 1 or len(rows) != len(action)):
             raise VideoError("no_labels", f"{list(rows.shape)} {name}, {len(action)} actions")
-    flaws = not_finite("action", action) if action.ndim == 2 else _not_choices(action)
     if state is not None:
-        state = state.reshape(len(state), -1).astype(np.float32)
-        flaws += not_finite("state", state)
+        state, of_state = in_float32("state", state.reshape(len(state), -1))
+        flaws += of_state
     return EpisodeLabels(
         action=action,
         state=state,
@@ -304,4 +305,9 @@ def own_fps(times_s: np.ndarray | None) -> float | None:
     if times_s is None or times_s.ndim != 1 or len(times_s) < 2 or times_s.dtype.kind not in "fiu":
         return None
     step_s = float(np.median(np.diff(times_s.astype(np.float64))))
-    return 1 / step_s if _SHORTEST_S <= step_s <= _LONGEST_S else None
+    return 1 / step_s if is_plausible_step(step_s) else None
+
+
+def is_plausible_step(step_s: float) -> bool:
+    """Says whether the time from one frame to the next may be in seconds."""
+    return _SHORTEST_S <= step_s <= _LONGEST_S

@@ -218,6 +218,28 @@ def test_one_broken_picture_costs_itself(tmp_path):
     assert len(clips) == 4
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_of_pictures_are_black(tmp_path, mode):
+    """White everywhere; the number is in what is opaque."""
+    pictures = []
+    for frame in numbered(12):
+        opaque = Image.fromarray(frame[..., 0])
+        if mode == "P":  # colour 0 of the palette is transparent white
+            picture = Image.fromarray(frame[..., 0] // 255).convert("P")
+            picture.putpalette([255] * 6)
+        else:
+            picture = Image.new(mode, opaque.size, "white")
+            picture.putalpha(opaque)
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", **({"transparency": 0} if mode == "P" else {}))
+        pictures.append(buffer.getvalue())
+    record = example(
+        steps__observation__image=pictures, steps__action=np.arange(24, dtype=np.float32)
+    )
+    (clip,), _ = go_through(replace(CFG, source=str(write(tmp_path / "set", record))))
+    assert [number_of(frame) for frame in decode_clip(clip.video)] == list(range(12))
+
+
 def test_a_camera_with_fewer_pictures_than_steps_is_a_mismatch(tmp_path):
     """15 pictures of 30 steps: 30 rows of 2 numbers would look like 15 rows of 4."""
     record = example(

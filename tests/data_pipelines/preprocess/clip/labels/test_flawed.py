@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,3 +88,18 @@ def test_a_bad_row_of_another_rate_costs_the_frames_in_which_it_is_in_force():
     labels = align(episode_labels(action, None, np.arange(100) / 50), info)
     cuts = [span for span in spans_of(labels, info, set(), 10.0) if isinstance(span, Cut)]
     assert [(round(cut.start_s, 3), round(cut.end_s, 3)) for cut in cuts] == [(1.0, 1.1)]
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        (np.array([[0, 0], [0, 1e300], [0, 0]]), "action[1] is 1e+300, beyond float32"),
+        (np.array([[0, 0], [0, np.nan], [0, 0]], np.float16), "action[1] is nan"),
+        (np.array([0, 2**63, 0], np.uint64), "action is 9223372036854775808, discrete"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_number_that_cannot_be_stored_is_shown_as_it_stands_in_the_file(action, said):
+    (flaw,) = episode_labels(action, None, None).flaws
+    assert flaw.row == 1
+    assert flaw.detail.startswith(said)
