@@ -42,6 +42,7 @@ _MAGIC = (
     (b"\x89PNG", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"%PDF", "a PDF document"),
+    (b"version https://git-lfs", "a Git LFS pointer: git lfs pull fetches the file"),
     (b"#EXTM3U", "a playlist: list the videos in it instead"),
     (b"\x00\x05\x16\x07", "an AppleDouble file, which macOS leaves beside others"),
     (b"\x7fELF", "a program"),
@@ -63,7 +64,7 @@ def suffix_of(uri: str) -> str:
 
 def kind_of_name(uri: str) -> str:
     """Returns the suffix of a name. Suffixes that differ only in a number are one kind."""
-    return _TFRECORD if _TFRECORD in file_name(uri) else suffix_of(uri)
+    return _TFRECORD if _TFRECORD in file_name(uri).lower() else suffix_of(uri)
 
 
 def is_tar(uri: str) -> bool:
@@ -83,7 +84,7 @@ def other_kind(uri: str) -> str:
 
 def labeled_format(uri: str) -> str:
     """Names the reader in ``LABELED_SOURCES`` of a file that holds whole episodes, by its name."""
-    if _TFRECORD in file_name(uri):
+    if _TFRECORD in file_name(uri).lower():
         return "rlds"
     return "hdf5" if suffix_of(uri) in (".hdf5", ".h5") else ""
 

@@ -26,7 +26,7 @@ from data_pipelines.preprocess.clip.labels.read import (
     rows_beside_frames,
 )
 from data_pipelines.preprocess.rows import VideoItem
-from data_pipelines.preprocess.sources.file_kinds import labeled_format
+from data_pipelines.preprocess.sources.file_kinds import kind_of_content, labeled_format
 from data_pipelines.preprocess.sources.hdf5_layout import (
     Camera,
     cameras,
@@ -108,7 +108,10 @@ def _open_file(h5py: ModuleType, path: Path) -> Any:
         file = h5py.File(path, "r")
     except OSError as error:
         if not h5py.is_hdf5(path):
-            raise VideoError("does_not_decode", f"not an HDF5 file: {error}") from error
+            with path.open("rb") as content_of:
+                kind = kind_of_content(content_of.read(256))
+            what = f"it is {kind}" if kind else str(error)
+            raise VideoError("does_not_decode", f"not an HDF5 file: {what}") from error
         is_cut = "truncated file" in str(error)
         raise VideoError("truncated" if is_cut else "does_not_decode", str(error)) from error
     if name := outside_name(h5py, file):

@@ -30,8 +30,10 @@ from lafp.video.decoders.base import VideoError
 ACTION_KEY, STATE_KEY = "action", "observation/state"
 _CAMERA_PREFIX = "steps/observation/"
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG")
-# A feature of empty strings only is a camera if its name contains one of these words.
+# A feature of byte strings that are neither is a camera if its name contains one of these words:
+# its pictures may be empty, or have another encoding.
 _CAMERA_WORDS = ("image", "rgb", "camera")
+_NUM_LISTED = 12
 _ONCE_PER_STEP = ("is_first", "is_last", "is_terminal", "reward", "discount")
 
 
@@ -67,7 +69,8 @@ def _open_record(record: bytes, uri: str, using: OpenWith) -> Iterator[Opened | 
         return
     cameras = camera_names(features)
     if not cameras:
-        yield Unusable(uri, "no_video_stream", "the record holds no pictures")
+        detail = f"no JPEG or PNG in {_CAMERA_PREFIX}* among {_in_words(features)}"
+        yield Unusable(uri, "no_video_stream", detail)
     episode_id = hashlib.sha256(record).hexdigest()[:32]
     rate = using.labels.rate()
     for camera in cameras:
@@ -105,9 +108,18 @@ def camera_names(features: Features) -> list[str]:
 def _are_pictures(key: str, values: "list[bytes] | np.ndarray") -> bool:
     if isinstance(values, np.ndarray) or not values:
         return False
-    if not any(values):
-        return any(word in key.lower() for word in _CAMERA_WORDS)
-    return any(data.startswith(_MAGIC) for data in values)
+    is_called_so = any(word in key.lower() for word in _CAMERA_WORDS)
+    return is_called_so or any(data.startswith(_MAGIC) for data in values)
+
+
+def _in_words(features: Features) -> str:
+    """Describes the features of a record, for a message."""
+    listed = [
+        f"{name} {'bytes' if isinstance(values, list) else values.dtype} [{len(values)}]"
+        for name, values in sorted(features.items())
+    ]
+    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
+    return ", ".join(listed[:_NUM_LISTED]) + more or "no features"
 
 
 def _labels(features: Features, num_pictures: int, cfg: LabelsConfig) -> EpisodeLabels:
@@ -137,8 +149,11 @@ def _no_action(features: Features, names: Sequence[str], num_steps: int) -> str:
             f"{missing!r} is a dict of {listed}. labels.action_parts names those that make the "
             f"action, e.g. labels.action_parts=[{','.join(parts)}]"
         )
-    names = sorted(key.removeprefix("steps/") for key in features if key.startswith("steps/"))
-    return f"no 'steps/{missing}' among {', '.join(names)}. labels.action_key names the actions"
+    what = "no numbers in" if f"steps/{missing}" in features else "no"
+    return (
+        f"{what} 'steps/{missing}' among {_in_words(features)}. labels.action_key names the "
+        "actions, without steps/"
+    )
 
 
 def _num_steps(features: Features) -> int | None:

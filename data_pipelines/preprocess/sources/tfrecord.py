@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.preprocess.sources.file_kinds import kind_of_content
 from lafp.video.decoders.base import VideoError
 
 Features = dict[str, "list[bytes] | np.ndarray"]
@@ -32,7 +33,9 @@ def read_records(path: Path) -> Iterator[bytes]:
                 raise VideoError("truncated", f"the file ends inside the header at byte {at}")
             length, checksum = struct.unpack("<QI", header)
             if checksum != masked_crc32c(header[:8]):
-                raise VideoError("does_not_decode", f"no valid TFRecord at byte {at}")
+                kind = kind_of_content(header + file.read(256)) if at == 0 else ""
+                what = f"it is {kind}" if kind else f"no valid TFRecord at byte {at}"
+                raise VideoError("does_not_decode", what)
             # The length is compared with the file first: a broken one could ask for any amount of
             # memory.
             data = file.read(length + 4) if length + 4 <= num_bytes - file.tell() else b""
@@ -64,7 +67,9 @@ def parse_example(record: bytes) -> Features:
     for _, example in _fields(memoryview(record), {1}):
         for _, entry in _fields(example, {1}):
             parts = dict(_fields(entry, {1, 2}))
-            features[bytes(parts[1]).decode()] = _feature(parts.get(2, memoryview(b"")))
+            # Protobuf leaves out what is empty. An odd name must not cost the other features.
+            name = bytes(parts.get(1, b"")).decode(errors="backslashreplace")
+            features[name] = _feature(parts.get(2, memoryview(b"")))
     return features
 
 

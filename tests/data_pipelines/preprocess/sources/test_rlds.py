@@ -1,5 +1,6 @@
 """RLDS: the real file against its own episodes, and small ones written here."""
 
+import gzip
 import io
 import struct
 from dataclasses import replace
@@ -266,3 +267,60 @@ def test_the_real_records_are_those_of_the_episodes_file(shared_videos):
             if i % 3 == 0:
                 error = decode_clip(clip.video).astype(int) - arrays["image_0"][i // 3]
                 assert np.abs(error).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (gzip.compress(b"x" * 99), "compressed with gzip: unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"<html><body>Log in</body></html>", "a web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["A.TFRecord-00000-of-00001", "a.h5"])
+def test_a_file_that_is_something_else_says_what_it_is(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    clips, (reject,) = go_through(replace(CFG, source=str(tmp_path)))
+    assert (clips, reject.reason) == ([], "does_not_decode")
+    assert said in reject.detail
+
+
+@pytest.mark.parametrize(("encoding", "is_read"), [("WEBP", True), ("BMP", True), ("GIF", False)])
+def test_a_camera_of_another_encoding_is_read_or_said(tmp_path, encoding, is_read):
+    def encoded(frame):
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, encoding)
+        return buffer.getvalue()
+
+    record = example(
+        steps__observation__front=[png(frame) for frame in numbered(12)],
+        steps__observation__wrist_image=[encoded(frame) for frame in numbered(12)],
+        steps__action=np.arange(12, dtype=np.float32),
+    )
+    clips, rejects = go_through(replace(CFG, source=str(write(tmp_path / "set", record))))
+    assert len(clips) == 1 + is_read
+    assert [row.reason for row in rejects] == ([] if is_read else ["does_not_decode"])
+
+
+def test_an_odd_feature_costs_nothing_else(tmp_path):
+    """A name that is not UTF-8, and one that is empty, as protobuf leaves it out."""
+    values = field(2, feature(np.zeros(3, np.float32)))
+    odd = field(1, field(1, b"steps/\xff") + values) + field(1, values)
+    sound = example(
+        steps__observation__image=[png(frame) for frame in numbered(12)],
+        steps__action=np.arange(12, dtype=np.float32),
+    )
+    path = write(tmp_path / "set", sound + field(1, odd))
+    (clip,), rejects = go_through(replace(CFG, source=str(path)))
+    assert (clip.record.num_frames, rejects) == (12, [])
+
+
+def test_a_record_without_what_is_needed_lists_what_it_holds(tmp_path):
+    pictures = [png(frame) for frame in numbered(12)]
+    elsewhere = example(steps__image=pictures, steps__action=np.zeros(24, np.float32))
+    words = example(steps__observation__image=pictures, steps__action=[b"left"] * 12)
+    path = write(tmp_path / "set", elsewhere, words)
+    clips, (first, second) = go_through(replace(CFG, source=str(path)))
+    assert (clips, first.reason, second.reason) == ([], "no_video_stream", "no_labels")
+    assert first.detail.endswith("among steps/action float32 [24], steps/image bytes [12]")
+    assert second.detail.startswith("no numbers in 'steps/action' among steps/action bytes [12]")
