@@ -72,12 +72,18 @@ def _without(config: Any, marks: Sequence[str]) -> Any:
 def changes_since(
     provenance: Mapping[str, Any], config: Any, inputs: Mapping[str, str]
 ) -> list[Change]:
-    """Lists how config and inputs differ from those that a stage recorded when it was begun."""
+    """Lists how config and inputs differ from those that a stage recorded when it was begun.
+
+    An input is known by its content, so its path may change while its content stays.
+    """
     # Compared in the form of JSON, in which tuples have become lists.
     identity = json.loads(strict_json.dumps(identity_of(config)))
+    of_config = _differences(provenance["identity"], identity, "config")
+    stored = provenance["inputs"]
+    same = {name for name, content in inputs.items() if stored.get(name) == content}
     return [
-        *_differences(provenance["identity"], identity, "config"),
-        *_differences(provenance["inputs"], dict(inputs), "inputs"),
+        *(change for change in of_config if change.field not in same),
+        *_differences(stored, dict(inputs), "inputs"),
     ]
 
 
@@ -90,8 +96,15 @@ def _differences(
         for key in dict.fromkeys([*stored, *given]):
             inner = f"{where}.{key}".lstrip(".")
             yield from _differences(stored.get(key), given.get(key), part, inner)
+    elif _are_sections(stored) and _are_sections(given) and len(stored) == len(given):
+        for index, (before, after) in enumerate(zip(stored, given, strict=True)):
+            yield from _differences(before, after, part, f"{where}.{index}")
     else:
         yield Change(where, stored, given, part)
+
+
+def _are_sections(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def in_words(changes: Sequence[Change]) -> str:

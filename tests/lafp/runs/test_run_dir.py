@@ -3,7 +3,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lafp.config import ConfigError, config_to_dict, may_change, may_grow
@@ -76,6 +76,43 @@ def complete(folder, cfg, inputs):
     stage.begin(cfg, inputs)
     stage.finish({})
     return stage.fingerprint()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    shards: str | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputsConfig:
+    lam: str | None = None
+    data: tuple[DataConfig, ...] = ()
+    lr: float = 1e-3
+
+
+PATHS = st.sampled_from([None, "/a/lam", "/a/lam/", "b/lam", "s3://bucket/lam"])
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    was=st.tuples(PATHS, PATHS), now=st.tuples(PATHS, PATHS), same=st.tuples(*[st.booleans()] * 3)
+)
+def test_an_input_may_move_but_not_change(tmp_path_factory, was, now, same):
+    """The path of an input does not matter, its content does, and so does all else beside it."""
+    stage = RunDir(str(tmp_path_factory.mktemp("run"))).stage("lam")
+    names = "lam", "data.0.shards"
+    stage.begin(
+        InputsConfig(lam=was[0], data=(DataConfig(shards=was[1]),)), dict.fromkeys(names, "1")
+    )
+    moved = InputsConfig(
+        lam=now[0], data=(DataConfig(shards=now[1]),), lr=1e-3 if same[2] else 1e-4
+    )
+    content = {name: "1" if is_same else "2" for name, is_same in zip(names, same, strict=False)}
+    changed = {change.field for change in stage.changes(moved, content)}
+    assert changed == {*(n for n in names if content[n] == "2"), *(() if same[2] else ("lr",))}
 
 
 def test_a_fingerprint_follows_config_and_inputs(tmp_path):
