@@ -19,7 +19,7 @@ def wait_for_trial(cluster: RealCluster, study: Path, driver: subprocess.Popen) 
     deadline = time.monotonic() + 900
     while True:
         assert driver.poll() is None and time.monotonic() < deadline
-        if any(study.glob("stages/decoder/latent_flow_*/*/metrics.jsonl")):
+        if any(study.glob("stages/decoder/latent_flow/*/metrics.jsonl")):
             workers = cluster.listed("actors", class_name="RayTrainWorker", state="ALIVE")
             if workers:
                 return roles[workers[0]["node_id"]]
