@@ -155,11 +155,11 @@ class SetAnswers:
         try:
             reader = LatentReader(uri)
             latents_TZ = reader.read(record["shard"], place)
+            frame = _frame_of(asked, record, reader.spec.frame_stack - 1)
+            index = self._index(name)
+            found = index.nearest(latents_TZ[frame], record["video_id"])
         except (RuntimeError, DamagedClipError) as error:
             raise MissingError(str(error)) from None
-        frame = _frame_of(asked, record, reader.spec.frame_stack - 1)
-        index = self._index(name)
-        found = index.nearest(latents_TZ[frame], record["video_id"])
         clips = {row["clip_id"]: row for row in self._records([each.clip_id for each in found])}
         return {
             "frame": frame,
@@ -170,7 +170,7 @@ class SetAnswers:
                 for each in found
                 if each.clip_id in clips
             ],
-            **index.extent,
+            "num_pairs": index.num_pairs,
         }
 
     def _index(self, name: str) -> LatentIndex:

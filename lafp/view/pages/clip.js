@@ -138,17 +138,20 @@ function seriesPart({ name, shape, dims }, video) {
 function latentPart(name, set, clip, video, at) {
   const list = h("div", { class: "neighbours" }), caption = h("p", { class: "caption" });
   const more = h("details", { hidden: true });
-  let drawnCurves = false;
+  let drawnCurves = false, newest = 0;
   async function search(frame) {
+    const number = ++newest;
     list.classList.add("waiting");
     try {
       const found = await getJson(`${set}/neighbours/${clip.clip_id}`, { latents: name, frame });
+      if (number !== newest) return; // a later search must not be overwritten
       list.replaceChildren(pairTile(set, clip, found.frame, "this pair"), ...found.neighbours.map((near) => pairTile(set, near.clip, near.frame, `distance ${significant(near.distance)}`)));
-      caption.textContent = `Frames ${found.frame} and ${found.frame + 1}, and the pairs of other videos whose latent actions are nearest, of ${count(found.num_searched)} searched${found.num_searched < found.num_pairs ? ` among ${count(found.num_pairs)}` : ""}.`;
+      caption.textContent = `Frames ${found.frame} and ${found.frame + 1}, and the pairs of other videos whose latent actions are nearest, of all ${count(found.num_pairs)}.`;
       if (!drawnCurves) more.append(h("summary", {}, "z over time"), h("div", { class: "small-curves" }, found.latents.dims.map((values, i) => curve(values, { title: `z ${i}`, player: video, isSmall: true }))));
       drawnCurves = true;
       more.hidden = false;
     } catch (error) {
+      if (number !== newest) return;
       caption.textContent = error.message;
     }
     list.classList.remove("waiting");
