@@ -22,6 +22,7 @@ from lafp.train.notes import write_note
 FOLDER = "checkpoints"
 _CHUNK_BYTES = 8 << 20
 _NAME = re.compile(r"step-(\d+)")
+_CARD = re.compile(r"rank-\d{5}\.json")
 _SET_ASIDE = "damaged-"
 
 
@@ -303,7 +304,8 @@ def damage_of(folder: Path, ranks: range) -> str | None:
         ranks: The ranks whose files are compared with their checksums. Ranks that did not exist
             are ignored.
     """
-    found = sorted(path.name for path in folder.glob("rank-*.json"))
+    # Other files may lie beside them, such as a copy that a file manager calls "rank-00000 2.json".
+    found = sorted(path.name for path in folder.iterdir() if _CARD.fullmatch(path.name))
     for number, name in enumerate(found):
         try:
             card = strict_json.loads(RankCard, (folder / name).read_bytes())

@@ -187,6 +187,18 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_older_one_is_taken(
     assert "checkpoint of step 20 is damaged" in note["text"] and name in note["text"]
 
 
+def test_files_of_others_in_a_checkpoint_do_not_matter(tmp_path):
+    uri = str(tmp_path / "run")
+    two_checkpoints(uri, tmp_path)
+    newest = tmp_path / "run/checkpoints/step-000000020"
+    for name in ("rank-00000 2.json", "rank-00000.json.tmp", ".DS_Store", "._model.pt"):
+        (newest / name).write_text("something else")
+    (newest / "empty").mkdir()
+    (newest.parent / "step-000000030").mkdir()  # a checkpoint that was never finished
+    with Checkpoints(uri, num_to_keep=2).restored() as folder:
+        assert folder == newest
+
+
 def test_what_is_set_aside_neither_counts_nor_goes_and_its_step_can_be_saved_again(tmp_path):
     uri = str(tmp_path / "run")
     for _ in range(2):  # damaged, saved anew, damaged again
