@@ -6,6 +6,7 @@ scene turns into the clip's.
 
 # Shape suffixes in this file: N transitions, Z latent action.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
@@ -25,7 +26,9 @@ from lafp.evaluate.pair_algebra import error_over_variance
 from lafp.evaluate.statistics import Interval
 from lafp.lam import Lam
 
-NUM_STRIPS, NUM_STEPS, TILE_PX, GAP_PX = 4, 6, 96, 14
+NUM_STRIPS, NUM_STEPS, GAP_PX = 4, 6, 14
+TILE_PX = 72
+"""Two clips of seven frames side by side are then as wide as a page."""
 MAX_PAIRS = 1024
 
 
@@ -69,7 +72,8 @@ def filmstrips(lam: Lam, shards: str) -> np.ndarray | None:
     """Draws clips, their frames as predicted from z, and other clips' frames moved by the same z.
 
     Returns:
-        uint8 [H, W, 3], three rows per clip; None if fewer than two held-out clips are long enough.
+        uint8 [H, W, 3], three rows per clip and two clips side by side; None if fewer than two
+        held-out clips are long enough.
     """
     stack = lam.obs.frame_stack
     clips = [clip for clip in _clips(shards) if clip.shape[1] >= stack + 1]
@@ -86,9 +90,19 @@ def filmstrips(lam: Lam, shards: str) -> np.ndarray | None:
     if not pictures:
         return None
     width = min(picture.shape[1] for picture in pictures)
-    gap = np.full((GAP_PX, width, 3), 255, np.uint8)
-    parts = [part for picture in pictures for part in (picture[:, :width], gap)]
-    return np.concatenate(parts[:-1])
+    pictures = [picture[:, :width] for picture in pictures]
+    if len(pictures) % 2:
+        pictures.append(np.full_like(pictures[0], 255))
+    rows = [_spaced(pair, axis=1) for pair in zip(pictures[::2], pictures[1::2], strict=True)]
+    return _spaced(rows, axis=0)
+
+
+def _spaced(pictures: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    """Joins pictures with a white gap between them."""
+    shape = list(pictures[0].shape)
+    shape[axis] = GAP_PX
+    gap = np.full(shape, 255, np.uint8)
+    return np.concatenate([p for picture in pictures for p in (picture, gap)][:-1], axis=axis)
 
 
 def transfer_rows(found: Transfer) -> list[tuple[str, Interval]]:

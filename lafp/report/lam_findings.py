@@ -66,7 +66,8 @@ def _noise(results: Results) -> list[str]:
         return [f"{text[0].upper()}{text[1:]}."]
     is_above = ours.interval.low > max(0.0, best.interval.high)
     verdict = "Good" if is_above else "Uncertain" if ours.value > max(0.0, best.value) else "Bad"
-    return [f"{verdict}: {text}, the best control ({best.subject.label}) {best.interval}."]
+    control = PROBE_CONTROLS[best.subject.label]
+    return [f"{verdict}: {text}, the best control ({control}) {best.interval}."]
 
 
 def _unseen_backgrounds(results: Results) -> str:

@@ -1,6 +1,7 @@
 """Whether latent actions hold the true ones: a linear probe beside its controls."""
 
 import math
+from collections.abc import Sequence
 
 from lafp.evaluate.grouped import Results
 from lafp.evaluate.representations import ENCODER_PAIR, LAM, subject_of
@@ -128,8 +129,8 @@ def _over_fit_size(results: Results, variant: str | None) -> list[Block]:
     sizes = sorted(
         {int(row.metric.removeprefix(AT)) for row in results.rows if row.metric.startswith(AT)}
     )
-    lines = []
-    for index, (method, name) in enumerate(PROBED.items()):
+    lines: list[charts.Line] = []
+    for method, name in PROBED.items():
         found = {size: results.of_variant(variant, f"{AT}{size}").get(method) for size in sizes}
         groups = {size: group for size, group in found.items() if group is not None}
         if len(groups) > 1:
@@ -139,16 +140,22 @@ def _over_fit_size(results: Results, variant: str | None) -> list[Block]:
                     x=[math.log10(size) for size in groups],
                     y=[group.value for group in groups.values()],
                     points=[group.per_seed for group in groups.values()],
-                    color=charts.CYCLE[index],
+                    color=charts.CYCLE[len(lines)],
                 )
             )
     if not lines:
         return []
-    figure = charts.curves(
-        {"R² on held-out episodes": lines},
-        xlabel="labeled transitions",
-        xticks={math.log10(size): f"{size:,}" for size in sizes},
-    )
+    figure = over_fit_size(lines, sizes)
     text = "R² of the linear probe over the number of transitions that it is fitted on. Where it "
     text += "still rises at the end, more labels would find more in z."
     return [chart(figure, alt="R² of the probe over its number of labels.", caption=text)]
+
+
+def over_fit_size(lines: Sequence[charts.Line], sizes: Sequence[int]) -> charts.Drawing:
+    """Draws R² over the logarithm of the number of transitions."""
+    return charts.curves(
+        {"R² on held-out episodes": lines},
+        xlabel="labeled transitions",
+        xticks={math.log10(size): f"{size:,}" for size in sizes},
+        panel_width_in=charts.PAGE_WIDTH_IN / 2,  # room for the names of the controls
+    )

@@ -61,10 +61,10 @@ def section(results: Results) -> Section | None:
                 emphasized=frozenset(i for i, name in enumerate(names) if not is_control(name)),
                 caption="Share of the background: variance of one transition's features over "
                 "backgrounds, over their variance over transitions and backgrounds; 0 where the "
-                "background changes nothing, 1 where nothing else does. Share of the action: what "
-                "a linear map of the true action predicts of the latter variance, on episodes "
-                "that it was not fitted on. The rest is what else the episodes show. Intervals: "
-                "95 %, over episodes.",
+                "background changes nothing, 1 (or more, by chance) where nothing else does. Share "
+                "of the action: what a linear map of the true action predicts of the latter "
+                "variance, on episodes that it was not fitted on. The rest is what else the "
+                "episodes show. Intervals: 95 %, over episodes.",
             ),
         ],
     )

@@ -83,8 +83,11 @@ def test_a_filmstrip_has_the_clip_its_prediction_and_the_other_clip(labeled):
     assert can_predict(Lam(Shift()))
     picture = filmstrips(Lam(Shift()), labeled)
     tile, gap = 64, 3  # 16 px, enlarged four times
-    height = NUM_STRIPS * (3 * (tile + gap) - gap) + (NUM_STRIPS - 1) * GAP_PX
-    assert picture.shape == (height, (NUM_STEPS + 1) * (tile + gap) - gap, 3)
+    strip = 3 * (tile + gap) - gap, (NUM_STEPS + 1) * (tile + gap) - gap
+    assert picture.shape == (2 * strip[0] + GAP_PX, 2 * strip[1] + GAP_PX, 3)
+    assert NUM_STRIPS == 4  # two by two
+    assert (picture[strip[0] : strip[0] + GAP_PX] == 255).all()
+    assert (picture[:, strip[1] : strip[1] + GAP_PX] == 255).all()
     rows = [picture[n * (tile + gap) : n * (tile + gap) + tile] for n in range(3)]
     assert (rows[0][:, :tile] == rows[1][:, :tile]).all()  # both begin with the clip's frame
     assert (rows[0][:, :tile] != rows[2][:, :tile]).any()  # the third with another clip's

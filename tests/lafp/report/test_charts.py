@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lafp.report import charts, distributions
+from lafp.report.sections import probe
 
 
 def texts(svg: str) -> list[str]:
@@ -66,3 +67,11 @@ def test_empty_and_zero_bars_do_not_fail():
 def test_constant_latents_have_a_spectrum_of_zeros():
     svg = distributions.latent_statistics([1.0] * 9, [0.0] * 4).svg()
     assert "share of variance" in texts(svg)
+
+
+def test_the_names_of_all_controls_of_the_probe_fit_beside_its_curves():
+    lines = [charts.Line(label=name, x=[2, 3], y=[0, 1]) for name in probe.PROBED.values()]
+    figure = probe.over_fit_size(lines, [100, 1000])._figure()
+    figure.canvas.draw()
+    legend = figure.axes[-1].get_legend().get_window_extent()
+    assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1

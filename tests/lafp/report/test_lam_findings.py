@@ -110,6 +110,11 @@ ENCODER = {
     ("encoder_pair", "probe_r2_noise"): (0.5, 0.45, 0.55),
     ("encoder_difference", "probe_r2_noise"): (0.6, 0.55, 0.65),
     ("encoder_frame", "probe_r2_noise"): (0.1, 0.05, 0.15),
+    **{
+        (method, f"probe_r2_at_{num}"): (num / 1000, None, None)
+        for method in ("encoder_pair", "encoder_difference", "encoder_frame", "pixel_difference")
+        for num in (100, 400)
+    },
 }
 
 
