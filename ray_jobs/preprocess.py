@@ -32,7 +32,11 @@ from ray_jobs.core.job import Job
 
 
 def resolve(cfg: PreprocessConfig, run: RunDir) -> PreprocessConfig:
-    """Returns the config with absolute sources. Without a source it takes the demonstrations."""
+    """Returns the config with absolute sources. Without a source it takes the demonstrations.
+
+    Raises:
+        ConfigError: The demonstrations have no masks, and these are asked for.
+    """
     masks = cfg.masks
     if masks is not None:
         sources = {name: _absolute(uri) for name, uri in vars(masks).items()}
@@ -45,8 +49,15 @@ def resolve(cfg: PreprocessConfig, run: RunDir) -> PreprocessConfig:
     if held_out is not None and not storage.exists(demonstrations.path(held_out)):
         held_out = None
     if masks is not None and masks.source is None:
+        drawn = demonstrations.path("masks", folder)
+        if demonstrations.is_complete() and not storage.exists(drawn):
+            raise ConfigError(
+                f"masks: {demonstrations.uri} was collected without masks. Collect it again with "
+                "draw_masks=true under another --run-name, name a folder with masks.source=, or "
+                "leave masks out."
+            )
         masks = MasksConfig(
-            source=demonstrations.path("masks", folder),
+            source=drawn,
             val_source=held_out and demonstrations.path("masks", held_out),
         )
     return replace(

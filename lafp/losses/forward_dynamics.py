@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lafp.losses.masked import mean_of_weighted_rows, weighted_means
+from lafp.losses.masked import defined_if_weighted, mean_of_weighted_rows, weighted_means
 
 LARGE = 2.0
 """Limit of the RMS change, in multiples of the typical change. The error of a window that changes
@@ -83,11 +83,11 @@ def prediction_errors(
         weight: Weights of the loss.
 
     Returns:
-        Scalars by the name of the metric.
+        Scalars by the name of the metric; NaN if no window has any weight.
     """
     return {
-        "fdm_error": frame_loss(predicted, next_obs, weight),
-        "copy_error": frame_loss(obs, next_obs, weight),
+        "fdm_error": defined_if_weighted(frame_loss(predicted, next_obs, weight), weight),
+        "copy_error": defined_if_weighted(frame_loss(obs, next_obs, weight), weight),
     }
 
 

@@ -1,5 +1,6 @@
 """Means over the elements that a mask selects or weighs. Pure functions."""
 
+import torch
 from torch import Tensor
 
 
@@ -48,6 +49,16 @@ def mean_of_weighted_rows(values_B: Tensor, weight: Tensor | None) -> Tensor:
         Scalar; 0 if no row has any weight.
     """
     return masked_mean(values_B, None if weight is None else weight.flatten(1).any(1))
+
+
+def defined_if_weighted(value: Tensor, weight: Tensor | None) -> Tensor:
+    """Returns a metric; NaN, which means leave out, if no element of the batch has any weight.
+
+    Args:
+        value: Scalar.
+        weight: As in ``weighted_means``.
+    """
+    return value if weight is None else torch.where(weight.any(), value, torch.nan)
 
 
 def as_weighted(values: Tensor, weight: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lafp.losses.masked import mean_of_weighted_rows, weighted_means
+from lafp.losses.masked import defined_if_weighted, mean_of_weighted_rows, weighted_means
 
 
 @torch.no_grad()
@@ -16,7 +16,8 @@ def end_point_error(prediction: Tensor, flow: Tensor, weight: Tensor | None = No
         weight: Weights of the loss, [B, 1, h, w]; None for equal weights.
 
     Returns:
-        Scalar.
+        Scalar; NaN if no window has any weight.
     """
     distance = (prediction.float() - flow.float()).norm(dim=1, keepdim=True)
-    return mean_of_weighted_rows(weighted_means(distance, weight), weight)
+    error = mean_of_weighted_rows(weighted_means(distance, weight), weight)
+    return defined_if_weighted(error, weight)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lafp.losses.forward_dynamics import residual_loss
-from lafp.losses.masked import as_weighted
+from lafp.losses.masked import as_weighted, defined_if_weighted
 from lafp.losses.optical_flow import end_point_error
 from lafp.models.change_scale import ChangeScale
 from lafp.models.optical_flow_decoder import OpticalFlowDecoder
@@ -72,7 +72,7 @@ class Laof(Lapo):
         weight = self._optical_flow_weight(window)
         optical_flow_loss = residual_loss(predicted, scale.to_units(target), weight)
         metrics = {
-            "optical_flow_loss": optical_flow_loss.detach(),
+            "optical_flow_loss": defined_if_weighted(optical_flow_loss.detach(), weight),
             "optical_flow_error_px": end_point_error(scale.to_pixels(predicted), target, weight),
         }
         loss = out.loss + self.cfg.optical_flow_weight * optical_flow_loss

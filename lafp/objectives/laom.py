@@ -12,6 +12,7 @@ from torch import Tensor
 from lafp.config import Choice, choice
 from lafp.data.augment import AugmentConfig, augment_window
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors
+from lafp.losses.masked import defined_if_weighted
 from lafp.models import ENCODERS
 from lafp.models.change_scale import ChangeScale
 from lafp.models.ema import ema_update_
@@ -111,7 +112,7 @@ class Laom(Objective):
         return LossOutput(
             loss=loss,
             metrics={
-                "fdm_loss": loss.detach(),
+                "fdm_loss": defined_if_weighted(loss.detach(), weight_BE),
                 "target_explained": explained,
                 **embedding_metrics(target_BE, window.next_obs),
                 **latent_metrics(latent_BZ.detach()),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lafp.config import Choice, choice
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
-from lafp.losses.masked import as_weighted
+from lafp.losses.masked import as_weighted, defined_if_weighted
 from lafp.models import BOTTLENECKS, PATCHES
 from lafp.models.change_scale import ChangeScale
 from lafp.models.idm import SecondInput
@@ -107,7 +107,7 @@ class Lapa(Objective):
         return LossOutput(
             loss=fdm_loss + seen.loss,
             metrics={
-                "fdm_loss": fdm_loss.detach(),
+                "fdm_loss": defined_if_weighted(fdm_loss.detach(), weight_BPD),
                 "bottleneck_loss": seen.loss.detach(),
                 **prediction_errors(predicted_BPD, copied_BPD, target_BPD, weight_BPD),
                 **latent_metrics(latent_BZ.detach()),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lafp.config import Choice, choice
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
-from lafp.losses.masked import as_weighted
+from lafp.losses.masked import as_weighted, defined_if_weighted
 from lafp.models import BOTTLENECKS, ENCODERS
 from lafp.models.change_scale import ChangeScale
 from lafp.models.encoders import ImpalaConfig
@@ -90,7 +90,7 @@ class Lapo(Objective):
         return LossOutput(
             loss=fdm_loss + seen.loss,
             metrics={
-                "fdm_loss": fdm_loss.detach(),
+                "fdm_loss": defined_if_weighted(fdm_loss.detach(), weight),
                 "bottleneck_loss": seen.loss.detach(),
                 **prediction_errors(predicted_frame, frame, next_frame, weight),
                 **latent_metrics(latent_BZ.detach()),

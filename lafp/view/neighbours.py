@@ -138,7 +138,7 @@ def _take_nearer(
     least = np.minimum.reduceat(distance_N, begins)
     is_full = len(best) == NUM_NEIGHBOURS
     limit = max(each.distance for each in best.values()) if is_full else np.inf
-    for number in np.flatnonzero(least < limit):
+    for number in np.flatnonzero(least < limit).tolist():
         clip = clips[number]
         known = best.get(clip.video_id)
         if clip.video_id != video_id and (known is None or least[number] < known.distance):

@@ -1,10 +1,12 @@
 """Finds and opens the masks of a video: a mask video, or a folder of pictures."""
 
 import re
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import NoReturn
 
 from data_pipelines.preprocess.clip.probe import LimitsConfig
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
@@ -31,10 +33,12 @@ def with_masks(
         masks: Folder of the masks.
 
     Raises:
-        ConfigError: The folder holds nothing, or an input is no video file.
+        ConfigError: The folder holds nothing, an input is no video file, or two videos have the
+            same masks.
     """
     if next(iter(storage.list_files(masks)), None) is None:
         raise ConfigError(f"masks: no files in {masks}. Name the folder of the masks of {source}.")
+    owners = _Owners()
     for found in listed:
         if isinstance(found, VideoItem):
             if found.reader or found.labels_uri == found.uri:
@@ -44,7 +48,40 @@ def with_masks(
                 )
             stem = _stem(_relative(found.uri, source))
             found = replace(found, masks_uri=storage.join(masks, stem))
+            owners.add(found)
         yield found
+
+
+class _Owners:
+    """Notices two videos of one name, which would share masks that belong to one of them.
+
+    A listing may be longer than the memory, so the names lie in a database in an unnamed file.
+    """
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.execute("CREATE TABLE owners (masks BLOB PRIMARY KEY, uri BLOB) WITHOUT ROWID")
+        self._db.execute("BEGIN")  # a transaction for each row would be slow
+
+    def add(self, item: VideoItem) -> None:
+        """Adds a video.
+
+        Raises:
+            ConfigError: Masks are there that belong to it and to an earlier one.
+        """
+        assert item.masks_uri is not None
+        # Names of files may hold bytes that are no UTF-8.
+        masks, uri = (text.encode(errors="surrogatepass") for text in (item.masks_uri, item.uri))
+        added = self._db.execute("INSERT OR IGNORE INTO owners VALUES (?, ?)", (masks, uri))
+        if added.rowcount:
+            return
+        (other,) = self._db.execute("SELECT uri FROM owners WHERE masks = ?", (masks,)).fetchone()
+        if other != uri and (_mask_video(item.masks_uri) or _pictures(item.masks_uri)):
+            raise ConfigError(
+                f"masks: {item.masks_uri} would belong to two videos, "
+                f"{other.decode(errors='surrogatepass')} and {item.uri}. Give them other names, "
+                "or put a list into a folder above its videos and masks in the same folders."
+            )
 
 
 def _relative(uri: str, source: str) -> str:
@@ -73,13 +110,24 @@ def found_masks(
     if item.masks_uri is None:
         yield None
         return
-    uris = (f"{item.masks_uri}{suffix}" for suffix in MASK_SUFFIXES)
-    if uri := next(filter(storage.is_file, uris), None):
+    if uri := _mask_video(item.masks_uri):
+        if (num_bytes := storage.num_bytes(uri)) > limits.max_bytes:
+            yield partial(_refuse_size, num_bytes)
+            return
         with storage.local_file(uri) as path:
             yield lambda _: open_file(path, uri, limits, decoder)
         return
-    pictures = _in_order(storage.list_files(item.masks_uri), item.masks_uri)
+    pictures = _pictures(item.masks_uri)
     yield partial(_open_pictures, pictures, item.masks_uri, limits) if pictures else None
+
+
+def _mask_video(masks_uri: str) -> str | None:
+    uris = (f"{masks_uri}{suffix}" for suffix in MASK_SUFFIXES)
+    return next(filter(storage.is_file, uris), None)
+
+
+def _pictures(masks_uri: str) -> list[storage.FileInfo]:
+    return _in_order(storage.list_files(masks_uri), masks_uri)
 
 
 def _in_order(files: Iterable[storage.FileInfo], folder: str) -> list[storage.FileInfo]:
@@ -97,12 +145,16 @@ def _in_order(files: Iterable[storage.FileInfo], folder: str) -> list[storage.Fi
     return [found[stem] for stem in sorted(found)]
 
 
+def _refuse_size(num_bytes: int, _: float) -> NoReturn:
+    raise VideoError("too_many_bytes", f"the masks have {num_bytes} bytes")
+
+
 def _open_pictures(
     files: list[storage.FileInfo], uri: str, limits: LimitsConfig, fps: float
 ) -> Opened:
     # All pictures are in memory while the video is gone through.
     if (num_bytes := sum(file.num_bytes for file in files)) > limits.max_bytes:
-        raise VideoError("too_many_bytes", f"the masks have {num_bytes} bytes")
+        _refuse_size(num_bytes, fps)
     pictures = [storage.read_bytes(file.uri) for file in files]
     opened = open_pictures(pictures, uri, "", fps, limits.max_pixels, labels=None)
     if isinstance(opened, Unusable):

@@ -12,6 +12,7 @@ from lafp.models.encoders import SmallCnnConfig
 from lafp.models.patches import PixelPatches, PixelPatchesConfig
 from lafp.objectives.base import MaskConfig
 from lafp.objectives.laom import LaomConfig
+from lafp.train.metrics.means import Means
 from lafp.types import Window
 from tests.lafp.objectives.test_objectives import CONFIGS, LAOF, LAOM, build, lapa, lapo
 from tests.synthetic_windows import moving_square_windows, obs_spec
@@ -133,7 +134,14 @@ def test_windows_that_show_no_agent_do_not_count(cfg):
     out = objective(none)
     out.loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in objective.parameters())
-    assert out.metrics["fdm_loss"] == 0 and out.metrics["fdm_error"] == 0
+    means = Means(torch.device("cpu"))
+    means.add([objective(shown), out])
+    found = means.read()
+    for name in {"fdm_loss", "fdm_error", "copy_error", "optical_flow_loss"} & out.metrics.keys():
+        assert found[name] == pytest.approx(float(objective(shown).metrics[name]))
+    only = Means(torch.device("cpu"))
+    only.add([out])
+    assert not {"fdm_loss", "fdm_error", "optical_flow_error_px"} & only.read().keys()
 
 
 def test_weighted_losses_do_not_depend_on_the_size_of_the_mask():

@@ -1,5 +1,6 @@
 """Masks of the agent, a yellow square, from the source to the shard."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,16 @@ from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.job import list_inputs, preprocess
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import EncodedClip, LongVideo, VideoRow
+from data_pipelines.preprocess.sources.masks import found_masks
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.shards.sets import open_shard_set
+from lafp.runs.run_dir import RunDir
 from lafp.storage.tables import read_rows
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.video import VIDEO_DECODERS, EncodeConfig, decode_clip
+from lafp.video.decoders.base import VideoError
 from lafp.video.decoders.pyav import PyAVConfig
+from ray_jobs.preprocess import resolve
 from tests.synthetic_video import write_video
 
 EXACT = EncodeConfig(crf=0, pixel_format="yuv444p")
@@ -199,6 +204,53 @@ def test_masks_are_found_beside_sources_of_any_kind(tmp_path, kind):
         source = source / "list.txt"
     (item,) = list_inputs(config(source, masks))
     assert item.masks_uri == str(tmp_path / "masks/deep/a")
+
+
+def test_masks_that_belong_to_two_videos_are_an_error(tmp_path):
+    source, masks = write_source(tmp_path)
+    shutil.copytree(source, tmp_path / "other/source")
+    elsewhere = tmp_path / "lists"
+    elsewhere.mkdir()
+    uris = [str(folder / "deep/a.mp4") for folder in (source, tmp_path / "other/source")]
+    (elsewhere / "list.txt").write_text("\n".join([*uris, uris[0]]))
+    (item, *_) = list_inputs(config(elsewhere / "list.txt", masks))  # no masks of that name
+    assert item.masks_uri == str(masks / "a")
+    with pytest.raises(ConfigError, match=r"masks/deep/a would .* two videos, .*source/deep/a"):
+        list(list_inputs(config(elsewhere / "list.txt", masks / "deep")))
+    (tmp_path / "list.txt").write_text("\n".join(uris))
+    assert len(list(list_inputs(config(tmp_path / "list.txt", masks)))) == 2
+    shutil.copy(source / "deep/a.mp4", source / "deep/a.mkv")
+    with pytest.raises(ConfigError, match=r"two videos, .*a\.mkv and .*a\.mp4"):
+        list(list_inputs(config(source, masks)))
+
+
+def test_demonstrations_that_were_collected_without_masks_have_none(tmp_path):
+    demonstrations = RunDir(str(tmp_path)).stage("demonstrations")
+    demonstrations.begin({}, {})
+    demonstrations.finish({})
+    (tmp_path / "demonstrations/videos").mkdir()
+    cfg = PreprocessConfig(masks=MasksConfig())
+    with pytest.raises(ConfigError, match=r"was collected without masks.*draw_masks=true"):
+        resolve(cfg, RunDir(str(tmp_path)))
+    (tmp_path / "demonstrations/masks/videos").mkdir(parents=True)
+    assert resolve(cfg, RunDir(str(tmp_path))).masks.source.endswith("demonstrations/masks/videos")
+
+
+@pytest.mark.parametrize("form", ["video", "pictures"])
+def test_masks_that_are_too_large_are_not_read(tmp_path, form):
+    source, masks = write_source(tmp_path)
+    if form == "pictures":
+        as_pictures(masks, 50)
+    cfg = config(source, masks)
+    (item,) = list_inputs(cfg)
+    files = [masks / "deep/a.mp4"] if form == "video" else (masks / "deep/a").iterdir()
+    limits = replace(cfg.limits, max_bytes=sum(file.stat().st_size for file in files) - 1)
+    decoder = VIDEO_DECODERS.build(PyAVConfig())
+    with (
+        found_masks(item, limits, decoder) as opens,
+        pytest.raises(VideoError, match=r"the masks have \d+ bytes"),
+    ):
+        opens(25.0)
 
 
 @pytest.fixture(scope="module")
