@@ -137,16 +137,20 @@ def config_to_yaml(config: Any) -> str:
 
 
 def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ()) -> dict[Any, Any]:
+    if not _is_file(path):
+        raise ConfigError(f"No config file at {path}." + _near_files(path))
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends` goes in a circle.")
-    if not path.is_file():
-        raise ConfigError(f"No config file at {path}." + _near_files(path))
     try:
         # OmegaConf's loader, not PyYAML's: it reads 1e-4 as a number.
         loaded = OmegaConf.load(path)
         raw = OmegaConf.to_container(loaded, resolve=False)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable as YAML: {error}") from None
+        # In one line: errors of PyYAML have several.
+        words = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not readable as YAML: {words}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not readable as YAML: it is nested too deeply.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}.")
     return _resolve_extends(section, raw, path.parent, (*seen, path.resolve()))
@@ -171,6 +175,13 @@ def _resolve_extends(
     return _merge(section, _load_yaml(section, folder / str(parent), seen), resolved)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is longer than names may be
+        return False
+
+
 def _near_files(path: Path) -> str:
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist either."
@@ -182,13 +193,27 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for item in overrides:
         key, equals, _ = item.partition("=")
         if not equals or not key:  # OmegaConf would silently read a bare "key" as key=null.
-            raise ConfigError(f"Override {item!r} has no '='. Write it as section.key=value.")
-    try:
-        raw = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"Overrides {list(overrides)}: {_first_line(error)}") from None
-    assert isinstance(raw, dict)
+            missing = "key" if equals else "'='"
+            raise ConfigError(f"Override {item!r} has no {missing}. Write it as section.key=value.")
+    raw = _parse_dotlist(overrides)
     return {str(key): value for key, value in raw.items()}
+
+
+def _parse_dotlist(overrides: Sequence[str]) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+    except RecursionError:
+        words = "it is nested too deeply"
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        words = getattr(error, "problem", None) or _first_line(error)
+    if len(overrides) > 1:
+        for item in overrides:
+            _parse_dotlist([item])  # alone, so that the error names it
+    which = ", ".join(map(repr, overrides))
+    raise ConfigError(
+        f"Override {which} cannot be read: {words}. Its value is YAML: put text with brackets, "
+        "quotes, '#' or ': ' into quotes."
+    ) from None
 
 
 def _check_no_resolver(raw: Any, where: str) -> None:
@@ -360,11 +385,13 @@ def _check_leaves(leaves: Mapping[str, tuple[Any, Any]], where: str) -> dict[str
         check = _check_plain_leaf if is_plain else _check_leaf
         try:
             values[name] = check(name, hint, raw)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, OverflowError, TypeError) as error:
             expected = getattr(hint, "__name__", None) if not get_args(hint) else None
             raise ConfigError(
                 f"{where}{name}: expected {expected or hint}, got {raw!r}. {_first_line(error)}"
             ) from None
+        if _holds_containers(hint, values[name]):
+            raise ConfigError(f"{where}{name}: expected {hint}, got {raw!r}.")
         if words := _expected_number(name, values[name]):
             raise ConfigError(f"{where}{name}: expected {words}, got {raw!r}.")
     return values
@@ -388,6 +415,13 @@ def _word_behind_bool(hint: Any, raw: bool, where: str) -> Any:
             f"\"{where}='word'\" on the command line."
         )
     return raw
+
+
+def _holds_containers(hint: Any, value: Any) -> bool:
+    """Says whether a list holds lists or mappings where plain values belong, as OmegaConf lets."""
+    if get_origin(hint) is not tuple or get_origin(get_args(hint)[0]) is not None:
+        return False
+    return isinstance(value, tuple) and any(isinstance(v, tuple | Mapping) for v in value)
 
 
 def _expected_number(name: str, value: Any) -> str | None:

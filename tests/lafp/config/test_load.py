@@ -1,6 +1,7 @@
 """The four things that a config loader of this kind gets wrong, and its messages."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -58,6 +59,7 @@ class DrawingConfig:
     shapes: tuple[Choice, ...] = choice(SHAPES, default=())
     layers: tuple[LayerConfig, ...] = ()
     frame: LayerConfig | None = None
+    words: tuple[str, ...] = ()
 
 
 @pytest.fixture
@@ -136,9 +138,17 @@ def test_a_resolved_config_reads_back_equal(path):
     ("override", "message"),
     [
         ("title", r"'title' has no '='"),
+        ("=x", r"'=x' has no key"),
+        ("title=[a", r"^Override 'title=\[a' cannot be read: did not find .* into quotes\.$"),
+        ("title='a", r"^Override \"title='a\" cannot be read: found unexpected end of stream"),
+        ("title=" + "[" * 3000 + "]" * 3000, r"nested too deeply"),
+        ("layer.shape.radius=1" + "0" * 400, r"radius: expected float"),
         ("layer=3", r"layer: expected keys of LayerConfig, got 3"),
         ("layer.shape.name=cube", r"layer\.shape\.name: Unknown shape 'cube'. .*box, circle"),
         ("shapes.7.radius=1", r"shapes\.7: expected \* or an index from 0 to 1"),
+        ("words=[[a]]", r"words: expected tuple\[str, \.\.\.\], got \[\['a'\]\]"),
+        ("words=[{a: 1}]", r"words: expected tuple\[str, \.\.\.\], got"),
+        ("words.0=a", r"words: expected tuple\[str, \.\.\.\], got"),
         ("shapes.1.size=[1]", r"shapes\.1\.size: expected"),
         ("layer=null", r"layer: expected a section, got null"),
         ("titel=x", r"Did you mean: 'title'"),
@@ -147,6 +157,41 @@ def test_a_resolved_config_reads_back_equal(path):
 def test_wrong_overrides_are_named(path, override, message):
     with pytest.raises(ConfigError, match=message):
         load(path, override)
+    with pytest.raises(ConfigError, match=message):
+        load(path, "title=x", override)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a:\n\tb: 1\n", "not readable as YAML: while scanning for the next token found"),
+        (b"a: 1\na: 2\n", "found duplicate key"),
+        (b"a: 1\n---\na: 2\n", "expected a single document"),
+        (b"a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        (b"[" * 3000 + b"]" * 3000, "nested too deeply"),
+        ("a: ä".encode("latin-1"), "can't decode byte 0xe4"),
+        (b"a: &a\n  b: *a\n", "recursive aliases"),
+        (b"- a\n", "expected keys and values, got list"),
+    ],
+)
+def test_a_file_that_is_no_config_is_said_in_one_line(tmp_path, data, message):
+    (tmp_path / "x.yaml").write_bytes(data)
+    with pytest.raises(ConfigError, match=message) as found:
+        load(tmp_path / "x.yaml")
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("kind", ["name too long", "link to itself", "folder", "device"])
+def test_a_path_that_is_no_file_is_said(tmp_path, kind):
+    path = {"name too long": tmp_path / ("x" * 300), "device": Path("/dev/null")}.get(
+        kind, tmp_path / "x.yaml"
+    )
+    if kind == "link to itself":
+        path.symlink_to(path)
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(ConfigError, match="No config file at"):
+        load(path)
 
 
 def test_missing_keys_and_files_are_named(tmp_path, path):
