@@ -34,13 +34,14 @@ class ConfigError(ValueError):
     """
 
 
-def choice(registry: Registry, **kwargs: Any) -> Any:
+def choice(registry: Registry, *, may_change: bool = False, **kwargs: Any) -> Any:
     """Marks a section, or a tuple of sections, whose ``name`` key picks a class of ``registry``.
 
     Annotate the field ``Choice``, or the base of the configs if they have one; as a tuple for
-    several sections. Keyword arguments go to ``dataclasses.field``.
+    several sections. ``may_change`` is like the marker of this name. Other keyword arguments go to
+    ``dataclasses.field``.
     """
-    return field(metadata={"registry": registry}, **kwargs)
+    return field(metadata={"registry": registry, "may_change": may_change}, **kwargs)
 
 
 def may_change(**kwargs: Any) -> Any:

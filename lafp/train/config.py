@@ -8,6 +8,7 @@ from lafp.config.node_labels import label_selector
 from lafp.train.engines import ENGINES
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.optim import OptimConfig
+from lafp.train.trackers import TRACKERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +80,8 @@ class TrainConfig:
     max_failures: int = may_change(default=3)
     """Number of worker failures that a run survives by resuming from its last checkpoint."""
     ingest: IngestConfig = field(default_factory=IngestConfig)
-    wandb: Literal["off", "auto", "online", "offline"] = may_change(default="off")
-    """``auto`` is online if the user is logged in, else offline."""
+    tracker: Choice | None = choice(TRACKERS, default=None, may_change=True)
+    """Sends metrics to ``wandb``, ``tensorboard`` or ``trackio`` too; null to none."""
 
     def __post_init__(self) -> None:
         label_selector(self.node_labels)

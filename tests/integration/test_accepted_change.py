@@ -20,7 +20,7 @@ def train_lam(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
         write_shard_set(shards, num_clips=24, size_px=64)
     command = [sys.executable, "-m", "ray_jobs.train_lam", "configs/train_lam/lapo_debug.yaml"]
     options = ["--storage", str(tmp_path), "--run-name", "run", f"shards={shards}"]
-    train = ["global_batch_size=8", "num_workers=2", "checkpoint_every_steps=5", "wandb=off"]
+    train = ["global_batch_size=8", "num_workers=2", "checkpoint_every_steps=5", "tracker=null"]
     train += ["report_every_steps=5", "evaluate_every_steps=1000"]
     options += [f"train.{override}" for override in train]
     return subprocess.run(

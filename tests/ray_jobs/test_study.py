@@ -91,7 +91,7 @@ def test_more_training_steps_are_another_stage_for_all_that_read_it(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        "pipeline.train_lam.train.wandb=offline",
+        "pipeline.train_lam.train.tracker.name=tensorboard",
         "pipeline.train_lam.train.ingest.cache_bytes=1",
         "pipeline.preprocess.tasks.node_labels=[role=decode]",
         "max_concurrent=2",
@@ -116,7 +116,7 @@ def finish(graph, run, *names):
 def test_a_plan_says_which_stages_it_found_with_another_number_of_workers(tmp_path):
     cfg, run = two_fractions(tmp_path), RunDir(str(tmp_path / "toy"))
     finish(study.graph_of(cfg), run, "demonstrations")
-    changed = ["pipeline.train_lam.train.wandb=offline"]
+    changed = ["pipeline.train_lam.train.tracker.name=tensorboard"]
     text = "\n".join(study.plan(load_config(StudyConfig, tmp_path / "study.yaml", changed), run))
     assert "1 stages complete, 0 to go on" in text
     assert "  demonstrations: complete for all-seed_0" in text

@@ -1,17 +1,17 @@
 """Writes the logs of a training run: metrics, starts, skipped steps and damaged clips."""
 
-import tempfile
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lafp import storage
-from lafp.config import config_to_dict
+from lafp.config import Choice, config_to_dict
 from lafp.runs.side_channel import SideChannel
 from lafp.storage.json_lines import JsonLines, read_lines
 from lafp.storage.strict_json import defined, dump_lines
 from lafp.train.notes import write_note
+from lafp.train.trackers import TRACKERS
+from lafp.train.trackers.base import TrackedRun, Tracker
 
 METRICS_FILE = "metrics.jsonl"
 STARTS_FILE = "starts.jsonl"
@@ -31,11 +31,13 @@ class MetricsLog:
     Args:
         uri: The stage's folder.
         start_step: Records of an interrupted run after this step are dropped.
-        wandb: ``off``, ``auto`` (online if the user is logged in), ``online`` or ``offline``.
-        config: The job's config, which is sent to wandb.
+        tracker: Config of a tracker that receives the metrics too, if any.
+        config: The job's config, which is sent to the tracker.
     """
 
-    def __init__(self, uri: str, start_step: int, wandb: str = "off", config: Any = None) -> None:
+    def __init__(
+        self, uri: str, start_step: int, tracker: Choice | None = None, config: Any = None
+    ) -> None:
         self._lines = JsonLines(storage.join(uri, METRICS_FILE), start_step)
         self._skipped = JsonLines(storage.join(uri, SKIPPED_FILE), start_step)
         self._damaged = JsonLines(storage.join(uri, DAMAGED_FILE), start_step)
@@ -45,19 +47,20 @@ class MetricsLog:
         starts = [*read_starts(uri), {"step": start_step, "at": time.time()}]
         storage.write_text(storage.join(uri, STARTS_FILE), dump_lines(starts))
         self._files = SideChannel(f"The files of metrics in {uri}", self.note)
-        self._wandb_channel = SideChannel("wandb", self.note)
-        self._wandb: Any = None
-        with self._wandb_channel.guarded():
-            self._wandb = _start_wandb(wandb, uri, start_step, config)
+        self._tracking = SideChannel(tracker.name if tracker else "", self.note)
+        self._tracker: Tracker | None = None
+        if tracker:
+            with self._tracking.guarded():
+                self._tracker = _begin(tracker, uri, start_step, config)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a record without the metrics that are not finite."""
         self._step = step
         with self._files.guarded():
             self._lines.append([{"step": step, **metrics}])
-        if self._wandb:
-            with self._wandb_channel.guarded():
-                self._wandb.log(defined(metrics), step=step)
+        if self._tracker:
+            with self._tracking.guarded():
+                self._tracker.log(step, defined(metrics))
 
     def write_skipped(self, steps: Iterable[Mapping[str, Any]]) -> None:
         """Appends the skipped steps that ``FiniteGuard.read`` returned."""
@@ -74,10 +77,10 @@ class MetricsLog:
         write_note(self._uri, self._step, text)
 
     def close(self) -> None:
-        """Ends the wandb run."""
-        if self._wandb:
-            with self._wandb_channel.guarded():
-                self._wandb.finish()
+        """Ends this start in the tracker."""
+        if self._tracker:
+            with self._tracking.guarded():
+                self._tracker.close()
 
 
 def read_metrics(uri: str) -> list[dict[str, Any]]:
@@ -93,29 +96,11 @@ def read_starts(uri: str) -> list[dict[str, Any]]:
     return read_lines(storage.join(uri, STARTS_FILE))
 
 
-def _start_wandb(mode: str, uri: str, start_step: int, config: Any) -> Any:
-    if mode == "off":
-        return None
-    import wandb
-
-    if mode == "auto":
-        mode = "online" if wandb.api.api_key else "offline"
-    id_uri = storage.join(uri, "wandb_id")
-    # A resumed run goes on with its curves, one that begins anew gets others.
-    if start_step and storage.is_file(id_uri):
-        run_id = storage.read_text(id_uri)
-    else:
-        run_id = uuid.uuid4().hex[:12]
-        storage.write_text(id_uri, run_id)
-    return wandb.init(
-        project="lafp",
-        name="/".join(uri.split("/")[-2:]),
-        id=run_id,
-        resume="allow",
-        # A process may train one stage after another, also after one that failed.
-        reinit="finish_previous",
-        mode=mode,  # type: ignore[arg-type]
-        # wandb writes to local folders only.
-        dir=tempfile.mkdtemp(prefix="lafp-wandb-") if storage.is_s3(uri) else uri,
+def _begin(tracker: Choice, uri: str, start_step: int, config: Any) -> Tracker:
+    run = TrackedRun(
+        uri=uri,
+        start_step=start_step,
         config=config_to_dict(config),
+        records=read_metrics(uri),
     )
+    return TRACKERS.build(tracker, run)

@@ -33,7 +33,7 @@ class Recorder:
 
     def __init__(self, cfg: TrainConfig, task: Task, ctx: TrainContext, start_step: int) -> None:
         self._cfg = cfg
-        self._log = MetricsLog(ctx.uri, start_step, cfg.wandb, cfg) if ctx.rank == 0 else None
+        self._log = MetricsLog(ctx.uri, start_step, cfg.tracker, cfg) if ctx.rank == 0 else None
         self.metrics = self._log.last if self._log else {}
         """The latest value of every metric."""
         self.say = self._log.note if self._log else say_on_stderr

@@ -57,7 +57,7 @@ def test_a_resumed_run_may_change_workers_and_steps_but_not_the_batch(tmp_path):
         {"num_steps": 20},
         {"num_workers": 2},
         {"ingest": {"mode": "direct", "num_readers": 4}},
-        {"wandb": "offline"},
+        {"tracker": {"name": "wandb", "mode": "offline"}},
     ):
         assert stage.state(load(**change), {}) == "partial"
     for change in ({"seed": 1}, {"global_batch_size": 48}, {"ingest": {"pool_shards": 2}}):

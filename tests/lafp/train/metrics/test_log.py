@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from lafp import storage
 from lafp.train.metrics.log import MetricsLog, read_metrics
 from lafp.train.notes import read_notes
+from lafp.train.trackers.wandb import WandbConfig
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
@@ -33,19 +33,6 @@ def test_a_half_written_last_line_is_skipped(tmp_path):
         {"step": 1, "loss": 2.0},
         {"step": 2, "loss": 3.0},
     ]
-
-
-def test_wandb_offline_keeps_its_run_over_a_resume(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-    ids = []
-    for start_step in (0, 5, 0):
-        log = MetricsLog(str(tmp_path), start_step, "offline", config=None)
-        log.write(start_step + 5, {"loss": 1.0})
-        log.close()
-        ids.append(storage.read_text(str(tmp_path / "wandb_id")))
-    assert ids[0] == ids[1] != ids[2]
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 3
 
 
 def test_records_hold_only_what_is_defined(tmp_path):
@@ -80,7 +67,7 @@ def test_wandb_that_fails_is_noted_once_and_nothing_else_is_lost(tmp_path, monke
             raise ConnectionError("wandb is gone")
 
     monkeypatch.setattr("wandb.init", lambda **_: GoneRun())
-    log = MetricsLog(str(tmp_path), 0, wandb="offline")
+    log = MetricsLog(str(tmp_path), 0, WandbConfig(mode="offline"))
     for step in (1, 2):
         log.write(step, {"loss": 1.0})
     log.close()
@@ -91,5 +78,5 @@ def test_wandb_that_fails_is_noted_once_and_nothing_else_is_lost(tmp_path, monke
 
 def test_a_wandb_that_does_not_start_is_noted(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
-    MetricsLog(str(tmp_path), 0, wandb="auto").write(1, {"loss": 1.0})
+    MetricsLog(str(tmp_path), 0, WandbConfig()).write(1, {"loss": 1.0})
     assert len(read_metrics(str(tmp_path))) == 1 and len(read_notes(str(tmp_path))) == 1
