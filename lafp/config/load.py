@@ -327,7 +327,11 @@ def _check_section(key: Key, raw: Any, where: str) -> None:
         return
     names = key.choices.names()
     if not isinstance(raw, Mapping) or "name" not in raw:
-        raise ConfigError(f"{where}: needs a `name`, one of: {', '.join(names)}. Got {raw!r}.")
+        none = f" or {where}=null" if "None" in key.type else ""
+        raise ConfigError(
+            f"{where}: needs a `name`, one of: {', '.join(names)}. Got {raw!r}. Write "
+            f"{where}.name={raw if raw in names else 'NAME'}{none}."
+        )
     if raw["name"] not in names:
         raise ConfigError(
             f"{where}.name: Unknown {key.choices.kind} {raw['name']!r}. Choose one of: "

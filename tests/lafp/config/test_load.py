@@ -58,6 +58,7 @@ class DrawingConfig:
     layer: LayerConfig
     shapes: tuple[Choice, ...] = choice(SHAPES, default=())
     layers: tuple[LayerConfig, ...] = ()
+    hole: Choice | None = choice(SHAPES, default=None)
     frame: LayerConfig | None = None
     words: tuple[str, ...] = ()
 
@@ -145,6 +146,8 @@ def test_a_resolved_config_reads_back_equal(path):
         ("layer.shape.radius=1" + "0" * 400, r"radius: expected float"),
         ("layer=3", r"layer: expected keys of LayerConfig, got 3"),
         ("layer.shape.name=cube", r"layer\.shape\.name: Unknown shape 'cube'. .*box, circle"),
+        ("layer.shape=box", r"needs a `name`, .*\. Got 'box'\. Write layer\.shape\.name=box\.$"),
+        ("hole=off", r"hole: needs .*\. Got False\. Write hole\.name=NAME or hole=null\.$"),
         ("shapes.7.radius=1", r"shapes\.7: expected \* or an index from 0 to 1"),
         ("words=[[a]]", r"words: expected tuple\[str, \.\.\.\], got \[\['a'\]\]"),
         ("words=[{a: 1}]", r"words: expected tuple\[str, \.\.\.\], got"),
