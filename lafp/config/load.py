@@ -327,7 +327,7 @@ def _check_section(key: Key, raw: Any, where: str) -> None:
         return
     names = key.choices.names()
     if not isinstance(raw, Mapping) or "name" not in raw:
-        none = f" or {where}=null" if "None" in key.type else ""
+        none = f" or {where}=null" if key.may_be_null else ""
         raise ConfigError(
             f"{where}: needs a `name`, one of: {', '.join(names)}. Got {raw!r}. Write "
             f"{where}.name={raw if raw in names else 'NAME'}{none}."
@@ -483,6 +483,7 @@ def section_of(schema: type) -> Section:
             is_list=_is_tuple(hint) and (is_section or registry is not None),
             choices=_RegistryChoices(registry) if registry is not None else None,
             find_section=partial(section_of, inner) if is_section else None,
+            may_be_null=type(None) in get_args(hint),
         )
     return _SECTIONS.setdefault(schema, Section(schema.__name__, keys))
 

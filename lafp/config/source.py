@@ -46,6 +46,7 @@ class Key:
     """The choices of a section that is picked by its ``name``; None for any other field."""
     find_section: Callable[[], "Section"] | None
     """Reads the section of a field with a fixed dataclass; None for any other field."""
+    may_be_null: bool
     type: str = ""
     """The annotation in the source, with type aliases replaced by their definitions."""
     default: str | None = None
@@ -109,6 +110,7 @@ def _key(module: str, name: str, field: ast.AnnAssign, doc: str) -> Key:
         default=None if default is None else _default(module, default, is_section),
         is_required=default is None and "default_factory" not in given,
         is_list=is_section and "tuple[" in ast.unparse(annotation),
+        may_be_null="None" in ast.unparse(annotation),
         find_section=partial(read_section, section) if section else None,
         choices=choices,
         doc=doc,
