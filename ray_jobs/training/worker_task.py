@@ -7,7 +7,7 @@ task for the next one, so that only the first stage of a pipeline or study impor
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -56,9 +56,34 @@ def train_in_task(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
 
 def _train(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
     gc.collect()  # what a training before in this process has left in cycles
-    device = torch.device("cuda", 0) if job.cfg.use_gpu else torch.device("cpu")
+    device = torch.device("cpu")
+    if job.cfg.use_gpu:
+        device = given_device(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     with sigterm_noted(), _as_a_worker(num_cpus):
         return train_in_worker(job, Place(rank=0, world_size=1, local_rank=0, device=device))
+
+
+def given_device(gpu_ids: Sequence[int | str], visible: str) -> torch.device:
+    """Returns the GPU that Ray has given to this task, as Ray Train does.
+
+    Ray shows a task its own GPU only, but all of them where the variable
+    ``RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES`` is set.
+
+    Args:
+        gpu_ids: The ids that Ray names, one.
+        visible: ``CUDA_VISIBLE_DEVICES``; empty if all GPUs of the node are visible.
+
+    Raises:
+        RuntimeError: The GPU is not visible.
+    """
+    wanted, names = str(gpu_ids[0]), [name.strip() for name in visible.split(",") if name.strip()]
+    if not names and wanted.isdecimal():
+        return torch.device("cuda", int(wanted))
+    if wanted not in names:
+        raise RuntimeError(
+            f"Ray gave GPU {wanted} to this training, but CUDA_VISIBLE_DEVICES is {visible!r}."
+        )
+    return torch.device("cuda", names.index(wanted))
 
 
 @contextmanager
