@@ -8,7 +8,8 @@ A video may take the decoder over. What is taken away here, the kernel does not 
   memory and environment of no other process.
 - seccomp: it opens no socket, starts no program and no process, and signals nobody else.
 
-Where the kernel lacks one of them, the process runs without it, and `doctor` says so. Reading
+Where the kernel lacks one of them, the process runs without it, and `doctor` says so. Where the
+kernel has one and denies it, the process does not start, and the job ends with one line. Reading
 files is not restricted, because a source may lie anywhere.
 """
 
@@ -17,13 +18,17 @@ import importlib
 import os
 import platform
 import resource
+import socket
 import struct
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 
 _ENVIRONMENT = {"PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV"}
 _ENVIRONMENT_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_")
+_TRY = "try"  # in place of a module
+_TRY_S = 60.0
 _PR_SET_NO_NEW_PRIVS = 38
 # The numbers of these calls are the same on all machines.
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
@@ -49,7 +54,7 @@ def confined_environment(folder: str) -> dict[str, str]:
 
 
 def missing_protection() -> list[str]:
-    """Lists what the kernel of this machine cannot take from a decoding process."""
+    """Lists what the kernel of this machine says it cannot take from a decoding process."""
     if platform.system() != "Linux":
         return ["writing and network (not Linux)"]
     missing = []
@@ -58,6 +63,44 @@ def missing_protection() -> list[str]:
     if not _has_seccomp():
         missing.append("network (no seccomp)")
     return missing
+
+
+def missing_when_tried() -> list[str]:
+    """Starts a confined process, which tries what it must not do, and lists what it still may.
+
+    Raises:
+        OSError: The process does not start. The message is its last line.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="lafp-") as folder,
+        tempfile.TemporaryDirectory(prefix="lafp-") as outside,
+    ):
+        tried = subprocess.run(
+            [sys.executable, "-m", "lafp.confined", _TRY, outside],
+            env=confined_environment(folder),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TRY_S,
+            check=False,
+        )
+    if tried.returncode:
+        lines = tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"]
+        raise OSError(lines[-1])
+    return tried.stdout.split()
+
+
+def _try(outside: str) -> None:
+    """Writes to stdout what this process may still do though it is confined."""
+    for name, attack in (
+        ("writing", lambda: os.mkdir(f"{outside}/made")),
+        ("network", lambda: socket.socket().close()),
+    ):
+        try:
+            attack()
+        except OSError:
+            continue
+        sys.stdout.write(f"{name}\n")
 
 
 def confine(folder: str) -> None:
@@ -82,7 +125,9 @@ def _drop_capabilities() -> None:
     data = ctypes.create_string_buffer(24)  # effective, permitted and inheritable, of 32 bits each
     _checked(_libc.capget(header, data))
     to_read = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-    effective, permitted, *_ = struct.unpack("=6I", data.raw)
+    effective, permitted, *others = struct.unpack("=6I", data.raw)
+    if not ((effective | permitted) & ~to_read or any(others)):
+        return  # some container runtimes deny even a call that changes nothing
     left = struct.pack("=6I", effective & to_read, permitted & to_read, 0, 0, 0, 0)
     _checked(_libc.capset(header, left))
 
@@ -225,8 +270,14 @@ def _program(architecture: int, calls: Mapping) -> bytes:
 
 def main() -> None:
     """Confines this process, then runs the module that the command line names."""
-    confine(tempfile.gettempdir())
+    try:
+        confine(tempfile.gettempdir())
+    except OSError as error:
+        sys.exit(f"this machine cannot confine the process that decodes: {error}")
     _, module, *sys.argv[1:] = sys.argv
+    if module == _TRY:
+        _try(*sys.argv[1:])
+        return
     # Imported late: threads that an import starts are confined, too.
     importlib.import_module(module).main()
 

@@ -4,6 +4,7 @@ import importlib
 import platform
 import re
 import shutil
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import av
 import torch
 
 from lafp import storage
-from lafp.confined import missing_protection
+from lafp.confined import missing_protection, missing_when_tried
 from lafp.storage import StorageError
 
 Level = Literal["ok", "warn", "fail"]
@@ -129,7 +130,17 @@ def _ffmpegs() -> Iterator[Finding]:
 
 
 def _confinement() -> Finding:
-    if missing := missing_protection():
+    try:
+        tried = missing_when_tried()
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding(
+            level="fail",
+            what=f"the process that decodes videos does not start here: {error}",
+            fix="a container runtime whose profile allows capset, Landlock and seccomp, or none "
+            "of them",
+        )
+    # Both, because the kernel says why.
+    if missing := missing_protection() or tried:
         return Finding(
             level="warn",
             what=f"this kernel does not take from the process that decodes: {', '.join(missing)}",

@@ -47,6 +47,7 @@ def main() -> None:
     max_file_bytes = cfg.limits.max_bytes + _MORE_FILE_BYTES
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     decoder = VIDEO_DECODERS.build(cfg.decoder)
+    messages.send({"kind": "ready"})
     gc.freeze()  # imported objects stay anyway, and collecting them took 2 % of the time
     while True:
         try:

@@ -22,7 +22,7 @@ from data_pipelines.preprocess.rows import Row, VideoItem, at_place
 from data_pipelines.preprocess.sandbox.files import FileServer
 from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, row_of
 from lafp import storage
-from lafp.config import config_to_dict
+from lafp.config import ConfigError, config_to_dict
 from lafp.confined import confined_environment
 from lafp.http.host_gate import Gate
 from lafp.storage import StorageError
@@ -34,6 +34,11 @@ _MAX_KEPT_BYTES = 512 * 2**20
 _GRACE_S = 20.0
 # Opening may include a download, which has its own time-outs; this stops anything else that hangs.
 _MAX_OPENING_S = 2 * 3600.0
+_MAX_START_S = 120.0
+_NO_START = (
+    "The process that decodes does not start on {host} ({cause}). Its words are in the worker's "
+    "log; `lafp doctor` starts one on each node and says what is missing."
+)
 _DYING_S = 10.0
 """A process that closed its end is gone after this time."""
 # The process may also have died of something else, such as the machine's memory. So a file is
@@ -103,6 +108,7 @@ class Sandbox:
 
         Raises:
             StorageError: The disk or S3 failed; the job can be resumed.
+            ConfigError: The process does not start on this machine.
             RuntimeError: A fault of the pipeline, with its traceback.
         """
         first, tries = 0, Counter[int]()
@@ -170,35 +176,55 @@ class Sandbox:
             raise StorageError(message["error"])
         if message["kind"] == "fault":
             raise RuntimeError(text_without_secrets(f"{item.uri}: {message['error']}"))
-        self.cpu_s += message["cpu_s"]
-        self._kept_bytes = message["kept_bytes"]
+        cpu_s, kept_bytes = message["cpu_s"], message["kept_bytes"]
+        if not (isinstance(cpu_s, float) and isinstance(kept_bytes, int)):
+            raise TypeError("a decoder that was broken into chose these")
+        self.cpu_s += cpu_s
+        self._kept_bytes = kept_bytes
         return True
 
     def _started(self) -> Messages:
+        """Returns the messages of the process, which is started if it does not run.
+
+        Raises:
+            ConfigError: The process does not start, so no input is to blame.
+        """
         if self._kept_bytes > _MAX_KEPT_BYTES:
             self.close()
-        if self._process is None:
-            ours, theirs = socket.socketpair()
-            # Removed here, because a process that is killed cannot clear up.
-            self._folder = tempfile.TemporaryDirectory(prefix="lafp-sandbox-")
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "lafp.confined",
-                    "data_pipelines.preprocess.sandbox.process",
-                    str(theirs.fileno()),
-                ],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env=confined_environment(self._folder.name),
-            )
-            # If this process kept the other end open, it would never read that the child has died.
-            theirs.close()
-            self._messages, self._kept_bytes = Messages(ours), 0
-            self._files = FileServer(self._messages, self.cfg, self._gate)
-            self._messages.send({"config": config_to_dict(self.cfg)})
+        tries = 0
+        while self._process is None:
+            self._start()
+            try:
+                self._messages.send({"config": config_to_dict(self.cfg)})
+                # It answers once it is confined and has loaded its code.
+                self._messages.receive(time.monotonic() + _MAX_START_S)
+            except (EOFError, OSError):  # a time-out, too
+                cause, tries = self._cause_of_death(), tries + 1
+                if tries == _NUM_TRIES:
+                    host = socket.gethostname()
+                    raise ConfigError(_NO_START.format(host=host, cause=cause)) from None
         return self._messages
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        # Removed here, because a process that is killed cannot clear up.
+        self._folder = tempfile.TemporaryDirectory(prefix="lafp-sandbox-")
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "lafp.confined",
+                "data_pipelines.preprocess.sandbox.process",
+                str(theirs.fileno()),
+            ],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=confined_environment(self._folder.name),
+        )
+        # If this process kept the other end open, it would never read that the child has died.
+        theirs.close()
+        self._messages, self._kept_bytes = Messages(ours), 0
+        self._files = FileServer(self._messages, self.cfg, self._gate)
 
     def _cause_of_death(self) -> str:
         assert self._process is not None
@@ -206,7 +232,7 @@ class Sandbox:
             status = self._process.wait(_DYING_S)
         except subprocess.TimeoutExpired:
             self.close()
-            return "it sent what is no message"
+            return "it hung, or sent what is no message"
         self.close()
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -28,7 +29,7 @@ from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.shards import write_part
 from data_pipelines.preprocess.sources.list_videos import video_item
 from lafp import storage
-from lafp.confined import confined_environment, missing_protection
+from lafp.confined import confined_environment, missing_protection, missing_when_tried
 from lafp.http.host_gate import HostGate
 from lafp.storage import StorageError, s3
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
@@ -196,14 +197,64 @@ def test_a_decoder_that_is_taken_over_has_no_keys_no_network_and_writes_nothing(
     assert (path.read_bytes(), sorted(tmp_path.iterdir())) == before
 
 
-def test_a_decoder_that_sends_rubbish_costs_its_video_only(tmp_path, sandbox, monkeypatch):
+@pytest.mark.parametrize("lie", [hostile.LIES, hostile.LIES_OF_MEMORY])
+def test_a_decoder_that_sends_rubbish_costs_its_video_only(tmp_path, sandbox, monkeypatch, lie):
     monkeypatch.setattr(sandbox_module, "_DYING_S", 0.1)
     bad, after = go_through(
-        sandbox, tmp_path, video(tmp_path / "0.mp4", 0, hostile.LIES), video(tmp_path / "1.mp4")
+        sandbox, tmp_path, video(tmp_path / "0.mp4", 0, lie), video(tmp_path / "1.mp4")
     )
     ((reason, detail),) = outcomes(bad)
-    assert reason == "killed_worker" and "it sent what is no message" in detail
+    assert reason == "killed_worker" and "sent what is no message" in detail
     assert len(after.clips) == 3
+
+
+# Denies landlock_restrict_self to this process and all after it, as a container may.
+DENIES = """
+import ctypes, errno, struct
+libc = ctypes.CDLL(None, use_errno=True)
+fail = 0x50000 | errno.EPERM
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 446), (6, 0, 0, fail), (6, 0, 0, 0x7FFF0000)]
+code = b"".join(struct.pack("=HBBI", *step) for step in steps)
+held = ctypes.create_string_buffer(code, len(code))
+libc.prctl(38, 1, 0, 0, 0)
+assert libc.prctl(22, 2, struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(held)), 0, 0) == 0
+"""
+
+
+def test_a_machine_that_denies_confinement_ends_the_job_and_blames_no_video(tmp_path):
+    if missing := missing_protection():
+        pytest.skip(f"this kernel does not take away: {', '.join(missing)}")
+    path = video(tmp_path / "v.mp4")
+    code = f"""{DENIES}
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.sandbox.sandbox import Sandbox
+from lafp.config import ConfigError
+from lafp.confined import missing_when_tried
+from lafp.http.host_gate import HostGate
+item = VideoItem(uri={str(path)!r}, num_bytes={path.stat().st_size}, split=None)
+with Sandbox(PreprocessConfig(), HostGate()) as sandbox:
+    try:
+        print(list(sandbox.rows(item)))
+    except ConfigError as error:
+        print("ConfigError:", error)
+try:
+    print(missing_when_tried())
+except OSError as error:
+    print("OSError:", error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    job, doctor = done.stdout.splitlines()
+    assert job.startswith("ConfigError: The process that decodes does not start on "), done.stderr
+    assert "(exit status 1)" in job and "lafp doctor" in job
+    assert doctor.startswith("OSError: this machine cannot confine the process that decodes: ")
+    assert "Operation not permitted" in doctor
+
+
+def test_what_the_kernel_promises_holds_when_it_is_tried():
+    assert bool(missing_when_tried()) == bool(missing_protection())
 
 
 def test_files_on_s3_are_read_without_keys_and_leave_nothing_behind(tmp_path, s3_bucket):
