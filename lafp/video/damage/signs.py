@@ -20,6 +20,8 @@ from av.video.stream import VideoStream
 STRICTER_DECODERS = {"vp9": "libvpx-vp9"}
 # WebM stores transparency as side data of each packet, which only libvpx reads.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# Profiles of more than 8 bits, such as all HDR. PyAV's libvpx is built without them.
+_DEEP_PROFILES = ("Profile 2", "Profile 3")
 # Checks that FFmpeg does not make by default. Not "aggressive" for all codecs, which refuses sound
 # MPEG-4 of old encoders, and not "explode", which loses frames decoded before: the log says the
 # same.
@@ -42,7 +44,7 @@ def checking_context(stream: VideoStream) -> VideoCodecContext:
     name = STRICTER_DECODERS.get(context.name)
     if stream.metadata.get("alpha_mode") == "1":
         name = _ALPHA_DECODERS.get(context.name, name)
-    if name:
+    if name and context.profile not in _DEEP_PROFILES:
         stricter = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
         stricter.extradata, stricter.thread_count = context.extradata, 1
         stricter.color_trc = context.color_trc  # only the container knows it

@@ -164,6 +164,10 @@ class VideoDecoder(Protocol):
         ...
 
 
+# Frames closer than this are a burst, if the others are further apart.
+_BURST_STEP_S = 1 / 240
+
+
 def measure_rate(times_s: np.ndarray, declared_fps: float | None) -> tuple[float, bool]:
     """Measures the frame rate of time stamps, and whether it is constant.
 
@@ -186,7 +190,10 @@ def measure_rate(times_s: np.ndarray, declared_fps: float | None) -> tuple[float
         places = without_holes
     else:
         steps_s = np.diff(times_s)
-        median_s = float(np.median(steps_s))
+        # Some cameras and muxers hand over two frames at nearly the same time, then wait.
+        apart_s = steps_s[steps_s >= _BURST_STEP_S]
+        is_in_bursts = 2 * apart_s.sum() > since_s[-1] and 5 * len(apart_s) >= len(steps_s)
+        median_s = float(np.median(apart_s if is_in_bursts else steps_s))
         # Rounded step by step, because stamps in milliseconds are too coarse to round all at once.
         places = np.concatenate([[0], np.cumsum(np.maximum(1, np.round(steps_s / median_s)))])
         if not _is_on_grid(since_s, places):

@@ -12,6 +12,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -110,11 +111,14 @@ class PyAVDecoder:
             declared_fps = float(stream.average_rate) if stream.average_rate else None
             # Of two frames at the same time only one is shown (`DamageGate.check`).
             times_s = np.unique(timeline.times_s)
-            fps, is_constant = measure_rate(times_s, declared_fps)
             last_frame_s = timeline.last_frame_s
+            is_known = 0 < last_frame_s <= MAX_LAST_FRAME_S
+            if len(times_s) == 1 and is_known:  # only its packet says how long it lasts
+                declared_fps = declared_fps or 1 / last_frame_s
+            fps, is_constant = measure_rate(times_s, declared_fps)
             # Packets state their durations in rounded numbers. At a constant rate the rate is more
             # exact.
-            if is_constant or not 0 < last_frame_s <= MAX_LAST_FRAME_S:
+            if is_constant or not is_known:
                 last_frame_s = 1 / fps
             duration_s = float(times_s[-1]) + last_frame_s
             end_s = duration_s + timeline.recordings[-1].origin_s
@@ -252,6 +256,9 @@ def _open(path: str, deadline: float) -> Iterator[tuple[InputContainer, VideoStr
         )
     except av.ExitError as error:
         raise VideoError("timeout", "opening the file takes too long") from error
+    except av.ArgumentError as error:  # FFmpeg's answer for a format that is not on the list
+        formats = _OPEN_OPTIONS["format_whitelist"]
+        raise VideoError("not_a_video", f"its format is none of {formats}") from error
     except (av.FFmpegError, ValueError) as error:
         raise VideoError("not_a_video", str(error.args[1] if error.args[1:] else error)) from error
     with container:
@@ -262,6 +269,8 @@ def _open(path: str, deadline: float) -> Iterator[tuple[InputContainer, VideoStr
         stream = best if isinstance(best, VideoStream) else container.streams.video[0]
         if stream.codec_context is None:
             raise VideoError("unsupported_codec", "FFmpeg has no decoder for the video stream")
+        if stream.disposition & Disposition.attached_pic:
+            raise VideoError("no_video_stream", "its only pictures are a cover")
         stream.codec_context.thread_count = 1
         yield container, stream
 

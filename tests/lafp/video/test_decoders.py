@@ -1,8 +1,11 @@
+import base64
 import socket
 import time
 
+import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from lafp.video import VIDEO_DECODERS
 from lafp.video.decoders.base import (
@@ -131,6 +134,64 @@ def test_other_pixel_formats_become_8_bit_rgb(
         assert np.abs(pixels.astype(int) - source[0]).mean() < tolerance
 
 
+# Four frames of 64 x 48 in the colour 0x2060c0, VP9 with 10 bits, which PyAV cannot encode.
+VP9_OF_10_BITS = (
+    "GkXfo59ChoEBQveBAULygQRC84EIQoKEd2VibUKHgQJChYECGFOAZwEAAAAAAAIDEU2bdLpNu4tTq4QVSalmU6yB"
+    "oU27i1OrhBZUrmtTrIHGTbuMU6uEElTDZ1OsggETTbuMU6uEHFO7a1OsggHt7AEAAAAAAABZAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAVSalmoCrXsYMPQkBNgIRMYXZmV0GETGF2ZkSJiEB5AAAAAAAAFlSua8iuAQAAAAAAAD/XgQFz"
+    "xYgAAAAAAAAAAZyBACK1nIN1bmSIgQCGhVZfVlA5g4EBI+ODhAX14QDgkLCBQLqBMJqBAlWwhFW5gQESVMNn1XNz"
+    "0mPAi2PFiAAAAAAAAAABZ8icRaOHRU5DT0RFUkSHj0xhdmMgbGlidnB4LXZwOWfIokWjiERVUkFUSU9ORIeUMDA6"
+    "MDA6MDAuNDAwMDAwMDAwAAAfQ7Z1++eBAKOugQAAgJJJg0IAAfgBewAcEg4MLAAAGGAAAH4d//+r5////bQf///n"
+    "CPdz4IaQMKOWgQBkAJYAQJKcAFAAAANgAAB6PJLAAKOWgQDIAJYAQJKcAE7gAANgAAB6PJLAAKOWgQEsAJYAQJKc"
+    "AFAAAANgAAB6PJLAABxTu2uRu4+zgQC3iveBAfGCAW3wgQM="
+)
+
+
+def test_vp9_of_more_than_8_bits_is_decoded(pyav, tmp_path):
+    """All HDR in WebM is. It was one reject, because PyAV's libvpx has no such profile."""
+    path = tmp_path / "hdr.webm"
+    path.write_bytes(base64.b64decode(VP9_OF_10_BITS))
+    _, frames, spans = decode(pyav, path)
+    assert (len(frames), spans) == (4, [])
+    for frame in frames:
+        assert np.abs(frame.pixels().astype(int) - (0x20, 0x60, 0xC0)).max() <= 4
+
+
+def test_a_format_that_is_not_opened_is_named_as_that(pyav, tmp_path):
+    """The detail was "Invalid argument"."""
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w", format="wav") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), layout="mono")
+        frame.sample_rate, frame.pts = 8000, 0
+        container.mux(stream.encode(frame))
+    with pytest.raises(VideoError, match="its format is none of mov,mp4,") as error:
+        pyav.probe(str(path), MAX_PIXELS, soon())
+    assert error.value.reason == "not_a_video"
+
+
+def test_sound_with_a_cover_is_no_video(pyav, tmp_path):
+    path = tmp_path / "album.mp4"
+    cover = av.VideoFrame.from_ndarray(moving_square(1)[0], format="rgb24")
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("mjpeg", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 96, 64, "yuvj420p"
+        picture.disposition = Disposition.attached_pic
+        cover.pts = 0
+        container.mux(picture.encode(cover.reformat(format="yuvj420p")))
+        container.mux(picture.encode())
+    with pytest.raises(VideoError, match="cover") as error:
+        pyav.probe(str(path), MAX_PIXELS, soon())
+    assert error.value.reason == "no_video_stream"
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mp4", "mkv"])
+def test_a_single_frame_lasts_as_long_as_its_packet_says(pyav, tmp_path, suffix):
+    path = write_video(tmp_path / f"v.{suffix}", moving_square(1), 25)
+    assert pyav.probe(str(path), MAX_PIXELS, soon()).duration_s == pytest.approx(0.04)
+
+
 def overwrite(path, start: float, num_bytes: int) -> None:
     """Replaces bytes with noise, ``start`` of the way through the file."""
     data = bytearray(path.read_bytes())
@@ -229,3 +290,20 @@ def test_rate_is_measured_from_time_stamps():
     assert measure_rate(milliseconds, 1000.0) == (pytest.approx(30, rel=1e-3), True)
     assert measure_rate(np.array([0, 0.1, 0.2, 0.9]), 10.0) == (10.0, False)
     assert measure_rate(np.array([0.0]), None) == (1.0, True)
+
+
+@pytest.mark.parametrize("num_in_burst", [2, 3, 4])
+@pytest.mark.parametrize("late_s", [1e-6, 1e-3, 4e-3])
+def test_frames_that_come_in_bursts_count_once_for_the_rate(num_in_burst, late_s):
+    bursts_s = np.arange(20) / 12.5
+    times_s = np.sort(np.concatenate([bursts_s + n * late_s for n in range(num_in_burst)]))
+    fps, _ = measure_rate(times_s, None)
+    assert 12.4 < fps < 15
+
+
+@pytest.mark.parametrize("hold_s", [0.0, 0.5, 3.0])
+def test_a_fast_camera_keeps_its_rate(hold_s):
+    times_s = np.arange(1000) / 1000.0
+    times_s[500:] += hold_s
+    fps, _ = measure_rate(times_s, None)
+    assert fps == pytest.approx(1000, rel=0.01)
