@@ -10,7 +10,7 @@ HF_TOKEN gives the rights. Load them with lafp.Agent.load("hf://user/name").
 
 import argparse
 
-from ray_jobs.core.cli import described_parser, exit_codes
+from ray_jobs.core.cli import check_run_folder, described_parser, exit_codes
 
 
 def parse() -> argparse.Namespace:
@@ -27,6 +27,7 @@ def main() -> None:
     """Parses the command line and pushes."""
     args = parse()
     with exit_codes():
+        check_run_folder(args.run)
         push(args.run, args.uri, args.private, args.dry_run)
 
 

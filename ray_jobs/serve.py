@@ -18,7 +18,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from lafp.config import ConfigError
-from ray_jobs.core.cli import described_parser, exit_codes
+from ray_jobs.core.cli import check_run_folder, described_parser, exit_codes
 
 if TYPE_CHECKING:
     from lafp.agent import Agent
@@ -53,6 +53,7 @@ def main() -> None:
     """Parses the command line and serves until a signal comes."""
     args = parse()
     with exit_codes():
+        check_run_folder(args.run)
         given = given_token()
         # Imported only now, so that a wrong command line is answered before torch is loaded.
         from lafp.agent import Agent

@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -138,7 +138,10 @@ def config_to_yaml(config: Any) -> str:
 
 
 def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ()) -> dict[Any, Any]:
-    if not _is_file(path):
+    if path.name and _is(path.is_dir):
+        inside = _names_in(path)
+        raise ConfigError(f"{path} is a folder, where a config file is expected.{inside}")
+    if not _is(path.is_file):
         raise ConfigError(f"No config file at {path}." + _near_files(path))
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends` goes in a circle.")
@@ -176,9 +179,9 @@ def _resolve_extends(
     return _merge(section, _load_yaml(section, folder / str(parent), seen), resolved)
 
 
-def _is_file(path: Path) -> bool:
+def _is(kind: Callable[[], bool]) -> bool:
     try:
-        return path.is_file()
+        return kind()
     except OSError:  # its name is longer than names may be
         return False
 
@@ -186,8 +189,12 @@ def _is_file(path: Path) -> bool:
 def _near_files(path: Path) -> str:
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist either."
-    names = sorted(p.name for p in path.parent.glob("[!.]*.yaml"))
-    return f" {path.parent} holds: {', '.join(names)}." if names else ""
+    return _names_in(path.parent)
+
+
+def _names_in(folder: Path) -> str:
+    names = sorted(p.name for p in folder.glob("[!.]*.yaml"))
+    return f" {folder} holds: {', '.join(names)}." if names else ""
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

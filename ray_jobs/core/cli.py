@@ -111,7 +111,11 @@ class CommandLine:
                 help="Markdown file, e.g. docs/results.md: results go into a section of it",
             )
         # `parse_args` would refuse overrides that come after an option.
-        return parser.parse_intermixed_args()
+        args = parser.parse_intermixed_args()
+        for option in ("run_name", "storage", "page"):
+            if isinstance(getattr(args, option, None), list):  # argparse takes --x=-- for no value
+                parser.error(f"argument --{option.replace('_', '-')}: expected one argument")
+        return args
 
 
 def main(job: Job, command_line: CommandLine) -> None:
@@ -183,6 +187,18 @@ def _run_of(command_line: CommandLine, args: argparse.Namespace) -> RunDir:
         storage.join(storage_uri(args.storage), run_name),
         accept_changes=command_line.accepts_changes and args.accept_changes,
     )
+
+
+def check_run_folder(run: str) -> None:
+    """Checks that the folder of a run exists, for commands that would load torch to find out.
+
+    Raises:
+        ConfigError: It does not. URIs are left to the command.
+    """
+    if not re.match(r"[a-zA-Z0-9+.-]+:/", run) and not os.path.isdir(os.path.expanduser(run)):
+        raise ConfigError(
+            f"No run folder at {run!r}. Give the path that training wrote, such as runs/mine."
+        )
 
 
 def _check_no_secrets(raw: Any, where: str = "") -> None:

@@ -193,7 +193,8 @@ def test_a_path_that_is_no_file_is_said(tmp_path, kind):
         path.symlink_to(path)
     elif kind == "folder":
         path.mkdir()
-    with pytest.raises(ConfigError, match="No config file at"):
+    said = "is a folder, where a config file" if kind == "folder" else "No config file at"
+    with pytest.raises(ConfigError, match=said):
         load(path)
 
 

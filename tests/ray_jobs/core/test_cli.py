@@ -60,6 +60,7 @@ def test_help_lists_the_config_keys_with_docs_and_defaults(job):
         ([DEMO, "train_lam.train.lrr=1"], "Key 'train_lam.train.lrr' is not in TrainConfig"),
         ([DEMO, "train_lam.train.optim.lr=-1"], "train_lam.train.optim: lr must be positive"),
         ([DEMO, "seed"], "has no '='"),
+        ([DEMO, "--run-name=--"], "--run-name: expected one argument"),
         (
             [VIDEOS, "preprocess.source=/no/such/dir"],
             "preprocess.source: No such file or folder: /no",
@@ -127,6 +128,10 @@ def test_a_dry_run_of_a_training_starts_no_ray_and_loads_what_it_needs(tmp_path)
         ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", ""], "--storage '' is neither"),
         ("doctor", ["--storag=x", "--no-such"], "unrecognized arguments: --no-such"),
         ("doctor", ["--storage", "gs://b/x"], "--storage 'gs:"),
+        ("serve", ["no/such/run"], "No run folder at 'no/such/run'"),
+        ("serve", ["README.md"], "No run folder at 'README.md'"),
+        ("push", ["no/such/run", "hf://user/name"], "No run folder at 'no/such/run'"),
+        ("train_lam", ["configs/train_lam"], "is a folder, where a config file is expected"),
         ("takedown", ["output=x", "video_ur=y"], "Did you mean: 'video_uri'"),
         ("takedown", ["output=x"], "name the video"),
         ("takedown", ["video_id=1"], "Key 'output' is missing"),
