@@ -28,7 +28,13 @@ from lafp.data.labels import action_spec
 from lafp.evaluate import result_rows
 from lafp.evaluate.grouped import one_run
 from lafp.evaluate.lam_config import EvaluateLamConfig
-from lafp.evaluate.lam_evaluation import joined_rows, measure_latent_use, measure_representation
+from lafp.evaluate.lam_evaluation import (
+    export_to_lary,
+    joined_rows,
+    measure_latent_use,
+    measure_representation,
+)
+from lafp.evaluate.lary_export import check_export, tables_sha256
 from lafp.evaluate.probe_clips import probe_clips
 from lafp.evaluate.representations import methods
 from lafp.evaluate.results import write_results
@@ -49,6 +55,8 @@ from ray_jobs.core.job import Job
 from ray_jobs.training import jobs
 from ray_jobs.training.jobs import TrainInput
 
+REJECTS = "their frames cannot be read, see the .rejects.csv beside the table"
+
 
 def resolve(cfg: EvaluateLamConfig, run: RunDir) -> tuple[TrainInput | None, TrainInput]:
     """Returns the LAM, if one is measured, and the labeled shards."""
@@ -64,8 +72,10 @@ def resolve_swapped(cfg: EvaluateLamConfig) -> TrainInput | None:
 
 
 def inputs(cfg: EvaluateLamConfig, run: RunDir) -> dict[str, str]:
-    """Returns the fingerprints of the LAM's weights, of the clips, and of DINOv2's weights."""
+    """Returns the fingerprints of models, clips and tables that are read."""
     found = jobs.fingerprints([*resolve(cfg, run), resolve_swapped(cfg)])
+    if cfg.lary_exports:
+        found["lary_tables"] = tables_sha256(cfg.lary_exports)
     folders = {"dinov2": cfg.dinov2, "encoder": cfg.encoder}
     return found | {name: backbone_sha256(path) for name, path in folders.items() if path}
 
@@ -77,7 +87,12 @@ def check(cfg: EvaluateLamConfig, run: RunDir) -> None:
     if lam is None:
         obs_spec(shards.uri, frame_stack=1)
     else:
-        check_frame_size(shards.uri, load_lam(lam.uri).obs)
+        obs = load_lam(lam.uri).obs
+        check_frame_size(shards.uri, obs)
+        for export in cfg.lary_exports:
+            check_export(export, obs)
+    if cfg.lary_stride is not None and action_spec(shards.uri).is_discrete:
+        raise ConfigError("lary_stride: LARY's regression needs continuous actions. Leave it out.")
     for folder in filter(None, (cfg.dinov2, cfg.encoder)):
         backbone_files(Path(folder))
     if (reason := why_no_probe(shards.uri, _supervised(lam, shards))) is not None:
@@ -96,6 +111,7 @@ def plan(cfg: EvaluateLamConfig, run: RunDir) -> list[str]:
         model,
         f"shards: {shards.uri}",
         *_paired(cfg, lam, shards),
+        *(f"z for LARY: {export.table}" for export in cfg.lary_exports),
         f"probed, one task each: {', '.join(methods(cfg.dinov2, cfg.encoder))}",
         f"memory of the matrices of each probe: up to {cfg.max_memory_gb:g} GB",
         *_skipped(cfg, lam).values(),
@@ -119,11 +135,13 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
 
     if lam is not None:
         rows += stage.once("use.json", list[dict[str, Any]], measure_use)
+    exported = _exported(cfg, stage, lam_uri)
     subject = lam_subject(lam.uri, None, None) if lam else encoder_subject()
     found = result_rows.thorough_probe_rows(subject, rows)
     write_results(stage.path("results.parquet"), found)
     results = one_run(run.uri, found, {})
-    lines = lam_evaluation_findings(results, _skipped(cfg, lam))
+    *lines, what_next = lam_evaluation_findings(results, _skipped(cfg, lam))
+    lines += [*exported, what_next]
     model = lam_uri or str(cfg.encoder)
     page = write_lam_page(stage.uri, run.name, results, lines, model, shards.uri)
     return {"findings": lines, "report": page}
@@ -162,6 +180,24 @@ def _represented(
     for index, found in _in_tasks(cfg, measure_representation, calls, "probes"):
         strict_json.write(paths[missing[index]], found)
     return {name: strict_json.read(dict[str, Any], path) for name, path in paths.items()}
+
+
+def _exported(cfg: EvaluateLamConfig, stage: StageDir, lam_uri: str | None) -> list[str]:
+    """Writes the files for LARY, in a task per table. Says in a sentence each what was written."""
+
+    def write() -> list[dict[str, Any]]:
+        calls = [(lam_uri, export, stage.path("lary"), cfg) for export in cfg.lary_exports]
+        found = dict(_in_tasks(cfg, export_to_lary, calls, "z for LARY"))
+        return [found[index] for index in range(len(calls))]
+
+    if not cfg.lary_exports:
+        return []
+    return [
+        f"z of {table['num_rows']:,} rows for LARY: {table['table']}"
+        + (f"; {table['num_rejects']:,} rows left out: {REJECTS}" if table["num_rejects"] else "")
+        + "."
+        for table in stage.once("lary.json", list[dict[str, Any]], write)
+    ]
 
 
 def _in_tasks(

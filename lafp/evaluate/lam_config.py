@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lafp.config import may_change
+from lafp.evaluate.lary_export import LaryExport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,11 @@ class EvaluateLamConfig:
     """Shard set of the held-out episodes of ``shards`` before other backgrounds, from a second run
     of ``collect`` with the same seed. The share of z that follows the background is then measured.
     """
+    lary_stride: int | None = None
+    """Steps between the frames of LARY's regression, which is then measured too (LARY: 5 on CALVIN
+    and VLABench, 10 on RoboCOIN, 45 on AgiBotWorld)."""
+    lary_exports: tuple[LaryExport, ...] = ()
+    """Tables of LARY for whose frames z is written, in the files that LARY's commands read."""
     pair_steps: int = 1
     """Steps between the observations a, b and c of which it is asked whether z(a, b) and z(b, c)
     add up to z(a, c)."""
@@ -44,6 +50,13 @@ class EvaluateLamConfig:
                     f"Set {name} or encoder, not both: an encoder is measured in place of a LAM. "
                     "dinov2=FOLDER measures one beside a LAM."
                 )
+        if self.lary_stride is not None and self.lary_stride < 1:
+            raise ValueError(f"lary_stride must be at least 1, got {self.lary_stride}.")
+        if self.encoder is not None and self.lary_exports:
+            raise ValueError("lary_exports writes z of a LAM. LARY extracts DINOv2 itself.")
+        names = [(*export.dataset_and_split, export.model) for export in self.lary_exports]
+        if len(set(names)) < len(names):
+            raise ValueError("lary_exports: two tables have one dataset, split and model.")
         if self.pair_steps < 1:
             raise ValueError(f"pair_steps must be at least 1, got {self.pair_steps}.")
         if not self.max_memory_gb >= 0.01:

@@ -8,6 +8,8 @@ from lafp import storage
 from lafp.evaluate import images
 from lafp.evaluate.lam_config import EvaluateLamConfig
 from lafp.evaluate.lam_probe import LabeledTransitions, transitions_of_probe
+from lafp.evaluate.lary_export import LaryExport, export_tokens
+from lafp.evaluate.lary_regression import lary_mse, lary_pairs
 from lafp.evaluate.latent_views import codebook_use
 from lafp.evaluate.pair_algebra import measure_pair_algebra
 from lafp.evaluate.probe_clips import probe_clips
@@ -77,11 +79,18 @@ def measure_representation(
         if (algebra := measure_pair_algebra(found.of_pair, triples)) is not None:
             rows += [_row(method, name, interval) for name, interval in vars(algebra).items()]
     if cfg.swapped_shards is not None:
-        pairs, _ = swapped_pairs(
+        same, _ = swapped_pairs(
             shards, cfg.swapped_shards, probe_clips(shards, supervised).held_out
         )
-        if (use := measure_background_use(found.of_window, pairs, stack, device)) is not None:
+        if (use := measure_background_use(found.of_window, same, stack, device)) is not None:
             rows += [_row(method, name, interval) for name, interval in vars(use).items()]
+    if cfg.lary_stride is not None:
+        pairs = [
+            lary_pairs(found.of_window, split, stack, cfg.lary_stride, device) for split in splits
+        ]
+        if pairs[0] is not None and pairs[1] is not None:
+            error = lary_mse(pairs[0], pairs[1], cfg.lary_stride, device)
+            rows.append(_row(method, "lary_mse", error))
     return {"rows": defined_rows(rows), "sums": score.sums.tolist()}
 
 
@@ -98,6 +107,14 @@ def measure_latent_use(
         if (picture := filmstrips(lam, shards)) is not None:
             storage.write_bytes(storage.join(out_uri, TRANSFER), images.png(picture))
     return defined_rows(rows)
+
+
+@torch.no_grad()
+def export_to_lary(
+    lam_uri: str, export: LaryExport, out_uri: str, cfg: EvaluateLamConfig
+) -> dict[str, Any]:
+    """Writes z of one table of LARY. See ``export_tokens``."""
+    return export_tokens(_load(lam_uri, cfg), export, out_uri)
 
 
 def joined_rows(measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

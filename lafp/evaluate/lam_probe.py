@@ -3,6 +3,7 @@
 # Shape suffixes in this file: N transitions, D features.
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -217,6 +218,28 @@ class LabeledTransitions:
                 for n in range(3)
             )
             yield (first, second, third), self._episode_of_ref[ref_N]
+
+    def pairs(
+        self, frame_stack: int, stride: int, device: torch.device
+    ) -> Iterator[tuple[Window, Tensor, Tensor]]:
+        """Yields windows of ``stride`` steps, one after the other without overlap.
+
+        Their ``next_obs`` is o_{t+stride}. Also yields the true actions between, [N, stride, A],
+        and the episodes, int64 [N].
+        """
+        for batch, clip_N, t_N, ref_N in self._moments(frame_stack, stride, device):
+            is_one_N = (t_N - (frame_stack - 1)) % stride == 0
+            clip_N, t_N, ref_N = clip_N[is_one_N], t_N[is_one_N], ref_N[is_one_N]
+            if not len(t_N):
+                continue
+            window = windows_at(batch, clip_N, t_N, torch.full_like(t_N, stride), frame_stack)
+            assert batch.true_action is not None
+            actions = batch.true_action[clip_N[:, None], t_N[:, None] + torch.arange(stride)]
+            yield (
+                replace(window, next_obs=window.future_obs),
+                actions,
+                self._episode_of_ref[ref_N],
+            )
 
     def windows(self, frame_stack: int, device: torch.device) -> Iterator[tuple[Window, Tensor]]:
         """Yields windows of one step, and the episodes, int64 [N]."""

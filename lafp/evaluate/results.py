@@ -35,6 +35,8 @@ Metrics and the methods that have them:
 ``background_share``        of ``evaluate_lam`` with ``swapped_shards``: share of the variance of z
                             that comes from the background, of the same transitions before two
 ``action_share``            share of the same variance that a linear map of the true action predicts
+``lary_mse``                with ``lary_stride``: squared error of the actions between two frames,
+                            standardized, as LARY (arXiv:2604.11689) measures it
 ``additivity_error``        of ``evaluate_lam``, whose table has the controls ``pixel_difference``
                             and ``dinov2_difference`` too: squared error of z(a, b) + z(b, c) as a
                             prediction of z(a, c), over the variance of z(a, c)

@@ -7,7 +7,7 @@ from lafp.evaluate.grouped import Results
 from lafp.evaluate.lam_evaluation import TRANSFER
 from lafp.evaluate.representations import LAM
 from lafp.report.page import render_page
-from lafp.report.sections import pair_algebra, probe, swapped_backgrounds
+from lafp.report.sections import lary, pair_algebra, probe, swapped_backgrounds
 
 
 def write_lam_page(
@@ -27,6 +27,7 @@ def write_lam_page(
     kind = "latent action model" if is_lam else "frozen encoder"
     found = [
         probe.section(results, results.variants[0]),
+        lary.section(results),
         swapped_backgrounds.section(results),
         pair_algebra.algebra_section(results),
         pair_algebra.transfer_section(results, uri, TRANSFER),

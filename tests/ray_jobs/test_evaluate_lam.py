@@ -25,7 +25,8 @@ from ray_jobs.core.job import dry_run, execute
 from ray_jobs.evaluate_lam import JOB
 from tests import synthetic_lam
 from tests.synthetic_dinov2 import write_dinov2
-from tests.synthetic_shards import write_shard_set
+from tests.synthetic_lary import write_pictures
+from tests.synthetic_shards import SyntheticClip, moving_dot, write_clips, write_shard_set
 
 LAM = TrainLamConfig(
     objective=LapoConfig(
@@ -73,8 +74,13 @@ def run(tmp_path_factory) -> RunDir:
 
 
 @pytest.fixture(scope="module")
-def evaluated(run, cluster):
-    summary = execute(JOB, EvaluateLamConfig(), run)
+def cfg(tmp_path_factory) -> EvaluateLamConfig:
+    return EvaluateLamConfig(lary_exports=(write_pictures(tmp_path_factory.mktemp("lary")),))
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, cfg, cluster):
+    summary = execute(JOB, cfg, run)
     return run.stage("lam_evaluation"), summary
 
 
@@ -112,12 +118,47 @@ def test_the_page_and_the_end_of_the_job_say_what_it_means(evaluated, capsys):
     assert page.count("<img") >= 3 and stage.has("transfer.png")
 
 
-def test_a_finished_evaluation_is_found_complete(evaluated, run, capsys):
-    execute(JOB, EvaluateLamConfig(), run)
+def test_z_for_lary_lies_beside_the_page_and_the_end_of_the_job_names_it(evaluated):
+    stage, summary = evaluated
+    table = stage.path("lary", "data", "val_la_calvin_5_my-lam.csv")
+    (line,) = [line for line in summary["findings"] if "for LARY" in line]
+    assert line.startswith(f"z of 2 rows for LARY: {table}; 1 rows left out")
+    assert stage.has("lary/latent_actions/calvin/val/my-lam/latent_action_00000001.npz")
+
+
+def write_swapped(folder: Path, shards: str) -> str:
+    """Writes the episodes of ``run`` before a brighter ground."""
+    rows = pq.read_table(f"{shards}/clips.parquet").to_pylist()
+    clips = []
+    for index, row in enumerate(sorted(rows, key=lambda r: int(Path(r["video_uri"]).stem))):
+        frames, steps = moving_dot(row["num_frames"], index)
+        frames[frames == 20] = 90
+        clips.append(SyntheticClip(frames=frames, true_action=steps, split=row["split"]))
+    return write_clips(folder, clips, clips_per_shard=4, seed=1, max_action=2.0)
+
+
+def test_an_encoder_goes_through_the_whole_job(cluster, run, tmp_path):
+    weights, shards = str(write_dinov2(tmp_path / "dinov2")), run.stage("shards/labeled").uri
+    swapped = write_swapped(tmp_path / "swapped", shards)
+    encoder = RunDir(str(tmp_path / "new"))
+    cfg = EvaluateLamConfig(encoder=weights, shards=shards, swapped_shards=swapped)
+    summary = execute(JOB, cfg, encoder)
+    stage = encoder.stage("lam_evaluation")
+    table = pq.read_table(stage.path("results.parquet")).to_pandas()
+    value = table.set_index(["label", "metric"]).value
+    for method in ("encoder_pair", "encoder_difference", "encoder_frame", "pixel_difference"):
+        assert value[method, "background_share"] > 0 and (method, "probe_r2") in value.index
+    assert ("encoder_pair", "probe_gain_over_encoder_frame") in value.index
+    assert "What changes with the background?" in storage.read_text(stage.path("report.html"))
+    assert "the features of both frames" in summary["findings"][0]
+
+
+def test_a_finished_evaluation_is_found_complete(evaluated, run, cfg, capsys):
+    execute(JOB, cfg, run)
     assert "complete, nothing to do" in capsys.readouterr().out
 
 
-def test_an_interrupted_one_keeps_what_was_measured(evaluated, run, capsys):
+def test_an_interrupted_one_keeps_what_was_measured(evaluated, run, cfg, capsys):
     stage, _ = evaluated
     before = storage.read_text(stage.path("measured", "lam.json"))
     marked = before.replace("probe_mse", "probe_mse_kept")
@@ -125,7 +166,7 @@ def test_an_interrupted_one_keeps_what_was_measured(evaluated, run, capsys):
     storage.delete(stage.path("summary.json"))
     storage.delete(stage.path("measured", "pixel_difference.json"))
     try:
-        execute(JOB, EvaluateLamConfig(), run)
+        execute(JOB, cfg, run)
         table = pq.read_table(stage.path("results.parquet")).to_pandas()
         assert "probe_mse_kept" in set(table.metric) and stage.has("measured", "embedding.json")
         assert "pixel_difference" in set(table.label)

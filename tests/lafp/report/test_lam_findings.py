@@ -110,6 +110,8 @@ ENCODER = {
     ("encoder_pair", "probe_r2_noise"): (0.5, 0.45, 0.55),
     ("encoder_difference", "probe_r2_noise"): (0.6, 0.55, 0.65),
     ("encoder_frame", "probe_r2_noise"): (0.1, 0.05, 0.15),
+    ("encoder_pair", "lary_mse"): (0.25, 0.2, 0.3),
+    ("pixel_difference", "lary_mse"): (0.65, 0.6, 0.7),
     **{
         (method, f"probe_r2_at_{num}"): (num / 1000, None, None)
         for method in ("encoder_pair", "encoder_difference", "encoder_frame", "pixel_difference")
@@ -132,3 +134,5 @@ def test_an_encoder_is_judged_by_the_features_of_both_frames_against_its_own_con
     assert "Do the frozen features hold the true actions?" in page
     assert "Control: features of the first frame" in page and "frozen encoder at" in page
     assert "Do latent actions add up" not in page
+    assert "LARY's regression" in page or "LARY&#39;s regression" in page
+    assert "0.250 [0.200, 0.300]" in page and "0.650 [0.600, 0.700]" in page
