@@ -17,7 +17,9 @@ def start_cluster_gate() -> None:
     actor = ray.remote(HostGate).options(
         name=_ACTOR, get_if_exists=True, num_cpus=0, max_restarts=-1, max_task_retries=-1
     )
-    _keep_alive[:] = [actor.remote()]  # Ray stops an actor when its last handle is gone
+    # Ray stops an actor when the handle that made it is gone. The handle of a second job of this
+    # process is one to the same actor and does not keep it, so the first one must stay.
+    _keep_alive.append(actor.remote())
 
 
 class ClusterGate(Gate):

@@ -13,10 +13,16 @@ from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.label_kinds import LabelKinds
 from data_pipelines.preprocess.parts_progress import PartsProgress
 from data_pipelines.preprocess.plan import Plan, Task, chunk_folder
-from data_pipelines.preprocess.rejects import RejectCounts
+from data_pipelines.preprocess.rejects import EXPIRED, RejectCounts
 from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
-from data_pipelines.preprocess.shards import piece_part, read_long_videos, read_part, write_part
+from data_pipelines.preprocess.shards import (
+    EXPIRED_SUFFIX,
+    piece_part,
+    read_long_videos,
+    read_part,
+    write_part,
+)
 from data_pipelines.preprocess.sources.file_kinds import is_video
 from lafp import storage
 from lafp.config import ConfigError
@@ -71,18 +77,21 @@ def make_parts(
         fill: Adds to a task what the stored plan must not hold (``SecretUris.fill``).
 
     Raises:
-        ConfigError: More than ``max_reject_fraction`` of the videos give no clip, or there are two
-            kinds of labels.
+        ConfigError: More than ``max_reject_fraction`` of the videos give no clip, there are two
+            kinds of labels, or signatures had expired and were not tried a second time.
         StorageError: A task could not read or write.
     """
     counts = PartCounts()
     work = PartsProgress(cfg.name, plan)
     queue = _TaskQueue(plan, work)
+    num_expired = 0
     with work.progress:
         for task, made in _run(cfg, plan, queue, fill):
             if isinstance(made, str):
                 raise storage.StorageError(made)
             counts.add(made)
+            if task.part not in queue.second_tries:
+                num_expired += made.rejects.spans[EXPIRED]
             count_videos(
                 cfg.name, made.num_videos, made.num_clips, made.num_frames, made.rejects.spans
             )
@@ -97,13 +106,21 @@ def make_parts(
             if counts.num_videos >= _MIN_JUDGED_VIDEOS or work.is_done:
                 _check_rejects(cfg, counts)
                 counts.label_kinds.check()
+    if num_expired:
+        raise ConfigError(
+            f"The signatures of {counted(num_expired, 'address', 'addresses')} had expired. Sign "
+            "the list anew and run again, which reads only the parts with these again; or run "
+            "again with the list as it is, to leave them out as rejects."
+        )
 
 
 class _TaskQueue:
     """Holds the tasks that must run: those of the plan, and of pieces that are found meanwhile."""
 
     def __init__(self, plan: Plan, work: PartsProgress) -> None:
-        self._planned, self._work = _tasks(plan), work
+        self.second_tries: set[str] = set()
+        """Parts of an earlier run that are made anew, because signatures had expired."""
+        self._planned, self._work = _tasks(plan, self.second_tries), work
         self._ready: deque[Task] = deque()
 
     def add(self, pieces: Iterable[Task]) -> None:
@@ -140,12 +157,28 @@ def _run(
         )
 
 
-def _tasks(plan: Plan) -> Iterator[tuple[Task, bool, list[Task]]]:
-    """Yields every task, whether its part exists, and the tasks for its missing pieces."""
+def _tasks(
+    plan: Plan, second_tries: set[str] | None = None
+) -> Iterator[tuple[Task, bool, list[Task]]]:
+    """Yields every task, whether its part exists, and the tasks for its missing pieces.
+
+    Args:
+        plan: The plan.
+        second_tries: Parts in which signatures had expired are deleted, and added here. None: they
+            count as the others.
+    """
     for chunk in range(plan.num_chunks):
         folder = storage.join(plan.work, chunk_folder(chunk))
         # One listing per chunk instead of one request per part.
         found = {info.uri.rpartition("/")[2] for info in storage.list_files(folder)}
+        if second_tries is not None:
+            expired = [name for name in found if name.endswith(EXPIRED_SUFFIX)]
+            for part in (name.removesuffix(EXPIRED_SUFFIX) for name in expired):
+                # The mark goes last: a run that is killed in between finds it again.
+                for suffix in (".json", EXPIRED_SUFFIX):
+                    storage.delete(storage.join(folder, f"{part}{suffix}"))
+                found.discard(f"{part}.json")
+                second_tries.add(f"{chunk_folder(chunk)}/{part}")
         for task in plan.tasks(chunk):
             name = task.part.rpartition("/")[2]
             is_done = f"{name}.json" in found

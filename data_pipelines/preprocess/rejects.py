@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+EXPIRED = "expired"
+"""Reason of rejects that a resumed job tries once more, because the list may be signed anew."""
 NUM_EXAMPLES = 3
 """Number of rejects that a message shows."""
 REASONS = {
@@ -12,6 +14,7 @@ REASONS = {
     "not_found": "no file at its URI",
     "unreadable": "the file could not be read",
     "private_address": "its host is in a private network: http.allow_private_addresses",
+    EXPIRED: "the signature of its address had expired: sign the list anew and run again",
     "not_a_file": "a folder, a pipe or a device stands where a file is wanted",
     "bad_entry": "its row in the list, or in the index of a dataset, cannot be used",
     "missing_file": "the dataset's index lists it, but one of its files is missing",

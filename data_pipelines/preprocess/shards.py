@@ -13,7 +13,7 @@ from hashlib import file_digest
 from pathlib import Path
 
 from data_pipelines.preprocess.file_counts import FileCounts
-from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rejects import EXPIRED, RejectRow
 from data_pipelines.preprocess.rows import (
     ClipRow,
     EncodedClip,
@@ -51,6 +51,10 @@ class ShardLayout:
     clips: tuple[ClipRow, ...]
 
 
+EXPIRED_SUFFIX = ".expired.json"
+"""Ends the name of the file beside a part whose rejects a resumed job tries once more."""
+
+
 def write_part(inputs: Iterable[Iterable[Row]], work: str, part: str) -> list[ItemRows]:
     """Writes one part: the tar, then its rows.
 
@@ -75,6 +79,9 @@ def write_part(inputs: Iterable[Iterable[Row]], work: str, part: str) -> list[It
         # Written before the part's entry: a complete part with long videos always names their
         # pieces.
         strict_json.write(storage.join(work, _long_videos(part)), num_pieces)
+    if num_expired := sum(row.reason == EXPIRED for item in items for row in item.rejects):
+        mark = part.removesuffix(".tar") + EXPIRED_SUFFIX
+        strict_json.write(storage.join(work, mark), num_expired)
     strict_json.write(storage.join(work, entry_name(part)), items)
     return items
 

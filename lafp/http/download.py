@@ -32,6 +32,12 @@ _SOCKET_TIMEOUT_S = 30.0
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 60.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
+_FORBIDDEN = (400, 401, 403)
+_EXPIRED = re.compile(rb"expired|not valid in the specified time frame", re.IGNORECASE)
+"""Words of S3, Google, Azure and others in the body of a refusal."""
+_EXPIRES = re.compile(r"[?&]expires=(\d{10})(?!\d)", re.IGNORECASE)
+"""Time in a signed address, e.g. of CloudFront, which refuses without a reason."""
+_ERROR_BYTES = 16 << 10
 _TRANSIENT = (408, 425, 429)
 _ANY_ZLIB_HEADER = 47  # accepts gzip and zlib headers, with the largest window
 _USER_AGENT = "lafp (video preprocessing)"
@@ -85,8 +91,8 @@ def download(url: str, path: Path, cfg: HttpConfig, gate: Gate) -> None:
     The download uses the proxy that the environment names (``https_proxy`` ...).
 
     Raises:
-        DownloadError: ``not_found``, ``too_many_bytes``, ``timeout``, ``private_address`` or
-            ``unreadable``.
+        DownloadError: ``not_found``, ``too_many_bytes``, ``timeout``, ``private_address``,
+            ``expired`` or ``unreadable``.
         OSError: ``path`` cannot be written.
     """
     with path.open("w+b") as file:
@@ -233,6 +239,12 @@ class _Download:
                 # All workers of the cluster wait, not only this one.
                 self.gate.pause(_host(url), min(wait_s, self.cfg.timeout_s))
             raise _TransientError(message, wait_s)
+        if status in _FORBIDDEN:
+            with _network_errors(self.deadline):
+                text = response.read1(_ERROR_BYTES)
+            expires = _EXPIRES.search(url)
+            if _EXPIRED.search(text) or (expires and int(expires[1]) < time.time()):
+                raise DownloadError("expired", f"{message}: the signature of the address expired")
         raise DownloadError("unreadable", message)
 
     def _receive(self, response: Any) -> None:

@@ -9,6 +9,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -96,6 +97,20 @@ def test_a_missing_or_forbidden_file_is_asked_for_once(host, tmp_path):
     error = fails(host, "/x.mp4", tmp_path)
     assert (error.reason, error.detail) == ("unreadable", "HTTP 403 Forbidden")
     assert len(host.hits) == 2
+
+
+def test_an_expired_signature_is_told_from_a_file_that_is_forbidden(host, tmp_path):
+    for number, body in enumerate((b"<Message>Request has expired</Message>", b"Access denied")):
+        host.answers[f"/{number}.mp4"] = partial(refuses, body)
+        host.answers[f"/{number}.mp4?Expires=1500000000&Signature=x"] = partial(refuses, body)
+        host.answers[f"/{number}.mp4?Expires=9500000000&Signature=x"] = partial(refuses, body)
+    ends = "", "?Expires=1500000000&Signature=x", "?Expires=9500000000&Signature=x"
+    reasons = [[fails(host, f"/{n}.mp4{end}", tmp_path).reason for end in ends] for n in (0, 1)]
+    assert reasons == [["expired"] * 3, ["unreadable", "expired", "unreadable"]]
+
+
+def refuses(body, handler, _):
+    answer(handler, 403, body)
 
 
 def test_a_broken_download_goes_on_where_it_broke(host, tmp_path):
