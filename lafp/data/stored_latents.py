@@ -32,6 +32,7 @@ SET_FILE, CLIPS_FILE, REJECTS_FILE = "latent_set.json", "latents.parquet", "reje
 MAX_ROUNDING = 1e-3
 """Latents are stored as float16 if rounding moves no dimension by more than this share of its
 standard deviation (RMS), else as float32."""
+_DTYPES = ("float16", "float32")
 _CHUNK_ROWS = 4096
 
 
@@ -102,6 +103,13 @@ class LatentShard:
     def __post_init__(self) -> None:
         if self.file != check_shard_name(self.shard).removesuffix(".tar") + ".npy":
             raise ValueError(f"{self.file!r} holds no latents of {self.shard}")
+        if self.dtype not in _DTYPES or self.latent_action_dim < 1 or self.data_offset < 0:
+            raise ValueError(f"{self.file!r} does not hold rows of {' or '.join(_DTYPES)}")
+        row = 0
+        for clip in self.clips:
+            if clip.first_row != row or clip.num_pairs < 0:
+                raise ValueError(f"clip {clip.clip_id} does not begin at row {row}")
+            row += clip.num_pairs
 
     @property
     def num_pairs(self) -> int:

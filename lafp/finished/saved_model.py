@@ -113,4 +113,10 @@ def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
             f"{path} has format {card.get('format')}, this lafp reads {FORMAT_VERSION}. "
             f"Train the {kind} again with this version, or use the version that wrote it."
         )
+    for name, wanted in (("weights_sha256", str), ("config", dict), ("specs", dict)):
+        if not isinstance(card.get(name), wanted):
+            raise ConfigError(
+                f"{path}: {name} is {str(card.get(name))[:40]!r}, which no lafp writes. Copy the "
+                f"folder again, or train the {kind} again."
+            )
     return card

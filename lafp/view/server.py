@@ -166,7 +166,8 @@ def _range(header: str | None, size: int) -> tuple[int, int] | None:
     """Returns first byte and end of the wanted range; None if the file has no such bytes."""
     if header is None:
         return 0, size
-    found = re.fullmatch(r"bytes=(\d*)-(\d*)", header.strip())
+    # Longer numbers lie beyond any file, and Python refuses to read very long ones.
+    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip(), re.ASCII)
     if not found or found.group() == "bytes=-":
         return None
     first, last = found.groups()

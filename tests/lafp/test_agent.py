@@ -278,6 +278,10 @@ def test_a_model_of_which_part_is_missing_is_named(run, kind):
         (folder / "model.json").write_text(damaged)
         with pytest.raises(ConfigError, match=f"{kind}/model.json is damaged"):
             lafp.Agent.load(run)
+    for name, value in (("specs", [1]), ("config", None), ("weights_sha256", 7)):
+        (folder / "model.json").write_text(json.dumps(json.loads(card) | {name: value}))
+        with pytest.raises(ConfigError, match=rf"model\.json: {name} is .*, which no lafp writes"):
+            lafp.Agent.load(run)
 
 
 def test_paths_are_taken_in_place_of_text(run, tmp_path):

@@ -83,11 +83,19 @@ def test_takedown_of_a_foreign_set_deletes_nothing_outside(tmp_path, shards):
 
 def test_latents_lie_in_the_file_of_their_shard_only(tmp_path):
     numbers = dict.fromkeys(("latent_action_dim", "frame_stack", "data_offset", "num_bytes"), 1)
-    entry = {"shard": "a.tar", "dtype": "f2", "sha256": "", "rounding": 0.0, **numbers}
+    entry = {"shard": "a.tar", "dtype": "float16", "sha256": "", "rounding": 0.0, **numbers}
     entry |= {"clips": [], "rejects": []}
     assert strict_json.from_plain(LatentShard, entry | {"file": "a.npy"}).file == "a.npy"
     with pytest.raises(ValueError, match=r"holds no latents of a\.tar"):
         strict_json.from_plain(LatentShard, entry | {"file": "../../secret.npy"})
+    clip = {"clip_id": "c", "video_id": "v", "first_row": 0, "num_pairs": 2}
+    good = entry | {"file": "a.npy", "clips": [clip, clip | {"first_row": 2}]}
+    assert strict_json.from_plain(LatentShard, good).num_pairs == 4
+    lies = [{"dtype": "O"}, {"latent_action_dim": 0}, {"data_offset": -1}]
+    lies += [{"clips": [clip | {"num_pairs": -1}]}, {"clips": [clip, clip]}]
+    for lie in lies:
+        with pytest.raises(ValueError, match=r"does not hold rows|does not begin at row"):
+            strict_json.from_plain(LatentShard, good | lie)
 
 
 @pytest.mark.parametrize(
