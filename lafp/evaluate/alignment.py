@@ -36,8 +36,9 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     # rounding.
     x, y = x.double(), y.double()
     distance = 2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean()
-    # Rounding alone can bring the distance of like samples a little below 0.
-    return max(0.0, float(distance))
+    # Rounding alone can bring the distance of like samples a little below 0. NaN stays NaN, which
+    # `max` of Python would turn into the best possible distance.
+    return float(distance.clamp(min=0))
 
 
 def alignment(trained_on: Tensor, idm: Tensor, deployed: Tensor) -> dict[str, float]:

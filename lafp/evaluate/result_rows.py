@@ -1,5 +1,6 @@
 """Measurements -> rows of the result table."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,13 +34,15 @@ def rollout_rows(
     names = {"success": "success", "return": "episode_return", "length": "length"}
     if any(episode.success is None for episode in episodes):
         del names["success"]
-    interval = {
-        metric: interval_of_mean([[float(getattr(episode, name)) for episode in episodes]])
+    # An environment may give NaN as a reward. Such episodes count for the other metrics only.
+    finite = {
+        metric: [v for episode in episodes if math.isfinite(v := float(getattr(episode, name)))]
         for metric, name in names.items()
     }
+    interval = {metric: interval_of_mean([values]) for metric, values in finite.items() if values}
     rows = [_with_interval(subject, metric, value) for metric, value in interval.items()]
     expert_return = float(np.mean([episode.episode_return for episode in demonstrations]))
-    if expert_return > 0:
+    if "return" in interval and 0 < expert_return < math.inf:
         value = interval["return"]
         low, high = value.low / expert_return, value.high / expert_return
         rows.append(

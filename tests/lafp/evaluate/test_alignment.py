@@ -14,6 +14,16 @@ def normal(num, dim=1, shift=0.0, scale=1.0, seed=0):
     return shift + scale * noise
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_latents_that_are_not_finite_have_no_distance(value):
+    """It was 0, the best one, because `max(0, nan)` is 0."""
+    bad = normal(5, 2)
+    bad[3, 1] = value
+    assert not math.isfinite(energy_distance(bad, normal(5, 2)))
+    assert not math.isfinite(energy_distance(normal(5, 2), bad))
+    assert not math.isfinite(alignment(normal(5, 2), normal(5, 2), bad)["alignment_to_deployed"])
+
+
 def expected_absolute_normal(mean, std):
     """E|X| of X ~ N(mean, std^2)."""
     density = math.exp(-((mean / std) ** 2) / 2) * std * math.sqrt(2 / math.pi)

@@ -52,6 +52,21 @@ def test_a_task_without_success_is_measured_by_its_return():
     assert outcome_metric(rows) == "return_normalized"
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_return_that_is_not_finite_costs_only_its_own_episode(value):
+    """It ended the evaluation with a ValueError."""
+    some = episodes([1, 1, 0, 1], [()] * 4)
+    some[1] = replace(some[1], episode_return=value)
+    found = {row.metric: row for row in rollout_rows(SUBJECT, some, episodes([1], [()]), ())}
+    assert (found["return"].value, found["return"].n) == (pytest.approx(4 / 3), 3)
+    assert found["success"].n == found["length"].n == 4
+    nothing = [replace(episode, episode_return=value) for episode in some]
+    assert {row.metric for row in rollout_rows(SUBJECT, nothing, nothing, ())} == {
+        "success",
+        "length",
+    }
+
+
 def test_a_method_that_passes_no_fork_has_undefined_coverage():
     rows = rollout_rows(
         SUBJECT,
