@@ -131,7 +131,8 @@ class Results:
         a, b = (self.outcomes.get(group.subject.key, {}) for group in (ours, theirs))
         # Differences on the same episodes: most of the luck of an episode is the same for both
         # methods.
-        pairs = [a[seed] - b[seed] for seed in a if seed in b]
+        with np.errstate(invalid="ignore"):  # infinite returns differ by no number
+            pairs = _finite(a[seed] - b[seed] for seed in a if seed in b)
         if not pairs:
             return None
         return interval_of_mean(pairs, bounds=(-1.0, 1.0) if self.outcome == "success" else None)
@@ -173,10 +174,17 @@ class Results:
     def _interval(self, metric: str, rows: Sequence[Result]) -> Interval:
         if len(rows) == 1 and rows[0].low is not None:
             return rows[0].interval
-        if metric == self.outcome and (episodes := self.outcomes.get(rows[0].key)):
+        episodes = self.outcomes.get(rows[0].key, {}) if metric == self.outcome else {}
+        if values := _finite(episodes.values()):
             bounds = (0.0, 1.0) if metric == "success" else None
-            return interval_of_mean(list(episodes.values()), bounds=bounds)
+            return interval_of_mean(values, bounds=bounds)
         return interval_of_mean([[row.value] for row in rows]) if rows[1:] else rows[0].interval
+
+
+def _finite(values_per_seed: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Leaves out episodes without a finite outcome, and seeds without any other episode."""
+    kept = (values[np.isfinite(values)] for values in values_per_seed)
+    return [values for values in kept if len(values)]
 
 
 def _is_timing(row: Result) -> bool:

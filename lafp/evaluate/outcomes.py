@@ -96,7 +96,7 @@ def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
         table["outcome"] = table["success"].astype(float)
     else:
         of_demonstrators = table.loc[table["label"] == DEMONSTRATOR, "episode_return"]
-        mean = of_demonstrators.mean()
+        mean = of_demonstrators[np.isfinite(of_demonstrators)].mean()
         table["outcome"] = table["episode_return"] / (mean if mean > 0 else 1.0)
     by_label = table.groupby("label")["outcome"]
     return {str(label): of_label.to_numpy(float) for label, of_label in by_label}

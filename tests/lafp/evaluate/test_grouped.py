@@ -50,6 +50,20 @@ def test_two_methods_are_compared_on_the_same_episodes(study):
     assert study.gain(groups["lafp"], alone) is None
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outcomes_that_are_not_finite_are_left_out(value):
+    """They ended the report with a ValueError."""
+    subjects = [replace(FLOW, label=label) for label in ("ours", "theirs")]
+    rows = [Result.of(subject, "return_normalized", 0.5, 3) for subject in subjects]
+    outcomes = {"ours": np.array([1.0, value, 0.5]), "theirs": np.array([0.5, value, value])}
+    nothing = {label: np.full(3, value) for label in outcomes}
+    study = merged([one_run("/0", rows, outcomes, seed=0), one_run("/1", rows, nothing, seed=1)])
+    groups = study.of_variant("clean", "return_normalized")
+    assert (groups["ours"].interval.mean, groups["ours"].interval.num_values) == (0.75, 2)
+    gain = study.gain(groups["ours"], groups["theirs"])
+    assert (gain.mean, gain.num_values) == (0.5, 1)
+
+
 def test_a_seed_whose_demonstrators_earn_nothing_does_not_count_in_shares_of_theirs():
     subject = replace(FLOW, variant=None)
     good = Result.of(subject, "return_normalized", 0.5, 10)

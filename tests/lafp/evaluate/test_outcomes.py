@@ -59,6 +59,19 @@ def test_a_return_is_over_the_demonstrators_where_theirs_is_positive(
     np.testing.assert_array_equal(found, np.full(12, expected))
 
 
+def test_a_demonstration_without_a_finite_return_is_not_in_their_mean(tmp_path, parts):
+    write_outcomes(str(tmp_path), SUBJECT, parts, fps=10)
+    first, *others = read_outcomes(str(tmp_path), "demonstrator")
+    demonstrations = [
+        replace(first, success=None, episode_return=np.inf),
+        *(replace(e, success=None, episode_return=4.0) for e in others),
+    ]
+    ours = [replace(e, label="ours", method="ours", episode_return=2.0) for e in demonstrations]
+    write_episodes(str(tmp_path / "episodes.parquet"), [*demonstrations, *ours])
+    found = read_episode_outcomes(str(tmp_path / "episodes.parquet"))
+    np.testing.assert_array_equal(found["ours"], np.full(12, 0.5))
+
+
 def test_paths_of_several_batches_are_stored_together(tmp_path, parts):
     write_outcomes(str(tmp_path), SUBJECT, parts, fps=10)
     stored = np.load(tmp_path / "rollouts/demonstrator.npz", allow_pickle=False)
