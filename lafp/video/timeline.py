@@ -22,6 +22,8 @@ _MIN_STEPS_BACK = 1.5
 _MAX_PLACES_OFF = 3
 # In a container with presentation times only, stamps may step back by this much due to reordering.
 _MAX_STEPS_BACK = 20.0
+# Largest number of frames that H.264 and HEVC hold back to reorder them.
+_MAX_REORDERED = 16
 # Step that players treat as a jump of the clock, in containers whose clocks may jump (ffmpeg's
 # -dts_delta_threshold).
 _MAX_STEP_FORWARD_S = 10.0
@@ -102,8 +104,12 @@ def lay_out(
     step_s = float(np.median(durations)) * seconds_per_unit if len(durations) else 0.0
     if not 0 < step_s <= MAX_LAST_FRAME_S:
         step_s = otherwise_step_s
-    # Decoding times ascend even where the order of presentation differs.
-    uses_dts = has_dts.sum() >= has_pts.sum()
+    # Decoding times ascend even where the order of presentation differs. Matroska does not hold
+    # them. FFmpeg computes them, but not those of the first few packets if frames are reordered.
+    first_dts = int(has_dts.argmax())
+    uses_dts = has_dts.sum() >= has_pts.sum() or (
+        bool(has_dts[first_dts:].all()) and first_dts <= _MAX_REORDERED
+    )
     clock, is_known = (stamps.dts, has_dts) if uses_dts else (stamps.pts, has_pts)
     clock_s = np.where(is_known, clock * seconds_per_unit, np.nan)
     pts_s = np.where(has_pts, stamps.pts * seconds_per_unit, np.nan)

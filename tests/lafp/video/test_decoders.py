@@ -186,6 +186,22 @@ def test_sound_with_a_cover_is_no_video(pyav, tmp_path):
     assert error.value.reason == "no_video_stream"
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize("pause_s", [0.5, 1.5, 8.0])
+@pytest.mark.parametrize("paused_at", range(20, 24))
+def test_a_pause_between_reordered_frames_is_no_second_recording(
+    pyav, tmp_path, suffix, pause_s, paused_at
+):
+    """In Matroska a pause of 8 s became 16 s, and what followed did not decode."""
+    times_s = np.arange(48) / 25 + pause_s * (np.arange(48) >= paused_at)
+    options = {"crf": "12", "g": "48", "bf": "3", "x264-params": "b-adapt=0:scenecut=0"}
+    path = write_video(tmp_path / f"v.{suffix}", numbered(48), 25, times_s, options=options)
+    info, frames, spans = decode(pyav, path)
+    assert spans == [] and info.duration_s == pytest.approx(48 / 25 + pause_s, abs=0.05)
+    np.testing.assert_allclose([frame.time_s for frame in frames], times_s, atol=2e-3)
+    assert [number_of(frame.pixels()) for frame in frames] == list(range(48))
+
+
 @pytest.mark.parametrize("suffix", ["ts", "mp4", "mkv"])
 def test_a_single_frame_lasts_as_long_as_its_packet_says(pyav, tmp_path, suffix):
     path = write_video(tmp_path / f"v.{suffix}", moving_square(1), 25)
