@@ -24,6 +24,8 @@ from lafp.config.source import Choices, Key, Section
 
 T = TypeVar("T")
 _SECTIONS: dict[type, Section] = {}
+# Errors of PyYAML and OmegaConf for text that stands for no value.
+_NO_VALUE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _YAML_WORDS = {False: ("off", "no", "false"), True: ("on", "yes", "true")}
 
 
@@ -90,7 +92,7 @@ def read_config(
     _check_no_resolver(merged, str(path))
     try:
         raw = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, *_NO_VALUE) as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from None
     assert isinstance(raw, dict)
     return {str(key): value for key, value in raw.items()}
@@ -138,23 +140,28 @@ def config_to_yaml(config: Any) -> str:
 
 
 def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ()) -> dict[Any, Any]:
-    if path.name and _is(path.is_dir):
-        inside = _names_in(path)
-        raise ConfigError(f"{path} is a folder, where a config file is expected.{inside}")
-    if not _is(path.is_file):
+    try:
+        is_folder, is_file = path.name and path.is_dir(), path.is_file()
+        is_again = path.resolve() in seen
+    except (OSError, ValueError) as error:  # no file can have this name
+        raise ConfigError(f"{str(path)[:200]!r}: {error}") from None
+    if is_folder:
+        raise ConfigError(f"{path} is a folder, where a config file is expected.{_names_in(path)}")
+    if not is_file:
         raise ConfigError(f"No config file at {path}." + _near_files(path))
-    if path.resolve() in seen:
+    if is_again:
         raise ConfigError(f"{path}: `extends` goes in a circle.")
     try:
         # OmegaConf's loader, not PyYAML's: it reads 1e-4 as a number.
         loaded = OmegaConf.load(path)
         raw = OmegaConf.to_container(loaded, resolve=False)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path} is not readable as YAML: it is nested too deeply.") from None
+    # PyYAML raises errors of many kinds for tags and numbers that it cannot build.
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, *_NO_VALUE) as error:
         # In one line: errors of PyYAML have several.
         words = " ".join(str(error).split())
         raise ConfigError(f"{path} is not readable as YAML: {words}") from None
-    except RecursionError:
-        raise ConfigError(f"{path} is not readable as YAML: it is nested too deeply.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}.")
     return _resolve_extends(section, raw, path.parent, (*seen, path.resolve()))
@@ -177,13 +184,6 @@ def _resolve_extends(
     if parent is None:
         return resolved
     return _merge(section, _load_yaml(section, folder / str(parent), seen), resolved)
-
-
-def _is(kind: Callable[[], bool]) -> bool:
-    try:
-        return kind()
-    except OSError:  # its name is longer than names may be
-        return False
 
 
 def _near_files(path: Path) -> str:
@@ -366,7 +366,7 @@ def _build(schema: type[T], raw: Any, where: str) -> T:
         return schema(**values)
     except ConfigError:
         raise
-    except ValueError as error:  # a range check in __post_init__
+    except (ArithmeticError, TypeError, ValueError) as error:  # a range check in __post_init__
         raise ConfigError(f"{where.rstrip('.')}: {error}" if where else str(error)) from None
 
 
@@ -397,7 +397,7 @@ def _check_leaves(leaves: Mapping[str, tuple[Any, Any]], where: str) -> dict[str
         check = _check_plain_leaf if is_plain else _check_leaf
         try:
             values[name] = check(name, hint, raw)
-        except (OmegaConfBaseException, OverflowError, TypeError) as error:
+        except (OmegaConfBaseException, *_NO_VALUE) as error:
             expected = getattr(hint, "__name__", None) if not get_args(hint) else None
             raise ConfigError(
                 f"{where}{name}: expected {expected or hint}, got {raw!r}. {_first_line(error)}"
@@ -547,4 +547,4 @@ def _unknown_key(full_key: str, key: str, section: Section) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]

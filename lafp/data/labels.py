@@ -42,7 +42,10 @@ def vector_dims(shards: str) -> dict[str, int]:
     shard = storage.join(shards, ref.shard)
     # One clip tells for all: preprocessing rejects clips whose vectors have another size.
     data = storage.read_bytes(shard, location.labels_offset, location.labels_bytes)
-    labels = Labels.from_bytes(data)
+    try:
+        labels = Labels.from_bytes(data)
+    except ValueError as error:
+        raise ConfigError(f"{shard}: {error}. Write the shard set again.") from None
     found = {"state": labels.state, "condition": labels.condition}
     return {name: 0 if array is None else array.shape[-1] for name, array in found.items()}
 

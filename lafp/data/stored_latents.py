@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,6 +35,7 @@ MAX_ROUNDING = 1e-3
 standard deviation (RMS), else as float32."""
 _DTYPES = ("float16", "float32")
 _CHUNK_ROWS = 4096
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,10 @@ class ClipLatents:
     video_id: str
     first_row: int
     num_pairs: int
+
+    def __post_init__(self) -> None:
+        if min(self.first_row, self.num_pairs) < 0:
+            raise ValueError(f"rows {self.first_row} to {self.first_row + self.num_pairs}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +109,9 @@ class LatentShard:
     def __post_init__(self) -> None:
         if self.file != check_shard_name(self.shard).removesuffix(".tar") + ".npy":
             raise ValueError(f"{self.file!r} holds no latents of {self.shard}")
-        if self.dtype not in _DTYPES or self.latent_action_dim < 1 or self.data_offset < 0:
-            raise ValueError(f"{self.file!r} does not hold rows of {' or '.join(_DTYPES)}")
+        sizes = self.latent_action_dim, self.frame_stack
+        if self.dtype not in _DTYPES or min(sizes) < 1 or self.data_offset < 0:
+            raise ValueError(f"{self.dtype} latents of {sizes[0]} numbers and {sizes[1]} frames")
         row = 0
         for clip in self.clips:
             if clip.first_row != row or clip.num_pairs < 0:
@@ -235,7 +242,7 @@ def open_latent_set(uri: str) -> LatentSet:
             f"No latent set at {uri}: {SET_FILE} is missing. Write one with "
             "`python -m ray_jobs.label_latents`, or correct the path."
         )
-    return strict_json.read(LatentSet, path)
+    return _read(LatentSet, path)
 
 
 def clips_without_latents(uri: str) -> frozenset[str]:
@@ -259,6 +266,7 @@ class LatentReader:
             no whole stack of frames.
 
         Raises:
+            ConfigError: The set's entry of the shard is damaged.
             RuntimeError: The set has no latents of this clip.
             DamagedClipError: The file does not match its entry.
         """
@@ -269,6 +277,10 @@ class LatentReader:
                 f"{self.uri} has no latents of clip {location.clip_id} ({shard}). "
                 "Delete that folder and label anew."
             )
+        first = entry.frame_stack - 1
+        if first + clip.num_pairs > location.num_frames:
+            detail = f"latents of {clip.num_pairs} pairs for {location.num_frames} frames"
+            raise DamagedClipError(location.clip_id, self.uri, "undecodable", detail)
         row_bytes = entry.latent_action_dim * np.dtype(entry.dtype).itemsize
         file = storage.join(self.uri, entry.file)
         offset = entry.data_offset + clip.first_row * row_bytes
@@ -281,13 +293,25 @@ class LatentReader:
             ends = "the file ends before its latents do"
             raise DamagedClipError(location.clip_id, file, "truncated", ends)
         latents = np.zeros((location.num_frames, entry.latent_action_dim), np.float32)
-        first = entry.frame_stack - 1
         stored = np.frombuffer(data, entry.dtype).reshape(-1, entry.latent_action_dim)
         latents[first : first + clip.num_pairs] = stored
         return latents
 
 
+def _read(kind: type[T], path: str) -> T:
+    try:
+        return strict_json.read(kind, path)
+    except strict_json.DamagedError as error:
+        raise ConfigError(f"{error}. Label again, or copy the latent set again.") from None
+
+
 @lru_cache(maxsize=256)
 def _read_entry(uri: str, shard: str) -> tuple[LatentShard, dict[str, ClipLatents]]:
-    entry = strict_json.read(LatentShard, storage.join(uri, entry_name(shard)))
+    entry = _read(LatentShard, storage.join(uri, entry_name(shard)))
+    dim = open_latent_set(uri).latent_action_dim
+    if entry.latent_action_dim != dim:
+        raise ConfigError(
+            f"{uri} has latents of {dim} numbers, those of {shard} have {entry.latent_action_dim}. "
+            "Delete that folder and label anew."
+        )
     return entry, {clip.clip_id: clip for clip in entry.clips}

@@ -1,6 +1,7 @@
 """Loads the models of a finished run that an agent needs: a policy and its action decoder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -194,12 +195,34 @@ def load_policy(
         ConfigError: There is no finished policy, or an override is not a key of its config.
     """
     card, weights = load_model(uri, "policy")
+    with _sound(uri):
+        return _policy(card, weights, overrides or {}).to(device).eval().requires_grad_(False)
+
+
+def _policy(
+    card: dict[str, Any], weights: dict[str, torch.Tensor], overrides: Mapping[str, Any]
+) -> Policy:
     policy_class = POLICIES.get(card["config"]["name"])
-    cfg = config_from_dict(policy_class.Config, {**card["config"], **(overrides or {})})
+    cfg = config_from_dict(policy_class.Config, {**card["config"], **overrides})
     obs = config_from_dict(ObsSpec, card["specs"]["obs"])
     policy = policy_class(cfg, obs, card["specs"]["latent_action_dim"])
     policy.load_state_dict(weights)
-    return policy.to(device).eval().requires_grad_(False)
+    return policy
+
+
+@contextmanager
+def _sound(uri: str) -> Iterator[None]:
+    """Words the errors of a folder whose weights do not fit its ``model.json``."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ArithmeticError, LookupError, RecursionError, RuntimeError, TypeError, ValueError) as e:
+        line = " ".join(str(e).split())[:300]
+        raise ConfigError(
+            f"{uri} is damaged, its model cannot be built: {type(e).__name__}: {line}. Copy the "
+            "folder again, or train the model again."
+        ) from e
 
 
 def load_action_decoder(
@@ -215,11 +238,12 @@ def load_action_decoder(
     """
     card, weights = load_model(uri, "decoder")
     specs = card["specs"]
-    action_decoder = ActionDecoder(
-        config_from_dict(ActionDecoderConfig, card["config"]),
-        config_from_dict(ActionSpec, specs["action"]),
-        specs["latent_action_dim"],
-        specs["embed_dim"],
-    )
-    action_decoder.load_state_dict(weights)
-    return action_decoder.to(device).eval().requires_grad_(False), specs
+    with _sound(uri):
+        action_decoder = ActionDecoder(
+            config_from_dict(ActionDecoderConfig, card["config"]),
+            config_from_dict(ActionSpec, specs["action"]),
+            specs["latent_action_dim"],
+            specs["embed_dim"],
+        )
+        action_decoder.load_state_dict(weights)
+        return action_decoder.to(device).eval().requires_grad_(False), specs

@@ -89,7 +89,10 @@ def load_model(uri: str, kind: ModelKind) -> tuple[dict[str, Any], dict[str, Ten
             f"{uri}: model.safetensors is not the file that model.json describes. "
             f"Train the {kind} again, or copy both files again."
         )
-    return card, safetensors.torch.load(weights)
+    try:
+        return card, safetensors.torch.load(weights)
+    except Exception as error:  # SafetensorError, and what torch raises for sizes that do not fit
+        raise ConfigError(f"{path} is damaged: {error}. Copy the folder again.") from None
 
 
 def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{error}. Copy the folder again, or train the {kind} again.") from None
     if card.get("kind") != kind:
-        raise ConfigError(f"{path} holds a {card.get('kind')}, expected a {kind}.")
+        raise ConfigError(f"{path} holds a {str(card.get('kind'))[:40]}, expected a {kind}.")
     if card.get("format") != FORMAT_VERSION:
         raise ConfigError(
             f"{path} has format {card.get('format')}, this lafp reads {FORMAT_VERSION}. "

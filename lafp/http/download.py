@@ -312,7 +312,7 @@ def _host(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        host = parts.hostname
+        host, _ = parts.hostname, parts.port  # the port is a number up to 65535, or a ValueError
     except ValueError as error:
         raise DownloadError("unreadable", f"{without_secrets(url)!r}: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
@@ -326,10 +326,12 @@ def _host(url: str) -> str:
 def _total_bytes(response: Any, num_bytes: int) -> int | None:
     """Returns the size of the whole file; None if unknown, or if the range is not as requested."""
     if response.status == 206:
-        match = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
+        match = re.match(
+            r"bytes (\d{1,18})-\d+/(\d{1,18})$", response.headers.get("Content-Range", "")
+        )
         return int(match[2]) if match and int(match[1]) == num_bytes else None
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
+    return int(length) if length.isdecimal() and len(length) <= 18 else None
 
 
 def _retry_after_s(header: str) -> float:

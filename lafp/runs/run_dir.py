@@ -243,8 +243,17 @@ class StageDir:
         return fingerprint([begun["inputs"], begun["identity"], begun.get("extent")])
 
     def provenance(self) -> dict[str, Any]:
-        """Reads ``provenance.json`` of the run in this folder."""
-        return strict_json.read(dict[str, Any], self.path(PROVENANCE))
+        """Reads ``provenance.json`` of the run in this folder.
+
+        Raises:
+            DamagedError: It lacks what every stage records.
+        """
+        found = strict_json.read(dict[str, Any], self.path(PROVENANCE))
+        if "identity" not in found or not isinstance(found.get("inputs"), dict):
+            raise strict_json.DamagedError(
+                f"{self.path(PROVENANCE)} is damaged: it has no identity or inputs"
+            )
+        return found
 
     def config_yaml(self) -> str:
         """Reads the resolved config, as written."""

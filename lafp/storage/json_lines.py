@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lafp import storage
-from lafp.storage.strict_json import dump_lines, loads
+from lafp.storage.strict_json import DamagedError, dump_lines, loads
 
 
 class JsonLines:
@@ -18,7 +18,7 @@ class JsonLines:
 
     def __init__(self, uri: str, start_step: int) -> None:
         self._uri = uri
-        self._text = dump_lines(r for r in read_lines(uri) if r["step"] <= start_step)
+        self._text = dump_lines(r for r in read_lines(uri) if _step(r, uri) <= start_step)
         self._waiting = ""
         if self._text or storage.is_file(uri):
             storage.write_text(uri, self._text)
@@ -43,11 +43,24 @@ def read_lines(uri: str) -> list[dict[str, Any]]:
     """Reads the records of a file; a missing file has none.
 
     The last line is skipped if a killed process left it unfinished.
+
+    Raises:
+        DamagedError: A line is no record.
     """
     if not storage.is_file(uri):
         return []
-    lines = storage.read_text(uri).split("\n")[:-1]
+    try:
+        lines = storage.read_text(uri).split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{uri} is damaged: {error}") from None
     return [loads(dict[str, Any], line, uri) for line in lines if line]
+
+
+def _step(record: dict[str, Any], uri: str) -> float:
+    step = record.get("step")
+    if not isinstance(step, int | float):
+        raise DamagedError(f"{uri} is damaged: a record without its step")
+    return step
 
 
 def _append(path: str, data: bytes) -> None:

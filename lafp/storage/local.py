@@ -73,8 +73,10 @@ def _not_a_file(uri: str, mode: int) -> NotAFileError:
 
 def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
     with file_at(uri).open("rb") as file:
-        file.seek(offset)
-        return file.read() if length is None else file.read(length)
+        # Python reserves memory for all that is asked for, and takes offsets of 63 bits only.
+        left = max(0, os.fstat(file.fileno()).st_size - offset)
+        file.seek(offset if left else 0)
+        return file.read(left if length is None else min(length, left))
 
 
 def write_bytes(uri: str, data: bytes) -> None:

@@ -22,6 +22,10 @@ from lafp import storage
 T = TypeVar("T")
 
 
+class DamagedError(ValueError):
+    """Says that a stored record or table is not what lafp writes. The message names the file."""
+
+
 def dumps(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
     """Works like ``json.dumps``, but takes records and leaves out numbers that are not finite.
 
@@ -44,19 +48,19 @@ def loads(kind: type[T], text: str | bytes, where: str = "The text") -> T:
         where: Begins the message of the error.
 
     Raises:
-        ValueError: The text is not JSON, or it lacks a field or holds a value of another type.
+        DamagedError: The text is not JSON, or it lacks a field or holds a value of another type.
     """
     try:
         return from_plain(kind, json.loads(text))
-    except ValueError as error:
-        raise ValueError(f"{where} is damaged: {error}") from None
+    except (ValueError, RecursionError) as error:  # the second if it is nested very deeply
+        raise DamagedError(f"{where} is damaged: {error}") from None
 
 
 def read(kind: type[T], uri: str) -> T:
     """Reads a JSON file: see ``loads``.
 
     Raises:
-        ValueError: The file is damaged; the message names it.
+        DamagedError: The file is damaged; the message names it.
         OSError: The file is missing or cannot be read.
     """
     return loads(kind, storage.read_bytes(uri), uri)

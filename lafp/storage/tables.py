@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 import numpy as np
 
 from lafp import storage
-from lafp.storage.strict_json import from_plain, plain
+from lafp.storage.strict_json import DamagedError, from_plain, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,11 +123,11 @@ def read_table(
     """Reads a table, or some columns of it, into memory. ``filters`` are as pyarrow takes them.
 
     Raises:
-        ValueError: The table lacks one of the columns.
+        DamagedError: The file is no table, or lacks one of the columns.
     """
     import pyarrow.parquet as pq
 
-    with storage.local_file(uri) as path:
+    with storage.local_file(uri) as path, _whole(uri):
         if filters is None:  # spares the imports of pyarrow.dataset and pandas
             with pq.ParquetFile(path) as table:
                 names = _existing(columns, table, uri)
@@ -140,12 +140,15 @@ def read_rows(
     uri: str, columns: Sequence[str] | None = None, filters: Sequence[Any] | None = None
 ) -> list[dict[str, Any]]:
     """Reads the rows of a table into memory. The arguments are those of ``read_table``."""
-    return read_table(uri, columns, filters).to_pylist()
+    table = read_table(uri, columns, filters)
+    with _whole(uri):  # such as times that Python's datetime does not hold
+        return table.to_pylist()
 
 
 def read_records(kind: type[T], uri: str) -> list[T]:
     """Reads the rows of a table as dataclass instances: the inverse of ``write_rows``."""
-    return from_plain(list[kind], read_rows(uri))  # type: ignore[valid-type]
+    with _whole(uri):
+        return from_plain(list[kind], read_rows(uri))  # type: ignore[valid-type]
 
 
 def iter_rows(
@@ -162,7 +165,7 @@ def iter_rows(
         wanted: Expression, over any columns, that is true for the rows to read; None reads all.
         batch_rows: Rows that are read together.
     """
-    with storage.local_file(uri) as path:
+    with storage.local_file(uri) as path, _whole(uri):
         if wanted is None:  # spares the imports of pyarrow.dataset and pandas
             import pyarrow.parquet as pq
 
@@ -184,11 +187,11 @@ def iter_rows(
 def _existing(
     columns: Collection[str] | None, table: "pq.ParquetFile", uri: str
 ) -> list[str] | None:
-    """Returns the columns as a list. Raises ValueError if the table lacks one of them."""
+    """Returns the columns as a list. Raises DamagedError if the table lacks one of them."""
     if columns is None:
         return None
     if missing := set(columns) - set(table.schema_arrow.names):
-        raise ValueError(f"{uri} has no column {', '.join(sorted(missing))}.")
+        raise DamagedError(f"{uri} has no column {', '.join(sorted(missing))}.")
     return list(columns)
 
 
@@ -196,7 +199,7 @@ def num_rows(uri: str) -> int:
     """Rows of a table, from its footer."""
     import pyarrow.parquet as pq
 
-    with storage.open_file(uri) as file:
+    with storage.open_file(uri) as file, _whole(uri):
         return int(pq.read_metadata(file).num_rows)
 
 
@@ -247,6 +250,21 @@ class StoredTable:
         # Opened anew for each call, because threads must not share one. Without pre_buffer, which
         # would read the columns of all row groups ahead.
         return pq.ParquetFile(self._path, metadata=self._footer, pre_buffer=False)
+
+
+@contextmanager
+def _whole(uri: str) -> Iterator[None]:
+    """Turns whatever pyarrow raises for a broken file into ``DamagedError``."""
+    try:
+        yield
+    except (DamagedError, MemoryError):
+        raise
+    except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        raise DamagedError(f"{uri} is damaged: {error}") from error
+    except OSError as error:
+        if error.errno is not None or isinstance(error, storage.StorageError):
+            raise  # of storage, not of the bytes
+        raise DamagedError(f"{uri} is damaged: {error}") from error
 
 
 @contextmanager

@@ -154,6 +154,8 @@ def open_clip(data: bytes) -> Iterator[tuple[av.VideoStream, list[av.Packet]]]:
         options = {"protocol_whitelist": ""}
         with av.open(io.BytesIO(data), "r", format="mp4", options=options) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError(f"A clip of {len(data)} bytes has an unknown codec.")
             stream.codec_context.thread_count = 1
             packets = [packet for packet in container.demux(stream) if packet.size]
             if not packets:

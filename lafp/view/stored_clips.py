@@ -3,7 +3,6 @@
 import io
 from functools import lru_cache
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -87,7 +86,7 @@ class StoredClips:
             return []
         try:
             labels = Labels.from_bytes(self._read(shard, place.labels_offset, place.labels_bytes))
-        except (ValueError, BadZipFile) as error:
+        except ValueError as error:
             raise MissingError(f"The labels of clip {clip_id} are damaged: {error}") from None
         arrays = {name: array for name, array in vars(labels).items() if array is not None}
         return [series(name, array) for name, array in arrays.items()]

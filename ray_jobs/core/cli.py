@@ -19,6 +19,7 @@ from lafp.runs.run_dir import RunDir, check_folder_name
 from lafp.runs.wording import printable
 from lafp.storage import StorageError
 from lafp.storage.secrets import text_without_secrets, without_secrets
+from lafp.storage.strict_json import DamagedError
 from ray_jobs.core import home
 from ray_jobs.core.job import Job, JobError, dry_run, execute
 
@@ -135,7 +136,7 @@ def exit_codes() -> Iterator[None]:
     except ConfigError as error:
         print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except JobError as error:
+    except (JobError, DamagedError) as error:
         print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except StorageError as error:

@@ -1,5 +1,6 @@
 """Tells a file's kind by its name and first bytes, without the machine's table of MIME types."""
 
+from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
 from lafp import storage
@@ -52,7 +53,8 @@ _MAGIC = (
 def file_name(uri: str) -> str:
     """Returns the last part of a URI, for a web address without query and fragment."""
     if storage.is_http(uri):
-        uri = unquote(urlsplit(uri).path)
+        with suppress(ValueError):  # a member of a tar may have such a name: it is no address
+            uri = unquote(urlsplit(uri).path)
     return uri.rpartition("/")[2]
 
 

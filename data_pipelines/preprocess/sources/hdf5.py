@@ -83,7 +83,7 @@ class Hdf5:
         assert item.labels_uri is not None
         h5py = import_h5py()
         with storage.local_file(item.labels_uri) as path, _open_file(h5py, path) as file:
-            for name in item.details["trajectories"] or trajectory_names(h5py, file):
+            for name in item.details["trajectories"] or _names(h5py, file):
                 yield from _open_trajectory(h5py, file, name, item.labels_uri, using)
 
 
@@ -114,18 +114,30 @@ def _open_file(h5py: ModuleType, path: Path) -> Any:
             raise VideoError("does_not_decode", f"not an HDF5 file: {what}") from error
         is_cut = "truncated file" in str(error)
         raise VideoError("truncated" if is_cut else "does_not_decode", str(error)) from error
-    if name := outside_name(h5py, file):
+    try:
+        name = outside_name(h5py, file)
+    except Exception as error:  # h5py raises errors of many kinds for broken bytes
+        file.close()
+        raise VideoError("does_not_decode", f"a broken HDF5 file: {error}") from error
+    if name:
         file.close()
         raise VideoError("does_not_decode", f"{name!r} lies in another file, which is not read")
     return file
+
+
+def _names(h5py: ModuleType, file: Any) -> list[str]:
+    try:
+        return trajectory_names(h5py, file)
+    except Exception as error:  # as above
+        raise VideoError("does_not_decode", f"a broken HDF5 file: {error}") from error
 
 
 def _pieces(h5py: ModuleType, info: FileInfo) -> Iterator[tuple[list[str], int]]:
     """Yields names of trajectories with the bytes of their share of the file."""
     try:
         with _open_file(h5py, Path(info.uri)) as file:
-            names = trajectory_names(h5py, file)
-    except (VideoError, FileNotFoundError, RuntimeError):
+            names = _names(h5py, file)
+    except (VideoError, FileNotFoundError):
         yield [], info.num_bytes  # opening the file will report the error
         return
     num_pieces = min(len(names), -(-info.num_bytes // _ITEM_BYTES))

@@ -4,7 +4,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_pipelines.preprocess.sources.lerobot_tables import Promised, rows_of_frames, table_labels
+from data_pipelines.preprocess.sources.lerobot_tables import (
+    Promised,
+    column_values,
+    rows_of_frames,
+    table_labels,
+)
 from data_pipelines.preprocess.sources.opened import Opened, OpenWith, Unusable
 from data_pipelines.preprocess.sources.pictures import open_pictures
 from lafp.video.decoders.base import VideoError
@@ -20,9 +25,9 @@ def open_rows(
     rate = using.labels.rate(promised.fps)
     try:
         rows, _ = rows_of_frames(table, num_frames, promised, using.labels)
+        cells = column_values(table, camera)
     except VideoError as error:
         return Unusable(uri, error.reason, f"episode {promised.episode}: {error.detail}")
-    cells = table[camera].to_pylist()
     pictures = [_picture(cells[row]) if row >= 0 else b"" for row in rows.tolist()]
     if not any(pictures):
         detail = f"episode {promised.episode} has no pictures in column {camera!r}"

@@ -50,7 +50,7 @@ def _kind(source: str, cfg: LabelsConfig) -> str:
             (row,) = next(parquet.iter_batches(batch_size=1, columns=wanted)).to_pylist()
     except storage.StorageError:
         raise
-    except (pa.ArrowException, ValueError, OSError, StopIteration):
+    except (pa.ArrowException, ArithmeticError, ValueError, OSError, StopIteration):
         return ""
     sizes = {name: int(np.size(value)) for name, value in row.items()}
     if not sizes.keys() >= set(action):

@@ -147,7 +147,7 @@ def _whole_numbers(table: pa.Table, name: str) -> np.ndarray | None:
     """Returns int64 [T]; None if the column is missing or holds something else."""
     if name not in table.column_names or not len(table):
         return None
-    values = np.asarray(table[name].to_pylist())
+    values = np.asarray(column_values(table, name))
     return values.reshape(-1) if values.dtype.kind in "iu" and values.size == len(table) else None
 
 
@@ -159,7 +159,7 @@ def _stamped(table: pa.Table, promised: Promised, cfg: LabelsConfig) -> np.ndarr
     """
     if cfg.time_key is None or cfg.time_key not in table.column_names or not len(table):
         return None
-    times_s = np.asarray(table[cfg.time_key].to_pylist())
+    times_s = np.asarray(column_values(table, cfg.time_key))
     has_numbers = _whole_numbers(table, FRAME_INDEX) is not None
     is_clock = times_s.size == len(table) and times_s.dtype.kind in "fiu"
     if is_clock and np.isfinite(times_s).all():
@@ -193,7 +193,7 @@ def _column(table: pa.Table, name: str) -> tuple[np.ndarray, list[Flaw]]:
     Raises:
         VideoError: ``no_labels``: no row holds numbers.
     """
-    values: list[Any] = table[name].to_pylist()
+    values: list[Any] = column_values(table, name)
     shapes = [_shape(value) for value in values]
     known = [shape for shape in shapes if shape is not None]
     if not known:
@@ -210,6 +210,18 @@ def _column(table: pa.Table, name: str) -> tuple[np.ndarray, list[Flaw]]:
         values[flaw.row] = np.zeros(usual, int).tolist()
     rows = np.asarray(values)
     return (rows[:, None] if rows.ndim == 1 else rows), flaws
+
+
+def column_values(table: pa.Table, name: str) -> list[Any]:
+    """Returns the cells of a column.
+
+    Raises:
+        VideoError: ``no_labels``: Python has no such values, such as times after the year 9999.
+    """
+    try:
+        return list(table[name].to_pylist())
+    except (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise VideoError("no_labels", f"column {name!r} cannot be read: {error}") from error
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

@@ -176,7 +176,9 @@ def _index_rows(info: LeRobotInfo) -> Iterator[tuple[str, dict[str, Any] | Excep
         data = io.BytesIO(storage.read_bytes(file.uri))
         try:
             rows = pq.read_table(data, columns=columns).to_pylist()
-        except (ValueError, OSError, pa.ArrowException) as error:  # bytes in memory: not storage
+        # The bytes are in memory, so storage raises nothing here. Python has no dates after the
+        # year 9999, and so on.
+        except (ArithmeticError, LookupError, ValueError, OSError, pa.ArrowException) as error:
             yield file.uri, error
             continue
         yield from ((f"{file.uri}#{number}", row) for number, row in enumerate(rows))

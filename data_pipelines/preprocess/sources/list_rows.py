@@ -115,7 +115,10 @@ def _find_column(header: str, column: str) -> tuple[str, int]:
     """Returns the delimiter of the first line, and the index of the column."""
     found: list[list[str]] = []
     for delimiter in _DELIMITERS:
-        fields = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+        try:
+            fields = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+        except csv.Error:  # a field of more than 128 KiB
+            continue
         names = [name.strip() for name in fields]
         if column in names:
             return delimiter, names.index(column)
@@ -123,7 +126,7 @@ def _find_column(header: str, column: str) -> tuple[str, int]:
         if len(alike) == 1:
             return delimiter, alike[0]
         found.append(names)
-    raise _NoColumnError(max(found, key=len))
+    raise _NoColumnError(max(found, key=len, default=()))
 
 
 class _CsvRows:

@@ -128,5 +128,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if value >> 64:  # the tenth byte has room for more bits than an int64 takes
+                raise ValueError("a number in a protobuf message has more than 64 bits")
             return value, at
     raise ValueError("a protobuf message ends inside a number")

@@ -90,6 +90,11 @@ class ClipOrder:
                 skip -= size
                 continue
             refs = [ref for name, _ in pool for ref in self._refs(name, epoch)]
+            if len(refs) != size:
+                raise ConfigError(
+                    f"{self.shard_set}: manifest.parquet counts {size} clips in {pool[0][0]} and "
+                    f"its next shards, their entries list {len(refs)}. Copy the shard set again."
+                )
             for i in keyed_permutation(size, self.seed, epoch, first + 1)[skip:]:
                 yield refs[i]
             skip = 0

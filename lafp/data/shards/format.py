@@ -92,6 +92,9 @@ class ClipLocation:
     """CRC-32 of the video's bytes followed by the labels'. None in sets that were written
     without."""
 
+    def __post_init__(self) -> None:
+        clip_key(self.clip_id)
+
     @property
     def key(self) -> int:
         """Returns 63 bits of the clip id, for keyed random draws."""
@@ -99,7 +102,11 @@ class ClipLocation:
 
 
 def clip_key(clip_id: str) -> int:
-    """Returns 63 bits of a clip id."""
+    """Returns 63 bits of a clip id.
+
+    Raises:
+        ValueError: It does not begin with hex digits.
+    """
     # One bit less than 16 digits hold, because batches carry keys as int64.
     return int(clip_id[:16], 16) >> 1
 
@@ -168,11 +175,16 @@ class Labels:
     """uint8 [T, H, ceil(W / 8)]: the pixels of each frame that show the agent, one bit each along
     the width, first the highest bit of a byte (``numpy.packbits``)."""
 
-    @property
-    def num_rows(self) -> int:
-        """Returns the length of the longest array that has a row per frame."""
-        rows = (self.true_action, self.state, self.action_noise, self.optical_flow)
-        return max((len(array) for array in rows if array is not None and array.ndim), default=0)
+    def misfit(self, num_frames: int) -> str:
+        """Describes an array that cannot belong to a clip of so many frames; empty without one."""
+        wanted = {"true_action": (1, 2), "state": (2,), "action_noise": (2,), "optical_flow": (4,)}
+        for name, num_dims in wanted.items():
+            array = getattr(self, name)
+            if array is not None and (array.ndim not in num_dims or len(array) > num_frames):
+                return f"it has {num_frames} frames and {name} {list(array.shape)}"
+        if self.condition is not None and self.condition.ndim != 1:
+            return f"its condition is {list(self.condition.shape)}"
+        return ""
 
     def to_bytes(self) -> bytes:
         """Returns the clip's ``.npz`` member."""
@@ -188,14 +200,20 @@ class Labels:
         Raises:
             ValueError: It is no such member, or its arrays are larger than it is.
         """
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            # Never packed by ``to_bytes``. Packed arrays may grow a thousandfold.
-            if any(member.compress_type for member in arrays.zip.infolist()):
-                raise ValueError("its labels are packed")
-            try:
-                return cls(**{f.name: arrays.get(f.name) for f in fields(cls)})
-            except MemoryError:  # the header of an array promises more than there is
-                raise ValueError("its labels claim more memory than there is") from None
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                # Never packed by ``to_bytes``. Packed arrays may grow a thousandfold.
+                if any(member.compress_type for member in arrays.zip.infolist()):
+                    raise ValueError("its labels are packed")
+                found = {f.name: arrays.get(f.name) for f in fields(cls)}
+        # zipfile and numpy raise errors of many kinds for broken bytes; MemoryError if the header
+        # of an array promises more than there is.
+        except Exception as error:
+            raise ValueError(f"its labels cannot be read: {error!r}") from None
+        for name, array in found.items():
+            if array is not None and getattr(array, "dtype", np.dtype("V")).kind not in "fiub":
+                raise ValueError(f"its {name} holds no numbers")
+        return cls(**found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -181,13 +180,13 @@ class ClipReader:
         try:
             num_frames = decode_frames(video, times, out)
             labels = Labels.from_bytes(labels_data) if labels_data else None
-        except (ValueError, BadZipFile) as error:
+        except ValueError as error:
             raise damaged("undecodable", str(error)) from error
         if num_frames != location.num_frames:
             detail = f"it has {num_frames} frames, its entry says {location.num_frames}"
             raise damaged("undecodable", detail)
-        if labels is not None and labels.num_rows > num_frames:
-            raise damaged("undecodable", f"it has labels of {labels.num_rows} frames")
+        if labels is not None and (misfit := labels.misfit(num_frames)):
+            raise damaged("undecodable", misfit)
         mask = labels.mask if labels else None
         wanted = mask_shape(num_frames, *out.shape[1:3])
         if mask is not None and (mask.dtype != np.uint8 or mask.shape != wanted):

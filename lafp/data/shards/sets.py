@@ -9,6 +9,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import ShardEntry, ShardSet, check_shard_name, entry_name
 from lafp.storage import strict_json
+from lafp.storage.strict_json import DamagedError
 from lafp.storage.tables import read_rows
 
 
@@ -43,6 +44,8 @@ def read_manifest(uri: str, columns: Sequence[str]) -> list[dict[str, Any]]:
         rows = read_rows(path, columns)
         for row in rows:
             check_shard_name(row["shard"])
+            if not (isinstance(num_clips := row.get("num_clips", 0), int) and num_clips >= 0):
+                raise ValueError(f"{row['shard']} has {num_clips} clips")
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: {error}. Copy the shard set again.") from None
     return rows
@@ -58,6 +61,8 @@ def read_shard_entry(uri: str, shard: str) -> ShardEntry:
         raise ConfigError(
             f"{path} is missing, so clips in {shard} cannot be found. Write the shard set again."
         ) from error
+    except DamagedError as error:
+        raise ConfigError(f"{error}. Write the shard set again, or copy it again.") from None
 
 
 def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:

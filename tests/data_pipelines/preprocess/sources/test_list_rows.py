@@ -17,6 +17,7 @@ from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.sources.uri_list import list_uris
 from lafp import storage
+from lafp.config import ConfigError
 from tests.cases import CFG, outcome
 from tests.synthetic_video import moving_square, write_video
 
@@ -98,6 +99,11 @@ def test_a_line_without_an_end_does_not_fill_memory(tmp_path, suffix):
     row = {".jsonl": '{"uri": "a.mp4"}'}.get(suffix, "a.mp4")
     found = listed(tmp_path, f"{head}{row}\n{'x' * 5_000_000}\n{row.replace('a', 'b')}\n", suffix)
     assert (found[0], found[2]) == ("a.mp4", "b.mp4") and len(found) == 3
+
+
+def test_a_csv_whose_first_line_is_no_header_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="has no column 'uri'"):
+        listed(tmp_path, '"' + "x" * 200_000, ".csv")
 
 
 def test_deep_json_and_half_characters_are_rejects(tmp_path):

@@ -95,6 +95,15 @@ def test_the_wire_format_is_that_of_protobuf():
     assert parsed["c"] == [b"x", b""]
 
 
+def test_a_number_of_more_than_64_bits_costs_its_record_alone(tmp_path):
+    long = field(3, field(1, b"\xff" * 9 + b"\x7f"))
+    broken = field(1, field(1, field(1, b"steps/is_first") + field(2, long)))
+    path = write(tmp_path / "set", broken, episode(1))
+    clips, rejects = go_through(replace(CFG, source=str(path.parent)))
+    assert clips
+    assert {(r.reason, "64 bits" in r.detail) for r in rejects} == {("does_not_decode", True)}
+
+
 def test_protobuf_itself_reads_the_same():
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 

@@ -26,6 +26,7 @@ from data_pipelines.preprocess.plan import Task
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.shards import read_part, write_part
 from data_pipelines.preprocess.sources import webdataset
+from data_pipelines.preprocess.sources.file_kinds import suffix_of
 from data_pipelines.preprocess.sources.opened import content_hash
 from lafp import storage
 from lafp.http.download import HttpConfig
@@ -76,6 +77,10 @@ def names_of(rows):
 
 def reasons_of(rejects):
     return list(zip(names_of(rejects), (row.reason for row in rejects), strict=True))
+
+
+def test_a_member_may_be_called_like_a_broken_address():
+    assert suffix_of("http://[a/b.mp4") == ".mp4"
 
 
 @pytest.mark.parametrize("where", ["local", "s3", "web"])

@@ -127,6 +127,92 @@ def test_a_clip_that_claims_endless_frames_or_negative_places_is_damaged(shards,
             reader.read(ref)
 
 
+def test_a_deeply_nested_record_and_broken_tables_are_one_line(shards):
+    entry = shards / "train-000000.json"
+    sound = entry.read_bytes()
+    deep = "[" * 100_000 + "]" * 100_000
+    ids = json.dumps(json.loads(sound) | {"clips": [{"clip_id": "no hex"}]})
+    for text in (deep, "{", ids):
+        entry.write_text(text)
+        read_shard_entry.cache_clear()
+        with pytest.raises(ConfigError, match=r"train-000000\.json is damaged"):
+            read_shard_entry(str(shards), "train-000000.tar")
+    read_shard_entry.cache_clear()
+    entry.write_bytes(sound)
+    manifest = shards / "manifest.parquet"
+    rows = pq.read_table(manifest).to_pylist()
+    for num_clips in (-1, 0.5, None):
+        odd = [row | {"num_clips": num_clips} for row in rows]
+        pq.write_table(pa.Table.from_pylist(odd), manifest)
+        with pytest.raises(ConfigError, match=r"manifest\.parquet is damaged"):
+            ClipOrder(shard_set=str(shards), split="train", seed=0)
+    pq.write_table(pa.Table.from_pylist([row | {"num_clips": 9} for row in rows]), manifest)
+    with pytest.raises(ConfigError, match=r"counts 9 clips in train-000000\.tar"):
+        next(ClipOrder(shard_set=str(shards), split="train", seed=0).visits())
+    data = manifest.read_bytes()
+    for broken in (data[:-40], data[:40] + bytes(60) + data[100:], b""):
+        manifest.write_bytes(broken)
+        with pytest.raises(ConfigError, match=r"manifest\.parquet is damaged"):
+            ClipOrder(shard_set=str(shards), split="train", seed=0)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Labels(true_action=np.zeros(())),
+        Labels(true_action=np.zeros((9, 2), "M8[s]")),
+        Labels(state=np.zeros(9)),
+        Labels(condition=np.zeros((9, 2))),
+        Labels(optical_flow=np.zeros((2, 2))),
+    ],
+)
+def test_labels_that_no_clip_can_have_damage_the_clip(shards, labels):
+    tar, entry = shards / "train-000000.tar", shards / "train-000000.json"
+    stored, data = json.loads(entry.read_text()), labels.to_bytes()
+    place = {"labels_offset": tar.stat().st_size, "labels_bytes": len(data), "crc32": None}
+    tar.write_bytes(tar.read_bytes() + data)
+    change_json(entry, clips=[clip | place for clip in stored["clips"]])
+    read_shard_entry.cache_clear()
+    ref = next(ClipOrder(shard_set=str(shards), split="train", seed=0).visits())
+    with pytest.raises(DamagedClipError, match="undecodable"):
+        ClipReader(str(shards)).read(ref)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\3\4", b"\x93NUMPY\1\0", b"\x80\4."])
+def test_broken_labels_are_a_value_error(data):
+    with pytest.raises(ValueError, match="its labels cannot be read"):
+        Labels.from_bytes(data)
+
+
+def test_a_clip_that_claims_more_bytes_than_there_are_takes_no_memory(shards):
+    entry = json.loads((shards / "train-000000.json").read_text())
+    for place in ({"video_bytes": 2**62}, {"video_offset": 2**70}):
+        change_json(shards / "train-000000.json", clips=[c | place for c in entry["clips"]])
+        read_shard_entry.cache_clear()
+        ref = next(ClipOrder(shard_set=str(shards), split="train", seed=0).visits())
+        with pytest.raises(DamagedClipError, match="truncated"):
+            ClipReader(str(shards)).read(ref)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "O"},
+        {"latent_action_dim": 0},
+        {"frame_stack": -1},
+        {"data_offset": -5},
+        {"clips": [{"clip_id": "0", "video_id": "", "first_row": -1, "num_pairs": 1}]},
+    ],
+)
+def test_latents_of_impossible_sizes_are_refused(change):
+    entry = {"shard": "a.tar", "file": "a.npy", "dtype": "float16", "sha256": "", "rounding": 0.0}
+    entry |= dict.fromkeys(("latent_action_dim", "frame_stack", "data_offset", "num_bytes"), 1)
+    entry |= {"clips": [], "rejects": []}
+    assert strict_json.from_plain(LatentShard, entry).dtype == "float16"
+    with pytest.raises(ValueError):
+        strict_json.from_plain(LatentShard, entry | change)
+
+
 def packed(compression: int, **members: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
