@@ -1,8 +1,8 @@
 """Typed configs: YAML and overrides in, one frozen dataclass out."""
 
+from lafp.config.errors import ConfigError
+from lafp.config.keys import check_keys
 from lafp.config.load import (
-    ConfigError,
-    check_keys,
     choice,
     config_from_dict,
     config_to_dict,

@@ -5,12 +5,11 @@ dataclass is picked by the section's own ``name`` key; it works at any depth and
 ``load_config`` returns plain dataclasses, so no other code sees a ``DictConfig``.
 """
 
-import difflib
 import math
 import re
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,6 +18,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lafp.config.errors import ConfigError
+from lafp.config.keys import check_keys
+from lafp.config.merge import merge
 from lafp.config.registry import Registry
 from lafp.config.source import Choices, Key, Section
 
@@ -27,13 +29,6 @@ _SECTIONS: dict[type, Section] = {}
 # Errors of PyYAML and OmegaConf for text that stands for no value.
 _NO_VALUE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _YAML_WORDS = {False: ("off", "no", "false"), True: ("on", "yes", "true")}
-
-
-class ConfigError(ValueError):
-    """A mistake that the user must correct, in a config or in what it names.
-
-    The message says where the mistake is, what was found, and what was expected.
-    """
 
 
 def choice(registry: Registry, *, may_change: bool = False, **kwargs: Any) -> Any:
@@ -88,7 +83,7 @@ def read_config(
     Raises:
         ConfigError: The file is missing or not a YAML mapping, or an override has no ``=``.
     """
-    merged = _merge(section, _load_yaml(section, Path(path)), _parse_overrides(overrides))
+    merged = merge(section, _load_yaml(section, Path(path)), _parse_overrides(overrides))
     _check_no_resolver(merged, str(path))
     try:
         raw = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
@@ -115,7 +110,7 @@ def with_overrides(config: T, overrides: Sequence[str]) -> T:
         ConfigError: An override has no ``=``, or a key or value is wrong.
     """
     schema = type(config)
-    raw = _merge(section_of(schema), config_to_dict(config), _parse_overrides(overrides))
+    raw = merge(section_of(schema), config_to_dict(config), _parse_overrides(overrides))
     return config_from_dict(schema, raw)
 
 
@@ -183,7 +178,7 @@ def _resolve_extends(
     parent = resolved.pop("extends", None)
     if parent is None:
         return resolved
-    return _merge(section, _load_yaml(section, folder / str(parent), seen), resolved)
+    return merge(section, _load_yaml(section, folder / str(parent), seen), resolved)
 
 
 def _near_files(path: Path) -> str:
@@ -248,103 +243,6 @@ def _check_no_resolver(raw: Any, where: str) -> None:
                     f"{where}: {raw!r} calls a resolver of OmegaConf, which configs may not. Only "
                     "${section.key} is allowed. Write the value, or give it on the command line."
                 )
-
-
-# ---------------------------------------------------------------------------------------------
-# Merging. It follows the schema, because only the schema knows which `name` picks a class.
-
-
-def _merge(section: Section | None, base: Any, over: Any, key: Key | None = None) -> Any:
-    if isinstance(base, list) and isinstance(over, Mapping):
-        return _merge_elements(section, base, over, key)
-    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
-        return over
-    if key and key.choices:
-        if "name" in over and over["name"] != base.get("name"):
-            return dict(over)  # the other class does not know the old class's keys
-        name = base.get("name")
-        section = key.choices.section(name) if name in key.choices.names() else None
-    known = section.keys if section else {}
-    merged = dict(base)
-    for name, value in over.items():
-        child = known.get(name)
-        if name in base:
-            value = _merge(child.section if child else None, base[name], value, child)
-        merged[name] = value
-    return merged
-
-
-def _merge_elements(
-    section: Section | None, base: list[Any], over: Mapping[str, Any], key: Key | None
-) -> list[Any]:
-    merged = list(base)
-    for number, value in over.items():
-        index = int(number) if str(number).isdigit() else -1
-        if number != "*" and not 0 <= index < len(base):
-            where = key.name if key else "the list"
-            raise ConfigError(
-                f"{where}.{number}: expected * or an index from 0 to {len(base) - 1}."
-            )
-        for i in range(len(base)) if number == "*" else [index]:
-            merged[i] = _merge(section, merged[i], value, key)
-    return merged
-
-
-# ---------------------------------------------------------------------------------------------
-# Checking keys. It needs no classes, so a mistyped key is reported before torch is imported.
-
-
-def check_keys(section: Section, raw: Any, where: str = "") -> None:
-    """Checks that a config has exactly the keys of its section, at every depth.
-
-    Raises:
-        ConfigError: A key is unknown or missing, a section is not a mapping, or a ``name`` is not
-            one of the choices.
-    """
-    if not isinstance(raw, Mapping):
-        raise ConfigError(
-            f"{where.rstrip('.') or 'The config'}: expected keys of {section.name}, got {raw!r}."
-        )
-    for name in raw:
-        if name not in section.keys:
-            raise ConfigError(_unknown_key(f"{where}{name}", str(name), section))
-    for name, key in section.keys.items():
-        if name in raw:
-            _check_value(key, raw[name], f"{where}{name}")
-        elif key.is_required:
-            raise ConfigError(f"Key '{where}{name}' is missing: {section.name} needs it.")
-
-
-def _check_value(key: Key, raw: Any, where: str) -> None:
-    if raw is None or not (key.choices or key.section):
-        return
-    if not key.is_list:
-        _check_section(key, raw, where)
-        return
-    if not isinstance(raw, list | tuple):
-        raise ConfigError(f"{where}: expected a list of sections, got {raw!r}.")
-    for index, item in enumerate(raw):
-        _check_section(key, item, f"{where}.{index}")
-
-
-def _check_section(key: Key, raw: Any, where: str) -> None:
-    if not key.choices:
-        assert key.section
-        check_keys(key.section, raw, f"{where}.")
-        return
-    names = key.choices.names()
-    if not isinstance(raw, Mapping) or "name" not in raw:
-        none = f" or {where}=null" if key.may_be_null else ""
-        raise ConfigError(
-            f"{where}: needs a `name`, one of: {', '.join(names)}. Got {raw!r}. Write "
-            f"{where}.name={raw if raw in names else 'NAME'}{none}."
-        )
-    if raw["name"] not in names:
-        raise ConfigError(
-            f"{where}.name: Unknown {key.choices.kind} {raw['name']!r}. Choose one of: "
-            f"{', '.join(names)}."
-        )
-    check_keys(key.choices.section(raw["name"]), raw, f"{where}.")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -488,23 +386,26 @@ def section_of(schema: type) -> Section:
             name=name,
             is_required=f.default is MISSING and f.default_factory is MISSING,
             is_list=_is_tuple(hint) and (is_section or registry is not None),
-            choices=_RegistryChoices(registry) if registry is not None else None,
+            choices=None if registry is None else _choices_of(registry),
             find_section=partial(section_of, inner) if is_section else None,
             may_be_null=type(None) in get_args(hint),
         )
     return _SECTIONS.setdefault(schema, Section(schema.__name__, keys))
 
 
+@dataclass(frozen=True)
 class _RegistryChoices(Choices):
     """The components of a registry, each imported when its section is read."""
 
-    def __init__(self, registry: Registry) -> None:
-        super().__init__(registry.kind, dict.fromkeys(registry.names(), ""))
-        object.__setattr__(self, "registry", registry)
+    registry: Registry
 
     def section(self, name: str) -> Section:
         """See ``Choices``."""
-        return section_of(self.registry.get(name).Config)  # type: ignore[attr-defined]
+        return section_of(self.registry.get(name).Config)
+
+
+def _choices_of(registry: Registry) -> _RegistryChoices:
+    return _RegistryChoices(registry.kind, dict.fromkeys(registry.names(), ""), registry)
 
 
 def _fields_with_types(schema: Any) -> dict[str, tuple[Field, Any]]:
@@ -537,13 +438,6 @@ def _allows_none(hint: Any, f: Field) -> bool:
     return f.default is None or (
         get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
     )
-
-
-def _unknown_key(full_key: str, key: str, section: Section) -> str:
-    known = list(section.keys)
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f" Did you mean: '{close[0]}'?" if close else f" Its keys: {', '.join(known)}."
-    return f"Key '{full_key}' is not in {section.name}.{hint}"
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,6 @@ import shutil
 import socket
 import ssl
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,13 +15,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
-from lafp.http.addresses import PrivateAddressError, check_name, connect_publicly
+from lafp.http.addresses import PrivateAddressError, check_name
 from lafp.http.host_gate import Gate, turn
+from lafp.http.watch import Watch
 from lafp.storage.secrets import without_secrets
 
 _MAX_REDIRECTS = 5
@@ -168,7 +167,7 @@ class _Download:
             self._file.seek(0)
             shutil.copyfileobj(self._file, packed)
             packed.seek(0)
-            self._begin(0)
+            self._begin()
             try:
                 self._unpack(packed)
             except zlib.error as error:
@@ -208,7 +207,7 @@ class _Download:
         address = quote(url, safe=_URL_CHARACTERS)
         # ``_host`` has refused other schemes.
         request = urllib.request.Request(address, headers=headers)  # noqa: S310
-        with _Watch(self.deadline) as watch, closing(self._send(request, watch)) as response:
+        with Watch(self.deadline) as watch, closing(self._send(request, watch)) as response:
             status = response.status
             if status in _REDIRECTS and (location := response.headers.get("Location")):
                 return str(location)
@@ -218,7 +217,7 @@ class _Download:
             self._refused(status, url, response)
         raise AssertionError(status)
 
-    def _send(self, request: urllib.request.Request, watch: "_Watch") -> Any:
+    def _send(self, request: urllib.request.Request, watch: Watch) -> Any:
         left_s = max(self.deadline - time.monotonic(), 0.001)
         with _network_errors(self.deadline):
             if not self.cfg.allow_private_addresses:
@@ -231,7 +230,7 @@ class _Download:
         if status in _GONE:
             raise DownloadError("not_found", message)
         if status == 416:  # the host's file is now shorter than the bytes received so far
-            self._begin(0)
+            self._begin()
             raise _TransientError(message)
         if status in _TRANSIENT or status >= 500:
             wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
@@ -251,9 +250,9 @@ class _Download:
         """Appends the body to the file."""
         total = _total_bytes(response, self._num_bytes)
         if response.status == 200:
-            self._begin(0)
+            self._begin()
         elif total is None:
-            self._begin(0)
+            self._begin()
             raise _TransientError("a range that was not asked for")
         etag = response.headers.get("ETag", "")
         # Versions with equal weak ETags may differ in their bytes.
@@ -281,9 +280,9 @@ class _Download:
         if num_bytes > self.cfg.max_bytes:
             raise DownloadError("too_many_bytes", f"at least {num_bytes} bytes")
 
-    def _begin(self, num_bytes: int) -> None:
-        self._num_bytes = num_bytes
-        self._file.seek(num_bytes)
+    def _begin(self) -> None:
+        self._num_bytes = 0
+        self._file.seek(0)
         self._file.truncate()
 
 
@@ -364,79 +363,3 @@ def _network_errors(deadline: float) -> Iterator[None]:
         raise _TransientError(message) from error
     except ValueError as error:  # a URL that cannot be sent
         raise DownloadError("unreadable", str(error)) from error
-
-
-# ---------------------------------------------------------------------------------------------
-# The timeout of a socket starts again with every byte, so a slow host could stretch a download
-# without end. `_Watch` limits the whole download.
-
-
-class _Watch:
-    """Shuts the connection down at the deadline, even while a read or connect is blocked."""
-
-    def __init__(self, deadline: float) -> None:
-        self._timer = threading.Timer(max(deadline - time.monotonic(), 0), self._shut)
-        self._timer.daemon = True
-        self.sock: socket.socket | None = None
-
-    def opener(self, allow_private: bool) -> urllib.request.OpenerDirector:
-        """Makes an opener that neither follows redirects nor raises for an HTTP status."""
-        opener = urllib.request.OpenerDirector()
-        handlers = (_HttpHandler(self, allow_private), _HttpsHandler(self, allow_private))
-        for handler in (urllib.request.ProxyHandler(), *handlers):
-            opener.add_handler(handler)
-        return opener
-
-    def __enter__(self) -> "_Watch":
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _shut(self) -> None:
-        if self.sock is not None:
-            try:
-                self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:  # it is closed already
-                return
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, *args: Any, watch: _Watch, allow_private: bool, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._watch = watch
-        if not allow_private:
-            self._create_connection = connect_publicly
-
-    def connect(self) -> None:
-        super().connect()
-        self._watch.sock = self.sock
-
-
-class _TlsConnection(_Connection, http.client.HTTPSConnection):
-    """A ``_Connection`` over TLS."""
-
-
-class _HttpHandler(urllib.request.HTTPHandler):
-    def __init__(self, watch: _Watch, allow_private: bool) -> None:
-        super().__init__()
-        self._watch, self._allow_private = watch, allow_private
-
-    def http_open(self, request: urllib.request.Request) -> Any:
-        # A proxy stands in the own network, and resolves the name itself.
-        allow = self._allow_private or request.has_proxy()
-        return self.do_open(partial(_Connection, watch=self._watch, allow_private=allow), request)
-
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
-    def __init__(self, watch: _Watch, allow_private: bool) -> None:
-        super().__init__()
-        self._watch, self._allow_private = watch, allow_private
-
-    def https_open(self, request: urllib.request.Request) -> Any:
-        is_proxied = bool(getattr(request, "_tunnel_host", None))
-        allow = self._allow_private or is_proxied
-        return self.do_open(
-            partial(_TlsConnection, watch=self._watch, allow_private=allow), request
-        )

@@ -203,7 +203,7 @@ def test_a_push_that_fails_is_one_line(hub, run, tmp_path, args, env, words):
 def test_what_is_not_on_the_hub_is_named(hub, pushed, tmp_path, uri):
     done, _ = load(hub, tmp_path, uri)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"lafp.config.load.ConfigError: {uri}"), done.stderr
+    assert last.startswith(f"lafp.config.errors.ConfigError: {uri}"), done.stderr
 
 
 def test_uris_are_split():
