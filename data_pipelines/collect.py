@@ -76,7 +76,7 @@ class CollectConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
 
-    def env_of(self, subset: Subset) -> Any:
+    def env_of(self, subset: Subset) -> Choice:
         """Returns the config of the environment in which a subset is rendered."""
         own = {
             "labeled": self.labeled_env,

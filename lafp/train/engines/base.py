@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,12 +14,17 @@ from lafp.config import ConfigError
 from lafp.train.optim import OptimConfig
 from lafp.types import LossOutput
 
+OwnConfig = TypeVar("OwnConfig", covariant=True)
 
-class EngineSettings(Protocol):
-    """The part of the training config that engines read."""
+
+class EngineSettings(Protocol[OwnConfig]):
+    """The part of the training config that engines read.
+
+    An engine names its own config: ``EngineSettings[DdpConfig]``.
+    """
 
     @property
-    def engine(self) -> Any:
+    def engine(self) -> OwnConfig:
         """The engine's own config."""
 
     @property
@@ -91,7 +96,7 @@ class Engine(ABC):
         """
 
 
-def autocast(cfg: EngineSettings, device: torch.device) -> AbstractContextManager:
+def autocast(cfg: EngineSettings[object], device: torch.device) -> AbstractContextManager:
     """Switches to bf16 within the block if the config says so; weights stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
 

@@ -37,7 +37,9 @@ class DdpEngine(Engine):
 
     Config = DdpConfig
 
-    def __init__(self, cfg: EngineSettings, module: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, cfg: EngineSettings[DdpConfig], module: nn.Module, device: torch.device
+    ) -> None:
         self.cfg, self.device = cfg, device
         self.module = module.to(device)
         self._optimizer = build_optimizer(self.module, cfg.optim)

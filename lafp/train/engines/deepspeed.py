@@ -64,9 +64,11 @@ class DeepSpeedEngine(Engine):
 
     Config = DeepSpeedConfig
 
-    def __init__(self, cfg: EngineSettings, module: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, cfg: EngineSettings[DeepSpeedConfig], module: nn.Module, device: torch.device
+    ) -> None:
         self.cfg, self.device = cfg, device
-        self.stage: int = cfg.engine.zero_stage
+        self.stage = cfg.engine.zero_stage
         self.module = module.to(device)
         self._copy = None
         if self.stage == 3 and _rank() == 0:
@@ -182,7 +184,9 @@ class DeepSpeedEngine(Engine):
 class _Autocast(nn.Module):
     """Runs the module under autocast, because DeepSpeed disables autocast entered outside of it."""
 
-    def __init__(self, module: nn.Module, cfg: EngineSettings, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, cfg: EngineSettings[object], device: torch.device
+    ) -> None:
         super().__init__()
         self.module = module
         self._cfg, self._device = cfg, device

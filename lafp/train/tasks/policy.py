@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lafp.config import ConfigError, choice
+from lafp.config import Choice, ConfigError, choice
 from lafp.data.held_out import HeldOutClips, check_clip_lengths, check_frame_size, cuda_devices
 from lafp.data.labels import vector_dims
 from lafp.data.order.clips import ClipOrder
@@ -109,7 +109,7 @@ class TrainedPolicy(nn.Module):
         """See ``TrainedModule``. Nothing is to be done."""
 
 
-def build_policy(cfg: Any, obs: ObsSpec, latent_action_dim: int, seed: int) -> Policy:
+def build_policy(cfg: Choice, obs: ObsSpec, latent_action_dim: int, seed: int) -> Policy:
     """Builds a policy. Policies with one seed and one kind of encoder begin with equal encoders.
 
     Raises:
