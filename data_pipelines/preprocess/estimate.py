@@ -122,7 +122,7 @@ def _measure_one(sandbox: Sandbox, item: VideoItem, kinds: LabelKinds) -> _Measu
 
 
 def _of_rows(rows: list[Row], cpu_s: float, kinds: LabelKinds) -> _Measured:
-    video_s = sum(_covered_s(row) for row in rows if isinstance(row, VideoRow))
+    video_s = sum(row.covered_s for row in rows if isinstance(row, VideoRow))
     clips = [row for row in rows if isinstance(row, EncodedClip)]
     for clip in clips:
         kinds.add_clip(clip.label_sums, clip.record.video_uri)
@@ -136,11 +136,6 @@ def _of_rows(rows: list[Row], cpu_s: float, kinds: LabelKinds) -> _Measured:
         clip_bytes=scale * sum(len(clip.video) for clip in clips),
         video_s=video_s,
     )
-
-
-def _covered_s(video: VideoRow) -> float:
-    start_s, end_s = video.span_s or (0.0, video.duration_s)
-    return end_s - start_s
 
 
 def _total(sample: Sample, measured: list[_Measured], name: str) -> Estimated:

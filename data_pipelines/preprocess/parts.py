@@ -243,7 +243,7 @@ def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
         if item.long_video is not None:
             counts.num_pieces[index] = len(item.long_video.spans_s)
         with_clips = {clip.record.video_uri for clip in item.clips}
-        counts.video_s += sum(map(_covered_s, item.videos))
+        counts.video_s += sum(video.covered_s for video in item.videos)
         if not task.items[index].num_bytes:
             counts.unsized_bytes += sum(video.num_bytes for video in item.videos)
         # A piece is not a video of its own: its video was not counted as empty when it was
@@ -258,11 +258,6 @@ def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
             counts.label_kinds.add_clip(clip.label_sums, clip.record.video_uri)
         counts.rejects.add(item.rejects)
     return counts
-
-
-def _covered_s(video: VideoRow) -> float:
-    start_s, end_s = video.span_s or (0.0, video.duration_s)
-    return end_s - start_s
 
 
 def _judged(listed: VideoItem, item: ItemRows) -> list[VideoRow]:

@@ -83,6 +83,12 @@ class VideoRow:
     """Number among the videos of its input. If a row comes with the place of an earlier one, the
     video is processed again, and the earlier row and those that followed it do not count."""
 
+    @property
+    def covered_s(self) -> float:
+        """Seconds that the clips and rejects of the video, or of a piece of it, cover."""
+        start_s, end_s = self.span_s or (0.0, self.duration_s)
+        return end_s - start_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class LongVideo:

@@ -8,7 +8,7 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -33,19 +33,13 @@ from lafp.storage import strict_json
 from lafp.storage.secrets import without_secrets
 
 
-def take_down(
-    cfg: TakedownConfig,
-    is_dry_run: bool,
-    job: str | None = None,
-    say: Callable[[str], None] = print,
-) -> list[str]:
+def take_down(cfg: TakedownConfig, is_dry_run: bool, job: str | None = None) -> list[str]:
     """Takes a video down, and finishes takedowns that were interrupted.
 
     Args:
         cfg: Names the video, and the folders that it is taken from.
         is_dry_run: Writes nothing, and claims no folder.
         job: Names the Ray job that this process belongs to.
-        say: Called with a line before this waits to see whether another owner of a folder lives.
 
     Returns:
         Lines that say what went, or would go.
@@ -58,7 +52,7 @@ def take_down(
     shard_sets = _shard_sets(cfg.output)
     if is_dry_run:
         return _take_down(cfg, shard_sets, is_dry_run)
-    with _all_owned(shard_sets, job, say):
+    with _all_owned(shard_sets, job):
         return _take_down(cfg, shard_sets, is_dry_run)
 
 
@@ -88,9 +82,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
 
 
 @contextmanager
-def _all_owned(
-    shard_sets: Sequence[str], job: str | None, say: Callable[[str], None]
-) -> Iterator[None]:
+def _all_owned(shard_sets: Sequence[str], job: str | None) -> Iterator[None]:
     """Keeps other jobs from writing to the sets, their run's latents and its record in the block.
 
     Raises:
@@ -102,7 +94,7 @@ def _all_owned(
     with ExitStack() as stack:
         # All takedowns claim the folders in one order, so that one of two gets all of its folders.
         for folder in sorted(map(storage.join, {*records, *shard_sets, *latents})):
-            stack.enter_context(owned(folder, job, say))
+            stack.enter_context(owned(folder, job, print))
         yield
     for uri in latents:
         # A deleted latent set may be there again as an empty folder, in which the claim lay.

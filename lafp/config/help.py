@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from lafp.config.source import Key, Section, read_section
 
 
-def describe(path: str, indent: int = 2) -> str:
+def describe(path: str) -> str:
     """Lists the keys of the config at ``"package.module:Class"`` as indented text.
 
     For a section that is picked by name, it lists the keys of every choice.
     """
-    return "\n".join(_lines(read_section(path), indent))
+    return "\n".join(_lines(read_section(path), indent=2))
 
 
 def _lines(section: Section, indent: int) -> Iterator[str]:

@@ -72,7 +72,8 @@ def augment_window(window: Window, cfg: AugmentConfig) -> Window:
     if not cfg.kinds:
         return window
     observations = torch.cat([window.obs, window.next_obs, window.future_obs])
-    matrices = _draw_for(observations, cfg)
+    num_images, _, height, width = observations.shape
+    matrices = draw_homographies(num_images, height, width, cfg, observations.device)
     obs, next_obs, future_obs = warp(observations, matrices).chunk(3)
     next_mask, future_mask = window.next_mask, window.future_mask
     if next_mask is not None and future_mask is not None:
@@ -88,24 +89,6 @@ def augment_window(window: Window, cfg: AugmentConfig) -> Window:
         next_mask=next_mask,
         future_mask=future_mask,
     )
-
-
-def augment_images(images_NCHW: Tensor, cfg: AugmentConfig) -> Tensor:
-    """Distorts every image by its own draw from torch's generator on the images' device.
-
-    Args:
-        images_NCHW: float [N, C, H, W].
-        cfg: Kinds and strengths.
-
-    Returns:
-        Float [N, C, H, W]. Outside of an image its border repeats.
-    """
-    return warp(images_NCHW, _draw_for(images_NCHW, cfg))
-
-
-def _draw_for(images_NCHW: Tensor, cfg: AugmentConfig) -> Tensor:
-    num_images, _, height, width = images_NCHW.shape
-    return draw_homographies(num_images, height, width, cfg, images_NCHW.device)
 
 
 def draw_homographies(

@@ -11,8 +11,8 @@ import numpy as np
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Applies the finalizer of splitmix64 (Steele et al., 2014)."""
+def mixed(x: np.ndarray) -> np.ndarray:
+    """Applies the finalizer of splitmix64 (Steele et al., 2014): every bit depends on every bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -25,7 +25,7 @@ def keyed_uint64(*keys: int | np.ndarray) -> np.ndarray:
         state = np.asarray(0, np.uint64)
         for key in keys:
             word = np.asarray(key).astype(np.uint64)
-            state = _mix((state ^ word) + _GAMMA)
+            state = mixed((state ^ word) + _GAMMA)
         return state
 
 

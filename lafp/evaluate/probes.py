@@ -217,9 +217,9 @@ def gain(ours: ProbeScore, theirs: ProbeScore) -> Gain:
     return gain_of_sums(ours.sums, theirs.sums)
 
 
-def gain_of_sums(ours_2E: Tensor, theirs_2E: Tensor, seed: int = 0) -> Gain:
+def gain_of_sums(ours_2E: Tensor, theirs_2E: Tensor) -> Gain:
     """Compares two probes by their ``ProbeScore.sums``."""
-    difference_R = _resampled_r2(ours_2E, seed) - _resampled_r2(theirs_2E, seed)
+    difference_R = _resampled_r2(ours_2E, 0) - _resampled_r2(theirs_2E, 0)
     low, high = _quantiles(difference_R)
     ours, theirs = (float(_r2(*sums_2E.sum(1))) for sums_2E in (ours_2E, theirs_2E))
     return Gain(value=ours - theirs, low=low, high=high)

@@ -54,7 +54,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lafp.evaluate.statistics import Interval
-from lafp.storage.tables import read_records, schema_of, write_rows
+from lafp.storage.tables import read_records, write_rows
 
 DEMONSTRATOR = "demonstrator"
 BEHAVIOR_CLONING = "behavior_cloning"
@@ -175,9 +175,6 @@ def without_repeats(metrics: Sequence[str]) -> list[str]:
     """Leaves out the returns of a task that knows success, as success says the same."""
     repeats = ("return", "return_normalized") if "success" in metrics else ()
     return [metric for metric in metrics if metric not in repeats]
-
-
-SCHEMA = schema_of(Result)
 
 
 def write_results(uri: str, rows: Sequence[Result]) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LEVELS = (0.025, 0.975)
+"""Quantiles at the ends of every interval, which so covers 95 %."""
 NUM_RESAMPLES = 5_000
 NUM_RESAMPLES_OVER_TASKS = 1_000
 
@@ -41,7 +43,6 @@ class Interval:
 def interval_of_mean(
     values_per_seed: Sequence[np.ndarray | Sequence[float]],
     *,
-    level: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
     bounds: tuple[float, float] | None = None,
@@ -58,7 +59,6 @@ def interval_of_mean(
     Args:
         values_per_seed: One sequence of per-episode values per training seed. Each seed weighs the
             same, however many episodes it has.
-        level: Coverage of the interval.
         num_resamples: Bootstrap resamples.
         seed: Seed of the resampling.
         bounds: Smallest and largest possible mean, to which the interval is cut.
@@ -73,13 +73,13 @@ def interval_of_mean(
     if not all(np.isfinite(group).all() for group in groups):
         raise ValueError("A value is not finite: leave undefined episodes out first.")
     means = _resampled_means(groups, num_resamples, np.random.default_rng(seed))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, LEVELS)
     of_seeds = np.array([group.mean() for group in groups])
     if len(groups) > 1:
         standard_error = of_seeds.std(ddof=1) / np.sqrt(len(groups))
         from scipy.special import stdtrit  # its import takes 0.3 s, which most commands can spare
 
-        width = stdtrit(len(groups) - 1, (1 + level) / 2) * standard_error
+        width = stdtrit(len(groups) - 1, LEVELS[1]) * standard_error
         low, high = min(low, of_seeds.mean() - width), max(high, of_seeds.mean() + width)
     if bounds is not None:
         low, high = np.clip([low, high], *bounds)
@@ -106,9 +106,7 @@ def _resampled_means(
     return means / len(groups)
 
 
-def interquartile_mean(
-    scores_per_task: Sequence[Sequence[float]], *, level: float = 0.95, seed: int = 0
-) -> Interval:
+def interquartile_mean(scores_per_task: Sequence[Sequence[float]], *, seed: int = 0) -> Interval:
     """Mean of the middle half of all runs of all tasks (Agarwal et al., 2021, arXiv:2108.13264).
 
     It uses more runs than the median, and no single run or task decides it. The interval is a
@@ -116,7 +114,6 @@ def interquartile_mean(
 
     Args:
         scores_per_task: For each task, the normalized outcome of each training seed.
-        level: Coverage of the interval.
         seed: Of the resampling.
     """
     tasks = _checked(scores_per_task)
@@ -126,14 +123,13 @@ def interquartile_mean(
         num_cut = scores.shape[-1] // 4
         return scores[..., num_cut : scores.shape[-1] - num_cut].mean(axis=-1)
 
-    return _over_tasks(iqm, tasks, level, seed)
+    return _over_tasks(iqm, tasks, seed)
 
 
 def probability_of_improvement(
     ours: Sequence[Sequence[float]],
     theirs: Sequence[Sequence[float]],
     *,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """Probability that a run of ours beats one of theirs on a random task; a tie counts half.
@@ -146,7 +142,6 @@ def probability_of_improvement(
     Args:
         ours: For each task, the outcome of each training seed.
         theirs: For the same tasks in the same order, those of the other method.
-        level: Coverage of the interval.
         seed: Of the resampling.
     """
     if len(ours) != len(theirs):
@@ -157,20 +152,19 @@ def probability_of_improvement(
         signs = (np.sign(x[..., :, None] - y[..., None, :]).mean((-2, -1)) for x, y in pairs)
         return (np.mean(list(signs), axis=0) + 1) / 2
 
-    return _over_tasks(wins, _checked([*ours, *theirs]), level, seed)
+    return _over_tasks(wins, _checked([*ours, *theirs]), seed)
 
 
 def _over_tasks(
     statistic: Callable[[list[np.ndarray]], np.ndarray],
     tasks: list[np.ndarray],
-    level: float,
     seed: int,
 ) -> Interval:
     """Resamples the runs of each task. ``statistic`` maps arrays [..., runs] to [...]."""
     rng = np.random.default_rng(seed)
     picks = [rng.integers(len(task), size=(NUM_RESAMPLES_OVER_TASKS, len(task))) for task in tasks]
     resampled = statistic([task[pick] for task, pick in zip(tasks, picks, strict=True)])
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(resampled, LEVELS)
     return Interval(
         mean=float(statistic(tasks)),
         low=float(low),

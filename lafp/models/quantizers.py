@@ -188,13 +188,6 @@ class Fsq(Bottleneck):
         digits = (codes_BZ * half + half).round().long().unflatten(-1, (-1, len(self.levels)))
         return (digits * self._basis(digits)).sum(-1)
 
-    def indices_to_codes(self, indices_BL: Tensor) -> Tensor:
-        """Maps indices, int64 [B, L], to quantized values, float [B, Z]."""
-        levels = device_constant(self.levels, indices_BL.device)
-        digits = (indices_BL[..., None] // self._basis(indices_BL)) % levels
-        half = levels // 2
-        return ((digits - half) / half).flatten(-2)
-
     def _bound(self, latent_BZ: Tensor) -> Tensor:
         """Squashes each dimension so that rounding gives exactly its number of levels."""
         levels = self._levels(latent_BZ)

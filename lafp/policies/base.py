@@ -214,40 +214,6 @@ class Policy(nn.Module, ABC):
             float32 [B, Z], and the state of the policy's noise for the next step.
         """
 
-    def anchored_latent_action(
-        self,
-        obs: Tensor,
-        latent_action: Tensor,
-        anchor_time: float | Tensor,
-        noise: NoiseSource | None = None,
-        vectors: Tensor | None = None,
-        steps_taken: StepsTaken = "remaining",
-    ) -> Tensor:
-        """Predicts the policy's own latent action near the demonstrated one.
-
-        Action decoders are trained on it, since the demonstration's true action belongs to the
-        demonstrated mode.
-
-        Args:
-            obs: o_t, float [B, 3 F, H, W] in [-1, 1].
-            latent_action: z_IDM that the LAM infers from the demonstration, float [B, Z].
-            anchor_time: 0 gives the policy's own choice, 1 gives z_IDM itself. A flow policy also
-                takes values between them, one for all or one per element, float [B].
-            noise: See ``NoiseSource``; None means torch's default generator.
-            vectors: Vectors besides the image, float [B, V]; None if the policy reads none.
-            steps_taken: Steps that a flow policy's solver takes from ``anchor_time`` on.
-
-        Returns:
-            float32 [B, Z].
-
-        Raises:
-            ValueError: The policy does not support this ``anchor_time``.
-        """
-        embedding = self.encode(obs, vectors)
-        return self.anchored_from_embedding(
-            embedding, latent_action, anchor_time, noise, steps_taken
-        )
-
     @abstractmethod
     def anchored_from_embedding(
         self,
@@ -257,7 +223,25 @@ class Policy(nn.Module, ABC):
         noise: NoiseSource | None = None,
         steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
-        """Does the work of ``anchored_latent_action`` from the embedding h(o_t), [B, E]."""
+        """Predicts the policy's own latent action near the demonstrated one.
+
+        Action decoders are trained on it, since the demonstration's true action belongs to the
+        demonstrated mode.
+
+        Args:
+            embedding: h(o_t), [B, E].
+            latent_action: z_IDM that the LAM infers from the demonstration, float [B, Z].
+            anchor_time: 0 gives the policy's own choice, 1 gives z_IDM itself. A flow policy also
+                takes values between them, one for all or one per element, float [B].
+            noise: See ``NoiseSource``; None means torch's default generator.
+            steps_taken: Steps that a flow policy's solver takes from ``anchor_time`` on.
+
+        Returns:
+            float32 [B, Z].
+
+        Raises:
+            ValueError: The policy does not support this ``anchor_time``.
+        """
 
     def layers(self, which: Literal["head", "last", "all"]) -> Iterator[nn.Parameter]:
         """Yields the trained parameters of the head, of its last layer, or of the whole policy.

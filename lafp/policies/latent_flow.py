@@ -164,7 +164,7 @@ class LatentFlow(Policy):
     ) -> Tensor:
         """Solves from a point between fresh noise and the demonstrated latent action.
 
-        See ``Policy.anchored_latent_action``.
+        See ``Policy.anchored_from_embedding``.
         """
         noise_BD = self.draw_noise(len(embedding), embedding.device, noise)
         start_BD = anchored_point(noise_BD, self.standardize(latent_action), anchor_time)

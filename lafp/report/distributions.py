@@ -22,16 +22,13 @@ def _num_steps(data: np.ndarray) -> int:
 
 def histograms(
     panels: Mapping[str, Sequence[float]],
-    *,
-    bins: int = 30,
-    height_in: float = 1.7,
 ) -> Drawing:
     """Draws small panels of histograms, one per quantity.
 
+    If only few different values of a quantity occur, each gets a bar.
+
     Args:
         panels: Axis label (quantity and unit) -> values.
-        bins: Bars per panel. If only few different values occur, each gets a bar.
-        height_in: Height of the figure in inches.
     """
 
     def paint(axes: list[Axes]) -> None:
@@ -46,14 +43,14 @@ def histograms(
                 ax.set_xticks(range(len(distinct)), texts, rotation=60 if is_wide else 0)
                 ax.set_xlim(-0.9, len(distinct) - 0.1)
             else:
-                ax.hist(data, bins=bins, color=BLUE, alpha=0.8)
+                ax.hist(data, bins=30, color=BLUE, alpha=0.8)
                 ax.locator_params(axis="x", nbins=_num_steps(data))
             ax.set_xlabel(label)
             ax.locator_params(axis="y", nbins=3, integer=True)
 
     return Drawing(
         width_in=PANEL_WIDTH_IN * len(panels),
-        height_in=height_in,
+        height_in=1.7,
         paint=paint,
         columns=len(panels),
     )
@@ -66,7 +63,6 @@ def bars(
     *,
     colors: Sequence[str] | None = None,
     notes: Sequence[str] | None = None,
-    width_in: float = 8.4,
 ) -> Drawing:
     """Draws horizontal bars, the first on top, with a note behind each.
 
@@ -76,7 +72,6 @@ def bars(
         xlabel: Quantity and unit of the lengths.
         colors: Colours of the bars; None draws all in blue.
         notes: Text behind each bar; None writes the values.
-        width_in: Width of the figure in inches.
     """
 
     def paint(axes: list[Axes]) -> None:
@@ -95,7 +90,7 @@ def bars(
         ax.spines["left"].set_visible(False)
         ax.set_xlabel(xlabel)
 
-    return Drawing(width_in=width_in, height_in=0.55 + 0.27 * len(labels), paint=paint)
+    return Drawing(width_in=8.4, height_in=0.55 + 0.27 * len(labels), paint=paint)
 
 
 def latent_statistics(norms: Sequence[float], spectrum: Sequence[float]) -> Drawing:

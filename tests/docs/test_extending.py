@@ -104,9 +104,11 @@ def test_the_policy_learns_acts_and_is_anchored(register):
     policy.eval()
     action, _ = policy.act(images)
     assert (action - latent).abs().mean() < 3
-    torch.testing.assert_close(policy.anchored_latent_action(images, latent, 1), latent)
+    torch.testing.assert_close(
+        policy.anchored_from_embedding(policy.encode(images), latent, 1), latent
+    )
     with pytest.raises(ValueError, match=r"0\.5"):
-        policy.anchored_latent_action(images, latent, 0.5)
+        policy.anchored_from_embedding(policy.encode(images), latent, 0.5)
 
 
 def test_the_environments_expert_succeeds_both_ways(register):

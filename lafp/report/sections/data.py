@@ -246,9 +246,9 @@ def _words(reason: str) -> str:
     return reason.replace("_", " ")
 
 
-def _shortened(text: str, num_first: int = 30, num_last: int = 60) -> str | Markup:
+def _shortened(text: str) -> str | Markup:
     """Keeps beginning and end, which tell paths apart. The pointer shows the whole text."""
-    if len(text) <= num_first + num_last:
+    if len(text) <= 90:
         return text
-    shown = f"{text[:num_first]}…{text[-num_last:]}"
+    shown = f"{text[:30]}…{text[-60:]}"
     return Markup('<span title="{}">{}</span>').format(text, shown)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lafp.data.augment import AugmentConfig, augment_images, augment_window, draw_homographies, warp
+from lafp.data.augment import AugmentConfig, augment_window, draw_homographies, warp
 from lafp.types import Window
 
 CPU = torch.device("cpu")
@@ -50,7 +50,8 @@ def test_a_rotation_keeps_circles_round_in_a_wide_image():
 def test_every_image_gets_a_draw_of_its_own(kind):
     torch.manual_seed(0)
     images = smooth_images(1, 16, 16).repeat(16, 1, 1, 1)
-    augmented = augment_images(images, AugmentConfig(kinds=(kind,)))
+    cfg = AugmentConfig(kinds=(kind,))
+    augmented = warp(images, draw_homographies(16, 16, 16, cfg, images.device))
     assert augmented.shape == images.shape
     assert len(augmented.flatten(1).unique(dim=0)) > 12
 
@@ -103,8 +104,8 @@ def test_the_observations_of_a_window_are_augmented_independently():
 def test_the_frames_of_a_stack_share_their_draw():
     torch.manual_seed(0)
     frame = smooth_images(8, 16, 16)
-    augmented = augment_images(torch.cat([frame, frame], 1), AugmentConfig())
-    torch.testing.assert_close(augmented[:, :3], augmented[:, 3:])
+    augmented = augment_window(window_of(torch.cat([frame, frame], 1)), AugmentConfig())
+    torch.testing.assert_close(augmented.obs[:, :3], augmented.obs[:, 3:])
 
 
 def test_no_kinds_mean_no_augmentation():

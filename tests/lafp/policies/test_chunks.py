@@ -102,8 +102,8 @@ def test_all_steps_there_is_the_same_as_no_mask(name):
 
 def test_a_chunk_is_anchored_whole():
     policy, (obs, z) = make("latent_flow"), draw(4, 3)
-    torch.testing.assert_close(policy.anchored_latent_action(obs, z, 1.0), z)
-    half = policy.anchored_latent_action(obs, z, 0.5, seeded())
+    torch.testing.assert_close(policy.anchored_from_embedding(policy.encode(obs), z, 1.0), z)
+    half = policy.anchored_from_embedding(policy.encode(obs), z, 0.5, seeded())
     assert half.shape == z.shape and not torch.isclose(half, z).any()
 
 
@@ -116,7 +116,7 @@ def test_warm_start_begins_on_the_way_to_what_is_left_of_the_plan():
     z, _ = policy.act(obs, state, seeded(1))
     rest = state.chunk[:, [2, 2, 2]]  # two of its three steps are taken; the last stands again
     one_step = make("latent_flow", 3, 2, num_solver_steps=1)
-    expected = one_step.anchored_latent_action(obs, rest, 0.5, seeded(1))
+    expected = one_step.anchored_from_embedding(one_step.encode(obs), rest, 0.5, seeded(1))
     torch.testing.assert_close(z, expected[:, 0])
 
 

@@ -114,7 +114,7 @@ def test_warm_start_begins_on_the_way_to_the_previous_latent_action():
     policy, obs = make(noise="warm_start", warm_start_time=0.5), torch.rand(4, 6, 8, 8)
     first, state = policy.act(obs, None, seeded())
     second, _ = policy.act(obs, state, seeded(1))
-    expected = policy.anchored_latent_action(obs, first, 0.5, seeded(1))
+    expected = policy.anchored_from_embedding(policy.encode(obs), first, 0.5, seeded(1))
     torch.testing.assert_close(second, expected)
 
 

@@ -110,7 +110,7 @@ def test_mean_flow_is_anchored_in_one_step(forked):
     obs, z_idm = draw_from_fork(500)
     policy, calls = forked["latent_mean_flow"], []
     handle = policy.head.register_forward_hook(lambda *_: calls.append(1))
-    z = policy.anchored_latent_action(obs, z_idm, 0.5)
+    z = policy.anchored_from_embedding(policy.encode(obs), z_idm, 0.5)
     handle.remove()
     assert policy.cfg.num_solver_steps == len(calls) == 1
     assert (z[:, 1].sign() == z_idm[:, 1]).float().mean() > 0.8
@@ -120,7 +120,9 @@ def test_an_anchor_picks_the_demonstrated_mode(forked):
     obs, z_idm = draw_from_fork(1000)
     kept = {}
     for anchor_time in (0.0, 0.5, 0.9):
-        z = forked["latent_flow"].anchored_latent_action(obs, z_idm, anchor_time)
+        z = forked["latent_flow"].anchored_from_embedding(
+            forked["latent_flow"].encode(obs), z_idm, anchor_time
+        )
         kept[anchor_time] = (z[:, 1].sign() == z_idm[:, 1]).float().mean().item()
     assert kept[0.0] == pytest.approx(0.5, abs=0.1)
     assert kept[0.5] > 0.8 and kept[0.9] > 0.99
@@ -129,15 +131,15 @@ def test_an_anchor_picks_the_demonstrated_mode(forked):
 @pytest.mark.parametrize("name", NAMES)
 def test_anchor_time_one_is_the_raw_latent(forked, name):
     obs, z_idm = draw_from_fork(10)
-    z = forked[name].anchored_latent_action(obs, z_idm, 1.0)
+    z = forked[name].anchored_from_embedding(forked[name].encode(obs), z_idm, 1.0)
     torch.testing.assert_close(z, z_idm)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_anchor_time_zero_is_what_the_policy_does_by_itself(forked, name):
     obs, z_idm = draw_from_fork(10)
-    anchored = forked[name].anchored_latent_action(
-        obs, z_idm, 0.0, torch.Generator().manual_seed(3)
+    anchored = forked[name].anchored_from_embedding(
+        forked[name].encode(obs), z_idm, 0.0, torch.Generator().manual_seed(3)
     )
     alone, _ = forked[name].act(obs, None, torch.Generator().manual_seed(3))
     torch.testing.assert_close(anchored, alone)
@@ -146,11 +148,11 @@ def test_anchor_time_zero_is_what_the_policy_does_by_itself(forked, name):
 def test_anchor_times_may_differ_per_element(forked):
     obs, z_idm = draw_from_fork(3)
     times = torch.tensor([0.0, 0.5, 1.0])
-    z = forked["latent_flow"].anchored_latent_action(
-        obs, z_idm, times, torch.Generator().manual_seed(0)
+    z = forked["latent_flow"].anchored_from_embedding(
+        forked["latent_flow"].encode(obs), z_idm, times, torch.Generator().manual_seed(0)
     )
-    half = forked["latent_flow"].anchored_latent_action(
-        obs, z_idm, 0.5, torch.Generator().manual_seed(0)
+    half = forked["latent_flow"].anchored_from_embedding(
+        forked["latent_flow"].encode(obs), z_idm, 0.5, torch.Generator().manual_seed(0)
     )
     torch.testing.assert_close(z[1], half[1])
     torch.testing.assert_close(z[2], z_idm[2])
@@ -160,7 +162,9 @@ def test_anchor_times_may_differ_per_element(forked):
 def test_cloning_has_nothing_between_its_prediction_and_the_demonstration(forked, anchor_time):
     obs, z_idm = draw_from_fork(3)
     with pytest.raises(ValueError, match="latent_bc supports anchor_time 0"):
-        forked["latent_bc"].anchored_latent_action(obs, z_idm, anchor_time)
+        forked["latent_bc"].anchored_from_embedding(
+            forked["latent_bc"].encode(obs), z_idm, anchor_time
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,6 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from lafp.data.randomness import mixed
+
 GRID = 8
 """Pictures are compared as 8 x 8 mean brightnesses."""
 PERIOD_S = 0.25
@@ -225,16 +227,9 @@ def _tokens(cells: np.ndarray) -> np.ndarray:
 
 def _min_hashes(tokens: np.ndarray) -> np.ndarray:
     """Returns the smallest of each of ``NUM_KEYS`` hashes. Keys of different hashes never agree."""
-    seeds = _mixed(np.arange(1, NUM_KEYS + 1, dtype=np.uint64))
-    smallest = _mixed(tokens[:, None] ^ seeds).min(axis=0)
-    return (_mixed(smallest ^ seeds) >> np.uint64(32)).astype(np.uint32)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """Applies SplitMix64's finalizer, uint64 -> uint64: every bit depends on every bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    seeds = mixed(np.arange(1, NUM_KEYS + 1, dtype=np.uint64))
+    smallest = mixed(tokens[:, None] ^ seeds).min(axis=0)
+    return (mixed(smallest ^ seeds) >> np.uint64(32)).astype(np.uint32)
 
 
 def _grid_means(pictures: np.ndarray) -> np.ndarray:

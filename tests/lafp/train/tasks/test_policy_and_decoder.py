@@ -118,7 +118,9 @@ def test_a_projected_policy_is_fitted_to_the_latents_of_its_first_steps(run, tmp
     torch.testing.assert_close(loaded.projection.state_dict(), alone.state_dict())
     assert metrics["projection_explained"] == pytest.approx(alone.explained_variance.item())
     assert 0.5 < metrics["val/projection_explained"] < 1
-    anchored = loaded.anchored_latent_action(torch.zeros(32, 3, 16, 16), latents, 1.0)
+    anchored = loaded.anchored_from_embedding(
+        loaded.encode(torch.zeros(32, 3, 16, 16)), latents, 1.0
+    )
     torch.testing.assert_close(anchored, alone.unproject(alone.project(latents)))
 
 
