@@ -13,6 +13,7 @@ Key = TypeVar("Key")
 
 # Twice the cluster's CPUs, so that no core waits and an autoscaler sees waiting tasks.
 _CALLS_PER_CPU = 2
+# A cluster that starts without workers grows only if calls wait.
 _MIN_CALLS = 8
 _RECOUNT_S = 10.0
 # A call may lose its worker or node through no fault of its own, but not this often.

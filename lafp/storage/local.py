@@ -25,6 +25,7 @@ _OTHER_KINDS = {
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers for no space left, an exceeded quota, and a file above the size limit."""
+# A try fails only if another process deletes the lock just then, so this many mean an error.
 _NUM_LOCKINGS = 1000
 
 

@@ -26,6 +26,7 @@ from lafp.storage.secrets import text_without_secrets
 
 T = TypeVar("T")
 _NUM_READS = 3
+# A file that is read in order costs one request for each of these pieces.
 _READ_BYTES = 8 * 2**20
 _REFUSED_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _NO_ROOM = ("XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507")

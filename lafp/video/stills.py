@@ -27,6 +27,7 @@ MAX_MEMORY_BYTES = 2 * 2**30
 MAX_PIXELS = 8192 * 4320
 TIMEOUT_S = 5.0
 """Time-out per video."""
+# Time in which the process imports its packages, also on a busy machine.
 _START_S = 20.0
 
 

@@ -19,6 +19,7 @@ from ray_jobs.studies.stage_graph import StageNode, run_dir
 from ray_jobs.training.stop import wait_while_stopping
 
 _POLL_S = 2.0
+# Time to wait for an earlier process of the same stage, which Ray is ending.
 _PATIENCE_S = 120.0
 
 

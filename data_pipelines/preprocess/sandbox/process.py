@@ -26,7 +26,7 @@ from lafp.storage import UnreachableError
 from lafp.storage.strict_json import from_plain
 from lafp.video import VIDEO_DECODERS
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 _MORE_FILE_BYTES = 2**20
 
 

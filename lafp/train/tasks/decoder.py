@@ -2,10 +2,8 @@
 
 # Shape suffixes in this file: B clips, N windows.
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +27,16 @@ from lafp.finished.load import LAM_HEAD, load_policy
 from lafp.finished.saved_model import TUNED_POLICY, read_card, save_model
 from lafp.flow_matching.solver import StepsTaken
 from lafp.lam import Lam, load_lam
-from lafp.losses.action import action_loss
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies.base import Policy
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.policy import save_policy
+from lafp.train.tasks.trained_decoder import (
+    DecoderInputs,
+    FinetuneConfig,
+    TrainedDecoder,
+    tuned_copy,
+)
 from lafp.train.transitions import (
     ClipFeatures,
     Transitions,
@@ -44,24 +47,12 @@ from lafp.train.transitions import (
     transitions_at,
     transitions_of_clip,
 )
-from lafp.types import ActionSpec, ClipBatch, LossOutput
+from lafp.types import ActionSpec, ClipBatch
 
 MAX_VAL_CLIPS = 64
 MAX_REMEMBERED_BYTES = 1 << 30
 NO_VARIANCE = 1e-12
 """Variances of actions in [-1, 1] below this are only float32 rounding of equal actions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Says which layers of the policy train together with its action decoder.
-
-    These are the rows of LAFP's tables with a fine-tuned policy.
-    """
-
-    policy_layers: Literal["head", "last", "all"] = "head"
-    """``head``: the policy's head. ``last``: only the last layer of the head. ``all``: all layers,
-    those of the image encoder included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,64 +109,6 @@ class TrainDecoderConfig:
         return anchor_range(self.anchor_time)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecoderInputs:
-    """One micro-batch."""
-
-    transitions: Transitions
-    """B transitions, seen through the frozen models."""
-    latent_action: Tensor | None
-    """The frozen policy's latent actions near the demonstrated ones, float [B, Z]. None if the
-    policy is trained too, because it then draws them in the forward pass."""
-    obs: Tensor | None = None
-    """o_t, float [B, 3 F, H, W]; only if the policy's encoder is trained too."""
-    vectors: Tensor | None = None
-    """Vectors that the policy reads beside the image, float [B, V]; given together with ``obs``."""
-
-
-class TrainedDecoder(nn.Module):
-    """See ``TrainedModule``. The loss is MSE in normalized units, or cross-entropy if discrete.
-
-    Args:
-        action_decoder: The decoder.
-        anchors: Range of anchor times; see ``TrainDecoderConfig.anchor_time``.
-        steps_taken: See ``TrainDecoderConfig.anchor_steps``.
-        policy: The policy if it is trained too. Only its trained layers have gradients.
-    """
-
-    def __init__(
-        self,
-        action_decoder: ActionDecoder,
-        anchors: tuple[float, float],
-        steps_taken: StepsTaken,
-        policy: Policy | None = None,
-    ) -> None:
-        super().__init__()
-        self.action_decoder, self.policy = action_decoder, policy
-        self._anchors, self._steps_taken = anchors, steps_taken
-
-    def forward(self, inputs: DecoderInputs) -> LossOutput:
-        """Computes the error of the predicted actions."""
-        transitions, latent_action = inputs.transitions, inputs.latent_action
-        if latent_action is None:
-            assert self.policy is not None
-            if inputs.obs is not None:
-                embedding = self.policy.encode(inputs.obs, inputs.vectors).float()
-                transitions = replace(transitions, embedding=embedding, chunk_embedding=embedding)
-            latent_action = anchored_latents(
-                self.policy, transitions, self._anchors, self._steps_taken
-            )
-        predicted = self.action_decoder(latent_action, transitions.embedding)
-        action = self.action_decoder.action
-        return LossOutput(loss=action_loss(predicted, transitions.true_action, action))
-
-    def after_step(self) -> None:
-        """See ``TrainedModule``. Nothing is to be done."""
-
-    def discard_step(self) -> None:
-        """See ``TrainedModule``. Nothing is to be done."""
-
-
 class DecoderTask:
     """See ``Task``."""
 
@@ -204,7 +137,7 @@ class DecoderTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
             decoder = ActionDecoder(cfg.decoder, self.action, latent_dim, embed_dim)
-        tuned = _tuned_copy(self.policy, cfg.finetune) if cfg.finetune else None
+        tuned = tuned_copy(self.policy, cfg.finetune) if cfg.finetune else None
         self.module: nn.Module = TrainedDecoder(decoder, cfg.anchor_range, cfg.anchor_steps, tuned)
         try:  # before the cluster starts, not at the first step
             nothing = ClipFeatures(*(torch.zeros(1, dim) for dim in (embed_dim, latent_dim, 1)))
@@ -351,24 +284,6 @@ class DecoderTask:
             self.lam.to(batch.frames.device)
             self.policy.to(batch.frames.device)
         return self.lam, self.policy
-
-
-def _tuned_copy(policy: Policy, cfg: FinetuneConfig) -> Policy:
-    """Copies the policy, with gradients for the layers that are to be trained.
-
-    Raises:
-        ConfigError: The encoder is to be trained, but the policy executes several steps of a chunk:
-            the encoder would then see other observations than those at which chunks are made.
-    """
-    if cfg.policy_layers == "all" and policy.cfg.execute_steps > 1:
-        raise ConfigError(
-            f"finetune.policy_layers is all, but the policy executes {policy.cfg.execute_steps} "
-            "steps of a chunk. Fine-tune its head, or a policy with execute_steps=1."
-        )
-    tuned = copy.deepcopy(policy)
-    for parameter in tuned.layers(cfg.policy_layers):
-        parameter.requires_grad_(True)
-    return tuned
 
 
 def action_errors(predicted: Tensor, true_action: Tensor, spec: ActionSpec) -> dict[str, float]:

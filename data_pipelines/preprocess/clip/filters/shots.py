@@ -12,6 +12,8 @@ import numpy as np
 from data_pipelines.preprocess.clip.measure.motion import shrink
 from data_pipelines.preprocess.clip.resample import Event, SegmentEnd, Tick
 
+# The threshold of PySceneDetect's ContentDetector, and one chosen on labeled real videos
+# (docs/videos.md).
 _CONTENT_THRESHOLD, _ADAPTIVE_THRESHOLD = 27.0, 2.0
 # A change is compared with the changes within this time, because a picture that was held for 0.3 s
 # jumps too when it changes.
