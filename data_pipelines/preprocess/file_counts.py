@@ -1,4 +1,4 @@
-"""How many files the sources hold, how many of them are read, and why the others are not.
+"""Counts the files of the sources, those that are read, and why the others are not.
 
 Members of tars are files too, beside the tar: their listing is known when it has been read.
 """

@@ -1,4 +1,4 @@
-"""Why interpolation works: what a decoder is trained on, beside what it meets at deployment."""
+"""Measures how far the latents of an action decoder's training are from those of deployment."""
 
 # Shape suffixes in this file: N, M transitions, Z latent action, A true action.
 

@@ -1,4 +1,4 @@
-"""Random frame pairs of a shard set with their latent actions: what the latent views look at.
+"""Samples frame pairs of shard sets with their latent actions, for the latent views.
 
 Clips are read one at a time and only thumbnails are kept, whatever the size of the shard set.
 """

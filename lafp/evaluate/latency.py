@@ -1,4 +1,4 @@
-"""Time per action, and whether the machine was quiet enough for it to mean anything."""
+"""Measures the time per action, and whether the machine was quiet enough to measure it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

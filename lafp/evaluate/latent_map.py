@@ -1,4 +1,4 @@
-"""Latent actions on a plane: those of the LAM, and those that policies predict of one frame.
+"""Projects latent actions to a plane: those of the LAM, and those that policies predict.
 
 ``latent_map.parquet`` holds a row per latent action (``LatentPoint``); the report draws it.
 """

@@ -1,4 +1,4 @@
-"""Mode coverage: does a policy go every way that its demonstrators go?"""
+"""Measures mode coverage: whether a policy goes every way that its demonstrators go."""
 
 # Shape letters in this file: N episodes, M forks.
 

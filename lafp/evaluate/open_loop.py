@@ -1,4 +1,4 @@
-"""Action error of the whole stack: observations of held-out episodes in, actions out."""
+"""Measures the action error of policy and decoder together, on held-out episodes."""
 
 # Shape letters in this file: B clips, T frames, A true action.
 

@@ -1,4 +1,4 @@
-"""Whether latent actions add up, turn round, and describe the change rather than a frame.
+"""Measures whether latent actions add up, turn round, and describe a change, not a frame.
 
 Take three observations a, b, c of one clip, equally far apart. Actions that are displacements have
 z(a, c) = z(a, b) + z(b, c) and z(b, a) = -z(a, b), but for a constant. A latent that only describes

@@ -1,4 +1,4 @@
-"""Means with intervals. No result of this project is a single number."""
+"""Computes means and other statistics with their intervals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

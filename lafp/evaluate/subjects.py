@@ -1,4 +1,4 @@
-"""Which models, trained how, stand behind a method: read from a run directory."""
+"""Reads from a run directory which models a method uses, and how they were trained."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""``report.html``: a finished (or half finished) run, told on one self-contained page.
+"""Writes ``report.html``: one self-contained page about a run, finished or not.
 
 Reads the run directory only, local or S3. Each section appears when its stage is complete.
 """

@@ -1,4 +1,4 @@
-"""A study or sweep, written down: ``results.parquet``, ``table.md``, ``table.tex``, a plot, a page.
+"""Writes the results of a study or sweep: ``results.parquet``, tables, a plot, a page.
 
 A sweep is a study whose runs differ in their share of the labels: its sections are curves.
 """

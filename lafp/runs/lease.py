@@ -185,7 +185,7 @@ class _Lease:
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
-        """Lets SIGINT through if the claim is lost. Shells start background jobs deaf to it."""
+        """Lets SIGINT through if the claim is lost. Shells make background jobs ignore SIGINT."""
         in_main_thread = threading.current_thread() is threading.main_thread()
         if not in_main_thread or signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             yield

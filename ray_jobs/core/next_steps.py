@@ -4,10 +4,18 @@ Every ``Job`` has one of these functions: config, complete run -> lines.
 """
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lafp import storage
 from lafp.runs.run_dir import RunDir
+
+if TYPE_CHECKING:  # their modules import torch, which the driver need not load
+    from data_pipelines.label_latents import LabelLatentsConfig
+    from data_pipelines.preprocess.config import PreprocessConfig
+    from lafp.train.tasks.behavior_cloning import TrainBcConfig
+    from lafp.train.tasks.decoder import TrainDecoderConfig
+    from lafp.train.tasks.lam import TrainLamConfig
+    from lafp.train.tasks.policy import TrainPolicyConfig
 
 _DEFAULT_STORAGE = "runs"
 
@@ -29,7 +37,7 @@ def collect(_: Any, run: RunDir) -> list[str]:
     ]
 
 
-def preprocess(cfg: Any, run: RunDir) -> list[str]:
+def preprocess(cfg: "PreprocessConfig", run: RunDir) -> list[str]:
     """Suggests looking through the shards, and training a LAM on them."""
     overrides = []
     if cfg.name not in ("videos", "labeled"):  # the shard sets that `train_lam` looks for
@@ -41,7 +49,7 @@ def preprocess(cfg: Any, run: RunDir) -> list[str]:
     ]
 
 
-def train_lam(cfg: Any, run: RunDir) -> list[str]:
+def train_lam(cfg: "TrainLamConfig", run: RunDir) -> list[str]:
     """Suggests looking at the LAM's latent actions, and training a policy on them."""
     return [
         command("evaluate", "configs/evaluate/latents.yaml", run),
@@ -54,13 +62,13 @@ def train_lam(cfg: Any, run: RunDir) -> list[str]:
     ]
 
 
-def label_latents(cfg: Any, run: RunDir) -> list[str]:
+def label_latents(cfg: "LabelLatentsConfig", run: RunDir) -> list[str]:
     """Suggests training a policy on the stored latents."""
     config = "configs/train_policy/latent_flow.yaml"
     return [command("train_policy", config, run, f"latents={cfg.name}")]
 
 
-def train_policy(cfg: Any, run: RunDir) -> list[str]:
+def train_policy(cfg: "TrainPolicyConfig", run: RunDir) -> list[str]:
     """Suggests training an action decoder for the policy, on labeled clips."""
     kind = "latent_flow" if "flow" in cfg.policy.name else "latent_bc"
     decoder = command(
@@ -72,12 +80,12 @@ def train_policy(cfg: Any, run: RunDir) -> list[str]:
     return [f"{labeled}  # DATASET: episodes with actions", decoder]
 
 
-def train_decoder(cfg: Any, run: RunDir) -> list[str]:
+def train_decoder(cfg: "TrainDecoderConfig", run: RunDir) -> list[str]:
     """Suggests acting with the decoder and its policy."""
     return [_agent(run, decoder=cfg.name)]
 
 
-def train_bc(cfg: Any, run: RunDir) -> list[str]:
+def train_bc(cfg: "TrainBcConfig", run: RunDir) -> list[str]:
     """Suggests acting with the policy."""
     return [_agent(run, policy=cfg.name)]
 

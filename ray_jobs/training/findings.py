@@ -4,15 +4,19 @@ See ``ray_jobs.core.findings``.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lafp.report import training_findings
 from lafp.runs.run_dir import StageDir
 from lafp.train.metrics.log import read_metrics
 from ray_jobs.core.findings import Summary
 
+if TYPE_CHECKING:  # their modules import torch
+    from lafp.train.tasks.lam import TrainLamConfig
+    from lafp.train.tasks.policy import TrainPolicyConfig
 
-def train_lam(cfg: Any, stage: StageDir, summary: Summary) -> list[str]:
+
+def train_lam(cfg: "TrainLamConfig", stage: StageDir, summary: Summary) -> list[str]:
     """Says what the latent actions encode."""
     has_labels = "labeled_shards" in _inputs(stage)
     metrics = {**summary, **training_findings.over_training(read_metrics(stage.uri))}
@@ -22,7 +26,7 @@ def train_lam(cfg: Any, stage: StageDir, summary: Summary) -> list[str]:
     return [*training_findings.incident_findings(summary), *found]
 
 
-def train_policy(cfg: Any, _: StageDir, summary: Summary) -> list[str]:
+def train_policy(cfg: "TrainPolicyConfig", _: StageDir, summary: Summary) -> list[str]:
     """Says how well the policy predicts latent actions."""
     is_flow = "flow" in cfg.policy.name
     found = training_findings.policy_findings(summary, is_flow)

@@ -1,4 +1,4 @@
-"""Why interpolation works: what each action decoder was trained on, and what it makes of it."""
+"""Shows on which latents each action decoder was trained, and its errors on them."""
 
 from lafp.evaluate.grouped import Group, Results
 from lafp.report.blocks import Section, Text

@@ -1,4 +1,4 @@
-"""Whether z acts like a displacement: sums, reversals, S-PCFC, codes, and z on other clips."""
+"""Shows whether z acts like a displacement: sums, reversals, S-PCFC, codes, other clips."""
 
 from lafp import storage
 from lafp.evaluate.grouped import Results

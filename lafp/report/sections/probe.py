@@ -1,4 +1,4 @@
-"""Whether latent actions hold the true ones: a linear probe beside its controls."""
+"""Shows whether latent actions hold the true ones: a linear probe beside its controls."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""About the run itself: one paragraph, versions, where time went, configs, outputs."""
+"""Describes the run itself: one paragraph, versions, where time went, configs, outputs."""
 
 from collections.abc import Sequence
 
