@@ -136,15 +136,14 @@ def config_to_yaml(config: Any) -> str:
 
 def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ()) -> dict[Any, Any]:
     try:
-        is_folder, is_file = path.name and path.is_dir(), path.is_file()
-        is_again = path.resolve() in seen
-    except (OSError, ValueError) as error:  # no file can have this name
-        raise ConfigError(f"{str(path)[:200]!r}: {error}") from None
+        is_folder, is_file = bool(path.name) and path.is_dir(), path.is_file()
+    except (OSError, ValueError):  # no file can have this name
+        is_folder = is_file = False
     if is_folder:
         raise ConfigError(f"{path} is a folder, where a config file is expected.{_names_in(path)}")
     if not is_file:
         raise ConfigError(f"No config file at {path}." + _near_files(path))
-    if is_again:
+    if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends` goes in a circle.")
     try:
         # OmegaConf's loader, not PyYAML's: it reads 1e-4 as a number.

@@ -335,9 +335,9 @@ def _total_bytes(response: Any, num_bytes: int) -> int | None:
 
 def _retry_after_s(header: str) -> float:
     """Parses Retry-After, which holds seconds or a date. Returns 0 if it is neither."""
-    if header.strip().isdecimal():
-        return float(header)
     try:
+        if header.strip().isdecimal():
+            return float(header.strip())
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):
         return 0.0

@@ -36,6 +36,8 @@ def with_higher_pictures(avcc: bytes, num_macroblocks: int) -> tuple[bytes, int]
         sps = avcc[at + 2 : end]
         num_rows = num_rows or -(-num_macroblocks // _width_mbs(sps))
         sps = _with_higher_picture(sps, num_rows)
+        if len(sps) >= 1 << 16:
+            raise ValueError("a parameter set that is too long for its length field")
         made += len(sps).to_bytes(2, "big") + sps
         at = end
     return bytes(made) + avcc[at:], num_rows

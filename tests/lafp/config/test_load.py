@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 import yaml
 
+from data_pipelines.preprocess.config import PreprocessConfig
 from lafp.config import Choice, ConfigError, choice, config_from_dict, config_to_dict, load_config
 from lafp.config.registry import Registry
 
@@ -250,3 +251,23 @@ class TextConfig:
     style: str = ""
     title: str = ""
     titles: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!int abc",
+        "!!timestamp x",
+        "9" * 5000,
+        "[" * 2000,
+        "{extends: '" + "x" * 300 + "'}",
+        '{extends: "\\0"}',
+        "&a [*a]",
+        "!!binary x",
+    ],
+)
+def test_text_that_stands_for_no_value_is_a_config_error(tmp_path, value):
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"source: {value}\n")
+    with pytest.raises(ConfigError):
+        load_config(PreprocessConfig, path)

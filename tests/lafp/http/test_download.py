@@ -10,6 +10,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -344,3 +345,26 @@ def test_redirects_may_be_in_any_spelling(host, tmp_path):
     for bad in (b"http://[::bad/x", b"ftp://h/x"):
         redirects(bad)
         assert fails(host, "/moved", tmp_path).reason == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "value"),
+    [
+        (206, "Content-Range", f"bytes 0-1/{'9' * 5_000}"),
+        (200, "Content-Length", "9" * 5_000),
+    ],
+)
+def test_a_size_of_thousands_of_digits_is_an_unknown_size(status, header, value):
+    response = SimpleNamespace(status=status, headers={header: value})
+    assert module._total_bytes(response, 0) is None
+
+
+@pytest.mark.parametrize("port", ["99999", "9" * 30, "x"])
+def test_a_port_that_is_none_is_an_error_of_the_address(port):
+    with pytest.raises(DownloadError, match="unreadable"):
+        module._host(f"http://example.org:{port}/a.mp4")
+
+
+@pytest.mark.parametrize("header", ["120\x85", "\x1f120", " 120 "])
+def test_spaces_of_any_kind_around_retry_after_are_no_error(header):
+    assert module._retry_after_s(header) == 120

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from lafp.config import ConfigError, config_to_dict, may_change, may_grow
 from lafp.runs.identity import extent_of, fingerprint, identity_of, recipe_of
 from lafp.runs.run_dir import RunDir
+from lafp.storage.json_lines import JsonLines
+from lafp.storage.strict_json import DamagedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,3 +203,20 @@ def test_accepted_changes_are_recorded_with_old_and_new_value(stage):
 def test_an_incomplete_stage_says_how_to_complete_it(stage):
     with pytest.raises(ConfigError, match="'lam' is not complete"):
         stage.summary()
+
+
+@pytest.mark.parametrize("text", ["{}", '{"identity": {}, "inputs": []}', "[" * 5_000, "\x00"])
+def test_damaged_provenance_is_an_error_that_names_the_file(tmp_path, text):
+    stage = RunDir(str(tmp_path)).stage("lam")
+    stage.begin({}, {})
+    (tmp_path / "lam/provenance.json").write_text(text)
+    with pytest.raises(DamagedError, match=r"provenance\.json is damaged"):
+        stage.state({}, {})
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"step": "x"}', b'{"step": 1, "a": "\xff"}', b"[]"])
+def test_a_damaged_line_of_metrics_is_an_error_that_names_the_file(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line + b"\n")
+    with pytest.raises(DamagedError, match=r"metrics\.jsonl is damaged"):
+        JsonLines(str(path), 1)

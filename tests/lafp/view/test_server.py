@@ -16,6 +16,7 @@ from PIL import Image
 
 from lafp.data.shards.sets import read_shard_entry
 from lafp.video import decode_clip
+from lafp.view import server
 from lafp.view.set_answers import SetAnswers
 from lafp.view.stored_clips import StoredClips
 from lafp.view.viewed_sets import open_sets
@@ -285,3 +286,8 @@ def test_the_time_line_of_a_long_video_is_whole(tmp_path):
     assert found["num_spans"] == len(found["spans"]) == 300
     assert found["spans"][-1]["end_s"] == 3000
     assert len(answers.clips({"limit": "1000"})["rows"]) == 200
+
+
+@pytest.mark.parametrize("header", [f"bytes=0-{'9' * 5_000}", f"bytes=-{'9' * 5_000}"])
+def test_a_range_of_thousands_of_digits_is_no_range(header):
+    assert server._range(header, 10) is None

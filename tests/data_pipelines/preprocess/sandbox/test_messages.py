@@ -82,3 +82,11 @@ def test_a_row_arrives_as_it_was_sent(row):
 
 def test_no_kind_of_row_is_left_out():
     assert {type(row) for row in ROWS} == set(get_args(Row))
+
+
+def test_a_signature_that_is_no_text_is_no_message():
+    ours, theirs = map(Messages, socket.socketpair())
+    send_row(ROWS[-1], ours)
+    message, data = theirs.receive()
+    with pytest.raises(EOFError):
+        row_of(message | {"signature": [1]}, data)

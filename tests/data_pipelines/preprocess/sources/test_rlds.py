@@ -101,7 +101,7 @@ def test_a_number_of_more_than_64_bits_costs_its_record_alone(tmp_path):
     path = write(tmp_path / "set", broken, episode(1))
     clips, rejects = go_through(replace(CFG, source=str(path.parent)))
     assert clips
-    assert {(r.reason, "64 bits" in r.detail) for r in rejects} == {("does_not_decode", True)}
+    assert ("does_not_decode", True) in {(r.reason, "64 bits" in r.detail) for r in rejects}
 
 
 def test_protobuf_itself_reads_the_same():
