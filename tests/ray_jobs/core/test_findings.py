@@ -129,7 +129,7 @@ def test_constant_latents_are_called_so_with_what_the_data_has_to_do_with_it():
 def test_what_was_not_measured_is_said_to_be_so_and_is_not_zero(tmp_path):
     no_labels = said("train_lam", {"loss": 0.3}, LAPO, str(tmp_path))
     assert "There are no labels" in no_labels
-    inputs = {"inputs": {"labeled_shards": "x"}}
+    inputs = {"identity": {}, "inputs": {"labeled_shards": "x"}}
     (tmp_path / "provenance.json").write_text(json.dumps(inputs))
     why = "Not measured: the probe needs two training episodes."
     few_labels = said("train_lam", {"loss": 0.3, "no_probe": why}, LAPO, str(tmp_path))
