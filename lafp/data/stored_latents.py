@@ -114,7 +114,7 @@ class LatentShard:
             raise ValueError(f"{self.dtype} latents of {sizes[0]} numbers and {sizes[1]} frames")
         row = 0
         for clip in self.clips:
-            if clip.first_row != row or clip.num_pairs < 0:
+            if clip.first_row != row:
                 raise ValueError(f"clip {clip.clip_id} does not begin at row {row}")
             row += clip.num_pairs
 
