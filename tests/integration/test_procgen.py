@@ -19,7 +19,12 @@ FEW = [
 def test_games_become_a_policy_with_discrete_actions(tmp_path):
     run_pipeline(tmp_path, *FEW, config="configs/pipeline/procgen_maze.yaml")
     run = tmp_path / "run"
-    assert pd.read_parquet(run / "shards/videos/clips.parquet").num_frames.sum() > 200
+    clips, rejects = (
+        pd.read_parquet(run / f"shards/videos/{name}.parquet") for name in ("clips", "rejects")
+    )
+    # The planner's way through a small maze may have fewer frames than a clip needs.
+    assert len(clips) + len(rejects) == 6 and set(rejects.reason) <= {"too_short"}
+    assert len(clips) >= 4
     results = pd.read_parquet(run / "evaluation/results.parquet")
     metrics = results.groupby("label").metric.apply(set)
     for label in ("latent_bc", "lafp_fresh"):
