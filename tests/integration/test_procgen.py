@@ -7,8 +7,8 @@ from tests.integration.conftest import run_pipeline
 
 pytest.importorskip("procgen", reason="procgen2 is not installed")
 FEW = [
-    "collect.num_episodes=6", "collect.num_labeled_episodes=6",
-    "collect.num_labeled_val_episodes=2", "train_lam.train.num_steps=20",
+    "collect.num_episodes=6", "collect.num_labeled_episodes=12",
+    "collect.num_labeled_val_episodes=8", "train_lam.train.num_steps=20",
     "train_lam.train.evaluate_every_steps=20", "train_policy.*.train.num_steps=20",
     "train_decoder.*.train.num_steps=20", "evaluate.num_episodes=4", "evaluate.save_rollouts=1",
     "evaluate.latency.num_rounds=2",
