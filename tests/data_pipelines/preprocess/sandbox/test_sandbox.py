@@ -257,13 +257,17 @@ def test_what_the_kernel_promises_holds_when_it_is_tried():
     assert bool(missing_when_tried()) == bool(missing_protection())
 
 
-def test_files_on_s3_are_read_without_keys_and_leave_nothing_behind(tmp_path, s3_bucket):
+def test_files_on_s3_are_read_without_keys_and_leave_nothing_behind(
+    tmp_path, s3_bucket, monkeypatch
+):
+    (tmp_path / "tmp").mkdir()
+    # Other tests use the machine's folder for temporary files at the same time.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     write_video(tmp_path / "v.mp4", moving_square(60))
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "v.mp4", "v.mp4")
     for name in ("v.mp4", "x.tar"):
         storage.write_bytes(f"{s3_bucket}/{name}", (tmp_path / name).read_bytes())
-    before = set(Path(tempfile.gettempdir()).glob("lafp-*"))
     uris = [f"{s3_bucket}/{name}" for name in ("v.mp4", "x.tar", "gone.mp4")]
     with Sandbox(CFG, HostGate()) as sandbox:
         found = [list(sandbox.rows(video_item(uri, 0, None, has_labels=False))) for uri in uris]
@@ -271,7 +275,7 @@ def test_files_on_s3_are_read_without_keys_and_leave_nothing_behind(tmp_path, s3
         assert not any("AWS" in name for name in confined_environment("/tmp"))
     assert [sum(isinstance(row, EncodedClip) for row in rows) for rows in found] == [3, 3, 0]
     assert found[2][1].reason == "not_found"
-    assert set(Path(tempfile.gettempdir()).glob("lafp-*")) <= before
+    assert not [*(tmp_path / "tmp").iterdir()]
 
 
 @pytest.mark.parametrize("form", ["video", "pictures"])
