@@ -67,6 +67,17 @@ def freed_memory_is_given_back():
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+@pytest.fixture
+def one_thread():
+    """Torch has one thread, as in the job's tasks: several would wait for each other."""
+    import torch
+
+    num = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num)
+
+
 @pytest.fixture(scope="session")
 def shared_videos() -> Path:
     """The folder of real test videos; skips where it is missing."""

@@ -4,8 +4,8 @@ from lafp import storage
 from lafp.evaluate.grouped import Results
 from lafp.evaluate.representations import LAM
 from lafp.report import charts
-from lafp.report.blocks import NO_VALUE, Block, Note, Section, Table, Text, chart, picture
-from lafp.report.sections.probe import PROBED
+from lafp.report.blocks import Block, Note, Section, Table, Text, chart, picture
+from lafp.report.sections.probe import PROBED, side_by_side
 
 _METRICS = {
     "additivity_error": "Error of sums",
@@ -27,29 +27,7 @@ def algebra_section(results: Results) -> Section | None:
     names = [name for name in PROBED if any(name in groups for groups in found.values())]
     if LAM not in names:
         return None
-    panels = [
-        charts.DotPanel(
-            rows=[
-                charts.Dot.of(
-                    groups[name],
-                    label=PROBED[name],
-                    color=charts.BLUE if name == LAM else charts.GREY,
-                    is_open=name != LAM,
-                )
-                for name in names
-                if name in groups
-            ],
-            xlabel=title,
-        )
-        for groups, title in ((found[name], title) for name, title in _METRICS.items())
-    ]
-    rows = [
-        [
-            PROBED[name],
-            *(str(of[name].interval) if name in of else NO_VALUE for of in found.values()),
-        ]
-        for name in names
-    ]
+    panels, rows = side_by_side(found, names, _METRICS)
     return Section(
         id="algebra",
         short="Sums",

@@ -1,13 +1,13 @@
 """Shows whether latent actions hold the true ones: a linear probe beside its controls."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lafp.evaluate.grouped import Results
+from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.representations import ENCODER_PAIR, LAM, subject_of
 from lafp.evaluate.thorough_probe import AT
 from lafp.report import charts
-from lafp.report.blocks import Block, Section, Table, Text, chart
+from lafp.report.blocks import NO_VALUE, Block, Section, Table, Text, chart
 from lafp.report.metrics import METRICS
 from lafp.report.training_findings import PROBE_CONTROLS
 
@@ -62,15 +62,7 @@ def section(results: Results, variant: str | None) -> Section | None:
         ]
         each = " ".join(f"{value:z.2f}" for value in group.per_seed)
         rows.append([*row, *([each] if num_seeds > 1 else []), f"{group.subject.n:,}"])
-    dots = [
-        charts.Dot.of(
-            group,
-            label=PROBED[method],
-            color=charts.GREY if is_control(method) else charts.BLUE,
-            is_open=is_control(method),
-        )
-        for method, group in groups.items()
-    ]
+    dots = [_dot(method, group) for method, group in groups.items()]
     over = "the seeds" if num_seeds > 1 else "the held-out episodes"
     return Section(
         id="probe",
@@ -111,6 +103,45 @@ def section(results: Results, variant: str | None) -> Section | None:
 def is_control(method: str) -> bool:
     """Tells whether the features of one of ``PROBED`` are a control."""
     return PROBED[method].startswith("Control")
+
+
+def side_by_side(
+    found: Mapping[str, Mapping[str, Group]], names: Sequence[str], titles: Mapping[str, str]
+) -> tuple[list[charts.DotPanel], list[list[str]]]:
+    """Makes a panel of dots for each metric, and a table with a row for each of some features.
+
+    Args:
+        found: Metric -> features -> group.
+        names: The features, of ``PROBED``. They may lack metrics.
+        titles: Metric -> title, in the order of the panels and columns.
+    """
+    panels = [
+        charts.DotPanel(
+            rows=[_dot(name, found[metric][name]) for name in names if name in found[metric]],
+            xlabel=title,
+        )
+        for metric, title in titles.items()
+    ]
+    rows = [
+        [
+            PROBED[name],
+            *(
+                str(found[metric][name].interval) if name in found[metric] else NO_VALUE
+                for metric in titles
+            ),
+        ]
+        for name in names
+    ]
+    return panels, rows
+
+
+def _dot(method: str, group: Group) -> charts.Dot:
+    return charts.Dot.of(
+        group,
+        label=PROBED[method],
+        color=charts.GREY if is_control(method) else charts.BLUE,
+        is_open=is_control(method),
+    )
 
 
 def _gains(results: Results, variant: str | None, subject: str) -> list[str]:

@@ -3,8 +3,8 @@
 from lafp.evaluate.grouped import Results
 from lafp.evaluate.representations import subject_of
 from lafp.report import charts
-from lafp.report.blocks import NO_VALUE, Section, Table, Text, chart
-from lafp.report.sections.probe import PROBED, is_control
+from lafp.report.blocks import Section, Table, Text, chart
+from lafp.report.sections.probe import PROBED, is_control, side_by_side
 
 _METRICS = {
     "background_share": "Share of the background",
@@ -18,29 +18,7 @@ def section(results: Results) -> Section | None:
     names = [name for name in PROBED if name in found["background_share"]]
     if subject_of(names) is None:
         return None
-    panels = [
-        charts.DotPanel(
-            rows=[
-                charts.Dot.of(
-                    groups[name],
-                    label=PROBED[name],
-                    color=charts.GREY if is_control(name) else charts.BLUE,
-                    is_open=is_control(name),
-                )
-                for name in names
-                if name in groups
-            ],
-            xlabel=title,
-        )
-        for groups, title in zip(found.values(), _METRICS.values(), strict=True)
-    ]
-    rows = [
-        [
-            PROBED[name],
-            *(str(of[name].interval) if name in of else NO_VALUE for of in found.values()),
-        ]
-        for name in names
-    ]
+    panels, rows = side_by_side(found, names, _METRICS)
     return Section(
         id="backgrounds",
         short="Backgrounds",

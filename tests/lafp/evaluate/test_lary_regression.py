@@ -11,13 +11,7 @@ from tests.synthetic_shards import write_shard_set
 CPU, STRIDE = torch.device("cpu"), 2
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in the job's tasks: threads that wait for each other's cores take twenty times as long."""
-    num = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pairs(num: int, seed: int, knows_first_step: bool) -> LaryPairs:

@@ -15,13 +15,7 @@ from lafp.evaluate.ridge import PENALTIES, Ridge, max_matrix_dim
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small matrices gain nothing from threads, which wait for each other on a busy machine."""
-    num = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plain_fit(x, y, penalty, scale):
