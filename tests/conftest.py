@@ -53,6 +53,11 @@ def _starts_ray(path: Path) -> bool:
     return _STARTS_RAY.search(path.read_text()) is not None
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Packed bytes hold the time of packing: as a test's name they differ between the processes."""
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
 @pytest.fixture(scope="module", autouse=True)
 def own_ray_is_forgotten():
     """A job that ran in this process has said that its Ray is its own; the next module's is not."""
