@@ -123,9 +123,10 @@ def rollout(
     """
     obs = env.reset(seeds)
     actor.reset(len(seeds), seed)
-    frames, actions, states = [obs[:num_recorded]], [], [env.state()]
+    # Copies: a slice would keep the pictures of all episodes.
+    frames, actions, states = [obs[:num_recorded].copy()], [], [env.state()]
     noises: list[np.ndarray] = []
-    masks = [_agent_mask(env)[:num_recorded]] if has_masks else []
+    masks = [_agent_mask(env)[:num_recorded].copy()] if has_masks else []
     length = np.zeros(len(seeds), np.int64)
     episode_return = np.zeros(len(seeds), np.float32)
     done = np.zeros(len(seeds), bool)
@@ -138,10 +139,10 @@ def rollout(
         length += ~done
         episode_return += np.where(done, 0, result.reward)
         obs, done = result.obs, result.done
-        frames.append(obs[:num_recorded])
+        frames.append(obs[:num_recorded].copy())
         actions.append(action[:num_recorded])
         states.append(env.state())
-        masks += [_agent_mask(env)[:num_recorded]] if has_masks else []
+        masks += [_agent_mask(env)[:num_recorded].copy()] if has_masks else []
     return RolloutResult(
         seeds=np.asarray(seeds, np.int64),
         success=result.success,

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 
@@ -62,3 +64,30 @@ def test_paths_stay_at_their_end_once_an_episode_is_over():
     assert len(tail) == result.length.max() - result.length.min() + 1
     np.testing.assert_array_equal(tail, np.broadcast_to(tail[0], tail.shape))
     assert tail[0, 0] == pytest.approx(0.95, abs=0.03)
+
+
+@pytest.mark.parametrize("num_recorded", [0, 2])
+def test_pictures_of_episodes_that_are_not_recorded_are_let_go(num_recorded):
+    class Watched(Slalom):
+        def agent_mask(self):
+            self.masks.append(weakref.ref(mask := np.zeros((8, 48, 48), bool)))
+            return mask
+
+        def step(self, actions):
+            result = super().step(actions)
+            self.pictures.append(weakref.ref(result.obs))
+            return result
+
+    env = Watched(SlalomConfig())
+    env.pictures, env.masks, most = [], [], 0
+
+    class Counting(Expert):
+        def act(self, obs):
+            nonlocal most
+            most = max(most, sum(ref() is not None for ref in env.pictures + env.masks))
+            return super().act(obs)
+
+    result = rollout(env, Counting(env), np.arange(8), num_recorded=num_recorded, has_masks=True)
+    assert len(env.pictures) == result.length.max() > 10
+    assert most <= 4
+    assert len(result.recordings) == num_recorded
