@@ -222,11 +222,9 @@ def one_run(
     return Results(by_run={uri: rows}, outcomes=by_key)
 
 
-def read_run(run: RunDir, **about: Any) -> Results:
+def read_run(run: RunDir, stage: str = "evaluation", **about: Any) -> Results:
     """Reads a run's evaluation; no rows if it has none. ``about`` is as in ``one_run``."""
-    table, episodes = (
-        run.stage("evaluation").path(f"{name}.parquet") for name in ("results", "episodes")
-    )
+    table, episodes = (run.stage(stage).path(f"{name}.parquet") for name in ("results", "episodes"))
     rows = read_results(table) if storage.is_file(table) else []
     outcomes = read_episode_outcomes(episodes) if storage.is_file(episodes) else {}
     return one_run(run.uri, rows, outcomes, **about)

@@ -37,7 +37,7 @@ def test_no_job_is_missing_from_the_table():
         if '__name__ == "__main__"' in path.read_text()
     }
     # The others have sections of their own.
-    assert commands == {*JOBS, "push", "serve", "takedown", "to_lerobot", "view"}
+    assert commands == {*JOBS, "compare", "push", "serve", "takedown", "to_lerobot", "view"}
 
 
 @pytest.mark.parametrize("page", PAGES)

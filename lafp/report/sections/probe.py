@@ -62,7 +62,7 @@ def section(results: Results, variant: str | None) -> Section | None:
         ]
         each = " ".join(f"{value:z.2f}" for value in group.per_seed)
         rows.append([*row, *([each] if num_seeds > 1 else []), f"{group.subject.n:,}"])
-    dots = [_dot(method, group) for method, group in groups.items()]
+    dots = [dot(method, group) for method, group in groups.items()]
     over = "the seeds" if num_seeds > 1 else "the held-out episodes"
     return Section(
         id="probe",
@@ -117,7 +117,7 @@ def side_by_side(
     """
     panels = [
         charts.DotPanel(
-            rows=[_dot(name, found[metric][name]) for name in names if name in found[metric]],
+            rows=[dot(name, found[metric][name]) for name in names if name in found[metric]],
             xlabel=title,
         )
         for metric, title in titles.items()
@@ -135,7 +135,8 @@ def side_by_side(
     return panels, rows
 
 
-def _dot(method: str, group: Group) -> charts.Dot:
+def dot(method: str, group: Group) -> charts.Dot:
+    """Draws the probe of one of ``PROBED``; controls are open rings."""
     return charts.Dot.of(
         group,
         label=PROBED[method],

@@ -14,7 +14,7 @@ Panels = Mapping[str, Sequence[tuple[str, str]]]
 Config = Mapping[str, Any]
 Records = Sequence[Mapping[str, Any]]
 
-_LAM_PANELS: Panels = {
+LAM_PANELS: Panels = {
     "loss": [("loss", "training"), ("val/loss", "held out")],
     "share of the change explained": [
         ("fdm_explained", "training"),
@@ -38,12 +38,20 @@ _LAM_PANELS: Panels = {
     "share of near-null z": [("latent/near_null_share", "training")],
     "codebook perplexity": [("codebook/perplexity", "training")],
 }
+POLICY_METRICS = {"loss": "training", "val/loss": "held out"}
+"""Metrics of a policy -> labels of their curves."""
+DECODER_METRICS = {
+    "loss": "action loss, training",
+    "val/action_r2_anchored": "action R², anchored",
+    "val/action_r2_deployed": "action R², deployed",
+}
+"""Metrics of an action decoder -> titles of their panels."""
 
 
 def section(run: RunDir) -> Section | None:
     """Draws all curves. Returns None when nothing was trained."""
     blocks: list[Block] = []
-    if (lam := run.complete("lam")) and (panels := _panels_of(read_metrics(lam.uri), _LAM_PANELS)):
+    if (lam := run.complete("lam")) and (panels := _panels_of(read_metrics(lam.uri), LAM_PANELS)):
         config = lam.config()
         blocks.append(
             chart(
@@ -105,7 +113,7 @@ def _policies(stages: Sequence[StageDir]) -> list[Block]:
         records = read_metrics(stage.uri)
         lines = [
             charts.Line(label=label, x=steps, y=values, color=color, is_dashed=metric != "loss")
-            for metric, label in (("loss", "training"), ("val/loss", "held out"))
+            for metric, label in POLICY_METRICS.items()
             for steps, values in [points(records, metric)]
             if steps
         ]
@@ -124,11 +132,7 @@ def _decoders(stages: Sequence[StageDir]) -> list[Block]:
     trained = sorted(
         ((s.config(), read_metrics(s.uri)) for s in stages), key=lambda s: _decoder_label(s[0])
     )
-    for title, metric in (
-        ("action loss, training", "loss"),
-        ("action R², anchored", "val/action_r2_anchored"),
-        ("action R², deployed", "val/action_r2_deployed"),
-    ):
+    for metric, title in DECODER_METRICS.items():
         lines = []
         for config, records in trained:
             steps, values = points(records, metric)
