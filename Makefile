@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PROCGEN := procgen2==0.10.7 gym3==0.3.3 gym==0.26.2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-fast test-slow lint format clean
+.PHONY: demo test test-fast test-slow lint format docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ray_jobs.study configs/studies/demo.yaml
@@ -35,6 +35,10 @@ lint: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation as a site: build/site/index.html.
+docs: $(VENV)/installed
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -30,6 +30,10 @@ class Registry(Generic[T]):
         """Returns every registered name, sorted."""
         return sorted(self._entries)
 
+    def modules(self) -> list[str]:
+        """Returns the modules of the registered classes, in the order of the names."""
+        return [self._entries[name].partition(":")[0] for name in self.names()]
+
     def get(self, name: str) -> Any:
         """Returns the class called ``name``.
 
