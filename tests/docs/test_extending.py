@@ -53,12 +53,14 @@ def register(written, monkeypatch):
 
 
 def losses(module, batches, num_steps: int) -> list[float]:
-    optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     values = []
     for _ in range(num_steps):
         optimizer.zero_grad()
         out = module(*batches())
         out.loss.backward()
+        # As training does: a likelihood's gradients jump.
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         values.append(float(out.loss.detach()))
     return values
@@ -99,7 +101,7 @@ def test_the_policy_learns_acts_and_is_anchored(register):
     level = torch.rand(64) * 2 - 1
     images = level[:, None, None, None].expand(-1, 3, 8, 8)
     latent = torch.stack([100 + 10 * level, -5 * level], dim=1)
-    values = losses(policy, lambda: (images, latent), num_steps=150)
+    values = losses(policy, lambda: (images, latent), num_steps=300)
     assert values[-1] < values[0] - 1
     policy.eval()
     action, _ = policy.act(images)
