@@ -25,7 +25,7 @@ JOBS = sorted(
 )
 DEMO = "configs/pipeline/slalom.yaml"
 VIDEOS = "configs/pipeline/videos.yaml"
-WITHOUT_CONFIG = ("doctor", "push", "serve", "to_lerobot", "view")
+WITHOUT_CONFIG = ("compare", "doctor", "push", "serve", "to_lerobot", "view")
 
 
 def run_job(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
