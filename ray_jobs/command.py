@@ -3,7 +3,6 @@
 lafp init DIR copies the configs that lafp ships with.
 """
 
-import argparse
 import ast
 import difflib
 import pkgutil
@@ -16,12 +15,15 @@ from shutil import copytree
 import lafp
 import ray_jobs
 from lafp.config import ConfigError
-from ray_jobs.core.cli import exit_codes
+from ray_jobs.core import completion
+from ray_jobs.core.cli import described_parser, exit_codes
 
 
 def main() -> None:
     """Runs the command that the first argument names, with the other arguments."""
     jobs = _jobs()
+    if completion.is_asked():
+        sys.argv[1:] = [completion.command_of_line([*jobs, *_OWN])]
     name = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
     if name in jobs:
         sys.argv[1:2] = []
@@ -30,8 +32,17 @@ def main() -> None:
     with exit_codes():
         if name == "init":
             print(_init(sys.argv[2:]))
+        elif name == "completion":
+            print(_completion(sys.argv[2:]))
         else:
             _answer(name, jobs)
+
+
+_OWN = {
+    "init": "Copies the shipped configs into a folder.",
+    "completion": "Prints what makes a shell complete commands, options and config keys.",
+}
+"""Commands that are no modules -> what they do."""
 
 
 def _jobs() -> dict[str, str]:
@@ -56,7 +67,7 @@ def _init(arguments: list[str]) -> str:
     Raises:
         ConfigError: The folder holds configs already.
     """
-    parser = argparse.ArgumentParser(prog="lafp init", description="Copies the shipped configs.")
+    parser = described_parser("lafp init", "Copies the shipped configs.")
     parser.add_argument("folder", metavar="DIR", help="configs go to DIR/configs")
     target = Path(parser.parse_args(arguments).folder) / "configs"
     if target.exists():
@@ -66,6 +77,13 @@ def _init(arguments: list[str]) -> str:
     except OSError as error:
         raise ConfigError(f"{target} could not be written: {error}") from None
     return f"configs: {target}"
+
+
+def _completion(arguments: list[str]) -> str:
+    """Returns the code that a shell runs at its start to complete ``lafp``."""
+    parser = described_parser("lafp completion", completion.__doc__)
+    parser.add_argument("shell", choices=completion.SHELLS)
+    return completion.code_for(parser.parse_args(arguments).shell)
 
 
 def shipped_configs() -> Path:
@@ -85,10 +103,10 @@ def _answer(name: str, jobs: dict[str, str]) -> None:
         print(f"lafp {version('lafp')}")
         return
     if name not in ("", "_h", "__help"):
-        commands = [job.replace("_", "-") for job in (*jobs, "init")]
+        commands = [job.replace("_", "-") for job in (*jobs, *_OWN)]
         close = difflib.get_close_matches(name.replace("_", "-"), commands, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"There is no command {sys.argv[1]!r}.{hint} `lafp --help` lists them.")
     print("usage: lafp COMMAND ...  (lafp COMMAND --help says more)\n\ncommands:")
-    for job, line in {**jobs, "init": "Copies the shipped configs into a folder."}.items():
+    for job, line in {**jobs, **_OWN}.items():
         print(f"  {job.replace('_', '-'):15} {line}")

@@ -15,6 +15,7 @@ from lafp.config import ConfigError, config_from_dict
 from lafp.config.help import describe
 from lafp.runs.wording import printable
 from ray_jobs.core.cli import check_installed, described_parser, exit_codes, storage_uri
+from ray_jobs.core.completion import KeyCompleter
 
 _MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
 
@@ -24,9 +25,11 @@ def parse() -> tuple[TakedownConfig, bool]:
 
     Values are taken as text, not as YAML: ids may look like numbers, and URIs may hold anything.
     """
-    keys = f"config keys:\n{describe('data_pipelines.takedown.config:TakedownConfig')}"
+    schema = "data_pipelines.takedown.config:TakedownConfig"
+    keys = f"config keys:\n{describe(schema)}"
     parser = described_parser("python -m ray_jobs.takedown", __doc__, keys)
-    parser.add_argument("settings", nargs="+", metavar="key=value")
+    settings = parser.add_argument("settings", nargs="+", metavar="key=value")
+    settings.completer = KeyCompleter(schema)  # type: ignore[attr-defined]
     parser.add_argument("--dry-run", action="store_true", help="say what would go, write nothing")
     args = parser.parse_intermixed_args()
     with exit_codes():

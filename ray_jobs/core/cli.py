@@ -21,6 +21,7 @@ from lafp.storage import StorageError
 from lafp.storage.secrets import text_without_secrets, without_secrets
 from lafp.storage.strict_json import DamagedError
 from ray_jobs.core import home
+from ray_jobs.core.completion import CompletingParser, KeyCompleter
 from ray_jobs.core.job import Job, JobError, dry_run, execute
 
 _DATA = ("av", "PIL", "pyarrow", "ray")
@@ -38,7 +39,7 @@ def described_parser(
 
     ``command`` is what a user types, such as ``lafp view``.
     """
-    return argparse.ArgumentParser(
+    return CompletingParser(
         prog=command,
         description=doc,
         epilog=more,
@@ -89,7 +90,10 @@ class CommandLine:
         keys = f"config keys:\n{describe(self.schema)}" if is_help else None
         parser = described_parser(f"python -m ray_jobs.{self.job}", self.doc, keys)
         parser.add_argument("config", metavar="CONFIG.yaml", help="the job's config")
-        parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
+        overrides = parser.add_argument(
+            "overrides", nargs="*", default=[], metavar="section.key=value"
+        )
+        overrides.completer = KeyCompleter(self.schema)  # type: ignore[attr-defined]
         parser.add_argument("--run-name", help="default: the config's file name")
         parser.add_argument(
             "--storage",
