@@ -19,6 +19,7 @@ import numpy as np
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
 from lafp.config import Choice, ConfigError, choice
+from lafp.config.ranges import check_at_least
 from lafp.data.labels import UNSEEN
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
@@ -72,9 +73,7 @@ class CollectConfig:
                 "num_episodes and episodes_per_task must be at least 1, "
                 f"got {self.num_episodes} and {self.episodes_per_task}."
             )
-        for name in ("num_labeled_episodes", "num_labeled_val_episodes", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        check_at_least(self, 0, "num_labeled_episodes", "num_labeled_val_episodes", "seed")
 
     def env_of(self, subset: Subset) -> Choice:
         """Returns the config of the environment in which a subset is rendered."""

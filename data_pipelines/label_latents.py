@@ -17,6 +17,7 @@ from data_pipelines.latent_tables import write_tables
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
 from lafp.config import may_change
+from lafp.config.ranges import check_at_least
 from lafp.data.shards.format import ClipLocation, ShardEntry, read_records
 from lafp.data.shards.sets import read_manifest, read_shard_entry, shards_sha256, videos_of_clips
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShardWriter, entry_name
@@ -42,8 +43,7 @@ class LabelLatentsConfig:
     """Gives each task one GPU besides its CPU."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+        check_at_least(self, 1, "batch_size")
         if not self.name.replace("_", "").replace("-", "").isalnum():
             raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}.")
 

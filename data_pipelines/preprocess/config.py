@@ -12,6 +12,7 @@ from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.shards import ShardsConfig
 from lafp.config import Choice, choice, may_change
 from lafp.config.node_labels import label_selector
+from lafp.config.ranges import check_at_least
 from lafp.http.download import HttpConfig
 from lafp.video import VIDEO_DECODERS, EncodeConfig
 from lafp.video.decoders.pyav import PyAVConfig
@@ -34,9 +35,7 @@ class TasksConfig:
 
     def __post_init__(self) -> None:
         label_selector(self.node_labels)
-        for name in ("videos_per_task", "bytes_per_task", "memory_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "videos_per_task", "bytes_per_task", "memory_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from data_pipelines.preprocess.rows import (
     VideoRow,
 )
 from lafp import storage
+from lafp.config.ranges import check_at_least
 from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, Split, entry_name
 from lafp.storage import strict_json
 
@@ -38,8 +39,7 @@ class ShardsConfig:
     """A shard is closed before it grows beyond this. A larger clip gets a shard of its own."""
 
     def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, got {self.max_bytes}.")
+        check_at_least(self, 1, "max_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lafp.config import ConfigError
+from lafp.config.ranges import check_at_least
 from lafp.data.randomness import keyed_uint64
 from lafp.envs.episodes import Episode, EpisodesEnv, ExplorationConfig, Moved
 from lafp.envs.experts.ppo import PpoExpert
@@ -43,10 +44,7 @@ class DmcConfig:
     def __post_init__(self) -> None:
         if not all(self.task.partition("-")):
             raise ValueError(f"task must be domain-task, e.g. cheetah-run, got {self.task!r}.")
-        for name in ("size_px", "action_repeat", "episode_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(self, 1, "size_px", "action_repeat", "episode_steps")
 
 
 class Dmc(EpisodesEnv):

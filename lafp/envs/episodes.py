@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lafp.config.ranges import check_at_least
 from lafp.data.randomness import keyed_normal, keyed_uniform
 from lafp.envs.base import StepResult
 from lafp.types import ActionSpec
@@ -32,8 +33,7 @@ class ExplorationConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"share must be in [0, 1], got {self.share}.")
-        if self.std < 0:
-            raise ValueError(f"std must not be negative, got {self.std}.")
+        check_at_least(self, 0, "std")
 
     def noise_of(self, seed: int, step: int, dim: int) -> np.ndarray | None:
         """Like ``noise``, but None if no episode has any."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lafp.config import ConfigError
+from lafp.config.ranges import check_at_least, check_positive
 from lafp.data.randomness import keyed_uint64, keyed_uniform
 from lafp.envs.episodes import Episode, EpisodesEnv, ExplorationConfig, Moved
 from lafp.envs.mujoco.agent import agent_geoms
@@ -55,8 +56,7 @@ class GoalsConfig:
     center, seen from above, the episode has failed."""
 
     def __post_init__(self) -> None:
-        if self.obstacle_radius <= 0:
-            raise ValueError(f"obstacle_radius must be positive, got {self.obstacle_radius}.")
+        check_positive(self, "obstacle_radius")
         if len(set(self.positions)) < max(2, len(self.positions)):
             raise ValueError(
                 f"positions must be two or more different positions, got {self.positions}."
@@ -86,9 +86,7 @@ class MetaworldConfig:
     render: RenderConfig = field(default_factory=RenderConfig)
 
     def __post_init__(self) -> None:
-        for name in ("size_px", "action_repeat", "episode_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "size_px", "action_repeat", "episode_steps")
         if self.goals is not None and self.task not in GOAL_TASKS:
             raise ValueError(
                 f"goals are for {', '.join(GOAL_TASKS)}, whose success is a distance to a goal; "

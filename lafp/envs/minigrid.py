@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lafp.config import ConfigError
+from lafp.config.ranges import check_at_least
 from lafp.envs.episodes import Episode, EpisodesEnv, Moved
 from lafp.types import ActionSpec
 
@@ -26,9 +27,7 @@ class MinigridConfig:
     episode_steps: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("tile_px", "episode_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "tile_px", "episode_steps")
 
 
 class Minigrid(EpisodesEnv):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lafp.config import ConfigError
+from lafp.config.ranges import check_at_least
 from lafp.data.randomness import keyed_uniform
 from lafp.envs.base import StepResult
 from lafp.envs.experts.impala import ImpalaExpert
@@ -81,8 +82,7 @@ class ProcgenConfig:
     def __post_init__(self) -> None:
         if self.difficulty not in DIFFICULTIES:
             raise ValueError(f"difficulty must be one of {DIFFICULTIES}, got {self.difficulty}.")
-        if self.episode_steps < 1:
-            raise ValueError(f"episode_steps must be at least 1, got {self.episode_steps}.")
+        check_at_least(self, 1, "episode_steps")
 
 
 class Procgen:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lafp.config import Choice, choice
+from lafp.config.ranges import check_at_least
 from lafp.envs import ENVS
 from lafp.evaluate.results import DEMONSTRATOR
 
@@ -37,10 +38,7 @@ class MethodConfig:
             )
         if self.label == DEMONSTRATOR:
             raise ValueError(f"label {DEMONSTRATOR!r} is taken by the environment's expert.")
-        for name in ("noise_hold_steps", "num_solver_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(self, 1, "noise_hold_steps", "num_solver_steps")
         if self.noise_hold_steps is not None and self.noise not in (None, "held"):
             raise ValueError(
                 f"noise_hold_steps belongs to noise held, got noise {self.noise}. Leave one out."
@@ -68,8 +66,7 @@ class LatencyConfig:
             raise ValueError(f"batch_sizes must be positive, got {self.batch_sizes}.")
         if self.solver_steps and min(self.solver_steps) < 1:
             raise ValueError(f"solver_steps must be positive, got {self.solver_steps}.")
-        if self.num_rounds < 1:
-            raise ValueError(f"num_rounds must be at least 1, got {self.num_rounds}.")
+        check_at_least(self, 1, "num_rounds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +99,8 @@ class EvaluateConfig:
     """Episodes per method whose frames are kept, as one tiled video."""
 
     def __post_init__(self) -> None:
-        for name in ("num_episodes", "episodes_per_task"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("seed", "save_rollouts"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        check_at_least(self, 1, "num_episodes", "episodes_per_task")
+        check_at_least(self, 0, "seed", "save_rollouts")
         if self.save_rollouts > self.episodes_per_task:
             raise ValueError(
                 f"save_rollouts must be at most episodes_per_task {self.episodes_per_task}, "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lafp.config import may_change
+from lafp.config.ranges import check_at_least
 from lafp.evaluate.lary_export import LaryExport
 
 
@@ -50,19 +51,16 @@ class EvaluateLamConfig:
                     f"Set {name} or encoder, not both: an encoder is measured in place of a LAM. "
                     "dinov2=FOLDER measures one beside a LAM."
                 )
-        if self.lary_stride is not None and self.lary_stride < 1:
-            raise ValueError(f"lary_stride must be at least 1, got {self.lary_stride}.")
+        check_at_least(self, 1, "lary_stride")
         if self.encoder is not None and self.lary_exports:
             raise ValueError("lary_exports writes z of a LAM. LARY extracts DINOv2 itself.")
         names = [(*export.dataset_and_split, export.model) for export in self.lary_exports]
         if len(set(names)) < len(names):
             raise ValueError("lary_exports: two tables have one dataset, split and model.")
-        if self.pair_steps < 1:
-            raise ValueError(f"pair_steps must be at least 1, got {self.pair_steps}.")
+        check_at_least(self, 1, "pair_steps")
         if not self.max_memory_gb >= 0.01:
             raise ValueError(f"max_memory_gb must be at least 0.01, got {self.max_memory_gb}.")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}.")
+        check_at_least(self, 0, "seed")
 
     @property
     def max_memory_bytes(self) -> int:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.config.ranges import check_at_least
 from lafp.data.windows import pixels_to_float
 from lafp.lam import Lam
 from lafp.types import ObsSpec
@@ -63,8 +64,7 @@ class LaryExport:
             )
         if not re.fullmatch(r"[\w-]+", self.model, re.ASCII):
             raise ValueError(f"model must consist of letters, digits, - and _, got {self.model!r}.")
-        if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}.")
+        check_at_least(self, 1, "stride")
 
     @property
     def dataset_and_split(self) -> tuple[str, str]:

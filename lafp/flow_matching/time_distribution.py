@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lafp.config.ranges import check_positive
+
 
 class TimeDistribution(Protocol):
     """Draws flow times from torch's default generator."""
@@ -48,8 +50,7 @@ class LogitNormalTimeConfig:
     """Standard deviation of the logit of t (JiT: 0.8)."""
 
     def __post_init__(self) -> None:
-        if self.std <= 0:
-            raise ValueError(f"std must be positive, got {self.std}.")
+        check_positive(self, "std")
 
 
 class LogitNormalTime:
@@ -75,9 +76,7 @@ class BetaTimeConfig:
     beta: float = 1.5
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        check_positive(self, "alpha", "beta")
 
 
 class BetaTime:

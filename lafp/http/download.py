@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
+from lafp.config.ranges import check_at_least, check_positive
 from lafp.http.addresses import PrivateAddressError, check_name
 from lafp.http.host_gate import Gate, turn
 from lafp.http.watch import Watch
@@ -69,11 +70,8 @@ class HttpConfig:
                 "requests_per_s_per_host must be in (0, 10000], got "
                 f"{self.requests_per_s_per_host}."
             )
-        for name in ("connections_per_host", "max_bytes", "timeout_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        if self.retries < 0:
-            raise ValueError(f"retries must be at least 0, got {self.retries}.")
+        check_positive(self, "connections_per_host", "max_bytes", "timeout_s")
+        check_at_least(self, 0, "retries")
 
 
 class DownloadError(Exception):

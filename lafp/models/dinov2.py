@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
+from lafp.config.ranges import check_at_least
 from lafp.models.encoders import Encoder
 from lafp.types import ObsSpec
 
@@ -39,9 +40,7 @@ class Dinov2Config:
     """E, size of the embedding, which a trained linear layer computes from the features."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size_px", "grid_size", "embed_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "image_size_px", "grid_size", "embed_dim")
 
 
 class Dinov2(Encoder):

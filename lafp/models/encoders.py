@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lafp.config.ranges import check_at_least
 from lafp.types import ObsSpec
 
 
@@ -105,9 +106,7 @@ class ImpalaConfig:
 
     def __post_init__(self) -> None:
         _check_widths(self.channels, self.embed_dim)
-        for name in ("scale", "num_res_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "scale", "num_res_blocks")
 
 
 class Impala(Encoder):
@@ -146,9 +145,7 @@ class StridedResnetConfig:
 
     def __post_init__(self) -> None:
         _check_widths(self.channels)
-        for name in ("scale", "num_res_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "scale", "num_res_blocks")
 
 
 class StridedResnet(Encoder):

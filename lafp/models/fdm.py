@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafp.config.ranges import check_at_least
 from lafp.models.encoders import ResidualBlock
 from lafp.models.idm import HeadConfig
 from lafp.models.mlp import RereadingMlp
@@ -27,8 +28,7 @@ class UNetConfig:
     def __post_init__(self) -> None:
         if len(self.channels) < 2 or min(self.channels) < 1:
             raise ValueError(f"channels must be two or more positive widths, got {self.channels}.")
-        if self.num_res_blocks < 0:
-            raise ValueError(f"num_res_blocks must not be negative, got {self.num_res_blocks}.")
+        check_at_least(self, 0, "num_res_blocks")
 
 
 class UNetFdm(nn.Module):

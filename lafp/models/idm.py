@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lafp.config import Choice
+from lafp.config.ranges import check_at_least
 from lafp.models import ENCODERS
 from lafp.models.change_scale import ChangeScale
 from lafp.models.mlp import RereadingMlp
@@ -65,9 +66,7 @@ class HeadConfig:
     num_blocks: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("hidden_dim", "num_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "hidden_dim", "num_blocks")
 
 
 class EmbeddingIdm(nn.Module):

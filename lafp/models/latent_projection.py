@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lafp.config.ranges import check_at_least
 from lafp.models.exact_buffers import ExactBuffers
 
 OVERSAMPLING = 16
@@ -93,8 +94,7 @@ class PcaConfig:
     memory."""
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"dim must be at least 1, got {self.dim}.")
+        check_at_least(self, 1, "dim")
         if self.num_fit_latents <= self.dim:
             raise ValueError(
                 f"num_fit_latents must be more than dim {self.dim}, got {self.num_fit_latents}: "

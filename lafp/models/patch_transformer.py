@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lafp.config.ranges import check_at_least
+
 _MLP_RATIO = 4
 _EMBEDDING_STD = 0.2
 _HEAD_SCALE = 0.1  # an untrained FDM predicts nearly no change, but z already gets gradients
@@ -28,9 +30,7 @@ class TransformerConfig:
     third more time, and needs the memory of one block instead of all."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "width", "depth", "num_heads")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} does not divide into {self.num_heads} heads.")
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
+from lafp.config.ranges import check_at_least
 from lafp.device_constants import device_constant
 from lafp.models.dinov2 import IMAGENET_MEAN, IMAGENET_STD, load_backbone
 from lafp.types import ObsSpec
@@ -56,8 +57,7 @@ class PixelPatchesConfig:
     """Side of a patch. It must divide the frame's height and width."""
 
     def __post_init__(self) -> None:
-        if self.patch_px < 1:
-            raise ValueError(f"patch_px must be at least 1, got {self.patch_px}.")
+        check_at_least(self, 1, "patch_px")
 
 
 class PixelPatches(Patches):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import Choice
+from lafp.config.ranges import check_at_least
 from lafp.device_constants import device_constant
 from lafp.models.codebook_usage import usage_of_choices, usage_of_counts
 from lafp.models.exact_buffers import ExactBuffers
@@ -96,8 +97,7 @@ class LayerNormNoiseConfig:
     """Standard deviation of the noise, relative to the normalized latent's of 1."""
 
     def __post_init__(self) -> None:
-        if self.noise_std < 0:
-            raise ValueError(f"noise_std must not be negative, got {self.noise_std}.")
+        check_at_least(self, 0, "noise_std")
 
     def check(self, latent_action_dim: int) -> None:
         """See ``NoBottleneckConfig.check``."""
@@ -226,15 +226,12 @@ class VqConfig:
     """A code that no latent has chosen for this many steps is replaced by a latent of the batch."""
 
     def __post_init__(self) -> None:
-        for name in ("num_codebooks", "num_discrete_latents", "num_codes", "revive_after_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(
+            self, 1, "num_codebooks", "num_discrete_latents", "num_codes", "revive_after_steps"
+        )
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"decay must be in [0, 1), got {self.decay}.")
-        if self.commitment_weight < 0:
-            raise ValueError(
-                f"commitment_weight must not be negative, got {self.commitment_weight}."
-            )
+        check_at_least(self, 0, "commitment_weight")
 
     def check(self, latent_action_dim: int) -> None:
         """See ``NoBottleneckConfig.check``."""

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lafp.config.ranges import check_at_least
 from lafp.models.exact_buffers import ExactBuffers
 
 
@@ -111,8 +112,7 @@ class RangeConfig:
     computed from."""
 
     def __post_init__(self) -> None:
-        if self.num_fit_latents < 2:
-            raise ValueError(f"num_fit_latents must be at least 2, got {self.num_fit_latents}.")
+        check_at_least(self, 2, "num_fit_latents")
 
 
 class RangeStandardizer(LatentStandardizer):

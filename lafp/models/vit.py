@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafp.config.ranges import check_at_least
 from lafp.models.encoders import Encoder
 from lafp.types import ObsSpec
 
@@ -28,9 +29,7 @@ class VitConfig:
     """Width of a block's hidden layer, as a multiple of ``width``."""
 
     def __post_init__(self) -> None:
-        for name in ("patch_size_px", "width", "depth", "num_heads", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "patch_size_px", "width", "depth", "num_heads", "mlp_ratio")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is no multiple of num_heads {self.num_heads}.")
 

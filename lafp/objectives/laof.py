@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 from torch import Tensor
 
+from lafp.config.ranges import check_at_least
 from lafp.losses.forward_dynamics import residual_loss
 from lafp.losses.masked import as_weighted, defined_if_weighted
 from lafp.losses.optical_flow import end_point_error
@@ -31,13 +32,8 @@ class LaofConfig(LapoConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.optical_flow_weight < 0:
-            raise ValueError(
-                f"optical_flow_weight must not be negative, got {self.optical_flow_weight}."
-            )
-        for name in ("optical_flow_height_px", "optical_flow_width_px"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} must be at least 2, got {getattr(self, name)}.")
+        check_at_least(self, 0, "optical_flow_weight")
+        check_at_least(self, 2, "optical_flow_height_px", "optical_flow_width_px")
 
 
 class Laof(Lapo):

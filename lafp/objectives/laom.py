@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lafp.config import Choice, choice
+from lafp.config.ranges import check_at_least
 from lafp.data.augment import AugmentConfig, augment_window
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors
 from lafp.losses.masked import defined_if_weighted
@@ -53,8 +54,7 @@ class LaomConfig:
     Needs an encoder that ends in a feature map."""
 
     def __post_init__(self) -> None:
-        if self.latent_action_dim < 1:
-            raise ValueError(f"latent_action_dim must be at least 1, got {self.latent_action_dim}.")
+        check_at_least(self, 1, "latent_action_dim")
         if self.idm_input == "difference" and self.augment.kinds:
             raise ValueError(
                 "idm_input difference needs augment.kinds=[]: o_t and o_{t+k} are distorted "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lafp.config import Choice, choice
+from lafp.config.ranges import check_at_least
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
 from lafp.losses.masked import as_weighted, defined_if_weighted
 from lafp.models import BOTTLENECKS, PATCHES
@@ -52,9 +53,7 @@ class LapaConfig:
     """Set this ({} takes the defaults) to weigh the FDM's loss by masks of the agent."""
 
     def __post_init__(self) -> None:
-        for name in ("num_action_tokens", "latent_action_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "num_action_tokens", "latent_action_dim")
         if self.latent_action_dim % self.num_action_tokens:
             raise ValueError(
                 f"latent_action_dim must be a multiple of num_action_tokens "

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lafp.config import Choice, choice
+from lafp.config.ranges import check_at_least
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
 from lafp.losses.masked import as_weighted, defined_if_weighted
 from lafp.models import BOTTLENECKS, ENCODERS
@@ -48,8 +49,7 @@ class LapoConfig:
     """Set this ({} takes the defaults) to weigh the FDM's loss by masks of the agent."""
 
     def __post_init__(self) -> None:
-        if self.latent_action_dim < 1:
-            raise ValueError(f"latent_action_dim must be at least 1, got {self.latent_action_dim}.")
+        check_at_least(self, 1, "latent_action_dim")
         self.bottleneck.check(self.latent_action_dim)
 
 

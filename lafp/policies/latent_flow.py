@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lafp.config import Choice, choice
+from lafp.config.ranges import check_at_least
 from lafp.flow_matching import TIME_DISTRIBUTIONS
 from lafp.flow_matching.anchor import anchored_point
 from lafp.flow_matching.coupling import conditional_ot_coupling
@@ -65,11 +66,8 @@ class LatentFlowConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_time_draws", "num_solver_steps", "noise_hold_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.condition_weight < 0:
-            raise ValueError(f"condition_weight must not be negative, got {self.condition_weight}.")
+        check_at_least(self, 1, "num_time_draws", "num_solver_steps", "noise_hold_steps")
+        check_at_least(self, 0, "condition_weight")
         if not 0.0 <= self.warm_start_time < 1.0:
             raise ValueError(f"warm_start_time must be in [0, 1), got {self.warm_start_time}.")
         if self.prediction == "x" and self.solver == "heun":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lafp.config.ranges import check_at_least
 from lafp.flow_matching.mean_flow import AverageVelocity, integrate_average
 from lafp.flow_matching.solver import StepsTaken
 from lafp.losses.flow_matching import mean_flow_loss
@@ -37,8 +38,7 @@ class LatentMeanFlowConfig(LatentFlowConfig):
             )
         if not 0.0 < self.interval_share <= 1.0:
             raise ValueError(f"interval_share must be in (0, 1], got {self.interval_share}.")
-        if self.loss_power < 0:
-            raise ValueError(f"loss_power must not be negative, got {self.loss_power}.")
+        check_at_least(self, 0, "loss_power")
 
 
 class LatentMeanFlow(LatentFlow):

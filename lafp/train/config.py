@@ -5,6 +5,7 @@ from typing import Literal
 
 from lafp.config import Choice, choice, may_change, may_grow
 from lafp.config.node_labels import label_selector
+from lafp.config.ranges import check_at_least
 from lafp.train.engines import ENGINES
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.optim import OptimConfig
@@ -36,11 +37,8 @@ class IngestConfig:
         label_selector(self.node_labels)
         if not 0 <= self.max_damaged_share <= 1:
             raise ValueError(f"max_damaged_share must be in [0, 1], got {self.max_damaged_share}.")
-        for name in ("num_readers", "pool_shards"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.cache_bytes < 0:
-            raise ValueError(f"cache_bytes must not be negative, got {self.cache_bytes}.")
+        check_at_least(self, 1, "num_readers", "pool_shards")
+        check_at_least(self, 0, "cache_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +83,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         label_selector(self.node_labels)
-        for name in (
+        check_at_least(
+            self,
+            1,
             "num_steps",
             "global_batch_size",
             "gradient_accumulation",
@@ -94,12 +94,8 @@ class TrainConfig:
             "checkpoint_every_steps",
             "evaluate_every_steps",
             "num_checkpoints_to_keep",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("max_failures", "max_skipped_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        )
+        check_at_least(self, 0, "max_failures", "max_skipped_steps")
         if self.global_batch_size % (self.num_workers * self.gradient_accumulation):
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} does not divide into "

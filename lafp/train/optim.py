@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lafp.config.ranges import check_at_least, check_positive
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -28,12 +30,8 @@ class OptimConfig:
     """Gradients are scaled down to this global norm; null leaves them alone."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("weight_decay", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        check_positive(self, "lr", "eps")
+        check_at_least(self, 0, "weight_decay", "warmup_steps")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}.")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:

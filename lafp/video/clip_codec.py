@@ -12,6 +12,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
+from lafp.config.ranges import check_at_least
+
 # BT.601 for every size. It is written into the stream, so that no reader has to guess the matrix.
 _SMPTE_170M = 6
 # Without these flags swscale rounds down, and drops half of the colour on conversion to RGB.
@@ -40,8 +42,7 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf must be in [0, 51], got {self.crf}.")
-        if self.gop_frames < 1:
-            raise ValueError(f"gop_frames must be at least 1, got {self.gop_frames}.")
+        check_at_least(self, 1, "gop_frames")
 
 
 def encode_clip(frames: np.ndarray, fps: float, cfg: EncodeConfig) -> bytes:

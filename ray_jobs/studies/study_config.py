@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from lafp.config import ConfigError, may_change, with_overrides
+from lafp.config.ranges import check_at_least
 from ray_jobs.studies.pipeline_config import PipelineConfig
 
 T = TypeVar("T")
@@ -144,8 +145,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be one or more different numbers >= 0, got {self.seeds}.")
-        if self.max_concurrent < 1:
-            raise ValueError(f"max_concurrent must be at least 1, got {self.max_concurrent}.")
+        check_at_least(self, 1, "max_concurrent")
         if self.stall_timeout_min <= 0 or self.max_trial_failures < 0:
             raise ValueError(
                 "stall_timeout_min must be positive and max_trial_failures not negative, got "

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lafp.config.ranges import check_positive
 from lafp.video.decoders.base import VideoInfo
 
 
@@ -24,9 +25,9 @@ class LimitsConfig:
     512 MiB."""
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "min_side_px", "max_duration_s", "timeout_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        check_positive(
+            self, "max_bytes", "max_pixels", "min_side_px", "max_duration_s", "timeout_s"
+        )
         if self.max_memory_bytes < 512 * 2**20:
             raise ValueError(
                 f"max_memory_bytes must be at least 512 MiB, got {self.max_memory_bytes}."

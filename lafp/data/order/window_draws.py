@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lafp.config import ConfigError
+from lafp.config.ranges import check_at_least
 from lafp.data.randomness import keyed_uniform
 
 _DRAW_K, _DRAW_T = 1, 2  # keys of a window's two draws
@@ -24,9 +25,7 @@ class WindowConfig:
     """Windows drawn from a clip each time it is visited."""
 
     def __post_init__(self) -> None:
-        for name in ("frame_stack", "max_offset_steps", "windows_per_clip"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "frame_stack", "max_offset_steps", "windows_per_clip")
 
     @property
     def min_clip_frames(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lafp.config.ranges import check_at_least
 from lafp.data.randomness import keyed_normal, keyed_uniform
 from lafp.envs.mujoco.background_videos import Background, VideoSplit, cache_of_process, videos_of
 from lafp.envs.mujoco.rendering import Picture
@@ -67,12 +68,8 @@ class DistractorConfig:
                 raise ValueError(f"{name} must be in [0, 1], got {value}.")
         if self.background > 0 and self.videos is None:
             raise ValueError("background needs a folder of videos. Set videos, or background=0.")
-        if self.video_hold_steps is not None and self.video_hold_steps < 2:
-            raise ValueError(f"video_hold_steps must be at least 2, got {self.video_hold_steps}.")
-        if self.num_videos is not None and self.num_videos < 1:
-            raise ValueError(f"num_videos must be at least 1, got {self.num_videos}.")
-        if self.cache_bytes < 1:
-            raise ValueError(f"cache_bytes must be positive, got {self.cache_bytes}.")
+        check_at_least(self, 2, "video_hold_steps")
+        check_at_least(self, 1, "num_videos", "cache_bytes")
 
     @property
     def is_on(self) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.config.ranges import check_at_least
 from lafp.data.held_out import (
     HeldOutClips,
     check_clip_lengths,
@@ -97,8 +98,7 @@ class TrainDecoderConfig:
             )
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}.")
-        if self.windows_per_clip < 1:
-            raise ValueError(f"windows_per_clip must be at least 1, got {self.windows_per_clip}.")
+        check_at_least(self, 1, "windows_per_clip")
         self.train.check_windows(
             "train.global_batch_size", self.train.global_batch_size, self.windows_per_clip
         )

@@ -10,6 +10,7 @@ from torch import nn
 
 from lafp import storage
 from lafp.config import Choice, ConfigError, choice
+from lafp.config.ranges import check_at_least
 from lafp.data.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.data.labels import action_spec, count_labels, labeled_order
 from lafp.data.masks import count_masks, keep_masks
@@ -70,8 +71,7 @@ class TrainLamConfig:
             )
         if len({item.shards for item in self.data}) < len(self.data):
             raise ValueError("data lists a shard set twice. Give it the sum of the weights.")
-        if self.fdm_weight < 0:
-            raise ValueError(f"fdm_weight must not be negative, got {self.fdm_weight}.")
+        check_at_least(self, 0, "fdm_weight")
         if self.fdm_weight == 0 and self.supervision.weight == 0:
             raise ValueError(
                 "fdm_weight and supervision.weight are both 0, so nothing would be trained. For a "

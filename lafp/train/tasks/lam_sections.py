@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from lafp.config.ranges import check_at_least, check_positive
 from lafp.data.labels import labeled_subset
 from lafp.models.action_head import ActionHeadConfig
 
@@ -29,10 +30,8 @@ class SupervisionConfig:
     it: ``decoder: idm``."""
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"weight must not be negative, got {self.weight}.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+        check_at_least(self, 0, "weight")
+        check_at_least(self, 1, "batch_size")
         if not 0 < self.label_fraction <= 1:
             raise ValueError(
                 f"label_fraction must be in (0, 1], got {self.label_fraction}. "
@@ -60,10 +59,8 @@ class DataConfig:
     most 8 times as often as the average."""
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise ValueError(f"weight must be positive, got {self.weight}.")
-        if self.motion_power < 0:
-            raise ValueError(f"motion_power must not be negative, got {self.motion_power}.")
+        check_positive(self, "weight")
+        check_at_least(self, 0, "motion_power")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,5 +74,4 @@ class ProbeConfig:
     """Largest number of transitions per split, spread evenly over up to 256 of its clips."""
 
     def __post_init__(self) -> None:
-        if self.max_transitions < 2:
-            raise ValueError(f"max_transitions must be at least 2, got {self.max_transitions}.")
+        check_at_least(self, 2, "max_transitions")

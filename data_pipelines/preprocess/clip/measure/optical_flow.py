@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from lafp.config.ranges import check_at_least
+
 _PRESETS = {"ultrafast": 0, "fast": 1, "medium": 2}
 
 
@@ -20,9 +22,7 @@ class OpticalFlowConfig:
     """Trades time for accuracy."""
 
     def __post_init__(self) -> None:
-        for name in ("height_px", "width_px"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} must be at least 2, got {getattr(self, name)}.")
+        check_at_least(self, 2, "height_px", "width_px")
         if importlib.util.find_spec("cv2") is None:
             raise ValueError("needs OpenCV: pip install opencv-python-headless.")
 
