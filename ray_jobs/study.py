@@ -102,7 +102,7 @@ def what_sharing_saves(graph: StageGraph) -> list[str]:
 
 
 def what_is_found(graph: StageGraph, study: RunDir) -> list[str]:
-    """Returns lines of a plan: stages found from an earlier start with this or another config.
+    """Returns lines for ``--dry-run``: how far stages have come in earlier starts, with any config.
 
     Raises:
         ConfigError: An input of a complete stage has been replaced.

@@ -90,9 +90,10 @@ class EvaluateConfig:
     methods: tuple[MethodConfig, ...] = ()
     """Methods to compare. The demonstrators are always measured beside them."""
     num_episodes: int = 300
-    """Per method, all methods on the same episodes."""
+    """Episodes per method. All methods get the same ones."""
     episodes_per_task: int = 100
-    """Side by side in one Ray task. Part of a result's identity: it orders the policies' noise."""
+    """Episodes that run side by side in one Ray task. Results depend on it, because a policy draws
+    the noise of these episodes together."""
     seed: int = 0
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     save_rollouts: int = 8

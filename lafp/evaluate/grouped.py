@@ -79,7 +79,7 @@ class Results:
         return [] if None in found else sorted(f for f in found if f is not None)
 
     def labels_in_words(self, fraction: float) -> str:
-        """Number of labeled transitions and episodes of a share; the share where none is known.
+        """Writes how many labeled transitions and episodes a share has, or the share if unknown.
 
         Seeds may draw episodes of different lengths: the median is written.
         """
@@ -115,7 +115,7 @@ class Results:
         return {g.subject.label: g for g in groups if g.subject.variant == variant}
 
     def curves(self, metric: str) -> dict[tuple[str | None, str], dict[float, Group]]:
-        """Variant and label -> share of the labels -> group.
+        """Maps variant and label to share of the labels to group.
 
         Demonstrators and the controls of the probe are left out: labels change neither.
         """

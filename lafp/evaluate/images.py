@@ -15,7 +15,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def thumbnail(frame: np.ndarray, size_px: int) -> np.ndarray:
-    """A frame scaled to ``size_px`` on its longer side; enlarged pixels stay square blocks.
+    """Scales a frame to ``size_px`` on its longer side; enlarged pixels stay square blocks.
 
     It is never enlarged more than ``MAX_ENLARGED`` times: blocks tell nothing.
 
@@ -34,12 +34,12 @@ def thumbnail(frame: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def change(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
-    """Signed change of brightness, float32 [H, W] in [-1, 1]."""
+    """Returns the signed change of brightness, float32 [H, W] in [-1, 1]."""
     return (next_obs.astype(np.float32) - obs.astype(np.float32)) @ _LUMA / 255
 
 
 def paint_change(signed_HW: np.ndarray, scale: float) -> np.ndarray:
-    """A change image: grey = unchanged, orange = darker, blue = brighter.
+    """Paints a change image: grey = unchanged, orange = darker, blue = brighter.
 
     Args:
         signed_HW: float [H, W].
@@ -49,12 +49,12 @@ def paint_change(signed_HW: np.ndarray, scale: float) -> np.ndarray:
 
 
 def overlay_change(frame: np.ndarray, signed_HW: np.ndarray, scale: float) -> np.ndarray:
-    """The frame in pale grey with what changed in colour on top."""
+    """Shows the frame in pale grey, with what changed in colour on top."""
     return _blend(90 + 0.6 * (frame @ _LUMA)[..., None], signed_HW, scale)
 
 
 def overlay_heat(frame: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
-    """The frame in dim grey with a heat map of [0, 1] on top."""
+    """Shows the frame in dim grey, with a heat map of [0, 1] on top."""
     from matplotlib import (
         colormaps,  # not with the module, which every worker of an evaluation loads
     )
@@ -93,7 +93,7 @@ def grid(rows: Sequence[Sequence[np.ndarray]], group: int = 0, background: int =
 
 
 def png(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] as PNG."""
+    """Encodes uint8 [H, W, 3] as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png", optimize=True)
     return buffer.getvalue()

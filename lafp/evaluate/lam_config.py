@@ -23,9 +23,8 @@ class EvaluateLamConfig:
     """Local folder with DINOv2's weights, at the same path on every node. The difference of its
     frozen features is then measured beside z of a LAM, as a control."""
     swapped_shards: str | None = None
-    """Shard set of the held-out episodes of ``shards`` before other backgrounds, from a second run
-    of ``collect`` with the same seed. The share of z that follows the background is then measured.
-    """
+    """Shard set with the held-out episodes of ``shards`` in front of other backgrounds, from a
+    second run of ``collect`` with the same seed. It shows how much of z follows the background."""
     lary_stride: int | None = None
     """Steps between the frames of LARY's regression, which is then measured too (LARY: 5 on CALVIN
     and VLABench, 10 on RoboCOIN, 45 on AgiBotWorld)."""

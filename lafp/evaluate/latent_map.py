@@ -77,7 +77,7 @@ def latent_points(sources: Mapping[str, Latents], seed: int) -> list[LatentPoint
 
 
 def _pca(latent_NZ: Tensor) -> Callable[[Tensor], Tensor]:
-    """The two leading principal components of standardized latents."""
+    """Returns the two leading principal components of standardized latents."""
     standardize = standardizer(latent_NZ)
     axes_2Z = torch.linalg.svd(standardize(latent_NZ), full_matrices=False).Vh[:2]
     if len(axes_2Z) < 2:  # one latent dimension: a line
@@ -94,7 +94,7 @@ def _umap(latent_NZ: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
 
 
 def _first_component(idm: Latents) -> Callable[[Tensor], Tensor]:
-    """The direction in which demonstrated actions differ most."""
+    """Returns the direction in which demonstrated actions differ most."""
     mean_A = idm.true_action.double().mean(0)
     axis_A = torch.linalg.svd(idm.true_action.double() - mean_A, full_matrices=False).Vh[0]
     return lambda action_NA: (action_NA.double() - mean_A) @ axis_A

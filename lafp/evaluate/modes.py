@@ -21,7 +21,7 @@ class ModeEntropy:
 
 
 def mode_entropy(modes: np.ndarray, mode_sizes: Sequence[int]) -> ModeEntropy:
-    """Plug-in entropy of the ways that episodes took.
+    """Computes the plug-in entropy of the ways that episodes took.
 
     The plug-in estimate is biased down by about (K - 1) / (2 n ln 2) bits for K ways and n
     episodes (Miller, 1955): 0.007 bits for the 4 paths of slalom at n = 300, 0.1 at n = 20. No

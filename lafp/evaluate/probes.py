@@ -145,7 +145,7 @@ def r2_over_fit_size(
     held_out: ProbeData,
     max_memory_bytes: int = MAX_MEMORY_BYTES,
 ) -> dict[int, float]:
-    """R2 of the ridge over the number of transitions that it is fitted on: quarters of quarters.
+    """Measures R2 of the ridge over the number of transitions of the fit: quarters of quarters.
 
     Smaller fits take transitions spread evenly over the larger one's. If R2 still rises at the end,
     more labels would find more in z. The largest fit, which takes all, is left to the caller.
@@ -241,7 +241,7 @@ def _quantiles(values_R: Tensor) -> tuple[float, float]:
 
 
 def accuracy(predicted: Tensor, data: ProbeData) -> float:
-    """Share of transitions whose discrete action has the largest prediction."""
+    """Returns the share of transitions whose discrete action has the largest prediction."""
     return float((predicted.argmax(-1) == data.targets.argmax(-1)).double().mean())
 
 

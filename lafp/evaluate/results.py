@@ -156,7 +156,7 @@ class Result(Subject):
         low: float | None = None,
         high: float | None = None,
     ) -> "Result":
-        """A row about ``subject``."""
+        """Makes a row about ``subject``."""
         return cls(**vars(subject), metric=metric, value=value, n=n, low=low, high=high)
 
 

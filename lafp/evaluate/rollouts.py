@@ -18,20 +18,23 @@ class Actor(Protocol):
 
     @property
     def reads(self) -> Set[str]:
-        """``image``, and ``state`` or ``condition`` where it wants these too, in a mapping."""
+        """Parts of an observation that ``act`` reads: ``image``, ``state``, ``condition``.
+
+        If they are several, ``act`` gets them as a mapping.
+        """
         ...
 
     def reset(self, num_episodes: int, seed: int) -> None:
-        """Forgets earlier episodes. ``seed`` determines its noise."""
+        """Forgets earlier episodes. ``seed`` determines the noise."""
         ...
 
     def act(self, obs: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
-        """Observations, uint8 [N, H, W, 3] -> actions in the environment's units, [N, A]."""
+        """Maps observations, uint8 [N, H, W, 3], to actions in the environment's units, [N, A]."""
         ...
 
 
 def observation(actor: Actor, seen: Mapping[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:
-    """Parts of an observation that ``actor`` reads: ``image`` [N, H, W, 3], ``state`` [N, S], ...
+    """Returns what ``actor`` reads of an observation: ``image`` [N, H, W, 3], ``state`` [N, S], ...
 
     Raises:
         ConfigError: It reads something that is not there.
@@ -50,7 +53,7 @@ class Expert:
         self.env = env
 
     def reset(self, num_episodes: int, seed: int) -> None:
-        """Its noise comes from the episodes' own seeds."""
+        """Does nothing: the expert's noise comes from the episodes' own seeds."""
 
     def act(self, obs: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
         """See ``Actor``; ``obs`` must be the environment's current one."""

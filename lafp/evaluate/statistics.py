@@ -47,7 +47,7 @@ def interval_of_mean(
     seed: int = 0,
     bounds: tuple[float, float] | None = None,
 ) -> Interval:
-    """Mean over training seeds and episodes, with its interval.
+    """Returns the mean over training seeds and episodes, with its interval.
 
     The bootstrap is hierarchical (Davison & Hinkley, 1997, section 3.8): a resample draws seeds
     with replacement, then episodes with replacement within each drawn seed. With few seeds its
@@ -107,10 +107,10 @@ def _resampled_means(
 
 
 def interquartile_mean(scores_per_task: Sequence[Sequence[float]], *, seed: int = 0) -> Interval:
-    """Mean of the middle half of all runs of all tasks (Agarwal et al., 2021, arXiv:2108.13264).
+    """Returns the mean of the middle half of all runs of all tasks.
 
-    It uses more runs than the median, and no single run or task decides it. The interval is a
-    percentile bootstrap that resamples the runs of each task.
+    It uses more runs than the median, and no single run or task decides it (Agarwal et al., 2021,
+    arXiv:2108.13264). The interval is a percentile bootstrap that resamples the runs of each task.
 
     Args:
         scores_per_task: For each task, the normalized outcome of each training seed.
@@ -132,7 +132,7 @@ def probability_of_improvement(
     *,
     seed: int = 0,
 ) -> Interval:
-    """Probability that a run of ours beats one of theirs on a random task; a tie counts half.
+    """Returns the probability that a run of ours beats one of theirs on a random task.
 
         P = mean over tasks of mean over pairs of runs (1[x > y] + 1[x = y] / 2)
 

@@ -153,7 +153,7 @@ def background_use(
 
 
 def _interval(ends: list[float] | tuple[float, ...], num: int) -> Interval:
-    """``ends``: the value and both ends of its interval, in any order."""
+    """Makes an interval. ``ends`` are the value and both ends, in any order."""
     return Interval(
         mean=ends[0], low=min(ends[1:]), high=max(ends[1:]), num_values=num, num_seeds=1
     )
@@ -174,7 +174,7 @@ def _told_by_action(
 
 
 def _clips(uri: str) -> dict[tuple[str, float], dict[str, Any]]:
-    """Folder and name of the video, and start of the span in seconds -> row of a labeled clip."""
+    """Maps a video (folder, name) and a span's start in seconds to the row of a labeled clip."""
     columns = ["clip_id", "shard", "video_uri", "start_s", "has_labels"]
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for row in read_rows(storage.join(uri, "clips.parquet"), columns):

@@ -75,7 +75,7 @@ class _Probed:
         return [*rows, *self._of_noise(method)], score
 
     def _of_noise(self, method: str) -> list[dict[str, Any]]:
-        """R2 of the exploration noise alone, on the episodes that have any."""
+        """Measures R2 of the exploration noise alone, on the episodes that have any."""
         noisy_rows = []
         for _, data in (self.fit, self.held_out):
             if data.noise is None:
@@ -97,7 +97,7 @@ class _Probed:
 
 
 def _on_backgrounds(method: str, predicted_NY: Tensor, held_out: ProbeData) -> list[dict[str, Any]]:
-    """R2 on the episodes before backgrounds that training saw, and on the others."""
+    """Measures R2 on episodes whose background training has seen, and on the others."""
     is_unseen_N = held_out.is_unseen
     assert is_unseen_N is not None
     if is_unseen_N.all() or not is_unseen_N.any():

@@ -37,10 +37,10 @@ class Transfer:
     """How well z is found again in the frames that it led to."""
 
     own: Interval
-    """Squared error of IDM(o, FDM(o, z)) as a prediction of z, over the variance of z: o is the
-    frame of which z was inferred. 0: the forward model shows all of z."""
+    """Squared error of IDM(o, FDM(o, z)) as a prediction of z, divided by the variance of z, where
+    z was inferred from o and its next frame. 0 means that the predicted frame shows all of z."""
     other: Interval
-    """Like ``own``, but o is a frame of another clip. 1: nothing of z is found again."""
+    """Like ``own``, but o is a frame of another clip. 1 means that nothing of z is found again."""
 
 
 def can_predict(lam: Lam) -> bool:

@@ -111,7 +111,10 @@ class Objective(nn.Module, ABC):
         """
 
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
-        """Lists the model's scales, each with the change in the windows that it measures."""
+        """Pairs each ``ChangeScale`` of the model with the values whose size it must learn.
+
+        The default is an empty list, for a model that has none.
+        """
         del window
         return []
 

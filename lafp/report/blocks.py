@@ -152,12 +152,12 @@ def _data_uri(mime: str, data: bytes) -> str:
 
 
 def anchored(low: float, high: float) -> str:
-    """``τₐ = 0.5``, or ``τₐ in [0, 1]`` where each sample draws its own, on one line."""
+    """Writes ``τₐ = 0.5``, or ``τₐ in [0, 1]`` where each sample draws its own, on one line."""
     if low == high:
         return f"τₐ{_NBSP}={_NBSP}{low:g}"
     return f"τₐ{_NBSP}in{_NBSP}[{low:g},{_NBSP}{high:g}]"
 
 
 def percent(share: float) -> str:
-    """0.783 -> ``78 %``."""
+    """Writes 0.783 as ``78 %``."""
     return f"{100 * share:.0f}{_NBSP}%"

@@ -95,7 +95,7 @@ class Dot:
 
     @classmethod
     def of(cls, group: Group, **looks: Any) -> "Dot":
-        """The mean of a group with its interval and, where there are several, its seeds."""
+        """Makes the dot of a group: mean, interval and, if there are several, its seeds."""
         low, high = group.interval.low, group.interval.high
         seeds = group.per_seed if len(group.per_seed) > 1 else ()
         return cls(value=group.value, low=low, high=high, points=seeds, **looks)
@@ -144,7 +144,7 @@ class Drawing:
     rows: int = 1
 
     def svg(self) -> str:
-        """A complete SVG document on a transparent ground, for pages."""
+        """Draws a complete SVG document on a transparent ground, for pages."""
         with mpl.rc_context(_STYLE):
             buffer = io.StringIO()
             metadata = {"Date": None, "Creator": None}
@@ -153,7 +153,7 @@ class Drawing:
         return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", _VIEWER_FONT)
 
     def png(self) -> bytes:
-        """A PNG on white, for papers and documents."""
+        """Draws a PNG on white, for papers and documents."""
         with mpl.rc_context(_STYLE | {"savefig.facecolor": "white"}):
             buffer = io.BytesIO()
             self._figure().savefig(buffer, format="png", dpi=160)

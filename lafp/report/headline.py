@@ -186,7 +186,7 @@ def _rollouts(results: Results) -> list[str]:
 
 
 def _against_baseline(results: Results, groups: Sequence[Group]) -> list[str]:
-    """The headline; else the best method against cloning."""
+    """Writes the headline; without one, the best method against cloning."""
     if lines := headline(results, results.variants[0]):
         return lines
     baseline = next((g for g in groups if g.subject.method == BEHAVIOR_CLONING), None)
@@ -200,13 +200,13 @@ def _against_baseline(results: Results, groups: Sequence[Group]) -> list[str]:
 
 
 def _coverage(results: Results, group: Group) -> float | None:
-    """The mode coverage of a method: success alone would hide that it always goes the same way."""
+    """Finds a method's mode coverage: success alone would hide that it always goes one way."""
     found = results.of_metric("mode_coverage")
     return next((g.value for g in found if g.subject.key == group.subject.key), None)
 
 
 def _against(results: Results, ours: Group, theirs: Group) -> str | None:
-    """The difference on the same episodes and what it means; None where they are not known."""
+    """Writes the difference on the same episodes and its meaning; None without such episodes."""
     gain = results.gain(ours, theirs)
     if gain is None:
         return None

@@ -26,15 +26,15 @@ class Outcome:
     demonstrators'."""
 
     def written(self, interval: Interval) -> str:
-        """``93 % [88, 97]`` or ``3.2 [2.5, 4]``."""
+        """Writes ``93 % [88, 97]`` or ``3.2 [2.5, 4]``."""
         return interval.in_percent() if self.is_share else interval.written(self.number)
 
     def number(self, value: float) -> str:
-        """``93 %`` or ``3.2``."""
+        """Writes ``93 %`` or ``3.2``."""
         return f"{100 * value:.0f} %" if self.is_share else f"{value:.3g}"
 
     def difference(self, gain: Interval) -> str:
-        """``+4 points [-2, +9]`` or ``+0.4 [-0.2, +0.9]``."""
+        """Writes ``+4 points [-2, +9]`` or ``+0.4 [-0.2, +0.9]``."""
         if not self.is_share:
             return gain.written("{:+.3g}".format)
         return gain.written(lambda share: f"{round(100 * share):+d}", " points")  # never "-0"
@@ -74,7 +74,7 @@ class Metric:
     """A sentence below the table."""
 
     def written(self, group: Group | None) -> str:
-        """The mean over seeds."""
+        """Writes the mean over seeds."""
         return NO_VALUE if group is None else self.number(group.value)
 
 

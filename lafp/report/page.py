@@ -62,6 +62,6 @@ def render_page(
 
 
 def _code(text: str | Markup) -> Markup:
-    """`Text` in backticks as code; everything else is escaped unless it is markup already."""
+    """Marks `text` in backticks as code; everything else is escaped unless it is markup already."""
     escaped = str(escape(text))
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped))  # noqa: S704

@@ -21,7 +21,7 @@ _LUMA_2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
 
 def to_sdr(rgb: np.ndarray, transfer: Transfer) -> np.ndarray:
-    """Tone-maps one picture.
+    """Maps the tones of one picture to SDR.
 
     Highlights are rolled off with the EETF of ITU-R BT.2390-11 (annex 5). It is applied to the
     largest of R, G and B, and its ratio to all three, which keeps hues. Our deviation: BT.2390

@@ -17,7 +17,7 @@ from lafp.view.viewed_sets import ViewedSet
 _ENTRIES_KEPT, _FRAMES_KEPT = 16, 1024
 _JPEG_QUALITY = 92
 MAX_SERIES = 64
-"""So many dimensions of a label are sent; a page shows no more."""
+"""Number of dimensions of a label that are sent to the page, which shows no more."""
 
 
 class MissingError(LookupError):

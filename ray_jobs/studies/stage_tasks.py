@@ -27,13 +27,13 @@ class StageWatcher(Protocol):
     """Gets a call when something happens to a stage."""
 
     def started(self, node: StageNode) -> None:
-        """A stage starts."""
+        """Is called when a stage starts."""
 
     def ended(self, node: StageNode, error: str | None) -> None:
-        """A stage has ended; ``error`` says why it failed."""
+        """Is called when a stage has ended; ``error`` says why it failed."""
 
     def look(self) -> None:
-        """Called every few seconds while stages run."""
+        """Is called every few seconds while stages run."""
 
 
 def run_stages(

@@ -194,7 +194,7 @@ def reached(stage: StageDir) -> dict[str, int]:
 def resolve_optional(
     run: RunDir, name: str, uri: str | None, stages: Iterable[str]
 ) -> TrainInput | None:
-    """Like ``resolve``, but returns None without ``uri`` if the run has begun no such stage."""
+    """Works like ``resolve``. Returns None without ``uri`` if the run has begun no such stage."""
     stages = tuple(stages)
     if uri is None:
         stages = tuple(stage for stage in stages if run.stage(stage).is_begun())

@@ -43,7 +43,7 @@ def place_episodes(spans: Sequence[Span], info: VideoInfo) -> list[Place | Video
     """
     found: list[Place | VideoError | None] = [_flaw(span, info.fps) for span in spans]
     _reject_conflicts(spans, found, info.fps)
-    _count(spans, found, info)
+    _set_places(spans, found, info)
     places = [place for place in found if isinstance(place, Place)]
     end = max((place.first + place.num_frames for place in places), default=0)
     surplus, num_frames = len(info.times_s) - end, len(info.times_s)
@@ -115,8 +115,10 @@ def _reject_conflicts(
             last = i
 
 
-def _count(spans: Sequence[Span], found: list[Place | VideoError | None], info: VideoInfo) -> None:
-    """Gives a place to every span without an error."""
+def _set_places(
+    spans: Sequence[Span], found: list[Place | VideoError | None], info: VideoInfo
+) -> None:
+    """Sets the frame range of every span that has no error yet."""
     fps, open_spans = info.fps, [i for i, flaw in enumerate(found) if flaw is None]
     if not open_spans:
         return

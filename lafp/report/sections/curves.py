@@ -112,7 +112,7 @@ def _curve_name(variant: str | None, groups: Mapping[float, Group]) -> str:
 
 
 def _over_methods(results: Results, column: str) -> Section | None:
-    """A panel per variant, a line per method that has three values."""
+    """Draws a panel per variant, with a line per method that has three values."""
     short, in_words = _OF_METHODS[column]
     outcome = OUTCOMES[results.outcome]
     panels = {}

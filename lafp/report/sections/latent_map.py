@@ -23,7 +23,7 @@ _AXES = {
 
 
 def section(run: RunDir) -> Section | None:
-    """A row of panels per projection; None where no policy was evaluated."""
+    """Shows a row of panels per projection. Returns None where no policy was evaluated."""
     stage = run.complete("evaluation")
     if stage is None or not stage.has(FILE):
         return None

@@ -11,7 +11,7 @@ from lafp.report.metrics import OUTCOMES
 
 
 def section(results: Results) -> Section | None:
-    """One row per method that was rolled out on all tasks; None if there are fewer than two.
+    """Shows one row per method rolled out on all tasks. Returns None if fewer than two were.
 
     None too if a task has several variants of a method, because then no one of them is the method.
     """

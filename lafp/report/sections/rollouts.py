@@ -105,7 +105,7 @@ def _on_frames(row: Result) -> str:
 
 
 def gif(frames: np.ndarray, fps: float) -> bytes:
-    """An endless animation.
+    """Encodes an endless animation.
 
     Args:
         frames: uint8 [T, H, W, 3].

@@ -82,7 +82,7 @@ def points(records: Records, metric: str) -> tuple[list[float], list[float]]:
 
 
 def _mixture(config: Config) -> str:
-    """Which shard sets a LAM was trained on, where they are several: their shares of the clips."""
+    """Says which shard sets a LAM was trained on, if several, and their shares of the clips."""
     data = config.get("data") or []
     total = sum(item["weight"] for item in data)
     shares = [

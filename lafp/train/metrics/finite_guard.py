@@ -51,7 +51,7 @@ class FiniteGuard:
     def end_step(
         self, step: int, outs: Sequence[LossOutput], clip_keys: Sequence[Tensor], grad_norm: Tensor
     ) -> bool:
-        """Looks at a step. If it is skipped, the buffers get their values from before it.
+        """Checks whether a step was finite. If it is skipped, the buffers are restored.
 
         Args:
             step: The step.

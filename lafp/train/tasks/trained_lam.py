@@ -71,6 +71,6 @@ class TrainedLam(nn.Module):
 
 
 def about_what_trains(metrics: Mapping[str, Tensor], fdm_weight: float) -> dict[str, Tensor]:
-    """Leaves out how well the FDM predicts if nothing trains it."""
+    """Drops the metrics of the FDM's predictions if no loss trains the FDM."""
     untrained = () if fdm_weight > 0 else ("fdm_error", "copy_error", "target_explained")
     return {name: value for name, value in metrics.items() if name not in untrained}
