@@ -101,7 +101,7 @@ def autocast(cfg: EngineSettings[object], device: torch.device) -> AbstractConte
     return torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16")
 
 
-def spoiled_unless_finite(loss: Tensor) -> Tensor:
+def nan_gradients_unless_finite(loss: Tensor) -> Tensor:
     """Returns the loss; if it is not finite, all gradients that come from it become NaN.
 
     A loss can overflow although its gradients do not. The NaN gradients show the overflow to all
@@ -116,7 +116,7 @@ def world_size() -> int:
 
 
 @contextmanager
-def whole(module: nn.Module) -> Iterator[nn.Module]:
+def ungathered(module: nn.Module) -> Iterator[nn.Module]:
     """Implements ``Engine.gathered`` for an engine that does not shard its module."""
     yield module
 

@@ -15,8 +15,8 @@ from lafp.train.engines.base import (
     EngineSettings,
     autocast,
     loading,
-    spoiled_unless_finite,
-    whole,
+    nan_gradients_unless_finite,
+    ungathered,
     world_size,
 )
 from lafp.train.optim import build_optimizer, clip_gradients, skip_unless_finite
@@ -59,7 +59,7 @@ class DdpEngine(Engine):
         with self._wrapped.no_sync() if is_wrapped and not is_last_round else nullcontext():  # type: ignore[operator]
             with autocast(self.cfg, self.device):
                 out = self._wrapped(inputs)
-            loss = spoiled_unless_finite(out.loss)
+            loss = nan_gradients_unless_finite(out.loss)
             (loss / self.cfg.gradient_accumulation).backward()
         return LossOutput(loss=out.loss.detach(), metrics=out.metrics)
 
@@ -75,7 +75,7 @@ class DdpEngine(Engine):
 
     def gathered(self) -> AbstractContextManager[nn.Module]:
         """See ``Engine``."""
-        return whole(self.module)
+        return ungathered(self.module)
 
     def save(self, folder: Path, step: int) -> None:
         """See ``Engine``."""

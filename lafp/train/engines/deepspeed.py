@@ -25,8 +25,8 @@ from lafp.train.engines.base import (
     EngineSettings,
     autocast,
     loading,
-    spoiled_unless_finite,
-    whole,
+    nan_gradients_unless_finite,
+    ungathered,
     world_size,
 )
 from lafp.train.engines.deepspeed_files import read
@@ -115,7 +115,7 @@ class DeepSpeedEngine(Engine):
         """See ``Engine``."""
         out: LossOutput = self._engine(inputs)
         # DeepSpeed divides the loss by the number of rounds.
-        self._engine.backward(spoiled_unless_finite(out.loss))
+        self._engine.backward(nan_gradients_unless_finite(out.loss))
         if not is_last_round:
             self._engine.step()  # only counts the round
         return LossOutput(loss=out.loss.detach(), metrics=out.metrics)
@@ -135,7 +135,7 @@ class DeepSpeedEngine(Engine):
 
     def gathered(self) -> AbstractContextManager[nn.Module]:
         """See ``Engine``."""
-        return self._gathered_copy() if self.stage == 3 else whole(self.module)
+        return self._gathered_copy() if self.stage == 3 else ungathered(self.module)
 
     @contextmanager
     def _gathered_copy(self) -> Iterator[nn.Module]:
