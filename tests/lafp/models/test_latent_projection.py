@@ -1,10 +1,9 @@
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from lafp.config import ConfigError, config_from_dict
 from lafp.models.latent_projection import Pca, PcaConfig
-from tests.process_group import group_of_two
+from tests.process_group import group_of_two, run_two
 
 
 def pca(dim, latent_action_dim):
@@ -88,7 +87,7 @@ def fit_on_rank(rank: int, rendezvous: str, latents: torch.Tensor, out: str) -> 
 def test_all_ranks_hold_the_components_of_all_latents(tmp_path):
     latents = low_rank(200, 10, 30)
     arguments = (str(tmp_path / "rendezvous"), latents, str(tmp_path))
-    mp.spawn(fit_on_rank, arguments, nprocs=2)
+    run_two(fit_on_rank, *arguments)
     alone = pca(3, 30)
     alone.fit(latents)
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2))

@@ -1,8 +1,8 @@
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -18,7 +18,7 @@ from lafp.models.quantizers import (
     Vq,
     VqConfig,
 )
-from tests.process_group import group_of_two
+from tests.process_group import group_of_two, run_two
 
 VQ = VqConfig(num_codebooks=2, num_discrete_latents=3, num_codes=5, revive_after_steps=4)
 Z = 12
@@ -131,13 +131,13 @@ def test_vq_reports_how_many_codes_are_in_use():
     torch.testing.assert_close(metrics["codebook/perplexity"], torch.tensor(2.0))
 
 
-def _two_steps_of_rank(rank: int, path: str, queue: mp.Queue) -> None:
-    with group_of_two(rank, path):
+def _two_steps_of_rank(rank: int, folder: Path) -> None:
+    with group_of_two(rank, folder / "store"):
         vq, first, second = seeded_vq_and_batches()
         step(vq, first.chunk(2)[rank])
         torch.manual_seed(rank)
         step(vq, second.chunk(2)[rank])
-        queue.put((rank, vq.codebook.tolist()))
+        torch.save(vq.codebook, folder / f"{rank}.pt")
 
 
 def seeded_vq_and_batches() -> tuple[Vq, torch.Tensor, torch.Tensor]:
@@ -146,16 +146,9 @@ def seeded_vq_and_batches() -> tuple[Vq, torch.Tensor, torch.Tensor]:
 
 
 def test_vq_codes_are_those_of_one_process_on_all_ranks(tmp_path):
-    context = mp.get_context("spawn")
-    queue = context.Queue()
-    args = (str(tmp_path / "store"), queue)
-    processes = [context.Process(target=_two_steps_of_rank, args=(r, *args)) for r in range(2)]
-    for process in processes:
-        process.start()
-    ranks = dict(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join()
-    assert ranks[0] == ranks[1]
+    run_two(_two_steps_of_rank, tmp_path)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert torch.equal(*ranks)
     # One process draws other starting codes from its batch, so start it from rank 0's share.
     vq, first, second = seeded_vq_and_batches()
     vq(first)
@@ -166,7 +159,7 @@ def test_vq_codes_are_those_of_one_process_on_all_ranks(tmp_path):
     vq._collected = counts, sums, other._collected[2]
     vq.after_step()
     step(vq, second)
-    torch.testing.assert_close(torch.tensor(ranks[0]), vq.codebook)
+    torch.testing.assert_close(ranks[0], vq.codebook)
 
 
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (2, 2), (3, 4)])

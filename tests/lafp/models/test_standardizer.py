@@ -1,6 +1,5 @@
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from lafp.models.standardizer import (
     GlobalScaleConfig,
@@ -9,7 +8,7 @@ from lafp.models.standardizer import (
     RangeConfig,
     RangeStandardizer,
 )
-from tests.process_group import group_of_two
+from tests.process_group import group_of_two, run_two
 
 
 def seen(batches):
@@ -75,7 +74,7 @@ def update_on_rank(rank: int, rendezvous: str, latents: torch.Tensor, out: str) 
 def test_all_ranks_hold_the_statistics_of_all_latents(tmp_path):
     latents = 4 + torch.randn(40, 3)
     arguments = (str(tmp_path / "rendezvous"), latents, str(tmp_path))
-    mp.spawn(update_on_rank, arguments, nprocs=2)
+    run_two(update_on_rank, *arguments)
     alone = seen([latents]).state_dict()
     for rank in range(2):
         state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

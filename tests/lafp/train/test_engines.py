@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from lafp.config import ConfigError
 from lafp.train.config import TrainConfig
@@ -18,7 +17,7 @@ from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.metrics.log import read_metrics
 from lafp.train.optim import OptimConfig
-from tests.process_group import group_of_two
+from tests.process_group import group_of_two, run_two
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext, ToyTask
 
@@ -70,7 +69,7 @@ def worker(rank: int, shards: str, root: Path) -> None:
 def runs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("engines")
     shards = write_shard_set(root / "shards", num_clips=20)
-    mp.spawn(worker, (shards, root), nprocs=2)
+    run_two(worker, shards, root)
     return root
 
 

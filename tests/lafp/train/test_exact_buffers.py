@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from lafp.models.quantizers import Vq, VqConfig
@@ -18,7 +17,7 @@ from lafp.train.engines import ENGINES
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.types import LossOutput
-from tests.process_group import group_of_two
+from tests.process_group import group_of_two, run_two
 
 CASES = {"ddp": DdpConfig()} | {f"zero{s}": DeepSpeedConfig(zero_stage=s) for s in (0, 1, 2)}
 EXACT = 1 + 2**-20
@@ -77,7 +76,7 @@ def worker(rank: int, root: Path) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("exact_buffers")
-    mp.spawn(worker, (root,), nprocs=2)
+    run_two(worker, root)
     return root
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from lafp.train.config import TrainConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.metrics.log import read_metrics
 from lafp.train.optim import OptimConfig
-from tests.process_group import group_of_two
+from tests.process_group import group_of_two, run_two
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext, ToyTask
 
@@ -62,7 +61,7 @@ def worker(rank: int, shards: str, root: Path) -> None:
 def runs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("offload")
     shards = write_shard_set(root / "shards", num_clips=20)
-    mp.spawn(worker, (shards, root), nprocs=2)
+    run_two(worker, shards, root)
     return root
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from lafp.train.config import TrainConfig
 from lafp.train.context import LocalContext
@@ -18,7 +17,7 @@ from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.metrics.log import read_metrics, read_starts
 from lafp.train.optim import OptimConfig
-from tests.process_group import group_of_two
+from tests.process_group import group_of_two, run_two
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext, ToyTask
 
@@ -80,7 +79,7 @@ def runs(cases, tmp_path_factory) -> Path:
     shards = write_shard_set(root / "shards", num_clips=20)
     for case in cases:
         run(config(case, 1, HALF), shards, LocalContext(str(root / "one" / case)))
-    mp.spawn(two_workers, (shards, root, cases), nprocs=2)
+    run_two(two_workers, shards, root, cases)
     for case in cases:
         folder = root / "two_then_one" / case
         begun = root / "two" / case / "checkpoints" / f"step-{HALF:09d}"

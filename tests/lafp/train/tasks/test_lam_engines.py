@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from lafp.config import load_config
 from lafp.lam import load_lam
@@ -13,7 +12,7 @@ from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
-from tests.process_group import group_of_two
+from tests.process_group import group_of_two, run_two
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext, assert_same_weights
 
@@ -53,7 +52,7 @@ def runs(tmp_path_factory) -> Path:
     labeled = write_shard_set(
         root / "labeled", num_clips=20, num_val_clips=4, has_labels=True, seed=1
     )
-    mp.spawn(worker, (shards, labeled, root), nprocs=2)
+    run_two(worker, shards, labeled, root)
     return root
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from lafp.config import config_from_dict
 from lafp.finished.load import load_policy
@@ -16,7 +15,7 @@ from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
-from tests.process_group import group_of_two
+from tests.process_group import group_of_two, run_two
 from tests.synthetic_dinov2 import write_dinov2
 from tests.synthetic_lam import write_lam
 from tests.synthetic_shards import write_shard_set
@@ -67,7 +66,7 @@ def runs(tmp_path_factory) -> Path:
     shards = write_shard_set(root / "videos", num_clips=20, num_val_clips=4)
     lam = write_lam(str(root / "lam"))
     write_dinov2(root / "dinov2")
-    mp.spawn(worker, (shards, lam, root), nprocs=2)
+    run_two(worker, shards, lam, root)
     return root
 
 
