@@ -18,6 +18,7 @@ from tests import hub_server
 from tests.lafp.test_agent import play, video, write_decoder, write_policy
 from tests.synthetic_lam import write_lam
 from tests.test_install import CORE_ONLY, blocked
+from tests.warm_process import warm_process
 
 ROOT = Path(__file__).parents[3]
 REPO = "user/arm"
@@ -65,20 +66,25 @@ def with_probe(lam):
     Path(lam, "model_card.md").write_text("\n\n".join(sections))
 
 
-def call(hub, cache, *args, code=None, token=hub_server.TOKEN, **env):
-    """Runs `lafp ...`, or code, with this hub, a cache, and the packages of the core."""
-    runs = code or "from ray_jobs.command import main\nmain()\n"
-    text = CORE_ONLY.replace("{blocked}", repr(blocked())) + runs
+@pytest.fixture(scope="module")
+def core(tmp_path_factory):
+    """A process that finds the packages of the core alone, and has imported torch."""
+    code = CORE_ONLY.replace("{blocked}", repr(blocked())) + "import lafp.agent, lafp.lam\n"
+    with warm_process(code, tmp_path_factory.mktemp("said"), cwd=ROOT) as process:
+        yield process
+
+
+def call(core, hub, cache, *args, code=None, token=hub_server.TOKEN, **env):
+    """Runs `lafp ...`, or code, with this hub and a cache, in a process of its own."""
     found = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_TOKEN": token}
-    return subprocess.run(
-        [sys.executable, "-c", text, *map(str, args)],
-        capture_output=True, text=True, cwd=ROOT, env=found | env, timeout=300,
-    )  # fmt: skip
+    code = code or "from ray_jobs.command import main\nmain()\n"
+    return core.run(code, *map(str, args), env=found | env)
 
 
 @pytest.fixture(scope="module")
-def pushed(hub, run, tmp_path_factory):
-    done = call(hub, tmp_path_factory.mktemp("cache"), "push", run, f"hf://{REPO}", "--private")
+def pushed(core, hub, run, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    done = call(core, hub, cache, "push", run, f"hf://{REPO}", "--private")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -111,73 +117,75 @@ def test_the_card_says_data_probe_and_use(hub, pushed):
         assert words in card
 
 
-def load(hub, tmp_path, uri, **env):
+def load(core, hub, tmp_path, uri, **env):
     frames, actions = tmp_path / "frames.npy", tmp_path / "actions.npy"
     np.save(frames, video(4, num_episodes=2))
-    done = call(hub, tmp_path / "cache", uri, frames, actions, code=LOADS, **env)
+    done = call(core, hub, tmp_path / "cache", uri, frames, actions, code=LOADS, **env)
     return done, actions
 
 
-def test_an_agent_from_the_hub_acts_as_the_pushed_one_also_offline(hub, run, pushed, tmp_path):
+def test_an_agent_from_the_hub_acts_as_the_pushed_one_also_offline(
+    core, hub, run, pushed, tmp_path
+):
     expected = play(lafp.Agent.load(run, decoder="mine"), video(4, num_episodes=2))
     hub.fetched.clear()
-    done, actions = load(hub, tmp_path, f"hf://{REPO}")
+    done, actions = load(core, hub, tmp_path, f"hf://{REPO}")
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(actions), expected)
     assert {Path(name).suffix for name in hub.fetched} == {".json", ".safetensors", ".yaml"}
     actions.unlink()
     hub.requests.clear()
-    done, actions = load(hub, tmp_path, f"hf://{REPO}", HF_HUB_OFFLINE="1")
+    done, actions = load(core, hub, tmp_path, f"hf://{REPO}", HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(actions), expected)
     assert hub.requests == []
 
 
-def test_a_lam_comes_alone(hub, pushed, tmp_path):
+def test_a_lam_comes_alone(core, hub, pushed, tmp_path):
     hub.fetched.clear()
     code = "import sys, lafp\nprint(lafp.load_lam(sys.argv[1]).latent_action_dim)\n"
-    done = call(hub, tmp_path, f"hf://{REPO}/lam", code=code)
+    done = call(core, hub, tmp_path, f"hf://{REPO}/lam", code=code)
     assert done.stdout == "4\n", done.stderr
     assert sorted(hub.fetched) == ["lam/model.json", "lam/model.safetensors"]
-    whole = call(hub, tmp_path, f"hf://{REPO}", code=code)
+    whole = call(core, hub, tmp_path, f"hf://{REPO}", code=code)
     assert f"hf://{REPO} is the folder of a run. Its LAM is hf://{REPO}/lam." in whole.stderr
 
 
-def test_a_revision_is_what_was_pushed_there(hub, run, pushed, tmp_path):
+def test_a_revision_is_what_was_pushed_there(core, hub, run, pushed, tmp_path):
     write_policy(tmp_path / "new", "latent_flow", seed=7)
     write_decoder(tmp_path / "new", "mine", "latent_flow")
-    done = call(hub, tmp_path, "push", tmp_path / "new", f"hf://{REPO}@second")
+    done = call(core, hub, tmp_path, "push", tmp_path / "new", f"hf://{REPO}@second")
     assert done.returncode == 0, done.stderr
     # The branch began as main, whose LAM the new run does not have.
     assert not any(name.startswith("lam/model.") for name in hub.files(REPO, "second"))
     frames = video(4, num_episodes=2)
     for revision, folder in (("@second", tmp_path / "new"), ("", run)):
-        done, actions = load(hub, tmp_path, f"hf://{REPO}{revision}")
+        done, actions = load(core, hub, tmp_path, f"hf://{REPO}{revision}")
         assert done.returncode == 0, done.stderr
         expected = play(lafp.Agent.load(folder, decoder="mine"), frames)
         np.testing.assert_array_equal(np.load(actions), expected)
 
 
-def test_weights_that_were_changed_on_the_hub_are_refused(hub, pushed, tmp_path):
+def test_weights_that_were_changed_on_the_hub_are_refused(core, hub, pushed, tmp_path):
     files = dict(hub.files(REPO))
     name = "policy/latent_flow/model.safetensors"
     files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
     hub.commit(REPO, "changed", files)
-    done, _ = load(hub, tmp_path, f"hf://{REPO}@changed")
+    done, _ = load(core, hub, tmp_path, f"hf://{REPO}@changed")
     assert "model.safetensors is not the file that model.json describes" in done.stderr
 
 
-def test_sizes_are_checked_before_anything_is_fetched(hub, pushed, tmp_path):
+def test_sizes_are_checked_before_anything_is_fetched(core, hub, pushed, tmp_path):
     hub.fetched.clear()
     hub.sizes["lam/model.safetensors"] = 1 << 40
-    done, _ = load(hub, tmp_path, f"hf://{REPO}")
+    done, _ = load(core, hub, tmp_path, f"hf://{REPO}")
     hub.sizes.clear()
     assert "lam/model.safetensors has 1099511627776 bytes" in done.stderr and not hub.fetched
 
 
-def test_a_dry_run_asks_the_hub_nothing(hub, run, tmp_path):
+def test_a_dry_run_asks_the_hub_nothing(core, hub, run, tmp_path):
     hub.requests.clear()
-    done = call(hub, tmp_path, "push", run, "hf://user/other", "--dry-run")
+    done = call(core, hub, tmp_path, "push", run, "hf://user/other", "--dry-run")
     assert done.returncode == 0 and "# user/other" in done.stdout and hub.requests == []
 
 
@@ -192,16 +200,16 @@ def test_a_dry_run_asks_the_hub_nothing(hub, run, tmp_path):
         (("RUN", "hf://user/arm"), {"HF_ENDPOINT": "http://127.0.0.1:9"}, "refused"),
     ],
 )  # fmt: skip
-def test_a_push_that_fails_is_one_line(hub, run, tmp_path, args, env, words):
+def test_a_push_that_fails_is_one_line(core, hub, run, tmp_path, args, env, words):
     folder = run if args[0] == "RUN" else tmp_path
-    done = call(hub, tmp_path, "push", folder, args[1], **env)
+    done = call(core, hub, tmp_path, "push", folder, args[1], **env)
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("uri", ["hf://user/none", f"hf://{REPO}@none", f"hf://{REPO}/none"])
-def test_what_is_not_on_the_hub_is_named(hub, pushed, tmp_path, uri):
-    done, _ = load(hub, tmp_path, uri)
+def test_what_is_not_on_the_hub_is_named(core, hub, pushed, tmp_path, uri):
+    done, _ = load(core, hub, tmp_path, uri)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"lafp.config.errors.ConfigError: {uri}"), done.stderr
 
