@@ -20,6 +20,8 @@ settings.load_profile("gate")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Ray's workers would yield to the tests that run beside those of Ray, which take the longest.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray would start a worker per CPU for the first job, most of which no test uses.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 # Ray finds clusters that run on this machine by this folder: tests join none but their own, neither
 # a user's nor that of a test process beside this one.
 os.environ["RAY_TMPDIR"] = f"/tmp/ray-lafp-{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"

@@ -1,13 +1,17 @@
 """Says what a training job needs from Ray."""
 
-from lafp.train.config import TrainConfig
+from typing import TYPE_CHECKING
+
 from ray_jobs.core.cluster import Resources
+
+if TYPE_CHECKING:  # its module imports torch, and readers need it no more than the driver does
+    from lafp.train.config import TrainConfig
 
 CPUS_PER_READER = 1
 """CPUs of a reader. Ray Data's read tasks, with which it fuses the readers, also take one CPU."""
 
 
-def resources(cfg: TrainConfig) -> Resources:
+def resources(cfg: "TrainConfig") -> Resources:
     """Returns the resources that a training job holds at the same time."""
     readers = cfg.ingest.num_readers if cfg.ingest.mode == "ray" else 0
     return Resources(
@@ -16,6 +20,6 @@ def resources(cfg: TrainConfig) -> Resources:
     )
 
 
-def worker_cpus(cfg: TrainConfig) -> int:
+def worker_cpus(cfg: "TrainConfig") -> int:
     """Returns the CPUs of one training worker, which also decodes on them in mode ``direct``."""
     return cfg.ingest.num_readers if cfg.ingest.mode == "direct" else 1

@@ -1,5 +1,8 @@
 """Ray Data against plain reading: the same micro-batches, whatever the readers and the start."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import ray
@@ -64,6 +67,11 @@ def test_frames_are_not_copied_out_of_the_object_store(plan):
     for batch in ray_micro_batches(plan, 0, 2, 1, 0):
         frames = batch["videos"]["frames"]
         assert not frames.flags.writeable and not frames.flags.owndata
+
+
+def test_a_readers_process_does_not_import_torch():
+    code = "import sys, ray_jobs.training.ingest; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("num_readers", [1, 2, 5])

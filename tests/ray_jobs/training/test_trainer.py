@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,18 @@ import ray
 import torch
 
 from lafp.config import ConfigError
+from lafp.data.randomness import derive_seed
 from lafp.train.config import IngestConfig
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
+from lafp.train.loop import train
 from lafp.train.metrics.log import read_metrics, read_starts
 from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import JobError
 from ray_jobs.training.progress import remarks
 from ray_jobs.training.resources import resources
 from ray_jobs.training.trainer import fit
+from tests.process_group import group_of_two, run_two
 from tests.processes import kill_one_below
 from tests.ray_jobs.training.toy_runs import (
     CHECKPOINT_EVERY,
@@ -31,27 +35,36 @@ from tests.ray_jobs.training.toy_runs import (
     task,
     weights,
 )
-from tests.toy_task import BrokenTask, KillingTask, TerminatedTask
+from tests.toy_task import BrokenTask, GroupContext, KillingTask, TerminatedTask
 
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray(s3_server):
     """As few CPUs as the largest job asks for: a job that needs more than it says would hang."""
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAFP_OWN_RAY", "1")  # as where a job has started it
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(shards, tmp_path_factory) -> Path:
-    """A whole run on ddp, read directly."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    metrics = fit(stage(folder), config(), task(shards))
-    assert metrics["step"] == NUM_STEPS and metrics["resumed_from_steps"] == []
-    return folder
+    """A whole run on ddp, read directly, by two processes that know nothing of Ray."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    run_two(train_without_ray, shards, root)
+    return root / "run"
 
 
-@pytest.mark.slow  # the runs that are killed or stopped below are fed by Ray Data, too
+def train_without_ray(rank: int, shards: str, root: Path) -> None:
+    with group_of_two(rank, root / "store"):
+        (root / "run").mkdir(exist_ok=True)
+        torch.manual_seed(derive_seed(config().seed, "init"))
+        metrics = train(config(), task(shards)(), GroupContext(str(root / "run")))
+        assert metrics["step"] == NUM_STEPS
+
+
+@pytest.mark.slow  # the run that is killed below is fed by Ray Data, too
 def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tmp_path):
     fit(stage(tmp_path), config(mode="ray"), task(shards))
     assert_same_run(tmp_path, undisturbed)
@@ -101,7 +114,10 @@ def test_a_worker_killed_right_after_a_checkpoint_resumes_from_it(
 
 
 def test_sigterm_saves_a_checkpoint_that_the_next_start_goes_on_from(shards, undisturbed, tmp_path):
-    """This process is the driver. Without the checkpoint the run would begin anew."""
+    """This process is the driver. Without the checkpoint the run would begin anew.
+
+    How the workers are fed is no part of a run's state.
+    """
     cfg = config(mode="ray", checkpoint_every_steps=100)
     before = signal.getsignal(signal.SIGTERM)
     terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=3)
@@ -110,8 +126,8 @@ def test_sigterm_saves_a_checkpoint_that_the_next_start_goes_on_from(shards, und
     assert signal.getsignal(signal.SIGTERM) is before
     stopped_at = int(re.search(r"step (\d+)", str(stop.value))[1])
     assert 3 < stopped_at < NUM_STEPS
-    metrics = fit(stage(tmp_path), cfg, terminated)
-    assert metrics["resumed_from_steps"] == [stopped_at]
+    metrics = fit(stage(tmp_path), replace(cfg, ingest=IngestConfig(mode="direct")), terminated)
+    assert metrics["step"] == NUM_STEPS and metrics["resumed_from_steps"] == [stopped_at]
     assert_same_run(tmp_path, undisturbed)
 
 
