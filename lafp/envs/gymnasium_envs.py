@@ -45,6 +45,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         env = ENVS.build(config_from_dict(ENVS.get(name).Config, {"name": name, **config}))
         self._env: VectorEnv = env
         self.metadata = {**self.metadata, "render_fps": env.fps}
+        self.max_steps = env.max_steps
         self.render_mode = render_mode
         shape = (env.height_px, env.width_px, 3)
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
