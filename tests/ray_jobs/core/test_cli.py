@@ -16,6 +16,7 @@ from ray_jobs import pipeline
 from ray_jobs.core.job import execute
 from ray_jobs.studies.pipeline_config import PipelineConfig
 from tests.synthetic_shards import write_shard_set
+from tests.warm_process import warm_process
 
 ROOT = Path(__file__).parents[3]
 JOBS = sorted(
@@ -28,15 +29,23 @@ VIDEOS = "configs/pipeline/videos.yaml"
 WITHOUT_CONFIG = ("compare", "doctor", "push", "serve", "to_lerobot", "view")
 
 
-def run_job(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", f"ray_jobs.{job}", *args],
-        cwd=ROOT,
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+RUN = """
+import runpy, sys
+job = sys.argv.pop(1)
+runpy.run_module(f"ray_jobs.{job}", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run_job(tmp_path_factory):
+    """Runs a job in a process of its own, in which torch is imported already."""
+    imports = "import torch, ray_jobs.studies.pipeline_config\n"
+    with warm_process(imports, tmp_path_factory.mktemp("said"), cwd=ROOT) as process:
+
+        def run(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
+            return process.run(RUN, job, *args, env=os.environ | env)
+
+        yield run
 
 
 def test_every_job_of_the_readme_exists():
@@ -46,7 +55,7 @@ def test_every_job_of_the_readme_exists():
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job not in WITHOUT_CONFIG])
-def test_help_lists_the_config_keys_with_docs_and_defaults(job):
+def test_help_lists_the_config_keys_with_docs_and_defaults(run_job, job):
     result = run_job(job, "--help")
     assert result.returncode == 0, result.stderr
     assert "config keys:" in result.stdout
@@ -68,7 +77,7 @@ def test_help_lists_the_config_keys_with_docs_and_defaults(job):
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_a_wrong_command_ends_with_one_clear_line_and_code_2(args, message, tmp_path):
+def test_a_wrong_command_ends_with_one_clear_line_and_code_2(run_job, args, message, tmp_path):
     result = run_job("pipeline", *args, "--storage", str(tmp_path))
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
@@ -173,7 +182,7 @@ def test_what_is_read_from_source_is_what_the_classes_say(job):
     assert line.has_page == bool(module.JOB.publish)
 
 
-def test_a_storage_that_nobody_can_write_to_is_said_before_the_cluster_starts(tmp_path):
+def test_a_storage_that_nobody_can_write_to_is_said_before_the_cluster_starts(run_job, tmp_path):
     (tmp_path / "file").write_text("a file where a folder should be")
     nowhere = {"RAY_ADDRESS": "127.0.0.1:1"}  # whoever asked for the cluster would fail there
     result = run_job("pipeline", DEMO, "--storage", str(tmp_path / "file"), **nowhere)
@@ -183,7 +192,7 @@ def test_a_storage_that_nobody_can_write_to_is_said_before_the_cluster_starts(tm
     assert "Traceback" not in result.stderr
 
 
-def test_a_bucket_whose_name_is_impossible_is_said_in_one_line():
+def test_a_bucket_whose_name_is_impossible_is_said_in_one_line(run_job):
     result = run_job("pipeline", DEMO, "--storage", "s3://my bucket/runs")
     assert result.returncode == 2, result.stderr
     assert "my bucket" in result.stderr and "Traceback" not in result.stderr
@@ -210,7 +219,7 @@ def test_what_would_stop_a_later_stage_is_said_before_the_first(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path):
+def test_a_dry_run_prints_config_and_plan_and_writes_nothing(run_job, tmp_path):
     result = run_job("pipeline", DEMO, "--storage", str(tmp_path), "--dry-run")
     assert result.returncode == 0, result.stderr
     assert "num_steps" in result.stdout
@@ -222,7 +231,9 @@ def test_a_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path):
 @pytest.mark.parametrize(
     "config", sorted((ROOT / "configs/studies").glob("*_gpu.yaml")), ids=lambda path: path.stem
 )
-def test_a_preset_for_a_gpu_fits_one_machine_and_admits_that_it_never_ran(config, tmp_path):
+def test_a_preset_for_a_gpu_fits_one_machine_and_admits_that_it_never_ran(
+    run_job, config, tmp_path
+):
     result = run_job("study", str(config), "--storage", str(tmp_path), "--dry-run")
     assert result.returncode == 0, result.stderr
     num_cpus, num_gpus = re.findall(r"resources: (\d+) CPUs, (\d+) GPUs", result.stdout)[0]
@@ -230,14 +241,14 @@ def test_a_preset_for_a_gpu_fits_one_machine_and_admits_that_it_never_ran(config
     assert "NOT RUN" in config.read_text().split("name:")[0]
 
 
-def test_only_jobs_that_compare_write_into_a_page(tmp_path):
+def test_only_jobs_that_compare_write_into_a_page(run_job, tmp_path):
     page = ("--page", str(tmp_path / "results.md"))
     assert "unrecognized arguments: --page" in run_job("pipeline", DEMO, *page, "--dry-run").stderr
     assert run_job("study", "configs/studies/demo.yaml", *page, "--dry-run").returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_submitted_job_refuses_storage_that_other_nodes_cannot_see():
+def test_a_submitted_job_refuses_storage_that_other_nodes_cannot_see(run_job):
     result = run_job("pipeline", DEMO, "--storage", "runs", RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
     assert result.returncode == 2
     assert "relative path" in result.stderr
