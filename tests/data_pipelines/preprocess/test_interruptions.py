@@ -134,6 +134,16 @@ def interrupted_run(source: Path, runs: Path, kinds: list[str], rng: random.Rand
 
 
 @pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_source(tmp_path_factory.mktemp("source") / "source", 16)
+
+
+@pytest.fixture(scope="module")
+def expected(source, undisturbed) -> dict[str, str]:
+    return undisturbed(source)
+
+
+@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Callable[[Path], dict[str, str]]:
     def run(source: Path) -> dict[str, str]:
         runs = tmp_path_factory.mktemp("undisturbed")
@@ -143,10 +153,9 @@ def undisturbed(tmp_path_factory) -> Callable[[Path], dict[str, str]]:
     return run
 
 
-def test_three_kills_lose_nothing_and_do_nothing_twice(tmp_path, undisturbed):
-    source = write_source(tmp_path / "source", 16)
+def test_three_kills_lose_nothing_and_do_nothing_twice(tmp_path, source, expected):
     interrupted_run(source, tmp_path / "runs", ["sandbox", "worker", "node"], random.Random(0))
-    assert result(tmp_path / "runs") == undisturbed(source)
+    assert result(tmp_path / "runs") == expected
     assert not (tmp_path / "runs/run/shards/videos/work").exists()
 
 
@@ -166,10 +175,10 @@ def test_twenty_kills_lose_nothing_and_do_nothing_twice(tmp_path, undisturbed):
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A disk of 1 MiB."""
+    """A disk of 2 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user may not mount a disk")
     yield folder
@@ -177,11 +186,10 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_with_a_clear_error_and_more_room_goes_on(
-    tmp_path, small_disk, undisturbed
+    tmp_path, small_disk, source, expected
 ):
-    source = write_source(tmp_path / "source", 12)
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(960 * 2**10))
+    filler.write_bytes(bytes(1984 * 2**10))
     log = tmp_path / "log"
     process = start(source, small_disk, log)
     assert process.wait(300) == 1, log.read_text()[-3000:]
@@ -190,7 +198,7 @@ def test_a_full_disk_stops_with_a_clear_error_and_more_room_goes_on(
     assert "Traceback" not in text
     filler.unlink()
     complete(source, small_disk, log)
-    assert result(small_disk) == undisturbed(source)
+    assert result(small_disk) == expected
 
 
 @pytest.mark.slow

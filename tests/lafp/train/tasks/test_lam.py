@@ -240,7 +240,7 @@ def test_labels_alone_train_an_inverse_dynamics_model(tmp_path):
     torch.set_num_threads(1)
     uri = write_clips(tmp_path / "slalom", slalom_clips(40), 100, seed=0, max_action=1.0)
     path = Path(__file__).parents[4] / "configs" / "train_lam" / "slalom.yaml"
-    small = ["train.num_steps=120", "train.global_batch_size=32", "supervision.batch_size=32"]
+    small = ["train.num_steps=60", "train.global_batch_size=16", "supervision.batch_size=16"]
     small += ["train.num_workers=1", "train.engine.name=ddp"]
     cfg = load_config(TrainLamConfig, path, ["fdm_weight=0", *small, "supervision.weight=1"])
     task = LamTask(cfg, uri, uri)
