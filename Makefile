@@ -20,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 test: lint
 	$(PYTEST)
 
-# The inner loop: tests that start neither Ray nor a process (tests/fast.py).
+# The inner loop: tests that start neither Ray nor a process and take no seconds (tests/fast.py).
 test-fast: $(VENV)/installed
 	$(PYTEST) -p tests.fast
 

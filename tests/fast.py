@@ -1,24 +1,44 @@
-"""``pytest -p tests.fast`` runs the tests that start neither Ray nor a process: ``make test-fast``.
+"""``pytest -p tests.fast`` runs tests that start neither Ray nor a process and take no seconds.
 
 No list says which tests these are, because a list would soon be wrong. A test is skipped at the
-moment when it, or one of its fixtures, starts a process. ``make test`` runs those that are skipped.
+moment when it, or one of its fixtures, starts a process or has taken too much CPU time. pytest's
+cache keeps which tests took too long, so that the next run does not begin them. ``make test`` runs
+all that are skipped here; ``pytest --cache-clear`` forgets them.
 """
 
+import hashlib
 import multiprocessing.process
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 # Every stage asks git for the revision, which takes milliseconds.
 ALLOWED = {"git"}
+TOO_LONG = "it takes seconds: `make test` runs it"
+# CPU time, so that a busy machine skips no more. The first test of a file waits for its fixtures.
+TEST_CPU_S, FIXTURES_CPU_S = 1.0, 4.0
 _popen = subprocess.Popen.__init__
 
 
 def _skip(*_, **__) -> None:
     pytest.skip("it starts a process: `make test` runs it")
+
+
+def _skip_too_long(_, frame: FrameType | None) -> None:
+    outer = frame
+    while outer:
+        if outer.f_code.co_filename == "<frozen importlib._bootstrap>":
+            # A module that is imported in part would fail in other tests.
+            signal.setitimer(signal.ITIMER_PROF, 0.05)
+            return
+        outer = outer.f_back
+    pytest.skip(TOO_LONG)
 
 
 def _popen_or_skip(self, args, *more, **options) -> None:
@@ -36,3 +56,45 @@ def pytest_runtest_protocol() -> Iterator[None]:
         patch.setattr(subprocess.Popen, "__init__", _popen_or_skip)
         patch.setattr(multiprocessing.process.BaseProcess, "start", _skip)
         return (yield)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if _note(item).exists():
+            item.add_marker(pytest.mark.skip(reason=TOO_LONG))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with _skipped_after(FIXTURES_CPU_S):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with _skipped_after(TEST_CPU_S):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call) -> Iterator[None]:
+    """Notes also a test whose fixture took too long for another test."""
+    if call.excinfo and getattr(call.excinfo.value, "msg", None) == TOO_LONG:
+        _note(item).touch()
+    return (yield)
+
+
+def _note(item) -> Path:
+    name = hashlib.sha256(item.nodeid.encode()).hexdigest()
+    return item.config.cache.mkdir("too-long-for-test-fast") / name
+
+
+@contextmanager
+def _skipped_after(cpu_s: float) -> Iterator[None]:
+    before = signal.signal(signal.SIGPROF, _skip_too_long)
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
