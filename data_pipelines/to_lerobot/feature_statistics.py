@@ -11,7 +11,6 @@ from data_pipelines.preprocess.action_statistics import ActionStatistics, label_
 from data_pipelines.to_lerobot.layout import CAMERA
 
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
-NAMES = ("mean", "std", "min", "max", *_QUANTILES)
 _MAX_PIXELS = 10_000
 
 

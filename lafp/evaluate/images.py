@@ -65,13 +65,12 @@ def overlay_heat(frame: np.ndarray, heat_HW: np.ndarray) -> np.ndarray:
     return ((1 - heat_HW1) * grey_HW1 + heat_HW1 * color).clip(0, 255).astype(np.uint8)
 
 
-def grid(rows: Sequence[Sequence[np.ndarray]], group: int = 0, background: int = 255) -> np.ndarray:
-    """Tiles of one size, side by side.
+def grid(rows: Sequence[Sequence[np.ndarray]], group: int = 0) -> np.ndarray:
+    """Puts images side by side, in the middle of cells of one size, on white.
 
     Args:
         rows: Equally long rows of uint8 [h, w, 3].
         group: After so many columns the gap is wider; 0 for none.
-        background: Grey level of the gaps.
 
     Returns:
         uint8 [H, W, 3].
@@ -83,7 +82,7 @@ def grid(rows: Sequence[Sequence[np.ndarray]], group: int = 0, background: int =
         i * (width + GAP_PX) + (4 * GAP_PX * (i // group) if group else 0) for i in range(columns)
     ]
     shape = (len(rows) * (height + GAP_PX) - GAP_PX, lefts[-1] + width, 3)
-    canvas = np.full(shape, background, np.uint8)
+    canvas = np.full(shape, 255, np.uint8)
     for i, row in enumerate(rows):
         for left, tile in zip(lefts, row, strict=True):
             top = i * (height + GAP_PX) + (height - tile.shape[0]) // 2

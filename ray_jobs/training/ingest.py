@@ -138,6 +138,7 @@ def _pipeline(
         label_selector=dict(selector) or None,
     )
     options = dataset.context.execution_options
+    # A step is known by its place in the stream alone, so no block may overtake another.
     options.preserve_order = True
     options.resource_limits = ExecutionResources(object_store_memory=BUFFERED_BLOCKS * block_bytes)
     # A target below the size of a yield makes every yield a block of its own.
