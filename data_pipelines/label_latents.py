@@ -6,7 +6,6 @@ them are stored, so running the command again resumes.
 
 import functools
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShardWriter, ent
 from lafp.finished.saved_model import read_card
 from lafp.lam import Lam, load_lam
 from lafp.storage import strict_json
+from lafp.temporary import TemporaryFolder
 from lafp.video import decode_clip
 
 
@@ -106,7 +106,7 @@ def label_shard(
     lam = _lam(lam_uri, "cuda" if use_gpu else "cpu")
     with (
         storage.local_file(storage.join(shards, shard)) as tar,
-        tempfile.TemporaryDirectory(prefix="lafp-") as folder,
+        TemporaryFolder() as folder,
         tar.open("rb") as file,
     ):
         # A damaged clip may still decode, to wrong pictures. Latents of it would be wrong without a

@@ -25,6 +25,8 @@ import sys
 import tempfile
 from collections.abc import Mapping
 
+from lafp.temporary import TemporaryFolder
+
 _ENVIRONMENT = {"PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV"}
 _ENVIRONMENT_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_")
 _TRY = "try"  # in place of a module
@@ -72,8 +74,8 @@ def missing_when_tried() -> list[str]:
         OSError: The process does not start. The message is its last line.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="lafp-") as folder,
-        tempfile.TemporaryDirectory(prefix="lafp-") as outside,
+        TemporaryFolder() as folder,
+        TemporaryFolder() as outside,
     ):
         tried = subprocess.run(
             [sys.executable, "-m", "lafp.confined", _TRY, outside],

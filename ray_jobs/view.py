@@ -10,7 +10,6 @@ nothing. Ctrl-C ends it. From another machine: ssh -L PORT:127.0.0.1:PORT, with 
 import argparse
 import os
 import signal
-import tempfile
 import webbrowser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.temporary import TemporaryFolder
 from ray_jobs.core.cli import check_installed, described_parser, exit_codes
 
 
@@ -82,7 +82,7 @@ def _browser(url: str) -> Iterator[None]:
     """Opens the page in the user's browser."""
     # Every user can read the arguments of a process. So the browser gets the name of a file that
     # only this user can read, and finds the address with its token in there.
-    with tempfile.TemporaryDirectory(prefix="lafp-view-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder) / "open.html"
         path.write_text(f'<meta http-equiv="refresh" content="0; url={escape(url)}">')
         webbrowser.open(path.as_uri())

@@ -6,7 +6,6 @@ holds one chunk of the plan and the rows of one shard at a time, whatever the si
 rows that must be sorted lie in a database on its disk.
 """
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +40,7 @@ from lafp.config import ConfigError
 from lafp.data.shards.format import Split, entry_name
 from lafp.runs.progress import Progress
 from lafp.storage import strict_json
+from lafp.temporary import TemporaryFolder
 
 
 def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def open_catalog(plan: Plan, files: FileCounts) -> Iterator[Catalog]:
         plan: The plan, all of whose parts are made.
         files: Gets the counts of members.
     """
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder, disk_errors(Path(folder)):
+    with TemporaryFolder() as folder, disk_errors(Path(folder)):
         catalog = Catalog(Path(folder))
         try:
             with Progress("select", plan.num_items, "videos") as progress:

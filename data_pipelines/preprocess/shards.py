@@ -6,7 +6,6 @@ last.
 """
 
 import itertools
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import file_digest
@@ -27,6 +26,7 @@ from lafp import storage
 from lafp.config.ranges import check_at_least
 from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, Split, entry_name
 from lafp.storage import strict_json
+from lafp.temporary import TemporaryFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def write_part(inputs: Iterable[Iterable[Row]], work: str, part: str) -> list[It
         part: Path of the tar in ``work``.
     """
     items = []
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+    with TemporaryFolder() as folder:
         writer = ShardWriter(Path(folder) / "part.tar")
         for rows in inputs:
             items.append(_write_item(rows, writer, part))
@@ -206,7 +206,7 @@ def write_shard(layout: ShardLayout, work: str, out: str) -> ShardEntry:
     Raises:
         FileNotFoundError: A part is missing.
     """
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+    with TemporaryFolder() as folder:
         writer = ShardWriter(Path(folder) / layout.shard)
         for clip, video, labels in _read_clips(layout.clips, work):
             writer.add(clip.record, video, labels)

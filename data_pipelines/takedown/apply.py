@@ -5,7 +5,6 @@ new names, then ``manifest.parquet``, which names the shards, is replaced, then 
 deleted.
 """
 
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShard
 from lafp.storage import strict_json
 from lafp.storage.tables import iter_rows, rewrite_table
+from lafp.temporary import TemporaryFolder
 
 JOURNAL = "takedown.json"
 _SUMMARIES = ("totals.json", "summary.json")
@@ -81,7 +81,7 @@ def _rewrite_shard(shards: str, old: str, new: str, clip_ids: set[str]) -> None:
         return
     with (
         storage.local_file(storage.join(shards, old)) as tar,
-        tempfile.TemporaryDirectory(prefix="lafp-") as folder,
+        TemporaryFolder() as folder,
     ):
         entry = drop_clips(tar, read_entry(shards, old), clip_ids, new, Path(folder) / new)
         storage.upload(Path(folder) / new, storage.join(shards, new))

@@ -5,7 +5,6 @@ rows are the frames that have a latent action. Clips that cannot be episodes are
 ``rejects.parquet``.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from lafp.runs.lease import owned
 from lafp.runs.wording import number
 from lafp.storage import strict_json
 from lafp.storage.tables import open_table
+from lafp.temporary import TemporaryFolder
 
 _MADE_FROM = "meta/made_from.json"
 
@@ -79,7 +79,7 @@ def to_lerobot(
     """
     spec, made_from = open_shard_set(shards), _made_from(shards, latents, latent_key, task)
     fps = _one_rate(shards)
-    with owned(out, None, say), tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+    with owned(out, None, say), TemporaryFolder() as folder:
         if not _begin(out, made_from):
             return None
         size_px = spec.height_px, spec.width_px

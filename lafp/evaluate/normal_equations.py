@@ -7,7 +7,6 @@ each fold, ``Dual`` one N x N matrix.
 # Shape suffixes in this file: N transitions, D features, Y targets, T transitions of the folds that
 # are fitted on, L transitions of the fold that is left out.
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from lafp.temporary import TemporaryFolder
 
 BLOCK_BYTES = 1 << 24
 """Size of a block of features in float64."""
@@ -248,7 +249,7 @@ class _Matrices:
         self._kept: dict[int, Tensor] = {}
         self._file: Tensor | None = None
         if 8 * num * dim * dim > _IN_MEMORY_BYTES:
-            self._folder = tempfile.TemporaryDirectory(prefix="lafp-ridge-")
+            self._folder = TemporaryFolder()
             path = str(Path(self._folder.name, "folds"))
             flat = torch.from_file(path, shared=True, size=num * dim * dim, dtype=torch.float64)
             self._file = flat.view(num, dim, dim)

@@ -2,7 +2,6 @@
 
 # Shape suffixes in this file: N transitions, D features.
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from lafp.evaluate.probes import (
 from lafp.evaluate.representations import EMBEDDING, LAM, RANDOM_LAM, representation
 from lafp.evaluate.ridge import MAX_MEMORY_BYTES
 from lafp.lam import Lam
+from lafp.temporary import TemporaryFolder
 from lafp.types import Window
 
 AT = "probe_r2_at_"
@@ -157,7 +157,7 @@ def probe_features(
     Returns:
         Rows as ``probe_thoroughly`` returns them, and the score of the plain ridge.
     """
-    with tempfile.TemporaryDirectory(prefix="lafp-features-") as folder:
+    with TemporaryFolder() as folder:
         fit, held_out = (
             transitions.features(features_of, frame_stack, device, Path(folder, name))
             for transitions, name in zip(splits, ("fit", "held_out"), strict=True)

@@ -3,7 +3,6 @@
 # Shape suffixes in this file: N episodes, H height, W width.
 
 import copy
-import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.finished.step import AgentStep, Memory
 from lafp.storage import strict_json
+from lafp.temporary import TemporaryFolder
 from lafp.types import PolicyState
 
 CARD = "lafp_agent.json"
@@ -90,7 +90,7 @@ def export_agent(step: AgentStep, uri: str) -> None:
             dynamic_shapes=(*[{0: episodes}] * 3, *others),
             strict=True,  # plain tracing would make len(tensor) a constant
         )
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder) / f"agent{suffix}"
         if suffix == ".pt2":
             torch.export.save(program, path, extra_files={CARD: card})

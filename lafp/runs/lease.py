@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lafp import storage
 from lafp.storage import NotConditionalError, StorageError, strict_json
+from lafp.temporary import delete_unfinished
 
 FILE = ".lease.json"
 RENEWED_EVERY_S = 5.0
@@ -92,6 +93,9 @@ def owned(
             lease.check()  # losing the folder may have caused the interrupt
             raise
         finally:
+            # Processes of this job that were killed, now or before, may have left some.
+            if not storage.is_s3(folder):
+                delete_unfinished(storage.path_of(folder))
             lease.give_back()
     finally:
         for path in made:

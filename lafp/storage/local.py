@@ -7,13 +7,13 @@ import operator
 import os
 import shutil
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lafp.storage.base import AccessDeniedError, FileInfo, FullError, NotAFileError, failed
 from lafp.storage.names import path_of, uri_of
+from lafp.temporary import held, unfinished_file
 
 _LISTED_AT_ONCE = 50_000
 _OTHER_KINDS = {
@@ -86,31 +86,32 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def upload(local: str | Path, uri: str) -> None:
-    with _new_file(uri) as tmp:
-        shutil.move(local, tmp)  # across file systems this copies, so the rename comes after it
+    with held(Path(local)), _new_file(uri) as tmp:
+        try:
+            os.replace(local, tmp)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.copy2(local, tmp)  # so the rename to the final name comes after the copy
+            os.unlink(local)
 
 
 @contextmanager
 def _new_file(uri: str) -> Iterator[Path]:
     """Yields a temporary path, and renames it to ``uri`` after the block."""
     path = path_of(uri)
-    # Beside the target, because a rename is atomic only within one file system. Listings skip the
-    # name, as it begins with a dot.
-    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield tmp
-        with tmp.open("rb") as file:
-            # Without this, a crash of the machine could leave the new name with an empty file.
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
+        with unfinished_file(path) as tmp:
+            yield tmp
+            with tmp.open("rb") as file:
+                # Without this, a crash of the machine could leave the new name with an empty file.
+                os.fsync(file.fileno())
+            os.replace(tmp, path)
     except OSError as error:
         if full_disk(error):
             raise _full(uri, error) from error
         raise failed("write", uri, error) from error
-    finally:
-        with suppress(OSError):
-            tmp.unlink(missing_ok=True)
 
 
 def full_disk(error: BaseException | None) -> bool:

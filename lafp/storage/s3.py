@@ -2,7 +2,6 @@
 
 import io
 import os
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from lafp.storage.base import (
 from lafp.storage.names import safe_suffix
 from lafp.storage.patience import patiently
 from lafp.storage.secrets import text_without_secrets
+from lafp.temporary import TemporaryFolder
 
 T = TypeVar("T")
 _NUM_READS = 3
@@ -219,7 +219,7 @@ def download(uri: str, path: Path) -> None:
 @contextmanager
 def local_file(uri: str) -> Iterator[Path]:
     # On NFS a file that is still open elsewhere leaves something behind when it is deleted.
-    with tempfile.TemporaryDirectory(prefix="lafp-", ignore_cleanup_errors=True) as tmp:
+    with TemporaryFolder(ignore_cleanup_errors=True) as tmp:
         path = Path(tmp) / f"object{safe_suffix(uri)}"  # a key may be longer than a file name
         download(uri, path)
         yield path

@@ -5,7 +5,6 @@ Tables of other people's data sets are read by the modules that know their layou
 not need it.
 """
 
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,6 +16,7 @@ import numpy as np
 
 from lafp import storage
 from lafp.storage.strict_json import DamagedError, from_plain, plain
+from lafp.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -270,7 +270,7 @@ def _whole(uri: str) -> Iterator[None]:
 @contextmanager
 def _replacement(uri: str) -> Iterator[Path]:
     """Yields a local path to write to. The file becomes ``uri`` after the block."""
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder) / "table.parquet"
         yield path
         storage.upload(path, uri)

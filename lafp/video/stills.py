@@ -8,7 +8,6 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from PIL import Image
 
 from lafp.confined import confined_environment
 from lafp.storage import strict_json
+from lafp.temporary import TemporaryFolder
 from lafp.video import VIDEO_DECODERS
 from lafp.video.decoders.base import DecodedFrame, VideoDecoder, VideoError
 
@@ -58,7 +58,7 @@ def read_stills(
     """
     end = time.monotonic() + budget_s
     first = 0
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+    with TemporaryFolder() as folder:
         while first < len(wanted) and time.monotonic() < end:
             requests = [[n, *astuple(wanted[n])] for n in range(first, len(wanted))]
             with suppress(subprocess.TimeoutExpired):

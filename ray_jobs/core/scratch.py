@@ -1,8 +1,9 @@
 """Provides a folder for the state of Ray Train and Ray Tune, which lafp itself never reads."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from lafp.temporary import TemporaryFolder
 
 
 @contextmanager
@@ -13,5 +14,5 @@ def scratch_folder() -> Iterator[str]:
     checkpoints and results do not go through Ray, so Ray's state may lie on the local disk: only
     the driver and the controller, which Ray places on the driver's node, use it.
     """
-    with tempfile.TemporaryDirectory(prefix="lafp-ray-", ignore_cleanup_errors=True) as folder:
+    with TemporaryFolder(ignore_cleanup_errors=True) as folder:
         yield folder

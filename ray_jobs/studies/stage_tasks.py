@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir
 from lafp.runs.wording import printable
+from lafp.temporary import TemporaryFolder
 from ray_jobs.core.job import LOG, Job, JobError, execute
 from ray_jobs.studies.stage_graph import StageNode, run_dir
 from ray_jobs.training.stop import wait_while_stopping
@@ -118,7 +118,7 @@ def _printing_to(uri: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         path = Path(uri)
         if storage.is_s3(uri):
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / LOG
+            path = Path(stack.enter_context(TemporaryFolder())) / LOG
             stack.callback(lambda: storage.write_bytes(uri, path.read_bytes()))
         path.parent.mkdir(parents=True, exist_ok=True)
         log = stack.enter_context(path.open("a", buffering=1))

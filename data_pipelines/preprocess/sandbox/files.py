@@ -5,7 +5,6 @@ the current input names, whatever is asked for. Files are handed over as open fi
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -21,6 +20,7 @@ from lafp import storage
 from lafp.http.host_gate import Gate
 from lafp.storage import s3
 from lafp.storage.names import safe_suffix
+from lafp.temporary import TemporaryFolder
 from lafp.video.decoders.base import VideoError
 
 _READ_BYTES = 8 * 2**20
@@ -154,7 +154,7 @@ class RemoteFiles:
     def _received(self, suffix: str) -> Iterator[Path]:
         file = self._messages.receive_file()
         try:
-            with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+            with TemporaryFolder() as folder:
                 path = Path(folder) / f"object{suffix}"
                 path.symlink_to(f"/proc/self/fd/{file}")
                 yield path

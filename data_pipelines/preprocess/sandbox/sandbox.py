@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from lafp.confined import confined_environment
 from lafp.http.host_gate import Gate
 from lafp.storage import StorageError
 from lafp.storage.secrets import text_without_secrets
+from lafp.temporary import TemporaryFolder
 
 # Decoders leak a little memory. A process that keeps more than this after an input is restarted.
 _MAX_KEPT_BYTES = 512 * 2**20
@@ -80,7 +80,7 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: Messages
         self._files: FileServer
-        self._folder: tempfile.TemporaryDirectory[str]
+        self._folder: TemporaryFolder
         self._kept_bytes = 0
 
     def __enter__(self) -> "Sandbox":
@@ -208,7 +208,7 @@ class Sandbox:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         # Removed here, because a process that is killed cannot clear up.
-        self._folder = tempfile.TemporaryDirectory(prefix="lafp-sandbox-")
+        self._folder = TemporaryFolder()
         self._process = subprocess.Popen(
             [
                 sys.executable,

@@ -1,6 +1,5 @@
 """Provides the file of a URI on this machine: local, from S3, or downloaded at a host's pace."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from data_pipelines.preprocess.rows import VideoItem
 from lafp import storage
 from lafp.http.download import DownloadError, download
 from lafp.http.host_gate import Gate, HostGate
+from lafp.temporary import TemporaryFolder
 from lafp.video.decoders.base import VideoError
 
 
@@ -44,7 +44,7 @@ def downloaded(item: VideoItem, cfg: PreprocessConfig, gate: Gate) -> Iterator[P
         VideoError: ``not_found``, ``unreadable``, ``too_many_bytes`` or ``timeout``.
         OSError: The copy cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="lafp-", ignore_cleanup_errors=True) as folder:
+    with TemporaryFolder(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "download"
         # A file that will be rejected for its size need not be downloaded to its end.
         http = replace(cfg.http, max_bytes=min(cfg.http.max_bytes, cfg.limits.max_bytes))

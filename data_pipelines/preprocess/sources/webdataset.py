@@ -15,7 +15,6 @@ import os
 import posixpath
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from data_pipelines.preprocess.sources.file_kinds import (
 from data_pipelines.preprocess.sources.opened import Opened, Unusable, open_file
 from lafp import storage
 from lafp.storage.names import safe_suffix, uri_of
+from lafp.temporary import TemporaryFolder
 from lafp.video.decoders.base import VideoDecoder, VideoError
 
 # Headers hold names and attributes. A header that claims to be larger than this is broken.
@@ -75,7 +75,7 @@ def open_webdataset(
             if unusable := _unusable(member, uri, target, target in uris, cfg):
                 yield unusable
             else:
-                with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+                with TemporaryFolder() as folder:
                     path = Path(folder) / f"video{safe_suffix(member.name)}"
                     yield _open_member(file, member, path, uri, cfg, decoder)
             uris.add(uri)

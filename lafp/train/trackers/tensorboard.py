@@ -1,6 +1,5 @@
 """TensorBoard: event files in the stage's folder ``tensorboard``, local or S3."""
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lafp import storage
+from lafp.temporary import TemporaryFolder
 from lafp.train.trackers.base import TrackedRun
 
 _FOLDER = "tensorboard"
@@ -37,7 +37,7 @@ class TensorBoard:
         self._uri = storage.join(run.uri, _FOLDER)
         is_s3 = storage.is_s3(run.uri)
         # The folder lives as long as the object that names it.
-        self._scratch = tempfile.TemporaryDirectory(prefix="lafp-") if is_s3 else None
+        self._scratch = TemporaryFolder() if is_s3 else None
         self._folder = Path(self._scratch.name) if self._scratch else storage.path_of(self._uri)
         self._stored_at = time.monotonic()
         self._writer: Any = SummaryWriter(

@@ -1,0 +1,118 @@
+"""Makes temporary files and folders that do not outlive their process, even if it is killed.
+
+A process holds a lock (``flock``) on each of its own; the kernel releases it when the process ends.
+So whatever bears such a name and has no lock was left behind, and whoever finds it may delete it.
+Where a file system knows no such locks, nothing is deleted.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import uuid
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+_PREFIX = "lafp-scratch-"
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+
+
+class TemporaryFolder(tempfile.TemporaryDirectory[str]):
+    """A folder below ``TMPDIR`` that is deleted after the block, by ``cleanup`` or at the exit.
+
+    The first one of a process also deletes those of processes that were killed.
+    """
+
+    def __init__(self, ignore_cleanup_errors: bool = False) -> None:
+        """Makes the folder, and locks it."""
+        _delete_abandoned_once(tempfile.gettempdir())
+        while True:
+            super().__init__(prefix=_PREFIX, ignore_cleanup_errors=ignore_cleanup_errors)
+            lock = os.open(self.name, os.O_RDONLY)
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.isdir(self.name):
+                break
+            os.close(lock)  # another process took it for abandoned before it was locked
+        self._unlock = weakref.finalize(self, os.close, lock)
+
+    def cleanup(self) -> None:
+        """Deletes the folder."""
+        super().cleanup()
+        self._unlock()
+
+
+@cache
+def _delete_abandoned_once(parent: str) -> None:
+    delete_abandoned(parent)
+
+
+def delete_abandoned(parent: str) -> None:
+    """Deletes the folders in ``parent`` that processes have left in a ``TemporaryFolder``."""
+    for path in Path(parent).glob(f"{_PREFIX}*"):
+        with suppress(OSError), _abandoned(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def unfinished_file(path: Path) -> Iterator[Path]:
+    """Yields the path of a new empty file beside ``path``, which is deleted after the block.
+
+    It lies beside the target, because a rename is atomic only within one file system. Listings skip
+    the name, as it begins with a dot.
+    """
+    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    file = _locked(tmp)
+    try:
+        yield tmp
+    finally:
+        with suppress(OSError):
+            tmp.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _locked(path: Path) -> int:
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        os.close(file)  # another process took it for abandoned before it was locked
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Locks a file that is about to be renamed to a name of ``unfinished_file``."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(file)
+
+
+def delete_unfinished(folder: Path) -> None:
+    """Deletes the files below a folder that processes have left in ``unfinished_file``."""
+    for parent, _, names in os.walk(folder):
+        for name in filter(_UNFINISHED.fullmatch, names):
+            path = Path(parent, name)
+            with suppress(OSError), _abandoned(path):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _abandoned(path: Path) -> Iterator[None]:
+    """Raises OSError if a process still holds the lock."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(file)
