@@ -25,7 +25,7 @@ test-fast: $(VENV)/installed
 	$(PYTEST) -p tests.fast
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,notebooks]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,notebooks,rerun]'
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
 
 lint: $(VENV)/installed

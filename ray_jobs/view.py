@@ -2,6 +2,7 @@
 
 lafp view runs/mine
 lafp view s3://bucket/runs/mine/shards/videos --no-browser
+lafp view runs/mine --rrd clip.rrd --clip CLIP_ID
 
 It opens a page that this machine alone serves, without Ray and without the network, and changes
 nothing. Ctrl-C ends it. From another machine: ssh -L PORT:127.0.0.1:PORT, with --port PORT.
@@ -20,6 +21,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.temporary import TemporaryFolder
 from ray_jobs.core.cli import check_installed, described_parser, exit_codes
+from ray_jobs.core.cli import check_installed, described_parser, exit_codes, storage_uri
 
 
 def parse() -> argparse.Namespace:
@@ -30,9 +32,17 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument(
+        "--rrd",
+        metavar="FILE",
+        help="write one clip with its latents and actions for Rerun (extra rerun), and end",
+    )
+    parser.add_argument("--clip", metavar="CLIP_ID", help="the clip of --rrd (default: the first)")
     args = parser.parse_args()
     with exit_codes():
         check_installed("view", "data")
+        if args.clip and not args.rrd:
+            raise ConfigError("--clip names the clip of --rrd, which is missing.")
         if not 0 <= args.port < 2**16:
             raise ConfigError(f"--port is {args.port}, expected 1 to 65535.")
     return args
@@ -46,10 +56,27 @@ def main() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, signal.default_int_handler)
     with exit_codes(), ExitStack() as stack:
+        if args.rrd:
+            print(write_recording(args.path, args.clip, args.rrd, stack))
+            return
         try:
             serve(storage.absolute(storage.uri_of(args.path)), args.port, args.no_browser, stack)
         except KeyboardInterrupt:
             print("\nStopped.")
+
+
+def write_recording(path: str, clip_id: str | None, out: str, stack: ExitStack) -> str:
+    """Writes one clip as a recording of Rerun. Returns what to tell the user."""
+    from lafp.view import rerun_file
+    from lafp.view.viewed_sets import open_sets
+
+    rerun_file.check_installed()
+    target = storage_uri(out)
+    try:
+        sets = open_sets(storage.absolute(storage.uri_of(path)), stack)
+        return f"{rerun_file.write_recording(sets, clip_id, target)}\nrecording: {target}"
+    except (ValueError, PermissionError) as error:  # a damaged file names itself
+        raise ConfigError(str(error)) from None
 
 
 def serve(uri: str, port: int, no_browser: bool, stack: ExitStack) -> None:
