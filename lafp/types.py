@@ -272,11 +272,17 @@ class PolicyState:
     @staticmethod
     def where(is_first: Tensor, first: "PolicyState", other: "PolicyState") -> "PolicyState":
         """Takes rows of ``first`` where ``is_first``, bool [B], is true, else of ``other``."""
+        return PolicyState(
+            **{
+                f.name: _chosen(is_first, getattr(first, f.name), getattr(other, f.name))
+                for f in fields(first)
+            }
+        )
 
-        def chosen(name: str) -> Tensor | None:
-            a, b = getattr(first, name), getattr(other, name)
-            if a is None or b is None:
-                return None
-            return torch.where(is_first.view(-1, *[1] * (a.ndim - 1)), a, b)
 
-        return PolicyState(**{f.name: chosen(f.name) for f in fields(first)})
+# No function inside ``where``: torch.compile of torch 2.7 fails on its annotation.
+def _chosen(is_first: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Chooses rows of one field; None where the field is not used."""
+    if a is None or b is None:
+        return None
+    return torch.where(is_first.view(-1, *[1] * (a.ndim - 1)), a, b)
