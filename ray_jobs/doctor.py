@@ -16,7 +16,9 @@ def parse() -> str:
     """Returns the URI of ``--storage``. Ends the process if the command line is wrong."""
     parser = described_parser("python -m ray_jobs.doctor", __doc__)
     parser.add_argument(
-        "--storage", default="runs", help="folder or s3:// URI of all runs (default: %(default)s)"
+        "--storage",
+        default="runs",
+        help="folder or URI (s3://, gs://, az://) of all runs (default: %(default)s)",
     )
     args = parser.parse_args()
     with exit_codes():
@@ -221,7 +223,7 @@ def _shared(nodes: Sequence[dict[str, Any]], uri: str) -> Iterator[Finding]:
             level="fail",
             what=f"{uri} is not shared: {', '.join(blind)} do not see what "
             f"{nodes[0]['NodeManagerAddress']} writes",
-            fix="--storage s3://..., or a folder mounted on every node",
+            fix="--storage s3://..., gs://..., az://..., or a folder mounted on every node",
         )
     else:
         yield Finding(level="ok", what=f"{uri} is shared by all {len(nodes)} nodes")

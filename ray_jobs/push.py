@@ -16,7 +16,7 @@ from ray_jobs.core.cli import check_run_folder, described_parser, exit_codes
 def parse() -> argparse.Namespace:
     """Parses the arguments. Ends the process for ``--help`` or wrong arguments."""
     parser = described_parser("lafp push", __doc__)
-    parser.add_argument("run", metavar="RUN", help="folder or s3:// URI of the run")
+    parser.add_argument("run", metavar="RUN", help="folder or URI (s3://, gs://, az://) of the run")
     parser.add_argument("uri", metavar="hf://USER/NAME", help="with @BRANCH if wanted")
     parser.add_argument("--private", action="store_true", help="a new repository is private")
     parser.add_argument("--dry-run", action="store_true", help="print files and card, push nothing")

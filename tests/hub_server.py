@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.http_server import running
 
@@ -26,6 +26,7 @@ class Hub:
         self.fetched: list[str] = []
         """Names of the files whose content was sent."""
         self.requests: list[str] = []
+        self.query = ""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,7 +62,11 @@ class Hub:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers["Content-Length"] or 0))
         path = unquote(urlsplit(handler.path).path)
+        # Repositories of datasets lie beside those of models under their own names.
+        path = re.sub(r"^/api/datasets/([^/]+)/", r"/api/models/datasets:\1/", path)
+        path = re.sub(r"^/datasets/([^/]+)/", r"/datasets:\1/", path)
         self.requests.append(f"{handler.command} {path}")
+        self.query = urlsplit(handler.path).query
         if handler.headers["Authorization"] != f"Bearer {TOKEN}":
             return send(handler, 401, {"error": "Invalid credentials"})
         for pattern, method in (
@@ -71,14 +76,16 @@ class Hub:
             (r"/api/models/([^/]+/[^/]+)/preupload/(.+)", self.preupload),
             (r"/api/models/([^/]+/[^/]+)/commit/(.+)", self.push),
             (r"/api/models/([^/]+/[^/]+)/revision/(.+)", self.info),
-            (r"/api/models/([^/]+/[^/]+)/tree/(.+)", self.tree),
+            (r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", self.tree),
+            (r"/api/models/([^/]+/[^/]+)/paths-info/(.+)", self.paths_info),
             (r"/api/models/([^/]+/[^/]+)", self.info),
         ):
             if match := re.fullmatch(pattern, path):
                 try:
                     return send(handler, 200, method(body, *match.groups()))
                 except KeyError as error:
-                    code = "RevisionNotFound" if error.args[0] == "revision" else "RepoNotFound"
+                    codes = {"revision": "RevisionNotFound", "entry": "EntryNotFound"}
+                    code = codes.get(error.args[0], "RepoNotFound")
                     return send(handler, 404, {"error": code}, {"X-Error-Code": code})
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self.resolve(handler, *match.groups())
@@ -86,7 +93,8 @@ class Hub:
 
     def create(self, body):
         asked = json.loads(body)
-        repo = f"{asked['organization']}/{asked['name']}"
+        kind = "datasets:" if asked.get("type") == "dataset" else ""
+        repo = f"{kind}{asked['organization']}/{asked['name']}"
         self.private.setdefault(repo, asked.get("visibility") == "private")
         if (repo, "main") not in self.branches:
             self.commit(repo, "main", {".gitattributes": b""})
@@ -130,20 +138,49 @@ class Hub:
         ]
         return {"id": repo, "modelId": repo, "sha": digest, "siblings": siblings, "tags": []}
 
-    def tree(self, _, repo, revision):
+    def tree(self, _, repo, revision, folder=None):
         _, files = self.found(repo, revision)
+        below = f"{folder}/" if folder else ""
+        if not any(name.startswith(below) for name in files):
+            raise KeyError("entry")
+        found = [self.entry(name, files) for name in files if name.startswith(below)]
+        is_deep = "recursive=true" in self.query.lower()
+        if not is_deep:
+            found = [f for f in found if "/" not in f["path"].removeprefix(below)]
+        nested = [name.removeprefix(below) for name in files if name.startswith(below)]
+        parents = {below + name.partition("/")[0] for name in nested if "/" in name}
+        # The hub lists folders first.
         return [
-            {"type": "file", "path": name, "size": self.size(name, data), "oid": blob(data)}
-            for name, data in files.items()
-        ]
+            {"type": "directory", "path": p, "size": 0, "oid": blob(b"")} for p in parents
+        ] + found
+
+    def paths_info(self, body, repo, revision):
+        _, files = self.found(repo, revision)
+        wanted = parse_qs(body.decode())["paths"]
+        return [self.entry(name, files) for name in wanted if name in files]
+
+    def entry(self, name, files):
+        data = files[name]
+        return {"type": "file", "path": name, "size": self.size(name, data), "oid": blob(data)}
 
     def resolve(self, handler, repo, revision, name):
-        digest, files = self.found(repo, revision)
+        try:
+            digest, files = self.found(repo, revision)
+        except KeyError:
+            return send(handler, 404, {}, {"X-Error-Code": "RevisionNotFound"})
+        if name not in files:
+            return send(handler, 404, {}, {"X-Error-Code": "EntryNotFound"})
         data = files[name]
         headers = {"ETag": f'"{blob(data)}"', "X-Repo-Commit": digest}
         if handler.command == "GET":
             self.fetched.append(name)
-        send(handler, 200, data, headers)
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers["Range"] or ""):
+            begin, end = int(wanted[1]), int(wanted[2] or len(data)) + 1
+            if begin >= len(data):
+                return send(handler, 416, b"", headers)
+            headers["Content-Range"] = f"bytes {begin}-{min(end, len(data)) - 1}/{len(data)}"
+            return send(handler, 206, data[begin:end], headers)
+        return send(handler, 200, data, headers)
 
 
 def blob(data: bytes) -> str:

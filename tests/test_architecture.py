@@ -113,7 +113,7 @@ def test_packages_import_lower_layers_only():
 
 
 def test_an_agent_needs_torch_only():
-    heavy = {"ray", "deepspeed", "boto3", "av", "pyarrow", "wandb"}
+    heavy = {"ray", "deepspeed", "boto3", "google", "azure", "av", "pyarrow", "wandb"}
     code = f"import sys, lafp; lafp.Agent, lafp.load_lam; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
@@ -126,9 +126,16 @@ def test_only_the_config_module_imports_omegaconf():
 
 @pytest.mark.parametrize(
     ("module", "owner"),
-    [("boto3", "lafp/storage/s3.py"), ("botocore", "lafp/storage/s3.py"), ("pyarrow.fs", None)],
+    [
+        ("boto3", "lafp/storage/s3.py"),
+        ("botocore", "lafp/storage/s3.py"),
+        ("google", "lafp/storage/gs.py"),
+        ("azure", "lafp/storage/az.py"),
+        ("fsspec", None),
+        ("pyarrow.fs", None),
+    ],
 )
-def test_s3_has_one_client(module, owner):
+def test_each_object_store_has_one_client(module, owner):
     for package in PACKAGES:
         for path in python_files(package):
             names = {name for name in imported_modules(path) if f"{name}.".startswith(f"{module}.")}

@@ -98,7 +98,7 @@ def _all_owned(shard_sets: Sequence[str], job: str | None) -> Iterator[None]:
         yield
     for uri in latents:
         # A deleted latent set may be there again as an empty folder, in which the claim lay.
-        if not storage.is_s3(uri):
+        if not storage.is_remote(uri):
             with suppress(OSError):
                 storage.path_of(uri).rmdir()
 

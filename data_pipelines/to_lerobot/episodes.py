@@ -98,7 +98,7 @@ def read_episodes(shards: str, latents: str, latent_key: str) -> Iterator[Episod
 def _shard_file(uri: str) -> Iterator[str]:
     """Yields the URI of a local copy of a shard; the shard's own if it is local or missing."""
     # One download of the shard instead of two requests for each of its clips.
-    if not storage.is_s3(uri) or not storage.is_file(uri):
+    if not storage.is_remote(uri) or not storage.is_file(uri):
         yield uri
         return
     with storage.local_file(uri) as path:

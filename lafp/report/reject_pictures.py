@@ -55,7 +55,7 @@ def _local_path(reject: Reject, stack: ExitStack) -> str | None:
     try:
         if not storage.is_file(uri):
             return None
-        if storage.is_s3(uri) and storage.num_bytes(uri) > MAX_SOURCE_BYTES:
+        if storage.is_remote(uri) and storage.num_bytes(uri) > MAX_SOURCE_BYTES:
             return None
         return str(stack.enter_context(storage.local_file(uri)))
     except (StorageError, OSError, ValueError):

@@ -94,7 +94,7 @@ def owned(
             raise
         finally:
             # Processes of this job that were killed, now or before, may have left some.
-            if not storage.is_s3(folder):
+            if not storage.is_remote(folder):
                 delete_unfinished(storage.path_of(folder))
             lease.give_back()
     finally:
@@ -269,7 +269,7 @@ def _is_void(claim: Claim) -> bool:
 
 def _missing_folders(folder: str) -> list[Path]:
     """Lists the folders that the claim will create, innermost first."""
-    if storage.is_s3(folder):
+    if storage.is_remote(folder):
         return []
     return [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
 

@@ -1,7 +1,9 @@
-"""Reads and writes files by URI: a local path or ``s3://bucket/key``. Writes are atomic on both.
+"""Reads and writes files by URI: a local path, ``s3://``, ``gs://``, ``az://`` or ``hf://``.
 
-S3 goes through boto3, so credentials, region and ``AWS_ENDPOINT_URL`` (MinIO, Ceph, R2 ...) work
-the standard way. URIs are ``str``, because ``pathlib`` would turn ``s3://b/k`` into ``s3:/b/k``.
+Each object store is a module with the functions of ``lafp.storage.remote.Store``, and uses the
+maker's client, so credentials and endpoints are given the standard way. Writes are atomic and may
+be conditional (``swap``) everywhere but on the Hugging Face Hub, which is read only. URIs are
+``str``, because ``pathlib`` would turn ``s3://b/k`` into ``s3:/b/k``.
 ``lafp.storage.names`` defines how a local name that is not UTF-8 becomes a URI.
 """
 
@@ -13,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lafp.storage import local, s3
+from lafp.storage import az, gs, hf, local, remote, s3
 from lafp.storage.base import (
     AccessDeniedError,
     CredentialsError,
@@ -47,7 +49,7 @@ __all__ = [
     "is_file",
     "is_http",
     "is_reachable",
-    "is_s3",
+    "is_remote",
     "join",
     "list_files",
     "list_folders",
@@ -58,7 +60,7 @@ __all__ = [
     "path_of",
     "patiently",
     "read_bytes",
-    "read_s3_through",
+    "read_remote_through",
     "read_text",
     "read_version",
     "swap",
@@ -69,18 +71,27 @@ __all__ = [
 ]
 
 
-_s3: s3.Reader = s3
+_STORES: dict[str, remote.Store] = {"s3": s3, "gs": gs, "az": az, "hf": hf}
+_reader: remote.Reader | None = None
 
 
-def read_s3_through(reader: s3.Reader) -> None:
-    """Sets who reads S3 for this process, which otherwise does it itself."""
-    global _s3
-    _s3 = reader
+def read_remote_through(reader: remote.Reader) -> None:
+    """Sets who reads object stores for this process, which otherwise does it itself."""
+    global _reader
+    _reader = reader
 
 
-def is_s3(uri: str) -> bool:
-    """Tells whether ``uri`` names an S3 object or prefix."""
-    return uri.startswith("s3://")
+def is_remote(uri: str) -> bool:
+    """Tells whether ``uri`` names an object, or a prefix of objects, in an object store."""
+    return uri.partition("://")[0] in _STORES and "://" in uri
+
+
+def _store(uri: str) -> remote.Store:
+    return _STORES[uri.partition("://")[0]]
+
+
+def _remote_reader(uri: str) -> remote.Reader:
+    return _reader or _store(uri)
 
 
 def is_http(uri: str) -> bool:
@@ -103,12 +114,12 @@ def uri_of(path: str | os.PathLike[str]) -> str:
         TypeError: ``path`` is neither a string nor a path.
     """
     uri = os.path.expanduser(os.fspath(path))
-    return re.sub(r"^(s3|hf):/(?=[^/])", r"\1://", uri)
+    return re.sub(r"^(s3|gs|az|hf):/(?=[^/])", r"\1://", uri)
 
 
 def absolute(uri: str) -> str:
     """Makes a URI independent of the working directory, which differs between Ray workers."""
-    if is_s3(uri) or is_http(uri):
+    if is_remote(uri) or is_http(uri):
         return uri
     # Only ``~`` and ``~/`` mean the home folder: ``~name`` may be the name of a file.
     is_below_home = uri == "~" or uri.startswith("~/")
@@ -117,38 +128,40 @@ def absolute(uri: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Tells whether ``uri`` is a file or folder, or on S3 a prefix that holds a file."""
-    if not is_s3(uri):
+    """Tells whether ``uri`` is a file or folder, or in an object store a prefix that holds one."""
+    if not is_remote(uri):
         return local.exists(uri)
     return is_file(uri) or next(list_files(uri), None) is not None
 
 
 def is_file(uri: str) -> bool:
-    """Tells whether ``uri`` is a file (on S3 an object), not a folder (a prefix)."""
-    return _s3.is_file(uri) if is_s3(uri) else local.is_file(uri)
+    """Tells whether ``uri`` is a file (or an object), not a folder (a prefix)."""
+    return _remote_reader(uri).is_file(uri) if is_remote(uri) else local.is_file(uri)
 
 
 def num_bytes(uri: str) -> int:
     """Returns the size of the file at ``uri``."""
-    return _s3.num_bytes(uri) if is_s3(uri) else local.file_at(uri).stat().st_size
+    return (
+        _remote_reader(uri).num_bytes(uri) if is_remote(uri) else local.file_at(uri).stat().st_size
+    )
 
 
 def is_reachable(uri: str) -> bool:
     """Tells whether the storage of ``uri`` answers now. Local storage always does."""
-    return not is_s3(uri) or s3.is_reachable(uri)
+    return not is_remote(uri) or _store(uri).is_reachable(uri)
 
 
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
-    """Reads a file, or ``length`` bytes of it from ``offset`` on (on S3 a ranged GET).
+    """Reads a file, or ``length`` bytes of it from ``offset`` on (of an object by a ranged GET).
 
     The result is shorter than ``length`` if the file ends earlier.
 
     Raises:
         FileNotFoundError: There is no such file.
         NotAFileError: A folder, a pipe or a device is there.
-        StorageError: S3 did not answer.
+        StorageError: The object store did not answer.
     """
-    read = _s3.read_bytes if is_s3(uri) else local.read_bytes
+    read = _remote_reader(uri).read_bytes if is_remote(uri) else local.read_bytes
     return read(uri, offset, length)
 
 
@@ -158,18 +171,20 @@ def read_text(uri: str) -> str:
 
 
 def open_file(uri: str) -> BinaryIO:
-    """Opens a file for reading at any position; S3 is read in ranges of 8 MiB.
+    """Opens a file for reading at any position; objects are read in ranges of 8 MiB.
 
     Raises:
         FileNotFoundError: There is no such file.
-        StorageError: S3 did not answer, now or while reading.
+        StorageError: The object store did not answer, now or while reading.
     """
-    return _s3.open_file(uri) if is_s3(uri) else local.file_at(uri).open("rb")
+    if is_remote(uri):
+        return remote.open_file(uri, _remote_reader(uri))
+    return local.file_at(uri).open("rb")
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Writes the whole file or nothing: to a temporary name, then renamed (S3: one PUT)."""
-    write = s3.write_bytes if is_s3(uri) else local.write_bytes
+    """Writes the whole file or nothing: to a temporary name, then renamed (objects: one PUT)."""
+    write = _store(uri).write_bytes if is_remote(uri) else local.write_bytes
     write(uri, data)
 
 
@@ -180,7 +195,7 @@ def write_text(uri: str, text: str) -> None:
 
 def read_version(uri: str) -> tuple[bytes, str] | None:
     """Returns the file's bytes and a version for ``swap``; None if there is no such file."""
-    return s3.read_version(uri) if is_s3(uri) else local.read_version(uri)
+    return _store(uri).read_version(uri) if is_remote(uri) else local.read_version(uri)
 
 
 def swap(uri: str, data: bytes, version: str | None) -> str | None:
@@ -198,71 +213,72 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
         NotConditionalError: The object store has no conditional writes.
         StorageError: The file could not be written.
     """
-    return (s3.swap if is_s3(uri) else local.swap)(uri, data, version)
+    return (_store(uri).swap if is_remote(uri) else local.swap)(uri, data, version)
 
 
 def delete_version(uri: str, version: str) -> None:
     """Deletes the file if it still has this version."""
-    (s3.delete_version if is_s3(uri) else local.delete_version)(uri, version)
+    (_store(uri).delete_version if is_remote(uri) else local.delete_version)(uri, version)
 
 
 def upload(path: str | Path, uri: str) -> None:
     """Moves a finished local file to ``uri`` atomically, and deletes the local file."""
-    move = s3.upload if is_s3(uri) else local.upload
+    move = _store(uri).upload if is_remote(uri) else local.upload
     move(path, uri)
 
 
 @contextmanager
 def local_file(uri: str) -> Iterator[Path]:
-    """Yields a local path to the file. An S3 object is downloaded and deleted after the block."""
-    if not is_s3(uri):
+    """Yields a local path to the file. An object is downloaded, and deleted after the block."""
+    if not is_remote(uri):
         yield local.file_at(uri)
         return
-    with _s3.local_file(uri) as path:
+    with _remote_reader(uri).local_file(uri) as path:
         yield path
 
 
 def download_folder(uri: str, folder: Path) -> None:
-    """Copies every file under an S3 prefix into a local folder, hidden files left out."""
-    # ``list_files`` streams, and so cannot go on by itself after S3 was away: it is asked again.
+    """Copies every file under a prefix into a local folder, hidden files left out."""
+    # ``list_files`` streams, and so cannot go on by itself after the store was away: it is asked
+    # again.
     for info in patiently(lambda: list(list_files(uri))):
         path = folder / info.uri.removeprefix(uri).strip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
-        s3.download(info.uri, path)
+        _store(uri).download(info.uri, path)
 
 
 def list_files(uri: str) -> Iterator[FileInfo]:
     """Yields every file under a folder or prefix, sorted by name, without hidden files.
 
-    The listing is streamed: pages of 1,000 objects on S3, one directory at a time on disk. A
+    The listing is streamed: pages of objects from a store, one directory at a time on disk. A
     missing folder counts as empty, files that are deleted meanwhile are skipped, and links are
     followed. An entry that cannot be read as a file (a folder without permission, a broken link, a
     link to a folder that contains it, a pipe, a device) is listed with its ``error``.
     """
-    return _s3.list_files(uri) if is_s3(uri) else local.list_files(uri)
+    return _remote_reader(uri).list_files(uri) if is_remote(uri) else local.list_files(uri)
 
 
 def list_folders(uri: str) -> list[str]:
     """Returns the sorted names of the folders directly below a folder, without hidden ones.
 
-    A missing folder counts as empty. On S3 a call costs one request per 1,000 names, however many
-    objects lie below.
+    A missing folder counts as empty. In an object store a call costs one request per page of names,
+    however many objects lie below.
     """
-    names = s3.list_folders(uri) if is_s3(uri) else local.list_folders(uri)
+    names = _store(uri).list_folders(uri) if is_remote(uri) else local.list_folders(uri)
     return sorted(name for name in names if not name.startswith("."))
 
 
 def delete(uri: str) -> None:
     """Deletes a file, if it exists."""
-    if is_s3(uri):
-        s3.delete(uri)
+    if is_remote(uri):
+        _store(uri).delete(uri)
     else:
         path_of(uri).unlink(missing_ok=True)
 
 
 def delete_folder(uri: str) -> None:
     """Deletes every file under a folder or prefix, if there are any."""
-    if not is_s3(uri):
+    if not is_remote(uri):
         shutil.rmtree(path_of(uri), ignore_errors=True)
         return
     for info in list_files(uri):
@@ -275,15 +291,15 @@ def move_folder(uri: str, target: str, first: str) -> None:
     Args:
         uri: The folder.
         target: The new URI, which must not exist.
-        first: Name of the file in it to delete first on S3, where files are moved one by one. If
-            the move is interrupted, readers must ignore a folder that lacks this file.
+        first: Name of the file in it to delete first in an object store, where files are moved one
+            by one. If the move is interrupted, readers must ignore a folder that lacks this file.
     """
-    if not is_s3(uri):
+    if not is_remote(uri):
         local.move_folder(uri, target)
         return
     moved = {info.uri: join(target, info.uri.removeprefix(uri)) for info in list_files(uri)}
     # All copies exist before the first file goes, so a move that is cut off loses nothing.
     for name, to in moved.items():
-        s3.copy(name, to)
+        _store(uri).copy(name, to)
     for name in sorted(moved, key=lambda name: name != join(uri, first)):
         delete(name)

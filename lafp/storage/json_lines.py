@@ -30,7 +30,7 @@ class JsonLines:
             OSError: The file cannot be written now. The next call tries these records again.
         """
         self._waiting += dump_lines(records)
-        if storage.is_s3(self._uri):  # objects cannot grow
+        if storage.is_remote(self._uri):  # objects cannot grow
             text = self._text + self._waiting
             storage.write_text(self._uri, text)
             self._text = text

@@ -1,13 +1,10 @@
 """Implements ``lafp.storage`` for S3 with boto3. See there for the meaning of each function."""
 
-import io
-import os
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from lafp.storage.base import (
     AccessDeniedError,
@@ -19,15 +16,12 @@ from lafp.storage.base import (
     UnreachableError,
     failed,
 )
-from lafp.storage.names import safe_suffix
 from lafp.storage.patience import patiently
+from lafp.storage.remote import PerThread, downloaded, is_hidden, split, split_folder, swapped
 from lafp.storage.secrets import text_without_secrets
-from lafp.temporary import TemporaryFolder
 
 T = TypeVar("T")
 _NUM_READS = 3
-# A file that is read in order costs one request for each of these pieces.
-_READ_BYTES = 8 * 2**20
 _REFUSED_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _NO_ROOM = ("XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507")
 _SET_CREDENTIALS = (
@@ -35,11 +29,10 @@ _SET_CREDENTIALS = (
     "than AWS's, AWS_ENDPOINT_URL too."
 )
 _NOT_THAT_VERSION = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-_local = threading.local()
 
 
 def is_file(uri: str) -> bool:
-    bucket, key = _split(uri)
+    bucket, key = split(uri)
     # Some tools create empty objects of such names to show folders.
     if not key or key.endswith("/"):
         return False
@@ -51,7 +44,7 @@ def is_file(uri: str) -> bool:
 
 
 def is_reachable(uri: str) -> bool:
-    bucket, _ = _split(uri)
+    bucket, _ = split(uri)
     try:
         with _s3_errors("look up", uri):
             _client().head_bucket(Bucket=bucket)
@@ -63,7 +56,7 @@ def is_reachable(uri: str) -> bool:
 
 
 def num_bytes(uri: str) -> int:
-    bucket, key = _split(uri)
+    bucket, key = split(uri)
     try:
         found = _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
         return int(found["ContentLength"])
@@ -74,7 +67,7 @@ def num_bytes(uri: str) -> int:
 
 
 def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
-    bucket, key = _split(uri)
+    bucket, key = split(uri)
     extra: dict[str, Any] = {}
     if offset or length is not None:
         extra["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
@@ -97,64 +90,13 @@ def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
     return _ask("read", uri, read)
 
 
-class Reader(Protocol):
-    """Reads objects: this module, or an object that does it elsewhere."""
-
-    def is_file(self, uri: str) -> bool:
-        """See ``lafp.storage``, as for the other functions."""
-        ...
-
-    def num_bytes(self, uri: str) -> int: ...
-
-    def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes: ...
-
-    def list_files(self, uri: str) -> Iterator[FileInfo]: ...
-
-    def open_file(self, uri: str) -> BinaryIO: ...
-
-    def local_file(self, uri: str) -> AbstractContextManager[Path]: ...
-
-
-def open_file(uri: str, reader: Reader | None = None) -> BinaryIO:
-    if reader is None:
-        return io.BufferedReader(_S3File(uri, num_bytes(uri), read_bytes), _READ_BYTES)
-    return io.BufferedReader(_S3File(uri, reader.num_bytes(uri), reader.read_bytes), _READ_BYTES)
-
-
-class _S3File(io.RawIOBase):
-    """Reads an object as a file."""
-
-    def __init__(self, uri: str, size: int, read: Callable[[str, int, int | None], bytes]) -> None:
-        self._uri, self._size, self._read, self._at = uri, size, read, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, begin + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._at)
-        if length <= 0:
-            return 0
-        data = self._read(self._uri, self._at, length)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
 def write_bytes(uri: str, data: bytes) -> None:
-    bucket, key = _split(uri)
+    bucket, key = split(uri)
     _ask("write", uri, lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=data))
 
 
 def read_version(uri: str) -> tuple[bytes, str] | None:
-    bucket, key = _split(uri)
+    bucket, key = split(uri)
 
     def read(s3: Any) -> tuple[bytes, str]:
         found = s3.get_object(Bucket=bucket, Key=key)
@@ -167,7 +109,7 @@ def read_version(uri: str) -> tuple[bytes, str] | None:
 
 
 def swap(uri: str, data: bytes, version: str | None) -> str | None:
-    bucket, key = _split(uri)
+    bucket, key = split(uri)
     condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
 
     def put(s3: Any) -> str | None:
@@ -185,18 +127,13 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
                 return None
             raise
 
-    if (written := _ask("write", uri, put)) is not None:
-        return written
-    # boto3 repeats a request whose answer was lost. The repeated one then fails, because the first
-    # one has already written our data.
-    found = read_version(uri)
-    return found[1] if found and found[0] == data else None
+    return swapped(read_version, uri, data, _ask("write", uri, put))
 
 
 def delete_version(uri: str, version: str) -> None:
-    # Few stores have conditional deletes, so the file is marked first by a conditional write. No
-    # other process replaces the mark before it is deleted, because a process that wants to take
-    # over a file watches it first.
+    # Few stores that speak like S3 have conditional deletes, so the file is marked first by a
+    # conditional write. No other process replaces the mark before it is deleted, because a process
+    # that wants to take over a file watches it first.
     mark = f"deleted {uuid.uuid4().hex}".encode()
     if swap(uri, mark, version) is not None:
         delete(uri)
@@ -205,40 +142,33 @@ def delete_version(uri: str, version: str) -> None:
 def upload(local: str | Path, uri: str) -> None:
     from boto3.s3.transfer import TransferConfig
 
-    bucket, key = _split(uri)
+    bucket, key = split(uri)
     one = TransferConfig(use_threads=False)
     _ask("write", uri, lambda s3: s3.upload_file(str(local), bucket, key, Config=one))
     Path(local).unlink()
 
 
 def download(uri: str, path: Path) -> None:
-    bucket, key = _split(uri)
+    bucket, key = split(uri)
     _ask("read", uri, lambda s3: s3.download_file(bucket, key, str(path)))
 
 
-@contextmanager
-def local_file(uri: str) -> Iterator[Path]:
-    # On NFS a file that is still open elsewhere leaves something behind when it is deleted.
-    with TemporaryFolder(ignore_cleanup_errors=True) as tmp:
-        path = Path(tmp) / f"object{safe_suffix(uri)}"  # a key may be longer than a file name
-        download(uri, path)
-        yield path
+def local_file(uri: str) -> AbstractContextManager[Path]:
+    return downloaded(uri, download)
 
 
 def list_files(uri: str) -> Iterator[FileInfo]:
-    bucket, prefix = _folder(uri)
+    bucket, prefix = split_folder(uri)
     pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     with _s3_errors("list", uri):
         for page in pages:
             for item in page.get("Contents", []):
-                relative = item["Key"].removeprefix(prefix)
-                hidden = any(part.startswith(".") for part in relative.split("/"))
-                if not hidden and not relative.endswith("/"):
+                if not is_hidden(item["Key"].removeprefix(prefix)):
                     yield FileInfo(uri=f"s3://{bucket}/{item['Key']}", num_bytes=item["Size"])
 
 
 def list_folders(uri: str) -> list[str]:
-    bucket, prefix = _folder(uri)
+    bucket, prefix = split_folder(uri)
 
     def prefixes(s3: Any) -> list[str]:
         paginator = s3.get_paginator("list_objects_v2")
@@ -250,41 +180,27 @@ def list_folders(uri: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    bucket, key = _split(uri)
+    bucket, key = split(uri)
     _ask("delete", uri, lambda s3: s3.delete_object(Bucket=bucket, Key=key))
 
 
 def copy(uri: str, target: str) -> None:
-    """Copies an object within S3, without downloading it."""
-    (bucket, key), (to_bucket, to_key) = _split(uri), _split(target)
+    (bucket, key), (to_bucket, to_key) = split(uri), split(target)
     source = {"Bucket": bucket, "Key": key}
     _ask("copy", uri, lambda s3: s3.copy(source, to_bucket, to_key))
 
 
-def _split(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise StorageError(f"{uri!r} names no bucket. Write it as s3://bucket/key.")
-    return bucket, key
+def _new_client() -> Any:
+    # Imported late: it takes half of a process's start, which local files do not need.
+    import boto3
+    from botocore.config import Config
+
+    # The adaptive mode also slows this client down while S3 throttles it.
+    retries = Config(retries={"max_attempts": 8, "mode": "adaptive"})
+    return boto3.session.Session().client("s3", config=retries)
 
 
-def _folder(uri: str) -> tuple[str, str]:
-    """Splits the URI of a folder into bucket and prefix."""
-    bucket, key = _split(uri)
-    return bucket, key.rstrip("/") + "/" if key else ""
-
-
-def _client() -> Any:
-    """Returns this thread's client: creating one takes about 50 ms, sharing one is not safe."""
-    if not hasattr(_local, "client"):
-        # Imported late: it takes half of a process's start, which local files do not need.
-        import boto3
-        from botocore.config import Config
-
-        # The adaptive mode also slows this client down while S3 throttles it.
-        retries = Config(retries={"max_attempts": 8, "mode": "adaptive"})
-        _local.client = boto3.session.Session().client("s3", config=retries)
-    return _local.client
+_client = PerThread(_new_client)
 
 
 def _ask(verb: str, uri: str, request: Callable[[Any], T]) -> T:

@@ -23,6 +23,7 @@ _SECRET_IF_LONG = re.compile(r"(^|[-.])(pass|sign|auth|session|sessionid|sas)($|
 _LONG = re.compile(r"=[\w%./+=~-]{16,}$")
 # Names that hold a signature only beside another one: nginx, Discord, Facebook.
 _SECRET_BESIDE = {"md5": "expires", "hm": "ex", "oh": "oe"}
+_NAMES_HOLD_ALL = ("s3://", "gs://", "hf://", "file://")
 # Parts of a signature. They change with it, and mean nothing without it.
 _WITH_A_SECRET = re.compile(
     r"expires?|expiry|exp|ex|is|oe|policy|key-pair-id|ts|timestamp|nonce|acl|key-name"
@@ -41,7 +42,7 @@ def without_secrets(uri: str) -> str:
     if not found:
         return uri
     scheme, authority, path, query, rest = found.groups("")
-    if query and scheme.lower() not in ("s3://", "file://"):  # there `?` is part of a name
+    if query and scheme.lower() not in _NAMES_HOLD_ALL:  # there `?` is part of a name
         query = _public_query(query)
     return f"{scheme}{authority.rpartition('@')[2]}{path}{query}{rest}"
 

@@ -3,7 +3,6 @@
 The viewer (``pip install rerun-sdk``, ``rerun clip.rrd``) shows pictures and curves over one time.
 """
 
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from lafp.config import ConfigError
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.stored_latents import LatentReader
 from lafp.storage.tables import iter_rows
+from lafp.temporary import TemporaryFolder
 from lafp.view.stored_clips import MissingError, StoredClips
 from lafp.view.viewed_sets import ViewedSet
 
@@ -64,7 +64,7 @@ def write_recording(sets: Sequence[ViewedSet], clip_id: str | None, out: str) ->
     except (MissingError, DamagedClipError, RuntimeError) as error:
         raise ConfigError(str(error)) from None
     arrays = {name: array for name, array in arrays.items() if array.ndim == 2 and array.size}
-    with tempfile.TemporaryDirectory(prefix="lafp-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder) / "clip.rrd"
         with rr.RecordingStream(f"lafp {viewed.name}", recording_id=clip) as recording:
             recording.save(path)

@@ -98,7 +98,7 @@ class CommandLine:
         parser.add_argument(
             "--storage",
             default="runs",
-            help="folder or s3:// URI of all runs (default: %(default)s)",
+            help="folder or URI (s3://, gs://, az://) of all runs (default: %(default)s)",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="print config and plan, check, write nothing"
@@ -245,7 +245,7 @@ def _check_sources(raw: Any, where: str = "") -> None:
             except (FileNotFoundError, NotADirectoryError):
                 raise ConfigError(
                     f"{where}{name}: No such file or folder: {value}. A source is a folder, a "
-                    "glob, a file or s3://bucket/prefix."
+                    "glob, a file or s3://bucket/prefix (or gs://, az://, hf://datasets/...)."
                 ) from None
             except (OSError, ValueError):
                 pass  # the job itself says what is wrong
@@ -255,19 +255,25 @@ def storage_uri(uri: str) -> str:
     """Returns the absolute URI of ``--storage``, or of another output.
 
     Raises:
-        ConfigError: It is neither a folder nor an s3:// URI; or it is a relative path in a
+        ConfigError: It is neither a folder nor a URI of a store; or it is a relative path in a
             submitted job, which would lie in a temporary folder of one node that Ray deletes.
     """
     if (public := without_secrets(uri)) != uri:
         raise ConfigError(
             f"--storage {public}: the URI also holds a password or token. Give keys by environment "
-            "variables (AWS_ACCESS_KEY_ID ...)."
+            "variables (AWS_ACCESS_KEY_ID, AZURE_STORAGE_ACCOUNT_KEY ...)."
         )
     scheme = re.match(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):/", uri)
-    if not uri.strip() or (scheme and not re.match(r"s3://[^/]", uri)):
+    if uri.startswith("hf:"):
         raise ConfigError(
-            f"--storage {uri!r} is neither a folder nor s3://BUCKET/PREFIX. Files go to a path, "
-            "without file://, or to S3 and what speaks like it (AWS_ENDPOINT_URL)."
+            f"--storage {uri!r}: hf:// is read only, because each write would be a commit. Write "
+            "to a folder, s3://, gs:// or az://, then publish with `lafp push`."
+        )
+    if not uri.strip() or (scheme and not re.match(r"(s3|gs|az)://[^/]", uri)):
+        raise ConfigError(
+            f"--storage {uri!r} is neither a folder nor s3://BUCKET/PREFIX (or gs://, az://). "
+            "Files go to a path, without file://, or to an object store: S3 and what speaks like "
+            "it (AWS_ENDPOINT_URL), Google Cloud Storage or Azure."
         )
     if re.match(r"~(/|$)", uri) and not Path(os.path.expanduser("~")).is_dir():
         raise ConfigError(
@@ -275,9 +281,9 @@ def storage_uri(uri: str) -> str:
             "the path in full."
         )
     is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if is_submitted and not storage.is_s3(uri) and not os.path.isabs(os.path.expanduser(uri)):
+    if is_submitted and not storage.is_remote(uri) and not os.path.isabs(os.path.expanduser(uri)):
         raise ConfigError(
             f"--storage {uri!r} is a relative path. A submitted job needs storage that every node "
-            "sees: an s3:// URI, or the absolute path of a shared folder."
+            "sees: an s3://, gs:// or az:// URI, or the absolute path of a shared folder."
         )
     return storage.absolute(uri)

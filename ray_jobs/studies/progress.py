@@ -95,7 +95,7 @@ class ProgressPrinter:
 def last_progress_line(stage: StageDir) -> str:
     """Returns the last progress line of a stage's log. On S3 the log appears only at the end."""
     log = stage.path(LOG)
-    if storage.is_s3(log) or not Path(log).is_file():
+    if storage.is_remote(log) or not Path(log).is_file():
         return ""
     lines = Path(log).read_text().splitlines()
     return next((line for line in reversed(lines) if line.startswith("[")), "")

@@ -117,7 +117,7 @@ def _printing_to(uri: str) -> Iterator[None]:
     """Redirects output to a file. A local file is written at once, a file on S3 at the end."""
     with contextlib.ExitStack() as stack:
         path = Path(uri)
-        if storage.is_s3(uri):
+        if storage.is_remote(uri):
             path = Path(stack.enter_context(TemporaryFolder())) / LOG
             stack.callback(lambda: storage.write_bytes(uri, path.read_bytes()))
         path.parent.mkdir(parents=True, exist_ok=True)

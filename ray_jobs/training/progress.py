@@ -43,7 +43,7 @@ def shown_progress(stage: StageDir, cfg: TrainConfig) -> Iterator[None]:
     follower = _Follower(stage, cfg)
     stop = threading.Event()
     # Every look is several requests to S3.
-    interval_s = 10.0 if storage.is_s3(stage.uri) else 1.0
+    interval_s = 10.0 if storage.is_remote(stage.uri) else 1.0
     channel = SideChannel(f"[{stage.name}] progress", follower.say)
 
     def show() -> None:

@@ -162,7 +162,7 @@ class WorkerContext:
 
         All ranks call it. If one rank alone fails here, the others wait until Ray Train ends them.
         """
-        if not storage.is_s3(uri):
+        if not storage.is_remote(uri):
             yield storage.path_of(uri)
             return
         # The name is the same after a restart, so files that a killed worker left are deleted.

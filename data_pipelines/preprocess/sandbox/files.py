@@ -1,4 +1,4 @@
-"""Gives the decoding process the files of its input from S3 and the web.
+"""Gives the decoding process the files of its input from object stores and the web.
 
 That process has neither keys nor network (``lafp.confined``), so the worker reads for it: only what
 the current input names, whatever is asked for. Files are handed over as open file descriptors.
@@ -18,7 +18,7 @@ from data_pipelines.preprocess.sources.fetch import downloaded
 from data_pipelines.preprocess.sources.masks import MASK_SUFFIXES
 from lafp import storage
 from lafp.http.host_gate import Gate
-from lafp.storage import s3
+from lafp.storage import remote
 from lafp.storage.names import safe_suffix
 from lafp.temporary import TemporaryFolder
 from lafp.video.decoders.base import VideoError
@@ -76,8 +76,8 @@ class FileServer:
             with downloaded(item, self._cfg, self._gate) as path:
                 return {}, b"", path.open("rb")
         uri, *rest = args
-        if not (_is_of(item, uri) and storage.is_s3(uri)):
-            raise storage.AccessDeniedError(f"{uri} is no file of {item.uri} on S3")
+        if not (_is_of(item, uri) and storage.is_remote(uri)):
+            raise storage.AccessDeniedError(f"{uri} is no object that belongs to {item.uri}")
         if method == "local_file":
             with storage.local_file(uri) as path:
                 return {}, b"", path.open("rb")
@@ -134,7 +134,7 @@ class RemoteFiles:
 
     def open_file(self, uri: str) -> BinaryIO:
         """See ``storage.open_file``."""
-        return s3.open_file(uri, self)
+        return remote.open_file(uri, self)
 
     @contextmanager
     def local_file(self, uri: str) -> Iterator[Path]:

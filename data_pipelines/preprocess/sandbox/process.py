@@ -36,7 +36,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     messages = Messages(socket.socket(fileno=int(sys.argv[1])))
     files = RemoteFiles(messages)
-    storage.read_s3_through(files)
+    storage.read_remote_through(files)
     download_through(files.downloaded)
     request, _ = messages.receive()
     cfg = config_from_dict(PreprocessConfig, request["config"])

@@ -67,7 +67,7 @@ class Hdf5:
         for file in list_source_files(source):
             if labeled_format(file.uri) != "hdf5":
                 continue
-            pieces = [([], file.num_bytes)] if storage.is_s3(file.uri) else _pieces(h5py, file)
+            pieces = [([], file.num_bytes)] if storage.is_remote(file.uri) else _pieces(h5py, file)
             for names, num_bytes in pieces:
                 yield VideoItem(
                     uri=f"{file.uri}#{shown(names[0])}" if names else file.uri,

@@ -150,18 +150,20 @@ def _with_scheme(scheme: str, rest: str) -> str | _Bad:
             detail = f"{uri} has a user name or password, which is not sent: sign the URL instead"
             return _Bad("bad_entry", detail)
         return uri
-    if scheme == "s3":
+    if storage.is_remote(uri):
         is_object = bool(rest.partition("/")[0] and rest.partition("/")[2])
         if "@" in rest.partition("/")[0]:
             detail = f"{uri} holds keys, which are not read: set AWS_ACCESS_KEY_ID and the like"
             return _Bad("bad_entry", detail)
-        return uri if is_object else _Bad("bad_entry", f"{uri} names no object on S3")
+        return uri if is_object else _Bad("bad_entry", f"{uri} names no object in {scheme}://")
     if scheme == "file":
         host, _, path = rest.partition("/")
         if host in ("", "localhost") and path:
             return uri_of(os.fsdecode(unquote_to_bytes(f"/{path}")))
         return _Bad("bad_entry", f"{uri} names no file of this machine: write file:///folder/name")
-    return _Bad("bad_entry", f"{uri} is neither local nor file://, s3://, http:// or https://")
+    return _Bad(
+        "bad_entry", f"{uri} is neither local nor file://, s3://, gs://, az://, hf:// or http(s)://"
+    )
 
 
 def _is_text(uri: str) -> bool:

@@ -35,9 +35,9 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         self._uri = storage.join(run.uri, _FOLDER)
-        is_s3 = storage.is_s3(run.uri)
+        is_remote = storage.is_remote(run.uri)
         # The folder lives as long as the object that names it.
-        self._scratch = TemporaryFolder() if is_s3 else None
+        self._scratch = TemporaryFolder() if is_remote else None
         self._folder = Path(self._scratch.name) if self._scratch else storage.path_of(self._uri)
         self._stored_at = time.monotonic()
         self._writer: Any = SummaryWriter(

@@ -33,7 +33,7 @@ class Wandb:
         if mode == "auto":
             mode = "online" if wandb.api.api_key else "offline"
         run_id = run.tracker_id()
-        is_offline_here = mode == "offline" and not storage.is_s3(run.uri)
+        is_offline_here = mode == "offline" and not storage.is_remote(run.uri)
         earlier = _offline_folders(run, run_id) if is_offline_here else []
         # Folders are named by the second. Two starts in one folder would lose records.
         while any(time.strftime("%Y%m%d_%H%M%S") in folder.name for folder in earlier):
@@ -47,7 +47,7 @@ class Wandb:
             reinit="finish_previous",
             mode=mode,
             # wandb writes to local folders only.
-            dir=tempfile.mkdtemp(prefix="lafp-wandb-") if storage.is_s3(run.uri) else run.uri,
+            dir=tempfile.mkdtemp(prefix="lafp-wandb-") if storage.is_remote(run.uri) else run.uri,
             config=run.config,
         )
         if mode == "offline":

@@ -1,4 +1,4 @@
-"""One owner per folder: among real processes, on a local disk and on S3."""
+"""One owner per folder: among real processes, on a local disk and in object stores."""
 
 import itertools
 import multiprocessing
@@ -18,11 +18,11 @@ from lafp.storage import strict_json
 SPAWN = multiprocessing.get_context("spawn")
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs", "az"])
 def folder(request, tmp_path) -> str:
     if request.param == "local":
         return str(tmp_path / "run" / "lam")
-    return f"{request.getfixturevalue('s3_bucket')}/run/lam"
+    return f"{request.getfixturevalue(f'{request.param}_bucket')}/run/lam"
 
 
 def own_now_and_then(folder: str, num_times: int, log: str, seed: int) -> None:
@@ -79,7 +79,7 @@ def test_of_many_processes_one_at_a_time_owns_a_folder(folder, tmp_path):
     assert len(spans) == 20
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
     assert storage.read_version(storage.join(folder, FILE)) is None
-    if not storage.is_s3(folder):
+    if not storage.is_remote(folder):
         assert not Path(folder).exists() or not list(Path(folder).iterdir())
 
 

@@ -1,4 +1,4 @@
-"""The same contract on a local folder and on a real S3 API (moto's server on loopback)."""
+"""The same contract on a local folder and on real APIs of S3, Google Cloud Storage and Azure."""
 
 import threading
 import time
@@ -10,15 +10,16 @@ import pytest
 from botocore.config import Config
 
 from lafp import storage
+from lafp.storage.remote import PerThread
 from tests.cable import Cable
 from tests.http_server import answer, serving
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs", "az"])
 def root(request, tmp_path):
     if request.param == "local":
         return str(tmp_path / "root")
-    return request.getfixturevalue("s3_bucket")
+    return request.getfixturevalue(f"{request.param}_bucket")
 
 
 def test_what_is_written_is_read_back(root):
@@ -67,13 +68,37 @@ def test_folders_directly_below_are_listed_without_what_is_inside(root):
     assert storage.list_folders(storage.join(root, "missing")) == []
 
 
-def test_a_folder_on_s3_is_copied_with_the_folders_in_it(s3_bucket, tmp_path):
+@pytest.mark.parametrize("store", ["s3", "gs", "az"])
+def test_a_folder_of_a_store_is_copied_with_the_folders_in_it(request, store, tmp_path):
+    bucket = request.getfixturevalue(f"{store}_bucket")
     for name in ("run/1/a.txt", "run/1/b/c.txt", "run/10/other.txt"):
-        storage.write_text(f"{s3_bucket}/{name}", name)
-    storage.download_folder(f"{s3_bucket}/run/1", tmp_path / "copy")
+        storage.write_text(f"{bucket}/{name}", name)
+    storage.download_folder(f"{bucket}/run/1", tmp_path / "copy")
     copied = {p: p.read_text() for p in (tmp_path / "copy").rglob("*") if p.is_file()}
     names = {"a.txt": "run/1/a.txt", "b/c.txt": "run/1/b/c.txt"}
     assert copied == {tmp_path / "copy" / path: name for path, name in names.items()}
+
+
+def test_a_folder_is_moved_whole(root):
+    for name in ("old/last", "old/a/b", "older/x"):
+        storage.write_text(storage.join(root, name), name)
+    storage.move_folder(storage.join(root, "old"), storage.join(root, "new"), first="last")
+    found = {info.uri.removeprefix(f"{root}/") for info in storage.list_files(root)}
+    assert found == {"new/last", "new/a/b", "older/x"}
+    assert storage.read_text(storage.join(root, "new/a/b")) == "old/a/b"
+
+
+def test_a_large_file_is_uploaded_and_read_in_parts(root, tmp_path):
+    data = np.random.default_rng(0).bytes(9 * 2**20 + 1)  # more than one request takes
+    (tmp_path / "large").write_bytes(data)
+    uri = storage.join(root, "large")
+    storage.upload(tmp_path / "large", uri)
+    assert storage.read_bytes(uri) == data
+    assert storage.read_bytes(uri, 2**23 - 5, 10) == data[2**23 - 5 : 2**23 + 5]
+    assert storage.read_bytes(uri, len(data) - 3, 100) == data[-3:]
+    assert storage.read_bytes(uri, len(data) + 3, 100) == b""
+    with storage.open_file(uri) as file:
+        assert file.read() == data
 
 
 def test_missing_files_are_told_apart_from_empty_ones(root):
@@ -117,7 +142,7 @@ def test_a_dead_endpoint_is_a_storage_error_that_names_the_uri(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(storage.s3, "_local", type(storage.s3._local)())
+    monkeypatch.setattr(storage.s3, "_client", PerThread(storage.s3._new_client))
     with pytest.raises(storage.StorageError, match="Could not read s3://bucket/key"):
         storage.read_bytes("s3://bucket/key")
 
@@ -133,7 +158,7 @@ def test_missing_credentials_are_said_with_what_to_set(monkeypatch, tmp_path, gi
     }
     for key, value in (nowhere | given).items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(storage.s3, "_local", type(storage.s3._local)())
+    monkeypatch.setattr(storage.s3, "_client", PerThread(storage.s3._new_client))
     with pytest.raises(
         storage.StorageError, match=r"look up s3://bucket/key: .*Set AWS_ACCESS_KEY_ID"
     ):
@@ -148,7 +173,7 @@ def test_joined_uris_have_single_slashes():
 
 
 def test_a_file_is_read_anywhere(root, monkeypatch):
-    monkeypatch.setattr(storage.s3, "_READ_BYTES", 7)
+    monkeypatch.setattr(storage.remote, "_READ_BYTES", 7)
     data = bytes(range(100))
     storage.write_bytes(storage.join(root, "x"), data)
     with storage.open_file(storage.join(root, "x")) as file:
@@ -161,6 +186,23 @@ def test_a_file_is_read_anywhere(root, monkeypatch):
         storage.open_file(storage.join(root, "missing"))
 
 
+def test_the_rest_of_an_object_is_one_request(monkeypatch):
+    asked = []
+
+    class Store:
+        def num_bytes(self, uri):
+            return 10**6
+
+        def read_bytes(self, uri, offset, length):
+            asked.append((offset, length))
+            return bytes(length)
+
+    with storage.remote.open_file("s3://b/k", Store()) as file:
+        file.seek(10)
+        assert len(file.read()) == 10**6 - 10
+    assert asked == [(10, 10**6 - 10)]
+
+
 def test_an_answer_of_s3_that_breaks_off_is_asked_for_again(monkeypatch):
     def breaks(handler, before):
         answer(handler, 200, b"01234" if before < 2 else b"0123456789", length=10)
@@ -171,7 +213,7 @@ def test_an_answer_of_s3_that_breaks_off_is_asked_for_again(monkeypatch):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setattr(storage.s3, "_local", type(storage.s3._local)())
+        monkeypatch.setattr(storage.s3, "_client", PerThread(storage.s3._new_client))
         assert storage.read_bytes("s3://bucket/x") == b"0123456789"
         host.answers["/bucket/x"] = lambda handler, _: answer(handler, 200, b"01", length=10)
         with pytest.raises(storage.StorageError, match="Could not read s3://bucket/x"):

@@ -32,6 +32,7 @@ from lafp import storage
 from lafp.confined import confined_environment, missing_protection, missing_when_tried
 from lafp.http.host_gate import HostGate
 from lafp.storage import StorageError, s3
+from lafp.storage.remote import PerThread
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from tests import hostile_decoder as hostile
 from tests.synthetic_video import moving_square, write_video
@@ -152,7 +153,7 @@ def test_storage_that_fails_for_one_input_only_costs_that_input(tmp_path, sandbo
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setattr(s3, "_local", type(s3._local)())  # no client of another test
+    monkeypatch.setattr(s3, "_client", PerThread(s3._new_client))  # no client of another test
     there = replace(item(path), labels_uri="s3://bucket/labels.npz")
     with pytest.raises(StorageError, match="Could not read it: 500"):
         list(sandbox.rows(there))

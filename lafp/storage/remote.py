@@ -1,0 +1,176 @@
+"""Reads objects of any object store as local files are read, through requests for byte ranges."""
+
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+
+from lafp.storage.base import FileInfo, StorageError
+from lafp.storage.names import safe_suffix
+from lafp.temporary import TemporaryFolder
+
+T = TypeVar("T")
+# A file that is read in order costs one request for each of these pieces.
+_READ_BYTES = 8 * 2**20
+
+
+class Reader(Protocol):
+    """Reads objects: a module of an object store, or an object that does it elsewhere."""
+
+    def is_file(self, uri: str) -> bool:
+        """See ``lafp.storage``, as for the other functions."""
+        ...
+
+    def num_bytes(self, uri: str) -> int: ...
+
+    def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes: ...
+
+    def list_files(self, uri: str) -> Iterator[FileInfo]: ...
+
+    def local_file(self, uri: str) -> AbstractContextManager[Path]: ...
+
+
+class Store(Protocol):
+    """An object store, as ``lafp.storage`` uses it: see there for the meaning of each function."""
+
+    def is_file(self, uri: str) -> bool: ...
+
+    def num_bytes(self, uri: str) -> int: ...
+
+    def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes: ...
+
+    def list_files(self, uri: str) -> Iterator[FileInfo]: ...
+
+    def local_file(self, uri: str) -> AbstractContextManager[Path]: ...
+
+    def list_folders(self, uri: str) -> list[str]: ...
+
+    def is_reachable(self, uri: str) -> bool: ...
+
+    def download(self, uri: str, path: Path) -> None: ...
+
+    def write_bytes(self, uri: str, data: bytes) -> None: ...
+
+    def upload(self, local: str | Path, uri: str) -> None: ...
+
+    def read_version(self, uri: str) -> tuple[bytes, str] | None: ...
+
+    def swap(self, uri: str, data: bytes, version: str | None) -> str | None: ...
+
+    def delete_version(self, uri: str, version: str) -> None: ...
+
+    def delete(self, uri: str) -> None: ...
+
+    def copy(self, uri: str, target: str) -> None:
+        """Copies an object within its store, without downloading it."""
+        ...
+
+
+def open_file(uri: str, reader: Reader) -> BinaryIO:
+    """Opens an object for reading at any position."""
+    raw = _RangedFile(uri, reader.num_bytes(uri), reader.read_bytes)
+    return io.BufferedReader(raw, _READ_BYTES)
+
+
+@contextmanager
+def downloaded(uri: str, download: Callable[[str, Path], None]) -> Iterator[Path]:
+    """Yields the path of a copy that is deleted after the block."""
+    # On NFS a file that is still open elsewhere leaves something behind when it is deleted.
+    with TemporaryFolder(ignore_cleanup_errors=True) as tmp:
+        path = Path(tmp) / f"object{safe_suffix(uri)}"  # a key may be longer than a file name
+        download(uri, path)
+        yield path
+
+
+def is_hidden(relative: str) -> bool:
+    """Tells whether a key below a folder is hidden, or no file but the mark of a folder.
+
+    Parts that begin with a dot are hidden, ``..`` among them, which would lead out of a folder.
+    """
+    # Some tools create empty objects whose names end in a slash to show folders.
+    return relative.endswith("/") or any(part.startswith(".") for part in relative.split("/"))
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Splits ``scheme://bucket/key``.
+
+    Raises:
+        StorageError: It names no bucket.
+    """
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if not bucket:
+        raise StorageError(f"{uri!r} names no bucket. Write it as {scheme}://bucket/key.")
+    return bucket, key
+
+
+def split_folder(uri: str) -> tuple[str, str]:
+    """Splits the URI of a folder into bucket and prefix."""
+    bucket, key = split(uri)
+    return bucket, key.rstrip("/") + "/" if key else ""
+
+
+def swapped(
+    read_version: Callable[[str], tuple[bytes, str] | None],
+    uri: str,
+    data: bytes,
+    written: str | None,
+) -> str | None:
+    """Returns the version that a conditional write made, also if its answer was lost.
+
+    Clients repeat a request whose answer was lost. The repeated one then fails, because the first
+    one has already written our data.
+    """
+    if written is not None:
+        return written
+    found = read_version(uri)
+    return found[1] if found and found[0] == data else None
+
+
+class PerThread(Generic[T]):
+    """Makes a client for each thread: creating one takes time, and sharing one is not safe."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make, self._local = make, threading.local()
+
+    def __call__(self) -> T:
+        """Returns this thread's client."""
+        if not hasattr(self._local, "client"):
+            self._local.client = self._make()
+        return self._local.client
+
+
+class _RangedFile(io.RawIOBase):
+    """Reads an object as a file."""
+
+    def __init__(self, uri: str, size: int, read: Callable[[str, int, int | None], bytes]) -> None:
+        self._uri, self._size, self._read, self._at = uri, size, read, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, begin + offset)
+        return self._at
+
+    def readall(self) -> bytes:
+        # Python's own asks for 8 KiB at a time, and each would be a request.
+        data = self._read(self._uri, self._at, max(0, self._size - self._at))
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        data = self._read(self._uri, self._at, length)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
