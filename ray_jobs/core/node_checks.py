@@ -18,6 +18,7 @@ import torch
 from lafp import storage
 from lafp.confined import missing_protection, missing_when_tried
 from lafp.storage import StorageError
+from lafp.video.damage.vp8_partitions import parser
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -61,6 +62,7 @@ def look(storage_uri: str, wants_gpu: bool) -> NodeFacts:
         *(_missing(name) for name, found in versions.items() if not found),
         _deepspeed(),
         _codecs(),
+        _vp8_parser(),
         *_ffmpegs(),
         _confinement(),
         _gpus(wants_gpu),
@@ -115,6 +117,17 @@ def _codecs() -> Finding:
             fix="install av as a wheel (pip install --only-binary av av), not from source",
         )
     return Finding(level="ok", what="FFmpeg of PyAV has every codec that is needed")
+
+
+def _vp8_parser() -> Finding:
+    if parser() is None:
+        return Finding(
+            level="warn",
+            what="most damage in VP8 videos goes unnoticed: the parser of VP8 is not compiled",
+            fix="install lafp where there is a C compiler; in a checkout: "
+            "python setup.py build_ext --inplace",
+        )
+    return Finding(level="ok", what="the parser that finds damage in VP8 is compiled")
 
 
 def _ffmpegs() -> Iterator[Finding]:

@@ -15,6 +15,8 @@ from av.video.plane import VideoPlane
 from lafp.video.damage.h264_sps import is_sps, with_higher_pictures
 from lafp.video.damage.hevc_pps import has_wavefronts
 from lafp.video.damage.signs import CHECKS, decode
+from lafp.video.damage.vp8_partitions import Vp8Partitions
+from lafp.video.decoders.base import VideoInfo
 
 # Skipped macroblocks cost almost no bits, so garbage could fill one added row without an error. It
 # cannot fill this many macroblocks before the slice or the data ends.
@@ -33,24 +35,26 @@ class SecondLook(Protocol):
         ...
 
 
-def second_look(codec: str, context: VideoCodecContext, is_suspect: bool) -> SecondLook | None:
-    """Returns the second decoder of a codec, or None.
+def second_look(info: VideoInfo, context: VideoCodecContext, is_suspect: bool) -> SecondLook | None:
+    """Returns the second decoder of a file, or None.
 
     Args:
-        codec: Canonical name of the codec.
+        info: The probe's result.
         context: The first decoder.
         is_suspect: Whether the file has shown damage, which justifies the most expensive check.
     """
-    if codec == "hevc" and has_wavefronts(context.extradata or b""):
+    if info.codec == "hevc" and has_wavefronts(context.extradata or b""):
         return RowWiseHevc(context)
-    if codec == "vp8":
-        return KeysOfVp8(context)
-    return SliceEnds(context) if codec == "h264" and is_suspect else None
+    if info.codec == "vp8":
+        return Vp8Partitions(info.max_pixels) if info.is_of_libvpx else KeysOfVp8(context)
+    return SliceEnds(context) if info.codec == "h264" and is_suspect else None
 
 
-def shows_little(codec: str, context: VideoCodecContext) -> bool:
-    """Says whether most damage of a codec escapes both the first and the second decoder."""
-    return codec == "vp8" or (codec == "hevc" and not has_wavefronts(context.extradata or b""))
+def shows_little(info: VideoInfo, context: VideoCodecContext) -> bool:
+    """Says whether most damage of a file escapes both the first and the second decoder."""
+    if info.codec == "vp8":
+        return not info.is_of_libvpx
+    return info.codec == "hevc" and not has_wavefronts(context.extradata or b"")
 
 
 class SliceEnds:
@@ -148,7 +152,7 @@ def _samples(plane: VideoPlane) -> np.ndarray:
 
 
 class KeysOfVp8:
-    """Decodes each VP8 key frame with a new libvpx decoder.
+    """Decodes each VP8 key frame with a new libvpx decoder, for files of other encoders.
 
     Only libvpx notices some damage, and only in the first frame of a stream. So every key frame
     becomes the first frame of a stream.

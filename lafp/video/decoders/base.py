@@ -81,6 +81,8 @@ class VideoInfo:
     beginning."""
     hides_damage: bool = False
     """Whether some damage only shows with ``frames(is_suspect=True)``."""
+    is_of_libvpx: bool = False
+    """Whether the file is VP8 whose frames end as libvpx ends them, so that damage shows there."""
     unread: str = ""
     """A message if much of the file lies after the last packet; else empty."""
 

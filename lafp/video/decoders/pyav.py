@@ -13,6 +13,7 @@ import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -20,6 +21,7 @@ from lafp.video.convert import ToRgb, deinterlaced
 from lafp.video.damage.gate import DamageGate, Held
 from lafp.video.damage.second_decoders import SecondLook, second_look, shows_little
 from lafp.video.damage.signs import checking_context, decode, is_libvpx, listen_to_ffmpeg
+from lafp.video.damage.vp8_partitions import is_of_libvpx, parser
 from lafp.video.decoders.base import (
     DamagedSpan,
     DecodedFrame,
@@ -144,6 +146,7 @@ class PyAVDecoder:
                     _can_start_late(container, stream) and timeline.is_plain and not self.cfg.strict
                 ),
                 hides_damage=context.codec.canonical_name == "h264",
+                is_of_libvpx=_is_of_libvpx(path, context, max_pixels, deadline),
                 unread=unread(container, found.end_byte, deadline),
             )
         if self.cfg.strict:
@@ -192,7 +195,7 @@ class PyAVDecoder:
                 info,
                 clock,
                 _MAX_HELD_BYTES,
-                shows_little=shows_little(info.codec, context),
+                shows_little=shows_little(info, context),
                 marks_keys=not is_libvpx(context),
             )
             for packet, missing in read_packets(container, stream, deadline):
@@ -208,7 +211,7 @@ class PyAVDecoder:
                     context = checking_context(stream)  # libvpx gets stuck after damage
                 # A second decoder can only begin at a key frame.
                 if packet.is_keyframe and second is None:
-                    second = second_look(info.codec, context, is_suspect or gate.has_cut)
+                    second = second_look(info, context, is_suspect or gate.has_cut)
                 # The gate marks the packet with its group of pictures, and the decoder copies the
                 # mark to the frame. So this comes before decoding.
                 gate.sent(packet)
@@ -325,6 +328,15 @@ def _comes_in_order(path: str, num_packets: int, deadline: float) -> bool:
             for frame in decode(stream.codec_context, packet)[0]
         ]
     return all(a is not None and b is not None and a < b for a, b in pairwise(pts))
+
+
+def _is_of_libvpx(path: str, context: VideoCodecContext, max_pixels: int, deadline: float) -> bool:
+    if context.codec.canonical_name != "vp8" or parser() is None:
+        return False
+    with _open(path, deadline) as (container, stream):
+        packets = read_packets(container, stream, deadline)
+        frames = (bytes(packet) for packet, _ in packets if packet.size)
+        return is_of_libvpx(frames, max_pixels)
 
 
 def _orientation(frame: VideoFrame) -> Orientation:

@@ -1,0 +1,126 @@
+"""Finds damaged VP8 frames: their partitions do not end where they should.
+
+libvpx ends each partition with 8 to 16 zero bits after the last symbol. Damaged data decodes to
+garbage of another length. The parser (``vp8_entropy.c``) is compiled when lafp is installed with a
+C compiler at hand. Without it VP8 is checked less well.
+"""
+
+import ctypes
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from av.packet import Packet
+from av.video.frame import VideoFrame
+
+_MAX_PARTITIONS = 9
+_PIXELS_PER_BLOCK = 16 * 16
+# Bits after the last symbol. libvpx writes 32 zero bits and drops what no decoder needs.
+_FEWEST_SPARE, _MOST_SPARE = 8, 16
+# Other encoders may end in other ways, but hardly further from the end than this. Garbage does.
+_MOST_SPARE_ELSEWHERE = 64
+
+
+@cache
+def parser() -> ctypes.CDLL | None:
+    """Returns the compiled parser, or None if there is none."""
+    path = next(Path(__file__).parent.glob("vp8_entropy*.so"), None)
+    if path is None:
+        return None
+    library, numbers = ctypes.CDLL(str(path)), ctypes.POINTER(ctypes.c_int32)
+    library.lafp_vp8_new.restype = ctypes.c_void_p
+    library.lafp_vp8_new.argtypes = [ctypes.c_int]
+    library.lafp_vp8_free.argtypes = [ctypes.c_void_p]
+    library.lafp_vp8_parse.argtypes = [
+        *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
+        *(numbers, numbers),
+    ]
+    return library
+
+
+class Vp8Parser:
+    """Parses the frames of a VP8 stream in turn, from a key frame on.
+
+    Args:
+        max_pixels: Limit of width x height. Larger frames count as damaged.
+    """
+
+    def __init__(self, max_pixels: int) -> None:
+        library = parser()
+        assert library is not None, "callers ask for the parser first"
+        self._library = library
+        self._spare_bits = (ctypes.c_int32 * _MAX_PARTITIONS)()
+        self._has_rest = (ctypes.c_int32 * _MAX_PARTITIONS)()
+        # Sides are rounded up to whole macroblocks.
+        max_blocks = min(max_pixels // _PIXELS_PER_BLOCK + 2048, 1 << 20)
+        self._state: int | None = library.lafp_vp8_new(max_blocks)
+        if self._state is None:
+            raise MemoryError("no memory for the VP8 parser")
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None):
+            self._library.lafp_vp8_free(self._state)
+
+    def parse(self, data: bytes) -> list[tuple[int, bool]] | None:
+        """Parses a frame.
+
+        Returns:
+            For each partition the number of bits after its last symbol, and whether one of them is
+            set; None if the frame cannot be parsed.
+        """
+        args = (self._state, data, len(data), self._spare_bits, self._has_rest)
+        count = self._library.lafp_vp8_parse(*args)
+        if count < 0:
+            return None
+        return [(self._spare_bits[i], bool(self._has_rest[i])) for i in range(count)]
+
+
+def is_of_libvpx(frames: Iterable[bytes], max_pixels: int) -> bool:
+    """Says whether frames end as libvpx ends them, apart from damaged ones.
+
+    Args:
+        frames: The frames of a file from its first key frame on. Two that end so are enough.
+        max_pixels: See ``Vp8Parser``.
+    """
+    vp8 = Vp8Parser(max_pixels)
+    num_frames = num_padded = num_near = 0
+    for data in frames:
+        ends = vp8.parse(data)
+        num_frames += 1
+        num_padded += _are_padded(ends)
+        num_near += _are_near(ends)
+        if num_padded == 2:
+            return True
+    # No two frames: the file is short, damaged from its first key frame on, or of another encoder.
+    return num_padded == num_frames or 2 * num_near < num_frames
+
+
+class Vp8Partitions:
+    """Checks whether the partitions of VP8 frames of libvpx end with their data.
+
+    Args:
+        max_pixels: See ``Vp8Parser``.
+    """
+
+    def __init__(self, max_pixels: int) -> None:
+        self._parser = Vp8Parser(max_pixels)
+
+    def packet_sign(self, packet: Packet) -> str:
+        """See ``SecondLook``."""
+        if not packet.size or _are_padded(self._parser.parse(bytes(packet))):
+            return ""
+        return "a frame's data does not end with its last symbol"
+
+    def frame_sign(self, frame: VideoFrame) -> str:
+        """See ``SecondLook``."""
+        return ""
+
+
+def _are_padded(ends: list[tuple[int, bool]] | None) -> bool:
+    return ends is not None and all(
+        _FEWEST_SPARE <= spare <= _MOST_SPARE and not has_rest for spare, has_rest in ends
+    )
+
+
+def _are_near(ends: list[tuple[int, bool]] | None) -> bool:
+    return ends is not None and all(abs(spare) <= _MOST_SPARE_ELSEWHERE for spare, _ in ends)
