@@ -21,6 +21,7 @@ from lafp.storage import StorageError
 from lafp.storage.secrets import text_without_secrets, without_secrets
 from lafp.storage.strict_json import DamagedError
 from ray_jobs.core import home
+from ray_jobs.core.cluster import RayLostError, dead_ray_processes
 from ray_jobs.core.completion import CompletingParser, KeyCompleter
 from ray_jobs.core.job import Job, JobError, dry_run, execute
 
@@ -140,7 +141,7 @@ def exit_codes() -> Iterator[None]:
     except ConfigError as error:
         print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except (JobError, DamagedError) as error:
+    except (JobError, DamagedError, RayLostError) as error:
         print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except StorageError as error:
@@ -151,6 +152,16 @@ def exit_codes() -> Iterator[None]:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         # As shells report it: 128 and the number of SIGINT.
         sys.exit(130)
+    except Exception:
+        # Whatever fails after Ray has died fails for that reason.
+        if not (dead := dead_ray_processes()):
+            raise
+        print(
+            f"Error: Ray's {' and '.join(dead)} died under the job: killed, or out of memory? "
+            "Run the same command again to resume.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 def _main(job: Job, command_line: CommandLine) -> None:

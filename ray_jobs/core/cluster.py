@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sys
+import time
 from dataclasses import dataclass
 
 from lafp.config import ConfigError
@@ -22,6 +23,10 @@ _ADDRESS_WANTED = (
 )
 
 _OWN_RAY = "LAFP_OWN_RAY"
+
+
+class RayLostError(RuntimeError):
+    """The job's own Ray did not start, or has died. The message is for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +115,22 @@ def is_own_ray() -> bool:
     return _OWN_RAY in os.environ  # inherited by all processes of that Ray
 
 
+def dead_ray_processes() -> list[str]:
+    """Returns the names of those processes of the job's own Ray that have died, such as raylet."""
+    if not is_own_ray() or "ray" not in sys.modules:
+        return []
+    from ray._private import worker
+
+    node = worker._global_node
+    # One second, because a process that is just dying takes its sockets with it first.
+    deadline = time.monotonic() + 1.0
+    while node is not None and time.monotonic() < deadline:
+        if dead := [str(name) for name, _ in node.dead_processes()]:
+            return dead
+        time.sleep(0.1)
+    return []
+
+
 def ray_job() -> str | None:
     """Returns the name of this process's Ray job; None before it has joined a cluster."""
     submitted = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
@@ -144,8 +165,13 @@ def _start(resources: Resources) -> None:
             )
             return
         except Exception as error:
-            if "timed out during startup" not in str(error) or attempt == _NUM_STARTS:
+            if "timed out during startup" not in str(error):
                 raise
+            if attempt == _NUM_STARTS:
+                raise RayLostError(
+                    f"Ray did not start within 30 s, in {_NUM_STARTS} attempts: the machine is too "
+                    "busy. Run the same command again when it has less to do."
+                ) from None
             # What has started must be gone before the next attempt.
             ray.shutdown()
 
