@@ -132,11 +132,11 @@ def test_a_dry_run_of_a_training_starts_no_ray_and_loads_what_it_needs(tmp_path)
         ("study", ["configs/studies/tiny.yaml", "pipeline.evaluate.envv=1"], "Did you mean: 'env'"),
         ("study", ["configs/studies/demo.yaml", "seeds"], "has no '='"),
         ("train_lam", ["configs/train_lam/lapo.yaml", "--run-name", "../evil"], "--run-name is"),
-        ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", "gs://b/x"], "--storage 'gs:"),
+        ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", "ftp://b/x"], "--storage 'ftp:"),
         ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", "s3:/b/x"], "--storage 's3:/"),
         ("train_lam", ["configs/train_lam/lapo.yaml", "--storage", ""], "--storage '' is neither"),
         ("doctor", ["--storag=x", "--no-such"], "unrecognized arguments: --no-such"),
-        ("doctor", ["--storage", "gs://b/x"], "--storage 'gs:"),
+        ("doctor", ["--storage", "ftp://b/x"], "--storage 'ftp:"),
         ("serve", ["no/such/run"], "No run folder at 'no/such/run'"),
         ("serve", ["README.md"], "No run folder at 'README.md'"),
         ("push", ["no/such/run", "hf://user/name"], "No run folder at 'no/such/run'"),
@@ -145,7 +145,7 @@ def test_a_dry_run_of_a_training_starts_no_ray_and_loads_what_it_needs(tmp_path)
         ("takedown", ["output=x"], "name the video"),
         ("takedown", ["video_id=1"], "Key 'output' is missing"),
         ("takedown", ["output=x", "video_id"], "has no '='"),
-        ("takedown", ["output=gs://b/x", "video_id=1"], "'gs://b/x' is neither"),
+        ("takedown", ["output=ftp://b/x", "video_id=1"], "'ftp://b/x' is neither"),
     ],
 )
 def test_a_slip_of_the_pen_is_answered_before_anything_heavy_is_loaded(job, args, message):

@@ -3,6 +3,8 @@
 import getpass
 import os
 import pwd
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,7 +14,6 @@ from lafp import storage
 from lafp.config import ConfigError
 from ray_jobs.core import home
 from ray_jobs.core.cli import storage_uri
-from tests.ray_jobs.core.test_cli import run_job
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 READ_ONLY = "/proc"  # for root too
@@ -88,7 +89,14 @@ def test_outputs_below_a_home_that_is_missing_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("where", [READ_ONLY, f"{READ_ONLY}/nonexistent"])
 def test_a_job_is_imported_and_planned_all_the_same(tmp_path, where):
-    config = "configs/pipeline/slalom.yaml"
-    done = run_job("pipeline", config, "--storage", str(tmp_path), "--dry-run", HOME=where)
+    command = [sys.executable, "-m", "ray_jobs.pipeline", "configs/pipeline/slalom.yaml"]
+    done = subprocess.run(
+        [*command, "--storage", str(tmp_path), "--dry-run"],
+        cwd=Path(__file__).parents[3],
+        env=os.environ | {"HOME": where},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert "resources:" in done.stdout

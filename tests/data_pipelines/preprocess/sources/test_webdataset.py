@@ -93,7 +93,7 @@ def test_every_video_of_every_tar(tmp_path, videos, where, request, monkeypatch)
     source = str(folder)
     with serving() as host:
         if where == "s3":
-            monkeypatch.setattr(storage.s3, "_READ_BYTES", 1000)
+            monkeypatch.setattr(storage.remote, "_READ_BYTES", 1000)
             source = storage.join(request.getfixturevalue("s3_bucket"), "set")
             for path in folder.iterdir():
                 storage.write_bytes(storage.join(source, path.name), path.read_bytes())
