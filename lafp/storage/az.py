@@ -9,7 +9,7 @@ finds (``az login``, a managed identity ...).
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,8 +23,17 @@ from lafp.storage.base import (
     UnreachableError,
     failed,
 )
-from lafp.storage.patience import patiently
-from lafp.storage.remote import PerThread, downloaded, is_hidden, split, split_folder, swapped
+from lafp.storage.remote import (
+    PerThread,
+    Requests,
+    answers,
+    downloaded,
+    is_hidden,
+    is_temporary,
+    split,
+    split_folder,
+    swapped,
+)
 from lafp.storage.secrets import text_without_secrets
 
 T = TypeVar("T")
@@ -49,14 +58,12 @@ def is_file(uri: str) -> bool:
 
 def is_reachable(uri: str) -> bool:
     container, _ = split(uri)
-    try:
+
+    def look_up() -> None:
         with _az_errors("look up", uri):
             _client().get_container_client(container).exists(retry_total=0)
-    except (UnreachableError, CredentialsError):
-        return False
-    except OSError:  # any other error is an answer
-        return True
-    return True
+
+    return answers(look_up)
 
 
 def num_bytes(uri: str) -> int:
@@ -245,16 +252,6 @@ def _default_credential() -> Any:
 _client = PerThread(_new_client)
 
 
-def _ask(verb: str, uri: str, request: Callable[[Any], T]) -> T:
-    """Calls ``request`` with this thread's client, translates errors, and retries if patient."""
-
-    def ask() -> T:
-        with _az_errors(verb, uri):
-            return request(_client())
-
-    return patiently(ask)
-
-
 @contextmanager
 def _az_errors(verb: str, uri: str) -> Iterator[None]:
     try:
@@ -282,6 +279,9 @@ def _az_errors(verb: str, uri: str) -> Iterator[None]:
         ) from error
 
 
+_ask = Requests(lambda: _client(), _az_errors)
+
+
 def _code(error: Any) -> str:
     return str(getattr(error, "error_code", None) or "")
 
@@ -307,6 +307,6 @@ def _translated(verb: str, uri: str, error: Any) -> OSError:
         return AccessDeniedError(text)
     if status == 507 or code == "AccountLimitExceeded":
         return FullError(f"{text} Make room there.")
-    if status >= 500 or status in (408, 429):
+    if is_temporary(status):
         return UnreachableError(text)
     return failed(verb, uri, error)

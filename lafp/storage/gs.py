@@ -6,8 +6,7 @@ Credentials are Google's application default credentials; without any, objects a
 stranger, which public buckets allow. ``STORAGE_EMULATOR_HOST`` names another endpoint.
 """
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +20,18 @@ from lafp.storage.base import (
     UnreachableError,
     failed,
 )
-from lafp.storage.patience import patiently
-from lafp.storage.remote import PerThread, downloaded, is_hidden, split, split_folder, swapped
+from lafp.storage.remote import (
+    PerThread,
+    Requests,
+    answers,
+    delete_marked,
+    downloaded,
+    is_hidden,
+    is_temporary,
+    split,
+    split_folder,
+    swapped,
+)
 from lafp.storage.secrets import text_without_secrets
 
 T = TypeVar("T")
@@ -45,14 +54,12 @@ def is_file(uri: str) -> bool:
 
 def is_reachable(uri: str) -> bool:
     bucket, _ = split(uri)
-    try:
+
+    def look_up() -> None:
         with _gs_errors("look up", uri):
             _client().bucket(bucket).exists(retry=None)
-    except (UnreachableError, CredentialsError):
-        return False
-    except OSError:  # any other error is an answer
-        return True
-    return True
+
+    return answers(look_up)
 
 
 def num_bytes(uri: str) -> int:
@@ -120,11 +127,8 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
 
 
 def delete_version(uri: str, version: str) -> None:
-    # Marked first, as on S3: Google's deletes may be conditional, but those of its emulators are
-    # not.
-    mark = f"deleted {uuid.uuid4().hex}".encode()
-    if swap(uri, mark, version) is not None:
-        delete(uri)
+    # Google's deletes may be conditional, but those of its emulators are not.
+    delete_marked(swap, delete, uri, version)
 
 
 def upload(local: str | Path, uri: str) -> None:
@@ -216,16 +220,6 @@ def _new_client() -> Any:
 _client = PerThread(_new_client)
 
 
-def _ask(verb: str, uri: str, request: Callable[[Any], T]) -> T:
-    """Calls ``request`` with this thread's client, translates errors, and retries if patient."""
-
-    def ask() -> T:
-        with _gs_errors(verb, uri):
-            return request(_client())
-
-    return patiently(ask)
-
-
 @contextmanager
 def _gs_errors(verb: str, uri: str) -> Iterator[None]:
     try:
@@ -258,6 +252,9 @@ def _gs_errors(verb: str, uri: str) -> Iterator[None]:
         raise FileNotFoundError(f"No such object: {uri}. {_words(error)}") from error
 
 
+_ask = Requests(lambda: _client(), _gs_errors)
+
+
 def _words(error: BaseException) -> str:
     return text_without_secrets(" ".join(str(error).split()))[:500]
 
@@ -276,6 +273,6 @@ def _translated(verb: str, uri: str, error: Any) -> OSError:
         return AccessDeniedError(text)
     if code == 507 or "quotaExceeded" in str(error):
         return FullError(f"{text} Make room there.")
-    if code >= 500 or code in (408, 429):
+    if is_temporary(code):
         return UnreachableError(text)
     return failed(verb, uri, error)

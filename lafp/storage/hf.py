@@ -10,7 +10,7 @@ a job renews the lease of its folder every few seconds.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,7 @@ from lafp.storage.local import list_files as list_local_files
 from lafp.storage.local import list_folders as list_local_folders
 from lafp.storage.local import read_bytes as read_local_bytes
 from lafp.storage.names import uri_of
-from lafp.storage.patience import patiently
-from lafp.storage.remote import downloaded, is_hidden
+from lafp.storage.remote import Requests, answers, downloaded, is_hidden, is_temporary
 from lafp.storage.secrets import text_without_secrets
 
 T = TypeVar("T")
@@ -101,13 +100,7 @@ def _size(uri: str) -> int | None:
 
 
 def is_reachable(uri: str) -> bool:
-    try:
-        is_file(uri)
-    except (UnreachableError, CredentialsError):
-        return False
-    except OSError:  # any other error is an answer
-        return True
-    return True
+    return answers(lambda: is_file(uri))
 
 
 def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
@@ -257,32 +250,31 @@ def copy(uri: str, target: str) -> None:
     _refuse(target)
 
 
-def _ask(verb: str, uri: str, request: Callable[[Any], T]) -> T:
-    """Calls ``request`` with the package, translates errors, and retries if patient."""
+def _hub() -> Any:
+    import huggingface_hub.hf_api
 
-    def ask() -> T:
-        with _hub_errors(verb, uri) as hub:
-            return request(hub)
-
-    return patiently(ask)
+    return huggingface_hub
 
 
 @contextmanager
-def _hub_errors(verb: str, uri: str) -> Iterator[Any]:
+def _hub_errors(verb: str, uri: str) -> Iterator[None]:
     try:
-        import huggingface_hub.hf_api
+        import huggingface_hub.hf_api  # noqa: F401
     except ModuleNotFoundError as error:
         raise StorageError(
             f"Could not {verb} {uri}: hf:// needs the package huggingface_hub. "
             f"Install it with: pip install 'lafp[hub]' (no module {error.name})"
         ) from None
     try:
-        yield huggingface_hub
+        yield
     except StorageError:
         raise
     # Which HTTP client is used, and so the classes of its errors, depends on the hub's version.
     except Exception as error:
         raise _translated(verb, uri, error) from error
+
+
+_ask = Requests(_hub, _hub_errors)
 
 
 def _translated(verb: str, uri: str, error: Exception) -> OSError:
@@ -312,7 +304,7 @@ def _answered(verb: str, uri: str, text: str, error: Any) -> OSError:
         return CredentialsError(f"{text} {_LOGIN}")
     if status == 403:
         return AccessDeniedError(f"{text} {_LOGIN}")
-    if status >= 500 or status in (408, 429):
+    if is_temporary(status):
         return UnreachableError(text)
     return failed(verb, uri, error)
 

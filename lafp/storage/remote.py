@@ -3,13 +3,15 @@
 import io
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
-from lafp.storage.base import FileInfo, StorageError
+from lafp.storage.base import CredentialsError, FileInfo, StorageError, UnreachableError
 from lafp.storage.names import safe_suffix
+from lafp.storage.patience import patiently
 from lafp.temporary import TemporaryFolder
 
 T = TypeVar("T")
@@ -128,6 +130,63 @@ def swapped(
         return written
     found = read_version(uri)
     return found[1] if found and found[0] == data else None
+
+
+def delete_marked(
+    swap: Callable[[str, bytes, str | None], str | None],
+    delete: Callable[[str], None],
+    uri: str,
+    version: str,
+) -> None:
+    """Deletes this version of an object in a store that has no conditional deletes.
+
+    The object is marked first by a conditional write. No other process replaces the mark before it
+    is deleted, because a process that wants to take over a file watches it first.
+    """
+    if swap(uri, f"deleted {uuid.uuid4().hex}".encode(), version) is not None:
+        delete(uri)
+
+
+def answers(request: Callable[[], object]) -> bool:
+    """Tells whether a store answers a request, if only with an error."""
+    try:
+        request()
+    except (UnreachableError, CredentialsError):
+        return False
+    except OSError:  # any other error is an answer
+        return True
+    return True
+
+
+def is_temporary(status: int) -> bool:
+    """Tells whether a later request may succeed where this one got an HTTP status."""
+    return status >= 500 or status in (408, 429)
+
+
+class Requests:
+    """Makes requests of one object store, and repeats them if this process is patient.
+
+    Args:
+        client: Returns what a request is made with.
+        errors: Called with verb and URI. In its block, errors of the store's client become those of
+            ``lafp.storage.base``.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Any],
+        errors: Callable[[str, str], AbstractContextManager[None]],
+    ) -> None:
+        self._client, self._errors = client, errors
+
+    def __call__(self, verb: str, uri: str, request: Callable[[Any], T]) -> T:
+        """Calls ``request`` with the client. ``verb`` and ``uri`` tell what failed."""
+
+        def ask() -> T:
+            with self._errors(verb, uri):
+                return request(self._client())
+
+        return patiently(ask)
 
 
 class PerThread(Generic[T]):

@@ -1,7 +1,6 @@
 """Implements ``lafp.storage`` for S3 with boto3. See there for the meaning of each function."""
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +15,17 @@ from lafp.storage.base import (
     UnreachableError,
     failed,
 )
-from lafp.storage.patience import patiently
-from lafp.storage.remote import PerThread, downloaded, is_hidden, split, split_folder, swapped
+from lafp.storage.remote import (
+    PerThread,
+    Requests,
+    answers,
+    delete_marked,
+    downloaded,
+    is_hidden,
+    split,
+    split_folder,
+    swapped,
+)
 from lafp.storage.secrets import text_without_secrets
 
 T = TypeVar("T")
@@ -45,14 +53,12 @@ def is_file(uri: str) -> bool:
 
 def is_reachable(uri: str) -> bool:
     bucket, _ = split(uri)
-    try:
+
+    def look_up() -> None:
         with _s3_errors("look up", uri):
             _client().head_bucket(Bucket=bucket)
-    except (UnreachableError, CredentialsError):
-        return False
-    except OSError:  # any other error is an answer
-        return True
-    return True
+
+    return answers(look_up)
 
 
 def num_bytes(uri: str) -> int:
@@ -131,12 +137,8 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
 
 
 def delete_version(uri: str, version: str) -> None:
-    # Few stores that speak like S3 have conditional deletes, so the file is marked first by a
-    # conditional write. No other process replaces the mark before it is deleted, because a process
-    # that wants to take over a file watches it first.
-    mark = f"deleted {uuid.uuid4().hex}".encode()
-    if swap(uri, mark, version) is not None:
-        delete(uri)
+    # Few stores that speak like S3 have conditional deletes.
+    delete_marked(swap, delete, uri, version)
 
 
 def upload(local: str | Path, uri: str) -> None:
@@ -203,16 +205,6 @@ def _new_client() -> Any:
 _client = PerThread(_new_client)
 
 
-def _ask(verb: str, uri: str, request: Callable[[Any], T]) -> T:
-    """Calls ``request`` with this thread's client, translates errors, and retries if patient."""
-
-    def ask() -> T:
-        with _s3_errors(verb, uri):
-            return request(_client())
-
-    return patiently(ask)
-
-
 @contextmanager
 def _s3_errors(verb: str, uri: str) -> Iterator[None]:
     try:
@@ -244,6 +236,9 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
         if _is_server_error(error.__context__):  # boto3 wraps the server errors of large uploads
             raise UnreachableError(f"Could not {verb} {uri}: {_words(error)}") from error
         raise failed(verb, uri, error) from error
+
+
+_ask = Requests(lambda: _client(), _s3_errors)
 
 
 def _words(error: Exception) -> str:
