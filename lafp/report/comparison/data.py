@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lafp import storage
-from lafp.data.shards.sets import open_shard_set
+from lafp.data.shards.sets import ShardSet, open_shard_set
 from lafp.report.blocks import NO_VALUE, TIMES, Block, Heading, Section, Table, Text
 from lafp.report.comparison.compared import ComparedRun, Part, Runs
 from lafp.runs.progress import duration
@@ -17,6 +17,16 @@ from lafp.storage.tables import StoredTable, iter_rows
 
 MAX_VIDEOS_SHOWN = 12
 _REASON_SEPARATOR = ", "
+
+
+@dataclass(frozen=True)
+class _Set:
+    """The shard set of one run."""
+
+    run: ComparedRun
+    stage: StageDir
+    kept: np.ndarray
+    """Hashes of the addresses of its videos with clips, int64, sorted."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +47,17 @@ def part(runs: Runs, name: str) -> Part | None:
     found = [(each, stage) for each in runs if (stage := each.complete(name))]
     if len(found) < 2:
         return None
-    blocks: list[Block] = [_counts(found), *_rejects(found)]
+    specs = [open_shard_set(stage.uri) for _, stage in found]
+    blocks: list[Block] = [_counts(found, specs), *_rejects(found)]
     short = name.rpartition("/")[2]
-    lines = [f"{name}: {' | '.join(_in_words(stage) for _, stage in found)}"]
-    first = found[0]
-    for other in found[1:]:
-        for kept_by, lost_by in ((first, other), (other, first)):
-            fates = _compare_videos(kept_by[1], lost_by[1])
-            blocks += _videos(kept_by[0], lost_by[0], fates)
+    lines = [f"{name}: {' | '.join(map(_in_words, specs))}"]
+    sets = [_Set(run, stage, _hashes(stage.path("clips.parquet"))) for run, stage in found]
+    for other in sets[1:]:
+        for kept_by, lost_by in ((sets[0], other), (other, sets[0])):
+            fates = _compare_videos(kept_by, lost_by)
+            blocks += _videos(kept_by.run, lost_by.run, fates)
             if fates.num_rejected or fates.num_unseen:
-                lines.append(f"  {_fate_in_words(kept_by[0], lost_by[0], fates)}")
+                lines.append(f"  {_fate_in_words(kept_by.run, lost_by.run, fates)}")
     section = Section(
         id=name.replace("/", "-"), short=f"Data: {short}", title=f"Which videos went into {short}?",
         blocks=blocks,
@@ -54,8 +65,7 @@ def part(runs: Runs, name: str) -> Part | None:
     return Part(section, lines)
 
 
-def _in_words(stage: StageDir) -> str:
-    spec = open_shard_set(stage.uri)
+def _in_words(spec: ShardSet) -> str:
     clips = counted(sum(spec.num_clips.values()), "clip")
     return f"{clips}, {duration(3600 * spec.num_hours)}"
 
@@ -74,8 +84,8 @@ _COUNTS: dict[str, Callable[[Any, Mapping[str, Any]], float]] = {
 }
 
 
-def _counts(found: Sequence[tuple[ComparedRun, StageDir]]) -> Table:
-    read = [(open_shard_set(stage.uri), stage.summary()) for _, stage in found]
+def _counts(found: Sequence[tuple[ComparedRun, StageDir]], specs: Sequence[ShardSet]) -> Table:
+    read = [(spec, stage.summary()) for spec, (_, stage) in zip(specs, found, strict=True)]
     rows = []
     for title, count in _COUNTS.items():
         values = [float(count(spec, summary)) for spec, summary in read]
@@ -149,15 +159,14 @@ def _reasons(fates: _Fates) -> str:
     return ", ".join(f"{num:,} {reason.replace('_', ' ')}" for reason, num in in_order)
 
 
-def _compare_videos(kept_by: StageDir, lost_by: StageDir) -> _Fates:
+def _compare_videos(kept_by: _Set, lost_by: _Set) -> _Fates:
     """Finds videos of which one run has clips and the other has none.
 
     Videos are known by a 64-bit hash of their address, so memory is 8 bytes per video and table.
     """
-    kept, kept_there = (_hashes(stage.path("clips.parquet")) for stage in (kept_by, lost_by))
-    rejects = lost_by.path("rejects.parquet")
+    rejects = lost_by.stage.path("rejects.parquet")
     seen = _hashes(rejects)
-    missing = np.setdiff1d(kept, kept_there, assume_unique=True)
+    missing = np.setdiff1d(kept_by.kept, lost_by.kept, assume_unique=True)
     lost = np.intersect1d(missing, seen, assume_unique=True)
     of_reason: dict[str, np.ndarray] = {}
     details: dict[str, dict[str, str]] = {}
@@ -170,7 +179,7 @@ def _compare_videos(kept_by: StageDir, lost_by: StageDir) -> _Fates:
         for hit in hits:
             if uris[hit] in details or len(details) < MAX_VIDEOS_SHOWN:
                 details.setdefault(uris[hit], {}).setdefault(reasons[hit], texts[hit])
-    clips = _clips_of(kept_by, list(details))
+    clips = _clips_of(kept_by.stage, list(details))
     return _Fates(
         num_rejected=len(lost),
         num_unseen=len(missing) - len(lost),

@@ -1,6 +1,6 @@
 """Compares evaluations: outcomes and probes with intervals, and differences on equal episodes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from lafp.evaluate.grouped import Group, Results, merged, read_run
 from lafp.report import charts
@@ -30,12 +30,13 @@ def part(runs: Runs, name: str) -> Part | None:
     labels = [each.label for each in runs if each.label in results.variants]
     are_paired = len(labels) == 2 and _same_episodes(runs, results, name)
     blocks: list[Block] = [*_outcomes(results, labels), *_probes(results, labels)]
-    blocks.append(_table(results, labels, are_paired))
+    rows = _rows(results, labels, are_paired)
+    blocks.append(_table(rows, labels))
     section = Section(
         id=name.replace("_", "-"), short=name.replace("_", " ").capitalize(),
         title=_TITLES[name], blocks=blocks,
     )  # fmt: skip
-    return Part(section, _lines(name, results, labels, are_paired))
+    return Part(section, _lines(name, rows, results.outcome))
 
 
 def _same_episodes(runs: Runs, results: Results, name: str) -> bool:
@@ -119,8 +120,7 @@ def _gain(results: Results, metric: str, groups: Sequence[Group | None]) -> str:
     return OUTCOMES[metric].difference(gain) if gain else ""
 
 
-def _table(results: Results, labels: Sequence[str], are_paired: bool) -> Table:
-    rows = _rows(results, labels, are_paired)
+def _table(rows: Sequence[Row], labels: Sequence[str]) -> Table:
     has_gain = any(gain for *_, gain in rows)
     caption = "Means with 95 % intervals over episodes, where there are any. Two training runs "
     caption += "differ by more than that: other seeds of each would lie around these values."
@@ -138,13 +138,13 @@ def _table(results: Results, labels: Sequence[str], are_paired: bool) -> Table:
     )
 
 
-def _lines(name: str, results: Results, labels: Sequence[str], are_paired: bool) -> list[str]:
-    wanted: Mapping[str, None] = {_title(results.outcome): None, _title("probe_r2"): None}
-    rows = [row for row in _rows(results, labels, are_paired) if row[0] in wanted]
+def _lines(name: str, rows: Sequence[Row], main: str) -> list[str]:
+    """Writes the rows of the main outcome and of the probe."""
+    wanted = [row for row in rows if row[0] in (_title(main), _title("probe_r2"))]
     lines = [f"{name}:"]
-    for title, method, cells, gain in rows[:MAX_ROWS_IN_TERMINAL]:
+    for title, method, cells, gain in wanted[:MAX_ROWS_IN_TERMINAL]:
         change = f", difference {gain}" if gain else ""
         lines.append(f"  {title}, {method}: {' | '.join(cells)}{change}")
-    if len(rows) > MAX_ROWS_IN_TERMINAL:
-        lines.append(f"  and {len(rows) - MAX_ROWS_IN_TERMINAL} more, on the page")
+    if len(wanted) > MAX_ROWS_IN_TERMINAL:
+        lines.append(f"  and {len(wanted) - MAX_ROWS_IN_TERMINAL} more, on the page")
     return lines if len(lines) > 1 else []
