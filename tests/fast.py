@@ -12,11 +12,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import pytest
+
+from tests.cpu_time import interrupted_after
 
 # Every stage asks git for the revision, which takes milliseconds.
 ALLOWED = {"git"}
@@ -66,13 +67,13 @@ def pytest_collection_modifyitems(items) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Iterator[None]:
-    with _skipped_after(FIXTURES_CPU_S):
+    with interrupted_after(FIXTURES_CPU_S, _skip_too_long, signal.ITIMER_PROF):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
-    with _skipped_after(TEST_CPU_S):
+    with interrupted_after(TEST_CPU_S, _skip_too_long, signal.ITIMER_PROF):
         return (yield)
 
 
@@ -87,14 +88,3 @@ def pytest_runtest_makereport(item, call) -> Iterator[None]:
 def _note(item) -> Path:
     name = hashlib.sha256(item.nodeid.encode()).hexdigest()
     return item.config.cache.mkdir("too-long-for-test-fast") / name
-
-
-@contextmanager
-def _skipped_after(cpu_s: float) -> Iterator[None]:
-    before = signal.signal(signal.SIGPROF, _skip_too_long)
-    signal.setitimer(signal.ITIMER_PROF, cpu_s)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)

@@ -25,6 +25,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.cpu_time import interrupted_after
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("lafp", "data_pipelines", "ray_jobs")
 INPUT_S = 2.0
@@ -73,13 +75,8 @@ def limited_time(seconds: float) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TooSlowError
 
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
+    with interrupted_after(seconds, stop, signal.ITIMER_VIRTUAL):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
 
 
 def try_inputs(
