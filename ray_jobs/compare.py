@@ -38,6 +38,7 @@ def parse() -> argparse.Namespace:
         check_installed("compare", "train")
         for run in args.runs:
             check_run_folder(run)
+        args.out = storage_uri(args.out, "--out")
     return args
 
 
@@ -48,10 +49,9 @@ def main() -> None:
         from lafp.report.comparison.comparison_page import write_comparison  # takes seconds
 
         runs = [storage.absolute(storage.uri_of(run)) for run in args.runs]
-        out = storage.absolute(storage_uri(args.out))
-        for line in write_comparison(runs, out):
+        for line in write_comparison(runs, args.out):
             print(printable(line))
-        print(f"page: {out}")
+        print(f"page: {args.out}")
 
 
 if __name__ == "__main__":

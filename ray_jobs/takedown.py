@@ -41,7 +41,7 @@ def parse() -> tuple[TakedownConfig, bool]:
                 raise ConfigError(f"{setting!r} has no '='. Write it as key=value.")
             raw[key] = value
         cfg = config_from_dict(TakedownConfig, raw)
-        return replace(cfg, output=storage_uri(cfg.output).rstrip("/")), args.dry_run
+        return replace(cfg, output=storage_uri(cfg.output, "output").rstrip("/")), args.dry_run
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ def parse() -> argparse.Namespace:
     with exit_codes():
         check_installed("to_lerobot", "data")
         _check_key(args.latent_key)
+        args.run, args.out = storage_uri(args.run, "RUN"), storage_uri(args.out, "OUT")
+        if args.shards:
+            args.shards = storage_uri(args.shards, "--shards")
     return args
 
 
@@ -67,9 +70,9 @@ def main() -> None:
     """Parses the command line and writes the dataset."""
     args = parse()
     with exit_codes():
-        run, out = RunDir(storage_uri(args.run)), storage_uri(args.out)
+        run, out = RunDir(args.run), args.out
         latents = latents_of(run, args.latents)
-        shards = storage_uri(args.shards) if args.shards else shards_of(run, latents)
+        shards = args.shards or shards_of(run, latents)
         try:
             made = to_lerobot(shards, latents, out, args.latent_key, args.task, print)
         except InUseError as error:

@@ -42,6 +42,8 @@ def parse() -> argparse.Namespace:
         check_installed("view", "data")
         if args.clip and not args.rrd:
             raise ConfigError("--clip names the clip of --rrd, which is missing.")
+        if args.rrd:
+            args.rrd = storage_uri(args.rrd, "--rrd")
         if not 0 <= args.port < 2**16:
             raise ConfigError(f"--port is {args.port}, expected 1 to 65535.")
     return args
@@ -70,10 +72,9 @@ def write_recording(path: str, clip_id: str | None, out: str, stack: ExitStack) 
     from lafp.view.viewed_sets import open_sets
 
     rerun_file.check_installed()
-    target = storage_uri(out)
     try:
         sets = open_sets(storage.absolute(storage.uri_of(path)), stack)
-        return f"{rerun_file.write_recording(sets, clip_id, target)}\nrecording: {target}"
+        return f"{rerun_file.write_recording(sets, clip_id, out)}\nrecording: {out}"
     except (ValueError, PermissionError) as error:  # a damaged file names itself
         raise ConfigError(str(error)) from None
 

@@ -182,7 +182,7 @@ def _main(job: Job, command_line: CommandLine) -> None:
         from lafp.report.markdown import Command  # with pandas
 
         command = Command(job=job.name, config=args.config, overrides=tuple(args.overrides))
-        job.publish(cfg, run, storage_uri(args.page), command)
+        job.publish(cfg, run, storage_uri(args.page, "--page"), command)
         print(f"results: {args.page}")
 
 
@@ -262,8 +262,12 @@ def _check_sources(raw: Any, where: str = "") -> None:
                 pass  # the job itself says what is wrong
 
 
-def storage_uri(uri: str) -> str:
-    """Returns the absolute URI of ``--storage``, or of another output.
+def storage_uri(uri: str, argument: str = "--storage") -> str:
+    """Returns the absolute URI of an output.
+
+    Args:
+        uri: What the user wrote.
+        argument: Where the user wrote it, for messages.
 
     Raises:
         ConfigError: It is neither a folder nor a URI of a store; or it is a relative path in a
@@ -271,30 +275,30 @@ def storage_uri(uri: str) -> str:
     """
     if (public := without_secrets(uri)) != uri:
         raise ConfigError(
-            f"--storage {public}: the URI also holds a password or token. Give keys by environment "
-            "variables (AWS_ACCESS_KEY_ID, AZURE_STORAGE_ACCOUNT_KEY ...)."
+            f"{argument} {public}: the URI also holds a password or token. Give keys by "
+            "environment variables (AWS_ACCESS_KEY_ID, AZURE_STORAGE_ACCOUNT_KEY ...)."
         )
     scheme = re.match(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):/", uri)
     if uri.startswith("hf:"):
         raise ConfigError(
-            f"--storage {uri!r}: hf:// is read only, because each write would be a commit. Write "
+            f"{argument} {uri!r}: hf:// is read only, because each write would be a commit. Write "
             "to a folder, s3://, gs:// or az://, then publish with `lafp push`."
         )
     if not uri.strip() or (scheme and not re.match(r"(s3|gs|az)://[^/]", uri)):
         raise ConfigError(
-            f"--storage {uri!r} is neither a folder nor s3://BUCKET/PREFIX (or gs://, az://). "
+            f"{argument} {uri!r} is neither a folder nor s3://BUCKET/PREFIX (or gs://, az://). "
             "Files go to a path, without file://, or to an object store: S3 and what speaks like "
             "it (AWS_ENDPOINT_URL), Google Cloud Storage or Azure."
         )
     if re.match(r"~(/|$)", uri) and not Path(os.path.expanduser("~")).is_dir():
         raise ConfigError(
-            f"--storage {uri!r}: '~' is no folder here (HOME={os.environ.get('HOME', '')}). Write "
+            f"{argument} {uri!r}: '~' is no folder here (HOME={os.environ.get('HOME', '')}). Write "
             "the path in full."
         )
     is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if is_submitted and not storage.is_remote(uri) and not os.path.isabs(os.path.expanduser(uri)):
         raise ConfigError(
-            f"--storage {uri!r} is a relative path. A submitted job needs storage that every node "
+            f"{argument} {uri!r} is a relative path. A submitted job needs storage that every node "
             "sees: an s3://, gs:// or az:// URI, or the absolute path of a shared folder."
         )
     return storage.absolute(uri)
