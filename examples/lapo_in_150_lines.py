@@ -26,9 +26,10 @@ from lafp.data.windows import windows_at
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.evaluate.probes import ProbeData, ProbeScore, action_targets, fit_probe, score_probe
 from lafp.evaluate.rollouts import Expert, rollout
+from lafp.models.bottlenecks.layernorm_noise import LayerNormNoise, LayerNormNoiseConfig
+from lafp.models.bottlenecks.vq import Vq, VqConfig
 from lafp.models.encoders import SmallCnn, SmallCnnConfig
 from lafp.models.fdm import UNetConfig, UNetFdm
-from lafp.models.quantizers import LayerNormNoise, LayerNormNoiseConfig, Vq, VqConfig
 from lafp.types import ActionSpec, ClipBatch, ObsSpec, Window
 
 

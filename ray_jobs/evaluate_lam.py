@@ -48,7 +48,7 @@ from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts
 from lafp.report.lam_page import write_lam_page
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.storage import strict_json
-from lafp.train.tasks.lam import obs_spec
+from lafp.train.tasks.lam_shards import obs_spec
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job

@@ -37,7 +37,7 @@ from lafp.evaluate.transfer import (
 )
 from lafp.finished.devices import usable_device
 from lafp.lam import Lam, load_lam
-from lafp.train.tasks.lam import obs_spec
+from lafp.train.tasks.lam_shards import obs_spec
 from lafp.types import ObsSpec
 
 MAX_TRIPLES = 2048

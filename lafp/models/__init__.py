@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from lafp.config.registry import Registry
 
 if TYPE_CHECKING:
+    from lafp.models.bottlenecks.base import Bottleneck
     from lafp.models.encoders import Encoder
     from lafp.models.latent_projection import LatentProjection
     from lafp.models.patches import Patches
-    from lafp.models.quantizers import Bottleneck
     from lafp.models.standardizer import LatentStandardizer
 
 ENCODERS: Registry["Encoder"] = Registry(
@@ -42,10 +42,10 @@ LATENT_STANDARDIZERS: Registry["LatentStandardizer"] = Registry(
 BOTTLENECKS: Registry["Bottleneck"] = Registry(
     "bottleneck",
     {
-        "fsq": "lafp.models.quantizers:Fsq",
-        "layernorm_noise": "lafp.models.quantizers:LayerNormNoise",
-        "none": "lafp.models.quantizers:NoBottleneck",
-        "vq": "lafp.models.quantizers:Vq",
+        "fsq": "lafp.models.bottlenecks.fsq:Fsq",
+        "layernorm_noise": "lafp.models.bottlenecks.layernorm_noise:LayerNormNoise",
+        "none": "lafp.models.bottlenecks.base:NoBottleneck",
+        "vq": "lafp.models.bottlenecks.vq:Vq",
     },
 )
 

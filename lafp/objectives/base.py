@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lafp.models.bottlenecks.base import Bottleneck
 from lafp.models.change_scale import ChangeScale
 from lafp.models.moments import Moments
-from lafp.models.quantizers import Bottleneck
 from lafp.types import LossOutput, ObsSpec, Window
 
 NEAR_NULL = 0.1

@@ -11,9 +11,9 @@ from lafp.config.ranges import check_at_least
 from lafp.losses.forward_dynamics import residual_loss
 from lafp.losses.masked import as_weighted, defined_if_weighted
 from lafp.losses.optical_flow import end_point_error
+from lafp.models.bottlenecks.base import BottleneckOutput
 from lafp.models.change_scale import ChangeScale
 from lafp.models.optical_flow_decoder import OpticalFlowDecoder
-from lafp.models.quantizers import BottleneckOutput
 from lafp.objectives.lapo import Lapo, LapoConfig
 from lafp.types import LossOutput, ObsSpec, Window
 

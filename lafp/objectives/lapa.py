@@ -15,11 +15,12 @@ from lafp.config.ranges import check_at_least
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
 from lafp.losses.masked import as_weighted, defined_if_weighted
 from lafp.models import BOTTLENECKS, PATCHES
+from lafp.models.bottlenecks.base import BottleneckConfig
+from lafp.models.bottlenecks.vq import VqConfig
 from lafp.models.change_scale import ChangeScale
 from lafp.models.idm import SecondInput
 from lafp.models.patch_transformer import PatchFdm, PatchIdm, TransformerConfig
 from lafp.models.patches import PixelPatchesConfig
-from lafp.models.quantizers import BottleneckConfig, VqConfig
 from lafp.objectives.base import MaskConfig, Objective, latent_metrics
 from lafp.types import LossOutput, ObsSpec, Window
 

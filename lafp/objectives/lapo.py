@@ -14,11 +14,12 @@ from lafp.config.ranges import check_at_least
 from lafp.losses.forward_dynamics import frame_loss, prediction_errors, residual_loss
 from lafp.losses.masked import as_weighted, defined_if_weighted
 from lafp.models import BOTTLENECKS, ENCODERS
+from lafp.models.bottlenecks.base import BottleneckConfig, BottleneckOutput
+from lafp.models.bottlenecks.vq import VqConfig
 from lafp.models.change_scale import ChangeScale
 from lafp.models.encoders import ImpalaConfig
 from lafp.models.fdm import UNetConfig, UNetFdm
 from lafp.models.idm import PixelIdm, SecondInput
-from lafp.models.quantizers import BottleneckConfig, BottleneckOutput, VqConfig
 from lafp.objectives.base import MaskConfig, Objective, latent_metrics
 from lafp.types import LossOutput, ObsSpec, Window
 

@@ -3,36 +3,24 @@
 import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch.distributed as dist
 
 from lafp import storage
 from lafp.storage import FullError, StorageError, strict_json
 from lafp.storage.local import full_disk
+from lafp.train.checkpoint_files import RankCard, card_name, crc32_of, damage_of, is_whole
 from lafp.train.notes import write_note
 
 FOLDER = "checkpoints"
-_CHUNK_BYTES = 8 << 20
 _NAME = re.compile(r"step-(\d+)")
-_CARD = re.compile(r"rank-\d{5}\.json")
 _SET_ASIDE = "damaged-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankCard:
-    """Content of ``rank-00000.json``: the files of one rank."""
-
-    world_size: int
-    crc32: dict[str, int]
-    """File -> CRC-32."""
 
 
 class DamagedCheckpointsError(RuntimeError):
@@ -199,16 +187,16 @@ class Checkpoints:
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 name = path.relative_to(folder).as_posix()
                 with path.open("rb") as file:
-                    checksums[name] = _crc32(file)
+                    checksums[name] = crc32_of(file)
                 stored = storage.join(target, name)
                 storage.upload(path, stored)
                 # Read back before the card is written, because the card says that the files are
                 # sound.
                 with storage.open_file(stored) as file:
-                    if _crc32(file) != checksums[name]:
+                    if crc32_of(file) != checksums[name]:
                         raise StorageError(f"{stored} reads otherwise than it was written.")
             card = RankCard(world_size=self._world_size, crc32=checksums)
-            strict_json.write(storage.join(target, _card(self._rank)), card)
+            strict_json.write(storage.join(target, card_name(self._rank)), card)
         except FullError:
             for name in checksums:  # half a checkpoint only takes room
                 with suppress(OSError):
@@ -230,7 +218,7 @@ class Checkpoints:
     def _delete(self, step: int) -> None:
         folder = self._folder(step)
         # The card goes first, so that a half-deleted checkpoint does not look whole.
-        storage.delete(storage.join(folder, _card(0)))
+        storage.delete(storage.join(folder, card_name(0)))
         storage.patiently(lambda: storage.delete_folder(folder))
 
     def _set_aside(self, folder: str, damage: str) -> None:
@@ -240,7 +228,7 @@ class Checkpoints:
         taken = {*storage.list_folders(self._uri)}
         names = [_SET_ASIDE + name, *(f"{_SET_ASIDE}{name}-{n}" for n in range(2, len(taken) + 3))]
         target = storage.join(self._uri, next(n for n in names if n not in taken))
-        storage.move_folder(folder, target, first=_card(0))
+        storage.move_folder(folder, target, first=card_name(0))
         step = int(name.removeprefix("step-"))
         text = (
             f"The checkpoint of step {step} is damaged: {damage}. It is set aside as {target}, and "
@@ -275,57 +263,6 @@ class Checkpoints:
         return storage.join(self._uri, f"step-{step:09d}")
 
 
-def is_whole(folder: str) -> bool:
-    """Says whether a checkpoint's folder holds the files of all ranks that wrote it.
-
-    Cards are written in one piece. So a card that cannot be read does not mean an unfinished
-    checkpoint but a damaged one, which ``damage_of`` finds.
-    """
-    first = storage.join(folder, _card(0))
-    if not storage.is_file(first):
-        return False
-    try:
-        num_ranks = strict_json.read(RankCard, first).world_size
-    except ValueError:
-        # The card is damaged. The folder must not pass for an unfinished one, which ``start``
-        # deletes.
-        return True
-    files = storage.patiently(lambda: list(storage.list_files(folder)))
-    names = {info.uri.rpartition("/")[2] for info in files}
-    # Bounded by the number of files, because a damaged card may name any number of ranks.
-    return names.issuperset(_card(rank) for rank in range(min(num_ranks, len(names) + 1)))
-
-
-def damage_of(folder: Path, ranks: range) -> str | None:
-    """Describes the first damage found in a checkpoint; None if it is sound.
-
-    Args:
-        folder: The local folder with its files.
-        ranks: The ranks whose files are compared with their checksums. Ranks that did not exist
-            are ignored.
-    """
-    # Other files may lie beside them, such as a copy that a file manager calls "rank-00000 2.json".
-    found = sorted(path.name for path in folder.iterdir() if _CARD.fullmatch(path.name))
-    for number, name in enumerate(found):
-        try:
-            card = strict_json.loads(RankCard, (folder / name).read_bytes())
-        except (ValueError, OSError):
-            return f"{name} cannot be read"
-        if card.world_size != len(found) or name != _card(number):
-            return f"{name} is of {card.world_size} workers, and there are the files of others"
-        for file, expected in card.crc32.items() if number in ranks else ():
-            try:
-                with (folder / file).open("rb") as opened:
-                    is_same = _crc32(opened) == expected
-            except OSError as error:
-                return f"{file} cannot be read ({error.strerror or error})"
-            except ValueError:  # a flipped bit has put a NUL into the name
-                return f"{name} names a file that cannot be"
-            if not is_same:
-                return f"{file} does not have the checksum that it was written with"
-    return None if found else "no list of its files is there"
-
-
 @contextmanager
 def _in_place(uri: str) -> Iterator[Path]:
     yield Path(uri)
@@ -336,14 +273,3 @@ def _is_full(error: BaseException) -> bool:
     return full_disk(error) or any(
         word in str(error) for word in ("PytorchStreamWriter", "inline_container")
     )
-
-
-def _card(rank: int) -> str:
-    return f"rank-{rank:05d}.json"
-
-
-def _crc32(file: BinaryIO) -> int:
-    value = 0
-    while chunk := file.read(_CHUNK_BYTES):
-        value = zlib.crc32(chunk, value)
-    return value

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lafp.config import load_config
-from lafp.models.quantizers import VqConfig
+from lafp.models.bottlenecks.vq import VqConfig
 from lafp.objectives import OBJECTIVES
 from lafp.train.tasks.lam import TrainLamConfig
 from lafp.types import ObsSpec

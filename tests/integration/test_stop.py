@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lafp.train.checkpoints import is_whole
+from lafp.train.checkpoint_files import is_whole
 from tests.integration.conftest import ROOT
 
 ENDLESS = "train.num_steps=1000000"

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lafp import storage
-from lafp.train.checkpoints import is_whole
+from lafp.train.checkpoint_files import is_whole
 from tests.integration.conftest import CONFIG, ROOT
 from tests.integration.ray_cluster import RAY, RealCluster, real_cluster
 from tests.synthetic_shards import write_shard_set

@@ -11,9 +11,9 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.sets import shards_sha256
 from lafp.evaluate.lam_config import EvaluateLamConfig
+from lafp.models.bottlenecks.vq import VqConfig
 from lafp.models.encoders import SmallCnnConfig
 from lafp.models.fdm import UNetConfig
-from lafp.models.quantizers import VqConfig
 from lafp.objectives.lapo import LapoConfig
 from lafp.runs.run_dir import RunDir
 from lafp.train.config import TrainConfig

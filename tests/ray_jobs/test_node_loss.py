@@ -10,7 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from lafp.runs.run_dir import StageDir
-from lafp.train.checkpoints import is_whole
+from lafp.train.checkpoint_files import is_whole
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.metrics.log import read_metrics
 from ray_jobs.training.trainer import fit

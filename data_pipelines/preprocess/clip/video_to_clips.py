@@ -1,25 +1,24 @@
 """Turns one input into clips and rejects, in bounded memory. Does not use Ray."""
 
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from itertools import count
-from typing import TypeVar
 
 import numpy as np
 
-from data_pipelines.preprocess.clip import choose_fps, probe
+from data_pipelines.preprocess.clip import probe
 from data_pipelines.preprocess.clip.encode import encode
 from data_pipelines.preprocess.clip.filters import cadence
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, align
 from data_pipelines.preprocess.clip.masks import MaskReader, open_masks
 from data_pipelines.preprocess.clip.measure import motion, optical_flow, signature
+from data_pipelines.preprocess.clip.pace import Pace, pace_of
 from data_pipelines.preprocess.clip.pieces import Span, piece_spans
 from data_pipelines.preprocess.clip.resample import Cut, FramePlan, resample
 from data_pipelines.preprocess.clip.resize import crop_or_pad, scaled_size
-from data_pipelines.preprocess.clip.split_clips import ClipConfig, ClipFrames, split_clips
+from data_pipelines.preprocess.clip.split_clips import ClipFrames, split_clips
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import guarded, rejected_input, storable_text, video_error
 from data_pipelines.preprocess.rejects import RejectRow
@@ -39,8 +38,6 @@ from data_pipelines.preprocess.sources.opened import Opened, Unusable, without
 from lafp import storage
 from lafp.data.shards.format import Labels
 from lafp.video.decoders.base import VideoDecoder, VideoError, VideoInfo
-
-T = TypeVar("T")
 
 # A header that promises this much more than the file holds means truncation, not rounding.
 _TRUNCATED_S = 0.5
@@ -131,7 +128,7 @@ def _one_video(
         return
     # Label rows and masks belong to frames, so the frames of such videos keep their times.
     is_bare = beside.labels is None and beside.masks is None
-    pace = _pace(video, cfg.clip if is_bare else replace(cfg.clip, undo_repeats=False))
+    pace = pace_of(video, cfg.clip if is_bare else replace(cfg.clip, undo_repeats=False))
     if beside.labels is not None:
         video = without(video, beside.labels.flawed_spans(info))
     pieces = _pieces(video, pace.fps, cfg)
@@ -190,49 +187,6 @@ def _read_beside(video: Opened) -> _Beside:
     return _Beside(labels, open_masks(video))
 
 
-@dataclass(frozen=True)
-class _Pace:
-    """Says how a video's frames become ticks."""
-
-    fps: float
-    """Rate of the video's clips."""
-    hold: Fraction
-    """Number of frames of the file that show each picture."""
-    picture_fps: float
-    """Rate of the video's pictures."""
-
-
-def _pace(video: Opened, cfg: ClipConfig) -> _Pace:
-    hold = Fraction(1)
-    if cfg.undo_repeats and cadence.may_repeat(video.info):
-        hold = _measured(video, cadence.hold_of_sample, hold)
-    picture_fps = video.info.fps / float(hold)
-    fps = choose_fps.highest_fps(picture_fps, cfg)
-    if cfg.target_motion is not None:
-        of_motion = partial(choose_fps.choose_fps, cfg=cfg)
-        fps = _measured(video, of_motion, fps, picture_fps)
-    return _Pace(fps, hold, picture_fps)
-
-
-def _measured(
-    video: Opened, measure: Callable[..., T], otherwise: T, fps: float | None = None
-) -> T:
-    """Applies ``measure`` to small frames of the middle of a video."""
-    info = video.info
-    scale = motion.SIDE_PX / min(info.width_px, info.height_px)
-    size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
-    start_s = choose_fps.sample_start_s(info.duration_s) if video.frames_from else 0.0
-    # Measuring starts near the sample if the decoder can. Otherwise all frames before it are
-    # decoded.
-    frames = (
-        video.frames_from(*size, start_s, None, False) if video.frames_from else video.frames(*size)
-    )
-    try:
-        return measure(frames, start_s, fps or info.fps)
-    except Exception:  # the frames are decoded again later, which reports the error
-        return otherwise
-
-
 def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
     if video.frames_from is None:
         return [(0.0, video.info.duration_s)]
@@ -242,7 +196,7 @@ def _pieces(video: Opened, fps: float, cfg: PreprocessConfig) -> list[Span]:
 def _piece_rows(
     video: Opened,
     pieces: list[Span],
-    pace: _Pace,
+    pace: Pace,
     beside: _Beside,
     cfg: PreprocessConfig,
     suspects: Collection[int],
@@ -278,7 +232,7 @@ def _piece_rows(
 
 
 def _spans(
-    video: Opened, piece: Span, pace: _Pace, cfg: PreprocessConfig, is_suspect: bool
+    video: Opened, piece: Span, pace: Pace, cfg: PreprocessConfig, is_suspect: bool
 ) -> Iterator[ClipFrames | Cut]:
     """Yields clips and cuts that cover a piece. An error of the video decoder becomes a cut."""
     info, (start_s, end_s) = video.info, piece
@@ -314,7 +268,7 @@ def _spans(
 
 def _finish_clip(
     clip: ClipFrames,
-    pace: _Pace,
+    pace: Pace,
     video: Opened,
     labels: EpisodeLabels | None,
     masks: MaskReader | None,

@@ -7,24 +7,20 @@ decoded once for all of its episodes.
 
 import hashlib
 import io
-import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
 from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.sources.lerobot_index import list_spans
 from data_pipelines.preprocess.sources.lerobot_info import (
-    INFO,
-    LeRobotInfo,
-    fill_template,
     has_version,
     read_info,
 )
@@ -44,13 +40,10 @@ from data_pipelines.preprocess.sources.opened import (
     content_hash,
     probe_file,
 )
+from data_pipelines.preprocess.sources.shared_frames import SharedFrames
 from lafp import storage
-from lafp.config import ConfigError
 from lafp.data.shards.format import Split
-from lafp.video.decoders.base import DamagedSpan, DecodedFrame, VideoError, VideoInfo
-
-_DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-_VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+from lafp.video.decoders.base import VideoError, VideoInfo
 
 
 class LeRobotV3:
@@ -66,7 +59,7 @@ class LeRobotV3:
         assert info is not None
         yield from info.depth_items(split)
         spans: dict[str, list[Span]] = defaultdict(list)
-        found, errors = _list_spans(info)
+        found, errors = list_spans(info)
         for where, error in errors.items():
             yield info.bad_row(where, error, split)
         for (episode, camera), listed in sorted(found.items()):
@@ -90,7 +83,7 @@ class LeRobotV3:
                 labels_uri=spans[uri][0]["data_uri"],
                 reader="lerobot_v3",
                 details={
-                    # ``_SharedFrames`` decodes the file once, and so must serve episodes in its
+                    # ``SharedFrames`` decodes the file once, and so must serve episodes in its
                     # order.
                     "episodes": sorted(spans[uri], key=_by_time),
                     "camera_in_rows": spans[uri][0]["camera_in_rows"],
@@ -113,7 +106,7 @@ class LeRobotV3:
         with storage.local_file(item.uri) as path:
             file_id = content_hash(path)
             info = probe_file(path, using.decoder, using.max_pixels, using.deadline)
-            shared = _SharedFrames(str(path), info, using)
+            shared = SharedFrames(str(path), info, using)
             for span, place in zip(spans, place_episodes(spans, info), strict=True):
                 uri = f"{item.uri}#{span['episode']}"
                 if isinstance(place, VideoError):
@@ -131,95 +124,6 @@ class LeRobotV3:
                     frames=partial(shared.frames, start_s, part),
                     labels=partial(_labels, span, len(part.times_s), read_table, using.labels),
                 )
-
-
-def _list_spans(
-    info: LeRobotInfo,
-) -> tuple[dict[tuple[int, str], list[tuple[str, Span]]], dict[str, Exception]]:
-    """Maps episode and camera to the URI of the video file and the episode's span in it.
-
-    An entry holds several spans only if rows of one episode differ. Files and rows of the index
-    that cannot be read are mapped to their errors, by URI.
-
-    Raises:
-        ConfigError: ``meta/episodes`` holds something else.
-    """
-    found: dict[tuple[int, str], list[tuple[str, Span]]] = defaultdict(list)
-    errors: dict[str, Exception] = {}
-    for where, row in _index_rows(info):
-        if isinstance(row, Exception):
-            errors[where] = row
-            continue
-        for camera in (*info.cameras("video"), *info.cameras("image")):
-            try:
-                episode, span = _whole(row[EPISODE_INDEX]), _span(row, camera, info)
-            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-                errors[f"{where}/{camera}"] = error
-                continue
-            # Writers repeat rows. Equal ones are one span.
-            if span not in found[episode, camera]:
-                found[episode, camera].append(span)
-    if not found and errors:
-        where, cause = next(iter(errors.items()))
-        raise ConfigError(f"{where} is not as in v3.0: {cause!r}.")
-    if not found:
-        raise ConfigError(f"{info.source} has {INFO} but no episodes in meta/episodes.")
-    return found, errors
-
-
-def _index_rows(info: LeRobotInfo) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
-    """Yields the URI and the content of each row of the index, or the error of a whole file."""
-    keys = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-    columns = [EPISODE_INDEX, "length", "data/chunk_index", "data/file_index"]
-    columns += [f"videos/{camera}/{key}" for camera in info.cameras("video") for key in keys]
-    for file in storage.list_files(storage.join(info.source, "meta/episodes")):
-        data = io.BytesIO(storage.read_bytes(file.uri))
-        try:
-            rows = pq.read_table(data, columns=columns).to_pylist()
-        # The bytes are in memory, so storage raises nothing here. Python has no dates after the
-        # year 9999, and so on.
-        except (ArithmeticError, LookupError, ValueError, OSError, pa.ArrowException) as error:
-            yield file.uri, error
-            continue
-        yield from ((f"{file.uri}#{number}", row) for number, row in enumerate(rows))
-
-
-def _span(row: dict[str, Any], camera: str, info: LeRobotInfo) -> tuple[str, Span]:
-    data_path = fill_template(
-        info.paths.get("data_path", _DATA_PATH),
-        chunk_index=_whole(row["data/chunk_index"]),
-        file_index=_whole(row["data/file_index"]),
-    )
-    length = row.get("length")
-    span: Span = info.promised(
-        _whole(row[EPISODE_INDEX]), None if length is None else _whole(length)
-    )
-    span["data_uri"] = storage.join(info.source, data_path)
-    if camera in info.cameras("image"):
-        span |= {"from_s": None, "to_s": None, "camera_in_rows": camera}
-        return f"{span['data_uri']}#{camera}", span
-    path = fill_template(
-        info.paths.get("video_path", _VIDEO_PATH),
-        video_key=camera,
-        chunk_index=_whole(row[f"videos/{camera}/chunk_index"]),
-        file_index=_whole(row[f"videos/{camera}/file_index"]),
-    )
-    return storage.join(info.source, path), span | {
-        "from_s": _seconds(row[f"videos/{camera}/from_timestamp"]),
-        "to_s": _seconds(row[f"videos/{camera}/to_timestamp"]),
-        "camera_in_rows": "",
-    }
-
-
-def _whole(value: Any) -> int:
-    """Returns a whole number. Columns in which one row is empty are stored as floats."""
-    if int(value) != value:
-        raise ValueError(f"{value} is not a whole number")
-    return int(value)
-
-
-def _seconds(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _by_time(span: Span) -> tuple[float, int]:
@@ -240,57 +144,6 @@ def _part_of(info: VideoInfo, place: Place, span: Span) -> tuple[float, VideoInf
         declared_duration_s=max(promised_s, end_s - start_s),
     )
     return start_s, part
-
-
-class _SharedFrames:
-    """Decodes a file once for all of its episodes, which must be requested in order."""
-
-    def __init__(self, path: str, info: VideoInfo, using: OpenWith) -> None:
-        self._path, self._info, self._using = path, info, using
-        self._events: Iterator[DecodedFrame | DamagedSpan] | None = None
-        self._ahead: DecodedFrame | DamagedSpan | None = None
-        """An event that was read already, but also belongs to a later episode."""
-        self._error: VideoError | None = None
-
-    def frames(
-        self, start_s: float, part: VideoInfo, width_px: int, height_px: int
-    ) -> Iterator[DecodedFrame | DamagedSpan]:
-        """Yields the events that a video decoder would yield for the episode alone."""
-        # Times are moved by the start and so rounded. A quarter of the smallest gap covers that,
-        # and cannot reach the next frame.
-        slack_s = 0.25 * min(1 / self._info.fps, np.diff(self._info.times_s).min(initial=np.inf))
-        end_s = start_s + part.duration_s
-        while (event := self._next(width_px, height_px)) is not None:
-            if isinstance(event, DecodedFrame):
-                if event.time_s > end_s - slack_s:
-                    self._ahead = event
-                    return
-                if event.time_s >= start_s - slack_s:
-                    yield DecodedFrame(max(event.time_s - start_s, 0.0), event.pixels)
-            else:
-                low_s, high_s = max(event.start_s, start_s), min(event.end_s, end_s)
-                if event.end_s > end_s:
-                    self._ahead = event
-                if high_s > low_s:
-                    yield replace(event, start_s=low_s - start_s, end_s=high_s - start_s)
-                if event.end_s > end_s:
-                    return
-
-    def _next(self, width_px: int, height_px: int) -> DecodedFrame | DamagedSpan | None:
-        if self._ahead is not None:
-            event, self._ahead = self._ahead, None
-            return event
-        if self._error is not None:
-            raise self._error  # the file broke earlier, so every later episode in it fails
-        if self._events is None:
-            self._events = self._using.decoder.frames(
-                self._path, self._info, width_px, height_px, self._using.deadline
-            )
-        try:
-            return next(self._events, None)
-        except VideoError as error:
-            self._error = error
-            raise
 
 
 def _open_rows(item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:

@@ -17,7 +17,7 @@ from lafp.policies import POLICIES
 from lafp.policies.base import PolicyConfig
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.decoder import action_errors
-from lafp.train.tasks.lam import obs_spec
+from lafp.train.tasks.lam_shards import obs_spec
 from lafp.train.tasks.policy import (
     PolicyInputs,
     TrainedPolicy,

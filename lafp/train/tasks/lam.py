@@ -13,7 +13,7 @@ from lafp.config import Choice, ConfigError, choice
 from lafp.config.ranges import check_at_least
 from lafp.data.held_out import HeldOutClips, check_clip_lengths, cuda_devices
 from lafp.data.labels import action_spec, count_labels, labeled_order
-from lafp.data.masks import count_masks, keep_masks
+from lafp.data.masks import keep_masks
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.mixture import MixedOrder
@@ -32,8 +32,9 @@ from lafp.runs.wording import label_words
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
 from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig, SupervisionConfig
+from lafp.train.tasks.lam_shards import check_flow, check_masks, check_same_frames, obs_spec
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam, about_what_trains
-from lafp.types import ClipBatch, ObsSpec, Window
+from lafp.types import ClipBatch, Window
 
 MAX_VAL_CLIPS = 64
 NUM_FIT_PAIRS = 1024
@@ -122,7 +123,7 @@ class LamTask:
         self.shard_sets = (shards,) if isinstance(shards, str) else shards
         self.obs = obs_spec(self.shard_sets[0], cfg.window.frame_stack)
         for other in self.shard_sets[1:]:
-            _check_same_frames(other, self.obs, self.shard_sets[0])
+            check_same_frames(other, self.obs, self.shard_sets[0])
         for uri in (*self.shard_sets, *([labeled_shards] if labeled_shards else [])):
             check_clip_lengths(uri, cfg.window.frame_stack)
         self.is_supervised = cfg.supervision.weight > 0
@@ -133,7 +134,7 @@ class LamTask:
             )
         if labeled_shards is not None:
             action_spec(labeled_shards)  # a clear error when there are no actions
-            _check_same_frames(labeled_shards, self.obs, self.shard_sets[0])
+            check_same_frames(labeled_shards, self.obs, self.shard_sets[0])
         self.labeled_shards = labeled_shards
         # Several sets share the clips, so that a mixture takes no longer to measure.
         max_val_clips = -(-MAX_VAL_CLIPS // len(self.shard_sets))
@@ -268,8 +269,8 @@ class LamTask:
             except ValueError as error:
                 raise ConfigError(f"objective: {error}") from None
             for uri in self.shard_sets:
-                _check_flow(uri, objective)
-            _check_masks(self.shard_sets, objective, self.cfg.train.seed)
+                check_flow(uri, objective)
+            check_masks(self.shard_sets, objective, self.cfg.train.seed)
             if init_from is not None:
                 initialize_from(objective, init_from)
             return TrainedLam(objective, self.cfg.supervision, action, self.cfg.fdm_weight)
@@ -333,58 +334,3 @@ class LamTask:
     def _objective(module: nn.Module) -> Objective:
         assert isinstance(module, TrainedLam)
         return module.objective
-
-
-def obs_spec(shards: str, frame_stack: int) -> ObsSpec:
-    """Returns the size and rate of a shard set's observations.
-
-    Raises:
-        ConfigError: There is no such set, or its clips have no common frame rate.
-    """
-    spec = open_shard_set(shards)
-    if spec.fps is None:
-        raise ConfigError(
-            f"The clips of {shards} keep the frame rates of their videos, so a step has no fixed "
-            "length. Preprocess them again with one, e.g. clip.fps=10, under another name."
-        )
-    return ObsSpec(
-        height_px=spec.height_px, width_px=spec.width_px, frame_stack=frame_stack, fps=spec.fps
-    )
-
-
-def _check_flow(shards: str, objective: Objective) -> None:
-    stored, wanted = open_shard_set(shards).optical_flow_size_px, objective.optical_flow_size_px
-    if wanted is not None and (stored is None or tuple(stored) != wanted):
-        found = f"flow of {stored[0]}x{stored[1]}" if stored else "no flow"
-        raise ConfigError(
-            f"objective {objective.cfg.name} wants optical flow of {wanted[0]}x{wanted[1]} px, "
-            f"{shards} holds {found}. Preprocess with optical_flow.height_px={wanted[0]} "
-            f"optical_flow.width_px={wanted[1]}, or set the objective's size to what is stored."
-        )
-
-
-def _check_masks(shard_sets: tuple[str, ...], objective: Objective, seed: int) -> None:
-    if objective.mask is None:
-        return
-    listed, fraction = ", ".join(shard_sets), objective.mask.fraction
-    masked = [uri for uri in shard_sets if open_shard_set(uri).num_masked_clips.get("train")]
-    if not masked:
-        raise ConfigError(
-            f"objective.mask weighs the loss by masks of the agent, but no training clip of "
-            f"{listed} has one. Preprocess with masks={{}}, or set objective.mask=null."
-        )
-    # A hash decides clip by clip, so a small share of few clips may be none at all.
-    if fraction < 1 and not any(count_masks(uri, fraction, seed) for uri in masked):
-        raise ConfigError(
-            f"objective.mask.fraction={fraction:g} keeps no mask of the training clips of "
-            f"{listed}. Raise it."
-        )
-
-
-def _check_same_frames(shards: str, obs: ObsSpec, first: str) -> None:
-    found = obs_spec(shards, obs.frame_stack)
-    if found != obs:
-        raise ConfigError(
-            f"{shards} holds frames of {found.height_px}x{found.width_px} px at {found.fps:g} per "
-            f"second, {first} {obs.height_px}x{obs.width_px} at {obs.fps:g}. Preprocess both alike."
-        )

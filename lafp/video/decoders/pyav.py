@@ -1,18 +1,14 @@
 """Decodes with FFmpeg through PyAV, in one thread, and cuts damage out. The reference decoder."""
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
 from typing import Literal
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -31,6 +27,7 @@ from lafp.video.decoders.base import (
     VideoInfo,
     measure_rate,
 )
+from lafp.video.decoders.open_video import can_start_late, limit_pixels, open_video, seek_before
 from lafp.video.decoders.packets import (
     Scan,
     believed_pts,
@@ -46,26 +43,10 @@ from lafp.video.timeline import MAX_LAST_FRAME_S, FrameClock, Timeline, lay_out
 
 # Pixel aspects outside of this range are wrong: they would squash the picture to a line.
 _SANE_PIXEL_ASPECT = (0.25, 4.0)
-# Only real media containers: a playlist that poses as a video must not reach the network or other
-# files, or wait for a live stream.
-_OPEN_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": (
-        "mov,mp4,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,ogg,asf,gif,apng,h263,h264,hevc,m4v,"
-        "ivf,obu,mxf,rm,nut,dv,wtv,yuv4mpegpipe"
-    ),
-}
 # Frames that wait for the rest of their group of pictures. Twice as much cost 7 % of the speed.
 _MAX_HELD_BYTES = 64 * 2**20
-# Containers whose index lists key frames, and codecs that show their damage. These decode to the
-# same frames from a key frame on, whatever came before.
-_INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-_INDEPENDENT_GOPS = ("h264", "mpeg4", "av1", "vp9")
-_SEEK_MARGIN_S = 1.0
 # Number of packets that are decoded to find out whether frames come in the order of their stamps.
 _NUM_TRIED = 64
-# Decoders align their buffers, which takes room beyond the coded size, in pixels per side.
-_ALIGNMENT_PX = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +74,13 @@ class PyAVDecoder:
 
     def probe(self, path: str, max_pixels: int, deadline: float) -> VideoInfo:
         """See ``VideoDecoder.probe``."""
-        with _open(path, deadline) as (container, stream):
+        with open_video(path, deadline) as (container, stream):
             context = stream.codec_context
             if context.width * context.height > max_pixels:
                 raise VideoError(
                     "too_large", f"{context.width}x{context.height} exceeds {max_pixels} pixels"
                 )
-            _limit_pixels(stream, max_pixels)
+            limit_pixels(stream, max_pixels)
             found = scan(container, stream, deadline)
             first = found.first
             if not len(found.stamps.pts):
@@ -143,7 +124,7 @@ class PyAVDecoder:
                 + missing_s(container, stream, found.num_packets, fps, end_s),
                 tiny_share=found.tiny_share,
                 can_start_late=(
-                    _can_start_late(container, stream) and timeline.is_plain and not self.cfg.strict
+                    can_start_late(container, stream) and timeline.is_plain and not self.cfg.strict
                 ),
                 hides_damage=context.codec.canonical_name == "h264",
                 is_of_libvpx=_is_of_libvpx(path, context, max_pixels, deadline),
@@ -185,11 +166,11 @@ class PyAVDecoder:
     ) -> Iterator[Held | DamagedSpan]:
         assert info.timeline is not None, "a file's probe lays its packets out"
         clock = FrameClock(info.timeline)
-        with _open(path, deadline) as (container, stream):
+        with open_video(path, deadline) as (container, stream):
             if start_s:
-                _seek_before(container, stream, info.timeline.recordings[0].origin_s + start_s)
+                seek_before(container, stream, info.timeline.recordings[0].origin_s + start_s)
             # No frame may be larger than the probe's caller accepted.
-            _limit_pixels(stream, info.max_pixels)
+            limit_pixels(stream, info.max_pixels)
             context, second = checking_context(stream), None
             gate = DamageGate(
                 info,
@@ -249,55 +230,6 @@ def _checked(
             thinner.look(gate)
 
 
-@contextmanager
-def _open(path: str, deadline: float) -> Iterator[tuple[InputContainer, VideoStream]]:
-    timeout_s = max(0.1, deadline - time.monotonic())
-    try:
-        # A title that is not UTF-8 is no reason to lose a video, but PyAV raises for it by default.
-        container = av.open(
-            path, "r", options=_OPEN_OPTIONS, metadata_errors="replace", timeout=timeout_s
-        )
-    except av.ExitError as error:
-        raise VideoError("timeout", "opening the file takes too long") from error
-    except av.ArgumentError as error:  # FFmpeg's answer for a format that is not on the list
-        formats = _OPEN_OPTIONS["format_whitelist"]
-        raise VideoError("not_a_video", f"its format is none of {formats}") from error
-    except (av.FFmpegError, ValueError) as error:
-        raise VideoError("not_a_video", str(error.args[1] if error.args[1:] else error)) from error
-    with container:
-        if not container.streams.video:
-            kinds = sorted({stream.type for stream in container.streams})
-            raise VideoError("no_video_stream", f"streams: {', '.join(kinds) or 'none'}")
-        best = container.streams.best("video")  # prefers a video to a cover picture
-        stream = best if isinstance(best, VideoStream) else container.streams.video[0]
-        if stream.codec_context is None:
-            raise VideoError("unsupported_codec", "FFmpeg has no decoder for the video stream")
-        if stream.disposition & Disposition.attached_pic:
-            raise VideoError("no_video_stream", "its only pictures are a cover")
-        stream.codec_context.thread_count = 1
-        yield container, stream
-
-
-def _can_start_late(container: InputContainer, stream: VideoStream) -> bool:
-    name = stream.codec_context.codec.canonical_name
-    return container.format.name in _INDEXED_FORMATS and name in _INDEPENDENT_GOPS
-
-
-def _seek_before(container: InputContainer, stream: VideoStream, time_s: float) -> None:
-    """Seeks to a key frame well before ``time_s``, as some frames depend on earlier ones."""
-    assert stream.time_base is not None
-    stamp = int((time_s - _SEEK_MARGIN_S) / stream.time_base)
-    container.seek(stamp, backward=True, any_frame=False, stream=stream)
-
-
-def _limit_pixels(stream: VideoStream, max_pixels: int) -> None:
-    """Makes the decoder itself refuse larger frames, whatever the headers say."""
-    side = _ALIGNMENT_PX
-    context = stream.codec_context
-    limit = max(max_pixels, (context.width + side) * (context.height + side))
-    context.options = {"max_pixels": str(limit)}
-
-
 def _timeline(
     path: str, container: InputContainer, stream: VideoStream, found: Scan, deadline: float
 ) -> Timeline:
@@ -321,7 +253,7 @@ def _timeline(
 
 def _comes_in_order(path: str, num_packets: int, deadline: float) -> bool:
     """Says whether the first frames come in the order of their presentation times."""
-    with _open(path, deadline) as (container, stream):
+    with open_video(path, deadline) as (container, stream):
         pts = [
             frame.pts
             for packet, _ in islice(read_packets(container, stream, deadline), num_packets)
@@ -333,7 +265,7 @@ def _comes_in_order(path: str, num_packets: int, deadline: float) -> bool:
 def _is_of_libvpx(path: str, context: VideoCodecContext, max_pixels: int, deadline: float) -> bool:
     if context.codec.canonical_name != "vp8" or parser() is None:
         return False
-    with _open(path, deadline) as (container, stream):
+    with open_video(path, deadline) as (container, stream):
         packets = read_packets(container, stream, deadline)
         frames = (bytes(packet) for packet, _ in packets if packet.size)
         return is_of_libvpx(frames, max_pixels)

@@ -16,8 +16,8 @@ from lafp.evaluate.thorough_probe import AT, _Probed, probe_thoroughly
 from lafp.evaluate.training_data import why_no_probe
 from lafp.lam import Lam
 from lafp.objectives import OBJECTIVES
-from lafp.train.tasks.lam import obs_spec
 from lafp.train.tasks.lam_sections import ProbeConfig
+from lafp.train.tasks.lam_shards import obs_spec
 from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 
 

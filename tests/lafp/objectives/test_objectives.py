@@ -7,12 +7,15 @@ import torch
 
 from lafp.data.augment import AugmentConfig
 from lafp.evaluate.probes import ProbeData, fit_probe, score_probe
+from lafp.models.bottlenecks.base import NoBottleneckConfig
+from lafp.models.bottlenecks.fsq import FsqConfig
+from lafp.models.bottlenecks.layernorm_noise import LayerNormNoiseConfig
+from lafp.models.bottlenecks.vq import VqConfig
 from lafp.models.encoders import SmallCnnConfig, StridedResnetConfig
 from lafp.models.fdm import UNetConfig
 from lafp.models.idm import HeadConfig
 from lafp.models.patch_transformer import TransformerConfig
 from lafp.models.patches import PixelPatchesConfig
-from lafp.models.quantizers import FsqConfig, LayerNormNoiseConfig, NoBottleneckConfig, VqConfig
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective, latent_metrics
 from lafp.objectives.laof import LaofConfig

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from lafp import storage
 from lafp.storage import FullError, StorageError
-from lafp.train.checkpoints import Checkpoints, DamagedCheckpointsError, damage_of, is_whole
+from lafp.train.checkpoint_files import damage_of, is_whole
+from lafp.train.checkpoints import Checkpoints, DamagedCheckpointsError
 from lafp.train.config import TrainConfig
 from lafp.train.context import LocalContext
 from lafp.train.loop import train

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lafp.models.quantizers import Vq, VqConfig
+from lafp.models.bottlenecks.vq import Vq, VqConfig
 from lafp.train.config import TrainConfig
 from lafp.train.engines import ENGINES
 from lafp.train.engines.ddp import DdpConfig

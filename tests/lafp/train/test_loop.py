@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lafp.config import ConfigError
-from lafp.train.checkpoints import is_whole
+from lafp.train.checkpoint_files import is_whole
 from lafp.train.config import TrainConfig
 from lafp.train.context import LocalContext
 from lafp.train.loop import train

@@ -12,7 +12,7 @@ import ray
 import torch
 
 from lafp.config import ConfigError
-from lafp.train.checkpoints import is_whole
+from lafp.train.checkpoint_files import is_whole
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.metrics.log import read_starts
 from ray_jobs.core.job import JobError

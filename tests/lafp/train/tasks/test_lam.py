@@ -18,8 +18,9 @@ from lafp.lam import load_lam
 from lafp.objectives.base import MaskConfig
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
-from lafp.train.tasks.lam import LamTask, TrainLamConfig, obs_spec
+from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig
+from lafp.train.tasks.lam_shards import obs_spec
 from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from data_pipelines.preprocess.clip.choose_fps import sample_frames
 from data_pipelines.preprocess.clip.filters.cadence import drop_repeats, find_hold
 from data_pipelines.preprocess.clip.measure.motion import shrink
+from data_pipelines.preprocess.clip.pace import pace_of
 from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
-from data_pipelines.preprocess.clip.video_to_clips import _pace, video_to_clips
+from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rows import EncodedClip, VideoItem, VideoRow
 from data_pipelines.preprocess.sources.open_item import open_item
@@ -126,7 +127,7 @@ def test_no_real_video_is_taken_for_a_rhythm_that_it_does_not_have(shared_videos
         item = VideoItem(uri=str(path), num_bytes=path.stat().st_size, split=None)
         with closing(open_item(item, cfg, decoder)) as videos:
             for video in videos:
-                if (hold := _pace(video, cfg.clip).hold) != 1:
+                if (hold := pace_of(video, cfg.clip).hold) != 1:
                     found[str(path.relative_to(shared_videos))] = hold
     assert found == REAL_RHYTHMS
 

@@ -1,211 +1,23 @@
-"""Bottlenecks between the IDM and the FDM, which keep z_t from encoding the whole next frame.
+"""Vector quantization: each discrete latent is replaced by its nearest code."""
 
-A bottleneck has two parts. ``normalize`` is deterministic and continuous, and its output is the
-latent action that policies learn. ``forward`` adds quantization or noise, which only the FDM sees.
-"""
+# Shape suffixes in this file: B batch, Z latent action, N codebooks, K codes, D code dimension,
+# P positions (B x discrete latents per codebook).
 
-# Shape suffixes in this file: B batch, Z latent action, N codebooks, L discrete latents per
-# codebook, K codes, D code dimension, P positions (B x L).
-
-import math
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lafp.config import Choice
 from lafp.config.ranges import check_at_least
-from lafp.device_constants import device_constant
-from lafp.models.codebook_usage import usage_of_choices, usage_of_counts
+from lafp.models.bottlenecks.base import Bottleneck, BottleneckOutput
+from lafp.models.codebook_usage import usage_of_counts
 from lafp.models.exact_buffers import ExactBuffers
 
-_MAX_LEVEL = 1 << 24
-_MAX_CODES = (1 << 63) - 1
 _LEAST_WEIGHT = 1e-30
 """Least weight of a code. Below it, the code's sum has too few digits in float32 to compute the
 code from it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BottleneckOutput:
-    """Output of a bottleneck: the latent action for the FDM, and a loss."""
-
-    latent: Tensor
-    """float [B, Z]. Quantization is treated as the identity for gradients."""
-    loss: Tensor
-    """Scalar, e.g. the commitment loss; 0 if the bottleneck has no loss."""
-    metrics: dict[str, Tensor]
-
-
-class Bottleneck(nn.Module):
-    """No bottleneck (``none``), and the base of the others."""
-
-    Config: Any
-
-    def normalize(self, latent_BZ: Tensor) -> Tensor:
-        """Maps the IDM's output to the latent action that policies learn."""
-        return latent_BZ
-
-    def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
-        """Maps normalized latents to the latents that the FDM sees."""
-        return BottleneckOutput(latent=latent_BZ, loss=latent_BZ.new_zeros(()), metrics={})
-
-    def after_step(self) -> None:
-        """Does work after an optimizer step. The loop calls it after each one."""
-        return
-
-    def discard_step(self) -> None:
-        """Drops what the forward passes collected. Called if the optimizer step is skipped."""
-        return
-
-
-class BottleneckConfig(Choice, Protocol):
-    """The config of any bottleneck."""
-
-    def check(self, latent_action_dim: int) -> None:
-        """Raises ValueError if a latent action of this size does not fit the bottleneck."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoBottleneckConfig:
-    """No bottleneck: the latent action is continuous, and only its size limits it."""
-
-    name: str = "none"
-
-    def check(self, latent_action_dim: int) -> None:
-        """Raises ValueError if a latent action of this size does not fit the bottleneck."""
-
-
-class NoBottleneck(Bottleneck):
-    """The identity, for LAMs without a bottleneck."""
-
-    Config = NoBottleneckConfig
-
-    def __init__(self, cfg: NoBottleneckConfig, latent_action_dim: int) -> None:
-        super().__init__()
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerNormNoiseConfig:
-    """LayerNorm without parameters, and Gaussian noise in training, which limit the capacity."""
-
-    name: str = "layernorm_noise"
-    noise_std: float = 0.3
-    """Standard deviation of the noise, relative to the normalized latent's of 1."""
-
-    def __post_init__(self) -> None:
-        check_at_least(self, 0, "noise_std")
-
-    def check(self, latent_action_dim: int) -> None:
-        """See ``NoBottleneckConfig.check``."""
-        if latent_action_dim < 3:
-            raise ValueError(
-                f"layernorm_noise needs a latent_action_dim of at least 3, got {latent_action_dim}:"
-                " LayerNorm takes two degrees of freedom."
-            )
-
-
-class LayerNormNoise(Bottleneck):
-    """Normalizes the IDM's output to z. In training the FDM sees z + noise_std * N(0, I)."""
-
-    Config = LayerNormNoiseConfig
-
-    def __init__(self, cfg: LayerNormNoiseConfig, latent_action_dim: int) -> None:
-        super().__init__()
-        cfg.check(latent_action_dim)
-        self.noise_std = cfg.noise_std
-        self.norm = nn.LayerNorm(latent_action_dim, elementwise_affine=False)
-
-    def normalize(self, latent_BZ: Tensor) -> Tensor:
-        """Applies LayerNorm over Z."""
-        return self.norm(latent_BZ)
-
-    def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
-        """Adds the noise in training mode."""
-        if self.training:
-            latent_BZ = latent_BZ + self.noise_std * torch.randn_like(latent_BZ)
-        return super().forward(latent_BZ)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FsqConfig:
-    """Finite scalar quantization (Mentzer et al., arXiv:2309.15505)."""
-
-    name: str = "fsq"
-    levels: tuple[int, ...] = (8, 5, 5, 5)
-    """Number of values of each dimension of a discrete latent. Z must be a multiple of the number
-    of dimensions."""
-
-    def __post_init__(self) -> None:
-        if not self.levels or not all(2 <= level <= _MAX_LEVEL for level in self.levels):
-            raise ValueError(
-                f"levels must be numbers from 2 to {_MAX_LEVEL} (the limit of float32), "
-                f"got {self.levels}."
-            )
-        if math.prod(self.levels) > _MAX_CODES:
-            raise ValueError(
-                f"levels {self.levels} make {math.prod(self.levels):.2g} codes, more than an int64 "
-                "counts. A discrete latent takes fewer levels or fewer dimensions; a latent action "
-                "may hold several discrete latents."
-            )
-
-    def check(self, latent_action_dim: int) -> None:
-        """See ``NoBottleneckConfig.check``."""
-        if latent_action_dim % len(self.levels):
-            raise ValueError(
-                f"latent_action_dim must be a multiple of the number of fsq levels "
-                f"({len(self.levels)}), got {latent_action_dim}."
-            )
-
-
-class Fsq(Bottleneck):
-    """Rounds each bounded dimension to one of its levels, with straight-through gradients."""
-
-    Config = FsqConfig
-
-    def __init__(self, cfg: FsqConfig, latent_action_dim: int) -> None:
-        super().__init__()
-        cfg.check(latent_action_dim)
-        self.levels = cfg.levels
-        self.num_codes = math.prod(cfg.levels)
-
-    def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
-        """Quantizes to values in [-1, 1]."""
-        bounded = self._bound(latent_BZ)
-        level_index = bounded + (bounded.round() - bounded).detach()
-        codes_BZ = level_index / (self._levels(latent_BZ) // 2)
-        with torch.no_grad():
-            metrics = usage_of_choices(self.codes_to_indices(codes_BZ).flatten(), self.num_codes)
-        return BottleneckOutput(latent=codes_BZ, loss=latent_BZ.new_zeros(()), metrics=metrics)
-
-    def codes_to_indices(self, codes_BZ: Tensor) -> Tensor:
-        """Maps quantized values, float [B, Z], to indices of discrete latents, int64 [B, L]."""
-        levels = self._levels(codes_BZ)
-        half = levels // 2
-        digits = (codes_BZ * half + half).round().long().unflatten(-1, (-1, len(self.levels)))
-        return (digits * self._basis(digits)).sum(-1)
-
-    def _bound(self, latent_BZ: Tensor) -> Tensor:
-        """Squashes each dimension so that rounding gives exactly its number of levels."""
-        levels = self._levels(latent_BZ)
-        # A little wider than the levels, because the shift for two levels would otherwise be
-        # infinite.
-        half_width = (levels - 1) * (1 + 1e-3) / 2
-        # With an even number of levels, no level is at 0, so the values are shifted by half a
-        # level.
-        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
-        shift = (offset / half_width).atanh()
-        return (latent_BZ + shift).tanh() * half_width - offset
-
-    def _levels(self, like_BZ: Tensor) -> Tensor:
-        repeats = like_BZ.shape[-1] // len(self.levels)
-        return device_constant(self.levels * repeats, like_BZ.device)
-
-    def _basis(self, like: Tensor) -> Tensor:
-        return device_constant((1, *self.levels[:-1]), like.device).cumprod(0)
 
 
 @dataclass(frozen=True, kw_only=True)

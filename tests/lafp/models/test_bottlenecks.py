@@ -7,17 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lafp.models.bottlenecks.base import NoBottleneck, NoBottleneckConfig
+from lafp.models.bottlenecks.fsq import Fsq, FsqConfig
+from lafp.models.bottlenecks.layernorm_noise import LayerNormNoise, LayerNormNoiseConfig
+from lafp.models.bottlenecks.vq import Vq, VqConfig
 from lafp.models.codebook_usage import usage_of_choices, usage_of_counts
-from lafp.models.quantizers import (
-    Fsq,
-    FsqConfig,
-    LayerNormNoise,
-    LayerNormNoiseConfig,
-    NoBottleneck,
-    NoBottleneckConfig,
-    Vq,
-    VqConfig,
-)
 from tests.process_group import group_of_two, run_two
 
 VQ = VqConfig(num_codebooks=2, num_discrete_latents=3, num_codes=5, revive_after_steps=4)
