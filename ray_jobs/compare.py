@@ -24,12 +24,14 @@ from ray_jobs.core.cli import (
 def parse() -> argparse.Namespace:
     """Parses the command line. Ends the process if it is wrong."""
     parser = described_parser("lafp compare", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder or s3:// URI of a run")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folder or URI (s3://, gs://, az://) of a run"
+    )
     parser.add_argument(
         "--out",
         default="compare.html",
         metavar="FILE",
-        help="the page, a file or s3:// URI; one that is there is replaced (default: %(default)s)",
+        help="the page, a file or URI; one that is there is replaced (default: %(default)s)",
     )
     args = parser.parse_args()
     with exit_codes():

@@ -31,7 +31,9 @@ _MIN_LENGTH = 16
 def parse() -> argparse.Namespace:
     """Parses the arguments. Ends the process for ``--help`` or wrong arguments."""
     parser = described_parser("lafp serve", __doc__)
-    parser.add_argument("run", metavar="RUN", help="folder of the run, s3:// or hf:// URI")
+    parser.add_argument(
+        "run", metavar="RUN", help="folder or URI (s3://, gs://, az://, hf://) of the run"
+    )
     parser.add_argument("--policy", help="default: the policy that the decoder was trained on")
     parser.add_argument("--decoder", help="needed when the run has several")
     parser.add_argument("--lam", help="for --decoder idm, if the LAM lies outside of the run")

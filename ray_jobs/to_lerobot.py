@@ -20,7 +20,7 @@ def parse() -> argparse.Namespace:
     """Parses the arguments. Ends the process for ``--help`` or wrong arguments."""
     parser = described_parser("lafp to-lerobot", __doc__)
     parser.add_argument("run", metavar="RUN", help="folder or URI (s3://, gs://, az://) of the run")
-    parser.add_argument("out", metavar="OUT", help="new folder or s3:// URI of the dataset")
+    parser.add_argument("out", metavar="OUT", help="new folder or URI of the dataset")
     parser.add_argument("--latents", metavar="NAME", help="latent set, if the run has several")
     parser.add_argument(
         "--shards", metavar="URI", help="their shard set, if it is not below the run"

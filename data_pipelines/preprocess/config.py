@@ -43,14 +43,14 @@ class PreprocessConfig:
     """Names one source of videos and says how to turn it into a shard set."""
 
     source: str | None = None
-    """A folder (searched to any depth), a glob, one file, s3://bucket/prefix, or a list of URIs
-    (.txt, .csv, .jsonl, .parquet). null takes the videos that `collect` wrote in the same run or,
-    with `labels`, its labeled episodes."""
+    """A folder (searched to any depth), a glob, one file, s3://bucket/prefix (or gs://, az://,
+    hf://datasets/...), or a list of URIs (.txt, .csv, .jsonl, .parquet). null takes the videos that
+    `collect` wrote in the same run or, with `labels`, its labeled episodes."""
     val_source: str | None = None
     """Videos for validation only. If set, all of `source` is for training."""
     uri_column: str = "uri"
-    """For a list that is .csv, .jsonl or .parquet: the column that holds local, s3:// or http(s)://
-    URIs. Relative paths start at the list's folder."""
+    """For a list that is .csv, .jsonl or .parquet: the column that holds the URIs: local,
+    s3://, gs://, az://, hf:// or http(s)://. Relative paths start at the list's folder."""
     http: HttpConfig = field(default_factory=HttpConfig, metadata={"may_change": True})
     name: str = "videos"
     """Name of the source. The shard set is the run's folder shards/<name>."""

@@ -69,15 +69,23 @@ def write_section(page: str, name: str, text: str) -> None:
     Raises:
         ConfigError: The markers are not one pair in their order, or ``text`` holds one.
     """
-    begin, end = (f"<!-- {word} {name}: written by its command -->" for word in ("begin", "end"))
+    begin, end = _markers(name)
     if begin in text or end in text:
         raise ConfigError(f"The section {name} must not hold its own markers.")
+    head, tail = around_section(page, name)
+    storage.write_text(page, f"{head}{begin}\n{text}\n{end}{tail}")
+
+
+def around_section(page: str, name: str) -> tuple[str, str]:
+    """Returns the text of a page before and after the section ``name``, which may be missing.
+
+    Raises:
+        ConfigError: The markers are not one pair in their order.
+    """
+    begin, end = _markers(name)
     before = storage.read_text(page) if storage.is_file(page) else ""
-    section = f"{begin}\n{text}\n{end}"
     if begin not in before and end not in before:
-        gap = "\n\n" if before.strip() else ""
-        storage.write_text(page, f"{before.rstrip()}{gap}{section}\n")
-        return
+        return before.rstrip() + ("\n\n" if before.strip() else ""), "\n"
     head, _, rest = before.partition(begin)
     _, found, tail = rest.partition(end)
     if not found or begin in rest or end in tail:
@@ -85,7 +93,12 @@ def write_section(page: str, name: str, text: str) -> None:
             f"{page}: expected one '{begin}' and one '{end}' after it. Mend the markers, or delete "
             "both to have the section written at the end."
         )
-    storage.write_text(page, head + section + tail)
+    return head, tail
+
+
+def _markers(name: str) -> tuple[str, str]:
+    begin, end = (f"<!-- {word} {name}: written by its command -->" for word in ("begin", "end"))
+    return begin, end
 
 
 def facts_of(stages: Sequence[StageDir]) -> str:

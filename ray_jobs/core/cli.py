@@ -168,6 +168,8 @@ def _main(job: Job, command_line: CommandLine) -> None:
     args = command_line.parse()
     cfg: Any = load_config(job.schema, args.config, args.overrides)
     run = _run_of(command_line, args)
+    # Now, because a study takes days before it writes the page.
+    page = _checked_page(args.page, cfg.name) if job.publish and args.page else None
     if args.dry_run:
         print(config_to_yaml(cfg))
         for line in dry_run(job, cfg, run):
@@ -178,12 +180,27 @@ def _main(job: Job, command_line: CommandLine) -> None:
         print("Next:")
         for step in steps:
             print(f"  {step}")
-    if job.publish and args.page:
+    if job.publish and page is not None:
         from lafp.report.markdown import Command  # with pandas
 
         command = Command(job=job.name, config=args.config, overrides=tuple(args.overrides))
-        job.publish(cfg, run, storage_uri(args.page, "--page"), command)
+        job.publish(cfg, run, page, command)
         print(f"results: {args.page}")
+
+
+def _checked_page(page: str, section: str) -> str:
+    """Returns the URI of the page that is to hold the section.
+
+    Raises:
+        ConfigError: It is not the path or URI of a file, or its markers of the section are broken.
+    """
+    uri = storage_uri(page, "--page")
+    if not storage.is_remote(uri) and Path(uri).is_dir():
+        raise ConfigError(f"--page {page!r} is a folder. Name a Markdown file, such as results.md.")
+    from lafp.report.markdown import around_section  # with pandas
+
+    around_section(uri, section)
+    return uri
 
 
 def check_installed(job: str, extra: str) -> None:

@@ -229,8 +229,8 @@ def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None
         raise
     except OSError as error:
         raise ConfigError(
-            f"--storage: {error}. Name a folder or an s3:// URI that you may write to; "
-            "python -m ray_jobs.doctor --storage URI checks it."
+            f"--storage: {error}. Name a folder or an s3://, gs:// or az:// URI that you may write "
+            "to; python -m ray_jobs.doctor --storage URI checks it."
         ) from None
 
 

@@ -209,7 +209,8 @@ def _storage(uri: str) -> Finding:
         return Finding(
             level="fail",
             what=f"cannot write, read and delete in {uri}: {_first_line(error)}",
-            fix="check path and rights; for s3://, credentials, AWS_ENDPOINT_URL and the bucket",
+            fix="check path and rights; for s3://, gs:// and az://, credentials and the bucket or "
+            "container; for s3://, AWS_ENDPOINT_URL too",
         )
     if found != text:
         return Finding(level="fail", what=f"{uri} gives back other bytes than were written")

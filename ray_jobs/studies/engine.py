@@ -16,8 +16,8 @@ from ray.tune.schedulers import ASHAScheduler
 from lafp import storage
 from lafp.runs.run_dir import RunDir
 from lafp.storage import strict_json
+from lafp.temporary import TemporaryFolder
 from lafp.train.metrics.log import read_metrics
-from ray_jobs.core.scratch import scratch_folder
 from ray_jobs.core.watchdog import Watchdog
 from ray_jobs.studies.progress import ProgressPrinter
 from ray_jobs.studies.stage_graph import StageGraph, StageNode, is_complete, run_dir, stage_of
@@ -120,7 +120,9 @@ def _run_trials(
         max_concurrent=max(1, max_concurrent // len(runs)),
         metric=cfg.asha.metric if cfg.asha else None,
     )
-    with scratch_folder() as scratch:
+    # Ray would write its state through pyarrow's S3 client, and fail if S3 is down for a moment.
+    # lafp never reads that state, and only processes on the driver's node do.
+    with TemporaryFolder(ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             # A trial's process only waits for its stages, so it holds no CPU. Tune requires some
             # resource, hence one byte of memory.

@@ -16,8 +16,8 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from lafp.config.node_labels import label_selector
+from lafp.temporary import TemporaryFolder
 from ray_jobs.core.cluster import is_own_ray
-from ray_jobs.core.scratch import scratch_folder
 from ray_jobs.training.failures import FailureLog, FinalError, WorkersFailedError
 from ray_jobs.training.notices import sigterm_noted
 from ray_jobs.training.worker import Place, WorkerJob, train_in_worker
@@ -44,7 +44,9 @@ def train_in_group(job: WorkerJob, cpus_per_worker: int) -> dict[str, Any]:
         os.environ.setdefault(name, value)
     if is_own_ray():  # it is not preempted
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    with scratch_folder() as scratch:
+    # Ray would write its state through pyarrow's S3 client, and fail if S3 is down for a moment.
+    # lafp never reads that state, and only processes on the driver's node do.
+    with TemporaryFolder(ignore_cleanup_errors=True) as scratch:
         try:
             trainer = _trainer(job, cpus_per_worker, scratch)
             outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]

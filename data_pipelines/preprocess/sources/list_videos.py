@@ -1,4 +1,4 @@
-"""Streams the inputs of a source in sorted order: a folder, a glob, one file, or ``s3://``."""
+"""Streams the inputs of a source in sorted order: a folder, a glob, one file, or a URI."""
 
 import fnmatch
 from collections import Counter
@@ -169,7 +169,7 @@ def _check_exists(folder: str, source: str) -> None:
     if not storage.exists(folder):
         raise ConfigError(
             f"No such file or folder: {source}. A source is a folder, a glob, a file or "
-            "s3://bucket/prefix."
+            "s3://bucket/prefix (or gs://, az://, hf://datasets/...)."
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lafp import storage
+from lafp.temporary import TemporaryFolder
 from lafp.train.trackers.base import PROJECT, TrackedRun
 
 
@@ -35,8 +36,17 @@ class Wandb:
         run_id = run.tracker_id()
         is_offline_here = mode == "offline" and not storage.is_remote(run.uri)
         earlier = _offline_folders(run, run_id) if is_offline_here else []
+        self._folder = None
+        folder = run.uri
+        if storage.is_remote(run.uri):  # wandb writes to local folders only
+            if mode == "offline":
+                # Nothing else holds what `wandb sync` will send, so this folder stays.
+                folder = tempfile.mkdtemp(prefix="lafp-wandb-")
+            else:
+                self._folder = TemporaryFolder(ignore_cleanup_errors=True)
+                folder = self._folder.name
         # Folders are named by the second. Two starts in one folder would lose records.
-        while any(time.strftime("%Y%m%d_%H%M%S") in folder.name for folder in earlier):
+        while any(time.strftime("%Y%m%d_%H%M%S") in done.name for done in earlier):
             time.sleep(0.1)
         self._run: Any = wandb.init(
             project=PROJECT,
@@ -46,8 +56,7 @@ class Wandb:
             # A process may train one stage after another, also after one that failed.
             reinit="finish_previous",
             mode=mode,
-            # wandb writes to local folders only.
-            dir=tempfile.mkdtemp(prefix="lafp-wandb-") if storage.is_remote(run.uri) else run.uri,
+            dir=folder,
             config=run.config,
         )
         if mode == "offline":
@@ -56,8 +65,8 @@ class Wandb:
             for record in run.records:
                 metrics = {name: value for name, value in record.items() if name != "step"}
                 self.log(record["step"], metrics)
-        for folder in earlier:
-            shutil.rmtree(folder)
+        for done in earlier:
+            shutil.rmtree(done)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """See ``Tracker``."""
@@ -66,6 +75,8 @@ class Wandb:
     def close(self) -> None:
         """See ``Tracker``."""
         self._run.finish()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def _offline_folders(run: TrackedRun, run_id: str) -> list[Path]:

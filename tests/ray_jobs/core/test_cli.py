@@ -191,7 +191,7 @@ def test_a_storage_that_nobody_can_write_to_is_said_before_the_cluster_starts(ru
     result = run_job("pipeline", DEMO, "--storage", str(tmp_path / "file"), **nowhere)
     assert result.returncode == 2, result.stderr
     assert f"--storage: Could not write {tmp_path}/file/slalom/" in result.stderr
-    assert "Name a folder or an s3:// URI that you may write to" in result.stderr
+    assert "Name a folder or an s3://, gs:// or az:// URI that you may write to" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -249,6 +249,17 @@ def test_only_jobs_that_compare_write_into_a_page(run_job, tmp_path):
     assert "unrecognized arguments: --page" in run_job("pipeline", DEMO, *page, "--dry-run").stderr
     assert run_job("study", "configs/studies/demo.yaml", *page, "--dry-run").returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(run_job, tmp_path):
+    broken = tmp_path / "broken.md"
+    broken.write_text("<!-- begin demo: written by its command -->\n")
+    pages = {tmp_path: "is a folder", broken: "Mend the markers", "hf://a/b.md": "read only"}
+    for page, words in pages.items():
+        options = ("--page", str(page), "--storage", str(tmp_path / "runs"))
+        result = run_job("study", "configs/studies/demo.yaml", *options)
+        assert result.returncode == 2 and words in result.stderr, result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_submitted_job_refuses_storage_that_other_nodes_cannot_see(run_job):
