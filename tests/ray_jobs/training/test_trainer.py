@@ -4,7 +4,6 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,15 +51,15 @@ def local_ray(s3_server):
 def undisturbed(shards, tmp_path_factory) -> Path:
     """A whole run on ddp, read directly, by two processes that know nothing of Ray."""
     root = tmp_path_factory.mktemp("undisturbed")
-    run_two(train_without_ray, shards, root)
+    run_two(train_without_ray, shards, root, root / "run")
     return root / "run"
 
 
-def train_without_ray(rank: int, shards: str, root: Path) -> None:
+def train_without_ray(rank: int, shards: str, root: Path, folder: Path) -> None:
     with group_of_two(rank, root / "store"):
-        (root / "run").mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         torch.manual_seed(derive_seed(config().seed, "init"))
-        metrics = train(config(), task(shards)(), GroupContext(str(root / "run")))
+        metrics = train(config(), task(shards)(), GroupContext(str(folder)))
         assert metrics["step"] == NUM_STEPS
 
 
@@ -116,7 +115,7 @@ def test_a_worker_killed_right_after_a_checkpoint_resumes_from_it(
 def test_sigterm_saves_a_checkpoint_that_the_next_start_goes_on_from(shards, undisturbed, tmp_path):
     """This process is the driver. Without the checkpoint the run would begin anew.
 
-    How the workers are fed is no part of a run's state.
+    Who starts the workers and how they are fed is no part of a run's state.
     """
     cfg = config(mode="ray", checkpoint_every_steps=100)
     before = signal.getsignal(signal.SIGTERM)
@@ -126,8 +125,8 @@ def test_sigterm_saves_a_checkpoint_that_the_next_start_goes_on_from(shards, und
     assert signal.getsignal(signal.SIGTERM) is before
     stopped_at = int(re.search(r"step (\d+)", str(stop.value))[1])
     assert 3 < stopped_at < NUM_STEPS
-    metrics = fit(stage(tmp_path), replace(cfg, ingest=IngestConfig(mode="direct")), terminated)
-    assert metrics["step"] == NUM_STEPS and metrics["resumed_from_steps"] == [stopped_at]
+    run_two(train_without_ray, shards, tmp_path, tmp_path)
+    assert [start["step"] for start in read_starts(str(tmp_path))] == [0, stopped_at]
     assert_same_run(tmp_path, undisturbed)
 
 
