@@ -153,7 +153,7 @@ def test_every_config_loads(path):
 
 def run_job(storage_dir: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "ray_jobs.collect", "configs/collect/slalom.yaml"]
-    command += ["num_episodes=120", "num_labeled_episodes=4", "num_labeled_val_episodes=2"]
+    command += ["num_episodes=60", "num_labeled_episodes=4", "num_labeled_val_episodes=2"]
     command += ["episodes_per_task=3", "--run-name", "run", "--storage", str(storage_dir)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -181,7 +181,7 @@ def test_a_killed_job_resumes_to_the_same_files(tmp_path):
     killed.wait()
     time.sleep(2)  # Ray's processes follow their driver
     finished = {path: path.stat().st_mtime_ns for path in batch_folder.glob("*.json")}
-    assert 3 <= len(finished) < 42, "killed too late to test anything"
+    assert 3 <= len(finished) < 22, "killed too late to test anything"
 
     resumed = run_job(tmp_path)
     output, _ = resumed.communicate(timeout=120)
@@ -195,11 +195,7 @@ def test_a_killed_job_resumes_to_the_same_files(tmp_path):
         render_batch(cfg, batch, str(undisturbed))
     assert digests(tmp_path / "run/demonstrations") == digests(undisturbed)
     episodes = pq.read_table(tmp_path / "run/demonstrations/episodes.parquet").to_pylist()
-    assert len(episodes) == 126 and all(episode["success"] for episode in episodes)
-
-    again = run_job(tmp_path)
-    output, _ = again.communicate(timeout=120)
-    assert "complete, nothing to do" in output
+    assert len(episodes) == 66 and all(episode["success"] for episode in episodes)
 
 
 def test_masks_lie_beside_the_episodes_and_go_with_their_clips(tmp_path):
