@@ -1,6 +1,7 @@
 """Starts a process that decodes without rights: no keys, no network, no writing but in its folder.
 
 python -m lafp.confined MODULE ARGUMENTS runs ``main`` of a module so, with TMPDIR as the folder.
+With ``--gpu`` before MODULE it may also open the device files of NVIDIA's GPUs.
 
 A video may take the decoder over. What is taken away here, the kernel does not give back:
 
@@ -14,6 +15,7 @@ files is not restricted, because a source may lie anywhere.
 """
 
 import ctypes
+import glob
 import importlib
 import os
 import platform
@@ -23,13 +25,15 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lafp.temporary import TemporaryFolder
 
 _ENVIRONMENT = {"PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV"}
 _ENVIRONMENT_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_")
 _TRY = "try"  # in place of a module
+WITH_GPU = "--gpu"
+_GPU_FILES = "/dev/nvidia*"
 _TRY_S = 60.0
 _PR_SET_NO_NEW_PRIVS = 38
 # The numbers of these calls are the same on all machines.
@@ -105,10 +109,14 @@ def _try(outside: str) -> None:
         sys.stdout.write(f"{name}\n")
 
 
-def confine(folder: str) -> None:
+def confine(folder: str, writable: Sequence[str] = ()) -> None:
     """Takes the rights of this process away, except for writing below ``folder``.
 
     Threads that run already would keep theirs, so this comes before other imports.
+
+    Args:
+        folder: Where files may be made.
+        writable: Files, and folders of files, that may be opened for writing.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the video
     if platform.system() != "Linux":
@@ -116,7 +124,7 @@ def confine(folder: str) -> None:
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _drop_capabilities()
     if (version := _landlock_version()) >= 1:
-        _restrict_writing(folder, version)
+        _restrict_writing(folder, version, writable)
     if _has_seccomp():
         _restrict_calls()
 
@@ -142,7 +150,7 @@ def _landlock_version() -> int:
     return int(_libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), _LANDLOCK_GET_VERSION))
 
 
-def _restrict_writing(folder: str, version: int) -> None:
+def _restrict_writing(folder: str, version: int, writable: Sequence[str]) -> None:
     write_file, truncate = 1 << 1, 1 << 14 if version >= 3 else 0
     # Removing and making files and folders of all kinds; from version 2 on, moving them.
     handled = write_file | truncate | sum(1 << bit for bit in range(4, 13))
@@ -151,7 +159,8 @@ def _restrict_writing(folder: str, version: int) -> None:
     attributes = struct.pack("=QQQ", handled, 0b11, 0b11)
     size = 8 if version < 4 else 16 if version < 6 else 24
     rules = _checked(_libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), 0))
-    for path, rights in ((folder, handled), (os.devnull, write_file | truncate)):
+    files = [(path, write_file | truncate) for path in (os.devnull, *writable)]
+    for path, rights in ((folder, handled), *files):
         place = os.open(path, os.O_PATH)
         rule = struct.pack("=Qi", rights, place)
         _checked(_libc.syscall(_LANDLOCK_ADD, rules, 1, rule, 0))
@@ -272,8 +281,11 @@ def _program(architecture: int, calls: Mapping) -> bytes:
 
 def main() -> None:
     """Confines this process, then runs the module that the command line names."""
+    devices = glob.glob(_GPU_FILES) if sys.argv[1] == WITH_GPU else []
+    if sys.argv[1] == WITH_GPU:
+        del sys.argv[1]
     try:
-        confine(tempfile.gettempdir())
+        confine(tempfile.gettempdir(), devices)
     except OSError as error:
         sys.exit(f"this machine cannot confine the process that decodes: {error}")
     _, module, *sys.argv[1:] = sys.argv

@@ -39,7 +39,9 @@ MODULES = {"pillow": "PIL"}
 
 def blocked() -> set[str]:
     """Modules of all extras: none of the core's packages brings one of them."""
-    requirements = [r for extra in ("data", "train", "s3", "decord") for r in extras(extra)]
+    requirements = [
+        r for extra in ("data", "train", "s3", "decord", "torchcodec") for r in extras(extra)
+    ]
     return {MODULES.get(name, name) for name in requirements} | {"botocore"}
 
 

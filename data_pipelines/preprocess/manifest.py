@@ -178,6 +178,7 @@ def summarize(
         "hours_out": clip_s / 3600,
         "num_rejects": sum(spans for _, spans, _ in by_reason),
         "assumed": _assumed(catalog),
+        "decoder_fallbacks": _decoder_fallbacks(catalog),
         "files": files,
         "funnel": {
             "inputs": {"videos": catalog.num_videos, "seconds": in_s},
@@ -187,6 +188,15 @@ def summarize(
             "clips": {"spans": num_clips, "seconds": clip_s},
         },
     }
+
+
+def _decoder_fallbacks(catalog: Catalog) -> dict[str, int]:
+    """Counts the videos that were decoded on another device than asked for, by reason."""
+    query = (
+        "SELECT decoder_fallback, count(*) FROM videos WHERE decoder_fallback != '' GROUP BY 1 "
+        "ORDER BY 2 DESC, 1"
+    )
+    return dict(catalog.db.execute(query).fetchall())
 
 
 def _assumed(catalog: Catalog) -> dict[str, Any]:

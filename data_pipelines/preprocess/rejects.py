@@ -21,6 +21,7 @@ REASONS = {
     "not_a_video": "not a container format that the video decoder knows",
     "no_video_stream": "a container without video, e.g. sound only",
     "unsupported_codec": "a video stream that the decoder has no codec for",
+    "beyond_decoder": "this video decoder would show it wrongly; decoder.name=pyav shows it",
     "no_frames": "a header without frames",
     "does_not_decode": "the video decoder cannot decode any of it",
     "too_many_bytes": "larger than limits.max_bytes or http.max_bytes",

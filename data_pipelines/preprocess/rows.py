@@ -75,6 +75,8 @@ class VideoRow:
     episode."""
     is_rate_assumed: bool = False
     """Whether the frame rate is a default because the file does not give one."""
+    decoder_fallback: str = ""
+    """Why it was decoded on another device than asked for; empty if it was not."""
     span_s: tuple[float, float] | None = None
     """The span that the clips and rejects of a piece cover. None means the whole video."""
     is_member: bool = False

@@ -7,7 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("lafp", "ray", "torch", "deepspeed", "av", "decord", "numpy", "pyarrow", "omegaconf")
+PACKAGES = (
+    "lafp", "ray", "torch", "deepspeed", "av", "decord", "torchcodec", "numpy", "pyarrow",
+    "omegaconf",
+)  # fmt: skip
 
 
 def provenance() -> dict[str, Any]:

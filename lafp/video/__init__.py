@@ -13,6 +13,7 @@ VIDEO_DECODERS: Registry["VideoDecoder"] = Registry(
     {
         "decord": "lafp.video.decoders.decord:DecordDecoder",
         "pyav": "lafp.video.decoders.pyav:PyAVDecoder",
+        "torchcodec": "lafp.video.decoders.torchcodec:TorchCodecDecoder",
     },
 )
 

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorTrc, Interpolation, VideoReformatter
 
 from lafp.video.damage.gate import Held
-from lafp.video.decoders.base import DamagedSpan, Orientation
+from lafp.video.decoders.base import Conversions, DamagedSpan, Orientation
 from lafp.video.hdr import Transfer, to_sdr
 
 # Area averaging neither aliases nor blurs. The flags stop swscale from rounding colours down.
@@ -23,6 +23,40 @@ _RGB, _BT709, _UNSPECIFIED, _BT601, _BT2020 = 0, 1, 2, 5, 9
 _MIN_HD_HEIGHT_PX = 720
 # Largest difference in aspect ratio that rounding to whole pixels may cause.
 _SAME_SHAPE = 0.02
+
+
+class Scaler:
+    """Scales RGB pictures to one size, like the reference decoder scales.
+
+    Args:
+        width_px: Width to scale to.
+        height_px: Height to scale to.
+    """
+
+    def __init__(self, width_px: int, height_px: int) -> None:
+        self._size = width_px, height_px
+        # One reformatter for all pictures, because PyAV sets a new one up for sizes and formats.
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns uint8 RGB [height, width, 3], which is the input where its size fits."""
+        if pixels.shape[1::-1] == self._size:
+            return pixels
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        scaled = self._reformatter.reformat(frame, *self._size, interpolation=SCALING, threads=1)
+        return scaled.to_ndarray()
+
+
+def conversions_of(frame: VideoFrame) -> Conversions:
+    """Returns what a frame needs beyond the conversion that its own tags describe."""
+    transfer = _TRANSFERS.get(frame.color_trc)
+    is_unnamed = frame.colorspace == _UNSPECIFIED
+    return Conversions(
+        from_hdr=transfer is not None,
+        from_alpha=any(component.is_alpha for component in frame.format.components),
+        from_fields=bool(frame.interlaced_frame),
+        with_bt709=is_unnamed and _likely_matrix(frame, transfer) == _BT709,
+    )
 
 
 class ToRgb:

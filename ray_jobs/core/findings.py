@@ -63,6 +63,10 @@ def preprocess(_: Any, stage: StageDir, summary: Summary) -> list[str]:
         f"{found['value']:g} frames per second were assumed. {key} sets the rate."
         for key, found in summary["assumed"].items()
     ]
+    lines += [
+        f"Mind: {counted(num_videos, 'video')} decoded on the CPU instead of the GPU: {reason}"
+        for reason, num_videos in summary.get("decoder_fallbacks", {}).items()
+    ]
     if num_masked := summary.get("num_masked_clips"):
         lines.append(
             f"{num_masked:,} of {counted(summary['num_clips'], 'clip')} with masks of the agent."

@@ -16,9 +16,11 @@ import av
 import torch
 
 from lafp import storage
+from lafp.config import ConfigError
 from lafp.confined import missing_protection, missing_when_tried
 from lafp.storage import StorageError
 from lafp.video.damage.vp8_partitions import parser
+from lafp.video.decoders.torchcodec import import_torchcodec
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -131,7 +133,7 @@ def _vp8_parser() -> Finding:
 
 
 def _ffmpegs() -> Iterator[Finding]:
-    """Names the FFmpeg that each video decoder brings: its age says which holes are known."""
+    """Names the FFmpeg that each video decoder brings or loads: its age says which holes it has."""
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
     bundled = f"FFmpeg {av.ffmpeg_version_info} (libavcodec {codec})"
     yield Finding(level="ok", what=f"decoder pyav {_version('av')} brings {bundled}")
@@ -140,6 +142,25 @@ def _ffmpegs() -> Iterator[Finding]:
         if found := re.match(r"libavcodec-.*\.so\.([0-9.]+)$", file.name):
             what = f"decoder decord {_version('decord')} brings libavcodec {found[1]}"
             yield Finding(level="ok", what=f"{what}: only for videos that you trust")
+    if _version("torchcodec"):
+        yield _ffmpeg_of_torchcodec()
+
+
+def _ffmpeg_of_torchcodec() -> Finding:
+    """Names the FFmpeg that torchcodec loads from the system."""
+    what = f"decoder torchcodec {_version('torchcodec')}"
+    try:
+        versions = import_torchcodec()._core.get_ffmpeg_library_versions()
+    except ConfigError:
+        return Finding(
+            level="warn",
+            what=f"{what} finds no FFmpeg of version 4 to 8, or does not fit torch "
+            f"{torch.__version__}",
+            fix="apt-get install ffmpeg, or use decoder.name=pyav, which brings its own",
+        )
+    codec = ".".join(map(str, versions["libavcodec"]))
+    loaded = f"FFmpeg {versions['ffmpeg_version']} (libavcodec {codec})"
+    return Finding(level="ok", what=f"{what} loads {loaded} of this system")
 
 
 def _confinement() -> Finding:

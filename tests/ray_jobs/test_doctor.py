@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ def test_this_machine_passes_and_nothing_is_left_behind(tmp_path):
     said = "\n".join(f.what for f in facts.findings)
     assert re.search(r"decoder pyav [\d.]+ brings FFmpeg [\d.]+ \(libavcodec [\d.]+\)", said)
     assert re.search(r"decoder decord [\d.]+ brings libavcodec [\d.]+", said)
+    loads = r"decoder torchcodec \S+ (loads FFmpeg [\d.]+\S* \(libavcodec [\d.]+\)|finds no FFmpeg)"
+    assert bool(re.search(loads, said)) == (find_spec("torchcodec") is not None)
     missing = missing_protection()
     assert ("decoded without keys, network and writing" in said) == (not missing)
     assert all(name in said for name in missing)

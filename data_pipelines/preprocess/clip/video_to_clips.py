@@ -115,6 +115,7 @@ def _one_video(
         duration_s=total_s,
         episode_id=video.episode_id,
         is_rate_assumed=video.is_rate_assumed,
+        decoder_fallback=info.fallback,
         is_member=_is_member(item),
     )
     reject = partial(RejectRow, video_uri=video.uri)

@@ -46,7 +46,11 @@ def main() -> None:
     # Members of tars are the largest files that are written here.
     max_file_bytes = cfg.limits.max_bytes + _MORE_FILE_BYTES
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
-    decoder = VIDEO_DECODERS.build(cfg.decoder)
+    try:
+        decoder = VIDEO_DECODERS.build(cfg.decoder)
+    except ConfigError as error:
+        messages.send({"kind": "unusable", "error": str(error)})
+        return
     messages.send({"kind": "ready"})
     gc.freeze()  # imported objects stay anyway, and collecting them took 2 % of the time
     while True:

@@ -22,7 +22,7 @@ from data_pipelines.preprocess.sandbox.files import FileServer
 from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, row_of
 from lafp import storage
 from lafp.config import ConfigError, config_to_dict
-from lafp.confined import confined_environment
+from lafp.confined import WITH_GPU, confined_environment
 from lafp.http.host_gate import Gate
 from lafp.storage import StorageError
 from lafp.storage.secrets import text_without_secrets
@@ -108,7 +108,7 @@ class Sandbox:
 
         Raises:
             StorageError: The disk or S3 failed; the job can be resumed.
-            ConfigError: The process does not start on this machine.
+            ConfigError: The process or its video decoder does not start on this machine.
             RuntimeError: A fault of the pipeline, with its traceback.
         """
         first, tries = 0, Counter[int]()
@@ -187,7 +187,7 @@ class Sandbox:
         """Returns the messages of the process, which is started if it does not run.
 
         Raises:
-            ConfigError: The process does not start, so no input is to blame.
+            ConfigError: The process or its video decoder does not start, so no input is to blame.
         """
         if self._kept_bytes > _MAX_KEPT_BYTES:
             self.close()
@@ -197,12 +197,16 @@ class Sandbox:
             try:
                 self._messages.send({"config": config_to_dict(self.cfg)})
                 # It answers once it is confined and has loaded its code.
-                self._messages.receive(time.monotonic() + _MAX_START_S)
+                answer, _ = self._messages.receive(time.monotonic() + _MAX_START_S)
             except (EOFError, OSError):  # a time-out, too
                 cause, tries = self._cause_of_death(), tries + 1
                 if tries == _NUM_TRIES:
                     host = socket.gethostname()
                     raise ConfigError(_NO_START.format(host=host, cause=cause)) from None
+                continue
+            if answer["kind"] == "unusable":
+                self.close()
+                raise ConfigError(f"On {socket.gethostname()}: {answer['error']}")
         return self._messages
 
     def _start(self) -> None:
@@ -214,6 +218,8 @@ class Sandbox:
                 sys.executable,
                 "-m",
                 "lafp.confined",
+                # Only then may it open the GPU's device files, of which each is an attack surface.
+                *([WITH_GPU] if getattr(self.cfg.decoder, "device", "cpu") == "cuda" else []),
                 "data_pipelines.preprocess.sandbox.process",
                 str(theirs.fileno()),
             ],

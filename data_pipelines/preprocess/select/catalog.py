@@ -26,6 +26,7 @@ CREATE TABLE videos (
     given_split TEXT,
     duration_s REAL NOT NULL,
     is_rate_assumed INTEGER NOT NULL,
+    decoder_fallback TEXT NOT NULL,  -- why it was not decoded where it should, or empty
     first INTEGER,                   -- the earlier video with the same content
     split TEXT
 );
@@ -82,7 +83,7 @@ class Catalog:
             for video in item.videos:
                 numbers[video.uri] = self.num_videos
                 self.db.execute(
-                    "INSERT INTO videos VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
+                    "INSERT INTO videos VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
                     (
                         self.num_videos,
                         video.uri,
@@ -91,6 +92,7 @@ class Catalog:
                         video.split,
                         video.duration_s,
                         video.is_rate_assumed,
+                        video.decoder_fallback,
                     ),
                 )
                 self.num_videos += 1

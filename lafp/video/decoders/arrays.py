@@ -3,11 +3,9 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
-from lafp.video.convert import SCALING
+from lafp.video.convert import Scaler
 from lafp.video.decoders.base import DamagedSpan, DecodedFrame, Orientation, VideoError, VideoInfo
 
 
@@ -51,16 +49,7 @@ def array_frames(
         width_px: Width to scale to.
         height_px: Height to scale to.
     """
-    # One reformatter for all frames, because PyAV sets a new one up for the sizes and formats.
-    to_size = VideoReformatter()
-
-    def scale(pixels: np.ndarray) -> np.ndarray:
-        if pixels.shape[:2] == (height_px, width_px):
-            return pixels
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        scaled = to_size.reformat(frame, width_px, height_px, interpolation=SCALING, threads=1)
-        return scaled.to_ndarray()
-
+    scale = Scaler(width_px, height_px)
     for i, pixels in enumerate(frames):
         if isinstance(pixels, VideoError):
             yield DamagedSpan(i / fps, (i + 1) / fps, pixels.detail)

@@ -48,6 +48,20 @@ class Orientation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Conversions:
+    """Says what a file's first frame needs to become RGB as its maker meant it."""
+
+    from_hdr: bool = False
+    """Whether its brightness must be mapped to that of ordinary displays."""
+    from_alpha: bool = False
+    """Whether it has transparent areas."""
+    from_fields: bool = False
+    """Whether it is interlaced."""
+    with_bt709: bool = False
+    """Whether it names no matrix, and its size means the matrix of HD."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoInfo:
     """Holds the result of a probe, which reads all packets of a file but decodes only one frame."""
 
@@ -83,6 +97,10 @@ class VideoInfo:
     """Whether some damage only shows with ``frames(is_suspect=True)``."""
     is_of_libvpx: bool = False
     """Whether the file is VP8 whose frames end as libvpx ends them, so that damage shows there."""
+    conversions: Conversions = Conversions()
+    fallback: str = ""
+    """Why the decoder cannot decode the file on the device that was asked for, but decodes it on
+    another one; empty if it can."""
     unread: str = ""
     """A message if much of the file lies after the last packet; else empty."""
 

@@ -13,7 +13,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from lafp.video.convert import ToRgb, deinterlaced
+from lafp.video.convert import ToRgb, conversions_of, deinterlaced
 from lafp.video.damage.gate import DamageGate, Held
 from lafp.video.damage.second_decoders import SecondLook, second_look, shows_little
 from lafp.video.damage.signs import checking_context, decode, is_libvpx, listen_to_ffmpeg
@@ -128,6 +128,7 @@ class PyAVDecoder:
                 ),
                 hides_damage=context.codec.canonical_name == "h264",
                 is_of_libvpx=_is_of_libvpx(path, context, max_pixels, deadline),
+                conversions=conversions_of(first),
                 unread=unread(container, found.end_byte, deadline),
             )
         if self.cfg.strict:

@@ -27,7 +27,12 @@ from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
 from data_pipelines.preprocess.job import list_inputs, preprocess
-from data_pipelines.preprocess.manifest import check_accounts, check_totals
+from data_pipelines.preprocess.manifest import (
+    check_accounts,
+    check_totals,
+    shard_set,
+    summarize,
+)
 from data_pipelines.preprocess.parts import make_parts
 from data_pipelines.preprocess.plan import make_plan
 from data_pipelines.preprocess.rejects import RejectRow
@@ -41,8 +46,12 @@ from lafp.data.shards.format import read_records
 from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import open_shard_set
 from lafp.http.download import HttpConfig
+from lafp.runs.run_dir import StageDir
 from lafp.storage import StorageError
 from lafp.video import VIDEO_DECODERS, EncodeConfig
+from lafp.video.decoders.base import VideoInfo
+from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
+from ray_jobs.core import findings
 from tests.http_server import serving
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
@@ -90,6 +99,27 @@ def made_without_ray(cfg: PreprocessConfig, folder: Path) -> None:
     select_clips(catalog, cfg)
     for plan in lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes):
         write_shard(plan, str(folder), str(folder / "shards"))
+
+
+class FallingBack(PyAVDecoder):
+    """Says of short videos that it could not decode them where it should."""
+
+    def probe(self, path: str, max_pixels: int, deadline: float) -> VideoInfo:
+        info = super().probe(path, max_pixels, deadline)
+        return replace(info, fallback="Video not supported" if info.duration_s < 5 else "")
+
+
+def test_videos_that_were_decoded_elsewhere_are_counted_by_reason(source, tmp_path):
+    cfg = replace(CFG, source=str(source))
+    inputs = (video_to_clips(i, cfg, FallingBack(PyAVConfig())) for i in list_inputs(cfg))
+    catalog = Catalog(tmp_path)
+    catalog.add(write_part(inputs, str(tmp_path), "000000/part-000000.tar"))
+    select_clips(catalog, cfg)
+    summary = summarize(catalog, shard_set(catalog, cfg), {}, 1, 1)
+    # 2.5, 3.2, 3.9 and 4.6 s; once more the fourth and the third one; the static one.
+    assert summary["decoder_fallbacks"] == {"Video not supported": 7}
+    told = findings.preprocess(None, StageDir(str(tmp_path), "stage"), summary)
+    assert "Mind: 7 videos decoded on the CPU instead of the GPU: Video not supported" in told
 
 
 def digests(folder: Path) -> dict[str, str]:

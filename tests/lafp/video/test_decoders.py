@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
+from lafp.config import ConfigError
 from lafp.video import VIDEO_DECODERS
 from lafp.video.decoders.base import (
     DamagedSpan,
@@ -22,10 +23,16 @@ MAX_PIXELS = 4096 * 4096
 
 @pytest.fixture(params=VIDEO_DECODERS.names())
 def decoder(request):
-    if request.param == "decord":
-        pytest.importorskip("decord")
-    cls = VIDEO_DECODERS.get(request.param)
-    return cls(cls.Config())
+    return built(request.param)
+
+
+def built(name):
+    """The decoder, where its package, and FFmpeg for torchcodec, are installed."""
+    cls = VIDEO_DECODERS.get(name)
+    try:
+        return cls(cls.Config())
+    except ConfigError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

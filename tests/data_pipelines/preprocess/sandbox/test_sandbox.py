@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data_pipelines.preprocess.clip.probe import LimitsConfig
@@ -29,15 +30,18 @@ from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.shards import write_part
 from data_pipelines.preprocess.sources.list_videos import video_item
 from lafp import storage
+from lafp.config import ConfigError
 from lafp.confined import confined_environment, missing_protection, missing_when_tried
 from lafp.http.host_gate import HostGate
 from lafp.storage import StorageError, s3
 from lafp.storage.remote import PerThread
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
+from lafp.video.decoders.torchcodec import TorchCodecConfig, TorchCodecDecoder
 from tests import hostile_decoder as hostile
 from tests.synthetic_video import moving_square, write_video
 
 ROOT = Path(__file__).parents[4]
+PYAV = PyAVDecoder(PyAVConfig())
 CFG = PreprocessConfig(
     decoder=hostile.HostileConfig(),
     clip=ClipConfig(fps=10.0, max_s=2.0, min_frames=8),
@@ -252,6 +256,54 @@ except OSError as error:
     assert "(exit status 1)" in job and "lafp doctor" in job
     assert doctor.startswith("OSError: this machine cannot confine the process that decodes: ")
     assert "Operation not permitted" in doctor
+
+
+@pytest.fixture(scope="module")
+def with_torchcodec():
+    try:
+        TorchCodecDecoder(TorchCodecConfig())
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+def test_torchcodec_makes_clips_in_the_confined_process(tmp_path, with_torchcodec):
+    path = video(tmp_path / "v.mp4")
+    cfg = replace(CFG, decoder=TorchCodecConfig())
+    with Sandbox(cfg, HostGate()) as sandbox:
+        (rows,) = go_through(sandbox, tmp_path, path)
+    (expected,) = write_part([video_to_clips(item(path), CFG, PYAV)], str(tmp_path), "p.tar")
+    assert [c.record.clip_id for c in rows.clips] == [c.record.clip_id for c in expected.clips]
+    assert len(rows.clips) == 3 and not rows.videos[0].decoder_fallback
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_decoder_that_lacks_something_ends_the_job_with_its_own_words(tmp_path, with_torchcodec):
+    cfg = replace(CFG, decoder=TorchCodecConfig(device="cuda"))
+    words = r"^On \S+: decoder\.device: cuda, but torch"
+    with Sandbox(cfg, HostGate()) as sandbox, pytest.raises(ConfigError, match=words) as error:
+        list(sandbox.rows(item(video(tmp_path / "v.mp4"))))
+    assert "decoder.device=cpu" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_that_are_named_may_be_written_and_no_others(tmp_path):
+    if missing := missing_protection():
+        pytest.skip(f"this kernel does not take away: {', '.join(missing)}")
+    for name in ("device", "other"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "folder").mkdir()
+    code = f"""
+from pathlib import Path
+from lafp.confined import confine
+at = Path({str(tmp_path)!r})
+confine(str(at / "folder"), [str(at / "device")])
+(at / "device").write_text("new")
+(at / "other").write_text("new")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    assert "PermissionError" in done.stderr.splitlines()[-1]
+    assert [(tmp_path / n).read_text() for n in ("device", "other")] == ["new", "old"]
 
 
 def test_what_the_kernel_promises_holds_when_it_is_tried():
