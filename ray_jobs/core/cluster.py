@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 
 from lafp.config import ConfigError
@@ -167,13 +168,25 @@ def _start(resources: Resources) -> None:
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise
+            _end_half_started(error)
             if attempt == _NUM_STARTS:
                 raise RayLostError(
                     f"Ray did not start within 30 s, in {_NUM_STARTS} attempts: the machine is too "
                     "busy. Run the same command again when it has less to do."
                 ) from None
-            # What has started must be gone before the next attempt.
-            ray.shutdown()
+
+
+def _end_half_started(error: Exception) -> None:
+    """Ends the processes of a Ray that did not come up.
+
+    Otherwise they would take the next attempt's share of a busy machine. ``ray.shutdown`` does not
+    know of them, only the node whose constructor raised ``error`` does.
+    """
+    from ray._private.node import Node
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(node := frame.f_locals.get("self"), Node):
+            node.kill_all_processes(check_alive=False, wait=True)
 
 
 def _join(address: str) -> None:

@@ -1,8 +1,10 @@
 """Starting a local Ray where the machine is busy."""
 
+import psutil
 import pytest
 import ray
 
+from ray_jobs.core import cluster
 from ray_jobs.core.cluster import RayLostError, Resources, connect
 
 SLOW = "The current node timed out during startup. This could happen because some of the raylet ..."
@@ -37,3 +39,17 @@ def test_a_ray_that_never_starts_and_one_that_fails_otherwise_are_errors(answers
     answers += [ValueError("no such option"), None]
     with pytest.raises(ValueError, match="no such option"):
         connect(Resources(num_cpus=1))
+
+
+def test_an_attempt_that_fails_leaves_no_process_to_the_next(monkeypatch):
+    def too_late(*_: object) -> None:
+        raise Exception(SLOW)
+
+    monkeypatch.setattr(ray._private.services, "get_node", too_late)
+    monkeypatch.setattr(cluster, "_NUM_STARTS", 1)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    with pytest.raises(RayLostError):
+        connect(Resources(num_cpus=1))
+    left = [p.name() for p in psutil.Process().children(recursive=True) if p.pid not in before]
+    assert not left
