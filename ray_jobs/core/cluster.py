@@ -1,16 +1,19 @@
 """Joins a Ray cluster or starts one on this machine, and checks that it is large enough."""
 
+import atexit
 import json
 import logging
 import os
 import re
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass
 
 from lafp.config import ConfigError
+from lafp.temporary import delete_abandoned
 
 # Ray gives its own processes 30 s to start, which a busy machine may exceed.
 _NUM_STARTS = 5
@@ -164,6 +167,7 @@ def _start(resources: Resources) -> None:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
+            atexit.register(_end_own_ray)
             return
         except Exception as error:
             if "timed out during startup" not in str(error):
@@ -187,6 +191,17 @@ def _end_half_started(error: Exception) -> None:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if isinstance(node := frame.f_locals.get("self"), Node):
             node.kill_all_processes(check_alive=False, wait=True)
+
+
+def _end_own_ray() -> None:
+    """Ends Ray at the exit, and deletes the temporary folders of its workers.
+
+    Ray kills its workers, so they cannot delete them themselves.
+    """
+    import ray
+
+    ray.shutdown()
+    delete_abandoned(tempfile.gettempdir())
 
 
 def _join(address: str) -> None:

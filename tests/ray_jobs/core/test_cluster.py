@@ -1,5 +1,10 @@
 """Starting a local Ray where the machine is busy."""
 
+import os
+import subprocess
+import sys
+import tempfile
+
 import psutil
 import pytest
 import ray
@@ -53,3 +58,12 @@ def test_an_attempt_that_fails_leaves_no_process_to_the_next(monkeypatch):
         connect(Resources(num_cpus=1))
     left = [p.name() for p in psutil.Process().children(recursive=True) if p.pid not in before]
     assert not left
+
+
+def test_the_end_of_a_job_deletes_what_its_killed_workers_left(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    worker = "import os; from lafp.temporary import TemporaryFolder as T; t = T(); os.abort()"
+    subprocess.run([sys.executable, "-c", worker], env=os.environ | {"TMPDIR": str(tmp_path)})
+    assert list(tmp_path.iterdir())
+    cluster._end_own_ray()
+    assert not list(tmp_path.iterdir())
