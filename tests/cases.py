@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.manifest import check_accounts, shard_set
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import EncodedClip
+from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import read_part, write_part
@@ -122,7 +124,7 @@ def outcome(cfg: PreprocessConfig, folder: Path) -> Outcome:
             check_accounts(item)
         catalog.add(items)
         found.seconds = catalog.value("SELECT total(duration_s) FROM videos")
-        select_clips(catalog, cfg)
+        select_clips(catalog, cfg, partial(find_duplicates, work=str(folder)))
         found.rejects = list(catalog.rejects())
         shard_set(catalog, cfg)
     except ConfigError as error:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.manifest import check_accounts
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import EncodedClip, ItemRows, Row, VideoItem, VideoRow
+from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import read_part, write_part
@@ -61,7 +63,7 @@ def select(cfg: PreprocessConfig, folder: Path) -> ItemRows:
         check_accounts(item)
     catalog = Catalog(folder)
     catalog.add(items)
-    select_clips(catalog, cfg)
+    select_clips(catalog, cfg, partial(find_duplicates, work=str(folder)))
     clips, rejects = tuple(catalog.kept_clips()), tuple(catalog.rejects())
     videos = tuple(video for item in items for video in item.videos)
     selected = ItemRows(videos=videos, clips=clips, rejects=rejects)

@@ -8,6 +8,7 @@ rows that must be sorted lie in a database on its disk.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from data_pipelines.preprocess.manifest import (
 from data_pipelines.preprocess.parts import make_parts, read_made_parts, read_parts
 from data_pipelines.preprocess.plan import Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
+from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.secret_uris import SecretUris
 from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
@@ -71,7 +73,11 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
         files = FileCounts.from_dict(plan.files)
         with telling_rejects(uri), open_catalog(plan, files) as catalog:
             reject_taken_down(catalog, read_takedowns(uri))
-            select_clips(catalog, cfg)
+            select_clips(
+                catalog,
+                cfg,
+                partial(find_duplicates, work=work, node_labels=cfg.tasks.node_labels),
+            )
             write_rejects(uri, catalog.rejects())  # first: they explain an error in the next steps
             spec = shard_set(catalog, cfg)
             layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)

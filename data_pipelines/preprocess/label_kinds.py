@@ -111,8 +111,4 @@ def reject_odd_kinds(catalog: Catalog) -> None:
         "kind || ', most clips have ' || ? FROM clips WHERE kind NOT IN ('', ?)",
         odd * 2,
     )
-    catalog.db.execute(
-        "DELETE FROM signatures WHERE clip IN (SELECT clip FROM clips WHERE kind NOT IN ('', ?))",
-        odd,
-    )
     catalog.db.execute("DELETE FROM clips WHERE kind NOT IN ('', ?)", odd)

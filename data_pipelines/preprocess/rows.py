@@ -150,7 +150,6 @@ class ClipRow:
     """Describes one encoded clip that lies in a part."""
 
     record: ClipRecord
-    signature: str
     part: str
     """File name of the part's tar."""
     video_offset: int

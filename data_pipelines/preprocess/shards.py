@@ -22,6 +22,7 @@ from data_pipelines.preprocess.rows import (
     Row,
     VideoRow,
 )
+from data_pipelines.preprocess.select.signatures import write_signatures
 from lafp import storage
 from lafp.config.ranges import check_at_least
 from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, Split, entry_name
@@ -66,10 +67,13 @@ def write_part(inputs: Iterable[Iterable[Row]], work: str, part: str) -> list[It
     items = []
     with TemporaryFolder() as folder:
         writer = ShardWriter(Path(folder) / "part.tar")
+        signatures: dict[int, bytes] = {}
         for rows in inputs:
-            items.append(_write_item(rows, writer, part))
+            items.append(_write_item(rows, writer, part, signatures))
         writer.close()
         storage.upload(writer.path, storage.join(work, part))
+    if signatures:
+        write_signatures(work, part, signatures)
     num_pieces = {
         index: len(item.long_video.spans_s)
         for index, item in enumerate(items)
@@ -129,7 +133,9 @@ def _joined(long_video: LongVideo, work: str, part: str, index: int) -> ItemRows
     return ItemRows(videos=(long_video.video,), clips=tuple(clips), rejects=tuple(rejects))
 
 
-def _write_item(rows: Iterable[Row], writer: ShardWriter, part: str) -> ItemRows:
+def _write_item(
+    rows: Iterable[Row], writer: ShardWriter, part: str, signatures: dict[int, bytes]
+) -> ItemRows:
     videos: dict[int, _VideoRows] = {}
     files = FileCounts()
     for row in rows:
@@ -138,7 +144,10 @@ def _write_item(rows: Iterable[Row], writer: ShardWriter, part: str) -> ItemRows
             video = videos[row.place] = _VideoRows(row)
         elif isinstance(row, EncodedClip):
             writer.add(row.record, row.video, row.labels)
-            video.clips.append(_clip_row(row, writer, part))
+            clip = _clip_row(row, writer, part)
+            video.clips.append(clip)
+            if row.signature:
+                signatures[clip.video_offset] = bytes.fromhex(row.signature)
         elif isinstance(row, RejectRow):
             video.rejects.append(row)
         elif isinstance(row, LeftOut):
@@ -164,7 +173,6 @@ def _clip_row(clip: EncodedClip, writer: ShardWriter, part: str) -> ClipRow:
     location = writer.clips[-1]
     return ClipRow(
         record=clip.record,
-        signature=clip.signature,
         part=part,
         video_offset=location.video_offset,
         labels_offset=location.labels_offset,

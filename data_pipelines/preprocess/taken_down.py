@@ -69,7 +69,7 @@ def reject_taken_down(catalog: Catalog, takedowns: Iterable[Takedown]) -> None:
 
 
 def _reject_video(catalog: Catalog, video: int) -> None:
-    for table in ("clips", "signatures", "rejects"):
+    for table in ("clips", "rejects"):
         query = f"DELETE FROM {table} WHERE video = ?"  # noqa: S608 - named above
         catalog.db.execute(query, (video,))
     catalog.db.execute(
@@ -92,4 +92,3 @@ def _reject_span(catalog: Catalog, uri: str, start_s: float, end_s: float) -> No
             (REASON, *clip),
         )
         catalog.db.execute("DELETE FROM clips WHERE clip = ?", clip)
-        catalog.db.execute("DELETE FROM signatures WHERE clip = ?", clip)

@@ -100,6 +100,14 @@ def write_rows(uri: str, row: type, rows: Iterable[Any]) -> None:
             table.add(plain(each))
 
 
+def write_table(uri: str, table: "pa.Table") -> None:
+    """Writes a table that is in memory, replacing one that is there."""
+    import pyarrow.parquet as pq
+
+    with _replacement(uri) as path:
+        pq.write_table(table, path, row_group_size=_ROWS_PER_GROUP)
+
+
 def rewrite_table(uri: str, change: "Callable[[pa.RecordBatch], pa.RecordBatch]") -> None:
     """Puts a table through ``change``, one batch in memory at a time, and replaces it."""
     import pyarrow.parquet as pq

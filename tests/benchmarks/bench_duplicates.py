@@ -1,23 +1,26 @@
-"""What is taken for a near-duplicate, how long the driver searches, and what memory that takes.
+"""What is taken for a near-duplicate, how long the search takes, and what memory and disk it needs.
 
 python -m tests.benchmarks.bench_duplicates [NUM_CLIPS ...]    # one JSON line per number of clips
 python -m tests.benchmarks.bench_duplicates real    # clips of robots that are taken for copies,
                                                     # and the share of true copies that are found
 
 Signatures are made up of random pictures that drift, one in fifty a noisy copy of an earlier one.
-`ratio`: seconds per clip, against those of the smallest number of clips.
+The search runs on a local Ray of as many CPUs as the machine has. CPU seconds are those of all its
+processes, Ray's own too. `ratio`: CPU seconds per clip, against those of the smallest number.
 """
 
 import itertools
 import json
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
+import ray
 
 from data_pipelines.preprocess.clip.measure.motion import shrink
 from data_pipelines.preprocess.clip.measure.signature import (
@@ -28,68 +31,127 @@ from data_pipelines.preprocess.clip.measure.signature import (
     is_duplicate,
     signature,
 )
+from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.duplicates import find_duplicates
+from data_pipelines.preprocess.select.signatures import write_signatures
 from lafp.video import EncodeConfig, decode_clip, encode_clip
 from lafp.video.decoders.arrays import array_frames
 from tests.benchmarks import bench_shots
 
 SIZES = (10_000, 100_000)
 NUM_FRAMES, FPS, COPY_EVERY = 100, 10.0, 50
+CLIPS_PER_PART = 250
 _NUM_REMEMBERED = 1_000
 
 
-def signatures(num_clips: int) -> Iterator[tuple[bytes, bool]]:
-    """Of clips of 10 s, and whether each is a copy."""
+def signatures(num_clips: int) -> Iterator[tuple[bytes, int | None]]:
+    """Of clips of 10 s, and of which earlier clip each is a copy."""
     rng = np.random.default_rng(0)
-    earlier: list[np.ndarray] = []
+    earlier: list[tuple[int, np.ndarray]] = []
     share = np.linspace(0, 1, NUM_FRAMES, dtype=np.float32)[:, None, None, None]
     for number in range(num_clips):
-        is_copy = number % COPY_EVERY == COPY_EVERY - 1
-        if is_copy:
-            ends = earlier[rng.integers(len(earlier))]
+        original = None
+        if number % COPY_EVERY == COPY_EVERY - 1:
+            original, ends = earlier[rng.integers(len(earlier))]
         else:
             ends = rng.random((2, GRID, GRID, 1), np.float32)
-            (earlier.append if len(earlier) < _NUM_REMEMBERED else lambda _: None)(ends)
+            if len(earlier) < _NUM_REMEMBERED:
+                earlier.append((number, ends))
         small = (1 - share) * ends[0] + share * ends[1]
         small = small + rng.normal(0, 0.003, small.shape).astype(np.float32)
-        yield bytes.fromhex(signature(small.clip(0, 1), FPS).to_hex()), is_copy
+        yield bytes.fromhex(signature(small.clip(0, 1), FPS).to_hex()), original
+
+
+def fill(num_clips: int, work: Path) -> tuple[Catalog, dict[int, int]]:
+    """Makes a catalog, the signatures of its parts, and which clips are copies of which."""
+    catalog, copies = Catalog(work), {}
+    columns = [name for _, name, *_ in catalog.db.execute("PRAGMA table_info(clips)")]
+    known = {name: f":{name}" for name in ("clip", "video", "part", "video_offset")}
+    values = ", ".join(known.get(name, "NULL" if name == "original" else "''") for name in columns)
+    made, number = signatures(num_clips), -1
+    catalog.db.execute("BEGIN")
+    while of_part := list(itertools.islice(made, CLIPS_PER_PART)):
+        number += 1
+        part, first = f"{number // 1000:06d}/part-{number:06d}.tar", number * CLIPS_PER_PART
+        write_signatures(str(work), part, {i: data for i, (data, _) in enumerate(of_part)})
+        for i, (_, original) in enumerate(of_part):
+            row = {"clip": first + i, "video": (first + i) // 5, "part": part, "video_offset": i}
+            catalog.db.execute(f"INSERT INTO clips VALUES ({values})", row)
+            if original is not None:
+                copies[first + i] = original
+    catalog.db.execute("COMMIT")
+    catalog.num_clips = num_clips
+    return catalog, copies
 
 
 def search(num_clips: int) -> dict[str, float]:
-    """Fills a catalog and searches it."""
+    """Makes up clips and searches them, on a Ray of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        catalog = Catalog(Path(folder))
-        num_copies = 0
-        columns = [name for _, name, *_ in catalog.db.execute("PRAGMA table_info(clips)")]
-        known = {"clip": ":clip", "video": ":video", "original": "NULL"}
-        values = ", ".join(known.get(name, "''") for name in columns)
-        clip_row = f"INSERT INTO clips VALUES ({values})"
-        catalog.db.execute("BEGIN")
-        for number, (data, is_copy) in enumerate(signatures(num_clips)):
-            num_copies += is_copy
-            catalog.db.execute(
-                "INSERT INTO signatures VALUES (?, ?, ?)", (number, number // 5, data)
-            )
-            catalog.db.execute(
-                clip_row,
-                {"clip": number, "video": number // 5},
-            )
-        catalog.db.execute("COMMIT")
-        before_s = time.process_time()
-        for _ in find_duplicates(catalog):
-            pass
-        cpu_s = time.process_time() - before_s
-        num_found = catalog.value("SELECT count(*) FROM clips WHERE original IS NOT NULL")
-        num_bytes = (Path(folder) / "catalog.sqlite").stat().st_size
+        catalog, copies = fill(num_clips, Path(folder))
+        before_bytes = num_bytes(Path(folder))
+        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+        with Watch() as watch:
+            found = find_duplicates(catalog, folder)
+            originals = {
+                row["clip"]: row["original"]
+                for batch in found.originals
+                for row in batch.to_pylist()
+            }
+        ray.shutdown()
         catalog.close()
-    return {
-        "ms_per_clip": round(1000 * cpu_s / num_clips, 3),
-        "cpu_s": round(cpu_s, 1),
-        "share_found": round(num_found / num_copies, 3),
-        "disk_bytes_per_clip": round(num_bytes / num_clips),
-        "rss_mib": round(psutil.Process().memory_info().rss / 2**20),
-    }
+        num_right = sum(copies.get(clip) == original for clip, original in originals.items())
+        return {
+            "ms_per_clip": round(1000 * watch.cpu_s / num_clips, 3),
+            "cpu_s": round(watch.cpu_s, 1),
+            "wall_s": round(watch.wall_s, 1),
+            "recall": round(num_right / len(copies), 4),
+            "precision": round(num_right / max(1, len(originals)), 4),
+            "disk_bytes_per_clip": round((num_bytes(Path(folder)) - before_bytes) / num_clips),
+            "driver_peak_mib": watch.driver_mib,
+            "worker_peak_mib": watch.worker_mib,
+        }
+
+
+class Watch:
+    """Measures this process and all below it, within a block."""
+
+    def __enter__(self) -> "Watch":
+        self._cpu_s: dict[psutil.Process, float] = {}
+        self.driver_mib = self.worker_mib = 0
+        self._done, self._thread = threading.Event(), threading.Thread(target=self._watch)
+        self._before_s, self._started_at = self._look(), time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.cpu_s, self.wall_s = self._look() - self._before_s, time.monotonic() - self._started_at
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.2):
+            self._look()
+
+    def _look(self) -> float:
+        """Takes a look at all processes. Returns their CPU seconds, ended ones included."""
+        driver = psutil.Process()
+        for process in (driver, *driver.children(recursive=True)):
+            try:
+                times, info = process.cpu_times(), process.memory_info()
+            except psutil.NoSuchProcess:
+                continue
+            self._cpu_s[process] = times.user + times.system
+            private_mib = (info.rss - info.shared) // 2**20  # without the object store
+            if process == driver:
+                self.driver_mib = max(self.driver_mib, private_mib)
+            else:
+                self.worker_mib = max(self.worker_mib, private_mib)
+        return sum(self._cpu_s.values())
+
+
+def num_bytes(folder: Path) -> int:
+    """Of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def robot_clips() -> list[tuple[str, np.ndarray]]:

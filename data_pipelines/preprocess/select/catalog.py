@@ -12,10 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import ClipRow, ItemRows
 from lafp.storage import StorageError, strict_json
 
+_CLIP_BLOCK = pa.schema(
+    {"clip": pa.int64(), "video": pa.int64(), "part": pa.string(), "video_offset": pa.int64()}
+)
 CACHE_KIB = 64 * 1024
 _SCHEMA = """
 CREATE TABLE videos (
@@ -43,9 +48,10 @@ CREATE TABLE clips (
     original INTEGER,                -- the earlier clip that this one repeats
     split TEXT,
     kind TEXT NOT NULL,              -- kind of its labels (LabelSums.kind), or empty
-    row TEXT NOT NULL                -- ClipRow as JSON, without its signature
+    part TEXT NOT NULL,
+    video_offset INTEGER NOT NULL,
+    row TEXT NOT NULL                -- ClipRow as JSON
 );
-CREATE TABLE signatures (clip INTEGER PRIMARY KEY, video INTEGER NOT NULL, signature BLOB NOT NULL);
 CREATE TABLE rejects (
     video INTEGER NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, reason TEXT NOT NULL,
     detail TEXT NOT NULL
@@ -110,7 +116,7 @@ class Catalog:
     def _add_clip(self, video: int, clip: ClipRow) -> None:
         record = clip.record
         self.db.execute(
-            "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?)",
+            "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?, ?, ?)",
             (
                 self.num_clips,
                 video,
@@ -122,15 +128,28 @@ class Catalog:
                 record.num_frames,
                 record.has_mask,
                 clip.label_sums.kind if clip.label_sums else "",
-                strict_json.dumps(replace(clip, signature="")),
+                clip.part,
+                clip.video_offset,
+                strict_json.dumps(clip),
             ),
         )
-        if clip.signature:
-            self.db.execute(
-                "INSERT INTO signatures VALUES (?, ?, ?)",
-                (self.num_clips, video, bytes.fromhex(clip.signature)),
-            )
         self.num_clips += 1
+
+    def clip_blocks(self, block_clips: int) -> Iterator[pa.Table]:
+        """Yields where the clips lie that are left, in blocks of consecutive numbers.
+
+        Yields:
+            ``clip``, ``video``, ``part`` and ``video_offset``. The table number ``n`` has the clips
+            from ``n * block_clips`` on.
+        """
+        query = (
+            "SELECT clip, video, part, video_offset FROM clips WHERE clip >= ? AND clip < ? "
+            "ORDER BY clip"
+        )
+        for first in range(0, max(self.num_clips, 1), block_clips):
+            rows = self.db.execute(query, (first, first + block_clips)).fetchall()
+            columns = zip(*rows, strict=True) if rows else [[]] * len(_CLIP_BLOCK)
+            yield pa.table(dict(zip(_CLIP_BLOCK.names, columns, strict=True)), _CLIP_BLOCK)
 
     def kept_clips(self) -> Iterator[ClipRow]:
         """Yields the clips that are left, with their splits, in the order of the shards.

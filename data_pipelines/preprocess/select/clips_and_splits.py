@@ -1,29 +1,40 @@
 """Decides about duplicates and splits once all videos of the source are processed."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+import pyarrow as pa
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.label_kinds import reject_odd_kinds
 from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.duplicates import find_duplicates
+from data_pipelines.preprocess.select.duplicates import Duplicates
 from lafp.data.shards.format import Split
 
 
-def select_clips(catalog: Catalog, cfg: PreprocessConfig) -> None:
+def select_clips(
+    catalog: Catalog, cfg: PreprocessConfig, find: Callable[[Catalog], Duplicates]
+) -> None:
     """Drops repeated files and near-duplicate clips, and assigns splits.
 
     Earlier videos of the listing are kept, later ones dropped. Each dropped clip becomes a reject,
     so that clips and rejects still cover every video.
+
+    Args:
+        catalog: All rows of the source.
+        cfg: The job's config.
+        find: Finds the near-duplicates among the clips that are left in the catalog.
     """
     # Copies of whole files go first, so that their clips are neither compared nor counted below.
     _drop_repeated_files(catalog)
     reject_odd_kinds(catalog)
     clusters = _Clusters(catalog.num_videos)
     if cfg.filters.drop_duplicates:
-        for video, other in find_duplicates(catalog):
-            clusters.join(video, other)
-        _reject_duplicates(catalog)
+        found = find(catalog)
+        _reject_duplicates(catalog, found.originals)
+        for videos in found.links:
+            for video, other in zip(*(column.to_pylist() for column in videos), strict=True):
+                clusters.join(video, other)
     _join_episodes(catalog, clusters)
     assign_splits(catalog, clusters, cfg.val_fraction)
     catalog.db.execute(
@@ -44,7 +55,6 @@ def _drop_repeated_files(catalog: Catalog) -> None:
         UPDATE videos SET first = NULL WHERE first = video;
         CREATE INDEX repeats ON videos (video) WHERE first IS NOT NULL;
         DELETE FROM clips WHERE video IN (SELECT video FROM videos WHERE first IS NOT NULL);
-        DELETE FROM signatures WHERE video IN (SELECT video FROM videos WHERE first IS NOT NULL);
         DELETE FROM rejects WHERE video IN (SELECT video FROM videos WHERE first IS NOT NULL);
         INSERT INTO rejects SELECT v.video, 0.0, v.duration_s, 'same_file', f.uri
             FROM videos v JOIN videos f ON f.video = v.first;
@@ -52,7 +62,14 @@ def _drop_repeated_files(catalog: Catalog) -> None:
     )
 
 
-def _reject_duplicates(catalog: Catalog) -> None:
+def _reject_duplicates(catalog: Catalog, originals: Iterable[pa.RecordBatch]) -> None:
+    catalog.db.execute("BEGIN")
+    for batch in originals:
+        catalog.db.executemany(
+            "UPDATE clips SET original = ? WHERE clip = ?",
+            zip(batch["original"].to_pylist(), batch["clip"].to_pylist(), strict=True),
+        )
+    catalog.db.execute("COMMIT")
     catalog.db.execute(
         """
         INSERT INTO rejects SELECT c.video, c.start_s, c.end_s, 'near_duplicate',

@@ -1,73 +1,295 @@
-"""Finds near-duplicate clips of a whole source in bounded memory."""
+"""Finds near-duplicate clips: signatures -> keys -> candidates -> verified pairs -> originals.
 
-from collections import Counter
-from collections.abc import Iterator
-from functools import lru_cache
+Each step is a function from tables to tables. It gives the same rows whether it sees all clips at
+once or, called once per partition, a share of them: ``candidates`` needs all rows of a key,
+``ranked`` all rows of a clip, and ``verified`` the signatures of both clips of its pairs. Every
+function sorts what it returns, so that nothing depends on the order in which rows arrive.
+
+Clips are numbered in the order of the listing. A clip is dropped if it repeats an earlier clip that
+is kept. So the earliest clip of a cluster is always kept: copies of the listing come later than
+what they copy as often as not, but the order of the listing is the one that the user can change.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
 
 from data_pipelines.preprocess.clip.measure.signature import (
     MIN_COVERED,
     MIN_COVERED_IN_VIDEO,
+    NUM_KEYS,
     Signature,
     is_duplicate,
 )
-from data_pipelines.preprocess.select.catalog import Catalog
 
 MAX_PER_KEY = 32
 """Number of clips looked up per key. A key with more clips (black borders) says little."""
 MAX_COMPARED = 16
 """Number of clips that one clip is compared with, those that share the most keys first."""
-# A signature has about 4.5 kB, so that the cache takes 20 MB.
-_CACHED_SIGNATURES = 4096
+BLOCK_CLIPS = 16_384
+"""Number of clips whose signatures (2.7 kB for 10 s) and candidates are in memory at a time."""
+# A signature has about 2.7 kB, and 8 kB more once it was compared.
+_CACHED_SIGNATURES = 2048
+# Pairs whose second signature is copied beside them at a time: 6 MB.
+_PAIRS_PER_BATCH = 2_048
 
 
-def find_duplicates(catalog: Catalog) -> Iterator[tuple[int, int]]:
-    """Sets ``original`` of every clip that repeats an earlier, kept clip.
+NO_MATCHES = pa.schema(
+    {name: pa.int64() for name in ("clip", "other", "video", "other_video")}
+).empty_table()
+"""Result of ``verified`` without rows."""
 
-    Clips are visited in the order of the listing. Each is compared with the clips kept so far that
-    share a key with it, so the result depends on that order only. Memory does not grow with the
-    number of clips, because keys lie in the catalog.
 
-    Yields:
-        Numbers of two videos that share a clip, for each pair of clips found.
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """Holds what the search found. Both tables come in batches, and may be read once."""
+
+    originals: Iterable[pa.RecordBatch]
+    """``clip``, which is dropped, and its ``original``, which is kept."""
+    links: Iterable[pa.RecordBatch]
+    """Pairs of videos, ``video`` and ``other_video``, that share a clip."""
+
+
+def keys_of(signatures: pa.Table) -> pa.Table:
+    """Returns one row per key of each clip: ``key`` and ``clip``.
+
+    Args:
+        signatures: Columns ``clip`` and ``signature`` (``Signature.from_bytes``).
     """
-    db = catalog.db
-    db.execute(
-        "CREATE TABLE keys (key INTEGER, clip INTEGER, PRIMARY KEY (key, clip)) WITHOUT ROWID"
+    if not len(signatures):
+        return pa.table({"key": pa.array([], pa.uint32()), "clip": pa.array([], pa.int64())})
+    column = _whole(signatures, "signature")
+    _, bounds, data = column.buffers()
+    starts = np.frombuffer(bounds, np.int64)[column.offset : column.offset + len(column)]
+    head = np.frombuffer(data, np.uint8)[starts[:, None] + np.arange(4 * NUM_KEYS)]
+    keys = np.ascontiguousarray(head).view("<u4").astype(np.uint32)
+    return pa.table(
+        {"key": keys.ravel(), "clip": np.repeat(_numbers(signatures, "clip"), NUM_KEYS)}
     )
 
-    @lru_cache(_CACHED_SIGNATURES)
-    def load(clip: int) -> tuple[int, Signature]:
-        query = "SELECT video, signature FROM signatures WHERE clip = ?"
-        video, data = db.execute(query, (clip,)).fetchone()
-        return video, Signature.from_bytes(data)
 
-    db.execute("BEGIN")
-    numbers = db.execute("SELECT clip FROM signatures ORDER BY clip")
-    for (clip,) in numbers:
-        video, signature = load(clip)
-        matches = []
-        for other in _candidates(catalog, signature):
-            other_video, other_signature = load(other)
-            min_covered = MIN_COVERED_IN_VIDEO if other_video == video else MIN_COVERED
-            if is_duplicate(signature, other_signature, min_covered):
-                matches.append(other)
-        if matches:
-            db.execute("UPDATE clips SET original = ? WHERE clip = ?", (min(matches), clip))
-            yield from ((video, load(match)[0]) for match in matches)
-        else:
-            # Only kept clips get keys, so that copies of a copy point to the first one.
-            keys = {(int(key), clip) for key in signature.keys}
-            db.executemany("INSERT INTO keys VALUES (?, ?)", keys)
-    db.execute("COMMIT")
-    db.execute("DROP TABLE keys")
+def candidates(keys: pa.Table) -> pa.Table:
+    """Pairs every clip with the first clips that have one of its keys.
+
+    Args:
+        keys: All rows of ``keys_of`` with certain keys.
+
+    Returns:
+        ``clip``, an earlier clip ``other``, and how many of these keys they ``share``.
+    """
+    key, clip = _numbers(keys, "key"), _numbers(keys, "clip")
+    order = np.lexsort((clip, key))
+    key, clip = key[order], clip[order]
+    is_new = np.ones(len(key), bool)
+    is_new[1:] = (key[1:] != key[:-1]) | (clip[1:] != clip[:-1])
+    key, clip = key[is_new], clip[is_new]
+    start = _group_starts(key)
+    num_earlier = np.minimum(np.arange(len(key)) - start, MAX_PER_KEY)
+    later = np.repeat(clip, num_earlier)
+    first = np.cumsum(num_earlier) - num_earlier
+    earlier = np.repeat(start - first, num_earlier) + np.arange(len(later))
+    return _counted(later, clip[earlier], np.ones(len(later), np.int64))
 
 
-def _candidates(catalog: Catalog, signature: Signature) -> list[int]:
-    shared: Counter[int] = Counter()
-    # The order makes the result the same in every run.
-    query = "SELECT clip FROM keys WHERE key = ? ORDER BY clip LIMIT ?"
-    for key in signature.keys:
-        shared.update(clip for (clip,) in catalog.db.execute(query, (int(key), MAX_PER_KEY)))
-    # Ties go to the earlier clip, so that the result does not depend on the order of keys.
-    ranked = sorted(shared.items(), key=lambda found: (-found[1], found[0]))
-    return [clip for clip, _ in ranked[:MAX_COMPARED]]
+def ranked(counts: pa.Table) -> pa.Table:
+    """Returns the ``MAX_COMPARED`` pairs of each clip that share the most keys.
+
+    Args:
+        counts: All rows of ``candidates`` with certain clips.
+
+    Returns:
+        ``clip`` and ``other``, sorted. Ties go to the earlier ``other``.
+    """
+    counted = _counted(*(_numbers(counts, name) for name in ("clip", "other", "share")))
+    clip, other, share = (_numbers(counted, name) for name in ("clip", "other", "share"))
+    order = np.lexsort((other, -share, clip))
+    clip, other = clip[order], other[order]
+    is_compared = np.arange(len(clip)) - _group_starts(clip) < MAX_COMPARED
+    return _sorted_pairs(clip[is_compared], other[is_compared])
+
+
+def with_other(pairs: pa.Table, signatures: pa.Table) -> pa.Table:
+    """Adds ``other_video`` and ``other_signature`` to pairs whose ``other`` is in a table.
+
+    Args:
+        pairs: ``clip`` and ``other``.
+        signatures: ``clip``, sorted, ``video`` and ``signature``.
+    """
+    found = signatures.take(_places(signatures, _numbers(pairs, "other")))
+    return pa.table(
+        {
+            "clip": pairs["clip"],
+            "other": pairs["other"],
+            "other_video": found["video"],
+            "other_signature": found["signature"],
+        }
+    )
+
+
+def verified(pairs: pa.Table, signatures: pa.Table) -> pa.Table:
+    """Returns the pairs whose ``clip`` is a copy of ``other``, with the ``video`` of both.
+
+    Args:
+        pairs: Rows of ``with_other``.
+        signatures: Those of every ``clip``, as in ``with_other``.
+    """
+    pairs = pairs.sort_by([("clip", "ascending"), ("other", "ascending")])
+    clips, places = _numbers(pairs, "clip"), _places(signatures, _numbers(pairs, "clip"))
+    others, videos = _numbers(pairs, "other"), _numbers(signatures, "video")[places]
+    other_videos = _numbers(pairs, "other_video")
+    columns = _whole(signatures, "signature"), _whole(pairs, "other_signature")
+    cache = _Signatures()
+    is_copy = np.zeros(len(pairs), bool)
+    for row in range(len(pairs)):
+        one_video = videos[row] == other_videos[row]
+        is_copy[row] = is_duplicate(
+            cache.of(clips[row], columns[0], places[row]),
+            cache.of(others[row], columns[1], row),
+            MIN_COVERED_IN_VIDEO if one_video else MIN_COVERED,
+        )
+    return pa.table(
+        {
+            "clip": clips[is_copy],
+            "other": others[is_copy],
+            "video": videos[is_copy],
+            "other_video": other_videos[is_copy],
+        }
+    )
+
+
+def unlike_the_first(matches: pa.Table) -> pa.Table:
+    """Returns pairs that must be compared too: a clip and the earliest of its cluster.
+
+    A clip with many copies is not among the ``MAX_COMPARED`` clips of each copy. Without these
+    pairs, a copy that matched other copies only would be kept.
+    """
+    clips, others = _numbers(matches, "clip"), _numbers(matches, "other")
+    members, first = earliest_of_components(clips, others)
+    is_known = others == first[np.searchsorted(members, clips)]
+    is_open = (members != first) & ~np.isin(members, clips[is_known])
+    return _sorted_pairs(members[is_open], first[is_open])
+
+
+def originals(matches: pa.Table) -> pa.Table:
+    """Decides which clips are dropped: ``clip``, and the ``original`` that is kept.
+
+    Args:
+        matches: All rows of ``verified``, or all of some clusters.
+    """
+    clips, others = _numbers(matches, "clip"), _numbers(matches, "other")
+    order = np.lexsort((others, clips))
+    original: dict[int, int] = {}
+    for clip, other in zip(clips[order].tolist(), others[order].tolist(), strict=True):
+        # Copies of a dropped clip only are kept: they may show what its original does not.
+        if clip not in original and other not in original:
+            original[clip] = other
+    return pa.table(
+        {
+            "clip": pa.array(original.keys(), pa.int64()),
+            "original": pa.array(original.values(), pa.int64()),
+        }
+    )
+
+
+def links(matches: pa.Table) -> pa.Table:
+    """Returns the pairs of different videos in rows of ``verified``, each once."""
+    pairs = np.stack([_numbers(matches, "video"), _numbers(matches, "other_video")], axis=1)
+    pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+    return pa.table({"video": pairs[:, 0], "other_video": pairs[:, 1]})
+
+
+def find_in_memory(signatures: pa.Table) -> Duplicates:
+    """Runs all steps on one table of signatures: ``clip``, sorted, ``video``, ``signature``."""
+    pairs = ranked(candidates(keys_of(signatures)))
+    matches = _verified_in_memory(pairs, signatures)
+    more = _verified_in_memory(unlike_the_first(matches), signatures)
+    matches = pa.concat_tables([matches, more])
+    return Duplicates(originals=originals(matches).to_batches(), links=links(matches).to_batches())
+
+
+def _verified_in_memory(pairs: pa.Table, signatures: pa.Table) -> pa.Table:
+    return pa.concat_tables(
+        verified(with_other(batch, signatures), signatures) for batch in _batches(pairs)
+    )
+
+
+def _batches(pairs: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, max(len(pairs), 1), _PAIRS_PER_BATCH):
+        yield pairs.slice(start, _PAIRS_PER_BATCH)
+
+
+def earliest_of_components(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the connected components of a graph with edges between ``a`` and ``b``, int64 [N].
+
+    Returns:
+        All nodes, sorted, and the smallest node of the component of each.
+    """
+    nodes, places = np.unique(np.concatenate([a, b]), return_inverse=True)
+    left, right = places[: len(a)], places[len(a) :]
+    labels = np.arange(len(nodes))
+    while True:
+        smaller = np.minimum(labels[left], labels[right])
+        joined = labels.copy()
+        np.minimum.at(joined, labels[left], smaller)
+        np.minimum.at(joined, labels[right], smaller)
+        while not np.array_equal(jumped := joined[joined], joined):
+            joined = jumped
+        if np.array_equal(joined, labels):
+            return nodes, nodes[labels]
+        labels = joined
+
+
+class _Signatures:
+    """Keeps the signatures that were used last, with what comparisons computed from them."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[int, Signature] = OrderedDict()
+
+    def of(self, clip: int, column: pa.Array, row: int) -> Signature:
+        """Returns the signature of a clip, which is in this row of a column."""
+        found = self._kept.pop(clip, None) or Signature.from_bytes(column[int(row)].as_buffer())
+        self._kept[clip] = found
+        if len(self._kept) > _CACHED_SIGNATURES:
+            self._kept.popitem(last=False)
+        return found
+
+
+def _numbers(table: pa.Table, column: str) -> np.ndarray:
+    return table[column].to_numpy()
+
+
+def _whole(table: pa.Table, column: str) -> pa.Array:
+    """Returns a column of bytes as one array, whose positions have 64 bits."""
+    whole = table[column].cast(pa.large_binary()).combine_chunks()
+    return whole if isinstance(whole, pa.Array) else pa.array([], pa.large_binary())
+
+
+def _places(signatures: pa.Table, clips: np.ndarray) -> np.ndarray:
+    """Returns the rows of clips in a table that is sorted by clip."""
+    known = _numbers(signatures, "clip")
+    places = np.searchsorted(known, clips)
+    assert np.array_equal(known[places], clips), "a clip has no signature"
+    return places
+
+
+def _group_starts(values: np.ndarray) -> np.ndarray:
+    """Returns, for each of sorted values, the position of the first one that is equal."""
+    is_first = np.ones(len(values), bool)
+    is_first[1:] = values[1:] != values[:-1]
+    return np.maximum.accumulate(np.where(is_first, np.arange(len(values)), 0))
+
+
+def _counted(clip: np.ndarray, other: np.ndarray, share: np.ndarray) -> pa.Table:
+    table = pa.table({"clip": clip, "other": other, "share": share})
+    summed = table.group_by(["clip", "other"]).aggregate([("share", "sum")])
+    return summed.rename_columns(["clip", "other", "share"]).sort_by(
+        [("clip", "ascending"), ("other", "ascending")]
+    )
+
+
+def _sorted_pairs(clip: np.ndarray, other: np.ndarray) -> pa.Table:
+    order = np.lexsort((other, clip))
+    return pa.table({"clip": clip[order], "other": other[order]})

@@ -56,7 +56,6 @@ def test_sums_survive_json(clips):
     fields["pair_motion"] = (25, 50)
     clip = ClipRow(
         record=ClipRecord(**fields),
-        signature="",
         part="p",
         video_offset=0,
         label_sums=label_sums(clips[0]),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -36,6 +37,7 @@ from data_pipelines.preprocess.manifest import (
 from data_pipelines.preprocess.parts import make_parts
 from data_pipelines.preprocess.plan import make_plan
 from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards, write_part, write_shard
@@ -96,7 +98,7 @@ def made_without_ray(cfg: PreprocessConfig, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     catalog = Catalog(folder)
     catalog.add(write_part(inputs, str(folder), "000000/part-000000.tar"))
-    select_clips(catalog, cfg)
+    select_clips(catalog, cfg, partial(find_duplicates, work=str(folder)))
     for plan in lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes):
         write_shard(plan, str(folder), str(folder / "shards"))
 

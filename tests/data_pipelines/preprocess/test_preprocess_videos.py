@@ -86,7 +86,7 @@ def go_through(video_item, cfg, decoder):
     videos = [row for row in rows if isinstance(row, VideoRow)]
     clips = [row for row in rows if isinstance(row, EncodedClip)]
     rejects = [row for row in rows if isinstance(row, RejectRow)]
-    clip_rows = [ClipRow(record=c.record, signature="", part="p", video_offset=0) for c in clips]
+    clip_rows = [ClipRow(record=c.record, part="p", video_offset=0) for c in clips]
     check_accounts(ItemRows(videos=tuple(videos), clips=tuple(clip_rows), rejects=tuple(rejects)))
     return videos, clips, rejects
 

@@ -3,6 +3,9 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,11 @@ from data_pipelines.preprocess.manifest import clips_table, shard_set, write_rej
 from data_pipelines.preprocess.plan import make_plan
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import ClipRow, ItemRows, VideoItem, VideoRow
+from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select import catalog as catalog_module
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
+from data_pipelines.preprocess.select.signatures import write_signatures
 from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards
 from lafp.data.shards.format import ClipRecord
 from lafp.storage import strict_json
@@ -47,8 +52,7 @@ def rows_of(number: int) -> ItemRows:
                 source_width_px=640, source_height_px=480, source_codec="h264", motion=0.02,
                 has_labels=False, num_bytes=50_000,
             ),
-            signature=signature(rng.random((6, 8, 8, 3), np.float32), 10.0).to_hex(),
-            part="000000/part-000000.tar", video_offset=0,
+            part=f"{video_id}.tar", video_offset=50_000 * i,
         )
         for i in range(CLIPS_PER_VIDEO - 1)
     )  # fmt: skip
@@ -57,53 +61,73 @@ def rows_of(number: int) -> ItemRows:
     return ItemRows(videos=(video,), clips=clips, rejects=(static,))
 
 
-def decide(num_videos: int, folder: Path) -> None:
+def write_looks(
+    rows: Iterable[ItemRows], work: Path, looks: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Writes the signatures of videos: random pictures, or those given by a clip's id."""
+    for item in rows:
+        signatures = {}
+        for clip in item.clips:
+            rng = np.random.default_rng(int(clip.record.clip_id[:8], 16))
+            pictures = (looks or {}).get(clip.record.clip_id)
+            if pictures is None:
+                pictures = rng.random((6, 8, 8, 3), np.float32)
+            signatures[clip.video_offset] = bytes.fromhex(signature(pictures, 10.0).to_hex())
+        write_signatures(str(work), item.clips[0].part, signatures)
+
+
+def decide(num_videos: int, folder: Path, cfg: PreprocessConfig) -> None:
     """All that the driver does between the parts and the shards."""
     items = (
         VideoItem(uri=f"s3://bucket/some/prefix/video_{number:08d}.mp4", num_bytes=1, split=None)
         for number in range(num_videos)
     )
-    plan = make_plan(items, CFG.tasks, str(folder / "work"))
+    plan = make_plan(items, cfg.tasks, str(folder / "work"))
     number = 0
     for chunk in range(plan.num_chunks):
         for task in plan.tasks(chunk):
             rows = [rows_of(number + i) for i in range(len(task.items))]
             number += len(rows)
             strict_json.write(str(folder / "work" / f"{task.part}.json"), rows)
+            if cfg.filters.drop_duplicates:
+                write_looks(rows, folder / "work")
     with open_catalog(plan, FileCounts()) as catalog:
-        select_clips(catalog, CFG)
-        assert shard_set(catalog, CFG).num_clips["train"] > 3 * num_videos
-        plans = lay_out_shards(catalog.kept_clips(), CFG.shards.max_bytes)
+        select_clips(catalog, cfg, partial(find_duplicates, work=str(folder / "work")))
+        assert shard_set(catalog, cfg).num_clips["train"] > 3 * num_videos
+        plans = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
         with clips_table(str(folder), plans) as recorded:
             assert sum(len(shard.clips) for shard in recorded) == 4 * num_videos
         write_rejects(str(folder), catalog.rejects())
 
 
-def main(num_videos: int, cache_kib: int, folder: Path) -> None:
+def main(num_videos: int, cache_kib: int, folder: Path, drop_duplicates: bool) -> None:
     catalog_module.CACHE_KIB = cache_kib
-    decide(num_videos, folder)
+    cfg = replace(CFG, filters=FiltersConfig(drop_duplicates=drop_duplicates))
+    decide(num_videos, folder, cfg)
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     print(int(peak[1]) // 1024)
 
 
-def peak_memory_mib(num_videos: int, folder: Path, cache_kib: int = 1024) -> int:
-    """Of a fresh process."""
-    code = f"from tests.data_pipelines.preprocess.test_scale import *; main({num_videos}, {cache_kib}, Path({str(folder)!r}))"  # noqa: E501
+def peak_memory_mib(num_videos: int, folder: Path, cache_kib: int, drop_duplicates: bool) -> int:
+    """Of a fresh process. The search for duplicates starts a Ray if the source is large."""
+    call = f"main({num_videos}, {cache_kib}, Path({str(folder)!r}), {drop_duplicates})"
+    code = f"from tests.data_pipelines.preprocess.test_scale import *; {call}"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return int(result.stdout)
 
 
 def test_the_drivers_memory_does_not_grow_with_the_corpus(tmp_path):
-    few = peak_memory_mib(1_300, tmp_path / "few")
-    many = peak_memory_mib(2_600, tmp_path / "many")
+    few = peak_memory_mib(1_300, tmp_path / "few", 1024, drop_duplicates=False)
+    many = peak_memory_mib(2_600, tmp_path / "many", 1024, drop_duplicates=False)
     assert many - few < 12, (few, many)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_driver_decides_on_a_hundred_thousand_videos_below_500_mib(tmp_path):
-    assert peak_memory_mib(100_000, tmp_path, catalog_module.CACHE_KIB) < 500
+    peak = peak_memory_mib(100_000, tmp_path, catalog_module.CACHE_KIB, drop_duplicates=True)
+    assert peak < 500
 
 
 def test_a_catalog_survives_no_process_but_is_made_anew(tmp_path):
@@ -112,6 +136,8 @@ def test_a_catalog_survives_no_process_but_is_made_anew(tmp_path):
             make_plan(iter(()), CFG.tasks, str(tmp_path / "work")), FileCounts()
         ) as catalog:
             assert isinstance(catalog, Catalog)
-            catalog.add([rows_of(1), rows_of(2)])
-            select_clips(catalog, CFG)
+            rows = [rows_of(1), rows_of(2)]
+            write_looks(rows, tmp_path)
+            catalog.add(rows)
+            select_clips(catalog, CFG, partial(find_duplicates, work=str(tmp_path)))
             assert len(list(catalog.kept_clips())) == 8

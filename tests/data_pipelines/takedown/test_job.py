@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from data_pipelines.preprocess.manifest import (
     write_rejects,
 )
 from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards, write_part, write_shard
@@ -93,7 +95,7 @@ def make(source: Path, shards: Path) -> None:
     inputs = (video_to_clips(item, cfg, cls(cls.Config())) for item in list_inputs(cfg))
     catalog.add(write_part(inputs, str(work), "000000/part-000000.tar"))
     reject_taken_down(catalog, read_takedowns(str(shards)))
-    select_clips(catalog, cfg)
+    select_clips(catalog, cfg, partial(find_duplicates, work=str(work)))
     spec, names = shard_set(catalog, cfg), []
     plans = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
     with clips_table(str(shards), plans) as recorded:

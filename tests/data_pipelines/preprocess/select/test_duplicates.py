@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -11,16 +12,17 @@ import numpy as np
 import pytest
 
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
-from data_pipelines.preprocess.clip.measure.signature import signature
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.manifest import check_accounts
 from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
+from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
+from data_pipelines.preprocess.select.duplicates import BLOCK_CLIPS
 from data_pipelines.preprocess.shards import write_part
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
-from tests.data_pipelines.preprocess.test_scale import rows_of
+from tests.data_pipelines.preprocess.test_scale import rows_of, write_looks
 
 CFG = PreprocessConfig(filters=FiltersConfig(drop_duplicates=True), val_fraction=0.5)
 REAL = (
@@ -60,17 +62,23 @@ def made(paths: Sequence[Path], folder: Path) -> list[ItemRows]:
     return write_part(inputs, str(folder), "part.tar")
 
 
-def selected(rows: Sequence[ItemRows], folder: Path, cfg: PreprocessConfig = CFG) -> ItemRows:
+def selected(
+    rows: Sequence[ItemRows],
+    work: Path,
+    cfg: PreprocessConfig = CFG,
+    block_clips: int = BLOCK_CLIPS,
+) -> ItemRows:
     """What is left of them; the accounts still add up."""
-    folder.mkdir(exist_ok=True)
-    catalog = Catalog(folder)
+    catalog = Catalog(work)
     catalog.add(rows)
-    select_clips(catalog, cfg)
+    find = partial(find_duplicates, work=str(work), block_clips=block_clips)
+    select_clips(catalog, cfg, find)
     videos = tuple(video for item in rows for video in item.videos)
     left = ItemRows(
         videos=videos, clips=tuple(catalog.kept_clips()), rejects=tuple(catalog.rejects())
     )
     catalog.close()
+    (work / "catalog.sqlite").unlink()
     check_accounts(left)
     return left
 
@@ -84,7 +92,7 @@ def test_encoded_scaled_and_trimmed_copies_of_real_videos_are_kept_once(tmp_path
     ]
     rows = made([*originals, *copies], tmp_path)
     assert all(item.clips for item in rows), "there is something to find"
-    left = selected(rows, tmp_path / "a")
+    left = selected(rows, tmp_path)
     kept = {clip.record.video_uri for clip in left.clips}
     assert kept == {str(path) for path in originals}
     assert len(left.clips) == sum(len(item.clips) for item in rows[: len(originals)])
@@ -95,35 +103,30 @@ def test_encoded_scaled_and_trimmed_copies_of_real_videos_are_kept_once(tmp_path
         assert row.detail.endswith(f" of {original_of[row.video_uri]}")
 
 
-def with_signature(rows: ItemRows, number: int, pictures: np.ndarray) -> ItemRows:
-    """Lets a clip look like something."""
-    clips = list(rows.clips)
-    clips[number] = replace(clips[number], signature=signature(pictures, 10.0).to_hex())
-    return replace(rows, clips=tuple(clips))
+def id_of(rows: ItemRows, number: int) -> str:
+    return rows.clips[number].record.clip_id
 
 
 @pytest.fixture(scope="module")
-def chains() -> list[ItemRows]:
+def chains(tmp_path_factory) -> tuple[list[ItemRows], Path]:
     """30 x three videos: the second shares a clip with the first, the third one with the second."""
-    rows = []
+    rows, work = [], tmp_path_factory.mktemp("work")
     for chain in range(30):
         rng = np.random.default_rng(1000 + chain)
         looks = rng.random((2, 6, 8, 8, 3), np.float32)
         a, b, c = (rows_of(3 * chain + i) for i in range(3))
-        rows += [
-            with_signature(a, 0, looks[0]),
-            with_signature(with_signature(b, 2, looks[0]), 1, looks[1]),
-            with_signature(c, 3, looks[1]),
-        ]
-    return rows
+        shared = {id_of(a, 0): looks[0], id_of(b, 2): looks[0]}
+        write_looks((a, b, c), work, shared | {id_of(b, 1): looks[1], id_of(c, 3): looks[1]})
+        rows += [a, b, c]
+    return rows, work
 
 
 def chain_of(uri: str) -> int:
     return int(uri[-12:-4]) // 3
 
 
-def test_videos_that_share_a_clip_directly_or_through_others_go_to_one_split(chains, tmp_path):
-    left = selected(chains, tmp_path / "a")
+def test_videos_that_share_a_clip_directly_or_through_others_go_to_one_split(chains):
+    left = selected(*chains)
     assert sum(row.reason == "near_duplicate" for row in left.rejects) == 2 * 30
     splits = defaultdict(set)
     for clip in left.clips:
@@ -132,22 +135,23 @@ def test_videos_that_share_a_clip_directly_or_through_others_go_to_one_split(cha
     assert sum(of_chain == {"val"} for of_chain in splits.values()) in range(8, 23)
 
 
-def test_without_the_search_videos_of_a_chain_are_parted(chains, tmp_path):
+def test_without_the_search_videos_of_a_chain_are_parted(chains):
     cfg = replace(CFG, filters=FiltersConfig())
     splits = defaultdict(set)
-    for clip in selected(chains, tmp_path / "a", cfg).clips:
+    for clip in selected(*chains, cfg).clips:
         splits[chain_of(clip.record.video_uri)].add(clip.record.split)
     assert any(len(of_chain) == 2 for of_chain in splits.values()), "else the test above is void"
 
 
-def test_a_given_split_is_kept_and_its_copies_go_to_the_earlier_one(chains, tmp_path):
+def test_a_given_split_is_kept_and_its_copies_go_to_the_earlier_one(tmp_path):
     train, val = rows_of(1000), rows_of(1001)
     looks = np.random.default_rng(5).random((6, 8, 8, 3), np.float32)
+    write_looks((train, val), tmp_path, {id_of(rows, 0): looks for rows in (train, val)})
     given = [
-        replace(with_signature(rows, 0, looks), videos=(replace(rows.videos[0], split=split),))
+        replace(rows, videos=(replace(rows.videos[0], split=split),))
         for rows, split in ((train, "train"), (val, "val"))
     ]
-    left = selected(given, tmp_path / "a")
+    left = selected(given, tmp_path)
     splits = {clip.record.video_id: clip.record.split for clip in left.clips}
     ids = [rows.videos[0].video_id for rows in given]
     assert splits == {ids[0]: "train", ids[1]: "val"}
@@ -170,7 +174,7 @@ def test_cameras_of_an_episode_stay_together_and_one_video_is_held_out_at_least(
         for i, item in enumerate(rows)
     ]
     cfg = replace(CFG, val_fraction=1e-9, filters=FiltersConfig())
-    left = selected(paired, tmp_path / "a", cfg)
+    left = selected(paired, tmp_path, cfg)
     val = {clip.record.episode_id for clip in left.clips if clip.record.split == "val"}
     assert val == {"3" + 31 * "0"}, "the lowest hash"
     assert sum(clip.record.split == "val" for clip in left.clips) == 2 * 4

@@ -5,9 +5,12 @@ from hypothesis import strategies as st
 
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig, shrink
 from data_pipelines.preprocess.clip.measure.signature import (
+    GRID,
     MIN_COVERED,
     MIN_COVERED_IN_VIDEO,
+    NUM_KEYS,
     Signature,
+    _mean_differences,
     is_duplicate,
     signature,
 )
@@ -145,6 +148,20 @@ def test_clips_of_real_robots_are_all_kept_and_their_copies_found(shared_videos)
         if row.record.motion > 0.002
     ]
     assert len(found) >= 30 and np.mean(found) >= 0.97
+
+
+def test_blocks_of_cells_are_no_further_apart_than_the_cells_so_they_dismiss_no_copy():
+    rng = np.random.default_rng(0)
+    extremes = np.eye(2, dtype=np.uint8).repeat(GRID * GRID // 2, axis=1) * 255
+    pictures = np.concatenate([rng.integers(0, 256, (30, GRID * GRID), np.uint8), extremes])
+    one, other = (Signature(np.zeros(NUM_KEYS, np.uint32), p) for p in (pictures, pictures[::-1]))
+    for name in ("centred", "blocks"):
+        cells, others = (getattr(s, name).astype(np.int64) for s in (one, other))
+        exact = np.abs(cells[:, None] - others).sum(axis=2) / (255 * GRID**2)
+        assert np.array_equal(_mean_differences(getattr(one, name), getattr(other, name)), exact)
+    apart = _mean_differences(one.centred, other.centred)
+    assert apart.max() > 0.99, "the largest sum there is"
+    assert np.all(_mean_differences(one.blocks, other.blocks) <= apart)
 
 
 def worse(frames: np.ndarray) -> np.ndarray:

@@ -1,0 +1,225 @@
+"""Searches a source for near-duplicates: a small one in memory, a larger one on Ray Data.
+
+Both ways call the functions of ``select.duplicates``, the first with all clips, the second with
+blocks of clips. Ray Data brings the rows of a key, or of a block, together, and spills what does
+not fit into memory. Each step stores its tables below the work folder, and then a list of them, so
+that a job that was killed goes on after the last complete step.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.select.duplicates import (
+    BLOCK_CLIPS,
+    NO_MATCHES,
+    Duplicates,
+    candidates,
+    find_in_memory,
+    keys_of,
+    links,
+    originals,
+    ranked,
+    unlike_the_first,
+    verified,
+    with_other,
+)
+from data_pipelines.preprocess.select.signatures import signatures_of
+from lafp import storage
+from lafp.config.node_labels import label_selector
+from lafp.runs.progress import Progress
+from lafp.storage import strict_json
+from lafp.storage.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+Step = Callable[[pa.Table], pa.Table]
+# A shuffle makes a shard for every pair of partitions.
+_MAX_PARTITIONS = 1_024
+_ROWS_PER_BATCH = 8_192
+_BUCKET = "bucket"
+
+
+def find_duplicates(
+    catalog: Catalog, work: str, node_labels: tuple[str, ...] = (), block_clips: int = BLOCK_CLIPS
+) -> Duplicates:
+    """Finds the near-duplicates among the clips of a catalog.
+
+    Args:
+        catalog: The clips to compare.
+        work: Folder of the parts.
+        node_labels: Labels of the nodes that may run the tasks (``TasksConfig``).
+        block_clips: Number of clips per block. A source of one block needs no Ray.
+    """
+    blocks = catalog.clip_blocks(block_clips)
+    if catalog.num_clips <= block_clips:
+        return find_in_memory(signatures_of(pa.concat_tables(blocks), work))
+    digest = store_blocks(blocks, work)
+    return _Search(work, digest, node_labels, block_clips).find()
+
+
+def store_blocks(blocks: Iterable[pa.Table], work: str) -> str:
+    """Writes where the clips of each block lie.
+
+    Returns:
+        A hash of all that. If clips are taken down before a job is resumed, the search starts anew.
+    """
+    digest, num_blocks = sha256(), 0
+    for clips in blocks:
+        write_table(_table_uri(storage.join(work, "search"), "clips", num_blocks), clips)
+        for name in ("clip", "video", "video_offset"):
+            digest.update(clips[name].to_numpy())
+        digest.update("\n".join(clips["part"].to_pylist()).encode())
+        num_blocks += 1
+    strict_json.write(storage.join(work, "search", "clips.json"), list(range(num_blocks)))
+    return digest.hexdigest()[:16]
+
+
+class _Search:
+    """Runs the steps on Ray Data. Each task gets a copy, which holds names and numbers only."""
+
+    def __init__(
+        self, work: str, digest: str, node_labels: tuple[str, ...], block_clips: int
+    ) -> None:
+        self._work, self._block_clips = work, block_clips
+        self._clips = storage.join(work, "search")
+        self._folder = storage.join(self._clips, digest)
+        self._selector = label_selector(node_labels)
+        self._num_blocks = len(strict_json.read(list[int], _list_uri(self._clips, "clips")))
+
+    def find(self) -> Duplicates:
+        """Runs the steps that are missing."""
+        steps: dict[str, Callable[[str], list[int]]] = {
+            "pairs": self._ranked,
+            "matches": partial(self._verified, "pairs"),
+            "open": self._open,
+            "more": partial(self._verified, "open"),
+            "originals": partial(self._of_all_matches, originals),
+            "links": partial(self._of_all_matches, links),
+        }
+        with Progress("near-duplicates", len(steps), "steps") as progress:
+            for number, (name, run) in enumerate(steps.items(), start=1):
+                self._step(name, run)
+                progress.update(number)
+        return Duplicates(originals=self._batches("originals"), links=self._batches("links"))
+
+    def _step(self, name: str, run: Callable[[str], list[int]]) -> None:
+        """Runs a step, which writes its tables and returns their numbers, unless that is done."""
+        uri = _list_uri(self._folder, name)
+        if not storage.is_file(uri):
+            strict_json.write(uri, run(name))
+
+    def _run(self, dataset: "Dataset") -> list[int]:
+        _keep_notes_off_the_terminal()
+        dataset.context.enable_progress_bars = False
+        dataset.context.execution_options.label_selector = dict(self._selector) or None
+        return sorted(row["number"] for row in dataset.take_all())
+
+    def _ranked(self, name: str) -> list[int]:
+        keys = _tables(range(self._num_blocks), self._keys)
+        counts = self._grouped(keys, 2 * self._num_blocks, self._to_block(candidates, "clip"))
+        return self._run(self._grouped(counts, self._num_blocks, self._stored(ranked, name)))
+
+    def _verified(self, source: str, name: str) -> list[int]:
+        if not (numbers := self._numbers(source)):
+            return []
+        pairs = _tables(numbers, self._to_block(partial(self._table, source), "other"))
+        both = self._grouped(pairs, self._num_blocks, self._to_block(self._with_other, "clip"))
+        return self._run(self._grouped(both, self._num_blocks, self._stored(self._matches, name)))
+
+    def _open(self, name: str) -> list[int]:
+        pairs = unlike_the_first(self._matches_of("matches"))
+        write_table(_table_uri(self._folder, name, 0), pairs)
+        return [0] if len(pairs) else []
+
+    def _of_all_matches(self, function: Step, name: str) -> list[int]:
+        write_table(
+            _table_uri(self._folder, name, 0), function(self._matches_of("matches", "more"))
+        )
+        return [0]
+
+    def _matches_of(self, *steps: str) -> pa.Table:
+        """Reads all matches, which are few: 32 bytes each, and most clips have none."""
+        uris = [_table_uri(self._folder, step, n) for step in steps for n in self._numbers(step)]
+        return pa.concat_tables([NO_MATCHES, *map(read_table, uris)])
+
+    def _grouped(self, rows: "Dataset", num_buckets: int, function: Step) -> "Dataset":
+        grouped = rows.groupby(_BUCKET, num_partitions=min(num_buckets, _MAX_PARTITIONS))
+        return grouped.map_groups(function, batch_format="pyarrow")
+
+    def _to_block(self, function: Step, column: str) -> Step:
+        """Sends each row to the block of the clip in a column."""
+
+        def bucketed(table: pa.Table) -> pa.Table:
+            made = function(table)
+            return made.append_column(_BUCKET, [made[column].to_numpy() // self._block_clips])
+
+        return bucketed
+
+    def _stored(self, function: Step, name: str) -> Step:
+        """Writes the table of each group, and returns its number."""
+
+        def stored(table: pa.Table) -> pa.Table:
+            number = _number(table)
+            write_table(_table_uri(self._folder, name, number), function(table))
+            return pa.table({"number": [number]})
+
+        return stored
+
+    def _keys(self, block: pa.Table) -> pa.Table:
+        number = _number(block)
+        signatures = signatures_of(read_table(_table_uri(self._clips, "clips", number)), self._work)
+        write_table(_table_uri(self._folder, "signatures", number), signatures)
+        keys = keys_of(signatures)
+        buckets = keys["key"].to_numpy().astype(np.int64) % (2 * self._num_blocks)
+        return keys.append_column(_BUCKET, [buckets])
+
+    def _with_other(self, pairs: pa.Table) -> pa.Table:
+        return with_other(pairs, self._table("signatures", pairs))
+
+    def _matches(self, pairs: pa.Table) -> pa.Table:
+        return verified(pairs, self._table("signatures", pairs))
+
+    def _table(self, name: str, group: pa.Table) -> pa.Table:
+        """Reads the table of a step that belongs to a group."""
+        return read_table(_table_uri(self._folder, name, _number(group)))
+
+    def _batches(self, name: str) -> list[pa.RecordBatch]:
+        return read_table(_table_uri(self._folder, name, 0)).to_batches(_ROWS_PER_BATCH)
+
+    def _numbers(self, name: str) -> list[int]:
+        return strict_json.read(list[int], _list_uri(self._folder, name))
+
+
+def _keep_notes_off_the_terminal() -> None:
+    """Leaves Ray Data's notes to its log file, because the job shows progress of its own."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
+
+
+def _tables(numbers: Iterable[int], function: Step) -> "Dataset":
+    """Calls a function once for each of these numbers."""
+    import ray.data
+
+    rows = ray.data.from_items([{_BUCKET: number} for number in numbers])
+    return rows.map_batches(function, batch_size=1, batch_format="pyarrow")
+
+
+def _number(group: pa.Table) -> int:
+    return group[_BUCKET][0].as_py()
+
+
+def _table_uri(folder: str, name: str, number: int) -> str:
+    return storage.join(folder, name, f"{number:06d}.parquet")
+
+
+def _list_uri(folder: str, name: str) -> str:
+    return storage.join(folder, f"{name}.json")

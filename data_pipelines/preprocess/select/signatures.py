@@ -1,0 +1,64 @@
+"""Stores the signatures of a part's clips beside it, and finds those of clips of many parts.
+
+They are the bulk of a clip's row, and only the search for near-duplicates reads them.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from lafp import storage
+from lafp.storage.tables import read_table, write_table
+
+# Number of tables that are read at a time, because S3 answers slowly but in parallel.
+_NUM_READ_AHEAD = 16
+
+
+def write_signatures(work: str, part: str, signatures: Mapping[int, bytes]) -> None:
+    """Writes the table beside a part.
+
+    Args:
+        work: Folder of the parts.
+        part: Path of the part's tar in ``work``.
+        signatures: Place of a clip's video in the tar -> ``Signature.from_bytes`` reads it.
+    """
+    offsets = pa.array(signatures.keys(), pa.int64())
+    values = pa.array(signatures.values(), pa.large_binary())
+    write_table(_table_uri(work, part), pa.table({"video_offset": offsets, "signature": values}))
+
+
+def signatures_of(clips: pa.Table, work: str) -> pa.Table:
+    """Reads the signatures of clips.
+
+    Args:
+        clips: ``clip``, sorted, ``video``, ``part`` and ``video_offset`` (``Catalog.clip_blocks``).
+        work: Folder of the parts.
+
+    Returns:
+        ``clip``, ``video`` and ``signature``, in the same order.
+    """
+    parts, of_part = np.unique(clips["part"].to_numpy(), return_inverse=True)
+    offsets = clips["video_offset"].to_numpy()
+    rows = [np.flatnonzero(of_part == number) for number in range(len(parts))]
+    with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
+        read = partial(_read, work)
+        tables = list(pool.map(read, parts.tolist(), (offsets[of] for of in rows)))
+    found = pa.chunked_array(tables, pa.large_binary())
+    order = np.argsort(np.concatenate([*rows, np.zeros(0, np.int64)]))
+    return pa.table(
+        {"clip": clips["clip"], "video": clips["video"], "signature": found.take(order)}
+    )
+
+
+def _read(work: str, part: str, offsets: np.ndarray) -> pa.Array:
+    """Reads the signatures of a part's clips at ``offsets``."""
+    table = read_table(_table_uri(work, part)).sort_by("video_offset")
+    places = np.searchsorted(table["video_offset"].to_numpy(), offsets)
+    return table["signature"].take(places).combine_chunks()
+
+
+def _table_uri(work: str, part: str) -> str:
+    return storage.join(work, f"{part.removesuffix('.tar')}.signatures.parquet")
