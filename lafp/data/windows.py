@@ -68,6 +68,7 @@ def windows_at(
     obs = _stacks_of(batch, clip_N, t_N, frame_stack)
     next_obs = _stacks_of(batch, clip_N, t_N + 1, frame_stack)
     next_mask = _mask_of(batch, clip_N, t_N, t_N + 1)
+    # With k = 1 the next frame is the future one as well, so it is gathered only once.
     return Window(
         obs=obs,
         next_obs=next_obs,
@@ -119,6 +120,7 @@ def _mask_of(batch: ClipBatch, clip_N: Tensor, t_N: Tensor, later_N: Tensor) -> 
     """Returns the union of the agent's pixels at two times, float [N, 1, H, W]."""
     if batch.mask is None:
         return None
+    # Both, because the pixels that the agent leaves change as much as those that it moves to.
     now, later = (batch.mask[clip_N, _rows(batch, clip_N, at_N)] for at_N in (t_N, later_N))
     return unpacked(now | later, batch.frames.shape[3])
 

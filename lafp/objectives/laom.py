@@ -108,6 +108,7 @@ class Laom(Objective):
         weight_BE = self._weight(window)
         loss = frame_loss(prediction_BE, target_BE, weight_BE)
         variance = _variance(target_BE, weight_BE)
+        # A collapsed target has no variance, and any error over none would be a huge number.
         explained = torch.where(variance > 1e-12, 1 - loss.detach() / variance, torch.nan)
         return LossOutput(
             loss=loss,

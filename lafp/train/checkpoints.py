@@ -237,6 +237,8 @@ class Checkpoints:
         write_note(self._stage_uri, step, text)
 
     def _first_of_all_ranks(self, damage: str | None) -> str | None:
+        # Each rank has checked other files. All must take the same checkpoint, so all must hear of
+        # damage that one has found.
         everyones: list[Any] = [damage]
         if self._world_size > 1:
             everyones = [None] * self._world_size

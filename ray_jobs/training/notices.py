@@ -51,6 +51,7 @@ class Notices:
         num_steps = int(self._num_steps * _EXCHANGED_EVERY_S / max(elapsed_s, 1e-6))
         agreed = torch.tensor([self._heard(), max(1, min(num_steps, _MOST_STEPS))])
         if self._num_workers > 1:
+            # The maximum: one worker's notice is everyone's, and a stop outweighs a save.
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
         notice, self._num_steps = agreed.tolist()
         self._next_step, self._asked_at = step + self._num_steps, time.monotonic()

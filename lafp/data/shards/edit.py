@@ -65,6 +65,7 @@ def _spans(tar: Path) -> Iterator[tuple[str, int, int]]:
         for member in members:
             data_bytes = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             clip_id = member.name.partition(".")[0]
+            # ``offset`` is where the first header begins: a long name has one of its own before it.
             yield clip_id, member.offset, member.offset_data + data_bytes
 
 
@@ -87,6 +88,8 @@ def drop_latents(
             kept.append(rows[clip.first_row : clip.first_row + clip.num_pairs])
             clips.append(ClipLatents(**vars(clip) | {"first_row": first_row}))
             first_row += clip.num_pairs
+    # The header is written apart, because the entry must say where the rows begin: readers fetch
+    # them by ranges of bytes.
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header,

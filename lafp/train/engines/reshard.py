@@ -121,6 +121,8 @@ def _places(
 
 def _adam_state(step: Any, moments: dict[str, Tensor]) -> dict[str, Any]:
     if isinstance(step, Tensor):
+        # A copy, because the optimizer counts on in this tensor, and the saved one lies in a mapped
+        # file.
         step = step.to(moments["exp_avg"].device, copy=True)
     return {"step": step, **moments}
 

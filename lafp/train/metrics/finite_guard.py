@@ -118,6 +118,7 @@ class FiniteGuard:
                 f"{self._num_skipped_in_a_row} steps in a row were skipped. "
                 + self._reason(step, is_bad_loss)
             )
+        # The forward passes have changed the buffers already, and a NaN in an average would stay.
         for buffer, before in self._buffers:
             buffer.copy_(before)
 

@@ -227,6 +227,7 @@ class DamageGate:
         if self._sound_time_s < 0:
             return 0.0
         times_s = self._info.times_s
+        # The small step keeps rounding from finding the frame itself as the next one.
         following = times_s[np.searchsorted(times_s, self._sound_time_s + 1e-6) :]
         return float(following[0]) if len(following) else self._info.duration_s
 
