@@ -45,12 +45,13 @@ def plan(tmp_path_factory) -> MicroBatchLayout:
 
 @pytest.mark.parametrize(
     ("num_readers", "start_step", "num_steps", "steps_per_block"),
-    [(1, 0, 7, 100), (3, 2, 25, 2), (3, 5, 6, 1), (2, 0, 600, 1)],
+    [(1, 0, 7, 100), (3, 2, 25, 2), (3, 5, 6, 1), (2, 0, 40, 1)],
 )
 def test_the_micro_batches_are_those_of_a_plain_reader(
     plan, monkeypatch, num_readers, start_step, num_steps, steps_per_block
 ):
     monkeypatch.setattr(ingest, "BLOCK_BYTES", steps_per_block * plan.step_num_bytes)
+    monkeypatch.setattr(ingest, "BLOCKS_PER_TASK", 16)  # the last readers have two tasks each
     expected = MicroBatchReader(plan, 1 << 24).read_from(start_step)
     num_batches = 0
     for batch in ray_micro_batches(plan, start_step, num_steps, num_readers, 1 << 24):
