@@ -227,7 +227,7 @@ def test_supervised_latents_predict_actions_of_held_out_episodes_beyond_the_cont
     torch.set_num_threads(1)
     uri = write_clips(tmp_path / "slalom", slalom_clips(40), 100, seed=0, max_action=1.0)
     path = Path(__file__).parents[4] / "configs" / "train_lam" / "slalom.yaml"
-    small = ["train.num_steps=120", "train.global_batch_size=32", "supervision.batch_size=32"]
+    small = ["train.num_steps=100", "train.global_batch_size=16", "supervision.batch_size=32"]
     cfg = load_config(
         TrainLamConfig, path, [*small, "train.num_workers=1", "train.engine.name=ddp"]
     )
