@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PROCGEN := procgen2==0.10.7 gym3==0.3.3 gym==0.26.2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-fast test-slow lint format docs clean
+.PHONY: demo test test-fast test-slow lint ruff types pytest format docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ray_jobs.study configs/studies/demo.yaml
@@ -17,7 +17,11 @@ demo: $(VENV)/installed
 # threads than cores slow all of them down. tests/conftest.py says which tests stay together.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test: lint
+# A wrong line is told at once; the types are checked while the tests wait for something.
+test: ruff
+	$(MAKE) --no-print-directory --jobs 2 types pytest
+
+pytest: $(VENV)/installed
 	$(PYTEST)
 
 # The inner loop: tests that start neither Ray nor a process and take no seconds (tests/fast.py).
@@ -28,9 +32,13 @@ test-slow: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,notebooks,rerun]'
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
 
-lint: $(VENV)/installed
+lint: ruff types
+
+ruff: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
 	$(BIN)/mypy
 
 format: $(VENV)/installed
