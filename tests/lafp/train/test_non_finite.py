@@ -69,7 +69,7 @@ def config(case: str, **kwargs) -> TrainConfig:
         num_workers=2,
         precision=precision,
         report_every_steps=1,
-        checkpoint_every_steps=1,
+        checkpoint_every_steps=2,
         evaluate_every_steps=100,
         num_checkpoints_to_keep=NUM_STEPS,
         **kwargs,
