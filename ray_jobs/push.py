@@ -1,11 +1,15 @@
-r"""Publishes the finished models of a run on the Hugging Face Hub.
+r"""Publishes the finished models of a run, or a shard set, on the Hugging Face Hub.
 
 lafp push runs/mine hf://user/name --dry-run
 lafp push runs/mine hf://user/name --private
+lafp push runs/mine/shards/videos hf://datasets/user/name
 
 It pushes model.json, model.safetensors and config.yaml of the latent action model, the policies and
 the action decoders, and a README.md that says what they were trained on. `hf auth login` or
 HF_TOKEN gives the rights. Load them with lafp.Agent.load("hf://user/name").
+
+Of a shard set it pushes shards, tables and a dataset card; a push that broke goes on when it is
+started again. Train on it with shards=hf://datasets/user/name.
 """
 
 import argparse
@@ -16,8 +20,8 @@ from ray_jobs.core.cli import check_run_folder, described_parser, exit_codes
 def parse() -> argparse.Namespace:
     """Parses the arguments. Ends the process for ``--help`` or wrong arguments."""
     parser = described_parser("lafp push", __doc__)
-    parser.add_argument("run", metavar="RUN", help="folder or URI (s3://, gs://, az://) of the run")
-    parser.add_argument("uri", metavar="hf://USER/NAME", help="with @BRANCH if wanted")
+    parser.add_argument("run", metavar="RUN", help="folder or URI of the run or shard set")
+    parser.add_argument("uri", metavar="hf://[datasets/]USER/NAME", help="with @BRANCH if wanted")
     parser.add_argument("--private", action="store_true", help="a new repository is private")
     parser.add_argument("--dry-run", action="store_true", help="print files and card, push nothing")
     return parser.parse_args()
@@ -39,10 +43,13 @@ def push(run_dir: str, uri: str, is_private: bool, is_dry: bool) -> None:
     """
     # Imported only now, so that a wrong command line is answered before torch is loaded.
     from lafp import storage
-    from lafp.finished import hub
+    from lafp.finished import dataset_hub, hub
     from lafp.finished.hub_card import published
     from lafp.runs.run_dir import RunDir
 
+    if dataset_hub.is_dataset(uri):
+        push_set(storage.uri_of(run_dir), uri, is_private, is_dry)
+        return
     hub.parse_repository(uri)  # a wrong one is said before the run is read
     found = published(RunDir(storage.uri_of(run_dir)), uri)
     for name, source in found.files.items():
@@ -53,6 +60,26 @@ def push(run_dir: str, uri: str, is_private: bool, is_dry: bool) -> None:
         print(f"\n{found.texts[hub.README]}")
     else:
         print(f"pushed: {hub.publish(uri, found.files, found.texts, is_private)}")
+
+
+def push_set(folder: str, uri: str, is_private: bool, is_dry: bool) -> None:
+    """Pushes a shard set, or prints what would be pushed.
+
+    Raises:
+        ConfigError: There is no finished shard set, or the hub refuses.
+    """
+    from lafp.finished import dataset_hub
+    from lafp.runs.run_dir import StageDir
+
+    dataset_hub.parse_dataset(uri)
+    found = dataset_hub.published_set(StageDir(folder, folder.rstrip("/").rpartition("/")[2]), uri)
+    num_bytes = sum(found.sizes.values())
+    print(f"{len(found.shards)} shards, {num_bytes:,} bytes, with tables and card")
+    print("Mind: clips.parquet and the clips name the path or address of their videos.")
+    if is_dry:
+        print(f"\n{found.card}")
+    else:
+        print(f"pushed: {dataset_hub.publish_set(uri, found, is_private, print)}")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ class Hub:
         self.private.setdefault(repo, asked.get("visibility") == "private")
         if (repo, "main") not in self.branches:
             self.commit(repo, "main", {".gitattributes": b""})
-        return {"url": f"{self.url}/{repo}", "name": repo, "id": repo}
+        name = repo.removeprefix("datasets:")
+        return {"url": f"{self.url}/{address(repo)}", "name": name, "id": name}
 
     def branch(self, _, repo, name):
         self.branches.setdefault((repo, name), self.branches[repo, "main"])
@@ -116,7 +117,7 @@ class Hub:
             elif line["key"] == "deletedFile":
                 del files[line["value"]["path"]]
         digest = self.commit(repo, branch, files)
-        url = f"{self.url}/{repo}/commit/{digest}"
+        url = f"{self.url}/{address(repo)}/commit/{digest}"
         return {"success": True, "commitUrl": url, "commitOid": digest, "hookOutput": ""}
 
     def found(self, repo, revision):
@@ -181,6 +182,11 @@ class Hub:
             headers["Content-Range"] = f"bytes {begin}-{min(end, len(data)) - 1}/{len(data)}"
             return send(handler, 206, data[begin:end], headers)
         return send(handler, 200, data, headers)
+
+
+def address(repo: str) -> str:
+    """Returns the path of a repository's page."""
+    return repo.replace("datasets:", "datasets/")
 
 
 def blob(data: bytes) -> str:

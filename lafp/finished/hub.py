@@ -85,8 +85,8 @@ def local_copy(uri: str) -> str:
     if not is_hub(uri):
         return uri
     wanted = parse(uri)
-    hub = _hub()
-    with _one_line(uri):
+    hub = hub_package()
+    with one_line(uri):
         if hub.constants.HF_HUB_OFFLINE:
             copy = hub.snapshot_download(
                 wanted.repo_id,
@@ -159,9 +159,9 @@ def publish(uri: str, files: Mapping[str, str], texts: Mapping[str, str], is_pri
     Raises:
         ConfigError: The hub refuses, or cannot be reached.
     """
-    wanted, hub = parse_repository(uri), _hub()
+    wanted, hub = parse_repository(uri), hub_package()
     api = hub.HfApi()
-    with ExitStack() as stack, _one_line(uri):
+    with ExitStack() as stack, one_line(uri):
         added = [
             hub.CommitOperationAdd(name, str(stack.enter_context(storage.local_file(source))))
             for name, source in files.items()
@@ -186,7 +186,12 @@ def publish(uri: str, files: Mapping[str, str], texts: Mapping[str, str], is_pri
     return str(commit.commit_url)
 
 
-def _hub() -> Any:
+def hub_package() -> Any:
+    """Imports ``huggingface_hub``.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
     try:
         import huggingface_hub
         import huggingface_hub.constants
@@ -198,7 +203,7 @@ def _hub() -> Any:
 
 
 @contextmanager
-def _one_line(uri: str) -> Iterator[None]:
+def one_line(uri: str) -> Iterator[None]:
     """Turns errors of ``huggingface_hub`` and of the HTTP client below it into one line."""
     try:
         yield

@@ -1,0 +1,179 @@
+"""Publishes a shard set as a dataset on the Hugging Face Hub; a broken push goes on where it broke.
+
+Shards are pushed first, some of them per commit. The last commit brings the tables, the card and
+``shard_set.json``, without which readers find no set, and deletes shards of an earlier push that
+the set no longer names, such as those with a video that was taken down.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.format import entry_name
+from lafp.data.shards.sets import read_manifest
+from lafp.finished.dataset_card import dataset_card
+from lafp.finished.hub import README, HubUri, hub_package, one_line
+from lafp.runs.run_dir import StageDir
+
+_URI = re.compile(r"hf://datasets/([\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?/?")
+_TABLES = ("manifest.parquet", "clips.parquet", "shard_set.json")
+_SHARD_FILE = re.compile(r"(train|val)-[\w.-]*\.(tar|json)", re.ASCII)
+# Limits of one commit. A push that breaks repeats at most this much, and shards that lie on S3 take
+# this much of the local disk.
+_MAX_COMMIT_FILES, _MAX_COMMIT_BYTES = 100, 2 * 2**30
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedSet:
+    """Everything that is published of a shard set."""
+
+    shards: Mapping[str, str]
+    """Name of a shard -> its SHA-256."""
+    sizes: Mapping[str, int]
+    """Name of a shard -> its bytes."""
+    uri: str
+    """The set's folder."""
+    card: str
+
+    def names(self) -> list[str]:
+        """Lists shards and their entries in the order in which they are pushed."""
+        return [name for shard in self.shards for name in (shard, entry_name(shard))]
+
+
+def is_dataset(uri: str) -> bool:
+    """Tells whether ``uri`` begins like a dataset of the hub."""
+    return uri.startswith("hf://datasets/")
+
+
+def parse_dataset(uri: str) -> HubUri:
+    """Splits the URI of a dataset to push to.
+
+    Raises:
+        ConfigError: It does not name a whole dataset.
+    """
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise ConfigError(
+            f"{uri!r} is no dataset of the Hugging Face Hub. Expected hf://datasets/USER/NAME, "
+            "with @BRANCH if wanted."
+        )
+    return HubUri(match[1], unquote(match[2]) if match[2] else None, "")
+
+
+def published_set(stage: StageDir, uri: str) -> PublishedSet:
+    """Gathers a finished shard set.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    rows = read_manifest(stage.uri, ("shard", "split", "num_clips", "num_bytes", "sha256"))
+    return PublishedSet(
+        shards={row["shard"]: row["sha256"] for row in rows},
+        sizes={row["shard"]: row["num_bytes"] for row in rows},
+        uri=stage.uri,
+        card=dataset_card(stage, rows, uri),
+    )
+
+
+def publish_set(
+    uri: str, found: PublishedSet, is_private: bool, tell: Callable[[str], None]
+) -> str:
+    """Publishes a shard set. What an earlier push has stored is not sent again.
+
+    Args:
+        uri: The dataset, made if it is missing, with a branch as its revision if wanted.
+        found: The set.
+        is_private: Whether a dataset that is made is private.
+        tell: Gets a line per commit.
+
+    Returns:
+        The web address of the last commit.
+
+    Raises:
+        ConfigError: The hub refuses or cannot be reached, or a shard is damaged.
+    """
+    wanted, hub = parse_dataset(uri), hub_package()
+    api = hub.HfApi()
+    where: dict[str, Any] = {"repo_id": wanted.repo_id, "repo_type": "dataset"}
+    with one_line(uri):
+        api.create_repo(**where, private=is_private or None, exist_ok=True)
+        if wanted.revision:
+            api.create_branch(**where, branch=wanted.revision, exist_ok=True)
+        where["revision"] = wanted.revision
+        tree = api.list_repo_tree(**where, recursive=True)
+        there = {file.path: file for file in tree if isinstance(file, hub.hf_api.RepoFile)}
+        missing = [name for name in found.names() if not _is_there(there.get(name), name, found)]
+        num_done = len(found.names()) - len(missing)
+        if num_done:
+            tell(f"{num_done} of {len(found.names())} files are there already")
+        for names in _batches(missing, found.sizes):
+            with ExitStack() as stack:
+                added = [_added(hub, stack, name, found) for name in names]
+                api.create_commit(operations=added, commit_message="Push shards with lafp", **where)
+            num_done += len(names)
+            tell(f"pushed {num_done} of {len(found.names())} files")
+        with ExitStack() as stack:
+            last = [_added(hub, stack, name, found) for name in _TABLES]
+            last.append(hub.CommitOperationAdd(README, found.card.encode()))
+            kept = set(found.names())
+            last += [
+                hub.CommitOperationDelete(name)
+                for name in there
+                if _SHARD_FILE.fullmatch(name) and name not in kept
+            ]
+            commit = api.create_commit(operations=last, commit_message="Push with lafp", **where)
+    return str(commit.commit_url)
+
+
+def _is_there(file: Any, name: str, found: PublishedSet) -> bool:
+    """Tells whether a file of the hub has the content of the set's."""
+    if file is None:
+        return False
+    if name in found.shards and file.size != found.sizes[name]:
+        return False
+    if name in found.shards and file.lfs is not None:
+        return bool(file.lfs.sha256 == found.shards[name])
+    # Files that the hub keeps in git itself have the hash of git.
+    with storage.local_file(storage.join(found.uri, name)) as path:
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        with path.open("rb") as opened:
+            while data := opened.read(_CHUNK_BYTES):
+                digest.update(data)
+    return bool(file.blob_id == digest.hexdigest())
+
+
+def _batches(names: list[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    num_bytes = 0
+    for name in names:
+        size = sizes.get(name, 0)
+        if batch and (len(batch) >= _MAX_COMMIT_FILES or num_bytes + size > _MAX_COMMIT_BYTES):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(name)
+        num_bytes += size
+    if batch:
+        yield batch
+
+
+def _added(hub: Any, stack: ExitStack, name: str, found: PublishedSet) -> Any:
+    """Returns the operation that adds a file of the set.
+
+    Raises:
+        ConfigError: A shard is not the one that the manifest names.
+    """
+    uri = storage.join(found.uri, name)
+    added = hub.CommitOperationAdd(name, str(stack.enter_context(storage.local_file(uri))))
+    if name in found.shards and added.upload_info.sha256.hex() != found.shards[name]:
+        raise ConfigError(
+            f"{uri} is damaged: manifest.parquet has another checksum of it. Copy or make the "
+            "shard set again. Nothing of this shard was pushed."
+        )
+    return added
