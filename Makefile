@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PROCGEN := procgen2==0.10.7 gym3==0.3.3 gym==0.26.2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-fast test-slow lint ruff types pytest format docs clean
+.PHONY: demo test test-fast test-slow chaos lint ruff types pytest format docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m ray_jobs.study configs/studies/demo.yaml
@@ -31,6 +31,10 @@ test-fast: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,notebooks,rerun]'
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
+
+# Kills every kind of job hundreds of times and compares the results: hours (docs/reliability.md).
+chaos: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.kills
 
 lint: ruff types
 

@@ -33,7 +33,7 @@ os.makedirs(os.environ["RAY_TMPDIR"], exist_ok=True)
 SHARED = Path(__file__).parents[2] / "shared"
 _STARTS_RAY = re.compile(
     r"^\s*(import|from) ray\b|ray_cluster|run_pipeline|-m.{1,4}ray_jobs|"
-    r"ray_jobs\.training\.trainer",
+    r"ray_jobs\.training\.trainer|tests\.chaos\.kills",
     re.MULTILINE,
 )
 
