@@ -12,7 +12,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -147,7 +147,7 @@ def _batches(cfg: CollectConfig) -> Iterator[Batch]:
             yield Batch(subset=subset, first=first, last=min(num, first + cfg.episodes_per_task))
 
 
-def collect(cfg: CollectConfig, uri: str) -> dict[str, Any]:
+def collect(cfg: CollectConfig, uri: str) -> dict[str, object]:
     """Renders the episodes that are missing below ``uri``, then writes ``episodes.parquet``.
 
     Needs Ray to be initialized.

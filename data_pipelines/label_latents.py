@@ -8,7 +8,6 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,7 +47,7 @@ class LabelLatentsConfig:
             raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}.")
 
 
-def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> dict[str, Any]:
+def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> dict[str, object]:
     """Computes the latent set of one shard set below ``uri``; resumes an earlier run.
 
     Needs Ray to be initialized.

@@ -9,7 +9,6 @@ COMMAND_LINE = CommandLine("collect", "data_pipelines.collect:CollectConfig", __
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
-from typing import Any
 
 from data_pipelines.collect import CollectConfig, batches, collect
 from lafp.runs.run_dir import RunDir, StageDir
@@ -27,7 +26,7 @@ def plan(cfg: CollectConfig, run: RunDir) -> list[str]:
     ]
 
 
-def run_stage(cfg: CollectConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+def run_stage(cfg: CollectConfig, run: RunDir, stage: StageDir) -> dict[str, object]:
     """Renders the missing episodes."""
     return collect(cfg, stage.uri)
 

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from lafp.evaluate.subjects import (
     method_subject,
     supervised_clips,
 )
+from lafp.evaluate.thorough_probe import MeasuredRow
 from lafp.evaluate.training_data import why_no_probe
 from lafp.finished.load import LAM_HEAD
 from lafp.finished.saved_model import read_card
@@ -53,6 +54,8 @@ from lafp.storage import strict_json
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
+
+T = TypeVar("T")
 
 
 def inputs(cfg: EvaluateConfig, run: RunDir) -> Mapping[str, str]:
@@ -93,7 +96,7 @@ def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:
     return lines
 
 
-def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, object]:
     """Does the missing measurements, then writes the tables."""
     _look_at_latents(cfg, run, stage)
     lam_uri = _lam(cfg, run)
@@ -118,13 +121,13 @@ def _probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir, lam: Subject)
         return []
     call = (lam_uri, shards, supervised, cfg.seed)
 
-    def measure() -> list[dict[str, Any]]:
+    def measure() -> list[MeasuredRow]:
         ((_, rows),) = run_tasks(
             measurements.measure_probe, [call], sizes=[1], label="probe", unit="LAMs"
         )
         return rows
 
-    rows = stage.once("probe.json", list[dict[str, Any]], measure)
+    rows = stage.once("probe.json", list[MeasuredRow], measure)
     return result_rows.thorough_probe_rows(lam, rows)
 
 
@@ -245,8 +248,11 @@ def _map_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
 
 
 def _of_each_method(
-    cfg: EvaluateConfig, measure: Callable[..., Any], calls: Sequence[tuple[Any, ...]], label: str
-) -> dict[str, Any]:
+    cfg: EvaluateConfig,
+    measure: Callable[..., T],
+    calls: Sequence[tuple[object, ...]],
+    label: str,
+) -> dict[str, T]:
     """Calls ``measure`` once per method. Returns the results by the methods' labels."""
     done = run_tasks(measure, calls, sizes=[1] * len(calls), label=label, unit="methods")
     return {cfg.methods[index].label: measured for index, measured in done}

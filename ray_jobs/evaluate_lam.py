@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
@@ -29,6 +29,7 @@ from lafp.evaluate import result_rows
 from lafp.evaluate.grouped import one_run
 from lafp.evaluate.lam_config import EvaluateLamConfig
 from lafp.evaluate.lam_evaluation import (
+    MeasuredFeatures,
     export_to_lary,
     joined_rows,
     measure_latent_use,
@@ -40,6 +41,7 @@ from lafp.evaluate.representations import methods
 from lafp.evaluate.results import write_results
 from lafp.evaluate.subjects import encoder_subject, lam_subject, supervised_clips
 from lafp.evaluate.swapped_backgrounds import check_swapped
+from lafp.evaluate.thorough_probe import MeasuredRow
 from lafp.evaluate.training_data import why_no_probe
 from lafp.evaluate.transfer import can_predict
 from lafp.lam import load_lam
@@ -56,6 +58,7 @@ from ray_jobs.training import jobs
 from ray_jobs.training.jobs import TrainInput
 
 REJECTS = "their frames cannot be read, see the .rejects.csv beside the table"
+T = TypeVar("T")
 
 
 def resolve(cfg: EvaluateLamConfig, run: RunDir) -> tuple[TrainInput | None, TrainInput]:
@@ -118,7 +121,7 @@ def plan(cfg: EvaluateLamConfig, run: RunDir) -> list[str]:
     ]
 
 
-def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str, object]:
     """Does the missing measurements, then writes the table and the page."""
     lam, shards = resolve(cfg, run)
     lam_uri = lam.uri if lam else None
@@ -128,13 +131,13 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
         cfg = replace(cfg, swapped_shards=swapped.uri)
     rows = joined_rows(_represented(cfg, stage, measured))
 
-    def measure_use() -> list[dict[str, Any]]:
+    def measure_use() -> list[MeasuredRow]:
         call = (*measured, stage.uri, cfg)
         ((_, found),) = _in_tasks(cfg, measure_latent_use, [call], "z in use")
         return found
 
     if lam is not None:
-        rows += stage.once("use.json", list[dict[str, Any]], measure_use)
+        rows += stage.once("use.json", list[MeasuredRow], measure_use)
     exported = _exported(cfg, stage, lam_uri)
     subject = lam_subject(lam.uri, None, None) if lam else encoder_subject()
     found = result_rows.thorough_probe_rows(subject, rows)
@@ -171,7 +174,7 @@ def _skipped(cfg: EvaluateLamConfig, lam: TrainInput | None) -> dict[str, str]:
 
 def _represented(
     cfg: EvaluateLamConfig, stage: StageDir, measured: tuple[str | None, str, frozenset[str]]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, MeasuredFeatures]:
     """Measures the representations that are missing, in a task each. Returns all by name."""
     names = methods(cfg.dinov2, cfg.encoder)
     paths = {name: stage.path("measured", f"{name}.json") for name in names}
@@ -179,7 +182,7 @@ def _represented(
     calls = [(*measured, name, cfg) for name in missing]
     for index, found in _in_tasks(cfg, measure_representation, calls, "probes"):
         strict_json.write(paths[missing[index]], found)
-    return {name: strict_json.read(dict[str, Any], path) for name, path in paths.items()}
+    return {name: strict_json.read(MeasuredFeatures, path) for name, path in paths.items()}
 
 
 def _exported(cfg: EvaluateLamConfig, stage: StageDir, lam_uri: str | None) -> list[str]:
@@ -201,8 +204,11 @@ def _exported(cfg: EvaluateLamConfig, stage: StageDir, lam_uri: str | None) -> l
 
 
 def _in_tasks(
-    cfg: EvaluateLamConfig, measure: Callable[..., Any], calls: Sequence[Any], label: str
-) -> Iterator[tuple[int, Any]]:
+    cfg: EvaluateLamConfig,
+    measure: Callable[..., T],
+    calls: Sequence[tuple[object, ...]],
+    label: str,
+) -> Iterator[tuple[int, T]]:
     return run_tasks(
         measure,
         calls,

@@ -13,7 +13,6 @@ COMMAND_LINE = CommandLine(
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
-from typing import Any
 
 from data_pipelines.label_latents import LabelLatentsConfig, label_latents, shard_names
 from lafp.data.held_out import check_frame_size
@@ -57,7 +56,7 @@ def plan(cfg: LabelLatentsConfig, run: RunDir) -> list[str]:
     ]
 
 
-def run_stage(cfg: LabelLatentsConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+def run_stage(cfg: LabelLatentsConfig, run: RunDir, stage: StageDir) -> dict[str, object]:
     """Labels the shards that have no latents yet."""
     shards, lam = resolve(cfg, run)
     check_frame_size(shards.uri, load_lam(lam.uri).obs)

@@ -16,7 +16,6 @@ import functools
 import operator
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -44,7 +43,7 @@ from ray_jobs.studies.pipeline_config import PipelineConfig
 TRAINING_JOBS = (train_lam.JOB, train_policy.JOB, train_decoder.JOB, train_bc.JOB)
 
 
-def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, Any]]:
+def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, object]]:
     """Yields the jobs of the pipeline with their configs, in order."""
     if cfg.collect:
         yield collect.JOB, cfg.collect
@@ -123,7 +122,7 @@ def _check_model(where: str, cfg: Choice, obs: ObsSpec, *sizes: int) -> int:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _check_if_its_turn(job: Job, section: Any, run: RunDir) -> None:
+def _check_if_its_turn(job: Job, section: object, run: RunDir) -> None:
     """Checks a stage against its inputs, if these exist already and the stage is not complete."""
     stage = run.stage(job.stage(section))
     try:
@@ -154,10 +153,10 @@ def plan(cfg: PipelineConfig, run: RunDir) -> list[str]:
     return lines
 
 
-def run_steps(cfg: PipelineConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
+def run_steps(cfg: PipelineConfig, run: RunDir, _: StageDir) -> dict[str, object]:
     """Runs every stage that is not complete."""
     jobs = list(steps(cfg))
-    summary: dict[str, Any] = {}
+    summary: dict[str, object] = {}
     for number, (job, section) in enumerate(jobs, start=1):
         print(f"\n=== {number} of {len(jobs)}: {job.name} ===", flush=True)
         summary[job.stage(section)] = execute(job, section, run)

@@ -15,7 +15,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
-from typing import Any
 
 from data_pipelines.preprocess.clip.masks import MasksConfig
 from data_pipelines.preprocess.config import PreprocessConfig
@@ -123,7 +122,7 @@ def stage_name(cfg: PreprocessConfig) -> str:
     return f"shards/{cfg.name}"
 
 
-def run_stage(cfg: PreprocessConfig, run: RunDir, stage: StageDir) -> dict[str, Any]:
+def run_stage(cfg: PreprocessConfig, run: RunDir, stage: StageDir) -> dict[str, object]:
     """Makes the missing parts of the shard set."""
     return preprocess(resolve(cfg, run), stage.uri)
 

@@ -10,7 +10,6 @@ if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
 from collections.abc import Mapping
-from typing import Any
 
 from lafp.report.run_page import ReportConfig, write_report
 from lafp.runs.run_dir import RunDir, StageDir
@@ -30,7 +29,7 @@ def plan(cfg: ReportConfig, run: RunDir) -> list[str]:
     return [f"{run.stage('report.html').uri}, from {stages}"]
 
 
-def run_stage(cfg: ReportConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
+def run_stage(cfg: ReportConfig, run: RunDir, _: StageDir) -> dict[str, object]:
     """Writes the page."""
     return write_report(cfg, run.uri)
 

@@ -121,7 +121,7 @@ def what_is_found(graph: StageGraph, study: RunDir) -> list[str]:
     return lines
 
 
-def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
+def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, object]:
     """Runs the missing stages, then writes the tables of the complete runs.
 
     Raises:
@@ -137,7 +137,7 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     with stages_stopped_by_sigterm():
         missing = run_graph(graph, run, cfg, num)
     num_complete = len(graph.runs) - len(missing)
-    summary: dict[str, Any] = {"num_runs": num_complete, "num_stages": len(graph.nodes)}
+    summary: dict[str, object] = {"num_runs": num_complete, "num_stages": len(graph.nodes)}
     if num_complete:
         # Before the error below, so that a run that failed does not cost the others their results.
         summary |= _write_results(cfg, run, missing)
@@ -151,7 +151,7 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, Any]:
     return summary | ({"stopped_early": ", ".join(stopped)} if stopped else {})
 
 
-def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) -> dict[str, Any]:
+def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) -> dict[str, object]:
     """Writes tables, charts and the page of the complete runs. Returns their summary."""
     runs = []
     for cell in cells(cfg):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ray
 
@@ -10,6 +10,7 @@ from lafp.config.node_labels import label_selector
 from lafp.runs.progress import Progress
 
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 # Twice the cluster's CPUs, so that no core waits and an autoscaler sees waiting tasks.
 _CALLS_PER_CPU = 2
@@ -21,13 +22,13 @@ _MAX_LOST_WORKERS = 20
 
 
 def stream_tasks(
-    function: Callable[..., Any],
-    calls: Iterable[tuple[Key, tuple[Any, ...]]],
+    function: Callable[..., Result],
+    calls: Iterable[tuple[Key, tuple[object, ...]]],
     *,
     num_gpus: float = 0,
     memory_bytes: int | None = None,
     node_labels: tuple[str, ...] = (),
-) -> Iterator[tuple[Key, Any]]:
+) -> Iterator[tuple[Key, Result]]:
     """Runs ``function(*call)`` for every call, one logical CPU each.
 
     It takes a call from the iterable when there is room for it. So there may be any number of
@@ -53,7 +54,7 @@ def stream_tasks(
         max_retries=_MAX_LOST_WORKERS,
         label_selector=label_selector(node_labels) or None,
     )
-    pending: dict[Any, Key] = {}
+    pending: dict[ray.ObjectRef[Result], Key] = {}
     remaining, counted_at, room = iter(calls), float("-inf"), 0
     while True:
         if time.monotonic() - counted_at > _RECOUNT_S:
@@ -73,15 +74,15 @@ def stream_tasks(
 
 
 def run_tasks(
-    function: Callable[..., Any],
-    calls: Sequence[tuple[Any, ...]],
+    function: Callable[..., Result],
+    calls: Sequence[tuple[object, ...]],
     *,
     sizes: Sequence[int],
     label: str,
     unit: str,
     num_done: int = 0,
     num_gpus: float = 0,
-) -> Iterator[tuple[int, Any]]:
+) -> Iterator[tuple[int, Result]]:
     """Runs a known list of calls with ``stream_tasks`` and shows a progress line.
 
     Args:

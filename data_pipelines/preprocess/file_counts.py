@@ -59,7 +59,7 @@ class FileCounts:
             counts.leave_out(found, kind["files"])
         return counts
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Returns the counts ready for JSON, the most frequent kind first."""
         left_out = [
             {"what": what, "why": why, "files": num, "example": self.examples[what, why]}

@@ -1,7 +1,7 @@
 """Writes the tables and totals of a shard set, and checks that nothing was lost."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -128,7 +128,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
     )
 
 
-def _action(catalog: Catalog) -> dict[str, Any]:
+def _action(catalog: Catalog) -> dict[str, object]:
     """Returns the fields of ``ActionSpec``: bounds of all clips, statistics of training pairs."""
     every, train = ActionStatistics(), ActionStatistics()
     for clip in catalog.kept_clips():
@@ -153,8 +153,8 @@ def _action(catalog: Catalog) -> dict[str, Any]:
 
 
 def summarize(
-    catalog: Catalog, spec: ShardSet, files: dict[str, Any], num_shards: int, num_bytes: int
-) -> dict[str, Any]:
+    catalog: Catalog, spec: ShardSet, files: Mapping[str, object], num_shards: int, num_bytes: int
+) -> dict[str, object]:
     """Builds the stage's summary: totals, and the funnel from inputs over rejects to clips."""
     in_s = catalog.value("SELECT total(duration_s) FROM videos")
     clip_s = 3600 * spec.num_hours
@@ -199,7 +199,7 @@ def _decoder_fallbacks(catalog: Catalog) -> dict[str, int]:
     return dict(catalog.db.execute(query).fetchall())
 
 
-def _assumed(catalog: Catalog) -> dict[str, Any]:
+def _assumed(catalog: Catalog) -> dict[str, object]:
     """Returns the defaults that stand in for missing data, and how many videos they affect."""
     num_videos = catalog.value(
         "SELECT count(*) FROM videos WHERE is_rate_assumed AND video IN "

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +46,7 @@ class DatasetFiles:
         self._data = _Tables(out, layout.DATA, folder / "data.parquet")
         self._index = _Tables(out, layout.EPISODES, folder / "episodes.parquet")
         self._statistics = DatasetStatistics()
-        self._features: dict[str, Any] = {}
+        self._features: dict[str, dict[str, object]] = {}
         self._tasks: dict[str, int] = {}
         self.num_frames = 0
         self._num_episodes: Counter[str] = Counter()
@@ -98,7 +97,7 @@ class DatasetFiles:
         }
         return {name: values[name].astype(kind)[:, None] for name, kind in layout.COUNTERS.items()}
 
-    def _index_row(self, episode: Episode, task: str, span: Span, file: int) -> dict[str, Any]:
+    def _index_row(self, episode: Episode, task: str, span: Span, file: int) -> dict[str, object]:
         start_s = span.start_s + episode.first / self._fps
         places = {
             "data": place(file),
@@ -165,7 +164,7 @@ class _Tables:
         self._writer: TableWriter | None = None
         self._file, self._num_rows = -1, 0
 
-    def add(self, rows: Sequence[dict[str, Any]], schema: pa.Schema, max_rows: int) -> int:
+    def add(self, rows: Sequence[Mapping[str, object]], schema: pa.Schema, max_rows: int) -> int:
         """Appends rows to one table, which no call splits. Returns the table's number."""
         if self._writer is None or self._num_rows + len(rows) > max_rows:
             self.close()
@@ -185,14 +184,14 @@ class _Tables:
             storage.upload(self.path, storage.join(self._out, name))
 
 
-def _rows(columns: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+def _rows(columns: Mapping[str, np.ndarray]) -> Iterator[dict[str, object]]:
     """Yields the rows of columns [T, D]; a vector of one number as the number."""
     lists = [(array[:, 0] if array.shape[1] == 1 else array).tolist() for array in columns.values()]
     for values in zip(*lists, strict=True):
         yield dict(zip(columns, values, strict=True))
 
 
-def _flat(statistics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _flat(statistics: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     return {
         f"stats/{feature}/{name}": value
         for feature, found in statistics.items()
@@ -200,7 +199,7 @@ def _flat(statistics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _schema_of_index(statistics: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
+def _schema_of_index(statistics: Mapping[str, Mapping[str, object]]) -> pa.Schema:
     numbers = pa.list_(pa.float64())
     fields = [
         ("episode_index", pa.int64()),
@@ -223,7 +222,7 @@ def _schema_of_index(statistics: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _in_words(features: Mapping[str, Mapping[str, Any]]) -> str:
+def _in_words(features: Mapping[str, Mapping[str, object]]) -> str:
     return ", ".join(
         f"{name} {feature['dtype']} {feature['shape']}" for name, feature in features.items()
     )

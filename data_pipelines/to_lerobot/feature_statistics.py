@@ -3,7 +3,6 @@
 # Shape suffixes in this file: N rows, or pixels of pictures; D numbers of a feature.
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 _MAX_PIXELS = 10_000
 
 
-def of_episode(values: Mapping[str, np.ndarray], num_pictures: int) -> dict[str, dict[str, Any]]:
+def of_episode(values: Mapping[str, np.ndarray], num_pictures: int) -> dict[str, dict[str, object]]:
     """Computes exact statistics of one episode.
 
     Args:
@@ -60,7 +59,7 @@ class DatasetStatistics:
         for feature, rows_ND in values.items():
             self._sums.setdefault(feature, ActionStatistics()).add(label_sums(rows_ND))
 
-    def result(self) -> dict[str, dict[str, Any]]:
+    def result(self) -> dict[str, dict[str, object]]:
         """Returns the content of ``meta/stats.json``. Quantiles are within 0.1 % of their value."""
         return {
             feature: _shaped(
@@ -72,7 +71,7 @@ class DatasetStatistics:
         }
 
 
-def _shaped(feature: str, statistics: dict[str, list[float]], count: int) -> dict[str, Any]:
+def _shaped(feature: str, statistics: dict[str, list[float]], count: int) -> dict[str, object]:
     if feature == CAMERA:  # one number per colour, [3, 1, 1]
         nested = {name: [[[one]] for one in values] for name, values in statistics.items()}
         return {**nested, "count": [count]}

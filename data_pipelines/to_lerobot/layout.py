@@ -1,7 +1,7 @@
 """Says how LeRobot v3.0 lays out a dataset: names of files and features, and ``meta/info.json``."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def place(number: int) -> dict[str, int]:
     return {"chunk_index": number // FILES_PER_CHUNK, "file_index": number % FILES_PER_CHUNK}
 
 
-def features_of(rows: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+def features_of(rows: Mapping[str, np.ndarray]) -> dict[str, dict[str, object]]:
     """Describes the columns of an episode, arrays [T, D], as ``info.json`` does."""
     return {
         name: {"dtype": array.dtype.name, "shape": list(array.shape[1:]), "names": None}
@@ -78,7 +78,7 @@ def tasks_schema() -> "pa.Schema":
     return pa.schema(fields, metadata={"pandas": strict_json.dumps(described)})
 
 
-def camera(height_px: int, width_px: int, fps: float, pixel_format: str) -> dict[str, Any]:
+def camera(height_px: int, width_px: int, fps: float, pixel_format: str) -> dict[str, object]:
     """Describes the camera as ``info.json`` does."""
     return {
         "dtype": "video",
@@ -103,12 +103,12 @@ def whole_if_possible(fps: float) -> float:
 
 
 def info(
-    features: Mapping[str, Any],
+    features: Mapping[str, object],
     fps: float,
     num_frames: int,
     num_tasks: int,
     num_episodes: Mapping[str, int],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Returns the content of ``meta/info.json``.
 
     Args:

@@ -1,6 +1,7 @@
 """The measurements of a model of frame pairs, each one call that needs URIs and a config only."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TypedDict
 
 import torch
 
@@ -23,6 +24,7 @@ from lafp.evaluate.representations import (
 from lafp.evaluate.statistics import Interval
 from lafp.evaluate.swapped_backgrounds import measure_background_use, swapped_pairs
 from lafp.evaluate.thorough_probe import (
+    MeasuredRow,
     control_rows,
     defined_rows,
     measured_row,
@@ -47,6 +49,14 @@ MAX_CODED = 8192
 TRANSFER = "transfer.png"
 
 
+class MeasuredFeatures(TypedDict):
+    """The measurements of one kind of features, as the stage's folder keeps them."""
+
+    rows: list[MeasuredRow]
+    sums: list[list[float]]
+    """``ProbeScore.sums``."""
+
+
 @torch.no_grad()
 def measure_representation(
     lam_uri: str | None,
@@ -54,7 +64,7 @@ def measure_representation(
     supervised: frozenset[str],
     method: str,
     cfg: EvaluateLamConfig,
-) -> dict[str, Any]:
+) -> MeasuredFeatures:
     """Probes one kind of features, and measures whether they add up and what backgrounds change.
 
     Args:
@@ -97,7 +107,7 @@ def measure_representation(
 @torch.no_grad()
 def measure_latent_use(
     lam_uri: str, shards: str, supervised: frozenset[str], out_uri: str, cfg: EvaluateLamConfig
-) -> list[dict[str, Any]]:
+) -> list[MeasuredRow]:
     """Counts codes, and applies latent actions to other clips; writes ``transfer.png``."""
     lam = _load(lam_uri, cfg)
     rows = _codebook_rows(lam, transitions_of_probe(shards, supervised, MAX_CODED)[1])
@@ -112,12 +122,12 @@ def measure_latent_use(
 @torch.no_grad()
 def export_to_lary(
     lam_uri: str, export: LaryExport, out_uri: str, cfg: EvaluateLamConfig
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Writes z of one table of LARY. See ``export_tokens``."""
     return export_tokens(_load(lam_uri, cfg), export, out_uri)
 
 
-def joined_rows(measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def joined_rows(measured: Mapping[str, MeasuredFeatures]) -> list[MeasuredRow]:
     """Joins what ``measure_representation`` found of each method, with the subject's gains."""
     rows = [row for found in measured.values() for row in found["rows"]]
     sums = {
@@ -147,7 +157,7 @@ def _load(lam_uri: str, cfg: EvaluateLamConfig) -> Lam:
     return load_lam(lam_uri, "cuda" if cfg.use_gpu else "cpu")
 
 
-def _codebook_rows(lam: Lam, transitions: LabeledTransitions) -> list[dict[str, Any]]:
+def _codebook_rows(lam: Lam, transitions: LabeledTransitions) -> list[MeasuredRow]:
     latents = [
         lam.infer_latent_action(window.obs, window.next_obs)
         for window, _ in transitions.windows(lam.obs.frame_stack, lam.device)
@@ -159,7 +169,7 @@ def _codebook_rows(lam: Lam, transitions: LabeledTransitions) -> list[dict[str, 
     ]
 
 
-def _row(method: str, metric: str, interval: Interval) -> dict[str, Any]:
+def _row(method: str, metric: str, interval: Interval) -> MeasuredRow:
     return measured_row(
         method, metric, interval.mean, interval.num_values, interval.low, interval.high
     )

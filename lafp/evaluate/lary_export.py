@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +112,7 @@ def _check_is_there(path: str, is_there: Callable[[Path], bool]) -> None:
         raise ConfigError(f"lary_exports: there is no {path}. Name table=FILE, frames=FOLDER.")
 
 
-def export_tokens(lam: Lam, export: LaryExport, out_uri: str) -> dict[str, Any]:
+def export_tokens(lam: Lam, export: LaryExport, out_uri: str) -> dict[str, object]:
     """Writes ``latent_actions/...npz`` and ``data/...csv`` below ``out_uri``.
 
     Rows whose frames cannot be read are left out of the table, and listed with the reason in

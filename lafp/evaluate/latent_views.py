@@ -14,7 +14,6 @@ where there are enough) and writes into a folder::
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +74,7 @@ class LatentViews:
 
 def write_latent_views(
     lam_uri: str, sources: Mapping[str, float], out_uri: str, seed: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Writes the pictures and ``latent_views.json`` into ``out_uri``.
 
     Args:

@@ -4,7 +4,6 @@ Each is one call that needs only URIs and configs, so that it can run in a proce
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from lafp.evaluate.latent_map import IDM, MAX_POINTS, LatentPoint, Latents, late
 from lafp.evaluate.latent_views import write_latent_views
 from lafp.evaluate.open_loop import open_loop_errors
 from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout
-from lafp.evaluate.thorough_probe import probe_thoroughly
+from lafp.evaluate.thorough_probe import MeasuredRow, probe_thoroughly
 from lafp.finished.load import LAM_HEAD, lam_behind, load_policy, policy_behind
 from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder
@@ -170,7 +169,7 @@ def _held_out(labeled_shards: str, lam: Lam, policy: Policy, limit: int) -> Tran
 
 def measure_probe(
     lam_uri: str, labeled_shards: str, supervised: frozenset[str], seed: int
-) -> list[dict[str, Any]]:
+) -> list[MeasuredRow]:
     """Measures what probes read of the true actions from z; see ``probe_thoroughly``."""
     torch.set_num_threads(1)
     lam = load_lam(lam_uri)
@@ -213,7 +212,7 @@ def _latencies(
 
 def measure_latent_views(
     lam_uri: str, sources: Mapping[str, float], out_uri: str, seed: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Makes pictures and statistics of the latent actions; see ``write_latent_views``."""
     torch.set_num_threads(1)
     return write_latent_views(lam_uri, sources, out_uri, derive_seed(seed, "latent_views"))

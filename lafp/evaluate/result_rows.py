@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from lafp.evaluate.modes import mode_coverage
 from lafp.evaluate.outcomes import Episode
 from lafp.evaluate.results import Result, Subject
 from lafp.evaluate.statistics import Interval, interval_of_mean
+from lafp.evaluate.thorough_probe import MeasuredRow
 
 PROBE_CONTROLS = {"obs_embedding": "embedding", "random_lam": "random_lam"}
 """Names of the probe's controls in a LAM's metrics -> in result tables."""
@@ -116,7 +116,7 @@ def probe_rows(lam: Subject, metrics: Mapping[str, float]) -> list[Result]:
     return rows
 
 
-def thorough_probe_rows(lam: Subject, measured: Sequence[Mapping[str, Any]]) -> list[Result]:
+def thorough_probe_rows(lam: Subject, measured: Sequence[MeasuredRow]) -> list[Result]:
     """Rows of what ``probe_thoroughly`` measured."""
     return [
         Result.of(

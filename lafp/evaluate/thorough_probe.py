@@ -5,7 +5,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -28,6 +28,20 @@ from lafp.lam import Lam
 from lafp.temporary import TemporaryFolder
 from lafp.types import Window
 
+
+class MeasuredRow(TypedDict):
+    """One value of one method, as tasks return it and the stage's folder keeps it."""
+
+    method: str
+    metric: str
+    value: float
+    n: int
+    """Number of transitions that it was measured on."""
+    low: NotRequired[float | None]
+    """Ends of the interval, if there is one. JSON leaves out those that are not finite."""
+    high: NotRequired[float | None]
+
+
 AT = "probe_r2_at_"
 """Prefix of the metric that holds R2 after a fit on so many transitions."""
 
@@ -43,7 +57,7 @@ class _Probed:
     max_memory_bytes: int = MAX_MEMORY_BYTES
     """See ``Ridge``."""
 
-    def rows(self, method: str) -> tuple[list[dict[str, Any]], ProbeScore]:
+    def rows(self, method: str) -> tuple[list[MeasuredRow], ProbeScore]:
         """Returns what the probes find, and the plain ridge's score."""
         features_ND, held_out = self.held_out
         equations = ridge_of(*self.fit, max_memory_bytes=self.max_memory_bytes)
@@ -74,7 +88,7 @@ class _Probed:
         rows += _on_backgrounds(method, predicted_NY, held_out)
         return [*rows, *self._of_noise(method)], score
 
-    def _of_noise(self, method: str) -> list[dict[str, Any]]:
+    def _of_noise(self, method: str) -> list[MeasuredRow]:
         """Measures R2 of the exploration noise alone, on the episodes that have any."""
         noisy_rows = []
         for _, data in (self.fit, self.held_out):
@@ -96,7 +110,7 @@ class _Probed:
         return [_r2_row(method, "probe_r2_noise", found)]
 
 
-def _on_backgrounds(method: str, predicted_NY: Tensor, held_out: ProbeData) -> list[dict[str, Any]]:
+def _on_backgrounds(method: str, predicted_NY: Tensor, held_out: ProbeData) -> list[MeasuredRow]:
     """Measures R2 on episodes whose background training has seen, and on the others."""
     is_unseen_N = held_out.is_unseen
     assert is_unseen_N is not None
@@ -111,7 +125,7 @@ def _on_backgrounds(method: str, predicted_NY: Tensor, held_out: ProbeData) -> l
 
 def probe_thoroughly(
     lam: Lam, labeled_shards: str, supervised: frozenset[str], seed: int
-) -> list[dict[str, Any]]:
+) -> list[MeasuredRow]:
     """Measures a finished LAM and its controls.
 
     Args:
@@ -125,7 +139,7 @@ def probe_thoroughly(
         ``value``, ``low``, ``high`` and ``n``. Undefined values are left out.
     """
     splits = transitions_of_probe(labeled_shards, supervised, None)
-    rows: list[dict[str, Any]] = []
+    rows: list[MeasuredRow] = []
     sums: dict[str, Tensor] = {}
     for method in (LAM, EMBEDDING, RANDOM_LAM):
         features_of = representation(method, lam, None, seed).of_window
@@ -143,7 +157,7 @@ def probe_features(
     frame_stack: int,
     device: torch.device,
     max_memory_bytes: int = MAX_MEMORY_BYTES,
-) -> tuple[list[dict[str, Any]], ProbeScore]:
+) -> tuple[list[MeasuredRow], ProbeScore]:
     """Probes one kind of features. They lie in files of a temporary folder meanwhile.
 
     Args:
@@ -172,8 +186,8 @@ def probe_features(
 
 
 def control_rows(
-    ours: str, sums: Mapping[str, Tensor], rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+    ours: str, sums: Mapping[str, Tensor], rows: Sequence[MeasuredRow]
+) -> list[MeasuredRow]:
     """Returns the gains of one method over all others, and what knowing nothing gets.
 
     Args:
@@ -197,12 +211,12 @@ def control_rows(
     return found
 
 
-def defined_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def defined_rows(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
     """Leaves out the rows whose value is undefined."""
     return [row for row in rows if row["value"] == row["value"]]
 
 
-def _r2_row(method: str, metric: str, score: ProbeScore) -> dict[str, Any]:
+def _r2_row(method: str, metric: str, score: ProbeScore) -> MeasuredRow:
     return measured_row(
         method, metric, score.r2, score.num_transitions, score.r2_low, score.r2_high
     )
@@ -215,7 +229,7 @@ def measured_row(
     n: int,
     low: float | None = None,
     high: float | None = None,
-) -> dict[str, Any]:
+) -> MeasuredRow:
     """Makes a row of a value of ``n`` transitions, with its interval if there is one."""
     return {
         "method": method,

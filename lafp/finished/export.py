@@ -119,7 +119,7 @@ def _save_onnx(program: Any, path: Path, module: ExportedStep, card: str) -> Non
     onnx_program.save(path, external_data=False)
 
 
-def _card(module: ExportedStep) -> dict[str, Any]:
+def _card(module: ExportedStep) -> dict[str, object]:
     """Describes the file for a caller without lafp: inputs, shapes, rate and bounds."""
     policy, action = module.step.policy, module.step.action_decoder.action
     return {

@@ -32,7 +32,7 @@ def load_models(
     decoder: str | None,
     lam: str | None,
     device: torch.device,
-    overrides: Mapping[str, Any],
+    overrides: Mapping[str, object],
 ) -> tuple[Policy, ActionDecoder | LamActionDecoder | TrueActions]:
     """Loads a policy and its action decoder, or for true actions their units.
 
@@ -181,7 +181,7 @@ def _instead(run: RunDir, lead: str, names: list[str]) -> str:
 def load_policy(
     uri: str,
     device: torch.device | str = "cpu",
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> Policy:
     """Loads a finished policy, frozen and in eval mode.
 
@@ -200,7 +200,7 @@ def load_policy(
 
 
 def _policy(
-    card: dict[str, Any], weights: dict[str, torch.Tensor], overrides: Mapping[str, Any]
+    card: dict[str, Any], weights: dict[str, torch.Tensor], overrides: Mapping[str, object]
 ) -> Policy:
     policy_class = POLICIES.get(card["config"]["name"])
     cfg = config_from_dict(policy_class.Config, {**card["config"], **overrides})

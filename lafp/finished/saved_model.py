@@ -1,6 +1,7 @@
 """Saves and loads finished models as ``model.safetensors`` and ``model.json``, without pickle."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import safetensors.torch
@@ -23,8 +24,8 @@ def save_model(
     uri: str,
     *,
     kind: ModelKind,
-    config: Any,
-    specs: dict[str, Any],
+    config: object,
+    specs: Mapping[str, object],
     module: nn.Module,
     metrics: dict[str, float],
 ) -> None:
@@ -57,7 +58,7 @@ def save_model(
     strict_json.write(storage.join(uri, "model.json"), card, indent=1)
 
 
-def _frozen_weights(module: nn.Module) -> dict[str, Any]:
+def _frozen_weights(module: nn.Module) -> dict[str, object]:
     """Maps submodules whose weights are not stored with the model to path, hash and config."""
     return {
         name: part.frozen_weights

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import quote, urljoin, urlsplit
 
 from lafp.config.ranges import check_at_least, check_positive
@@ -215,7 +215,7 @@ class _Download:
             self._refused(status, url, response)
         raise AssertionError(status)
 
-    def _send(self, request: urllib.request.Request, watch: Watch) -> Any:
+    def _send(self, request: urllib.request.Request, watch: Watch) -> http.client.HTTPResponse:
         left_s = max(self.deadline - time.monotonic(), 0.001)
         with _network_errors(self.deadline):
             if not self.cfg.allow_private_addresses:
@@ -223,7 +223,7 @@ class _Download:
             opener = watch.opener(self.cfg.allow_private_addresses)
             return opener.open(request, timeout=min(_SOCKET_TIMEOUT_S, left_s))
 
-    def _refused(self, status: int, url: str, response: Any) -> None:
+    def _refused(self, status: int, url: str, response: http.client.HTTPResponse) -> None:
         message = f"HTTP {status} {response.reason}"
         if status in _GONE:
             raise DownloadError("not_found", message)
@@ -244,7 +244,7 @@ class _Download:
                 raise DownloadError("expired", f"{message}: the signature of the address expired")
         raise DownloadError("unreadable", message)
 
-    def _receive(self, response: Any) -> None:
+    def _receive(self, response: http.client.HTTPResponse) -> None:
         """Appends the body to the file."""
         total = _total_bytes(response, self._num_bytes)
         if response.status == 200:
@@ -265,7 +265,7 @@ class _Download:
         if total is not None and self._num_bytes != total:
             raise _TransientError(f"the connection broke after {self._num_bytes} of {total} bytes")
 
-    def _chunk(self, response: Any) -> bytes:
+    def _chunk(self, response: http.client.HTTPResponse) -> bytes:
         with _network_errors(self.deadline):
             # `read1` returns what has arrived. `read` would wait for a whole chunk, and the
             # deadline with it.
@@ -320,7 +320,7 @@ def _host(url: str) -> str:
     return host
 
 
-def _total_bytes(response: Any, num_bytes: int) -> int | None:
+def _total_bytes(response: http.client.HTTPResponse, num_bytes: int) -> int | None:
     """Returns the size of the whole file; None if unknown, or if the range is not as requested."""
     if response.status == 206:
         match = re.match(

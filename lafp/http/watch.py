@@ -67,7 +67,7 @@ class _HttpHandler(urllib.request.HTTPHandler):
         super().__init__()
         self._watch, self._allow_private = watch, allow_private
 
-    def http_open(self, request: urllib.request.Request) -> Any:
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         # A proxy stands in the own network, and resolves the name itself.
         allow = self._allow_private or request.has_proxy()
         return self.do_open(partial(_Connection, watch=self._watch, allow_private=allow), request)
@@ -78,7 +78,7 @@ class _HttpsHandler(urllib.request.HTTPSHandler):
         super().__init__()
         self._watch, self._allow_private = watch, allow_private
 
-    def https_open(self, request: urllib.request.Request) -> Any:
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         is_proxied = bool(getattr(request, "_tunnel_host", None))
         allow = self._allow_private or is_proxied
         return self.do_open(

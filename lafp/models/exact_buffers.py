@@ -1,7 +1,6 @@
 """Buffers that keep their precision when the model around them is cast."""
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 class ExactBuffers(nn.Module):
     """A module whose buffers move to the model's device, but never change their dtype."""
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         kept = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, value in kept.items():

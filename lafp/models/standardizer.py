@@ -36,7 +36,7 @@ class LatentStandardizer(ExactBuffers):
     mean: Tensor
     squared_deviation: Tensor
 
-    def __init__(self, latent_action_dim: int, cfg: Any = None) -> None:
+    def __init__(self, latent_action_dim: int, cfg: object = None) -> None:
         super().__init__()
         del cfg
         zeros_Z = torch.zeros(latent_action_dim, dtype=torch.float64)

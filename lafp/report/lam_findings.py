@@ -1,7 +1,6 @@
 """Sentences about a model of frame pairs that was evaluated: each number beside its control."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.representations import LAM, PIXEL_DIFFERENCE, RANDOM_LAM, subject_of
@@ -175,7 +174,7 @@ def _next(probe: list[str]) -> str:
     )
 
 
-def skipped_parts(can_predict: bool, objective: str, dinov2: Any) -> dict[str, str]:
+def skipped_parts(can_predict: bool, objective: str, dinov2: str | None) -> dict[str, str]:
     """Says which measurements are left out, and why."""
     reasons = {}
     if not can_predict:

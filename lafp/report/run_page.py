@@ -35,7 +35,7 @@ class ReportConfig:
     """Heading of the page; the run's name if null."""
 
 
-def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, Any]:
+def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, object]:
     """Writes ``report.html`` into the run's folder.
 
     Args:

@@ -4,7 +4,6 @@ A sweep is a study whose runs differ in their share of the labels: its sections 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 
@@ -28,7 +27,7 @@ def write_study(
     *,
     missing: Mapping[str, str] | None = None,
     sharing: Mapping[str, tuple[int, int]] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Writes the files of a study or sweep into its folder.
 
     Args:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from lafp.config import config_to_dict
 from lafp.storage import strict_json
@@ -18,32 +18,32 @@ class Change:
 
     field: str
     """The config key, e.g. ``train.optim.lr``, or the name of the input."""
-    was: Any
-    now: Any
+    was: object
+    now: object
     part: Literal["config", "inputs"]
 
     def __str__(self) -> str:
         return f"{self.field} was {self.was!r}, now {self.now!r}"
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: object) -> str:
     """Returns a short hash of any value that JSON can represent."""
     return hashlib.sha256(strict_json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def identity_of(config: Any) -> Any:
+def identity_of(config: object) -> Any:
     """Returns the config without the fields that a resumed run may change."""
     return _without(config, ("may_change", "may_grow"))
 
 
-def recipe_of(config: Any) -> Any:
+def recipe_of(config: object) -> Any:
     """Returns the part of a config that decides the result: equal recipes, equal results."""
     return _without(config, ("may_change",))
 
 
-def extent_of(config: Any) -> dict[str, Any]:
+def extent_of(config: object) -> dict[str, object]:
     """Maps the dotted name of every field marked ``may_grow()`` to its value."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     if is_dataclass(config) and not isinstance(config, type):
         for f in fields(config):
             value = getattr(config, f.name)
@@ -57,7 +57,7 @@ def extent_of(config: Any) -> dict[str, Any]:
     return found
 
 
-def _without(config: Any, marks: Sequence[str]) -> Any:
+def _without(config: object, marks: Sequence[str]) -> Any:
     if is_dataclass(config) and not isinstance(config, type):
         return {
             f.name: _without(getattr(config, f.name), marks)
@@ -70,7 +70,7 @@ def _without(config: Any, marks: Sequence[str]) -> Any:
 
 
 def changes_since(
-    provenance: Mapping[str, Any], config: Any, inputs: Mapping[str, str]
+    provenance: Mapping[str, Any], config: object, inputs: Mapping[str, str]
 ) -> list[Change]:
     """Lists how config and inputs differ from those that a stage recorded when it was begun.
 
@@ -88,7 +88,7 @@ def changes_since(
 
 
 def _differences(
-    stored: Any, given: Any, part: Literal["config", "inputs"], where: str = ""
+    stored: object, given: object, part: Literal["config", "inputs"], where: str = ""
 ) -> Iterator[Change]:
     if stored == given:
         return
@@ -103,7 +103,7 @@ def _differences(
         yield Change(where, stored, given, part)
 
 
-def _are_sections(value: Any) -> bool:
+def _are_sections(value: object) -> TypeGuard[list[dict[str, object]]]:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 

@@ -132,7 +132,7 @@ class StageDir:
         return self.has(SUMMARY)
 
     def state(
-        self, config: Any, inputs: Mapping[str, str], accept_changes: bool = False
+        self, config: object, inputs: Mapping[str, str], accept_changes: bool = False
     ) -> StageState:
         """Tells how far this stage is, for exactly this config and these inputs.
 
@@ -156,16 +156,16 @@ class StageDir:
         is_complete = self.is_complete() and self.provenance().get("extent") == extent_of(config)
         return "complete" if is_complete else "partial"
 
-    def changes(self, config: Any, inputs: Mapping[str, str]) -> list[Change]:
+    def changes(self, config: object, inputs: Mapping[str, str]) -> list[Change]:
         """Lists how config and inputs differ from those of the run in this folder."""
         return changes_since(self.provenance(), config, inputs)
 
     def begin(
         self,
-        config: Any,
+        config: object,
         inputs: Mapping[str, str],
         accepted: Sequence[Change] = (),
-        reached: Mapping[str, Any] | None = None,
+        reached: Mapping[str, object] | None = None,
     ) -> None:
         """Records config and inputs before the work, and deletes an earlier ``summary.json``.
 
@@ -181,10 +181,10 @@ class StageDir:
 
     def record(
         self,
-        config: Any,
+        config: object,
         inputs: Mapping[str, str],
         accepted: Sequence[Change] = (),
-        reached: Mapping[str, Any] | None = None,
+        reached: Mapping[str, object] | None = None,
     ) -> None:
         """Writes only ``config.yaml`` and ``provenance.json``. See ``begin`` for the arguments."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -203,7 +203,7 @@ class StageDir:
         # Written last, because its presence says that the stage has begun (`is_begun`).
         strict_json.write(self.path(PROVENANCE), begun, indent=1)
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: Mapping[str, object]) -> None:
         """Marks the stage complete. Every stage calls it last."""
         strict_json.write(self.path(SUMMARY), summary, indent=1)
 

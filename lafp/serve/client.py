@@ -128,10 +128,10 @@ class RemoteAgent:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _in_session(self, verb: str, message: dict[str, Any]) -> dict[str, Any]:
+    def _in_session(self, verb: str, message: Mapping[str, object]) -> dict[str, Any]:
         return self._request("POST", f"/sessions/{self._session}/{verb}", message)
 
-    def _request(self, method: str, path: str, message: Any) -> dict[str, Any]:
+    def _request(self, method: str, path: str, message: object) -> dict[str, Any]:
         body = None if message is None else msgpack.packb(message, use_bin_type=True)
         try:
             status, raw = self._exchange(method, path, body)

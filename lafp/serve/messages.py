@@ -4,7 +4,7 @@ An array is ``{"dtype": "uint8", "shape": [64, 64, 3], "data": bytes}``, in C or
 """
 
 import math
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -68,7 +68,7 @@ def read(kind: type[T], body: bytes) -> T:
         raise ValueError(f"The request's body is not the expected MessagePack: {error}.") from None
 
 
-def write(message: Any) -> bytes:
+def write(message: object) -> bytes:
     """Writes a message of plain values, dataclasses and ``Array``."""
     return msgspec.msgpack.encode(message)
 

@@ -49,7 +49,7 @@ class _Repository:
     revision: str | None
 
     @property
-    def named(self) -> dict[str, Any]:
+    def named(self) -> dict[str, str | None]:
         return {"repo_type": self.kind, "repo_id": self.repo_id, "revision": self.revision}
 
 

@@ -23,7 +23,7 @@ class JsonLines:
         if self._text or storage.is_file(uri):
             storage.write_text(uri, self._text)
 
-    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def append(self, records: Iterable[Mapping[str, object]]) -> None:
         """Appends records, after any records that could not be written earlier.
 
         Raises:

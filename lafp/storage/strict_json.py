@@ -26,7 +26,7 @@ class DamagedError(ValueError):
     """Says that a stored record or table is not what lafp writes. The message names the file."""
 
 
-def dumps(value: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+def dumps(value: object, indent: int | None = None, sort_keys: bool = False) -> str:
     """Works like ``json.dumps``, but takes records and leaves out numbers that are not finite.
 
     In a mapping, such a number's key is left out. In a list, null replaces the number, so that the
@@ -66,17 +66,17 @@ def read(kind: type[T], uri: str) -> T:
     return loads(kind, storage.read_bytes(uri), uri)
 
 
-def write(uri: str, value: Any, indent: int | None = None) -> None:
+def write(uri: str, value: object, indent: int | None = None) -> None:
     """Writes a JSON file, whole or not at all: see ``dumps``."""
     storage.write_text(uri, dumps(value, indent))
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Turns records at any depth into dicts."""
     return msgspec.to_builtins(value, enc_hook=_builtin)
 
 
-def from_plain(kind: type[T], value: Any) -> T:
+def from_plain(kind: type[T], value: object) -> T:
     """Turns dicts, lists and plain values into ``kind``, which is the inverse of ``plain``.
 
     Raises:
@@ -85,7 +85,7 @@ def from_plain(kind: type[T], value: Any) -> T:
     return msgspec.convert(value, kind, str_keys=True)
 
 
-def dump_lines(records: Iterable[Any]) -> str:
+def dump_lines(records: Iterable[object]) -> str:
     """Writes JSON lines: one record per line, each line ended by a newline."""
     return "".join(dumps(record) + "\n" for record in records)
 
@@ -95,14 +95,14 @@ def defined(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _builtin(value: Any) -> Any:
+def _builtin(value: object) -> Any:
     for kind in (str, float, int):  # numpy's float64 and str_ are subclasses
         if isinstance(value, kind):
             return kind(value)
     raise TypeError(f"JSON cannot hold {value!r}, of type {type(value).__name__}.")
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items() if not _is_undefined(item)}
     if is_dataclass(value):
@@ -112,5 +112,5 @@ def _finite(value: Any) -> Any:
     return None if _is_undefined(value) else value
 
 
-def _is_undefined(value: Any) -> bool:
+def _is_undefined(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)

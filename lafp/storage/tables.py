@@ -63,9 +63,9 @@ class TableWriter:
 
         self._schema = schema
         self._writer = pq.ParquetWriter(path, schema)
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[Mapping[str, object]] = []
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: Mapping[str, object]) -> None:
         """Appends a row. Keys that are no columns are left out."""
         self._rows.append(row)
         if len(self._rows) == _ROWS_PER_GROUP:
@@ -85,7 +85,9 @@ class TableWriter:
 
 
 @contextmanager
-def open_table(uri: str, row: type, more: Mapping[str, Any] | None = None) -> Iterator[TableWriter]:
+def open_table(
+    uri: str, row: type, more: Mapping[str, type] | None = None
+) -> Iterator[TableWriter]:
     """Opens a table with the columns of ``schema_of(row, more)``. It appears after the block."""
     with _replacement(uri) as path:
         writer = TableWriter(path, schema_of(row, more))
@@ -93,7 +95,7 @@ def open_table(uri: str, row: type, more: Mapping[str, Any] | None = None) -> It
         writer.close()
 
 
-def write_rows(uri: str, row: type, rows: Iterable[Any]) -> None:
+def write_rows(uri: str, row: type, rows: Iterable[object]) -> None:
     """Writes a table of dataclass instances, replacing one that is there."""
     with open_table(uri, row) as table:
         for each in rows:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from lafp import storage
 from lafp.storage import strict_json
@@ -157,5 +156,5 @@ def page_files() -> dict[str, bytes]:
     }
 
 
-def _json(value: Any) -> Answer:
+def _json(value: object) -> Answer:
     return Answer(body=strict_json.dumps(value).encode(), content_type="application/json")

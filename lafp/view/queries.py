@@ -161,7 +161,7 @@ class Searched:
         ordered = sorted(spans, key=lambda name: (-spans[name], name))
         return {name: {"spans": spans[name], "seconds": seconds[name]} for name in ordered}
 
-    def _histogram(self, column: str) -> dict[str, Any]:
+    def _histogram(self, column: str) -> dict[str, object]:
         """Counts the values of a column in bins of one width; the last bin takes all above."""
         batches = self.table.batches(_stored([column]))
         values = [_values(batch, column).astype(np.float32) for batch in batches]

@@ -66,7 +66,7 @@ class ViewServer(ThreadingHTTPServer):
         """Returns the address of the page, with the token."""
         return f"http://{HOST}:{self.server_address[1]}/{self.token}/"
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: object) -> None:
         """Leaves out what happens when a browser closes a connection."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
     def version_string(self) -> str:
         return "lafp"
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_: object) -> None:
         """Prints nothing: the lines would hold the token."""
 
     def setup(self) -> None:

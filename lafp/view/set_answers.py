@@ -41,7 +41,7 @@ class SetAnswers:
         self._indices: dict[str, LatentIndex] = {}
         self._lock = threading.Lock()
 
-    def overview(self) -> dict[str, Any]:
+    def overview(self) -> dict[str, object]:
         """Describes the set. Reads no rows."""
         spec, clips, rejects = self._set.spec, self._set.clips, self._set.rejects
         return {
@@ -55,7 +55,7 @@ class SetAnswers:
             "latents": sorted(self._set.latents),
         }
 
-    def facets(self, _: Mapping[str, str]) -> dict[str, Any]:
+    def facets(self, _: Mapping[str, str]) -> dict[str, object]:
         """Counts the values that filters offer, over the whole set."""
         clips, rejects = self._clips, self._rejects
         return {
@@ -67,7 +67,7 @@ class SetAnswers:
             },
         }
 
-    def clips(self, asked: Mapping[str, str]) -> dict[str, Any]:
+    def clips(self, asked: Mapping[str, str]) -> dict[str, object]:
         """Returns a page of clips."""
         if self._clips is None:
             return {"total": 0, "rows": []}
@@ -75,7 +75,7 @@ class SetAnswers:
         total, rows = self._clips.page(query, *_page_of(asked))
         return {"total": total, "rows": rows}
 
-    def rejects(self, asked: Mapping[str, str]) -> dict[str, Any]:
+    def rejects(self, asked: Mapping[str, str]) -> dict[str, object]:
         """Returns a page of rejects; of near-duplicates also the clip that was kept."""
         if self._rejects is None:
             return {"total": 0, "rows": []}
@@ -105,7 +105,7 @@ class SetAnswers:
         assert self._pictures is not None
         return self._pictures.picture(row)
 
-    def clip(self, clip_id: str, asked: Mapping[str, str]) -> dict[str, Any]:
+    def clip(self, clip_id: str, asked: Mapping[str, str]) -> dict[str, object]:
         """Returns all about one clip: record, labels, its video's other spans, its duplicates.
 
         Raises:
@@ -116,8 +116,8 @@ class SetAnswers:
         of_video = Query(equal=(("video_uri", record["video_uri"]),), sort="start_s")
         columns = ["clip_id", "start_s", "end_s"]
         num_spans, spans = self._clips.page(of_video, 0, MAX_SPANS, columns)
-        duplicates: list[dict[str, Any]] = []
-        rejects: list[dict[str, Any]] = []
+        duplicates: list[dict[str, object]] = []
+        rejects: list[dict[str, object]] = []
         num_rejects = num_duplicates = 0
         if self._rejects:
             num_rejects, rejects = self._rejects.page(of_video, 0, MAX_SPANS)
@@ -138,7 +138,7 @@ class SetAnswers:
             "num_duplicates": num_duplicates,
         }
 
-    def neighbours(self, clip_id: str, asked: Mapping[str, str]) -> dict[str, Any]:
+    def neighbours(self, clip_id: str, asked: Mapping[str, str]) -> dict[str, object]:
         """Returns z of a clip's frame pair, and the pairs of other videos with the nearest z.
 
         Without ``frame``, the pair of the clip is taken that moves most.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lafp import storage
 from lafp.config import ConfigError, check_keys, config_to_yaml, load_config, read_config
@@ -166,7 +166,7 @@ def exit_codes() -> Iterator[None]:
 
 def _main(job: Job, command_line: CommandLine) -> None:
     args = command_line.parse()
-    cfg: Any = load_config(job.schema, args.config, args.overrides)
+    cfg = load_config(job.schema, args.config, args.overrides)
     run = _run_of(command_line, args)
     # Now, because a study takes days before it writes the page.
     page = _checked_page(args.page, cfg.name) if job.publish and args.page else None
@@ -234,7 +234,7 @@ def check_run_folder(run: str) -> None:
         )
 
 
-def _check_no_secrets(raw: Any, where: str = "") -> None:
+def _check_no_secrets(raw: object, where: str = "") -> None:
     """Checks that no value of a config is a URI with a secret, because runs store their config.
 
     Raises:
@@ -253,7 +253,7 @@ def _check_no_secrets(raw: Any, where: str = "") -> None:
         _check_no_secrets(value, f"{where}{name}.")
 
 
-def _check_sources(raw: Any, where: str = "") -> None:
+def _check_sources(raw: object, where: str = "") -> None:
     """Checks that the local folders and files that ``source`` keys name exist.
 
     Globs and URIs are left to the job.

@@ -99,7 +99,7 @@ class KeyCompleter:
     def __init__(self, schema: str) -> None:
         self.schema = schema
 
-    def __call__(self, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    def __call__(self, parsed_args: argparse.Namespace, **_: object) -> list[str]:
         """Returns the keys that the config on the line may have."""
         section = read_section(self.schema)
         try:
@@ -113,7 +113,7 @@ class KeyCompleter:
         return list(_keys(section, raw, ""))
 
 
-def _keys(section: Section, raw: Any, where: str) -> Iterator[str]:
+def _keys(section: Section, raw: object, where: str) -> Iterator[str]:
     """Yields the keys of a section, deep, with those of the choices that ``raw`` makes."""
     given = raw if isinstance(raw, Mapping) else {}
     for key in section.keys.values():
@@ -128,7 +128,7 @@ def _keys(section: Section, raw: Any, where: str) -> Iterator[str]:
             yield from _inner(key, value, f"{at}.")
 
 
-def _inner(key: Key, raw: Any, where: str) -> Iterator[str]:
+def _inner(key: Key, raw: object, where: str) -> Iterator[str]:
     if key.section:
         yield from _keys(key.section, raw, where)
     if key.choices:

@@ -18,7 +18,7 @@ _MAX_REASONS = 6
 _MANY_LEFT_OUT = 0.5
 
 
-def collect(_: Any, stage: StageDir, summary: Summary) -> list[str]:
+def collect(_: object, stage: StageDir, summary: Summary) -> list[str]:
     """Says how many episodes there are, and how well the demonstrators did."""
     num = sum(
         summary.get(f"num_{kind}", 0)
@@ -46,7 +46,7 @@ def collect(_: Any, stage: StageDir, summary: Summary) -> list[str]:
     return lines
 
 
-def preprocess(_: Any, stage: StageDir, summary: Summary) -> list[str]:
+def preprocess(_: object, stage: StageDir, summary: Summary) -> list[str]:
     """Says how much video became clips, and how much did not, by reason."""
     funnel = summary["funnel"]
     total_s, kept_s = funnel["inputs"]["seconds"], funnel["clips"]["seconds"]
@@ -113,7 +113,7 @@ def _share(part_s: float, total_s: float) -> str:
     return f" ({100 * part_s / total_s:.0f} %)" if total_s > 0 else ""
 
 
-def label_latents(_: Any, stage: StageDir, summary: Summary) -> list[str]:
+def label_latents(_: object, stage: StageDir, summary: Summary) -> list[str]:
     """Says how many clips have latents now."""
     num, rejected = summary["num_clips"], summary["num_rejected_clips"]
     lines = [
@@ -128,22 +128,22 @@ def label_latents(_: Any, stage: StageDir, summary: Summary) -> list[str]:
     return lines
 
 
-def evaluate(_: Any, __: StageDir, summary: Summary) -> list[str]:
+def evaluate(_: object, __: StageDir, summary: Summary) -> list[str]:
     """Says what the rollouts and the probe show, in the words of the report's headline."""
     return list(summary["findings"])
 
 
-def report(_: Any, __: StageDir, summary: Summary) -> list[str]:
+def report(_: object, __: StageDir, summary: Summary) -> list[str]:
     """Says how many sections and bytes the page has."""
     return [f"{counted(len(summary['sections']), 'section')}, {byte_size(summary['num_bytes'])}."]
 
 
-def pipeline(_: Any, __: StageDir, ___: Summary) -> list[str]:
+def pipeline(_: object, __: StageDir, ___: Summary) -> list[str]:
     """Returns nothing, because each stage has printed its own findings."""
     return []
 
 
-def study(_: Any, __: StageDir, summary: Summary) -> list[str]:
+def study(_: object, __: StageDir, summary: Summary) -> list[str]:
     """Says how many runs there are, what was found, and which runs were stopped."""
     lines = [
         f"{counted(summary['num_runs'], 'run')} of {counted(summary['num_stages'], 'stage')}.",

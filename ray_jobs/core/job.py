@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lafp import storage
 from lafp.config import ConfigError
@@ -19,6 +19,7 @@ from ray_jobs.core.cluster import Resources, check, connect, ray_job
 if TYPE_CHECKING:  # the module loads pandas, which would delay the answer to a usage error
     from lafp.report.markdown import Command
 
+C = TypeVar("C")
 LOG = "log.txt"
 """File in the folder of a study's stage that holds the stage's output."""
 
@@ -28,44 +29,44 @@ class JobError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(Generic[C]):
     """One stage of the system as a command."""
 
     name: str
     """Name in the command ``python -m ray_jobs.<name>``."""
-    schema: type
+    schema: type[C]
     """The dataclass of the job's config."""
-    stage: Callable[[Any], str] = lambda _: ""
+    stage: Callable[[C], str] = lambda _: ""
     """Config -> the stage's folder in the run, e.g. ``lam``; empty for the run's own folder."""
-    inputs: Callable[[Any, RunDir], Mapping[str, str]] = lambda _cfg, _run: {}
+    inputs: Callable[[C, RunDir], Mapping[str, str]] = lambda _cfg, _run: {}
     """Config, run -> fingerprints of what the stage reads. Raises ConfigError if one is missing."""
-    check: Callable[[Any, RunDir], None] = lambda _cfg, _run: None
+    check: Callable[[C, RunDir], None] = lambda _cfg, _run: None
     """Config, run -> None. Raises ConfigError for errors that can be found before the cluster
     starts."""
-    resources: Callable[[Any], Resources]
+    resources: Callable[[C], Resources]
     """Config -> resources that the stage needs from the cluster."""
-    plan: Callable[[Any, RunDir], list[str]]
+    plan: Callable[[C, RunDir], list[str]]
     """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
-    run: Callable[[Any, RunDir, StageDir], dict[str, Any]]
+    run: Callable[[C, RunDir, StageDir], dict[str, object]]
     """Config, run, stage -> summary. Does the work, and resumes an earlier attempt."""
-    tell: Callable[[Any, StageDir, Mapping[str, Any]], list[str]]
+    tell: Callable[[C, StageDir, Mapping[str, Any]], list[str]]
     """Config, stage, summary -> sentences about the results and what they mean: see
     ``ray_jobs.core.findings``."""
-    next_steps: Callable[[Any, RunDir], list[str]]
+    next_steps: Callable[[C, RunDir], list[str]]
     """Config, complete run -> what to do next, with commands to copy: see
     ``ray_jobs.core.next_steps``. Only the job of the command line prints it."""
-    reads: Callable[[Any], Iterable[str]] = lambda _: ()
+    reads: Callable[[C], Iterable[str]] = lambda _: ()
     """Config -> the stages of the run that the job reads. The run may lack some of them."""
     is_remade: bool = False
     """Whether a stage whose config or inputs changed is made anew. For other jobs such a change is
     an error. It is meant for cheap outputs that no stage reads."""
-    parts: Callable[[Any, RunDir], Iterable["Part"]] = lambda _cfg, _run: ()
+    parts: Callable[[C, RunDir], Iterable["Part"]] = lambda _cfg, _run: ()
     """Config, run -> the stages that the job computes, if it computes several. The job is complete
     when all of them are."""
-    reached: Callable[[StageDir], Mapping[str, Any]] | None = None
+    reached: Callable[[StageDir], Mapping[str, object]] | None = None
     """Stage -> how far it is, e.g. ``{"step": 500}``. Only jobs have it that can go on from there
     with another config or other inputs, if the user accepts the change."""
-    publish: "Callable[[Any, RunDir, str, Command], None] | None" = None
+    publish: "Callable[[C, RunDir, str, Command], None] | None" = None
     """Config, complete run, page, command -> None. Writes the results into a Markdown page
     (``--page``)."""
 
@@ -75,11 +76,11 @@ class Part:
     """One stage of a job that computes several."""
 
     job: Job
-    config: Any
+    config: object
     run: RunDir
 
 
-def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[str, Any]:
+def execute(job: Job[C], cfg: C, run: RunDir, patience_s: float = 0.0) -> dict[str, Any]:
     """Runs one job to completion, or finds it complete. Returns its summary.
 
     Args:
@@ -116,15 +117,16 @@ def execute(job: Job, cfg: Any, run: RunDir, patience_s: float = 0.0) -> dict[st
         start = time.monotonic()
         with _as_it_was_if_refused(job, stage):
             stage.begin(cfg, inputs, changes, reached)
-            summary = job.run(cfg, run, stage) | {"wall_s": round(time.monotonic() - start, 1)}
+            summary = dict(job.run(cfg, run, stage))
+            summary["wall_s"] = wall_s = round(time.monotonic() - start, 1)
         stage.finish(summary)
-    print(f"{label}: done in {duration(summary['wall_s'])}. Outputs: {stage.uri}", flush=True)
+    print(f"{label}: done in {duration(wall_s)}. Outputs: {stage.uri}", flush=True)
     for line in job.tell(cfg, stage, summary):
         print(f"  {printable(line)}", flush=True)
     return summary
 
 
-def dry_run(job: Job, cfg: Any, run: RunDir) -> list[str]:
+def dry_run(job: Job[C], cfg: C, run: RunDir) -> list[str]:
     """Returns lines for ``--dry-run``: what exists, what would be done, and what that needs.
 
     It writes nothing.
@@ -149,7 +151,7 @@ def dry_run(job: Job, cfg: Any, run: RunDir) -> list[str]:
 
 
 def state_of(
-    job: Job, cfg: Any, run: RunDir, inputs: Mapping[str, str] | None = None
+    job: Job[C], cfg: C, run: RunDir, inputs: Mapping[str, str] | None = None
 ) -> StageState:
     """Returns ``StageDir.state``, but "new" for a changed stage of a job with ``is_remade``.
 
@@ -189,7 +191,7 @@ def _found_complete(stage: StageDir, label: str) -> dict[str, Any]:
     return stage.summary()
 
 
-def accepted_changes(job: Job, cfg: Any, run: RunDir, inputs: Mapping[str, str]) -> list[Change]:
+def accepted_changes(job: Job[C], cfg: C, run: RunDir, inputs: Mapping[str, str]) -> list[Change]:
     """Lists changes since the stage in the folder was begun, if the user accepts changes."""
     stage = run.stage(job.stage(cfg))
     if not run.accept_changes or job.reached is None or not stage.is_begun():
@@ -197,7 +199,7 @@ def accepted_changes(job: Job, cfg: Any, run: RunDir, inputs: Mapping[str, str])
     return stage.changes(cfg, inputs)
 
 
-def _tell(label: str, changes: Sequence[Change], reached: Mapping[str, Any]) -> None:
+def _tell(label: str, changes: Sequence[Change], reached: Mapping[str, object]) -> None:
     where = ", ".join(f"{name} {value}" for name, value in reached.items())
     for change in changes:
         print(f"{label}: from {where} on, {change.field} is {change.now!r} ({change})", flush=True)

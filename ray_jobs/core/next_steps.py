@@ -29,7 +29,7 @@ def command(job: str, config: str, run: RunDir, *overrides: str) -> str:
     return shlex.join(words)
 
 
-def collect(_: Any, run: RunDir) -> list[str]:
+def collect(_: object, run: RunDir) -> list[str]:
     """Suggests making shards of the demonstrations."""
     return [
         command("preprocess", f"configs/preprocess/{name}.yaml", run)
@@ -90,12 +90,12 @@ def train_bc(cfg: "TrainBcConfig", run: RunDir) -> list[str]:
     return [_agent(run, policy=cfg.name)]
 
 
-def evaluate(_: Any, run: RunDir) -> list[str]:
+def evaluate(_: object, run: RunDir) -> list[str]:
     """Suggests making the report."""
     return [command("report", "configs/report/default.yaml", run)]
 
 
-def evaluate_lam(_: Any, run: RunDir) -> list[str]:
+def evaluate_lam(_: object, run: RunDir) -> list[str]:
     """Suggests looking at the page, and at how z was learned."""
     folder = run.stage("lam_evaluation")
     return [
@@ -104,7 +104,7 @@ def evaluate_lam(_: Any, run: RunDir) -> list[str]:
     ]
 
 
-def report(_: Any, run: RunDir) -> list[str]:
+def report(_: object, run: RunDir) -> list[str]:
     """Suggests looking at the page."""
     return [f"open {run.stage('report.html').uri} in a browser"]
 
@@ -115,7 +115,7 @@ def pipeline(cfg: Any, run: RunDir) -> list[str]:
     return [*report(cfg, run), *(_agent(run, decoder=decoder.name) for decoder in decoders)]
 
 
-def study(_: Any, run: RunDir) -> list[str]:
+def study(_: object, run: RunDir) -> list[str]:
     """Suggests looking at the page and the table."""
     return [*report(_, run), f"read all numbers in {run.stage('table.md').uri}"]
 

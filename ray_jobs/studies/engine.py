@@ -219,12 +219,14 @@ class _Driver(tune.Callback):
         self._graph, self._study, self._printer = graph, study, printer
         self.missing: dict[str, str] = {}
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: object
+    ) -> None:
         """Forgets earlier failures if a trial starts again after its process died."""
         self.missing.pop(trial.config["run"], None)
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: object
     ) -> None:
         """See ``tune.Callback``."""
         if "started" in result:
@@ -238,7 +240,7 @@ class _Driver(tune.Callback):
                 self.missing[run] = f"{before}{node.name}: {error}"
 
     def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: object
     ) -> None:
         """See ``tune.Callback``."""
         run, result = trial.config["run"], trial.last_result
@@ -249,13 +251,15 @@ class _Driver(tune.Callback):
         elif run in self.missing:
             self._give_up(run, "a stage failed, so the rest of the run is left out")
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: object
+    ) -> None:
         """See ``tune.Callback``."""
         run = trial.config["run"]
         self.missing[run] = "its process died, too often"
         self._give_up(run, self.missing[run])
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **_: object) -> None:
         """See ``tune.Callback``."""
         self._printer.look()
 

@@ -9,7 +9,6 @@ every run that wants exactly this stage, now or when the study is run again with
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lafp import storage
 from lafp.runs.identity import fingerprint, recipe_of
@@ -25,7 +24,7 @@ class StageNode:
     name: str
     key: str
     job: Job
-    config: Any
+    config: object
     reads: tuple[str, ...]
     """Keys of the stages that this stage reads."""
     run: str
@@ -84,7 +83,7 @@ class StageGraph:
             strict_json.write(uri, self.folders(run), indent=1)
 
 
-def share_stages(runs: Mapping[str, Sequence[tuple[Job, Any]]]) -> StageGraph:
+def share_stages(runs: Mapping[str, Sequence[tuple[Job, object]]]) -> StageGraph:
     """Builds the graph, in which equal stages of several runs become one node.
 
     Args:

@@ -5,7 +5,7 @@ import importlib
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import ray
 
@@ -90,7 +90,7 @@ def _error_of(ref: "ray.ObjectRef") -> str | None:
     return outcome
 
 
-def _run_stage(job_name: str, config: Any, run_uri: str) -> str | None:
+def _run_stage(job_name: str, config: object, run_uri: str) -> str | None:
     """Runs a stage's own job on a Ray worker, and prints into the stage's ``log.txt``.
 
     Returns:

@@ -4,7 +4,7 @@ See ``ray_jobs.core.findings``.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lafp.report import training_findings
 from lafp.runs.run_dir import StageDir
@@ -33,7 +33,7 @@ def train_policy(cfg: "TrainPolicyConfig", _: StageDir, summary: Summary) -> lis
     return [*training_findings.incident_findings(summary), *found]
 
 
-def train_actions(_: Any, __: StageDir, summary: Summary) -> list[str]:
+def train_actions(_: object, __: StageDir, summary: Summary) -> list[str]:
     """Says how close predicted actions are to true ones, for a decoder or a cloned policy."""
     return [
         *training_findings.incident_findings(summary),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -31,6 +31,17 @@ MODELS = {"lam", "policy", "init_from"}
 """Names of inputs that are finished models."""
 
 
+class TrainingConfig(Protocol):
+    """The config of any job that trains."""
+
+    @property
+    def train(self) -> TrainConfig:
+        """The training config."""
+
+
+C = TypeVar("C", bound=TrainingConfig)
+
+
 @dataclass(frozen=True)
 class TrainInput:
     """An input of training: a finished stage of this run, or a folder elsewhere."""
@@ -44,15 +55,15 @@ class TrainInput:
 def training_job(
     *,
     name: str,
-    schema: type,
-    stage: Callable[[Any], str],
-    resolve: Callable[[Any, RunDir], Iterable[TrainInput | None]],
-    build_task: Callable[[Any, RunDir], Callable[[], Task]],
-    reads: Callable[[Any], Iterable[str]],
-    tell: Callable[[Any, StageDir, Mapping[str, Any]], list[str]],
-    next_steps: Callable[[Any, RunDir], list[str]],
-    remarks: Callable[[Any, RunDir], dict[str, str]] = lambda _cfg, _run: {},
-) -> Job:
+    schema: type[C],
+    stage: Callable[[C], str],
+    resolve: Callable[[C, RunDir], Iterable[TrainInput | None]],
+    build_task: Callable[[C, RunDir], Callable[[], Task]],
+    reads: Callable[[C], Iterable[str]],
+    tell: Callable[[C, StageDir, Mapping[str, Any]], list[str]],
+    next_steps: Callable[[C, RunDir], list[str]],
+    remarks: Callable[[C, RunDir], dict[str, str]] = lambda _cfg, _run: {},
+) -> Job[C]:
     """Builds the job that trains one kind of task.
 
     Args:
@@ -68,7 +79,7 @@ def training_job(
             before training and stored in the summary.
     """
 
-    def run_stage(cfg: Any, run: RunDir, folder: StageDir) -> dict[str, Any]:
+    def run_stage(cfg: C, run: RunDir, folder: StageDir) -> dict[str, object]:
         from ray_jobs.training.trainer import fit  # imports Ray, which --dry-run can spare
 
         found = remarks(cfg, run)

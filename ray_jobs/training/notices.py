@@ -81,7 +81,7 @@ def sigterm_noted() -> Iterator[None]:
     """
     previous = signal.getsignal(signal.SIGTERM)
 
-    def handle(*_: Any) -> None:
+    def handle(*_: object) -> None:
         signal.signal(signal.SIGTERM, previous)
         _signal_came.set()
 

@@ -108,7 +108,7 @@ def stages_stopped_by_sigterm() -> Iterator[None]:
             ray.get(coordinator.stop.remote())
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def end(*_: Any) -> None:
+    def end(*_: object) -> None:
         # A message of SystemExit would be lost if the main thread is in a call of Ray, which then
         # exits with its own text.
         sys.stderr.write("Stopped by SIGTERM. Run the same command again to go on.\n")
@@ -164,7 +164,7 @@ def on_first_sigterm(act: Callable[[], None], then: Any) -> Callable[[], None]:
         if not is_over.is_set():
             act()
 
-    def handle(*_: Any) -> None:
+    def handle(*_: object) -> None:
         signal.signal(signal.SIGTERM, then)
         is_signalled.set()
 

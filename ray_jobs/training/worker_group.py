@@ -111,6 +111,6 @@ class _Failures(UserCallback):
     def __init__(self, stage_uri: str) -> None:
         self._log = FailureLog(stage_uri)
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """See ``UserCallback``. Raises FinalError."""
         self._log.note(worker_exceptions)

@@ -161,7 +161,7 @@ class RemoteFiles:
         finally:
             os.close(file)
 
-    def _ask(self, method: str, *args: Any) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, method: str, *args: object) -> tuple[dict[str, Any], bytes]:
         self._messages.send({"kind": "file", "method": method, "args": args})
         answer, data = self._messages.receive()
         if "reason" in answer:

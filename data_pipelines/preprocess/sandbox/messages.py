@@ -4,6 +4,7 @@ import json
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from data_pipelines.preprocess.rejects import RejectRow
@@ -43,7 +44,7 @@ class Messages:
         self._socket = end
         self._socket.setblocking(True)
 
-    def send(self, message: dict[str, Any], data: bytes = b"") -> None:
+    def send(self, message: Mapping[str, object], data: bytes = b"") -> None:
         """Sends one message, which may hold records.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class LeRobotInfo:
         details = {"reject": ["bad_entry", detail]}
         return VideoItem(uri=where, num_bytes=0, split=split, details=details)
 
-    def promised(self, episode: int, length: int | None) -> dict[str, Any]:
+    def promised(self, episode: int, length: int | None) -> dict[str, object]:
         """Returns the fields of ``lerobot_tables.Promised``, ready for JSON."""
         return {"episode": episode, "length": length, "fps": self.fps}
 
@@ -133,7 +133,7 @@ def has_version(source: str, major: str) -> bool:
     return info is not None and info.version.split(".")[0] == major
 
 
-def _is_depth(feature: dict[str, Any]) -> bool:
+def _is_depth(feature: Mapping[str, object]) -> bool:
     more = [feature.get(key) for key in ("info", "video_info")]
     return any(
         part.get(name) is True

@@ -1,7 +1,5 @@
 """Reads LeRobot cameras of dtype ``image``, whose pictures lie in the episode's own rows."""
 
-from typing import Any
-
 import pyarrow as pa
 
 from data_pipelines.preprocess.sources.lerobot_tables import (
@@ -43,6 +41,6 @@ def open_rows(
     )
 
 
-def _picture(cell: Any) -> bytes:
+def _picture(cell: object) -> bytes:
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     return data if isinstance(data, bytes) else b""

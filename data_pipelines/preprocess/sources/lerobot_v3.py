@@ -8,10 +8,9 @@ decoded once for all of its episodes.
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,6 +43,9 @@ from data_pipelines.preprocess.sources.shared_frames import SharedFrames
 from lafp import storage
 from lafp.data.shards.format import Split
 from lafp.video.decoders.base import VideoError, VideoInfo
+
+ReadTable = Callable[[str], tuple[str, pa.Table] | VideoError]
+"""URI of a table -> the hash of its file and its columns, or the error of the file."""
 
 
 class LeRobotV3:
@@ -161,7 +163,7 @@ def _open_rows(item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:
         yield open_rows(of_episode, camera, Promised.of(span), uri, episode_id, using)
 
 
-def _labels(span: Span, num_frames: int, read_table: Any, cfg: LabelsConfig) -> EpisodeLabels:
+def _labels(span: Span, num_frames: int, read_table: ReadTable, cfg: LabelsConfig) -> EpisodeLabels:
     table = read_table(span["data_uri"])
     if isinstance(table, VideoError):
         raise table
@@ -170,7 +172,7 @@ def _labels(span: Span, num_frames: int, read_table: Any, cfg: LabelsConfig) -> 
     return table_labels(rows, num_frames, Promised.of(span), cfg)
 
 
-def _episode_id(span: dict[str, Any], read_table: Any) -> str:
+def _episode_id(span: Span, read_table: ReadTable) -> str:
     table = read_table(span["data_uri"])
     return "" if isinstance(table, VideoError) else _hash(f"{table[0]} {span['episode']}")
 

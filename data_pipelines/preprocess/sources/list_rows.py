@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,7 +42,7 @@ def list_suffix(uri: str) -> str:
     return suffix if suffix in _READERS and "." in name else ""
 
 
-def read_rows(source: str, column: str) -> Iterator[Any]:
+def read_rows(source: str, column: str) -> Iterator[object]:
     """Yields the values in the column: text, or anything else where a row is broken.
 
     Args:
@@ -180,7 +180,7 @@ class _CsvRows:
         return False
 
 
-def _read_jsonl(path: Path, column: str) -> Iterator[Any]:
+def _read_jsonl(path: Path, column: str) -> Iterator[object]:
     with _open(path) as file:
         for number, line in enumerate(_lines(file)):
             try:
@@ -196,7 +196,7 @@ def _read_jsonl(path: Path, column: str) -> Iterator[Any]:
             yield row[column] if found else None
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[Any]:
+def _read_parquet(path: Path, column: str) -> Iterator[object]:
     with pq.ParquetFile(path) as file:
         if column not in file.schema_arrow.names:
             raise _NoColumnError(file.schema_arrow.names)
@@ -214,7 +214,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[Any]:
                     yield None
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[Any]]] = {
+_READERS: dict[str, Callable[[Path, str], Iterator[object]]] = {
     ".txt": _read_txt,
     ".csv": _read_csv,
     ".tsv": _read_csv,

@@ -10,7 +10,6 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from data_pipelines.preprocess.faults import video_error
@@ -84,7 +83,7 @@ class _Bad:
 
 
 def _inputs(
-    raw: Any, folder: str, split: Split | None, has_labels: bool
+    raw: object, folder: str, split: Split | None, has_labels: bool
 ) -> Iterator[VideoItem | LeftOut | _Bad]:
     """Yields the inputs that one row names: one, or all matches of its wildcards."""
     uri = _resolve(raw, folder)
@@ -118,7 +117,7 @@ def _matches(
         yield _Bad(failed.reason, f"{pattern}: {failed.detail}")
 
 
-def _resolve(raw: Any, folder: str) -> str | _Bad:
+def _resolve(raw: object, folder: str) -> str | _Bad:
     """Returns the absolute URI of a row."""
     text = os.fsdecode(raw) if isinstance(raw, bytes) else raw
     uri = escape_raw_bytes(text.strip()) if isinstance(text, str) else ""

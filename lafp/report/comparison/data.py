@@ -111,7 +111,7 @@ def _difference(values: Sequence[float]) -> list[str]:
     return [f"{'+' if gain > 0 else ''}{number_or_count(gain)}" if gain else "0"]
 
 
-def _last_head(found: Sequence[Any]) -> list[str]:
+def _last_head(found: Sequence[object]) -> list[str]:
     return ["Difference"] if len(found) == 2 else []
 
 

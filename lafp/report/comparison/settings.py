@@ -1,11 +1,11 @@
 """Shows what the runs were asked for and with what they were made, where that differs."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from lafp.report.blocks import NO_VALUE, Block, Section, Table, Text
 from lafp.report.comparison.compared import Part, Runs, all_stages, common_stages
 from lafp.runs.progress import duration
+from lafp.runs.run_dir import StageDir
 from lafp.runs.wording import counted
 from lafp.storage import strict_json
 
@@ -36,7 +36,7 @@ def stages_part(runs: Runs) -> Part:
     return Part(section, [f"stages in all: {', '.join(common_stages(runs))}"])
 
 
-def _state(stage: Any) -> str:
+def _state(stage: StageDir | None) -> str:
     if stage is None:
         return NO_VALUE
     if not stage.is_complete():
@@ -86,7 +86,7 @@ def _differences(runs: Runs, name: str) -> Iterator[Difference]:
                 yield name, key, values
 
 
-def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+def _leaves(value: object, where: str = "") -> Iterator[tuple[str, str]]:
     """Yields the path and the text of each value that is no section."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():

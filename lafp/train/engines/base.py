@@ -57,7 +57,7 @@ class Engine(ABC):
     """The task's module on the device. Under ZeRO-3 its parameters are sharded over the ranks."""
 
     @abstractmethod
-    def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
+    def forward_backward(self, inputs: object, is_last_round: bool) -> LossOutput:
         """Adds one micro-batch's gradients; those of the last round are averaged over ranks.
 
         Returns:

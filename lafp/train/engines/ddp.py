@@ -3,7 +3,6 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,7 +51,7 @@ class DdpEngine(Engine):
                 self.module, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
+    def forward_backward(self, inputs: object, is_last_round: bool) -> LossOutput:
         """See ``Engine``."""
         is_wrapped = self._wrapped is not self.module
         # Gradients of all rounds add up locally, and are exchanged once, in the last backward pass.

@@ -85,11 +85,11 @@ class DeepSpeedEngine(Engine):
         )
         self._engine.checkpoint_engine.load = read
 
-    def _deepspeed_config(self) -> dict[str, Any]:
+    def _deepspeed_config(self) -> dict[str, object]:
         num_parameters = sum(p.numel() for p in self.module.parameters())
         # DeepSpeed allocates whole buckets, and wants them aligned.
         bucket = min(500_000_000, -(-num_parameters // 1024) * 1024)
-        offload: dict[str, Any] = {}
+        offload: dict[str, object] = {}
         if self.cfg.engine.offload_optimizer:
             pinned = self.device.type == "cuda"
             offload = {"offload_optimizer": {"device": "cpu", "pin_memory": pinned}}
@@ -111,7 +111,7 @@ class DeepSpeedEngine(Engine):
             },
         }
 
-    def forward_backward(self, inputs: Any, is_last_round: bool) -> LossOutput:
+    def forward_backward(self, inputs: object, is_last_round: bool) -> LossOutput:
         """See ``Engine``."""
         out: LossOutput = self._engine(inputs)
         # DeepSpeed divides the loss by the number of rounds.
@@ -191,7 +191,7 @@ class _Autocast(nn.Module):
         self.module = module
         self._cfg, self._device = cfg, device
 
-    def forward(self, inputs: Any) -> LossOutput:
+    def forward(self, inputs: object) -> LossOutput:
         with autocast(self._cfg, self._device):
             return self.module(inputs)
 

@@ -119,7 +119,7 @@ def _places(
     return places
 
 
-def _adam_state(step: Any, moments: dict[str, Tensor]) -> dict[str, Any]:
+def _adam_state(step: int | Tensor, moments: dict[str, Tensor]) -> dict[str, int | Tensor]:
     if isinstance(step, Tensor):
         # A copy, because the optimizer counts on in this tensor, and the saved one lies in a mapped
         # file.

@@ -36,7 +36,7 @@ class MetricsLog:
     """
 
     def __init__(
-        self, uri: str, start_step: int, tracker: Choice | None = None, config: Any = None
+        self, uri: str, start_step: int, tracker: Choice | None = None, config: object = None
     ) -> None:
         self._lines = JsonLines(storage.join(uri, METRICS_FILE), start_step)
         self._skipped = JsonLines(storage.join(uri, SKIPPED_FILE), start_step)
@@ -62,12 +62,12 @@ class MetricsLog:
             with self._tracking.guarded():
                 self._tracker.log(step, defined(metrics))
 
-    def write_skipped(self, steps: Iterable[Mapping[str, Any]]) -> None:
+    def write_skipped(self, steps: Iterable[Mapping[str, object]]) -> None:
         """Appends the skipped steps that ``FiniteGuard.read`` returned."""
         with self._files.guarded():
             self._skipped.append(steps)
 
-    def write_damaged(self, clips: Iterable[Mapping[str, Any]]) -> None:
+    def write_damaged(self, clips: Iterable[Mapping[str, object]]) -> None:
         """Appends the damaged clips that ``DamagedClips.read`` returned."""
         with self._files.guarded():
             self._damaged.append(clips)
@@ -96,7 +96,7 @@ def read_starts(uri: str) -> list[dict[str, Any]]:
     return read_lines(storage.join(uri, STARTS_FILE))
 
 
-def _begin(tracker: Choice, uri: str, start_step: int, config: Any) -> Tracker:
+def _begin(tracker: Choice, uri: str, start_step: int, config: object) -> Tracker:
     run = TrackedRun(
         uri=uri,
         start_step=start_step,

@@ -157,7 +157,7 @@ def check_latents(latents: str, lam_uri: str, shards: str) -> None:
 
 
 def save_policy(
-    uri: str, cfg: Any, policy: Policy, metrics: dict[str, float], specs: dict[str, Any]
+    uri: str, cfg: object, policy: Policy, metrics: dict[str, float], specs: dict[str, Any]
 ) -> None:
     """Writes a trained policy.
 

@@ -7,7 +7,7 @@ damaged: it yields a ``DamagedSpan`` instead.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class VideoError(Exception):
         self.reason, self.detail = reason, detail
 
     # Exceptions are pickled with `args`, which hold one text here, but the class takes two.
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return VideoError, (self.reason, self.detail)
 
 
