@@ -78,7 +78,7 @@ CONFIGS = {
 }
 every_config = pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS.keys())
 # One of each objective and kind of bottleneck. The loss of each of the others falls on a toy batch.
-LEARN_IN_THE_GATE = ("lapo", "lapo-vq", "lapo-fsq", "lapa-vq", "laom")
+LEARN_IN_THE_GATE = ("lapo", "lapo-vq", "lapo-fsq", "laof", "lapa-vq", "laom")
 every_config_learns = pytest.mark.parametrize(
     "cfg",
     [
