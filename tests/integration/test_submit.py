@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lafp import storage
 from lafp.train.checkpoint_files import is_whole
 from tests.integration.conftest import CONFIG, ROOT
 from tests.integration.ray_cluster import RAY, RealCluster, real_cluster
@@ -132,22 +131,9 @@ def test_a_job_with_a_wrong_config_fails_with_its_message(cluster):
     assert "failed with exit code 2" in result.stdout + result.stderr
 
 
-def test_credentials_and_endpoint_of_a_runtime_env_reach_every_node(
-    cluster, s3_server, s3_bucket, tmp_path
-):
-    runtime_env = tmp_path / "runtime_env.yaml"
-    runtime_env.write_text(json.dumps({"env_vars": s3_server}))
-    result = submit(
-        cluster,
-        *("-m", "ray_jobs.collect", "configs/collect/slalom.yaml", "--storage", s3_bucket),
-        *("num_episodes=4", "num_labeled_episodes=2", "num_labeled_val_episodes=2"),
-        options=("--runtime-env", str(runtime_env)),
-    )
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    assert storage.is_file(f"{s3_bucket}/slalom/demonstrations/summary.json")
-
-
 ON_ALL_NODES = """
+import runpy
+
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -159,10 +145,14 @@ ray.init()
 on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes()]
 task = ray.remote(find)
 print(ray.get([task.options(num_cpus=0, scheduling_strategy=node).remote() for node in on]))
+runpy.run_module("ray_jobs.doctor", run_name="__main__", alter_sys=True)
 """
 
 
-def test_a_package_that_comes_with_the_job_is_on_every_node(cluster, tmp_path):
+def test_a_package_and_credentials_that_come_with_the_job_are_on_every_node(
+    cluster, s3_server, s3_bucket, tmp_path
+):
+    """The doctor writes and reads the storage on every node, and finds the cluster healthy."""
     wheel, info = tmp_path / "lafp_extra-1.0-py3-none-any.whl", "lafp_extra-1.0.dist-info"
     contents = {
         "lafp_extra.py": "WORD = 'here'",
@@ -175,11 +165,15 @@ def test_a_package_that_comes_with_the_job_is_on_every_node(cluster, tmp_path):
             files.writestr(name, text)
     (tmp_path / "job.py").write_text(ON_ALL_NODES)
     runtime_env = tmp_path / "runtime_env.yaml"
-    runtime_env.write_text(json.dumps({"py_modules": [str(wheel)]}))
+    runtime_env.write_text(json.dumps({"py_modules": [str(wheel)], "env_vars": s3_server}))
     options = ("--runtime-env", str(runtime_env))
-    result = submit(cluster, str(tmp_path / "job.py"), options=options)
+    command = (str(tmp_path / "job.py"), "--storage", s3_bucket)
+    result = submit(cluster, *command, options=options)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     assert "['here', 'here', 'here']" in result.stdout
+    assert "dashboard at http" in result.stdout and "answers (HTTP" in result.stdout
+    assert "token authentication is on" in result.stdout
+    assert "0 failed" in result.stdout
 
 
 @pytest.mark.slow
@@ -209,11 +203,3 @@ def test_a_stopped_job_has_saved_the_step_that_it_names(cluster, tmp_path):
     stopped_at = int(re.search(r"Stopped at step (\d+) of 1000000, with a checkpoint", logs)[1])
     [checkpoint] = (tmp_path / "run" / "lam" / "checkpoints").iterdir()
     assert checkpoint.name == f"step-{stopped_at:09d}" and is_whole(str(checkpoint))
-
-
-def test_the_doctor_finds_the_cluster_healthy(cluster, tmp_path):
-    result = submit(cluster, "-m", "ray_jobs.doctor", "--storage", str(tmp_path))
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    assert "dashboard at http" in result.stdout and "answers (HTTP" in result.stdout
-    assert "token authentication is on" in result.stdout
-    assert "0 failed" in result.stdout
