@@ -52,6 +52,8 @@ class Campaign:
     lost_s: list[float] = field(default_factory=list)
     """Per run: what it took longer than the undisturbed one, divided by its kills."""
     undisturbed_s: float = 0.0
+    num_compared: int = 0
+    """Kills of runs that have ended and were compared; the others were interrupted."""
     num_busy_starts: int = 0
     """Starts at which Ray did not come up: the job says so, and is started again."""
     num_changes: int = 0
@@ -77,6 +79,7 @@ class Campaign:
             before = len(self.kills)
             trial = Trial(self, self.folder / f"{number}", min(MOST_PER_RUN, num_kills - before))
             took_s = trial.run()
+            self.num_compared = len(self.kills)
             if len(self.kills) > before:
                 self.lost_s.append((took_s - self.undisturbed_s) / (len(self.kills) - before))
             shutil.rmtree(trial.folder)
@@ -89,6 +92,7 @@ class Campaign:
             "job": self.name,
             "seed": self.seed,
             "kills": len(self.kills),
+            "compared": self.num_compared,
             "kinds": dict(sorted(kinds.items())),
             "at_changes": sum(kill["when"] != "random" for kill in self.kills),
             "runs": len(self.lost_s),
