@@ -28,7 +28,12 @@ VP8 = Extension(
     ["lafp/video/damage/vp8_entropy.c"],
     depends=["lafp/video/damage/vp8_tables.h"],
     extra_compile_args=["-O2"],
+    py_limited_api=True,  # hence one wheel is for every version of Python
     optional=True,  # without a compiler lafp installs too, and notices less damage in VP8
 )
 
-setup(cmdclass={"build_py": BuildWithConfigs}, ext_modules=[VP8])
+setup(
+    cmdclass={"build_py": BuildWithConfigs},
+    ext_modules=[VP8],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

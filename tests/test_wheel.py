@@ -1,0 +1,101 @@
+"""The wheel and the source package: what they hold, and how they are built."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("lafp", "data_pipelines", "ray_jobs", "configs")
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+COMPILED = "lafp/video/damage/vp8_entropy.abi3.so"
+
+
+def test_wheel_and_source_package_hold_the_same(built, tmp_path):
+    wheel, source = built
+    # Stable ABI, so that one wheel serves every Python.
+    assert "-cp311-abi3-" in wheel.name
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")}
+    files = contents(wheel)
+    assert {f"lafp/{name}" for name in wanted} <= files.keys()
+    assert any(name.startswith("lafp/report/templates/") for name in files)
+    pages = {path.name for path in (ROOT / "lafp/view/pages").iterdir()}
+    assert pages == {Path(name).name for name in files if name.startswith("lafp/view/pages/")}
+    assert {name.partition("/")[0] for name in files} == {
+        *("lafp", "data_pipelines", "ray_jobs"),
+        next(name for name in files if name.endswith("/METADATA")).partition("/")[0],
+    }
+
+    with tarfile.open(source) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    assert not (unpacked / "tests").exists()  # a part of them would run nowhere
+    again = contents(build(unpacked, "wheel"))
+    assert again.keys() == files.keys()
+    changed = {name for name in files if again[name] != files[name]}
+    assert not {name for name in changed if not name.endswith((".so", "/RECORD"))}
+
+
+def test_a_machine_without_a_compiler_builds_a_wheel_that_installs(tmp_path):
+    copy_sources(tmp_path)
+    wheel = build(tmp_path, "wheel", CC=str(tmp_path / "no-compiler"))
+    assert COMPILED not in contents(wheel)
+    target = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(target)
+    code = "from lafp.video.damage import vp8_partitions as p; print(p.__file__, p.parser())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(target)},
+        cwd=target,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == [str(target / "lafp/video/damage/vp8_partitions.py"), "None"]
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory) -> Path:
+    """A copy of what is packed, because the build writes into its folder."""
+    folder = tmp_path_factory.mktemp("source")
+    copy_sources(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(copied) -> tuple[Path, Path]:
+    return build(copied, "wheel"), build(copied, "sdist")
+
+
+def copy_sources(folder: Path) -> None:
+    unwanted = shutil.ignore_patterns("__pycache__", "*.so")
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
+
+
+def build(folder: Path, kind: str, **env: str) -> Path:
+    """Builds a wheel or sdist as pip does, but with the setuptools of this environment."""
+    code = f"from setuptools import build_meta as b; print(b.build_{kind}('dist'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "dist" / done.stdout.split()[-1]
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
