@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from lafp.storage.json_lines import read_lines
-from lafp.train.checkpoints import is_whole
+from lafp.train.checkpoint_files import is_whole
 from tests.synthetic_lam import write_lam
 from tests.synthetic_shards import write_shard_set
 from tests.synthetic_video import moving_square, write_video
