@@ -1,8 +1,9 @@
 """Makes temporary files and folders that do not outlive their process, even if it is killed.
 
-A process holds a lock (``flock``) on each of its own; the kernel releases it when the process ends.
-So whatever bears such a name and has no lock was left behind, and whoever finds it may delete it.
-Where a file system knows no such locks, nothing is deleted.
+A process holds a lock (``flock``) on each of its temporary files and folders, and the kernel
+releases the locks when the process ends. So a file or folder with such a name but without a lock
+was left behind, and any process may delete it. On a file system without such locks, no process
+deletes the leftovers of another one.
 """
 
 import fcntl
@@ -24,7 +25,7 @@ _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 class TemporaryFolder(tempfile.TemporaryDirectory[str]):
     """A folder below ``TMPDIR`` that is deleted after the block, by ``cleanup`` or at the exit.
 
-    The first one of a process also deletes those of processes that were killed.
+    A process that makes its first such folder also deletes the folders of killed processes.
     """
 
     def __init__(self, ignore_cleanup_errors: bool = False) -> None:
@@ -43,6 +44,7 @@ class TemporaryFolder(tempfile.TemporaryDirectory[str]):
     def cleanup(self) -> None:
         """Deletes the folder."""
         super().cleanup()
+        # Only now, so that no other process deletes the folder at the same time.
         self._unlock()
 
 
@@ -88,7 +90,10 @@ def _locked(path: Path) -> int:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Locks a file that is about to be renamed to a name of ``unfinished_file``."""
+    """Locks a file during the block, which renames it to a name of ``unfinished_file``.
+
+    Without the lock, other processes would take the renamed file for abandoned.
+    """
     file = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -109,7 +114,7 @@ def delete_unfinished(folder: Path) -> None:
 
 @contextmanager
 def _abandoned(path: Path) -> Iterator[None]:
-    """Raises OSError if a process still holds the lock."""
+    """Locks a leftover during the block. Raises OSError if a process still holds its lock."""
     file = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

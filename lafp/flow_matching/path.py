@@ -5,7 +5,8 @@
 from torch import Tensor
 
 MIN_TIME_LEFT = 0.05
-"""Floor of 1 - t when a velocity is computed from predicted data (JiT's value)."""
+"""Floor of 1 - t when a velocity is computed from predicted data (JiT's value). Near t = 1 the
+division would blow up the errors of the prediction."""
 
 
 def point_on_path(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:

@@ -137,7 +137,11 @@ def _at(velocity_field: VelocityField, t_B: Tensor, x: Tensor) -> Tensor:
 def _at_times(
     velocity_field: VelocityField, times: Sequence[float], x: Tensor
 ) -> Sequence[Velocity]:
-    """Evaluates the field at times that all points share. Acting spends most of its time here."""
+    """Returns v( . , t) for each time, for points that all share it.
+
+    An agent spends most of its time here, so the work that does not depend on the points is done
+    once for all steps.
+    """
     if isinstance(velocity_field, TimedVelocityField):
         return velocity_field.at_times(times)
     # One tensor for all times, so that they reach the device in one copy.

@@ -15,7 +15,7 @@ class TimeDistribution(Protocol):
     Config: Any
 
     def sample(self, num: int, device: torch.device) -> Tensor:
-        """Draws ``num`` times, float32 [num] in [0, 1]."""
+        """Draws ``num`` flow times, float32 [num] in [0, 1]."""
         ...
 
 
@@ -35,7 +35,7 @@ class UniformTime:
         del cfg
 
     def sample(self, num: int, device: torch.device) -> Tensor:
-        """Draws ``num`` times."""
+        """Draws ``num`` flow times, float32 [num]."""
         return torch.rand(num, device=device)
 
 

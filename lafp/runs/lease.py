@@ -122,6 +122,7 @@ class _Lease:
         self._lost_to: Claim | None = None
 
     def take(self, say: Callable[[str], None], patience_s: float) -> None:
+        """Claims the folder. Raises InUseError if its owner still lives after ``patience_s``."""
         give_up_at = time.monotonic() + patience_s
         while True:
             try:
@@ -132,6 +133,7 @@ class _Lease:
             time.sleep(_LOOK_EVERY_S)
 
     def _take(self, say: Callable[[str], None]) -> None:
+        """Claims the folder, or watches its claim and takes it over if nobody renews it."""
         seen: tuple[bytes, float] | None = None
         while True:
             found = storage.read_version(self._uri)
@@ -157,6 +159,7 @@ class _Lease:
             if time.monotonic() - seen[1] >= VOID_AFTER_S:
                 if self._write(version):
                     return
+                # Somebody has written the claim in the meantime, so the watch begins anew.
                 seen = None
             else:
                 time.sleep(_LOOK_EVERY_S)
@@ -282,12 +285,13 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Returns when the process began, in ticks of the kernel; None if it is dead."""
+    """Returns when the process began, in ticks of the kernel; None if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     # The program's name stands in parentheses, and may itself hold spaces and parentheses.
     state, *rest = stat.rpartition(")")[2].split()
-    # The start is field 22 of proc(5), and ``rest`` begins with field 4.
+    # The start is field 22 of proc(5), and ``rest`` begins with field 4. A zombie (Z) has ended,
+    # although its process id stays until its parent asks for the exit status.
     return None if state in "ZX" else rest[18]

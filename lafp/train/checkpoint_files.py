@@ -25,8 +25,8 @@ class RankCard:
 def is_whole(folder: str) -> bool:
     """Says whether a checkpoint's folder holds the files of all ranks that wrote it.
 
-    Cards are written in one piece. So a card that cannot be read does not mean an unfinished
-    checkpoint but a damaged one, which ``damage_of`` finds.
+    Each rank writes its card last and in one piece. So a card that cannot be read does not mean an
+    unfinished checkpoint but a damaged one, which ``damage_of`` finds.
     """
     first = storage.join(folder, card_name(0))
     if not storage.is_file(first):
@@ -51,7 +51,7 @@ def damage_of(folder: Path, ranks: range) -> str | None:
         ranks: The ranks whose files are compared with their checksums. Ranks that did not exist
             are ignored.
     """
-    # Other files may lie beside them, such as a copy that a file manager calls "rank-00000 2.json".
+    # Other files may lie beside the cards, such as a file manager's copy "rank-00000 2.json".
     found = sorted(path.name for path in folder.iterdir() if _CARD.fullmatch(path.name))
     for number, name in enumerate(found):
         try:

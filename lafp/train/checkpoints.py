@@ -30,13 +30,13 @@ class DamagedCheckpointsError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one run, seen by one rank.
 
-    A checkpoint is a folder ``step-000000500`` with the files of all ranks. Every rank writes a
-    ``rank-00000.json`` when its files are there and have been read back; only a folder with those
-    of all ranks is a checkpoint. So a process may be killed at any point.
+    A checkpoint is a folder ``step-000000500`` with the files of all ranks. Each rank writes its
+    card, such as ``rank-00000.json``, when its files are there and have been read back. Only a
+    folder with the cards of all ranks is a checkpoint, so a process may be killed at any point.
 
     Args:
         uri: The stage's folder, local or S3.
-        num_to_keep: Whole checkpoints; older ones go when a newer one is whole.
+        num_to_keep: Number of whole checkpoints to keep. Older ones are deleted.
         rank: Rank of this process.
         world_size: Processes that train together.
     """
@@ -47,8 +47,8 @@ class Checkpoints:
         self._rank, self._world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
-        # The same name after a restart, so that leftovers are found; another one for every run on a
-        # machine.
+        # The name is the same after a restart, so that leftovers are found. Each run has another
+        # name, because several runs may share a machine.
         self._local = f"lafp-checkpoint-{sha256(self._uri.encode()).hexdigest()[:12]}"
 
     @contextmanager
@@ -110,7 +110,7 @@ class Checkpoints:
         return None if latest[0] is None else self._folder(latest[0])
 
     def last_step(self) -> int | None:
-        """Returns the step of the last whole checkpoint; None if there is none. Changes nothing."""
+        """Returns the step of the last whole checkpoint; None if there is none. Deletes nothing."""
         steps = reversed(self._steps())
         return next((step for step in steps if is_whole(self._folder(step))), None)
 
@@ -153,7 +153,7 @@ class Checkpoints:
         self._pending = self._thread.submit(self._store, folder, step)
 
     def check(self) -> None:
-        """Raises StorageError if the last ``save`` has failed. Costs nothing."""
+        """Raises StorageError if the last ``save`` has failed. Does not wait."""
         if self._pending is not None and self._pending.done():
             self._pending.result()
 
@@ -226,8 +226,10 @@ class Checkpoints:
             return
         name = folder.rpartition("/")[2]
         taken = {*storage.list_folders(self._uri)}
+        # These are more names than there are folders, so at least one is free.
         names = [_SET_ASIDE + name, *(f"{_SET_ASIDE}{name}-{n}" for n in range(2, len(taken) + 3))]
         target = storage.join(self._uri, next(n for n in names if n not in taken))
+        # The card goes first, so that a half-moved checkpoint does not look whole.
         storage.move_folder(folder, target, first=card_name(0))
         step = int(name.removeprefix("step-"))
         text = (

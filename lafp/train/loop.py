@@ -88,7 +88,7 @@ def _train(
                 f"Stopped at step {step} of {cfg.num_steps}, with a checkpoint. Run the same "
                 "command again to resume."
             )
-        recorder.timer.restart()
+        recorder.timer.restart()  # the time of evaluations and checkpoints is not that of steps
     ctx.checkpoints.finish()
     # Only after the last checkpoint is whole, so that an export that fails can be tried again from
     # it.

@@ -45,7 +45,7 @@ class EngineSettings(Protocol[OwnConfig]):
 
 
 class Engine(ABC):
-    """Wraps one module for one run.
+    """Trains one module in one run: owns its gradients, optimizer and checkpoints.
 
     Every engine's constructor takes the training config, the module (on any device; all ranks
     start from the weights of rank 0) and the device. If several processes train together,
@@ -58,7 +58,11 @@ class Engine(ABC):
 
     @abstractmethod
     def forward_backward(self, inputs: object, is_last_round: bool) -> LossOutput:
-        """Adds one micro-batch's gradients; those of the last round are averaged over ranks.
+        """Adds one micro-batch's gradients. The last round averages all of them over the ranks.
+
+        Args:
+            inputs: Argument of the module's forward pass.
+            is_last_round: Whether this is the last micro-batch of the optimizer step.
 
         Returns:
             The micro-batch's loss, detached, and its metrics.
@@ -70,8 +74,8 @@ class Engine(ABC):
 
         Returns:
             The global norm of the gradients before clipping, on the device. If any gradient or the
-            loss of any micro-batch is NaN or infinite, the norm is so on all ranks, and the weights
-            stay as they were.
+            loss of any micro-batch is NaN or infinite, then the norm is NaN or infinite on all
+            ranks, and the weights stay as they were.
         """
 
     @abstractmethod
@@ -136,7 +140,7 @@ def loading(optimizer: Any) -> Iterator[None]:
     before = [dict(group) for group in optimizer.param_groups]
     try:
         yield
-    # It is a RuntimeError too, but does not say that the checkpoint does not fit.
+    # This error is a RuntimeError too, but does not mean that the checkpoint does not fit.
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:

@@ -46,7 +46,8 @@ class DdpEngine(Engine):
         self._wrapped: nn.Module = self.module
         if world_size() > 1:
             # The module itself reduces its buffers (codebooks, running statistics) where it must.
-            # Broadcasting them in every forward pass would cost more.
+            # Broadcasting them in every forward pass would cost more. Gradients are views into
+            # DDP's buckets, because copies would take the memory of all gradients once more.
             self._wrapped = nn.parallel.DistributedDataParallel(
                 self.module, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -59,6 +60,7 @@ class DdpEngine(Engine):
             with autocast(self.cfg, self.device):
                 out = self._wrapped(inputs)
             loss = nan_gradients_unless_finite(out.loss)
+            # Gradients of the rounds add up, and their mean is wanted.
             (loss / self.cfg.gradient_accumulation).backward()
         return LossOutput(loss=out.loss.detach(), metrics=out.metrics)
 
@@ -94,6 +96,7 @@ class DdpEngine(Engine):
                 "The checkpoint was not written by engine ddp. Resume with the engine that wrote "
                 "it, or use another --run-name."
             )
+        # Only weights: an unpickled file could run code of whoever can write to the storage.
         state = torch.load(folder / FILE, map_location=self.device, weights_only=True)
         with loading(self._optimizer):
             self.module.load_state_dict(state["module"])

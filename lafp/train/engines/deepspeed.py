@@ -83,11 +83,13 @@ class DeepSpeedEngine(Engine):
             optimizer=self._adamw,
             config=self._deepspeed_config(),
         )
+        # DeepSpeed's own function unpickles files, which could run code.
         self._engine.checkpoint_engine.load = read
 
     def _deepspeed_config(self) -> dict[str, object]:
         num_parameters = sum(p.numel() for p in self.module.parameters())
-        # DeepSpeed allocates whole buckets, and wants them aligned.
+        # DeepSpeed allocates whole buckets, and wants them aligned. Its default of 500,000,000
+        # numbers would take 2 GB for a small model.
         bucket = min(500_000_000, -(-num_parameters // 1024) * 1024)
         offload: dict[str, object] = {}
         if self.cfg.engine.offload_optimizer:
@@ -141,6 +143,7 @@ class DeepSpeedEngine(Engine):
     def _gathered_copy(self) -> Iterator[nn.Module]:
         import deepspeed
 
+        # Ranks without a copy gather too, because gathering is a collective call.
         mine = [None] * len(list(self.module.parameters()))
         copies = list(self._copy.parameters()) if self._copy else mine
         with torch.no_grad():

@@ -68,6 +68,7 @@ def _load_frozen_and_buffers(module: nn.Module, states: Sequence[dict[str, Any]]
             mine: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
             parts = [state["frozen_param_fragments"][name].flatten() for state in states]
             mine.copy_(_piece(parts, dist.get_rank() * len(mine), len(mine)))
+    # Buffers are not sharded, so the first rank's file has all of them.
     saved = states[0]["module"]
     for name, buffer in module.named_buffers():
         if name in saved:  # buffers may be missing in a state dict (persistent=False)
@@ -96,6 +97,7 @@ def _load_cut_weights(
             here = slice(offset, offset + length)
             weights = [state["fp32_flat_groups"][index][where] for state in states]
             mine.data[here] = _piece(weights, start, length)
+            # ZeRO-3 holds each part twice: for forward passes here, for the optimizer in ``mine``.
             parameter.ds_tensor.data.copy_(mine.data[here])
             for key, moment in moments.items():
                 moment[here] = _piece([of_rank[key][where] for of_rank in saved], start, length)
