@@ -69,7 +69,8 @@ def store_blocks(blocks: Iterable[pa.Table], work: str) -> str:
     """Writes where the clips of each block lie.
 
     Returns:
-        A hash of all that. If clips are taken down before a job is resumed, the search starts anew.
+        A hash of what it has written. It names the folder of the search, so a resumed job whose
+        clips have changed, e.g. by a takedown, searches anew.
     """
     digest, num_blocks = sha256(), 0
     for clips in blocks:
@@ -83,7 +84,7 @@ def store_blocks(blocks: Iterable[pa.Table], work: str) -> str:
 
 
 class _Search:
-    """Runs the steps on Ray Data. Each task gets a copy, which holds names and numbers only."""
+    """Runs the steps on Ray Data. Each Ray task gets a copy, which holds only names and numbers."""
 
     def __init__(
         self, work: str, digest: str, node_labels: tuple[str, ...], block_clips: int
@@ -111,7 +112,7 @@ class _Search:
         return Duplicates(originals=self._batches("originals"), links=self._batches("links"))
 
     def _step(self, name: str, run: Callable[[str], list[int]]) -> None:
-        """Runs a step, which writes its tables and returns their numbers, unless that is done."""
+        """Runs a step unless it is complete. It writes its tables and returns their numbers."""
         uri = _list_uri(self._folder, name)
         if not storage.is_file(uri):
             strict_json.write(uri, run(name))

@@ -14,7 +14,7 @@ from lafp.storage.tables import read_rows
 from lafp.types import ActionSpec
 
 UNSEEN = "unseen"
-"""Name of the folder of held-out labeled episodes that look other than those of training."""
+"""Name of the folder of held-out labeled episodes that look different from those of training."""
 
 
 def action_spec(labeled_shards: str) -> ActionSpec:
@@ -99,7 +99,7 @@ def labeled_subset(shards: str, split: Split, fraction: float, seed: int) -> fro
 
 
 class LabelCount(NamedTuple):
-    """Counts labels: shares and episodes say little, because episodes differ in length."""
+    """Number of labels. It is given in transitions too, because episodes differ in length."""
 
     transitions: int
     episodes: int

@@ -8,6 +8,7 @@ import hashlib
 
 import numpy as np
 
+# The increment of splitmix64: 2^64 over the golden ratio, made odd.
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 

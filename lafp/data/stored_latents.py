@@ -140,7 +140,6 @@ class LatentShardWriter:
     def __init__(self, folder: Path, shard: str, latent_action_dim: int, frame_stack: int) -> None:
         self.path = folder / (shard.removesuffix(".tar") + ".npy")
         self._shard, self._dim, self._frame_stack = shard, latent_action_dim, frame_stack
-        # The rows go to a file of their own first, because only the last clip decides the dtype.
         self._raw_path = folder / "float32"
         self._raw = self._raw_path.open("wb")
         self._clips: list[ClipLatents] = []

@@ -38,8 +38,9 @@ class MaskConfig:
     background_weight: float = 0.0
     """Weight of all other pixels."""
     fraction: float = 1.0
-    """Share of the training clips whose masks are used, drawn by ``train.seed``: what fewer masks
-    would do. Subsets of one seed are nested. The other clips count as without masks."""
+    """Share of the training clips whose masks are used, drawn by ``train.seed``, to find out how
+    many masks are needed. The other clips count as without masks. A larger share of the same seed
+    holds a smaller one."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.background_weight <= 1:

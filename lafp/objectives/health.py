@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from lafp.objectives.base import COLLAPSED_SPREAD
 
 DEAD_PERPLEXITY = 1.5
-"""A codebook with a lower perplexity carries nearly no information."""
+"""A codebook with a lower perplexity carries nearly no information. The perplexity is 1 if all
+latents take one code."""
 
 COLLAPSED_TARGET = 0.1
 """A target embedding has collapsed if it spreads less than this share of the pixels' spread. LAOM's
 map keeps 1.1 at the start and during training; a 256-wide ReLU vector starts at 0.12."""
 MANY_DEAD = 0.25
-"""Share of dead units of an embedding from which on it is worth a warning."""
+"""Share of dead units from which on an embedding is worth a warning. A 256-wide ReLU vector began
+with 16-30 % dead units and ended with half of them dead."""
 MIN_JUDGED_EPISODES = 5
 """Held-out episodes from which on z is judged by its controls. Intervals come from resampling
 these episodes: a single one gives an interval without width, and few give a too narrow one."""
@@ -68,7 +70,7 @@ def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
     if metrics.get("val/codebook/perplexity", DEAD_PERPLEXITY) < DEAD_PERPLEXITY:
         signs["dead_codebook"] = DEAD_CODEBOOK
     names = ("probe/r2", "probe/r2_low", "probe/r2_obs_embedding")
-    r2, low, control = (metrics.get(name) for name in names)  # absent where undefined
+    r2, low, control = (metrics.get(name) for name in names)  # metrics leave out undefined values
     is_judged = metrics.get("probe/num_episodes", MIN_JUDGED_EPISODES) >= MIN_JUDGED_EPISODES
     if not is_judged or r2 is None or low is None or control is None:
         return signs
@@ -95,10 +97,10 @@ def target_sign(spread: float | None, dead_share: float | None) -> str | None:
 
 
 def supervision_sign(share: float) -> str | None:
-    """Describes a supervision that outweighs the rest of the loss; None where it does not.
+    """Describes a supervision that outweighs the rest of the loss; None if it does not.
 
     Args:
-        share: Its share of the whole loss, in [0, 1].
+        share: Share of the supervision in the whole loss, in [0, 1].
     """
     if share < DOMINATING / (1 + DOMINATING):
         return None

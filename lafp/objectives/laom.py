@@ -102,6 +102,7 @@ class Laom(Objective):
         """See ``Objective``."""
         obs_BE, second_BE = self._pair(window.obs, window.future_obs)
         latent_BZ = self.idm(obs_BE, second_BE)
+        # Detached as in LAOM: the encoder learns through the IDM only.
         prediction_BE = self.fdm(obs_BE.detach(), latent_BZ)
         with torch.no_grad():
             target_BE = self.target_encoder(window.next_obs).float()
@@ -175,6 +176,7 @@ def _variance(target_BE: Tensor, weight_BE: Tensor | None) -> Tensor:
     """Computes the variance of a unit over the batch, averaged by weight; NaN for one window."""
     if weight_BE is None:
         return target_BE.var(0).mean()
+    # A tensor, because the division by 0 for one window then gives NaN and no error.
     num_windows = torch.full((), len(target_BE), device=target_BE.device)
     mean_BE = target_BE.mean(0).expand_as(target_BE)
     return frame_loss(target_BE, mean_BE, weight_BE) * num_windows / (num_windows - 1)
@@ -182,7 +184,9 @@ def _variance(target_BE: Tensor, weight_BE: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def embedding_metrics(target_BE: Tensor, obs: Tensor) -> dict[str, Tensor]:
-    """Computes how much the embeddings of a batch differ. If they are equal, a small loss is empty.
+    """Computes how much the embeddings of a batch differ.
+
+    If they are equal, a small loss means nothing: a constant predicts them.
 
     Args:
         target_BE: Embeddings of the observations.

@@ -1,4 +1,4 @@
-"""Computes when the frames of a file are shown from the time stamps of its packets, not headers.
+"""Computes from the time stamps of packets, not from headers, when a file's frames are shown.
 
 Clocks of containers start late, restart (two recordings in one file) and jump; program streams
 stamp only some packets, elementary streams none. ``lay_out`` puts the packets of all of these on
@@ -12,10 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-NO_STAMP = -(2**63)
+NO_STAMP = -(2**63)  # FFmpeg's AV_NOPTS_VALUE
 # Time stamps of old containers wobble. A longer step back starts another recording.
 MAX_STEP_BACK_S = 1.0
-# So does a shorter step back at a key frame, if the next packet stays behind too. Unit: steps.
+# At a key frame a shorter step back starts another recording too, if the next packet also stays
+# behind. Unit: steps.
 _MIN_STEPS_BACK = 1.5
 # FFmpeg guesses missing stamps (program streams have one for every few packets) within this many
 # frames.

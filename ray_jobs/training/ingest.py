@@ -27,7 +27,9 @@ negligible."""
 BUFFERED_BLOCKS = 6
 """Number of blocks of one reader that may lie in the object store, ahead of the training worker."""
 BLOCKS_PER_TASK = 256
-"""A reader pauses for 0.4 s between two tasks, and repeats a whole task after its process died."""
+"""Number of blocks per Ray task, unless that makes more than ``MAX_TASKS`` tasks. Tasks are not
+short, because a reader pauses for 0.4 s between two of them, and not very long, because a whole
+task is repeated if its process dies."""
 MAX_TASKS = 256
 """Largest number of tasks per reader. Ray Data plans all tasks before the first one starts, which
 costs 0.8 ms and 10 kB each."""
@@ -75,7 +77,8 @@ class Pause(ExecutionCallback):
     """
 
     SECONDS, SECONDS_IN_NEED = 0.1, 0.01
-    """The shorter time applies while the training worker, or its prefetching, waits for a block."""
+    """Length of a pause. The shorter one applies while the training worker, or its prefetching,
+    waits for a block."""
 
     def on_execution_step(self, executor: Any) -> None:
         """Sleeps after every round."""
@@ -99,7 +102,7 @@ class BlockSteps:
 
 
 class BlockReader:
-    """The reader actor: block numbers -> blocks, with a row per micro-batch, a column per field."""
+    """The reader actor. It turns numbers of blocks into blocks with a row per micro-batch."""
 
     def __init__(self, layout: MicroBatchLayout, steps: BlockSteps, cache_bytes: int) -> None:
         storage.be_patient()

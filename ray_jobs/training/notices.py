@@ -19,8 +19,8 @@ import torch.distributed as dist
 from lafp.train.notice import Notice
 
 _EXCHANGED_EVERY_S, _MOST_STEPS = 1.0, 4
-"""Workers exchange notices about this often, and after this many steps at the latest, because the
-next steps may be slower."""
+"""Workers exchange notices about once in this time, because an exchange makes them wait for each
+other; and after this many steps at the latest, because the next steps may be slower."""
 
 
 class Notices:
@@ -51,7 +51,8 @@ class Notices:
         num_steps = int(self._num_steps * _EXCHANGED_EVERY_S / max(elapsed_s, 1e-6))
         agreed = torch.tensor([self._heard(), max(1, min(num_steps, _MOST_STEPS))])
         if self._num_workers > 1:
-            # The maximum: one worker's notice is everyone's, and a stop outweighs a save.
+            # The maximum: one worker's notice is everyone's, and a stop outweighs a save. All take
+            # the same number of steps too, because the next exchange is a collective call.
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
         notice, self._num_steps = agreed.tolist()
         self._next_step, self._asked_at = step + self._num_steps, time.monotonic()
@@ -70,12 +71,12 @@ class Notices:
 
 
 _signal_came = threading.Event()
-"""Whether this process is a training worker that got a SIGTERM and has not yet said so."""
+"""Set if this process is a training worker that got a SIGTERM and has not told the others yet."""
 
 
 @contextmanager
 def sigterm_noted() -> Iterator[None]:
-    """Makes a first SIGTERM within the block a notice to save. A second one acts as before.
+    """Turns the first SIGTERM in the block into a notice to save. The second one acts as before.
 
     Only the main thread may enter it, because only that thread may handle signals.
     """

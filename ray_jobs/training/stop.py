@@ -106,6 +106,7 @@ def stages_stopped_by_sigterm() -> Iterator[None]:
         sys.stderr.write("SIGTERM: stages that train save a checkpoint, then all stops\n")
         with contextlib.suppress(ray.exceptions.RayError):  # the last stage has just ended
             ray.get(coordinator.stop.remote())
+        # This thread cannot end the process cleanly. The next SIGTERM runs ``end`` in the main one.
         os.kill(os.getpid(), signal.SIGTERM)
 
     def end(*_: object) -> None:
@@ -148,7 +149,7 @@ def _coordinator_of_the_study() -> Any:
 
 
 def on_first_sigterm(act: Callable[[], None], then: Any) -> Callable[[], None]:
-    """Calls ``act`` once, in a thread, at the first SIGTERM; ``then`` handles the next one.
+    """Makes the first SIGTERM call ``act``, in a thread, and installs ``then`` for the next one.
 
     It must be called in the main thread. ``act`` runs in a thread of its own, because a signal
     handler may interrupt any library at any point.
@@ -170,6 +171,7 @@ def on_first_sigterm(act: Callable[[], None], then: Any) -> Callable[[], None]:
 
     def restore() -> None:
         signal.signal(signal.SIGTERM, previous)
+        # In this order: the thread wakes up, finds that the block is over, and does not act.
         is_over.set()
         is_signalled.set()
 

@@ -32,9 +32,11 @@ def train_in_task(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
         WorkersFailedError: The worker failed more than ``max_failures`` times.
     """
     cfg = job.cfg
-    # A process would keep the memory of its GPU, and what DeepSpeed changes in torch.
+    # Such a process ends with its task, because it would keep the memory of its GPU, and what
+    # DeepSpeed changes in torch.
     is_last = cfg.use_gpu or cfg.engine.name != "ddp"
     remote = ray.remote(max_calls=1) if is_last else ray.remote
+    # No retries by Ray: each failure is logged first, and some cannot be mended by a retry.
     task = remote(_train).options(
         name="train", num_cpus=num_cpus, num_gpus=1 if cfg.use_gpu else 0, max_retries=0
     )

@@ -73,6 +73,7 @@ class Catalog:
         self.db.execute("PRAGMA synchronous = OFF")
         # Sorting many clips must spill to the disk, not to memory.
         self.db.execute("PRAGMA temp_store = FILE")
+        # A negative number is a size in KiB, a positive one would be a number of pages.
         self.db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self.db.executescript(_SCHEMA)
         self.num_videos = self.num_clips = 0
@@ -186,7 +187,7 @@ class Catalog:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns an error of the disk, such as a full one, into a StorageError that names the folder."""
+    """Turns an error of the disk, e.g. that it is full, into a StorageError with the folder."""
     try:
         yield
     except StorageError:

@@ -47,6 +47,7 @@ def select_clips(
 
 
 def _drop_repeated_files(catalog: Catalog) -> None:
+    """Keeps the first of equal files. Each later copy becomes one reject as long as the file."""
     catalog.db.executescript(
         """
         CREATE INDEX contents ON videos (video_id, video);

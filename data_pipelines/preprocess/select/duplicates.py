@@ -6,8 +6,8 @@ once or, called once per partition, a share of them: ``candidates`` needs all ro
 function sorts what it returns, so that nothing depends on the order in which rows arrive.
 
 Clips are numbered in the order of the listing. A clip is dropped if it repeats an earlier clip that
-is kept. So the earliest clip of a cluster is always kept: copies of the listing come later than
-what they copy as often as not, but the order of the listing is the one that the user can change.
+is kept. So the earliest clip of a cluster is always kept. It may itself be a copy of a later one,
+but users can change the order of the listing if they want another clip to be kept.
 """
 
 from collections import OrderedDict
@@ -61,6 +61,8 @@ def keys_of(signatures: pa.Table) -> pa.Table:
     """
     if not len(signatures):
         return pa.table({"key": pa.array([], pa.uint32()), "clip": pa.array([], pa.int64())})
+    # The keys are the first bytes of each signature, so they are cut from the column's memory
+    # without making an object for each row.
     column = _whole(signatures, "signature")
     _, bounds, data = column.buffers()
     starts = np.frombuffer(bounds, np.int64)[column.offset : column.offset + len(column)]
@@ -183,7 +185,7 @@ def originals(matches: pa.Table) -> pa.Table:
     order = np.lexsort((others, clips))
     original: dict[int, int] = {}
     for clip, other in zip(clips[order].tolist(), others[order].tolist(), strict=True):
-        # Copies of a dropped clip only are kept: they may show what its original does not.
+        # A clip that repeats only dropped clips is kept: it may show what their originals do not.
         if clip not in original and other not in original:
             original[clip] = other
     return pa.table(
@@ -235,6 +237,7 @@ def earliest_of_components(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np
         joined = labels.copy()
         np.minimum.at(joined, labels[left], smaller)
         np.minimum.at(joined, labels[right], smaller)
+        # Each node jumps to the label of its label, so long chains take few rounds.
         while not np.array_equal(jumped := joined[joined], joined):
             joined = jumped
         if np.array_equal(joined, labels):

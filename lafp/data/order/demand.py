@@ -41,7 +41,7 @@ class ClipStream:
             )
 
     def refs(self) -> Iterator[ClipRef]:
-        """Yields this rank's visits, endless, ``clips_per_step / world_size`` in a row per step."""
+        """Yields this rank's visits without end: ``clips_per_step / world_size`` for each step."""
         # Ranks share out a step's visits, not the sequence: with another number of workers a step
         # still has the same clips.
         share = self.clips_per_step // self.world_size

@@ -12,6 +12,7 @@ from lafp.device_constants import device_constant
 from lafp.models.bottlenecks.base import Bottleneck, BottleneckOutput
 from lafp.models.codebook_usage import usage_of_choices
 
+# float32 holds all whole numbers up to here, and indices are int64.
 _MAX_LEVEL = 1 << 24
 _MAX_CODES = (1 << 63) - 1
 
@@ -61,6 +62,7 @@ class Fsq(Bottleneck):
     def forward(self, latent_BZ: Tensor) -> BottleneckOutput:
         """Quantizes to values in [-1, 1]."""
         bounded = self._bound(latent_BZ)
+        # The value is rounded, and the gradient passes straight through.
         level_index = bounded + (bounded.round() - bounded).detach()
         codes_BZ = level_index / (self._levels(latent_BZ) // 2)
         with torch.no_grad():

@@ -16,8 +16,8 @@ from lafp.models.codebook_usage import usage_of_counts
 from lafp.models.exact_buffers import ExactBuffers
 
 _LEAST_WEIGHT = 1e-30
-"""Least weight of a code. Below it, the code's sum has too few digits in float32 to compute the
-code from it."""
+"""Smallest weight with which a code is computed. Below it, the code's sum has too few digits in
+float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,7 @@ class Vq(ExactBuffers, Bottleneck):
             counts_NK = self._collect(values_NPD, indices_NP)
         codes_BZ = self._join(codes_NPD.to(latent_BZ.dtype), len(latent_BZ))
         return BottleneckOutput(
+            # The value is the code's, and the gradient passes straight through to the latent.
             latent=latent_BZ + (codes_BZ - latent_BZ).detach(),
             loss=self.cfg.commitment_weight * F.mse_loss(latent_BZ.float(), codes_BZ.float()),
             metrics=usage_of_counts(counts_NK),

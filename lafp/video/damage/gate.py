@@ -90,6 +90,7 @@ class DamageGate:
         self._max_held = 0
         self._size: tuple[int, int] | None = None
         self._parting = ""
+        # The first frame of a file is at 0, so -1 stands for none.
         self._last_time_s = -1.0
         self._sound_time_s = -1.0
         self.newest: Held | None = None

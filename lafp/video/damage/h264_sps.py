@@ -34,6 +34,7 @@ def with_higher_pictures(avcc: bytes, num_macroblocks: int) -> tuple[bytes, int]
     for _ in range(avcc[5] & 31):
         end = at + 2 + int.from_bytes(avcc[at : at + 2], "big")
         sps = avcc[at + 2 : end]
+        # All sets grow by the same number of rows, because the decoder is told one number.
         num_rows = num_rows or -(-num_macroblocks // _width_mbs(sps))
         sps = _with_higher_picture(sps, num_rows)
         if len(sps) >= 1 << 16:
@@ -67,30 +68,30 @@ def _skip_to_size(bits: Bits) -> None:
     """Skips the fields before ``pic_width_in_mbs_minus1`` (7.3.2.1.1)."""
     bits.read(8)  # NAL unit header
     profile = bits.read(8)
-    bits.read(16)
-    bits.read_ue()
+    bits.read(16)  # constraint flags, level_idc
+    bits.read_ue()  # seq_parameter_set_id
     if profile in _HIGH_PROFILES:
         chroma_format = bits.read_ue()
-        bits.read(int(chroma_format == 3))
-        bits.read_ue()
-        bits.read_ue()
-        bits.read(1)
-        if bits.read(1):
+        bits.read(int(chroma_format == 3))  # separate_colour_plane_flag
+        bits.read_ue()  # bit_depth_luma_minus8
+        bits.read_ue()  # bit_depth_chroma_minus8
+        bits.read(1)  # qpprime_y_zero_transform_bypass_flag
+        if bits.read(1):  # seq_scaling_matrix_present_flag
             for i in range(12 if chroma_format == 3 else 8):
                 if bits.read(1):
                     _skip_scaling_list(bits, 16 if i < 6 else 64)
-    bits.read_ue()
+    bits.read_ue()  # log2_max_frame_num_minus4
     order_count_type = bits.read_ue()
     if order_count_type == 0:
-        bits.read_ue()
+        bits.read_ue()  # log2_max_pic_order_cnt_lsb_minus4
     elif order_count_type == 1:
-        bits.read(1)
-        bits.read_ue()
-        bits.read_ue()
+        bits.read(1)  # delta_pic_order_always_zero_flag
+        bits.read_ue()  # offset_for_non_ref_pic
+        bits.read_ue()  # offset_for_top_to_bottom_field
         for _ in range(bits.read_ue()):
-            bits.read_ue()
-    bits.read_ue()
-    bits.read(1)
+            bits.read_ue()  # offset_for_ref_frame
+    bits.read_ue()  # max_num_ref_frames
+    bits.read(1)  # gaps_in_frame_num_value_allowed_flag
 
 
 def _skip_scaling_list(bits: Bits, size: int) -> None:

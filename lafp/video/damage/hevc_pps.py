@@ -26,7 +26,7 @@ def has_wavefronts(hvcc: bytes) -> bool:
 def _units(hvcc: bytes, wanted: int) -> Iterator[bytes]:
     if len(hvcc) < 23 or hvcc[0] != 1:
         return
-    at = 23
+    at = 23  # bytes before the arrays of parameter sets
     for _ in range(hvcc[22]):
         kind, num_units = hvcc[at] & 63, int.from_bytes(hvcc[at + 1 : at + 3], "big")
         at += 3
@@ -39,16 +39,16 @@ def _units(hvcc: bytes, wanted: int) -> Iterator[bytes]:
 
 def _is_synchronized(bits: Bits) -> bool:
     bits.read(16)  # NAL unit header
-    bits.read_ue()
-    bits.read_ue()
-    bits.read(7)
-    bits.read_ue()
-    bits.read_ue()
-    bits.read_ue()
-    bits.read(2)
+    bits.read_ue()  # pps_pic_parameter_set_id
+    bits.read_ue()  # pps_seq_parameter_set_id
+    bits.read(7)  # up to cabac_init_present_flag
+    bits.read_ue()  # num_ref_idx_l0_default_active_minus1
+    bits.read_ue()  # num_ref_idx_l1_default_active_minus1
+    bits.read_ue()  # init_qp_minus26
+    bits.read(2)  # constrained_intra_pred_flag, transform_skip_enabled_flag
     if bits.read(1):  # cu_qp_delta_enabled_flag
-        bits.read_ue()
-    bits.read_ue()
-    bits.read_ue()
-    bits.read(5)
+        bits.read_ue()  # diff_cu_qp_delta_depth
+    bits.read_ue()  # pps_cb_qp_offset
+    bits.read_ue()  # pps_cr_qp_offset
+    bits.read(5)  # up to tiles_enabled_flag
     return bool(bits.read(1))

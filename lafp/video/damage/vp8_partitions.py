@@ -51,7 +51,8 @@ class Vp8Parser:
         self._library = library
         self._spare_bits = (ctypes.c_int32 * _MAX_PARTITIONS)()
         self._has_rest = (ctypes.c_int32 * _MAX_PARTITIONS)()
-        # Sides are rounded up to whole macroblocks.
+        # Sides are rounded up to whole macroblocks, of which VP8 has at most 1024: it stores sides
+        # in 14 bits.
         max_blocks = min(max_pixels // _PIXELS_PER_BLOCK + 2048, 1 << 20)
         self._state: int | None = library.lafp_vp8_new(max_blocks)
         if self._state is None:
@@ -79,7 +80,8 @@ def is_of_libvpx(frames: Iterable[bytes], max_pixels: int) -> bool:
     """Says whether frames end as libvpx ends them, apart from damaged ones.
 
     Args:
-        frames: The frames of a file from its first key frame on. Two that end so are enough.
+        frames: The frames of a file from its first key frame on. No more are read once two frames
+            end as libvpx ends them.
         max_pixels: See ``Vp8Parser``.
     """
     vp8 = Vp8Parser(max_pixels)

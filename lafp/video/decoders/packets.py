@@ -117,7 +117,7 @@ def scan(container: InputContainer, stream: VideoStream, deadline: float) -> Sca
 
 
 def clock_may_jump(container: InputContainer) -> bool:
-    """Says whether the container is one for broadcasts, whose clocks may jump."""
+    """Says whether the container is made for broadcasts, whose clocks may jump."""
     return bool(container.format.flags & _AVFMT_TS_DISCONT)
 
 
@@ -165,7 +165,7 @@ def missing_s(
 
 
 def unread(container: InputContainer, end_byte: int, deadline: float) -> str:
-    """Words how much of a file lies after its last packet, if that is more than an index; or "".
+    """Describes how much of a file lies after its last packet; "" if no more than an index does.
 
     Args:
         container: The container, read to its end.
