@@ -131,6 +131,8 @@ class _Search:
     def _verified(self, source: str, name: str) -> list[int]:
         if not (numbers := self._numbers(source)):
             return []
+        # No task needs the signatures of more than one block: a pair goes to the block of its
+        # ``other``, takes that signature along, and goes on to the block of its ``clip``.
         pairs = _tables(numbers, self._to_block(partial(self._table, source), "other"))
         both = self._grouped(pairs, self._num_blocks, self._to_block(self._with_other, "clip"))
         return self._run(self._grouped(both, self._num_blocks, self._stored(self._matches, name)))
@@ -177,6 +179,7 @@ class _Search:
     def _keys(self, block: pa.Table) -> pa.Table:
         number = _number(block)
         signatures = signatures_of(read_table(_table_uri(self._clips, "clips", number)), self._work)
+        # Later steps read them several times, and then from one table, not from many parts.
         write_table(_table_uri(self._folder, "signatures", number), signatures)
         keys = keys_of(signatures)
         buckets = keys["key"].to_numpy().astype(np.int64) % (2 * self._num_blocks)

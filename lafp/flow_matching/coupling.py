@@ -43,6 +43,7 @@ def conditional_ot_coupling(
     cost_BB = torch.cdist(x_0.float(), x_1.float()).square() / x_0.shape[1]
     distance_BB = torch.cdist(condition.float(), condition.float()).square()
     num_others = max(1, len(x_0) * (len(x_0) - 1))
+    # If all conditions are equal, 0 / 0 would be NaN.
     scale = (distance_BB.sum() / num_others).clamp_min(torch.finfo(torch.float32).tiny)
     cost_BB += condition_weight * distance_BB / scale
     # Transposed, because the answer then names the noise of each row of data.

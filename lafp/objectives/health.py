@@ -102,6 +102,7 @@ def supervision_sign(share: float) -> str | None:
     Args:
         share: Share of the supervision in the whole loss, in [0, 1].
     """
+    # A ratio r to the rest of the loss is a share of r / (1 + r) in the whole loss.
     if share < DOMINATING / (1 + DOMINATING):
         return None
     ratio = share / max(1 - share, 1e-9)

@@ -83,7 +83,10 @@ class Laof(Lapo):
         return [*scales, (self.optical_flow_scale, weighted)]
 
     def _optical_flow_weight(self, window: Window) -> Tensor | None:
-        """Returns the weights of the optical flow's vectors, float [B, 1, h, w]."""
+        """Returns the weights of the optical flow's vectors, float [B, 1, h, w].
+
+        A vector stands for a cell of pixels, and counts by the mean weight of these pixels.
+        """
         if (weight := self.weight_of(window.next_mask)) is None:
             return None
         return F.adaptive_avg_pool2d(weight, self.optical_flow_size_px)

@@ -93,7 +93,7 @@ def owned(
             lease.check()  # losing the folder may have caused the interrupt
             raise
         finally:
-            # Processes of this job that were killed, now or before, may have left some.
+            # Killed processes of this job may have left unfinished files. Object stores have none.
             if not storage.is_remote(folder):
                 delete_unfinished(storage.path_of(folder))
             lease.give_back()

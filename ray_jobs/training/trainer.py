@@ -58,6 +58,7 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
             ) from error
     if "stopped" in outcome:
         raise JobError(outcome["stopped"])
+    # The first start is no resume.
     resumed_from = [int(start["step"]) for start in read_starts(stage.uri)[1:]]
     return outcome["metrics"] | {"resumed_from_steps": resumed_from}
 

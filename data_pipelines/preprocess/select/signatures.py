@@ -47,6 +47,7 @@ def signatures_of(clips: pa.Table, work: str) -> pa.Table:
         read = partial(_read, work)
         tables = list(pool.map(read, parts.tolist(), (offsets[of] for of in rows)))
     found = pa.chunked_array(tables, pa.large_binary())
+    # The empty array is for tables without clips: numpy needs at least one array to join.
     order = np.argsort(np.concatenate([*rows, np.zeros(0, np.int64)]))
     return pa.table(
         {"clip": clips["clip"], "video": clips["video"], "signature": found.take(order)}

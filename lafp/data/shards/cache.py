@@ -44,7 +44,7 @@ class ClipCache:
         return self._clips.get(key)
 
     def has_room(self, num_bytes: int) -> bool:
-        """Says whether a clip of this size would be kept."""
+        """Says whether a clip of this size would be kept, unless another thread comes first."""
         return self._num_bytes + num_bytes <= self._max_bytes
 
     def put(self, key: tuple[str, ...], clip: DecodedClip) -> None:

@@ -32,7 +32,10 @@ class LayerNormNoiseConfig:
 
 
 class LayerNormNoise(Bottleneck):
-    """Normalizes the IDM's output to z. In training the FDM sees z + noise_std * N(0, I)."""
+    """Normalizes the IDM's output to z. In training the FDM sees z + noise_std * N(0, I).
+
+    Without the norm, the IDM could enlarge z until the noise does not matter.
+    """
 
     Config = LayerNormNoiseConfig
 

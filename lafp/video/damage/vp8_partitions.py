@@ -94,6 +94,7 @@ def is_of_libvpx(frames: Iterable[bytes], max_pixels: int) -> bool:
         if num_padded == 2:
             return True
     # No two frames: the file is short, damaged from its first key frame on, or of another encoder.
+    # Frames of another encoder mostly end near the end of their data, garbage does not.
     return num_padded == num_frames or 2 * num_near < num_frames
 
 
