@@ -78,6 +78,7 @@ def unfinished_file(path: Path) -> Iterator[Path]:
 
 
 def _locked(path: Path) -> int:
+    """Creates a file, locks it, and returns its descriptor."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with suppress(OSError):

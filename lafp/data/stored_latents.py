@@ -9,7 +9,8 @@ frame pair of one shard set::
     train-000000.npy       float16 or float32 [N, Z], for train-000000.tar
     train-000000.json      LatentShard: checksum, and the rows of each clip
 
-A file is complete once its ``.json`` exists. Needs no torch, because Ray's readers import it.
+A file is complete once its ``.json`` exists. This module needs no torch, because Ray's readers
+import it.
 """
 
 import hashlib
@@ -212,6 +213,7 @@ class LatentShardWriter:
         )
 
     def _rounding(self) -> float:
+        """Returns ``LatentShard.rounding``."""
         if not self._num_rows:
             return 0.0
         mean, square, error = self._sums / self._num_rows

@@ -114,7 +114,9 @@ class Objective(nn.Module, ABC):
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
         """Pairs each ``ChangeScale`` of the model with the values whose size it must learn.
 
-        The default is an empty list, for a model that has none.
+        Videos differ by a factor of a hundred in how much moves from frame to frame, so models read
+        and predict changes in units of the typical change of their data. The default is an empty
+        list, for a model without such scales.
         """
         del window
         return []
@@ -148,7 +150,10 @@ class Objective(nn.Module, ABC):
             scale.fit(of_scale)
 
     def take_scales(self, other: "Objective") -> None:
-        """Copies the scales of a model of the same config, but not its weights."""
+        """Copies the scales of a model of the same config, but not its weights.
+
+        A control with random weights then differs by its weights alone.
+        """
         for ours, theirs in zip(self.modules(), other.modules(), strict=True):
             if isinstance(ours, ChangeScale):
                 ours.load_state_dict(theirs.state_dict())

@@ -245,6 +245,7 @@ class _Lease:
         return written is not None
 
     def _renew(self) -> None:
+        """Writes the claim again, or notes in ``_lost_to`` who has taken over the folder."""
         self._claim = replace(self._claim, renewed_at=time.time())
         if self._write(self._version):
             return

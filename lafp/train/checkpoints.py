@@ -32,7 +32,8 @@ class Checkpoints:
 
     A checkpoint is a folder ``step-000000500`` with the files of all ranks. Each rank writes its
     card, such as ``rank-00000.json``, when its files are there and have been read back. Only a
-    folder with the cards of all ranks is a checkpoint, so a process may be killed at any point.
+    folder with the cards of all ranks is a checkpoint, so a process may be killed at any point: no
+    other process has to hear from it that the checkpoint exists.
 
     Args:
         uri: The stage's folder, local or S3.
@@ -181,6 +182,7 @@ class Checkpoints:
             self._prune()
 
     def _store(self, folder: Path, step: int) -> None:
+        """Uploads this rank's files, reads them back, and then writes the rank's card."""
         target = self._folder(step)
         checksums = {}
         try:
@@ -222,6 +224,7 @@ class Checkpoints:
         storage.patiently(lambda: storage.delete_folder(folder))
 
     def _set_aside(self, folder: str, damage: str) -> None:
+        """Renames a damaged checkpoint, and tells the user in a note."""
         if self._rank > 0:
             return
         name = folder.rpartition("/")[2]

@@ -107,6 +107,7 @@ def _train_step(
     recorder: Recorder,
     step: int,
 ) -> None:
+    """Takes one optimizer step with the next micro-batches of this rank."""
     recorder.guard.begin_step()
     # Each step has its own seed, so that a resumed run draws the same noise as an undisturbed one.
     torch.manual_seed(derive_seed(cfg.seed, "step", step, ctx.rank))

@@ -249,6 +249,7 @@ class FrameClock:
         return recordings[bisect_right(self._starts, packet) - 1]
 
     def _time_by_order(self, packet: int | None, pts: int | None, is_key: bool) -> float | None:
+        """Returns the next time in order, or a later one if a key frame or a stamp shows a gap."""
         times_s, place = self._timeline.times_s, self._next_frame
         if is_key and packet is not None:
             # All packets before a key frame are shown before it, and so were those frames of its

@@ -102,6 +102,7 @@ class FailureLog:
     def _check_is_new(
         self, failures: Mapping[int, Exception], errors: Mapping[int, BaseException]
     ) -> None:
+        """Raises FinalError if a worker has failed in the same way since the last checkpoint."""
         starts: list[dict[str, Any]] = []
         with suppress(StorageError):
             starts = read_starts(self._stage_uri)

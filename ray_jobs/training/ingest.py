@@ -105,7 +105,7 @@ class BlockReader:
     """The reader actor. It turns numbers of blocks into blocks with a row per micro-batch."""
 
     def __init__(self, layout: MicroBatchLayout, steps: BlockSteps, cache_bytes: int) -> None:
-        storage.be_patient()
+        storage.be_patient()  # S3 that does not answer for a while must not end a long run
         self._reader = MicroBatchReader(layout, cache_bytes)
         self._steps = steps
 
@@ -126,6 +126,7 @@ def _pipeline(
     cache_bytes: int,
     selector: Mapping[str, str],
 ) -> Dataset:
+    """Builds the Ray Data pipeline of one reader."""
     block_bytes = steps.steps_per_block * layout.step_num_bytes
     dataset = ray.data.range(
         num_blocks, override_num_blocks=min(-(-num_blocks // BLOCKS_PER_TASK), MAX_TASKS)

@@ -59,6 +59,7 @@ class Notices:
         return Notice(notice)
 
     def _heard(self) -> Notice:
+        """Returns the request that has reached this worker since the last exchange."""
         if self._stop is not None and ray.wait([self._stop], timeout=0)[0]:
             stop, self._stop = self._stop, None
             with suppress(ray.exceptions.RayError):  # the coordinator is gone

@@ -64,6 +64,7 @@ def _drop_repeated_files(catalog: Catalog) -> None:
 
 
 def _reject_duplicates(catalog: Catalog, originals: Iterable[pa.RecordBatch]) -> None:
+    """Notes the original of each near-duplicate, and adds a reject for the duplicate."""
     catalog.db.execute("BEGIN")
     for batch in originals:
         catalog.db.executemany(

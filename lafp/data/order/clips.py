@@ -80,6 +80,7 @@ class ClipOrder:
             epoch, skip = epoch + 1, 0
 
     def _epoch(self, epoch: int, skip: int) -> Iterator[ClipRef]:
+        """Yields the visits of an epoch from its position ``skip`` on."""
         order = keyed_permutation(len(self._shards), self.seed, epoch)
         for first in range(0, len(order), self.pool_shards):
             pool = [self._shards[i] for i in order[first : first + self.pool_shards]]

@@ -130,6 +130,7 @@ class MicroBatchReader:
             yield from self.read(step)
 
     def _seek(self, step: int) -> None:
+        """Lets each stream go on at a step."""
         for name, demand in self.layout.demands.items():
             self._refs[name] = ClipStream(
                 order=demand.order,
@@ -140,6 +141,7 @@ class MicroBatchReader:
             ).refs()
 
     def _read_stream(self, name: str, num_rows: int) -> dict[str, np.ndarray]:
+        """Reads the next micro-batches of a stream along a first axis."""
         demand = self.layout.demands[name]
         num_clips = demand.clips_per_step // (self.layout.world_size * self.layout.num_rounds)
         refs = list(islice(self._refs[name], num_rows * num_clips))

@@ -22,7 +22,8 @@ class WindowConfig:
     max_offset_steps: int = 1
     """K: the IDM sees o_t and o_{t+k}, k ~ U{1..K} (LAOM: 10)."""
     windows_per_clip: int = 4
-    """Windows drawn from a clip each time it is visited."""
+    """Windows drawn from a clip each time it is visited. They lie in one batch, because they share
+    the decoding of the clip."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "frame_stack", "max_offset_steps", "windows_per_clip")

@@ -149,6 +149,7 @@ class ClipReader:
     def _visit(
         self, ref: ClipRef, times: Sequence[int], frames: np.ndarray
     ) -> _Visit | DamagedClipError:
+        """Reads one clip. Returns the error if the clip is damaged."""
         try:
             clip = self._decoded(ref, times, frames)
         except DamagedClipError as error:
@@ -158,6 +159,7 @@ class ClipReader:
         return _Visit(ref, clip, times, frames)
 
     def _decoded(self, ref: ClipRef, times: Sequence[int], out: np.ndarray) -> DecodedClip:
+        """Returns a clip, cached or decoded now, and writes its frames at ``times`` to ``out``."""
         location = ref.location
         if not 1 <= location.num_frames <= self._length:  # memory is reserved for that many
             detail = f"its entry claims {location.num_frames} frames"
@@ -174,6 +176,7 @@ class ClipReader:
         return clip
 
     def _decode(self, ref: ClipRef, times: Sequence[int], out: np.ndarray) -> DecodedClip:
+        """Decodes the frames at ``times`` into ``out``. Raises DamagedClipError."""
         location, shard = ref.location, storage.join(ref.shard_set, ref.shard)
         video, labels_data = checked_bytes(shard, location)
         damaged = partial(DamagedClipError, location.clip_id, shard)
@@ -195,6 +198,7 @@ class ClipReader:
         return DecodedClip(out, labels, latents)
 
     def _batch(self, frames: np.ndarray, visits: Sequence[_Visit]) -> dict[str, np.ndarray]:
+        """Stacks clips to the fields of ``ClipBatch``. See ``read_batch``."""
         length = self._length
         num_frames, epoch, clip_key = _numbers([visit.ref for visit in visits])
         batch = {"frames": frames, "num_frames": num_frames, "clip_key": clip_key, "epoch": epoch}

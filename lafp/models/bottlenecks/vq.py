@@ -138,6 +138,7 @@ class Vq(ExactBuffers, Bottleneck):
         self._collected = None
 
     def _move_codes(self, counts_NK: Tensor, sums_NKD: Tensor, candidates_NKD: Tensor) -> None:
+        """Updates the averages by the sums of all ranks, and replaces codes that are not chosen."""
         decay = self.cfg.decay
         self.ema_count.lerp_(counts_NK, 1 - decay)
         self.ema_sum.lerp_(sums_NKD, 1 - decay)

@@ -141,6 +141,7 @@ class DeepSpeedEngine(Engine):
 
     @contextmanager
     def _gathered_copy(self) -> Iterator[nn.Module]:
+        """Implements ``gathered`` for ZeRO-3, where rank 0 gets a copy of the module."""
         import deepspeed
 
         # Ranks without a copy gather too, because gathering is a collective call.

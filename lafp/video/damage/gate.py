@@ -60,9 +60,10 @@ class Held:
 class DamageGate:
     """Passes only frames of groups of pictures without any sign of damage.
 
-    A damaged packet spoils the frames decoded after it, often without a sign. So a group is cut out
-    as a whole, and its frames are held back until the next key frame shows that the group is
-    complete. Beyond ``max_held_bytes`` the oldest frames pass, unless there was a sign already.
+    A damaged packet spoils the frames decoded after it, often without a sign, and frames before the
+    first sign are often wrong too. So a group is cut out as a whole, and its frames are held back
+    until the next key frame shows that the group is complete. Beyond ``max_held_bytes`` the oldest
+    frames pass, unless there was a sign already.
 
     Args:
         info: The probe's result.
@@ -207,6 +208,7 @@ class DamageGate:
             yield from self._pop()
 
     def _pop(self) -> Iterator[Held | DamagedSpan]:
+        """Yields the oldest held frame if it is sound, and the span that was cut out before it."""
         held = self._held.popleft()
         if sign := held.gop.leading_sign:
             self._drop(sign)

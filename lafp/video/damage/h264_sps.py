@@ -51,6 +51,7 @@ def _width_mbs(sps: bytes) -> int:
 
 
 def _with_higher_picture(sps: bytes, num_rows: int) -> bytes:
+    """Returns the parameter set with ``num_rows`` more rows of macroblocks."""
     bits = Bits(sps)
     _skip_to_size(bits)
     bits.read_ue()  # width
@@ -110,6 +111,7 @@ def _ue(value: int) -> str:
 
 
 def _escaped(data: bytes) -> bytes:
+    """Inserts the bytes of emulation prevention."""
     made = bytearray()
     for byte in data:
         # Two zero bytes followed by 0 to 3 would look like a start code (7.4.1), so a 3 goes

@@ -24,6 +24,7 @@ def has_wavefronts(hvcc: bytes) -> bool:
 
 
 def _units(hvcc: bytes, wanted: int) -> Iterator[bytes]:
+    """Yields the NAL units of the wanted type."""
     if len(hvcc) < 23 or hvcc[0] != 1:
         return
     at = 23  # bytes before the arrays of parameter sets
@@ -38,6 +39,7 @@ def _units(hvcc: bytes, wanted: int) -> Iterator[bytes]:
 
 
 def _is_synchronized(bits: Bits) -> bool:
+    """Reads the flag in a picture parameter set."""
     bits.read(16)  # NAL unit header
     bits.read_ue()  # pps_pic_parameter_set_id
     bits.read_ue()  # pps_seq_parameter_set_id
