@@ -114,9 +114,8 @@ class Objective(nn.Module, ABC):
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
         """Pairs each ``ChangeScale`` of the model with the values whose size it must learn.
 
-        Videos differ by a factor of a hundred in how much moves from frame to frame, so models read
-        and predict changes in units of the typical change of their data. The default is an empty
-        list, for a model without such scales.
+        ``ChangeScale`` says why a model reads or predicts changes in such units. The default is an
+        empty list, for a model that does not.
         """
         del window
         return []

@@ -39,12 +39,11 @@ class LaofConfig(LapoConfig):
 class Laof(Lapo):
     """L = L_LAPO + w L_optical_flow(D(bottleneck(z_t)), flow(o_t, o_{t+1})).
 
-    Optical flow shows what moves and in which direction, but not what distractors look like. We
-    read the paper so: D sees only the latent action, in the form that the FDM sees.
-    L_optical_flow is in units of the data's typical flow, so that w has the same effect for any
-    frame size and speed.
-    Preprocessing computes the targets. Masks of the agent weigh both losses: LAOF's paper masks the
-    flow too.
+    Optical flow shows what moves and in which direction, but not what distractors look like. Our
+    reading of the paper: D sees only the latent action, in the form that the FDM sees.
+    L_optical_flow is in units of the data's typical optical flow, so that w has the same effect for
+    any frame size and speed. Preprocessing computes the targets. Masks of the agent weigh both
+    losses, because LAOF's paper masks the optical flow too.
     """
 
     Config = LaofConfig

@@ -45,7 +45,7 @@ class Claim:
     machine: str
     """Boot id and process-id namespace in which ``pid`` is valid."""
     started: str
-    """The process's start in ticks of the kernel, since process ids are used again."""
+    """Start of the process in ticks of the kernel, because process ids are used again."""
     job: str | None
     """The Ray job; None outside of Ray jobs."""
     since: str

@@ -26,7 +26,7 @@ other; and after this many steps at the latest, because the next steps may be sl
 class Notices:
     """Tells a training worker what to do after a step. All workers get the same answers.
 
-    The main thread of the process must be within ``sigterm_noted`` before.
+    The main thread of the process must have entered ``sigterm_noted`` before.
 
     Args:
         coordinator: The actor that ``stopped_by_sigterm`` yields.

@@ -30,7 +30,7 @@ from ray_jobs.training.failures import final
 from ray_jobs.training.notices import Notices
 
 MIN_READ_AHEAD, READ_AHEAD_BYTES = 4, 64 << 20
-"""Micro-batches to read ahead in mode ``direct``: so many, or more if they fit into the bytes."""
+"""Number of micro-batches to read ahead in mode ``direct``, or more if they fit into the bytes."""
 
 
 def read_in_threads(

@@ -57,7 +57,7 @@ def train_in_task(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
 
 
 def _train(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
-    gc.collect()  # what a training before in this process has left in cycles
+    gc.collect()  # frees what an earlier training in this process has left in reference cycles
     device = torch.device("cpu")
     if job.cfg.use_gpu:
         device = given_device(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))

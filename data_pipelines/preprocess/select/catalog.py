@@ -137,7 +137,7 @@ class Catalog:
         self.num_clips += 1
 
     def clip_blocks(self, block_clips: int) -> Iterator[pa.Table]:
-        """Yields where the clips lie that are left, in blocks of consecutive numbers.
+        """Yields the places of the clips that are left, in blocks of consecutive numbers.
 
         Yields:
             ``clip``, ``video``, ``part`` and ``video_offset``. The table number ``n`` has the clips

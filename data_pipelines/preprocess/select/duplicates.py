@@ -136,7 +136,7 @@ def verified(pairs: pa.Table, signatures: pa.Table) -> pa.Table:
 
     Args:
         pairs: Rows of ``with_other``.
-        signatures: Those of every ``clip``, as in ``with_other``.
+        signatures: Signatures of every ``clip``, with the columns that ``with_other`` needs.
     """
     pairs = pairs.sort_by([("clip", "ascending"), ("other", "ascending")])
     clips, places = _numbers(pairs, "clip"), _places(signatures, _numbers(pairs, "clip"))

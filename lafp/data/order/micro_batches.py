@@ -57,7 +57,7 @@ class MicroBatchLayout:
 
 
 def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
-    """Returns the bytes of frames, masks, flow and latent actions of the longest clip.
+    """Returns the bytes of frames, masks, optical flow and latent actions of the longest clip.
 
     Args:
         demand: The stream.
@@ -70,8 +70,8 @@ def clip_num_bytes(demand: ClipDemand, max_frames: int | None = None) -> int:
     if any(s.num_masked_clips for s in specs):
         num_bytes += math.prod(mask_shape(num_frames, spec.height_px, spec.width_px))
     if spec.optical_flow_size_px is not None:
-        # Two axes of float16. Flow and latents are sent for all frames, so ``max_frames`` does not
-        # count.
+        # Two axes of float16. Optical flow and latents are sent for all frames, so ``max_frames``
+        # does not count.
         num_bytes += length * 2 * 2 * math.prod(spec.optical_flow_size_px)
     if demand.latents is not None:
         num_bytes += length * 4 * open_latent_set(demand.latents).latent_action_dim

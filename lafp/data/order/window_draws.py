@@ -1,4 +1,4 @@
-"""Draws the windows of a clip, equally for the reader of its frames and the cutter."""
+"""Draws the windows of a clip: the same ones where its frames are read and where they are cut."""
 
 # Shape suffixes in this file: B clips, N windows of a clip.
 

@@ -135,7 +135,7 @@ class ShardEntry:
 
 
 def check_shard_name(name: str) -> str:
-    """Returns the name of a shard if it is one, because files of this name are read and deleted.
+    """Returns a shard's name after checking it, because files of this name are read and deleted.
 
     Raises:
         ValueError: It is no plain file name that ends in ``.tar``.
@@ -176,7 +176,7 @@ class Labels:
     the width, first the highest bit of a byte (``numpy.packbits``)."""
 
     def misfit(self, num_frames: int) -> str:
-        """Describes an array that cannot belong to a clip of so many frames; empty without one."""
+        """Describes an array that cannot belong to a clip of so many frames; "" if all can."""
         wanted = {"true_action": (1, 2), "state": (2,), "action_noise": (2,), "optical_flow": (4,)}
         for name, num_dims in wanted.items():
             array = getattr(self, name)

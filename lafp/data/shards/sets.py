@@ -32,7 +32,7 @@ def open_shard_set(uri: str) -> ShardSet:
 
 
 def read_manifest(uri: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Reads columns of ``manifest.parquet``, ``shard`` among them.
+    """Reads columns of ``manifest.parquet``, of which ``shard`` must be one.
 
     Raises:
         ConfigError: There is no finished shard set, its manifest is damaged, or a shard has a name
@@ -73,7 +73,7 @@ def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
 
 
 def shards_sha256(uri: str) -> str:
-    """Hashes the content of a shard set, by its shards' checksums, wherever the set lies."""
+    """Hashes the checksums of a set's shards. The hash does not depend on where the set lies."""
     rows = read_manifest(uri, ["shard", "sha256"])
     lines = sorted(f"{row['shard']} {row['sha256']}" for row in rows)
     return sha256("\n".join(lines).encode()).hexdigest()
