@@ -78,6 +78,7 @@ class Laof(Lapo):
         scales = super().measured(window)
         if (flow := window.optical_flow) is None:
             return scales
+        # Nothing trains a predicted vector without weight, so it does not count for the unit.
         weighted = as_weighted(flow, self._optical_flow_weight(window))
         return [*scales, (self.optical_flow_scale, weighted)]
 

@@ -154,6 +154,7 @@ class Lapa(Objective):
         obs, future_obs, scales = window.obs, window.future_obs, []
         if self.cfg.target == "residual":
             change_BPD = self.patches.target(future_obs) - self.patches.target(obs)
+            # Nothing trains a predicted change without weight, so it does not count for the unit.
             weighted = as_weighted(change_BPD, self._weight(window))
             scales.append((self.change_scale, weighted))
         if self.cfg.idm_input == "difference":

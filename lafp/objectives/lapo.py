@@ -130,6 +130,8 @@ class Lapo(Objective):
         if self.cfg.target == "frame" and self.cfg.idm_input == "frame":
             return []
         change = self._resized(window.next_obs) - self._resized(window.obs)
+        # Nothing trains a predicted change without weight, so it does not count for the unit. The
+        # IDM reads whole frames.
         weight = self._weight(window) if self.cfg.target == "residual" else None
         return [(self.idm.change_scale, as_weighted(change, weight))]
 

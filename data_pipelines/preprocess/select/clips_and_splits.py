@@ -82,7 +82,7 @@ def _reject_duplicates(catalog: Catalog, originals: Iterable[pa.RecordBatch]) ->
 
 
 def _join_episodes(catalog: Catalog, clusters: "_Clusters") -> None:
-    """Puts all cameras of one episode into one cluster."""
+    """Puts all cameras of an episode into one cluster: no scene may be seen by both splits."""
     rows = catalog.db.execute(
         "SELECT episode, video FROM videos WHERE episode != '' ORDER BY episode, video"
     )

@@ -1,8 +1,9 @@
 """Finds damaged VP8 frames: their partitions do not end where they should.
 
 libvpx ends each partition with 8 to 16 zero bits after the last symbol. Damaged data decodes to
-garbage of another length. The parser (``vp8_entropy.c``) is compiled when lafp is installed with a
-C compiler at hand. Without it VP8 is checked less well.
+garbage of another length. The parser (``vp8_entropy.c``) is in C, because symbols are decoded one
+after another, for which Python is too slow. It is compiled when lafp is installed with a C compiler
+at hand. Without it VP8 is checked less well.
 """
 
 import ctypes
