@@ -18,7 +18,7 @@ _FULL = 0xFF  # a byte of pixels that all show the agent
 
 
 def keep_masks(batch: ClipBatch, fraction: float, seed: int) -> ClipBatch:
-    """Keeps the masks of a random share of the clips; the others are as if stored without one.
+    """Keeps the masks of a random share of the clips. Other clips count as without a mask.
 
     Args:
         batch: B clips.

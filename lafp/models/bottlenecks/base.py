@@ -26,7 +26,7 @@ class BottleneckOutput:
 
 
 class Bottleneck(nn.Module):
-    """No bottleneck (``none``), and the base of the others."""
+    """The base class of bottlenecks. Its methods change nothing."""
 
     Config: Any
 

@@ -1,4 +1,4 @@
-"""Scales the wanted frames at once and releases the others.
+"""Scales wanted frames as soon as they are known, and releases all other frames.
 
 Frames wait for the rest of their group of pictures (``damage``), and decoded frames are large. If a
 decoder soon gets its buffers back, it runs in the processor's cache.
