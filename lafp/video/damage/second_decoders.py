@@ -139,18 +139,24 @@ class RowWiseHevc:
         while self._frames:
             other = self._frames.popleft()
             if other.opaque is frame.opaque:
-                pairs = zip(frame.planes, other.planes, strict=True)
-                if all(np.array_equal(_samples(a), _samples(b)) for a, b in pairs):
+                if have_equal_samples(frame, other):
                     return ""
                 break
         return "rows do not begin where the rows before them end"
 
 
-def _samples(plane: VideoPlane) -> np.ndarray:
-    """Returns uint8 [H, bytes], without the padding of rows."""
+def have_equal_samples(frame: VideoFrame, other: VideoFrame) -> bool:
+    """Says whether two frames of one format hold the same pictures, whatever pads their rows."""
+    # Not told by the length of rows: those of narrow pictures are padded to more than twice theirs.
+    num_bytes = -(-frame.format.components[0].bits // 8)
+    pairs = zip(frame.planes, other.planes, strict=True)
+    return all(np.array_equal(_samples(a, num_bytes), _samples(b, num_bytes)) for a, b in pairs)
+
+
+def _samples(plane: VideoPlane, num_bytes: int) -> np.ndarray:
+    """Returns uint8 [H, bytes], without the padding of rows, of samples of ``num_bytes``."""
     rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
-    bytes_per_sample = 1 if plane.line_size < 2 * plane.width else 2
-    return rows[:, : plane.width * bytes_per_sample]
+    return rows[:, : plane.width * num_bytes]
 
 
 class KeysOfVp8:
