@@ -20,7 +20,8 @@ def check_keys(section: Section, raw: Any, where: str = "") -> None:
     """
     if not isinstance(raw, Mapping):
         raise ConfigError(
-            f"{where.rstrip('.') or 'The config'}: expected keys of {section.name}, got {raw!r}."
+            f"{where.rstrip('.') or 'The config'}: expected keys of {section.name}, got {raw!r}. "
+            f"Its keys: {', '.join(section.keys)}."
         )
     for name in raw:
         if name not in section.keys:
@@ -29,7 +30,9 @@ def check_keys(section: Section, raw: Any, where: str = "") -> None:
         if name in raw:
             _check_value(key, raw[name], f"{where}{name}")
         elif key.is_required:
-            raise ConfigError(f"Key '{where}{name}' is missing: {section.name} needs it.")
+            raise ConfigError(
+                f"Key '{where}{name}' is missing: {section.name} needs it. Set {where}{name}=VALUE."
+            )
 
 
 def _check_value(key: Key, raw: Any, where: str) -> None:

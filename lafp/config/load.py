@@ -109,7 +109,7 @@ def _build(schema: type[T], raw: Any, where: str) -> T:
 def _build_section(f: Field, hint: Any, raw: Any, where: str) -> Any:
     if raw is None:
         if not allows_none(hint, f):
-            raise ConfigError(f"{where}: expected a section, got null.")
+            raise ConfigError(f"{where}: expected a section, got null. Give it keys.")
         return None
     if is_tuple(hint):
         return tuple(_build_one(f, hint, item, f"{where}.{i}") for i, item in enumerate(raw))

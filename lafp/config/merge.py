@@ -49,6 +49,11 @@ def _merge_elements(
         index = int(number) if str(number).isdigit() else -1
         if number != "*" and not 0 <= index < len(base):
             where = key.name if key else "the list"
+            if not base:
+                raise ConfigError(
+                    f"{where}.{number}: this list is empty, so it has no element to change. Write "
+                    "the whole list."
+                )
             raise ConfigError(
                 f"{where}.{number}: expected * or an index from 0 to {len(base) - 1}."
             )

@@ -15,5 +15,7 @@ def label_selector(node_labels: tuple[str, ...]) -> dict[str, str]:
         raise ValueError(f"node_labels are written key=value, got {wrong[0]!r}.")
     pairs = [label.split("=") for label in node_labels]
     if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError(f"node_labels names a key twice: {', '.join(node_labels)}.")
+        raise ValueError(
+            f"node_labels names a key twice: {', '.join(node_labels)}. Name each key once."
+        )
     return {key: value for key, value in pairs}

@@ -45,7 +45,10 @@ def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ())
     if not is_file:
         raise ConfigError(f"No config file at {path}." + _near_files(path))
     if path.resolve() in seen:
-        raise ConfigError(f"{path}: `extends` goes in a circle.")
+        raise ConfigError(
+            f"{path}: `extends` goes in a circle, because this file extends itself or a file that "
+            "extends it. Remove one `extends`."
+        )
     try:
         # OmegaConf's loader, not PyYAML's: it reads 1e-4 as a number.
         loaded = OmegaConf.load(path)
@@ -58,7 +61,10 @@ def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ())
         words = " ".join(str(error).split())
         raise ConfigError(f"{path} is not readable as YAML: {words}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}.")
+        raise ConfigError(
+            f"{path}: expected keys and values, got {type(raw).__name__}. Write lines of the form "
+            "`key: value`."
+        )
     return _resolve_extends(section, raw, path.parent, (*seen, path.resolve()))
 
 

@@ -151,7 +151,7 @@ class _Lease:
                 if not is_void:
                     say(
                         f"{self._folder} belongs to {claim or 'an unknown process'}. Waiting up to "
-                        f"{VOID_AFTER_S:g} s to see whether that still lives."
+                        f"{VOID_AFTER_S:g} s to see whether that process still runs."
                     )
                 seen = data, time.monotonic() - (VOID_AFTER_S if is_void else 0)
             elif data != seen[0] and claim:  # the owner renewed it, or another process took it

@@ -251,7 +251,8 @@ class StageDir:
         found = strict_json.read(dict[str, Any], self.path(PROVENANCE))
         if "identity" not in found or not isinstance(found.get("inputs"), dict):
             raise strict_json.DamagedError(
-                f"{self.path(PROVENANCE)} is damaged: it has no identity or inputs"
+                f"{self.path(PROVENANCE)} is damaged: it has no identity or inputs. Copy "
+                "its folder again, or delete the folder and run the job again."
             )
         return found
 

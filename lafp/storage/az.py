@@ -210,7 +210,10 @@ def copy(uri: str, target: str) -> None:
             time.sleep(_COPY_LOOK_EVERY_S)
             status = blob.get_blob_properties().copy.status
         if status != "success":
-            raise StorageError(f"Could not copy {uri}: Azure ended with the status {status!r}.")
+            raise StorageError(
+                f"Could not copy {uri} to {target}: Azure ended the copy with the status "
+                f"{status!r}, expected 'success'."
+            )
 
     _ask("copy", uri, start)
 
@@ -295,7 +298,10 @@ def _translated(verb: str, uri: str, error: Any) -> OSError:
     """Translates an answer of Azure's into one of ``lafp.storage.base``."""
     text, code, status = f"Could not {verb} {uri}: {_words(error)}", _code(error), error.status_code
     if code == "ContainerNotFound":
-        return StorageError(f"Could not {verb} {uri}: there is no such container.")
+        return StorageError(
+            f"Could not {verb} {uri}: there is no such container. Correct its name, or make it on "
+            "Azure first."
+        )
     if status == 404:
         return FileNotFoundError(f"No such object: {uri}")
     is_unknown = code in ("AuthenticationFailed", "NoAuthenticationInformation")

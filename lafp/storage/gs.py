@@ -265,7 +265,10 @@ def _translated(verb: str, uri: str, error: Any) -> OSError:
     code = int(error.code or 0)
     if code == 404:
         if verb in ("list", "write") or "bucket does not exist" in str(error):
-            return StorageError(f"Could not {verb} {uri}: there is no such bucket.")
+            return StorageError(
+                f"Could not {verb} {uri}: there is no such bucket. Correct its name, or make it on "
+                "Google Cloud first."
+            )
         return FileNotFoundError(f"No such object: {uri}")
     if code == 401:
         return CredentialsError(f"{text} {_SET_CREDENTIALS}")

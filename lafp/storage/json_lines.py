@@ -59,7 +59,7 @@ def read_lines(uri: str) -> list[dict[str, Any]]:
 def _step(record: dict[str, Any], uri: str) -> float:
     step = record.get("step")
     if not isinstance(step, int | float):
-        raise DamagedError(f"{uri} is damaged: a record without its step")
+        raise DamagedError(f"{uri} is damaged: a record has no number as its step")
     return step
 
 

@@ -135,7 +135,7 @@ def test_an_owner_elsewhere_is_watched_and_its_claim_is_void_when_it_is_not_rene
     begin = time.monotonic()
     (said,) = take(folder)
     assert time.monotonic() - begin >= 2.0
-    assert "on elsewhere" in said and "see whether that still lives" in said
+    assert "on elsewhere" in said and "see whether that process still runs" in said
 
 
 @pytest.mark.usefixtures("hurried")
