@@ -25,6 +25,7 @@ from lafp.report import markdown
 from lafp.report.markdown import Command
 from lafp.report.study_page import write_study
 from lafp.runs.run_dir import RunDir, StageDir
+from lafp.runs.wording import counted
 from ray_jobs import pipeline
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources, cluster_address, num_that_fit
@@ -133,7 +134,10 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, object]:
         print(line, flush=True)
     num = num_that_fit(_largest(cfg), cfg.max_concurrent)
     if num < cfg.max_concurrent:
-        print(f"The cluster holds {num} at a time, not max_concurrent {cfg.max_concurrent}.")
+        print(
+            f"The cluster has room for {counted(num, 'stage')} at a time, max_concurrent is "
+            f"{cfg.max_concurrent}. The study runs {num} at a time."
+        )
     with stages_stopped_by_sigterm():
         missing = run_graph(graph, run, cfg, num)
     num_complete = len(graph.runs) - len(missing)

@@ -70,7 +70,7 @@ def made_before(output: str) -> list[str]:
     """Lists models and reports that were made from the run's shards before the takedown."""
     run = output.rpartition("/shards/")[0] or output
     found = [uri for name in _MADE_FROM_SHARDS if storage.exists(uri := storage.join(run, name))]
-    return [f"made before, and left as it is: {uri}" for uri in found]
+    return [f"made from the shards before, and left as it is: {uri}" for uri in found]
 
 
 if __name__ == "__main__":

@@ -41,11 +41,14 @@ def parse() -> argparse.Namespace:
     with exit_codes():
         check_installed("view", "data")
         if args.clip and not args.rrd:
-            raise ConfigError("--clip names the clip of --rrd, which is missing.")
+            raise ConfigError(
+                "--clip names the clip that --rrd writes, and --rrd is missing. Add --rrd FILE, or "
+                "leave --clip out."
+            )
         if args.rrd:
             args.rrd = storage_uri(args.rrd, "--rrd")
         if not 0 <= args.port < 2**16:
-            raise ConfigError(f"--port is {args.port}, expected 1 to 65535.")
+            raise ConfigError(f"--port is {args.port}, expected 1 to 65535, or 0 for a free one.")
     return args
 
 

@@ -97,6 +97,9 @@ class PreprocessConfig:
                 f"max_reject_fraction must be in [0, 1], got {self.max_reject_fraction}."
             )
         if self.masks is not None and self.source is not None and self.masks.source is None:
-            raise ValueError("masks.source must name the folder of the masks of source.")
+            raise ValueError(
+                "masks.source is null, but must name the folder of the masks of source. Set "
+                "masks.source=FOLDER, or leave masks out."
+            )
         if not self.name.replace("_", "").replace("-", "").isalnum():
             raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}.")

@@ -102,7 +102,10 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
     if not rows:
         rejects = RejectCounts()
         rejects.add(catalog.rejects())
-        raise ConfigError(f"No clips in {cfg.source}. {rejects.in_words()}")
+        raise ConfigError(
+            f"No clips in {cfg.source}, because every video was rejected. {rejects.in_words()} "
+            "Name another source, or loosen what rejects these."
+        )
     splits, counts, frames, shortest, longest, slowest, fastest, seconds, masked = zip(
         *rows, strict=True
     )

@@ -17,4 +17,7 @@ class TakedownConfig:
 
     def __post_init__(self) -> None:
         if not self.video_uri and not self.video_id:
-            raise ValueError("name the video: video_uri=URI or video_id=32_HEX_DIGITS.")
+            raise ValueError(
+                "neither video_uri nor video_id is set, so name the video: video_uri=URI or "
+                "video_id=32_HEX_DIGITS."
+            )

@@ -110,7 +110,10 @@ def _shard_sets(output: str) -> list[str]:
         return found
     names = ("shard_set.json", PROVENANCE)
     if not any(storage.is_file(storage.join(output, name)) for name in names):
-        raise ConfigError(f"No shard set at {output}, and no run with shards/.")
+        raise ConfigError(
+            f"output: No shard set at {output}, and no run with shards/. Name the folder of a run "
+            "or of a shard set."
+        )
     return [storage.join(output)]
 
 
@@ -186,7 +189,7 @@ def _read_journal(shards: str) -> dict[str, Any]:
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"{_journal_uri(shards)} is no journal of a takedown of this set: {error}. Delete it "
-            "if the set is not yours."
+            "if the set comes from others, then run the command again."
         ) from None
     return journal | {"latents": latents}
 

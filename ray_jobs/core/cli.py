@@ -157,8 +157,8 @@ def exit_codes() -> Iterator[None]:
         if not (dead := dead_ray_processes()):
             raise
         print(
-            f"Error: Ray's {' and '.join(dead)} died under the job: killed, or out of memory? "
-            "Run the same command again to resume.",
+            f"Error: Ray's {' and '.join(dead)} died while the job ran, perhaps because memory ran "
+            "out. Run the same command again to resume.",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -177,7 +177,7 @@ def _confinement() -> Finding:
     if missing := missing_protection() or tried:
         return Finding(
             level="warn",
-            what=f"this kernel does not take from the process that decodes: {', '.join(missing)}",
+            what=f"the process that decodes videos is not kept from: {', '.join(missing)}",
             fix="Linux 5.13 or newer, and a container runtime whose profile allows Landlock",
         )
     return Finding(level="ok", what="videos are decoded without keys, network and writing")
@@ -203,7 +203,11 @@ def _gpus(wants_gpu: bool) -> Finding:
     # Sums of 64 ones are exact in every precision, TF32 included, so the result must be equal.
     x = torch.ones(64, 64, device="cuda")
     if float((x @ x).sum()) != 64**3:
-        return Finding(level="fail", what="the GPU multiplies wrongly", fix="take the node out")
+        return Finding(
+            level="fail",
+            what="the GPU computes a product of two matrices wrongly",
+            fix="take the node out of the cluster, and have the GPU checked",
+        )
     names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     return Finding(level="ok", what=f"{torch.cuda.device_count()} GPUs: {', '.join(sorted(names))}")
 
@@ -234,7 +238,11 @@ def _storage(uri: str) -> Finding:
             "container; for s3://, AWS_ENDPOINT_URL too",
         )
     if found != text:
-        return Finding(level="fail", what=f"{uri} gives back other bytes than were written")
+        return Finding(
+            level="fail",
+            what=f"{uri} gives back other bytes than were written",
+            fix="name another folder or bucket with --storage, and have this one checked",
+        )
     return Finding(
         level="ok", what=f"{uri}: written, read, deleted in {time.monotonic() - start:.2f} s"
     )

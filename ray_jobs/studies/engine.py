@@ -256,7 +256,7 @@ class _Driver(tune.Callback):
     ) -> None:
         """See ``tune.Callback``."""
         run = trial.config["run"]
-        self.missing[run] = "its process died, too often"
+        self.missing[run] = "its process died more often than max_trial_failures allows"
         self._give_up(run, self.missing[run])
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: object) -> None:

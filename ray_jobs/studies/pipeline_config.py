@@ -64,7 +64,8 @@ class PipelineConfig:
                 raise ValueError(
                     f"train_policy.{number}.policy.chunk_steps is {policy.policy.chunk_steps}, but "
                     f"clips of {key}.clip.max_s {clip.max_s} s at {clip.fps} fps have at most "
-                    f"{longest} steps: the end of a plan would never be learned."
+                    f"{longest} steps: the end of a chunk would never be learned. Lower "
+                    f"chunk_steps, or raise {key}.clip.max_s."
                 )
 
     def _check_policies(self) -> None:
@@ -73,13 +74,13 @@ class PipelineConfig:
         for number, policy in enumerate(self.train_policy):
             if policy.lam is None and policy.window.frame_stack != frame_stack:
                 raise ValueError(
-                    f"train_policy.{number}.window.frame_stack is {policy.window.frame_stack}, "
-                    f"that of train_lam {frame_stack}. Use the same."
+                    f"train_policy.{number}.window.frame_stack is {policy.window.frame_stack}, but "
+                    f"train_lam.window.frame_stack is {frame_stack}. Set both to the same number."
                 )
         names = [policy.policy.name for policy in self.train_policy]
         for number, decoder in enumerate(self.train_decoder):
             if decoder.policy not in names:
                 raise ValueError(
                     f"train_decoder.{number}.policy is {decoder.policy!r}, and train_policy has "
-                    f"{', '.join(names) or 'none'}."
+                    f"{', '.join(names) or 'no policy'}. Name a policy of train_policy."
                 )

@@ -83,7 +83,8 @@ def given_device(gpu_ids: Sequence[int | str], visible: str) -> torch.device:
         return torch.device("cuda", int(wanted))
     if wanted not in names:
         raise RuntimeError(
-            f"Ray gave GPU {wanted} to this training, but CUDA_VISIBLE_DEVICES is {visible!r}."
+            f"Ray gave GPU {wanted} to this training, but CUDA_VISIBLE_DEVICES is {visible!r}. "
+            "Unset it, and RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES, where Ray is started."
         )
     return torch.device("cuda", names.index(wanted))
 

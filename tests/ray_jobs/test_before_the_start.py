@@ -247,7 +247,10 @@ PATCHES_OF_7 = f"{{name: lapa, idm: {TRANSFORMER}, fdm: {TRANSFORMER}, patches: 
     ("override", "message"),
     [
         ("train_lam.window.frame_stack=8", "clip.min_frames is 4, but a window .* needs 9 frames"),
-        ("train_policy.0.window.frame_stack=2", "frame_stack is 2, that of train_lam 1"),
+        (
+            "train_policy.0.window.frame_stack=2",
+            "frame_stack is 2, but train_lam.window.frame_stack is 1",
+        ),
         ("train_decoder.0.policy=latent_fow", "policy is 'latent_fow', and train_policy has"),
         ("train_lam.train.num_workers=7", "does not divide into 7 workers"),
         ("train_lam.train.optim.warmup_steps=1000000", "warmup_steps 1000000 are more than"),

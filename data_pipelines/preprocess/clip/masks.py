@@ -55,7 +55,7 @@ def open_masks(video: Opened) -> Opened | None:
     found, wanted = ((i.width_px, i.height_px) for i in (masks.info, info))
     if abs(found[0] * wanted[1] / (found[1] * wanted[0]) - 1) > _SAME_SHAPE:
         sizes = f"masks of {found[0]}x{found[1]} px, frames of {wanted[0]}x{wanted[1]} px"
-        raise VideoError("masks_mismatch", f"{sizes} have another shape")
+        raise VideoError("masks_mismatch", f"{sizes}: their aspect ratios differ")
     return masks
 
 

@@ -61,7 +61,7 @@ class ClipConfig:
         if self.fps is not None and self.max_s * self.fps < self.min_frames:
             raise ValueError(
                 f"max_s {self.max_s} at {self.fps} fps is less than min_frames {self.min_frames}: "
-                "every clip would be rejected."
+                "every clip would be rejected. Raise max_s, or lower min_frames."
             )
 
 

@@ -36,7 +36,7 @@ _GRACE_S = 20.0
 _MAX_OPENING_S = 2 * 3600.0
 _MAX_START_S = 120.0
 _NO_START = (
-    "The process that decodes does not start on {host} ({cause}). Its words are in the worker's "
+    "The process that decodes does not start on {host} ({cause}). Its output is in the worker's "
     "log; `lafp doctor` starts one on each node and says what is missing."
 )
 _DYING_S = 10.0

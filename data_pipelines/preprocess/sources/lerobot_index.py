@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipelines.preprocess.sources.lerobot_info import INFO, LeRobotInfo, fill_template
+from data_pipelines.preprocess.sources.lerobot_info import INFO, WAY_OUT, LeRobotInfo, fill_template
 from data_pipelines.preprocess.sources.lerobot_spans import Span
 from data_pipelines.preprocess.sources.lerobot_tables import EPISODE_INDEX
 from lafp import storage
@@ -47,9 +47,9 @@ def list_spans(
                 found[episode, camera].append(span)
     if not found and errors:
         where, cause = next(iter(errors.items()))
-        raise ConfigError(f"{where} is not as in v3.0: {cause!r}.")
+        raise ConfigError(f"{where} is not as in v3.0 of LeRobot's format: {cause!r}. {WAY_OUT}")
     if not found:
-        raise ConfigError(f"{info.source} has {INFO} but no episodes in meta/episodes.")
+        raise ConfigError(f"{info.source} has {INFO} but no episodes in meta/episodes. {WAY_OUT}")
     return found, errors
 
 

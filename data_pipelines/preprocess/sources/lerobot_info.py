@@ -18,6 +18,9 @@ _MAX_FPS = 1e6
 _FIELD = re.compile(r"\{(\w+)(?::0(\d)d)?\}")
 READ_MAJORS, READ_VERSIONS = ("v2", "v3"), "v2.0, v2.1 and v3.0"
 
+WAY_OUT = "Copy the dataset again, or leave `labels` out and use its videos alone."
+"""Ends the message about a dataset that cannot be used."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeRobotInfo:
@@ -85,9 +88,9 @@ def read_info(source: str) -> LeRobotInfo | None:
     try:
         raw = json.loads(storage.read_text(uri))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{uri} is not valid JSON: {error}.") from None
+        raise ConfigError(f"{uri} is not valid JSON: {error}. {WAY_OUT}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{uri} must be a JSON object, got {type(raw).__name__}.")
+        raise ConfigError(f"{uri} must be a JSON object, got {type(raw).__name__}. {WAY_OUT}")
     features, fps = raw.get("features"), raw.get("fps")
     if not isinstance(features, dict):
         features = {}

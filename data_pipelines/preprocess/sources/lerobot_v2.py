@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
 from data_pipelines.preprocess.rows import VideoItem
-from data_pipelines.preprocess.sources.lerobot_info import INFO, has_version, read_info
+from data_pipelines.preprocess.sources.lerobot_info import INFO, WAY_OUT, has_version, read_info
 from data_pipelines.preprocess.sources.lerobot_pictures import open_rows
 from data_pipelines.preprocess.sources.lerobot_tables import (
     Promised,
@@ -176,9 +176,9 @@ def _episodes(source: str) -> tuple[dict[int, list[int | None]], dict[int, Excep
         # Names in a line may hold other characters at which ``splitlines`` would cut it.
         lines = storage.read_text(uri).split("\n")
     except FileNotFoundError:
-        raise ConfigError(f"{source} has {INFO} but no {_EPISODES}.") from None
+        raise ConfigError(f"{source} has {INFO} but no {_EPISODES}. {WAY_OUT}") from None
     except ValueError as error:
-        raise ConfigError(f"{uri} is not a list of episodes: {error}.") from None
+        raise ConfigError(f"{uri} is not a list of episodes: {error}. {WAY_OUT}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -191,5 +191,5 @@ def _episodes(source: str) -> tuple[dict[int, list[int | None]], dict[int, Excep
             errors[number] = error
     if not found:
         cause = next(iter(errors.values()), ValueError("it is empty"))
-        raise ConfigError(f"{uri} is not a list of episodes: {cause}.")
+        raise ConfigError(f"{uri} is not a list of episodes: {cause}. {WAY_OUT}")
     return found, errors

@@ -53,18 +53,21 @@ def read_rows(source: str, column: str) -> Iterator[object]:
         ConfigError: The list is missing, has another format, or has no such column.
     """
     if not storage.is_file(source):
-        raise ConfigError(f"No such file: {source}.")
+        raise ConfigError(f"No such file: {source}. Correct the path of this list of videos.")
     suffix = list_suffix(source)
     with storage.local_file(source) as path:
         try:
             yield from _READERS[suffix](path, column)
         except _NoColumnError as error:
-            found = ", ".join(error.args[0])[:200]
+            found = ", ".join(error.args[0])[:200] or "no columns"
             raise ConfigError(
-                f"{source} has no column {column!r}. It has: {found}. Set uri_column."
+                f"{source} has no column {column!r}. It has: {found}. Name the column of "
+                "the videos with uri_column=NAME."
             ) from None
         except (pa.ArrowException, OSError) as error:
-            raise ConfigError(f"{source} is not a valid {suffix} file: {error}.") from None
+            raise ConfigError(
+                f"{source} is not a valid {suffix} file: {error}. Write or copy it again."
+            ) from None
 
 
 class _NoColumnError(Exception):

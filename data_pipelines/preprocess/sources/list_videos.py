@@ -140,10 +140,10 @@ def check_inputs(
     if num_items:
         return
     if is_glob(source) and not others:
-        raise ConfigError(f"No file matches {source}.")
+        raise ConfigError(f"No file matches {source}. Correct the pattern, or name a folder.")
     held = ", ".join(f"{num} {what}" for what, num in others.most_common(4))
     what = f"{others.total()} other file(s): {held}" if others else "nothing"
-    raise ConfigError(f"No videos in {source}: it holds {what}.")
+    raise ConfigError(f"No videos in {source}: it holds {what}. Name another source.")
 
 
 def list_source_files(source: str) -> Iterator[FileInfo]:

@@ -71,7 +71,7 @@ def list_uris(
                 else:
                     yield found
     if not row:
-        raise ConfigError(f"No URIs in {source}.")
+        raise ConfigError(f"No URIs in {source}: the list has no rows. Write one row per video.")
 
 
 @dataclass(frozen=True)

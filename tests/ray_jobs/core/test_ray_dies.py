@@ -34,6 +34,6 @@ def test_a_raylet_that_is_killed_ends_the_job_with_one_line():
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "Error: Ray's raylet died under the job: killed, or out of memory? Run the same command "
-        "again to resume."
+        "Error: Ray's raylet died while the job ran, perhaps because memory ran out. Run the same "
+        "command again to resume."
     )
