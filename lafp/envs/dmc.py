@@ -83,8 +83,10 @@ class Dmc(EpisodesEnv):
                 f"{cfg.task} has {expected[0]} and {expected[1]}. Name the task's own expert."
             )
         if not 0 <= cfg.camera < simulator.physics.model.ncam:
+            num_cameras = simulator.physics.model.ncam
             raise ConfigError(
-                f"camera {cfg.camera}: {cfg.task} has {simulator.physics.model.ncam} cameras."
+                f"camera must be from 0 to {num_cameras - 1}, because {cfg.task} has {num_cameras} "
+                f"cameras, got {cfg.camera}."
             )
 
     def start(self, seed: int) -> Episode:

@@ -81,7 +81,9 @@ class ProcgenConfig:
 
     def __post_init__(self) -> None:
         if self.difficulty not in DIFFICULTIES:
-            raise ValueError(f"difficulty must be one of {DIFFICULTIES}, got {self.difficulty}.")
+            raise ValueError(
+                f"difficulty must be one of {', '.join(DIFFICULTIES)}, got {self.difficulty!r}."
+            )
         check_at_least(self, 1, "episode_steps")
 
 

@@ -66,7 +66,10 @@ def export_agent(step: AgentStep, uri: str) -> None:
     """Writes the step to a ``.pt2`` or ``.onnx`` file, local or S3. See ``Agent.export``."""
     suffix = Path(uri).suffix
     if suffix not in (".pt2", ".onnx"):
-        raise ConfigError(f"An agent is exported to a .pt2 or an .onnx file, got {uri}.")
+        raise ConfigError(
+            f"An agent is exported to a .pt2 or an .onnx file, got {uri}. End its name in one of "
+            "these."
+        )
     if suffix == ".onnx" and step.dtype != torch.float32:
         # The ONNX operators that torch writes have no bfloat16 convolution, so no runtime could
         # read the file.

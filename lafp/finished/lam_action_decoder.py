@@ -74,7 +74,10 @@ def load_lam_action_decoder(uri: str, device: torch.device | str = "cpu") -> Lam
     card, weights = load_model(head_uri, "action_head")
     specs = card["specs"]
     if specs["lam_sha256"] != read_card(uri, "lam")["weights_sha256"]:
-        raise ConfigError(f"The action head in {head_uri} belongs to another LAM than {uri}.")
+        raise ConfigError(
+            f"The action head in {head_uri} belongs to another LAM than {uri}. Copy the whole "
+            "folder of one LAM, or train the LAM again."
+        )
     head = ActionHead(
         config_from_dict(ActionHeadConfig, card["config"]),
         config_from_dict(ActionSpec, specs["action"]),

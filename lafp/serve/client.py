@@ -138,13 +138,19 @@ class RemoteAgent:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
-            raise ServerError(f"{self._url} does not answer ({reason}).") from None
+            raise ServerError(
+                f"{self._url} does not answer ({reason}). Check the address, and whether the "
+                "server still runs."
+            ) from None
         try:
             answer = msgpack.unpackb(raw, raw=False)
         except Exception:
             answer = None
         if not isinstance(answer, dict):
-            raise ServerError(f"{self._url} is no policy server of lafp: HTTP {status}.")
+            raise ServerError(
+                f"{self._url} is no policy server of lafp: it answers HTTP {status} without "
+                "MessagePack. Use the address that `lafp serve` printed."
+            )
         if status != 200:
             raise ServerError(f"{self._url}: {answer.get('error', f'HTTP {status}')}")
         return answer

@@ -91,4 +91,9 @@ def _find(sets: Sequence[ViewedSet], clip_id: str | None) -> tuple[ViewedSet, di
         for row in rows:
             return viewed, row
     names = ", ".join(viewed.name for viewed in sets)
-    raise ConfigError(f"There is no clip {clip_id or ''} in {names}. `lafp view` lists the clips.")
+    if clip_id is None:
+        raise ConfigError(f"There is no clip in {names}. Name a shard set that has clips.")
+    raise ConfigError(
+        f"There is no clip {clip_id} in {names}. Give --clip another id: `lafp view` without --rrd "
+        "lists the clips."
+    )

@@ -82,7 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         token, _, path = path.removeprefix("/").partition("/")
         if host not in _OUR_NAMES:
-            self._refuse(403, "This address is not ours. Use the URL that `lafp view` printed.")
+            self._refuse(
+                403, "The server has another address. Use the URL that `lafp view` printed."
+            )
         elif not hmac.compare_digest(token.encode(), self.server.token.encode()):
             self._refuse(
                 403, "The token is missing or wrong. Use the URL that `lafp view` printed."

@@ -201,7 +201,10 @@ def _page_of(asked: Mapping[str, str]) -> tuple[int, int]:
         limit = int(asked.get("limit") or _PAGE_ROWS)
         return int(asked.get("offset") or 0), min(limit, _MAX_PAGE_ROWS)
     except ValueError:
-        raise ValueError("offset and limit must be whole numbers.") from None
+        raise ValueError(
+            f"offset and limit must be whole numbers, got {asked.get('offset')!r} and "
+            f"{asked.get('limit')!r}."
+        ) from None
 
 
 def _frame_of(asked: Mapping[str, str], record: Mapping[str, Any], first: int) -> int:

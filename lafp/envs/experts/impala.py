@@ -42,14 +42,19 @@ class ImpalaExpert:
             given = self._probabilities(torch.zeros(1, 3, 64, 64)).shape[1]
         except Exception as error:  # torch raises anything for a file that is no checkpoint
             raise ConfigError(
-                f"expert: {path} holds no PPO actor on IMPALA's network: {error!r}"
+                f"expert: {path} holds no PPO actor on IMPALA's network ({error!r}). Name a "
+                "checkpoint of joonleesky/train-procgen-pytorch, or random."
             ) from None
         if unknown:
             raise ConfigError(
-                f"expert: {path} has other layers than IMPALA's: {', '.join(sorted(unknown))}."
+                f"expert: {path} has other layers than IMPALA's: {', '.join(sorted(unknown))}. "
+                "Name a checkpoint without them, or random."
             )
         if given != num_actions:
-            raise ConfigError(f"expert: {path} knows {given} actions, Procgen has {num_actions}.")
+            raise ConfigError(
+                f"expert: {path} knows {given} actions, Procgen has {num_actions}. Name a "
+                f"checkpoint with {num_actions}, or random."
+            )
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """Maps pictures, uint8 [N, 64, 64, 3], to probabilities of actions, float64 [N, A]."""

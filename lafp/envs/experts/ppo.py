@@ -32,7 +32,10 @@ class PpoExpert:
             names = [f"actor_mean.{number}" for number in _LAYERS]
             self._layers = [(arrays[f"{n}.weight"], arrays[f"{n}.bias"]) for n in names]
         except Exception as error:  # torch raises anything for a file that is no checkpoint
-            raise ConfigError(f"expert: {path} holds no PPO actor: {error!r}") from None
+            raise ConfigError(
+                f"expert: {path} holds no PPO actor ({error!r}). Name a checkpoint with "
+                "obs_rms and actor_mean."
+            ) from None
         self.obs_dim, self.action_dim = len(self._mean), len(self._layers[-1][1])
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
