@@ -1,6 +1,6 @@
 r"""Preprocess a source of videos into a shard set: clips of one size and rate, and reject rows.
 
-python -m ray_jobs.preprocess configs/preprocess/videos.yaml source=FOLDER_OR_S3_URI
+python -m ray_jobs.preprocess configs/preprocess/videos.yaml source=FOLDER_OR_URI
 """
 
 from ray_jobs.core.cli import CommandLine, main
@@ -77,7 +77,7 @@ def inputs(cfg: PreprocessConfig, run: RunDir) -> dict[str, str]:
         try:
             return {"demonstrations": run.stage("demonstrations").fingerprint()}
         except ConfigError as error:
-            raise ConfigError(f"Set source=FOLDER_OR_S3_URI. Without a source: {error}") from None
+            raise ConfigError(f"Set source=FOLDER_OR_URI. Without a source: {error}") from None
     cfg = resolve(cfg, run)
     found = {"source": _fingerprint(list_inputs(cfg))}
     if cfg.masks is not None:

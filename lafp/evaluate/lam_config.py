@@ -12,7 +12,7 @@ class EvaluateLamConfig:
     """Says which model is measured on which labeled clips."""
 
     lam: str | None = None
-    """Folder of a finished LAM, local or S3; the run's own ``lam`` if this and encoder are null."""
+    """Folder or URI of a finished LAM; the run's own ``lam`` if this and encoder are null."""
     encoder: str | None = None
     """Local folder with DINOv2's weights, at the same path on every node. Its frozen features are
     then measured in place of a LAM: those of o_t and o_{t+1} side by side, and their difference."""

@@ -308,7 +308,7 @@ def _translated(verb: str, uri: str, error: Any) -> OSError:
     if is_unknown or status in (None, 401) or "failed to authenticate" in str(error):
         return CredentialsError(f"{text} {_SET_CREDENTIALS}")
     if code == "BlobArchived":
-        return StorageError(f"{uri} lies in the archive tier: rehydrate it on Azure first")
+        return StorageError(f"{uri} lies in the archive tier. Rehydrate it on Azure first.")
     if status == 403:
         return AccessDeniedError(text)
     if status == 507 or code == "AccountLimitExceeded":

@@ -260,7 +260,7 @@ def _translated(verb: str, uri: str, error: Any) -> OSError:
         return CredentialsError(f"Could not {verb} {uri}: {_words(error)} {_SET_CREDENTIALS}")
     if code == "InvalidObjectState":
         where = error.response["Error"].get("StorageClass", "an archive class")
-        return StorageError(f"{uri} lies in archive storage ({where}): restore it on S3 first")
+        return StorageError(f"{uri} lies in archive storage ({where}). Restore it on S3 first.")
     if _is_server_error(error):
         return UnreachableError(f"Could not {verb} {uri}: {_words(error)}")
     return failed(verb, uri, error)

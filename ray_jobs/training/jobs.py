@@ -170,7 +170,7 @@ def resolve(run: RunDir, name: str, uri: str | None, stages: Iterable[str]) -> T
     try:
         return TrainInput(name, stage.uri, stage.fingerprint())
     except ConfigError as error:
-        raise ConfigError(f"{error} Or bring your own: {name}=FOLDER_OR_S3_URI.") from None
+        raise ConfigError(f"{error} Or bring your own: {name}=FOLDER_OR_URI.") from None
 
 
 def given(name: str, uri: str, stage: str) -> TrainInput:

@@ -238,7 +238,7 @@ class Sandbox:
             status = self._process.wait(_DYING_S)
         except subprocess.TimeoutExpired:
             self.close()
-            return "it hung, or sent what is no message"
+            return "it hung, or sent bytes that are no message"
         self.close()
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"

@@ -81,7 +81,10 @@ def _flaw(span: Span, fps: float) -> VideoError | None:
     if span["from_s"] is None or span["to_s"] is None:
         return _mismatch("meta/episodes has no from_timestamp or to_timestamp for it")
     if span["from_s"] < -_SAME_FRAME / fps or span["to_s"] <= span["from_s"]:
-        return _mismatch(f"meta/episodes places it from {_in_words(span)}")
+        return _mismatch(
+            f"meta/episodes places it from {_in_words(span)}, but a start must not be negative, "
+            "and the end must come after it"
+        )
     num_frames = (span["to_s"] - span["from_s"]) * fps
     if span["length"] is not None and abs(num_frames - span["length"]) >= _SAME_FRAME:
         return _mismatch(

@@ -112,7 +112,7 @@ def rows_of_frames(
         # A clock with a pause exceeds the last frame. Stamps below that name other frames.
         elsewhere = None if stamped is None or _is_counting(stamped) else stamped
         if numbers is not None and elsewhere is not None and elsewhere.max() < num_frames:
-            raise _mismatch(f"{FRAME_INDEX} and {_stamps(cfg)} name other frames")
+            raise _mismatch(f"{FRAME_INDEX} and {_stamps(cfg)} name different frames")
         return np.arange(num_frames), set()
     what = _stamps(cfg) if numbers is None else f"column {FRAME_INDEX!r}"
     if claimed.min() != 0 or claimed.max() != num_frames - 1:

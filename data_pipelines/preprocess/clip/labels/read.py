@@ -73,7 +73,9 @@ class LabelsConfig:
             )
         for key in ("action", "state"):
             if getattr(self, f"{key}_key") and getattr(self, f"{key}_parts"):
-                raise ValueError(f"give {key}_key or {key}_parts, not both.")
+                raise ValueError(
+                    f"{key}_key and {key}_parts are both set, but only one may be. Leave one out."
+                )
 
     def rate(self, fps_of_file: float | None = None) -> "Rate":
         """Returns the rate of episodes without time stamps.
@@ -231,7 +233,10 @@ def episode_labels(
         raise VideoError("no_labels", f"states must be [T, S], got {list(state.shape)}")
     for name, rows in (("states", state), ("time stamps", times_s)):
         if rows is not None and (rows.ndim < 1 or len(rows) != len(action)):
-            raise VideoError("no_labels", f"{list(rows.shape)} {name}, {len(action)} actions")
+            shape = list(rows.shape)
+            raise VideoError(
+                "no_labels", f"{name} must have one row per action ({len(action)}), got {shape}"
+            )
     if state is not None:
         state, of_state = in_float32("state", state.reshape(len(state), -1))
         flaws += of_state

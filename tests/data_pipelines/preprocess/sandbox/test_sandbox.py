@@ -209,7 +209,7 @@ def test_a_decoder_that_sends_rubbish_costs_its_video_only(tmp_path, sandbox, mo
         sandbox, tmp_path, video(tmp_path / "0.mp4", 0, lie), video(tmp_path / "1.mp4")
     )
     ((reason, detail),) = outcomes(bad)
-    assert reason == "killed_worker" and "sent what is no message" in detail
+    assert reason == "killed_worker" and "sent bytes that are no message" in detail
     assert len(after.clips) == 3
 
 

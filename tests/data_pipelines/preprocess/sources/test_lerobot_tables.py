@@ -110,7 +110,7 @@ def test_rows_that_differ_in_number_from_frames_or_length_are_a_mismatch():
 
 def test_stamps_that_name_other_frames_than_the_index_are_a_mismatch():
     frames = [0, 1, 2, 2, 4, 5]
-    assert "name other frames" in error_of(table_of(frames, frame_index=range(6)), 6)
+    assert "name different frames" in error_of(table_of(frames, frame_index=range(6)), 6)
 
 
 def test_bad_rows_are_named_and_cost_their_frames_only():
