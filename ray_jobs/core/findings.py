@@ -40,8 +40,8 @@ def collect(_: object, stage: StageDir, summary: Summary) -> list[str]:
         )
     else:
         lines.append(
-            f"The demonstrators' mean return is {number(summary['mean_return'])}; the task knows "
-            "no success."
+            f"The demonstrators' mean return is {number(summary['mean_return'])}; the task does "
+            "not report success."
         )
     return lines
 
@@ -59,8 +59,8 @@ def preprocess(_: object, stage: StageDir, summary: Summary) -> list[str]:
         *files(summary.get("files")),
     ]
     lines += [
-        f"Mind: nothing says the frame rate of {counted(found['videos'], 'video')}; "
-        f"{found['value']:g} frames per second were assumed. {key} sets the rate."
+        f"Mind: the frame rate of {counted(found['videos'], 'video')} is not stated; "
+        f"{found['value']:g} frames per second were assumed. Set the rate with {key}."
         for key, found in summary["assumed"].items()
     ]
     lines += [
@@ -102,7 +102,7 @@ def files(counts: Mapping[str, Any] | None) -> list[str]:
     if not counts or not counts["left_out"]:
         return []
     num_left_out = counts["seen"] - counts["read"]
-    lines = [f"{num_left_out:,} of {counted(counts['seen'], 'file')} of the source not read:"]
+    lines = [f"{num_left_out:,} of {counted(counts['seen'], 'file')} of the source were not read:"]
     return lines + [
         f"  {kind['files']:,} {kind['what']}: {kind['why']} (e.g. {kind['example']})"
         for kind in counts["left_out"][:_MAX_REASONS]

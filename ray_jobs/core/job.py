@@ -171,8 +171,8 @@ def state_of(
         if job.reached is None:
             raise
         raise ConfigError(
-            f"{error} Or add --accept-changes: then it goes on from where it is, with what is new, "
-            f"and {stage.path('provenance.json')} says so."
+            f"{error} Or add --accept-changes: then the job goes on from where it is with what "
+            f"changed, and {stage.path('provenance.json')} records it."
         ) from None
     if state == "complete" and not all(map(_is_complete, job.parts(cfg, run))):
         return "partial"

@@ -223,15 +223,15 @@ def test_a_rate_that_was_assumed_is_said_with_the_key_that_sets_it():
     assert "assumed" not in said("preprocess", preprocessed())
     assumed = {"labels.fps": {"value": 5.0, "videos": 12}}
     text = said("preprocess", preprocessed() | {"assumed": assumed})
-    assert "nothing says the frame rate of 12 videos; 5 frames per second were assumed" in text
-    assert "labels.fps sets the rate" in text
+    assert "the frame rate of 12 videos is not stated; 5 frames per second were assumed" in text
+    assert "Set the rate with labels.fps." in text
 
 
 def test_files_that_were_not_read_are_counted_by_kind():
     kind = {"what": ".json", "why": "no video", "files": 3, "example": "/x/a.json"}
     files = {"seen": 10, "read": 7, "left_out": [kind]}
     text = said("preprocess", preprocessed() | {"files": files})
-    assert "3 of 10 files of the source not read" in text
+    assert "3 of 10 files of the source were not read" in text
     assert "3 .json: no video (e.g. /x/a.json)" in text
 
 
