@@ -106,7 +106,9 @@ def _save_onnx(program: Any, path: Path, module: ExportedStep, card: str) -> Non
     try:
         import onnxscript  # noqa: F401 - torch.onnx needs it, but its own error is less clear
     except ImportError:
-        raise ConfigError("Export to ONNX needs an extra: pip install 'lafp[onnx]'.") from None
+        raise ConfigError(
+            "Export to ONNX needs the extra onnx: pip install 'lafp[onnx]'."
+        ) from None
     names = [f"state_{tensor.name}" for tensor in module.state]
     read = ["vectors"] if module.step.policy.obs.vector_dim else []
     onnx_program = torch.onnx.export(

@@ -96,7 +96,9 @@ def import_h5py() -> ModuleType:
     try:
         import h5py
     except ImportError:
-        raise ConfigError("Reading HDF5 needs h5py: pip install h5py.") from None
+        raise ConfigError(
+            "Reading HDF5 needs h5py. Install it with: pip install 'lafp[hdf5]'"
+        ) from None
     return h5py
 
 

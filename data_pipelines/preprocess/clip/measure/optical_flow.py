@@ -24,7 +24,7 @@ class OpticalFlowConfig:
     def __post_init__(self) -> None:
         check_at_least(self, 2, "height_px", "width_px")
         if importlib.util.find_spec("cv2") is None:
-            raise ValueError("it needs OpenCV. Install it with: pip install opencv-python-headless")
+            raise ValueError("it needs OpenCV. Install it with: pip install 'lafp[flow]'")
 
 
 def optical_flow(frames: np.ndarray, cfg: OpticalFlowConfig) -> np.ndarray:

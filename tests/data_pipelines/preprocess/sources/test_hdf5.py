@@ -134,7 +134,7 @@ def test_without_h5py_the_message_says_what_to_install(tmp_path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match="pip install h5py"):
+    with pytest.raises(ConfigError, match=r"pip install 'lafp\[hdf5\]'"):
         go_through(replace(CFG, source=str(path)))
 
 
