@@ -124,8 +124,9 @@ def _one_rate(shards: str) -> float:
     if len(rates) != 1:
         found = ", ".join(f"{number(fps)} ({num:,})" for fps, num in sorted(rates.items())[:5])
         raise ConfigError(
-            f"The clips of {shards} have {len(rates)} rates: {found} frames per second and clips. "
-            "A LeRobot dataset has one. Preprocess with one, such as clip.fps=10, and label anew."
+            f"The clips of {shards} have {len(rates)} rates: {found}, in frames per second, with "
+            "the number of clips in brackets. A LeRobot dataset has one rate. Preprocess with one, "
+            "such as clip.fps=10, and label anew."
         )
     return next(iter(rates))
 

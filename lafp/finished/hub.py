@@ -71,7 +71,10 @@ def parse_repository(uri: str) -> HubUri:
     """
     wanted = parse(uri)
     if wanted.folder:
-        raise ConfigError(f"{uri}: a run is pushed to a whole repository, hf://USER/NAME.")
+        raise ConfigError(
+            f"{uri}: a run is pushed to a whole repository, hf://USER/NAME. Leave out what "
+            "follows it."
+        )
     return wanted
 
 

@@ -105,13 +105,19 @@ def read_card(uri: str, kind: ModelKind) -> dict[str, Any]:
     """
     path = storage.join(uri, "model.json")
     if not storage.is_file(path):
-        raise ConfigError(f"No finished {kind} at {uri}: model.json is missing. Train it first.")
+        raise ConfigError(
+            f"No finished {kind} at {uri}: model.json is missing. Correct the path, or "
+            "train it first."
+        )
     try:
         card = strict_json.read(dict[str, Any], path)
     except ValueError as error:
         raise ConfigError(f"{error}. Copy the folder again, or train the {kind} again.") from None
     if card.get("kind") != kind:
-        raise ConfigError(f"{path} holds a {str(card.get('kind'))[:40]}, expected a {kind}.")
+        raise ConfigError(
+            f"{path} holds a {str(card.get('kind'))[:40]}, expected a {kind}. Name the folder of a "
+            f"{kind}."
+        )
     if card.get("format") != FORMAT_VERSION:
         raise ConfigError(
             f"{path} has format {card.get('format')}, this lafp reads {FORMAT_VERSION}. "

@@ -201,7 +201,7 @@ def _existing(
     if columns is None:
         return None
     if missing := set(columns) - set(table.schema_arrow.names):
-        raise DamagedError(f"{uri} has no column {', '.join(sorted(missing))}.")
+        raise DamagedError(f"{uri} has no column {', '.join(sorted(missing))}")
     return list(columns)
 
 

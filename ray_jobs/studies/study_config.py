@@ -40,7 +40,9 @@ class AxisConfig:
     def __post_init__(self) -> None:
         labels = [value.label for value in self.values]
         if not labels or len(set(labels)) < len(labels):
-            raise ValueError(f"values needs one or more different labels, got {labels}.")
+            raise ValueError(
+                f"values must be one or more values with different labels, got the labels {labels}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class LabelAxisConfig:
     def __post_init__(self) -> None:
         fractions = self.fractions
         if not fractions or len(set(fractions)) < len(fractions):
-            raise ValueError(f"fractions needs one or more different shares, got {fractions}.")
+            raise ValueError(f"fractions must be one or more different shares, got {fractions}.")
         if not all(0 <= fraction <= 1 for fraction in fractions):
             raise ValueError(f"fractions must be in [0, 1], got {fractions}.")
         if 0 in fractions and self.scope != "lam":
