@@ -154,7 +154,7 @@ def _expected(cfg: PreprocessConfig, sample: Sample, measured: list[_Measured]) 
         f"{duration(total['clip_s'].mean)} in "
         f"{counted(_num_shards(cfg, total['clip_bytes'].mean), 'shard')} of "
         f"{byte_size(total['clip_bytes'].mean)}{before}",
-        f"work: about {duration(work.mean)}{_range(work, duration)} of one core like these, "
+        f"work: about {duration(work.mean)}{_range(work, duration)} on one core of this machine, "
         f"{number(cpu_h)} CPU hours",
     ]
     if cfg.deadline_h is not None:

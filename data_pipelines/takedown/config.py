@@ -13,7 +13,7 @@ class TakedownConfig:
     """The video's URI in ``clips.parquet`` and ``rejects.parquet``. A signature in it does not
     matter."""
     video_id: str | None = None
-    """The hash of its content in the same tables: a second way to name the video."""
+    """The hash of its content in ``clips.parquet``: a second way to name the video."""
 
     def __post_init__(self) -> None:
         if not self.video_uri and not self.video_id:

@@ -108,8 +108,8 @@ class CommandLine:
             parser.add_argument(
                 "--accept-changes",
                 action="store_true",
-                help="train on from the last checkpoint though config or inputs are others than "
-                "before; provenance.json records what changed and at which step",
+                help="go on from the last checkpoint although config or inputs have changed; "
+                "provenance.json records what changed and at which step",
             )
         if self.has_page:
             parser.add_argument(

@@ -103,7 +103,7 @@ def stages_stopped_by_sigterm() -> Iterator[None]:
     coordinator = _start_coordinator(_COORDINATOR)
 
     def stop() -> None:
-        sys.stderr.write("SIGTERM: stages that train save a checkpoint, then all stops\n")
+        sys.stderr.write("SIGTERM: stages that train save a checkpoint, then the job stops\n")
         with contextlib.suppress(ray.exceptions.RayError):  # the last stage has just ended
             ray.get(coordinator.stop.remote())
         # This thread cannot end the process cleanly. The next SIGTERM runs ``end`` in the main one.

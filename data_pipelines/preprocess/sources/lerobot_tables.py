@@ -117,7 +117,9 @@ def rows_of_frames(
     what = _stamps(cfg) if numbers is None else f"column {FRAME_INDEX!r}"
     if claimed.min() != 0 or claimed.max() != num_frames - 1:
         low, high = int(claimed.min()), int(claimed.max())
-        raise _mismatch(f"{counts}, {what} goes from frame {low} to {high} and not one by one")
+        raise _mismatch(
+            f"{counts}, {what} goes from frame {low} to {high}, expected 0 to {num_frames - 1}"
+        )
     row_of_frame = np.full(num_frames, -1)
     row_of_frame[claimed[::-1]] = np.arange(num_rows)[::-1]  # reversed: the first row wins
     # Rows that differ only in their time stamp or running number are the same row twice.

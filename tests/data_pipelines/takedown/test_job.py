@@ -408,7 +408,7 @@ def test_the_record_outlives_the_set():
 
 
 def test_what_is_not_there_is_a_config_error(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"Nothing of x\.mp4 in"):
+    with pytest.raises(ConfigError, match=r"Nothing of x\.mp4 is in"):
         take_down(TakedownConfig(output=str(run), video_uri="x.mp4"), is_dry_run=False)
     with pytest.raises(ConfigError, match="No shard set at"):
         take_down(TakedownConfig(output=str(tmp_path / "no"), video_id="0"), is_dry_run=False)
