@@ -82,5 +82,5 @@ class PipelineConfig:
             if decoder.policy not in names:
                 raise ValueError(
                     f"train_decoder.{number}.policy is {decoder.policy!r}, and train_policy has "
-                    f"{', '.join(names) or 'no policy'}. Name a policy of train_policy."
+                    f"{', '.join(names) or 'no policy'}. Add it there, or correct the name."
                 )
