@@ -1,9 +1,8 @@
-"""LAPO in 150 lines: learn what an action is from videos that have no actions in them.
+"""LAPO (Schmidt & Jiang, arXiv:2312.10812) in 150 lines: learn what an action is from videos alone.
 
 An inverse dynamics model (IDM) looks at two neighbouring frames and writes down a few numbers, the
-latent action z. A forward dynamics model (FDM) must draw the change from the first frame and z
-alone. A bottleneck keeps z from holding the whole next frame, so what is left for it is what the
-first frame cannot tell: the action. (Schmidt & Jiang, arXiv:2312.10812.)
+latent action z. A forward dynamics model (FDM) must draw the change from the first frame and z. A
+bottleneck keeps z small, so what is left for it is what the first frame cannot tell: the action.
 
     python examples/lapo_in_150_lines.py [--bottleneck vq] [--shards FOLDER_OR_S3_URI]
 

@@ -116,7 +116,7 @@ def test_videos_that_were_decoded_elsewhere_are_counted_by_reason(source, tmp_pa
     inputs = (video_to_clips(i, cfg, FallingBack(PyAVConfig())) for i in list_inputs(cfg))
     catalog = Catalog(tmp_path)
     catalog.add(write_part(inputs, str(tmp_path), "000000/part-000000.tar"))
-    select_clips(catalog, cfg)
+    select_clips(catalog, cfg, partial(find_duplicates, work=str(tmp_path)))
     summary = summarize(catalog, shard_set(catalog, cfg), {}, 1, 1)
     # 2.5, 3.2, 3.9 and 4.6 s; once more the fourth and the third one; the static one.
     assert summary["decoder_fallbacks"] == {"Video not supported": 7}

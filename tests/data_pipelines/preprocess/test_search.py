@@ -9,7 +9,7 @@ from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.duplicates import Duplicates
 from tests.data_pipelines.preprocess.test_scale import rows_of, write_looks
 
-NUM_VIDEOS = 24
+NUM_VIDEOS = 12
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def local_ray():
 
 @pytest.fixture
 def catalog(tmp_path) -> Catalog:
-    """Videos of which every third shares a clip with the next, and one clip is in 40 places."""
+    """Videos of which every third shares a clip with the next, and one clip is in 24 places."""
     rows = [rows_of(number) for number in range(NUM_VIDEOS)]
     rng = np.random.default_rng(3)
     looks, often = {}, rng.random((6, 8, 8, 3), np.float32)
@@ -55,19 +55,19 @@ def test_blocks_on_ray_data_give_what_one_block_gives(local_ray, catalog, tmp_pa
     del everywhere[2]  # the first is kept
     assert originals == copies | everywhere
     assert {(0, 1), (0, NUM_VIDEOS - 1)} <= links
-    assert found(find_duplicates(catalog, str(tmp_path), block_clips=40)) == expected
+    assert found(find_duplicates(catalog, str(tmp_path), block_clips=24)) == expected
     (folder,) = (tmp_path / "search").glob("*/pairs")
-    steps = ("more", "originals", "links")
+    steps = ("originals", "links")
     for name in steps:
         (folder.parent / f"{name}.json").unlink()
     times = {path: path.stat().st_mtime_ns for path in folder.parent.glob("*/*.parquet")}
-    assert found(find_duplicates(catalog, str(tmp_path), block_clips=40)) == expected
+    assert found(find_duplicates(catalog, str(tmp_path), block_clips=24)) == expected
     again = {path.parent.name for path, time in times.items() if path.stat().st_mtime_ns != time}
     assert again <= set(steps) and "links" in again, "it goes on after its last complete step"
 
 
 def test_the_search_among_other_clips_is_another_one(catalog, tmp_path):
-    before = store_blocks(catalog.clip_blocks(40), str(tmp_path))
-    assert store_blocks(catalog.clip_blocks(40), str(tmp_path)) == before
+    before = store_blocks(catalog.clip_blocks(24), str(tmp_path))
+    assert store_blocks(catalog.clip_blocks(24), str(tmp_path)) == before
     catalog.db.execute("DELETE FROM clips WHERE clip = 2")
-    assert store_blocks(catalog.clip_blocks(40), str(tmp_path)) != before
+    assert store_blocks(catalog.clip_blocks(24), str(tmp_path)) != before
