@@ -8,6 +8,7 @@ import time
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -106,7 +107,8 @@ def test_the_pipeline_runs_on_the_nodes_it_is_told_and_prometheus_sees_it(
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(submit, cluster, *command)
         while not job.done():
-            seen |= scraped(cluster)
+            with suppress(OSError):  # on a busy machine an answer may come late, as to Prometheus
+                seen |= scraped(cluster)
             time.sleep(1)
     result = job.result()
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
