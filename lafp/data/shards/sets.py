@@ -46,6 +46,8 @@ def read_manifest(uri: str, columns: Sequence[str]) -> list[dict[str, Any]]:
             check_shard_name(row["shard"])
             if not (isinstance(num_clips := row.get("num_clips", 0), int) and num_clips >= 0):
                 raise ValueError(f"{row['shard']} has {num_clips} clips")
+    except DamagedError as error:  # names the file
+        raise ConfigError(f"{error}. Copy the shard set again.") from None
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: {error}. Copy the shard set again.") from None
     return rows
