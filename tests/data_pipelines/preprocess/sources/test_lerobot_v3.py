@@ -105,7 +105,9 @@ def test_a_path_template_that_leads_out_or_is_none_is_an_error(tmp_path, templat
     (tmp_path / "outside").mkdir()
     info = json.loads((folder / "meta/info.json").read_text())
     (folder / "meta/info.json").write_text(json.dumps(info | {"video_path": template}))
-    with pytest.raises(ConfigError, match=r"is not as in v3\.0: .*(leads out|template)"):
+    with pytest.raises(
+        ConfigError, match=r"is not as in v3\.0 of LeRobot's format: .*(leads out|template)"
+    ):
         go_through(replace(CFG, source=str(folder)))
 
 

@@ -76,7 +76,7 @@ def test_every_format_is_listed_in_its_order(tmp_path, suffix, where, request):
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
 def test_a_column_that_is_not_there_is_named_beside_those_that_are(tmp_path, suffix):
     path = write_list(tmp_path, suffix, ["a.mp4"])
-    with pytest.raises(ConfigError, match=r"no column 'uri'. It has: caption, link. Set uri_co"):
+    with pytest.raises(ConfigError, match=r"no column 'uri'. It has: caption, link. Name the co"):
         list(list_inputs(replace(CFG, source=str(path))))
 
 
