@@ -281,8 +281,9 @@ def _program(architecture: int, calls: Mapping) -> bytes:
 
 def main() -> None:
     """Confines this process, then runs the module that the command line names."""
-    devices = glob.glob(_GPU_FILES) if sys.argv[1] == WITH_GPU else []
+    devices = []
     if sys.argv[1] == WITH_GPU:
+        devices = glob.glob(_GPU_FILES)
         del sys.argv[1]
     try:
         confine(tempfile.gettempdir(), devices)

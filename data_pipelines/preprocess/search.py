@@ -62,7 +62,8 @@ def find_duplicates(
     if catalog.num_clips <= block_clips:
         return find_in_memory(signatures_of(pa.concat_tables(blocks), work))
     digest = store_blocks(blocks, work)
-    return _Search(work, digest, node_labels, block_clips).find()
+    num_blocks = -(-catalog.num_clips // block_clips)
+    return _Search(work, digest, node_labels, block_clips, num_blocks).find()
 
 
 def store_blocks(blocks: Iterable[pa.Table], work: str) -> str:
@@ -72,14 +73,12 @@ def store_blocks(blocks: Iterable[pa.Table], work: str) -> str:
         A hash of what it has written. It names the folder of the search, so a resumed job whose
         clips have changed, e.g. by a takedown, searches anew.
     """
-    digest, num_blocks = sha256(), 0
-    for clips in blocks:
-        write_table(_table_uri(storage.join(work, "search"), "clips", num_blocks), clips)
+    digest = sha256()
+    for number, clips in enumerate(blocks):
+        write_table(_table_uri(storage.join(work, "search"), "clips", number), clips)
         for name in ("clip", "video", "video_offset"):
             digest.update(clips[name].to_numpy())
         digest.update("\n".join(clips["part"].to_pylist()).encode())
-        num_blocks += 1
-    strict_json.write(storage.join(work, "search", "clips.json"), list(range(num_blocks)))
     return digest.hexdigest()[:16]
 
 
@@ -87,13 +86,17 @@ class _Search:
     """Runs the steps on Ray Data. Each Ray task gets a copy, which holds only names and numbers."""
 
     def __init__(
-        self, work: str, digest: str, node_labels: tuple[str, ...], block_clips: int
+        self,
+        work: str,
+        digest: str,
+        node_labels: tuple[str, ...],
+        block_clips: int,
+        num_blocks: int,
     ) -> None:
-        self._work, self._block_clips = work, block_clips
+        self._work, self._block_clips, self._num_blocks = work, block_clips, num_blocks
         self._clips = storage.join(work, "search")
         self._folder = storage.join(self._clips, digest)
         self._selector = label_selector(node_labels)
-        self._num_blocks = len(strict_json.read(list[int], _list_uri(self._clips, "clips")))
 
     def find(self) -> Duplicates:
         """Runs the steps that are missing."""

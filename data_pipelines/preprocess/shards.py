@@ -26,6 +26,7 @@ from data_pipelines.preprocess.select.signatures import write_signatures
 from lafp import storage
 from lafp.config.ranges import check_at_least
 from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, Split, entry_name
+from lafp.packing import packed
 from lafp.storage import strict_json
 from lafp.temporary import TemporaryFolder
 
@@ -189,23 +190,13 @@ def lay_out_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardLa
         max_bytes: See ``ShardsConfig``.
     """
     for split, of_split in itertools.groupby(clips, lambda clip: clip.record.split):
-        for number, group in enumerate(_groups(of_split, max_bytes)):
+        for number, group in enumerate(packed(of_split, _num_bytes, max_bytes)):
             name = f"{split}-{number:06d}.tar"
             yield ShardLayout(shard=name, split=split, clips=tuple(group))
 
 
-def _groups(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[list[ClipRow]]:
-    group: list[ClipRow] = []
-    size = 0
-    for clip in clips:
-        clip_bytes = clip.record.num_bytes + clip.labels_bytes
-        if group and size + clip_bytes > max_bytes:
-            yield group
-            group, size = [], 0
-        group.append(clip)
-        size += clip_bytes
-    if group:
-        yield group
+def _num_bytes(clip: ClipRow) -> int:
+    return clip.record.num_bytes + clip.labels_bytes
 
 
 def write_shard(layout: ShardLayout, work: str, out: str) -> ShardEntry:

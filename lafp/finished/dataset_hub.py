@@ -7,7 +7,7 @@ the set no longer names, such as those with a video that was taken down.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from lafp.data.shards.format import entry_name
 from lafp.data.shards.sets import read_manifest
 from lafp.finished.dataset_card import dataset_card
 from lafp.finished.hub import README, HubUri, hub_package, one_line
+from lafp.packing import packed
 from lafp.runs.run_dir import StageDir
 
 _URI = re.compile(r"hf://datasets/([\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?/?")
@@ -109,25 +110,25 @@ def publish_set(
         where["revision"] = wanted.revision
         tree = api.list_repo_tree(**where, recursive=True)
         there = {file.path: file for file in tree if isinstance(file, hub.hf_api.RepoFile)}
-        missing = [name for name in found.names() if not _is_there(there.get(name), name, found)]
-        num_done = len(found.names()) - len(missing)
+        names = found.names()
+        missing = [name for name in names if not _is_there(there.get(name), name, found)]
+        num_done = len(names) - len(missing)
         if num_done:
-            tell(f"{num_done} of {len(found.names())} files are there already")
-        for names in _batches(missing, found.sizes):
+            tell(f"{num_done} of {len(names)} files are there already")
+        commits = packed(
+            missing, lambda name: found.sizes.get(name, 0), _MAX_COMMIT_BYTES, _MAX_COMMIT_FILES
+        )
+        for of_commit in commits:
             with ExitStack() as stack:
-                added = [_added(hub, stack, name, found) for name in names]
+                added = [_added(hub, stack, name, found) for name in of_commit]
                 api.create_commit(operations=added, commit_message="Push shards with lafp", **where)
-            num_done += len(names)
-            tell(f"pushed {num_done} of {len(found.names())} files")
+            num_done += len(of_commit)
+            tell(f"pushed {num_done} of {len(names)} files")
         with ExitStack() as stack:
             last = [_added(hub, stack, name, found) for name in _TABLES]
             last.append(hub.CommitOperationAdd(README, found.card.encode()))
-            kept = set(found.names())
-            last += [
-                hub.CommitOperationDelete(name)
-                for name in there
-                if _SHARD_FILE.fullmatch(name) and name not in kept
-            ]
+            stale = (name for name in there.keys() - set(names) if _SHARD_FILE.fullmatch(name))
+            last += [hub.CommitOperationDelete(name) for name in sorted(stale)]
             commit = api.create_commit(operations=last, commit_message="Push with lafp", **where)
     return str(commit.commit_url)
 
@@ -147,20 +148,6 @@ def _is_there(file: Any, name: str, found: PublishedSet) -> bool:
             while data := opened.read(_CHUNK_BYTES):
                 digest.update(data)
     return bool(file.blob_id == digest.hexdigest())
-
-
-def _batches(names: list[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    num_bytes = 0
-    for name in names:
-        size = sizes.get(name, 0)
-        if batch and (len(batch) >= _MAX_COMMIT_FILES or num_bytes + size > _MAX_COMMIT_BYTES):
-            yield batch
-            batch, num_bytes = [], 0
-        batch.append(name)
-        num_bytes += size
-    if batch:
-        yield batch
 
 
 def _added(hub: Any, stack: ExitStack, name: str, found: PublishedSet) -> Any:

@@ -11,6 +11,7 @@ from lafp import storage
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import entry_name
 from lafp.data.stored_latents import ClipLatents, LatentShard, open_latent_set
+from lafp.packing import packed
 from lafp.storage import strict_json
 
 KEPT_BYTES = 64 * 2**20
@@ -109,18 +110,8 @@ def _row_bytes(entry: LatentShard) -> int:
 
 def _chunks(entry: LatentShard) -> Iterator[list[ClipLatents]]:
     """Yields the clips of a shard in groups of at most ``CHUNK_BYTES``, or of one clip."""
-    chunk: list[ClipLatents] = []
-    num_rows, most = 0, CHUNK_BYTES // _row_bytes(entry)
-    for clip in entry.clips:
-        if not clip.num_pairs:
-            continue
-        if chunk and num_rows + clip.num_pairs > most:
-            yield chunk
-            chunk, num_rows = [], 0
-        chunk.append(clip)
-        num_rows += clip.num_pairs
-    if chunk:
-        yield chunk
+    clips = (clip for clip in entry.clips if clip.num_pairs)
+    return packed(clips, lambda clip: clip.num_pairs * _row_bytes(entry), CHUNK_BYTES)
 
 
 def _take_nearer(
