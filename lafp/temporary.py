@@ -33,12 +33,10 @@ class TemporaryFolder(tempfile.TemporaryDirectory[str]):
         _delete_abandoned_once(tempfile.gettempdir())
         while True:
             super().__init__(prefix=_PREFIX, ignore_cleanup_errors=ignore_cleanup_errors)
-            lock = os.open(self.name, os.O_RDONLY)
-            with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.path.isdir(self.name):
+            lock = _locked_folder(self.name)
+            if lock is not None:
                 break
-            os.close(lock)  # another process took it for abandoned before it was locked
+            super().cleanup()  # another process took it for abandoned before it was locked
         self._unlock = weakref.finalize(self, os.close, lock)
 
     def cleanup(self) -> None:
@@ -46,6 +44,20 @@ class TemporaryFolder(tempfile.TemporaryDirectory[str]):
         super().cleanup()
         # Only now, so that no other process deletes the folder at the same time.
         self._unlock()
+
+
+def _locked_folder(path: str) -> int | None:
+    """Locks a folder, and returns its descriptor, or None if the folder was deleted before."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    if os.path.isdir(path):
+        return folder
+    os.close(folder)
+    return None
 
 
 @cache

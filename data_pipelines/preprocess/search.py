@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.duplicates import (
-    BLOCK_CLIPS,
     NO_MATCHES,
     Duplicates,
     candidates,
@@ -41,6 +40,10 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 Step = Callable[[pa.Table], pa.Table]
+MOST_IN_MEMORY = 32_768
+"""Most clips that the driver compares itself. 20,000 clips of 10 s take 0.4 GiB there."""
+BLOCK_CLIPS = 2_048
+"""Number of clips whose signatures and candidates are in the memory of a task on Ray Data."""
 # A shuffle makes a shard for every pair of partitions.
 _MAX_PARTITIONS = 1_024
 _ROWS_PER_BATCH = 8_192
@@ -48,7 +51,11 @@ _BUCKET = "bucket"
 
 
 def find_duplicates(
-    catalog: Catalog, work: str, node_labels: tuple[str, ...] = (), block_clips: int = BLOCK_CLIPS
+    catalog: Catalog,
+    work: str,
+    node_labels: tuple[str, ...] = (),
+    most_in_memory: int = MOST_IN_MEMORY,
+    block_clips: int = BLOCK_CLIPS,
 ) -> Duplicates:
     """Finds the near-duplicates among the clips of a catalog.
 
@@ -56,10 +63,11 @@ def find_duplicates(
         catalog: The clips to compare.
         work: Folder of the parts.
         node_labels: Labels of the nodes that may run the tasks (``TasksConfig``).
-        block_clips: Number of clips per block. A source of one block needs no Ray.
+        most_in_memory: Number of clips up to which Ray Data is not used.
+        block_clips: Number of clips per block on Ray Data.
     """
     blocks = catalog.clip_blocks(block_clips)
-    if catalog.num_clips <= block_clips:
+    if catalog.num_clips <= most_in_memory:
         return find_in_memory(signatures_of(pa.concat_tables(blocks), work))
     digest = store_blocks(blocks, work)
     num_blocks = -(-catalog.num_clips // block_clips)

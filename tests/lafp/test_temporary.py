@@ -92,3 +92,16 @@ def test_a_folder_is_gone_after_its_block_and_its_descriptor_is_closed():
         assert os.path.isdir(folder)
     assert not os.path.exists(folder)
     assert len(os.listdir("/proc/self/fd")) == num_open
+
+
+def test_folders_are_made_while_another_process_deletes_what_it_finds(
+    started, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    started(
+        "import sys; from lafp.temporary import delete_abandoned as d; print(flush=True); "
+        "all(d(sys.argv[1]) is None for _ in iter(int, 1))"
+    )
+    for _ in range(1_000):
+        with TemporaryFolder() as folder:
+            os.mkdir(os.path.join(folder, "inner"))

@@ -29,8 +29,6 @@ MAX_PER_KEY = 32
 """Number of clips looked up per key. A key with more clips (black borders) says little."""
 MAX_COMPARED = 16
 """Number of clips that one clip is compared with, those that share the most keys first."""
-BLOCK_CLIPS = 32_768
-"""Number of clips whose signatures (2.7 kB for 10 s) and candidates are in memory at a time."""
 # A signature has about 2.7 kB, and 8 kB more once it was compared.
 _CACHED_SIGNATURES = 2048
 # Pairs whose second signature is copied beside them at a time: 6 MB.

@@ -1,5 +1,7 @@
 """The search on Ray Data finds what the search in memory finds, and goes on where it was killed."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import ray
@@ -10,6 +12,7 @@ from data_pipelines.preprocess.select.duplicates import Duplicates
 from tests.data_pipelines.preprocess.test_scale import rows_of, write_looks
 
 NUM_VIDEOS = 12
+find_on_ray = partial(find_duplicates, most_in_memory=0, block_clips=24)
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +58,13 @@ def test_blocks_on_ray_data_give_what_one_block_gives(local_ray, catalog, tmp_pa
     del everywhere[2]  # the first is kept
     assert originals == copies | everywhere
     assert {(0, 1), (0, NUM_VIDEOS - 1)} <= links
-    assert found(find_duplicates(catalog, str(tmp_path), block_clips=24)) == expected
+    assert found(find_on_ray(catalog, str(tmp_path))) == expected
     (folder,) = (tmp_path / "search").glob("*/pairs")
     steps = ("originals", "links")
     for name in steps:
         (folder.parent / f"{name}.json").unlink()
     times = {path: path.stat().st_mtime_ns for path in folder.parent.glob("*/*.parquet")}
-    assert found(find_duplicates(catalog, str(tmp_path), block_clips=24)) == expected
+    assert found(find_on_ray(catalog, str(tmp_path))) == expected
     again = {path.parent.name for path, time in times.items() if path.stat().st_mtime_ns != time}
     assert again <= set(steps) and "links" in again, "it goes on after its last complete step"
 

@@ -19,7 +19,6 @@ from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
 from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.select.duplicates import BLOCK_CLIPS
 from data_pipelines.preprocess.shards import write_part
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from tests.data_pipelines.preprocess.test_scale import rows_of, write_looks
@@ -66,12 +65,11 @@ def selected(
     rows: Sequence[ItemRows],
     work: Path,
     cfg: PreprocessConfig = CFG,
-    block_clips: int = BLOCK_CLIPS,
 ) -> ItemRows:
     """What is left of them; the accounts still add up."""
     catalog = Catalog(work)
     catalog.add(rows)
-    find = partial(find_duplicates, work=str(work), block_clips=block_clips)
+    find = partial(find_duplicates, work=str(work))
     select_clips(catalog, cfg, find)
     videos = tuple(video for item in rows for video in item.videos)
     left = ItemRows(
