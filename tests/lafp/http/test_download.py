@@ -276,11 +276,11 @@ def test_rate_and_connections_are_bounded_over_all_downloads(host, tmp_path):
     assert host.max_open == 2
     host.hits.clear()
     cfg = replace(cfg, connections_per_host=8)
+    start_s = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda folder: fetch(host, "/fast", folder, cfg, gate), folders))
-    times_s = np.array([at_s for at_s, _, _ in host.hits])
-    rate = (len(times_s) - 1) / (times_s[-1] - times_s[0])
-    assert 14 < rate < 21
+    # A busy machine may be slower than the limit, but the requests are never closer.
+    assert 11 / 20.0 - 0.01 < max(at_s for at_s, _, _ in host.hits) - start_s < 11.0
 
 
 def test_a_connection_of_a_process_that_died_is_given_back():
