@@ -70,7 +70,7 @@ class Agent:
         run_dir: str | os.PathLike[str],
         *,
         policy: str | None = None,
-        decoder: str | None = None,
+        action_decoder: str | None = None,
         lam: str | os.PathLike[str] | None = None,
         device: torch.device | str = "cpu",
         noise: str | None = None,
@@ -87,9 +87,9 @@ class Agent:
                 ``hf://USER/NAME``, with ``@REVISION`` if wanted.
             policy: Name of a folder in ``policy/``. By default the policy that the decoder was
                 trained on.
-            decoder: Name of a folder in ``decoder/``. Needed when the run has several decoders for
-                the policy. ``idm`` is the head that was trained inside the LAM (LAFP's IDM-AD). A
-                policy of true actions (``train_bc``) has no decoder.
+            action_decoder: Name of a folder in ``decoder/``. Needed when the run has several action
+                decoders for the policy. ``idm`` is the head that was trained inside the LAM (LAFP's
+                IDM-AD). A policy of true actions (``train_bc``) has no action decoder.
             lam: Only for ``idm``: the folder of the LAM if it lies outside of the run, because the
                 policy was trained on one that was given. Addresses in a run's files are not opened.
             device: The device that the agent runs on.
@@ -119,7 +119,7 @@ class Agent:
         models = load_models(
             local_copy(storage.uri_of(run_dir)),
             policy,
-            decoder,
+            action_decoder,
             None if lam is None else local_copy(storage.uri_of(lam)),
             usable_device(device),
             overrides,

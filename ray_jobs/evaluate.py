@@ -82,7 +82,7 @@ def reads(cfg: EvaluateConfig) -> list[str]:
 
 def _models(cfg: EvaluateConfig) -> list[str]:
     policies = [f"policy/{method.policy}" for method in cfg.methods]
-    decoders = (m.decoder for m in cfg.methods if m.decoder not in (None, LAM_HEAD))
+    decoders = (m.action_decoder for m in cfg.methods if m.action_decoder not in (None, LAM_HEAD))
     return policies + [f"decoder/{name}" for name in decoders]
 
 
@@ -237,7 +237,7 @@ def _alignments(cfg: EvaluateConfig, run: RunDir) -> dict[str, Any]:
 def _map_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
     """Writes ``latent_map.parquet`` of all policies that predict latent actions."""
     path = stage.path("latent_map.parquet")
-    policies = list(dict.fromkeys(m.policy for m in cfg.methods if m.decoder is not None))
+    policies = list(dict.fromkeys(m.policy for m in cfg.methods if m.action_decoder is not None))
     if not policies or storage.is_file(path):
         return
     call = (run.uri, _lam(cfg, run), policies, _labeled_shards(cfg, run), path, cfg.seed)

@@ -56,8 +56,8 @@ def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, object]]:
         yield label_latents.JOB, cfg.label_latents
     for policy in cfg.train_policy:
         yield train_policy.JOB, policy
-    for decoder in cfg.train_decoder:
-        yield train_decoder.JOB, decoder
+    for action_decoder in cfg.train_decoder:
+        yield train_decoder.JOB, action_decoder
     for baseline in cfg.train_bc:
         yield train_bc.JOB, baseline
     yield evaluate.JOB, cfg.evaluate

@@ -1,6 +1,6 @@
 r"""Serves a finished agent to robots over HTTP.
 
-lafp serve runs/mine --decoder latent_flow
+lafp serve runs/mine --action-decoder latent_flow
 lafp serve hf://user/name --device cuda
 
 Robots use the one-file client lafp/serve/client.py, which needs numpy and msgpack only. They send a
@@ -35,8 +35,10 @@ def parse() -> argparse.Namespace:
         "run", metavar="RUN", help="folder or URI (s3://, gs://, az://, hf://) of the run"
     )
     parser.add_argument("--policy", help="default: the policy that the decoder was trained on")
-    parser.add_argument("--decoder", help="needed when the run has several")
-    parser.add_argument("--lam", help="for --decoder idm, if the LAM lies outside of the run")
+    parser.add_argument("--action-decoder", help="needed when the run has several")
+    parser.add_argument(
+        "--lam", help="for --action-decoder idm, if the LAM lies outside of the run"
+    )
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
@@ -64,7 +66,7 @@ def main() -> None:
         agent = Agent.load(
             args.run,
             policy=args.policy,
-            decoder=args.decoder,
+            action_decoder=args.action_decoder,
             lam=args.lam,
             device=args.device,
             dtype=args.dtype,

@@ -41,7 +41,7 @@ def sweep() -> Results:
     for (method, fraction), share in _OF_TRIAL.items():
         for seed in (0, 1):
             uri = f"/s/runs/{method}-labels_{fraction:g}-seed_{seed}"
-            about = {"variant": method, "label_fraction": fraction, "label_scope": "decoder"}
+            about = {"variant": method, "label_fraction": fraction, "label_scope": "action_decoder"}
             about["labeled_transitions"] = round(1000 * fraction)
             about["labeled_episodes"] = round(20 * fraction)
             shares = {"flow": share, DEMONSTRATOR: 1.0}

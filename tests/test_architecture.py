@@ -200,6 +200,19 @@ def test_no_module_is_a_drawer(name):
     assert not [p for p in found if p.stem == name]
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_parameter_or_field_is_called_decoder(package):
+    """It may be a video decoder or an action decoder, and in a config nothing else says which."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in python_files(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.arg) and node.arg == "decoder")
+        or (isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "decoder")
+    ]
+    assert not found, f"Call them video_decoder or action_decoder: {found}"
+
+
 def test_json_files_are_written_by_the_one_strict_writer():
     """Messages between two of our own processes are no files, and may hold what Python can read."""
     allowed = {"lafp/storage/strict_json.py", "data_pipelines/preprocess/sandbox/messages.py"}

@@ -67,7 +67,7 @@ def test_an_agent_acts_with_the_core_alone(tmp_path):
         "from lafp.policies import POLICIES\n"
         "for registry in (OBJECTIVES, POLICIES):\n"
         "    [registry.get(name) for name in registry.names()]\n"
-        f"agent = lafp.Agent.load({str(tmp_path)!r}, policy='latent_flow', decoder='mine')\n"
+        f"agent = lafp.Agent.load({str(tmp_path)!r}, policy='latent_flow', action_decoder='mine')\n"
         "action = agent.act(numpy.zeros((12, 16, 3), numpy.uint8))\n"
         "print(numpy.asarray(action).shape)\n"
     )

@@ -59,7 +59,7 @@ class PreprocessConfig:
     masks: MasksConfig | None = None
     """Set this ({} takes the defaults) to store masks of the agent with the clips, for objectives
     with `mask`."""
-    decoder: Choice = choice(VIDEO_DECODERS, default=PyAVConfig())
+    video_decoder: Choice = choice(VIDEO_DECODERS, default=PyAVConfig())
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     resize: ResizeConfig = field(default_factory=ResizeConfig)

@@ -18,7 +18,7 @@ class MethodConfig:
     """Unique name, in tables and as a file name: letters, digits, ``.``, ``_`` and ``-``."""
     policy: str
     """Folder below ``policy/`` of the run."""
-    decoder: str | None = None
+    action_decoder: str | None = None
     """Folder below ``decoder/`` of the run. ``idm`` is the head that was trained inside the LAM and
     needs no training of its own (LAFP's IDM-AD). null: a policy of true actions (``train_bc``)."""
     noise: Literal["fresh", "persistent", "held", "warm_start"] | None = None

@@ -48,11 +48,11 @@ def load_agent(run_uri: str, method: MethodConfig) -> Agent:
         ConfigError: A model is missing, or they do not belong together.
     """
     run = RunDir(run_uri)
-    is_head = method.decoder == LAM_HEAD
+    is_head = method.action_decoder == LAM_HEAD
     return Agent.load(
         run_uri,
         policy=method.policy,
-        decoder=method.decoder,
+        action_decoder=method.action_decoder,
         lam=lam_behind(run, run.stage(f"policy/{method.policy}").uri) if is_head else None,
         sample_actions=method.sample_actions,
         **method.overrides,
@@ -101,16 +101,16 @@ def measure_alignment(
     """
     torch.set_num_threads(1)
     agent = load_agent(run_uri, method)
-    decoder = agent.action_decoder
-    if not isinstance(decoder, ActionDecoder):
+    action_decoder = agent.action_decoder
+    if not isinstance(action_decoder, ActionDecoder):
         return {}
-    assert method.decoder is not None
+    assert method.action_decoder is not None
     run = RunDir(run_uri)
-    policy = load_policy(policy_behind(run, method.decoder, method.policy))
+    policy = load_policy(policy_behind(run, method.action_decoder, method.policy))
     seen = _held_out(labeled_shards, load_lam(lam_uri), policy, MAX_TRANSITIONS)
     if seen is None:
         return {}
-    config = run.stage(f"decoder/{method.decoder}").config()
+    config = run.stage(f"decoder/{method.action_decoder}").config()
     torch.manual_seed(derive_seed(seed, "alignment"))
     trained_on_NZ = anchored_latents(
         policy, seen, anchor_range(config["anchor_time"]), config["anchor_steps"]
@@ -119,11 +119,11 @@ def measure_alignment(
     return {
         **alignment(trained_on_NZ, seen.idm_latent, deployed_NZ),
         **decoding_errors(
-            lambda latents: decoder(latents, seen.embedding),
+            lambda latents: action_decoder(latents, seen.embedding),
             seen.idm_latent,
             deployed_NZ,
             seen.true_action,
-            decoder.action,
+            action_decoder.action,
         ),
         "num_transitions": float(len(seen)),
     }

@@ -99,8 +99,8 @@ class Subject:
     """Number of labeled transitions that training saw, of ``labeled_episodes`` episodes."""
     labeled_episodes: int | None = None
     label_scope: str | None = None
-    """Training that ``label_fraction`` limits: ``decoder``, ``lam`` or ``both``; ``policy`` for
-    a method that has nothing but labels."""
+    """Training that ``label_fraction`` limits: ``action_decoder``, ``lam`` or ``both``;
+    ``policy`` for a method that has nothing but labels."""
     seed: int | None = None
     """Seed of the policy's training (for probes, of the LAM's)."""
 

@@ -109,12 +109,12 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
             **_labels(run, trained, trained),
             label_scope="policy",
         )
-    if method.decoder is None:
+    if method.action_decoder is None:
         raise ConfigError(
             f"Method {method.label}: the policy at {policy_uri} predicts latent actions. Name the "
-            "action decoder that reads them: decoder=..."
+            "action decoder that reads them: action_decoder=..."
         )
-    if method.decoder == LAM_HEAD:
+    if method.action_decoder == LAM_HEAD:
         lam_config = StageDir(lam_behind(run, policy_uri), "lam").config()
         return replace(
             subject,
@@ -122,16 +122,16 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
             **_labels(run, lam_config, lam_config["supervision"]),
             label_scope="lam",
         )
-    decoder = run.stage(f"decoder/{method.decoder}").config()
-    low, high = anchor_range(decoder["anchor_time"])
+    action_decoder = run.stage(f"decoder/{method.action_decoder}").config()
+    low, high = anchor_range(action_decoder["anchor_time"])
     return replace(
         subject,
-        method=_method_name(policy["name"], low) + ("_tuned" if decoder["finetune"] else ""),
+        method=_method_name(policy["name"], low) + ("_tuned" if action_decoder["finetune"] else ""),
         anchor_low=low,
         anchor_high=high,
-        anchor_steps=decoder["anchor_steps"],
-        **_labels(run, decoder, decoder),
-        label_scope="both" if lam.supervision_weight else "decoder",
+        anchor_steps=action_decoder["anchor_steps"],
+        **_labels(run, action_decoder, action_decoder),
+        label_scope="both" if lam.supervision_weight else "action_decoder",
     )
 
 

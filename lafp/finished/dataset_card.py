@@ -29,7 +29,7 @@ _KINDS = {
     "hf": "the Hugging Face Hub",
 }  # fmt: skip
 # Sections of the config that shape the clips. None of them holds a path or an address.
-_SECTIONS = ("decoder", "clip", "resize", "filters", "encode", "optical_flow")
+_SECTIONS = ("video_decoder", "clip", "resize", "filters", "encode", "optical_flow")
 # Sizes as the hub names them: the upper end of each.
 _SIZES = (
     (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
@@ -193,9 +193,9 @@ def _made(stage: StageDir) -> str:
     packages = stage.provenance().get("packages", {})
     config = stage.config()
     kept = {name: config[name] for name in _SECTIONS if config.get(name) is not None}
-    decoder = kept.get("decoder", {}).get("name", "pyav")
-    versions = [("lafp", packages.get("lafp")), ("Video decoder", decoder)]
-    package = {"pyav": "av"}.get(decoder, decoder)
+    video_decoder = kept.get("video_decoder", {}).get("name", "pyav")
+    versions = [("lafp", packages.get("lafp")), ("Video decoder", video_decoder)]
+    package = {"pyav": "av"}.get(video_decoder, video_decoder)
     versions.append((f"Package {escaped(package)}", packages.get(package)))
     # A fence inside of a value would end the block.
     text = text_without_secrets(yaml.safe_dump(kept, sort_keys=False)).replace("```", "'''")

@@ -148,7 +148,7 @@ def _usage(uri: str, cards: Mapping[str, dict[str, Any]]) -> str:
     lines = ["# pip install 'lafp[hub]'", "import lafp", ""]
     decoders = [name for name in cards if _kind(name) == "decoder"]
     cloned = [name for name, card in cards.items() if "action" in card["specs"]]
-    options = [f'decoder="{name.partition("/")[2]}"' for name in decoders]
+    options = [f'action_decoder="{name.partition("/")[2]}"' for name in decoders]
     options += [f'policy="{name.partition("/")[2]}"' for name in cloned if name not in decoders]
     for option in options:
         lines += [f'agent = lafp.Agent.load("{uri}", {option})']

@@ -29,7 +29,7 @@ _NAME_LAM = (
 def load_models(
     run_dir: str,
     policy: str | None,
-    decoder: str | None,
+    action_decoder: str | None,
     lam: str | None,
     device: torch.device,
     overrides: Mapping[str, object],
@@ -42,32 +42,32 @@ def load_models(
         ConfigError: See ``Agent.load``.
     """
     run = RunDir(run_dir)
-    if policy is not None and decoder is None:
+    if policy is not None and action_decoder is None:
         policy_uri = _stage(run, "policy", policy)
         if action := read_card(policy_uri, "policy")["specs"].get("action"):
             true_actions = TrueActions(config_from_dict(ActionSpec, action))
             return load_policy(policy_uri, device, overrides), true_actions
-    decoder = decoder or _only_decoder(run, policy)
-    if decoder == LAM_HEAD:
+    name = action_decoder or _only_decoder(run, policy)
+    if name == LAM_HEAD:
         policy_uri = _stage(run, "policy", policy or _only_latent_policy(run))
         return load_policy(policy_uri, device, overrides), _lam_head(run, policy_uri, lam, device)
-    action_decoder, specs = load_action_decoder(_stage(run, "decoder", decoder), device)
-    policy_uri = policy_behind(run, decoder, policy)
+    loaded, specs = load_action_decoder(_stage(run, "decoder", name), device)
+    policy_uri = policy_behind(run, name, policy)
     if read_card(policy_uri, "policy")["weights_sha256"] != specs["policy_sha256"]:
         raise ConfigError(
-            f"The action decoder '{decoder}' was trained on the latent actions of another "
+            f"The action decoder '{name}' was trained on the latent actions of another "
             f"policy than {policy_uri}. Train the decoder again."
         )
-    return load_policy(policy_uri, device, overrides), action_decoder
+    return load_policy(policy_uri, device, overrides), loaded
 
 
-def policy_behind(run: RunDir, decoder: str, policy: str | None = None) -> str:
+def policy_behind(run: RunDir, action_decoder: str, policy: str | None = None) -> str:
     """Finds the folder of the policy that a finished action decoder reads.
 
     This is the policy that was fine-tuned together with the decoder, if any. Otherwise it is
     ``policy`` of the run, by default the one that the decoder was trained on.
     """
-    decoder_uri = _stage(run, "decoder", decoder)
+    decoder_uri = _stage(run, "decoder", action_decoder)
     specs = read_card(decoder_uri, "decoder")["specs"]
     if specs["is_policy_tuned"] and policy in (None, specs["policy"]):
         return storage.join(decoder_uri, TUNED_POLICY)
@@ -111,7 +111,7 @@ def _only_latent_policy(run: RunDir) -> str:
         return names[0]
     found = ", ".join(names) or "none"
     raise ConfigError(
-        f"decoder={LAM_HEAD} needs one policy of {run.uri}, which has {found}. "
+        f"action_decoder={LAM_HEAD} needs one policy of {run.uri}, which has {found}. "
         "Name it with policy=."
     )
 
@@ -152,8 +152,8 @@ def _only_decoder(run: RunDir, policy: str | None) -> str:
         )
     if len(names) > 1:
         raise ConfigError(
-            f"{run.uri} has several action decoders{of_policy}. Choose one with decoder=: "
-            f"{', '.join(sorted(names))}."
+            f"{run.uri} has several action decoders{of_policy}. Choose one with "
+            f"action_decoder=: {', '.join(sorted(names))}."
         )
     return names[0]
 

@@ -50,7 +50,8 @@ class LocalContext:
     """A helper for tests, benchmarks and scripts: trains in one process, without Ray.
 
     The jobs use ``WorkerContext``. This context reads shards in the loop itself, so that a device
-    waits for the decoder, and keeps the last checkpoint in the stage's folder. A script trains so::
+    waits for the video decoder, and keeps the last checkpoint in the stage's folder. A script
+    trains so::
 
         train(cfg.train, LamTask(cfg, shards, labeled), LocalContext("runs/debug/lam"))
 

@@ -44,14 +44,14 @@ class Still:
 
 
 def read_stills(
-    wanted: Sequence[Still], budget_s: float, decoder: str = "pyav"
+    wanted: Sequence[Still], budget_s: float, video_decoder: str = "pyav"
 ) -> dict[int, np.ndarray]:
     """Decodes the requested pictures; those that fail are left out.
 
     Args:
         wanted: Requested pictures.
         budget_s: Time for all of them. Pictures that are not decoded by then are left out.
-        decoder: A name in ``VIDEO_DECODERS``.
+        video_decoder: A name in ``VIDEO_DECODERS``.
 
     Returns:
         Index in ``wanted`` -> uint8 [H, W, 3].
@@ -63,7 +63,14 @@ def read_stills(
             requests = [[n, *astuple(wanted[n])] for n in range(first, len(wanted))]
             with suppress(subprocess.TimeoutExpired):
                 subprocess.run(
-                    [sys.executable, "-m", "lafp.confined", "lafp.video.stills", folder, decoder],
+                    [
+                        sys.executable,
+                        "-m",
+                        "lafp.confined",
+                        "lafp.video.stills",
+                        folder,
+                        video_decoder,
+                    ],
                     env=confined_environment(folder),
                     input=strict_json.dumps(requests).encode(),
                     stdout=subprocess.DEVNULL,
@@ -82,15 +89,15 @@ def read_stills(
     return found
 
 
-def _decode(still: Still, decoder: VideoDecoder) -> np.ndarray | None:
+def _decode(still: Still, video_decoder: VideoDecoder) -> np.ndarray | None:
     deadline = time.monotonic() + TIMEOUT_S
-    info = decoder.probe(still.path, MAX_PIXELS, deadline)
+    info = video_decoder.probe(still.path, MAX_PIXELS, deadline)
     scale = min(1.0, still.side_px / max(info.width_px, info.height_px))
     size = max(1, round(info.width_px * scale)), max(1, round(info.height_px * scale))
     start_s = still.time_s if info.can_start_late else 0.0
     last: DecodedFrame | None = None
     with suppress(VideoError):  # the video ends or breaks here: the frame before serves as well
-        for event in decoder.frames(still.path, info, *size, deadline, start_s):
+        for event in video_decoder.frames(still.path, info, *size, deadline, start_s):
             if isinstance(event, DecodedFrame):
                 last = event
                 if event.time_s >= still.time_s:
@@ -101,13 +108,13 @@ def _decode(still: Still, decoder: VideoDecoder) -> np.ndarray | None:
 def main() -> None:
     """Writes ``<index>.png`` into a folder for each request on the standard input."""
     folder, decoder_class = Path(sys.argv[1]), VIDEO_DECODERS.get(sys.argv[2])
-    decoder = decoder_class(decoder_class.Config())
+    video_decoder = decoder_class(decoder_class.Config())
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     for index, *fields in json.loads(sys.stdin.read()):
         # If this video kills the process, the mark tells the parent where to go on.
         (folder / f"{index}.begun").touch()
         with suppress(Exception):  # any error means no picture
-            if (pixels := _decode(Still(*fields), decoder)) is not None:
+            if (pixels := _decode(Still(*fields), video_decoder)) is not None:
                 # The process may be killed while it writes, and the parent must find no half
                 # picture.
                 Image.fromarray(pixels).save(folder / f"{index}.png.tmp", "png")

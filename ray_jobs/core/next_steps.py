@@ -71,18 +71,18 @@ def label_latents(cfg: "LabelLatentsConfig", run: RunDir) -> list[str]:
 def train_policy(cfg: "TrainPolicyConfig", run: RunDir) -> list[str]:
     """Suggests training an action decoder for the policy, on labeled clips."""
     kind = "latent_flow" if "flow" in cfg.policy.name else "latent_bc"
-    decoder = command(
+    action_decoder = command(
         "train_decoder", f"configs/train_decoder/{kind}.yaml", run, f"policy={cfg.policy.name}"
     )
     if run.complete("shards/labeled"):
-        return [decoder]
+        return [action_decoder]
     labeled = command("preprocess", "configs/preprocess/labeled.yaml", run, "source=DATASET")
-    return [f"{labeled}  # DATASET: episodes with actions", decoder]
+    return [f"{labeled}  # DATASET: episodes with actions", action_decoder]
 
 
 def train_decoder(cfg: "TrainDecoderConfig", run: RunDir) -> list[str]:
     """Suggests acting with the decoder and its policy."""
-    return [_agent(run, decoder=cfg.name)]
+    return [_agent(run, action_decoder=cfg.name)]
 
 
 def train_bc(cfg: "TrainBcConfig", run: RunDir) -> list[str]:
@@ -112,7 +112,10 @@ def report(_: object, run: RunDir) -> list[str]:
 def pipeline(cfg: Any, run: RunDir) -> list[str]:
     """Suggests looking at the page, and acting with the first decoder."""
     decoders = cfg.train_decoder[:1]
-    return [*report(cfg, run), *(_agent(run, decoder=decoder.name) for decoder in decoders)]
+    return [
+        *report(cfg, run),
+        *(_agent(run, action_decoder=action_decoder.name) for action_decoder in decoders),
+    ]
 
 
 def study(_: object, run: RunDir) -> list[str]:

@@ -136,11 +136,11 @@ def _ffmpegs() -> Iterator[Finding]:
     """Names the FFmpeg that each video decoder brings or loads: its age says which holes it has."""
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
     bundled = f"FFmpeg {av.ffmpeg_version_info} (libavcodec {codec})"
-    yield Finding(level="ok", what=f"decoder pyav {_version('av')} brings {bundled}")
+    yield Finding(level="ok", what=f"video decoder pyav {_version('av')} brings {bundled}")
     # decord tells no version, but its wheel names the file by it.
     for file in files("decord") or () if _version("decord") else ():
         if found := re.match(r"libavcodec-.*\.so\.([0-9.]+)$", file.name):
-            what = f"decoder decord {_version('decord')} brings libavcodec {found[1]}"
+            what = f"video decoder decord {_version('decord')} brings libavcodec {found[1]}"
             yield Finding(level="ok", what=f"{what}: only for videos that you trust")
     if _version("torchcodec"):
         yield _ffmpeg_of_torchcodec()
@@ -148,7 +148,7 @@ def _ffmpegs() -> Iterator[Finding]:
 
 def _ffmpeg_of_torchcodec() -> Finding:
     """Names the FFmpeg that torchcodec loads from the system."""
-    what = f"decoder torchcodec {_version('torchcodec')}"
+    what = f"video decoder torchcodec {_version('torchcodec')}"
     try:
         versions = import_torchcodec()._core.get_ffmpeg_library_versions()
     except ConfigError:
@@ -156,7 +156,7 @@ def _ffmpeg_of_torchcodec() -> Finding:
             level="warn",
             what=f"{what} finds no FFmpeg of version 4 to 8, or does not fit torch "
             f"{torch.__version__}",
-            fix="apt-get install ffmpeg, or use decoder.name=pyav, which brings its own",
+            fix="apt-get install ffmpeg, or use video_decoder.name=pyav, which brings its own",
         )
     codec = ".".join(map(str, versions["libavcodec"]))
     loaded = f"FFmpeg {versions['ffmpeg_version']} (libavcodec {codec})"

@@ -78,9 +78,10 @@ class PipelineConfig:
                     f"train_lam.window.frame_stack is {frame_stack}. Set both to the same number."
                 )
         names = [policy.policy.name for policy in self.train_policy]
-        for number, decoder in enumerate(self.train_decoder):
-            if decoder.policy not in names:
+        for number, action_decoder in enumerate(self.train_decoder):
+            if action_decoder.policy not in names:
                 raise ValueError(
-                    f"train_decoder.{number}.policy is {decoder.policy!r}, and train_policy has "
-                    f"{', '.join(names) or 'no policy'}. Add it there, or correct the name."
+                    f"train_decoder.{number}.policy is {action_decoder.policy!r}, and "
+                    f"train_policy has {', '.join(names) or 'no policy'}. Add it there, or "
+                    "correct the name."
                 )

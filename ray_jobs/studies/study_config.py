@@ -12,7 +12,7 @@ from lafp.config.ranges import check_at_least
 from ray_jobs.studies.pipeline_config import PipelineConfig
 
 T = TypeVar("T")
-LabelScope = Literal["decoder", "lam", "both"]
+LabelScope = Literal["action_decoder", "lam", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class LabelAxisConfig:
     fractions: tuple[float, ...]
     """Shares of the labeled training episodes, in [0, 1], e.g. ``[0.01, 0.025, 0.1, 1]``. The
     subsets of one seed are nested. 0 fits scope ``lam`` only."""
-    scope: LabelScope = "decoder"
+    scope: LabelScope = "action_decoder"
     """Says which labels are reduced: those of the action decoder (and of ``train_bc``), those of
     the LAM's supervision, or both."""
 
@@ -79,11 +79,17 @@ class LabelAxisConfig:
             f"train_bc.*.label_fraction={fraction}",
         )
         supervision = (f"train_lam.supervision.label_fraction={fraction}",)
-        return {"decoder": decoding, "lam": supervision, "both": supervision + decoding}[self.scope]
+        return {"action_decoder": decoding, "lam": supervision, "both": supervision + decoding}[
+            self.scope
+        ]
 
     def check(self, fraction: float, pipeline: PipelineConfig) -> None:
         """Raises ConfigError if the LAM's labels vary but its supervision is switched off."""
-        if self.scope != "decoder" and fraction and not pipeline.train_lam.supervision.weight:
+        if (
+            self.scope != "action_decoder"
+            and fraction
+            and not pipeline.train_lam.supervision.weight
+        ):
             raise ConfigError(
                 f"labels.scope {self.scope} varies the labels of the LAM, which sees none: set "
                 "pipeline.train_lam.supervision.weight."

@@ -45,5 +45,7 @@ def test_decoders_of_one_comparison_differ_in_policy_and_anchor_alone():
         ("latent_flow", 0.75),
         ("latent_flow", 1),
     }
-    shared = {(cfg.train, cfg.decoder, cfg.label_fraction, cfg.label_seed) for cfg in decoders}
+    shared = {
+        (cfg.train, cfg.action_decoder, cfg.label_fraction, cfg.label_seed) for cfg in decoders
+    }
     assert len(shared) == 1

@@ -219,7 +219,7 @@ def test_masks_lie_beside_the_episodes_and_go_with_their_clips(tmp_path):
             resize=ResizeConfig(width_px=48, height_px=48),
         )
         chosen = resolve(chosen, run)
-        decoder = VIDEO_DECODERS.build(chosen.decoder)
+        decoder = VIDEO_DECODERS.build(chosen.video_decoder)
         for item in list_inputs(chosen):
             _, clip = video_to_clips(item, chosen, decoder)
             name = item.uri.removeprefix(f"{demonstrations}/")

@@ -163,7 +163,7 @@ def test_an_agent_acts_in_lerobot_as_in_lafp(run, tmp_path):
 def test_lerobot_eval_runs_an_agent(run, tmp_path):
     command = [
         str(Path(sys.executable).parent / "lerobot-eval"),
-        *("--policy.type=lafp", f"--policy.run={run}", "--policy.decoder=flow"),
+        *("--policy.type=lafp", f"--policy.run={run}", "--policy.action_decoder=flow"),
         *("--policy.device=cpu", "--env.type=lafp", "--env.task=Slalom-v0"),
         *("--env.options={distractors: true}", "--eval.n_episodes=4", "--eval.batch_size=2"),
         *("--eval.use_async_envs=true", f"--output_dir={tmp_path / 'out'}"),

@@ -52,6 +52,6 @@ def test_a_study_killed_in_the_middle_goes_on_where_it_was(tmp_path):
 
     # A run that shares its stages is a run like any other.
     run = study / "runs" / "half_the_labels-seed_0"
-    agent = lafp.Agent.load(str(run), decoder="latent_flow")
+    agent = lafp.Agent.load(str(run), action_decoder="latent_flow")
     assert agent.action_decoder.action.dim == 2
     assert (run / "report.html").exists()

@@ -42,7 +42,7 @@ train_bc: []
 evaluate:
   env: {{name: slalom}}
   num_episodes: 8
-  methods: [{{label: lafp, policy: latent_flow, decoder: latent_flow}}]
+  methods: [{{label: lafp, policy: latent_flow, action_decoder: latent_flow}}]
 """
 """One stage of each kind. Ray Train starts the trainings here, as on any cluster."""
 

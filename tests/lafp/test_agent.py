@@ -141,7 +141,7 @@ def test_options_of_acting_are_taken_when_loading(run):
 
 def test_a_method_of_an_evaluation_sets_how_long_noise_is_held(run):
     method = MethodConfig(
-        label="held", policy="latent_flow", decoder="flow", noise="held", noise_hold_steps=2
+        label="held", policy="latent_flow", action_decoder="flow", noise="held", noise_hold_steps=2
     )
     actions = play(load_agent(run, method), np.repeat(video(1), 4, axis=0))
     # From the second step on the frame stack stands still, and what moves is the noise.
@@ -152,7 +152,7 @@ def test_a_method_of_an_evaluation_sets_how_long_noise_is_held(run):
 def test_an_episode_that_begins_anew_plans_anew(run):
     write_policy(run, "latent_bc", chunk_steps=3)
     write_decoder(run, "cloned", "latent_bc")
-    agent = lafp.Agent.load(run, decoder="cloned")
+    agent = lafp.Agent.load(run, action_decoder="cloned")
     agent.reset(2)
     frame = np.repeat(video(1)[0], 2, axis=0)  # what is seen never changes, so no chunk does
     actions = [agent.act(frame)]
@@ -168,12 +168,12 @@ def test_options_that_a_policy_does_not_have_are_refused(run):
     write_policy(run, "latent_bc")
     write_decoder(run, "cloned", "latent_bc")
     with pytest.raises(ConfigError, match="Key 'noise' is not in LatentBcConfig"):
-        lafp.Agent.load(run, decoder="cloned", noise="fresh")
+        lafp.Agent.load(run, action_decoder="cloned", noise="fresh")
 
 
 def test_discrete_actions_come_out_as_choices(run):
     write_decoder(run, "buttons", "latent_flow", ActionSpec(dim=5, is_discrete=True))
-    agent = lafp.Agent.load(run, decoder="buttons")
+    agent = lafp.Agent.load(run, action_decoder="buttons")
     action = agent.act(video(1)[0, 0])
     assert action.dtype == np.int64 and action.shape == () and 0 <= action < 5
 
@@ -182,8 +182,8 @@ def test_discrete_actions_come_out_as_choices(run):
 def test_sampled_actions_have_the_probabilities_of_the_decoder(run, noise):
     """Persistent noise gives one latent per episode, yet every step draws its own action."""
     write_decoder(run, "buttons", "latent_flow", ActionSpec(dim=5, is_discrete=True))
-    agent = lafp.Agent.load(run, decoder="buttons", noise=noise, sample_actions=True)
-    likeliest = lafp.Agent.load(run, decoder="buttons", noise=noise)
+    agent = lafp.Agent.load(run, action_decoder="buttons", noise=noise, sample_actions=True)
+    likeliest = lafp.Agent.load(run, action_decoder="buttons", noise=noise)
     num = 20_000
     frames = np.repeat(video(1)[0], num, axis=0)
     latents, logits = [], []
@@ -234,13 +234,13 @@ def test_the_decoder_is_found_where_only_one_fits(run):
     with pytest.raises(ConfigError, match=r"several action decoders.*cloned, flow"):
         lafp.Agent.load(run)
     assert lafp.Agent.load(run, policy="latent_bc").policy.cfg.name == "latent_bc"
-    assert lafp.Agent.load(run, decoder="flow").policy.cfg.name == "latent_flow"
+    assert lafp.Agent.load(run, action_decoder="flow").policy.cfg.name == "latent_flow"
 
 
 def test_models_that_do_not_belong_together_are_refused(run, tmp_path):
     write_policy(run, "latent_bc")
     with pytest.raises(ConfigError, match="another policy"):
-        lafp.Agent.load(run, policy="latent_bc", decoder="flow")
+        lafp.Agent.load(run, policy="latent_bc", action_decoder="flow")
     write_policy(run, "latent_flow", seed=5)  # trained again, its decoder is not
     with pytest.raises(ConfigError, match="Train the decoder again"):
         lafp.Agent.load(run)
@@ -255,7 +255,7 @@ def test_a_folder_without_an_agent_says_what_is_missing_and_what_to_do(run, tmp_
         ("begun", {}, "Run ray_jobs.train_policy and ray_jobs.train_decoder first"),
         ("study", {}, r"is a study; its runs are .*study/runs/: seed_0\."),
         ("cloned", {}, r"need none; choose one with policy=: latent_bc\."),
-        (".", {"decoder": "flo"}, r"no finished decoder 'flo'. .* finished: flow\."),
+        (".", {"action_decoder": "flo"}, r"no finished decoder 'flo'. .* finished: flow\."),
         (".", {"policy": "bc"}, r"no finished policy 'bc'. .* finished: latent_flow\."),
     ):
         with pytest.raises(ConfigError, match=message) as error:
@@ -474,7 +474,7 @@ def write_lam(run, weight=0.5):
 
 def test_the_lams_own_action_head_acts_without_an_action_decoder(run):
     head = write_lam(run)
-    agent = lafp.Agent.load(run, decoder="idm")
+    agent = lafp.Agent.load(run, action_decoder="idm")
     frames = video(3)
     actions = play(agent, frames)
     latents = play(lafp.Agent(agent.policy, PassesOn()), frames)
@@ -497,12 +497,12 @@ def test_a_lam_elsewhere_is_opened_when_the_user_names_it_and_not_when_a_model_d
         for address in (str(elsewhere), f"{host.url}/lam", "s3://bucket/lam"):
             storage.write_text(f"{run}/policy/latent_flow/config.yaml", f"lam: {address}\n")
             with pytest.raises(ConfigError, match=r"holds no LAM.*give its folder with lam="):
-                lafp.Agent.load(run, decoder="idm")
+                lafp.Agent.load(run, action_decoder="idm")
         assert not host.hits
     frames = video(3)
-    named = lafp.Agent.load(run, decoder="idm", lam=elsewhere)
+    named = lafp.Agent.load(run, action_decoder="idm", lam=elsewhere)
     storage.write_text(f"{run}/policy/latent_flow/config.yaml", f"lam: {elsewhere}\n")
-    evaluated = load_agent(run, MethodConfig(label="a", policy="latent_flow", decoder="idm"))
+    evaluated = load_agent(run, MethodConfig(label="a", policy="latent_flow", action_decoder="idm"))
     np.testing.assert_array_equal(play(named, frames), play(evaluated, frames))
 
 
@@ -510,7 +510,7 @@ def test_links_of_a_strangers_study_stay_within_it(run):
     for folder in ("../lam", "a/../../../lam", "/etc"):
         storage.write_text(f"{run}/stages.json", json.dumps({"lam": folder}))
         with pytest.raises(ConfigError, match="which must name a folder"):
-            lafp.Agent.load(run, decoder="idm")
+            lafp.Agent.load(run, action_decoder="idm")
 
 
 def test_the_action_head_of_another_lam_is_refused(run):
@@ -519,4 +519,4 @@ def test_the_action_head_of_another_lam_is_refused(run):
     card["specs"]["lam_sha256"] = "0" * 64
     storage.write_text(f"{run}/policy/latent_flow/model.json", json.dumps(card))
     with pytest.raises(ConfigError, match="another LAM"):
-        lafp.Agent.load(run, decoder="idm")
+        lafp.Agent.load(run, action_decoder="idm")

@@ -25,9 +25,12 @@ def test_this_machine_passes_and_nothing_is_left_behind(tmp_path):
     assert all(facts.versions.values())
     assert any("has every codec" in f.what for f in facts.findings)
     said = "\n".join(f.what for f in facts.findings)
-    assert re.search(r"decoder pyav [\d.]+ brings FFmpeg [\d.]+ \(libavcodec [\d.]+\)", said)
-    assert re.search(r"decoder decord [\d.]+ brings libavcodec [\d.]+", said)
-    loads = r"decoder torchcodec \S+ (loads FFmpeg [\d.]+\S* \(libavcodec [\d.]+\)|finds no FFmpeg)"
+    assert re.search(r"video decoder pyav [\d.]+ brings FFmpeg [\d.]+ \(libavcodec [\d.]+\)", said)
+    assert re.search(r"video decoder decord [\d.]+ brings libavcodec [\d.]+", said)
+    loads = (
+        r"video decoder torchcodec \S+ "
+        r"(loads FFmpeg [\d.]+\S* \(libavcodec [\d.]+\)|finds no FFmpeg)"
+    )
     assert bool(re.search(loads, said)) == (find_spec("torchcodec") is not None)
     missing = missing_protection()
     assert ("decoded without keys, network and writing" in said) == (not missing)

@@ -35,9 +35,9 @@ TRAIN = TrainConfig(num_steps=1, global_batch_size=8, seed=5)
 CFG = EvaluateConfig(
     env=SlalomConfig(),
     methods=(
-        MethodConfig(label="bc", policy="latent_bc", decoder="bc"),
-        MethodConfig(label="bc_idm", policy="latent_bc", decoder="bc_idm"),
-        MethodConfig(label="flow", policy="latent_flow", decoder="flow", noise="persistent"),
+        MethodConfig(label="bc", policy="latent_bc", action_decoder="bc"),
+        MethodConfig(label="bc_idm", policy="latent_bc", action_decoder="bc_idm"),
+        MethodConfig(label="flow", policy="latent_flow", action_decoder="flow", noise="persistent"),
         MethodConfig(label="scratch", policy="scratch"),
     ),
     num_episodes=10,
@@ -92,7 +92,7 @@ def run(tmp_path_factory) -> RunDir:
     ):  # fmt: skip
         decoder_cfg = TrainDecoderConfig(
             name=name, policy=policy_name, anchor_time=anchor_time, label_fraction=0.5,
-            decoder=ActionDecoderConfig(hidden_dims=(8,)), train=TRAIN,
+            action_decoder=ActionDecoderConfig(hidden_dims=(8,)), train=TRAIN,
         )  # fmt: skip
         policy_uri = run.stage(f"policy/{policy_name}").uri
         task = DecoderTask(decoder_cfg, labeled, policy_uri, lam.uri)
@@ -226,7 +226,7 @@ def test_the_plan_names_everything_and_writes_nothing(run):
 
 
 def test_a_missing_decoder_is_named_before_anything_starts(run):
-    method = MethodConfig(label="x", policy="latent_bc", decoder="no_such")
+    method = MethodConfig(label="x", policy="latent_bc", action_decoder="no_such")
     with pytest.raises(ConfigError, match="decoder/no_such"):
         plan(replace(CFG, methods=(method,)), run)
     method = MethodConfig(label="x", policy="latent_bc")

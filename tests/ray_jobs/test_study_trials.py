@@ -130,7 +130,7 @@ def test_a_killed_study_goes_on_and_repeats_nothing(tmp_path):
     assert set(zip(success.variant, success.label_fraction, strict=True)) == {
         (anchor, fraction) for anchor in ("interpolated", "idm_latents") for fraction in (0.5, 1.0)
     }
-    assert set(table.label_scope) == {"decoder"}
+    assert set(table.label_scope) == {"action_decoder"}
     for name in ("plot.png", "table.md", "table.tex", "report.html"):
         assert (tmp_path / "tiny_labels" / name).stat().st_size > 100
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

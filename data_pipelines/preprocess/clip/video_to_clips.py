@@ -43,7 +43,9 @@ from lafp.video.decoders.base import VideoDecoder, VideoError, VideoInfo
 _TRUNCATED_S = 0.5
 
 
-def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> Iterator[Row]:
+def video_to_clips(
+    item: VideoItem, cfg: PreprocessConfig, video_decoder: VideoDecoder
+) -> Iterator[Row]:
     """Turns one input into rows.
 
     Per video (a file of stacked episodes holds several) it yields one ``VideoRow``, then clips and
@@ -53,12 +55,12 @@ def video_to_clips(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
     Raises:
         StorageError: S3 did not answer; the job can be resumed.
     """
-    for rows in item_videos(item, cfg, decoder):
+    for rows in item_videos(item, cfg, video_decoder):
         yield from rows_that_count(rows)
 
 
 def item_videos(
-    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder, may_defer: bool = False
+    item: VideoItem, cfg: PreprocessConfig, video_decoder: VideoDecoder, may_defer: bool = False
 ) -> Iterator[Iterator[Row]]:
     """Yields the rows of each video of an input. A video decodes only while its rows are read.
 
@@ -68,12 +70,12 @@ def item_videos(
     Args:
         item: The input.
         cfg: The job's config.
-        decoder: The configured video decoder.
+        video_decoder: The configured video decoder.
         may_defer: Whether a long video that is an input of its own becomes a ``LongVideo``.
     """
     # Videos that are downloaded or lie in a tar are not deferred, so that they are fetched once.
     may_defer &= not item.reader and item.piece is None and not storage.is_http(item.uri)
-    with closing(open_item(item, cfg, decoder)) as videos:
+    with closing(open_item(item, cfg, video_decoder)) as videos:
         for place in count():
             try:
                 video = next(videos, None)

@@ -47,7 +47,7 @@ def main() -> None:
     max_file_bytes = cfg.limits.max_bytes + _MORE_FILE_BYTES
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     try:
-        decoder = VIDEO_DECODERS.build(cfg.decoder)
+        video_decoder = VIDEO_DECODERS.build(cfg.video_decoder)
     except ConfigError as error:
         messages.send({"kind": "unusable", "error": str(error)})
         return
@@ -61,7 +61,9 @@ def main() -> None:
         begin_s = time.process_time()
         item = from_plain(VideoItem, request["item"])
         try:
-            for number, rows in enumerate(item_videos(item, cfg, decoder, request["may_defer"])):
+            for number, rows in enumerate(
+                item_videos(item, cfg, video_decoder, request["may_defer"])
+            ):
                 # After a crash, the videos before it are skipped: their rows have been delivered.
                 if number < request["first"]:
                     continue

@@ -219,7 +219,7 @@ class Sandbox:
                 "-m",
                 "lafp.confined",
                 # Only then may it open the GPU's device files, of which each is an attack surface.
-                *([WITH_GPU] if getattr(self.cfg.decoder, "device", "cpu") == "cuda" else []),
+                *([WITH_GPU] if getattr(self.cfg.video_decoder, "device", "cpu") == "cuda" else []),
                 "data_pipelines.preprocess.sandbox.process",
                 str(theirs.fileno()),
             ],

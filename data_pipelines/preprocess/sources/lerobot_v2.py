@@ -108,14 +108,14 @@ class LeRobotV2:
             # A missing table costs the labels, not the video: `_read_table` words the reject.
             data = b""
         with storage.local_file(item.uri) as path:
-            info = probe_file(path, using.decoder, using.max_pixels, using.deadline)
+            info = probe_file(path, using.video_decoder, using.max_pixels, using.deadline)
             yield Opened(
                 uri=item.uri,
                 video_id=content_hash(path),
                 episode_id=hashlib.sha256(data).hexdigest()[:32] if data else "",
                 num_bytes=item.num_bytes,
                 info=info,
-                frames=lambda width, height: using.decoder.frames(
+                frames=lambda width, height: using.video_decoder.frames(
                     str(path), info, width, height, using.deadline
                 ),
                 labels=lambda: _read_labels(data, len(info.times_s), promised, using.labels),

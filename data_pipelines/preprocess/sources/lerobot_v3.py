@@ -107,7 +107,7 @@ class LeRobotV3:
         read_table = cache(partial(_read_table, cfg=using.labels))
         with storage.local_file(item.uri) as path:
             file_id = content_hash(path)
-            info = probe_file(path, using.decoder, using.max_pixels, using.deadline)
+            info = probe_file(path, using.video_decoder, using.max_pixels, using.deadline)
             shared = SharedFrames(str(path), info, using)
             for span, place in zip(spans, place_episodes(spans, info), strict=True):
                 uri = f"{item.uri}#{span['episode']}"

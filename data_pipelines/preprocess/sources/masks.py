@@ -100,7 +100,7 @@ def _stem(path: str) -> str:
 
 @contextmanager
 def found_masks(
-    item: VideoItem, limits: LimitsConfig, decoder: VideoDecoder
+    item: VideoItem, limits: LimitsConfig, video_decoder: VideoDecoder
 ) -> Iterator[Callable[[float], Opened] | None]:
     """Yields a function that opens the item's masks, valid in the block; None if it has none.
 
@@ -115,7 +115,7 @@ def found_masks(
             yield partial(_refuse_size, num_bytes)
             return
         with storage.local_file(uri) as path:
-            yield lambda _: open_file(path, uri, limits, decoder)
+            yield lambda _: open_file(path, uri, limits, video_decoder)
         return
     pictures = _pictures(item.masks_uri)
     yield partial(_open_pictures, pictures, item.masks_uri, limits) if pictures else None

@@ -22,7 +22,7 @@ from lafp.video.decoders.base import VideoDecoder, VideoError
 
 
 def open_item(
-    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
+    item: VideoItem, cfg: PreprocessConfig, video_decoder: VideoDecoder
 ) -> Generator[Opened | Unusable | LeftOut, None, None]:
     """Yields the videos of one input. Each is gone through before the next is asked for.
 
@@ -37,35 +37,37 @@ def open_item(
     if item.num_bytes > cfg.limits.max_bytes and not is_stream:
         raise VideoError("too_many_bytes", f"{item.num_bytes} bytes")
     if is_stream:
-        yield from open_webdataset(item, cfg, decoder)
+        yield from open_webdataset(item, cfg, video_decoder)
     elif item.reader:
-        yield from _by_reader(item, cfg, decoder)
+        yield from _by_reader(item, cfg, video_decoder)
     else:
-        yield from _one_file(item, cfg, decoder)
+        yield from _one_file(item, cfg, video_decoder)
 
 
 def _by_reader(
-    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
+    item: VideoItem, cfg: PreprocessConfig, video_decoder: VideoDecoder
 ) -> Iterator[Opened | Unusable]:
     assert cfg.labels is not None
     using = OpenWith(
         labels=cfg.labels,
-        decoder=decoder,
+        video_decoder=video_decoder,
         max_pixels=cfg.limits.max_pixels,
         deadline=time.monotonic() + cfg.limits.timeout_s,
     )
     yield from LABELED_SOURCES[item.reader].open(item, using)
 
 
-def _one_file(item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder) -> Iterator[Opened]:
-    with fetched(item, cfg) as path, found_masks(item, cfg.limits, decoder) as masks:
+def _one_file(
+    item: VideoItem, cfg: PreprocessConfig, video_decoder: VideoDecoder
+) -> Iterator[Opened]:
+    with fetched(item, cfg) as path, found_masks(item, cfg.limits, video_decoder) as masks:
         if cfg.labels is not None and item.labels_uri == item.uri:
             yield from _stacked(item, path, cfg.labels)
             return
         labels = None
         if cfg.labels is not None and item.labels_uri is not None:
             labels = partial(read_sidecar, item.labels_uri, cfg.labels)
-        yield replace(open_file(path, item.uri, cfg.limits, decoder, labels), masks=masks)
+        yield replace(open_file(path, item.uri, cfg.limits, video_decoder, labels), masks=masks)
 
 
 def _stacked(item: VideoItem, path: Path, cfg: LabelsConfig) -> Iterator[Opened]:

@@ -85,7 +85,7 @@ class OpenWith:
     """Holds the settings with which a source opens its items."""
 
     labels: LabelsConfig
-    decoder: VideoDecoder
+    video_decoder: VideoDecoder
     max_pixels: int
     deadline: float
     """``time.monotonic()`` at which to give up."""
@@ -101,7 +101,7 @@ def open_file(
     path: Path,
     uri: str,
     limits: LimitsConfig,
-    decoder: VideoDecoder,
+    video_decoder: VideoDecoder,
     labels: Callable[[], EpisodeLabels] | None = None,
 ) -> Opened:
     """Opens a local file that is one video.
@@ -111,22 +111,24 @@ def open_file(
     """
     deadline = time.monotonic() + limits.timeout_s
     video_id = content_hash(path)
-    info = probe_file(path, decoder, limits.max_pixels, deadline)
+    info = probe_file(path, video_decoder, limits.max_pixels, deadline)
     return Opened(
         uri=uri,
         video_id=video_id,
         num_bytes=path.stat().st_size,
         info=info,
-        frames=lambda width, height: decoder.frames(str(path), info, width, height, deadline),
+        frames=lambda width, height: video_decoder.frames(str(path), info, width, height, deadline),
         labels=labels,
         frames_from=(
-            partial(_frames_from, decoder, path, info, deadline) if info.can_start_late else None
+            partial(_frames_from, video_decoder, path, info, deadline)
+            if info.can_start_late
+            else None
         ),
     )
 
 
 def _frames_from(
-    decoder: VideoDecoder,
+    video_decoder: VideoDecoder,
     path: Path,
     info: VideoInfo,
     deadline: float,
@@ -136,19 +138,21 @@ def _frames_from(
     is_wanted: IsWanted | None,
     is_suspect: bool,
 ) -> Iterator[DecodedFrame | DamagedSpan]:
-    return decoder.frames(
+    return video_decoder.frames(
         str(path), info, width_px, height_px, deadline, start_s, is_wanted, is_suspect
     )
 
 
-def probe_file(path: Path, decoder: VideoDecoder, max_pixels: int, deadline: float) -> VideoInfo:
+def probe_file(
+    path: Path, video_decoder: VideoDecoder, max_pixels: int, deadline: float
+) -> VideoInfo:
     """Probes a file with the video decoder.
 
     Raises:
         VideoError: For any error of the decoder, because a bad file must not stop the job.
     """
     try:
-        return decoder.probe(str(path), max_pixels, deadline)
+        return video_decoder.probe(str(path), max_pixels, deadline)
     except VideoError as error:
         if error.reason == "not_a_video" and (kind := _kind_of(path)):
             raise VideoError(error.reason, kind) from error

@@ -50,7 +50,7 @@ class SharedFrames:
         if self._error is not None:
             raise self._error  # the file broke earlier, so every later episode in it fails
         if self._events is None:
-            self._events = self._using.decoder.frames(
+            self._events = self._using.video_decoder.frames(
                 self._path, self._info, width_px, height_px, self._using.deadline
             )
         try:

@@ -48,7 +48,7 @@ _BROKEN_STREAM = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 def open_webdataset(
-    item: VideoItem, cfg: PreprocessConfig, decoder: VideoDecoder
+    item: VideoItem, cfg: PreprocessConfig, video_decoder: VideoDecoder
 ) -> Iterator[Opened | Unusable | LeftOut]:
     """Yields every video of a tar, by the URI ``x.tar#key.mp4``, and the files that are not videos.
 
@@ -77,7 +77,7 @@ def open_webdataset(
             else:
                 with TemporaryFolder() as folder:
                     path = Path(folder) / f"video{safe_suffix(member.name)}"
-                    yield _open_member(file, member, path, uri, cfg, decoder)
+                    yield _open_member(file, member, path, uri, cfg, video_decoder)
             uris.add(uri)
     if not uris:
         raise VideoError("no_video_stream", "a tar without videos")
@@ -165,7 +165,7 @@ def _open_member(
     path: Path,
     uri: str,
     cfg: PreprocessConfig,
-    decoder: VideoDecoder,
+    video_decoder: VideoDecoder,
 ) -> Opened | Unusable:
     file.seek(member.offset_data)
     # The member is copied, because decoders seek, and a stream from S3 cannot.
@@ -177,7 +177,7 @@ def _open_member(
     if path.stat().st_size < member.size:
         return Unusable(uri, "truncated", f"the tar ends after {path.stat().st_size} bytes of it")
     try:
-        return open_file(path, uri, cfg.limits, decoder)
+        return open_file(path, uri, cfg.limits, video_decoder)
     except VideoError as error:
         return Unusable(uri, error.reason, error.detail)
 

@@ -18,7 +18,7 @@ class LafpConfig(PreTrainedConfig):
     ``LafpPolicy.save_pretrained`` wrote, which ``--policy.path`` names."""
     policy: str | None = None
     """See ``lafp.Agent.load``."""
-    decoder: str | None = None
+    action_decoder: str | None = None
     """See ``lafp.Agent.load``."""
     seed: int = 0
     """Seed of the agent's noise. Each call of ``reset`` draws other noise."""

@@ -49,7 +49,10 @@ class LafpPolicy(PreTrainedPolicy):
                 "or --policy.path=FOLDER, which LafpPolicy.save_pretrained wrote."
             )
         self.agent = Agent.load(
-            config.run, policy=config.policy, decoder=config.decoder, device=config.device or "cpu"
+            config.run,
+            policy=config.policy,
+            action_decoder=config.action_decoder,
+            device=config.device or "cpu",
         )
         if self.agent.action.is_discrete:
             raise ValueError(

@@ -24,7 +24,7 @@ def over_labels(results: Results) -> list[Section]:
         return []
     metrics = [metric for metric in _OF_LABELS if results.curves(metric)]
     metrics = [m for m in metrics if m == results.outcome or m not in ANY_OUTCOME]
-    if all(row.label_scope == "decoder" for row in results.rows):
+    if all(row.label_scope == "action_decoder" for row in results.rows):
         # The LAM behind all trials saw the same labels.
         metrics = [metric for metric in metrics if metric != "probe_r2"]
     return [_over_labels(results, metric) for metric in metrics]

@@ -82,7 +82,7 @@ class TrainDecoderConfig:
     """Determines which clips these are. The subsets of one seed are nested."""
     windows_per_clip: int = 8
     """Number of transitions drawn from a clip at each visit."""
-    decoder: ActionDecoderConfig = field(default_factory=ActionDecoderConfig)
+    action_decoder: ActionDecoderConfig = field(default_factory=ActionDecoderConfig)
     finetune: FinetuneConfig | None = None
     """Set this ({} takes the defaults) to fine-tune the policy too. The fine-tuned policy is stored
     in the decoder's folder; the one in ``policy/`` stays as it is. null keeps the policy frozen."""
@@ -136,9 +136,11 @@ class DecoderTask:
         # The seed alone decides the weights, whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
-            decoder = ActionDecoder(cfg.decoder, self.action, latent_dim, embed_dim)
+            action_decoder = ActionDecoder(cfg.action_decoder, self.action, latent_dim, embed_dim)
         tuned = tuned_copy(self.policy, cfg.finetune) if cfg.finetune else None
-        self.module: nn.Module = TrainedDecoder(decoder, cfg.anchor_range, cfg.anchor_steps, tuned)
+        self.module: nn.Module = TrainedDecoder(
+            action_decoder, cfg.anchor_range, cfg.anchor_steps, tuned
+        )
         try:  # before the cluster starts, not at the first step
             nothing = ClipFeatures(*(torch.zeros(1, dim) for dim in (embed_dim, latent_dim, 1)))
             index = torch.zeros(1, dtype=torch.int64)
@@ -227,7 +229,7 @@ class DecoderTask:
         save_model(
             uri,
             kind="decoder",
-            config=self.cfg.decoder,
+            config=self.cfg.action_decoder,
             specs={
                 "action": self.action,
                 "latent_action_dim": self.policy.latent_action_dim,

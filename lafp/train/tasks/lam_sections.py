@@ -27,7 +27,7 @@ class SupervisionConfig:
     """Determines which episodes these are. The subsets of one seed are nested."""
     head: ActionHeadConfig = field(default_factory=ActionHeadConfig)
     """The head that predicts the actions. It is stored with the LAM, and evaluations can act with
-    it: ``decoder: idm``."""
+    it: ``action_decoder: idm``."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 0, "weight")

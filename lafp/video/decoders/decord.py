@@ -45,8 +45,8 @@ class DecordDecoder:
             import decord
         except ImportError as error:
             raise ConfigError(
-                f"decoder.name: decord does not import ({error}). It has wheels for Linux on "
-                "x86-64 only (`pip install decord`). Use decoder.name=pyav elsewhere."
+                f"video_decoder.name: decord does not import ({error}). It has wheels for Linux on "
+                "x86-64 only (`pip install decord`). Use video_decoder.name=pyav elsewhere."
             ) from error
         decord.logging.set_level(decord.logging.QUIET)
         self._decord = decord

@@ -78,7 +78,7 @@ class TorchCodecDecoder:
         """
         info = self._probe.probe(path, max_pixels, deadline)
         if why := _shown_wrongly(info):
-            raise VideoError("beyond_decoder", f"torchcodec {why}; decoder.name=pyav does it")
+            raise VideoError("beyond_decoder", f"torchcodec {why}; video_decoder.name=pyav does it")
         fallback = ""
         if self.cfg.device == "cuda":
             found = self._open(path).cpu_fallback
@@ -138,16 +138,16 @@ def import_torchcodec() -> Any:
         import torchcodec.decoders
     except ImportError as error:
         raise ConfigError(
-            f"decoder.name: torchcodec does not import ({error}). Install it with: "
-            "pip install 'lafp[torchcodec]', or use decoder.name=pyav."
+            f"video_decoder.name: torchcodec does not import ({error}). Install it with: "
+            "pip install 'lafp[torchcodec]', or use video_decoder.name=pyav."
         ) from None
     except (RuntimeError, OSError) as error:
         # Its message holds a traceback for each version of FFmpeg.
         what = "libavutil" if "libavutil.so" in str(error) else "a library"
         raise ConfigError(
-            f"decoder.name: torchcodec does not find {what} that it needs. Install FFmpeg's shared "
-            "libraries, version 4 to 8 (Debian and Ubuntu: apt-get install ffmpeg), and a "
-            f"torchcodec that fits torch {version('torch')}; or use decoder.name=pyav, which "
+            f"video_decoder.name: torchcodec does not find {what} that it needs. Install FFmpeg's "
+            "shared libraries, version 4 to 8 (Debian and Ubuntu: apt-get install ffmpeg), and a "
+            f"torchcodec that fits torch {version('torch')}; or use video_decoder.name=pyav, which "
             "needs neither."
         ) from None
     return torchcodec
@@ -162,9 +162,9 @@ def _check_cuda() -> None:
     # torchcodec has loaded it. Other decoders must not, so this package does not import it.
     if not sys.modules["torch"].cuda.is_available():
         raise ConfigError(
-            f"decoder.device: cuda, but torch {version('torch')} sees no GPU in the process that "
-            "decodes. Use decoder.device=cpu, or install CUDA builds of torch and torchcodec and "
-            "run on nodes with a GPU (tasks.node_labels)."
+            f"video_decoder.device: cuda, but torch {version('torch')} sees no GPU in the process "
+            "that decodes. Use video_decoder.device=cpu, or install CUDA builds of torch and "
+            "torchcodec and run on nodes with a GPU (tasks.node_labels)."
         )
 
 

@@ -20,7 +20,7 @@ limits:
   timeout_s: ${piece_s}
 piece_s: 1200.0
 filters: &f {min_motion: 0.5}
-decoder: {name: pyav}
+video_decoder: {name: pyav}
 """
 _ODD = (
     "!!timestamp x",

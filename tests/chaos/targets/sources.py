@@ -43,7 +43,7 @@ CFG = PreprocessConfig(
     filters=FiltersConfig(min_motion=0.0),
     limits=LimitsConfig(max_bytes=2**28, max_pixels=2**20, timeout_s=20.0),
 )
-DECODER = VIDEO_DECODERS.build(CFG.decoder)
+DECODER = VIDEO_DECODERS.build(CFG.video_decoder)
 
 
 def go_through(items: Iterable[VideoItem], cfg: PreprocessConfig = CFG) -> None:

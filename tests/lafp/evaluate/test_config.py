@@ -7,7 +7,7 @@ from lafp.evaluate.config import EvaluateConfig
 
 FOLDER = Path(__file__).parents[3] / "configs/evaluate"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
-METHOD = {"label": "bc", "policy": "latent_bc", "decoder": "latent_bc"}
+METHOD = {"label": "bc", "policy": "latent_bc", "action_decoder": "latent_bc"}
 HELD = {"noise": "held", "noise_hold_steps": 6}
 
 
@@ -24,7 +24,7 @@ def test_the_slalom_ablation_differs_in_nothing_but_the_anchor():
     assert {(m.policy, m.noise, m.num_solver_steps) for m in fresh} == {
         ("latent_flow", "fresh", None)
     }
-    anchors = {m.decoder for m in fresh}
+    anchors = {m.action_decoder for m in fresh}
     assert anchors == {"latent_flow", "latent_flow_anchor_0", "latent_flow_anchor_1"}
 
 

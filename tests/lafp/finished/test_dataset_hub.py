@@ -56,7 +56,7 @@ def shards(tmp_path_factory):
     write_json(folder / "provenance.json", found)
     config = {
         "source": "/home/somebody/secret",
-        "decoder": {"name": "torchcodec", "device": "cpu"},
+        "video_decoder": {"name": "torchcodec", "device": "cpu"},
         "filters": {"min_motion": 0.0003, "note": "```\n# not a heading"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 REPO = "user/arm"
 LOADS = """
 import sys, numpy, lafp
-agent = lafp.Agent.load(sys.argv[1], decoder="mine")
+agent = lafp.Agent.load(sys.argv[1], action_decoder="mine")
 frames = numpy.load(sys.argv[2])
 agent.reset(frames.shape[1], 0)
 numpy.save(sys.argv[3], numpy.stack([agent.act(frame) for frame in frames]))
@@ -107,7 +107,7 @@ def test_the_card_says_data_probe_and_use(hub, pushed):
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "lafp" and front["pipeline_tag"] == "robotics"
     for words in (
-        'agent = lafp.Agent.load("hf://user/arm", decoder="mine")',
+        'agent = lafp.Agent.load("hf://user/arm", action_decoder="mine")',
         'lam = lafp.load_lam("hf://user/arm/lam")',
         "| kitchen videos | 12 hours |",
         "| latent action z | 0.810 | [0.780, 0.840] |",
@@ -127,7 +127,7 @@ def load(core, hub, tmp_path, uri, **env):
 def test_an_agent_from_the_hub_acts_as_the_pushed_one_also_offline(
     core, hub, run, pushed, tmp_path
 ):
-    expected = play(lafp.Agent.load(run, decoder="mine"), video(4, num_episodes=2))
+    expected = play(lafp.Agent.load(run, action_decoder="mine"), video(4, num_episodes=2))
     hub.fetched.clear()
     done, actions = load(core, hub, tmp_path, f"hf://{REPO}")
     assert done.returncode == 0, done.stderr
@@ -162,7 +162,7 @@ def test_a_revision_is_what_was_pushed_there(core, hub, run, pushed, tmp_path):
     for revision, folder in (("@second", tmp_path / "new"), ("", run)):
         done, actions = load(core, hub, tmp_path, f"hf://{REPO}{revision}")
         assert done.returncode == 0, done.stderr
-        expected = play(lafp.Agent.load(folder, decoder="mine"), frames)
+        expected = play(lafp.Agent.load(folder, action_decoder="mine"), frames)
         np.testing.assert_array_equal(np.load(actions), expected)
 
 

@@ -371,7 +371,7 @@ def test_without_a_token_one_is_made_and_printed(run):
         ("short", (), "LAFP_SERVE_TOKEN must have at least 16 ASCII characters"),
         (TOKEN, ("--host", "203.0.113.1"), "Cannot listen at --host 203.0.113.1"),
         (TOKEN, ("--port", "99999"), "Cannot listen at --host 127.0.0.1 --port 99999"),
-        (TOKEN, ("--decoder", "other"), "no finished decoder 'other'"),
+        (TOKEN, ("--action-decoder", "other"), "no finished decoder 'other'"),
     ],
 )
 def test_a_wrong_start_is_one_line(run, token, args, words):

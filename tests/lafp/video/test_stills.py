@@ -22,7 +22,7 @@ def test_the_picture_is_the_one_of_its_time_and_is_never_enlarged(tmp_path, deco
     frames[15:] = 220
     path = write_video(tmp_path / "v.mp4", frames, fps=10.0)
     wanted = [still(path, 1.0), still(path, 2.0), Still(str(path), 0.0, 16)]
-    found = read_stills(wanted, 60.0, decoder=decoder)
+    found = read_stills(wanted, 60.0, video_decoder=decoder)
     assert [round(float(found[n].mean()), -1) for n in range(3)] == [20, 220, 20]
     assert found[0].shape == (48, 64, 3)
     assert found[2].shape == (12, 16, 3)
@@ -48,7 +48,7 @@ def test_a_video_that_kills_its_process_costs_its_own_picture_only(tmp_path, mon
     killer = write_video(tmp_path / "killer.mp4", moving_square(command), options=one_key)
     path = write_video(tmp_path / "v.mp4", moving_square(20))
     wanted = [still(path), still(killer, 5.0), still(path)]
-    assert sorted(read_stills(wanted, 120.0, decoder="hostile")) == [0, 2]
+    assert sorted(read_stills(wanted, 120.0, video_decoder="hostile")) == [0, 2]
 
 
 def test_without_time_there_are_no_pictures(tmp_path):

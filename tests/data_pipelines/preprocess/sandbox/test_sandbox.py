@@ -43,7 +43,7 @@ from tests.synthetic_video import moving_square, write_video
 ROOT = Path(__file__).parents[4]
 PYAV = PyAVDecoder(PyAVConfig())
 CFG = PreprocessConfig(
-    decoder=hostile.HostileConfig(),
+    video_decoder=hostile.HostileConfig(),
     clip=ClipConfig(fps=10.0, max_s=2.0, min_frames=8),
     limits=LimitsConfig(max_memory_bytes=2**30),
 )
@@ -268,7 +268,7 @@ def with_torchcodec():
 
 def test_torchcodec_makes_clips_in_the_confined_process(tmp_path, with_torchcodec):
     path = video(tmp_path / "v.mp4")
-    cfg = replace(CFG, decoder=TorchCodecConfig())
+    cfg = replace(CFG, video_decoder=TorchCodecConfig())
     with Sandbox(cfg, HostGate()) as sandbox:
         (rows,) = go_through(sandbox, tmp_path, path)
     (expected,) = write_part([video_to_clips(item(path), CFG, PYAV)], str(tmp_path), "p.tar")
@@ -278,11 +278,11 @@ def test_torchcodec_makes_clips_in_the_confined_process(tmp_path, with_torchcode
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_decoder_that_lacks_something_ends_the_job_with_its_own_words(tmp_path, with_torchcodec):
-    cfg = replace(CFG, decoder=TorchCodecConfig(device="cuda"))
-    words = r"^On \S+: decoder\.device: cuda, but torch"
+    cfg = replace(CFG, video_decoder=TorchCodecConfig(device="cuda"))
+    words = r"^On \S+: video_decoder\.device: cuda, but torch"
     with Sandbox(cfg, HostGate()) as sandbox, pytest.raises(ConfigError, match=words) as error:
         list(sandbox.rows(item(video(tmp_path / "v.mp4"))))
-    assert "decoder.device=cpu" in str(error.value) and "\n" not in str(error.value)
+    assert "video_decoder.device=cpu" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_files_that_are_named_may_be_written_and_no_others(tmp_path):

@@ -204,7 +204,7 @@ def test_a_policy_is_tuned_with_its_decoder_and_the_frozen_one_stays(
     assert {
         name.rpartition(".")[0] if name.startswith("head") else "encoder" for name in differ
     } == changed
-    other = Agent.load(folder, policy="latent_flow", decoder="d")
+    other = Agent.load(folder, policy="latent_flow", action_decoder="d")
     assert torch.equal(other.policy.head.head[3].weight, agent.policy.head.head[3].weight)
 
 
@@ -293,7 +293,7 @@ def test_a_range_of_anchor_times_is_drawn_per_transition(run):
 def test_a_decoder_reads_the_observation_where_configured(run, tmp_path, use_obs_embedding):
     decoder = {"hidden_dims": [16], "use_obs_embedding": use_obs_embedding}
     task = DecoderTask(
-        decoder_config(decoder=decoder), run["labeled"], run["latent_flow"], run["lam"]
+        decoder_config(action_decoder=decoder), run["labeled"], run["latent_flow"], run["lam"]
     )
     train(task.cfg.train, task, LocalContext(str(tmp_path)))
     loaded, _ = load_action_decoder(str(tmp_path))

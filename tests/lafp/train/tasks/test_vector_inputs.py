@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     task = PolicyTask(policy_config(policy=POLICY), labeled, lam)
     train(task.cfg.train, task, LocalContext(str(folder / "policy/latent_bc")))
     cfg = decoder_config(
-        name="state", policy="latent_bc", anchor_time=0, decoder={"use_obs_embedding": True}
+        name="state", policy="latent_bc", anchor_time=0, action_decoder={"use_obs_embedding": True}
     )
     cfg = replace(cfg, train=replace(cfg.train, num_steps=300))
     decoder = DecoderTask(cfg, labeled, str(folder / "policy/latent_bc"), lam)
@@ -140,7 +140,9 @@ def run_of_errands(errands, name, inputs):
     policy = {"name": name, "encoder": ENCODER, "inputs": inputs}
     task = PolicyTask(policy_config(policy=policy), errands["labeled"], errands["lam"])
     train(task.cfg.train, task, LocalContext(f"{folder}/policy/{name}"))
-    cfg = decoder_config(name="d", policy=name, anchor_time=0, decoder={"use_obs_embedding": True})
+    cfg = decoder_config(
+        name="d", policy=name, anchor_time=0, action_decoder={"use_obs_embedding": True}
+    )
     cfg = replace(cfg, train=replace(cfg.train, num_steps=200))
     decoder = DecoderTask(cfg, errands["labeled"], f"{folder}/policy/{name}", errands["lam"])
     return folder, train(cfg.train, decoder, LocalContext(f"{folder}/decoder/d"))

@@ -148,7 +148,7 @@ def test_damaged_files_lose_no_second_and_no_video_has_other_reasons(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_an_error_and_no_silent_cpu(torchcodec):
-    with pytest.raises(ConfigError, match=r"decoder\.device: cuda, but torch .* sees no GPU"):
+    with pytest.raises(ConfigError, match=r"video_decoder\.device: cuda, but torch .* sees no GPU"):
         TorchCodecDecoder(TorchCodecConfig(device="cuda"))
 
 
@@ -171,4 +171,4 @@ def test_without_ffmpeg_it_says_in_one_line_what_to_install(tmp_path):
     done = subprocess.run([sys.executable, "-c", path + code], capture_output=True, text=True)
     (line,) = done.stdout.splitlines()
     assert "does not find libavutil" in line and "apt-get install ffmpeg" in line
-    assert "decoder.name=pyav" in line
+    assert "video_decoder.name=pyav" in line
