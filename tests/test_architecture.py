@@ -32,7 +32,7 @@ LAYERS = [
     {"data_pipelines.latent_tables"},
     {"data_pipelines.label_latents", "data_pipelines.takedown", "data_pipelines.to_lerobot"},
     {"ray_jobs.core"},
-    {"ray_jobs.training"},
+    {"ray_jobs.training", "ray_jobs.evaluation"},
     {"ray_jobs.studies"},
 ]
 """From the lowest to the highest. A package imports lower ones only, none beside it. The commands,

@@ -27,7 +27,8 @@ from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
 from ray_jobs.core.job import execute
-from ray_jobs.evaluate import JOB, _sources, plan
+from ray_jobs.evaluate import JOB, plan
+from ray_jobs.evaluation.measured import viewed_shards
 from tests.synthetic_shards import write_shard_set
 
 ENCODER = SmallCnnConfig(channels=(4, 4, 4), embed_dim=8)
@@ -269,8 +270,8 @@ def test_a_lam_of_a_mixture_is_looked_at_on_the_mixture(run, tmp_path):
     trained["data"] = [{"shards": None, "weight": 3.0}, {"shards": other, "weight": 1.0}]
     config.write_text(yaml.safe_dump(trained))
     own = mine.stage("shards/videos").uri
-    assert _sources(CFG, mine) == {own: 3.0, other: 1.0}
+    assert viewed_shards(CFG, mine) == {own: 3.0, other: 1.0}
     assert {"shards/videos", f"shards at {other}"} <= JOB.inputs(CFG, mine).keys()
     given = replace(CFG, shards=other)
-    assert _sources(given, mine) == {other: 1.0}
+    assert viewed_shards(given, mine) == {other: 1.0}
     assert JOB.inputs(given, mine)["shards/videos"] == shards_sha256(other)

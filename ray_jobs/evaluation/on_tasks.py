@@ -1,0 +1,195 @@
+"""Does the measurements of an evaluation as Ray tasks. Those that are stored are not repeated."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from data_pipelines.on_ray.tasks import run_tasks
+from lafp import storage
+from lafp.data.randomness import derive_seed
+from lafp.evaluate import measurements, result_rows
+from lafp.evaluate.config import EvaluateConfig, MethodConfig
+from lafp.evaluate.latency import Latency
+from lafp.evaluate.outcomes import (
+    is_measured,
+    read_outcomes,
+    write_episodes,
+    write_outcomes,
+)
+from lafp.evaluate.results import DEMONSTRATOR, Result, Subject
+from lafp.evaluate.rollouts import RolloutResult
+from lafp.evaluate.subjects import lam_subject, supervised_clips
+from lafp.evaluate.thorough_probe import MeasuredRow
+from lafp.evaluate.training_data import why_no_probe
+from lafp.finished.saved_model import read_card
+from lafp.runs.run_dir import RunDir, StageDir
+from ray_jobs.evaluation import measured
+
+T = TypeVar("T")
+
+
+def view_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
+    """Writes the folder ``latent_views``."""
+    folder = stage.path("latent_views")
+    if not storage.is_file(storage.join(folder, "latent_views.json")):
+        call = (measured.lam_uri(cfg, run), measured.viewed_shards(cfg, run), folder, cfg.seed)
+        _in_one_task(measurements.measure_latent_views, call, "latent views", "sets")
+
+
+def probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result]:
+    """Probes the LAM on the labeled clips; without any, returns what its training measured."""
+    lam_uri = measured.lam_uri(cfg, run)
+    lam = lam_subject(lam_uri, cfg.study, cfg.variant)
+    if not measured.has_labeled_shards(cfg, run):
+        return result_rows.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
+    shards = measured.labeled_shards(cfg, run)
+    supervised = supervised_clips(lam_uri, shards)
+    if why_no_probe(shards, supervised):
+        return []
+
+    def measure() -> list[MeasuredRow]:
+        call = (lam_uri, shards, supervised, cfg.seed)
+        return _in_one_task(measurements.measure_probe, call, "probe", "LAMs")
+
+    rows = stage.once("probe.json", list[MeasuredRow], measure)
+    return result_rows.thorough_probe_rows(lam, rows)
+
+
+def method_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result]:
+    """Measures the demonstrators and every method: rollouts, latents, action error, latency."""
+    env, subjects = measured.environment(cfg), measured.subjects(cfg, run)
+    _roll_out(cfg, run, stage, subjects, env.fps)
+    episodes = {label: read_outcomes(stage.uri, label) for label in subjects}
+    write_episodes(
+        stage.path("episodes.parquet"), [e for found in episodes.values() for e in found]
+    )
+    rows = []
+    for label, subject in subjects.items():
+        rows += result_rows.rollout_rows(
+            subject, episodes[label], episodes[DEMONSTRATOR], env.mode_sizes
+        )
+    kind = dict[str, dict[str, Any]]
+    on_clips = [
+        stage.once("action_errors.json", kind, lambda: _action_errors(cfg, run)),
+        stage.once("alignment.json", kind, lambda: _alignments(cfg, run)),
+    ]
+    for label, errors in (item for of_labels in on_clips for item in of_labels.items()):
+        rows += result_rows.action_error_rows(subjects[label], errors) if errors else []
+    _map_latents(cfg, run, stage)
+    return rows + _latency_rows(cfg, run, stage, subjects)
+
+
+def _roll_out(
+    cfg: EvaluateConfig, run: RunDir, stage: StageDir, subjects: Mapping[str, Subject], fps: float
+) -> None:
+    """Runs the episodes of every label that has none yet."""
+    methods: dict[str, MethodConfig | None] = {DEMONSTRATOR: None}
+    methods |= {method.label: method for method in cfg.methods}
+    missing = [label for label in subjects if not is_measured(stage.uri, label)]
+    starts = range(0, cfg.num_episodes, cfg.episodes_per_task)
+    seeds = np.array([derive_seed(cfg.seed, "evaluate", n) for n in range(cfg.num_episodes)])
+    work = [(label, start) for label in missing for start in starts]
+    calls, sizes = [], []
+    for label, start in work:
+        part = seeds[start : start + cfg.episodes_per_task]
+        num_recorded = 0 if start else min(cfg.save_rollouts, len(part))
+        # All methods get the same noise, so that noise is no difference between them.
+        noise_seed = derive_seed(cfg.seed, "noise", start)
+        calls.append((run.uri, cfg.env, methods[label], part, num_recorded, noise_seed))
+        sizes.append(len(part))
+    num_done = cfg.num_episodes * (len(subjects) - len(missing))
+    results: dict[str, dict[int, RolloutResult]] = {label: {} for label in missing}
+    for index, result in run_tasks(
+        measurements.measure_rollouts,
+        calls,
+        sizes=sizes,
+        label="rollouts",
+        unit="episodes",
+        num_done=num_done,
+    ):
+        label, start = work[index]
+        results[label][start] = result
+        if len(results[label]) == len(starts):
+            parts = [results[label][start] for start in starts]
+            write_outcomes(stage.uri, subjects[label], parts, fps)
+            # Recorded frames are large, so those of finished methods are not kept.
+            del results[label]
+
+
+def _action_errors(cfg: EvaluateConfig, run: RunDir) -> dict[str, dict[str, float]]:
+    shards = measured.labeled_shards(cfg, run)
+    calls = [(run.uri, method, shards, cfg.seed) for method in cfg.methods]
+    return _in_a_task_each(cfg, measurements.measure_action_error, calls, "action error")
+
+
+def _alignments(cfg: EvaluateConfig, run: RunDir) -> dict[str, dict[str, float]]:
+    shards, lam_uri = measured.labeled_shards(cfg, run), measured.lam_uri(cfg, run)
+    calls = [(run.uri, lam_uri, method, shards, cfg.seed) for method in cfg.methods]
+    return _in_a_task_each(cfg, measurements.measure_alignment, calls, "alignment")
+
+
+def _map_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
+    """Writes ``latent_map.parquet`` of all policies that predict latent actions."""
+    path = stage.path("latent_map.parquet")
+    policies = list(dict.fromkeys(m.policy for m in cfg.methods if m.action_decoder is not None))
+    if policies and not storage.is_file(path):
+        shards, lam_uri = measured.labeled_shards(cfg, run), measured.lam_uri(cfg, run)
+        call = (run.uri, lam_uri, policies, shards, path, cfg.seed)
+        _in_one_task(measurements.measure_latent_map, call, "map of latents", "sets")
+
+
+def _latency_rows(
+    cfg: EvaluateConfig, run: RunDir, stage: StageDir, subjects: Mapping[str, Subject]
+) -> list[Result]:
+    if not cfg.methods:
+        return []
+    timed = {method.label: (method, subjects[method.label]) for method in cfg.methods}
+    timed |= _with_other_steps(cfg, subjects)
+    baseline = next((label for label, (_, s) in timed.items() if s.method == "latent_bc"), None)
+
+    def measure() -> dict[int, dict[str, Latency]]:
+        call = (run.uri, cfg.env, [method for method, _ in timed.values()], baseline, cfg.latency)
+        return _in_one_task(measurements.measure_latencies, call, "latency", "runs")
+
+    rows = []
+    kind = dict[int, dict[str, Latency]]
+    for size, of_size in stage.once("latency.json", kind, measure).items():
+        for label, latency in of_size.items():
+            rows += result_rows.latency_rows(timed[label][1], size, latency)
+    return rows
+
+
+def _with_other_steps(
+    cfg: EvaluateConfig, subjects: Mapping[str, Subject]
+) -> dict[str, tuple[MethodConfig, Subject]]:
+    """Returns variants of the first flow method, with each other number of solver steps."""
+    flow = next((m for m in cfg.methods if subjects[m.label].solver_steps is not None), None)
+    if flow is None:
+        return {}
+    variants = {}
+    for num in cfg.latency.solver_steps:
+        label = f"{flow.label}_{num}_steps"
+        if num != subjects[flow.label].solver_steps:
+            variants[label] = (
+                replace(flow, label=label, num_solver_steps=num),
+                replace(subjects[flow.label], label=label, solver_steps=num),
+            )
+    return variants
+
+
+def _in_one_task(measure: Callable[..., T], call: tuple[object, ...], label: str, unit: str) -> T:
+    ((_, result),) = run_tasks(measure, [call], sizes=[1], label=label, unit=unit)
+    return result
+
+
+def _in_a_task_each(
+    cfg: EvaluateConfig,
+    measure: Callable[..., T],
+    calls: Sequence[tuple[object, ...]],
+    label: str,
+) -> dict[str, T]:
+    """Calls ``measure`` once per method. Returns the results by the methods' labels."""
+    done = run_tasks(measure, calls, sizes=[1] * len(calls), label=label, unit="methods")
+    return {cfg.methods[index].label: result for index, result in done}
