@@ -78,12 +78,15 @@ def store_blocks(blocks: Iterable[pa.Table], work: str) -> str:
     """Writes where the clips of each block lie.
 
     Returns:
-        A hash of what it has written. It names the folder of the search, so a resumed job whose
-        clips have changed, e.g. by a takedown, searches anew.
+        A hash of what it has written. It names the folder of the search, so a resumed job searches
+        anew if its clips have changed, e.g. by a takedown, or their division into blocks, by
+        another version.
     """
     digest = sha256()
     for number, clips in enumerate(blocks):
         write_table(_table_uri(storage.join(work, "search"), "clips", number), clips)
+        # Tables of a step are named by block, so those of blocks of another size must not be read.
+        digest.update(f"{clips.num_rows} clips\n".encode())
         for name in ("clip", "video", "video_offset"):
             digest.update(clips[name].to_numpy())
         digest.update("\n".join(clips["part"].to_pylist()).encode())

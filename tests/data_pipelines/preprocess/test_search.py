@@ -69,8 +69,9 @@ def test_blocks_on_ray_data_give_what_one_block_gives(local_ray, catalog, tmp_pa
     assert again <= set(steps) and "links" in again, "it goes on after its last complete step"
 
 
-def test_the_search_among_other_clips_is_another_one(catalog, tmp_path):
+def test_the_search_among_other_clips_or_in_other_blocks_is_another_one(catalog, tmp_path):
     before = store_blocks(catalog.clip_blocks(24), str(tmp_path))
     assert store_blocks(catalog.clip_blocks(24), str(tmp_path)) == before
+    assert store_blocks(catalog.clip_blocks(16), str(tmp_path)) != before
     catalog.db.execute("DELETE FROM clips WHERE clip = 2")
     assert store_blocks(catalog.clip_blocks(24), str(tmp_path)) != before
