@@ -1,26 +1,31 @@
 """Downloads files over HTTP within limits of rate, size and time, and resumes broken downloads."""
 
-import email.utils
 import http.client
 import random
 import re
 import shutil
-import socket
-import ssl
 import tempfile
 import time
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
 from lafp.config.ranges import check_at_least, check_positive
-from lafp.http.addresses import PrivateAddressError, check_name
+from lafp.http.addresses import check_name
+from lafp.http.answers import (
+    DownloadError,
+    TransientError,
+    host_name,
+    joined,
+    network_errors,
+    retry_after_s,
+    total_bytes,
+)
 from lafp.http.host_gate import Gate, turn
 from lafp.http.watch import Watch
 from lafp.storage.secrets import without_secrets
@@ -41,6 +46,8 @@ _ERROR_BYTES = 16 << 10
 _TRANSIENT = (408, 425, 429)
 _ANY_ZLIB_HEADER = 47  # accepts gzip and zlib headers, with the largest window
 _USER_AGENT = "lafp (video preprocessing)"
+# With the percent sign, so that what is escaped already is not escaped again.
+_URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +81,6 @@ class HttpConfig:
         check_at_least(self, 0, "retries")
 
 
-class DownloadError(Exception):
-    """A file cannot be downloaded. The job rejects the file and goes on."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
-
-
 def download(url: str, path: Path, cfg: HttpConfig, gate: Gate) -> None:
     """Fetches ``url`` into the file ``path``.
 
@@ -99,7 +98,7 @@ def download(url: str, path: Path, cfg: HttpConfig, gate: Gate) -> None:
                 job.attempt()
                 job.decode()
                 return
-            except _TransientError as error:
+            except TransientError as error:
                 wait_s = error.wait_s or _backoff_s(attempt)
                 if time.monotonic() + wait_s > job.deadline:
                     raise DownloadError("timeout", f"{error} and {job.so_far()}") from error
@@ -112,15 +111,6 @@ def download(url: str, path: Path, cfg: HttpConfig, gate: Gate) -> None:
 def _backoff_s(attempt: int) -> float:
     # The random factor keeps workers from repeating their requests at the same moment.
     return min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt) * random.uniform(0.5, 1)
-
-
-class _TransientError(Exception):
-    """A request failed in a way that may not happen again."""
-
-    def __init__(self, message: str, wait_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
-        """Time that the host asks the client to wait; 0 if it does not ask."""
 
 
 class _Download:
@@ -149,7 +139,7 @@ class _Download:
                 location = self._request(url)
             if location is None:
                 return
-            url = _joined(url, location)
+            url = joined(url, location)
         raise DownloadError(
             "unreadable", f"more than {_MAX_REDIRECTS} redirects, now to {without_secrets(url)}"
         )
@@ -188,7 +178,7 @@ class _Download:
 
     @contextmanager
     def _turn(self, url: str) -> Iterator[None]:
-        cfg, host = self.cfg, _host(url)
+        cfg, host = self.cfg, host_name(url)
         with turn(
             self.gate, host, cfg.requests_per_s_per_host, cfg.connections_per_host, cfg.timeout_s
         ) as waited_s:
@@ -203,7 +193,7 @@ class _Download:
             # Without it, the parts of two versions would be joined.
             headers |= {"Range": f"bytes={self._num_bytes}-", "If-Range": self._validator}
         address = quote(url, safe=_URL_CHARACTERS)
-        # ``_host`` has refused other schemes.
+        # ``host_name`` has refused other schemes.
         request = urllib.request.Request(address, headers=headers)  # noqa: S310
         with Watch(self.deadline) as watch, closing(self._send(request, watch)) as response:
             status = response.status
@@ -217,9 +207,9 @@ class _Download:
 
     def _send(self, request: urllib.request.Request, watch: Watch) -> http.client.HTTPResponse:
         left_s = max(self.deadline - time.monotonic(), 0.001)
-        with _network_errors(self.deadline):
+        with network_errors(self.deadline):
             if not self.cfg.allow_private_addresses:
-                check_name(_host(request.full_url))
+                check_name(host_name(request.full_url))
             opener = watch.opener(self.cfg.allow_private_addresses)
             return opener.open(request, timeout=min(_SOCKET_TIMEOUT_S, left_s))
 
@@ -229,15 +219,15 @@ class _Download:
             raise DownloadError("not_found", message)
         if status == 416:  # the host's file is now shorter than the bytes received so far
             self._begin()
-            raise _TransientError(message)
+            raise TransientError(message)
         if status in _TRANSIENT or status >= 500:
-            wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
+            wait_s = retry_after_s(response.headers.get("Retry-After", ""))
             if wait_s:
                 # All workers of the cluster wait, not only this one.
-                self.gate.pause(_host(url), min(wait_s, self.cfg.timeout_s))
-            raise _TransientError(message, wait_s)
+                self.gate.pause(host_name(url), min(wait_s, self.cfg.timeout_s))
+            raise TransientError(message, wait_s)
         if status in _FORBIDDEN:
-            with _network_errors(self.deadline):
+            with network_errors(self.deadline):
                 text = response.read1(_ERROR_BYTES)
             expires = _EXPIRES.search(url)
             if _EXPIRED.search(text) or (expires and int(expires[1]) < time.time()):
@@ -246,12 +236,12 @@ class _Download:
 
     def _receive(self, response: http.client.HTTPResponse) -> None:
         """Appends the body to the file."""
-        total = _total_bytes(response, self._num_bytes)
+        total = total_bytes(response, self._num_bytes)
         if response.status == 200:
             self._begin()
         elif total is None:
             self._begin()
-            raise _TransientError("a range that was not asked for")
+            raise TransientError("a range that was not asked for")
         etag = response.headers.get("ETag", "")
         # Versions with equal weak ETags may differ in their bytes.
         is_strong = bool(etag) and not etag.startswith("W/")
@@ -263,10 +253,10 @@ class _Download:
             self._file.write(chunk)
             self._num_bytes += len(chunk)
         if total is not None and self._num_bytes != total:
-            raise _TransientError(f"the connection broke after {self._num_bytes} of {total} bytes")
+            raise TransientError(f"the connection broke after {self._num_bytes} of {total} bytes")
 
     def _chunk(self, response: http.client.HTTPResponse) -> bytes:
-        with _network_errors(self.deadline):
+        with network_errors(self.deadline):
             # `read1` returns what has arrived. `read` would wait for a whole chunk, and the
             # deadline with it.
             chunk = bytes(response.read1(_CHUNK_BYTES))
@@ -282,82 +272,3 @@ class _Download:
         self._num_bytes = 0
         self._file.seek(0)
         self._file.truncate()
-
-
-def _joined(url: str, location: str) -> str:
-    """Resolves the location of a redirect.
-
-    ``http.client`` decodes headers as Latin-1, but hosts may send UTF-8.
-    """
-    try:
-        with suppress(UnicodeError):  # not UTF-8, so Latin-1 was right
-            location = location.encode("latin-1").decode()
-        return urljoin(url, location)
-    except ValueError as error:
-        raise DownloadError("unreadable", f"a redirect to an invalid address: {error}") from None
-
-
-# With the percent sign, so that what is escaped already is not escaped again.
-_URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
-
-
-def _host(url: str) -> str:
-    """Returns the host's name.
-
-    Raises:
-        DownloadError: The URL is invalid, or is not http(s).
-    """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # the port is a number up to 65535, or a ValueError
-    except ValueError as error:
-        raise DownloadError("unreadable", f"{without_secrets(url)!r}: {error}") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise DownloadError("unreadable", f"{without_secrets(url)!r} is not an http(s) URL")
-    if "@" in parts.netloc:  # ``http.client`` would take the password for a port, and print it
-        detail = f"{without_secrets(url)!r} has a user name or password, which is not sent"
-        raise DownloadError("unreadable", detail)
-    return host
-
-
-def _total_bytes(response: http.client.HTTPResponse, num_bytes: int) -> int | None:
-    """Returns the size of the whole file; None if unknown, or if the range is not as requested."""
-    if response.status == 206:
-        match = re.match(
-            r"bytes (\d{1,18})-\d+/(\d{1,18})$", response.headers.get("Content-Range", "")
-        )
-        return int(match[2]) if match and int(match[1]) == num_bytes else None
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() and len(length) <= 18 else None
-
-
-def _retry_after_s(header: str) -> float:
-    """Parses Retry-After, which holds seconds or a date. Returns 0 if it is neither."""
-    try:
-        if header.strip().isdecimal():
-            return float(header.strip())
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
-
-
-@contextmanager
-def _network_errors(deadline: float) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, http.client.HTTPException) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        message = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(cause)
-        if isinstance(cause, PrivateAddressError):
-            detail = f"{cause}: http.allow_private_addresses permits it, in a new run"
-            raise DownloadError("private_address", detail) from error
-        if time.monotonic() > deadline:
-            raise DownloadError("timeout", message) from error
-        # A host that does not exist, or has a wrong certificate, will not be better at the next
-        # try.
-        is_unknown = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
-        if is_unknown or isinstance(cause, ssl.SSLCertVerificationError):
-            raise DownloadError("unreadable", message) from error
-        raise _TransientError(message) from error
-    except ValueError as error:  # a URL that cannot be sent
-        raise DownloadError("unreadable", str(error)) from error

@@ -9,7 +9,8 @@ from pathlib import Path
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rows import VideoItem
 from lafp import storage
-from lafp.http.download import DownloadError, download
+from lafp.http.answers import DownloadError
+from lafp.http.download import download
 from lafp.http.host_gate import Gate, HostGate
 from lafp.temporary import TemporaryFolder
 from lafp.video.decoders.base import VideoError

@@ -20,7 +20,7 @@ from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import EncodedClip, VideoRow
 from data_pipelines.preprocess.sandbox.messages import Messages, row_of, send_row
 from lafp.data.shards.format import Labels, read_records
-from lafp.http import download
+from lafp.http import answers
 from lafp.serve import messages
 from lafp.serve.http_requests import MAX_HEAD_BYTES, RefusedError, body_bytes, read_head
 from lafp.view.answers import Answers
@@ -178,12 +178,12 @@ def hosts(_: Path) -> Target:
             return
         for status in (200, 206):
             response = SimpleNamespace(status=status, headers=headers)
-            download._total_bytes(response, 0)
-        download._retry_after_s(headers.get("Retry-After", ""))
-        url = download._joined("https://h.org/x", str(headers.get("Location") or ""))
-        download._host(url)
+            answers.total_bytes(response, 0)
+        answers.retry_after_s(headers.get("Retry-After", ""))
+        url = answers.joined("https://h.org/x", str(headers.get("Location") or ""))
+        answers.host_name(url)
 
-    return Target(make, parse, (download.DownloadError,))
+    return Target(make, parse, (answers.DownloadError,))
 
 
 TARGETS = {

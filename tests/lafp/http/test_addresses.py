@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from lafp.http.addresses import PrivateAddressError, connect_publicly, is_public
-from lafp.http.download import DownloadError, HttpConfig, download
+from lafp.http.answers import DownloadError
+from lafp.http.download import HttpConfig, download
 from lafp.http.host_gate import HostGate
 from tests.http_server import answer, serving
 

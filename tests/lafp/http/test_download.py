@@ -18,8 +18,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from lafp.http import answers
 from lafp.http import download as module
-from lafp.http.download import DownloadError, HttpConfig, download
+from lafp.http.answers import DownloadError
+from lafp.http.download import HttpConfig, download
 from lafp.http.host_gate import HostGate
 from tests.http_server import answer, serving
 
@@ -356,15 +358,15 @@ def test_redirects_may_be_in_any_spelling(host, tmp_path):
 )
 def test_a_size_of_thousands_of_digits_is_an_unknown_size(status, header, value):
     response = SimpleNamespace(status=status, headers={header: value})
-    assert module._total_bytes(response, 0) is None
+    assert answers.total_bytes(response, 0) is None
 
 
 @pytest.mark.parametrize("port", ["99999", "9" * 30, "x"])
 def test_a_port_that_is_none_is_an_error_of_the_address(port):
     with pytest.raises(DownloadError, match="unreadable"):
-        module._host(f"http://example.org:{port}/a.mp4")
+        answers.host_name(f"http://example.org:{port}/a.mp4")
 
 
 @pytest.mark.parametrize("header", ["120\x85", "\x1f120", " 120 "])
 def test_spaces_of_any_kind_around_retry_after_are_no_error(header):
-    assert module._retry_after_s(header) == 120
+    assert answers.retry_after_s(header) == 120
