@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lafp.evaluate.rollouts import Actor, observation
-from lafp.train.tasks.decoder import action_errors
+from lafp.losses.action import action_errors
 from lafp.types import ActionSpec, ClipBatch
 
 

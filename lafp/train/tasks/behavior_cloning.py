@@ -12,20 +12,19 @@ from lafp.data.labels import action_spec, labeled_order
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.windows import cut_windows, vector_inputs
+from lafp.losses.action import action_errors
 from lafp.models.action_decoder import TrueActions
 from lafp.policies import POLICIES
 from lafp.policies.base import PolicyConfig
 from lafp.train.config import TrainConfig
-from lafp.train.tasks.decoder import action_errors
 from lafp.train.tasks.lam_shards import obs_spec
 from lafp.train.tasks.policy import (
-    PolicyInputs,
-    TrainedPolicy,
     build_policy,
     check_single_steps,
     save_policy,
     with_vectors,
 )
+from lafp.train.tasks.trained_policy import PolicyInputs, TrainedPolicy
 from lafp.types import ClipBatch
 
 MAX_VAL_CLIPS = 64

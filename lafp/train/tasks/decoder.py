@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp import storage
@@ -28,6 +27,7 @@ from lafp.finished.load import LAM_HEAD, load_policy
 from lafp.finished.saved_model import TUNED_POLICY, read_card, save_model
 from lafp.flow_matching.solver import StepsTaken
 from lafp.lam import Lam, load_lam
+from lafp.losses.action import action_errors
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies.base import Policy
 from lafp.train.config import TrainConfig
@@ -48,12 +48,10 @@ from lafp.train.transitions import (
     transitions_at,
     transitions_of_clip,
 )
-from lafp.types import ActionSpec, ClipBatch
+from lafp.types import ClipBatch
 
 MAX_VAL_CLIPS = 64
 MAX_REMEMBERED_BYTES = 1 << 30
-NO_VARIANCE = 1e-12
-"""Variances of actions in [-1, 1] below this are only float32 rounding of equal actions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,30 +284,6 @@ class DecoderTask:
             self.lam.to(batch.frames.device)
             self.policy.to(batch.frames.device)
         return self.lam, self.policy
-
-
-def action_errors(predicted: Tensor, true_action: Tensor, spec: ActionSpec) -> dict[str, float]:
-    """Measures how far predicted actions are from true ones.
-
-    Args:
-        predicted: float [N, A] in the environment's units, or int64 [N].
-        true_action: Same shape and units.
-        spec: Dimensions and range of actions.
-
-    Returns:
-        ``action_mse`` (environment's units) and ``action_r2`` (over all dimensions, normalized),
-        or ``action_accuracy`` for discrete actions. R^2 is left out if all true actions are equal,
-        because their variance is zero.
-    """
-    if spec.is_discrete:
-        return {"action_accuracy": float((predicted == true_action).float().mean())}
-    normalized = spec.normalize(true_action)
-    error = (spec.normalize(predicted) - normalized).square().mean()
-    variance = normalized.var(dim=0, correction=0).mean()
-    errors = {"action_mse": float(F.mse_loss(predicted, true_action))}
-    if variance > NO_VARIANCE:
-        errors["action_r2"] = float(1 - error / variance)
-    return errors
 
 
 def _policy_of_lam(policy_uri: str, lam_uri: str) -> str:

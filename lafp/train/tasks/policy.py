@@ -23,12 +23,12 @@ from lafp.finished.saved_model import read_card, save_model
 from lafp.lam import load_lam
 from lafp.losses.masked import masked_mean
 from lafp.models.latent_projection import LatentProjection
-from lafp.models.standardizer import RangeStandardizer
 from lafp.policies import POLICIES
 from lafp.policies.base import InputsConfig, Policy, PolicyConfig
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
-from lafp.types import ClipBatch, LossOutput, ObsSpec, Window
+from lafp.train.tasks.trained_policy import PolicyInputs, TrainedPolicy
+from lafp.types import ClipBatch, ObsSpec, Window
 
 MAX_VAL_CLIPS = 64
 
@@ -65,48 +65,6 @@ def check_single_steps(window: WindowConfig, train: TrainConfig) -> None:
             f"{window.max_offset_steps}: a policy acts one step at a time."
         )
     train.check_windows("train.global_batch_size", train.global_batch_size, window.windows_per_clip)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyInputs:
-    """One micro-batch."""
-
-    obs: Tensor
-    """float [B, 3 F, H, W] in [-1, 1]."""
-    latent_action: Tensor
-    """The LAM's z_t, float [B, Z]; for policies that predict chunks z_t .. z_{t+H-1}, [B, H, Z]."""
-    has_step: Tensor | None = None
-    """bool [B, H]: which steps of a chunk lie inside their clip. Steps beyond its end repeat the
-    last latent action and do not count in the loss."""
-    vectors: Tensor | None = None
-    """Vectors that the policy reads beside the image, float [B, V]; see ``ObsSpec.vector_dims``."""
-
-
-class TrainedPolicy(nn.Module):
-    """See ``TrainedModule``."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, inputs: PolicyInputs) -> LossOutput:
-        """Computes the policy's loss, and metrics of its projection and its standardizer."""
-        out: LossOutput = self.policy(
-            inputs.obs, inputs.latent_action, inputs.has_step, inputs.vectors
-        )
-        projection, standardizer = self.policy.projection, self.policy.standardizer
-        metrics = dict(out.metrics)
-        if projection.num_fit_latents:
-            metrics["projection_explained"] = projection.explained_variance
-        if isinstance(standardizer, RangeStandardizer):
-            metrics["centre_offset"] = standardizer.centre_offset
-        return LossOutput(loss=out.loss, metrics=metrics)
-
-    def after_step(self) -> None:
-        """See ``TrainedModule``. Nothing is to be done."""
-
-    def discard_step(self) -> None:
-        """See ``TrainedModule``. Nothing is to be done."""
 
 
 def build_policy(cfg: Choice, obs: ObsSpec, latent_action_dim: int, seed: int) -> Policy:

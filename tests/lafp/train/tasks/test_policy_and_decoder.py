@@ -19,7 +19,7 @@ from lafp.lam import load_lam
 from lafp.models.latent_projection import Pca, PcaConfig
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
-from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig, action_errors
+from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
 from lafp.types import ActionSpec
 from tests.synthetic_lam import write_lam
@@ -373,14 +373,3 @@ def test_sets_without_a_val_split_are_trained_on_without_measurements(run, tmp_p
     shards = write_shard_set(tmp_path / "train_only")
     task = PolicyTask(policy_config(), shards, run["lam"])
     assert task.evaluate(task.module) == {}
-
-
-def test_action_errors_are_zero_for_the_truth_and_r2_zero_for_the_mean():
-    spec = ActionSpec(dim=2, low=(-1.0, 0.0), high=(1.0, 100.0))
-    true = torch.rand(50, 2) * torch.tensor([2.0, 100.0]) - torch.tensor([1.0, 0.0])
-    assert action_errors(true, true, spec) == {"action_mse": 0.0, "action_r2": 1.0}
-    mean = true.mean(0).expand(50, 2)
-    assert action_errors(mean, true, spec)["action_r2"] == pytest.approx(0, abs=1e-5)
-    buttons = replace(spec, dim=4, is_discrete=True)
-    choices = torch.tensor([0, 1, 2, 3])
-    assert action_errors(choices, torch.tensor([0, 1, 0, 0]), buttons) == {"action_accuracy": 0.5}
