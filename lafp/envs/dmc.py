@@ -175,7 +175,9 @@ def _load(task: str, seed: int) -> Any:
     try:
         from dm_control import suite
     except ImportError:
-        raise ConfigError("Environment dmc needs dm_control: pip install 'lafp[dmc]'.") from None
+        raise ConfigError(
+            "Environment dmc needs dm_control: pip install 'lafp[dmc]' (Python 3.11 or 3.12)."
+        ) from None
     domain, _, name = task.partition("-")
     if (domain, name) not in suite.ALL_TASKS:
         tasks = ", ".join("-".join(pair) for pair in suite.ALL_TASKS)

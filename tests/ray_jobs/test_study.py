@@ -170,7 +170,7 @@ def test_a_failed_run_is_reported_and_the_others_are_not_lost(tmp_path):
           train_policy: []
           train_decoder: []
           train_bc: []
-          evaluate: {{env: null, methods: [], labeled_shards: {labeled}}}
+          evaluate: {{env: null, methods: []}}
         axes:
           - values:
               - {{label: steady}}
