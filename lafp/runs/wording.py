@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -65,3 +66,15 @@ def label_words(num_transitions: int, num_episodes: int) -> str:
     """Writes a number of labels: ``128 labeled transitions (1 episode)``."""
     episodes = counted(num_episodes, "episode")
     return f"{counted(num_transitions, 'labeled transition')} ({episodes})"
+
+
+def fallback_lines(fallbacks: Mapping[str, int]) -> list[str]:
+    """Says why videos were decoded on another device than the config asked for.
+
+    Args:
+        fallbacks: Reason -> number of videos, as ``preprocess`` writes it to its summary.
+    """
+    return [
+        f"{counted(num_videos, 'video')} decoded on the CPU instead of the GPU: {reason}"
+        for reason, num_videos in fallbacks.items()
+    ]

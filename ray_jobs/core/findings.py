@@ -10,7 +10,7 @@ from typing import Any
 from data_pipelines.preprocess.rejects import REASONS
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
-from lafp.runs.wording import byte_size, counted, number
+from lafp.runs.wording import byte_size, counted, fallback_lines, number
 
 Summary = Mapping[str, Any]
 
@@ -63,10 +63,7 @@ def preprocess(_: object, stage: StageDir, summary: Summary) -> list[str]:
         f"{found['value']:g} frames per second were assumed. Set the rate with {key}."
         for key, found in summary["assumed"].items()
     ]
-    lines += [
-        f"Mind: {counted(num_videos, 'video')} decoded on the CPU instead of the GPU: {reason}"
-        for reason, num_videos in summary.get("decoder_fallbacks", {}).items()
-    ]
+    lines += [f"Mind: {line}" for line in fallback_lines(summary.get("decoder_fallbacks", {}))]
     if num_masked := summary.get("num_masked_clips"):
         lines.append(
             f"{num_masked:,} of {counted(summary['num_clips'], 'clip')} with masks of the agent."

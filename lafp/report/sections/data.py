@@ -31,7 +31,7 @@ from lafp.report.blocks import (
 from lafp.report.reject_pictures import originals, reject_pictures
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import RunDir, StageDir
-from lafp.runs.wording import counted
+from lafp.runs.wording import counted, fallback_lines
 from lafp.storage.tables import iter_rows, num_rows, read_table
 from lafp.video import decode_clip
 
@@ -56,7 +56,7 @@ def source_section(stage: StageDir) -> Section:
         Text(text=_in_words(spec, summary)),
         Text(text=_source_in_words(stage)),
         *_assumed(summary.get("assumed", {})),
-        *_fallbacks(summary.get("decoder_fallbacks", {})),
+        *(Note(text=line) for line in fallback_lines(summary.get("decoder_fallbacks", {}))),
         _funnel(funnel),
         _contact_sheet(stage, spec),
         _distributions(stage),
@@ -104,14 +104,6 @@ def _assumed(assumed: Mapping[str, Mapping[str, Any]]) -> list[Block]:
             f"{counted(found['videos'], 'video')}, as no file says it.",
         )
         for key, found in assumed.items()
-    ]
-
-
-def _fallbacks(fallbacks: Mapping[str, int]) -> list[Block]:
-    """Lists why videos were decoded on another device than asked for."""
-    return [
-        Note(text=f"{counted(num_videos, 'video')} decoded on the CPU instead of the GPU: {reason}")
-        for reason, num_videos in fallbacks.items()
     ]
 
 
