@@ -11,7 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from lafp.evaluate.images import png
-from lafp.report.charts import Drawing
+from lafp.report.drawings import Drawing
 
 NO_VALUE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"

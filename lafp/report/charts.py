@@ -1,80 +1,32 @@
-"""Charts of the report, as SVG text. One look for all: thin axes, direct labels, no chart junk.
+"""Charts of measured numbers: dots with intervals, and curves. They have direct labels.
 
 Every function takes numbers and returns a ``Drawing``. Pages embed its SVG as a data URI; documents
 get its PNG.
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lafp.evaluate.grouped import Group
+from lafp.report.drawings import (
+    BLUE,
+    CHARACTERS_PER_PANEL,
+    FAINT,
+    INK,
+    MUTED,
+    PANEL_WIDTH_IN,
+    Drawing,
+)
 
-PAGE_WIDTH_IN = 9.2
-PANEL_WIDTH_IN = PAGE_WIDTH_IN / 4
-# Tick labels side by side in a panel may have so many.
 LEGEND_SHARE = 0.2
 """Room for a name in a legend, as a share of the range of the curves."""
-CHARACTERS_PER_PANEL = 24
 # A gap above a group of dots, in rows.
 _GROUP_GAP = 0.55
-INK, MUTED, FAINT = "#24292f", "#6e7781", "#d0d7de"
-BLUE, ORANGE, TEAL, GREY, LIGHT_GREY, PURPLE = (
-    "#1f5fa8",
-    "#d2762a",
-    "#2f9e8f",
-    "#7d8590",
-    "#afb8c1",
-    "#8250a8",
-)
-CYCLE = (BLUE, ORANGE, TEAL, PURPLE, GREY)
-
-_STYLE: Any = {
-    "axes.edgecolor": MUTED,
-    # Ticks say what they are: no "1e-6+4" beside the axis.
-    "axes.formatter.useoffset": False,
-    "axes.formatter.limits": (-9, 12),
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "axes.titlecolor": INK,
-    "axes.titlepad": 8,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "font.size": 9,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.4,
-    "savefig.facecolor": "none",
-    # Text stays text: the viewer's own font, selectable, small files.
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    # The same data gives the same bytes.
-    "svg.hashsalt": "lafp",
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-}
-# For the browser, where matplotlib measured with DejaVu Sans (wider, so nothing overflows).
-_VIEWER_FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,39 +82,6 @@ class Line:
     """Lower and upper end of the interval at each x."""
     points: Sequence[Sequence[float]] = ()
     """Single seeds at each x, drawn small."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A chart that can be written as SVG or PNG."""
-
-    width_in: float
-    height_in: float
-    paint: Callable[[list[Axes]], None]
-    """Paints ``rows`` x ``columns`` axes, row by row."""
-    columns: int = 1
-    rows: int = 1
-
-    def svg(self) -> str:
-        """Draws a complete SVG document on a transparent ground, for pages."""
-        with mpl.rc_context(_STYLE):
-            buffer = io.StringIO()
-            metadata = {"Date": None, "Creator": None}
-            self._figure().savefig(buffer, format="svg", metadata=metadata)
-        svg = buffer.getvalue()
-        return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", _VIEWER_FONT)
-
-    def png(self) -> bytes:
-        """Draws a PNG on white, for papers and documents."""
-        with mpl.rc_context(_STYLE | {"savefig.facecolor": "white"}):
-            buffer = io.BytesIO()
-            self._figure().savefig(buffer, format="png", dpi=160)
-        return buffer.getvalue()
-
-    def _figure(self) -> Figure:
-        figure = Figure(figsize=(self.width_in, self.height_in), layout="constrained")
-        self.paint(figure.subplots(self.rows, self.columns, squeeze=False).flatten().tolist())
-        return figure
 
 
 def dots(panels: Sequence[DotPanel], num_columns: int = 3, width_in: float = 8.4) -> Drawing:

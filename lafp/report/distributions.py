@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from lafp.report.charts import (
+from lafp.report.drawings import (
     BLUE,
     CHARACTERS_PER_PANEL,
     INK,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
-from lafp.report import charts
+from lafp.report import drawings
 from lafp.report.blocks import anchored
 from lafp.runs.wording import counted
 
@@ -57,12 +57,12 @@ def named(subject: Subject) -> str:
 def color_of(subject: Subject) -> str:
     """Returns the colour of a method, the same in every chart."""
     if subject.method == _FLOW_IDM_HEAD:
-        return charts.PURPLE
+        return drawings.PURPLE
     if subject.method != "latent_flow":
-        return charts.GREY
+        return drawings.GREY
     if subject.anchor_time == 0:
-        return charts.ORANGE
-    return charts.TEAL if subject.anchor_time == 1 else charts.BLUE
+        return drawings.ORANGE
+    return drawings.TEAL if subject.anchor_time == 1 else drawings.BLUE
 
 
 def is_lafp(subject: Subject) -> bool:

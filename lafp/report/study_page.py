@@ -12,7 +12,7 @@ from lafp.evaluate.grouped import Results
 from lafp.evaluate.results import write_results
 from lafp.report import charts
 from lafp.report.blocks import Block, Figure, Heading, Note, Section, Table, Text
-from lafp.report.charts import Drawing
+from lafp.report.drawings import Drawing
 from lafp.report.headline import best_run, headline, sentence
 from lafp.report.methods import policies
 from lafp.report.page import render_page

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.report import charts
+from lafp.report import drawings
 from lafp.report.blocks import Section
 from lafp.runs.run_dir import RunDir, StageDir
 
@@ -35,12 +35,12 @@ class ComparedRun:
     @property
     def color(self) -> str:
         """The colour of the run in every chart."""
-        return charts.CYCLE[self.number % len(charts.CYCLE)]
+        return drawings.CYCLE[self.number % len(drawings.CYCLE)]
 
     @property
     def is_dashed(self) -> bool:
         """Whether its curves are dashed, because an earlier run has its colour."""
-        return self.number >= len(charts.CYCLE)
+        return self.number >= len(drawings.CYCLE)
 
 
 Runs = Sequence[ComparedRun]

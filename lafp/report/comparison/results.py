@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from lafp.evaluate.grouped import Group, Results, merged, read_run
-from lafp.report import charts
+from lafp.report import charts, drawings
 from lafp.report.blocks import NO_VALUE, Block, Section, Table, chart
 from lafp.report.comparison.compared import Part, Runs
 from lafp.report.methods import named, policies
@@ -68,7 +68,7 @@ def _probes(results: Results, labels: Sequence[str]) -> list[Block]:
 
 
 def _dots(panels: Sequence[charts.DotPanel], what: str) -> Block:
-    width_in = min(charts.PAGE_WIDTH_IN, 3.4 + 2.9 * len(panels))
+    width_in = min(drawings.PAGE_WIDTH_IN, 3.4 + 2.9 * len(panels))
     drawing = charts.dots(panels, width_in=width_in, num_columns=_PANELS_PER_ROW)
     return chart(drawing, alt=f"{what}.", caption=f"{what}, with 95 % intervals.")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lafp.report import charts
+from lafp.report import charts, drawings
 from lafp.report.blocks import NO_VALUE, Block, Heading, Note, Section, Table, chart
 from lafp.report.comparison.compared import ComparedRun, Part, Runs
 from lafp.report.sections.training import DECODER_METRICS, LAM_PANELS, POLICY_METRICS, points
@@ -12,7 +12,7 @@ from lafp.runs.wording import number
 from lafp.train.metrics.log import read_metrics
 
 PANELS_PER_ROW = 3
-_PANEL_WIDTH_IN = charts.PAGE_WIDTH_IN / PANELS_PER_ROW
+_PANEL_WIDTH_IN = drawings.PAGE_WIDTH_IN / PANELS_PER_ROW
 NUM_METRICS_IN_TERMINAL = 3
 _OF_LAM = {
     metric: title if len(of_panel) == 1 else f"{title}, {label}"

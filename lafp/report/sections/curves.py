@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.results import OUTCOMES as ANY_OUTCOME
-from lafp.report import charts
+from lafp.report import charts, drawings
 from lafp.report.blocks import NO_VALUE, Section, Table, anchored, chart
 from lafp.report.methods import named, noise_of
 from lafp.report.metrics import METRICS, OUTCOMES
@@ -157,6 +157,6 @@ def _line(name: str, x: Sequence[float], groups: Sequence[Group], index: int) ->
         y=[group.value for group in groups],
         band=([g.interval.low for g in groups], [g.interval.high for g in groups]),
         points=[group.per_seed for group in groups],
-        color=charts.CYCLE[index % len(charts.CYCLE)],
-        is_dashed=index >= len(charts.CYCLE),
+        color=drawings.CYCLE[index % len(drawings.CYCLE)],
+        is_dashed=index >= len(drawings.CYCLE),
     )

@@ -13,7 +13,7 @@ from lafp.data.order.clips import ClipOrder
 from lafp.data.shards.format import ShardSet
 from lafp.data.shards.sets import open_shard_set, videos_of_clips
 from lafp.evaluate import images
-from lafp.report import charts, distributions
+from lafp.report import distributions, drawings
 from lafp.report.blocks import (
     NO_VALUE,
     TIMES,
@@ -132,7 +132,7 @@ def _funnel(funnel: Mapping[str, Any]) -> Block:
         ["kept as clips", *(f"rejected: {_words(reason)}" for reason in reasons)],
         [outcome["seconds"] for outcome in outcomes],
         "seconds of source video",
-        colors=[charts.BLUE] + [charts.GREY] * len(reasons),
+        colors=[drawings.BLUE] + [drawings.GREY] * len(reasons),
         notes=[_note(outcome, total_s) for outcome in outcomes],
     )
     return chart(

@@ -3,7 +3,7 @@
 from lafp import storage
 from lafp.evaluate.grouped import Results
 from lafp.evaluate.representations import LAM
-from lafp.report import charts
+from lafp.report import charts, drawings
 from lafp.report.blocks import Block, Note, Section, Table, Text, chart, picture
 from lafp.report.sections.probe import PROBED, side_by_side
 
@@ -39,7 +39,7 @@ def algebra_section(results: Results) -> Section | None:
                 "describes the second frame has neither."
             ),
             chart(
-                charts.dots(panels, len(panels), width_in=charts.PAGE_WIDTH_IN),
+                charts.dots(panels, len(panels), width_in=drawings.PAGE_WIDTH_IN),
                 alt="Errors of sums and reversals, and S-PCFC, with 95 % intervals.",
             ),
             Table(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.representations import ENCODER_PAIR, LAM, subject_of
 from lafp.evaluate.thorough_probe import AT
-from lafp.report import charts
+from lafp.report import charts, drawings
 from lafp.report.blocks import NO_VALUE, Block, Section, Table, Text, chart
 from lafp.report.metrics import METRICS
 from lafp.report.training_findings import PROBE_CONTROLS
@@ -140,7 +140,7 @@ def dot(method: str, group: Group) -> charts.Dot:
     return charts.Dot.of(
         group,
         label=PROBED[method],
-        color=charts.GREY if is_control(method) else charts.BLUE,
+        color=drawings.GREY if is_control(method) else drawings.BLUE,
         is_open=is_control(method),
     )
 
@@ -172,7 +172,7 @@ def _over_fit_size(results: Results, variant: str | None) -> list[Block]:
                     x=[math.log10(size) for size in groups],
                     y=[group.value for group in groups.values()],
                     points=[group.per_seed for group in groups.values()],
-                    color=charts.CYCLE[len(lines)],
+                    color=drawings.CYCLE[len(lines)],
                 )
             )
     if not lines:
@@ -183,11 +183,11 @@ def _over_fit_size(results: Results, variant: str | None) -> list[Block]:
     return [chart(figure, alt="R² of the probe over its number of labels.", caption=text)]
 
 
-def over_fit_size(lines: Sequence[charts.Line], sizes: Sequence[int]) -> charts.Drawing:
+def over_fit_size(lines: Sequence[charts.Line], sizes: Sequence[int]) -> drawings.Drawing:
     """Draws R² over the logarithm of the number of transitions."""
     return charts.curves(
         {"R² on held-out episodes": lines},
         xlabel="labeled transitions",
         xticks={math.log10(size): f"{size:,}" for size in sizes},
-        panel_width_in=charts.PAGE_WIDTH_IN / 2,  # room for the names of the controls
+        panel_width_in=drawings.PAGE_WIDTH_IN / 2,  # room for the names of the controls
     )

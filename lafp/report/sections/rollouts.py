@@ -13,7 +13,7 @@ from lafp import storage
 from lafp.envs.slalom import GOAL_HALF_HEIGHT, GOAL_X, PILLARS_P2
 from lafp.evaluate.grouped import Group, Results
 from lafp.evaluate.results import DEMONSTRATOR, Result
-from lafp.report import charts
+from lafp.report import drawings
 from lafp.report.blocks import Block, Figure, Row, Section, chart, picture
 from lafp.report.methods import better_cloning, lafp_of, name_of, policies
 from lafp.runs.run_dir import RunDir, StageDir
@@ -60,9 +60,9 @@ def _paths(stage: StageDir, results: Results, groups: Sequence[Group]) -> Block:
             ax.set_title(textwrap.fill(name_of(row) + noise, 27), size=8.5)
 
     num_rows = -(-len(shown) // PATH_COLUMNS)
-    size = charts.PANEL_WIDTH_IN
+    size = drawings.PANEL_WIDTH_IN
     return chart(
-        charts.Drawing(
+        drawings.Drawing(
             width_in=size * PATH_COLUMNS,
             height_in=(0.45 + 0.8 * size) * num_rows,
             paint=paint,
@@ -78,13 +78,13 @@ def _paths(stage: StageDir, results: Results, groups: Sequence[Group]) -> Block:
 
 def _paint_paths(ax: Axes, path_NT2: np.ndarray, success_N: np.ndarray) -> None:
     """Draws the agents' paths in the middle of the unit square. y points down."""
-    ax.add_patch(Rectangle((0, 0.1), 1, 0.8, fc="none", ec=charts.FAINT, lw=0.8))
+    ax.add_patch(Rectangle((0, 0.1), 1, 0.8, fc="none", ec=drawings.FAINT, lw=0.8))
     ends = [0.5 - GOAL_HALF_HEIGHT, 0.5 + GOAL_HALF_HEIGHT]
-    ax.plot([GOAL_X] * 2, ends, color=charts.TEAL, lw=2)
+    ax.plot([GOAL_X] * 2, ends, color=drawings.TEAL, lw=2)
     for x, y in PILLARS_P2:
-        ax.add_patch(Circle((x, y), 0.05, color=charts.LIGHT_GREY, zorder=0))
+        ax.add_patch(Circle((x, y), 0.05, color=drawings.LIGHT_GREY, zorder=0))
     for path_T2, is_success in zip(path_NT2, success_N, strict=True):
-        color = charts.BLUE if is_success else charts.ORANGE
+        color = drawings.BLUE if is_success else drawings.ORANGE
         ax.plot(*path_T2.T, color=color, lw=0.6, alpha=0.55)
         if not is_success:
             ax.plot(*path_T2[-1], "x", color=color, ms=3.5, mew=0.9, alpha=0.8)

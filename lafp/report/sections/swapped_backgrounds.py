@@ -2,7 +2,7 @@
 
 from lafp.evaluate.grouped import Results
 from lafp.evaluate.representations import subject_of
-from lafp.report import charts
+from lafp.report import charts, drawings
 from lafp.report.blocks import Section, Table, Text, chart
 from lafp.report.sections.probe import PROBED, is_control, side_by_side
 
@@ -30,7 +30,7 @@ def section(results: Results) -> Section | None:
                 "follow the action and not the background."
             ),
             chart(
-                charts.dots(panels, len(panels), width_in=charts.PAGE_WIDTH_IN),
+                charts.dots(panels, len(panels), width_in=drawings.PAGE_WIDTH_IN),
                 alt="Shares of background and action in the variance, with 95 % intervals.",
             ),
             Table(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lafp.report import charts
+from lafp.report import charts, drawings
 from lafp.report.blocks import Block, Section, Text, anchored, chart
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.train.metrics.log import read_metrics
@@ -96,7 +96,7 @@ def _panels_of(records: Records, wanted: Panels) -> dict[str, list[charts.Line]]
     panels = {}
     for title, curves in wanted.items():
         lines = []
-        for (metric, label), color in zip(curves, charts.CYCLE, strict=False):
+        for (metric, label), color in zip(curves, drawings.CYCLE, strict=False):
             steps, values = points(records, metric)
             if steps:
                 lines.append(charts.Line(label=label, x=steps, y=values, color=color))
@@ -109,7 +109,7 @@ def _policies(stages: Sequence[StageDir]) -> list[Block]:
     panels: dict[str, list[charts.Line]] = {}
     for stage in stages:
         name = stage.name.rpartition("/")[2]
-        color = charts.BLUE if "flow" in _name(stage.config(), "policy") else charts.GREY
+        color = drawings.BLUE if "flow" in _name(stage.config(), "policy") else drawings.GREY
         records = read_metrics(stage.uri)
         lines = [
             charts.Line(label=label, x=steps, y=values, color=color, is_dashed=metric != "loss")
@@ -155,12 +155,12 @@ def _decoders(stages: Sequence[StageDir]) -> list[Block]:
 
 def _decoder_line(config: Config, steps: list[float], values: list[float]) -> charts.Line:
     anchors, is_flow = anchor_range(config["anchor_time"]), "flow" in config["policy"]
-    color = {(0.0, 0.0): charts.ORANGE, (1.0, 1.0): charts.TEAL}.get(anchors, charts.BLUE)
+    color = {(0.0, 0.0): drawings.ORANGE, (1.0, 1.0): drawings.TEAL}.get(anchors, drawings.BLUE)
     return charts.Line(
         label=_decoder_label(config),
         x=steps,
         y=values,
-        color=color if is_flow else charts.GREY,
+        color=color if is_flow else drawings.GREY,
         is_dashed=not is_flow and anchors == (1, 1),
     )
 
