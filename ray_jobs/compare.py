@@ -12,13 +12,8 @@ import argparse
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.wording import printable
-from ray_jobs.core.cli import (
-    check_installed,
-    check_run_folder,
-    described_parser,
-    exit_codes,
-    storage_uri,
-)
+from ray_jobs.core.cli import described_parser, exit_codes
+from ray_jobs.core.early_checks import check_installed, check_run_folder, storage_uri
 
 
 def parse() -> argparse.Namespace:

@@ -9,7 +9,8 @@ dashboard and token. The exit code is 1 if something will not work.
 """
 
 from ray_jobs.core import home
-from ray_jobs.core.cli import check_installed, described_parser, exit_codes, storage_uri
+from ray_jobs.core.cli import described_parser, exit_codes
+from ray_jobs.core.early_checks import check_installed, storage_uri
 
 
 def parse() -> str:

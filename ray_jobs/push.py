@@ -14,7 +14,8 @@ started again. Train on it with shards=hf://datasets/user/name.
 
 import argparse
 
-from ray_jobs.core.cli import check_run_folder, described_parser, exit_codes
+from ray_jobs.core.cli import described_parser, exit_codes
+from ray_jobs.core.early_checks import check_folder, check_run_folder
 
 
 def parse() -> argparse.Namespace:
@@ -31,7 +32,10 @@ def main() -> None:
     """Parses the command line and pushes."""
     args = parse()
     with exit_codes():
-        check_run_folder(args.run)
+        if _is_dataset(args.uri):
+            check_folder(args.run, "shard set", "preprocess wrote, such as runs/mine/shards/videos")
+        else:
+            check_run_folder(args.run)
         push(args.run, args.uri, args.private, args.dry_run)
 
 
@@ -43,11 +47,11 @@ def push(run_dir: str, uri: str, is_private: bool, is_dry: bool) -> None:
     """
     # Imported only now, so that a wrong command line is answered before torch is loaded.
     from lafp import storage
-    from lafp.finished import dataset_hub, hub
+    from lafp.finished import hub
     from lafp.finished.hub_card import published
     from lafp.runs.run_dir import RunDir
 
-    if dataset_hub.is_dataset(uri):
+    if _is_dataset(uri):
         push_set(storage.uri_of(run_dir), uri, is_private, is_dry)
         return
     hub.parse_repository(uri)  # a wrong one is said before the run is read
@@ -60,6 +64,10 @@ def push(run_dir: str, uri: str, is_private: bool, is_dry: bool) -> None:
         print(f"\n{found.texts[hub.README]}")
     else:
         print(f"pushed: {hub.publish(uri, found.files, found.texts, is_private)}")
+
+
+def _is_dataset(uri: str) -> bool:
+    return uri.startswith("hf://datasets/")
 
 
 def push_set(folder: str, uri: str, is_private: bool, is_dry: bool) -> None:

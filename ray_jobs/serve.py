@@ -18,7 +18,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from lafp.config import ConfigError
-from ray_jobs.core.cli import check_run_folder, described_parser, exit_codes
+from ray_jobs.core.cli import described_parser, exit_codes
+from ray_jobs.core.early_checks import check_run_folder
 
 if TYPE_CHECKING:
     from lafp.agent import Agent

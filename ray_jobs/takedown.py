@@ -14,8 +14,9 @@ from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.config.help import describe
 from lafp.runs.wording import printable
-from ray_jobs.core.cli import check_installed, described_parser, exit_codes, storage_uri
+from ray_jobs.core.cli import described_parser, exit_codes
 from ray_jobs.core.completion import KeyCompleter
+from ray_jobs.core.early_checks import check_installed, storage_uri
 
 _MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
 

@@ -11,7 +11,8 @@ import argparse
 import re
 
 from lafp.config import ConfigError
-from ray_jobs.core.cli import check_installed, described_parser, exit_codes, storage_uri
+from ray_jobs.core.cli import described_parser, exit_codes
+from ray_jobs.core.early_checks import check_installed, storage_uri
 
 _TAKEN = ("timestamp", "frame_index", "episode_index", "index", "task_index", "observation.state")
 

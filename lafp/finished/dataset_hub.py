@@ -48,11 +48,6 @@ class PublishedSet:
         return [name for shard in self.shards for name in (shard, entry_name(shard))]
 
 
-def is_dataset(uri: str) -> bool:
-    """Tells whether ``uri`` begins like a dataset of the hub."""
-    return uri.startswith("hf://datasets/")
-
-
 def parse_dataset(uri: str) -> HubUri:
     """Splits the URI of a dataset to push to.
 

@@ -1,13 +1,10 @@
 """Defines the command line that all jobs share."""
 
 import argparse
-import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -18,19 +15,17 @@ from lafp.config.source import read_section
 from lafp.runs.run_dir import RunDir, check_folder_name
 from lafp.runs.wording import printable
 from lafp.storage import StorageError
-from lafp.storage.secrets import text_without_secrets, without_secrets
 from lafp.storage.strict_json import DamagedError
 from ray_jobs.core import home
 from ray_jobs.core.cluster import RayLostError, dead_ray_processes
 from ray_jobs.core.completion import CompletingParser, KeyCompleter
+from ray_jobs.core.early_checks import (
+    check_installed,
+    check_no_secrets,
+    check_sources,
+    storage_uri,
+)
 from ray_jobs.core.job import Job, JobError, dry_run, execute
-
-_DATA = ("av", "PIL", "pyarrow", "ray")
-_PACKAGES = {
-    "data": _DATA,
-    "train": (*_DATA, "deepspeed", "jinja2", "matplotlib", "pandas", "scipy", "wandb"),
-}
-"""Extra of the package lafp -> packages that it brings."""
 
 
 def described_parser(
@@ -78,9 +73,9 @@ class CommandLine:
             section = read_section(self.schema)
             raw = read_config(section, args.config, args.overrides)
             check_keys(section, raw)
-            _check_no_secrets(raw)
+            check_no_secrets(raw)
             _run_of(self, args)
-            _check_sources(raw)
+            check_sources(raw)
         home.make_usable()
 
     def parse(self) -> argparse.Namespace:
@@ -203,16 +198,6 @@ def _checked_page(page: str, section: str) -> str:
     return uri
 
 
-def check_installed(job: str, extra: str) -> None:
-    """Raises ConfigError if packages of an extra are missing, of which some stand for all."""
-    missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"{job} needs packages that are not installed: {', '.join(missing)}. Install them "
-            f"with: pip install 'lafp[{extra}]'"
-        )
-
-
 def _run_of(command_line: CommandLine, args: argparse.Namespace) -> RunDir:
     run_name = Path(args.config).stem if args.run_name is None else args.run_name
     check_folder_name(run_name, "--run-name")
@@ -220,102 +205,3 @@ def _run_of(command_line: CommandLine, args: argparse.Namespace) -> RunDir:
         storage.join(storage_uri(args.storage), run_name),
         accept_changes=command_line.accepts_changes and args.accept_changes,
     )
-
-
-def check_run_folder(run: str) -> None:
-    """Checks that the folder of a run exists, for commands that would load torch to find out.
-
-    Raises:
-        ConfigError: It does not. URIs are left to the command.
-    """
-    if not re.match(r"[a-zA-Z0-9+.-]+:/", run) and not os.path.isdir(os.path.expanduser(run)):
-        raise ConfigError(
-            f"No run folder at {run!r}. Give the path that training wrote, such as runs/mine."
-        )
-
-
-def _check_no_secrets(raw: object, where: str = "") -> None:
-    """Checks that no value of a config is a URI with a secret, because runs store their config.
-
-    Raises:
-        ConfigError: One is.
-    """
-    items = (
-        raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
-    )
-    for name, value in items:
-        if isinstance(value, str) and text_without_secrets(value) != value:
-            raise ConfigError(
-                f"{where}{name}: the URI holds a password, token or signature, and configs are "
-                "stored with the run. Give keys by environment variables; name signed web "
-                "addresses in a list, where they are not stored."
-            )
-        _check_no_secrets(value, f"{where}{name}.")
-
-
-def _check_sources(raw: object, where: str = "") -> None:
-    """Checks that the local folders and files that ``source`` keys name exist.
-
-    Globs and URIs are left to the job.
-
-    Raises:
-        ConfigError: One is missing.
-    """
-    if isinstance(raw, list):
-        for index, item in enumerate(raw):
-            _check_sources(item, f"{where}{index}.")
-    for name, value in raw.items() if isinstance(raw, dict) else ():
-        if name not in ("source", "val_source") or not isinstance(value, str):
-            _check_sources(value, f"{where}{name}.")
-        elif not re.match(r"[a-zA-Z0-9+.-]+:/", value) and not set("*?[") & set(value):
-            try:
-                os.stat(os.path.expanduser(value))
-            except (FileNotFoundError, NotADirectoryError):
-                raise ConfigError(
-                    f"{where}{name}: No such file or folder: {value}. A source is a folder, a "
-                    "glob, a file or s3://bucket/prefix (or gs://, az://, hf://datasets/...)."
-                ) from None
-            except (OSError, ValueError):
-                pass  # the job itself says what is wrong
-
-
-def storage_uri(uri: str, argument: str = "--storage") -> str:
-    """Returns the absolute URI of an output.
-
-    Args:
-        uri: What the user wrote.
-        argument: Where the user wrote it, for messages.
-
-    Raises:
-        ConfigError: It is neither a folder nor a URI of a store; or it is a relative path in a
-            submitted job, which would lie in a temporary folder of one node that Ray deletes.
-    """
-    if (public := without_secrets(uri)) != uri:
-        raise ConfigError(
-            f"{argument} {public}: the URI also holds a password or token. Give keys by "
-            "environment variables (AWS_ACCESS_KEY_ID, AZURE_STORAGE_ACCOUNT_KEY ...)."
-        )
-    scheme = re.match(r"\s*([a-zA-Z][a-zA-Z0-9+.-]*):/", uri)
-    if uri.startswith("hf:"):
-        raise ConfigError(
-            f"{argument} {uri!r}: hf:// is read only, because each write would be a commit. Write "
-            "to a folder, s3://, gs:// or az://, then publish with `lafp push`."
-        )
-    if not uri.strip() or (scheme and not re.match(r"(s3|gs|az)://[^/]", uri)):
-        raise ConfigError(
-            f"{argument} {uri!r} is neither a folder nor s3://BUCKET/PREFIX (or gs://, az://). "
-            "Files go to a path, without file://, or to an object store: S3 and what speaks like "
-            "it (AWS_ENDPOINT_URL), Google Cloud Storage or Azure."
-        )
-    if re.match(r"~(/|$)", uri) and not Path(os.path.expanduser("~")).is_dir():
-        raise ConfigError(
-            f"{argument} {uri!r}: '~' is no folder here (HOME={os.environ.get('HOME', '')}). Write "
-            "the path in full."
-        )
-    is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if is_submitted and not storage.is_remote(uri) and not os.path.isabs(os.path.expanduser(uri)):
-        raise ConfigError(
-            f"{argument} {uri!r} is a relative path. A submitted job needs storage that every node "
-            "sees: an s3://, gs:// or az:// URI, or the absolute path of a shared folder."
-        )
-    return storage.absolute(uri)

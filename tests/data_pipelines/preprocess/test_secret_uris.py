@@ -20,7 +20,7 @@ from lafp.config import ConfigError
 from lafp.http.download import HttpConfig
 from lafp.http.host_gate import HostGate
 from lafp.storage.tables import read_rows
-from ray_jobs.core.cli import _check_no_secrets, storage_uri
+from ray_jobs.core.early_checks import check_no_secrets, storage_uri
 from tests.http_server import answer, serving
 from tests.synthetic_video import moving_square, write_video
 
@@ -135,9 +135,9 @@ def test_an_error_of_the_download_does_not_tell_the_signature(tmp_path, host):
 def test_a_config_with_a_secret_is_refused_before_it_is_stored():
     raw = {"sources": [{"source": "s3://AKIA:SECRET@bucket/videos"}]}
     with pytest.raises(ConfigError, match=r"sources\.0\.source: the URI holds a password") as error:
-        _check_no_secrets(raw)
+        check_no_secrets(raw)
     assert "SECRET" not in str(error.value)
-    _check_no_secrets({"sources": ["s3://bucket/a@b?token=x", "/data/x"], "n": 3})
+    check_no_secrets({"sources": ["s3://bucket/a@b?token=x", "/data/x"], "n": 3})
     with pytest.raises(
         ConfigError, match="--storage s3://bucket/runs: the URI also holds"
     ) as error:

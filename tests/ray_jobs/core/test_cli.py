@@ -143,6 +143,11 @@ def test_a_dry_run_of_a_training_starts_no_ray_and_loads_what_it_needs(tmp_path)
         ("serve", ["no/such/run"], "No run folder at 'no/such/run'"),
         ("serve", ["README.md"], "No run folder at 'README.md'"),
         ("push", ["no/such/run", "hf://user/name"], "No run folder at 'no/such/run'"),
+        (
+            "push",
+            ["no/such", "hf://datasets/user/name"],
+            "No shard set at 'no/such'. Give the path",
+        ),
         ("train_lam", ["configs/train_lam"], "is a folder, where a config file is expected"),
         ("takedown", ["output=x", "video_ur=y"], "Did you mean: 'video_uri'"),
         ("takedown", ["output=x"], "name the video"),

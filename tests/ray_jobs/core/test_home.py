@@ -13,7 +13,7 @@ import pytest
 from lafp import storage
 from lafp.config import ConfigError
 from ray_jobs.core import home
-from ray_jobs.core.cli import storage_uri
+from ray_jobs.core.early_checks import storage_uri
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 READ_ONLY = "/proc"  # for root too
