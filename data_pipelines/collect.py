@@ -21,9 +21,8 @@ from lafp import storage
 from lafp.config import Choice, ConfigError, choice
 from lafp.config.ranges import check_at_least
 from lafp.data.labels import UNSEEN
-from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
-from lafp.envs.base import VectorEnv
+from lafp.envs.base import VectorEnv, episode_seeds
 from lafp.evaluate.rollouts import Expert, Recording, rollout
 from lafp.storage import strict_json
 from lafp.storage.tables import write_rows
@@ -130,6 +129,8 @@ class EpisodeRecord:
     """The way taken at each fork of the task, -1 where undecided."""
     num_bytes: int
     """Size of the mp4; 0 if the episode was dropped."""
+    task: str | None = None
+    """The episode's task, where the environment has several."""
     is_dropped: bool = False
     """Whether the episode was left out because the expert failed."""
 
@@ -194,9 +195,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     env_config = cfg.env_of(batch.subset)
     env = ENVS.build(env_config)
     # An episode's seed depends on its number, so that batches of any size hold the same episodes.
-    seeds = np.array(
-        [derive_seed(cfg.seed, batch.subset, n) for n in range(batch.first, batch.last)]
-    )
+    seeds = episode_seeds(env, cfg.seed, batch.subset, batch.first, batch.last)
     result = rollout(env, Expert(env), seeds, num_recorded=len(seeds), has_masks=cfg.draw_masks)
     records = []
     successes = result.successes()
@@ -227,6 +226,7 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
                 episode_return=float(result.episode_return[n]),
                 modes=result.modes[n].tolist(),
                 num_bytes=len(video),
+                task=result.tasks[n] if result.tasks else None,
                 is_dropped=is_dropped,
             )
         )
@@ -257,6 +257,8 @@ def _labels(recording: Recording, modes: np.ndarray, env: VectorEnv) -> bytes:
     }
     if recording.action_noise is not None:
         arrays["action_noise"] = np.concatenate([recording.action_noise, no_action])
+    if recording.condition is not None:
+        arrays["condition"] = recording.condition
     if not spec.is_discrete:
         arrays |= {
             "action_low": np.array(spec.low, np.float32),

@@ -12,6 +12,7 @@ ENVS: Registry["VectorEnv"] = Registry(
     {
         "dmc": "lafp.envs.dmc:Dmc",
         "metaworld": "lafp.envs.metaworld:Metaworld",
+        "metaworld_mt": "lafp.envs.metaworld_mt:MetaworldMt",
         "minigrid": "lafp.envs.minigrid:Minigrid",
         "procgen": "lafp.envs.procgen:Procgen",
         "slalom": "lafp.envs.slalom:Slalom",

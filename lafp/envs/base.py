@@ -1,12 +1,14 @@
 """The interface of environments: many episodes in parallel, each determined by its seed."""
 
-# Shape letters in this package: N episodes, H height, W width, A true action, S state, M forks.
+# Shape letters in this package: N episodes, H height, W width, A true action, S state, M forks,
+# K tasks.
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from lafp.data.randomness import derive_seed
 from lafp.types import ActionSpec
 
 
@@ -39,7 +41,10 @@ class VectorEnv(Protocol):
     """
 
     task: str
-    """Name of the task in result tables."""
+    """Name of the task, or of the set of tasks, in result tables."""
+    tasks: tuple[str, ...]
+    """Names of K tasks, where an episode plays one of several: with seed s, number s % K. Empty if
+    all episodes play the same one."""
     has_distractors: bool
     height_px: int
     width_px: int
@@ -100,3 +105,40 @@ class VectorEnv(Protocol):
     def modes(self) -> np.ndarray:
         """Returns the way that each episode took at each fork, int64 [N, M]; -1 if undecided."""
         ...
+
+
+def episode_seeds(env: VectorEnv, seed: int, purpose: str, first: int, last: int) -> np.ndarray:
+    """Draws the seeds of the episodes ``first .. last - 1``, int64 [N].
+
+    Episode n plays task n % K of K, so that all tasks get the same number of episodes.
+
+    Args:
+        env: The environment.
+        seed: Seed of the whole job.
+        purpose: Distinguishes several sets of episodes of a job.
+        first: Number of the first episode.
+        last: Number after the last episode.
+    """
+    seeds_N = np.array([derive_seed(seed, purpose, n) for n in range(first, last)], np.int64)
+    num_tasks = len(env.tasks)
+    if not num_tasks:
+        return seeds_N
+    # Half of the multiples of K: the largest seed plus a task's number would be no int64 any more.
+    return seeds_N // (2 * num_tasks) * num_tasks + np.arange(first, last) % num_tasks
+
+
+def tasks_of(env: VectorEnv, seeds: np.ndarray) -> tuple[str, ...]:
+    """Returns the name of each episode's task; empty if the environment has only one task."""
+    if not env.tasks:
+        return ()
+    return tuple(env.tasks[number] for number in np.asarray(seeds) % len(env.tasks))
+
+
+def conditions_of(env: VectorEnv, seeds: np.ndarray) -> np.ndarray | None:
+    """Returns each episode's task as a one-hot vector, float32 [N, K]; None if there is only one.
+
+    It is the ``condition`` of a policy that is told its task, as in Meta-World's MT10 and MT50.
+    """
+    if not env.tasks:
+        return None
+    return np.eye(len(env.tasks), dtype=np.float32)[np.asarray(seeds) % len(env.tasks)]

@@ -98,6 +98,7 @@ class EpisodesEnv(ABC):
     action_spec: ActionSpec
     has_success: bool
     """Whether the task defines success; otherwise only the return counts."""
+    tasks: tuple[str, ...] = ()
 
     @abstractmethod
     def start(self, seed: int) -> Episode:

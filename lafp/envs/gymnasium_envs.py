@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from lafp.config import config_from_dict
 from lafp.envs import ENVS
-from lafp.envs.base import VectorEnv
+from lafp.envs.base import VectorEnv, tasks_of
 from lafp.types import ActionSpec
 
 _MAX_SEED = 2**31
@@ -26,8 +26,9 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
     """One episode at a time of an environment, as Gymnasium defines it.
 
     Observations are pictures, uint8 [H, W, 3]. ``info["is_success"]`` says whether the task is
-    solved, where it defines success. ``reset(seed=s)`` starts the episode that has the seed s in
-    lafp; without a seed, the next episode is drawn from the seed before.
+    solved, where it defines success, and ``info["task"]`` which of several tasks the episode plays.
+    ``reset(seed=s)`` starts the episode that has the seed s in lafp; without a seed, the next
+    episode is drawn from the seed before.
 
     Args:
         name: Name in ``ENVS``.
@@ -51,6 +52,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
         self.action_space = _action_space(env.action_spec)
         self._obs = np.zeros(shape, np.uint8)
+        self._task: dict[str, str] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -59,13 +61,16 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, Any]):
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(_MAX_SEED)) if seed is None else seed
         self._obs = self._env.reset(np.array([drawn]))[0].copy()
-        return self._obs, {}
+        tasks = tasks_of(self._env, np.array([drawn]))
+        self._task = {"task": tasks[0]} if tasks else {}
+        return self._obs, dict(self._task)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advances by one step."""
         result = self._env.step(np.asarray(action)[None])
         self._obs = result.obs[0].copy()
-        info = {} if result.success is None else {"is_success": bool(result.success[0])}
+        info: dict[str, Any] = dict(self._task)
+        info |= {} if result.success is None else {"is_success": bool(result.success[0])}
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         return self._obs, float(result.reward[0]), terminated, truncated, info
 

@@ -142,7 +142,7 @@ class _MetaworldEpisode(Episode):
     ) -> None:
         self._simulator, self._cfg, self._seed = simulator, cfg, seed
         self._renderer, self._camera_id = renderer, camera_id
-        self._script = _script_of(cfg.task)
+        self._script = script_of(cfg.task)
         self._num_steps, self._reached = 0, -1
         self._has_succeeded, self._has_crashed = False, False
         self._goals: Sequence[Position] = cfg.goals.positions if cfg.goals else ()
@@ -229,9 +229,7 @@ class _MetaworldEpisode(Episode):
             goal = self._goals[self._chosen] if self._has_turned or fork is None else fork
             # The script reads the goal from the last three numbers of the observation.
             obs = np.concatenate([obs[:-3], goal])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns that the environment will clip the action
-            action = np.clip(self._script.get_action(obs), -1, 1)
+        action = scripted_action(self._script, obs)
         return action + self._cfg.exploration.noise(self._seed, self._num_steps, len(action))
 
     def exploration(self) -> np.ndarray | None:
@@ -247,27 +245,45 @@ class _MetaworldEpisode(Episode):
 
 
 def _load(task: str, seed: int) -> Any:
-    """Loads a ``metaworld`` environment that ``seed`` determines and whose state has the goal."""
-    try:
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-    except ImportError:
-        raise ConfigError(
-            "Environment metaworld needs metaworld: pip install 'lafp[metaworld]'."
-        ) from None
-    if task not in ALL_V3_ENVIRONMENTS:
-        raise ConfigError(
-            f"task {task} is not in Meta-World. Choose one of: {', '.join(ALL_V3_ENVIRONMENTS)}."
-        )
-    simulator = ALL_V3_ENVIRONMENTS[task]()
+    """Loads a simulator that ``seed`` determines. It steps until its config ends the episode."""
+    simulator = load_simulator(task)
+    simulator.max_path_length = 1 << 30
+    simulator.seed(int(keyed_uint64(seed, _START) % np.uint64(2**32)))
+    return simulator
+
+
+def load_simulator(task: str) -> Any:
+    """Loads a ``metaworld`` environment whose state has the goal. Seed it before its reset.
+
+    Raises:
+        ConfigError: metaworld or the task is missing.
+    """
+    names = metaworld_sets().ALL_V3_ENVIRONMENTS
+    if task not in names:
+        raise ConfigError(f"task {task} is not in Meta-World. Choose one of: {', '.join(names)}.")
+    simulator = names[task]()
     simulator._partially_observable = False
     # This property was cached while the goal was hidden. Its limits would clip the goal to zero.
     simulator.__dict__.pop("sawyer_observation_space", None)
     # Meta-World refuses to step before a task is set. Here the seed takes its place.
     simulator._set_task_called, simulator._freeze_rand_vec = True, False
     simulator.seeded_rand_vec = True
-    simulator.max_path_length = 1 << 30  # episodes end where their config says
-    simulator.seed(int(keyed_uint64(seed, _START) % np.uint64(2**32)))
     return simulator
+
+
+def metaworld_sets() -> Any:
+    """Returns the module of Meta-World that lists its tasks.
+
+    Raises:
+        ConfigError: metaworld is not installed.
+    """
+    try:
+        import metaworld.env_dict
+    except ImportError:
+        raise ConfigError(
+            "This environment needs metaworld: pip install 'lafp[metaworld]'."
+        ) from None
+    return metaworld.env_dict
 
 
 def _markers(goals: GoalsConfig) -> Iterator[Marker]:
@@ -277,7 +293,15 @@ def _markers(goals: GoalsConfig) -> Iterator[Marker]:
         yield Marker(position=goals.obstacle, radius=goals.obstacle_radius, color=_OBSTACLE_COLOR)
 
 
-def _script_of(task: str) -> Any:
+def scripted_action(script: Any, obs: np.ndarray) -> np.ndarray:
+    """Asks a scripted expert for its action, in [-1, 1]; ``obs`` has the goal at its end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that the environment will clip the action
+        return np.clip(script.get_action(obs), -1, 1)
+
+
+def script_of(task: str) -> Any:
+    """Returns Meta-World's scripted expert for a task."""
     from metaworld.policies import ENV_POLICY_MAP
 
     scripts: Any = ENV_POLICY_MAP

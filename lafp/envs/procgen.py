@@ -102,6 +102,7 @@ class Procgen:
     height_px = width_px = 64
     fps = 15.0
     mode_sizes = ()
+    tasks: tuple[str, ...] = ()
     action_spec = ActionSpec(dim=NUM_ACTIONS, is_discrete=True)
 
     def __init__(self, cfg: ProcgenConfig) -> None:

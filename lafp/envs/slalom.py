@@ -59,6 +59,7 @@ class Slalom:
 
     Config = SlalomConfig
     task = "slalom"
+    tasks: tuple[str, ...] = ()
     height_px = width_px = SIZE_PX
     fps = 10.0
     max_steps = MAX_STEPS

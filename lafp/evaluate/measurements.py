@@ -20,7 +20,7 @@ from lafp.evaluate.latency import Latency, measure_latency
 from lafp.evaluate.latent_map import IDM, MAX_POINTS, LatentPoint, Latents, latent_points
 from lafp.evaluate.latent_views import write_latent_views
 from lafp.evaluate.open_loop import open_loop_errors
-from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout
+from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout, seen_at
 from lafp.evaluate.thorough_probe import MeasuredRow, probe_thoroughly
 from lafp.finished.load import LAM_HEAD, lam_behind, load_policy, policy_behind
 from lafp.lam import Lam, load_lam
@@ -187,26 +187,23 @@ def measure_latencies(
     torch.set_num_threads(1)
     env = ENVS.build(env_cfg)
     agents = {method.label: load_agent(run_uri, method) for method in methods}
-    return {
-        size: _latencies(agents, env.reset(np.arange(size)), env.state(), baseline, cfg.num_rounds)
-        for size in cfg.batch_sizes
-    }
+    found = {}
+    for size in cfg.batch_sizes:
+        seen = seen_at(env, env.reset(np.arange(size)), np.arange(size))
+        found[size] = _latencies(agents, seen, baseline, cfg.num_rounds)
+    return found
 
 
 def _latencies(
     agents: Mapping[str, Agent],
-    image: np.ndarray,
-    state: np.ndarray,
+    seen: Mapping[str, np.ndarray],
     baseline: str | None,
     num_rounds: int,
 ) -> dict[str, Latency]:
     for agent in agents.values():
-        agent.reset(len(image))
-    seen = {
-        label: observation(agent, {"image": image, "state": state})
-        for label, agent in agents.items()
-    }
-    calls = {label: lambda label=label: agents[label].act(seen[label]) for label in agents}
+        agent.reset(len(seen["image"]))
+    read = {label: observation(agent, seen) for label, agent in agents.items()}
+    calls = {label: lambda label=label: agents[label].act(read[label]) for label in agents}
     return measure_latency(calls, num_rounds=num_rounds, baseline=baseline)
 
 

@@ -41,6 +41,8 @@ class Episode(Subject):
     """Steps until the end."""
     modes: list[int]
     """Way taken at each fork of the task, -1 where undecided."""
+    episode_task: str | None = None
+    """This episode's task, where the environment has several."""
 
 
 def is_measured(uri: str, label: str) -> bool:
@@ -150,6 +152,7 @@ def _episodes(subject: Subject, parts: Sequence[RolloutResult]) -> list[Episode]
             episode_return=float(part.episode_return[n]),
             length=int(part.length[n]),
             modes=part.modes[n].tolist(),
+            episode_task=part.tasks[n] if part.tasks else None,
         )
         for number, (part, n, success) in enumerate(rows)
     ]

@@ -1,6 +1,7 @@
 """Measurements -> rows of the result table."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import numpy as np
 from lafp.evaluate.latency import Latency
 from lafp.evaluate.modes import mode_coverage
 from lafp.evaluate.outcomes import Episode
-from lafp.evaluate.results import Result, Subject
+from lafp.evaluate.results import SUCCESS_ON, Result, Subject
 from lafp.evaluate.statistics import Interval, interval_of_mean
 from lafp.evaluate.thorough_probe import MeasuredRow
 
@@ -39,6 +40,8 @@ def rollout_rows(
         metric: [v for episode in episodes if math.isfinite(v := float(getattr(episode, name)))]
         for metric, name in names.items()
     }
+    if "success" in names:
+        finite |= _successes_per_task(episodes)
     interval = {metric: interval_of_mean([values]) for metric, values in finite.items() if values}
     rows = [_with_interval(subject, metric, value) for metric, value in interval.items()]
     expert_return = float(np.mean([episode.episode_return for episode in demonstrations]))
@@ -61,6 +64,14 @@ def rollout_rows(
             value = getattr(coverage, metric)
             rows.append(Result.of(subject, metric, value, coverage.num_decided))
     return rows
+
+
+def _successes_per_task(episodes: Sequence[Episode]) -> dict[str, list[float]]:
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for episode in episodes:
+        if episode.episode_task is not None:
+            found[f"{SUCCESS_ON}{episode.episode_task}"].append(float(bool(episode.success)))
+    return found
 
 
 def action_error_rows(subject: Subject, errors: Mapping[str, float]) -> list[Result]:

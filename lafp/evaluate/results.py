@@ -7,6 +7,7 @@ Metrics and the methods that have them:
                             are its 95 % interval
 ``return``                  mean sum of rewards, with interval
 ``return_normalized``       ``return`` over the demonstrators'
+``success_on_<task>``       the same for the episodes of one task, where an environment has several
 ``length``                  mean steps of an episode
 ``side_entropy``            mean over forks of the entropy of the way taken, over the demonstrators'
 ``mode_coverage``           entropy of the whole path (all forks jointly), over the demonstrators'
@@ -59,6 +60,9 @@ from lafp.storage.tables import read_records, write_rows
 DEMONSTRATOR = "demonstrator"
 BEHAVIOR_CLONING = "behavior_cloning"
 """Cloning of true actions, on the labels alone."""
+
+SUCCESS_ON = "success_on_"
+"""Beginning of the metrics of single tasks, where an environment has several."""
 
 Key = tuple[str | None, float | None, str]
 

@@ -1,7 +1,7 @@
 """Episodes of an agent in an environment, many at once."""
 
 # Shape letters in this file: N episodes, T steps of the longest, H height, W width, A true action,
-# S state, M forks.
+# S state, M forks, K tasks.
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from lafp.config import ConfigError
-from lafp.envs.base import VectorEnv
+from lafp.envs.base import VectorEnv, conditions_of, tasks_of
 
 
 class Actor(Protocol):
@@ -44,6 +44,19 @@ def observation(actor: Actor, seen: Mapping[str, np.ndarray]) -> np.ndarray | di
     return seen["image"] if len(actor.reads) == 1 else {name: seen[name] for name in actor.reads}
 
 
+def seen_at(env: VectorEnv, image: np.ndarray, seeds: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns all that an actor may read of the environment's current state.
+
+    Args:
+        env: The environment.
+        image: Its current pictures, uint8 [N, H, W, 3].
+        seeds: Seeds of the episodes, int64 [N].
+    """
+    seen = {"image": image, "state": env.state()}
+    condition_NK = conditions_of(env, seeds)
+    return seen if condition_NK is None else seen | {"condition": condition_NK}
+
+
 class Expert:
     """The environment's demonstrator as an actor."""
 
@@ -74,6 +87,8 @@ class Recording:
     """float32 [L, A]: the exploration noise in a demonstrator's actions; None where none is."""
     mask: np.ndarray | None = None
     """bool [L + 1, H, W]: where each frame shows the agent; None unless it was asked for."""
+    condition: np.ndarray | None = None
+    """float32 [K]: the episode's task as a one-hot vector; None where there is only one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +107,8 @@ class RolloutResult:
     """int64 [N, M]: way taken at each fork, -1 where undecided."""
     path: np.ndarray
     """float32 [N, T + 1, S]: states; an episode that is over stays at its last."""
+    tasks: tuple[str, ...]
+    """Name of each episode's task; empty where the environment has only one."""
     recordings: tuple[Recording, ...]
     """Frames of the first episodes."""
 
@@ -126,25 +143,26 @@ def rollout(
     """
     obs = env.reset(seeds)
     actor.reset(len(seeds), seed)
+    seen = seen_at(env, obs, seeds)
     # Copies: a slice would keep the pictures of all episodes.
-    frames, actions, states = [obs[:num_recorded].copy()], [], [env.state()]
+    frames, actions, states = [obs[:num_recorded].copy()], [], [seen["state"]]
     noises: list[np.ndarray] = []
     masks = [_agent_mask(env)[:num_recorded].copy()] if has_masks else []
     length = np.zeros(len(seeds), np.int64)
     episode_return = np.zeros(len(seeds), np.float32)
     done = np.zeros(len(seeds), bool)
     while not done.all():
-        action = actor.act(observation(actor, {"image": obs, "state": states[-1]}))
+        action = actor.act(observation(actor, seen))
         if num_recorded and isinstance(actor, Expert):
             noise = env.expert_noise()
             noises += [] if noise is None else [noise[:num_recorded]]
         result = env.step(action)
         length += ~done
         episode_return += np.where(done, 0, result.reward)
-        obs, done = result.obs, result.done
-        frames.append(obs[:num_recorded].copy())
+        done, seen = result.done, seen_at(env, result.obs, seeds)
+        frames.append(result.obs[:num_recorded].copy())
         actions.append(action[:num_recorded])
-        states.append(env.state())
+        states.append(seen["state"])
         masks += [_agent_mask(env)[:num_recorded].copy()] if has_masks else []
     return RolloutResult(
         seeds=np.asarray(seeds, np.int64),
@@ -153,6 +171,7 @@ def rollout(
         length=length,
         modes=env.modes(),
         path=np.stack(states, axis=1),
+        tasks=tasks_of(env, seeds),
         recordings=tuple(
             Recording(
                 frames=np.stack([step[n] for step in frames[: length[n] + 1]]),
@@ -162,6 +181,7 @@ def rollout(
                     np.stack([step[n] for step in noises[: length[n]]]) if noises else None
                 ),
                 mask=np.stack([step[n] for step in masks[: length[n] + 1]]) if masks else None,
+                condition=seen["condition"][n] if "condition" in seen else None,
             )
             for n in range(min(num_recorded, len(seeds)))
         ),

@@ -1,6 +1,7 @@
 """Names what an evaluation measures: the latent action model, shard sets and ways to act."""
 
 from lafp import storage
+from lafp.config import ConfigError
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
 from lafp.evaluate.config import EvaluateConfig
@@ -27,7 +28,13 @@ def stages_of_methods(cfg: EvaluateConfig) -> list[str]:
 def environment(cfg: EvaluateConfig) -> VectorEnv:
     """Builds the environment of the rollouts, which the config must name."""
     assert cfg.env is not None
-    return ENVS.build(cfg.env)
+    env = ENVS.build(cfg.env)
+    if env.tasks and cfg.num_episodes % len(env.tasks):
+        raise ConfigError(
+            f"num_episodes must be a multiple of the {len(env.tasks)} tasks of {env.task}, so that "
+            f"all get the same number, got {cfg.num_episodes}."
+        )
+    return env
 
 
 def subjects(cfg: EvaluateConfig, run: RunDir) -> dict[str, Subject]:

@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
-
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
 from lafp.data.randomness import derive_seed
+from lafp.envs.base import VectorEnv, episode_seeds
 from lafp.evaluate import measurements, result_rows
 from lafp.evaluate.config import EvaluateConfig, MethodConfig
 from lafp.evaluate.latency import Latency
@@ -60,7 +59,7 @@ def probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result
 def method_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result]:
     """Measures the demonstrators and every method: rollouts, latents, action error, latency."""
     env, subjects = measured.environment(cfg), measured.subjects(cfg, run)
-    _roll_out(cfg, run, stage, subjects, env.fps)
+    _roll_out(cfg, run, stage, subjects, env)
     episodes = {label: read_outcomes(stage.uri, label) for label in subjects}
     write_episodes(
         stage.path("episodes.parquet"), [e for found in episodes.values() for e in found]
@@ -82,14 +81,18 @@ def method_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Resul
 
 
 def _roll_out(
-    cfg: EvaluateConfig, run: RunDir, stage: StageDir, subjects: Mapping[str, Subject], fps: float
+    cfg: EvaluateConfig,
+    run: RunDir,
+    stage: StageDir,
+    subjects: Mapping[str, Subject],
+    env: VectorEnv,
 ) -> None:
     """Runs the episodes of every label that has none yet."""
     methods: dict[str, MethodConfig | None] = {DEMONSTRATOR: None}
     methods |= {method.label: method for method in cfg.methods}
     missing = [label for label in subjects if not is_measured(stage.uri, label)]
     starts = range(0, cfg.num_episodes, cfg.episodes_per_task)
-    seeds = np.array([derive_seed(cfg.seed, "evaluate", n) for n in range(cfg.num_episodes)])
+    seeds = episode_seeds(env, cfg.seed, "evaluate", 0, cfg.num_episodes)
     work = [(label, start) for label in missing for start in starts]
     calls, sizes = [], []
     for label, start in work:
@@ -113,7 +116,7 @@ def _roll_out(
         results[label][start] = result
         if len(results[label]) == len(starts):
             parts = [results[label][start] for start in starts]
-            write_outcomes(stage.uri, subjects[label], parts, fps)
+            write_outcomes(stage.uri, subjects[label], parts, env.fps)
             # Recorded frames are large, so those of finished methods are not kept.
             del results[label]
 

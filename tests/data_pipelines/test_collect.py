@@ -74,6 +74,17 @@ def test_a_labeled_episode_replays_to_its_own_video(tmp_path):
         assert error.mean() < 1.5 and np.quantile(error, 0.999) < 25
 
 
+def test_several_tasks_take_turns_and_an_episode_says_which_one_it_shows(tmp_path, monkeypatch):
+    monkeypatch.setattr(Slalom, "tasks", ("left", "right"))
+    batch = Batch(subset="labeled", first=1, last=4)
+    render_batch(CFG, batch, str(tmp_path))
+    records = json.loads(storage.read_text(batch.record_uri(str(tmp_path))))
+    assert [record["task"] for record in records] == ["right", "left", "right"]
+    files = [tmp_path / f"labeled/episode_{n:06d}.npz" for n in (1, 2, 3)]
+    conditions = [np.load(file, allow_pickle=False)["condition"].tolist() for file in files]
+    assert conditions == [[0, 1], [1, 0], [0, 1]]
+
+
 def test_unseen_episodes_lie_in_a_folder_of_their_own_below_the_held_out_ones(tmp_path):
     cfg = replace(CFG, env=SlalomConfig(), unseen_env=SlalomConfig(distractors=True))
     assert {batch.subset for batch in batches(CFG)} == {"videos", "labeled", "labeled_val"}

@@ -275,3 +275,10 @@ def test_a_lam_of_a_mixture_is_looked_at_on_the_mixture(run, tmp_path):
     given = replace(CFG, shards=other)
     assert viewed_shards(given, mine) == {other: 1.0}
     assert JOB.inputs(given, mine)["shards/videos"] == shards_sha256(other)
+
+
+def test_several_tasks_must_get_the_same_number_of_episodes(run, monkeypatch):
+    monkeypatch.setattr(Slalom, "tasks", ("a", "b", "c"))
+    with pytest.raises(ConfigError, match="num_episodes must be a multiple of the 3 tasks of slal"):
+        plan(CFG, run)
+    assert plan(replace(CFG, num_episodes=9), run)[1].startswith("9 episodes of slalom")

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from lafp.evaluate.grouped import Results
 from lafp.report.blocks import Section
-from lafp.report.sections import alignment, latency, outcome, probe
+from lafp.report.sections import alignment, latency, outcome, per_task, probe
 
 RESULT_SECTIONS: list[Callable[[Results, str | None], Section | None]] = [
     outcome.section,
+    per_task.section,
     alignment.section,
     latency.section,
     probe.section,

@@ -47,7 +47,7 @@ def test_the_slalom_ablation_differs_in_nothing_but_the_anchor():
         ({"num_episodes": 0}, "num_episodes must be at least 1"),
         ({"save_rollouts": 101}, "save_rollouts must be at most episodes_per_task"),
         ({"latency": {"batch_sizes": []}}, "latency: batch_sizes must be positive"),
-        ({"env": {"name": "chess"}}, "Choose one of: dmc, metaworld, minigrid, procgen, slalom"),
+        ({"env": {"name": "chess"}}, "Choose one of: dmc, metaworld, metaworld_mt, minigrid, proc"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

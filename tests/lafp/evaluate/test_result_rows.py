@@ -44,6 +44,20 @@ def test_rollouts_become_means_with_intervals_and_shares_of_the_demonstrators():
     assert all((row.label, row.anchor_time) == ("flow", 0.5) for row in rows)
 
 
+def test_success_is_told_for_each_of_several_tasks():
+    some = [
+        replace(episode, episode_task="reach" if episode.episode % 4 else "push")
+        for episode in episodes([True, True, True, False] * 25, [()] * 100)
+    ]
+    found = {row.metric: row for row in rollout_rows(SUBJECT, some, some, ())}
+    assert found["success"].value == 0.75
+    reach, push = found["success_on_reach"], found["success_on_push"]
+    assert (reach.value, reach.n, push.value, push.n) == (pytest.approx(2 / 3), 75, 1.0, 25)
+    assert 0.5 < reach.low < 2 / 3 < reach.high < 0.8
+    unknown = [replace(episode, success=None) for episode in some]
+    assert not any("_on_" in row.metric for row in rollout_rows(SUBJECT, unknown, unknown, ()))
+
+
 def test_a_task_without_success_is_measured_by_its_return():
     some = [replace(episode, success=None) for episode in episodes([1, 0, 1, 1], [()] * 4)]
     best = [replace(episode, episode_return=2.0) for episode in some]

@@ -3,6 +3,7 @@ import weakref
 import numpy as np
 import pytest
 
+from lafp.config import ConfigError
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.evaluate.rollouts import Expert, rollout
 
@@ -91,3 +92,35 @@ def test_pictures_of_episodes_that_are_not_recorded_are_let_go(num_recorded):
     assert len(env.pictures) == result.length.max() > 10
     assert most <= 4
     assert len(result.recordings) == num_recorded
+
+
+class TwoTasks(Slalom):
+    """Slalom under two names: tells which part of an episode a rollout passes on."""
+
+    tasks = ("left", "right")
+
+
+def test_an_actor_is_told_which_of_several_tasks_it_plays():
+    class Told:
+        reads = frozenset({"image", "condition"})
+
+        def reset(self, num_episodes, seed):
+            self.conditions = []
+
+        def act(self, obs):
+            self.conditions.append(obs["condition"])
+            return np.tile([1.0, 0.0], (len(obs["image"]), 1))
+
+    told = Told()
+    result = rollout(TwoTasks(SlalomConfig()), told, np.array([4, 7, 8]), num_recorded=3)
+    one_hot = [[1, 0], [0, 1], [1, 0]]
+    assert all(condition.tolist() == one_hot for condition in told.conditions)
+    assert [recording.condition.tolist() for recording in result.recordings] == one_hot
+    assert result.tasks == ("left", "right", "left")
+
+
+def test_a_policy_that_reads_a_task_is_refused_where_there_is_only_one():
+    actor = Straight()
+    actor.reads = frozenset({"image", "condition"})
+    with pytest.raises(ConfigError, match="reads condition: there is none here"):
+        rollout(Slalom(SlalomConfig()), actor, np.arange(2))
