@@ -132,6 +132,52 @@ def test_a_job_whose_time_is_over_saves_and_goes_on_in_the_queue(slurm, tmp_path
     assert (lam / "model.json").is_file()
 
 
+STAND_IN = """#!/usr/bin/env bash
+# In place of Apptainer, which is not here: notes how it was called, and starts the command.
+printf '%s\\n' "$*" >> "$APPTAINER_CALLS"
+while [[ $1 != *.sif ]]; do shift; done
+shift
+exec "$@"
+"""
+
+
+def test_with_an_image_ray_and_the_job_run_in_it(slurm, tmp_path):
+    program, log, calls = tmp_path / "bin/apptainer", tmp_path / "job.log", tmp_path / "calls"
+    program.parent.mkdir()
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    environment = slurm | {
+        "PATH": f"{program.parent}{os.pathsep}{slurm['PATH']}",
+        "LAFP_IMAGE": "/images/lafp.sif",
+        "APPTAINER_CALLS": str(calls),
+    }
+    code = "import ray; ray.init(log_to_driver=False); print(len(ray.nodes()), 'nodes')"
+    command = ["python", "-c", code]
+    subprocess.run(
+        ["sbatch", "--wait", "--nodes=2", "--cpus-per-task=1", f"--output={log}", SCRIPT, *command],
+        env=environment,
+        cwd=ROOT,
+        check=False,
+        timeout=300,
+    )
+    assert "2 nodes" in log.read_text(), log.read_text()
+    options = f"exec --nv --bind {slurm.get('TMPDIR', '/tmp')} /images/lafp.sif "
+    started = calls.read_text().splitlines()
+    assert all(call.startswith(options) for call in started)
+    kinds = [call.removeprefix(options).split(" --")[0] for call in started]
+    assert sorted(kinds) == sorted(["ray start"] * 2 + ["python - 2", f"python -c {code}"])
+
+
+def test_an_image_without_apptainer_is_refused_before_ray_starts(tmp_path):
+    result = subprocess.run(
+        [shutil.which("bash"), str(SCRIPT), "true"],
+        env={"PATH": str(tmp_path), "SLURM_JOB_ID": "1", "LAFP_IMAGE": "/images/lafp.sif"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2 and "there is no apptainer on" in result.stderr
+
+
 def test_a_script_without_slurm_says_how_it_is_started():
     result = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True)
     assert (result.returncode, result.stderr.startswith("Usage: sbatch")) == (2, True)
