@@ -17,6 +17,8 @@ from lafp.envs.base import VectorEnv
 from lafp.envs.dmc import Dmc, DmcConfig
 from lafp.envs.episodes import ExplorationConfig
 from lafp.envs.metaworld import Metaworld, MetaworldConfig
+from lafp.envs.metaworld_mt import MetaworldMt, MetaworldMtConfig
+from lafp.envs.mujoco.rendering import RenderConfig
 from lafp.evaluate.rollouts import Expert, rollout
 
 CONFIGS = Path(__file__).parents[2] / "configs/collect"
@@ -34,6 +36,11 @@ def main(folder: str) -> None:
             tell(f"{task}, noise in {share:.0%}", Dmc(cfg), 10)
     for task in METAWORLD_TASKS:
         tell(task, Metaworld(MetaworldConfig(task=task, size_px=8)), 20)
+    tell(
+        "mt10",
+        MetaworldMt(MetaworldMtConfig(tasks=("mt10",), size_px=8, render=RenderConfig())),
+        20,
+    )
     for name in MULTI_GOAL:
         overrides = ["env.exploration.share=0"]
         tell(
