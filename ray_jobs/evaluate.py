@@ -52,6 +52,17 @@ def reads(cfg: EvaluateConfig) -> list[str]:
     return ["lam", "shards/videos", "shards/labeled", *measured.stages_of_methods(cfg)]
 
 
+def check(cfg: EvaluateConfig, run: RunDir) -> None:
+    """Finds what the rollouts would refuse after the latent views were made.
+
+    Raises:
+        ConfigError: An input, a model or the simulator is missing, or they do not fit together.
+    """
+    if cfg.env is not None:
+        inputs(cfg, run)  # it names a stage that is missing
+        measured.subjects(cfg, run)
+
+
 def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:
     """Returns lines for ``--dry-run``: the measurements that would be done."""
     inputs(cfg, run)
@@ -79,6 +90,7 @@ JOB = Job(
     schema=EvaluateConfig,
     stage=lambda _: "evaluation",
     inputs=inputs,
+    check=check,
     resources=lambda _: Resources(num_cpus=1),
     plan=plan,
     run=run_stage,

@@ -68,7 +68,8 @@ def check(cfg: PipelineConfig, run: RunDir) -> None:
     """Finds errors now that would otherwise stop a stage hours later, when its turn comes.
 
     Raises:
-        ConfigError: Two sections write the same stage, or a source is not there.
+        ConfigError: Two sections write the same stage, a source is not there, or the simulator of
+            the rollouts.
     """
     times = Counter(job.stage(section) for job, section in steps(cfg))
     if twice := [stage for stage, num in times.items() if num > 1]:
@@ -83,6 +84,11 @@ def check(cfg: PipelineConfig, run: RunDir) -> None:
             except ConfigError as error:
                 raise ConfigError(f"{key}: {error}") from None
     check_models(cfg)
+    if cfg.evaluate.env is not None and run.complete("evaluation") is None:
+        try:
+            evaluate.rollout_env(cfg.evaluate)
+        except ConfigError as error:
+            raise ConfigError(f"evaluate: {error}") from None
     for job, section in steps(cfg):
         if job in TRAINING_JOBS:
             _check_if_its_turn(job, section, run)

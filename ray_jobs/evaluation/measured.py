@@ -26,7 +26,11 @@ def stages_of_methods(cfg: EvaluateConfig) -> list[str]:
 
 
 def environment(cfg: EvaluateConfig) -> VectorEnv:
-    """Builds the environment of the rollouts, which the config must name."""
+    """Builds the environment of the rollouts, which the config must name.
+
+    Raises:
+        ConfigError: Its simulator is missing, or its tasks would get different numbers of episodes.
+    """
     assert cfg.env is not None
     env = ENVS.build(cfg.env)
     if env.tasks and cfg.num_episodes % len(env.tasks):

@@ -12,6 +12,7 @@ from lafp import storage
 from lafp.config import ConfigError, config_from_dict, config_to_dict, load_config
 from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.shards.sets import open_shard_set
+from lafp.envs.slalom import Slalom
 from lafp.finished.saved_model import save_model
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.train.checkpoints import Checkpoints
@@ -270,6 +271,17 @@ def test_what_sections_do_not_agree_on_is_said_before_any_stage(tmp_path, overri
     with pytest.raises(ConfigError, match=message):
         pipeline.check(load_config(PipelineConfig, SLALOM, [override]), run)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_environment_that_would_refuse_the_rollouts_is_found_before_the_training(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Slalom, "tasks", ("left", "right"))
+    run = RunDir(str(tmp_path))
+    cfg = load_config(PipelineConfig, SLALOM, ["evaluate.num_episodes=31"])
+    with pytest.raises(ConfigError, match="evaluate: num_episodes must be a multiple of the 2 ta"):
+        pipeline.check(cfg, run)
+    pipeline.check(load_config(PipelineConfig, SLALOM, ["evaluate.num_episodes=30"]), run)
 
 
 def test_a_study_names_the_run_whose_models_cannot_be_built(tmp_path):

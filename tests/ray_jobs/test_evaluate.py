@@ -281,4 +281,6 @@ def test_several_tasks_must_get_the_same_number_of_episodes(run, monkeypatch):
     monkeypatch.setattr(Slalom, "tasks", ("a", "b", "c"))
     with pytest.raises(ConfigError, match="num_episodes must be a multiple of the 3 tasks of slal"):
         plan(CFG, run)
+    with pytest.raises(ConfigError, match="got 10"):
+        JOB.check(CFG, run)
     assert plan(replace(CFG, num_episodes=9), run)[1].startswith("9 episodes of slalom")
