@@ -55,7 +55,7 @@ def section(results: Results, variant: str | None) -> Section | None:
                 "τₐ is where the solver starts when the action decoder is trained: 0 = noise, "
                 "1 = the demonstrator's own latent action, as the latent action model infers it "
                 "(IDM latents), a range = each sample draws its own start."
-                f"{_ticks(groups)}{_on_widthless(groups)}",
+                f"{_ticks(groups)}{on_widthless(groups)}",
             )
         )
     blocks.append(_table(results, variant, groups))
@@ -109,12 +109,14 @@ def _ticks(groups: Sequence[Group]) -> str:
     return ""
 
 
-def _on_widthless(groups: Sequence[Group]) -> str:
+def on_widthless(groups: Sequence[Group]) -> str:
     """Warns of intervals without width: 0 of n (or n of n) successes are no certainty."""
-    found = [g for g in groups if g.subject.metric == "success" and g.interval.num_values > 1]
+    found = [
+        g for g in groups if g.subject.metric.startswith("success") and g.interval.num_values > 1
+    ]
     if not any(group.interval.low == group.interval.high for group in found):
         return ""
-    bound = percent(3 / found[0].interval.num_values)
+    bound = percent(min(1, 3 / found[0].interval.num_values))
     return (
         " Where no episode or every one succeeded, a bootstrap interval has no width; the true "
         f"share may still be {bound} off (rule of three)."

@@ -41,6 +41,21 @@ def test_several_seeds_are_one_mean():
     assert table.rows[0][2].startswith("70 % [")
 
 
+def test_a_variant_has_the_tasks_of_its_own_environment():
+    one_task = one_run("/runs/1", [Result.of(BC, "success", 1.0, 10)], {}, variant="single")
+    both = merged([run_of(SHARES), one_task])
+    assert per_task.section(both, "single") is None and per_task.section(both, None) is not None
+
+
 def test_an_environment_of_one_task_has_no_such_section():
     one = {key: value for key, value in SHARES.items() if key[1] == "success"}
     assert per_task.section(run_of(one), None) is None
+
+
+def test_a_share_of_none_or_all_is_said_to_be_less_certain_than_it_looks():
+    run = run_of({("bc", "success"): 0.0})
+    rows = [*run.rows, Result.of(BC, "success_on_push-v3", 0.0, 10, low=0.0, high=0.0)]
+    (table,) = per_task.section(one_run("/runs/0", rows, {}), None).blocks
+    assert "the true share may still be 30" in table.caption
+    (wide,) = per_task.section(run_of(SHARES), None).blocks
+    assert "rule of three" not in wide.caption
