@@ -38,6 +38,7 @@ from ray_jobs import (
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job, Part, execute, state_of
+from ray_jobs.evaluation import measured
 from ray_jobs.studies.pipeline_config import PipelineConfig
 
 TRAINING_JOBS = (train_lam.JOB, train_policy.JOB, train_decoder.JOB, train_bc.JOB)
@@ -86,7 +87,7 @@ def check(cfg: PipelineConfig, run: RunDir) -> None:
     check_models(cfg)
     if cfg.evaluate.env is not None and run.complete("evaluation") is None:
         try:
-            evaluate.rollout_env(cfg.evaluate)
+            measured.environment(cfg.evaluate)
         except ConfigError as error:
             raise ConfigError(f"evaluate: {error}") from None
     for job, section in steps(cfg):

@@ -62,7 +62,9 @@ class RejectPictures:
             found: dict[int, bytes] = {}
             try:
                 found = self._decode(rows)
-            except Exception:  # such as a full disk: these rows have no picture, the next may have
+            except BaseException:
+                # Such as a full disk: these rows have no picture, the next may have. A thread that
+                # ended here would leave all who ask waiting for ever.
                 traceback.print_exc()
             self._keep(rows, found)
 
