@@ -41,3 +41,14 @@ def test_pictures_that_were_dropped_are_made_again(table, monkeypatch):
     pictures.prepare(range(6))
     first = pictures.picture(5)
     assert pictures.picture(0) and pictures.picture(5) == first
+
+
+def test_a_decoding_that_is_ended_leaves_nobody_waiting(table, monkeypatch):
+    def ended(*_):
+        monkeypatch.undo()
+        raise SystemExit
+
+    monkeypatch.setattr(rejected, "reject_pictures", ended)
+    pictures = RejectPictures(table)
+    assert pictures.picture(0) is None
+    assert pictures.picture(1) is not None
