@@ -1,6 +1,7 @@
-"""The wheel and the source package: what they hold, and how they are built."""
+"""The wheel and the source package: what they hold, and a stranger who installs the wheel."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("lafp", "data_pipelines", "ray_jobs", "configs")
-FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+FILES = ("constraints.txt", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 COMPILED = "lafp/video/damage/vp8_entropy.abi3.so"
 
 
@@ -60,6 +61,45 @@ def test_a_machine_without_a_compiler_builds_a_wheel_that_installs(tmp_path):
     assert done.stdout.split() == [str(target / "lafp/video/damage/vp8_partitions.py"), "None"]
 
 
+@pytest.mark.slow
+def test_a_stranger_installs_the_wheel_and_runs_the_tiny_pipeline(tmp_path):
+    """The commands of docs/install.md in a fresh environment, then the result loaded there."""
+    (section,) = re.findall(
+        r"\n## Try it in a fresh environment\n(.*?)\n## ",
+        (ROOT / "docs/install.md").read_text(),
+        re.DOTALL,
+    )
+    (commands,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    commands = commands.replace("python3.11", sys.executable)
+    checkout = tmp_path / "checkout"
+    copy_sources(checkout)
+    # Nothing of this environment: neither its packages, nor its place on PATH, nor its cluster.
+    foreign = ("PYTHON", "PYTEST", "VIRTUAL_ENV")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    env |= {"HOME": str(tmp_path), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    python = tmp_path / "lafp-trial/.venv/bin/python"
+    try:
+        run = ["bash", "-euo", "pipefail", "-c", commands]
+        done = subprocess.run(
+            run, cwd=checkout, env=env, capture_output=True, text=True, timeout=3000
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        finished = tmp_path / "lafp-trial/runs/tiny"
+        assert (finished / "report.html").exists()
+        code = (
+            "import lafp, numpy\n"
+            "agent = lafp.Agent.load('runs/tiny', action_decoder='latent_flow')\n"
+            "agent.reset()\n"
+            "print(lafp.__file__, agent.act(numpy.zeros((48, 48, 3), numpy.uint8)).shape)\n"
+        )
+        acted = subprocess.run(
+            [python, "-c", code], cwd=finished.parents[1], env=env, capture_output=True, text=True
+        )
+        assert str(python.parents[1]) in acted.stdout and "(2,)" in acted.stdout, acted.stderr
+    finally:
+        shutil.rmtree(tmp_path, ignore_errors=True)  # 2 GB
+
+
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory) -> Path:
     """A copy of what is packed, because the build writes into its folder."""
@@ -74,6 +114,7 @@ def built(copied) -> tuple[Path, Path]:
 
 
 def copy_sources(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
     unwanted = shutil.ignore_patterns("__pycache__", "*.so")
     for name in SOURCES:
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
