@@ -1,7 +1,7 @@
 """Implements ``lafp.storage`` for S3 with boto3. See there for the meaning of each function."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,21 +79,31 @@ def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
         extra["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
 
     def read(s3: Any) -> bytes:
-        from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+        from botocore.exceptions import ClientError
 
-        for attempt in range(_NUM_READS):
-            try:
-                return bytes(s3.get_object(Bucket=bucket, Key=key, **extra)["Body"].read())
-            except (HTTPClientError, IncompleteReadError):  # boto3 retries requests, not bodies
-                if attempt == _NUM_READS - 1:
-                    raise
-            except ClientError as error:
-                if error.response["Error"]["Code"] != "InvalidRange":
-                    raise
-                return b""  # beyond the end, as on a disk
-        raise AssertionError(uri)
+        try:
+            return _get(s3, Bucket=bucket, Key=key, **extra)[0]
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "InvalidRange":
+                raise
+            return b""  # beyond the end, as on a disk
 
     return _ask("read", uri, read)
+
+
+def _get(s3: Any, **request: Any) -> tuple[bytes, str]:
+    """Returns content and ETag. Asks again if the content breaks off, which boto3 does not do."""
+    from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+    for _ in range(_NUM_READS - 1):
+        with suppress(HTTPClientError, IncompleteReadError):
+            return _get_once(s3, request)
+    return _get_once(s3, request)
+
+
+def _get_once(s3: Any, request: dict[str, Any]) -> tuple[bytes, str]:
+    found = s3.get_object(**request)
+    return bytes(found["Body"].read()), str(found["ETag"])
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -104,12 +114,8 @@ def write_bytes(uri: str, data: bytes) -> None:
 def read_version(uri: str) -> tuple[bytes, str] | None:
     bucket, key = split(uri)
 
-    def read(s3: Any) -> tuple[bytes, str]:
-        found = s3.get_object(Bucket=bucket, Key=key)
-        return bytes(found["Body"].read()), str(found["ETag"])
-
     try:
-        return _ask("read", uri, read)
+        return _ask("read", uri, lambda s3: _get(s3, Bucket=bucket, Key=key))
     except FileNotFoundError:
         return None
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,7 @@ from lafp.video import VIDEO_DECODERS, EncodeConfig
 from lafp.video.decoders.base import VideoInfo
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from ray_jobs.core import findings
+from tests.chaos.s3_faults import faulty_s3
 from tests.http_server import serving
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
@@ -280,10 +282,27 @@ def test_a_long_video_is_shared_out_in_pieces_and_comes_to_the_same(local_ray, t
 
 
 def test_s3_to_s3_gives_the_same_shards(s3_bucket, made, source, local_ray_on_s3):
+    assert_same_shards_on_s3(s3_bucket, made, source)
+
+
+@pytest.mark.slow
+def test_a_faulty_s3_gives_the_same_shards(s3_server, s3_bucket, made, source, monkeypatch):
+    """An error, a lost answer or a body that breaks off befalls a tenth of the requests."""
+    with faulty_s3(s3_server["AWS_ENDPOINT_URL"], seed=1, share=0.1) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        ray.shutdown()
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        with ThreadPoolExecutor(1) as pool:  # a new thread has a new client of this endpoint
+            pool.submit(assert_same_shards_on_s3, s3_bucket, made, source).result()
+        ray.shutdown()
+    assert sum(proxy.faults.values()) > 20
+
+
+def assert_same_shards_on_s3(bucket: str, made, source: Path) -> None:
     for path in source.iterdir():
-        storage.write_bytes(storage.join(s3_bucket, "in", path.name), path.read_bytes())
-    cfg = replace(CFG, source=storage.join(s3_bucket, "in"))
-    out = storage.join(s3_bucket, "out")
+        storage.write_bytes(storage.join(bucket, "in", path.name), path.read_bytes())
+    cfg = replace(CFG, source=storage.join(bucket, "in"))
+    out = storage.join(bucket, "out")
     summary = preprocess(cfg, out)
     assert summary["num_clips"] == made[1]["num_clips"]
     names = [info.uri.rpartition("/")[2] for info in storage.list_files(out)]
