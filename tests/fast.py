@@ -63,6 +63,12 @@ def pytest_runtest_protocol() -> Iterator[None]:
         return (yield)
 
 
+def pytest_configure() -> None:
+    # A thread that outlives its test may start a process when no handler is set any more. The
+    # signal's default would end this process.
+    signal.signal(signal.SIGPROF, signal.SIG_IGN)
+
+
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if _note(item).exists():
