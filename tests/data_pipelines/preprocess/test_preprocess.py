@@ -287,8 +287,8 @@ def test_s3_to_s3_gives_the_same_shards(s3_bucket, made, source, local_ray_on_s3
 
 @pytest.mark.slow
 def test_a_faulty_s3_gives_the_same_shards(s3_server, s3_bucket, made, source, monkeypatch):
-    """An error, a lost answer or a body that breaks off befalls a tenth of the requests."""
-    with faulty_s3(s3_server["AWS_ENDPOINT_URL"], seed=1, share=0.1) as proxy:
+    """An error, a lost answer or a body that breaks off befalls three requests in ten."""
+    with faulty_s3(s3_server["AWS_ENDPOINT_URL"], seed=1, share=0.3) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         ray.shutdown()
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
