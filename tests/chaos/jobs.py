@@ -1,6 +1,7 @@
 """The jobs that are killed: what they read, their commands, how far they are, and their results."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,8 @@ from tests.synthetic_video import moving_square, write_video
 NUM_STEPS, CHECKPOINT_EVERY = 60, 5
 _TIMES = ("provenance.json", "summary.json", "starts.jsonl", "metrics.jsonl", "config.yaml")
 """Files that hold times and paths: only that they are there is compared."""
+_OF_THE_WEIGHTS = ("step", "loss", "val/loss", "probe/r2", "probe/mse")
+"""Metrics in a model's card that do not tell of times and memory."""
 _OF_KILLS = ("failures.jsonl", "notes.jsonl")
 """Files that tell of kills, so only a run that was killed has them."""
 
@@ -52,6 +55,10 @@ def result(run: Path) -> dict[str, str]:
             continue
         if path.suffix == ".parquet":
             found[name] = _sha256(str(pq.read_table(path).to_pylist()).encode())
+        elif name == "lam/model.json":
+            card = json.loads(path.read_text())
+            card["metrics"] = {k: v for k, v in card["metrics"].items() if k in _OF_THE_WEIGHTS}
+            found[name] = str(card)
         elif path.name == "metrics.jsonl":
             found[name] = str([(r["step"], r.get("loss")) for r in read_lines(str(path))])
         elif path.name == "takedowns.jsonl" or path.name in _TIMES or "/checkpoints/" in name:
