@@ -91,8 +91,8 @@ def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
     return _ask("read", uri, read)
 
 
-def _get(s3: Any, **request: Any) -> tuple[bytes, str]:
-    """Returns content and ETag. Asks again if the content breaks off, which boto3 does not do."""
+def _get(s3: Any, **request: Any) -> tuple[bytes, Any]:
+    """Returns content and answer. Asks again if the content breaks off, which boto3 does not do."""
     from botocore.exceptions import HTTPClientError, IncompleteReadError
 
     for _ in range(_NUM_READS - 1):
@@ -101,9 +101,9 @@ def _get(s3: Any, **request: Any) -> tuple[bytes, str]:
     return _get_once(s3, request)
 
 
-def _get_once(s3: Any, request: dict[str, Any]) -> tuple[bytes, str]:
+def _get_once(s3: Any, request: dict[str, Any]) -> tuple[bytes, Any]:
     found = s3.get_object(**request)
-    return bytes(found["Body"].read()), str(found["ETag"])
+    return bytes(found["Body"].read()), found
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -113,11 +113,11 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 def read_version(uri: str) -> tuple[bytes, str] | None:
     bucket, key = split(uri)
-
     try:
-        return _ask("read", uri, lambda s3: _get(s3, Bucket=bucket, Key=key))
+        data, answer = _ask("read", uri, lambda s3: _get(s3, Bucket=bucket, Key=key))
     except FileNotFoundError:
         return None
+    return data, str(answer["ETag"])
 
 
 def swap(uri: str, data: bytes, version: str | None) -> str | None:
