@@ -33,10 +33,12 @@ class TemporaryFolder(tempfile.TemporaryDirectory[str]):
         _delete_abandoned_once(tempfile.gettempdir())
         while True:
             super().__init__(prefix=_PREFIX, ignore_cleanup_errors=ignore_cleanup_errors)
-            lock = _locked_folder(self.name)
+            lock = None
+            with suppress(FileNotFoundError):  # another process was faster than this line
+                lock = _locked(self.name, os.O_RDONLY)
             if lock is not None:
                 break
-            super().cleanup()  # another process took it for abandoned before it was locked
+            super().cleanup()
         self._unlock = weakref.finalize(self, os.close, lock)
 
     def cleanup(self) -> None:
@@ -46,17 +48,18 @@ class TemporaryFolder(tempfile.TemporaryDirectory[str]):
         self._unlock()
 
 
-def _locked_folder(path: str) -> int | None:
-    """Locks a folder, and returns its descriptor, or None if the folder was deleted before."""
-    try:
-        folder = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
+def _locked(path: str | Path, flags: int) -> int | None:
+    """Opens and locks a file or folder.
+
+    Returns its descriptor, or None if another process took it for abandoned before it was locked.
+    """
+    opened = os.open(path, flags, 0o666)
     with suppress(OSError):
-        fcntl.flock(folder, fcntl.LOCK_EX)
-    if os.path.isdir(path):
-        return folder
-    os.close(folder)
+        fcntl.flock(opened, fcntl.LOCK_EX)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(opened), os.stat(path)):
+            return opened
+    os.close(opened)
     return None
 
 
@@ -80,25 +83,14 @@ def unfinished_file(path: Path) -> Iterator[Path]:
     the name, as it begins with a dot.
     """
     tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    file = _locked(tmp)
+    while (file := _locked(tmp, os.O_RDWR | os.O_CREAT)) is None:
+        pass
     try:
         yield tmp
     finally:
         with suppress(OSError):
             tmp.unlink(missing_ok=True)
         os.close(file)
-
-
-def _locked(path: Path) -> int:
-    """Creates a file, locks it, and returns its descriptor."""
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), os.stat(path)):
-                return file
-        os.close(file)  # another process took it for abandoned before it was locked
 
 
 @contextmanager

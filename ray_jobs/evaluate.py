@@ -60,7 +60,7 @@ def check(cfg: EvaluateConfig, run: RunDir) -> None:
     """
     if cfg.env is not None:
         inputs(cfg, run)  # it names a stage that is missing
-        measured.subjects(cfg, run)
+        measured.subjects(cfg, run, measured.environment(cfg))
 
 
 def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:
@@ -68,7 +68,7 @@ def plan(cfg: EvaluateConfig, run: RunDir) -> list[str]:
     inputs(cfg, run)
     lines = [f"latent views of {measured.lam_uri(cfg, run)}"]
     if cfg.env is not None:
-        labels = ", ".join(measured.subjects(cfg, run))
+        labels = ", ".join(measured.subjects(cfg, run, measured.environment(cfg)))
         lines.append(f"{cfg.num_episodes} episodes of {cfg.env.name} for each of: {labels}")
     return lines
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import threading
 import time
 import uuid
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 from hypothesis import settings
+
+from tests.s3_server import running_s3
 
 # The same examples in every run: a gate that fails by chance is no gate. No deadlines: machines are
 # busy.
@@ -101,36 +102,10 @@ def shared_videos() -> Path:
 @pytest.fixture(scope="session")
 def s3_server():
     """A real S3 API on loopback; the environment points boto3 to it."""
-    from moto.server import ThreadedMotoServer
-
-    port = free_port()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        _compare_and_write_in_one_step(patch)
+    with running_s3() as settings, pytest.MonkeyPatch.context() as patch:
         for key, value in settings.items():
             patch.setenv(key, value)
         yield settings
-    server.stop()
-
-
-def _compare_and_write_in_one_step(patch):
-    """S3 does so for ``If-Match`` and ``If-None-Match``; moto's threads come between the two."""
-    from moto.s3.responses import S3Response
-
-    put_object, lock = S3Response.put_object, threading.Lock()
-
-    def put_alone(response):
-        with lock:
-            return put_object(response)
-
-    patch.setattr(S3Response, "put_object", put_alone)
 
 
 @pytest.fixture

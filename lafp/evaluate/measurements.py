@@ -14,6 +14,7 @@ from lafp.data.held_out import HeldOutClips
 from lafp.data.labels import action_spec
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
+from lafp.envs.base import conditions_of
 from lafp.evaluate.alignment import alignment, decoding_errors
 from lafp.evaluate.config import LatencyConfig, MethodConfig
 from lafp.evaluate.latency import Latency, measure_latency
@@ -189,7 +190,8 @@ def measure_latencies(
     agents = {method.label: load_agent(run_uri, method) for method in methods}
     found = {}
     for size in cfg.batch_sizes:
-        seen = seen_at(env, env.reset(np.arange(size)), np.arange(size))
+        seeds = np.arange(size)
+        seen = seen_at(env, env.reset(seeds), conditions_of(env, seeds))
         found[size] = _latencies(agents, seen, baseline, cfg.num_rounds)
     return found
 

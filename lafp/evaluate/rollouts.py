@@ -44,17 +44,18 @@ def observation(actor: Actor, seen: Mapping[str, np.ndarray]) -> np.ndarray | di
     return seen["image"] if len(actor.reads) == 1 else {name: seen[name] for name in actor.reads}
 
 
-def seen_at(env: VectorEnv, image: np.ndarray, seeds: np.ndarray) -> dict[str, np.ndarray]:
+def seen_at(
+    env: VectorEnv, image: np.ndarray, condition: np.ndarray | None
+) -> dict[str, np.ndarray]:
     """Returns all that an actor may read of the environment's current state.
 
     Args:
         env: The environment.
         image: Its current pictures, uint8 [N, H, W, 3].
-        seeds: Seeds of the episodes, int64 [N].
+        condition: The episodes' tasks, float32 [N, K], from ``conditions_of``.
     """
     seen = {"image": image, "state": env.state()}
-    condition_NK = conditions_of(env, seeds)
-    return seen if condition_NK is None else seen | {"condition": condition_NK}
+    return seen if condition is None else seen | {"condition": condition}
 
 
 class Expert:
@@ -143,7 +144,8 @@ def rollout(
     """
     obs = env.reset(seeds)
     actor.reset(len(seeds), seed)
-    seen = seen_at(env, obs, seeds)
+    condition_NK = conditions_of(env, seeds)
+    seen = seen_at(env, obs, condition_NK)
     # Copies: a slice would keep the pictures of all episodes.
     frames, actions, states = [obs[:num_recorded].copy()], [], [seen["state"]]
     noises: list[np.ndarray] = []
@@ -159,7 +161,7 @@ def rollout(
         result = env.step(action)
         length += ~done
         episode_return += np.where(done, 0, result.reward)
-        done, seen = result.done, seen_at(env, result.obs, seeds)
+        done, seen = result.done, seen_at(env, result.obs, condition_NK)
         frames.append(result.obs[:num_recorded].copy())
         actions.append(action[:num_recorded])
         states.append(seen["state"])
@@ -181,7 +183,7 @@ def rollout(
                     np.stack([step[n] for step in noises[: length[n]]]) if noises else None
                 ),
                 mask=np.stack([step[n] for step in masks[: length[n] + 1]]) if masks else None,
-                condition=seen["condition"][n] if "condition" in seen else None,
+                condition=None if condition_NK is None else condition_NK[n],
             )
             for n in range(min(num_recorded, len(seeds)))
         ),

@@ -41,13 +41,13 @@ def environment(cfg: EvaluateConfig) -> VectorEnv:
     return env
 
 
-def subjects(cfg: EvaluateConfig, run: RunDir) -> dict[str, Subject]:
+def subjects(cfg: EvaluateConfig, run: RunDir, env: VectorEnv) -> dict[str, Subject]:
     """Describes the demonstrators and every method, by label.
 
     Raises:
         ConfigError: A model is missing, or the environment looks other than its videos.
     """
-    env, lam = environment(cfg), lam_subject(lam_uri(cfg, run), cfg.study, cfg.variant)
+    lam = lam_subject(lam_uri(cfg, run), cfg.study, cfg.variant)
     found = {DEMONSTRATOR: demonstrator_subject(env, cfg.study, cfg.variant)}
     for method in cfg.methods:
         found[method.label] = method_subject(run.uri, method, lam, env)

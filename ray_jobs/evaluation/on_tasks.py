@@ -58,7 +58,8 @@ def probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result
 
 def method_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result]:
     """Measures the demonstrators and every method: rollouts, latents, action error, latency."""
-    env, subjects = measured.environment(cfg), measured.subjects(cfg, run)
+    env = measured.environment(cfg)
+    subjects = measured.subjects(cfg, run, env)
     _roll_out(cfg, run, stage, subjects, env)
     episodes = {label: read_outcomes(stage.uri, label) for label in subjects}
     write_episodes(

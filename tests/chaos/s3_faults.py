@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 from lafp import storage
 from lafp.storage import s3
 from tests.http_server import running
+from tests.s3_server import running_s3
 
 FAULTS = ("error", "throttled", "lost", "broken", "refused", "slow")
 SLOW_S = 0.3
@@ -235,7 +236,6 @@ class Trial:
 def main() -> None:
     """Runs the operations through the proxy."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--operations", type=int, default=1_000)
@@ -244,25 +244,15 @@ def main() -> None:
     parser.add_argument("--patience-s", type=float, default=0.0, help="180 is that of workers")
     args = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }
-    boto3.client("s3").create_bucket(Bucket="faulty")
     storage.be_patient(args.patience_s)
     begin_s = time.monotonic()
-    with (
-        faulty_s3(os.environ["AWS_ENDPOINT_URL"], args.seed, args.share) as proxy,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        os.environ["AWS_ENDPOINT_URL"] = proxy.url
-        trial = Trial("s3://faulty/run", Path(folder), args.seed)
-        trial.run(args.operations)
+    with running_s3() as settings, tempfile.TemporaryDirectory() as folder:
+        os.environ |= settings
+        boto3.client("s3").create_bucket(Bucket="faulty")
+        with faulty_s3(settings["AWS_ENDPOINT_URL"], args.seed, args.share) as proxy:
+            os.environ["AWS_ENDPOINT_URL"] = proxy.url
+            trial = Trial("s3://faulty/run", Path(folder), args.seed)
+            trial.run(args.operations)
     line = {
         "operations": dict(sorted(trial.counts.items())),
         "injected": dict(sorted(proxy.faults.items())),
@@ -270,7 +260,6 @@ def main() -> None:
         "faults": trial.faults,
     }
     print(json.dumps(line))
-    server.stop()
     sys.exit(bool(trial.faults))
 
 
