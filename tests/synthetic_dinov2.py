@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from transformers import Dinov2Config, Dinov2Model
 
 
 def write_dinov2(folder: Path, seed: int = 0) -> Path:
     """Writes ``config.json`` and ``model.safetensors``; 16 wide, patches of 14 px."""
+    from transformers import Dinov2Config, Dinov2Model  # seconds of every collection of tests
+
     torch.manual_seed(seed)
     config = Dinov2Config(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14

@@ -3,6 +3,7 @@
 # Shape suffixes in this file: B batch, E embedding, Z latent action, D hidden, T times,
 # K time features.
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -39,7 +40,8 @@ class VelocityField(nn.Module):
         # The sum of both maps has one bias already.
         self.from_point = nn.Linear(point_dim, first, bias=False)
         self.head = nn.Sequential(nn.SiLU(), *mlp(first, tuple(rest), latent_action_dim))
-        frequency = torch.pi * torch.arange(1, NUM_TIME_FEATURES + 1)
+        # Configs are checked on the device "meta", where torch.arange would import sympy.
+        frequency = torch.tensor([math.pi * k for k in range(1, NUM_TIME_FEATURES + 1)])
         self.register_buffer("frequency", frequency, persistent=False)
         self._point_dim = latent_action_dim
 

@@ -6,11 +6,9 @@ get its PNG.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from lafp.evaluate.grouped import Group
 from lafp.report.drawings import (
@@ -22,6 +20,9 @@ from lafp.report.drawings import (
     PANEL_WIDTH_IN,
     Drawing,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LEGEND_SHARE = 0.2
 """Room for a name in a legend, as a share of the range of the curves."""
@@ -100,7 +101,7 @@ def dots(panels: Sequence[DotPanel], num_columns: int = 3, width_in: float = 8.4
     )
     has_titles = any(panel.title or panel.reference for panel in panels)
 
-    def paint(axes: list[Axes]) -> None:
+    def paint(axes: list["Axes"]) -> None:
         for i, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
             _paint_dots(ax, panel)
             labels = [row.label for row in panel.rows]
@@ -115,7 +116,7 @@ def dots(panels: Sequence[DotPanel], num_columns: int = 3, width_in: float = 8.4
     )
 
 
-def _paint_dots(ax: Axes, panel: DotPanel) -> None:
+def _paint_dots(ax: "Axes", panel: DotPanel) -> None:
     rows = panel.rows
     y = np.arange(len(rows)) + np.cumsum([_GROUP_GAP * row.starts_group for row in rows])
     for row, at in zip(rows, y, strict=True):
@@ -142,7 +143,7 @@ def _paint_dots(ax: Axes, panel: DotPanel) -> None:
         )
 
 
-def _paint_dot(ax: Axes, row: Dot, at: float, text: str) -> None:
+def _paint_dot(ax: "Axes", row: Dot, at: float, text: str) -> None:
     ax.axhline(at, color=FAINT, lw=0.5, zorder=0)
     if row.low is not None and row.high is not None:
         ax.plot([row.low, row.high], [at, at], color=row.color, lw=2.2, alpha=0.55)
@@ -187,7 +188,7 @@ def curves(
     is_beside = len(set(labels)) == 1 and (len(labels[0]) > 2 or is_long)
     num_panels = max(2, len(panels) + is_beside)
 
-    def paint(axes: list[Axes]) -> None:
+    def paint(axes: list["Axes"]) -> None:
         for i, (title, lines) in enumerate(panels.items()):
             _paint_curves(axes[i], lines, title, title in log_y)
             axes[i].set_xlabel(xlabel)
@@ -211,13 +212,13 @@ def curves(
     )
 
 
-def _make_room_above(ax: Axes, num_names: int) -> None:
+def _make_room_above(ax: "Axes", num_names: int) -> None:
     """Raises the upper end of the y axis, because a legend of three names covers curves."""
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + LEGEND_SHARE * num_names * (high - low))
 
 
-def _paint_curves(ax: Axes, lines: Sequence[Line], title: str, is_log_y: bool) -> None:
+def _paint_curves(ax: "Axes", lines: Sequence[Line], title: str, is_log_y: bool) -> None:
     for line in lines:
         _plot_line(ax, line)
     ax.set_title(title)
@@ -227,7 +228,7 @@ def _paint_curves(ax: Axes, lines: Sequence[Line], title: str, is_log_y: bool) -
         _set_log_y(ax)
 
 
-def _plot_line(ax: Axes, line: Line) -> None:
+def _plot_line(ax: "Axes", line: Line) -> None:
     style = (0, (4, 2)) if line.is_dashed else "-"
     # A single report would be an invisible line.
     marker = "o" if len(line.x) == 1 or line.band else None
@@ -244,8 +245,10 @@ def _spans_decades(curves_y: Sequence[Sequence[float]]) -> bool:
     return len(values) > 0 and values.min() > 0 and values.max() > 5 * values.min()
 
 
-def _set_log_y(ax: Axes) -> None:
+def _set_log_y(ax: "Axes") -> None:
     """Makes the axis logarithmic, with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
     ax.yaxis.set_major_formatter("{x:g}")

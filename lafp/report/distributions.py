@@ -1,9 +1,9 @@
 """Charts of how values are distributed: histograms, bars, the spectrum of the latents."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from lafp.report.drawings import (
     BLUE,
@@ -13,6 +13,9 @@ from lafp.report.drawings import (
     PANEL_WIDTH_IN,
     Drawing,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def _num_steps(data: np.ndarray) -> int:
@@ -31,7 +34,7 @@ def histograms(
         panels: Axis label (quantity and unit) -> values.
     """
 
-    def paint(axes: list[Axes]) -> None:
+    def paint(axes: list["Axes"]) -> None:
         for ax, (label, values) in zip(axes, panels.items(), strict=True):
             data = np.asarray(values, float)
             distinct = np.unique(data)
@@ -74,7 +77,7 @@ def bars(
         notes: Text behind each bar; None writes the values.
     """
 
-    def paint(axes: list[Axes]) -> None:
+    def paint(axes: list["Axes"]) -> None:
         (ax,) = axes
         y = np.arange(len(labels))
         ax.barh(y, values, color=colors or BLUE, height=0.62)
@@ -101,7 +104,7 @@ def latent_statistics(norms: Sequence[float], spectrum: Sequence[float]) -> Draw
         spectrum: Eigenvalues of the latents' covariance, largest first.
     """
 
-    def paint(axes: list[Axes]) -> None:
+    def paint(axes: list["Axes"]) -> None:
         # The largest 1 % goes into the last bar: a few outliers would hide all others.
         most = np.minimum(norms, np.quantile(norms, 0.99))
         axes[0].hist(most, bins=30, color=BLUE, alpha=0.8)
@@ -138,7 +141,7 @@ def maps(
     margin = 0.05 * np.maximum(high - low, 1e-9)
     ends = np.quantile(every[:, 2], [0, 1] if is_discrete else [0.02, 0.98])
 
-    def paint(axes: list[Axes]) -> None:
+    def paint(axes: list["Axes"]) -> None:
         for ax, (title, points) in zip(axes, data.items(), strict=True):
             at = np.clip(points[:, :2], low, high)
             ax.scatter(

@@ -3,11 +3,12 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 PAGE_WIDTH_IN = 9.2
 PANEL_WIDTH_IN = PAGE_WIDTH_IN / 4
@@ -71,13 +72,15 @@ class Drawing:
 
     width_in: float
     height_in: float
-    paint: Callable[[list[Axes]], None]
+    paint: Callable[[list["Axes"]], None]
     """Paints ``rows`` x ``columns`` axes, row by row."""
     columns: int = 1
     rows: int = 1
 
     def svg(self) -> str:
         """Draws a complete SVG document on a transparent ground, for pages."""
+        import matplotlib as mpl
+
         with mpl.rc_context(_STYLE):
             buffer = io.StringIO()
             metadata = {"Date": None, "Creator": None}
@@ -87,12 +90,16 @@ class Drawing:
 
     def png(self) -> bytes:
         """Draws a PNG on white, for papers and documents."""
+        import matplotlib as mpl
+
         with mpl.rc_context(_STYLE | {"savefig.facecolor": "white"}):
             buffer = io.BytesIO()
             self._figure().savefig(buffer, format="png", dpi=160)
         return buffer.getvalue()
 
-    def _figure(self) -> Figure:
+    def _figure(self) -> "Figure":
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(self.width_in, self.height_in), layout="constrained")
         self.paint(figure.subplots(self.rows, self.columns, squeeze=False).flatten().tolist())
         return figure

@@ -181,6 +181,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow  # kills of `preprocess`, on the same tasks, are in every run of the tests
 def test_a_killed_job_resumes_to_the_same_files(tmp_path):
     killed = run_job(tmp_path)
     batch_folder = tmp_path / "run/demonstrations/batches"

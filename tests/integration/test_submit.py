@@ -23,14 +23,7 @@ ON_THEIR_NODES = (
     "train_lam.train.ingest.node_labels=[role=decode]",
     "train_lam.train.node_labels=[role=train]",
 )
-DATA_AND_LAM = f"""
-extends: {ROOT}/{CONFIG}
-train_policy: []
-train_decoder: []
-train_bc: []
-evaluate: {{env: null, methods: []}}
-"""
-WHOLE = f"""
+PIPELINE = f"""
 extends: {ROOT}/{CONFIG}
 train_policy:
   - extends: {ROOT}/configs/train_policy/slalom_latent_flow.yaml
@@ -91,14 +84,10 @@ def roles(cluster: RealCluster, what: str, named: str) -> set[str]:
     return {labels[row["node_id"]].get("role", "head") for row in found if row["node_id"]}
 
 
-@pytest.mark.parametrize(
-    "pipeline", [DATA_AND_LAM, pytest.param(WHOLE, marks=pytest.mark.slow)], ids=["lam", "whole"]
-)
-def test_the_pipeline_runs_on_the_nodes_it_is_told_and_prometheus_sees_it(
-    cluster, tmp_path, pipeline
-):
+@pytest.mark.slow
+def test_the_pipeline_runs_on_the_nodes_it_is_told_and_prometheus_sees_it(cluster, tmp_path):
     config = tmp_path / "pipeline.yaml"
-    config.write_text(pipeline)
+    config.write_text(PIPELINE)
     command = (
         *("-m", "ray_jobs.pipeline", str(config), *ON_THEIR_NODES),
         *("--storage", str(tmp_path), "--run-name", "run"),

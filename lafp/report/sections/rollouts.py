@@ -3,10 +3,9 @@
 import io
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
 from lafp import storage
@@ -18,6 +17,9 @@ from lafp.report.blocks import Block, Figure, Row, Section, chart, picture
 from lafp.report.methods import better_cloning, lafp_of, name_of, policies
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.video import decode_clip
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_PATHS, PATH_COLUMNS = 60, 4
 GIF_FPS = 8
@@ -51,7 +53,7 @@ def _paths(stage: StageDir, results: Results, groups: Sequence[Group]) -> Block:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             paths.append((arrays["path"][:MAX_PATHS, :, :2], arrays["success"][:MAX_PATHS]))
 
-    def paint(axes: list[Axes]) -> None:
+    def paint(axes: list["Axes"]) -> None:
         for ax in axes:
             ax.set_axis_off()
         for ax, row, (path_NT2, success_N) in zip(axes, shown, paths, strict=False):
@@ -76,8 +78,10 @@ def _paths(stage: StageDir, results: Results, groups: Sequence[Group]) -> Block:
     )
 
 
-def _paint_paths(ax: Axes, path_NT2: np.ndarray, success_N: np.ndarray) -> None:
+def _paint_paths(ax: "Axes", path_NT2: np.ndarray, success_N: np.ndarray) -> None:
     """Draws the agents' paths in the middle of the unit square. y points down."""
+    from matplotlib.patches import Circle, Rectangle
+
     ax.add_patch(Rectangle((0, 0.1), 1, 0.8, fc="none", ec=drawings.FAINT, lw=0.8))
     ends = [0.5 - GOAL_HALF_HEIGHT, 0.5 + GOAL_HALF_HEIGHT]
     ax.plot([GOAL_X] * 2, ends, color=drawings.TEAL, lw=2)

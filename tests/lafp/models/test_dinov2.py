@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Dinov2Model
 
 from lafp.config import ConfigError, config_from_dict
 from lafp.finished.load import load_policy
@@ -61,6 +60,8 @@ def test_frames_are_resized_and_normalised_as_dinov2_was_trained(tiny_dinov2):
 
 
 def test_features_are_the_class_token_and_the_pooled_patches_of_each_frame(tiny_dinov2):
+    from transformers import Dinov2Model
+
     encoder, backbone = make(tiny_dinov2), Dinov2Model.from_pretrained(tiny_dinov2).eval()
     features = []
     encoder.layers.register_forward_pre_hook(lambda module, args: features.append(args[0]))
@@ -116,6 +117,8 @@ def test_orthogonal_initialisation_of_a_lam_leaves_dinov2_as_it_is(tiny_dinov2):
     raw = {"latent_action_dim": 4, "idm": {"hidden_dim": 8}, "fdm": {"hidden_dim": 8}}
     raw |= {"encoder": {"name": "dinov2", **encoder_config(tiny_dinov2)}}
     lam = Laom(config_from_dict(Laom.Config, raw), OBS)
+    from transformers import Dinov2Model
+
     expected = Dinov2Model.from_pretrained(tiny_dinov2).state_dict()
     for encoder in (lam.encoder, lam.target_encoder):
         for name, value in encoder.backbone.state_dict().items():

@@ -38,8 +38,8 @@ runpy.run_module(f"ray_jobs.{job}", run_name="__main__", alter_sys=True)
 
 @pytest.fixture(scope="module")
 def run_job(tmp_path_factory):
-    """Runs a job in a process of its own, in which torch is imported already."""
-    imports = "import torch, ray_jobs.studies.pipeline_config\n"
+    """Runs a job in a process of its own, in which what all jobs import is imported already."""
+    imports = "import boto3, ray_jobs.pipeline, ray_jobs.studies.engine\n"
     with warm_process(imports, tmp_path_factory.mktemp("said"), cwd=ROOT) as process:
 
         def run(job: str, *args: str, **env: str) -> subprocess.CompletedProcess:
@@ -87,7 +87,7 @@ def test_a_wrong_command_ends_with_one_clear_line_and_code_2(run_job, args, mess
 
 HEAVY = (
     *("torch", "ray", "pandas", "deepspeed", "pyarrow", "av", "boto3", "omegaconf", "scipy"),
-    "sympy",
+    *("sympy", "torch._dynamo", "matplotlib"),
 )
 LIGHT = """
 import runpy, sys
@@ -115,11 +115,19 @@ def test_help_loads_nothing_that_takes_long(job):
     assert (code, loaded - {"omegaconf"}) == (0, set()), said
 
 
-def test_a_dry_run_of_a_training_starts_no_ray_and_loads_what_it_needs(tmp_path):
-    shards = write_shard_set(tmp_path / "shards", num_clips=4)
-    lam = [f"{ROOT}/configs/train_lam/lapo_debug.yaml", f"shards={shards}", "--dry-run"]
-    code, said, loaded = loaded_by("train_lam", *lam, "--storage", str(tmp_path))
-    assert (code, loaded) == (0, {"torch", "pyarrow", "av", "omegaconf"}), said
+@pytest.mark.parametrize(
+    ("job", "config", "loaded"),
+    [
+        ("train_lam", "train_lam/lapo_debug.yaml", {"torch", "pyarrow", "av"}),
+        # Models of every kind of policy are built, without data.
+        ("pipeline", "pipeline/slalom.yaml", {"torch", "ray", "pyarrow", "av", "pandas"}),
+    ],
+)
+def test_a_dry_run_starts_no_ray_and_loads_what_it_needs(tmp_path, job, config, loaded):
+    shards = [f"shards={write_shard_set(tmp_path / 'shards', num_clips=4)}"]
+    args = (*(shards if job == "train_lam" else []), "--dry-run", "--storage", str(tmp_path / "x"))
+    code, said, found = loaded_by(job, f"{ROOT}/configs/{config}", *args)
+    assert (code, found) == (0, loaded | {"omegaconf"}), said
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tm
     assert_same_run(tmp_path, undisturbed)
 
 
-@pytest.mark.slow  # ZeRO-2 is compared with DDP below
+@pytest.mark.slow  # without Ray, tests/lafp/train/test_engines.py compares every ZeRO stage
 def test_deepspeed_trains_on_ray_as_ddp_does(shards, undisturbed, tmp_path):
     cfg = config(DeepSpeedConfig(zero_stage=3), mode="ray")
     metrics = fit(stage(tmp_path), cfg, task(shards))
@@ -85,10 +85,10 @@ def assert_nearly_the_same_weights(folder: Path, reference: Path) -> None:
 @pytest.mark.parametrize(
     ("engine", "rank"),
     [
-        (DeepSpeedConfig(zero_stage=2), 1),
-        pytest.param(DeepSpeedConfig(zero_stage=2), 0, marks=pytest.mark.slow),
+        (DdpConfig(), 1),
         pytest.param(DdpConfig(), 0, marks=pytest.mark.slow),
-        pytest.param(DdpConfig(), 1, marks=pytest.mark.slow),
+        pytest.param(DeepSpeedConfig(zero_stage=2), 0, marks=pytest.mark.slow),
+        pytest.param(DeepSpeedConfig(zero_stage=2), 1, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
@@ -112,6 +112,7 @@ def test_a_worker_killed_right_after_a_checkpoint_resumes_from_it(
         assert_nearly_the_same_weights(tmp_path, undisturbed)
 
 
+@pytest.mark.slow  # a lone worker does the same, in test_worker_task.py
 def test_sigterm_saves_a_checkpoint_that_the_next_start_goes_on_from(shards, undisturbed, tmp_path):
     """This process is the driver. Without the checkpoint the run would begin anew.
 

@@ -81,6 +81,7 @@ def test_ray_train_starts_only_where_it_is_asked_and_the_weights_are_the_same(
         assert_same_run(tmp_path / name, undisturbed)
 
 
+@pytest.mark.slow  # the workers of test_trainer.py are fed by Ray Data, too
 def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tmp_path):
     fit(stage(tmp_path), config(mode="ray"), task(shards))
     assert_same_run(tmp_path, undisturbed)
@@ -138,6 +139,7 @@ def test_sigterm_to_the_driver_saves_a_checkpoint_and_stops(shards, undisturbed,
     assert_same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_worker_saves_before_it_is_killed(shards, undisturbed, tmp_path):
     terminated = task(shards, TerminatedTask, folder=str(tmp_path), at_step=5)
     metrics = fit(stage(tmp_path), config(checkpoint_every_steps=100), terminated)
@@ -146,6 +148,7 @@ def test_sigterm_to_the_worker_saves_before_it_is_killed(shards, undisturbed, tm
     assert_same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_the_next_training_ends_at_sigterm(shards, tmp_path):
     fit(stage(tmp_path), config(), task(shards, ProcessTask))
     pid = torch.load(tmp_path / "process.pt")["pid"]
