@@ -17,7 +17,7 @@ from lafp.runs.wording import printable
 from lafp.storage import StorageError
 from lafp.storage.strict_json import DamagedError
 from ray_jobs.core import home
-from ray_jobs.core.cluster import RayLostError, dead_ray_processes
+from ray_jobs.core.cluster import RayLostError, what_was_lost
 from ray_jobs.core.completion import CompletingParser, KeyCompleter
 from ray_jobs.core.early_checks import (
     check_installed,
@@ -147,15 +147,10 @@ def exit_codes() -> Iterator[None]:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         # As shells report it: 128 and the number of SIGINT.
         sys.exit(130)
-    except Exception:
-        # Whatever fails after Ray has died fails for that reason.
-        if not (dead := dead_ray_processes()):
+    except Exception as error:
+        if not (lost := what_was_lost(error)):
             raise
-        print(
-            f"Error: Ray's {' and '.join(dead)} died while the job ran, perhaps because memory ran "
-            "out. Run the same command again to resume.",
-            file=sys.stderr,
-        )
+        print(f"Error: {lost}. Run the same command again to resume.", file=sys.stderr)
         sys.exit(1)
 
 

@@ -119,9 +119,25 @@ def is_own_ray() -> bool:
     return _OWN_RAY in os.environ  # inherited by all processes of that Ray
 
 
-def dead_ray_processes() -> list[str]:
+def what_was_lost(error: Exception) -> str | None:
+    """Returns a clause on the process of Ray whose death explains the error; None if none does."""
+    if (ray := sys.modules.get("ray")) is None:
+        return None
+    if dead := _dead_ray_processes():  # whatever fails after that fails for that reason
+        return f"Ray's {' and '.join(dead)} died while the job ran, perhaps because memory ran out"
+    # An error that a task has raised itself is none of Ray's, and its traceback is needed.
+    errors = ray.exceptions
+    if not isinstance(error, errors.RayError) or isinstance(error, errors.RayTaskError):
+        return None
+    lines = (str(error).strip() or repr(error)).splitlines()
+    # The second line names the class of an actor.
+    said = " ".join(line.strip().rstrip(".") for line in lines[:2])
+    return f"Ray lost a process of the job: {said}"
+
+
+def _dead_ray_processes() -> list[str]:
     """Returns the names of those processes of the job's own Ray that have died, such as raylet."""
-    if not is_own_ray() or "ray" not in sys.modules:
+    if not is_own_ray():
         return []
     from ray._private import worker
 
