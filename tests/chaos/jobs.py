@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -165,12 +165,7 @@ def _takedown(folder: Path, run: Path) -> list[str]:
 
 
 def _copy(folder: Path, run: Path) -> None:
-    # Hard links: the job never writes into a file, it replaces it.
-    for path in (folder / "run").rglob("*"):
-        if path.is_file():
-            target = run / path.relative_to(folder / "run")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, target)
+    shutil.copytree(folder / "run", run)
 
 
 def _study(_: Path, run: Path) -> list[str]:

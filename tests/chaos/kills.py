@@ -3,7 +3,8 @@
 python -m tests.chaos.kills [--job preprocess] [--kills 100] [--seed 1]
 
 Prints a JSON line per job (to stderr: one per kill and fault). A run is killed up to eight times
-and started again until it ends. Then it must have come to every byte of an undisturbed run, have
+and started again until it ends. Some kills spare all processes: the disk is full for a while, or
+the clock jumps. Then it must have come to every byte of an undisturbed run, have
 left no file, process or temporary file behind, and have lost no step that a checkpoint holds. A
 start that ends must end without a traceback. ``lost_s_per_kill`` is what a run took longer than the
 undisturbed one, divided by its kills.
@@ -26,6 +27,7 @@ from typing import Any
 
 from lafp.storage.json_lines import read_lines
 from tests.chaos.jobs import JOBS, Job, result
+from tests.chaos.surroundings import JUMPS_S, fill, own_disk, set_clock
 from tests.chaos.victims import Started, end, find, left_behind, name_of, start, strike
 
 HANGS_S = 900.0
@@ -35,6 +37,8 @@ MOST_PER_RUN = 8
 """Kills of one run: then it is let through, and compared."""
 MOST_BUSY_STARTS = 10
 """Starts in a row that may end because the machine is too busy for Ray."""
+SURROUNDINGS = ("disk", "clock")
+"""They befall every job, each as often as a kind of victims that a job names once."""
 AT_CHANGES = 1 / 2
 """Share of the starts that die at a chosen moment: before or after a rename or a deletion."""
 
@@ -68,7 +72,7 @@ class Campaign:
         self.job.prepare(self.folder / "base")
         trial = Trial(self, self.folder / "undisturbed", most_kills=0)
         self.undisturbed_s = trial.run()
-        self.num_changes, self.expected = trial.num_changes, result(trial.run_folder)
+        self.num_changes, self.expected = trial.num_changes, trial.found
         if self.faults or not self.expected:
             raise RuntimeError(f"The undisturbed run fails: {self.faults}")
 
@@ -109,14 +113,21 @@ class Trial:
     def __init__(self, campaign: Campaign, folder: Path, most_kills: int) -> None:
         self.folder, self.run_folder = folder, folder / "runs/run"
         self.num_changes = 0
+        self.found: dict[str, str] = {}
+        """What it came to."""
         self._of, self._most, self._rng = campaign, most_kills, campaign.rng
         self._kills: list[dict[str, Any]] = []
 
     def run(self) -> float:
         """Starts the command until it ends well, and compares what it made. Returns seconds."""
+        self.run_folder.parent.mkdir(parents=True)
+        with own_disk(self.run_folder.parent) as has_own_disk:
+            return self._run_on(has_own_disk)
+
+    def _run_on(self, has_own_disk: bool) -> float:
+        self._surroundings = SURROUNDINGS if has_own_disk else ("clock",)
         job, base = self._of.job, self._of.folder / "base"
         begin_s = time.monotonic()
-        self.run_folder.parent.mkdir(parents=True)
         job.begin(base, self.run_folder)
         num_busy = 0
         while num_busy < MOST_BUSY_STARTS:
@@ -172,7 +183,11 @@ class Trial:
                 is_told = True
                 self._note_change(started)
             is_due = change == 0 and self._may_kill() and now_s > at_s
-            if is_due and (victims := find(kind, started)):
+            if is_due and kind in SURROUNDINGS:
+                self._note(started, kind, kind, how, "random")
+                self._befall(kind, how, started)
+                kind, how, at_s = self._choose(time.monotonic() - started.started_s)
+            elif is_due and (victims := find(kind, started)):
                 chosen = victims if kind == "node" else [self._rng.choice(victims)]
                 self._note(started, kind, name_of(chosen[0]), how, "random")
                 strike(chosen, how, self._rng, started.driver)
@@ -183,11 +198,22 @@ class Trial:
 
     def _choose(self, now_s: float) -> tuple[str, str, float]:
         """Whom to kill next, how, and when: seconds after the start."""
-        kind, how = self._rng.choice(self._of.job.victims), self._rng.choice(HOWS)
+        kinds = (*self._of.job.victims, *self._surroundings)
+        kind, how = self._rng.choice(kinds), self._rng.choice(HOWS)
         if kind == "raylet":
             how = "KILL"  # SIGTERM drains it, which takes Ray longer than the notice
+        elif kind == "disk":
+            how = "full"
+        elif kind == "clock":
+            how = f"{self._rng.choice(JUMPS_S):+.0f} s"
         wait_s = self._rng.uniform(0, 0.8 * self._of.undisturbed_s)
         return kind, how, now_s + (wait_s / 3 if now_s else wait_s)
+
+    def _befall(self, kind: str, how: str, started: Started) -> None:
+        if kind == "disk":
+            fill(self.run_folder.parent, self._rng)
+        else:
+            set_clock(started.clock, float(how.removesuffix(" s")))
 
     def _note_change(self, started: Started) -> None:
         fired = json.loads(started.fired.read_text())
@@ -198,8 +224,9 @@ class Trial:
     def _note(self, started: Started, kind: str, what: str, how: str, when: str) -> None:
         job, now_s = self._of.job, time.monotonic() - started.started_s
         kill = {"job": self._of.name, "number": len(self._of.kills), "kind": kind, "what": what}
-        kill |= {"how": how, "when": when, "after_s": round(now_s, 1), "at": time.time()}
+        kill |= {"how": how, "when": when, "after_s": round(now_s, 1)}
         kill |= {"progress": job.progress(self.run_folder), "saved": job.saved(self.run_folder)}
+        kill |= {"starts": len(self._starts())}
         self._kills.append(kill)
         self._of.kills.append(kill)
         print(json.dumps(kill), file=sys.stderr, flush=True)
@@ -212,19 +239,24 @@ class Trial:
             self._fault(f"a traceback: {_tail(started.log)}")
 
     def _compare(self) -> None:
-        found, expected = result(self.run_folder), self._of.expected
+        self.found = found = result(self.run_folder)
+        expected = self._of.expected
         for name in sorted({*found, *expected}) if expected else ():
             if found.get(name) != expected.get(name):
                 what = "left behind" if name not in expected else "missing or different"
                 self._fault(f"{name}: {what}")
         for path in (self.folder / "tmp").iterdir():
             self._fault(f"temporary file {path.name.rpartition('-')[0] or path.name}: left behind")
-        starts = self.run_folder / "lam/starts.jsonl"
-        began = list(read_lines(str(starts))) if starts.exists() else []
+        steps = self._starts()
         for kill in self._kills:
-            later = [record["step"] for record in began if record["at"] > kill["at"]]
+            later = steps[kill["starts"] :]
             if later and later[0] < kill["saved"]:
                 self._fault(f"resumes at step {later[0]}, not at its checkpoint {kill['saved']}")
+
+    def _starts(self) -> list[int]:
+        """The steps from which trainings of the run went on so far."""
+        starts = self.run_folder / "lam/starts.jsonl"
+        return [record["step"] for record in read_lines(str(starts))] if starts.exists() else []
 
     def _fault(self, text: str) -> None:
         last = self._kills[-1] if self._kills else None

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.chaos.surroundings import set_clock
+
 ROOT = Path(__file__).parents[2]
 INSIDE = Path(__file__).parent / "inside"
 NOTICE_S = 10.0
@@ -38,6 +40,11 @@ class Started:
     def fired(self) -> Path:
         """File that is there once a change has killed its process."""
         return self.count.with_name(self.count.name + ".fired")
+
+    @property
+    def clock(self) -> Path:
+        """File that says by how much the clock of all its processes is ahead."""
+        return self.count.with_suffix(".clock")
 
 
 def start(command: list[str], folder: Path, run: Path, change: int) -> Started:
@@ -66,7 +73,9 @@ def start(command: list[str], folder: Path, run: Path, change: int) -> Started:
         "CHAOS_FOLDER": str(run),
         "CHAOS_COUNT": str(count),
         "CHAOS_AT": str(change),
+        "CHAOS_CLOCK": str(count.with_suffix(".clock")),
     }
+    set_clock(count.with_suffix(".clock"), 0.0)
     with log.open("wb") as file:
         driver = subprocess.Popen(
             [sys.executable, "-m", *command],
