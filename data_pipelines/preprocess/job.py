@@ -40,6 +40,7 @@ from data_pipelines.preprocess.taken_down import read_takedowns, reject_taken_do
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import Split, entry_name
+from lafp.map_ahead import map_ahead
 from lafp.runs.progress import Progress
 from lafp.storage import strict_json
 from lafp.temporary import TemporaryFolder
@@ -178,12 +179,9 @@ def make_shards(
     shards: list[str] = []
 
     def calls() -> Iterator[tuple[str, tuple[str, str, str]]]:
-        for layout in layouts:
+        for layout, layout_uri in map_ahead(partial(_handed_over, work, uri), layouts):
             shards.append(layout.shard)
-            if not storage.is_file(storage.join(uri, entry_name(layout.shard))):
-                # Stored rather than sent, so that the driver holds no layout of waiting tasks.
-                layout_uri = storage.join(work, "shards", entry_name(layout.shard))
-                strict_json.write(layout_uri, layout)
+            if layout_uri:
                 yield layout.shard, (layout_uri, work, uri)
 
     with Progress(f"shards {cfg.name}", 0, "shards") as progress:
@@ -198,6 +196,16 @@ def make_shards(
                 raise storage.StorageError(error)
             progress.update(number)
     return shards
+
+
+def _handed_over(work: str, uri: str, layout: ShardLayout) -> tuple[ShardLayout, str | None]:
+    """Stores a layout for its task, and returns it with its URI; None if the shard is complete."""
+    if storage.is_file(storage.join(uri, entry_name(layout.shard))):
+        return layout, None
+    # Stored rather than sent, so that the driver holds no layout of waiting tasks.
+    layout_uri = storage.join(work, "shards", entry_name(layout.shard))
+    strict_json.write(layout_uri, layout)
+    return layout, layout_uri
 
 
 def make_shard(layout_uri: str, work: str, uri: str) -> str | None:

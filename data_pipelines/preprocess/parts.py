@@ -2,9 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from data_pipelines.on_ray.cluster_gate import ClusterGate
 from data_pipelines.on_ray.metrics import count_videos
@@ -26,12 +25,11 @@ from data_pipelines.preprocess.shards import (
 from data_pipelines.preprocess.sources.file_kinds import is_video
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.map_ahead import map_ahead
 from lafp.runs.wording import counted
 
 # The share of rejected videos is judged only after this many videos.
 _MIN_JUDGED_VIDEOS = 50
-# Number of parts that are read ahead, because S3 answers slowly but in parallel.
-_NUM_READ_AHEAD = 16
 
 
 @dataclass
@@ -285,11 +283,4 @@ def read_made_parts(plan: Plan) -> Iterator[ItemRows]:
 def read_parts(plan: Plan) -> Iterator[list[ItemRows]]:
     """Yields the rows of all parts in the order of the listing, reading a few parts ahead."""
     parts = (task.part for chunk in range(plan.num_chunks) for task in plan.tasks(chunk))
-    with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
-        waiting: list[Future[list[ItemRows]]] = []
-        for part in parts:
-            waiting.append(pool.submit(read_part, plan.work, part))
-            if len(waiting) == _NUM_READ_AHEAD:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+    return map_ahead(partial(read_part, plan.work), parts)

@@ -1,16 +1,13 @@
 """Recomputes action statistics after a takedown, so that they hold nothing of the removed clips."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from data_pipelines.preprocess.action_statistics import ActionStatistics, label_sums
 from lafp import storage
 from lafp.data.shards.format import ClipLocation, Labels, ShardEntry
-
-# S3 answers slowly but in parallel.
-_NUM_READERS = 16
+from lafp.map_ahead import map_ahead
 
 
 def action_after(
@@ -45,9 +42,8 @@ def action_after(
 
 
 def _labels(shards: str, entry: ShardEntry) -> Iterator[Labels]:
-    read = partial(_read, storage.join(shards, entry.shard))
-    with ThreadPoolExecutor(_NUM_READERS) as pool:
-        yield from pool.map(read, [clip for clip in entry.clips if clip.labels_bytes])
+    labeled = (clip for clip in entry.clips if clip.labels_bytes)
+    return map_ahead(partial(_read, storage.join(shards, entry.shard)), labeled)
 
 
 def _read(uri: str, clip: ClipLocation) -> Labels:

@@ -4,17 +4,14 @@ They are the bulk of a clip's row, and only the search for near-duplicates reads
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from lafp import storage
+from lafp.map_ahead import map_ahead
 from lafp.storage.tables import read_table, write_table
-
-# Number of tables that are read at a time, because S3 answers slowly but in parallel.
-_NUM_READ_AHEAD = 16
 
 
 def write_signatures(work: str, part: str, signatures: Mapping[int, bytes]) -> None:
@@ -43,9 +40,8 @@ def signatures_of(clips: pa.Table, work: str) -> pa.Table:
     parts, of_part = np.unique(clips["part"].to_numpy(), return_inverse=True)
     offsets = clips["video_offset"].to_numpy()
     rows = [np.flatnonzero(of_part == number) for number in range(len(parts))]
-    with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
-        read = partial(_read, work)
-        tables = list(pool.map(read, parts.tolist(), (offsets[of] for of in rows)))
+    wanted = zip(parts.tolist(), (offsets[of] for of in rows), strict=True)
+    tables = list(map_ahead(partial(_read, work), wanted))
     found = pa.chunked_array(tables, pa.large_binary())
     # The empty array is for tables without clips: numpy needs at least one array to join.
     order = np.argsort(np.concatenate([*rows, np.zeros(0, np.int64)]))
@@ -54,8 +50,9 @@ def signatures_of(clips: pa.Table, work: str) -> pa.Table:
     )
 
 
-def _read(work: str, part: str, offsets: np.ndarray) -> pa.Array:
-    """Reads the signatures of a part's clips at ``offsets``."""
+def _read(work: str, wanted: tuple[str, np.ndarray]) -> pa.Array:
+    """Reads the signatures of a part's clips at the given offsets."""
+    part, offsets = wanted
     table = read_table(_table_uri(work, part)).sort_by("video_offset")
     places = np.searchsorted(table["video_offset"].to_numpy(), offsets)
     return table["signature"].take(places).combine_chunks()
