@@ -24,7 +24,7 @@ from tests.cpu_time import interrupted_after
 ALLOWED = {"git"}
 TOO_LONG = "it takes seconds: `make test` runs it"
 # CPU time, so that a busy machine skips no more. The first test of a file waits for its fixtures.
-TEST_CPU_S, FIXTURES_CPU_S = 1.0, 4.0
+TEST_CPU_S, FIXTURES_CPU_S = 0.4, 2.0
 _popen = subprocess.Popen.__init__
 
 

@@ -29,7 +29,8 @@ from lafp.storage.remote import (
 from lafp.storage.secrets import text_without_secrets
 
 T = TypeVar("T")
-_NUM_READS = 3
+_NUM_READS = 8
+"""As often as boto3 asks for an answer."""
 _REFUSED_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _NO_ROOM = ("XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507")
 _SET_CREDENTIALS = (
@@ -135,7 +136,9 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
                 raise NotConditionalError(
                     f"Could not write {uri} on a condition: {_words(error)}"
                 ) from None
-            if code in _NOT_THAT_VERSION or (code == "NoSuchKey" and version is not None):
+            # "404" is what boto3 makes of an answer whose body broke off.
+            is_gone = version is not None and code in ("NoSuchKey", "404")
+            if code in _NOT_THAT_VERSION or is_gone:
                 return None
             raise
 
@@ -204,7 +207,7 @@ def _new_client() -> Any:
     from botocore.config import Config
 
     # The adaptive mode also slows this client down while S3 throttles it.
-    retries = Config(retries={"max_attempts": 8, "mode": "adaptive"})
+    retries = Config(retries={"max_attempts": _NUM_READS, "mode": "adaptive"})
     return boto3.session.Session().client("s3", config=retries)
 
 

@@ -186,6 +186,9 @@ def _child(name: str, seed: int, first: int, stop: int, folder: Path) -> None:
 
 
 def _limit_memory() -> None:
+    import pyarrow
+
+    pyarrow.array([0])  # its allocator reserves 1 GiB of addresses at the first allocation
     fields = Path("/proc/self/status").read_text()
     (line,) = (line for line in fields.splitlines() if line.startswith("VmData:"))
     now = int(line.split()[1]) * 1024
