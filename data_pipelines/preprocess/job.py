@@ -178,11 +178,11 @@ def make_shards(
     """
     shards: list[str] = []
 
-    def calls() -> Iterator[tuple[str, tuple[str, str, str]]]:
+    def calls() -> Iterator[tuple[str, tuple[str, str, str, bool]]]:
         for layout, layout_uri in map_ahead(partial(_handed_over, work, uri), layouts):
             shards.append(layout.shard)
             if layout_uri:
-                yield layout.shard, (layout_uri, work, uri)
+                yield layout.shard, (layout_uri, work, uri, cfg.filters.drop_duplicates)
 
     with Progress(f"shards {cfg.name}", 0, "shards") as progress:
         made = stream_tasks(
@@ -208,10 +208,10 @@ def _handed_over(work: str, uri: str, layout: ShardLayout) -> tuple[ShardLayout,
     return layout, layout_uri
 
 
-def make_shard(layout_uri: str, work: str, uri: str) -> str | None:
+def make_shard(layout_uri: str, work: str, uri: str, has_signatures: bool) -> str | None:
     """Composes one shard, as one Ray task. Returns an error message, or None."""
     try:
-        write_shard(strict_json.read(ShardLayout, layout_uri), work, uri)
+        write_shard(strict_json.read(ShardLayout, layout_uri), work, uri, has_signatures)
     except OSError as error:
         return str(error)
     return None

@@ -131,6 +131,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
         min_clip_frames=min(shortest),
         max_clip_frames=max(longest),
         num_masked_clips={s: num for s, num in zip(splits, masked, strict=True) if num},
+        has_signatures=cfg.filters.drop_duplicates,
         action=_action(catalog) if cfg.labels is not None else None,
         optical_flow_size_px=[flow.height_px, flow.width_px] if flow else None,
     )

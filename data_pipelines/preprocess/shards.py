@@ -22,10 +22,17 @@ from data_pipelines.preprocess.rows import (
     Row,
     VideoRow,
 )
-from data_pipelines.preprocess.select.signatures import write_signatures
+from data_pipelines.preprocess.select.signatures import write_shard_signatures, write_signatures
 from lafp import storage
 from lafp.config.ranges import check_at_least
-from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, Split, entry_name
+from lafp.data.shards.format import (
+    Labels,
+    ShardEntry,
+    ShardWriter,
+    Split,
+    entry_name,
+    signatures_name,
+)
 from lafp.packing import packed
 from lafp.storage import strict_json
 from lafp.temporary import TemporaryFolder
@@ -199,8 +206,16 @@ def _num_bytes(clip: ClipRow) -> int:
     return clip.record.num_bytes + clip.labels_bytes
 
 
-def write_shard(layout: ShardLayout, work: str, out: str) -> ShardEntry:
+def write_shard(
+    layout: ShardLayout, work: str, out: str, has_signatures: bool = False
+) -> ShardEntry:
     """Composes one shard from clips in parts: writes the tar, then its entry.
+
+    Args:
+        layout: The clips of the shard.
+        work: Folder of the parts.
+        out: Folder of the shard set.
+        has_signatures: Whether the clips have signatures, which are then stored beside the shard.
 
     Raises:
         FileNotFoundError: A part is missing.
@@ -223,6 +238,9 @@ def write_shard(layout: ShardLayout, work: str, out: str) -> ShardEntry:
         )
         # The tar comes first and its entry last, because the entry says that the shard is complete.
         storage.upload(writer.path, storage.join(out, layout.shard))
+    if has_signatures:
+        uri = storage.join(out, signatures_name(layout.shard))
+        write_shard_signatures(uri, layout.clips, work)
     strict_json.write(storage.join(out, entry_name(layout.shard)), entry)
     return entry
 

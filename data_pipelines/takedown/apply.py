@@ -21,11 +21,17 @@ from data_pipelines.preprocess.taken_down import REASON, Takedown, add_takedown
 from data_pipelines.takedown.statistics import action_after
 from lafp import storage
 from lafp.data.shards.edit import drop_clips, drop_latents
-from lafp.data.shards.format import ShardEntry, ShardSet, check_shard_name, entry_name
+from lafp.data.shards.format import (
+    ShardEntry,
+    ShardSet,
+    check_shard_name,
+    entry_name,
+    signatures_name,
+)
 from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShard
 from lafp.storage import strict_json
-from lafp.storage.tables import iter_rows, rewrite_table
+from lafp.storage.tables import iter_rows, read_table, rewrite_table, write_table
 from lafp.temporary import TemporaryFolder
 
 JOURNAL = "takedown.json"
@@ -70,7 +76,8 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     # Old files go last: until now a reader may still use the old manifest.
     for old in renamed:
         for uri in (shards, *latents):
-            for name in (old, entry_name(old), old.removesuffix(".tar") + ".npy"):
+            names_of_old = (old, signatures_name(old), old.removesuffix(".tar") + ".npy")
+            for name in (*names_of_old, entry_name(old)):
                 storage.delete(storage.join(uri, name))
     storage.delete(storage.join(shards, JOURNAL))
 
@@ -85,6 +92,11 @@ def _rewrite_shard(shards: str, old: str, new: str, clip_ids: set[str]) -> None:
     ):
         entry = drop_clips(tar, read_entry(shards, old), clip_ids, new, Path(folder) / new)
         storage.upload(Path(folder) / new, storage.join(shards, new))
+    if open_shard_set(shards).has_signatures:
+        signatures = read_table(storage.join(shards, signatures_name(old)))
+        is_gone = pc.is_in(signatures["clip_id"], pa.array(sorted(clip_ids), pa.string()))
+        left = signatures.filter(pc.invert(is_gone)).combine_chunks()
+        write_table(storage.join(shards, signatures_name(new)), left)
     strict_json.write(storage.join(shards, entry_name(new)), entry)
 
 

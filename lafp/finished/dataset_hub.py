@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.shards.format import entry_name
-from lafp.data.shards.sets import read_manifest
+from lafp.data.shards.format import entry_name, signatures_name
+from lafp.data.shards.sets import open_shard_set, read_manifest
 from lafp.finished.dataset_card import dataset_card
 from lafp.finished.hub import README, HubUri, hub_package, one_line
 from lafp.packing import packed
@@ -24,7 +24,7 @@ from lafp.runs.run_dir import StageDir
 
 _URI = re.compile(r"hf://datasets/([\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?/?")
 _TABLES = ("manifest.parquet", "clips.parquet", "shard_set.json")
-_SHARD_FILE = re.compile(r"(train|val)-[\w.-]*\.(tar|json)", re.ASCII)
+_SHARD_FILE = re.compile(r"(train|val)-[\w.-]*\.(tar|json|signatures\.parquet)", re.ASCII)
 # Limits of one commit. A push that breaks repeats at most this much, and shards that lie on S3 take
 # this much of the local disk.
 _MAX_COMMIT_FILES, _MAX_COMMIT_BYTES = 100, 2 * 2**30
@@ -42,10 +42,13 @@ class PublishedSet:
     uri: str
     """The set's folder."""
     card: str
+    has_signatures: bool
+    """Whether a table of signatures lies beside each shard."""
 
     def names(self) -> list[str]:
-        """Lists shards and their entries in the order in which they are pushed."""
-        return [name for shard in self.shards for name in (shard, entry_name(shard))]
+        """Lists the files of all shards in the order in which they are pushed."""
+        kinds = (str, signatures_name, entry_name) if self.has_signatures else (str, entry_name)
+        return [name_of(shard) for shard in self.shards for name_of in kinds]
 
 
 def parse_dataset(uri: str) -> HubUri:
@@ -75,6 +78,7 @@ def published_set(stage: StageDir, uri: str) -> PublishedSet:
         sizes={row["shard"]: row["num_bytes"] for row in rows},
         uri=stage.uri,
         card=dataset_card(stage, rows, uri),
+        has_signatures=open_shard_set(stage.uri).has_signatures,
     )
 
 
@@ -136,8 +140,11 @@ def _is_there(file: Any, name: str, found: PublishedSet) -> bool:
         return False
     if name in found.shards and file.lfs is not None:
         return bool(file.lfs.sha256 == found.shards[name])
-    # Files that the hub keeps in git itself have the hash of git.
     with storage.local_file(storage.join(found.uri, name)) as path:
+        if file.lfs is not None:
+            with path.open("rb") as opened:
+                return bool(file.lfs.sha256 == hashlib.file_digest(opened, "sha256").hexdigest())
+        # Files that the hub keeps in git itself have the hash of git.
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
         with path.open("rb") as opened:
             while data := opened.read(_CHUNK_BYTES):

@@ -1,15 +1,17 @@
-"""Stores the signatures of a part's clips beside it, and finds those of clips of many parts.
+"""Stores the signatures of clips beside their part, later beside their shard, and finds them again.
 
 They are the bulk of a clip's row, and only the search for near-duplicates reads them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
+from data_pipelines.preprocess.rows import ClipRow
 from lafp import storage
+from lafp.data.shards.format import signatures_name
 from lafp.map_ahead import map_ahead
 from lafp.storage.tables import read_table, write_table
 
@@ -50,6 +52,28 @@ def signatures_of(clips: pa.Table, work: str) -> pa.Table:
     )
 
 
+def write_shard_signatures(uri: str, clips: Sequence[ClipRow], work: str) -> None:
+    """Writes the table beside a shard, from those beside the parts.
+
+    Args:
+        uri: The table to write.
+        clips: The clips of the shard, in order.
+        work: Folder of the parts.
+    """
+    numbers = np.arange(len(clips))
+    places = {
+        "clip": numbers,
+        "video": numbers,
+        "part": [clip.part for clip in clips],
+        "video_offset": [clip.video_offset for clip in clips],
+    }
+    found = signatures_of(pa.table(places), work)["signature"]
+    names = ("clip_id", "episode_id", "video_uri")
+    columns = {name: [getattr(clip.record, name) for clip in clips] for name in names}
+    # One chunk, so that the file does not depend on how the clips lay in parts.
+    write_table(uri, pa.table(columns | {"signature": found}).combine_chunks())
+
+
 def _read(work: str, wanted: tuple[str, np.ndarray]) -> pa.Array:
     """Reads the signatures of a part's clips at the given offsets."""
     part, offsets = wanted
@@ -59,4 +83,4 @@ def _read(work: str, wanted: tuple[str, np.ndarray]) -> pa.Array:
 
 
 def _table_uri(work: str, part: str) -> str:
-    return storage.join(work, f"{part.removesuffix('.tar')}.signatures.parquet")
+    return storage.join(work, signatures_name(part))

@@ -10,9 +10,10 @@ A **shard set** is one preprocessed source, a folder (local or S3)::
                            with labels, optical flow or masks, <clip_id>.npz (true_action,
                            state, action_noise, condition, optical_flow, mask)
     train-000000.json      ShardEntry: checksum, counts, and where each clip lies in the tar
+    train-000000.signatures.parquet    if near-duplicates were dropped: what each clip looks like
 
-A shard is complete once its ``.json`` entry exists; the tar is renamed into place before it. Needs
-no torch, because preprocessing workers import it.
+A shard is complete once its ``.json`` entry exists; tar and signatures are renamed into place
+before it. Needs no torch, because preprocessing workers import it.
 """
 
 import io
@@ -150,6 +151,11 @@ def entry_name(tar: str) -> str:
     return tar.removesuffix(".tar") + ".json"
 
 
+def signatures_name(tar: str) -> str:
+    """Names the table beside a shard, or a part, that holds the signatures of its clips."""
+    return tar.removesuffix(".tar") + ".signatures.parquet"
+
+
 def mask_shape(num_frames: int, height_px: int, width_px: int) -> tuple[int, int, int]:
     """Returns the shape of the packed masks of a clip, ``Labels.mask``."""
     return num_frames, height_px, -(-width_px // 8)
@@ -238,6 +244,8 @@ class ShardSet:
     """Height and width of the optical flow stored with every clip, if any."""
     num_masked_clips: dict[str, int] = field(default_factory=dict)
     """Number of clips per split with a mask of the agent; empty if no clip has one."""
+    has_signatures: bool = False
+    """Whether the signatures of its clips lie beside each shard."""
 
     def __post_init__(self) -> None:
         sides = self.width_px, self.height_px

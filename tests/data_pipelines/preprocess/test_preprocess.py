@@ -24,6 +24,7 @@ import ray
 from data_pipelines.preprocess import plan as plan_module
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
+from data_pipelines.preprocess.clip.measure.signature import Signature
 from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
@@ -45,7 +46,7 @@ from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards, write
 from lafp import storage
 from lafp.config import ConfigError, load_config
 from lafp.data.order.clips import ClipOrder
-from lafp.data.shards.format import read_records
+from lafp.data.shards.format import read_records, signatures_name
 from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import open_shard_set
 from lafp.http.download import HttpConfig
@@ -102,7 +103,8 @@ def made_without_ray(cfg: PreprocessConfig, folder: Path) -> None:
     catalog.add(write_part(inputs, str(folder), "000000/part-000000.tar"))
     select_clips(catalog, cfg, partial(find_duplicates, work=str(folder)))
     for plan in lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes):
-        write_shard(plan, str(folder), str(folder / "shards"))
+        has_signatures = cfg.filters.drop_duplicates
+        write_shard(plan, str(folder), str(folder / "shards"), has_signatures)
 
 
 class FallingBack(PyAVDecoder):
@@ -177,6 +179,9 @@ def test_tables_shards_and_totals_agree(made):
         inside = [record.clip_id for record in read_records(path)]
         assert inside == [c["clip_id"] for c in clips if c["shard"] == shard["shard"]]
         assert len(inside) == shard["num_clips"]
+        looks = pq.read_table(out / signatures_name(shard["shard"])).to_pylist()
+        assert [row["clip_id"] for row in looks] == inside
+        assert all(len(Signature.from_bytes(row["signature"]).pictures) > 2 for row in looks)
     lengths = [clip["num_frames"] for clip in clips]
     assert (spec.min_clip_frames, spec.max_clip_frames) == (min(lengths), max(lengths))
     assert (spec.fps, spec.width_px, spec.height_px, spec.action) == (10.0, 48, 32, None)

@@ -47,7 +47,14 @@ from data_pipelines.takedown.job import take_down
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.edit import drop_clips
-from lafp.data.shards.format import Labels, ShardEntry, ShardWriter, entry_name, read_records
+from lafp.data.shards.format import (
+    Labels,
+    ShardEntry,
+    ShardWriter,
+    entry_name,
+    read_records,
+    signatures_name,
+)
 from lafp.data.shards.sets import open_shard_set, shards_sha256
 from lafp.data.stored_latents import LatentReader, LatentSet, LatentShardWriter
 from lafp.runs import lease
@@ -100,7 +107,7 @@ def make(source: Path, shards: Path) -> None:
     plans = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
     with clips_table(str(shards), plans) as recorded:
         for plan in recorded:
-            write_shard(plan, str(work), str(shards))
+            write_shard(plan, str(work), str(shards), has_signatures=True)
             names.append(plan.shard)
     write_rejects(str(shards), catalog.rejects())
     summary = summarize(catalog, spec, FileCounts().to_dict(), *write_manifest(str(shards), names))
@@ -221,6 +228,14 @@ def state(run: Path) -> dict[str, str]:
     return digests
 
 
+def signatures_in(shards: Path) -> dict[str, bytes]:
+    """Signatures of all shards that the manifest names, by clip."""
+    names = [signatures_name(row["shard"]) for row in table(shards, "manifest")]
+    assert {path.name for path in shards.glob("*.signatures.parquet")} == set(names)
+    rows = [row for name in names for row in pq.read_table(shards / name).to_pylist()]
+    return {row["clip_id"]: row["signature"] for row in rows}
+
+
 def names_in(rows) -> set[str]:
     return {Path(row["video_uri"]).name for row in rows}
 
@@ -255,9 +270,13 @@ def test_all_that_looks_like_the_video_goes_and_nothing_else(run, whole, source,
     copies = {"b.mp4", "copy.mp4", "encoded_again.mkv", "compilation.mp4"}
     assert {Path(uri).name for uri in known} == copies
     assert "compilation.mp4" in names_in(table(shards, "clips"))
+    pictures = signatures_in(whole / "shards/videos")
+    assert set(pictures) == set(before) and signatures_in(shards).keys() == set(after)
     for path in shards.iterdir():
+        data = path.read_bytes()
         if path.suffix == ".tar":
-            assert not any(clip_id.encode() in path.read_bytes() for clip_id in gone)
+            assert not any(clip_id.encode() in data for clip_id in gone)
+        assert not any(pictures[clip_id][-64:] in data for clip_id in gone)
     summary = json.loads((shards / "summary.json").read_text())
     check_totals(summary)
     spec = json.loads((shards / "shard_set.json").read_text())

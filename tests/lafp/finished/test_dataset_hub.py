@@ -13,6 +13,7 @@ import webdataset
 import yaml
 
 from lafp.config import ConfigError
+from lafp.data.shards.format import signatures_name
 from lafp.finished.dataset_card import _host, dataset_card, escaped
 from lafp.finished.dataset_hub import parse_dataset
 from lafp.runs.run_dir import StageDir
@@ -48,6 +49,11 @@ def shards(tmp_path_factory):
     uris = [SOURCES[i % len(SOURCES)] for i in range(len(clips))]
     at = clips.schema.get_field_index("video_uri")
     pq.write_table(clips.set_column(at, "video_uri", pa.array(uris)), folder / "clips.parquet")
+    for tar in folder.glob("*.tar"):
+        looks = pa.table({"clip_id": [tar.name], "signature": [b"pictures"]})
+        pq.write_table(looks, folder / signatures_name(tar.name))
+    spec = json.loads((folder / "shard_set.json").read_text())
+    write_json(folder / "shard_set.json", spec | {"has_signatures": True})
     rejects = {"static": {"spans": 3, "seconds": 7200.0}, "a|b": {"spans": 1, "seconds": 0.0}}
     funnel = {"inputs": {"videos": 8, "seconds": 36000.0}, "rejects": rejects, "clips": {}}
     write_json(folder / "summary.json", {"funnel": funnel})
@@ -135,7 +141,7 @@ def test_the_card_is_yaml_and_markdown_without_a_secret(hub, pushed):
 def test_a_push_again_sends_no_shard(process, hub, shards, pushed, tmp_path):
     hub.requests.clear()
     done = call(process, hub, tmp_path, "push", shards, URI)
-    assert "8 of 8 files are there already" in done.stdout, done.stderr
+    assert "12 of 12 files are there already" in done.stdout, done.stderr
     assert sum("/commit/" in request for request in hub.requests) == 1
 
 
@@ -147,20 +153,21 @@ def test_a_push_that_broke_goes_on_and_is_no_set_before_its_end(
     assert "shard_set.json" not in half
     hub.commit(repo, "main", half)
     num = sum(name in half for name in names(shards))
-    assert 0 < num < 8
+    assert 0 < num < 12
     opens = "import sys\nfrom lafp.data.shards.sets import open_shard_set as opened\n"
     opens += "opened(sys.argv[1])\n"
     done = call(process, hub, tmp_path, "hf://datasets/user/broken", code=opens)
     assert "No shard set at hf://datasets/user/broken" in done.stderr
     done = call(process, hub, tmp_path, "push", shards, "hf://datasets/user/broken")
-    assert f"{num} of 8 files are there already" in done.stdout, done.stderr
+    assert f"{num} of 12 files are there already" in done.stdout, done.stderr
     assert hub.files(repo).keys() == hub.files(REPO).keys()
 
 
 def test_shards_that_the_set_no_longer_names_are_deleted(process, hub, shards, pushed, tmp_path):
     """As after `takedown`: another push must not leave the video on the hub."""
     repo = "datasets:user/taken"
-    extra = {"train-000099.tar": b"x", "train-000099.json": b"{}", "notes.md": b"kept"}
+    extra = {f"train-000099.{kind}": b"{}" for kind in ("tar", "json", "signatures.parquet")}
+    extra["notes.md"] = b"kept"
     hub.commit(repo, "main", dict(hub.files(REPO)) | extra)
     done = call(process, hub, tmp_path, "push", shards, "hf://datasets/user/taken")
     assert done.returncode == 0, done.stderr
