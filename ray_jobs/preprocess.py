@@ -22,6 +22,7 @@ from data_pipelines.preprocess.estimate import estimate
 from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import list_inputs, list_source, preprocess
 from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.select.finished_sets import FinishedSets
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir, StageDir
@@ -31,11 +32,13 @@ from ray_jobs.core.job import Job
 
 
 def resolve(cfg: PreprocessConfig, run: RunDir) -> PreprocessConfig:
-    """Returns the config with absolute sources. Without a source it takes the demonstrations.
+    """Returns the config with absolute URIs. Without a source it takes the demonstrations.
 
     Raises:
         ConfigError: The demonstrations have no masks, and these are asked for.
     """
+    against = tuple(map(storage.absolute, cfg.filters.against))
+    cfg = replace(cfg, filters=replace(cfg.filters, against=against))
     masks = cfg.masks
     if masks is not None:
         sources = {name: _absolute(uri) for name, uri in vars(masks).items()}
@@ -72,18 +75,24 @@ def _absolute(uri: str | None) -> str | None:
 
 
 def inputs(cfg: PreprocessConfig, run: RunDir) -> dict[str, str]:
-    """Returns the fingerprint of the run's own demonstrations, or of the source's listing."""
+    """Returns fingerprints of the run's demonstrations or the source's listing, and of sets."""
+    sets = _finished_sets(cfg)
+    found = {"filters.against": sets.fingerprint} if sets.uris else {}
     if cfg.source is None:
         try:
-            return {"demonstrations": run.stage("demonstrations").fingerprint()}
+            return found | {"demonstrations": run.stage("demonstrations").fingerprint()}
         except ConfigError as error:
             raise ConfigError(f"Set source=FOLDER_OR_URI. Without a source: {error}") from None
     cfg = resolve(cfg, run)
-    found = {"source": _fingerprint(list_inputs(cfg))}
+    found["source"] = _fingerprint(list_inputs(cfg))
     if cfg.masks is not None:
         folders = filter(None, (cfg.masks.source, cfg.masks.val_source))
         found["masks"] = _fingerprint(chain.from_iterable(map(storage.list_files, folders)))
     return found
+
+
+def _finished_sets(cfg: PreprocessConfig) -> FinishedSets:
+    return FinishedSets(tuple(map(storage.absolute, cfg.filters.against)))
 
 
 def _fingerprint(files: Iterable[VideoItem | storage.FileInfo]) -> str:
@@ -98,11 +107,12 @@ def check(cfg: PreprocessConfig, run: RunDir) -> None:
     """Lists only the first file of each source, because a whole listing may take long.
 
     Raises:
-        ConfigError: A source is missing, or cannot be used.
+        ConfigError: A source or a finished set is missing, or cannot be used.
     """
     if cfg.source is None:
         inputs(cfg, run)
     else:
+        _finished_sets(cfg)
         cfg = resolve(cfg, run)
         for source in filter(None, (cfg.source, cfg.val_source)):
             next(list_source(source, None, cfg), None)
@@ -113,8 +123,10 @@ def plan(cfg: PreprocessConfig, run: RunDir) -> list[str]:
     cfg = resolve(cfg, run)
     where = run.stage(stage_name(cfg)).uri
     counts = FileCounts()
+    sets = FinishedSets(cfg.filters.against)
+    known = [f"  compared with {sets.num_clips:,} clips of finished sets"] if sets.uris else []
     expected = estimate(cfg, list_inputs(cfg, counts))
-    return [f"{cfg.source} -> {where}", *expected, *findings.files(counts.to_dict())]
+    return [f"{cfg.source} -> {where}", *known, *expected, *findings.files(counts.to_dict())]
 
 
 def stage_name(cfg: PreprocessConfig) -> str:

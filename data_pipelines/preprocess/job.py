@@ -33,6 +33,7 @@ from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.secret_uris import SecretUris
 from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
+from data_pipelines.preprocess.select.finished_sets import FinishedSets
 from data_pipelines.preprocess.shards import ShardLayout, lay_out_shards, write_shard
 from data_pipelines.preprocess.sources.listing import list_source, may_download
 from data_pipelines.preprocess.sources.masks import with_masks
@@ -74,11 +75,9 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
         files = FileCounts.from_dict(plan.files)
         with telling_rejects(uri), open_catalog(plan, files) as catalog:
             reject_taken_down(catalog, read_takedowns(uri))
-            select_clips(
-                catalog,
-                cfg,
-                partial(find_duplicates, work=work, node_labels=cfg.tasks.node_labels),
-            )
+            sets = FinishedSets(cfg.filters.against)
+            find = partial(find_duplicates, work=work, node_labels=cfg.tasks.node_labels, sets=sets)
+            select_clips(catalog, cfg, find, sets)
             write_rejects(uri, catalog.rejects())  # first: they explain an error in the next steps
             spec = shard_set(catalog, cfg)
             layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)

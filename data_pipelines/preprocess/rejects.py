@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 EXPIRED = "expired"
 """Reason of rejects that a resumed job tries once more, because the list may be signed anew."""
+IN_SET = "in "
+"""Begins the detail "in SET: URI" of a ``same_file`` reject whose other file is in a finished set.
+No URI begins so."""
 NUM_EXAMPLES = 3
 """Number of rejects that a message shows."""
 REASONS = {
@@ -71,6 +74,11 @@ class RejectRow:
     def __post_init__(self) -> None:
         assert self.reason in REASONS, self.reason
         assert self.end_s >= self.start_s, (self.start_s, self.end_s)
+
+
+def other_file(detail: str) -> str:
+    """Extracts the URI of the other file from the detail of a ``same_file`` reject."""
+    return detail.removeprefix(IN_SET).partition(": ")[2] if detail.startswith(IN_SET) else detail
 
 
 @dataclass

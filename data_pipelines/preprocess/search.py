@@ -22,12 +22,19 @@ from data_pipelines.preprocess.select.duplicates import (
     candidates,
     find_in_memory,
     keys_of,
+    known_in,
     links,
     originals,
     ranked,
     unlike_the_first,
     verified,
     with_other,
+)
+from data_pipelines.preprocess.select.finished_sets import (
+    FinishedSets,
+    described,
+    known_signatures,
+    telling_damage,
 )
 from data_pipelines.preprocess.select.signatures import signatures_of
 from lafp import storage
@@ -56,8 +63,9 @@ def find_duplicates(
     node_labels: tuple[str, ...] = (),
     most_in_memory: int = MOST_IN_MEMORY,
     block_clips: int = BLOCK_CLIPS,
+    sets: FinishedSets | None = None,
 ) -> Duplicates:
-    """Finds the near-duplicates among the clips of a catalog.
+    """Finds the near-duplicates among the clips of a catalog, and of clips of finished sets.
 
     Args:
         catalog: The clips to compare.
@@ -65,26 +73,64 @@ def find_duplicates(
         node_labels: Labels of the nodes that may run the tasks (``TasksConfig``).
         most_in_memory: Number of clips up to which Ray Data is not used.
         block_clips: Number of clips per block on Ray Data.
+        sets: Finished sets; None without any.
+
+    Raises:
+        ConfigError: The signatures of a finished set are damaged.
     """
+    sets = sets or FinishedSets()
     blocks = catalog.clip_blocks(block_clips)
-    if catalog.num_clips <= most_in_memory:
-        return find_in_memory(signatures_of(pa.concat_tables(blocks), work))
-    digest = store_blocks(blocks, work)
-    num_blocks = -(-catalog.num_clips // block_clips)
-    return _Search(work, digest, node_labels, block_clips, num_blocks).find()
+    with telling_damage():
+        if catalog.num_clips + sets.num_clips <= most_in_memory:
+            return _find_in_memory(pa.concat_tables(blocks), work, sets)
+        digest = store_blocks(blocks, work, sets, block_clips)
+        numbers = range(sets.num_clips // -block_clips, -(-catalog.num_clips // block_clips))
+        return _on_ray(_Search(work, digest, node_labels, block_clips, numbers), sets)
 
 
-def store_blocks(blocks: Iterable[pa.Table], work: str) -> str:
-    """Writes where the clips of each block lie.
+def _on_ray(search: "_Search", sets: FinishedSets) -> Duplicates:
+    from ray.exceptions import RayTaskError
+
+    try:
+        return search.find()
+    except RayTaskError:
+        # Ray Data passes on only the text of what a task raised, so a damaged table is read again.
+        for _, ranges in sets.blocks(BLOCK_CLIPS):
+            known_signatures(ranges)
+        raise
+
+
+def _find_in_memory(clips: pa.Table, work: str, sets: FinishedSets) -> Duplicates:
+    ranges = sets.ranges()
+    signatures = [known_signatures(ranges), signatures_of(clips, work)]
+    matches = find_in_memory(pa.concat_tables(signatures))
+    return Duplicates(
+        originals=originals(matches).to_batches(),
+        links=links(matches).to_batches(),
+        known=described(ranges, known_in(matches)).to_batches(),
+    )
+
+
+def store_blocks(
+    blocks: Iterable[pa.Table],
+    work: str,
+    sets: FinishedSets | None = None,
+    block_clips: int = BLOCK_CLIPS,
+) -> str:
+    """Writes where the clips of each block lie. Blocks of finished sets have negative numbers.
 
     Returns:
         A hash of what it has written. It names the folder of the search, so a resumed job searches
         anew if its clips have changed, e.g. by a takedown, or their division into blocks, by
         another version.
     """
-    digest = sha256()
+    digest, folder = sha256(), storage.join(work, "search")
+    if sets is not None:
+        digest.update(sets.fingerprint.encode())
+        for number, ranges in sets.blocks(block_clips):
+            write_table(_table_uri(folder, "clips", number), ranges)
     for number, clips in enumerate(blocks):
-        write_table(_table_uri(storage.join(work, "search"), "clips", number), clips)
+        write_table(_table_uri(folder, "clips", number), clips)
         # Tables of a step are named by block, so those of blocks of another size must not be read.
         digest.update(f"{clips.num_rows} clips\n".encode())
         for name in ("clip", "video", "video_offset"):
@@ -102,9 +148,10 @@ class _Search:
         digest: str,
         node_labels: tuple[str, ...],
         block_clips: int,
-        num_blocks: int,
+        blocks: range,
     ) -> None:
-        self._work, self._block_clips, self._num_blocks = work, block_clips, num_blocks
+        self._work, self._block_clips = work, block_clips
+        self._blocks, self._num_blocks = blocks, len(blocks)
         self._clips = storage.join(work, "search")
         self._folder = storage.join(self._clips, digest)
         self._selector = label_selector(node_labels)
@@ -118,12 +165,17 @@ class _Search:
             "more": partial(self._verified, "open"),
             "originals": partial(self._of_all_matches, originals),
             "links": partial(self._of_all_matches, links),
+            "known": self._known,
         }
         with Progress("near-duplicates", len(steps), "steps") as progress:
             for number, (name, run) in enumerate(steps.items(), start=1):
                 self._step(name, run)
                 progress.update(number)
-        return Duplicates(originals=self._batches("originals"), links=self._batches("links"))
+        return Duplicates(
+            originals=self._batches("originals"),
+            links=self._batches("links"),
+            known=(batch for n in self._numbers("known") for batch in self._batches("known", n)),
+        )
 
     def _step(self, name: str, run: Callable[[str], list[int]]) -> None:
         """Runs a step unless it is complete. It writes its tables and returns their numbers."""
@@ -138,7 +190,7 @@ class _Search:
         return sorted(row["number"] for row in dataset.take_all())
 
     def _ranked(self, name: str) -> list[int]:
-        keys = _tables(range(self._num_blocks), self._keys)
+        keys = _tables(self._blocks, self._keys)
         counts = self._grouped(keys, 2 * self._num_blocks, self._to_block(candidates, "clip"))
         return self._run(self._grouped(counts, self._num_blocks, self._stored(ranked, name)))
 
@@ -161,6 +213,19 @@ class _Search:
             _table_uri(self._folder, name, 0), function(self._matches_of("matches", "more"))
         )
         return [0]
+
+    def _known(self, name: str) -> list[int]:
+        known = known_in(self._matches_of("matches", "more"))
+        if not len(known):
+            return []
+        write_table(_table_uri(self._folder, "known_clips", 0), pa.table({"clip": known}))
+        blocks = np.unique(known // self._block_clips).tolist()
+        return self._run(_tables(blocks, self._stored(self._described, name)))
+
+    def _described(self, block: pa.Table) -> pa.Table:
+        known = read_table(_table_uri(self._folder, "known_clips", 0))["clip"].to_numpy()
+        of_block = known[known // self._block_clips == _number(block)]
+        return described(read_table(_table_uri(self._clips, "clips", _number(block))), of_block)
 
     def _matches_of(self, *steps: str) -> pa.Table:
         """Reads all matches, which are few: 32 bytes each, and most clips have none."""
@@ -192,7 +257,8 @@ class _Search:
 
     def _keys(self, block: pa.Table) -> pa.Table:
         number = _number(block)
-        signatures = signatures_of(read_table(_table_uri(self._clips, "clips", number)), self._work)
+        places = read_table(_table_uri(self._clips, "clips", number))
+        signatures = known_signatures(places) if number < 0 else signatures_of(places, self._work)
         # Later steps read them several times, and then from one table, not from many parts.
         write_table(_table_uri(self._folder, "signatures", number), signatures)
         keys = keys_of(signatures)
@@ -209,8 +275,8 @@ class _Search:
         """Reads the table of a step that belongs to a group."""
         return read_table(_table_uri(self._folder, name, _number(group)))
 
-    def _batches(self, name: str) -> list[pa.RecordBatch]:
-        return read_table(_table_uri(self._folder, name, 0)).to_batches(_ROWS_PER_BATCH)
+    def _batches(self, name: str, number: int = 0) -> list[pa.RecordBatch]:
+        return read_table(_table_uri(self._folder, name, number)).to_batches(_ROWS_PER_BATCH)
 
     def _numbers(self, name: str) -> list[int]:
         return strict_json.read(list[int], _list_uri(self._folder, name))

@@ -1,12 +1,13 @@
 """Finds a source video in shard sets: the video, copies of its file, and near-duplicates."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_pipelines.preprocess.rejects import IN_SET, other_file
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.storage.tables import iter_rows
@@ -33,11 +34,8 @@ class Findings:
     """Rows of ``rejects.parquet``: the video's spans, and near-duplicates of its clips."""
     spans: list[tuple[str, float, float]]
     """Near-duplicates of the video in other videos: URI, start and end."""
-
-    @property
-    def clip_ids(self) -> set[str]:
-        """Returns the ids of the clips."""
-        return {clip["clip_id"] for clip in self.clips}
+    clip_ids: set[str]
+    """Ids of the clips, and of such clips in other sets, which rejects of this set may name."""
 
 
 def find_video(shard_sets: Collection[str], video_id: str | None, video_uri: str | None) -> Video:
@@ -52,12 +50,21 @@ def find_video(shard_sets: Collection[str], video_id: str | None, video_uri: str
             for row in _rows(shards, "clips", ("video_id", "video_uri"), found):
                 video.video_ids.add(row["video_id"])
                 video.video_uris.add(row["video_uri"])
-            same = (pc.field("reason") == "same_file") & (
-                _is_in("video_uri", video.video_uris) | _is_in("detail", video.video_uris)
-            )
-            for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
-                video.video_uris |= {row["video_uri"], row["detail"]}
+            for uri, other in _same_files(shards, video.video_uris):
+                video.video_uris |= {uri, other}
     return video
+
+
+def _same_files(shards: str, uris: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yields pairs of equal files, of which one is among ``uris``: the dropped and the kept one."""
+    same = (pc.field("reason") == "same_file") & (
+        _is_in("video_uri", uris)
+        | _is_in("detail", uris)
+        | pc.starts_with(pc.field("detail"), IN_SET)
+    )
+    for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
+        if row["video_uri"] in uris or other_file(row["detail"]) in uris:
+            yield row["video_uri"], other_file(row["detail"])
 
 
 def check_names_one_video(shard_sets: Collection[str], uri: str) -> None:
@@ -77,25 +84,32 @@ def check_names_one_video(shard_sets: Collection[str], uri: str) -> None:
                 )
 
 
-def find_in_set(shards: str, video: Video) -> Findings:
-    """Finds the clips, rejects and spans of a video in a set.
+def find_in_sets(shard_sets: Sequence[str], video: Video) -> dict[str, Findings]:
+    """Finds the clips, rejects and spans of a video in each set.
 
     A clip of another video is a near-duplicate if a reject names it as the original of one of the
     video's clips. A reject of another video is a near-duplicate if it names one of the video's
-    clips, or such an original.
+    clips, or such an original. Rejects may name clips of another set (``filters.against``).
     """
     own = _is_in("video_uri", video.video_uris) | _is_in("video_id", video.video_ids)
-    clips = list(_rows(shards, "clips", (*_CLIP_COLUMNS, "shard"), own))
+    names = (*_CLIP_COLUMNS, "shard")
+    clips = {shards: list(_rows(shards, "clips", names, own)) for shards in shard_sets}
     kept_elsewhere = {
-        _original(row) for row in _near_duplicates(shards) if row["video_uri"] in video.video_uris
-    } - {clip["clip_id"] for clip in clips}
-    clips += _rows(
-        shards,
-        "clips",
-        (*_CLIP_COLUMNS, "shard"),
-        _is_in("clip_id", kept_elsewhere),
-    )
-    clip_ids = {clip["clip_id"] for clip in clips}
+        _original(row)
+        for shards in shard_sets
+        for row in _near_duplicates(shards)
+        if row["video_uri"] in video.video_uris
+    }
+    for shards, found in clips.items():
+        others = kept_elsewhere - {clip["clip_id"] for clip in found}
+        found += _rows(shards, "clips", names, _is_in("clip_id", others))
+    clip_ids = kept_elsewhere | {clip["clip_id"] for found in clips.values() for clip in found}
+    return {shards: _findings(shards, video, clips[shards], clip_ids) for shards in shard_sets}
+
+
+def _findings(
+    shards: str, video: Video, clips: list[dict[str, Any]], clip_ids: set[str]
+) -> Findings:
     columns = ("video_uri", "start_s", "end_s", "reason")
     rejects = list(_rows(shards, "rejects", columns, _is_in("video_uri", video.video_uris)))
     rejects += [
@@ -109,20 +123,15 @@ def find_in_set(shards: str, video: Video) -> Findings:
         if row["video_uri"] not in video.video_uris
     ]
     spans += list(_in_copies(shards, spans))
-    return Findings(clips=clips, rejects=rejects, spans=sorted(spans))
+    return Findings(clips=clips, rejects=rejects, spans=sorted(spans), clip_ids=clip_ids)
 
 
 def _in_copies(
     shards: str, spans: Collection[tuple[str, float, float]]
 ) -> Iterator[tuple[str, float, float]]:
     """Yields the same spans in copies of these files, which would otherwise take their place."""
-    same = (pc.field("reason") == "same_file") & _is_in("detail", {uri for uri, _, _ in spans})
-    for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
-        yield from (
-            (row["video_uri"], start_s, end_s)
-            for uri, start_s, end_s in spans
-            if uri == row["detail"]
-        )
+    for copy, original in _same_files(shards, {uri for uri, _, _ in spans}):
+        yield from ((copy, start_s, end_s) for uri, start_s, end_s in spans if uri == original)
 
 
 def _near_duplicates(shards: str) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from data_pipelines.takedown.find import (
     Findings,
     Video,
     check_names_one_video,
-    find_in_set,
+    find_in_sets,
     find_video,
 )
 from lafp import storage
@@ -65,7 +65,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
         check_names_one_video(shard_sets, uri)
         cfg = replace(cfg, video_uri=uri)
     video = find_video(shard_sets, cfg.video_id, cfg.video_uri)
-    found = {shards: find_in_set(shards, video) for shards in shard_sets}
+    found = find_in_sets(shard_sets, video)
     found = {shards: rest for shards, rest in found.items() if rest.clips or rest.rejects}
     if not found:
         return _nothing(cfg, shard_sets)

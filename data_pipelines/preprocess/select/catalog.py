@@ -45,12 +45,24 @@ CREATE TABLE clips (
     fps REAL NOT NULL,
     num_frames INTEGER NOT NULL,
     has_mask INTEGER NOT NULL,
-    original INTEGER,                -- the earlier clip that this one repeats
+    original INTEGER,                -- the earlier clip, or known one, that this one repeats
     split TEXT,
     kind TEXT NOT NULL,              -- kind of its labels (LabelSums.kind), or empty
     part TEXT NOT NULL,
     video_offset INTEGER NOT NULL,
     row TEXT NOT NULL                -- ClipRow as JSON
+);
+CREATE TABLE known_videos (          -- videos of finished sets that the source holds too
+    video_id TEXT PRIMARY KEY, uri TEXT NOT NULL, episode TEXT NOT NULL, split TEXT NOT NULL,
+    shard_set TEXT NOT NULL
+);
+CREATE TABLE known_clips (           -- clips of finished sets that a clip of the source repeats
+    clip INTEGER PRIMARY KEY,        -- negative
+    clip_id TEXT NOT NULL, episode TEXT NOT NULL, uri TEXT NOT NULL, shard_set TEXT NOT NULL,
+    split TEXT NOT NULL
+);
+CREATE TABLE known_episodes (        -- videos of the source that share something with those of sets
+    video INTEGER NOT NULL, episode TEXT NOT NULL, split TEXT NOT NULL
 );
 CREATE TABLE rejects (
     video INTEGER NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, reason TEXT NOT NULL,

@@ -7,13 +7,21 @@ import pyarrow as pa
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.label_kinds import reject_odd_kinds
+from data_pipelines.preprocess.rejects import IN_SET
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.duplicates import Duplicates
+from data_pipelines.preprocess.select.finished_sets import KNOWN, FinishedSets
 from lafp.data.shards.format import Split
+
+# Training wins where finished sets have one cluster in both splits.
+_VAL, _TRAIN = 1, 2
 
 
 def select_clips(
-    catalog: Catalog, cfg: PreprocessConfig, find: Callable[[Catalog], Duplicates]
+    catalog: Catalog,
+    cfg: PreprocessConfig,
+    find: Callable[[Catalog], Duplicates],
+    sets: FinishedSets | None = None,
 ) -> None:
     """Drops repeated files and near-duplicate clips, and assigns splits.
 
@@ -24,17 +32,19 @@ def select_clips(
         catalog: All rows of the source.
         cfg: The job's config.
         find: Finds the near-duplicates among the clips that are left in the catalog.
+        sets: Finished sets, whose files are dropped; None without any.
     """
     # Copies of whole files go first, so that their clips are neither compared nor counted below.
+    if sets is not None:
+        _drop_known_files(catalog, sets)
     _drop_repeated_files(catalog)
     reject_odd_kinds(catalog)
     clusters = _Clusters(catalog.num_videos)
     if cfg.filters.drop_duplicates:
         found = find(catalog)
+        _note_known_clips(catalog, found.known)
         _reject_duplicates(catalog, found.originals)
-        for videos in found.links:
-            for video, other in zip(*(column.to_pylist() for column in videos), strict=True):
-                clusters.join(video, other)
+        _join_similar(catalog, clusters, found.links)
     _join_episodes(catalog, clusters)
     assign_splits(catalog, clusters, cfg.val_fraction)
     catalog.db.execute(
@@ -46,11 +56,40 @@ def select_clips(
     )
 
 
+def _drop_known_files(catalog: Catalog, sets: FinishedSets) -> None:
+    """Drops all files whose content gave clips to a finished set. Each becomes one reject."""
+    catalog.db.execute("CREATE INDEX contents ON videos (video_id, video)")
+    catalog.db.execute("BEGIN")
+    catalog.db.executemany(
+        "INSERT OR IGNORE INTO known_videos SELECT :video_id, :video_uri, :episode_id, :split, "
+        ":shard_set WHERE EXISTS (SELECT 1 FROM videos WHERE video_id = :video_id)",
+        map(vars, sets.videos()),
+    )
+    catalog.db.execute("COMMIT")
+    catalog.db.executescript(
+        """
+        CREATE TABLE gone AS SELECT v.video, v.duration_s, k.uri, k.episode, k.split, k.shard_set
+            FROM videos v JOIN known_videos k ON k.video_id = v.video_id;
+        CREATE INDEX gone_videos ON gone (video);
+        DELETE FROM clips WHERE video IN (SELECT video FROM gone);
+        DELETE FROM rejects WHERE video IN (SELECT video FROM gone);
+        INSERT INTO known_episodes SELECT video, episode, split FROM gone;
+        -- Without an id, no file is rejected again as a copy of one of these.
+        UPDATE videos SET video_id = '' WHERE video IN (SELECT video FROM gone);
+        """
+    )
+    catalog.db.execute(
+        "INSERT INTO rejects SELECT video, 0.0, duration_s, 'same_file', "
+        "? || shard_set || ': ' || uri FROM gone",
+        (IN_SET,),
+    )
+
+
 def _drop_repeated_files(catalog: Catalog) -> None:
     """Keeps the first of equal files. Each later copy becomes one reject as long as the file."""
     catalog.db.executescript(
         """
-        CREATE INDEX contents ON videos (video_id, video);
+        CREATE INDEX IF NOT EXISTS contents ON videos (video_id, video);
         UPDATE videos SET first = (SELECT min(v.video) FROM videos v
             WHERE v.video_id = videos.video_id) WHERE video_id != '';
         UPDATE videos SET first = NULL WHERE first = video;
@@ -61,6 +100,29 @@ def _drop_repeated_files(catalog: Catalog) -> None:
             FROM videos v JOIN videos f ON f.video = v.first;
         """
     )
+
+
+def _note_known_clips(catalog: Catalog, known: Iterable[pa.RecordBatch]) -> None:
+    catalog.db.execute("BEGIN")
+    for batch in known:
+        columns = (batch[name].to_pylist() for name in KNOWN.names)
+        catalog.db.executemany(
+            "INSERT INTO known_clips VALUES (?, ?, ?, ?, ?, ?)", zip(*columns, strict=True)
+        )
+    catalog.db.execute("COMMIT")
+
+
+def _join_similar(catalog: Catalog, clusters: "_Clusters", links: Iterable[pa.RecordBatch]) -> None:
+    """Joins videos that share a clip, and notes those that share one with a finished set."""
+    note = "INSERT INTO known_episodes SELECT ?, episode, split FROM known_clips WHERE clip = ?"
+    catalog.db.execute("BEGIN")
+    for videos in links:
+        for video, other in zip(*(column.to_pylist() for column in videos), strict=True):
+            if other < 0:
+                catalog.db.execute(note, (video, other))
+            else:
+                clusters.join(video, other)
+    catalog.db.execute("COMMIT")
 
 
 def _reject_duplicates(catalog: Catalog, originals: Iterable[pa.RecordBatch]) -> None:
@@ -77,6 +139,9 @@ def _reject_duplicates(catalog: Catalog, originals: Iterable[pa.RecordBatch]) ->
         INSERT INTO rejects SELECT c.video, c.start_s, c.end_s, 'near_duplicate',
             'clip ' || o.clip_id || ' of ' || v.uri
         FROM clips c JOIN clips o ON o.clip = c.original JOIN videos v ON v.video = o.video
+        UNION ALL SELECT c.video, c.start_s, c.end_s, 'near_duplicate',
+            'clip ' || k.clip_id || ' of ' || k.uri || ' in ' || k.shard_set
+        FROM clips c JOIN known_clips k ON k.clip = c.original
         """
     )
 
@@ -84,7 +149,8 @@ def _reject_duplicates(catalog: Catalog, originals: Iterable[pa.RecordBatch]) ->
 def _join_episodes(catalog: Catalog, clusters: "_Clusters") -> None:
     """Puts all cameras of an episode into one cluster: no scene may be seen by both splits."""
     rows = catalog.db.execute(
-        "SELECT episode, video FROM videos WHERE episode != '' ORDER BY episode, video"
+        "SELECT episode, video FROM videos WHERE episode != '' "
+        "UNION ALL SELECT episode, video FROM known_episodes ORDER BY episode, video"
     )
     last_episode, last_video = "", 0
     for episode, video in rows:
@@ -98,13 +164,18 @@ def assign_splits(catalog: Catalog, clusters: "_Clusters", val_fraction: float) 
 
     A video whose source was given for a split goes there. Other videos that share an episode or a
     near-duplicate clip, directly or through others, form a cluster and go to one split, so that
-    nothing leaks between the splits. The hash of the content of the cluster's earliest video
+    nothing leaks between the splits. A cluster that shares something with finished sets goes to the
+    split that it has there. For others the hash of the content of the cluster's earliest video
     decides, so that a video keeps its split when other videos come or go. If no hash falls below
     ``val_fraction``, the cluster with the lowest one is held out.
     """
     lowest: tuple[float, int] | None = None
     num_val = num_free = 0
+    known = _known_splits(catalog, clusters)
     for root, episode in _free_clusters(catalog, clusters):
+        if known[root]:
+            num_val += known[root] == _VAL
+            continue
         hashed = _uniform(episode)
         num_free += 1
         num_val += hashed < val_fraction
@@ -115,6 +186,8 @@ def assign_splits(catalog: Catalog, clusters: "_Clusters", val_fraction: float) 
         if given is not None:
             return given
         root = clusters.root(video)
+        if known[root]:
+            return "val" if known[root] == _VAL else "train"
         is_val = root == held_out or _uniform(_episode(catalog, root)) < val_fraction
         return "val" if is_val else "train"
 
@@ -123,6 +196,15 @@ def assign_splits(catalog: Catalog, clusters: "_Clusters", val_fraction: float) 
         "UPDATE videos SET split = split_of(video, given_split) "
         "WHERE video IN (SELECT video FROM clips WHERE original IS NULL)"
     )
+
+
+def _known_splits(catalog: Catalog, clusters: "_Clusters") -> bytearray:
+    """Returns, at the root of each cluster, the split that finished sets have it in; 0 for none."""
+    known = bytearray(catalog.num_videos)
+    for video, split in catalog.db.execute("SELECT video, split FROM known_episodes"):
+        root = clusters.root(video)
+        known[root] = max(known[root], _VAL if split == "val" else _TRAIN)
+    return known
 
 
 def _free_clusters(catalog: Catalog, clusters: "_Clusters") -> Iterator[tuple[int, str]]:

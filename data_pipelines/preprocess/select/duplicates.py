@@ -8,6 +8,9 @@ function sorts what it returns, so that nothing depends on the order in which ro
 Clips are numbered in the order of the listing. A clip is dropped if it repeats an earlier clip that
 is kept. So the earliest clip of a cluster is always kept. It may itself be a copy of a later one,
 but users can change the order of the listing if they want another clip to be kept.
+
+Clips of finished sets (``select.finished_sets``) have negative numbers: they come first, are never
+compared with each other, and are never dropped.
 """
 
 from collections import OrderedDict
@@ -48,7 +51,10 @@ class Duplicates:
     originals: Iterable[pa.RecordBatch]
     """``clip``, which is dropped, and its ``original``, which is kept."""
     links: Iterable[pa.RecordBatch]
-    """Pairs of videos, ``video`` and ``other_video``, that share a clip."""
+    """Pairs of videos, ``video`` and ``other_video``, that share a clip. A negative ``other_video``
+    is the number of a clip of a finished set."""
+    known: Iterable[pa.RecordBatch] = ()
+    """``finished_sets.KNOWN`` of the clips of finished sets that a clip or a video repeats."""
 
 
 def keys_of(signatures: pa.Table) -> pa.Table:
@@ -88,6 +94,7 @@ def candidates(keys: pa.Table) -> pa.Table:
     key, clip = key[is_new], clip[is_new]
     start = _group_starts(key)
     num_earlier = np.minimum(np.arange(len(key)) - start, MAX_PER_KEY)
+    num_earlier[clip < 0] = 0
     later = np.repeat(clip, num_earlier)
     first = np.cumsum(num_earlier) - num_earlier
     earlier = np.repeat(start - first, num_earlier) + np.arange(len(later))
@@ -169,7 +176,7 @@ def unlike_the_first(matches: pa.Table) -> pa.Table:
     clips, others = _numbers(matches, "clip"), _numbers(matches, "other")
     members, first = earliest_of_components(clips, others)
     is_known = others == first[np.searchsorted(members, clips)]
-    is_open = (members != first) & ~np.isin(members, clips[is_known])
+    is_open = (members >= 0) & (members != first) & ~np.isin(members, clips[is_known])
     return _sorted_pairs(members[is_open], first[is_open])
 
 
@@ -201,13 +208,22 @@ def links(matches: pa.Table) -> pa.Table:
     return pa.table({"video": pairs[:, 0], "other_video": pairs[:, 1]})
 
 
-def find_in_memory(signatures: pa.Table) -> Duplicates:
-    """Runs all steps on one table of signatures: ``clip``, sorted, ``video``, ``signature``."""
+def known_in(matches: pa.Table) -> np.ndarray:
+    """Returns the numbers of the clips of finished sets in rows of ``verified``, sorted."""
+    others = np.unique(_numbers(matches, "other"))
+    return others[others < 0]
+
+
+def find_in_memory(signatures: pa.Table) -> pa.Table:
+    """Finds all pairs (rows of ``verified``).
+
+    Args:
+        signatures: ``clip``, sorted, ``video`` and ``signature``.
+    """
     pairs = ranked(candidates(keys_of(signatures)))
     matches = _verified_in_memory(pairs, signatures)
     more = _verified_in_memory(unlike_the_first(matches), signatures)
-    matches = pa.concat_tables([matches, more])
-    return Duplicates(originals=originals(matches).to_batches(), links=links(matches).to_batches())
+    return pa.concat_tables([matches, more])
 
 
 def _verified_in_memory(pairs: pa.Table, signatures: pa.Table) -> pa.Table:

@@ -245,7 +245,8 @@ class ShardSet:
     num_masked_clips: dict[str, int] = field(default_factory=dict)
     """Number of clips per split with a mask of the agent; empty if no clip has one."""
     has_signatures: bool = False
-    """Whether the signatures of its clips lie beside each shard."""
+    """Whether the signatures of its clips lie beside each shard, so that other sources can be
+    compared with the set (``filters.against``)."""
 
     def __post_init__(self) -> None:
         sides = self.width_px, self.height_px

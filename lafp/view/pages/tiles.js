@@ -115,6 +115,6 @@ export function pairRow(set, reject) {
     side("dropped", dropped.box, shortName(reject.video_uri), reject.video_uri, spanWords(reject)),
     clip
       ? side("kept", kept.box, shortName(clip.video_uri), clip.video_uri, spanWords(clip), `#/${set}/clip/${clip.clip_id}`)
-      : side("kept", h("div", { class: "picture" }, h("span", { class: "none" }, "no such clip any more")), reject.detail, reject.detail, ""),
+      : side("kept", h("div", { class: "picture" }, h("span", { class: "none" }, "not in this set")), reject.detail, reject.detail, ""),
     h("button", { class: "both", type: "button", onclick: play }, "Play both"));
 }

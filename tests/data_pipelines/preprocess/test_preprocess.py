@@ -153,6 +153,26 @@ def test_the_shards_are_those_of_one_undisturbed_process(made, source, tmp_path)
     assert not (out / "work").exists()
 
 
+def test_a_source_against_the_finished_set_gives_only_what_is_new(made, source, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "a_copy.mp4").write_bytes((source / "video_3.mp4").read_bytes())
+    lower = {"crf": "26", "g": "30"}
+    write_video(new / "again.mkv", moving_square(46, seed=3), fps=10, options=lower)
+    write_video(new / "other.mp4", 255 - moving_square(40, seed=77), fps=10)
+    filters = replace(CFG.filters, against=(str(made[0]),))
+    cfg = replace(CFG, source=str(new), filters=filters)
+    summary = preprocess(cfg, str(tmp_path / "out"))
+    assert {Path(row["video_uri"]).name for row in table(tmp_path / "out", "clips")} == {
+        "other.mp4"
+    }
+    rejects = {Path(r["video_uri"]).name: r for r in table(tmp_path / "out", "rejects")}
+    reasons = {name: row["reason"] for name, row in rejects.items()}
+    assert reasons == {"a_copy.mp4": "same_file", "again.mkv": "near_duplicate"}
+    assert all(str(made[0]) in row["detail"] for row in rejects.values())
+    assert summary["num_videos"] == 3 and not (tmp_path / "out/work").exists()
+
+
 def test_rejects_say_what_became_of_the_rest(made):
     out, summary = made
     reasons = {Path(row["video_uri"]).name: row["reason"] for row in table(out, "rejects")}

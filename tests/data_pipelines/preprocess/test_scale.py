@@ -1,9 +1,10 @@
 """The driver's memory does not grow with the corpus; nor does what it decides."""
 
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,11 @@ from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select import catalog as catalog_module
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.select.signatures import write_signatures
+from data_pipelines.preprocess.select.signatures import write_shard_signatures, write_signatures
 from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards
-from lafp.data.shards.format import ClipRecord
+from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, signatures_name
 from lafp.storage import strict_json
+from lafp.storage.tables import open_table
 
 ROOT = Path(__file__).parents[3]
 CLIPS_PER_VIDEO = 5
@@ -74,6 +76,39 @@ def write_looks(
                 pictures = rng.random((6, 8, 8, 3), np.float32)
             signatures[clip.video_offset] = bytes.fromhex(signature(pictures, 10.0).to_hex())
         write_signatures(str(work), item.clips[0].part, signatures)
+
+
+def write_known_set(
+    rows: Sequence[ItemRows], folder: Path, looks: Mapping[str, np.ndarray], clips_per_shard: int
+) -> str:
+    """Writes what the search reads of a finished set: all but the shards themselves."""
+    write_looks(rows, folder / "work", looks)
+    clips = [clip for item in rows for clip in item.clips]
+    with (
+        open_table(str(folder / "clips.parquet"), ClipRecord, {"shard": str}) as table,
+        open_table(str(folder / "manifest.parquet"), ShardEntry) as manifest,
+    ):
+        for number, of_shard in enumerate(batched(clips, clips_per_shard)):
+            shard = f"train-{number:06d}.tar"
+            uri = str(folder / signatures_name(shard))
+            write_shard_signatures(uri, of_shard, str(folder / "work"))
+            for clip in of_shard:
+                table.add(vars(clip.record) | {"shard": shard})
+            sizes = {"num_clips": len(of_shard), "num_frames": 1, "num_bytes": 1}
+            manifest.add({"shard": shard, "split": "train", "sha256": "0" * 64, **sizes})
+    spec = ShardSet(
+        source="synthetic", width_px=64, height_px=64, fps=10.0, num_clips={"train": len(clips)},
+        num_frames={"train": 100 * len(clips)}, num_hours=1.0, min_clip_frames=100,
+        max_clip_frames=100, has_signatures=True,
+    )  # fmt: skip
+    strict_json.write(str(folder / "shard_set.json"), spec)
+    shutil.rmtree(folder / "work")
+    return str(folder)
+
+
+def batched(clips: Sequence[ClipRow], size: int) -> Iterator[Sequence[ClipRow]]:
+    for start in range(0, len(clips), size):
+        yield clips[start : start + size]
 
 
 def decide(num_videos: int, folder: Path, cfg: PreprocessConfig) -> None:

@@ -20,12 +20,21 @@ class FiltersConfig:
     """Clips whose median frame has a mean brightness below this, in [0, 1], are rejected."""
     drop_duplicates: bool = False
     """Keeps one of all clips of the source that look and move alike."""
+    against: tuple[str, ...] = ()
+    """Finished shard sets, local or remote. Files and clips of the source that repeat one of theirs
+    are dropped too. The sets must have been made with `drop_duplicates`, which this needs here as
+    well."""
 
     def __post_init__(self) -> None:
         for name in ("min_motion", "min_brightness"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1] or null, got {value}.")
+        if self.against and not self.drop_duplicates:
+            raise ValueError(
+                "against names shard sets, but drop_duplicates is false, so nothing would be "
+                "compared with them. Set drop_duplicates=true, or leave against out."
+            )
 
 
 def shrink(frames: np.ndarray) -> np.ndarray:

@@ -1,0 +1,218 @@
+"""Opens finished shard sets, with which the clips of a source are compared (``filters.against``).
+
+The clips of the sets have negative numbers, in the order of the config and of the sets' manifests.
+So they are earlier than all clips of the source, and the search, which keeps the earliest of equal
+clips, drops those of the source.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_pipelines.preprocess.clip.measure.signature import GRID, NUM_KEYS
+from lafp import storage
+from lafp.config import ConfigError
+from lafp.data.shards.format import signatures_name
+from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
+from lafp.storage.strict_json import DamagedError
+from lafp.storage.tables import iter_rows, read_table
+
+# Number of tables that are read at a time, because S3 answers slowly but in parallel.
+_NUM_READ_AHEAD = 16
+RANGES = pa.schema(
+    {
+        "shard_set": pa.string(),
+        "shard": pa.string(),
+        "split": pa.string(),
+        "num_clips": pa.int64(),  # of the shard
+        "row": pa.int64(),  # of the first clip of the range in the shard's table
+        "num_rows": pa.int64(),
+        "clip": pa.int64(),  # number of the first clip of the range
+    }
+)
+"""Columns of tables that name ranges of clips. Each row is a range within one shard."""
+KNOWN = pa.schema(
+    {
+        "clip": pa.int64(),
+        **{name: pa.string() for name in ("clip_id", "episode_id", "video_uri")},
+        **{name: pa.string() for name in ("shard_set", "split")},
+    }
+)
+"""Columns of ``described``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownVideo:
+    """Names one video that gave clips to a finished set."""
+
+    video_id: str
+    video_uri: str
+    episode_id: str
+    split: str
+    shard_set: str
+
+
+class FinishedSets:
+    """Knows the clips of finished shard sets.
+
+    Args:
+        uris: The sets.
+
+    Raises:
+        ConfigError: A set is missing, not complete, or has no signatures.
+    """
+
+    def __init__(self, uris: Sequence[str] = ()) -> None:
+        self.uris = tuple(uris)
+        self._rows = [row | {"shard_set": uri} for uri in uris for row in _manifest(uri)]
+        sizes = [row["num_clips"] for row in self._rows]
+        self.num_clips = sum(sizes)
+        self._starts = np.cumsum([0, *sizes]) - self.num_clips
+
+    @property
+    def fingerprint(self) -> str:
+        """Describes what the sets hold, wherever they lie; empty without sets."""
+        if not self.uris:
+            return ""
+        digest = sha256("\n".join(map(shards_sha256, self.uris)).encode()).hexdigest()
+        return f"{len(self.uris)} sets, {self.num_clips} clips, {digest[:12]}"
+
+    def ranges(self, first: int | None = None, end: int = 0) -> pa.Table:
+        """Returns where the clips from number ``first`` up to ``end`` lie; all by default."""
+        first = -self.num_clips if first is None else max(first, -self.num_clips)
+        found = []
+        at = int(np.searchsorted(self._starts, first, side="right")) - 1
+        for number in range(at, len(self._rows)):
+            row, start = self._rows[number], int(self._starts[number])
+            if start >= end:
+                break
+            begin = max(first, start)
+            num_rows = min(end, start + row["num_clips"]) - begin
+            if num_rows > 0:
+                found.append(row | {"row": begin - start, "num_rows": num_rows, "clip": begin})
+        return pa.Table.from_pylist(found, RANGES)
+
+    def blocks(self, block_clips: int) -> Iterator[tuple[int, pa.Table]]:
+        """Yields number and ranges of blocks: block ``n`` begins with clip ``n * block_clips``."""
+        for number in range(self.num_clips // -block_clips, 0):
+            yield number, self.ranges(number * block_clips, (number + 1) * block_clips)
+
+    def videos(self) -> Iterator[KnownVideo]:
+        """Yields the videos of all sets. One that has clips in several places may come twice."""
+        names = ("video_id", "video_uri", "episode_id", "split")
+        for uri in self.uris:
+            with telling_damage():
+                rows = iter_rows(storage.join(uri, "clips.parquet"), names)
+                for row, _ in groupby(rows):
+                    yield KnownVideo(shard_set=uri, **row)
+
+
+@contextmanager
+def telling_damage() -> Iterator[None]:
+    """Turns the damage of a set, found in the block, into a ConfigError that says what to do."""
+    try:
+        yield
+    except DamagedError as error:
+        raise ConfigError(f"filters.against: {error}. Copy the shard set again.") from None
+
+
+def _manifest(uri: str) -> list[dict[str, Any]]:
+    try:
+        has_signatures = open_shard_set(uri).has_signatures
+        rows = read_manifest(uri, ("shard", "split", "num_clips"))
+    except ConfigError as error:
+        raise ConfigError(f"filters.against: {error}") from None
+    if not has_signatures:
+        raise ConfigError(
+            f"filters.against: {uri} has no signatures of its clips, so nothing can be compared "
+            "with them. Make it again with filters.drop_duplicates=true, or leave it out."
+        )
+    found = {info.uri.rpartition("/")[2] for info in storage.list_files(uri)}
+    for row in rows:
+        if (name := signatures_name(row["shard"])) not in found:
+            raise ConfigError(
+                f"filters.against: {storage.join(uri, name)} is missing. Copy the shard set again."
+            )
+    return rows
+
+
+def known_signatures(ranges: pa.Table) -> pa.Table:
+    """Reads the signatures of ranges of clips.
+
+    Returns:
+        ``clip``, sorted, ``video`` and ``signature``. Each clip counts as a video of its own,
+        because clips of the sets are never compared with each other.
+
+    Raises:
+        DamagedError: A table is not the one of its shard.
+    """
+    rows = ranges.to_pylist()
+    with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
+        tables = list(pool.map(_signatures, rows))
+    empty = np.zeros(0, np.int64)
+    clips = [np.arange(row["clip"], row["clip"] + row["num_rows"]) for row in rows]
+    numbers = np.concatenate([empty, *clips])
+    found = pa.chunked_array(tables, pa.large_binary())
+    return pa.table({"clip": numbers, "video": numbers, "signature": found})
+
+
+def _signatures(row: Mapping[str, Any]) -> pa.Array:
+    column = _columns(row, ["signature"])["signature"].cast(pa.large_binary()).combine_chunks()
+    # Signatures are bytes that came from elsewhere, and are cut by these sizes.
+    rest = pc.subtract(pc.binary_length(column), 4 * NUM_KEYS).to_numpy(zero_copy_only=False)
+    if not ((rest > 0) & (rest % GRID**2 == 0)).all():
+        raise DamagedError(f"{_table_uri(row)} holds something else than signatures")
+    return column
+
+
+def described(ranges: pa.Table, clips: np.ndarray) -> pa.Table:
+    """Says of some clips of these ranges which they are.
+
+    Args:
+        ranges: Ranges, in which all of the clips lie.
+        clips: Numbers of the clips, sorted.
+
+    Returns:
+        The columns of ``KNOWN``.
+    """
+    rows = [row for row in ranges.to_pylist() if len(_within(row, clips))]
+    with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
+        tables = list(pool.map(lambda row: _described(row, _within(row, clips)), rows))
+    return pa.concat_tables([KNOWN.empty_table(), *tables])
+
+
+def _within(row: Mapping[str, Any], clips: np.ndarray) -> np.ndarray:
+    first, end = np.searchsorted(clips, [row["clip"], row["clip"] + row["num_rows"]])
+    return clips[first:end]
+
+
+def _described(row: Mapping[str, Any], clips: np.ndarray) -> pa.Table:
+    names = ["clip_id", "episode_id", "video_uri"]
+    found = _columns(row, names).take(clips - row["clip"])
+    known = {"shard_set": [row["shard_set"]] * len(clips), "split": [row["split"]] * len(clips)}
+    columns = {"clip": clips, **{name: found[name] for name in names}, **known}
+    return pa.table(columns).select(KNOWN.names).cast(KNOWN)
+
+
+def _columns(row: Mapping[str, Any], names: list[str]) -> pa.Table:
+    """Reads columns of a range from the table beside its shard."""
+    uri = _table_uri(row)
+    try:
+        table = read_table(uri, names)
+    except FileNotFoundError:
+        raise DamagedError(f"{uri} is missing") from None
+    if len(table) != row["num_clips"] or any(column.null_count for column in table.columns):
+        raise DamagedError(f"{uri} has {len(table)} rows for {row['num_clips']} clips")
+    return table.slice(row["row"], row["num_rows"])
+
+
+def _table_uri(row: Mapping[str, Any]) -> str:
+    return storage.join(row["shard_set"], signatures_name(row["shard"]))
