@@ -29,8 +29,8 @@ from lafp.storage.remote import (
 from lafp.storage.secrets import text_without_secrets
 
 T = TypeVar("T")
+# boto3 asks for an answer so often, and we for its body.
 _NUM_READS = 8
-"""As often as boto3 asks for an answer."""
 _REFUSED_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _NO_ROOM = ("XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507")
 _SET_CREDENTIALS = (

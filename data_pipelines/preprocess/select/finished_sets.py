@@ -6,7 +6,6 @@ clips, drops those of the source.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,11 +21,10 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import signatures_name
 from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
+from lafp.map_ahead import map_ahead
 from lafp.storage.strict_json import DamagedError
 from lafp.storage.tables import iter_rows, read_table
 
-# Number of tables that are read at a time, because S3 answers slowly but in parallel.
-_NUM_READ_AHEAD = 16
 RANGES = pa.schema(
     {
         "shard_set": pa.string(),
@@ -155,8 +153,7 @@ def known_signatures(ranges: pa.Table) -> pa.Table:
         DamagedError: A table is not the one of its shard.
     """
     rows = ranges.to_pylist()
-    with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
-        tables = list(pool.map(_signatures, rows))
+    tables = list(map_ahead(_signatures, rows))
     empty = np.zeros(0, np.int64)
     clips = [np.arange(row["clip"], row["clip"] + row["num_rows"]) for row in rows]
     numbers = np.concatenate([empty, *clips])
@@ -184,8 +181,7 @@ def described(ranges: pa.Table, clips: np.ndarray) -> pa.Table:
         The columns of ``KNOWN``.
     """
     rows = [row for row in ranges.to_pylist() if len(_within(row, clips))]
-    with ThreadPoolExecutor(_NUM_READ_AHEAD) as pool:
-        tables = list(pool.map(lambda row: _described(row, _within(row, clips)), rows))
+    tables = list(map_ahead(lambda row: _described(row, _within(row, clips)), rows))
     return pa.concat_tables([KNOWN.empty_table(), *tables])
 
 
