@@ -1,4 +1,4 @@
-"""Copies the shipped configs into the wheel, as lafp/configs, and compiles the parser of VP8.
+"""Copies the shipped configs into the wheel, as lafp/configs, and compiles what is written in C.
 
 All else stands in pyproject.toml.
 """
@@ -22,18 +22,24 @@ class BuildWithConfigs(build_py):
             copytree("configs", target)
 
 
-# A plain library that is loaded with ctypes, so Python's headers need not be there.
-VP8 = Extension(
-    "lafp.video.damage.vp8_entropy",
-    ["lafp/video/damage/vp8_entropy.c"],
-    depends=["lafp/video/damage/vp8_tables.h"],
-    extra_compile_args=["-O2"],
-    py_limited_api=True,  # hence one wheel is for every version of Python
-    optional=True,  # without a compiler lafp installs too, and notices less damage in VP8
-)
+# Plain libraries that are loaded with ctypes, so Python's headers need not be there.
+PARSERS = [
+    Extension(
+        f"lafp.video.damage.{name}",
+        [f"lafp/video/damage/{name}.c"],
+        depends=tables,
+        extra_compile_args=["-O2"],
+        py_limited_api=True,  # hence one wheel is for every version of Python
+        optional=True,  # without a compiler lafp installs too, and notices less damage
+    )
+    for name, tables in (
+        ("vp8_entropy", ["lafp/video/damage/vp8_tables.h"]),
+        ("mjpeg_entropy", []),
+    )
+]
 
 setup(
     cmdclass={"build_py": BuildWithConfigs},
-    ext_modules=[VP8],
+    ext_modules=PARSERS,
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = ("lafp", "data_pipelines", "ray_jobs", "configs")
 FILES = ("constraints.txt", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
-COMPILED = "lafp/video/damage/vp8_entropy.abi3.so"
+COMPILED = {f"lafp/video/damage/{name}_entropy.abi3.so" for name in ("vp8", "mjpeg")}
 
 
 def test_wheel_and_source_package_hold_the_same(built, tmp_path):
@@ -45,7 +45,7 @@ def test_wheel_and_source_package_hold_the_same(built, tmp_path):
 def test_a_machine_without_a_compiler_builds_a_wheel_that_installs(tmp_path):
     copy_sources(tmp_path)
     wheel = build(tmp_path, "wheel", CC=str(tmp_path / "no-compiler"))
-    assert COMPILED not in contents(wheel)
+    assert not COMPILED & contents(wheel).keys()
     target = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)

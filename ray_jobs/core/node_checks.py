@@ -19,7 +19,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.confined import missing_protection, missing_when_tried
 from lafp.storage import StorageError
-from lafp.video.damage.vp8_partitions import parser
+from lafp.video.damage import mjpeg_scans, vp8_partitions
 from lafp.video.decoders.torchcodec import import_torchcodec
 
 Level = Literal["ok", "warn", "fail"]
@@ -64,7 +64,7 @@ def look(storage_uri: str, wants_gpu: bool) -> NodeFacts:
         *(_missing(name) for name, found in versions.items() if not found),
         _deepspeed(),
         _codecs(),
-        _vp8_parser(),
+        _damage_parsers(),
         *_ffmpegs(),
         _confinement(),
         _gpus(wants_gpu),
@@ -121,15 +121,16 @@ def _codecs() -> Finding:
     return Finding(level="ok", what="FFmpeg of PyAV has every codec that is needed")
 
 
-def _vp8_parser() -> Finding:
-    if parser() is None:
+def _damage_parsers() -> Finding:
+    parsers = {"VP8": vp8_partitions.parser(), "MJPEG": mjpeg_scans.parser()}
+    if missing := " and ".join(name for name, parser in parsers.items() if parser is None):
         return Finding(
             level="warn",
-            what="most damage in VP8 videos goes unnoticed: the parser of VP8 is not compiled",
+            what=f"most damage in {missing} videos goes unnoticed: the parser is not compiled",
             fix="install lafp where there is a C compiler; in a checkout: "
             "python setup.py build_ext --inplace",
         )
-    return Finding(level="ok", what="the parser that finds damage in VP8 is compiled")
+    return Finding(level="ok", what="the parsers that find damage in VP8 and MJPEG are compiled")
 
 
 def _ffmpegs() -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 
+from lafp.video.damage import mjpeg_scans
 from lafp.video.damage.h264_sps import is_sps, with_higher_pictures
 from lafp.video.damage.hevc_pps import has_wavefronts
 from lafp.video.damage.signs import CHECKS, decode
@@ -48,6 +49,8 @@ def second_look(info: VideoInfo, context: VideoCodecContext, is_suspect: bool) -
         return RowWiseHevc(context)
     if info.codec == "vp8":
         return Vp8Partitions(info.max_pixels) if info.is_of_libvpx else KeysOfVp8(context)
+    if info.codec == "mjpeg" and mjpeg_scans.parser() is not None:
+        return mjpeg_scans.MjpegScans(info.usual_signs)
     # This check costs nearly as much as decoding, so it is for files that have shown damage.
     return SliceEnds(context) if info.codec == "h264" and is_suspect else None
 

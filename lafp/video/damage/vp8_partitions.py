@@ -2,17 +2,17 @@
 
 libvpx ends each partition with 8 to 16 zero bits after the last symbol. Damaged data decodes to
 garbage of another length. The parser (``vp8_entropy.c``) is in C, because symbols are decoded one
-after another, for which Python is too slow. It is compiled when lafp is installed with a C compiler
-at hand. Without it VP8 is checked less well.
+after another, for which Python is too slow. Without it VP8 is checked less well.
 """
 
 import ctypes
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
 from av.packet import Packet
 from av.video.frame import VideoFrame
+
+from lafp.video.damage.compiled import library
 
 _MAX_PARTITIONS = 9
 _PIXELS_PER_BLOCK = 16 * 16
@@ -25,18 +25,16 @@ _MOST_SPARE_ELSEWHERE = 64
 @cache
 def parser() -> ctypes.CDLL | None:
     """Returns the compiled parser, or None if there is none."""
-    path = next(Path(__file__).parent.glob("vp8_entropy*.so"), None)
-    if path is None:
-        return None
-    library, numbers = ctypes.CDLL(str(path)), ctypes.POINTER(ctypes.c_int32)
-    library.lafp_vp8_new.restype = ctypes.c_void_p
-    library.lafp_vp8_new.argtypes = [ctypes.c_int]
-    library.lafp_vp8_free.argtypes = [ctypes.c_void_p]
-    library.lafp_vp8_parse.argtypes = [
-        *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
-        *(numbers, numbers),
-    ]
-    return library
+    found, numbers = library("vp8_entropy"), ctypes.POINTER(ctypes.c_int32)
+    if found is not None:
+        found.lafp_vp8_new.restype = ctypes.c_void_p
+        found.lafp_vp8_new.argtypes = [ctypes.c_int]
+        found.lafp_vp8_free.argtypes = [ctypes.c_void_p]
+        found.lafp_vp8_parse.argtypes = [
+            *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
+            *(numbers, numbers),
+        ]
+    return found
 
 
 class Vp8Parser:
@@ -47,15 +45,15 @@ class Vp8Parser:
     """
 
     def __init__(self, max_pixels: int) -> None:
-        library = parser()
-        assert library is not None, "callers ask for the parser first"
-        self._library = library
+        found = parser()
+        assert found is not None, "callers ask for the parser first"
+        self._library = found
         self._spare_bits = (ctypes.c_int32 * _MAX_PARTITIONS)()
         self._has_rest = (ctypes.c_int32 * _MAX_PARTITIONS)()
         # Sides are rounded up to whole macroblocks, of which VP8 has at most 1024: it stores sides
         # in 14 bits.
         max_blocks = min(max_pixels // _PIXELS_PER_BLOCK + 2048, 1 << 20)
-        self._state: int | None = library.lafp_vp8_new(max_blocks)
+        self._state: int | None = found.lafp_vp8_new(max_blocks)
         if self._state is None:
             raise MemoryError("no memory for the VP8 parser")
 

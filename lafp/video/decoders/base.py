@@ -97,6 +97,8 @@ class VideoInfo:
     """Whether some damage only shows with ``frames(is_suspect=True)``."""
     is_of_libvpx: bool = False
     """Whether the file is VP8 whose frames end as libvpx ends them, so that damage shows there."""
+    usual_signs: int = 0
+    """Signs in JPEG pictures that tell of no damage, see ``mjpeg_scans.usual_signs``."""
     conversions: Conversions = Conversions()
     fallback: str = ""
     """Why the decoder cannot decode the file on the device that was asked for, but decodes it on

@@ -14,10 +14,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lafp.video.convert import ToRgb, conversions_of, deinterlaced
+from lafp.video.damage import mjpeg_scans, vp8_partitions
 from lafp.video.damage.gate import DamageGate, Held
 from lafp.video.damage.second_decoders import SecondLook, second_look, shows_little
 from lafp.video.damage.signs import checking_context, decode, is_libvpx, listen_to_ffmpeg
-from lafp.video.damage.vp8_partitions import is_of_libvpx, parser
 from lafp.video.decoders.base import (
     DamagedSpan,
     DecodedFrame,
@@ -45,7 +45,8 @@ from lafp.video.timeline import MAX_LAST_FRAME_S, FrameClock, Timeline, lay_out
 _SANE_PIXEL_ASPECT = (0.25, 4.0)
 # Frames that wait for the rest of their group of pictures. Twice as much cost 7 % of the speed.
 _MAX_HELD_BYTES = 64 * 2**20
-# Number of packets that are decoded to find out whether frames come in the order of their stamps.
+# Number of packets that tell whether frames come in the order of their stamps, and what signs a
+# JPEG encoder leaves.
 _NUM_TRIED = 64
 
 
@@ -128,6 +129,7 @@ class PyAVDecoder:
                 ),
                 hides_damage=context.codec.canonical_name == "h264",
                 is_of_libvpx=_is_of_libvpx(path, context, max_pixels, deadline),
+                usual_signs=_usual_signs(path, context, deadline),
                 conversions=conversions_of(first),
                 unread=unread(container, found.end_byte, deadline),
             )
@@ -264,12 +266,22 @@ def _comes_in_order(path: str, num_packets: int, deadline: float) -> bool:
 
 
 def _is_of_libvpx(path: str, context: VideoCodecContext, max_pixels: int, deadline: float) -> bool:
-    if context.codec.canonical_name != "vp8" or parser() is None:
+    if context.codec.canonical_name != "vp8" or vp8_partitions.parser() is None:
         return False
+    return vp8_partitions.is_of_libvpx(_coded_frames(path, deadline), max_pixels)
+
+
+def _usual_signs(path: str, context: VideoCodecContext, deadline: float) -> int:
+    if context.codec.canonical_name != "mjpeg" or mjpeg_scans.parser() is None:
+        return 0
+    return mjpeg_scans.usual_signs(islice(_coded_frames(path, deadline), _NUM_TRIED))
+
+
+def _coded_frames(path: str, deadline: float) -> Iterator[bytes]:
     with open_video(path, deadline) as (container, stream):
-        packets = read_packets(container, stream, deadline)
-        frames = (bytes(packet) for packet, _ in packets if packet.size)
-        return is_of_libvpx(frames, max_pixels)
+        for packet, _ in read_packets(container, stream, deadline):
+            if packet.size:
+                yield bytes(packet)
 
 
 def _orientation(frame: VideoFrame) -> Orientation:

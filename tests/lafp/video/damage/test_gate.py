@@ -39,7 +39,7 @@ LIMITS = {
     "mpeg4_mp4": (0.02, 0.9),
     "vp9": (0.0, 0.9),
     "av1": (0.0, 0.9),
-    "mjpeg": (0.1, 0.9),
+    "mjpeg": (0.02, 0.9),
     "hevc": (0.02, 0.5),
     "vp8": (0.0, 0.9),
 }
@@ -108,7 +108,7 @@ def test_few_frames_that_survive_are_wrong_and_sound_groups_survive(codec, coded
     assert np.mean(groups_kept) >= min_kept
 
 
-@pytest.mark.parametrize("codec", ["h264_gop60", "mpeg4_mp4", "hevc", "vp8", "vp9", "av1"])
+@pytest.mark.parametrize("codec", ["h264_gop60", "mpeg4_mp4", "hevc", "vp8", "vp9", "av1", "mjpeg"])
 def test_the_strict_mode_takes_sound_files_and_refuses_damaged_ones(codec, coded, tmp_path):
     strict = PyAVDecoder(PyAVConfig(strict=True))
     strict.probe(str(coded(codec)), MAX_PIXELS, soon())
