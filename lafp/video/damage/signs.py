@@ -1,9 +1,9 @@
 """Makes FFmpeg's decoders show signs of damage, codec by codec.
 
-Pictures are not judged by their content, because flashes, cuts and fast motion are no damage. For
-codes of variable length, blocks that jump from one frame to the next were tried, by themselves and
-compared with their neighbours. Undetected damage is off by 8 to 130 of 255 in its worst block, but
-half of the undamaged groups of the same clips have jumps of 43 and more.
+Pictures are not judged by their content (but see ``seams.py``), because flashes, cuts and fast
+motion are no damage. For codes of variable length, blocks that jump from one frame to the next were
+tried, by themselves and compared with their neighbours. Undetected damage is off by 8 to 130 of 255
+in its worst block, but half of the undamaged groups of the same clips have jumps of 43 and more.
 """
 
 import logging
