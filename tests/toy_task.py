@@ -32,7 +32,10 @@ WINDOW = WindowConfig(windows_per_clip=2)
 
 
 class ToyModule(nn.Module):
-    """Predicts the next frame; keeps a running mean of its input and an EMA of its encoder."""
+    """Predicts the next frame; keeps a running mean of its input and an EMA of its encoder.
+
+    The mean moves in every forward pass, so that what one rank meets reaches all of them at once.
+    """
 
     def __init__(self, width: int, noise: float = 0.1, num_inputs: int = 3 * 16 * 16) -> None:
         super().__init__()
@@ -45,11 +48,7 @@ class ToyModule(nn.Module):
 
     def forward(self, window) -> LossOutput:
         obs, next_obs = window.obs.flatten(1), window.next_obs.flatten(1)
-        mean = obs.mean(0)
-        if dist.is_initialized():
-            dist.all_reduce(mean)
-            mean /= dist.get_world_size()
-        self.running_mean.lerp_(mean, 0.1)
+        self.count(obs.mean(0))
         noisy = obs + self._noise * torch.randn_like(obs)
         hidden = self.encoder(noisy - self.running_mean)
         with torch.no_grad():
@@ -61,6 +60,13 @@ class ToyModule(nn.Module):
             metrics={"frame_loss": frame_loss.detach(), "latent_loss": latent_loss.detach()},
         )
 
+    def count(self, mean: torch.Tensor) -> None:
+        """Moves the running mean towards that of all ranks."""
+        if dist.is_initialized():
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        self.running_mean.lerp_(mean, 0.1)
+
     def after_step(self) -> None:
         ema_update_(self.target_encoder, self.encoder, 0.9)
 
@@ -71,6 +77,8 @@ class ToyModule(nn.Module):
 class ToyTask:
     """Trains a ``ToyModule`` on the clips of one shard set, or of two."""
 
+    module_class = ToyModule
+
     def __init__(
         self,
         shards: str,
@@ -80,7 +88,7 @@ class ToyTask:
         export_to: str | None = None,
         noise: float = 0.1,
     ) -> None:
-        self.module = ToyModule(width, noise)
+        self.module = self.module_class(width, noise)
         self._export_to = export_to
         self._demands = {"videos": demand(shards, clips_per_step)}
         if labeled:
@@ -120,7 +128,7 @@ class KillingTask(ToyTask):
 
     def inputs(self, clips):
         is_its_turn = self._num_steps == self._at_step and not self._marker.exists()
-        if is_its_turn and _rank() == self._rank:
+        if is_its_turn and rank_of_this_process() == self._rank:
             self._marker.touch()
             while not is_whole(self._saved):
                 time.sleep(0.01)
@@ -149,7 +157,7 @@ class TerminatedTask(ToyTask):
         self._num_steps = 0
 
     def inputs(self, clips):
-        if _rank() == world_size() - 1 and not self._is_repeated:
+        if rank_of_this_process() == world_size() - 1 and not self._is_repeated:
             if self._num_steps == self._at_step:
                 self._marker.touch()
                 os.kill(self._pid or os.getpid(), signal.SIGTERM)
@@ -204,14 +212,18 @@ class BrokenTask(ToyTask):
         self._steps_left -= 1
         if self._how == "raise" and self._steps_left <= 0:
             raise RuntimeError("a broken task")
-        if self._how == "config" and self._steps_left <= 0 and _rank() == world_size() - 1:
+        if (
+            self._how == "config"
+            and self._steps_left <= 0
+            and rank_of_this_process() == world_size() - 1
+        ):
             raise ConfigError("a user's mistake")
         if self._how == "nan" and self._steps_left == 0:
             window.obs.fill_(float("nan"))
         return window
 
 
-def _rank() -> int:
+def rank_of_this_process() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 

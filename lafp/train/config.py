@@ -51,8 +51,9 @@ class TrainConfig:
     """Number of optimizer steps of the whole run. A larger number continues a finished run."""
     global_batch_size: int
     """Windows per optimizer step, over all workers."""
-    gradient_accumulation: int = 1
-    """Micro-batches per worker and optimizer step."""
+    gradient_accumulation: int = may_change(default=1)
+    """Micro-batches per worker and optimizer step. More of them keep the micro-batch small where a
+    run goes on with fewer workers."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     engine: Choice = choice(ENGINES, default=DdpConfig())
     """``{name: ddp}`` or ``{name: deepspeed, zero_stage: 2}``."""
