@@ -18,11 +18,13 @@ from typing import BinaryIO
 from lafp.storage import az, gs, hf, local, remote, s3
 from lafp.storage.base import (
     AccessDeniedError,
+    ChangedError,
     CredentialsError,
     FileInfo,
     FullError,
     NotAFileError,
     NotConditionalError,
+    ObjectInfo,
     StorageError,
     UnreachableError,
 )
@@ -32,11 +34,13 @@ from lafp.storage.patience import PATIENCE_S, be_patient, patiently
 __all__ = [
     "PATIENCE_S",
     "AccessDeniedError",
+    "ChangedError",
     "CredentialsError",
     "FileInfo",
     "FullError",
     "NotAFileError",
     "NotConditionalError",
+    "ObjectInfo",
     "StorageError",
     "UnreachableError",
     "absolute",
@@ -54,6 +58,7 @@ __all__ = [
     "list_files",
     "list_folders",
     "local_file",
+    "look_up",
     "move_folder",
     "num_bytes",
     "open_file",
@@ -141,9 +146,14 @@ def is_file(uri: str) -> bool:
 
 def num_bytes(uri: str) -> int:
     """Returns the size of the file at ``uri``."""
-    return (
-        _remote_reader(uri).num_bytes(uri) if is_remote(uri) else local.file_at(uri).stat().st_size
-    )
+    return look_up(uri).num_bytes
+
+
+def look_up(uri: str) -> ObjectInfo:
+    """Returns size and version of the file at ``uri``. Local files have no versions."""
+    if is_remote(uri):
+        return _remote_reader(uri).look_up(uri)
+    return ObjectInfo(num_bytes=local.file_at(uri).stat().st_size)
 
 
 def is_reachable(uri: str) -> bool:
@@ -151,18 +161,22 @@ def is_reachable(uri: str) -> bool:
     return not is_remote(uri) or _store(uri).is_reachable(uri)
 
 
-def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
+def read_bytes(
+    uri: str, offset: int = 0, length: int | None = None, version: str | None = None
+) -> bytes:
     """Reads a file, or ``length`` bytes of it from ``offset`` on (of an object by a ranged GET).
 
     The result is shorter than ``length`` if the file ends earlier.
 
     Raises:
+        ChangedError: The object has another version than the one that ``look_up`` returned.
         FileNotFoundError: There is no such file.
         NotAFileError: A folder, a pipe or a device is there.
         StorageError: The object store did not answer.
     """
-    read = _remote_reader(uri).read_bytes if is_remote(uri) else local.read_bytes
-    return read(uri, offset, length)
+    if is_remote(uri):
+        return _remote_reader(uri).read_bytes(uri, offset, length, version)
+    return local.read_bytes(uri, offset, length)
 
 
 def read_text(uri: str) -> str:
@@ -173,8 +187,11 @@ def read_text(uri: str) -> str:
 def open_file(uri: str) -> BinaryIO:
     """Opens a file for reading at any position; objects are read in ranges of 8 MiB.
 
+    All ranges are of one version of an object, but on the Hugging Face Hub, whose files have none.
+
     Raises:
         FileNotFoundError: There is no such file.
+        ChangedError: The object was overwritten after a part of it had been read.
         StorageError: The object store did not answer, now or while reading.
     """
     if is_remote(uri):

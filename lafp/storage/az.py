@@ -19,6 +19,7 @@ from lafp.storage.base import (
     CredentialsError,
     FileInfo,
     FullError,
+    ObjectInfo,
     StorageError,
     UnreachableError,
     failed,
@@ -27,6 +28,7 @@ from lafp.storage.remote import (
     PerThread,
     Requests,
     answers,
+    changed,
     downloaded,
     is_hidden,
     is_temporary,
@@ -66,8 +68,9 @@ def is_reachable(uri: str) -> bool:
     return answers(look_up)
 
 
-def num_bytes(uri: str) -> int:
-    return int(_properties(uri).size)
+def look_up(uri: str) -> ObjectInfo:
+    found = _properties(uri)
+    return ObjectInfo(num_bytes=int(found.size), version=str(found.etag))
 
 
 def _properties(uri: str) -> Any:
@@ -76,16 +79,23 @@ def _properties(uri: str) -> Any:
     return _ask("look up", uri, lambda az: _blob(az, uri).get_blob_properties())
 
 
-def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
+def read_bytes(uri: str, offset: int, length: int | None, version: str | None = None) -> bytes:
     if length == 0:
         return b""
 
     def read(az: Any) -> bytes:
+        from azure.core import MatchConditions
         from azure.core.exceptions import HttpResponseError
 
+        condition: dict[str, Any] = {}
+        if version is not None:
+            condition = {"etag": version, "match_condition": MatchConditions.IfNotModified}
         try:
-            return bytes(_blob(az, uri).download_blob(offset=offset, length=length).readall())
+            found = _blob(az, uri).download_blob(offset=offset, length=length, **condition)
+            return bytes(found.readall())
         except HttpResponseError as error:
+            if error.status_code == 412:
+                raise changed(uri) from None
             if error.status_code == 416:
                 return b""  # beyond the end, as on a disk
             raise

@@ -33,6 +33,19 @@ class NotConditionalError(StorageError):
     """The object store does not support ``If-Match`` and ``If-None-Match`` for writes."""
 
 
+class ChangedError(StorageError):
+    """Another version of the object is there than the one that was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """Describes an object without its content."""
+
+    num_bytes: int
+    version: str | None = None
+    """Names the object's content in requests for parts of it; None if the store has no versions."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileInfo:
     """One listed file."""

@@ -16,6 +16,7 @@ from lafp.storage.base import (
     CredentialsError,
     FileInfo,
     FullError,
+    ObjectInfo,
     StorageError,
     UnreachableError,
     failed,
@@ -24,6 +25,7 @@ from lafp.storage.remote import (
     PerThread,
     Requests,
     answers,
+    changed,
     delete_marked,
     downloaded,
     is_hidden,
@@ -62,15 +64,15 @@ def is_reachable(uri: str) -> bool:
     return answers(look_up)
 
 
-def num_bytes(uri: str) -> int:
+def look_up(uri: str) -> ObjectInfo:
     bucket, key = split(uri)
     found = _ask("look up", uri, lambda gs: gs.bucket(bucket).get_blob(key, retry=_retry()))
     if found is None:
         raise FileNotFoundError(f"No such object: {uri}")
-    return int(found.size)
+    return ObjectInfo(num_bytes=int(found.size), version=str(found.generation))
 
 
-def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
+def read_bytes(uri: str, offset: int, length: int | None, version: str | None = None) -> bytes:
     if length == 0:
         return b""
     # Google's ranges name their last byte. Without a range the client checks the object's checksum.
@@ -78,16 +80,22 @@ def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
     end = None if length is None else offset + length - 1
 
     def read(gs: Any) -> bytes:
-        from google.api_core.exceptions import RequestRangeNotSatisfiable
+        from google.api_core.exceptions import PreconditionFailed, RequestRangeNotSatisfiable
 
         try:
             # Raw, because Google would decompress objects of "Content-Encoding: gzip" while it
             # sends them, and their ranges and sizes are those of the stored bytes.
             return bytes(
                 _blob(gs, uri).download_as_bytes(
-                    start=begin, end=end, raw_download=True, retry=_retry()
+                    start=begin,
+                    end=end,
+                    raw_download=True,
+                    if_generation_match=None if version is None else int(version),
+                    retry=_retry(),
                 )
             )
+        except PreconditionFailed:
+            raise changed(uri) from None
         except RequestRangeNotSatisfiable:
             return b""  # beyond the end, as on a disk
 

@@ -21,6 +21,7 @@ from lafp.storage.base import (
     AccessDeniedError,
     CredentialsError,
     FileInfo,
+    ObjectInfo,
     StorageError,
     UnreachableError,
     failed,
@@ -75,13 +76,13 @@ def is_file(uri: str) -> bool:
     return _size(uri) is not None
 
 
-def num_bytes(uri: str) -> int:
+def look_up(uri: str) -> ObjectInfo:
     if (copy := _offline(uri)) is not None:
-        return file_at(copy).stat().st_size
+        return ObjectInfo(num_bytes=file_at(copy).stat().st_size)
     size = _size(uri)
     if size is None:
         raise FileNotFoundError(f"No such file: {uri}")
-    return size
+    return ObjectInfo(num_bytes=size)
 
 
 def _size(uri: str) -> int | None:
@@ -103,7 +104,7 @@ def is_reachable(uri: str) -> bool:
     return answers(lambda: is_file(uri))
 
 
-def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
+def read_bytes(uri: str, offset: int, length: int | None, version: str | None = None) -> bytes:
     if (copy := _offline(uri)) is not None:
         return read_local_bytes(copy, offset, length)
     if length == 0:

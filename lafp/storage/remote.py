@@ -9,7 +9,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
-from lafp.storage.base import CredentialsError, FileInfo, StorageError, UnreachableError
+from lafp.storage.base import (
+    ChangedError,
+    CredentialsError,
+    FileInfo,
+    ObjectInfo,
+    StorageError,
+    UnreachableError,
+)
 from lafp.storage.names import safe_suffix
 from lafp.storage.patience import patiently
 from lafp.temporary import TemporaryFolder
@@ -26,9 +33,15 @@ class Reader(Protocol):
         """See ``lafp.storage``, as for the other functions."""
         ...
 
-    def num_bytes(self, uri: str) -> int: ...
+    def look_up(self, uri: str) -> ObjectInfo:
+        """Returns size and version. Raises FileNotFoundError if there is no such object."""
+        ...
 
-    def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes: ...
+    def read_bytes(
+        self, uri: str, offset: int, length: int | None, version: str | None = None
+    ) -> bytes:
+        """See ``lafp.storage``. Raises ChangedError if the object no longer has ``version``."""
+        ...
 
     def list_files(self, uri: str) -> Iterator[FileInfo]: ...
 
@@ -40,9 +53,11 @@ class Store(Protocol):
 
     def is_file(self, uri: str) -> bool: ...
 
-    def num_bytes(self, uri: str) -> int: ...
+    def look_up(self, uri: str) -> ObjectInfo: ...
 
-    def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes: ...
+    def read_bytes(
+        self, uri: str, offset: int, length: int | None, version: str | None = None
+    ) -> bytes: ...
 
     def list_files(self, uri: str) -> Iterator[FileInfo]: ...
 
@@ -72,9 +87,8 @@ class Store(Protocol):
 
 
 def open_file(uri: str, reader: Reader) -> BinaryIO:
-    """Opens an object for reading at any position."""
-    raw = _RangedFile(uri, reader.num_bytes(uri), reader.read_bytes)
-    return io.BufferedReader(raw, _READ_BYTES)
+    """Opens an object for reading at any position. All parts are those of one version."""
+    return io.BufferedReader(_RangedFile(uri, reader), _READ_BYTES)
 
 
 @contextmanager
@@ -130,6 +144,13 @@ def swapped(
         return written
     found = read_version(uri)
     return found[1] if found and found[0] == data else None
+
+
+def changed(uri: str) -> ChangedError:
+    """Makes the error of a reader whose object was replaced."""
+    return ChangedError(
+        f"Could not read {uri}: it was overwritten while it was read. Run the command again."
+    )
 
 
 def delete_marked(
@@ -205,8 +226,10 @@ class PerThread(Generic[T]):
 class _RangedFile(io.RawIOBase):
     """Reads an object as a file."""
 
-    def __init__(self, uri: str, size: int, read: Callable[[str, int, int | None], bytes]) -> None:
-        self._uri, self._size, self._read, self._at = uri, size, read, 0
+    def __init__(self, uri: str, reader: Reader) -> None:
+        self._uri, self._reader, self._at = uri, reader, 0
+        self._info = reader.look_up(uri)
+        self._has_read = False
 
     def readable(self) -> bool:
         return True
@@ -215,21 +238,37 @@ class _RangedFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        end = self._info.num_bytes
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}[whence]
         self._at = max(0, begin + offset)
         return self._at
 
     def readall(self) -> bytes:
         # Python's own asks for 8 KiB at a time, and each would be a request.
-        data = self._read(self._uri, self._at, max(0, self._size - self._at))
+        return self._next(max(0, self._info.num_bytes - self._at))
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._info.num_bytes - self._at)
+        if length <= 0:
+            return 0
+        data = self._next(length)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _next(self, length: int) -> bytes:
+        try:
+            data = self._part(length)
+        except ChangedError:
+            # Before anything was read, another version of this size serves as well. The store may
+            # also have named a version that the object never had.
+            info = self._reader.look_up(self._uri)
+            if self._has_read or info.num_bytes != self._info.num_bytes:
+                raise
+            self._info = info
+            data = self._part(length)
+        self._has_read = True
         self._at += len(data)
         return data
 
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._at)
-        if length <= 0:
-            return 0
-        data = self._read(self._uri, self._at, length)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    def _part(self, length: int) -> bytes:
+        return self._reader.read_bytes(self._uri, self._at, length, self._info.version)

@@ -1,5 +1,6 @@
 """Implements ``lafp.storage`` for S3 with boto3. See there for the meaning of each function."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from lafp.storage.base import (
     FileInfo,
     FullError,
     NotConditionalError,
+    ObjectInfo,
     StorageError,
     UnreachableError,
     failed,
@@ -19,6 +21,7 @@ from lafp.storage.remote import (
     PerThread,
     Requests,
     answers,
+    changed,
     delete_marked,
     downloaded,
     is_hidden,
@@ -62,20 +65,28 @@ def is_reachable(uri: str) -> bool:
     return answers(look_up)
 
 
-def num_bytes(uri: str) -> int:
+def look_up(uri: str) -> ObjectInfo:
     bucket, key = split(uri)
     try:
-        found = _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
-        return int(found["ContentLength"])
+        # A store without ETags has no versions, but one that loses some of them has.
+        for _ in range(_NUM_READS):
+            found = _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
+            if etag := found.get("ETag"):
+                break
+        num_bytes = int(found["ContentLength"])
+        return ObjectInfo(num_bytes=num_bytes, version=f"{num_bytes} {etag}" if etag else None)
     except AccessDeniedError:
         # The answer to HEAD has no body, which would tell expired credentials from forbidden files.
         read_bytes(uri, 0, 1)
         raise
 
 
-def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
+def read_bytes(uri: str, offset: int, length: int | None, version: str | None = None) -> bytes:
     bucket, key = split(uri)
     extra: dict[str, Any] = {}
+    num_bytes, _, etag = (version or "").partition(" ")
+    if version:
+        extra["IfMatch"] = etag
     if offset or length is not None:
         extra["Range"] = f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))
 
@@ -83,11 +94,19 @@ def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
         from botocore.exceptions import ClientError
 
         try:
-            return _get(s3, Bucket=bucket, Key=key, **extra)[0]
+            data, answer = _get(s3, Bucket=bucket, Key=key, **extra)
         except ClientError as error:
-            if error.response["Error"]["Code"] != "InvalidRange":
-                raise
-            return b""  # beyond the end, as on a disk
+            code = error.response["Error"]["Code"]
+            if code == "InvalidRange":
+                return b""  # beyond the end, as on a disk
+            if code in _NOT_THAT_VERSION:
+                raise changed(uri) from None
+            raise
+        # A store may have named size and ETag of two versions in one answer.
+        whole = answer.get("ContentRange", "").rpartition("/")[2]
+        if version and whole not in (num_bytes, "*", ""):
+            raise changed(uri)
+        return data
 
     return _ask("read", uri, read)
 
@@ -115,10 +134,44 @@ def write_bytes(uri: str, data: bytes) -> None:
 def read_version(uri: str) -> tuple[bytes, str] | None:
     bucket, key = split(uri)
     try:
-        data, answer = _ask("read", uri, lambda s3: _get(s3, Bucket=bucket, Key=key))
+        return _ask("read", uri, lambda s3: _get_proven(s3, uri, Bucket=bucket, Key=key))
     except FileNotFoundError:
         return None
-    return data, str(answer["ETag"])
+
+
+def _get_proven(s3: Any, uri: str, **request: Any) -> tuple[bytes, str]:
+    """Returns content and ETag, once it is sure that they belong together.
+
+    A cache before the store may send old content with a new ETag. A write on the condition of that
+    ETag would then replace what this process has never seen.
+    """
+    for _ in range(_NUM_READS):
+        data, answer = _get(s3, **request)
+        etag = answer.get("ETag")
+        if etag and (_is_md5_of(etag, data) or _has(s3, etag, data, request)):
+            return data, str(etag)
+    if not etag:
+        raise NotConditionalError(f"Could not read a version of {uri}: its storage sends no ETag.")
+    raise UnreachableError(
+        f"Could not read a version of {uri}: its storage sends ETags that are not its own."
+    )
+
+
+def _is_md5_of(etag: str, data: bytes) -> bool:
+    """Tells whether an ETag is that of this content. On AWS it is, unless KMS has encrypted it."""
+    return etag.strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _has(s3: Any, etag: str, data: bytes, request: dict[str, Any]) -> bool:
+    """Asks the store itself whether an object has this ETag and this content."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return _get(s3, IfMatch=etag, **request)[0] == data
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _NOT_THAT_VERSION:
+            return False
+        raise
 
 
 def swap(uri: str, data: bytes, version: str | None) -> str | None:
@@ -129,7 +182,9 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
         from botocore.exceptions import ClientError
 
         try:
-            return str(s3.put_object(Bucket=bucket, Key=key, Body=data, **condition)["ETag"])
+            etag = str(s3.put_object(Bucket=bucket, Key=key, Body=data, **condition).get("ETag"))
+            # Otherwise ``swapped`` reads the object, as after a lost answer.
+            return etag if _is_md5_of(etag, data) else None
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "NotImplemented":
@@ -245,6 +300,11 @@ def _s3_errors(verb: str, uri: str) -> Iterator[None]:
         if _is_server_error(error.__context__):  # boto3 wraps the server errors of large uploads
             raise UnreachableError(f"Could not {verb} {uri}: {_words(error)}") from error
         raise failed(verb, uri, error) from error
+    except KeyError as error:
+        if error.args != ("ETag",):
+            raise
+        # boto3 looks for it in the answer to each part of a large upload.
+        raise UnreachableError(f"Could not {verb} {uri}: an answer has no ETag.") from error
 
 
 _ask = Requests(lambda: _client(), _s3_errors)

@@ -1,149 +1,70 @@
 """An S3 that errs, stalls, breaks off and loses its answers, and what storage makes of it.
 
-python -m tests.chaos.s3_faults [--operations 1000] [--seed 1] [--patience-s 180]
+python -m tests.chaos.s3_faults [--operations 1000] [--seed 1] [--patience-s 180] [--lies 0.3]
 
 A proxy stands before a real S3 API. A fault befalls a share of the requests: an error before or
 instead of the request, an answer that is lost after the request was done, a body that breaks off, a
 slow answer. Random reads and writes through it must give what they give on a good S3. Prints a JSON
 line.
+
+With ``--lies``, a share of the answers names an ETag that is not the object's: of an earlier
+version, of another object, of none, or none at all. Sometimes another client replaces an object
+while it is read, and the lie is the ETag of the new version. Then an operation may be refused with
+an error, but what it gives and what is stored afterwards must be right.
 """
 
 import argparse
-import http.client
 import json
 import logging
 import os
 import random
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 from lafp import storage
+from lafp.runs import lease
 from lafp.storage import s3
-from tests.http_server import running
+from tests.chaos.faulty_s3 import FaultyS3, faulty_s3
 from tests.s3_server import running_s3
 
-FAULTS = ("error", "throttled", "lost", "broken", "refused", "slow")
-SLOW_S = 0.3
 LARGE_BYTES = 9 * 2**20
 """boto3 uploads and downloads such a file in several parts."""
-_ERROR = (
-    '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code>'
-    "<Message>Please try again.</Message></Error>"
-)
-_OF_ONE_CONNECTION = ("connection", "transfer-encoding", "keep-alive")
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Hands a request on to the real S3, but for what ``FaultyS3`` wants."""
-
-    protocol_version = "HTTP/1.1"
-    server: "FaultyS3"
-
-    def answer(self) -> None:
-        body = _body_of(self)
-        fault = self.server.draw(self.command)
-        if fault == "refused":
-            self.close_connection = True
-        elif fault in ("error", "throttled"):
-            status, code = (500, "InternalError") if fault == "error" else (503, "SlowDown")
-            self._send(status, {}, _ERROR.format(code=code).encode())
-        else:
-            status, headers, data = self._of_the_real_one(body)
-            if fault == "slow":
-                time.sleep(SLOW_S)
-            if fault == "lost":
-                self.close_connection = True
-            else:
-                self._send(status, headers, data, fault == "broken")
-
-    # The names are those of http.server.
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815
-
-    def _of_the_real_one(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        with closing(http.client.HTTPConnection(self.server.host)) as connection:
-            connection.request(self.command, self.path, body, dict(self.headers))
-            found = connection.getresponse()
-            return found.status, dict(found.headers), found.read()
-
-    def _send(
-        self, status: int, headers: dict[str, str], data: bytes, breaks: bool = False
-    ) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if name.lower() not in _OF_ONE_CONNECTION:
-                self.send_header(name, value)
-        if "content-length" not in {name.lower() for name in headers}:
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if breaks else data)
-        self.close_connection |= breaks
-
-    def log_message(self, *_) -> None:
-        pass
-
-
-class FaultyS3(ThreadingHTTPServer):
-    """A proxy on loopback. ``faults`` counts those that it made."""
-
-    daemon_threads = True
-
-    def __init__(self, endpoint: str, seed: int, share: float) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.host, self.share = urlsplit(endpoint).netloc, share
-        self.faults: Counter[str] = Counter()
-        self._rng, self._lock = random.Random(seed), threading.Lock()
-
-    def draw(self, command: str) -> str | None:
-        """The fault of the next request."""
-        with self._lock:
-            if self._rng.random() >= self.share:
-                return None
-            fault = self._rng.choice(FAULTS)
-            self.faults[f"{command} {fault}"] += 1
-            return fault
-
-
-def _body_of(handler: BaseHTTPRequestHandler) -> bytes:
-    if "chunked" not in (handler.headers["Transfer-Encoding"] or ""):
-        return handler.rfile.read(int(handler.headers["Content-Length"] or 0))
-    parts = []
-    while length := int(handler.rfile.readline().split(b";")[0], 16):
-        parts.append(handler.rfile.read(length))
-        handler.rfile.readline()
-    while handler.rfile.readline().strip():
-        pass
-    del handler.headers["Transfer-Encoding"]
-    return b"".join(parts)
-
-
-@contextmanager
-def faulty_s3(endpoint: str, seed: int, share: float) -> Iterator[FaultyS3]:
-    """Runs the proxy in the block."""
-    proxy = FaultyS3(endpoint, seed, share)
-    with running(proxy):
-        yield proxy
 
 
 class Trial:
-    """Random operations below a prefix, beside a dict that holds what must be there."""
+    """Random operations below a prefix, beside a dict that holds what must be there.
 
-    def __init__(self, root: str, folder: Path, seed: int) -> None:
+    Args:
+        root: The prefix's URI.
+        folder: For local files.
+        seed: Of the operations.
+        proxy: What stands before the store, if it lies. Operations may then be refused.
+        truth: A client of the store itself, for that case.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        folder: Path,
+        seed: int,
+        proxy: FaultyS3 | None = None,
+        truth: Any = None,
+    ) -> None:
         self.root, self.folder = root, folder
         self.rng = random.Random(seed)
         self.expected: dict[str, bytes] = {}
         self.faults: list[str] = []
         self.counts: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self._proxy, self._truth = proxy, truth
+        self._tried = b""
 
     def run(self, num_operations: int) -> None:
         """Does the operations, and compares what each gives."""
@@ -151,15 +72,48 @@ class Trial:
             *(self.write, self.upload, self.read, self.read_part, self.read_version),
             *(self.swap, self.swap_old, self.delete, self.copy, self.listing, self.download),
         ]
+        if self._proxy:
+            operations += [self.swap_overtaken, self.read_overtaken, self.own]
         for number in range(num_operations):
             operation = self.rng.choice(operations)
             name = f"{self.rng.choice('ab')}/{self.rng.randrange(4)}"
             self.counts[operation.__name__] += 1
+            before = dict(self.expected)
             try:
                 operation(name)
             except OSError as error:
-                self.faults.append(f"{number} {operation.__name__} {name}: {error!r}"[:300])
+                if not self._proxy:
+                    self.faults.append(f"{number} {operation.__name__} {name}: {error!r}"[:300])
+                    continue
+                kind = type(error).__name__
+                self.refused[f"{operation.__name__}: {kind}"] += 1
+                self._settle(f"{number} {operation.__name__}", before)
         self.listing("a/0")
+
+    def _settle(self, what: str, before: dict[str, bytes]) -> None:
+        """A refused operation has been done or not done, and touched nothing else."""
+        for name in before.keys() | self.expected.keys():
+            stored = self._stored(name)
+            if stored not in (before.get(name), self.expected.get(name), self._tried):
+                self.faults.append(f"{what} was refused and left {name} as {str(stored)[:80]}")
+            if stored is None:
+                self.expected.pop(name, None)
+            else:
+                self.expected[name] = stored
+
+    def _stored(self, name: str) -> bytes | None:
+        """What the store itself has."""
+        bucket, _, key = self._uri(name).removeprefix("s3://").partition("/")
+        try:
+            return bytes(self._truth.get_object(Bucket=bucket, Key=key)["Body"].read())
+        except self._truth.exceptions.NoSuchKey:
+            return None
+
+    def _put(self, name: str, data: bytes) -> str:
+        """Writes as another client, straight to the store. Returns the ETag."""
+        bucket, _, key = self._uri(name).removeprefix("s3://").partition("/")
+        self.expected[name] = data
+        return str(self._truth.put_object(Bucket=bucket, Key=key, Body=data)["ETag"])
 
     def _check(self, what: str, found: object, expected: object) -> None:
         if found != expected:
@@ -201,7 +155,7 @@ class Trial:
 
     def swap(self, name: str) -> None:
         found = storage.read_version(self._uri(name))
-        data = self._data(1_000)
+        self._tried = data = self._data(1_000)
         made = storage.swap(self._uri(name), data, found[1] if found else None)
         self._check(f"swap of {name} is done", made is not None, True)
         self.expected[name] = data
@@ -232,6 +186,73 @@ class Trial:
             with storage.local_file(self._uri(name)) as path:
                 self._check(f"download {name}", path.read_bytes(), self.expected[name])
 
+    def swap_overtaken(self, name: str) -> None:
+        """Another client may replace the object while its version is read."""
+        self._put(name, self._data(1_000))
+        self._tried = mine = self._data(1_000)
+        with self._overtaken(name, self._data(1_000)):
+            found = storage.read_version(self._uri(name))
+        last = self.expected[name]
+        made = storage.swap(self._uri(name), mine, found[1] if found else None)
+        if made is None:
+            self._check(f"{name}, not swapped,", self._stored(name), last)
+        else:
+            self._check(f"what a swap of {name} replaced", found and found[0], last)
+            self.expected[name] = mine
+
+    def read_overtaken(self, name: str) -> None:
+        """Another client replaces the object before, or between, the reads of two parts."""
+        data, size = self._data() + bytes(5_000), 2_500
+        self._put(name, data)
+        # Of the same size half the time, when nothing but the version tells the two apart.
+        theirs = self.rng.randbytes(len(data) + self.rng.choice([0, 0, 100, -100]))
+        with self._overtaken(name, theirs):
+            file = storage.open_file(self._uri(name))
+            file.seek(-size, os.SEEK_END)
+            last = file.read(size)
+        if self._stored(name) == data:
+            self._put(name, theirs)
+        file.seek(0)
+        parts = file.read(size), last
+        whole = [(version[:size], version[-size:]) for version in (data, theirs)]
+        self._check(f"two parts of {name} are those of one version", parts in whole, True)
+
+    @contextmanager
+    def _overtaken(self, name: str, data: bytes) -> Iterator[None]:
+        """During the block, an answer about the object may come after another client's write."""
+        assert self._proxy is not None
+        path, num_left = self._uri(name).removeprefix("s3:/"), self.rng.choice([1, 2])
+
+        def overtake(requested: str) -> str | None:
+            nonlocal num_left
+            if requested.partition("?")[0] != path:
+                return None
+            num_left -= 1
+            return self._put(name, data) if num_left == 0 else None
+
+        self._proxy.overtake = overtake
+        try:
+            yield
+        finally:
+            self._proxy.overtake = None
+
+    def own(self, name: str) -> None:
+        """A lease, renewed quickly, has one owner."""
+        folder = self._uri(f"owned/{name}")
+        try:
+            with lease.owned(folder, None, lambda _: None):
+                self._check(f"{name} has two owners", self._is_owned_twice(folder), False)
+                time.sleep(5 * lease.RENEWED_EVERY_S)
+        finally:
+            # A claim that could not be given back would stand until this process ends.
+            bucket, _, key = f"{folder}/{lease.FILE}".removeprefix("s3://").partition("/")
+            self._truth.delete_object(Bucket=bucket, Key=key)
+
+    def _is_owned_twice(self, folder: str) -> bool:
+        with suppress(lease.InUseError, OSError), lease.owned(folder, None, lambda _: None):
+            return True
+        return False
+
 
 def main() -> None:
     """Runs the operations through the proxy."""
@@ -241,21 +262,27 @@ def main() -> None:
     parser.add_argument("--operations", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--share", type=float, default=0.2, help="of the requests with a fault")
+    parser.add_argument("--lies", type=float, default=0.0, help="of the answers with an ETag")
     parser.add_argument("--patience-s", type=float, default=0.0, help="180 is that of workers")
     args = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     storage.be_patient(args.patience_s)
+    lease.RENEWED_EVERY_S = 0.02
     begin_s = time.monotonic()
     with running_s3() as settings, tempfile.TemporaryDirectory() as folder:
         os.environ |= settings
-        boto3.client("s3").create_bucket(Bucket="faulty")
-        with faulty_s3(settings["AWS_ENDPOINT_URL"], args.seed, args.share) as proxy:
+        truth = boto3.client("s3")
+        truth.create_bucket(Bucket="faulty")
+        endpoint = settings["AWS_ENDPOINT_URL"]
+        with faulty_s3(endpoint, args.seed, args.share, args.lies) as proxy:
             os.environ["AWS_ENDPOINT_URL"] = proxy.url
-            trial = Trial("s3://faulty/run", Path(folder), args.seed)
+            liar = (proxy, truth) if args.lies else ()
+            trial = Trial("s3://faulty/run", Path(folder), args.seed, *liar)
             trial.run(args.operations)
     line = {
         "operations": dict(sorted(trial.counts.items())),
         "injected": dict(sorted(proxy.faults.items())),
+        "refused": dict(sorted(trial.refused.items())),
         "wall_s": round(time.monotonic() - begin_s, 1),
         "faults": trial.faults,
     }

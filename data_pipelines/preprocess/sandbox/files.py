@@ -31,6 +31,7 @@ _ERRORS = {
     for kind in (
         FileNotFoundError,
         storage.AccessDeniedError,
+        storage.ChangedError,
         storage.CredentialsError,
         storage.FullError,
         storage.UnreachableError,
@@ -82,13 +83,16 @@ class FileServer:
             with storage.local_file(uri) as path:
                 return {}, b"", path.open("rb")
         if method == "read_bytes":
-            offset, length = map(int, rest)
-            return {}, storage.read_bytes(uri, offset, min(length, _READ_BYTES)), None
+            offset, length, version = rest
+            wanted = min(int(length), _READ_BYTES)
+            return {}, storage.read_bytes(uri, int(offset), wanted, version), None
         if method == "list_files":
             listed = islice(storage.list_files(uri), _MAX_LISTED)
             return {"result": [(file.uri, file.num_bytes) for file in listed]}, b"", None
-        is_file = method == "is_file"
-        return {"result": (storage.is_file if is_file else storage.num_bytes)(uri)}, b"", None
+        if method == "look_up":
+            info = storage.look_up(uri)
+            return {"result": (info.num_bytes, info.version)}, b"", None
+        return {"result": storage.is_file(uri)}, b"", None
 
 
 def _is_of(item: VideoItem, uri: str) -> bool:
@@ -112,16 +116,19 @@ class RemoteFiles:
         """See ``storage.is_file``."""
         return bool(self._ask("is_file", uri)[0]["result"])
 
-    def num_bytes(self, uri: str) -> int:
-        """See ``storage.num_bytes``."""
-        return int(self._ask("num_bytes", uri)[0]["result"])
+    def look_up(self, uri: str) -> storage.ObjectInfo:
+        """See ``storage.look_up``."""
+        num_bytes, version = self._ask("look_up", uri)[0]["result"]
+        return storage.ObjectInfo(num_bytes=int(num_bytes), version=version)
 
-    def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes:
+    def read_bytes(
+        self, uri: str, offset: int, length: int | None, version: str | None = None
+    ) -> bytes:
         """See ``storage.read_bytes``. Any length is read in pieces, so the worker holds one."""
         data = bytearray()
         while length is None or len(data) < length:
             wanted = _READ_BYTES if length is None else min(_READ_BYTES, length - len(data))
-            piece = self._ask("read_bytes", uri, offset + len(data), wanted)[1]
+            piece = self._ask("read_bytes", uri, offset + len(data), wanted, version)[1]
             data += piece
             if len(piece) < wanted:  # the end of the file
                 break

@@ -190,10 +190,10 @@ def test_the_rest_of_an_object_is_one_request(monkeypatch):
     asked = []
 
     class Store:
-        def num_bytes(self, uri):
-            return 10**6
+        def look_up(self, uri):
+            return storage.ObjectInfo(num_bytes=10**6)
 
-        def read_bytes(self, uri, offset, length):
+        def read_bytes(self, uri, offset, length, version):
             asked.append((offset, length))
             return bytes(length)
 
@@ -201,6 +201,24 @@ def test_the_rest_of_an_object_is_one_request(monkeypatch):
         file.seek(10)
         assert len(file.read()) == 10**6 - 10
     assert asked == [(10, 10**6 - 10)]
+
+
+@pytest.mark.parametrize("change", [0, 1])
+def test_parts_of_two_versions_of_an_object_are_never_mixed(s3_bucket, change):
+    uri = f"{s3_bucket}/object"
+    storage.write_bytes(uri, b"a" * 10_000)
+    with storage.open_file(uri) as file:
+        storage.write_bytes(uri, b"b" * (10_000 + change))
+        if change:
+            with pytest.raises(storage.ChangedError, match="overwritten while it was read"):
+                file.read(10)
+            return
+        file.seek(-10, 2)
+        assert file.read() == b"b" * 10, "nothing had been read, and the size is the same"
+        storage.write_bytes(uri, b"c" * 10_000)
+        file.seek(0)
+        with pytest.raises(storage.ChangedError):
+            file.read(10)
 
 
 def test_an_answer_of_s3_that_breaks_off_is_asked_for_again(monkeypatch):
