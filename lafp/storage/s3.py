@@ -34,6 +34,8 @@ from lafp.storage.secrets import text_without_secrets
 T = TypeVar("T")
 # boto3 asks for an answer so often, and we for its body.
 _NUM_READS = 8
+# A store whose caches err now and then gives a right answer within so many.
+_NUM_PROOFS = 3
 _REFUSED_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _NO_ROOM = ("XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507")
 _SET_CREDENTIALS = (
@@ -69,7 +71,7 @@ def look_up(uri: str) -> ObjectInfo:
     bucket, key = split(uri)
     try:
         # A store without ETags has no versions, but one that loses some of them has.
-        for _ in range(_NUM_READS):
+        for _ in range(_NUM_PROOFS):
             found = _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
             if etag := found.get("ETag"):
                 break
@@ -145,7 +147,7 @@ def _get_proven(s3: Any, uri: str, **request: Any) -> tuple[bytes, str]:
     A cache before the store may send old content with a new ETag. A write on the condition of that
     ETag would then replace what this process has never seen.
     """
-    for _ in range(_NUM_READS):
+    for _ in range(_NUM_PROOFS):
         data, answer = _get(s3, **request)
         etag = answer.get("ETag")
         if etag and (_is_md5_of(etag, data) or _has(s3, etag, data, request)):
