@@ -9,6 +9,8 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
+from lafp.msgspec_types import first_alone
+
 _DTYPES = {
     name: np.dtype(name).newbyteorder("<")
     for name in ("bool", "uint8", "int32", "int64", "float32", "float64")
@@ -63,7 +65,8 @@ def read(kind: type[T], body: bytes) -> T:
         ValueError: The body is no such message.
     """
     try:
-        return msgspec.msgpack.decode(body, type=kind)
+        with first_alone(kind):
+            return msgspec.msgpack.decode(body, type=kind)
     except ValueError as error:
         raise ValueError(f"The request's body is not the expected MessagePack: {error}.") from None
 

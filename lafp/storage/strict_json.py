@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from lafp import storage
+from lafp.msgspec_types import first_alone
 
 T = TypeVar("T")
 
@@ -82,7 +83,8 @@ def from_plain(kind: type[T], value: object) -> T:
     Raises:
         ValueError: A field is missing, or a value has another type.
     """
-    return msgspec.convert(value, kind, str_keys=True)
+    with first_alone(kind):
+        return msgspec.convert(value, kind, str_keys=True)
 
 
 def dump_lines(records: Iterable[object]) -> str:
