@@ -139,7 +139,9 @@ def test_an_owner_elsewhere_is_watched_and_its_claim_is_void_when_it_is_not_rene
 
 
 @pytest.mark.usefixtures("hurried")
-def test_an_owner_elsewhere_that_renews_its_claim_keeps_it(folder):
+def test_an_owner_elsewhere_that_renews_its_claim_keeps_it(folder, monkeypatch):
+    # The first renewal that is seen decides, however late it comes on a busy machine.
+    monkeypatch.setattr(lease, "VOID_AFTER_S", 60.0)
     of_another_machine(folder, time.time())
     is_over = threading.Event()
 
