@@ -63,7 +63,7 @@ def train_without_ray(rank: int, shards: str, root: Path, folder: Path) -> None:
         assert metrics["step"] == NUM_STEPS
 
 
-@pytest.mark.slow  # the run that is killed below is fed by Ray Data, too
+@pytest.mark.slow  # test_ingest.py compares what Ray Data feeds with a plain reader
 def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tmp_path):
     fit(stage(tmp_path), config(mode="ray"), task(shards))
     assert_same_run(tmp_path, undisturbed)
@@ -83,17 +83,17 @@ def assert_nearly_the_same_weights(folder: Path, reference: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "rank"),
+    ("engine", "rank", "mode"),
     [
-        (DdpConfig(), 1),
-        pytest.param(DdpConfig(), 0, marks=pytest.mark.slow),
-        pytest.param(DeepSpeedConfig(zero_stage=2), 0, marks=pytest.mark.slow),
-        pytest.param(DeepSpeedConfig(zero_stage=2), 1, marks=pytest.mark.slow),
+        (DdpConfig(), 1, "direct"),
+        pytest.param(DdpConfig(), 0, "ray", marks=pytest.mark.slow),
+        pytest.param(DeepSpeedConfig(zero_stage=2), 0, "ray", marks=pytest.mark.slow),
+        pytest.param(DeepSpeedConfig(zero_stage=2), 1, "ray", marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_a_worker_killed_right_after_a_checkpoint_resumes_from_it(
-    shards, undisturbed, tmp_path, engine, rank
+    shards, undisturbed, tmp_path, engine, rank, mode
 ):
     """What is stored counts: nobody has to hear of it from the worker first."""
     killing = task(
@@ -104,7 +104,7 @@ def test_a_worker_killed_right_after_a_checkpoint_resumes_from_it(
         at_step=CHECKPOINT_EVERY,
         saved_step=CHECKPOINT_EVERY,
     )
-    metrics = fit(stage(tmp_path), config(engine, mode="ray"), killing)
+    metrics = fit(stage(tmp_path), config(engine, mode=mode), killing)
     assert metrics["resumed_from_steps"] == [CHECKPOINT_EVERY]
     if engine.name == "ddp":
         assert_same_run(tmp_path, undisturbed)

@@ -81,7 +81,7 @@ def test_ray_train_starts_only_where_it_is_asked_and_the_weights_are_the_same(
         assert_same_run(tmp_path / name, undisturbed)
 
 
-@pytest.mark.slow  # the workers of test_trainer.py are fed by Ray Data, too
+@pytest.mark.slow  # test_ingest.py compares what Ray Data feeds with a plain reader
 def test_ray_data_feeds_the_same_clips_in_the_same_order(shards, undisturbed, tmp_path):
     fit(stage(tmp_path), config(mode="ray"), task(shards))
     assert_same_run(tmp_path, undisturbed)
