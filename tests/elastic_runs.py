@@ -18,6 +18,8 @@ CLIPS_PER_STEP = 16
 WINDOWS_PER_STEP = CLIPS_PER_STEP * WINDOW.windows_per_clip
 NUM_CLIPS = 20
 """Epochs end within steps."""
+ENDS_AT = [3, 6, 9]
+"""Steps at which the legs of a chain end."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.shards import ShardLayout
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, entry_name
+from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet
+from lafp.data.shards.sets import read_entry
 from lafp.map_ahead import map_ahead
-from lafp.storage import strict_json
 from lafp.storage.tables import open_table, write_rows
 
 
@@ -82,14 +82,10 @@ def write_manifest(uri: str, shards: Iterable[str]) -> tuple[int, int]:
     """
     num_shards = num_bytes = 0
     with open_table(storage.join(uri, "manifest.parquet"), ShardEntry) as table:
-        for entry in map_ahead(partial(_read_entry, uri), shards):
+        for entry in map_ahead(partial(read_entry, uri), shards):
             table.add(vars(entry))
             num_shards, num_bytes = num_shards + 1, num_bytes + entry.num_bytes
     return num_shards, num_bytes
-
-
-def _read_entry(uri: str, shard: str) -> ShardEntry:
-    return strict_json.read(ShardEntry, storage.join(uri, entry_name(shard)))
 
 
 def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:

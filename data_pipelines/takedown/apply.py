@@ -22,13 +22,11 @@ from data_pipelines.takedown.statistics import action_after
 from lafp import storage
 from lafp.data.shards.edit import drop_clips, drop_latents
 from lafp.data.shards.format import (
-    ShardEntry,
     ShardSet,
-    check_shard_name,
     entry_name,
     signatures_name,
 )
-from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
+from lafp.data.shards.sets import open_shard_set, read_entry, read_manifest, shards_sha256
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShard
 from lafp.storage import strict_json
 from lafp.storage.tables import iter_rows, read_table, rewrite_table, write_table
@@ -36,12 +34,6 @@ from lafp.temporary import TemporaryFolder
 
 JOURNAL = "takedown.json"
 _SUMMARIES = ("totals.json", "summary.json")
-
-
-def read_entry(shards: str, shard: str) -> ShardEntry:
-    """Reads a shard's current entry."""
-    name = entry_name(check_shard_name(shard))
-    return strict_json.read(ShardEntry, storage.join(shards, name))
 
 
 def apply(shards: str, journal: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from data_pipelines.preprocess.taken_down import Takedown, read_takedowns, record_uri
-from data_pipelines.takedown.apply import JOURNAL, apply, read_entry
+from data_pipelines.takedown.apply import JOURNAL, apply
 from data_pipelines.takedown.config import TakedownConfig
 from data_pipelines.takedown.find import (
     Findings,
@@ -26,7 +26,7 @@ from data_pipelines.takedown.find import (
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import check_shard_name
-from lafp.data.shards.sets import open_shard_set, shards_sha256
+from lafp.data.shards.sets import open_shard_set, read_entry, shards_sha256
 from lafp.runs.lease import owned
 from lafp.runs.run_dir import PROVENANCE
 from lafp.storage import strict_json

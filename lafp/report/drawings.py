@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 PAGE_WIDTH_IN = 9.2
 PANEL_WIDTH_IN = PAGE_WIDTH_IN / 4
 CHARACTERS_PER_PANEL = 24
@@ -79,22 +78,20 @@ class Drawing:
 
     def svg(self) -> str:
         """Draws a complete SVG document on a transparent ground, for pages."""
-        import matplotlib as mpl
-
-        with mpl.rc_context(_STYLE):
-            buffer = io.StringIO()
-            metadata = {"Date": None, "Creator": None}
-            self._figure().savefig(buffer, format="svg", metadata=metadata)
-        svg = buffer.getvalue()
+        metadata = {"Date": None, "Creator": None}
+        svg = self._saved({}, format="svg", metadata=metadata).decode()
         return svg[svg.index("<svg") :].replace("'DejaVu Sans', sans-serif", _VIEWER_FONT)
 
     def png(self) -> bytes:
         """Draws a PNG on white, for papers and documents."""
+        return self._saved({"savefig.facecolor": "white"}, format="png", dpi=160)
+
+    def _saved(self, style: dict[str, Any], **options: Any) -> bytes:
         import matplotlib as mpl
 
-        with mpl.rc_context(_STYLE | {"savefig.facecolor": "white"}):
-            buffer = io.BytesIO()
-            self._figure().savefig(buffer, format="png", dpi=160)
+        buffer = io.BytesIO()
+        with mpl.rc_context(_STYLE | style):
+            self._figure().savefig(buffer, **options)
         return buffer.getvalue()
 
     def _figure(self) -> "Figure":

@@ -35,7 +35,8 @@ def select_clips(
         sets: Finished sets, whose files are dropped; None without any.
     """
     # Copies of whole files go first, so that their clips are neither compared nor counted below.
-    if sets is not None:
+    catalog.db.execute("CREATE INDEX contents ON videos (video_id, video)")
+    if sets is not None and sets.uris:
         _drop_known_files(catalog, sets)
     _drop_repeated_files(catalog)
     reject_odd_kinds(catalog)
@@ -58,7 +59,6 @@ def select_clips(
 
 def _drop_known_files(catalog: Catalog, sets: FinishedSets) -> None:
     """Drops all files whose content gave clips to a finished set. Each becomes one reject."""
-    catalog.db.execute("CREATE INDEX contents ON videos (video_id, video)")
     catalog.db.execute("BEGIN")
     catalog.db.executemany(
         "INSERT OR IGNORE INTO known_videos SELECT :video_id, :video_uri, :episode_id, :split, "
@@ -89,7 +89,6 @@ def _drop_repeated_files(catalog: Catalog) -> None:
     """Keeps the first of equal files. Each later copy becomes one reject as long as the file."""
     catalog.db.executescript(
         """
-        CREATE INDEX IF NOT EXISTS contents ON videos (video_id, video);
         UPDATE videos SET first = (SELECT min(v.video) FROM videos v
             WHERE v.video_id = videos.video_id) WHERE video_id != '';
         UPDATE videos SET first = NULL WHERE first = video;

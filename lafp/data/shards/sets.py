@@ -53,15 +53,25 @@ def read_manifest(uri: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
+def read_entry(uri: str, shard: str) -> ShardEntry:
+    """Reads the entry of one shard: ``train-000000.json`` for ``train-000000.tar``.
+
+    Raises:
+        OSError: It is missing or cannot be read.
+        ValueError: It is damaged, or the shard has a name that leads elsewhere.
+    """
+    return strict_json.read(ShardEntry, storage.join(uri, entry_name(check_shard_name(shard))))
+
+
 @lru_cache(maxsize=256)
 def read_shard_entry(uri: str, shard: str) -> ShardEntry:
-    """Reads the entry of one shard: ``train-000000.json`` for ``train-000000.tar``."""
-    path = storage.join(uri, entry_name(check_shard_name(shard)))
+    """Reads an entry of a set that does not change, for users: see ``read_entry``."""
     try:
-        return strict_json.read(ShardEntry, path)
+        return read_entry(uri, shard)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path} is missing, so clips in {shard} cannot be found. Write the shard set again."
+            f"{storage.join(uri, entry_name(shard))} is missing, so clips in {shard} cannot be "
+            "found. Write the shard set again."
         ) from error
     except DamagedError as error:
         raise ConfigError(f"{error}. Write the shard set again, or copy it again.") from None

@@ -15,7 +15,7 @@ from functools import cache
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from lafp.video.damage.compiled import library
+from lafp.video.damage.compiled import CompiledParser, library
 from lafp.video.damage.seams import Seams
 
 # The numbers of mjpeg_entropy.c, those that break the rules first.
@@ -45,20 +45,11 @@ def parser() -> ctypes.CDLL | None:
     return found
 
 
-class MjpegParser:
+class MjpegParser(CompiledParser):
     """Parses packets of a JPEG video in turn. Huffman tables stay from picture to picture."""
 
     def __init__(self) -> None:
-        found = parser()
-        assert found is not None, "callers ask for the parser first"
-        self._library = found
-        self._state: int | None = found.lafp_mjpeg_new()
-        if self._state is None:
-            raise MemoryError("no memory for the JPEG parser")
-
-    def __del__(self) -> None:
-        if getattr(self, "_state", None):
-            self._library.lafp_mjpeg_free(self._state)
+        super().__init__(parser(), "lafp_mjpeg")
 
     def parse(self, data: bytes) -> int:
         """Returns the signs of damage in a packet's pictures: a sum of powers of two."""

@@ -12,7 +12,7 @@ from functools import cache
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from lafp.video.damage.compiled import library
+from lafp.video.damage.compiled import CompiledParser, library
 
 _MAX_PARTITIONS = 9
 _PIXELS_PER_BLOCK = 16 * 16
@@ -37,7 +37,7 @@ def parser() -> ctypes.CDLL | None:
     return found
 
 
-class Vp8Parser:
+class Vp8Parser(CompiledParser):
     """Parses the frames of a VP8 stream in turn, from a key frame on.
 
     Args:
@@ -45,21 +45,12 @@ class Vp8Parser:
     """
 
     def __init__(self, max_pixels: int) -> None:
-        found = parser()
-        assert found is not None, "callers ask for the parser first"
-        self._library = found
         self._spare_bits = (ctypes.c_int32 * _MAX_PARTITIONS)()
         self._has_rest = (ctypes.c_int32 * _MAX_PARTITIONS)()
         # Sides are rounded up to whole macroblocks, of which VP8 has at most 1024: it stores sides
         # in 14 bits.
         max_blocks = min(max_pixels // _PIXELS_PER_BLOCK + 2048, 1 << 20)
-        self._state: int | None = found.lafp_vp8_new(max_blocks)
-        if self._state is None:
-            raise MemoryError("no memory for the VP8 parser")
-
-    def __del__(self) -> None:
-        if getattr(self, "_state", None):
-            self._library.lafp_vp8_free(self._state)
+        super().__init__(parser(), "lafp_vp8", max_blocks)
 
     def parse(self, data: bytes) -> list[tuple[int, bool]] | None:
         """Parses a frame.

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,24 +21,14 @@ from data_pipelines.preprocess.action_statistics import ActionStatistics, label_
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
 from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
-from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig
-from data_pipelines.preprocess.file_counts import FileCounts
-from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.manifest import (
     check_totals,
-    clips_table,
-    shard_set,
-    summarize,
-    write_manifest,
     write_rejects,
 )
 from data_pipelines.preprocess.rejects import RejectRow
-from data_pipelines.preprocess.search import find_duplicates
-from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards, write_part, write_shard
-from data_pipelines.preprocess.taken_down import read_takedowns, record_uri, reject_taken_down
+from data_pipelines.preprocess.shards import ShardsConfig
+from data_pipelines.preprocess.taken_down import read_takedowns, record_uri
 from data_pipelines.takedown import job
 from data_pipelines.takedown.apply import apply
 from data_pipelines.takedown.config import TakedownConfig
@@ -62,8 +51,9 @@ from lafp.runs.lease import InUseError, owned
 from lafp.storage import strict_json
 from lafp.storage.secrets import without_secrets
 from lafp.storage.tables import open_table, rewrite_table
-from lafp.video import VIDEO_DECODERS, decode_clip
+from lafp.video import decode_clip
 from ray_jobs import takedown as command_line
+from tests.made_shard_set import make_shard_set
 from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 from tests.synthetic_video import moving_square, write_video
 
@@ -94,29 +84,8 @@ def source(tmp_path_factory) -> Path:
 
 
 def make(source: Path, shards: Path) -> None:
-    """What the job makes, without Ray."""
-    cfg, cls = replace(CFG, source=str(source)), VIDEO_DECODERS.get("pyav")
-    work = shards / "work"
-    work.mkdir(parents=True)
-    catalog = Catalog(work)
-    inputs = (video_to_clips(item, cfg, cls(cls.Config())) for item in list_inputs(cfg))
-    catalog.add(write_part(inputs, str(work), "000000/part-000000.tar"))
-    reject_taken_down(catalog, read_takedowns(str(shards)))
-    select_clips(catalog, cfg, partial(find_duplicates, work=str(work)))
-    spec, names = shard_set(catalog, cfg), []
-    plans = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
-    with clips_table(str(shards), plans) as recorded:
-        for plan in recorded:
-            write_shard(plan, str(work), str(shards), has_signatures=True)
-            names.append(plan.shard)
-    write_rejects(str(shards), catalog.rejects())
-    summary = summarize(catalog, spec, FileCounts().to_dict(), *write_manifest(str(shards), names))
-    check_totals(summary)
-    for name in ("totals.json", "summary.json"):
-        (shards / name).write_text(json.dumps(summary))
-    strict_json.write(str(shards / "shard_set.json"), spec)
-    catalog.close()
-    shutil.rmtree(work)
+    make_shard_set(CFG, source, shards)
+    shutil.copy(shards / "totals.json", shards / "summary.json")
 
 
 def make_latents(shards: Path, folder: Path) -> None:

@@ -26,6 +26,7 @@ from lafp.train.loop import StoppedError, train
 from lafp.train.notice import Notice
 from lafp.train.optim import OptimConfig
 from tests.elastic_runs import (
+    ENDS_AT,
     NUM_CLIPS,
     WINDOWS_PER_STEP,
     Leg,
@@ -39,7 +40,6 @@ from tests.process_group import group_of, run_group
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import GroupContext
 
-ENDS_AT = [3, 6, 9]
 # Wide enough that ZeRO-3 cuts the weights (over 100,000 values) and keeps the biases whole, which
 # have an odd number of values.
 WIDTH = 161

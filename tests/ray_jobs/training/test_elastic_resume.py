@@ -15,6 +15,7 @@ from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from ray_jobs.training.trainer import fit
 from tests.elastic_runs import (
+    ENDS_AT,
     NUM_CLIPS,
     WINDOWS_PER_STEP,
     Leg,
@@ -28,7 +29,6 @@ from tests.ray_jobs.training.toy_runs import config, stage
 from tests.synthetic_shards import write_shard_set
 
 pytestmark = pytest.mark.slow
-ENDS_AT = [3, 6, 9]
 CHAINS = {
     "ddp": [
         Leg(num_workers=1, mode="ray", num_readers=3),

@@ -15,23 +15,11 @@ import pytest
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
 from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
-from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig
-from data_pipelines.preprocess.file_counts import FileCounts
-from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.manifest import (
     check_totals,
-    clips_table,
-    shard_set,
-    summarize,
-    write_manifest,
-    write_rejects,
 )
-from data_pipelines.preprocess.search import find_duplicates
-from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.select.finished_sets import FinishedSets
-from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards, write_part, write_shard
+from data_pipelines.preprocess.shards import ShardsConfig
 from data_pipelines.preprocess.taken_down import read_takedowns
 from data_pipelines.takedown.config import TakedownConfig
 from data_pipelines.takedown.job import take_down
@@ -39,10 +27,9 @@ from lafp import storage
 from lafp.config import ConfigError, load_config
 from lafp.data.shards.format import signatures_name
 from lafp.runs.run_dir import RunDir
-from lafp.storage import strict_json
-from lafp.video import VIDEO_DECODERS
 from ray_jobs.core.job import dry_run, state_of
 from ray_jobs.preprocess import JOB, check
+from tests.made_shard_set import make_shard_set
 from tests.synthetic_shards import write_shard_set
 from tests.synthetic_video import moving_square, write_video
 
@@ -58,30 +45,8 @@ SET = "runs/mine/shards/first"
 
 
 def make(source: Path, shards: Path, against: Sequence[str] = ()) -> dict[str, object]:
-    """What the job makes, without Ray."""
     filters = replace(CFG.filters, against=tuple(against))
-    cfg, cls = replace(CFG, source=str(source), filters=filters), VIDEO_DECODERS.get("pyav")
-    work = shards / "work"
-    work.mkdir(parents=True)
-    catalog, sets = Catalog(work), FinishedSets(cfg.filters.against)
-    inputs = (video_to_clips(item, cfg, cls(cls.Config())) for item in list_inputs(cfg))
-    catalog.add(write_part(inputs, str(work), "000000/part-000000.tar"))
-    select_clips(catalog, cfg, partial(find_duplicates, work=str(work), sets=sets), sets)
-    spec, names = shard_set(catalog, cfg), []
-    layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
-    with clips_table(str(shards), layouts) as recorded:
-        for layout in recorded:
-            write_shard(layout, str(work), str(shards), has_signatures=True)
-            names.append(layout.shard)
-    write_rejects(str(shards), catalog.rejects())
-    totals = write_manifest(str(shards), names)
-    summary = summarize(catalog, spec, FileCounts().to_dict(), *totals)
-    check_totals(summary)
-    (shards / "totals.json").write_text(json.dumps(summary))
-    strict_json.write(str(shards / "shard_set.json"), spec)
-    catalog.close()
-    shutil.rmtree(work)
-    return summary
+    return make_shard_set(replace(CFG, filters=filters), source, shards)
 
 
 def table(folder: Path, name: str) -> list[dict]:

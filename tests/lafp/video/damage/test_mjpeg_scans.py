@@ -2,8 +2,6 @@
 
 import io
 import shutil
-import struct
-import subprocess
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL import Image
 from lafp.video.damage import mjpeg_scans
 from lafp.video.damage.mjpeg_scans import MjpegParser, MjpegScans, usual_signs
 from lafp.video.damage.signs import CHECKS, decode, listen_to_ffmpeg
+from tests.lafp.video.damage.sanitized import assert_touches_no_memory_of_others
 
 SOURCE = Path(mjpeg_scans.__file__).with_name("mjpeg_entropy.c")
 DHT, DRI, SOS = b"\xff\xc4", b"\xff\xdd", b"\xff\xda"
@@ -179,17 +178,6 @@ def test_habits_of_an_encoder_are_no_damage():
 
 
 def test_hostile_pictures_touch_no_memory_that_is_not_theirs(tmp_path):
-    """Compiled anew with the sanitizers of the compiler."""
-    program, frames = tmp_path / "fuzz", tmp_path / "frames"
-    flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    source = Path(__file__).with_name("fuzz_mjpeg.c")
-    build = ["cc", *flags, f"-I{SOURCE.parent}", str(source), "-o", str(program)]
-    if subprocess.run(build, capture_output=True).returncode:
-        pytest.skip("the compiler has no sanitizers")
     data = [of_pillow(picture, restart_marker_blocks=5, quality=30) for picture in pictures()]
     data += [of_ffmpeg(smooth(), huffman=huffman) for huffman in ("default", "optimal")]
-    frames.write_bytes(b"".join(struct.pack("<I", len(x)) + x for x in data))
-    done = subprocess.run([str(program), str(frames), "100"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    num_damaged, num_noticed = map(int, done.stdout.split())
-    assert num_noticed > 0.5 * num_damaged  # some are not changed at all
+    assert_touches_no_memory_of_others("mjpeg", data, 100, tmp_path)
