@@ -36,7 +36,7 @@ REASONS = {
     "failed": "reading it failed unexpectedly: please report it",
     "killed_worker": "the process that decoded it died twice",
     "taken_down": "removed by `takedown`, or looks like a removed video",
-    "same_file": "the same bytes as an earlier input",
+    "same_file": "the same bytes as an earlier input, or a video of a finished set",
     # spans of the file
     "damaged": "does not decode to the frames that were encoded",
     "truncated": "the header promises more than the file holds",
@@ -47,7 +47,7 @@ REASONS = {
     "too_short": "fewer than clip.min_frames frames between cuts",
     "static": "a clip, or a span of clip.max_frozen_s, with less motion than filters.min_motion",
     "dark": "darker than filters.min_brightness",
-    "near_duplicate": "looks and moves like an earlier clip",
+    "near_duplicate": "looks and moves like an earlier clip, or one of a finished set",
     # the labels of the file
     "no_labels": "the labels are missing or unreadable",
     "labels_mismatch": "the labels do not belong to these frames",
