@@ -7,48 +7,32 @@ so ``swap`` and ``delete_version`` hold. The account is given by the environment
 finds (``az login``, a managed identity ...).
 """
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lafp.storage.base import (
-    AccessDeniedError,
-    CredentialsError,
     FileInfo,
-    FullError,
     ObjectInfo,
     StorageError,
-    UnreachableError,
-    failed,
 )
+from lafp.storage.clients.az import ask, code_of, connected
 from lafp.storage.remote import (
-    PerThread,
-    Requests,
     answers,
     changed,
     downloaded,
     is_hidden,
-    is_temporary,
     split,
     split_folder,
     swapped,
 )
-from lafp.storage.secrets import text_without_secrets
 
-T = TypeVar("T")
-_SET_CREDENTIALS = (
-    "Set AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT_NAME with "
-    "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or run `az login`."
-)
 _NOT_THAT_VERSION = ("BlobAlreadyExists", "ConditionNotMet", "TargetConditionNotMet")
 _IS_FOLDER = "hdi_isfolder"
 """Accounts with folders mark them by empty blobs with this key in their metadata."""
 _COPY_LOOK_EVERY_S = 0.2
-_NUM_RETRIES = 4
-"""Tries of Azure's client, about 30 s of them. Beyond it ``patiently`` decides."""
 
 
 def is_file(uri: str) -> bool:
@@ -62,8 +46,8 @@ def is_reachable(uri: str) -> bool:
     container, _ = split(uri)
 
     def look_up() -> None:
-        with _az_errors("look up", uri):
-            _client().get_container_client(container).exists(retry_total=0)
+        with connected("look up", uri) as az:
+            az.get_container_client(container).exists(retry_total=0)
 
     return answers(look_up)
 
@@ -76,7 +60,7 @@ def look_up(uri: str) -> ObjectInfo:
 def _properties(uri: str) -> Any:
     if uri.endswith("/"):  # some tools create empty blobs of such names to show folders
         raise FileNotFoundError(f"No such object: {uri}")
-    return _ask("look up", uri, lambda az: _blob(az, uri).get_blob_properties())
+    return ask("look up", uri, lambda az: _blob(az, uri).get_blob_properties())
 
 
 def read_bytes(uri: str, offset: int, length: int | None, version: str | None = None) -> bytes:
@@ -100,11 +84,11 @@ def read_bytes(uri: str, offset: int, length: int | None, version: str | None = 
                 return b""  # beyond the end, as on a disk
             raise
 
-    return _ask("read", uri, read)
+    return ask("read", uri, read)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    _ask("write", uri, lambda az: _blob(az, uri).upload_blob(data, overwrite=True))
+    ask("write", uri, lambda az: _blob(az, uri).upload_blob(data, overwrite=True))
 
 
 def read_version(uri: str) -> tuple[bytes, str] | None:
@@ -113,7 +97,7 @@ def read_version(uri: str) -> tuple[bytes, str] | None:
         return bytes(found.readall()), str(found.properties.etag)
 
     try:
-        return _ask("read", uri, read)
+        return ask("read", uri, read)
     except FileNotFoundError:
         return None
 
@@ -135,12 +119,12 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
         try:
             return str(_blob(az, uri).upload_blob(data, **condition)["etag"])
         except HttpResponseError as error:
-            is_gone = version is not None and _code(error) == "BlobNotFound"
-            if error.status_code == 412 or _code(error) in _NOT_THAT_VERSION or is_gone:
+            is_gone = version is not None and code_of(error) == "BlobNotFound"
+            if error.status_code == 412 or code_of(error) in _NOT_THAT_VERSION or is_gone:
                 return None
             raise
 
-    return swapped(read_version, uri, data, _ask("write", uri, put))
+    return swapped(read_version, uri, data, ask("write", uri, put))
 
 
 def delete_version(uri: str, version: str) -> None:
@@ -153,7 +137,7 @@ def delete_version(uri: str, version: str) -> None:
         except (ResourceModifiedError, ResourceNotFoundError):
             return
 
-    _ask("delete", uri, remove)
+    ask("delete", uri, remove)
 
 
 def upload(local: str | Path, uri: str) -> None:
@@ -161,7 +145,7 @@ def upload(local: str | Path, uri: str) -> None:
         with open(local, "rb") as file:
             _blob(az, uri).upload_blob(file, overwrite=True)
 
-    _ask("write", uri, put)
+    ask("write", uri, put)
     Path(local).unlink()
 
 
@@ -170,7 +154,7 @@ def download(uri: str, path: Path) -> None:
         with path.open("wb") as file:
             _blob(az, uri).download_blob().readinto(file)
 
-    _ask("read", uri, get)
+    ask("read", uri, get)
 
 
 def local_file(uri: str) -> AbstractContextManager[Path]:
@@ -179,8 +163,8 @@ def local_file(uri: str) -> AbstractContextManager[Path]:
 
 def list_files(uri: str) -> Iterator[FileInfo]:
     name, prefix = split_folder(uri)
-    with _az_errors("list", uri):
-        container = _client().get_container_client(name)
+    with connected("list", uri) as az:
+        container = az.get_container_client(name)
         for blob in container.list_blobs(name_starts_with=prefix or None, include=["metadata"]):
             is_folder = _IS_FOLDER in (blob.metadata or {})
             if not is_folder and not is_hidden(blob.name.removeprefix(prefix)):
@@ -197,7 +181,7 @@ def list_folders(uri: str) -> list[str]:
         found = container.walk_blobs(name_starts_with=prefix or None, delimiter="/")
         return [item.name for item in found if isinstance(item, BlobPrefix)]
 
-    return [name.removeprefix(prefix).rstrip("/") for name in _ask("list", uri, prefixes)]
+    return [name.removeprefix(prefix).rstrip("/") for name in ask("list", uri, prefixes)]
 
 
 def delete(uri: str) -> None:
@@ -209,7 +193,7 @@ def delete(uri: str) -> None:
         except ResourceNotFoundError:
             return
 
-    _ask("delete", uri, remove)
+    ask("delete", uri, remove)
 
 
 def copy(uri: str, target: str) -> None:
@@ -225,7 +209,7 @@ def copy(uri: str, target: str) -> None:
                 f"{status!r}, expected 'success'."
             )
 
-    _ask("copy", uri, start)
+    ask("copy", uri, start)
 
 
 def _blob(az: Any, uri: str) -> Any:
@@ -233,96 +217,3 @@ def _blob(az: Any, uri: str) -> Any:
     if not key:
         raise FileNotFoundError(f"No such object: {uri}")
     return az.get_blob_client(container, key)
-
-
-def _new_client() -> Any:
-    # Imported late, as boto3 is in ``lafp.storage.s3``.
-    from azure.storage.blob import BlobServiceClient
-
-    # A piece that is read in order is one request; the client goes on where it broke off.
-    options: dict[str, Any] = {
-        "retry_total": _NUM_RETRIES,
-        "initial_backoff": 1,
-        "max_single_get_size": 2**26,
-    }
-    given = os.environ.get
-    if connection := given("AZURE_STORAGE_CONNECTION_STRING"):
-        return BlobServiceClient.from_connection_string(connection, **options)
-    account = given("AZURE_STORAGE_ACCOUNT_NAME") or given("AZURE_STORAGE_ACCOUNT")
-    if not account:
-        raise CredentialsError(f"No Azure storage account is named. {_SET_CREDENTIALS}")
-    credential = given("AZURE_STORAGE_ACCOUNT_KEY") or given("AZURE_STORAGE_SAS_TOKEN")
-    url = f"https://{account}.blob.core.windows.net"
-    return BlobServiceClient(url, credential or _default_credential(), **options)
-
-
-def _default_credential() -> Any:
-    from azure.identity import DefaultAzureCredential
-
-    return DefaultAzureCredential()
-
-
-_client = PerThread(_new_client)
-
-
-@contextmanager
-def _az_errors(verb: str, uri: str) -> Iterator[None]:
-    try:
-        import azure.identity
-        import azure.storage.blob  # noqa: F401
-        from azure.core import exceptions as az_errors
-    except ModuleNotFoundError as error:
-        raise StorageError(
-            f"Could not {verb} {uri}: az:// needs the packages azure-storage-blob and "
-            f"azure-identity. Install them with: pip install 'lafp[azure]' (no module {error.name})"
-        ) from None
-    try:
-        yield
-    except az_errors.HttpResponseError as error:
-        raise _translated(verb, uri, error) from error
-    except (az_errors.ServiceRequestError, az_errors.ServiceResponseError) as error:
-        raise UnreachableError(f"Could not {verb} {uri}: {_words(error)}") from error
-    except az_errors.AzureError as error:
-        raise failed(verb, uri, error) from error
-    except CredentialsError as error:
-        raise CredentialsError(f"Could not {verb} {uri}: {error}") from None
-    except ValueError as error:  # such as a connection string of another form
-        raise CredentialsError(
-            f"Could not {verb} {uri}: the account's settings do not parse. {_SET_CREDENTIALS}"
-        ) from error
-
-
-_ask = Requests(lambda: _client(), _az_errors)
-
-
-def _code(error: Any) -> str:
-    return str(getattr(error, "error_code", None) or "")
-
-
-def _words(error: Any) -> str:
-    # Further lines of Azure's messages hold the id of the request and the time.
-    return text_without_secrets(str(error).strip().partition("\n")[0])[:500]
-
-
-def _translated(verb: str, uri: str, error: Any) -> OSError:
-    """Translates an answer of Azure's into one of ``lafp.storage.base``."""
-    text, code, status = f"Could not {verb} {uri}: {_words(error)}", _code(error), error.status_code
-    if code == "ContainerNotFound":
-        return StorageError(
-            f"Could not {verb} {uri}: there is no such container. Correct its name, or make it on "
-            "Azure first."
-        )
-    if status == 404:
-        return FileNotFoundError(f"No such object: {uri}")
-    is_unknown = code in ("AuthenticationFailed", "NoAuthenticationInformation")
-    if is_unknown or status in (None, 401) or "failed to authenticate" in str(error):
-        return CredentialsError(f"{text} {_SET_CREDENTIALS}")
-    if code == "BlobArchived":
-        return StorageError(f"{uri} lies in the archive tier. Rehydrate it on Azure first.")
-    if status == 403:
-        return AccessDeniedError(text)
-    if status == 507 or code == "AccountLimitExceeded":
-        return FullError(f"{text} Make room there.")
-    if is_temporary(status):
-        return UnreachableError(text)
-    return failed(verb, uri, error)

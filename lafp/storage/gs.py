@@ -7,42 +7,28 @@ stranger, which public buckets allow. ``STORAGE_EMULATOR_HOST`` names another en
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lafp.storage.base import (
-    AccessDeniedError,
-    CredentialsError,
     FileInfo,
-    FullError,
     ObjectInfo,
-    StorageError,
-    UnreachableError,
-    failed,
 )
+from lafp.storage.clients.gs import ask, connected
 from lafp.storage.remote import (
-    PerThread,
-    Requests,
     answers,
     changed,
     delete_marked,
     downloaded,
     is_hidden,
-    is_temporary,
     split,
     split_folder,
     swapped,
 )
-from lafp.storage.secrets import text_without_secrets
 
-T = TypeVar("T")
 _RETRY_S = 20.0
 """Time for which Google's client repeats a request. Beyond it ``patiently`` decides."""
-_SET_CREDENTIALS = (
-    "Run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to the "
-    "file of a service account."
-)
 
 
 def is_file(uri: str) -> bool:
@@ -50,7 +36,7 @@ def is_file(uri: str) -> bool:
     # Some tools create empty objects of such names to show folders.
     if not key or key.endswith("/"):
         return False
-    found = _ask("look up", uri, lambda gs: gs.bucket(bucket).get_blob(key, retry=_retry()))
+    found = ask("look up", uri, lambda gs: gs.bucket(bucket).get_blob(key, retry=_retry()))
     return found is not None
 
 
@@ -58,15 +44,15 @@ def is_reachable(uri: str) -> bool:
     bucket, _ = split(uri)
 
     def look_up() -> None:
-        with _gs_errors("look up", uri):
-            _client().bucket(bucket).exists(retry=None)
+        with connected("look up", uri) as gs:
+            gs.bucket(bucket).exists(retry=None)
 
     return answers(look_up)
 
 
 def look_up(uri: str) -> ObjectInfo:
     bucket, key = split(uri)
-    found = _ask("look up", uri, lambda gs: gs.bucket(bucket).get_blob(key, retry=_retry()))
+    found = ask("look up", uri, lambda gs: gs.bucket(bucket).get_blob(key, retry=_retry()))
     if found is None:
         raise FileNotFoundError(f"No such object: {uri}")
     return ObjectInfo(num_bytes=int(found.size), version=str(found.generation))
@@ -99,11 +85,11 @@ def read_bytes(uri: str, offset: int, length: int | None, version: str | None = 
         except RequestRangeNotSatisfiable:
             return b""  # beyond the end, as on a disk
 
-    return _ask("read", uri, read)
+    return ask("read", uri, read)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    _ask("write", uri, lambda gs: _put(_blob(gs, uri), data))
+    ask("write", uri, lambda gs: _put(_blob(gs, uri), data))
 
 
 def read_version(uri: str) -> tuple[bytes, str] | None:
@@ -114,7 +100,7 @@ def read_version(uri: str) -> tuple[bytes, str] | None:
         return bytes(data), str(blob.generation)
 
     try:
-        return _ask("read", uri, read)
+        return ask("read", uri, read)
     except FileNotFoundError:
         return None
 
@@ -131,7 +117,7 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
             return None
         return str(blob.generation)
 
-    return swapped(read_version, uri, data, _ask("write", uri, put))
+    return swapped(read_version, uri, data, ask("write", uri, put))
 
 
 def delete_version(uri: str, version: str) -> None:
@@ -140,7 +126,7 @@ def delete_version(uri: str, version: str) -> None:
 
 
 def upload(local: str | Path, uri: str) -> None:
-    _ask("write", uri, lambda gs: _blob(gs, uri).upload_from_filename(str(local), retry=_retry()))
+    ask("write", uri, lambda gs: _blob(gs, uri).upload_from_filename(str(local), retry=_retry()))
     Path(local).unlink()
 
 
@@ -148,7 +134,7 @@ def download(uri: str, path: Path) -> None:
     def get(gs: Any) -> None:
         _blob(gs, uri).download_to_filename(str(path), raw_download=True, retry=_retry())
 
-    _ask("read", uri, get)
+    ask("read", uri, get)
 
 
 def local_file(uri: str) -> AbstractContextManager[Path]:
@@ -157,8 +143,8 @@ def local_file(uri: str) -> AbstractContextManager[Path]:
 
 def list_files(uri: str) -> Iterator[FileInfo]:
     bucket, prefix = split_folder(uri)
-    with _gs_errors("list", uri):
-        for blob in _client().list_blobs(bucket, prefix=prefix or None, retry=_retry()):
+    with connected("list", uri) as gs:
+        for blob in gs.list_blobs(bucket, prefix=prefix or None, retry=_retry()):
             if not is_hidden(blob.name.removeprefix(prefix)):
                 yield FileInfo(uri=f"gs://{bucket}/{blob.name}", num_bytes=int(blob.size))
 
@@ -170,7 +156,7 @@ def list_folders(uri: str) -> list[str]:
         blobs = gs.list_blobs(bucket, prefix=prefix or None, delimiter="/", retry=_retry())
         return [name for page in blobs.pages for name in page.prefixes]
 
-    return [name.removeprefix(prefix).rstrip("/") for name in _ask("list", uri, prefixes)]
+    return [name.removeprefix(prefix).rstrip("/") for name in ask("list", uri, prefixes)]
 
 
 def delete(uri: str) -> None:
@@ -182,7 +168,7 @@ def delete(uri: str) -> None:
         except NotFound:
             return
 
-    _ask("delete", uri, remove)
+    ask("delete", uri, remove)
 
 
 def copy(uri: str, target: str) -> None:
@@ -192,7 +178,7 @@ def copy(uri: str, target: str) -> None:
         while token is not None:
             token, _, _ = _blob(gs, target).rewrite(source, token=token or None, retry=_retry())
 
-    _ask("copy", uri, rewrite)
+    ask("copy", uri, rewrite)
 
 
 def _blob(gs: Any, uri: str) -> Any:
@@ -211,79 +197,3 @@ def _retry() -> Any:
     from google.cloud.storage.retry import DEFAULT_RETRY
 
     return DEFAULT_RETRY.with_timeout(_RETRY_S)
-
-
-def _new_client() -> Any:
-    # Imported late, as boto3 is in ``lafp.storage.s3``.
-    from google.auth.exceptions import DefaultCredentialsError
-    from google.cloud import storage
-
-    try:
-        # Reading and writing objects needs no project, but the client asks for one.
-        return storage.Client(project="unused")
-    except DefaultCredentialsError:
-        return storage.Client.create_anonymous_client()
-
-
-_client = PerThread(_new_client)
-
-
-@contextmanager
-def _gs_errors(verb: str, uri: str) -> Iterator[None]:
-    try:
-        from google.api_core import exceptions as gs_errors
-        from google.auth import exceptions as auth_errors
-        from google.cloud.storage import exceptions as transfer_errors
-        from requests.exceptions import RequestException
-    except ModuleNotFoundError as error:
-        raise StorageError(
-            f"Could not {verb} {uri}: gs:// needs the package google-cloud-storage. "
-            f"Install it with: pip install 'lafp[gcs]' (no module {error.name})"
-        ) from None
-    try:
-        yield
-    except gs_errors.RetryError as error:  # the last error is its cause
-        raise UnreachableError(f"Could not {verb} {uri}: {_words(error.cause or error)}") from error
-    except gs_errors.GoogleAPICallError as error:
-        raise _translated(verb, uri, error) from error
-    except auth_errors.TransportError as error:
-        raise UnreachableError(f"Could not {verb} {uri}: {_words(error)}") from error
-    except auth_errors.GoogleAuthError as error:
-        raise CredentialsError(
-            f"Could not {verb} {uri}: {_words(error)}. {_SET_CREDENTIALS}"
-        ) from error
-    except (RequestException, ConnectionError, transfer_errors.DataCorruption) as error:
-        raise UnreachableError(f"Could not {verb} {uri}: {_words(error)}") from error
-    except transfer_errors.InvalidResponse as error:
-        raise failed(verb, uri, error) from error
-    except ValueError as error:  # no bucket can have this name
-        raise FileNotFoundError(f"No such object: {uri}. {_words(error)}") from error
-
-
-_ask = Requests(lambda: _client(), _gs_errors)
-
-
-def _words(error: BaseException) -> str:
-    return text_without_secrets(" ".join(str(error).split()))[:500]
-
-
-def _translated(verb: str, uri: str, error: Any) -> OSError:
-    """Translates an answer of Google's into one of ``lafp.storage.base``."""
-    text = f"Could not {verb} {uri}: {_words(error)}"
-    code = int(error.code or 0)
-    if code == 404:
-        if verb in ("list", "write") or "bucket does not exist" in str(error):
-            return StorageError(
-                f"Could not {verb} {uri}: there is no such bucket. Correct its name, or make it on "
-                "Google Cloud first."
-            )
-        return FileNotFoundError(f"No such object: {uri}")
-    if code == 401:
-        return CredentialsError(f"{text} {_SET_CREDENTIALS}")
-    if code == 403:
-        return AccessDeniedError(text)
-    if code == 507 or "quotaExceeded" in str(error):
-        return FullError(f"{text} Make room there.")
-    if is_temporary(code):
-        return UnreachableError(text)
-    return failed(verb, uri, error)

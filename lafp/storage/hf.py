@@ -11,36 +11,30 @@ a job renews the lease of its folder every few seconds.
 
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from lafp.storage.base import (
-    AccessDeniedError,
-    CredentialsError,
     FileInfo,
     ObjectInfo,
     StorageError,
-    UnreachableError,
-    failed,
 )
+from lafp.storage.clients.hf import ask
 from lafp.storage.local import file_at
 from lafp.storage.local import is_file as is_local_file
 from lafp.storage.local import list_files as list_local_files
 from lafp.storage.local import list_folders as list_local_folders
 from lafp.storage.local import read_bytes as read_local_bytes
 from lafp.storage.names import uri_of
-from lafp.storage.remote import Requests, answers, downloaded, is_hidden, is_temporary
-from lafp.storage.secrets import text_without_secrets
+from lafp.storage.remote import answers, downloaded, is_hidden
 
-T = TypeVar("T")
 _URI = re.compile(
     r"hf://(datasets/)?((?!datasets/|spaces/)[\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?(?:/(.*))?",
     re.DOTALL,
 )
-_LOGIN = "Check the name, and run `hf auth login` or set HF_TOKEN if it is private or gated."
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ def _size(uri: str) -> int | None:
                 return int(found.size)
         return None
 
-    return _ask("look up", uri, look_up)
+    return ask("look up", uri, look_up)
 
 
 def is_reachable(uri: str) -> bool:
@@ -134,7 +128,7 @@ def read_bytes(uri: str, offset: int, length: int | None, version: str | None = 
             return data[offset:] if length is None else data[offset : offset + length]
         return data
 
-    return _ask("read", uri, read)
+    return ask("read", uri, read)
 
 
 def download(uri: str, path: Path) -> None:
@@ -150,7 +144,7 @@ def download(uri: str, path: Path) -> None:
         got = hub.hf_hub_download(filename=name, local_dir=folder, **repository.named)
         Path(got).rename(path)
 
-    _ask("read", uri, get)
+    ask("read", uri, get)
 
 
 def local_file(uri: str) -> AbstractContextManager[Path]:
@@ -195,7 +189,7 @@ def _tree(uri: str, is_deep: bool, wants_files: bool) -> list[tuple[str, int]]:
         except EntryNotFoundError:
             return []
 
-    return _ask("list", uri, tree)
+    return ask("list", uri, tree)
 
 
 def _offline(uri: str) -> str | None:
@@ -213,7 +207,7 @@ def _offline(uri: str) -> str | None:
         )
         return str(Path(folder, path))
 
-    return _ask("look up", uri, snapshot)
+    return ask("look up", uri, snapshot)
 
 
 def _refuse(uri: str) -> NoReturn:
@@ -249,67 +243,3 @@ def delete(uri: str) -> None:
 
 def copy(uri: str, target: str) -> None:
     _refuse(target)
-
-
-def _hub() -> Any:
-    import huggingface_hub.hf_api
-
-    return huggingface_hub
-
-
-@contextmanager
-def _hub_errors(verb: str, uri: str) -> Iterator[None]:
-    try:
-        import huggingface_hub.hf_api  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise StorageError(
-            f"Could not {verb} {uri}: hf:// needs the package huggingface_hub. "
-            f"Install it with: pip install 'lafp[hub]' (no module {error.name})"
-        ) from None
-    try:
-        yield
-    except StorageError:
-        raise
-    # Which HTTP client is used, and so the classes of its errors, depends on the hub's version.
-    except Exception as error:
-        raise _translated(verb, uri, error) from error
-
-
-_ask = Requests(_hub, _hub_errors)
-
-
-def _translated(verb: str, uri: str, error: Exception) -> OSError:
-    """Translates an error of ``huggingface_hub`` into one of ``lafp.storage.base``."""
-    from huggingface_hub import errors
-
-    text = f"Could not {verb} {uri}: {_words(error)}"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return StorageError(
-            f"Could not {verb} {uri}: HF_HUB_OFFLINE is set, and the cache does not hold it. Run "
-            "`hf download` with a network first."
-        )
-    if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):
-        return StorageError(f"{text} {_LOGIN}")
-    if isinstance(error, errors.EntryNotFoundError | errors.HFValidationError | FileNotFoundError):
-        return FileNotFoundError(f"No such file: {uri}")
-    if isinstance(error, errors.HfHubHTTPError):
-        return _answered(verb, uri, text, error)
-    if isinstance(error, OSError) and error.errno is not None:  # of the local disk
-        return failed(verb, uri, error)
-    return UnreachableError(text)
-
-
-def _answered(verb: str, uri: str, text: str, error: Any) -> OSError:
-    status = getattr(error.response, "status_code", 0)
-    if status == 401:
-        return CredentialsError(f"{text} {_LOGIN}")
-    if status == 403:
-        return AccessDeniedError(f"{text} {_LOGIN}")
-    if is_temporary(status):
-        return UnreachableError(text)
-    return failed(verb, uri, error)
-
-
-def _words(error: BaseException) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return text_without_secrets(words)[:300]

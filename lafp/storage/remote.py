@@ -188,24 +188,19 @@ class Requests:
     """Makes requests of one object store, and repeats them if this process is patient.
 
     Args:
-        client: Returns what a request is made with.
-        errors: Called with verb and URI. In its block, errors of the store's client become those of
-            ``lafp.storage.base``.
+        connected: Called with verb and URI. Yields the store's client, whose errors become those of
+            ``lafp.storage.base`` in the block.
     """
 
-    def __init__(
-        self,
-        client: Callable[[], Any],
-        errors: Callable[[str, str], AbstractContextManager[None]],
-    ) -> None:
-        self._client, self._errors = client, errors
+    def __init__(self, connected: Callable[[str, str], AbstractContextManager[Any]]) -> None:
+        self._connected = connected
 
     def __call__(self, verb: str, uri: str, request: Callable[[Any], T]) -> T:
         """Calls ``request`` with the client. ``verb`` and ``uri`` tell what failed."""
 
         def ask() -> T:
-            with self._errors(verb, uri):
-                return request(self._client())
+            with self._connected(verb, uri) as client:
+                return request(client)
 
         return patiently(ask)
 

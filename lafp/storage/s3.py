@@ -2,24 +2,19 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lafp.storage.base import (
     AccessDeniedError,
-    CredentialsError,
     FileInfo,
-    FullError,
     NotConditionalError,
     ObjectInfo,
-    StorageError,
     UnreachableError,
-    failed,
 )
+from lafp.storage.clients.s3 import NUM_TRIES, ask, connected, words
 from lafp.storage.remote import (
-    PerThread,
-    Requests,
     answers,
     changed,
     delete_marked,
@@ -29,19 +24,9 @@ from lafp.storage.remote import (
     split_folder,
     swapped,
 )
-from lafp.storage.secrets import text_without_secrets
 
-T = TypeVar("T")
-# boto3 asks for an answer so often, and we for its body.
-_NUM_READS = 8
 # A store whose caches err now and then gives a right answer within so many.
 _NUM_PROOFS = 3
-_REFUSED_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
-_NO_ROOM = ("XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507")
-_SET_CREDENTIALS = (
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for an object store other "
-    "than AWS's, AWS_ENDPOINT_URL too."
-)
 _NOT_THAT_VERSION = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 
 
@@ -51,7 +36,7 @@ def is_file(uri: str) -> bool:
     if not key or key.endswith("/"):
         return False
     try:
-        _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
+        ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
     except FileNotFoundError:
         return False
     return True
@@ -61,8 +46,8 @@ def is_reachable(uri: str) -> bool:
     bucket, _ = split(uri)
 
     def look_up() -> None:
-        with _s3_errors("look up", uri):
-            _client().head_bucket(Bucket=bucket)
+        with connected("look up", uri) as s3:
+            s3.head_bucket(Bucket=bucket)
 
     return answers(look_up)
 
@@ -72,7 +57,7 @@ def look_up(uri: str) -> ObjectInfo:
     try:
         # A store without ETags has no versions, but one that loses some of them has.
         for _ in range(_NUM_PROOFS):
-            found = _ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
+            found = ask("look up", uri, lambda s3: s3.head_object(Bucket=bucket, Key=key))
             if etag := found.get("ETag"):
                 break
         num_bytes = int(found["ContentLength"])
@@ -110,14 +95,14 @@ def read_bytes(uri: str, offset: int, length: int | None, version: str | None = 
             raise changed(uri)
         return data
 
-    return _ask("read", uri, read)
+    return ask("read", uri, read)
 
 
 def _get(s3: Any, **request: Any) -> tuple[bytes, Any]:
     """Returns content and answer. Asks again if the content breaks off, which boto3 does not do."""
     from botocore.exceptions import HTTPClientError, IncompleteReadError
 
-    for _ in range(_NUM_READS - 1):
+    for _ in range(NUM_TRIES - 1):
         with suppress(HTTPClientError, IncompleteReadError):
             return _get_once(s3, request)
     return _get_once(s3, request)
@@ -130,13 +115,13 @@ def _get_once(s3: Any, request: dict[str, Any]) -> tuple[bytes, Any]:
 
 def write_bytes(uri: str, data: bytes) -> None:
     bucket, key = split(uri)
-    _ask("write", uri, lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=data))
+    ask("write", uri, lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=data))
 
 
 def read_version(uri: str) -> tuple[bytes, str] | None:
     bucket, key = split(uri)
     try:
-        return _ask("read", uri, lambda s3: _get_proven(s3, uri, Bucket=bucket, Key=key))
+        return ask("read", uri, lambda s3: _get_proven(s3, uri, Bucket=bucket, Key=key))
     except FileNotFoundError:
         return None
 
@@ -191,7 +176,7 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
             code = error.response["Error"]["Code"]
             if code == "NotImplemented":
                 raise NotConditionalError(
-                    f"Could not write {uri} on a condition: {_words(error)}"
+                    f"Could not write {uri} on a condition: {words(error)}"
                 ) from None
             # "404" is what boto3 makes of an answer whose body broke off.
             is_gone = version is not None and code in ("NoSuchKey", "404")
@@ -199,7 +184,7 @@ def swap(uri: str, data: bytes, version: str | None) -> str | None:
                 return None
             raise
 
-    return swapped(read_version, uri, data, _ask("write", uri, put))
+    return swapped(read_version, uri, data, ask("write", uri, put))
 
 
 def delete_version(uri: str, version: str) -> None:
@@ -212,13 +197,13 @@ def upload(local: str | Path, uri: str) -> None:
 
     bucket, key = split(uri)
     one = TransferConfig(use_threads=False)
-    _ask("write", uri, lambda s3: s3.upload_file(str(local), bucket, key, Config=one))
+    ask("write", uri, lambda s3: s3.upload_file(str(local), bucket, key, Config=one))
     Path(local).unlink()
 
 
 def download(uri: str, path: Path) -> None:
     bucket, key = split(uri)
-    _ask("read", uri, lambda s3: s3.download_file(bucket, key, str(path)))
+    ask("read", uri, lambda s3: s3.download_file(bucket, key, str(path)))
 
 
 def local_file(uri: str) -> AbstractContextManager[Path]:
@@ -227,8 +212,8 @@ def local_file(uri: str) -> AbstractContextManager[Path]:
 
 def list_files(uri: str) -> Iterator[FileInfo]:
     bucket, prefix = split_folder(uri)
-    pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    with _s3_errors("list", uri):
+    with connected("list", uri) as s3:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         for page in pages:
             for item in page.get("Contents", []):
                 if not is_hidden(item["Key"].removeprefix(prefix)):
@@ -243,103 +228,16 @@ def list_folders(uri: str) -> list[str]:
         pages = paginator.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
         return [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
 
-    found = _ask("list", uri, prefixes)
+    found = ask("list", uri, prefixes)
     return [name.removeprefix(prefix).rstrip("/") for name in found]
 
 
 def delete(uri: str) -> None:
     bucket, key = split(uri)
-    _ask("delete", uri, lambda s3: s3.delete_object(Bucket=bucket, Key=key))
+    ask("delete", uri, lambda s3: s3.delete_object(Bucket=bucket, Key=key))
 
 
 def copy(uri: str, target: str) -> None:
     (bucket, key), (to_bucket, to_key) = split(uri), split(target)
     source = {"Bucket": bucket, "Key": key}
-    _ask("copy", uri, lambda s3: s3.copy(source, to_bucket, to_key))
-
-
-def _new_client() -> Any:
-    # Imported late: it takes half of a process's start, which local files do not need.
-    import boto3
-    from botocore.config import Config
-
-    # The adaptive mode also slows this client down while S3 throttles it.
-    retries = Config(retries={"max_attempts": _NUM_READS, "mode": "adaptive"})
-    return boto3.session.Session().client("s3", config=retries)
-
-
-_client = PerThread(_new_client)
-
-
-@contextmanager
-def _s3_errors(verb: str, uri: str) -> Iterator[None]:
-    try:
-        # Imported late, as is boto3: local files do not need it.
-        import boto3.exceptions
-        from botocore import exceptions as s3_errors
-    except ModuleNotFoundError as error:
-        raise StorageError(
-            f"Could not {verb} {uri}: S3 needs the package {error.name}. "
-            "Install it with: pip install 'lafp[s3]'"
-        ) from None
-    try:
-        yield
-    except s3_errors.ClientError as error:
-        raise _translated(verb, uri, error) from error
-    except (s3_errors.NoCredentialsError, s3_errors.PartialCredentialsError) as error:
-        raise CredentialsError(
-            f"Could not {verb} {uri}: {_words(error)}. {_SET_CREDENTIALS}"
-        ) from error
-    except s3_errors.ParamValidationError as error:  # no bucket can have this name
-        raise FileNotFoundError(f"No such object: {uri}. {_words(error)}") from error
-    except (
-        s3_errors.HTTPClientError,
-        s3_errors.ConnectionError,
-        s3_errors.IncompleteReadError,
-    ) as error:  # there was no connection, or it broke or timed out
-        raise UnreachableError(f"Could not {verb} {uri}: {_words(error)}") from error
-    except (s3_errors.BotoCoreError, boto3.exceptions.Boto3Error) as error:
-        if _is_server_error(error.__context__):  # boto3 wraps the server errors of large uploads
-            raise UnreachableError(f"Could not {verb} {uri}: {_words(error)}") from error
-        raise failed(verb, uri, error) from error
-    except KeyError as error:
-        if error.args != ("ETag",):
-            raise
-        # boto3 looks for it in the answer to each part of a large upload.
-        raise UnreachableError(f"Could not {verb} {uri}: an answer has no ETag.") from error
-
-
-_ask = Requests(lambda: _client(), _s3_errors)
-
-
-def _words(error: Exception) -> str:
-    """Returns the message of an error, which may quote AWS_ENDPOINT_URL with a password in it."""
-    return text_without_secrets(str(error))
-
-
-def _translated(verb: str, uri: str, error: Any) -> OSError:
-    """Translates a ``ClientError``, which S3 answered, into one of ``lafp.storage.base``."""
-    code = error.response["Error"]["Code"]
-    if code in ("404", "NoSuchKey", "NotFound"):
-        return FileNotFoundError(f"No such object: {uri}")
-    if code in ("403", "AccessDenied"):
-        return AccessDeniedError(f"Could not {verb} {uri}: {_words(error)}")
-    # Before the server errors, to which 507 belongs: waiting makes no room.
-    if code in _NO_ROOM:
-        return FullError(f"Could not {verb} {uri}: {_words(error)} Make room there.")
-    if code in _REFUSED_CREDENTIALS:
-        return CredentialsError(f"Could not {verb} {uri}: {_words(error)} {_SET_CREDENTIALS}")
-    if code == "InvalidObjectState":
-        where = error.response["Error"].get("StorageClass", "an archive class")
-        return StorageError(f"{uri} lies in archive storage ({where}). Restore it on S3 first.")
-    if _is_server_error(error):
-        return UnreachableError(f"Could not {verb} {uri}: {_words(error)}")
-    return failed(verb, uri, error)
-
-
-def _is_server_error(error: BaseException | None) -> bool:
-    from botocore.exceptions import ClientError
-
-    if not isinstance(error, ClientError):
-        return False
-    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+    ask("copy", uri, lambda s3: s3.copy(source, to_bucket, to_key))

@@ -7,16 +7,17 @@ import threading
 import pytest
 
 from lafp import storage
+from lafp.storage.clients import az, gs
 from lafp.storage.remote import PerThread
 from tests.cable import Cable
 from tests.http_server import answer, serving
 from tests.test_install import CORE_ONLY
 
-STORES = {"gs": storage.gs, "az": storage.az}
+CLIENTS = {"gs": gs, "az": az}
 AZURITE = "DefaultEndpointsProtocol=http;AccountName=a;AccountKey={key};BlobEndpoint=http://{at}/a"
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=CLIENTS)
 def name(request):
     pytest.importorskip({"gs": "google.cloud.storage", "az": "azure.storage.blob"}[request.param])
     return request.param
@@ -36,8 +37,8 @@ def point_to(monkeypatch, name, port, key="a2V5"):
 
 
 def renew(monkeypatch, name):
-    store = STORES[name]
-    monkeypatch.setattr(store, "_client", PerThread(store._new_client))
+    made = CLIENTS[name]
+    monkeypatch.setattr(made, "client", PerThread(made.new_client))
 
 
 @pytest.mark.parametrize("scheme", ["gs", "az", "hf"])
@@ -64,7 +65,7 @@ def test_a_bucket_that_is_missing_is_said_in_one_line(bucket):
 
 def test_a_store_that_is_away_is_waited_for_or_said(name, monkeypatch):
     monkeypatch.setattr(storage.gs, "_RETRY_S", 0.5)
-    monkeypatch.setattr(storage.az, "_NUM_RETRIES", 1)
+    monkeypatch.setattr(az, "_NUM_RETRIES", 1)
     point_to(monkeypatch, name, 9)
     assert not storage.is_reachable(f"{name}://bucket")
     for ask in (storage.read_bytes, storage.is_file, storage.list_folders):
@@ -77,7 +78,7 @@ def test_a_patient_process_waits_until_the_store_is_back(bucket, name, request, 
     uri = f"{bucket}/file"
     storage.write_bytes(uri, b"old")
     monkeypatch.setattr(storage.gs, "_RETRY_S", 0.2)
-    monkeypatch.setattr(storage.az, "_NUM_RETRIES", 0)
+    monkeypatch.setattr(az, "_NUM_RETRIES", 0)
     port = int(server.rstrip("/").removesuffix("/devstoreaccount1").rpartition(":")[2])
     cable = Cable(port)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{cable.port}")

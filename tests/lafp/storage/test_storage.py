@@ -10,6 +10,7 @@ import pytest
 from botocore.config import Config
 
 from lafp import storage
+from lafp.storage.clients import s3
 from lafp.storage.remote import PerThread
 from tests.cable import Cable
 from tests.http_server import answer, serving
@@ -142,7 +143,7 @@ def test_a_dead_endpoint_is_a_storage_error_that_names_the_uri(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(storage.s3, "_client", PerThread(storage.s3._new_client))
+    monkeypatch.setattr(s3, "client", PerThread(s3.new_client))
     with pytest.raises(storage.StorageError, match="Could not read s3://bucket/key"):
         storage.read_bytes("s3://bucket/key")
 
@@ -158,7 +159,7 @@ def test_missing_credentials_are_said_with_what_to_set(monkeypatch, tmp_path, gi
     }
     for key, value in (nowhere | given).items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(storage.s3, "_client", PerThread(storage.s3._new_client))
+    monkeypatch.setattr(s3, "client", PerThread(s3.new_client))
     with pytest.raises(
         storage.StorageError, match=r"look up s3://bucket/key: .*Set AWS_ACCESS_KEY_ID"
     ):
@@ -231,7 +232,7 @@ def test_an_answer_of_s3_that_breaks_off_is_asked_for_again(monkeypatch):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setattr(storage.s3, "_client", PerThread(storage.s3._new_client))
+        monkeypatch.setattr(s3, "client", PerThread(s3.new_client))
         assert storage.read_bytes("s3://bucket/x") == b"0123456789"
         host.answers["/bucket/x"] = lambda handler, _: answer(handler, 200, b"01", length=10)
         with pytest.raises(storage.StorageError, match="Could not read s3://bucket/x"):
@@ -274,7 +275,7 @@ def test_pages_of_a_listing_on_s3_are_fetched_when_they_are_needed(s3_bucket, mo
     for number in range(5):
         storage.write_bytes(storage.join(s3_bucket, f"{number}.mp4"), b"x")
     asked = []
-    client = storage.s3._client()
+    client = s3.client()
 
     def small_page(params, **_):
         asked.append(params)
@@ -301,7 +302,7 @@ def cable(s3_server, monkeypatch):
         endpoint_url=f"http://127.0.0.1:{cable.port}",
         config=Config(retries={"max_attempts": 1}, connect_timeout=1, read_timeout=1),
     )
-    monkeypatch.setattr(storage.s3, "_client", lambda: client)
+    monkeypatch.setattr(s3, "client", lambda: client)
     yield cable
     storage.be_patient(0)
 

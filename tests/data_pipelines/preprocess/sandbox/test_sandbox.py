@@ -33,7 +33,8 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.confined import confined_environment, missing_protection, missing_when_tried
 from lafp.http.host_gate import HostGate
-from lafp.storage import StorageError, s3
+from lafp.storage import StorageError
+from lafp.storage.clients import s3
 from lafp.storage.remote import PerThread
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from lafp.video.decoders.torchcodec import TorchCodecConfig, TorchCodecDecoder
@@ -157,7 +158,7 @@ def test_storage_that_fails_for_one_input_only_costs_that_input(tmp_path, sandbo
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setattr(s3, "_client", PerThread(s3._new_client))  # no client of another test
+    monkeypatch.setattr(s3, "client", PerThread(s3.new_client))  # no client of another test
     there = replace(item(path), labels_uri="s3://bucket/labels.npz")
     with pytest.raises(StorageError, match="Could not read it: 500"):
         list(sandbox.rows(there))

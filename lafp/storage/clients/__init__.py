@@ -1,0 +1,1 @@
+"""One module per object store: makes its client and translates the errors of that client."""
