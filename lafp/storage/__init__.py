@@ -7,8 +7,6 @@ be conditional (``swap``) everywhere but on the Hugging Face Hub, which is read 
 ``lafp.storage.names`` defines how a local name that is not UTF-8 becomes a URI.
 """
 
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +26,9 @@ from lafp.storage.base import (
     StorageError,
     UnreachableError,
 )
-from lafp.storage.names import escape_raw_bytes, path_of
+from lafp.storage.names import path_of
 from lafp.storage.patience import PATIENCE_S, be_patient, patiently
+from lafp.storage.uris import absolute, is_http, is_remote, join, uri_of
 
 __all__ = [
     "PATIENCE_S",
@@ -86,50 +85,12 @@ def read_remote_through(reader: remote.Reader) -> None:
     _reader = reader
 
 
-def is_remote(uri: str) -> bool:
-    """Tells whether ``uri`` names an object, or a prefix of objects, in an object store."""
-    return uri.partition("://")[0] in _STORES and "://" in uri
-
-
 def _store(uri: str) -> remote.Store:
     return _STORES[uri.partition("://")[0]]
 
 
 def _remote_reader(uri: str) -> remote.Reader:
     return _reader or _store(uri)
-
-
-def is_http(uri: str) -> bool:
-    """Tells whether ``uri`` names a file on the web, which ``lafp.http.download`` fetches."""
-    return uri.startswith(("http://", "https://"))
-
-
-def join(uri: str, *parts: str) -> str:
-    """Joins ``uri`` and ``parts`` with single slashes."""
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
-
-
-def uri_of(path: str | os.PathLike[str]) -> str:
-    """Turns a path that a user passed, a string or a ``Path``, into a URI, and expands ``~``.
-
-    A ``Path`` merges the two slashes of ``s3://`` and ``hf://`` into one. This function restores
-    them.
-
-    Raises:
-        TypeError: ``path`` is neither a string nor a path.
-    """
-    uri = os.path.expanduser(os.fspath(path))
-    return re.sub(r"^(s3|gs|az|hf):/(?=[^/])", r"\1://", uri)
-
-
-def absolute(uri: str) -> str:
-    """Makes a URI independent of the working directory, which differs between Ray workers."""
-    if is_remote(uri) or is_http(uri):
-        return uri
-    # Only ``~`` and ``~/`` mean the home folder: ``~name`` may be the name of a file.
-    is_below_home = uri == "~" or uri.startswith("~/")
-    path = Path(os.path.expanduser(uri) if is_below_home else uri)
-    return escape_raw_bytes(str(path.absolute()))
 
 
 def exists(uri: str) -> bool:

@@ -28,7 +28,7 @@ from lafp.storage.local import is_file as is_local_file
 from lafp.storage.local import list_files as list_local_files
 from lafp.storage.local import list_folders as list_local_folders
 from lafp.storage.local import read_bytes as read_local_bytes
-from lafp.storage.names import uri_of
+from lafp.storage.names import uri_of_name
 from lafp.storage.remote import answers, downloaded, is_hidden
 
 _URI = re.compile(
@@ -155,7 +155,7 @@ def list_files(uri: str) -> Iterator[FileInfo]:
     if (copy := _offline(uri)) is not None:
         # The cache keeps links to its files.
         for info in list_local_files(copy):
-            relative = info.uri.removeprefix(uri_of(copy)).strip("/")
+            relative = info.uri.removeprefix(uri_of_name(copy)).strip("/")
             yield FileInfo(uri=f"{uri.rstrip('/')}/{relative}", num_bytes=info.num_bytes)
         return
     _, path = _split(uri)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lafp.storage.base import AccessDeniedError, FileInfo, FullError, NotAFileError, failed
-from lafp.storage.names import path_of, uri_of
+from lafp.storage.names import path_of, uri_of_name
 from lafp.temporary import held, unfinished_file
 
 _LISTED_AT_ONCE = 50_000
@@ -231,7 +231,7 @@ def list_files(folder: str) -> Iterator[FileInfo]:
         except FileNotFoundError:  # deleted since it was listed
             entry = None
         except OSError as error:
-            yield FileInfo(uri=uri_of(path), num_bytes=0, error=error)
+            yield FileInfo(uri=uri_of_name(path), num_bytes=0, error=error)
             entry = None
         if entry is None:
             opened.pop()
@@ -241,14 +241,14 @@ def list_files(folder: str) -> Iterator[FileInfo]:
             yield found
         elif found is not None and any(os.path.samestat(found, above) for _, above, _ in opened):
             circle = OSError(errno.ELOOP, "a link to a folder that contains it")
-            yield FileInfo(uri=uri_of(entry.path), num_bytes=0, error=circle)
+            yield FileInfo(uri=uri_of_name(entry.path), num_bytes=0, error=circle)
         elif found is not None:
             opened.append((entry.path, found, _sorted_entries(entry.path)))
 
 
 def _look_at(entry: os.DirEntry[str]) -> FileInfo | os.stat_result | None:
     """Returns a file, or the state of a folder; None if it was deleted since it was listed."""
-    uri = uri_of(entry.path)
+    uri = uri_of_name(entry.path)
     try:
         state = entry.stat()
     except OSError as error:
@@ -273,7 +273,7 @@ def list_folders(folder: str) -> list[str]:
             for entry in entries:
                 with suppress(OSError):  # a link to itself is no folder
                     if entry.is_dir():
-                        names.append(uri_of(entry.name))
+                        names.append(uri_of_name(entry.name))
     except OSError as error:
         raise failed("list", folder, error) from error
     return names

@@ -17,7 +17,7 @@ _AMBIGUOUS = re.compile(rf"\\(?={_CODE})")
 _RAW_BYTE = re.compile("[\udc80-\udcff]")
 
 
-def uri_of(name: str) -> str:
+def uri_of_name(name: str) -> str:
     """Returns the URI of a path, or of any other name that ``os.fsdecode`` has decoded."""
     return escape_raw_bytes(_AMBIGUOUS.sub(r"\\x5c", name))
 

@@ -25,7 +25,7 @@ from data_pipelines.preprocess.sources.list_videos import (
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import Split
-from lafp.storage.names import escape_raw_bytes, uri_of
+from lafp.storage.names import escape_raw_bytes, uri_of_name
 from lafp.storage.secrets import text_without_secrets, without_secrets
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
@@ -158,7 +158,7 @@ def _with_scheme(scheme: str, rest: str) -> str | _Bad:
     if scheme == "file":
         host, _, path = rest.partition("/")
         if host in ("", "localhost") and path:
-            return uri_of(os.fsdecode(unquote_to_bytes(f"/{path}")))
+            return uri_of_name(os.fsdecode(unquote_to_bytes(f"/{path}")))
         return _Bad("bad_entry", f"{uri} names no file of this machine: write file:///folder/name")
     return _Bad(
         "bad_entry", f"{uri} is neither local nor file://, s3://, gs://, az://, hf:// or http(s)://"

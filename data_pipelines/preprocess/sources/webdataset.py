@@ -34,7 +34,7 @@ from data_pipelines.preprocess.sources.file_kinds import (
 )
 from data_pipelines.preprocess.sources.opened import Opened, Unusable, open_file
 from lafp import storage
-from lafp.storage.names import safe_suffix, uri_of
+from lafp.storage.names import safe_suffix, uri_of_name
 from lafp.temporary import TemporaryFolder
 from lafp.video.decoders.base import VideoDecoder, VideoError
 
@@ -65,7 +65,7 @@ def open_webdataset(
                 raise VideoError("too_many_bytes", f"more than {MAX_MEMBERS} members in a tar")
             if _is_hidden(member.name):
                 continue
-            uri = f"{item.uri}#{uri_of(member.name)}"
+            uri = f"{item.uri}#{uri_of_name(member.name)}"
             if left_out := _left_out(member, uri):
                 yield left_out
                 continue
@@ -141,7 +141,7 @@ def _target(member: tarfile.TarInfo, tar_uri: str) -> str:
     folder = posixpath.dirname(member.name) if member.issym() else ""
     name = posixpath.normpath(posixpath.join(folder, member.linkname))
     is_dotted = member.name.startswith("./")
-    return f"{tar_uri}#{uri_of(f'./{name}' if is_dotted else name)}"
+    return f"{tar_uri}#{uri_of_name(f'./{name}' if is_dotted else name)}"
 
 
 def _unusable(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lafp import storage
-from lafp.storage.names import path_of, uri_of
+from lafp.storage.names import path_of, uri_of_name
 from tests.cases import another_user
 
 # Bytes that a file may be called by, among them those that look like an escape.
@@ -26,7 +26,7 @@ NAMES = st.lists(
 @given(NAMES, NAMES)
 def test_every_name_has_a_uri_of_its_own_that_leads_back(first, second):
     names = [os.fsdecode(name.replace(b"\0", b"0")) for name in (first, second)]
-    uris = [uri_of(name) for name in names]
+    uris = [uri_of_name(name) for name in names]
     for name, uri in zip(names, uris, strict=True):
         assert json.loads(json.dumps(uri).encode()) == uri.encode().decode() == uri
         if "/" not in name and name not in (".", ".."):
@@ -45,7 +45,7 @@ def test_common_names_are_their_own_uris():
         "\\x41",
         "\\xE9",
     ):
-        assert uri_of(name) == name
+        assert uri_of_name(name) == name
 
 
 def test_files_with_odd_names_are_written_listed_and_read(tmp_path):
