@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 # Their metadata ask for a numpy older than they need.
 PROCGEN := procgen2==0.10.7 gym3==0.3.3 gym==0.26.2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Tests start hundreds of processes, each of which would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast test-slow chaos lint ruff types pytest format docs clean
 

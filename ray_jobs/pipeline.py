@@ -69,8 +69,20 @@ def check(cfg: PipelineConfig, run: RunDir) -> None:
     """Finds errors now that would otherwise stop a stage hours later, when its turn comes.
 
     Raises:
+        ConfigError: See ``check_config``; or a stage does not fit inputs that exist already.
+    """
+    check_config(cfg, run)
+    for job, section in steps(cfg):
+        if job in TRAINING_JOBS:
+            _check_if_its_turn(job, section, run)
+
+
+def check_config(cfg: PipelineConfig, run: RunDir) -> None:
+    """Finds errors that no stage needs to exist for.
+
+    Raises:
         ConfigError: Two sections write the same stage, a source is not there, or the simulator of
-            the rollouts.
+            the rollouts, or a model cannot be built.
     """
     times = Counter(job.stage(section) for job, section in steps(cfg))
     if twice := [stage for stage, num in times.items() if num > 1]:
@@ -87,12 +99,15 @@ def check(cfg: PipelineConfig, run: RunDir) -> None:
     check_models(cfg)
     if cfg.evaluate.env is not None and run.complete("evaluation") is None:
         try:
-            measured.environment(cfg.evaluate)
+            _check_environment(cfg.evaluate.env, cfg.evaluate.num_episodes)
         except ConfigError as error:
             raise ConfigError(f"evaluate: {error}") from None
-    for job, section in steps(cfg):
-        if job in TRAINING_JOBS:
-            _check_if_its_turn(job, section, run)
+
+
+# Cached, because most runs of a study have the same environment.
+@functools.cache
+def _check_environment(cfg: Choice, num_episodes: int) -> None:
+    measured.build_environment(cfg, num_episodes)
 
 
 def check_models(cfg: PipelineConfig) -> None:

@@ -55,15 +55,16 @@ def _largest(cfg: StudyConfig) -> Resources:
     return functools.reduce(operator.or_, each)
 
 
-def check(cfg: StudyConfig, _: RunDir) -> None:
+def check(cfg: StudyConfig, run: RunDir) -> None:
     """Finds errors now that would otherwise stop a run hours later.
 
     Raises:
-        ConfigError: A run's models cannot be built; the message names the run.
+        ConfigError: See ``pipeline.check_config``; the message names the run.
     """
+    graph = graph_of(cfg)
     for cell in cells(cfg):
         try:
-            pipeline.check_models(cell.pipeline)
+            pipeline.check_config(cell.pipeline, graph.run_dir(run, cell.name))
         except ConfigError as error:
             raise ConfigError(f"{cell.name}: {error}") from None
 

@@ -1,7 +1,7 @@
 """Names what an evaluation measures: the latent action model, shard sets and ways to act."""
 
 from lafp import storage
-from lafp.config import ConfigError
+from lafp.config import Choice, ConfigError
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
 from lafp.evaluate.config import EvaluateConfig
@@ -32,11 +32,16 @@ def environment(cfg: EvaluateConfig) -> VectorEnv:
         ConfigError: Its simulator is missing, or its tasks would get different numbers of episodes.
     """
     assert cfg.env is not None
-    env = ENVS.build(cfg.env)
-    if env.tasks and cfg.num_episodes % len(env.tasks):
+    return build_environment(cfg.env, cfg.num_episodes)
+
+
+def build_environment(cfg: Choice, num_episodes: int) -> VectorEnv:
+    """Like ``environment``, for a number of episodes."""
+    env = ENVS.build(cfg)
+    if env.tasks and num_episodes % len(env.tasks):
         raise ConfigError(
             f"num_episodes must be a multiple of the {len(env.tasks)} tasks of {env.task}, so that "
-            f"all get the same number, got {cfg.num_episodes}."
+            f"all get the same number, got {num_episodes}."
         )
     return env
 

@@ -284,25 +284,28 @@ def test_an_environment_that_would_refuse_the_rollouts_is_found_before_the_train
     pipeline.check(load_config(PipelineConfig, SLALOM, ["evaluate.num_episodes=30"]), run)
 
 
-def test_a_study_names_the_run_whose_models_cannot_be_built(tmp_path):
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([f"train_lam.objective={PATCHES_OF_7}"], r"train_lam\.objective: patch_px 7 does not"),
+        (["evaluate.num_episodes=31"], "evaluate: num_episodes must be a multiple of the 2 ta"),
+        (["collect=null", "preprocess.source=/nowhere"], "preprocess: No such file or folder"),
+        (["preprocess_labeled.name=videos"], "Two sections of the pipeline write shards/videos"),
+    ],
+)
+def test_a_study_names_the_run_that_would_be_refused(tmp_path, monkeypatch, overrides, message):
+    monkeypatch.setattr(Slalom, "tasks", ("left", "right"))
     raw = {
         "name": "s",
-        "pipeline": config_to_dict(load_config(PipelineConfig, SLALOM)),
-        "axes": [
-            {
-                "values": [
-                    {"label": "good"},
-                    {
-                        "label": "bad",
-                        "overrides": [f"train_lam.objective={PATCHES_OF_7}"],
-                    },
-                ]
-            }
-        ],
+        "pipeline": config_to_dict(
+            load_config(PipelineConfig, SLALOM, ["evaluate.num_episodes=30"])
+        ),
+        "axes": [{"values": [{"label": "good"}, {"label": "bad", "overrides": overrides}]}],
         "seeds": [0],
     }
-    with pytest.raises(ConfigError, match=r"bad-seed_0: train_lam\.objective"):
+    with pytest.raises(ConfigError, match=f"bad-seed_0: {message}"):
         study.JOB.check(config_from_dict(StudyConfig, raw), RunDir(str(tmp_path)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stage_whose_inputs_are_there_is_checked_with_the_pipeline(run):
