@@ -249,7 +249,7 @@ def _mask_video(mask: np.ndarray, fps: float) -> bytes:
 def _labels(recording: Recording, modes: np.ndarray, env: VectorEnv) -> bytes:
     """Encodes the labels: one row per frame. The last action is zero, as no frame follows it."""
     spec = env.action_spec
-    no_action = np.zeros_like(recording.actions[:1])
+    no_action = np.zeros((1, *recording.actions.shape[1:]), recording.actions.dtype)
     arrays = {
         "action": np.concatenate([recording.actions, no_action]),
         "state": recording.state,

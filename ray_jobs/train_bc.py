@@ -34,7 +34,7 @@ def build_task(cfg: TrainBcConfig, run: RunDir) -> partial[BehaviorCloningTask]:
 def remarks(cfg: TrainBcConfig, run: RunDir) -> dict[str, str]:
     """Says how many labels are seen."""
     labeled, *_ = resolve(cfg, run)
-    return jobs.label_remark(labeled.uri, cfg)
+    return jobs.label_remark(labeled.uri, cfg, cfg.window.frame_stack)
 
 
 JOB = jobs.training_job(

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 from functools import partial
 
 from lafp.finished.load import given_lam
+from lafp.finished.saved_model import read_card
 from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from ray_jobs.core import next_steps
@@ -36,8 +37,9 @@ def build_task(cfg: TrainDecoderConfig, run: RunDir) -> partial[DecoderTask]:
 
 def remarks(cfg: TrainDecoderConfig, run: RunDir) -> dict[str, str]:
     """Says how many labels are seen."""
-    labeled, *_ = resolve(cfg, run)
-    return jobs.label_remark(labeled.uri, cfg)
+    labeled, policy, _ = resolve(cfg, run)
+    obs = read_card(policy.uri, "policy")["specs"]["obs"]
+    return jobs.label_remark(labeled.uri, cfg, obs["frame_stack"])
 
 
 JOB = jobs.training_job(

@@ -60,7 +60,7 @@ def remarks(cfg: TrainLamConfig, run: RunDir) -> dict[str, str]:
     shard_sets = [found.uri for found in videos if found]
     found = data_remarks(shard_sets, labeled.uri if labeled else None, supervised)
     if labeled and cfg.supervision.weight > 0:
-        found |= jobs.label_remark(labeled.uri, cfg.supervision)
+        found |= jobs.label_remark(labeled.uri, cfg.supervision, cfg.window.frame_stack)
     return found
 
 

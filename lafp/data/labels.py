@@ -105,13 +105,17 @@ class LabelCount(NamedTuple):
     episodes: int
 
 
-def count_labels(shards: str, fraction: float, seed: int) -> LabelCount:
-    """Counts the transitions and episodes of the training clips of a ``labeled_subset``."""
+def count_labels(shards: str, fraction: float, seed: int, frame_stack: int) -> LabelCount:
+    """Counts the transitions and episodes of the training clips of a ``labeled_subset``.
+
+    A transition needs ``frame_stack`` frames up to its first, so the first frames of a clip are in
+    none.
+    """
     chosen = labeled_subset(shards, "train", fraction, seed)
     rows = read_rows(storage.join(shards, "clips.parquet"), ["clip_id", "episode_id", "num_frames"])
     found = [row for row in rows if row["clip_id"] in chosen]
     return LabelCount(
-        transitions=sum(row["num_frames"] - 1 for row in found),
+        transitions=sum(max(0, row["num_frames"] - frame_stack) for row in found),
         episodes=len({row["episode_id"] for row in found}),
     )
 

@@ -26,6 +26,9 @@ class StepResult:
     """bool [N]: the episode has used up its steps without being terminated."""
     success: np.ndarray | None
     """bool [N]: the episode has succeeded. None if the task defines no success, only a return."""
+    shows_end: bool = True
+    """Whether ``obs`` shows the state in which an episode was terminated. Otherwise it repeats the
+    observation before, and recordings leave out the step between the two."""
 
     @property
     def done(self) -> np.ndarray:

@@ -181,6 +181,7 @@ class Procgen:
             terminated=self._is_over_N.copy(),
             truncated=~self._is_over_N & (self._num_steps >= self.max_steps),
             success=success_N,
+            shows_end=False,
         )
 
     def expert(self) -> np.ndarray:

@@ -3,7 +3,7 @@
 # Shape letters in this file: N episodes, T steps of the longest, H height, W width, A true action,
 # S state, M forks, K tasks.
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -166,6 +166,8 @@ def rollout(
         actions.append(action[:num_recorded])
         states.append(seen["state"])
         masks += [_agent_mask(env)[:num_recorded].copy()] if has_masks else []
+    # A step between two equal pictures would teach that its action moves nothing.
+    num_steps = length if result.shows_end else length - result.terminated
     return RolloutResult(
         seeds=np.asarray(seeds, np.int64),
         success=result.success,
@@ -176,18 +178,24 @@ def rollout(
         tasks=tasks_of(env, seeds),
         recordings=tuple(
             Recording(
-                frames=np.stack([step[n] for step in frames[: length[n] + 1]]),
-                actions=np.stack([step[n] for step in actions[: length[n]]]),
-                state=np.stack([step[n] for step in states[: length[n] + 1]]),
-                action_noise=(
-                    np.stack([step[n] for step in noises[: length[n]]]) if noises else None
-                ),
-                mask=np.stack([step[n] for step in masks[: length[n] + 1]]) if masks else None,
+                frames=_of_episode(frames, n, num_steps[n] + 1),
+                actions=_of_episode(actions, n, num_steps[n]),
+                state=_of_episode(states, n, num_steps[n] + 1),
+                action_noise=_of_episode(noises, n, num_steps[n]) if noises else None,
+                mask=_of_episode(masks, n, num_steps[n] + 1) if masks else None,
                 condition=None if condition_NK is None else condition_NK[n],
             )
             for n in range(min(num_recorded, len(seeds)))
         ),
     )
+
+
+def _of_episode(steps: Sequence[np.ndarray], n: int, num_steps: int) -> np.ndarray:
+    """Returns the values of the first ``num_steps`` steps of episode ``n``."""
+    values = np.zeros((num_steps, *steps[0].shape[1:]), steps[0].dtype)
+    for step in range(num_steps):
+        values[step] = steps[step][n]
+    return values
 
 
 def _agent_mask(env: VectorEnv) -> np.ndarray:

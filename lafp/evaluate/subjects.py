@@ -86,7 +86,8 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
     policy_stage = run.stage(f"policy/{method.policy}")
     policy_uri = policy_stage.uri
     card = read_card(policy_uri, "policy")
-    _check_sees(policy_uri, config_from_dict(ObsSpec, card["specs"]["obs"]), env)
+    obs = config_from_dict(ObsSpec, card["specs"]["obs"])
+    _check_sees(policy_uri, obs, env)
     policy = card["config"] | method.overrides
     trained = policy_stage.config()
     subject = replace(
@@ -106,7 +107,7 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
             method=BEHAVIOR_CLONING,
             objective=None,
             supervision_weight=None,
-            **_labels(run, trained, trained),
+            **_labels(run, trained, trained, obs.frame_stack),
             label_scope="policy",
         )
     if method.action_decoder is None:
@@ -119,7 +120,7 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         return replace(
             subject,
             method=f"{policy['name']}_idm_head",
-            **_labels(run, lam_config, lam_config["supervision"]),
+            **_labels(run, lam_config, lam_config["supervision"], obs.frame_stack),
             label_scope="lam",
         )
     action_decoder = run.stage(f"decoder/{method.action_decoder}").config()
@@ -130,16 +131,18 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         anchor_low=low,
         anchor_high=high,
         anchor_steps=action_decoder["anchor_steps"],
-        **_labels(run, action_decoder, action_decoder),
+        **_labels(run, action_decoder, action_decoder, obs.frame_stack),
         label_scope="both" if lam.supervision_weight else "action_decoder",
     )
 
 
-def _labels(run: RunDir, config: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
+def _labels(
+    run: RunDir, config: Mapping[str, Any], section: Mapping[str, Any], frame_stack: int
+) -> dict[str, Any]:
     """Counts the labels that a training saw, by its config and the section that chose them."""
     shards = config.get("labeled_shards") or run.stage("shards/labeled").uri
     fraction = section["label_fraction"]
-    found = count_labels(shards, fraction, section["label_seed"])
+    found = count_labels(shards, fraction, section["label_seed"], frame_stack)
     return {
         "label_fraction": fraction,
         "labeled_transitions": found.transitions,

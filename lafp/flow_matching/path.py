@@ -5,8 +5,11 @@
 from torch import Tensor
 
 MIN_TIME_LEFT = 0.05
-"""Floor of 1 - t when a velocity is computed from predicted data (JiT's value). Near t = 1 the
+"""Floor of 1 - t when a loss turns predicted data into a velocity (JiT's value). Near t = 1 the
 division would blow up the errors of the prediction."""
+_MIN_TIME_LEFT_SOLVING = 1e-6
+"""A solver's step is no longer than 1 - t, so it undoes the division, and no floor is needed but
+that against 0 / 0."""
 
 
 def point_on_path(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
@@ -36,10 +39,15 @@ def point_on_path(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
     return (1 - t_B1) * x_0 + t_B1 * x_1
 
 
-def velocity_towards(x_1: Tensor, x_t: Tensor, t: float | Tensor) -> Tensor:
+def velocity_towards(
+    x_1: Tensor,
+    x_t: Tensor,
+    t: float | Tensor,
+    min_time_left: float = _MIN_TIME_LEFT_SOLVING,
+) -> Tensor:
     """Computes the velocity of the straight path through x_t at time t that ends in x_1.
 
-        v = (x_1 - x_t) / max(1 - t, MIN_TIME_LEFT)
+        v = (x_1 - x_t) / max(1 - t, min_time_left)
 
     It turns a model that predicts data into a velocity field (JiT, Li & He 2025,
     arXiv:2511.13720).
@@ -48,13 +56,14 @@ def velocity_towards(x_1: Tensor, x_t: Tensor, t: float | Tensor) -> Tensor:
         x_1: Data, float [B, ...].
         x_t: Points on the path, same shape.
         t: Times in [0, 1], one for all or float [B].
+        min_time_left: Floor of 1 - t. The default lets one step from t to 1 end in x_1.
 
     Returns:
         Velocity, of x_t's shape.
     """
     if isinstance(t, float):
-        return (x_1 - x_t) / max(1 - t, MIN_TIME_LEFT)
-    return (x_1 - x_t) / broadcast_time(1 - t, x_t).clamp_min(MIN_TIME_LEFT)
+        return (x_1 - x_t) / max(1 - t, min_time_left)
+    return (x_1 - x_t) / broadcast_time(1 - t, x_t).clamp_min(min_time_left)
 
 
 def broadcast_time(t: Tensor, like: Tensor) -> Tensor:

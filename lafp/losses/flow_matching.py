@@ -6,7 +6,12 @@ from typing import Literal
 from torch import Tensor
 
 from lafp.flow_matching.mean_flow import AverageVelocity, average_velocity_and_target
-from lafp.flow_matching.path import broadcast_time, point_on_path, velocity_towards
+from lafp.flow_matching.path import (
+    MIN_TIME_LEFT,
+    broadcast_time,
+    point_on_path,
+    velocity_towards,
+)
 from lafp.losses.masked import masked_mean
 
 Model = Callable[[Tensor, Tensor], Tensor]
@@ -58,10 +63,10 @@ def flow_matching_loss(
     if prediction == "velocity" and loss_space == "x":
         predicted = x_t + broadcast_time(1 - t, x_t) * predicted
     elif prediction == "x" and loss_space == "velocity":
-        predicted = velocity_towards(predicted, x_t, t)
+        predicted = velocity_towards(predicted, x_t, t, MIN_TIME_LEFT)
         # Not x_1 - x_0: near t = 1 the floor of 1 - t shortens the predicted velocity, and the
         # target must be shortened alike.
-        target = velocity_towards(x_1, x_t, t)
+        target = velocity_towards(x_1, x_t, t, MIN_TIME_LEFT)
     return masked_mean((predicted - target).square(), is_present)
 
 

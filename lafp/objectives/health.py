@@ -34,7 +34,7 @@ COLLAPSED = (
     "The FDM's target embedding has collapsed: it hardly differs between observations, so a small "
     "loss means nothing."
 )
-_OF_TARGETS = ("spread", "dead_share")
+_OF_TARGETS = ("spread", "dead_share", "explained")
 _USE_A_MAP = (
     "Give the objective an encoder that ends in a feature map (strided_resnet), a slower target "
     "(target_ema_decay closer to 1), or a lower optim.lr."
@@ -79,12 +79,23 @@ def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
     return signs
 
 
-def target_sign(spread: float | None, dead_share: float | None) -> str | None:
-    """Describes a target embedding that holds little; None for a healthy one, or if there is none.
+NOT_ABOVE_THE_MEAN = (
+    "The FDM predicts the target embedding no better than its mean does, so z tells it nothing. "
+    "Train longer, or raise latent_action_dim."
+)
+
+
+def target_sign(
+    spread: float | None, dead_share: float | None, explained: float | None
+) -> str | None:
+    """Describes a target embedding that holds little, or that the FDM does not predict.
+
+    Returns None for a healthy one, or if there is none.
 
     Args:
         spread: Metric ``target_spread`` of LAOM; None if it was not measured.
         dead_share: Metric ``target_dead_share``, likewise.
+        explained: Metric ``target_explained``, likewise: below 0 the targets' mean is nearer.
     """
     if spread is not None and spread < COLLAPSED_TARGET:
         return f"{COLLAPSED} {_USE_A_MAP}"
@@ -93,6 +104,8 @@ def target_sign(spread: float | None, dead_share: float | None) -> str | None:
             f"{dead_share:.0%} of the units of the FDM's target embedding are dead: they have the "
             f"same value for every observation. {_USE_A_MAP}"
         )
+    if explained is not None and explained <= 0:
+        return NOT_ABOVE_THE_MEAN
     return None
 
 

@@ -28,7 +28,10 @@ Noise = Literal["fresh", "persistent", "held", "warm_start"]
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFlowConfig(PolicyConfig):
-    """Flow matching on standardized latent actions. The last five keys only affect acting."""
+    """Flow matching on standardized latent actions. The last three keys only affect acting.
+
+    The solver and its number of steps also make the samples on which an action decoder is trained.
+    """
 
     name: str = "latent_flow"
     prediction: Space = "velocity"

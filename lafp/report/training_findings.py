@@ -68,16 +68,18 @@ def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str
 
 
 def lam_signs(metrics: Metrics) -> list[str]:
-    """Says that a target embedding has collapsed, or that the supervision outweighs the loss.
+    """Says that a target embedding is bad or not predicted, or the supervision outweighs the loss.
 
     Args:
         metrics: The last value of each, with ``supervision_share`` as ``over_training`` has it.
     """
-    spread, dead_share = (
-        _first(metrics, f"val/target_{name}", f"target_{name}") for name in ("spread", "dead_share")
+    spread, dead_share, explained = (
+        _first(metrics, f"val/target_{name}", f"target_{name}")
+        for name in ("spread", "dead_share", "explained")
     )
     share = _value(metrics, "supervision_share")
-    signs = [target_sign(spread, dead_share), supervision_sign(share) if share else None]
+    target = target_sign(spread, dead_share, explained)
+    signs = [target, supervision_sign(share) if share else None]
     return [sign for sign in signs if sign]
 
 

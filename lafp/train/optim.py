@@ -25,13 +25,17 @@ class OptimConfig:
     warmup_steps: int = 0
     """Steps of linear growth from 0 to ``lr``."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of ``lr`` after the warm-up; ``linear`` and ``cosine`` reach 0 at ``num_steps``."""
+    """Course of ``lr`` after the warm-up."""
+    final_share: float = 0.0
+    """Share of ``lr`` that ``linear`` and ``cosine`` reach at ``num_steps``."""
     max_grad_norm: float | None = None
     """Gradients are scaled down to this global norm; null leaves them alone."""
 
     def __post_init__(self) -> None:
         check_positive(self, "lr", "eps")
         check_at_least(self, 0, "weight_decay", "warmup_steps")
+        if not 0 <= self.final_share <= 1:
+            raise ValueError(f"final_share must lie in [0, 1], got {self.final_share}.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}.")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
@@ -44,7 +48,7 @@ def learning_rate(cfg: OptimConfig, step: int, num_steps: int) -> float:
     Args:
         cfg: Peak, warm-up and decay.
         step: Steps done before this one, from 0.
-        num_steps: Steps of the whole run, at which ``linear`` and ``cosine`` reach 0.
+        num_steps: Steps of the whole run, at which ``linear`` and ``cosine`` end.
 
     Returns:
         ``lr (step + 1) / warmup_steps`` during the warm-up. After it, ``lr`` times the decay, a
@@ -56,10 +60,12 @@ def learning_rate(cfg: OptimConfig, step: int, num_steps: int) -> float:
         return cfg.lr * (step + 1) / cfg.warmup_steps
     done = (step - cfg.warmup_steps) / max(1, num_steps - cfg.warmup_steps)
     if cfg.decay == "linear":
-        return cfg.lr * max(0.0, 1 - done)
-    if cfg.decay == "cosine":
-        return cfg.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return cfg.lr
+        left = max(0.0, 1 - done)
+    elif cfg.decay == "cosine":
+        left = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    else:
+        return cfg.lr
+    return cfg.lr * (cfg.final_share + (1 - cfg.final_share) * left)
 
 
 def build_optimizer(module: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:

@@ -111,13 +111,13 @@ def training_job(
     )
 
 
-def label_remark(labeled_shards: str, section: Any) -> dict[str, str]:
+def label_remark(labeled_shards: str, section: Any, frame_stack: int) -> dict[str, str]:
     """Says how many labels a training sees. ``section`` has ``label_fraction`` and ``label_seed``.
 
     Returns:
         The remark by its name.
     """
-    found = count_labels(labeled_shards, section.label_fraction, section.label_seed)
+    found = count_labels(labeled_shards, section.label_fraction, section.label_seed, frame_stack)
     return {"labels": f"Trained on the actions of {label_words(*found)}."}
 
 

@@ -26,7 +26,7 @@ def test_lapo_has_the_papers_latents():
     cfg = load_config(TrainLamConfig, FOLDER / "lapo.yaml")
     assert cfg.objective.latent_action_dim == 128
     assert cfg.objective.bottleneck == VqConfig(
-        num_codebooks=2, num_discrete_latents=4, num_codes=64, commitment_weight=0.05, decay=0.999
+        num_codebooks=2, num_discrete_latents=4, num_codes=64, commitment_weight=0.2, decay=0.999
     )
     assert cfg.window.frame_stack == 2
 

@@ -31,7 +31,8 @@ class VqConfig:
     num_codes: int = 64
     """Number of codes per codebook."""
     commitment_weight: float = 0.05
-    """Weight of the loss that pulls latents towards their codes."""
+    """Weight of the loss that pulls latents towards their codes. LAPO has 0.05 beside a loss of
+    pixels that span half of our range, as 0.2 is here."""
     decay: float = 0.999
     """Decay of the codebooks' moving averages, per optimizer step."""
     revive_after_steps: int = 100
@@ -173,8 +174,10 @@ class Vq(ExactBuffers, Bottleneck):
             if self._collected is None:
                 self._collected = counts_NK, sums_NKD, candidates_NKD
             else:
-                counts, sums, _ = self._collected
-                self._collected = counts + counts_NK, sums + sums_NKD, candidates_NKD
+                # The first pass's candidates stay: with supervision it is that of the videos, which
+                # the commitment loss trains, and the second that of the labeled windows.
+                counts, sums, candidates = self._collected
+                self._collected = counts + counts_NK, sums + sums_NKD, candidates
         return counts_NK
 
     def _split(self, latent_BZ: Tensor) -> Tensor:

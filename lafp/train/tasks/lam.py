@@ -250,7 +250,10 @@ class LamTask:
             if self.is_supervised:
                 supervision = self.cfg.supervision
                 labels = count_labels(
-                    self.labeled_shards, supervision.label_fraction, supervision.label_seed
+                    self.labeled_shards,
+                    supervision.label_fraction,
+                    supervision.label_seed,
+                    self.cfg.window.frame_stack,
                 )
                 use = f"actions of {label_words(*labels)}, and the probe"
             yield TrainedOn(

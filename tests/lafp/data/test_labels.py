@@ -69,6 +69,6 @@ def test_labels_are_counted_in_transitions_of_whole_episodes(labeled):
     subset = labeled_subset(labeled, "train", 0.25, 0)
     rows = pq.read_table(f"{labeled}/clips.parquet").to_pylist()
     frames = [row["num_frames"] for row in rows if row["clip_id"] in subset]
-    found = count_labels(labeled, 0.25, 0)
-    assert found == (sum(frames) - len(frames), 5)
+    assert count_labels(labeled, 0.25, 0, 1) == (sum(frames) - len(frames), 5)
+    assert count_labels(labeled, 0.25, 0, 3) == (sum(frames) - 3 * len(frames), 5)
     assert label_words(128, 1) == "128 labeled transitions (1 episode)"

@@ -92,6 +92,24 @@ def test_random_acting_solves_some_mazes_and_a_solved_one_stands_still():
         assert (frames[result.length[n] :, n] == frames[-1, n]).all() and last.terminated[n]
 
 
+def test_a_recording_leaves_out_the_step_whose_picture_procgen_never_shows():
+    env = Procgen(MAZE)
+    result = rollout(env, Expert(env), np.arange(40), num_recorded=40)
+    assert result.success.any() and not result.success.all()
+    for n, recording in enumerate(result.recordings):
+        assert len(recording.frames) == len(recording.actions) + 1 == len(recording.state)
+        assert len(recording.actions) == result.length[n] - result.success[n]
+
+
+def test_every_recorded_step_of_a_planner_shows():
+    """It never runs into a wall."""
+    env = Procgen(ProcgenConfig(task="maze", expert="planner", episode_steps=200))
+    result = rollout(env, Expert(env), np.arange(16), num_recorded=16)
+    assert result.success.all()
+    for recording in result.recordings:
+        assert (recording.frames[1:] != recording.frames[:-1]).any((1, 2, 3)).all()
+
+
 def test_a_random_expert_takes_every_action():
     env = Procgen(MAZE)
     _, actions, _ = demonstrate(env, np.arange(10), 40)

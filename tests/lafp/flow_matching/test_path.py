@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lafp.flow_matching.path import point_on_path, velocity_towards
+from lafp.flow_matching.path import MIN_TIME_LEFT, point_on_path, velocity_towards
 
 
 def test_path_starts_in_noise_and_ends_in_data():
@@ -19,8 +19,16 @@ def test_velocity_towards_the_data_is_the_same_everywhere_on_the_path():
 
 def test_velocity_towards_the_data_stays_finite_at_the_end_of_the_path():
     x_1, x_t = torch.ones(1, 2), torch.zeros(1, 2)
-    velocity = velocity_towards(x_1, x_t, torch.ones(1))
+    velocity = velocity_towards(x_1, x_t, torch.ones(1), MIN_TIME_LEFT)
     torch.testing.assert_close(velocity, torch.full((1, 2), 20.0))
+
+
+@pytest.mark.parametrize("t", [0.0, 0.5, 0.97, 0.999])
+def test_one_step_to_the_end_of_the_path_arrives_at_the_predicted_data(t):
+    x_1, x_t = torch.randn(2, 8, 4)
+    for time in (t, torch.full((8,), t)):
+        arrived = x_t + (1 - t) * velocity_towards(x_1, x_t, time)
+        torch.testing.assert_close(arrived, x_1, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("t_shape", [(4, 1), (3,), (1,)])

@@ -75,6 +75,13 @@ def test_vq_codes_do_not_depend_on_gradient_accumulation():
     torch.testing.assert_close(whole.codebook, parts.codebook)
 
 
+def test_vq_revives_codes_by_latents_of_the_first_pass_of_a_step():
+    """With supervision the second pass is that of the labeled windows."""
+    vq = Vq(VQ, Z)
+    step(vq, torch.full((64, Z), 3.0), torch.full((64, Z), -3.0))
+    assert (vq.codebook == 3.0).all()
+
+
 def test_vq_passes_gradients_straight_through_and_pulls_latents_to_their_codes():
     torch.manual_seed(0)
     vq, latent = Vq(VQ, Z), torch.randn(4, Z, requires_grad=True)

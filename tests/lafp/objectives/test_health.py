@@ -5,6 +5,7 @@ import pytest
 from lafp.config import config_from_dict
 from lafp.evaluate.lam_probe import LamProbe
 from lafp.objectives.health import signs_of_collapse, supervision_sign
+from lafp.report.training_findings import lam_signs
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
 from lafp.train.metrics.log import read_metrics
@@ -89,6 +90,13 @@ def test_a_collapsed_or_dead_target_embedding_is_named():
     collapsed = signs_of_collapse(healthy | {"val/target_spread": 0.05})
     assert "has collapsed" in collapsed["target"] and "strided_resnet" in collapsed["target"]
     assert "50% of the units" in signs_of_collapse({"val/target_dead_share": 0.5})["target"]
+
+
+@pytest.mark.parametrize(("explained", "is_named"), [(-0.1, True), (0.0, True), (0.1, False)])
+def test_an_fdm_that_does_not_beat_the_mean_of_its_target_is_named(explained, is_named):
+    record = {"val/target_spread": 1.0, "val/target_explained": explained}
+    assert ("target" in signs_of_collapse(record)) == is_named
+    assert bool(lam_signs(record)) == is_named
 
 
 def test_supervision_that_outweighs_the_rest_of_the_loss_is_named():

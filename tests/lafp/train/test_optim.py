@@ -21,6 +21,13 @@ def test_linear_decay_starts_at_the_peak_and_reaches_zero_at_the_end():
     assert learning_rate(OptimConfig(lr=1.0, decay="linear"), 6, 6) == 0
 
 
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_a_decay_may_end_above_zero(decay):
+    got = rates(4, decay=decay, final_share=0.2)
+    assert got[0] == 1.0 and got[2] == pytest.approx(0.6)
+    assert learning_rate(OptimConfig(lr=1.0, decay=decay, final_share=0.2), 4, 4) == 0.2
+
+
 def test_cosine_decay_is_half_a_period():
     got = rates(8, decay="cosine")
     assert got == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
