@@ -1,4 +1,4 @@
-"""Tasks of Meta-World with scripted experts, and variants with several goals.
+"""Tasks of Meta-World with scripted experts, variants with several goals, and distractors.
 
 Needs ``pip install 'lafp[metaworld]'``.
 """
@@ -18,7 +18,8 @@ from lafp.config.ranges import check_at_least, check_positive
 from lafp.data.randomness import keyed_uint64, keyed_uniform
 from lafp.envs.episodes import Episode, EpisodesEnv, ExplorationConfig, Moved
 from lafp.envs.mujoco.agent import agent_geoms
-from lafp.envs.mujoco.rendering import Marker, RenderConfig, Renderer, use_offscreen_gl
+from lafp.envs.mujoco.distractors import DistractorConfig, Distractors
+from lafp.envs.mujoco.rendering import Marker, Picture, RenderConfig, Renderer, use_offscreen_gl
 from lafp.types import ActionSpec
 
 GOAL_TASKS = ("reach-v3", "push-v3", "pick-place-v3")
@@ -83,6 +84,9 @@ class MetaworldConfig:
     """Name of the camera. ``behindGripper`` moves with the hand, and shows left and right most
     clearly."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    distractors: DistractorConfig = field(default_factory=DistractorConfig)
+    """Changes of the picture that do not depend on the actions. With ``hides_floor`` a video also
+    shows in place of floor and walls."""
     render: RenderConfig = field(default_factory=RenderConfig)
 
     def __post_init__(self) -> None:
@@ -103,12 +107,11 @@ class Metaworld(EpisodesEnv):
 
     Config = MetaworldConfig
     has_success = True
-    has_distractors = False
 
     def __init__(self, cfg: MetaworldConfig) -> None:
         use_offscreen_gl()
         simulator = _load(cfg.task, 0)
-        self.cfg = cfg
+        self.cfg, self.has_distractors = cfg, cfg.distractors.is_on
         self.task = f"{cfg.task}-{len(cfg.goals.positions)}-goals" if cfg.goals else cfg.task
         self.height_px = self.width_px = cfg.size_px
         self.fps = 1 / (float(simulator.dt) * cfg.action_repeat)
@@ -133,7 +136,9 @@ class Metaworld(EpisodesEnv):
         """The renderer. It is opened with the first episode: some callers only read attributes."""
         cfg = self.cfg
         model = _load(cfg.task, 0).model
-        return Renderer(model, cfg.size_px, cfg.size_px, cfg.render, hides_floor=False)
+        return Renderer(
+            model, cfg.size_px, cfg.size_px, cfg.render, hides_floor=cfg.distractors.hides_floor
+        )
 
 
 class _MetaworldEpisode(Episode):
@@ -143,6 +148,9 @@ class _MetaworldEpisode(Episode):
         self._simulator, self._cfg, self._seed = simulator, cfg, seed
         self._renderer, self._camera_id = renderer, camera_id
         self._script = script_of(cfg.task)
+        self._distractors = Distractors(
+            cfg.distractors, seed, simulator.model, cfg.size_px, cfg.size_px
+        )
         self._num_steps, self._reached = 0, -1
         self._has_succeeded, self._has_crashed = False, False
         self._goals: Sequence[Position] = cfg.goals.positions if cfg.goals else ()
@@ -162,6 +170,7 @@ class _MetaworldEpisode(Episode):
             if not (self._has_succeeded or self._has_crashed):
                 reward += self._step_once(action.astype(np.float32))
         self._num_steps += 1
+        self._distractors.advance()
         self._see_fork()
         return Moved(reward=reward, has_succeeded=self._has_succeeded, has_failed=self._has_crashed)
 
@@ -200,14 +209,24 @@ class _MetaworldEpisode(Episode):
         return float(np.linalg.norm((moved - position)[:2]))
 
     def frame(self) -> np.ndarray:
-        simulator = self._simulator
+        simulator, distractors = self._simulator, self._distractors
+        distractors.pose_camera(simulator.data, self._camera_id)
         picture = self._renderer.draw(
-            simulator.model, simulator.data, self._camera_id, markers=self._markers
+            simulator.model,
+            simulator.data,
+            self._camera_id,
+            has_sky=distractors.needs_sky,
+            markers=self._markers,
         )
-        return self._upright(picture.pixels)
+        upright = Picture(
+            pixels=self._upright(picture.pixels),
+            is_background=self._upright(picture.is_background),
+        )
+        return distractors.compose(upright)
 
     def mask(self) -> np.ndarray:
         simulator = self._simulator
+        # The camera still stands where ``frame`` has put it.
         mask = self._renderer.draw_mask(
             simulator.model,
             simulator.data,

@@ -22,6 +22,8 @@ from lafp.config import ConfigError
 
 MAX_GEOMS = 2000
 _WHITE_SEGID = 0xFFFFFE
+_SKY_DISTANCE = 0.6
+"""MuJoCo draws the sky as a box, no point of which is nearer than this share of the far plane."""
 _OPEN: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
 _OSMESA = ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
 _OPENGL = ("libOpenGL.so.0", "libGL.so.1")  # an EGL context needs one of these
@@ -169,6 +171,8 @@ class Renderer:
         _OPEN.add(self)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
+        near, far = model.vis.map.znear, model.vis.map.zfar
+        self._sky_depth = (1 / near - 1 / (_SKY_DISTANCE * far)) / (1 / near - 1 / far)
         self._option, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -202,7 +206,8 @@ class Renderer:
         self._render()
         # OpenGL returns the last row first. Depth is 1 where nothing was drawn.
         return Picture(
-            pixels=self._pixels_HW3[::-1].copy(), is_background=self._depth_HW[::-1] >= 1
+            pixels=self._pixels_HW3[::-1].copy(),
+            is_background=self._depth_HW[::-1] >= self._sky_depth,
         )
 
     def draw_mask(

@@ -91,6 +91,16 @@ def test_the_background_lies_behind_the_agent_and_nowhere_else(plain, distracted
     np.testing.assert_array_equal(clean[orange], noisy[orange])
 
 
+def test_a_half_transparent_background_is_the_mean_of_sky_and_video(plain, distracted):
+    def shown(share: float) -> np.ndarray:
+        only_video = replace(distracted.distractors, background=share, camera=0.0, color=0.0)
+        return demonstrate(Dmc(replace(plain, distractors=only_video)), [3], 1)[0].astype(float)
+
+    sky, half, video = shown(0.0), shown(0.5), shown(1.0)
+    assert (half != sky).any(-1).mean() > 0.3
+    np.testing.assert_allclose(half, (sky + video) / 2, atol=0.5)
+
+
 def test_training_and_test_videos_are_told_apart_by_content_alone(tmp_path):
     for number in range(40):
         (tmp_path / f"{number}.mp4").write_bytes(b"%d" % number)

@@ -5,8 +5,10 @@ import pytest
 
 from lafp.config import ConfigError
 from lafp.envs.metaworld import GoalsConfig, Metaworld, MetaworldConfig
+from lafp.envs.mujoco.distractors import DistractorConfig
 from lafp.evaluate.rollouts import Expert, rollout
 from tests.simulators import demonstrate, skip_without
+from tests.synthetic_video import moving_square, write_video
 
 skip_without("metaworld")
 
@@ -134,6 +136,23 @@ def test_what_is_not_there_is_said_in_words(change, message):
 def test_goals_are_refused_where_success_is_no_distance():
     with pytest.raises(ValueError, match="goals are for reach-v3"):
         replace(DRAWER, goals=GOALS)
+
+
+@pytest.mark.parametrize(("share", "hides_floor"), [(1.0, False), (1.0, True), (0.5, False)])
+def test_a_video_shows_behind_table_and_arm_and_changes_no_episode(tmp_path, share, hides_floor):
+    for seed in range(8):
+        write_video(tmp_path / f"{seed}.mp4", moving_square(20, seed=seed), fps=10)
+    distractors = DistractorConfig(background=share, videos=str(tmp_path), hides_floor=hides_floor)
+    plain = replace(DRAWER, size_px=48)
+    env = Metaworld(replace(plain, distractors=distractors))
+    assert env.has_distractors and not Metaworld(plain).has_distractors
+    clean, clean_actions, _ = demonstrate(Metaworld(plain), [3], 4)
+    noisy, noisy_actions, _ = demonstrate(env, [3], 4)
+    np.testing.assert_array_equal(clean_actions, noisy_actions)
+    is_video = (clean != noisy).any(-1)[:, 0]
+    assert 0.15 < is_video.mean() < 0.6
+    assert is_video[:, :12].mean() > 0.5, "it is above"
+    assert not is_video[:, -6:].any(), "the table is below"
 
 
 @pytest.mark.parametrize("camera", ["corner4", "behindGripper"])
