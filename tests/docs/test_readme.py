@@ -81,6 +81,15 @@ def test_targets_that_pages_name_are_in_the_makefile():
             assert target in targets, f"{page} names make {target}"
 
 
+def test_each_section_that_a_command_replaces_is_one_section():
+    """Text by hand between the markers would be lost when the command runs again."""
+    results = (ROOT / "docs/results.md").read_text()
+    sections = re.findall(r"<!-- begin (\w+): .*?-->(.*?)<!-- end \1: ", results, re.DOTALL)
+    assert len(sections) == results.count("<!-- begin ") > 0
+    for name, text in sections:
+        assert len(re.findall(r"^## ", text, re.MULTILINE)) == 1, name
+
+
 def test_the_result_on_the_first_screen_is_the_measured_one():
     first_screen = README.partition("\n## ")[0]
     results = " ".join((ROOT / "docs/results.md").read_text().split())
