@@ -15,7 +15,7 @@ started again. Train on it with shards=hf://datasets/user/name.
 import argparse
 
 from ray_jobs.core.cli import described_parser, exit_codes
-from ray_jobs.core.early_checks import check_folder, check_run_folder
+from ray_jobs.core.early_checks import check_folder, check_installed, check_run_folder
 
 
 def parse() -> argparse.Namespace:
@@ -33,6 +33,7 @@ def main() -> None:
     args = parse()
     with exit_codes():
         if _is_dataset(args.uri):
+            check_installed("push", "data")  # reads tables in parquet
             check_folder(args.run, "shard set", "preprocess wrote, such as runs/mine/shards/videos")
         else:
             check_run_folder(args.run)

@@ -86,6 +86,7 @@ def test_an_agent_acts_with_the_core_alone(tmp_path):
         ("takedown", "pip install 'lafp[data]'"),
         ("view", "pip install 'lafp[data]'"),
         ("to-lerobot", "pip install 'lafp[data]'"),
+        ("push", "pip install 'lafp[data]'"),
     ],
 )  # fmt: skip
 def test_a_job_without_its_extra_says_what_to_install(job, words):
@@ -95,6 +96,7 @@ def test_a_job_without_its_extra_says_what_to_install(job, words):
         "takedown": ["output=runs/x", "video_id=y"],
         "view": ["runs/x"],
         "to-lerobot": ["runs/x", "out"],
+        "push": ["runs/x/shards/videos", "hf://datasets/user/name"],
     }
     config = [f"configs/{job.replace('-', '_')}/videos.yaml"]
     done = run_with_the_core(runs, job, *arguments.get(job, config))

@@ -26,7 +26,7 @@ class LafpConfig(PreTrainedConfig):
     """Key of the picture, such as ``observation.images.top``. Needed where there are several."""
     fit: str = "crop"
     """How a picture of another shape is scaled to the agent's size: ``crop`` or ``pad``, as
-    ``clip.resize.fit`` of preprocessing."""
+    ``resize.fit`` of preprocessing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
