@@ -127,7 +127,8 @@ def _contents(spec: ShardSet, shards: Sequence[Mapping[str, Any]]) -> list[tuple
 def _usage(uri: str, name: str) -> str:
     web = f"https://huggingface.co/datasets/{name}/resolve/main"
     return f"""```bash
-lafp train-lam configs/train_lam/videos.yaml shards={uri}   # pip install 'lafp[train,hub]'
+pip install '.[train,hub]'   # from a checkout of lafp
+lafp train-lam configs/train_lam/videos.yaml shards={uri}
 ```
 
 ```python

@@ -145,7 +145,7 @@ def _kind(name: str) -> Any:
 
 
 def _usage(uri: str, cards: Mapping[str, dict[str, Any]]) -> str:
-    lines = ["# pip install 'lafp[hub]'", "import lafp", ""]
+    lines = ["# from a checkout of lafp: pip install '.[hub]'", "import lafp", ""]
     decoders = [name for name in cards if _kind(name) == "decoder"]
     cloned = [name for name, card in cards.items() if "action" in card["specs"]]
     options = [f'action_decoder="{name.partition("/")[2]}"' for name in decoders]
