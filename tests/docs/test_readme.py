@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ TOP = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "
 PAGES = {str(page.relative_to(ROOT)): page for page in [*TOP, ROOT / "infra/README.md", *DOCS]}
 JOBS_TABLE = (ROOT / "docs/usage.md").read_text().partition("| Job | Does |")[2]
 JOBS = re.findall(r"^\| `(\w+)` \|", JOBS_TABLE.partition("\n\n")[0], re.MULTILINE)
+FOLDERS = ("lafp", "data_pipelines", "ray_jobs", "tests", "examples", "infra")
+SOURCES = [
+    path for name in FOLDERS for end in ("py", "js") for path in (ROOT / name).rglob(f"*.{end}")
+]
 WITHOUT_CONFIG = {"doctor"}
 
 
@@ -47,6 +52,23 @@ def test_configs_and_modules_that_a_page_names_are_there(page):
         assert (ROOT / config).is_file(), f"{page} names {config}"
     for module in re.findall(r"python -m ((?:ray_jobs|tests)\.[a-z_][\w.]*)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{page} names {module}"
+
+
+# These two also name files that a reader is to write.
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"CONTRIBUTING.md", "docs/extending.md"}))
+def test_files_that_a_page_names_are_there_and_hold_what_it_says(page):
+    """A page may leave out the first folders of a path, and write ``...`` for some in between."""
+    text = PAGES[page].read_text()
+    for file in set(re.findall(r"`(?!lerobot/)([\w./-]+\.(?:py|js))`", text)):
+        assert matches(file), f"{page} names {file}"
+    for name, file in re.findall(r"`(\w+)` in `([\w./-]+\.py)`", text):
+        found = [path for path in matches(file) if name in path.read_text()]
+        assert found, f"{page} says that {name} is in {file}"
+
+
+def matches(file: str) -> list[Path]:
+    pattern = f"*/{file.replace('...', '*')}"
+    return [path for path in SOURCES if fnmatch(str(path), pattern)]
 
 
 def anchors(page: Path) -> set[str]:
