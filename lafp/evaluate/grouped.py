@@ -1,7 +1,7 @@
 """Groups the results of one or several runs: means over seeds, intervals, differences.
 
-A run is a study of one run. A sweep is a study whose runs differ in their share of the labels. So
-all pages and tables read their numbers here, and each number is computed once.
+A run is a study of one run. So all pages and tables read their numbers here, and each number is
+computed once.
 """
 
 from collections import defaultdict
@@ -71,9 +71,9 @@ class Results:
 
     @cached_property
     def label_fractions(self) -> list[float]:
-        """Shares of the labels that a sweep varies, in rising order; empty for other runs.
+        """Shares of the labels that a study varies, in rising order; empty if it varies none.
 
-        All rows of a sweep have one; else the rows of demonstrators and LAMs have none.
+        All rows of such a study have one; else the rows of demonstrators and LAMs have none.
         """
         found = {row.label_fraction for row in self.rows}
         return [] if None in found else sorted(f for f in found if f is not None)
@@ -211,7 +211,7 @@ def one_run(
         uri: The run's folder.
         rows: The rows of its result table.
         outcomes: Label -> the outcome of every episode.
-        **about: Columns to set in all rows, e.g. ``label_fraction`` of a sweep's run.
+        **about: Columns to set in all rows, e.g. ``label_fraction`` of a study's run.
     """
     columns = {"seed": next((row.seed for row in rows if row.seed is not None), 0)} | about
     rows = tuple(replace(row, **columns) for row in rows)

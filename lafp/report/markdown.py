@@ -25,7 +25,7 @@ class Command:
 
 
 def publish(page: str, folder: str, *, name: str, note: str, command: Command, facts: str) -> None:
-    """Writes what a study or sweep found into its section of a page.
+    """Writes what a study found into its section of a page.
 
     Plot and rows are copied beside the page, to ``results/<name>.png`` and ``.parquet``.
 

@@ -1,4 +1,4 @@
-"""Lays out sections as one self-contained HTML page: of a run, a study or a sweep.
+"""Lays out sections as one self-contained HTML page: of a run, a study or a comparison.
 
 Images are data URIs and nothing is fetched, so the file can be mailed and opens offline.
 """
@@ -30,7 +30,7 @@ def render_page(
     Args:
         uri: Folder that the page is about.
         title: Title of the page.
-        kind: What it reports: ``run``, ``study`` or ``sweep``.
+        kind: What it reports: ``run``, ``study`` or ``comparison``.
         lead: First paragraph, below the title.
         sections: Parts of the page, in order.
         headlines: Subject of the lines ("" if it is clear) -> lines, the first in large type.

@@ -1,6 +1,6 @@
-"""Writes the results of a study or sweep: ``results.parquet``, tables, a plot, a page.
+"""Writes the results of a study: ``results.parquet``, tables, a plot, a page.
 
-A sweep is a study whose runs differ in their share of the labels: its sections are curves.
+The sections of a study whose runs differ in their share of the labels are curves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def write_study(
     missing: Mapping[str, str] | None = None,
     sharing: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, object]:
-    """Writes the files of a study or sweep into its folder.
+    """Writes the files of a study into its folder.
 
     Args:
         uri: Folder of the study.
@@ -38,7 +38,8 @@ def write_study(
         sharing: Job -> how often it was done, and how often it would be if runs shared nothing.
 
     Returns:
-        A summary: what was found, in words, and where the page is; of a sweep the best run too.
+        A summary: what was found, in words, and where the page is. A study over shares of
+        the labels names its best run too.
     """
     write_results(storage.join(uri, "results.parquet"), results.rows)
     headlines = {
@@ -61,7 +62,7 @@ def write_study(
     page = render_page(
         uri,
         title=name,
-        kind="sweep" if labels else "study",
+        kind="study",
         lead=f"{len(runs)} runs, seeds {', '.join(map(str, results.seeds))}. Intervals are "
         "95 %: Student's t over training seeds, and a bootstrap over seeds and episodes where that "
         "is wider. Differences are between the same seeds and episodes.",

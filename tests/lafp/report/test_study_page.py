@@ -1,4 +1,4 @@
-"""Files that a study or sweep writes: tables, plot, rows and page."""
+"""Files that a study writes: tables, plot, rows and page."""
 
 import re
 from dataclasses import replace
