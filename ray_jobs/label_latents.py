@@ -73,6 +73,7 @@ JOB = Job(
     run=run_stage,
     tell=findings.label_latents,
     next_steps=next_steps.label_latents,
+    reads=lambda _: ("shards/videos", "shards/labeled", "lam"),
 )
 
 if __name__ == "__main__":

@@ -26,14 +26,22 @@ def resolve(
     """Returns the videos, the LAM, and its stored latent actions if they are to be used."""
     latents = None
     if cfg.latents is not None:
-        is_name = "/" not in cfg.latents
-        uri, stage = (None, cfg.latents) if is_name else (cfg.latents, "")
-        latents = jobs.resolve(run, "latents", uri, (f"latents/{stage}",))
+        stages = own_latents(cfg)
+        uri = None if stages else cfg.latents
+        latents = jobs.resolve(run, "latents", uri, stages or ("latents/",))
     return (
         jobs.resolve(run, "shards", cfg.shards, ("shards/videos", "shards/labeled")),
         jobs.resolve(run, "lam", cfg.lam, ("lam",)),
         latents,
     )
+
+
+def own_latents(cfg: TrainPolicyConfig) -> tuple[str, ...]:
+    """Returns the stage of the run that holds the stored latent actions, if the config names one.
+
+    A value of ``latents`` with a slash is a folder or URI elsewhere.
+    """
+    return (f"latents/{cfg.latents}",) if cfg.latents and "/" not in cfg.latents else ()
 
 
 def build_task(cfg: TrainPolicyConfig, run: RunDir) -> partial[PolicyTask]:
@@ -48,7 +56,7 @@ JOB = jobs.training_job(
     stage=lambda cfg: f"policy/{cfg.policy.name}",
     resolve=resolve,
     build_task=build_task,
-    reads=lambda _: ("shards/videos", "shards/labeled", "lam"),
+    reads=lambda cfg: ("shards/videos", "shards/labeled", "lam", *own_latents(cfg)),
     tell=findings.train_policy,
     next_steps=next_steps.train_policy,
 )

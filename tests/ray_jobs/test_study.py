@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from lafp.config import ConfigError, load_config
-from lafp.runs.run_dir import RunDir
+from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs import pipeline, study
 from ray_jobs.core.job import JobError, execute, state_of
 from ray_jobs.studies.stage_graph import share_stages
@@ -101,6 +101,48 @@ def test_how_the_work_is_done_is_no_other_stage_for_anybody(tmp_path, change):
     before = study.graph_of(two_fractions(tmp_path))
     after = study.graph_of(load_config(StudyConfig, tmp_path / "study.yaml", [change]))
     assert after.runs == before.runs
+
+
+LATENTS = [
+    "pipeline.label_latents={name: videos}",
+    "pipeline.train_policy.*.latents=videos",
+    'axes.0.values.1.overrides=["train_lam.train.num_steps=21"]',
+]
+
+
+def test_stored_latents_belong_to_one_lam_and_so_do_policies_that_read_them(tmp_path):
+    two_fractions(tmp_path)
+    graph = study.graph_of(load_config(StudyConfig, tmp_path / "study.yaml", LATENTS))
+    of_one, of_other = graph.runs["all-seed_0"], graph.runs["half-seed_0"]
+    for keys in (of_one, of_other):
+        assert keys["lam"] in graph.nodes[keys["latents/videos"]].reads
+        assert keys["latents/videos"] in graph.nodes[keys["policy/latent_flow"]].reads
+    shared = {stage for stage in of_one if of_one[stage] == of_other[stage]}
+    assert shared == {"demonstrations", "shards/videos", "shards/labeled", "policy/bc"}
+
+
+class NotingRunDir(RunDir):
+    """Notes which stages somebody asks for."""
+
+    def stage(self, name: str) -> StageDir:
+        vars(self).setdefault("asked_for", set()).add(name)
+        return super().stage(name)
+
+
+def test_every_job_says_which_stages_its_inputs_use(tmp_path):
+    two_fractions(tmp_path)
+    cfg = load_config(StudyConfig, tmp_path / "study.yaml", LATENTS)
+    asked_for = {}
+    for job, config in pipeline.steps(cells(cfg)[0].pipeline):
+        if not job.is_remade:
+            run = NotingRunDir(str(tmp_path / "run"))
+            inputs = job.inputs(config, run)
+            asked_for[job.stage(config)] = vars(run).get("asked_for", set())
+            assert asked_for[job.stage(config)] <= set(job.reads(config)), job.name
+            stage = run.stage(job.stage(config))
+            stage.begin(config, inputs)
+            stage.finish({})
+    assert asked_for["policy/latent_flow"] >= {"lam", "latents/videos"}
 
 
 def finish(graph, run, *names):
