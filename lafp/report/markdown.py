@@ -10,6 +10,7 @@ from lafp.config import ConfigError
 from lafp.evaluate.results import Result, outcome_metric, read_results
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
+from lafp.runs.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +106,17 @@ def facts_of(stages: Sequence[StageDir]) -> str:
     """Tells work, hardware and revision behind a study, from its stages, each once.
 
     Args:
-        stages: Complete stages.
+        stages: The study's stages. Only complete ones count: those of a run that was stopped early
+            may be begun or not even that, and no result comes from them.
     """
-    work_s = sum(stage.summary().get("wall_s", 0.0) for stage in stages if stage.is_complete())
+    stages = [stage for stage in stages if stage.is_complete()]
+    work_s = sum(stage.summary().get("wall_s", 0.0) for stage in stages)
     found = [stage.provenance() for stage in stages]
     machines = " and ".join(dict.fromkeys(map(_machine, found)))
     revisions = dict.fromkeys(_short(begun.get("git_revision")) for begun in found)
     return (
-        f"{len(stages)} stages, {duration(work_s)} in all, one after the other or side by side, "
-        f"on {machines}. Revision {', '.join(revisions)}."
+        f"{counted(len(stages), 'stage')}, {duration(work_s)} in all, one after the other or side "
+        f"by side, on {machines}. Revision {', '.join(revisions)}."
     )
 
 

@@ -124,3 +124,15 @@ def test_work_hardware_and_revision_are_those_of_the_stages(tmp_path, monkeypatc
     assert text.startswith("2 stages, 2 min 0 s in all")
     assert text.endswith("Revision aaaaaaaa, bbbbbbbb+dirty.")
     assert text.count(" cores (") == 1, "one machine, named once"
+
+
+def test_stages_of_a_run_that_was_stopped_early_do_not_count(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAFP_GIT_REVISION", "a" * 40)
+    done, begun, never_begun = map(RunDir(str(tmp_path)).stage, ("lam", "policy/x", "decoder/x"))
+    done.begin({}, {})
+    done.finish({"wall_s": 80.0})
+    monkeypatch.setenv("LAFP_GIT_REVISION", "b" * 40)
+    begun.begin({}, {})
+    text = facts_of([done, begun, never_begun])
+    assert text.startswith("1 stage, 1 min 20 s in all")
+    assert text.endswith("Revision aaaaaaaa.")
