@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,8 +22,8 @@ from lafp.runs.run_dir import StageDir
 
 _COORDINATOR = "lafp-stop-coordinator"
 """Name by which the stages of a study find the actor. A Ray job sees only its own actors."""
-_MOST_CALLS = 10_000
-"""Limit of calls that wait at a coordinator: one for each start of a training stage."""
+_MOST_CALLS = 20_000
+"""Limit of calls that wait at a coordinator: two for each start of a training stage."""
 _POLL_S = 0.2
 
 
@@ -31,7 +32,8 @@ class _StopCoordinator:
 
     def __init__(self) -> None:
         self._stop = asyncio.Event()
-        self._training: set[str] = set()
+        self._training: set[asyncio.Task[None]] = set()
+        self._ends: dict[str, asyncio.Event] = {}
 
     async def stop(self) -> None:
         """Asks all workers to stop, and waits until no stage of a study trains any more."""
@@ -48,13 +50,31 @@ class _StopCoordinator:
         if self._stop.is_set():
             await asyncio.Event().wait()
 
-    async def begin(self, stage: str) -> None:
-        """Notes that a stage of a study trains, so that it has something to save."""
-        self._training.add(stage)
+    async def until_end(self, training: str) -> None:
+        """Returns after ``end`` was called for this training of a stage."""
+        await self._ends.setdefault(training, asyncio.Event()).wait()
+        del self._ends[training]
 
-    async def end(self, stage: str) -> None:
+    async def begin(self, until_end: "list[ray.ObjectRef]") -> None:
+        """Notes that a stage of a study trains, so that it has something to save.
+
+        Args:
+            until_end: What ``until_end`` returned to the stage's process, in a list, because Ray
+                would wait for a bare reference. Ray gives it an error if that process dies, so
+                ``stop`` does not wait for a stage that can no longer end.
+        """
+        training = asyncio.create_task(_wait_for(*until_end))
+        self._training.add(training)
+        training.add_done_callback(self._training.discard)
+
+    async def end(self, training: str) -> None:
         """Notes that a stage no longer trains."""
-        self._training.discard(stage)
+        self._ends.setdefault(training, asyncio.Event()).set()
+
+
+async def _wait_for(call: "ray.ObjectRef") -> None:
+    with contextlib.suppress(ray.exceptions.RayError):  # the process that made the call has died
+        await call
 
 
 @contextlib.contextmanager
@@ -70,11 +90,12 @@ def stopped_by_sigterm(stage: StageDir) -> Iterator[Any]:
         The stop coordinator, for the ``Notices`` of each worker.
     """
     if shared := _coordinator_of_the_study():
-        ray.get(shared.begin.remote(stage.uri))
+        training = f"{stage.name} {uuid.uuid4().hex}"
+        ray.get(shared.begin.remote([shared.until_end.remote(training)]))
         try:
             yield shared
         finally:
-            ray.get(shared.end.remote(stage.uri))
+            ray.get(shared.end.remote(training))
         return
     coordinator = _start_coordinator(None)
 
