@@ -109,6 +109,23 @@ def constant_flow(steps: np.ndarray) -> np.ndarray:
     return np.tile(along_xy, (1, 1, *FLOW_SIZE_PX))
 
 
+def damage_clips(
+    shards: str, split: str = "val", num: int | None = None, only: frozenset[int] | None = None
+) -> None:
+    """Flips a bit in clips of a split: the first ``num``, or those with a key in ``only``."""
+    damaged = 0
+    for path in sorted(Path(shards).glob(f"{split}-*.json")):
+        with path.with_suffix(".tar").open("r+b") as tar:
+            for clip in strict_json.read(ShardEntry, str(path)).clips:
+                if (num is None or damaged < num) and (only is None or clip.key in only):
+                    at = clip.video_offset + clip.video_bytes - 3
+                    tar.seek(at)
+                    byte = tar.read(1)[0]
+                    tar.seek(at)
+                    tar.write(bytes([byte ^ 1]))
+                    damaged += 1
+
+
 def write_clips(
     folder: Path, clips: list[SyntheticClip], clips_per_shard: int, seed: int, max_action: float
 ) -> str:

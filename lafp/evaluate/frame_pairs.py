@@ -5,7 +5,7 @@ Clips are read one at a time and only thumbnails are kept, whatever the size of 
 
 # Shape suffixes in this file: N frame pairs, Z latent action, H height, W width.
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice, pairwise, zip_longest
 
@@ -17,12 +17,14 @@ from torch import Tensor
 from lafp.config import ConfigError
 from lafp.data.order.clips import ClipOrder, ClipRef
 from lafp.data.randomness import derive_seed
+from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import Split
 from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import open_shard_set, videos_of_clips
 from lafp.data.windows import pixels_to_float, windows_at
 from lafp.evaluate import images
 from lafp.lam import Lam
+from lafp.runs.wording import counted
 from lafp.types import ClipBatch, Window
 
 MIN_HELD_OUT_CLIPS = 16
@@ -38,7 +40,10 @@ class FramePairs:
 
     split: Split
     num_clips: int
+    """Clips that were drawn, without damaged ones."""
     step_s: float | None
+    num_damaged_clips: int = 0
+    """Clips that were drawn and left out, because storage has lost or changed them."""
     latent: list[Tensor] = field(default_factory=list)
     """Float [Z] each, on the CPU."""
     null_distance: list[float] = field(default_factory=list)
@@ -95,7 +100,13 @@ def sample_pairs(lam: Lam, sources: Mapping[str, float], seed: int) -> FramePair
     }
     fps = reader.spec.fps
     pairs = FramePairs(split=split, num_clips=len(refs), step_s=1 / fps if fps else None)
-    for ref, clip in _clips(reader, refs):
+    for ref in refs:
+        try:
+            clip = _read(reader, ref)
+        except DamagedClipError:
+            pairs.num_clips -= 1
+            pairs.num_damaged_clips += 1
+            continue
         times = _pair_times(clip, lam.obs.frame_stack, -(-MAX_PAIRS // len(refs)), seed)
         if len(times):
             _add_pairs(pairs, lam, clip.to(lam.device), times, videos[ref.location.clip_id])
@@ -103,7 +114,11 @@ def sample_pairs(lam: Lam, sources: Mapping[str, float], seed: int) -> FramePair
             pairs.motion_maps.append(_motion_map(clip))
     if not pairs.latent:
         found_in = " or ".join(uris)
-        raise ConfigError(f"No {split} clip in {found_in} is long enough for a frame pair.")
+        damaged = f" ({counted(pairs.num_damaged_clips, 'damaged clip')})"
+        raise ConfigError(
+            f"No {split} clip in {found_in} is sound and long enough for a frame pair"
+            f"{damaged if pairs.num_damaged_clips else ''}."
+        )
     return pairs
 
 
@@ -166,11 +181,10 @@ def _check_size(lam: Lam, reader: ClipReader, uri: str) -> None:
         )
 
 
-def _clips(reader: ClipReader, refs: list[ClipRef]) -> Iterator[tuple[ClipRef, ClipBatch]]:
-    for ref in refs:
-        arrays = reader.read(ref)
-        fields = ("frames", "num_frames", "clip_key", "epoch")
-        yield ref, ClipBatch(**{name: torch.as_tensor(arrays[name])[None] for name in fields})
+def _read(reader: ClipReader, ref: ClipRef) -> ClipBatch:
+    arrays = reader.read(ref)
+    fields = ("frames", "num_frames", "clip_key", "epoch")
+    return ClipBatch(**{name: torch.as_tensor(arrays[name])[None] for name in fields})
 
 
 def _pair_times(clip: ClipBatch, frame_stack: int, count: int, seed: int) -> np.ndarray:

@@ -37,6 +37,8 @@ class LatentViews:
     split: str
     """``val`` where it has at least 16 clips, else ``train``."""
     num_clips: int
+    num_damaged_clips: int
+    """Clips that were drawn beside them and could not be read: storage has lost or changed them."""
     num_videos: int
     num_pairs: int
     step_s: float | None
@@ -127,6 +129,7 @@ def _numbers(pairs: FramePairs, predictions: list[Prediction], lam: Lam) -> Late
     return LatentViews(
         split=pairs.split,
         num_clips=pairs.num_clips,
+        num_damaged_clips=pairs.num_damaged_clips,
         num_videos=len(set(pairs.video)),
         num_pairs=len(latent_NZ),
         step_s=pairs.step_s,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lafp.data.labels import labeled_episodes
 from lafp.data.order.clips import ClipOrder
+from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.reader import ClipReader
 from lafp.data.windows import stack_frames
 from lafp.evaluate import images
@@ -140,9 +141,14 @@ def _clips(shards: str) -> list[Tensor]:
     refs = {
         episode_of[ref.location.clip_id]: ref for ref in islice(order.visits(), order.num_clips)
     }
-    clips = []
-    for ref in islice(refs.values(), NUM_STRIPS + 1):
-        arrays = reader.read(ref)
+    clips: list[Tensor] = []
+    for ref in refs.values():
+        if len(clips) > NUM_STRIPS:
+            break
+        try:
+            arrays = reader.read(ref)
+        except DamagedClipError:
+            continue
         clips.append(torch.from_numpy(arrays["frames"][: int(arrays["num_frames"])])[None])
     return clips
 

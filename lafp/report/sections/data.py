@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 from markupsafe import Markup
 
-from lafp import storage
 from lafp.data.order.clips import ClipOrder
+from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import ShardSet
+from lafp.data.shards.reader import checked_bytes
 from lafp.data.shards.sets import open_shard_set, videos_of_clips
 from lafp.evaluate import images
 from lafp.report import distributions, drawings
@@ -153,27 +154,34 @@ def _note(outcome: Mapping[str, float], total_s: float) -> str:
     return f"{duration(outcome['seconds'])} ({share}), {count}"
 
 
-def _contact_sheet(stage: StageDir, spec: ShardSet) -> Figure:
+def _contact_sheet(stage: StageDir, spec: ShardSet) -> Block:
     split = "train" if spec.num_clips.get("train") else "val"
     order = ClipOrder(shard_set=stage.uri, split=split, seed=0)  # type: ignore[arg-type]
     wanted = SHEET_COLUMNS * SHEET_ROWS
     refs = list(islice(order.visits(), min(order.num_clips, 8 * wanted)))
     video = videos_of_clips(stage.uri, [ref.location.clip_id for ref in refs])
-    tiles = []
-    for ref in _spread(refs, lambda ref: video[ref.location.clip_id])[:wanted]:
-        location = ref.location
-        data = storage.read_bytes(
-            stage.path(ref.shard), location.video_offset, location.video_bytes
-        )
-        frames = decode_clip(data)
+    tiles: list[np.ndarray] = []
+    num_damaged = 0
+    for ref in _spread(refs, lambda ref: video[ref.location.clip_id]):
+        if len(tiles) == wanted:
+            break
+        try:
+            data, _ = checked_bytes(stage.path(ref.shard), ref.location)
+            frames = decode_clip(data)
+        except (DamagedClipError, ValueError):
+            num_damaged += 1
+            continue
         tiles.append(images.thumbnail(frames[len(frames) // 2], SHEET_TILE_PX))
+    damaged = f"{counted(num_damaged, 'damaged clip')} left out." if num_damaged else ""
+    if not tiles:
+        return Note(text=f"No clip of the contact sheet can be read: {damaged}")
     columns = min(SHEET_COLUMNS, len(tiles))
     rows = [tiles[i : i + columns] for i in range(0, len(tiles) - columns + 1, columns)]
     return picture(
         images.png(images.grid(rows)),
         alt="Middle frames of random clips.",
         caption=f"{counted(len(rows) * columns, 'middle frame')} of random "
-        f"{'held-out' if split == 'val' else 'training'} clips, as the models see them.",
+        f"{'held-out' if split == 'val' else 'training'} clips, as the models see them. {damaged}",
     )
 
 

@@ -28,12 +28,14 @@ def views_section(run: RunDir, views: Mapping[str, Any] | None) -> Section | Non
     if views is None or stage is None:
         return None
     folder = stage.path(_FOLDER)
+    num_damaged = views.get("num_damaged_clips", 0)
+    damaged = f" {counted(num_damaged, 'damaged clip')} left out." if num_damaged else ""
     step = f", {1000 * views['step_s']:.0f} ms apart" if views["step_s"] else ""
     blocks: list[Block] = [
         Text(
             text=f"From {counted(views['num_pairs'], 'pair')} of neighbouring frames{step}, drawn "
             f"from {counted(views['num_clips'], f'{_split_of(views)} clip')} of "
-            f"{counted(views['num_videos'], 'video')}. No labels needed."
+            f"{counted(views['num_videos'], 'video')}.{damaged} No labels needed."
         ),
         *_predictions(folder, views),
         *_neighbours(folder, views),

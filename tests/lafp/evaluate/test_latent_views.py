@@ -16,7 +16,7 @@ from lafp.objectives.base import Objective
 from lafp.objectives.laom import Laom, LaomConfig
 from lafp.objectives.lapo import Lapo, LapoConfig
 from lafp.types import LossOutput, ObsSpec, Window
-from tests.synthetic_shards import FPS, write_shard_set
+from tests.synthetic_shards import FPS, damage_clips, write_shard_set
 
 OBS = ObsSpec(height_px=16, width_px=16, frame_stack=1, fps=FPS)
 
@@ -81,6 +81,18 @@ def test_statistics_match_their_definitions(shards):
     )
     np.testing.assert_allclose(views.norms, np.linalg.norm(latent, axis=1))
     assert not views.is_collapsed
+
+
+def test_damaged_clips_are_left_out_and_counted(tmp_path):
+    shards = write_shard_set(tmp_path, num_clips=30, num_val_clips=20, size_px=16)
+    damage_clips(shards, num=3)
+    views, pairs, _ = views_of(NextFrameIsTheLatent(), shards)
+    assert (views.num_clips, views.num_damaged_clips) == (17, 3)
+    assert len(set(pairs.video)) == 17
+    damage_clips(shards, num=3)  # sound again
+    damage_clips(shards)
+    with pytest.raises(ConfigError, match=r"No val clip .* long enough .*\(20 damaged clips\)"):
+        views_of(NextFrameIsTheLatent(), shards)
 
 
 def test_every_pair_is_two_neighbouring_frames_of_one_clip_with_its_own_motion(shards):

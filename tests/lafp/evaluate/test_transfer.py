@@ -18,7 +18,7 @@ from lafp.evaluate.transfer import (
 from lafp.lam import Lam
 from lafp.objectives.base import Objective
 from lafp.types import ObsSpec
-from tests.synthetic_shards import write_shard_set
+from tests.synthetic_shards import damage_clips, write_shard_set
 
 OBS = ObsSpec(height_px=16, width_px=16, frame_stack=2, fps=10)
 
@@ -91,6 +91,19 @@ def test_a_filmstrip_has_the_clip_its_prediction_and_the_other_clip(labeled):
     rows = [picture[n * (tile + gap) : n * (tile + gap) + tile] for n in range(3)]
     assert (rows[0][:, :tile] == rows[1][:, :tile]).all()  # both begin with the clip's frame
     assert (rows[0][:, :tile] != rows[2][:, :tile]).any()  # the third with another clip's
+
+
+def test_damaged_clips_are_left_out_of_measurement_and_pictures(tmp_path):
+    shards = write_shard_set(
+        tmp_path, num_clips=16, num_val_clips=8, frames=(9, 12), has_labels=True
+    )
+    damage_clips(shards, num=4)
+    assert filmstrips(Lam(Shift()), shards) is not None
+    damage_clips(shards, num=4)  # sound again
+    damage_clips(shards)
+    assert filmstrips(Lam(Shift()), shards) is None
+    held_out = transitions_of_probe(shards, frozenset(), 200)[1]
+    assert not list(held_out.windows(2, torch.device("cpu")))
 
 
 def test_long_clips_go_through_the_model_in_parts(labeled, held_out, monkeypatch):

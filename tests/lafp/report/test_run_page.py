@@ -12,6 +12,7 @@ from lafp.evaluate.results import read_results, write_results
 from lafp.report.run_page import ReportConfig, write_report
 from lafp.runs.run_dir import RunDir
 from tests.synthetic_run import write_demo_run, write_video_run
+from tests.synthetic_shards import damage_clips
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,18 @@ def test_the_page_says_with_distractors_where_the_episodes_had_some(tmp_path, de
     write_results(table, [replace(row, distractors=True) for row in read_results(table)])
     write_report(ReportConfig(), str(run))
     assert "to act in slalom with distractors, " in read_report(str(run))
+
+
+def test_damaged_clips_are_missing_on_the_contact_sheet_and_the_page_says_so(tmp_path):
+    uri = write_video_run(tmp_path / "videos")
+    shards = f"{uri}/shards/videos"
+    damage_clips(shards, "train", num=2)
+    write_report(ReportConfig(), uri)
+    assert "2 damaged clips left out." in read_report(uri)
+    damage_clips(shards, "train", num=2)  # sound again
+    damage_clips(shards, "train")
+    write_report(ReportConfig(), uri)
+    assert "No clip of the contact sheet can be read" in read_report(uri)
 
 
 def test_a_run_without_a_complete_stage_is_an_error(tmp_path):
