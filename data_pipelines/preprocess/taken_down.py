@@ -40,11 +40,13 @@ def read_takedowns(shards: str) -> list[Takedown]:
     return [strict_json.loads(Takedown, line, uri) for line in lines]
 
 
-def add_takedown(shards: str, takedown: Takedown) -> None:
-    """Records a takedown, unless it is recorded already."""
+def add_takedowns(shards: str, takedowns: Iterable[Takedown]) -> None:
+    """Records takedowns that are not recorded yet, all of them in one atomic write."""
     found = read_takedowns(shards)
-    if all(other.takedown_id != takedown.takedown_id for other in found):
-        storage.write_text(record_uri(shards), strict_json.dump_lines((*found, takedown)))
+    known = {takedown.takedown_id for takedown in found}
+    new = [takedown for takedown in takedowns if takedown.takedown_id not in known]
+    if new:
+        storage.write_text(record_uri(shards), strict_json.dump_lines((*found, *new)))
 
 
 def reject_taken_down(catalog: Catalog, takedowns: Iterable[Takedown]) -> None:

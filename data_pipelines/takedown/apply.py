@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from data_pipelines.latent_tables import write_tables
 from data_pipelines.preprocess.manifest import write_manifest
-from data_pipelines.preprocess.taken_down import REASON, Takedown, add_takedown
+from data_pipelines.preprocess.taken_down import REASON, Takedown
 from data_pipelines.takedown.statistics import action_after
 from lafp import storage
 from lafp.data.shards.edit import drop_clips, drop_latents
@@ -39,14 +39,14 @@ _SUMMARIES = ("totals.json", "summary.json")
 def apply(shards: str, journal: Mapping[str, Any]) -> None:
     """Carries out the journal of a shard set from where it was interrupted, then deletes it.
 
+    The takedown is recorded already.
+
     Raises:
         StorageError: Reading or writing failed.
     """
     takedown = strict_json.from_plain(Takedown, journal["takedown"])
     clip_ids, renamed = set(journal["clip_ids"]), journal["shards"]
     latents = [uri for uri in journal["latents"] if storage.exists(uri)]
-    # Recorded first, so that `preprocess` obeys it even if this process is killed before the end.
-    add_takedown(shards, takedown)
     for old, new in renamed.items():
         if new is not None:
             _rewrite_shard(shards, old, new, clip_ids)

@@ -1,7 +1,7 @@
 """Takes a source video out of finished shard sets and out of the latents made from them.
 
-The steps are planned, stored in a journal (``takedown.json``) and then carried out (``apply``), so
-that a killed takedown continues when it is run again.
+The steps are planned for all sets, stored in a journal in each (``takedown.json``), recorded for
+the run, and then carried out (``apply``), so that a killed takedown continues when it is run again.
 """
 
 import hashlib
@@ -13,7 +13,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from data_pipelines.preprocess.taken_down import Takedown, read_takedowns, record_uri
+from data_pipelines.preprocess.taken_down import (
+    Takedown,
+    add_takedowns,
+    read_takedowns,
+    record_uri,
+)
 from data_pipelines.takedown.apply import JOURNAL, apply
 from data_pipelines.takedown.config import TakedownConfig
 from data_pipelines.takedown.find import (
@@ -60,7 +65,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
     for shards in shard_sets:
         open_shard_set(shards)  # an unfinished set has parts, which would be missed
         if not is_dry_run and storage.is_file(_journal_uri(shards)):
-            apply(shards, _read_journal(shards))
+            _finish_interrupted(shards)
     if cfg.video_uri and (uri := without_secrets(cfg.video_uri)) != cfg.video_uri:
         check_names_one_video(shard_sets, uri)
         cfg = replace(cfg, video_uri=uri)
@@ -69,16 +74,39 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
     found = {shards: rest for shards, rest in found.items() if rest.clips or rest.rejects}
     if not found:
         return _nothing(cfg, shard_sets)
+    journals = {shards: _plan(shards, video, findings) for shards, findings in found.items()}
+    if not is_dry_run:
+        _carry_out(journals)
     lines = sorted(video.video_uris)
     for shards, findings in found.items():
-        journal = _plan(shards, video, findings)
-        lines += _in_words(shards, findings, journal)
-        if not is_dry_run:
-            # The journal comes before the first change, so that a killed takedown knows how to go
-            # on.
-            strict_json.write(_journal_uri(shards), journal)
-            apply(shards, journal)
+        lines += _in_words(shards, findings, journals[shards])
     return lines
+
+
+def _carry_out(journals: Mapping[str, dict[str, Any]]) -> None:
+    """Stores the journals of all sets, records the takedown, then changes the sets.
+
+    Rejects of one set lead to clips of another, and are gone once their set is changed. So all
+    journals are there before the first change, and the record, which is one file of the run, says
+    that all of them are.
+    """
+    for shards, journal in journals.items():
+        strict_json.write(_journal_uri(shards), journal)
+    takedowns = [strict_json.from_plain(Takedown, j["takedown"]) for j in journals.values()]
+    # From here on `preprocess` obeys the takedown, even if this process is killed.
+    add_takedowns(next(iter(journals)), takedowns)
+    for shards, journal in journals.items():
+        apply(shards, journal)
+
+
+def _finish_interrupted(shards: str) -> None:
+    journal = _read_journal(shards)
+    recorded = {takedown.takedown_id for takedown in read_takedowns(shards)}
+    if journal["takedown"]["takedown_id"] in recorded:
+        apply(shards, journal)
+    else:
+        # Killed before the record: nothing was changed, and journals of other sets may be missing.
+        storage.delete(_journal_uri(shards))
 
 
 @contextmanager
@@ -183,6 +211,7 @@ def _read_journal(shards: str) -> dict[str, Any]:
     """
     try:
         journal = strict_json.read(dict[str, Any], _journal_uri(shards))
+        str(journal["takedown"]["takedown_id"])
         for shard in filter(None, (*journal["shards"], *journal["shards"].values())):
             check_shard_name(shard)
         names = {uri.rpartition("/")[2] for uri in journal["latents"]}

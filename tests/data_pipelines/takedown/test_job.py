@@ -351,6 +351,36 @@ def test_killed_before_any_write_it_comes_to_the_same_and_readers_never_see_a_br
     assert number > 15
 
 
+def test_killed_between_two_sets_it_still_follows_rejects_from_one_to_the_other(source, tmp_path):
+    for name, files in {
+        "first": ("b.mp4", "z_0.mp4"),
+        "again": ("encoded_again.mkv", "z_1.mp4"),
+    }.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            shutil.copy(source / file, tmp_path / name)
+    whole = tmp_path / "whole/run"
+    first = whole / "shards/first"
+    make(tmp_path / "first", first)
+    # Its name comes before the other's, so it is changed before it.
+    cfg = replace(CFG, filters=replace(CFG.filters, against=(str(first),)))
+    make_shard_set(cfg, tmp_path / "again", whole / "shards/again")
+    assert "encoded_again.mkv" not in names_in(table(whole / "shards/again", "clips"))
+    expected, number = None, 0
+    while True:
+        run = shutil.copytree(whole, tmp_path / f"{number}/run")
+        video = replace(of("encoded_again.mkv", tmp_path / "again"), output=str(run))
+        was_killed = number > 0 and kill_at(number, video)
+        take_down(video, is_dry_run=False)
+        assert names_in(table(run / "shards/first", "clips")) == {"z_0.mp4"}, number
+        expected = expected or state(run)
+        assert state(run) == expected, f"killed at write {number}"
+        if number and not was_killed:
+            break
+        number += 3  # often enough to end before and after each set's journal
+    assert number > 15
+
+
 def test_the_same_takedown_again_changes_nothing_and_another_goes_on_from_there(run, source):
     take_down(replace(of("b.mp4", source), output=str(run)), is_dry_run=False)
     once = state(run)
