@@ -34,7 +34,13 @@ from data_pipelines.preprocess.secret_uris import SecretUris
 from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.select.finished_sets import FinishedSets
-from data_pipelines.preprocess.shards import ShardLayout, lay_out_shards, write_shard
+from data_pipelines.preprocess.shards import (
+    ShardLayout,
+    delete_other_shards,
+    is_made,
+    lay_out_shards,
+    write_shard,
+)
 from data_pipelines.preprocess.sources.listing import list_source, may_download
 from data_pipelines.preprocess.sources.masks import with_masks
 from data_pipelines.preprocess.taken_down import read_takedowns, reject_taken_down
@@ -83,6 +89,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
             layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
             with clips_table(uri, layouts) as recorded:
                 shards = make_shards(cfg, recorded, work, uri)
+            delete_other_shards(uri, shards)
             summary = summarize(catalog, spec, files.to_dict(), *write_manifest(uri, shards))
         check_totals(summary)
         # `shard_set.json` is written last, because its presence says that the set is complete.
@@ -170,7 +177,7 @@ def rejects_of_made_parts(plan: Plan, uri: str) -> Iterator[None]:
 def make_shards(
     cfg: PreprocessConfig, layouts: Iterable[ShardLayout], work: str, uri: str
 ) -> list[str]:
-    """Composes the missing shards, one Ray task per shard.
+    """Composes the shards that are missing or hold other clips, one Ray task per shard.
 
     Returns:
         The names of all shards.
@@ -199,7 +206,7 @@ def make_shards(
 
 def _handed_over(work: str, uri: str, layout: ShardLayout) -> tuple[ShardLayout, str | None]:
     """Stores a layout for its task, and returns it with its URI; None if the shard is complete."""
-    if storage.is_file(storage.join(uri, entry_name(layout.shard))):
+    if is_made(layout, uri):
         return layout, None
     # Stored rather than sent, so that the driver holds no layout of waiting tasks.
     layout_uri = storage.join(work, "shards", entry_name(layout.shard))

@@ -6,7 +6,8 @@ last.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import file_digest
 from pathlib import Path
@@ -60,6 +61,8 @@ class ShardLayout:
     clips: tuple[ClipRow, ...]
 
 
+# The names that ``lay_out_shards`` gives, without suffix.
+_LAID_OUT = re.compile(r"(train|val)-\d{6,}")
 EXPIRED_SUFFIX = ".expired.json"
 """Ends the name of the file beside a part whose rejects a resumed job tries once more."""
 
@@ -198,12 +201,38 @@ def lay_out_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardLa
     """
     for split, of_split in itertools.groupby(clips, lambda clip: clip.record.split):
         for number, group in enumerate(packed(of_split, _num_bytes, max_bytes)):
-            name = f"{split}-{number:06d}.tar"
+            name = f"{split}-{number:06d}.tar"  # see _LAID_OUT
             yield ShardLayout(shard=name, split=split, clips=tuple(group))
 
 
 def _num_bytes(clip: ClipRow) -> int:
     return clip.record.num_bytes + clip.labels_bytes
+
+
+def is_made(layout: ShardLayout, out: str) -> bool:
+    """Tells whether a shard is complete. An entry of a shard of other clips is deleted.
+
+    A takedown after the job was killed, which the resumed job obeys, moves clips between shards.
+    """
+    uri = storage.join(out, entry_name(layout.shard))
+    try:
+        entry = strict_json.read(ShardEntry, uri)
+    except FileNotFoundError:
+        return False
+    if [clip.clip_id for clip in entry.clips] == [clip.record.clip_id for clip in layout.clips]:
+        return True
+    # Deleted before the tar is replaced, because an entry says that its tar is complete.
+    storage.delete(uri)
+    return False
+
+
+def delete_other_shards(out: str, shards: Collection[str]) -> None:
+    """Deletes the files of shards that an earlier run has made and this one has no clips for."""
+    kept = {shard.removesuffix(".tar") for shard in shards}
+    for info in storage.list_files(out):
+        name = info.uri.rpartition("/")[2].partition(".")[0]
+        if _LAID_OUT.fullmatch(name) and name not in kept:
+            storage.delete(info.uri)
 
 
 def write_shard(

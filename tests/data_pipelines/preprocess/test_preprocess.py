@@ -29,7 +29,8 @@ from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
-from data_pipelines.preprocess.job import list_inputs, preprocess
+from data_pipelines.preprocess.file_counts import FileCounts
+from data_pipelines.preprocess.job import list_inputs, open_catalog, preprocess
 from data_pipelines.preprocess.manifest import (
     check_accounts,
     check_totals,
@@ -43,6 +44,7 @@ from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards, write_part, write_shard
+from data_pipelines.preprocess.taken_down import Takedown, add_takedowns
 from lafp import storage
 from lafp.config import ConfigError, load_config
 from lafp.data.order.clips import ClipOrder
@@ -282,6 +284,38 @@ def test_an_interrupted_job_redoes_only_what_is_missing(
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
     preprocess(cfg, str(tmp_path))
     assert digests(tmp_path) == digests(made[0]), "neither tasks nor interruptions matter"
+
+
+def test_a_takedown_between_shards_moves_the_clips_of_those_that_were_made(
+    local_ray, source, tmp_path
+):
+    cfg, out = replace(CFG, source=str(source)), str(tmp_path)
+    plan = make_plan(list_inputs(cfg), cfg.tasks, str(tmp_path / "work"))
+    make_parts(cfg, plan)
+    with open_catalog(plan, FileCounts()) as catalog:
+        select_clips(catalog, cfg, partial(find_duplicates, work=plan.work))
+        for layout in lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes):
+            write_shard(layout, plan.work, out, has_signatures=True)
+    made = sorted(tmp_path.glob("train-*.tar"))
+    first, *others = (record.video_id for path in made for record in read_records(path))
+    # So many that fewer shards are needed than were made.
+    gone = tuple({first, *others[len(others) // 3 :]})
+    video = Takedown(takedown_id="t", taken_down_at="", video_ids=gone, video_uris=(), spans=())
+    add_takedowns(out, [video])
+    preprocess(cfg, out)
+    clips = table(tmp_path, "clips")
+    assert clips and not {clip["video_id"] for clip in clips} & set(gone)
+    shards = sorted(path.name for path in tmp_path.glob("*.tar"))
+    assert shards == sorted({clip["shard"] for clip in clips})
+    assert len([name for name in shards if name.startswith("train")]) < len(made)
+    for name in shards:
+        expected = [clip["clip_id"] for clip in clips if clip["shard"] == name]
+        assert [record.clip_id for record in read_records(tmp_path / name)] == expected
+        entry = json.loads((tmp_path / name).with_suffix(".json").read_text())
+        assert [clip["clip_id"] for clip in entry["clips"]] == expected
+        looks = pq.read_table(tmp_path / signatures_name(name)).to_pylist()
+        assert [row["clip_id"] for row in looks] == expected
+    assert len(list(tmp_path.glob("*.signatures.parquet"))) == len(shards)
 
 
 def test_a_long_video_is_shared_out_in_pieces_and_comes_to_the_same(local_ray, tmp_path):
