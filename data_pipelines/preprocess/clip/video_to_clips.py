@@ -70,27 +70,43 @@ def item_videos(
     """
     # Videos that are downloaded or lie in a tar are not deferred, so that they are fetched once.
     may_defer &= not item.reader and item.piece is None and not storage.is_http(item.uri)
+    uris: set[str] = set()
     with closing(open_item(item, cfg, video_decoder)) as videos:
         for place in count():
             try:
                 video = next(videos, None)
             except Exception as error:
                 found = video_error(error)
-                yield at_place(rejected_input(item, found.reason, found.detail), place)
+                rest = replace(item, uri=_distinct(item.uri, place, uris))
+                yield at_place(rejected_input(rest, found.reason, found.detail), place)
                 return
             if video is None:
                 if place == 0:
                     yield rejected_input(item, "no_frames", "it holds no episodes")
                 return
             video = replace(video, uri=storable_text(video.uri))
-            here = replace(item, uri=video.uri, num_bytes=0)
             if isinstance(video, LeftOut):
                 yield iter((video,))
-            elif isinstance(video, Unusable):
+                continue
+            video = replace(video, uri=_distinct(video.uri, place, uris))
+            here = replace(item, uri=video.uri, num_bytes=0)
+            if isinstance(video, Unusable):
                 unusable = rejected_input(here, video.reason, video.detail, _is_member(item))
                 yield at_place(unusable, place)
             else:
                 yield at_place(guarded(_one_video(video, cfg, item, may_defer), here), place)
+
+
+def _distinct(uri: str, place: int, uris: set[str]) -> str:
+    """Returns a URI that no earlier video of the input has, and adds it to ``uris``.
+
+    Rows belong to a video by its URI. But a file may hold two cameras that are called the same,
+    e.g. ``obs/front`` and ``images/front``, or another name may be escaped to the same text.
+    """
+    while uri in uris:
+        uri += f"@{place}"
+    uris.add(uri)
+    return uri
 
 
 def _is_member(item: VideoItem) -> bool:

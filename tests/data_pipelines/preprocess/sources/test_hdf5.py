@@ -179,6 +179,28 @@ def test_robomimic_files_are_read(tmp_path):
     check_numbers([clip for clip in clips if "agentview" in clip.record.video_uri])
 
 
+def test_cameras_and_trajectories_of_one_name_are_told_apart(tmp_path):
+    path = tmp_path / "twice.h5"
+    with h5py.File(path, "x") as file:
+        for seed, name in enumerate(("demo_0", "data/demo_0")):
+            group = file.create_group(name)
+            group["obs/front"] = moving_square(20, 32, 64, seed=3 * seed)
+            group["images/front"] = moving_square(20, 32, 64, seed=3 * seed + 1)
+            group["observations/images/front"] = moving_square(20, 32, 64, seed=3 * seed + 2)
+            group["actions"] = actions_of(seed)
+    cfg = replace(CFG, source=str(path))
+    selected = select(cfg, tmp_path / "work")
+    uris = [video.uri.rpartition("#")[2] for video in selected.videos]
+    expected = ["demo_0/front", *(f"demo_0/front@{number}" for number in range(1, 6))]
+    assert (uris, selected.rejects) == (expected, ())
+    assert {clip.record.video_uri for clip in selected.clips} == {v.uri for v in selected.videos}
+    # The same again: labels, masks and takedowns name a video by its URI.
+    clips, _ = go_through(cfg)
+    ids = {clip.record.video_uri: clip.record.video_id for clip in clips}
+    assert ids == {clip.record.video_uri: clip.record.video_id for clip in selected.clips}
+    assert len(set(ids.values())) == 6
+
+
 @pytest.mark.parametrize("form", ["raw", "padded", "bytes"])
 def test_aloha_files_are_read(tmp_path, form):
     for episode in (0, 1):
