@@ -53,7 +53,7 @@ def vector_dims(shards: str) -> dict[str, int]:
 def labeled_episodes(shards: str, split: Split) -> dict[str, str]:
     """Maps the id of every labeled clip of a split to its episode's id."""
     open_shard_set(shards)  # a clear error when there is none
-    columns = ["clip_id", "episode_id", "split", "has_labels"]
+    columns = {"clip_id": str, "episode_id": str, "split": str, "has_labels": bool}
     rows = read_rows(storage.join(shards, "clips.parquet"), columns)
     return {
         row["clip_id"]: row["episode_id"]
@@ -64,7 +64,7 @@ def labeled_episodes(shards: str, split: Split) -> dict[str, str]:
 
 def unseen_clips(shards: str) -> frozenset[str]:
     """Returns the ids of the clips whose video lies in a folder called ``unseen``."""
-    rows = read_rows(storage.join(shards, "clips.parquet"), ["clip_id", "video_uri"])
+    rows = read_rows(storage.join(shards, "clips.parquet"), {"clip_id": str, "video_uri": str})
     return frozenset(r["clip_id"] for r in rows if r["video_uri"].split("/")[-2:-1] == [UNSEEN])
 
 
@@ -112,7 +112,8 @@ def count_labels(shards: str, fraction: float, seed: int, frame_stack: int) -> L
     none.
     """
     chosen = labeled_subset(shards, "train", fraction, seed)
-    rows = read_rows(storage.join(shards, "clips.parquet"), ["clip_id", "episode_id", "num_frames"])
+    columns = {"clip_id": str, "episode_id": str, "num_frames": int}
+    rows = read_rows(storage.join(shards, "clips.parquet"), columns)
     found = [row for row in rows if row["clip_id"] in chosen]
     return LabelCount(
         transitions=sum(max(0, row["num_frames"] - frame_stack) for row in found),

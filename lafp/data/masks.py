@@ -36,7 +36,7 @@ def keep_masks(batch: ClipBatch, fraction: float, seed: int) -> ClipBatch:
 
 def count_masks(shards: str, fraction: float, seed: int) -> int:
     """Counts the training clips of a shard set whose masks ``keep_masks`` keeps."""
-    columns = ["clip_id", "split", "has_mask"]
+    columns = {"clip_id": str, "split": str, "has_mask": bool}
     rows = read_rows(storage.join(shards, "clips.parquet"), columns)
     keys = [clip_key(r["clip_id"]) for r in rows if r["has_mask"] and r["split"] == "train"]
     return int((_draws(np.array(keys, np.int64), seed) < fraction).sum())

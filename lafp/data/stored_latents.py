@@ -248,7 +248,7 @@ def open_latent_set(uri: str) -> LatentSet:
 
 def clips_without_latents(uri: str) -> frozenset[str]:
     """Returns the ids of the clips that `label_latents` rejected."""
-    rows = read_rows(storage.join(uri, REJECTS_FILE), ["clip_id"])
+    rows = read_rows(storage.join(uri, REJECTS_FILE), {"clip_id": str})
     return frozenset(row["clip_id"] for row in rows)
 
 

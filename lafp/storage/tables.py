@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 T = TypeVar("T")
+Columns = Sequence[str] | Mapping[str, type]
+"""Names of columns. A mapping also names the type of their values: ``str``, ``int`` or ``bool``."""
 _ROWS_PER_GROUP = 5_000
 _ROWS_PER_BATCH = 8_192
 _ROWS_PER_SCAN = 65_536
@@ -128,12 +130,17 @@ def rewrite_table(uri: str, change: "Callable[[pa.RecordBatch], pa.RecordBatch]"
 
 
 def read_table(
-    uri: str, columns: Sequence[str] | None = None, filters: Sequence[Any] | None = None
+    uri: str, columns: Columns | None = None, filters: Sequence[Any] | None = None
 ) -> "pa.Table":
-    """Reads a table, or some columns of it, into memory. ``filters`` are as pyarrow takes them.
+    """Reads a table, or some columns of it, into memory.
+
+    Args:
+        uri: The table.
+        columns: Columns to read, if need be with the type of their values; None is all.
+        filters: As pyarrow takes them.
 
     Raises:
-        DamagedError: The file is no table, or lacks one of the columns.
+        DamagedError: The file is no table, lacks one of the columns, or holds other values in it.
     """
     import pyarrow.parquet as pq
 
@@ -142,12 +149,28 @@ def read_table(
             with pq.ParquetFile(path) as table:
                 names = _existing(columns, table, uri)
                 read = table.read(names)
-                return read if names is None else read.select(names)
-        return pq.read_table(path, columns=columns, filters=filters)
+                read = read if names is None else read.select(names)
+        else:
+            names = None if columns is None else list(columns)
+            read = pq.read_table(path, columns=names, filters=filters)
+        _check_types(columns, read, uri)
+        return read
+
+
+def _check_types(columns: Columns | None, table: "pa.Table", uri: str) -> None:
+    import pyarrow as pa
+
+    if not isinstance(columns, Mapping):
+        return
+    is_kind = {str: pa.types.is_string, int: pa.types.is_integer, bool: pa.types.is_boolean}
+    for name, kind in columns.items():
+        found = table.schema.field(name).type
+        if not is_kind[kind](found):
+            raise DamagedError(f"{uri} has {found} in column {name}, expected {kind.__name__}")
 
 
 def read_rows(
-    uri: str, columns: Sequence[str] | None = None, filters: Sequence[Any] | None = None
+    uri: str, columns: Columns | None = None, filters: Sequence[Any] | None = None
 ) -> list[dict[str, Any]]:
     """Reads the rows of a table into memory. The arguments are those of ``read_table``."""
     table = read_table(uri, columns, filters)

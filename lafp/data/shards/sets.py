@@ -80,7 +80,8 @@ def read_shard_entry(uri: str, shard: str) -> ShardEntry:
 def videos_of_clips(uri: str, clip_ids: Sequence[str]) -> dict[str, str]:
     """Maps clip ids to the ids of their source videos, from ``clips.parquet``."""
     filters = [("clip_id", "in", list(clip_ids))]
-    rows = read_rows(storage.join(uri, "clips.parquet"), ["clip_id", "video_id"], filters)
+    columns = {"clip_id": str, "video_id": str}
+    rows = read_rows(storage.join(uri, "clips.parquet"), columns, filters)
     return {row["clip_id"]: row["video_id"] for row in rows}
 
 

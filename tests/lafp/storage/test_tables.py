@@ -19,6 +19,7 @@ from lafp.storage.tables import (
     rewrite_table,
     schema_of,
     write_rows,
+    write_table,
 )
 
 
@@ -77,6 +78,14 @@ def test_a_column_that_is_missing_is_named(tmp_path):
     for read in (read_rows, iter_rows):
         with pytest.raises(ValueError, match=r"table\.parquet has no column age, height$"):
             list(read(str(tmp_path / "table.parquet"), ["name", "height", "age"]))
+
+
+def test_a_column_of_other_values_than_expected_is_damage(tmp_path):
+    uri = str(tmp_path / "t.parquet")
+    write_table(uri, pa.table({"clip_id": [["a"], ["b"]], "n": [1, 2]}))
+    assert read_rows(uri, {"n": int}) == [{"n": 1}, {"n": 2}]
+    with pytest.raises(DamagedError, match=r"t\.parquet has list<.*> in column clip_id, expected"):
+        read_rows(uri, {"n": int, "clip_id": str})
 
 
 def test_a_table_is_in_place_only_when_it_is_whole(uri):
