@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lafp import storage
+from lafp.storage.strict_json import DamagedError
 from lafp.storage.tables import (
     StoredTable,
     iter_rows,
