@@ -40,6 +40,7 @@ from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job, Part, execute, state_of
 from ray_jobs.evaluation import measured
 from ray_jobs.studies.pipeline_config import PipelineConfig
+from ray_jobs.studies.stages_read import check_stages_read
 
 TRAINING_JOBS = (train_lam.JOB, train_policy.JOB, train_decoder.JOB, train_bc.JOB)
 
@@ -74,15 +75,16 @@ def check(cfg: PipelineConfig, run: RunDir) -> None:
     check_config(cfg, run)
     for job, section in steps(cfg):
         if job in TRAINING_JOBS:
-            _check_if_its_turn(job, section, run)
+            check_if_its_turn(job, section, run)
 
 
 def check_config(cfg: PipelineConfig, run: RunDir) -> None:
     """Finds errors that no stage needs to exist for.
 
     Raises:
-        ConfigError: Two sections write the same stage, a source is not there, or the simulator of
-            the rollouts, or a model cannot be built.
+        ConfigError: Two sections write the same stage, nothing makes a stage that another one
+            reads, a source is not there, or the simulator of the rollouts, or a model cannot be
+            built.
     """
     times = Counter(job.stage(section) for job, section in steps(cfg))
     if twice := [stage for stage, num in times.items() if num > 1]:
@@ -96,6 +98,7 @@ def check_config(cfg: PipelineConfig, run: RunDir) -> None:
                 preprocess.check(section, run)
             except ConfigError as error:
                 raise ConfigError(f"{key}: {error}") from None
+    check_stages_read(cfg, set(times), run)
     check_models(cfg)
     if cfg.evaluate.env is not None and run.complete("evaluation") is None:
         try:
@@ -144,7 +147,7 @@ def _check_model(where: str, cfg: Choice, obs: ObsSpec, *sizes: int) -> int:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _check_if_its_turn(job: Job, section: object, run: RunDir) -> None:
+def check_if_its_turn(job: Job, section: object, run: RunDir) -> None:
     """Checks a stage against its inputs, if these exist already and the stage is not complete."""
     stage = run.stage(job.stage(section))
     try:

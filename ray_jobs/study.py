@@ -59,7 +59,7 @@ def check(cfg: StudyConfig, run: RunDir) -> None:
     """Finds errors now that would otherwise stop a run hours later.
 
     Raises:
-        ConfigError: See ``pipeline.check_config``; the message names the run.
+        ConfigError: See ``pipeline.check``; the message names the run.
     """
     graph = graph_of(cfg)
     for cell in cells(cfg):
@@ -67,6 +67,12 @@ def check(cfg: StudyConfig, run: RunDir) -> None:
             pipeline.check_config(cell.pipeline, graph.run_dir(run, cell.name))
         except ConfigError as error:
             raise ConfigError(f"{cell.name}: {error}") from None
+    for node in graph.nodes.values():
+        if node.job in pipeline.TRAINING_JOBS:
+            try:
+                pipeline.check_if_its_turn(node.job, node.config, graph.run_dir(run, node.run))
+            except ConfigError as error:
+                raise ConfigError(f"{node.run}: {error}") from None
 
 
 def plan(cfg: StudyConfig, run: RunDir) -> list[str]:

@@ -214,6 +214,17 @@ class Policy(nn.Module, ABC):
             float32 [B, Z], and the state of the policy's noise for the next step.
         """
 
+    @classmethod
+    def check_anchors(cls, low: float, high: float) -> None:
+        """Checks that ``anchored_from_embedding`` takes any anchor time from ``low`` to ``high``.
+
+        A pipeline calls it before its first stage. Decoders call ``anchored_from_embedding`` itself
+        once before they train, so a policy need not override this.
+
+        Raises:
+            ValueError: It does not.
+        """
+
     @abstractmethod
     def anchored_from_embedding(
         self,

@@ -10,6 +10,8 @@ from lafp.models.heads import mlp
 from lafp.policies.base import NoiseSource, Policy, PolicyConfig
 from lafp.types import LossOutput, ObsSpec, PolicyState
 
+_ANCHORS = "latent_bc supports anchor_time 0 (its own prediction) and 1 (the IDM latent)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentBcConfig(PolicyConfig):
@@ -26,6 +28,12 @@ class LatentBc(Policy):
     def __init__(self, cfg: LatentBcConfig, obs: ObsSpec, latent_action_dim: int) -> None:
         super().__init__(cfg, obs, latent_action_dim)
         self.head = mlp(self.embed_dim, cfg.hidden_dims, self.point_dim)
+
+    @classmethod
+    def check_anchors(cls, low: float, high: float) -> None:
+        """See ``Policy``."""
+        if low != high or low not in (0, 1):
+            raise ValueError(f"{_ANCHORS} only, got {low if low == high else (low, high)}.")
 
     @property
     def has_memory(self) -> bool:
@@ -55,12 +63,9 @@ class LatentBc(Policy):
         steps_taken: StepsTaken = "remaining",
     ) -> Tensor:
         """See ``Policy``. Time 0 gives the policy's prediction, 1 the projected IDM latent."""
-        if not isinstance(anchor_time, Tensor):
-            if anchor_time == 0:
-                return self.chunk_from_embedding(embedding, None)[0]
-            if anchor_time == 1:
-                return self.projection.unproject(self.projection.project(latent_action))
-        raise ValueError(
-            "latent_bc supports anchor_time 0 (its own prediction) and 1 (the IDM latent) only, "
-            f"got {anchor_time}."
-        )
+        if isinstance(anchor_time, Tensor):
+            raise ValueError(f"{_ANCHORS} only, got one for each sample.")
+        self.check_anchors(anchor_time, anchor_time)
+        if anchor_time == 0:
+            return self.chunk_from_embedding(embedding, None)[0]
+        return self.projection.unproject(self.projection.project(latent_action))

@@ -6,6 +6,8 @@ from data_pipelines.collect import CollectConfig
 from data_pipelines.label_latents import LabelLatentsConfig
 from data_pipelines.preprocess.config import PreprocessConfig
 from lafp.evaluate.config import EvaluateConfig
+from lafp.finished.load import LAM_HEAD
+from lafp.policies import POLICIES
 from lafp.report.run_page import ReportConfig
 from lafp.train.tasks.behavior_cloning import TrainBcConfig
 from lafp.train.tasks.decoder import TrainDecoderConfig
@@ -46,6 +48,7 @@ class PipelineConfig:
         elif self.preprocess_labeled and self.train_lam.shards is None and not self.train_lam.data:
             self._check_clips("preprocess_labeled", self.preprocess_labeled)
         self._check_policies()
+        self._check_methods()
 
     def _check_clips(self, key: str, source: PreprocessConfig) -> None:
         """Raises ValueError if clips may be too short for windows or action chunks."""
@@ -84,4 +87,33 @@ class PipelineConfig:
                     f"train_decoder.{number}.policy is {action_decoder.policy!r}, and "
                     f"train_policy has {', '.join(names) or 'no policy'}. Add it there, or "
                     "correct the name."
+                )
+            try:
+                POLICIES.get(action_decoder.policy).check_anchors(*action_decoder.anchor_range)
+            except ValueError as error:
+                raise ValueError(f"train_decoder.{number}.anchor_time: {error}") from None
+
+    def _check_methods(self) -> None:
+        """Raises ValueError if a method has an action decoder that does not fit its policy."""
+        latent = {policy.policy.name: policy for policy in self.train_policy}
+        cloned = {baseline.name for baseline in self.train_bc}
+        for number, method in enumerate(self.evaluate.methods):
+            where, name = f"evaluate.methods.{number}", method.action_decoder
+            if method.policy in cloned and name is not None:
+                raise ValueError(
+                    f"{where}: policy {method.policy} predicts true actions, but action_decoder "
+                    f"is {name}. Set action_decoder=null."
+                )
+            if method.policy not in latent:
+                continue
+            if name is None:
+                raise ValueError(
+                    f"{where}: policy {method.policy} predicts latent actions. Set action_decoder "
+                    f"to a name of train_decoder, or to {LAM_HEAD}."
+                )
+            is_own_lam = latent[method.policy].lam is None
+            if name == LAM_HEAD and is_own_lam and not self.train_lam.supervision.weight:
+                raise ValueError(
+                    f"{where}.action_decoder is {LAM_HEAD}, the LAM's own action head, but the LAM "
+                    "is trained without labels: set train_lam.supervision.weight above 0."
                 )

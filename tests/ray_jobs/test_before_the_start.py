@@ -1,5 +1,6 @@
 """What is known to be wrong before a start is said before it, and the folder stays as it was."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -244,6 +245,11 @@ PATCHES = "{name: pixels, patch_px: 7}"
 PATCHES_OF_7 = f"{{name: lapa, idm: {TRANSFORMER}, fdm: {TRANSFORMER}, patches: {PATCHES}}}"
 
 
+def several(overrides: str) -> list[str]:
+    """Splits ``[key=value, ...]``."""
+    return overrides[1:-1].split(", ") if overrides.startswith("[") else [overrides]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -264,13 +270,69 @@ PATCHES_OF_7 = f"{{name: lapa, idm: {TRANSFORMER}, fdm: {TRANSFORMER}, patches: 
             r"decay must be in \[0, 1\), got 1",
         ),
         (f"train_lam.objective={PATCHES_OF_7}", "train_lam.objective: patch_px 7 does not divide"),
+        (
+            "evaluate.methods.0.policy=latent_fow",
+            "evaluate.methods.0.policy=latent_fow needs policy/latent_fow, which no section",
+        ),
+        (
+            "evaluate.methods.0.action_decoder=fast",
+            "evaluate.methods.0.action_decoder=fast needs decoder/fast, which no section",
+        ),
+        (
+            "train_decoder.*.policy=latent_bc",
+            r"train_decoder.0.anchor_time: latent_bc supports anchor_time 0 .* got \(0.0, 1.0\)",
+        ),
+        (
+            "train_policy.*.latents=videos",
+            "train_policy.0.latents=videos needs latents/videos, .* Set label_latents.name=videos",
+        ),
+        (
+            "evaluate.methods.0.action_decoder=null",
+            "evaluate.methods.0: policy latent_bc predicts latent actions. Set action_decoder",
+        ),
+        (
+            "[evaluate.methods.0.action_decoder=idm, train_lam.supervision.weight=0]",
+            "evaluate.methods.0.action_decoder is idm, .* set train_lam.supervision.weight above 0",
+        ),
+        (
+            "preprocess_labeled=null",
+            "train_lam needs shards/labeled, .* or train_lam.supervision.weight=0",
+        ),
+        (
+            "[train_lam.supervision.weight=0, preprocess_labeled=null]",
+            "train_decoder.0 needs shards/labeled, .* set train_decoder.0.labeled_shards=",
+        ),
+        (
+            "[preprocess=null, preprocess_labeled=null]",
+            "train_lam needs shards/videos or shards/labeled, .* Add the section preprocess",
+        ),
     ],
 )
 def test_what_sections_do_not_agree_on_is_said_before_any_stage(tmp_path, override, message):
     run = RunDir(str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=message):
-        pipeline.check(load_config(PipelineConfig, SLALOM, [override]), run)
+        pipeline.check(load_config(PipelineConfig, SLALOM, several(override)), run)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_policy_of_true_actions_has_no_action_decoder():
+    for name in ("idm", "latent_bc"):
+        with pytest.raises(ConfigError, match=r"methods.2: policy bc .* Set action_decoder=null"):
+            load_config(
+                PipelineConfig,
+                "configs/pipeline/tiny.yaml",
+                [f"evaluate.methods.2.action_decoder={name}"],
+            )
+
+
+def test_what_a_run_has_need_not_be_made_again(run, tmp_path):
+    overrides = ["preprocess_labeled=null", "train_decoder=[]", "evaluate.methods=[]"]
+    cfg = load_config(PipelineConfig, "configs/pipeline/tiny.yaml", overrides)
+    cfg = replace(cfg, train_lam=lam_config({}, {}, supervision={"weight": 0}))
+    with pytest.raises(ConfigError, match=r"train_bc.0 needs shards/labeled, which no section"):
+        pipeline.check_config(cfg, run)
+    run.stage("shards/labeled").begin({}, {})
+    pipeline.check_config(cfg, run)
 
 
 def test_an_environment_that_would_refuse_the_rollouts_is_found_before_the_training(
@@ -291,9 +353,19 @@ def test_an_environment_that_would_refuse_the_rollouts_is_found_before_the_train
         (["evaluate.num_episodes=31"], "evaluate: num_episodes must be a multiple of the 2 ta"),
         (["collect=null", "preprocess.source=/nowhere"], "preprocess: No such file or folder"),
         (["preprocess_labeled.name=videos"], "Two sections of the pipeline write shards/videos"),
+        (
+            [
+                "train_lam.shards={shards}",
+                *(f"{key}.window.frame_stack=6" for key in ("train_lam", "train_policy.*")),
+            ],
+            "lam: The shortest clip .* has 6 frames, a window",
+        ),
     ],
 )
-def test_a_study_names_the_run_that_would_be_refused(tmp_path, monkeypatch, overrides, message):
+def test_a_study_names_the_run_that_would_be_refused(
+    shard_sets, tmp_path, monkeypatch, overrides, message
+):
+    overrides = [item.replace("{shards}", shard_sets[6, 9]) for item in overrides]
     monkeypatch.setattr(Slalom, "tasks", ("left", "right"))
     raw = {
         "name": "s",
@@ -315,6 +387,7 @@ def test_a_stage_whose_inputs_are_there_is_checked_with_the_pipeline(run):
         [
             *("collect=null", "preprocess=null", "preprocess_labeled=null"),
             *("train_lam.window.frame_stack=6", "train_policy=[]", "train_decoder=[]"),
+            *("train_lam.supervision.weight=0", "evaluate.methods=[]"),
         ],
     )
     storage.delete_folder(run.stage("lam").uri)
