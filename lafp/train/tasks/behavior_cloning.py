@@ -60,6 +60,12 @@ class TrainBcConfig:
                 "policy.chunk_steps must be 1 and policy.latent_projection none: true actions are "
                 "few numbers and are cloned one at a time."
             )
+        if getattr(self.policy.standardizer, "num_fit_latents", 0):
+            raise ValueError(
+                f"policy.standardizer.name is {self.policy.standardizer.name}, which is computed "
+                "from latent actions before the training, and true actions have their own bounds "
+                "already. Set it to std or global."
+            )
 
 
 class BehaviorCloningTask:

@@ -110,6 +110,7 @@ def test_discrete_and_missing_actions_are_refused(tmp_path):
     [
         ({"label_fraction": 0}, r"label_fraction must be in \(0, 1\], got 0"),
         ({"policy": POLICY | {"chunk_steps": 2}}, "policy.chunk_steps must be 1"),
+        ({"policy": POLICY | {"standardizer": {"name": "range"}}}, "standardizer.name is range"),
         ({"policy": POLICY | {"latent_projection": {"name": "pca", "dim": 1}}}, "projection none"),
         ({"window": {"max_offset_steps": 3}}, "a policy acts one step at a time"),
     ],
