@@ -26,7 +26,14 @@ from data_pipelines.preprocess.manifest import (
     write_manifest,
     write_rejects,
 )
-from data_pipelines.preprocess.parts import make_parts, read_made_parts, read_parts
+from data_pipelines.preprocess.parts import (
+    PartCounts,
+    check_rejects,
+    count_part,
+    make_parts,
+    read_made_parts,
+    read_parts,
+)
 from data_pipelines.preprocess.plan import Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.search import find_duplicates
@@ -78,8 +85,9 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
                 start_cluster_gate()
             with telling_rejects(uri), rejects_of_made_parts(plan, uri):
                 make_parts(cfg, plan, secrets.fill)
-        files = FileCounts.from_dict(plan.files)
-        with telling_rejects(uri), open_catalog(plan, files) as catalog:
+        files, parts = FileCounts.from_dict(plan.files), PartCounts()
+        with telling_rejects(uri), open_catalog(plan, files, parts) as catalog:
+            judge(cfg, parts, catalog, uri)
             reject_taken_down(catalog, read_takedowns(uri))
             sets = FinishedSets(cfg.filters.against)
             find = partial(find_duplicates, work=work, node_labels=cfg.tasks.node_labels, sets=sets)
@@ -127,7 +135,7 @@ def _list_source(
 
 
 @contextmanager
-def open_catalog(plan: Plan, files: FileCounts) -> Iterator[Catalog]:
+def open_catalog(plan: Plan, files: FileCounts, counts: PartCounts) -> Iterator[Catalog]:
     """Opens a catalog of all rows of all parts, within the block.
 
     It checks that clips and rejects account for every second of each video, and counts the members
@@ -136,13 +144,15 @@ def open_catalog(plan: Plan, files: FileCounts) -> Iterator[Catalog]:
     Args:
         plan: The plan, all of whose parts are made.
         files: Gets the counts of members.
+        counts: Gets the counts of all parts.
     """
     with TemporaryFolder() as folder, disk_errors(Path(folder)):
         catalog = Catalog(Path(folder))
         try:
             with Progress("select", plan.num_items, "videos") as progress:
                 num_read = 0
-                for items in read_parts(plan):
+                for task, items in read_parts(plan):
+                    counts.add(count_part(task, items))
                     for item in items:
                         check_accounts(item)
                         files.add_members(item)
@@ -152,6 +162,18 @@ def open_catalog(plan: Plan, files: FileCounts) -> Iterator[Catalog]:
             yield catalog
         finally:
             catalog.close()
+
+
+def judge(cfg: PreprocessConfig, counts: PartCounts, catalog: Catalog, uri: str) -> None:
+    """Writes ``rejects.parquet`` and raises a ConfigError if too few videos give clips.
+
+    All parts are judged, whichever start of the job made them.
+    """
+    try:
+        check_rejects(cfg, counts)
+    except ConfigError:
+        write_rejects(uri, catalog.rejects())
+        raise
 
 
 @contextmanager

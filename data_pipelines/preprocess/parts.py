@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from data_pipelines.on_ray.cluster_gate import ClusterGate
 from data_pipelines.on_ray.metrics import count_videos
@@ -75,8 +75,8 @@ def make_parts(
         fill: Adds to a task what the stored plan must not hold (``SecretUris.fill``).
 
     Raises:
-        ConfigError: More than ``max_reject_fraction`` of the videos give no clip, there are two
-            kinds of labels, or signatures had expired and were not tried a second time.
+        ConfigError: So many videos give no clip, or have labels of another kind, that the rest is
+            not worth its time; or signatures had expired and were not tried a second time.
         StorageError: A task could not read or write.
     """
     counts = PartCounts()
@@ -100,10 +100,11 @@ def make_parts(
             work.add(task, made.num_pieces, made.video_s, made.unsized_bytes)
             work.show(f"{clips}, {rejects}")
             # A wrong source should stop the job early, but a few odd files at its beginning should
-            # not.
-            if counts.num_videos >= _MIN_JUDGED_VIDEOS or work.is_done:
-                _check_rejects(cfg, counts)
-                counts.label_kinds.check()
+            # not. The last word is spoken over all parts (``check_rejects``).
+            if counts.num_videos >= _MIN_JUDGED_VIDEOS:
+                check_rejects(cfg, counts, num_others=work.num_found)
+                if not work.num_found:  # else most clips may lie in parts that were found
+                    counts.label_kinds.check()
     if num_expired:
         raise ConfigError(
             f"The signatures of {counted(num_expired, 'address', 'addresses')} had expired. Sign "
@@ -202,8 +203,18 @@ def _piece_tasks(task: Task, num_pieces: dict[int, int]) -> list[Task]:
     ]
 
 
-def _check_rejects(cfg: PreprocessConfig, counts: PartCounts) -> None:
-    if counts.num_empty > cfg.max_reject_fraction * counts.num_videos:
+def check_rejects(cfg: PreprocessConfig, counts: PartCounts, num_others: int = 0) -> None:
+    """Checks that enough videos give clips.
+
+    Args:
+        cfg: The job's config.
+        counts: Counts of the parts that are known.
+        num_others: Number of inputs in other parts, which may all be good.
+
+    Raises:
+        ConfigError: More than ``max_reject_fraction`` of the videos give none.
+    """
+    if counts.num_empty > cfg.max_reject_fraction * (counts.num_videos + num_others):
         raise ConfigError(
             f"{counts.num_empty} of {counts.num_videos} videos in {cfg.source} give no clip, "
             f"max_reject_fraction is {cfg.max_reject_fraction}. {counts.rejects.in_words()} "
@@ -223,7 +234,7 @@ def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
     try:
         # Counts return to the driver and rows do not, so that its memory does not grow with the
         # corpus.
-        return _counts(task, write_part(inputs, work, f"{task.part}.tar"))
+        return count_part(task, write_part(inputs, work, f"{task.part}.tar"))
     except (OSError, ConfigError) as error:
         return str(error)
 
@@ -234,7 +245,8 @@ def _sandbox(cfg: PreprocessConfig) -> Sandbox:
     return Sandbox(cfg, ClusterGate())
 
 
-def _counts(task: Task, items: list[ItemRows]) -> PartCounts:
+def count_part(task: Task, items: list[ItemRows]) -> PartCounts:
+    """Counts what the inputs of one part came to."""
     is_piece = task.items[0].piece is not None
     counts = PartCounts()
     for index, item in enumerate(items):
@@ -280,7 +292,7 @@ def read_made_parts(plan: Plan) -> Iterator[ItemRows]:
             yield from read_part(plan.work, task.part)
 
 
-def read_parts(plan: Plan) -> Iterator[list[ItemRows]]:
+def read_parts(plan: Plan) -> Iterator[tuple[Task, list[ItemRows]]]:
     """Yields the rows of all parts in the order of the listing, reading a few parts ahead."""
-    parts = (task.part for chunk in range(plan.num_chunks) for task in plan.tasks(chunk))
-    return map_ahead(partial(read_part, plan.work), parts)
+    tasks = (task for chunk in range(plan.num_chunks) for task in plan.tasks(chunk))
+    return map_ahead(lambda task: (task, read_part(plan.work, task.part)), tasks)

@@ -5,6 +5,7 @@ of a video are known only once it is opened, its bytes mostly before. So the sha
 counted in bytes, and the total of seconds is extrapolated from it.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 from data_pipelines.preprocess.plan import Plan, Task
@@ -34,6 +35,11 @@ class PartsProgress:
     def is_done(self) -> bool:
         """Returns whether all inputs are done."""
         return self._num_items >= self._plan.num_items
+
+    @property
+    def num_found(self) -> int:
+        """Returns the number of inputs in parts that an earlier run made."""
+        return math.ceil(self._found.num_items)
 
     def found(self, task: Task, missing: Iterable[Task]) -> None:
         """Counts a part that an earlier run made.

@@ -27,7 +27,7 @@ from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import list_inputs, open_catalog
 from data_pipelines.preprocess.manifest import clips_table, shard_set, write_manifest
-from data_pipelines.preprocess.parts import make_parts
+from data_pipelines.preprocess.parts import PartCounts, make_parts
 from data_pipelines.preprocess.plan import Plan, make_plan
 from data_pipelines.preprocess.rows import ClipRow
 from data_pipelines.preprocess.search import find_duplicates
@@ -65,7 +65,7 @@ def measured(source: str, folder: Path) -> dict[str, float]:
     work, shards = str(folder / "work"), folder / "set"
     plan = make_plan(list_inputs(cfg), cfg.tasks, work)
     make_parts(cfg, plan)
-    with open_catalog(plan, FileCounts()) as catalog:
+    with open_catalog(plan, FileCounts(), PartCounts()) as catalog:
         find = partial(find_duplicates, work=work)
         (alone_s,) = medians_s([lambda: find(catalog)])
         num_compared = catalog.num_clips
@@ -100,7 +100,7 @@ def write(layouts: list[ShardLayout], work: str, shards: Path, has_signatures: b
 
 def against(plan: Plan, work: str, shards: str) -> dict[str, float]:
     """The search for the clips of a set."""
-    with open_catalog(plan, FileCounts()) as catalog:
+    with open_catalog(plan, FileCounts(), PartCounts()) as catalog:
 
         def find() -> int:
             found = find_duplicates(catalog, work, sets=FinishedSets([shards]))

@@ -37,7 +37,7 @@ from data_pipelines.preprocess.manifest import (
     shard_set,
     summarize,
 )
-from data_pipelines.preprocess.parts import make_parts
+from data_pipelines.preprocess.parts import PartCounts, make_parts
 from data_pipelines.preprocess.plan import make_plan
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.search import find_duplicates
@@ -292,7 +292,7 @@ def test_a_takedown_between_shards_moves_the_clips_of_those_that_were_made(
     cfg, out = replace(CFG, source=str(source)), str(tmp_path)
     plan = make_plan(list_inputs(cfg), cfg.tasks, str(tmp_path / "work"))
     make_parts(cfg, plan)
-    with open_catalog(plan, FileCounts()) as catalog:
+    with open_catalog(plan, FileCounts(), PartCounts()) as catalog:
         select_clips(catalog, cfg, partial(find_duplicates, work=plan.work))
         for layout in lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes):
             write_shard(layout, plan.work, out, has_signatures=True)
@@ -485,6 +485,7 @@ def test_a_source_of_nothing_but_rejects_is_a_config_error_with_the_reasons(loca
     rejects = tmp_path / "out/rejects.parquet"
     for cfg, message in (
         (replace(CFG, source=str(folder)), too_many),
+        (replace(CFG, source=str(folder)), too_many),  # all parts are there, and judged again
         (replace(CFG, source=str(folder), max_reject_fraction=1.0), "No clips in"),
     ):
         with pytest.raises(ConfigError, match=message) as caught:

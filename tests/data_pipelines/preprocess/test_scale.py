@@ -18,6 +18,7 @@ from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
 from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import open_catalog
 from data_pipelines.preprocess.manifest import clips_table, shard_set, write_rejects
+from data_pipelines.preprocess.parts import PartCounts
 from data_pipelines.preprocess.plan import make_plan
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import ClipRow, ItemRows, VideoItem, VideoRow
@@ -126,7 +127,7 @@ def decide(num_videos: int, folder: Path, cfg: PreprocessConfig) -> None:
             strict_json.write(str(folder / "work" / f"{task.part}.json"), rows)
             if cfg.filters.drop_duplicates:
                 write_looks(rows, folder / "work")
-    with open_catalog(plan, FileCounts()) as catalog:
+    with open_catalog(plan, FileCounts(), PartCounts()) as catalog:
         select_clips(catalog, cfg, partial(find_duplicates, work=str(folder / "work")))
         assert shard_set(catalog, cfg).num_clips["train"] > 3 * num_videos
         plans = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
@@ -167,9 +168,8 @@ def test_the_driver_decides_on_a_hundred_thousand_videos_below_500_mib(tmp_path)
 
 def test_a_catalog_survives_no_process_but_is_made_anew(tmp_path):
     for _ in range(2):
-        with open_catalog(
-            make_plan(iter(()), CFG.tasks, str(tmp_path / "work")), FileCounts()
-        ) as catalog:
+        plan = make_plan(iter(()), CFG.tasks, str(tmp_path / "work"))
+        with open_catalog(plan, FileCounts(), PartCounts()) as catalog:
             assert isinstance(catalog, Catalog)
             rows = [rows_of(1), rows_of(2)]
             write_looks(rows, tmp_path)
