@@ -41,6 +41,7 @@ def select_clips(
     _drop_repeated_files(catalog)
     reject_odd_kinds(catalog)
     clusters = _Clusters(catalog.num_videos)
+    _join_repeats(catalog, clusters)
     if cfg.filters.drop_duplicates:
         found = find(catalog)
         _note_known_clips(catalog, found.known)
@@ -61,8 +62,12 @@ def _drop_known_files(catalog: Catalog, sets: FinishedSets) -> None:
     """Drops all files whose content gave clips to a finished set. Each becomes one reject."""
     catalog.db.execute("BEGIN")
     catalog.db.executemany(
-        "INSERT OR IGNORE INTO known_videos SELECT :video_id, :video_uri, :episode_id, :split, "
-        ":shard_set WHERE EXISTS (SELECT 1 FROM videos WHERE video_id = :video_id)",
+        "INSERT INTO known_videos SELECT :video_id, :video_uri, :episode_id, :split, :shard_set "
+        "WHERE EXISTS (SELECT 1 FROM videos WHERE video_id = :video_id) "
+        # The first set counts, but one that trains on the video wins.
+        "ON CONFLICT DO UPDATE SET uri = excluded.uri, episode = excluded.episode, "
+        "split = excluded.split, shard_set = excluded.shard_set "
+        "WHERE split = 'val' AND excluded.split = 'train'",
         map(vars, sets.videos()),
     )
     catalog.db.execute("COMMIT")
@@ -99,6 +104,12 @@ def _drop_repeated_files(catalog: Catalog) -> None:
             FROM videos v JOIN videos f ON f.video = v.first;
         """
     )
+
+
+def _join_repeats(catalog: Catalog, clusters: "_Clusters") -> None:
+    """Joins each dropped copy to the file that it repeats, and so the episodes of both."""
+    for pair in catalog.db.execute("SELECT video, first FROM videos WHERE first IS NOT NULL"):
+        clusters.join(*pair)
 
 
 def _note_known_clips(catalog: Catalog, known: Iterable[pa.RecordBatch]) -> None:
