@@ -74,16 +74,17 @@ class Lam:
             batch_size: Number of pairs per forward pass.
 
         Returns:
-            float32 [T - F, Z], empty if the clip is shorter than that. Row i is the latent action
-            between frames F - 1 + i and F + i.
+            float32 [T - F, Z], empty if the clip has no more than F frames. Row i is the latent
+            action between frames F - 1 + i and F + i.
         """
         stack, num_frames = self.obs.frame_stack, len(frames)
         # The clip is sent once, as bytes. Stacks of its frames as floats would be many times as
         # large.
         clip = torch.from_numpy(frames).to(self.device)[None]
         latents = [np.empty((0, self.latent_action_dim), np.float32)]
-        for t_N in torch.arange(stack - 1, num_frames - 1).split(batch_size):
-            t_N = t_N.to(self.device)
+        for start in range(stack - 1, num_frames - 1, batch_size):
+            end = min(start + batch_size, num_frames - 1)
+            t_N = torch.arange(start, end, device=self.device)
             clip_N = torch.zeros_like(t_N)
             obs = stack_frames(clip, clip_N, t_N, stack)
             next_obs = stack_frames(clip, clip_N, t_N + 1, stack)

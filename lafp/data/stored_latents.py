@@ -279,7 +279,7 @@ class LatentReader:
                 "Delete that folder and label anew."
             )
         first = entry.frame_stack - 1
-        if first + clip.num_pairs > location.num_frames:
+        if clip.num_pairs and first + clip.num_pairs > location.num_frames:
             detail = f"latents of {clip.num_pairs} pairs for {location.num_frames} frames"
             raise DamagedClipError(location.clip_id, self.uri, "undecodable", detail)
         row_bytes = entry.latent_action_dim * np.dtype(entry.dtype).itemsize

@@ -69,6 +69,8 @@ def look_up(uri: str) -> ObjectInfo:
 
 
 def read_bytes(uri: str, offset: int, length: int | None, version: str | None = None) -> bytes:
+    if length == 0:
+        return b""  # no range of HTTP is empty
     bucket, key = split(uri)
     extra: dict[str, Any] = {}
     num_bytes, _, etag = (version or "").partition(" ")

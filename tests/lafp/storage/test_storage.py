@@ -29,6 +29,7 @@ def test_what_is_written_is_read_back(root):
     assert storage.read_bytes(uri) == b"0123456789"
     assert storage.read_bytes(uri, offset=2, length=3) == b"234"
     assert storage.read_bytes(uri, offset=8) == b"89"
+    assert storage.read_bytes(uri, 5, 0) == storage.read_bytes(uri, 0, 0) == b""
     assert storage.num_bytes(uri) == 10
     with storage.local_file(uri) as path:
         assert path.read_bytes() == b"0123456789"
