@@ -94,6 +94,12 @@ class TrainDecoderConfig:
             raise ValueError(
                 f"anchor_time must be in [0, 1], or a range within it, got {self.anchor_time}."
             )
+        if self.finetune is not None and low == 1:
+            raise ValueError(
+                "finetune is set, but with anchor_time 1 the action decoder reads the IDM's latent "
+                "actions alone, so nothing would train the policy's head. Lower anchor_time, or "
+                "set finetune=null."
+            )
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}.")
         check_at_least(self, 1, "windows_per_clip")

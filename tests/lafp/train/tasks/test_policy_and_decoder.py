@@ -342,6 +342,7 @@ def test_a_label_fraction_limits_the_clips_that_are_read(run):
         ({"anchor_time": [0.6, 0.4]}, r"anchor_time must be in \[0, 1\]"),
         ({"label_fraction": 0.0}, r"label_fraction must be in \(0, 1\]"),
         ({"windows_per_clip": 3}, "no multiple of windows_per_clip 3"),
+        ({"anchor_time": 1, "finetune": {}}, "nothing would train the policy's head"),
     ],
 )
 def test_impossible_decoder_configs_are_refused(settings, message):
