@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lafp import storage
 from lafp.config import ConfigError
 from lafp.evaluate.grouped import merged, read_run
 from lafp.report import markdown
@@ -146,7 +147,11 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, object]:
             f"{cfg.max_concurrent}. The study runs {num} at a time."
         )
     with stages_stopped_by_sigterm():
-        missing = run_graph(graph, run, cfg, num)
+        storage.be_patient()  # storage that does not answer for a while must not end a long study
+        try:
+            missing = run_graph(graph, run, cfg, num)
+        finally:
+            storage.be_patient(0.0)
     num_complete = len(graph.runs) - len(missing)
     summary: dict[str, object] = {"num_runs": num_complete, "num_stages": len(graph.nodes)}
     if num_complete:

@@ -9,6 +9,7 @@ from ray.util import placement_group_table
 from lafp import storage
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
+from lafp.storage import UnreachableError
 from ray_jobs.core.job import JobError
 
 
@@ -30,6 +31,8 @@ class Watchdog:
     def check(self, stages_running: Callable[[], Mapping[str, StageDir]]) -> None:
         """Looks at the folders, at most ten times per ``timeout_s``.
 
+        While storage does not answer, nothing counts as missing progress.
+
         Args:
             stages_running: Returns the running stages: stage in words -> its folder.
 
@@ -40,10 +43,15 @@ class Watchdog:
         if now - self._looked_at < self._timeout_s / 10:
             return
         self._looked_at, running = now, stages_running()
-        seen = {
-            words: [(info.uri, info.num_bytes) for info in storage.list_files(stage.uri)]
-            for words, stage in running.items()
-        }
+        try:
+            seen = {
+                words: [(info.uri, info.num_bytes) for info in storage.list_files(stage.uri)]
+                for words, stage in running.items()
+            }
+        except UnreachableError:
+            # The stages wait for storage themselves, and can write nothing until it answers.
+            self._seen_at = now
+            return
         if seen != self._seen:
             self._seen, self._seen_at = seen, now
         elif running and now - self._seen_at > self._timeout_s:

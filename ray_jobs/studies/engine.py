@@ -15,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from lafp import storage
 from lafp.runs.run_dir import RunDir
-from lafp.storage import strict_json
+from lafp.storage import UnreachableError, strict_json
 from lafp.temporary import TemporaryFolder
 from lafp.train.metrics.log import read_metrics
 from ray_jobs.core.watchdog import Watchdog
@@ -171,6 +171,7 @@ def _run_trial(
     max_concurrent: int,
     metric: str | None,
 ) -> None:
+    storage.be_patient()  # as in the driver: see ``run_study``
     nodes = [graph.nodes[key] for key in graph.runs[config["run"]].values()]
     left = [node for node in nodes if not is_complete(node, study)]
     run_stages(left, study, max_concurrent, _Reports(study, metric))
@@ -198,7 +199,11 @@ class _Reports:
 
     def look(self) -> None:
         for node in self._running if self._metric else ():
-            for record in read_metrics(stage_of(node, self._study).uri):
+            try:
+                records = read_metrics(stage_of(node, self._study).uri)
+            except UnreachableError:  # the next look reads them too
+                continue
+            for record in records:
                 step = int(record["step"])
                 if self._metric in record and step > self._steps.get(node.key, 0):
                     self._steps[node.key] = step

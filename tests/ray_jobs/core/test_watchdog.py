@@ -6,7 +6,9 @@ import pytest
 import ray
 from ray.util import placement_group
 
+from lafp import storage
 from lafp.runs.run_dir import StageDir
+from lafp.storage import UnreachableError
 from ray_jobs.core.job import JobError
 from ray_jobs.core.watchdog import Watchdog
 
@@ -50,3 +52,24 @@ def test_a_stage_that_waits_for_cpus_is_named_with_what_it_waits_for(tmp_path):
     text = str(error.value)
     assert "No progress for" in text and f"running: lam of seed_0 ({tmp_path}/log.txt)" in text
     assert "1 of 1 CPUs free" in text and "waits for 3 CPU: training workers of lam" in text
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_storage_that_does_not_answer_is_no_stall_and_a_stall_after_it_is_seen(
+    tmp_path, monkeypatch
+):
+    watchdog, running = Watchdog(0.5), {"lam of seed_0": StageDir(str(tmp_path), "lam")}
+    ask_for(watchdog, running, 0.2)
+    asked = []
+
+    def unreachable(uri):
+        asked.append(uri)
+        raise UnreachableError(f"{uri}: connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "list_files", unreachable)
+        ask_for(watchdog, running, 1)
+    assert asked
+    ask_for(watchdog, running, 0.2)
+    with pytest.raises(JobError, match="No progress for"):
+        ask_for(watchdog, running, 20)
