@@ -166,7 +166,7 @@ def rejected_input(
 ) -> Iterator[VideoRow | RejectRow]:
     """Yields the rows of an input, or of a file in one, that could not be opened."""
     video = VideoRow(
-        uri=item.uri,
+        uri=storable_text(item.uri),
         video_id="",
         split=item.split,
         num_bytes=item.num_bytes,

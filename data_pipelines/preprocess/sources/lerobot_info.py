@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipelines.preprocess.faults import storable_text
 from data_pipelines.preprocess.rows import VideoItem
 from lafp import storage
 from lafp.config import ConfigError
@@ -66,7 +67,7 @@ class LeRobotInfo:
     def bad_row(self, where: str, error: Exception, split: Split | None) -> VideoItem:
         """Makes one reject of a row of the index of episodes that cannot be read."""
         detail = f"it is no row of an episode: {type(error).__name__}: {error}"
-        details = {"reject": ["bad_entry", detail]}
+        details = {"reject": ["bad_entry", storable_text(detail)]}
         return VideoItem(uri=where, num_bytes=0, split=split, details=details)
 
     def promised(self, episode: int, length: int | None) -> dict[str, object]:
@@ -96,11 +97,16 @@ def read_info(source: str) -> LeRobotInfo | None:
         features = {}
     return LeRobotInfo(
         source=source,
-        version=str(raw.get("codebase_version", "without a codebase_version")),
+        version=storable_text(str(raw.get("codebase_version", "without a codebase_version"))),
         fps=float(fps) if isinstance(fps, int | float) and 0 < fps < _MAX_FPS else None,
-        features={key: value for key, value in features.items() if isinstance(value, dict)},
+        # JSON can escape half of a surrogate pair, and these names go into URIs.
+        features={
+            storable_text(key): value for key, value in features.items() if isinstance(value, dict)
+        },
         paths={
-            key: raw[key] for key in ("data_path", "video_path") if isinstance(raw.get(key), str)
+            key: storable_text(raw[key])
+            for key in ("data_path", "video_path")
+            if isinstance(raw.get(key), str)
         },
     )
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from data_pipelines.preprocess.faults import video_error
+from data_pipelines.preprocess.faults import storable_text, video_error
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources.file_kinds import (
     LABELS_SUFFIX,
@@ -105,7 +105,7 @@ def _input(file: FileInfo, split: Split | None, has_labels: bool) -> VideoItem:
 
 def rejected_item(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
     """Makes an input that becomes a reject row. Its message is stored, and so holds no secret."""
-    details = {"reject": [reason, text_without_secrets(detail)]}
+    details = {"reject": [reason, storable_text(text_without_secrets(detail))]}
     return VideoItem(uri=uri, num_bytes=0, split=split, details=details)
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
+from data_pipelines.preprocess.job import list_inputs
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.video import decode_clip
@@ -261,6 +262,21 @@ def test_an_info_file_that_is_no_json_is_one_line(tmp_path, text):
     (folder / "meta/info.json").write_text(text)
     with pytest.raises(ConfigError, match=r"info.json is not valid JSON"):
         go_through(replace(CFG, source=str(folder)))
+
+
+@pytest.mark.parametrize("dtype", ["video", "image"])
+def test_half_of_a_surrogate_pair_in_a_name_costs_that_camera(tmp_path, dtype):
+    name, depth = "observation.images.\ud800", {"dtype": "video", "video.is_depth_map": True}
+    odd = {name: {"dtype": dtype}, f"{name}.depth": depth}
+    folder = write_dataset(tmp_path / "set", num_episodes=1, features=FEATURES | odd)
+    cfg = replace(CFG, source=str(folder))
+    assert len([item.uri.encode() for item in list_inputs(cfg)]) == 4
+    selected = select(cfg, tmp_path / "work")
+    assert len(selected.clips) == 2
+    found = {
+        (row.reason, row.video_uri.count(r"observation.images.\ud800")) for row in selected.rejects
+    }
+    assert found == {("depth", 1), ("missing_file", 1)}
 
 
 @pytest.mark.parametrize("fps", [10**400, float("nan"), float("inf"), -10, 0, "ten", None])

@@ -128,6 +128,23 @@ def test_a_camera_whose_name_leads_out_costs_itself(tmp_path):
     assert all("leads out of the dataset" in row.detail for row in rejects)
 
 
+def test_half_of_a_surrogate_pair_in_a_name_costs_that_camera_or_is_a_config_error(tmp_path):
+    folder = write_dataset(tmp_path / "set")
+    cfg = replace(CFG, source=str(folder))
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["\ud800.depth"] = {"dtype": "video", "video.is_depth_map": True}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    assert all(item.uri.encode() for item in list_inputs(cfg))
+    selected = select(cfg, tmp_path / "work")
+    assert len(selected.clips) == 8
+    assert [row.reason for row in selected.rejects] == ["depth"]
+    # A parquet file has no column of this name, so the index does not describe the camera.
+    info["features"]["observation.images.\ud800"] = {"dtype": "video"}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(ConfigError, match=r"is not as in v3\.0 of LeRobot's format"):
+        list(list_inputs(cfg))
+
+
 def test_a_dataset_whose_files_are_links_is_read(tmp_path):
     """Hugging Face's cache keeps the files of a dataset elsewhere, and links to them."""
     real = write_dataset(tmp_path / "blobs")
