@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines.latent_tables import write_tables
 from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
-from lafp.config import may_change
+from lafp.config import ConfigError, may_change
 from lafp.config.ranges import check_at_least
 from lafp.data.shards.format import ClipLocation, ShardEntry, read_records
 from lafp.data.shards.sets import read_manifest, read_shard_entry, shards_sha256, videos_of_clips
@@ -24,6 +24,8 @@ from lafp.lam import Lam, load_lam
 from lafp.storage import strict_json
 from lafp.temporary import TemporaryFolder
 from lafp.video import decode_clip
+
+_SIZES = ["shard", "num_clips"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +64,17 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
         The stage's summary.
 
     Raises:
+        ConfigError: The shard set has no clips.
         StorageError: Reading or writing failed. Run again to resume.
     """
-    names = shard_names(shards)
+    sizes = {row["shard"]: row["num_clips"] for row in read_manifest(shards, _SIZES)}
+    names = sorted(sizes)
+    if not names:
+        raise ConfigError(
+            f"No clips in {shards}: all of its videos were taken down. Name another shard set."
+        )
     found = {info.uri.rpartition("/")[2] for info in storage.list_files(uri)}
     missing = [name for name in names if entry_name(name) not in found]
-    sizes = {name: read_shard_entry(shards, name).num_clips for name in names}
     for _ in run_tasks(
         label_shard,
         [(shards, name, lam, uri, cfg.batch_size, cfg.use_gpu) for name in missing],

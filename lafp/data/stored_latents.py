@@ -246,10 +246,10 @@ def open_latent_set(uri: str) -> LatentSet:
     return _read(LatentSet, path)
 
 
-def clips_without_latents(uri: str) -> frozenset[str]:
-    """Returns the ids of the clips that `label_latents` rejected."""
-    rows = read_rows(storage.join(uri, REJECTS_FILE), {"clip_id": str})
-    return frozenset(row["clip_id"] for row in rows)
+def clips_without_latents(uri: str) -> frozenset[tuple[str, str]]:
+    """Returns shard and id of each clip that `label_latents` rejected."""
+    rows = read_rows(storage.join(uri, REJECTS_FILE), {"shard": str, "clip_id": str})
+    return frozenset((row["shard"], row["clip_id"]) for row in rows)
 
 
 class LatentReader:

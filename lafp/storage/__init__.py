@@ -8,11 +8,12 @@ be conditional (``swap``) everywhere but on the Hugging Face Hub, which is read 
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from lafp.map_ahead import map_ahead
 from lafp.storage import az, gs, hf, local, remote, s3
 from lafp.storage.base import (
     AccessDeniedError,
@@ -259,8 +260,13 @@ def delete_folder(uri: str) -> None:
     if not is_remote(uri):
         shutil.rmtree(path_of(uri), ignore_errors=True)
         return
-    for info in list_files(uri):
-        delete(info.uri)
+    _delete_all(info.uri for info in list_files(uri))
+
+
+def _delete_all(uris: Iterable[str]) -> None:
+    """Deletes files of an object store, many at a time."""
+    for _ in map_ahead(delete, uris):
+        pass
 
 
 def move_folder(uri: str, target: str, first: str) -> None:
@@ -277,7 +283,7 @@ def move_folder(uri: str, target: str, first: str) -> None:
         return
     moved = {info.uri: join(target, info.uri.removeprefix(uri)) for info in list_files(uri)}
     # All copies exist before the first file goes, so a move that is cut off loses nothing.
-    for name, to in moved.items():
-        _store(uri).copy(name, to)
-    for name in sorted(moved, key=lambda name: name != join(uri, first)):
-        delete(name)
+    for _ in map_ahead(lambda pair: _store(uri).copy(*pair), moved.items()):
+        pass
+    delete(join(uri, first))
+    _delete_all(name for name in moved if name != join(uri, first))

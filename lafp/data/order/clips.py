@@ -13,6 +13,7 @@ from lafp.data.order.motion import MotionWeights, num_visits
 from lafp.data.randomness import derive_seed, keyed_permutation
 from lafp.data.shards.format import ClipLocation, Split
 from lafp.data.shards.sets import read_manifest, read_shard_entry
+from lafp.map_ahead import map_ahead
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class ClipOrder:
     pool_shards: int = 16
     only_clips: frozenset[str] | None = None
     """Clip ids to visit; None visits the whole split. Used for small labeled subsets."""
-    skipped_clips: frozenset[str] = frozenset()
-    """Clip ids to leave out, e.g. the few without latents."""
+    skipped_clips: frozenset[tuple[str, str]] = frozenset()
+    """Shards and ids of clips to leave out, e.g. the few without latents."""
     motion_power: float = 0.0
     """Clips are visited in proportion to their motion to this power. If it is not 0, the number of
     a clip's visits in an epoch is its weight, randomly rounded up or down in each epoch."""
@@ -55,9 +56,12 @@ class ClipOrder:
         if power and shards:
             motion = MotionWeights(self.shard_set, self.split, power)
         object.__setattr__(self, "_motion", motion)
-        if self.only_clips is not None or self.skipped_clips or motion:
-            counts = [(name, self._num_visits(name)) for name, _ in shards]
-            shards = [(name, count) for name, count in counts if count]
+        is_every = self.only_clips is not None or motion is not None
+        skipping = {shard for shard, _ in self.skipped_clips}
+        # Entries of other shards are not read now: the manifest counts their clips.
+        counted = [name for name, _ in shards if is_every or name in skipping]
+        counts = dict(zip(counted, map_ahead(self._num_visits, counted), strict=True))
+        shards = [(name, counts.get(name, num)) for name, num in shards if counts.get(name, 1)]
         if not shards:
             raise ConfigError(f"No {self.split} clips in {self.shard_set}.")
         object.__setattr__(self, "_shards", tuple(shards))
@@ -121,7 +125,7 @@ class ClipOrder:
         clips = read_shard_entry(self.shard_set, shard).clips
         if self.only_clips is not None:
             clips = tuple(c for c in clips if c.clip_id in self.only_clips)
-        return [c for c in clips if c.clip_id not in self.skipped_clips]
+        return [c for c in clips if (shard, c.clip_id) not in self.skipped_clips]
 
 
 def _read_manifest(uri: str, split: str) -> list[tuple[str, int]]:

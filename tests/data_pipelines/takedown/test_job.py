@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.label_latents import LabelLatentsConfig, label_latents
 from data_pipelines.latent_tables import write_tables
 from data_pipelines.preprocess.action_statistics import ActionStatistics, label_sums
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
@@ -396,6 +397,8 @@ def test_the_same_takedown_again_changes_nothing_and_another_goes_on_from_there(
     compilation = replace(of("compilation.mp4", source), output=str(run / "shards/videos"))
     take_down(compilation, is_dry_run=False)
     assert check_readable_shards_are_gone(run)
+    with pytest.raises(ConfigError, match=r"No clips in .*: all of its videos were taken down"):
+        label_latents(LabelLatentsConfig(), str(run / "shards/videos"), "no lam", "no folder")
     assert len(read_takedowns(str(run / "shards/videos"))) == 8
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 import tracemalloc
+from collections import Counter
 
 import boto3
 import numpy as np
@@ -88,6 +89,35 @@ def test_a_folder_is_moved_whole(root):
     found = {info.uri.removeprefix(f"{root}/") for info in storage.list_files(root)}
     assert found == {"new/last", "new/a/b", "older/x"}
     assert storage.read_text(storage.join(root, "new/a/b")) == "old/a/b"
+
+
+def test_files_of_a_folder_are_deleted_and_moved_many_at_a_time(s3_bucket, monkeypatch):
+    num_open, most = Counter(), Counter()
+
+    def slow(name):
+        function, lock = getattr(storage.s3, name), threading.Lock()
+
+        def call(*args):
+            with lock:
+                num_open[name] += 1
+                most[name] = max(most[name], num_open[name])
+            time.sleep(0.1)
+            function(*args)
+            with lock:
+                num_open[name] -= 1
+
+        monkeypatch.setattr(storage.s3, name, call)
+
+    for number in range(12):
+        storage.write_bytes(f"{s3_bucket}/old/{number}", b"x")
+    slow("delete")
+    slow("copy")
+    storage.move_folder(f"{s3_bucket}/old", f"{s3_bucket}/new", first="3")
+    assert len(list(storage.list_files(s3_bucket))) == 12
+    assert min(most["copy"], most["delete"]) > 4
+    most.clear()
+    storage.delete_folder(f"{s3_bucket}/new")
+    assert most["delete"] > 4 and not list(storage.list_files(s3_bucket))
 
 
 def test_a_large_file_is_uploaded_and_read_in_parts(root, tmp_path):

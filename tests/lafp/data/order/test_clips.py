@@ -10,6 +10,7 @@ import pytest
 from lafp.config import ConfigError
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipStream
+from lafp.data.shards.sets import read_shard_entry
 from tests.synthetic_shards import write_shard_set
 
 
@@ -97,6 +98,23 @@ def test_a_resume_on_other_workers_loses_and_repeats_nothing(shards):
 def test_a_stream_that_does_not_divide_is_an_error(shards):
     with pytest.raises(ConfigError, match="6 clips per step do not divide among 4 workers"):
         ClipStream(order=order(shards), clips_per_step=6, rank=0, world_size=4)
+
+
+def test_clips_are_left_out_and_only_entries_of_their_shards_are_read(tmp_path):
+    uri = write_shard_set(tmp_path, num_clips=12, clips_per_shard=4)
+    every = list(islice(order(uri).visits(), 12))
+    gone = [ref for ref in every if ref.shard == "train-000001.tar"][1:]
+    kept = [ref.location.clip_id for ref in every if ref not in gone]
+    skipped = frozenset((ref.shard, ref.location.clip_id) for ref in gone)
+    assert set(ids(islice(order(uri, skipped_clips=skipped).visits(), 20))) == set(kept)
+    whole = frozenset(
+        (ref.shard, ref.location.clip_id) for ref in every if ref.shard == gone[0].shard
+    )
+    assert order(uri, skipped_clips=whole).num_clips == 8
+    for name in ("train-000000.json", "train-000002.json"):
+        (tmp_path / name).unlink()
+    read_shard_entry.cache_clear()
+    assert order(uri, skipped_clips=skipped).num_clips == len(kept) == 9
 
 
 def test_only_clips_restricts_the_order(shards):
