@@ -1,10 +1,11 @@
-r"""Take a source video out of finished shard sets: its clips, its near-duplicates, its latents.
+r"""Take a source video out of a run or a study: its clips, its near-duplicates, latents, pictures.
 
 python -m ray_jobs.takedown output=runs/mine video_uri=s3://bucket/x.mp4 --dry-run
 python -m ray_jobs.takedown output=runs/mine/shards/videos video_id=0123456789abcdef0123456789abcdef
 
 A killed takedown goes on when it is run again. Removed videos stay out, because `preprocess` reads
-the run's takedowns.jsonl. Models and reports made before stay as they are; the output lists them.
+takedowns.jsonl there. Reports and pictures that may show it are deleted. Models and tables of
+results made before stay as they are; the output lists them.
 """
 
 from dataclasses import replace
@@ -18,7 +19,7 @@ from ray_jobs.core.cli import described_parser, exit_codes
 from ray_jobs.core.completion import KeyCompleter
 from ray_jobs.core.early_checks import check_installed, storage_uri
 
-_MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "report.html")
+_MADE_FROM_SHARDS = ("lam", "policy", "decoder", "evaluation", "lam_evaluation")
 
 
 def parse() -> tuple[TakedownConfig, bool]:
@@ -48,6 +49,7 @@ def parse() -> tuple[TakedownConfig, bool]:
 if __name__ == "__main__":
     parse()  # a wrong command line is answered before the imports that take long
 
+from data_pipelines.preprocess.taken_down import home_of
 from data_pipelines.takedown.job import take_down
 from lafp.runs.lease import InUseError
 from ray_jobs.core.cluster import ray_job
@@ -68,9 +70,11 @@ def main() -> None:
 
 
 def made_before(output: str) -> list[str]:
-    """Lists models and reports that were made from the run's shards before the takedown."""
-    run = output.rpartition("/shards/")[0] or output
-    found = [uri for name in _MADE_FROM_SHARDS if storage.exists(uri := storage.join(run, name))]
+    """Lists models and results that were made from the shards before the takedown."""
+    home = home_of(output)
+    folders = (home, storage.join(home, "stages"))
+    made = [storage.join(folder, name) for folder in folders for name in _MADE_FROM_SHARDS]
+    found = [uri for uri in made if storage.exists(uri)]
     return [f"made from the shards before, and left as it is: {uri}" for uri in found]
 
 

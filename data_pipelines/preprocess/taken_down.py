@@ -1,4 +1,4 @@
-"""Records takedowns for good in a run's `takedowns.jsonl`, which `preprocess` obeys."""
+"""Records takedowns for good in a run's or study's `takedowns.jsonl`, which `preprocess` obeys."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,13 +24,25 @@ class Takedown:
     """Near-duplicates of it in other videos: URI, start and end in seconds."""
 
 
+def home_of(shards: str) -> str:
+    """Returns the folder of the run or the study of a shard set; its own folder if it has none.
+
+    A run's sets lie in ``RUN/shards/NAME``, a study's in ``STUDY/stages/shards/NAME/KEY``.
+    """
+    uri = shards.rstrip("/")
+    run, _, name = uri.rpartition("/shards/")
+    if run and "/" not in name:
+        return run
+    study = run.removesuffix("/stages")
+    return study if study != run and name.count("/") == 1 else uri
+
+
 def record_uri(shards: str) -> str:
-    """Returns where a shard set's takedowns are recorded: in its run, else in its own folder.
+    """Returns where a shard set's takedowns are recorded: in its run or study, else in its folder.
 
     The record lies outside the set, so that it outlives a set that is deleted and made again.
     """
-    run, _, name = shards.rstrip("/").rpartition("/shards/")
-    return storage.join(run if run and "/" not in name else shards, "takedowns.jsonl")
+    return storage.join(home_of(shards), "takedowns.jsonl")
 
 
 def read_takedowns(shards: str) -> list[Takedown]:

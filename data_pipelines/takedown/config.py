@@ -8,7 +8,8 @@ class TakedownConfig:
     """Says which video is taken down, and from where."""
 
     output: str
-    """A run (<storage>/<run name>), with all of its shard sets and latents, or one shard set."""
+    """A run (<storage>/<run name>) or a study, with all shard sets and latents, or one shard
+    set."""
     video_uri: str | None = None
     """The video's URI in ``clips.parquet`` and ``rejects.parquet``. A signature in it does not
     matter."""

@@ -28,12 +28,12 @@ from data_pipelines.takedown.find import (
     find_in_sets,
     find_video,
 )
+from data_pipelines.takedown.folders import latent_folders, pages_and_pictures, shard_sets
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import check_shard_name
 from lafp.data.shards.sets import open_shard_set, read_entry, shards_sha256
 from lafp.runs.lease import owned
-from lafp.runs.run_dir import PROVENANCE
 from lafp.storage import strict_json
 from lafp.storage.secrets import without_secrets
 
@@ -54,11 +54,11 @@ def take_down(cfg: TakedownConfig, is_dry_run: bool, job: str | None = None) -> 
         InUseError: Another process works in one of the folders.
         StorageError: Reading or writing failed. Run again to resume.
     """
-    shard_sets = _shard_sets(cfg.output)
+    found = shard_sets(cfg.output)
     if is_dry_run:
-        return _take_down(cfg, shard_sets, is_dry_run)
-    with _all_owned(shard_sets, job):
-        return _take_down(cfg, shard_sets, is_dry_run)
+        return _take_down(cfg, found, is_dry_run)
+    with _all_owned(found, job):
+        return _take_down(cfg, found, is_dry_run)
 
 
 def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool) -> list[str]:
@@ -75,16 +75,17 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
     if not found:
         return _nothing(cfg, shard_sets)
     journals = {shards: _plan(shards, video, findings) for shards, findings in found.items()}
+    shown = sorted({uri for shards in found for uri in pages_and_pictures(shards)})
     if not is_dry_run:
-        _carry_out(journals)
+        _carry_out(journals, shown)
     lines = sorted(video.video_uris)
     for shards, findings in found.items():
         lines += _in_words(shards, findings, journals[shards])
-    return lines
+    return [*lines, *(f"shows frames of clips, its or others: {uri}" for uri in shown)]
 
 
-def _carry_out(journals: Mapping[str, dict[str, Any]]) -> None:
-    """Stores the journals of all sets, records the takedown, then changes the sets.
+def _carry_out(journals: Mapping[str, dict[str, Any]], shown: Sequence[str]) -> None:
+    """Stores the journals of all sets, records the takedown, then changes sets, pages and pictures.
 
     Rejects of one set lead to clips of another, and are gone once their set is changed. So all
     journals are there before the first change, and the record, which is one file of the run, says
@@ -95,6 +96,8 @@ def _carry_out(journals: Mapping[str, dict[str, Any]]) -> None:
     takedowns = [strict_json.from_plain(Takedown, j["takedown"]) for j in journals.values()]
     # From here on `preprocess` obeys the takedown, even if this process is killed.
     add_takedowns(next(iter(journals)), takedowns)
+    # Before the sets, whose journals say that the takedown is not complete.
+    _delete(shown)
     for shards, journal in journals.items():
         apply(shards, journal)
 
@@ -103,10 +106,20 @@ def _finish_interrupted(shards: str) -> None:
     journal = _read_journal(shards)
     recorded = {takedown.takedown_id for takedown in read_takedowns(shards)}
     if journal["takedown"]["takedown_id"] in recorded:
+        _delete(pages_and_pictures(shards))
         apply(shards, journal)
     else:
         # Killed before the record: nothing was changed, and journals of other sets may be missing.
         storage.delete(_journal_uri(shards))
+
+
+def _delete(uris: Sequence[str]) -> None:
+    for uri in uris:
+        # In an object store, a folder is a prefix of names.
+        if storage.is_file(uri):
+            storage.delete(uri)
+        else:
+            storage.delete_folder(uri)
 
 
 @contextmanager
@@ -118,7 +131,7 @@ def _all_owned(shard_sets: Sequence[str], job: str | None) -> Iterator[None]:
         StorageError: The folders cannot be written to.
     """
     records = {record_uri(shards).rpartition("/")[0] for shards in shard_sets}
-    latents = {uri for shards in shard_sets for uri in _latent_folders(shards)}
+    latents = {uri for shards in shard_sets for uri in latent_folders(shards)}
     with ExitStack() as stack:
         # All takedowns claim the folders in one order, so that one of two gets all of its folders.
         for folder in sorted(map(storage.join, {*records, *shard_sets, *latents})):
@@ -129,20 +142,6 @@ def _all_owned(shard_sets: Sequence[str], job: str | None) -> Iterator[None]:
         if not storage.is_remote(uri):
             with suppress(OSError):
                 storage.path_of(uri).rmdir()
-
-
-def _shard_sets(output: str) -> list[str]:
-    """Returns the shard sets of a run, or ``output`` if it is one; they may be unfinished."""
-    folder = storage.join(output, "shards")
-    if found := [storage.join(folder, name) for name in storage.list_folders(folder)]:
-        return found
-    names = ("shard_set.json", PROVENANCE)
-    if not any(storage.is_file(storage.join(output, name)) for name in names):
-        raise ConfigError(
-            f"output: No shard set at {output}, and no run with shards/. Name the folder of a run "
-            "or of a shard set."
-        )
-    return [storage.join(output)]
 
 
 def _nothing(cfg: TakedownConfig, shard_sets: Sequence[str]) -> list[str]:
@@ -215,7 +214,7 @@ def _read_journal(shards: str) -> dict[str, Any]:
         for shard in filter(None, (*journal["shards"], *journal["shards"].values())):
             check_shard_name(shard)
         names = {uri.rpartition("/")[2] for uri in journal["latents"]}
-        latents = [uri for uri in _latent_folders(shards) if uri.rpartition("/")[2] in names]
+        latents = [uri for uri in latent_folders(shards) if uri.rpartition("/")[2] in names]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"{_journal_uri(shards)} is no journal of a takedown of this set: {error}. Delete it "
@@ -233,14 +232,7 @@ def _latent_sets(shards: str, sha256: str) -> list[str]:
     """Returns the latent sets of the same run that were made from shards of this content."""
     return [
         uri
-        for uri in _latent_folders(shards)
+        for uri in latent_folders(shards)
         if storage.is_file(provenance := storage.join(uri, "provenance.json"))
         and sha256 in storage.read_text(provenance)
     ]
-
-
-def _latent_folders(shards: str) -> list[str]:
-    """Returns the folders of all latent sets of a shard set's run."""
-    run = shards.rstrip("/").rpartition("/shards/")[0]
-    folder = storage.join(run, "latents")
-    return [storage.join(folder, name) for name in (storage.list_folders(folder) if run else ())]

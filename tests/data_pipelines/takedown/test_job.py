@@ -273,6 +273,53 @@ def test_latents_made_from_it_go_too(run, source):
     assert not (run / "latents/unfinished").exists()
 
 
+@pytest.mark.parametrize("is_study", [False, True])
+def test_no_file_of_a_run_or_a_study_holds_its_clips(whole, source, tmp_path, is_study):
+    home = tmp_path / "home"
+    folder, key = (home / "stages", "0a1b") if is_study else (home, "")
+    shards, latents = folder / "shards/videos" / key, folder / "latents/videos" / key
+    shutil.copytree(whole / "shards/videos", shards)
+    shutil.copytree(whole / "latents/videos", latents)
+    clips = stored_clips(shards)
+    pages = ["report.html", "runs/a/report.html"] if is_study else ["report.html"]
+    stage = f"stages/{{}}/{key}" if is_study else "{}"
+    pages += [f"{stage.format('evaluation')}/latent_views/pairs/0.png"]
+    pages += [
+        f"{stage.format('lam_evaluation')}/{name}" for name in ("report.html", "transfer.png")
+    ]
+    results = home / stage.format("evaluation") / "results.parquet"
+    for page in (*pages, results):
+        (home / page).parent.mkdir(parents=True, exist_ok=True)
+        (home / page).write_bytes(b"".join(clips.values()) if page != results else b"kept")
+    lines = take_down(replace(of("b.mp4", source), output=str(home)), is_dry_run=False)
+    assert all(any(line.endswith(page) for line in lines) for page in pages if "views" not in page)
+    gone = clips.keys() - stored_clips(shards).keys()
+    assert len(gone) > 1
+    assert not gone & {row["clip_id"] for row in table(latents, "latents")}
+    for path in (path for path in home.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        assert not any(clips[clip_id] in data for clip_id in gone), path
+    assert results.read_bytes() == b"kept"
+    assert read_takedowns(str(shards)) and (home / "takedowns.jsonl").is_file()
+
+
+def stored_clips(shards: Path) -> dict[str, bytes]:
+    found = {}
+    for row in table(shards, "manifest"):
+        data = (shards / row["shard"]).read_bytes()
+        for clip in strict_json.read(ShardEntry, str(shards / entry_name(row["shard"]))).clips:
+            found[clip.clip_id] = data[clip.video_offset : clip.video_offset + clip.video_bytes]
+    return found
+
+
+def test_a_run_of_a_study_is_refused_by_the_name_of_the_study(tmp_path, source):
+    run = tmp_path / "mine/runs/seed_0"
+    run.mkdir(parents=True)
+    (run / "stages.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"is a run of a study.*folder of the study, .*mine\."):
+        take_down(replace(of("b.mp4", source), output=str(run)), is_dry_run=True)
+
+
 def test_by_its_id_and_on_s3_it_is_the_same(run, whole, source, s3_bucket):
     video_id = next(
         row["video_id"]
