@@ -46,6 +46,7 @@ def stream_tasks(
 
     Raises:
         ray.exceptions.RayError: A call failed. Calls that lost their worker or node are retried.
+            The other calls are cancelled, also if the caller closes the generator.
     """
     task = ray.remote(function).options(
         num_cpus=1,
@@ -56,21 +57,27 @@ def stream_tasks(
     )
     pending: dict[ray.ObjectRef[Result], Key] = {}
     remaining, counted_at, room = iter(calls), float("-inf"), 0
-    while True:
-        if time.monotonic() - counted_at > _RECOUNT_S:
-            counted_at = time.monotonic()
-            # Counted again and again, because a cluster may grow and shrink while the job runs.
-            num_cpus = int(ray.cluster_resources().get("CPU", 0))
-            room = max(_MIN_CALLS, _CALLS_PER_CPU * num_cpus)
-        while len(pending) < room and (found := next(remaining, None)) is not None:
-            key, call = found
-            pending[task.remote(*call)] = key
-        if not pending:
-            return
-        # The time limit lets the loop count CPUs again, also if no task ends for long.
-        done, _ = ray.wait(list(pending), num_returns=1, timeout=_RECOUNT_S)
-        for ref in done:
-            yield pending.pop(ref), ray.get(ref)
+    try:
+        while True:
+            if time.monotonic() - counted_at > _RECOUNT_S:
+                counted_at = time.monotonic()
+                # Counted again and again, because a cluster may grow and shrink meanwhile.
+                num_cpus = int(ray.cluster_resources().get("CPU", 0))
+                room = max(_MIN_CALLS, _CALLS_PER_CPU * num_cpus)
+            while len(pending) < room and (found := next(remaining, None)) is not None:
+                key, call = found
+                pending[task.remote(*call)] = key
+            if not pending:
+                return
+            # The time limit lets the loop count CPUs again, also if no task ends for long.
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=_RECOUNT_S)
+            for ref in done:
+                yield pending.pop(ref), ray.get(ref)
+    finally:
+        # A call has failed, or the caller has left. In a study this process lives on, and calls
+        # that nobody waits for would hold the cluster's CPUs.
+        for ref in pending if ray.is_initialized() else ():
+            ray.cancel(ref)
 
 
 def run_tasks(

@@ -14,6 +14,7 @@ import ray
 import torch
 
 from data_pipelines.label_latents import LabelLatentsConfig, label_latents
+from data_pipelines.on_ray.tasks import run_tasks
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.shards.sets import read_shard_entry
@@ -266,3 +267,21 @@ def test_ray_data_reads_our_shards_as_documented(tmp_path):
         frames, steps = moving_dot(clip.num_frames, seed)
         assert row["json"]["fps"] == 10.0 and np.array_equal(row["actions"], steps)
         assert np.abs(row["frames"].astype(int) - frames).mean() < 8
+
+
+def fail_or_wait(folder: str, number: int) -> None:
+    Path(folder, f"begun_{number}").touch()
+    if number == 0:
+        raise RuntimeError("the first call fails")
+    time.sleep(3)
+    Path(folder, f"ended_{number}").touch()
+
+
+def test_when_one_call_fails_the_others_are_cancelled(tmp_path):
+    """Beside these tests, because it needs a Ray too."""
+    calls = [(str(tmp_path), number) for number in range(6)]
+    with pytest.raises(ray.exceptions.RayTaskError, match="the first call fails"):
+        list(run_tasks(fail_or_wait, calls, sizes=[1] * 6, label="calls", unit="calls"))
+    time.sleep(5)
+    assert len(list(tmp_path.glob("begun_*"))) <= 3, "two CPUs: no call begins after the failure"
+    assert not list(tmp_path.glob("ended_*"))
