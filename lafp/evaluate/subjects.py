@@ -102,6 +102,11 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         seed=trained["train"]["seed"],
     )
     if "action" in card["specs"]:
+        if method.action_decoder is not None:
+            raise ConfigError(
+                f"Method {method.label}: the policy at {policy_uri} predicts true actions. Set "
+                "action_decoder=null."
+            )
         return replace(
             subject,
             method=BEHAVIOR_CLONING,

@@ -83,19 +83,38 @@ def lam_behind(run: RunDir, policy_uri: str) -> str:
 
 
 def given_lam(policy_uri: str) -> str | None:
-    """Returns the LAM that the config of a policy names; None if it is that of the same run."""
-    return StageDir(policy_uri, "policy").config()["lam"]
+    """Returns the LAM that the config of a policy names; None if it is that of the same run.
+
+    Raises:
+        ConfigError: The policy predicts true actions, so no LAM stands before it.
+    """
+    config = StageDir(policy_uri, "policy").config()
+    if "lam" not in config:
+        raise _NoLatentsError(policy_uri)
+    return config["lam"]
+
+
+class _NoLatentsError(ConfigError):
+    def __init__(self, policy_uri: str) -> None:
+        super().__init__(
+            f"The policy at {policy_uri} predicts true actions (train_bc), so it has no LAM and "
+            "needs no action decoder. Leave the action decoder out, or name a policy that "
+            "predicts latent actions."
+        )
 
 
 def _lam_head(
     run: RunDir, policy_uri: str, lam: str | None, device: torch.device
 ) -> LamActionDecoder:
+    specs = read_card(policy_uri, "policy")["specs"]
+    if "action" in specs:
+        raise _NoLatentsError(policy_uri)
     # The policy's config may name a LAM elsewhere. A stranger may have written that address, so
     # only the user's own word opens one outside of the run.
     lam_uri = lam or run.stage("lam").uri
     if not (lam or storage.is_file(storage.join(lam_uri, "model.json"))):
         raise ConfigError(f"{run.uri} holds no LAM, whose action head is to act. {_NAME_LAM}")
-    wanted = read_card(policy_uri, "policy")["specs"]["lam_sha256"]
+    wanted = specs["lam_sha256"]
     if read_card(lam_uri, "lam")["weights_sha256"] != wanted:
         raise ConfigError(
             f"The policy at {policy_uri} was trained on another LAM than {lam_uri}, so that LAM's "

@@ -255,6 +255,11 @@ def test_a_folder_without_an_agent_says_what_is_missing_and_what_to_do(run, tmp_
         ("begun", {}, "Run ray_jobs.train_policy and ray_jobs.train_decoder first"),
         ("study", {}, r"is a study; its runs are .*study/runs/: seed_0\."),
         ("cloned", {}, r"need none; choose one with policy=: latent_bc\."),
+        (
+            "cloned",
+            {"policy": "latent_bc", "action_decoder": "idm"},
+            r"policy/latent_bc predicts true actions .* Leave the action decoder out",
+        ),
         (".", {"action_decoder": "flo"}, r"no finished decoder 'flo'. .* finished: flow\."),
         (".", {"policy": "bc"}, r"no finished policy 'bc'. .* finished: latent_flow\."),
     ):

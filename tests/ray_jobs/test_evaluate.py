@@ -233,6 +233,9 @@ def test_a_missing_decoder_is_named_before_anything_starts(run):
     method = MethodConfig(label="x", policy="latent_bc")
     with pytest.raises(ConfigError, match=r"x: .* predicts latent actions. Name the"):
         plan(replace(CFG, methods=(method,)), run)
+    method = MethodConfig(label="x", policy="scratch", action_decoder="idm")
+    with pytest.raises(ConfigError, match=r"x: .* predicts true actions. Set action_decoder=null"):
+        plan(replace(CFG, methods=(method,)), run)
 
 
 def test_an_environment_that_looks_other_than_the_videos_is_refused(run, monkeypatch):

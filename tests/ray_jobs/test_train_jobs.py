@@ -173,6 +173,15 @@ def test_behavior_cloning_reads_the_labels_and_nothing_else(run):
     assert "clips of stream 'labeled': 6, 2 per step" in "\n".join(train_bc.JOB.plan(cfg, run))
 
 
+def test_a_decoder_of_true_actions_is_refused(run):
+    shards(run, "labeled")
+    complete(run.stage("policy/bc"), {"name": "bc"})
+    raw = {"name": "d", "policy": "bc", "windows_per_clip": 4, "train": TRAIN}
+    cfg = config_from_dict(TrainDecoderConfig, raw)
+    with pytest.raises(ConfigError, match=r"policy/bc predicts true actions \(train_bc\)"):
+        train_decoder.JOB.inputs(cfg, run)
+
+
 def test_another_lam_makes_another_policy(run):
     shards(run, "videos")
     cfg = config_from_dict(TrainPolicyConfig, POLICY)
