@@ -25,7 +25,7 @@ _MAX_BYTES = {
 }
 """Files that are fetched, and their largest sizes."""
 _MAX_FILES = 1_000
-_MAX_DEPTH = 4  # decoder/NAME/policy/model.json
+_MAX_DEPTH = 4  # decoder/NAME/policy/model.json, below the run's folder
 _URI = re.compile(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?(?:/([^@]*))?")
 _PART = re.compile(r"[\w-][\w.-]*", re.ASCII)
 
@@ -129,10 +129,11 @@ def checked_names(uri: str, sizes: Mapping[str, int | None], folder: str = "") -
         most = _MAX_BYTES.get(path.name)
         if most is None or (folder and not path.is_relative_to(folder)):
             continue
-        if len(path.parts) > _MAX_DEPTH or not all(map(_PART.fullmatch, path.parts)):
+        depth = len(path.parts) - len(PurePosixPath(folder).parts)
+        if depth > _MAX_DEPTH or not all(map(_PART.fullmatch, path.parts)):
             raise ConfigError(
                 f"{uri} holds the file {name[:100]!r}. A run's files lie up to {_MAX_DEPTH} levels "
-                "deep, under names of letters, digits, '_', '-' and '.'."
+                "deep in its folder, under names of letters, digits, '_', '-' and '.'."
             )
         if num_bytes is None or num_bytes > most:
             raise ConfigError(

@@ -239,6 +239,15 @@ def test_names_that_lead_out_of_the_folder_are_refused(name):
         checked_names("hf://a/b", {"lam/model.json": 1, name: 1})
 
 
+def test_a_run_in_a_folder_of_a_repository_may_be_as_deep_as_one_that_is_the_repository():
+    below = {name: 9 for name in ("lam/model.json", "decoder/lafp/policy/model.json")}
+    assert checked_names("hf://a/b", below) == list(below)
+    sizes = {f"runs/mine/{name}": size for name, size in below.items()}
+    assert checked_names("hf://a/b/runs/mine", sizes, "runs/mine") == list(sizes)
+    with pytest.raises(ConfigError, match="up to 4 levels deep in its folder"):
+        checked_names("hf://a/b/runs/mine", {"runs/mine/a/b/c/d/model.json": 9}, "runs/mine")
+
+
 def test_what_is_no_model_is_left_there():
     sizes = {"lam/model.json": 9, "pytorch_model.bin": 9, "code.py": 9, "policy/x/model.json": 9}
     assert checked_names("hf://a/b", sizes, "lam") == ["lam/model.json"]
