@@ -14,6 +14,12 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from data_pipelines.preprocess.faults import video_error
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
+from data_pipelines.preprocess.sources.file_kinds import (
+    LABELS_SUFFIX,
+    kind_of_name,
+    labeled_format,
+    suffix_of,
+)
 from data_pipelines.preprocess.sources.list_rows import Comment, list_suffix, read_rows
 from data_pipelines.preprocess.sources.list_videos import (
     is_glob,
@@ -29,6 +35,8 @@ from lafp.storage.names import escape_raw_bytes, uri_of_name
 from lafp.storage.secrets import text_without_secrets, without_secrets
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+
+_WHOLE_EPISODES = "holds whole episodes, which no list names: name it, or its folder, as the source"
 
 
 def is_uri_list(source: str) -> bool:
@@ -91,9 +99,27 @@ def _inputs(
         yield uri
     elif is_glob(uri) and not storage.is_http(uri):
         yield from _matches(uri, split, has_labels)
+    elif has_labels and (why := _why_without_labels(uri)):
+        yield why
     else:
         item = video_item(without_secrets(uri), 0, split, has_labels)
         yield replace(item, secret_uri=uri) if item.uri != uri else item
+
+
+def _why_without_labels(uri: str) -> _Bad | None:
+    """Returns a reject for a row whose labels cannot be read; None for others.
+
+    Known before anything is downloaded.
+    """
+    if labeled_format(uri):
+        return _Bad("bad_entry", f"{without_secrets(uri)} {_WHOLE_EPISODES}")
+    if storage.is_http(uri) and suffix_of(uri) != LABELS_SUFFIX:
+        detail = (
+            f"{without_secrets(uri)} is on the web, where labels beside videos are not read: "
+            "download both, or leave `labels` out"
+        )
+        return _Bad("no_labels", detail)
+    return None
 
 
 def _matches(
@@ -105,8 +131,11 @@ def _matches(
             return
         is_empty = True
         for found in list_videos(list_source_files(pattern), split, has_labels):
-            if not isinstance(found, storage.FileInfo):
-                is_empty = False
+            is_empty = False
+            if isinstance(found, storage.FileInfo):
+                what = kind_of_name(found.uri)
+                yield LeftOut(uri=found.uri, what=what, why=_WHOLE_EPISODES)
+            else:
                 yield found
         if is_empty:
             yield _Bad("not_found", f"no file matches {pattern}")

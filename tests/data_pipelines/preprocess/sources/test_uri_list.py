@@ -5,15 +5,18 @@ import json
 import tracemalloc
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
 from data_pipelines.preprocess.clip.probe import LimitsConfig
 from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.sources.uri_list import list_uris
 from lafp import storage
@@ -125,6 +128,39 @@ def test_labels_lie_beside_what_a_list_names(tmp_path):
     stacked = str(tmp_path / "stacked.npz")
     assert [item.labels_uri for item in items] == ["s3://b/x.npz", stacked]
     assert {item.split for item in items} == {"val"}
+
+
+def test_with_labels_what_a_list_cannot_name_is_never_dropped_without_a_trace(tmp_path):
+    for name in ("a.h5", "b.hdf5", "c.tfrecord-00000-of-00001"):
+        (tmp_path / name).write_bytes(b"\x89HDF")
+    frames, action = moving_square(20), np.zeros((20, 2), np.float32)
+    np.savez(tmp_path / "d.npz", image_0=frames, action=action)
+    with serving() as host:
+        host.files["/x.mp4"] = host.files["/x.h5"] = bytes(100)
+        host.files["/d.npz"] = (tmp_path / "d.npz").read_bytes()
+        rows = [
+            f"{tmp_path}/*.*",
+            f"{tmp_path}/a.h5",
+            f"{host.url}/x.mp4",
+            f"{host.url}/x.h5",
+            f"{host.url}/d.npz",
+        ]
+        (tmp_path / "lists").mkdir()
+        path = write_list(tmp_path / "lists", ".txt", rows)
+        cfg = replace(CFG, source=str(path), labels=LabelsConfig())
+        counts = FileCounts()
+        items = list(list_inputs(cfg, counts))
+        clips, rejects = go_through(cfg)
+        assert [uri for _, uri, _ in host.hits] == ["/d.npz"]
+    left_out = {kind.example.what: kind.example.why for kind in counts.kinds()}
+    assert all("as the source" in left_out[kind] for kind in (".h5", ".hdf5", ".tfrecord"))
+    assert len(items) == 5 and len({clip.record.video_uri for clip in clips}) == 2
+    assert [(row.video_uri.rpartition("#")[2], row.reason) for row in rejects] == [
+        ("2", "bad_entry"),
+        ("3", "no_labels"),
+        ("4", "bad_entry"),
+    ]
+    assert "as the source" in rejects[0].detail and "on the web" in rejects[1].detail
 
 
 def test_local_s3_and_web_videos_of_one_list_and_what_is_missing(tmp_path, s3_bucket):
