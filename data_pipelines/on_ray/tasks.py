@@ -36,7 +36,8 @@ def stream_tasks(
 
     Args:
         function: Importable on the workers.
-        calls: Pairs of a key that identifies the call and its arguments.
+        calls: Pairs of a key that identifies the call and its arguments. It is asked again after
+            each result, also after it has ended: a result may lead to more calls.
         num_gpus: GPUs of each task.
         memory_bytes: Logical memory that Ray reserves for each task.
         node_labels: Labels of the nodes that may run the tasks, ``key=value`` each.

@@ -81,7 +81,7 @@ def make_parts(
     """
     counts = PartCounts()
     work = PartsProgress(cfg.name, plan)
-    queue = _TaskQueue(plan, work)
+    queue = TaskQueue(plan, work)
     num_expired = 0
     with work.progress:
         for task, made in _run(cfg, plan, queue, fill):
@@ -113,8 +113,11 @@ def make_parts(
         )
 
 
-class _TaskQueue:
-    """Holds the tasks that must run: those of the plan, and of pieces that are found meanwhile."""
+class TaskQueue:
+    """Yields the tasks that must run: those of the plan, and of pieces that are found meanwhile.
+
+    It ends when there is no task now, and goes on once pieces were added.
+    """
 
     def __init__(self, plan: Plan, work: PartsProgress) -> None:
         self.second_tries: set[str] = set()
@@ -126,34 +129,32 @@ class _TaskQueue:
         """Adds tasks, which run before the rest of the plan."""
         self._ready.extend(pieces)
 
-    def has_next(self) -> bool:
-        """Reads the plan up to the next task that must run. Returns whether there is one now."""
-        while not self._ready and (planned := next(self._planned, None)) is not None:
-            task, is_done, missing = planned
+    def __iter__(self) -> Iterator[Task]:
+        return self
+
+    def __next__(self) -> Task:
+        """Reads the plan up to the next task that must run."""
+        while not self._ready:
+            task, is_done, missing = next(self._planned)
             self._ready.extend(missing)
             if is_done:
                 self._work.found(task, missing)
             else:
                 self._ready.append(task)
-        return bool(self._ready)
-
-    def __iter__(self) -> Iterator[Task]:
-        while self.has_next():
-            yield self._ready.popleft()
+        return self._ready.popleft()
 
 
 def _run(
-    cfg: PreprocessConfig, plan: Plan, queue: _TaskQueue, fill: Callable[[Task], Task]
+    cfg: PreprocessConfig, plan: Plan, queue: TaskQueue, fill: Callable[[Task], Task]
 ) -> Iterator[tuple[Task, PartCounts | str]]:
     """Runs tasks until the queue stays empty; yields the result of each."""
-    # Results of the last running tasks may add pieces to a queue that was empty, hence the loop.
-    while queue.has_next():
-        yield from stream_tasks(
-            make_part,
-            ((task, (cfg, fill(task), plan.work)) for task in queue),
-            memory_bytes=cfg.tasks.memory_bytes,
-            node_labels=cfg.tasks.node_labels,
-        )
+    return stream_tasks(
+        make_part,
+        # Unlike a generator, ``map`` goes on where the queue does.
+        map(lambda task: (task, (cfg, fill(task), plan.work)), queue),
+        memory_bytes=cfg.tasks.memory_bytes,
+        node_labels=cfg.tasks.node_labels,
+    )
 
 
 def _tasks(

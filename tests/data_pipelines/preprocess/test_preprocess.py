@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from data_pipelines.on_ray.tasks import stream_tasks
 from data_pipelines.preprocess import plan as plan_module
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
@@ -37,9 +38,11 @@ from data_pipelines.preprocess.manifest import (
     shard_set,
     summarize,
 )
-from data_pipelines.preprocess.parts import PartCounts, make_parts
-from data_pipelines.preprocess.plan import make_plan
+from data_pipelines.preprocess.parts import PartCounts, TaskQueue, make_parts
+from data_pipelines.preprocess.parts_progress import PartsProgress
+from data_pipelines.preprocess.plan import Task, make_plan
 from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
@@ -338,6 +341,31 @@ def test_a_long_video_is_shared_out_in_pieces_and_comes_to_the_same(local_ray, t
     assert (summary["num_videos"], summary["num_videos_with_clips"]) == (3, 3)
     made_without_ray(cfg, tmp_path / "alone")
     assert digests(tmp_path / "out") == digests(tmp_path / "alone/shards")
+
+
+def work_until_last(name: str, folder: str) -> bool:
+    """A slow call, which ends once the last one has run, to which the result of another leads."""
+    deadline = time.monotonic() + 60
+    while name == "slow" and not Path(folder, "last").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    Path(folder, name).touch()
+    return True
+
+
+def test_tasks_for_pieces_start_while_a_slow_task_is_pending(local_ray, tmp_path):
+    items = [VideoItem(uri=name, num_bytes=1, split=None) for name in ("slow", "long", "last")]
+    plan = make_plan(items[:2], TasksConfig(videos_per_task=1), str(tmp_path / "work"))
+    queue = TaskQueue(plan, PartsProgress("videos", plan))
+    calls = map(lambda task: (name := task.items[0].uri, (name, str(tmp_path))), queue)
+    done = []
+    for name, is_in_time in stream_tasks(work_until_last, calls):
+        assert is_in_time
+        done.append(name)
+        if name == "long":
+            queue.add([Task(part="a piece", items=(items[2],))])
+    assert sorted(done) == ["last", "long", "slow"] and done[0] == "long"
 
 
 def test_s3_to_s3_gives_the_same_shards(s3_bucket, made, source, local_ray_on_s3):
