@@ -189,6 +189,10 @@ def align(labels: EpisodeLabels, info: VideoInfo) -> EpisodeLabels:
             detail = f"{num_frames} frames, {num_rows} rows of labels"
             raise VideoError("labels_mismatch", detail)
         return replace(labels, times_s=info.times_s, is_per_frame=True)
+    if len(labels.times_s) == 1 < len(info.times_s):
+        # One row has no step, by which all else is judged.
+        detail = f"1 row of labels for {len(info.times_s)} frames"
+        raise VideoError("labels_mismatch", detail)
     # Labels may begin late, or end early, by the slower clock's step, as both clocks are sampled.
     start_s, end_s = float(labels.times_s[0]), labels.times_s[-1] + _step_s(labels.times_s)
     slack_s = 1.01 * max(_step_s(labels.times_s), 1 / info.fps)

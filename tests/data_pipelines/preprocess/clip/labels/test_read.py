@@ -220,6 +220,7 @@ def test_labels_that_do_not_cover_the_video_are_a_mismatch(tmp_path):
         return str(caught.value)
 
     assert error(21, 20) == "labels_mismatch: 21 frames, 20 rows of labels"
+    assert error(21, 1, timestamp=np.zeros(1)) == "labels_mismatch: 1 row of labels for 21 frames"
     short = error(21, 20, timestamp=np.arange(20) / 20)
     assert "labels from 0.000 to 1.000 s, the video ends at 2.100 s" in short
     assert "labels.time_key=null" in short
