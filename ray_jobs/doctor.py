@@ -197,7 +197,9 @@ def _differences(facts: dict[str, NodeFacts]) -> Iterator[Finding]:
     for name in names:
         found = {node.versions[name] for node in facts.values()}
         if len(found) > 1:
-            by_node = ", ".join(f"{host} {node.versions[name]}" for host, node in facts.items())
+            by_node = ", ".join(
+                f"{host} {node.versions[name] or 'without'}" for host, node in facts.items()
+            )
             yield Finding(
                 level="fail",
                 what=f"nodes differ in {name}: {by_node}",

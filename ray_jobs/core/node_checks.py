@@ -24,8 +24,15 @@ from lafp.video.decoders.torchcodec import import_torchcodec
 
 Level = Literal["ok", "warn", "fail"]
 
-PACKAGES = ("ray", "torch", "deepspeed", "av", "decord", "boto3", "omegaconf")
-"""Packages that the jobs need, in the same version on all nodes."""
+NEEDED = ("ray", "torch", "av", "omegaconf")
+"""Packages that every job needs, in the same version on all nodes."""
+OPTIONAL: dict[str, tuple[str, Level, str]] = {
+    "deepspeed": ("train", "warn", "preprocess, collect and view run here, training does not"),
+    "decord": ("decord", "ok", "only video_decoder.name=decord needs it"),
+    "boto3": ("s3", "ok", "only s3:// needs it"),
+}
+"""Packages that some jobs need, in the same version on all nodes -> the extra of lafp that brings
+them, the level of a finding that they are missing, and what goes without them."""
 DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "gif")
 ENCODERS = ("libx264",)
 
@@ -59,10 +66,11 @@ def look(storage_uri: str, wants_gpu: bool) -> NodeFacts:
         storage_uri: Folder of all runs, in which a file is written, read and deleted.
         wants_gpu: Whether Ray says that the node has GPUs.
     """
-    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    packages = (*NEEDED, *OPTIONAL)
+    versions = {"python": platform.python_version(), **{name: _version(name) for name in packages}}
     findings = [
         *(_missing(name) for name, found in versions.items() if not found),
-        _deepspeed(),
+        *([_deepspeed()] if versions["deepspeed"] else []),
         _codecs(),
         _damage_parsers(),
         *_ffmpegs(),
@@ -87,10 +95,16 @@ def _version(name: str) -> str:
 
 
 def _missing(name: str) -> Finding:
+    if name in NEEDED:
+        return Finding(
+            level="fail",
+            what=f"{name} is not installed, which every job needs",
+            fix="pip install 'lafp[data]'",
+        )
+    extra, level, needed_by = OPTIONAL[name]
     return Finding(
-        level="fail",
-        what=f"{name} is not installed",
-        fix="pip install --constraint constraints.txt lafp",
+        level=level,
+        what=f"{name} is not installed: {needed_by} (pip install 'lafp[{extra}]')",
     )
 
 
@@ -102,7 +116,8 @@ def _deepspeed() -> Finding:
         return Finding(
             level="fail",
             what=f"deepspeed does not import: {_first_line(error)}",
-            fix="install the versions of constraints.txt; with CUDA, set CUDA_HOME",
+            fix="pip install 'lafp[train]' with the versions of constraints.txt; with CUDA, set "
+            "CUDA_HOME",
         )
     return Finding(level="ok", what="deepspeed imports")
 

@@ -1,18 +1,23 @@
 """The doctor: a healthy machine, a storage that cannot be written, nodes that differ."""
 
+import importlib
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import ray
 
 from lafp.confined import missing_protection
 from ray_jobs import doctor
+from ray_jobs.core import node_checks
 from ray_jobs.core.node_checks import Finding, NodeFacts, look
 from tests.integration.ray_cluster import real_cluster
 
@@ -57,6 +62,63 @@ def test_nodes_with_other_versions_are_a_failure():
     (finding,) = doctor._differences({"a": one, "b": other})
     assert finding.level == "fail" and finding.what == "nodes differ in ray: a 2.60.0, b 2.59.0"
     assert list(doctor._differences({"a": one, "b": one})) == []
+
+
+def test_a_package_that_only_one_node_has_is_a_failure():
+    with_it = NodeFacts(host="a", versions={"decord": "0.6.0"}, num_gpus=0, findings=())
+    without = replace(with_it, host="b", versions={"decord": ""})
+    (finding,) = doctor._differences({"a": with_it, "b": without})
+    assert finding.level == "fail"
+    assert finding.what == "nodes differ in decord: a 0.6.0, b without"
+
+
+def without(monkeypatch, *hidden: str) -> None:
+    """Hides packages as if they were not installed: metadata and modules."""
+    found, opened = node_checks.version, importlib.import_module
+
+    def version(name: str) -> str:
+        if name in hidden:
+            raise PackageNotFoundError(name)
+        return found(name)
+
+    def import_module(name: str) -> ModuleType:
+        if name in hidden:
+            raise ModuleNotFoundError(name)
+        return opened(name)
+
+    monkeypatch.setattr(node_checks, "version", version)
+    monkeypatch.setattr(node_checks.importlib, "import_module", import_module)
+
+
+@pytest.mark.parametrize("extra", ["data", "train", "train,s3", "train,decord", "train,s3,decord"])
+def test_an_installation_of_the_docs_passes_and_names_the_extras_that_it_lacks(
+    extra, tmp_path, monkeypatch
+):
+    """Every install that has Ray and PyAV: what it leaves out is one line each, and no failure."""
+    brought = extra.split(",")
+    lacking = {name: of for name, (of, *_) in node_checks.OPTIONAL.items() if of not in brought}
+    without(monkeypatch, *lacking)
+    findings = look(str(tmp_path), wants_gpu=False).findings
+    assert [f.what for f in findings if f.level == "fail"] == []
+    said = [f.what for f in findings if "is not installed" in f.what]
+    assert len(said) == len(lacking)
+    for line, (name, of) in zip(said, lacking.items(), strict=True):
+        assert line.startswith(f"{name} is not installed") and f"'lafp[{of}]'" in line
+    assert any(f.what == "deepspeed imports" for f in findings) == ("deepspeed" not in lacking)
+
+
+def test_a_package_that_every_job_needs_is_a_failure(tmp_path, monkeypatch):
+    without(monkeypatch, "omegaconf")
+    (failed,) = (f for f in look(str(tmp_path), wants_gpu=False).findings if f.level == "fail")
+    assert "omegaconf is not installed" in failed.what
+    assert failed.fix == "pip install 'lafp[data]'"
+
+
+def test_the_extras_bring_the_packages_that_the_doctor_says_they_bring():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = extras["optional-dependencies"]
+    for name, (extra, *_) in node_checks.OPTIONAL.items():
+        assert any(re.match(rf"{name}\b", requirement) for requirement in extras[extra])
 
 
 @pytest.fixture
