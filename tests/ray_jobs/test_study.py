@@ -103,6 +103,30 @@ def test_how_the_work_is_done_is_no_other_stage_for_anybody(tmp_path, change):
     assert after.runs == before.runs
 
 
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (
+            "axes: [{values: [{label: x}, {label: x-y}]}, {values: [{label: y-z}, {label: z}]}]",
+            "called x-y-z-seed_0, those of the values x, y-z and x-y, z",
+        ),
+        (
+            "labels: {fractions: [0.1234567, 0.12345674]}",
+            "called labels_0.123457-seed_0, those of the values 0.1234567 and 0.12345674",
+        ),
+    ],
+)
+def test_two_runs_with_one_name_are_refused(tmp_path, axes, message):
+    text = f"""
+        name: toy
+        pipeline: {{extends: {CONFIGS}/pipeline/tiny.yaml}}
+        {axes}
+        seeds: [0]
+        """
+    with pytest.raises(ConfigError, match=message):
+        cells(load(tmp_path, text))
+
+
 LATENTS = [
     "pipeline.label_latents={name: videos}",
     "pipeline.train_policy.*.latents=videos",
