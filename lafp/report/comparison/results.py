@@ -43,7 +43,7 @@ def _same_episodes(runs: Runs, results: Results, name: str) -> bool:
     """Tells whether both runs acted in the same episodes of the same environment."""
     configs = [each.stages[name].config() for each in runs]
     sizes = {len(values) for of in results.outcomes.values() for values in of.values()}
-    keys = ("env", "num_episodes")
+    keys = ("env", "num_episodes", "seed")
     return len(sizes) == 1 and all(configs[0].get(key) == configs[1].get(key) for key in keys)
 
 

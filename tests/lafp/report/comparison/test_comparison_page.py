@@ -89,6 +89,16 @@ def test_the_page_holds_it_too_and_its_output_is_bounded(compared):
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
 
+@pytest.mark.parametrize("key", ["seed", "num_episodes"])
+def test_other_episodes_are_not_compared_one_by_one(runs, compared, tmp_path, key):
+    assert ", difference " in compared[0]
+    shutil.copytree(runs / "b", tmp_path / "c")
+    path = tmp_path / "c/evaluation/config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: 7}))
+    lines = write_comparison([str(runs / "a"), str(tmp_path / "c")], str(tmp_path / "page.html"))
+    assert ", difference " not in "\n".join(lines)
+
+
 @pytest.mark.parametrize("width", [1300, 400])
 def test_the_page_fits_a_window_and_breaks_no_rule_of_the_browser(runs, compared, width):
     with browsing() as page:
