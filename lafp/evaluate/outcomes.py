@@ -98,10 +98,17 @@ def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
         table["outcome"] = table["success"].astype(float)
     else:
         of_demonstrators = table.loc[table["label"] == DEMONSTRATOR, "episode_return"]
-        mean = of_demonstrators[np.isfinite(of_demonstrators)].mean()
+        mean = mean_return(of_demonstrators.to_numpy(float))
         table["outcome"] = table["episode_return"] / (mean if mean > 0 else 1.0)
     by_label = table.groupby("label")["outcome"]
     return {str(label): of_label.to_numpy(float) for label, of_label in by_label}
+
+
+def mean_return(returns: Sequence[float] | np.ndarray) -> float:
+    """Averages the returns that are finite; NaN without any. A reward may be NaN or infinite."""
+    finite = np.asarray(returns, float)
+    finite = finite[np.isfinite(finite)]
+    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def tile(recordings: Sequence[Recording], success: Sequence[bool | None]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lafp.evaluate.latency import Latency
 from lafp.evaluate.modes import mode_coverage
-from lafp.evaluate.outcomes import Episode
+from lafp.evaluate.outcomes import Episode, mean_return
 from lafp.evaluate.results import SUCCESS_ON, Result, Subject
 from lafp.evaluate.statistics import Interval, interval_of_mean
 from lafp.evaluate.thorough_probe import MeasuredRow
@@ -44,8 +44,8 @@ def rollout_rows(
         finite |= _successes_per_task(episodes)
     interval = {metric: interval_of_mean([values]) for metric, values in finite.items() if values}
     rows = [_with_interval(subject, metric, value) for metric, value in interval.items()]
-    expert_return = float(np.mean([episode.episode_return for episode in demonstrations]))
-    if "return" in interval and 0 < expert_return < math.inf:
+    expert_return = mean_return([episode.episode_return for episode in demonstrations])
+    if "return" in interval and expert_return > 0:
         value = interval["return"]
         low, high = value.low / expert_return, value.high / expert_return
         rows.append(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lafp.evaluate.latency import Latency
-from lafp.evaluate.outcomes import Episode
+from lafp.evaluate.outcomes import Episode, read_episode_outcomes, write_episodes
 from lafp.evaluate.result_rows import action_error_rows, latency_rows, probe_rows, rollout_rows
-from lafp.evaluate.results import Subject, outcome_metric
+from lafp.evaluate.results import DEMONSTRATOR, Subject, outcome_metric
 
 SUBJECT = Subject(label="flow", method="latent_flow", anchor_low=0.5, anchor_high=0.5)
 LAM = Subject(label="lam", method="lam", objective="lapo", seed=3)
@@ -64,6 +64,18 @@ def test_a_task_without_success_is_measured_by_its_return():
     rows = rollout_rows(SUBJECT, some, best, ())
     assert {row.metric for row in rows} == {"return", "return_normalized", "length"}
     assert outcome_metric(rows) == "return_normalized"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_demonstration_without_a_finite_return_costs_only_itself(tmp_path, value):
+    some = [replace(episode, success=None) for episode in episodes([1, 1, 0, 1], [()] * 4)]
+    best = [replace(e, episode_return=4.0, label=DEMONSTRATOR) for e in some]
+    best[2] = replace(best[2], episode_return=value)
+    found = {row.metric: row.value for row in rollout_rows(SUBJECT, some, best, ())}
+    assert found["return_normalized"] == pytest.approx(1.5 / 4)
+    uri = str(tmp_path / "episodes.parquet")
+    write_episodes(uri, [*some, *best])
+    assert read_episode_outcomes(uri)["flow"].mean() == pytest.approx(found["return_normalized"])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
