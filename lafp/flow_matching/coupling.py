@@ -2,6 +2,7 @@
 
 # Shape suffixes in this file: B batch, D point, E embedding.
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +35,8 @@ def conditional_ot_coupling(
 
     Returns:
         The permutation s, int64 [B], on x_0's device: ``x_0[s]`` is paired with ``x_1`` and
-        ``condition``. The host solves the assignment, in time of about B^3.
+        ``condition``. The host solves the assignment, in time of about B^3. If a cost is not
+        finite, s is the identity.
     """
     # An agent, which loads this module and never trains, does without scipy.
     from scipy.optimize import linear_sum_assignment
@@ -47,5 +49,10 @@ def conditional_ot_coupling(
     scale = (distance_BB.sum() / num_others).clamp_min(torch.finfo(torch.float32).tiny)
     cost_BB += condition_weight * distance_BB / scale
     # Transposed, because the answer then names the noise of each row of data.
-    _, noise = linear_sum_assignment(cost_BB.T.cpu().numpy())
+    cost = cost_BB.T.cpu().numpy()
+    if not np.isfinite(cost).all():
+        # The loss will not be finite either, and training says so with the clips. See
+        # ``on_non_finite``.
+        return torch.arange(len(x_0), device=x_0.device)
+    _, noise = linear_sum_assignment(cost)
     return torch.from_numpy(noise).to(x_0.device)

@@ -75,3 +75,11 @@ def test_one_element_and_equal_conditions_are_no_trouble():
     x_0, x_1, condition = batch(8)
     order = conditional_ot_coupling(x_0, x_1, torch.ones_like(condition), 1.0)
     assert torch.equal(order, conditional_ot_coupling(x_0, x_1, condition, 0.0))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("which", ["data", "condition"])
+def test_a_batch_that_is_not_finite_keeps_its_order(which, value):
+    noise, data, condition = (torch.randn(4, 2) for _ in range(3))
+    {"data": data, "condition": condition}[which][1, 0] = value
+    assert conditional_ot_coupling(noise, data, condition, 1.0).tolist() == [0, 1, 2, 3]
