@@ -48,13 +48,18 @@ class RemoteAgent:
     """
 
     def __init__(self, url: str, token: str, timeout_s: float = 10.0) -> None:
-        parts = urlsplit(url)
+        expected = f"{url!r} is no address of a server: expected http://HOST:PORT."
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:  # the port is no number up to 65535, or the host no IPv6 one
+            raise ServerError(f"{expected} {error}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServerError(f"{url!r} is no address of a server: expected http://HOST:PORT.")
+            raise ServerError(expected)
         is_tls = parts.scheme == "https"
         kind = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
         self._url, self._path = url, parts.path.rstrip("/")
-        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._connection = kind(parts.hostname, port, timeout=timeout_s)
         self._headers = {
             "Authorization": f"Bearer {token}",
             "Content-Type": "application/msgpack",

@@ -405,8 +405,9 @@ def test_the_client_is_one_file_for_old_pythons_that_needs_numpy_and_msgpack_onl
 
 
 def test_what_does_not_speak_the_protocol_is_named():
-    with pytest.raises(ServerError, match="is no address of a server"):
-        RemoteAgent("127.0.0.1:8470", TOKEN)
+    for url in ("127.0.0.1:8470", "http://host:99999999", "http://host:many", "http://[::1"):
+        with pytest.raises(ServerError, match="is no address of a server"):
+            RemoteAgent(url, TOKEN)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         with pytest.raises(ServerError, match="does not answer"):
