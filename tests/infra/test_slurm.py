@@ -168,6 +168,33 @@ def test_with_an_image_ray_and_the_job_run_in_it(slurm, tmp_path):
     assert sorted(kinds) == sorted(["ray start"] * 2 + ["python - 2", f"python -c {code}"])
 
 
+def test_a_job_whose_time_is_over_before_its_command_starts_goes_back_too(slurm, tmp_path):
+    """Ray never comes up, so there is no command yet. Afterwards all nodes are cleaned up."""
+    log, removed = tmp_path / "job.log", tmp_path / "removed"
+    programs = {
+        "ray": f"touch {tmp_path}/began; exec sleep 1000",
+        "rm": f'echo "$SLURMD_NODENAME $SLURM_STEP_ID $*" >> {removed}; exec /bin/rm "$@"',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, code in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{code}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = slurm | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{slurm['PATH']}"}
+    command = ["sbatch", "--parsable", "--nodes=2", f"--output={log}", str(SCRIPT), "true"]
+    submitted = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    job = submitted.stdout.strip()
+    wait_for((tmp_path / "began").exists, log)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=slurm, check=True)
+    wait_for(lambda: field(slurm, job, "Restarts") == "1", log)
+    subprocess.run(["scancel", job], env=slurm, check=True)
+    assert "The time is over" in log.read_text()
+    temp = f"{slurm.get('TMPDIR', '/tmp')}/ray-{job}"
+    by_steps = {line.split()[0] for line in removed.read_text().splitlines() if temp in line}
+    assert {"n1", "n2"} <= by_steps, removed.read_text()
+
+
 def test_an_image_without_apptainer_is_refused_before_ray_starts(tmp_path):
     result = subprocess.run(
         [shutil.which("bash"), str(SCRIPT), "true"],
