@@ -37,7 +37,7 @@ def dockerfile(request) -> Path:
 
 def test_the_images_hold_the_packages_of_all_jobs(dockerfile):
     installed = [rest for key, rest in instructions(dockerfile) if key == "RUN" and " pip " in rest]
-    assert any("'.[train,s3,decord]'" in rest for rest in installed)
+    assert any("'.[train,s3,gcs,azure,hub,decord]'" in rest for rest in installed)
 
 
 @pytest.fixture(scope="session")
