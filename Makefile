@@ -34,9 +34,17 @@ test-slow: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,notebooks,rerun]'
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
 
-# Kills every kind of job hundreds of times and compares the results: hours (docs/reliability.md).
+# Broken input, a faulty S3, and every kind of job killed hundreds of times: hours. The settings are
+# those of docs/reliability.md.
+CHAOS := OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos
 chaos: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.kills
+	$(CHAOS).fuzz --inputs 10000 --seed 1
+	$(CHAOS).media --inputs 1000 --seed 1
+	$(CHAOS).s3_faults --operations 400 --seed 2
+	$(CHAOS).s3_faults --operations 400 --seed 2 --patience-s 180
+	$(CHAOS).s3_faults --operations 1000 --seed 1
+	$(CHAOS).s3_faults --operations 400 --seed 1 --share 0 --lies 0.3
+	$(CHAOS).kills
 
 lint: ruff types
 
