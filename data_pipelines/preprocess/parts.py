@@ -294,6 +294,16 @@ def read_made_parts(plan: Plan) -> Iterator[ItemRows]:
 
 
 def read_parts(plan: Plan) -> Iterator[tuple[Task, list[ItemRows]]]:
-    """Yields the rows of all parts in the order of the listing, reading a few parts ahead."""
-    tasks = (task for chunk in range(plan.num_chunks) for task in plan.tasks(chunk))
-    return map_ahead(lambda task: (task, read_part(plan.work, task.part)), tasks)
+    """Yields the rows of all parts in the order of the listing, reading a few parts ahead.
+
+    Raises:
+        StorageError: A part is gone. The resumed job makes it anew.
+    """
+
+    def read(task: Task) -> tuple[Task, list[ItemRows]]:
+        try:
+            return task, read_part(plan.work, task.part)
+        except FileNotFoundError as error:
+            raise storage.StorageError(f"A part that was made is gone: {error}") from error
+
+    return map_ahead(read, (t for chunk in range(plan.num_chunks) for t in plan.tasks(chunk)))

@@ -267,7 +267,7 @@ class LatentReader:
             no whole stack of frames.
 
         Raises:
-            ConfigError: The set's entry of the shard is damaged.
+            ConfigError: The set's entry of the shard is missing or damaged.
             RuntimeError: The set has no latents of this clip.
             DamagedClipError: The file does not match its entry.
         """
@@ -302,6 +302,10 @@ class LatentReader:
 def _read(kind: type[T], path: str) -> T:
     try:
         return strict_json.read(kind, path)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path} is missing. Label again, or copy the latent set again."
+        ) from error
     except strict_json.DamagedError as error:
         raise ConfigError(f"{error}. Label again, or copy the latent set again.") from None
 

@@ -5,6 +5,8 @@ parts have them, and there may be more rows than fit in memory. The catalog is n
 always built again from the parts.
 """
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -199,12 +201,24 @@ class Catalog:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns an error of the disk, e.g. that it is full, into a StorageError with the folder."""
+    """Turns an error of the disk, e.g. that it is full, into a StorageError with the folder.
+
+    Errors of other files pass, because they name what is missing themselves.
+    """
     try:
         yield
-    except StorageError:
-        raise
     except (sqlite3.OperationalError, OSError) as error:
+        if isinstance(error, OSError) and not _is_of(folder.parent, error):
+            raise
         raise StorageError(
             f"Could not write {folder}, the driver's scratch folder (TMPDIR moves it): {error}"
         ) from error
+
+
+def _is_of(folder: Path, error: OSError) -> bool:
+    """Tells whether an error comes from a file in the folder, or that its disk may be full."""
+    if isinstance(error, StorageError):
+        return False
+    if error.filename is None:  # writing to an open file, or a store's answer
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return folder in Path(os.fsdecode(error.filename)).parents

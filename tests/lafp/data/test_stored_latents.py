@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from lafp.config import ConfigError
-from lafp.data.stored_latents import MAX_ROUNDING, LatentShard, LatentShardWriter, open_latent_set
+from lafp.data.shards.format import ClipLocation
+from lafp.data.stored_latents import (
+    MAX_ROUNDING,
+    SET_FILE,
+    LatentReader,
+    LatentSet,
+    LatentShard,
+    LatentShardWriter,
+    open_latent_set,
+)
 from lafp.storage import strict_json
 
 
@@ -54,3 +63,22 @@ def test_entries_survive_json(tmp_path):
 def test_a_missing_set_says_which_job_writes_one(tmp_path):
     with pytest.raises(ConfigError, match=r"No latent set at .*ray_jobs.label_latents"):
         open_latent_set(str(tmp_path))
+
+
+def test_a_missing_entry_says_what_to_do(tmp_path):
+    spec = LatentSet(
+        lam_sha256="",
+        shards_sha256="",
+        latent_action_dim=2,
+        frame_stack=1,
+        num_clips=1,
+        num_rejected_clips=0,
+        num_pairs=1,
+        num_bytes=1,
+        dtypes="float32",
+        rounding=0.0,
+    )
+    strict_json.write(str(tmp_path / SET_FILE), spec)
+    location = ClipLocation(clip_id="0" * 32, num_frames=2, video_offset=0, video_bytes=0)
+    with pytest.raises(ConfigError, match=r"train-000000\.json is missing\. Label again"):
+        LatentReader(str(tmp_path)).read("train-000000.tar", location)
