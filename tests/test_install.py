@@ -1,6 +1,9 @@
 """What an installation can do: the light core alone, and the one command."""
 
+import os
 import re
+import shutil
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.lafp.test_agent import write_decoder, write_policy
+from tests.test_wheel import copy_sources
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -74,6 +78,56 @@ def test_an_agent_acts_with_the_core_alone(tmp_path):
     done = run_with_the_core(acts)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(np.zeros(3).shape)
+
+
+@pytest.mark.slow
+def test_an_agent_acts_where_only_the_core_is_installed(tmp_path):
+    """Installs as `pip install .` does, into a fresh environment. Downloads torch."""
+    write_policy(tmp_path / "run", "latent_flow")
+    write_decoder(tmp_path / "run", "mine", "latent_flow")
+    copy_sources(tmp_path / "checkout")
+    python = tmp_path / "venv/bin/python"
+    install = [python, "-m", "pip", "install", "-q", "-c", "constraints.txt", "."]
+    acts = (
+        "import sys; from importlib.metadata import distributions\n"
+        "import lafp, numpy\n"
+        "agent = lafp.Agent.load('run', policy='latent_flow', action_decoder='mine')\n"
+        "action = agent.act(numpy.zeros((12, 16, 3), numpy.uint8))\n"
+        "assert lafp.__file__.startswith(sys.prefix), lafp.__file__\n"
+        "print(numpy.asarray(action).shape, {d.name.lower() for d in distributions()})\n"
+    )
+    foreign = ("PYTHON", "PYTEST", "VIRTUAL_ENV")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    try:
+        subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+        subprocess.run(install, cwd=tmp_path / "checkout", env=env, check=True, timeout=2400)
+        done = subprocess.run(
+            [python, "-c", acts], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+        )
+    finally:
+        shutil.rmtree(tmp_path / "venv", ignore_errors=True)  # 1 GB and more
+    assert done.returncode == 0, done.stderr
+    shape, _, packages = done.stdout.partition(" {")
+    assert shape == str(np.zeros(3).shape)
+    brought = set(re.findall(r"'([\w.-]+)'", packages))
+    assert "torch" in brought and not brought & {"ray", "av", "pyarrow", "deepspeed", "boto3"}
+
+
+def cpu_s(code: str) -> float:
+    """CPU time of a process that runs the code, with its start."""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_the_agent_is_imported_in_little_more_time_than_torch():
+    """CPU time, in turns, and medians: other processes must not count."""
+    rounds = [(cpu_s("import lafp; lafp.Agent"), cpu_s("import torch")) for _ in range(3)]
+    agent, torch = (statistics.median(times) for times in zip(*rounds, strict=True))
+    print(f"lafp.Agent {agent:.2f} s, torch {torch:.2f} s")
+    assert agent - torch < 0.5
 
 
 @pytest.mark.parametrize(
