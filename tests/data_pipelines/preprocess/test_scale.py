@@ -71,7 +71,8 @@ def write_looks(
     for item in rows:
         signatures = {}
         for clip in item.clips:
-            rng = np.random.default_rng(int(clip.record.clip_id[:8], 16))
+            # The whole id: among 400,000 clips, some would share 32 bits of theirs and look alike.
+            rng = np.random.default_rng(int(clip.record.clip_id, 16))
             pictures = (looks or {}).get(clip.record.clip_id)
             if pictures is None:
                 pictures = rng.random((6, 8, 8, 3), np.float32)
