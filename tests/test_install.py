@@ -112,16 +112,18 @@ def test_an_agent_acts_where_only_the_core_is_installed(tmp_path):
     assert "torch" in brought and not brought & {"ray", "av", "pyarrow", "deepspeed", "boto3"}
 
 
-def test_the_agent_is_imported_in_little_more_time_than_torch():
-    """CPU time, because other processes must not count."""
+def test_the_agent_imports_little_beyond_torch():
+    """Modules are counted, because times depend on the machine and on what runs beside."""
     code = (
-        "import time, torch; start = time.process_time()\n"
-        "import lafp; lafp.Agent; print(time.process_time() - start)"
+        "import sys, torch; before = set(sys.modules)\n"
+        "import lafp; lafp.Agent; print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    print(f"{float(done.stdout):.2f} s")
-    assert float(done.stdout) < 0.5
+    modules = done.stdout.split()
+    assert "lafp.agent" in modules and len(modules) < 150, modules
+    heavy = {"omegaconf", "pyarrow", "ray", "av", "scipy", "pandas", "boto3", "huggingface_hub"}
+    assert not heavy & {name.partition(".")[0] for name in modules}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lafp.config.errors import PARSER_ERRORS, ConfigError, first_line
 from lafp.config.merge import merge
@@ -25,6 +23,10 @@ def read_config(
     Raises:
         ConfigError: The file is missing or not a YAML mapping, or an override has no ``=``.
     """
+    # Imported late, as in ``lafp.config.leaves``.
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     merged = merge(section, _load_yaml(section, Path(path)), parse_overrides(overrides))
     check_no_resolver(merged, str(path))
     try:
@@ -36,6 +38,9 @@ def read_config(
 
 
 def _load_yaml(section: Section | None, path: Path, seen: tuple[Path, ...] = ()) -> dict[Any, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         is_folder, is_file = bool(path.name) and path.is_dir(), path.is_file()
     except (OSError, ValueError):  # no file can have this name
@@ -114,6 +119,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _parse_dotlist(overrides: Sequence[str]) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
     except RecursionError:
