@@ -205,8 +205,32 @@ class Requests:
         return patiently(ask)
 
 
+class PerProcess(Generic[T]):
+    """Makes one client for all threads of this process, where a store's client may be shared.
+
+    Threads of ``map_ahead`` are new in each call, and creating a client takes up to half a second.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._forget()
+        # Connections of the parent must not be used, and a thread of it may hold the lock.
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._client: T | None = None
+
+    def __call__(self) -> T:
+        """Returns the client, which the first call makes."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._make()
+            return self._client
+
+
 class PerThread(Generic[T]):
-    """Makes a client for each thread: creating one takes time, and sharing one is not safe."""
+    """Makes a client for each thread, where sharing one is not safe."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make, self._local = make, threading.local()

@@ -13,7 +13,7 @@ from lafp.storage.base import (
     UnreachableError,
     failed,
 )
-from lafp.storage.remote import PerThread, Requests, is_temporary
+from lafp.storage.remote import PerProcess, Requests, is_temporary
 from lafp.storage.secrets import text_without_secrets
 
 _SET_CREDENTIALS = (
@@ -51,7 +51,7 @@ def _default_credential() -> Any:
     return DefaultAzureCredential()
 
 
-client = PerThread(new_client)
+client = PerProcess(new_client)
 
 
 @contextmanager

@@ -12,11 +12,13 @@ from lafp.storage.base import (
     UnreachableError,
     failed,
 )
-from lafp.storage.remote import PerThread, Requests
+from lafp.storage.remote import PerProcess, Requests
 from lafp.storage.secrets import text_without_secrets
 
 # boto3 asks for an answer so often, and ``lafp.storage.s3`` for its body.
 NUM_TRIES = 8
+_MOST_CONNECTIONS = 32
+"""Connections that all threads of a process keep open. More are closed after their request."""
 _REFUSED_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken")
 _NO_ROOM = ("XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507")
 _SET_CREDENTIALS = (
@@ -30,12 +32,15 @@ def new_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    # The adaptive mode also slows this client down while S3 throttles it.
-    retries = Config(retries={"max_attempts": NUM_TRIES, "mode": "adaptive"})
-    return boto3.session.Session().client("s3", config=retries)
+    config = Config(
+        # The adaptive mode also slows this client down while S3 throttles it.
+        retries={"max_attempts": NUM_TRIES, "mode": "adaptive"},
+        max_pool_connections=_MOST_CONNECTIONS,
+    )
+    return boto3.session.Session().client("s3", config=config)
 
 
-client = PerThread(new_client)
+client = PerProcess(new_client)
 
 
 @contextmanager

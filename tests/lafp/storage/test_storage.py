@@ -1,5 +1,6 @@
 """The same contract on a local folder and on real APIs of S3, Google Cloud Storage and Azure."""
 
+import os
 import threading
 import time
 import tracemalloc
@@ -11,8 +12,9 @@ import pytest
 from botocore.config import Config
 
 from lafp import storage
+from lafp.map_ahead import map_ahead
 from lafp.storage.clients import s3
-from lafp.storage.remote import PerThread
+from lafp.storage.remote import PerProcess, PerThread
 from tests.cable import Cable
 from tests.http_server import answer, serving
 
@@ -195,6 +197,17 @@ def test_missing_credentials_are_said_with_what_to_set(monkeypatch, tmp_path, gi
         storage.StorageError, match=r"look up s3://bucket/key: .*Set AWS_ACCESS_KEY_ID"
     ):
         storage.is_file("s3://bucket/key")
+
+
+def test_threads_share_a_client_that_may_be_shared_and_a_forked_process_has_its_own():
+    made = []
+    client = PerProcess(lambda: made.append(os.getpid()) or len(made))
+    assert set(map_ahead(lambda _: client(), range(50))) == {1}
+    child = os.fork()
+    if not child:
+        os._exit(0 if client() == 2 and made[-1] == os.getpid() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert client() == 1 and made == [os.getpid()]
 
 
 def test_joined_uris_have_single_slashes():
