@@ -37,6 +37,21 @@ _STARTS_RAY = re.compile(
     r"ray_jobs\.training\.trainer|tests\.chaos\.kills",
     re.MULTILINE,
 )
+_WITHOUT_RAY = (
+    "chaos/test_kills.py",
+    "data_pipelines/takedown/test_job.py",
+    "data_pipelines/test_collect.py",
+    "infra/test_kuberay.py",
+    "infra/test_ray_cluster.py",
+    "lafp/report/test_markdown.py",
+    "lafp/serve/test_server.py",
+    "ray_jobs/core/test_findings.py",
+    "ray_jobs/core/test_home.py",
+    "ray_jobs/test_compare.py",
+    "ray_jobs/test_to_lerobot.py",
+    "ray_jobs/test_view.py",
+)
+"""Files that name or import what starts Ray, and start none in tests that are not slow."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -57,7 +72,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @cache
 def _starts_ray(path: Path) -> bool:
-    return _STARTS_RAY.search(path.read_text()) is not None
+    return not str(path).endswith(_WITHOUT_RAY) and _STARTS_RAY.search(path.read_text()) is not None
 
 
 def pytest_make_parametrize_id(val, argname):
