@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 
@@ -19,6 +19,7 @@ _MIN_CALLS = 8
 _RECOUNT_S = 10.0
 # A call may lose its worker or node through no fault of its own, but not this often.
 _MAX_LOST_WORKERS = 20
+_NUM_CANCELS, _CANCEL_S = 3, 2.0
 
 
 def stream_tasks(
@@ -77,8 +78,18 @@ def stream_tasks(
     finally:
         # A call has failed, or the caller has left. In a study this process lives on, and calls
         # that nobody waits for would hold the cluster's CPUs.
-        for ref in pending if ray.is_initialized() else ():
+        if ray.is_initialized():
+            _cancel(list(pending))
+
+
+def _cancel(refs: "list[ray.ObjectRef[Any]]") -> None:
+    """Cancels calls. A call that begins at that moment may not notice, so it is told again."""
+    for _ in range(_NUM_CANCELS if refs else 0):
+        for ref in refs:
             ray.cancel(ref)
+        _, refs = ray.wait(refs, num_returns=len(refs), timeout=_CANCEL_S)
+        if not refs:
+            return
 
 
 def run_tasks(

@@ -276,6 +276,7 @@ def fail_or_wait(number: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow  # on a crowded machine Ray takes minutes to cancel
 def test_when_one_call_fails_the_others_are_cancelled():
     """Beside these tests, because it needs a Ray too."""
     with pytest.raises(ray.exceptions.RayTaskError, match="the first call fails"):
