@@ -88,7 +88,8 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
         files, parts = FileCounts.from_dict(plan.files), PartCounts()
         with telling_rejects(uri), open_catalog(plan, files, parts) as catalog:
             judge(cfg, parts, catalog, uri)
-            reject_taken_down(catalog, read_takedowns(uri))
+            takedowns = read_takedowns(uri)
+            reject_taken_down(catalog, takedowns)
             sets = FinishedSets(cfg.filters.against)
             find = partial(find_duplicates, work=work, node_labels=cfg.tasks.node_labels, sets=sets)
             select_clips(catalog, cfg, find, sets)
@@ -97,7 +98,8 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
             layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
             with clips_table(uri, layouts) as recorded:
                 shards = make_shards(cfg, recorded, work, uri)
-            delete_other_shards(uri, shards)
+            if takedowns:  # nothing else changes which shards there are
+                delete_other_shards(uri, shards)
             summary = summarize(catalog, spec, files.to_dict(), *write_manifest(uri, shards))
         check_totals(summary)
         # `shard_set.json` is written last, because its presence says that the set is complete.

@@ -34,6 +34,7 @@ from lafp.data.shards.format import (
     entry_name,
     signatures_name,
 )
+from lafp.data.shards.sets import read_entry
 from lafp.packing import packed
 from lafp.storage import strict_json
 from lafp.temporary import TemporaryFolder
@@ -214,15 +215,14 @@ def is_made(layout: ShardLayout, out: str) -> bool:
 
     A takedown after the job was killed, which the resumed job obeys, moves clips between shards.
     """
-    uri = storage.join(out, entry_name(layout.shard))
     try:
-        entry = strict_json.read(ShardEntry, uri)
+        entry = read_entry(out, layout.shard)
     except FileNotFoundError:
         return False
     if [clip.clip_id for clip in entry.clips] == [clip.record.clip_id for clip in layout.clips]:
         return True
     # Deleted before the tar is replaced, because an entry says that its tar is complete.
-    storage.delete(uri)
+    storage.delete(storage.join(out, entry_name(layout.shard)))
     return False
 
 

@@ -49,9 +49,8 @@ def latent_folders(shards: str) -> list[str]:
     return _below(storage.join(stages, "latents"), num_levels=name.count("/") + 1)
 
 
-def pages_and_pictures(shards: str) -> list[str]:
-    """Returns what shows frames of clips, of whichever clips, in a shard set's run or study."""
-    home = home_of(shards)
+def pages_and_pictures(home: str) -> list[str]:
+    """Returns what shows frames of clips, of whichever clips, in a run or a study."""
     runs = [home, *_below(storage.join(home, "runs"))]
     stages = [storage.join(home, name) for name in _WITH_PICTURES]
     for name in _WITH_PICTURES:

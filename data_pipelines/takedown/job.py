@@ -16,6 +16,7 @@ from typing import Any
 from data_pipelines.preprocess.taken_down import (
     Takedown,
     add_takedowns,
+    home_of,
     read_takedowns,
     record_uri,
 )
@@ -75,7 +76,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
     if not found:
         return _nothing(cfg, shard_sets)
     journals = {shards: _plan(shards, video, findings) for shards, findings in found.items()}
-    shown = sorted({uri for shards in found for uri in pages_and_pictures(shards)})
+    shown = pages_and_pictures(home_of(shard_sets[0]))
     if not is_dry_run:
         _carry_out(journals, shown)
     lines = sorted(video.video_uris)
@@ -106,7 +107,7 @@ def _finish_interrupted(shards: str) -> None:
     journal = _read_journal(shards)
     recorded = {takedown.takedown_id for takedown in read_takedowns(shards)}
     if journal["takedown"]["takedown_id"] in recorded:
-        _delete(pages_and_pictures(shards))
+        _delete(pages_and_pictures(home_of(shards)))
         apply(shards, journal)
     else:
         # Killed before the record: nothing was changed, and journals of other sets may be missing.

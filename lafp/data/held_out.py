@@ -9,7 +9,6 @@ from lafp.config import ConfigError
 from lafp.data.labels import vector_dims
 from lafp.data.order.clips import ClipOrder
 from lafp.data.shards.cache import ClipCache
-from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import open_shard_set
 from lafp.data.stored_latents import clips_without_latents
@@ -96,12 +95,10 @@ class HeldOutClips:
 
     def batches(self, device: torch.device) -> Iterator[ClipBatch]:
         """Yields the clips, up to ``CLIPS_PER_BATCH`` at a time. It leaves damaged ones out."""
-        refs = list(islice(self._order.visits(), self.num_clips)) if self.num_clips else []
-        for start in range(0, len(refs), CLIPS_PER_BATCH):
-            try:
-                arrays = self._reader.read_sound_batch(refs[start : start + CLIPS_PER_BATCH])
-            except DamagedClipError:  # no clip is sound, in this batch and those before it
-                continue
+        if not self.num_clips:
+            return
+        refs = list(islice(self._order.visits(), self.num_clips))
+        for _, arrays in self._reader.sound_batches(refs, CLIPS_PER_BATCH):
             is_sound = arrays.pop("damaged")[:, 0] == 0  # stand-ins would be measured twice
             if not is_sound.any():
                 continue

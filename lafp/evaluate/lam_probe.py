@@ -15,7 +15,6 @@ from torch import Tensor
 from lafp.data.labels import action_spec, unseen_clips
 from lafp.data.order.clips import ClipOrder, ClipRef
 from lafp.data.shards.cache import ClipCache
-from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import Split
 from lafp.data.shards.reader import ClipReader
 from lafp.data.windows import stack_frames, windows_at
@@ -255,11 +254,7 @@ class LabeledTransitions:
         self, frame_stack: int, span: int, device: torch.device
     ) -> Iterator[tuple[ClipBatch, Tensor, Tensor, Tensor]]:
         """Yields clips, and clip, time and index of the clip in ``_refs`` of some moments."""
-        for start in range(0, len(self._refs), CLIPS_PER_BATCH):
-            try:
-                arrays = self._reader.read_sound_batch(self._refs[start : start + CLIPS_PER_BATCH])
-            except DamagedClipError:  # no clip is sound, in this batch and those before it
-                continue
+        for start, arrays in self._reader.sound_batches(self._refs, CLIPS_PER_BATCH):
             batch = ClipBatch(**{name: torch.from_numpy(a) for name, a in arrays.items()})
             times = [self._times(int(num), frame_stack, span) for num in batch.num_frames]
             for row in np.flatnonzero(arrays["damaged"][:, 0]):

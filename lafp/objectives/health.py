@@ -34,6 +34,10 @@ COLLAPSED = (
     "The FDM's target embedding has collapsed: it hardly differs between observations, so a small "
     "loss means nothing."
 )
+NOT_ABOVE_THE_MEAN = (
+    "The FDM predicts the target embedding no better than its mean does, so z tells it nothing. "
+    "Train longer, or raise latent_action_dim."
+)
 _OF_TARGETS = ("spread", "dead_share", "explained")
 _USE_A_MAP = (
     "Give the objective an encoder that ends in a feature map (strided_resnet), a slower target "
@@ -77,12 +81,6 @@ def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
     if low <= control:
         signs["probe"] = not_above_embedding(r2, control)
     return signs
-
-
-NOT_ABOVE_THE_MEAN = (
-    "The FDM predicts the target embedding no better than its mean does, so z tells it nothing. "
-    "Train longer, or raise latent_action_dim."
-)
 
 
 def target_sign(

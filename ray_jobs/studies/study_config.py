@@ -189,18 +189,17 @@ def cells(cfg: StudyConfig) -> tuple[Cell, ...]:
     """
     fractions = cfg.labels.fractions if cfg.labels else (None,)
     found: dict[str, tuple[tuple[str, ...], Cell]] = {}
-    for seed in cfg.seeds:
-        for values in itertools.product(*(axis.values for axis in cfg.axes)):
-            for fraction in fractions:
-                cell = _cell(cfg, seed, values, fraction)
-                of_axes = *(value.label for value in values), *([f"{fraction}"] if fraction else [])
-                if cell.name in found:
-                    twice = " and ".join(", ".join(of) for of in (found[cell.name][0], of_axes))
-                    raise ConfigError(
-                        f"Two runs of the study would be called {cell.name}, those of the values "
-                        f"{twice}. Change a label on axes, or a share in labels.fractions."
-                    )
-                found[cell.name] = of_axes, cell
+    of_all_axes = itertools.product(*(axis.values for axis in cfg.axes))
+    for seed, values, fraction in itertools.product(cfg.seeds, of_all_axes, fractions):
+        cell = _cell(cfg, seed, values, fraction)
+        of_axes = *(value.label for value in values), *([f"{fraction}"] if fraction else [])
+        if cell.name in found:
+            twice = " and ".join(", ".join(of) for of in (found[cell.name][0], of_axes))
+            raise ConfigError(
+                f"Two runs of the study would be called {cell.name}, those of the values {twice}. "
+                "Change a label on axes, or a share in labels.fractions."
+            )
+        found[cell.name] = of_axes, cell
     return tuple(cell for _, cell in found.values())
 
 

@@ -4,7 +4,7 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -94,6 +94,21 @@ class ClipReader:
             if isinstance(visit, DamagedClipError):
                 raise visit
         return self._batch(frames, [visit for visit in visits if isinstance(visit, _Visit)])
+
+    def sound_batches(
+        self, refs: Sequence[ClipRef], batch_size: int
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yields the number of the first clip and the clips of each batch.
+
+        Batches are read by ``read_sound_batch``. Those in which no clip is sound are left out as
+        long as no clip before them was.
+        """
+        for start in range(0, len(refs), batch_size):
+            try:
+                arrays = self.read_sound_batch(refs[start : start + batch_size])
+            except DamagedClipError:
+                continue
+            yield start, arrays
 
     def read_sound_batch(
         self, refs: Sequence[ClipRef], num_batches: int = 1
