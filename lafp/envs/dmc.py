@@ -138,6 +138,7 @@ class _DmcEpisode(Episode):
             physics.data.ptr,
             self._cfg.camera,
             has_sky=distractors.needs_sky,
+            finds_background=distractors.replaces_sky,
         )
         return distractors.compose(picture)
 

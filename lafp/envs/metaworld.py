@@ -216,13 +216,16 @@ class _MetaworldEpisode(Episode):
             simulator.data,
             self._camera_id,
             has_sky=distractors.needs_sky,
+            finds_background=distractors.replaces_sky,
             markers=self._markers,
         )
-        upright = Picture(
-            pixels=self._upright(picture.pixels),
-            is_background=self._upright(picture.is_background),
+        sky = picture.is_background
+        return distractors.compose(
+            Picture(
+                pixels=self._upright(picture.pixels),
+                is_background=None if sky is None else self._upright(sky),
+            )
         )
-        return distractors.compose(upright)
 
     def mask(self) -> np.ndarray:
         simulator = self._simulator

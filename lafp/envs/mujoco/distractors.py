@@ -119,6 +119,11 @@ class Distractors:
         """Whether any of the sky will be visible."""
         return self.cfg.background < 1
 
+    @property
+    def replaces_sky(self) -> bool:
+        """Whether ``compose`` needs to know which pixels show the sky."""
+        return self._background is not None
+
     def advance(self) -> None:
         """Advances the distractors by one step."""
         self._step += 1
@@ -156,6 +161,7 @@ class Distractors:
         """Draws the background behind a picture, uint8 [H, W, 3]."""
         if self._background is None:
             return picture.pixels
+        assert picture.is_background is not None
         video = self._background.frame(self._step, *self._size_px)
         if self.cfg.background < 1:
             sky, share = picture.pixels.astype(np.float32), self.cfg.background

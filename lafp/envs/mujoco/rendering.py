@@ -22,8 +22,6 @@ from lafp.config import ConfigError
 
 MAX_GEOMS = 2000
 _WHITE_SEGID = 0xFFFFFE
-_SKY_DISTANCE = 0.6
-"""MuJoCo draws the sky as a box, no point of which is nearer than this share of the far plane."""
 _OPEN: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
 _OSMESA = ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
 _OPENGL = ("libOpenGL.so.0", "libGL.so.1")  # an EGL context needs one of these
@@ -45,8 +43,8 @@ class Picture:
 
     pixels: np.ndarray
     """uint8 [H, W, 3]."""
-    is_background: np.ndarray
-    """bool [H, W]: the pixel shows sky and no geometry."""
+    is_background: np.ndarray | None
+    """bool [H, W]: the pixel shows sky and no geometry. None if ``draw`` was not to find it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +169,6 @@ class Renderer:
         _OPEN.add(self)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
-        near, far = model.vis.map.znear, model.vis.map.zfar
-        self._sky_depth = (1 / near - 1 / (_SKY_DISTANCE * far)) / (1 / near - 1 / far)
         self._option, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -187,6 +183,7 @@ class Renderer:
         camera_id: int,
         *,
         has_sky: bool = True,
+        finds_background: bool = False,
         markers: Sequence[Marker] = (),
     ) -> Picture:
         """Draws the scene from one of the model's cameras, posed as in ``data``.
@@ -196,19 +193,24 @@ class Renderer:
             data: A ``mujoco.MjData``.
             camera_id: Number of the camera in the model.
             has_sky: Whether to draw the sky. Without it the background is black, which is faster.
+            finds_background: Whether to tell which pixels show no geometry. It is a pass of its own
+                if the sky is drawn, because the sky has a depth that depends on the camera.
             markers: Spheres to draw in addition to the model.
         """
         self._set_scene(model, data, camera_id, markers)
         flags = self._mujoco.mjtRndFlag
         self._scene.flags[flags.mjRND_SHADOW] = self.cfg.shadows
         self._scene.flags[flags.mjRND_REFLECTION] = self.cfg.reflections
-        self._scene.flags[flags.mjRND_SKYBOX] = self._scene.flags[flags.mjRND_HAZE] = has_sky
-        self._render()
-        # OpenGL returns the last row first. Depth is 1 where nothing was drawn.
-        return Picture(
-            pixels=self._pixels_HW3[::-1].copy(),
-            is_background=self._depth_HW[::-1] >= self._sky_depth,
-        )
+        is_background = None
+        if finds_background:
+            self._scene.flags[flags.mjRND_SKYBOX] = self._scene.flags[flags.mjRND_HAZE] = False
+            self._render()
+            # OpenGL returns the last row first. Depth is 1 where nothing was drawn.
+            is_background = self._depth_HW[::-1] >= 1
+        if has_sky or not finds_background:
+            self._scene.flags[flags.mjRND_SKYBOX] = self._scene.flags[flags.mjRND_HAZE] = has_sky
+            self._render()
+        return Picture(pixels=self._pixels_HW3[::-1].copy(), is_background=is_background)
 
     def draw_mask(
         self,

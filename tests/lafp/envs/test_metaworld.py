@@ -155,6 +155,21 @@ def test_a_video_shows_behind_table_and_arm_and_changes_no_episode(tmp_path, sha
     assert not is_video[:, -6:].any(), "the table is below"
 
 
+def test_a_half_transparent_video_is_the_mean_of_sky_and_video_up_to_the_corners(tmp_path):
+    """MuJoCo's sky is nearer in the corners of this camera's wide view."""
+    for seed in range(8):
+        write_video(tmp_path / f"{seed}.mp4", moving_square(20, seed=seed), fps=10)
+
+    def shown(share: float) -> np.ndarray:
+        distractors = DistractorConfig(
+            background=share, videos=str(tmp_path) if share else None, hides_floor=True
+        )
+        env = Metaworld(replace(DRAWER, size_px=48, distractors=distractors))
+        return demonstrate(env, [3], 1)[0].astype(float)
+
+    np.testing.assert_allclose(shown(0.5), (shown(0.0) + shown(1.0)) / 2, atol=0.5)
+
+
 @pytest.mark.parametrize("camera", ["corner4", "behindGripper"])
 def test_the_mask_shows_the_arm_and_not_the_drawer(camera):
     env = Metaworld(replace(DRAWER, size_px=64, camera=camera))
