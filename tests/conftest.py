@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 from hypothesis import settings
 
-from tests.s3_server import running_s3
+from tests.s3_server import point_to_s3, running_s3
 
 # The same examples in every run: a gate that fails by chance is no gate. No deadlines: machines are
 # busy.
@@ -118,8 +118,7 @@ def shared_videos() -> Path:
 def s3_server():
     """A real S3 API on loopback; the environment points boto3 to it."""
     with running_s3() as settings, pytest.MonkeyPatch.context() as patch:
-        for key, value in settings.items():
-            patch.setenv(key, value)
+        point_to_s3(patch, settings["AWS_ENDPOINT_URL"])
         yield settings
 
 

@@ -6,6 +6,15 @@ from contextlib import contextmanager
 
 from pytest import MonkeyPatch
 
+from lafp.storage.clients import s3
+from lafp.storage.remote import PerProcess
+
+_ACCOUNT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
 
 @contextmanager
 def running_s3() -> Iterator[dict[str, str]]:
@@ -17,13 +26,19 @@ def running_s3() -> Iterator[dict[str, str]]:
         _compare_and_write_in_one_step(patch)
         server.start()
         host, port = server.get_host_and_port()
-        yield {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+        yield {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **_ACCOUNT}
         server.stop()
+
+
+def point_to_s3(patch: MonkeyPatch, endpoint_url: str) -> None:
+    """Points this process, and those that it starts, to another S3.
+
+    A process keeps its client, so that a client of an earlier test would go on to ask the S3 of
+    that test.
+    """
+    for key, value in {"AWS_ENDPOINT_URL": endpoint_url, **_ACCOUNT}.items():
+        patch.setenv(key, value)
+    patch.setattr(s3, "client", PerProcess(s3.new_client))
 
 
 def _compare_and_write_in_one_step(patch: MonkeyPatch) -> None:

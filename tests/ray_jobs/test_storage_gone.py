@@ -15,6 +15,7 @@ from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.metrics.log import read_metrics
 from ray_jobs.training.trainer import fit
 from tests.cable import Cable
+from tests.s3_server import point_to_s3
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import ToyTask
 
@@ -26,7 +27,7 @@ GONE_S = 60.0
 def cable(s3_server, monkeypatch):
     """Between all of Ray's workers and S3."""
     cable = Cable(int(s3_server["AWS_ENDPOINT_URL"].rpartition(":")[2]))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{cable.port}")
+    point_to_s3(monkeypatch, f"http://127.0.0.1:{cable.port}")
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield cable
     ray.shutdown()

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +62,7 @@ from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from ray_jobs.core import findings
 from tests.chaos.s3_faults import faulty_s3
 from tests.http_server import serving
+from tests.s3_server import point_to_s3
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
 ROOT = Path(__file__).parents[3]
@@ -376,11 +376,10 @@ def test_s3_to_s3_gives_the_same_shards(s3_bucket, made, source, local_ray_on_s3
 def test_a_faulty_s3_gives_the_same_shards(s3_server, s3_bucket, made, source, monkeypatch):
     """An error, a lost answer or a body that breaks off befalls three requests in ten."""
     with faulty_s3(s3_server["AWS_ENDPOINT_URL"], seed=1, share=0.3) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        point_to_s3(monkeypatch, proxy.url)
         ray.shutdown()
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        with ThreadPoolExecutor(1) as pool:  # a new thread has a new client of this endpoint
-            pool.submit(assert_same_shards_on_s3, s3_bucket, made, source).result()
+        assert_same_shards_on_s3(s3_bucket, made, source)
         ray.shutdown()
     assert sum(proxy.faults.values()) > 20
 

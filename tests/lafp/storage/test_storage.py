@@ -14,9 +14,10 @@ from botocore.config import Config
 from lafp import storage
 from lafp.map_ahead import map_ahead
 from lafp.storage.clients import s3
-from lafp.storage.remote import PerProcess, PerThread
+from lafp.storage.remote import PerProcess
 from tests.cable import Cable
 from tests.http_server import answer, serving
+from tests.s3_server import point_to_s3
 
 
 @pytest.fixture(params=["local", "s3", "gs", "az"])
@@ -171,12 +172,8 @@ def _out_of_space(*_):
 
 
 def test_a_dead_endpoint_is_a_storage_error_that_names_the_uri(monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    point_to_s3(monkeypatch, "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(s3, "client", PerThread(s3.new_client))
     with pytest.raises(storage.StorageError, match="Could not read s3://bucket/key"):
         storage.read_bytes("s3://bucket/key")
 
@@ -192,7 +189,7 @@ def test_missing_credentials_are_said_with_what_to_set(monkeypatch, tmp_path, gi
     }
     for key, value in (nowhere | given).items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(s3, "client", PerThread(s3.new_client))
+    monkeypatch.setattr(s3, "client", PerProcess(s3.new_client))
     with pytest.raises(
         storage.StorageError, match=r"look up s3://bucket/key: .*Set AWS_ACCESS_KEY_ID"
     ):
@@ -272,11 +269,7 @@ def test_an_answer_of_s3_that_breaks_off_is_asked_for_again(monkeypatch):
 
     with serving() as host:
         host.answers["/bucket/x"] = breaks
-        monkeypatch.setenv("AWS_ENDPOINT_URL", host.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setattr(s3, "client", PerThread(s3.new_client))
+        point_to_s3(monkeypatch, host.url)
         assert storage.read_bytes("s3://bucket/x") == b"0123456789"
         host.answers["/bucket/x"] = lambda handler, _: answer(handler, 200, b"01", length=10)
         with pytest.raises(storage.StorageError, match="Could not read s3://bucket/x"):

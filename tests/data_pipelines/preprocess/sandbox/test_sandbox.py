@@ -34,11 +34,10 @@ from lafp.config import ConfigError
 from lafp.confined import confined_environment, missing_protection, missing_when_tried
 from lafp.http.host_gate import HostGate
 from lafp.storage import StorageError
-from lafp.storage.clients import s3
-from lafp.storage.remote import PerThread
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from lafp.video.decoders.torchcodec import TorchCodecConfig, TorchCodecDecoder
 from tests import hostile_decoder as hostile
+from tests.s3_server import point_to_s3
 from tests.synthetic_video import moving_square, write_video
 
 ROOT = Path(__file__).parents[4]
@@ -154,11 +153,7 @@ def test_storage_that_fails_for_one_input_only_costs_that_input(tmp_path, sandbo
     ((reason, detail),) = outcomes(bad)
     assert reason == "unreadable" and "Could not read it: 500" in detail
     assert len(after.clips) == 3
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    monkeypatch.setattr(s3, "client", PerThread(s3.new_client))  # no client of another test
+    point_to_s3(monkeypatch, "http://127.0.0.1:9")
     there = replace(item(path), labels_uri="s3://bucket/labels.npz")
     with pytest.raises(StorageError, match="Could not read it: 500"):
         list(sandbox.rows(there))
