@@ -104,7 +104,6 @@ def train(
     spread_px: float = 4.0,
 ) -> list[float]:
     """Losses of a short training on squares that move at random, or on one batch of them."""
-    torch.set_num_threads(1)  # small tensors: threads would only wait for each other
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr)
     losses = []

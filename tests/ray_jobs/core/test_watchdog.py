@@ -20,6 +20,19 @@ def one_cpu():
     ray.shutdown()
 
 
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Time passes where somebody sleeps only, at once."""
+    now_s = 0.0
+
+    def sleep(seconds):
+        nonlocal now_s
+        now_s += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+
+
 def ask_for(watchdog, running, seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -27,6 +40,7 @@ def ask_for(watchdog, running, seconds):
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("no_waiting")
 def test_a_stage_that_writes_is_left_alone(tmp_path):
     watchdog = Watchdog(0.5)
     for n in range(10):
@@ -34,11 +48,13 @@ def test_a_stage_that_writes_is_left_alone(tmp_path):
         ask_for(watchdog, {"lam of seed_0": StageDir(str(tmp_path), "lam")}, 0.2)
 
 
+@pytest.mark.usefixtures("no_waiting")
 def test_a_stage_that_has_not_written_yet_is_waited_for(tmp_path):
     running = {"lam of seed_0": StageDir(str(tmp_path / "soon"), "lam")}
-    ask_for(Watchdog(2), running, 0.5)
+    ask_for(Watchdog(2), running, 1.9)
 
 
+@pytest.mark.usefixtures("no_waiting")
 def test_nothing_running_is_no_stall():
     ask_for(Watchdog(0.2), {}, 0.8)
 

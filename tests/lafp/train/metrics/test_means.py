@@ -39,22 +39,40 @@ def test_a_metric_counts_where_it_is_defined_and_is_absent_where_it_never_is(mea
     assert means.read() == {"loss": 2, "rank": 4, "spread": 3}
 
 
-def test_the_share_of_waiting_is_measured():
+class Clock:
+    """Stands still until it is told to go on."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
+
+
+def test_the_share_of_waiting_is_measured(clock):
     timer = StepTimer(windows_per_step=8)
     with timer.waiting():
-        time.sleep(0.05)
+        clock.now_s += 3
+    clock.now_s += 1
     timer.end_step()
     metrics = timer.metrics()
-    assert 0.9 < metrics["data_wait_share"] <= 1
-    assert metrics["windows_per_s"] == pytest.approx(8 / metrics["step_s"])
+    assert metrics["data_wait_share"] == pytest.approx(0.75)
+    assert metrics["step_s"] == pytest.approx(4) and metrics["windows_per_s"] == pytest.approx(2)
 
 
-def test_a_restart_forgets_the_time_before_it():
+def test_a_restart_forgets_the_time_before_it(clock):
     timer = StepTimer(windows_per_step=8)
     with timer.waiting():
-        time.sleep(0.05)
+        clock.now_s += 3
     timer.end_step()
     timer.restart()
+    clock.now_s += 1
     timer.end_step()
     metrics = timer.metrics()
-    assert metrics["data_wait_share"] == 0 and metrics["step_s"] < 0.05
+    assert metrics["data_wait_share"] == 0 and metrics["step_s"] == pytest.approx(1)

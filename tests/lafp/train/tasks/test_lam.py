@@ -223,8 +223,8 @@ def slalom_clips(num_episodes: int) -> list[SyntheticClip]:
     ]
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_supervised_latents_predict_actions_of_held_out_episodes_beyond_the_controls(tmp_path):
-    torch.set_num_threads(1)
     uri = write_clips(tmp_path / "slalom", slalom_clips(40), 100, seed=0, max_action=1.0)
     path = Path(__file__).parents[4] / "configs" / "train_lam" / "slalom.yaml"
     small = ["train.num_steps=100", "train.global_batch_size=16", "supervision.batch_size=32"]
@@ -237,8 +237,8 @@ def test_supervised_latents_predict_actions_of_held_out_episodes_beyond_the_cont
     assert metrics["probe/r2_low"] > metrics["probe/r2_random_lam"] + 0.1
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_labels_alone_train_an_inverse_dynamics_model(tmp_path):
-    torch.set_num_threads(1)
     uri = write_clips(tmp_path / "slalom", slalom_clips(40), 100, seed=0, max_action=1.0)
     path = Path(__file__).parents[4] / "configs" / "train_lam" / "slalom.yaml"
     small = ["train.num_steps=60", "train.global_batch_size=16", "supervision.batch_size=16"]
