@@ -3,6 +3,7 @@
 # Shape suffixes in this file: B batch, T frames (2 for a pair), N tokens of a frame, P patches of a
 # frame, L action tokens, W width, D features of a patch, H heads.
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,9 +39,9 @@ class TransformerConfig:
 class Attention(nn.Module):
     """Multi-head self-attention over the second-to-last axis, with torch's fused kernels."""
 
-    def __init__(self, width: int, num_heads: int, is_causal: bool) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.num_heads, self.is_causal = num_heads, is_causal
+        self.num_heads = num_heads
         # No bias: the keys' bias does not affect attention, so its gradient would be noise, which
         # Adam would scale up.
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -50,9 +51,29 @@ class Attention(nn.Module):
         """Maps tokens, float [B, N, W], to tokens of the same shape."""
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         seen_BHND = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=self.is_causal
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         )
         return self.output(seen_BHND.transpose(1, 2).flatten(2))
+
+
+class PairAttention(Attention):
+    """Causal multi-head self-attention of each token over the two frames of a pair.
+
+    The first frame sees itself. The second sees both, and a softmax of two scores is the sigmoid of
+    their difference. So no token is moved: fused kernels want the frames as the second-to-last
+    axis, are slow with so few, and on a GPU refuse more than 65,535 tokens of a batch.
+    """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Maps the tokens of one or two frames, float [B, T, N, W], to tokens of that shape."""
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        seen_BTNHD = v[:, :1]
+        if tokens.shape[1] == 2:
+            score_BTNH = (q[:, 1:] * (k[:, 1:] - k[:, :1])).sum(-1, keepdim=True)
+            share = torch.sigmoid(score_BTNH / math.sqrt(q.shape[-1]))
+            second = torch.lerp(v[:, :1], v[:, 1:], share.to(v.dtype))
+            seen_BTNHD = torch.cat([v[:, :1], second], dim=1)
+        return self.output(seen_BTNHD.flatten(-2))
 
 
 class Block(nn.Module):
@@ -66,11 +87,11 @@ class Block(nn.Module):
         super().__init__()
         width = cfg.width
         self.spatial_norm = nn.LayerNorm(width)
-        self.spatial = Attention(width, cfg.num_heads, is_causal=False)
-        self.temporal: Attention | None = None
+        self.spatial = Attention(width, cfg.num_heads)
+        self.temporal: PairAttention | None = None
         if is_temporal:
             self.temporal_norm = nn.LayerNorm(width)
-            self.temporal = Attention(width, cfg.num_heads, is_causal=True)
+            self.temporal = PairAttention(width, cfg.num_heads)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, _MLP_RATIO * width),
@@ -87,12 +108,10 @@ class Block(nn.Module):
         """Maps the tokens of T frames to tokens of the same shape."""
         shape = tokens_BTNW.shape
         tokens = tokens_BTNW.flatten(0, 1)
-        tokens = tokens + self.spatial(self.spatial_norm(tokens))
+        tokens = (tokens + self.spatial(self.spatial_norm(tokens))).view(shape)
         if self.temporal is not None:
-            over_time = tokens.view(shape).transpose(1, 2).flatten(0, 1)
-            over_time = over_time + self.temporal(self.temporal_norm(over_time))
-            tokens = over_time.unflatten(0, (shape[0], shape[2])).transpose(1, 2).flatten(0, 1)
-        return (tokens + self.mlp_output(self.mlp(tokens))).view(shape)
+            tokens = tokens + self.temporal(self.temporal_norm(tokens))
+        return tokens + self.mlp_output(self.mlp(tokens))
 
 
 class Blocks(nn.Module):

@@ -35,8 +35,8 @@ class Patches(nn.Module):
         """Maps observations, float [B, 3 F, H, W] in [-1, 1], to float [B, P, input_dim]."""
         raise NotImplementedError
 
-    def target(self, obs: Tensor) -> Tensor:
-        """Maps observations, float [B, 3 F, H, W] in [-1, 1], to float [B, P, target_dim]."""
+    def newest(self, patches_BPD: Tensor) -> Tensor:
+        """Takes the newest frame's features, float [B, P, target_dim], from ``forward``'s."""
         raise NotImplementedError
 
     def weights(self, weight: Tensor) -> Tensor:
@@ -82,9 +82,9 @@ class PixelPatches(Patches):
         """See ``Patches``."""
         return F.pixel_unshuffle(obs, self.patch_px).flatten(2).transpose(1, 2)
 
-    def target(self, obs: Tensor) -> Tensor:
+    def newest(self, patches_BPD: Tensor) -> Tensor:
         """See ``Patches``."""
-        return self(obs[:, -3:])
+        return patches_BPD[..., -self.target_dim :]
 
     def weights(self, weight: Tensor) -> Tensor:
         """See ``Patches``."""
@@ -165,9 +165,9 @@ class Dinov2Patches(Patches):
         patches_BPD = hidden[:, 1:].float()  # after the class token
         return F.layer_norm(patches_BPD, patches_BPD.shape[-1:])
 
-    def target(self, obs: Tensor) -> Tensor:
+    def newest(self, patches_BPD: Tensor) -> Tensor:
         """See ``Patches``."""
-        return self(obs)
+        return patches_BPD
 
     def weights(self, weight: Tensor) -> Tensor:
         """See ``Patches``. A patch counts by its share of weight."""

@@ -90,13 +90,14 @@ class Lapa(Objective):
 
     def forward(self, window: Window) -> LossOutput:
         """See ``Objective``."""
-        pair_BTPD = self._pair(window.obs, window.future_obs)
+        obs_BPD, future_BPD = self._patches_of_both(window.obs, window.future_obs)
+        pair_BTPD = self._pair(obs_BPD, future_BPD)
         latent_BZ = self.bottleneck.normalize(self.idm(pair_BTPD))
         seen = self.bottleneck(latent_BZ)
         prediction_BPD = self.fdm(pair_BTPD[:, 0], seen.latent)
         with torch.no_grad():
-            target_BPD = self.patches.target(window.future_obs)
-            copied_BPD = self.patches.target(window.obs)
+            target_BPD = self.patches.newest(future_BPD)
+            copied_BPD = self.patches.newest(obs_BPD)
             weight_BPD = self._weight(window)
         if self.cfg.target == "residual":
             change_BPD = self.change_scale.to_units(target_BPD - copied_BPD)
@@ -117,7 +118,8 @@ class Lapa(Objective):
 
     def infer_latent_action(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """See ``Objective``."""
-        return self.bottleneck.normalize(self.idm(self._pair(obs, next_obs)))
+        pair_BTPD = self._pair(*self._patches_of_both(obs, next_obs))
+        return self.bottleneck.normalize(self.idm(pair_BTPD))
 
     def quantize(self, latent_action: Tensor) -> Tensor:
         """See ``Objective.quantize``."""
@@ -145,20 +147,21 @@ class Lapa(Objective):
     def _predict_next_frame(self, obs: Tensor, latent_action: Tensor) -> Tensor:
         """Predicts the next frame, float [B, 3, H, W] in [-1, 1]."""
         seen = self.bottleneck(latent_action)
-        prediction_BPD = self.fdm(self.patches(obs), seen.latent)
-        predicted_BPD = self._to_patches(prediction_BPD, self.patches.target(obs))
+        obs_BPD = self.patches(obs)
+        prediction_BPD = self.fdm(obs_BPD, seen.latent)
+        predicted_BPD = self._to_patches(prediction_BPD, self.patches.newest(obs_BPD))
         return self.patches.to_frame(predicted_BPD).clamp(-1, 1)
 
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
         """See ``Objective``."""
-        obs, future_obs, scales = window.obs, window.future_obs, []
+        obs_BPD, future_BPD = self._patches_of_both(window.obs, window.future_obs)
+        change_BPD, scales = future_BPD - obs_BPD, []
         if self.cfg.target == "residual":
-            change_BPD = self.patches.target(future_obs) - self.patches.target(obs)
             # Nothing trains a predicted change without weight, so it does not count for the unit.
-            weighted = as_weighted(change_BPD, self._weight(window))
+            weighted = as_weighted(self.patches.newest(change_BPD), self._weight(window))
             scales.append((self.change_scale, weighted))
         if self.cfg.idm_input == "difference":
-            scales.append((self.idm_scale, self.patches(future_obs) - self.patches(obs)))
+            scales.append((self.idm_scale, change_BPD))
         return scales
 
     def _weight(self, window: Window) -> Tensor | None:
@@ -172,9 +175,13 @@ class Lapa(Objective):
             return prediction_BPD
         return copied_BPD + self.change_scale.to_pixels(prediction_BPD.float())
 
-    def _pair(self, obs: Tensor, next_obs: Tensor) -> Tensor:
-        """Computes what the IDM sees of both observations in one pass, float [B, 2, P, D]."""
-        obs_BPD, second_BPD = self.patches(torch.cat([obs, next_obs])).chunk(2)
+    def _patches_of_both(self, obs: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the patches of two observations in one pass."""
+        obs_BPD, next_BPD = self.patches(torch.cat([obs, next_obs])).chunk(2)
+        return obs_BPD, next_BPD
+
+    def _pair(self, obs_BPD: Tensor, next_BPD: Tensor) -> Tensor:
+        """Makes what the IDM sees of two observations' patches, float [B, 2, P, D]."""
         if self.cfg.idm_input == "difference":
-            second_BPD = self.idm_scale.compressed(second_BPD - obs_BPD)
-        return torch.stack([obs_BPD, second_BPD], dim=1)
+            next_BPD = self.idm_scale.compressed(next_BPD - obs_BPD)
+        return torch.stack([obs_BPD, next_BPD], dim=1)

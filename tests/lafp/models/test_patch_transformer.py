@@ -1,6 +1,13 @@
 import torch
+import torch.nn.functional as F
 
-from lafp.models.patch_transformer import Blocks, PatchFdm, PatchIdm, TransformerConfig
+from lafp.models.patch_transformer import (
+    Blocks,
+    PairAttention,
+    PatchFdm,
+    PatchIdm,
+    TransformerConfig,
+)
 
 CFG = TransformerConfig(width=32, depth=2, num_heads=2)
 PAIR = torch.randn(3, 2, 9, 12, generator=torch.Generator().manual_seed(0))
@@ -19,6 +26,22 @@ def test_the_second_frame_sees_the_first_and_not_the_other_way_round():
     assert not torch.isclose(model(PAIR), model(changed)).any()
     alone = model._encode(PAIR[:, :1])
     torch.testing.assert_close(model._encode(PAIR)[:, :1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_over_a_pair_is_causal_attention():
+    torch.manual_seed(0)
+    attention = PairAttention(width=32, num_heads=2)
+    tokens_BTNW = 3 * torch.randn(3, 2, 9, 32)
+    over_time = tokens_BTNW.transpose(1, 2).flatten(0, 1)
+    q, k, v = (
+        part.unflatten(-1, (2, 16)).transpose(1, 2)
+        for part in attention.qkv(over_time).chunk(3, -1)
+    )
+    seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    expected = attention.output(seen.transpose(1, 2).flatten(2)).unflatten(0, (3, 9))
+    torch.testing.assert_close(attention(tokens_BTNW), expected.transpose(1, 2))
+    alone = attention(tokens_BTNW[:, :1])
+    torch.testing.assert_close(alone, expected.transpose(1, 2)[:, :1])
 
 
 def test_the_embedding_of_a_frame_holds_nothing_of_the_next():

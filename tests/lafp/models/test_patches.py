@@ -19,7 +19,7 @@ def test_pixel_patches_are_the_pixels_and_come_together_again():
     assert features.shape == (3, patches.num_patches, patches.input_dim) == (3, 4, 96)
     lower_left = obs[:, :, 4:, :4].flatten(1)
     torch.testing.assert_close(features[:, 2], lower_left)
-    torch.testing.assert_close(patches.to_frame(patches.target(obs)), obs[:, -3:])
+    torch.testing.assert_close(patches.to_frame(patches.newest(features)), obs[:, -3:])
 
 
 def test_a_patch_that_does_not_divide_the_frame_is_refused():
@@ -87,6 +87,18 @@ def test_a_lam_on_frozen_features_trains_and_is_exported_without_them(dinov2, tm
     assert sum(v.numel() for v in lam.objective.state_dict().values()) < 20_000
     expected = objective.eval().infer_latent_action(window.obs, window.next_obs)
     torch.testing.assert_close(lam.infer_latent_action(window.obs, window.next_obs), expected)
+
+
+def test_each_picture_of_a_step_goes_through_dinov2_once(dinov2):
+    objective, window, sizes = Lapa(lapa(dinov2), obs_spec()), moving_square_windows(16, 0), []
+    objective.patches._frozen[0].register_forward_hook(
+        lambda *args: sizes.append(len(args[-1].last_hidden_state))
+    )
+    objective(window)
+    assert sizes == [32]
+    sizes.clear()
+    objective.measured(window)
+    assert sizes == [32]
 
 
 @pytest.mark.parametrize(

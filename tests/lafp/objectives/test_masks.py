@@ -77,7 +77,7 @@ def test_no_gradient_comes_from_outside_of_the_agent(cfg):
     for name, grad in grads.items():
         if cfg.name == "lapa":
             patches = PixelPatches(PixelPatchesConfig(patch_px=6), obs_spec())
-            weight = patches.target(window.future_mask.expand(-1, 3, -1, -1))
+            weight = patches.weights(window.future_mask)
         elif cfg.name == "laom":
             weight = share(window.next_mask, *objective.encoder.map_size)
             grad = grad.unflatten(1, (-1, *objective.encoder.map_size))
