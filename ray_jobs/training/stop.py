@@ -153,7 +153,9 @@ def wait_while_stopping() -> None:
 
 
 def _start_coordinator(name: str | None) -> Any:
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # It must live as long as the driver. Ray takes a soft affinity as no more than a wish, and a
+    # worker's node may be lost while the job goes on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(_StopCoordinator)
         # It takes no CPU, because the workers may hold all of them.

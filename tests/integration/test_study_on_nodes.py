@@ -20,6 +20,8 @@ def wait_for_trial(cluster: RealCluster, study: Path, driver: subprocess.Popen) 
     while True:
         assert driver.poll() is None and time.monotonic() < deadline
         if any(study.glob("stages/decoder/latent_flow/*/metrics.jsonl")):
+            (coordinator,) = cluster.listed("actors", class_name="_StopCoordinator", state="ALIVE")
+            assert roles[coordinator["node_id"]] is None, "with the driver, on the head"
             workers = cluster.listed("actors", class_name="RayTrainWorker", state="ALIVE")
             if workers:
                 return roles[workers[0]["node_id"]]
