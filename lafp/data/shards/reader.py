@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 
 import numpy as np
 
@@ -19,7 +20,18 @@ from lafp.data.shards.damage import REASONS, DamagedClipError
 from lafp.data.shards.format import ClipLocation, Labels, mask_shape
 from lafp.data.shards.sets import open_shard_set
 from lafp.data.stored_latents import LatentReader
+from lafp.map_ahead import map_ahead
 from lafp.video.clip_codec import decode_frames
+
+_MOST_BETWEEN = 4096
+"""Bytes between a clip's members that are read rather than jumped over."""
+
+
+@dataclass(frozen=True)
+class _StoredClip:
+    video: bytes
+    labels: bytes
+    latents: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,9 @@ class ClipReader:
         self._latents_uri = latents or ""
         self._latents = LatentReader(latents) if latents is not None else None
         self._map = pool.map if pool else map
+        # An object store takes much longer to answer than to send a clip, so clips are asked for
+        # several at a time.
+        self._is_remote = any(storage.is_remote(uri) for uri in (*uris, self._latents_uri))
         # The last sound clip stands in if all clips of a later batch are damaged.
         self._spare: _Visit | None = None
 
@@ -151,8 +166,19 @@ class ClipReader:
     def _read(self, refs: Sequence[ClipRef]) -> tuple[np.ndarray, list[_Visit | DamagedClipError]]:
         shape = len(refs), self.num_sent, self.spec.height_px, self.spec.width_px, 3
         frames_BRHWC = np.empty(shape, np.uint8)
+        stored = map_ahead(self._read_ahead, refs) if self._is_remote else repeat(None)
         # Frames are decoded straight into the batch, which saves a copy of each.
-        return frames_BRHWC, list(self._map(self._visit, refs, self._times(refs), frames_BRHWC))
+        visits = self._map(self._visit, refs, self._times(refs), frames_BRHWC, stored)
+        return frames_BRHWC, list(visits)
+
+    def _read_ahead(self, ref: ClipRef) -> _StoredClip | DamagedClipError | None:
+        """Reads a clip's bytes in another thread, unless the clip is in the cache."""
+        if self._cache.get(self._key(ref)) is not None:
+            return None
+        try:
+            return self._read_stored(ref)
+        except DamagedClipError as error:
+            return error
 
     def _times(self, refs: Sequence[ClipRef]) -> Sequence[Sequence[int]]:
         """Lists the frames that are sent, ascending."""
@@ -162,42 +188,63 @@ class ClipReader:
         return [times.tolist() for times in self._draws.frames_of(num_frames, epoch, clip_key)]
 
     def _visit(
-        self, ref: ClipRef, times: Sequence[int], frames: np.ndarray
+        self,
+        ref: ClipRef,
+        times: Sequence[int],
+        frames: np.ndarray,
+        stored: _StoredClip | DamagedClipError | None,
     ) -> _Visit | DamagedClipError:
         """Reads one clip. Returns the error if the clip is damaged."""
+        if isinstance(stored, DamagedClipError):
+            return stored
         try:
-            clip = self._decoded(ref, times, frames)
+            clip = self._decoded(ref, times, frames, stored)
         except DamagedClipError as error:
             return error
         # The array is not cleared when it is made, so the other rows hold old memory.
         frames[len(times) :] = 0
         return _Visit(ref, clip, times, frames)
 
-    def _decoded(self, ref: ClipRef, times: Sequence[int], out: np.ndarray) -> DecodedClip:
+    def _decoded(
+        self, ref: ClipRef, times: Sequence[int], out: np.ndarray, stored: _StoredClip | None
+    ) -> DecodedClip:
         """Returns a clip, cached or decoded now, and writes its frames at ``times`` to ``out``."""
         location = ref.location
         if not 1 <= location.num_frames <= self._length:  # memory is reserved for that many
             detail = f"its entry claims {location.num_frames} frames"
             raise DamagedClipError(location.clip_id, ref.shard, "undecodable", detail)
-        key = ref.shard_set, self._latents_uri, location.clip_id
+        key = self._key(ref)
         if (clip := self._cache.get(key)) is None:
+            stored = stored or self._read_stored(ref)
             shape = location.num_frames, *out.shape[1:]
             if not self._cache.has_room(math.prod(shape)):
-                return self._decode(ref, times, out)
+                return self._decode(ref, stored, times, out)
             # A clip is cached whole, because its next visit shows other frames.
-            clip = self._decode(ref, range(location.num_frames), np.empty(shape, np.uint8))
+            every = range(location.num_frames)
+            clip = self._decode(ref, stored, every, np.empty(shape, np.uint8))
             self._cache.put(key, clip)
         out[: len(times)] = clip.frames[times] if self._draws else clip.frames
         return clip
 
-    def _decode(self, ref: ClipRef, times: Sequence[int], out: np.ndarray) -> DecodedClip:
+    def _key(self, ref: ClipRef) -> tuple[str, ...]:
+        """Names a clip in the cache."""
+        return ref.shard_set, self._latents_uri, ref.location.clip_id
+
+    def _read_stored(self, ref: ClipRef) -> _StoredClip:
+        """Reads the bytes of a clip. Raises DamagedClipError."""
+        video, labels = checked_bytes(storage.join(ref.shard_set, ref.shard), ref.location)
+        latents = self._latents.read(ref.shard, ref.location) if self._latents else None
+        return _StoredClip(video, labels, latents)
+
+    def _decode(
+        self, ref: ClipRef, stored: _StoredClip, times: Sequence[int], out: np.ndarray
+    ) -> DecodedClip:
         """Decodes the frames at ``times`` into ``out``. Raises DamagedClipError."""
         location, shard = ref.location, storage.join(ref.shard_set, ref.shard)
-        video, labels_data = checked_bytes(shard, location)
         damaged = partial(DamagedClipError, location.clip_id, shard)
         try:
-            num_frames = decode_frames(video, times, out)
-            labels = Labels.from_bytes(labels_data) if labels_data else None
+            num_frames = decode_frames(stored.video, times, out)
+            labels = Labels.from_bytes(stored.labels) if stored.labels else None
         except ValueError as error:
             raise damaged("undecodable", str(error)) from error
         if num_frames != location.num_frames:
@@ -209,8 +256,7 @@ class ClipReader:
         wanted = mask_shape(num_frames, *out.shape[1:3])
         if mask is not None and (mask.dtype != np.uint8 or mask.shape != wanted):
             raise damaged("undecodable", f"its mask is {mask.dtype} {list(mask.shape)}")
-        latents = self._latents.read(ref.shard, location) if self._latents else None
-        return DecodedClip(out, labels, latents)
+        return DecodedClip(out, labels, stored.latents)
 
     def _batch(self, frames: np.ndarray, visits: Sequence[_Visit]) -> dict[str, np.ndarray]:
         """Stacks clips to the fields of ``ClipBatch``. See ``read_batch``."""
@@ -281,19 +327,28 @@ def checked_bytes(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
         location.labels_bytes < 0
     ):
         raise damaged("truncated", "its entry says that it begins before the file does")
-    spans = [(location.video_offset, location.video_bytes)]
-    if location.labels_bytes:
-        spans.append((location.labels_offset, location.labels_bytes))
     try:
-        members = [storage.read_bytes(shard, *span) for span in spans]
+        video, labels = _both_members(shard, location)
     except FileNotFoundError as error:
         raise damaged("missing", "the file does not exist") from error
-    if sum(map(len, members)) < location.video_bytes + location.labels_bytes:
+    if len(video) + len(labels) < location.video_bytes + location.labels_bytes:
         raise damaged("truncated", "the file ends before the clip does")
-    video, labels = members if location.labels_bytes else (members[0], b"")
     if location.crc32 not in (None, zlib.crc32(labels, zlib.crc32(video))):
         raise damaged("checksum", "its bytes have changed since they were written")
     return video, labels
+
+
+def _both_members(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
+    """Reads a clip's video and labels, in one request where only a tar header lies between."""
+    first, num_bytes = location.video_offset, location.video_bytes
+    if not location.labels_bytes:
+        return storage.read_bytes(shard, first, num_bytes), b""
+    labels_at = location.labels_offset - first
+    if num_bytes <= labels_at <= num_bytes + _MOST_BETWEEN:
+        data = storage.read_bytes(shard, first, labels_at + location.labels_bytes)
+        return data[:num_bytes], data[labels_at:]
+    labels = storage.read_bytes(shard, location.labels_offset, location.labels_bytes)
+    return storage.read_bytes(shard, first, num_bytes), labels
 
 
 def _stack(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:

@@ -1,5 +1,8 @@
 """Clips as arrays: whole, or of each only the frames that the drawn windows show."""
 
+import shutil
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lafp import storage
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.window_draws import WindowConfig, WindowDraws
 from lafp.data.shards.cache import ClipCache
@@ -64,6 +68,64 @@ def test_the_cache_gives_the_same_frames_keeps_what_came_first_and_stays_within_
         assert list(cache._clips)[: len(kept)] == kept
         kept = list(cache._clips)
     assert len(kept) >= 3
+
+
+class SlowAnswers:
+    """Storage whose ranged reads take their time; counts them, and how many wait at a time."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.num, self.most, self._num_now, self._lock = 0, 0, 0, threading.Lock()
+        self._read = storage.read_bytes
+        monkeypatch.setattr(storage, "read_bytes", self)
+
+    def __call__(self, uri, offset, length):
+        with self._lock:
+            self.num, self._num_now = self.num + 1, self._num_now + 1
+            self.most = max(self.most, self._num_now)
+        time.sleep(0.02)
+        try:
+            return self._read(uri, offset, length)
+        finally:
+            with self._lock:
+                self._num_now -= 1
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_an_object_store_is_asked_for_several_clips_at_a_time_and_once_for_each(
+    s3_bucket, tmp_path, monkeypatch, num_threads
+):
+    write_shard_set(tmp_path / "set", num_clips=24, has_labels=True)
+    for file in shutil.copytree(tmp_path / "set", tmp_path / "copy").iterdir():
+        storage.upload(file, f"{s3_bucket}/set/{file.name}")
+    here, refs = (
+        list(islice(order(uri).visits(), 24)) for uri in (str(tmp_path / "set"), f"{s3_bucket}/set")
+    )
+    expected = ClipReader(str(tmp_path / "set")).read_batch(here)
+    pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+    cache = ClipCache(3 * expected["frames"][0].nbytes)
+    reader, slow = ClipReader(f"{s3_bucket}/set", cache, pool=pool), SlowAnswers(monkeypatch)
+    for is_second_visit in (False, True):
+        slow.num, num_cached = 0, len(cache._clips)
+        assert (num_cached >= 3) == is_second_visit
+        found = reader.read_batch(refs)
+        assert found.keys() == expected.keys()
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, expected[name])
+        assert slow.num == len(refs) - num_cached
+    assert slow.most >= 8
+
+
+def test_a_damaged_object_is_told_and_the_other_clips_are_read(s3_bucket, tmp_path):
+    write_shard_set(tmp_path / "set", num_clips=8, clips_per_shard=4)
+    gone, *_ = sorted((tmp_path / "set").glob("*.tar"))
+    gone.unlink()
+    for file in (tmp_path / "set").iterdir():
+        storage.upload(file, f"{s3_bucket}/set/{file.name}")
+    refs = list(islice(order(f"{s3_bucket}/set").visits(), 8))
+    batch = ClipReader(f"{s3_bucket}/set").read_sound_batch(refs)
+    is_gone = np.array([ref.shard == gone.name for ref in refs])
+    assert is_gone.sum() == 4
+    assert ((batch["damaged"][:, 0] != 0) == is_gone).all()
 
 
 def test_a_damaged_shard_is_named(tmp_path):
