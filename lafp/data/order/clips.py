@@ -7,6 +7,8 @@ same way, and a resume loses no clip and reads none twice.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 
 from lafp.config import ConfigError
 from lafp.data.order.motion import MotionWeights, num_visits
@@ -94,7 +96,8 @@ class ClipOrder:
             if skip >= size:
                 skip -= size
                 continue
-            refs = [ref for name, _ in pool for ref in self._refs(name, epoch)]
+            of_shards = map_ahead(partial(self._refs, epoch=epoch), (name for name, _ in pool))
+            refs = list(chain.from_iterable(of_shards))
             if len(refs) != size:
                 raise ConfigError(
                     f"{self.shard_set}: manifest.parquet counts {size} clips in {pool[0][0]} and "

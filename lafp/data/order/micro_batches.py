@@ -84,7 +84,7 @@ def sent_num_bytes(demand: ClipDemand) -> int:
 
 
 class MicroBatchReader:
-    """Reads the micro-batches of any step. Consecutive steps need no seek.
+    """Reads the micro-batches of any step. Only an earlier step than the last needs a seek.
 
     Args:
         layout: Names the clips of each micro-batch.
@@ -116,12 +116,14 @@ class MicroBatchReader:
 
     def read_block(self, steps: range) -> MicroBatch:
         """Returns all micro-batches of consecutive steps along a new first axis."""
-        if steps.start != self._next_step:
+        if 0 <= self._next_step <= steps.start:
+            self._pass_over(steps.start - self._next_step)
+        else:
             self._seek(steps.start)
         self._next_step = -1  # forces a seek if an error interrupts the reading
         num_rows = len(steps) * self.layout.num_rounds
         block = {stream: self._read_stream(stream, num_rows) for stream in self.layout.demands}
-        self._next_step = steps.stop
+        self._next_step = steps.start + len(steps)
         return block
 
     def read_from(self, start_step: int) -> Iterator[MicroBatch]:
@@ -140,10 +142,20 @@ class MicroBatchReader:
                 start_step=step,
             ).refs()
 
+    def _pass_over(self, num_steps: int) -> None:
+        """Leaves out steps, whose blocks other readers read. A seek begins with the epoch."""
+        for name, refs in self._refs.items():
+            num = num_steps * self.layout.num_rounds * self._num_clips(name)
+            next(islice(refs, num, num), None)
+
+    def _num_clips(self, name: str) -> int:
+        """Returns the number of clips of a stream in each micro-batch."""
+        clips_per_step = self.layout.demands[name].clips_per_step
+        return clips_per_step // (self.layout.world_size * self.layout.num_rounds)
+
     def _read_stream(self, name: str, num_rows: int) -> dict[str, np.ndarray]:
         """Reads the next micro-batches of a stream along a first axis."""
-        demand = self.layout.demands[name]
-        num_clips = demand.clips_per_step // (self.layout.world_size * self.layout.num_rounds)
+        num_clips = self._num_clips(name)
         refs = list(islice(self._refs[name], num_rows * num_clips))
         arrays = self._readers[name].read_sound_batch(refs, num_rows)
         return {

@@ -85,6 +85,24 @@ def test_steps_read_out_of_order_equal_steps_read_in_order(demands):
                     np.testing.assert_array_equal(got[stream][name], array)
 
 
+def test_a_reader_that_leaves_out_the_blocks_of_others_looks_up_its_place_once(
+    demands, monkeypatch
+):
+    in_order = MicroBatchReader(plan(demands, 1, 2, 2))
+    expected = [keys(in_order.read(step)) for step in range(12)]
+    starts, visits = [], ClipOrder.visits
+
+    def noted(order, start=0):
+        starts.append(start)
+        return visits(order, start)
+
+    monkeypatch.setattr(ClipOrder, "visits", noted)
+    reader = MicroBatchReader(plan(demands, 1, 2, 2))
+    for step in (1, 3, 4, 8, 11):
+        assert keys(reader.read(step)) == expected[step]
+    assert len(starts) == len(demands)
+
+
 def test_a_step_left_half_read_is_read_again_from_its_start(demands):
     reader = MicroBatchReader(plan(demands, num_rounds=2))
     expected = keys(reader.read(0))
