@@ -1,6 +1,5 @@
 """Inference-time interpolation (LAFP): starts a flow between noise and a given point."""
 
-import torch
 from torch import Tensor
 
 from lafp.flow_matching.path import point_on_path
@@ -25,5 +24,6 @@ def anchored_point(x_0: Tensor, x_1: Tensor, anchor_time: float | Tensor) -> Ten
     Returns:
         x_tau, of x_0's shape.
     """
-    t_B = torch.as_tensor(anchor_time, dtype=x_0.dtype, device=x_0.device).expand(len(x_0))
-    return point_on_path(x_0, x_1, t_B)
+    if not isinstance(anchor_time, Tensor):
+        anchor_time = x_0.new_full((), anchor_time)
+    return point_on_path(x_0, x_1, anchor_time.to(x_0).expand(len(x_0)))

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from lafp.device_constants import device_constant
 from lafp.flow_matching.path import broadcast_time
 from lafp.flow_matching.solver import StepsTaken, step_times
 
@@ -68,9 +69,10 @@ def integrate_average(
         Points at t = 1, of x's shape. A point that starts at 1 stays where it is.
     """
     times = step_times(start_time, num_steps, steps_taken, x)
-    times_SB = torch.as_tensor(times, dtype=x.dtype, device=x.device)
-    if times_SB.ndim == 1:
-        times_SB = times_SB[:, None].expand(-1, len(x))
+    if isinstance(times, Tensor):
+        times_SB = times
+    else:
+        times_SB = device_constant(times, x.device, x.dtype)[:, None].expand(-1, len(x))
     for t_B, s_B in pairwise(times_SB.unbind()):
         x = x + broadcast_time(s_B - t_B, x) * average_velocity(x, t_B, s_B)
     return x

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lafp.device_constants import device_constant
 from lafp.flow_matching.path import broadcast_time
 
 VelocityField = Callable[[Tensor, Tensor], Tensor]
@@ -63,7 +64,8 @@ def integrate(
         Points at t = 1, of x's shape.
 
     Raises:
-        ValueError: ``num_steps`` is less than 1, or ``start_time`` is outside [0, 1].
+        ValueError: ``num_steps`` is less than 1, or ``start_time`` is outside [0, 1]. Times in a
+            tensor are not checked, because that would wait for the device.
     """
     offsets, step = _SOLVERS[solver]
     times = step_times(start_time, num_steps, steps_taken, x)
@@ -97,7 +99,8 @@ def step_times(
         point, [S + 1, B]; the steps before a point's own start have length 0.
 
     Raises:
-        ValueError: ``num_steps`` is less than 1, or ``start_time`` is outside [0, 1].
+        ValueError: ``num_steps`` is less than 1, or ``start_time`` is outside [0, 1]. Times in a
+            tensor are not checked, because that would wait for the device.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
@@ -105,9 +108,12 @@ def step_times(
     # Not a running sum, which rounding would keep from ending at exactly 1.
     grid = [i / num_spans for i in range(num_spans + 1)]
     if isinstance(start_time, Tensor):
-        _check_start(start_time, x)
+        if start_time.shape != x.shape[:1]:
+            raise ValueError(
+                f"start_time must hold {len(x)} values, got shape {tuple(start_time.shape)}."
+            )
         start_B = start_time.to(x)
-        grid_S1 = torch.tensor(grid, dtype=x.dtype, device=x.device)[:, None]
+        grid_S1 = device_constant(grid, x.device, x.dtype)[:, None]
         if steps_taken == "all":
             return start_B + (1 - start_B) * grid_S1
         # Steps before a point's start have length 0, so that points with different starts share the
@@ -120,14 +126,6 @@ def step_times(
     if steps_taken == "all":
         return [start_time + (1 - start_time) * t for t in grid]
     return [start_time, *(t for t in grid if t > start_time)]
-
-
-def _check_start(start_B: Tensor, x: Tensor) -> None:
-    if start_B.shape != x.shape[:1] or start_B.min() < 0 or start_B.max() > 1:
-        raise ValueError(
-            f"start_time must hold {len(x)} values in [0, 1], got shape {tuple(start_B.shape)} "
-            f"from {start_B.min():g} to {start_B.max():g}."
-        )
 
 
 def _at(velocity_field: VelocityField, t_B: Tensor, x: Tensor) -> Tensor:

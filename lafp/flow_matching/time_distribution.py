@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lafp.config.ranges import check_positive
+from lafp.device_constants import device_constant
 
 
 class TimeDistribution(Protocol):
@@ -89,5 +90,6 @@ class BetaTime:
 
     def sample(self, num: int, device: torch.device) -> Tensor:
         """Draws ``num`` times."""
-        parameters = torch.tensor([self.cfg.alpha, self.cfg.beta], device=device)
-        return torch.distributions.Beta(*parameters).sample((num,))
+        alpha, beta = device_constant((self.cfg.alpha, self.cfg.beta), device)
+        # The config has been checked, and a check of the tensors would wait for the device.
+        return torch.distributions.Beta(alpha, beta, validate_args=False).sample((num,))

@@ -56,7 +56,7 @@ class LatentStandardizer(ExactBuffers):
         """
         # Sums are taken relative to the running mean, so that a large mean costs no precision.
         offset_BZ = latent_action.double() - self.mean
-        num_latents = offset_BZ.new_tensor([len(offset_BZ)])
+        num_latents = offset_BZ.new_full((1,), len(offset_BZ))
         sums = torch.cat([num_latents, offset_BZ.sum(0), offset_BZ.square().sum(0)])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafp.device_constants import device_constant
 from lafp.models.heads import mlp
 
 NUM_TIME_FEATURES = 8
@@ -72,7 +73,7 @@ class VelocityField(nn.Module):
         solver's loop only runs the remaining layers.
         """
         weight = self.from_point.weight
-        t_S1 = torch.tensor(times, dtype=self.frequency.dtype, device=weight.device)[:, None]
+        t_S1 = device_constant(times, weight.device, self.frequency.dtype)[:, None]
         features_SK = torch.cos(t_S1 * self.frequency)
         from_x, from_time = weight[:, : self._point_dim], weight[:, self._point_dim :]
         first_SBD = F.linear(features_SK, from_time)[:, None] + condition
