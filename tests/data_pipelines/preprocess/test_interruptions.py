@@ -14,11 +14,19 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.preprocess.config import PreprocessConfig
 from lafp import storage
+from lafp.config import load_config
 from tests.cable import Cable
+from tests.made_shard_set import make_shard_set
 from tests.synthetic_video import moving_square, write_video
 
 ROOT = Path(__file__).parents[3]
+CONFIG = "configs/preprocess/videos.yaml"
+OVERRIDES = [
+    *("clip.min_frames=8", "clip.max_s=3", "tasks.videos_per_task=2"),
+    *("shards.max_bytes=200000", "filters.drop_duplicates=false"),
+]
 RAY_STOPS_S = 20.0
 
 
@@ -31,9 +39,7 @@ def write_source(folder: Path, num_videos: int) -> Path:
 
 
 def start(source: Path | str, runs: Path | str, log: Path, **env: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ray_jobs.preprocess", "configs/preprocess/videos.yaml"]
-    command += [f"source={source}", "clip.min_frames=8", "clip.max_s=3", "tasks.videos_per_task=2"]
-    command += ["shards.max_bytes=200000", "filters.drop_duplicates=false"]
+    command = [sys.executable, "-m", "ray_jobs.preprocess", CONFIG, f"source={source}", *OVERRIDES]
     with log.open("ab") as file:
         return subprocess.Popen(
             [*command, "--run-name", "run", "--storage", str(runs)],
@@ -139,8 +145,12 @@ def source(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(source, undisturbed) -> dict[str, str]:
-    return undisturbed(source)
+def expected(source, tmp_path_factory) -> dict[str, str]:
+    """Made without Ray, as one part."""
+    runs = tmp_path_factory.mktemp("expected")
+    cfg = load_config(PreprocessConfig, ROOT / CONFIG, OVERRIDES)
+    make_shard_set(cfg, source, runs / "run/shards/videos")
+    return result(runs)
 
 
 @pytest.fixture(scope="module")

@@ -87,13 +87,12 @@ def test_outputs_below_a_home_that_is_missing_are_refused(monkeypatch):
         storage_uri("~/runs")
 
 
-@pytest.mark.parametrize("where", [READ_ONLY, f"{READ_ONLY}/nonexistent"])
-def test_a_job_is_imported_and_planned_all_the_same(tmp_path, where):
+def test_a_job_is_imported_and_planned_all_the_same(tmp_path):
     command = [sys.executable, "-m", "ray_jobs.pipeline", "configs/pipeline/slalom.yaml"]
     done = subprocess.run(
         [*command, "--storage", str(tmp_path), "--dry-run"],
         cwd=Path(__file__).parents[3],
-        env=os.environ | {"HOME": where},
+        env=os.environ | {"HOME": f"{READ_ONLY}/nonexistent"},
         capture_output=True,
         text=True,
         timeout=120,

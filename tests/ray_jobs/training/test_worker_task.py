@@ -71,6 +71,7 @@ def process_of(folder: Path, cfg, shards: str) -> dict:
     return torch.load(folder / "process.pt")
 
 
+@pytest.mark.slow  # test_trainer.py starts Ray Train, with two workers
 def test_ray_train_starts_only_where_it_is_asked_and_the_weights_are_the_same(
     shards, undisturbed, tmp_path, monkeypatch
 ):

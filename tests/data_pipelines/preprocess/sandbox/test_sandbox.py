@@ -34,6 +34,7 @@ from lafp.config import ConfigError
 from lafp.confined import confined_environment, missing_protection, missing_when_tried
 from lafp.http.host_gate import HostGate
 from lafp.storage import StorageError
+from lafp.storage.clients import s3
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from lafp.video.decoders.torchcodec import TorchCodecConfig, TorchCodecDecoder
 from tests import hostile_decoder as hostile
@@ -153,6 +154,7 @@ def test_storage_that_fails_for_one_input_only_costs_that_input(tmp_path, sandbo
     ((reason, detail),) = outcomes(bad)
     assert reason == "unreadable" and "Could not read it: 500" in detail
     assert len(after.clips) == 3
+    monkeypatch.setattr(s3, "NUM_TRIES", 1)
     point_to_s3(monkeypatch, "http://127.0.0.1:9")
     there = replace(item(path), labels_uri="s3://bucket/labels.npz")
     with pytest.raises(StorageError, match="Could not read it: 500"):

@@ -125,8 +125,9 @@ def test_a_cut_to_another_scene_is_found_also_where_pictures_are_held(seed, firs
     assert cuts_s(joined.repeat(3, axis=0), ShotsConfig()) == pytest.approx([3 * first / 10])
 
 
-def test_real_videos_are_cut_where_their_shots_change(shared_videos):
-    real = bench_shots.real_videos(shared_videos)
+@pytest.mark.parametrize("one_of", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_real_videos_are_cut_where_their_shots_change(shared_videos, one_of):
+    real = bench_shots.real_videos(shared_videos, one_of)
     found = {
         path: (case, bench_shots.our_cuts(case.frames, "adaptive")) for path, case in real.items()
     }
