@@ -38,7 +38,9 @@ def member(group: Any, key: str) -> Any:
         VideoError: ``does_not_decode``: there is none, its link leads nowhere, or it is damaged.
     """
     try:
-        return group[key.encode(errors="surrogateescape")]
+        found = group[key.encode(errors="surrogateescape")]
+        getattr(found, "dtype", None)  # only now does h5py find a type that numpy does not have
+        return found
     except Exception as error:  # h5py raises its errors as any of many kinds
         raise VideoError(
             "does_not_decode", f"{shown(key)} cannot be opened: {_line(error)}"

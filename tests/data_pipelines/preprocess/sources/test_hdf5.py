@@ -274,3 +274,22 @@ def test_a_broken_part_of_the_file_costs_its_pictures(tmp_path):
     assert [clip.record.num_frames for clip in clips] == [8, 10]
     assert {row.reason for row in rejects} == {"damaged"}
     check_numbers(clips)
+
+
+@pytest.mark.parametrize("name", ["extra", "actions"])
+def test_an_array_of_a_type_that_numpy_does_not_have_costs_at_most_its_trajectory(tmp_path, name):
+    path = write(tmp_path / "set/a.h5", 2)
+    with h5py.File(path, "a") as file:
+        kind = h5py.h5t.IEEE_F64LE.copy()
+        kind.set_ebias(100_000)
+        if name in file["0"]:
+            del file["0"][name]
+        space = h5py.h5s.create_simple((20, 2))
+        h5py.h5d.create(file["0"].id, name.encode(), kind, space)
+    clips, rejects = go_through(replace(CFG, source=str(path)))
+    if name == "extra":
+        assert (len(clips), rejects) == (2, [])
+    else:
+        (reject,) = rejects
+        assert len(clips) == 1 and reject.reason == "no_labels"
+        assert "actions (which cannot be opened)" in reject.detail
