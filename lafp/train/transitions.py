@@ -1,7 +1,7 @@
 """Computes embeddings and latent actions of labeled transitions with a frozen LAM and policy."""
 
-# Shape suffixes in this file: B clips, N transitions, E embedding, Z latent action, H steps of a
-# chunk.
+# Shape suffixes in this file: B clips, N transitions, M some of them, E embedding, Z latent action,
+# H steps of a chunk.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +15,9 @@ from lafp.flow_matching.solver import StepsTaken
 from lafp.lam import Lam
 from lafp.policies.base import Policy, step_of_chunk
 from lafp.types import ClipBatch, Window
+
+_TRANSITIONS_AT_A_TIME = 128
+"""A clip may be a minute long, and the activations of all of its frames may not fit a GPU."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,17 @@ class ClipFeatures:
 
 @torch.no_grad()
 def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> ClipFeatures:
-    """Runs the frozen models on all of clip b."""
+    """Runs the frozen models on all of clip b, on some of its transitions at a time."""
     frame_stack = policy.obs.frame_stack
     # The last frame begins no transition, because no frame follows it.
     t_N = torch.arange(frame_stack - 1, int(batch.num_frames[b]) - 1)
-    window = windows_at(batch, torch.full_like(t_N, b), t_N, torch.ones_like(t_N), frame_stack)
-    latent_NZ = lam.infer_latent_action(window.obs, window.next_obs).float()
-    return ClipFeatures(
-        policy.encode(window.obs, vector_inputs(window, policy.obs)).float(),
-        latent_NZ,
-        _true_action(window),
-    )
+    parts = []
+    for t_M in t_N.split(_TRANSITIONS_AT_A_TIME):
+        window = windows_at(batch, torch.full_like(t_M, b), t_M, torch.ones_like(t_M), frame_stack)
+        embedding_ME = policy.encode(window.obs, vector_inputs(window, policy.obs)).float()
+        latent_MZ = lam.infer_latent_action(window.obs, window.next_obs).float()
+        parts.append(ClipFeatures(embedding_ME, latent_MZ, _true_action(window)))
+    return ClipFeatures(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(parts[0])))
 
 
 def transitions_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Transitions:

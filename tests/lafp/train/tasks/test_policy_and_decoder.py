@@ -17,6 +17,7 @@ from lafp.finished.load import load_action_decoder, load_policy
 from lafp.finished.saved_model import read_card
 from lafp.lam import load_lam
 from lafp.models.latent_projection import Pca, PcaConfig
+from lafp.train import transitions
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
@@ -215,7 +216,8 @@ def test_an_encoder_is_not_tuned_on_other_observations_than_its_plans(run):
 
 
 @pytest.mark.parametrize("policy", ["latent_flow", "chunks"])
-def test_features_remembered_per_clip_equal_those_computed_anew(run, policy):
+def test_features_remembered_per_clip_equal_those_computed_anew(run, policy, monkeypatch):
+    monkeypatch.setattr(transitions, "_TRANSITIONS_AT_A_TIME", 3)  # several times for each clip
     inputs = []
     for is_remembering in (True, False):
         cfg = decoder_config(anchor_time=1.0)
