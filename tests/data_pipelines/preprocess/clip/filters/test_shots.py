@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data_pipelines.preprocess.clip.filters.shots import Picture, ShotsConfig, cut_at_shots, to_hsv
 from data_pipelines.preprocess.clip.resample import SegmentEnd, ShownFrame, Tick, resample
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
-from tests.benchmarks import bench_shots
+from tests.shot_cases import SAME_SHOT, our_cuts, real_videos
 
 CUT_IN_BIKES_S = 1.2
 DETECTORS = [ShotsConfig(name="content"), ShotsConfig(name="adaptive")]
@@ -127,10 +127,8 @@ def test_a_cut_to_another_scene_is_found_also_where_pictures_are_held(seed, firs
 
 @pytest.mark.parametrize("one_of", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_real_videos_are_cut_where_their_shots_change(shared_videos, one_of):
-    real = bench_shots.real_videos(shared_videos, one_of)
-    found = {
-        path: (case, bench_shots.our_cuts(case.frames, "adaptive")) for path, case in real.items()
-    }
+    real = real_videos(shared_videos, one_of)
+    found = {path: (case, our_cuts(case.frames, "adaptive")) for path, case in real.items()}
     wrong = {p: sorted(cuts - case.cuts - case.unsure) for p, (case, cuts) in found.items()}
     missed = {p: sorted(case.cuts - cuts) for p, (case, cuts) in found.items()}
     # Six pictures per second of a camera that is pulled round.
@@ -144,7 +142,7 @@ def test_real_videos_are_cut_where_their_shots_change(shared_videos, one_of):
 @pytest.mark.parametrize("kind", ["darker", "brighter", "flash", "held_for_0.3_s"])
 def test_changes_of_a_real_shot_are_no_cuts(real_clips, kind):
     for clip in real_clips[2:]:
-        assert cuts_s(bench_shots.SAME_SHOT[kind](list(clip)), ShotsConfig()) == []
+        assert cuts_s(SAME_SHOT[kind](list(clip)), ShotsConfig()) == []
 
 
 def test_memory_holds_a_few_frames_however_long_the_video_is():
