@@ -229,17 +229,31 @@ class PerProcess(Generic[T]):
             return self._client
 
 
-class PerThread(Generic[T]):
-    """Makes a client for each thread, where sharing one is not safe."""
+class Lent(Generic[T]):
+    """Lends a client to one thread at a time, where sharing one is not safe.
+
+    It makes as many clients as threads ask at once. They outlive the threads, as ``PerProcess``'s.
+    """
 
     def __init__(self, make: Callable[[], T]) -> None:
-        self._make, self._local = make, threading.local()
+        self._make = make
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
 
-    def __call__(self) -> T:
-        """Returns this thread's client."""
-        if not hasattr(self._local, "client"):
-            self._local.client = self._make()
-        return self._local.client
+    def _forget(self) -> None:
+        self._free: list[T] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[T]:
+        """Yields a client that no other thread has meanwhile."""
+        try:
+            client = self._free.pop()
+        except IndexError:
+            client = self._make()
+        try:
+            yield client
+        finally:
+            self._free.append(client)
 
 
 class _RangedFile(io.RawIOBase):

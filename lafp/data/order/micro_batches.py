@@ -116,11 +116,11 @@ class MicroBatchReader:
 
     def read_block(self, steps: range) -> MicroBatch:
         """Returns all micro-batches of consecutive steps along a new first axis."""
-        if 0 <= self._next_step <= steps.start:
-            self._pass_over(steps.start - self._next_step)
+        at_step, self._next_step = self._next_step, -1  # an error below forces a seek
+        if 0 <= at_step <= steps.start:
+            self._pass_over(steps.start - at_step)
         else:
             self._seek(steps.start)
-        self._next_step = -1  # forces a seek if an error interrupts the reading
         num_rows = len(steps) * self.layout.num_rounds
         block = {stream: self._read_stream(stream, num_rows) for stream in self.layout.demands}
         self._next_step = steps.start + len(steps)

@@ -12,7 +12,7 @@ from lafp.storage.base import (
     UnreachableError,
     failed,
 )
-from lafp.storage.remote import PerThread, Requests, is_temporary
+from lafp.storage.remote import Lent, Requests, is_temporary
 from lafp.storage.secrets import text_without_secrets
 
 _SET_CREDENTIALS = (
@@ -33,12 +33,12 @@ def new_client() -> Any:
         return storage.Client.create_anonymous_client()
 
 
-client = PerThread(new_client)
+client = Lent(new_client)
 
 
 @contextmanager
 def connected(verb: str, uri: str) -> Iterator[Any]:
-    """Yields this thread's client, whose errors become those of ``lafp.storage.base``."""
+    """Yields a client for this thread alone, whose errors become those of ``lafp.storage.base``."""
     try:
         from google.api_core import exceptions as gs_errors
         from google.auth import exceptions as auth_errors
@@ -50,7 +50,8 @@ def connected(verb: str, uri: str) -> Iterator[Any]:
             f"Install it with: pip install 'lafp[gcs]' (no module {error.name})"
         ) from None
     try:
-        yield client()
+        with client() as lent:
+            yield lent
     except gs_errors.RetryError as error:  # the last error is its cause
         raise UnreachableError(f"Could not {verb} {uri}: {_words(error.cause or error)}") from error
     except gs_errors.GoogleAPICallError as error:

@@ -45,7 +45,7 @@ client = PerProcess(new_client)
 
 @contextmanager
 def connected(verb: str, uri: str) -> Iterator[Any]:
-    """Yields this thread's client, whose errors become those of ``lafp.storage.base``."""
+    """Yields the process's client, whose errors become those of ``lafp.storage.base``."""
     try:
         # Imported late, as is boto3: local files do not need it.
         import boto3.exceptions

@@ -8,7 +8,6 @@ import pytest
 
 from lafp import storage
 from lafp.storage.clients import az, gs
-from lafp.storage.remote import PerThread
 from tests.cable import Cable
 from tests.http_server import answer, serving
 from tests.test_install import CORE_ONLY
@@ -38,7 +37,7 @@ def point_to(monkeypatch, name, port, key="a2V5"):
 
 def renew(monkeypatch, name):
     made = CLIENTS[name]
-    monkeypatch.setattr(made, "client", PerThread(made.new_client))
+    monkeypatch.setattr(made, "client", type(made.client)(made.new_client))
 
 
 @pytest.mark.parametrize("scheme", ["gs", "az", "hf"])

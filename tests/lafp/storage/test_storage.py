@@ -14,7 +14,7 @@ from botocore.config import Config
 from lafp import storage
 from lafp.map_ahead import map_ahead
 from lafp.storage.clients import s3
-from lafp.storage.remote import PerProcess
+from lafp.storage.remote import Lent, PerProcess
 from tests.cable import Cable
 from tests.http_server import answer, serving
 from tests.s3_server import point_to_s3
@@ -205,6 +205,22 @@ def test_threads_share_a_client_that_may_be_shared_and_a_forked_process_has_its_
         os._exit(0 if client() == 2 and made[-1] == os.getpid() else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert client() == 1 and made == [os.getpid()]
+
+
+def test_a_client_that_may_not_be_shared_is_lent_to_one_thread_at_a_time():
+    made, used = [], Counter()
+    clients = Lent(lambda: made.append(0) or len(made))
+
+    def use(_):
+        with clients() as client:
+            used[client] += 1
+            assert used[client] == 1
+            time.sleep(0.001)
+            used[client] -= 1
+
+    for _ in range(3):  # each time in threads of its own
+        list(map_ahead(use, range(50)))
+    assert 1 < len(made) <= 16
 
 
 def test_joined_uris_have_single_slashes():
