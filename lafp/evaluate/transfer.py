@@ -53,10 +53,10 @@ def can_predict(lam: Lam) -> bool:
 def measure_transfer(lam: Lam, transitions: LabeledTransitions) -> Transfer:
     """Measures a LAM whose forward model predicts pixels, on held-out transitions."""
     latent, own, other, episode = (list[Tensor]() for _ in range(4))
+    frames = _one_per_episode(lam, transitions)
     for window, episode_N in transitions.windows(lam.obs.frame_stack, lam.device):
         latent_NZ = lam.infer_latent_action(window.obs, window.next_obs)
-        # Half the windows away: another clip, wherever there are several.
-        elsewhere = window.obs.roll(len(window) // 2, dims=0)
+        elsewhere = torch.stack([frames[_after(int(e), frames)] for e in episode_N])
         latent.append(latent_NZ)
         own.append(_again(lam, window.obs, latent_NZ))
         other.append(_again(lam, elsewhere, latent_NZ))
@@ -66,6 +66,21 @@ def measure_transfer(lam: Lam, transitions: LabeledTransitions) -> Transfer:
         own=error_over_variance(torch.cat(own).cpu(), latent_NZ, episode_N),
         other=error_over_variance(torch.cat(other).cpu(), latent_NZ, episode_N),
     )
+
+
+def _one_per_episode(lam: Lam, transitions: LabeledTransitions) -> dict[int, Tensor]:
+    """Returns an observation of each episode."""
+    found: dict[int, Tensor] = {}
+    for window, episode_N in transitions.windows(lam.obs.frame_stack, lam.device):
+        for row, episode in enumerate(episode_N.tolist()):
+            if episode not in found:
+                found[episode] = window.obs[row].clone()  # not the whole batch
+    return found
+
+
+def _after(episode: int, frames: dict[int, Tensor]) -> int:
+    """Returns the next episode that there is. It is the same one only if there is no other."""
+    return min((e for e in frames if e > episode), default=min(frames))
 
 
 @torch.no_grad()

@@ -41,6 +41,8 @@ _ALL_ALIKE = (
     "Not measured: whether z holds the true actions. On the labeled episodes that are held out all "
     "actions are alike."
 )
+_LARGEST_CENTRE_OFFSET = 3.0
+"""Of a range without outliers the middle is nearer to the mean, unless the data are very skewed."""
 
 
 def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str]:
@@ -109,14 +111,24 @@ def policy_findings(metrics: Metrics, is_flow: bool) -> list[str]:
         f"on held-out clips its latent actions are off by {error:.2f} of their variance (mean "
         "squared error)"
     )
+    offset = _value(metrics, "centre_offset") or 0.0
+    outliers = []
+    if offset > _LARGEST_CENTRE_OFFSET:
+        outliers = [
+            f"Bad: in some dimension the middle of the latent actions' range lies {offset:.1f} "
+            "standard deviations from their mean, so a few outliers decide what counts as the "
+            "centre. Train with policy.standardizer.name=std."
+        ]
     if is_flow:
         verdict = _judged(error < 2, error < 1.9)
         return [
+            *outliers,
             f"{verdict} {text}. Drawing latent actions without looking at the frame gives 2.00, "
             "always taking their mean 1.00; a flow policy that keeps several ways of acting "
             "lies above a cloning policy and may lie above 1.00.",
         ]
-    return [f"{_judged(error < 1, error < 0.95)} {text}. Always taking their mean gives 1.00."]
+    verdict = _judged(error < 1, error < 0.95)
+    return [*outliers, f"{verdict} {text}. Always taking their mean gives 1.00."]
 
 
 def action_findings(metrics: Metrics) -> list[str]:

@@ -22,8 +22,9 @@ def test_every_config_loads_and_its_batches_are_whole_clips_per_worker(path):
     assert clips % (cfg.train.num_workers * cfg.train.gradient_accumulation) == 0
 
 
-def test_lapo_has_the_papers_latents():
-    cfg = load_config(TrainLamConfig, FOLDER / "lapo.yaml")
+@pytest.mark.parametrize("name", ["lapo", "laof"])
+def test_lapo_and_what_is_built_on_it_have_the_papers_latents(name):
+    cfg = load_config(TrainLamConfig, FOLDER / f"{name}.yaml")
     assert cfg.objective.latent_action_dim == 128
     assert cfg.objective.bottleneck == VqConfig(
         num_codebooks=2, num_discrete_latents=4, num_codes=64, commitment_weight=0.2, decay=0.999

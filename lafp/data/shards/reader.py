@@ -210,9 +210,6 @@ class ClipReader:
     ) -> DecodedClip:
         """Returns a clip, cached or decoded now, and writes its frames at ``times`` to ``out``."""
         location = ref.location
-        if not 1 <= location.num_frames <= self._length:  # memory is reserved for that many
-            detail = f"its entry claims {location.num_frames} frames"
-            raise DamagedClipError(location.clip_id, ref.shard, "undecodable", detail)
         key = self._key(ref)
         if (clip := self._cache.get(key)) is None:
             stored = stored or self._read_stored(ref)
@@ -232,6 +229,10 @@ class ClipReader:
 
     def _read_stored(self, ref: ClipRef) -> _StoredClip:
         """Reads the bytes of a clip. Raises DamagedClipError."""
+        location = ref.location
+        if not 1 <= location.num_frames <= self._length:  # memory is reserved for that many
+            detail = f"its entry claims {location.num_frames} frames"
+            raise DamagedClipError(location.clip_id, ref.shard, "undecodable", detail)
         video, labels = checked_bytes(storage.join(ref.shard_set, ref.shard), ref.location)
         latents = self._latents.read(ref.shard, ref.location) if self._latents else None
         return _StoredClip(video, labels, latents)

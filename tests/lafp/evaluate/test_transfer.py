@@ -79,6 +79,35 @@ def test_a_forward_model_that_ignores_z_loses_all_of_it(held_out):
     assert found.own.mean >= 1 and found.other.mean >= 1
 
 
+class Watched(Shift):
+    """Keeps the frames from which it predicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def predict_next_frame(self, obs, latent_action):
+        self.seen.append(obs.flatten(1))
+        return super().predict_next_frame(obs, latent_action)
+
+
+def test_the_other_frame_is_of_another_clip_however_long_the_clips_are(tmp_path):
+    uri = write_shard_set(
+        tmp_path, num_clips=3, num_val_clips=2, frames=(300, 300), has_labels=True
+    )
+    objective = Watched()
+    measure_transfer(Lam(objective), transitions_of_probe(uri, frozenset(), 600)[1])
+    own, other = (torch.cat(objective.seen[i::2]) for i in range(2))
+    assert len(own) > 512
+    half = len(own) // 2
+    for clip, elsewhere, shown in (
+        (own[:half], own[half:], other[:half]),
+        (own[half:], own[:half], other[half:]),
+    ):
+        assert (shown == shown[0]).all()
+        assert (elsewhere == shown[0]).all(1).any() and not (clip == shown[0]).all(1).any()
+
+
 def test_a_filmstrip_has_the_clip_its_prediction_and_the_other_clip(labeled):
     assert can_predict(Lam(Shift()))
     picture = filmstrips(Lam(Shift()), labeled)
