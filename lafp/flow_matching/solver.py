@@ -20,8 +20,9 @@ SolverName = Literal["euler", "midpoint", "heun"]
 StepsTaken = Literal["remaining", "all", "one"]
 """Steps that a solver takes from a start time after 0.
 
-``remaining``: the steps of the grid from 0 that are left, the first one shortened. The result is as
-sharp as a sample from noise, because the last steps are the same.
+``remaining``: the steps of the grid from 0 that are left, the first one shortened. From a time of
+the grid the result is as sharp as a sample from noise, because the steps are the same. From a time
+between two it is less sharp, because the first step is shorter than those from noise.
 ``all``: as many steps as from 0, but shorter. The later the start, the more exact the result.
 ``one``: a single step, so a single evaluation for Euler.
 """

@@ -113,3 +113,23 @@ def test_anchored_samples_spread_as_deployed_ones_do_on_the_grid_of_deployment(
     assert spread["remaining"] == pytest.approx(remaining, abs=0.01)
     assert spread["remaining"] == pytest.approx(deployed, abs=0.07)
     assert spread["all"] == pytest.approx(in_shorter_steps, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("std", "deployed", "remaining", "in_shorter_steps"),
+    [(0.1, 0.28, 0.41, 0.62), (0.3, 0.59, 0.69, 0.81), (0.6, 0.70, 0.82, 0.88)],
+)
+def test_times_between_those_of_the_grid_give_wider_samples_but_less_so_than_shorter_steps(
+    std, deployed, remaining, in_shorter_steps
+):
+    torch.manual_seed(0)
+    num = 100_000
+    x_0, x_1, times = torch.randn(3, num, 1, dtype=torch.float64)
+    times = torch.distributions.Normal(0, 1).cdf(times[:, 0])
+    velocity = gaussian_velocity(std)
+    spread = {"deployed": integrate(velocity, x_0, num_steps=4).std() / std}
+    for steps in ("remaining", "all"):
+        samples = anchored_sample(velocity, x_0, std * x_1, times, num_steps=4, steps_taken=steps)
+        spread[steps] = samples.std() / std
+    expected = {"deployed": deployed, "remaining": remaining, "all": in_shorter_steps}
+    assert spread == pytest.approx(expected, abs=0.01)
