@@ -74,7 +74,8 @@ class ProcgenConfig:
     expert: str = RANDOM
     """``random`` acts uniformly at random. ``planner`` plans on the game's internal state (heist,
     leaper, maze, miner). Any other value is the path of a PPO checkpoint with IMPALA's network, in
-    the format of joonleesky/train-procgen-pytorch; actions are drawn from its distribution."""
+    the format of joonleesky/train-procgen-pytorch or facebookresearch/level-replay; actions are
+    drawn from its distribution."""
     levels: Literal["train", "test"] = "train"
     """Half of all levels that episodes are drawn from. No level is in both halves."""
     episode_steps: int = 1000

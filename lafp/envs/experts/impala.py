@@ -1,4 +1,4 @@
-"""Experts of Procgen from checkpoints in the format of joonleesky/train-procgen-pytorch."""
+"""Experts of Procgen from checkpoints of joonleesky/train-procgen-pytorch or level-replay."""
 
 # Shape suffixes in this file: B batch, C channels, H height, W width.
 
@@ -15,6 +15,20 @@ _BLOCKS = ("block1", "block2", "block3")
 _CONVOLUTIONS = ("conv", "res1.conv1", "res1.conv2", "res2.conv1", "res2.conv2")
 _LAYERS = {f"embedder.{block}.{conv}" for block in _BLOCKS for conv in _CONVOLUTIONS}
 _LAYERS |= {"embedder.fc", "fc_policy", "fc_value"}
+_IN_LEVEL_REPLAY = {
+    f"base.layer{number}.{there}": f"embedder.block{number}.{here}"
+    for number in (1, 2, 3)
+    for there, here in (
+        ("0", "conv"),
+        *((f"{2 + n}.conv{c}", f"res{1 + n}.conv{c}") for n in (0, 1) for c in (1, 2)),
+    )
+} | {
+    "base.fc": "embedder.fc",
+    "base.critic_linear": "fc_value",
+    "dist.linear": "fc_policy",
+}
+"""Layers of facebookresearch/level-replay's ``ResNetBase`` -> those of train-procgen-pytorch."""
+_REPOSITORIES = "joonleesky/train-procgen-pytorch or facebookresearch/level-replay"
 _BATCH_SIZE = 32
 """Every batch is filled up to this size. Convolutions round differently at other batch sizes, and
 an episode must not depend on how many run beside it."""
@@ -30,20 +44,23 @@ class ImpalaExpert:
         file = Path(path).expanduser()
         if not file.is_file():
             raise ConfigError(
-                f"expert: {path} is no file. Name a checkpoint of joonleesky/train-procgen-pytorch "
-                "(model_*.pth), or random."
+                f"expert: {path} is no file. Name a checkpoint of {_REPOSITORIES}, or random."
             )
         try:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-            # Forks of the repository call it model_state_dict.
+            # Forks of the repository, and level-replay, call it model_state_dict.
             weights = checkpoint.get("model_state_dict") or checkpoint["state_dict"]
+            # The first ReLU of a residual block of level-replay works in place, so that its input
+            # is also what the block adds to.
+            self._adds_to_relu = any(name.startswith("base.layer1") for name in weights)
+            weights = {_renamed(name): weight for name, weight in weights.items()}
             self._weights: dict[str, Tensor] = {n: w.float() for n, w in weights.items()}
             unknown = {name.rpartition(".")[0] for name in weights} - _LAYERS
             given = self._probabilities(torch.zeros(1, 3, 64, 64)).shape[1]
         except Exception as error:  # torch raises anything for a file that is no checkpoint
             raise ConfigError(
                 f"expert: {path} holds no PPO actor on IMPALA's network ({error!r}). Name a "
-                "checkpoint of joonleesky/train-procgen-pytorch, or random."
+                f"checkpoint of {_REPOSITORIES}, or random."
             ) from None
         if unknown:
             raise ConfigError(
@@ -71,8 +88,10 @@ class ImpalaExpert:
         for block in _BLOCKS:
             x_BCHW = F.max_pool2d(self._conv(f"{block}.conv", x_BCHW), 3, stride=2, padding=1)
             for residual in (f"{block}.res1", f"{block}.res2"):
-                hidden_BCHW = self._conv(f"{residual}.conv1", x_BCHW.relu())
-                x_BCHW = x_BCHW + self._conv(f"{residual}.conv2", hidden_BCHW.relu())
+                positive_BCHW = x_BCHW.relu()
+                hidden_BCHW = self._conv(f"{residual}.conv1", positive_BCHW)
+                kept_BCHW = positive_BCHW if self._adds_to_relu else x_BCHW
+                x_BCHW = kept_BCHW + self._conv(f"{residual}.conv2", hidden_BCHW.relu())
         embedding = self._linear("embedder.fc", x_BCHW.relu().flatten(1)).relu()
         return self._linear("fc_policy", embedding).softmax(1)
 
@@ -82,3 +101,9 @@ class ImpalaExpert:
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         return F.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+
+
+def _renamed(parameter: str) -> str:
+    """Returns the name of a parameter in train-procgen-pytorch."""
+    layer, _, part = parameter.rpartition(".")
+    return f"{_IN_LEVEL_REPLAY.get(layer, layer)}.{part}"

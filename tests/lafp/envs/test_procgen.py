@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from lafp.config import ConfigError
+from lafp.envs.experts.impala import ImpalaExpert
 from lafp.envs.experts.procgen_planners import (
     MinerPlanner,
     _Mine,
@@ -59,6 +60,41 @@ class Actor(nn.Module):
         super().__init__()
         self.embedder = Embedder()
         self.fc_policy, self.fc_value = nn.Linear(256, num_actions), nn.Linear(256, 1)
+
+
+class InPlaceBlock(Residual):
+    """Of level-replay: what is added to its output went through the first ReLU, too."""
+
+    def forward(self, x):
+        return x.relu_() + self.conv2(self.conv1(x).relu())
+
+
+def layer_of_level_replay(num_in: int, num_out: int) -> nn.Sequential:
+    conv, pool = nn.Conv2d(num_in, num_out, 3, padding=1), nn.MaxPool2d(3, 2, 1)
+    return nn.Sequential(conv, pool, InPlaceBlock(num_out), InPlaceBlock(num_out))
+
+
+class LevelReplayBase(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = layer_of_level_replay(3, 16)
+        self.layer2 = layer_of_level_replay(16, 32)
+        self.layer3 = layer_of_level_replay(32, 32)
+        self.fc, self.critic_linear = nn.Linear(32 * 8 * 8, 256), nn.Linear(256, 1)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.relu().flatten(1)).relu()
+
+
+class LevelReplayActor(nn.Module):
+    """The network of level-replay, by the names of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.dist = LevelReplayBase(), nn.Module()
+        self.dist.linear = nn.Linear(256, NUM_ACTIONS)
+        nn.init.normal_(self.dist.linear.weight)
 
 
 @pytest.fixture
@@ -140,6 +176,19 @@ def test_an_expert_acts_by_the_distribution_of_its_checkpoint(tmp_path, actor):
     taken = np.bincount(env.expert(), minlength=NUM_ACTIONS) / len(seeds)
     assert expected.max() > 2 / NUM_ACTIONS, "far from uniform"
     np.testing.assert_allclose(taken, expected, atol=0.08)
+
+
+def test_an_actor_of_level_replay_gives_what_its_own_network_gives(tmp_path):
+    torch.manual_seed(0)
+    actor, path = LevelReplayActor(), tmp_path / "model.tar"
+    torch.save({"model_state_dict": actor.state_dict(), "optimizer_state_dict": {}}, path)
+    frames = np.random.default_rng(0).integers(256, size=(5, 64, 64, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+        expected = actor.dist.linear(actor.base(pixels)).softmax(1)
+    found = ImpalaExpert(str(path), NUM_ACTIONS)(frames)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(found, axis=0).max() > 1e-3, "the pictures matter"
 
 
 def test_what_a_user_can_get_wrong(tmp_path, actor):
