@@ -1,11 +1,11 @@
 """Renders demonstrations of an environment's expert to mp4, in Ray tasks.
 
 ``videos/`` looks like any corpus of videos: ``episode_000123.mp4``, no labels. ``labeled/`` and
-``labeled_val/`` hold a few other episodes, each with its actions in ``episode_000123.npz``, and
-``labeled_val/unseen/`` held-out ones that look other than training's, if they are asked for.
-``masks/`` holds the same folders with videos of the agent's pixels, if these are asked for. An
-episode depends on its seed only, and its seed on (``seed``, subset, number) only: the files do not
-depend on the number of workers or on interruptions.
+``labeled_val/`` hold a few other episodes, each with its actions in ``episode_000123.npz``. If the
+config asks for them, ``labeled_val/unseen/`` holds held-out episodes with appearances that training
+never shows, and ``masks/`` repeats these folders with videos of the agent's pixels. An episode
+depends on its seed only, and its seed on (``seed``, subset, number) only: the files do not depend
+on the number of workers or on interruptions.
 """
 
 import io

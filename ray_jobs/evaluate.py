@@ -53,7 +53,7 @@ def reads(cfg: EvaluateConfig) -> list[str]:
 
 
 def check(cfg: EvaluateConfig, run: RunDir) -> None:
-    """Finds what the rollouts would refuse after the latent views were made.
+    """Checks the inputs of the rollouts before any measurement starts.
 
     Raises:
         ConfigError: An input, a model or the simulator is missing, or they do not fit together.

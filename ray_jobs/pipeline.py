@@ -79,7 +79,7 @@ def check(cfg: PipelineConfig, run: RunDir) -> None:
 
 
 def check_config(cfg: PipelineConfig, run: RunDir) -> None:
-    """Finds errors that no stage needs to exist for.
+    """Finds config errors that can be checked before any stage has run.
 
     Raises:
         ConfigError: Two sections write the same stage, nothing makes a stage that another one

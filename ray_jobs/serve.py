@@ -102,9 +102,9 @@ def given_token() -> str | None:
 
 
 def warm_up(agent: "Agent") -> None:
-    """Acts a few times, so that no robot waits for what only the first actions do.
+    """Acts a few times, because the first actions are slow and no robot should wait for them.
 
-    With ``--compile`` these compile every graph there is: sessions of one episode have their own,
+    With ``--compile`` these actions compile every graph: sessions of one episode have their own,
     and all larger ones share those of two, in which the number of episodes is a variable.
     """
     import numpy as np

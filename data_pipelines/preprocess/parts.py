@@ -100,7 +100,7 @@ def make_parts(
             work.add(task, made.num_pieces, made.video_s, made.unsized_bytes)
             work.show(f"{clips}, {rejects}")
             # A wrong source should stop the job early, but a few odd files at its beginning should
-            # not. The last word is spoken over all parts (``check_rejects``).
+            # not. ``check_rejects`` judges all parts at the end.
             if counts.num_videos >= _MIN_JUDGED_VIDEOS:
                 check_rejects(cfg, counts, num_others=work.num_found)
                 if not work.num_found:  # else most clips may lie in parts that were found

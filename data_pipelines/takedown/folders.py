@@ -50,7 +50,7 @@ def latent_folders(shards: str) -> list[str]:
 
 
 def pages_and_pictures(home: str) -> list[str]:
-    """Returns what shows frames of clips, of whichever clips, in a run or a study."""
+    """Returns all pages and pictures of a run or study that may show clips."""
     runs = [home, *_below(storage.join(home, "runs"))]
     stages = [storage.join(home, name) for name in _WITH_PICTURES]
     for name in _WITH_PICTURES:

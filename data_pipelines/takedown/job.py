@@ -89,8 +89,8 @@ def _carry_out(journals: Mapping[str, dict[str, Any]], shown: Sequence[str]) -> 
     """Stores the journals of all sets, records the takedown, then changes sets, pages and pictures.
 
     Rejects of one set lead to clips of another, and are gone once their set is changed. So all
-    journals are there before the first change, and the record, which is one file of the run, says
-    that all of them are.
+    journals are stored before the first change. The record, which is one file of the run, is
+    written after all journals, so it proves that they exist.
     """
     for shards, journal in journals.items():
         strict_json.write(_journal_uri(shards), journal)

@@ -45,8 +45,8 @@ def alignment(trained_on: Tensor, idm: Tensor, deployed: Tensor) -> dict[str, fl
     """Measures how far a decoder's training latents are from the IDM's and from the policy's.
 
     Latents are standardized with the mean and standard deviation of the IDM's, per dimension, so
-    that no dimension counts for its units and decoders of one LAM compare. What the two distances
-    leave out is whether a latent was *paired* with the right action: ``decoding_errors`` tells.
+    that no dimension counts for its units and decoders of one LAM compare. The distances do
+    not show whether a latent was paired with the right action; ``decoding_errors`` does.
 
     Args:
         trained_on: Anchored samples at the decoder's ``anchor_time``, float [N, Z].
@@ -83,7 +83,7 @@ def decoding_errors(
     """Compares a decoder's actions on raw IDM latents, and on the policy's, with the true ones.
 
     On IDM latents a decoder that learned the right pairs has little error. On deployed ones every
-    decoder pays where the policy takes another way than the demonstrator, rightly or not.
+    decoder has errors where the policy goes another way than the demonstrator, even a valid one.
 
     Args:
         decode: Latents [N, Z] -> actions in normalized units [N, A], or logits.

@@ -73,7 +73,7 @@ class Results:
     def label_fractions(self) -> list[float]:
         """Shares of the labels that a study varies, in rising order; empty if it varies none.
 
-        All rows of such a study have one; else the rows of demonstrators and LAMs have none.
+        In such a study every row has a share. In others, rows of demonstrators and LAMs have none.
         """
         found = {row.label_fraction for row in self.rows}
         return [] if None in found else sorted(f for f in found if f is not None)

@@ -38,7 +38,8 @@ class LatentViews:
     """``val`` where it has at least 16 clips, else ``train``."""
     num_clips: int
     num_damaged_clips: int
-    """Clips that were drawn beside them and could not be read: storage has lost or changed them."""
+    """Drawn clips that could not be read, because storage lost or changed them, so that
+    ``num_clips`` leaves them out."""
     num_videos: int
     num_pairs: int
     step_s: float | None
@@ -51,9 +52,11 @@ class LatentViews:
     spectrum: list[float]
     """Eigenvalues of the covariance of z, largest first."""
     effective_rank: float
-    """Participation ratio of the spectrum, (sum l)^2 / sum l^2: 1 .. Z. As during training."""
+    """Participation ratio of the spectrum, (sum l)^2 / sum l^2: 1 .. Z. Defined as in
+    ``latent_metrics``."""
     near_null_share: float
-    """Pairs whose z is nearer to the mean than 0.1 of the RMS distance. As during training."""
+    """Share of pairs whose z lies within 0.1 RMS distances of the mean. Defined as in
+    ``latent_metrics``."""
     spread: float
     """RMS distance of z from its mean over the RMS norm of z: 0 when all latents are equal."""
     is_collapsed: bool

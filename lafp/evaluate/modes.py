@@ -48,11 +48,18 @@ def mode_entropy(modes: np.ndarray, mode_sizes: Sequence[int]) -> ModeEntropy:
 
 @dataclass(frozen=True, kw_only=True)
 class ModeCoverage:
-    """A policy's mode entropy over its demonstrators': 1 keeps all modes, 0 keeps one."""
+    """Says how many of its demonstrators' ways a policy goes.
+
+    Both shares divide a policy's mode entropy by that of its demonstrators: 1 means that it spreads
+    over the ways as evenly as they do, 0 that it always goes the same way.
+    """
 
     side_entropy: float
+    """Share of the mean entropy per fork."""
     mode_coverage: float
+    """Share of the entropy of whole paths."""
     num_decided: int
+    """The policy's episodes that passed every fork."""
 
 
 def mode_coverage(

@@ -28,9 +28,9 @@ class ProbeClips:
 def probe_clips(labeled_shards: str, supervised: frozenset[str] = frozenset()) -> ProbeClips:
     """Chooses the clips: training episodes to fit on, held-out ones to measure on.
 
-    Labels that supervised z are left out: z holds their actions by heart, so a probe fitted on them
-    would learn less than one fitted on others. If all of the training episodes supervised, the
-    probe is fitted on every second held-out episode, and measured on the others.
+    Labels that supervised z are left out: z has memorized their actions, so a probe fitted on them
+    would learn less than one fitted on others. If the rest has too few episodes, the probe is
+    fitted on every second held-out episode, and measured on the others.
 
     Args:
         labeled_shards: URI of the labeled set.

@@ -104,8 +104,8 @@ def encoder_representation(
 ) -> Representation:
     """Makes one representation of a frozen encoder's evaluation.
 
-    None has features of any two observations: differences add up by construction, and a pair of
-    features is no displacement.
+    These representations have no features of arbitrary pairs: differences add up by construction,
+    and the features of two frames side by side are no displacement.
 
     Args:
         method: One of ``methods``.

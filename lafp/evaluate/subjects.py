@@ -80,7 +80,8 @@ def method_subject(run_uri: str, method: MethodConfig, lam: Subject, env: Vector
         env: The environment of the rollouts.
 
     Raises:
-        ConfigError: A model is missing, or the environment looks other than its videos.
+        ConfigError: A model is missing, or the environment's frames differ in size or rate from
+            those that the policy was trained on.
     """
     run = RunDir(run_uri)
     policy_stage = run.stage(f"policy/{method.policy}")

@@ -35,7 +35,7 @@ _MIN_HARM = 1.1
 
 
 def headline(results: Results, variant: str | None) -> list[str]:
-    """Says what LAFP reaches, then its gain over each method that settles what it is worth.
+    """Says what LAFP reaches, then its gain over each baseline that is needed to judge it.
 
     Returns:
         Lines; none where no policy with interpolation was rolled out.

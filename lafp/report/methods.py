@@ -101,9 +101,10 @@ def better_cloning(groups: Iterable[Group]) -> Group | None:
 
 
 def without_interpolation(groups: Iterable[Group], lafp: Group) -> list[Group]:
-    """Returns the flow policies that differ from ``lafp`` in what decodes their latents alone.
+    """Returns the flow policies that differ from ``lafp`` only in their action decoder.
 
-    Decoders on free samples of the policy, on latents of the LAM, and the LAM's own action head.
+    Theirs is trained on free samples of the policy, or on latents of the LAM, or is the LAM's own
+    action head.
     """
     same = _deployment(lafp.subject)
     found = [

@@ -28,7 +28,7 @@ _MAX_REORDERED = 16
 # Step that players treat as a jump of the clock, in containers whose clocks may jump (ffmpeg's
 # -dts_delta_threshold).
 _MAX_STEP_FORWARD_S = 10.0
-# No frame is shown for longer. A stamp that claims so is not believed.
+# No frame is shown for longer. A stamp that claims so is not trusted.
 _MAX_CLAIM_S = 24 * 3600.0
 # The last frame of a variable-rate video may be shown for a while, but not for longer than this.
 MAX_LAST_FRAME_S = 10.0
@@ -50,8 +50,8 @@ class Stamps:
     """Seconds per unit of the fields above, as numerator and denominator."""
 
 
-Believed = Literal["all", "near", "none"]
-"""Names the presentation times that are believed: all, those near the order of the frames (the
+TrustedPts = Literal["all", "near", "none"]
+"""Says which presentation times are trusted: all, those near the order of the frames (the
 others are FFmpeg's guesses), or none."""
 
 
@@ -77,8 +77,8 @@ class Timeline:
     """Seconds for which the last frame is shown; 0 if unknown."""
     goes_by_order: bool
     """Whether frames take the times in the order in which the decoder outputs them, because some
-    have no presentation time that is believed."""
-    believed: Believed
+    have no presentation time that is trusted."""
+    trusted_pts: TrustedPts
 
     @property
     def is_plain(self) -> bool:
@@ -87,20 +87,20 @@ class Timeline:
 
 
 def lay_out(
-    stamps: Stamps, *, believed: Believed, can_jump: bool, otherwise_step_s: float
+    stamps: Stamps, *, trusted_pts: TrustedPts, can_jump: bool, otherwise_step_s: float
 ) -> Timeline:
     """Puts packets on one time line.
 
     Args:
         stamps: Time stamps of at least one packet.
-        believed: Says which presentation times are believed.
+        trusted_pts: Says which presentation times are trusted.
         can_jump: Whether the container's clock may jump forward.
         otherwise_step_s: Time from frame to frame, if packets have no durations.
     """
     num, den = stamps.time_base
     seconds_per_unit = num / den
     has_pts, has_dts = stamps.pts != NO_STAMP, stamps.dts != NO_STAMP
-    goes_by_order = believed != "all" or not has_pts.all()
+    goes_by_order = trusted_pts != "all" or not has_pts.all()
     durations = stamps.duration[stamps.duration > 0]
     step_s = float(np.median(durations)) * seconds_per_unit if len(durations) else 0.0
     if not 0 < step_s <= MAX_LAST_FRAME_S:
@@ -114,7 +114,7 @@ def lay_out(
     clock, is_known = (stamps.dts, has_dts) if uses_dts else (stamps.pts, has_pts)
     clock_s = np.where(is_known, clock * seconds_per_unit, np.nan)
     pts_s = np.where(has_pts, stamps.pts * seconds_per_unit, np.nan)
-    certain_s = pts_s if believed == "all" else np.full(len(pts_s), np.nan)
+    certain_s = pts_s if trusted_pts == "all" else np.full(len(pts_s), np.nan)
     starts = _recording_starts(clock_s, certain_s, stamps.is_key, step_s, can_jump)
     recordings, times_s, start_s, last_s = [], [], 0.0, 0.0
     for first, end in zip(starts, [*starts[1:], len(clock_s)], strict=True):
@@ -136,7 +136,7 @@ def lay_out(
         time_base=stamps.time_base,
         last_frame_s=last_s,
         goes_by_order=goes_by_order,
-        believed=believed,
+        trusted_pts=trusted_pts,
     )
 
 
@@ -255,10 +255,10 @@ class FrameClock:
             # All packets before a key frame are shown before it, and so were those frames of its
             # group that came already. This corrects the shift from lost frames.
             place = max(place, packet + sum(other > packet for other in self._since_key))
-        if self._timeline.believed != "none" and pts is not None:
+        if self._timeline.trusted_pts != "none" and pts is not None:
             stamped = self._place(packet, pts)
             is_near = stamped - place <= _MAX_PLACES_OFF
-            if is_near or self._timeline.believed == "all":
+            if is_near or self._timeline.trusted_pts == "all":
                 place = max(place, stamped)
         if is_key:
             self._since_key.clear()

@@ -120,13 +120,13 @@ def is_own_ray() -> bool:
 
 
 def what_was_lost(error: Exception) -> str | None:
-    """Returns a clause on the process of Ray whose death explains the error; None if none does."""
+    """Returns text that names the Ray process whose death caused the error; None if none died."""
     if (ray := sys.modules.get("ray")) is None:
         return None
-    if dead := _dead_ray_processes():  # whatever fails after that fails for that reason
+    if dead := _dead_ray_processes():  # later errors follow from it
         return f"Ray's {' and '.join(dead)} died while the job ran, perhaps because memory ran out"
-    # An error that a task has raised itself is none of Ray's, and its traceback is needed.
     errors = ray.exceptions
+    # The task itself raised a RayTaskError, so its traceback is needed.
     if not isinstance(error, errors.RayError) or isinstance(error, errors.RayTaskError):
         return None
     lines = (str(error).strip() or repr(error)).splitlines()

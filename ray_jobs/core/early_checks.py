@@ -18,7 +18,10 @@ _PACKAGES = {
 
 
 def check_installed(job: str, extra: str) -> None:
-    """Raises ConfigError if packages of an extra are missing, of which some stand for all."""
+    """Raises ConfigError if a package of the extra is not installed.
+
+    It looks for a few packages of each extra only.
+    """
     missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
     if missing:
         raise ConfigError(

@@ -50,7 +50,8 @@ def subjects(cfg: EvaluateConfig, run: RunDir, env: VectorEnv) -> dict[str, Subj
     """Describes the demonstrators and every method, by label.
 
     Raises:
-        ConfigError: A model is missing, or the environment looks other than its videos.
+        ConfigError: A model is missing, or the environment's frames differ in size or rate from
+            those that a policy was trained on.
     """
     lam = lam_subject(lam_uri(cfg, run), cfg.study, cfg.variant)
     found = {DEMONSTRATOR: demonstrator_subject(env, cfg.study, cfg.variant)}

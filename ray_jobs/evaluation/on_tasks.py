@@ -99,7 +99,7 @@ def _roll_out(
     for label, start in work:
         part = seeds[start : start + cfg.episodes_per_task]
         num_recorded = 0 if start else min(cfg.save_rollouts, len(part))
-        # All methods get the same noise, so that noise is no difference between them.
+        # All methods get the same noise, so that luck with it favours none.
         noise_seed = derive_seed(cfg.seed, "noise", start)
         calls.append((run.uri, cfg.env, methods[label], part, num_recorded, noise_seed))
         sizes.append(len(part))

@@ -153,8 +153,8 @@ def wait_while_stopping() -> None:
 
 
 def _start_coordinator(name: str | None) -> Any:
-    # It must live as long as the driver. Ray takes a soft affinity as no more than a wish, and a
-    # worker's node may be lost while the job goes on.
+    # The coordinator must live as long as the driver. Ray may ignore a soft affinity, and the node
+    # of a worker may be lost while the job goes on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(_StopCoordinator)

@@ -123,7 +123,9 @@ class Sandbox:
                 tries[died.position] += 1
                 # A second try after a time-out would only take as long again.
                 is_last_try = died.reason == "timeout" or tries[died.position] == _NUM_TRIES
-                if died.is_open or is_last_try:  # the next try replaces these rows
+                # A video that was open is rejected now. If it is tried again, the rows of that try
+                # replace the reject.
+                if died.is_open or is_last_try:
                     yield from _given_up(item, seen, died)
                 if is_last_try and not died.is_open:
                     return

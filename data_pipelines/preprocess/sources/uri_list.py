@@ -74,7 +74,7 @@ def list_uris(
                 elif isinstance(found, VideoItem) and not seen.add(found.secret_uri or found.uri):
                     yield rejected_item(at, split, "same_file", found.uri)
                 elif isinstance(found, VideoItem) and found.secret_uri and not seen.add(found.uri):
-                    # What is left of two addresses may be equal where a secret names the file.
+                    # Two addresses may be equal without their secrets, if a secret names the file.
                     yield replace(found, uri=f"{found.uri}#@{row}")
                 else:
                     yield found

@@ -1,4 +1,4 @@
-"""Finds damaged JPEG pictures in videos: their codes do not make what an encoder writes.
+"""Finds damaged JPEG pictures in videos: their codes break rules that encoders keep.
 
 FFmpeg decodes a JPEG picture until it has all blocks, and does not mind what is left. The parser
 (``mjpeg_entropy.c``) checks that the last code of every restart interval lies where the data ends,
@@ -28,9 +28,10 @@ _SIGNS = {
     32: "the padding of a picture's data is neither zeros nor ones",
     64: "a picture has pixels out of range",
 }
-# Those of pictures that break the rules, and that of a packet without a picture.
+# Pictures with these signs break the rules. 128 marks a packet without a picture.
 _UNPARSED = 1 | 2 | 4 | 8 | 128
-# Of the last pictures. Where fewer show damage, less than 2 % of the others hide visible damage.
+# Seams count if more than 10 % of the last 50 pictures show damage. Below that share, fewer than
+# 2 % of the other pictures hide visible damage.
 _NUM_RECENT, _MUCH_DAMAGE = 50, 0.1
 
 

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lafp.video.decoders.base import VideoError
-from lafp.video.timeline import NO_STAMP, Believed, Stamps
+from lafp.video.timeline import NO_STAMP, Stamps, TrustedPts
 
 # In AVI, the index points to a chunk's header, and the packet's data follows after this many bytes.
 _CHUNK_HEADER_BYTES = 8
@@ -121,8 +121,10 @@ def clock_may_jump(container: InputContainer) -> bool:
     return bool(container.format.flags & _AVFMT_TS_DISCONT)
 
 
-def believed_pts(container: InputContainer, stream: VideoStream, stamps: Stamps) -> Believed | None:
-    """Returns which presentation times are believed; None if only decoding can tell."""
+def find_trusted_pts(
+    container: InputContainer, stream: VideoStream, stamps: Stamps
+) -> TrustedPts | None:
+    """Returns which presentation times are trusted; None if only decoding can tell."""
     # Only B-frames make the order of presentation differ from the order of decoding.
     if not stream.codec_context.has_b_frames:
         return "all"

@@ -30,8 +30,8 @@ from lafp.video.decoders.base import (
 from lafp.video.decoders.open_video import can_start_late, limit_pixels, open_video, seek_before
 from lafp.video.decoders.packets import (
     Scan,
-    believed_pts,
     clock_may_jump,
+    find_trusted_pts,
     is_shown,
     missing_s,
     read_packets,
@@ -236,7 +236,7 @@ def _checked(
 def _timeline(
     path: str, container: InputContainer, stream: VideoStream, found: Scan, deadline: float
 ) -> Timeline:
-    believed = believed_pts(container, stream, found.stamps)
+    trusted_pts = find_trusted_pts(container, stream, found.stamps)
     lay = partial(
         lay_out,
         found.stamps,
@@ -244,13 +244,13 @@ def _timeline(
         # FFmpeg assumes 25 frames per second too for raw streams that state no rate.
         otherwise_step_s=1 / float(stream.average_rate or stream.guessed_rate or 25),
     )
-    timeline = lay(believed=believed or "all")
-    if believed is None:
+    timeline = lay(trusted_pts=trusted_pts or "all")
+    if trusted_pts is None:
         # Only frames of the first recording are compared, because the clock of the next one may go
         # back.
         ends = [recording.first_packet for recording in timeline.recordings[1:]]
         if not _comes_in_order(path, min([_NUM_TRIED, *ends]), deadline):
-            timeline = lay(believed="none")
+            timeline = lay(trusted_pts="none")
     return timeline
 
 

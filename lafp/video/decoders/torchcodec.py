@@ -43,7 +43,7 @@ class TorchCodecConfig:
     """Configures torchcodec. It never notices damage: corrupt spans become wrong pictures.
 
     HDR, interlaced, transparent and mirrored videos, and files whose time stamps are not to be
-    believed, become rejects, because it would show them wrongly.
+    trusted, become rejects, because it would show them wrongly.
     """
 
     name: Literal["torchcodec"] = "torchcodec"

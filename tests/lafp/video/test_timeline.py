@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data_pipelines.preprocess.clip.resample import Cut, resample
 from data_pipelines.preprocess.clip.split_clips import ClipConfig, split_clips
 from lafp.video.decoders.base import DamagedSpan, DecodedFrame, measure_rate
-from lafp.video.timeline import NO_STAMP, Believed, FrameClock, Stamps, Timeline, lay_out
+from lafp.video.timeline import NO_STAMP, FrameClock, Stamps, Timeline, TrustedPts, lay_out
 
 TICKS_PER_S = 90_000
 STEP = 3000
@@ -69,9 +69,9 @@ class Made:
         )
 
 
-def laid_out(stamps: Stamps, believed: Believed = "all", can_jump: bool = True) -> Timeline:
+def laid_out(stamps: Stamps, trusted_pts: TrustedPts = "all", can_jump: bool = True) -> Timeline:
     return lay_out(
-        stamps, believed=believed, can_jump=can_jump, otherwise_step_s=STEP / TICKS_PER_S
+        stamps, trusted_pts=trusted_pts, can_jump=can_jump, otherwise_step_s=STEP / TICKS_PER_S
     )
 
 
@@ -167,7 +167,7 @@ def test_without_presentation_times_frames_are_even_and_a_key_frame_puts_losses_
     """As in elementary streams and AVI. A lost frame shifts others up to the next key frame."""
     nothing = [NO_STAMP] * len(made.pts)
     stamps = made.stamps(nothing, None if has_dts else nothing)
-    timeline = laid_out(stamps, believed="none")
+    timeline = laid_out(stamps, trusted_pts="none")
     expected_s = {p: place * STEP / TICKS_PER_S for place, p in enumerate(made.shown_order)}
     assert times_of(made, stamps, timeline) == pytest.approx(expected_s, abs=1e-6)
     lost = data.draw(st.sets(st.sampled_from(made.shown_order)), label="lost")
