@@ -99,7 +99,7 @@ def _at(host: str, finding: Finding) -> Finding:
 def _on(node: dict[str, Any], function: Any, *args: Any) -> "ray.ObjectRef":
     # On this node or not at all: another node's answer would hide what is wrong here.
     where = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-    # It takes no CPU, so that nodes are checked that are busy.
+    # The task takes no CPU, so that busy nodes are checked too.
     task = ray.remote(function).options(num_cpus=0, scheduling_strategy=where, max_retries=0)
     return task.remote(*args)
 

@@ -2,7 +2,6 @@
 
 import ast
 import graphlib
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,9 +43,6 @@ FORBIDDEN = [
     ("lafp/data/shards/format.py", {"torch"}),
     ("data_pipelines", {"torch"}),
 ]
-
-
-FORBIDDEN_OPENING = re.compile(r"(Of|What|Whatever|Where|As|Those|The same|All|It)\b")
 
 
 def python_files(package: str) -> list[Path]:
@@ -166,32 +162,6 @@ def test_entry_points_define_no_classes():
 def test_preprocessing_workers_do_not_load_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-def docstrings(path: Path) -> list[ast.Constant]:
-    """Strings that stand as statements: docstrings, also those below fields and constants."""
-    return [
-        node.value
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    ]
-
-
-def forbidden_openings(package: str) -> list[str]:
-    return [
-        f"{path.relative_to(ROOT)}:{docstring.lineno}: {opening}"
-        for path in python_files(package)
-        for docstring in docstrings(path)
-        if FORBIDDEN_OPENING.match(opening := docstring.value.strip().partition("\n")[0])
-    ]
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_docstrings_begin_with_a_subject_or_a_verb(package):
-    found = forbidden_openings(package)
-    assert not found, "Begin with a plain sentence:\n" + "\n".join(found)
 
 
 @pytest.mark.parametrize("name", ["utils", "common", "helpers", "misc"])

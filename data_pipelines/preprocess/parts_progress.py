@@ -72,7 +72,7 @@ class PartsProgress:
     def show(self, detail: str) -> None:
         """Prints a line of progress."""
         share_made, share_found = (self._share(work) for work in (self._made, self._found))
-        # What an earlier run made took this run no time, so speed counts only what this run made.
+        # Speed counts only what this run made, because the work of an earlier run took it no time.
         made_of_rest = share_made / max(1 - share_found, 1e-9)
         seconds = f"{duration(self._video_s)} of video"
         if not self.is_done:

@@ -36,7 +36,7 @@ class VideoFiles:
 
     def __init__(self, out: str, fps: float, folder: Path) -> None:
         self._out, self._path = out, folder / "video.mp4"
-        # As ``encode_clip`` rounds it.
+        # ``encode_clip`` rounds the rate in this way too.
         self._rate = Fraction(fps).limit_denominator(10_000)
         self._container: av.container.OutputContainer | None = None
         self._stream: av.VideoStream | None = None

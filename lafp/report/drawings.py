@@ -49,7 +49,7 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    # The same data gives the same bytes.
+    # Equal data gives equal bytes.
     "svg.hashsalt": "lafp",
     "text.color": INK,
     "xtick.color": MUTED,

@@ -154,8 +154,8 @@ def _recording_starts(
         time_s, packet_pts_s = float(clock_s[packet]), float(pts_s[packet])
         back_s = highest_s - time_s
         stays_back = is_key[packet] and back_s > _MIN_STEPS_BACK * step_s and next_s < highest_s
-        # Where frames are reordered, presentation times are ahead of the clock. So a step of the
-        # clock is no jump if the presentation times do not jump: a frame is just shown for long.
+        # Presentation times are ahead of the clock if frames are reordered. So a step of the clock
+        # is no jump if the presentation times do not jump: a frame is just shown for long.
         jumps = (
             # `not ... <=` holds for NaN too, so where presentation times are unknown the clock
             # alone decides.

@@ -33,7 +33,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
-    # Of a video that was taken down, no copy must stay in a browser.
+    # No copy of a video that was taken down must stay in a browser.
     "Cache-Control": "no-store",
 }
 

@@ -145,7 +145,7 @@ def exit_codes() -> Iterator[None]:
         sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
-        # As shells report it: 128 and the number of SIGINT.
+        # Shells report an interrupted command so: 128 plus the number of SIGINT.
         sys.exit(130)
     except Exception as error:
         if not (lost := what_was_lost(error)):

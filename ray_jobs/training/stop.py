@@ -158,7 +158,7 @@ def _start_coordinator(name: str | None) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(_StopCoordinator)
-        # It takes no CPU, because the workers may hold all of them.
+        # The coordinator takes no CPU, because the workers may hold all of them.
         .options(name=name, num_cpus=0, max_concurrency=_MOST_CALLS, scheduling_strategy=here)
         .remote()
     )

@@ -26,7 +26,7 @@ def piece_spans(duration_s: float, fps: float, piece_s: float, cfg: ClipConfig) 
         piece_s: Intended length. Videos shorter than 1.5 times this are one piece.
         cfg: Lengths of clips.
     """
-    # The same numbers as in `split_clips`, so that pieces begin where its clips begin.
+    # These numbers are those of `split_clips`, so that pieces begin where its clips begin.
     num_ticks = math.ceil(duration_s * fps - JITTER)
     clip_ticks = frames_per_clip(num_ticks, fps, cfg)
     piece_ticks = clip_ticks * max(1, round(piece_s * fps / clip_ticks))

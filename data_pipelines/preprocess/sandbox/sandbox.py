@@ -198,7 +198,7 @@ class Sandbox:
             self._start()
             try:
                 self._messages.send({"config": config_to_dict(self.cfg)})
-                # It answers once it is confined and has loaded its code.
+                # The process answers once it is confined and has loaded its code.
                 answer, _ = self._messages.receive(time.monotonic() + _MAX_START_S)
             except (EOFError, OSError):  # a time-out, too
                 cause, tries = self._cause_of_death(), tries + 1

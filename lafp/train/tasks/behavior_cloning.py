@@ -133,7 +133,7 @@ class BehaviorCloningTask:
         policy, decode = module.policy, TrueActions(self.action).decode
         losses, predicted, true = [], [], []
         with torch.random.fork_rng(devices=cuda_devices(device)):
-            # The same noise at every measurement, so that a curve shows the model alone.
+            # Every measurement has the same noise, so that a curve shows the model alone.
             torch.manual_seed(0)
             for batch in self._val_clips.batches(device):
                 inputs = self.inputs({"labeled": batch})

@@ -206,7 +206,7 @@ class DecoderTask:
             ]
         )
         with torch.random.fork_rng(devices=cuda_devices(device)):
-            # The same noise at every measurement, so that a curve shows the model alone.
+            # Every measurement has the same noise, so that a curve shows the model alone.
             torch.manual_seed(0)
             latents = {
                 "anchored": self._anchored(held_out, policy),

@@ -315,7 +315,7 @@ class LamTask:
         objective.eval()
         outputs = []
         with torch.random.fork_rng(devices=cuda_devices(device)):
-            # The same noise at every measurement, so that a curve shows the model alone.
+            # Every measurement has the same noise, so that a curve shows the model alone.
             torch.manual_seed(0)
             batches = (held_out.batches(device) for held_out in self._val_clips)
             for batch in itertools.chain.from_iterable(batches):

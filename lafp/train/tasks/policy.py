@@ -249,7 +249,7 @@ class PolicyTask:
         projection = module.policy.projection
         losses, errors, dropped = [], [], []
         with torch.random.fork_rng(devices=cuda_devices(device)):
-            # The same noise at every measurement, so that a curve shows the model alone.
+            # Every measurement has the same noise, so that a curve shows the model alone.
             torch.manual_seed(0)
             for batch in self._val_clips.batches(device):
                 inputs = self.inputs({"videos": batch})

@@ -31,7 +31,7 @@ CHECKS = {"": "crccheck+bitstream+buffer", "h264": "crccheck+aggressive"}
 def listen_to_ffmpeg() -> None:
     """Makes FFmpeg log the messages that ``decode`` reads, and keeps them off the terminal."""
     av.logging.set_level(av.logging.INFO)
-    # The same message may be the sign of another damaged packet, so each one counts.
+    # A repeated message may be the sign of another damaged packet, so each one counts.
     av.logging.set_skip_repeated(False)
     logging.getLogger("libav").propagate = False
     logging.getLogger("libav").addHandler(logging.NullHandler())

@@ -134,8 +134,8 @@ def find_trusted_pts(
     if container.format.name == "mpeg":
         return "near"
     is_known = (stamps.pts != NO_STAMP) & (stamps.dts != NO_STAMP)
-    # Where frames are reordered, they wait for their presentation for different times. If all wait
-    # equally long, the presentation times are only shifted decoding times.
+    # Reordered frames wait for their presentation for different times. If all frames wait equally
+    # long, the presentation times are only shifted decoding times.
     delays = stamps.pts[is_known] - stamps.dts[is_known]
     steps = np.diff(stamps.dts[is_known])
     tells_no_order = len(steps) and np.ptp(delays) < 0.5 * np.median(steps)

@@ -93,7 +93,7 @@ class PyAVDecoder:
                 raise VideoError("does_not_decode", detail)
             timeline = _timeline(path, container, stream, found, deadline)
             declared_fps = float(stream.average_rate) if stream.average_rate else None
-            # Of two frames at the same time only one is shown (`DamageGate.check`).
+            # Only one of two frames at the same time is shown (`DamageGate.check`).
             times_s = np.unique(timeline.times_s)
             last_frame_s = timeline.last_frame_s
             is_known = 0 < last_frame_s <= MAX_LAST_FRAME_S

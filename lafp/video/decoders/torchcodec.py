@@ -31,7 +31,7 @@ _UPRIGHT_OR_TURNED = (
 )
 # A stamp that differs by more from the packet's is another frame. Both are float64 of one fraction.
 _SAME_TIME_S = 1e-6
-# Where decoding starts late, frames from this long before the start on are given.
+# Decoding that starts late gives frames from this long before the start on.
 _MARGIN_S = 1.0
 # torchcodec takes a matrix that is not named for that of BT.601 (Rec. ITU-R BT.601, luma weights
 # 0.299 and 0.114), players take HD for BT.709 (0.2126, 0.0722).
@@ -123,7 +123,7 @@ class TorchCodecDecoder:
             return self._video_decoder(
                 path, dimension_order="NHWC", num_ffmpeg_threads=1, device=self.cfg.device
             )
-        # It raises errors of many kinds, those of C++ as RuntimeError.
+        # torchcodec raises errors of many kinds, those of C++ as RuntimeError.
         except Exception as error:
             raise VideoError("does_not_decode", _cause(error)) from error
 

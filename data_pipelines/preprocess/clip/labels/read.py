@@ -202,7 +202,8 @@ def align(labels: EpisodeLabels, info: VideoInfo) -> EpisodeLabels:
             "labels_mismatch",
             f"{span}, the video ends at {info.duration_s:.3f} s. {_WAY_OUT}",
         )
-    # As many rows as frames, each close to its frame: only clock differences or jitter.
+    # If there are as many rows as frames, each close to its frame, their times differ by clocks or
+    # jitter only.
     if len(labels.times_s) == len(info.times_s):
         off_s = np.abs(labels.times_s - info.times_s).max()
         if off_s <= slack_s:
