@@ -115,7 +115,7 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
             f"masks: no video of {cfg.source} has masks in {cfg.masks.source}. The masks of "
             "SOURCE/a/b.mp4 must be MASKS/a/b.mp4, or pictures in MASKS/a/b/."
         )
-    flow = cfg.optical_flow
+    optical_flow = cfg.optical_flow
     return ShardSet(
         source=cfg.name,
         width_px=cfg.resize.width_px,
@@ -129,7 +129,9 @@ def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
         num_masked_clips={s: num for s, num in zip(splits, masked, strict=True) if num},
         has_signatures=cfg.filters.drop_duplicates,
         action=_action(catalog) if cfg.labels is not None else None,
-        optical_flow_size_px=[flow.height_px, flow.width_px] if flow else None,
+        optical_flow_size_px=(
+            [optical_flow.height_px, optical_flow.width_px] if optical_flow else None
+        ),
     )
 
 

@@ -9,7 +9,7 @@ _WIDTH = 64
 
 
 class OpticalFlowDecoder(nn.Module):
-    """A linear map to a coarse grid, then upsampling with two convolutions to the flow's size.
+    """A linear map to a coarse grid, then upsampling with two convolutions to the stored size.
 
     The decoder reads only the latent action, so that z must hold everything about the motion.
     """
@@ -26,7 +26,7 @@ class OpticalFlowDecoder(nn.Module):
     def forward(self, latent_BZ: Tensor) -> Tensor:
         """Maps z, float [B, Z], to optical flow, float [B, 2, height_px, width_px].
 
-        The flow is in units of the data's typical flow.
+        Its unit is the data's typical optical flow.
         """
         features = F.silu(self.grid(latent_BZ)).view(-1, _WIDTH, *self._grid)
         features = F.silu(self.middle(F.interpolate(features, size=self._middle_px)))

@@ -76,10 +76,10 @@ class Laof(Lapo):
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
         """See ``Objective``. Optical flow is measured too."""
         scales = super().measured(window)
-        if (flow := window.optical_flow) is None:
+        if (optical_flow := window.optical_flow) is None:
             return scales
         # Nothing trains a predicted vector without weight, so it does not count for the unit.
-        weighted = as_weighted(flow, self._optical_flow_weight(window))
+        weighted = as_weighted(optical_flow, self._optical_flow_weight(window))
         return [*scales, (self.optical_flow_scale, weighted)]
 
     def _optical_flow_weight(self, window: Window) -> Tensor | None:

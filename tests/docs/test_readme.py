@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_every_job_of_the_table_is_a_command_that_starts_like_the_others(name):
     else:
         assert isinstance(module.JOB, Job) and module.JOB.name == name
         assert source.rstrip().endswith("main(JOB, COMMAND_LINE)")
+
+
+def test_extras_that_pages_and_messages_name_are_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = "".join(path.read_text() for path in [*PAGES.values(), *SOURCES])
+    named = ",".join(re.findall(r"(?:lafp|'\.)\[([\w,]+)\]", texts)).split(",")
+    assert len(named) > 50 and set(named) <= project["optional-dependencies"].keys()
 
 
 def test_no_job_is_missing_from_the_table():

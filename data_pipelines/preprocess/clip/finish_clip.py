@@ -61,8 +61,8 @@ def finish_clip(
     rows = labels.of_clip(clip.start_s, fps, clip.shown_s) if labels else None
     stored = rows
     if cfg.optical_flow is not None:
-        flow = optical_flow.optical_flow(clip.frames, cfg.optical_flow)
-        stored = replace(rows or Labels(), optical_flow=flow)
+        vectors = optical_flow.optical_flow(clip.frames, cfg.optical_flow)
+        stored = replace(rows or Labels(), optical_flow=vectors)
     if mask is not None:
         stored = replace(stored or Labels(), mask=mask)
     return EncodedClip(

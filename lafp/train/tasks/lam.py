@@ -32,7 +32,7 @@ from lafp.runs.wording import label_words
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
 from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig, SupervisionConfig
-from lafp.train.tasks.lam_shards import check_flow, check_masks, check_same_frames, obs_spec
+from lafp.train.tasks.lam_shards import check_masks, check_optical_flow, check_same_frames, obs_spec
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam, about_what_trains
 from lafp.types import ClipBatch, Window
 
@@ -272,7 +272,7 @@ class LamTask:
             except ValueError as error:
                 raise ConfigError(f"objective: {error}") from None
             for uri in self.shard_sets:
-                check_flow(uri, objective)
+                check_optical_flow(uri, objective)
             check_masks(self.shard_sets, objective, self.cfg.train.seed)
             if init_from is not None:
                 initialize_from(objective, init_from)

@@ -24,11 +24,11 @@ def obs_spec(shards: str, frame_stack: int) -> ObsSpec:
     )
 
 
-def check_flow(shards: str, objective: Objective) -> None:
+def check_optical_flow(shards: str, objective: Objective) -> None:
     """Raises ConfigError if the set lacks the optical flow that the objective needs."""
     stored, wanted = open_shard_set(shards).optical_flow_size_px, objective.optical_flow_size_px
     if wanted is not None and (stored is None or tuple(stored) != wanted):
-        found = f"flow of {stored[0]}x{stored[1]}" if stored else "no flow"
+        found = f"one of {stored[0]}x{stored[1]} px" if stored else "none"
         raise ConfigError(
             f"objective {objective.cfg.name} wants optical flow of {wanted[0]}x{wanted[1]} px, "
             f"{shards} holds {found}. Preprocess with optical_flow.height_px={wanted[0]} "

@@ -16,7 +16,7 @@ class OpticalFlowConfig:
     """Configures dense inverse search (Kroeger et al., ECCV 2016), OpenCV's DIS."""
 
     height_px: int = 16
-    """Height to which flow is averaged. Its values stay in pixels of the clip's frames."""
+    """Height to which optical flow is averaged. Its values stay in pixels of the clip's frames."""
     width_px: int = 16
     preset: Literal["ultrafast", "fast", "medium"] = "medium"
     """Trades time for accuracy."""
@@ -24,7 +24,7 @@ class OpticalFlowConfig:
     def __post_init__(self) -> None:
         check_at_least(self, 2, "height_px", "width_px")
         if importlib.util.find_spec("cv2") is None:
-            raise ValueError("it needs OpenCV. Install it with: pip install 'lafp[flow]'")
+            raise ValueError("it needs OpenCV. Install it with: pip install 'lafp[optical_flow]'")
 
 
 def optical_flow(frames: np.ndarray, cfg: OpticalFlowConfig) -> np.ndarray:
@@ -43,10 +43,10 @@ def optical_flow(frames: np.ndarray, cfg: OpticalFlowConfig) -> np.ndarray:
     cv2.setNumThreads(1)  # Ray assigns the cores, and one thread gives the same bits every time
     estimator = cv2.DISOpticalFlow.create(_PRESETS[cfg.preset])
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    flow = np.empty((len(frames) - 1, 2, cfg.height_px, cfg.width_px), np.float16)
+    vectors = np.empty((len(frames) - 1, 2, cfg.height_px, cfg.width_px), np.float16)
     size = (cfg.width_px, cfg.height_px)
-    for t in range(len(flow)):
+    for t in range(len(vectors)):
         dense = estimator.calc(grey[t], grey[t + 1], None)  # type: ignore[call-overload]
         small = cv2.resize(dense, size, interpolation=cv2.INTER_AREA)
-        flow[t] = small.transpose(2, 0, 1)
-    return flow
+        vectors[t] = small.transpose(2, 0, 1)
+    return vectors

@@ -113,9 +113,9 @@ def laof(size_px: int) -> TrainLamConfig:
     return config_from_dict(TrainLamConfig, raw)
 
 
-def test_a_lam_is_trained_on_flow_of_the_stored_size_only(shards):
+def test_a_lam_is_trained_on_optical_flow_of_the_stored_size_only(shards):
     LamTask(laof(8), shards, None)
-    with pytest.raises(ConfigError, match=r"wants optical flow of 16x16 px, .* flow of 8x8"):
+    with pytest.raises(ConfigError, match=r"wants optical flow of 16x16 px, .* holds one of 8x8"):
         LamTask(laof(16), shards, None)
 
 
