@@ -107,7 +107,7 @@ class ToyTask:
         assert not module.training
         return {"eval/weight_norm": float(module.head.weight.norm())}
 
-    def export(self, module, uri: str, metrics) -> None:
+    def save(self, module, uri: str, metrics) -> None:
         torch.save(module.state_dict(), (self._export_to or uri) + "/toy.pt")
         storage.write_text(uri + "/toy.json", json.dumps(metrics))
 

@@ -26,7 +26,7 @@ class StoppedError(RuntimeError):
 
 
 def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
-    """Trains ``task.module`` to ``cfg.num_steps`` optimizer steps and exports it.
+    """Trains ``task.module`` to ``cfg.num_steps`` optimizer steps and saves it.
 
     Resumes from the context's last checkpoint. A run that was interrupted and resumed does the same
     steps on the same data with the same noise as an undisturbed run.
@@ -90,11 +90,11 @@ def _train(
             )
         recorder.timer.restart()  # the time of evaluations and checkpoints is not that of steps
     ctx.checkpoints.finish()
-    # Only after the last checkpoint is whole, so that an export that fails can be tried again from
-    # it.
+    # The model is saved after the last checkpoint is whole, so that a failure can be tried again
+    # from it.
     with engine.gathered() as module:
         if ctx.rank == 0:
-            task.export(module.eval(), ctx.uri, recorder.metrics)
+            task.save(module.eval(), ctx.uri, recorder.metrics)
     return recorder.metrics
 
 

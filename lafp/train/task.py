@@ -65,6 +65,6 @@ class Task(Protocol):
         """
         ...
 
-    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+    def save(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
         """Writes the finished model below ``uri`` (``finished.saved_model``). Runs on rank 0."""
         ...

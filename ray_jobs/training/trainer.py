@@ -20,7 +20,7 @@ from ray_jobs.training.worker_task import train_in_task
 
 
 def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> dict[str, Any]:
-    """Trains on Ray, from the stage's last checkpoint if there is one, and exports the model.
+    """Trains on Ray, from the stage's last checkpoint if there is one, and saves the model.
 
     Args:
         stage: The folder for checkpoints, metrics and the model.

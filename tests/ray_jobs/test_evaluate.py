@@ -55,15 +55,15 @@ def cluster():
     ray.shutdown()
 
 
-def export(stage, cfg, task, metrics, inputs=None):
+def save(stage, cfg, task, metrics, inputs=None):
     stage.begin(cfg, inputs or {})
-    task.export(task.module, stage.uri, metrics)
+    task.save(task.module, stage.uri, metrics)
     stage.finish({})
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunDir:
-    """LAM, two policies and three action decoders, exported by their own tasks."""
+    """LAM, two policies and three action decoders, saved by their own tasks."""
     folder = tmp_path_factory.mktemp("run")
     run = RunDir(str(folder))
     videos = write_shard_set(folder / "shards/videos", size_px=48, num_clips=8)
@@ -83,11 +83,11 @@ def run(tmp_path_factory) -> RunDir:
     probe |= {"r2_obs_embedding": 0.1, "r2_random_lam": 0.2, "num_episodes": 4}
     metrics = {f"probe/{name}": float(value) for name, value in probe.items()}
     inputs = {"labeled_shards": shards_sha256(labeled)}
-    export(lam, lam_cfg, LamTask(lam_cfg, videos, labeled), metrics, inputs)
+    save(lam, lam_cfg, LamTask(lam_cfg, videos, labeled), metrics, inputs)
     for policy in (LatentBcConfig(encoder=ENCODER), LatentFlowConfig(encoder=ENCODER)):
         policy_cfg = TrainPolicyConfig(policy=policy, train=replace(TRAIN, seed=7))
         stage = run.stage(f"policy/{policy.name}")
-        export(stage, policy_cfg, PolicyTask(policy_cfg, videos, lam.uri), {})
+        save(stage, policy_cfg, PolicyTask(policy_cfg, videos, lam.uri), {})
     for name, policy_name, anchor_time in (
         ("bc", "latent_bc", 0.0), ("bc_idm", "latent_bc", 1.0), ("flow", "latent_flow", (0.0, 1.0)),
     ):  # fmt: skip
@@ -97,12 +97,12 @@ def run(tmp_path_factory) -> RunDir:
         )  # fmt: skip
         policy_uri = run.stage(f"policy/{policy_name}").uri
         task = DecoderTask(decoder_cfg, labeled, policy_uri, lam.uri)
-        export(run.stage(f"decoder/{name}"), decoder_cfg, task, {})
+        save(run.stage(f"decoder/{name}"), decoder_cfg, task, {})
     scratch_cfg = TrainBcConfig(
         name="scratch", label_fraction=0.25, policy=LatentBcConfig(encoder=ENCODER), train=TRAIN
     )
     task = BehaviorCloningTask(scratch_cfg, labeled)
-    export(run.stage("policy/scratch"), scratch_cfg, task, {})
+    save(run.stage("policy/scratch"), scratch_cfg, task, {})
     return run
 
 

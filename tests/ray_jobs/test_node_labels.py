@@ -58,8 +58,8 @@ def test_a_node_must_have_all_labels_and_none_is_named_twice():
 class WhereTask(ToyTask):
     """Says where it was trained."""
 
-    def export(self, module, uri, metrics):
-        super().export(module, uri, metrics)
+    def save(self, module, uri, metrics):
+        super().save(module, uri, metrics)
         (Path(uri) / "node.txt").write_text(ray.get_runtime_context().get_node_id())
 
 

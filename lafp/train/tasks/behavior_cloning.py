@@ -147,7 +147,7 @@ class BehaviorCloningTask:
         deployed = {f"val/{name}_deployed": value for name, value in errors.items()}
         return {"val/loss": float(torch.stack(losses).mean())} | deployed
 
-    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+    def save(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
         """See ``Task``."""
         assert isinstance(module, TrainedPolicy)
         save_policy(uri, self.cfg.policy, module.policy, metrics, {"action": self.action})

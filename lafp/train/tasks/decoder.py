@@ -221,7 +221,7 @@ class DecoderTask:
                 metrics[f"val/{metric}_{name}"] = value
         return metrics
 
-    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+    def save(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
         """See ``Task``. A policy that was trained too goes into the folder ``policy``."""
         assert isinstance(module, TrainedDecoder)
         policy_sha256 = self._policy_sha256

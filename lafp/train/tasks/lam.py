@@ -205,7 +205,7 @@ class LamTask:
             metrics |= self._probe.measure(objective)
         return metrics
 
-    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+    def save(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
         """Writes the objective with a card, and the action head if there is one. See ``Task``."""
         objective = self._objective(module)
         card = lam_card(

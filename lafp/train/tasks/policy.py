@@ -266,7 +266,7 @@ class PolicyTask:
             metrics["val/projection_explained"] = 1 - float(torch.stack(dropped).nanmean())
         return metrics
 
-    def export(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
+    def save(self, module: nn.Module, uri: str, metrics: dict[str, float]) -> None:
         """See ``Task``."""
         assert isinstance(module, TrainedPolicy)
         specs = {"lam_sha256": self._lam_sha256}

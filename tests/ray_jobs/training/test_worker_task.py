@@ -53,8 +53,8 @@ def undisturbed(shards, tmp_path_factory) -> Path:
 class ProcessTask(ToyTask):
     """Exports what its process is, too."""
 
-    def export(self, module, uri, metrics):
-        super().export(module, uri, metrics)
+    def save(self, module, uri, metrics):
+        super().save(module, uri, metrics)
         found = {
             "pid": os.getpid(),
             "threads": [thread.name for thread in threading.enumerate()],
