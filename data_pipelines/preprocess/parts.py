@@ -17,6 +17,7 @@ from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.shards import (
     EXPIRED_SUFFIX,
+    long_videos_name,
     piece_part,
     read_long_videos,
     read_part,
@@ -25,6 +26,7 @@ from data_pipelines.preprocess.shards import (
 from data_pipelines.preprocess.sources.file_kinds import is_video
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.shards.format import entry_name
 from lafp.map_ahead import map_ahead
 from lafp.runs.wording import counted
 
@@ -175,19 +177,19 @@ def _tasks(
             expired = [name for name in found if name.endswith(EXPIRED_SUFFIX)]
             for part in (name.removesuffix(EXPIRED_SUFFIX) for name in expired):
                 # The mark goes last: a run that is killed in between finds it again.
-                for suffix in (".json", EXPIRED_SUFFIX):
-                    storage.delete(storage.join(folder, f"{part}{suffix}"))
-                found.discard(f"{part}.json")
+                for name in (entry_name(part), part + EXPIRED_SUFFIX):
+                    storage.delete(storage.join(folder, name))
+                found.discard(entry_name(part))
                 second_tries.add(f"{chunk_folder(chunk)}/{part}")
         for task in plan.tasks(chunk):
             name = task.part.rpartition("/")[2]
-            is_done = f"{name}.json" in found
+            is_done = entry_name(name) in found
             missing: list[Task] = []
-            if is_done and f"{name}.long.json" in found:
+            if is_done and long_videos_name(name) in found:
                 missing = [
                     piece
                     for piece in _piece_tasks(task, read_long_videos(plan.work, task.part))
-                    if f"{piece.part.rpartition('/')[2]}.json" not in found
+                    if entry_name(piece.part.rpartition("/")[2]) not in found
                 ]
             yield task, is_done, missing
 

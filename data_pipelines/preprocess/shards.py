@@ -94,7 +94,7 @@ def write_part(inputs: Iterable[Iterable[Row]], work: str, part: str) -> list[It
     if num_pieces:
         # Written before the part's entry: a complete part with long videos always names their
         # pieces.
-        strict_json.write(storage.join(work, _long_videos(part)), num_pieces)
+        strict_json.write(storage.join(work, long_videos_name(part)), num_pieces)
     if num_expired := sum(row.reason == EXPIRED for item in items for row in item.rejects):
         mark = part.removesuffix(".tar") + EXPIRED_SUFFIX
         strict_json.write(storage.join(work, mark), num_expired)
@@ -109,7 +109,7 @@ def read_part(work: str, part: str) -> list[ItemRows]:
         work: Folder of the parts.
         part: Path of the part in ``work``, without suffix.
     """
-    items = strict_json.read(list[ItemRows], storage.join(work, f"{part}.json"))
+    items = strict_json.read(list[ItemRows], storage.join(work, entry_name(part)))
     return [
         _joined(item.long_video, work, part, index) if item.long_video is not None else item
         for index, item in enumerate(items)
@@ -123,10 +123,11 @@ def piece_part(part: str, index: int, piece: int) -> str:
 
 def read_long_videos(work: str, part: str) -> dict[int, int]:
     """Reads the number of pieces of each long video of a part, by the input's index."""
-    return strict_json.read(dict[int, int], storage.join(work, _long_videos(part)))
+    return strict_json.read(dict[int, int], storage.join(work, long_videos_name(part)))
 
 
-def _long_videos(part: str) -> str:
+def long_videos_name(part: str) -> str:
+    """Names the file beside a part's entry that holds the number of pieces of its long videos."""
     return f"{part.removesuffix('.tar')}.long.json"
 
 

@@ -24,6 +24,7 @@ from lafp.data.shards.edit import drop_clips, drop_latents
 from lafp.data.shards.format import (
     ShardSet,
     entry_name,
+    latents_name,
     signatures_name,
 )
 from lafp.data.shards.sets import open_shard_set, read_entry, read_manifest, shards_sha256
@@ -68,9 +69,8 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     # Old files go last: until now a reader may still use the old manifest.
     for old in renamed:
         for uri in (shards, *latents):
-            names_of_old = (old, signatures_name(old), old.removesuffix(".tar") + ".npy")
-            for name in (*names_of_old, entry_name(old)):
-                storage.delete(storage.join(uri, name))
+            for name in (str, signatures_name, latents_name, entry_name):
+                storage.delete(storage.join(uri, name(old)))
     storage.delete(storage.join(shards, JOURNAL))
 
 

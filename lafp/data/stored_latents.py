@@ -26,7 +26,7 @@ import numpy as np
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.damage import DamagedClipError
-from lafp.data.shards.format import ClipLocation, check_shard_name, entry_name
+from lafp.data.shards.format import ClipLocation, check_shard_name, entry_name, latents_name
 from lafp.storage import strict_json
 from lafp.storage.tables import read_rows
 
@@ -108,7 +108,7 @@ class LatentShard:
     rejects: tuple[ClipReject, ...]
 
     def __post_init__(self) -> None:
-        if self.file != check_shard_name(self.shard).removesuffix(".tar") + ".npy":
+        if self.file != latents_name(check_shard_name(self.shard)):
             raise ValueError(f"{self.file!r} holds no latents of {self.shard}")
         sizes = self.latent_action_dim, self.frame_stack
         if self.dtype not in _DTYPES or min(sizes) < 1 or self.data_offset < 0:
@@ -139,7 +139,7 @@ class LatentShardWriter:
     """
 
     def __init__(self, folder: Path, shard: str, latent_action_dim: int, frame_stack: int) -> None:
-        self.path = folder / (shard.removesuffix(".tar") + ".npy")
+        self.path = folder / latents_name(shard)
         self._shard, self._dim, self._frame_stack = shard, latent_action_dim, frame_stack
         self._raw_path = folder / "float32"
         self._raw = self._raw_path.open("wb")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lafp.data.shards.format import ClipLocation, ShardEntry
+from lafp.data.shards.format import ClipLocation, ShardEntry, latents_name
 from lafp.data.stored_latents import ClipLatents, LatentShard
 
 _CHUNK_BYTES = 2**20
@@ -102,7 +102,7 @@ def drop_latents(
     return made, replace(
         entry,
         shard=shard,
-        file=shard.removesuffix(".tar") + ".npy",
+        file=latents_name(shard),
         data_offset=len(header.getvalue()),
         num_bytes=len(made),
         sha256=hashlib.sha256(made).hexdigest(),

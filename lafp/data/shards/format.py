@@ -151,6 +151,11 @@ def entry_name(tar: str) -> str:
     return tar.removesuffix(".tar") + ".json"
 
 
+def latents_name(tar: str) -> str:
+    """Names the array in a latent set that holds the latents of a shard."""
+    return tar.removesuffix(".tar") + ".npy"
+
+
 def signatures_name(tar: str) -> str:
     """Names the table beside a shard, or a part, that holds the signatures of its clips."""
     return tar.removesuffix(".tar") + ".signatures.parquet"
