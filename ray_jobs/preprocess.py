@@ -126,7 +126,7 @@ def plan(cfg: PreprocessConfig, run: RunDir) -> list[str]:
     sets = FinishedSets(cfg.filters.against)
     known = [f"  compared with {sets.num_clips:,} clips of finished sets"] if sets.uris else []
     expected = estimate(cfg, list_inputs(cfg, counts))
-    return [f"{cfg.source} -> {where}", *known, *expected, *findings.files(counts.to_dict())]
+    return [f"{cfg.source} -> {where}", *known, *expected, *findings.files(counts.table())]
 
 
 def stage_name(cfg: PreprocessConfig) -> str:

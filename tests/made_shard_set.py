@@ -45,7 +45,7 @@ def make_shard_set(cfg: PreprocessConfig, source: Path, shards: Path) -> dict[st
             write_shard(layout, str(work), str(shards), cfg.filters.drop_duplicates)
             names.append(layout.shard)
     write_rejects(str(shards), catalog.rejects())
-    summary = summarize(catalog, spec, FileCounts().to_dict(), *write_manifest(str(shards), names))
+    summary = summarize(catalog, spec, FileCounts().table(), *write_manifest(str(shards), names))
     check_totals(summary)
     (shards / "totals.json").write_text(json.dumps(summary))
     strict_json.write(str(shards / "shard_set.json"), spec)

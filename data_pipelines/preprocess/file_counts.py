@@ -6,9 +6,32 @@ Members of tars are files too, beside the tar: their listing is known when it ha
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from data_pipelines.preprocess.rows import ItemRows, LeftOut, LeftOutKind, VideoItem
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileKind:
+    """Counts the files of one kind that were left out for one reason."""
+
+    what: str
+    """Kind of the files, e.g. ``.json``."""
+    why: str
+    files: int
+    """Number of files."""
+    example: str
+    """URI of the first such file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileTable:
+    """The counts of files in the plan, and in the summary of the stage."""
+
+    seen: int
+    """Number of files that were listed, and members of tars."""
+    read: int
+    """Number of files that became inputs, and so clips or reject rows."""
+    left_out: tuple[FileKind, ...] = ()
 
 
 @dataclass
@@ -51,19 +74,18 @@ class FileCounts:
         )
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> "FileCounts":
-        """Restores the counts from their ``to_dict``."""
-        counts = cls(num_read=raw["read"])
-        for kind in raw["left_out"]:
-            found = LeftOut(uri=kind["example"], what=kind["what"], why=kind["why"])
-            counts.leave_out(found, kind["files"])
+    def of_table(cls, table: FileTable) -> "FileCounts":
+        """Restores the counts from their ``table``, so that more files can be counted."""
+        counts = cls(num_read=table.read)
+        for kind in table.left_out:
+            counts.leave_out(LeftOut(uri=kind.example, what=kind.what, why=kind.why), kind.files)
         return counts
 
-    def to_dict(self) -> dict[str, object]:
-        """Returns the counts ready for JSON, the most frequent kind first."""
-        left_out = [
-            {"what": what, "why": why, "files": num, "example": self.examples[what, why]}
+    def table(self) -> FileTable:
+        """Returns the counts as they are stored, the most frequent kind first."""
+        left_out = tuple(
+            FileKind(what=what, why=why, files=num, example=self.examples[what, why])
             for (what, why), num in self.left_out.most_common()
-        ]
+        )
         num_seen = self.num_read + self.left_out.total()
-        return {"seen": num_seen, "read": self.num_read, "left_out": left_out}
+        return FileTable(seen=num_seen, read=self.num_read, left_out=left_out)

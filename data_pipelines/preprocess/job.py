@@ -85,7 +85,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
                 start_cluster_gate()
             with telling_rejects(uri), rejects_of_made_parts(plan, uri):
                 make_parts(cfg, plan, secrets.fill)
-        files, parts = FileCounts.from_dict(plan.files), PartCounts()
+        files, parts = FileCounts.of_table(plan.files), PartCounts()
         with telling_rejects(uri), open_catalog(plan, files, parts) as catalog:
             judge(cfg, parts, catalog, uri)
             takedowns = read_takedowns(uri)
@@ -100,7 +100,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
                 shards = make_shards(cfg, recorded, work, uri)
             if takedowns:  # nothing else changes which shards there are
                 delete_other_shards(uri, shards)
-            summary = summarize(catalog, spec, files.to_dict(), *write_manifest(uri, shards))
+            summary = summarize(catalog, spec, files.table(), *write_manifest(uri, shards))
         check_totals(summary)
         # `shard_set.json` is written last, because its presence says that the set is complete.
         strict_json.write(totals, summary, indent=1)

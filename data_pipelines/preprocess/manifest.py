@@ -1,7 +1,7 @@
 """Writes the tables and totals of a shard set, and checks that nothing was lost."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from data_pipelines.preprocess.action_statistics import ActionStatistics
 from data_pipelines.preprocess.clip.labels.read import ASSUMED_FPS
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import TOLERANCE_S, uneven
+from data_pipelines.preprocess.file_counts import FileTable
 from data_pipelines.preprocess.rejects import RejectCounts, RejectRow
 from data_pipelines.preprocess.rows import ItemRows
 from data_pipelines.preprocess.select.catalog import Catalog
@@ -160,7 +161,7 @@ def _action(catalog: Catalog) -> dict[str, object]:
 
 
 def summarize(
-    catalog: Catalog, spec: ShardSet, files: Mapping[str, object], num_shards: int, num_bytes: int
+    catalog: Catalog, spec: ShardSet, files: FileTable, num_shards: int, num_bytes: int
 ) -> dict[str, object]:
     """Builds the stage's summary: totals, and the funnel from inputs over rejects to clips."""
     in_s = catalog.value("SELECT total(duration_s) FROM videos")

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from data_pipelines.preprocess.config import TasksConfig
-from data_pipelines.preprocess.file_counts import FileCounts
+from data_pipelines.preprocess.file_counts import FileCounts, FileTable
 from data_pipelines.preprocess.rows import VideoItem
 from lafp import storage
 from lafp.storage import strict_json
@@ -39,8 +38,8 @@ class Plan:
     """Bytes of the items whose size the listing knows."""
     num_unsized: int
     """Number of items whose size the listing does not know."""
-    files: dict[str, Any]
-    """Counts of the listing (``FileCounts.to_dict``)."""
+    files: FileTable
+    """Counts of the listing."""
 
     def tasks(self, chunk: int) -> Iterator[Task]:
         """Yields the tasks of one chunk, in the order of the listing."""
@@ -75,7 +74,7 @@ def make_plan(
             num_items=num_items,
             num_bytes=num_bytes,
             num_unsized=num_unsized,
-            files=(counts or FileCounts()).to_dict(),
+            files=(counts or FileCounts()).table(),
         )
         strict_json.write(uri, plan)
     return replace(strict_json.read(Plan, uri), work=work)

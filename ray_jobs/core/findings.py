@@ -7,10 +7,12 @@ names of metrics appear only in ``metrics.jsonl`` and ``summary.json``.
 from collections.abc import Mapping
 from typing import Any
 
+from data_pipelines.preprocess.file_counts import FileTable
 from data_pipelines.preprocess.rejects import REASONS
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
 from lafp.runs.wording import byte_size, counted, fallback_lines, number
+from lafp.storage import strict_json
 
 Summary = Mapping[str, Any]
 
@@ -56,7 +58,7 @@ def preprocess(_: object, stage: StageDir, summary: Summary) -> list[str]:
         f"{summary['num_videos_with_clips']:,} of {counted(summary['num_videos'], 'video')}; "
         f"{byte_size(summary['num_bytes'])} in {counted(summary['num_shards'], 'shard')}.",
         *_rejects(funnel["rejects"], total_s, stage.path("rejects.parquet")),
-        *files(summary.get("files")),
+        *files(strict_json.from_plain(FileTable, summary["files"])),
     ]
     lines += [
         f"Mind: the frame rate of {counted(found['videos'], 'video')} is not stated; "
@@ -94,15 +96,15 @@ def _rejects(rejects: Mapping[str, Mapping[str, float]], total_s: float, uri: st
     return [*lines, f"Each span with its video and reason: {uri}"]
 
 
-def files(counts: Mapping[str, Any] | None) -> list[str]:
+def files(counts: FileTable) -> list[str]:
     """Lists the files of the source that were not read, by kind."""
-    if not counts or not counts["left_out"]:
+    if not counts.left_out:
         return []
-    num_left_out = counts["seen"] - counts["read"]
-    lines = [f"{num_left_out:,} of {counted(counts['seen'], 'file')} of the source were not read:"]
+    num_left_out = counts.seen - counts.read
+    lines = [f"{num_left_out:,} of {counted(counts.seen, 'file')} of the source were not read:"]
     return lines + [
-        f"  {kind['files']:,} {kind['what']}: {kind['why']} (e.g. {kind['example']})"
-        for kind in counts["left_out"][:_MAX_REASONS]
+        f"  {kind.files:,} {kind.what}: {kind.why} (e.g. {kind.example})"
+        for kind in counts.left_out[:_MAX_REASONS]
     ]
 
 

@@ -186,6 +186,7 @@ def preprocessed(**rejects: tuple[int, float]) -> dict[str, Any]:
     return {
         "num_videos": 8, "num_videos_with_clips": 1, "num_clips": 1, "num_val_clips": 0,
         "num_shards": 1, "num_bytes": 1_200_000, "assumed": {},
+        "files": {"seen": 8, "read": 8, "left_out": []},
         "funnel": {
             "inputs": {"videos": 8, "seconds": total_s},
             "rejects": left_out,

@@ -116,9 +116,9 @@ def test_comments_quotes_and_blanks_of_a_text_list(tmp_path):
     assert listed(tmp_path, text) == ["a b.mp4", "c.mp4", "d#e.mp4", "./#f.mp4"]
     counts = FileCounts()
     assert len(list(list_inputs(replace(CFG, source=str(tmp_path / "list.txt")), counts))) == 4
-    ((kind),) = counts.to_dict()["left_out"]
-    assert (kind["files"], kind["what"]) == (2, "row of the list")
-    assert "comment" in kind["why"] and kind["example"].endswith("list.txt#1")
+    (kind,) = counts.table().left_out
+    assert (kind.files, kind.what) == (2, "row of the list")
+    assert "comment" in kind.why and kind.example.endswith("list.txt#1")
 
 
 @given(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
-from data_pipelines.preprocess.file_counts import FileCounts
+from data_pipelines.preprocess.file_counts import FileCounts, FileKind
 from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources.list_videos import list_videos
@@ -93,9 +93,9 @@ def test_every_file_is_an_input_or_counted_with_the_reason(tmp_path):
     assert list(found) == ["a.mp4", "e.mxf", "f.unheard", "g.tar.gz", "gone.mp4", "j.zip"]
     assert [name for name, item in found.items() if item.is_guess] == ["f.unheard", "j.zip"]
     assert found["gone.mp4"].details["reject"][0] == "not_found"
-    table = counts.to_dict()
-    assert (table["seen"], table["read"]) == (13, 6)
-    assert {(kind["what"], kind["files"]) for kind in table["left_out"]} == {
+    table = counts.table()
+    assert (table.seen, table.read) == (13, 6)
+    assert {(kind.what, kind.files) for kind in table.left_out} == {
         (".json", 2),
         (".npz", 1),
         (".jpg", 1),
@@ -103,12 +103,9 @@ def test_every_file_is_an_input_or_counted_with_the_reason(tmp_path):
         (".tfrecord", 1),
         ("a named pipe", 1),
     }
-    assert table["left_out"][0] == {
-        "what": ".json",
-        "why": "text or metadata",
-        "files": 2,
-        "example": str(tmp_path / "b.json"),
-    }
+    assert table.left_out[0] == FileKind(
+        what=".json", why="text or metadata", files=2, example=str(tmp_path / "b.json")
+    )
 
 
 def test_the_listing_does_not_ask_the_machine_what_a_suffix_means(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from data_pipelines.preprocess.clip.probe import LimitsConfig
 from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.config import PreprocessConfig
-from data_pipelines.preprocess.file_counts import FileCounts
+from data_pipelines.preprocess.file_counts import FileCounts, FileTable
 from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.parts import make_part
 from data_pipelines.preprocess.plan import Task
@@ -31,6 +31,7 @@ from data_pipelines.preprocess.sources.opened import content_hash
 from lafp import storage
 from lafp.http.download import HttpConfig
 from lafp.http.host_gate import HostGate
+from lafp.storage import strict_json
 from tests.http_server import serving
 from tests.labeled_source import go_through, select
 from tests.synthetic_video import moving_square, write_video
@@ -152,9 +153,9 @@ def test_members_are_counted_as_the_files_of_a_folder_are(tmp_path, videos):
     in_folder, in_tar = (count(tmp_path / name, tmp_path) for name in ("folder", "x.tar"))
     kinds = {".json": 2, ".jpg": 1, ".npz": 1, ".tfrecord": 2, "a named pipe": 1}
     for counts, num_more in ((in_folder, 0), (in_tar, 1)):  # the tar is a file too
-        assert {kind["what"]: kind["files"] for kind in counts["left_out"]} == kinds
-        assert (counts["seen"], counts["read"]) == (12 + num_more, 5 + num_more)
-    example = {kind["what"]: kind["example"] for kind in in_tar["left_out"]}[".json"]
+        assert {kind.what: kind.files for kind in counts.left_out} == kinds
+        assert (counts.seen, counts.read) == (12 + num_more, 5 + num_more)
+    example = {kind.what: kind.example for kind in in_tar.left_out}[".json"]
     assert example == f"{tmp_path}/x.tar#b.json"
 
 
@@ -164,10 +165,10 @@ def count(source, scratch):
     with Sandbox(cfg, HostGate()) as sandbox:
         inputs = [sandbox.rows(item) for item in list_inputs(cfg, listed)]
         write_part(inputs, str(scratch), "part.tar")
-    counts = FileCounts.from_dict(json.loads(json.dumps(listed.to_dict())))
+    counts = FileCounts.of_table(strict_json.loads(FileTable, strict_json.dumps(listed.table())))
     for rows in read_part(str(scratch), "part"):
         counts.add_members(rows)
-    return counts.to_dict()
+    return counts.table()
 
 
 @pytest.mark.parametrize("is_tar", [False, True])
