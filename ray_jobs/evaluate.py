@@ -13,17 +13,16 @@ if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
 from collections.abc import Mapping
-from typing import Any
 
 from lafp.data.shards.sets import shards_sha256
 from lafp.evaluate.config import EvaluateConfig
 from lafp.evaluate.grouped import one_run
+from lafp.evaluate.latent_views import read_latent_views
 from lafp.evaluate.outcomes import read_episode_outcomes
 from lafp.evaluate.results import write_results
 from lafp.finished.saved_model import read_card
 from lafp.report.headline import evaluation_findings
 from lafp.runs.run_dir import RunDir, StageDir
-from lafp.storage import strict_json
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources
 from ray_jobs.core.job import Job
@@ -81,7 +80,7 @@ def run_stage(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> dict[str, ob
         rows += on_tasks.method_rows(cfg, run, stage)
     write_results(stage.path("results.parquet"), rows)
     outcomes = read_episode_outcomes(stage.path("episodes.parquet")) if cfg.env else {}
-    views = strict_json.read(dict[str, Any], stage.path("latent_views", "latent_views.json"))
+    views = read_latent_views(stage.path("latent_views"))
     return {"findings": evaluation_findings(one_run(run.uri, rows, outcomes), views)}
 
 

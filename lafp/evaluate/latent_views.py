@@ -28,6 +28,7 @@ from lafp.objectives.base import COLLAPSED_SPREAD, NEAR_NULL
 from lafp.storage import strict_json
 
 NUM_PREDICTIONS, NUM_QUERIES, NUM_NEIGHBOURS = 6, 6, 5
+_NUMBERS = "latent_views.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +62,17 @@ class LatentViews:
     """RMS distance of z from its mean over the RMS norm of z: 0 when all latents are equal."""
     is_collapsed: bool
     """``spread`` below 0.001: every pair gets the same latent action."""
-    motion_correlation: float | None
+    motion_correlation: float | None = None
     """Spearman's correlation of a pair's mean |difference| with the distance of z from
     IDM(o_t, o_t), which is what "nothing changed" looks like to the model. None if undefined."""
-    codebook: dict[str, float] | None
+    codebook: dict[str, float] | None = None
     """``usage`` (share of codes that some pair took) and ``perplexity``; None when continuous."""
-    prediction_error: float | None
+    prediction_error: float | None = None
     """Mean squared error of the predicted next frame, pixels in [-1, 1]; None without pixels."""
-    wrong_latent_error: float | None
+    wrong_latent_error: float | None = None
     """``prediction_error`` with the latent action of another pair: the FDM should need the right
     one."""
-    copy_error: float | None
+    copy_error: float | None = None
     """``prediction_error`` when o_t itself is taken as the prediction."""
     skipped: dict[str, str]
     """Name of a view that could not be made -> the reason."""
@@ -79,7 +80,7 @@ class LatentViews:
 
 def write_latent_views(
     lam_uri: str, sources: Mapping[str, float], out_uri: str, seed: int
-) -> dict[str, object]:
+) -> LatentViews:
     """Writes the pictures and ``latent_views.json`` into ``out_uri``.
 
     Args:
@@ -89,7 +90,7 @@ def write_latent_views(
         seed: Decides which clips and pairs are drawn.
 
     Returns:
-        What ``latent_views.json`` holds.
+        The numbers in ``latent_views.json``.
 
     Raises:
         ConfigError: No such LAM or shard set, or frames of another size than the LAM's.
@@ -109,9 +110,23 @@ def write_latent_views(
         storage.delete(path)  # of an earlier LAM
         if picture is not None:
             storage.write_bytes(path, images.png(picture))
-    numbers = strict_json.plain(views)
-    strict_json.write(storage.join(out_uri, "latent_views.json"), numbers)
-    return numbers
+    strict_json.write(storage.join(out_uri, _NUMBERS), views)
+    return views
+
+
+def has_latent_views(uri: str) -> bool:
+    """Returns whether the folder ``uri`` is complete: its numbers are written last."""
+    return storage.is_file(storage.join(uri, _NUMBERS))
+
+
+def read_latent_views(uri: str) -> LatentViews:
+    """Reads the numbers that ``write_latent_views`` wrote into the folder ``uri``.
+
+    Raises:
+        DamagedError: The file is damaged; the message names it.
+        OSError: The file is missing or cannot be read.
+    """
+    return strict_json.read(LatentViews, storage.join(uri, _NUMBERS))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from lafp.evaluate.alignment import alignment, decoding_errors
 from lafp.evaluate.config import LatencyConfig, MethodConfig
 from lafp.evaluate.latency import Latency, measure_latency
 from lafp.evaluate.latent_map import IDM, MAX_POINTS, LatentPoint, Latents, latent_points
-from lafp.evaluate.latent_views import write_latent_views
+from lafp.evaluate.latent_views import LatentViews, write_latent_views
 from lafp.evaluate.open_loop import open_loop_errors
 from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout, seen_at
 from lafp.evaluate.thorough_probe import MeasuredRow, probe_thoroughly
@@ -211,7 +211,7 @@ def _latencies(
 
 def measure_latent_views(
     lam_uri: str, sources: Mapping[str, float], out_uri: str, seed: int
-) -> dict[str, object]:
+) -> LatentViews:
     """Makes pictures and statistics of the latent actions; see ``write_latent_views``."""
     torch.set_num_threads(1)
     return write_latent_views(lam_uri, sources, out_uri, derive_seed(seed, "latent_views"))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lafp.evaluate.grouped import Group, Results
+from lafp.evaluate.latent_views import LatentViews
 from lafp.evaluate.representations import LAM, subject_of
 from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR
 from lafp.evaluate.statistics import Interval
@@ -67,7 +68,7 @@ def sentence(lines: Sequence[str]) -> str:
 
 
 def headline_of_latents(
-    results: Results, views: Mapping[str, Any] | None, lam: Mapping[str, Any]
+    results: Results, views: LatentViews | None, lam: Mapping[str, Any]
 ) -> list[str]:
     """Says what the latent actions hold: the headline of a run without rollouts.
 
@@ -102,9 +103,7 @@ def headline_of_latents(
     return [*lines, *(view_findings(views) if views else [])]
 
 
-def warnings(
-    results: Results, views: Mapping[str, Any] | None, lam: Mapping[str, Any]
-) -> list[Note]:
+def warnings(results: Results, views: LatentViews | None, lam: Mapping[str, Any]) -> list[Note]:
     """Warns in plain words of a LAM that holds nothing, or whose worth is not known.
 
     Args:
@@ -113,8 +112,8 @@ def warnings(
         lam: Summary of the LAM's stage, with what ``data_remarks`` and ``over_training`` say.
     """
     signs = []
-    codebook = views.get("codebook") if views else None
-    if views and views["is_collapsed"]:
+    codebook = views.codebook if views else None
+    if views and views.is_collapsed:
         signs.append(CONSTANT)
     elif codebook and codebook["perplexity"] < DEAD_PERPLEXITY:
         signs.append(DEAD_CODEBOOK)
@@ -140,22 +139,22 @@ def best_run(results: Results) -> dict[str, str]:
     return {"best_run": uri, "best": f"{title} {reached}{labels}"}
 
 
-def evaluation_findings(results: Results, views: Mapping[str, Any]) -> list[str]:
+def evaluation_findings(results: Results, views: LatentViews) -> list[str]:
     """Sentences for the end of the job that evaluates one run."""
     return [*_rollouts(results), *view_findings(views)]
 
 
-def view_findings(views: Mapping[str, Any]) -> list[str]:
+def view_findings(views: LatentViews) -> list[str]:
     """Says how wide z is spread, and whether the forward model needs the right latent action."""
-    if views["is_collapsed"]:
+    if views.is_collapsed:
         return ["Bad: the latent actions are constant: every frame pair has the same."]
-    held_out = "held-out" if views["split"] == "val" else "training"
+    held_out = "held-out" if views.split == "val" else "training"
     lines = [
-        f"The latent actions of {counted(views['num_pairs'], 'frame pair')} of {held_out} clips "
-        f"spread over {views['effective_rank']:.1f} effective dimensions of "
-        f"{views['latent_action_dim']}."
+        f"The latent actions of {counted(views.num_pairs, 'frame pair')} of {held_out} clips "
+        f"spread over {views.effective_rank:.1f} effective dimensions of "
+        f"{views.latent_action_dim}."
     ]
-    error, wrong, copy = (views[f"{name}_error"] for name in ("prediction", "wrong_latent", "copy"))
+    error, wrong, copy = views.prediction_error, views.wrong_latent_error, views.copy_error
     if error is None or wrong is None or copy is None or error <= 0:
         return lines
     less = f"{percent(1 - error / copy)} less" if error < copy else "more"

@@ -5,11 +5,11 @@ Reads the run directory only, local or S3. Each section appears when its stage i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.evaluate.grouped import Results, read_run
+from lafp.evaluate.latent_views import LatentViews
 from lafp.report.blocks import Section
 from lafp.report.headline import headline, headline_of_latents, sentence, warnings
 from lafp.report.page import render_page
@@ -80,7 +80,7 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, object]:
 
 
 def _sections(
-    run: RunDir, stages: Sequence[StageDir], results: Results, views: dict[str, Any] | None
+    run: RunDir, stages: Sequence[StageDir], results: Results, views: LatentViews | None
 ) -> list[Section]:
     outcome, *others = result_sections(results, results.variants[0])
     candidates = [

@@ -11,6 +11,7 @@ from lafp.envs.base import VectorEnv, episode_seeds
 from lafp.evaluate import measurements, result_rows
 from lafp.evaluate.config import EvaluateConfig, MethodConfig
 from lafp.evaluate.latency import Latency
+from lafp.evaluate.latent_views import has_latent_views
 from lafp.evaluate.outcomes import (
     is_measured,
     read_outcomes,
@@ -32,7 +33,7 @@ T = TypeVar("T")
 def view_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
     """Writes the folder ``latent_views``."""
     folder = stage.path("latent_views")
-    if not storage.is_file(storage.join(folder, "latent_views.json")):
+    if not has_latent_views(folder):
         call = (measured.lam_uri(cfg, run), measured.viewed_shards(cfg, run), folder, cfg.seed)
         _in_one_task(measurements.measure_latent_views, call, "latent views", "sets")
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.parts_progress import PartsProgress
 from data_pipelines.preprocess.plan import Plan, Task
 from data_pipelines.preprocess.rows import VideoItem
@@ -35,7 +36,7 @@ def plan(*tasks: Task) -> Plan:
         num_items=len(sizes),
         num_bytes=sum(sizes),
         num_unsized=sizes.count(0),
-        files={},
+        files=FileCounts().table(),
     )
 
 

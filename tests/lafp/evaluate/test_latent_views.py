@@ -1,4 +1,3 @@
-import json
 from collections import Counter
 
 import numpy as np
@@ -8,7 +7,12 @@ from PIL import Image
 
 from lafp.config import ConfigError
 from lafp.evaluate.frame_pairs import MIN_HELD_OUT_CLIPS, _mixed_clips, predict_pairs, sample_pairs
-from lafp.evaluate.latent_views import _nearest_of_other_videos, _numbers, write_latent_views
+from lafp.evaluate.latent_views import (
+    _nearest_of_other_videos,
+    _numbers,
+    read_latent_views,
+    write_latent_views,
+)
 from lafp.finished.saved_model import save_model
 from lafp.lam import Lam
 from lafp.models.encoders import SmallCnnConfig
@@ -160,8 +164,8 @@ def test_pictures_and_numbers_are_written_and_the_same_for_the_same_seed(
         write_latent_views(lapo_uri, {shards: 1.0}, str(tmp_path / name), seed=3)
         for name in ("a", "b")
     ]
-    assert written[0] == written[1] == json.loads((tmp_path / "a/latent_views.json").read_text())
-    assert written[0]["codebook"]["usage"] > 0
+    assert written[0] == written[1] == read_latent_views(str(tmp_path / "a"))
+    assert written[0].codebook["usage"] > 0
     for name in ("predictions.png", "neighbours.png", "motion.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert min(Image.open(tmp_path / "a" / name).size) > 90
@@ -172,6 +176,6 @@ def test_an_objective_without_pixels_says_why_there_are_no_predictions(tmp_path,
     cfg = LaomConfig(latent_action_dim=8, encoder=SmallCnnConfig(channels=(8, 8), embed_dim=16))
     uri = save(Laom(cfg, OBS), cfg, tmp_path / "lam")
     numbers = write_latent_views(uri, {shards: 1.0}, str(tmp_path / "views"), seed=0)
-    assert "laom" in numbers["skipped"]["predictions"]
-    assert numbers["prediction_error"] is None
+    assert "laom" in numbers.skipped["predictions"]
+    assert numbers.prediction_error is None
     assert not (tmp_path / "views/predictions.png").exists()

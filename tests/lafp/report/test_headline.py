@@ -14,6 +14,7 @@ from lafp.report.headline import (
     sentence,
     warnings,
 )
+from tests.synthetic_views import VIEWS
 
 LAFP = Result(
     label="lafp",
@@ -35,10 +36,6 @@ HEAD = replace(
     LAFP, label="head", method="latent_flow_idm_head", anchor_low=None, anchor_high=None, value=0.7
 )
 CLONING = replace(NAIVE, label="bc", method="latent_bc", noise=None, value=0.02, low=0, high=0.05)
-VIEWS = {
-    "is_collapsed": False, "num_pairs": 640, "split": "val", "effective_rank": 3.2,
-    "latent_action_dim": 8, "prediction_error": 0.1, "wrong_latent_error": 0.3, "copy_error": 0.4,
-}  # fmt: skip
 PROBE = Result.of(Subject(label="lam", method="lam"), "probe_r2", 0.9, 690, low=0.88, high=0.92)
 
 
@@ -117,16 +114,16 @@ def test_a_probe_on_few_held_out_episodes_is_not_judged():
 
 
 def test_a_collapsed_lam_is_called_so():
-    (note,) = warnings(one(), {"is_collapsed": True}, {})
+    (note,) = warnings(one(), replace(VIEWS, is_collapsed=True), {})
     assert note.level == "warning"
     assert "constant" in note.text
 
 
 def test_a_codebook_of_one_code_is_a_warning():
-    dead = {"is_collapsed": False, "codebook": {"usage": 0.05, "perplexity": 1.02}}
+    dead = replace(VIEWS, codebook={"usage": 0.05, "perplexity": 1.02})
     (note,) = warnings(one(), dead, {})
     assert "codebook is dead" in note.text
-    assert not warnings(one(), dead | {"codebook": {"usage": 0.5, "perplexity": 20.0}}, {})
+    assert not warnings(one(), replace(VIEWS, codebook={"usage": 0.5, "perplexity": 20.0}), {})
 
 
 def test_why_there_is_no_probe_and_that_little_moves_is_said_at_the_top():

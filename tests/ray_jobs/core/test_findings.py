@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from lafp.report.headline import view_findings
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.job import Job
+from tests.synthetic_views import VIEWS
 
 ROOT = Path(__file__).parents[3]
 JOBS = [
@@ -236,20 +238,13 @@ def test_files_that_were_not_read_are_counted_by_kind():
     assert "3 .json: no video (e.g. /x/a.json)" in text
 
 
-VIEWS = {
-    "is_collapsed": False, "num_pairs": 640, "split": "val", "effective_rank": 3.2,
-    "latent_action_dim": 8, "prediction_error": 0.1, "wrong_latent_error": 0.3,
-    "copy_error": 0.4,
-}  # fmt: skip
-
-
 def test_a_prediction_that_does_without_its_latent_action_is_bad():
     assert "3.00 times as large, so the prediction uses z" in " ".join(view_findings(VIEWS))
-    unused = VIEWS | {"wrong_latent_error": 0.1}
+    unused = replace(VIEWS, wrong_latent_error=0.1)
     assert "1.00 times as large, so the prediction hardly uses z" in " ".join(view_findings(unused))
-    no_pixels = VIEWS | {"prediction_error": None, "wrong_latent_error": None}
+    no_pixels = replace(VIEWS, prediction_error=None, wrong_latent_error=None)
     assert len(view_findings(no_pixels)) == 1
-    assert "constant" in " ".join(view_findings(VIEWS | {"is_collapsed": True}))
+    assert "constant" in " ".join(view_findings(replace(VIEWS, is_collapsed=True)))
 
 
 CONFIGS = {
