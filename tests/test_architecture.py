@@ -108,6 +108,27 @@ def test_packages_import_lower_layers_only():
             )
 
 
+def test_no_module_is_imported_by_a_name_that_the_layers_do_not_see():
+    """``import_module`` takes modules of other people, and those that a registry names."""
+    for package in PACKAGES:
+        for path in python_files(package):
+            ours = {name for name in named_imports(path) if name.split(".")[0] in PACKAGES}
+            assert not ours, f"{path.relative_to(ROOT)} imports {ours} by name: import it above."
+
+
+def named_imports(path: Path) -> set[str]:
+    """What a file hands to ``import_module`` or ``__import__``, as far as it is written there."""
+    found = set()
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and call.args:
+            called, name = ast.unparse(call.func).rpartition(".")[2], call.args[0]
+            if isinstance(name, ast.JoinedStr):
+                name = name.values[0]
+            if called in ("import_module", "__import__") and isinstance(name, ast.Constant):
+                found.add(str(name.value))
+    return found
+
+
 def test_an_agent_needs_torch_only():
     heavy = {"ray", "deepspeed", "boto3", "google", "azure", "av", "pyarrow", "wandb"}
     code = f"import sys, lafp; lafp.Agent, lafp.load_lam; print({heavy} & set(sys.modules))"

@@ -1,7 +1,6 @@
 """Runs stages as Ray tasks, each after those that it reads, several at the same time."""
 
 import contextlib
-import importlib
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -78,7 +77,7 @@ def _start(node: StageNode, study: RunDir) -> "ray.ObjectRef":
     # The stage's own tasks and workers hold its CPUs; this task only waits for them. A trial of
     # Tune starts its tasks in its own placement group unless the strategy is named.
     task = ray.remote(_run_stage).options(num_cpus=0, name=str(node), scheduling_strategy="DEFAULT")
-    return task.remote(node.job.name, node.config, run_dir(study, node.run).uri)
+    return task.remote(node.job, node.config, run_dir(study, node.run).uri)
 
 
 def _error_of(ref: "ray.ObjectRef") -> str | None:
@@ -90,14 +89,13 @@ def _error_of(ref: "ray.ObjectRef") -> str | None:
     return outcome
 
 
-def _run_stage(job_name: str, config: object, run_uri: str) -> str | None:
+def _run_stage(job: Job, config: object, run_uri: str) -> str | None:
     """Runs a stage's own job on a Ray worker, and prints into the stage's ``log.txt``.
 
     Returns:
         An error for the user, or None. It is not raised, because Ray would wrap it.
     """
     wait_while_stopping()
-    job: Job = importlib.import_module(f"ray_jobs.{job_name}").JOB
     run = RunDir(run_uri)
     with _printing_to(run.stage(job.stage(config)).path(LOG)):
         try:
