@@ -142,3 +142,13 @@ def browsing() -> Iterator[Page]:
                 process.wait()
             os.close(ours_to)
             os.close(from_ours)
+
+
+def tables_cut_off(page: Page, path: Path) -> list[str]:
+    """The first words of the tables of a report that do not fit a window of 1300 px."""
+    page.open(path.as_uri(), width=1300)
+    page.wait("document.readyState == 'complete'")
+    assert page.run("document.documentElement.scrollWidth") <= 1301
+    tables = "[...document.querySelectorAll('.scroll')]"
+    is_cut_off = "table => table.scrollWidth > table.clientWidth + 1"
+    return page.run(f"{tables}.filter({is_cut_off}).map(table => table.innerText.slice(0, 300))")

@@ -11,6 +11,7 @@ from lafp.config import ConfigError
 from lafp.evaluate.results import read_results, write_results
 from lafp.report.run_page import ReportConfig, write_report
 from lafp.runs.run_dir import RunDir
+from tests.browser import browsing, tables_cut_off
 from tests.synthetic_run import write_demo_run, write_video_run
 from tests.synthetic_shards import damage_clips
 
@@ -58,6 +59,11 @@ def test_a_full_run_gets_every_section(demo_summary, demo_html):
         assert f'<section id="{section}">' in demo_html
     assert demo_summary["num_bytes"] == len(demo_html.encode())
     assert "no proof that one method is better in general" in demo_html
+
+
+def test_no_table_is_cut_off_in_a_window_of_1300_px(demo_run, demo_summary):
+    with browsing() as page:
+        assert tables_cut_off(page, Path(demo_run) / "report.html") == []
 
 
 def test_the_page_loads_nothing_from_outside_of_itself(demo_html):

@@ -12,6 +12,7 @@ from lafp.evaluate.grouped import Results, merged, one_run
 from lafp.evaluate.results import Result, Subject
 from lafp.report.blocks import NO_VALUE
 from lafp.report.study_page import write_study
+from tests.browser import browsing, tables_cut_off
 from tests.synthetic_results import study_of, sweep
 
 SHARES = {"latent_bc": 0.1, "naive": 0.4, "lafp": 0.9, "raw": 0.8}
@@ -208,3 +209,10 @@ def test_a_study_of_several_tasks_compares_methods_over_all_of_them(tmp_path):
     assert "0 % [0, 0]" in table  # every run of raw is below every run of LAFP
     write_study(str(tmp_path), "one", merged(runs[:4]))
     assert "interquartile" not in (tmp_path / "table.md").read_text()
+
+
+def test_no_table_of_a_study_or_a_sweep_is_cut_off_in_a_window_of_1300_px(study, tmp_path):
+    with browsing() as page:
+        for name, results in {"study": study, "sweep": sweep()}.items():
+            write_study(str(tmp_path / name), name, results)
+            assert tables_cut_off(page, tmp_path / name / "report.html") == []
