@@ -22,6 +22,7 @@ from lafp.report.sections import (
     run_facts,
     training,
 )
+from lafp.report.table_text import write_tables
 from lafp.report.training_findings import over_training
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.train.metrics.log import read_metrics
@@ -36,7 +37,7 @@ class ReportConfig:
 
 
 def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, object]:
-    """Writes ``report.html`` into the run's folder.
+    """Writes ``report.html`` into the run's folder, and the tables of an evaluation beside it.
 
     Args:
         cfg: Settings of the report.
@@ -58,6 +59,9 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, object]:
     lam = run.complete("lam")
     summary = lam.summary() | over_training(read_metrics(lam.uri)) if lam else {}
     lines = headline(results, results.variants[0]) or headline_of_latents(results, views, summary)
+    of_results = [s for s in result_sections(results, results.variants[0]) if s]
+    if is_evaluated:
+        write_tables(run_uri, of_results, {"": lines} if lines else {})
     sections = _sections(run, stages, results, views)
     html = render_page(
         run_uri,

@@ -17,7 +17,7 @@ from lafp.report.headline import best_run, headline, sentence
 from lafp.report.methods import policies
 from lafp.report.page import render_page
 from lafp.report.sections import curves, outcome, over_tasks, overview, result_sections
-from lafp.report.table_text import latex_table, markdown_table, markdown_text
+from lafp.report.table_text import write_tables
 
 
 def write_study(
@@ -51,7 +51,7 @@ def write_study(
     of_variants = labels or _of_variants(results)
     shared = [] if labels else [s for s in (overview.section(results),) if s]
     tasks = [] if labels else [s for s in (over_tasks.section(results),) if s]
-    _write_tables(uri, [*tasks, *(shared or of_variants)], headlines if not shared else {})
+    write_tables(uri, [*tasks, *(shared or of_variants)], headlines if not shared else {})
     if plot := _plot(results, shared or labels):
         storage.write_bytes(storage.join(uri, "plot.png"), plot.png())
     best = best_run(results) if labels else {}
@@ -97,26 +97,6 @@ def _of_variants(results: Results) -> list[Section]:
         name = variant or ""
         folded.append(Section(id=f"variant-{name}", short=name, title=name, blocks=blocks))
     return folded
-
-
-def _write_tables(
-    uri: str, sections: Sequence[Section], headlines: Mapping[str, Sequence[str]]
-) -> None:
-    """Writes the tables of the sections as Markdown and LaTeX."""
-    markdown: list[str] = []
-    latex: list[str] = []
-    has_variants = any(section.id.startswith("variant-") for section in sections)
-    if not has_variants:
-        markdown += map(sentence, headlines.values())
-    for section in sections:
-        tables = [block for block in section.blocks if isinstance(block, Table)]
-        markdown += [f"### {markdown_text(section.title)}"] if has_variants else []
-        if has_variants and section.title in headlines:
-            markdown.append(sentence(headlines[section.title]))
-        markdown += map(markdown_table, tables)
-        latex += map(latex_table, tables)
-    storage.write_text(storage.join(uri, "table.md"), "\n\n".join(markdown) + "\n")
-    storage.write_text(storage.join(uri, "table.tex"), "\n\n".join(latex) + "\n")
 
 
 def _plot(results: Results, sections: Sequence[Section]) -> Drawing | None:

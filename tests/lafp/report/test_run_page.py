@@ -61,6 +61,12 @@ def test_a_full_run_gets_every_section(demo_summary, demo_html):
     assert "no proof that one method is better in general" in demo_html
 
 
+def test_the_tables_of_results_are_beside_the_page(demo_run, demo_summary):
+    markdown, latex = ((Path(demo_run) / f"table.{kind}").read_text() for kind in ("md", "tex"))
+    assert markdown.startswith(demo_summary["headline"].splitlines()[0])
+    assert "| LAFP" in markdown and r"\toprule" in latex
+
+
 def test_no_table_is_cut_off_in_a_window_of_1300_px(demo_run, demo_summary):
     with browsing() as page:
         assert tables_cut_off(page, Path(demo_run) / "report.html") == []
