@@ -216,3 +216,14 @@ def test_json_files_are_written_by_the_one_strict_writer():
             ]
             if str(path.relative_to(ROOT)) not in allowed:
                 assert not {"json.dump", "json.dumps"}.intersection(calls), path
+
+
+def test_tests_import_neither_benchmarks_nor_private_names():
+    for path in python_files("tests"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            if "benchmarks" not in path.parts:
+                assert not node.module.startswith("tests.benchmarks"), path
+            if node.module.split(".")[0] in PACKAGES and "benchmarks" not in path.parts:
+                assert not [a.name for a in node.names if a.name.startswith("_")], path

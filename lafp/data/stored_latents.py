@@ -271,7 +271,7 @@ class LatentReader:
             RuntimeError: The set has no latents of this clip.
             DamagedClipError: The file does not match its entry.
         """
-        entry, clips = _read_entry(self.uri, shard)
+        entry, clips = read_latent_entry(self.uri, shard)
         clip = clips.get(location.clip_id)
         if clip is None:
             raise RuntimeError(
@@ -311,7 +311,12 @@ def _read(kind: type[T], path: str) -> T:
 
 
 @lru_cache(maxsize=256)
-def _read_entry(uri: str, shard: str) -> tuple[LatentShard, dict[str, ClipLatents]]:
+def read_latent_entry(uri: str, shard: str) -> tuple[LatentShard, dict[str, ClipLatents]]:
+    """Reads the entry of a shard of latents, and its clips by id. Entries are cached.
+
+    Raises:
+        ConfigError: The entry is missing or damaged, or of another size than its set.
+    """
     entry = _read(LatentShard, storage.join(uri, entry_name(shard)))
     dim = open_latent_set(uri).latent_action_dim
     if entry.latent_action_dim != dim:

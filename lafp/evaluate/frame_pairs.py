@@ -90,7 +90,7 @@ def sample_pairs(lam: Lam, sources: Mapping[str, float], seed: int) -> FramePair
     reader = ClipReader(uris)
     counts = [open_shard_set(uri).num_clips.get("val", 0) for uri in uris]
     split: Split = "val" if min(counts) >= MIN_HELD_OUT_CLIPS else "train"
-    refs = _mixed_clips(sources, split, derive_seed(seed, "latent_views"))
+    refs = mixed_clips(sources, split, derive_seed(seed, "latent_views"))
     videos = {
         clip_id: video
         for uri in uris
@@ -122,7 +122,7 @@ def sample_pairs(lam: Lam, sources: Mapping[str, float], seed: int) -> FramePair
     return pairs
 
 
-def _mixed_clips(sources: Mapping[str, float], split: Split, seed: int) -> list[ClipRef]:
+def mixed_clips(sources: Mapping[str, float], split: Split, seed: int) -> list[ClipRef]:
     """Draws up to 240 different random clips: of every set its share, or all that it has."""
     orders = [ClipOrder(shard_set=uri, split=split, seed=seed) for uri in sources]
     weights = np.array(list(sources.values()))

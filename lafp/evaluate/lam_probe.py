@@ -190,7 +190,7 @@ class LabeledTransitions:
             file: Where the features are written. They are then mapped from it, on the CPU, so that
                 they take no memory that cannot be freed.
         """
-        features, targets, refs, noises = _Rows(file), [], [], []
+        features, targets, refs, noises = Rows(file), [], [], []
         for window, ref_N in self._windows(frame_stack, device):
             assert window.true_action is not None
             features.add(features_of(window).float())
@@ -275,7 +275,7 @@ class LabeledTransitions:
         return t_N[torch.linspace(0, len(t_N) - 1, self._max_per_clip).round().long()]
 
 
-class _Rows:
+class Rows:
     """Collects rows of features, in memory or in a file."""
 
     def __init__(self, file: Path | None) -> None:

@@ -98,7 +98,7 @@ def write_latent_views(
     lam = load_lam(lam_uri, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     pairs = sample_pairs(lam, sources, seed)
     predictions = predict_pairs(pairs, lam)
-    views = _numbers(pairs, predictions, lam)
+    views = view_numbers(pairs, predictions, lam)
     rng = np.random.default_rng(derive_seed(seed, "latent_views", "choice"))
     pictures = {
         "motion.png": images.grid([list(row) for row in zip(*pairs.motion_maps, strict=True)]),
@@ -133,7 +133,8 @@ def read_latent_views(uri: str) -> LatentViews:
 # Numbers
 
 
-def _numbers(pairs: FramePairs, predictions: list[Prediction], lam: Lam) -> LatentViews:
+def view_numbers(pairs: FramePairs, predictions: list[Prediction], lam: Lam) -> LatentViews:
+    """Computes the numbers that stand beside the pictures."""
     latent_NZ = torch.stack(pairs.latent).double()
     centred_NZ = latent_NZ - latent_NZ.mean(0)
     squared_N = centred_NZ.square().sum(1)
@@ -237,13 +238,13 @@ def _neighbour_tiles(pairs: FramePairs, rng: np.random.Generator) -> np.ndarray:
     rows = []
     for query in _moving(pairs, list(range(len(pairs.video))), NUM_QUERIES, rng):
         distance_N = (latent_NZ - latent_NZ[query]).norm(dim=1).numpy()
-        shown = [query, *_nearest_of_other_videos(pairs.video, query, distance_N)]
+        shown = [query, *nearest_of_other_videos(pairs.video, query, distance_N)]
         rows.append([tile for i in shown for tile in _pair_tiles(pairs, i)])
     width = min(len(row) for row in rows)
     return images.grid([row[:width] for row in rows], group=2)
 
 
-def _nearest_of_other_videos(video: list[str], query: int, distance_N: np.ndarray) -> list[int]:
+def nearest_of_other_videos(video: list[str], query: int, distance_N: np.ndarray) -> list[int]:
     """Returns the nearest pairs, nearest first. Videos repeat only if there are too few."""
     order = [int(i) for i in np.argsort(distance_N) if video[i] != video[query]]
     best_of_video: dict[str, int] = {}

@@ -47,7 +47,7 @@ AT = "probe_r2_at_"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Probed:
+class Probed:
     """Features of both splits."""
 
     fit: tuple[Tensor, ProbeData]
@@ -176,7 +176,7 @@ def probe_features(
             transitions.features(features_of, frame_stack, device, Path(folder, name))
             for transitions, name in zip(splits, ("fit", "held_out"), strict=True)
         )
-        probed = _Probed(
+        probed = Probed(
             fit=fit,
             held_out=held_out,
             is_discrete=splits[0].action.is_discrete,

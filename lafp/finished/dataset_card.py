@@ -150,7 +150,7 @@ def _sources(clips: str) -> list[tuple[str, str]]:
     """Counts clips by host, or by kind of storage."""
     hosts: Counter[str] = Counter()
     for row in iter_rows(clips, ["video_uri"]):
-        host = _host(row["video_uri"])
+        host = host_in_words(row["video_uri"])
         is_new = host not in hosts and len(hosts) >= _MAX_COUNTED_HOSTS
         hosts["other hosts" if is_new else host] += 1
     shown = hosts.most_common(_MAX_HOSTS)
@@ -161,7 +161,8 @@ def _sources(clips: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _host(video_uri: str) -> str:
+def host_in_words(video_uri: str) -> str:
+    """Names the host or the kind of store that a video came from, without credentials."""
     scheme = video_uri.partition("://")[0].lower() if "://" in video_uri else ""
     if scheme in _KINDS:
         return _KINDS[scheme]

@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_head(200, answer.content_type, len(span))
             self.wfile.write(span)
             return
-        wanted = _range(self.headers.get("Range"), span.num_bytes)
+        wanted = byte_range(self.headers.get("Range"), span.num_bytes)
         if wanted is None:
             self._refuse(416, "", {"Content-Range": f"bytes */{span.num_bytes}"})
             return
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
 
 
-def _range(header: str | None, size: int) -> tuple[int, int] | None:
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """Returns first byte and end of the wanted range; None if the file has no such bytes."""
     if header is None:
         return 0, size

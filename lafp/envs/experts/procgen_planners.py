@@ -150,7 +150,7 @@ _GREED = 1.6
 
 
 @dataclass(frozen=True)
-class _Mine:
+class Mine:
     """A state of miner that the search visits."""
 
     agent: int
@@ -173,7 +173,7 @@ class MinerPlanner:
         """See ``Planner``."""
         width = state.grid.shape[1]
         x, y = cell_of(state.agent)
-        now = _Mine(
+        now = Mine(
             agent=y * width + x,
             grid=state.grid.astype(np.uint8).tobytes(),
             num_diamonds=state.tail[0] if num_steps else -1,
@@ -182,26 +182,26 @@ class MinerPlanner:
         is_lost = plan is None or (plan and plan[0][1:] != (now.grid, now.agent))
         if num_steps == 0 or is_lost:
             (door,) = (cell_of(e) for e in state.of_type(_MINER_EXIT))
-            search = _MinerSearch(width, door[1] * width + door[0], seed)
+            search = MinerSearch(width, door[1] * width + door[0], seed)
             plan = self._plans[seed] = deque(search.plan(now))
         assert plan is not None
         return plan.popleft()[0] if plan else STAND
 
 
 @dataclass
-class _MinerSearch:
+class MinerSearch:
     """An A* search over actions."""
 
     width: int
     exit: int
     seed: int
 
-    def plan(self, start: _Mine) -> Iterator[tuple[int, bytes, int]]:
+    def plan(self, start: Mine) -> Iterator[tuple[int, bytes, int]]:
         """Returns actions, each with the grid and the agent's cell before the action."""
         draw = random.Random(self.seed).random
         num_seen = 0
-        open_nodes: list[tuple[float, int, _Mine]] = [(0.0, 0, start)]
-        came_from: dict[_Mine, tuple[_Mine, int] | None] = {start: None}
+        open_nodes: list[tuple[float, int, Mine]] = [(0.0, 0, start)]
+        came_from: dict[Mine, tuple[Mine, int] | None] = {start: None}
         cost = {start: 0}
         for _ in range(_MAX_NODES):
             if not open_nodes:
@@ -223,7 +223,7 @@ class _MinerSearch:
 
     @staticmethod
     def _way_to(
-        mine: _Mine, came_from: dict[_Mine, tuple[_Mine, int] | None]
+        mine: Mine, came_from: dict[Mine, tuple[Mine, int] | None]
     ) -> Iterator[tuple[int, bytes, int]]:
         way = []
         while (step := came_from[mine]) is not None:
@@ -231,7 +231,7 @@ class _MinerSearch:
             way.append((action, mine.grid, mine.agent))
         return reversed(way)
 
-    def _steps_left(self, mine: _Mine) -> int:
+    def _steps_left(self, mine: Mine) -> int:
         """Guesses the remaining steps: always to the nearest diamond, then to the exit."""
         left = [i for i, kind in enumerate(mine.grid) if kind in (_DIAMOND, _FALLING_DIAMOND)]
         here, steps = mine.agent, 0
@@ -245,7 +245,7 @@ class _MinerSearch:
     def _distance(self, a: int, b: int) -> int:
         return abs(a % self.width - b % self.width) + abs(a // self.width - b // self.width)
 
-    def after(self, mine: _Mine, action: int) -> _Mine | None:
+    def after(self, mine: Mine, action: int) -> Mine | None:
         """Simulates an action. Returns None if it kills the agent."""
         width, grid, agent = self.width, bytearray(mine.grid), mine.agent
         agent = self._moved(grid, agent, *_STEPS[action])
@@ -277,7 +277,7 @@ class _MinerSearch:
             else:
                 grid[i] = at_rest
             found = _IS_ROUND.search(grid, i + 1)
-        return _Mine(agent, bytes(grid), num_diamonds)
+        return Mine(agent, bytes(grid), num_diamonds)
 
     def _moved(self, grid: bytearray, agent: int, right: int, up: int) -> int:
         """Moves the agent, and pushes a boulder beside it if that is possible."""

@@ -24,7 +24,7 @@ from lafp.http import answers
 from lafp.serve import messages
 from lafp.serve.http_requests import MAX_HEAD_BYTES, RefusedError, body_bytes, read_head
 from lafp.view.answers import Answers
-from lafp.view.server import _range
+from lafp.view.server import byte_range
 from lafp.view.stored_clips import MissingError
 from lafp.view.viewed_sets import open_sets
 from tests.chaos.fuzz import Target
@@ -141,7 +141,7 @@ def browsers(folder: Path) -> Target:
         return path.decode("latin-1"), ranged
 
     def parse(made: tuple[str, str]) -> None:
-        _range(made[1], 100)
+        byte_range(made[1], 100)
         path, _, query = made[0].partition("?")
         answers.answer(unquote(path), dict(parse_qsl(query)))
 

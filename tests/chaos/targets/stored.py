@@ -19,7 +19,7 @@ from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import Labels
 from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import read_shard_entry, shards_sha256
-from lafp.data.stored_latents import LatentReader, _read_entry, clips_without_latents
+from lafp.data.stored_latents import LatentReader, clips_without_latents, read_latent_entry
 from lafp.finished.load import load_action_decoder
 from lafp.finished.saved_model import load_model, save_model
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
@@ -148,7 +148,7 @@ def latents(folder: Path) -> Target:
     uri = str(folder / "set")
 
     def parse(made: Files) -> None:
-        _read_entry.cache_clear()
+        read_latent_entry.cache_clear()
         write(folder / "set", made)
         clips_without_latents(uri)
         LatentReader(uri)

@@ -6,9 +6,9 @@ from torch import nn
 from lafp.config import ConfigError
 from lafp.envs.experts.impala import ImpalaExpert
 from lafp.envs.experts.procgen_planners import (
+    Mine,
     MinerPlanner,
-    _Mine,
-    _MinerSearch,
+    MinerSearch,
     cell_of,
     shortest_path,
 )
@@ -302,14 +302,14 @@ def test_miners_rules_are_simulated_exactly():
 
     def mine(state):
         x, y = cell_of(state.agent)
-        return _Mine(y * 10 + x, state.grid.astype(np.uint8).tobytes(), state.tail[0])
+        return Mine(y * 10 + x, state.grid.astype(np.uint8).tobytes(), state.tail[0])
 
     for _ in range(30):
         before, actions = states(), rng.choice([1, 3, 5, 7], 30)
         env.step(actions)
         now = states()
         for n in np.flatnonzero(~env._is_over_N):
-            after = _MinerSearch(10, 0, 0).after(mine(before[n]), int(actions[n]))
+            after = MinerSearch(10, 0, 0).after(mine(before[n]), int(actions[n]))
             assert after == mine(now[n])
             num_checked += 1
     assert num_checked > 500

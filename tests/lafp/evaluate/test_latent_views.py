@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 from lafp.config import ConfigError
-from lafp.evaluate.frame_pairs import MIN_HELD_OUT_CLIPS, _mixed_clips, predict_pairs, sample_pairs
+from lafp.evaluate.frame_pairs import MIN_HELD_OUT_CLIPS, mixed_clips, predict_pairs, sample_pairs
 from lafp.evaluate.latent_views import (
-    _nearest_of_other_videos,
-    _numbers,
+    nearest_of_other_videos,
     read_latent_views,
+    view_numbers,
     write_latent_views,
 )
 from lafp.finished.saved_model import save_model
@@ -56,7 +56,7 @@ def views_of(objective: Objective, shards: str):
     lam = Lam(objective)
     pairs = sample_pairs(lam, {shards: 1.0}, seed=0)
     predictions = predict_pairs(pairs, lam)
-    return _numbers(pairs, predictions, lam), pairs, predictions
+    return view_numbers(pairs, predictions, lam), pairs, predictions
 
 
 def test_a_latent_that_holds_the_next_frame_predicts_it_and_a_wrong_one_does_not(shards):
@@ -118,7 +118,7 @@ def test_a_mixture_is_looked_at_by_its_weights(tmp_path):
         write_shard_set(tmp_path / str(n), num_clips=num, seed=n): weight
         for n, (num, weight) in enumerate(((200, 3.0), (200, 1.0), (5, 4.0)))
     }
-    refs = _mixed_clips(sources, "train", seed=0)
+    refs = mixed_clips(sources, "train", seed=0)
     counts = Counter(ref.shard_set for ref in refs)
     # 240 clips at 3 : 1 : 4, but the last set has no more than 5.
     assert [counts[uri] for uri in sources] == [90, 30, 5]
@@ -130,7 +130,7 @@ def test_a_mixture_is_looked_at_by_its_weights(tmp_path):
 def test_neighbours_come_from_other_videos_one_each_while_there_are_some():
     video = ["a", "a", "b", "b", "c"]
     distance = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
-    assert _nearest_of_other_videos(video, 0, distance) == [2, 4, 3]
+    assert nearest_of_other_videos(video, 0, distance) == [2, 4, 3]
 
 
 def test_frames_of_another_size_than_the_models_are_an_error(tmp_path):

@@ -97,16 +97,16 @@ CODE = """
 import resource, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from lafp.evaluate.lam_probe import _Rows
+from lafp.evaluate.lam_probe import Rows
 from lafp.evaluate.probes import ProbeData
-from lafp.evaluate.thorough_probe import _Probed
+from lafp.evaluate.thorough_probe import Probed
 
 mib, folder = int(sys.argv[1]), Path(sys.argv[2])
 num, dim = 48_000, 1024  # 197 MB in float32, 393 MB in float64, and half as much held out
 torch.linalg.cholesky(torch.eye(300).double()); torch.randn(64, 64) @ torch.randn(64, 64)
 splits, weight = [], torch.randn(dim, 2)
 for name, size in (("fit", num), ("held_out", num // 2)):
-    rows, targets = _Rows(folder / name), []
+    rows, targets = Rows(folder / name), []
     for _ in range(size // 1000):
         x = torch.randn(1000, dim)
         rows.add(x)
@@ -118,7 +118,7 @@ used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).
 resource.setrlimit(resource.RLIMIT_DATA, (used + mib * 2**20,) * 2)
 if sys.argv[3] == "doubled":
     splits[0][0].double()
-rows, score = _Probed(fit=splits[0], held_out=splits[1], max_memory_bytes=40 << 20).rows("lam")
+rows, score = Probed(fit=splits[0], held_out=splits[1], max_memory_bytes=40 << 20).rows("lam")
 print(score.r2)
 """
 

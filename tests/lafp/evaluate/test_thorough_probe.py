@@ -12,7 +12,7 @@ from lafp.config import config_from_dict
 from lafp.data.labels import UNSEEN, labeled_subset
 from lafp.evaluate.lam_probe import LamProbe, transitions_of_probe
 from lafp.evaluate.probe_clips import probe_clips
-from lafp.evaluate.thorough_probe import AT, _Probed, probe_thoroughly
+from lafp.evaluate.thorough_probe import AT, Probed, probe_thoroughly
 from lafp.evaluate.training_data import why_no_probe
 from lafp.lam import Lam
 from lafp.objectives import OBJECTIVES
@@ -125,7 +125,7 @@ def test_the_noise_of_demonstrations_is_probed_with_its_known_r2(tmp_path):
         transitions.features(features_of, 1, torch.device("cpu"))
         for transitions in transitions_of_probe(uri, frozenset(), None)
     )
-    rows, _ = _Probed(fit=fit, held_out=held_out).rows("lam")
+    rows, _ = Probed(fit=fit, held_out=held_out).rows("lam")
     found = {row["metric"]: row for row in rows}
     assert found["probe_r2_noise"]["value"] == pytest.approx(0.5, abs=0.06)
     assert found["probe_r2_noise"]["n"] == 10 * 39  # the held-out episodes that explore

@@ -14,7 +14,7 @@ import yaml
 
 from lafp.config import ConfigError
 from lafp.data.shards.format import signatures_name
-from lafp.finished.dataset_card import _host, dataset_card, escaped
+from lafp.finished.dataset_card import dataset_card, escaped, host_in_words
 from lafp.finished.dataset_hub import parse_dataset
 from lafp.runs.run_dir import StageDir
 from tests import hub_server
@@ -240,8 +240,8 @@ def test_a_folder_without_a_set_is_one_line(process, hub, tmp_path):
 def test_text_of_strangers_stays_text():
     text = escaped("a\n# b | c <img src=x> [x](http://y) `z` *w* ![i](j) &amp; $x$")
     assert "\n" not in text and "<" not in text and "\\|" in text and "\\[x\\]\\(" in text
-    assert _host("https://u:p@Host.example:8080/x") == "host.example"
-    assert _host("https://[broken/x") == "the web"
+    assert host_in_words("https://u:p@Host.example:8080/x") == "host.example"
+    assert host_in_words("https://[broken/x") == "the web"
 
 
 def test_a_set_that_was_copied_without_its_records_says_so(shards, tmp_path):

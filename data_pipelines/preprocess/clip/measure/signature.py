@@ -134,7 +134,7 @@ def is_duplicate(clip: Signature, other: Signature, min_covered: float = MIN_COV
     # Most clips that share a key by chance are dismissed here, by blocks at a third of the cost.
     nearest = MAX_MEAN_DIFFERENCE + _SLACK + other.steps
     for cells, other_cells in ((clip.blocks, other.blocks), (clip.centred, other.centred)):
-        differences = _mean_differences(cells, other_cells)
+        differences = mean_differences(cells, other_cells)
         # Half of the pictures are enough here, because ``_is_same`` decides by medians.
         if 2 * (differences <= nearest).any(axis=1).sum() < num_needed:
             return False
@@ -150,7 +150,7 @@ def is_duplicate(clip: Signature, other: Signature, min_covered: float = MIN_COV
     return False
 
 
-def _mean_differences(cells: np.ndarray, others: np.ndarray) -> np.ndarray:
+def mean_differences(cells: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Returns the difference of each picture to each other one, float64 [N, M] in [0, 1]."""
     # Small integers, summed over the first axis, are twenty times as fast as floats. The largest
     # sum, of 64 differences of 510, fits.

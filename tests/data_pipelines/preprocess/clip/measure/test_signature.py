@@ -10,8 +10,8 @@ from data_pipelines.preprocess.clip.measure.signature import (
     MIN_COVERED_IN_VIDEO,
     NUM_KEYS,
     Signature,
-    _mean_differences,
     is_duplicate,
+    mean_differences,
     signature,
 )
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
@@ -158,10 +158,10 @@ def test_blocks_of_cells_are_no_further_apart_than_the_cells_so_they_dismiss_no_
     for name in ("centred", "blocks"):
         cells, others = (getattr(s, name).astype(np.int64) for s in (one, other))
         exact = np.abs(cells[:, None] - others).sum(axis=2) / (255 * GRID**2)
-        assert np.array_equal(_mean_differences(getattr(one, name), getattr(other, name)), exact)
-    apart = _mean_differences(one.centred, other.centred)
+        assert np.array_equal(mean_differences(getattr(one, name), getattr(other, name)), exact)
+    apart = mean_differences(one.centred, other.centred)
     assert apart.max() > 0.99, "the largest sum there is"
-    assert np.all(_mean_differences(one.blocks, other.blocks) <= apart)
+    assert np.all(mean_differences(one.blocks, other.blocks) <= apart)
 
 
 def worse(frames: np.ndarray) -> np.ndarray:
