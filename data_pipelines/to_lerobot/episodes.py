@@ -14,9 +14,9 @@ import numpy as np
 
 from data_pipelines.to_lerobot.layout import ACTION, CONDITION, STATE, TRUE_ACTION
 from lafp import storage
+from lafp.data.shards.clip_bytes import checked_bytes
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import ClipLocation, Labels
-from lafp.data.shards.reader import checked_bytes
 from lafp.data.shards.sets import read_manifest, read_shard_entry
 from lafp.data.stored_latents import REJECTS_FILE, ClipReject, LatentReader
 from lafp.storage.tables import iter_rows, read_records, read_rows

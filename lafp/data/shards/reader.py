@@ -3,7 +3,6 @@
 # Shape suffixes in this file: B clips, T frames of the longest clip, R frames sent per clip.
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -16,15 +15,13 @@ from lafp import storage
 from lafp.data.order.clips import ClipRef
 from lafp.data.order.window_draws import WindowDraws
 from lafp.data.shards.cache import ClipCache, DecodedClip
+from lafp.data.shards.clip_bytes import checked_bytes
 from lafp.data.shards.damage import REASONS, DamagedClipError
-from lafp.data.shards.format import ClipLocation, Labels, mask_shape
+from lafp.data.shards.format import Labels, mask_shape
 from lafp.data.shards.sets import open_shard_set
 from lafp.data.stored_latents import LatentReader
 from lafp.map_ahead import map_ahead
 from lafp.video.clip_codec import decode_frames
-
-_MOST_BETWEEN = 4096
-"""Bytes between a clip's members that are read rather than jumped over."""
 
 
 @dataclass(frozen=True)
@@ -314,42 +311,6 @@ def _numbers(refs: Sequence[ClipRef]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     rows = [(ref.location.num_frames, ref.epoch, ref.location.key) for ref in refs]
     num_frames, epoch, clip_key = np.array(rows, np.int64).reshape(-1, 3).T.copy()
     return num_frames, epoch, clip_key
-
-
-def checked_bytes(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
-    """Reads a clip's video and labels and checks their bytes.
-
-    Raises:
-        DamagedClipError: The bytes are not those that were written.
-        StorageError: Storage does not answer.
-    """
-    damaged = partial(DamagedClipError, location.clip_id, shard)
-    if min(location.video_offset, location.video_bytes, location.labels_offset) < 0 or (
-        location.labels_bytes < 0
-    ):
-        raise damaged("truncated", "its entry says that it begins before the file does")
-    try:
-        video, labels = _both_members(shard, location)
-    except FileNotFoundError as error:
-        raise damaged("missing", "the file does not exist") from error
-    if len(video) + len(labels) < location.video_bytes + location.labels_bytes:
-        raise damaged("truncated", "the file ends before the clip does")
-    if location.crc32 not in (None, zlib.crc32(labels, zlib.crc32(video))):
-        raise damaged("checksum", "its bytes have changed since they were written")
-    return video, labels
-
-
-def _both_members(shard: str, location: ClipLocation) -> tuple[bytes, bytes]:
-    """Reads a clip's video and labels, in one request where only a tar header lies between."""
-    first, num_bytes = location.video_offset, location.video_bytes
-    if not location.labels_bytes:
-        return storage.read_bytes(shard, first, num_bytes), b""
-    labels_at = location.labels_offset - first
-    if num_bytes <= labels_at <= num_bytes + _MOST_BETWEEN:
-        data = storage.read_bytes(shard, first, labels_at + location.labels_bytes)
-        return data[:num_bytes], data[labels_at:]
-    labels = storage.read_bytes(shard, location.labels_offset, location.labels_bytes)
-    return storage.read_bytes(shard, first, num_bytes), labels
 
 
 def _stack(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:

@@ -9,9 +9,9 @@ import numpy as np
 from markupsafe import Markup
 
 from lafp.data.order.clips import ClipOrder
+from lafp.data.shards.clip_bytes import checked_bytes
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import ShardSet
-from lafp.data.shards.reader import checked_bytes
 from lafp.data.shards.sets import open_shard_set, videos_of_clips
 from lafp.evaluate import images
 from lafp.report import distributions, drawings

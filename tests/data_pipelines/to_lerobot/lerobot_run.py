@@ -7,8 +7,8 @@ import numpy as np
 
 from data_pipelines.to_lerobot.job import Written, to_lerobot
 from lafp import storage
+from lafp.data.shards.clip_bytes import checked_bytes
 from lafp.data.shards.format import Labels
-from lafp.data.shards.reader import checked_bytes
 from lafp.data.shards.sets import read_shard_entry
 from lafp.runs.run_dir import RunDir
 from lafp.storage.tables import read_rows
