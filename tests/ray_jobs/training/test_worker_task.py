@@ -51,7 +51,7 @@ def undisturbed(shards, tmp_path_factory) -> Path:
 
 
 class ProcessTask(ToyTask):
-    """Exports what its process is, too."""
+    """Saves what its process is, too."""
 
     def save(self, module, uri, metrics):
         super().save(module, uri, metrics)
@@ -94,8 +94,13 @@ def test_the_next_training_runs_in_the_same_process_which_keeps_nothing(shards, 
         fit(stage(tmp_path), config(), task(shards, BrokenTask, at_step=5, how="config"))
     second = process_of(tmp_path / "second", config(), shards)
     assert second["pid"] == first["pid"]
-    # Readers of the training that failed would be among them.
-    assert len(second["threads"]) <= len(first["threads"]), (first, second)
+    # Readers of the training that failed would be among them. A pool has as many threads as it
+    # happened to need, so its first one stands for all.
+    before, after = (
+        [name for name in process["threads"] if not re.fullmatch(r"ahead_[1-9]\d*", name)]
+        for process in (first, second)
+    )
+    assert len(after) <= len(before), (first, second)
 
 
 def test_deepspeed_changes_nothing_for_the_next_training(shards, undisturbed, tmp_path):
