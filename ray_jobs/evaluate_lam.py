@@ -30,12 +30,12 @@ from lafp.evaluate.grouped import one_run
 from lafp.evaluate.lam_config import EvaluateLamConfig
 from lafp.evaluate.lam_evaluation import (
     MeasuredFeatures,
-    export_to_lary,
     joined_rows,
     measure_latent_use,
     measure_representation,
+    write_lary_table,
 )
-from lafp.evaluate.lary_export import check_export, tables_sha256
+from lafp.evaluate.lary_export import check_lary_table, tables_sha256
 from lafp.evaluate.probe_clips import probe_clips
 from lafp.evaluate.representations import methods
 from lafp.evaluate.results import write_results
@@ -77,8 +77,8 @@ def resolve_swapped(cfg: EvaluateLamConfig) -> TrainInput | None:
 def inputs(cfg: EvaluateLamConfig, run: RunDir) -> dict[str, str]:
     """Returns the fingerprints of models, clips and tables that are read."""
     found = jobs.fingerprints([*resolve(cfg, run), resolve_swapped(cfg)])
-    if cfg.lary_exports:
-        found["lary_tables"] = tables_sha256(cfg.lary_exports)
+    if cfg.lary_tables:
+        found["lary_tables"] = tables_sha256(cfg.lary_tables)
     folders = {"dinov2": cfg.dinov2, "encoder": cfg.encoder}
     return found | {name: backbone_sha256(path) for name, path in folders.items() if path}
 
@@ -92,8 +92,8 @@ def check(cfg: EvaluateLamConfig, run: RunDir) -> None:
     else:
         obs = load_lam(lam.uri).obs
         check_frame_size(shards.uri, obs)
-        for export in cfg.lary_exports:
-            check_export(export, obs)
+        for table in cfg.lary_tables:
+            check_lary_table(table, obs)
     if cfg.lary_stride is not None and action_spec(shards.uri).is_discrete:
         raise ConfigError("lary_stride: LARY's regression needs continuous actions. Leave it out.")
     for folder in filter(None, (cfg.dinov2, cfg.encoder)):
@@ -114,7 +114,7 @@ def plan(cfg: EvaluateLamConfig, run: RunDir) -> list[str]:
         model,
         f"shards: {shards.uri}",
         *_paired(cfg, lam, shards),
-        *(f"z for LARY: {export.table}" for export in cfg.lary_exports),
+        *(f"z for LARY: {table.table}" for table in cfg.lary_tables),
         f"probed, one task each: {', '.join(methods(cfg.dinov2, cfg.encoder))}",
         f"memory of the matrices of each probe: up to {cfg.max_memory_gb:g} GB",
         *_skipped(cfg, lam).values(),
@@ -138,13 +138,13 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
 
     if lam is not None:
         rows += stage.once("use.json", list[MeasuredRow], measure_use)
-    exported = _exported(cfg, stage, lam_uri)
+    lary_lines = _write_lary_tables(cfg, stage, lam_uri)
     subject = lam_subject(lam.uri, None, None) if lam else encoder_subject()
     found = result_rows.thorough_probe_rows(subject, rows)
     write_results(stage.path("results.parquet"), found)
     results = one_run(run.uri, found, {})
     *lines, what_next = lam_evaluation_findings(results, _skipped(cfg, lam))
-    lines += [*exported, what_next]
+    lines += [*lary_lines, what_next]
     model = lam_uri or str(cfg.encoder)
     page = write_lam_page(stage.uri, run.name, results, lines, model, shards.uri)
     return {"findings": lines, "report": page}
@@ -185,15 +185,15 @@ def _represented(
     return {name: strict_json.read(MeasuredFeatures, path) for name, path in paths.items()}
 
 
-def _exported(cfg: EvaluateLamConfig, stage: StageDir, lam_uri: str | None) -> list[str]:
+def _write_lary_tables(cfg: EvaluateLamConfig, stage: StageDir, lam_uri: str | None) -> list[str]:
     """Writes the files for LARY, in a task per table. Says in a sentence each what was written."""
 
     def write() -> list[dict[str, Any]]:
-        calls = [(lam_uri, export, stage.path("lary"), cfg) for export in cfg.lary_exports]
-        found = dict(_in_tasks(cfg, export_to_lary, calls, "z for LARY"))
+        calls = [(lam_uri, table, stage.path("lary"), cfg) for table in cfg.lary_tables]
+        found = dict(_in_tasks(cfg, write_lary_table, calls, "z for LARY"))
         return [found[index] for index in range(len(calls))]
 
-    if not cfg.lary_exports:
+    if not cfg.lary_tables:
         return []
     return [
         f"z of {table['num_rows']:,} rows for LARY: {table['table']}"

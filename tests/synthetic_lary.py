@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lafp.evaluate.lary_export import LaryExport
+from lafp.evaluate.lary_export import LaryTable
 from lafp.video import EncodeConfig, encode_clip
 from tests.synthetic_shards import moving_dot
 
@@ -14,7 +14,7 @@ INDICES = (0, 1, 2, 4, 5, 6, 8, 10, 99)
 """The last one lies past the end of the video, where LARY takes the last frame."""
 
 
-def write_pictures(folder: Path, num_rows: int = 3) -> LaryExport:
+def write_pictures(folder: Path, num_rows: int = 3) -> LaryTable:
     """Writes a table of picture pairs like CALVIN's. The file of its last row is missing."""
     frames, _ = moving_dot(num_rows + 1, seed=3, size_px=16)
     pictures = folder / "val_stride5/images/ep_1"
@@ -31,10 +31,10 @@ def write_pictures(folder: Path, num_rows: int = 3) -> LaryExport:
         for n in range(num_rows)
     ]
     table = _write(folder / "calvin_metadata_val.csv", rows)
-    return LaryExport(table=table, frames=str(folder / "val_stride5"), model="my-lam")
+    return LaryTable(table=table, frames=str(folder / "val_stride5"), model="my-lam")
 
 
-def write_video(folder: Path) -> tuple[LaryExport, np.ndarray]:
+def write_video(folder: Path) -> tuple[LaryTable, np.ndarray]:
     """Writes a table of one video of 12 frames. Returns the frames too."""
     frames, _ = moving_dot(12, seed=4, size_px=16)
     (folder / "classification").mkdir(parents=True)
@@ -43,7 +43,7 @@ def write_video(folder: Path) -> tuple[LaryExport, np.ndarray]:
     indices = ",".join(map(str, INDICES))
     row = {"video_path": "a.mp4", "sample_indices": indices, "action": "push"}
     table = _write(folder / "robot_1st_metadata_val.csv", [row])
-    return LaryExport(table=table, frames=str(folder / "classification"), model="my-lam"), frames
+    return LaryTable(table=table, frames=str(folder / "classification"), model="my-lam"), frames
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lafp.config import may_change
 from lafp.config.ranges import check_at_least
-from lafp.evaluate.lary_export import LaryExport
+from lafp.evaluate.lary_export import LaryTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class EvaluateLamConfig:
     lary_stride: int | None = None
     """Steps between the frames of LARY's regression, which is then measured too (LARY: 5 on CALVIN
     and VLABench, 10 on RoboCOIN, 45 on AgiBotWorld)."""
-    lary_exports: tuple[LaryExport, ...] = ()
+    lary_tables: tuple[LaryTable, ...] = ()
     """Tables of LARY for whose frames z is written, in the files that LARY's commands read."""
     pair_steps: int = 1
     """Steps between the observations a, b and c of which it is asked whether z(a, b) and z(b, c)
@@ -51,11 +51,11 @@ class EvaluateLamConfig:
                     "dinov2=FOLDER measures one beside a LAM."
                 )
         check_at_least(self, 1, "lary_stride")
-        if self.encoder is not None and self.lary_exports:
-            raise ValueError("lary_exports writes z of a LAM. LARY extracts DINOv2 itself.")
-        names = [(*export.dataset_and_split, export.model) for export in self.lary_exports]
+        if self.encoder is not None and self.lary_tables:
+            raise ValueError("lary_tables writes z of a LAM. LARY extracts DINOv2 itself.")
+        names = [(*table.dataset_and_split, table.model) for table in self.lary_tables]
         if len(set(names)) < len(names):
-            raise ValueError("lary_exports: two tables have one dataset, split and model.")
+            raise ValueError("lary_tables: two tables have one dataset, split and model.")
         check_at_least(self, 1, "pair_steps")
         if not self.max_memory_gb >= 0.01:
             raise ValueError(f"max_memory_gb must be at least 0.01, got {self.max_memory_gb}.")

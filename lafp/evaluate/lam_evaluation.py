@@ -9,7 +9,7 @@ from lafp import storage
 from lafp.evaluate import images
 from lafp.evaluate.lam_config import EvaluateLamConfig
 from lafp.evaluate.lam_probe import LabeledTransitions, transitions_of_probe
-from lafp.evaluate.lary_export import LaryExport, export_tokens
+from lafp.evaluate.lary_export import LaryTable, write_lary_tokens
 from lafp.evaluate.lary_regression import lary_mse, lary_pairs
 from lafp.evaluate.latent_views import codebook_use
 from lafp.evaluate.pair_algebra import measure_pair_algebra
@@ -120,11 +120,11 @@ def measure_latent_use(
 
 
 @torch.no_grad()
-def export_to_lary(
-    lam_uri: str, export: LaryExport, out_uri: str, cfg: EvaluateLamConfig
+def write_lary_table(
+    lam_uri: str, table: LaryTable, out_uri: str, cfg: EvaluateLamConfig
 ) -> dict[str, object]:
-    """Writes z of one table of LARY. See ``export_tokens``."""
-    return export_tokens(_load(lam_uri, cfg), export, out_uri)
+    """Writes z of one table of LARY. See ``write_lary_tokens``."""
+    return write_lary_tokens(_load(lam_uri, cfg), table, out_uri)
 
 
 def joined_rows(measured: Mapping[str, MeasuredFeatures]) -> list[MeasuredRow]:

@@ -42,7 +42,7 @@ _MAX_PIXELS, _TIMEOUT_S, _ROWS_PER_BATCH = 2**26, 120.0, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaryExport:
+class LaryTable:
     """One table of LARY whose frames get z."""
 
     table: str
@@ -73,46 +73,47 @@ class LaryExport:
         return found["dataset"], found["split"]
 
 
-def check_export(export: LaryExport, obs: ObsSpec) -> None:
-    """Checks an export before it starts.
+def check_lary_table(table: LaryTable, obs: ObsSpec) -> None:
+    """Checks a table before the job starts.
 
     Raises:
-        ConfigError: The LAM needs older frames, or table or folder are not as LARY has them.
+        ConfigError: The LAM reads stacks of frames, or the table or its folder is missing, or its
+            columns are not those of LARY.
     """
     if obs.frame_stack != 1:
         raise ConfigError(
-            f"lary_exports: the LAM reads stacks of {obs.frame_stack} frames, but LARY has single "
+            f"lary_tables: the LAM reads stacks of {obs.frame_stack} frames, but LARY has single "
             "frames. Train one with window.frame_stack=1."
         )
-    _check_is_there(export.table, Path.is_file)
-    _check_is_there(export.frames, Path.is_dir)
-    with Path(export.table).open(newline="") as file:
+    _check_is_there(table.table, Path.is_file)
+    _check_is_there(table.frames, Path.is_dir)
+    with Path(table.table).open(newline="") as file:
         columns = next(csv.reader(file), [])
     if not any(set(needed) <= set(columns) for needed in (PICTURES, VIDEO)):
         raise ConfigError(
-            f"lary_exports: {export.table} has the columns {', '.join(columns)}; expected "
+            f"lary_tables: {table.table} has the columns {', '.join(columns)}; expected "
             f"{' and '.join(PICTURES)}, or {' and '.join(VIDEO)}."
         )
 
 
-def tables_sha256(exports: Sequence[LaryExport]) -> str:
-    """Hashes the tables of some exports.
+def tables_sha256(tables: Sequence[LaryTable]) -> str:
+    """Hashes the files of some tables.
 
     Raises:
         ConfigError: One is missing.
     """
-    for export in exports:
-        _check_is_there(export.table, Path.is_file)
-    digests = [hashlib.sha256(Path(export.table).read_bytes()).hexdigest() for export in exports]
+    for table in tables:
+        _check_is_there(table.table, Path.is_file)
+    digests = [hashlib.sha256(Path(table.table).read_bytes()).hexdigest() for table in tables]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _check_is_there(path: str, is_there: Callable[[Path], bool]) -> None:
     if not is_there(Path(path)):
-        raise ConfigError(f"lary_exports: there is no {path}. Name table=FILE, frames=FOLDER.")
+        raise ConfigError(f"lary_tables: there is no {path}. Name table=FILE, frames=FOLDER.")
 
 
-def export_tokens(lam: Lam, export: LaryExport, out_uri: str) -> dict[str, object]:
+def write_lary_tokens(lam: Lam, table: LaryTable, out_uri: str) -> dict[str, object]:
     """Writes ``latent_actions/...npz`` and ``data/...csv`` below ``out_uri``.
 
     Rows whose frames cannot be read are left out of the table, and listed with the reason in
@@ -121,16 +122,16 @@ def export_tokens(lam: Lam, export: LaryExport, out_uri: str) -> dict[str, objec
     Returns:
         ``table`` (URI of the new one), ``num_rows`` and ``num_rejects``.
     """
-    dataset, split = export.dataset_and_split
-    folder = f"{dataset}/{split}/{export.model}"
-    with Path(export.table).open(newline="") as file:
+    dataset, split = table.dataset_and_split
+    folder = f"{dataset}/{split}/{table.model}"
+    with Path(table.table).open(newline="") as file:
         rows = list(csv.DictReader(file))
     is_video = VIDEO[0] in (rows[0] if rows else {})
     kept: list[dict[str, str]] = []
     rejects: list[dict[str, str]] = []
     for first in range(0, len(rows), _ROWS_PER_BATCH):
         batch = list(enumerate(rows[first : first + _ROWS_PER_BATCH], first))
-        sound = list(_read(batch, export.frames, lam.obs, is_video, rejects))
+        sound = list(_read(batch, table.frames, lam.obs, is_video, rejects))
         found = _tokens(lam, [frames for _, _, frames in sound])
         for (number, row, _), tokens in zip(sound, found, strict=True):
             path = f"{folder}/latent_action_{number:08d}.npz"
@@ -141,12 +142,12 @@ def export_tokens(lam: Lam, export: LaryExport, out_uri: str) -> dict[str, objec
             uri = storage.join(out_uri, "latent_actions", path)
             storage.write_bytes(uri, buffer.getvalue())
             kept.append(row | {"la_path": path})
-    stem = f"{split}_la_{dataset}" + ("" if is_video else f"_{export.stride}") + f"_{export.model}"
-    table = storage.join(out_uri, "data", f"{stem}.csv")
+    stem = f"{split}_la_{dataset}" + ("" if is_video else f"_{table.stride}") + f"_{table.model}"
+    written = storage.join(out_uri, "data", f"{stem}.csv")
     if rejects:
         _write(storage.join(out_uri, "data", f"{stem}.rejects.csv"), rejects)
-    _write(table, kept)
-    return {"table": table, "num_rows": len(kept), "num_rejects": len(rejects)}
+    _write(written, kept)
+    return {"table": written, "num_rows": len(kept), "num_rejects": len(rejects)}
 
 
 def _read(

@@ -75,7 +75,7 @@ def run(tmp_path_factory) -> RunDir:
 
 @pytest.fixture(scope="module")
 def cfg(tmp_path_factory) -> EvaluateLamConfig:
-    return EvaluateLamConfig(lary_exports=(write_pictures(tmp_path_factory.mktemp("lary")),))
+    return EvaluateLamConfig(lary_tables=(write_pictures(tmp_path_factory.mktemp("lary")),))
 
 
 @pytest.fixture(scope="module")

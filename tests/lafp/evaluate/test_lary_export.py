@@ -11,7 +11,7 @@ import torch
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.windows import pixels_to_float
 from lafp.evaluate.lam_config import EvaluateLamConfig
-from lafp.evaluate.lary_export import check_export, export_tokens
+from lafp.evaluate.lary_export import check_lary_table, write_lary_tokens
 from lafp.lam import load_lam
 from tests.synthetic_lam import write_lam
 from tests.synthetic_lary import INDICES, write_pictures, write_video
@@ -34,11 +34,11 @@ def read_table(path: str) -> list[dict[str, str]]:
 
 
 def test_pairs_of_pictures_get_a_token_each_in_the_files_of_lary_s_regression(lam, tmp_path):
-    export = write_pictures(tmp_path)
-    found = export_tokens(lam, export, str(tmp_path / "out"))
+    table = write_pictures(tmp_path)
+    found = write_lary_tokens(lam, table, str(tmp_path / "out"))
     assert found["table"] == str(tmp_path / "out/data/val_la_calvin_5_my-lam.csv")
     assert (found["num_rows"], found["num_rejects"]) == (2, 1)
-    rows, given = read_table(found["table"]), read_table(export.table)
+    rows, given = read_table(found["table"]), read_table(table.table)
     expected = latents(lam, moving_dot(4, seed=3, size_px=16)[0])
     for number, row in enumerate(rows):
         path = f"calvin/val/my-lam/latent_action_{number:08d}.npz"
@@ -52,8 +52,8 @@ def test_pairs_of_pictures_get_a_token_each_in_the_files_of_lary_s_regression(la
 
 
 def test_nine_frames_of_a_video_get_eight_tokens(lam, tmp_path):
-    export, frames = write_video(tmp_path)
-    found = export_tokens(lam, export, str(tmp_path / "out"))
+    table, frames = write_video(tmp_path)
+    found = write_lary_tokens(lam, table, str(tmp_path / "out"))
     assert found["table"].endswith("data/val_la_robot_1st_my-lam.csv")  # without a stride
     (row,) = read_table(found["table"])
     assert row["action"] == "push"
@@ -65,18 +65,18 @@ def test_nine_frames_of_a_video_get_eight_tokens(lam, tmp_path):
 
 
 def test_an_export_that_cannot_work_is_refused_before_the_start(lam, tmp_path):
-    export = write_pictures(tmp_path)
-    check_export(export, lam.obs)
+    table = write_pictures(tmp_path)
+    check_lary_table(table, lam.obs)
     with pytest.raises(ConfigError, match="reads stacks of 2 frames"):
-        check_export(export, replace(lam.obs, frame_stack=2))
+        check_lary_table(table, replace(lam.obs, frame_stack=2))
     with pytest.raises(ConfigError, match="there is no /nowhere"):
-        check_export(replace(export, frames="/nowhere"), lam.obs)
+        check_lary_table(replace(table, frames="/nowhere"), lam.obs)
     other = tmp_path / "calvin_metadata_train.csv"
     other.write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match="has the columns a, b; expected src_img and tgt_img, or"):
-        check_export(replace(export, table=str(other)), lam.obs)
+        check_lary_table(replace(table, table=str(other)), lam.obs)
     with pytest.raises(ValueError, match="two tables have one dataset, split and model"):
-        EvaluateLamConfig(lary_exports=(export, replace(export, frames="elsewhere")))
+        EvaluateLamConfig(lary_tables=(table, replace(table, frames="elsewhere")))
     with pytest.raises(ConfigError, match="is no table of LARY"):
-        tables = {"lary_exports": [{"table": "x.csv", "frames": "y"}]}
+        tables = {"lary_tables": [{"table": "x.csv", "frames": "y"}]}
         config_from_dict(EvaluateLamConfig, tables)
