@@ -166,7 +166,7 @@ def collect(cfg: CollectConfig, uri: str) -> dict[str, object]:
     calls = [(cfg, batch, uri) for batch in missing]
     sizes = [len(batch) for batch in missing]
     for _ in run_tasks(
-        render_batch, calls, sizes=sizes, label="collect", unit="episodes", num_done=num_done
+        render_batch, calls, sizes=sizes, title="collect", unit="episodes", num_done=num_done
     ):
         pass
     records = [

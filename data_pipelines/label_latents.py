@@ -79,7 +79,7 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
         label_shard,
         [(shards, name, lam, uri, cfg.batch_size, cfg.use_gpu) for name in missing],
         sizes=[sizes[name] for name in missing],
-        label=f"label_latents {cfg.name}",
+        title=f"label_latents {cfg.name}",
         unit="clips",
         num_done=sum(sizes[name] for name in names if name not in missing),
         num_gpus=1 if cfg.use_gpu else 0,
@@ -125,7 +125,7 @@ def label_shard(
             file.seek(location.video_offset)
             video = file.read(location.video_bytes) if is_whole else None
             try:
-                latents = _label(lam, location, video, batch_size)
+                latents = _infer_latent_actions(lam, location, video, batch_size)
             except _UnlabeledError as error:
                 writer.reject(location.clip_id, video_id, error.reason, str(error))
             else:
@@ -148,7 +148,9 @@ def _lam(uri: str, device: str) -> Lam:
     return load_lam(uri, device)
 
 
-def _label(lam: Lam, location: ClipLocation, video: bytes | None, batch_size: int) -> np.ndarray:
+def _infer_latent_actions(
+    lam: Lam, location: ClipLocation, video: bytes | None, batch_size: int
+) -> np.ndarray:
     if video is None:
         raise _UnlabeledError("damaged", "the shard's checksum differs from the one in its entry")
     try:

@@ -207,13 +207,13 @@ def _in_tasks(
     cfg: EvaluateLamConfig,
     measure: Callable[..., T],
     calls: Sequence[tuple[object, ...]],
-    label: str,
+    title: str,
 ) -> Iterator[tuple[int, T]]:
     return run_tasks(
         measure,
         calls,
         sizes=[1] * len(calls),
-        label=label,
+        title=title,
         unit="measurements",
         num_gpus=1 if cfg.use_gpu else 0,
     )

@@ -97,7 +97,7 @@ def run_tasks(
     calls: Sequence[tuple[object, ...]],
     *,
     sizes: Sequence[int],
-    label: str,
+    title: str,
     unit: str,
     num_done: int = 0,
     num_gpus: float = 0,
@@ -108,7 +108,7 @@ def run_tasks(
         function: Importable on the workers.
         calls: Arguments of each call.
         sizes: Units of work in each call, for the progress line.
-        label: Name of the work in the progress line.
+        title: Name of the work in the progress line.
         unit: Plural name of the units in ``sizes``.
         num_done: Units that an earlier run finished.
         num_gpus: GPUs of each task.
@@ -116,7 +116,7 @@ def run_tasks(
     Yields:
         Index of the call and its result, in the order of completion.
     """
-    with Progress(label, num_done + sum(sizes), unit) as progress:
+    with Progress(title, num_done + sum(sizes), unit) as progress:
         progress.found(num_done)
         for index, result in stream_tasks(function, enumerate(calls), num_gpus=num_gpus):
             yield index, result

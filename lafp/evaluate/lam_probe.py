@@ -81,10 +81,10 @@ class LamProbe:
         # The random LAM never changes, so it is measured only once.
         if self._random_score is None:
             random_lam = untrained(objective, self._seed).to(device)
-            self._random_score, _ = self._probe(labeling(random_lam), stack, device)
+            self._random_score, _ = self._probe(infer_from_window(random_lam), stack, device)
         was_training = objective.training
         objective.eval()
-        score, extra = self._probe(labeling(objective), stack, device)
+        score, extra = self._probe(infer_from_window(objective), stack, device)
         embedding_score, _ = self._probe(lambda window: objective.embed(window.obs), stack, device)
         objective.train(was_training)
         controls = {"obs_embedding": embedding_score, "random_lam": self._random_score}
@@ -102,7 +102,7 @@ class LamProbe:
         return score_predictions(predicted_NY, data), extra
 
 
-def labeling(objective: Objective) -> Callable[[Window], Tensor]:
+def infer_from_window(objective: Objective) -> Callable[[Window], Tensor]:
     """Returns the map from windows to z."""
     return lambda window: objective.infer_latent_action(window.obs, window.next_obs)
 

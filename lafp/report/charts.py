@@ -1,4 +1,4 @@
-"""Charts of measured numbers: dots with intervals, and curves. They have direct labels.
+"""Charts of measured numbers: dots with intervals, and curves. Titles stand beside the curves.
 
 Every function takes numbers and returns a ``Drawing``. Pages embed its SVG as a data URI; documents
 get its PNG.
@@ -34,7 +34,7 @@ _GROUP_GAP = 0.55
 class Dot:
     """One row of a dot-and-interval plot."""
 
-    label: str
+    title: str
     value: float
     low: float | None = None
     high: float | None = None
@@ -65,7 +65,7 @@ class DotPanel:
     xlim: tuple[float, float] | None = None
     """Axis range; None fits the data."""
     reference: tuple[float, str] | None = None
-    """A vertical line and its label, e.g. the demonstrators' success."""
+    """A vertical line and its title, e.g. the demonstrators' success."""
     form: Callable[[float], str] = "{:z.2f}".format
     """Writes a value."""
 
@@ -74,7 +74,7 @@ class DotPanel:
 class Line:
     """One curve."""
 
-    label: str
+    title: str
     x: Sequence[float]
     y: Sequence[float]
     color: str = BLUE
@@ -86,7 +86,7 @@ class Line:
 
 
 def dots(panels: Sequence[DotPanel], num_columns: int = 3, width_in: float = 8.4) -> Drawing:
-    """Draws panels of dots. Labels that equal those of the panel at the left are left out.
+    """Draws panels of dots. Titles that equal those of the panel at the left are left out.
 
     Args:
         panels: Panels in reading order.
@@ -104,8 +104,8 @@ def dots(panels: Sequence[DotPanel], num_columns: int = 3, width_in: float = 8.4
     def paint(axes: list["Axes"]) -> None:
         for i, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
             _paint_dots(ax, panel)
-            labels = [row.label for row in panel.rows]
-            if i % num_columns and labels == [row.label for row in panels[i - 1].rows]:
+            titles = [row.title for row in panel.rows]
+            if i % num_columns and titles == [row.title for row in panels[i - 1].rows]:
                 ax.set_yticklabels([])
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
@@ -121,7 +121,7 @@ def _paint_dots(ax: "Axes", panel: DotPanel) -> None:
     y = np.arange(len(rows)) + np.cumsum([_GROUP_GAP * row.starts_group for row in rows])
     for row, at in zip(rows, y, strict=True):
         _paint_dot(ax, row, float(at), panel.form(row.value))
-    ax.set_yticks(y, [row.label for row in rows])
+    ax.set_yticks(y, [row.title for row in rows])
     ax.tick_params(axis="y", length=0, colors=INK, labelsize=9)
     ax.set_ylim(y[-1] + 0.6, -0.6)
     ax.spines["left"].set_visible(False)
@@ -182,10 +182,10 @@ def curves(
         height_in: Height of the figure in inches.
         panel_width_in: Width of a panel in inches.
     """
-    labels = [tuple(line.label for line in lines) for lines in panels.values()]
+    titles = [tuple(line.title for line in lines) for lines in panels.values()]
     # Long or many names leave no room inside: the legend then stands beside the panels.
-    is_long = sum(map(len, labels[0])) > 2 * CHARACTERS_PER_PANEL
-    is_beside = len(set(labels)) == 1 and (len(labels[0]) > 2 or is_long)
+    is_long = sum(map(len, titles[0])) > 2 * CHARACTERS_PER_PANEL
+    is_beside = len(set(titles)) == 1 and (len(titles[0]) > 2 or is_long)
     num_panels = max(2, len(panels) + is_beside)
 
     def paint(axes: list["Axes"]) -> None:
@@ -195,7 +195,7 @@ def curves(
             if xticks:
                 axes[i].set_xticks(list(xticks), list(xticks.values()))
             axes[i].set_ylim(ylim)
-            if not is_beside and len(lines) > 1 and labels.index(labels[i]) == i:
+            if not is_beside and len(lines) > 1 and titles.index(titles[i]) == i:
                 if len(lines) > 2 and ylim is None and title not in log_y:
                     _make_room_above(axes[i], len(lines))
                 axes[i].legend(frameon=False, fontsize=8, handlelength=1.4, borderaxespad=0.2)
@@ -234,7 +234,7 @@ def _plot_line(ax: "Axes", line: Line) -> None:
     marker = "o" if len(line.x) == 1 or line.band else None
     if line.band:
         ax.fill_between(line.x, *line.band, color=line.color, alpha=0.15, lw=0)
-    ax.plot(line.x, line.y, color=line.color, ls=style, marker=marker, ms=4, label=line.label)
+    ax.plot(line.x, line.y, color=line.color, ls=style, marker=marker, ms=4, label=line.title)
     for x, values in zip(line.x, line.points, strict=False):
         ax.plot([x] * len(values), values, "_", color=line.color, alpha=0.6)
 

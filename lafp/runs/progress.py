@@ -19,13 +19,13 @@ class Progress:
     Use it as a context manager, and call ``update`` at any rate.
 
     Args:
-        label: Name of the work.
+        title: Name of the work.
         total: Number of units; 0 if it is unknown.
         unit: Name of the unit, in the plural.
     """
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
-        self.label, self.total, self.unit = label, total, unit
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
         self._start = self._shown_at = time.monotonic()
         self._found = 0.0
         self._is_live = sys.stderr.isatty()
@@ -65,7 +65,7 @@ class Progress:
         """Shows a line of progress, unless the last one was shown a moment ago.
 
         Args:
-            text: The text after the label.
+            text: The text after the title.
             is_last: Whether the work is done, so that the line is always shown.
         """
         now = time.monotonic()
@@ -73,7 +73,7 @@ class Progress:
         if now - self._shown_at < interval and not is_last:
             return
         self._shown_at = now
-        line = f"[{self.label}] {printable(text)}"
+        line = f"[{self.title}] {printable(text)}"
         if line == self._last_line:
             return
         self._last_line = line

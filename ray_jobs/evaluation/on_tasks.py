@@ -110,7 +110,7 @@ def _roll_out(
         measurements.measure_rollouts,
         calls,
         sizes=sizes,
-        label="rollouts",
+        title="rollouts",
         unit="episodes",
         num_done=num_done,
     ):
@@ -184,8 +184,8 @@ def _with_other_steps(
     return variants
 
 
-def _in_one_task(measure: Callable[..., T], call: tuple[object, ...], label: str, unit: str) -> T:
-    ((_, result),) = run_tasks(measure, [call], sizes=[1], label=label, unit=unit)
+def _in_one_task(measure: Callable[..., T], call: tuple[object, ...], title: str, unit: str) -> T:
+    ((_, result),) = run_tasks(measure, [call], sizes=[1], title=title, unit=unit)
     return result
 
 
@@ -193,8 +193,8 @@ def _in_a_task_each(
     cfg: EvaluateConfig,
     measure: Callable[..., T],
     calls: Sequence[tuple[object, ...]],
-    label: str,
+    title: str,
 ) -> dict[str, T]:
     """Calls ``measure`` once per method. Returns the results by the methods' labels."""
-    done = run_tasks(measure, calls, sizes=[1] * len(calls), label=label, unit="methods")
+    done = run_tasks(measure, calls, sizes=[1] * len(calls), title=title, unit="methods")
     return {cfg.methods[index].label: result for index, result in done}

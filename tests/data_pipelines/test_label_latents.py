@@ -281,7 +281,7 @@ def test_when_one_call_fails_the_others_are_cancelled():
     """Beside these tests, because it needs a Ray too."""
     with pytest.raises(ray.exceptions.RayTaskError, match="the first call fails"):
         calls = [(number,) for number in range(6)]
-        list(run_tasks(fail_or_wait, calls, sizes=[1] * 6, label="calls", unit="calls"))
+        list(run_tasks(fail_or_wait, calls, sizes=[1] * 6, title="calls", unit="calls"))
     deadline = time.monotonic() + 120  # the calls would take ten minutes each
     while (free := ray.available_resources().get("CPU", 0)) < ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, f"only {free} CPUs are free"

@@ -111,7 +111,7 @@ def _curves(runs: Runs, records: Sequence[Records], metric: str) -> list[charts.
 
 
 def _line_of(run: ComparedRun, steps: list[float], values: list[float]) -> charts.Line:
-    return charts.Line(label=run.label, x=steps, y=values, color=run.color, is_dashed=run.is_dashed)
+    return charts.Line(title=run.label, x=steps, y=values, color=run.color, is_dashed=run.is_dashed)
 
 
 def _table(

@@ -152,7 +152,7 @@ def _other_than(column: str, group: Group) -> str:
 
 def _line(name: str, x: Sequence[float], groups: Sequence[Group], index: int) -> charts.Line:
     return charts.Line(
-        label=name,
+        title=name,
         x=x,
         y=[group.value for group in groups],
         band=([g.interval.low for g in groups], [g.interval.high for g in groups]),

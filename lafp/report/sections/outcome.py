@@ -93,7 +93,7 @@ def _dots(groups: Sequence[Group]) -> list[charts.Dot]:
         found.append(
             charts.Dot.of(
                 group,
-                label=name_of(subject) + noise + in_steps,
+                title=name_of(subject) + noise + in_steps,
                 color=color_of(subject),
                 is_open=not is_lafp(subject),
                 starts_group=bool(found) and noise != previous,

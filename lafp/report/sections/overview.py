@@ -88,5 +88,5 @@ def _dots(results: Results, metric: str, labels: dict[str, str]) -> list[charts.
         for label, name in labels.items():
             if label in found:
                 method = f", {name}" if len(labels) > 1 else ""
-                dots.append(charts.Dot.of(found[label], label=f"{variant}{method}"))
+                dots.append(charts.Dot.of(found[label], title=f"{variant}{method}"))
     return dots

@@ -139,7 +139,7 @@ def dot(method: str, group: Group) -> charts.Dot:
     """Draws the probe of one of ``PROBED``; controls are open rings."""
     return charts.Dot.of(
         group,
-        label=PROBED[method],
+        title=PROBED[method],
         color=drawings.GREY if is_control(method) else drawings.BLUE,
         is_open=is_control(method),
     )
@@ -168,7 +168,7 @@ def _over_fit_size(results: Results, variant: str | None) -> list[Block]:
         if len(groups) > 1:
             lines.append(
                 charts.Line(
-                    label=name,
+                    title=name,
                     x=[math.log10(size) for size in groups],
                     y=[group.value for group in groups.values()],
                     points=[group.per_seed for group in groups.values()],

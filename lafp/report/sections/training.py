@@ -96,10 +96,10 @@ def _panels_of(records: Records, wanted: Panels) -> dict[str, list[charts.Line]]
     panels = {}
     for title, curves in wanted.items():
         lines = []
-        for (metric, label), color in zip(curves, drawings.CYCLE, strict=False):
+        for (metric, name), color in zip(curves, drawings.CYCLE, strict=False):
             steps, values = points(records, metric)
             if steps:
-                lines.append(charts.Line(label=label, x=steps, y=values, color=color))
+                lines.append(charts.Line(title=name, x=steps, y=values, color=color))
         if lines:
             panels[title] = lines
     return panels
@@ -112,8 +112,8 @@ def _policies(stages: Sequence[StageDir]) -> list[Block]:
         color = drawings.BLUE if "flow" in _name(stage.config(), "policy") else drawings.GREY
         records = read_metrics(stage.uri)
         lines = [
-            charts.Line(label=label, x=steps, y=values, color=color, is_dashed=metric != "loss")
-            for metric, label in POLICY_METRICS.items()
+            charts.Line(title=title, x=steps, y=values, color=color, is_dashed=metric != "loss")
+            for metric, title in POLICY_METRICS.items()
             for steps, values in [points(records, metric)]
             if steps
         ]
@@ -130,7 +130,7 @@ def _policies(stages: Sequence[StageDir]) -> list[Block]:
 def _decoders(stages: Sequence[StageDir]) -> list[Block]:
     panels: dict[str, list[charts.Line]] = {}
     trained = sorted(
-        ((s.config(), read_metrics(s.uri)) for s in stages), key=lambda s: _decoder_label(s[0])
+        ((s.config(), read_metrics(s.uri)) for s in stages), key=lambda s: _decoder_title(s[0])
     )
     for metric, title in DECODER_METRICS.items():
         lines = []
@@ -157,7 +157,7 @@ def _decoder_line(config: Config, steps: list[float], values: list[float]) -> ch
     anchors, is_flow = anchor_range(config["anchor_time"]), "flow" in config["policy"]
     color = {(0.0, 0.0): drawings.ORANGE, (1.0, 1.0): drawings.TEAL}.get(anchors, drawings.BLUE)
     return charts.Line(
-        label=_decoder_label(config),
+        title=_decoder_title(config),
         x=steps,
         y=values,
         color=color if is_flow else drawings.GREY,
@@ -165,7 +165,7 @@ def _decoder_line(config: Config, steps: list[float], values: list[float]) -> ch
     )
 
 
-def _decoder_label(config: Config) -> str:
+def _decoder_title(config: Config) -> str:
     return f"{config['policy']}, {anchored(*anchor_range(config['anchor_time']))}"
 
 

@@ -147,8 +147,8 @@ class PolicyTask:
         self, cfg: TrainPolicyConfig, shards: str, lam_uri: str, latents: str | None = None
     ) -> None:
         self.cfg, self.shards, self.latents = cfg, shards, latents
-        # The driver builds the task too, to check it, and may have no GPU. ``_label`` moves the
-        # LAM.
+        # The driver builds the task too, to check it, and may have no GPU.
+        # ``_infer_latent_action`` moves the LAM.
         self.lam = load_lam(lam_uri, "cpu")
         self._lam_sha256 = read_card(lam_uri, "lam")["weights_sha256"]
         check_frame_size(shards, self.lam.obs)
@@ -211,7 +211,7 @@ class PolicyTask:
         clip_N, t_N, k_N = window_indices(batch, cfg.window, cfg.train.seed)
         window = windows_at(batch, clip_N, t_N, k_N, cfg.window.frame_stack)
         vectors = vector_inputs(window, self.module.policy.obs)
-        latents = [self._label(window)]
+        latents = [self._infer_latent_action(window)]
         if cfg.policy.chunk_steps == 1:
             return PolicyInputs(obs=window.obs, latent_action=latents[0], vectors=vectors)
         at_NH, has_step_NH = following_steps(batch, clip_N, t_N, cfg.policy.chunk_steps)
@@ -220,7 +220,7 @@ class PolicyTask:
                 latents.append(batch.latent_action[clip_N, at_N])
             else:
                 later = windows_at(batch, clip_N, at_N, k_N, cfg.window.frame_stack)
-                latents.append(self._label(later))
+                latents.append(self._infer_latent_action(later))
         return PolicyInputs(
             obs=window.obs,
             latent_action=torch.stack(latents, dim=1),
@@ -228,7 +228,7 @@ class PolicyTask:
             vectors=vectors,
         )
 
-    def _label(self, window: Window) -> Tensor:
+    def _infer_latent_action(self, window: Window) -> Tensor:
         if window.latent_action is not None:
             return window.latent_action
         if self.lam.device != window.obs.device:

@@ -16,22 +16,22 @@ def texts(svg: str) -> list[str]:
 
 
 def test_charts_are_well_formed_and_the_same_for_the_same_data():
-    rows = [charts.Dot(label="a < b & c", value=0.5, low=0.4, high=0.6)]
+    rows = [charts.Dot(title="a < b & c", value=0.5, low=0.4, high=0.6)]
     first = charts.dots([charts.DotPanel(rows=rows, xlabel="share")]).svg()
     assert first == charts.dots([charts.DotPanel(rows=rows, xlabel="share")]).svg()
     assert "a < b & c" in texts(first)
 
 
 def test_dots_write_their_values_in_the_given_form():
-    rows = [charts.Dot(label="one", value=0.125), charts.Dot(label="two", value=0.5)]
+    rows = [charts.Dot(title="one", value=0.125), charts.Dot(title="two", value=0.5)]
     panel = charts.DotPanel(rows=rows, xlabel="share", form="{:.3f}".format)
     shown = texts(charts.dots([panel]).svg())
     assert {"0.125", "0.500"} <= set(shown)
 
 
 def test_equal_legends_are_drawn_once_and_single_curves_have_none():
-    line = charts.Line(label="alone", x=[0, 1], y=[1, 2])
-    pair = [charts.Line(label=name, x=[0, 1], y=[1, 2]) for name in ("left", "right")]
+    line = charts.Line(title="alone", x=[0, 1], y=[1, 2])
+    pair = [charts.Line(title=name, x=[0, 1], y=[1, 2]) for name in ("left", "right")]
     shown = texts(charts.curves({"a": [line], "b": pair, "c": pair}).svg())
     assert (shown.count("alone"), shown.count("left"), shown.count("right")) == (0, 1, 1)
 
@@ -39,8 +39,8 @@ def test_equal_legends_are_drawn_once_and_single_curves_have_none():
 def test_a_legend_of_three_names_covers_no_curve():
     steps = [100, 200, 300, 400, 500]
     values = {"z": 0.43, "observation": 0.03, "untrained": 0.2}
-    probe = [charts.Line(label=n, x=steps, y=[v] * 5) for n, v in values.items()]
-    loss = [charts.Line(label=n, x=steps, y=[5, 4, 3, 2, 1]) for n in ("training", "held out")]
+    probe = [charts.Line(title=n, x=steps, y=[v] * 5) for n, v in values.items()]
+    loss = [charts.Line(title=n, x=steps, y=[5, 4, 3, 2, 1]) for n in ("training", "held out")]
     figure = charts.curves({"loss": loss, "probe R²": probe})._figure()
     figure.canvas.draw()
     ax = figure.axes[1]
@@ -70,7 +70,7 @@ def test_constant_latents_have_a_spectrum_of_zeros():
 
 
 def test_the_names_of_all_controls_of_the_probe_fit_beside_its_curves():
-    lines = [charts.Line(label=name, x=[2, 3], y=[0, 1]) for name in probe.PROBED.values()]
+    lines = [charts.Line(title=name, x=[2, 3], y=[0, 1]) for name in probe.PROBED.values()]
     figure = probe.over_fit_size(lines, [100, 1000])._figure()
     figure.canvas.draw()
     legend = figure.axes[-1].get_legend().get_window_extent()
