@@ -24,15 +24,16 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, entries: dict[str, str]) -> None:
         self.kind = kind
-        self._entries = entries
+        self.entries = entries
+        """Name -> ``"package.module:Class"``."""
 
     def names(self) -> list[str]:
         """Returns every registered name, sorted."""
-        return sorted(self._entries)
+        return sorted(self.entries)
 
     def modules(self) -> list[str]:
         """Returns the modules of the registered classes, in the order of the names."""
-        return [self._entries[name].partition(":")[0] for name in self.names()]
+        return [self.entries[name].partition(":")[0] for name in self.names()]
 
     def get(self, name: str) -> Any:
         """Returns the class called ``name``.
@@ -40,11 +41,11 @@ class Registry(Generic[T]):
         Raises:
             ValueError: No class has this name. The message lists the choices.
         """
-        if name not in self._entries:
+        if name not in self.entries:
             raise ValueError(
                 f"Unknown {self.kind} {name!r}. Choose one of: {', '.join(self.names())}."
             )
-        module, _, attr = self._entries[name].partition(":")
+        module, _, attr = self.entries[name].partition(":")
         return getattr(import_module(module), attr)
 
     def build(self, cfg: Choice, *args: Any) -> T:

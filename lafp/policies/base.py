@@ -299,12 +299,20 @@ class Policy(nn.Module, ABC):
         shape = (num_rows, self.noise_dim)
         return torch.randn(shape, generator=noise, device=drawn_on).to(device)
 
-    def _training_target(
+    def training_target(
         self, latent_action: Tensor, has_step_BH: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns the latent actions' points, [B, D], and which values count, bool [B, D].
+        """Converts latent actions to the points that a head is trained on.
 
         In training mode it also updates the statistics of latent actions.
+
+        Args:
+            latent_action: Float [B, Z], or [B, H, Z] of chunks of H steps.
+            has_step_BH: Which steps of a chunk count; None if all do.
+
+        Returns:
+            The points, float [B, D] with D = ``point_dim``, and which of their values count, bool
+            [B, D]; None if all do.
         """
         if self.training:
             # Only z_t, because the later steps of a chunk are first steps of other windows.

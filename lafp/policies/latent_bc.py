@@ -44,7 +44,7 @@ class LatentBc(Policy):
         self, embedding: Tensor, latent_action: Tensor, has_step: Tensor | None
     ) -> LossOutput:
         """Computes the MSE in standardized units. See ``Policy.forward``."""
-        target, is_present = self._training_target(latent_action, has_step)
+        target, is_present = self.training_target(latent_action, has_step)
         error = (self.head(embedding).float() - target).square()
         return LossOutput(loss=masked_mean(error, is_present))
 

@@ -108,7 +108,7 @@ class LatentFlow(Policy):
     ) -> LossOutput:
         """Computes the flow-matching loss in standardized units. See ``Policy.forward``."""
         num_draws = self.cfg.num_time_draws
-        x_1_BD, is_present = self._training_target(latent_action, has_step)
+        x_1_BD, is_present = self.training_target(latent_action, has_step)
         x_1_ND = x_1_BD.repeat_interleave(num_draws, 0)
         if is_present is not None:
             is_present = is_present.repeat_interleave(num_draws, 0)

@@ -2,4 +2,4 @@
 
 from lafp.video import VIDEO_DECODERS
 
-VIDEO_DECODERS._entries["hostile"] = "tests.hostile_decoder:HostileDecoder"
+VIDEO_DECODERS.entries["hostile"] = "tests.hostile_decoder:HostileDecoder"
