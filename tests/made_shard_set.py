@@ -1,10 +1,10 @@
 """A shard set as `preprocess` makes it, without Ray."""
 
-import json
 import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig
@@ -47,8 +47,8 @@ def make_shard_set(cfg: PreprocessConfig, source: Path, shards: Path) -> dict[st
     write_rejects(str(shards), catalog.rejects())
     summary = summarize(catalog, spec, FileCounts().table(), *write_manifest(str(shards), names))
     check_totals(summary)
-    (shards / "totals.json").write_text(json.dumps(summary))
+    strict_json.write(str(shards / "totals.json"), summary)
     strict_json.write(str(shards / "shard_set.json"), spec)
     catalog.close()
     shutil.rmtree(work)
-    return summary
+    return strict_json.read(dict[str, Any], str(shards / "totals.json"))
