@@ -1,8 +1,6 @@
 """What `preprocess` makes of a labeled source, without Ray."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,6 +18,7 @@ from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import read_part, write_part
+from lafp.storage import strict_json
 from lafp.video import VIDEO_DECODERS, EncodeConfig
 
 CFG = PreprocessConfig(
@@ -39,7 +38,7 @@ def rows_of(cfg: PreprocessConfig) -> Iterator[Iterator[Row]]:
     items = list(list_inputs(cfg))
     assert len({item.uri for item in items}) == len(items)
     for item in items:
-        stored = VideoItem(**json.loads(json.dumps(asdict(item))))
+        stored = strict_json.loads(VideoItem, strict_json.dumps(item))
         assert stored == item
         yield video_to_clips(stored, cfg, decoder)
 

@@ -1,14 +1,13 @@
 """A run directory as the stages leave it, made in seconds: real formats, invented numbers."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
+from data_pipelines.preprocess.rejects import RejectRow
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.evaluate.latent_map import LatentPoint, Latents, latent_points
 from lafp.evaluate.latent_views import write_latent_views
@@ -78,14 +77,12 @@ def _write_shards(run: RunDir, name: str, size_px: int) -> None:
     rejects = [
         ("bucket/talking_head.mp4", 0.0, 9.0, "static", "median motion 0.0012"),
         ("bucket/talking_head.mp4", 9.0, 14.5, "static", "median motion 0.0009"),
-        ("bucket/clip_17.mp4", 0.0, 2.1, "near_duplicate", "of clip 3f6c"),
+        ("bucket/clip_17.mp4", 0.0, 2.1, "near_duplicate", "of clip 3f6c", "3f6c", "a.mp4"),
         ("bucket/broken.mp4", 0.0, 0.0, "does_not_decode", "moov atom not found <script>"),
     ]
-    columns = ("video_uri", "start_s", "end_s", "reason", "detail")
-    table = pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rejects])
-    if is_labeled:
-        table = table.slice(0, 0)
-    pq.write_table(table, stage.path("rejects.parquet"))
+    columns = [field.name for field in fields(RejectRow)]
+    rows = [RejectRow(**dict(zip(columns, row, strict=False))) for row in rejects]
+    write_rows(stage.path("rejects.parquet"), RejectRow, [] if is_labeled else rows)
     kept = {"spans": 40, "seconds": 30.3}
     reasons = {row[3] for row in rejects} if not is_labeled else set()
     of_reason = {

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rejects import Refused, RejectRow
 from data_pipelines.preprocess.rows import (
     EncodedClip,
     LongVideo,
@@ -95,13 +95,15 @@ def guarded(rows: Iterator[Row], item: VideoItem) -> Iterator[Row]:
     except Exception as error:
         found = video_error(error)
         if progress.video is None:
-            yield from rejected_input(item, found.reason, found.detail)
+            yield from rejected_input(item, Refused(found.reason, found.detail))
             return
         yield progress.give_up(found.reason, found.detail)
     if progress.video is not None and (what := progress.uneven()):
         # The whole video is rejected, because it is not known which of its rows are wrong.
         yield progress.video  # the rows so far do not count
-        yield _reject(progress.video, *progress.whole_s, "failed", f"{what}. Please report this")
+        yield _reject(
+            progress.video, *progress.whole_s, Refused("failed", f"{what}. Please report this")
+        )
 
 
 class VideoProgress:
@@ -142,7 +144,7 @@ class VideoProgress:
         """Makes one reject of the rest of the video."""
         assert self.video is not None
         end_s = self.whole_s[1]
-        row = _reject(self.video, min(self.covered_s, end_s), end_s, reason, detail)
+        row = _reject(self.video, min(self.covered_s, end_s), end_s, Refused(reason, detail))
         self.add(row)
         return row
 
@@ -162,7 +164,7 @@ def uneven(spans: Iterable[tuple[float, float]], start_s: float, end_s: float) -
 
 
 def rejected_input(
-    item: VideoItem, reason: str, detail: str, is_member: bool = False
+    item: VideoItem, why: Refused, is_member: bool = False
 ) -> Iterator[VideoRow | RejectRow]:
     """Yields the rows of an input, or of a file in one, that could not be opened."""
     video = VideoRow(
@@ -174,16 +176,17 @@ def rejected_input(
         is_member=is_member,
     )
     yield video
-    yield _reject(video, 0.0, 0.0, reason, detail)
+    yield _reject(video, 0.0, 0.0, why)
 
 
-def _reject(video: VideoRow, start_s: float, end_s: float, reason: str, detail: str) -> RejectRow:
+def _reject(video: VideoRow, start_s: float, end_s: float, why: Refused) -> RejectRow:
     return RejectRow(
         video_uri=video.uri,
         start_s=start_s,
         end_s=end_s,
-        reason=reason,
-        detail=_storable_detail(detail),
+        reason=why.reason,
+        detail=_storable_detail(why.detail),
+        original_uri=why.original_uri and _storable_detail(why.original_uri),
     )
 
 

@@ -107,7 +107,8 @@ def reject_odd_kinds(catalog: Catalog) -> None:
         return
     odd = (kinds.usual,)
     catalog.db.execute(
-        "INSERT INTO rejects SELECT video, start_s, end_s, 'labels_mismatch', "
+        "INSERT INTO rejects (video, start_s, end_s, reason, detail) "
+        "SELECT video, start_s, end_s, 'labels_mismatch', "
         "kind || ', most clips have ' || ? FROM clips WHERE kind NOT IN ('', ?)",
         odd * 2,
     )

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 
 EXPIRED = "expired"
 """Reason of rejects that a resumed job tries once more, because the list may be signed anew."""
-IN_SET = "in "
-"""Begins the detail "in SET: URI" of a ``same_file`` reject whose other file is in a finished set.
-No URI begins so."""
 NUM_EXAMPLES = 3
 """Number of rejects that a message shows."""
 REASONS = {
@@ -70,15 +67,25 @@ class RejectRow:
     reason: str
     """A key of ``REASONS``."""
     detail: str = ""
+    """Says in words what was found. No program reads it."""
+    original_clip_id: str | None = None
+    """Id of the clip that was kept instead of a ``near_duplicate``. A finished set may hold it."""
+    original_uri: str | None = None
+    """URI of the video that was kept instead of a ``near_duplicate`` or a ``same_file``."""
 
     def __post_init__(self) -> None:
         assert self.reason in REASONS, self.reason
         assert self.end_s >= self.start_s, (self.start_s, self.end_s)
 
 
-def other_file(detail: str) -> str:
-    """Extracts the URI of the other file from the detail of a ``same_file`` reject."""
-    return detail.removeprefix(IN_SET).partition(": ")[2] if detail.startswith(IN_SET) else detail
+@dataclass(frozen=True)
+class Refused:
+    """Says why a listed input becomes a reject row, and not a video."""
+
+    reason: str
+    """A key of ``REASONS``."""
+    detail: str
+    original_uri: str | None = None
 
 
 @dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rejects import Refused, RejectRow
 from lafp.data.shards.format import ClipRecord, Labels, Split
 
 
@@ -34,7 +34,9 @@ class VideoItem:
     """The address with its signature or token, where ``uri`` lacks them. It is never stored
     (``secret_uris``)."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Data for the reader, ready for JSON. The key ``reject`` holds a reason and a detail."""
+    """Data for the reader, ready for JSON."""
+    refused: Refused | None = None
+    """Set where the listing shows already that it cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,8 @@ def _reject_video(catalog: Catalog, video: int) -> None:
         query = f"DELETE FROM {table} WHERE video = ?"  # noqa: S608 - named above
         catalog.db.execute(query, (video,))
     catalog.db.execute(
-        "INSERT INTO rejects SELECT video, 0.0, duration_s, ?, '' FROM videos WHERE video = ?",
+        "INSERT INTO rejects (video, start_s, end_s, reason, detail) "
+        "SELECT video, 0.0, duration_s, ?, '' FROM videos WHERE video = ?",
         (REASON, video),
     )
     # Without an id, no other video is rejected as a copy of this one.
@@ -102,7 +103,8 @@ def _reject_span(catalog: Catalog, uri: str, start_s: float, end_s: float) -> No
     ).fetchall()
     for clip in clips:
         catalog.db.execute(
-            "INSERT INTO rejects SELECT video, start_s, end_s, ?, '' FROM clips WHERE clip = ?",
+            "INSERT INTO rejects (video, start_s, end_s, reason, detail) "
+            "SELECT video, start_s, end_s, ?, '' FROM clips WHERE clip = ?",
             (REASON, *clip),
         )
         catalog.db.execute("DELETE FROM clips WHERE clip = ?", clip)

@@ -123,14 +123,11 @@ def _rewrite_clips(shards: str, clip_ids: set[str], renamed: Mapping[str, str | 
 
 def _rewrite_rejects(shards: str, clip_ids: set[str], takedown: Takedown) -> None:
     gone = pa.array(takedown.video_uris, pa.string())
-    # The detail of every near-duplicate is "clip <id> of <uri>".
     originals = pa.array(sorted(clip_ids), pa.string())
 
     def keep(batch: pa.RecordBatch) -> pa.RecordBatch:
-        is_duplicate = pc.equal(batch["reason"], "near_duplicate")
-        named = pc.is_in(pc.utf8_slice_codeunits(batch["detail"], 5, 37), originals)
-        is_gone = pc.or_(pc.is_in(batch["video_uri"], gone), pc.and_(is_duplicate, named))
-        return batch.filter(pc.invert(is_gone))
+        is_duplicate = pc.is_in(batch["original_clip_id"], originals)
+        return batch.filter(pc.invert(pc.or_(pc.is_in(batch["video_uri"], gone), is_duplicate)))
 
     rewrite_table(storage.join(shards, "rejects.parquet"), keep)
 

@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_pipelines.preprocess.rejects import IN_SET, other_file
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.storage.tables import iter_rows
@@ -58,13 +57,10 @@ def find_video(shard_sets: Collection[str], video_id: str | None, video_uri: str
 def _same_files(shards: str, uris: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yields pairs of equal files, of which one is among ``uris``: the dropped and the kept one."""
     same = (pc.field("reason") == "same_file") & (
-        _is_in("video_uri", uris)
-        | _is_in("detail", uris)
-        | pc.starts_with(pc.field("detail"), IN_SET)
+        _is_in("video_uri", uris) | _is_in("original_uri", uris)
     )
-    for row in _rows(shards, "rejects", ("video_uri", "detail"), same):
-        if row["video_uri"] in uris or other_file(row["detail"]) in uris:
-            yield row["video_uri"], other_file(row["detail"])
+    for row in _rows(shards, "rejects", ("video_uri", "original_uri"), same):
+        yield row["video_uri"], row["original_uri"]
 
 
 def check_names_one_video(shard_sets: Collection[str], uri: str) -> None:
@@ -95,7 +91,7 @@ def find_in_sets(shard_sets: Sequence[str], video: Video) -> dict[str, Findings]
     names = (*_CLIP_COLUMNS, "shard")
     clips = {shards: list(_rows(shards, "clips", names, own)) for shards in shard_sets}
     kept_elsewhere = {
-        _original(row)
+        row["original_clip_id"]
         for shards in shard_sets
         for row in _near_duplicates(shards)
         if row["video_uri"] in video.video_uris
@@ -115,7 +111,7 @@ def _findings(
     rejects += [
         row
         for row in _near_duplicates(shards)
-        if _original(row) in clip_ids and row["video_uri"] not in video.video_uris
+        if row["original_clip_id"] in clip_ids and row["video_uri"] not in video.video_uris
     ]
     spans = [
         (row["video_uri"], row["start_s"], row["end_s"])
@@ -135,13 +131,8 @@ def _in_copies(
 
 
 def _near_duplicates(shards: str) -> Iterator[dict[str, Any]]:
-    columns = ("video_uri", "start_s", "end_s", "reason", "detail")
-    return _rows(shards, "rejects", columns, pc.field("reason") == "near_duplicate")
-
-
-def _original(reject: dict[str, Any]) -> str:
-    """Extracts the clip id from ``clip <id> of <uri>``, which ``select_clips`` writes."""
-    return str(reject["detail"]).split(" ")[1]
+    columns = ("video_uri", "start_s", "end_s", "reason", "original_clip_id")
+    return _rows(shards, "rejects", columns, pc.field("original_clip_id").is_valid())
 
 
 def _is_in(column: str, values: Collection[str]) -> pc.Expression:

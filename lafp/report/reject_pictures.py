@@ -1,6 +1,5 @@
 """Pictures of rejected spans, decoded from their sources where those are still there."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -21,7 +20,6 @@ SIDE_PX = 96
 MAX_SOURCE_BYTES = 64 * 2**20
 """Larger sources are not fetched from S3 for a picture."""
 BUDGET_S = 60.0
-_ORIGINAL = re.compile(r"clip (\w+) of ")
 
 Reject = Mapping[str, Any]
 
@@ -62,19 +60,14 @@ def _local_path(reject: Reject, stack: ExitStack) -> str | None:
         return None
 
 
-def original_of(reject: Reject) -> str | None:
-    """Returns the id of the clip that was kept instead of a near-duplicate."""
-    match = _ORIGINAL.match(reject["detail"]) if reject["reason"] == "near_duplicate" else None
-    return match[1] if match else None
-
-
 def originals(stage: StageDir, rejects: Sequence[Reject]) -> dict[int, np.ndarray]:
     """Decodes the middle frames of the clips that were kept instead of near-duplicates.
 
     Returns:
         Index of the reject -> uint8 [H, W, 3].
     """
-    clip_of = {index: clip for index, row in enumerate(rejects) if (clip := original_of(row))}
+    found = enumerate(rejects)
+    clip_of = {index: clip for index, row in found if (clip := row["original_clip_id"])}
     if not clip_of:
         return {}
     frames = dict(_middle_frames(stage, sorted(set(clip_of.values()))))

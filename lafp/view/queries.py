@@ -191,7 +191,8 @@ def _matches(batch: "pa.RecordBatch", query: Query, text: Sequence[str]) -> np.n
 
     is_match = np.ones(batch.num_rows, bool)
     for name, value in query.equal:
-        is_match &= pc.equal(pc.cast(batch[name], "string"), value).to_numpy(zero_copy_only=False)
+        is_equal = pc.equal(pc.cast(batch[name], "string"), value)
+        is_match &= pc.fill_null(is_equal, False).to_numpy(zero_copy_only=False)
     for name, low, high in query.between:
         values = _values(batch, name)
         is_match &= (values >= low) & (values <= high)

@@ -8,7 +8,6 @@ import numpy as np
 
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.stored_latents import LatentReader
-from lafp.report.reject_pictures import original_of
 from lafp.view.neighbours import LatentIndex
 from lafp.view.queries import LENGTH, Fields, Query, Searched
 from lafp.view.rejected import RejectPictures
@@ -121,7 +120,7 @@ class SetAnswers:
         num_rejects = num_duplicates = 0
         if self._rejects:
             num_rejects, rejects = self._rejects.page(of_video, 0, MAX_SPANS)
-            copies = Query(equal=(("reason", "near_duplicate"),), words=(f"clip {clip_id} of ",))
+            copies = Query(equal=(("original_clip_id", clip_id),))
             num_duplicates, duplicates = self._rejects.page(copies, 0, MAX_DUPLICATES)
         try:
             labels, problem = self._stored_clips.labels(record["shard"], clip_id), ""
@@ -191,9 +190,9 @@ class SetAnswers:
         return self._clips.table.take(self._clips.find("clip_id", clip_ids))
 
     def _with_originals(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        ids = {row["row"]: clip_id for row in rows if (clip_id := original_of(row))}
-        kept = {clip["clip_id"]: clip for clip in self._records(sorted(set(ids.values())))}
-        return [row | {"original": kept.get(ids.get(row["row"], ""))} for row in rows]
+        ids = {clip_id for row in rows if (clip_id := row["original_clip_id"])}
+        kept = {clip["clip_id"]: clip for clip in self._records(sorted(ids))}
+        return [row | {"original": kept.get(row["original_clip_id"])} for row in rows]
 
 
 def _page_of(asked: Mapping[str, str]) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from data_pipelines.preprocess.clip.resize import crop_or_pad, scaled_size
 from data_pipelines.preprocess.clip.split_clips import ClipFrames, split_clips
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import guarded, rejected_input, storable_text, video_error
-from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rejects import Refused, RejectRow
 from data_pipelines.preprocess.rows import (
     LeftOut,
     LongVideo,
@@ -70,6 +70,9 @@ def item_videos(
     """
     # Videos that are downloaded or lie in a tar are not deferred, so that they are fetched once.
     may_defer &= not item.reader and item.piece is None and not storage.is_http(item.uri)
+    if item.refused is not None:
+        yield at_place(rejected_input(item, item.refused), 0)
+        return
     uris: set[str] = set()
     with closing(open_item(item, cfg, video_decoder)) as videos:
         for place in count():
@@ -78,11 +81,11 @@ def item_videos(
             except Exception as error:
                 found = video_error(error)
                 rest = replace(item, uri=_distinct(item.uri, place, uris))
-                yield at_place(rejected_input(rest, found.reason, found.detail), place)
+                yield at_place(rejected_input(rest, Refused(found.reason, found.detail)), place)
                 return
             if video is None:
                 if place == 0:
-                    yield rejected_input(item, "no_frames", "it holds no episodes")
+                    yield rejected_input(item, Refused("no_frames", "it holds no episodes"))
                 return
             video = replace(video, uri=storable_text(video.uri))
             if isinstance(video, LeftOut):
@@ -91,7 +94,7 @@ def item_videos(
             video = replace(video, uri=_distinct(video.uri, place, uris))
             here = replace(item, uri=video.uri, num_bytes=0)
             if isinstance(video, Unusable):
-                unusable = rejected_input(here, video.reason, video.detail, _is_member(item))
+                unusable = rejected_input(here, video.why, _is_member(item))
                 yield at_place(unusable, place)
             else:
                 yield at_place(guarded(_one_video(video, cfg, item, may_defer), here), place)

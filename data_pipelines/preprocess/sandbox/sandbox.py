@@ -17,6 +17,7 @@ from typing import Any
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import VideoProgress, rejected_input
+from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import Row, VideoItem, at_place
 from data_pipelines.preprocess.sandbox.files import FileServer
 from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, row_of
@@ -252,7 +253,7 @@ def _given_up(item: VideoItem, seen: VideoProgress, died: _Died) -> Iterator[Row
     if not died.is_open:
         uri = f"{item.uri}#{died.position}" if died.position else item.uri
         detail = f"{died.cause} while it was opened; the rest of the file is not read"
-        rows = rejected_input(replace(item, uri=uri), died.reason, detail)
+        rows = rejected_input(replace(item, uri=uri), Refused(died.reason, detail))
         yield from at_place(rows, died.position)
         return
     assert seen.video is not None

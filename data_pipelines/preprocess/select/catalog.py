@@ -10,7 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ CREATE TABLE known_episodes (        -- videos of the source that share somethin
 );
 CREATE TABLE rejects (
     video INTEGER NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL, reason TEXT NOT NULL,
-    detail TEXT NOT NULL
+    detail TEXT NOT NULL, original_clip_id TEXT, original_uri TEXT
 );
 """
 
@@ -120,9 +120,17 @@ class Catalog:
             for clip in item.clips:
                 self._add_clip(numbers[clip.record.video_uri], clip)
             self.db.executemany(
-                "INSERT INTO rejects VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO rejects VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (numbers[row.video_uri], row.start_s, row.end_s, row.reason, row.detail)
+                    (
+                        numbers[row.video_uri],
+                        row.start_s,
+                        row.end_s,
+                        row.reason,
+                        row.detail,
+                        row.original_clip_id,
+                        row.original_uri,
+                    )
                     for row in item.rejects
                 ],
             )
@@ -185,13 +193,13 @@ class Catalog:
     def rejects(self) -> Iterator[RejectRow]:
         """Yields all rejects, by video and time."""
         rows = self.db.execute(
-            "SELECT v.uri, r.start_s, r.end_s, r.reason, r.detail FROM rejects r "
-            "JOIN videos v USING (video) ORDER BY v.uri, r.start_s, r.end_s"
+            "SELECT v.uri, r.start_s, r.end_s, r.reason, r.detail, r.original_clip_id, "
+            "r.original_uri FROM rejects r JOIN videos v USING (video) "
+            "ORDER BY v.uri, r.start_s, r.end_s"
         )
-        for uri, start_s, end_s, reason, detail in rows:
-            yield RejectRow(
-                video_uri=uri, start_s=start_s, end_s=end_s, reason=reason, detail=detail
-            )
+        names = [field.name for field in fields(RejectRow)]
+        for row in rows:
+            yield RejectRow(**dict(zip(names, row, strict=True)))
 
     def value(self, query: str) -> Any:
         """Returns the single value of a query."""

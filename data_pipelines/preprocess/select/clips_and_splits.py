@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.label_kinds import reject_odd_kinds
-from data_pipelines.preprocess.rejects import IN_SET
 from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.duplicates import Duplicates
 from data_pipelines.preprocess.select.finished_sets import KNOWN, FinishedSets
@@ -85,8 +84,7 @@ def _drop_known_files(catalog: Catalog, sets: FinishedSets) -> None:
     )
     catalog.db.execute(
         "INSERT INTO rejects SELECT video, 0.0, duration_s, 'same_file', "
-        "? || shard_set || ': ' || uri FROM gone",
-        (IN_SET,),
+        "'in ' || shard_set || ': ' || uri, NULL, uri FROM gone"
     )
 
 
@@ -100,7 +98,7 @@ def _drop_repeated_files(catalog: Catalog) -> None:
         CREATE INDEX repeats ON videos (video) WHERE first IS NOT NULL;
         DELETE FROM clips WHERE video IN (SELECT video FROM videos WHERE first IS NOT NULL);
         DELETE FROM rejects WHERE video IN (SELECT video FROM videos WHERE first IS NOT NULL);
-        INSERT INTO rejects SELECT v.video, 0.0, v.duration_s, 'same_file', f.uri
+        INSERT INTO rejects SELECT v.video, 0.0, v.duration_s, 'same_file', f.uri, NULL, f.uri
             FROM videos v JOIN videos f ON f.video = v.first;
         """
     )
@@ -147,10 +145,10 @@ def _reject_duplicates(catalog: Catalog, originals: Iterable[pa.RecordBatch]) ->
     catalog.db.execute(
         """
         INSERT INTO rejects SELECT c.video, c.start_s, c.end_s, 'near_duplicate',
-            'clip ' || o.clip_id || ' of ' || v.uri
+            'clip ' || o.clip_id || ' of ' || v.uri, o.clip_id, v.uri
         FROM clips c JOIN clips o ON o.clip = c.original JOIN videos v ON v.video = o.video
         UNION ALL SELECT c.video, c.start_s, c.end_s, 'near_duplicate',
-            'clip ' || k.clip_id || ' of ' || k.uri || ' in ' || k.shard_set
+            'clip ' || k.clip_id || ' of ' || k.uri || ' in ' || k.shard_set, k.clip_id, k.uri
         FROM clips c JOIN known_clips k ON k.clip = c.original
         """
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipelines.preprocess.faults import storable_text
+from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import VideoItem
 from lafp import storage
 from lafp.config import ConfigError
@@ -61,14 +62,14 @@ class LeRobotInfo:
                     uri=f"{self.source.rstrip('/')}/{INFO}#{key}",
                     num_bytes=0,
                     split=split,
-                    details={"reject": ["depth", f"{key} holds depth maps, according to {INFO}"]},
+                    refused=Refused("depth", f"{key} holds depth maps, according to {INFO}"),
                 )
 
     def bad_row(self, where: str, error: Exception, split: Split | None) -> VideoItem:
         """Makes one reject of a row of the index of episodes that cannot be read."""
         detail = f"it is no row of an episode: {type(error).__name__}: {error}"
-        details = {"reject": ["bad_entry", storable_text(detail)]}
-        return VideoItem(uri=where, num_bytes=0, split=split, details=details)
+        refused = Refused("bad_entry", storable_text(detail))
+        return VideoItem(uri=where, num_bytes=0, split=split, refused=refused)
 
     def promised(self, episode: int, length: int | None) -> dict[str, object]:
         """Returns the fields of ``lerobot_tables.Promised``, ready for JSON."""

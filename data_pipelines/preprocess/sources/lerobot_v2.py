@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
+from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.sources.lerobot_info import INFO, WAY_OUT, has_version, read_info
 from data_pipelines.preprocess.sources.lerobot_pictures import open_rows
@@ -63,9 +64,10 @@ class LeRobotV2:
             name = f"episode_{episode:06d}"
             labels_uri = tables.get(episode, storage.join(source, "data", f"{name}.parquet"))
             details = info.promised(episode, lengths[0])
+            refused: Refused | None = None
             if len(set(lengths)) > 1:
                 detail = f"meta/episodes.jsonl lists episode {episode} with lengths {lengths}"
-                details |= {"reject": ["labels_mismatch", detail]}
+                refused = Refused("labels_mismatch", detail)
             for camera in info.cameras("image"):
                 yield VideoItem(
                     uri=f"{labels_uri}#{camera}",
@@ -74,6 +76,7 @@ class LeRobotV2:
                     labels_uri=labels_uri,
                     reader="lerobot_v2",
                     details=details | {"camera": camera, "is_in_rows": True},
+                    refused=refused,
                 )
             for camera in cameras:
                 # An episode without its video stays an input, so that it becomes a reject row with
@@ -87,6 +90,7 @@ class LeRobotV2:
                     labels_uri=labels_uri,
                     reader="lerobot_v2",
                     details=details | {"camera": camera, "is_in_rows": False},
+                    refused=refused,
                 )
 
     def open(self, item: VideoItem, using: OpenWith) -> Iterator[Opened | Unusable]:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
+from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.sources.lerobot_index import list_spans
 from data_pipelines.preprocess.sources.lerobot_info import (
@@ -71,7 +72,7 @@ class LeRobotV3:
                     uri=f"{listed[0][0]}#{episode}/{camera}",
                     num_bytes=0,
                     split=split,
-                    details={"reject": ["labels_mismatch", detail]},
+                    refused=Refused("labels_mismatch", detail),
                 )
             else:
                 spans[listed[0][0]].append(listed[0][1])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from data_pipelines.preprocess.faults import storable_text, video_error
+from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources.file_kinds import (
     LABELS_SUFFIX,
@@ -98,15 +99,17 @@ def _input(file: FileInfo, split: Split | None, has_labels: bool) -> VideoItem:
     item = video_item(file.uri, file.num_bytes, split, has_labels)
     if file.error is not None:
         found = video_error(file.error)
-        return replace(item, details={"reject": [found.reason, found.detail]})
+        return replace(item, refused=Refused(found.reason, found.detail))
     is_known = item.reader or is_video(file.uri) or suffix_of(file.uri) == LABELS_SUFFIX
     return replace(item, is_guess=not is_known)
 
 
-def rejected_item(uri: str, split: Split | None, reason: str, detail: str) -> VideoItem:
+def rejected_item(
+    uri: str, split: Split | None, reason: str, detail: str, original_uri: str | None = None
+) -> VideoItem:
     """Makes an input that becomes a reject row. Its message is stored, and so holds no secret."""
-    details = {"reject": [reason, storable_text(text_without_secrets(detail))]}
-    return VideoItem(uri=uri, num_bytes=0, split=split, details=details)
+    refused = Refused(reason, storable_text(text_without_secrets(detail)), original_uri)
+    return VideoItem(uri=uri, num_bytes=0, split=split, refused=refused)
 
 
 def video_item(uri: str, num_bytes: int, split: Split | None, has_labels: bool) -> VideoItem:

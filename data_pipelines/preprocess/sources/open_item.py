@@ -30,8 +30,7 @@ def open_item(
         VideoError: The input, or the rest of it, cannot be used.
         Exception: Any other error of the input, which ``faults`` turns into a reject row.
     """
-    if "reject" in item.details:
-        raise VideoError(*item.details["reject"])
+    assert item.refused is None
     is_stream = item.reader == WEBDATASET
     # A tar is read as a stream, one member at a time, so only its members have a largest size.
     if item.num_bytes > cfg.limits.max_bytes and not is_stream:

@@ -11,6 +11,7 @@ from data_pipelines.preprocess.clip.labels.flawed import cut_out
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
 from data_pipelines.preprocess.clip.probe import LimitsConfig
 from data_pipelines.preprocess.faults import video_error
+from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.sources.file_kinds import kind_of_content
 from lafp.video.decoders.base import (
     DamagedSpan,
@@ -78,6 +79,13 @@ class Unusable:
     reason: str
     """A key of ``rejects.REASONS``."""
     detail: str
+    original_uri: str | None = None
+    """The equal file that is used instead."""
+
+    @property
+    def why(self) -> Refused:
+        """Returns all but the URI."""
+        return Refused(self.reason, self.detail, self.original_uri)
 
 
 @dataclass(frozen=True, kw_only=True)

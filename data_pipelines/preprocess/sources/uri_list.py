@@ -72,7 +72,7 @@ def list_uris(
                 if isinstance(found, _Bad):
                     yield rejected_item(at, split, found.reason, found.detail)
                 elif isinstance(found, VideoItem) and not seen.add(found.secret_uri or found.uri):
-                    yield rejected_item(at, split, "same_file", found.uri)
+                    yield rejected_item(at, split, "same_file", found.uri, found.uri)
                 elif isinstance(found, VideoItem) and found.secret_uri and not seen.add(found.uri):
                     # Two addresses may be equal without their secrets, if a secret names the file.
                     yield replace(found, uri=f"{found.uri}#@{row}")

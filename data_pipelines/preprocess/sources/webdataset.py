@@ -148,7 +148,7 @@ def _unusable(
     member: tarfile.TarInfo, uri: str, target: str, is_there: bool, cfg: PreprocessConfig
 ) -> Unusable | None:
     if target and is_there:
-        return Unusable(uri, "same_file", target)
+        return Unusable(uri, "same_file", target, original_uri=target)
     if target:
         detail = f"a link to {member.linkname}, which is not an earlier video in the tar"
         return Unusable(uri, "not_found", detail)

@@ -29,7 +29,7 @@ from data_pipelines.preprocess.sources.list_videos import WEBDATASET
 from data_pipelines.preprocess.sources.tfrecord import masked_crc32c
 from data_pipelines.preprocess.sources.uri_list import list_uris
 from lafp.config import ConfigError
-from lafp.storage import CredentialsError
+from lafp.storage import CredentialsError, strict_json
 from lafp.video import VIDEO_DECODERS, EncodeConfig
 from tests.chaos.fuzz import Target
 from tests.chaos.mutations import EDGES, ODD_TEXTS, mutated, mutated_bytes
@@ -49,7 +49,7 @@ DECODER = VIDEO_DECODERS.build(CFG.video_decoder)
 def go_through(items: Iterable[VideoItem], cfg: PreprocessConfig = CFG) -> None:
     """Reads inputs as the decoding process does. No reject may be a surprise to lafp itself."""
     for item in items:
-        stored = VideoItem(**json.loads(json.dumps(asdict(item))))
+        stored = strict_json.loads(VideoItem, strict_json.dumps(item))
         rows = video_to_clips(stored, cfg, DECODER)
         videos: list[VideoRow] = []
         rejects: list[RejectRow] = []
@@ -259,8 +259,7 @@ def lists(folder: Path) -> Target:
         for found in list_uris(str(path), None, "uri", has_labels=False):
             if isinstance(found, VideoItem):
                 json.dumps(asdict(found)).encode()
-                reason = found.details.get("reject", [""])[0]
-                assert reason != "failed", found.details
+                assert found.refused is None or found.refused.reason != "failed", found
 
     return Target(make, parse, (ConfigError, CredentialsError))
 

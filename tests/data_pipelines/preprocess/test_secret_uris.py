@@ -93,7 +93,7 @@ def test_signed_videos_are_read_and_their_signatures_are_nowhere(tmp_path, host)
     rejects: list[RejectRow] = [row for item in items for row in item.rejects]
     assert [row.reason for row in rejects] == ["same_file", "not_found", *4 * ["bad_entry"]]
     write_rejects(str(work), rejects)
-    assert len(read_rows(f"{work}/rejects.parquet", ["detail"])) == 6
+    assert len(read_rows(f"{work}/rejects.parquet", ["original_uri"])) == 6
     stored = [path.read_bytes() for path in work.rglob("*") if path.is_file()]
     assert len(stored) >= 4
     assert not any(b"SEC" in data or b"me:" in data for data in stored)

@@ -17,9 +17,9 @@ from tests.synthetic_run import write_video_run
 from tests.synthetic_video import moving_square, write_video
 
 
-def reject(uri: str, start_s: float, end_s: float, reason: str, detail: str = "") -> dict:
-    row = {"video_uri": uri, "start_s": start_s, "end_s": end_s, "reason": reason}
-    return row | {"detail": detail}
+def reject(uri: str, start_s: float, end_s: float, reason: str, original: str | None = None):
+    row = {"video_uri": uri, "start_s": start_s, "end_s": end_s, "reason": reason, "detail": ""}
+    return row | {"original_clip_id": original}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def stage(tmp_path_factory):
     clips = pq.read_table(stage.path("clips.parquet")).to_pylist()
     rows = [
         reject(str(path), 0.0, 2.0, "static"),
-        reject(str(path), 2.0, 4.0, "near_duplicate", f"clip {clips[0]['clip_id']} of x.mp4"),
+        reject(str(path), 2.0, 4.0, "near_duplicate", clips[0]["clip_id"]),
         reject(str(folder / "gone.mp4"), 0.0, 2.0, "dark"),
         reject("https://example.org/a.mp4", 0.0, 2.0, "dark"),
         reject(f"{path}#3", 0.0, 2.0, "dark"),
@@ -52,7 +52,7 @@ def test_rejects_have_pictures_where_the_source_is_there_and_duplicates_two(stag
 
 
 def test_a_clip_that_was_taken_down_leaves_its_duplicates_without_a_second_picture(stage):
-    rows = [reject("x.mp4", 0.0, 1.0, "near_duplicate", "clip 0123abcd of y.mp4")]
+    rows = [reject("x.mp4", 0.0, 1.0, "near_duplicate", "0123abcd")]
     assert originals(stage, rows) == {}
 
 

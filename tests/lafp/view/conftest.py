@@ -1,6 +1,7 @@
 """A run with real shards, rejects whose source is there, and latents; and a server of it."""
 
 from contextlib import ExitStack
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_pipelines.preprocess.rejects import RejectRow
 from lafp.runs.run_dir import RunDir
+from lafp.storage.tables import write_rows
 from lafp.view.answers import Answers
 from lafp.view.server import ViewServer
 from lafp.view.viewed_sets import open_sets
@@ -46,13 +49,13 @@ def write_run(folder) -> RunDir:
     kept = rows[3]["clip_id"]
     rejects = [
         (str(source), 0.0, 2.0, "static", "median motion 0.0012"),
-        (str(source), 2.0, 4.0, "near_duplicate", f"clip {kept} of videos/{EVIL}"),
+        (str(source), 2.0, 4.0, "near_duplicate", f"clip {kept} of videos/{EVIL}", kept),
         (str(folder / "gone.mp4"), 0.0, 2.0, "dark", ""),
         ("videos/" + EVIL, 0.0, 0.0, "not_a_video", "moov atom <b>not</b> found"),
     ]
-    names = ("video_uri", "start_s", "end_s", "reason", "detail")
-    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rejects])
-    pq.write_table(table, stage.path("rejects.parquet"))
+    names = [field.name for field in fields(RejectRow)]
+    made = [RejectRow(**dict(zip(names, row, strict=False))) for row in rejects]
+    write_rows(stage.path("rejects.parquet"), RejectRow, made)
     stage.finish({})
     write_latents(run, "videos", "steps", step_of)
     return run

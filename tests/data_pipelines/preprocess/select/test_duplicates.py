@@ -98,7 +98,10 @@ def test_encoded_scaled_and_trimmed_copies_of_real_videos_are_kept_once(tmp_path
     found = [row for row in left.rejects if row.reason == "near_duplicate"]
     assert len(found) == sum(len(item.clips) for item in rows[len(originals) :])
     for row in found:
-        assert row.detail.endswith(f" of {original_of[row.video_uri]}")
+        assert row.original_uri == original_of[row.video_uri]
+        assert row.detail == f"clip {row.original_clip_id} of {row.original_uri}"
+    kept_ids = {clip.record.clip_id for clip in left.clips}
+    assert {row.original_clip_id for row in found} <= kept_ids
 
 
 def id_of(rows: ItemRows, number: int) -> str:

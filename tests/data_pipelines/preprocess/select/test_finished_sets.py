@@ -89,19 +89,19 @@ def test_only_what_is_new_is_kept_and_every_second_is_accounted_for(folder):
     assert videos(clips) == {"compilation.mp4", "new_0.mp4", "new_1.mp4"}
     reasons = defaultdict(set)
     for row in rejects:
-        reasons[Path(row["video_uri"]).name].add((row["reason"], row["detail"]))
-    same = f"in {first}: {folder / 'a/a_3.mp4'}"
-    assert reasons["same_3.mp4"] == reasons["same_3_twice.mp4"] == {("same_file", same)}
+        what = (row["reason"], row["detail"], row["original_clip_id"], row["original_uri"])
+        reasons[Path(row["video_uri"]).name].add(what)
+    same = str(folder / "a/a_3.mp4")
+    same_file = ("same_file", f"in {first}: {same}", None, same)
+    assert reasons["same_3.mp4"] == reasons["same_3_twice.mp4"] == {same_file}
     originals = {row["clip_id"]: row for row in table(first, "clips")}
     for name, original in (("again_2.mkv", 2), ("again_4.mp4", 4), ("compilation.mp4", 5)):
         assert reasons[name], name
-        for reason, detail in reasons[name]:
-            uri = folder / f"a/a_{original}.mp4"
-            clip_id = detail.split(" ")[1]
+        for reason, detail, clip_id, uri in reasons[name]:
             assert (reason, detail) == ("near_duplicate", f"clip {clip_id} of {uri} in {first}")
-            assert originals[clip_id]["video_uri"] == str(uri)
-    assert {reason for reason, _ in reasons["new_0_again.mkv"]} == {"near_duplicate"}
-    assert all(" in " not in detail for _, detail in reasons["new_0_again.mkv"])
+            assert originals[clip_id]["video_uri"] == uri == str(folder / f"a/a_{original}.mp4")
+    assert {reason for reason, *_ in reasons["new_0_again.mkv"]} == {"near_duplicate"}
+    assert all(" in " not in detail for _, detail, *_ in reasons["new_0_again.mkv"])
     assert not {row["clip_id"] for row in clips} & originals.keys()
     summary = json.loads((second / "totals.json").read_text())
     assert summary["num_videos"] == 8 and summary["num_clips"] == len(clips)

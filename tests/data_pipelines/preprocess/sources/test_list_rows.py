@@ -28,7 +28,7 @@ def listed(folder, text, suffix=".txt", encoding="utf-8"):
     path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
     found = list(list_uris(str(path), None, "uri", False))
     return [
-        item.details["reject"][0] if item.details else item.uri.removeprefix(f"{folder}/")
+        item.refused.reason if item.refused else item.uri.removeprefix(f"{folder}/")
         for item in found
         if isinstance(item, VideoItem)
     ]
@@ -161,7 +161,7 @@ def test_bytes_of_a_parquet_column_are_names(tmp_path):
     pq.write_table(pa.table({"uri": rows}), tmp_path / "list.parquet")
     found = list(list_uris(str(tmp_path / "list.parquet"), None, "uri", False))
     assert [Path(item.uri).name for item in found[:2]] == ["a.mp4", "caf\\xe9.mp4"]
-    assert found[2].details["reject"][0] == "bad_entry"
+    assert found[2].refused.reason == "bad_entry"
 
 
 def test_rows_that_name_no_file_are_rejects_and_the_others_clips(tmp_path):
@@ -212,7 +212,7 @@ def test_a_parquet_row_that_is_no_text_costs_only_itself(tmp_path, kind):
     found = list(list_uris(str(tmp_path / "list.parquet"), None, "uri", False))
     assert len(found) == 4
     if kind == "timestamp":
-        assert {item.details["reject"][0] for item in found} == {"bad_entry"}
+        assert {item.refused.reason for item in found} == {"bad_entry"}
         return
     names = [Path(item.uri).name for item in found]
     assert names == ["a.mp4", "caf\\xe9.mp4", "list.parquet#3", "b.mp4"]

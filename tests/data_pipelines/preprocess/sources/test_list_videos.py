@@ -92,7 +92,7 @@ def test_every_file_is_an_input_or_counted_with_the_reason(tmp_path):
     found = {Path(item.uri).name: item for item in list_inputs(cfg, counts)}
     assert list(found) == ["a.mp4", "e.mxf", "f.unheard", "g.tar.gz", "gone.mp4", "j.zip"]
     assert [name for name, item in found.items() if item.is_guess] == ["f.unheard", "j.zip"]
-    assert found["gone.mp4"].details["reject"][0] == "not_found"
+    assert found["gone.mp4"].refused.reason == "not_found"
     table = counts.table()
     assert (table.seen, table.read) == (13, 6)
     assert {(kind.what, kind.files) for kind in table.left_out} == {
@@ -175,7 +175,7 @@ def test_a_broken_dataset_among_others_is_a_reject_row(tmp_path):
     (tmp_path / "broken/meta/info.json").write_text("{")
     (tmp_path / "x.mp4").write_bytes(b"x")
     broken, video = items(str(tmp_path), LABELED)
-    assert Path(broken.uri).name == "broken" and broken.details["reject"][0] == "unreadable"
-    assert "is not valid JSON" in broken.details["reject"][1] and Path(video.uri).name == "x.mp4"
+    assert Path(broken.uri).name == "broken" and broken.refused.reason == "unreadable"
+    assert "is not valid JSON" in broken.refused.detail and Path(video.uri).name == "x.mp4"
     with pytest.raises(ConfigError, match="is not valid JSON"):
         items(str(tmp_path / "broken"), LABELED)

@@ -119,7 +119,7 @@ def test_rows_without_a_usable_uri_and_repeated_ones_are_rejects(tmp_path):
     assert [clip.record.video_uri for clip in clips] == [str(tmp_path / "a.mp4")]
     found = [(r.video_uri.rpartition("#")[2], r.reason) for r in rejects]
     assert found == [*((str(row), "bad_entry") for row in range(2, 7)), ("7", "same_file")]
-    assert rejects[-1].detail == str(tmp_path / "a.mp4")
+    assert rejects[-1].detail == rejects[-1].original_uri == str(tmp_path / "a.mp4")
 
 
 def test_labels_lie_beside_what_a_list_names(tmp_path):

@@ -318,9 +318,9 @@ def test_links_hidden_files_and_odd_names_in_a_tar(tmp_path, videos):
     clips, rejects = go_through(replace(CFG, source=str(path)))
     uris = [clip.record.video_uri.partition("#")[2] for clip in clips]
     assert uris == ["./a/x.mp4", "caf\\xe9.mp4"]
-    found = {r.video_uri.partition("#")[2]: (r.reason, r.detail) for r in rejects}
-    same = ("same_file", f"{path}#./a/x.mp4")
-    lost = ("not_found", "a link to /etc/passwd, which is not an earlier video in the tar")
+    found = {r.video_uri.partition("#")[2]: (r.reason, r.detail, r.original_uri) for r in rejects}
+    same = ("same_file", f"{path}#./a/x.mp4", f"{path}#./a/x.mp4")
+    lost = ("not_found", "a link to /etc/passwd, which is not an earlier video in the tar", None)
     names = ["./a/hard.mp4", "./a/soft.mp4", "./b/up.mp4"]
     assert found == dict.fromkeys(names, same) | {"./lost.mp4": lost}
 

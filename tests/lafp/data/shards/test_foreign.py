@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.label_latents import shard_names
+from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.takedown.config import TakedownConfig
 from data_pipelines.takedown.job import take_down
 from lafp.config import ConfigError
@@ -22,6 +23,7 @@ from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import open_shard_set, read_shard_entry, shards_sha256
 from lafp.data.stored_latents import LatentShard
 from lafp.storage import strict_json
+from lafp.storage.tables import write_rows
 from tests.synthetic_shards import write_shard_set
 
 OUTSIDE = ["../other.tar", "/etc/x.tar", "a/b.tar", ".hidden.tar", "x.json", "", "s3://b/x.tar"]
@@ -60,15 +62,7 @@ def test_takedown_of_a_foreign_set_deletes_nothing_outside(tmp_path, shards):
     victim = tmp_path / "other.tar"
     victim.write_bytes(b"precious")
     victim.with_suffix(".json").write_bytes((shards / "train-000000.json").read_bytes())
-    pq.write_table(
-        pa.table({"video_uri": [], "reason": [], "detail": [], "start_s": [], "end_s": []}).cast(
-            pa.schema(
-                [(name, pa.string()) for name in ("video_uri", "reason", "detail")]
-                + [(name, pa.float64()) for name in ("start_s", "end_s")]
-            )
-        ),
-        shards / "rejects.parquet",
-    )
+    write_rows(str(shards / "rejects.parquet"), RejectRow, [])
     change_table(shards / "clips.parquet", "shard", "../other.tar")
     cfg = TakedownConfig(output=str(shards), video_uri="synthetic/1.mp4")
     with pytest.raises(ValueError, match="no name of a shard"):
