@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from data_pipelines.latent_tables import write_tables
 from data_pipelines.preprocess.manifest import write_manifest
 from data_pipelines.preprocess.taken_down import REASON, Takedown
+from data_pipelines.takedown.journal import Journal, journal_uri
 from data_pipelines.takedown.statistics import action_after
 from lafp import storage
 from lafp.data.shards.edit import drop_clips, drop_latents
@@ -29,15 +30,15 @@ from lafp.data.shards.format import (
 )
 from lafp.data.shards.sets import open_shard_set, read_entry, read_manifest, shards_sha256
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShard
+from lafp.runs.run_dir import StageDir
 from lafp.storage import strict_json
 from lafp.storage.tables import iter_rows, read_table, rewrite_table, write_table
 from lafp.temporary import TemporaryFolder
 
-JOURNAL = "takedown.json"
 _SUMMARIES = ("totals.json", "summary.json")
 
 
-def apply(shards: str, journal: Mapping[str, Any]) -> None:
+def apply(shards: str, journal: Journal) -> None:
     """Carries out the journal of a shard set from where it was interrupted, then deletes it.
 
     The takedown is recorded already.
@@ -45,9 +46,8 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     Raises:
         StorageError: Reading or writing failed.
     """
-    takedown = strict_json.from_plain(Takedown, journal["takedown"])
-    clip_ids, renamed = set(journal["clip_ids"]), journal["shards"]
-    latents = [uri for uri in journal["latents"] if storage.exists(uri)]
+    clip_ids, renamed = set(journal.clip_ids), journal.shards
+    latents = [uri for uri in journal.latents if storage.exists(uri)]
     for old, new in renamed.items():
         if new is not None:
             _rewrite_shard(shards, old, new, clip_ids)
@@ -56,7 +56,7 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
     names = _names_after(shards, renamed)
     num_shards, num_bytes = write_manifest(shards, names)  # now readers no longer see the video
     _rewrite_clips(shards, clip_ids, renamed)
-    _rewrite_rejects(shards, clip_ids, takedown)
+    _rewrite_rejects(shards, clip_ids, journal.takedown)
     spec = _spec_after(shards, names)
     strict_json.write(storage.join(shards, "shard_set.json"), spec, indent=1)
     totals = {"num_shards": num_shards, "num_bytes": num_bytes}
@@ -65,13 +65,13 @@ def apply(shards: str, journal: Mapping[str, Any]) -> None:
             summary = _summary_after(shards, spec, strict_json.read(dict[str, Any], uri))
             strict_json.write(uri, summary | totals, indent=1)
     for uri in latents:
-        _finish_latents(uri, shards, names, journal["shards_sha256"])
+        _finish_latents(uri, shards, names, journal.shards_sha256)
     # Old files go last: until now a reader may still use the old manifest.
     for old in renamed:
         for uri in (shards, *latents):
             for name in (str, signatures_name, latents_name, entry_name):
                 storage.delete(storage.join(uri, name(old)))
-    storage.delete(storage.join(shards, JOURNAL))
+    storage.delete(journal_uri(shards))
 
 
 def _rewrite_shard(shards: str, old: str, new: str, clip_ids: set[str]) -> None:
@@ -201,10 +201,9 @@ def _finish_latents(uri: str, shards: str, names: Sequence[str], old_sha256: str
     spec, sha256 = strict_json.read(LatentSet, set_uri), shards_sha256(shards)
     spec = replace(spec, shards_sha256=sha256, **write_tables(uri, sorted(names)))
     strict_json.write(set_uri, spec, indent=1)
-    provenance, summary = storage.join(uri, "provenance.json"), storage.join(uri, "summary.json")
+    stage = StageDir(uri, "latents")
     # Latents of the clips that are left are still right. The new hash says that they belong to
     # these shards, so nothing is computed again.
-    storage.write_text(provenance, storage.read_text(provenance).replace(old_sha256, sha256))
-    if storage.is_file(summary):
-        merged = strict_json.read(dict[str, Any], summary) | vars(spec)
-        strict_json.write(summary, merged, indent=1)
+    stage.replace_input(old_sha256, sha256)
+    if stage.is_complete():
+        stage.finish(stage.summary() | vars(spec))

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
 from data_pipelines.preprocess.taken_down import (
     Takedown,
@@ -20,7 +19,7 @@ from data_pipelines.preprocess.taken_down import (
     read_takedowns,
     record_uri,
 )
-from data_pipelines.takedown.apply import JOURNAL, apply
+from data_pipelines.takedown.apply import apply
 from data_pipelines.takedown.config import TakedownConfig
 from data_pipelines.takedown.find import (
     Findings,
@@ -30,11 +29,13 @@ from data_pipelines.takedown.find import (
     find_video,
 )
 from data_pipelines.takedown.folders import latent_folders, pages_and_pictures, shard_sets
+from data_pipelines.takedown.journal import Journal, journal_uri, read_journal
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import check_shard_name
 from lafp.data.shards.sets import open_shard_set, read_entry, shards_sha256
 from lafp.runs.lease import owned
+from lafp.runs.run_dir import StageDir
 from lafp.storage import strict_json
 from lafp.storage.secrets import without_secrets
 
@@ -65,7 +66,7 @@ def take_down(cfg: TakedownConfig, is_dry_run: bool, job: str | None = None) -> 
 def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool) -> list[str]:
     for shards in shard_sets:
         open_shard_set(shards)  # an unfinished set has parts, which would be missed
-        if not is_dry_run and storage.is_file(_journal_uri(shards)):
+        if not is_dry_run and storage.is_file(journal_uri(shards)):
             _finish_interrupted(shards)
     if cfg.video_uri and (uri := without_secrets(cfg.video_uri)) != cfg.video_uri:
         check_names_one_video(shard_sets, uri)
@@ -85,7 +86,7 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
     return [*lines, *(f"shows frames of clips, its or others: {uri}" for uri in shown)]
 
 
-def _carry_out(journals: Mapping[str, dict[str, Any]], shown: Sequence[str]) -> None:
+def _carry_out(journals: Mapping[str, Journal], shown: Sequence[str]) -> None:
     """Stores the journals of all sets, records the takedown, then changes sets, pages and pictures.
 
     Rejects of one set lead to clips of another, and are gone once their set is changed. So all
@@ -93,8 +94,8 @@ def _carry_out(journals: Mapping[str, dict[str, Any]], shown: Sequence[str]) -> 
     written after all journals, so it proves that they exist.
     """
     for shards, journal in journals.items():
-        strict_json.write(_journal_uri(shards), journal)
-    takedowns = [strict_json.from_plain(Takedown, j["takedown"]) for j in journals.values()]
+        strict_json.write(journal_uri(shards), journal)
+    takedowns = [journal.takedown for journal in journals.values()]
     # From here on `preprocess` obeys the takedown, even if this process is killed.
     add_takedowns(next(iter(journals)), takedowns)
     # Before the sets, whose journals say that the takedown is not complete.
@@ -104,14 +105,14 @@ def _carry_out(journals: Mapping[str, dict[str, Any]], shown: Sequence[str]) -> 
 
 
 def _finish_interrupted(shards: str) -> None:
-    journal = _read_journal(shards)
+    journal = read_journal(shards)
     recorded = {takedown.takedown_id for takedown in read_takedowns(shards)}
-    if journal["takedown"]["takedown_id"] in recorded:
+    if journal.takedown.takedown_id in recorded:
         _delete(pages_and_pictures(home_of(shards)))
         apply(shards, journal)
     else:
         # Killed before the record: nothing was changed, and journals of other sets may be missing.
-        storage.delete(_journal_uri(shards))
+        storage.delete(journal_uri(shards))
 
 
 def _delete(uris: Sequence[str]) -> None:
@@ -156,14 +157,14 @@ def _nothing(cfg: TakedownConfig, shard_sets: Sequence[str]) -> list[str]:
     )
 
 
-def _in_words(shards: str, findings: Findings, journal: Mapping[str, Any]) -> list[str]:
+def _in_words(shards: str, findings: Findings, journal: Journal) -> list[str]:
     seconds = sum(clip["end_s"] - clip["start_s"] for clip in findings.clips)
     others = sorted({uri for uri, _, _ in findings.spans})
     return [
         f"{shards}: {len(findings.clips)} clips of {seconds:.1f} s in "
-        f"{len(journal['shards'])} shards, {len(findings.rejects)} rejects",
+        f"{len(journal.shards)} shards, {len(findings.rejects)} rejects",
         *(f"  near-duplicate spans in {uri}" for uri in others),
-        *(f"  latents in {uri}" for uri in journal["latents"]),
+        *(f"  latents in {uri}" for uri in journal.latents),
     ]
 
 
@@ -171,8 +172,8 @@ def _in_words(shards: str, findings: Findings, journal: Mapping[str, Any]) -> li
 # The journal
 
 
-def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
-    clip_ids = sorted(findings.clip_ids)
+def _plan(shards: str, video: Video, findings: Findings) -> Journal:
+    clip_ids = tuple(sorted(findings.clip_ids))
     uris, spans = sorted(video.video_uris), tuple(findings.spans)
     digest = hashlib.sha256(strict_json.dumps([clip_ids, uris, spans]).encode()).hexdigest()
     takedown = Takedown(
@@ -184,44 +185,16 @@ def _plan(shards: str, video: Video, findings: Findings) -> dict[str, Any]:
     )
     per_shard = Counter(check_shard_name(clip["shard"]) for clip in findings.clips)
     sha256 = shards_sha256(shards)
-    return {
-        "takedown": strict_json.plain(takedown),
-        "clip_ids": clip_ids,
-        "shards": {
+    return Journal(
+        takedown=takedown,
+        clip_ids=clip_ids,
+        shards={
             shard: None if read_entry(shards, shard).num_clips == num else _renamed(shard, digest)
             for shard, num in sorted(per_shard.items())
         },
-        "shards_sha256": sha256,
-        "latents": _latent_sets(shards, sha256),
-    }
-
-
-def _journal_uri(shards: str) -> str:
-    return storage.join(shards, JOURNAL)
-
-
-def _read_journal(shards: str) -> dict[str, Any]:
-    """Reads the journal of an interrupted takedown.
-
-    A shard set of strangers may bring one along, and what it names is deleted. So it may name
-    shards, and latent sets of this run only, wherever the run lay before.
-
-    Raises:
-        ConfigError: It names other files.
-    """
-    try:
-        journal = strict_json.read(dict[str, Any], _journal_uri(shards))
-        str(journal["takedown"]["takedown_id"])
-        for shard in filter(None, (*journal["shards"], *journal["shards"].values())):
-            check_shard_name(shard)
-        names = {uri.rpartition("/")[2] for uri in journal["latents"]}
-        latents = [uri for uri in latent_folders(shards) if uri.rpartition("/")[2] in names]
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{_journal_uri(shards)} is no journal of a takedown of this set: {error}. Delete it "
-            "if the set comes from others, then run the command again."
-        ) from None
-    return journal | {"latents": latents}
+        shards_sha256=sha256,
+        latents=_latent_sets(shards, sha256),
+    )
 
 
 def _renamed(shard: str, digest: str) -> str:
@@ -229,11 +202,7 @@ def _renamed(shard: str, digest: str) -> str:
     return re.sub(r"(-[0-9a-f]{8})?\.tar$", f"-{digest[:8]}.tar", shard)
 
 
-def _latent_sets(shards: str, sha256: str) -> list[str]:
+def _latent_sets(shards: str, sha256: str) -> tuple[str, ...]:
     """Returns the latent sets of the same run that were made from shards of this content."""
-    return [
-        uri
-        for uri in latent_folders(shards)
-        if storage.is_file(provenance := storage.join(uri, "provenance.json"))
-        and sha256 in storage.read_text(provenance)
-    ]
+    stages = (StageDir(uri, "latents") for uri in latent_folders(shards))
+    return tuple(stage.uri for stage in stages if stage.is_begun() and stage.has_read(sha256))

@@ -203,6 +203,16 @@ class StageDir:
         # Written last, because its presence says that the stage has begun (`is_begun`).
         strict_json.write(self.path(PROVENANCE), begun, indent=1)
 
+    def has_read(self, content: str) -> bool:
+        """Tells whether an input of the run in this folder had this hash."""
+        return content in self.provenance()["inputs"].values()
+
+    def replace_input(self, was: str, now: str) -> None:
+        """Records another hash of an input that changed and leaves this stage's result right."""
+        begun = self.provenance()
+        inputs = {name: now if hash_ == was else hash_ for name, hash_ in begun["inputs"].items()}
+        strict_json.write(self.path(PROVENANCE), begun | {"inputs": inputs}, indent=1)
+
     def finish(self, summary: Mapping[str, object]) -> None:
         """Marks the stage complete. Every stage calls it last."""
         strict_json.write(self.path(SUMMARY), summary, indent=1)

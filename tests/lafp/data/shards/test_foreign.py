@@ -67,8 +67,11 @@ def test_takedown_of_a_foreign_set_deletes_nothing_outside(tmp_path, shards):
     cfg = TakedownConfig(output=str(shards), video_uri="synthetic/1.mp4")
     with pytest.raises(ValueError, match="no name of a shard"):
         take_down(cfg, is_dry_run=False)
-    journal = {"takedown": {}, "clip_ids": [], "shards": {"../other.tar": None}, "latents": []}
-    for hostile in (journal, journal | {"shards": {"train-000000.tar": "../new.tar"}}):
+    takedown = {"takedown_id": "0", "taken_down_at": ""}
+    takedown |= {key: [] for key in ("video_ids", "video_uris", "spans")}
+    journal = {"takedown": takedown, "clip_ids": [], "shards_sha256": "", "latents": []}
+    for shards_of in ({"../other.tar": None}, {"train-000000.tar": "../new.tar"}, ["a.tar"]):
+        hostile = journal | {"shards": shards_of}
         (shards / "takedown.json").write_text(json.dumps(hostile))
         with pytest.raises(ConfigError, match=r"no journal of a takedown of this set.*Delete it"):
             take_down(cfg, is_dry_run=False)
