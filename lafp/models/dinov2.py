@@ -5,6 +5,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,8 +24,8 @@ HASH_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dinov2Config:
-    """Features of DINOv2 (Oquab et al., arXiv:2304.07193). Needs ``pip install 'lafp[dinov2]'``."""
+class FrozenDinov2Config:
+    """A frozen DINOv2 (Oquab et al., arXiv:2304.07193). Needs ``pip install 'lafp[dinov2]'``."""
 
     name: str = "dinov2"
     path: str
@@ -33,6 +34,15 @@ class Dinov2Config:
     does not store DINOv2's weights."""
     image_size_px: int = 224
     """Frames are resized to this height and width; a multiple of DINOv2's patch (14)."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "image_size_px")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dinov2Config(FrozenDinov2Config):
+    """Features of a frozen DINOv2, and a layer that is trained on them."""
+
     grid_size: int = 4
     """Patch tokens are averaged within each cell of a grid of this height and width. A finer grid
     keeps positions better."""
@@ -40,7 +50,8 @@ class Dinov2Config:
     """E, size of the embedding, which a trained linear layer computes from the features."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "image_size_px", "grid_size", "embed_dim")
+        super().__post_init__()
+        check_at_least(self, 1, "grid_size", "embed_dim")
 
 
 class Dinov2(Encoder):
@@ -51,7 +62,6 @@ class Dinov2(Encoder):
     """
 
     Config = Dinov2Config
-    fingerprint: Tensor
     mean: Tensor
     std: Tensor
 
@@ -60,18 +70,12 @@ class Dinov2(Encoder):
         self.cfg = cfg
         backbone, sha256 = load_backbone(Path(cfg.path))
         _check_image_size(cfg, backbone.config.patch_size)
-        self.frozen_weights = {
-            "path": cfg.path,
-            "sha256": sha256,
-            "config": backbone.config.to_dict(),
-        }
+        self.frozen_weights = keep_fingerprint(self, cfg, backbone, sha256)
         """Entry for ``model.json`` of a model that contains this encoder."""
         self.backbone = backbone.eval().requires_grad_(False)
         self.embed_dim = cfg.embed_dim
         features_dim = (1 + cfg.grid_size**2) * backbone.config.hidden_size * obs.frame_stack
         self.layers = nn.Sequential(nn.Linear(features_dim, cfg.embed_dim), nn.ReLU())
-        fingerprint = torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
-        self.register_buffer(FINGERPRINT, fingerprint)
         self.register_buffer("mean", _per_channel(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", _per_channel(IMAGENET_STD), persistent=False)
         self.register_state_dict_post_hook(_leave_out_backbone)
@@ -145,6 +149,36 @@ def load_backbone(folder: Path) -> tuple[Any, str]:
     return backbone, _sha256(files)
 
 
+def keep_fingerprint(
+    module: nn.Module, cfg: FrozenDinov2Config, backbone: Any, sha256: str
+) -> dict[str, object]:
+    """Stores the hash of a DINOv2 in the state dict of the module that uses it.
+
+    When a state dict is loaded that was trained with another DINOv2, that is a ConfigError.
+
+    Returns:
+        The entry for ``model.json`` of a model that contains the module.
+    """
+    fingerprint = torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
+    module.register_buffer(FINGERPRINT, fingerprint)
+    module.register_load_state_dict_pre_hook(partial(_check_fingerprint, cfg.path))
+    return {"path": cfg.path, "sha256": sha256, "config": backbone.config.to_dict()}
+
+
+def _check_fingerprint(
+    path: str, module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: object
+) -> None:
+    del unused
+    found = module.get_buffer(FINGERPRINT).cpu()
+    trained_with = state_dict.get(prefix + FINGERPRINT)
+    if trained_with is not None and not torch.equal(trained_with.cpu(), found):
+        hashes = [bytes(sha256.tolist()).hex()[:12] for sha256 in (trained_with, found)]
+        raise ConfigError(
+            f"The model was trained with another DINOv2 (sha256 {hashes[0]}) than the one at "
+            f"{path} (sha256 {hashes[1]}). Put the former at that path."
+        )
+
+
 def backbone_sha256(folder: str) -> str:
     """Hashes the config and the weights of a DINOv2, without loading them.
 
@@ -211,16 +245,7 @@ def _leave_out_backbone(
 def _put_back_backbone(
     module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: object
 ) -> None:
-    """Checks that the model was trained with this DINOv2, and fills in its weights."""
     del unused
     assert isinstance(module, Dinov2)
-    trained_with = state_dict.get(prefix + FINGERPRINT)
-    if trained_with is not None and not torch.equal(trained_with.cpu(), module.fingerprint.cpu()):
-        trained_hex = bytes(trained_with.tolist()).hex()
-        raise ConfigError(
-            f"The model was trained with another DINOv2 (sha256 {trained_hex[:12]}) than the one "
-            f"at {module.cfg.path} (sha256 {module.frozen_weights['sha256'][:12]}). Put the former "
-            "at that path."
-        )
     for key, value in module.backbone.state_dict().items():
         state_dict[f"{prefix}backbone.{key}"] = value

@@ -11,10 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lafp.config import ConfigError
 from lafp.config.ranges import check_at_least
 from lafp.device_constants import device_constant
-from lafp.models.dinov2 import IMAGENET_MEAN, IMAGENET_STD, load_backbone
+from lafp.models.dinov2 import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FrozenDinov2Config,
+    keep_fingerprint,
+    load_backbone,
+)
 from lafp.types import ObsSpec
 
 
@@ -97,16 +102,8 @@ class PixelPatches(Patches):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dinov2PatchesConfig:
-    """Patch features of a frozen DINOv2 (Oquab et al., arXiv:2304.07193)."""
-
-    name: str = "dinov2"
-    path: str
-    """Local folder as on the Hugging Face hub: ``config.json`` and ``*.safetensors``. It must be at
-    the same path on every node, and wherever the trained model is loaded, because the trained model
-    does not store DINOv2's weights."""
-    image_size_px: int = 224
-    """Frames are resized to this height and width; a multiple of DINOv2's patch (14)."""
+class Dinov2PatchesConfig(FrozenDinov2Config):
+    """Patch features of a frozen DINOv2."""
 
 
 class Dinov2Patches(Patches):
@@ -119,7 +116,6 @@ class Dinov2Patches(Patches):
 
     Config = Dinov2PatchesConfig
     has_pixels = False
-    fingerprint: Tensor
 
     def __init__(self, cfg: Dinov2PatchesConfig, obs: ObsSpec) -> None:
         super().__init__()
@@ -131,17 +127,10 @@ class Dinov2Patches(Patches):
             )
         self.cfg = cfg
         self._frozen = (backbone.eval().requires_grad_(False),)  # a tuple hides it from torch
-        self.frozen_weights = {
-            "path": cfg.path,
-            "sha256": sha256,
-            "config": backbone.config.to_dict(),
-        }
+        self.frozen_weights = keep_fingerprint(self, cfg, backbone, sha256)
         """Entry for ``model.json`` of a model that contains these patches."""
         self.num_patches = (cfg.image_size_px // backbone.config.patch_size) ** 2
         self.input_dim = self.target_dim = backbone.config.hidden_size
-        fingerprint = torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
-        self.register_buffer("fingerprint", fingerprint)
-        self.register_load_state_dict_pre_hook(_check_fingerprint)
 
     @torch.no_grad()
     def forward(self, obs: Tensor) -> Tensor:
@@ -173,16 +162,3 @@ class Dinov2Patches(Patches):
         """See ``Patches``. A patch counts by its share of weight."""
         side = math.isqrt(self.num_patches)
         return F.adaptive_avg_pool2d(weight, (side, side)).flatten(2).transpose(1, 2)
-
-
-def _check_fingerprint(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: object
-) -> None:
-    del unused
-    assert isinstance(module, Dinov2Patches)
-    trained_with = state_dict.get(f"{prefix}fingerprint")
-    if trained_with is not None and not torch.equal(trained_with.cpu(), module.fingerprint.cpu()):
-        raise ConfigError(
-            f"The model was trained with another DINOv2 than the one at {module.cfg.path}. Put the "
-            "former at that path."
-        )
