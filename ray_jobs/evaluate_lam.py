@@ -35,7 +35,7 @@ from lafp.evaluate.lam_evaluation import (
     measure_representation,
     write_lary_table,
 )
-from lafp.evaluate.lary_export import check_lary_table, tables_sha256
+from lafp.evaluate.lary_tables import check_lary_table, tables_sha256
 from lafp.evaluate.probe_clips import probe_clips
 from lafp.evaluate.representations import methods
 from lafp.evaluate.results import write_results

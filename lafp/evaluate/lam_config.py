@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lafp.config import may_change
 from lafp.config.ranges import check_at_least
-from lafp.evaluate.lary_export import LaryTable
+from lafp.evaluate.lary_tables import LaryTable
 
 
 @dataclass(frozen=True, kw_only=True)

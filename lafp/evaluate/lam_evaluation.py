@@ -9,8 +9,8 @@ from lafp import storage
 from lafp.evaluate import images
 from lafp.evaluate.lam_config import EvaluateLamConfig
 from lafp.evaluate.lam_probe import LabeledTransitions, transitions_of_probe
-from lafp.evaluate.lary_export import LaryTable, write_lary_tokens
 from lafp.evaluate.lary_regression import lary_mse, lary_pairs
+from lafp.evaluate.lary_tables import LaryTable, write_lary_tokens
 from lafp.evaluate.latent_views import codebook_use
 from lafp.evaluate.pair_algebra import measure_pair_algebra
 from lafp.evaluate.probe_clips import probe_clips

@@ -5,7 +5,7 @@ steps apart and do not overlap; a residual MLP predicts all actions between the 
 dimension standardized by the training split; the number is the lowest mean squared error on the
 held-out split over the epochs. So the epoch is chosen on the held-out split, which flatters all
 features alike. LARY's other task, the recognition of actions by an attentive probe on 9 frames,
-needs classes of actions, which shards do not have: see ``lary_export``.
+needs classes of actions, which shards do not have: see ``lary_tables``.
 """
 
 # Shape suffixes in this file: N pairs, D features, Y targets (stride times the action's size).

@@ -11,7 +11,7 @@ import torch
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.windows import pixels_to_float
 from lafp.evaluate.lam_config import EvaluateLamConfig
-from lafp.evaluate.lary_export import check_lary_table, write_lary_tokens
+from lafp.evaluate.lary_tables import check_lary_table, write_lary_tokens
 from lafp.lam import load_lam
 from tests.synthetic_lam import write_lam
 from tests.synthetic_lary import INDICES, write_pictures, write_video
