@@ -290,4 +290,4 @@ def test_the_time_line_of_a_long_video_is_whole(tmp_path):
 
 @pytest.mark.parametrize("header", [f"bytes=0-{'9' * 5_000}", f"bytes=-{'9' * 5_000}"])
 def test_a_range_of_thousands_of_digits_is_no_range(header):
-    assert server._range(header, 10) is None
+    assert server.byte_range(header, 10) is None
