@@ -15,12 +15,11 @@ COMMAND_LINE = CommandLine("evaluate_lam", "lafp.evaluate.lam_config:EvaluateLam
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_pipelines.on_ray.tasks import run_tasks
+from data_pipelines.on_ray.tasks import run_each, run_tasks
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.held_out import check_frame_size
@@ -133,7 +132,10 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
 
     def measure_use() -> list[MeasuredRow]:
         call = (*measured, stage.uri, cfg)
-        ((_, found),) = _in_tasks(cfg, measure_latent_use, [call], "z in use")
+        gpus = _num_gpus(cfg)
+        (found,) = run_each(
+            measure_latent_use, [call], title="z in use", unit="measurements", num_gpus=gpus
+        )
         return found
 
     if lam is not None:
@@ -180,7 +182,14 @@ def _represented(
     paths = {name: stage.path("measured", f"{name}.json") for name in names}
     missing = [name for name, path in paths.items() if not storage.is_file(path)]
     calls = [(*measured, name, cfg) for name in missing]
-    for index, found in _in_tasks(cfg, measure_representation, calls, "probes"):
+    for index, found in run_tasks(
+        measure_representation,
+        calls,
+        sizes=[1] * len(calls),
+        title="probes",
+        unit="measurements",
+        num_gpus=_num_gpus(cfg),
+    ):
         strict_json.write(paths[missing[index]], found)
     return {name: strict_json.read(MeasuredFeatures, path) for name, path in paths.items()}
 
@@ -190,8 +199,10 @@ def _write_lary_tables(cfg: EvaluateLamConfig, stage: StageDir, lam_uri: str | N
 
     def write() -> list[dict[str, Any]]:
         calls = [(lam_uri, table, stage.path("lary"), cfg) for table in cfg.lary_tables]
-        found = dict(_in_tasks(cfg, write_lary_table, calls, "z for LARY"))
-        return [found[index] for index in range(len(calls))]
+        gpus = _num_gpus(cfg)
+        return run_each(
+            write_lary_table, calls, title="z for LARY", unit="measurements", num_gpus=gpus
+        )
 
     if not cfg.lary_tables:
         return []
@@ -203,20 +214,9 @@ def _write_lary_tables(cfg: EvaluateLamConfig, stage: StageDir, lam_uri: str | N
     ]
 
 
-def _in_tasks(
-    cfg: EvaluateLamConfig,
-    measure: Callable[..., T],
-    calls: Sequence[tuple[object, ...]],
-    title: str,
-) -> Iterator[tuple[int, T]]:
-    return run_tasks(
-        measure,
-        calls,
-        sizes=[1] * len(calls),
-        title=title,
-        unit="measurements",
-        num_gpus=1 if cfg.use_gpu else 0,
-    )
+def _num_gpus(cfg: EvaluateLamConfig) -> int:
+    """Returns the GPUs of each measurement."""
+    return 1 if cfg.use_gpu else 0
 
 
 JOB = Job(
@@ -225,7 +225,7 @@ JOB = Job(
     stage=lambda _: "lam_evaluation",
     inputs=inputs,
     check=check,
-    resources=lambda cfg: Resources(num_cpus=1, num_gpus=1 if cfg.use_gpu else 0),
+    resources=lambda cfg: Resources(num_cpus=1, num_gpus=_num_gpus(cfg)),
     plan=plan,
     run=run_stage,
     tell=findings.evaluate,

@@ -122,3 +122,18 @@ def run_tasks(
             yield index, result
             num_done += sizes[index]
             progress.update(num_done)
+
+
+def run_each(
+    function: Callable[..., Result],
+    calls: Sequence[tuple[object, ...]],
+    *,
+    title: str,
+    unit: str,
+    num_gpus: float = 0,
+) -> list[Result]:
+    """Runs calls of one unit each with ``run_tasks``. Returns the results in the calls' order."""
+    sizes = [1] * len(calls)
+    done = run_tasks(function, calls, sizes=sizes, title=title, unit=unit, num_gpus=num_gpus)
+    results = dict(done)
+    return [results[index] for index in range(len(calls))]

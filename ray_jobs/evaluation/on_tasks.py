@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from data_pipelines.on_ray.tasks import run_tasks
+from data_pipelines.on_ray.tasks import run_each, run_tasks
 from lafp import storage
 from lafp.data.randomness import derive_seed
 from lafp.envs.base import VectorEnv, episode_seeds
@@ -35,7 +35,7 @@ def view_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
     folder = stage.path("latent_views")
     if not has_latent_views(folder):
         call = (measured.lam_uri(cfg, run), measured.viewed_shards(cfg, run), folder, cfg.seed)
-        _in_one_task(measurements.measure_latent_views, call, "latent views", "sets")
+        run_each(measurements.measure_latent_views, [call], title="latent views", unit="sets")
 
 
 def probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result]:
@@ -51,7 +51,8 @@ def probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result
 
     def measure() -> list[MeasuredRow]:
         call = (lam_uri, shards, supervised, cfg.seed)
-        return _in_one_task(measurements.measure_probe, call, "probe", "LAMs")
+        (found,) = run_each(measurements.measure_probe, [call], title="probe", unit="LAMs")
+        return found
 
     rows = stage.once("probe.json", list[MeasuredRow], measure)
     return result_rows.thorough_probe_rows(lam, rows)
@@ -126,13 +127,13 @@ def _roll_out(
 def _action_errors(cfg: EvaluateConfig, run: RunDir) -> dict[str, dict[str, float]]:
     shards = measured.labeled_shards(cfg, run)
     calls = [(run.uri, method, shards, cfg.seed) for method in cfg.methods]
-    return _in_a_task_each(cfg, measurements.measure_action_error, calls, "action error")
+    return _by_label(cfg, measurements.measure_action_error, calls, "action error")
 
 
 def _alignments(cfg: EvaluateConfig, run: RunDir) -> dict[str, dict[str, float]]:
     shards, lam_uri = measured.labeled_shards(cfg, run), measured.lam_uri(cfg, run)
     calls = [(run.uri, lam_uri, method, shards, cfg.seed) for method in cfg.methods]
-    return _in_a_task_each(cfg, measurements.measure_alignment, calls, "alignment")
+    return _by_label(cfg, measurements.measure_alignment, calls, "alignment")
 
 
 def _map_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
@@ -142,7 +143,7 @@ def _map_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
     if policies and not storage.is_file(path):
         shards, lam_uri = measured.labeled_shards(cfg, run), measured.lam_uri(cfg, run)
         call = (run.uri, lam_uri, policies, shards, path, cfg.seed)
-        _in_one_task(measurements.measure_latent_map, call, "map of latents", "sets")
+        run_each(measurements.measure_latent_map, [call], title="map of latents", unit="sets")
 
 
 def _latency_rows(
@@ -156,7 +157,8 @@ def _latency_rows(
 
     def measure() -> dict[int, dict[str, Latency]]:
         call = (run.uri, cfg.env, [method for method, _ in timed.values()], baseline, cfg.latency)
-        return _in_one_task(measurements.measure_latencies, call, "latency", "runs")
+        (found,) = run_each(measurements.measure_latencies, [call], title="latency", unit="runs")
+        return found
 
     rows = []
     kind = dict[int, dict[str, Latency]]
@@ -184,17 +186,12 @@ def _with_other_steps(
     return variants
 
 
-def _in_one_task(measure: Callable[..., T], call: tuple[object, ...], title: str, unit: str) -> T:
-    ((_, result),) = run_tasks(measure, [call], sizes=[1], title=title, unit=unit)
-    return result
-
-
-def _in_a_task_each(
+def _by_label(
     cfg: EvaluateConfig,
     measure: Callable[..., T],
     calls: Sequence[tuple[object, ...]],
     title: str,
 ) -> dict[str, T]:
     """Calls ``measure`` once per method. Returns the results by the methods' labels."""
-    done = run_tasks(measure, calls, sizes=[1] * len(calls), title=title, unit="methods")
-    return {cfg.methods[index].label: result for index, result in done}
+    results = run_each(measure, calls, title=title, unit="methods")
+    return {method.label: result for method, result in zip(cfg.methods, results, strict=True)}
