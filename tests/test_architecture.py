@@ -148,6 +148,7 @@ def test_only_reading_and_checking_of_config_values_import_omegaconf():
         ("botocore", ("lafp/storage/s3.py", "lafp/storage/clients/s3.py")),
         ("google", ("lafp/storage/gs.py", "lafp/storage/clients/gs.py")),
         ("azure", ("lafp/storage/az.py", "lafp/storage/clients/az.py")),
+        ("huggingface_hub", ("lafp/storage/hf.py", "lafp/storage/clients/hf.py")),
         ("fsspec", ()),
         ("pyarrow.fs", ()),
     ],

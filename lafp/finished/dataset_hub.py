@@ -8,21 +8,21 @@ the set no longer names, such as those with a video that was taken down.
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import entry_name, signatures_name
 from lafp.data.shards.sets import open_shard_set, read_manifest
 from lafp.finished.dataset_card import dataset_card
-from lafp.finished.hub import README, HubUri, hub_package, one_line
+from lafp.finished.hub import README, on_hub
 from lafp.packing import packed
 from lafp.runs.run_dir import StageDir
+from lafp.storage import StorageError
+from lafp.storage.clients.hf import HubUri, split
 
-_URI = re.compile(r"hf://datasets/([\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?/?")
 _TABLES = ("manifest.parquet", "clips.parquet", "shard_set.json")
 _SHARD_FILE = re.compile(r"(train|val)-[\w.-]*\.(tar|json|signatures\.parquet)", re.ASCII)
 # Limits of one commit. A push that breaks repeats at most this much, and shards that lie on S3 take
@@ -57,13 +57,14 @@ def parse_dataset(uri: str) -> HubUri:
     Raises:
         ConfigError: It does not name a whole dataset.
     """
-    match = _URI.fullmatch(uri)
-    if match is None:
-        raise ConfigError(
-            f"{uri!r} is no dataset of the Hugging Face Hub. Expected hf://datasets/USER/NAME, "
-            "with @BRANCH if wanted."
-        )
-    return HubUri(match[1], unquote(match[2]) if match[2] else None, "")
+    with suppress(StorageError):
+        found = split(uri)
+        if found.kind == "dataset" and not found.path:
+            return found
+    raise ConfigError(
+        f"{uri!r} is no dataset of the Hugging Face Hub. Expected hf://datasets/USER/NAME, "
+        "with @BRANCH if wanted."
+    )
 
 
 def published_set(stage: StageDir, uri: str) -> PublishedSet:
@@ -99,10 +100,10 @@ def publish_set(
     Raises:
         ConfigError: The hub refuses or cannot be reached, or a shard is damaged.
     """
-    wanted, hub = parse_dataset(uri), hub_package()
-    api = hub.HfApi()
+    wanted = parse_dataset(uri)
     where: dict[str, Any] = {"repo_id": wanted.repo_id, "repo_type": "dataset"}
-    with one_line(uri):
+    with on_hub("push to", uri) as hub:
+        api = hub.HfApi()
         api.create_repo(**where, private=is_private or None, exist_ok=True)
         if wanted.revision:
             api.create_branch(**where, branch=wanted.revision, exist_ok=True)

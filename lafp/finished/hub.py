@@ -7,14 +7,14 @@ A URI is ``hf://USER/NAME``, with ``@REVISION`` (branch, tag or commit) and ``/F
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.storage import StorageError
+from lafp.storage.clients.hf import HubUri, connected, split
 
 SCHEME = "hf://"
 README = "README.md"
@@ -26,19 +26,7 @@ _MAX_BYTES = {
 """Files that are fetched, and their largest sizes."""
 _MAX_FILES = 1_000
 _MAX_DEPTH = 4  # decoder/NAME/policy/model.json, below the run's folder
-_URI = re.compile(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?(?:/([^@]*))?")
 _PART = re.compile(r"[\w-][\w.-]*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class HubUri:
-    """A folder of a model repository."""
-
-    repo_id: str
-    revision: str | None
-    """None means the main branch."""
-    folder: str
-    """Empty for the whole repository."""
 
 
 def is_hub(uri: str) -> bool:
@@ -52,15 +40,14 @@ def parse(uri: str) -> HubUri:
     Raises:
         ConfigError: It does not name a model repository.
     """
-    match = _URI.fullmatch(uri.rstrip("/"))
-    if match is None or match[1].startswith(("datasets/", "spaces/")):
-        raise ConfigError(
-            f"{uri!r} is no model repository of the Hugging Face Hub. Expected hf://USER/NAME, "
-            "hf://USER/NAME@REVISION or hf://USER/NAME/FOLDER."
-        )
-    repo_id, revision, folder = match.groups()
-    # A revision such as refs/pr/1 is written refs%2Fpr%2F1, as huggingface_hub does.
-    return HubUri(repo_id, unquote(revision) if revision else None, folder or "")
+    with suppress(StorageError):
+        found = split(uri.rstrip("/"))
+        if found.kind == "model" and "@" not in found.path:
+            return found
+    raise ConfigError(
+        f"{uri!r} is no model repository of the Hugging Face Hub. Expected hf://USER/NAME, "
+        "hf://USER/NAME@REVISION or hf://USER/NAME/FOLDER."
+    )
 
 
 def parse_repository(uri: str) -> HubUri:
@@ -70,7 +57,7 @@ def parse_repository(uri: str) -> HubUri:
         ConfigError: It does not name a whole repository.
     """
     wanted = parse(uri)
-    if wanted.folder:
+    if wanted.path:
         raise ConfigError(
             f"{uri}: a run is pushed to a whole repository, hf://USER/NAME. Leave out what "
             "follows it."
@@ -88,23 +75,22 @@ def local_copy(uri: str) -> str:
     if not is_hub(uri):
         return uri
     wanted = parse(uri)
-    hub = hub_package()
-    with one_line(uri):
+    with on_hub("load", uri) as hub:
         if hub.constants.HF_HUB_OFFLINE:
             copy = hub.snapshot_download(
                 wanted.repo_id,
                 revision=wanted.revision,
                 # Without them the copy counts as incomplete, because not all files were fetched.
-                allow_patterns=_patterns(wanted.folder),
+                allow_patterns=_patterns(wanted.path),
                 local_files_only=True,
             )
-            return storage.join(copy, wanted.folder)
+            return storage.join(copy, wanted.path)
         info = hub.HfApi().model_info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
-        names = checked_names(uri, {f.rfilename: f.size for f in info.siblings}, wanted.folder)
+        names = checked_names(uri, {f.rfilename: f.size for f in info.siblings}, wanted.path)
         copy = hub.snapshot_download(wanted.repo_id, revision=wanted.revision, allow_patterns=names)
     if PurePosixPath(copy).name != info.sha:
         raise ConfigError(f"{uri} changed while it was copied. Load it again.")
-    return storage.join(copy, wanted.folder)
+    return storage.join(copy, wanted.path)
 
 
 def _patterns(folder: str) -> list[str]:
@@ -163,9 +149,9 @@ def publish(uri: str, files: Mapping[str, str], texts: Mapping[str, str], is_pri
     Raises:
         ConfigError: The hub refuses, or cannot be reached.
     """
-    wanted, hub = parse_repository(uri), hub_package()
-    api = hub.HfApi()
-    with ExitStack() as stack, one_line(uri):
+    wanted = parse_repository(uri)
+    with ExitStack() as stack, on_hub("push to", uri) as hub:
+        api = hub.HfApi()
         added = [
             hub.CommitOperationAdd(name, str(stack.enter_context(storage.local_file(source))))
             for name, source in files.items()
@@ -190,34 +176,25 @@ def publish(uri: str, files: Mapping[str, str], texts: Mapping[str, str], is_pri
     return str(commit.commit_url)
 
 
-def hub_package() -> Any:
-    """Imports ``huggingface_hub``.
+@contextmanager
+def on_hub(verb: str, uri: str) -> Iterator[Any]:
+    """Yields ``huggingface_hub``.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: It is not installed, or the hub cannot do what the block asks. The message is
+            one line.
     """
+    refused: ConfigError | None = None
     try:
-        import huggingface_hub
-        import huggingface_hub.constants
-    except ImportError:
+        with connected(verb, uri) as hub:
+            try:
+                yield hub
+            except ConfigError as error:  # of the block itself: no error of the hub
+                refused = error
+    except OSError as error:
         raise ConfigError(
-            "The Hugging Face Hub needs the package huggingface_hub: pip install 'lafp[hub]'."
+            f"{uri}: {error} Check the revision, HF_ENDPOINT and the network; HF_HUB_OFFLINE=1 "
+            "uses what was loaded before."
         ) from None
-    return huggingface_hub
-
-
-@contextmanager
-def one_line(uri: str) -> Iterator[None]:
-    """Turns errors of ``huggingface_hub`` and of the HTTP client below it into one line."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    # Which client it uses, and so the classes of the errors, depends on its version.
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines)[:300] or type(error).__name__
-        raise ConfigError(
-            f"{uri}: the hub could not do it ({reason}). Check the name, the revision, `hf auth "
-            "login`, HF_ENDPOINT, and the network; HF_HUB_OFFLINE=1 uses what was loaded before."
-        ) from None
+    if refused is not None:
+        raise refused

@@ -9,20 +9,17 @@ Writes are refused: on the hub each write is a commit, of which it allows a few 
 a job renews the lease of its folder every few seconds.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote
 
 from lafp.storage.base import (
     FileInfo,
     ObjectInfo,
     StorageError,
 )
-from lafp.storage.clients.hf import ask
+from lafp.storage.clients.hf import ask, split
 from lafp.storage.local import file_at
 from lafp.storage.local import is_file as is_local_file
 from lafp.storage.local import list_files as list_local_files
@@ -30,38 +27,6 @@ from lafp.storage.local import list_folders as list_local_folders
 from lafp.storage.local import read_bytes as read_local_bytes
 from lafp.storage.names import uri_of_name
 from lafp.storage.remote import answers, downloaded, is_hidden
-
-_URI = re.compile(
-    r"hf://(datasets/)?((?!datasets/|spaces/)[\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?(?:/(.*))?",
-    re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class _Repository:
-    kind: str
-    repo_id: str
-    revision: str | None
-
-    @property
-    def named(self) -> dict[str, str | None]:
-        return {"repo_type": self.kind, "repo_id": self.repo_id, "revision": self.revision}
-
-
-def _split(uri: str) -> tuple[_Repository, str]:
-    """Returns the repository and the path in it."""
-    found = _URI.fullmatch(uri)
-    if found is None:
-        raise StorageError(
-            f"{uri!r} names no repository of the Hugging Face Hub. Write it as "
-            "hf://datasets/OWNER/NAME/FILE."
-        )
-    is_dataset, repo_id, revision, path = found.groups()
-    # A revision such as refs/pr/1 is written refs%2Fpr%2F1, as huggingface_hub does.
-    repository = _Repository(
-        "dataset" if is_dataset else "model", repo_id, unquote(revision) if revision else None
-    )
-    return repository, path or ""
 
 
 def is_file(uri: str) -> bool:
@@ -81,7 +46,8 @@ def look_up(uri: str) -> ObjectInfo:
 
 def _size(uri: str) -> int | None:
     """Returns the size of a file; None if there is no such file."""
-    repository, path = _split(uri)
+    repository = split(uri)
+    path = repository.path
     if not path or path.endswith("/"):
         return None
 
@@ -103,7 +69,8 @@ def read_bytes(uri: str, offset: int, length: int | None, version: str | None = 
         return read_local_bytes(copy, offset, length)
     if length == 0:
         return b""
-    repository, path = _split(uri)
+    repository = split(uri)
+    path = repository.path
 
     def read(hub: Any) -> bytes:
         from huggingface_hub import constants
@@ -135,7 +102,8 @@ def download(uri: str, path: Path) -> None:
     if (copy := _offline(uri)) is not None:
         path.symlink_to(file_at(copy).resolve())
         return
-    repository, name = _split(uri)
+    repository = split(uri)
+    name = repository.path
 
     def get(hub: Any) -> None:
         # Into a folder of its own: the cache would keep every video of a source. The client goes on
@@ -158,7 +126,7 @@ def list_files(uri: str) -> Iterator[FileInfo]:
             relative = info.uri.removeprefix(uri_of_name(copy)).strip("/")
             yield FileInfo(uri=f"{uri.rstrip('/')}/{relative}", num_bytes=info.num_bytes)
         return
-    _, path = _split(uri)
+    path = split(uri).path
     root = uri.rstrip("/").removesuffix(path.rstrip("/")).rstrip("/")
     # The hub lists folders before files. All of a repository is held in memory to sort it, which
     # the hub's limit of about 100,000 files a repository allows.
@@ -175,7 +143,8 @@ def list_folders(uri: str) -> list[str]:
 
 def _tree(uri: str, is_deep: bool, wants_files: bool) -> list[tuple[str, int]]:
     """Lists the paths and sizes of files or folders below a folder; a missing one is empty."""
-    repository, path = _split(uri)
+    repository = split(uri)
+    path = repository.path
 
     def tree(hub: Any) -> list[tuple[str, int]]:
         from huggingface_hub.errors import EntryNotFoundError
@@ -194,7 +163,8 @@ def _tree(uri: str, is_deep: bool, wants_files: bool) -> list[tuple[str, int]]:
 
 def _offline(uri: str) -> str | None:
     """Returns the path of a file or folder in the hub's cache; None unless offline."""
-    repository, path = _split(uri)
+    repository = split(uri)
+    path = repository.path
 
     def snapshot(hub: Any) -> str | None:
         from huggingface_hub import constants

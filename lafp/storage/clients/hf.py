@@ -1,8 +1,11 @@
 """Gives ``huggingface_hub``, which asks the Hugging Face Hub, and translates its errors."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from lafp.storage.base import (
     AccessDeniedError,
@@ -15,6 +18,47 @@ from lafp.storage.remote import Requests, is_temporary
 from lafp.storage.secrets import text_without_secrets
 
 _LOGIN = "Check the name, and run `hf auth login` or set HF_TOKEN if it is private or gated."
+
+_URI = re.compile(
+    r"hf://(datasets/)?((?!datasets/|spaces/)[\w-][\w.-]*/[\w-][\w.-]*)(?:@([^/@]+))?(?:/(.*))?",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class HubUri:
+    """A file or folder of a repository on the Hugging Face Hub."""
+
+    kind: str
+    """``dataset`` or ``model``."""
+    repo_id: str
+    revision: str | None
+    """None means the main branch."""
+    path: str
+    """Empty for the whole repository."""
+
+    @property
+    def named(self) -> dict[str, str | None]:
+        """Returns the arguments by which ``huggingface_hub`` takes the repository."""
+        return {"repo_type": self.kind, "repo_id": self.repo_id, "revision": self.revision}
+
+
+def split(uri: str) -> HubUri:
+    """Splits ``hf://datasets/OWNER/NAME@REVISION/PATH``; a model has no ``datasets/``.
+
+    Raises:
+        StorageError: It names no repository.
+    """
+    found = _URI.fullmatch(uri)
+    if found is None:
+        raise StorageError(
+            f"{uri!r} names no repository of the Hugging Face Hub. Write it as "
+            "hf://datasets/OWNER/NAME/FILE."
+        )
+    is_dataset, repo_id, revision, path = found.groups()
+    # A revision such as refs/pr/1 is written refs%2Fpr%2F1, as huggingface_hub does.
+    revision = unquote(revision) if revision else None
+    return HubUri("dataset" if is_dataset else "model", repo_id, revision, path or "")
 
 
 @contextmanager

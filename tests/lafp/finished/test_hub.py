@@ -14,6 +14,7 @@ from lafp.config import ConfigError
 from lafp.finished.hub import checked_names, parse
 from lafp.finished.saved_model import save_model
 from lafp.objectives.lapo import Lapo
+from lafp.storage.clients.hf import HubUri
 from tests import hub_server
 from tests.lafp.test_agent import play, video, write_decoder, write_policy
 from tests.synthetic_lam import write_lam
@@ -215,9 +216,9 @@ def test_what_is_not_on_the_hub_is_named(core, hub, pushed, tmp_path, uri):
 
 
 def test_uris_are_split():
-    assert vars(parse("hf://a/b")) == {"repo_id": "a/b", "revision": None, "folder": ""}
+    assert parse("hf://a/b") == HubUri("model", "a/b", None, "")
     found = parse("hf://a/b.c@refs%2Fpr%2F1/lam/")
-    assert vars(found) == {"repo_id": "a/b.c", "revision": "refs/pr/1", "folder": "lam"}
+    assert found == HubUri("model", "a/b.c", "refs/pr/1", "lam")
     for wrong in (
         "hf://a",
         "hf:///b",
