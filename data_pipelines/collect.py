@@ -23,7 +23,7 @@ from lafp.config.ranges import check_at_least
 from lafp.data.labels import UNSEEN
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv, episode_seeds
-from lafp.evaluate.rollouts import Expert, Recording, rollout
+from lafp.evaluate.acting.rollouts import Expert, Recording, rollout
 from lafp.storage import strict_json
 from lafp.storage.tables import write_rows
 from lafp.video import EncodeConfig, encode_clip

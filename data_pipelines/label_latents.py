@@ -22,7 +22,7 @@ from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShardWriter, ent
 from lafp.finished.saved_model import read_card
 from lafp.lam import Lam, load_lam
 from lafp.storage import strict_json
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.video import decode_clip
 
 _SIZES = ["shard", "num_clips"]

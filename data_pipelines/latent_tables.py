@@ -8,8 +8,8 @@ from typing import Any
 from lafp import storage
 from lafp.data.shards.format import entry_name
 from lafp.data.stored_latents import CLIPS_FILE, REJECTS_FILE, ClipLatents, ClipReject, LatentShard
-from lafp.map_ahead import map_ahead
 from lafp.storage import strict_json
+from lafp.storage.map_ahead import map_ahead
 from lafp.storage.tables import open_table
 
 

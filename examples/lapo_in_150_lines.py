@@ -23,8 +23,14 @@ from lafp.data.order.clips import ClipOrder
 from lafp.data.shards.reader import ClipReader
 from lafp.data.windows import windows_at
 from lafp.envs.slalom import Slalom, SlalomConfig
-from lafp.evaluate.probes import ProbeData, ProbeScore, action_targets, fit_probe, score_probe
-from lafp.evaluate.rollouts import Expert, rollout
+from lafp.evaluate.acting.rollouts import Expert, rollout
+from lafp.evaluate.probes.linear import (
+    ProbeData,
+    ProbeScore,
+    action_targets,
+    fit_probe,
+    score_probe,
+)
 from lafp.models.bottlenecks.layernorm_noise import LayerNormNoise, LayerNormNoiseConfig
 from lafp.models.bottlenecks.vq import Vq, VqConfig
 from lafp.models.encoders import SmallCnn, SmallCnnConfig

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 
 from lafp.data.shards.sets import shards_sha256
 from lafp.evaluate.config import EvaluateConfig
-from lafp.evaluate.grouped import one_run
-from lafp.evaluate.latent_views import read_latent_views
-from lafp.evaluate.outcomes import read_episode_outcomes
-from lafp.evaluate.results import write_results
+from lafp.evaluate.latents.latent_views import read_latent_views
+from lafp.evaluate.rows.grouped import one_run
+from lafp.evaluate.rows.outcomes import read_episode_outcomes
+from lafp.evaluate.rows.results import write_results
 from lafp.finished.saved_model import read_card
 from lafp.report.headline import evaluation_findings
 from lafp.runs.run_dir import RunDir, StageDir

@@ -11,7 +11,9 @@ Writes results.parquet (long form), report.html and, of a LAM, transfer.png.
 
 from ray_jobs.core.cli import CommandLine, main
 
-COMMAND_LINE = CommandLine("evaluate_lam", "lafp.evaluate.lam_config:EvaluateLamConfig", __doc__)
+COMMAND_LINE = CommandLine(
+    "evaluate_lam", "lafp.evaluate.latents.config:EvaluateLamConfig", __doc__
+)
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
@@ -24,25 +26,25 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.held_out import check_frame_size
 from lafp.data.labels import action_spec
-from lafp.evaluate import result_rows
-from lafp.evaluate.grouped import one_run
-from lafp.evaluate.lam_config import EvaluateLamConfig
-from lafp.evaluate.lam_evaluation import (
+from lafp.evaluate.latents.config import EvaluateLamConfig
+from lafp.evaluate.latents.lary_tables import check_lary_table, tables_sha256
+from lafp.evaluate.latents.measurements import (
     MeasuredFeatures,
     joined_rows,
     measure_latent_use,
     measure_representation,
     write_lary_table,
 )
-from lafp.evaluate.lary_tables import check_lary_table, tables_sha256
-from lafp.evaluate.probe_clips import probe_clips
-from lafp.evaluate.representations import methods
-from lafp.evaluate.results import write_results
-from lafp.evaluate.subjects import encoder_subject, lam_subject, supervised_clips
-from lafp.evaluate.swapped_backgrounds import check_swapped
-from lafp.evaluate.thorough_probe import MeasuredRow
-from lafp.evaluate.training_data import why_no_probe
-from lafp.evaluate.transfer import can_predict
+from lafp.evaluate.latents.representations import methods
+from lafp.evaluate.latents.swapped_backgrounds import check_swapped
+from lafp.evaluate.latents.transfer import can_predict
+from lafp.evaluate.probes.probe_clips import probe_clips
+from lafp.evaluate.probes.thorough_probe import MeasuredRow
+from lafp.evaluate.probes.training_data import why_no_probe
+from lafp.evaluate.rows import result_rows
+from lafp.evaluate.rows.grouped import one_run
+from lafp.evaluate.rows.results import write_results
+from lafp.evaluate.rows.subjects import encoder_subject, lam_subject, supervised_clips
 from lafp.lam import load_lam
 from lafp.models.dinov2 import backbone_files, backbone_sha256
 from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts

@@ -21,7 +21,7 @@ from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.evaluate.grouped import merged, read_run
+from lafp.evaluate.rows.grouped import merged, read_run
 from lafp.report import markdown
 from lafp.report.markdown import Command
 from lafp.report.study_page import write_study

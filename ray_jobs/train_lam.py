@@ -17,8 +17,8 @@ if __name__ == "__main__":
 
 from functools import partial
 
-from lafp.evaluate.lam_probe import LamProbe
-from lafp.evaluate.training_data import data_remarks
+from lafp.evaluate.probes.lam_probe import LamProbe
+from lafp.evaluate.probes.training_data import data_remarks
 from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from ray_jobs.core import next_steps

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from ray_jobs.core.cli import described_parser, exit_codes
 from ray_jobs.core.early_checks import check_installed, storage_uri
 

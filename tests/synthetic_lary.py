@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lafp.evaluate.lary_tables import LaryTable
+from lafp.evaluate.latents.lary_tables import LaryTable
 from lafp.video import EncodeConfig, encode_clip
 from tests.synthetic_shards import moving_dot
 

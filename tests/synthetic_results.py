@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lafp.evaluate.grouped import Results, merged, one_run
-from lafp.evaluate.results import DEMONSTRATOR, Result, Subject
+from lafp.evaluate.rows.grouped import Results, merged, one_run
+from lafp.evaluate.rows.results import DEMONSTRATOR, Result, Subject
 
 NUM_EPISODES = 40
 _OF_TRIAL = {("lapo", 0.1): 0.5, ("lapo", 1.0): 0.9, ("laom", 0.1): 0.7, ("laom", 1.0): 0.8}

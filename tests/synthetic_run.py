@@ -9,11 +9,11 @@ import torch
 
 from data_pipelines.preprocess.rejects import RejectRow
 from lafp.envs.slalom import Slalom, SlalomConfig
-from lafp.evaluate.latent_map import LatentPoint, Latents, latent_points
-from lafp.evaluate.latent_views import write_latent_views
-from lafp.evaluate.outcomes import read_outcomes, write_episodes, write_outcomes
-from lafp.evaluate.results import Result, Subject, write_results
-from lafp.evaluate.rollouts import Expert, rollout
+from lafp.evaluate.acting.latent_map import LatentPoint, Latents, latent_points
+from lafp.evaluate.acting.rollouts import Expert, rollout
+from lafp.evaluate.latents.latent_views import write_latent_views
+from lafp.evaluate.rows.outcomes import read_outcomes, write_episodes, write_outcomes
+from lafp.evaluate.rows.results import Result, Subject, write_results
 from lafp.finished.saved_model import save_model
 from lafp.models.encoders import SmallCnnConfig
 from lafp.objectives.lapo import Lapo, LapoConfig

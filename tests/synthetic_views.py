@@ -1,6 +1,6 @@
 """Latent views of a model whose forward model needs the right latent action."""
 
-from lafp.evaluate.latent_views import LatentViews
+from lafp.evaluate.latents.latent_views import LatentViews
 
 VIEWS = LatentViews(
     split="val",

@@ -11,9 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lafp", "data_pipelines", "ray_jobs")
 LAYERS = [
-    {"lafp.map_ahead", "lafp.msgspec_types", "lafp.packing", "lafp.temporary"},
-    {"lafp.config", "lafp.storage", "lafp.device_constants", "lafp.confined"},
-    {"lafp.http", "lafp.types"},
+    {"lafp.config", "lafp.storage", "lafp.device_constants"},
+    {"lafp.confined", "lafp.http", "lafp.types"},
     {"lafp.video"},
     {"lafp.data"},
     {"lafp.runs", "lafp.models", "lafp.flow_matching", "lafp.envs"},

@@ -54,10 +54,10 @@ from data_pipelines.preprocess.taken_down import read_takedowns, reject_taken_do
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import Split, entry_name
-from lafp.map_ahead import map_ahead
 from lafp.runs.progress import Progress
 from lafp.storage import strict_json
-from lafp.temporary import TemporaryFolder
+from lafp.storage.map_ahead import map_ahead
+from lafp.storage.temporary import TemporaryFolder
 
 
 def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet
 from lafp.data.shards.sets import read_entry
-from lafp.map_ahead import map_ahead
+from lafp.storage.map_ahead import map_ahead
 from lafp.storage.tables import open_table, write_rows
 
 

@@ -27,8 +27,8 @@ from data_pipelines.preprocess.sources.file_kinds import is_video
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import entry_name
-from lafp.map_ahead import map_ahead
 from lafp.runs.wording import counted
+from lafp.storage.map_ahead import map_ahead
 
 # The share of rejected videos is judged only after this many videos.
 _MIN_JUDGED_VIDEOS = 50

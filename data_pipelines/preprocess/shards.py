@@ -26,6 +26,7 @@ from data_pipelines.preprocess.rows import (
 from data_pipelines.preprocess.select.signatures import write_shard_signatures, write_signatures
 from lafp import storage
 from lafp.config.ranges import check_at_least
+from lafp.data.packing import packed
 from lafp.data.shards.format import (
     Labels,
     ShardEntry,
@@ -35,9 +36,8 @@ from lafp.data.shards.format import (
     signatures_name,
 )
 from lafp.data.shards.sets import read_entry
-from lafp.packing import packed
 from lafp.storage import strict_json
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 
 
 @dataclass(frozen=True, kw_only=True)

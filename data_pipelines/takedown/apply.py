@@ -33,7 +33,7 @@ from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShard
 from lafp.runs.run_dir import StageDir
 from lafp.storage import strict_json
 from lafp.storage.tables import iter_rows, read_table, rewrite_table, write_table
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 
 _SUMMARIES = ("totals.json", "summary.json")
 

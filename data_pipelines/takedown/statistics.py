@@ -7,7 +7,7 @@ from typing import Any
 from data_pipelines.preprocess.action_statistics import ActionStatistics, label_sums
 from lafp import storage
 from lafp.data.shards.format import ClipLocation, Labels, ShardEntry
-from lafp.map_ahead import map_ahead
+from lafp.storage.map_ahead import map_ahead
 
 
 def action_after(

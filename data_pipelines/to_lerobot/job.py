@@ -21,7 +21,7 @@ from lafp.runs.lease import owned
 from lafp.runs.wording import number
 from lafp.storage import strict_json
 from lafp.storage.tables import open_table
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 
 _MADE_FROM = "meta/made_from.json"
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lafp.config import Choice, choice
 from lafp.config.ranges import check_at_least
 from lafp.envs import ENVS
-from lafp.evaluate.results import DEMONSTRATOR
+from lafp.evaluate.rows.results import DEMONSTRATOR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,21 @@ from lafp.data.labels import action_spec
 from lafp.data.randomness import derive_seed
 from lafp.envs import ENVS
 from lafp.envs.base import conditions_of
-from lafp.evaluate.alignment import alignment, decoding_errors
+from lafp.evaluate.acting.alignment import alignment, decoding_errors
+from lafp.evaluate.acting.latency import Latency, measure_latency
+from lafp.evaluate.acting.latent_map import IDM, MAX_POINTS, LatentPoint, Latents, latent_points
+from lafp.evaluate.acting.open_loop import open_loop_errors
+from lafp.evaluate.acting.rollouts import (
+    Actor,
+    Expert,
+    RolloutResult,
+    observation,
+    rollout,
+    seen_at,
+)
 from lafp.evaluate.config import LatencyConfig, MethodConfig
-from lafp.evaluate.latency import Latency, measure_latency
-from lafp.evaluate.latent_map import IDM, MAX_POINTS, LatentPoint, Latents, latent_points
-from lafp.evaluate.latent_views import LatentViews, write_latent_views
-from lafp.evaluate.open_loop import open_loop_errors
-from lafp.evaluate.rollouts import Actor, Expert, RolloutResult, observation, rollout, seen_at
-from lafp.evaluate.thorough_probe import MeasuredRow, probe_thoroughly
+from lafp.evaluate.latents.latent_views import LatentViews, write_latent_views
+from lafp.evaluate.probes.thorough_probe import MeasuredRow, probe_thoroughly
 from lafp.finished.load import LAM_HEAD, lam_behind, load_policy, policy_behind
 from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder

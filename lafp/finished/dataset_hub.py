@@ -14,11 +14,11 @@ from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.packing import packed
 from lafp.data.shards.format import entry_name, signatures_name
 from lafp.data.shards.sets import open_shard_set, read_manifest
 from lafp.finished.dataset_card import dataset_card
 from lafp.finished.hub import README, on_hub
-from lafp.packing import packed
 from lafp.runs.run_dir import StageDir
 from lafp.storage import StorageError
 from lafp.storage.clients.hf import HubUri, split

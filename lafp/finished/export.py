@@ -14,7 +14,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.finished.step import AgentStep, Memory
 from lafp.storage import strict_json
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.types import PolicyState
 
 CARD = "lafp_agent.json"

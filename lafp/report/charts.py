@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lafp.evaluate.grouped import Group
+from lafp.evaluate.rows.grouped import Group
 from lafp.report.drawings import (
     BLUE,
     CHARACTERS_PER_PANEL,

@@ -7,11 +7,11 @@ probe of z beside its controls; the predicted frame beside assuming no change.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.latent_views import LatentViews
-from lafp.evaluate.representations import LAM, subject_of
-from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR
-from lafp.evaluate.statistics import Interval
+from lafp.evaluate.latents.latent_views import LatentViews
+from lafp.evaluate.latents.representations import LAM, subject_of
+from lafp.evaluate.rows.grouped import Group, Results
+from lafp.evaluate.rows.results import BEHAVIOR_CLONING, DEMONSTRATOR
+from lafp.evaluate.rows.statistics import Interval
 from lafp.objectives.health import CONSTANT, DEAD_CODEBOOK, DEAD_PERPLEXITY, not_above_embedding
 from lafp.report.blocks import Note, percent
 from lafp.report.methods import (

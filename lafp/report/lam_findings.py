@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.representations import LAM, PIXEL_DIFFERENCE, RANDOM_LAM, subject_of
+from lafp.evaluate.latents.representations import LAM, PIXEL_DIFFERENCE, RANDOM_LAM, subject_of
+from lafp.evaluate.rows.grouped import Group, Results
 from lafp.report.headline import headline_of_latents
 from lafp.report.training_findings import PROBE_CONTROLS
 

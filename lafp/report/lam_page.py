@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from lafp import storage
-from lafp.evaluate.grouped import Results
-from lafp.evaluate.lam_evaluation import TRANSFER
-from lafp.evaluate.representations import LAM
+from lafp.evaluate.latents.measurements import TRANSFER
+from lafp.evaluate.latents.representations import LAM
+from lafp.evaluate.rows.grouped import Results
 from lafp.report.page import render_page
 from lafp.report.sections import lary, pair_algebra, probe, swapped_backgrounds
 

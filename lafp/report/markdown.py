@@ -7,7 +7,7 @@ from typing import Any
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.evaluate.results import Result, outcome_metric, read_results
+from lafp.evaluate.rows.results import Result, outcome_metric, read_results
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
 from lafp.runs.wording import counted

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.results import Subject, without_repeats
+from lafp.evaluate.rows.grouped import Group, Results
+from lafp.evaluate.rows.results import Subject, without_repeats
 from lafp.report.blocks import Table
 from lafp.report.methods import lafp_of, name_of, noise_of
 from lafp.report.metrics import METRICS, OUTCOMES

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
+from lafp.evaluate.rows.grouped import Group, Results
+from lafp.evaluate.rows.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
 from lafp.report import drawings
 from lafp.report.blocks import anchored
 from lafp.runs.wording import counted

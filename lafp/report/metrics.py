@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lafp.evaluate.grouped import Group
-from lafp.evaluate.statistics import Interval
+from lafp.evaluate.rows.grouped import Group
+from lafp.evaluate.rows.statistics import Interval
 from lafp.report.blocks import NO_VALUE, TIMES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One of ``lafp.evaluate.results.OUTCOMES``."""
+    """One of ``lafp.evaluate.rows.results.OUTCOMES``."""
 
     title: str
     question: str

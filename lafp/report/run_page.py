@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.evaluate.grouped import Results, read_run
-from lafp.evaluate.latent_views import LatentViews
+from lafp.evaluate.latents.latent_views import LatentViews
+from lafp.evaluate.rows.grouped import Results, read_run
 from lafp.report.blocks import Section
 from lafp.report.headline import headline, headline_of_latents, sentence, warnings
 from lafp.report.page import render_page

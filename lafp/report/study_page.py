@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from lafp import storage
-from lafp.evaluate.grouped import Results
-from lafp.evaluate.results import write_results
+from lafp.evaluate.rows.grouped import Results
+from lafp.evaluate.rows.results import write_results
 from lafp.report import charts
 from lafp.report.blocks import Block, Figure, Heading, Note, Section, Table, Text
 from lafp.report.drawings import Drawing

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from lafp.evaluate import result_rows
+from lafp.evaluate.rows import result_rows
 from lafp.objectives.base import COLLAPSED_SPREAD
 from lafp.objectives.health import (
     CONSTANT,
@@ -42,7 +42,7 @@ _ALL_ALIKE = (
     "actions are alike."
 )
 _LARGEST_CENTRE_OFFSET = 3.0
-"""Of a range without outliers the middle is nearer to the mean, unless the data are very skewed."""
+"""The middle of a range is farther from the mean only with outliers, or if data are very skewed."""
 
 
 def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str]:

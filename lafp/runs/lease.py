@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lafp import storage
 from lafp.storage import NotConditionalError, StorageError, strict_json
-from lafp.temporary import delete_unfinished
+from lafp.storage.temporary import delete_unfinished
 
 FILE = ".lease.json"
 RENEWED_EVERY_S = 5.0

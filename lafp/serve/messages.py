@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from lafp.msgspec_types import first_alone
+from lafp.storage.msgspec_types import first_alone
 
 _DTYPES = {
     name: np.dtype(name).newbyteorder("<")

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lafp.map_ahead import map_ahead
 from lafp.storage import az, gs, hf, local, remote, s3
 from lafp.storage.base import (
     AccessDeniedError,
@@ -27,6 +26,7 @@ from lafp.storage.base import (
     StorageError,
     UnreachableError,
 )
+from lafp.storage.map_ahead import map_ahead
 from lafp.storage.names import path_of
 from lafp.storage.patience import PATIENCE_S, be_patient, patiently
 from lafp.storage.uris import absolute, is_http, is_remote, join, uri_of

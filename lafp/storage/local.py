@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lafp.storage.base import AccessDeniedError, FileInfo, FullError, NotAFileError, failed
 from lafp.storage.names import path_of, uri_of_name
-from lafp.temporary import held, unfinished_file
+from lafp.storage.temporary import held, unfinished_file
 
 _LISTED_AT_ONCE = 50_000
 _OTHER_KINDS = {

@@ -19,7 +19,7 @@ from lafp.storage.base import (
 )
 from lafp.storage.names import safe_suffix
 from lafp.storage.patience import patiently
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 
 T = TypeVar("T")
 # A file that is read in order costs one request for each of these pieces.

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from lafp import storage
-from lafp.msgspec_types import first_alone
+from lafp.storage.msgspec_types import first_alone
 
 T = TypeVar("T")
 

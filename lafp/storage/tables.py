@@ -16,7 +16,7 @@ import numpy as np
 
 from lafp import storage
 from lafp.storage.strict_json import DamagedError, from_plain, plain
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa

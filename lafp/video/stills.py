@@ -19,7 +19,7 @@ from PIL import Image
 
 from lafp.confined import confined_environment
 from lafp.storage import strict_json
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.video import VIDEO_DECODERS
 from lafp.video.decoders.base import DecodedFrame, VideoDecoder, VideoError
 

@@ -8,10 +8,10 @@ from functools import lru_cache
 import numpy as np
 
 from lafp import storage
+from lafp.data.packing import packed
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import entry_name
 from lafp.data.stored_latents import ClipLatents, LatentShard, open_latent_set
-from lafp.packing import packed
 from lafp.storage import strict_json
 
 KEPT_BYTES = 64 * 2**20

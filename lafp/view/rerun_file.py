@@ -15,7 +15,7 @@ from lafp.config import ConfigError
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.stored_latents import LatentReader
 from lafp.storage.tables import iter_rows
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.view.stored_clips import MissingError, StoredClips
 from lafp.view.viewed_sets import ViewedSet
 

@@ -13,7 +13,7 @@ import traceback
 from dataclasses import dataclass
 
 from lafp.config import ConfigError
-from lafp.temporary import delete_abandoned
+from lafp.storage.temporary import delete_abandoned
 
 # Ray gives its own processes 30 s to start, which a busy machine may exceed.
 _NUM_STARTS = 5

@@ -5,8 +5,8 @@ from lafp.config import Choice, ConfigError
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
 from lafp.evaluate.config import EvaluateConfig
-from lafp.evaluate.results import DEMONSTRATOR, Subject
-from lafp.evaluate.subjects import demonstrator_subject, lam_subject, method_subject
+from lafp.evaluate.rows.results import DEMONSTRATOR, Subject
+from lafp.evaluate.rows.subjects import demonstrator_subject, lam_subject, method_subject
 from lafp.finished.load import LAM_HEAD
 from lafp.runs.run_dir import RunDir
 

@@ -8,21 +8,22 @@ from data_pipelines.on_ray.tasks import run_each, run_tasks
 from lafp import storage
 from lafp.data.randomness import derive_seed
 from lafp.envs.base import VectorEnv, episode_seeds
-from lafp.evaluate import measurements, result_rows
+from lafp.evaluate import measurements
+from lafp.evaluate.acting.latency import Latency
+from lafp.evaluate.acting.rollouts import RolloutResult
 from lafp.evaluate.config import EvaluateConfig, MethodConfig
-from lafp.evaluate.latency import Latency
-from lafp.evaluate.latent_views import has_latent_views
-from lafp.evaluate.outcomes import (
+from lafp.evaluate.latents.latent_views import has_latent_views
+from lafp.evaluate.probes.thorough_probe import MeasuredRow
+from lafp.evaluate.probes.training_data import why_no_probe
+from lafp.evaluate.rows import result_rows
+from lafp.evaluate.rows.outcomes import (
     is_measured,
     read_outcomes,
     write_episodes,
     write_outcomes,
 )
-from lafp.evaluate.results import DEMONSTRATOR, Result, Subject
-from lafp.evaluate.rollouts import RolloutResult
-from lafp.evaluate.subjects import lam_subject, supervised_clips
-from lafp.evaluate.thorough_probe import MeasuredRow
-from lafp.evaluate.training_data import why_no_probe
+from lafp.evaluate.rows.results import DEMONSTRATOR, Result, Subject
+from lafp.evaluate.rows.subjects import lam_subject, supervised_clips
 from lafp.finished.saved_model import read_card
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.evaluation import measured

@@ -16,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler
 from lafp import storage
 from lafp.runs.run_dir import RunDir
 from lafp.storage import UnreachableError, strict_json
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.train.metrics.log import read_metrics
 from ray_jobs.core.watchdog import Watchdog
 from ray_jobs.studies.progress import ProgressPrinter

@@ -12,7 +12,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir
 from lafp.runs.wording import printable
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from ray_jobs.core.job import LOG, Job, JobError, execute
 from ray_jobs.studies.stage_graph import StageNode, run_dir
 from ray_jobs.training.stop import wait_while_stopping

@@ -16,7 +16,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from lafp.config.node_labels import label_selector
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from ray_jobs.core.cluster import is_own_ray
 from ray_jobs.training.failures import FailureLog, FinalError, WorkersFailedError
 from ray_jobs.training.notices import sigterm_noted

@@ -15,8 +15,8 @@ import json
 import torch
 
 from lafp.config import config_from_dict
-from lafp.evaluate.lam_probe import LabeledTransitions
-from lafp.evaluate.probes import fit_probe, score_probe
+from lafp.evaluate.probes.lam_probe import LabeledTransitions
+from lafp.evaluate.probes.linear import fit_probe, score_probe
 from lafp.lam import load_lam
 from lafp.models.latent_projection import Pca, PcaConfig
 from lafp.train.tasks.lam_sections import ProbeConfig

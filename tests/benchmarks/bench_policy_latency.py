@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from lafp.config import config_from_dict
-from lafp.evaluate.latency import measure_latency
+from lafp.evaluate.acting.latency import measure_latency
 from lafp.flow_matching.solver import integrate
 from lafp.policies import POLICIES
 from lafp.types import ObsSpec

@@ -19,7 +19,7 @@ from lafp.envs.episodes import ExplorationConfig
 from lafp.envs.metaworld import Metaworld, MetaworldConfig
 from lafp.envs.metaworld_mt import MetaworldMt, MetaworldMtConfig
 from lafp.envs.mujoco.rendering import RenderConfig
-from lafp.evaluate.rollouts import Expert, rollout
+from lafp.evaluate.acting.rollouts import Expert, rollout
 
 CONFIGS = Path(__file__).parents[2] / "configs/collect"
 DMC_TASKS = ("cheetah-run", "walker-run", "hopper-hop")

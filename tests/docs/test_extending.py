@@ -11,8 +11,8 @@ import torch
 
 from lafp.config import config_from_dict
 from lafp.envs import ENVS
-from lafp.evaluate.modes import mode_entropy
-from lafp.evaluate.rollouts import Expert, rollout
+from lafp.evaluate.acting.modes import mode_entropy
+from lafp.evaluate.acting.rollouts import Expert, rollout
 from lafp.objectives import OBJECTIVES
 from lafp.policies import POLICIES
 from lafp.report.run_page import ReportConfig, write_report

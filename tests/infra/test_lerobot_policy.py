@@ -19,7 +19,7 @@ from lafp import Agent
 from lafp.config import config_from_dict
 from lafp.data.randomness import derive_seed
 from lafp.envs.slalom import Slalom
-from lafp.evaluate.rollouts import rollout
+from lafp.evaluate.acting.rollouts import rollout
 from lafp.finished.saved_model import save_model
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies import POLICIES

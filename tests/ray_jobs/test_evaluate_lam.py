@@ -10,7 +10,7 @@ import ray
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.sets import shards_sha256
-from lafp.evaluate.lam_config import EvaluateLamConfig
+from lafp.evaluate.latents.config import EvaluateLamConfig
 from lafp.models.bottlenecks.vq import VqConfig
 from lafp.models.encoders import SmallCnnConfig
 from lafp.models.fdm import UNetConfig

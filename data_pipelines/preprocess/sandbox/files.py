@@ -20,7 +20,7 @@ from lafp import storage
 from lafp.http.host_gate import Gate
 from lafp.storage import remote
 from lafp.storage.names import safe_suffix
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.video.decoders.base import VideoError
 
 _READ_BYTES = 8 * 2**20

@@ -27,7 +27,7 @@ from lafp.confined import WITH_GPU, confined_environment
 from lafp.http.host_gate import Gate
 from lafp.storage import StorageError
 from lafp.storage.secrets import text_without_secrets
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 
 # Decoders leak a little memory. A process that keeps more than this after an input is restarted.
 _MAX_KEPT_BYTES = 512 * 2**20

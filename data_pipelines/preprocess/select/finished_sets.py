@@ -21,7 +21,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import signatures_name
 from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
-from lafp.map_ahead import map_ahead
+from lafp.storage.map_ahead import map_ahead
 from lafp.storage.strict_json import DamagedError
 from lafp.storage.tables import iter_rows, read_table
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from data_pipelines.preprocess.rows import ClipRow
 from lafp import storage
 from lafp.data.shards.format import signatures_name
-from lafp.map_ahead import map_ahead
+from lafp.storage.map_ahead import map_ahead
 from lafp.storage.tables import read_table, write_table
 
 

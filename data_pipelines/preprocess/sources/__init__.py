@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
-from data_pipelines.preprocess.sources.hdf5 import Hdf5
-from data_pipelines.preprocess.sources.lerobot_info import INFO
-from data_pipelines.preprocess.sources.lerobot_other import LeRobotOther
-from data_pipelines.preprocess.sources.lerobot_v2 import LeRobotV2
-from data_pipelines.preprocess.sources.lerobot_v3 import LeRobotV3
+from data_pipelines.preprocess.sources.hdf5.trajectories import Hdf5
+from data_pipelines.preprocess.sources.lerobot.info import INFO
+from data_pipelines.preprocess.sources.lerobot.other import LeRobotOther
+from data_pipelines.preprocess.sources.lerobot.v2 import LeRobotV2
+from data_pipelines.preprocess.sources.lerobot.v3 import LeRobotV3
 from data_pipelines.preprocess.sources.opened import Opened, OpenWith, Unusable
 from data_pipelines.preprocess.sources.rlds import Rlds
 from lafp import storage

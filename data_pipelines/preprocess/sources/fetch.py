@@ -12,7 +12,7 @@ from lafp import storage
 from lafp.http.answers import DownloadError
 from lafp.http.download import download
 from lafp.http.host_gate import Gate, HostGate
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.video.decoders.base import VideoError
 
 

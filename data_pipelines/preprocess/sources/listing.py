@@ -9,7 +9,7 @@ from data_pipelines.preprocess.faults import video_error
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources import LABELED_SOURCES, LabeledSource, find_datasets
 from data_pipelines.preprocess.sources.file_kinds import LABELS_SUFFIX, labeled_format
-from data_pipelines.preprocess.sources.lerobot_robots import check_one_robot
+from data_pipelines.preprocess.sources.lerobot.robots import check_one_robot
 from data_pipelines.preprocess.sources.list_videos import (
     check_inputs,
     list_source_files,

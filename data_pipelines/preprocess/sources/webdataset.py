@@ -35,7 +35,7 @@ from data_pipelines.preprocess.sources.file_kinds import (
 from data_pipelines.preprocess.sources.opened import Opened, Unusable, open_file
 from lafp import storage
 from lafp.storage.names import safe_suffix, uri_of_name
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.video.decoders.base import VideoDecoder, VideoError
 
 # Headers hold names and attributes. A header that claims to be larger than this is broken.

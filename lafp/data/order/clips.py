@@ -15,7 +15,7 @@ from lafp.data.order.motion import MotionWeights, num_visits
 from lafp.data.randomness import derive_seed, keyed_permutation
 from lafp.data.shards.format import ClipLocation, Split
 from lafp.data.shards.sets import read_manifest, read_shard_entry
-from lafp.map_ahead import map_ahead
+from lafp.storage.map_ahead import map_ahead
 
 
 @dataclass(frozen=True)

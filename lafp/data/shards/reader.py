@@ -20,7 +20,7 @@ from lafp.data.shards.damage import REASONS, DamagedClipError
 from lafp.data.shards.format import Labels, mask_shape
 from lafp.data.shards.sets import open_shard_set
 from lafp.data.stored_latents import LatentReader
-from lafp.map_ahead import map_ahead
+from lafp.storage.map_ahead import map_ahead
 from lafp.video.clip_codec import decode_frames
 
 

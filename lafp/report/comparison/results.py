@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lafp.evaluate.grouped import Group, Results, merged, read_run
+from lafp.evaluate.rows.grouped import Group, Results, merged, read_run
 from lafp.report import charts, drawings
 from lafp.report.blocks import NO_VALUE, Block, Section, Table, chart
 from lafp.report.comparison.compared import Part, Runs

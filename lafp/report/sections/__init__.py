@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lafp.evaluate.grouped import Results
+from lafp.evaluate.rows.grouped import Results
 from lafp.report.blocks import Section
 from lafp.report.sections import alignment, latency, outcome, per_task, probe
 

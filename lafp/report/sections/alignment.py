@@ -1,6 +1,6 @@
 """Shows on which latents each action decoder was trained, and its errors on them."""
 
-from lafp.evaluate.grouped import Group, Results
+from lafp.evaluate.rows.grouped import Group, Results
 from lafp.report.blocks import Section, Text
 from lafp.report.method_table import method_table
 from lafp.report.methods import policies

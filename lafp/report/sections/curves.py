@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.results import OUTCOMES as ANY_OUTCOME
+from lafp.evaluate.rows.grouped import Group, Results
+from lafp.evaluate.rows.results import OUTCOMES as ANY_OUTCOME
 from lafp.report import charts, drawings
 from lafp.report.blocks import NO_VALUE, Section, Table, anchored, chart
 from lafp.report.methods import named, noise_of

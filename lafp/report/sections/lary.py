@@ -1,7 +1,7 @@
 """LARY's regression: the error of the actions between two frames."""
 
-from lafp.evaluate.grouped import Results
-from lafp.evaluate.representations import subject_of
+from lafp.evaluate.latents.representations import subject_of
+from lafp.evaluate.rows.grouped import Results
 from lafp.report.blocks import Section, Table, Text
 from lafp.report.sections.probe import PROBED, is_control
 

@@ -2,7 +2,7 @@
 
 import math
 
-from lafp.evaluate.grouped import MAX_DISTURBANCE, Results
+from lafp.evaluate.rows.grouped import MAX_DISTURBANCE, Results
 from lafp.report.blocks import TIMES, Block, Note, Section, Table, Text, percent
 from lafp.report.method_table import method_table
 from lafp.report.methods import policies

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lafp.evaluate.latent_map import IDM
+from lafp.evaluate.acting.latent_map import IDM
 from lafp.report import distributions
 from lafp.report.blocks import Block, Section, Text, chart
 from lafp.runs.run_dir import RunDir

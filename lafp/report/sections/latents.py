@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lafp import storage
-from lafp.evaluate.latent_views import LatentViews, has_latent_views, read_latent_views
+from lafp.evaluate.latents.latent_views import LatentViews, has_latent_views, read_latent_views
 from lafp.report import distributions
 from lafp.report.blocks import NO_VALUE, Block, Section, Table, Text, chart, percent, picture
 from lafp.report.headline import view_findings

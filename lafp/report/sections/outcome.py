@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.results import DEMONSTRATOR
+from lafp.evaluate.rows.grouped import Group, Results
+from lafp.evaluate.rows.results import DEMONSTRATOR
 from lafp.report import charts
 from lafp.report.blocks import Block, Note, Section, Table, Text, chart, percent
 from lafp.report.method_table import method_table

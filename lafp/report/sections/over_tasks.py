@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 
-from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.results import DEMONSTRATOR
-from lafp.evaluate.statistics import interquartile_mean, probability_of_improvement
+from lafp.evaluate.rows.grouped import Group, Results
+from lafp.evaluate.rows.results import DEMONSTRATOR
+from lafp.evaluate.rows.statistics import interquartile_mean, probability_of_improvement
 from lafp.report.blocks import Section, Table
 from lafp.report.methods import named
 from lafp.report.metrics import OUTCOMES

@@ -1,7 +1,7 @@
 """Compares the variants of a study that have one or two methods each, in one chart and table."""
 
-from lafp.evaluate.grouped import Results
-from lafp.evaluate.results import DEMONSTRATOR
+from lafp.evaluate.rows.grouped import Results
+from lafp.evaluate.rows.results import DEMONSTRATOR
 from lafp.report import charts
 from lafp.report.blocks import NO_VALUE, Section, Table, chart
 from lafp.report.methods import name_of

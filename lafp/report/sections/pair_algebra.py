@@ -1,8 +1,8 @@
 """Shows whether z acts like a displacement: sums, reversals, S-PCFC, codes, other clips."""
 
 from lafp import storage
-from lafp.evaluate.grouped import Results
-from lafp.evaluate.representations import LAM
+from lafp.evaluate.latents.representations import LAM
+from lafp.evaluate.rows.grouped import Results
 from lafp.report import charts, drawings
 from lafp.report.blocks import Block, Note, Section, Table, Text, chart, picture
 from lafp.report.sections.probe import PROBED, side_by_side

@@ -1,7 +1,7 @@
 """Shows success at each task of an environment that has several."""
 
-from lafp.evaluate.grouped import Results
-from lafp.evaluate.results import DEMONSTRATOR, SUCCESS_ON
+from lafp.evaluate.rows.grouped import Results
+from lafp.evaluate.rows.results import DEMONSTRATOR, SUCCESS_ON
 from lafp.report.blocks import NO_VALUE, Section, Table
 from lafp.report.methods import named, policies
 from lafp.report.metrics import OUTCOMES

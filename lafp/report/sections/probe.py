@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.representations import ENCODER_PAIR, LAM, subject_of
-from lafp.evaluate.thorough_probe import AT
+from lafp.evaluate.latents.representations import ENCODER_PAIR, LAM, subject_of
+from lafp.evaluate.probes.thorough_probe import AT
+from lafp.evaluate.rows.grouped import Group, Results
 from lafp.report import charts, drawings
 from lafp.report.blocks import NO_VALUE, Block, Section, Table, Text, chart
 from lafp.report.metrics import METRICS

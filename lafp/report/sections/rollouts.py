@@ -10,8 +10,8 @@ from PIL import Image
 
 from lafp import storage
 from lafp.envs.slalom import GOAL_HALF_HEIGHT, GOAL_X, PILLARS_P2
-from lafp.evaluate.grouped import Group, Results
-from lafp.evaluate.results import DEMONSTRATOR, Result
+from lafp.evaluate.rows.grouped import Group, Results
+from lafp.evaluate.rows.results import DEMONSTRATOR, Result
 from lafp.report import drawings
 from lafp.report.blocks import Block, Figure, Row, Section, chart, picture
 from lafp.report.methods import better_cloning, lafp_of, name_of, policies

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lafp.data.shards.sets import open_shard_set
-from lafp.evaluate.grouped import Results
+from lafp.evaluate.rows.grouped import Results
 from lafp.report import distributions
 from lafp.report.blocks import TIMES, Listing, Section, Table, chart
 from lafp.runs.progress import duration

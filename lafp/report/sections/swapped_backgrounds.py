@@ -1,7 +1,7 @@
 """How much of z changes with the background, on the same episodes before two of them."""
 
-from lafp.evaluate.grouped import Results
-from lafp.evaluate.representations import subject_of
+from lafp.evaluate.latents.representations import subject_of
+from lafp.evaluate.rows.grouped import Results
 from lafp.report import charts, drawings
 from lafp.report.blocks import Section, Table, Text, chart
 from lafp.report.sections.probe import PROBED, is_control, side_by_side

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lafp import storage
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.train.trackers.base import TrackedRun
 
 _FOLDER = "tensorboard"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lafp import storage
-from lafp.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder
 from lafp.train.trackers.base import PROJECT, TrackedRun
 
 

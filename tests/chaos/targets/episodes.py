@@ -9,14 +9,15 @@ from random import Random
 import numpy as np
 
 from data_pipelines.preprocess.rows import VideoItem
-from data_pipelines.preprocess.sources.hdf5 import Hdf5
+from data_pipelines.preprocess.sources.hdf5.trajectories import Hdf5
 from data_pipelines.preprocess.sources.listing import list_source
 from lafp.config import ConfigError
 from tests.chaos.fuzz import Target
 from tests.chaos.mutations import mutated_bytes
 from tests.chaos.targets.sources import CFG, go_through, png
 from tests.chaos.targets.stored import Files, changer, files_in, write
-from tests.data_pipelines.preprocess.sources import test_lerobot_v2, test_lerobot_v3
+from tests.data_pipelines.preprocess.sources.lerobot import test_v2 as test_lerobot_v2
+from tests.data_pipelines.preprocess.sources.lerobot import test_v3 as test_lerobot_v3
 from tests.synthetic_video import moving_square, write_video
 
 _DTYPES = ("f4", "f8", "i8", "u8", "?", "U3", "S4", "M8[s]", "c8", "f2", "i4,f4", "u1")

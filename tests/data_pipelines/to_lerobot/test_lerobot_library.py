@@ -1,7 +1,7 @@
 """LeRobot itself reads the datasets that we write. Skipped where `lerobot` is not installed.
 
 Its pins do not go with ours: it needs an environment of its own, see
-tests/data_pipelines/preprocess/sources/test_lerobot_library.py. In it:
+tests/data_pipelines/preprocess/sources/lerobot/test_library.py. In it:
 
     lr/bin/python -m pytest tests/data_pipelines/to_lerobot/test_lerobot_library.py
 """

@@ -14,7 +14,7 @@ import pytest
 
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from data_pipelines.preprocess.clip.resize import ResizeConfig
-from data_pipelines.preprocess.sources.lerobot_v3 import LeRobotV3
+from data_pipelines.preprocess.sources.lerobot.v3 import LeRobotV3
 from data_pipelines.to_lerobot import video_files
 from data_pipelines.to_lerobot.job import Written, to_lerobot
 from lafp import storage

@@ -10,7 +10,7 @@ from lafp.envs.episodes import ExplorationConfig
 from lafp.envs.mujoco.agent import agent_geoms
 from lafp.envs.mujoco.background_videos import videos_of
 from lafp.envs.mujoco.distractors import DistractorConfig
-from lafp.evaluate.rollouts import Expert, rollout
+from lafp.evaluate.acting.rollouts import Expert, rollout
 from ray_jobs.studies.study_config import StudyConfig
 from tests.conftest import SHARED
 from tests.simulators import demonstrate, save_random_expert, skip_without

@@ -6,7 +6,7 @@ import pytest
 from lafp.config import ConfigError
 from lafp.envs.metaworld import GoalsConfig, Metaworld, MetaworldConfig
 from lafp.envs.mujoco.distractors import DistractorConfig
-from lafp.evaluate.rollouts import Expert, rollout
+from lafp.evaluate.acting.rollouts import Expert, rollout
 from tests.simulators import demonstrate, skip_without
 from tests.synthetic_video import moving_square, write_video
 

@@ -10,7 +10,7 @@ from lafp.config import ConfigError
 from lafp.envs.base import conditions_of, episode_seeds, tasks_of
 from lafp.envs.metaworld_mt import MetaworldMt, MetaworldMtConfig
 from lafp.envs.mujoco.rendering import RenderConfig
-from lafp.evaluate.rollouts import Expert, rollout
+from lafp.evaluate.acting.rollouts import Expert, rollout
 from lafp.video.convert import Scaler
 from tests.simulators import demonstrate, skip_without
 

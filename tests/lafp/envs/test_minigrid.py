@@ -3,7 +3,7 @@ import pytest
 
 from lafp.config import ConfigError
 from lafp.envs.minigrid import Minigrid, MinigridConfig
-from lafp.evaluate.rollouts import Expert, rollout
+from lafp.evaluate.acting.rollouts import Expert, rollout
 from tests.simulators import demonstrate
 
 pytest.importorskip("minigrid", reason="minigrid is not installed")

@@ -15,7 +15,7 @@ from lafp.envs.experts.procgen_planners import (
 from lafp.envs.experts.procgen_search import LeaperPlanner
 from lafp.envs.experts.procgen_state import read_state
 from lafp.envs.procgen import MAX_RETURN, NUM_ACTIONS, Procgen, ProcgenConfig
-from lafp.evaluate.rollouts import Expert, rollout
+from lafp.evaluate.acting.rollouts import Expert, rollout
 from tests.simulators import demonstrate
 
 procgen = pytest.importorskip("procgen", reason="procgen2 is not installed")

@@ -3,7 +3,7 @@
 import pytest
 
 from lafp.config import config_from_dict
-from lafp.evaluate.lam_probe import LamProbe
+from lafp.evaluate.probes.lam_probe import LamProbe
 from lafp.objectives.health import signs_of_collapse, supervision_sign
 from lafp.report.training_findings import lam_signs
 from lafp.train.context import LocalContext

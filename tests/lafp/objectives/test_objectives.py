@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lafp.data.augment import AugmentConfig
-from lafp.evaluate.probes import ProbeData, fit_probe, score_probe
+from lafp.evaluate.probes.linear import ProbeData, fit_probe, score_probe
 from lafp.models.bottlenecks.base import NoBottleneckConfig
 from lafp.models.bottlenecks.fsq import FsqConfig
 from lafp.models.bottlenecks.layernorm_noise import LayerNormNoiseConfig

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lafp.evaluate.grouped import one_run
-from lafp.evaluate.results import Result, Subject
+from lafp.evaluate.rows.grouped import one_run
+from lafp.evaluate.rows.results import Result, Subject
 from lafp.report.headline import (
     evaluation_findings,
     headline,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lafp.evaluate.grouped import one_run
-from lafp.evaluate.results import Result, Subject
+from lafp.evaluate.rows.grouped import one_run
+from lafp.evaluate.rows.results import Result, Subject
 from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts
 from lafp.report.lam_page import write_lam_page
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lafp.config import ConfigError
-from lafp.evaluate.grouped import merged, one_run
-from lafp.evaluate.results import Result, Subject
+from lafp.evaluate.rows.grouped import merged, one_run
+from lafp.evaluate.rows.results import Result, Subject
 from lafp.report.markdown import Command, facts_of, publish, write_section
 from lafp.report.study_page import write_study
 from lafp.runs.run_dir import RunDir

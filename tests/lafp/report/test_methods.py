@@ -1,7 +1,7 @@
 import pytest
 
-from lafp.evaluate.grouped import one_run
-from lafp.evaluate.results import DEMONSTRATOR, Result, Subject
+from lafp.evaluate.rows.grouped import one_run
+from lafp.evaluate.rows.results import DEMONSTRATOR, Result, Subject
 from lafp.report.methods import name_of, policies
 
 

@@ -1,5 +1,5 @@
-from lafp.evaluate.grouped import merged, one_run
-from lafp.evaluate.results import DEMONSTRATOR, Result, Subject
+from lafp.evaluate.rows.grouped import merged, one_run
+from lafp.evaluate.rows.results import DEMONSTRATOR, Result, Subject
 from lafp.report.blocks import NO_VALUE
 from lafp.report.sections import per_task
 

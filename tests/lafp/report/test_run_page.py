@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lafp.config import ConfigError
-from lafp.evaluate.results import read_results, write_results
+from lafp.evaluate.rows.results import read_results, write_results
 from lafp.report.run_page import ReportConfig, write_report
 from lafp.runs.run_dir import RunDir
 from tests.browser import browsing, tables_cut_off

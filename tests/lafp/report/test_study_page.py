@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lafp.evaluate.grouped import Results, merged, one_run
-from lafp.evaluate.results import Result, Subject
+from lafp.evaluate.rows.grouped import Results, merged, one_run
+from lafp.evaluate.rows.results import Result, Subject
 from lafp.report.blocks import NO_VALUE
 from lafp.report.study_page import write_study
 from tests.browser import browsing, tables_cut_off

@@ -12,8 +12,8 @@ import pytest
 from botocore.config import Config
 
 from lafp import storage
-from lafp.map_ahead import map_ahead
 from lafp.storage.clients import s3
+from lafp.storage.map_ahead import map_ahead
 from lafp.storage.remote import Lent, PerProcess
 from tests.cable import Cable
 from tests.http_server import answer, serving

@@ -62,7 +62,9 @@ def test_an_attempt_that_fails_leaves_no_process_to_the_next(monkeypatch):
 
 def test_the_end_of_a_job_deletes_what_its_killed_workers_left(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    worker = "import os; from lafp.temporary import TemporaryFolder as T; t = T(); os.abort()"
+    worker = (
+        "import os; from lafp.storage.temporary import TemporaryFolder as T; t = T(); os.abort()"
+    )
     subprocess.run([sys.executable, "-c", worker], env=os.environ | {"TMPDIR": str(tmp_path)})
     assert list(tmp_path.iterdir())
     cluster._end_own_ray()

@@ -12,7 +12,7 @@ from lafp.config import ConfigError, config_from_dict, config_to_dict, load_conf
 from lafp.data.labels import action_spec
 from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.envs.slalom import Slalom, SlalomConfig
-from lafp.evaluate.lam_probe import LamProbe, untrained
+from lafp.evaluate.probes.lam_probe import LamProbe, untrained
 from lafp.finished.lam_action_decoder import load_lam_action_decoder
 from lafp.lam import load_lam
 from lafp.objectives.base import MaskConfig

@@ -9,7 +9,7 @@ import torch
 from lafp.agent import Agent
 from lafp.config import ConfigError
 from lafp.data.held_out import HeldOutClips
-from lafp.evaluate.open_loop import open_loop_errors
+from lafp.evaluate.acting.open_loop import open_loop_errors
 from lafp.finished.load import load_action_decoder, load_policy
 from lafp.train.context import LocalContext
 from lafp.train.loop import train
