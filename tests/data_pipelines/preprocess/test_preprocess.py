@@ -126,7 +126,7 @@ def test_videos_that_were_decoded_elsewhere_are_counted_by_reason(source, tmp_pa
     catalog = Catalog(tmp_path)
     catalog.add(write_part(inputs, str(tmp_path), "000000/part-000000.tar"))
     select_clips(catalog, cfg, partial(find_duplicates, work=str(tmp_path)))
-    summary = summarize(catalog, shard_set(catalog, cfg), {}, 1, 1)
+    summary = summarize(catalog, shard_set(catalog, cfg), FileCounts().table(), 1, 1)
     # 2.5, 3.2, 3.9 and 4.6 s; once more the fourth and the third one; the static one.
     assert summary["decoder_fallbacks"] == {"Video not supported": 7}
     told = findings.preprocess(None, StageDir(str(tmp_path), "stage"), summary)
