@@ -24,13 +24,7 @@ from lafp.data.shards.reader import ClipReader
 from lafp.data.windows import windows_at
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.evaluate.acting.rollouts import Expert, rollout
-from lafp.evaluate.probes.linear import (
-    ProbeData,
-    ProbeScore,
-    action_targets,
-    fit_probe,
-    score_probe,
-)
+from lafp.evaluate.probes import linear
 from lafp.models.bottlenecks.layernorm_noise import LayerNormNoise, LayerNormNoiseConfig
 from lafp.models.bottlenecks.vq import Vq, VqConfig
 from lafp.models.encoders import SmallCnn, SmallCnnConfig
@@ -115,16 +109,16 @@ def train(model: Lapo, clips: ClipBatch, num_steps: int) -> None:
 
 
 @torch.no_grad()
-def probe(model: Lapo, splits: list[ClipBatch], spec: ActionSpec) -> ProbeScore:
+def probe(model: Lapo, splits: list[ClipBatch], spec: ActionSpec) -> linear.ProbeScore:
     """Fits a linear map from z to true actions on one split, and scores it on the other."""
     found = []
     for clips in splits:
         time = torch.cat([torch.arange(num - 1) for num in clips.num_frames])  # all pairs
         clip = torch.arange(len(clips.num_frames)).repeat_interleave(clips.num_frames - 1)
         window = windows_at(clips, clip, time, torch.ones_like(clip), frame_stack=1)
-        data = ProbeData(targets=action_targets(window.true_action, spec), episode=clip)
-        found.append((model.latent_action(window), data))
-    return score_probe(fit_probe(*found[0]), *found[1])
+        targets = linear.action_targets(window.true_action, spec)
+        found.append((model.latent_action(window), linear.ProbeData(targets=targets, episode=clip)))
+    return linear.score_probe(linear.fit_probe(*found[0]), *found[1])
 
 
 def main(argv: list[str] | None = None) -> None:
