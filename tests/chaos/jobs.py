@@ -20,6 +20,7 @@ from tests.synthetic_video import moving_square, write_video
 NUM_STEPS, CHECKPOINT_EVERY = 60, 5
 _TIMES = ("provenance.json", "summary.json", "starts.jsonl", "metrics.jsonl", "config.yaml")
 """Files that hold times and paths: only that they are there is compared."""
+_TIMES_OF_A_STUDY = ("log.txt", "report.html", "latency.json", "model_card.md")
 _OF_THE_WEIGHTS = ("step", "loss", "val/loss", "probe/r2", "probe/mse")
 """Metrics in a model's card that do not tell of times and memory."""
 _OF_KILLS = ("failures.jsonl", "notes.jsonl")
@@ -54,14 +55,21 @@ def result(run: Path) -> dict[str, str]:
         if path.name in _OF_KILLS:
             continue
         if path.suffix == ".parquet":
-            found[name] = _sha256(str(pq.read_table(path).to_pylist()).encode())
-        elif name == "lam/model.json":
+            rows = pq.read_table(path).to_pylist()
+            timeless = [row for row in rows if not str(row.get("metric")).startswith("latency")]
+            found[name] = _sha256(str(timeless).encode())
+        elif path.name == "model.json":
             card = json.loads(path.read_text())
             card["metrics"] = {k: v for k, v in card["metrics"].items() if k in _OF_THE_WEIGHTS}
             found[name] = str(card)
         elif path.name == "metrics.jsonl":
             found[name] = str([(r["step"], r.get("loss")) for r in read_lines(str(path))])
-        elif path.name == "takedowns.jsonl" or path.name in _TIMES or "/checkpoints/" in name:
+        elif (
+            path.name == "takedowns.jsonl"
+            or path.name in _TIMES
+            or "/checkpoints/" in name
+            or ((run / "stages").is_dir() and path.name in _TIMES_OF_A_STUDY)
+        ):
             found[name] = "there"
         else:
             found[name] = _sha256(path.read_bytes())

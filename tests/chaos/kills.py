@@ -70,24 +70,24 @@ class Campaign:
     def prepare(self) -> None:
         """Writes what the job reads, and runs it once undisturbed."""
         self.job.prepare(self.folder / "base")
-        trial = Trial(self, self.folder / "undisturbed", most_kills=0)
+        # All runs have one path, which clips of demonstrations and their ids hold.
+        trial = Trial(self, self.folder / "run", most_kills=0)
         self.undisturbed_s = trial.run()
+        shutil.rmtree(trial.folder)
         self.num_changes, self.expected = trial.num_changes, trial.found
         if self.faults or not self.expected:
             raise RuntimeError(f"The undisturbed run fails: {self.faults}")
 
     def kill(self, num_kills: int) -> None:
         """Kills runs, one after the other, until there were so many kills."""
-        number = 0
         while len(self.kills) < num_kills:
             before = len(self.kills)
-            trial = Trial(self, self.folder / f"{number}", min(MOST_PER_RUN, num_kills - before))
+            trial = Trial(self, self.folder / "run", min(MOST_PER_RUN, num_kills - before))
             took_s = trial.run()
             self.num_compared = len(self.kills)
             if len(self.kills) > before:
                 self.lost_s.append((took_s - self.undisturbed_s) / (len(self.kills) - before))
             shutil.rmtree(trial.folder)
-            number += 1
 
     def line(self) -> dict[str, Any]:
         """Returns what is printed of the job."""
