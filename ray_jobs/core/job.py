@@ -1,5 +1,6 @@
 """Defines jobs and runs them, alike alone, in a pipeline, or under ``ray job submit``."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from lafp.runs.progress import duration
 from lafp.runs.run_dir import CONFIG, PROVENANCE, SUMMARY, RunDir, StageDir, StageState
 from lafp.runs.wording import printable
 from lafp.storage import UnreachableError
+from lafp.storage.temporary import delete_abandoned
 from ray_jobs.core.cluster import Resources, check, connect, ray_job
 
 if TYPE_CHECKING:  # the module loads pandas, which would delay the answer to a usage error
@@ -187,6 +189,8 @@ def _is_complete(part: Part) -> bool:
 
 
 def _found_complete(stage: StageDir, label: str) -> dict[str, Any]:
+    # A machine that was lost as the stage ended has left them, and nobody else would.
+    delete_abandoned(tempfile.gettempdir())
     print(f"{label}: complete, nothing to do ({stage.uri})", flush=True)
     return stage.summary()
 

@@ -4,13 +4,18 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 
 import psutil
 import pytest
 import ray
 
+from lafp.report.run_page import ReportConfig
+from lafp.runs.run_dir import RunDir
 from ray_jobs.core import cluster
 from ray_jobs.core.cluster import RayLostError, Resources, connect
+from ray_jobs.core.job import execute
+from ray_jobs.report import JOB
 
 SLOW = "The current node timed out during startup. This could happen because some of the raylet ..."
 
@@ -60,12 +65,30 @@ def test_an_attempt_that_fails_leaves_no_process_to_the_next(monkeypatch):
     assert not left
 
 
+def killed_with_a_folder_in(folder):
+    code = "import os; from lafp.storage.temporary import TemporaryFolder as T; t = T(); os.abort()"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(folder)})
+    assert list(folder.iterdir())
+
+
 def test_the_end_of_a_job_deletes_what_its_killed_workers_left(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    worker = (
-        "import os; from lafp.storage.temporary import TemporaryFolder as T; t = T(); os.abort()"
-    )
-    subprocess.run([sys.executable, "-c", worker], env=os.environ | {"TMPDIR": str(tmp_path)})
-    assert list(tmp_path.iterdir())
+    killed_with_a_folder_in(tmp_path)
     cluster._end_own_ray()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_job_that_finds_its_stage_complete_deletes_what_a_lost_machine_left(
+    monkeypatch, tmp_path
+):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    run = RunDir(str(tmp_path / "run"))
+    stage = run.stage("report")
+    stage.begin(ReportConfig(), {})
+    stage.finish({"report": "there"})
+    killed_with_a_folder_in(scratch)
+    job = replace(JOB, is_remade=False, inputs=lambda *_: {})
+    assert execute(job, ReportConfig(), run) == {"report": "there"}
+    assert not list(scratch.iterdir())
