@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lafp.config import ConfigError
 from lafp.config.ranges import check_at_least
+from lafp.device_constants import device_constant
 from lafp.models.encoders import Encoder
 from lafp.types import ObsSpec
 
@@ -62,8 +63,6 @@ class Dinov2(Encoder):
     """
 
     Config = Dinov2Config
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, cfg: Dinov2Config, obs: ObsSpec) -> None:
         super().__init__(obs)
@@ -76,8 +75,6 @@ class Dinov2(Encoder):
         self.embed_dim = cfg.embed_dim
         features_dim = (1 + cfg.grid_size**2) * backbone.config.hidden_size * obs.frame_stack
         self.layers = nn.Sequential(nn.Linear(features_dim, cfg.embed_dim), nn.ReLU())
-        self.register_buffer("mean", _per_channel(IMAGENET_MEAN), persistent=False)
-        self.register_buffer("std", _per_channel(IMAGENET_STD), persistent=False)
         self.register_state_dict_post_hook(_leave_out_backbone)
         self.register_load_state_dict_pre_hook(_put_back_backbone)
 
@@ -98,19 +95,36 @@ class Dinov2(Encoder):
     def frame_features(self, frames: Tensor) -> Tensor:
         """Maps frames in [-1, 1], [B F, 3, H, W], to [B F, (1 + grid_size^2) D]."""
         size = self.cfg.image_size_px
-        pixels = F.interpolate(  # in float32, because a CPU cannot resize bf16
-            (frames.float() + 1) / 2,
-            (size, size),
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        pixels = ((pixels - self.mean) / self.std).to(frames.dtype)
+        pixels = to_pixel_values(frames, size).to(frames.dtype)
         tokens = self.backbone(pixel_values=pixels).last_hidden_state
         side = size // self.backbone.config.patch_size
         patches = tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))
         pooled = F.adaptive_avg_pool2d(patches, self.cfg.grid_size).flatten(1)
         return torch.cat([tokens[:, 0], pooled], dim=1)
+
+
+def to_pixel_values(frames: Tensor, size_px: int) -> Tensor:
+    """Resizes and normalizes frames for DINOv2.
+
+    Args:
+        frames: Float [B, 3, H, W] in [-1, 1].
+        size_px: Height and width that DINOv2 sees.
+
+    Returns:
+        float32 [B, 3, size_px, size_px].
+    """
+    pixels = F.interpolate(  # in float32, because a CPU cannot resize bf16
+        (frames.float() + 1) / 2,
+        (size_px, size_px),
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+    )
+    mean, std = (
+        device_constant(values, pixels.device, pixels.dtype)[:, None, None]
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (pixels - mean) / std
 
 
 def load_backbone(folder: Path) -> tuple[Any, str]:
@@ -228,10 +242,6 @@ def _check_image_size(cfg: Dinov2Config, patch_size_px: int) -> None:
             f"encoder.grid_size must be at most {cfg.image_size_px // patch_size_px}, the patches "
             f"along a side, got {cfg.grid_size}."
         )
-
-
-def _per_channel(values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values).view(1, 3, 1, 1)
 
 
 def _leave_out_backbone(

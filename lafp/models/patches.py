@@ -12,13 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config.ranges import check_at_least
-from lafp.device_constants import device_constant
 from lafp.models.dinov2 import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     FrozenDinov2Config,
     keep_fingerprint,
     load_backbone,
+    to_pixel_values,
 )
 from lafp.types import ObsSpec
 
@@ -138,19 +136,8 @@ class Dinov2Patches(Patches):
         backbone = self._frozen[0]
         if backbone.device != obs.device:
             backbone.to(obs.device)
-        size = (self.cfg.image_size_px, self.cfg.image_size_px)
-        frame = F.interpolate(
-            (obs[:, -3:].float() + 1) / 2,
-            size,
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        mean, std = (
-            device_constant(values, frame.device, frame.dtype)[:, None, None]
-            for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
-        hidden = backbone(pixel_values=(frame - mean) / std).last_hidden_state
+        pixels = to_pixel_values(obs[:, -3:], self.cfg.image_size_px)
+        hidden = backbone(pixel_values=pixels).last_hidden_state
         patches_BPD = hidden[:, 1:].float()  # after the class token
         return F.layer_norm(patches_BPD, patches_BPD.shape[-1:])
 

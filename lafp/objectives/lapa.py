@@ -154,6 +154,8 @@ class Lapa(Objective):
 
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
         """See ``Objective``."""
+        if self.cfg.target == "frame" and self.cfg.idm_input == "frame":
+            return []
         obs_BPD, future_BPD = self._patches_of_both(window.obs, window.future_obs)
         change_BPD, scales = future_BPD - obs_BPD, []
         if self.cfg.target == "residual":

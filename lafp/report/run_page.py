@@ -59,10 +59,10 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, object]:
     lam = run.complete("lam")
     summary = lam.summary() | over_training(read_metrics(lam.uri)) if lam else {}
     lines = headline(results, results.variants[0]) or headline_of_latents(results, views, summary)
-    of_results = [s for s in result_sections(results, results.variants[0]) if s]
+    of_results = result_sections(results, results.variants[0])
     if is_evaluated:
-        write_tables(run_uri, of_results, {"": lines} if lines else {})
-    sections = _sections(run, stages, results, views)
+        write_tables(run_uri, [s for s in of_results if s], {"": lines} if lines else {})
+    sections = _sections(run, stages, results, of_results, views)
     html = render_page(
         run_uri,
         title=cfg.title or run.name,
@@ -84,9 +84,13 @@ def write_report(cfg: ReportConfig, run_uri: str) -> dict[str, object]:
 
 
 def _sections(
-    run: RunDir, stages: Sequence[StageDir], results: Results, views: LatentViews | None
+    run: RunDir,
+    stages: Sequence[StageDir],
+    results: Results,
+    of_results: Sequence[Section | None],
+    views: LatentViews | None,
 ) -> list[Section]:
-    outcome, *others = result_sections(results, results.variants[0])
+    outcome, *others = of_results
     candidates = [
         outcome,
         rollouts.section(run, results),

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from lafp.flow_matching.solver import StepsTaken
 from lafp.lam import Lam
 from lafp.policies.base import Policy, step_of_chunk
 from lafp.types import ClipBatch, Window
+
+Rows = TypeVar("Rows", "Transitions", "ClipFeatures")
 
 _TRANSITIONS_AT_A_TIME = 128
 """A clip may be a minute long, and the activations of all of its frames may not fit a GPU."""
@@ -53,9 +56,7 @@ class Transitions:
     @staticmethod
     def cat(parts: Sequence["Transitions"]) -> "Transitions":
         """Concatenates transitions."""
-        return Transitions(
-            *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Transitions))
-        )
+        return _cat(parts)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def features_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Clip
         embedding_ME = policy.encode(window.obs, vector_inputs(window, policy.obs)).float()
         latent_MZ = lam.infer_latent_action(window.obs, window.next_obs).float()
         parts.append(ClipFeatures(embedding_ME, latent_MZ, _true_action(window)))
-    return ClipFeatures(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(parts[0])))
+    return _cat(parts)
 
 
 def transitions_of_clip(batch: ClipBatch, b: int, lam: Lam, policy: Policy) -> Transitions:
@@ -186,6 +187,12 @@ def anchor_range(anchor_time: float | Sequence[float]) -> tuple[float, float]:
         return float(anchor_time), float(anchor_time)
     low, high = anchor_time
     return low, high
+
+
+def _cat(parts: Sequence[Rows]) -> Rows:
+    """Concatenates every field of several of the records above."""
+    kind = type(parts[0])
+    return kind(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(kind)))
 
 
 def _true_action(window: Window) -> Tensor:

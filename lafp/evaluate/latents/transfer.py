@@ -53,10 +53,10 @@ def can_predict(lam: Lam) -> bool:
 def measure_transfer(lam: Lam, transitions: LabeledTransitions) -> Transfer:
     """Measures a LAM whose forward model predicts pixels, on held-out transitions."""
     latent, own, other, episode = (list[Tensor]() for _ in range(4))
-    frames = _one_per_episode(lam, transitions)
+    of_another_clip = _frames_of_others(lam, transitions)
     for window, episode_N in transitions.windows(lam.obs.frame_stack, lam.device):
         latent_NZ = lam.infer_latent_action(window.obs, window.next_obs)
-        elsewhere = torch.stack([frames[_after(int(e), frames)] for e in episode_N])
+        elsewhere = torch.stack([of_another_clip[episode] for episode in episode_N.tolist()])
         latent.append(latent_NZ)
         own.append(_again(lam, window.obs, latent_NZ))
         other.append(_again(lam, elsewhere, latent_NZ))
@@ -68,19 +68,15 @@ def measure_transfer(lam: Lam, transitions: LabeledTransitions) -> Transfer:
     )
 
 
-def _one_per_episode(lam: Lam, transitions: LabeledTransitions) -> dict[int, Tensor]:
-    """Returns an observation of each episode."""
+def _frames_of_others(lam: Lam, transitions: LabeledTransitions) -> dict[int, Tensor]:
+    """Returns for each episode an observation of another one, or its own if it is the only one."""
     found: dict[int, Tensor] = {}
     for window, episode_N in transitions.windows(lam.obs.frame_stack, lam.device):
         for row, episode in enumerate(episode_N.tolist()):
             if episode not in found:
                 found[episode] = window.obs[row].clone()  # not the whole batch
-    return found
-
-
-def _after(episode: int, frames: dict[int, Tensor]) -> int:
-    """Returns the next episode that there is. It is the same one only if there is no other."""
-    return min((e for e in frames if e > episode), default=min(frames))
+    episodes = sorted(found)
+    return {e: found[other] for e, other in zip(episodes, episodes[1:] + episodes[:1], strict=True)}
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from lafp.config import ConfigError, config_from_dict
 from lafp.finished.load import load_policy
 from lafp.finished.saved_model import read_card, save_model
-from lafp.models.dinov2 import Dinov2, Dinov2Config
+from lafp.models.dinov2 import IMAGENET_MEAN, IMAGENET_STD, Dinov2, Dinov2Config
 from lafp.objectives.laom import Laom
 from lafp.policies.latent_bc import LatentBc
 from lafp.train.optim import OptimConfig, build_optimizer
@@ -67,6 +67,7 @@ def test_features_are_the_class_token_and_the_pooled_patches_of_each_frame(tiny_
     encoder.layers.register_forward_pre_hook(lambda module, args: features.append(args[0]))
     obs = torch.rand(3, 6, 20, 24) * 2 - 1
     encoder(obs)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     for frame in range(2):
         pixels = torch.nn.functional.interpolate(
             (obs[:, 3 * frame : 3 * frame + 3] + 1) / 2,
@@ -75,7 +76,7 @@ def test_features_are_the_class_token_and_the_pooled_patches_of_each_frame(tiny_
             antialias=True,
         )
         with torch.no_grad():
-            tokens = backbone((pixels - encoder.mean) / encoder.std).last_hidden_state
+            tokens = backbone((pixels - mean) / std).last_hidden_state
         # 4 x 4 patches of 14 px in a 2 x 2 grid: each cell is the mean of 2 x 2 patches.
         cells = tokens[:, 1:].view(3, 2, 2, 2, 2, 16).mean(dim=(2, 4))  # [B, row, column, D]
         expected = torch.cat([tokens[:, 0], cells.permute(0, 3, 1, 2).flatten(1)], dim=1)

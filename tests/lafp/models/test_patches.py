@@ -53,8 +53,8 @@ def test_dinov2_patches_are_its_normalized_patch_features_in_their_places(dinov2
     assert difference.argmax() == 2  # the lower left one
 
 
-def lapa(path: str) -> LapaConfig:
-    raw = {
+def lapa(path: str, **changes: str) -> LapaConfig:
+    raw = changes | {
         "num_action_tokens": 2,
         "latent_action_dim": 4,
         "patches": {"name": "dinov2", "path": path, "image_size_px": 28},
@@ -90,7 +90,8 @@ def test_a_lam_on_frozen_features_trains_and_is_exported_without_them(dinov2, tm
 
 
 def test_each_picture_of_a_step_goes_through_dinov2_once(dinov2):
-    objective, window, sizes = Lapa(lapa(dinov2), obs_spec()), moving_square_windows(16, 0), []
+    cfg, window, sizes = lapa(dinov2, target="residual"), moving_square_windows(16, 0), []
+    objective = Lapa(cfg, obs_spec())
     objective.patches._frozen[0].register_forward_hook(
         lambda *args: sizes.append(len(args[-1].last_hidden_state))
     )
@@ -99,6 +100,12 @@ def test_each_picture_of_a_step_goes_through_dinov2_once(dinov2):
     sizes.clear()
     objective.measured(window)
     assert sizes == [32]
+
+
+def test_nothing_goes_through_dinov2_to_measure_no_scale(dinov2):
+    objective = Lapa(lapa(dinov2), obs_spec())
+    objective.patches._frozen[0].register_forward_hook(lambda *_: pytest.fail("it ran"))
+    assert objective.measured(moving_square_windows(16, 0)) == []
 
 
 @pytest.mark.parametrize(
