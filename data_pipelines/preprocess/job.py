@@ -42,6 +42,7 @@ from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
 from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.select.finished_sets import FinishedSets
 from data_pipelines.preprocess.shards import (
+    LAYOUTS,
     ShardLayout,
     delete_other_shards,
     is_made,
@@ -88,8 +89,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
         files, parts = FileCounts.of_table(plan.files), PartCounts()
         with telling_rejects(uri), open_catalog(plan, files, parts) as catalog:
             judge(cfg, parts, catalog, uri)
-            takedowns = read_takedowns(uri)
-            reject_taken_down(catalog, takedowns)
+            reject_taken_down(catalog, read_takedowns(uri))
             sets = FinishedSets(cfg.filters.against)
             find = partial(find_duplicates, work=work, node_labels=cfg.tasks.node_labels, sets=sets)
             select_clips(catalog, cfg, find, sets)
@@ -98,8 +98,7 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
             layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
             with clips_table(uri, layouts) as recorded:
                 shards = make_shards(cfg, recorded, work, uri)
-            if takedowns:  # nothing else changes which shards there are
-                delete_other_shards(uri, shards)
+            delete_other_shards(work, uri, shards)
             summary = summarize(catalog, spec, files.table(), *write_manifest(uri, shards))
         check_totals(summary)
         # `shard_set.json` is written last, because its presence says that the set is complete.
@@ -233,7 +232,7 @@ def _handed_over(work: str, uri: str, layout: ShardLayout) -> tuple[ShardLayout,
     if is_made(layout, uri):
         return layout, None
     # Stored rather than sent, so that the driver holds no layout of waiting tasks.
-    layout_uri = storage.join(work, "shards", entry_name(layout.shard))
+    layout_uri = storage.join(work, LAYOUTS, entry_name(layout.shard))
     strict_json.write(layout_uri, layout)
     return layout, layout_uri
 

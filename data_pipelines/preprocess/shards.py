@@ -6,7 +6,6 @@ last.
 """
 
 import itertools
-import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import file_digest
@@ -62,8 +61,8 @@ class ShardLayout:
     clips: tuple[ClipRow, ...]
 
 
-# The names that ``lay_out_shards`` gives, without suffix.
-_LAID_OUT = re.compile(r"(train|val)-\d{6,}")
+LAYOUTS = "shards"
+"""Folder, among the parts, of the layout of each shard whose making was begun."""
 EXPIRED_SUFFIX = ".expired.json"
 """Ends the name of the file beside a part whose rejects a resumed job tries once more."""
 
@@ -203,7 +202,7 @@ def lay_out_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardLa
     """
     for split, of_split in itertools.groupby(clips, lambda clip: clip.record.split):
         for number, group in enumerate(packed(of_split, _num_bytes, max_bytes)):
-            name = f"{split}-{number:06d}.tar"  # see _LAID_OUT
+            name = f"{split}-{number:06d}.tar"
             yield ShardLayout(shard=name, split=split, clips=tuple(group))
 
 
@@ -214,7 +213,8 @@ def _num_bytes(clip: ClipRow) -> int:
 def is_made(layout: ShardLayout, out: str) -> bool:
     """Tells whether a shard is complete. An entry of a shard of other clips is deleted.
 
-    A takedown after the job was killed, which the resumed job obeys, moves clips between shards.
+    A takedown after the job was killed, which the resumed job obeys, moves clips between shards. So
+    do parts that are made again because addresses had expired.
     """
     try:
         entry = read_entry(out, layout.shard)
@@ -227,13 +227,15 @@ def is_made(layout: ShardLayout, out: str) -> bool:
     return False
 
 
-def delete_other_shards(out: str, shards: Collection[str]) -> None:
-    """Deletes the files of shards that an earlier run has made and this one has no clips for."""
-    kept = {shard.removesuffix(".tar") for shard in shards}
-    for info in storage.list_files(out):
-        name = info.uri.rpartition("/")[2].partition(".")[0]
-        if _LAID_OUT.fullmatch(name) and name not in kept:
-            storage.delete(info.uri)
+def delete_other_shards(work: str, out: str, shards: Collection[str]) -> None:
+    """Deletes the files of shards that an earlier run has begun and this one has no clips for."""
+    kept = {entry_name(shard) for shard in shards}
+    for layout in storage.list_files(storage.join(work, LAYOUTS)):
+        entry = layout.uri.rpartition("/")[2]
+        if entry not in kept:
+            tar = entry.removesuffix(".json") + ".tar"
+            for name in (entry, signatures_name(tar), tar):
+                storage.delete(storage.join(out, name))
 
 
 def write_shard(

@@ -6,6 +6,7 @@ import pytest
 import ray
 
 from data_pipelines.preprocess.job import preprocess
+from lafp import storage
 from lafp.config import ConfigError
 from lafp.storage.tables import read_rows
 from tests.data_pipelines.preprocess.test_secret_uris import CFG
@@ -46,7 +47,12 @@ def test_what_had_expired_is_read_by_the_next_run_and_rejected_when_it_expires_a
 
         with pytest.raises(ConfigError, match=r"signatures of 2 addresses had expired"):
             run("1")
+        # A run between the two had other clips, began to make these shards and was killed.
+        begun = ["train-000007.tar", "train-000007.signatures.parquet", "train-000007.json"]
+        for name in ("work/shards/train-000007.json", *begun):
+            storage.write_bytes(str(tmp_path / "set" / name), b"clips of that run")
         run("2")
+        assert not any((tmp_path / "set" / name).exists() for name in begun)
         assert sorted(path for _, path, _ in host.hits) == [
             "/b.mp4?signature=2", "/c.mp4?signature=2"
         ]  # fmt: skip

@@ -30,7 +30,7 @@ from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
 from data_pipelines.preprocess.file_counts import FileCounts
-from data_pipelines.preprocess.job import list_inputs, open_catalog, preprocess
+from data_pipelines.preprocess.job import list_inputs, make_shards, open_catalog, preprocess
 from data_pipelines.preprocess.manifest import (
     check_accounts,
     check_totals,
@@ -297,8 +297,8 @@ def test_a_takedown_between_shards_moves_the_clips_of_those_that_were_made(
     make_parts(cfg, plan)
     with open_catalog(plan, FileCounts(), PartCounts()) as catalog:
         select_clips(catalog, cfg, partial(find_duplicates, work=plan.work))
-        for layout in lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes):
-            write_shard(layout, plan.work, out, has_signatures=True)
+        layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
+        make_shards(cfg, layouts, plan.work, out)
     made = sorted(tmp_path.glob("train-*.tar"))
     first, *others = (record.video_id for path in made for record in read_records(path))
     # So many that fewer shards are needed than were made.
