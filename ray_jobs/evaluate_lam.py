@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from data_pipelines.on_ray.tasks import run_each, run_tasks
 from lafp import storage
@@ -59,7 +59,6 @@ from ray_jobs.training import jobs
 from ray_jobs.training.jobs import TrainInput
 
 REJECTS = "their frames cannot be read, see the .rejects.csv beside the table"
-T = TypeVar("T")
 
 
 def resolve(cfg: EvaluateLamConfig, run: RunDir) -> tuple[TrainInput | None, TrainInput]:

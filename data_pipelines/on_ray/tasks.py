@@ -84,12 +84,13 @@ def stream_tasks(
 
 def _cancel(refs: "list[ray.ObjectRef[Any]]") -> None:
     """Cancels calls. A call that begins at that moment may not notice, so it is told again."""
-    for _ in range(_NUM_CANCELS if refs else 0):
-        for ref in refs:
-            ray.cancel(ref)
-        _, refs = ray.wait(refs, num_returns=len(refs), timeout=_CANCEL_S)
+    for _ in range(_NUM_CANCELS):
         if not refs:
             return
+        for ref in refs:
+            ray.cancel(ref)
+        # Results that are there already are not fetched: nobody wants them.
+        _, refs = ray.wait(refs, num_returns=len(refs), timeout=_CANCEL_S, fetch_local=False)
 
 
 def run_tasks(

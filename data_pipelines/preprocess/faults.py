@@ -18,6 +18,7 @@ from data_pipelines.preprocess.rows import (
     VideoRow,
 )
 from lafp.config import ConfigError
+from lafp.data.shards.format import Split
 from lafp.storage import CredentialsError, FullError, NotAFileError, UnreachableError
 from lafp.storage.secrets import text_without_secrets
 from lafp.video.decoders.base import VideoError
@@ -161,6 +162,12 @@ def uneven(spans: Iterable[tuple[float, float]], start_s: float, end_s: float) -
     if is_empty or abs(covered_s - end_s) > TOLERANCE_S:
         return f"clips and rejects cover {covered_s:.3f} s of its {end_s:.3f} s"
     return ""
+
+
+def rejected_item(uri: str, split: Split | None, why: Refused) -> VideoItem:
+    """Makes an input that becomes a reject row. Its message is stored, and so holds no secret."""
+    refused = replace(why, detail=_storable_detail(why.detail))
+    return VideoItem(uri=uri, num_bytes=0, split=split, refused=refused)
 
 
 def rejected_input(

@@ -90,11 +90,12 @@ def find_in_sets(shard_sets: Sequence[str], video: Video) -> dict[str, Findings]
     own = _is_in("video_uri", video.video_uris) | _is_in("video_id", video.video_ids)
     names = (*_CLIP_COLUMNS, "shard")
     clips = {shards: list(_rows(shards, "clips", names, own)) for shards in shard_sets}
+    has_original = pc.field("original_clip_id").is_valid()
+    copied = _is_in("video_uri", video.video_uris) & has_original
     kept_elsewhere = {
         row["original_clip_id"]
         for shards in shard_sets
-        for row in _near_duplicates(shards)
-        if row["video_uri"] in video.video_uris
+        for row in _rows(shards, "rejects", ("original_clip_id",), copied)
     }
     for shards, found in clips.items():
         others = kept_elsewhere - {clip["clip_id"] for clip in found}
@@ -106,13 +107,8 @@ def find_in_sets(shard_sets: Sequence[str], video: Video) -> dict[str, Findings]
 def _findings(
     shards: str, video: Video, clips: list[dict[str, Any]], clip_ids: set[str]
 ) -> Findings:
-    columns = ("video_uri", "start_s", "end_s", "reason")
-    rejects = list(_rows(shards, "rejects", columns, _is_in("video_uri", video.video_uris)))
-    rejects += [
-        row
-        for row in _near_duplicates(shards)
-        if row["original_clip_id"] in clip_ids and row["video_uri"] not in video.video_uris
-    ]
+    own_or_copied = _is_in("video_uri", video.video_uris) | _is_in("original_clip_id", clip_ids)
+    rejects = list(_rows(shards, "rejects", ("video_uri", "start_s", "end_s"), own_or_copied))
     spans = [
         (row["video_uri"], row["start_s"], row["end_s"])
         for row in (*clips, *rejects)
@@ -128,11 +124,6 @@ def _in_copies(
     """Yields the same spans in copies of these files, which would otherwise take their place."""
     for copy, original in _same_files(shards, {uri for uri, _, _ in spans}):
         yield from ((copy, start_s, end_s) for uri, start_s, end_s in spans if uri == original)
-
-
-def _near_duplicates(shards: str) -> Iterator[dict[str, Any]]:
-    columns = ("video_uri", "start_s", "end_s", "reason", "original_clip_id")
-    return _rows(shards, "rejects", columns, pc.field("original_clip_id").is_valid())
 
 
 def _is_in(column: str, values: Collection[str]) -> pc.Expression:

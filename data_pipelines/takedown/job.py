@@ -169,7 +169,7 @@ def _in_words(shards: str, findings: Findings, journal: Journal) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------
-# The journal
+# Planning
 
 
 def _plan(shards: str, video: Video, findings: Findings) -> Journal:

@@ -30,7 +30,7 @@ class TemporaryFolder(tempfile.TemporaryDirectory[str]):
 
     def __init__(self, ignore_cleanup_errors: bool = False) -> None:
         """Makes the folder, and locks it."""
-        _delete_abandoned_once(tempfile.gettempdir())
+        delete_abandoned_once(tempfile.gettempdir())
         while True:
             super().__init__(prefix=_PREFIX, ignore_cleanup_errors=ignore_cleanup_errors)
             lock = None
@@ -64,7 +64,8 @@ def _locked(path: str | Path, flags: int) -> int | None:
 
 
 @cache
-def _delete_abandoned_once(parent: str) -> None:
+def delete_abandoned_once(parent: str) -> None:
+    """Calls ``delete_abandoned``, once for each folder in the life of this process."""
     delete_abandoned(parent)
 
 

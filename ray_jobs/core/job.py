@@ -15,7 +15,7 @@ from lafp.runs.progress import duration
 from lafp.runs.run_dir import CONFIG, PROVENANCE, SUMMARY, RunDir, StageDir, StageState
 from lafp.runs.wording import printable
 from lafp.storage import UnreachableError
-from lafp.storage.temporary import delete_abandoned
+from lafp.storage.temporary import delete_abandoned_once
 from ray_jobs.core.cluster import Resources, check, connect, ray_job
 
 if TYPE_CHECKING:  # the module loads pandas, which would delay the answer to a usage error
@@ -189,8 +189,9 @@ def _is_complete(part: Part) -> bool:
 
 
 def _found_complete(stage: StageDir, label: str) -> dict[str, Any]:
-    # A machine that was lost as the stage ended has left them, and nobody else would.
-    delete_abandoned(tempfile.gettempdir())
+    # Scratch folders of a machine that was lost as the stage ended: nothing else is run here that
+    # would delete them.
+    delete_abandoned_once(tempfile.gettempdir())
     print(f"{label}: complete, nothing to do ({stage.uri})", flush=True)
     return stage.summary()
 

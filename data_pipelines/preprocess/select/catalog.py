@@ -10,7 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +193,11 @@ class Catalog:
     def rejects(self) -> Iterator[RejectRow]:
         """Yields all rejects, by video and time."""
         rows = self.db.execute(
-            "SELECT v.uri, r.start_s, r.end_s, r.reason, r.detail, r.original_clip_id, "
-            "r.original_uri FROM rejects r JOIN videos v USING (video) "
+            "SELECT v.uri AS video_uri, r.start_s, r.end_s, r.reason, r.detail, "
+            "r.original_clip_id, r.original_uri FROM rejects r JOIN videos v USING (video) "
             "ORDER BY v.uri, r.start_s, r.end_s"
         )
-        names = [field.name for field in fields(RejectRow)]
+        names = [column[0] for column in rows.description]
         for row in rows:
             yield RejectRow(**dict(zip(names, row, strict=True)))
 

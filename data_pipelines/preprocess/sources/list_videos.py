@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from data_pipelines.preprocess.faults import storable_text, video_error
+from data_pipelines.preprocess.faults import video_error
 from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources.file_kinds import (
@@ -21,7 +21,6 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import Split
 from lafp.storage import FileInfo, NotAFileError
-from lafp.storage.secrets import text_without_secrets
 
 WEBDATASET = "webdataset"
 """Name of the reader of tars with videos."""
@@ -102,14 +101,6 @@ def _input(file: FileInfo, split: Split | None, has_labels: bool) -> VideoItem:
         return replace(item, refused=Refused(found.reason, found.detail))
     is_known = item.reader or is_video(file.uri) or suffix_of(file.uri) == LABELS_SUFFIX
     return replace(item, is_guess=not is_known)
-
-
-def rejected_item(
-    uri: str, split: Split | None, reason: str, detail: str, original_uri: str | None = None
-) -> VideoItem:
-    """Makes an input that becomes a reject row. Its message is stored, and so holds no secret."""
-    refused = Refused(reason, storable_text(text_without_secrets(detail)), original_uri)
-    return VideoItem(uri=uri, num_bytes=0, split=split, refused=refused)
 
 
 def video_item(uri: str, num_bytes: int, split: Split | None, has_labels: bool) -> VideoItem:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from data_pipelines.preprocess.config import PreprocessConfig
-from data_pipelines.preprocess.faults import video_error
+from data_pipelines.preprocess.faults import rejected_item, video_error
+from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources import LABELED_SOURCES, LabeledSource, find_datasets
 from data_pipelines.preprocess.sources.file_kinds import LABELS_SUFFIX, labeled_format
@@ -14,7 +15,6 @@ from data_pipelines.preprocess.sources.list_videos import (
     check_inputs,
     list_source_files,
     list_videos,
-    rejected_item,
 )
 from data_pipelines.preprocess.sources.uri_list import is_uri_list, list_uris
 from lafp import storage
@@ -99,7 +99,7 @@ def _listed_by(
     except ConfigError as error:
         if may_stop:
             raise
-        yield rejected_item(uri, split, "unreadable", str(error))
+        yield rejected_item(uri, split, Refused("unreadable", str(error)))
     except Exception as error:
         found = video_error(error)
-        yield rejected_item(uri, split, found.reason, found.detail)
+        yield rejected_item(uri, split, Refused(found.reason, found.detail))

@@ -9,10 +9,11 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from data_pipelines.preprocess.faults import video_error
+from data_pipelines.preprocess.faults import rejected_item, video_error
+from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.sources.file_kinds import (
     LABELS_SUFFIX,
@@ -25,7 +26,6 @@ from data_pipelines.preprocess.sources.list_videos import (
     is_glob,
     list_source_files,
     list_videos,
-    rejected_item,
     video_item,
 )
 from lafp import storage
@@ -69,10 +69,10 @@ def list_uris(
                 yield LeftOut(uri=at, what="row of the list", why="a comment, which begins with #")
                 continue
             for found in _inputs(raw, folder, split, has_labels):
-                if isinstance(found, _Bad):
-                    yield rejected_item(at, split, found.reason, found.detail)
+                if isinstance(found, Refused):
+                    yield rejected_item(at, split, found)
                 elif isinstance(found, VideoItem) and not seen.add(found.secret_uri or found.uri):
-                    yield rejected_item(at, split, "same_file", found.uri, found.uri)
+                    yield rejected_item(at, split, Refused("same_file", found.uri, found.uri))
                 elif isinstance(found, VideoItem) and found.secret_uri and not seen.add(found.uri):
                     # Two addresses may be equal without their secrets, if a secret names the file.
                     yield replace(found, uri=f"{found.uri}#@{row}")
@@ -82,20 +82,12 @@ def list_uris(
         raise ConfigError(f"No URIs in {source}: the list has no rows. Write one row per video.")
 
 
-@dataclass(frozen=True)
-class _Bad:
-    """Describes a row that names no input."""
-
-    reason: str
-    detail: str
-
-
 def _inputs(
     raw: object, folder: str, split: Split | None, has_labels: bool
-) -> Iterator[VideoItem | LeftOut | _Bad]:
+) -> Iterator[VideoItem | LeftOut | Refused]:
     """Yields the inputs that one row names: one, or all matches of its wildcards."""
     uri = _resolve(raw, folder)
-    if isinstance(uri, _Bad):
+    if isinstance(uri, Refused):
         yield uri
     elif is_glob(uri) and not storage.is_http(uri):
         yield from _matches(uri, split, has_labels)
@@ -106,25 +98,25 @@ def _inputs(
         yield replace(item, secret_uri=uri) if item.uri != uri else item
 
 
-def _why_without_labels(uri: str) -> _Bad | None:
+def _why_without_labels(uri: str) -> Refused | None:
     """Returns a reject for a row whose labels cannot be read; None for others.
 
     Known before anything is downloaded.
     """
     if labeled_format(uri):
-        return _Bad("bad_entry", f"{without_secrets(uri)} {_WHOLE_EPISODES}")
+        return Refused("bad_entry", f"{without_secrets(uri)} {_WHOLE_EPISODES}")
     if storage.is_http(uri) and suffix_of(uri) != LABELS_SUFFIX:
         detail = (
             f"{without_secrets(uri)} is on the web, where labels beside videos are not read: "
             "download both, or leave `labels` out"
         )
-        return _Bad("no_labels", detail)
+        return Refused("no_labels", detail)
     return None
 
 
 def _matches(
     pattern: str, split: Split | None, has_labels: bool
-) -> Iterator[VideoItem | LeftOut | _Bad]:
+) -> Iterator[VideoItem | LeftOut | Refused]:
     try:
         if storage.is_file(pattern):  # a file whose own name has wildcard characters
             yield video_item(pattern, 0, split, has_labels)
@@ -138,23 +130,23 @@ def _matches(
             else:
                 yield found
         if is_empty:
-            yield _Bad("not_found", f"no file matches {pattern}")
+            yield Refused("not_found", f"no file matches {pattern}")
     except ConfigError:
-        yield _Bad("not_found", f"no file matches {pattern}")
+        yield Refused("not_found", f"no file matches {pattern}")
     except Exception as error:
         failed = video_error(error)
-        yield _Bad(failed.reason, f"{pattern}: {failed.detail}")
+        yield Refused(failed.reason, f"{pattern}: {failed.detail}")
 
 
-def _resolve(raw: object, folder: str) -> str | _Bad:
+def _resolve(raw: object, folder: str) -> str | Refused:
     """Returns the absolute URI of a row."""
     text = os.fsdecode(raw) if isinstance(raw, bytes) else raw
     uri = escape_raw_bytes(text.strip()) if isinstance(text, str) else ""
     if not uri:
-        return _Bad("bad_entry", text_without_secrets(f"expected a URI, got {raw!r}")[:200])
+        return Refused("bad_entry", text_without_secrets(f"expected a URI, got {raw!r}")[:200])
     if "\0" in uri or not _is_text(uri):
         detail = f"no file can have this name: {without_secrets(uri)!a}"
-        return _Bad("bad_entry", detail[:200])
+        return Refused("bad_entry", detail[:200])
     if scheme := _SCHEME.match(uri):
         return _with_scheme(scheme[1].lower(), uri[scheme.end() :])
     if uri.startswith(("/", "~/")):
@@ -162,7 +154,7 @@ def _resolve(raw: object, folder: str) -> str | _Bad:
     return storage.join(folder, uri)
 
 
-def _with_scheme(scheme: str, rest: str) -> str | _Bad:
+def _with_scheme(scheme: str, rest: str) -> str | Refused:
     uri = f"{scheme}://{rest}"
     if scheme in ("http", "https"):
         try:
@@ -173,23 +165,25 @@ def _with_scheme(scheme: str, rest: str) -> str | _Bad:
             is_url = False
         if not is_url:
             # Without the text: nobody knows which part of a broken URL is a password.
-            return _Bad("bad_entry", "it is not a valid http(s) URL")
+            return Refused("bad_entry", "it is not a valid http(s) URL")
         if "@" in parts.netloc:
             detail = f"{uri} has a user name or password, which is not sent: sign the URL instead"
-            return _Bad("bad_entry", detail)
+            return Refused("bad_entry", detail)
         return uri
     if storage.is_remote(uri):
         is_object = bool(rest.partition("/")[0] and rest.partition("/")[2])
         if "@" in rest.partition("/")[0]:
             detail = f"{uri} holds keys, which are not read: set AWS_ACCESS_KEY_ID and the like"
-            return _Bad("bad_entry", detail)
-        return uri if is_object else _Bad("bad_entry", f"{uri} names no object in {scheme}://")
+            return Refused("bad_entry", detail)
+        return uri if is_object else Refused("bad_entry", f"{uri} names no object in {scheme}://")
     if scheme == "file":
         host, _, path = rest.partition("/")
         if host in ("", "localhost") and path:
             return uri_of_name(os.fsdecode(unquote_to_bytes(f"/{path}")))
-        return _Bad("bad_entry", f"{uri} names no file of this machine: write file:///folder/name")
-    return _Bad(
+        return Refused(
+            "bad_entry", f"{uri} names no file of this machine: write file:///folder/name"
+        )
+    return Refused(
         "bad_entry", f"{uri} is neither local nor file://, s3://, gs://, az://, hf:// or http(s)://"
     )
 

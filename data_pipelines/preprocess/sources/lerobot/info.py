@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipelines.preprocess.faults import storable_text
+from data_pipelines.preprocess.faults import rejected_item, storable_text
 from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import VideoItem
 from lafp import storage
@@ -58,18 +58,13 @@ class LeRobotInfo:
             )
         for key, feature in sorted(self.features.items()):
             if feature.get("dtype") in ("video", "image") and _is_depth(feature):
-                yield VideoItem(
-                    uri=f"{self.source.rstrip('/')}/{INFO}#{key}",
-                    num_bytes=0,
-                    split=split,
-                    refused=Refused("depth", f"{key} holds depth maps, according to {INFO}"),
-                )
+                why = Refused("depth", f"{key} holds depth maps, according to {INFO}")
+                yield rejected_item(f"{self.source.rstrip('/')}/{INFO}#{key}", split, why)
 
     def bad_row(self, where: str, error: Exception, split: Split | None) -> VideoItem:
         """Makes one reject of a row of the index of episodes that cannot be read."""
         detail = f"it is no row of an episode: {type(error).__name__}: {error}"
-        refused = Refused("bad_entry", storable_text(detail))
-        return VideoItem(uri=where, num_bytes=0, split=split, refused=refused)
+        return rejected_item(where, split, Refused("bad_entry", detail))
 
     def promised(self, episode: int, length: int | None) -> dict[str, object]:
         """Returns the fields of ``tables.Promised``, ready for JSON."""

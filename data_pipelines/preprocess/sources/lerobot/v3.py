@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
+from data_pipelines.preprocess.faults import rejected_item
 from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.sources.lerobot.index import list_spans
@@ -68,12 +69,8 @@ class LeRobotV3:
         for (episode, camera), listed in sorted(found.items()):
             if len(listed) > 1:
                 detail = f"meta/episodes has {len(listed)} different rows of episode {episode}"
-                yield VideoItem(
-                    uri=f"{listed[0][0]}#{episode}/{camera}",
-                    num_bytes=0,
-                    split=split,
-                    refused=Refused("labels_mismatch", detail),
-                )
+                why = Refused("labels_mismatch", detail)
+                yield rejected_item(f"{listed[0][0]}#{episode}/{camera}", split, why)
             else:
                 spans[listed[0][0]].append(listed[0][1])
         files = storage.list_files(storage.join(source, "videos"))
