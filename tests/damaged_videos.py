@@ -15,7 +15,7 @@ from lafp.video.decoders.pyav import PyAVDecoder
 Decode = Callable[[Path, tuple[int, int]], dict[int, np.ndarray]]
 """Decodes a file at a size to frames by presentation time in ms."""
 
-VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "videos" / "internet"
+VIDEOS = Path(__file__).parents[2] / "shared" / "data" / "videos" / "internet"
 CLIPS = (
     "Video-LLaMA__dog_barking.mp4",
     "Ask-Anything__making_cake.mp4",

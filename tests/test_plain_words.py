@@ -9,17 +9,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-SOURCES = [
-    path
-    for package in ("lafp", "data_pipelines", "ray_jobs")
-    for path in sorted((ROOT / package).rglob("*.py"))
-]
-PAGES = [
-    *sorted(ROOT.glob("*.md")),
-    ROOT / "infra/README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+from tests.docs.test_readme import PAGES
+from tests.test_architecture import PACKAGES, ROOT, python_files
+
+SOURCES = [path for package in PACKAGES for path in python_files(package)]
 OPENING = re.compile(r"(Of|What|Whatever|Where|As|Those|The same|It)\b")
 DOCSTRING_OPENING = re.compile(rf"{OPENING.pattern}|All\b")
 """A docstring says what one thing is or does, so "All ..." has no verb there."""
@@ -80,7 +73,7 @@ def test_comments_begin_with_a_subject_or_a_verb():
     assert not found, "Begin with a plain sentence:\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 def test_paragraphs_of_a_page_begin_with_a_subject_or_a_verb(page):
     found = forbidden(page, paragraphs(page.read_text()), OPENING)
     assert not found, "Begin with a plain sentence:\n" + "\n".join(found)

@@ -36,7 +36,7 @@ from data_pipelines.preprocess.select.catalog import Catalog
 from data_pipelines.preprocess.select.signatures import write_signatures
 from lafp.video import EncodeConfig, decode_clip, encode_clip
 from lafp.video.decoders.arrays import array_frames
-from tests.benchmarks import bench_shots
+from tests.shot_cases import VIDEOS, frames_of
 
 SIZES = (10_000, 100_000)
 NUM_FRAMES, FPS, COPY_EVERY = 100, 10.0, 50
@@ -158,8 +158,8 @@ def robot_clips() -> list[tuple[str, np.ndarray]]:
     """Disjoint clips of 10 s at most, uint8 [T, 64, 64, 3], of robots, and their paths."""
     clips = []
     for kind in ("robot", "labeled"):
-        for path in sorted((bench_shots.VIDEOS / kind).glob("**/*.mp4")):
-            frames = np.stack(bench_shots.frames_of(path))
+        for path in sorted((VIDEOS / kind).glob("**/*.mp4")):
+            frames = np.stack(frames_of(path))
             for part in np.array_split(frames, -(-len(frames) // NUM_FRAMES)):
                 if len(part) >= 16:
                     clips.append((str(path), part))

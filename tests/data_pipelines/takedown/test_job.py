@@ -56,7 +56,6 @@ from tests.made_shard_set import make_shard_set
 from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 from tests.synthetic_video import moving_square, write_video
 
-ROOT = Path(__file__).parents[3]
 CFG = PreprocessConfig(
     clip=ClipConfig(fps=10.0, max_s=3.0, min_frames=8),
     resize=ResizeConfig(width_px=48, height_px=32),

@@ -4,11 +4,12 @@ It needs no GPU: tensors on torch's device ``meta`` have shapes and no values, s
 a value there fails, as whoever asks a GPU waits.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lafp.data.augment import AugmentConfig
@@ -58,14 +59,26 @@ def lam_on_device(objective: Objective) -> TrainedLam:
     return TrainedLam(objective, SupervisionConfig(weight=0.1), action).to(META)
 
 
-def step(lam: TrainedLam, window: Window) -> None:
+def backward(module: nn.Module, inputs: object) -> None:
     """What the loop and its engines do on the device, but for the fused optimizer."""
+    module(inputs).loss.backward()
+    clip_gradients([p for p in module.parameters() if p.grad is not None], max_norm=1.0)
+    module.zero_grad()
+    module.after_step()
+
+
+def copies_of_a_second(step: Callable[[], None]) -> list:
+    """Copies to the device in the second of two steps: the first one leaves its constants there."""
+    step()
+    with CopiesFromHost() as copies:
+        step()
+    return copies.found
+
+
+def step(lam: TrainedLam, window: Window) -> None:
     with torch.no_grad():
         window = lam.objective.augment(window)
-    lam(LamInputs(window=window, labeled=window)).loss.backward()
-    clip_gradients([p for p in lam.parameters() if p.grad is not None], max_norm=1.0)
-    lam.zero_grad()
-    lam.after_step()
+    backward(lam, LamInputs(window=window, labeled=window))
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *MASKED])
@@ -75,10 +88,7 @@ def test_a_step_asks_the_device_for_nothing_and_copies_nothing_to_it(name, monke
     if name in ("laom", "laom-mask"):
         cfg = type(cfg)(**vars(cfg) | {"augment": AugmentConfig()})
     lam, window = lam_on_device(build(cfg)), window_on_device()
-    step(lam, window)  # leaves its constants on the device
-    with CopiesFromHost() as copies:
-        step(lam, window)
-    assert copies.found == []
+    assert copies_of_a_second(lambda: step(lam, window)) == []
 
 
 class Asking(torch.nn.Module):

@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
-from lafp.train.optim import clip_gradients
 from lafp.train.tasks.trained_decoder import DecoderInputs, TrainedDecoder
 from lafp.train.tasks.trained_policy import PolicyInputs, TrainedPolicy
 from lafp.train.transitions import Transitions, anchored_latents
 from lafp.types import ActionSpec
-from tests.lafp.objectives.test_no_waiting import BATCH_SIZE, META, CopiesFromHost
+from tests.lafp.objectives.test_no_waiting import BATCH_SIZE, META, backward, copies_of_a_second
 from tests.lafp.policies.test_policies import make
 
 VARIANTS = [
@@ -25,20 +24,6 @@ VARIANTS = [
 
 def on_device(name, config):
     return make(name, **config).to(META)
-
-
-def backward(module, inputs) -> None:
-    module(inputs).loss.backward()
-    clip_gradients([p for p in module.parameters() if p.grad is not None], max_norm=1.0)
-    module.zero_grad()
-    module.after_step()
-
-
-def copies_of_a_second(step) -> list:
-    step()  # leaves its constants on the device
-    with CopiesFromHost() as copies:
-        step()
-    return copies.found
 
 
 @pytest.mark.parametrize(("name", "config"), VARIANTS)

@@ -1,5 +1,4 @@
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -7,9 +6,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.preprocess.clip.filters.shots import Picture, ShotsConfig, cut_at_shots, to_hsv
-from data_pipelines.preprocess.clip.resample import SegmentEnd, ShownFrame, Tick, resample
-from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
-from tests.shot_cases import SAME_SHOT, our_cuts, real_videos
+from data_pipelines.preprocess.clip.resample import SegmentEnd, ShownFrame, Tick
+from tests.shot_cases import SAME_SHOT, frames_of, our_cuts, real_videos
 
 CUT_IN_BIKES_S = 1.2
 DETECTORS = [ShotsConfig(name="content"), ShotsConfig(name="adaptive")]
@@ -36,20 +34,7 @@ def cuts_s(frames, cfg) -> list[float]:
 @pytest.fixture(scope="module")
 def real_clips(shared_videos):
     """24 frames of each clip at 10 per second, 64 x 64 px."""
-    decoder = PyAVDecoder(PyAVConfig())
-    clips = []
-    for name in CLIPS:
-        path, deadline = str(shared_videos / name), time.monotonic() + 60
-        info = decoder.probe(path, 1 << 26, deadline)
-        ticks = resample(
-            decoder.frames(path, info, 64, 64, deadline),
-            fps=10,
-            source_fps=info.fps,
-            duration_s=info.duration_s,
-            max_hold_s=2,
-        )
-        clips.append([e.source.pixels for e in ticks if isinstance(e, Tick)][:24])
-    return clips
+    return [frames_of(shared_videos / name)[:24] for name in CLIPS]
 
 
 def test_adaptive_finds_the_cuts_of_real_videos_and_nothing_else(real_clips):
