@@ -27,8 +27,10 @@ pytest: $(VENV)/installed
 	$(PYTEST)
 
 # The inner loop: tests that start neither Ray nor a process and take no seconds (tests/fast.py).
+# A test that hangs as it is skipped ends its process, which says where.
+ENDS_HANGS := -o faulthandler_timeout=120 -o faulthandler_exit_on_timeout=true --max-worker-restart 1
 test-fast: $(VENV)/installed
-	$(PYTEST) -p tests.fast
+	$(PYTEST) -p tests.fast $(ENDS_HANGS)
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,notebooks,rerun]'

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -23,19 +24,22 @@ from tests.cpu_time import interrupted_after
 # Every stage asks git for the revision, which takes milliseconds.
 ALLOWED = {"git"}
 TOO_LONG = "it takes seconds: `make test` runs it"
+STARTS_A_PROCESS = "it starts a process: `make test` runs it"
 # CPU time, so that a busy machine skips no more. The first test of a file waits for its fixtures.
 TEST_CPU_S, FIXTURES_CPU_S = 0.4, 2.0
 _popen = subprocess.Popen.__init__
+_starts_in_a_thread = threading.Event()
 
 
 def _skip(*_, **__) -> None:
     if threading.current_thread() is not threading.main_thread():
         # The test waits for this thread in the main one, which only a signal's handler interrupts.
+        _starts_in_a_thread.set()
         signal.pthread_kill(threading.main_thread().ident, signal.SIGPROF)
-    pytest.skip("it starts a process: `make test` runs it")
+    pytest.skip(STARTS_A_PROCESS)
 
 
-def _skip_too_long(_, frame: FrameType | None) -> None:
+def _skip_signalled(_, frame: FrameType | None) -> None:
     outer = frame
     while outer:
         if outer.f_code.co_filename == "<frozen importlib._bootstrap>":
@@ -43,7 +47,7 @@ def _skip_too_long(_, frame: FrameType | None) -> None:
             signal.setitimer(signal.ITIMER_PROF, 0.05)
             return
         outer = outer.f_back
-    pytest.skip(TOO_LONG)
+    pytest.skip(STARTS_A_PROCESS if _starts_in_a_thread.is_set() else TOO_LONG)
 
 
 def _popen_or_skip(self, args, *more, **options) -> None:
@@ -56,6 +60,7 @@ def _popen_or_skip(self, args, *more, **options) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Iterator[None]:
     """Holds during a test and its fixtures: pytest-xdist may start its own processes."""
+    _starts_in_a_thread.clear()
     with pytest.MonkeyPatch.context() as patch:
         # `subprocess.run` and `ray.init` end in the first, `mp.spawn` and pools in the second.
         patch.setattr(subprocess.Popen, "__init__", _popen_or_skip)
@@ -77,13 +82,13 @@ def pytest_collection_modifyitems(items) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Iterator[None]:
-    with interrupted_after(FIXTURES_CPU_S, _skip_too_long, signal.ITIMER_PROF):
+    with interrupted_after(FIXTURES_CPU_S, _skip_signalled, signal.ITIMER_PROF):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
-    with interrupted_after(TEST_CPU_S, _skip_too_long, signal.ITIMER_PROF):
+    with interrupted_after(TEST_CPU_S, _skip_signalled, signal.ITIMER_PROF):
         return (yield)
 
 
@@ -92,7 +97,12 @@ def pytest_runtest_makereport(item, call) -> Iterator[None]:
     """Notes also a test whose fixture took too long for another test."""
     if call.excinfo and getattr(call.excinfo.value, "msg", None) == TOO_LONG:
         _note(item).touch()
-    return (yield)
+    report = yield
+    if call.excinfo and isinstance(call.excinfo.value, pytest.skip.Exception):
+        # What the interrupted frames hold goes now. The garbage collector would delete it amid a
+        # later test, and an environment whose deletion takes a lock might wait for that test.
+        traceback.clear_frames(call.excinfo.tb)
+    return report
 
 
 def _note(item) -> Path:

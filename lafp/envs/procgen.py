@@ -141,6 +141,9 @@ class Procgen:
             )
             # Some games keep data beyond an episode's end, so every episode starts from this state.
             self._untouched = self._game.callmethod("get_state")[0]
+            # cffi looks a function up once, under a lock. A game closes when it is deleted, and if
+            # the garbage collector did that amid another look-up, it would wait for itself.
+            _ = self._game._c_lib.libenv_close
         # Even levels are for training and odd ones for tests, so no level is in both.
         # Procgen keeps the number after the last level in an int32 too, hence the last level.
         levels_N = np.minimum(seeds_N % 2**30, 2**30 - 2) * 2 + (self.cfg.levels == "test")

@@ -1,3 +1,6 @@
+import gc
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -144,6 +147,19 @@ def test_every_recorded_step_of_a_planner_shows():
     assert result.success.all()
     for recording in result.recordings:
         assert (recording.frames[1:] != recording.frames[:-1]).any((1, 2, 3)).all()
+
+
+def test_a_game_that_the_garbage_collector_deletes_waits_for_no_lock():
+    kept, dropped = Procgen(MAZE), Procgen(MAZE)
+    for env in (kept, dropped):
+        env.reset(np.arange(2))
+    dropped.itself = dropped
+    del env, dropped
+    collecting = threading.Thread(target=gc.collect, daemon=True)
+    with kept._game._ffi._lock:  # as while a function of the library is looked up
+        collecting.start()
+        collecting.join(timeout=30)
+        assert not collecting.is_alive()
 
 
 def test_a_random_expert_takes_every_action():
