@@ -29,6 +29,12 @@ ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "h264_baseline": ("mp4", "libx264", {"crf": "23", "g": "30", "profile": "baseline"}),
     "mpeg4_avi": ("avi", "mpeg4", {"g": "24", "bf": "2", "b": "1M"}),
     "mpeg4_mp4": ("mp4", "mpeg4", {"g": "24", "b": "1M"}),
+    # At a constant rate, as broadcasts and DVDs are: zeros fill up easy pictures.
+    "mpeg2": (
+        "avi",
+        "mpeg2video",
+        {"g": "15", "bf": "2", "b": "2M", "minrate": "2M", "maxrate": "2M", "bufsize": "1M"},
+    ),
     "hevc": (
         "mp4",
         "libx265",

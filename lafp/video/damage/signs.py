@@ -25,7 +25,20 @@ _DEEP_PROFILES = ("Profile 2", "Profile 3")
 # Checks that FFmpeg does not make by default. Not "aggressive" for all codecs, which refuses sound
 # MPEG-4 of old encoders, and not "explode", which loses frames decoded before: the log says the
 # same.
-CHECKS = {"": "crccheck+bitstream+buffer", "h264": "crccheck+aggressive"}
+# MPEG-1 and 2 without "bitstream", which takes the zeros that fill up a constant rate for damage,
+# and then replaces sound blocks. Other bits where a picture has ended are an error without it too.
+CHECKS = {
+    "": "crccheck+bitstream+buffer",
+    "h264": "crccheck+aggressive",
+    "mpeg1video": "crccheck",
+    "mpeg2video": "crccheck",
+}
+# Messages on data that no pixel depends on. Sound files of careless encoders show them.
+_HARMLESS = (
+    "SEI type",  # H.264 and HEVC: user data, captions, times
+    "Overread VUI",  # H.264: rates and colours
+    "ext header missing",  # MS-MPEG4: rates
+)
 
 
 def listen_to_ffmpeg() -> None:
@@ -73,6 +86,7 @@ def decode(context: VideoCodecContext, packet: Packet | None) -> tuple[list[Vide
         except av.FFmpegError as error:
             sign = f"a packet does not decode: {error.args[1]}"
     for level, _, message in messages:
-        if level <= av.logging.WARNING or message.startswith("concealing"):
+        is_sign = level <= av.logging.WARNING and not message.startswith(_HARMLESS)
+        if is_sign or message.startswith("concealing"):
             sign = sign or f"FFmpeg: {message.strip()}"
     return frames, sign

@@ -284,9 +284,24 @@ def _coded_frames(path: str, deadline: float) -> Iterator[bytes]:
                 yield bytes(packet)
 
 
+_QUARTER_TURNS = (
+    Orientation(),
+    Orientation(is_turned=True, flip_y=True),
+    Orientation(flip_x=True, flip_y=True),
+    Orientation(is_turned=True, flip_x=True),
+)
+"""Counter-clockwise turns by 0, 90, 180 and 270 degrees."""
+
+
 def _orientation(frame: VideoFrame) -> Orientation:
     """Reads the display matrix: x' = a x + c y, y' = b x + d y (libavutil/display.h)."""
-    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    try:
+        side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    except ValueError:
+        # PyAV 18 refuses all side data of a frame if it does not know the type of one, such as the
+        # EXIF data of a JPEG or the views of a spatial video. It still tells the angle, but not
+        # whether the picture is mirrored.
+        return _QUARTER_TURNS[round(frame.rotation / 90) % 4]
     if side_data is None:
         return Orientation()
     a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()

@@ -1,11 +1,14 @@
 import base64
+import io
 import socket
 import time
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from PIL import ExifTags, Image
 
 from lafp.config import ConfigError
 from lafp.video import VIDEO_DECODERS
@@ -91,6 +94,33 @@ def test_rotated_videos_come_out_upright(decoder, tmp_path, rotation_deg):
     info, frames, _ = decode(decoder, path)
     assert (info.width_px, info.height_px) == (96, 64)
     assert np.abs(frames[0].pixels().astype(int) - upright[0]).mean() < 6
+
+
+@pytest.mark.parametrize(("tag", "rotation_deg"), [(1, 0), (6, -90), (3, 180), (8, 90)])
+def test_side_data_that_pyav_does_not_know_leave_a_picture_upright(
+    pyav, tmp_path, tag, rotation_deg
+):
+    """EXIF data, which cameras write into each picture of MJPEG."""
+    upright = moving_square(1, height=64, width=96)[0]
+    exif, jpeg = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = tag
+    stored = np.rot90(upright, -rotation_deg // 90)
+    Image.fromarray(stored).save(jpeg, "JPEG", exif=exif, quality=95)
+    with av.open(str(tmp_path / "v.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        (stream.height, stream.width), stream.pix_fmt = stored.shape[:2], "yuvj420p"
+        for i in range(3):
+            packet = av.Packet(jpeg.getvalue())
+            packet.stream, packet.is_keyframe = stream, True
+            packet.pts = packet.dts = i
+            packet.time_base = Fraction(1, 10)
+            container.mux(packet)
+    with av.open(str(tmp_path / "v.avi")) as container, pytest.raises(ValueError, match="Type"):
+        _ = next(container.decode(video=0)).side_data
+    info, frames, damaged = decode(pyav, tmp_path / "v.avi")
+    assert (info.width_px, info.height_px) == (96, 64)
+    assert len(frames) == 3 and not damaged
+    assert np.abs(frames[0].pixels().astype(int) - upright).mean() < 6
 
 
 def test_orientation_turns_and_mirrors():

@@ -38,6 +38,7 @@ LIMITS = {
     "h264_baseline": (0.02, 0.9),
     "mpeg4_avi": (0.02, 0.9),
     "mpeg4_mp4": (0.02, 0.9),
+    "mpeg2": (0.02, 0.9),
     "vp9": (0.0, 0.9),
     "av1": (0.0, 0.9),
     "mjpeg": (0.02, 0.9),
@@ -248,6 +249,59 @@ def test_sound_files_show_no_sign_of_damage(gate, shared_videos):
         num = Counter(type(event) for event in gate.frames(str(path), info, 32, 32, soon()))
         assert num[DamagedSpan] == 0, path.name
         assert num[DecodedFrame] >= 0.95 * len(info.times_s), path.name
+
+
+def test_zeros_that_fill_up_a_constant_rate_are_no_damage(gate, tmp_path):
+    options = {"b": "1M", "minrate": "1M", "maxrate": "1M", "bufsize": "500k"}
+    path = tmp_path / "constant.avi"
+    write_video(path, moving_square(30), 30.0, codec="mpeg2video", options=options)
+    assert path.stat().st_size > 100_000, "nothing was filled up"
+    assert_is_sound(path, 30, gate)
+
+
+def long_sei(packet: bytes) -> bytes:
+    """Puts user data before an H.264 picture that are a byte shorter than they say."""
+    unit = bytes([6, 5, 32]) + bytes(range(1, 32)) + b"\x80"
+    return len(unit).to_bytes(4, "big") + unit + packet
+
+
+def without_its_end(packet: bytes) -> bytes:
+    """Cuts the rates off that MS-MPEG4 stores behind the last block of a key frame."""
+    return packet[:-2]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "change", "message"),
+    [
+        ("v.mp4", "libx264", long_sei, "SEI type"),
+        ("v.avi", "msmpeg4", without_its_end, "ext header missing"),
+    ],
+)
+def test_faults_of_data_that_no_pixel_depends_on_are_no_damage(
+    name, codec, change, message, gate, tmp_path
+):
+    path = tmp_path / name
+    source = write_video(tmp_path / f"source_{name}", moving_square(24), codec=codec)
+    with av.open(str(source)) as clip, av.open(str(path), "w") as container:
+        video = clip.streams.video[0]
+        stream = container.add_stream_from_template(video)
+        for packet in clip.demux(video):
+            if packet.size:
+                data = change(bytes(packet)) if packet.is_keyframe else bytes(packet)
+                changed = av.Packet(data)
+                changed.stream, changed.pts, changed.dts = stream, packet.pts, packet.dts
+                changed.time_base, changed.is_keyframe = packet.time_base, packet.is_keyframe
+                container.mux(changed)
+    with av.open(str(path)) as container, av.logging.Capture() as messages:
+        list(container.decode(video=0))
+    assert any(text.startswith(message) for _, _, text in messages)
+    assert_is_sound(path, 24, gate)
+
+
+def assert_is_sound(path, num_frames, gate):
+    info = gate.probe(str(path), MAX_PIXELS, soon())
+    num = Counter(type(event) for event in gate.frames(str(path), info, 32, 32, soon()))
+    assert num == {DecodedFrame: num_frames}
 
 
 def test_frames_wait_for_their_group_only_as_long_as_memory_lasts(tmp_path, gate, monkeypatch):
