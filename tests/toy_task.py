@@ -112,6 +112,14 @@ class ToyTask:
         storage.write_text(uri + "/toy.json", json.dumps(metrics))
 
 
+class RayletKillingTask(ToyTask):
+    """Kills the raylet, which is the parent of its process, and its process as training begins."""
+
+    def prepare(self, device):
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class KillingTask(ToyTask):
     """Kills its own process, once, where step ``at_step`` (from 0) begins.
 

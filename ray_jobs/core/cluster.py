@@ -123,7 +123,7 @@ def what_was_lost(error: Exception) -> str | None:
     """Returns text that names the Ray process whose death caused the error; None if none died."""
     if (ray := sys.modules.get("ray")) is None:
         return None
-    if dead := _dead_ray_processes():  # later errors follow from it
+    if dead := dead_ray_processes():  # later errors follow from it
         return f"Ray's {' and '.join(dead)} died while the job ran, perhaps because memory ran out"
     errors = ray.exceptions
     # The task itself raised a RayTaskError, so its traceback is needed.
@@ -135,8 +135,11 @@ def what_was_lost(error: Exception) -> str | None:
     return f"Ray lost a process of the job: {said}"
 
 
-def _dead_ray_processes() -> list[str]:
-    """Returns the names of those processes of the job's own Ray that have died, such as raylet."""
+def dead_ray_processes() -> list[str]:
+    """Returns the names of those processes of the job's own Ray that have died, such as raylet.
+
+    Empty in other processes than the one that has started that Ray.
+    """
     if not is_own_ray():
         return []
     from ray._private import worker

@@ -16,6 +16,7 @@ import ray
 import torch
 
 from lafp import storage
+from ray_jobs.core.cluster import dead_ray_processes
 from ray_jobs.training.failures import FailureLog, WorkersFailedError
 from ray_jobs.training.notices import sigterm_noted
 from ray_jobs.training.worker import Place, WorkerJob, train_in_worker
@@ -29,6 +30,7 @@ def train_in_task(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
 
     Raises:
         FinalError: No retry can succeed.
+        RayError: Ray itself has died.
         WorkersFailedError: The worker failed more than ``max_failures`` times.
     """
     cfg = job.cfg
@@ -50,6 +52,8 @@ def train_in_task(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
             log.note({0: error})
             if num_failures > cfg.max_failures:
                 raise WorkersFailedError(str(error)) from error  # the text holds the traceback
+            if dead_ray_processes():  # nothing will run on this Ray any more
+                raise
         except BaseException:  # Ctrl-C: the folder has no owner any more, so nobody may write there
             ray.cancel(attempt, force=True)
             raise

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from lafp.storage.json_lines import read_lines
+from tests.synthetic_shards import write_shard_set
+
 JOB = """
 import os, signal, sys
 import psutil, ray
@@ -26,6 +29,20 @@ with exit_codes():
     ray.get(call)
 """
 
+TRAINING = """
+import sys
+from pathlib import Path
+from ray_jobs.core.cli import exit_codes
+from ray_jobs.core.cluster import Resources, connect
+from ray_jobs.training.trainer import fit
+from tests.ray_jobs.training.toy_runs import config, stage, task
+from tests.toy_task import RayletKillingTask
+
+with exit_codes():
+    connect(Resources(num_cpus=2))
+    cfg = config(num_workers=1, max_failures=1000)
+    fit(stage(Path(sys.argv[2])), cfg, task(sys.argv[1], RayletKillingTask))
+"""
 
 LOST = """
 import os, signal, sys
@@ -75,7 +92,18 @@ def test_a_process_that_is_killed_ends_the_job_with_one_line_and_a_mistake_with_
 
 @pytest.mark.slow
 def test_a_raylet_that_is_killed_ends_the_job_with_one_line():
-    command = [sys.executable, "-c", JOB, "raylet"]
+    assert_told_in_one_line([JOB, "raylet"])
+
+
+@pytest.mark.slow
+def test_a_training_does_not_try_again_on_a_ray_that_has_died(tmp_path):
+    shards = write_shard_set(tmp_path / "shards", num_clips=20)
+    assert_told_in_one_line([TRAINING, shards, str(tmp_path)])
+    assert len(list(read_lines(str(tmp_path / "failures.jsonl")))) == 1
+
+
+def assert_told_in_one_line(script: list[str]) -> None:
+    command = [sys.executable, "-c", *script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
