@@ -8,8 +8,9 @@ from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import rejected_item, video_error
 from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
-from data_pipelines.preprocess.sources import LABELED_SOURCES, LabeledSource, find_datasets
+from data_pipelines.preprocess.sources import LABELED_SOURCES, LabeledSource
 from data_pipelines.preprocess.sources.file_kinds import LABELS_SUFFIX, labeled_format
+from data_pipelines.preprocess.sources.lerobot.dataset import find_datasets
 from data_pipelines.preprocess.sources.lerobot.robots import check_one_robot
 from data_pipelines.preprocess.sources.list_videos import (
     check_inputs,
@@ -64,12 +65,12 @@ def _with_labels(
     """Lists every format in the source, one after the other."""
     datasets = find_datasets(source)
     # Checked before anything is decoded, because a policy has actions of one size only.
-    check_one_robot([folder for _, folder in datasets], labels)
-    for reader, folder in datasets:
-        yield from _listed_by(reader, folder, split, may_stop=folder == source)
-    if any(folder == source for _, folder in datasets):
+    check_one_robot(datasets, labels)
+    for folder in datasets:
+        yield from _listed_by(LABELED_SOURCES["lerobot"], folder, split, may_stop=folder == source)
+    if source in datasets:
         return
-    folders = tuple(f"{folder}/" for _, folder in datasets)
+    folders = tuple(f"{folder}/" for folder in datasets)
     files = (file for file in list_source_files(source) if not file.uri.startswith(folders))
     is_mixed = _holds_whole_episodes(source)
     for found in list_videos(files, split, has_labels=True):

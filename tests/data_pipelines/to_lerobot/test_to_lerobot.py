@@ -14,7 +14,7 @@ import pytest
 
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from data_pipelines.preprocess.clip.resize import ResizeConfig
-from data_pipelines.preprocess.sources.lerobot.v3 import LeRobotV3
+from data_pipelines.preprocess.sources.lerobot.dataset import find_datasets
 from data_pipelines.to_lerobot import video_files
 from data_pipelines.to_lerobot.job import Written, to_lerobot
 from lafp import storage
@@ -257,7 +257,7 @@ def test_an_interrupted_dataset_is_none_and_is_written_anew(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, run.uri, str(out)], cwd=ROOT, timeout=120)
     assert done.returncode == -9
-    assert list(out.rglob("*.mp4")) and not LeRobotV3().is_at(str(out))
+    assert list(out.rglob("*.mp4")) and not find_datasets(str(out))
     (out / f"videos/{CAMERA}/chunk-000/file-007.mp4").write_bytes(b"of the killed one")
     assert write_dataset(run, out) is not None
     assert digest(out) == digest(tmp_path / "whole")

@@ -18,7 +18,6 @@ INFO = "meta/info.json"
 _OLD_INFO = "meta_data/info.json"
 _MAX_FPS = 1e6
 _FIELD = re.compile(r"\{(\w+)(?::0(\d)d)?\}")
-READ_MAJORS, READ_VERSIONS = ("v2", "v3"), "v2.0, v2.1 and v3.0"
 
 WAY_OUT = "Copy the dataset again, or leave `labels` out and use its videos alone."
 """Ends the message about a dataset that cannot be used."""
@@ -36,6 +35,11 @@ class LeRobotInfo:
     features: dict[str, dict[str, Any]]
     paths: dict[str, str]
     """Templates ``data_path`` and ``video_path``, if the file has them."""
+
+    @property
+    def major(self) -> str:
+        """Returns the major version, e.g. ``v2``."""
+        return self.version.split(".")[0]
 
     def cameras(self, dtype: str) -> list[str]:
         """Lists the colour cameras whose feature has this dtype, ``video`` or ``image``."""
@@ -71,8 +75,16 @@ class LeRobotInfo:
         return {"episode": episode, "length": length, "fps": self.fps}
 
 
-def read_info(source: str) -> LeRobotInfo | None:
-    """Reads ``meta/info.json``; None if the source has none.
+def has_info(source: str) -> bool:
+    """Says whether a folder is a dataset, perhaps a broken one or of a version that is not read."""
+    try:
+        return any(storage.is_file(storage.join(source, name)) for name in (INFO, _OLD_INFO))
+    except storage.AccessDeniedError:  # the folder's files become reject rows
+        return False
+
+
+def read_info(source: str) -> LeRobotInfo:
+    """Reads ``meta/info.json`` of a dataset.
 
     Raises:
         ConfigError: It is not what LeRobot writes.
@@ -80,8 +92,6 @@ def read_info(source: str) -> LeRobotInfo | None:
     uri = storage.join(source, INFO)
     if not storage.is_file(uri):
         uri = storage.join(source, _OLD_INFO)
-        if not storage.is_file(uri):
-            return None
     try:
         raw = json.loads(storage.read_text(uri))
     except (ValueError, RecursionError) as error:
@@ -130,12 +140,6 @@ def fill_template(template: str, **values: str | int) -> str:
     if ".." in path.split("/"):
         raise ValueError(f"the path {path[:200]!r} leads out of the dataset")
     return path
-
-
-def has_version(source: str, major: str) -> bool:
-    """Says whether the source is a dataset of a major version, such as ``v2``."""
-    info = read_info(source)
-    return info is not None and info.version.split(".")[0] == major
 
 
 def _is_depth(feature: Mapping[str, object]) -> bool:

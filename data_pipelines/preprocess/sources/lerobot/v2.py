@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from data_pipelines.preprocess.clip.labels.read import EpisodeLabels, LabelsConfig
 from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import VideoItem
-from data_pipelines.preprocess.sources.lerobot.info import INFO, WAY_OUT, has_version, read_info
+from data_pipelines.preprocess.sources.lerobot.info import INFO, WAY_OUT, LeRobotInfo
 from data_pipelines.preprocess.sources.lerobot.pictures import open_rows
 from data_pipelines.preprocess.sources.lerobot.tables import (
     Promised,
@@ -46,16 +46,9 @@ _EPISODE_FILE = re.compile(r"episode_(\d+)\.(parquet|mp4)$")
 class LeRobotV2:
     """Reads LeRobot v2.0 and v2.1."""
 
-    def is_at(self, source: str) -> bool:
-        """Says whether there is a ``meta/info.json`` of version 2."""
-        return has_version(source, "v2")
-
-    def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
+    def list_items(self, info: LeRobotInfo, split: Split | None) -> Iterator[VideoItem]:
         """Yields one item per episode and camera; items with missing files become rejects later."""
-        info = read_info(source)
-        assert info is not None
-        yield from info.depth_items(split)
-        cameras = info.cameras("video")
+        source, cameras = info.source, info.cameras("video")
         tables, videos = _find_files(source, cameras)
         episodes, errors = _episodes(source)
         for number, error in errors.items():
@@ -63,7 +56,7 @@ class LeRobotV2:
         for episode, lengths in sorted(episodes.items()):
             name = f"episode_{episode:06d}"
             labels_uri = tables.get(episode, storage.join(source, "data", f"{name}.parquet"))
-            details = info.promised(episode, lengths[0])
+            details = {"version": "v2"} | info.promised(episode, lengths[0])
             refused: Refused | None = None
             if len(set(lengths)) > 1:
                 detail = f"meta/episodes.jsonl lists episode {episode} with lengths {lengths}"
@@ -74,7 +67,7 @@ class LeRobotV2:
                     num_bytes=0,
                     split=split,
                     labels_uri=labels_uri,
-                    reader="lerobot_v2",
+                    reader="lerobot",
                     details=details | {"camera": camera, "is_in_rows": True},
                     refused=refused,
                 )
@@ -88,7 +81,7 @@ class LeRobotV2:
                     num_bytes=num_bytes,
                     split=split,
                     labels_uri=labels_uri,
-                    reader="lerobot_v2",
+                    reader="lerobot",
                     details=details | {"camera": camera, "is_in_rows": False},
                     refused=refused,
                 )

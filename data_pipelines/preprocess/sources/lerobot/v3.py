@@ -21,10 +21,7 @@ from data_pipelines.preprocess.faults import rejected_item
 from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.sources.lerobot.index import list_spans
-from data_pipelines.preprocess.sources.lerobot.info import (
-    has_version,
-    read_info,
-)
+from data_pipelines.preprocess.sources.lerobot.info import LeRobotInfo
 from data_pipelines.preprocess.sources.lerobot.pictures import open_rows
 from data_pipelines.preprocess.sources.lerobot.spans import Place, Span, place_episodes
 from data_pipelines.preprocess.sources.lerobot.tables import (
@@ -53,15 +50,8 @@ ReadTable = Callable[[str], tuple[str, pa.Table] | VideoError]
 class LeRobotV3:
     """Reads LeRobot v3.0."""
 
-    def is_at(self, source: str) -> bool:
-        """Says whether there is a ``meta/info.json`` of version 3."""
-        return has_version(source, "v3")
-
-    def list_items(self, source: str, split: Split | None) -> Iterator[VideoItem]:
+    def list_items(self, info: LeRobotInfo, split: Split | None) -> Iterator[VideoItem]:
         """Yields one item per video file with episodes; missing files become rejects later."""
-        info = read_info(source)
-        assert info is not None
-        yield from info.depth_items(split)
         spans: dict[str, list[Span]] = defaultdict(list)
         found, errors = list_spans(info)
         for where, error in errors.items():
@@ -73,7 +63,7 @@ class LeRobotV3:
                 yield rejected_item(f"{listed[0][0]}#{episode}/{camera}", split, why)
             else:
                 spans[listed[0][0]].append(listed[0][1])
-        files = storage.list_files(storage.join(source, "videos"))
+        files = storage.list_files(storage.join(info.source, "videos"))
         sizes = {file.uri: file.num_bytes for file in files}
         for uri in sorted(spans):
             yield VideoItem(
@@ -81,8 +71,9 @@ class LeRobotV3:
                 num_bytes=sizes.get(uri, 0),
                 split=split,
                 labels_uri=spans[uri][0]["data_uri"],
-                reader="lerobot_v3",
+                reader="lerobot",
                 details={
+                    "version": "v3",
                     # ``SharedFrames`` decodes the file once, and so must serve episodes in its
                     # order.
                     "episodes": sorted(spans[uri], key=_by_time),
