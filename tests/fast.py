@@ -1,9 +1,9 @@
 """``pytest -p tests.fast`` runs tests that start neither Ray nor a process and take no seconds.
 
 No list says which tests these are, because a list would soon be wrong. A test is skipped at the
-moment when it, or one of its fixtures, starts a process or has taken too much CPU time. pytest's
-cache keeps which tests took too long, so that the next run does not begin them. ``make test`` runs
-all that are skipped here; ``pytest --cache-clear`` forgets them.
+moment when it, or one of its fixtures, starts a process. pytest's cache keeps which tests did so,
+and which took too much CPU time, so that the next run does not begin them: the first run takes
+twice as long. ``make test`` runs all that are skipped here; ``pytest --cache-clear`` forgets them.
 """
 
 import hashlib
@@ -12,21 +12,21 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import pytest
-
-from tests.cpu_time import interrupted_after
 
 # Every stage asks git for the revision, which takes milliseconds.
 ALLOWED = {"git"}
 TOO_LONG = "it takes seconds: `make test` runs it"
 STARTS_A_PROCESS = "it starts a process: `make test` runs it"
 # CPU time, so that a busy machine skips no more. The first test of a file waits for its fixtures.
-TEST_CPU_S, FIXTURES_CPU_S = 0.4, 2.0
+CPU_S = {"setup": 2.0, "call": 0.4}
 _popen = subprocess.Popen.__init__
 _starts_in_a_thread = threading.Event()
 
@@ -47,7 +47,7 @@ def _skip_signalled(_, frame: FrameType | None) -> None:
             signal.setitimer(signal.ITIMER_PROF, 0.05)
             return
         outer = outer.f_back
-    pytest.skip(STARTS_A_PROCESS if _starts_in_a_thread.is_set() else TOO_LONG)
+    pytest.skip(STARTS_A_PROCESS)
 
 
 def _popen_or_skip(self, args, *more, **options) -> None:
@@ -76,27 +76,41 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
-        if _note(item).exists():
-            item.add_marker(pytest.mark.skip(reason=TOO_LONG))
+        if (note := _note(item)).exists():
+            item.add_marker(pytest.mark.skip(reason=note.read_text()))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Iterator[None]:
-    with interrupted_after(FIXTURES_CPU_S, _skip_signalled, signal.ITIMER_PROF):
+def pytest_runtest_setup(item) -> Iterator[None]:
+    with _watched(item, "setup"):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
-    with interrupted_after(TEST_CPU_S, _skip_signalled, signal.ITIMER_PROF):
+def pytest_runtest_call(item) -> Iterator[None]:
+    with _watched(item, "call"):
         return (yield)
+
+
+@contextmanager
+def _watched(item, when: str) -> Iterator[None]:
+    """Ends a test whose threads start processes, and notes one that takes too long."""
+    before = signal.signal(signal.SIGPROF, _skip_signalled)
+    start_s = time.process_time()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+        if time.process_time() - start_s > CPU_S[when]:
+            _note(item).write_text(TOO_LONG)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call) -> Iterator[None]:
-    """Notes also a test whose fixture took too long for another test."""
-    if call.excinfo and getattr(call.excinfo.value, "msg", None) == TOO_LONG:
-        _note(item).touch()
+    """Notes also a test whose fixture started a process for another test."""
+    if call.excinfo and getattr(call.excinfo.value, "msg", None) == STARTS_A_PROCESS:
+        _note(item).write_text(STARTS_A_PROCESS)
     report = yield
     if call.excinfo and isinstance(call.excinfo.value, pytest.skip.Exception):
         # What the interrupted frames hold goes now. The garbage collector would delete it amid a
@@ -107,4 +121,4 @@ def pytest_runtest_makereport(item, call) -> Iterator[None]:
 
 def _note(item) -> Path:
     name = hashlib.sha256(item.nodeid.encode()).hexdigest()
-    return item.config.cache.mkdir("too-long-for-test-fast") / name
+    return item.config.cache.mkdir("not-for-test-fast") / name

@@ -20,7 +20,10 @@ from tests.synthetic_video import moving_square, write_video
 NUM_STEPS, CHECKPOINT_EVERY = 60, 5
 _TIMES = ("provenance.json", "summary.json", "starts.jsonl", "metrics.jsonl", "config.yaml")
 """Files that hold times and paths: only that they are there is compared."""
-_TIMES_OF_A_STUDY = ("log.txt", "report.html", "latency.json", "model_card.md")
+_TIMES_OF_A_STUDY = (
+    *("log.txt", "report.html", "latency.json", "model_card.md"),
+    *("table.md", "table.tex"),
+)
 """Files of a study that hold times too."""
 _OF_THE_WEIGHTS = ("step", "loss", "val/loss", "probe/r2", "probe/mse")
 """Metrics in a model's card that do not tell of times and memory."""

@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -116,20 +116,21 @@ def test_links_between_folders_are_followed_but_never_in_circles(tmp_path):
     assert circles == {f"{top}/b/{name}" for top in ("a", "elsewhere") for name in ("up", "self")}
 
 
-def test_folders_a_thousand_deep_are_listed(tmp_path):
-    here = os.getcwd()
+def test_folders_a_thousand_deep_are_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     try:
-        os.chdir(tmp_path)
         for _ in range(1200):
             os.mkdir("d")
             os.chdir("d")
-        with open("x", "wb"):
-            pass
+        Path("x").touch()
+        (info,) = storage.list_files(str(tmp_path))
+        assert info.uri.endswith("/d/d/x")
     finally:
-        os.chdir(here)
-    (info,) = storage.list_files(str(tmp_path))
-    assert info.uri.endswith("/d/d/x")
-    subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)  # shutil cannot
+        # Functions that delete whole trees call themselves for each folder, pytest's own too.
+        Path("x").unlink(missing_ok=True)
+        while not os.path.samefile(".", tmp_path):
+            os.chdir("..")
+            os.rmdir("d")
 
 
 def test_what_nobody_may_read_is_listed_with_the_error(tmp_path):
