@@ -1,12 +1,17 @@
-"""Reads the bits of H.264 and HEVC parameter sets."""
+"""Reads the bits of headers."""
 
 
 class Bits:
-    """Reads bits of a NAL unit, from which emulation prevention is removed."""
+    """Reads bits, those of the highest value first. Beyond the end there are none."""
 
-    def __init__(self, unit: bytes) -> None:
-        self.text = "".join(f"{byte:08b}" for byte in unit.replace(b"\0\0\3", b"\0\0"))
+    def __init__(self, data: bytes) -> None:
+        self.text = "".join(f"{byte:08b}" for byte in data)
         self.at = 0
+
+    @classmethod
+    def of_unit(cls, unit: bytes) -> "Bits":
+        """Reads a NAL unit of H.264 or HEVC without its emulation prevention."""
+        return cls(unit.replace(b"\0\0\3", b"\0\0"))
 
     def read(self, num_bits: int) -> int:
         self.at += num_bits

@@ -45,14 +45,14 @@ def with_higher_pictures(avcc: bytes, num_macroblocks: int) -> tuple[bytes, int]
 
 
 def _width_mbs(sps: bytes) -> int:
-    bits = Bits(sps)
+    bits = Bits.of_unit(sps)
     _skip_to_size(bits)
     return bits.read_ue() + 1
 
 
 def _with_higher_picture(sps: bytes, num_rows: int) -> bytes:
     """Returns the parameter set with ``num_rows`` more rows of macroblocks."""
-    bits = Bits(sps)
+    bits = Bits.of_unit(sps)
     _skip_to_size(bits)
     bits.read_ue()  # width
     before = bits.at

@@ -17,7 +17,7 @@ def has_wavefronts(hvcc: bytes) -> bool:
         The flag; False if there is no record, as in transport streams.
     """
     try:
-        flags = [_is_synchronized(Bits(unit)) for unit in _units(hvcc, _PPS)]
+        flags = [_is_synchronized(Bits.of_unit(unit)) for unit in _units(hvcc, _PPS)]
     except (IndexError, ValueError):
         return False
     return bool(flags) and all(flags)

@@ -17,6 +17,7 @@ from lafp.video.damage.h264_sps import is_sps, with_higher_pictures
 from lafp.video.damage.hevc_pps import has_wavefronts
 from lafp.video.damage.signs import CHECKS, decode
 from lafp.video.damage.vp8_partitions import Vp8Partitions
+from lafp.video.damage.vp9_keys import Vp9Keys
 from lafp.video.decoders.base import VideoInfo
 
 # Skipped macroblocks cost almost no bits, so garbage could fill one added row without an error. It
@@ -49,6 +50,8 @@ def second_look(info: VideoInfo, context: VideoCodecContext, is_suspect: bool) -
         return RowWiseHevc(context)
     if info.codec == "vp8":
         return Vp8Partitions(info.max_pixels) if info.is_of_libvpx else KeysOfVp8(context)
+    if info.codec == "vp9":
+        return Vp9Keys(context, info.max_pixels)
     if info.codec == "mjpeg" and mjpeg_scans.parser() is not None:
         return mjpeg_scans.MjpegScans(info.usual_signs)
     # This check costs nearly as much as decoding, so it is for files that have shown damage.

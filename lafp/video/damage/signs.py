@@ -16,7 +16,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-# libvpx notices 97 of 100 overwritten bytes in VP9 where FFmpeg's own decoder notices 19.
+# libvpx notices 97 of 100 overwritten bytes in small VP9 where FFmpeg's own decoder notices 19.
 STRICTER_DECODERS = {"vp9": "libvpx-vp9"}
 # WebM stores transparency as side data of each packet, which only libvpx reads.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}

@@ -1,4 +1,4 @@
-"""H.264 and HEVC parameter sets, and the packets of H.264."""
+"""H.264 and HEVC parameter sets, packets of H.264, and key frames of VP9."""
 
 from pathlib import Path
 from random import Random
@@ -9,6 +9,7 @@ import av
 from lafp.video.damage.h264_sps import with_higher_pictures
 from lafp.video.damage.hevc_pps import has_wavefronts
 from lafp.video.damage.second_decoders import SliceEnds
+from lafp.video.damage.vp9_keys import Vp9Keys
 from tests.chaos.fuzz import Target
 from tests.chaos.mutations import mutated_bytes
 from tests.synthetic_video import moving_square, write_video
@@ -109,4 +110,22 @@ def slices(folder: Path) -> Target:
     return Target(make, parse, ())
 
 
-TARGETS = {"h264 sps": sps, "hevc pps": pps, "h264 packets": slices}
+def keys(folder: Path) -> Target:
+    """Key frames of VP9, of two tiles."""
+    path = folder / "vp9.webm"
+    write_video(path, moving_square(2, 64, 640), codec="libvpx-vp9", options={"tile-columns": "1"})
+    with av.open(str(path)) as container:
+        real = next(bytes(p) for p in container.demux(video=0) if p.size)
+
+    def make(rng: Random) -> bytes:
+        head = mutated_bytes(rng, real[:40], most=2)
+        return head + (mutated_bytes(rng, real[40:]) if rng.random() < 0.3 else real[40:])
+
+    def parse(data: bytes) -> None:
+        context = av.CodecContext.create("libvpx-vp9", "r")
+        Vp9Keys(context, max_pixels=1 << 20).packet_sign(av.Packet(data))
+
+    return Target(make, parse, ())
+
+
+TARGETS = {"h264 sps": sps, "hevc pps": pps, "h264 packets": slices, "vp9 keys": keys}
