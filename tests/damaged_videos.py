@@ -61,6 +61,7 @@ REAL = {
     "hevc_real": ("mp4parser__foreman-hevc-384.mp4",),
     "vp8_real": ("learning-area__videos_elf.webm", "interactive-examples__cc0-videos_flower.webm"),
     "vp9_real": ("media__bbb_642x642_768kbps_30fps_vp9.webm", "moviepy__no_duration.webm"),
+    "av1_real": ("media__mp4_hdr10-av1.mp4",),
 }
 
 
