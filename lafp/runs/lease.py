@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lafp import storage
 from lafp.storage import NotConditionalError, StorageError, strict_json
+from lafp.storage.local import lock_name
 from lafp.storage.temporary import delete_unfinished
 
 FILE = ".lease.json"
@@ -102,6 +103,17 @@ def owned(
             with suppress(OSError):
                 # Folders that hold outputs stay, because ``rmdir`` refuses them.
                 path.rmdir()
+
+
+def delete_abandoned_claim(folder: str, job: str | None, say: Callable[[str], None]) -> None:
+    """Deletes what a process left that was killed as it returned its claim on a finished folder.
+
+    A process that lives keeps its claim. The arguments are those of ``owned``.
+    """
+    left = [FILE] if storage.is_remote(folder) else [FILE, lock_name(FILE)]
+    if any(storage.is_file(storage.join(folder, name)) for name in left):
+        with suppress(InUseError, OSError), owned(folder, job, say):
+            pass
 
 
 class _Lease:

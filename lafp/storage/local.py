@@ -166,6 +166,11 @@ def delete_version(path: str, version: str) -> None:
             path_of(path).unlink()
 
 
+def lock_name(name: str) -> str:
+    """Returns the name of the file beside another one that is locked while that is changed."""
+    return f".{name}.lock"
+
+
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
     """Lets one process at a time into the block, on all machines that share the folder.
@@ -173,7 +178,7 @@ def _locked(path: str) -> Iterator[None]:
     The lock file is deleted afterwards.
     """
     file_path = path_of(path)
-    lock = file_path.with_name(f".{file_path.name}.lock")
+    lock = file_path.with_name(lock_name(file_path.name))
     try:
         file = _lock(lock)
     except OSError as error:

@@ -12,7 +12,7 @@ import pytest
 
 from lafp import storage
 from lafp.runs import lease
-from lafp.runs.lease import FILE, Claim, InUseError, owned
+from lafp.runs.lease import FILE, Claim, InUseError, delete_abandoned_claim, owned
 from lafp.storage import strict_json
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -96,6 +96,25 @@ def test_the_claim_of_a_killed_process_of_this_machine_is_void_at_once(folder, o
     owner.join()
     assert take(folder) == []
     assert not storage.is_file(storage.join(folder, FILE))
+
+
+def test_a_claim_that_a_killed_process_left_in_a_finished_folder_is_deleted(folder, owner):
+    delete_abandoned_claim(folder, None, print)
+    assert storage.is_file(storage.join(folder, FILE)), "its owner lives"
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.join()
+    if not storage.is_remote(folder):
+        (Path(folder) / f".{FILE}.lock").touch()
+    storage.write_text(storage.join(folder, "summary.json"), "{}")
+    delete_abandoned_claim(folder, None, print)
+    left = [storage.join(folder, name) for name in (FILE, f".{FILE}.lock", "summary.json")]
+    assert [storage.is_file(uri) for uri in left] == [False, False, True]
+
+
+def test_a_lock_alone_goes_too(tmp_path):
+    (tmp_path / f".{FILE}.lock").touch()
+    delete_abandoned_claim(str(tmp_path), None, print)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_who_has_patience_waits_for_an_owner_that_is_about_to_end(folder, owner):
