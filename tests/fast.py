@@ -2,8 +2,8 @@
 
 No list says which tests these are, because a list would soon be wrong. A test is skipped at the
 moment when it, or one of its fixtures, starts a process. pytest's cache keeps which tests did so,
-and which took too much CPU time, so that the next run does not begin them: the first run takes
-twice as long. ``make test`` runs all that are skipped here; ``pytest --cache-clear`` forgets them.
+and which took too much CPU time, so that the next run does not begin them and takes half as long.
+``make test`` runs all that are skipped here; ``pytest --cache-clear`` forgets them.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ import pytest
 ALLOWED = {"git"}
 TOO_LONG = "it takes seconds: `make test` runs it"
 STARTS_A_PROCESS = "it starts a process: `make test` runs it"
-# CPU time, so that a busy machine skips no more. The first test of a file waits for its fixtures.
-CPU_S = {"setup": 2.0, "call": 0.4}
+# CPU time, so that a busy machine skips no more.
+TEST_CPU_S, FIXTURE_CPU_S = 0.4, 2.0
 _popen = subprocess.Popen.__init__
 _starts_in_a_thread = threading.Event()
 
@@ -81,29 +81,45 @@ def pytest_collection_modifyitems(items) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item) -> Iterator[None]:
-    with _watched(item, "setup"):
+def pytest_runtest_setup() -> Iterator[None]:
+    with _threads_heard():
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item) -> Iterator[None]:
-    with _watched(item, "call"):
+    start_s = time.process_time()
+    try:
+        with _threads_heard():
+            return (yield)
+    finally:
+        if time.process_time() - start_s > TEST_CPU_S:
+            _note(item).write_text(TOO_LONG)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request) -> Iterator[object]:
+    """Notes all tests of a fixture that takes too long."""
+    start_s = time.process_time()
+    try:
         return (yield)
+    finally:
+        if time.process_time() - start_s > FIXTURE_CPU_S:
+            for item in request.session.items:
+                info = getattr(item, "_fixtureinfo", None)  # pytest has no public way
+                if info and fixturedef in info.name2fixturedefs.get(fixturedef.argname, ()):
+                    _note(item).write_text(TOO_LONG)
 
 
 @contextmanager
-def _watched(item, when: str) -> Iterator[None]:
-    """Ends a test whose threads start processes, and notes one that takes too long."""
+def _threads_heard() -> Iterator[None]:
+    """Ends a test whose threads start processes."""
     before = signal.signal(signal.SIGPROF, _skip_signalled)
-    start_s = time.process_time()
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
-        if time.process_time() - start_s > CPU_S[when]:
-            _note(item).write_text(TOO_LONG)
 
 
 @pytest.hookimpl(wrapper=True)

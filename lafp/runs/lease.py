@@ -105,15 +105,20 @@ def owned(
                 path.rmdir()
 
 
-def delete_abandoned_claim(folder: str, job: str | None, say: Callable[[str], None]) -> None:
+def delete_abandoned_claim(folder: str) -> None:
     """Deletes what a process left that was killed as it returned its claim on a finished folder.
 
-    A process that lives keeps its claim. The arguments are those of ``owned``.
+    Only if its death is certain at once: other claims stay, and no error is raised, because there
+    is nothing left to do in the folder.
     """
-    left = [FILE] if storage.is_remote(folder) else [FILE, lock_name(FILE)]
-    if any(storage.is_file(storage.join(folder, name)) for name in left):
-        with suppress(InUseError, OSError), owned(folder, job, say):
-            pass
+    with suppress(InUseError, OSError):
+        found = storage.read_version(storage.join(folder, FILE))
+        claim = _read(found[0]) if found else None
+        lock = storage.join(folder, lock_name(FILE))
+        has_lock = not storage.is_remote(folder) and storage.is_file(lock)
+        if _is_void(claim) if claim else has_lock and not found:
+            with owned(folder, None, lambda _: None):
+                pass
 
 
 class _Lease:

@@ -101,7 +101,7 @@ def execute(job: Job[C], cfg: C, run: RunDir, patience_s: float = 0.0) -> dict[s
     state = state_of(job, cfg, run, inputs)
     changes = accepted_changes(job, cfg, run, inputs)
     if state == "complete" and not changes:
-        delete_abandoned_claim(stage.uri, ray_job(), _teller(label))
+        delete_abandoned_claim(stage.uri)
         return _found_complete(stage, label)
     job.check(cfg, run)
     # Checked before the claim, which may wait for half a minute to see whether another owner lives.
@@ -228,8 +228,11 @@ def _owned(folder: str, label: str, patience_s: float) -> Iterator[None]:
 
 
 def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None:
+    def say(line: str) -> None:
+        print(f"{label}: {printable(line)}", flush=True)
+
     try:
-        stack.enter_context(owned(folder, ray_job(), _teller(label), patience_s))
+        stack.enter_context(owned(folder, ray_job(), say, patience_s))
     except UnreachableError:  # storage may answer later, so the user can run the command again
         raise
     except OSError as error:
@@ -237,13 +240,6 @@ def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None
             f"--storage: {error}. Name a folder or an s3://, gs:// or az:// URI that you may write "
             "to; python -m ray_jobs.doctor --storage URI checks it."
         ) from None
-
-
-def _teller(label: str) -> Callable[[str], None]:
-    def say(line: str) -> None:
-        print(f"{label}: {printable(line)}", flush=True)
-
-    return say
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def _child(name: str, seed: int, first: int, stop: int, folder: Path) -> None:
 
     with tempfile.TemporaryDirectory(prefix="lafp-fuzz-") as scratch:
         target = TARGETS[name](Path(scratch))
-        _limit_memory()
+        limit_memory()
         at = os.open(folder / "at", os.O_WRONLY | os.O_CREAT)
 
         def begin(number: int) -> None:
@@ -185,7 +185,8 @@ def _child(name: str, seed: int, first: int, stop: int, folder: Path) -> None:
     (folder / "done.json").write_text(json.dumps(vars(tally)))
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Limits what this process may allocate beside what it has already."""
     import pyarrow
 
     pyarrow.array([0])  # its allocator reserves 1 GiB of addresses at the first allocation

@@ -20,6 +20,8 @@ from lafp.video.damage.signs import decode
 # libvpx writes at most 5 bytes behind what a decoder needs. Other encoders may fill up to some
 # boundary, and garbage hardly ever ends so close to the end.
 _LEFT_OUT_BYTES = 64
+_MAX_CHECKED = 8
+"""Tiles of a frame that are checked at most: a frame may have 256."""
 # The longest header has fewer bytes.
 _HEADER_BYTES = 128
 _SYNC_CODE = 0x498342
@@ -40,9 +42,9 @@ class Tile(NamedTuple):
 class Vp9Keys:
     """Checks whether the tiles of VP9 key frames end with their data.
 
-    Frames are in several tiles from a width of 512 pixels on. A key frame is decoded once more for
-    each tile but the last. Frames between key frames cannot be checked, because a decoder that has
-    met an error only goes on at a key frame.
+    From a width of 512 pixels on a frame may be in several tiles. A key frame is decoded once more
+    for each tile but the last, at most eight times. Frames between key frames cannot be checked,
+    because a decoder that has met an error only goes on at a key frame.
 
     Args:
         context: The first decoder.

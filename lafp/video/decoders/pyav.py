@@ -301,7 +301,8 @@ def _orientation(frame: VideoFrame) -> Orientation:
         # PyAV 18 refuses all side data of a frame if it does not know the type of one, such as the
         # EXIF data of a JPEG or the views of a spatial video. It still tells the angle, but not
         # whether the picture is mirrored.
-        return _QUARTER_TURNS[round(frame.rotation / 90) % 4]
+        degrees = frame.rotation  # another number than an angle if the matrix has none
+        return _QUARTER_TURNS[round(degrees / 90) % 4 if abs(degrees) <= 180 else 0]
     if side_data is None:
         return Orientation()
     a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()

@@ -99,22 +99,30 @@ def test_the_claim_of_a_killed_process_of_this_machine_is_void_at_once(folder, o
 
 
 def test_a_claim_that_a_killed_process_left_in_a_finished_folder_is_deleted(folder, owner):
-    delete_abandoned_claim(folder, None, print)
+    delete_abandoned_claim(folder)
     assert storage.is_file(storage.join(folder, FILE)), "its owner lives"
     os.kill(owner.pid, signal.SIGKILL)
     owner.join()
     if not storage.is_remote(folder):
         (Path(folder) / f".{FILE}.lock").touch()
     storage.write_text(storage.join(folder, "summary.json"), "{}")
-    delete_abandoned_claim(folder, None, print)
+    delete_abandoned_claim(folder)
     left = [storage.join(folder, name) for name in (FILE, f".{FILE}.lock", "summary.json")]
     assert [storage.is_file(uri) for uri in left] == [False, False, True]
 
 
 def test_a_lock_alone_goes_too(tmp_path):
     (tmp_path / f".{FILE}.lock").touch()
-    delete_abandoned_claim(str(tmp_path), None, print)
+    delete_abandoned_claim(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_of_another_machine_on_a_finished_folder_stays(tmp_path):
+    of_another_machine(str(tmp_path), time.time())
+    begin = time.monotonic()
+    delete_abandoned_claim(str(tmp_path))
+    assert time.monotonic() - begin < 5
+    assert (tmp_path / FILE).exists()
 
 
 def test_who_has_patience_waits_for_an_owner_that_is_about_to_end(folder, owner):

@@ -11,14 +11,13 @@ from lafp.video.damage.vp9_keys import Vp9Keys, tiles
 from tests.synthetic_video import moving_square
 
 MAX_PIXELS = 1 << 20
-# Width, options of the encoder, number of tiles. With segments, changed filters and hidden frames.
+# Width, options of the encoder, number of tiles. With segments and changed filters.
 SETTINGS = {
     "one tile": (320, {"g": "3"}, 1),
     "two tiles": (640, {"g": "3"}, 2),
     "four tiles": (1280, {"g": "4"}, 4),
     "segments": (640, {"aq-mode": "1", "g": "3"}, 2),
     "resilient": (640, {"error-resilient": "1", "g": "3"}, 2),
-    "hidden frames": (640, {"auto-alt-ref": "1", "lag-in-frames": "16", "g": "8"}, 2),
     "lossless": (640, {"crf": "0", "lossless": "1", "g": "3"}, 2),
     "sharp": (640, {"sharpness": "3", "g": "3"}, 2),
 }
@@ -84,6 +83,21 @@ def test_damage_that_libvpx_does_not_notice_is_noticed(name):
             num_found += sign(damaged) != ""
     assert num_hidden >= 10 if num_tiles > 1 else num_hidden == 0
     assert num_found >= 0.95 * num_hidden
+
+
+def test_the_first_of_several_frames_in_a_packet_is_checked():
+    packets = [data for data, _ in coded(640, {"g": "99"}, 2)]
+    sizes = b"".join(len(data).to_bytes(4, "little") for data in packets)
+    marker = bytes((0b11000000 | 3 << 3 | len(packets) - 1,))
+    index = marker + sizes + marker
+    assert sign(b"".join(packets) + index) == ""
+    key, rng = packets[0], Random(0)
+    num_found = 0
+    for _ in range(20):
+        at = rng.randrange(len(key) // 20, len(key) // 3)  # in the first tile
+        damaged = key[:at] + bytes((key[at] ^ rng.randrange(1, 256),)) + key[at + 1 :]
+        num_found += sign(damaged + packets[1] + index) != ""
+    assert num_found >= 5
 
 
 def test_data_that_fill_up_a_tile_are_no_damage():
