@@ -23,9 +23,14 @@ def has_wavefronts(hvcc: bytes) -> bool:
     return bool(flags) and all(flags)
 
 
+def is_hvcc(extradata: bytes) -> bool:
+    """Says whether this is a decoder configuration record, as in MP4 and Matroska."""
+    return len(extradata) >= 23 and extradata[0] == 1
+
+
 def _units(hvcc: bytes, wanted: int) -> Iterator[bytes]:
     """Yields the NAL units of the wanted type."""
-    if len(hvcc) < 23 or hvcc[0] != 1:
+    if not is_hvcc(hvcc):
         return
     at = 23  # bytes before the arrays of parameter sets
     for _ in range(hvcc[22]):

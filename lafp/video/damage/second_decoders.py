@@ -1,20 +1,17 @@
 """Runs second decoders, which see damage that the first decoder does not notice."""
 
-from collections import deque
 from contextlib import suppress
 from typing import Protocol, cast
 
 import av
-import numpy as np
-from av.codec.context import Flags, ThreadType
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.plane import VideoPlane
 
 from lafp.video.damage import mjpeg_scans
 from lafp.video.damage.h264_sps import is_sps, with_higher_pictures
-from lafp.video.damage.hevc_pps import has_wavefronts
+from lafp.video.damage.hevc_pps import has_wavefronts, is_hvcc
+from lafp.video.damage.hevc_twins import HevcSliceEnds, RowWiseHevc
 from lafp.video.damage.signs import CHECKS, decode
 from lafp.video.damage.vp8_partitions import Vp8Partitions
 from lafp.video.damage.vp9_keys import Vp9Keys
@@ -46,8 +43,10 @@ def second_look(info: VideoInfo, context: VideoCodecContext, is_suspect: bool) -
         is_suspect: Whether the file has shown damage, which justifies the most expensive check.
     """
     # Always, although it costs more than decoding: FFmpeg notices only a third of HEVC's damage.
-    if info.codec == "hevc" and has_wavefronts(context.extradata or b""):
-        return RowWiseHevc(context)
+    if info.codec == "hevc":
+        if has_wavefronts(context.extradata or b""):
+            return RowWiseHevc(context)
+        return HevcSliceEnds(context) if is_hvcc(context.extradata or b"") else None
     if info.codec == "vp8":
         return Vp8Partitions(info.max_pixels) if info.is_of_libvpx else KeysOfVp8(context)
     if info.codec == "vp9":
@@ -62,7 +61,7 @@ def shows_little(info: VideoInfo, context: VideoCodecContext) -> bool:
     """Says whether most damage of a file escapes both the first and the second decoder."""
     if info.codec == "vp8":
         return not info.is_of_libvpx
-    return info.codec == "hevc" and not has_wavefronts(context.extradata or b"")
+    return info.codec == "hevc" and not is_hvcc(context.extradata or b"")
 
 
 class SliceEnds:
@@ -116,53 +115,6 @@ class SliceEnds:
                 kept += data[at:end]
             at = end
         return packet if len(kept) == len(data) else Packet(kept)
-
-
-class RowWiseHevc:
-    """Decodes HEVC row by row from the rows' own offsets (WPP, x265's default).
-
-    FFmpeg's plain decoder starts a row where the row before ended. In a damaged row that is another
-    place, so the pictures of the two decoders differ from there on.
-    """
-
-    def __init__(self, context: VideoCodecContext) -> None:
-        self._decoder = cast(VideoCodecContext, av.CodecContext.create("hevc", "r"))
-        self._decoder.extradata = context.extradata
-        # FFmpeg reads the rows' own offsets only if several slice threads decode.
-        self._decoder.thread_count, self._decoder.thread_type = 2, ThreadType.SLICE
-        self._decoder.options = dict(context.options)
-        self._decoder.flags |= Flags.copy_opaque
-        # More frames than FFmpeg holds back.
-        self._frames: deque[VideoFrame] = deque(maxlen=32)
-
-    def packet_sign(self, packet: Packet) -> str:
-        """See ``SecondLook``."""
-        self._frames += decode(self._decoder, packet)[0]
-        return ""
-
-    def frame_sign(self, frame: VideoFrame) -> str:
-        """See ``SecondLook``."""
-        while self._frames:
-            other = self._frames.popleft()
-            if other.opaque is frame.opaque:
-                if have_equal_samples(frame, other):
-                    return ""
-                break
-        return "rows do not begin where the rows before them end"
-
-
-def have_equal_samples(frame: VideoFrame, other: VideoFrame) -> bool:
-    """Says whether two frames of one format hold the same pictures, whatever pads their rows."""
-    # Not told by the length of rows: those of narrow pictures are padded to more than twice theirs.
-    num_bytes = -(-frame.format.components[0].bits // 8)
-    pairs = zip(frame.planes, other.planes, strict=True)
-    return all(np.array_equal(_samples(a, num_bytes), _samples(b, num_bytes)) for a, b in pairs)
-
-
-def _samples(plane: VideoPlane, num_bytes: int) -> np.ndarray:
-    """Returns uint8 [H, bytes], without the padding of rows, of samples of ``num_bytes``."""
-    rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
-    return rows[:, : plane.width * num_bytes]
 
 
 class KeysOfVp8:

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from lafp.video.damage.second_decoders import have_equal_samples
+from lafp.video.damage.hevc_twins import have_equal_samples
 
 
 def frame(picture: np.ndarray, pixel_format: str, padding: int) -> av.VideoFrame:
