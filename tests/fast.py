@@ -28,13 +28,11 @@ STARTS_A_PROCESS = "it starts a process: `make test` runs it"
 # CPU time, so that a busy machine skips no more.
 TEST_CPU_S, FIXTURE_CPU_S = 0.4, 2.0
 _popen = subprocess.Popen.__init__
-_starts_in_a_thread = threading.Event()
 
 
 def _skip(*_, **__) -> None:
     if threading.current_thread() is not threading.main_thread():
         # The test waits for this thread in the main one, which only a signal's handler interrupts.
-        _starts_in_a_thread.set()
         signal.pthread_kill(threading.main_thread().ident, signal.SIGPROF)
     pytest.skip(STARTS_A_PROCESS)
 
@@ -60,7 +58,6 @@ def _popen_or_skip(self, args, *more, **options) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Iterator[None]:
     """Holds during a test and its fixtures: pytest-xdist may start its own processes."""
-    _starts_in_a_thread.clear()
     with pytest.MonkeyPatch.context() as patch:
         # `subprocess.run` and `ray.init` end in the first, `mp.spawn` and pools in the second.
         patch.setattr(subprocess.Popen, "__init__", _popen_or_skip)

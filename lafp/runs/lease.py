@@ -112,11 +112,13 @@ def delete_abandoned_claim(folder: str) -> None:
     is nothing left to do in the folder.
     """
     with suppress(InUseError, OSError):
-        found = storage.read_version(storage.join(folder, FILE))
-        claim = _read(found[0]) if found else None
-        lock = storage.join(folder, lock_name(FILE))
-        has_lock = not storage.is_remote(folder) and storage.is_file(lock)
-        if _is_void(claim) if claim else has_lock and not found:
+        if found := storage.read_version(storage.join(folder, FILE)):
+            claim = _read(found[0])
+            is_abandoned = claim is not None and _is_void(claim)
+        else:
+            lock = storage.join(folder, lock_name(FILE))
+            is_abandoned = not storage.is_remote(folder) and storage.is_file(lock)
+        if is_abandoned:
             with owned(folder, None, lambda _: None):
                 pass
 

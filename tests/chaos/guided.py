@@ -128,6 +128,8 @@ def main() -> int:
     if unknown := {*args.targets} - TARGETS.keys():
         parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(TARGETS)}")
     if args.replay:
+        if len(args.targets) != 1:
+            parser.error("--replay wants the one target that the file is of")
         replay(args.targets[0], args.replay)
         return 0
     return int(sum(len(run(name, args.seconds)) for name in args.targets or TARGETS) > 0)

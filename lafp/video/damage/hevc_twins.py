@@ -3,9 +3,8 @@
 from collections import deque
 from collections.abc import Iterator
 from random import Random
-from typing import Literal, cast
+from typing import Literal
 
-import av
 import numpy as np
 from av.codec.context import Flags, ThreadType
 from av.packet import Packet
@@ -13,14 +12,13 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 
-from lafp.video.damage.signs import decode
+from lafp.video.damage.shortened import LEFT_OUT_BYTES, to_shorten
+from lafp.video.damage.signs import another_decoder, decode
+from lafp.video.damage.units import spans_of_units
 
 # Any bytes but zeros, which could look like the beginning of another unit.
 _MORE = bytes(Random(0).choices(range(1, 256), k=64))
-_LESS_BYTES = 64
 _NEW: Literal["new_extradata"] = "new_extradata"
-_MAX_CHECKED = 8
-"""Slices of a key frame that are shortened at most."""
 _FIRST_PARAMETER_SET = 32
 """Units of lower types are slices (ITU-T H.265, table 7-1)."""
 
@@ -32,7 +30,7 @@ class _Twin:
     """The sign of damage if two frames differ."""
 
     def __init__(self, context: VideoCodecContext) -> None:
-        self._decoder = _decoder_like(context)
+        self._decoder = another_decoder(context)
         self._decoder.flags |= Flags.copy_opaque
         # More frames than FFmpeg holds back.
         self._frames: deque[VideoFrame] = deque(maxlen=32)
@@ -108,13 +106,13 @@ class HevcSliceEnds(_Twin):
 
     def _shortened(self, units: list[bytes]) -> Iterator[bytes]:
         """Yields copies of a packet, in each of which another slice is shortened."""
-        long = [i for i, u in enumerate(units) if _is_slice(u) and len(u) > 3 * _LESS_BYTES]
-        for i in long[:: -(-len(long) // _MAX_CHECKED) or 1]:
-            yield self._joined([*units[:i], units[i][:-_LESS_BYTES], *units[i + 1 :]])
+        slices = [i for i, unit in enumerate(units) if _is_slice(unit)]
+        for i in to_shorten(slices, lambda i: len(units[i])):
+            yield self._joined([*units[:i], units[i][:-LEFT_OUT_BYTES], *units[i + 1 :]])
 
     def _alone(self, data: bytes) -> VideoFrame | None:
         """Decodes a key frame; None if the decoder shows a sign of damage."""
-        decoder = _decoder_like(self._context)
+        decoder = another_decoder(self._context)
         decoder.extradata = self._extradata
         frames, sign = decode(decoder, Packet(data))
         last, last_sign = decode(decoder, None)
@@ -122,23 +120,11 @@ class HevcSliceEnds(_Twin):
         return frames[0] if frames and not sign and not last_sign else None
 
     def _units(self, data: bytes) -> list[bytes]:
-        units, at, size = [], 0, self._num_length_bytes
-        while at + size < len(data):
-            end = at + size + int.from_bytes(data[at : at + size], "big")
-            units.append(data[at + size : end])
-            at = end
-        return units
+        return [data[start:end] for start, end in spans_of_units(data, self._num_length_bytes)]
 
     def _joined(self, units: list[bytes]) -> bytes:
         size = self._num_length_bytes
         return b"".join(len(u).to_bytes(size, "big") + u for u in units if len(u) < 256**size)
-
-
-def _decoder_like(context: VideoCodecContext) -> VideoCodecContext:
-    decoder = cast(VideoCodecContext, av.CodecContext.create("hevc", "r"))
-    decoder.extradata, decoder.thread_count = context.extradata, 1
-    decoder.options = dict(context.options)
-    return decoder
 
 
 def _is_slice(unit: bytes) -> bool:

@@ -12,7 +12,8 @@ from lafp.video.damage import mjpeg_scans
 from lafp.video.damage.h264_sps import is_sps, with_higher_pictures
 from lafp.video.damage.hevc_pps import has_wavefronts, is_hvcc
 from lafp.video.damage.hevc_twins import HevcSliceEnds, RowWiseHevc
-from lafp.video.damage.signs import CHECKS, decode
+from lafp.video.damage.signs import CHECKS, another_decoder, decode
+from lafp.video.damage.units import spans_of_units
 from lafp.video.damage.vp8_partitions import Vp8Partitions
 from lafp.video.damage.vp9_keys import Vp9Keys
 from lafp.video.decoders.base import VideoInfo
@@ -108,12 +109,9 @@ class SliceEnds:
 
     def _without_sps(self, packet: Packet) -> Packet:
         """Removes parameter sets from a packet, because they would reveal the true height."""
-        data, kept, at, size = bytes(packet), b"", 0, self._num_length_bytes
-        while at + size < len(data):
-            end = at + size + int.from_bytes(data[at : at + size], "big")
-            if not is_sps(data[at + size]):
-                kept += data[at:end]
-            at = end
+        data, size = bytes(packet), self._num_length_bytes
+        spans = spans_of_units(data, size)
+        kept = b"".join(data[start - size : end] for start, end in spans if not is_sps(data[start]))
         return packet if len(kept) == len(data) else Packet(kept)
 
 
@@ -125,15 +123,13 @@ class KeysOfVp8:
     """
 
     def __init__(self, context: VideoCodecContext) -> None:
-        self._options = dict(context.options)
+        self._context = context
 
     def packet_sign(self, packet: Packet) -> str:
         """See ``SecondLook``."""
         if not packet.is_keyframe:
             return ""
-        decoder = cast(VideoCodecContext, av.CodecContext.create("libvpx", "r"))
-        decoder.thread_count, decoder.options = 1, self._options
-        return decode(decoder, packet)[1]
+        return decode(another_decoder(self._context, "libvpx"), packet)[1]
 
     def frame_sign(self, frame: VideoFrame) -> str:
         """See ``SecondLook``."""

@@ -7,21 +7,16 @@ these tiles are decoded once more without their last bytes, which a sound tile n
 Section numbers are those of the VP9 Bitstream & Decoding Process Specification, version 0.6.
 """
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-import av
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from lafp.video.damage.bits import Bits
-from lafp.video.damage.signs import decode
+from lafp.video.damage.shortened import LEFT_OUT_BYTES, to_shorten
+from lafp.video.damage.signs import another_decoder, decode
 
-# libvpx writes at most 5 bytes behind what a decoder needs. Other encoders may fill up to some
-# boundary, and garbage hardly ever ends so close to the end.
-_LEFT_OUT_BYTES = 64
-_MAX_CHECKED = 8
-"""Tiles of a frame that are checked at most: a frame may have 256."""
 # The longest header has fewer bytes.
 _HEADER_BYTES = 128
 _SYNC_CODE = 0x498342
@@ -52,27 +47,20 @@ class Vp9Keys:
     """
 
     def __init__(self, context: VideoCodecContext, max_pixels: int) -> None:
-        self._name, self._options = context.name, dict(context.options)
-        self._max_pixels = max_pixels
+        self._context, self._max_pixels = context, max_pixels
 
     def packet_sign(self, packet: Packet) -> str:
         """See ``SecondLook``."""
         frame = _first_frame(bytes(packet))
-        for tile in tiles(frame, self._max_pixels):
-            if tile.end - tile.start > 2 * _LEFT_OUT_BYTES and self._decodes(
-                _shortened(frame, tile)
-            ):
+        for tile in to_shorten(tiles(frame, self._max_pixels), lambda tile: tile.end - tile.start):
+            shortened = Packet(_shortened(frame, tile))
+            if not decode(another_decoder(self._context), shortened)[1]:
                 return "a tile ends before its data"
         return ""
 
     def frame_sign(self, frame: VideoFrame) -> str:
         """See ``SecondLook``."""
         return ""
-
-    def _decodes(self, frame: bytes) -> bool:
-        decoder = cast(VideoCodecContext, av.CodecContext.create(self._name, "r"))
-        decoder.thread_count, decoder.options = 1, self._options
-        return not decode(decoder, Packet(frame))[1]
 
 
 def tiles(frame: bytes, max_pixels: int) -> list[Tile]:
@@ -170,7 +158,7 @@ def _lay_out(frame: bytes, at: int, num_tiles: int) -> list[Tile]:
 
 def _shortened(frame: bytes, tile: Tile) -> bytes:
     """Returns the frame without the last bytes of a tile."""
-    end = tile.end - _LEFT_OUT_BYTES
+    end = tile.end - LEFT_OUT_BYTES
     size = (end - tile.start).to_bytes(4, "big")
     return frame[: tile.start - 4] + size + frame[tile.start : end] + frame[tile.end :]
 

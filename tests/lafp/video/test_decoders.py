@@ -97,7 +97,7 @@ def test_rotated_videos_come_out_upright(decoder, tmp_path, rotation_deg):
 
 
 @pytest.mark.parametrize(("tag", "rotation_deg"), [(1, 0), (6, -90), (3, 180), (8, 90)])
-def test_side_data_that_pyav_does_not_know_leave_a_picture_upright(
+def test_pictures_with_side_data_of_an_unknown_type_come_out_upright(
     pyav, tmp_path, tag, rotation_deg
 ):
     """EXIF data, which cameras write into each picture of MJPEG."""

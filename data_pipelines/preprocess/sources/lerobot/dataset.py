@@ -40,19 +40,17 @@ def find_datasets(source: str) -> list[str]:
     """Finds the folders of the datasets at a source, or one or two levels below it."""
     if has_info(source):
         return [source]
-    return [folder for folder in _folders(source) if has_info(folder)]
-
-
-def _folders(source: str) -> Iterator[str]:
-    """Yields folders below a source that may be datasets, but no folders inside of a dataset."""
+    datasets: list[str] = []
     level, num_seen = [source], 0
     for _ in range(_MAX_DEPTH):
         below = [storage.join(uri, name) for uri in level for name in _names(uri)]
         num_seen += len(below)
         if num_seen > _MAX_FOLDERS:  # so many folders hold a corpus of videos, not datasets
-            return
-        yield from below
-        level = [uri for uri in below if not has_info(uri)]
+            break
+        found = [uri for uri in below if has_info(uri)]
+        datasets += found
+        level = [uri for uri in below if uri not in found]  # a dataset holds no others
+    return datasets
 
 
 def _names(folder: str) -> list[str]:
