@@ -14,6 +14,8 @@ frame that survives is compared with the clean decode by its presentation time, 
 survive, ``ratio`` the share of undamaged groups of pictures of which every frame survives.
 ``wrong_interval`` is a 95 % bootstrap interval over damaged copies.
 
+``--first-only`` leaves out the second decoders, so that it shows what they are for.
+
 ``--cost`` decodes real files with the gate and with the same decoder alone, taking turns; ``ratio``
 is CPU time with the gate over CPU time without.
 """
@@ -29,6 +31,7 @@ import av
 import numpy as np
 
 from lafp.video.damage.signs import STRICTER_DECODERS
+from lafp.video.decoders import pyav
 from lafp.video.decoders.base import DecodedFrame
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from tests.damaged_videos import ENCODERS, REAL, Decode, coded_files, decode_gate, measure
@@ -152,7 +155,10 @@ def main() -> None:
     parser.add_argument("--codec", default="")
     parser.add_argument("--only", default="", help="one decoder, e.g. lafp")
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--first-only", action="store_true", help="without second decoders")
     args = parser.parse_args()
+    if args.first_only:
+        pyav.second_look = lambda *_: None
     chosen = {name: how for name, how in decoders().items() if name.startswith(args.only)}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
