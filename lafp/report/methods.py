@@ -46,12 +46,16 @@ def noise_of(subject: Subject) -> str:
     return subject.noise or ""
 
 
+def actions_of(subject: Subject) -> str:
+    """Says that actions are sampled; empty where the likeliest one is taken."""
+    return "sampled actions" if subject.sample_actions else ""
+
+
 def named(subject: Subject) -> str:
     """Names a method in words, with its noise, its solver steps and how it chooses actions."""
     noise = f"{noise_of(subject)} noise" if subject.noise else ""
     steps = counted(subject.solver_steps, "step") if subject.solver_steps else ""
-    sampled = "sampled actions" if subject.sample_actions else ""
-    return ", ".join(filter(None, [name_of(subject), noise, steps, sampled]))
+    return ", ".join(filter(None, [name_of(subject), noise, steps, actions_of(subject)]))
 
 
 def color_of(subject: Subject) -> str:

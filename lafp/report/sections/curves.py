@@ -7,7 +7,7 @@ from lafp.evaluate.rows.grouped import Group, Results
 from lafp.evaluate.rows.results import OUTCOMES as ANY_OUTCOME
 from lafp.report import charts, drawings
 from lafp.report.blocks import NO_VALUE, Section, Table, anchored, chart
-from lafp.report.methods import named, noise_of
+from lafp.report.methods import actions_of, named, noise_of
 from lafp.report.metrics import METRICS, OUTCOMES
 from lafp.runs.wording import counted
 
@@ -146,7 +146,7 @@ def _other_than(column: str, group: Group) -> str:
     anchor = "" if is_sweep or subject.anchors is None else f"{anchored(*subject.anchors)}, "
     num = 0 if column == "solver_steps" else subject.solver_steps
     steps = f", {counted(num, 'step')}" if num else ""
-    sampled = ", sampled actions" if subject.sample_actions else ""
+    sampled = f", {actions_of(subject)}" if subject.sample_actions else ""
     return f"{anchor}{noise_of(subject)} noise{steps}{sampled}"
 
 

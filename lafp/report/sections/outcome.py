@@ -7,7 +7,7 @@ from lafp.evaluate.rows.results import DEMONSTRATOR
 from lafp.report import charts
 from lafp.report.blocks import Block, Note, Section, Table, Text, chart, percent
 from lafp.report.method_table import method_table
-from lafp.report.methods import color_of, is_lafp, name_of, noise_of, policies
+from lafp.report.methods import actions_of, color_of, is_lafp, name_of, noise_of, policies
 from lafp.report.metrics import OUTCOMES
 from lafp.runs.wording import counted
 
@@ -80,7 +80,7 @@ def panel(results: Results, variant: str | None, title: str = "") -> charts.DotP
 
 
 def _dots(groups: Sequence[Group]) -> list[charts.Dot]:
-    """Makes one dot per method. Noise and solver steps are named if they differ."""
+    """Makes one dot per method. Noise, solver steps and sampling are named if they differ."""
     noises = {noise_of(group.subject) for group in groups if group.subject.noise}
     steps = {group.subject.solver_steps for group in groups if group.subject.solver_steps}
     found: list[charts.Dot] = []
@@ -90,10 +90,11 @@ def _dots(groups: Sequence[Group]) -> list[charts.Dot]:
         noise = f", {noise_of(subject)} noise" if len(noises) > 1 and subject.noise else ""
         num = subject.solver_steps if len(steps) > 1 else None
         in_steps = f", {counted(num, 'step')}" if num else ""
+        sampled = f", {actions_of(subject)}" if subject.sample_actions else ""
         found.append(
             charts.Dot.of(
                 group,
-                title=name_of(subject) + noise + in_steps,
+                title=name_of(subject) + noise + in_steps + sampled,
                 color=color_of(subject),
                 is_open=not is_lafp(subject),
                 starts_group=bool(found) and noise != previous,

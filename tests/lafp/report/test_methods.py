@@ -3,6 +3,7 @@ import pytest
 from lafp.evaluate.rows.grouped import one_run
 from lafp.evaluate.rows.results import DEMONSTRATOR, Result, Subject
 from lafp.report.methods import name_of, policies
+from lafp.report.sections.outcome import panel
 
 
 def row(method, low=None, noise=None, high=None, **settings):
@@ -48,6 +49,28 @@ def test_a_range_of_anchors_leads_the_flow_policies_and_single_ones_follow_in_or
         "Flow, no interpolation (τₐ = 0)",
         "Flow, decoder on IDM latents (τₐ = 1)",
         "Flow, the LAM's action head",
+    ]
+
+
+def test_a_chart_names_what_its_rows_differ_in():
+    methods = [
+        row("latent_bc", sample_actions=False),
+        row("latent_bc", sample_actions=True),
+        row("latent_flow", 0.5, "fresh", solver_steps=1),
+        row("latent_flow", 0.5, "fresh", solver_steps=3),
+        row("latent_flow", 0.5, "fresh", solver_steps=3, sample_actions=True),
+        row("latent_flow", 0.5, "held", noise_hold_steps=4, solver_steps=3),
+    ]
+    titles = [
+        dot.title.replace("\xa0", " ") for dot in panel(one_run("/r", methods, {}), None).rows
+    ]
+    assert sorted(titles) == [
+        "LAFP (τₐ = 0.5), fresh noise, 1 step",
+        "LAFP (τₐ = 0.5), fresh noise, 3 steps",
+        "LAFP (τₐ = 0.5), fresh noise, 3 steps, sampled actions",
+        "LAFP (τₐ = 0.5), held 4 noise, 3 steps",
+        "Latent BC",
+        "Latent BC, sampled actions",
     ]
 
 
