@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-import tracemalloc
 from collections import Counter
 
 import boto3
@@ -17,6 +16,7 @@ from lafp.storage.map_ahead import map_ahead
 from lafp.storage.remote import Lent, PerProcess
 from tests.cable import Cable
 from tests.http_server import answer, serving
+from tests.peak_memory import peak_bytes
 from tests.s3_server import point_to_s3
 
 
@@ -312,16 +312,12 @@ def test_listing_does_not_hold_a_folder_in_memory(tmp_path, monkeypatch):
     for number in range(1500):
         (tmp_path / f"a rather long name of a video file {number:06d}.mp4").touch()
 
-    def peak_bytes():
-        tracemalloc.start()
+    def read():
         assert sum(1 for _ in storage.list_files(str(tmp_path))) == 1500
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return peak
 
-    whole = peak_bytes()
+    whole = peak_bytes(read)
     monkeypatch.setattr(storage.local, "_LISTED_AT_ONCE", 100)
-    assert peak_bytes() < whole / 3
+    assert peak_bytes(read) < whole / 3
 
 
 def test_pages_of_a_listing_on_s3_are_fetched_when_they_are_needed(s3_bucket, monkeypatch):
