@@ -1,0 +1,91 @@
+"""Finds damaged HEVC pictures: their slices do not end where their data ends.
+
+A sound slice says that it ends exactly where its data ends, and the slices of a packet cover its
+picture. Damaged data decodes to garbage of another length, which FFmpeg hardly ever notices. The
+parser (``hevc_entropy.c``) is in C, because symbols are decoded one after another, for which Python
+is too slow. It decodes no pictures, so it also checks pictures whose references are damaged.
+"""
+
+import ctypes
+from functools import cache
+from typing import Literal
+
+from av.packet import Packet
+from av.video.frame import VideoFrame
+
+from lafp.video.damage.compiled import CompiledParser, library
+
+# The numbers of hevc_headers.h.
+_SIGNS = {
+    1: "units do not fill their packet",
+    2: "a parameter set is broken",
+    3: "a slice's header is broken",
+    4: "slices do not cover their picture",
+    5: "a slice holds an impossible code",
+    6: "a slice does not end with its data",
+}
+_NEW: Literal["new_extradata"] = "new_extradata"
+
+
+@cache
+def parser() -> ctypes.CDLL | None:
+    """Returns the compiled parser, or None if there is none."""
+    found = library("hevc_entropy")
+    if found is not None:
+        found.lafp_hevc_new.restype = ctypes.c_void_p
+        found.lafp_hevc_new.argtypes = [ctypes.c_int64]
+        found.lafp_hevc_free.argtypes = [ctypes.c_void_p]
+        for parse in (found.lafp_hevc_read_sets, found.lafp_hevc_parse):
+            parse.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
+    return found
+
+
+class HevcParser(CompiledParser):
+    """Parses the packets of an HEVC stream in turn.
+
+    Args:
+        extradata: The file's parameter sets: ``hvcC``, or units with start codes.
+        max_pixels: Limit of width x height. Larger pictures count as damaged.
+    """
+
+    def __init__(self, extradata: bytes, max_pixels: int) -> None:
+        super().__init__(parser(), "lafp_hevc", max_pixels)
+        self.is_supported = self.read_sets(extradata) >= 0
+        """Whether the file uses only tools that are parsed, as far as its parameter sets tell."""
+
+    def read_sets(self, extradata: bytes) -> int:
+        """Reads other parameter sets; returns a number like ``parse``."""
+        return int(self._library.lafp_hevc_read_sets(self._state, extradata, len(extradata)))
+
+    def parse(self, data: bytes) -> int:
+        """Returns the sign of damage in a packet; 0 if it is sound, less if that is not known."""
+        return int(self._library.lafp_hevc_parse(self._state, data, len(data)))
+
+
+def can_parse(extradata: bytes, max_pixels: int) -> bool:
+    """Says whether there is a parser, and it knows what a file uses."""
+    return parser() is not None and HevcParser(extradata, max_pixels).is_supported
+
+
+class HevcSlices:
+    """Checks whether HEVC slices end with their data, and cover their pictures.
+
+    Args:
+        extradata: See ``HevcParser``.
+        max_pixels: See ``HevcParser``.
+    """
+
+    def __init__(self, extradata: bytes, max_pixels: int) -> None:
+        self._parser = HevcParser(extradata, max_pixels)
+
+    def packet_sign(self, packet: Packet) -> str:
+        """See ``SecondLook``."""
+        if not packet.size:
+            return ""
+        if packet.has_sidedata(_NEW):  # another part of the file, with other parameter sets
+            self._parser.read_sets(bytes(packet.get_sidedata(_NEW)))
+        return _SIGNS.get(self._parser.parse(bytes(packet)), "")
+
+    def frame_sign(self, frame: VideoFrame) -> str:
+        """See ``SecondLook``."""
+        return ""
