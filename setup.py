@@ -35,6 +35,10 @@ PARSERS = [
     for name, tables in (
         ("vp8_entropy", ["lafp/video/damage/vp8_tables.h"]),
         ("mjpeg_entropy", []),
+        (
+            "hevc_entropy",
+            [f"lafp/video/damage/hevc_{part}.h" for part in ("tables", "cabac", "headers")],
+        ),
     )
 ]
 

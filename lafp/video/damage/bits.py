@@ -10,7 +10,7 @@ class Bits:
 
     @classmethod
     def of_unit(cls, unit: bytes) -> "Bits":
-        """Reads a NAL unit of H.264 or HEVC without its emulation prevention."""
+        """Reads a NAL unit of H.264 without its emulation prevention."""
         return cls(unit.replace(b"\0\0\3", b"\0\0"))
 
     def read(self, num_bits: int) -> int:

@@ -48,9 +48,8 @@ typedef struct {
     uint16_t *tile_of;
 
     /* The current slice. */
-    uint8_t *data;      /* without emulation prevention */
-    uint32_t *removed;  /* the size of data before each byte that was removed */
-    size_t size, capacity, num_removed, removed_at;
+    uint8_t *data; /* without emulation prevention */
+    size_t size, capacity;
     Cabac cabac;
     Adaptive now, after_two, after_slice; /* after the first two tree blocks of a row; after a slice */
 
@@ -130,7 +129,7 @@ static void free_maps(Hevc *s) {
 void lafp_hevc_free(Hevc *s) {
     if (!s) return;
     free_maps(s);
-    free(s->data), free(s->removed), free(s);
+    free(s->data), free(s);
 }
 
 /* Where the tiles begin, in tree blocks (6.5.1). Returns 0 if they do not fit. */
@@ -698,19 +697,11 @@ static void start_adaptive(Hevc *s, int at, int is_first_of_tile) {
     }
 }
 
-/* A byte's place in the unit as it was sent. Places must come in order. */
-static uint64_t sent_place(Hevc *s, size_t at) {
-    while (s->removed_at < s->num_removed && s->removed[s->removed_at] <= at) s->removed_at++;
-    return (uint64_t)at + s->removed_at;
-}
-
-/* Goes to the next piece of a slice, which must begin where the slice's header says. */
-static int next_piece(Hevc *s, uint64_t *due) {
+/* Goes to the next piece of a slice. The header tells where it begins (entry points), but decoders
+ * can do without, so some encoders (Kvazaar) count more pieces than there are. */
+static int next_piece(Hevc *s) {
     size_t at = terminates(&s->cabac) ? next_byte(&s->cabac) : 0;
-    if (!at || !s->slice.num_entries) return BAD_END;
-    s->slice.num_entries--;
-    *due += (uint64_t)bits(&s->slice.entries, s->slice.entry_bits) + 1;
-    if (sent_place(s, at) != *due) return BAD_END;
+    if (!at) return BAD_END;
     start(&s->cabac, at);
     return SOUND;
 }
@@ -718,16 +709,12 @@ static int next_piece(Hevc *s, uint64_t *due) {
 /* Behind a slice there may be only zeros: cabac_zero_words, and zeros before a start code. */
 static int ends(const Hevc *s) {
     size_t at = next_byte(&s->cabac);
-    if (!at || s->slice.num_entries) return 0;
-    while (at < s->size && !s->data[at]) at++;
+    while (at && at < s->size && !s->data[at]) at++;
     return at == s->size;
 }
 
 static int skip_slice_data(Hevc *s) {
     int is_first = 1, in_order = s->next;
-    uint64_t due;
-    s->removed_at = 0;
-    due = sent_place(s, s->slice.data_at);
     s->cabac.data = s->data, s->cabac.size = s->size, s->cabac.inverses = s->inverses;
     start(&s->cabac, s->slice.data_at);
     s->is_bad = 0;
@@ -737,7 +724,7 @@ static int skip_slice_data(Hevc *s) {
         int is_first_of_tile = !in_order || s->tile_of[at] != s->tile_of[s->to_raster[in_order - 1]];
         int is_piece = is_first_of_tile || (s->pps.has_rows && is_first_of_row(s, at));
         if (is_piece && !is_first) {
-            int error = next_piece(s, &due);
+            int error = next_piece(s);
             if (error) return error;
         }
         if (is_piece || is_first) start_adaptive(s, at, is_first_of_tile);
@@ -758,30 +745,26 @@ static int skip_slice_data(Hevc *s) {
 
 static int reserve(Hevc *s, size_t size) {
     if (size <= s->capacity) return 1;
-    free(s->data), free(s->removed);
-    s->capacity = size + size / 2;
-    s->data = malloc(s->capacity + PADDING), s->removed = malloc((s->capacity / 3 + 1) * 4);
-    if (s->data && s->removed) return 1;
-    free(s->data), free(s->removed);
-    s->data = NULL, s->removed = NULL, s->capacity = 0;
-    return 0;
+    free(s->data);
+    s->data = malloc(size + size / 2 + PADDING);
+    s->capacity = s->data ? size + size / 2 : 0;
+    return s->data != NULL;
 }
 
 /* Copies a unit without the threes that keep start codes out of it (7.3.1.1). */
 static int unpack(Hevc *s, const uint8_t *data, size_t size) {
     const uint8_t *end = data + size;
-    s->size = s->num_removed = 0;
+    s->size = 0;
     if (!reserve(s, size)) return OUT_OF_MEMORY;
     while (data < end) {
-        const uint8_t *zeros = data, *stop;
+        const uint8_t *zeros = data;
         while ((zeros = memchr(zeros, 0, (size_t)(end - zeros))) && end - zeros >= 3 &&
                (zeros[1] || zeros[2] != 3))
             zeros++;
         int is_escaped = zeros && end - zeros >= 3;
-        stop = is_escaped ? zeros + 2 : end;
+        const uint8_t *stop = is_escaped ? zeros + 2 : end;
         memcpy(s->data + s->size, data, (size_t)(stop - data));
         s->size += (size_t)(stop - data);
-        if (is_escaped) s->removed[s->num_removed++] = (uint32_t)s->size;
         data = stop + is_escaped;
     }
     memset(s->data + s->size, 0, PADDING);

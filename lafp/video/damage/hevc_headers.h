@@ -393,9 +393,6 @@ typedef struct {
     int is_first, is_dependent, pps, type;
     uint32_t address, poc;
     int has_sao[2], num_refs[2], zero_mvd_l1, init_type, num_merge, qp, has_chroma_qp;
-    uint32_t num_entries; /* entry points; the offsets lie in `entries` */
-    int entry_bits;
-    Bits entries;
     size_t data_at; /* bytes from the unit's beginning */
 } Slice;
 
@@ -520,12 +517,9 @@ static int read_slice(Bits *b, int unit, const Sps *sps, const Pps *pps, uint32_
         *h = fresh;
         read_independent(b, unit, sps, pps, h, &is_bad);
     }
-    h->num_entries = 0;
-    if (!is_bad && (pps->has_tiles || pps->has_rows)) {
-        h->num_entries = (uint32_t)ue_below(b, num_ctbs, &is_bad);
-        if (h->num_entries) h->entry_bits = 1 + ue_below(b, 31, &is_bad);
-        h->entries = *b;
-        skip(b, (uint64_t)h->num_entries * (uint64_t)h->entry_bits * !!h->num_entries);
+    if (!is_bad && (pps->has_tiles || pps->has_rows)) { /* entry points */
+        uint64_t num_entries = (uint64_t)ue_below(b, num_ctbs, &is_bad);
+        if (num_entries) skip(b, num_entries * (uint64_t)(1 + ue_below(b, 31, &is_bad)));
     }
     if (pps->has_extension) skip(b, 8 * (uint64_t)ue_below(b, 256, &is_bad));
     if (is_bad || !bit(b)) return BAD_HEADER;

@@ -62,21 +62,15 @@ class HevcParser(CompiledParser):
         return int(self._library.lafp_hevc_parse(self._state, data, len(data)))
 
 
-def can_parse(extradata: bytes, max_pixels: int) -> bool:
-    """Says whether there is a parser, and it knows what a file uses."""
-    return parser() is not None and HevcParser(extradata, max_pixels).is_supported
-
-
 class HevcSlices:
     """Checks whether HEVC slices end with their data, and cover their pictures.
 
     Args:
-        extradata: See ``HevcParser``.
-        max_pixels: See ``HevcParser``.
+        parser: Has read the parameter sets of the file.
     """
 
-    def __init__(self, extradata: bytes, max_pixels: int) -> None:
-        self._parser = HevcParser(extradata, max_pixels)
+    def __init__(self, parser: HevcParser) -> None:
+        self._parser = parser
 
     def packet_sign(self, packet: Packet) -> str:
         """See ``SecondLook``."""
@@ -89,3 +83,16 @@ class HevcSlices:
     def frame_sign(self, frame: VideoFrame) -> str:
         """See ``SecondLook``."""
         return ""
+
+
+def of_file(extradata: bytes, max_pixels: int) -> HevcSlices | None:
+    """Returns the check of a file; None if there is no parser, or it does not know what is used.
+
+    Args:
+        extradata: See ``HevcParser``.
+        max_pixels: See ``HevcParser``.
+    """
+    if parser() is None:
+        return None
+    hevc = HevcParser(extradata, max_pixels)
+    return HevcSlices(hevc) if hevc.is_supported else None

@@ -8,10 +8,8 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from lafp.video.damage import mjpeg_scans
+from lafp.video.damage import hevc_slices, mjpeg_scans
 from lafp.video.damage.h264_sps import is_sps, with_higher_pictures
-from lafp.video.damage.hevc_pps import has_wavefronts, is_hvcc
-from lafp.video.damage.hevc_twins import HevcSliceEnds, RowWiseHevc
 from lafp.video.damage.signs import CHECKS, another_decoder, decode
 from lafp.video.damage.units import spans_of_units
 from lafp.video.damage.vp8_partitions import Vp8Partitions
@@ -43,11 +41,8 @@ def second_look(info: VideoInfo, context: VideoCodecContext, is_suspect: bool) -
         context: The first decoder.
         is_suspect: Whether the file has shown damage, which justifies the most expensive check.
     """
-    # Always, although it costs more than decoding: FFmpeg notices only a third of HEVC's damage.
     if info.codec == "hevc":
-        if has_wavefronts(context.extradata or b""):
-            return RowWiseHevc(context)
-        return HevcSliceEnds(context) if is_hvcc(context.extradata or b"") else None
+        return hevc_slices.of_file(context.extradata or b"", info.max_pixels)
     if info.codec == "vp8":
         return Vp8Partitions(info.max_pixels) if info.is_of_libvpx else KeysOfVp8(context)
     if info.codec == "vp9":
@@ -62,7 +57,8 @@ def shows_little(info: VideoInfo, context: VideoCodecContext) -> bool:
     """Says whether most damage of a file escapes both the first and the second decoder."""
     if info.codec == "vp8":
         return not info.is_of_libvpx
-    return info.codec == "hevc" and not is_hvcc(context.extradata or b"")
+    look = hevc_slices.of_file
+    return info.codec == "hevc" and look(context.extradata or b"", info.max_pixels) is None
 
 
 class SliceEnds:

@@ -1,4 +1,4 @@
-"""Finds the units (NAL units) of H.264 and HEVC in a packet of MP4 or Matroska."""
+"""Finds the units (NAL units) of H.264 in a packet of MP4 or Matroska."""
 
 from collections.abc import Iterator
 

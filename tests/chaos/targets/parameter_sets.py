@@ -1,4 +1,4 @@
-"""H.264 and HEVC parameter sets, packets of H.264, and key frames of VP9."""
+"""H.264 and HEVC parameter sets, packets of both, and key frames of VP9."""
 
 from pathlib import Path
 from random import Random
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import av
 
 from lafp.video.damage.h264_sps import with_higher_pictures
-from lafp.video.damage.hevc_pps import has_wavefronts
+from lafp.video.damage.hevc_slices import HevcParser
 from lafp.video.damage.second_decoders import SliceEnds
 from lafp.video.damage.vp9_keys import Vp9Keys
 from tests.chaos.fuzz import Target
@@ -77,19 +77,30 @@ def sps(folder: Path) -> Target:
     return Target(make, parse, (ValueError, IndexError))
 
 
-def pps(folder: Path) -> Target:
+def hevc(folder: Path) -> Target:
+    """Parameter sets and packets of HEVC, through the parser of slices."""
     real = _extradata(folder, "libx265")
+    with av.open(str(folder / "libx265.mp4")) as container:
+        packets = [bytes(p) for p in container.demux(video=0) if p.size]
 
-    def make(rng: Random) -> bytes:
-        if rng.random() < 0.4:
-            return mutated_bytes(rng, real)
-        unit = _unit(b"\x44\x01", _bits(rng, rng.choice((5, 30))))
-        made = real[:22] + bytes((rng.choice((1, 2, 255)),))
-        made += bytes((34,)) + rng.choice((1, 2, 65535)).to_bytes(2, "big")
-        made += len(unit).to_bytes(2, "big") + unit
-        return mutated_bytes(rng, made) if rng.random() < 0.3 else made
+    def made_sets(rng: Random) -> bytes:
+        units = [
+            _unit(bytes((kind << 1, 1)) + bytes(rng.choice((0, 15))), _bits(rng, 60))
+            for kind in (33, 34)
+        ]
+        return b"".join(b"\0\0\1" + unit for unit in units)
 
-    return Target(make, has_wavefronts, ())
+    def make(rng: Random) -> tuple[bytes, list[bytes]]:
+        extra = mutated_bytes(rng, real) if rng.random() < 0.3 else real
+        extra = made_sets(rng) if rng.random() < 0.2 else extra
+        return extra, [mutated_bytes(rng, p, packets) if rng.random() < 0.7 else p for p in packets]
+
+    def parse(made: tuple[bytes, list[bytes]]) -> None:
+        parser = HevcParser(made[0], max_pixels=1 << 20)
+        for data in made[1]:
+            parser.parse(data)
+
+    return Target(make, parse, ())
 
 
 def slices(folder: Path) -> Target:
@@ -128,4 +139,4 @@ def keys(folder: Path) -> Target:
     return Target(make, parse, ())
 
 
-TARGETS = {"h264 sps": sps, "hevc pps": pps, "h264 packets": slices, "vp9 keys": keys}
+TARGETS = {"h264 sps": sps, "hevc": hevc, "h264 packets": slices, "vp9 keys": keys}
