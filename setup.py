@@ -37,7 +37,10 @@ PARSERS = [
         ("mjpeg_entropy", []),
         (
             "hevc_entropy",
-            [f"lafp/video/damage/hevc_{part}.h" for part in ("tables", "cabac", "headers")],
+            [
+                f"lafp/video/damage/hevc_{part}.h"
+                for part in ("tables", "cabac", "sets", "headers", "state", "residual")
+            ],
         ),
     )
 ]

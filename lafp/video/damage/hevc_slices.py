@@ -50,8 +50,8 @@ class HevcParser(CompiledParser):
 
     def __init__(self, extradata: bytes, max_pixels: int) -> None:
         super().__init__(parser(), "lafp_hevc", max_pixels)
-        self.is_supported = self.read_sets(extradata) >= 0
-        """Whether the file uses only tools that are parsed, as far as its parameter sets tell."""
+        self.is_supported = self.read_sets(extradata) == 0
+        """Whether the parameter sets can be read, and name only tools that are parsed."""
 
     def read_sets(self, extradata: bytes) -> int:
         """Reads other parameter sets; returns a number like ``parse``."""
