@@ -482,7 +482,7 @@ static int take_unit(Hevc *s, const uint8_t *data, size_t size) {
     if (!size) return SOUND;
     if (size < 2 || data[0] & 0x80 || !(data[1] & 7)) return BAD_UNIT;
     int type = data[0] >> 1, layer = (data[0] & 1) << 5 | data[1] >> 3;
-    int is_slice = type <= RASL_R || (type >= BLA_W_LP && type <= LAST_IRAP);
+    int is_slice = type <= RASL_R || (type >= BLA_W_LP && type <= CRA);
     if (layer || !(is_slice || type == UNIT_SPS || type == UNIT_PPS)) return SOUND;
     int error = unpack(s, data, size);
     if (error) return error;

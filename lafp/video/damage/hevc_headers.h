@@ -3,7 +3,7 @@
 #include "hevc_sets.h"
 
 /* Types of units (table 7-1). */
-enum { RASL_R = 9, BLA_W_LP = 16, IDR_W_RADL = 19, IDR_N_LP = 20, LAST_IRAP = 23 };
+enum { RASL_R = 9, BLA_W_LP = 16, IDR_W_RADL = 19, IDR_N_LP = 20, CRA = 21 };
 enum { UNIT_SPS = 33, UNIT_PPS = 34 };
 enum { B_SLICE, P_SLICE, I_SLICE };
 

@@ -136,7 +136,7 @@ static int tile_bounds(const int *sizes, int count, int is_uniform, int side, in
 static int lay_out(Hevc *s) {
     const Sps *sps = &s->sps;
     int columns[MAX_TILES + 1], rows[MAX_TILES + 1], at = 0, tile = 0;
-    int64_t extra = 64; /* sides may be rounded up, and pictures cropped */
+    int64_t extra = 256; /* sides may be rounded up and cropped, and FFmpeg is as lenient */
     if (sps->width > extra && (sps->width - extra) * (sps->height - extra) > s->max_pixels)
         return BAD_SET;
     int mask = (1 << sps->log2_ctb) - 1;
