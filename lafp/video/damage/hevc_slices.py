@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 
 from lafp.video.damage.compiled import CompiledParser, library
 
-# The numbers of hevc_headers.h.
+# The numbers of hevc_sets.h.
 _SIGNS = {
     1: "units do not fill their packet",
     2: "a parameter set is broken",
