@@ -35,6 +35,7 @@ PARSERS = [
     for name, tables in (
         ("vp8_entropy", ["lafp/video/damage/vp8_tables.h"]),
         ("mjpeg_entropy", []),
+        ("vp9_entropy", ["lafp/video/damage/vp9_probs.h", "lafp/video/damage/vp9_tables.h"]),
     )
 ]
 

@@ -19,7 +19,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.confined import missing_protection, missing_when_tried
 from lafp.storage import StorageError
-from lafp.video.damage import mjpeg_scans, vp8_partitions
+from lafp.video.damage import mjpeg_scans, vp8_partitions, vp9_tiles
 from lafp.video.decoders.torchcodec import import_torchcodec
 
 Level = Literal["ok", "warn", "fail"]
@@ -137,7 +137,11 @@ def _codecs() -> Finding:
 
 
 def _damage_parsers() -> Finding:
-    parsers = {"VP8": vp8_partitions.parser(), "MJPEG": mjpeg_scans.parser()}
+    parsers = {
+        "VP8": vp8_partitions.parser(),
+        "VP9": vp9_tiles.parser(),
+        "MJPEG": mjpeg_scans.parser(),
+    }
     if missing := " and ".join(name for name, parser in parsers.items() if parser is None):
         return Finding(
             level="warn",
@@ -145,7 +149,9 @@ def _damage_parsers() -> Finding:
             fix="install lafp where there is a C compiler; in a checkout: "
             "python setup.py build_ext --inplace",
         )
-    return Finding(level="ok", what="the parsers that find damage in VP8 and MJPEG are compiled")
+    return Finding(
+        level="ok", what="the parsers that find damage in VP8, VP9 and MJPEG are compiled"
+    )
 
 
 def _ffmpegs() -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Says which pieces of a key frame are decoded once more without their end, and by how much.
 
-Damaged data decodes to garbage of another length. Where a decoder does not notice that a tile or a
-slice needs less data than it has, it is decoded without the last bytes, which a sound one needs.
+Damaged data decodes to garbage of another length. Where a decoder does not notice that a slice needs
+less data than it has, it is decoded without the last bytes, which a sound one needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ from typing import TypeVar
 Piece = TypeVar("Piece")
 
 LEFT_OUT_BYTES = 64
-"""libvpx and x265 write a few bytes behind what a decoder needs. Other encoders may fill up to some
+"""x265 writes a few bytes behind what a decoder needs. Other encoders may fill up to some
 boundary, and garbage hardly ever ends so close to the end."""
 _MOST = 8
-"""A frame of VP9 may have 256 tiles, and each costs a decoding."""
+"""A picture may have hundreds of slices, and each costs a decoding."""
 
 
 def to_shorten(pieces: Sequence[Piece], num_bytes: Callable[[Piece], int]) -> Sequence[Piece]:
