@@ -35,7 +35,13 @@ PARSERS = [
     for name, tables in (
         ("vp8_entropy", ["lafp/video/damage/vp8_tables.h"]),
         ("mjpeg_entropy", []),
-        ("vp9_entropy", ["lafp/video/damage/vp9_probs.h", "lafp/video/damage/vp9_tables.h"]),
+        (
+            "vp9_entropy",
+            [
+                f"lafp/video/damage/vp9_{part}.h"
+                for part in ("modes", "headers", "state", "probs", "tables")
+            ],
+        ),
     )
 ]
 

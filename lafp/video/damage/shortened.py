@@ -1,7 +1,7 @@
 """Says which pieces of a key frame are decoded once more without their end, and by how much.
 
-Damaged data decodes to garbage of another length. Where a decoder does not notice that a slice needs
-less data than it has, it is decoded without the last bytes, which a sound one needs.
+Damaged data decodes to garbage of another length. Where a decoder does not notice that a slice
+needs less data than it has, it is decoded without the last bytes, which a sound one needs.
 """
 
 from collections.abc import Callable, Sequence

@@ -249,11 +249,10 @@ static int read_tile(Vp9 *s, Tile *t, int tile_row) {
 
 /* How pieces of arithmetic code end: the number of bits after the last symbol, and what is set
  * there: 0 nothing, 1 bits that the decoder has compared, 2 others. */
-typedef struct { int32_t fewest, most, rest, count; } Ends;
+typedef struct { int64_t fewest, most, rest, count; } Ends;
 
 static void finish(Ends *ends, const Reader *r) {
-    int32_t spare = (int32_t)spare_bits(r), rest = (r->value != 0);
-    if (r->value << 8) rest = 2;
+    int64_t spare = spare_bits(r), rest = r->value << 8 ? 2 : r->value != 0;
     for (const uint8_t *at = r->at; at < r->end && rest < 2; at++)
         if (*at) rest = 2;
     if (!ends->count || spare < ends->fewest) ends->fewest = spare;

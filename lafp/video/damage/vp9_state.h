@@ -36,8 +36,9 @@ typedef struct {
 typedef struct {
     int is_key, is_intra, is_shown, is_resilient, resets, refreshes;
     int keeps_probs, is_parallel, context; /* with which probabilities it begins, and what they become */
-    int is_high, selects_filter, is_lossless, tx_mode, compound; /* 0: no, 1: always, 2: by block */
-    int uses_old_motion, columns_log2, rows_log2;
+    int compound; /* whether blocks have two references: 0 no, 1 always, 2 some */
+    int is_high, selects_filter, is_lossless, tx_mode, uses_old_motion;
+    int columns_log2, rows_log2; /* of the tiles */
     size_t num_header_bytes;
 } Header;
 

@@ -1,37 +1,40 @@
 """Finds damaged VP9 frames: their tiles do not end where they should.
 
-libvpx ends each tile of a frame, and its compressed header, with 8 to 24 zero bits after the last
-symbol. Damaged data decodes to garbage of another length. The parser (``vp9_entropy.c``) is in C,
-because symbols are decoded one after another, for which Python is too slow. Without it only libvpx
-itself notices damage.
+After the last symbol of a tile, or of a frame's compressed header, there are a few bits of zeros.
+Damaged data decodes to garbage of another length. The parser (``vp9_entropy.c``) is in C, because
+symbols are decoded one after another, for which Python is too slow. Without it only libvpx itself
+notices damage.
 """
 
 import ctypes
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from lafp.video.damage.compiled import CompiledParser, library
 
-_BROKEN, _UNLIKE_LIBVPX, _HAS_REST, _ENDS_FAR = 1, 2, 4, 8
+_BROKEN, _ENDS_FAR, _HAS_REST, _HAS_ZEROS, _HAS_VALUE = 1, 2, 4, 8, 16
 _SIGNS = {
     _BROKEN: "a frame's data is broken or too short",
-    _UNLIKE_LIBVPX: "a tile does not end as others of the file",
-    _HAS_REST: "a tile does not end with its last symbol",
     _ENDS_FAR: "a tile ends before its data",
+    _HAS_REST: "a tile does not end with its last symbol",
+    _HAS_ZEROS: "a tile ends in many zeros",
+    _HAS_VALUE: "a tile's last symbol leaves a value",
 }
-# What other encoders may do: end nearly like libvpx, add many zeros, or leave something else.
-_HABITS = (_UNLIKE_LIBVPX, _UNLIKE_LIBVPX | _ENDS_FAR, _UNLIKE_LIBVPX | _HAS_REST)
-_NO_TILES = 16  # a packet that only repeats a frame
-# libvpx writes 32 zero bits, drops what no decoder needs, and adds a zero byte if the last one
-# could be taken for an index of frames.
-_FEWEST_SPARE, _MOST_SPARE = 8, 24
-# Other encoders may leave more behind the last symbol, but hardly more than this. Garbage does.
-_MOST_SPARE_ELSEWHERE = 64
-# What the parser says of the bits after the last symbol.
-_REST_IS_ZERO, _REST_IS_SET = 0, 2
+_NO_TILES = 32  # a packet that only repeats a frame
+# An encoder shows these if it leaves something else than zeros.
+_CARELESS = _HAS_REST | _HAS_VALUE
+# A decoder compares so many bits, and libvpx refuses a tile that holds fewer after its last symbol.
+_FEWEST_SPARE = 8
+# libvpx as an encoder adds at most 24. Hardware may fill up to some boundary.
+_MOST_ZEROS = 8 * 64
+# Another encoder may leave something else, but hardly more than this. Garbage leaves more.
+_MOST_REST = 64
+# The parser says this of the bits after the last symbol.
+_REST_OF_VALUE, _REST_OF_DATA = 1, 2
 
 
 @cache
@@ -52,7 +55,7 @@ def parser() -> ctypes.CDLL | None:
 class _Ends(ctypes.Structure):
     """Mirrors the structure of vp9_entropy.c: how the tiles and headers of a packet end."""
 
-    _fields_ = [(name, ctypes.c_int32) for name in ("fewest", "most", "rest", "count")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("fewest", "most", "rest", "count")]
     fewest: int
     most: int
     rest: int
@@ -77,46 +80,41 @@ class Vp9Parser(CompiledParser):
             return _BROKEN
         if not ends.count:
             return _NO_TILES
-        # libvpx, as a decoder, refuses these too.
         if ends.fewest < _FEWEST_SPARE:
             return _BROKEN
-        has_rest = ends.rest == _REST_IS_SET
-        is_like_libvpx = ends.most <= _MOST_SPARE and ends.rest == _REST_IS_ZERO
-        return (
-            _UNLIKE_LIBVPX * (not is_like_libvpx)
-            + _HAS_REST * has_rest
-            + _ENDS_FAR * (ends.most > _MOST_SPARE_ELSEWHERE)
-        )
+        if ends.rest == _REST_OF_DATA:
+            return _HAS_REST | _ENDS_FAR * (ends.most > _MOST_REST)
+        has_value = ends.rest == _REST_OF_VALUE
+        return _HAS_VALUE * has_value | _HAS_ZEROS * (ends.most > _MOST_ZEROS)
 
 
 def usual_signs(packets: Iterable[bytes], max_pixels: int) -> int:
     """Returns the signs that a file's encoder leaves in sound frames, so that they tell nothing.
 
-    The format only knows zeros behind the last symbol, of any number. Only libvpx is known to add
-    as few as it does.
+    The format only knows zeros behind the last symbol, but of any number, and does not say which of
+    the values that mean the last symbol is to be written. libvpx writes the lowest one.
 
     Args:
-        packets: The first packets of the file. No more are read once two of them end as libvpx ends
-            them.
+        packets: The first packets of the file. No more are read once two more end as libvpx ends
+            them than with another value or more zeros.
         max_pixels: See ``Vp9Parser``.
     """
     vp9 = Vp9Parser(max_pixels)
     found: list[int] = []
+    in_zeros: list[int] = []
     for data in packets:
         signs = vp9.parse(data)
         if signs != _NO_TILES:
             found.append(signs)
-        if found.count(0) == 2:
+        # Damage hardly ever leaves only zeros, so such an end is a habit.
+        in_zeros = [signs for signs in found if not signs & (_BROKEN | _HAS_REST)]
+        if 2 * in_zeros.count(0) == len(in_zeros) + 2:
             return 0
-    # No two packets: the file is short, damaged from its first key frame on, or of another encoder.
-    # Frames of another encoder mostly end near the end of their data, garbage does not.
-    if found.count(0) == len(found):
-        return 0
-    # The most careful habit comes first.
-    for usual in _HABITS:
-        if 2 * sum(not signs & ~usual for signs in found) >= len(found):
-            return usual
-    return 0
+    # The file is short, damaged from its first key frame on, or of another encoder. Frames of
+    # another encoder mostly end in zeros or near the end of their data, garbage does not.
+    if 2 * len(in_zeros) >= len(found):
+        return reduce(or_, in_zeros, 0)
+    return _CARELESS if 2 * sum(not s & ~_CARELESS for s in found) >= len(found) else 0
 
 
 class Vp9Tiles:

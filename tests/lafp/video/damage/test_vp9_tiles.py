@@ -152,8 +152,14 @@ def test_an_index_of_frames_must_fit():
     assert all(signs([marker, b""]))
 
 
+@pytest.mark.parametrize("num_bytes", [4, 16, 40])
+def test_data_that_fill_up_a_tile_are_no_damage(num_bytes):
+    packets = [data + bytes(-len(data) % num_bytes) for data in coded("resilient")]
+    assert set(signs(packets)) == {0}
+
+
 # Garbage that ends in the padding goes unnoticed, so long padding hides more.
-@pytest.mark.parametrize(("padding", "share"), [(bytes(4), 0.9), (b"rest", 0.9), (bytes(40), 0.6)])
+@pytest.mark.parametrize(("padding", "share"), [(b"rest", 0.9), (bytes(100), 0.4)])
 def test_what_most_frames_have_behind_their_last_symbol_is_the_habit_of_their_encoder(
     padding, share
 ):
@@ -165,9 +171,24 @@ def test_what_most_frames_have_behind_their_last_symbol_is_the_habit_of_their_en
     assert share_noticed(packets, 1, Random(0), usual) >= share
 
 
+def test_a_habit_need_not_show_in_every_frame():
+    packets = coded("resilient", 40)
+    for i in (*range(1, 10), *range(11, 40, 2)):
+        packets[i] += bytes(100)
+    assert signs(packets).count(0) > 2
+    usual = usual_signs(packets, MAX_PIXELS)
+    assert not any(sign & ~usual for sign in signs(packets))
+
+
 def test_long_data_behind_the_last_symbol_are_no_habit():
     packets = [data + b"rest" * 10 for data in coded("resilient")]
     assert usual_signs(packets, MAX_PIXELS) == 0
+
+
+def test_a_tile_whose_end_was_overwritten_with_zeros_is_noticed():
+    key = coded("resilient")[0]
+    for num_bytes in (100, 1000, len(key) // 2):
+        assert signs([key[:-num_bytes] + bytes(num_bytes)]) != [0]
 
 
 def test_damage_of_every_frame_is_no_habit():
