@@ -21,8 +21,8 @@ _SIGNS = {
     _BROKEN: "a frame's data is broken or too short",
     _ENDS_FAR: "a tile ends before its data",
     _HAS_REST: "a tile does not end with its last symbol",
-    _HAS_ZEROS: "a tile ends in many zeros",
-    _HAS_VALUE: "a tile's last symbol leaves a value",
+    _HAS_ZEROS: "a tile ends in too many zeros",
+    _HAS_VALUE: "a tile does not end as others of the file",
 }
 _NO_TILES = 32  # a packet that only repeats a frame
 # An encoder shows these if it leaves something else than zeros.
