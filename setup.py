@@ -42,6 +42,13 @@ PARSERS = [
                 for part in ("tables", "cabac", "sets", "headers", "state", "residual")
             ],
         ),
+        (
+            "vp9_entropy",
+            [
+                f"lafp/video/damage/vp9_{part}.h"
+                for part in ("modes", "headers", "state", "probs", "tables")
+            ],
+        ),
     )
 ]
 

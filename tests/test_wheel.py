@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = ("lafp", "data_pipelines", "ray_jobs", "configs")
 FILES = ("constraints.txt", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
-COMPILED = {f"lafp/video/damage/{name}_entropy.abi3.so" for name in ("vp8", "mjpeg", "hevc")}
+COMPILED = {f"lafp/video/damage/{name}_entropy.abi3.so" for name in ("vp8", "vp9", "mjpeg", "hevc")}
 
 
 def test_wheel_and_source_package_hold_the_same(built, tmp_path):

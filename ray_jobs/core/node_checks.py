@@ -19,7 +19,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.confined import missing_protection, missing_when_tried
 from lafp.storage import StorageError
-from lafp.video.damage import hevc_slices, mjpeg_scans, vp8_partitions
+from lafp.video.damage import hevc_slices, mjpeg_scans, vp8_partitions, vp9_tiles
 from lafp.video.decoders.torchcodec import import_torchcodec
 
 Level = Literal["ok", "warn", "fail"]
@@ -140,6 +140,7 @@ def _damage_parsers() -> Finding:
     parsers = {
         "HEVC": hevc_slices.parser(),
         "VP8": vp8_partitions.parser(),
+        "VP9": vp9_tiles.parser(),
         "MJPEG": mjpeg_scans.parser(),
     }
     if missing := " and ".join(name for name, parser in parsers.items() if parser is None):
@@ -150,7 +151,7 @@ def _damage_parsers() -> Finding:
             "python setup.py build_ext --inplace",
         )
     return Finding(
-        level="ok", what="the parsers that find damage in HEVC, VP8 and MJPEG are compiled"
+        level="ok", what="the parsers that find damage in HEVC, VP8, VP9 and MJPEG are compiled"
     )
 
 

@@ -8,12 +8,11 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from lafp.video.damage import hevc_slices, mjpeg_scans
+from lafp.video.damage import hevc_slices, mjpeg_scans, vp9_tiles
 from lafp.video.damage.h264_sps import is_sps, with_higher_pictures
 from lafp.video.damage.signs import CHECKS, another_decoder, decode
 from lafp.video.damage.units import spans_of_units
 from lafp.video.damage.vp8_partitions import Vp8Partitions
-from lafp.video.damage.vp9_keys import Vp9Keys
 from lafp.video.decoders.base import VideoInfo
 
 # Skipped macroblocks cost almost no bits, so garbage could fill one added row without an error. It
@@ -45,8 +44,8 @@ def second_look(info: VideoInfo, context: VideoCodecContext, is_suspect: bool) -
         return hevc_slices.of_file(context.extradata or b"", info.max_pixels)
     if info.codec == "vp8":
         return Vp8Partitions(info.max_pixels) if info.is_of_libvpx else KeysOfVp8(context)
-    if info.codec == "vp9":
-        return Vp9Keys(context, info.max_pixels)
+    if info.codec == "vp9" and vp9_tiles.parser() is not None:
+        return vp9_tiles.Vp9Tiles(info.max_pixels, info.usual_signs)
     if info.codec == "mjpeg" and mjpeg_scans.parser() is not None:
         return mjpeg_scans.MjpegScans(info.usual_signs)
     # This check costs nearly as much as decoding, so it is for files that have shown damage.

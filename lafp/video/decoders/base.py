@@ -98,7 +98,8 @@ class VideoInfo:
     is_of_libvpx: bool = False
     """Whether the file is VP8 whose frames end as libvpx ends them, so that damage shows there."""
     usual_signs: int = 0
-    """Signs in JPEG pictures that tell of no damage, see ``mjpeg_scans.usual_signs``."""
+    """Signs in JPEG pictures or VP9 frames that tell of no damage, see ``usual_signs`` of
+    ``mjpeg_scans`` and ``vp9_tiles``."""
     conversions: Conversions = Conversions()
     fallback: str = ""
     """Why the decoder cannot decode the file on the device that was asked for, but decodes it on

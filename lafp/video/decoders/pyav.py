@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lafp.video.convert import ToRgb, conversions_of, deinterlaced
-from lafp.video.damage import mjpeg_scans, vp8_partitions
+from lafp.video.damage import mjpeg_scans, vp8_partitions, vp9_tiles
 from lafp.video.damage.gate import DamageGate, Held
 from lafp.video.damage.second_decoders import SecondLook, second_look, shows_little
 from lafp.video.damage.signs import checking_context, decode, is_libvpx, listen_to_ffmpeg
@@ -45,8 +45,8 @@ from lafp.video.timeline import MAX_LAST_FRAME_S, FrameClock, Timeline, lay_out
 _SANE_PIXEL_ASPECT = (0.25, 4.0)
 # Frames that wait for the rest of their group of pictures. Twice as much cost 7 % of the speed.
 _MAX_HELD_BYTES = 64 * 2**20
-# Number of packets that tell whether frames come in the order of their stamps, and what signs a
-# JPEG encoder leaves.
+# Number of packets that tell whether frames come in the order of their stamps, and what signs an
+# encoder of JPEG or VP9 leaves.
 _NUM_TRIED = 64
 
 
@@ -129,7 +129,7 @@ class PyAVDecoder:
                 ),
                 hides_damage=context.codec.canonical_name == "h264",
                 is_of_libvpx=_is_of_libvpx(path, context, max_pixels, deadline),
-                usual_signs=_usual_signs(path, context, deadline),
+                usual_signs=_usual_signs(path, context, max_pixels, deadline),
                 conversions=conversions_of(first),
                 unread=unread(container, found.end_byte, deadline),
             )
@@ -271,10 +271,13 @@ def _is_of_libvpx(path: str, context: VideoCodecContext, max_pixels: int, deadli
     return vp8_partitions.is_of_libvpx(_coded_frames(path, deadline), max_pixels)
 
 
-def _usual_signs(path: str, context: VideoCodecContext, deadline: float) -> int:
-    if context.codec.canonical_name != "mjpeg" or mjpeg_scans.parser() is None:
-        return 0
-    return mjpeg_scans.usual_signs(islice(_coded_frames(path, deadline), _NUM_TRIED))
+def _usual_signs(path: str, context: VideoCodecContext, max_pixels: int, deadline: float) -> int:
+    tried = islice(_coded_frames(path, deadline), _NUM_TRIED)
+    if context.codec.canonical_name == "vp9" and vp9_tiles.parser() is not None:
+        return vp9_tiles.usual_signs(tried, max_pixels)
+    if context.codec.canonical_name == "mjpeg" and mjpeg_scans.parser() is not None:
+        return mjpeg_scans.usual_signs(tried)
+    return 0
 
 
 def _coded_frames(path: str, deadline: float) -> Iterator[bytes]:

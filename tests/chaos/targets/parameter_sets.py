@@ -1,4 +1,4 @@
-"""H.264 and HEVC parameter sets, packets of both, and key frames of VP9."""
+"""H.264 and HEVC parameter sets, packets of both, and of VP9."""
 
 from pathlib import Path
 from random import Random
@@ -9,7 +9,7 @@ import av
 from lafp.video.damage.h264_sps import with_higher_pictures
 from lafp.video.damage.hevc_slices import HevcParser
 from lafp.video.damage.second_decoders import SliceEnds
-from lafp.video.damage.vp9_keys import Vp9Keys
+from lafp.video.damage.vp9_tiles import Vp9Tiles, parser, usual_signs
 from tests.chaos.fuzz import Target
 from tests.chaos.mutations import mutated_bytes
 from tests.synthetic_video import moving_square, write_video
@@ -121,22 +121,27 @@ def slices(folder: Path) -> Target:
     return Target(make, parse, ())
 
 
-def keys(folder: Path) -> Target:
-    """Key frames of VP9, of two tiles."""
+def tiles(folder: Path) -> Target:
+    """Packets of VP9, of two tiles, through the parser that looks where tiles end."""
     path = folder / "vp9.webm"
-    write_video(path, moving_square(2, 64, 640), codec="libvpx-vp9", options={"tile-columns": "1"})
+    write_video(path, moving_square(4, 64, 640), codec="libvpx-vp9", options={"tile-columns": "1"})
     with av.open(str(path)) as container:
-        real = next(bytes(p) for p in container.demux(video=0) if p.size)
+        packets = [bytes(p) for p in container.demux(video=0) if p.size]
 
-    def make(rng: Random) -> bytes:
-        head = mutated_bytes(rng, real[:40], most=2)
-        return head + (mutated_bytes(rng, real[40:]) if rng.random() < 0.3 else real[40:])
+    def make(rng: Random) -> list[bytes]:
+        heads = (mutated_bytes(rng, p[:40], most=2) for p in packets)
+        return [
+            head + (mutated_bytes(rng, p[40:], packets) if rng.random() < 0.3 else p[40:])
+            for p, head in zip(packets, heads, strict=True)
+        ]
 
-    def parse(data: bytes) -> None:
-        context = av.CodecContext.create("libvpx-vp9", "r")
-        Vp9Keys(context, max_pixels=1 << 20).packet_sign(av.Packet(data))
+    def parse(made: list[bytes]) -> None:
+        look = Vp9Tiles(1 << 20, usual_signs(made, 1 << 20))
+        for data in made:
+            look.packet_sign(av.Packet(data))
 
+    assert parser(), "run `pip install -e .`: the VP9 parser is not compiled"
     return Target(make, parse, ())
 
 
-TARGETS = {"h264 sps": sps, "hevc": hevc, "h264 packets": slices, "vp9 keys": keys}
+TARGETS = {"h264 sps": sps, "hevc": hevc, "h264 packets": slices, "vp9 packets": tiles}
