@@ -14,6 +14,7 @@ from lafp.video.timeline import MAX_STEP_BACK_S, FrameClock
 
 # Codecs whose frames may be predicted from frames of another size.
 _SIZE_CHANGES_ANYWHERE = ("vp9", "av1")
+_NUM_RECENT = 50
 
 
 @dataclass(eq=False)
@@ -87,6 +88,7 @@ class DamageGate:
         self._max_held_bytes = max_held_bytes
         self._shows_little, self._marks_keys = shows_little, marks_keys
         self._gop = _Gop(None)
+        self._recent = deque([self._gop], maxlen=_NUM_RECENT)
         self._held: deque[Held] = deque()
         self._max_held = 0
         self._size: tuple[int, int] | None = None
@@ -107,6 +109,10 @@ class DamageGate:
     def is_damaged(self) -> bool:
         """Returns whether the current group of pictures shows damage."""
         return bool(self._gop.sign)
+
+    def damaged_share(self) -> float:
+        """Returns the share of the last groups of pictures that show damage."""
+        return sum(bool(gop.sign) for gop in self._recent) / len(self._recent)
 
     def sent(self, packet: Packet) -> None:
         """Notes a packet that the decoder is about to get."""
@@ -191,6 +197,7 @@ class DamageGate:
         if self._gop.before:
             self._gop.before.before = None  # otherwise all groups would stay in memory as a chain
         self._gop = _Gop(self._gop, self._gop.sign if self._shows_little else "")
+        self._recent.append(self._gop)
 
     def _mark(self, gop: _Gop, sign: str) -> None:
         """Counts a group as damaged."""

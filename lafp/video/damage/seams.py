@@ -1,7 +1,7 @@
 """Tells pictures whose blocks do not fit together, next to pictures that are known to be damaged.
 
-Damage that hides in valid codes of a JPEG picture mostly moves all blocks up to the next restart
-marker by the same value, so a seam appears along them. Sound pictures have such seams too, where an
+Damage that hides in valid codes of JPEG or MPEG mostly moves one block, or all blocks of a row from
+one on, so a seam appears along them. Sound pictures have such seams too, where an
 edge lies along blocks by chance. So a seam counts only if the picture before has none at the place
 and if it is much larger than the largest seams of the pictures around.
 """
@@ -17,15 +17,18 @@ _BLOCK_PX = 8
 # blocks of a row there is only the seam where the damage begins.
 _NUM_BESIDE, _NUM_ABOVE = (1,), (4, 16)
 _NUM_REMEMBERED, _FEWEST_REMEMBERED = 50, 6
-# Times the median of other pictures. A seam of one level of 255 is no seam. In clips that were
-# coded anew 10 % of the sound pictures have more, and 82 % of those with hidden visible damage.
-_MOST_TIMES, _LEAST_LEVELS = 2.25, 1.0
+_LEAST_LEVELS = 1.0  # of 255: a smaller step is no seam
 
 
 class Seams:
-    """Compares the seams of each picture with those of the pictures before."""
+    """Compares the seams of each picture with those of the pictures before.
 
-    def __init__(self) -> None:
+    Args:
+        most_times: A larger seam than so many times the median of other pictures counts.
+    """
+
+    def __init__(self, most_times: float) -> None:
+        self._most_times = most_times
         self._before: list[np.ndarray] = []
         self._largest: deque[list[float]] = deque(maxlen=_NUM_REMEMBERED)
 
@@ -41,7 +44,7 @@ class Seams:
         largest = [_largest_new(*pair) for pair in zip(seams, before, strict=True)]
         usual = np.median(self._largest, axis=0) if self._largest else np.zeros(len(largest))
         self._largest.append(largest)
-        limits = _MOST_TIMES * (usual + _LEAST_LEVELS) - _LEAST_LEVELS
+        limits = self._most_times * (usual + _LEAST_LEVELS) - _LEAST_LEVELS
         return len(self._largest) > _FEWEST_REMEMBERED and bool((largest > limits).any())
 
 

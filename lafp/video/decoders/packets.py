@@ -49,6 +49,11 @@ def read_packets(
             packet = next(packets, None)
         except (av.FFmpegError, OSError):
             return
+        except IndexError:
+            # PyAV has counted the streams before, and another one has appeared amid the file, as in
+            # transport streams. It goes on where it was.
+            packets = container.demux(stream)
+            continue
         if packet is None:
             return
         if packet.size or packet.dts is None:  # an empty packet repeats the frame before it

@@ -195,7 +195,8 @@ class PyAVDecoder:
                     context = checking_context(stream)  # libvpx gets stuck after damage
                 # A second decoder can only begin at a key frame.
                 if packet.is_keyframe and second is None:
-                    second = second_look(info, context, is_suspect or gate.has_cut)
+                    is_suspect_now = is_suspect or gate.has_cut
+                    second = second_look(info, context, is_suspect_now, gate.damaged_share)
                 # The gate marks the packet with its group of pictures, and the decoder copies the
                 # mark to the frame. So this comes before decoding.
                 gate.sent(packet)

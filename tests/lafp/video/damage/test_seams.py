@@ -7,6 +7,7 @@ import pytest
 
 from lafp.video.damage.mjpeg_scans import MjpegScans
 from lafp.video.damage.seams import Seams
+from lafp.video.damage.second_decoders import TornBlocks
 
 HEIGHT, WIDTH = 128, 192
 
@@ -35,7 +36,7 @@ def torn(picture: np.ndarray, levels: int) -> np.ndarray:
 
 @pytest.mark.parametrize("pixel_format", ["yuvj420p", "yuvj444p", "gray"])
 def test_torn_pictures_stand_out_and_the_next_ones_do_not(pixel_format):
-    seams, found = Seams(), set()
+    seams, found = Seams(2.25), set()
     places = set(range(10, 60, 7))
     for i, picture in enumerate(scene(60)):
         if seams.is_torn(as_frame(torn(picture, 40) if i in places else picture, pixel_format)):
@@ -45,7 +46,7 @@ def test_torn_pictures_stand_out_and_the_next_ones_do_not(pixel_format):
 
 
 def test_what_cannot_be_compared_is_not_judged():
-    seams = Seams()
+    seams = Seams(2.25)
     pictures = list(scene(12))
     for picture in pictures:
         seams.is_torn(as_frame(picture))
@@ -74,3 +75,16 @@ def test_seams_count_only_where_many_pictures_show_damage():
     # Of 2 damaged pictures, until they are less than a tenth.
     assert 10 in (found := places_found(2)) and 28 not in found
     assert {10, 28} <= places_found(5)
+
+
+def test_seams_of_mpeg_count_only_where_many_groups_show_damage():
+    pictures = list(scene(30))
+    pictures[20] = torn(pictures[20], 120)
+
+    def places_found(share: float) -> set[int]:
+        blocks = TornBlocks(lambda: share)
+        frames = map(as_frame, pictures)
+        return {i for i, frame in enumerate(frames) if blocks.frame_sign(frame)}
+
+    assert places_found(0.0) == places_found(0.05) == set()
+    assert places_found(0.2) == {20}
