@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,11 @@ from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.manifest import check_accounts, shard_set
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import EncodedClip
-from data_pipelines.preprocess.search import find_duplicates
-from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import read_part, write_part
 from lafp.config import ConfigError
 from lafp.http.download import HttpConfig
 from lafp.video import VIDEO_DECODERS, EncodeConfig, decode_clip
+from tests.selecting import rejects_of, select_items
 
 CFG = PreprocessConfig(
     clip=ClipConfig(fps=None, max_s=60.0, min_frames=4),
@@ -118,15 +115,13 @@ def outcome(cfg: PreprocessConfig, folder: Path) -> Outcome:
         rows = [list(video_to_clips(item, cfg, decoder)) for item in list_inputs(cfg)]
         found.clips = [_clip(row) for item in rows for row in item if isinstance(row, EncodedClip)]
         write_part(rows, str(folder), part)
-        catalog = Catalog(folder)
         items = read_part(str(folder), part.removesuffix(".tar"))
         for item in items:
             check_accounts(item)
-        catalog.add(items)
-        found.seconds = catalog.value("SELECT total(duration_s) FROM videos")
-        select_clips(catalog, cfg, partial(find_duplicates, work=str(folder)))
-        found.rejects = list(catalog.rejects())
-        shard_set(catalog, cfg)
+        found.seconds = sum(video.duration_s for item in items for video in item.videos)
+        selected = select_items(cfg, items, folder)
+        found.rejects = rejects_of(selected)
+        shard_set(selected, cfg)
     except ConfigError as error:
         found.error = str(error)
     return found

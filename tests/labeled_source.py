@@ -1,7 +1,6 @@
 """What `preprocess` makes of a labeled source, without Ray."""
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -14,12 +13,10 @@ from data_pipelines.preprocess.job import list_inputs
 from data_pipelines.preprocess.manifest import check_accounts
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import EncodedClip, ItemRows, Row, VideoItem, VideoRow
-from data_pipelines.preprocess.search import find_duplicates
-from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import read_part, write_part
 from lafp.storage import strict_json
 from lafp.video import VIDEO_DECODERS, EncodeConfig
+from tests.selecting import kept_clips, rejects_of, select_items
 
 CFG = PreprocessConfig(
     name="labeled",
@@ -60,10 +57,8 @@ def select(cfg: PreprocessConfig, folder: Path) -> ItemRows:
     items = read_part(str(folder), part.removesuffix(".tar"))
     for item in items:
         check_accounts(item)
-    catalog = Catalog(folder)
-    catalog.add(items)
-    select_clips(catalog, cfg, partial(find_duplicates, work=str(folder)))
-    clips, rejects = tuple(catalog.kept_clips()), tuple(catalog.rejects())
+    found = select_items(cfg, items, folder)
+    clips, rejects = tuple(kept_clips(found)), tuple(rejects_of(found))
     videos = tuple(video for item in items for video in item.videos)
     selected = ItemRows(videos=videos, clips=clips, rejects=rejects)
     check_accounts(selected)

@@ -80,6 +80,22 @@ class ActionStatistics:
             for bucket, count in pairs:
                 counter[bucket] += count
 
+    def sums(self) -> LabelSums:
+        """Returns what was added as the sums of one clip, which can be stored and added again."""
+        if not self._buckets:
+            return LabelSums(num_rows=self.num_rows, num_choices=self.num_choices)
+        return LabelSums(
+            num_rows=self.num_rows,
+            total=tuple(self._total.tolist()),
+            total_squares=tuple(self._total_squares.tolist()),
+            smallest=tuple(self._smallest.tolist()),
+            largest=tuple(self._largest.tolist()),
+            buckets=tuple(tuple(sorted(counter.items())) for counter in self._buckets),
+            low=tuple(self.low.tolist()),
+            high=tuple(self.high.tolist()),
+            is_bounded=self.is_bounded,
+        )
+
     def per_dimension(self, quantiles: Mapping[str, float] = QUANTILES) -> dict[str, list[float]]:
         """Returns ``mean``, ``std``, ``min``, ``max``, and quantiles to 0.1 % of their value.
 

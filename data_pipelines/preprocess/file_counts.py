@@ -76,10 +76,15 @@ class FileCounts:
     @classmethod
     def of_table(cls, table: FileTable) -> "FileCounts":
         """Restores the counts from their ``table``, so that more files can be counted."""
-        counts = cls(num_read=table.read)
-        for kind in table.left_out:
-            counts.leave_out(LeftOut(uri=kind.example, what=kind.what, why=kind.why), kind.files)
+        counts = cls()
+        counts.add_table(table)
         return counts
+
+    def add_table(self, table: FileTable) -> None:
+        """Adds the counts of a ``table``."""
+        self.num_read += table.read
+        for kind in table.left_out:
+            self.leave_out(LeftOut(uri=kind.example, what=kind.what, why=kind.why), kind.files)
 
     def table(self) -> FileTable:
         """Returns the counts as they are stored, the most frequent kind first."""

@@ -1,16 +1,17 @@
 """Runs `preprocess`: list -> plan -> parts -> select -> shards -> tables.
 
-Each arrow stores its result (the plan of tasks, each part, each shard) before the next begins, so
-that the same command resumes. The shards do not depend on the number or order of tasks. The driver
-holds one chunk of the plan and the rows of one shard at a time, whatever the size of the corpus;
-rows that must be sorted lie in a database on its disk.
+Each arrow stores its result (the plan of tasks, each part, each step of the selection, each shard)
+before the next begins, so that the same command resumes. The shards do not depend on the number or
+order of tasks. The driver holds one chunk of the plan and one table of clips at a time, whatever
+the size of the corpus; rows that must be brought together are in tables, which tasks read.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+from ray.exceptions import RayTaskError
 
 from data_pipelines.on_ray.cluster_gate import start_cluster_gate
 from data_pipelines.on_ray.tasks import stream_tasks
@@ -18,47 +19,46 @@ from data_pipelines.preprocess.clip.masks import MasksConfig
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.manifest import (
-    check_accounts,
     check_totals,
     clips_table,
     shard_set,
     summarize,
     write_manifest,
+    write_reject_rows,
     write_rejects,
 )
-from data_pipelines.preprocess.parts import (
-    PartCounts,
-    check_rejects,
-    count_part,
-    make_parts,
-    read_made_parts,
-    read_parts,
-)
-from data_pipelines.preprocess.plan import Plan, make_plan
+from data_pipelines.preprocess.part_blocks import BLOCK_BYTES, BlockReader, divide, fingerprint
+from data_pipelines.preprocess.parts import check_rejects, make_parts, read_made_parts
+from data_pipelines.preprocess.plan import SELECTIONS, Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
-from data_pipelines.preprocess.search import find_duplicates
 from data_pipelines.preprocess.secret_uris import SecretUris
-from data_pipelines.preprocess.select.catalog import Catalog, disk_errors
-from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.select.finished_sets import FinishedSets
+from data_pipelines.preprocess.select.blocks import clip_rows
+from data_pipelines.preprocess.select.finished_sets import (
+    FinishedSets,
+    known_signatures,
+    telling_damage,
+)
+from data_pipelines.preprocess.select.selection import Selected, Selection
+from data_pipelines.preprocess.select.steps import InProcess, OnRay, Tables
 from data_pipelines.preprocess.shards import (
-    LAYOUTS,
     ShardLayout,
     delete_other_shards,
     is_made,
-    lay_out_shards,
     write_shard,
 )
 from data_pipelines.preprocess.sources.listing import list_source, may_download
 from data_pipelines.preprocess.sources.masks import with_masks
-from data_pipelines.preprocess.taken_down import read_takedowns, reject_taken_down
+from data_pipelines.preprocess.taken_down import TakenDown, read_takedowns
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.shards.format import Split, entry_name
+from lafp.data.shards.format import Split
 from lafp.runs.progress import Progress
 from lafp.storage import strict_json
-from lafp.storage.map_ahead import map_ahead
-from lafp.storage.temporary import TemporaryFolder
+
+IN_PROCESS_BYTES = 32 * 2**20
+"""Most bytes of rows of a source with which the driver selects clips itself: some 30,000 clips.
+20,000 clips of 10 s take 0.4 GiB there."""
+_BYTES_PER_KNOWN_CLIP = 1_000
 
 
 def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
@@ -86,20 +86,15 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
                 start_cluster_gate()
             with telling_rejects(uri), rejects_of_made_parts(plan, uri):
                 make_parts(cfg, plan, secrets.fill)
-        files, parts = FileCounts.of_table(plan.files), PartCounts()
-        with telling_rejects(uri), open_catalog(plan, files, parts) as catalog:
-            judge(cfg, parts, catalog, uri)
-            reject_taken_down(catalog, read_takedowns(uri))
-            sets = FinishedSets(cfg.filters.against)
-            find = partial(find_duplicates, work=work, node_labels=cfg.tasks.node_labels, sets=sets)
-            select_clips(catalog, cfg, find, sets)
-            write_rejects(uri, catalog.rejects())  # first: they explain an error in the next steps
-            spec = shard_set(catalog, cfg)
-            layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
-            with clips_table(uri, layouts) as recorded:
-                shards = make_shards(cfg, recorded, work, uri)
-            delete_other_shards(work, uri, shards)
-            summary = summarize(catalog, spec, files.table(), *write_manifest(uri, shards))
+        files = FileCounts.of_table(plan.files)
+        with telling_rejects(uri):
+            selected = select(cfg, plan, uri, files)
+            write_rejects(uri, selected.rejects())  # they explain an error in the next steps
+            spec = shard_set(selected, cfg)
+            with clips_table(uri, selected, cfg.shards.max_bytes) as layouts:
+                shards = make_shards(cfg, layouts, selected.tables, work, uri)
+            delete_other_shards(uri, shards)
+            summary = summarize(selected, spec, files.table(), *write_manifest(uri, shards))
         check_totals(summary)
         # `shard_set.json` is written last, because its presence says that the set is complete.
         strict_json.write(totals, summary, indent=1)
@@ -107,6 +102,94 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
     # Also after a run that was killed between the last file and this line.
     storage.delete_folder(work)
     return strict_json.read(dict[str, Any], totals)
+
+
+def select(
+    cfg: PreprocessConfig,
+    plan: Plan,
+    uri: str,
+    files: FileCounts,
+    block_bytes: int = BLOCK_BYTES,
+    in_process_bytes: int = IN_PROCESS_BYTES,
+) -> Selected:
+    """Decides which clips of all parts are kept, in this process or on Ray Data.
+
+    Args:
+        cfg: The job's config.
+        plan: The plan, all of whose parts are made.
+        uri: Folder of the stage.
+        files: Gets the counts of members of tars.
+        block_bytes: See ``divide``.
+        in_process_bytes: Most bytes of rows with which Ray Data is not used.
+
+    Raises:
+        ConfigError: Too few videos give clips, and more (``Selection.run``).
+        StorageError: A part is gone. The resumed job makes it anew.
+    """
+    takedowns, sets = read_takedowns(uri), FinishedSets(cfg.filters.against)
+    blocks = divide(plan, block_bytes)
+    rules = (cfg.val_fraction, cfg.filters.drop_duplicates, sets.fingerprint, takedowns)
+    tables = Tables(storage.join(plan.work, SELECTIONS, fingerprint(blocks.digest, *rules)))
+    is_small = blocks.num_bytes + sets.num_clips * _BYTES_PER_KNOWN_CLIP <= in_process_bytes
+    runner = InProcess() if is_small else OnRay(len(blocks.blocks), cfg.tasks.node_labels)
+    reader, numbers = (
+        BlockReader(plan, blocks, tables, TakenDown(takedowns)),
+        range(len(blocks.blocks)),
+    )
+    tables.step("blocks", lambda: _read_blocks(cfg, reader, numbers, is_small))
+    try:
+        check_rejects(cfg, reader.counts(files))
+    except ConfigError:
+        write_rejects(uri, (tables.read("rejects", number) for number in numbers))
+        raise
+    selection = Selection(
+        runner=runner,
+        tables=tables,
+        work=plan.work,
+        blocks=numbers,
+        val_fraction=cfg.val_fraction,
+        drop_duplicates=cfg.filters.drop_duplicates,
+        sets=sets,
+    )
+    with telling_damage():
+        try:
+            return selection.run()
+        except RayTaskError:
+            # Ray Data passes on only the text of what a task raised. A damaged set is read again.
+            for _, ranges in sets.blocks():
+                known_signatures(ranges)
+            raise
+
+
+def _read_blocks(
+    cfg: PreprocessConfig, reader: BlockReader, numbers: range, is_small: bool
+) -> list[int]:
+    """Reads all blocks, in this process or in Ray tasks."""
+    if is_small:
+        for number in numbers:
+            reader.read(number)
+        return list(numbers)
+    with Progress("rows", len(numbers), "blocks") as progress:
+        made = stream_tasks(
+            _read_block,
+            ((number, (reader, number)) for number in numbers),
+            memory_bytes=cfg.tasks.memory_bytes,
+            node_labels=cfg.tasks.node_labels,
+        )
+        for num_done, (_, error) in enumerate(made, start=1):
+            if error:
+                raise storage.StorageError(error)
+            progress.update(num_done)
+    return list(numbers)
+
+
+def _read_block(reader: BlockReader, number: int) -> str | None:
+    """Reads one block, as one Ray task. Returns an error message, or None."""
+    try:
+        reader.read(number)
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def list_inputs(cfg: PreprocessConfig, counts: FileCounts | None = None) -> Iterator[VideoItem]:
@@ -136,48 +219,6 @@ def _list_source(
 
 
 @contextmanager
-def open_catalog(plan: Plan, files: FileCounts, counts: PartCounts) -> Iterator[Catalog]:
-    """Opens a catalog of all rows of all parts, within the block.
-
-    It checks that clips and rejects account for every second of each video, and counts the members
-    of tars.
-
-    Args:
-        plan: The plan, all of whose parts are made.
-        files: Gets the counts of members.
-        counts: Gets the counts of all parts.
-    """
-    with TemporaryFolder() as folder, disk_errors(Path(folder)):
-        catalog = Catalog(Path(folder))
-        try:
-            with Progress("select", plan.num_items, "videos") as progress:
-                num_read = 0
-                for task, items in read_parts(plan):
-                    counts.add(count_part(task, items))
-                    for item in items:
-                        check_accounts(item)
-                        files.add_members(item)
-                    catalog.add(items)
-                    num_read += len(items)
-                    progress.update(num_read)
-            yield catalog
-        finally:
-            catalog.close()
-
-
-def judge(cfg: PreprocessConfig, counts: PartCounts, catalog: Catalog, uri: str) -> None:
-    """Writes ``rejects.parquet`` and raises a ConfigError if too few videos give clips.
-
-    All parts are judged, whichever start of the job made them.
-    """
-    try:
-        check_rejects(cfg, counts)
-    except ConfigError:
-        write_rejects(uri, catalog.rejects())
-        raise
-
-
-@contextmanager
 def telling_rejects(uri: str) -> Iterator[None]:
     """Appends the URI of ``rejects.parquet`` to a ConfigError of the block."""
     try:
@@ -193,12 +234,12 @@ def rejects_of_made_parts(plan: Plan, uri: str) -> Iterator[None]:
     try:
         yield
     except ConfigError:
-        write_rejects(uri, (row for item in read_made_parts(plan) for row in item.rejects))
+        write_reject_rows(uri, (row for item in read_made_parts(plan) for row in item.rejects))
         raise
 
 
 def make_shards(
-    cfg: PreprocessConfig, layouts: Iterable[ShardLayout], work: str, uri: str
+    cfg: PreprocessConfig, layouts: Iterable[ShardLayout], tables: Tables, work: str, uri: str
 ) -> list[str]:
     """Composes the shards that are missing or hold other clips, one Ray task per shard.
 
@@ -207,11 +248,10 @@ def make_shards(
     """
     shards: list[str] = []
 
-    def calls() -> Iterator[tuple[str, tuple[str, str, str, bool]]]:
-        for layout, layout_uri in map_ahead(partial(_handed_over, work, uri), layouts):
+    def calls() -> Iterator[tuple[str, tuple[ShardLayout, Tables, str, str, bool]]]:
+        for layout in layouts:
             shards.append(layout.shard)
-            if layout_uri:
-                yield layout.shard, (layout_uri, work, uri, cfg.filters.drop_duplicates)
+            yield layout.shard, (layout, tables, work, uri, cfg.filters.drop_duplicates)
 
     with Progress(f"shards {cfg.name}", 0, "shards") as progress:
         made = stream_tasks(
@@ -227,20 +267,20 @@ def make_shards(
     return shards
 
 
-def _handed_over(work: str, uri: str, layout: ShardLayout) -> tuple[ShardLayout, str | None]:
-    """Stores a layout for its task, and returns it with its URI; None if the shard is complete."""
-    if is_made(layout, uri):
-        return layout, None
-    # Stored rather than sent, so that the driver holds no layout of waiting tasks.
-    layout_uri = storage.join(work, LAYOUTS, entry_name(layout.shard))
-    strict_json.write(layout_uri, layout)
-    return layout, layout_uri
+def make_shard(
+    layout: ShardLayout, tables: Tables, work: str, uri: str, has_signatures: bool
+) -> str | None:
+    """Composes one shard unless it is complete, as one Ray task.
 
-
-def make_shard(layout_uri: str, work: str, uri: str, has_signatures: bool) -> str | None:
-    """Composes one shard, as one Ray task. Returns an error message, or None."""
+    Returns:
+        An error message, or None.
+    """
     try:
-        write_shard(strict_json.read(ShardLayout, layout_uri), work, uri, has_signatures)
+        spans = layout.spans
+        rows = [tables.read("kept", table).slice(first, num) for table, first, num in spans]
+        clips = clip_rows(pa.concat_tables(rows))
+        if not is_made(layout.shard, clips, uri):
+            write_shard(layout.shard, layout.split, clips, work, uri, has_signatures)
     except OSError as error:
         return str(error)
     return None

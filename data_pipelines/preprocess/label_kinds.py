@@ -6,7 +6,6 @@ An odd episode among many becomes a reject. If one folder holds two robots, the 
 from dataclasses import dataclass, field
 
 from data_pipelines.preprocess.rows import LabelSums
-from data_pipelines.preprocess.select.catalog import Catalog
 from lafp.config import ConfigError
 from lafp.runs.wording import counted
 
@@ -88,28 +87,3 @@ def two_kinds(where: str, kind: str, other: str, other_kind: str) -> str:
         "(labels.action_key, labels.action_parts, labels.state_key; a state_key that no file has "
         "leaves states out)."
     )
-
-
-def reject_odd_kinds(catalog: Catalog) -> None:
-    """Turns clips of any kind but the usual one into rejects.
-
-    Raises:
-        ConfigError: There are too many of them to be odd episodes.
-    """
-    kinds = LabelKinds()
-    for row in catalog.db.execute(
-        "SELECT c.kind, count(*), v.uri FROM clips c JOIN videos v USING (video) "
-        "WHERE c.kind != '' GROUP BY c.kind ORDER BY min(c.clip)"
-    ):
-        kinds.add(*row)
-    kinds.check()
-    if len(kinds.clips) < 2:
-        return
-    odd = (kinds.usual,)
-    catalog.db.execute(
-        "INSERT INTO rejects (video, start_s, end_s, reason, detail) "
-        "SELECT video, start_s, end_s, 'labels_mismatch', "
-        "kind || ', most clips have ' || ? FROM clips WHERE kind NOT IN ('', ?)",
-        odd * 2,
-    )
-    catalog.db.execute("DELETE FROM clips WHERE kind NOT IN ('', ?)", odd)

@@ -1,26 +1,31 @@
 """Writes the tables and totals of a shard set, and checks that nothing was lost."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from data_pipelines.preprocess.action_statistics import ActionStatistics
 from data_pipelines.preprocess.clip.labels.read import ASSUMED_FPS
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import TOLERANCE_S, uneven
 from data_pipelines.preprocess.file_counts import FileTable
-from data_pipelines.preprocess.rejects import RejectCounts, RejectRow
+from data_pipelines.preprocess.rejects import RejectCounts, RejectRow, reject_rows
 from data_pipelines.preprocess.rows import ItemRows
-from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.shards import ShardLayout
+from data_pipelines.preprocess.select.selection import KeptTotals, Selected
+from data_pipelines.preprocess.select.steps import column
+from data_pipelines.preprocess.shards import ShardLayout, lay_out_shards
 from lafp import storage
 from lafp.config import ConfigError
-from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet
+from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, Split
 from lafp.data.shards.sets import read_entry
 from lafp.storage.map_ahead import map_ahead
-from lafp.storage.tables import open_table, write_rows
+from lafp.storage.tables import open_table, open_tables, schema_of, write_rows, write_tables
 
 
 def check_accounts(item: ItemRows) -> None:
@@ -56,23 +61,43 @@ def check_totals(summary: dict[str, Any]) -> None:
         )
 
 
-def write_rejects(uri: str, rejects: Iterable[RejectRow]) -> None:
+def write_rejects(uri: str, rejects: Iterable[pa.Table]) -> None:
     """Writes ``rejects.parquet``."""
+    write_tables(storage.join(uri, "rejects.parquet"), schema_of(RejectRow), rejects)
+
+
+def write_reject_rows(uri: str, rejects: Iterable[RejectRow]) -> None:
+    """Writes ``rejects.parquet`` from rows."""
     write_rows(storage.join(uri, "rejects.parquet"), RejectRow, rejects)
 
 
 @contextmanager
-def clips_table(uri: str, layouts: Iterable[ShardLayout]) -> Iterator[Iterable[ShardLayout]]:
-    """Passes shard layouts on and writes their clips to ``clips.parquet`` on the way."""
-    with open_table(storage.join(uri, "clips.parquet"), ClipRecord, {"shard": str}) as table:
+def clips_table(uri: str, selected: Selected, max_bytes: int) -> Iterator[Iterator[ShardLayout]]:
+    """Yields the layouts of all shards, and writes ``clips.parquet`` on the way."""
+    schema = schema_of(ClipRecord, {"shard": str})
+    with open_tables(storage.join(uri, "clips.parquet"), schema) as add:
+        yield _recorded(selected, max_bytes, add)
 
-        def recorded() -> Iterator[ShardLayout]:
-            for layout in layouts:
-                for clip in layout.clips:
-                    table.add(vars(clip.record) | {"shard": layout.shard})
-                yield layout
 
-        yield recorded()
+def _recorded(
+    selected: Selected, max_bytes: int, add: Callable[[pa.Table], None]
+) -> Iterator[ShardLayout]:
+    tables: dict[int, pa.Table] = {}
+    shards: list[str] = []
+
+    def sizes() -> Iterator[tuple[Split, int, np.ndarray]]:
+        for number in selected.kept:
+            table = tables[number] = selected.clips(number)
+            num_bytes = column(table, "num_bytes") + column(table, "labels_bytes")
+            yield table["split"][0].as_py(), number, num_bytes
+
+    for layout in lay_out_shards(sizes(), max_bytes):
+        for table, _, num_rows in layout.spans:
+            shards += [layout.shard] * num_rows
+            if len(shards) == len(tables[table]):
+                add(tables.pop(table).append_column("shard", pa.array(shards, pa.string())))
+                shards.clear()
+        yield layout
 
 
 def write_manifest(uri: str, shards: Iterable[str]) -> tuple[int, int]:
@@ -89,62 +114,59 @@ def write_manifest(uri: str, shards: Iterable[str]) -> tuple[int, int]:
     return num_shards, num_bytes
 
 
-def shard_set(catalog: Catalog, cfg: PreprocessConfig) -> ShardSet:
+def shard_set(selected: Selected, cfg: PreprocessConfig) -> ShardSet:
     """Describes the whole set: size and rate of frames, counts per split, and action statistics.
 
     Raises:
         ConfigError: There is no clip.
     """
-    query = (
-        "SELECT split, count(*), sum(num_frames), min(num_frames), max(num_frames), min(fps), "
-        "max(fps), sum(end_s - start_s), sum(has_mask) FROM clips WHERE original IS NULL "
-        "GROUP BY split ORDER BY split"
-    )
-    rows = catalog.db.execute(query).fetchall()
-    if not rows:
+    totals = list(selected.kept_totals())
+    if not totals:
         rejects = RejectCounts()
-        rejects.add(catalog.rejects())
+        rejects.add(reject_rows(selected.rejects()))
         raise ConfigError(
             f"No clips in {cfg.source}, because every video was rejected. {rejects.in_words()} "
             "Name another source, or loosen what rejects these."
         )
-    splits, counts, frames, shortest, longest, slowest, fastest, seconds, masked = zip(
-        *rows, strict=True
-    )
-    if cfg.masks is not None and not sum(masked):
+    if cfg.masks is not None and not sum(total.num_masked for total in totals):
         raise ConfigError(
             f"masks: no video of {cfg.source} has masks in {cfg.masks.source}. The masks of "
             "SOURCE/a/b.mp4 must be MASKS/a/b.mp4, or pictures in MASKS/a/b/."
         )
+    num_clips, num_frames, num_masked = Counter[str](), Counter[str](), Counter[str]()
+    for total in totals:
+        num_clips[total.split] += total.num_clips
+        num_frames[total.split] += total.num_frames
+        num_masked[total.split] += total.num_masked
+    slowest = min(total.slowest for total in totals)
     optical_flow = cfg.optical_flow
     return ShardSet(
         source=cfg.name,
         width_px=cfg.resize.width_px,
         height_px=cfg.resize.height_px,
-        fps=min(slowest) if min(slowest) == max(fastest) else None,
-        num_clips=dict(zip(splits, counts, strict=True)),
-        num_frames=dict(zip(splits, frames, strict=True)),
-        num_hours=sum(seconds) / 3600,
-        min_clip_frames=min(shortest),
-        max_clip_frames=max(longest),
-        num_masked_clips={s: num for s, num in zip(splits, masked, strict=True) if num},
+        fps=slowest if slowest == max(total.fastest for total in totals) else None,
+        num_clips=dict(num_clips),
+        num_frames=dict(num_frames),
+        num_hours=sum(total.seconds for total in totals) / 3600,
+        min_clip_frames=min(total.shortest for total in totals),
+        max_clip_frames=max(total.longest for total in totals),
+        num_masked_clips=dict(+num_masked),
         has_signatures=cfg.filters.drop_duplicates,
-        action=_action(catalog) if cfg.labels is not None else None,
+        action=_action(totals) if cfg.labels is not None else None,
         optical_flow_size_px=(
             [optical_flow.height_px, optical_flow.width_px] if optical_flow else None
         ),
     )
 
 
-def _action(catalog: Catalog) -> dict[str, object]:
+def _action(totals: Iterable[KeptTotals]) -> dict[str, object]:
     """Returns the fields of ``ActionSpec``: bounds of all clips, statistics of training pairs."""
     every, train = ActionStatistics(), ActionStatistics()
-    for clip in catalog.kept_clips():
-        if (sums := clip.label_sums) is None:
-            continue
-        every.add(sums)
-        if clip.record.split == "train":
-            train.add(sums)
+    for total in totals:
+        if total.sums is not None:
+            every.add(total.sums)
+            if total.split == "train":
+                train.add(total.sums)
     train = train if train.num_rows else every
     if every.num_choices:
         return {"dim": every.num_choices, "is_discrete": True, "low": [], "high": []}
@@ -161,21 +183,23 @@ def _action(catalog: Catalog) -> dict[str, object]:
 
 
 def summarize(
-    catalog: Catalog, spec: ShardSet, files: FileTable, num_shards: int, num_bytes: int
+    selected: Selected, spec: ShardSet, files: FileTable, num_shards: int, num_bytes: int
 ) -> dict[str, object]:
     """Builds the stage's summary: totals, and the funnel from inputs over rejects to clips."""
-    in_s = catalog.value("SELECT total(duration_s) FROM videos")
+    totals = list(selected.block_totals())
+    in_s = math.fsum(total.video_s for total in totals)
+    num_videos = sum(total.num_videos for total in totals)
+    spans, fallbacks = Counter[str](), Counter[str]()
+    for total in totals:
+        spans.update(total.spans)
+        fallbacks.update(total.fallbacks)
+    num_assumed = sum(total.num_rates_assumed for total in totals)
+    assumed = {"labels.fps": {"value": ASSUMED_FPS, "videos": num_assumed}} if num_assumed else {}
     clip_s = 3600 * spec.num_hours
-    by_reason = catalog.db.execute(
-        "SELECT reason, count(*), total(end_s - start_s) FROM rejects GROUP BY reason "
-        "ORDER BY count(*) DESC, reason"
-    ).fetchall()
     num_clips = sum(spec.num_clips.values())
     return {
-        "num_videos": catalog.num_videos,
-        "num_videos_with_clips": catalog.value(
-            "SELECT count(DISTINCT video) FROM clips WHERE original IS NULL"
-        ),
+        "num_videos": num_videos,
+        "num_videos_with_clips": sum(total.num_with_clips for total in totals),
         "num_clips": num_clips,
         "num_val_clips": spec.num_clips.get("val", 0),
         "num_masked_clips": sum(spec.num_masked_clips.values()),
@@ -184,33 +208,23 @@ def summarize(
         "num_bytes": num_bytes,
         "hours_in": in_s / 3600,
         "hours_out": clip_s / 3600,
-        "num_rejects": sum(spans for _, spans, _ in by_reason),
-        "assumed": _assumed(catalog),
-        "decoder_fallbacks": _decoder_fallbacks(catalog),
+        "num_rejects": spans.total(),
+        "assumed": assumed,
+        "decoder_fallbacks": _most_first(fallbacks),
         "files": files,
         "funnel": {
-            "inputs": {"videos": catalog.num_videos, "seconds": in_s},
+            "inputs": {"videos": num_videos, "seconds": in_s},
             "rejects": {
-                reason: {"spans": spans, "seconds": seconds} for reason, spans, seconds in by_reason
+                reason: {
+                    "spans": count,
+                    "seconds": math.fsum(total.seconds.get(reason, 0.0) for total in totals),
+                }
+                for reason, count in _most_first(spans).items()
             },
             "clips": {"spans": num_clips, "seconds": clip_s},
         },
     }
 
 
-def _decoder_fallbacks(catalog: Catalog) -> dict[str, int]:
-    """Counts the videos that were decoded on another device than asked for, by reason."""
-    query = (
-        "SELECT decoder_fallback, count(*) FROM videos WHERE decoder_fallback != '' GROUP BY 1 "
-        "ORDER BY 2 DESC, 1"
-    )
-    return dict(catalog.db.execute(query).fetchall())
-
-
-def _assumed(catalog: Catalog) -> dict[str, object]:
-    """Returns the defaults that stand in for missing data, and how many videos they affect."""
-    num_videos = catalog.value(
-        "SELECT count(*) FROM videos WHERE is_rate_assumed AND video IN "
-        "(SELECT video FROM clips WHERE original IS NULL)"
-    )
-    return {"labels.fps": {"value": ASSUMED_FPS, "videos": num_videos}} if num_videos else {}
+def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 
 from data_pipelines.on_ray.cluster_gate import ClusterGate
 from data_pipelines.on_ray.metrics import count_videos
@@ -11,10 +12,11 @@ from data_pipelines.on_ray.tasks import stream_tasks
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.label_kinds import LabelKinds
 from data_pipelines.preprocess.parts_progress import PartsProgress
-from data_pipelines.preprocess.plan import Plan, Task, chunk_folder
+from data_pipelines.preprocess.plan import SELECTIONS, Plan, Task, chunk_folder
 from data_pipelines.preprocess.rejects import EXPIRED, RejectCounts
 from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
+from data_pipelines.preprocess.select.blocks import Block
 from data_pipelines.preprocess.shards import (
     EXPIRED_SUFFIX,
     long_videos_name,
@@ -126,6 +128,7 @@ class TaskQueue:
         """Parts of an earlier run that are made anew, because signatures had expired."""
         self._planned, self._work = _tasks(plan, self.second_tries), work
         self._ready: deque[Task] = deque()
+        self._selections: str | None = storage.join(plan.work, SELECTIONS)
 
     def add(self, pieces: Iterable[Task]) -> None:
         """Adds tasks, which run before the rest of the plan."""
@@ -143,6 +146,10 @@ class TaskQueue:
                 self._work.found(task, missing)
             else:
                 self._ready.append(task)
+        if self._selections is not None:
+            # A selection of an earlier start would hold the rows of parts that are made again now.
+            storage.delete_folder(self._selections)
+            self._selections = None
         return self._ready.popleft()
 
 
@@ -295,8 +302,8 @@ def read_made_parts(plan: Plan) -> Iterator[ItemRows]:
             yield from read_part(plan.work, task.part)
 
 
-def read_parts(plan: Plan) -> Iterator[tuple[Task, list[ItemRows]]]:
-    """Yields the rows of all parts in the order of the listing, reading a few parts ahead.
+def read_parts(plan: Plan, block: Block) -> Iterator[tuple[Task, list[ItemRows]]]:
+    """Yields the rows of the parts of a block in the order of the listing, a few parts ahead.
 
     Raises:
         StorageError: A part is gone. The resumed job makes it anew.
@@ -308,4 +315,4 @@ def read_parts(plan: Plan) -> Iterator[tuple[Task, list[ItemRows]]]:
         except FileNotFoundError as error:
             raise storage.StorageError(f"A part that was made is gone: {error}") from error
 
-    return map_ahead(read, (t for chunk in range(plan.num_chunks) for t in plan.tasks(chunk)))
+    return map_ahead(read, islice(plan.tasks(block.chunk), block.first, block.end))

@@ -11,6 +11,8 @@ from lafp.storage import strict_json
 
 CHUNK_ITEMS = 5_000
 """Number of inputs in one file of the plan. The driver holds one such file at a time."""
+SELECTIONS = "select"
+"""Folder, beside the plan, of the tables of selections."""
 _PLAN = "plan.json"
 
 

@@ -2,8 +2,12 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 EXPIRED = "expired"
 """Reason of rejects that a resumed job tries once more, because the list may be signed anew."""
@@ -76,6 +80,11 @@ class RejectRow:
     def __post_init__(self) -> None:
         assert self.reason in REASONS, self.reason
         assert self.end_s >= self.start_s, (self.start_s, self.end_s)
+
+
+def reject_rows(tables: "Iterable[pa.Table]") -> Iterator[RejectRow]:
+    """Yields the rejects of tables with a column for each field."""
+    return (RejectRow(**row) for table in tables for row in table.to_pylist())
 
 
 @dataclass(frozen=True)

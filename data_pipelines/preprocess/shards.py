@@ -6,10 +6,14 @@ last.
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import file_digest
+from operator import itemgetter
 from pathlib import Path
+
+import numpy as np
 
 from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.rejects import EXPIRED, RejectRow
@@ -25,7 +29,6 @@ from data_pipelines.preprocess.rows import (
 from data_pipelines.preprocess.select.signatures import write_shard_signatures, write_signatures
 from lafp import storage
 from lafp.config.ranges import check_at_least
-from lafp.data.packing import packed
 from lafp.data.shards.format import (
     Labels,
     ShardEntry,
@@ -54,15 +57,15 @@ class ShardsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardLayout:
-    """Lists the clips of one shard, in order."""
+    """Says which rows of the tables of kept clips make a shard, in order."""
 
     shard: str
     split: Split
-    clips: tuple[ClipRow, ...]
+    spans: tuple[tuple[int, int, int], ...]
+    """Number of a table, its first row that counts, and the number of rows."""
 
 
-LAYOUTS = "shards"
-"""Folder, among the parts, of the layout of each shard whose making was begun."""
+_OF_A_SHARD = re.compile(r"((?:train|val)-\d{6,})(?:\.tar|\.json|\.signatures\.parquet)")
 EXPIRED_SUFFIX = ".expired.json"
 """Ends the name of the file beside a part whose rejects a resumed job tries once more."""
 
@@ -193,58 +196,84 @@ def _clip_row(clip: EncodedClip, writer: ShardWriter, part: str) -> ClipRow:
     )
 
 
-def lay_out_shards(clips: Iterable[ClipRow], max_bytes: int) -> Iterator[ShardLayout]:
-    """Divides clips among shards, with the rows of one shard in memory at a time.
+def lay_out_shards(
+    sizes: Iterable[tuple[Split, int, np.ndarray]], max_bytes: int
+) -> Iterator[ShardLayout]:
+    """Divides clips among shards, with the sizes of one table in memory at a time.
+
+    A shard grows until the next clip would not fit. A larger clip gets a shard of its own.
 
     Args:
-        clips: The clips in their final order, grouped by split.
+        sizes: For each table of kept clips, in order: its split, its number, and the bytes of its
+            clips, int64 [N]. The tables of a split follow each other.
         max_bytes: See ``ShardsConfig``.
     """
-    for split, of_split in itertools.groupby(clips, lambda clip: clip.record.split):
-        for number, group in enumerate(packed(of_split, _num_bytes, max_bytes)):
-            name = f"{split}-{number:06d}.tar"
-            yield ShardLayout(shard=name, split=split, clips=tuple(group))
+    for split, tables in itertools.groupby(sizes, key=itemgetter(0)):
+        number, num_bytes = 0, 0
+        spans: list[tuple[int, int, int]] = []
+        for _, table, of_clips in tables:
+            ends, first = np.cumsum(of_clips), 0
+            while first < len(of_clips):
+                before = int(ends[first - 1]) if first else 0
+                end = int(np.searchsorted(ends, before + max_bytes - num_bytes, side="right"))
+                if end == first and not spans:
+                    end += 1
+                if end > first:
+                    spans.append((table, first, end - first))
+                    num_bytes += int(ends[end - 1]) - before
+                if end < len(of_clips):
+                    yield _layout(split, number, spans)
+                    number, num_bytes, spans = number + 1, 0, []
+                first = end
+        if spans:
+            yield _layout(split, number, spans)
 
 
-def _num_bytes(clip: ClipRow) -> int:
-    return clip.record.num_bytes + clip.labels_bytes
+def _layout(split: Split, number: int, spans: list[tuple[int, int, int]]) -> ShardLayout:
+    return ShardLayout(shard=f"{split}-{number:06d}.tar", split=split, spans=tuple(spans))
 
 
-def is_made(layout: ShardLayout, out: str) -> bool:
+def is_made(shard: str, clips: Sequence[ClipRow], out: str) -> bool:
     """Tells whether a shard is complete. An entry of a shard of other clips is deleted.
 
     A takedown after the job was killed, which the resumed job obeys, moves clips between shards. So
     do parts that are made again because addresses had expired.
     """
     try:
-        entry = read_entry(out, layout.shard)
+        entry = read_entry(out, shard)
     except FileNotFoundError:
         return False
-    if [clip.clip_id for clip in entry.clips] == [clip.record.clip_id for clip in layout.clips]:
+    if [clip.clip_id for clip in entry.clips] == [clip.record.clip_id for clip in clips]:
         return True
     # Deleted before the tar is replaced, because an entry says that its tar is complete.
-    storage.delete(storage.join(out, entry_name(layout.shard)))
+    storage.delete(storage.join(out, entry_name(shard)))
     return False
 
 
-def delete_other_shards(work: str, out: str, shards: Collection[str]) -> None:
+def delete_other_shards(out: str, shards: Iterable[str]) -> None:
     """Deletes the files of shards that an earlier run has begun and this one has no clips for."""
-    kept = {entry_name(shard) for shard in shards}
-    for layout in storage.list_files(storage.join(work, LAYOUTS)):
-        entry = layout.uri.rpartition("/")[2]
-        if entry not in kept:
-            tar = entry.removesuffix(".json") + ".tar"
-            for name in (entry, signatures_name(tar), tar):
-                storage.delete(storage.join(out, name))
+    known = set(shards)
+    for info in storage.list_files(out):
+        name = info.uri.rpartition("/")[2]
+        found = _OF_A_SHARD.fullmatch(name)
+        if found and f"{found[1]}.tar" not in known:
+            storage.delete(info.uri)
 
 
 def write_shard(
-    layout: ShardLayout, work: str, out: str, has_signatures: bool = False
+    shard: str,
+    split: Split,
+    clips: Sequence[ClipRow],
+    work: str,
+    out: str,
+    has_signatures: bool = False,
 ) -> ShardEntry:
     """Composes one shard from clips in parts: writes the tar, then its entry.
 
     Args:
-        layout: The clips of the shard.
+        shard: Name of its tar.
+        split: Its split.
+        clips: Its clips, in order.
         work: Folder of the parts.
         out: Folder of the shard set.
         has_signatures: Whether the clips have signatures, which are then stored beside the shard.
@@ -253,27 +282,27 @@ def write_shard(
         FileNotFoundError: A part is missing.
     """
     with TemporaryFolder() as folder:
-        writer = ShardWriter(Path(folder) / layout.shard)
-        for clip, video, labels in _read_clips(layout.clips, work):
+        writer = ShardWriter(Path(folder) / shard)
+        for clip, video, labels in _read_clips(clips, work):
             writer.add(clip.record, video, labels)
         writer.close()
         with writer.path.open("rb") as file:
             checksum = file_digest(file, "sha256").hexdigest()
         entry = ShardEntry(
-            shard=layout.shard,
-            split=layout.split,
-            num_clips=len(layout.clips),
-            num_frames=sum(clip.record.num_frames for clip in layout.clips),
+            shard=shard,
+            split=split,
+            num_clips=len(clips),
+            num_frames=sum(clip.record.num_frames for clip in clips),
             num_bytes=writer.path.stat().st_size,
             sha256=checksum,
             clips=tuple(writer.clips),
         )
         # The tar comes first and its entry last, because the entry says that the shard is complete.
-        storage.upload(writer.path, storage.join(out, layout.shard))
+        storage.upload(writer.path, storage.join(out, shard))
     if has_signatures:
-        uri = storage.join(out, signatures_name(layout.shard))
-        write_shard_signatures(uri, layout.clips, work)
-    strict_json.write(storage.join(out, entry_name(layout.shard)), entry)
+        uri = storage.join(out, signatures_name(shard))
+        write_shard_signatures(uri, clips, work)
+    strict_json.write(storage.join(out, entry_name(shard)), entry)
     return entry
 
 

@@ -1,10 +1,12 @@
 """Records takedowns for good in a run's or study's `takedowns.jsonl`, which `preprocess` obeys."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from data_pipelines.preprocess.select.catalog import Catalog
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import ItemRows, VideoRow
 from lafp import storage
+from lafp.data.shards.format import ClipRecord
 from lafp.storage import strict_json
 
 REASON = "taken_down"
@@ -61,50 +63,56 @@ def add_takedowns(shards: str, takedowns: Iterable[Takedown]) -> None:
         storage.write_text(record_uri(shards), strict_json.dump_lines((*found, *new)))
 
 
-def reject_taken_down(catalog: Catalog, takedowns: Iterable[Takedown]) -> None:
-    """Replaces the rows of videos that were taken down earlier by rejects."""
-    db = catalog.db
-    for number, takedown in enumerate(takedowns):
-        # Most sources have no takedown, and need no index.
-        if not number:
-            db.execute("CREATE INDEX uris ON videos (uri)")
-            db.execute("CREATE INDEX ids ON videos (video_id)")
-            db.execute("CREATE INDEX of_video ON clips (video)")
-        videos = set()
-        for column, values in (("uri", takedown.video_uris), ("video_id", takedown.video_ids)):
-            for value in values:
-                query = f"SELECT video FROM videos WHERE {column} = ?"  # noqa: S608 - named above
-                found = db.execute(query, (value,))
-                videos |= {video for (video,) in found}
-        for video in sorted(videos):
-            _reject_video(catalog, video)
-        for span in takedown.spans:
-            _reject_span(catalog, *span)
+class TakenDown:
+    """Replaces the rows of videos that were taken down earlier by rejects.
 
+    Args:
+        takedowns: All takedowns of the run.
+    """
 
-def _reject_video(catalog: Catalog, video: int) -> None:
-    for table in ("clips", "rejects"):
-        query = f"DELETE FROM {table} WHERE video = ?"  # noqa: S608 - named above
-        catalog.db.execute(query, (video,))
-    catalog.db.execute(
-        "INSERT INTO rejects (video, start_s, end_s, reason, detail) "
-        "SELECT video, 0.0, duration_s, ?, '' FROM videos WHERE video = ?",
-        (REASON, video),
-    )
-    # Without an id, no other video is rejected as a copy of this one.
-    catalog.db.execute("UPDATE videos SET video_id = '' WHERE video = ?", (video,))
+    def __init__(self, takedowns: Iterable[Takedown] = ()) -> None:
+        takedowns = list(takedowns)
+        self._uris = {uri for takedown in takedowns for uri in takedown.video_uris}
+        self._ids = {video_id for takedown in takedowns for video_id in takedown.video_ids}
+        self._spans: dict[str, list[tuple[float, float]]] = {}
+        for uri, start_s, end_s in (span for takedown in takedowns for span in takedown.spans):
+            self._spans.setdefault(uri, []).append((start_s, end_s))
 
-
-def _reject_span(catalog: Catalog, uri: str, start_s: float, end_s: float) -> None:
-    clips = catalog.db.execute(
-        "SELECT c.clip FROM clips c JOIN videos v USING (video) "
-        "WHERE v.uri = ? AND c.start_s < ? AND c.end_s > ?",
-        (uri, end_s, start_s),
-    ).fetchall()
-    for clip in clips:
-        catalog.db.execute(
-            "INSERT INTO rejects (video, start_s, end_s, reason, detail) "
-            "SELECT video, start_s, end_s, ?, '' FROM clips WHERE clip = ?",
-            (REASON, *clip),
+    def applied(self, item: ItemRows) -> ItemRows:
+        """Returns the rows of an input without what was taken down."""
+        gone = {video.uri for video in item.videos if self._is_gone(video)}
+        spans = [clip for clip in item.clips if self._is_gone_span(clip.record)]
+        if not gone and not spans:
+            return item
+        ids = {clip.record.clip_id for clip in spans}
+        rejects = [row for row in item.rejects if row.video_uri not in gone]
+        rejects += [
+            RejectRow(video_uri=video.uri, start_s=0.0, end_s=video.duration_s, reason=REASON)
+            for video in item.videos
+            if video.uri in gone
+        ]
+        rejects += [_reject(clip.record) for clip in spans if clip.record.video_uri not in gone]
+        return replace(
+            item,
+            # Without an id, no other video is rejected as a copy of this one.
+            videos=tuple(replace(v, video_id="") if v.uri in gone else v for v in item.videos),
+            clips=tuple(
+                clip
+                for clip in item.clips
+                if clip.record.video_uri not in gone and clip.record.clip_id not in ids
+            ),
+            rejects=tuple(rejects),
         )
-        catalog.db.execute("DELETE FROM clips WHERE clip = ?", clip)
+
+    def _is_gone(self, video: VideoRow) -> bool:
+        return video.uri in self._uris or video.video_id in self._ids
+
+    def _is_gone_span(self, clip: ClipRecord) -> bool:
+        spans = self._spans.get(clip.video_uri, ())
+        return any(clip.start_s < end_s and clip.end_s > start_s for start_s, end_s in spans)
+
+
+def _reject(clip: ClipRecord) -> RejectRow:
+    return RejectRow(
+        video_uri=clip.video_uri, start_s=clip.start_s, end_s=clip.end_s, reason=REASON
+    )

@@ -97,6 +97,26 @@ def open_table(
         writer.close()
 
 
+@contextmanager
+def open_tables(uri: str, schema: "pa.Schema") -> "Iterator[Callable[[pa.Table], None]]":
+    """Opens a table that is written table by table. It appears after the block.
+
+    Yields:
+        Appends the schema's columns of a table.
+    """
+    import pyarrow.parquet as pq
+
+    with _replacement(uri) as path, pq.ParquetWriter(path, schema) as writer:
+        yield lambda table: writer.write_table(table.select(schema.names), _ROWS_PER_GROUP)
+
+
+def write_tables(uri: str, schema: "pa.Schema", tables: "Iterable[pa.Table]") -> None:
+    """Writes columns of tables below each other, with one table in memory at a time."""
+    with open_tables(uri, schema) as add:
+        for table in tables:
+            add(table)
+
+
 def write_rows(uri: str, row: type, rows: Iterable[object]) -> None:
     """Writes a table of dataclass instances, replacing one that is there."""
     with open_table(uri, row) as table:

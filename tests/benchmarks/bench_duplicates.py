@@ -1,18 +1,12 @@
-"""What is taken for a near-duplicate, how long the search takes, and what memory and disk it needs.
+"""What is taken for a near-duplicate among clips of robots, and which share of copies is found.
 
-python -m tests.benchmarks.bench_duplicates [NUM_CLIPS ...]    # one JSON line per number of clips
-python -m tests.benchmarks.bench_duplicates real    # clips of robots that are taken for copies,
-                                                    # and the share of true copies that are found
+python -m tests.benchmarks.bench_duplicates    # one JSON line
 
-Signatures are made up of random pictures that drift, one in fifty a noisy copy of an earlier one.
-The search runs on a local Ray of as many CPUs as the machine has. CPU seconds are those of all its
-processes, Ray's own too. `ratio`: CPU seconds per clip, against those of the smallest number.
+What the search costs is measured by ``bench_select``.
 """
 
 import itertools
 import json
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import ray
 
 from data_pipelines.preprocess.clip.measure.motion import shrink
 from data_pipelines.preprocess.clip.measure.signature import (
@@ -31,16 +24,11 @@ from data_pipelines.preprocess.clip.measure.signature import (
     is_duplicate,
     signature,
 )
-from data_pipelines.preprocess.search import find_duplicates
-from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.signatures import write_signatures
 from lafp.video import EncodeConfig, decode_clip, encode_clip
 from lafp.video.decoders.arrays import array_frames
 from tests.shot_cases import VIDEOS, frames_of
 
-SIZES = (10_000, 100_000)
 NUM_FRAMES, FPS, COPY_EVERY = 100, 10.0, 50
-CLIPS_PER_PART = 250
 _NUM_REMEMBERED = 1_000
 
 
@@ -60,56 +48,6 @@ def signatures(num_clips: int) -> Iterator[tuple[bytes, int | None]]:
         small = (1 - share) * ends[0] + share * ends[1]
         small = small + rng.normal(0, 0.003, small.shape).astype(np.float32)
         yield bytes.fromhex(signature(small.clip(0, 1), FPS).to_hex()), original
-
-
-def fill(num_clips: int, work: Path) -> tuple[Catalog, dict[int, int]]:
-    """Makes a catalog, the signatures of its parts, and which clips are copies of which."""
-    catalog, copies = Catalog(work), {}
-    columns = [name for _, name, *_ in catalog.db.execute("PRAGMA table_info(clips)")]
-    known = {name: f":{name}" for name in ("clip", "video", "part", "video_offset")}
-    values = ", ".join(known.get(name, "NULL" if name == "original" else "''") for name in columns)
-    made, number = signatures(num_clips), -1
-    catalog.db.execute("BEGIN")
-    while of_part := list(itertools.islice(made, CLIPS_PER_PART)):
-        number += 1
-        part, first = f"{number // 1000:06d}/part-{number:06d}.tar", number * CLIPS_PER_PART
-        write_signatures(str(work), part, {i: data for i, (data, _) in enumerate(of_part)})
-        for i, (_, original) in enumerate(of_part):
-            row = {"clip": first + i, "video": (first + i) // 5, "part": part, "video_offset": i}
-            catalog.db.execute(f"INSERT INTO clips VALUES ({values})", row)
-            if original is not None:
-                copies[first + i] = original
-    catalog.db.execute("COMMIT")
-    catalog.num_clips = num_clips
-    return catalog, copies
-
-
-def search(num_clips: int) -> dict[str, float]:
-    """Makes up clips and searches them, on a Ray of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        catalog, copies = fill(num_clips, Path(folder))
-        before_bytes = num_bytes(Path(folder))
-        ray.init(address="local", include_dashboard=False, log_to_driver=False)
-        with Watch() as watch:
-            found = find_duplicates(catalog, folder)
-            originals = {
-                row["clip"]: row["original"]
-                for batch in found.originals
-                for row in batch.to_pylist()
-            }
-        ray.shutdown()
-        catalog.close()
-        num_right = sum(copies.get(clip) == original for clip, original in originals.items())
-        return {
-            "ms_per_clip": round(1000 * watch.cpu_s / num_clips, 3),
-            "cpu_s": round(watch.cpu_s, 1),
-            "wall_s": round(watch.wall_s, 1),
-            "recall": round(num_right / len(copies), 4),
-            "precision": round(num_right / max(1, len(originals)), 4),
-            "disk_bytes_per_clip": round((num_bytes(Path(folder)) - before_bytes) / num_clips),
-            "driver_peak_mib": watch.driver_mib,
-            "worker_peak_mib": watch.worker_mib,
-        }
 
 
 class Watch:
@@ -216,17 +154,5 @@ def real_clips() -> dict[str, float]:
     return result
 
 
-def main(sizes: list[int]) -> None:
-    smallest_ms = 0.0
-    for size in sizes:
-        found = search(size)
-        smallest_ms = smallest_ms or found["ms_per_clip"]
-        ratio = round(found["ms_per_clip"] / smallest_ms, 3)
-        print(json.dumps({"bench": f"duplicates/{size}", "ratio": ratio, **found}), flush=True)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:] == ["real"]:
-        print(json.dumps({"bench": "duplicates/real", **real_clips()}), flush=True)
-    else:
-        main([int(text) for text in sys.argv[1:]] or list(SIZES))
+    print(json.dumps({"bench": "duplicates/real", **real_clips()}), flush=True)

@@ -100,11 +100,11 @@ def test_a_set_on_s3_is_served_and_leaves_nothing_behind(tmp_path, s3_bucket):
 
 
 def test_a_set_without_clips_shows_its_rejects(tmp_path):
-    from data_pipelines.preprocess.manifest import write_rejects
+    from data_pipelines.preprocess.manifest import write_reject_rows
     from data_pipelines.preprocess.rejects import RejectRow
 
     row = RejectRow(video_uri="a.mp4", start_s=0.0, end_s=1.0, reason="dark")
-    write_rejects(str(tmp_path), [row])
+    write_reject_rows(str(tmp_path), [row])
     with viewing(str(tmp_path)) as (_, url):
         assert json_of(url, "api/sets")["sets"][0]["spec"] is None
         assert json_of(url, "api/0/rejects")["rows"][0]["video_uri"] == "a.mp4"

@@ -1,6 +1,7 @@
 """Opens finished shard sets, with which the clips of a source are compared (``filters.against``).
 
-The clips of the sets have negative numbers, in the order of the config and of the sets' manifests.
+The clips of the sets lie in blocks with negative numbers, in the order of the config and of the
+sets' manifests, and so have negative numbers themselves.
 So they are earlier than all clips of the source, and the search, which keeps the earliest of equal
 clips, drops those of the source.
 """
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipelines.preprocess.clip.measure.signature import GRID, NUM_KEYS
+from data_pipelines.preprocess.select.steps import first_number
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import signatures_name
@@ -25,6 +27,8 @@ from lafp.storage.map_ahead import map_ahead
 from lafp.storage.strict_json import DamagedError
 from lafp.storage.tables import iter_rows, read_table
 
+BLOCK_CLIPS = 2_048
+"""Number of clips whose signatures and candidates are in the memory of a task."""
 RANGES = pa.schema(
     {
         "shard_set": pa.string(),
@@ -63,17 +67,19 @@ class FinishedSets:
 
     Args:
         uris: The sets.
+        block_clips: Number of clips of a block.
 
     Raises:
         ConfigError: A set is missing, not complete, or has no signatures.
     """
 
-    def __init__(self, uris: Sequence[str] = ()) -> None:
+    def __init__(self, uris: Sequence[str] = (), block_clips: int = BLOCK_CLIPS) -> None:
         self.uris = tuple(uris)
         self._rows = [row | {"shard_set": uri} for uri in uris for row in _manifest(uri)]
-        sizes = [row["num_clips"] for row in self._rows]
-        self.num_clips = sum(sizes)
-        self._starts = np.cumsum([0, *sizes]) - self.num_clips
+        self._ends = np.cumsum([row["num_clips"] for row in self._rows], dtype=np.int64)
+        self._block_clips = block_clips
+        self.num_clips = int(self._ends[-1]) if self._rows else 0
+        self.num_blocks = -(-self.num_clips // block_clips)
 
     @property
     def fingerprint(self) -> str:
@@ -83,34 +89,37 @@ class FinishedSets:
         digest = sha256("\n".join(map(shards_sha256, self.uris)).encode()).hexdigest()
         return f"{len(self.uris)} sets, {self.num_clips} clips, {digest[:12]}"
 
-    def ranges(self, first: int | None = None, end: int = 0) -> pa.Table:
-        """Returns where the clips from number ``first`` up to ``end`` lie; all by default."""
-        first = -self.num_clips if first is None else max(first, -self.num_clips)
-        found = []
-        at = int(np.searchsorted(self._starts, first, side="right")) - 1
-        for number in range(at, len(self._rows)):
-            row, start = self._rows[number], int(self._starts[number])
-            if start >= end:
-                break
-            begin = max(first, start)
-            num_rows = min(end, start + row["num_clips"]) - begin
-            if num_rows > 0:
-                found.append(row | {"row": begin - start, "num_rows": num_rows, "clip": begin})
+    def blocks(self) -> Iterator[tuple[int, pa.Table]]:
+        """Yields the negative number of each block, and where its clips lie: ``RANGES``."""
+        for block in range(self.num_blocks):
+            number = block - self.num_blocks
+            yield number, self._ranges(block * self._block_clips, first_number(number))
+
+    def _ranges(self, begin: int, clip: int) -> pa.Table:
+        """Returns where the clips of a block lie.
+
+        Args:
+            begin: Number of clips of all sets before it.
+            clip: Number of its first clip.
+        """
+        end, found = min(begin + self._block_clips, self.num_clips), []
+        first, last = np.searchsorted(self._ends, [begin, end - 1], side="right")
+        for number in range(first, last + 1):
+            row = self._rows[number]
+            start = int(self._ends[number]) - row["num_clips"]
+            low, high = max(begin, start), min(end, int(self._ends[number]))
+            if high > low:
+                place = {"row": low - start, "num_rows": high - low, "clip": clip + low - begin}
+                found.append(row | place)
         return pa.Table.from_pylist(found, RANGES)
 
-    def blocks(self, block_clips: int) -> Iterator[tuple[int, pa.Table]]:
-        """Yields number and ranges of blocks: block ``n`` begins with clip ``n * block_clips``."""
-        for number in range(self.num_clips // -block_clips, 0):
-            yield number, self.ranges(number * block_clips, (number + 1) * block_clips)
-
-    def videos(self) -> Iterator[KnownVideo]:
-        """Yields the videos of all sets. One that has clips in several places may come twice."""
+    def videos(self, number: int) -> Iterator[KnownVideo]:
+        """Yields the videos of one of the sets. One with clips in several places may come twice."""
         names = ("video_id", "video_uri", "episode_id", "split")
-        for uri in self.uris:
-            with telling_damage():
-                rows = iter_rows(storage.join(uri, "clips.parquet"), names)
-                for row, _ in groupby(rows):
-                    yield KnownVideo(shard_set=uri, **row)
+        uri = self.uris[number]
+        with telling_damage():
+            for row, _ in groupby(iter_rows(storage.join(uri, "clips.parquet"), names)):
+                yield KnownVideo(shard_set=uri, **row)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 
 from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
 from data_pipelines.preprocess.file_counts import FileCounts
-from data_pipelines.preprocess.job import open_catalog
+from data_pipelines.preprocess.job import select
 from data_pipelines.preprocess.parts import PartCounts, TaskQueue, check_rejects
 from data_pipelines.preprocess.parts_progress import PartsProgress
 from data_pipelines.preprocess.plan import Task, make_plan
@@ -27,11 +27,8 @@ def test_a_resumed_job_does_not_judge_the_source_by_what_is_left_of_it():
 def test_a_part_that_is_gone_is_named(tmp_path):
     items = [VideoItem(uri="a.mp4", num_bytes=1, split=None)]
     plan = make_plan(items, TasksConfig(), str(tmp_path))
-    with (
-        pytest.raises(StorageError, match=r"gone: .*/000000/part-000000\.json"),
-        open_catalog(plan, FileCounts(), PartCounts()),
-    ):
-        pass
+    with pytest.raises(StorageError, match=r"gone: .*/000000/part-000000\.json"):
+        select(CFG, plan, str(tmp_path), FileCounts())
 
 
 def test_pieces_that_are_found_late_run_while_other_tasks_are_pending(tmp_path):

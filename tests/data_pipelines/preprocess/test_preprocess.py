@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -30,22 +29,20 @@ from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
 from data_pipelines.preprocess.file_counts import FileCounts
-from data_pipelines.preprocess.job import list_inputs, make_shards, open_catalog, preprocess
+from data_pipelines.preprocess.job import list_inputs, make_shard, make_shards, preprocess, select
 from data_pipelines.preprocess.manifest import (
     check_accounts,
     check_totals,
+    clips_table,
     shard_set,
     summarize,
 )
-from data_pipelines.preprocess.parts import PartCounts, TaskQueue, make_parts
+from data_pipelines.preprocess.parts import TaskQueue, make_parts
 from data_pipelines.preprocess.parts_progress import PartsProgress
 from data_pipelines.preprocess.plan import Task, make_plan
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import VideoItem
-from data_pipelines.preprocess.search import find_duplicates
-from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.clips_and_splits import select_clips
-from data_pipelines.preprocess.shards import ShardsConfig, lay_out_shards, write_part, write_shard
+from data_pipelines.preprocess.shards import ShardsConfig, write_part
 from data_pipelines.preprocess.taken_down import Takedown, add_takedowns
 from lafp import storage
 from lafp.config import ConfigError, load_config
@@ -63,6 +60,7 @@ from ray_jobs.core import findings
 from tests.chaos.s3_faults import faulty_s3
 from tests.http_server import serving
 from tests.s3_server import point_to_s3
+from tests.selecting import select_items
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
 ROOT = Path(__file__).parents[3]
@@ -104,12 +102,12 @@ def made_without_ray(cfg: PreprocessConfig, folder: Path) -> None:
     decoder = cls(cls.Config())
     inputs = (video_to_clips(item, cfg, decoder) for item in list_inputs(cfg))
     folder.mkdir(exist_ok=True)
-    catalog = Catalog(folder)
-    catalog.add(write_part(inputs, str(folder), "000000/part-000000.tar"))
-    select_clips(catalog, cfg, partial(find_duplicates, work=str(folder)))
-    for plan in lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes):
-        has_signatures = cfg.filters.drop_duplicates
-        write_shard(plan, str(folder), str(folder / "shards"), has_signatures)
+    items = write_part(inputs, str(folder), "000000/part-000000.tar")
+    selected, out = select_items(cfg, items, folder), str(folder / "shards")
+    with clips_table(out, selected, cfg.shards.max_bytes) as layouts:
+        for layout in layouts:
+            has_signatures = cfg.filters.drop_duplicates
+            assert not make_shard(layout, selected.tables, str(folder), out, has_signatures)
 
 
 class FallingBack(PyAVDecoder):
@@ -123,10 +121,9 @@ class FallingBack(PyAVDecoder):
 def test_videos_that_were_decoded_elsewhere_are_counted_by_reason(source, tmp_path):
     cfg = replace(CFG, source=str(source))
     inputs = (video_to_clips(i, cfg, FallingBack(PyAVConfig())) for i in list_inputs(cfg))
-    catalog = Catalog(tmp_path)
-    catalog.add(write_part(inputs, str(tmp_path), "000000/part-000000.tar"))
-    select_clips(catalog, cfg, partial(find_duplicates, work=str(tmp_path)))
-    summary = summarize(catalog, shard_set(catalog, cfg), FileCounts().table(), 1, 1)
+    items = write_part(inputs, str(tmp_path), "000000/part-000000.tar")
+    selected = select_items(cfg, items, tmp_path)
+    summary = summarize(selected, shard_set(selected, cfg), FileCounts().table(), 1, 1)
     # 2.5, 3.2, 3.9 and 4.6 s; once more the fourth and the third one; the static one.
     assert summary["decoder_fallbacks"] == {"Video not supported": 7}
     told = findings.preprocess(None, StageDir(str(tmp_path), "stage"), summary)
@@ -295,10 +292,9 @@ def test_a_takedown_between_shards_moves_the_clips_of_those_that_were_made(
     cfg, out = replace(CFG, source=str(source)), str(tmp_path)
     plan = make_plan(list_inputs(cfg), cfg.tasks, str(tmp_path / "work"))
     make_parts(cfg, plan)
-    with open_catalog(plan, FileCounts(), PartCounts()) as catalog:
-        select_clips(catalog, cfg, partial(find_duplicates, work=plan.work))
-        layouts = lay_out_shards(catalog.kept_clips(), cfg.shards.max_bytes)
-        make_shards(cfg, layouts, plan.work, out)
+    selected = select(cfg, plan, out, FileCounts())
+    with clips_table(out, selected, cfg.shards.max_bytes) as layouts:
+        make_shards(cfg, layouts, selected.tables, plan.work, out)
     made = sorted(tmp_path.glob("train-*.tar"))
     first, *others = (record.video_id for path in made for record in read_records(path))
     # So many that fewer shards are needed than were made.

@@ -9,7 +9,7 @@ from data_pipelines.preprocess.clip.resize import ResizeConfig
 from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.job import list_inputs
-from data_pipelines.preprocess.manifest import write_rejects
+from data_pipelines.preprocess.manifest import write_reject_rows
 from data_pipelines.preprocess.plan import Plan, make_plan
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import EncodedClip
@@ -92,7 +92,7 @@ def test_signed_videos_are_read_and_their_signatures_are_nowhere(tmp_path, host)
     }
     rejects: list[RejectRow] = [row for item in items for row in item.rejects]
     assert [row.reason for row in rejects] == ["same_file", "not_found", *4 * ["bad_entry"]]
-    write_rejects(str(work), rejects)
+    write_reject_rows(str(work), rejects)
     assert len(read_rows(f"{work}/rejects.parquet", ["original_uri"])) == 6
     stored = [path.read_bytes() for path in work.rglob("*") if path.is_file()]
     assert len(stored) >= 4

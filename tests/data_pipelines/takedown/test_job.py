@@ -23,7 +23,7 @@ from data_pipelines.preprocess.clip.split_clips import ClipConfig
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.manifest import (
     check_totals,
-    write_rejects,
+    write_reject_rows,
 )
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.shards import ShardsConfig
@@ -486,7 +486,7 @@ def test_what_is_not_there_is_a_config_error(run, tmp_path):
 
 def test_an_address_that_means_several_videos_without_its_token_is_refused(tmp_path):
     uri = write_shard_set(tmp_path / "set", num_clips=4)
-    write_rejects(uri, [])
+    write_reject_rows(uri, [])
     names = iter(["https://h/get", "https://h/get#@2", "https://h/other", "https://h/more"])
 
     def renamed(batch):

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import av
@@ -16,12 +15,10 @@ from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.manifest import check_accounts
 from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
-from data_pipelines.preprocess.search import find_duplicates
-from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.shards import write_part
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from tests.data_pipelines.preprocess.test_scale import rows_of, write_looks
+from tests.selecting import kept_clips, rejects_of, select_items
 
 CFG = PreprocessConfig(filters=FiltersConfig(drop_duplicates=True), val_fraction=0.5)
 REAL = (
@@ -67,16 +64,10 @@ def selected(
     cfg: PreprocessConfig = CFG,
 ) -> ItemRows:
     """What is left of them; the accounts still add up."""
-    catalog = Catalog(work)
-    catalog.add(rows)
-    find = partial(find_duplicates, work=str(work))
-    select_clips(catalog, cfg, find)
+    found = select_items(cfg, rows, work, name=f"select-{len(list(work.iterdir()))}")
     videos = tuple(video for item in rows for video in item.videos)
-    left = ItemRows(
-        videos=videos, clips=tuple(catalog.kept_clips()), rejects=tuple(catalog.rejects())
-    )
-    catalog.close()
-    (work / "catalog.sqlite").unlink()
+    clips, rejects = tuple(kept_clips(found)), tuple(rejects_of(found))
+    left = ItemRows(videos=videos, clips=clips, rejects=rejects)
     check_accounts(left)
     return left
 

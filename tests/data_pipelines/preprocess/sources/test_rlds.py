@@ -148,11 +148,11 @@ def test_damage_keeps_the_records_before_it(tmp_path):
     path.write_bytes(sound[:-100])
     selection = select(replace(CFG, source=str(path)), tmp_path / "a")
     assert len(selection.clips) == 2
-    assert [row.reason for row in selection.rejects] == ["truncated", "blank", "depth"]
+    assert [row.reason for row in selection.rejects] == ["blank", "depth", "truncated"]
     path.write_bytes(framed(episode(0)) + b"\x01" + framed(episode(1)))
     selection = select(replace(CFG, source=str(path)), tmp_path / "b")
     assert len(selection.clips) == 2
-    assert [row.reason for row in selection.rejects] == ["does_not_decode", "blank", "depth"]
+    assert [row.reason for row in selection.rejects] == ["blank", "depth", "does_not_decode"]
     path.write_bytes(b"x" * 11)
     with pytest.raises(VideoError, match="ends inside the header at byte 0"):
         list(read_records(path))

@@ -7,11 +7,9 @@ import pytest
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rows import ClipRow, ItemRows, VideoRow
-from data_pipelines.preprocess.search import find_duplicates
-from data_pipelines.preprocess.select.catalog import Catalog
-from data_pipelines.preprocess.select.clips_and_splits import select_clips
 from data_pipelines.preprocess.select.finished_sets import FinishedSets, KnownVideo
 from lafp.data.shards.format import ClipRecord
+from tests.selecting import kept_clips, select_items
 
 CFG = PreprocessConfig(source="x", val_fraction=0.5)
 LOW, HIGH = "0" * 32, "f" * 32
@@ -57,19 +55,15 @@ class Known(FinishedSets):
 
     def __init__(self, *videos: KnownVideo) -> None:
         super().__init__()
-        self.uris, self.listed = ("some set",), videos
+        self.uris, self.listed = tuple(video.shard_set for video in videos), videos
 
-    def videos(self):
-        return iter(self.listed)
+    def videos(self, number):
+        return iter(self.listed[number : number + 1])
 
 
 def splits(folder: Path, items: Sequence[ItemRows], sets: FinishedSets | None = None):
-    catalog = Catalog(folder)
-    catalog.add(items)
-    select_clips(catalog, CFG, find_duplicates, sets)
-    found = {clip.record.video_uri: clip.record.split for clip in catalog.kept_clips()}
-    catalog.close()
-    return found
+    found = select_items(CFG, items, folder, sets)
+    return {clip.record.video_uri: clip.record.split for clip in kept_clips(found)}
 
 
 @pytest.mark.parametrize("first", [LOW, HIGH])

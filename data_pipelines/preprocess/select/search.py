@@ -1,0 +1,210 @@
+"""Searches a source for near-duplicates: a small one in memory, a larger one block by block.
+
+Both ways call the functions of ``select.duplicates``, the first with all clips, the second with
+blocks of clips (``select.steps``).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from data_pipelines.preprocess.select.duplicates import (
+    NO_MATCHES,
+    candidates,
+    find_in_memory,
+    keys_of,
+    known_in,
+    links,
+    originals,
+    ranked,
+    unlike_the_first,
+    verified,
+    with_other,
+)
+from data_pipelines.preprocess.select.finished_sets import (
+    FinishedSets,
+    described,
+    known_signatures,
+)
+from data_pipelines.preprocess.select.signatures import signatures_of
+from data_pipelines.preprocess.select.steps import (
+    BUCKET,
+    InProcess,
+    Runner,
+    Tables,
+    block_of,
+    column,
+    group_number,
+    to_block,
+)
+
+NUM_STEPS = 7
+"""Number of steps of a search."""
+
+
+class Search:
+    """Finds the near-duplicates among the clips of a source, and of clips of finished sets.
+
+    It stores ``originals`` (``clip``, which is dropped, and its ``original``, which is kept),
+    ``links`` (pairs of videos, ``video`` and ``other_video``, that share a clip; a negative
+    ``other_video`` is the number of a clip of a finished set) and ``known``
+    (``finished_sets.KNOWN`` of the clips of finished sets that a clip or a video repeats).
+
+    Args:
+        runner: Runs the steps.
+        tables: Where they are stored.
+        work: Folder of the parts.
+        blocks: Numbers of the blocks of the source.
+        left: Returns the clips of one of these blocks that are compared: ``clip``, sorted,
+            ``video``, ``part`` and ``video_offset``.
+        sets: Finished sets.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        tables: Tables,
+        work: str,
+        blocks: range,
+        left: Callable[[int], pa.Table],
+        sets: FinishedSets,
+    ) -> None:
+        self._runner, self._tables, self._work, self._left = runner, tables, work, left
+        self._blocks, self._sets = blocks, sets
+
+    def run(self, show: Callable[[int], None]) -> None:
+        """Runs the steps that are missing, and tells how many are complete."""
+        in_memory = isinstance(self._runner, InProcess)
+        # A task gets names and numbers only, neither the sets nor the runner.
+        tasks = _Tasks(self._tables, self._work, self._left, 2 * self._num_blocks)
+        steps = _in_memory(self, tasks) if in_memory else self._on_blocks(tasks)
+        for number, (name, run) in enumerate(steps.items(), start=1):
+            self._tables.step(name, run)
+            show(number)
+
+    @property
+    def _num_blocks(self) -> int:
+        return len(self._blocks) + self._sets.num_blocks
+
+    def _store_ranges(self) -> list[int]:
+        for number, ranges in self._sets.blocks():
+            self._tables.write("ranges", number, ranges)
+        return list(range(-self._sets.num_blocks, 0))
+
+    def _on_blocks(self, tasks: "_Tasks") -> dict[str, Callable[[], list[int]]]:
+        return {
+            "ranges": self._store_ranges,
+            "pairs": lambda: self._ranked(tasks),
+            "matches": lambda: self._verified(tasks, "pairs", "matches"),
+            "open": lambda: _open(self._tables),
+            "more": lambda: self._verified(tasks, "open", "more"),
+            "found": lambda: self._runner.run(self._runner.tables([0], tasks.found)),
+            "known": lambda: self._known(tasks),
+        }
+
+    def _ranked(self, tasks: "_Tasks") -> list[int]:
+        numbers, run = [*range(-self._sets.num_blocks, 0), *self._blocks], self._runner
+        keys = run.tables(numbers, tasks.keys)
+        counts = run.grouped(keys, 2 * self._num_blocks, to_block(candidates, "clip"))
+        return run.run(run.grouped(counts, self._num_blocks, self._tables.stored(ranked, "pairs")))
+
+    def _verified(self, tasks: "_Tasks", source: str, name: str) -> list[int]:
+        if not (numbers := self._tables.numbers(source)):
+            return []
+        # No task needs the signatures of more than one block: a pair goes to the block of its
+        # ``other``, takes that signature along, and goes on to the block of its ``clip``.
+        run = self._runner
+        pairs = run.tables(numbers, to_block(partial(tasks.table, source), "other"))
+        both = run.grouped(pairs, self._num_blocks, to_block(tasks.with_other, "clip"))
+        matches = self._tables.stored(tasks.matches, name)
+        return run.run(run.grouped(both, self._num_blocks, matches))
+
+    def _known(self, tasks: "_Tasks") -> list[int]:
+        known = column(self._tables.read("known_clips", 0), "clip")
+        blocks = np.unique(block_of(known)).tolist()
+        if not blocks:
+            return []
+        return self._runner.run(
+            self._runner.tables(blocks, self._tables.stored(tasks.described, "known"))
+        )
+
+
+def _in_memory(search: Search, tasks: "_Tasks") -> dict[str, Callable[[], list[int]]]:
+    """Returns the steps of a search with all signatures in memory."""
+    sets, blocks, tables = search._sets, search._blocks, search._tables
+
+    def matches() -> list[int]:
+        known = [known_signatures(ranges) for _, ranges in sets.blocks()]
+        of_source = [signatures_of(tasks.left(number), tasks.work) for number in blocks]
+        tables.write("matches", 0, find_in_memory(pa.concat_tables([*known, *of_source])))
+        return [0]
+
+    def more() -> list[int]:
+        return []
+
+    return {
+        "ranges": search._store_ranges,
+        "matches": matches,
+        "more": more,
+        "found": lambda: search._runner.run(search._runner.tables([0], tasks.found)),
+        "known": lambda: search._known(tasks),
+    }
+
+
+def _open(tables: Tables) -> list[int]:
+    pairs = unlike_the_first(_matches(tables, "matches"))
+    tables.write("open", 0, pairs)
+    return [0] if len(pairs) else []
+
+
+def _matches(tables: Tables, *steps: str) -> pa.Table:
+    """Reads all matches, which are few: 32 bytes each, and most clips have none."""
+    found = [tables.read(step, number) for step in steps for number in tables.numbers(step)]
+    return pa.concat_tables([NO_MATCHES, *found])
+
+
+class _Tasks:
+    """Holds what runs in the tasks. Each Ray task gets a copy, which is only names and numbers."""
+
+    def __init__(
+        self, tables: Tables, work: str, left: Callable[[int], pa.Table], num_buckets: int
+    ) -> None:
+        self.tables, self.work, self.left, self._num_buckets = tables, work, left, num_buckets
+
+    def keys(self, block: pa.Table) -> pa.Table:
+        number = group_number(block)
+        if number < 0:
+            signatures = known_signatures(self.tables.read("ranges", number))
+        else:
+            signatures = signatures_of(self.left(number), self.work)
+        # Later steps read them several times, and then from one table, not from many parts.
+        self.tables.write("signatures", number, signatures)
+        keys = keys_of(signatures)
+        return keys.append_column(
+            BUCKET, [column(keys, "key").astype(np.int64) % self._num_buckets]
+        )
+
+    def with_other(self, pairs: pa.Table) -> pa.Table:
+        return with_other(pairs, self.table("signatures", pairs))
+
+    def matches(self, pairs: pa.Table) -> pa.Table:
+        return verified(pairs, self.table("signatures", pairs))
+
+    def table(self, name: str, group: pa.Table) -> pa.Table:
+        """Reads the table of a step that belongs to a group."""
+        return self.tables.read(name, group_number(group))
+
+    def found(self, _: pa.Table) -> pa.Table:
+        """Decides with all matches in memory."""
+        matches = _matches(self.tables, "matches", "more")
+        self.tables.write("originals", 0, originals(matches))
+        self.tables.write("links", 0, links(matches))
+        self.tables.write("known_clips", 0, pa.table({"clip": known_in(matches)}))
+        return pa.table({"number": [0]})
+
+    def described(self, block: pa.Table) -> pa.Table:
+        number = group_number(block)
+        known = column(self.tables.read("known_clips", 0), "clip")
+        return described(self.tables.read("ranges", number), known[block_of(known) == number])

@@ -1,0 +1,218 @@
+"""Runs the steps of a selection: functions from tables to tables, one call per block or group.
+
+A small source is gone through in this process, a larger one on Ray Data, which brings the rows of a
+group together and spills what does not fit into memory. Both call the same functions. Each step
+stores its tables below one folder and then a list of them, so that a job that was killed goes on
+after its last complete step.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from lafp import storage
+from lafp.config.node_labels import label_selector
+from lafp.storage import strict_json
+from lafp.storage.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+Step = Callable[[pa.Table], pa.Table]
+BUCKET = "bucket"
+"""Column that says to which group a row goes."""
+_BITS_OF_ROW = 32
+# A shuffle makes a shard for every pair of partitions.
+_MAX_PARTITIONS = 1_024
+# Ray Data's default begins processes for each shuffle, which takes 6 s. Sorting begins none, but
+# the driver's memory grows with the square of the partitions: by 370 MiB with 200 of them.
+_FEW_BLOCKS = 100
+
+
+def first_number(block: int) -> int:
+    """Returns the number of the first video, or clip, of a block; the others follow it."""
+    return block << _BITS_OF_ROW
+
+
+def block_of(numbers: np.ndarray) -> np.ndarray:
+    """Returns the blocks in which videos or clips lie, by their numbers."""
+    return numbers >> _BITS_OF_ROW
+
+
+def group_number(group: pa.Table) -> int:
+    """Returns the number of the block or group that a function was called for."""
+    return group[BUCKET][0].as_py()
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    """Returns a column as an array."""
+    return table[name].to_numpy()
+
+
+class Rows(Protocol):
+    """Stands for the rows between two functions: tables, or a dataset of Ray Data."""
+
+
+class Runner(Protocol):
+    """Calls functions for blocks and groups."""
+
+    def tables(self, numbers: Iterable[int], function: Step) -> Any:
+        """Calls a function once for each of these numbers, which stand in ``BUCKET``."""
+        ...
+
+    def grouped(self, rows: Any, num_buckets: int, function: Step) -> Any:
+        """Calls a function for the rows of each group.
+
+        Args:
+            rows: Rows of ``tables`` or ``grouped``, with a column ``BUCKET``.
+            num_buckets: About how many groups there are.
+            function: It gets all rows of one group.
+        """
+        ...
+
+    def run(self, rows: Any) -> list[int]:
+        """Runs everything. Returns the numbers in the column ``number`` of the rows, sorted."""
+        ...
+
+
+class InProcess:
+    """Runs steps in this process, with all rows in memory."""
+
+    def tables(self, numbers: Iterable[int], function: Step) -> list[pa.Table]:
+        """See ``Runner``."""
+        return [function(pa.table({BUCKET: [number]})) for number in numbers]
+
+    def grouped(self, rows: Sequence[pa.Table], num_buckets: int, function: Step) -> list[pa.Table]:
+        """See ``Runner``."""
+        rows = [table for table in rows if len(table)]
+        if not rows:
+            return []
+        whole = pa.concat_tables(rows).sort_by(BUCKET)
+        buckets, starts = np.unique(column(whole, BUCKET), return_index=True)
+        ends = [*starts[1:], len(whole)]
+        return [
+            function(whole.slice(start, end - start))
+            for _, start, end in zip(buckets, starts, ends, strict=True)
+        ]
+
+    def run(self, rows: Sequence[pa.Table]) -> list[int]:
+        """See ``Runner``."""
+        return sorted(number for table in rows for number in column(table, "number").tolist())
+
+
+class OnRay:
+    """Runs steps on Ray Data.
+
+    Args:
+        num_blocks: Number of blocks of the source.
+        node_labels: Labels of the nodes that may run the tasks (``TasksConfig``).
+    """
+
+    def __init__(self, num_blocks: int, node_labels: tuple[str, ...] = ()) -> None:
+        self._sorts, self._selector = num_blocks <= _FEW_BLOCKS, label_selector(node_labels)
+
+    def tables(self, numbers: Iterable[int], function: Step) -> "Dataset":
+        """See ``Runner``."""
+        import ray.data
+        from ray.data.context import ShuffleStrategy
+
+        rows = ray.data.from_items([{BUCKET: number} for number in numbers])
+        if self._sorts:
+            rows.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
+        return rows.map_batches(function, batch_size=1, batch_format="pyarrow")
+
+    def grouped(self, rows: "Dataset", num_buckets: int, function: Step) -> "Dataset":
+        """See ``Runner``."""
+        grouped = rows.groupby(BUCKET, num_partitions=min(num_buckets, _MAX_PARTITIONS))
+        return grouped.map_groups(function, batch_format="pyarrow")
+
+    def run(self, rows: "Dataset") -> list[int]:
+        """See ``Runner``."""
+        _keep_notes_off_the_terminal()
+        rows.context.enable_progress_bars = False
+        rows.context.execution_options.label_selector = dict(self._selector) or None
+        return sorted(row["number"] for row in rows.take_all())
+
+
+class Tables:
+    """Stores the tables of steps below a folder. Each Ray task gets a copy, which is only a name.
+
+    Args:
+        folder: URI of the folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def uri(self, name: str, number: int) -> str:
+        """Returns where the table of a step for a block or group is stored."""
+        return storage.join(self.folder, name, f"{number:06d}.parquet")
+
+    def read(self, name: str, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads a table."""
+        return read_table(self.uri(name, number), columns)
+
+    def read_if_any(self, name: str, number: int, schema: pa.Schema) -> pa.Table:
+        """Reads a table of a step that stores tables for some blocks only."""
+        uri = self.uri(name, number)
+        return read_table(uri) if storage.is_file(uri) else schema.empty_table()
+
+    def write(self, name: str, number: int, table: pa.Table) -> None:
+        """Stores a table."""
+        write_table(self.uri(name, number), table)
+
+    def stored(self, function: Step, name: str) -> Step:
+        """Stores what a function makes of a block or group, and returns only its number."""
+
+        def store(table: pa.Table) -> pa.Table:
+            number = group_number(table)
+            self.write(name, number, function(table))
+            return pa.table({"number": [number]})
+
+        return store
+
+    def step(self, name: str, run: Callable[[], list[int]]) -> list[int]:
+        """Runs a step unless it is complete.
+
+        Returns:
+            What ``run`` returns: the numbers of the tables that it has stored.
+        """
+        if not self.is_complete(name):
+            strict_json.write(self._list_uri(name), run())
+        return self.numbers(name)
+
+    def is_complete(self, name: str) -> bool:
+        """Says whether a step has run."""
+        return storage.is_file(self._list_uri(name))
+
+    def numbers(self, name: str) -> list[int]:
+        """Returns the numbers of the tables that a complete step has stored."""
+        return strict_json.read(list[int], self._list_uri(name))
+
+    def _list_uri(self, name: str) -> str:
+        return storage.join(self.folder, f"{name}.json")
+
+
+def to_block(function: Step, name: str) -> Step:
+    """Sends each row that a function makes to the block of the video or clip in a column."""
+
+    def bucketed(table: pa.Table) -> pa.Table:
+        made = function(table)
+        return made.append_column(BUCKET, [block_of(column(made, name))])
+
+    return bucketed
+
+
+def without_bucket(table: pa.Table) -> pa.Table:
+    """Returns a group's rows without the column that brought them together."""
+    return table.drop_columns([BUCKET])
+
+
+def _keep_notes_off_the_terminal() -> None:
+    """Leaves Ray Data's notes to its log file, because the job shows progress of its own."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
