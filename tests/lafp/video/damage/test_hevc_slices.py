@@ -148,7 +148,7 @@ def test_other_parameter_sets_within_a_file_are_no_damage(tmp_path):
     path.write_bytes(one + other[13:])  # without the header of the file
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        look = second_look(info(), stream.codec_context, False)
+        look = second_look(info(), stream.codec_context, False, lambda: 0.0)
         packets = list(container.demux(stream))
         assert sum(packet.has_sidedata("new_extradata") for packet in packets) >= 1
         assert not any(look.packet_sign(packet) for packet in packets)
@@ -185,7 +185,7 @@ def parameter_sets(precision: str = "0", screen: str = "0", side: int = 64) -> b
 def test_files_with_tools_that_are_not_parsed_are_not_checked(precision, screen):
     context = SimpleNamespace(extradata=parameter_sets(precision, screen))
     is_parsed = precision == screen == "0"
-    assert (second_look(info(), context, False) is not None) == is_parsed
+    assert (second_look(info(), context, False, lambda: 0.0) is not None) == is_parsed
     assert shows_little(info(), context) != is_parsed
 
 
@@ -199,7 +199,7 @@ def test_pictures_beyond_the_limit_are_not_parsed():
 def test_without_the_parser_no_file_is_checked(tmp_path, monkeypatch):
     context = SimpleNamespace(extradata=parameter_sets())
     monkeypatch.setattr(hevc_slices, "parser", lambda: None)
-    assert second_look(info(), context, False) is None
+    assert second_look(info(), context, False, lambda: 0.0) is None
     assert shows_little(info(), context)
 
 
