@@ -159,6 +159,7 @@ class Agent:
         if num_episodes < 1:
             raise ValueError(f"num_episodes must be at least 1, got {num_episodes}.")
         self.num_episodes = num_episodes
+        self._is_on = torch.ones(num_episodes, dtype=torch.bool)
         # On the CPU, so that a seed gives the same noise on every device.
         self._generator = torch.Generator().manual_seed(seed)
         self._memory: Memory | None = None
@@ -182,13 +183,25 @@ class Agent:
         Raises:
             ValueError: ``is_over`` is not one boolean per episode.
         """
-        is_over = np.asarray(is_over)
-        if is_over.shape != (self.num_episodes,) or is_over.dtype != np.bool_:
-            raise ValueError(
-                f"Expected {self.num_episodes} booleans, one per episode of reset(), got "
-                f"{is_over.dtype} of shape {list(is_over.shape)}."
-            )
-        self._is_first_N = self._is_first_N | is_over
+        self._is_first_N = self._is_first_N | self._one_per_episode(is_over)
+
+    def end_where(self, is_over: np.ndarray) -> None:
+        """Ends episodes: ``act`` takes the observations of the others from now on, in their order.
+
+        What the others do does not depend on it, but for the rounding of another batch size.
+
+        Args:
+            is_over: bool [N].
+
+        Raises:
+            ValueError: ``is_over`` is not one boolean per episode.
+        """
+        goes_on = torch.from_numpy(~self._one_per_episode(is_over))
+        self._is_on[self._is_on.clone()] = goes_on
+        self.num_episodes = int(goes_on.sum())
+        self._is_first_N = self._is_first_N[goes_on.numpy()]
+        if self._memory is not None:
+            self._memory = self._memory.rows(goes_on.to(self._device))
 
     @torch.inference_mode()
     def act(self, obs: Observation) -> np.ndarray:
@@ -212,7 +225,9 @@ class Agent:
         is_single = np.ndim(image) == 3
         frame_NHWC = torch.from_numpy(self._checked(image)).to(self._device)
         vectors_NV = None if vectors_NV is None else vectors_NV.to(self._device)
-        noise = self.step.draw_noise(self.num_episodes, self._generator).to(self._device)
+        # Drawn for those that are over too, so that their end changes nothing for the others.
+        noise = self.step.draw_noise(len(self._is_on), self._generator)[self._is_on]
+        noise = noise.to(self._device)
         is_first_N = None
         if self._memory is not None and self._is_first_N.any():
             is_first_N = torch.from_numpy(self._is_first_N).to(self._device)
@@ -241,6 +256,15 @@ class Agent:
             ConfigError: ``uri`` has another ending, or the extra is missing.
         """
         export_agent(self.step, storage.uri_of(uri))
+
+    def _one_per_episode(self, is_over: np.ndarray) -> np.ndarray:
+        is_over = np.asarray(is_over)
+        if is_over.shape != (self.num_episodes,) or is_over.dtype != np.bool_:
+            raise ValueError(
+                f"Expected {self.num_episodes} booleans, one per episode, got "
+                f"{is_over.dtype} of shape {list(is_over.shape)}."
+            )
+        return is_over
 
     def _parted(self, obs: Observation) -> tuple[np.ndarray, torch.Tensor | None]:
         """Splits an observation into its image and its vectors, concatenated, and checks keys."""

@@ -269,6 +269,11 @@ class PolicyState:
     chunk_age_steps: Tensor | None = None
     """int64 [B]: number of steps of its chunk that each episode has executed (chunks)."""
 
+    def rows(self, kept: Tensor) -> "PolicyState":
+        """Returns the rows where ``kept``, bool [B], is true."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return PolicyState(**{n: None if v is None else v[kept] for n, v in values.items()})
+
     @staticmethod
     def where(is_first: Tensor, first: "PolicyState", other: "PolicyState") -> "PolicyState":
         """Takes rows of ``first`` where ``is_first``, bool [B], is true, else of ``other``."""

@@ -24,6 +24,10 @@ class Memory:
     """uint8 [N, F, H, W, 3], oldest first: the frame stack of the last step."""
     policy: PolicyState
 
+    def rows(self, kept: Tensor) -> "Memory":
+        """Returns the episodes where ``kept``, bool [N], is true."""
+        return Memory(frames=self.frames[kept], policy=self.policy.rows(kept))
+
 
 class AgentStep(nn.Module):
     """Maps frames, noise and memory to actions and the next memory. It keeps no state itself.

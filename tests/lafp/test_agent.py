@@ -367,6 +367,24 @@ def test_an_episode_that_begins_beside_others_forgets_its_past_and_they_go_on(ru
     assert not np.allclose(np.stack(actions)[2, 1], undisturbed[2, 1])
 
 
+@pytest.mark.parametrize("noise", ["fresh", "persistent", "held", "warm_start"])
+def test_episodes_that_end_cost_nothing_and_leave_the_others_as_they_are(run, noise):
+    agent, frames = lafp.Agent.load(run, noise=noise), video(5, num_episodes=3)
+    undisturbed = play(agent, frames)
+    agent.reset(3)
+    for step, on in enumerate(([0, 1, 2], [0, 1, 2], [0, 2], [0, 2], [2])):
+        actions = agent.act(frames[step, on])
+        np.testing.assert_allclose(actions, undisturbed[step, on], rtol=1e-4, atol=1e-5)
+        if step == 1:
+            agent.end_where(np.array([False, True, False]))
+        if step == 3:
+            agent.end_where(np.array([True, False]))
+    with pytest.raises(ValueError, match="Expected 1 booleans"):
+        agent.end_where(np.array([True, False]))
+    with pytest.raises(ValueError, match="1 episode"):
+        agent.act(frames[0])
+
+
 def test_a_reset_of_places_that_are_not_there_is_refused(run):
     agent = lafp.Agent.load(run)
     agent.reset(2)

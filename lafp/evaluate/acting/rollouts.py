@@ -28,8 +28,19 @@ class Actor(Protocol):
         """Forgets earlier episodes. ``seed`` determines the noise."""
         ...
 
+    def end_where(self, is_over: np.ndarray) -> None:
+        """Ends episodes: from now on ``act`` gets the others only.
+
+        Args:
+            is_over: bool [N], one for each episode that had not ended.
+        """
+        ...
+
     def act(self, obs: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
-        """Maps observations, uint8 [N, H, W, 3], to actions in the environment's units, [N, A]."""
+        """Maps observations, uint8 [N, H, W, 3], to actions in the environment's units, [N, A].
+
+        N is the number of episodes that have not ended.
+        """
         ...
 
 
@@ -65,13 +76,19 @@ class Expert:
 
     def __init__(self, env: VectorEnv) -> None:
         self.env = env
+        self._rows = np.zeros(0, np.int64)
 
     def reset(self, num_episodes: int, seed: int) -> None:
-        """Does nothing: the expert's noise comes from the episodes' own seeds."""
+        """See ``Actor``. The expert's noise comes from the episodes' own seeds."""
+        self._rows = np.arange(num_episodes)
+
+    def end_where(self, is_over: np.ndarray) -> None:
+        """See ``Actor``."""
+        self._rows = self._rows[~is_over]
 
     def act(self, obs: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
-        """See ``Actor``; ``obs`` must be the environment's current one."""
-        return self.env.expert()
+        """See ``Actor``; ``obs`` must be of the environment's current state."""
+        return self.env.expert()[self._rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +171,18 @@ def rollout(
     episode_return = np.zeros(len(seeds), np.float32)
     done = np.zeros(len(seeds), bool)
     while not done.all():
-        action = actor.act(observation(actor, seen))
+        # Episodes that are over cost the actor nothing. The environment ignores their actions.
+        on = ~done
+        chosen = actor.act(observation(actor, {name: part[on] for name, part in seen.items()}))
+        action = np.zeros((len(seeds), *chosen.shape[1:]), chosen.dtype)
+        action[on] = chosen
         if num_recorded and isinstance(actor, Expert):
             noise = env.expert_noise()
             noises += [] if noise is None else [noise[:num_recorded]]
         result = env.step(action)
         length += ~done
         episode_return += np.where(done, 0, result.reward)
+        actor.end_where(result.done[on])
         done, seen = result.done, seen_at(env, result.obs, condition_NK)
         frames.append(result.obs[:num_recorded].copy())
         actions.append(action[:num_recorded])
