@@ -6,7 +6,7 @@ order of tasks. The driver holds one chunk of the plan and one table of clips at
 the size of the corpus; rows that must be brought together are in tables, which tasks read.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ from data_pipelines.preprocess.parts import check_rejects, make_parts, read_made
 from data_pipelines.preprocess.plan import SELECTIONS, Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.secret_uris import SecretUris
-from data_pipelines.preprocess.select.blocks import clip_rows
+from data_pipelines.preprocess.select.blocks import Block, clip_rows
 from data_pipelines.preprocess.select.finished_sets import (
     FinishedSets,
     known_signatures,
@@ -132,13 +132,10 @@ def select(
     tables = Tables(storage.join(plan.work, SELECTIONS, fingerprint(blocks.digest, *rules)))
     is_small = blocks.num_bytes + sets.num_clips * _BYTES_PER_KNOWN_CLIP <= in_process_bytes
     runner = InProcess() if is_small else OnRay(len(blocks.blocks), cfg.tasks.node_labels)
-    reader, numbers = (
-        BlockReader(plan, blocks, tables, TakenDown(takedowns)),
-        range(len(blocks.blocks)),
-    )
-    tables.step("blocks", lambda: _read_blocks(cfg, reader, numbers, is_small))
+    reader, numbers = BlockReader(plan, tables, TakenDown(takedowns)), range(len(blocks.blocks))
+    tables.step("blocks", lambda: _read_blocks(cfg, reader, blocks.blocks, is_small))
     try:
-        check_rejects(cfg, reader.counts(files))
+        check_rejects(cfg, reader.counts(len(numbers), files))
     except ConfigError:
         write_rejects(uri, (tables.read("rejects", number) for number in numbers))
         raise
@@ -162,17 +159,18 @@ def select(
 
 
 def _read_blocks(
-    cfg: PreprocessConfig, reader: BlockReader, numbers: range, is_small: bool
+    cfg: PreprocessConfig, reader: BlockReader, blocks: Sequence[Block], is_small: bool
 ) -> list[int]:
     """Reads all blocks, in this process or in Ray tasks."""
+    numbers = list(range(len(blocks)))
     if is_small:
-        for number in numbers:
-            reader.read(number)
-        return list(numbers)
-    with Progress("rows", len(numbers), "blocks") as progress:
+        for number, block in enumerate(blocks):
+            reader.read(number, block)
+        return numbers
+    with Progress("rows", len(blocks), "blocks") as progress:
         made = stream_tasks(
             _read_block,
-            ((number, (reader, number)) for number in numbers),
+            ((number, (reader, number, block)) for number, block in enumerate(blocks)),
             memory_bytes=cfg.tasks.memory_bytes,
             node_labels=cfg.tasks.node_labels,
         )
@@ -180,13 +178,13 @@ def _read_blocks(
             if error:
                 raise storage.StorageError(error)
             progress.update(num_done)
-    return list(numbers)
+    return numbers
 
 
-def _read_block(reader: BlockReader, number: int) -> str | None:
+def _read_block(reader: BlockReader, number: int, block: Block) -> str | None:
     """Reads one block, as one Ray task. Returns an error message, or None."""
     try:
-        reader.read(number)
+        reader.read(number, block)
     except OSError as error:
         return str(error)
     return None

@@ -82,11 +82,10 @@ class BlockReader:
     It checks that clips and rejects account for every second of each video, and obeys takedowns.
     """
 
-    def __init__(self, plan: Plan, blocks: Blocks, tables: Tables, taken_down: TakenDown) -> None:
-        self._plan, self._blocks, self._tables = plan, blocks.blocks, tables
-        self._taken_down = taken_down
+    def __init__(self, plan: Plan, tables: Tables, taken_down: TakenDown) -> None:
+        self._plan, self._tables, self._taken_down = plan, tables, taken_down
 
-    def read(self, block: int) -> None:
+    def read(self, number: int, block: Block) -> None:
         """Stores the tables and counts of one block.
 
         Raises:
@@ -94,13 +93,13 @@ class BlockReader:
         """
         items: list[ItemRows] = []
         counts, files = PartCounts(), FileCounts()
-        for task, of_part in read_parts(self._plan, self._blocks[block]):
+        for task, of_part in read_parts(self._plan, block):
             counts.add(count_part(task, of_part))
             for item in of_part:
                 check_accounts(item)
                 files.add_members(item)
             items += map(self._taken_down.applied, of_part)
-        store_block(self._tables, block, items)
+        store_block(self._tables, number, items)
         found = BlockCounts(
             num_videos=counts.num_videos,
             num_empty=counts.num_empty,
@@ -108,12 +107,12 @@ class BlockReader:
             examples=counts.rejects.examples,
             members=files.table(),
         )
-        strict_json.write(self._counts_uri(block), found)
+        strict_json.write(self._counts_uri(number), found)
 
-    def counts(self, files: FileCounts) -> PartCounts:
+    def counts(self, num_blocks: int, files: FileCounts) -> PartCounts:
         """Returns the counts of all blocks; those of members of tars are added to ``files``."""
         counts = PartCounts()
-        uris = map(self._counts_uri, range(len(self._blocks)))
+        uris = map(self._counts_uri, range(num_blocks))
         for found in map_ahead(partial(strict_json.read, BlockCounts), uris):
             rejects = RejectCounts(Counter(found.spans), found.examples)
             counts.add(
@@ -122,8 +121,8 @@ class BlockReader:
             files.add_table(found.members)
         return counts
 
-    def _counts_uri(self, block: int) -> str:
-        return storage.join(self._tables.folder, "counts", f"{block:06d}.json")
+    def _counts_uri(self, number: int) -> str:
+        return storage.join(self._tables.folder, "counts", f"{number:06d}.json")
 
 
 def fingerprint(*parts: object) -> str:
