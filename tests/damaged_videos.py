@@ -54,7 +54,8 @@ ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
             "x265-params": "keyint=48:log-level=none:pools=1:frame-threads=1:wpp=0",
         },
     ),
-    "vp8": ("webm", "libvpx", {"g": "48", "cpu-used": "8", "deadline": "realtime", "b": "500k"}),
+    # A negative number: libvpx would choose the effort by the time that it has, and so the file.
+    "vp8": ("webm", "libvpx", {"g": "48", "cpu-used": "-8", "deadline": "realtime", "b": "500k"}),
     "vp9": ("webm", "libvpx-vp9", {"g": "48", "cpu-used": "8", "deadline": "realtime"}),
     "av1": ("mp4", "libsvtav1", {"preset": "12", "g": "48", "crf": "40"}),
     "mjpeg": ("avi", "mjpeg", {"b": "4M"}),

@@ -20,8 +20,8 @@ from lafp.video.decoders.base import VideoInfo
 # Skipped macroblocks cost almost no bits, so garbage could fill one added row without an error. It
 # cannot fill this many macroblocks before the slice or the data ends.
 _MACROBLOCKS_BEYOND = 1500
-# Of sound groups of pictures of MPEG-2 up to 11 % have larger seams, and half of those with hidden
-# visible damage. MPEG-4 hides less, and a quarter of its sound groups would be lost.
+# Up to 11 % of the sound groups of pictures of MPEG-2 have larger seams, and half of those with
+# hidden visible damage. MPEG-4 hides less, and a quarter of its sound groups would be lost.
 _MOST_TIMES, _MUCH_DAMAGE = 4.0, 0.1
 
 
