@@ -33,7 +33,7 @@ PARSERS = [
         optional=True,  # without a compiler lafp installs too, and notices less damage
     )
     for name, tables in (
-        ("vp8_entropy", ["lafp/video/damage/vp8_tables.h"]),
+        ("vp8_entropy", [f"lafp/video/damage/{name}.h" for name in ("vp8_tables", "vpx_reader")]),
         ("mjpeg_entropy", []),
         (
             "hevc_entropy",
@@ -45,8 +45,11 @@ PARSERS = [
         (
             "vp9_entropy",
             [
-                f"lafp/video/damage/vp9_{part}.h"
-                for part in ("modes", "headers", "state", "probs", "tables")
+                *(
+                    f"lafp/video/damage/vp9_{part}.h"
+                    for part in ("modes", "headers", "state", "probs", "tables")
+                ),
+                "lafp/video/damage/vpx_reader.h",
             ],
         ),
     )

@@ -12,67 +12,12 @@
 #include <string.h>
 
 #include "vp8_tables.h"
+#include "vpx_reader.h"
 
 enum { BAD_HEADER = -1, OUT_OF_MEMORY = -2, NO_KEY_FRAME = -3, OVERRUN = -4, TOO_LARGE = -5 };
 enum { MAX_PARTITIONS = 9, MAX_OVERRUN_BITS = 64 };
 
-/* ---- arithmetic decoder (7) ---- */
-
-typedef struct {
-    const uint8_t *at, *end;
-    uint64_t value; /* the next bits, left-aligned */
-    int num_bits;   /* valid bits in value; beyond the data they are zeros */
-    int64_t num_used, size_bits;
-    uint32_t range;
-} Reader;
-
-static void fill(Reader *r) {
-    while (r->num_bits <= 56) {
-        uint64_t byte = r->at < r->end ? *r->at++ : 0;
-        r->value |= byte << (56 - r->num_bits);
-        r->num_bits += 8;
-    }
-}
-
-static void start(Reader *r, const uint8_t *data, size_t size) {
-    r->at = data, r->end = data + size;
-    r->value = 0, r->num_bits = 0, r->num_used = 0, r->size_bits = 8 * (int64_t)size;
-    r->range = 255;
-    fill(r);
-}
-
-static inline int get(Reader *r, int prob) {
-    uint32_t split = 1 + (((r->range - 1) * (uint32_t)prob) >> 8);
-    uint64_t big_split = (uint64_t)split << 56;
-    int bit = r->value >= big_split;
-    if (bit) {
-        r->range -= split;
-        r->value -= big_split;
-    } else {
-        r->range = split;
-    }
-    if (r->range < 128) {
-        int shift = __builtin_clz(r->range) - 24;
-        r->range <<= shift, r->value <<= shift;
-        r->num_bits -= shift, r->num_used += shift;
-        if (r->num_bits < 16) fill(r);
-    }
-    return bit;
-}
-
-static int literal(Reader *r, int num_bits) {
-    int value = 0;
-    while (num_bits--) value = 2 * value + get(r, 128);
-    return value;
-}
-
-static int has_overrun(const Reader *r) { return r->num_used > r->size_bits + MAX_OVERRUN_BITS; }
-
-static int tree(Reader *r, const int8_t *nodes, const uint8_t *probs) {
-    int i = 0;
-    while ((i = nodes[i + get(r, probs[i >> 1])]) > 0) {}
-    return -i;
-}
+static int has_overrun(const Reader *r) { return num_spare(r) < -MAX_OVERRUN_BITS; }
 
 /* ---- state ---- */
 
@@ -391,7 +336,7 @@ static int open_partitions(Reader *readers, int count, const uint8_t *data, size
         size_t part = size;
         if (i < count - 1) part = data[0] | data[1] << 8 | (size_t)data[2] << 16;
         if (part > size) return BAD_HEADER;
-        start(&readers[i], at, part);
+        begin(&readers[i], at, part);
         at += part, size -= part;
     }
     return 0;
@@ -414,7 +359,7 @@ static int read_blocks(Vp8 *s, Reader *readers, const Header *h) {
 
 /* Counts the bits that a partition has left, and says whether one of them is not zero. */
 static void finish(const Reader *r, int32_t *spare_bits, int32_t *has_rest) {
-    *spare_bits = (int32_t)(r->size_bits - r->num_used);
+    *spare_bits = (int32_t)num_spare(r);
     int rest = r->value != 0;
     for (const uint8_t *at = r->at; at < r->end; at++) rest |= *at != 0;
     *has_rest = rest;
@@ -442,7 +387,7 @@ int lafp_vp8_parse(Vp8 *s, const uint8_t *data, size_t size, int32_t *spare_bits
     }
     if (!s->has_key || !s->blocks) return NO_KEY_FRAME;
     if (first_size > size) return BAD_HEADER;
-    start(&readers[0], data, first_size);
+    begin(&readers[0], data, first_size);
     read_header(s, &readers[0], &h);
     int error = has_overrun(&readers[0]) ? OVERRUN : 0;
     if (!error)

@@ -252,7 +252,7 @@ static int read_tile(Vp9 *s, Tile *t, int tile_row) {
 typedef struct { int64_t fewest, most, rest, count; } Ends;
 
 static void finish(Ends *ends, const Reader *r) {
-    int64_t spare = spare_bits(r), rest = r->value << 8 ? 2 : r->value != 0;
+    int64_t spare = num_spare(r), rest = r->value << 8 ? 2 : r->value != 0;
     for (const uint8_t *at = r->at; at < r->end && rest < 2; at++)
         if (*at) rest = 2;
     if (!ends->count || spare < ends->fewest) ends->fewest = spare;
