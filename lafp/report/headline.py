@@ -45,8 +45,10 @@ def headline(results: Results, variant: str | None) -> list[str]:
     lafp = lafp_of(results, variant)
     if lafp is None:
         return []
-    cloning = better_cloning(groups)
-    others = [*([cloning] if cloning else []), *without_interpolation(groups, lafp)]
+    # The best cloning that chooses actions in the same way, and the best of all if it is another.
+    alike = [g for g in groups if g.subject.sample_actions == lafp.subject.sample_actions]
+    cloning = {id(g): g for g in (better_cloning(alike), better_cloning(groups)) if g}
+    others = [*cloning.values(), *without_interpolation(groups, lafp)]
     outcome = OUTCOMES[results.outcome]
     does = outcome.does.format(outcome.written(lafp.interval))
     coverage = _coverage(results, lafp)

@@ -77,6 +77,17 @@ def test_it_says_when_a_successful_clone_always_goes_the_same_way():
     assert text.count("mode coverage") == 1
 
 
+def test_cloning_is_judged_as_it_acts_and_never_weakened():
+    likeliest = replace(LAFP, sample_actions=False)
+    clone = replace(CLONING, sample_actions=False, value=0.5)
+    sampled = replace(clone, label="bc_sampled", sample_actions=True, value=0.8)
+    _, alike, best = said(likeliest, clone, sampled)
+    assert "over Latent BC (" in alike and alike.endswith("it does better")
+    assert "over Latent BC, sampled actions" in best
+    worse = replace(sampled, value=0.4)
+    assert len(said(likeliest, clone, worse)) == 2
+
+
 def test_it_is_left_out_without_interpolation_or_rollouts():
     assert said() == said(CLONING) == []
 
