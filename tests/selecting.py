@@ -7,7 +7,7 @@ from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rejects import RejectRow, reject_rows
 from data_pipelines.preprocess.rows import ClipRow, ItemRows
 from data_pipelines.preprocess.select.blocks import clip_rows, store_block
-from data_pipelines.preprocess.select.finished_sets import FinishedSets
+from data_pipelines.preprocess.select.finished_sets import FinishedSets, telling_damage
 from data_pipelines.preprocess.select.selection import Selected, Selection
 from data_pipelines.preprocess.select.steps import InProcess, Runner, Tables
 from data_pipelines.preprocess.taken_down import Takedown, TakenDown
@@ -38,7 +38,7 @@ def select_blocks(
     tables, number = Tables(str(work / name)), -1
     for number, items in enumerate(blocks):
         store_block(tables, number, items)
-    return Selection(
+    selection = Selection(
         runner=runner or InProcess(),
         tables=tables,
         work=str(work),
@@ -46,7 +46,9 @@ def select_blocks(
         val_fraction=cfg.val_fraction,
         drop_duplicates=cfg.filters.drop_duplicates,
         sets=sets or FinishedSets(),
-    ).run()
+    )
+    with telling_damage():
+        return selection.run()
 
 
 def kept_clips(selected: Selected) -> Iterator[ClipRow]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
-from ray.exceptions import RayTaskError
 
 from data_pipelines.on_ray.cluster_gate import start_cluster_gate
 from data_pipelines.on_ray.tasks import stream_tasks
@@ -33,12 +32,8 @@ from data_pipelines.preprocess.plan import SELECTIONS, Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
 from data_pipelines.preprocess.secret_uris import SecretUris
 from data_pipelines.preprocess.select.blocks import Block, clip_rows
-from data_pipelines.preprocess.select.finished_sets import (
-    FinishedSets,
-    known_signatures,
-    telling_damage,
-)
-from data_pipelines.preprocess.select.selection import Selected, Selection
+from data_pipelines.preprocess.select.finished_sets import FinishedSets, telling_damage
+from data_pipelines.preprocess.select.selection import TABLES_FORMAT, Selected, Selection
 from data_pipelines.preprocess.select.steps import InProcess, OnRay, Tables
 from data_pipelines.preprocess.shards import (
     ShardLayout,
@@ -56,8 +51,8 @@ from lafp.runs.progress import Progress
 from lafp.storage import strict_json
 
 IN_PROCESS_BYTES = 32 * 2**20
-"""Most bytes of rows of a source with which the driver selects clips itself: some 30,000 clips.
-20,000 clips of 10 s take 0.4 GiB there."""
+"""Most bytes of rows of a source with which the driver selects clips itself: some 30,000 clips, or
+3,000 with actions. 20,000 clips of 10 s take 0.4 GiB there."""
 _BYTES_PER_KNOWN_CLIP = 1_000
 
 
@@ -128,8 +123,9 @@ def select(
     """
     takedowns, sets = read_takedowns(uri), FinishedSets(cfg.filters.against)
     blocks = divide(plan, block_bytes)
-    rules = (cfg.val_fraction, cfg.filters.drop_duplicates, sets.fingerprint, takedowns)
-    tables = Tables(storage.join(plan.work, SELECTIONS, fingerprint(blocks.digest, *rules)))
+    rules = (cfg.val_fraction, cfg.filters.drop_duplicates, sets.fingerprint, sets.uris, takedowns)
+    rows = (TABLES_FORMAT, blocks.digest, blocks.blocks)
+    tables = Tables(storage.join(plan.work, SELECTIONS, fingerprint(*rows, *rules)))
     is_small = blocks.num_bytes + sets.num_clips * _BYTES_PER_KNOWN_CLIP <= in_process_bytes
     runner = InProcess() if is_small else OnRay(len(blocks.blocks), cfg.tasks.node_labels)
     reader, numbers = BlockReader(plan, tables, TakenDown(takedowns)), range(len(blocks.blocks))
@@ -149,13 +145,7 @@ def select(
         sets=sets,
     )
     with telling_damage():
-        try:
-            return selection.run()
-        except RayTaskError:
-            # Ray Data passes on only the text of what a task raised. A damaged set is read again.
-            for _, ranges in sets.blocks():
-                known_signatures(ranges)
-            raise
+        return selection.run()
 
 
 def _read_blocks(

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -120,7 +121,15 @@ def shard_set(selected: Selected, cfg: PreprocessConfig) -> ShardSet:
     Raises:
         ConfigError: There is no clip.
     """
-    totals = list(selected.kept_totals())
+    totals: list[KeptTotals] = []
+    every, train = ActionStatistics(), ActionStatistics()
+    for total in selected.kept_totals():
+        if total.sums is not None:
+            every.add(total.sums)
+            if total.split == "train":
+                train.add(total.sums)
+        # Without the sums, whose histograms take megabytes for each table of clips.
+        totals.append(replace(total, sums=None))
     if not totals:
         rejects = RejectCounts()
         rejects.add(reject_rows(selected.rejects()))
@@ -152,21 +161,15 @@ def shard_set(selected: Selected, cfg: PreprocessConfig) -> ShardSet:
         max_clip_frames=max(total.longest for total in totals),
         num_masked_clips=dict(+num_masked),
         has_signatures=cfg.filters.drop_duplicates,
-        action=_action(totals) if cfg.labels is not None else None,
+        action=_action(every, train) if cfg.labels is not None else None,
         optical_flow_size_px=(
             [optical_flow.height_px, optical_flow.width_px] if optical_flow else None
         ),
     )
 
 
-def _action(totals: Iterable[KeptTotals]) -> dict[str, object]:
+def _action(every: ActionStatistics, train: ActionStatistics) -> dict[str, object]:
     """Returns the fields of ``ActionSpec``: bounds of all clips, statistics of training pairs."""
-    every, train = ActionStatistics(), ActionStatistics()
-    for total in totals:
-        if total.sums is not None:
-            every.add(total.sums)
-            if total.split == "train":
-                train.add(total.sums)
     train = train if train.num_rows else every
     if every.num_choices:
         return {"dim": every.num_choices, "is_discrete": True, "low": [], "high": []}

@@ -20,8 +20,8 @@ from lafp.storage import strict_json
 from lafp.storage.map_ahead import map_ahead
 
 BLOCK_BYTES = 2 * 2**20
-"""Most bytes of the entries of a block's parts: some 2,000 clips, whose signatures and candidates
-are in the memory of a task. A part that is larger is a block of its own."""
+"""Most bytes of the entries of a block's parts: some 2,000 clips, or 200 with actions, whose
+signatures and candidates are in the memory of a task. A larger part is a block of its own."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def map_ahead(
 
     Args:
         function: Runs in threads.
-        items: Is read in the consumer's thread, so it may be a cursor of a database.
+        items: Is read in the consumer's thread, so it need not be safe in others.
         num_ahead: Number of calls at a time, and of results that wait for the consumer.
 
     Raises:

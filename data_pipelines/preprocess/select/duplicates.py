@@ -14,8 +14,7 @@ compared with each other, and are never dropped.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -42,19 +41,6 @@ NO_MATCHES = pa.schema(
     {name: pa.int64() for name in ("clip", "other", "video", "other_video")}
 ).empty_table()
 """Result of ``verified`` without rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duplicates:
-    """Holds what the search found. Both tables come in batches, and may be read once."""
-
-    originals: Iterable[pa.RecordBatch]
-    """``clip``, which is dropped, and its ``original``, which is kept."""
-    links: Iterable[pa.RecordBatch]
-    """Pairs of videos, ``video`` and ``other_video``, that share a clip. A negative ``other_video``
-    is the number of a clip of a finished set."""
-    known: Iterable[pa.RecordBatch] = ()
-    """``finished_sets.KNOWN`` of the clips of finished sets that a clip or a video repeats."""
 
 
 def keys_of(signatures: pa.Table) -> pa.Table:

@@ -1,5 +1,6 @@
 """Finds files with the same content, in the source and in finished sets. The first one is kept."""
 
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
@@ -54,13 +55,15 @@ def known_ids(videos: Iterable[KnownVideo], number: int) -> pa.Table:
             "shard_set": video.shard_set,
         }
         for video in videos
+        if video.video_id
     ]
     return pa.Table.from_pylist(rows, IDS)
 
 
 def to_bucket(ids: pa.Table, num_buckets: int) -> pa.Table:
     """Brings equal contents together."""
-    buckets = [int(video_id[:8], 16) % num_buckets for video_id in ids["video_id"].to_pylist()]
+    video_ids = ids["video_id"].to_pylist()
+    buckets = [zlib.crc32(video_id.encode()) % num_buckets for video_id in video_ids]
     return ids.append_column(BUCKET, pa.array(buckets, pa.int64()))
 
 

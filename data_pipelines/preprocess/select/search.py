@@ -77,7 +77,6 @@ class Search:
     def run(self, show: Callable[[int], None]) -> None:
         """Runs the steps that are missing, and tells how many are complete."""
         in_memory = isinstance(self._runner, InProcess)
-        # A task gets names and numbers only, neither the sets nor the runner.
         tasks = _Tasks(self._tables, self._work, self._left, 2 * self._num_blocks)
         steps = _in_memory(self, tasks) if in_memory else self._on_blocks(tasks)
         for number, (name, run) in enumerate(steps.items(), start=1):
@@ -98,7 +97,7 @@ class Search:
             "ranges": self._store_ranges,
             "pairs": lambda: self._ranked(tasks),
             "matches": lambda: self._verified(tasks, "pairs", "matches"),
-            "open": lambda: _open(self._tables),
+            "open": lambda: self._runner.run(self._runner.tables([0], tasks.open)),
             "more": lambda: self._verified(tasks, "open", "more"),
             "found": lambda: self._runner.run(self._runner.tables([0], tasks.found)),
             "known": lambda: self._known(tasks),
@@ -153,12 +152,6 @@ def _in_memory(search: Search, tasks: "_Tasks") -> dict[str, Callable[[], list[i
     }
 
 
-def _open(tables: Tables) -> list[int]:
-    pairs = unlike_the_first(_matches(tables, "matches"))
-    tables.write("open", 0, pairs)
-    return [0] if len(pairs) else []
-
-
 def _matches(tables: Tables, *steps: str) -> pa.Table:
     """Reads all matches, which are few: 32 bytes each, and most clips have none."""
     found = [tables.read(step, number) for step in steps for number in tables.numbers(step)]
@@ -195,6 +188,12 @@ class _Tasks:
     def table(self, name: str, group: pa.Table) -> pa.Table:
         """Reads the table of a step that belongs to a group."""
         return self.tables.read(name, group_number(group))
+
+    def open(self, _: pa.Table) -> pa.Table:
+        """Finds the pairs that must be compared too, with all matches in memory."""
+        pairs = unlike_the_first(_matches(self.tables, "matches"))
+        self.tables.write("open", 0, pairs)
+        return pa.table({"number": pa.array([0] if len(pairs) else [], pa.int64())})
 
     def found(self, _: pa.Table) -> pa.Table:
         """Decides with all matches in memory."""

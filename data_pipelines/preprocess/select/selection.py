@@ -6,6 +6,7 @@ The steps, each of which stores its tables (``select.steps``)::
     left       clips of the other files
     (search)   near-duplicates among these (``select.search``)
     dropped    what each near-duplicate repeats
+    episodes   pairs of videos that show one episode
     clusters   videos that must go to one split (``select.splits``)
     free       what decides whether a cluster must be held out
     outcome    clips that are kept, by split and content, and all rejects
@@ -56,6 +57,9 @@ from lafp.storage.tables import num_rows, schema_of
 
 T = TypeVar("T")
 
+TABLES_FORMAT = 1
+"""Names what the tables of the steps hold. A change begins the selections of killed jobs anew."""
+
 _LEFT = ("clip", "video", "part", "video_offset", "kind")
 _KEPT = [name for name in CLIPS.names if name not in ("clip", "video", "kind", "label_sums")]
 _KINDS = pa.schema({"kind": pa.string(), "clips": pa.int64(), "uri": pa.string()})
@@ -69,7 +73,7 @@ _REJECTS = schema_of(RejectRow)
 _CLIPS_PER_TABLE = 4_096
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _NUM_STEPS = 8
-_FEW_ROWS = 100_000
+_FEW_ROWS, _FEW_BLOCKS = 100_000, 1_000
 # Rows of contents and episodes are short.
 _BLOCKS_PER_BUCKET = 16
 
@@ -194,13 +198,11 @@ class Selection:
                 self._step("dropped", lambda: self._dropped(tasks))
             self._step("episodes", lambda: self._episodes(tasks))
             progress.update(num_steps - 5)
-            one = self.runner.tables([0], tasks.clusters)
-            self._step("all_clusters", lambda: self.runner.run(one))
+            self._step("all_clusters", lambda: self._run([0], tasks.clusters))
             progress.update(num_steps - 4)
             self._step("clusters", lambda: self._ranked(tasks))
             progress.update(num_steps - 3)
-            every = self.runner.tables(self.blocks, tasks.free)
-            self._step("free", lambda: self.runner.run(every))
+            self._step("free", lambda: self._run(self.blocks, tasks.free))
             found = list(_read_all(self.tables, "free", self.blocks, _Free))
             tasks.held_out = splits.merged(free.clusters for free in found).held_out(
                 self.val_fraction
@@ -215,9 +217,11 @@ class Selection:
     def _step(self, name: str, run: Callable[[], list[int]]) -> None:
         self.tables.step(name, run)
 
+    def _run(self, numbers: Iterable[int], function: Step) -> list[int]:
+        return self.runner.run(self.runner.tables(numbers, function))
+
     def _stored(self, function: Step, name: str) -> list[int]:
-        made = self.runner.tables(self.blocks, self.tables.stored(function, name))
-        return self.runner.run(made)
+        return self._run(self.blocks, self.tables.stored(function, name))
 
     def _copies(self, tasks: "_Tasks") -> list[int]:
         numbers = [*range(-len(self.sets.uris), 0), *self.blocks]
@@ -261,7 +265,8 @@ class Selection:
 
     def _runner_for(self, num_rows: int) -> Runner:
         """Returns a runner for steps that go over few rows: to begin one on Ray takes seconds."""
-        return InProcess() if num_rows <= _FEW_ROWS else self.runner
+        is_little = num_rows <= _FEW_ROWS and len(self.blocks) <= _FEW_BLOCKS
+        return InProcess() if is_little else self.runner
 
     def _stored_by_block(self, runner: Runner, rows: Any, name: str) -> list[int]:
         stored = self.tables.stored(without_bucket, name)
@@ -362,13 +367,15 @@ class _Tasks:
 
     def clusters(self, _: pa.Table) -> pa.Table:
         """Finds all clusters with all pairs of videos in memory."""
-        numbers = range(self._num_blocks)
-        copies = pa.concat_tables([COPIES.empty_table(), *map(self._copies_of, numbers)])
+        names = ["video", "first", "known_episode", "known_split"]
+        read = partial(self._tables.read, "copies", columns=names)
+        found_copies = map_ahead(read, self._tables.numbers("copies"))
+        copies = pa.concat_tables([COPIES.empty_table().select(names), *found_copies])
         first = repeated_files.first_of_source(copies).select(["video", "first"])
         links = self._links()
         of_source = links.filter(column(links, "other") >= 0)
         of_episodes = self._tables.numbers("episodes")
-        edges = [self._tables.read("episode_edges", number) for number in of_episodes]
+        edges = map_ahead(partial(self._tables.read, "episode_edges"), of_episodes)
         tables = [first.rename_columns(EDGES.names), of_source, *edges]
         known = pa.concat_tables([_known_of(copies), self._known_of_links()])
         found = splits.clusters(pa.concat_tables(tables), known)

@@ -33,7 +33,7 @@ def signatures_of(clips: pa.Table, work: str) -> pa.Table:
     """Reads the signatures of clips.
 
     Args:
-        clips: ``clip``, sorted, ``video``, ``part`` and ``video_offset`` (``Catalog.clip_blocks``).
+        clips: ``clip``, sorted, ``video``, ``part`` and ``video_offset``.
         work: Folder of the parts.
 
     Returns:

@@ -7,6 +7,7 @@ after its last complete step.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from lafp import storage
+from lafp.config import ConfigError
 from lafp.config.node_labels import label_selector
 from lafp.storage import strict_json
+from lafp.storage.strict_json import DamagedError
 from lafp.storage.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -25,6 +28,13 @@ Step = Callable[[pa.Table], pa.Table]
 BUCKET = "bucket"
 """Column that says to which group a row goes."""
 _BITS_OF_ROW = 32
+_MARK = "lafp says "
+_MARKED = re.compile(_MARK + r"(\[.*\])")
+_KINDS: dict[str, type[Exception]] = {
+    "config": ConfigError,
+    "damage": DamagedError,
+    "storage": storage.StorageError,
+}
 # A shuffle makes a shard for every pair of partitions.
 _MAX_PARTITIONS = 1_024
 # Ray Data's default begins processes for each shuffle, which takes 6 s. Sorting begins none, but
@@ -50,10 +60,6 @@ def group_number(group: pa.Table) -> int:
 def column(table: pa.Table, name: str) -> np.ndarray:
     """Returns a column as an array."""
     return table[name].to_numpy()
-
-
-class Rows(Protocol):
-    """Stands for the rows between two functions: tables, or a dataset of Ray Data."""
 
 
 class Runner(Protocol):
@@ -122,19 +128,33 @@ class OnRay:
         rows = ray.data.from_items([{BUCKET: number} for number in numbers])
         if self._sorts:
             rows.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
-        return rows.map_batches(function, batch_size=1, batch_format="pyarrow")
+        return rows.map_batches(_marked(function), batch_size=1, batch_format="pyarrow")
 
     def grouped(self, rows: "Dataset", num_buckets: int, function: Step) -> "Dataset":
         """See ``Runner``."""
         grouped = rows.groupby(BUCKET, num_partitions=min(num_buckets, _MAX_PARTITIONS))
-        return grouped.map_groups(function, batch_format="pyarrow")
+        return grouped.map_groups(_marked(function), batch_format="pyarrow")
 
     def run(self, rows: "Dataset") -> list[int]:
-        """See ``Runner``."""
+        """See ``Runner``.
+
+        Raises:
+            StorageError: A task could not read or write.
+            DamagedError: A stored table is damaged.
+            ConfigError: As a function says.
+        """
+        from ray.exceptions import RayTaskError
+
         _keep_notes_off_the_terminal()
         rows.context.enable_progress_bars = False
         rows.context.execution_options.label_selector = dict(self._selector) or None
-        return sorted(row["number"] for row in rows.take_all())
+        try:
+            return sorted(row["number"] for row in rows.take_all())
+        except RayTaskError as error:
+            if found := _MARKED.search(str(error)):
+                kind, text = strict_json.loads(tuple[str, str], found[1])
+                raise _KINDS[kind](text) from None
+            raise
 
 
 class Tables:
@@ -194,6 +214,21 @@ class Tables:
 
     def _list_uri(self, name: str) -> str:
         return storage.join(self.folder, f"{name}.json")
+
+
+def _marked(function: Step) -> Step:
+    """Marks errors that a user can mend, because Ray Data passes on only the text of an error."""
+
+    def marked(table: pa.Table) -> pa.Table:
+        try:
+            return function(table)
+        except (ConfigError, DamagedError, OSError) as error:
+            kind = next(
+                (k for k in ("config", "damage") if isinstance(error, _KINDS[k])), "storage"
+            )
+            raise RuntimeError(f"{_MARK}{strict_json.dumps([kind, str(error)])}") from None
+
+    return marked
 
 
 def to_block(function: Step, name: str) -> Step:

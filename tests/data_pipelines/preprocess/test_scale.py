@@ -18,7 +18,7 @@ from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
 from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import select
 from data_pipelines.preprocess.manifest import clips_table, shard_set, write_rejects
-from data_pipelines.preprocess.plan import make_plan
+from data_pipelines.preprocess.plan import Plan, make_plan
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import ClipRow, ItemRows, VideoItem, VideoRow
 from data_pipelines.preprocess.select.signatures import write_shard_signatures, write_signatures
@@ -108,8 +108,8 @@ def batched(clips: Sequence[ClipRow], size: int) -> Iterator[Sequence[ClipRow]]:
         yield clips[start : start + size]
 
 
-def decide(num_videos: int, folder: Path, cfg: PreprocessConfig) -> None:
-    """All that the job does between the parts and the shards, on Ray Data."""
+def made_parts(num_videos: int, folder: Path, cfg: PreprocessConfig) -> Plan:
+    """A plan whose parts are made."""
     items = (
         VideoItem(uri=f"s3://bucket/some/prefix/video_{number:08d}.mp4", num_bytes=1, split=None)
         for number in range(num_videos)
@@ -123,6 +123,12 @@ def decide(num_videos: int, folder: Path, cfg: PreprocessConfig) -> None:
             strict_json.write(str(folder / "work" / f"{task.part}.json"), rows)
             if cfg.filters.drop_duplicates:
                 write_looks(rows, folder / "work")
+    return plan
+
+
+def decide(num_videos: int, folder: Path, cfg: PreprocessConfig) -> None:
+    """All that the job does between the parts and the shards, on Ray Data."""
+    plan = made_parts(num_videos, folder, cfg)
     selected = select(cfg, plan, str(folder), FileCounts(), in_process_bytes=0)
     assert shard_set(selected, cfg).num_clips["train"] > 3 * num_videos
     with clips_table(str(folder), selected, cfg.shards.max_bytes) as layouts:
@@ -153,6 +159,15 @@ def test_the_drivers_memory_does_not_grow_with_the_corpus(tmp_path):
     many = peak_memory_mib(10_400, tmp_path / "many", drop_duplicates=False)
     # Ray's own memory differs by some 15 MiB from run to run. 31,200 rows would be 60 and more.
     assert many - few < 35, (few, many)
+
+
+def test_a_selection_in_other_blocks_begins_anew(tmp_path):
+    cfg = replace(CFG, filters=FiltersConfig())
+    plan = made_parts(200, tmp_path, cfg)
+    for block_bytes in (50_000, 400_000):
+        selected = select(cfg, plan, str(tmp_path), FileCounts(), block_bytes)
+        assert sum(shard_set(selected, cfg).num_clips.values()) == 800
+    assert len(list((tmp_path / "work/select").iterdir())) == 2
 
 
 @pytest.mark.slow

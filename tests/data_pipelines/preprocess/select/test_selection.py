@@ -14,9 +14,11 @@ from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rows import ItemRows, LabelSums
 from data_pipelines.preprocess.select.finished_sets import FinishedSets
-from data_pipelines.preprocess.select.selection import Selected
-from data_pipelines.preprocess.select.steps import InProcess, OnRay
+from data_pipelines.preprocess.select.selection import Selected, Selection
+from data_pipelines.preprocess.select.steps import InProcess, OnRay, Tables
 from lafp.config import ConfigError
+from lafp.data.shards.format import signatures_name
+from lafp.storage import StorageError
 from tests.data_pipelines.preprocess.test_scale import rows_of, write_known_set, write_looks
 from tests.selecting import kept_clips, rejects_of, select_blocks
 
@@ -162,11 +164,39 @@ def test_clips_of_finished_sets_come_first(items, tmp_path):
     }
 
 
-def test_a_damaged_table_of_a_set_is_one_line_in_memory(items, tmp_path):
+@pytest.mark.parametrize("table", ["train-000001.signatures.parquet", "clips.parquet"])
+def test_a_damaged_table_of_a_set_names_itself_in_process_and_on_ray(
+    local_ray, items, tmp_path, table
+):
     sets = known_sets(tmp_path)
-    (tmp_path / "set_1/train-000001.signatures.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="train-000001"):
-        select_blocks(CFG, [items], tmp_path, sets)
+    (tmp_path / "set_1" / table).write_bytes(b"PAR1")
+    for name, runner in (("one", InProcess()), ("ray", OnRay(NUM_VIDEOS))):
+        with pytest.raises(ConfigError, match=rf"against: .*{table}.* Copy the shard set again"):
+            select_blocks(CFG, divided(items, 6), tmp_path, sets, name, runner)
+
+
+def test_storage_that_fails_in_a_task_is_a_storage_error(local_ray, items, tmp_path):
+    (tmp_path / signatures_name(items[3].clips[0].part)).unlink()
+    with pytest.raises(OSError, match="signatures"):
+        select_blocks(CFG, divided(items, 6), tmp_path, None, "one")
+    with pytest.raises(StorageError, match="signatures"):
+        select_blocks(CFG, divided(items, 6), tmp_path, None, "ray", OnRay(NUM_VIDEOS))
+
+
+def test_a_complete_selection_runs_nothing_again(items, tmp_path):
+    expected = outcome(select_blocks(CFG, divided(items, 6), tmp_path))
+    folder = tmp_path / "select"
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    again = Selection(
+        runner=InProcess(),
+        tables=Tables(str(folder)),
+        work=str(tmp_path),
+        blocks=range(2),
+        val_fraction=CFG.val_fraction,
+        drop_duplicates=True,
+    )
+    assert outcome(again.run()) == expected
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")} == times
 
 
 def with_kind(item: ItemRows, num_actions: int) -> ItemRows:
