@@ -124,11 +124,15 @@ def test_sound_real_files_give_all_of_their_seconds(folder, pyav, shared_videos)
 # VmHWM, not getrusage: the latter takes the parent's peak over through fork and exec.
 PEAK_MEMORY = """
 import re, sys
-from tests.data_pipelines.preprocess.test_preprocess_videos import CFG, VIDEO_DECODERS, Path, item
+from pathlib import Path
 from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
+from data_pipelines.preprocess.config import PreprocessConfig
+from data_pipelines.preprocess.rows import VideoItem
+from lafp.video import VIDEO_DECODERS
 cls = VIDEO_DECODERS.get("pyav")
-for path in sys.argv[1:]:
-    for row in video_to_clips(item(Path(path)), CFG, cls(cls.Config())):
+for path in map(Path, sys.argv[1:]):
+    item = VideoItem(uri=str(path), num_bytes=path.stat().st_size, split=None)
+    for row in video_to_clips(item, PreprocessConfig(), cls(cls.Config())):
         del row
 assert "torch" not in sys.modules, "preprocessing must not load torch"
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
