@@ -157,8 +157,8 @@ def peak_memory_mib(num_videos: int, folder: Path, drop_duplicates: bool) -> int
 def test_the_drivers_memory_does_not_grow_with_the_corpus(tmp_path):
     few = peak_memory_mib(2_600, tmp_path / "few", drop_duplicates=False)
     many = peak_memory_mib(10_400, tmp_path / "many", drop_duplicates=False)
-    # Ray's own memory differs by some 15 MiB from run to run. 31,200 rows would be 60 and more.
-    assert many - few < 35, (few, many)
+    # Ray's own memory and buffers of tables differ by 20 to 31 MiB. 31,200 rows would be some 80.
+    assert many - few < 50, (few, many)
 
 
 def test_a_selection_in_other_blocks_begins_anew(tmp_path):
