@@ -157,7 +157,7 @@ def peak_memory_mib(num_videos: int, folder: Path, drop_duplicates: bool) -> int
 def test_the_drivers_memory_does_not_grow_with_the_corpus(tmp_path):
     few = peak_memory_mib(2_600, tmp_path / "few", drop_duplicates=False)
     many = peak_memory_mib(10_400, tmp_path / "many", drop_duplicates=False)
-    # Ray's own memory and buffers of tables differ by 20 to 31 MiB. 31,200 rows would be some 80.
+    # Ray's own memory and buffers of tables make it 20 to 31 MiB. 31,200 rows would add 47 to that.
     assert many - few < 50, (few, many)
 
 
