@@ -6,7 +6,7 @@ order of tasks. The driver holds one chunk of the plan and one table of clips at
 the size of the corpus; rows that must be brought together are in tables, which tasks read.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -158,16 +158,8 @@ def _read_blocks(
             reader.read(number, block)
         return numbers
     with Progress("rows", len(blocks), "blocks") as progress:
-        made = stream_tasks(
-            _read_block,
-            ((number, (reader, number, block)) for number, block in enumerate(blocks)),
-            memory_bytes=cfg.tasks.memory_bytes,
-            node_labels=cfg.tasks.node_labels,
-        )
-        for num_done, (_, error) in enumerate(made, start=1):
-            if error:
-                raise storage.StorageError(error)
-            progress.update(num_done)
+        calls = ((number, (reader, number, block)) for number, block in enumerate(blocks))
+        _run_tasks(cfg, _read_block, calls, progress)
     return numbers
 
 
@@ -178,6 +170,25 @@ def _read_block(reader: BlockReader, number: int, block: Block) -> str | None:
     except OSError as error:
         return str(error)
     return None
+
+
+def _run_tasks(
+    cfg: PreprocessConfig,
+    function: Callable[..., str | None],
+    calls: Iterable[tuple[object, tuple[object, ...]]],
+    progress: Progress,
+) -> None:
+    """Runs calls as Ray tasks. They return an error of the storage as text, which is raised."""
+    made = stream_tasks(
+        function,
+        calls,
+        memory_bytes=cfg.tasks.memory_bytes,
+        node_labels=cfg.tasks.node_labels,
+    )
+    for num_done, (_, error) in enumerate(made, start=1):
+        if error:
+            raise storage.StorageError(error)
+        progress.update(num_done)
 
 
 def list_inputs(cfg: PreprocessConfig, counts: FileCounts | None = None) -> Iterator[VideoItem]:
@@ -242,16 +253,7 @@ def make_shards(
             yield layout.shard, (layout, tables, work, uri, cfg.filters.drop_duplicates)
 
     with Progress(f"shards {cfg.name}", 0, "shards") as progress:
-        made = stream_tasks(
-            make_shard,
-            calls(),
-            memory_bytes=cfg.tasks.memory_bytes,
-            node_labels=cfg.tasks.node_labels,
-        )
-        for number, (_, error) in enumerate(made, start=1):
-            if error:
-                raise storage.StorageError(error)
-            progress.update(number)
+        _run_tasks(cfg, make_shard, calls(), progress)
     return shards
 
 

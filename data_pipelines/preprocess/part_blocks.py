@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 
 from data_pipelines.preprocess.file_counts import FileCounts, FileTable
@@ -17,7 +16,6 @@ from data_pipelines.preprocess.taken_down import TakenDown
 from lafp import storage
 from lafp.data.shards.format import entry_name
 from lafp.storage import strict_json
-from lafp.storage.map_ahead import map_ahead
 
 BLOCK_BYTES = 2 * 2**20
 """Most bytes of the entries of a block's parts: some 2,000 clips, or 200 with actions, whose
@@ -107,22 +105,18 @@ class BlockReader:
             examples=counts.rejects.examples,
             members=files.table(),
         )
-        strict_json.write(self._counts_uri(number), found)
+        self._tables.write_record("counts", number, found)
 
     def counts(self, num_blocks: int, files: FileCounts) -> PartCounts:
         """Returns the counts of all blocks; those of members of tars are added to ``files``."""
         counts = PartCounts()
-        uris = map(self._counts_uri, range(num_blocks))
-        for found in map_ahead(partial(strict_json.read, BlockCounts), uris):
+        for found in self._tables.records("counts", range(num_blocks), BlockCounts):
             rejects = RejectCounts(Counter(found.spans), found.examples)
             counts.add(
                 PartCounts(num_videos=found.num_videos, num_empty=found.num_empty, rejects=rejects)
             )
             files.add_table(found.members)
         return counts
-
-    def _counts_uri(self, number: int) -> str:
-        return storage.join(self._tables.folder, "counts", f"{number:06d}.json")
 
 
 def fingerprint(*parts: object) -> str:

@@ -29,6 +29,7 @@ from data_pipelines.preprocess.rows import (
 from data_pipelines.preprocess.select.signatures import write_shard_signatures, write_signatures
 from lafp import storage
 from lafp.config.ranges import check_at_least
+from lafp.data.packing import packed
 from lafp.data.shards.format import (
     Labels,
     ShardEntry,
@@ -201,36 +202,21 @@ def lay_out_shards(
 ) -> Iterator[ShardLayout]:
     """Divides clips among shards, with the sizes of one table in memory at a time.
 
-    A shard grows until the next clip would not fit. A larger clip gets a shard of its own.
-
     Args:
         sizes: For each table of kept clips, in order: its split, its number, and the bytes of its
             clips, int64 [N]. The tables of a split follow each other.
         max_bytes: See ``ShardsConfig``.
     """
     for split, tables in itertools.groupby(sizes, key=itemgetter(0)):
-        number, num_bytes = 0, 0
-        spans: list[tuple[int, int, int]] = []
-        for _, table, of_clips in tables:
-            ends, first = np.cumsum(of_clips), 0
-            while first < len(of_clips):
-                before = int(ends[first - 1]) if first else 0
-                end = int(np.searchsorted(ends, before + max_bytes - num_bytes, side="right"))
-                if end == first and not spans:
-                    end += 1
-                if end > first:
-                    spans.append((table, first, end - first))
-                    num_bytes += int(ends[end - 1]) - before
-                if end < len(of_clips):
-                    yield _layout(split, number, spans)
-                    number, num_bytes, spans = number + 1, 0, []
-                first = end
-        if spans:
-            yield _layout(split, number, spans)
-
-
-def _layout(split: Split, number: int, spans: list[tuple[int, int, int]]) -> ShardLayout:
-    return ShardLayout(shard=f"{split}-{number:06d}.tar", split=split, spans=tuple(spans))
+        clips = (
+            (table, row, num_bytes)
+            for _, table, of_clips in tables
+            for row, num_bytes in enumerate(of_clips.tolist())
+        )
+        for number, group in enumerate(packed(clips, itemgetter(2), max_bytes)):
+            rows = {t: list(of) for t, of in itertools.groupby(group, key=itemgetter(0))}
+            spans = tuple((table, of[0][1], len(of)) for table, of in rows.items())
+            yield ShardLayout(shard=f"{split}-{number:06d}.tar", split=split, spans=spans)
 
 
 def is_made(shard: str, clips: Sequence[ClipRow], out: str) -> bool:

@@ -117,9 +117,8 @@ class FinishedSets:
         """Yields the videos of one of the sets. One with clips in several places may come twice."""
         names = ("video_id", "video_uri", "episode_id", "split")
         uri = self.uris[number]
-        with telling_damage():
-            for row, _ in groupby(iter_rows(storage.join(uri, "clips.parquet"), names)):
-                yield KnownVideo(shard_set=uri, **row)
+        for row, _ in groupby(iter_rows(storage.join(uri, "clips.parquet"), names)):
+            yield KnownVideo(shard_set=uri, **row)
 
 
 @contextmanager

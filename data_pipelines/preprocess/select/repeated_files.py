@@ -1,6 +1,5 @@
 """Finds files with the same content, in the source and in finished sets. The first one is kept."""
 
-import zlib
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_pipelines.preprocess.select.finished_sets import KnownVideo
-from data_pipelines.preprocess.select.steps import BUCKET, column
+from data_pipelines.preprocess.select.steps import column
 
 IDS = pa.schema(
     {
@@ -58,13 +57,6 @@ def known_ids(videos: Iterable[KnownVideo], number: int) -> pa.Table:
         if video.video_id
     ]
     return pa.Table.from_pylist(rows, IDS)
-
-
-def to_bucket(ids: pa.Table, num_buckets: int) -> pa.Table:
-    """Brings equal contents together."""
-    video_ids = ids["video_id"].to_pylist()
-    buckets = [zlib.crc32(video_id.encode()) % num_buckets for video_id in video_ids]
-    return ids.append_column(BUCKET, pa.array(buckets, pa.int64()))
 
 
 def copies(ids: pa.Table) -> pa.Table:

@@ -4,7 +4,7 @@ Both ways call the functions of ``select.duplicates``, the first with all clips,
 blocks of clips (``select.steps``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -33,15 +33,13 @@ from data_pipelines.preprocess.select.steps import (
     BUCKET,
     InProcess,
     Runner,
+    Step,
     Tables,
     block_of,
     column,
     group_number,
     to_block,
 )
-
-NUM_STEPS = 7
-"""Number of steps of a search."""
 
 
 class Search:
@@ -71,17 +69,19 @@ class Search:
         left: Callable[[int], pa.Table],
         sets: FinishedSets,
     ) -> None:
-        self._runner, self._tables, self._work, self._left = runner, tables, work, left
+        self._runner, self._tables = runner, tables
         self._blocks, self._sets = blocks, sets
+        self._tasks = _Tasks(tables, work, left, 2 * self._num_blocks)
 
-    def run(self, show: Callable[[int], None]) -> None:
-        """Runs the steps that are missing, and tells how many are complete."""
-        in_memory = isinstance(self._runner, InProcess)
-        tasks = _Tasks(self._tables, self._work, self._left, 2 * self._num_blocks)
-        steps = _in_memory(self, tasks) if in_memory else self._on_blocks(tasks)
-        for number, (name, run) in enumerate(steps.items(), start=1):
-            self._tables.step(name, run)
-            show(number)
+    def steps(self) -> dict[str, Callable[[], list[int]]]:
+        """Returns the steps by name, in order (``Tables.step``)."""
+        pairs = self._in_memory() if isinstance(self._runner, InProcess) else self._on_blocks()
+        return {
+            "ranges": self._store_ranges,
+            **pairs,
+            "found": lambda: self._run([0], self._tasks.found),
+            "known": self._known,
+        }
 
     @property
     def _num_blocks(self) -> int:
@@ -92,64 +92,51 @@ class Search:
             self._tables.write("ranges", number, ranges)
         return list(range(-self._sets.num_blocks, 0))
 
-    def _on_blocks(self, tasks: "_Tasks") -> dict[str, Callable[[], list[int]]]:
+    def _in_memory(self) -> dict[str, Callable[[], list[int]]]:
+        """Returns the steps that find the pairs with all signatures in memory."""
+        return {"matches": self._all_matches, "more": list}
+
+    def _all_matches(self) -> list[int]:
+        known = [known_signatures(ranges) for _, ranges in self._sets.blocks()]
+        of_source = [self._tasks.signatures(number) for number in self._blocks]
+        self._tables.write("matches", 0, find_in_memory(pa.concat_tables([*known, *of_source])))
+        return [0]
+
+    def _on_blocks(self) -> dict[str, Callable[[], list[int]]]:
+        """Returns the steps that find the pairs block by block."""
         return {
-            "ranges": self._store_ranges,
-            "pairs": lambda: self._ranked(tasks),
-            "matches": lambda: self._verified(tasks, "pairs", "matches"),
-            "open": lambda: self._runner.run(self._runner.tables([0], tasks.open)),
-            "more": lambda: self._verified(tasks, "open", "more"),
-            "found": lambda: self._runner.run(self._runner.tables([0], tasks.found)),
-            "known": lambda: self._known(tasks),
+            "pairs": self._ranked,
+            "matches": lambda: self._verified("pairs", "matches"),
+            "open": lambda: self._run([0], self._tasks.open),
+            "more": lambda: self._verified("open", "more"),
         }
 
-    def _ranked(self, tasks: "_Tasks") -> list[int]:
+    def _ranked(self) -> list[int]:
         numbers, run = [*range(-self._sets.num_blocks, 0), *self._blocks], self._runner
-        keys = run.tables(numbers, tasks.keys)
+        keys = run.tables(numbers, self._tasks.keys)
         counts = run.grouped(keys, 2 * self._num_blocks, to_block(candidates, "clip"))
         return run.run(run.grouped(counts, self._num_blocks, self._tables.stored(ranked, "pairs")))
 
-    def _verified(self, tasks: "_Tasks", source: str, name: str) -> list[int]:
+    def _verified(self, source: str, name: str) -> list[int]:
         if not (numbers := self._tables.numbers(source)):
             return []
         # No task needs the signatures of more than one block: a pair goes to the block of its
         # ``other``, takes that signature along, and goes on to the block of its ``clip``.
-        run = self._runner
+        run, tasks = self._runner, self._tasks
         pairs = run.tables(numbers, to_block(partial(tasks.table, source), "other"))
         both = run.grouped(pairs, self._num_blocks, to_block(tasks.with_other, "clip"))
         matches = self._tables.stored(tasks.matches, name)
         return run.run(run.grouped(both, self._num_blocks, matches))
 
-    def _known(self, tasks: "_Tasks") -> list[int]:
+    def _known(self) -> list[int]:
         known = column(self._tables.read("known_clips", 0), "clip")
         blocks = np.unique(block_of(known)).tolist()
         if not blocks:
             return []
-        return self._runner.run(
-            self._runner.tables(blocks, self._tables.stored(tasks.described, "known"))
-        )
+        return self._run(blocks, self._tables.stored(self._tasks.described, "known"))
 
-
-def _in_memory(search: Search, tasks: "_Tasks") -> dict[str, Callable[[], list[int]]]:
-    """Returns the steps of a search with all signatures in memory."""
-    sets, blocks, tables = search._sets, search._blocks, search._tables
-
-    def matches() -> list[int]:
-        known = [known_signatures(ranges) for _, ranges in sets.blocks()]
-        of_source = [signatures_of(tasks.left(number), tasks.work) for number in blocks]
-        tables.write("matches", 0, find_in_memory(pa.concat_tables([*known, *of_source])))
-        return [0]
-
-    def more() -> list[int]:
-        return []
-
-    return {
-        "ranges": search._store_ranges,
-        "matches": matches,
-        "more": more,
-        "found": lambda: search._runner.run(search._runner.tables([0], tasks.found)),
-        "known": lambda: search._known(tasks),
-    }
+    def _run(self, numbers: Iterable[int], function: Step) -> list[int]:
+        return self._runner.run(self._runner.tables(numbers, function))
 
 
 def _matches(tables: Tables, *steps: str) -> pa.Table:
@@ -164,14 +151,18 @@ class _Tasks:
     def __init__(
         self, tables: Tables, work: str, left: Callable[[int], pa.Table], num_buckets: int
     ) -> None:
-        self.tables, self.work, self.left, self._num_buckets = tables, work, left, num_buckets
+        self.tables, self._work, self._left, self._num_buckets = tables, work, left, num_buckets
+
+    def signatures(self, number: int) -> pa.Table:
+        """Reads the signatures of a block of the source from beside its parts."""
+        return signatures_of(self._left(number), self._work)
 
     def keys(self, block: pa.Table) -> pa.Table:
         number = group_number(block)
         if number < 0:
             signatures = known_signatures(self.tables.read("ranges", number))
         else:
-            signatures = signatures_of(self.left(number), self.work)
+            signatures = self.signatures(number)
         # Later steps read them several times, and then from one table, not from many parts.
         self.tables.write("signatures", number, signatures)
         keys = keys_of(signatures)

@@ -20,7 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from itertools import count
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,6 @@ from data_pipelines.preprocess.select import repeated_files, splits
 from data_pipelines.preprocess.select.blocks import CLIPS
 from data_pipelines.preprocess.select.finished_sets import FinishedSets
 from data_pipelines.preprocess.select.repeated_files import COPIES
-from data_pipelines.preprocess.select.search import NUM_STEPS as NUM_SEARCH_STEPS
 from data_pipelines.preprocess.select.search import Search
 from data_pipelines.preprocess.select.splits import EDGES, KNOWN_EPISODES, MEMBERS, RANKED
 from data_pipelines.preprocess.select.steps import (
@@ -47,6 +47,7 @@ from data_pipelines.preprocess.select.steps import (
     first_number,
     group_number,
     to_block,
+    to_group,
     without_bucket,
 )
 from lafp.data.shards.format import Split
@@ -54,8 +55,6 @@ from lafp.runs.progress import Progress
 from lafp.storage import strict_json
 from lafp.storage.map_ahead import map_ahead
 from lafp.storage.tables import num_rows, schema_of
-
-T = TypeVar("T")
 
 TABLES_FORMAT = 1
 """Names what the tables of the steps hold. A change begins the selections of killed jobs anew."""
@@ -72,7 +71,7 @@ _DROPPED = pa.schema(
 _REJECTS = schema_of(RejectRow)
 _CLIPS_PER_TABLE = 4_096
 _SPLITS: tuple[Split, ...] = ("train", "val")
-_NUM_STEPS = 8
+_NUM_STEPS = 7  # without those of a search
 _FEW_ROWS, _FEW_BLOCKS = 100_000, 1_000
 # Rows of contents and episodes are short.
 _BLOCKS_PER_BUCKET = 16
@@ -132,14 +131,14 @@ class Selected:
         """Numbers of the tables of kept clips, in the order of the shards."""
         return self.tables.numbers("outcome")
 
-    def clips(self, number: int, columns: list[str] | None = None) -> pa.Table:
+    def clips(self, number: int) -> pa.Table:
         """Reads a table of kept clips: columns of ``ClipRecord`` and of their places in parts.
 
         The order is by split, then by the videos' ids. These are hashes, so the order is random,
         but the clips of a video stay together. It depends only on the clips, not on how the work
         was divided.
         """
-        return self.tables.read("kept", number, columns)
+        return self.tables.read("kept", number)
 
     def rejects(self) -> Iterator[pa.Table]:
         """Yields all rejects, in the order of the listing and of time."""
@@ -147,11 +146,11 @@ class Selected:
 
     def block_totals(self) -> Iterator[BlockTotals]:
         """Yields the totals of each block."""
-        return _read_all(self.tables, "rejected", self.blocks, BlockTotals)
+        return self.tables.records("rejected", self.blocks, BlockTotals)
 
     def kept_totals(self) -> Iterator[KeptTotals]:
         """Yields the totals of each table of kept clips."""
-        return _read_all(self.tables, "kept", self.kept, KeptTotals)
+        return self.tables.records("kept", self.kept, KeptTotals)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,39 +182,34 @@ class Selection:
             ConfigError: The source holds labels of two kinds, or a finished set is damaged.
         """
         tasks = _Tasks(self.tables, self.sets, self.val_fraction, len(self.blocks))
-        num_steps = _NUM_STEPS + (NUM_SEARCH_STEPS + 1) * self.drop_duplicates
-        with Progress("select", num_steps, "steps") as progress:
-            self._step("copies", lambda: self._copies(tasks))
-            progress.update(1)
-            self._step("left", lambda: self._stored(tasks.left, "left"))
+        search = self._search(tasks) if self.drop_duplicates else {}
+        with Progress("select", _NUM_STEPS + len(search), "steps") as progress:
+            num_done = count(1)
+
+            def step(name: str, run: Callable[[], list[int]]) -> None:
+                self.tables.step(name, run)
+                progress.update(next(num_done))
+
+            step("copies", lambda: self._copies(tasks))
+            step("left", lambda: self._stored(tasks.left, "left"))
             tasks.usual_kind = self._usual_kind()
-            progress.update(2)
-            if self.drop_duplicates:
-                search = Search(
-                    self.runner, self.tables, self.work, self.blocks, tasks.compared, self.sets
-                )
-                search.run(lambda number: progress.update(2 + number))
-                self._step("dropped", lambda: self._dropped(tasks))
-            self._step("episodes", lambda: self._episodes(tasks))
-            progress.update(num_steps - 5)
-            self._step("all_clusters", lambda: self._run([0], tasks.clusters))
-            progress.update(num_steps - 4)
-            self._step("clusters", lambda: self._ranked(tasks))
-            progress.update(num_steps - 3)
-            self._step("free", lambda: self._run(self.blocks, tasks.free))
-            found = list(_read_all(self.tables, "free", self.blocks, _Free))
-            tasks.held_out = splits.merged(free.clusters for free in found).held_out(
-                self.val_fraction
-            )
+            for name, run in search.items():
+                step(name, run)
+            step("episodes", lambda: self._episodes(tasks))
+            step("all_clusters", lambda: self._run([0], tasks.clusters))
+            step("clusters", lambda: self._ranked(tasks))
+            step("free", lambda: self._run(self.blocks, tasks.free))
+            found = list(self.tables.records("free", self.blocks, _Free))
+            clusters = splits.merged(free.clusters for free in found)
+            tasks.held_out = clusters.held_out(self.val_fraction)
             num_clips = sum(free.num_clips for free in found)
             tasks.num_tables = -(-max(num_clips, 1) // _CLIPS_PER_TABLE)
-            progress.update(num_steps - 2)
-            self._step("outcome", lambda: self._outcome(tasks))
-            progress.update(num_steps)
+            step("outcome", lambda: self._outcome(tasks))
         return Selected(self.tables, self.blocks)
 
-    def _step(self, name: str, run: Callable[[], list[int]]) -> None:
-        self.tables.step(name, run)
+    def _search(self, tasks: "_Tasks") -> dict[str, Callable[[], list[int]]]:
+        search = Search(self.runner, self.tables, self.work, self.blocks, tasks.compared, self.sets)
+        return search.steps() | {"dropped": lambda: self._dropped(tasks)}
 
     def _run(self, numbers: Iterable[int], function: Step) -> list[int]:
         return self.runner.run(self.runner.tables(numbers, function))
@@ -249,7 +243,7 @@ class Selection:
 
     def _episodes(self, tasks: "_Tasks") -> list[int]:
         rows = self.runner.tables([-1, *self.blocks], tasks.members)
-        edges = self.tables.stored(tasks.episode_edges, "episode_edges")
+        edges = self.tables.stored(splits.episode_edges, "episode_edges")
         return self.runner.run(self.runner.grouped(rows, tasks.num_buckets, edges))
 
     def _ranked(self, tasks: "_Tasks") -> list[int]:
@@ -271,15 +265,6 @@ class Selection:
     def _stored_by_block(self, runner: Runner, rows: Any, name: str) -> list[int]:
         stored = self.tables.stored(without_bucket, name)
         return runner.run(runner.grouped(rows, len(self.blocks), stored))
-
-
-def _read_all(tables: Tables, name: str, numbers: Iterable[int], kind: type[T]) -> Iterator[T]:
-    """Reads what is stored beside the tables of a step, a few files ahead."""
-    return map_ahead(partial(strict_json.read, kind), (_json(tables, name, n) for n in numbers))
-
-
-def _json(tables: Tables, name: str, number: int) -> str:
-    return tables.uri(name, number).removesuffix(".parquet") + ".json"
 
 
 class _Tasks:
@@ -304,7 +289,7 @@ class _Tasks:
             ids = repeated_files.known_ids(known, number)
         else:
             ids = repeated_files.ids_of(self._tables.read("videos", number))
-        return repeated_files.to_bucket(ids, self.num_buckets)
+        return to_group(ids, "video_id", self.num_buckets)
 
     def found_copies(self, bucket: pa.Table) -> pa.Table:
         return self._tables.read("found_copies", group_number(bucket))
@@ -360,10 +345,7 @@ class _Tasks:
             known = _known_of(self._copies_of(number))
             found = pa.concat_tables([videos.select(MEMBERS.names), known.select(MEMBERS.names)])
             found = found.filter(pc.not_equal(found["episode"], ""))
-        return splits.episodes_to_bucket(found.select(MEMBERS.names), self.num_buckets)
-
-    def episode_edges(self, members: pa.Table) -> pa.Table:
-        return splits.episode_edges(members)
+        return to_group(found.select(MEMBERS.names), "episode", self.num_buckets)
 
     def clusters(self, _: pa.Table) -> pa.Table:
         """Finds all clusters with all pairs of videos in memory."""
@@ -400,7 +382,7 @@ class _Tasks:
         found = _Free(
             clusters=splits.free_clusters(ranked, self._val_fraction), num_clips=len(kept)
         )
-        strict_json.write(_json(self._tables, "free", number), found)
+        self._tables.write_record("free", number, found)
         return pa.table({"number": [number]})
 
     def outcome(self, block: pa.Table) -> pa.Table:
@@ -447,7 +429,7 @@ class _Tasks:
             num_masked=pc.sum(clips["has_mask"]).as_py(),
             sums=statistics.sums() if statistics.num_rows else None,
         )
-        strict_json.write(_json(self._tables, "kept", group_number(group)), totals)
+        self._tables.write_record("kept", group_number(group), totals)
         return clips.select(_KEPT)
 
     def _is_usual(self, clips: pa.Table) -> pa.Array:
@@ -517,7 +499,7 @@ class _Tasks:
             spans=dict(spans),
             seconds=dict(seconds),
         )
-        strict_json.write(_json(self._tables, "rejected", number), totals)
+        self._tables.write_record("rejected", number, totals)
 
     def _rejected_clips(self, number: int) -> Iterator[dict[str, Any]]:
         """Yields rejects for clips with labels of an odd kind, and for near-duplicates."""

@@ -8,7 +8,6 @@ video keeps its split when other videos come or go. If no hash falls below ``val
 cluster with the lowest one is held out.
 """
 
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from data_pipelines.preprocess.select.duplicates import earliest_of_components
-from data_pipelines.preprocess.select.steps import BUCKET, column
+from data_pipelines.preprocess.select.steps import column
 from lafp.data.shards.format import Split
 
 MEMBERS = pa.schema({"episode": pa.string(), "video": pa.int64()})
+"""Videos of the source by episode."""
 EDGES = pa.schema({"video": pa.int64(), "other": pa.int64()})
 """Pairs of videos that must go to one split."""
 KNOWN_EPISODES = pa.schema({"video": pa.int64(), "episode": pa.string(), "split": pa.string()})
@@ -56,13 +56,6 @@ def merged(found: Iterable[FreeClusters]) -> FreeClusters:
         is_any_val |= block.is_any_val
         lowest = set(sorted(lowest | set(block.lowest))[:2])
     return FreeClusters(is_any_val=is_any_val, lowest=tuple(sorted(lowest)))
-
-
-def episodes_to_bucket(members: pa.Table, num_buckets: int) -> pa.Table:
-    """Brings the rows of an episode (``MEMBERS``) together."""
-    episodes = members["episode"].to_pylist()
-    buckets = [zlib.crc32(episode.encode()) % num_buckets for episode in episodes]
-    return members.append_column(BUCKET, pa.array(buckets, pa.int64()))
 
 
 def episode_edges(members: pa.Table) -> pa.Table:

@@ -8,8 +8,10 @@ after its last complete step.
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +20,14 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.config.node_labels import label_selector
 from lafp.storage import strict_json
+from lafp.storage.map_ahead import map_ahead
 from lafp.storage.strict_json import DamagedError
 from lafp.storage.tables import read_table, write_table
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+T = TypeVar("T")
 Step = Callable[[pa.Table], pa.Table]
 BUCKET = "bucket"
 """Column that says to which group a row goes."""
@@ -194,15 +198,24 @@ class Tables:
 
         return store
 
-    def step(self, name: str, run: Callable[[], list[int]]) -> list[int]:
+    def write_record(self, name: str, number: int, record: object) -> None:
+        """Stores a record beside the table of a step for a block or group."""
+        strict_json.write(self._record_uri(name, number), record)
+
+    def records(self, name: str, numbers: Iterable[int], kind: type[T]) -> Iterator[T]:
+        """Reads the records of a step, a few ahead."""
+        uris = (self._record_uri(name, number) for number in numbers)
+        return map_ahead(partial(strict_json.read, kind), uris)
+
+    def step(self, name: str, run: Callable[[], list[int]]) -> None:
         """Runs a step unless it is complete.
 
-        Returns:
-            What ``run`` returns: the numbers of the tables that it has stored.
+        Args:
+            name: Name of the step.
+            run: Returns the numbers of the tables that it has stored.
         """
         if not self.is_complete(name):
             strict_json.write(self._list_uri(name), run())
-        return self.numbers(name)
 
     def is_complete(self, name: str) -> bool:
         """Says whether a step has run."""
@@ -214,6 +227,9 @@ class Tables:
 
     def _list_uri(self, name: str) -> str:
         return storage.join(self.folder, f"{name}.json")
+
+    def _record_uri(self, name: str, number: int) -> str:
+        return storage.join(self.folder, name, f"{number:06d}.json")
 
 
 def _marked(function: Step) -> Step:
@@ -239,6 +255,12 @@ def to_block(function: Step, name: str) -> Step:
         return made.append_column(BUCKET, [block_of(column(made, name))])
 
     return bucketed
+
+
+def to_group(table: pa.Table, name: str, num_buckets: int) -> pa.Table:
+    """Sends rows with an equal text in a column to one group."""
+    buckets = [zlib.crc32(text.encode()) % num_buckets for text in table[name].to_pylist()]
+    return table.append_column(BUCKET, pa.array(buckets, pa.int64()))
 
 
 def without_bucket(table: pa.Table) -> pa.Table:

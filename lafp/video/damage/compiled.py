@@ -5,16 +5,35 @@ notices less damage.
 """
 
 import ctypes
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 
-@cache
-def library(name: str) -> ctypes.CDLL | None:
-    """Returns the library compiled from ``<name>.c`` of this folder, or None if there is none."""
-    path = next(Path(__file__).parent.glob(f"{name}*.so"), None)
-    return None if path is None else ctypes.CDLL(str(path))
+def library(name: str, made_of: Sequence[Any], **functions: Sequence[Any]) -> ctypes.CDLL | None:
+    """Loads the parser that was compiled from ``<name>_entropy.c`` of this folder.
+
+    Args:
+        name: See above. The names of its functions begin with ``lafp_<name>_``.
+        made_of: Types of what ``new`` makes a state of.
+        functions: Name of each function that parses -> types of what it takes beside the state, the
+            data and their size.
+
+    Returns:
+        The library; None if there is none.
+    """
+    path = next(Path(__file__).parent.glob(f"{name}_entropy*.so"), None)
+    if path is None:
+        return None
+    found, begin = ctypes.CDLL(str(path)), f"lafp_{name}_"
+    new, free = getattr(found, begin + "new"), getattr(found, begin + "free")
+    new.restype, new.argtypes, free.argtypes = ctypes.c_void_p, made_of, [ctypes.c_void_p]
+    for function, more in functions.items():
+        getattr(found, begin + function).argtypes = [
+            *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
+            *more,
+        ]
+    return found
 
 
 class CompiledParser:

@@ -30,14 +30,7 @@ _NEW: Literal["new_extradata"] = "new_extradata"
 @cache
 def parser() -> ctypes.CDLL | None:
     """Returns the compiled parser, or None if there is none."""
-    found = library("hevc_entropy")
-    if found is not None:
-        found.lafp_hevc_new.restype = ctypes.c_void_p
-        found.lafp_hevc_new.argtypes = [ctypes.c_int64]
-        found.lafp_hevc_free.argtypes = [ctypes.c_void_p]
-        for parse in (found.lafp_hevc_read_sets, found.lafp_hevc_parse):
-            parse.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
-    return found
+    return library("hevc", [ctypes.c_int64], read_sets=[], parse=[])
 
 
 class HevcParser(CompiledParser):

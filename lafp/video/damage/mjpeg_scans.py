@@ -41,12 +41,7 @@ _MOST_TIMES = 2.25
 @cache
 def parser() -> ctypes.CDLL | None:
     """Returns the compiled parser, or None if there is none."""
-    found = library("mjpeg_entropy")
-    if found is not None:
-        found.lafp_mjpeg_new.restype = ctypes.c_void_p
-        found.lafp_mjpeg_free.argtypes = [ctypes.c_void_p]
-        found.lafp_mjpeg_parse.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]
-    return found
+    return library("mjpeg", [], parse=[])
 
 
 class MjpegParser(CompiledParser):

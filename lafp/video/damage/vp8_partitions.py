@@ -25,16 +25,8 @@ _MOST_SPARE_ELSEWHERE = 64
 @cache
 def parser() -> ctypes.CDLL | None:
     """Returns the compiled parser, or None if there is none."""
-    found, numbers = library("vp8_entropy"), ctypes.POINTER(ctypes.c_int32)
-    if found is not None:
-        found.lafp_vp8_new.restype = ctypes.c_void_p
-        found.lafp_vp8_new.argtypes = [ctypes.c_int]
-        found.lafp_vp8_free.argtypes = [ctypes.c_void_p]
-        found.lafp_vp8_parse.argtypes = [
-            *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
-            *(numbers, numbers),
-        ]
-    return found
+    numbers = ctypes.POINTER(ctypes.c_int32)
+    return library("vp8", [ctypes.c_int], parse=[numbers, numbers])
 
 
 class Vp8Parser(CompiledParser):

@@ -40,16 +40,7 @@ _REST_OF_VALUE, _REST_OF_DATA = 1, 2
 @cache
 def parser() -> ctypes.CDLL | None:
     """Returns the compiled parser, or None if there is none."""
-    found = library("vp9_entropy")
-    if found is not None:
-        found.lafp_vp9_new.restype = ctypes.c_void_p
-        found.lafp_vp9_new.argtypes = [ctypes.c_int64]
-        found.lafp_vp9_free.argtypes = [ctypes.c_void_p]
-        found.lafp_vp9_parse.argtypes = [
-            *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
-            ctypes.POINTER(_Ends),
-        ]
-    return found
+    return library("vp9", [ctypes.c_int64], parse=[ctypes.POINTER(_Ends)])
 
 
 class _Ends(ctypes.Structure):
