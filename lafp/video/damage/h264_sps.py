@@ -3,11 +3,32 @@
 Clause numbers are those of ITU-T H.264.
 """
 
-from lafp.video.damage.bits import Bits
-
 _SPS = 7
 # Profiles whose parameter sets hold the chroma format (7.3.2.1.1).
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
+
+
+class _Bits:
+    """Reads bits, those of the highest value first. Beyond the end there are none."""
+
+    def __init__(self, data: bytes) -> None:
+        self.text = "".join(f"{byte:08b}" for byte in data)
+        self.at = 0
+
+    @classmethod
+    def of_unit(cls, unit: bytes) -> "_Bits":
+        """Reads a NAL unit of H.264 without its emulation prevention."""
+        return cls(unit.replace(b"\0\0\3", b"\0\0"))
+
+    def read(self, num_bits: int) -> int:
+        self.at += num_bits
+        return int("0" + self.text[self.at - num_bits : self.at], 2)
+
+    def read_ue(self) -> int:
+        """Reads an Exponential Golomb code (9.1). A signed code has the same length."""
+        num_zeros = self.text.index("1", self.at) - self.at
+        self.at += num_zeros
+        return self.read(num_zeros + 1) - 1
 
 
 def is_sps(first_byte: int) -> bool:
@@ -45,14 +66,14 @@ def with_higher_pictures(avcc: bytes, num_macroblocks: int) -> tuple[bytes, int]
 
 
 def _width_mbs(sps: bytes) -> int:
-    bits = Bits.of_unit(sps)
+    bits = _Bits.of_unit(sps)
     _skip_to_size(bits)
     return bits.read_ue() + 1
 
 
 def _with_higher_picture(sps: bytes, num_rows: int) -> bytes:
     """Returns the parameter set with ``num_rows`` more rows of macroblocks."""
-    bits = Bits.of_unit(sps)
+    bits = _Bits.of_unit(sps)
     _skip_to_size(bits)
     bits.read_ue()  # width
     before = bits.at
@@ -65,7 +86,7 @@ def _with_higher_picture(sps: bytes, num_rows: int) -> bytes:
     return _escaped(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
-def _skip_to_size(bits: Bits) -> None:
+def _skip_to_size(bits: _Bits) -> None:
     """Skips the fields before ``pic_width_in_mbs_minus1`` (7.3.2.1.1)."""
     bits.read(8)  # NAL unit header
     profile = bits.read(8)
@@ -95,7 +116,7 @@ def _skip_to_size(bits: Bits) -> None:
     bits.read(1)  # gaps_in_frame_num_value_allowed_flag
 
 
-def _skip_scaling_list(bits: Bits, size: int) -> None:
+def _skip_scaling_list(bits: _Bits, size: int) -> None:
     """Skips a scaling list (7.3.2.1.1.1)."""
     last = scale = 8
     for _ in range(size):

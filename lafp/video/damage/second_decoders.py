@@ -12,8 +12,7 @@ from av.video.frame import VideoFrame
 from lafp.video.damage import hevc_slices, mjpeg_scans, vp9_tiles
 from lafp.video.damage.h264_sps import is_sps, with_higher_pictures
 from lafp.video.damage.seams import Seams
-from lafp.video.damage.signs import CHECKS, another_decoder, decode
-from lafp.video.damage.units import spans_of_units
+from lafp.video.damage.signs import CHECKS, decode
 from lafp.video.damage.vp8_partitions import Vp8Partitions
 from lafp.video.decoders.base import VideoInfo
 
@@ -117,9 +116,12 @@ class SliceEnds:
 
     def _without_sps(self, packet: Packet) -> Packet:
         """Removes parameter sets from a packet, because they would reveal the true height."""
-        data, size = bytes(packet), self._num_length_bytes
-        spans = spans_of_units(data, size)
-        kept = b"".join(data[start - size : end] for start, end in spans if not is_sps(data[start]))
+        data, kept, at, size = bytes(packet), b"", 0, self._num_length_bytes
+        while at + size < len(data):
+            end = at + size + int.from_bytes(data[at : at + size], "big")
+            if not is_sps(data[at + size]):
+                kept += data[at:end]
+            at = end
         return packet if len(kept) == len(data) else Packet(kept)
 
 
@@ -153,13 +155,15 @@ class KeysOfVp8:
     """
 
     def __init__(self, context: VideoCodecContext) -> None:
-        self._context = context
+        self._options = dict(context.options)
 
     def packet_sign(self, packet: Packet) -> str:
         """See ``SecondLook``."""
         if not packet.is_keyframe:
             return ""
-        return decode(another_decoder(self._context, "libvpx"), packet)[1]
+        decoder = cast(VideoCodecContext, av.CodecContext.create("libvpx", "r"))
+        decoder.thread_count, decoder.options = 1, self._options
+        return decode(decoder, packet)[1]
 
     def frame_sign(self, frame: VideoFrame) -> str:
         """See ``SecondLook``."""

@@ -67,19 +67,6 @@ def checking_context(stream: VideoStream) -> VideoCodecContext:
     return context
 
 
-def another_decoder(context: VideoCodecContext, name: str | None = None) -> VideoCodecContext:
-    """Returns a new decoder with the settings of the first one, which runs in one thread.
-
-    Args:
-        context: The first decoder.
-        name: FFmpeg's name of the new decoder; that of the first one if None.
-    """
-    decoder = cast(VideoCodecContext, av.CodecContext.create(name or context.name, "r"))
-    decoder.extradata, decoder.thread_count = context.extradata, 1
-    decoder.options = dict(context.options)
-    return decoder
-
-
 def is_libvpx(context: VideoCodecContext) -> bool:
     """Says whether the decoder is libvpx, which marks no key frames and gets stuck on damage."""
     return context.name in (*STRICTER_DECODERS.values(), *_ALPHA_DECODERS.values())
