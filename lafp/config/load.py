@@ -15,8 +15,7 @@ import yaml
 from lafp.config.errors import ConfigError
 from lafp.config.keys import check_keys
 from lafp.config.leaves import check_leaves
-from lafp.config.merge import merge
-from lafp.config.read import parse_overrides, read_config
+from lafp.config.read import overridden, read_config
 from lafp.config.schema import (
     allows_none,
     fields_with_types,
@@ -63,7 +62,7 @@ def with_overrides(config: T, overrides: Sequence[str]) -> T:
         ConfigError: An override has no ``=``, or a key or value is wrong.
     """
     schema = type(config)
-    raw = merge(section_of(schema), config_to_dict(config), parse_overrides(overrides))
+    raw = overridden(section_of(schema), config_to_dict(config), overrides)
     return config_from_dict(schema, raw)
 
 

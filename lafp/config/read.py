@@ -27,7 +27,7 @@ def read_config(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    merged = merge(section, _load_yaml(section, Path(path)), parse_overrides(overrides))
+    merged = overridden(section, _load_yaml(section, Path(path)), overrides)
     check_no_resolver(merged, str(path))
     try:
         raw = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
@@ -103,19 +103,37 @@ def _names_in(folder: Path) -> str:
     return f" {folder} holds: {', '.join(names)}." if names else ""
 
 
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Turns dotlist items into nested mappings, the last one winning.
+def overridden(
+    section: Section | None, base: Mapping[str, Any], overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Lays dotlist items on the values of a config, the last one winning.
 
     Raises:
         ConfigError: An item has no key or no ``=``, or its value is no YAML.
     """
+    merged: Any = base
+    for group in _groups(overrides):
+        raw = {str(key): value for key, value in _parse_dotlist(group).items()}
+        merged = merge(section, merged, raw)
+    return dict(merged)
+
+
+def _groups(overrides: Sequence[str]) -> list[list[str]]:
+    """Divides items so that a whole list is set before a later item changes elements of it."""
+    groups: list[list[str]] = [[]]
+    lists: set[str] = set()
     for item in overrides:
-        key, equals, _ = item.partition("=")
+        key, equals, value = item.partition("=")
         if not equals or not key:  # OmegaConf would silently read a bare "key" as key=null.
             missing = "key" if equals else "'='"
             raise ConfigError(f"Override {item!r} has no {missing}. Write it as section.key=value.")
-    raw = _parse_dotlist(overrides)
-    return {str(key): value for key, value in raw.items()}
+        if any(key.startswith(f"{name}.") for name in lists):
+            groups.append([])
+            lists = set()
+        if value.lstrip().startswith("["):
+            lists.add(key)
+        groups[-1].append(item)
+    return groups
 
 
 def _parse_dotlist(overrides: Sequence[str]) -> Any:

@@ -68,32 +68,28 @@ class LabelAxisConfig:
                 "to lam."
             )
 
-    def overrides(self, fraction: float) -> tuple[str, ...]:
-        """Returns the overrides of the pipeline for one share of the labels."""
-        if fraction == 0:
-            # A share of 0 leaves no clips to train on, so the supervision itself is switched off.
-            return ("train_lam.supervision.weight=0",)
+    def overrides(self, fraction: float, is_supervised: bool) -> tuple[str, ...]:
+        """Returns the overrides of the pipeline for one share of the labels.
+
+        Args:
+            fraction: The share.
+            is_supervised: Whether the LAM sees labels at all. One that sees none is the same for
+                all shares, and is trained once for them.
+        """
         # The baseline without latent actions gets the same labels as the action decoder.
         decoding = (
             f"train_decoder.*.label_fraction={fraction}",
             f"train_bc.*.label_fraction={fraction}",
         )
-        supervision = (f"train_lam.supervision.label_fraction={fraction}",)
+        supervision: tuple[str, ...] = ()
+        if fraction == 0:
+            # A share of 0 leaves no clips to train on, so the supervision itself is switched off.
+            supervision = ("train_lam.supervision.weight=0",)
+        elif is_supervised:
+            supervision = (f"train_lam.supervision.label_fraction={fraction}",)
         return {"action_decoder": decoding, "lam": supervision, "both": supervision + decoding}[
             self.scope
         ]
-
-    def check(self, fraction: float, pipeline: PipelineConfig) -> None:
-        """Raises ConfigError if the LAM's labels vary but its supervision is switched off."""
-        if (
-            self.scope != "action_decoder"
-            and fraction
-            and not pipeline.train_lam.supervision.weight
-        ):
-            raise ConfigError(
-                f"labels.scope {self.scope} varies the labels of the LAM, which sees none: set "
-                "pipeline.train_lam.supervision.weight."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +180,8 @@ def cells(cfg: StudyConfig) -> tuple[Cell, ...]:
     """Lists the runs of a study, seed by seed.
 
     Raises:
-        ConfigError: An override does not fit the pipeline, or two runs would get one name; the
-            message names the values.
+        ConfigError: An override does not fit the pipeline, two runs would get one name, or labels
+            of the LAM vary and no run has any; the message names the values.
     """
     fractions = cfg.labels.fractions if cfg.labels else (None,)
     found: dict[str, tuple[tuple[str, ...], Cell]] = {}
@@ -200,21 +196,27 @@ def cells(cfg: StudyConfig) -> tuple[Cell, ...]:
                 "Change a label on axes, or a share in labels.fractions."
             )
         found[cell.name] = of_axes, cell
-    return tuple(cell for _, cell in found.values())
+    made = tuple(cell for _, cell in found.values())
+    is_any_supervised = any(cell.pipeline.train_lam.supervision.weight for cell in made)
+    if cfg.labels and cfg.labels.scope != "action_decoder" and not is_any_supervised:
+        raise ConfigError(
+            f"labels.scope {cfg.labels.scope} varies the labels of the LAM, which sees none in any "
+            "run: set pipeline.train_lam.supervision.weight."
+        )
+    return made
 
 
 def _cell(
     cfg: StudyConfig, seed: int, values: Sequence[ValueConfig], fraction: float | None
 ) -> Cell:
     labels = [value.label for value in values]
-    overrides = [item for value in values for item in value.overrides]
-    if cfg.labels and fraction is not None:
+    if fraction is not None:
         labels.append(f"labels_{fraction:g}")
-        overrides += cfg.labels.overrides(fraction)
     try:
-        pipeline = with_overrides(cfg.pipeline, overrides)
+        pipeline = with_overrides(cfg.pipeline, [item for v in values for item in v.overrides])
         if cfg.labels and fraction is not None:
-            cfg.labels.check(fraction, pipeline)
+            is_supervised = pipeline.train_lam.supervision.weight > 0
+            pipeline = with_overrides(pipeline, cfg.labels.overrides(fraction, is_supervised))
     except ConfigError as error:
         raise ConfigError(f"axes, value {'-'.join(labels)}: {error}") from None
     pipeline = _with_seed(pipeline, seed)

@@ -67,6 +67,32 @@ def test_runs_share_what_is_alike_and_nothing_else(tmp_path):
     }
 
 
+LABELS_OF_BOTH = f"""
+    name: toy
+    pipeline: {{extends: {CONFIGS}/pipeline/tiny.yaml}}
+    axes:
+      - values:
+          - {{label: supervised, overrides: [train_lam.supervision.weight=0.1]}}
+          - {{label: not, overrides: [train_lam.supervision.weight=0]}}
+    labels: {{fractions: [0.5, 1], scope: both}}
+    seeds: [0]
+    """
+
+
+def test_a_lam_without_labels_is_trained_once_for_all_shares_of_them(tmp_path):
+    runs = study.graph_of(load(tmp_path, LABELS_OF_BOTH)).runs
+    half, whole = runs["not-labels_0.5-seed_0"], runs["not-labels_1-seed_0"]
+    assert half["lam"] == whole["lam"] and half["policy/bc"] != whole["policy/bc"]
+    supervised = {runs[f"supervised-labels_{share}-seed_0"]["lam"] for share in ("0.5", "1")}
+    assert len(supervised | {half["lam"]}) == 3
+
+
+def test_varying_the_labels_of_lams_that_see_none_is_refused(tmp_path):
+    text = LABELS_OF_BOTH.replace("weight=0.1", "weight=0")
+    with pytest.raises(ConfigError, match=r"sees none in any run: set .*supervision\.weight"):
+        cells(load(tmp_path, text))
+
+
 def test_another_seed_shares_nothing(tmp_path):
     graph = study.graph_of(two_fractions(tmp_path, "[0, 1]"))
     assert not set(graph.runs["all-seed_0"].values()) & set(graph.runs["all-seed_1"].values())

@@ -113,6 +113,19 @@ def test_lists_of_sections_are_checked_hashable_tuples(path):
     assert load(path, "shapes.0.radius=7").shapes[0].radius == 7.0
 
 
+def test_a_list_may_be_set_whole_and_its_elements_changed_after_that(path):
+    whole = "shapes=[{name: box}, {name: box, holes: 3}]"
+    changed = load(path, whole, "title=u", "shapes.*.style=round", "shapes.0.holes=2")
+    assert changed.shapes == (
+        BoxConfig(holes=2, style="round"),
+        BoxConfig(holes=3, style="round"),
+    )
+    assert changed.title == "u"
+    assert load(path, "shapes=[]", "shapes.*.style=round").shapes == ()
+    with pytest.raises(ConfigError, match=r"shapes\.0: this list is empty"):
+        load(path, "shapes=[]", "shapes.0.style=round")
+
+
 def test_a_section_may_extend_a_file_of_its_own(tmp_path, path):
     (tmp_path / "layer.yaml").write_text("shape: {name: box, holes: 4}\nuri: u\n")
     composed = tmp_path / "composed.yaml"
