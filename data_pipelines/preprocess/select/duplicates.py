@@ -27,8 +27,11 @@ from data_pipelines.preprocess.clip.measure.signature import (
     is_duplicate,
 )
 
-MAX_PER_KEY = 32
-"""Number of clips looked up per key. A key with more clips (black borders) says little."""
+MAX_PER_KEY = 16
+"""Number of clips looked up per key. A key with more clips (a dark scene) says little."""
+MAX_CHANCES = 4
+"""A clip is compared with clips that share a single key with it, if these are not more. There are
+more only in a large source, by chance, and then pairs that share two keys are compared."""
 MAX_COMPARED = 16
 """Number of clips that one clip is compared with, those that share the most keys first."""
 # A signature has about 2.7 kB, and 8 kB more once it was compared.
@@ -84,11 +87,13 @@ def candidates(keys: pa.Table) -> pa.Table:
     later = np.repeat(clip, num_earlier)
     first = np.cumsum(num_earlier) - num_earlier
     earlier = np.repeat(start - first, num_earlier) + np.arange(len(later))
-    return _counted(later, clip[earlier], np.ones(len(later), np.int64))
+    counted = _counted(later, clip[earlier], np.ones(len(later), np.int64))
+    # There are many such rows, and most count one key.
+    return counted.set_column(2, "share", counted["share"].cast(pa.uint8()))
 
 
 def ranked(counts: pa.Table) -> pa.Table:
-    """Returns the ``MAX_COMPARED`` pairs of each clip that share the most keys.
+    """Returns the pairs of each clip that share the most keys, ``MAX_COMPARED`` at most.
 
     Args:
         counts: All rows of ``candidates`` with certain clips.
@@ -98,6 +103,10 @@ def ranked(counts: pa.Table) -> pa.Table:
     """
     counted = _counted(*(_numbers(counts, name) for name in ("clip", "other", "share")))
     clip, other, share = (_numbers(counted, name) for name in ("clip", "other", "share"))
+    members, rows = np.unique(clip, return_inverse=True)
+    num_chances = np.bincount(rows, weights=share == 1, minlength=len(members))[rows]
+    is_likely = (share > 1) | (num_chances <= MAX_CHANCES)
+    clip, other, share = clip[is_likely], other[is_likely], share[is_likely]
     order = np.lexsort((other, -share, clip))
     clip, other = clip[order], other[order]
     is_compared = np.arange(len(clip)) - _group_starts(clip) < MAX_COMPARED
@@ -286,7 +295,7 @@ def _group_starts(values: np.ndarray) -> np.ndarray:
 
 
 def _counted(clip: np.ndarray, other: np.ndarray, share: np.ndarray) -> pa.Table:
-    table = pa.table({"clip": clip, "other": other, "share": share})
+    table = pa.table({"clip": clip, "other": other, "share": share.astype(np.int64)})
     summed = table.group_by(["clip", "other"]).aggregate([("share", "sum")])
     return summed.rename_columns(["clip", "other", "share"]).sort_by(
         [("clip", "ascending"), ("other", "ascending")]

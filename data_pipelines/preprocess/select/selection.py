@@ -407,7 +407,7 @@ class _Tasks:
         ]
         place = clips.schema.get_field_index("split")
         clips = clips.set_column(place, "split", pa.array(of_clips, pa.string()))
-        return clips.append_column(BUCKET, pa.array(buckets, pa.int64()))
+        return clips.append_column(BUCKET, pa.array(buckets, pa.int32()))
 
     def kept(self, group: pa.Table) -> pa.Table:
         """Sorts kept clips, and stores their totals."""

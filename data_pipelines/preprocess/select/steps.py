@@ -255,7 +255,7 @@ def to_block(function: Step, name: str) -> Step:
 
     def bucketed(table: pa.Table) -> pa.Table:
         made = function(table)
-        return made.append_column(BUCKET, [block_of(column(made, name))])
+        return made.append_column(BUCKET, pa.array(block_of(column(made, name)), pa.int32()))
 
     return bucketed
 
@@ -263,7 +263,7 @@ def to_block(function: Step, name: str) -> Step:
 def to_group(table: pa.Table, name: str, num_buckets: int) -> pa.Table:
     """Sends rows with an equal text in a column to one group."""
     buckets = [zlib.crc32(text.encode()) % num_buckets for text in table[name].to_pylist()]
-    return table.append_column(BUCKET, pa.array(buckets, pa.int64()))
+    return table.append_column(BUCKET, pa.array(buckets, pa.int32()))
 
 
 def without_bucket(table: pa.Table) -> pa.Table:

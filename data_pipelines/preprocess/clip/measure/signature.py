@@ -18,7 +18,7 @@ GRID = 8
 """Pictures are compared as 8 x 8 mean brightnesses."""
 PERIOD_S = 0.25
 """Time between the pictures of a signature."""
-NUM_KEYS = 24
+NUM_KEYS = 48
 MAX_MEAN_DIFFERENCE = 0.02
 """Largest mean difference of the cells of the median picture, in [0, 1]. Real videos encoded and
 scaled again differ by 0.005 (median) to 0.014 (95 %), trimmed ones by 0.005 to 0.021, others by
@@ -46,8 +46,9 @@ MIN_COVERED_IN_VIDEO = 0.9
 repeats."""
 MIN_PICTURES = 3
 """Least number of pictures that must agree; all of them if the clip has fewer."""
-# A token is 21 bits of a picture's hash. About half of the tokens survive another encoding.
-_BITS_PER_TOKEN, _TOKENS_PER_PICTURE = 21, 3
+# A token is 24 bits of a picture's hash. Copies share a third of their originals' tokens or more,
+# and two different clips hardly ever one by chance.
+_BITS_PER_TOKEN, _TOKENS_PER_PICTURE = 24, 2
 # Order in which cells form tokens. 29 is odd, so this is a permutation, and it scatters the cells.
 _SCATTERED = (29 * np.arange(GRID * GRID)) % (GRID * GRID)
 
