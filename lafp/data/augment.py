@@ -73,12 +73,15 @@ def augment_window(window: Window, cfg: AugmentConfig) -> Window:
         return window
     observations = torch.cat([window.obs, window.next_obs, window.future_obs])
     num_images, _, height, width = observations.shape
-    matrices = draw_homographies(num_images, height, width, cfg, observations.device)
-    obs, next_obs, future_obs = warp(observations, matrices).chunk(3)
+    # Moving whole pixels takes a tenth of the time of a warp, and is the same.
+    is_shift = set(cfg.kinds) <= {"none", "shift"}
+    draw, distort = (draw_shifts, shift) if is_shift else (draw_homographies, warp)
+    drawn = draw(num_images, height, width, cfg, observations.device)
+    obs, next_obs, future_obs = distort(observations, drawn).chunk(3)
     next_mask, future_mask = window.next_mask, window.future_mask
     if next_mask is not None and future_mask is not None:
         # The FDM predicts the distorted o_{t+1}, so the mask moves with that frame.
-        masks = warp(torch.cat([next_mask, future_mask]), matrices[len(window) :])
+        masks = distort(torch.cat([next_mask, future_mask]), drawn[len(window) :])
         next_mask, future_mask = masks.chunk(2)
     return Window(
         obs=obs,
@@ -89,6 +92,30 @@ def augment_window(window: Window, cfg: AugmentConfig) -> Window:
         next_mask=next_mask,
         future_mask=future_mask,
     )
+
+
+def draw_shifts(
+    num_images: int, height: int, width: int, cfg: AugmentConfig, device: torch.device
+) -> Tensor:
+    """Draws by how many pixels each image moves to the left and upwards, int64 [N, 2]."""
+    is_shifted_K = device_constant(tuple(kind == "shift" for kind in cfg.kinds), device)
+    kind_N = torch.randint(len(cfg.kinds), (num_images,), device=device)
+    shift_N2 = _shifts_px(num_images, height, width, cfg.max_shift, device)
+    return shift_N2.long() * is_shifted_K[kind_N][:, None]
+
+
+def shift(images_NCHW: Tensor, shift_N2: Tensor) -> Tensor:
+    """Moves each image by whole pixels (see ``draw_shifts``), and repeats the border."""
+    num_images, num_channels, height, width = images_NCHW.shape
+    device = images_NCHW.device
+    x_NW = (torch.arange(width, device=device) + shift_N2[:, :1]).clamp(0, width - 1)
+    y_NH = (torch.arange(height, device=device) + shift_N2[:, 1:]).clamp(0, height - 1)
+    image_N = torch.arange(num_images, device=device)
+    pixel_NHW = (image_N[:, None, None] * height + y_NH[:, :, None]) * width + x_NW[:, None]
+    # Whole pixels are taken from images whose colours lie side by side.
+    pixels = images_NCHW.permute(0, 2, 3, 1).reshape(-1, num_channels)
+    moved = pixels.index_select(0, pixel_NHW.flatten())
+    return moved.view(num_images, height, width, num_channels).permute(0, 3, 1, 2)
 
 
 def draw_homographies(
@@ -147,15 +174,21 @@ def _operations_of(kind: str) -> tuple[int, int]:
 def _shifts(
     num_images: int, height: int, width: int, max_shift: float, device: torch.device
 ) -> Tensor:
-    """Draws shifts by whole pixels, so that a shift alone does not blur."""
+    matrices = torch.eye(3, device=device).repeat(num_images, 1, 1)
+    shift_px_N2 = _shifts_px(num_images, height, width, max_shift, device)
+    matrices[:, :2, 2] = shift_px_N2 * 2 / height
+    return matrices
+
+
+def _shifts_px(
+    num_images: int, height: int, width: int, max_shift: float, device: torch.device
+) -> Tensor:
+    """Draws shifts by whole pixels, so that a shift alone does not blur: float [N, 2]."""
     reach_px = device_constant((max_shift * width, max_shift * height), device).round()
     drawn_N2 = 2 * torch.rand(num_images, 2, device=device) - 1
     # Half a pixel more, because the largest shift would otherwise be drawn half as often as the
     # others.
-    shift_px_N2 = (drawn_N2 * (reach_px + 0.5)).round().clamp(-reach_px, reach_px)
-    matrices = torch.eye(3, device=device).repeat(num_images, 1, 1)
-    matrices[:, :2, 2] = shift_px_N2 * 2 / height
-    return matrices
+    return (drawn_N2 * (reach_px + 0.5)).round().clamp(-reach_px, reach_px)
 
 
 def _rotations(num_images: int, max_rotation_deg: float, device: torch.device) -> Tensor:

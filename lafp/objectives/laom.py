@@ -175,11 +175,16 @@ class Laom(Objective):
 def _variance(target_BE: Tensor, weight_BE: Tensor | None) -> Tensor:
     """Computes the variance of a unit over the batch, averaged by weight; NaN for one window."""
     if weight_BE is None:
-        return target_BE.var(0).mean()
+        return _variances(target_BE).mean()
     # A tensor, because the division by 0 for one window then gives NaN and no error.
     num_windows = torch.full((), len(target_BE), device=target_BE.device)
     mean_BE = target_BE.mean(0).expand_as(target_BE)
     return frame_loss(target_BE, mean_BE, weight_BE) * num_windows / (num_windows - 1)
+
+
+def _variances(values: Tensor) -> Tensor:
+    """Computes ``values.var(0)``, which takes ten times as long on a CPU; NaN for one window."""
+    return (values - values.mean(0)).square_().sum(0) / (len(values) - 1)
 
 
 @torch.no_grad()
@@ -197,7 +202,7 @@ def embedding_metrics(target_BE: Tensor, obs: Tensor) -> dict[str, Tensor]:
         variance of a unit over that of a pixel; ``target_dead_share``, share of the units that
         hardly vary compared with the others. All are NaN for a single window.
     """
-    variance_E, pixel_variance = target_BE.var(0), obs.float().flatten(1).var(0).mean()
+    variance_E, pixel_variance = _variances(target_BE), _variances(obs.float()).mean()
     variance = variance_E.mean()
     dead_share = (variance_E <= DEAD_STD**2 * variance).float().mean()
     return {

@@ -175,6 +175,7 @@ def _start(resources: Resources) -> None:
         _join(address)
         return
     os.environ[_OWN_RAY] = "1"
+    use_huge_pages()
     # At least as many logical CPUs as the job holds, because Ray would wait forever for the others.
     num_cpus = max(os.cpu_count() or 1, -(-resources.num_cpus // 1))
     for attempt in range(1, _NUM_STARTS + 1):
@@ -197,6 +198,16 @@ def _start(resources: Resources) -> None:
                     f"Ray did not start within 30 s, in {_NUM_STARTS} attempts: the machine is too "
                     "busy. Run the same command again when it has less to do."
                 ) from None
+
+
+def use_huge_pages() -> None:
+    """Asks torch for huge pages in processes that start from now on, unless the user has decided.
+
+    The C library gives the memory of each large tensor back to the system. So a training step on
+    the CPU writes to new pages again and again, and the system has to find and clear each. With
+    pages of 2 MiB a step takes a tenth less time (``bench_lam_step``).
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _end_half_started(error: Exception) -> None:

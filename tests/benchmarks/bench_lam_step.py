@@ -39,6 +39,7 @@ from lafp.train.engines.ddp import DdpEngine
 from lafp.train.loop import _train_step
 from lafp.train.metrics.recorder import Recorder
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
+from ray_jobs.core.cluster import use_huge_pages
 from tests.synthetic_shards import moving_dot, write_shard_set
 
 SIZE_PX, NUM_FRAMES, WINDOWS_PER_CLIP, MAX_OFFSET_STEPS = 64, 32, 4, 10
@@ -271,6 +272,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
+    use_huge_pages()  # as in a training
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     num_steps = NUM_WARMUP_STEPS + args.steps

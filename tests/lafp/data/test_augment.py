@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lafp.data.augment import AugmentConfig, augment_window, draw_homographies, warp
+from lafp.data.augment import AugmentConfig, augment_window, draw_homographies, shift, warp
 from lafp.types import Window
 
 CPU = torch.device("cpu")
@@ -29,6 +29,28 @@ def test_a_shift_moves_whole_pixels_and_repeats_the_border():
     shifted = warp(images, matrix([[1, 0, 3 * 2 / 12], [0, 1, 0], [0, 0, 1]]))
     torch.testing.assert_close(shifted[..., :17], images[..., 3:])
     torch.testing.assert_close(shifted[..., 17:], images[..., 19:].expand(-1, -1, -1, 3))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_moving_whole_pixels_is_the_warp_by_the_same_shift(layout):
+    images = torch.rand(5, 3, 20, 30).contiguous(memory_format=layout)
+    shift_N2 = torch.tensor([[0, 0], [4, 0], [0, -4], [-7, 3], [29, -19]])
+    matrices = torch.eye(3).repeat(5, 1, 1)
+    matrices[:, :2, 2] = shift_N2 * 2 / 20
+    torch.testing.assert_close(shift(images, shift_N2), warp(images, matrices), atol=1e-4, rtol=0)
+    assert torch.equal(shift(images, shift_N2)[0], images[0])
+
+
+def test_shifts_alone_move_every_image_of_a_window_by_whole_pixels():
+    pixels = torch.arange(20 * 30).view(1, 1, 20, 30).expand(64, 3, -1, -1).float()
+    window = Window(obs=pixels, next_obs=pixels, future_obs=pixels, offset_steps=torch.ones(64))
+    moved = augment_window(window, AugmentConfig(kinds=("none", "shift"), max_shift=0.2))
+    for images in (moved.obs, moved.next_obs, moved.future_obs):
+        assert torch.equal(images, images.round())
+        x, y = images[:, 0, 10, 15] % 30 - 15, images[:, 0, 10, 15] // 30 - 10
+        assert x.abs().max() == 6 and y.abs().max() == 4, "a fifth of each side"
+        assert 16 <= int(((x == 0) & (y == 0)).sum()) <= 48, "about half of the images stay"
+    assert not torch.equal(moved.obs, moved.next_obs)
 
 
 def test_a_quarter_turn_is_rot90():

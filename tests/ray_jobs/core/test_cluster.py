@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -92,3 +93,33 @@ def test_a_job_that_finds_its_stage_complete_deletes_what_a_lost_machine_left(
     job = replace(JOB, is_remade=False, inputs=lambda *_: {})
     assert execute(job, ReportConfig(), run) == {"report": "there"}
     assert not list(scratch.iterdir())
+
+
+FAULTS = """
+from resource import RUSAGE_SELF, getrusage
+from ray_jobs.core.cluster import use_huge_pages
+use_huge_pages()
+import torch
+torch.ones(2**24)
+before = getrusage(RUSAGE_SELF).ru_minflt
+torch.ones(2**24)
+print(getrusage(RUSAGE_SELF).ru_minflt - before)
+"""
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.is_file() or "[never]" in HUGE_PAGES.read_text(),
+    reason="this system gives no huge pages",
+)
+def test_large_tensors_lie_in_huge_pages_unless_the_user_has_decided(monkeypatch):
+    def num_faults():
+        command = [sys.executable, "-c", FAULTS]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    num_small = num_faults()
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    # 64 MiB are 16,384 pages of 4 KiB, which are few where every process gets huge pages.
+    assert num_small > 16_000 or "[always]" in HUGE_PAGES.read_text()
+    assert num_faults() < 4_000
