@@ -16,6 +16,7 @@ from lafp.config.ranges import check_at_least
 from lafp.data.randomness import keyed_uniform
 from lafp.envs.base import StepResult
 from lafp.envs.experts.impala import ImpalaExpert
+from lafp.envs.experts.procgen_bigfish import plan_bigfish
 from lafp.envs.experts.procgen_planners import (
     STAND,
     MinerPlanner,
@@ -50,6 +51,7 @@ MAX_RETURN = {
 }
 """The largest return of each game in easy mode (Cobbe et al., arXiv:1912.01588, appendix C)."""
 PLANNERS: dict[str, Callable[[str], Planner]] = {
+    "bigfish": lambda _: plan_bigfish,
     "heist": lambda _: plan_heist,
     "leaper": LeaperPlanner,
     "maze": lambda _: plan_maze,
@@ -72,10 +74,10 @@ class ProcgenConfig:
     difficulty: str = "easy"
     """``easy`` or ``hard``, Procgen's distribution mode."""
     expert: str = RANDOM
-    """``random`` acts uniformly at random. ``planner`` plans on the game's internal state (heist,
-    leaper, maze, miner). Any other value is the path of a PPO checkpoint with IMPALA's network, in
-    the format of joonleesky/train-procgen-pytorch or facebookresearch/level-replay; actions are
-    drawn from its distribution."""
+    """``random`` acts uniformly at random. ``planner`` plans on the game's internal state (bigfish,
+    heist, leaper, maze, miner). Any other value is the path of a PPO checkpoint with IMPALA's
+    network, in the format of joonleesky/train-procgen-pytorch or facebookresearch/level-replay;
+    actions are drawn from its distribution."""
     levels: Literal["train", "test"] = "train"
     """Half of all levels that episodes are drawn from. No level is in both halves."""
     episode_steps: int = 1000

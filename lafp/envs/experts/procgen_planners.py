@@ -62,6 +62,11 @@ def action_towards(start: Cell, neighbor: Cell) -> int:
     return next(action for action, moved in _STEPS.items() if moved == step)
 
 
+def push_action(right: int, up: int) -> int:
+    """Returns the action that pushes by -1, 0 or 1 along each axis."""
+    return 3 * (right + 1) + up + 1
+
+
 def plan_maze(state: GameState, seed: int, num_steps: int) -> int:
     """Follows a shortest way to the cheese."""
     goal = 2
@@ -78,7 +83,7 @@ def plan_maze(state: GameState, seed: int, num_steps: int) -> int:
 
 _HEIST_DOOR, _HEIST_KEY, _HEIST_EXIT = 1, 2, 9
 # A step of heist: v' = 0.9 ((1 - mixrate) v + mixrate * maxspeed * action), then x' = x + v'.
-_DRAG, _PUSH = 0.45, 0.9 * 0.5 * 0.75
+DRAG, _PUSH = 0.45, 0.9 * 0.5 * 0.75
 
 
 def plan_heist(state: GameState, seed: int, num_steps: int) -> int:
@@ -107,7 +112,7 @@ def plan_heist(state: GameState, seed: int, num_steps: int) -> int:
         return STAND
     x, y = _end_of_straight(start, path)
     agent = state.agent
-    return 3 * (_push(agent.x, agent.vx, x + 0.5) + 1) + _push(agent.y, agent.vy, y + 0.5) + 1
+    return push_action(_push(agent.x, agent.vx, x + 0.5), _push(agent.y, agent.vy, y + 0.5))
 
 
 def _end_of_straight(start: Cell, path: list[Cell]) -> Cell:
@@ -129,7 +134,7 @@ def _push(position: float, velocity: float, target: float) -> int:
     def cost(pushes: tuple[int, ...]) -> float:
         x, v, distance = position, velocity, 0.0
         for push in pushes:
-            v = _DRAG * v + _PUSH * push
+            v = DRAG * v + _PUSH * push
             x += v
             distance += abs(x - target) + 0.01 * abs(push)
         return distance + 0.3 * abs(v)

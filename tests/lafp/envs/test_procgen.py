@@ -8,6 +8,7 @@ from torch import nn
 
 from lafp.config import ConfigError
 from lafp.envs.experts.impala import ImpalaExpert
+from lafp.envs.experts.procgen_bigfish import plan_bigfish
 from lafp.envs.experts.procgen_planners import (
     Mine,
     MinerPlanner,
@@ -288,6 +289,29 @@ def test_the_planner_of_leaper_wins_and_its_plans_differ_by_seed():
         planner(state, seed, 0)
         plans.append(tuple(planner._plans[seed]))
     assert len(set(plans)) > 1
+
+
+def test_the_planner_of_bigfish_becomes_the_largest_fish():
+    env = Procgen(ProcgenConfig(task="bigfish", expert="planner", episode_steps=800))
+    result = rollout(env, Expert(env), np.arange(4), num_recorded=1)
+    assert result.success.sum() >= 3
+    _, again, _ = demonstrate(env, [0], 60)
+    np.testing.assert_array_equal(result.recordings[0].actions[:60], again[:, 0])
+    state = read_state(env._game.callmethod("get_state")[0])
+    assert len({plan_bigfish(state, seed, 60) for seed in range(20)}) > 1
+
+
+def test_the_planner_of_bigfish_frees_an_agent_that_begins_in_a_wall():
+    env = Procgen(ProcgenConfig(task="bigfish", expert="planner"))
+    env.reset(np.array([1, 170]))
+
+    def x_of_agents():
+        return [read_state(state).agent.x for state in env._game.callmethod("get_state")]
+
+    left, right = x_of_agents()
+    assert left < 0.98 and right > 19.02, "one is in the left wall, one in the right"
+    env.step(env.expert())
+    assert x_of_agents() == [1.0, 19.0]
 
 
 def test_of_equally_short_ways_one_is_drawn():
