@@ -1,6 +1,7 @@
 """Joins a Ray cluster or starts one on this machine, and checks that it is large enough."""
 
 import atexit
+import functools
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass
+from typing import Any
 
 from lafp.config import ConfigError
 from lafp.storage.temporary import delete_abandoned
@@ -165,7 +167,6 @@ def ray_job() -> str | None:
 
 
 def _start(resources: Resources) -> None:
-    import ray
 
     # This logger only says that token authentication is on, which is intended.
     tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
@@ -180,13 +181,7 @@ def _start(resources: Resources) -> None:
     num_cpus = max(os.cpu_count() or 1, -(-resources.num_cpus // 1))
     for attempt in range(1, _NUM_STARTS + 1):
         try:
-            ray.init(
-                address="local",
-                num_cpus=int(num_cpus),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
+            start_local(int(num_cpus))
             atexit.register(_end_own_ray)
             return
         except Exception as error:
@@ -198,6 +193,32 @@ def _start(resources: Resources) -> None:
                     f"Ray did not start within 30 s, in {_NUM_STARTS} attempts: the machine is too "
                     "busy. Run the same command again when it has less to do."
                 ) from None
+
+
+def start_local(num_cpus: int) -> None:
+    """Starts a Ray of this machine alone.
+
+    Args:
+        num_cpus: Its number of logical CPUs.
+    """
+    import ray
+    from ray._private import parameter as of_ray
+
+    # ``ray.init`` has no argument for the port of Ray's agent. All Rays of a machine would want the
+    # same one, and each but the first would try for 3 s to get it before it starts.
+    parameter: Any = of_ray
+    defaults = parameter.RayParams
+    parameter.RayParams = functools.partial(defaults, dashboard_agent_listen_port=0)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    finally:
+        parameter.RayParams = defaults
 
 
 def use_huge_pages() -> None:

@@ -30,6 +30,7 @@ from lafp.types import ObsSpec
 from lafp.video import decode_clip
 from ray_jobs import label_latents as job
 from ray_jobs import train_policy
+from ray_jobs.core.cluster import start_local
 from tests.doc_examples import run_example
 from tests.synthetic_shards import moving_dot, write_shard_set
 
@@ -42,7 +43,7 @@ ATOL = 2e-4  # the latents are of the order of 0.1
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray(s3_server):
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield
     ray.shutdown()
 

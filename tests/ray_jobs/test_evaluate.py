@@ -26,6 +26,7 @@ from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.lam_sections import SupervisionConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
+from ray_jobs.core.cluster import start_local
 from ray_jobs.core.job import execute
 from ray_jobs.evaluate import JOB, plan
 from ray_jobs.evaluation.measured import viewed_shards
@@ -50,7 +51,7 @@ CFG = EvaluateConfig(
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield
     ray.shutdown()
 

@@ -21,6 +21,7 @@ from lafp.train.context import LocalContext
 from lafp.train.loop import train
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.train.tasks.lam_sections import SupervisionConfig
+from ray_jobs.core.cluster import start_local
 from ray_jobs.core.job import dry_run, execute
 from ray_jobs.evaluate_lam import JOB
 from tests import synthetic_lam
@@ -42,7 +43,7 @@ LAM = TrainLamConfig(
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield
     ray.shutdown()
 

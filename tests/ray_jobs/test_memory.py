@@ -15,6 +15,7 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 from lafp.runs.run_dir import StageDir
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.metrics.log import read_metrics
+from ray_jobs.core.cluster import start_local
 from ray_jobs.training.ingest import BLOCK_BYTES, BLOCKS_PER_TASK, BUFFERED_BLOCKS
 from ray_jobs.training.trainer import fit
 from tests.processes import processes_below
@@ -29,7 +30,7 @@ MIB = 2**20
 
 @pytest.fixture(autouse=True)
 def local_ray():
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    start_local(3)
     yield
     ray.shutdown()
 

@@ -13,6 +13,7 @@ from lafp.runs.run_dir import StageDir
 from lafp.train.checkpoint_files import is_whole
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.metrics.log import read_metrics
+from ray_jobs.core.cluster import start_local
 from ray_jobs.training.trainer import fit
 from tests.cable import Cable
 from tests.s3_server import point_to_s3
@@ -28,7 +29,7 @@ def cable(s3_server, monkeypatch):
     """Between all of Ray's workers and S3."""
     cable = Cable(int(s3_server["AWS_ENDPOINT_URL"].rpartition(":")[2]))
     point_to_s3(monkeypatch, f"http://127.0.0.1:{cable.port}")
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    start_local(4)
     yield cable
     ray.shutdown()
 

@@ -9,6 +9,7 @@ from data_pipelines.preprocess.job import preprocess
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.storage.tables import read_rows
+from ray_jobs.core.cluster import start_local
 from tests.data_pipelines.preprocess.test_secret_uris import CFG
 from tests.http_server import answer, serving
 from tests.synthetic_video import moving_square, write_video
@@ -16,7 +17,7 @@ from tests.synthetic_video import moving_square, write_video
 
 @pytest.fixture(scope="module")
 def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield
     ray.shutdown()
 

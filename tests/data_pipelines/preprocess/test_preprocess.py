@@ -57,6 +57,7 @@ from lafp.video import VIDEO_DECODERS, EncodeConfig
 from lafp.video.decoders.base import VideoInfo
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 from ray_jobs.core import findings
+from ray_jobs.core.cluster import start_local
 from tests.chaos.s3_faults import faulty_s3
 from tests.http_server import serving
 from tests.s3_server import point_to_s3
@@ -76,7 +77,7 @@ CFG = PreprocessConfig(
 
 @pytest.fixture(scope="module")
 def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield
     ray.shutdown()
 
@@ -374,7 +375,7 @@ def test_a_faulty_s3_gives_the_same_shards(s3_server, s3_bucket, made, source, m
     with faulty_s3(s3_server["AWS_ENDPOINT_URL"], seed=1, share=0.3) as proxy:
         point_to_s3(monkeypatch, proxy.url)
         ray.shutdown()
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        start_local(2)
         assert_same_shards_on_s3(s3_bucket, made, source)
         ray.shutdown()
     assert sum(proxy.faults.values()) > 20
@@ -399,7 +400,7 @@ def assert_same_shards_on_s3(bucket: str, made, source: Path) -> None:
 def local_ray_on_s3(s3_server):
     """Workers take the S3 endpoint from the environment that Ray was started in."""
     ray.shutdown()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield
 
 

@@ -26,6 +26,7 @@ from data_pipelines.preprocess.shards import ShardsConfig
 from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, signatures_name
 from lafp.storage import strict_json
 from lafp.storage.tables import open_table
+from ray_jobs.core.cluster import start_local
 
 ROOT = Path(__file__).parents[3]
 CLIPS_PER_VIDEO = 5
@@ -138,7 +139,7 @@ def decide(num_videos: int, folder: Path, cfg: PreprocessConfig) -> None:
 
 
 def main(num_videos: int, folder: Path, drop_duplicates: bool) -> None:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     decide(num_videos, folder, replace(CFG, filters=FiltersConfig(drop_duplicates=drop_duplicates)))
     ray.shutdown()
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())

@@ -10,11 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray._private import parameter
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from lafp.report.run_page import ReportConfig
 from lafp.runs.run_dir import RunDir
 from ray_jobs.core import cluster
-from ray_jobs.core.cluster import RayLostError, Resources, connect
+from ray_jobs.core.cluster import RayLostError, Resources, connect, start_local
 from ray_jobs.core.job import execute
 from ray_jobs.report import JOB
 
@@ -93,6 +95,16 @@ def test_a_job_that_finds_its_stage_complete_deletes_what_a_lost_machine_left(
     job = replace(JOB, is_remade=False, inputs=lambda *_: {})
     assert execute(job, ReportConfig(), run) == {"report": "there"}
     assert not list(scratch.iterdir())
+
+
+def test_rays_of_one_machine_want_no_port_of_each_other():
+    start_local(1)
+    try:
+        node = ray._private.worker._global_node
+        assert node.dashboard_agent_listen_port not in (0, DEFAULT_DASHBOARD_AGENT_LISTEN_PORT)
+    finally:
+        ray.shutdown()
+    assert parameter.RayParams().dashboard_agent_listen_port == DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 
 FAULTS = """

@@ -9,13 +9,14 @@ from ray.util import placement_group
 from lafp import storage
 from lafp.runs.run_dir import StageDir
 from lafp.storage import UnreachableError
+from ray_jobs.core.cluster import start_local
 from ray_jobs.core.job import JobError
 from ray_jobs.core.watchdog import Watchdog
 
 
 @pytest.fixture
 def one_cpu():
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    start_local(1)
     yield
     ray.shutdown()
 

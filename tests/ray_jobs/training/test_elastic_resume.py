@@ -13,6 +13,7 @@ import ray
 from lafp.train.config import IngestConfig, TrainConfig
 from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
+from ray_jobs.core.cluster import start_local
 from ray_jobs.training.trainer import fit
 from tests.elastic_runs import (
     ENDS_AT,
@@ -57,7 +58,7 @@ ENGINES = {
 def local_ray():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAFP_OWN_RAY", "1")
-        ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+        start_local(8)
         yield
         ray.shutdown()
 

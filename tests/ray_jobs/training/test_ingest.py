@@ -12,13 +12,14 @@ from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.order.window_draws import WindowConfig, WindowDraws
+from ray_jobs.core.cluster import start_local
 from ray_jobs.training.ingest import BlockSteps, ray_micro_batches
 from tests.synthetic_shards import write_shard_set
 
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    start_local(3)
     yield
     ray.shutdown()
 

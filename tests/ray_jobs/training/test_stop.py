@@ -7,12 +7,13 @@ import pytest
 import ray
 
 from lafp.runs.run_dir import StageDir
+from ray_jobs.core.cluster import start_local
 from ray_jobs.training import stop
 
 
 @pytest.fixture
 def coordinator():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield stop._start_coordinator(stop._COORDINATOR)
     ray.shutdown()
 

@@ -17,7 +17,7 @@ from lafp.train.engines.ddp import DdpConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.loop import train
 from lafp.train.metrics.log import read_metrics, read_starts
-from ray_jobs.core.cluster import Resources
+from ray_jobs.core.cluster import Resources, start_local
 from ray_jobs.core.job import JobError
 from ray_jobs.training.progress import remarks
 from ray_jobs.training.resources import resources
@@ -42,7 +42,7 @@ def local_ray(s3_server):
     """As few CPUs as the largest job asks for: a job that needs more than it says would hang."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAFP_OWN_RAY", "1")  # as where a job has started it
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        start_local(4)
         yield
         ray.shutdown()
 

@@ -16,6 +16,7 @@ from lafp.config import ConfigError
 from lafp.train.checkpoint_files import is_whole
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.metrics.log import read_starts
+from ray_jobs.core.cluster import start_local
 from ray_jobs.core.job import JobError
 from ray_jobs.training.trainer import fit
 from tests.processes import processes_below
@@ -35,7 +36,7 @@ def own_ray(s3_server):
     """A Ray such as a job starts, with as few CPUs as the largest of these trainings asks for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAFP_OWN_RAY", "1")
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        start_local(2)
         yield
         ray.shutdown()
 

@@ -27,6 +27,7 @@ from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.video import VIDEO_DECODERS, EncodeConfig, decode_clip
 from lafp.video.decoders.base import VideoError
 from lafp.video.decoders.pyav import PyAVConfig
+from ray_jobs.core.cluster import start_local
 from ray_jobs.preprocess import resolve
 from tests.synthetic_video import write_video
 
@@ -255,7 +256,7 @@ def test_masks_that_are_too_large_are_not_read(tmp_path, form):
 
 @pytest.fixture(scope="module")
 def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield
     ray.shutdown()
 

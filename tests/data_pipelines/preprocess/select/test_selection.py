@@ -19,6 +19,7 @@ from data_pipelines.preprocess.select.steps import InProcess, OnRay, Tables
 from lafp.config import ConfigError
 from lafp.data.shards.format import signatures_name
 from lafp.storage import StorageError
+from ray_jobs.core.cluster import start_local
 from tests.data_pipelines.preprocess.test_scale import rows_of, write_known_set, write_looks
 from tests.selecting import kept_clips, rejects_of, select_blocks
 
@@ -30,7 +31,7 @@ CFG = PreprocessConfig(
 
 @pytest.fixture(scope="module")
 def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield
     ray.shutdown()
 

@@ -22,6 +22,7 @@ from lafp.data.shards.reader import ClipReader
 from lafp.data.windows import cut_windows
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from lafp.types import ClipBatch
+from ray_jobs.core.cluster import start_local
 from tests.synthetic_video import write_video
 
 
@@ -57,7 +58,7 @@ def test_the_same_frames_give_the_same_bytes():
 
 @pytest.fixture(scope="module")
 def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(2)
     yield
     ray.shutdown()
 
