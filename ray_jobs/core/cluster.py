@@ -90,10 +90,17 @@ def num_that_fit(each: Resources, most: int) -> int:
     return min(fits)
 
 
-def check(resources: Resources) -> list[str]:
-    """Returns lines for ``--dry-run``: the needed resources. Starts nothing."""
+def check(resources: Resources, can_be_alone: bool) -> list[str]:
+    """Returns lines for ``--dry-run``: the needed resources. Starts nothing.
+
+    Args:
+        resources: What the job needs.
+        can_be_alone: See ``Job``.
+    """
     where = cluster_address()
     cluster = f"the cluster at {where}" if where else "a local Ray that the job starts"
+    if can_be_alone and not where:
+        cluster = "this machine, without Ray"
     return [f"resources: {resources.num_cpus:g} CPUs, {resources.num_gpus:g} GPUs on {cluster}"]
 
 
@@ -114,6 +121,12 @@ def cluster_address() -> str | None:
     elif address.startswith("ray://"):
         hint = " Ray Client (ray://) cannot train; use `ray job submit` from outside of a cluster."
     raise ConfigError(f"RAY_ADDRESS={address!r} names no cluster.{hint} {_ADDRESS_WANTED}")
+
+
+def is_ray_wanted() -> bool:
+    """Returns whether this process belongs to a Ray already, or ``RAY_ADDRESS`` names a cluster."""
+    ray = sys.modules.get("ray")
+    return cluster_address() is not None or (ray is not None and ray.is_initialized())
 
 
 def is_own_ray() -> bool:

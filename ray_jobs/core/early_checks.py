@@ -9,10 +9,11 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.storage.secrets import text_without_secrets, without_secrets
 
-_DATA = ("av", "PIL", "pyarrow", "ray")
+_DATA = ("av", "PIL", "pyarrow")
 _PACKAGES = {
-    "data": _DATA,
-    "train": (*_DATA, "deepspeed", "jinja2", "matplotlib", "pandas", "scipy", "wandb"),
+    "data": (*_DATA, "ray"),
+    # A training may do without Ray, DeepSpeed and wandb.
+    "train": (*_DATA, "jinja2", "matplotlib", "pandas", "scipy"),
 }
 """Extra of the package lafp -> packages that it brings."""
 

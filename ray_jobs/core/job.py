@@ -16,7 +16,7 @@ from lafp.runs.run_dir import CONFIG, PROVENANCE, SUMMARY, RunDir, StageDir, Sta
 from lafp.runs.wording import printable
 from lafp.storage import UnreachableError
 from lafp.storage.temporary import delete_abandoned_once
-from ray_jobs.core.cluster import Resources, check, connect, ray_job
+from ray_jobs.core.cluster import Resources, check, connect, is_ray_wanted, ray_job
 
 if TYPE_CHECKING:  # the module loads pandas, which would delay the answer to a usage error
     from lafp.report.markdown import Command
@@ -47,6 +47,8 @@ class Job(Generic[C]):
     starts."""
     resources: Callable[[C], Resources]
     """Config -> resources that the stage needs from the cluster."""
+    can_be_alone: Callable[[C], bool] = lambda _: False
+    """Config -> whether the job can do its work without Ray, where none runs."""
     plan: Callable[[C, RunDir], list[str]]
     """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
     run: Callable[[C, RunDir, StageDir], dict[str, object]]
@@ -114,7 +116,8 @@ def execute(job: Job[C], cfg: C, run: RunDir, patience_s: float = 0.0) -> dict[s
                 stage.record(cfg, inputs, changes, reached)
             return _found_complete(stage, label)
         # A job that needs no CPU of the cluster, such as report, does not start Ray.
-        if (resources := job.resources(cfg)).num_cpus:
+        resources = job.resources(cfg)
+        if resources.num_cpus and (is_ray_wanted() or not job.can_be_alone(cfg)):
             connect(resources)
         print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)
         start = time.monotonic()
@@ -138,7 +141,7 @@ def dry_run(job: Job[C], cfg: C, run: RunDir) -> list[str]:
         ConfigError: ``execute`` would raise it before it starts the work.
     """
     stage = run.stage(job.stage(cfg))
-    resources = check(job.resources(cfg))
+    resources = check(job.resources(cfg), job.can_be_alone(cfg))
     job.check(cfg, run)
     state = state_of(job, cfg, run)
     found = {

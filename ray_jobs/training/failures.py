@@ -1,11 +1,11 @@
 """Decides which failures of a training worker end a run at once, because a retry would fail too."""
 
+import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import ray
 import torch.distributed as dist
 
 from lafp import storage
@@ -22,8 +22,10 @@ _MISTAKES = (
 )
 """Errors that mean a mistake in the code. Subclasses do not count, because broken connections raise
 some of them."""
-_OF_OTHERS = (OSError, ray.exceptions.RayError, dist.DistBackendError)
-"""Errors of storage, nodes and networks, which a retry may not meet again."""
+
+
+class LostWorkerError(RuntimeError):
+    """The process of a worker has ended without saying why."""
 
 
 class WorkersFailedError(RuntimeError):
@@ -96,7 +98,7 @@ class FailureLog:
         for error in errors.values():
             if isinstance(error, FinalError):
                 raise error
-        if not any(isinstance(error, _OF_OTHERS) for error in errors.values()):
+        if not any(_is_of_others(error) for error in errors.values()):
             self._check_is_new(failures, errors)
 
     def _check_is_new(
@@ -119,8 +121,16 @@ class FailureLog:
 
 def _of_worker(failure: Exception) -> BaseException:
     """Returns the error that the worker raised, which Ray wraps together with a traceback."""
-    # The first name is that of Ray Train, the second that of a task's error.
+    # The first name is that of Ray Train, the second that of a task's or a process's error.
     return getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Says whether storage, a node or the network caused it, so that a retry may not meet it."""
+    kinds: tuple[type[BaseException], ...] = (OSError, LostWorkerError, dist.DistBackendError)
+    if ray := sys.modules.get("ray"):  # a training without Ray does not import it
+        kinds = (*kinds, ray.exceptions.RayError)
+    return isinstance(error, kinds)
 
 
 def _first_line(error: BaseException) -> str:

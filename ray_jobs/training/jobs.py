@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -19,7 +20,7 @@ from lafp.train.config import TrainConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.task import Task
 from ray_jobs.core.job import Job
-from ray_jobs.training.resources import resources
+from ray_jobs.training.resources import can_be_alone, resources
 
 _KINDS = {
     "shards": ("shard_set.json", "shard set", "preprocess"),
@@ -80,7 +81,7 @@ def training_job(
     """
 
     def run_stage(cfg: C, run: RunDir, folder: StageDir) -> dict[str, object]:
-        from ray_jobs.training.trainer import fit  # imports Ray, which --dry-run can spare
+        from ray_jobs.training.trainer import fit  # --dry-run can spare what it imports
 
         found = remarks(cfg, run)
         for line in found.values():
@@ -99,6 +100,7 @@ def training_job(
             build_task(cfg, run),
         ),
         resources=lambda cfg: resources(cfg.train),
+        can_be_alone=lambda cfg: can_be_alone(cfg.train),
         plan=lambda cfg, run: [
             *plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
             *remarks(cfg, run).values(),
@@ -139,6 +141,13 @@ def check(
     Raises:
         ConfigError: Steps, batch or models do not fit what is there.
     """
+    chosen = {cfg.engine.name, cfg.tracker.name if cfg.tracker else ""}
+    for package in chosen & {"deepspeed", "wandb"}:
+        if find_spec(package) is None:
+            raise ConfigError(
+                f"train chooses {package}, which is not installed. Install it with "
+                "pip install 'lafp[train]', or set another train.engine or train.tracker."
+            )
     done = reached(stage)["step"]
     if done > cfg.num_steps:
         raise ConfigError(

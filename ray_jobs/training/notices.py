@@ -8,11 +8,9 @@ have heard in one all-reduce of two numbers.
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-import ray
 import torch
 import torch.distributed as dist
 
@@ -29,15 +27,15 @@ class Notices:
     The main thread of the process must have entered ``sigterm_noted`` before.
 
     Args:
-        coordinator: The actor that ``stopped_by_sigterm`` yields.
+        is_stop_asked: Says whether the driver asks for a stop.
         rank: Rank of the worker.
         num_workers: Number of workers that train together.
     """
 
-    def __init__(self, coordinator: Any, rank: int, num_workers: int) -> None:
+    def __init__(self, is_stop_asked: Callable[[], bool], rank: int, num_workers: int) -> None:
         self._num_workers = num_workers
-        # Only worker 0 asks the driver. The call returns when the driver asks for a stop.
-        self._stop = coordinator.stop_requested.remote() if rank == 0 else None
+        # Only worker 0 asks the driver.
+        self._is_stop_asked = is_stop_asked if rank == 0 else lambda: False
         self._next_step, self._num_steps, self._asked_at = 0, 1, time.monotonic()
 
     def __call__(self, step: int) -> Notice:
@@ -60,11 +58,8 @@ class Notices:
 
     def _heard(self) -> Notice:
         """Returns the request that has reached this worker since the last exchange."""
-        if self._stop is not None and ray.wait([self._stop], timeout=0)[0]:
-            stop, self._stop = self._stop, None
-            with suppress(ray.exceptions.RayError):  # the coordinator is gone
-                ray.get(stop)
-                return Notice.STOP
+        if self._is_stop_asked():
+            return Notice.STOP
         if _signal_came.is_set():
             _signal_came.clear()
             return Notice.SAVE

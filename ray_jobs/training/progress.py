@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from data_pipelines.on_ray.metrics import show_training
 from lafp import storage
 from lafp.objectives.health import signs_of_collapse
 from lafp.runs.progress import Progress
@@ -18,6 +17,7 @@ from lafp.train.metrics.feeding import advice
 from lafp.train.metrics.finite_guard import SKIPPED
 from lafp.train.metrics.log import DAMAGED_FILE, SKIPPED_FILE, read_metrics, read_starts
 from lafp.train.notes import read_notes
+from ray_jobs.core.cluster import is_ray_wanted
 from ray_jobs.training.failures import FAILURES
 
 HEADLINES = {
@@ -95,7 +95,10 @@ class _Follower:
             if latest["step"] != self._shown_step:
                 self._shown_step = latest["step"]
                 self._progress.update(int(self._shown_step), _headline(latest))
-                show_training(latest, stage.uri.removesuffix(stage.name), stage.name)
+                if is_ray_wanted():
+                    from data_pipelines.on_ray.metrics import show_training
+
+                    show_training(latest, stage.uri.removesuffix(stage.name), stage.name)
                 for line in remarks(stage, records, self._num_readers, self._said):
                     self._progress.say(line)
 

@@ -20,6 +20,11 @@ def resources(cfg: "TrainConfig") -> Resources:
     )
 
 
+def can_be_alone(cfg: "TrainConfig") -> bool:
+    """Says whether nothing of Ray is needed: the only worker reads the shards itself."""
+    return cfg.num_workers == 1 and cfg.ingest.mode == "direct"
+
+
 def worker_cpus(cfg: "TrainConfig") -> int:
     """Returns the CPUs of one training worker, which also decodes on them in mode ``direct``."""
     return cfg.ingest.num_readers if cfg.ingest.mode == "direct" else 1

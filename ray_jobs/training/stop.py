@@ -10,15 +10,15 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lafp.runs.run_dir import StageDir
+from ray_jobs.training.first_sigterm import on_first_sigterm
 
 _COORDINATOR = "lafp-stop-coordinator"
 """Name by which the stages of a study find the actor. A Ray job sees only its own actors."""
@@ -72,13 +72,40 @@ class _StopCoordinator:
         self._ends.setdefault(training, asyncio.Event()).set()
 
 
+class StopAskedOfActor:
+    """Says whether the driver asks for a stop, which a worker hears from the stop coordinator.
+
+    Args:
+        coordinator: The actor.
+    """
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        self._call: ray.ObjectRef | None = None
+        self._is_gone = False
+
+    def __call__(self) -> bool:
+        """Does not wait."""
+        if self._is_gone:
+            return False
+        if self._call is None:  # it returns when the driver asks for a stop
+            self._call = self._coordinator.stop_requested.remote()
+        if not ray.wait([self._call], timeout=0)[0]:
+            return False
+        try:
+            ray.get(self._call)
+        except ray.exceptions.RayError:  # the coordinator has died
+            self._is_gone = True
+        return not self._is_gone
+
+
 async def _wait_for(call: "ray.ObjectRef") -> None:
     with contextlib.suppress(ray.exceptions.RayError):  # the process that made the call has died
         await call
 
 
 @contextlib.contextmanager
-def stopped_by_sigterm(stage: StageDir) -> Iterator[Any]:
+def stopped_by_sigterm(stage: StageDir) -> Iterator[StopAskedOfActor]:
     """Makes a first SIGTERM in the block stop the workers, and a second one end this process.
 
     In a stage of a study, the study's driver gets the signal instead.
@@ -87,13 +114,13 @@ def stopped_by_sigterm(stage: StageDir) -> Iterator[Any]:
         stage: The stage that trains.
 
     Yields:
-        The stop coordinator, for the ``Notices`` of each worker.
+        What the ``Notices`` of each worker ask.
     """
     if shared := _coordinator_of_the_study():
         training = f"{stage.name} {uuid.uuid4().hex}"
         ray.get(shared.begin.remote([shared.until_end.remote(training)]))
         try:
-            yield shared
+            yield StopAskedOfActor(shared)
         finally:
             ray.get(shared.end.remote(training))
         return
@@ -106,7 +133,7 @@ def stopped_by_sigterm(stage: StageDir) -> Iterator[Any]:
 
     restore = on_first_sigterm(stop, signal.getsignal(signal.SIGTERM))
     try:
-        yield coordinator
+        yield StopAskedOfActor(coordinator)
     finally:
         restore()
         ray.kill(coordinator)
@@ -169,35 +196,3 @@ def _coordinator_of_the_study() -> Any:
         return ray.get_actor(_COORDINATOR)
     except ValueError:  # no study
         return None
-
-
-def on_first_sigterm(act: Callable[[], None], then: Any) -> Callable[[], None]:
-    """Makes the first SIGTERM call ``act``, in a thread, and installs ``then`` for the next one.
-
-    It must be called in the main thread. ``act`` runs in a thread of its own, because a signal
-    handler may interrupt any library at any point.
-
-    Returns:
-        A function, also for the main thread, that puts the previous handler back.
-    """
-    previous = signal.getsignal(signal.SIGTERM)
-    is_signalled, is_over = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        is_signalled.wait()
-        if not is_over.is_set():
-            act()
-
-    def handle(*_: object) -> None:
-        signal.signal(signal.SIGTERM, then)
-        is_signalled.set()
-
-    def restore() -> None:
-        signal.signal(signal.SIGTERM, previous)
-        # In this order: the thread wakes up, finds that the block is over, and does not act.
-        is_over.set()
-        is_signalled.set()
-
-    threading.Thread(target=wait, name="on-sigterm", daemon=True).start()
-    signal.signal(signal.SIGTERM, handle)
-    return restore

@@ -1,4 +1,4 @@
-"""Runs one training job on Ray: chooses the launcher of its workers, and tells how it ended."""
+"""Runs one training job: chooses the launcher of its workers, and tells how it ended."""
 
 import sys
 from collections.abc import Callable
@@ -9,18 +9,16 @@ from lafp.runs.run_dir import StageDir
 from lafp.train.config import TrainConfig
 from lafp.train.metrics.log import read_starts
 from lafp.train.task import Task
-from ray_jobs.core.cluster import is_own_ray
+from ray_jobs.core.cluster import is_own_ray, is_ray_wanted
 from ray_jobs.core.job import JobError
 from ray_jobs.training.failures import FinalConfigError, FinalError, WorkersFailedError
 from ray_jobs.training.progress import shown_progress
 from ray_jobs.training.resources import resources, worker_cpus
-from ray_jobs.training.stop import stopped_by_sigterm
 from ray_jobs.training.worker import WorkerJob
-from ray_jobs.training.worker_task import train_in_task
 
 
 def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> dict[str, Any]:
-    """Trains on Ray, from the stage's last checkpoint if there is one, and saves the model.
+    """Trains from the stage's last checkpoint, or from the start, and saves the model.
 
     Args:
         stage: The folder for checkpoints, metrics and the model.
@@ -36,17 +34,17 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
         JobError: The loss is not finite, workers failed more than ``max_failures`` times, or a
             SIGTERM came. After a SIGTERM there is a checkpoint of the step that the message names.
     """
-    if is_own_ray() and (cfg.node_labels or cfg.ingest.node_labels):
+    is_one_node = is_own_ray() or not is_ray_wanted()
+    if is_one_node and (cfg.node_labels or cfg.ingest.node_labels):
         raise ConfigError(
-            "train.node_labels: the Ray that this job has started has one node, without labels. "
-            "Leave them out, or set RAY_ADDRESS to a cluster whose nodes have them."
+            "train.node_labels: this job runs on one node, without labels. Leave them out, or set "
+            "RAY_ADDRESS to a cluster whose nodes have them."
         )
     workers = "1 training worker" if cfg.num_workers == 1 else f"{cfg.num_workers} training workers"
     sys.stderr.write(f"[{stage.name}] starting {workers}, {resources(cfg).num_cpus:g} CPUs\n")
-    with shown_progress(stage, cfg), stopped_by_sigterm(stage) as coordinator:
-        job = WorkerJob(cfg, build_task, stage.uri, coordinator)
+    with shown_progress(stage, cfg):
         try:
-            outcome = _launch(job)
+            outcome = _launch(stage, cfg, build_task)
         except FinalConfigError as error:
             raise ConfigError(str(error)) from None
         except FinalError as error:
@@ -63,10 +61,21 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
     return outcome["metrics"] | {"resumed_from_steps": resumed_from}
 
 
-def _launch(job: WorkerJob) -> dict[str, Any]:
-    if job.cfg.num_workers == 1 and is_own_ray():
-        return train_in_task(job, worker_cpus(job.cfg))
-    # Ray Train takes two seconds to import in the driver and in every worker.
-    from ray_jobs.training.worker_group import train_in_group
+def _launch(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> dict[str, Any]:
+    # Only what is used is imported: Ray may not be installed, and Ray Train takes two seconds in
+    # the driver and in every worker.
+    if not is_ray_wanted():
+        from ray_jobs.training.alone import train_alone
 
-    return train_in_group(job, worker_cpus(job.cfg))
+        return train_alone(stage, cfg, build_task)
+    from ray_jobs.training.stop import stopped_by_sigterm
+
+    with stopped_by_sigterm(stage) as is_stop_asked:
+        job = WorkerJob(cfg, build_task, stage.uri, is_stop_asked)
+        if cfg.num_workers == 1 and is_own_ray():
+            from ray_jobs.training.worker_task import train_in_task
+
+            return train_in_task(job, worker_cpus(cfg))
+        from ray_jobs.training.worker_group import train_in_group
+
+        return train_in_group(job, worker_cpus(cfg))

@@ -1,5 +1,6 @@
 """Runs the training loop in a worker: what the worker tells the loop, and what it returns."""
 
+import os
 import shutil
 import tempfile
 import warnings
@@ -53,8 +54,8 @@ class WorkerJob:
     build_task: Callable[[], Task]
     uri: str
     """The stage's folder."""
-    coordinator: Any
-    """The stop coordinator that ``stopped_by_sigterm`` yields."""
+    is_stop_asked: Callable[[], bool]
+    """Says in the worker whether the driver asks for a stop."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,22 @@ class Place:
     device: torch.device
 
 
+@contextmanager
+def as_a_worker(num_cpus: int) -> Iterator[None]:
+    """Sets what a worker needs for the whole process, and puts it back for the next training."""
+    before = torch.get_num_threads()
+    # Ray sets the variable for the task's CPUs unless the user has.
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(wanted) if wanted.isdecimal() else num_cpus)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        storage.be_patient(0.0)
+
+
 def train_in_worker(job: WorkerJob, place: Place) -> dict[str, Any]:
-    """Trains in this process, which one of the two launchers has started.
+    """Trains in this process, which one of the launchers has started.
 
     Returns:
         The last metrics, as ``metrics``; or the message for the user, as ``stopped``, of an error
@@ -112,7 +127,7 @@ class WorkerContext:
         self.device = place.device
         if cfg.use_gpu:  # collectives of Python objects use the current device
             torch.cuda.set_device(self.device)
-        self._notices = Notices(job.coordinator, self.rank, self.world_size)
+        self._notices = Notices(job.is_stop_asked, self.rank, self.world_size)
         self.checkpoints = Checkpoints(
             job.uri, cfg.num_checkpoints_to_keep, self.rank, self.world_size
         )

@@ -7,19 +7,17 @@ task for the next one, so that only the first stage of a pipeline or study impor
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 import ray
 import torch
 
-from lafp import storage
 from ray_jobs.core.cluster import dead_ray_processes
 from ray_jobs.training.failures import FailureLog, WorkersFailedError
 from ray_jobs.training.notices import sigterm_noted
-from ray_jobs.training.worker import Place, WorkerJob, train_in_worker
+from ray_jobs.training.worker import Place, WorkerJob, as_a_worker, train_in_worker
 
 
 def train_in_task(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def _train(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
     device = torch.device("cpu")
     if job.cfg.use_gpu:
         device = given_device(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    with sigterm_noted(), _as_a_worker(num_cpus):
+    with sigterm_noted(), as_a_worker(num_cpus):
         return train_in_worker(job, Place(rank=0, world_size=1, local_rank=0, device=device))
 
 
@@ -91,17 +89,3 @@ def given_device(gpu_ids: Sequence[int | str], visible: str) -> torch.device:
             "Unset it, and RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES, where Ray is started."
         )
     return torch.device("cuda", names.index(wanted))
-
-
-@contextmanager
-def _as_a_worker(num_cpus: int) -> Iterator[None]:
-    """Sets what a worker needs for the whole process, and puts it back for the next task."""
-    before = torch.get_num_threads()
-    # Ray sets the variable for the task's CPUs unless the user has.
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(int(wanted) if wanted.isdecimal() else num_cpus)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        storage.be_patient(0.0)

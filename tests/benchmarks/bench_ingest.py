@@ -1,6 +1,7 @@
 """Windows per CPU second from shards into a trainer that does nothing, ours and by other means.
 
 python -m tests.benchmarks.bench_ingest [--shards FOLDER] [--windows-per-clip 4 16] [--rounds 3]
+python -m tests.benchmarks.bench_ingest --size-px 224 --windows-per-clip 4
 
 Every contender goes through the same shards and gives batches of frame pairs as floats, at random
 places, ``windows_per_clip`` per clip and epoch; nobody keeps decoded frames. Counted are the CPU
@@ -162,14 +163,14 @@ def facts_of(setting: Setting) -> dict[str, Any]:
     }
 
 
-def make_shards(folder: str) -> str:
+def make_shards(folder: str, size_px: int) -> str:
     """Of the real test videos where they are, else of moving dots."""
     if not VIDEOS.is_dir():
-        return write_shard_set(Path(folder) / "dots", 48, 16, (50, 100), size_px=64)
-    return in_own_process(_preprocess, f"{folder}/videos")
+        return write_shard_set(Path(folder) / "dots", 48, 16, (50, 100), size_px=size_px)
+    return in_own_process(_preprocess, f"{folder}/videos", size_px)
 
 
-def _preprocess(uri: str) -> str:
+def _preprocess(uri: str, size_px: int) -> str:
     from data_pipelines.preprocess.config import PreprocessConfig
     from data_pipelines.preprocess.job import preprocess
     from lafp.config import load_config
@@ -180,6 +181,7 @@ def _preprocess(uri: str) -> str:
         "val_fraction=0.0",
         "max_reject_fraction=1.0",
         "shards.max_bytes=400000",
+        f"resize={{width_px: {size_px}, height_px: {size_px}}}",
     ]
     preprocess(
         load_config(PreprocessConfig, Path("configs/preprocess/videos.yaml"), overrides), uri
@@ -190,13 +192,14 @@ def _preprocess(uri: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", help="a local shard set; made of test videos where it is none")
+    parser.add_argument("--size-px", type=int, default=64, help="of the shards that are made")
     parser.add_argument("--windows-per-clip", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--clips", type=int, default=400, help="visits to clips per turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--readers", type=int, default=1, help="cores that decode, in our modes")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        shards = args.shards or make_shards(folder)
+        shards = args.shards or make_shards(folder, args.size_px)
         for windows_per_clip in args.windows_per_clip:
             setting = Setting(shards, windows_per_clip, args.readers)
             report(setting, measure(setting, args.clips, args.rounds))

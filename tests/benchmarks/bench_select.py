@@ -13,7 +13,9 @@ CPUs as the machine has, whatever the size. CPU seconds are those of all process
 
 import argparse
 import json
+import multiprocessing
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +114,10 @@ def measured(num_clips: int, folder: Path, files_only: bool, against: bool) -> d
         tasks=TasksConfig(videos_per_task=VIDEOS_PER_PART),
         filters=FiltersConfig(drop_duplicates=not files_only),
     )
-    plan, copies = make_parts(num_clips, folder, cfg)
+    # In a process of its own, so that the memory is not counted.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        plan, copies = pool.submit(make_parts, num_clips, folder, cfg).result()
     if against:
         items = [item_of(10**8 + n, f"known-{n}") for n in range(num_clips // CLIPS_PER_VIDEO)]
         known = write_known_set(items, folder / "known", {}, clips_per_shard=2_270)

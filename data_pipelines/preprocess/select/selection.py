@@ -56,7 +56,7 @@ from lafp.storage import strict_json
 from lafp.storage.map_ahead import map_ahead
 from lafp.storage.tables import num_rows, schema_of
 
-TABLES_FORMAT = 1
+TABLES_FORMAT = 2
 """Names what the tables of the steps hold. A change begins the selections of killed jobs anew."""
 
 _LEFT = ("clip", "video", "part", "video_offset", "kind")

@@ -1,0 +1,143 @@
+"""Training whose only worker is a process of its own, without Ray."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lafp.config import ConfigError
+from lafp.train.metrics.log import read_starts
+from ray_jobs.core.job import JobError
+from ray_jobs.training.trainer import fit
+from tests.ray_jobs.training import toy_runs
+from tests.ray_jobs.training.toy_runs import CHECKPOINT_EVERY, assert_same_run, stage, task
+from tests.toy_task import BrokenTask, KillingTask, TerminatedTask
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def config(*args, **kwargs):
+    return toy_runs.config(*args, num_workers=1, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    fit(stage(folder), config(), task(shards))
+    return folder
+
+
+def test_a_killed_worker_resumes_from_its_last_checkpoint(shards, undisturbed, tmp_path):
+    killing = task(
+        shards,
+        KillingTask,
+        folder=str(tmp_path),
+        rank=0,
+        at_step=CHECKPOINT_EVERY + 2,
+        saved_step=CHECKPOINT_EVERY,
+    )
+    metrics = fit(stage(tmp_path), config(), killing)
+    assert metrics["resumed_from_steps"] == [CHECKPOINT_EVERY]
+    assert_same_run(tmp_path, undisturbed)
+    assert "ended with SIGKILL" in (tmp_path / "failures.jsonl").read_text()
+
+
+def test_sigterm_to_the_driver_saves_a_checkpoint_and_stops(shards, undisturbed, tmp_path):
+    cfg = config(checkpoint_every_steps=100)
+    terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=3)
+    with pytest.raises(JobError, match=r"Stopped at step \d+ of 12.*again to resume") as stop:
+        fit(stage(tmp_path), cfg, terminated)
+    metrics = fit(stage(tmp_path), cfg, terminated)
+    assert metrics["resumed_from_steps"] == [int(re.search(r"step (\d+)", str(stop.value))[1])]
+    assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_users_mistake_is_a_config_error(shards, tmp_path):
+    with pytest.raises(ConfigError, match=r"shard_set\.json is missing"):
+        fit(stage(tmp_path / "run"), config(), task(str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"train\.node_labels.*RAY_ADDRESS"):
+        fit(stage(tmp_path), config(node_labels=("pool=gpu",)), task(shards))
+    with pytest.raises(ConfigError, match=r"this machine has no GPU"):
+        fit(stage(tmp_path), config(use_gpu=True), task(shards))
+
+
+@pytest.mark.parametrize(
+    ("how", "words", "starts"),
+    [
+        ("nan", r"The loss of step 5 is not finite.*begin with", [0]),
+        ("raise", r"(?s)lam: .*toy_task\.py.*a broken task.*Run the same command", [0, 4]),
+    ],
+)
+def test_a_worker_that_fails_stops_the_run_with_its_reason(shards, tmp_path, how, words, starts):
+    broken = task(shards, BrokenTask, at_step=5, how=how)
+    with pytest.raises(JobError, match=words):
+        fit(stage(tmp_path), config(max_failures=1), broken)
+    assert [start["step"] for start in read_starts(str(tmp_path))] == starts
+
+
+def command(shards: str, folder: Path, *changes: str) -> list[str]:
+    train = ["train.ingest.mode=direct", "train.optim.warmup_steps=0", "train.global_batch_size=8"]
+    where = ["--storage", str(folder), "--run-name", "run"]
+    lam = ["configs/train_lam/lapo_debug.yaml", f"shards={shards}", *train, *changes]
+    return [sys.executable, "-m", "ray_jobs.train_lam", *lam, *where]
+
+
+def run_without_ray(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Runs a command whose Python finds all packages but Ray, DeepSpeed and wandb."""
+    names = ("ray", "deepspeed", "wandb")
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules |= dict.fromkeys({names})\n")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY)])}
+    return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+
+
+def test_a_training_needs_no_installed_ray(shards, tmp_path):
+    run = run_without_ray(command(shards, tmp_path, "train.num_steps=2"), tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "run/lam/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("train.ingest.mode=ray", "this job needs Ray, which is not installed"),
+        ("train.engine={name: deepspeed}", "train chooses deepspeed, which is not installed"),
+        ("train.tracker={name: wandb}", "train chooses wandb, which is not installed"),
+    ],
+)
+def test_what_a_training_needs_and_is_not_installed_is_named(shards, tmp_path, change, words):
+    run = run_without_ray(command(shards, tmp_path, change), tmp_path)
+    assert run.returncode == 2 and words in run.stderr, run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_the_worker_ends_when_its_driver_is_killed(shards, tmp_path):
+    process = subprocess.Popen(
+        command(shards, tmp_path, "train.num_steps=100000"),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait(lambda: (tmp_path / "run/lam/starts.jsonl").is_file())
+        (worker,) = psutil.Process(process.pid).children()
+    finally:
+        process.kill()
+        process.wait()
+    _wait(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+
+
+def _wait(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
