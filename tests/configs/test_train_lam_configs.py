@@ -70,6 +70,8 @@ def test_labels_only_is_laom_with_labels_but_for_the_weight_of_the_fdm():
     """Same network, augmentation, input and labels: else it is no control of what videos add."""
     study = load_config(StudyConfig, FOLDER.parent / "studies" / "dmc_distractors.yaml")
     lams = {cell.variant: cell.pipeline.train_lam for cell in cells(study)}
-    control, laom = (lams[f"{name}-distractors"] for name in ("labels_only", "laom_labels"))
-    assert control.fdm_weight == 0 and laom.fdm_weight == 1
-    assert replace(control, fdm_weight=1.0) == laom
+    for episodes in (1, 5, 20):
+        control = lams[f"labels_only_{episodes}-distractors"]
+        laom = lams[f"laom_labels_{episodes}-distractors"]
+        assert control.fdm_weight == 0 and laom.fdm_weight == 1
+        assert replace(control, fdm_weight=1.0) == laom
