@@ -87,12 +87,6 @@ def test_a_lam_without_labels_is_trained_once_for_all_shares_of_them(tmp_path):
     assert len(supervised | {half["lam"]}) == 3
 
 
-def test_varying_the_labels_of_lams_that_see_none_is_refused(tmp_path):
-    text = LABELS_OF_BOTH.replace("weight=0.1", "weight=0")
-    with pytest.raises(ConfigError, match=r"sees none in any run: set .*supervision\.weight"):
-        cells(load(tmp_path, text))
-
-
 def test_another_seed_shares_nothing(tmp_path):
     graph = study.graph_of(two_fractions(tmp_path, "[0, 1]"))
     assert not set(graph.runs["all-seed_0"].values()) & set(graph.runs["all-seed_1"].values())

@@ -84,7 +84,7 @@ def test_a_study_that_makes_no_sense_is_refused(overrides, message):
 
 
 def test_scope_lam_without_supervision_is_refused():
-    with pytest.raises(ConfigError, match=r"sees none: set pipeline\.train_lam\.supervision"):
+    with pytest.raises(ConfigError, match=r"sees none in any run: set pipeline\.train_lam"):
         cells(config("labels.scope=lam", "pipeline.train_lam.supervision.weight=0"))
 
 
