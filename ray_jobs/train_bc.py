@@ -6,7 +6,11 @@ python -m ray_jobs.train_bc configs/train_bc/slalom.yaml --run-name demo
 from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "train_bc", "lafp.train.tasks.behavior_cloning:TrainBcConfig", __doc__, accepts_changes=True
+    "train_bc",
+    "lafp.train.tasks.behavior_cloning:TrainBcConfig",
+    __doc__,
+    accepts_changes=True,
+    can_be_alone=True,
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()

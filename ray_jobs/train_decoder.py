@@ -6,7 +6,11 @@ python -m ray_jobs.train_decoder configs/train_decoder/latent_flow.yaml --run-na
 from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "train_decoder", "lafp.train.tasks.decoder:TrainDecoderConfig", __doc__, accepts_changes=True
+    "train_decoder",
+    "lafp.train.tasks.decoder:TrainDecoderConfig",
+    __doc__,
+    accepts_changes=True,
+    can_be_alone=True,
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()

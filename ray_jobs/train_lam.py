@@ -10,7 +10,11 @@ ray job submit --working-dir . -- \
 from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "train_lam", "lafp.train.tasks.lam:TrainLamConfig", __doc__, accepts_changes=True
+    "train_lam",
+    "lafp.train.tasks.lam:TrainLamConfig",
+    __doc__,
+    accepts_changes=True,
+    can_be_alone=True,
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()

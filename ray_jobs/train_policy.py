@@ -6,7 +6,11 @@ python -m ray_jobs.train_policy configs/train_policy/latent_flow.yaml --run-name
 from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "train_policy", "lafp.train.tasks.policy:TrainPolicyConfig", __doc__, accepts_changes=True
+    "train_policy",
+    "lafp.train.tasks.policy:TrainPolicyConfig",
+    __doc__,
+    accepts_changes=True,
+    can_be_alone=True,
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()

@@ -119,19 +119,23 @@ def overridden(
 
 
 def _groups(overrides: Sequence[str]) -> list[list[str]]:
-    """Divides items so that a whole list is set before a later item changes elements of it."""
+    """Divides items so that a whole list and changes of its elements are in different groups."""
     groups: list[list[str]] = [[]]
     lists: set[str] = set()
+    keys: set[str] = set()
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals or not key:  # OmegaConf would silently read a bare "key" as key=null.
             missing = "key" if equals else "'='"
             raise ConfigError(f"Override {item!r} has no {missing}. Write it as section.key=value.")
-        if any(key.startswith(f"{name}.") for name in lists):
+        is_list = value.lstrip().startswith("[")
+        is_of_a_list = any(key.startswith(f"{name}.") for name in lists)
+        if is_of_a_list or (is_list and any(name.startswith(f"{key}.") for name in keys)):
             groups.append([])
-            lists = set()
-        if value.lstrip().startswith("["):
+            lists, keys = set(), set()
+        if is_list:
             lists.add(key)
+        keys.add(key)
         groups[-1].append(item)
     return groups
 

@@ -61,6 +61,8 @@ class CommandLine:
     """Whether the job can write its results into a page (``--page``)."""
     extra: Literal["data", "train"] = "train"
     """The extra of the package lafp that the job needs."""
+    can_be_alone: bool = False
+    """Whether the job, with some configs, does without Ray."""
 
     def answer_early(self) -> None:
         """Ends the process if help is wanted or the command line is wrong.
@@ -69,7 +71,7 @@ class CommandLine:
         """
         with exit_codes():
             args = self.parse()
-            check_installed(self.job, self.extra)
+            check_installed(self.job, self.extra, self.can_be_alone)
             section = read_section(self.schema)
             raw = read_config(section, args.config, args.overrides)
             check_keys(section, raw)

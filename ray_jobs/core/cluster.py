@@ -180,7 +180,6 @@ def ray_job() -> str | None:
 
 
 def _start(resources: Resources) -> None:
-
     # This logger only says that token authentication is on, which is intended.
     tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
     tokens.setLevel(logging.ERROR)

@@ -9,21 +9,27 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.storage.secrets import text_without_secrets, without_secrets
 
-_DATA = ("av", "PIL", "pyarrow")
+_DATA = ("av", "PIL", "pyarrow", "ray")
 _PACKAGES = {
-    "data": (*_DATA, "ray"),
-    # A training may do without Ray, DeepSpeed and wandb.
-    "train": (*_DATA, "jinja2", "matplotlib", "pandas", "scipy"),
+    "data": _DATA,
+    "train": (*_DATA, "deepspeed", "jinja2", "matplotlib", "pandas", "scipy", "wandb"),
 }
+_NOT_NEEDED_ALONE = {"deepspeed", "ray", "wandb"}
 """Extra of the package lafp -> packages that it brings."""
 
 
-def check_installed(job: str, extra: str) -> None:
+def check_installed(job: str, extra: str, can_be_alone: bool = False) -> None:
     """Raises ConfigError if a package of the extra is not installed.
 
     It looks for a few packages of each extra only.
+
+    Args:
+        job: The job's name.
+        extra: The extra of the package lafp.
+        can_be_alone: Whether the job may do without Ray, DeepSpeed and wandb.
     """
-    missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
+    needed = set(_PACKAGES[extra]) - (_NOT_NEEDED_ALONE if can_be_alone else set())
+    missing = [name for name in _PACKAGES[extra] if name in needed and find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"{job} needs packages that are not installed: {', '.join(missing)}. Install them "

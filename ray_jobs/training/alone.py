@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
@@ -22,20 +23,32 @@ import torch
 
 from lafp.config import ConfigError
 from lafp.runs.run_dir import StageDir
-from lafp.storage.temporary import TemporaryFolder
+from lafp.storage import strict_json
+from lafp.storage.temporary import TemporaryFolder, delete_abandoned
 from lafp.train.config import TrainConfig
 from lafp.train.task import Task
 from ray_jobs.core.cluster import use_huge_pages
-from ray_jobs.training.failures import FailureLog, LostWorkerError, WorkersFailedError
+from ray_jobs.training.failures import (
+    FailureLog,
+    FinalError,
+    LostWorkerError,
+    WorkersFailedError,
+)
 from ray_jobs.training.first_sigterm import on_first_sigterm
 from ray_jobs.training.notices import sigterm_noted
 from ray_jobs.training.resources import worker_cpus
 from ray_jobs.training.worker import Place, WorkerJob, as_a_worker, train_in_worker
 
-_PROGRAM = "import sys; from ray_jobs.training import alone; alone.run_worker(int(sys.argv[1]))"
+_PROGRAM = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[2])
+from ray_jobs.training import alone
+alone.run_worker(int(sys.argv[1]))
+"""
 _STOP = "stop"
 _END_S = 5.0
 """Time that a worker has to end after its answer."""
+_POLL_S = 1.0
 _LAST_LINES = 20
 """Number of lines of its output that are shown of a worker that has died."""
 
@@ -101,18 +114,23 @@ class _Worker:
             process = _start(of_worker, log)
             of_worker.close()  # so that reading ends when the worker's copy is closed
             try:
-                connection.send((self._cfg, self._build_task, self._stage.uri))
+                task = ForkingPickler.dumps(self._build_task)
+                connection.send((self._cfg, bytes(task), self._stage.uri))
                 self._talk_to(connection)
-                outcome, error, text = connection.recv()
+                outcome, error, text = _answer(connection, process)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_END_S)
             except (EOFError, ConnectionError):
                 raise LostWorkerError(_how_it_ended(process.wait(), log)) from None
             finally:
                 self._talk_to(None)
-                process.kill()  # at Ctrl-C, when the folder has no owner any more
+                # At Ctrl-C, when the folder has no owner any more; and all that it has started.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 connection.close()
+                # A worker that was killed has not deleted its temporary folders.
+                delete_abandoned(tempfile.gettempdir())
         if error is not None:
             raise RaisedInWorkerError(text, error)
         result: dict[str, Any] = outcome
@@ -144,11 +162,11 @@ def _start(of_worker: Connection, log: Path) -> "subprocess.Popen[bytes]":
     not import the program that has started the training.
     """
     number = of_worker.fileno()
+    command = [sys.executable, "-X", "faulthandler", "-c", _PROGRAM]
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(number)],
+            [*command, str(number), strict_json.dumps(sys.path)],
             pass_fds=[number],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -157,8 +175,23 @@ def _start(of_worker: Connection, log: Path) -> "subprocess.Popen[bytes]":
         )
 
 
+def _answer(connection: Connection, process: "subprocess.Popen[bytes]") -> Any:
+    """Waits for the worker's answer.
+
+    Raises:
+        EOFError: The worker has died. The connection alone would not tell if a process that it has
+            started still lives.
+    """
+    while not connection.poll(_POLL_S):
+        if process.poll() is not None and not connection.poll():
+            raise EOFError
+    return connection.recv()
+
+
 def _how_it_ended(exit_code: int, log: Path) -> str:
-    how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+    how = f"exit code {exit_code}"
+    if exit_code < 0:
+        how = f"signal {-exit_code} ({signal.strsignal(-exit_code)})"
     lines = log.read_text(errors="replace").splitlines()
     return "\n".join([f"The training process ended with {how}.", *lines[-_LAST_LINES:]])
 
@@ -170,14 +203,19 @@ def run_worker(number: int) -> None:
         number: File descriptor of the connection to the driver.
     """
     connection = Connection(number)
-    cfg, build_task, uri = connection.recv()
+    cfg, pickled_task, uri = connection.recv()
     is_stop_asked = threading.Event()
     listener = threading.Thread(target=_listen, args=(connection, is_stop_asked), daemon=True)
     listener.start()
-    job = WorkerJob(cfg, build_task, uri, is_stop_asked.is_set)
     device = torch.device("cuda", 0) if cfg.use_gpu else torch.device("cpu")
     answer: tuple[dict[str, Any] | None, Exception | None, str]
     try:
+        try:
+            build_task = ForkingPickler.loads(pickled_task)
+        except Exception as error:
+            text = "".join(traceback.format_exception(error))
+            raise FinalError(f"The worker cannot import the task:\n{text}") from error
+        job = WorkerJob(cfg, build_task, uri, is_stop_asked.is_set)
         with sigterm_noted(), as_a_worker(worker_cpus(cfg)):
             place = Place(rank=0, world_size=1, local_rank=0, device=device)
             answer = train_in_worker(job, place), None, ""

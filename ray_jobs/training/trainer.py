@@ -13,7 +13,7 @@ from ray_jobs.core.cluster import is_own_ray, is_ray_wanted
 from ray_jobs.core.job import JobError
 from ray_jobs.training.failures import FinalConfigError, FinalError, WorkersFailedError
 from ray_jobs.training.progress import shown_progress
-from ray_jobs.training.resources import resources, worker_cpus
+from ray_jobs.training.resources import can_be_alone, resources, worker_cpus
 from ray_jobs.training.worker import WorkerJob
 
 
@@ -67,6 +67,7 @@ def _launch(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -
     if not is_ray_wanted():
         from ray_jobs.training.alone import train_alone
 
+        assert can_be_alone(cfg), "Ray must have been started"
         return train_alone(stage, cfg, build_task)
     from ray_jobs.training.stop import stopped_by_sigterm
 

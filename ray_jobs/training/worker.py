@@ -73,7 +73,7 @@ class Place:
 def as_a_worker(num_cpus: int) -> Iterator[None]:
     """Sets what a worker needs for the whole process, and puts it back for the next training."""
     before = torch.get_num_threads()
-    # Ray sets the variable for the task's CPUs unless the user has.
+    # Ray sets the variable for the task's CPUs unless the user has. Without Ray the user may have.
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(int(wanted) if wanted.isdecimal() else num_cpus)
     try:

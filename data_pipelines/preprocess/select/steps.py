@@ -43,8 +43,7 @@ _KINDS: dict[str, type[Exception]] = {
 _MAX_PARTITIONS = 1_024
 # Ray Data's default begins processes for each shuffle, which takes 6 s. Sorting begins none, but
 # the driver's memory grows with the square of the partitions: by 370 MiB with 200 of them.
-_FEW_BLOCKS = 20_000
-_MAX_TASKS = 100
+_FEW_BLOCKS = 100
 
 
 def first_number(block: int) -> int:
@@ -130,9 +129,7 @@ class OnRay:
         import ray.data
         from ray.data.context import ShuffleStrategy
 
-        items = [{BUCKET: number} for number in numbers]
-        num_tasks = min(len(items), _MAX_TASKS) if self._sorts else None
-        rows = ray.data.from_items(items, override_num_blocks=num_tasks)
+        rows = ray.data.from_items([{BUCKET: number} for number in numbers])
         if self._sorts:
             rows.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
         return rows.map_batches(_marked(function), batch_size=1, batch_format="pyarrow")

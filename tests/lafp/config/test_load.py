@@ -122,6 +122,9 @@ def test_a_list_may_be_set_whole_and_its_elements_changed_after_that(path):
     )
     assert changed.title == "u"
     assert load(path, "shapes=[]", "shapes.*.style=round").shapes == ()
+    # The last one wins.
+    assert load(path, whole, "shapes.0.holes=2", "shapes=[]").shapes == ()
+    assert load(path, "shapes.0.radius=2", "shapes=[]").shapes == ()
     with pytest.raises(ConfigError, match=r"shapes\.0: this list is empty"):
         load(path, "shapes=[]", "shapes.0.style=round")
 

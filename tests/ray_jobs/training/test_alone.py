@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from ray_jobs.core.job import JobError
 from ray_jobs.training.trainer import fit
 from tests.ray_jobs.training import toy_runs
 from tests.ray_jobs.training.toy_runs import CHECKPOINT_EVERY, assert_same_run, stage, task
-from tests.toy_task import BrokenTask, KillingTask, TerminatedTask
+from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -49,7 +50,24 @@ def test_a_killed_worker_resumes_from_its_last_checkpoint(shards, undisturbed, t
     metrics = fit(stage(tmp_path), config(), killing)
     assert metrics["resumed_from_steps"] == [CHECKPOINT_EVERY]
     assert_same_run(tmp_path, undisturbed)
-    assert "ended with SIGKILL" in (tmp_path / "failures.jsonl").read_text()
+    assert "ended with signal 9 (Killed)" in (tmp_path / "failures.jsonl").read_text()
+
+
+class ForkingTask(ToyTask):
+    """Starts a process that keeps the worker's files open, and crashes."""
+
+    def prepare(self, device):
+        if os.fork() == 0:
+            time.sleep(600)
+            os._exit(0)
+        print("before the crash", flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_worker_that_crashes_is_noticed_whatever_it_has_started(shards, tmp_path):
+    words = r"(?s)signal 11.*before the crash.*Current thread"
+    with pytest.raises(JobError, match=words):
+        fit(stage(tmp_path), config(max_failures=0), task(shards, ForkingTask))
 
 
 def test_sigterm_to_the_driver_saves_a_checkpoint_and_stops(shards, undisturbed, tmp_path):
