@@ -149,15 +149,6 @@ def exit_codes() -> Iterator[None]:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         # Shells report an interrupted command so: 128 plus the number of SIGINT.
         sys.exit(130)
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        print(
-            "Error: this job needs Ray, which is not installed. Install it with: "
-            "pip install 'lafp[train]'",
-            file=sys.stderr,
-        )
-        sys.exit(2)
     except Exception as error:
         if not (lost := what_was_lost(error)):
             raise

@@ -12,6 +12,7 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from lafp.config import ConfigError
@@ -60,8 +61,12 @@ def connect(resources: Resources) -> None:
     cores. Workers then share cores, which is slow but works.
 
     Raises:
-        ConfigError: The cluster is too small, or ``RAY_ADDRESS`` names none.
+        ConfigError: Ray is not installed, the cluster is too small, or ``RAY_ADDRESS`` names none.
     """
+    if find_spec("ray") is None:
+        raise ConfigError(
+            "this job needs Ray, which is not installed. Install it with: pip install 'lafp[train]'"
+        )
     import ray  # not at the top of the file, so that usage errors are answered fast
 
     if not ray.is_initialized():

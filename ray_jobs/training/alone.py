@@ -13,7 +13,6 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -28,12 +27,7 @@ from lafp.storage.temporary import TemporaryFolder, delete_abandoned
 from lafp.train.config import TrainConfig
 from lafp.train.task import Task
 from ray_jobs.core.cluster import use_huge_pages
-from ray_jobs.training.failures import (
-    FailureLog,
-    FinalError,
-    LostWorkerError,
-    WorkersFailedError,
-)
+from ray_jobs.training.failures import FinalError, LostWorkerError, with_restarts
 from ray_jobs.training.first_sigterm import on_first_sigterm
 from ray_jobs.training.notices import sigterm_noted
 from ray_jobs.training.resources import worker_cpus
@@ -83,18 +77,11 @@ def train_alone(
     use_huge_pages()
     worker = _Worker(stage, cfg, build_task)
     restore = on_first_sigterm(worker.stop, signal.getsignal(signal.SIGTERM))
-    log = FailureLog(stage.uri)
     try:
-        for num_failures in count(1):
-            try:
-                return worker.run()
-            except (LostWorkerError, RaisedInWorkerError) as error:
-                log.note({0: error})
-                if num_failures > cfg.max_failures:
-                    raise WorkersFailedError(str(error)) from error  # the text has the traceback
+        kinds = (LostWorkerError, RaisedInWorkerError)
+        return with_restarts(stage.uri, cfg.max_failures, worker.run, kinds)
     finally:
         restore()
-    raise AssertionError("unreachable")
 
 
 class _Worker:

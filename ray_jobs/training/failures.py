@@ -2,9 +2,10 @@
 
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -15,6 +16,7 @@ from lafp.storage.local import full_disk
 from lafp.train.checkpoints import DamagedCheckpointsError
 from lafp.train.metrics.log import read_starts
 
+T = TypeVar("T")
 FAILURES = "failures.jsonl"
 _MISTAKES = (
     *(AssertionError, AttributeError, ImportError, IndexError, KeyError, ModuleNotFoundError),
@@ -117,6 +119,39 @@ class FailureLog:
                     f"{failures[rank]}"  # with the traceback, which the error itself has lost
                 )
         self._seen |= {(step, f"{type(e).__name__}: {_first_line(e)}") for e in errors.values()}
+
+
+def with_restarts(
+    uri: str,
+    max_failures: int,
+    attempt: Callable[[], T],
+    kinds: tuple[type[Exception], ...],
+    is_hopeless: Callable[[], object] = lambda: False,
+) -> T:
+    """Lets the only worker of a training start again when it fails.
+
+    Args:
+        uri: The stage's folder.
+        max_failures: See ``TrainConfig``.
+        attempt: Runs the worker to its end.
+        kinds: Errors of a worker that has failed.
+        is_hopeless: Says after a failure whether nothing can run any more.
+
+    Raises:
+        FinalError: No retry can succeed.
+        WorkersFailedError: The worker failed more than ``max_failures`` times.
+    """
+    log = FailureLog(uri)
+    for num_failures in count(1):
+        try:
+            return attempt()
+        except kinds as error:
+            log.note({0: error})
+            if num_failures > max_failures:
+                raise WorkersFailedError(str(error)) from error  # the text holds the traceback
+            if is_hopeless():
+                raise
+    raise AssertionError("unreachable")
 
 
 def _of_worker(failure: Exception) -> BaseException:

@@ -8,14 +8,13 @@ task for the next one, so that only the first stage of a pipeline or study impor
 import gc
 import os
 from collections.abc import Sequence
-from itertools import count
 from typing import Any
 
 import ray
 import torch
 
 from ray_jobs.core.cluster import dead_ray_processes
-from ray_jobs.training.failures import FailureLog, WorkersFailedError
+from ray_jobs.training.failures import with_restarts
 from ray_jobs.training.notices import sigterm_noted
 from ray_jobs.training.worker import Place, WorkerJob, as_a_worker, train_in_worker
 
@@ -40,22 +39,20 @@ def train_in_task(job: WorkerJob, num_cpus: int) -> dict[str, Any]:
     task = remote(_train).options(
         name="train", num_cpus=num_cpus, num_gpus=1 if cfg.use_gpu else 0, max_retries=0
     )
-    log = FailureLog(job.uri)
-    for num_failures in count(1):
-        attempt = task.remote(job, num_cpus)
+
+    def attempt() -> dict[str, Any]:
+        trained = task.remote(job, num_cpus)
         try:
-            outcome: dict[str, Any] = ray.get(attempt)
+            outcome: dict[str, Any] = ray.get(trained)
             return outcome
-        except ray.exceptions.RayError as error:
-            log.note({0: error})
-            if num_failures > cfg.max_failures:
-                raise WorkersFailedError(str(error)) from error  # the text holds the traceback
-            if dead_ray_processes():  # nothing will run on this Ray any more
-                raise
-        except BaseException:  # Ctrl-C: the folder has no owner any more, so nobody may write there
-            ray.cancel(attempt, force=True)
+        except ray.exceptions.RayError:
             raise
-    raise AssertionError("unreachable")
+        except BaseException:  # Ctrl-C: the folder has no owner any more, so nobody may write there
+            ray.cancel(trained, force=True)
+            raise
+
+    kinds = (ray.exceptions.RayError,)
+    return with_restarts(job.uri, cfg.max_failures, attempt, kinds, dead_ray_processes)
 
 
 def _train(job: WorkerJob, num_cpus: int) -> dict[str, Any]:

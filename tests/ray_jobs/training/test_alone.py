@@ -1,7 +1,6 @@
 """Training whose only worker is a process of its own, without Ray."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,12 +11,18 @@ import psutil
 import pytest
 
 from lafp.config import ConfigError
-from lafp.train.metrics.log import read_starts
 from ray_jobs.core.job import JobError
 from ray_jobs.training.trainer import fit
 from tests.ray_jobs.training import toy_runs
-from tests.ray_jobs.training.toy_runs import CHECKPOINT_EVERY, assert_same_run, stage, task
-from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
+from tests.ray_jobs.training.toy_runs import (
+    FAILURES,
+    assert_fails,
+    assert_resumes_after_a_kill,
+    assert_saves_and_stops_at_sigterm,
+    stage,
+    task,
+)
+from tests.toy_task import ToyTask
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -39,17 +44,7 @@ def undisturbed(shards, tmp_path_factory) -> Path:
 
 
 def test_a_killed_worker_resumes_from_its_last_checkpoint(shards, undisturbed, tmp_path):
-    killing = task(
-        shards,
-        KillingTask,
-        folder=str(tmp_path),
-        rank=0,
-        at_step=CHECKPOINT_EVERY + 2,
-        saved_step=CHECKPOINT_EVERY,
-    )
-    metrics = fit(stage(tmp_path), config(), killing)
-    assert metrics["resumed_from_steps"] == [CHECKPOINT_EVERY]
-    assert_same_run(tmp_path, undisturbed)
+    assert_resumes_after_a_kill(shards, undisturbed, tmp_path, config())
     assert "ended with signal 9 (Killed)" in (tmp_path / "failures.jsonl").read_text()
 
 
@@ -72,12 +67,7 @@ def test_a_worker_that_crashes_is_noticed_whatever_it_has_started(shards, tmp_pa
 
 def test_sigterm_to_the_driver_saves_a_checkpoint_and_stops(shards, undisturbed, tmp_path):
     cfg = config(checkpoint_every_steps=100)
-    terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=3)
-    with pytest.raises(JobError, match=r"Stopped at step \d+ of 12.*again to resume") as stop:
-        fit(stage(tmp_path), cfg, terminated)
-    metrics = fit(stage(tmp_path), cfg, terminated)
-    assert metrics["resumed_from_steps"] == [int(re.search(r"step (\d+)", str(stop.value))[1])]
-    assert_same_run(tmp_path, undisturbed)
+    assert_saves_and_stops_at_sigterm(shards, undisturbed, tmp_path, cfg)
 
 
 def test_a_users_mistake_is_a_config_error(shards, tmp_path):
@@ -89,18 +79,9 @@ def test_a_users_mistake_is_a_config_error(shards, tmp_path):
         fit(stage(tmp_path), config(use_gpu=True), task(shards))
 
 
-@pytest.mark.parametrize(
-    ("how", "words", "starts"),
-    [
-        ("nan", r"The loss of step 5 is not finite.*begin with", [0]),
-        ("raise", r"(?s)lam: .*toy_task\.py.*a broken task.*Run the same command", [0, 4]),
-    ],
-)
+@pytest.mark.parametrize(("how", "words", "starts"), FAILURES)
 def test_a_worker_that_fails_stops_the_run_with_its_reason(shards, tmp_path, how, words, starts):
-    broken = task(shards, BrokenTask, at_step=5, how=how)
-    with pytest.raises(JobError, match=words):
-        fit(stage(tmp_path), config(max_failures=1), broken)
-    assert [start["step"] for start in read_starts(str(tmp_path))] == starts
+    assert_fails(shards, tmp_path, config(max_failures=1), how, words, starts)
 
 
 def command(shards: str, folder: Path, *changes: str) -> list[str]:

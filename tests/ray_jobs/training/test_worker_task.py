@@ -1,7 +1,6 @@
 """Training whose only worker is a Ray task: it keeps what Ray Train promises to several workers."""
 
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -22,13 +21,16 @@ from ray_jobs.training.trainer import fit
 from tests.processes import processes_below
 from tests.ray_jobs.training import toy_runs
 from tests.ray_jobs.training.toy_runs import (
-    CHECKPOINT_EVERY,
+    FAILURES,
+    assert_fails,
+    assert_resumes_after_a_kill,
     assert_resumes_from_s3,
     assert_same_run,
+    assert_saves_and_stops_at_sigterm,
     stage,
     task,
 )
-from tests.toy_task import BrokenTask, KillingTask, TerminatedTask, ToyTask
+from tests.toy_task import BrokenTask, TerminatedTask, ToyTask
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,28 +136,13 @@ def test_labels_of_nodes_are_refused_where_no_node_can_have_them(shards, tmp_pat
 
 
 def test_a_killed_worker_resumes_from_its_last_checkpoint(shards, undisturbed, tmp_path):
-    killing = task(
-        shards,
-        KillingTask,
-        folder=str(tmp_path),
-        rank=0,
-        at_step=CHECKPOINT_EVERY + 2,
-        saved_step=CHECKPOINT_EVERY,
-    )
-    metrics = fit(stage(tmp_path), config(), killing)
-    assert metrics["resumed_from_steps"] == [CHECKPOINT_EVERY]
-    assert_same_run(tmp_path, undisturbed)
+    assert_resumes_after_a_kill(shards, undisturbed, tmp_path, config())
     assert '"error"' in (tmp_path / "failures.jsonl").read_text()
 
 
 def test_sigterm_to_the_driver_saves_a_checkpoint_and_stops(shards, undisturbed, tmp_path):
     cfg = config(checkpoint_every_steps=100)
-    terminated = task(shards, TerminatedTask, folder=str(tmp_path), pid=os.getpid(), at_step=3)
-    with pytest.raises(JobError, match=r"Stopped at step \d+ of 12.*again to resume") as stop:
-        fit(stage(tmp_path), cfg, terminated)
-    metrics = fit(stage(tmp_path), cfg, terminated)
-    assert metrics["resumed_from_steps"] == [int(re.search(r"step (\d+)", str(stop.value))[1])]
-    assert_same_run(tmp_path, undisturbed)
+    assert_saves_and_stops_at_sigterm(shards, undisturbed, tmp_path, cfg)
 
 
 @pytest.mark.slow
@@ -182,18 +169,9 @@ def test_a_users_mistake_is_a_config_error(tmp_path):
         fit(stage(tmp_path / "run"), config(), task(str(tmp_path)))
 
 
-@pytest.mark.parametrize(
-    ("how", "words", "starts"),
-    [
-        ("nan", r"The loss of step 5 is not finite.*begin with", [0]),
-        ("raise", r"(?s)lam: .*toy_task\.py.*a broken task.*Run the same command", [0, 4]),
-    ],
-)
+@pytest.mark.parametrize(("how", "words", "starts"), FAILURES)
 def test_a_worker_that_fails_stops_the_run_with_its_reason(shards, tmp_path, how, words, starts):
-    broken = task(shards, BrokenTask, at_step=5, how=how)
-    with pytest.raises(JobError, match=words):
-        fit(stage(tmp_path), config(max_failures=1), broken)
-    assert [start["step"] for start in read_starts(str(tmp_path))] == starts
+    assert_fails(shards, tmp_path, config(max_failures=1), how, words, starts)
 
 
 def test_a_full_storage_is_not_tried_again_and_keeps_what_is_stored(shards, tmp_path):
