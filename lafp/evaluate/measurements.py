@@ -4,6 +4,7 @@ Each is one call that needs only URIs and configs, so that it can run in a proce
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from lafp.evaluate.acting.latency import Latency, measure_latency
 from lafp.evaluate.acting.latent_map import IDM, MAX_POINTS, LatentPoint, Latents, latent_points
 from lafp.evaluate.acting.open_loop import open_loop_errors
 from lafp.evaluate.acting.rollouts import (
-    Actor,
     Expert,
     RolloutResult,
     observation,
@@ -78,9 +78,25 @@ def measure_rollouts(
     """Runs the episodes of one method; None means the demonstrator."""
     # A task has one core. More threads would take those of other tasks.
     torch.set_num_threads(1)
+    if method is None:
+        # Frames are large, so episodes whose frames are recorded are not remembered.
+        roll_out = _roll_out_expert.__wrapped__ if num_recorded else _roll_out_expert
+        return roll_out(env_cfg, tuple(seeds.tolist()), num_recorded, seed)
     env = ENVS.build(env_cfg)
-    actor: Actor = load_agent(run_uri, method) if method else Expert(env)
-    return rollout(env, actor, seeds, num_recorded=num_recorded, seed=seed)
+    return rollout(env, load_agent(run_uri, method), seeds, num_recorded=num_recorded, seed=seed)
+
+
+@lru_cache(maxsize=32)
+def _roll_out_expert(
+    env_cfg: Choice, seeds: tuple[int, ...], num_recorded: int, seed: int
+) -> RolloutResult:
+    """Runs the demonstrator's episodes. They depend on no model.
+
+    The runs of a study evaluate their methods on the same episodes, one after the other in the same
+    processes, which remember how the demonstrator did there.
+    """
+    env = ENVS.build(env_cfg)
+    return rollout(env, Expert(env), np.array(seeds), num_recorded=num_recorded, seed=seed)
 
 
 def measure_action_error(

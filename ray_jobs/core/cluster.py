@@ -1,6 +1,7 @@
 """Joins a Ray cluster or starts one on this machine, and checks that it is large enough."""
 
 import atexit
+import contextlib
 import functools
 import json
 import logging
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -219,14 +221,8 @@ def start_local(num_cpus: int) -> None:
         num_cpus: Its number of logical CPUs.
     """
     import ray
-    from ray._private import parameter as of_ray
 
-    # ``ray.init`` has no argument for the port of Ray's agent. All Rays of a machine would want the
-    # same one, and each but the first would try for 3 s to get it before it starts.
-    parameter: Any = of_ray
-    defaults = parameter.RayParams
-    parameter.RayParams = functools.partial(defaults, dashboard_agent_listen_port=0)
-    try:
+    with _lean_node():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -234,8 +230,30 @@ def start_local(num_cpus: int) -> None:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
+
+
+@contextlib.contextmanager
+def _lean_node() -> Iterator[None]:
+    """Leaves out of Ray what one machine does not need, which ``ray.init`` cannot say.
+
+    The autoscaler's monitor delays Ray's end by 1 s, the server of the dashboard, which starts
+    without a dashboard too, delays its start by 0.7 s. All Rays of a machine want one port for
+    their agents, and each but the first would try for 3 s to get it before it starts.
+    """
+    from ray._private import parameter, services
+
+    of_node: Any = parameter
+    of_services: Any = services
+    params, start_server = of_node.RayParams, of_services.start_api_server
+    of_node.RayParams = functools.partial(
+        params, dashboard_agent_listen_port=0, no_monitor=True, include_log_monitor=False
+    )
+    # No address and no process: so Ray goes on where the server cannot start.
+    of_services.start_api_server = lambda *_, **__: ("", None)
+    try:
+        yield
     finally:
-        parameter.RayParams = defaults
+        of_node.RayParams, of_services.start_api_server = params, start_server
 
 
 def use_huge_pages() -> None:

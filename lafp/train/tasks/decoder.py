@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from lafp.data.held_out import (
 from lafp.data.labels import action_spec, labeled_order
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.window_draws import WindowConfig
-from lafp.data.shards.sets import open_shard_set
+from lafp.data.shards.sets import open_shard_set, shards_sha256
 from lafp.data.windows import vector_inputs, window_indices, windows_at
 from lafp.finished.load import LAM_HEAD, load_policy
 from lafp.finished.saved_model import TUNED_POLICY, read_card, save_model
@@ -136,7 +137,8 @@ class DecoderTask:
         # they run only once for each clip.
         num_frames = open_shard_set(labeled_shards).num_frames["train"] * cfg.label_fraction
         self._is_remembering = num_frames * (embed_dim + latent_dim) * 4 <= MAX_REMEMBERED_BYTES
-        self._remembered: dict[int, ClipFeatures] = {}
+        models = (read_card(lam_uri, "lam")["weights_sha256"], self._policy_sha256)
+        self._source = (*models, shards_sha256(labeled_shards), str(cfg.label_seed))
         # The seed alone decides the weights, whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.train.seed)
@@ -265,11 +267,11 @@ class DecoderTask:
         device, num_clips = batch.frames.device, len(batch.num_frames)
         rows, positions = (x.to(device).view(num_clips, -1) for x in (rows_N, position_N))
         parts = []
+        remembered = _remembered(self._source, str(device))
         for b, key in enumerate(batch.clip_key.tolist()):
-            if key not in self._remembered:
-                self._remembered[key] = features_of_clip(batch, b, *self._frozen(batch))
-            features, chunk_steps = self._remembered[key], self.policy.cfg.chunk_steps
-            parts.append(features.at(rows[b], positions[b], chunk_steps))
+            if key not in remembered:
+                remembered[key] = features_of_clip(batch, b, *self._frozen(batch))
+            parts.append(remembered[key].at(rows[b], positions[b], self.policy.cfg.chunk_steps))
         return Transitions.cat(parts)
 
     def _positions(self, rows_N: Tensor) -> Tensor:
@@ -290,6 +292,20 @@ class DecoderTask:
             self.lam.to(batch.frames.device)
             self.policy.to(batch.frames.device)
         return self.lam, self.policy
+
+
+@lru_cache(maxsize=1)
+def _remembered(source: tuple[str, ...], device: str) -> dict[int, ClipFeatures]:
+    """Returns the outputs of frozen models that this process remembers, by clip.
+
+    The trainings of a sweep that differ in the action decoder alone follow each other in one
+    process, so the frozen models run once for all of them.
+
+    Args:
+        source: Checksums of the models and of the shard set, and the choice of labeled clips.
+        device: The device of the outputs.
+    """
+    return {}
 
 
 def _policy_of_lam(policy_uri: str, lam_uri: str) -> str:

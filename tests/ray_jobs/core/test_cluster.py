@@ -10,8 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from ray._private import parameter
-from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+from ray._private import parameter, services
+from ray._private.ray_constants import (
+    DEFAULT_DASHBOARD_AGENT_LISTEN_PORT,
+    PROCESS_TYPE_GCS_SERVER,
+    PROCESS_TYPE_RAYLET,
+)
 
 from lafp.report.run_page import ReportConfig
 from lafp.runs.run_dir import RunDir
@@ -97,14 +101,17 @@ def test_a_job_that_finds_its_stage_complete_deletes_what_a_lost_machine_left(
     assert not list(scratch.iterdir())
 
 
-def test_rays_of_one_machine_want_no_port_of_each_other():
+def test_a_local_ray_starts_only_what_it_needs_and_wants_no_port_of_another():
+    before = parameter.RayParams, services.start_api_server
     start_local(1)
     try:
         node = ray._private.worker._global_node
         assert node.dashboard_agent_listen_port not in (0, DEFAULT_DASHBOARD_AGENT_LISTEN_PORT)
+        assert set(node.all_processes) == {PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET}
+        assert ray.get(ray.remote(lambda: 3).remote()) == 3
     finally:
         ray.shutdown()
-    assert parameter.RayParams().dashboard_agent_listen_port == DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+    assert (parameter.RayParams, services.start_api_server) == before
 
 
 FAULTS = """

@@ -20,6 +20,7 @@ from lafp.models.latent_projection import Pca, PcaConfig
 from lafp.train import transitions
 from lafp.train.context import LocalContext, to_clip_batches
 from lafp.train.loop import train
+from lafp.train.tasks import decoder
 from lafp.train.tasks.decoder import DecoderTask, TrainDecoderConfig
 from lafp.train.tasks.policy import PolicyTask, TrainPolicyConfig
 from lafp.types import ActionSpec
@@ -218,6 +219,7 @@ def test_an_encoder_is_not_tuned_on_other_observations_than_its_plans(run):
 @pytest.mark.parametrize("policy", ["latent_flow", "chunks"])
 def test_features_remembered_per_clip_equal_those_computed_anew(run, policy, monkeypatch):
     monkeypatch.setattr(transitions, "_TRANSITIONS_AT_A_TIME", 3)  # several times for each clip
+    decoder._remembered.cache_clear()
     inputs = []
     for is_remembering in (True, False):
         cfg = decoder_config(anchor_time=1.0)
@@ -230,6 +232,33 @@ def test_features_remembered_per_clip_equal_those_computed_anew(run, policy, mon
         torch.testing.assert_close(remembered.latent_action, anew.latent_action)
         torch.testing.assert_close(remembered.transitions.embedding, anew.transitions.embedding)
         assert torch.equal(remembered.transitions.true_action, anew.transitions.true_action)
+
+
+def test_trainings_of_one_process_that_differ_in_the_decoder_run_the_frozen_models_once(
+    run, monkeypatch
+):
+    computed = []
+
+    def features_of_clip(batch, b, *models):
+        computed.append(int(batch.clip_key[b]))
+        return transitions.features_of_clip(batch, b, *models)
+
+    def num_computed(policy="latent_flow", **settings):
+        computed.clear()
+        task = DecoderTask(decoder_config(**settings), run["labeled"], run[policy], run["lam"])
+        for clips in first_batches(task, num_steps=8):
+            task.inputs(clips)
+        return len(computed)
+
+    monkeypatch.setattr(decoder, "features_of_clip", features_of_clip)
+    decoder._remembered.cache_clear()
+    assert num_computed() > 0
+    assert num_computed(anchor_time=1.0) == 0
+    assert num_computed(label_fraction=0.5) == 0
+    # Memory is bounded: other clips or another policy make it forget the earlier ones.
+    assert num_computed(label_seed=1, label_fraction=0.5) > 0
+    assert num_computed(policy="chunks") > 0
+    assert num_computed() > 0
 
 
 def test_a_decoder_meets_every_executed_position_of_a_chunk(run):
