@@ -25,6 +25,7 @@ from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv, episode_seeds
 from lafp.evaluate.acting.rollouts import Expert, Recording, rollout
 from lafp.storage import strict_json
+from lafp.storage.map_ahead import map_ahead
 from lafp.storage.tables import write_rows
 from lafp.video import EncodeConfig, encode_clip
 
@@ -197,27 +198,26 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     # An episode's seed depends on its number, so that batches of any size hold the same episodes.
     seeds = episode_seeds(env, cfg.seed, batch.subset, batch.first, batch.last)
     result = rollout(env, Expert(env), seeds, num_recorded=len(seeds), has_masks=cfg.draw_masks)
-    records = []
     successes = result.successes()
     if cfg.drop_failed and result.success is None:
         raise ConfigError(
             f"drop_failed: {env.task} does not report success. Set drop_failed=false."
         )
-    for n, recording in enumerate(result.recordings):
-        name = f"episode_{batch.first + n:06d}"
-        stem = storage.join(uri, batch.folder, name)
-        is_dropped = cfg.drop_failed and not successes[n]
-        video = b""
-        if not is_dropped:
-            if batch.subset != "videos":
-                storage.write_bytes(f"{stem}.npz", _labels(recording, result.modes[n], env))
-            if recording.mask is not None:
-                masks = _mask_video(recording.mask, env.fps)
-                storage.write_bytes(storage.join(uri, "masks", batch.folder, f"{name}.mp4"), masks)
-            video = encode_clip(recording.frames, env.fps, cfg.encode)
-            storage.write_bytes(f"{stem}.mp4", video)
-        records.append(
-            EpisodeRecord(
+
+    def encoded() -> Iterator[tuple[EpisodeRecord, dict[str, bytes]]]:
+        for n, recording in enumerate(result.recordings):
+            name = f"episode_{batch.first + n:06d}"
+            is_dropped = cfg.drop_failed and not successes[n]
+            files, video = {}, b""
+            if not is_dropped:
+                stem = storage.join(uri, batch.folder, name)
+                if batch.subset != "videos":
+                    files[f"{stem}.npz"] = _labels(recording, result.modes[n], env)
+                if recording.mask is not None:
+                    masks = storage.join(uri, "masks", batch.folder, f"{name}.mp4")
+                    files[masks] = _mask_video(recording.mask, env.fps)
+                video = files[f"{stem}.mp4"] = encode_clip(recording.frames, env.fps, cfg.encode)
+            record = EpisodeRecord(
                 subset=batch.subset,
                 episode=batch.first + n,
                 seed=int(seeds[n]),
@@ -229,7 +229,16 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
                 task=result.tasks[n] if result.tasks else None,
                 is_dropped=is_dropped,
             )
-        )
+            yield record, files
+
+    def write(episode: tuple[EpisodeRecord, dict[str, bytes]]) -> EpisodeRecord:
+        record, files = episode
+        for name, data in files.items():
+            storage.write_bytes(name, data)
+        return record
+
+    # Disks and S3 take their time for a file, but take many at a time.
+    records = list(map_ahead(write, encoded()))
     strict_json.write(batch.record_uri(uri), records)
 
 

@@ -283,7 +283,7 @@ def several(overrides: str) -> list[str]:
             r"train_decoder.0.anchor_time: latent_bc supports anchor_time 0 .* got \(0.0, 1.0\)",
         ),
         (
-            "train_policy.*.latents=videos",
+            "label_latents=null",
             "train_policy.0.latents=videos needs latents/videos, .* Set label_latents.name=videos",
         ),
         (
