@@ -232,7 +232,9 @@ def _plot_line(ax: "Axes", line: Line) -> None:
     style = (0, (4, 2)) if line.is_dashed else "-"
     # A single report would be an invisible line.
     marker = "o" if len(line.x) == 1 or line.band else None
-    if line.band:
+    if line.band and len(line.x) == 1:  # an area without width would be invisible
+        ax.vlines(line.x, *line.band, color=line.color, alpha=0.5)
+    elif line.band:
         ax.fill_between(line.x, *line.band, color=line.color, alpha=0.15, lw=0)
     ax.plot(line.x, line.y, color=line.color, ls=style, marker=marker, ms=4, label=line.title)
     for x, values in zip(line.x, line.points, strict=False):

@@ -1,3 +1,4 @@
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -75,3 +76,15 @@ def test_the_names_of_all_controls_of_the_probe_fit_beside_its_curves():
     figure.canvas.draw()
     legend = figure.axes[-1].get_legend().get_window_extent()
     assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1
+
+
+def test_the_interval_of_a_single_point_is_a_line_from_end_to_end():
+    def height(low, high):
+        line = charts.Line(title="alone", x=[1.0], y=[0.5], band=([low], [high]))
+        svg = charts.curves({"a": [line]}, ylim=(0, 1)).svg()
+        path = re.search(
+            r'LineCollection_1">\s*<path d="M [\d.]+ ([\d.]+) \s*L [\d.]+ ([\d.]+)', svg
+        )
+        return float(path[1]) - float(path[2])
+
+    assert height(0.1, 0.9) == pytest.approx(4 * height(0.4, 0.6))
