@@ -19,6 +19,11 @@ MIN_JUDGED_EPISODES = 5
 these episodes: a single one gives an interval without width, and few give a too narrow one."""
 DOMINATING = 3.0
 """If supervision costs this many times the rest of the loss, labels train nearly alone."""
+NEGLIGIBLE = 0.02
+"""If supervision costs this little of the rest of the loss, labels hardly train the model."""
+UNLEARNED = 0.3
+"""Share of the first error of supervision beyond which the labels are not learned. An error may
+also cost little because it is small."""
 
 CONSTANT = (
     "The latent actions are constant: the LAM gives every frame pair the same z, so policies "
@@ -107,18 +112,24 @@ def target_sign(
     return None
 
 
-def supervision_sign(share: float) -> str | None:
-    """Describes a supervision that outweighs the rest of the loss; None if it does not.
+def supervision_sign(share: float, left: float) -> str | None:
+    """Describes a supervision that outweighs the rest of the loss, or hardly counts; else None.
 
     Args:
         share: Share of the supervision in the whole loss, in [0, 1].
+        left: The last error of the supervision, as a share of the first.
     """
-    # A ratio r to the rest of the loss is a share of r / (1 + r) in the whole loss.
-    if share < DOMINATING / (1 + DOMINATING):
-        return None
     ratio = share / max(1 - share, 1e-9)
-    return (
-        f"The supervision costs {ratio:.3g} times what the rest of the loss does, so the labels "
-        "train the model nearly alone and the videos add little. In LAOM it costs about a fifth: "
-        "lower supervision.weight."
-    )
+    if ratio >= DOMINATING:
+        return (
+            f"The supervision costs {ratio:.3g} times what the rest of the loss does, so the "
+            "labels train the model nearly alone and the videos add little. In LAOM it costs about "
+            "a fifth: lower supervision.weight."
+        )
+    if ratio < NEGLIGIBLE and left > UNLEARNED:
+        return (
+            f"The supervision costs only {ratio:.2g} times what the rest of the loss does, and "
+            f"{left:.0%} of its first error is left, so the labels hardly train the model. In LAOM "
+            "it costs about a fifth: raise supervision.weight."
+        )
+    return None

@@ -70,31 +70,37 @@ def lam_findings(metrics: Metrics, objective: str, has_labels: bool) -> list[str
 
 
 def lam_signs(metrics: Metrics) -> list[str]:
-    """Says that a target embedding is bad or not predicted, or the supervision outweighs the loss.
+    """Says that a target embedding is bad or not predicted, or the supervision's weight is wrong.
 
     Args:
-        metrics: The last value of each, with ``supervision_share`` as ``over_training`` has it.
+        metrics: The last value of each, and what ``over_training`` says.
     """
     spread, dead_share, explained = (
         _first(metrics, f"val/target_{name}", f"target_{name}")
         for name in ("spread", "dead_share", "explained")
     )
-    share = _value(metrics, "supervision_share")
+    share, left = (_value(metrics, f"supervision_{name}") for name in ("share", "left"))
     target = target_sign(spread, dead_share, explained)
-    signs = [target, supervision_sign(share) if share else None]
+    signs = [target, supervision_sign(share, left or 0.0) if share else None]
     return [sign for sign in signs if sign]
 
 
 def over_training(records: Sequence[Metrics]) -> dict[str, float]:
-    """Returns what the last record does not tell: the supervision's median share of the loss.
+    """Returns what the last record does not tell of the supervision.
 
-    At the end the share is small even if it was large, because few labels are learned by heart.
+    Its median share of the loss: at the end it is small even if it was large, because few labels
+    are learned by heart. And how much of its first error is left.
 
     Args:
         records: Those of ``metrics.jsonl``.
     """
-    found = [v for r in records if (v := _value(r, "supervision_share")) is not None]
-    return {"supervision_share": median(found)} if found else {}
+    shares, errors = (
+        [value for record in records if (value := _value(record, name)) is not None]
+        for name in ("supervision_share", "supervision_loss")
+    )
+    if not shares or not errors or errors[0] <= 0:
+        return {}
+    return {"supervision_share": median(shares), "supervision_left": errors[-1] / errors[0]}
 
 
 def policy_findings(metrics: Metrics, is_flow: bool) -> list[str]:
