@@ -127,6 +127,9 @@ class StudyConfig:
     """The pipeline that all runs share, before the changes of their values."""
     axes: tuple[AxisConfig, ...] = ()
     """Dimensions of the grid. Without axes, the pipeline runs unchanged for every seed."""
+    only: tuple[str, ...] = ()
+    """Labels of the values to run; empty runs all. An axis that has none of these labels keeps all
+    its values. So a large study can be run in parts: the next command goes on with others."""
     labels: LabelAxisConfig | None = None
     """Draws results over the share of labels: a curve for every value of ``axes`` and every method
     of ``pipeline.evaluate``."""
@@ -150,6 +153,9 @@ class StudyConfig:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be one or more different numbers >= 0, got {self.seeds}.")
         check_at_least(self, 1, "max_concurrent")
+        labels = [value.label for axis in self.axes for value in axis.values]
+        if unknown := [label for label in self.only if label not in labels]:
+            raise ValueError(f"only names {unknown}, which no axis has: the labels are {labels}.")
         if self.stall_timeout_min <= 0 or self.max_trial_failures < 0:
             raise ValueError(
                 "stall_timeout_min must be positive and max_trial_failures not negative, got "
@@ -177,7 +183,7 @@ class Cell:
 
 @functools.cache
 def cells(cfg: StudyConfig) -> tuple[Cell, ...]:
-    """Lists the runs of a study, seed by seed.
+    """Lists the runs of a study, or those that ``only`` picks, seed by seed.
 
     Raises:
         ConfigError: An override does not fit the pipeline, two runs would get one name, or labels
@@ -203,7 +209,21 @@ def cells(cfg: StudyConfig) -> tuple[Cell, ...]:
             f"labels.scope {cfg.labels.scope} varies the labels of the LAM, which sees none in any "
             "run: set pipeline.train_lam.supervision.weight."
         )
-    return made
+    return tuple(cell for of_axes, cell in found.values() if _is_picked(cfg, of_axes))
+
+
+def _is_picked(cfg: StudyConfig, of_axes: Sequence[str]) -> bool:
+    """Tells whether ``only`` leaves a run in the study.
+
+    Args:
+        cfg: The study's config.
+        of_axes: Labels of the run, which begin with its value on each axis.
+    """
+    for axis, label in zip(cfg.axes, of_axes, strict=False):
+        wanted = [value.label for value in axis.values if value.label in cfg.only]
+        if wanted and label not in wanted:
+            return False
+    return True
 
 
 def _cell(

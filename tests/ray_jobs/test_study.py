@@ -147,6 +147,41 @@ def test_two_runs_with_one_name_are_refused(tmp_path, axes, message):
         cells(load(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        ("[]", {"a-x", "a-y", "b-x", "b-y", "c-x", "c-y"}),
+        ("[a, c]", {"a-x", "a-y", "c-x", "c-y"}),
+        ("[y]", {"a-y", "b-y", "c-y"}),
+        ("[a, y]", {"a-y"}),
+    ],
+)
+def test_a_part_of_a_study_is_run_by_the_labels_of_its_values(tmp_path, only, names):
+    text = f"""
+        name: toy
+        pipeline: {{extends: {CONFIGS}/pipeline/tiny.yaml}}
+        axes:
+          - {{values: [{{label: a}}, {{label: b}}, {{label: c}}]}}
+          - {{values: [{{label: x}}, {{label: y}}]}}
+        only: {only}
+        seeds: [0, 1]
+        """
+    found = {cell.name for cell in cells(load(tmp_path, text))}
+    assert found == {f"{name}-seed_{seed}" for name in names for seed in (0, 1)}
+
+
+def test_a_part_of_a_study_names_labels_that_it_has(tmp_path):
+    text = f"""
+        name: toy
+        pipeline: {{extends: {CONFIGS}/pipeline/tiny.yaml}}
+        axes: [{{values: [{{label: lapo}}]}}]
+        only: [lapa]
+        seeds: [0]
+        """
+    with pytest.raises(ConfigError, match=r"only names .*lapa.* no axis has: .*lapo"):
+        load(tmp_path, text)
+
+
 LATENTS = [
     "pipeline.label_latents={name: videos}",
     "pipeline.train_policy.*.latents=videos",
