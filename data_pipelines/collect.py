@@ -23,7 +23,7 @@ from lafp.config.ranges import check_at_least
 from lafp.data.labels import UNSEEN
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv, episode_seeds
-from lafp.evaluate.acting.rollouts import Expert, Recording, rollout
+from lafp.evaluate.acting.rollouts import Expert, Recording, RolloutResult, rollout
 from lafp.storage import strict_json
 from lafp.storage.map_ahead import map_ahead
 from lafp.storage.tables import write_rows
@@ -198,48 +198,52 @@ def render_batch(cfg: CollectConfig, batch: Batch, uri: str) -> None:
     # An episode's seed depends on its number, so that batches of any size hold the same episodes.
     seeds = episode_seeds(env, cfg.seed, batch.subset, batch.first, batch.last)
     result = rollout(env, Expert(env), seeds, num_recorded=len(seeds), has_masks=cfg.draw_masks)
-    successes = result.successes()
     if cfg.drop_failed and result.success is None:
         raise ConfigError(
             f"drop_failed: {env.task} does not report success. Set drop_failed=false."
         )
+    episodes = _encode_episodes(cfg, batch, uri, env, result)
+    # Each write waits for the disk or S3, so several run while the next episodes are encoded.
+    strict_json.write(batch.record_uri(uri), list(map_ahead(_write_episode, episodes)))
 
-    def encoded() -> Iterator[tuple[EpisodeRecord, dict[str, bytes]]]:
-        for n, recording in enumerate(result.recordings):
-            name = f"episode_{batch.first + n:06d}"
-            is_dropped = cfg.drop_failed and not successes[n]
-            files, video = {}, b""
-            if not is_dropped:
-                stem = storage.join(uri, batch.folder, name)
-                if batch.subset != "videos":
-                    files[f"{stem}.npz"] = _labels(recording, result.modes[n], env)
-                if recording.mask is not None:
-                    masks = storage.join(uri, "masks", batch.folder, f"{name}.mp4")
-                    files[masks] = _mask_video(recording.mask, env.fps)
-                video = files[f"{stem}.mp4"] = encode_clip(recording.frames, env.fps, cfg.encode)
-            record = EpisodeRecord(
-                subset=batch.subset,
-                episode=batch.first + n,
-                seed=int(seeds[n]),
-                num_frames=len(recording.frames),
-                success=successes[n],
-                episode_return=float(result.episode_return[n]),
-                modes=result.modes[n].tolist(),
-                num_bytes=len(video),
-                task=result.tasks[n] if result.tasks else None,
-                is_dropped=is_dropped,
-            )
-            yield record, files
 
-    def write(episode: tuple[EpisodeRecord, dict[str, bytes]]) -> EpisodeRecord:
-        record, files = episode
-        for name, data in files.items():
-            storage.write_bytes(name, data)
-        return record
+def _encode_episodes(
+    cfg: CollectConfig, batch: Batch, uri: str, env: VectorEnv, result: RolloutResult
+) -> Iterator[tuple[EpisodeRecord, dict[str, bytes]]]:
+    """Yields the record of each episode, and its files by URI: none if it is dropped."""
+    successes = result.successes()
+    for n, recording in enumerate(result.recordings):
+        name = f"episode_{batch.first + n:06d}"
+        stem = storage.join(uri, batch.folder, name)
+        is_dropped = cfg.drop_failed and not successes[n]
+        files: dict[str, bytes] = {}
+        if not is_dropped:
+            if batch.subset != "videos":
+                files[f"{stem}.npz"] = _labels(recording, result.modes[n], env)
+            if recording.mask is not None:
+                masks_uri = storage.join(uri, "masks", batch.folder, f"{name}.mp4")
+                files[masks_uri] = _mask_video(recording.mask, env.fps)
+            files[f"{stem}.mp4"] = encode_clip(recording.frames, env.fps, cfg.encode)
+        record = EpisodeRecord(
+            subset=batch.subset,
+            episode=batch.first + n,
+            seed=int(result.seeds[n]),
+            num_frames=len(recording.frames),
+            success=successes[n],
+            episode_return=float(result.episode_return[n]),
+            modes=result.modes[n].tolist(),
+            num_bytes=len(files.get(f"{stem}.mp4", b"")),
+            task=result.tasks[n] if result.tasks else None,
+            is_dropped=is_dropped,
+        )
+        yield record, files
 
-    # Disks and S3 take their time for a file, but take many at a time.
-    records = list(map_ahead(write, encoded()))
-    strict_json.write(batch.record_uri(uri), records)
+
+def _write_episode(episode: tuple[EpisodeRecord, dict[str, bytes]]) -> EpisodeRecord:
+    record, files = episode
+    for uri, data in files.items():
+        storage.write_bytes(uri, data)
+    return record
 
 
 def _outcomes(records: Sequence[EpisodeRecord]) -> dict[str, float]:

@@ -79,24 +79,29 @@ def measure_rollouts(
     # A task has one core. More threads would take those of other tasks.
     torch.set_num_threads(1)
     if method is None:
-        # Frames are large, so episodes whose frames are recorded are not remembered.
-        roll_out = _roll_out_expert.__wrapped__ if num_recorded else _roll_out_expert
-        return roll_out(env_cfg, tuple(seeds.tolist()), num_recorded, seed)
+        if num_recorded == 0:
+            return _remembered_demonstrations(env_cfg, tuple(seeds.tolist()), seed)
+        return _roll_out_demonstrator(env_cfg, seeds, num_recorded, seed)
     env = ENVS.build(env_cfg)
     return rollout(env, load_agent(run_uri, method), seeds, num_recorded=num_recorded, seed=seed)
 
 
-@lru_cache(maxsize=32)
-def _roll_out_expert(
-    env_cfg: Choice, seeds: tuple[int, ...], num_recorded: int, seed: int
+def _roll_out_demonstrator(
+    env_cfg: Choice, seeds: np.ndarray, num_recorded: int, seed: int
 ) -> RolloutResult:
-    """Runs the demonstrator's episodes. They depend on no model.
-
-    The runs of a study evaluate their methods on the same episodes, one after the other in the same
-    processes, which remember how the demonstrator did there.
-    """
     env = ENVS.build(env_cfg)
-    return rollout(env, Expert(env), np.array(seeds), num_recorded=num_recorded, seed=seed)
+    return rollout(env, Expert(env), seeds, num_recorded=num_recorded, seed=seed)
+
+
+@lru_cache(maxsize=32)
+def _remembered_demonstrations(env_cfg: Choice, seeds: tuple[int, ...], seed: int) -> RolloutResult:
+    """Runs the demonstrator's episodes, or returns those that this process has run before.
+
+    They do not depend on the methods that are evaluated, and the runs of a study evaluate theirs on
+    the same episodes, one after the other in the same processes. Kept are the outcomes of 32 parts
+    of an evaluation, some MB. Episodes whose frames are recorded are large, so they are run anew.
+    """
+    return _roll_out_demonstrator(env_cfg, np.array(seeds), 0, seed)
 
 
 def measure_action_error(

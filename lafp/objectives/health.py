@@ -20,10 +20,11 @@ these episodes: a single one gives an interval without width, and few give a too
 DOMINATING = 3.0
 """If supervision costs this many times the rest of the loss, labels train nearly alone."""
 NEGLIGIBLE = 0.02
-"""If supervision costs this little of the rest of the loss, labels hardly train the model."""
+"""If supervision costs less than this share of the rest of the loss, labels hardly train the
+model. It cost 0.007 on Meta-World before moving videos, where labels did not help."""
 UNLEARNED = 0.3
-"""Share of the first error of supervision beyond which the labels are not learned. An error may
-also cost little because it is small."""
+"""A supervision may also cost little because the labels are learned. Then less than this share of
+its first error is left: 0.00 to 0.05 on Procgen, and 0.54 in the run above."""
 
 CONSTANT = (
     "The latent actions are constant: the LAM gives every frame pair the same z, so policies "
@@ -112,12 +113,13 @@ def target_sign(
     return None
 
 
-def supervision_sign(share: float, left: float) -> str | None:
+def supervision_sign(share: float, remaining_error_share: float | None) -> str | None:
     """Describes a supervision that outweighs the rest of the loss, or hardly counts; else None.
 
     Args:
         share: Share of the supervision in the whole loss, in [0, 1].
-        left: The last error of the supervision, as a share of the first.
+        remaining_error_share: The last error of the supervision, as a share of the first. None if
+            it is not known: then nothing is said of a supervision that costs little.
     """
     ratio = share / max(1 - share, 1e-9)
     if ratio >= DOMINATING:
@@ -126,10 +128,11 @@ def supervision_sign(share: float, left: float) -> str | None:
             "labels train the model nearly alone and the videos add little. In LAOM it costs about "
             "a fifth: lower supervision.weight."
         )
-    if ratio < NEGLIGIBLE and left > UNLEARNED:
+    remaining = remaining_error_share or 0.0
+    if ratio < NEGLIGIBLE and remaining > UNLEARNED:
         return (
             f"The supervision costs only {ratio:.2g} times what the rest of the loss does, and "
-            f"{left:.0%} of its first error is left, so the labels hardly train the model. In LAOM "
-            "it costs about a fifth: raise supervision.weight."
+            f"{remaining:.0%} of its first error is left, so the labels hardly train the model. In "
+            "LAOM it costs about a fifth: raise supervision.weight."
         )
     return None

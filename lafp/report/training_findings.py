@@ -41,6 +41,7 @@ _ALL_ALIKE = (
     "Not measured: whether z holds the true actions. On the labeled episodes that are held out all "
     "actions are alike."
 )
+_FEWEST_REPORTS = 4
 _LARGEST_CENTRE_OFFSET = 3.0
 """The middle of a range is farther from the mean only with outliers, or if data are very skewed."""
 
@@ -79,17 +80,17 @@ def lam_signs(metrics: Metrics) -> list[str]:
         _first(metrics, f"val/target_{name}", f"target_{name}")
         for name in ("spread", "dead_share", "explained")
     )
-    share, left = (_value(metrics, f"supervision_{name}") for name in ("share", "left"))
+    share, remaining = (_value(metrics, name) for name in ("supervision_share", "remaining_error"))
     target = target_sign(spread, dead_share, explained)
-    signs = [target, supervision_sign(share, left or 0.0) if share else None]
+    signs = [target, supervision_sign(share, remaining) if share else None]
     return [sign for sign in signs if sign]
 
 
 def over_training(records: Sequence[Metrics]) -> dict[str, float]:
-    """Returns what the last record does not tell of the supervision.
+    """Returns the supervision's median share of the loss, and its last error over its first.
 
-    Its median share of the loss: at the end it is small even if it was large, because few labels
-    are learned by heart. And how much of its first error is left.
+    The median, because the share is small at the end, when few labels are learned by heart. The
+    error needs a few reports before it says whether labels are learned.
 
     Args:
         records: Those of ``metrics.jsonl``.
@@ -98,9 +99,10 @@ def over_training(records: Sequence[Metrics]) -> dict[str, float]:
         [value for record in records if (value := _value(record, name)) is not None]
         for name in ("supervision_share", "supervision_loss")
     )
-    if not shares or not errors or errors[0] <= 0:
-        return {}
-    return {"supervision_share": median(shares), "supervision_left": errors[-1] / errors[0]}
+    found = {"supervision_share": median(shares)} if shares else {}
+    if len(errors) >= _FEWEST_REPORTS and errors[0] > 0:
+        found["remaining_error"] = errors[-1] / errors[0]
+    return found
 
 
 def policy_findings(metrics: Metrics, is_flow: bool) -> list[str]:

@@ -221,8 +221,10 @@ def start_local(num_cpus: int) -> None:
         num_cpus: Its number of logical CPUs.
     """
     import ray
+    from ray._private import ray_constants
+    from ray.experimental import internal_kv
 
-    with _lean_node():
+    with _few_processes():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -230,15 +232,28 @@ def start_local(num_cpus: int) -> None:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
+    # The dashboard's server would have stored its address. Ray Train looks it up at its end, and
+    # waits for it for 12 s. With ``include_dashboard=False`` nothing listens there either.
+    internal_kv._internal_kv_put(
+        ray_constants.DASHBOARD_ADDRESS,
+        "127.0.0.1:1",
+        namespace=ray_constants.KV_NAMESPACE_DASHBOARD,
+    )
 
 
 @contextlib.contextmanager
-def _lean_node() -> Iterator[None]:
-    """Leaves out of Ray what one machine does not need, which ``ray.init`` cannot say.
+def _few_processes() -> Iterator[None]:
+    """Starts Ray without three processes that a Ray of one machine does not need.
 
-    The autoscaler's monitor delays Ray's end by 1 s, the server of the dashboard, which starts
-    without a dashboard too, delays its start by 0.7 s. All Rays of a machine want one port for
-    their agents, and each but the first would try for 3 s to get it before it starts.
+    ``ray.init`` has no argument for them:
+
+    - the autoscaler's monitor: no node can be added, and it delays Ray's end by 1 s,
+    - the log monitor: it only sends logs to drivers, and ``log_to_driver`` is False,
+    - the dashboard's server: with ``include_dashboard=False`` it only counts usage, and it delays
+      Ray's start by 0.7 s.
+
+    Nor has it one for the port of Ray's agent. All Rays of a machine want the same one, and each
+    but the first would try for 3 s to get it before it starts.
     """
     from ray._private import parameter, services
 
@@ -248,7 +263,7 @@ def _lean_node() -> Iterator[None]:
     of_node.RayParams = functools.partial(
         params, dashboard_agent_listen_port=0, no_monitor=True, include_log_monitor=False
     )
-    # No address and no process: so Ray goes on where the server cannot start.
+    # No address and no process is what it returns where the server cannot start.
     of_services.start_api_server = lambda *_, **__: ("", None)
     try:
         yield

@@ -141,6 +141,14 @@ def test_failed_demonstrations_are_dropped_and_counted(tmp_path):
     assert all(r["is_dropped"] != r["success"] for r in records)
 
 
+def test_a_batch_with_an_episode_that_cannot_be_written_is_not_complete(tmp_path):
+    batch = Batch(subset="videos", first=0, last=3)
+    (tmp_path / "videos/episode_000000.mp4").mkdir(parents=True)  # no file can take its place
+    with pytest.raises(storage.StorageError, match=r"episode_000000\.mp4"):
+        render_batch(CFG, batch, str(tmp_path))
+    assert not storage.is_file(batch.record_uri(str(tmp_path)))
+
+
 def test_demonstrations_go_to_s3_too(s3_bucket):
     render_batch(CFG, Batch(subset="labeled_val", first=0, last=2), s3_bucket)
     names = [info.uri.removeprefix(s3_bucket) for info in storage.list_files(s3_bucket)]

@@ -52,7 +52,7 @@ from lafp.train.transitions import (
 from lafp.types import ClipBatch
 
 MAX_VAL_CLIPS = 64
-MAX_REMEMBERED_BYTES = 1 << 30
+MAX_REMEMBERED_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +299,8 @@ def _remembered(source: tuple[str, ...], device: str) -> dict[int, ClipFeatures]
     """Returns the outputs of frozen models that this process remembers, by clip.
 
     The trainings of a sweep that differ in the action decoder alone follow each other in one
-    process, so the frozen models run once for all of them.
+    process, so the frozen models run once for all of them. About ``MAX_REMEMBERED_BYTES`` are kept
+    at most: those of one pair of models, until a decoder of other models is trained.
 
     Args:
         source: Checksums of the models and of the shard set, and the choice of labeled clips.

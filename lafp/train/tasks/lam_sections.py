@@ -18,7 +18,9 @@ class SupervisionConfig:
     weight: float = 0.0
     """Weight of the supervised loss; 0 trains without labels. LAOM's 0.01, and 0.001 on
     cheetah-run, apply to actions of variance 35. With actions in [-1, 1], 0.5 and 0.05 cost about
-    as much; the latter a fifth of the FDM's loss. ``supervision_share`` measures it."""
+    as much. The right weight depends on the scale of what the FDM predicts: in LAOM the supervision
+    costs a fifth of what the FDM does, for which Meta-World with a small map needs 1.
+    ``supervision_share`` measures it."""
     batch_size: int = 128
     """Labeled windows per optimizer step, over all workers."""
     label_fraction: float = 1.0

@@ -7,29 +7,53 @@ from lafp.envs.slalom import SlalomConfig
 from lafp.evaluate import measurements
 
 
-@pytest.mark.parametrize(("num_recorded", "num_rolled_out"), [(0, 1), (2, 3)])
-def test_the_demonstrators_episodes_are_remembered_unless_their_frames_are_recorded(
-    num_recorded, num_rolled_out, monkeypatch
-):
-    calls, rollout = [], measurements.rollout
-    monkeypatch.setattr(
-        measurements,
-        "rollout",
-        lambda *args, **kwargs: calls.append(args) or rollout(*args, **kwargs),
+@pytest.fixture
+def calls(monkeypatch):
+    """The arguments of all rollouts from now on."""
+    found, rollout = [], measurements.rollout
+
+    def noted(*args, **kwargs):
+        found.append(args)
+        return rollout(*args, **kwargs)
+
+    monkeypatch.setattr(measurements, "rollout", noted)
+    measurements._remembered_demonstrations.cache_clear()
+    return found
+
+
+def demonstrated(run="run", env=None, seeds=(3, 4), num_recorded=0, seed=0):
+    return measurements.measure_rollouts(
+        run, env or SlalomConfig(), None, np.array(seeds), num_recorded, seed
     )
-    measurements._roll_out_expert.cache_clear()
-    results = [
-        measurements.measure_rollouts(
-            f"run_{number}", SlalomConfig(), None, np.array([3, 4]), num_recorded, seed=0
-        )
-        for number in range(3)
-    ]
-    assert len(calls) == num_rolled_out
-    for result in results:
-        assert len(result.recordings) == num_recorded
-        np.testing.assert_array_equal(result.path, results[0].path)
-    other = measurements.measure_rollouts(
-        "run_0", SlalomConfig(distractors=True), None, np.array([5, 6]), num_recorded, seed=0
-    )
-    assert len(calls) == num_rolled_out + 1
-    assert not np.array_equal(other.path, results[0].path)
+
+
+def test_the_demonstrators_episodes_are_run_once_for_all_runs(calls):
+    first, second = demonstrated(run="one"), demonstrated(run="other")
+    assert len(calls) == 1
+    measurements._remembered_demonstrations.cache_clear()
+    anew = demonstrated()
+    for result in (first, second):
+        np.testing.assert_array_equal(result.path, anew.path)
+        np.testing.assert_array_equal(result.success, anew.success)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"env": SlalomConfig(distractors=True)},
+        {"seeds": (3, 5)},
+        {"seed": 1},
+        {"num_recorded": 2},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_other_episodes_of_the_demonstrator_are_run(calls, other):
+    demonstrated()
+    assert len(demonstrated(**other).recordings) == other.get("num_recorded", 0)
+    assert len(calls) == 2
+
+
+def test_recorded_frames_are_not_kept(calls):
+    for _ in range(2):
+        assert len(demonstrated(num_recorded=2).recordings) == 2
+    assert len(calls) == 2

@@ -100,10 +100,15 @@ def test_an_fdm_that_does_not_beat_the_mean_of_its_target_is_named(explained, is
 
 
 def test_supervision_that_outweighs_the_rest_of_the_loss_is_named():
-    assert supervision_sign(0.2, left=0.5) is None
-    assert "65 times" in supervision_sign(65 / 66, left=0.5)
+    assert supervision_sign(0.2, 0.5) is None
+    assert "65 times" in supervision_sign(65 / 66, None)
 
 
-def test_supervision_that_hardly_counts_is_named_unless_the_labels_are_learned():
-    assert "raise supervision.weight" in supervision_sign(0.007, left=0.5)
-    assert supervision_sign(0.007, left=0.02) is None
+@pytest.mark.parametrize(
+    ("remaining_error_share", "is_named"), [(0.5, True), (0.02, False), (None, False)]
+)
+def test_supervision_that_hardly_counts_is_named_if_the_labels_are_not_learned(
+    remaining_error_share, is_named
+):
+    sign = supervision_sign(0.007, remaining_error_share)
+    assert ("raise supervision.weight" in (sign or "")) == is_named

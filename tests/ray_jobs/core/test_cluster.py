@@ -12,10 +12,13 @@ import pytest
 import ray
 from ray._private import parameter, services
 from ray._private.ray_constants import (
+    DASHBOARD_ADDRESS,
     DEFAULT_DASHBOARD_AGENT_LISTEN_PORT,
+    KV_NAMESPACE_DASHBOARD,
     PROCESS_TYPE_GCS_SERVER,
     PROCESS_TYPE_RAYLET,
 )
+from ray.experimental import internal_kv
 
 from lafp.report.run_page import ReportConfig
 from lafp.runs.run_dir import RunDir
@@ -29,14 +32,14 @@ SLOW = "The current node timed out during startup. This could happen because som
 
 @pytest.fixture
 def answers(monkeypatch) -> list[Exception | None]:
-    """What ``ray.init`` does, call by call: raise, or start."""
+    """What the start of a Ray does, call by call: raise, or start."""
     given: list[Exception | None] = []
 
-    def init(**options: object) -> None:
+    def start(num_cpus: int) -> None:
         if (error := given.pop(0)) is not None:
             raise error
 
-    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(cluster, "start_local", start)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return given
@@ -109,6 +112,8 @@ def test_a_local_ray_starts_only_what_it_needs_and_wants_no_port_of_another():
         assert node.dashboard_agent_listen_port not in (0, DEFAULT_DASHBOARD_AGENT_LISTEN_PORT)
         assert set(node.all_processes) == {PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET}
         assert ray.get(ray.remote(lambda: 3).remote()) == 3
+        # Ray Train waits at its end until it finds the address.
+        assert internal_kv._internal_kv_get(DASHBOARD_ADDRESS, namespace=KV_NAMESPACE_DASHBOARD)
     finally:
         ray.shutdown()
     assert (parameter.RayParams, services.start_api_server) == before

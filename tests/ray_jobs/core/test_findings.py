@@ -79,17 +79,19 @@ def test_labels_are_counted_in_transitions_and_dominating_ones_are_named(tmp_pat
     labels = {"labels": "Trained on the actions of 128 labeled transitions (1 episode)."}
     assert said("train_bc", labels | {"val/action_r2_deployed": 0.3}).startswith(labels["labels"])
 
-    def said_of(*shares):
+    def said_of(*shares, errors=(1, 1, 1, 1)):
         records = [
-            {"step": step, "supervision_share": share, "supervision_loss": 1 / step}
-            for step, share in enumerate(shares, 1)
+            {"step": step, "supervision_share": share, "supervision_loss": error}
+            for step, (share, error) in enumerate(zip(shares, errors, strict=False), 1)
         ]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
         last = {"loss": 1.0, "supervision_share": shares[-1]}
         return said("train_lam", last, LAPO, str(tmp_path))
 
     assert "costs 9 times what the rest of the loss does" in said_of(0.99, 0.9, 0.1)
-    assert "33% of its first error is left" in said_of(0.01, 0.01, 0.01)
+    assert "33% of its first error is left" in said_of(0.01, 0.01, 0.01, 0.01, errors=(3, 2, 2, 1))
+    # The first report of a short training is its last one too, and tells nothing.
+    assert "first error" not in said_of(0.01)
 
 
 def test_the_control_on_labels_alone_is_said_to_be_one():

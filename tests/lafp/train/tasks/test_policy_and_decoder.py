@@ -234,31 +234,42 @@ def test_features_remembered_per_clip_equal_those_computed_anew(run, policy, mon
         assert torch.equal(remembered.transitions.true_action, anew.transitions.true_action)
 
 
-def test_trainings_of_one_process_that_differ_in_the_decoder_run_the_frozen_models_once(
-    run, monkeypatch
-):
+@pytest.fixture
+def num_computed(run, monkeypatch):
+    """Counts the clips on which a decoder's first steps run the frozen models."""
     computed = []
 
     def features_of_clip(batch, b, *models):
         computed.append(int(batch.clip_key[b]))
         return transitions.features_of_clip(batch, b, *models)
 
-    def num_computed(policy="latent_flow", **settings):
+    def count(policy="latent_flow", shards=run["labeled"], **settings):
         computed.clear()
-        task = DecoderTask(decoder_config(**settings), run["labeled"], run[policy], run["lam"])
+        task = DecoderTask(decoder_config(**settings), shards, run[policy], run["lam"])
         for clips in first_batches(task, num_steps=8):
             task.inputs(clips)
         return len(computed)
 
     monkeypatch.setattr(decoder, "features_of_clip", features_of_clip)
     decoder._remembered.cache_clear()
-    assert num_computed() > 0
-    assert num_computed(anchor_time=1.0) == 0
-    assert num_computed(label_fraction=0.5) == 0
-    # Memory is bounded: other clips or another policy make it forget the earlier ones.
-    assert num_computed(label_seed=1, label_fraction=0.5) > 0
+    assert count() > 0
+    return count
+
+
+@pytest.mark.parametrize("settings", [{}, {"anchor_time": 1.0}, {"label_fraction": 0.5}])
+def test_trainings_that_differ_in_the_decoder_alone_run_the_frozen_models_once(
+    num_computed, settings
+):
+    assert num_computed(**settings) == 0
+
+
+def test_trainings_on_other_clips_or_models_run_the_frozen_models_anew(num_computed, tmp_path):
     assert num_computed(policy="chunks") > 0
-    assert num_computed() > 0
+    assert num_computed() > 0  # the features of one policy are kept
+    assert num_computed(label_seed=1) > 0
+    # Clips of the same names, as another preprocessing of the same videos has them.
+    other = write_shard_set(tmp_path / "other", 16, num_val_clips=4, has_labels=True, seed=1)
+    assert num_computed(label_seed=1, shards=other) > 0
 
 
 def test_a_decoder_meets_every_executed_position_of_a_chunk(run):
