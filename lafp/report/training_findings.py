@@ -80,7 +80,8 @@ def lam_signs(metrics: Metrics) -> list[str]:
         _first(metrics, f"val/target_{name}", f"target_{name}")
         for name in ("spread", "dead_share", "explained")
     )
-    share, remaining = (_value(metrics, name) for name in ("supervision_share", "remaining_error"))
+    share = _value(metrics, "supervision_share")
+    remaining = _value(metrics, "remaining_error_share")
     target = target_sign(spread, dead_share, explained)
     signs = [target, supervision_sign(share, remaining) if share else None]
     return [sign for sign in signs if sign]
@@ -101,7 +102,7 @@ def over_training(records: Sequence[Metrics]) -> dict[str, float]:
     )
     found = {"supervision_share": median(shares)} if shares else {}
     if len(errors) >= _FEWEST_REPORTS and errors[0] > 0:
-        found["remaining_error"] = errors[-1] / errors[0]
+        found["remaining_error_share"] = errors[-1] / errors[0]
     return found
 
 

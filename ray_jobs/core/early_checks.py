@@ -14,8 +14,9 @@ _PACKAGES = {
     "data": _DATA,
     "train": (*_DATA, "deepspeed", "jinja2", "matplotlib", "pandas", "scipy", "wandb"),
 }
-_NOT_NEEDED_ALONE = {"deepspeed", "ray", "wandb"}
 """Extra of the package lafp -> packages that it brings."""
+_NOT_NEEDED_ALONE = {"deepspeed", "ray", "wandb"}
+"""Packages without which a training can do that starts no Ray."""
 
 
 def check_installed(job: str, extra: str, can_be_alone: bool = False) -> None:

@@ -122,8 +122,7 @@ class DecoderTask:
     ) -> None:
         self.cfg, self.shards = cfg, labeled_shards
         self.lam, self.policy = load_lam(lam_uri, "cpu"), load_policy(policy_uri)
-        self._lam_uri = lam_uri
-        self._policy_sha256 = _policy_of_lam(policy_uri, lam_uri)
+        self._policy_sha256, self._lam_sha256 = _policy_of_lam(policy_uri, lam_uri)
         check_frame_size(labeled_shards, self.lam.obs)
         check_vectors(labeled_shards, self.policy.obs)
         check_clip_lengths(labeled_shards, self.policy.obs.frame_stack)
@@ -137,7 +136,7 @@ class DecoderTask:
         # they run only once for each clip.
         num_frames = open_shard_set(labeled_shards).num_frames["train"] * cfg.label_fraction
         self._is_remembering = num_frames * (embed_dim + latent_dim) * 4 <= MAX_REMEMBERED_BYTES
-        models = (read_card(lam_uri, "lam")["weights_sha256"], self._policy_sha256)
+        models = (self._lam_sha256, self._policy_sha256)
         self._source = (*models, shards_sha256(labeled_shards), str(cfg.label_seed))
         # The seed alone decides the weights, whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
@@ -229,7 +228,7 @@ class DecoderTask:
         policy_sha256 = self._policy_sha256
         if module.policy is not None:
             tuned_uri = storage.join(uri, TUNED_POLICY)
-            specs = {"lam_sha256": read_card(self._lam_uri, "lam")["weights_sha256"]}
+            specs = {"lam_sha256": self._lam_sha256}
             save_policy(tuned_uri, self.policy.cfg, module.policy, metrics, specs)
             policy_sha256 = read_card(tuned_uri, "policy")["weights_sha256"]
         save_model(
@@ -309,12 +308,12 @@ def _remembered(source: tuple[str, ...], device: str) -> dict[int, ClipFeatures]
     return {}
 
 
-def _policy_of_lam(policy_uri: str, lam_uri: str) -> str:
-    """Checks that the policy was trained on the LAM's latent actions. Returns its checksum."""
+def _policy_of_lam(policy_uri: str, lam_uri: str) -> tuple[str, str]:
+    """Checks that the policy was trained on the LAM's latent actions. Returns both checksums."""
     policy, lam = read_card(policy_uri, "policy"), read_card(lam_uri, "lam")
     if policy["specs"].get("lam_sha256") != lam["weights_sha256"]:
         raise ConfigError(
             f"The policy at {policy_uri} was trained on another latent action model than "
             f"{lam_uri}. Train the policy again, or name its own LAM."
         )
-    return policy["weights_sha256"]
+    return policy["weights_sha256"], lam["weights_sha256"]
