@@ -67,6 +67,9 @@ class ToyModule(nn.Module):
             mean /= dist.get_world_size()
         self.running_mean.lerp_(mean, 0.1)
 
+    def networks(self) -> tuple[nn.Module, ...]:
+        return ()
+
     def after_step(self) -> None:
         ema_update_(self.target_encoder, self.encoder, 0.9)
 

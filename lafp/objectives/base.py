@@ -3,7 +3,7 @@
 # Shape suffixes in this file: B windows, Z latent action.
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,6 +160,13 @@ class Objective(nn.Module, ABC):
     def augment(self, window: Window) -> Window:
         """Augments a window for training, without gradients."""
         return window
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Returns the parts that take most of the time, which ``train.compile`` compiles.
+
+        They may not change anything of themselves in a forward pass. The default is none.
+        """
+        return ()
 
     def after_step(self) -> None:
         """Does work after an optimizer step, e.g. the EMA of a target encoder.

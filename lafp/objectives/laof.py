@@ -2,10 +2,11 @@
 
 # Shape suffixes in this file: B windows, Z latent action.
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lafp.config.ranges import check_at_least
 from lafp.losses.forward_dynamics import residual_loss
@@ -72,6 +73,10 @@ class Laof(Lapo):
         }
         loss = out.loss + self.cfg.optical_flow_weight * optical_flow_loss
         return replace(out, loss=loss, metrics=out.metrics | metrics)
+
+    def networks(self) -> Sequence[nn.Module]:
+        """See ``Objective``."""
+        return *super().networks(), self.optical_flow_decoder
 
     def measured(self, window: Window) -> list[tuple[ChangeScale, Tensor]]:
         """See ``Objective``. Optical flow is measured too."""

@@ -3,11 +3,12 @@
 # Shape suffixes in this file: B windows, E embedding, Z latent action.
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lafp.config import Choice, choice
 from lafp.config.ranges import check_at_least
@@ -158,6 +159,10 @@ class Laom(Objective):
     def embed(self, obs: Tensor) -> Tensor:
         """See ``Objective``. Returns the encoder's output."""
         return self.encoder(obs)
+
+    def networks(self) -> Sequence[nn.Module]:
+        """See ``Objective``."""
+        return self.encoder, self.idm, self.fdm, self.target_encoder
 
     def after_step(self) -> None:
         """Moves the target encoder towards the encoder."""

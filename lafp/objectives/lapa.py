@@ -3,12 +3,12 @@
 # Shape suffixes in this file: B windows, T frames of a pair, P patches, D features,
 # Z latent action.
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lafp.config import Choice, choice
 from lafp.config.ranges import check_at_least
@@ -128,6 +128,10 @@ class Lapa(Objective):
     def embed(self, obs: Tensor) -> Tensor:
         """See ``Objective``. Returns the IDM's embedding of the first frame of a pair."""
         return self.idm.embed(self.patches(obs))
+
+    def networks(self) -> Sequence[nn.Module]:
+        """See ``Objective``."""
+        return self.idm, self.fdm
 
     def after_step(self) -> None:
         """Moves the codebooks of a VQ bottleneck."""

@@ -2,12 +2,13 @@
 
 # Shape suffixes in this file: B windows, H height, W width, Z latent action, E embedding.
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lafp.config import Choice, choice
 from lafp.config.ranges import check_at_least
@@ -134,6 +135,10 @@ class Lapo(Objective):
         # IDM reads whole frames.
         weight = self._weight(window) if self.cfg.target == "residual" else None
         return [(self.idm.change_scale, as_weighted(change, weight))]
+
+    def networks(self) -> Sequence[nn.Module]:
+        """See ``Objective``."""
+        return self.idm, self.fdm
 
     def after_step(self) -> None:
         """Moves the codebooks of a VQ bottleneck."""

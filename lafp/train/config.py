@@ -8,6 +8,7 @@ from lafp.config.node_labels import label_selector
 from lafp.config.ranges import check_at_least
 from lafp.train.engines import ENGINES
 from lafp.train.engines.ddp import DdpConfig
+from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.optim import OptimConfig
 from lafp.train.trackers import TRACKERS
 
@@ -64,6 +65,10 @@ class TrainConfig:
     """``["role=train"]`` runs workers only on nodes that were started with this label."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16`` uses autocast; the weights stay fp32."""
+    compile: bool = may_change(default=False)
+    """Compiles encoder, IDM, FDM and head with ``torch.compile``. It needs a C++ compiler on every
+    worker, and compiling takes up to a minute of each start. Meant for GPUs: on the CPUs where it
+    was measured, steps took longer."""
     report_every_steps: int = may_change(default=50)
     """Steps between two reports. Only then are metrics copied from the device and written."""
     checkpoint_every_steps: int = may_change(default=500)
@@ -97,6 +102,12 @@ class TrainConfig:
             "num_checkpoints_to_keep",
         )
         check_at_least(self, 0, "max_failures", "max_skipped_steps")
+        is_zero_3 = isinstance(self.engine, DeepSpeedConfig) and self.engine.zero_stage == 3
+        if self.compile and is_zero_3:
+            raise ValueError(
+                "compile does not work with zero_stage 3, whose hooks gather the weights of each "
+                "layer. Use zero_stage 2 or less, or compile=false."
+            )
         if self.global_batch_size % (self.num_workers * self.gradient_accumulation):
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} does not divide into "

@@ -10,6 +10,7 @@ from torch import nn
 from lafp.data.randomness import derive_seed
 from lafp.runs.side_channel import SideChannel
 from lafp.train.checkpoints import Checkpoints
+from lafp.train.compiled import compile_networks, uncompiled
 from lafp.train.config import TrainConfig
 from lafp.train.context import TrainContext
 from lafp.train.engines import ENGINES
@@ -45,8 +46,11 @@ def train(cfg: TrainConfig, task: Task, ctx: TrainContext) -> dict[str, float]:
         DamagedShardsError: Too many clips could not be read.
         StoppedError: The context asked to stop before the last step.
         StorageError: A checkpoint could not be stored.
-        ConfigError: Batch and workers do not divide, or the checkpoint fits another engine.
+        ConfigError: Batch and workers do not divide, the checkpoint fits another engine, or nothing
+            can be compiled.
     """
+    if cfg.compile:
+        compile_networks(task.module)
     engine: Engine = ENGINES.get(cfg.engine.name)(cfg, task.module, ctx.device)
     with ctx.restored() as checkpoint:
         step = engine.load(checkpoint) if checkpoint else 0
@@ -148,7 +152,7 @@ class _Evaluation:
         with self._engine.gathered() as module, torch.no_grad():
             if self._rank == 0:
                 module.eval()
-                with self._channel.guarded():
+                with self._channel.guarded(), uncompiled(self._cfg.compile):
                     metrics = self._task.evaluate(module)
                 # Not inside the guard: an evaluation that fails must not leave the module in eval
                 # mode.

@@ -1,6 +1,6 @@
 """Defines what the training loop trains. A LAM, a policy and an action decoder are each a Task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,13 @@ class TrainedModule(Protocol):
 
     def forward(self, inputs: Any) -> LossOutput:
         """Computes the loss of one micro-batch of ``Task.inputs``."""
+        ...
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Returns the parts that take most of the time, which ``train.compile`` compiles.
+
+        They may not change anything of themselves in a forward pass.
+        """
         ...
 
     def after_step(self) -> None:

@@ -2,12 +2,13 @@
 
 git clone https://github.com/dunnolab/laom PEER
 pip install torchvision pyrallis torchinfo vector-quantize-pytorch gymnasium shimmy dm_control h5py
-python -m tests.benchmarks.bench_lam_step [--peer PEER] [--batch-size 64] [--steps 10]
+python -m tests.benchmarks.bench_lam_step [--peer PEER] [--batch-size 64] [--steps 10] [--compile]
 
 Same architecture (the published one), batch, precision (bf16 autocast), augmentation and optimizer.
 The peer's ``train_laom`` runs unmodified on made-up data; each time that it logs a step, the turn
 goes to ours: the loop's own step on clips read from shards. Waiting for data counts in neither, nor
-do the peer's three probes and its log. Without ``--peer`` only our lines are printed.
+do the peer's three probes and its log. Without ``--peer`` only our lines are printed. ``--compile``
+is ``train.compile``.
 
 One JSON line per part of the step, one for the whole of it (``ratio``: the peer's seconds over
 ours, the median over steps; ``cpu_ratio`` in CPU seconds, which other work on the machine hardly
@@ -34,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from lafp.config import config_from_dict
+from lafp.train.compiled import compile_networks, uncompiled
 from lafp.train.context import LocalContext
 from lafp.train.engines.ddp import DdpEngine
 from lafp.train.loop import _train_step
@@ -87,13 +89,17 @@ class Clock:
 class Ours:
     """The loop's own step on the published configuration."""
 
-    def __init__(self, folder: str, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self, folder: str, batch_size: int, device: torch.device, is_compiled: bool
+    ) -> None:
         self.clock = Clock(device)
         shards = write_shard_set(
             Path(folder) / "videos", 2 * batch_size, 32, (NUM_FRAMES, NUM_FRAMES), SIZE_PX
         )
-        self.cfg = _config(batch_size)
+        self.cfg = _config(batch_size, is_compiled)
         self.task = LamTask(self.cfg, shards, None)
+        if is_compiled:
+            compile_networks(self.task.module)
         self.context = LocalContext(folder, str(device))
         self.engine = DdpEngine(self.cfg.train, self.task.module, device)
         self.batches = self.context.clips(self.task.demands(), 1, 0)
@@ -119,7 +125,7 @@ class Ours:
         self.clock.end_step()
 
 
-def _config(batch_size: int) -> TrainLamConfig:
+def _config(batch_size: int, is_compiled: bool) -> TrainLamConfig:
     raw = {
         "objective": {"name": "laom"},
         "window": {
@@ -131,6 +137,7 @@ def _config(batch_size: int) -> TrainLamConfig:
             "num_steps": 1000,
             "global_batch_size": batch_size,
             "precision": "bf16",
+            "compile": is_compiled,
             "optim": {"lr": 1e-4, "warmup_steps": 300, "decay": "linear"},
         },
     }
@@ -270,6 +277,7 @@ def main() -> None:
     parser.add_argument("--peer", help="a checkout of dunnolab/laom")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     use_huge_pages()  # as in a training
@@ -277,7 +285,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     num_steps = NUM_WARMUP_STEPS + args.steps
     with tempfile.TemporaryDirectory() as folder:
-        ours, peer = Ours(folder, args.batch_size, device), None
+        ours, peer = Ours(folder, args.batch_size, device, args.compile), None
         if args.peer:
             peer = Peer(args.peer, folder, args.batch_size, device)
             peer.run(ours.step, num_steps)
@@ -293,6 +301,7 @@ def report(ours: Ours, peer: Peer | None, args: argparse.Namespace) -> None:
         "batch_size": args.batch_size,
         "threads": args.threads,
         "steps": args.steps,
+        "compile": args.compile,
         "load": round(os.getloadavg()[0], 1),
     }
     mine = {part: ours.clock.seconds(part) for part in PARTS}
@@ -310,7 +319,7 @@ def report(ours: Ours, peer: Peer | None, args: argparse.Namespace) -> None:
             line |= {"cpu_ratio": round(float(cpu_ratio), 3), "ratio": round(float(ratio), 3)}
         print(json.dumps(line | facts), flush=True)
     limit = Limit()
-    with limit:
+    with uncompiled(args.compile), limit:
         ours.step()
     limit_s = limit.seconds(ours.clock)
     step_s = float(np.median(ours.clock.seconds("step")[:-1], axis=0)[0])

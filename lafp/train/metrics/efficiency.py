@@ -11,6 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from lafp.train.compiled import uncompiled
+
 _PEAK_TFLOPS = (
     # Part of the device's name, peak in dense bf16, and in fp32 without TF32, from data sheets.
     # The first name that is part of the device's name counts, so longer names come before shorter
@@ -39,10 +41,15 @@ class Efficiency:
         device: Device on which the model runs.
         precision: Precision of its matrix products, ``fp32`` or ``bf16``.
         num_rounds: Micro-batches per step.
+        is_compiled: Whether the networks are compiled. The step that is counted then runs them as
+            they were, because compiled operations do not show to the counter.
     """
 
-    def __init__(self, device: torch.device, precision: str, num_rounds: int) -> None:
+    def __init__(
+        self, device: torch.device, precision: str, num_rounds: int, is_compiled: bool = False
+    ) -> None:
         self._device, self._precision, self._num_rounds = device, precision, num_rounds
+        self._is_compiled = is_compiled
         self.flops_per_step = 0
         self._has_counted = False
 
@@ -60,7 +67,7 @@ class Efficiency:
             return
         self._has_counted = True
         counter = _FlopCounter()
-        with counter:
+        with uncompiled(self._is_compiled), counter:
             yield
         self.flops_per_step = 0 if counter.is_lost else counter.num_flops * self._num_rounds
 

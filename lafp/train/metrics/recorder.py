@@ -39,7 +39,9 @@ class Recorder:
         self.say = self._log.note if self._log else say_on_stderr
         """Writes a line for the people who follow the run."""
         self.timer = StepTimer(cfg.global_batch_size)
-        self.efficiency = Efficiency(ctx.device, cfg.precision, cfg.gradient_accumulation)
+        self.efficiency = Efficiency(
+            ctx.device, cfg.precision, cfg.gradient_accumulation, cfg.compile
+        )
         max_skipped = cfg.max_skipped_steps if cfg.on_non_finite == "skip" else None
         self.guard = FiniteGuard(task.module, ctx.device, max_skipped)
         self.damaged = DamagedClips(cfg.ingest.max_damaged_share)

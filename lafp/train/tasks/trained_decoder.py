@@ -1,6 +1,7 @@
 """Defines the module that trains in an action decoder's training: decoder and tuned policy."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -77,6 +78,10 @@ class TrainedDecoder(nn.Module):
         predicted = self.action_decoder(latent_action, transitions.embedding)
         action = self.action_decoder.action
         return LossOutput(loss=action_loss(predicted, transitions.true_action, action))
+
+    def networks(self) -> Sequence[nn.Module]:
+        """See ``TrainedModule``. A decoder is too small to gain by compiling."""
+        return ()
 
     def after_step(self) -> None:
         """See ``TrainedModule``. Nothing is to be done."""

@@ -1,6 +1,6 @@
 """Defines the module that trains in a LAM's training: objective and head of the supervision."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -52,6 +52,10 @@ class TrainedLam(nn.Module):
             if self.fdm_weight > 0:
                 metrics["supervision_share"] = (weighted / loss).detach()
         return LossOutput(loss=loss, metrics=metrics)
+
+    def networks(self) -> Sequence[nn.Module]:
+        """See ``TrainedModule``."""
+        return self.objective.networks()
 
     def after_step(self) -> None:
         """See ``TrainedModule``."""

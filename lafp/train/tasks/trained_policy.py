@@ -2,6 +2,7 @@
 
 # Shape suffixes in this file: B windows, Z latent action.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -45,6 +46,10 @@ class TrainedPolicy(nn.Module):
         if isinstance(standardizer, RangeStandardizer):
             metrics["centre_offset"] = standardizer.centre_offset
         return LossOutput(loss=out.loss, metrics=metrics)
+
+    def networks(self) -> Sequence[nn.Module]:
+        """See ``TrainedModule``."""
+        return self.policy.encoder, self.policy.head
 
     def after_step(self) -> None:
         """See ``TrainedModule``. Nothing is to be done."""
