@@ -125,7 +125,8 @@ class EpisodeRecord:
     num_frames: int
     success: bool | None
     """None where the environment's task does not report success."""
-    episode_return: float
+    episode_return: float | None = None
+    """None where the environment gave a reward that is not finite."""
     modes: list[int]
     """The way taken at each fork of the task, -1 where undecided."""
     num_bytes: int
@@ -216,6 +217,7 @@ def _encode_episodes(
         name = f"episode_{batch.first + n:06d}"
         stem = storage.join(uri, batch.folder, name)
         is_dropped = cfg.drop_failed and not successes[n]
+        returned = result.episode_return[n]
         files: dict[str, bytes] = {}
         if not is_dropped:
             if batch.subset != "videos":
@@ -230,7 +232,7 @@ def _encode_episodes(
             seed=int(result.seeds[n]),
             num_frames=len(recording.frames),
             success=successes[n],
-            episode_return=float(result.episode_return[n]),
+            episode_return=float(returned) if np.isfinite(returned) else None,
             modes=result.modes[n].tolist(),
             num_bytes=len(files.get(f"{stem}.mp4", b"")),
             task=result.tasks[n] if result.tasks else None,
@@ -247,10 +249,12 @@ def _write_episode(episode: tuple[EpisodeRecord, dict[str, bytes]]) -> EpisodeRe
 
 
 def _outcomes(records: Sequence[EpisodeRecord]) -> dict[str, float]:
-    """Returns the experts' success rate, if known, and mean return."""
-    success = [record.success for record in records if record.success is not None]
-    mean_return = float(np.mean([record.episode_return for record in records]))
-    return ({"success": float(np.mean(success))} if success else {}) | {"mean_return": mean_return}
+    """Returns the experts' success rate and mean return, each if known."""
+    found = {
+        "success": [float(r.success) for r in records if r.success is not None],
+        "mean_return": [r.episode_return for r in records if r.episode_return is not None],
+    }
+    return {name: float(np.mean(values)) for name, values in found.items() if values}
 
 
 def _mask_video(mask: np.ndarray, fps: float) -> bytes:

@@ -146,7 +146,8 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
     found = result_rows.thorough_probe_rows(subject, rows)
     write_results(stage.path("results.parquet"), found)
     results = one_run(run.uri, found, {})
-    *lines, what_next = lam_evaluation_findings(results, _skipped(cfg, lam))
+    _, num_held_out = probe_clips(shards.uri, _supervised(lam, shards)).num_episodes
+    *lines, what_next = lam_evaluation_findings(results, _skipped(cfg, lam), num_held_out)
     lines += [*lary_lines, what_next]
     model = lam_uri or str(cfg.encoder)
     page = write_lam_page(stage.uri, run.name, results, lines, model, shards.uri)

@@ -171,9 +171,10 @@ def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) ->
     """Writes tables, charts and the page of the complete runs. Returns their summary."""
     runs = []
     for cell in cells(cfg):
-        about: dict[str, Any] = {}
+        # A finished model that all runs read (`evaluate.lam`) has a seed of its own.
+        about: dict[str, Any] = {"seed": cell.seed}
         if cfg.labels:
-            about = {
+            about |= {
                 "variant": cell.variant or None,
                 "label_fraction": cell.label_fraction,
                 "label_scope": cfg.labels.scope,
@@ -187,7 +188,7 @@ def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) ->
 def parts(cfg: StudyConfig, run: RunDir) -> list[Part]:
     """Returns the stages of all runs except those that ASHA has stopped."""
     graph = graph_of(cfg)
-    names = (name for name in graph.runs if not (cfg.asha and was_stopped_early(run, name)))
+    names = (name for name in graph.runs if not (cfg.asha and was_stopped_early(graph, run, name)))
     return replace(graph, runs={name: graph.runs[name] for name in names}).parts(run)
 
 

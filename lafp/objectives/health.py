@@ -84,7 +84,9 @@ def signs_of_collapse(metrics: Mapping[str, float]) -> dict[str, str]:
     is_judged = metrics.get("probe/num_episodes", MIN_JUDGED_EPISODES) >= MIN_JUDGED_EPISODES
     if not is_judged or r2 is None or low is None or control is None:
         return signs
-    if low <= control:
+    # The gain compares the same episodes, so it is sharper than two intervals side by side.
+    gain_low = metrics.get("probe/gain_over_obs_embedding_low", low - control)
+    if gain_low <= 0:
         signs["probe"] = not_above_embedding(r2, control)
     return signs
 

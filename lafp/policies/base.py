@@ -4,7 +4,7 @@
 # V vectors beside the image.
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -272,6 +272,10 @@ class Policy(nn.Module, ABC):
         else:
             *_, last = (m for m in self.head.modules() if isinstance(m, nn.Linear))
             yield from last.parameters()
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Returns the parts that take most of the time, which ``train.compile`` compiles."""
+        return self.encoder, self.head
 
     def standardize(self, latent_action: Tensor) -> Tensor:
         """Maps latent actions in the LAM's units, [B, Z], to points, float32 [B, D]."""

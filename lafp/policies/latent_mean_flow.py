@@ -2,10 +2,11 @@
 
 # Shape suffixes in this file: N pairs of noise and data, D point.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lafp.config.ranges import check_at_least
 from lafp.flow_matching.mean_flow import AverageVelocity, integrate_average
@@ -87,6 +88,10 @@ class LatentMeanFlow(LatentFlow):
             num_steps=self.cfg.num_solver_steps,
             steps_taken=steps_taken,
         )
+
+    def networks(self) -> Sequence[nn.Module]:
+        """See ``Policy``. torch.compile cannot trace the derivative of the head in the loss."""
+        return (self.encoder,)
 
     def _average_velocity(self, condition: Tensor) -> AverageVelocity:
         def average_velocity(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:

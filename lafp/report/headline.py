@@ -122,8 +122,12 @@ def warnings(results: Results, views: LatentViews | None, lam: Mapping[str, Any]
     probes = results.of_variant(results.variants[0], "probe_r2")
     latent, embedding = probes.get("lam"), probes.get("embedding")
     is_judged = not signs and not lam.get("few_episodes")
-    if is_judged and latent and embedding and latent.interval.low <= embedding.interval.high:
-        signs.append(not_above_embedding(latent.value, embedding.value))
+    if is_judged and latent and embedding:
+        gain = results.of_variant(results.variants[0], "probe_gain_over_embedding").get("lam")
+        # The gain compares the same episodes, so it is sharper than two intervals side by side.
+        low = latent.interval.low - embedding.interval.high
+        if (gain.interval.low if gain else low) <= 0:
+            signs.append(not_above_embedding(latent.value, embedding.value))
     signs += [text[0].upper() + text[1:] for text in (*not_predicting(lam), *lam_signs(lam))]
     remarks = ("little_motion", "no_probe", "few_episodes")  # of ``data_remarks``
     signs += [lam[remark] for remark in remarks if lam.get(remark)]

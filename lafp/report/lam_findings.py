@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from lafp.evaluate.latents.representations import LAM, PIXEL_DIFFERENCE, RANDOM_LAM, subject_of
 from lafp.evaluate.rows.grouped import Group, Results
+from lafp.objectives.health import MIN_JUDGED_EPISODES
 from lafp.report.headline import headline_of_latents
 from lafp.report.training_findings import PROBE_CONTROLS
 
@@ -16,15 +17,18 @@ NO_SWAP = (
 )
 
 
-def lam_evaluation_findings(results: Results, skipped: Mapping[str, str]) -> list[str]:
+def lam_evaluation_findings(
+    results: Results, skipped: Mapping[str, str], num_episodes: int
+) -> list[str]:
     """Says what z or an encoder holds, whether z acts like a displacement, and what to do next.
 
     Args:
         results: The rows of the evaluation.
         skipped: Name of a measurement that was left out -> the reason.
+        num_episodes: Held-out episodes on which all was measured. Few of them settle nothing.
     """
-    probe = headline_of_latents(results, None, {})
-    return [
+    probe = headline_of_latents(results, None, {"probe/num_episodes": num_episodes})
+    lines = [
         *probe,
         *_noise(results),
         _unseen_backgrounds(results),
@@ -36,6 +40,12 @@ def lam_evaluation_findings(results: Results, skipped: Mapping[str, str]) -> lis
         *skipped.values(),
         _next(probe) if LAM in _of(results, "probe_r2") else _NEXT_TO_ENCODER,
     ]
+    return lines if num_episodes >= MIN_JUDGED_EPISODES else [_unsettled(line) for line in lines]
+
+
+def _unsettled(line: str) -> str:
+    verdict, colon, text = line.partition(": ")
+    return f"Uncertain: {text}" if colon and verdict in ("Good", "Bad") else line
 
 
 _NEXT_TO_ENCODER = (

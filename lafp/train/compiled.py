@@ -12,6 +12,19 @@ from lafp.config import ConfigError
 from lafp.train.task import TrainedModule
 
 
+def check_compilable(module: nn.Module) -> None:
+    """Checks that a ``TrainedModule`` has networks that can be compiled.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    if not cast(TrainedModule, module).networks():
+        raise ConfigError(
+            "train.compile is true, but this model has no network that is worth compiling. Set "
+            "train.compile=false."
+        )
+
+
 def compile_networks(module: nn.Module) -> None:
     """Lets each network of a ``TrainedModule`` compile at its first call.
 
@@ -24,18 +37,17 @@ def compile_networks(module: nn.Module) -> None:
     Raises:
         ConfigError: The module has no networks to compile, or there is no compiler.
     """
-    networks = cast(TrainedModule, module).networks()
-    if not networks:
-        raise ConfigError("train.compile is true, but this model has no network to compile.")
+    check_compilable(module)
     if not (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")):
         raise ConfigError(
             "train.compile is true, but a worker has no C++ compiler. Install one (apt-get install "
             "g++), or set train.compile=false."
         )
-    # Without the extra frame, torch.compile passes over networks of a class of torch itself
-    # (nn.Sequential) without a word.
-    with torch._dynamo.config.patch(wrap_top_frame=True):
-        for network in networks:
+    for network in cast(TrainedModule, module).networks():
+        # Without an extra frame, torch.compile passes over a network of a class of torch itself
+        # (nn.Sequential) without a word.
+        is_of_torch = type(network).forward.__module__.startswith("torch.")
+        with torch._dynamo.config.patch(wrap_top_frame=is_of_torch):
             network.compile()
 
 

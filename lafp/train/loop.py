@@ -85,6 +85,7 @@ def _train(
             record |= evaluation.metrics_if_due(step)
         recorder.write(step, record)
         if notice or cfg.is_due(step, cfg.checkpoint_every_steps):
+            recorder.flush()
             _checkpoint(engine, ctx.checkpoints, step)
         if notice == Notice.STOP:
             ctx.checkpoints.finish()

@@ -40,7 +40,7 @@ def collect(_: object, stage: StageDir, summary: Summary) -> list[str]:
             f"{verdict}: the demonstrators succeed in {100 * success:.0f} % of the episodes; "
             "policies that imitate them can hardly do better."
         )
-    else:
+    elif "mean_return" in summary:
         lines.append(
             f"The demonstrators' mean return is {number(summary['mean_return'])}; the task does "
             "not report success."

@@ -7,6 +7,7 @@ starts the run's own stages as Ray tasks, and reports to the driver what happens
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
@@ -31,6 +32,15 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most of our reports to Tune hold no metric
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StopMark:
+    """Records that ASHA stopped a run."""
+
+    step: int
+    stages: list[str]
+    """Keys of the run's stages, sorted. They change with its config."""
 
 
 def run_graph(
@@ -69,7 +79,7 @@ def run_graph(
         own = [todo[key] for key in keys.values() if key in todo and key not in shared]
         if why := _failures(graph, run, failed):
             missing[run] = why
-        elif own and cfg.asha and was_stopped_early(study, run):
+        elif own and cfg.asha and was_stopped_early(graph, study, run):
             missing[run] = STOPPED_EARLY
         elif own:
             trials.append(run)
@@ -87,9 +97,15 @@ def _failures(graph: StageGraph, run: str, failed: Mapping[str, str]) -> str:
     )
 
 
-def was_stopped_early(study: RunDir, run: str) -> bool:
-    """Says whether ASHA has stopped a run, in this call or an earlier one."""
-    return storage.is_file(_stop_mark(study, run))
+def was_stopped_early(graph: StageGraph, study: RunDir, run: str) -> bool:
+    """Says whether ASHA has stopped a run, in this call or an earlier one.
+
+    A run whose config has changed since then has other stages, and counts as a new one.
+    """
+    mark = _stop_mark(study, run)
+    if not storage.is_file(mark):
+        return False
+    return strict_json.read(_StopMark, mark).stages == sorted(graph.runs[run].values())
 
 
 def _stop_mark(study: RunDir, run: str) -> str:
@@ -116,8 +132,9 @@ def _run_trials(
         _run_trial,
         graph=graph,
         study=study,
-        # If fewer runs than max_concurrent are left, each may run several stages at a time.
-        max_concurrent=max(1, max_concurrent // len(runs)),
+        # If fewer runs than max_concurrent are left, each may run several stages at a time. ASHA
+        # compares runs after the same steps of the same stages, so they go one after the other.
+        max_concurrent=1 if cfg.asha else max(1, max_concurrent // len(runs)),
         metric=cfg.asha.metric if cfg.asha else None,
     )
     # Ray would write its state through pyarrow's S3 client, and fail if S3 is down for a moment.
@@ -174,19 +191,31 @@ def _run_trial(
     storage.be_patient()  # as in the driver: see ``run_study``
     nodes = [graph.nodes[key] for key in graph.runs[config["run"]].values()]
     left = [node for node in nodes if not is_complete(node, study)]
-    run_stages(left, study, max_concurrent, _Reports(study, metric))
+    done = [node for node in nodes if node not in left]
+    run_stages(left, study, max_concurrent, _Reports(study, metric, done))
     # The driver tells by this whether a trial ended or was stopped by ASHA (`on_trial_complete`).
     tune.report({"is_over": True})
 
 
 class _Reports:
-    """Reports to the driver what happens to the stages of a trial, and the metric for ASHA."""
+    """Reports to the driver what happens to the stages of a trial, and the metric for ASHA.
 
-    def __init__(self, study: RunDir, metric: str | None) -> None:
+    Args:
+        study: The study's folder.
+        metric: Name of the metric; None without ASHA.
+        done: The trial's stages that are complete. Their steps count, so that a trial that starts
+            again is compared with others at the stage at which it is.
+    """
+
+    def __init__(self, study: RunDir, metric: str | None, done: Sequence[StageNode]) -> None:
         self._study, self._metric = study, metric
         self._running: list[StageNode] = []
         self._steps: dict[str, int] = {}
         """Key of a stage -> the last step for which the metric was reported."""
+        for node in done if metric else ():
+            records = read_metrics(stage_of(node, study).uri)
+            if steps := [int(record["step"]) for record in records if metric in record]:
+                self._steps[node.key] = max(steps)
 
     def started(self, node: StageNode) -> None:
         self._running.append(node)
@@ -250,7 +279,9 @@ class _Driver(tune.Callback):
         """See ``tune.Callback``."""
         run, result = trial.config["run"], trial.last_result
         if "is_over" not in result:
-            strict_json.write(_stop_mark(self._study, run), {"step": result["step"]})
+            stages = sorted(self._graph.runs[run].values())
+            mark = _StopMark(step=result["step"], stages=stages)
+            strict_json.write(_stop_mark(self._study, run), mark)
             self.missing[run] = STOPPED_EARLY
             self._give_up(run, f"{STOPPED_EARLY} at step {result['step']}")
         elif run in self.missing:

@@ -1,6 +1,7 @@
 """Runs stages as Ray tasks, each after those that it reads, several at the same time."""
 
 import contextlib
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir
 from lafp.runs.wording import printable
+from lafp.storage import StorageError
 from lafp.storage.temporary import TemporaryFolder
 from ray_jobs.core.job import LOG, Job, JobError, execute
 from ray_jobs.studies.stage_graph import StageNode, run_dir
@@ -97,7 +99,7 @@ def _run_stage(job: Job, config: object, run_uri: str) -> str | None:
     """
     wait_while_stopping()
     run = RunDir(run_uri)
-    with _printing_to(run.stage(job.stage(config)).path(LOG)):
+    with _patient(), _printing_to(run.stage(job.stage(config)).path(LOG)):
         try:
             # An earlier process of this stage may still own the folder while Ray is ending it.
             execute(job, config, run, patience_s=_PATIENCE_S)
@@ -111,15 +113,34 @@ def _run_stage(job: Job, config: object, run_uri: str) -> str | None:
 
 
 @contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """Waits for storage that does not answer, as the driver does: see ``run_study``."""
+    storage.be_patient()
+    try:
+        yield
+    finally:
+        storage.be_patient(0.0)  # Ray uses this process again
+
+
+@contextlib.contextmanager
 def _printing_to(uri: str) -> Iterator[None]:
-    """Redirects output to a file. A local file is written at once, a file on S3 at the end."""
+    """Appends output to a file. A local file is written at once, a file on S3 at the end."""
     with contextlib.ExitStack() as stack:
         path = Path(uri)
         if storage.is_remote(uri):
             path = Path(stack.enter_context(TemporaryFolder())) / LOG
-            stack.callback(lambda: storage.write_bytes(uri, path.read_bytes()))
+            if storage.is_file(uri):
+                path.write_bytes(storage.read_bytes(uri))
+            stack.callback(_store_log, path, uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         log = stack.enter_context(path.open("a", buffering=1))
         stack.enter_context(contextlib.redirect_stdout(log))
         stack.enter_context(contextlib.redirect_stderr(log))
         yield
+
+
+def _store_log(path: Path, uri: str) -> None:
+    try:
+        storage.write_bytes(uri, path.read_bytes())
+    except StorageError as error:  # what the stage made is complete without it
+        print(f"Cannot store {uri}: {error}", file=sys.stderr)

@@ -161,10 +161,11 @@ class StudyConfig:
                 "stall_timeout_min must be positive and max_trial_failures not negative, got "
                 f"{self.stall_timeout_min} and {self.max_trial_failures}."
             )
-        if self.labels and self.labels.scope != "lam" and not self.pipeline.train_decoder:
+        readers = [*self.pipeline.train_decoder, *self.pipeline.train_bc]
+        if self.labels and self.labels.scope != "lam" and not readers:
             raise ValueError(
-                f"labels.scope {self.labels.scope} varies the labels of action decoders, and the "
-                "pipeline has none: add train_decoder."
+                f"labels.scope {self.labels.scope} varies the labels of action decoders and of "
+                "cloning, and the pipeline has neither: add train_decoder or train_bc."
             )
 
 
@@ -176,6 +177,7 @@ class Cell:
     """Name of the run's folder below ``runs/``."""
     variant: str
     """Labels of the values on ``axes``."""
+    seed: int
     label_fraction: float | None
     """Share of the labels; None if the study does not vary it."""
     pipeline: PipelineConfig
@@ -244,6 +246,7 @@ def _cell(
     return Cell(
         name="-".join([*labels, f"seed_{seed}"]),
         variant="-".join(value.label for value in values),
+        seed=seed,
         label_fraction=fraction,
         pipeline=replace(pipeline, evaluate=evaluate),
     )

@@ -16,6 +16,7 @@ from lafp.runs.content import content_hash
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.runs.wording import label_words
 from lafp.train.checkpoints import Checkpoints
+from lafp.train.compiled import check_compilable
 from lafp.train.config import TrainConfig
 from lafp.train.engines.deepspeed import DeepSpeedConfig
 from lafp.train.task import Task
@@ -157,6 +158,8 @@ def check(
     # If no finished model is read, tensors without data suffice, so a large model needs no memory.
     with nullcontext() if MODELS.intersection(inputs) else torch.device("meta"):
         task = build_task()
+    if cfg.compile:
+        check_compilable(task.module)
     MicroBatchLayout(
         demands=task.demands(),
         rank=0,

@@ -12,7 +12,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipelines.collect import UNSEEN, Batch, CollectConfig, batches, render_batch
+from data_pipelines.collect import (
+    UNSEEN,
+    Batch,
+    CollectConfig,
+    EpisodeRecord,
+    _encode_episodes,
+    _outcomes,
+    batches,
+    render_batch,
+)
 from data_pipelines.preprocess.clip.labels.read import LabelsConfig
 from data_pipelines.preprocess.clip.masks import MasksConfig
 from data_pipelines.preprocess.clip.resize import ResizeConfig
@@ -23,9 +32,12 @@ from data_pipelines.preprocess.job import list_inputs
 from lafp import storage
 from lafp.config import load_config
 from lafp.data.randomness import derive_seed
+from lafp.envs import ENVS
 from lafp.envs.procgen import ProcgenConfig
 from lafp.envs.slalom import Slalom, SlalomConfig
+from lafp.evaluate.acting.rollouts import Expert, rollout
 from lafp.runs.run_dir import RunDir
+from lafp.storage import strict_json
 from lafp.video import VIDEO_DECODERS, decode_clip
 from ray_jobs.preprocess import resolve
 
@@ -147,6 +159,19 @@ def test_a_batch_with_an_episode_that_cannot_be_written_is_not_complete(tmp_path
     with pytest.raises(storage.StorageError, match=r"episode_000000\.mp4"):
         render_batch(CFG, batch, str(tmp_path))
     assert not storage.is_file(batch.record_uri(str(tmp_path)))
+
+
+def test_a_return_that_is_not_finite_is_unknown(tmp_path):
+    env = ENVS.build(CFG.env)
+    result = rollout(env, Expert(env), np.arange(3), num_recorded=3)
+    returns = np.array([1.0, np.nan, 3.0])
+    batch = Batch(subset="videos", first=0, last=3)
+    encoded = _encode_episodes(CFG, batch, "/x", env, replace(result, episode_return=returns))
+    strict_json.write(str(tmp_path / "x.json"), [record for record, _ in encoded])
+    records = strict_json.read(list[EpisodeRecord], str(tmp_path / "x.json"))
+    assert [record.episode_return for record in records] == [1.0, None, 3.0]
+    assert _outcomes(records)["mean_return"] == 2.0
+    assert "mean_return" not in _outcomes(records[1:2])
 
 
 def test_demonstrations_go_to_s3_too(s3_bucket):

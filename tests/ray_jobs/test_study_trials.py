@@ -8,16 +8,20 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import ray
 
 from lafp.config import ConfigError, load_config
+from lafp.evaluate.rows.results import Result, Subject, write_results
 from lafp.runs.run_dir import RunDir
 from lafp.train.tasks.behavior_cloning import TrainBcConfig
 from ray_jobs import study
 from ray_jobs.core.job import JobError, execute
+from ray_jobs.studies import engine
+from ray_jobs.studies.stage_graph import run_dir
 from ray_jobs.studies.study_config import StudyConfig, cells
 from tests.processes import kill_one_below
 
@@ -32,6 +36,7 @@ def config(*overrides):
 
 def test_every_value_meets_every_fraction_and_seed():
     names = [cell.name for cell in cells(config("seeds=[3,5]"))]
+    assert [cell.seed for cell in cells(config("seeds=[3,5]"))] == [3] * 4 + [5] * 4
     assert names == [
         f"{anchor}-labels_{fraction}-seed_{seed}"
         for seed in (3, 5)
@@ -74,7 +79,7 @@ def test_scope_lam_takes_fractions_to_the_supervision_and_0_switches_it_off():
         (["labels.fractions=[0,1]"], "an action decoder needs labels"),
         (["labels.fractions=[0.5,0.5]"], "different shares"),
         (["labels.fractions=[1.5]"], r"in \[0, 1\]"),
-        (["pipeline.train_decoder=[]", "pipeline.evaluate.methods=[]"], "add train_decoder"),
+        (["pipeline.train_decoder=[]", "pipeline.evaluate.methods=[]"], "add train_decoder or"),
         (["stall_timeout_min=0"], "must be positive"),
     ],
 )
@@ -93,6 +98,37 @@ def test_the_plan_says_what_is_shared():
     assert "4 runs: interpolated-labels_0.5-seed_0, interpolated-labels_1-seed_0" in text
     assert "shared stages first (10), then the rest of each run" in text
     assert "train_lam: 1 instead of 4" in text and "train_policy: 2 instead of 8" in text
+
+
+def test_runs_keep_their_seeds_where_all_read_one_finished_lam(tmp_path):
+    """The rows of that LAM come first, and have the seed that it was trained with."""
+    cfg, run = config("seeds=[3,5]", "labels=null", "axes=[]"), RunDir(str(tmp_path))
+    for cell in cells(cfg):
+        rows = [
+            Result.of(Subject(label="lam", method="lam", seed=0), "probe_r2", 0.5, 40),
+            Result.of(Subject(label="bc", method="bc", seed=cell.seed), "success", 0.5, 40),
+        ]
+        write_results(run_dir(run, cell.name).stage("evaluation").path("results.parquet"), rows)
+    study._write_results(cfg, run, {})
+    assert set(pd.read_parquet(tmp_path / "results.parquet").seed) == {3, 5}
+
+
+def test_a_run_that_asha_stopped_is_a_new_one_with_another_config(tmp_path):
+    run, graphs = RunDir(str(tmp_path)), []
+    for lr in (0.1, 0.01):
+        graphs.append(study.graph_of(config(f"pipeline.train_decoder.0.train.optim.lr={lr}")))
+    name = next(iter(graphs[0].runs))
+    assert not engine.was_stopped_early(graphs[0], run, name)
+    driver = engine._Driver(graphs[0], run, printer=SilentPrinter())
+    trial = SimpleNamespace(config={"run": name}, last_result={"step": 50})
+    driver.on_trial_complete(0, [], trial)
+    assert driver.missing == {name: engine.STOPPED_EARLY}
+    assert [engine.was_stopped_early(graph, run, name) for graph in graphs] == [True, False]
+
+
+class SilentPrinter:
+    def given_up(self, *_):
+        pass
 
 
 def wait_for_stage(folder, name, timeout_s=400):

@@ -81,12 +81,16 @@ class Results:
     def labels_in_words(self, fraction: float) -> str:
         """Writes how many labeled transitions and episodes a share has, or the share if unknown.
 
+        Rows count the labels of their action decoder. Where a study varies those of the LAM alone
+        (``label_scope``), they are not the ones that vary, so the share is written.
+
         Seeds may draw episodes of different lengths: the median is written.
         """
         found = [
             (row.labeled_transitions, row.labeled_episodes)
             for row in self.rows
             if row.label_fraction == fraction
+            and row.label_scope != "lam"
             and row.labeled_transitions is not None
             and row.labeled_episodes is not None
         ]

@@ -19,7 +19,7 @@ class Interval:
     low: float
     high: float
     num_values: int
-    """Episodes (or other values) over all seeds."""
+    """Episodes (or other values) over all seeds. Of 1 there is no interval."""
     num_seeds: int
 
     def __str__(self) -> str:
@@ -165,12 +165,14 @@ def _over_tasks(
     picks = [rng.integers(len(task), size=(NUM_RESAMPLES_OVER_TASKS, len(task))) for task in tasks]
     resampled = statistic([task[pick] for task, pick in zip(tasks, picks, strict=True)])
     low, high = np.quantile(resampled, LEVELS)
+    num_seeds = max(map(len, tasks))
     return Interval(
         mean=float(statistic(tasks)),
         low=float(low),
         high=float(high),
-        num_values=sum(map(len, tasks)),
-        num_seeds=max(map(len, tasks)),
+        # One run per task leaves nothing to resample.
+        num_values=sum(map(len, tasks)) if num_seeds > 1 else 1,
+        num_seeds=num_seeds,
     )
 
 

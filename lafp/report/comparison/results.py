@@ -28,7 +28,8 @@ def part(runs: Runs, name: str) -> Part | None:
     if len(results.variants) < 2:
         return None
     labels = [each.label for each in runs if each.label in results.variants]
-    are_paired = len(labels) == 2 and _same_episodes(runs, results, name)
+    shown = [each for each in runs if each.label in labels]
+    are_paired = len(shown) == 2 and _same_episodes(shown, results, name)
     blocks: list[Block] = [*_outcomes(results, labels), *_probes(results, labels)]
     rows = _rows(results, labels, are_paired)
     blocks.append(_table(rows, labels))

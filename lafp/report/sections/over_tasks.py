@@ -41,12 +41,17 @@ def section(results: Results) -> Section | None:
             ]
         )
     name = named(complete[first][tasks[0]].subject)
+    has_one_run = max(len(runs) for of_tasks in scores.values() for runs in of_tasks) == 1
+    intervals = (
+        "No intervals: each task has one run."
+        if has_one_run
+        else "Intervals: 95 %, bootstrap over the runs of each task (Agarwal et al., 2021)."
+    )
     table = Table(
         head=["Method", f"{outcome.title}, interquartile mean", f"Better than {name}"],
         rows=rows,
         caption=f"Over {', '.join(tasks)}. Interquartile mean: of the middle half of all runs. "
         "Better: the probability that a run beats one of the other method on a random task, where "
-        "a tie counts half. Intervals: 95 %, bootstrap over the runs of each task (Agarwal et al., "
-        "2021).",
+        f"a tie counts half. {intervals}",
     )
     return Section(id="over_tasks", short="Over tasks", title="Over all tasks", blocks=[table])

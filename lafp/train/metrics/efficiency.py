@@ -1,6 +1,7 @@
 """Measures how well a training step uses its device: its FLOPs against the peak, and memory."""
 
 import functools
+import re
 import resource
 import time
 from collections.abc import Iterator
@@ -15,14 +16,16 @@ from lafp.train.compiled import uncompiled
 
 _PEAK_TFLOPS = (
     # Part of the device's name, peak in dense bf16, and in fp32 without TF32, from data sheets.
-    # The first name that is part of the device's name counts, so longer names come before shorter
-    # ones.
+    # The first name that stands in the device's name as whole words counts, so longer names come
+    # before shorter ones.
     ("B200", 2250.0, 75.0),
     ("H100 PCIe", 756.0, 51.0),
+    ("H100 NVL", 835.0, 60.0),
     ("H100", 989.0, 67.0),
     ("H200", 989.0, 67.0),
     ("A100", 312.0, 19.5),
     ("L40S", 362.0, 91.6),
+    ("L40", 181.0, 90.5),
     ("A10G", 70.0, 35.0),
     ("A10", 125.0, 31.2),
     ("L4", 121.0, 30.3),
@@ -101,7 +104,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         return _measured_cpu_peak(precision)
     name = torch.cuda.get_device_name(device)
     for part, bf16, fp32 in _PEAK_TFLOPS:
-        if part in name:
+        if re.search(rf"\b{part}\b", name):
             return 1e12 * (bf16 if precision == "bf16" else fp32)
     return None
 

@@ -76,8 +76,15 @@ class MetricsLog:
         """Appends a line for people to ``notes.jsonl``, which the driver shows."""
         write_note(self._uri, self._step, text)
 
+    def flush(self) -> None:
+        """Stores all records. A checkpoint's run goes on after it, so they must be there first."""
+        with self._files.guarded():
+            for lines in (self._lines, self._skipped, self._damaged):
+                lines.flush()
+
     def close(self) -> None:
-        """Ends this start in the tracker."""
+        """Stores all records, and ends this start in the tracker."""
+        self.flush()
         if self._tracker:
             with self._tracking.guarded():
                 self._tracker.close()

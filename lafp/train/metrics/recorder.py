@@ -106,6 +106,11 @@ class Recorder:
             self._log.write(step, record)
         self.metrics |= {"step": step, **defined(record)}
 
+    def flush(self) -> None:
+        """Stores all records, before a checkpoint from which the run would go on."""
+        if self._log:
+            self._log.flush()
+
     def close(self) -> None:
         """Ends the log."""
         if self._log:

@@ -49,7 +49,7 @@ class TrainedPolicy(nn.Module):
 
     def networks(self) -> Sequence[nn.Module]:
         """See ``TrainedModule``."""
-        return self.policy.encoder, self.policy.head
+        return self.policy.networks()
 
     def after_step(self) -> None:
         """See ``TrainedModule``. Nothing is to be done."""

@@ -147,3 +147,14 @@ def test_why_there_is_no_probe_and_that_little_moves_is_said_at_the_top():
 def test_a_probe_not_above_the_embeddings_is_a_warning(embedding, is_warned):
     control = Result.of(Subject(label="embedding", method="embedding"), "probe_r2", embedding, 690)
     assert bool(warnings(one(PROBE, control), VIEWS, {})) == is_warned
+
+
+@pytest.mark.parametrize(("low", "is_warned"), [(0.01, False), (-0.01, True)])
+def test_the_paired_gain_over_the_embedding_decides_where_it_is_known(low, is_warned):
+    control = Subject(label="embedding", method="embedding")
+    rows = [
+        PROBE,
+        Result.of(control, "probe_r2", 0.86, 690, low=0.80, high=0.92),  # the intervals overlap
+        replace(PROBE, metric="probe_gain_over_embedding", value=0.04, low=low, high=0.07),
+    ]
+    assert bool(warnings(one(*rows), VIEWS, {})) == is_warned

@@ -55,7 +55,7 @@ SKIPPED = {"transfer": "Not measured: a thing."}
 
 @pytest.mark.parametrize(("values", "verdict"), [(GOOD, "Good"), (BAD, "Bad")])
 def test_each_sentence_has_its_verdict_and_the_last_says_what_to_do(values, verdict):
-    lines = lam_evaluation_findings(one_run("runs/x", rows(values), {}), SKIPPED)
+    lines = lam_evaluation_findings(one_run("runs/x", rows(values), {}), SKIPPED, 8)
     verdicts = [line.partition(":")[0] for line in lines]
     num = 8 if verdict == "Good" else 7  # a codebook that is in use stays good
     assert verdicts.count(verdict) == num, lines
@@ -63,8 +63,15 @@ def test_each_sentence_has_its_verdict_and_the_last_says_what_to_do(values, verd
     assert lines[-1].startswith("Next: train a policy" if verdict == "Good" else "Next: no policy")
 
 
+@pytest.mark.parametrize("values", [GOOD, BAD])
+def test_few_held_out_episodes_settle_nothing(values):
+    lines = lam_evaluation_findings(one_run("runs/x", rows(values), {}), SKIPPED, 4)
+    assert "of 4 held-out episodes" in lines[0] and lines[-1].startswith("Next: measure it on more")
+    assert {line.partition(":")[0] for line in lines} <= {"Uncertain", "Not measured", "Next"}
+
+
 def test_z_that_no_background_disturbs_but_none_was_swapped_is_said_to_be_so():
-    text = " ".join(lam_evaluation_findings(one_run("runs/x", rows(GOOD), {}), {}))
+    text = " ".join(lam_evaluation_findings(one_run("runs/x", rows(GOOD), {}), {}, 8))
     assert "before unseen backgrounds the probe of z has R² 0.750 [0.650, 0.850]" in text
     assert "swapped_shards=FOLDER" in text
 
@@ -83,7 +90,7 @@ def test_z_is_judged_by_what_of_it_follows_the_background_and_what_the_action(
         ("pixel_difference", "action_share"): (0.1, 0.0, 0.2),
     }
     results = one_run("runs/x", rows(GOOD | swapped), {})
-    lines = lam_evaluation_findings(results, {})
+    lines = lam_evaluation_findings(results, {}, 8)
     (line,) = [line for line in lines if "comes from the background" in line]
     assert line.startswith(f"{verdict}: of the variance of z, a share of {of_background[0]:.3f}")
     assert "of the pixels: 0.800" in line and "the true action tells 0.600" in line
@@ -93,7 +100,7 @@ def test_z_is_judged_by_what_of_it_follows_the_background_and_what_the_action(
 
 def test_what_the_shards_do_not_hold_is_said_to_be_missing():
     kept = {key: v for key, v in GOOD.items() if not key[1].startswith(("probe_r2_", "transfer"))}
-    text = " ".join(lam_evaluation_findings(one_run("runs/x", rows(kept), {}), {}))
+    text = " ".join(lam_evaluation_findings(one_run("runs/x", rows(kept), {}), {}, 8))
     assert "The shards do not tell it" in text and "in a folder `unseen`" in text
     parts = skipped_parts(False, "laom", None)
     assert "laom predicts embeddings" in parts["transfer"] and "dinov2=FOLDER" in parts["dinov2"]
@@ -122,9 +129,9 @@ ENCODER = {
 
 def test_an_encoder_is_judged_by_the_features_of_both_frames_against_its_own_controls(tmp_path):
     results = one_run("runs/x", rows(ENCODER), {})
-    lines = lam_evaluation_findings(results, {})
+    lines = lam_evaluation_findings(results, {}, 8)
     text = " ".join(lines)
-    assert lines[0].startswith("Good: a linear probe reads the true actions from the features of")
+    assert lines[0].startswith("Good: a linear probe reads the true actions of 8 held-out episodes")
     assert "R² 0.70 [0.65, 0.75], against 0.40 from the features of the first frame alone" in text
     # The difference is no control: it may hold more than the pair of features, for a ridge.
     assert "Good: of the exploration noise" in text and "first frame" in text

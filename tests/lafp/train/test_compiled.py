@@ -57,7 +57,14 @@ def test_a_latent_action_model_has_the_same_loss_and_gradients(name):
     check_equal(module, LamInputs(window=moving_square_windows(16, 1), labeled=None))
 
 
-@pytest.mark.parametrize("name", [pytest.param("latent_flow", marks=pytest.mark.slow), "latent_bc"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("latent_flow", marks=pytest.mark.slow),
+        pytest.param("latent_mean_flow", marks=pytest.mark.slow),
+        "latent_bc",
+    ],
+)
 def test_a_policy_has_the_same_loss_and_gradients(name):
     policy_class = POLICIES.get(name)
     window = moving_square_windows(16, 1)
@@ -93,7 +100,7 @@ def test_what_cannot_be_compiled_is_said(tmp_path, monkeypatch):
         )
     shards = write_shard_set(tmp_path / "shards", num_clips=10)
     cfg = TrainConfig(num_steps=1, global_batch_size=8, compile=True)
-    with pytest.raises(ConfigError, match="no network to compile"):
+    with pytest.raises(ConfigError, match="no network that is worth compiling"):
         run_toy(cfg, shards, tmp_path / "run")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)

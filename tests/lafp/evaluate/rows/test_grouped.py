@@ -105,6 +105,13 @@ def test_a_curve_is_a_method_over_rising_shares_with_intervals_over_both_seeds()
     assert lapo[0.1].per_seed == (0.5, 0.525)
 
 
+def test_labels_that_only_the_lam_saw_are_written_as_their_share():
+    decoder = replace(FLOW, label_fraction=0.1, labeled_transitions=2_000, labeled_episodes=60)
+    for scope, words in (("both", "2,000 labeled transitions"), ("lam", "10 % of the labels")):
+        row = Result.of(replace(decoder, label_scope=scope), "success", 0.5, 40)
+        assert one_run("/r", [row], {}).labels_in_words(0.1).startswith(words)
+
+
 def test_the_best_run_is_the_one_with_the_highest_success_demonstrators_aside():
     uri, row = sweep().best("success")
     assert uri == "/s/runs/lapo-labels_1-seed_1" and row.value == pytest.approx(0.925)

@@ -97,6 +97,11 @@ def test_the_interquartile_mean_is_that_of_the_middle_half_of_all_runs():
     assert (iqm.num_values, iqm.num_seeds) == (8, 4)
 
 
+def test_one_run_per_task_has_no_interval_over_tasks():
+    assert str(interquartile_mean([[0.2], [0.4]])) == "0.300"
+    assert probability_of_improvement([[0.5], [0.9]], [[0.4], [0.8]]).in_percent() == "100 %"
+
+
 def test_the_probability_of_improvement_counts_pairs_of_runs_and_averages_tasks():
     better = probability_of_improvement([[2, 3], [1, 1]], [[1, 0], [1, 0]])
     assert better.mean == pytest.approx((1 + 0.75) / 2)  # a tie counts half

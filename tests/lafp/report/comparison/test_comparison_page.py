@@ -99,6 +99,19 @@ def test_other_episodes_are_not_compared_one_by_one(runs, compared, tmp_path, ke
     assert ", difference " not in "\n".join(lines)
 
 
+def test_a_run_without_rows_has_no_say_whether_two_others_met_the_same_episodes(runs, tmp_path):
+    """The first two share a seed, but the second has no rows, and the third has another seed."""
+    for name in ("b", "c"):
+        shutil.copytree(runs / "b", tmp_path / name)
+    for name in ("results", "episodes"):
+        (tmp_path / f"b/evaluation/{name}.parquet").unlink()
+    path = tmp_path / "c/evaluation/config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"seed": 7}))
+    three = [str(runs / "a"), str(tmp_path / "b"), str(tmp_path / "c")]
+    lines = write_comparison(three, str(tmp_path / "page.html"))
+    assert "LAFP" in "\n".join(lines) and ", difference " not in "\n".join(lines)
+
+
 @pytest.mark.parametrize("width", [1300, 400])
 def test_the_page_fits_a_window_and_breaks_no_rule_of_the_browser(runs, compared, width):
     with browsing() as page:

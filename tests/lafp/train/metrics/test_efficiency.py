@@ -74,6 +74,9 @@ def test_more_than_the_peak_is_no_utilization():
         ("NVIDIA A10G", 70e12),
         ("NVIDIA L4", 121e12),
         ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA RTX A1000", None),
         ("Some future device", None),
     ],
 )

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from lafp.storage import json_lines
 from lafp.train.metrics.log import MetricsLog, read_metrics
 from lafp.train.notes import read_notes
 from lafp.train.trackers.wandb import WandbConfig
@@ -21,6 +22,27 @@ def test_records_after_the_resumed_step_are_dropped(where, tmp_path, request):
     resumed.write(25, {"loss": 7.0})
     assert [record["step"] for record in read_metrics(uri)] == [10, 20, 25]
     assert MetricsLog(uri, 0).last == {} and read_metrics(uri) == []
+
+
+def test_a_long_history_on_s3_is_stored_once_a_minute_and_before_each_checkpoint(
+    s3_bucket, monkeypatch
+):
+    monkeypatch.setattr(json_lines, "_STORED_AT_ONCE_BYTES", 40)
+    log = MetricsLog(s3_bucket, 0)
+    stored = []
+    for step in (1, 2, 3, 4):
+        log.write(step, {"loss": 1.0})
+        stored.append(len(read_metrics(s3_bucket)))
+    assert stored == [1, 2, 2, 2]  # it is long from the second record on
+    log.flush()
+    assert len(read_metrics(s3_bucket)) == 4
+    monkeypatch.setattr(json_lines, "_STORED_EVERY_S", 0.0)
+    log.write(5, {"loss": 1.0})
+    assert [record["step"] for record in read_metrics(s3_bucket)] == [1, 2, 3, 4, 5]
+    monkeypatch.setattr(json_lines, "_STORED_EVERY_S", 60.0)
+    log.write(6, {"loss": 1.0})
+    log.close()
+    assert len(read_metrics(s3_bucket)) == 6
 
 
 def test_a_half_written_last_line_is_skipped(tmp_path):
