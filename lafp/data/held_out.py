@@ -15,6 +15,8 @@ from lafp.data.stored_latents import clips_without_latents
 from lafp.types import ClipBatch, ObsSpec
 
 CLIPS_PER_BATCH = 8
+MAX_VAL_CLIPS = 64
+"""Number of held-out clips on which a training measures itself."""
 
 
 def check_frame_size(shards: str, obs: ObsSpec) -> None:
@@ -104,8 +106,3 @@ class HeldOutClips:
                 continue
             tensors = {name: torch.from_numpy(array[is_sound]) for name, array in arrays.items()}
             yield ClipBatch(**tensors).to(device)
-
-
-def cuda_devices(device: torch.device) -> list[torch.device]:
-    """Returns the ``devices`` argument of ``torch.random.fork_rng`` for a model on ``device``."""
-    return [device] if device.type == "cuda" else []

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lafp.config.ranges import check_at_least
 from lafp.models.exact_buffers import ExactBuffers
+from lafp.seeding import seeded
 
 OVERSAMPLING = 16
 POWER_ITERATIONS = 4
@@ -133,10 +134,8 @@ class Pca(LatentProjection):
         self.mean.copy_(latent_NZ.mean(0))
         centred_NZ = latent_NZ - self.mean
         rank = min(self.dim + OVERSAMPLING, *centred_NZ.shape)
-        devices = [centred_NZ.device] if centred_NZ.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
-            # The SVD draws random vectors. With a fixed seed, equal latents give equal components.
-            torch.manual_seed(0)
+        # The SVD draws random vectors. With a fixed seed, equal latents give equal components.
+        with seeded(0, centred_NZ.device):
             _, scale_R, vectors_ZR = torch.svd_lowrank(centred_NZ, rank, niter=POWER_ITERATIONS)
         # Components beyond the rank of the latents hold rounding errors only, which
         # standardization would scale up.

@@ -124,7 +124,7 @@ def test_the_result_on_the_first_screen_is_the_measured_one():
     first_screen = README.partition("\n## ")[0]
     results = " ".join((ROOT / "docs/results.md").read_text().split())
     figures = re.findall(r"\d+(?: %| points)? \[-?\d+, \d+\]", " ".join(first_screen.split()))
-    assert len(figures) == 3
+    assert len(figures) == 5
     assert not [figure for figure in figures if figure not in results]
     commands = re.findall(r"^python -m .*$", first_screen, re.MULTILINE)
     assert commands and all(command in results for command in commands)

@@ -79,7 +79,10 @@ def test_scope_lam_takes_fractions_to_the_supervision_and_0_switches_it_off():
         (["labels.fractions=[0,1]"], "an action decoder needs labels"),
         (["labels.fractions=[0.5,0.5]"], "different shares"),
         (["labels.fractions=[1.5]"], r"in \[0, 1\]"),
-        (["pipeline.train_decoder=[]", "pipeline.evaluate.methods=[]"], "add train_decoder or"),
+        (
+            [f"pipeline.{part}=[]" for part in ("train_decoder", "train_bc", "evaluate.methods")],
+            "add train_decoder or train_bc",
+        ),
         (["stall_timeout_min=0"], "must be positive"),
     ],
 )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lafp.evaluate.probes.lam_probe import LabeledTransitions
 from lafp.evaluate.probes.linear import r2_of_sums, sums_over_episodes
 from lafp.evaluate.rows.statistics import Interval
+from lafp.seeding import seeded
 from lafp.types import Window
 
 HIDDEN_DIM, NUM_BLOCKS = 4096, 2
@@ -84,8 +85,7 @@ def lary_mse(
         ((pairs.actions - mean_Y) / std_Y).to(device) for pairs in (fit, held_out)
     )
     best_N: Tensor | None = None
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(SEED)
+    with seeded(SEED, device):
         network = _Network(fit.features.shape[1], hidden_dim, targets_NY.shape[1]).to(device)
         for _ in _epochs(network, fit.features, targets_NY, num_epochs):
             error_N = _errors(network, held_out.features, held_out_NY)

@@ -30,6 +30,7 @@ from lafp.evaluate.probes.linear import (
 from lafp.evaluate.probes.probe_clips import probe_clips
 from lafp.evaluate.probes.training_data import why_no_probe
 from lafp.objectives.base import Objective
+from lafp.seeding import seeded
 from lafp.train.tasks.lam_sections import ProbeConfig
 from lafp.types import ClipBatch, Window
 
@@ -109,8 +110,7 @@ def infer_from_window(objective: Objective) -> Callable[[Window], Tensor]:
 
 def untrained(objective: Objective, seed: int) -> Objective:
     """Returns a randomly initialised LAM of the same shape, with the same scales of the data."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         random_lam = type(objective)(objective.cfg, objective.obs).eval()
     # The control must differ by its weights alone, not by the units that it reads in.
     random_lam.take_scales(objective)

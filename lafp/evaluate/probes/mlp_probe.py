@@ -12,6 +12,7 @@ from torch import Tensor
 from lafp.evaluate.probes.linear import ProbeData, episode_folds
 from lafp.evaluate.probes.normal_equations import block_rows
 from lafp.models.heads import mlp
+from lafp.seeding import seeded
 
 HIDDEN_DIMS = (256, 256)
 LR, WEIGHT_DECAY, BATCH_SIZE = 1e-3, 1e-2, 256
@@ -40,9 +41,7 @@ def fit_mlp_probe(features: Tensor, data: ProbeData, seed: int = 0) -> Callable[
         return (features[rows.to(features.device)].to(device) - mean_D) / std_D
 
     is_left_out_N = episode_folds(data.episode) == 0
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        torch.manual_seed(seed)
+    with seeded(seed, device), torch.enable_grad():
         best = _trained(inputs, outputs_NY, is_left_out_N, features.shape[1])
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lafp.config import ConfigError, choice
-from lafp.data.held_out import HeldOutClips, check_clip_lengths, cuda_devices
+from lafp.data.held_out import MAX_VAL_CLIPS, HeldOutClips, check_clip_lengths
 from lafp.data.labels import action_spec, labeled_order
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.window_draws import WindowConfig, WindowDraws
@@ -16,6 +16,7 @@ from lafp.losses.action import action_errors
 from lafp.models.action_decoder import TrueActions
 from lafp.policies import POLICIES
 from lafp.policies.base import PolicyConfig
+from lafp.seeding import seeded
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.lam_shards import obs_spec
 from lafp.train.tasks.policy import (
@@ -26,8 +27,6 @@ from lafp.train.tasks.policy import (
 )
 from lafp.train.tasks.trained_policy import PolicyInputs, TrainedPolicy
 from lafp.types import ClipBatch
-
-MAX_VAL_CLIPS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +131,8 @@ class BehaviorCloningTask:
         device = next(module.parameters()).device
         policy, decode = module.policy, TrueActions(self.action).decode
         losses, predicted, true = [], [], []
-        with torch.random.fork_rng(devices=cuda_devices(device)):
-            # Every measurement has the same noise, so that a curve shows the model alone.
-            torch.manual_seed(0)
+        # Every measurement has the same noise, so that a curve shows the model alone.
+        with seeded(0, device):
             for batch in self._val_clips.batches(device):
                 inputs = self.inputs({"labeled": batch})
                 losses.append(module(inputs).loss)

@@ -13,11 +13,11 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.config.ranges import check_at_least
 from lafp.data.held_out import (
+    MAX_VAL_CLIPS,
     HeldOutClips,
     check_clip_lengths,
     check_frame_size,
     check_vectors,
-    cuda_devices,
 )
 from lafp.data.labels import action_spec, labeled_order
 from lafp.data.order.demand import ClipDemand
@@ -31,6 +31,7 @@ from lafp.lam import Lam, load_lam
 from lafp.losses.action import action_errors
 from lafp.models.action_decoder import ActionDecoder, ActionDecoderConfig
 from lafp.policies.base import Policy
+from lafp.seeding import seeded
 from lafp.train.config import TrainConfig
 from lafp.train.tasks.policy import save_policy
 from lafp.train.tasks.trained_decoder import (
@@ -51,7 +52,6 @@ from lafp.train.transitions import (
 )
 from lafp.types import ClipBatch
 
-MAX_VAL_CLIPS = 64
 MAX_REMEMBERED_BYTES = 1 << 28
 
 
@@ -139,8 +139,7 @@ class DecoderTask:
         models = (self._lam_sha256, self._policy_sha256)
         self._source = (*models, shards_sha256(labeled_shards), str(cfg.label_seed))
         # The seed alone decides the weights, whatever was drawn before.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(cfg.train.seed)
+        with seeded(cfg.train.seed):
             action_decoder = ActionDecoder(cfg.action_decoder, self.action, latent_dim, embed_dim)
         tuned = tuned_copy(self.policy, cfg.finetune) if cfg.finetune else None
         self.module: nn.Module = TrainedDecoder(
@@ -206,9 +205,8 @@ class DecoderTask:
                 for b in range(len(batch.num_frames))
             ]
         )
-        with torch.random.fork_rng(devices=cuda_devices(device)):
-            # Every measurement has the same noise, so that a curve shows the model alone.
-            torch.manual_seed(0)
+        # Every measurement has the same noise, so that a curve shows the model alone.
+        with seeded(0, device):
             latents = {
                 "anchored": self._anchored(held_out, policy),
                 "deployed": deployed_latents(policy, held_out),

@@ -11,7 +11,7 @@ from torch import nn
 from lafp import storage
 from lafp.config import Choice, ConfigError, choice
 from lafp.config.ranges import check_at_least
-from lafp.data.held_out import HeldOutClips, check_clip_lengths, cuda_devices
+from lafp.data.held_out import MAX_VAL_CLIPS, HeldOutClips, check_clip_lengths
 from lafp.data.labels import action_spec, count_labels, labeled_order
 from lafp.data.masks import keep_masks
 from lafp.data.order.clips import ClipOrder
@@ -29,6 +29,7 @@ from lafp.losses.forward_dynamics import explained_change
 from lafp.objectives import OBJECTIVES
 from lafp.objectives.base import Objective
 from lafp.runs.wording import label_words
+from lafp.seeding import seeded
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
 from lafp.train.tasks.lam_sections import DataConfig, ProbeConfig, SupervisionConfig
@@ -36,7 +37,6 @@ from lafp.train.tasks.lam_shards import check_masks, check_optical_flow, check_s
 from lafp.train.tasks.trained_lam import LamInputs, TrainedLam, about_what_trains
 from lafp.types import ClipBatch, Window
 
-MAX_VAL_CLIPS = 64
 NUM_FIT_PAIRS = 1024
 """Number of windows, over all workers, on which ``prepare`` fits a model."""
 
@@ -265,8 +265,7 @@ class LamTask:
         if self.is_supervised and self.labeled_shards is not None:
             action = action_spec(self.labeled_shards)
         objective_class = OBJECTIVES.get(self.cfg.objective.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.cfg.train.seed, "lam"))
+        with seeded(derive_seed(self.cfg.train.seed, "lam")):
             try:
                 objective = objective_class(self.cfg.objective, self.obs)
             except ValueError as error:
@@ -314,9 +313,8 @@ class LamTask:
         was_training = objective.training
         objective.eval()
         outputs = []
-        with torch.random.fork_rng(devices=cuda_devices(device)):
-            # Every measurement has the same noise, so that a curve shows the model alone.
-            torch.manual_seed(0)
+        # Every measurement has the same noise, so that a curve shows the model alone.
+        with seeded(0, device):
             batches = (held_out.batches(device) for held_out in self._val_clips)
             for batch in itertools.chain.from_iterable(batches):
                 # Not the run's seed, so that all runs are measured on the same windows.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafp.config import Choice, ConfigError, choice
-from lafp.data.held_out import HeldOutClips, check_clip_lengths, check_frame_size, cuda_devices
+from lafp.data.held_out import MAX_VAL_CLIPS, HeldOutClips, check_clip_lengths, check_frame_size
 from lafp.data.labels import vector_dims
 from lafp.data.order.clips import ClipOrder
 from lafp.data.order.demand import ClipDemand
@@ -25,12 +25,11 @@ from lafp.losses.masked import masked_mean
 from lafp.models.latent_projection import LatentProjection
 from lafp.policies import POLICIES
 from lafp.policies.base import InputsConfig, Policy, PolicyConfig
+from lafp.seeding import seeded
 from lafp.train.config import TrainConfig
 from lafp.train.first_batches import first_batches
 from lafp.train.tasks.trained_policy import PolicyInputs, TrainedPolicy
 from lafp.types import ClipBatch, ObsSpec, Window
-
-MAX_VAL_CLIPS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +72,7 @@ def build_policy(cfg: Choice, obs: ObsSpec, latent_action_dim: int, seed: int) -
     Raises:
         ConfigError: The settings do not fit together.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         try:
             policy = POLICIES.build(cfg, obs, latent_action_dim)
         except ValueError as error:
@@ -248,9 +246,8 @@ class PolicyTask:
         device = next(module.parameters()).device
         projection = module.policy.projection
         losses, errors, dropped = [], [], []
-        with torch.random.fork_rng(devices=cuda_devices(device)):
-            # Every measurement has the same noise, so that a curve shows the model alone.
-            torch.manual_seed(0)
+        # Every measurement has the same noise, so that a curve shows the model alone.
+        with seeded(0, device):
             for batch in self._val_clips.batches(device):
                 inputs = self.inputs({"videos": batch})
                 losses.append(module(inputs).loss)
