@@ -146,12 +146,8 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, object]:
             f"The cluster has room for {counted(num, 'stage')} at a time, max_concurrent is "
             f"{cfg.max_concurrent}. The study runs {num} at a time."
         )
-    with stages_stopped_by_sigterm():
-        storage.be_patient()  # storage that does not answer for a while must not end a long study
-        try:
-            missing = run_graph(graph, run, cfg, num)
-        finally:
-            storage.be_patient(0.0)
+    with stages_stopped_by_sigterm(), storage.patient():
+        missing = run_graph(graph, run, cfg, num)
     num_complete = len(graph.runs) - len(missing)
     summary: dict[str, object] = {"num_runs": num_complete, "num_stages": len(graph.nodes)}
     if num_complete:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from lafp.data.windows import window_indices
-from lafp.train.engines.base import world_size
+from lafp.ranks import world_size
 from lafp.train.metrics.log import read_metrics, read_starts
 from tests.toy_task import WINDOW, ToyModule, ToyTask, rank_of_this_process
 

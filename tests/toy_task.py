@@ -21,10 +21,10 @@ from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
 from lafp.data.order.window_draws import WindowConfig
 from lafp.data.windows import cut_windows
 from lafp.models.ema import ema_update_
+from lafp.ranks import world_size
 from lafp.train.checkpoint_files import is_whole
 from lafp.train.checkpoints import Checkpoints
 from lafp.train.context import to_clip_batches
-from lafp.train.engines.base import world_size
 from lafp.train.notice import Notice
 from lafp.types import LossOutput
 

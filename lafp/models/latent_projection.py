@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lafp.config.ranges import check_at_least
 from lafp.models.exact_buffers import ExactBuffers
+from lafp.ranks import world_size
 from lafp.seeding import seeded
 
 OVERSAMPLING = 16
@@ -143,7 +144,7 @@ class Pca(LatentProjection):
         self.components.copy_(vectors_ZR[:, : self.dim].T * is_real_K[:, None])
         total = centred_NZ.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
         self.explained_variance.copy_(scale_R[: self.dim].square().sum() / total)
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             # Different machines may compute different results from equal input.
             for value in self.buffers():
                 dist.broadcast(value, src=0)
@@ -162,9 +163,9 @@ class Pca(LatentProjection):
 
 
 def _of_all_ranks(latent_NZ: Tensor) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized()):
+    if world_size() == 1:
         return latent_NZ
-    parts = [torch.empty_like(latent_NZ) for _ in range(dist.get_world_size())]
+    parts = [torch.empty_like(latent_NZ) for _ in range(world_size())]
     # torch.distributed refuses tensors that are not contiguous.
     dist.all_gather(parts, latent_NZ.contiguous())
     return torch.cat(parts)

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lafp.ranks import world_size
+
 
 class Moments:
     """Sums of many batches.
@@ -28,7 +30,7 @@ class Moments:
 
     def all_reduce(self) -> None:
         """Adds up the sums of all ranks. All ranks must call it, after at least one ``add``."""
-        if self._sums is None or not (dist.is_available() and dist.is_initialized()):
+        if self._sums is None or world_size() == 1:
             return
         count = torch.tensor(float(self.num_rows), dtype=torch.float64, device=self._sums.device)
         dist.all_reduce(self._sums)

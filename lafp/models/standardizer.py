@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lafp.config.ranges import check_at_least
 from lafp.models.exact_buffers import ExactBuffers
+from lafp.ranks import world_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class LatentStandardizer(ExactBuffers):
         offset_BZ = latent_action.double() - self.mean
         num_latents = offset_BZ.new_full((1,), len(offset_BZ))
         sums = torch.cat([num_latents, offset_BZ.sum(0), offset_BZ.square().sum(0)])
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             dist.all_reduce(sums)
         num_latents, sum_Z, sum_of_squares_Z = sums.split([1, *[len(self.mean)] * 2])
         self.count += num_latents.squeeze(0)
@@ -146,7 +147,7 @@ class RangeStandardizer(LatentStandardizer):
         latent_NZ = latent_action.double()
         low_Z, high_Z = latent_NZ.amin(0), latent_NZ.amax(0)
         sums = torch.stack([torch.full_like(low_Z, len(latent_NZ)), latent_NZ.sum(0)])
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             dist.all_reduce(low_Z, dist.ReduceOp.MIN)
             dist.all_reduce(high_Z, dist.ReduceOp.MAX)
             dist.all_reduce(sums)
@@ -154,7 +155,7 @@ class RangeStandardizer(LatentStandardizer):
         # would lose the digits of a small deviation.
         mean_Z = sums[1] / sums[0]
         squares_Z = (latent_NZ - mean_Z).square().sum(0)
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             dist.all_reduce(squares_Z)
         self.mean.copy_((low_Z + high_Z) / 2)
         self.count.copy_(sums[0, 0])

@@ -28,7 +28,7 @@ from lafp.storage.base import (
 )
 from lafp.storage.map_ahead import map_ahead
 from lafp.storage.names import path_of
-from lafp.storage.patience import PATIENCE_S, be_patient, patiently
+from lafp.storage.patience import PATIENCE_S, be_patient, patient, patiently
 from lafp.storage.uris import absolute, is_http, is_remote, join, uri_of
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "num_bytes",
     "open_file",
     "path_of",
+    "patient",
     "patiently",
     "read_bytes",
     "read_remote_through",

@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from lafp.storage.base import UnreachableError
@@ -21,6 +22,16 @@ def be_patient(seconds: float = PATIENCE_S) -> None:
     """
     global _patience_s
     _patience_s = seconds
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Waits for an unreachable S3 within the block, so that it does not end a long job."""
+    be_patient()
+    try:
+        yield
+    finally:
+        be_patient(0.0)
 
 
 def patiently(request: Callable[[], T]) -> T:

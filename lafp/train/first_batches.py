@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import torch
-import torch.distributed as dist
 
 from lafp.data.order.demand import ClipDemand
 from lafp.data.order.micro_batches import MicroBatchLayout, MicroBatchReader
+from lafp.ranks import rank, world_size
 from lafp.train.config import TrainConfig
 from lafp.train.context import to_clip_batches
-from lafp.train.engines.base import world_size
 from lafp.types import ClipBatch
 
 
@@ -23,7 +22,7 @@ def first_batches(
     """
     layout = MicroBatchLayout(
         demands=demands,
-        rank=dist.get_rank() if dist.is_initialized() else 0,
+        rank=rank(),
         world_size=world_size(),
         num_rounds=cfg.gradient_accumulation,
     )

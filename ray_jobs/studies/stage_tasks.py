@@ -99,7 +99,7 @@ def _run_stage(job: Job, config: object, run_uri: str) -> str | None:
     """
     wait_while_stopping()
     run = RunDir(run_uri)
-    with _patient(), _printing_to(run.stage(job.stage(config)).path(LOG)):
+    with storage.patient(), _printing_to(run.stage(job.stage(config)).path(LOG)):
         try:
             # An earlier process of this stage may still own the folder while Ray is ending it.
             execute(job, config, run, patience_s=_PATIENCE_S)
@@ -110,16 +110,6 @@ def _run_stage(job: Job, config: object, run_uri: str) -> str | None:
             traceback.print_exc()  # the driver shows its last line only
             raise
     return None
-
-
-@contextlib.contextmanager
-def _patient() -> Iterator[None]:
-    """Waits for storage that does not answer, as the driver does: see ``run_study``."""
-    storage.be_patient()
-    try:
-        yield
-    finally:
-        storage.be_patient(0.0)  # Ray uses this process again
 
 
 @contextlib.contextmanager

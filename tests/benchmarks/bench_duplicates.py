@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 
 from data_pipelines.preprocess.clip.measure.motion import shrink
 from data_pipelines.preprocess.clip.measure.signature import (
@@ -25,6 +26,7 @@ from data_pipelines.preprocess.clip.measure.signature import (
     is_duplicate,
     signature,
 )
+from data_pipelines.preprocess.select.duplicates import keys_of
 from lafp.video import EncodeConfig, decode_clip, encode_clip
 from lafp.video.decoders.arrays import array_frames
 from tests.shot_cases import VIDEOS, frames_of
@@ -144,15 +146,21 @@ COPIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def keys_in(clip: Signature) -> set[int]:
+    """The keys by which the search looks up a clip."""
+    signed = pa.array([bytes.fromhex(clip.to_hex())], pa.large_binary())
+    return set(keys_of(pa.table({"clip": [0], "signature": signed}))["key"].to_pylist())
+
+
 def real_clips() -> dict[str, float]:
     """Pairs of clips that are none, and copies that are, if they share a key and are the same."""
     clips = robot_clips()
     signed = [signature(shrink(frames), FPS) for _, frames in clips]
+    keys = [keys_in(clip) for clip in signed]
 
     def is_found(clip: Signature, number: int, min_covered: float) -> bool:
-        other = signed[number]
-        shares_key = bool(np.any(clip.keys == other.keys))
-        return shares_key and is_duplicate(clip, other, min_covered)
+        shares_key = not keys_in(clip).isdisjoint(keys[number])
+        return shares_key and is_duplicate(clip, signed[number], min_covered)
 
     pairs = list(itertools.permutations(range(len(clips)), 2))
     wrong = 0

@@ -27,11 +27,15 @@ from data_pipelines.preprocess.clip.measure.signature import (
     is_duplicate,
 )
 
+PARTNERS = (1, 2)
+"""A key joins two of a signature's MinHashes: each with the next one, and with the one after that.
+
+Two clips agree by chance on a MinHash in one of 80,000 cases, so each clip of a source of five
+million would be paired with 60 others by each of its MinHashes. They hardly ever agree on two.
+Copies of real videos agree on 17 of 48 or more, and then on two that are as near as this.
+"""
 MAX_PER_KEY = 16
 """Number of clips looked up per key. A key with more clips (a dark scene) says little."""
-MAX_CHANCES = 4
-"""A clip is compared with clips that share a single key with it, if these are not more. There are
-more only in a large source, by chance, and then pairs that share two keys are compared."""
 MAX_COMPARED = 16
 """Number of clips that one clip is compared with, those that share the most keys first."""
 # A signature has about 2.7 kB, and 8 kB more once it was compared.
@@ -47,22 +51,25 @@ NO_MATCHES = pa.schema(
 
 
 def keys_of(signatures: pa.Table) -> pa.Table:
-    """Returns one row per key of each clip: ``key`` and ``clip``.
+    """Returns one row per key of each clip: ``key``, uint64, and ``clip``.
 
     Args:
         signatures: Columns ``clip`` and ``signature`` (``Signature.from_bytes``).
     """
     if not len(signatures):
-        return pa.table({"key": pa.array([], pa.uint32()), "clip": pa.array([], pa.int64())})
-    # The keys are the first bytes of each signature, so they are cut from the column's memory
+        return pa.table({"key": pa.array([], pa.uint64()), "clip": pa.array([], pa.int64())})
+    # The MinHashes are the first bytes of each signature, so they are cut from the column's memory
     # without making an object for each row.
     column = _whole(signatures, "signature")
     _, bounds, data = column.buffers()
     starts = np.frombuffer(bounds, np.int64)[column.offset : column.offset + len(column)]
     head = np.frombuffer(data, np.uint8)[starts[:, None] + np.arange(4 * NUM_KEYS)]
-    keys = np.ascontiguousarray(head).view("<u4").astype(np.uint32)
+    hashes_NK = np.ascontiguousarray(head).view("<u4").astype(np.uint64)
+    first_NK = hashes_NK << np.uint64(32)
+    keys = np.stack([first_NK | np.roll(hashes_NK, -step, axis=1) for step in PARTNERS], axis=1)
+    num_keys = NUM_KEYS * len(PARTNERS)
     return pa.table(
-        {"key": keys.ravel(), "clip": np.repeat(_numbers(signatures, "clip"), NUM_KEYS)}
+        {"key": keys.ravel(), "clip": np.repeat(_numbers(signatures, "clip"), num_keys)}
     )
 
 
@@ -103,10 +110,6 @@ def ranked(counts: pa.Table) -> pa.Table:
     """
     counted = _counted(*(_numbers(counts, name) for name in ("clip", "other", "share")))
     clip, other, share = (_numbers(counted, name) for name in ("clip", "other", "share"))
-    members, rows = np.unique(clip, return_inverse=True)
-    num_chances = np.bincount(rows, weights=share == 1, minlength=len(members))[rows]
-    is_likely = (share > 1) | (num_chances <= MAX_CHANCES)
-    clip, other, share = clip[is_likely], other[is_likely], share[is_likely]
     order = np.lexsort((other, -share, clip))
     clip, other = clip[order], other[order]
     is_compared = np.arange(len(clip)) - _group_starts(clip) < MAX_COMPARED

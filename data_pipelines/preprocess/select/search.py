@@ -166,7 +166,7 @@ class _Tasks:
         # Later steps read them several times, and then from one table, not from many parts.
         self.tables.write("signatures", number, signatures)
         keys = keys_of(signatures)
-        buckets = column(keys, "key").astype(np.int64) % self._num_buckets
+        buckets = column(keys, "key") % np.uint64(self._num_buckets)
         return keys.append_column(BUCKET, pa.array(buckets, pa.int32()))
 
     def with_other(self, pairs: pa.Table) -> pa.Table:

@@ -39,8 +39,9 @@ _KINDS: dict[str, type[Exception]] = {
     "damage": DamagedError,
     "storage": storage.StorageError,
 }
-# A shuffle makes a shard for every pair of partitions.
-_MAX_PARTITIONS = 1_024
+# A shuffle makes a shard for every pair of a block and a partition. A shard of a few rows is mostly
+# overhead, so a partition takes several groups.
+_GROUPS_PER_PARTITION, _MIN_PARTITIONS, _MAX_PARTITIONS = 8, 16, 1_024
 # Ray Data's default begins processes for each shuffle, which takes 6 s. Sorting begins none, but
 # the driver's memory grows with the square of the partitions: by 370 MiB with 200 of them.
 _FEW_BLOCKS = 100
@@ -136,7 +137,9 @@ class OnRay:
 
     def grouped(self, rows: "Dataset", num_buckets: int, function: Step) -> "Dataset":
         """See ``Runner``."""
-        grouped = rows.groupby(BUCKET, num_partitions=min(num_buckets, _MAX_PARTITIONS))
+        wanted = max(_MIN_PARTITIONS, num_buckets // _GROUPS_PER_PARTITION)
+        num_partitions = min(num_buckets, wanted, _MAX_PARTITIONS)
+        grouped = rows.groupby(BUCKET, num_partitions=num_partitions)
         return grouped.map_groups(_marked(function), batch_format="pyarrow")
 
     def run(self, rows: "Dataset") -> list[int]:

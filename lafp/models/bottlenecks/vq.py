@@ -14,6 +14,7 @@ from lafp.config.ranges import check_at_least
 from lafp.models.bottlenecks.base import Bottleneck, BottleneckOutput
 from lafp.models.codebook_usage import usage_of_counts
 from lafp.models.exact_buffers import ExactBuffers
+from lafp.ranks import rank, world_size
 
 _LEAST_WEIGHT = 1e-30
 """Smallest weight with which a code is computed. Below it, the code's sum has too few digits in
@@ -122,10 +123,10 @@ class Vq(ExactBuffers, Bottleneck):
             return
         counts_NK, sums_NKD, candidates_NKD = self._collected
         self._collected = None
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if world_size() > 1:
             # One message for all three: other ranks send zeros, so that the sum of the candidates
             # is rank 0's candidates.
-            candidates_NKD = candidates_NKD * (dist.get_rank() == 0)
+            candidates_NKD = candidates_NKD * (rank() == 0)
             message = torch.cat([t.flatten() for t in (counts_NK, sums_NKD, candidates_NKD)])
             dist.all_reduce(message)
             sizes = [counts_NK.numel(), sums_NKD.numel(), candidates_NKD.numel()]

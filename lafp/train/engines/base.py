@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
@@ -112,11 +111,6 @@ def nan_gradients_unless_finite(loss: Tensor) -> Tensor:
     ranks, because it reaches the gradients' global norm.
     """
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
-
-
-def world_size() -> int:
-    """Returns the number of processes that train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager

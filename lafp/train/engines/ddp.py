@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
+from lafp.ranks import rank, world_size
 from lafp.train.engines.base import (
     Engine,
     EngineSettings,
@@ -16,7 +16,6 @@ from lafp.train.engines.base import (
     loading,
     nan_gradients_unless_finite,
     ungathered,
-    world_size,
 )
 from lafp.train.optim import build_optimizer, clip_gradients, skip_unless_finite
 from lafp.types import LossOutput
@@ -80,7 +79,7 @@ class DdpEngine(Engine):
 
     def save(self, folder: Path, step: int) -> None:
         """See ``Engine``."""
-        if dist.is_initialized() and dist.get_rank() > 0:
+        if rank() > 0:
             return
         state = {
             "step": step,

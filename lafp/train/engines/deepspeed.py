@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lafp.config import ConfigError
+from lafp.ranks import rank, world_size
 from lafp.storage import strict_json
 from lafp.train.engines.base import (
     Engine,
@@ -27,7 +28,6 @@ from lafp.train.engines.base import (
     loading,
     nan_gradients_unless_finite,
     ungathered,
-    world_size,
 )
 from lafp.train.engines.deepspeed_files import read
 from lafp.train.engines.reshard import load_resharded
@@ -71,7 +71,7 @@ class DeepSpeedEngine(Engine):
         self.stage = cfg.engine.zero_stage
         self.module = module.to(device)
         self._copy = None
-        if self.stage == 3 and _rank() == 0:
+        if self.stage == 3 and rank() == 0:
             # Parameters are gathered into a plain copy, because ZeRO-3's hooks would make every
             # forward pass of the module a collective call.
             self._copy = copy.deepcopy(module).cpu()
@@ -164,7 +164,7 @@ class DeepSpeedEngine(Engine):
         """See ``Engine``."""
         (folder / TAG).mkdir()  # DeepSpeed makes the folder on rank 0 only
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-        if _rank() == 0:
+        if rank() == 0:
             card = {"step": step, "world_size": world_size(), "zero_stage": self.stage}
             (folder / CARD).write_text(strict_json.dumps(card))
 
@@ -198,10 +198,6 @@ class _Autocast(nn.Module):
     def forward(self, inputs: object) -> LossOutput:
         with autocast(self._cfg, self._device):
             return self.module(inputs)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def _import_deepspeed(device: torch.device) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lafp.data.shards.damage import REASONS
 from lafp.data.shards.format import id_prefix
+from lafp.ranks import world_size
 from lafp.types import ClipBatch
 
 DAMAGED = "damaged_clips"
@@ -53,7 +54,7 @@ class DamagedClips:
         """
         num_damaged = sum(int((rows[:, 0] != 0).sum()) for _, rows in self._found)
         counts = torch.tensor([num_damaged, self._num_visits])
-        is_distributed = dist.is_initialized() and dist.get_world_size() > 1
+        is_distributed = world_size() > 1
         if is_distributed:
             dist.all_reduce(counts)
         found, self._found, self._num_visits = self._found, [], 0

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lafp.data.shards.format import id_prefix
-from lafp.train.engines.base import world_size
+from lafp.ranks import world_size
 from lafp.types import LossOutput
 
 SKIPPED = "skipped_steps"

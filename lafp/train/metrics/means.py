@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lafp.losses.forward_dynamics import explained_change
+from lafp.ranks import world_size
 from lafp.storage.strict_json import defined
-from lafp.train.engines.base import world_size
 from lafp.types import LossOutput
 
 
