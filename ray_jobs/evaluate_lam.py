@@ -125,7 +125,9 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
     """Does the missing measurements, then writes the table and the page."""
     lam, shards = resolve(cfg, run)
     lam_uri = lam.uri if lam else None
-    measured = (lam_uri, shards.uri, _supervised(lam, shards))
+    supervised = _supervised(lam, shards)
+    measured = (lam_uri, shards.uri, supervised)
+
     if (swapped := resolve_swapped(cfg)) is not None:
         print("\n".join(_paired(cfg, lam, shards)), flush=True)
         cfg = replace(cfg, swapped_shards=swapped.uri)
@@ -146,7 +148,7 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
     found = result_rows.thorough_probe_rows(subject, rows)
     write_results(stage.path("results.parquet"), found)
     results = one_run(run.uri, found, {})
-    _, num_held_out = probe_clips(shards.uri, _supervised(lam, shards)).num_episodes
+    _, num_held_out = probe_clips(shards.uri, supervised).num_episodes
     *lines, what_next = lam_evaluation_findings(results, _skipped(cfg, lam), num_held_out)
     lines += [*lary_lines, what_next]
     model = lam_uri or str(cfg.encoder)

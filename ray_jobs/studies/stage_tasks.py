@@ -13,7 +13,6 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir
 from lafp.runs.wording import printable
-from lafp.storage import StorageError
 from lafp.storage.temporary import TemporaryFolder
 from ray_jobs.core.job import LOG, Job, JobError, execute
 from ray_jobs.studies.stage_graph import StageNode, run_dir
@@ -132,5 +131,5 @@ def _printing_to(uri: str) -> Iterator[None]:
 def _store_log(path: Path, uri: str) -> None:
     try:
         storage.write_bytes(uri, path.read_bytes())
-    except StorageError as error:  # what the stage made is complete without it
+    except storage.StorageError as error:  # what the stage made is complete without it
         print(f"Cannot store {uri}: {error}", file=sys.stderr)
